@@ -1,0 +1,82 @@
+"""Errors a user can cause, and the exit codes that launchers act on."""
+
+import difflib
+from collections.abc import Iterable
+
+# One table for the code and for every launcher: restart on RETRYABLE, give up on the rest.
+OK = 0
+USAGE = 2
+PREEMPTED = 42
+CONFIG = 64
+STORAGE = 73
+CHECKPOINT = 74
+LEASE = 75
+NUMERICS = 76
+DIVERGENCE = 77
+MEMORY = 78
+WATCHDOG = 170
+RETRYABLE = (PREEMPTED, 134, 137, 139, 143, WATCHDOG)
+
+
+class UserError(Exception):
+    """Something the user can mend: printed as one message without a traceback, then exit `code`."""
+
+    code = CONFIG
+
+
+class ConfigError(UserError):
+    """A value of the configuration is not usable."""
+
+
+class DataError(UserError):
+    """A file, a document or a token of the data is not usable."""
+
+
+class StorageError(UserError):
+    """A directory cannot be written, or the disk is full."""
+
+    code = STORAGE
+
+
+class CheckpointError(UserError):
+    """No checkpoint can be read, or one does not match the model."""
+
+    code = CHECKPOINT
+
+
+class LeaseError(UserError):
+    """Another run holds the directory."""
+
+    code = LEASE
+
+
+class NumericsError(UserError):
+    """Training stopped being finite."""
+
+    code = NUMERICS
+
+
+class DivergenceError(UserError):
+    """Processes that must agree do not."""
+
+    code = DIVERGENCE
+
+
+class DeviceMemoryError(UserError):
+    """The run does not fit the device."""
+
+    code = MEMORY
+
+
+class Preempted(Exception):
+    """The run was asked to stop and has saved; rerun the same command to go on."""
+
+    code = PREEMPTED
+
+
+def one_of(field: str, value: object, choices: Iterable[object]) -> str:
+    """Message for a value that is not among `choices`: names the field, the choices and the nearest."""
+    names = [str(choice) for choice in choices]
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{field} = {value!r} is not one of: {', '.join(names)}{hint}"
