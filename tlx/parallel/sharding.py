@@ -1,0 +1,148 @@
+"""Logical names on the dims of parameters and activations, and the shardings that follow from them.
+
+A module declares `self.param("kernel", logical(init, ("embed", "mlp")), shape)` and constrains what it
+computes with `constrain(x_BTD, ("batch", "sequence", "activation_embed"))`. Which mesh axes these names
+stand for is decided outside, by the rules in `with use(mesh, rules):`.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+from flax.core import meta
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from tlx.base import tree
+from tlx.base.errors import ConfigError, one_of
+from tlx.parallel.rules import Rules
+
+Names = tuple[str | None, ...]
+
+# What nn.scan(..., metadata_params={PARTITION_NAME: "layers"}) calls the dim that it adds.
+PARTITION_NAME = meta.PARTITION_NAME
+
+# Part of the key of jit's caches, unlike a contextvar: other rules trace again.
+_RULES = jax.make_user_context(())
+
+
+class Logical(flax.struct.PyTreeNode, meta.AxisMetadata):
+    """A parameter in a box that carries the logical name of each dim; None: never split."""
+
+    value: Any
+    names: Names = flax.struct.field(pytree_node=False)
+
+    def unbox(self) -> Any:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> "Logical":
+        return self.replace(value=val)
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> "Logical":
+        names = list(self.names)
+        names.insert(index, params.get(PARTITION_NAME))
+        return self.replace(names=tuple(names))
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> "Logical":
+        return self.replace(names=self.names[:index] + self.names[index + 1 :])
+
+
+def logical(init: Callable[..., jax.Array], names: Sequence[str | None]) -> Callable[..., Logical]:
+    """The initializer `init`, its result boxed with one logical name per dim."""
+
+    def boxed(*args: Any, **kwargs: Any) -> Logical:
+        value = init(*args, **kwargs)
+        if value.ndim != len(names):
+            raise ValueError(f"{len(names)} logical names {tuple(names)} for shape {value.shape}")
+        return Logical(value, tuple(names))
+
+    return boxed
+
+
+def unbox(boxed: Any) -> Any:
+    """The same tree with the boxes taken off; arrays as they were."""
+    return meta.unbox(boxed)
+
+
+def logical_names(boxed: Any) -> Any:
+    """The unboxed tree's structure with a tuple of logical names for each leaf (all None where unboxed)."""
+    return jax.tree.map(_names, boxed, is_leaf=_is_box)
+
+
+def spec(
+    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh, rules: Rules, what: str
+) -> PartitionSpec:
+    """How an array with these names and this shape is split over the mesh.
+
+    A dim takes its row's axes, less those of size 1 and those an earlier dim has; a dim of size 1 stays
+    whole. Raises ConfigError, with `what` in it, where a dim does not divide.
+    """
+    if len(names) != len(shape):
+        raise ValueError(f"{what}: {len(names)} logical names {tuple(names)} for shape {tuple(shape)}")
+    table = {rule.name: rule.axes for rule in rules}
+    free = [axis for axis, kind in _kinds(mesh).items() if kind == AxisType.Auto and mesh.shape[axis] > 1]
+    entries: list[Any] = []
+    for name, size in zip(names, shape, strict=True):
+        if name is not None and name not in table:
+            raise ValueError(f"{what}: " + one_of("logical name", name, table))
+        axes = tuple(axis for axis in table.get(name, ()) if axis in free and size != 1)
+        _check_divides(what, name, size, axes, mesh)
+        free = [axis for axis in free if axis not in axes]
+        entries.append(axes[0] if len(axes) == 1 else axes or None)
+    return PartitionSpec(*entries)
+
+
+def param_shardings(boxed_params: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> Any:
+    """NamedSharding of each leaf of the unboxed tree, from abstract (or real) boxed parameters.
+
+    Raises ConfigError naming the parameter, the size, the axis and the legal values.
+    """
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names, shape = _names(leaf), unbox(leaf).shape
+        return NamedSharding(mesh, spec(names, shape, mesh, rules, f"parameter {tree.path_string(path)}"))
+
+    return jax.tree_util.tree_map_with_path(sharding, boxed_params, is_leaf=_is_box)
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh | AbstractMesh, rules: Rules) -> Iterator[None]:
+    """Within: `constrain` splits over `mesh` by `rules`; an AbstractMesh does for tracing."""
+    enter = jax.sharding.use_abstract_mesh if isinstance(mesh, AbstractMesh) else jax.set_mesh
+    with enter(mesh), _RULES(rules):
+        yield
+
+
+def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
+    """`x`, laid out over the mesh in use as the logical names of its dims say; `x` itself without a mesh."""
+    mesh, rules = jax.sharding.get_abstract_mesh(), _RULES.value
+    if mesh.empty or mesh.size == 1 or not rules:
+        return x
+    layout = spec(names, x.shape, mesh, rules, f"activation {'x'.join(map(str, names))}")
+    return jax.lax.with_sharding_constraint(x, layout)
+
+
+def _check_divides(what: str, name: str | None, size: int, axes: tuple[str, ...], mesh: Any) -> None:
+    ways = math.prod(mesh.shape[axis] for axis in axes)
+    if size % ways:
+        sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
+        divisors = [str(n) for n in range(1, size + 1) if size % n == 0]
+        shown = ", ".join(divisors if len(divisors) <= 16 else divisors[:12] + ["...", divisors[-1]])
+        raise ConfigError(
+            f"{what}: the dim {name!r} of size {size} does not divide over mesh axes {sizes}; "
+            f"make it a multiple of {ways}, or split it by one of: {shown}"
+        )
+
+
+def _kinds(mesh: Mesh | AbstractMesh) -> dict[str, AxisType]:
+    return dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, Logical)
+
+
+def _names(leaf: Any) -> Names:
+    return leaf.names if _is_box(leaf) else (None,) * leaf.ndim
