@@ -1,0 +1,31 @@
+"""The table of verbs: help, unknown verbs, exit codes of the errors a user can cause."""
+
+import pytest
+
+from tlx import cli
+from tlx.base.errors import CheckpointError, Preempted
+
+
+def test_help_names_every_verb(capsys):
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in cli.VERBS)
+    assert set(cli._ABOUT) == set(cli.VERBS)
+
+
+def test_no_verb_and_unknown_verb(capsys):
+    assert cli.main([]) == 2
+    assert cli.main(["trian"]) == 2
+    assert "did you mean 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(CheckpointError("gone"), 74), (Preempted("stopped"), 42), (KeyboardInterrupt(), 130)]
+)
+def test_errors_are_one_line_and_a_code(monkeypatch, capsys, error, code):
+    def verb(argv):
+        raise error
+
+    monkeypatch.setattr(cli.VERBS, "load", lambda name: verb)
+    assert cli.main(["train"]) == code
+    assert len(capsys.readouterr().err.splitlines()) == 1

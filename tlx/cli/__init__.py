@@ -1,0 +1,64 @@
+"""The command `tlx`: one verb a file, imported only when it is called."""
+
+import os
+import sys
+
+from tlx.base.errors import USAGE, Preempted, UserError, one_of
+from tlx.base.lookup import Table
+
+VERBS = Table(
+    "verb",
+    {
+        "config": "tlx.cli.config:main",
+        "data": "tlx.cli.data:main",
+        "train": "tlx.cli.train:main",
+        "evaluate": "tlx.cli.evaluate:main",
+        "generate": "tlx.cli.generate:main",
+        "bench": "tlx.cli.bench:main",
+    },
+)
+
+_ABOUT = {
+    "config": "print the resolved configuration, or how two differ",
+    "data": "look at the examples a model will get; prepare a token cache",
+    "train": "pretrain a model, or go on with a run",
+    "evaluate": "bits per byte of a trained model on a text",
+    "generate": "continue a prompt with a trained model",
+    "bench": "tokens/s and model FLOP/s of step, data pipeline and checkpoints",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `tlx VERB ...` and returns its exit code (the table in tlx/base/errors.py).
+
+    Each verb's `main(argv)` takes the words after the verb. What the user can mend is printed as one
+    message on stderr; a traceback means a defect of tlx.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if argv else USAGE
+    verb, *rest = argv
+    if verb not in VERBS:
+        print("tlx: " + one_of("verb", verb, VERBS), file=sys.stderr)
+        return USAGE
+    try:
+        return VERBS.load(verb)(rest) or 0
+    except UserError as error:
+        print(f"tlx {verb}: {error}", file=sys.stderr)
+        return error.code
+    except Preempted as stop:
+        print(f"tlx {verb}: {stop}", file=sys.stderr)
+        return stop.code
+    except KeyboardInterrupt:
+        print(f"tlx {verb}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `tlx config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _help() -> str:
+    width = max(map(len, _ABOUT))
+    verbs = "\n".join(f"  {verb:{width}}  {about}" for verb, about in _ABOUT.items())
+    return f"usage: tlx VERB ...\n\n{verbs}\n\n`tlx VERB --help` explains one."
