@@ -1,0 +1,1 @@
+"""From a model to text: choice of the next token, and the loop around the cached model."""
