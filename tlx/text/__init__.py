@@ -1,6 +1,16 @@
 """Tokenizers and their vocabularies, and the pieces of text that objectives read."""
 
+from tlx.text.config import TokenizerConfig
+from tlx.text.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
 from tlx.text.vocabulary import Vocabulary
 from tlx.text.window import Reads, Window
 
-__all__ = ["Reads", "Vocabulary", "Window"]
+__all__ = [
+    "Reads",
+    "Tokenizer",
+    "TokenizerConfig",
+    "Vocabulary",
+    "Window",
+    "load_tokenizer",
+    "make_tokenizer",
+]

@@ -1,0 +1,36 @@
+"""The tokenizer part of a run's config."""
+
+import dataclasses
+import os
+from typing import Literal
+
+from tlx.base.errors import ConfigError, one_of
+
+KINDS = ("sentencepiece", "bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """Which tokenizer, and how to train it when it is trained on the run's own text."""
+
+    kind: Literal["sentencepiece", "bytes"] = "sentencepiece"
+    vocab_size: int = 4096  # of a trained vocabulary: special ids, bytes and sentinels included
+    model_type: Literal["bpe", "unigram"] = "bpe"
+    train_bytes: int = 100_000_000  # text read for training, spread evenly over the files
+    path: str | None = None  # folder of an existing tokenizer, instead of all the above
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the field, its value and what is legal."""
+        if self.kind not in KINDS:
+            raise ConfigError(one_of("tokenizer.kind", self.kind, KINDS))
+        if self.model_type not in ("bpe", "unigram"):
+            raise ConfigError(one_of("tokenizer.model_type", self.model_type, ("bpe", "unigram")))
+        if self.kind == "sentencepiece" and self.path is None and self.vocab_size <= 364:
+            raise ConfigError(
+                f"tokenizer.vocab_size = {self.vocab_size} must be more than 364: "
+                "that many ids are special, bytes and sentinels"
+            )
+        if self.train_bytes < 1:
+            raise ConfigError(f"tokenizer.train_bytes = {self.train_bytes} must be positive")
+        if self.path is not None and not os.path.isfile(os.path.join(self.path, "tokenizer.json")):
+            raise ConfigError(f"tokenizer.path = {self.path!r} is not a folder with a tokenizer.json")

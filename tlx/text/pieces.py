@@ -1,0 +1,44 @@
+"""Ids as byte strings: lossless decoding and the tables that objectives and evaluation need."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tlx.text.vocabulary import NUM_SENTINELS, SPECIAL_PIECES, Vocabulary
+
+
+class Pieces:
+    """The bytes that each id stands for (none for special ids), and what follows from them."""
+
+    def __init__(self, vocab: Vocabulary, pieces: Sequence[bytes]):
+        self.bytes = list(pieces)
+        self.num_bytes = np.array([len(piece) for piece in pieces], np.int32)
+        self.starts_word = np.array(
+            [special or _starts_word(piece) for special, piece in zip(vocab.special, pieces, strict=True)]
+        )
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Text of the ids; bytes that are not UTF-8 (a cut character) become U+FFFD."""
+        table = self.bytes
+        return b"".join([table[index] for index in ids]).decode("utf-8", "replace")
+
+    def decode_named(self, ids: Sequence[int] | np.ndarray, names: dict[int, str]) -> str:
+        """`decode` with the special ids written as `names` says."""
+        table = self.bytes
+        return b"".join(
+            [names[index].encode() if index in names else table[index] for index in map(int, ids)]
+        ).decode("utf-8", "replace")
+
+
+def special_names(size: int) -> dict[int, str]:
+    """{id: how it is written} in the layout of the vocabularies that tlx makes."""
+    names = dict(enumerate(SPECIAL_PIECES))
+    return names | {size - 1 - index: f"<extra_id_{index}>" for index in range(NUM_SENTINELS)}
+
+
+def _starts_word(piece: bytes) -> bool:
+    """Whitespace and ASCII punctuation begin a word, and so does the first byte of a longer character."""
+    if len(piece) == 1 and piece[0] >= 0x80:
+        return piece[0] >= 0xC0
+    first = piece.decode("utf-8", "replace")[:1]
+    return not (first.isalnum() or first == "_")
