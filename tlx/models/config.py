@@ -1,0 +1,117 @@
+"""A model as a value: BERT, T5, XLNet and Llama differ in these fields and in nothing else."""
+
+import dataclasses
+from typing import Literal
+
+from tlx.base.errors import ConfigError
+from tlx.nn.config import (
+    AttentionConfig,
+    BlockConfig,
+    ExecutionConfig,
+    FeedForwardConfig,
+    InitConfig,
+    NormConfig,
+    PositionConfig,
+    compute_dtype,
+)
+from tlx.nn.embed import EmbeddingConfig
+from tlx.nn.stack import remat_policy
+
+Kind = Literal["encoder", "decoder", "encoder_decoder", "two_stream"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """From hidden states to vocabulary logits."""
+
+    tied: bool = True  # the token table is the output kernel
+    bias: bool = False
+    scale: bool = False  # logits times width ** -.5 (T5 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the parameters and the function; `execution` only how it is computed."""
+
+    kind: Kind = "decoder"
+    vocab_size: int = 0  # 0: the tokenizer's
+    vocab_multiple: int = 128  # the table has this multiple of rows; the rest are masked
+    width: int = 128
+    num_layers: int = 4
+    num_decoder_layers: int = 0  # of an encoder-decoder; 0: num_layers
+    residual: Literal["pre", "post", "parallel"] = "pre"
+    share_layers: bool = False  # one layer's parameters for all (ALBERT)
+    dropout: float = 0.0
+    embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
+    position: PositionConfig = dataclasses.field(default_factory=PositionConfig)
+    attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
+    feedforward: FeedForwardConfig = dataclasses.field(default_factory=FeedForwardConfig)
+    norm: NormConfig = dataclasses.field(default_factory=NormConfig)
+    head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
+    init: InitConfig = dataclasses.field(default_factory=InitConfig)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the computation
+    param_dtype: Literal["float32", "bfloat16"] = "float32"
+    execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
+
+    @property
+    def padded_vocab(self) -> int:
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def decoder_layers(self) -> int:
+        return self.num_decoder_layers or self.num_layers
+
+    def block(self, stack: Literal["encoder", "decoder"]) -> BlockConfig:
+        """The layer of a stack: what it shares with the other one, and whether it is causal and crossed."""
+        both = self.kind == "encoder_decoder"
+        return BlockConfig(
+            width=self.width,
+            num_layers=self.decoder_layers if both and stack == "decoder" else self.num_layers,
+            residual=self.residual,
+            dropout=self.dropout,
+            causal=stack == "decoder",
+            cross=both and stack == "decoder",
+            position=self.position,
+            attention=self.attention,
+            feedforward=self.feedforward,
+            norm=self.norm,
+            init=self.init,
+            execution=self.execution,
+            dtype=str(compute_dtype(self.dtype)),
+            param_dtype=self.param_dtype,
+        )
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the field, its value and what is allowed."""
+        attention, position = self.attention, self.position
+        heads, kv_heads = attention.num_heads, attention.num_kv_heads or attention.num_heads
+        for name in ("width", "num_layers", "vocab_multiple"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} = {getattr(self, name)} must be at least 1")
+        if heads < 1 or (not attention.head_dim and self.width % heads):
+            legal = [n for n in range(1, self.width + 1) if self.width % n == 0]
+            raise ConfigError(
+                f"model.attention.num_heads = {heads} does not divide model.width = {self.width}; "
+                f"choose one of {_short(legal)} or set model.attention.head_dim"
+            )
+        if heads % kv_heads:
+            legal = [n for n in range(1, heads + 1) if heads % n == 0]
+            raise ConfigError(
+                f"model.attention.num_kv_heads = {kv_heads} does not divide num_heads = {heads}; "
+                f"choose one of {_short(legal)}"
+            )
+        if (self.kind == "two_stream") != (position.kind == "relative" and self.kind == "two_stream"):
+            raise ConfigError(f"model.position.kind = {position.kind!r}: a two_stream model needs 'relative'")
+        if self.kind == "two_stream" and self.residual != "post":
+            raise ConfigError(f"model.residual = {self.residual!r}: a two_stream model needs 'post'")
+        if self.head.tied and self.embedding.factor and self.kind != "encoder":
+            raise ConfigError("model.head.tied with model.embedding.factor is for encoders; set tied = False")
+        for name, rate in (("dropout", self.dropout), ("attention.dropout", attention.dropout)):
+            if not 0 <= rate < 1:
+                raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
+        remat_policy(self.execution.remat)
+
+
+def _short(values: list[int]) -> str:
+    shown = values if len(values) <= 12 else values[:6] + values[-6:]
+    return ", ".join(map(str, shown))

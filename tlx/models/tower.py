@@ -1,0 +1,146 @@
+"""A stack with what goes before and after it: embeddings in, normalised hidden states out."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tlx.nn.block import Block
+from tlx.nn.cache import Cache, Slot
+from tlx.nn.config import BlockConfig
+from tlx.nn.dropout import dropout, fold
+from tlx.nn.embed import FINAL, EmbeddingConfig, Front
+from tlx.nn.mask import Mask
+from tlx.nn.norm import Norm
+from tlx.nn.position import BucketedBias
+from tlx.nn.stack import layer_params, run_layers
+
+
+class Tower(nn.Module):
+    """The encoder or the decoder of a Transformer, [B, T, E] token vectors to [B, T, D]."""
+
+    cfg: BlockConfig
+    embedding: EmbeddingConfig
+    share_layers: bool
+
+    def setup(self):
+        cfg = self.cfg
+        self.front = Front(cfg, self.embedding)
+        if cfg.position.kind == "bucketed":
+            self.position_bias = BucketedBias(cfg)
+        if cfg.residual != "post":
+            self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTE: jax.Array,
+        positions_BT: jax.Array,
+        segments_BT: jax.Array,
+        *,
+        types_BT: jax.Array | None = None,
+        encoded_BSD: jax.Array | None = None,
+        encoded_segments_BS: jax.Array | None = None,
+        memory_BLMD: jax.Array | None = None,
+        memory_segments_BM: jax.Array | None = None,
+        keys_B: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """(hidden states [B, T, D], each layer's input [L, B, T, D]: the memory of the next window)."""
+        cfg = self.cfg
+        memory = 0 if memory_BLMD is None else memory_BLMD.shape[2]
+        key_segments = segments_BT
+        if memory:
+            key_segments = jnp.concatenate([memory_segments_BM, segments_BT], axis=1)
+        mask = Mask(segments_BT, key_segments, memory, cfg.causal, cfg.attention.window)
+        cross = None if encoded_BSD is None else Mask(segments_BT, encoded_segments_BS)
+        x_BTD = self.front(x_BTE, positions_BT, types_BT, keys_B)
+        length = x_BTD.shape[1]
+        bias = None
+        if cfg.position.kind == "bucketed":
+            bias = self.position_bias(length, length + memory, memory)
+        block = Block(cfg, parent=None)
+
+        def apply(params, x, index, memory_BMD):
+            y, _ = block.apply(
+                {"params": params},
+                x,
+                mask,
+                bias=bias,
+                positions_BT=positions_BT,
+                keys_B=fold(keys_B, index),
+                memory_BMD=memory_BMD,
+                encoded_BSD=encoded_BSD,
+                cross_mask=cross,
+            )
+            return y, x if memory else None
+
+        def init(key):
+            rest = {"positions_BT": positions_BT, "encoded_BSD": encoded_BSD, "cross_mask": cross}
+            own = Mask(segments_BT, segments_BT, 0, cfg.causal, cfg.attention.window)
+            return block.init(key, x_BTD, own, **rest)["params"]
+
+        blocks = layer_params(self, init, cfg.num_layers, self.share_layers)
+        inputs = jnp.moveaxis(memory_BLMD, 1, 0) if memory else None
+        y_BTD, layer_inputs = run_layers(
+            apply, cfg, blocks, x_BTD, inputs, num_layers=cfg.num_layers, share=self.share_layers
+        )
+        return self._finish(y_BTD, keys_B), layer_inputs
+
+    def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Cross-attention's keys and values of every layer, [L, B, S, G, H] each."""
+        cfg, block = self.cfg, Block(self.cfg, parent=None)
+
+        def apply(params, carry, index, _):
+            return carry, block.apply({"params": params}, encoded_BSD, method=Block.encoded_keys_values)
+
+        _, pair = run_layers(
+            apply, cfg, self._blocks(), (), num_layers=cfg.num_layers, share=self.share_layers
+        )
+        return pair
+
+    def step(
+        self, x_BTE: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """The next T places of a row: hidden states [B, T, D] and the cache with them."""
+        cfg, start = self.cfg, cache.index
+        length, room = x_BTE.shape[1], cache.segments.shape[1]
+        segments = jax.lax.dynamic_update_slice(cache.segments, segments_BT, (0, start))
+        mask = Mask(segments_BT, segments, start, cfg.causal, cfg.attention.window)
+        cross = None if cache.cross_segments is None else Mask(segments_BT, cache.cross_segments)
+        bias = self.position_bias(length, room, start) if cfg.position.kind == "bucketed" else None
+        x_BTD = self.front(x_BTE, positions_BT, None, None)
+        block = Block(cfg, parent=None)
+
+        def apply(params, carry, index, encoded):
+            x, key, value = carry
+            x, slot = block.apply(
+                {"params": params},
+                x,
+                mask,
+                bias=bias,
+                positions_BT=positions_BT,
+                slot=Slot(key, value, index, start),
+                encoded_keys_values=encoded,
+                cross_mask=cross,
+            )
+            return (x, slot.key, slot.value), None
+
+        encoded = None if cross is None else (cache.cross_key, cache.cross_value)
+        carry = (x_BTD, cache.key, cache.value)
+        (y_BTD, key, value), _ = run_layers(
+            apply, cfg, self._blocks(), carry, encoded, num_layers=cfg.num_layers, share=self.share_layers
+        )
+        cache = cache._replace(key=key, value=value, segments=segments, index=start + length)
+        return self._finish(y_BTD, None), cache
+
+    def _blocks(self):
+        return layer_params(self, None, self.cfg.num_layers, self.share_layers)
+
+    def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        if self.cfg.residual == "post":
+            return y_BTD
+        # Its own branch of the keys: layers fold in 0, 1, ...
+        return dropout(self.final_norm(y_BTD), self._final_dropout, fold(keys_B, self.cfg.num_layers), FINAL)
+
+    @property
+    def _final_dropout(self) -> float:
+        return self.cfg.dropout if self.cfg.position.kind == "bucketed" else 0.0

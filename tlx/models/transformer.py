@@ -1,0 +1,144 @@
+"""Encoders, decoders and encoder-decoders: one module, by ModelConfig.kind."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tlx.models.config import ModelConfig
+from tlx.models.tower import Tower
+from tlx.nn import cache as caches
+from tlx.nn import embed
+from tlx.nn.cache import Cache
+from tlx.nn.embed import TokenTable, Unembedding
+from tlx.parallel.sharding import logical
+
+Batch = dict[str, jax.Array]
+
+
+class Output(nn.Module):
+    """The parameters between hidden states and logits: an untied kernel, a bias."""
+
+    cfg: ModelConfig
+
+    def setup(self):
+        cfg = self.cfg
+        dtype, shape = jnp.dtype(cfg.param_dtype), (cfg.padded_vocab, cfg.width)
+        if not cfg.head.tied:
+            std = cfg.width**-0.5 if cfg.init.kind == "fan_in" else cfg.init.stddev
+            init = logical(nn.initializers.normal(std), ("vocab", "embed"))
+            self.kernel = self.param("kernel", init, shape, dtype)
+        if cfg.head.bias:
+            zeros = logical(nn.initializers.zeros_init(), ("vocab",))
+            self.bias = self.param("bias", zeros, shape[:1], dtype)
+
+    def __call__(self, table_VE: jax.Array) -> Unembedding:
+        """The output kernel, which is `table_VE` where tied."""
+        cfg = self.cfg
+        kernel = table_VE if cfg.head.tied else self.kernel
+        scale = cfg.width**-0.5 if cfg.head.scale else 1.0
+        return Unembedding(kernel, self.bias if cfg.head.bias else None, scale, cfg.vocab_size)
+
+
+def token_table(cfg: ModelConfig) -> TokenTable:
+    """The table of ids that every model starts from."""
+    dtype = cfg.block("encoder").dtype
+    width = cfg.embedding.factor or cfg.width
+    return TokenTable(cfg.padded_vocab, width, cfg.init.embedding_stddev, dtype, cfg.param_dtype)
+
+
+class Transformer(nn.Module):
+    """Vaswani et al. 2017 and what became of it; parts by config."""
+
+    cfg: ModelConfig
+
+    def setup(self):
+        cfg = self.cfg
+        self.embedding = token_table(cfg)
+        if cfg.kind != "decoder":
+            self.encoder = Tower(cfg.block("encoder"), cfg.embedding, cfg.share_layers)
+        if cfg.kind != "encoder":
+            self.decoder = Tower(cfg.block("decoder"), cfg.embedding, cfg.share_layers)
+        self.output = Output(cfg)
+
+    def __call__(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
+        """Hidden states [B, T, D] of a batch; of its decoder half for an encoder-decoder.
+
+        batch: tokens, positions, segments (and types), int[B, T]; with encoder_ and decoder_ in front for
+        an encoder-decoder. keys: a PRNG key for each row, or None for no dropout.
+        """
+        if self.cfg.kind == "encoder_decoder":
+            encoded = self.encode(batch, keys=keys)
+            return self._run(
+                self.decoder,
+                batch,
+                "decoder_",
+                _offset(keys),
+                encoded_BSD=encoded,
+                encoded_segments_BS=batch["encoder_segments"],
+            )[0]
+        tower = self.encoder if self.cfg.kind == "encoder" else self.decoder
+        return self._run(tower, batch, "", keys)[0]
+
+    def encode(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
+        """The encoder's hidden states [B, S, D] of an encoder-decoder."""
+        return self._run(self.encoder, batch, "encoder_", keys)[0]
+
+    def with_memory(
+        self,
+        batch: Batch,
+        memory_BLMD: jax.Array,
+        memory_segments_BM: jax.Array,
+        *,
+        keys: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """A decoder with Transformer-XL's segment recurrence: ([B, T, D], layer inputs [B, L, T, D])."""
+        hidden, inputs = self._run(
+            self.decoder, batch, "", keys, memory_BLMD=memory_BLMD, memory_segments_BM=memory_segments_BM
+        )
+        return hidden, jnp.moveaxis(inputs, 0, 1)
+
+    def unembedding(self) -> Unembedding:
+        """Kernel, bias and scale of the output, for a loss that never builds all logits."""
+        return self.output(self.embedding.table)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """float32[..., V], V the unpadded vocabulary."""
+        return embed.logits(hidden, self.unembedding())[..., : self.cfg.vocab_size]
+
+    def init_cache(
+        self,
+        batch_size: int,
+        length: int,
+        encoded_BSD: jax.Array | None = None,
+        encoded_segments_BS: jax.Array | None = None,
+    ) -> Cache:
+        """An empty cache for `length` places; with the encoder's keys and values for an encoder-decoder."""
+        block = self.cfg.block("decoder")
+        cache = caches.empty(
+            block.num_layers, batch_size, length, block.num_kv_heads, block.head_dim, jnp.dtype(block.dtype)
+        )
+        if encoded_BSD is None:
+            return cache
+        key, value = self.decoder.encoded_keys_values(encoded_BSD)
+        return cache._replace(cross_key=key, cross_value=value, cross_segments=encoded_segments_BS)
+
+    def decode(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, cache: Cache
+    ) -> tuple[jax.Array, Cache]:
+        """Hidden states of the next T tokens of each row (segment 0: padding) and the cache with them."""
+        return self.decoder.step(self.embedding(tokens_BT), positions_BT, segments_BT, cache)
+
+    def _run(self, tower: Tower, batch: Batch, prefix: str, keys: jax.Array | None, **rest):
+        return tower(
+            self.embedding(batch[prefix + "tokens"]),
+            batch[prefix + "positions"],
+            batch[prefix + "segments"],
+            types_BT=batch.get(prefix + "types"),
+            keys_B=keys,
+            **rest,
+        )
+
+
+def _offset(keys: jax.Array | None) -> jax.Array | None:
+    """The decoder's keys, unlike the encoder's (whose layers fold in 0, 1, ...)."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, 2**20)

@@ -1,0 +1,124 @@
+"""Multi-head attention: projections around a kernel, with positions of every kind."""
+
+import flax.linen as nn
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+from tlx.nn import cache as caches
+from tlx.nn.config import BlockConfig
+from tlx.nn.kernels import KERNELS
+from tlx.nn.kernels.choice import kernel_name
+from tlx.nn.linear import Linear
+from tlx.nn.mask import Mask
+from tlx.nn.position import RelativeLogits, rotate
+from tlx.parallel.sharding import constrain
+
+QUERY_DIMS = ("batch", "sequence", "heads", "head_dim")
+KEY_DIMS = ("batch", "sequence", "kv_heads", "head_dim")
+
+
+class Attention(nn.Module):
+    """Attention from x to itself, or to another sequence where `cross`."""
+
+    cfg: BlockConfig
+    cross: bool = False
+
+    def setup(self):
+        cfg = self.cfg
+        heads, kv_heads = (cfg.attention.num_heads, cfg.head_dim), (cfg.num_kv_heads, cfg.head_dim)
+        bias, dtypes = cfg.attention.qkv_bias, (cfg.dtype, cfg.param_dtype)
+        std = cfg.std(cfg.width)
+        # An unscaled softmax (T5) wants queries that are smaller from the start.
+        query_std = std if cfg.attention.scale or cfg.init.kind == "normal" else std * cfg.head_dim**-0.5
+        self.query = Linear((cfg.width,), heads, ("embed", "heads", "head_dim"), query_std, bias, *dtypes)
+        names = ("embed", "kv_heads", "head_dim")
+        self.key = Linear((cfg.width,), kv_heads, names, std, bias, *dtypes)
+        self.value = Linear((cfg.width,), kv_heads, names, std, bias, *dtypes)
+        out_std = cfg.residual_std(cfg.attention.num_heads * cfg.head_dim)
+        names = ("heads", "head_dim", "embed")
+        self.out = Linear(heads, (cfg.width,), names, out_std, cfg.attention.out_bias, *dtypes)
+        if cfg.position.kind == "relative" and not self.cross:
+            self.relative = RelativeLogits(cfg)
+
+    def queries(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+        query = self.query(x_BTD)
+        if self.cfg.position.kind == "rotary" and not self.cross:
+            query = rotate(query, positions_BT, self.cfg.position)
+        return checkpoint_name(constrain(query, QUERY_DIMS), "query")
+
+    def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        key, value = self.key(x_BSD), self.value(x_BSD)
+        if self.cfg.position.kind == "rotary" and not self.cross:
+            key = rotate(key, positions_BS, self.cfg.position)
+        key, value = constrain(key, KEY_DIMS), constrain(value, KEY_DIMS)
+        return checkpoint_name(key, "key"), checkpoint_name(value, "value")
+
+    def attend(
+        self,
+        query_BTNH: jax.Array,
+        key_BSGH: jax.Array,
+        value_BSGH: jax.Array,
+        mask: Mask,
+        bias: jax.Array | None,
+        keys_B: jax.Array | None,
+        site: int,
+    ) -> jax.Array:
+        """The kernel and the output projection, [B, T, D]."""
+        cfg = self.cfg
+        scale = cfg.head_dim**-0.5 if cfg.attention.scale else 1.0
+        name = kernel_name(cfg, query_BTNH.shape[1], mask.visible is not None)
+        y = KERNELS.load(name)(
+            query_BTNH, key_BSGH, value_BSGH, mask, bias, scale, cfg.attention.dropout, keys_B, site
+        )
+        y = checkpoint_name(constrain(y, QUERY_DIMS), "attention")
+        return self.out(y)
+
+    def relative_terms(
+        self,
+        query_BTNH: jax.Array,
+        num_keys: int,
+        mask: Mask,
+        different_BTS: jax.Array | None,
+        places_BP: jax.Array | None = None,
+        row_length: int = 0,
+    ) -> tuple[jax.Array, jax.Array]:
+        """(queries with the content bias, additive logits) of relative attention.
+
+        `places_BP` gives the places of the queries in a row of `row_length`, where they are not all of it.
+        """
+        rows = row_length or query_BTNH.shape[1]
+        keys_RNH = self.relative.keys(rows, num_keys, mask.query_start)
+        if places_BP is None:
+            bias = self.relative(query_BTNH, keys_RNH, num_keys)
+        else:
+            bias = self.relative.gathered(query_BTNH, places_BP, keys_RNH, rows, num_keys)
+        if self.cfg.position.segment_relative and different_BTS is not None:
+            bias = bias + self.relative.segments(query_BTNH, different_BTS)
+        return self.relative.bias_queries(query_BTNH), bias
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        source_BSD: jax.Array | None,
+        mask: Mask,
+        *,
+        bias: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        different_BTS: jax.Array | None = None,
+        keys_B: jax.Array | None = None,
+        site: int = 0,
+        slot: caches.Slot | None = None,
+        given: tuple[jax.Array, jax.Array] | None = None,
+    ) -> tuple[jax.Array, caches.Slot | None]:
+        """Attends from x to `source` (memory and x itself, or the encoder's output).
+
+        `given` are keys and values computed before (the encoder's, while decoding); `slot` is where this
+        layer's keys and values are cached. Returns [B, T, D] and the slot with the new ones.
+        """
+        query = self.queries(x_BTD, positions_BT)
+        key, value = given if given is not None else self.keys_values(source_BSD, positions_BT)
+        if slot is not None:
+            slot, key, value = caches.write(slot, key, value)
+        if self.cfg.position.kind == "relative" and not self.cross:
+            query, bias = self.relative_terms(query, key.shape[1], mask, different_BTS)
+        return self.attend(query, key, value, mask, bias, keys_B, site), slot

@@ -1,0 +1,139 @@
+"""One layer: attention, cross-attention and feed-forward around a residual stream."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tlx.nn.attention import Attention
+from tlx.nn.cache import Slot
+from tlx.nn.config import BlockConfig
+from tlx.nn.dropout import dropout
+from tlx.nn.feedforward import FeedForward
+from tlx.nn.mask import Mask
+from tlx.nn.norm import Norm
+from tlx.parallel.sharding import constrain
+
+RESIDUAL_DIMS = ("batch", "sequence", "activation_embed")
+
+# Dropout sites of a layer.
+ATTENTION, CROSS, FEEDFORWARD, PROBABILITIES, CROSS_PROBABILITIES, HIDDEN, QUERY_STREAM = range(7)
+
+
+class Block(nn.Module):
+    """Pre-norm (GPT-2), post-norm (the original Transformer, BERT) or parallel (GPT-NeoX) residuals."""
+
+    cfg: BlockConfig
+
+    def setup(self):
+        cfg = self.cfg
+        self.attention = Attention(cfg)
+        self.attention_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+        if cfg.cross:
+            self.cross_attention = Attention(cfg, cross=True)
+            self.cross_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+        self.feedforward = FeedForward(cfg)
+        self.feedforward_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        mask: Mask,
+        *,
+        bias: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        different_BTS: jax.Array | None = None,
+        keys_B: jax.Array | None = None,
+        memory_BMD: jax.Array | None = None,
+        slot: Slot | None = None,
+        encoded_BSD: jax.Array | None = None,
+        encoded_keys_values: tuple[jax.Array, jax.Array] | None = None,
+        cross_mask: Mask | None = None,
+    ) -> tuple[jax.Array, Slot | None]:
+        """x_BTD after the layer. `memory` are this layer's earlier inputs, which x may attend to."""
+        cfg = self.cfg
+
+        def attend(x: jax.Array) -> jax.Array:
+            nonlocal slot
+            source = x if memory_BMD is None else jnp.concatenate([self._memory(memory_BMD, x), x], axis=1)
+            y, slot = self.attention(
+                x,
+                source,
+                mask,
+                bias=bias,
+                positions_BT=positions_BT,
+                different_BTS=different_BTS,
+                keys_B=keys_B,
+                site=PROBABILITIES,
+                slot=slot,
+            )
+            return dropout(y, cfg.dropout, keys_B, ATTENTION)
+
+        def attend_across(x: jax.Array) -> jax.Array:
+            y, _ = self.cross_attention(
+                x, encoded_BSD, cross_mask, keys_B=keys_B, site=CROSS_PROBABILITIES, given=encoded_keys_values
+            )
+            return dropout(y, cfg.dropout, keys_B, CROSS)
+
+        if cfg.residual == "parallel":
+            mixed = attend(self.attention_norm(x_BTD)) + self._feed(self.feedforward_norm(x_BTD), keys_B)
+            return constrain(x_BTD + mixed, RESIDUAL_DIMS), slot
+        x_BTD = self._residual(x_BTD, attend, self.attention_norm)
+        if cfg.cross:
+            x_BTD = self._residual(x_BTD, attend_across, self.cross_norm)
+        return self._residual(x_BTD, lambda x: self._feed(x, keys_B), self.feedforward_norm), slot
+
+    def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What cross-attention reads of the encoder's output, once for a whole generation."""
+        return self.cross_attention.keys_values(encoded_BSD, None)
+
+    def two_streams(
+        self,
+        h_BTD: jax.Array,
+        g_BPD: jax.Array,
+        memory_BMD: jax.Array,
+        places_BP: jax.Array,
+        content_mask: Mask,
+        query_mask: Mask,
+        content_different_BTS: jax.Array | None,
+        query_different_BPS: jax.Array | None,
+        keys_B: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """XLNet's two streams (Yang et al. 2019, 2.6): both attend to memory and content h, post-norm.
+
+        The query stream g stands at P places of the row and does not see the content of its own.
+        """
+        cfg, attention = self.cfg, self.attention
+        key, value = attention.keys_values(jnp.concatenate([self._memory(memory_BMD, h_BTD), h_BTD], 1), None)
+        num_keys, length = key.shape[1], h_BTD.shape[1]
+
+        query, bias = attention.relative_terms(
+            attention.queries(h_BTD, None), num_keys, content_mask, content_different_BTS
+        )
+        h_attended = attention.attend(query, key, value, content_mask, bias, keys_B, PROBABILITIES)
+        h_attended = dropout(h_attended, cfg.dropout, keys_B, ATTENTION)
+        query, bias = attention.relative_terms(
+            attention.queries(g_BPD, None), num_keys, query_mask, query_different_BPS, places_BP, length
+        )
+        g_attended = attention.attend(
+            query, key, value, query_mask, bias, keys_B, PROBABILITIES + QUERY_STREAM + 1
+        )
+        g_attended = dropout(g_attended, cfg.dropout, keys_B, QUERY_STREAM)
+
+        def finish(x: jax.Array, attended: jax.Array, offset: int) -> jax.Array:
+            x = self.attention_norm(x + attended)
+            return constrain(self.feedforward_norm(x + self._feed(x, keys_B, offset)), RESIDUAL_DIMS)
+
+        return finish(h_BTD, h_attended, 0), finish(g_BPD, g_attended, QUERY_STREAM + 1)
+
+    def _residual(self, x: jax.Array, part, norm: Norm) -> jax.Array:
+        y = norm(x + part(x)) if self.cfg.residual == "post" else x + part(norm(x))
+        return constrain(y, RESIDUAL_DIMS)
+
+    def _feed(self, x: jax.Array, keys_B: jax.Array | None, offset: int = 0) -> jax.Array:
+        y = self.feedforward(x, keys_B, HIDDEN + offset)
+        return dropout(y, self.cfg.dropout, keys_B, FEEDFORWARD + offset)
+
+    def _memory(self, memory_BMD: jax.Array, like: jax.Array) -> jax.Array:
+        memory = jax.lax.stop_gradient(memory_BMD).astype(like.dtype)
+        # A pre-norm layer attends to normalised inputs: its memory is of the stream and is normalised too.
+        return self.attention_norm(memory) if self.cfg.residual != "post" else memory

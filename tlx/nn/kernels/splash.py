@@ -1,0 +1,60 @@
+"""Splash attention: the Pallas kernel for TPU that skips what the mask hides."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+from tlx.nn.mask import Mask
+from tlx.parallel.sharding import logical_spec
+
+
+def attend(
+    query_BTNH: jax.Array,
+    key_BSGH: jax.Array,
+    value_BSGH: jax.Array,
+    mask: Mask,
+    bias: jax.Array | None,
+    scale: float,
+    dropout_rate: float = 0.0,
+    keys_B: jax.Array | None = None,
+    site: int = 0,
+) -> jax.Array:
+    """As kernels/xla.py, without bias and dropout; each device works on its own rows and heads."""
+    del bias, dropout_rate, keys_B, site
+    segments = mask.query_segments
+    if segments is None:
+        segments = jnp.ones(query_BTNH.shape[:2], jnp.int32)
+    run = functools.partial(_local, causal=mask.causal, window=mask.window)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh is not None and not mesh.empty:
+        query_spec = logical_spec(("batch", None, "heads", None))
+        key_spec = logical_spec(("batch", None, "kv_heads", None))
+        specs = (query_spec, key_spec, key_spec, logical_spec(("batch", None)))
+        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=query_spec, check_vma=False)
+    return run(query_BTNH * jnp.asarray(scale, query_BTNH.dtype), key_BSGH, value_BSGH, segments)
+
+
+def _local(
+    query_BTNH: jax.Array,
+    key_BSGH: jax.Array,
+    value_BSGH: jax.Array,
+    segments_BT: jax.Array,
+    causal: bool,
+    window: int,
+) -> jax.Array:
+    length, num_heads = query_BTNH.shape[1:3]
+    repeats = num_heads // key_BSGH.shape[2]
+    if window:
+        shape = masks.LocalMask((length, length), (window - 1, 0 if causal else None), offset=0)
+    else:
+        shape = masks.CausalMask((length, length)) if causal else masks.FullMask((length, length))
+    kernel = splash.make_splash_mha_single_device(masks.MultiHeadMask([shape] * num_heads))
+    heads_first = [
+        jnp.swapaxes(x, 1, 2)
+        for x in (query_BTNH, jnp.repeat(key_BSGH, repeats, 2), jnp.repeat(value_BSGH, repeats, 2))
+    ]
+    ids = splash.SegmentIds(segments_BT, segments_BT)
+    return jnp.swapaxes(jax.vmap(kernel)(*heads_first, segment_ids=ids), 1, 2)

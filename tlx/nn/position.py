@@ -1,0 +1,143 @@
+"""Positions: sinusoids, rotations, T5's buckets, Transformer-XL's relative terms."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tlx.nn.config import BlockConfig, PositionConfig
+from tlx.nn.linear import Linear
+from tlx.parallel.sharding import logical
+
+
+def sinusoid(positions: jax.Array, width: int, theta: float, layout: str) -> jax.Array:
+    """float32[..., width]: sin and cos of positions / theta^(2i/width) (Vaswani et al. 2017, 3.5).
+
+    "halves": sines then cosines; "interleaved": pairs.
+    """
+    rates = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angles = positions.astype(jnp.float32)[..., None] * rates
+    pair = (jnp.sin(angles), jnp.cos(angles))
+    if layout == "halves":
+        return jnp.concatenate(pair, axis=-1)
+    return jnp.stack(pair, axis=-1).reshape(*positions.shape, width)
+
+
+def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, cfg: PositionConfig) -> jax.Array:
+    """Rotary embedding (Su et al. 2021, eq. 34) of the first share of each head, half-split pairs."""
+    head_dim = x_BTNH.shape[-1]
+    rotated = int(head_dim * cfg.rotary_fraction) // 2 * 2
+    rates = cfg.theta ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / rotated)
+    angles = positions_BT.astype(jnp.float32)[:, :, None, None] * rates
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    first, second = jnp.split(x_BTNH[..., :rotated].astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return jnp.concatenate([turned.astype(x_BTNH.dtype), x_BTNH[..., rotated:]], axis=-1)
+
+
+def bucket(distance: jax.Array, cfg: PositionConfig, bidirectional: bool) -> jax.Array:
+    """T5's bucket of key index minus query index (Raffel et al. 2020, 2.1): exact, then logarithmic."""
+    count = cfg.num_buckets
+    first = jnp.zeros_like(distance)
+    if bidirectional:
+        count //= 2
+        first = jnp.where(distance > 0, count, 0)
+        distance = jnp.abs(distance)
+    else:
+        distance = jnp.maximum(-distance, 0)
+    exact = count // 2
+    ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(cfg.max_distance / exact)
+    far = jnp.minimum(exact + (ratio * (count - exact)).astype(jnp.int32), count - 1)
+    return first + jnp.where(distance < exact, distance, far)
+
+
+class BucketedBias(nn.Module):
+    """T5's relative bias float[1, N, T, S], one table for all layers of a stack."""
+
+    cfg: BlockConfig
+
+    @nn.compact
+    def __call__(self, num_queries: int, num_keys: int, query_start: int | jax.Array = 0) -> jax.Array:
+        cfg = self.cfg
+        shape = (cfg.position.num_buckets, cfg.attention.num_heads)
+        std = cfg.width**-0.5 if cfg.init.kind == "fan_in" else cfg.init.stddev
+        init = logical(nn.initializers.normal(std), (None, "heads"))
+        table = self.param("table", init, shape, jnp.dtype(cfg.param_dtype))
+        query = jnp.arange(num_queries)[:, None] + query_start
+        distance = jnp.arange(num_keys)[None, :] - query
+        buckets = bucket(distance, cfg.position, bidirectional=not cfg.causal)
+        return jnp.transpose(table[buckets], (2, 0, 1))[None]
+
+
+def skew(x: jax.Array, num_keys: int) -> jax.Array:
+    """y[..., i, j] = x[..., i, T-1-i+j] for x[..., T, R], R >= T-1+num_keys (Transformer-XL, app. B)."""
+    *lead, rows, width = x.shape
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
+    flat = padded.reshape(*lead, rows * (width + 1))
+    flat = flat[..., rows - 1 : rows - 1 + rows * width]
+    return flat.reshape(*lead, rows, width)[..., :num_keys]
+
+
+class RelativeLogits(nn.Module):
+    """The position and segment terms of Transformer-XL's and XLNet's attention logits, before scaling.
+
+    (b) and (d) of Dai et al. 2019, eq. 4: (q + v)^T W_r r[i - j]; and XLNet's (q + b)^T s[i, j]
+    (Yang et al. 2019, 2.5). The content bias u is added to the queries by the caller: `content_bias`.
+    """
+
+    cfg: BlockConfig
+
+    def setup(self):
+        cfg = self.cfg
+        heads = (cfg.attention.num_heads, cfg.head_dim)
+        dtype = jnp.dtype(cfg.param_dtype)
+        init = nn.initializers.normal(cfg.init.stddev)
+        self.content_bias = self.param("content_bias", logical(init, ("heads", "head_dim")), heads, dtype)
+        self.position_bias = self.param("position_bias", logical(init, ("heads", "head_dim")), heads, dtype)
+        names = ("embed", "heads", "head_dim")
+        std = cfg.std(cfg.width)
+        self.position = Linear((cfg.width,), heads, names, std, False, cfg.dtype, cfg.param_dtype)
+        if cfg.position.segment_relative:
+            self.segment_bias = self.param("segment_bias", logical(init, names[1:]), heads, dtype)
+            shape = (2, *heads)
+            self.segment = self.param("segment", logical(init, (None, *names[1:])), shape, dtype)
+
+    def bias_queries(self, query_BTNH: jax.Array) -> jax.Array:
+        """q + u, what the content term uses."""
+        return query_BTNH + self.content_bias.astype(query_BTNH.dtype)
+
+    def keys(self, num_queries: int, num_keys: int, query_start: int | jax.Array) -> jax.Array:
+        """W_r r[R, N, H] for the distances i - j from query_start + T - 1 down to query_start - S + 1."""
+        cfg = self.cfg
+        distance = query_start + num_queries - 1 - jnp.arange(num_queries + num_keys - 1)
+        table = sinusoid(distance, cfg.width, cfg.position.theta, "halves")
+        return self.position(table.astype(jnp.dtype(cfg.dtype)))
+
+    def __call__(self, query_BTNH: jax.Array, keys_RNH: jax.Array, num_keys: int) -> jax.Array:
+        """float[B, N, T, S] for queries at consecutive places."""
+        shifted = query_BTNH + self.position_bias.astype(query_BTNH.dtype)
+        return skew(jnp.einsum("btnh,rnh->bntr", shifted, keys_RNH), num_keys)
+
+    def gathered(
+        self,
+        query_BPNH: jax.Array,
+        places_BP: jax.Array,
+        keys_RNH: jax.Array,
+        num_queries: int,
+        num_keys: int,
+    ) -> jax.Array:
+        """The same float[B, N, P, S] for queries at the given places of a row of `num_queries`."""
+        shifted = query_BPNH + self.position_bias.astype(query_BPNH.dtype)
+        terms_BPNR = jnp.einsum("bpnh,rnh->bpnr", shifted, keys_RNH)
+
+        def window(terms_NR: jax.Array, place: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(terms_NR, num_queries - 1 - place, num_keys, axis=1)
+
+        return jnp.swapaxes(jax.vmap(jax.vmap(window))(terms_BPNR, places_BP), 1, 2)
+
+    def segments(self, query_BTNH: jax.Array, different_BTS: jax.Array) -> jax.Array:
+        """float[B, N, T, S]: s_0 where query and key are of one segment, s_1 where not."""
+        shifted = query_BTNH + self.segment_bias.astype(query_BTNH.dtype)
+        both = jnp.einsum("btnh,cnh->bntc", shifted, self.segment.astype(query_BTNH.dtype))
+        return jnp.where(different_BTS[:, None], both[..., 1:], both[..., :1])

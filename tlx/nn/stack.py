@@ -1,0 +1,86 @@
+"""Layers run by one scan over parameters that are stored stacked, [layers, ...]."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+
+from tlx.base.errors import ConfigError
+from tlx.nn.config import BlockConfig
+from tlx.parallel.sharding import PARTITION_NAME
+
+# What the parts of a block tag for remat = "name+name": see checkpoint_name in attention.py, feedforward.py.
+TENSORS = ("query", "key", "value", "attention", "hidden")
+
+Layer = Callable[[Any, Any, jax.Array, Any], tuple[Any, Any]]
+
+
+def remat_policy(name: str) -> tuple[bool, Any]:
+    """(whether to recompute, what to keep) for a policy's name; ConfigError with the legal names."""
+    if name in ("none", "full"):
+        return name == "full", jax.checkpoint_policies.nothing_saveable
+    if name == "dots":
+        return True, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    names = name.split("+")
+    unknown = [part for part in names if part not in TENSORS]
+    if unknown:
+        raise ConfigError(
+            f"model.execution.remat = {name!r}: {unknown[0]!r} is not one of: none, full, dots, "
+            f"or tensors to keep joined by '+' among {', '.join(TENSORS)}"
+        )
+    return True, jax.checkpoint_policies.save_only_these_names(*names)
+
+
+def unroll_of(cfg: BlockConfig, num_layers: int) -> int:
+    """Layers per iteration of the scan: all of them on CPU, where that is faster, one elsewhere."""
+    unroll = cfg.execution.unroll or (num_layers if jax.default_backend() == "cpu" else 1)
+    return min(unroll, num_layers)
+
+
+def stacked_init(init_one: Callable[[jax.Array], Any], num_layers: int) -> Callable[[jax.Array], Any]:
+    """The initialiser of `num_layers` layers, each from a key of its own, with a leading dim "layers"."""
+
+    def init(key: jax.Array) -> Any:
+        boxed = jax.vmap(init_one)(jax.random.split(key, num_layers))
+        return meta.add_axis(boxed, 0, {PARTITION_NAME: "layers"})
+
+    return init
+
+
+def layer_params(
+    module: nn.Module, init_one: Callable[[jax.Array], Any], num_layers: int, share: bool
+) -> Any:
+    """The parameters called "blocks" of `module`: [layers, ...] each, or one layer's where they share.
+
+    Read without tracing the initialiser again, which would cost as much as the forward pass.
+    """
+    if module.has_variable("params", "blocks"):
+        return meta.unbox(module.get_variable("params", "blocks"))
+    return module.param("blocks", init_one if share else stacked_init(init_one, num_layers))
+
+
+def run_layers(
+    layer: Layer,
+    cfg: BlockConfig,
+    blocks: Any,
+    carry: Any,
+    inputs: Any = None,
+    *,
+    num_layers: int,
+    share: bool,
+) -> tuple[Any, Any]:
+    """Scans `layer(params, carry, index, inputs[index]) -> (carry, output)`; outputs are stacked."""
+    recompute, policy = remat_policy(cfg.execution.remat)
+    unroll = unroll_of(cfg, num_layers)
+    if recompute:
+        layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll > 1)
+
+    def body(carry: Any, scanned: Any) -> tuple[Any, Any]:
+        params, index, layer_inputs = scanned
+        return layer(blocks if share else params, carry, index, layer_inputs)
+
+    scanned = (None if share else blocks, jnp.arange(num_layers), inputs)
+    return jax.lax.scan(body, carry, scanned, length=num_layers, unroll=unroll)
