@@ -117,11 +117,16 @@ def use(mesh: Mesh | AbstractMesh, rules: Rules) -> Iterator[None]:
 
 def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
     """`x`, laid out over the mesh in use as the logical names of its dims say; `x` itself without a mesh."""
+    layout = spec_in_use(names, x.shape)
+    return x if layout is None else jax.lax.with_sharding_constraint(x, layout)
+
+
+def spec_in_use(names: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec | None:
+    """How such an array is split by the mesh and the rules in use; None without a mesh of several devices."""
     mesh, rules = jax.sharding.get_abstract_mesh(), _RULES.value
     if mesh.empty or mesh.size == 1 or not rules:
-        return x
-    layout = spec(names, x.shape, mesh, rules, f"activation {'x'.join(map(str, names))}")
-    return jax.lax.with_sharding_constraint(x, layout)
+        return None
+    return spec(names, shape, mesh, rules, f"activation {'x'.join(map(str, shape))}")
 
 
 def _check_divides(what: str, name: str | None, size: int, axes: tuple[str, ...], mesh: Any) -> None:

@@ -8,7 +8,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 from tlx.nn.mask import Mask
-from tlx.parallel.sharding import logical_spec
+from tlx.parallel.sharding import spec_in_use
 
 
 def attend(
@@ -28,12 +28,11 @@ def attend(
     if segments is None:
         segments = jnp.ones(query_BTNH.shape[:2], jnp.int32)
     run = functools.partial(_local, causal=mask.causal, window=mask.window)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh is not None and not mesh.empty:
-        query_spec = logical_spec(("batch", None, "heads", None))
-        key_spec = logical_spec(("batch", None, "kv_heads", None))
-        specs = (query_spec, key_spec, key_spec, logical_spec(("batch", None)))
-        run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=query_spec, check_vma=False)
+    query_spec = spec_in_use(("batch", None, "heads", None), query_BTNH.shape)
+    if query_spec is not None:
+        key_spec = spec_in_use(("batch", None, "kv_heads", None), key_BSGH.shape)
+        specs = (query_spec, key_spec, key_spec, spec_in_use(("batch", None), segments.shape))
+        run = jax.shard_map(run, in_specs=specs, out_specs=query_spec, check_vma=False)
     return run(query_BTNH * jnp.asarray(scale, query_BTNH.dtype), key_BSGH, value_BSGH, segments)
 
 
