@@ -14,7 +14,7 @@ class TrainConfig:
     microbatches: int = 1  # parts that the batch is worked through in, one after the other
     clip_norm: float | None = 1.0  # largest global norm of the gradient; None: never clipped
     max_skipped: int = 20  # non-finite steps in a row after which the run stops with exit 76
-    profile_steps: tuple[int, int] = (10, 15)  # first and last step of the trace that --profile writes
+    profile_steps: tuple[int, int] = (10, 15)  # --profile traces from the end of one to that of the other
 
     def validate(self) -> None:
         """Raises ConfigError for values that no run can have."""

@@ -38,16 +38,15 @@ def init_state(
     """
     key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step folds in this number
     params = parallel.unbox(_init(module, batch, key))
-    zero = jnp.zeros((), jnp.int32)
     return State(
         params=params,
         frozen={},
         opt_state=optimizer.init(params),
         carry=carries.initial_carry(module, batch_size),
         seed=jnp.asarray(seed, jnp.uint32),
-        step=zero,
-        skipped=zero,
-        skipped_in_a_row=zero,
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
     )
 
 

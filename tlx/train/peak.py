@@ -1,0 +1,56 @@
+"""What the matrix units of this machine could do, which model FLOP/s are held against."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Dense bfloat16 FLOP/s of one device by a part of its name, from the makers' data sheets.
+_ACCELERATORS = {
+    "v4": 275e12,
+    "v5 lite": 197e12,
+    "v5e": 197e12,
+    "v5p": 459e12,
+    "v5": 459e12,
+    "v6 lite": 918e12,
+    "v6e": 918e12,
+    "7x": 2307e12,
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+}
+
+
+class Peak(NamedTuple):
+    """FLOP/s of all devices together, and where the number is from."""
+
+    flops_per_s: float
+    source: str
+
+
+def matmul_peak(size: int = 1024, repeats: int = 8) -> Peak:
+    """From the data sheet where the device is known, else measured (float32 products, best of `repeats`).
+
+    Simulated CPU devices share their machine, so each process counts once.
+    """
+    device = jax.devices()[0]
+    for name, flops in _ACCELERATORS.items():
+        if device.platform != "cpu" and name.lower() in device.device_kind.lower():
+            return Peak(flops * jax.device_count(), f"{device.device_kind} data sheet, bfloat16")
+    machines = jax.process_count() if device.platform == "cpu" else jax.device_count()
+    return Peak(_measured(size, repeats) * machines, f"measured, float32 {size} x {size} products")
+
+
+def _measured(size: int, repeats: int) -> float:
+    device = jax.local_devices()[0]
+    x = jax.device_put(jnp.ones((size, size), jnp.float32), device)
+    product = jax.jit(lambda x: x @ x)
+    product(x).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
