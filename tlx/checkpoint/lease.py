@@ -1,0 +1,204 @@
+"""One run per directory: `lease.json` names the holder and is touched every 30 s.
+
+A holder is gone when its process is provably dead (same machine) or its last beat is 90 s old. Ages come from
+one clock: the machine's monotonic clock where holder and reader share a boot, else the file server's, by
+comparing the lease's modification time with that of a file made just now.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import pathlib
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from tlx.base import files
+from tlx.base.errors import LeaseError, StorageError
+from tlx.checkpoint import agree
+
+FILE = "lease.json"
+BEAT_SECONDS = 30.0
+STALE_SECONDS = 90.0
+
+log = logging.getLogger("tlx")
+
+
+class Lease:
+    """Holds `run_dir` while the context lasts. Entered by all processes; process 0 takes and beats.
+
+    Raises LeaseError (exit 75) "lease held by host:pid, beat N s ago" on all of them where another run holds
+    it, StorageError (exit 73) where the directory cannot be written. `check()` (before every write) and
+    `lost` (for the loop) notice that another run took over while this process was stopped.
+    """
+
+    def __init__(
+        self, run_dir: str | os.PathLike, *, beat: float = BEAT_SECONDS, stale: float = STALE_SECONDS
+    ):
+        self.folder = pathlib.Path(run_dir).absolute()
+        self._path = self.folder / FILE
+        self._beat, self._stale = beat, stale
+        self._me = {"id": uuid.uuid4().hex, **_here()}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.lost = False
+
+    def __enter__(self) -> "Lease":
+        problem: Exception | None = None
+        if jax.process_index() == 0:
+            try:
+                self._take()
+            except (LeaseError, OSError) as error:
+                problem = error
+        verdict = agree.from_first(0 if problem is None else 1 if isinstance(problem, LeaseError) else 2)
+        if verdict == 1:
+            raise problem or LeaseError(f"process 0 was refused the lease of {self.folder}")
+        if verdict == 2:
+            raise StorageError(f"cannot write to the run directory {self.folder}: {problem}") from problem
+        if jax.process_index() == 0:
+            self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread is None:
+            return
+        self._thread.join()
+        with contextlib.suppress(OSError), self._locked():
+            if self._is_mine():
+                self._path.unlink()
+
+    def check(self) -> None:
+        """Reads the lease now; raises LeaseError when it is not this run's any more. Process 0 only."""
+        if not self.lost and not self._is_mine():
+            self.lost = True
+        if self.lost:
+            raise LeaseError(f"lease of {self.folder} lost to {_name(self._read())}: this run stops writing")
+
+    def _take(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            holder = self._read()
+            if holder is not None and not _provably_dead(holder):
+                age = self._age(holder)
+                if age < self._stale:
+                    raise LeaseError(
+                        f"{self.folder}: lease held by {_name(holder)}, beat {age:.0f} s ago; "
+                        f"two runs cannot share a directory; free {self._stale:.0f} s after the last beat"
+                    )
+            if holder is not None:
+                log.warning("lease of %s taken over from %s, which is gone", self.folder, _name(holder))
+            self._write()
+
+    def _keep(self) -> None:
+        """The heartbeat. A failing disk is tried again; another holder ends it."""
+        while not self._stop.wait(self._beat):
+            try:
+                with self._locked():
+                    if not self._is_mine():
+                        self.lost = True
+                        log.error("lease of %s lost to %s", self.folder, _name(self._read()))
+                        return
+                    self._write()
+            except OSError as error:
+                log.warning("lease of %s not renewed: %s", self.folder, error)
+
+    def _write(self) -> None:
+        files.write_json(self._path, {**self._me, "monotonic": time.monotonic(), "time": time.time()})
+
+    def _read(self) -> dict[str, Any] | None:
+        """The lease on disk; None without one; an unreadable one belongs to nobody known."""
+        try:
+            value = files.read_json(self._path)
+            return value if isinstance(value, dict) else {}
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}
+
+    def _is_mine(self) -> bool:
+        holder = self._read()
+        return holder is not None and holder.get("id") == self._me["id"]
+
+    def _age(self, holder: dict[str, Any]) -> float:
+        """Seconds since the holder's last beat."""
+        if holder.get("boot") and holder.get("boot") == self._me["boot"]:
+            return max(0.0, time.monotonic() - float(holder.get("monotonic", 0.0)))
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".clock-") as probe:
+            return max(0.0, os.fstat(probe.fileno()).st_mtime - self._path.stat().st_mtime)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Makes reading and then writing the lease one act on one machine (and on NFS with locks)."""
+        with open(self.folder / ".lease.lock", "w") as handle:
+            with contextlib.suppress(OSError):  # a file system without locks: the id is checked at every beat
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+def _here() -> dict[str, Any]:
+    """Who this process is, in terms that another one on the same machine can check."""
+    return {
+        "host": socket.gethostname(),
+        "boot": _read_text("/proc/sys/kernel/random/boot_id"),
+        "namespace": _read_link("/proc/self/ns/pid"),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+    }
+
+
+def _provably_dead(holder: dict[str, Any]) -> bool:
+    """Only where its process numbers are ours: same host, boot and namespace."""
+    here = _here()
+    if any(holder.get(key) != here[key] for key in ("host", "boot", "namespace")):
+        return False
+    pid = holder.get("pid")
+    if not isinstance(pid, int) or pid <= 0:
+        return False
+    if here["started"] is not None:  # a number in use again has another start time, a zombie has none
+        return _started(pid) != holder.get("started")
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _started(pid: int) -> str | None:
+    """Start time of a living process in clock ticks since boot (Linux), else None."""
+    text = _read_text(f"/proc/{pid}/stat")
+    if text is None:
+        return None
+    state, *rest = text.rpartition(")")[2].split()
+    return None if state in "ZX" else rest[18]
+
+
+def _read_text(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return handle.read().strip()
+    except OSError:
+        return None
+
+
+def _read_link(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def _name(holder: dict[str, Any] | None) -> str:
+    if not holder:
+        return "an unknown run"
+    return f"{holder.get('host', '?')}:{holder.get('pid', '?')}"

@@ -1,0 +1,163 @@
+"""The seal of a step: size and sha256 of every file, path, shape and dtype of every leaf, the caller's JSON.
+
+Orbax restores a flipped bit as a wrong weight without an error; this is what notices. Each process hashes the
+files it wrote; process 0 merges the parts and writes MANIFEST, which carries its own hash too.
+"""
+
+import os
+import pathlib
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from tlx.base import files
+from tlx.checkpoint.steps import MANIFEST
+
+FORMAT = 1
+MAX_BYTES = 256 << 20
+_PART = "tlx_part.{}.json"
+_OWNER = re.compile(r"(?:^|/)(?:ocdbt\.)?process_(\d+)(?:/|$)")
+
+
+class Damaged(Exception):
+    """The content of a step is not what was saved; the text says what was found."""
+
+
+class Leaf(NamedTuple):
+    """An array by its shape and the name of its dtype."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Manifest(NamedTuple):
+    """What a step held when it was sealed."""
+
+    step: int
+    files: dict[str, dict[str, Any]]  # {path: {"size": bytes, "sha256": hex}}
+    leaves: dict[str, Leaf]
+    extra: dict[str, Any]
+
+
+def own_files(folder: pathlib.Path, process: int, count: int) -> dict[str, dict[str, Any]]:
+    """Sizes and hashes of the files under `folder` that process `process` of `count` wrote."""
+    return {path: _describe(folder / path) for path in _walk(folder) if _owner(path, count) == process}
+
+
+def write_part(folder: pathlib.Path, process: int, value: Mapping[str, Any]) -> None:
+    """Hands {"files": ...} or {"error": text} to process 0."""
+    files.write_json(folder / _PART.format(process), value)
+
+
+def gather_parts(folder: pathlib.Path, count: int, timeout: float) -> dict[str, dict[str, Any]]:
+    """Process 0 waits for the parts of processes 1..count-1 and removes them.
+
+    Raises OSError where one failed or does not come within `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    merged: dict[str, dict[str, Any]] = {}
+    for process in range(1, count):
+        path = folder / _PART.format(process)
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise OSError(f"process {process} did not report its files within {timeout:.0f} s")
+            time.sleep(0.05)
+        part = files.read_json(path)
+        if "error" in part:
+            raise OSError(f"process {process}: {part['error']}")
+        merged.update(part["files"])
+        path.unlink()
+    return merged
+
+
+def seal(folder: pathlib.Path, manifest: Manifest) -> None:
+    """Writes MANIFEST; from this moment the step is complete."""
+    body = {
+        "format": FORMAT,
+        "step": manifest.step,
+        "extra": manifest.extra,
+        "leaves": {path: list(leaf) for path, leaf in manifest.leaves.items()},
+        "files": dict(sorted(manifest.files.items())),
+    }
+    files.write_json(folder / MANIFEST, {"sha256": files.sha256_json(body), **body})
+
+
+def read(folder: pathlib.Path) -> Manifest:
+    """The manifest of a step; Damaged when it cannot be trusted."""
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise Damaged(f"{MANIFEST} is larger than {MAX_BYTES} bytes")
+        body = files.read_json(path)
+        claimed = body.pop("sha256")
+        if claimed != files.sha256_json(body):
+            raise Damaged(f"{MANIFEST} does not have the hash it states")
+        if body["format"] != FORMAT:
+            raise Damaged(f"{MANIFEST} has format {body['format']}, this tlx reads {FORMAT}")
+        leaves = {name: Leaf(tuple(shape), dtype) for name, (shape, dtype) in body["leaves"].items()}
+        return Manifest(body["step"], body["files"], leaves, body["extra"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{MANIFEST} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def verify(
+    folder: pathlib.Path,
+    manifest: Manifest,
+    level: Literal["hash", "size"],
+    paths: Iterable[str] | None = None,
+) -> None:
+    """Compares files (all, or `paths`) with the manifest; Damaged names the first difference."""
+    _refuse_links(folder)
+    for path in manifest.files if paths is None else paths:
+        _refuse_escape(folder, path)
+        wanted = manifest.files[path]
+        try:
+            size = (folder / path).stat().st_size
+        except OSError as error:
+            raise Damaged(f"{path} is missing ({error.strerror})") from error
+        if size != wanted["size"]:
+            raise Damaged(f"{path} has {size} bytes, {wanted['size']} were saved")
+        if level == "hash" and _sha256(folder / path) != wanted["sha256"]:
+            raise Damaged(f"{path} is not what was saved (sha256 differs)")
+
+
+def _sha256(path: pathlib.Path) -> str:
+    try:
+        return files.sha256_file(path)
+    except OSError as error:
+        raise Damaged(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+def _describe(path: pathlib.Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": files.sha256_file(path)}
+
+
+def _walk(folder: pathlib.Path) -> list[str]:
+    """Relative paths of all files, "/" between folders, tlx's own left out."""
+    found = []
+    for base, _, names in os.walk(folder):
+        for name in names:
+            path = (pathlib.Path(base) / name).relative_to(folder).as_posix()
+            if not path.lstrip(".").startswith(("tlx_part.", MANIFEST)):
+                found.append(path)
+    return sorted(found)
+
+
+def _owner(path: str, count: int) -> int:
+    """The process that wrote `path`: Orbax names each process's folder, the rest is written by process 0."""
+    match = _OWNER.search(path)
+    return int(match[1]) if match and int(match[1]) < count else 0
+
+
+def _refuse_escape(folder: pathlib.Path, path: str) -> None:
+    pure = pathlib.PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path:
+        raise Damaged(f"{path!r} leads out of the checkpoint")
+
+
+def _refuse_links(folder: pathlib.Path) -> None:
+    for base, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            if os.path.islink(os.path.join(base, name)):
+                raise Damaged(f"{os.path.relpath(os.path.join(base, name), folder)} is a link")
