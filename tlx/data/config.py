@@ -1,0 +1,85 @@
+"""The data part of a run's config: where the text comes from and how it is cut into windows."""
+
+import dataclasses
+from typing import Literal
+
+from tlx.base.errors import ConfigError, one_of
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Files of the source "text": .txt, .jsonl and .parquet (.txt and .jsonl also with .gz behind)."""
+
+    files: tuple[str, ...] = ()  # globs, ** included
+    validation_files: tuple[str, ...] = ()  # globs; none: a share of the documents is held out instead
+    validation_fraction: float = 0.05  # that share, chosen by a hash of each document's place
+    column: str = "text"  # field of .jsonl and .parquet that holds the text
+    lines: bool = False  # whether each line of a .txt is a document; else the whole file is one
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsConfig:
+    """A data set of the source "tfds", read without TensorFlow: stored as array_record or parquet."""
+
+    name: str = ""  # "name", "name:config" or TFDS's own "name/config:version"
+    data_dir: str | None = None  # folder with prepared data sets; None: TFDS's own
+    column: str = "text"  # feature that holds the text
+    train_split: str = "train"
+    validation_split: str = "validation"  # TFDS's slices too: "train[:1%]"
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One source of documents, by name, and the options of each kind of source."""
+
+    source: str = "python"  # "python", "text", "tfds", or "package.module:attr"
+    text: TextConfig = TextConfig()
+    tfds: TfdsConfig = TfdsConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedSource(SourceConfig):
+    """A source of a mixture; its share of the rows is its weight over the sum of all weights."""
+
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(SourceConfig):
+    """Text, and how it becomes batches."""
+
+    mixture: tuple[WeightedSource, ...] = ()  # several sources instead of the one above
+    sequence_length: int = 512  # tokens of a row of the model (of the encoder, where there are two)
+    packing: Literal["concat", "best_fit"] = (
+        "concat"  # cut the joined documents, or fill rows with whole ones
+    )
+    add_eos: bool = True  # whether every document ends with eos
+    shuffle: bool = True  # a new order of the windows each epoch
+    workers: int = 0  # processes that build batches ahead; 0: a thread
+
+    @property
+    def sources(self) -> tuple[WeightedSource, ...]:
+        """The sources with their weights, one or more."""
+        return self.mixture or (WeightedSource(self.source, self.text, self.tfds),)
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the field, its value and what is legal."""
+        if self.packing not in ("concat", "best_fit"):
+            raise ConfigError(one_of("data.packing", self.packing, ("concat", "best_fit")))
+        if self.sequence_length < 2:
+            raise ConfigError(f"data.sequence_length = {self.sequence_length} must be 2 or more")
+        if self.workers < 0:
+            raise ConfigError(f"data.workers = {self.workers} must be 0 (a thread) or more processes")
+        for i, source in enumerate(self.sources):
+            where = f"data.mixture[{i}]" if self.mixture else "data"
+            if not source.weight > 0:
+                raise ConfigError(f"{where}.weight = {source.weight} must be above 0")
+            if source.source == "text" and not source.text.files:
+                raise ConfigError(f"{where}.text.files is empty; give globs such as ('corpus/*.jsonl',)")
+            if not 0 < source.text.validation_fraction < 1:
+                raise ConfigError(
+                    f"{where}.text.validation_fraction = {source.text.validation_fraction} "
+                    "must lie between 0 and 1"
+                )
+            if source.source == "tfds" and not source.tfds.name:
+                raise ConfigError(f"{where}.tfds.name is empty; give one such as 'lm1b' or 'wiki40b:en'")

@@ -1,0 +1,75 @@
+"""Folders that many processes want and one makes."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from tlx.base.errors import DataError, StorageError
+from tlx.base.files import sync_folder
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+def made_once(
+    folder: pathlib.Path, make: Callable[[pathlib.Path], None], load: Callable[[pathlib.Path], T]
+) -> T:
+    """`load(folder)`, after `make` has filled it, if it is absent or `load` finds it damaged (DataError).
+
+    One process makes, the others wait for it. The folder appears whole or not at all: `make` gets a
+    temporary one that is renamed when it returns. StorageError where nothing can be written.
+    """
+    if folder.exists():
+        with contextlib.suppress(DataError):  # said below, once, by the process that makes it again
+            return load(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_name(folder.name + ".lock")):
+            return _make_locked(folder, make, load)
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error}; TLX_CACHE names another place") from error
+
+
+def _make_locked(
+    folder: pathlib.Path, make: Callable[[pathlib.Path], None], load: Callable[[pathlib.Path], T]
+) -> T:
+    for stale in folder.parent.glob(f".{folder.name}.*"):  # of a process that died: the lock is ours
+        shutil.rmtree(stale, ignore_errors=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        if folder.exists():
+            try:
+                return load(folder)
+            except DataError as error:
+                _log.warning("%s; making it again", error)
+        make(temporary)
+        for path in temporary.iterdir():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if folder.exists():
+            # Renamed before it is removed: a process that has it open goes on reading.
+            os.rename(folder, temporary.with_name(temporary.name + ".damaged"))
+        os.rename(temporary, folder)
+        sync_folder(folder.parent)
+    finally:
+        for leftover in folder.parent.glob(f"{temporary.name}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return load(folder)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+    """An exclusive lock that the system releases when its process ends, however it ends."""
+    with open(path, "a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("waiting for the process that is writing %s", path.with_suffix(""))
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

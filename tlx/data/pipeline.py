@@ -1,0 +1,212 @@
+"""Batches of an objective's examples: batch k is a function of (seed, k) and nothing else."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tlx.base.errors import ConfigError, DataError
+from tlx.base.files import sha256_json
+from tlx.data.config import DataConfig
+from tlx.data.layouts import Layout, make_layout, padding_window
+from tlx.data.order import Mixture, epoch_permutation, hash64, row_generator
+from tlx.data.prepare import open_caches
+from tlx.data.sources import Split
+from tlx.text import Reads, Tokenizer, Window
+
+Batch = dict[str, np.ndarray]
+Example = Callable[[np.random.Generator, Window, Any], Batch]
+
+_AHEAD = 8  # batches built before they are asked for
+
+
+def build_pipeline(
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    example: Example,
+    spec: Any,
+    reads: Reads,
+    *,
+    batch_size: int,
+    seed: int,
+    split: Split = "train",
+) -> "Pipeline":
+    """Opens (or writes) the token caches of `split` and lays out their windows.
+
+    ConfigError, or DataError where the text is missing, unreadable or too little for one batch.
+    """
+    caches = open_caches(data, tokenizer, split)
+    layouts = [make_layout(cache, reads, data.packing, tokenizer.vocab.pad) for cache in caches]
+    pipeline = Pipeline(data, layouts, example, spec, reads, batch_size, seed, split, tokenizer.vocab.pad)
+    pipeline.check_lanes()
+    if split == "train":
+        pipeline.check_size()
+    return pipeline
+
+
+class Pipeline:
+    """Rows of windows, made into examples and batches. Picklable: data workers get a copy.
+
+    Rows of the global stream are numbered r = k * batch_size + b. A row's source, window and random
+    numbers follow from r; in a stream layout its window follows from b (a lane of the text) and k.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        layouts: Sequence[Layout],
+        example: Example,
+        spec: Any,
+        reads: Reads,
+        batch_size: int,
+        seed: int,
+        split: Split,
+        pad: int,
+    ):
+        self.batch_size = batch_size
+        self.reads = reads
+        self._layouts = list(layouts)
+        self._example, self._spec = example, spec
+        self._seed, self._split, self._pad = seed, split, pad
+        self._shuffle = data.shuffle
+        self._workers = data.workers
+        weights = [source.weight for source in data.sources]
+        self._mixture = Mixture(weights)
+        self.num_tokens = sum(layout.cache.num_tokens for layout in layouts)
+        self.num_windows = sum(layout.num_windows for layout in layouts)
+        self.fingerprint = sha256_json(
+            [[layout.cache.fingerprint for layout in layouts], weights, list(reads), data.packing]
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches after which every window was read about once (in a stream: the longest lane, exactly)."""
+        if self.reads.layout == "stream":
+            return max(self._lane_steps(j) for j in range(len(self._layouts)))
+        return -(-self.num_windows // self.batch_size)
+
+    def batch(self, k: int, rows: Sequence[int] | None = None) -> Batch:
+        """Arrays [rows, ...] of batch k: of all its rows, or of those given (numbers in 0..batch_size-1)."""
+        rows = range(self.batch_size) if rows is None else rows
+        return _stack([self._row(k, b) for b in rows])
+
+    def iterate(self, start: int = 0, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+        """batch(start, rows), batch(start + 1, rows), ... for ever, built ahead by grain.
+
+        In a thread, or in `data.workers` processes. Close the generator to stop them.
+        """
+        import grain  # here: opening a pipeline must not cost a worker more than it needs
+
+        read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
+        batches = grain.MapDataset.source(_From(self, start, None if rows is None else tuple(rows)))
+        dataset = batches.to_iter_dataset(read)
+        if self._workers:
+            options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_on_cpu)
+        iterator = iter(dataset)
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+
+    def epoch_batches(self, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+        """The split once, in its own order: `steps_per_epoch` batches; rows behind its end have weight 0.
+
+        The randomness of a row is that of its place in this order, so every pass is the same.
+        """
+        rows = range(self.batch_size) if rows is None else rows
+        for k in range(self.steps_per_epoch):
+            yield _stack([self._row(k, b, in_order=True) for b in rows])
+
+    def check_size(self) -> None:
+        """DataError where a source has fewer windows than its rows of one batch."""
+        for source, layout in enumerate(self._layouts):
+            rows = self._mixture.count(source, self.batch_size)
+            if layout.num_windows < rows:
+                tokens, name = layout.cache.num_tokens, layout.cache.meta["source"]
+                raise DataError(
+                    f"{name} is smaller than a batch: {tokens} tokens are {layout.num_windows} windows of "
+                    f"{self.reads.length}, a batch takes {rows}; use more text, a smaller train.batch_size "
+                    "or a shorter data.sequence_length"
+                )
+
+    def check_lanes(self) -> None:
+        """ConfigError where rows go on from batch to batch and a source of the mixture gets none of them."""
+        for source, layout in enumerate(self._layouts):
+            if self.reads.layout == "stream" and not self._mixture.count(source, self.batch_size):
+                raise ConfigError(
+                    f"train.batch_size = {self.batch_size} gives {layout.cache.meta['source']} no row: where "
+                    "rows go on from batch to batch, each source of data.mixture needs one of its own"
+                )
+
+    def _row(self, k: int, b: int, in_order: bool = False) -> Batch:
+        place = self._lane_place(k, b) if self.reads.layout == "stream" else self._place(k, b, in_order)
+        stream = f"{self._split} in order" if in_order else self._split
+        rng = row_generator(self._seed, stream, k * self.batch_size + b)
+        if place is None or (in_order and place.epoch):
+            example = self._example(rng, padding_window(self.reads.length, self._pad), self._spec)
+            return example | {"weights": np.zeros_like(example["weights"])}
+        layout = self._layouts[place.source]
+        origin = 0
+        if self._shuffle and not in_order:
+            document = hash64("origin", self._seed, place.source, place.epoch) % layout.cache.num_documents
+            origin = int(layout.cache.offsets[document])
+        return self._example(rng, layout.window(place.index, origin), self._spec)
+
+    def _place(self, k: int, b: int, in_order: bool) -> "_Place | None":
+        """The window of row b of batch k, where rows are independent of each other."""
+        row = k * self.batch_size + b
+        if in_order:
+            for source, layout in enumerate(self._layouts):
+                if row < layout.num_windows:
+                    return _Place(source, 0, row)
+                row -= layout.num_windows
+            return None
+        source, count = self._mixture.source(row)
+        size = self._layouts[source].num_windows
+        epoch, index = divmod(count, size)
+        if self._shuffle:
+            index = epoch_permutation(self._seed, source, epoch, size)(index)
+        return _Place(source, epoch, index)
+
+    def _lane_place(self, k: int, b: int) -> "_Place | None":
+        """The window of row b of batch k, where row b reads on from batch to batch: each source's windows
+        are dealt in equal stretches to the rows that the mixture gives it. None behind a stretch's end."""
+        source, lane = self._mixture.source(b)
+        size, lanes = self._layouts[source].num_windows, self._mixture.count(source, self.batch_size)
+        epoch, step = divmod(k, self._lane_steps(source))
+        index = lane * size // lanes + step
+        return _Place(source, epoch, index) if index < (lane + 1) * size // lanes else None
+
+    def _lane_steps(self, source: int) -> int:
+        return -(-self._layouts[source].num_windows // self._mixture.count(source, self.batch_size))
+
+
+class _Place(NamedTuple):
+    source: int
+    epoch: int
+    index: int  # of the window in its layout
+
+
+class _From:
+    """Batches from `start` on, as the random-access source that grain wants."""
+
+    def __init__(self, pipeline: Pipeline, start: int, rows: tuple[int, ...] | None):
+        self._pipeline, self._start, self._rows = pipeline, start, rows
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._pipeline.batch(self._start + index, self._rows)
+
+
+def _stack(rows: list[Batch]) -> Batch:
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _on_cpu(worker: int, workers: int) -> None:
+    """A data worker that touches JAX after all must not reach for the accelerator."""
+    del worker, workers
+    os.environ["JAX_PLATFORMS"] = "cpu"

@@ -1,0 +1,22 @@
+"""Sources of documents by name. A new one is one file with a class(config, split) and one line here."""
+
+from tlx.base.lookup import Table
+from tlx.data.config import SourceConfig
+from tlx.data.sources.source import Document, Source, Split
+
+TABLE = Table(
+    "data.source",
+    {
+        "python": "tlx.data.sources.python:PythonSource",
+        "text": "tlx.data.sources.text:TextSource",
+        "tfds": "tlx.data.sources.tfds:TfdsSource",
+    },
+)
+
+
+def open_source(config: SourceConfig, split: Split) -> Source:
+    """The documents of `split` of the source that `config` names; DataError if there are none."""
+    return TABLE.load(config.source)(config, split)
+
+
+__all__ = ["TABLE", "Document", "Source", "Split", "open_source"]

@@ -1,0 +1,64 @@
+"""The source code of Python's own standard library: real text that is on every machine."""
+
+import io
+import os
+import pathlib
+import platform
+import sysconfig
+import tokenize
+from collections.abc import Iterator
+
+from tlx.base.errors import DataError
+from tlx.data.config import SourceConfig
+from tlx.data.sources.source import Document, Split, held_out
+
+# Near-copies of one another (lib2to3, encodings), data in disguise (pydoc_data), not the library's own
+# (site-packages), or absent from slim images of Python (test, tests, idlelib).
+EXCLUDED = frozenset(
+    "test tests idlelib lib2to3 encodings pydoc_data site-packages dist-packages __pycache__".split()
+)
+_VALIDATION = 0.1
+
+
+class PythonSource:
+    """One document a file, a tenth of the files held out by a hash of their path."""
+
+    def __init__(self, config: SourceConfig, split: Split, root: pathlib.Path | None = None):
+        del config
+        self._root = root or pathlib.Path(sysconfig.get_paths()["stdlib"])
+        wanted = [
+            path for path in _modules(self._root) if held_out(path, _VALIDATION) == (split == "validation")
+        ]
+        files = {path: (self._root / path).stat() for path in wanted}
+        if not files:
+            raise DataError(
+                f"the standard library in {self._root} has no .py files for {split}; use data.source = 'text'"
+            )
+        self.name = f"python {platform.python_version()} ({split})"
+        self.parts = list(files)
+        self.num_bytes = sum(stat.st_size for stat in files.values())
+        self.identity = [
+            str(self._root),
+            [[path, stat.st_size, stat.st_mtime_ns] for path, stat in files.items()],
+        ]
+
+    def read(self, part: str) -> Iterator[Document]:
+        """The file, decoded as Python would, line ends as they are."""
+        path = self._root / part
+        try:
+            content = path.read_bytes()
+            encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+            text = content.decode(encoding)
+        except (OSError, SyntaxError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read {path}: {error}") from error
+        if text.strip():
+            yield Document(str(path), text)
+
+
+def _modules(root: pathlib.Path) -> list[str]:
+    """Paths below `root` of all its .py files, without the excluded folders, sorted."""
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in EXCLUDED]
+        found += [pathlib.Path(folder, name) for name in files if name.endswith(".py")]
+    return sorted(path.relative_to(root).as_posix() for path in found)

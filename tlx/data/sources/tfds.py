@@ -1,0 +1,80 @@
+"""Data sets prepared by TensorFlow Datasets, read by index without TensorFlow."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from tlx.base.errors import DataError, one_of
+from tlx.data.config import SourceConfig
+from tlx.data.sources.source import Document, Split
+
+_RECORDS = 8192  # of one part
+
+
+class TfdsSource:
+    """Records of one split, stored as array_record or parquet (TFDS's `file_format`), in stored order."""
+
+    def __init__(self, config: SourceConfig, split: Split):
+        self._column = config.tfds.column
+        self._split = config.tfds.validation_split if split == "validation" else config.tfds.train_split
+        tfds = _import()
+        title = f"tfds {config.tfds.name} [{self._split}]"
+        try:
+            builder = tfds.builder(_tfds_name(config.tfds.name), data_dir=config.tfds.data_dir)
+            self._records = tfds.data_source(
+                builder.info.full_name, split=self._split, data_dir=config.tfds.data_dir
+            )
+        except Exception as error:  # TFDS raises some twenty classes, most of them its own
+            raise DataError(f"{title} cannot be opened: {error}") from error
+        features = builder.info.features
+        if self._column not in features:
+            raise DataError(f"{title}: " + one_of("data.tfds.column", self._column, features))
+        self.name = title
+        self.parts = [
+            f"{start}:{min(start + _RECORDS, len(self._records))}"
+            for start in range(0, len(self._records), _RECORDS)
+        ]
+        self.num_bytes = None
+        info = builder.info.splits[self._split]
+        self.identity = [
+            builder.info.full_name,
+            str(builder.data_path),
+            [self._split, self._column, len(self._records), info.num_bytes],
+        ]
+        if not self.parts:
+            raise DataError(f"{title} has no records")
+
+    def read(self, part: str) -> Iterator[Document]:
+        """Documents of the records `part` = "start:stop"."""
+        for index in range(*map(int, part.split(":"))):
+            name = f"{self.name} record {index}"
+            try:
+                text = _decoded(self._records[index][self._column])
+            except Exception as error:  # array_record's readers raise their own
+                raise DataError(f"{name} cannot be read: {error}") from error
+            if text.strip():
+                yield Document(name, text)
+
+
+def _import() -> ModuleType:
+    try:
+        return importlib.import_module("tensorflow_datasets")
+    except ImportError as error:
+        raise DataError(
+            f"data.source = 'tfds' needs the package tensorflow-datasets ({error}); "
+            "install it with: pip install 'tlx-lm[tfds]'"
+        ) from error
+
+
+def _tfds_name(name: str) -> str:
+    """TFDS's spelling of "name:config"; a version behind the colon stays one."""
+    base, colon, rest = name.partition(":")
+    if not colon or "/" in base or re.fullmatch(r"(\d+|\*)(\.(\d+|\*)){0,2}", rest):
+        return name
+    return f"{base}/{rest}"
+
+
+def _decoded(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
