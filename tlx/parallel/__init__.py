@@ -1,6 +1,10 @@
 """Floor 1: meshes, the rules from logical names to mesh axes, shardings, and the start of processes."""
 
-from tlx.parallel.rules import AXES, PRESETS, Rule, Rules, used_axes
+from tlx.parallel.batch import batch_sharding, local_rows, to_global
+from tlx.parallel.config import MeshConfig, rules
+from tlx.parallel.mesh import abstract_mesh, make_mesh
+from tlx.parallel.presets import AXES, PRESETS, Rule, Rules
+from tlx.parallel.process import start_process
 from tlx.parallel.sharding import (
     PARTITION_NAME,
     Logical,
@@ -9,6 +13,7 @@ from tlx.parallel.sharding import (
     logical_names,
     param_shardings,
     spec,
+    spec_in_use,
     unbox,
     use,
 )
@@ -18,14 +23,22 @@ __all__ = [
     "PARTITION_NAME",
     "PRESETS",
     "Logical",
+    "MeshConfig",
     "Rule",
     "Rules",
+    "abstract_mesh",
+    "batch_sharding",
     "constrain",
+    "local_rows",
     "logical",
     "logical_names",
+    "make_mesh",
     "param_shardings",
+    "rules",
     "spec",
+    "spec_in_use",
+    "start_process",
+    "to_global",
     "unbox",
     "use",
-    "used_axes",
 ]

@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from tlx.base import tree
 from tlx.base.errors import ConfigError, one_of
-from tlx.parallel.rules import Rules
+from tlx.parallel.presets import Rules
 
 Names = tuple[str | None, ...]
 

@@ -1,0 +1,157 @@
+"""Real processes meet, split a batch between them, and name the one that is missing or doubled."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from concurrent import futures
+
+import pytest
+
+from tlx.base import errors
+from tlx.base.errors import ConfigError
+from tlx.parallel.process import ProcessSettings, first_host, process_settings, start_process
+from tlx.parallel.rendezvous import meet
+
+WORKER = pathlib.Path(__file__).with_name("process_worker.py")
+
+
+def start(port, count, index, *axes, timeout=60):
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "2",
+        "TLX_COORDINATOR": f"127.0.0.1:{port}",
+        "TLX_NUM_PROCESSES": str(count),
+        "TLX_PROCESS_ID": str(index),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, str(WORKER), str(timeout), *axes]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(processes):
+    try:
+        results = [(process.communicate(timeout=120)[0], process.returncode) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return results
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "axes, rows",
+    [
+        (["data=4"], [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (["data=1", "tensor=4"], [list(range(8))] * 2),
+    ],
+)
+def test_two_processes_each_build_the_rows_that_they_hold(port, axes, rows):
+    results = finish([start(port, 2, index, *axes) for index in range(2)])
+    total = sum(value * (value + 1) for value in range(48))
+    for index, (output, code) in enumerate(results):
+        assert code == 0, output
+        assert output.strip().splitlines()[-1] == f"{index} 2 {rows[index]} {total}"
+
+
+def test_a_missing_process_is_named(port):
+    results = finish([start(port, 3, index, timeout=4) for index in range(2)])
+    for output, code in results:
+        assert code == errors.WATCHDOG and "waited 4 s for 3 processes; seen: 0 (" in output, output
+        assert f"1 ({socket.gethostname()} pid" in output and "missing: 2" in output
+
+
+def test_a_missing_coordinator_is_named(port):
+    [(output, code)] = finish([start(port, 2, 1, timeout=1)])
+    assert code == errors.WATCHDOG and f"for process 0 at 127.0.0.1:{port}" in output, output
+
+
+@pytest.mark.parametrize("ids", [(0, 0), (0, 1, 1)])
+def test_two_processes_of_one_id_are_both_named(port, ids):
+    doubled, processes = ids[-1], [start(port, 3, index, timeout=20) for index in ids]
+    results = finish(processes)
+    told = [output for output, code in results if code == errors.CONFIG]
+    assert told, results
+    for output in told:
+        assert f"two processes have the id {doubled}" in output
+        assert all(str(process.pid) in output for process in processes[-2:])
+
+
+def test_a_process_that_died_waiting_can_come_again(port):
+    address = f"127.0.0.1:{port}"
+    with futures.ThreadPoolExecutor() as pool:
+        host = pool.submit(meet, address, 3, 0, 10.0)
+        for _ in range(100):
+            try:
+                with socket.create_connection(("127.0.0.1", port)) as first:
+                    first.sendall(b'{"id": 1, "host": "gone", "pid": 1, "count": 3}\n')
+                    time.sleep(0.2)
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        others = [pool.submit(meet, address, 3, index, 10.0) for index in (1, 2)]
+        for joined in (host, *others):
+            joined.result()
+
+
+def test_different_counts_are_named(port):
+    results = finish([start(port, 2, 0, timeout=20), start(port, 3, 1, timeout=20)])
+    assert any("was told of 3 processes" in output for output, _ in results), results
+
+
+def test_one_process_has_nothing_to_start(monkeypatch):
+    for name in ("TLX_COORDINATOR", "TLX_NUM_PROCESSES", "TLX_PROCESS_ID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert start_process() == ProcessSettings()
+    assert process_settings({}, None, 1, 0) == ProcessSettings()
+
+
+@pytest.mark.parametrize(
+    "environ, message",
+    [
+        ({"TLX_COORDINATOR": "a:1"}, "need TLX_NUM_PROCESSES, TLX_PROCESS_ID too"),
+        ({"TLX_PROCESS_ID": "1", "TLX_NUM_PROCESSES": "two"}, "TLX_NUM_PROCESSES = 'two'"),
+        ({"TLX_COORDINATOR": "a:1", "TLX_NUM_PROCESSES": "2", "TLX_PROCESS_ID": "2"}, "must be 0 to 1"),
+        ({"TLX_COORDINATOR": "a", "TLX_NUM_PROCESSES": "2", "TLX_PROCESS_ID": "1"}, "must be host:port"),
+    ],
+)
+def test_incomplete_settings_are_refused(environ, message):
+    with pytest.raises(ConfigError, match=message):
+        process_settings(environ)
+
+
+def test_slurm_and_tpu_are_found():
+    slurm = {
+        "SLURM_JOB_ID": "4097",
+        "SLURM_STEP_NODELIST": "gpu-[03-07,11],login1",
+        "SLURM_NTASKS": "8",
+        "SLURM_STEP_NUM_NODES": "4",
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+    }
+    assert process_settings(slurm) == ProcessSettings("gpu-03:61441", 8, 5, 1)
+    assert process_settings(slurm | {"SLURM_NTASKS": "4"}).local_device is None
+    assert process_settings(slurm | {"SLURM_NTASKS": "1"}) == ProcessSettings()
+    assert process_settings({"TPU_WORKER_HOSTNAMES": "a,b"}).coordinator == "auto"
+    assert process_settings({"TPU_WORKER_HOSTNAMES": "localhost"}) == ProcessSettings()
+
+
+@pytest.mark.parametrize(
+    "nodelist, host",
+    [
+        ("n1", "n1"),
+        ("n1,n2", "n1"),
+        ("n[1-3]", "n1"),
+        ("n[001,007-9].cluster,m1", "n001.cluster"),
+        ("login,n[1-3]", "login"),
+    ],
+)
+def test_first_host_of_a_node_list(nodelist, host):
+    assert first_host(nodelist) == host

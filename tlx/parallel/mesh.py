@@ -1,0 +1,65 @@
+"""Devices laid out as a mesh, so that the axes that talk most sit on the fastest links."""
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from tlx.base.errors import ConfigError
+from tlx.parallel.config import MeshConfig
+from tlx.parallel.presets import AXES
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of `config` over `devices` (default: all of them, of all processes), with Auto axes.
+
+    With several slices each axis' slices vary slowest. Raises ConfigError where they do not fit.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes, slices = config.sizes(len(devices)), config.slices(len(devices))
+    inner = [sizes[axis] // slices[axis] for axis in AXES]
+    outer = [slices[axis] for axis in AXES]
+    found = _count(devices, "slice_index")
+    if config.num_slices == 1:
+        if found > 1 and devices[0].platform == "tpu":
+            raise ConfigError(f"mesh.num_slices = 1, but the devices form {found} slices: set it to {found}")
+        grid = mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
+        return _mesh(grid)
+    processes = _count(devices, "process_index")
+    if config.num_slices not in (found, processes):
+        raise ConfigError(
+            f"mesh.num_slices = {config.num_slices}, but the devices form {found} slices "
+            f"and belong to {processes} processes: one of 1, {found}, {processes}"
+        )
+    _check_even(devices, "slice_index" if config.num_slices == found else "process_index")
+    grid = mesh_utils.create_hybrid_device_mesh(
+        inner,
+        outer,
+        devices,
+        process_is_granule=config.num_slices != found,
+        allow_split_physical_axes=True,
+    )
+    return _mesh(grid)
+
+
+def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
+    """The same mesh without devices: shapes, shardings and traces of a machine that is not here."""
+    sizes = config.sizes(num_devices)
+    return AbstractMesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _mesh(grid: Any) -> Mesh:
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _count(devices: Sequence[Any], attribute: str) -> int:
+    return len({getattr(device, attribute, 0) for device in devices})
+
+
+def _check_even(devices: Sequence[Any], attribute: str) -> None:
+    counts = collections.Counter(getattr(device, attribute) for device in devices)
+    if len(set(counts.values())) > 1:
+        raise ConfigError(f"the slices have different numbers of devices ({attribute}: {dict(counts)})")

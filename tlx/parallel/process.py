@@ -1,0 +1,129 @@
+"""The start of a run's processes: who coordinates, how many there are, and which one this is."""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+
+from tlx.base.errors import ConfigError
+from tlx.parallel.rendezvous import meet, split_address
+
+# A dead process is noticed after this many seconds, and ends the others.
+HEARTBEAT_SECONDS = 30
+
+
+class ProcessSettings(NamedTuple):
+    """coordinator "host:port" of process 0, or "auto": JAX finds all out; local_device: None = all here."""
+
+    coordinator: str | None = None
+    num_processes: int = 1
+    process_id: int = 0
+    local_device: int | None = None
+
+
+def start_process(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout: float = 300.0,
+) -> ProcessSettings:
+    """Joins this process with the others of the run; nothing to do for one process.
+
+    Arguments left out come from TLX_COORDINATOR (host:port, or "auto"), TLX_NUM_PROCESSES and
+    TLX_PROCESS_ID, else from SLURM's variables under srun, else from those of a TPU with several hosts.
+    Call before anything touches a device. Raises ConfigError (incomplete or contradictory settings, two
+    processes of one id) and MissingProcess (after `timeout` seconds), each naming the processes.
+    """
+    settings = process_settings(os.environ, coordinator, num_processes, process_id)
+    if settings.coordinator is None or jax.distributed.is_initialized():
+        return settings
+    limits = {"initialization_timeout": int(timeout), "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
+    if settings.coordinator == "auto":
+        jax.distributed.initialize(**limits)
+        return settings._replace(num_processes=jax.process_count(), process_id=jax.process_index())
+    meet(settings.coordinator, settings.num_processes, settings.process_id, timeout)
+    jax.distributed.initialize(
+        settings.coordinator,
+        settings.num_processes,
+        settings.process_id,
+        local_device_ids=settings.local_device,
+        cluster_detection_method="deactivate",
+        **limits,
+    )
+    return settings
+
+
+def process_settings(
+    environ: Mapping[str, str],
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> ProcessSettings:
+    """What `start_process` will do, from its arguments and the environment. Raises ConfigError."""
+    coordinator = coordinator or environ.get("TLX_COORDINATOR") or None
+    num_processes = _number(environ, "TLX_NUM_PROCESSES", num_processes)
+    process_id = _number(environ, "TLX_PROCESS_ID", process_id)
+    if coordinator == "auto":
+        return ProcessSettings("auto")
+    if (coordinator, num_processes, process_id) == (None, None, None):
+        return _from_slurm(environ) or _from_tpu(environ) or ProcessSettings()
+    if num_processes == 1:
+        return ProcessSettings()
+    settings = {"COORDINATOR": coordinator, "NUM_PROCESSES": num_processes, "PROCESS_ID": process_id}
+    missing = [f"TLX_{name}" for name, value in settings.items() if value is None]
+    if missing:
+        raise ConfigError(f"several processes need {', '.join(missing)} too; given: {_given(settings)}")
+    split_address(coordinator)
+    if num_processes < 1:
+        raise ConfigError(f"TLX_NUM_PROCESSES = {num_processes} must be 1 or more")
+    if not 0 <= process_id < num_processes:
+        raise ConfigError(f"TLX_PROCESS_ID = {process_id} must be 0 to {num_processes - 1}")
+    return ProcessSettings(coordinator, num_processes, process_id)
+
+
+def _given(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"TLX_{name} = {value}" for name, value in settings.items() if value is not None)
+
+
+def _number(environ: Mapping[str, str], name: str, given: int | None) -> int | None:
+    if given is not None or not environ.get(name):
+        return given
+    try:
+        return int(environ[name])
+    except ValueError as error:
+        raise ConfigError(f"{name} = {environ[name]!r} must be a whole number") from error
+
+
+def _from_slurm(environ: Mapping[str, str]) -> ProcessSettings | None:
+    """Tasks of one `srun`. The coordinator is task 0's host, the first of the step's node list."""
+    needed = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+    if any(name not in environ for name in needed) or int(environ["SLURM_NTASKS"]) == 1:
+        return None
+    # One job's port, out of the upper 4,096: jobs that share a host do not meet.
+    port = 61440 + int(environ["SLURM_JOB_ID"]) % 4096
+    tasks, nodes = int(environ["SLURM_NTASKS"]), int(environ.get("SLURM_STEP_NUM_NODES", 1))
+    return ProcessSettings(
+        coordinator=f"{first_host(environ['SLURM_STEP_NODELIST'])}:{port}",
+        num_processes=tasks,
+        process_id=int(environ["SLURM_PROCID"]),
+        local_device=int(environ["SLURM_LOCALID"]) if tasks > nodes else None,
+    )
+
+
+def first_host(nodelist: str) -> str:
+    """First name of SLURM's compressed list: "gpu-03" from "gpu-[03-07,11],login1"."""
+    head, bracket, tail = nodelist.partition("[")
+    if not bracket or "," in head:
+        return head.split(",")[0]
+    number, suffix = tail.split("]")[0], tail.partition("]")[2].split(",")[0]
+    return head + number.split(",")[0].split("-")[0] + suffix
+
+
+def _from_tpu(environ: Mapping[str, str]) -> ProcessSettings | None:
+    """Several hosts of a TPU, as GKE and multi-slice launchers announce them; JAX finds the rest out."""
+    hosts = [host for host in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
+    if len(hosts) > 1 or environ.get("MEGASCALE_COORDINATOR_ADDRESS"):
+        return ProcessSettings("auto")
+    return None
