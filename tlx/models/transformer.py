@@ -66,6 +66,8 @@ class Transformer(nn.Module):
         batch: tokens, positions, segments (and types), int[B, T]; with encoder_ and decoder_ in front for
         an encoder-decoder. keys: a PRNG key for each row, or None for no dropout.
         """
+        if self.is_initializing():
+            self.unembedding()
         if self.cfg.kind == "encoder_decoder":
             encoded = self.encode(batch, keys=keys)
             return self._run(

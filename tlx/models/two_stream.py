@@ -63,6 +63,8 @@ class TwoStream(nn.Module):
         stream also sees its own place. All of the memory is visible within a segment.
         """
         cfg, block_cfg = self.cfg, self.cfg.block("encoder")
+        if self.is_initializing():
+            self.unembedding()
         masks, different = self._visibility(batch, memory)
         h_BTD = dropout(self.embedding(batch["tokens"]), cfg.dropout, keys, EMBEDDING)
         places = batch["target_positions"]

@@ -39,6 +39,9 @@ def attend(
     if visible is not None:
         logits = jnp.where(visible, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1).astype(value_BSGH.dtype)
+    if mask.visible is not None:
+        # A permutation may let a query see nothing, and then it must not see everything.
+        weights = jnp.where(visible, weights, 0)
     weights = dropout(weights, dropout_rate, keys_B, site)
     weights = weights.reshape(batch, kv_heads, num_heads // kv_heads, num_queries, num_keys)
     return jnp.einsum("bgrts,bsgh->btgrh", weights, value_BSGH).reshape(query_BTNH.shape)

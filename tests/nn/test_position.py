@@ -1,0 +1,69 @@
+"""Positions: the skew of relative attention, T5's buckets, rotations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tlx.nn.config import PositionConfig
+from tlx.nn.position import bucket, rotate, sinusoid, skew
+
+
+@settings(deadline=None, max_examples=20)
+@given(rows=st.integers(1, 6), keys=st.integers(1, 9))
+def test_skew_reads_the_distance_of_query_and_key(rows, keys):
+    width = rows + keys - 1
+    x = np.arange(2 * rows * width, dtype=np.float32).reshape(2, rows, width)
+    expected = [[[x[b, i, rows - 1 - i + j] for j in range(keys)] for i in range(rows)] for b in range(2)]
+    np.testing.assert_array_equal(skew(jnp.asarray(x), keys), np.array(expected))
+
+
+def reference_bucket(distance, count, max_distance, bidirectional):
+    """Raffel et al. 2020, 2.1, one distance at a time."""
+    result = 0
+    if bidirectional:
+        count //= 2
+        if distance > 0:
+            result += count
+        distance = abs(distance)
+    else:
+        distance = max(-distance, 0)
+    exact = count // 2
+    if distance < exact:
+        return result + distance
+    share = np.log(np.float32(distance) / exact) / np.log(max_distance / exact)
+    return result + min(exact + int(np.float32(share) * (count - exact)), count - 1)
+
+
+def test_buckets_are_exact_near_and_logarithmic_far():
+    cfg = PositionConfig(kind="bucketed")
+    distances = np.arange(-600, 600)
+    for both in (True, False):
+        expected = [reference_bucket(d, 32, 128, both) for d in distances]
+        got = np.asarray(bucket(jnp.asarray(distances), cfg, both))
+        # A float32 logarithm may fall on the other side of a boundary, which only powers of two reach.
+        assert np.sum(got != expected) == 0
+        assert got.min() == 0 and got.max() == 31 if both else got.max() == 31
+
+
+def test_rotation_depends_on_the_distance_only():
+    cfg = PositionConfig(kind="rotary", rotary_fraction=0.5)
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 2, 16))
+
+    def score(query_at, key_at):
+        return jnp.sum(rotate(q, jnp.full((1, 1), query_at), cfg) * rotate(k, jnp.full((1, 1), key_at), cfg))
+
+    np.testing.assert_allclose(score(7, 3), score(104, 100), rtol=1e-4)
+    assert abs(score(7, 3) - score(8, 3)) > 1e-3
+    turned = rotate(q, jnp.full((1, 1), 5), cfg)
+    np.testing.assert_array_equal(turned[..., 8:], q[..., 8:])
+
+
+def test_sinusoids_in_both_layouts():
+    positions = jnp.arange(5)
+    halves = sinusoid(positions, 6, 10_000.0, "halves")
+    pairs = sinusoid(positions, 6, 10_000.0, "interleaved")
+    np.testing.assert_allclose(halves[3, 1], np.sin(3 / 10_000 ** (2 / 6)), rtol=1e-6)
+    np.testing.assert_allclose(halves[3, 4], np.cos(3 / 10_000 ** (2 / 6)), rtol=1e-6)
+    np.testing.assert_array_equal(pairs[:, ::2], halves[:, :3])
