@@ -89,19 +89,23 @@ class Pipeline:
     def batch(self, k: int, rows: Sequence[int] | None = None) -> Batch:
         """Arrays [rows, ...] of batch k: of all its rows, or of those given (numbers in 0..batch_size-1)."""
         rows = range(self.batch_size) if rows is None else rows
-        return _stack([self._row(k, b) for b in rows])
+        return _stack([self._row(int(k), int(b)) for b in rows])
 
     def iterate(self, start: int = 0, rows: Sequence[int] | None = None) -> Iterator[Batch]:
         """batch(start, rows), batch(start + 1, rows), ... for ever, built ahead by grain.
 
         In a thread, or in `data.workers` processes. Close the generator to stop them.
         """
-        import grain  # here: opening a pipeline must not cost a worker more than it needs
+        import grain  # here: a second that only those who iterate have to wait
 
         read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
         batches = grain.MapDataset.source(_From(self, start, None if rows is None else tuple(rows)))
         dataset = batches.to_iter_dataset(read)
         if self._workers:
+            from absl import flags
+
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain reads its own absl flags, which tlx does not offer
             options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
             dataset = dataset.mp_prefetch(options, worker_init_fn=_on_cpu)
         iterator = iter(dataset)
@@ -117,7 +121,7 @@ class Pipeline:
         """
         rows = range(self.batch_size) if rows is None else rows
         for k in range(self.steps_per_epoch):
-            yield _stack([self._row(k, b, in_order=True) for b in rows])
+            yield _stack([self._row(k, int(b), in_order=True) for b in rows])
 
     def check_size(self) -> None:
         """DataError where a source has fewer windows than its rows of one batch."""
