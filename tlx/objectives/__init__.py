@@ -1,0 +1,13 @@
+"""Self-supervised objectives: one file each, by the name a config gives."""
+
+from tlx.base.lookup import Table
+
+TABLE = Table(
+    "objective",
+    {
+        "clm": "tlx.objectives.clm:OBJECTIVE",
+        "mlm": "tlx.objectives.mlm:OBJECTIVE",
+        "plm": "tlx.objectives.plm:OBJECTIVE",
+        "span_corruption": "tlx.objectives.span_corruption:OBJECTIVE",
+    },
+)

@@ -1,0 +1,48 @@
+"""Causal language modelling: every token of the text from the tokens of its document before it.
+
+A row reads one token more than the model does, and windows overlap by that token, so that every token of
+the text is a target exactly once. Where a document starts inside a window, the input there is bos instead
+of the last token of the document before (which nothing of that document has to predict): the first token
+is a target too, and a model can begin from nothing. The rest of a document that was cut off begins with
+its own text, without bos.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tlx.objectives.protocol import Spec
+from tlx.text.window import Reads, Window
+
+
+@dataclasses.dataclass(frozen=True)
+class CLM:
+    """Causal language modelling has nothing to choose."""
+
+    name: str = "clm"
+
+    def validate(self) -> None:
+        """Nothing can be wrong."""
+
+
+def reads(spec: Spec) -> Reads:
+    """Packed windows of length + 1 tokens that share one token with the next."""
+    return Reads(length=spec.length + 1, overlap=1)
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """tokens, targets, weights, positions, segments, each [length]; weight 0 on padding only."""
+    del rng
+    segments = window.segments[1:]
+    real = segments > 0
+    starts = (segments != window.segments[:-1]) & real
+    behind_bos = segments != window.segments[0]
+    tokens = np.where(starts, spec.vocab.bos, np.where(real, window.tokens[:-1], spec.vocab.pad))
+    positions = np.where(starts | ~real, 0, window.positions[:-1] + behind_bos)
+    return {
+        "tokens": tokens.astype(np.int32),
+        "targets": np.where(real, window.tokens[1:], spec.vocab.pad).astype(np.int32),
+        "weights": real.astype(np.float32),
+        "positions": positions.astype(np.int32),
+        "segments": segments.astype(np.int32),
+    }

@@ -1,0 +1,160 @@
+"""XLNet's permutation language modelling: tokens predicted in a random order, with memory of the text before.
+
+A row is a window of a stream: `reuse_len` tokens, whose hidden states become memory for the row's next
+window, and the rest. Each of the two parts has its own factorisation order; the first part sees nothing
+of the second, the second sees all of the first, both see all of the memory. Who sees whom is said by two
+integers per token, from which the model builds its masks:
+
+    i sees j  iff  query_rank[i] > rank[j]      (in the content stream also iff i == j)
+
+as zihangdai/xlnet data_utils.py (_local_perm) does it: tokens that are no target have rank -1 (all see
+them) and query rank 0 (they see each other only); targets have their place in the order as both. The
+second part's numbers are raised above all of the first part's. perm_size is the part, as in every
+published command. Documents follow one another in the stream and see each other, told apart by eos, as
+there.
+
+Targets (`_sample_mask`): n-grams with n in 1..5, P(n) ~ 1/n, one in each context of n * alpha / beta
+tokens, placed at random in it and moved on to the next start of a word; single random tokens fill up to
+the goal. The official code tests seg[beg] where seg[end] was meant, so that n counts tokens and not
+words: followed here, for all published models were trained so. The paper's plain choice, the tail of the
+order, is `targets="cut"`: there every token has its place in the order, and sees only what comes before.
+"""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from tlx.base.errors import ConfigError, one_of
+from tlx.objectives.protocol import Spec, sparse_targets
+from tlx.text.window import Reads, Window
+
+MAX_NGRAM = 5
+_NGRAM_CUMULATIVE = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1)) / np.sum(1 / np.arange(1, MAX_NGRAM + 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class PLM:
+    """Which tokens are targets, how many, and how much of a window becomes memory.
+
+    `num_predict` is per row, the first part gets the odd one; None is a sixth of the length (85 of 512).
+    `reuse_len` None is half of the length. An n-gram is drawn about every n * mask_alpha / mask_beta tokens.
+    """
+
+    name: str = "plm"
+    targets: Literal["ngram", "cut"] = "ngram"
+    num_predict: int | None = None
+    mask_alpha: int = 6
+    mask_beta: int = 1
+    reuse_len: int | None = None
+    mem_len: int = 384
+
+    def validate(self) -> None:
+        """Raises ConfigError for values that make sense at no length; `reads` checks those of a length."""
+        if self.targets not in ("ngram", "cut"):
+            raise ConfigError(one_of("objective.targets", self.targets, ("ngram", "cut")))
+        if not 1 <= self.mask_beta <= self.mask_alpha:
+            raise ConfigError(
+                f"objective.mask_beta = {self.mask_beta} must lie in "
+                f"1..objective.mask_alpha = {self.mask_alpha}"
+            )
+        if self.mem_len < 0:
+            raise ConfigError(f"objective.mem_len = {self.mem_len} must not be negative")
+
+
+def parts(length: int, config: PLM) -> tuple[tuple[int, int], tuple[int, int]]:
+    """((tokens, targets) of the reused part, (tokens, targets) of the rest)."""
+    reuse_len = length // 2 if config.reuse_len is None else config.reuse_len
+    num_predict = length // 6 if config.num_predict is None else config.num_predict
+    return (reuse_len, num_predict - num_predict // 2), (length - reuse_len, num_predict // 2)
+
+
+def reads(spec: Spec) -> Reads:
+    """Windows of a stream that advance by the reused part; ConfigError if the parts cannot be filled."""
+    (reuse_len, first), (rest_len, second) = parts(spec.length, spec.config)
+    if not 1 <= reuse_len < spec.length:
+        raise ConfigError(
+            f"objective.reuse_len = {reuse_len} must lie in 1..{spec.length - 1}, "
+            f"below data.sequence_length = {spec.length}"
+        )
+    if second < 1 or first > reuse_len or second > rest_len:
+        most = min(2 * reuse_len, 2 * rest_len + 1)
+        raise ConfigError(
+            f"objective.num_predict = {first + second} must lie in 2..{most} for parts of "
+            f"{reuse_len} and {rest_len} tokens"
+        )
+    return Reads(length=spec.length, layout="stream", overlap=rest_len)
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """tokens, positions, segments, rank, query_rank [length]; target_positions, targets, weights [P]."""
+    config = spec.config
+    real = window.segments > 0
+    rank, query_rank = np.full((2, spec.length), -1, np.int32)
+    targets, start = [], 0
+    for length, goal in parts(spec.length, config):
+        here = slice(start, start + length)
+        num_real = int(np.count_nonzero(real[here]))
+        goal = goal * num_real // length
+        order = rng.permutation(num_real)
+        if config.targets == "cut":
+            is_target = order >= num_real - goal
+            place, query = order, order
+        else:
+            is_target = ngram_targets(rng, word_starts(window.tokens[here][:num_real], spec), goal, config)
+            place, query = np.where(is_target, order, -1), np.where(is_target, order, 0)
+        # Raised by the length of the part before: above its ranks, and -1 still level with its last one.
+        rank[start : start + num_real] = start + place
+        query_rank[start : start + num_real] = start + query
+        targets.append(start + np.flatnonzero(is_target))
+        start += length
+    (_, first), (_, second) = parts(spec.length, config)
+    return {
+        "tokens": np.where(real, window.tokens, spec.vocab.pad).astype(np.int32),
+        "positions": np.arange(spec.length, dtype=np.int32),
+        "segments": real.astype(np.int32),
+        "rank": rank,
+        "query_rank": query_rank,
+        **sparse_targets(window.tokens, np.concatenate(targets), first + second, spec.vocab.pad),
+    }
+
+
+def word_starts(tokens: np.ndarray, spec: Spec) -> np.ndarray:
+    """bool, True where an n-gram may begin: at the start of a word or a special token."""
+    if spec.starts_word is None:
+        return np.ones(len(tokens), bool)
+    return spec.starts_word[tokens] | spec.vocab.special[tokens]
+
+
+def ngram_targets(rng: np.random.Generator, starts: np.ndarray, goal: int, config: PLM) -> np.ndarray:
+    """bool, True at exactly `goal` places, chosen as `_sample_mask` does it (see the top of the file).
+
+    An n-gram that would reach the last token ends the search, as there: that token is filled in only.
+    """
+    length = len(starts)
+    is_target = np.zeros(length, bool)
+    if goal == 0:
+        return is_target
+    # The next place at or after each where an n-gram may begin; `length` where there is none.
+    places = np.where(starts, np.arange(length), length)
+    next_start = np.minimum.accumulate(places[::-1])[::-1].tolist()
+    sizes = (np.searchsorted(_NGRAM_CUMULATIVE, rng.random(goal), side="right") + 1).tolist()
+    offsets = rng.random(goal).tolist()
+    current, missing = 0, goal
+    for size, offset in zip(sizes, offsets, strict=True):
+        size = min(size, missing)
+        context = size * config.mask_alpha // config.mask_beta
+        left = int(offset * context)
+        if missing == 0 or current + left >= length:
+            break
+        begin = next_start[current + left]
+        end = begin + size
+        if end >= length:
+            break
+        is_target[begin:end] = True
+        missing -= size
+        current = end + context - left
+    if missing:
+        others = np.flatnonzero(~is_target)
+        is_target[rng.choice(others, missing, replace=False, shuffle=False)] = True
+    return is_target

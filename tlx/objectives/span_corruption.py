@@ -1,0 +1,165 @@
+"""T5's span corruption: runs of text leave the encoder's input, the decoder writes them out.
+
+Text w0..w8 with noise on w2 w3 and w7 w8 becomes, with sentinels s0, s1 counted down from the end of
+the vocabulary,
+
+    encoder  w0 w1 s0 w4 w5 w6 s1 eos          targets  s0 w2 w3 s1 w7 w8 eos
+
+as google-research/text-to-text-transfer-transformer does it (t5/data/preprocessors.py,
+random_spans_noise_mask and random_spans_helper): counts are rounded half to even in float32, both the
+noise and the text between are cut by uniform compositions, a row starts with text and ends with noise,
+and no sentinel closes the targets (the paper's figure 2 shows one, the code never writes it). As there,
+a row is one piece of text even where it runs over the end of a document. Each row reads exactly the
+number of tokens that fills the encoder, so nothing is padded or cut. The decoder starts from bos
+(T5's pad in the same role: an imported T5 vocabulary says bos = pad).
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from tlx.base.errors import ConfigError
+from tlx.objectives.protocol import Spec
+from tlx.text.window import Reads, Window
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanCorruption:
+    """How much of the text is noise, and in runs of which mean length (tokens)."""
+
+    name: str = "span_corruption"
+    noise_density: float = 0.15
+    mean_noise_span_length: float = 3.0
+
+    def validate(self) -> None:
+        """Raises ConfigError for a density outside (0, 1) or a mean below one token."""
+        if not 0 < self.noise_density < 1:
+            raise ConfigError(f"objective.noise_density = {self.noise_density} must lie between 0 and 1")
+        if not self.mean_noise_span_length >= 1:
+            raise ConfigError(
+                f"objective.mean_noise_span_length = {self.mean_noise_span_length} must be at least 1"
+            )
+
+
+def noise_counts(length: int, config: SpanCorruption) -> tuple[int, int]:
+    """(noise tokens, noise spans) in `length` >= 2 tokens, rounded half to even in float32.
+
+    In float64 the product .15 * 190 lies below 28.5 and rounds to 28; T5 computes 29.
+    """
+    num_noise = int(np.rint(np.float32(length) * np.float32(config.noise_density)))
+    num_noise = min(max(num_noise, 1), length - 1)
+    num_spans = max(int(np.rint(np.float32(num_noise) / np.float32(config.mean_noise_span_length))), 1)
+    return num_noise, min(num_spans, length - num_noise)
+
+
+def corrupted_lengths(length: int, config: SpanCorruption) -> tuple[int, int]:
+    """(encoder tokens, target tokens) that `length` >= 2 raw tokens become, sentinels and eos included."""
+    num_noise, num_spans = noise_counts(length, config)
+    return length - num_noise + num_spans + 1, num_noise + num_spans + 1
+
+
+@functools.lru_cache(maxsize=64)
+def raw_length(encoder_length: int, config: SpanCorruption) -> tuple[int, int]:
+    """(raw tokens, target tokens) of the rows that fill an encoder of `encoder_length` tokens.
+
+    T5's random_spans_helper: (512, density .15, mean 3) gives (568, 114). It also gives up one token
+    where a density of .5 would make the targets longer than the inputs. ConfigError below 3 tokens.
+    """
+    if encoder_length < 3:
+        raise ConfigError(f"data.sequence_length = {encoder_length} must be at least 3 for span_corruption")
+    length = 2
+    while corrupted_lengths(length + 1, config)[0] <= encoder_length:
+        length += 1
+    inputs, targets = corrupted_lengths(length, config)
+    if config.noise_density == 0.5 and targets > inputs:
+        length -= 1
+    return length, corrupted_lengths(length, config)[1]
+
+
+def reads(spec: Spec) -> Reads:
+    """Packed windows that fill the encoder; ConfigError if their spans outnumber the sentinels."""
+    length, _ = raw_length(spec.length, spec.config)
+    num_spans = noise_counts(length, spec.config)[1]
+    if num_spans > spec.vocab.num_sentinels:
+        raise ConfigError(
+            f"span_corruption needs {num_spans} sentinels for data.sequence_length = {spec.length}, the "
+            f"vocabulary has {spec.vocab.num_sentinels}; shorten the sequence, lower "
+            "objective.noise_density or raise objective.mean_noise_span_length"
+        )
+    return Reads(length=length)
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """Encoder input [length], decoder input and targets [raw_length(...)[1]] of one row."""
+    num_real = int(np.count_nonzero(window.segments))
+    encoder, targets = corrupt(rng, window.tokens[:num_real], spec)
+    encoder_length, target_length = spec.length, raw_length(spec.length, spec.config)[1]
+    decoder = np.roll(targets, 1)
+    decoder[:1] = spec.vocab.bos
+    pad = spec.vocab.pad
+    weights = np.zeros(target_length, np.float32)
+    weights[: len(targets)] = 1.0
+    return {
+        "encoder_tokens": _padded(encoder, encoder_length, pad),
+        "encoder_positions": np.arange(encoder_length, dtype=np.int32),
+        "encoder_segments": _ones(len(encoder), encoder_length),
+        "decoder_tokens": _padded(decoder, target_length, pad),
+        "decoder_positions": np.arange(target_length, dtype=np.int32),
+        "decoder_segments": _ones(len(targets), target_length),
+        "targets": _padded(targets, target_length, pad),
+        "weights": weights,
+    }
+
+
+def corrupt(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
+    """(encoder input, targets) of a text of any length: nothing from nothing, no noise in one token."""
+    vocab, length = spec.vocab, len(tokens)
+    if length == 0:
+        return tokens, tokens
+    if length == 1:
+        return np.array([tokens[0], vocab.eos]), np.array([vocab.sentinel(0), vocab.eos])
+    num_noise, num_spans = noise_counts(length, spec.config)
+    clean = composition(rng, length - num_noise, num_spans)
+    noise = composition(rng, num_noise, num_spans)
+    is_noise = np.repeat(np.arange(2 * num_spans) % 2 == 1, np.stack([clean, noise], axis=1).ravel())
+    sentinels = vocab.size - 1 - np.arange(num_spans, dtype=np.int32)
+    spans = np.arange(num_spans)
+    before_noise = np.cumsum(clean) + spans
+    before_targets = np.cumsum(noise) - noise + spans
+    return (
+        _interleave(sentinels, before_noise, tokens[~is_noise], vocab.eos),
+        _interleave(sentinels, before_targets, tokens[is_noise], vocab.eos),
+    )
+
+
+def composition(rng: np.random.Generator, total: int, parts: int) -> np.ndarray:
+    """`parts` positive integers that add up to `total`, uniform among all such lists."""
+    cuts = np.zeros(parts + 1, np.int64)
+    cuts[1:-1] = np.sort(rng.choice(total - 1, parts - 1, replace=False, shuffle=False)) + 1
+    cuts[-1] = total
+    return np.diff(cuts)
+
+
+def _interleave(sentinels: np.ndarray, at: np.ndarray, rest: np.ndarray, eos: int) -> np.ndarray:
+    """Array with `sentinels` at the indices `at`, `rest` in the gaps in order, and eos behind."""
+    merged = np.empty(len(sentinels) + len(rest) + 1, np.int32)
+    gaps = np.ones(len(merged), bool)
+    gaps[at] = False
+    gaps[-1] = False
+    merged[at] = sentinels
+    merged[gaps] = rest
+    merged[-1] = eos
+    return merged
+
+
+def _padded(values: np.ndarray, length: int, pad: int) -> np.ndarray:
+    padded = np.full(length, pad, np.int32)
+    padded[: len(values)] = values
+    return padded
+
+
+def _ones(count: int, length: int) -> np.ndarray:
+    segments = np.zeros(length, np.int32)
+    segments[:count] = 1
+    return segments
