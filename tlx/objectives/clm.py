@@ -9,9 +9,11 @@ its own text, without bos.
 
 import dataclasses
 
+import jax
 import numpy as np
 
-from tlx.objectives.protocol import Spec
+from tlx.models.transformer import Transformer
+from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec
 from tlx.text.window import Reads, Window
 
 
@@ -46,3 +48,17 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
         "positions": positions.astype(np.int32),
         "segments": segments.astype(np.int32),
     }
+
+
+class CLMModule(ObjectiveModule):
+    """A decoder."""
+
+    def setup(self):
+        self.lm = Transformer(self.model, name="model")
+
+    def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
+        """The decoder's hidden states [B, T, D]."""
+        return Predictions(self.lm(batch, keys=keys), self.lm.unembedding()), None
+
+
+OBJECTIVE = Objective(CLM, reads, example, CLMModule, kinds=("decoder",))

@@ -8,10 +8,16 @@ id of the whole vocabulary, 10% stay, each drawn for itself. The draw is new eac
 
 import dataclasses
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.objectives.protocol import Spec, sparse_targets
+from tlx.models.config import ModelConfig
+from tlx.models.heads import MaskedHead
+from tlx.models.transformer import Transformer
+from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
 from tlx.text.window import Reads, Window
 
 
@@ -94,3 +100,29 @@ def framed(window: Window, spec: Spec) -> Window:
     positions[text] = window.positions[:num_text] + (segments[text] == segments[0])
     positions[last] = positions[num_text] + 1
     return Window(tokens, segments, positions)
+
+
+class Heads(nn.Module):
+    """The parameters "heads/mlm"."""
+
+    model: ModelConfig
+
+    def setup(self):
+        self.mlm = MaskedHead(self.model)
+
+
+class MLMModule(ObjectiveModule):
+    """An encoder, and BERT's transform of its hidden states before the token table."""
+
+    def setup(self):
+        self.lm = Transformer(self.model, name="model")
+        self.heads = Heads(self.model)
+
+    def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
+        """Transformed hidden states [B, P, D] at `target_positions`."""
+        hidden_BTD = self.lm(batch, keys=keys)
+        hidden_BPD = jnp.take_along_axis(hidden_BTD, batch["target_positions"][..., None], axis=1)
+        return Predictions(*self.heads.mlm(hidden_BPD, self.lm.unembedding())), None
+
+
+OBJECTIVE = Objective(MLM, reads, example, MLMModule, kinds=("encoder",))

@@ -23,10 +23,12 @@ order, is `targets="cut"`: there every token has its place in the order, and see
 import dataclasses
 from typing import Literal
 
+import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.objectives.protocol import Spec, sparse_targets
+from tlx.models.two_stream import Memory, TwoStream, empty_memory
+from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
 from tlx.text.window import Reads, Window
 
 MAX_NGRAM = 5
@@ -158,3 +160,29 @@ def ngram_targets(rng: np.random.Generator, starts: np.ndarray, goal: int, confi
         others = np.flatnonzero(~is_target)
         is_target[rng.choice(others, missing, replace=False, shuffle=False)] = True
     return is_target
+
+
+class PLMModule(ObjectiveModule):
+    """Two streams with memory. A row begins with an empty memory, not with zeros to attend to."""
+
+    def setup(self):
+        self.lm = TwoStream(self.model, name="model")
+
+    def initial_carry(self, batch_size: int) -> Memory | None:
+        """Room for `mem_len` tokens in every layer, nothing in it; None for a `mem_len` of 0."""
+        if self.config.mem_len == 0:
+            return None
+        return empty_memory(self.model, batch_size, self.config.mem_len)
+
+    def predictions(
+        self, batch: Batch, carry: Memory | None, keys: jax.Array | None
+    ) -> tuple[Predictions, Memory | None]:
+        """The query stream [B, P, D] at `target_positions`; carry None is an empty memory."""
+        num_rows, length = batch["tokens"].shape
+        (reuse_len, _), _ = parts(length, self.config)
+        memory = empty_memory(self.model, num_rows, self.config.mem_len) if carry is None else carry
+        query_BPD, memory = self.lm(batch, memory, reuse_len, keys=keys)
+        return Predictions(query_BPD, self.lm.unembedding()), memory if self.config.mem_len else None
+
+
+OBJECTIVE = Objective(PLM, reads, example, PLMModule, kinds=("two_stream",))

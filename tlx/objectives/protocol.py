@@ -2,17 +2,39 @@
 
 An objective is one file. Its `example` runs in data workers: pure, fixed shapes, numpy only. Its module
 owns the language model (submodule "model") and the heads it needs (submodule "heads", by objective), and
-turns a batch of examples into Terms.
+turns a batch of examples into Terms. Keys of a batch, each with a leading batch dim:
+
+    tokens, positions, segments     int32 [B, T]; with encoder_ and decoder_ in front for two towers
+    targets, weights                int32 and float32 [B, T], or [B, P] beside
+    target_positions                int32 [B, P]: the places in the row that `targets` belong to
+
+and keys of an objective's own (`rank`, `types`, ...).
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+import jax
 import numpy as np
 
+from tlx.base.term import Terms
+from tlx.models.config import ModelConfig
+from tlx.nn import embed
+from tlx.nn.embed import Unembedding
+from tlx.nn.losses import LossConfig, cross_entropy
 from tlx.text.vocabulary import Vocabulary
 from tlx.text.window import Reads, Window
+
+Batch = dict[str, jax.Array]
+
+
+class Predictions(NamedTuple):
+    """Hidden states in the shape of `targets`, and the kernel that turns them into logits."""
+
+    hidden: jax.Array  # [B, T or P, D]
+    unembedding: Unembedding
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,18 +51,49 @@ class Spec:
     starts_word: np.ndarray | None = None
 
 
+class ObjectiveModule(nn.Module):
+    """The base of every module: cross-entropy of `targets` from what `predictions` returns.
+
+    An objective whose loss is something else, or more, overrides `__call__`; one with memories overrides
+    `initial_carry`. Weights of terms are functions of the batch alone. Parameters are {"model": ...} and
+    {"heads": {objective: ...}} where there are heads.
+    """
+
+    config: Any
+    model: ModelConfig
+    loss: LossConfig = LossConfig()
+
+    def initial_carry(self, batch_size: int) -> Any:
+        """What the first batch continues; None where rows have no memory."""
+        return None
+
+    def predictions(self, batch: Batch, carry: Any, keys: jax.Array | None) -> tuple[Predictions, Any]:
+        """(what to predict `targets` from, the carry for the next batch)."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch, carry: Any = None, keys: jax.Array | None = None) -> tuple[Terms, Any]:
+        """(terms, the carry for the next batch). keys: a PRNG key for each row; None draws nothing."""
+        (hidden, unembedding), carry = self.predictions(batch, carry, keys)
+        return cross_entropy(hidden, unembedding, batch["targets"], batch["weights"], self.loss), carry
+
+    def logits(self, batch: Batch, carry: Any = None) -> jax.Array:
+        """float32 [..., V] for every place of `targets`, without dropout; V the unpadded vocabulary."""
+        (hidden, unembedding), _ = self.predictions(batch, carry, None)
+        return embed.logits(hidden, unembedding)[..., : unembedding.vocab_size]
+
+
 class Objective(NamedTuple):
     """The halves of an objective, as its file exports them under the name OBJECTIVE.
 
     reads(spec) says which text one row needs, ConfigError if `spec` makes no sense. example(rng, window,
-    spec) gives one row's arrays (int32 and float32, always of the same shapes). `module` is a subclass of
-    ObjectiveModule. `kinds` are the values of ModelConfig.kind it works with.
+    spec) gives one row's arrays (int32 and float32, always of the same shapes). `kinds` are the values of
+    ModelConfig.kind it works with.
     """
 
     config_class: type
     reads: Callable[[Spec], Reads]
     example: Callable[[np.random.Generator, Window, Spec], dict[str, np.ndarray]]
-    module: type
+    module: type[ObjectiveModule]
     kinds: tuple[str, ...]
 
 

@@ -17,10 +17,12 @@ number of tokens that fills the encoder, so nothing is padded or cut. The decode
 import dataclasses
 import functools
 
+import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.objectives.protocol import Spec
+from tlx.models.transformer import Transformer
+from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec
 from tlx.text.window import Reads, Window
 
 
@@ -163,3 +165,17 @@ def _ones(count: int, length: int) -> np.ndarray:
     segments = np.zeros(length, np.int32)
     segments[:count] = 1
     return segments
+
+
+class SpanCorruptionModule(ObjectiveModule):
+    """An encoder-decoder."""
+
+    def setup(self):
+        self.lm = Transformer(self.model, name="model")
+
+    def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
+        """The decoder's hidden states [B, T, D]."""
+        return Predictions(self.lm(batch, keys=keys), self.lm.unembedding()), None
+
+
+OBJECTIVE = Objective(SpanCorruption, reads, example, SpanCorruptionModule, kinds=("encoder_decoder",))
