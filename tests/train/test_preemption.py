@@ -95,11 +95,14 @@ def test_second_signal_leaves_while_the_main_thread_is_in_c():
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert child.stdout.readline() == "ready\n"
-    child.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    child.send_signal(signal.SIGTERM)
-    _, errors = child.communicate(timeout=20)
+    try:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        child.send_signal(signal.SIGTERM)
+        _, errors = child.communicate(timeout=20)
+    finally:
+        child.kill()
     assert child.returncode == 143
     assert "leaving now" in errors
 
@@ -137,12 +140,15 @@ def test_two_processes_stop_at_the_same_step(tmp_path):
         )
         for process in range(2)
     ]
-    for worker in workers:
-        assert "ready\n" in iter(worker.stdout.readline, "")
-    workers[1].send_signal(signal.SIGTERM)
-    lines = [
-        worker.communicate(timeout=60)[0].partition("stopped ")[2].split(maxsplit=1) for worker in workers
-    ]
+    try:
+        for worker in workers:
+            assert "ready\n" in iter(worker.stdout.readline, "")
+        workers[1].send_signal(signal.SIGTERM)
+        texts = [worker.communicate(timeout=60)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    lines = [text.partition("stopped ")[2].split(maxsplit=1) for text in texts]
     assert [worker.returncode for worker in workers] == [0, 0]
     assert lines[0][0] == lines[1][0] and int(lines[0][0]) < 200
     assert lines[1][1].startswith("SIGTERM") and "another process" in lines[0][1]

@@ -1,5 +1,6 @@
 """A run's checkpoints: saved in the background, sealed by hashes, restored from the newest that verifies."""
 
+import json
 import logging
 import os
 import pathlib
@@ -13,7 +14,7 @@ import jax
 
 from tlx.base import tree as trees_by_path
 from tlx.base.errors import CheckpointError, LeaseError, StorageError
-from tlx.checkpoint import agree, reading, saving, steps
+from tlx.checkpoint import agree, reading, saving, steps, trees
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.checkpoint.manifest import Damaged
@@ -98,6 +99,8 @@ class Checkpoints:
         there was no room (one error line; training goes on and the next interval tries again). Raises
         StorageError (exit 73) after `max_failures` in a row, LeaseError (exit 75) when the lease is lost.
         """
+        leaves = trees.describe(tree)
+        extra = json.loads(json.dumps(extra or {}))  # refuses what is not JSON now, not in the background
         self._settle()
         if agree.from_first(int(step in self._sound and steps.is_complete(self.folder / str(step)))):
             return False
@@ -112,7 +115,7 @@ class Checkpoints:
             self._count_failure()
             return False
         self._job = saving.Job(
-            *(self.folder, step, tree, extra or {}),
+            *(self.folder, step, tree, leaves, extra),
             guard=self._guard,
             sealed=self._after_seal,
             failed=lambda job: self._report_failure(job.step, job.error, job.size),

@@ -1,6 +1,7 @@
 """Compares the leaves of a checkpoint with those that are wanted, all at once, before anything is read."""
 
 import difflib
+import heapq
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,5 +59,7 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def _nearest(path: str, choices: list[str]) -> str:
-    """The unmatched leaf most like `path`: same name at the end, else by spelling."""
-    return next(iter(difflib.get_close_matches(path, choices, n=1, cutoff=0.6)), "")
+    """The unmatched leaf most like `path` in spelling, among the 20 that share most of its names."""
+    names = set(path.split("/"))
+    likely = heapq.nlargest(20, choices, key=lambda choice: len(names.intersection(choice.split("/"))))
+    return next(iter(difflib.get_close_matches(path, likely, n=1, cutoff=0.6)), "")

@@ -14,6 +14,7 @@ from tlx.base import tree as trees_by_path
 from tlx.base.errors import LeaseError
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import steps, store, trees
+from tlx.checkpoint.manifest import Leaf
 
 PART_TIMEOUT = 900.0  # s that process 0 waits for the hashes of another
 
@@ -32,15 +33,15 @@ class Job:
         folder: pathlib.Path,
         step: int,
         tree: Any,
+        leaves: dict[str, Leaf],
         extra: dict[str, Any],
         *,
         guard: Callable[[], None],
         sealed: Callable[["Job"], None],
         failed: Callable[["Job"], None],
     ):
-        self.folder, self.step, self.extra = folder, step, extra
+        self.folder, self.step, self.leaves, self.extra = folder, step, leaves, extra
         self.size = trees_by_path.num_bytes(tree)
-        self.leaves = trees.describe(tree)
         self.error: BaseException | None = None
         self.began = time.monotonic()
         self._guard, self._sealed, self._failed = guard, sealed, failed

@@ -107,12 +107,13 @@ def set_aside(folder: pathlib.Path, step: int, kind: str, reason: str) -> pathli
     stamp = time.strftime("%Y%m%dT%H%M%S")
     target = folder / f"{step}.{kind}-{stamp}"
     number = 1
-    while target.exists():
+    while os.path.lexists(target):
         target = folder / f"{step}.{kind}-{stamp}.{number}"
         number += 1
     os.rename(folder / str(step), target)
     files.sync_folder(folder)
-    (target / REASON).write_text(reason + "\n", encoding="utf-8")
+    if target.is_dir() and not target.is_symlink():
+        (target / REASON).write_text(reason + "\n", encoding="utf-8")
     log.warning("checkpoint at step %d set aside as %s: %s", step, target.name, reason)
     return target
 

@@ -1,0 +1,383 @@
+"""Real faults on real files: damage is noticed, set aside and survived; nothing starts over in silence."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tests.checkpoint.example import abstract, assert_same, state_on
+from tlx.base.errors import CheckpointError, LeaseError, StorageError
+from tlx.checkpoint import CheckpointConfig, Checkpoints
+from tlx.checkpoint import manifest as manifests
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with steps 1, 2, 3, each with its own weights."""
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.prepare()
+        for step in (1, 2, 3):
+            checkpoints.save(step, state_on(8, seed=step))
+        assert checkpoints.wait()
+    return tmp_path / "c"
+
+
+def restore(folder, **kwargs):
+    return Checkpoints(folder, **kwargs).restore(abstract(state_on(8)))
+
+
+def data_file(step_folder):
+    """The file that holds the weights."""
+    return max((p for p in step_folder.glob("params/**/d/*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip_bit(path, at=None):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 1
+    path.write_bytes(content)
+
+
+def flip(step_folder):
+    flip_bit(data_file(step_folder))
+
+
+def truncate(step_folder):
+    os.truncate(data_file(step_folder), 100)
+
+
+def delete(step_folder):
+    data_file(step_folder).unlink()
+
+
+def empty(step_folder):
+    shutil.rmtree(step_folder)
+    step_folder.mkdir()
+
+
+def link_out(step_folder):
+    path = data_file(step_folder)
+    outside = step_folder.parent.parent / "outside"
+    shutil.move(path, outside)
+    path.symlink_to(outside)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, delete, link_out])
+def test_damage_in_the_newest_is_noticed_and_the_older_one_is_used(saved, damage, caplog):
+    damage(saved / "3")
+    loaded = restore(saved)
+    assert loaded.step == 2
+    assert_same(loaded.tree, state_on(8, seed=2))
+    assert len(caplog.messages) == 1 and "checkpoint at step 3 set aside as 3.corrupt-" in caplog.text
+    assert sorted(p.name.split(".")[0] for p in saved.iterdir()) == ["1", "2", "3"]
+    assert not (saved / "3").exists()
+    again = Checkpoints(saved)
+    assert again.save(3, loaded.tree) and again.wait() and again.latest == 3
+
+
+def test_one_flipped_bit_in_any_file_is_noticed(saved):
+    """Also in the manifest itself, and in the files nobody reads."""
+    files = [p for p in (saved / "3").rglob("*") if p.is_file() and p.stat().st_size]
+    assert len(files) > 8
+    for path in files:
+        whole = path.read_bytes()
+        flip_bit(path)
+        with pytest.raises(manifests.Damaged):
+            manifests.verify(saved / "3", manifests.read(saved / "3"), "hash")
+        path.write_bytes(whole)
+    manifests.verify(saved / "3", manifests.read(saved / "3"), "hash")
+
+
+def test_size_alone_misses_a_bit_but_not_a_truncation(saved):
+    flip(saved / "3")
+    assert restore(saved, config=CheckpointConfig(verify="size")).step == 3
+    truncate(saved / "3")
+    assert restore(saved, config=CheckpointConfig(verify="size")).step == 2
+
+
+def test_damage_that_only_loading_notices_is_looked_into(saved):
+    """With "size" the loader fails on a damaged index; the hashes then tell damage from a passing error."""
+    index = saved / "3" / "params" / "manifest.ocdbt"
+    index.write_bytes(bytes(index.stat().st_size))
+    assert restore(saved, config=CheckpointConfig(verify="size")).step == 2
+    assert not (saved / "3").exists()
+
+
+def test_a_loader_that_fails_on_sound_content_renames_nothing(saved, monkeypatch, caplog):
+    def fail(*_):
+        raise OSError("the network is down")
+
+    monkeypatch.setattr("tlx.checkpoint.store.load", fail)
+    with pytest.raises(CheckpointError, match="step 1: cannot be loaded: OSError: the network is down"):
+        restore(saved)
+    assert sorted(p.name for p in saved.iterdir()) == ["1", "2", "3"]
+
+
+def test_garbage_is_ignored_with_one_line(saved, caplog):
+    (saved / "9").mkdir()
+    (saved / "10").mkdir()
+    (saved / "10" / "junk").write_text("x")
+    (saved / "notes.txt").write_text("x")
+    (saved / "12").symlink_to(saved / "3")
+    (saved / "007").mkdir()
+    loaded = restore(saved)
+    assert loaded.step == 3
+    assert len(caplog.messages) == 1
+    for name in ("9 (not complete)", "10 (not complete)", "notes.txt", "12", "007"):
+        assert name in caplog.messages[0]
+    checkpoints = Checkpoints(saved)
+    assert checkpoints.save(10, loaded.tree) and checkpoints.wait()
+    assert checkpoints.save(12, loaded.tree) and checkpoints.wait()
+    assert checkpoints.latest == 12 and not (saved / "12").is_symlink()
+    assert restore(saved).step == 12
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, delete, empty])
+def test_with_none_left_the_run_stops_and_starts_nothing(saved, damage):
+    for step in (1, 2, 3):
+        damage(saved / str(step))
+    for _ in range(2):  # the second time the steps are already set aside
+        with pytest.raises(CheckpointError) as caught:
+            restore(saved)
+        assert caught.value.code == 74
+        for step in (1, 2, 3):
+            assert f"step {step}: " in str(caught.value) or f"{step}.corrupt-" in str(caught.value)
+
+
+def test_only_garbage_is_a_fresh_start(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "tmp").mkdir()
+    assert restore(tmp_path) is None
+
+
+def test_a_manifest_that_leads_out_is_refused(saved):
+    secret = saved.parent / "secret"
+    secret.write_text("x")
+    found = manifests.read(saved / "3")
+    for path in ("../../secret", str(secret)):
+        files = {path: {"size": 1, "sha256": manifests.files.sha256_file(secret)}}
+        manifests.seal(saved / "3", found._replace(files={**found.files, **files}))
+        with pytest.raises(manifests.Damaged, match="leads out of the checkpoint"):
+            manifests.verify(saved / "3", manifests.read(saved / "3"), "hash")
+
+
+def test_no_pickle_on_any_path():
+    folder = os.path.dirname(manifests.__file__)
+    for name in os.listdir(folder):
+        if name.endswith(".py"):
+            with open(os.path.join(folder, name)) as handle:
+                text = handle.read()
+            assert not any(
+                word in text for word in ("pickle", "eval(", "exec(", "yaml", "marshal", "allow_pickle")
+            )
+
+
+CHILD = """
+    import os, signal, sys
+    import jax
+    from tests.checkpoint.example import state_on
+    from tlx.checkpoint import CheckpointConfig, Checkpoints, manifest as manifests
+    folder, fault, width = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+    def die(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpoints = Checkpoints(folder, CheckpointConfig(keep=1 if fault == "delete" else 9))
+    checkpoints.prepare()
+    for step in range(1, 100):
+        state = jax.block_until_ready(state_on(8, seed=step, width=width))
+        if step == 3 and fault == "before seal":
+            manifests.seal = die
+        if step == 3 and fault == "delete":
+            import shutil
+            shutil.rmtree = die
+        if fault == "delay":
+            print("saving", step, flush=True)
+        checkpoints.save(step, state)
+        checkpoints.wait()
+        print("saved", step, flush=True)
+"""
+
+
+def run_child(folder, fault, width=128):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(CHILD), str(folder), fault, str(width)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("fault, expected", [("before seal", 2), ("delete", 3)])
+def test_killed_between_commit_and_seal_and_during_deletion(tmp_path, fault, expected, caplog):
+    child = run_child(tmp_path, fault)
+    assert child.wait(timeout=60) == -signal.SIGKILL
+    left = {"before seal": 3, "delete": 2}[fault]
+    assert (tmp_path / str(left)).is_dir(), "the fault left something half done"
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest == expected
+    checkpoints.prepare()
+    assert not (tmp_path / str(left)).exists()
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    loaded = checkpoints.restore(abstract(state_on(8)))
+    assert loaded.step == expected
+    assert_same(loaded.tree, state_on(8, seed=expected))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", ["first file", 0.0, 0.02, 0.1, 0.3, 0.6])
+def test_kill_9_during_an_asynchronous_save(tmp_path, delay):
+    """30 MB a step, killed `delay` seconds after the third save began, or when its first file appears."""
+    width = 40_000
+    child = run_child(tmp_path, "delay", width)
+    assert "saving 3\n" in iter(child.stdout.readline, "")
+    while delay == "first file" and not any(path.is_file() for path in tmp_path.glob("3/**/*")):
+        pass
+    time.sleep(0.0 if delay == "first file" else delay)
+    child.kill()
+    last = max(
+        [2, *(int(line.split()[1]) for line in child.communicate()[0].splitlines() if "saved" in line)]
+    )
+    checkpoints = Checkpoints(tmp_path)
+    latest = checkpoints.latest
+    if delay == "first file":
+        assert latest == 2 and (tmp_path / "3").is_dir(), "something half done was left"
+    assert latest >= last, "what was reported as saved is there"
+    checkpoints.prepare()
+    assert checkpoints.complete_steps() == list(range(1, latest + 1))
+    assert set(os.listdir(tmp_path)) == {str(step) for step in range(1, latest + 1)}
+    loaded = checkpoints.restore(abstract(state_on(8, width=width)))
+    assert loaded.step == latest
+    assert_same(loaded.tree, state_on(8, seed=latest, width=width))
+
+
+@pytest.fixture
+def file_size_limit():
+    """As good as a full disk for any file beyond 64 KiB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(on):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16 if on else before[0], before[1]))
+
+    yield limit
+    limit(False)
+
+
+def test_a_failed_write_costs_one_line_and_the_next_save_works(tmp_path, file_size_limit, caplog, capfd):
+    events = []
+    with Checkpoints(tmp_path, on_event=lambda kind, **f: events.append(kind)) as checkpoints:
+        checkpoints.prepare()
+        state = state_on(8, seed=1, width=2000)
+        checkpoints.save(1, state)
+        assert checkpoints.wait()
+        file_size_limit(True)
+        assert checkpoints.save(2, state)
+        assert not checkpoints.wait()
+        file_size_limit(False)
+        assert len(caplog.messages) == 1
+        assert "checkpoint at step 2 not saved (" in caplog.text and "File too large" in caplog.text
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        assert f"{tmp_path}: {size} bytes needed" in caplog.text
+        assert "Traceback" not in capfd.readouterr().err
+        assert os.listdir(tmp_path) == ["1"], "the space is given back"
+        assert checkpoints.save(3, state) and checkpoints.wait()
+        assert checkpoints.complete_steps() == [1, 3]
+    assert events == ["checkpoint_saved", "checkpoint_failed", "checkpoint_saved"]
+
+
+def test_failures_in_a_row_end_the_run(tmp_path, file_size_limit):
+    with Checkpoints(tmp_path, CheckpointConfig(max_failures=2)) as checkpoints:
+        state = state_on(1, width=2000)
+        file_size_limit(True)
+        assert checkpoints.save(1, state)
+        assert checkpoints.save(2, state), "the first failure is not the end"
+        with pytest.raises(StorageError, match="2 checkpoints in a row") as caught:
+            checkpoints.save(3, state)
+        assert caught.value.code == 73
+
+
+def test_too_little_room_is_seen_before_writing(tmp_path, monkeypatch, caplog):
+    real = shutil.disk_usage(tmp_path)
+    with Checkpoints(tmp_path, CheckpointConfig(max_failures=2)) as checkpoints:
+        state = state_on(1)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=int(2.1 * size)))
+        assert not checkpoints.save(1, state)
+        assert "too little room" in caplog.text and not os.listdir(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=int(2.3 * size)))
+        assert checkpoints.save(2, state) and checkpoints.wait()
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    """A 3 MB file system of its own, filled while training goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("may not mount a file system here")
+    try:
+        with Checkpoints(disk / "c") as checkpoints:
+            checkpoints.prepare()
+            state = state_on(8, seed=1, width=1000)  # .77 MB
+            assert checkpoints.save(1, state) and checkpoints.wait()
+            with pytest.MonkeyPatch.context() as patch:  # the space goes between the look and the writing
+                patch.setattr(shutil, "disk_usage", lambda _: FakeUsage)
+                with open(disk / "hog", "wb") as hog:
+                    hog.write(bytes(1_900_000))
+                assert checkpoints.save(2, state)
+                assert not checkpoints.wait()
+            (disk / "hog").unlink()
+            assert checkpoints.complete_steps() == [1]
+            assert checkpoints.save(3, state) and checkpoints.wait()
+            assert_same(checkpoints.restore(abstract(state)).tree, state)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+class FakeUsage:
+    free = 1 << 40
+
+
+def test_a_folder_that_cannot_be_written_is_refused_with_its_reason(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file" / "c", "/proc/tlx"):
+        with pytest.raises(StorageError, match=f"cannot write checkpoints to {folder}: .*Errno") as caught:
+            Checkpoints(folder).prepare()
+        assert caught.value.code == 73
+
+
+def test_a_relative_folder_means_the_one_it_meant_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints("c")
+    checkpoints.prepare()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert checkpoints.save(1, {"w": np.ones(2)}) and checkpoints.wait()
+    assert (tmp_path / "c" / "1").is_dir()
+
+
+def test_nothing_is_written_once_the_lease_is_lost(tmp_path):
+    lost = []
+
+    def guard():
+        if lost:
+            raise LeaseError("lost to other:1")
+
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(keep=1), guard=guard)
+    assert checkpoints.save(1, {"w": np.ones(2)}) and checkpoints.wait()
+    real_own = manifests.own_files
+    with pytest.MonkeyPatch.context() as patch:  # lost while the save is in flight
+        patch.setattr(manifests, "own_files", lambda *a: lost.append(1) or real_own(*a))
+        checkpoints.save(2, {"w": np.ones(2)})
+        with pytest.raises(LeaseError, match="lost to other:1"):
+            checkpoints.wait()
+    with pytest.raises(LeaseError, match="lost to other:1"):
+        checkpoints.save(3, {"w": np.ones(2)})
+    assert checkpoints.complete_steps() == [1]
+    assert not (tmp_path / "3").exists()
