@@ -22,10 +22,9 @@ class TfdsSource:
         tfds = _import()
         title = f"tfds {config.tfds.name} [{self._split}]"
         try:
-            builder = tfds.builder(_tfds_name(config.tfds.name), data_dir=config.tfds.data_dir)
-            self._records = tfds.data_source(
-                builder.info.full_name, split=self._split, data_dir=config.tfds.data_dir
-            )
+            where = {"name": _tfds_name(config.tfds.name), "data_dir": config.tfds.data_dir}
+            self._records = tfds.data_source(split=self._split, **where)
+            builder = tfds.builder(**where)
         except Exception as error:  # TFDS raises some twenty classes, most of them its own
             raise DataError(f"{title} cannot be opened: {error}") from error
         features = builder.info.features
@@ -38,6 +37,11 @@ class TfdsSource:
         ]
         self.num_bytes = None
         info = builder.info.splits[self._split]
+        if len(self._records) != info.num_examples:  # TFDS 4.9 ignores the slice where files are parquet
+            raise DataError(
+                f"{title} should have {info.num_examples} records but TFDS reads {len(self._records)}: it "
+                "cannot slice this file format; prepare the data as array_record, or name whole splits"
+            )
         self.identity = [
             builder.info.full_name,
             str(builder.data_path),
