@@ -49,7 +49,7 @@ def generate(
     fold_in(key(seed), i), whatever else is in its batch.
     """
     sampling.validate()
-    _check(prompts, max_tokens, max_length)
+    _check(prompts, sources, max_tokens, max_length)
     outputs: list[list[int]] = []
     for start in range(0, len(prompts), batch_size):
         rows = np.arange(start, min(start + batch_size, len(prompts)))
@@ -58,7 +58,7 @@ def generate(
         prompt = pad([prompts[row] for row in rows], vocab.pad, left=True, limit=max_length)
         source = None
         if sources is not None:
-            source = pad([sources[row] for row in rows], vocab.pad, left=False)
+            source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
         new_BN, counts_B = _continue(
             lm, params, prompt, source, keys_B, jnp.int32(max_tokens), knobs(sampling),
@@ -158,9 +158,14 @@ def _encode(call: Any, source: Padded | None) -> tuple[Any, ...]:
     return call(batch, method="encode"), source.segments
 
 
-def _check(prompts: Sequence[Sequence[int]], max_tokens: int, max_length: int | None) -> None:
+def _check(prompts: Sequence, sources: Sequence | None, max_tokens: int, max_length: int | None) -> None:
     if max_tokens < 1:
         raise ConfigError(f"max_tokens = {max_tokens!r} must be at least 1")
+    for number, source in enumerate(sources or ()):
+        if not 0 < len(source) <= (max_length or len(source)):
+            raise ConfigError(
+                f"source {number} has {len(source)} tokens; the model reads 1 to {max_length or 'any number'}"
+            )
     for number, prompt in enumerate(prompts):
         if not len(prompt):
             raise ConfigError(f"prompt {number} has no tokens: there is nothing to continue from")

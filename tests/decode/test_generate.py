@@ -1,0 +1,163 @@
+"""Cached generation against the full forward pass, token by token, and what must not change it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tlx.base.errors import ConfigError
+from tlx.decode import generate as decoding
+from tlx.decode.generate import generate
+from tlx.decode.sampling import Sampling
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.transformer import Transformer
+from tlx.nn.config import AttentionConfig, ExecutionConfig, InitConfig, NormConfig, PositionConfig
+from tlx.parallel import unbox
+from tlx.text import Vocabulary
+
+VOCAB = Vocabulary(61, num_sentinels=4)
+PROMPTS = [[5, 9, 7], [11], [8, 30, 31, 32, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52], [20, 21]]
+SOURCES = [[33, 34, 35, 36], [40] * 20, [12], [50, 51]]
+
+
+@functools.cache
+def built(kind: str = "decoder", position: str = "rotary", **changes):
+    """A small model whose logits depend on every token, and its parameters."""
+    cfg = ModelConfig(
+        kind=kind,
+        vocab_size=61,
+        width=32,
+        num_layers=2,
+        attention=AttentionConfig(num_heads=4, num_kv_heads=2, window=changes.pop("window", 0)),
+        position=PositionConfig(kind=position, max_length=64),
+        init=InitConfig(stddev=0.3, embedding_stddev=0.3, scale_residual=False),
+        head=HeadConfig(tied=False),  # a tied one repeats itself
+        execution=ExecutionConfig(unroll=1),
+        norm=NormConfig(kind=changes.pop("norm", "layernorm")),
+        **changes,
+    )
+    lm = Transformer(cfg)
+    batch = {}
+    for prefix in ("encoder_", "decoder_") if kind == "encoder_decoder" else ("",):
+        for name in ("tokens", "positions", "segments"):
+            batch[prefix + name] = jnp.ones((1, 4), jnp.int32)
+    init = jax.jit(functools.partial(lm.init, method=lambda lm, batch: lm.logits(lm(batch))))
+    return lm, unbox(init(jax.random.key(0), batch)["params"])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def full_logits(lm, params, batch):
+    hidden = lm.apply({"params": params}, batch)
+    return lm.apply({"params": params}, hidden, method="logits")
+
+
+def one_by_one(lm, params, prompt, max_tokens, source=None):
+    """Greedy continuation from full forward passes over the whole sequence, unpadded rows of one width."""
+
+    def row(tokens, prefix, width):
+        real = np.arange(width) < len(tokens)
+        filled = np.pad(tokens, (0, width - len(tokens)))
+        return {
+            prefix + "tokens": filled[None].astype(np.int32),
+            prefix + "positions": np.where(real, np.arange(width), 0)[None].astype(np.int32),
+            prefix + "segments": real[None].astype(np.int32),
+        }
+
+    tokens, prefix = list(prompt), "" if source is None else "decoder_"
+    given = {} if source is None else row(source, "encoder_", 20)
+    while len(tokens) - len(prompt) < max_tokens:
+        logits = full_logits(lm, params, {**given, **row(tokens, prefix, 40)})
+        token = int(logits[0, len(tokens) - 1].argmax())
+        if token == VOCAB.eos:
+            break
+        tokens.append(token)
+    return tokens[len(prompt) :]
+
+
+DECODERS = [
+    {"position": "learned"},
+    {"position": "rotary", "norm": "rmsnorm", "window": 6},
+    {"position": "bucketed", "residual": "parallel"},
+    {"position": "none", "share_layers": True},
+]
+
+
+@pytest.mark.parametrize("changes", DECODERS, ids=lambda changes: changes["position"])
+def test_greedy_equals_the_full_pass_of_a_decoder(changes):
+    lm, params = built(**changes)
+    got = generate(lm, params, PROMPTS, VOCAB, max_tokens=18, sampling=Sampling(temperature=0))
+    expected = [one_by_one(lm, params, prompt, 18) for prompt in PROMPTS]
+    assert got == expected
+    assert len({tuple(tokens) for tokens in got}) == len(PROMPTS)
+    assert len({token for tokens in got for token in tokens}) > 10
+
+
+@pytest.mark.parametrize("position", ["learned", "bucketed"])
+def test_greedy_equals_the_full_pass_of_an_encoder_decoder(position):
+    lm, params = built("encoder_decoder", position, num_decoder_layers=1)
+    got = generate(
+        lm, params, PROMPTS, VOCAB, max_tokens=18, sampling=Sampling(temperature=0), sources=SOURCES
+    )
+    pairs = zip(PROMPTS, SOURCES, strict=True)
+    assert got == [one_by_one(lm, params, prompt, 18, source) for prompt, source in pairs]
+    other = generate(
+        lm, params, PROMPTS, VOCAB, max_tokens=18, sampling=Sampling(temperature=0), sources=SOURCES[::-1]
+    )
+    assert other != got
+
+
+def test_a_sample_depends_on_its_prompt_its_number_and_the_seed_only():
+    lm, params = built()
+    sampling = Sampling(temperature=1.5, top_k=40, top_p=0.95)
+    draw = functools.partial(generate, lm, params, vocab=VOCAB, max_tokens=10, sampling=sampling)
+    together = draw(PROMPTS, seed=3)
+    assert draw(PROMPTS[:3], seed=3, batch_size=2) == together[:3]
+    assert draw(PROMPTS, seed=4) != together
+    same = draw([PROMPTS[0]] * 3, seed=3)
+    assert same[0] == together[0] and same[1] != same[0]
+
+
+def test_generation_stops_at_eos():
+    lm, params = built()
+    longest = generate(lm, params, PROMPTS, VOCAB, max_tokens=18, sampling=Sampling(temperature=0))
+    stop = next(token for i, token in enumerate(longest[3]) if i > 2 and token not in longest[3][:i])
+    cut = generate(
+        lm,
+        params,
+        PROMPTS,
+        Vocabulary(61, eos=stop, num_sentinels=4),
+        max_tokens=18,
+        sampling=Sampling(temperature=0),
+    )
+    expected = [tokens[: tokens.index(stop)] if stop in tokens else tokens for tokens in longest]
+    assert cut == expected and 2 < len(cut[3]) < 18
+
+
+def test_one_program_per_bucket():
+    lm, params = built()
+    decoding._continue.clear_cache()
+    for prompts, max_tokens, temperature in [
+        (PROMPTS, 18, 1.0),
+        (PROMPTS[2:], 20, 1.1),
+        (PROMPTS[:3], 31, 1.2),
+    ]:
+        generate(
+            lm, params, prompts, VOCAB, max_tokens=max_tokens, sampling=Sampling(temperature), seed=max_tokens
+        )
+    assert decoding._continue._cache_size() == 2  # batches of 4 and of 2
+
+
+@pytest.mark.parametrize(
+    ("prompts", "max_tokens", "match"),
+    [
+        ([[1], []], 4, "prompt 1 has no tokens"),
+        ([[1]], 0, "max_tokens = 0"),
+        ([[1] * 60], 5, "60 tokens; with max_tokens = 5 .* 64 positions .* at most 4"),
+    ],
+)
+def test_what_cannot_be_generated_is_refused(prompts, max_tokens, match):
+    lm, params = built(position="learned")
+    with pytest.raises(ConfigError, match=match):
+        generate(lm, params, prompts, VOCAB, max_tokens=max_tokens, sampling=Sampling(), max_length=64)
