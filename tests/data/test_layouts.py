@@ -106,6 +106,7 @@ def test_best_fit_packs_inside_blocks(tmp_path, monkeypatch):
     lengths = random_lengths(1, 35, 30)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     plan = make_plan(offsets, 32)
+    assert sorted(plan.sizes.tolist()) == sorted(lengths.tolist())
     blocks = (np.searchsorted(offsets, plan.starts, "right") - 1) // 10
     for first, last in zip([0, *plan.ends[:-1]], plan.ends, strict=True):
         assert len(set(blocks[first:last])) == 1

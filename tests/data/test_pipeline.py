@@ -171,6 +171,13 @@ def test_one_pass_in_order(pipeline, caches):
         assert (batch["weights"][batch["segments"] == 0] == 0).all()
 
 
+def test_one_pass_of_streams_of_different_lengths(caches):
+    pipeline = make_pipeline(caches, Reads(10, "stream"), batch_size=8, mixture=MIXED)
+    assert pipeline._lane_steps(0) != pipeline._lane_steps(1)
+    seen = sum((text(batch) for batch in pipeline.epoch_batches()), [])
+    assert sorted(seen) == sorted(sum((cache.tokens.tolist() for cache in caches), []))
+
+
 def test_a_pass_does_not_depend_on_the_batch_size(caches):
     def rows(batch_size):
         pipeline = make_pipeline(caches, Reads(16), batch_size=batch_size, mixture=MIXED, split="validation")
