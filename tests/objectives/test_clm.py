@@ -1,9 +1,11 @@
 """Causal language modelling: which tokens are inputs and targets."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data import corpus
 from tlx.objectives import clm
 from tlx.objectives.protocol import Spec
 from tlx.text import Vocabulary, Window
@@ -63,3 +65,23 @@ def test_a_window_of_padding_has_no_weight():
     nothing = np.zeros(LENGTH + 1, np.int32)
     row = clm.example(None, Window(nothing, nothing, nothing), SPEC)
     assert not any(row[key].any() for key in ("weights", "segments", "positions"))
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+def test_every_token_of_a_split_is_a_target_once(tmp_path, packing):
+    """First tokens of documents, of windows and of the split included."""
+    cache = corpus.make_cache(tmp_path / "cache", corpus.random_lengths(0, 30, 50))
+    spec = Spec(clm.CLM(), LENGTH, corpus.VOCAB)
+    pipeline = corpus.make_pipeline(
+        [cache],
+        clm.reads(spec),
+        example=lambda rng, window, _: clm.example(rng, window, spec),
+        packing=packing,
+    )
+    batches = list(pipeline.epoch_batches())
+    targets = np.concatenate([batch["targets"][batch["weights"] > 0] for batch in batches])
+    assert sorted(targets.tolist()) == cache.tokens[:].tolist()
+    firsts = np.concatenate([batch["targets"][batch["tokens"] == corpus.VOCAB.bos] for batch in batches])
+    begins = set(cache.tokens[cache.offsets[:-1]].tolist())
+    # Best-fit packing also sets the rest of a long document behind others, where it needs a bos.
+    assert begins == set(firsts.tolist()) if packing == "concat" else begins <= set(firsts.tolist())

@@ -209,20 +209,21 @@ def test_no_target_is_read_off_its_own_input(name):
 
 def test_clm_sees_exactly_what_comes_before_in_its_document():
     batch = batch_of("clm", [[10, 15]])
-    tokens, segments = batch["tokens"][0], batch["segments"][0]
-    assert np.sum(tokens == VOCAB.bos) == 1
+    tokens, second = batch["tokens"][0], np.arange(LENGTH) >= 9
+    assert np.flatnonzero(tokens == VOCAB.bos).tolist() == [9]
     seen = influence("clm", batch)[:, tokens] > 0
     place = np.arange(LENGTH)
-    expected = (place[None, :] <= place[:, None]) & (segments[None, :] == segments[:, None])
+    expected = (place[None, :] <= place[:, None]) & (second[None, :] == second[:, None])
     assert np.array_equal(seen, expected)
 
 
 def test_mlm_sees_all_of_its_document_and_nothing_else():
     batch = batch_of("mlm", [[10, 12]])
-    tokens, segments, at = batch["tokens"][0], batch["segments"][0], batch["target_positions"][0]
+    tokens, at = batch["tokens"][0], batch["target_positions"][0]
+    second = np.arange(LENGTH) >= 11  # behind cls and ten tokens
     ordinary = ~VOCAB.special[tokens] & (np.bincount(tokens, minlength=VOCAB.size)[tokens] == 1)
     seen = influence("mlm", batch)[:, tokens] > 0
-    expected = segments[at][:, None] == segments[None, :]
+    expected = second[at][:, None] == second[None, :]
     assert expected.any() and not expected.all()
     assert np.array_equal(seen[:, ordinary], expected[:, ordinary])
 

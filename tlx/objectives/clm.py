@@ -1,10 +1,10 @@
 """Causal language modelling: every token of the text from the tokens of its document before it.
 
 A row reads one token more than the model does, and windows overlap by that token, so that every token of
-the text is a target exactly once. Where a document starts inside a window, the input there is bos instead
-of the last token of the document before (which nothing of that document has to predict): the first token
-is a target too, and a model can begin from nothing. The rest of a document that was cut off begins with
-its own text, without bos.
+the text is a target exactly once. Where a document (or, packed best-fit, the rest of one) starts inside a
+window, the input there is bos instead of the last token of the document before, which has nothing left to
+predict: first tokens are targets too, and a model can begin from nothing. What a window continues begins
+with its own text, without bos.
 """
 
 import dataclasses

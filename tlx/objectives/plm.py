@@ -32,7 +32,7 @@ from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictio
 from tlx.text.window import Reads, Window
 
 MAX_NGRAM = 5
-_NGRAM_CUMULATIVE = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1)) / np.sum(1 / np.arange(1, MAX_NGRAM + 1))
+_CUMULATIVE = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1))  # of the unnormalised 1/n
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ def ngram_targets(rng: np.random.Generator, starts: np.ndarray, goal: int, confi
     # The next place at or after each where an n-gram may begin; `length` where there is none.
     places = np.where(starts, np.arange(length), length)
     next_start = np.minimum.accumulate(places[::-1])[::-1].tolist()
-    sizes = (np.searchsorted(_NGRAM_CUMULATIVE, rng.random(goal), side="right") + 1).tolist()
+    sizes = (np.searchsorted(_CUMULATIVE[:-1], _CUMULATIVE[-1] * rng.random(goal), side="right") + 1).tolist()
     offsets = rng.random(goal).tolist()
     current, missing = 0, goal
     for size, offset in zip(sizes, offsets, strict=True):
