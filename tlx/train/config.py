@@ -42,12 +42,14 @@ class EvalConfig:
 
     every: int = 0  # steps between evaluations; 0: none while training
     batches: int = 20  # batches of an evaluation while training
-    final: bool = True  # whether the run ends with the whole split, baselines, a plot and samples
+    final: bool = True  # whether the run ends with a long evaluation, baselines, a plot and samples
+    final_batches: int = 2000  # batches of that evaluation, at most
 
     def validate(self) -> None:
         """Raises ConfigError for values that no run can have."""
         _at_least("eval.every", self.every, 0)
         _at_least("eval.batches", self.batches, 1)
+        _at_least("eval.final_batches", self.final_batches, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What happens around the steps: metrics are written and shown, evaluations made, a trace recorded."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +13,9 @@ from tlx.train.journal import Journal
 from tlx.train.progress import Progress, Speed
 from tlx.train.state import State
 from tlx.train.step import Metrics
+
+# Results of an evaluation that say how much was evaluated: written down, not shown.
+_COUNTS = ("targets", "bytes")
 
 
 class Sink(Protocol):
@@ -50,11 +54,12 @@ class LogHook:
         self._waiting: list[tuple[int, Metrics, float]] = []
         self._losses: list[float] = []
         self._skipped = 0
-        self._mark: tuple[int, float] | None = None  # step and training seconds when speed was last read
+        self._written: tuple[int, float] | None = None  # step and training seconds of the last line written
+        self._shown: tuple[int, float] | None = None  # and of the last line shown
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
-        if self._mark is None:  # the first step compiles: speed is counted from its end
-            self._mark = (step, self._clock.training())
+        if self._written is None:  # the first step compiles: speed is counted from its end
+            self._written = self._shown = (step, self._clock.training())
             self._skipped = int(metrics["skipped"]) - int(metrics["skipped_in_a_row"] > 0)
         self._progress.advance(step)
         last = step == self._train.steps
@@ -73,25 +78,31 @@ class LogHook:
         values = {name: value.item() for name, value in jax.device_get(metrics).items()}
         self._check(step, values)
         self._losses.append(values.get("loss", values["total_loss"]))
-        speed = self._speed(step, seconds)
-        if speed is not None:
+        if (speed := self._speed(self._written, step, seconds)) is not None:
             values["tokens_per_s"] = round(speed.tokens_per_s, 1)
             values["flops_per_s"] = round(speed.flops_per_s)
             values["peak_share"] = round(speed.flops_per_s / speed.peak, 4)
+        self._written = (step, seconds)
         for sink in self._sinks:
             sink.metrics(step, values)
-        if speed is not None and (step % self._log.print_every == 0 or step == self._train.steps):
-            finite = [loss for loss in self._losses if loss == loss]
-            self._progress.show(step, sum(finite) / max(len(finite), 1), speed)
-            self._losses.clear()
+        if step % self._log.print_every == 0 or step == self._train.steps:
+            self._show(step, seconds)
 
-    def _speed(self, step: int, seconds: float) -> Speed | None:
-        """Throughput since the last written step; None for the first."""
-        done, since = step - self._mark[0], seconds - self._mark[1]
-        if done <= 0 or since <= 0:
+    def _show(self, step: int, seconds: float) -> None:
+        """Mean loss and speed since the last line shown."""
+        speed = self._speed(self._shown, step, seconds)
+        finite = [loss for loss in self._losses if math.isfinite(loss)]
+        if speed is not None:
+            self._progress.show(step, sum(finite) / max(len(finite), 1), speed)
+        self._shown = (step, seconds)
+        self._losses.clear()
+
+    def _speed(self, since: tuple[int, float], step: int, seconds: float) -> Speed | None:
+        """Throughput since an earlier step; None where no time has passed."""
+        done, passed = step - since[0], seconds - since[1]
+        if done <= 0 or passed <= 0:
             return None
-        self._mark = (step, seconds)
-        per_step = since / done
+        per_step = passed / done
         left = (self._train.steps - step) * per_step
         return Speed(self._costs.tokens / per_step, self._costs.flops / per_step, self._costs.peak, left)
 
@@ -126,7 +137,7 @@ def eval_hook(
             values = evaluate(state, config.batches)
         for sink in sinks:
             sink.metrics(step, values, kind="validation")
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name not in _COUNTS)
         progress.say(f"step {step:,}  validation: {shown}")
 
     return hook
