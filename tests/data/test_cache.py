@@ -83,6 +83,7 @@ DAMAGE = [
     (lambda folder: (folder / "tokens.bin").unlink(), "cannot read the token cache: .*tokens.bin"),
     (lambda folder: (folder / "meta.json").write_text("{"), "cannot read the token cache"),
     (lambda folder: _meta(folder, format=0), "meta.json has format 0; this version reads 1"),
+    (lambda folder: (folder / "meta.json").write_text('{"format": 1}'), "it lacks max_token, num_bytes"),
     (lambda folder: _meta(folder, max_token=1 << 20), "holds token 1048576, outside its vocabulary"),
 ]
 
@@ -115,6 +116,7 @@ def _bytes_tokenizer(config):
 def test_a_damaged_cache_is_made_again(cached, caplog):
     tokenizer = _bytes_tokenizer(cached)
     (first,) = open_caches(cached, tokenizer, "train")
+    assert first.num_bytes == len("hello\nworld\n") == first.num_tokens - 1
     tokens = first.tokens.copy()
     _truncate(first.folder)
     with caplog.at_level(logging.WARNING):

@@ -90,6 +90,17 @@ def _spying(rng, window, spec):
     return example(rng, window, spec) | {"backend": np.array(xla_bridge.backends_are_initialized(), np.int32)}
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_worker_is_the_error(caches, workers):
+    batches = make_pipeline(caches[:1], Reads(16), workers=workers, example=_failing).iterate()
+    with pytest.raises(DataError, match="this document is bad"):
+        next(batches)
+
+
+def _failing(rng, window, spec):
+    raise DataError("this document is bad")
+
+
 def test_seeds_and_epochs_differ(caches):
     one, same, other = (make_pipeline(caches[:1], Reads(16), seed=seed) for seed in (0, 0, 1))
     assert equal(one.batch(0), same.batch(0))

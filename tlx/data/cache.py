@@ -55,6 +55,11 @@ class TokenCache:
         return self.meta["num_documents"]
 
     @property
+    def num_bytes(self) -> int:
+        """UTF-8 bytes of the documents' text."""
+        return self.meta["num_bytes"]
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of the tokens and the lengths of the documents: equal text and tokenizer, equal value."""
         return self.meta["fingerprint"]
@@ -67,6 +72,8 @@ def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
         raise DataError(f"cannot read the token cache: {error}") from error
     if meta.get("format") != FORMAT:
         raise DataError(f"{folder / META} has format {meta.get('format')!r}; this version reads {FORMAT}")
+    if missing := {"vocab_size", "num_documents", "num_tokens", "num_bytes", "max_token"} - set(meta):
+        raise DataError(f"{folder / META} is damaged: it lacks {', '.join(sorted(missing))}")
     return meta
 
 

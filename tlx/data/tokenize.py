@@ -26,7 +26,7 @@ Y = TypeVar("Y")
 class _Encoded(NamedTuple):
     tokens: np.ndarray  # of the cache's dtype, all documents of a chunk
     lengths: np.ndarray  # int64, tokens of each
-    num_characters: int
+    num_bytes: int  # of their text
 
 
 def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_eos: bool) -> None:
@@ -38,7 +38,7 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
     dtype = token_dtype(tokenizer.vocab.size)
     digest = hashlib.sha256()
     lengths: list[np.ndarray] = []
-    max_token = 0
+    max_token = num_bytes = 0
     bar = tqdm(
         total=source.num_bytes, desc=f"tokenizing {source.name}", unit="B", unit_scale=True, disable=None
     )
@@ -48,7 +48,8 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
             digest.update(part.tokens)
             lengths.append(part.lengths)
             max_token = max(max_token, int(part.tokens.max()))
-            bar.update(part.num_characters)
+            num_bytes += part.num_bytes
+            bar.update(part.num_bytes)
     if not lengths:
         raise DataError(f"{source.name} has no documents")
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
@@ -64,6 +65,7 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
             "vocab_size": tokenizer.vocab.size,
             "num_documents": len(offsets) - 1,
             "num_tokens": int(offsets[-1]),
+            "num_bytes": num_bytes,
             "max_token": max_token,
             "fingerprint": digest.hexdigest(),
         },
@@ -91,10 +93,8 @@ def _chunks(source: Source) -> Iterator[list[Document]]:
 
 def _encode(chunk: list[Document], tokenizer: Tokenizer, add_eos: bool) -> _Encoded:
     vocab = tokenizer.vocab
-    try:
-        encoded = tokenizer.encode_batch([document.text for document in chunk])
-    except UnicodeEncodeError as error:
-        raise DataError(f"{_not_unicode(chunk)} holds half a surrogate pair: {error}") from error
+    num_bytes = sum(_num_bytes(document) for document in chunk)
+    encoded = tokenizer.encode_batch([document.text for document in chunk])
     for document, ids in zip(chunk, encoded, strict=True):
         if not len(ids) or ids.min() < 0 or ids.max() >= vocab.size:
             raise DataError(_outside(document, ids, vocab.size))
@@ -103,7 +103,7 @@ def _encode(chunk: list[Document], tokenizer: Tokenizer, add_eos: bool) -> _Enco
         eos = np.array([vocab.eos], np.int32)
         encoded = [piece for ids in encoded for piece in (ids, eos)]
     tokens = np.concatenate(encoded).astype(token_dtype(vocab.size))
-    return _Encoded(tokens, lengths, sum(len(document.text) for document in chunk))
+    return _Encoded(tokens, lengths, num_bytes)
 
 
 def _outside(document: Document, ids: np.ndarray, size: int) -> str:
@@ -113,13 +113,11 @@ def _outside(document: Document, ids: np.ndarray, size: int) -> str:
     return f"{document.name}: token {ids[at]} at place {at} is outside the vocabulary of {size} ids"
 
 
-def _not_unicode(chunk: list[Document]) -> str:
-    for document in chunk:
-        try:
-            document.text.encode()
-        except UnicodeEncodeError:
-            return document.name
-    return chunk[0].name
+def _num_bytes(document: Document) -> int:
+    try:
+        return len(document.text.encode())
+    except UnicodeEncodeError as error:
+        raise DataError(f"{document.name} holds half a surrogate pair: {error}") from error
 
 
 def _ordered_map(function: Callable[[X], Y], values: Iterable[X]) -> Iterator[Y]:
