@@ -95,10 +95,26 @@ def test_one_flipped_bit_in_any_file_is_noticed(saved):
     manifests.verify(saved / "3", manifests.read(saved / "3"), "hash")
 
 
+def test_the_manifest_vouches_for_what_only_it_holds(saved):
+    """Shapes and the caller's JSON are in no other file."""
+    path = saved / "3" / "tlx_manifest.json"
+    text = path.read_text()
+    assert text.count("64,") > 1
+    path.write_text(text.replace("64,", "65,", 1))
+    with pytest.raises(manifests.Damaged, match="does not have the hash it states"):
+        manifests.read(saved / "3")
+    for broken in ("", "{}", "[]", text[:-20], "[" * 100_000):
+        path.write_text(broken)
+        with pytest.raises(manifests.Damaged, match="cannot be read"):
+            manifests.read(saved / "3")
+
+
 def test_size_alone_misses_a_bit_but_not_a_truncation(saved):
     flip(saved / "3")
     assert restore(saved, config=CheckpointConfig(verify="size")).step == 3
     truncate(saved / "3")
+    with pytest.raises(manifests.Damaged, match="has 100 bytes, [0-9]+ were saved"):
+        manifests.verify(saved / "3", manifests.read(saved / "3"), "size")
     assert restore(saved, config=CheckpointConfig(verify="size")).step == 2
 
 
@@ -278,6 +294,10 @@ def test_a_failed_write_costs_one_line_and_the_next_save_works(tmp_path, file_si
         assert checkpoints.wait()
         file_size_limit(True)
         assert checkpoints.save(2, state)
+        deadline = time.monotonic() + 10
+        while os.listdir(tmp_path) != ["1"] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert os.listdir(tmp_path) == ["1"], "the space is given back at once"
         assert not checkpoints.wait()
         file_size_limit(False)
         assert len(caplog.messages) == 1
@@ -285,7 +305,6 @@ def test_a_failed_write_costs_one_line_and_the_next_save_works(tmp_path, file_si
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         assert f"{tmp_path}: {size} bytes needed" in caplog.text
         assert "Traceback" not in capfd.readouterr().err
-        assert os.listdir(tmp_path) == ["1"], "the space is given back"
         assert checkpoints.save(3, state) and checkpoints.wait()
         assert checkpoints.complete_steps() == [1, 3]
     assert events == ["checkpoint_saved", "checkpoint_failed", "checkpoint_saved"]

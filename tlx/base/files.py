@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
+import uuid
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -16,23 +16,19 @@ from tlx.base.errors import StorageError
 def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Writes under a temporary name in the same folder, syncs, and renames: readers see all or nothing."""
     path = pathlib.Path(path)
-    handle = tempfile.NamedTemporaryFile(
-        mode,
-        dir=path.parent,
-        prefix=f".{path.name}.",
-        delete=False,
-        encoding=None if "b" in mode else "utf-8",
-    )
+    name = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the user's umask
+    handle = os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8")
     try:
         with handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(handle.name, path)
+        os.replace(name, path)
         sync_folder(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(handle.name)
+            os.unlink(name)
         raise
 
 

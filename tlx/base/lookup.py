@@ -39,10 +39,10 @@ class Table(Mapping[str, str]):
                     f"{self.kind} = {name!r} is code outside tlx; pass allow=({package!r},) if you trust it"
                 )
             target = name
-        module, attr = target.split(":")
+        module, _, attr = target.partition(":")
         try:
             return getattr(importlib.import_module(module), attr)
-        except (ModuleNotFoundError, AttributeError) as error:
+        except (ModuleNotFoundError, AttributeError, ValueError, TypeError) as error:
             if target in self._entries.values():
                 raise
             raise ConfigError(f"{self.kind} = {name!r} cannot be imported: {error}") from error

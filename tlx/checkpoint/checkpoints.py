@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from tlx.base import tree as trees_by_path
-from tlx.base.errors import CheckpointError, LeaseError, StorageError
+from tlx.base.errors import CheckpointError, DeviceMemoryError, LeaseError, StorageError
 from tlx.checkpoint import agree, reading, saving, steps, trees
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint.config import CheckpointConfig
@@ -169,7 +169,7 @@ class Checkpoints:
         if found is not None:
             try:
                 return Loaded(number, reading.load(folder, found, abstract), found.extra)
-            except (CheckpointError, reading.DeviceMemoryError):
+            except (CheckpointError, DeviceMemoryError):
                 raise
             except Exception as error:
                 first = (str(error).splitlines() or [""])[0]
