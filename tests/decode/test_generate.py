@@ -13,6 +13,7 @@ from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
 from tlx.models.config import HeadConfig, ModelConfig
 from tlx.models.transformer import Transformer
+from tlx.models.two_stream import TwoStream, empty_memory
 from tlx.nn.config import AttentionConfig, ExecutionConfig, InitConfig, NormConfig, PositionConfig
 from tlx.parallel import unbox
 from tlx.text import Vocabulary
@@ -137,7 +138,7 @@ def test_generation_stops_at_eos():
 
 def test_one_program_per_bucket():
     lm, params = built()
-    decoding._continue.clear_cache()
+    decoding.continue_cached.clear_cache()
     for prompts, max_tokens, temperature in [
         (PROMPTS, 18, 1.0),
         (PROMPTS[2:], 20, 1.1),
@@ -146,7 +147,7 @@ def test_one_program_per_bucket():
         generate(
             lm, params, prompts, VOCAB, max_tokens=max_tokens, sampling=Sampling(temperature), seed=max_tokens
         )
-    assert decoding._continue._cache_size() == 2  # batches of 4 and of 2
+    assert decoding.continue_cached._cache_size() == 2  # batches of 4 and of 2
 
 
 @pytest.mark.parametrize(
@@ -161,3 +162,40 @@ def test_what_cannot_be_generated_is_refused(prompts, max_tokens, match):
     lm, params = built(position="learned")
     with pytest.raises(ConfigError, match=match):
         generate(lm, params, prompts, VOCAB, max_tokens=max_tokens, sampling=Sampling(), max_length=64)
+
+
+def test_two_streams_continue_from_left_to_right():
+    """Against a query at every place of the finished row: each token is the likeliest given those before."""
+    cfg = ModelConfig(
+        kind="two_stream",
+        vocab_size=61,
+        width=32,
+        num_layers=2,
+        residual="post",
+        attention=AttentionConfig(num_heads=4),
+        position=PositionConfig(kind="relative"),
+        head=HeadConfig(tied=False),
+        init=InitConfig(stddev=0.3, embedding_stddev=0.3),
+        execution=ExecutionConfig(unroll=1),
+    )
+
+    def features(rows):
+        order = jnp.broadcast_to(jnp.arange(32), (len(rows), 32))
+        names = ("positions", "rank", "query_rank", "target_positions")
+        tokens = jnp.array([row + [0] * (32 - len(row)) for row in rows])
+        return {"tokens": tokens, "segments": jnp.ones_like(order)} | dict.fromkeys(names, order)
+
+    def logits(lm, batch):
+        return lm.logits(lm(batch, empty_memory(cfg, len(PROMPTS), 0), 0)[0])
+
+    lm, batch = TwoStream(cfg), features(PROMPTS)
+    init = jax.jit(functools.partial(lm.init, method=logits))
+    params = unbox(init(jax.random.key(0), batch)["params"])
+    got = generate(lm, params, PROMPTS, VOCAB, max_tokens=9, sampling=Sampling(temperature=0))
+    finished = [prompt + new for prompt, new in zip(PROMPTS, got, strict=True)]
+    best = jax.jit(functools.partial(lm.apply, method=logits))({"params": params}, features(finished)).argmax(
+        -1
+    )
+    for row, (prompt, new) in enumerate(zip(PROMPTS, got, strict=True)):
+        assert best[row, len(prompt) : len(prompt) + len(new)].tolist() == new
+    assert len({tuple(new) for new in got}) == len(PROMPTS)

@@ -1,4 +1,4 @@
-"""Batched continuation of prompts through the cached model: one prefill, then one token at a time.
+"""Batched continuation of prompts: one prefill through the cached model, then one token at a time.
 
 Prompts of different lengths are padded on the left (segment 0), so that all rows write the same slot of
 the cache at each step. Shapes are rounded up to powers of two: a program is compiled once per bucket.
@@ -6,7 +6,7 @@ the cache at each step. Shapes are rounded up to powers of two: a program is com
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,18 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.decode.sampling import Knobs, Sampling, knobs, sample
+from tlx.decode.loop import Draws, Loop, Rules, run
+from tlx.decode.padding import Padded, bucket, pad
+from tlx.decode.sampling import Sampling, knobs
+from tlx.decode.two_stream import continue_two_stream
 from tlx.text.vocabulary import Vocabulary
-
-SMALLEST_BUCKET = 16
-
-
-class Padded(NamedTuple):
-    """Sequences of different lengths as arrays."""
-
-    tokens: np.ndarray  # int32 [B, T]
-    segments: np.ndarray  # int32 [B, T]: 1, and 0 for padding
-    positions: np.ndarray  # int32 [B, T]: from 0 at each row's first token
 
 
 def generate(
@@ -43,111 +36,55 @@ def generate(
 ) -> list[list[int]]:
     """Continuations of `prompts` (token ids), each without its prompt and without the eos that ended it.
 
-    `lm` is a tlx.models Transformer and `params` its own parameters. With `sources` it is an
+    `lm` is a tlx.models Transformer or TwoStream and `params` its own parameters. With `sources` it is an
     encoder-decoder: source i is encoded, and prompt i begins the decoder's side. `max_length` is the
     longest sequence the model has positions for (None: no limit). Prompt i draws from
     fold_in(key(seed), i), whatever else is in its batch.
     """
     sampling.validate()
     _check(prompts, sources, max_tokens, max_length)
+    rules = Rules(sampling.greedy, sampling.truncated, bucket(max_tokens), vocab.eos, vocab.pad)
     outputs: list[list[int]] = []
     for start in range(0, len(prompts), batch_size):
         rows = np.arange(start, min(start + batch_size, len(prompts)))
+        num_real = len(rows)
         # Rows that fill the batch up to its bucket repeat the last prompt and are thrown away.
-        rows = np.pad(rows, (0, bucket(len(rows), 1) - len(rows)), mode="edge")
+        rows = np.pad(rows, (0, bucket(num_real, 1) - num_real), mode="edge")
         prompt = pad([prompts[row] for row in rows], vocab.pad, left=True, limit=max_length)
-        source = None
-        if sources is not None:
-            source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
-        new_BN, counts_B = _continue(
-            lm, params, prompt, source, keys_B, jnp.int32(max_tokens), knobs(sampling),
-            greedy=sampling.greedy, truncated=sampling.truncated,
-            room=bucket(max_tokens), eos=vocab.eos, pad_id=vocab.pad,
-        )  # fmt: skip
-        num_real = min(batch_size, len(prompts) - start)
+        draws = Draws(keys_B, jnp.int32(max_tokens), knobs(sampling))
+        if lm.cfg.kind == "two_stream":
+            new_BN, counts_B = continue_two_stream(lm, params, prompt, draws, rules)
+        else:
+            source = None
+            if sources is not None:
+                source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
+            new_BN, counts_B = continue_cached(lm, params, prompt, source, draws, rules)
         new_BN, counts_B = np.asarray(new_BN), np.asarray(counts_B)
         outputs += [new_BN[row, : counts_B[row]].tolist() for row in range(num_real)]
     return outputs
 
 
-def bucket(length: int, smallest: int = SMALLEST_BUCKET) -> int:
-    """The power of two from `smallest` up that holds `length`."""
-    return max(smallest, 1 << max(0, length - 1).bit_length())
-
-
-def pad(sequences: Sequence[Sequence[int]], pad_id: int, *, left: bool, limit: int | None = None) -> Padded:
-    """Stacks sequences at the width of their bucket (at most `limit`), padded on one side."""
-    longest = max(len(sequence) for sequence in sequences)
-    width = max(longest, min(bucket(longest), limit or bucket(longest)))
-    tokens = np.full((len(sequences), width), pad_id, np.int32)
-    segments = np.zeros((len(sequences), width), np.int32)
-    for row, sequence in enumerate(sequences):
-        place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
-        tokens[row, place] = sequence
-        segments[row, place] = 1
-    return Padded(tokens, segments, np.maximum(np.cumsum(segments, axis=1) - 1, 0).astype(np.int32))
-
-
-class _Loop(NamedTuple):
-    step: jax.Array  # tokens drawn so far
-    last_B: jax.Array
-    counts_B: jax.Array  # tokens of each row before its eos
-    done_B: jax.Array
-    new_BN: jax.Array
-    cache: Any
-
-
-@functools.partial(
-    jax.jit, static_argnames=("lm", "greedy", "truncated", "room", "eos", "pad_id"), static_argnums=0
-)
-def _continue(
-    lm: nn.Module,
-    params: Any,
-    prompt: Padded,
-    source: Padded | None,
-    keys_B: jax.Array,
-    max_tokens: jax.Array,
-    values: Knobs,
-    *,
-    greedy: bool,
-    truncated: bool,
-    room: int,
-    eos: int,
-    pad_id: int,
+@functools.partial(jax.jit, static_argnames=("lm", "rules"))
+def continue_cached(
+    lm: nn.Module, params: Any, prompt: Padded, source: Padded | None, draws: Draws, rules: Rules
 ) -> tuple[jax.Array, jax.Array]:
-    """New tokens [B, room] and how many of each row count."""
+    """New tokens [B, room] of prompts padded on the left, and how many of each row count."""
     call = functools.partial(lm.apply, {"params": params})
     batch, width = prompt.tokens.shape
-    cache = call(batch, width + room, *_encode(call, source), method="init_cache")
-    hidden_BTD, cache = call(prompt.tokens, prompt.positions, prompt.segments, cache, method="decode")
+    cache = call(batch, width + rules.room, *_encode(call, source), method="init_cache")
     lengths_B = prompt.segments.sum(axis=1)
 
-    def draw(state: _Loop, hidden_BTD: jax.Array, cache: Any) -> _Loop:
-        logits_BV = call(hidden_BTD[:, -1:], method="logits")[:, 0]
-        step_keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, state.step)
-        token_B = sample(logits_BV, step_keys_B, values, greedy, truncated)
-        done_B = state.done_B | (token_B == eos)
-        token_B = jnp.where(done_B, pad_id, token_B)
-        return _Loop(
-            state.step + 1, token_B, state.counts_B + ~done_B, done_B,
-            jax.lax.dynamic_update_index_in_dim(state.new_BN, token_B, state.step, axis=1), cache,
-        )  # fmt: skip
+    def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: Any) -> Any:
+        hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
+        return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
 
-    def advance(state: _Loop) -> _Loop:
+    def advance(state: Loop) -> tuple[jax.Array, Any]:
         positions_B1 = (lengths_B + state.step - 1)[:, None]
-        segments_B1 = jnp.ones_like(positions_B1)
-        hidden_B1D, cache = call(
-            state.last_B[:, None], positions_B1, segments_B1, state.cache, method="decode"
-        )
-        return draw(state, hidden_B1D, cache)
+        return step(state.last_B[:, None], positions_B1, jnp.ones_like(positions_B1), state.memory)
 
-    none_B = jnp.zeros(batch, jnp.int32)
-    blank = _Loop(jnp.int32(0), none_B, none_B, none_B > 0, jnp.full((batch, room), pad_id, jnp.int32), None)
-    state = jax.lax.while_loop(
-        lambda state: (state.step < max_tokens) & ~state.done_B.all(), advance, draw(blank, hidden_BTD, cache)
-    )
-    return state.new_BN, state.counts_B
+    logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
+    return run(logits_BV, cache, advance, draws, rules)
 
 
 def _encode(call: Any, source: Padded | None) -> tuple[Any, ...]:
