@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoint.example import abstract, assert_same, state_on
-from tlx.base.errors import CheckpointError, LeaseError, StorageError
+from tlx.base.errors import CheckpointError, DeviceMemoryError, LeaseError, StorageError
 from tlx.checkpoint import CheckpointConfig, Checkpoints
 from tlx.checkpoint import manifest as manifests
 
@@ -133,6 +133,18 @@ def test_a_loader_that_fails_on_sound_content_renames_nothing(saved, monkeypatch
     monkeypatch.setattr("tlx.checkpoint.store.load", fail)
     with pytest.raises(CheckpointError, match="step 1: cannot be loaded: OSError: the network is down"):
         restore(saved)
+    assert sorted(p.name for p in saved.iterdir()) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("error", [MemoryError("host"), RuntimeError("RESOURCE_EXHAUSTED: 9 GB of 8")])
+def test_what_does_not_fit_is_not_damage(saved, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("tlx.checkpoint.store.load", fail)
+    with pytest.raises(DeviceMemoryError, match="bytes of arrays. does not fit") as caught:
+        restore(saved)
+    assert caught.value.code == 78
     assert sorted(p.name for p in saved.iterdir()) == ["1", "2", "3"]
 
 

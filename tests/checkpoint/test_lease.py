@@ -125,6 +125,42 @@ def test_a_lost_lease_is_noticed_by_check_and_by_the_heart(tmp_path, caplog):
     assert json.loads((tmp_path / leases.FILE).read_text())["id"] == "another", "not ours to remove"
 
 
+STOPPED = """
+    import sys, time
+    from tlx.base.errors import LeaseError
+    from tlx.checkpoint.lease import Lease
+    with Lease(sys.argv[1], beat=0.1) as lease:
+        print("held", flush=True)
+        sys.stdin.readline()
+        try:
+            lease.check()
+        except LeaseError as error:
+            print(error, flush=True)
+"""
+
+
+def test_a_stopped_process_that_wakes_writes_nothing(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(STOPPED), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(LeaseError):
+            Lease(tmp_path, stale=1.0).__enter__()
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(1.2)
+        with Lease(tmp_path, stale=1.0) as lease:
+            child.send_signal(signal.SIGCONT)
+            printed, _ = child.communicate("go on\n", timeout=30)
+            assert f"lost to {os.uname().nodename}:{os.getpid()}: this run stops writing" in printed
+            lease.check()
+    finally:
+        child.kill()
+
+
 def test_of_many_that_come_at_once_one_gets_a_stale_lease(tmp_path):
     (tmp_path / leases.FILE).write_text(json.dumps({"id": "other", "host": "elsewhere", "pid": 1}))
     age(tmp_path, 1000)
