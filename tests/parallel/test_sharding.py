@@ -13,6 +13,7 @@ from tlx.parallel import (
     AXES,
     PARTITION_NAME,
     PRESETS,
+    Logical,
     constrain,
     logical,
     logical_names,
@@ -78,6 +79,26 @@ def test_scanned_parameters_carry_the_layers_name(abstract):
 def test_param_shardings_follow_the_preset(abstract, preset, sizes, expected):
     shardings = param_shardings(abstract, mesh_of(**sizes), PRESETS[preset])
     assert shardings["blocks"]["in"].spec == PartitionSpec(*expected)
+
+
+def test_norms_and_biases_are_split_where_they_can_be():
+    shapes = {"norm": ((4, 16), ("layers", "norm")), "bias": ((4, 2, 8), ("layers", "heads", "head_dim"))}
+    shapes |= {"odd": ((4, 6), ("layers", "mlp")), "plain": ((16,), (None,))}
+    boxed = {
+        name: Logical(jax.ShapeDtypeStruct(shape, jnp.float32), names)
+        for name, (shape, names) in shapes.items()
+    }
+    specs = jax.tree.map(
+        lambda sharding: sharding.spec, param_shardings(boxed, mesh_of(fsdp=4, tensor=2), PRESETS["fsdp_tp"])
+    )
+    assert specs == {
+        "norm": PartitionSpec(None, "fsdp"),
+        "bias": PartitionSpec(None, "tensor", "fsdp"),
+        "odd": PartitionSpec(None, "tensor"),
+        "plain": PartitionSpec("fsdp"),
+    }
+    whole = param_shardings(boxed, mesh_of(data=4, tensor=2), PRESETS["tp"])
+    assert whole["norm"].spec == PartitionSpec(None, None)
 
 
 def test_parameters_are_born_sharded_and_equal_those_of_one_device(abstract):

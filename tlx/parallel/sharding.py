@@ -97,12 +97,15 @@ def spec(
 def param_shardings(boxed_params: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> Any:
     """NamedSharding of each leaf of the unboxed tree, from abstract (or real) boxed parameters.
 
-    Raises ConfigError naming the parameter, the size, the axis and the legal values.
+    Parameters without a dim "embed" (norms, biases) get its axes on the largest dim that they divide, so
+    that no device holds more than its share of anything. Raises ConfigError naming the parameter, the
+    size, the axis and the legal values.
     """
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         names, shape = _names(leaf), unbox(leaf).shape
-        return NamedSharding(mesh, spec(names, shape, mesh, rules, f"parameter {tree.path_string(path)}"))
+        layout = spec(names, shape, mesh, rules, f"parameter {tree.path_string(path)}")
+        return NamedSharding(mesh, _spread(layout, names, shape, mesh, rules))
 
     return jax.tree_util.tree_map_with_path(sharding, boxed_params, is_leaf=_is_box)
 
@@ -139,6 +142,24 @@ def _check_divides(what: str, name: str | None, size: int, axes: tuple[str, ...]
             f"{what}: the dim {name!r} of size {size} does not divide over mesh axes {sizes}; "
             f"make it a multiple of {ways}, or split it by one of: {shown}"
         )
+
+
+def _spread(
+    layout: PartitionSpec, names: Names, shape: Sequence[int], mesh: Any, rules: Rules
+) -> PartitionSpec:
+    """`layout`, and the axes of "embed" where no dim has them: on the largest dim that they divide."""
+    entries = [(entry,) if isinstance(entry, str) else tuple(entry or ()) for entry in layout]
+    wanted = [axis for rule in rules if rule.name == "embed" for axis in rule.axes if mesh.shape[axis] > 1]
+    for axis in wanted:
+        rest = {
+            dim: shape[dim] // math.prod(mesh.shape[other] for other in axes)
+            for dim, axes in enumerate(entries)
+            if names[dim] != "layers"
+        }
+        fits = [dim for dim, size in rest.items() if size % mesh.shape[axis] == 0]
+        if fits and not any(axis in axes for axes in entries):
+            entries[max(fits, key=rest.__getitem__)] += (axis,)
+    return PartitionSpec(*(axes[0] if len(axes) == 1 else axes or None for axes in entries))
 
 
 def _kinds(mesh: Mesh | AbstractMesh) -> dict[str, AxisType]:

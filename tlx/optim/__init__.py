@@ -1,0 +1,31 @@
+"""Floor 1: optimizers, schedules, rules by path, and the shardings of optimizer state."""
+
+from tlx.optim.config import (
+    OPTIMIZERS,
+    SCHEDULES,
+    AdafactorConfig,
+    MuonConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
+from tlx.optim.directions import Part
+from tlx.optim.leaves import Leaf
+from tlx.optim.optimizer import OptimizerState, frozen_paths, make_optimizer
+from tlx.optim.schedule import make_schedule
+from tlx.optim.state import state_shardings
+
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "AdafactorConfig",
+    "Leaf",
+    "MuonConfig",
+    "OptimizerConfig",
+    "OptimizerState",
+    "Part",
+    "ScheduleConfig",
+    "frozen_paths",
+    "make_optimizer",
+    "make_schedule",
+    "state_shardings",
+]

@@ -1,0 +1,132 @@
+"""The optimizer's part of a run's configuration."""
+
+import dataclasses
+from typing import Literal
+
+from tlx.base.errors import ConfigError
+from tlx.base.lookup import Table
+
+# (OptimizerConfig, {path: Leaf}) -> the parts that share the leaves out among them: see directions.Part.
+OPTIMIZERS = Table(
+    "optimizer.name",
+    {
+        "adamw": "tlx.optim.directions:adamw",
+        "adafactor": "tlx.optim.directions:adafactor",
+        "lion": "tlx.optim.directions:lion",
+        "muon": "tlx.optim.directions:muon",
+    },
+)
+
+# (ScheduleConfig, updates made so far, those of the warm-up, those of the run) -> share of the peak.
+SCHEDULES = Table(
+    "optimizer.schedule.name",
+    {
+        "constant": "tlx.optim.schedule:constant",
+        "linear": "tlx.optim.schedule:linear",
+        "cosine": "tlx.optim.schedule:cosine",
+        "inverse_sqrt": "tlx.optim.schedule:inverse_sqrt",
+        "wsd": "tlx.optim.schedule:warmup_stable_decay",
+    },
+)
+
+Rule = tuple[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves over the run, as a share of OptimizerConfig.learning_rate.
+
+    name: one of SCHEDULES. warmup: a linear rise; from 1 up a number of steps, below 1 a share
+    of the run. final: what linear, cosine and wsd end on. decay: wsd's last stretch, as warmup is given.
+    """
+
+    name: str = "cosine"
+    warmup: float = 0.02
+    final: float = 0.1
+    decay: float = 0.2
+
+    def validate(self) -> None:
+        """Raises ConfigError; lengths are checked where they meet the run's."""
+        SCHEDULES.load(self.name)
+        for field in ("warmup", "decay"):
+            value = getattr(self, field)
+            if value < 0 or value > 1 and value != int(value):
+                raise ConfigError(
+                    f"optimizer.schedule.{field} = {value} must be a share of the run below 1, "
+                    "or a whole number of steps"
+                )
+        if not 0 <= self.final <= 1:
+            raise ConfigError(f"optimizer.schedule.final = {self.final} must be 0 to 1: a share of the peak")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdafactorConfig:
+    """decay: exponent of the second moment's memory, 1 - t^-decay. min_dim: matrices whose smaller side
+    is at least this wide are factored. clip: largest root mean square of an update. relative: updates
+    scale with the root mean square of the parameter."""
+
+    decay: float = 0.8
+    min_dim: int = 128
+    clip: float = 1.0
+    relative: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class MuonConfig:
+    """beta: momentum (Nesterov). steps: of Newton and Schulz's iteration. scale: of the orthogonal
+    update of an [in, out] matrix: "rms" makes its root mean square 0.2, that of AdamW's, so that both
+    share a learning rate and a decay (Liu et al. 2502.16982); "spectral" is sqrt(max(1, out / in))."""
+
+    beta: float = 0.95
+    steps: int = 5
+    scale: Literal["rms", "spectral"] = "rms"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How gradients become updates.
+
+    learning_rate: the schedule's peak. beta1, beta2, eps: of AdamW, of Lion (no eps), and of the AdamW
+    that serves Muon's vectors, embeddings and output matrix. momentum_dtype: of first moments.
+    weight_decay: update -= learning rate * weight_decay * parameter, on matrices only (each layer
+    judged by itself) unless a rule says otherwise.
+
+    Rules are regular expressions found in a parameter's path; the first that matches counts, and
+    "blocks[8:]/..." names layers of a stack as a Python slice or index would. decay: factors of
+    weight_decay. rates: factors of the learning rate. freeze: parameters that never change; they have
+    no optimizer state, except where other layers of their stack are trained.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"
+    weight_decay: float = 0.1
+    decay: tuple[Rule, ...] = ()
+    rates: tuple[Rule, ...] = ()
+    freeze: tuple[str, ...] = ()
+    adafactor: AdafactorConfig = dataclasses.field(default_factory=AdafactorConfig)
+    muon: MuonConfig = dataclasses.field(default_factory=MuonConfig)
+
+    def validate(self) -> None:
+        """Raises ConfigError; rules are checked where they meet the parameters."""
+        OPTIMIZERS.load(self.name)
+        for field in ("learning_rate", "eps"):
+            if getattr(self, field) <= 0:
+                raise ConfigError(f"optimizer.{field} = {getattr(self, field)} must be more than 0")
+        shares = {"beta1": self.beta1, "beta2": self.beta2, "muon.beta": self.muon.beta}
+        for field, value in shares.items():
+            if not 0 <= value < 1:
+                raise ConfigError(f"optimizer.{field} = {value} must be at least 0 and less than 1")
+        if self.weight_decay < 0:
+            raise ConfigError(f"optimizer.weight_decay = {self.weight_decay} must be 0 or more")
+        for field in ("decay", "rates"):
+            for pattern, factor in getattr(self, field):
+                if factor < 0:
+                    raise ConfigError(f"optimizer.{field}: {pattern!r} has the factor {factor}, less than 0")
+        if self.muon.steps < 1:
+            raise ConfigError(f"optimizer.muon.steps = {self.muon.steps} must be 1 or more")
+        self.schedule.validate()

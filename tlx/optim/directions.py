@@ -1,0 +1,86 @@
+"""The optimizers: what turns gradients into directions, before the learning rate and weight decay."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import optax
+import optax.contrib
+
+from tlx.base import tree
+from tlx.optim.config import MuonConfig, OptimizerConfig
+from tlx.optim.leaves import Leaf
+from tlx.optim.per_layer import as_matrices
+
+
+class Part(NamedTuple):
+    """Leaves that one transformation serves. `by_layer`: it judges a leaf by its shape or norm, so that
+    it must see the layers of a stack one by one; False where it works on each number alone."""
+
+    name: str
+    paths: tuple[str, ...]
+    transform: optax.GradientTransformation
+    by_layer: bool
+
+
+def adamw(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+    """m / (sqrt(v) + eps), moments with bias correction (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
+    return [_adam(config, leaves)]
+
+
+def lion(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+    """sign(beta1 m + (1 - beta1) g), momentum by beta2 (Chen et al. 2023)."""
+    transform = optax.scale_by_lion(config.beta1, config.beta2, mu_dtype=config.momentum_dtype)
+    return [Part("lion", tuple(leaves), transform, by_layer=False)]
+
+
+def adafactor(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+    """g / sqrt(row and column means of g^2), clipped, times the parameter's RMS (Shazeer and Stern 2018)."""
+    cfg = config.adafactor
+    steps = [
+        optax.scale_by_factored_rms(decay_rate=cfg.decay, min_dim_size_to_factor=cfg.min_dim),
+        optax.clip_by_block_rms(cfg.clip),
+    ]
+    if cfg.relative:
+        steps.append(optax.scale_by_param_block_rms())
+    return [Part("adafactor", tuple(leaves), as_matrices(optax.chain(*steps), leaves), by_layer=True)]
+
+
+def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+    """Momentum made orthogonal, for matrices between hidden vectors (Jordan et al. 2024); AdamW for the rest.
+
+    Needs logical names: by shape alone [D, N, H] and [N, H, D] cannot be told apart.
+    """
+    unnamed = next((path for path, leaf in leaves.items() if leaf.names is None), None)
+    if unnamed is not None:
+        raise ValueError(f"muon needs parameters boxed with their logical names; {unnamed} has none")
+    sides = {path: leaf.hidden_sides for path, leaf in leaves.items()}
+    dims = {path: optax.contrib.MuonDimensionNumbers(*side) for path, side in sides.items() if side}
+
+    def dims_of(updates: Any) -> Any:
+        return tree.map_with_path(lambda path, _: dims[path], updates)
+
+    def scale(updates: Any, params: Any) -> Any:
+        return tree.map_with_path(lambda path, u: _muon_scale(config.muon, leaves[path]) * u, updates)
+
+    orthogonal = optax.contrib.scale_by_muon(
+        ns_steps=config.muon.steps,
+        beta=config.muon.beta,
+        mu_dtype=config.momentum_dtype,
+        weight_dimension_numbers=dims_of,
+    )
+    transform = optax.chain(orthogonal, optax.stateless(scale))
+    rest = {path: leaf for path, leaf in leaves.items() if path not in dims}
+    return [Part("muon", tuple(dims), transform, by_layer=True), _adam(config, rest)]
+
+
+def _muon_scale(config: MuonConfig, leaf: Leaf) -> float:
+    inputs, outputs = (math.prod(leaf.shape[dim] for dim in side) for side in leaf.hidden_sides)
+    if config.scale == "rms":
+        return 0.2 * math.sqrt(max(inputs, outputs))
+    return math.sqrt(max(1.0, outputs / inputs))
+
+
+def _adam(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> Part:
+    transform = optax.scale_by_adam(config.beta1, config.beta2, config.eps, mu_dtype=config.momentum_dtype)
+    return Part("adam", tuple(leaves), transform, by_layer=False)

@@ -1,0 +1,113 @@
+"""One optax transformation from a config: directions, weight decay and rates, for each leaf and layer."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tlx.base import tree
+from tlx.optim.config import OPTIMIZERS, OptimizerConfig
+from tlx.optim.leaves import Leaf, describe, select
+from tlx.optim.per_layer import per_layer
+from tlx.optim.rules import Value, by_path
+from tlx.optim.schedule import Schedule
+
+
+class OptimizerState(NamedTuple):
+    """count: updates made. parts: {part: its optax state over the leaves that it serves}."""
+
+    count: jax.Array
+    parts: dict[str, Any]
+
+
+class _Part(NamedTuple):
+    paths: tuple[str, ...]
+    transform: optax.GradientTransformation
+
+
+def make_optimizer(
+    config: OptimizerConfig, schedule: Schedule, abstract_params: Any
+) -> optax.GradientTransformation:
+    """update -= schedule(count) * rate * (direction + weight_decay * decay * parameter), leaf by leaf.
+
+    `abstract_params` should be boxed (logical names say what is a matrix, and Muon cannot do without);
+    `init` and `update` take plain trees of the same paths, nested dicts of arrays. A leaf whose rate is
+    0 in all layers is frozen: no state, no update. Arithmetic is float32. Raises ConfigError.
+    """
+    config.validate()
+    leaves = describe(abstract_params)
+    rates = _rates(config, leaves)
+    decays = by_path("optimizer.decay", config.decay, leaves, lambda leaf: float(leaf.is_matrix))
+    trained = {path: leaf for path, leaf in leaves.items() if np.any(rates[path])}
+    parts = _parts(config, trained)
+
+    def init(params: Any) -> OptimizerState:
+        flat = _float32(params, leaves)
+        states = {name: part.transform.init(select(flat, part.paths)) for name, part in parts.items()}
+        return OptimizerState(jnp.zeros((), jnp.int32), states)
+
+    def update(grads: Any, state: OptimizerState, params: Any = None) -> tuple[Any, OptimizerState]:
+        flat_grads, flat_params = _float32(grads, leaves), _float32(params, leaves)
+        directions: dict[str, jax.Array] = {}
+        states = {}
+        for name, part in parts.items():
+            inputs = (select(flat_grads, part.paths), state.parts[name], select(flat_params, part.paths))
+            direction, states[name] = part.transform.update(*inputs)
+            directions.update(tree.flatten(direction))
+        rate = schedule(state.count)
+
+        def finish(path: str, param: jax.Array) -> jax.Array:
+            if path not in directions:
+                return jnp.zeros_like(param)
+            step = directions[path]
+            if np.any(decays[path]):
+                step += config.weight_decay * _column(decays[path], param) * flat_params[path]
+            return (-rate * _column(rates[path], param) * step).astype(param.dtype)
+
+        updates = tree.map_with_path(finish, params)
+        return updates, OptimizerState(optax.safe_increment(state.count), states)
+
+    return optax.GradientTransformation(init, update)
+
+
+def frozen_paths(config: OptimizerConfig, abstract_params: Any) -> frozenset[str]:
+    """Paths of the parameters that no update changes: their gradients need not be computed."""
+    rates = _rates(config, describe(abstract_params))
+    return frozenset(path for path, rate in rates.items() if not np.any(rate))
+
+
+def _rates(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, Value]:
+    rates = by_path("optimizer.rates", config.rates, leaves, lambda leaf: 1.0)
+    frozen = [(pattern, 0.0) for pattern in config.freeze]
+    kept = by_path("optimizer.freeze", frozen, leaves, lambda leaf: 1.0)
+    return {path: rates[path] * kept[path] for path in leaves}
+
+
+def _parts(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, _Part]:
+    """Each part of the optimizer as named; where layers are seen one by one, a part for each depth."""
+    parts: dict[str, _Part] = {}
+    shared_out = OPTIMIZERS.load(config.name)(config, leaves)
+    for part in (part for part in shared_out if part.paths):
+        depths = {leaves[path].layers for path in part.paths} if part.by_layer else {None}
+        for layers in sorted(depths, key=lambda depth: depth or 0):
+            paths = tuple(p for p in part.paths if not part.by_layer or leaves[p].layers == layers)
+            name = part.name if layers is None else f"{part.name}_{layers}_layers"
+            parts[name] = _Part(paths, part.transform if layers is None else per_layer(part.transform))
+    return parts
+
+
+def _float32(values: Any, leaves: Mapping[str, Leaf]) -> dict[str, jax.Array]:
+    flat = {path: leaf.astype(jnp.float32) for path, leaf in tree.flatten(values).items()}
+    if flat.keys() != leaves.keys():
+        raise ValueError(
+            f"other parameters than the optimizer was made for: {sorted(flat.keys() ^ leaves.keys())}"
+        )
+    return flat
+
+
+def _column(value: Value, param: jax.Array) -> Value:
+    """One number per layer, shaped to multiply a stack."""
+    return value if isinstance(value, float) else value.reshape((-1,) + (1,) * (param.ndim - 1))

@@ -1,0 +1,69 @@
+"""Learning rates over a run: a linear rise to the peak, times a shape."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from tlx.base.errors import ConfigError
+from tlx.optim.config import SCHEDULES, OptimizerConfig, ScheduleConfig
+
+Schedule = Callable[[int | jax.Array], jax.Array]
+
+
+def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
+    """Number of updates made so far -> learning rate of the next, float32.
+
+    Of W warm-up steps the first has 1/W of the peak and the last the peak. Raises ConfigError.
+    """
+    config.schedule.validate()
+    shape = SCHEDULES.load(config.schedule.name)
+    warmup = _steps("warmup", config.schedule.warmup, total_steps)
+
+    def schedule(count: int | jax.Array) -> jax.Array:
+        step = jnp.asarray(count, jnp.float32)
+        rise = jnp.minimum(1.0, (step + 1) / max(warmup, 1))
+        return config.learning_rate * rise * shape(config.schedule, step, warmup, total_steps)
+
+    return schedule
+
+
+def constant(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
+    """1"""
+    return jnp.ones_like(step)
+
+
+def linear(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
+    """A straight line from 1 at the end of the warm-up to `final` at the end of the run."""
+    return 1 - (1 - config.final) * _progress(step, warmup, total)
+
+
+def cosine(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
+    """Half a cosine from 1 to `final` (Loshchilov and Hutter 2017)."""
+    return config.final + (1 - config.final) * (1 + jnp.cos(jnp.pi * _progress(step, warmup, total))) / 2
+
+
+def inverse_sqrt(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
+    """sqrt(W / t) after W warm-up steps (Vaswani et al. 2017); knows no end, so that a run can go on."""
+    start = max(warmup, 1)
+    return jnp.sqrt(start / jnp.maximum(step, start))
+
+
+def warmup_stable_decay(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
+    """1 until the last `decay` of the run, then a straight line to `final` (Hu et al. 2024)."""
+    start = max(warmup, total - _steps("decay", config.decay, total))
+    return 1 - (1 - config.final) * _progress(step, start, total)
+
+
+def _progress(step: jax.Array, start: int, end: int) -> jax.Array:
+    return jnp.clip((step - start) / max(end - start, 1), 0.0, 1.0)
+
+
+def _steps(field: str, value: float, total_steps: int) -> int:
+    steps = round(value * total_steps) if value < 1 else int(value)
+    if steps > total_steps:
+        raise ConfigError(
+            f"optimizer.schedule.{field} = {steps} steps must be at most the run's {total_steps}; "
+            "below 1 it is a share of the run"
+        )
+    return steps

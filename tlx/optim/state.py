@@ -1,0 +1,80 @@
+"""Shardings of optimizer state: each leaf is split as the parameter that it belongs to."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tlx.base import tree
+from tlx.optim.leaves import owner
+
+_Axes = tuple[str, ...]
+
+
+def state_shardings(abstract_state: Any, abstract_params: Any, param_shardings: Any, mesh: Any) -> Any:
+    """NamedSharding of each leaf of an optimizer's state, from its abstract value (jax.eval_shape of init).
+
+    A leaf belongs to the parameter whose path ends its own. Same shape: the parameter's sharding.
+    Factored, dims left out or joined: the dims that remain keep their axes, and axes of the others go to
+    the largest dim that they divide, so that the state as a whole is split as often as the parameters.
+    Anything else is on every device. All trees are plain (unboxed).
+    """
+    params, shardings = tree.flatten(abstract_params), tree.flatten(param_shardings)
+
+    def sharding(path: str, leaf: Any) -> NamedSharding:
+        param = owner(path, params)
+        if param is None:
+            return NamedSharding(mesh, PartitionSpec())
+        spec, shape = shardings[param].spec, params[param].shape
+        if leaf.shape == shape:
+            return NamedSharding(mesh, spec)
+        split = [_axes(entry) for entry in spec] + [()] * (len(shape) - len(spec))
+        return NamedSharding(mesh, _factored(leaf.shape, shape, split, dict(mesh.shape)))
+
+    return tree.map_with_path(sharding, abstract_state)
+
+
+def _factored(
+    shape: tuple[int, ...], whole: tuple[int, ...], split: list[_Axes], sizes: dict[str, int]
+) -> PartitionSpec:
+    """The spec of what is left of a parameter of shape `whole`, whose dims are split as `split` says."""
+    best = max(_matches(shape, whole, split), key=lambda kept: _ways(sum(kept, ()), sizes), default=None)
+    if best is None:
+        return PartitionSpec()
+    kept = list(best)
+    for axis in sum(split, ()):
+        if axis in sum(kept, ()):
+            continue
+        rest = [size // _ways(axes, sizes) for size, axes in zip(shape, kept, strict=True)]
+        fits = [dim for dim, size in enumerate(rest) if size % sizes[axis] == 0]
+        if fits:
+            dim = max(fits, key=lambda dim: rest[dim])
+            kept[dim] += (axis,)
+    return PartitionSpec(*(axes[0] if len(axes) == 1 else axes or None for axes in kept))
+
+
+def _matches(
+    shape: tuple[int, ...], whole: tuple[int, ...], split: list[_Axes]
+) -> Iterator[tuple[_Axes, ...]]:
+    """Axes of `shape`'s dims for each way in which they are runs of `whole`'s dims, in order."""
+    ends = range(len(whole) + 1)
+    runs = [(start, stop) for start, stop in itertools.combinations(ends, 2)]
+    for chosen in itertools.combinations(runs, len(shape)):
+        apart = all(first[1] <= second[0] for first, second in itertools.pairwise(chosen))
+        if apart and all(
+            math.prod(whole[start:stop]) == size for (start, stop), size in zip(chosen, shape, strict=True)
+        ):
+            # Of joined dims the first varies slowest: only its parts stay in one piece.
+            yield tuple(split[start] for start, _ in chosen)
+
+
+def _ways(axes: _Axes, sizes: dict[str, int]) -> int:
+    return math.prod(sizes[axis] for axis in axes)
+
+
+def _axes(entry: Any) -> _Axes:
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
