@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tlx.base.errors import ConfigError, DataError
+from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.cache import TokenCache
 from tlx.data.packing import best_fit_plan
 from tlx.text import Reads, Window
@@ -101,17 +101,29 @@ class BestFit:
         return _with_context(self.cache, runs, self._length, self._overlap, self._pad)
 
 
-def make_layout(cache: TokenCache, reads: Reads, packing: str, pad: int) -> Layout:
-    """The layout that an objective reads. ConfigError where it makes no sense."""
+def check_reads(reads: Reads, packing: str) -> None:
+    """ConfigError where what an objective reads makes no sense, or not with this packing."""
     if not 0 <= reads.overlap < reads.length:
         raise ConfigError(
             f"an objective reads windows of {reads.length} tokens that overlap by {reads.overlap}"
         )
-    if reads.layout not in ("packed", "stream", "document"):
-        raise ConfigError(f"an objective reads a layout {reads.layout!r}; there are packed, stream, document")
-    layouts = {"stream": Stream, "document": Documents}
-    packed = BestFit if packing == "best_fit" else Concat
-    return layouts.get(reads.layout, packed)(cache, reads.length, reads.overlap, pad)
+    if reads.layout not in _LAYOUTS:
+        raise ConfigError(one_of("layout that an objective reads", reads.layout, _LAYOUTS))
+    if reads.layout != "packed" and packing != "concat":
+        raise ConfigError(
+            f"data.packing = {packing!r} cannot be had with this objective, which reads the layout "
+            f"{reads.layout!r}; use 'concat'"
+        )
+
+
+def make_layout(cache: TokenCache, reads: Reads, packing: str, pad: int) -> Layout:
+    """The layout that an objective reads; ConfigError as `check_reads`."""
+    check_reads(reads, packing)
+    kind = BestFit if packing == "best_fit" else _LAYOUTS[reads.layout]
+    return kind(cache, reads.length, reads.overlap, pad)
+
+
+_LAYOUTS: dict[str, type[Layout]] = {"packed": Concat, "stream": Stream, "document": Documents}
 
 
 def padding_window(length: int, pad: int) -> Window:

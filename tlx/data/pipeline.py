@@ -9,7 +9,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import sha256_json
 from tlx.data.config import DataConfig
-from tlx.data.layouts import Layout, make_layout, padding_window
+from tlx.data.layouts import Layout, check_reads, make_layout, padding_window
 from tlx.data.order import Mixture, epoch_permutation, hash64, row_generator
 from tlx.data.prepare import open_caches
 from tlx.data.sources import Split
@@ -36,6 +36,7 @@ def build_pipeline(
 
     ConfigError, or DataError where the text is missing, unreadable or too little for one batch.
     """
+    check_reads(reads, data.packing)
     caches = open_caches(data, tokenizer, split)
     layouts = [make_layout(cache, reads, data.packing, tokenizer.vocab.pad) for cache in caches]
     pipeline = Pipeline(data, layouts, example, spec, reads, batch_size, seed, split, tokenizer.vocab.pad)
