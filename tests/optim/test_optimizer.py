@@ -8,6 +8,7 @@ import pytest
 
 from tests.optim import trees
 from tlx.base import tree
+from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
 from tlx.optim import AdafactorConfig, MuonConfig, OptimizerConfig, frozen_paths, make_optimizer
 from tlx.optim.leaves import describe
@@ -246,3 +247,12 @@ def test_other_parameters_are_refused():
     optimizer = make_optimizer(config_of("adamw"), rate, trees.abstract())
     with pytest.raises(ValueError, match="layer_0"):
         optimizer.init(trees.apart(trees.values(trees.abstract(), 0)))
+
+
+def test_config_reads_from_plain_values():
+    values = {"name": "muon", "decay": [["norm", 0]], "freeze": ["embed"], "muon": {"steps": 3}}
+    config = from_dict(OptimizerConfig, values)
+    assert config == OptimizerConfig(
+        name="muon", decay=(("norm", 0.0),), freeze=("embed",), muon=MuonConfig(steps=3)
+    )
+    assert from_dict(OptimizerConfig, to_dict(config)) == config
