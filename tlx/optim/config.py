@@ -127,6 +127,8 @@ class OptimizerConfig:
             for pattern, factor in getattr(self, field):
                 if factor < 0:
                     raise ConfigError(f"optimizer.{field}: {pattern!r} has the factor {factor}, less than 0")
+        if self.adafactor.min_dim < 2:
+            raise ConfigError(f"optimizer.adafactor.min_dim = {self.adafactor.min_dim} must be 2 or more")
         if self.muon.steps < 1:
             raise ConfigError(f"optimizer.muon.steps = {self.muon.steps} must be 1 or more")
         self.schedule.validate()

@@ -9,6 +9,7 @@ import optax.contrib
 
 from tlx.base import tree
 from tlx.optim.config import MuonConfig, OptimizerConfig
+from tlx.optim.factored import scale_by_factored_rms
 from tlx.optim.leaves import Leaf
 from tlx.optim.per_layer import as_matrices
 
@@ -38,7 +39,7 @@ def adafactor(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]
     """g / sqrt(row and column means of g^2), clipped, times the parameter's RMS (Shazeer and Stern 2018)."""
     cfg = config.adafactor
     steps = [
-        optax.scale_by_factored_rms(decay_rate=cfg.decay, min_dim_size_to_factor=cfg.min_dim),
+        scale_by_factored_rms(cfg.decay, cfg.min_dim),
         optax.clip_by_block_rms(cfg.clip),
     ]
     if cfg.relative:
