@@ -1,7 +1,10 @@
-"""Eight simulated CPU devices and a compilation cache for every test and every process a test starts."""
+"""Eight simulated CPU devices and caches of their own for every test and every process a test starts."""
 
 import os
 import pathlib
+import tempfile
+
+_CACHE = tempfile.TemporaryDirectory(prefix="tlx-tests-")
 
 # Before anything imports jax; through the environment, so that the processes which tests start get them too.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -9,3 +12,4 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["TLX_CACHE"] = _CACHE.name

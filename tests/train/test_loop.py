@@ -46,7 +46,7 @@ def run(parts, state, steps, folder, bad=(), log=None, extra=(), **config):
     journal.resume(steps[0] - 1)
     log = log or LogConfig(every=3, print_every=9)
     log_hook = hooks.LogHook(log, config, hooks.Costs(48, 1000, 1e9), journal, (), progress, clock)
-    made = [make(journal, progress, clock) for make in extra]
+    made = [make(log_hook, journal, progress, clock) for make in extra]
     state = train(step, state, batches(steps[0] - 1, bad), steps, [log_hook, *made], clock)
     log_hook.finish()
     return state, stream.getvalue()
@@ -81,9 +81,11 @@ def test_skips_are_told_and_too_many_stop_the_run(parts, tmp_path):
 
 
 def test_evaluation_is_written_and_shown(parts, tmp_path):
-    def evaluating(journal, progress, clock):
+    def evaluating(log_hook, journal, progress, clock):
         config = EvalConfig(every=20, batches=3)
-        return hooks.eval_hook(config, lambda state, n: {"loss": float(n)}, [journal], progress, clock)
+        return hooks.eval_hook(
+            config, lambda state, n: {"loss": float(n)}, log_hook, [journal], progress, clock
+        )
 
     _, text = run(parts, parts[1](), range(1, 41), tmp_path, extra=[evaluating])
     lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if line["kind"] == "validation"]
@@ -92,7 +94,7 @@ def test_evaluation_is_written_and_shown(parts, tmp_path):
 
 
 def test_profile_writes_a_trace(parts, tmp_path):
-    def profiling(journal, progress, clock):
+    def profiling(log_hook, journal, progress, clock):
         return hooks.profile_hook(TrainConfig(profile_steps=(2, 4)), str(tmp_path / "trace"), progress)
 
     _, text = run(parts, parts[1](), range(1, 9), tmp_path, extra=[profiling])

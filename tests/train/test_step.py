@@ -115,6 +115,15 @@ def test_row_keys_follow_seed_step_and_row():
     assert not np.array_equal(data, jax.random.key_data(steps.row_keys(2, 2, 4)))
 
 
+def test_fixed_parameters_have_no_part_in_the_norm():
+    module, state, _ = make()
+    keys = steps.row_keys(state.seed, state.step, 8)
+    all_of_it = steps.gradients(module, state, batch_at(0), keys, 2)
+    part = steps.gradients(module, state, batch_at(0), keys, 2, frozenset({"out"}))
+    assert not np.any(part.grads["out"]) and np.any(all_of_it.grads["out"])
+    np.testing.assert_array_equal(part.grads["kernel"], all_of_it.grads["kernel"])
+
+
 def test_frozen_parameters_are_read_and_not_trained():
     module, state, step = make()
     split = state._replace(

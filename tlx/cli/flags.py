@@ -38,7 +38,8 @@ def add_config(arguments: argparse.ArgumentParser, required: bool = True) -> Non
 
 
 def parse(arguments: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
-    """Parsed flags. `.config` is None or a ConfigDict; `.config_name` is what a run of it is called.
+    """Parsed flags. `.config` is None or a ConfigDict; `.config_name` is what a run of it is called,
+    `.config_words` the words that gave it.
 
     Wrong usage ends the process with exit 2; a wrong config raises ConfigError (exit 64).
     """
@@ -49,6 +50,7 @@ def parse(arguments: argparse.ArgumentParser, argv: list[str]) -> argparse.Names
         arguments.exit(USAGE, f"{arguments.prog}: " + one_of("flag", unknown[0].split("=")[0], flags) + "\n")
     if getattr(options, "config", None) is not None:
         name = options.config
+        options.config_words = [f"--config={name}", *overrides]
         options.config, options.config_name = load_config(name), run_name(name)
         for word in overrides:
             override(options.config, word)

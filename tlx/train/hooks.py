@@ -124,6 +124,7 @@ class LogHook:
 def eval_hook(
     config: EvalConfig,
     evaluate: Callable[[State, int | None], Mapping[str, float]],
+    log: LogHook,
     sinks: Sequence[Sink],
     progress: Progress,
     clock: Clock,
@@ -134,6 +135,7 @@ def eval_hook(
         if not config.every or step % config.every:
             return
         with clock("evaluate"):
+            log.finish()  # lines stand in the order of their steps
             values = evaluate(state, config.batches)
         for sink in sinks:
             sink.metrics(step, values, kind="validation")

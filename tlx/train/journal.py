@@ -19,13 +19,15 @@ class Journal:
         self.silent = silent
 
     def resume(self, step: int) -> None:
-        """Forgets metrics of steps after `step`, which will come again; mends a line cut by a kill.
+        """Forgets metrics of steps after `step` and final ones, which will come again; mends a line cut
+        by a kill.
 
         Events are history: they are all kept.
         """
         if self.silent:
             return
-        kept = [line for line in read_lines(self.folder / "metrics.jsonl") if line["step"] <= step]
+        lines = read_lines(self.folder / "metrics.jsonl")
+        kept = [line for line in lines if line["step"] <= step and line["kind"] != "final"]
         with atomic_open(self.folder / "metrics.jsonl") as handle:
             handle.writelines(json.dumps(line) + "\n" for line in kept)
         events = read_lines(self.folder / "events.jsonl")

@@ -1,12 +1,14 @@
 """One training step: microbatched gradients, clipping, the skipped non-finite update, metrics."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from tlx.base import tree
 from tlx.base.term import Term, mean
 from tlx.train import carry as carries
 from tlx.train.config import TrainConfig
@@ -27,17 +29,22 @@ class Gradients(NamedTuple):
 
 
 def make_step(
-    module: Any, optimizer: optax.GradientTransformation, schedule: Callable, config: TrainConfig
+    module: Any,
+    optimizer: optax.GradientTransformation,
+    schedule: Callable,
+    config: TrainConfig,
+    fixed: frozenset[str] = frozenset(),
 ) -> StepFn:
     """`step(state, batch) -> (state, metrics)`, pure; to be jitted with the state's shardings.
 
     `module.apply({"params": p}, batch, carry, keys) -> (terms, carry)`. Where loss or gradient is not
-    finite, parameters, optimizer state and carry stay as they were, on every process alike.
+    finite, parameters, optimizer state and carry stay as they were, on every process alike. `fixed`: paths
+    of parameters that the optimizer never changes; they have no part in the gradient or its norm.
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         keys = row_keys(state.seed, state.step, config.batch_size)
-        result = gradients(module, state, batch, keys, config.microbatches)
+        result = gradients(module, state, batch, keys, config.microbatches, fixed)
         norm = optax.tree.norm(result.grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(result.loss)
         updates, opt_state = optimizer.update(
@@ -65,13 +72,21 @@ def make_step(
     return step
 
 
-def gradients(module: Any, state: State, batch: Batch, keys: jax.Array, microbatches: int = 1) -> Gradients:
+def gradients(
+    module: Any,
+    state: State,
+    batch: Batch,
+    keys: jax.Array,
+    microbatches: int = 1,
+    fixed: frozenset[str] = frozenset(),
+) -> Gradients:
     """Loss sum_t scale_t * sum_t / weight_t with weights over the whole batch, and its gradient.
 
     The batch is worked through in `microbatches` parts by a scan; equal for any number of them. keys: [B].
     """
+    differentiate = partial(_loss_and_grad, module, state, fixed)
     if microbatches == 1:
-        (loss, (terms, carry)), grads = _loss_and_grad(module, state, batch, state.carry, keys, None)
+        (loss, (terms, carry)), grads = differentiate(batch, state.carry, keys, None)
         return Gradients(loss, grads, {name: mean(term) for name, term in terms.items()}, carry)
     weights = term_weights(module, state, batch, keys)
     dims = carries.batch_dims(module)
@@ -80,7 +95,7 @@ def gradients(module: Any, state: State, batch: Batch, keys: jax.Array, microbat
 
     def add(total: Any, part: Any) -> tuple[Any, Any]:
         (rows, row_keys), carry = part
-        (loss, (terms, carry)), grads = _loss_and_grad(module, state, rows, carry, row_keys, weights)
+        (loss, (terms, carry)), grads = differentiate(rows, carry, row_keys, weights)
         sums = {name: term.sum for name, term in terms.items()}
         return jax.tree.map(jnp.add, total, (loss, sums, grads)), carry
 
@@ -104,14 +119,23 @@ def row_keys(seed: jax.Array, step: jax.Array, batch_size: int) -> jax.Array:
 
 def merged(params: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
     """One tree of the trainable and the frozen parameters, which share no leaf."""
-    tree = dict(params)
+    joined = dict(params)
     for name, value in frozen.items():
-        tree[name] = merged(tree[name], value) if name in tree else value
-    return tree
+        joined[name] = merged(joined[name], value) if name in joined else value
+    return joined
 
 
-def _loss_and_grad(module: Any, state: State, batch: Batch, carry: Any, keys: jax.Array, weights: Any) -> Any:
+def _loss_and_grad(
+    module: Any,
+    state: State,
+    fixed: frozenset[str],
+    batch: Batch,
+    carry: Any,
+    keys: jax.Array,
+    weights: dict[str, jax.Array] | None,
+) -> Any:
     def loss(params: Any) -> tuple[jax.Array, Any]:
+        params = tree.map_with_path(lambda path, x: jax.lax.stop_gradient(x) if path in fixed else x, params)
         terms, new_carry = module.apply({"params": merged(params, state.frozen)}, batch, carry, keys)
         terms = {name: Term(term.sum, term.weight, term.scale) for name, term in terms.items()}
         divisors = weights or {name: jax.lax.stop_gradient(term.weight) for name, term in terms.items()}

@@ -1,0 +1,58 @@
+"""Four shapes of language model, each pretrained in minutes on the source of Python's standard library.
+
+    tlx train --config=configs/quickstart.py                     a decoder, causal
+    tlx train --config=configs/quickstart.py:mlm                 an encoder, BERT's masks
+    tlx train --config=configs/quickstart.py:span_corruption     an encoder-decoder, T5's spans
+    tlx train --config=configs/quickstart.py:plm                 two streams, XLNet's permutations
+
+Hardware: any CPU; 2 cores take under 4 minutes from vocabulary to samples. Nothing is downloaded.
+Expected: clm about 1.47 bits per byte on the validation files, where the Kneser-Ney trigram of the same
+tokens has 1.56 and the unigram 2.92; the others end well below the unigram of their own targets.
+":tiny" behind it (":tiny", ":mlm:tiny") is the same in seconds, to see that everything works.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.run import base_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: an objective (clm), "tiny", or both joined by a colon."""
+    words = [word for word in arg.split(":") if word]
+    tiny = "tiny" in words
+    (objective,) = [word for word in words if word != "tiny"] or ["clm"]
+    config = base_config(objective)
+
+    config.tokenizer.vocab_size = 4096
+    config.data.sequence_length = 128
+    config.train.batch_size = 4  # about 512 tokens: many small updates learn most in a few minutes
+
+    model = config.model
+    model.num_layers, model.width = 4, 128
+    model.attention.num_heads = 4
+    if objective == "clm":
+        model.position.kind = "rotary"
+    if objective == "span_corruption":
+        model.position.kind = "bucketed"
+        model.num_layers, model.num_decoder_layers = 3, 3
+    if objective == "plm":
+        model.residual, model.position.kind = "post", "relative"
+        config.objective.mem_len = 64
+
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 4e-3
+    config.train.steps = 3000
+    config.eval.every, config.eval.batches = 1000, 50
+    config.checkpoint.every = 1000
+    config.log.print_every = 200
+
+    if tiny:
+        model.num_layers, model.width, model.attention.num_heads = 2, 32, 2
+        if objective == "span_corruption":
+            model.num_layers, model.num_decoder_layers = 1, 1
+        config.tokenizer.kind = "bytes"
+        config.data.sequence_length = 64
+        config.train.batch_size, config.train.steps = 8, 40
+        config.eval.every, config.eval.batches, config.eval.final_batches = 20, 2, 4
+        config.checkpoint.every, config.log.every, config.log.print_every = 20, 1, 10
+    return config

@@ -1,0 +1,41 @@
+"""`tlx config`: the resolved configuration, and differences."""
+
+import json
+
+import pytest
+
+from tests.cli import tiny
+from tlx import cli
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    return tiny.write_config(tmp_path)
+
+
+def test_printed_as_lines_and_as_json(config_file, capsys):
+    assert cli.main(["config", f"--config={config_file}:mlm", "--config.seed=7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "seed = 7" in lines and "objective.name = 'mlm'" in lines and "model.kind = 'encoder'" in lines
+    assert cli.main(["config", f"--config={config_file}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["objective"]["name"] == "clm"
+
+
+def test_difference_from_another_file_and_from_itself(config_file, capsys):
+    assert cli.main(["config", f"--config={config_file}", "--config.seed=7", f"--diff={config_file}"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["key", "other", "this"],
+        ["seed", "0", "7"],
+    ]
+    assert cli.main(["config", f"--config={config_file}", f"--diff={config_file}"]) == 0
+    assert capsys.readouterr().out == "no difference\n"
+
+
+def test_difference_from_a_run(config_file, tmp_path, capsys):
+    assert cli.main(["config", f"--config={config_file}", "--json"]) == 0
+    run = {"format": 1, "config": json.loads(capsys.readouterr().out)}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run))
+    words = ["config", f"--config={config_file}", "--config.train.steps=41", f"--diff={tmp_path / 'run'}"]
+    assert cli.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"train.steps": {"other": 40, "this": 41}}

@@ -1,0 +1,183 @@
+"""`tlx train` as a user runs it: from nothing to the end, killed and gone on, refused, on two processes."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from tests.cli import tiny
+from tlx import cli
+from tlx.checkpoint.checkpoints import Checkpoints
+from tlx.run import assemble, resolve
+from tlx.train.hooks import saved_part
+from tlx.train.journal import read_lines
+
+SHAPES = ("clm", "mlm", "span_corruption", "plm")
+TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    return tiny.write_config(tmp_path_factory.mktemp("config"))
+
+
+def digests(workdir, step=40):
+    """sha256 of all parameters and of all of the rest of the state, from the checkpoint of a step."""
+    run = assemble(resolve(json.loads((workdir / "run.json").read_text())["config"]))
+    with run.use():
+        loaded = Checkpoints(workdir / "checkpoints").restore(saved_part(run.state), step)
+    rest = {name: value for name, value in loaded.tree.items() if name != "params"}
+    return [_sha256(loaded.tree["params"]), _sha256(rest)]
+
+
+def _sha256(tree):
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        digest.update(str(path).encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def metrics(workdir):
+    """What does not depend on the machine's speed."""
+    lines = read_lines(workdir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in TIMED} for line in lines]
+
+
+def train(config_file, workdir, *words, shape="clm"):
+    return cli.main(["train", f"--config={config_file}:{shape}", f"--workdir={workdir}", *words])
+
+
+def test_a_run_in_two_halves_is_the_run_in_one(config_file, tmp_path, capsys):
+    """With the memories of plm, which the second half must find as the first left them."""
+    assert train(config_file, tmp_path / "one", shape="plm") == 0
+    assert train(config_file, tmp_path / "two", "--config.train.steps=20", shape="plm") == 0
+    capsys.readouterr()
+    assert train(config_file, tmp_path / "two", shape="plm") == 0
+    out = capsys.readouterr().out
+    assert "from checkpoints/20: 20 of 40 steps to go" in out
+    assert "train.steps" in out  # the table of what changed
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
+    assert [line["step"] for line in metrics(tmp_path / "one") if line["kind"] == "train"] == [*range(1, 41)]
+    assert [
+        line["event"]
+        for line in read_lines(tmp_path / "two/events.jsonl")
+        if "checkpoint" not in line["event"]
+    ] == [
+        "start",
+        "end",
+        "resume",
+        "changed",
+        "end",
+    ]
+
+
+def test_another_config_is_refused_or_allowed_by_name(config_file, tmp_path, capsys):
+    short = "--config.train.steps=2"
+    assert train(config_file, tmp_path / "run", short) == 0
+    before = (tmp_path / "run/run.json").read_text()
+    capsys.readouterr()
+    assert train(config_file, tmp_path / "run", short, "--config.optimizer.learning_rate=0.01") == 64
+    assert "optimizer.learning_rate  0.003  0.01  refused" in capsys.readouterr().err
+    assert (tmp_path / "run/run.json").read_text() == before
+    allowed = "--allow-change=optimizer.learning_rate"
+    words = ("--config.train.steps=4", "--config.optimizer.learning_rate=0.01", allowed)
+    assert train(config_file, tmp_path / "run", *words) == 0
+    assert json.loads((tmp_path / "run/run.json").read_text())["config"]["optimizer"]["learning_rate"] == 0.01
+
+
+def test_other_text_is_refused(config_file, tmp_path, capsys):
+    own = tiny.write_config(tmp_path)
+    assert train(own, tmp_path / "run", "--config.train.steps=2") == 0
+    (tmp_path / "text" / "0.txt").write_text("something else entirely, and longer than it was before\n" * 9)
+    assert train(own, tmp_path / "run", "--config.train.steps=4") == 64
+    assert "data.fingerprint" in capsys.readouterr().err
+
+
+ERRORS = {
+    "unknown key": (["--config.train.stesp=3"], "did you mean 'steps'"),
+    "wrong type": (["--config.train.steps=many"], "must be int"),
+    "batch and devices": (["--config.train.batch_size=12"], "must be a multiple of 8"),
+    "batch and microbatches": (["--config.train.microbatches=3"], "it may be 1, 2, 4, 8"),
+    "mesh and devices": (["--config.mesh.fsdp=3"], "mesh.fsdp can be one of 1, 2, 4, 8"),
+    "heads and tensor axis": (["--config.mesh.tensor=8"], "the mesh's may be 1, 2, 4"),
+    "objective and model": (["--config.model.kind=encoder"], "not one of: decoder"),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_config_error_is_told_at_once(config_file, tmp_path, error):
+    words, message = ERRORS[error]
+    start = time.perf_counter()
+    process = tiny.tlx("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *words, devices=8)
+    out, _ = process.communicate(timeout=60)
+    seconds = time.perf_counter() - start
+    assert process.returncode == 64 and message in out and len(out.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+    assert seconds < 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(config_file, tmp_path, shape):
+    """kill -9 anywhere from the first step on, in the middle of a save too (there is one every 5 steps)."""
+    words = ("train", f"--config={config_file}:{shape}", "--config.train.steps=60")
+    tiny.finish(tiny.tlx(*words, f"--workdir={tmp_path}/one"))
+    rng = random.Random(f"{shape} {time.time_ns()}")
+    for _ in range(3):
+        process = tiny.tlx(*words, f"--workdir={tmp_path}/two", "--config.log.print_every=1")
+        for line in process.stdout:
+            if line.startswith("step "):
+                break
+        time.sleep(rng.uniform(0, 0.5))
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    tiny.finish(tiny.tlx(*words, f"--workdir={tmp_path}/two"))
+    assert digests(tmp_path / "one", 60) == digests(tmp_path / "two", 60)
+    assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_asked_to_stop_it_saves_and_goes_on(config_file, tmp_path):
+    words = ("train", f"--config={config_file}", "--config.checkpoint.every=0", "--config.train.steps=400")
+    process = tiny.tlx(*words, f"--workdir={tmp_path}/run", "--config.log.print_every=1")
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 42, out
+    assert "saved, rerun to resume" in out
+    (step,) = (int(folder.name) for folder in (tmp_path / "run/checkpoints").glob("[0-9]*"))
+    assert step < 400
+    out = tiny.finish(tiny.tlx(*words, f"--workdir={tmp_path}/run"))
+    assert f"from checkpoints/{step}: {400 - step} of 400 steps to go" in out
+    assert [line["step"] for line in metrics(tmp_path / "run") if line["kind"] == "train"] == [*range(1, 401)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", ["clm", "plm"])
+def test_two_processes_have_the_losses_of_one(config_file, tmp_path, shape):
+    mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.checkpoint.every=20")
+    words = ("train", f"--config={config_file}:{shape}", *mesh)
+    tiny.finish(tiny.tlx(*words, f"--workdir={tmp_path}/one", devices=4))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    both = {"TLX_COORDINATOR": f"127.0.0.1:{port}", "TLX_NUM_PROCESSES": "2"}
+    pair = [
+        tiny.tlx(*words, f"--workdir={tmp_path}/two", devices=2, TLX_PROCESS_ID=str(i), **both)
+        for i in range(2)
+    ]
+    for process in pair:
+        tiny.finish(process)
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    np.testing.assert_allclose([x["loss"] for x in one], [x["loss"] for x in two], rtol=1e-5)

@@ -1,0 +1,66 @@
+"""A run that takes seconds: a tiny model of any shape on a little text of its own."""
+
+import os
+import pathlib
+import random
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+_CONFIG = """
+from tlx.run import base_config
+
+def get_config(arg="clm"):
+    config = base_config(arg or "clm")
+    config.data.source = "text"
+    config.data.text.files = ({files!r},)
+    config.data.sequence_length = 32
+    config.tokenizer.kind = "bytes"
+    model = config.model
+    model.width, model.num_layers, model.attention.num_heads, model.dropout = 32, 2, 4, 0.1
+    model.execution.unroll = 1
+    model.position.kind = {{"plm": "relative", "span_corruption": "bucketed"}}.get(arg, "rotary")
+    if arg == "plm":
+        model.residual, config.objective.mem_len, config.objective.num_predict = "post", 16, 6
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.schedule.name = "constant"  # the same for any number of steps
+    config.train.batch_size, config.train.steps = 8, 40
+    config.checkpoint.every, config.log.every, config.log.print_every = 5, 1, 10
+    config.eval.every, config.eval.batches, config.eval.final = 10, 2, False
+    config.log.tensorboard = False
+    return config
+"""
+
+_WORDS = "the a model reads tokens and predicts what comes next from all that came before it in time".split()
+
+
+def write_config(folder: pathlib.Path) -> pathlib.Path:
+    """tiny.py and the text that it trains on."""
+    rng = random.Random(0)
+    (folder / "text").mkdir(exist_ok=True)
+    for i in range(40):
+        text = " ".join(rng.choices(_WORDS, k=100)) + "\n"
+        (folder / "text" / f"{i}.txt").write_text(text)
+    path = folder / "tiny.py"
+    path.write_text(_CONFIG.format(files=str(folder / "text" / "*.txt")))
+    return path
+
+
+def tlx(*words: str, devices: int = 1, **environ: str) -> subprocess.Popen:
+    """`tlx WORDS` as a process of its own, stdout and stderr joined."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tlx", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": str(devices), **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, timeout: float = 300) -> str:
+    """What the process said; asserts that it ended well."""
+    out, _ = process.communicate(timeout=timeout)
+    assert process.returncode == 0, out
+    return out

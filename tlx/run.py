@@ -1,0 +1,294 @@
+"""A run: ConfigDict -> frozen RunConfig -> everything that training needs, put together."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from tlx import parallel
+from tlx.base.config import from_dict, to_dict
+from tlx.base.errors import ConfigError, one_of
+from tlx.checkpoint.config import CheckpointConfig
+from tlx.data.config import DataConfig
+from tlx.data.pipeline import Pipeline, build_pipeline
+from tlx.data.prepare import prepare_tokenizer
+from tlx.models.config import ModelConfig
+from tlx.nn.losses import LossConfig
+from tlx.objectives import TABLE as OBJECTIVES
+from tlx.objectives.protocol import Objective, Spec
+from tlx.optim import frozen_paths, make_optimizer, make_schedule
+from tlx.optim import state_shardings as opt_state_shardings
+from tlx.optim.config import OptimizerConfig
+from tlx.parallel.config import MeshConfig
+from tlx.text import Tokenizer, make_tokenizer
+from tlx.text.config import TokenizerConfig
+from tlx.text.vocabulary import Vocabulary
+from tlx.text.window import Window
+from tlx.train import carry as carries
+from tlx.train.config import EvalConfig, LogConfig, TrainConfig
+from tlx.train.state import State, boxed_params, init_state
+from tlx.train.step import StepFn, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run does; saved in its directory as it is."""
+
+    name: str = ""  # what the run is called; empty: as its config file
+    seed: int = 0  # of parameters, data order and dropout
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    objective: Any = None  # the dataclass of the objective called objective.name
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
+
+
+def base_config(objective: str = "clm") -> ConfigDict:
+    """A complete ConfigDict of all defaults, which get_config functions start from.
+
+    model.kind is the first that the objective works with.
+    """
+    parts: Objective = OBJECTIVES.load(objective)
+    values = to_dict(RunConfig(objective=parts.config_class()))
+    values["model"]["kind"] = parts.kinds[0]
+    return ConfigDict(_tuples(values))
+
+
+def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
+    """The frozen config, checked in all that does not depend on the devices.
+
+    Raises ConfigError with the field, its value and the legal ones. `allow`: see base.lookup.Table.load.
+    """
+    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    name = (values.get("objective") or {}).get("name")
+    parts: Objective = OBJECTIVES.load(str(name), allow=allow)
+    values["objective"] = from_dict(parts.config_class, values["objective"], "config.objective")
+    resolved = from_dict(RunConfig, values)
+    for field in dataclasses.fields(resolved):
+        validate = getattr(getattr(resolved, field.name), "validate", None)
+        if validate is not None:
+            validate()
+    _check_seed(resolved.seed)
+    if resolved.model.kind not in parts.kinds:
+        raise ConfigError(f"objective {name!r}: " + one_of("model.kind", resolved.model.kind, parts.kinds))
+    parts.reads(_spec_before_tokenizer(resolved))
+    _check_positions(resolved)
+    return resolved
+
+
+def check_devices(config: RunConfig, num_devices: int) -> None:
+    """Raises ConfigError where mesh, batch or model do not fit so many devices. Compiles nothing.
+
+    The whole model is traced with the mesh's shardings, so that no dim fails to divide later.
+    """
+    sizes = config.mesh.sizes(num_devices)
+    rules = parallel.rules(config.mesh)
+    axes = {rule.name: [axis for axis in rule.axes if sizes[axis] > 1] for rule in rules}
+    _check_batch(config.train, axes["batch"], math.prod(sizes[axis] for axis in axes["batch"]))
+    _check_heads(config.model, axes["heads"], math.prod(sizes[axis] for axis in axes["heads"]))
+    mesh = parallel.abstract_mesh(config.mesh, num_devices)
+    spec = _spec_before_tokenizer(config)
+    module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
+    boxed = boxed_params(module, batch)
+    make_optimizer(config.optimizer, make_schedule(config.optimizer, config.train.steps), boxed)
+    parallel.param_shardings(boxed, mesh, rules)
+    with parallel.use(mesh, rules):
+        jax.eval_shape(lambda: trace_forward(module, batch))
+
+
+class Run(NamedTuple):
+    """What training needs, assembled. Nothing is on a device yet, and nothing in the run's folder."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    spec: Spec
+    module: Any  # apply({"params": p}, batch, carry, keys) -> (terms, carry)
+    train: Pipeline
+    validation: Pipeline
+    mesh: Mesh
+    rules: parallel.Rules
+    state: State  # abstract, with the sharding of each leaf
+    init: Callable[[], State]  # the state before the first step, never whole in one place
+    step: StepFn  # jitted; it takes the memory of the state it is given
+    rows: tuple[int, ...]  # of the global batch, those that this process makes
+    place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # these rows onto the devices
+
+    def use(self) -> AbstractContextManager[None]:
+        """The context in which init, step and restore are called: the mesh and its rules."""
+        return parallel.use(self.mesh, self.rules)
+
+
+def assemble(config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
+    """Puts a checked config's parts together: tokenizer, data, model, mesh, optimizer, step.
+
+    `tokenizer`: the one the run was started with; else it is made (and the text tokenised) as the config
+    says, once per machine. Raises ConfigError or DataError.
+    """
+    tokenizer = tokenizer or prepare_tokenizer(config.tokenizer, config.data)
+    parts: Objective = OBJECTIVES.load(config.objective.name)
+    spec = Spec(config.objective, config.data.sequence_length, tokenizer.vocab, tokenizer.starts_word)
+    splits = {
+        split: build_pipeline(
+            config.data,
+            tokenizer,
+            parts.example,
+            spec,
+            parts.reads(spec),
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            split=split,
+        )
+        for split in ("train", "validation")
+    }
+    mesh, rules = parallel.make_mesh(config.mesh), parallel.rules(config.mesh)
+    module, batch = make_module(config, tokenizer.vocab), abstract_batch(config, spec)
+    boxed = boxed_params(module, batch)
+    schedule = make_schedule(config.optimizer, config.train.steps)
+    optimizer = make_optimizer(config.optimizer, schedule, boxed)
+    init = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
+    shardings = state_shardings(jax.eval_shape(init), boxed, module, mesh, rules)
+    rows = parallel.batch_sharding(mesh, rules, batch)
+    whole = NamedSharding(mesh, PartitionSpec())
+    fixed = frozen_paths(config.optimizer, boxed)
+    step = make_step(module, optimizer, schedule, config.train, fixed)
+    return Run(
+        config=config,
+        tokenizer=tokenizer,
+        spec=spec,
+        module=module,
+        train=splits["train"],
+        validation=splits["validation"],
+        mesh=mesh,
+        rules=rules,
+        state=jax.tree.map(_with_sharding, jax.eval_shape(init), shardings),
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(
+            step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0
+        ),
+        rows=tuple(parallel.local_rows(next(iter(rows.values())), config.train.batch_size).tolist()),
+        place=lambda local: parallel.to_global(local, rows),
+    )
+
+
+def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
+    """The objective's module, its model as large as the vocabulary."""
+    size = config.model.vocab_size or vocab.size
+    if size < vocab.size:
+        raise ConfigError(
+            f"model.vocab_size = {size} is smaller than the tokenizer's {vocab.size}; 0 takes the tokenizer's"
+        )
+    model = dataclasses.replace(config.model, vocab_size=size)
+    return OBJECTIVES.load(config.objective.name).module(config.objective, model, config.loss)
+
+
+def abstract_batch(config: RunConfig, spec: Spec) -> dict[str, jax.ShapeDtypeStruct]:
+    """Names, shapes and dtypes of a global batch, from one example of made-up text."""
+    parts: Objective = OBJECTIVES.load(config.objective.name)
+    length = parts.reads(spec).length
+    text = np.flatnonzero(~spec.vocab.special).astype(np.int32)
+    window = Window(np.resize(text, length), np.ones(length, np.int32), np.arange(length, dtype=np.int32))
+    example = parts.example(np.random.default_rng(0), window, spec)
+    rows = config.train.batch_size
+    return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
+
+
+def state_shardings(state: State, boxed: Any, module: Any, mesh: Mesh, rules: parallel.Rules) -> State:
+    """NamedSharding of each leaf of the abstract state: as its parameter, its row of the batch, or whole."""
+    params = parallel.param_shardings(boxed, mesh, rules)
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def carried(leaf: jax.ShapeDtypeStruct, batch_dim: int) -> NamedSharding:
+        names = ["batch" if dim == batch_dim else None for dim in range(leaf.ndim)]
+        return NamedSharding(mesh, parallel.spec(names, leaf.shape, mesh, rules, "carry"))
+
+    return State(
+        params=params,
+        frozen={},
+        opt_state=opt_state_shardings(state.opt_state, state.params, params, mesh),
+        carry=jax.tree.map(carried, state.carry, carries.batch_dims(module)),
+        seed=whole,
+        step=whole,
+        skipped=whole,
+        skipped_in_a_row=whole,
+    )
+
+
+def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def trace_forward(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
+    """Loss terms of zeros: to be traced, for shapes or FLOPs, not to be computed."""
+    zeros = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in batch.items()}
+    rows = next(iter(batch.values())).shape[0]
+    params = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parallel.unbox(boxed_params(module, batch))
+    )
+    return module.apply({"params": params}, zeros, carries.initial_carry(module, rows), None)
+
+
+def _spec_before_tokenizer(config: RunConfig) -> Spec:
+    """The spec as far as it is known before a vocabulary is trained: all that shapes depend on."""
+    if config.tokenizer.path is None and config.tokenizer.kind == "sentencepiece":
+        vocab = Vocabulary(config.tokenizer.vocab_size)
+    else:
+        vocab = make_tokenizer(config.tokenizer, ()).vocab
+    return Spec(config.objective, config.data.sequence_length, vocab, np.ones(vocab.size, bool))
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed = {seed} must lie in 0..{2**32 - 1}")
+
+
+def _check_positions(config: RunConfig) -> None:
+    """A learned table must have a row for each place: an index beyond it would silently read the last."""
+    position, length = config.model.position, config.data.sequence_length
+    if position.kind == "learned" and length + position.offset > position.max_length:
+        raise ConfigError(
+            f"data.sequence_length = {length} needs {length + position.offset} rows of learned positions, "
+            f"model.position.max_length = {position.max_length}; raise one or lower the other"
+        )
+
+
+def _check_batch(train: TrainConfig, axes: Sequence[str], shards: int) -> None:
+    parts = shards * train.microbatches
+    if train.batch_size % parts:
+        split = " x ".join([f"{shards} devices of mesh.{' x mesh.'.join(axes)}"] if axes else [])
+        near = sorted({max(parts, train.batch_size // parts * parts), -(-train.batch_size // parts) * parts})
+        raise ConfigError(
+            f"train.batch_size = {train.batch_size} does not divide into {train.microbatches} microbatches"
+            f" over {split}; it must be a multiple of {parts}, such as {' or '.join(map(str, near))}"
+        )
+
+
+def _check_heads(model: ModelConfig, axes: Sequence[str], shards: int) -> None:
+    heads, kv_heads = model.attention.num_heads, model.attention.num_kv_heads
+    for name, count in (("num_heads", heads), ("num_kv_heads", kv_heads)):
+        if count and count % shards:
+            legal = [n for n in range(1, count + 1) if count % n == 0]
+            raise ConfigError(
+                f"model.attention.{name} = {count} does not divide over mesh.{' x mesh.'.join(axes)} = "
+                f"{shards}; with so many heads the mesh's may be {', '.join(map(str, legal))}"
+            )
+
+
+def _tuples(values: Any) -> Any:
+    """Lists as tuples: what a ConfigDict lets a config file replace by another tuple."""
+    if isinstance(values, Mapping):
+        return {key: _tuples(value) for key, value in values.items()}
+    return tuple(_tuples(value) for value in values) if isinstance(values, list) else values
