@@ -11,18 +11,25 @@ import pytest
 from tlx.base.errors import DataError
 from tlx.base.term import Term
 from tlx.evaluate.likelihood import evaluate, make_scorer
+from tlx.models.config import ModelConfig
+from tlx.nn.losses import LossConfig
+from tlx.objectives.protocol import ObjectiveModule
 
 V = 7
 NUM_BYTES_V = np.array([0, 1, 2, 3, 4, 5, 6])
 
 
-class Table(nn.Module):
+class Table(ObjectiveModule):
     """A unigram model with a carry that counts the batches."""
+
+    config: None = None
+    model: ModelConfig = ModelConfig()
 
     @nn.compact
     def __call__(self, batch, carry=None, keys=None):
         log_prob_V = jax.nn.log_softmax(self.param("table", nn.initializers.normal(1.0), (V,)))
-        nats = -log_prob_V[batch["targets"]] * batch["weights"]
+        smooth = self.loss.label_smoothing
+        nats = -((1 - smooth) * log_prob_V[batch["targets"]] + smooth * log_prob_V.mean()) * batch["weights"]
         terms = {"loss": Term(nats.sum(), batch["weights"].sum(), 1.0)}
         return terms, (0 if carry is None else carry) + 1
 
@@ -32,8 +39,9 @@ def scored():
     rng = np.random.default_rng(0)
     batch = {"targets": rng.integers(V, size=(6, 5)), "weights": rng.integers(2, size=(6, 5)).astype("f4")}
     batch["weights"][4:] = 0  # the rows that fill the last batch
-    params = Table().init(jax.random.key(0), batch)["params"]
-    return batch, params, make_scorer(Table(), NUM_BYTES_V)
+    module = Table(loss=LossConfig(label_smoothing=0.3))
+    params = module.init(jax.random.key(0), batch)["params"]
+    return batch, params, make_scorer(module, NUM_BYTES_V)
 
 
 def test_figures(scored):

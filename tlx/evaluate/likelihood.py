@@ -1,27 +1,30 @@
 """Loss, accuracy and bits per byte of an objective's module over one pass of the data."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.errors import DataError
 from tlx.base.term import Term
+from tlx.objectives.protocol import ObjectiveModule
 
 Batch = Mapping[str, Any]
 Scorer = Callable[[Any, Any, Batch], tuple[dict[str, Term], Any]]
 
 
-def make_scorer(module: nn.Module, num_bytes_V: np.ndarray) -> Scorer:
+def make_scorer(module: ObjectiveModule, num_bytes_V: np.ndarray) -> Scorer:
     """Jitted (params, carry, batch) -> (terms, carry), without dropout.
 
     The terms are the module's, and "bytes": the bytes of text behind the targets that count, as its sum.
-    Build it once and keep it: every call of this function compiles again.
+    "loss" is the cross-entropy, without label smoothing. Build it once and keep it: every call of this
+    function compiles again.
     """
+    module = module.clone(loss=dataclasses.replace(module.loss, label_smoothing=0.0))
     num_bytes_V = jnp.asarray(num_bytes_V, jnp.float32)
 
     @jax.jit

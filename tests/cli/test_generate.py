@@ -1,0 +1,47 @@
+"""`tlx generate` and `tlx evaluate` on small run directories."""
+
+import io
+
+import pytest
+
+import tlx
+from tests.run_directory import write_run
+from tlx.cli import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "clm", "clm")
+
+
+def test_prompts_and_their_continuations(run, capsys):
+    assert main(["generate", str(run), "--prompt=ab", "--max_tokens=6", "--temperature=0"]) == 0
+    expected = tlx.load(run).generate("ab", max_tokens=6, temperature=0)
+    assert capsys.readouterr().out == f"ab{expected}\n"
+    assert main(["generate", str(run), "--prompt=a", "--prompt=b", "--samples=2", "--max-tokens=3"]) == 0
+    assert capsys.readouterr().out.count("-" * 60) == 4
+
+
+def test_prompts_from_standard_input(run, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+    assert main(["generate", str(run), "--max_tokens=2"]) == 0
+    assert "\ntwo" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["generate", str(run)]) == 64
+    assert "there is no prompt" in capsys.readouterr().err
+
+
+def test_a_masked_model_shows_candidates(tmp_path, capsys):
+    run = write_run(tmp_path / "mlm", "mlm")
+    assert main(["generate", str(run), "--prompt=a [MASK] b [MASK]", "--top=2"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "a [MASK] b [MASK]" and [line[:8] for line in out[1:]] == ["  gap 1:", "  gap 2:"]
+
+
+def test_what_is_wrong_ends_with_its_code(run, tmp_path, capsys):
+    assert main(["generate", str(tmp_path / "absent"), "--prompt=a"]) == 64
+    assert "is not there" in capsys.readouterr().err
+    assert main(["generate", str(run), "--prompt=a", "--step=9"]) == 74
+    assert "no complete checkpoint at step 9" in capsys.readouterr().err
+    assert main(["generate", str(run), "--prompt=a", "--top_p=2"]) == 64
+    assert "top_p = 2.0" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""Run directories with random parameters, written with the trainer's parts but without training."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from tlx import parallel
+from tlx.base.config import to_dict
+from tlx.checkpoint import Checkpoints
+from tlx.objectives.protocol import Spec
+from tlx.run import abstract_batch, base_config, make_module, resolve
+from tlx.text import make_tokenizer
+from tlx.train import directory
+from tlx.train.state import boxed_params
+
+
+def tiny_config(objective):
+    config = base_config(objective)
+    config.tokenizer.kind = "bytes"
+    config.data.sequence_length = 32
+    config.model.width, config.model.num_layers, config.model.attention.num_heads = 16, 1, 2
+    config.model.position.kind = {"plm": "relative", "mlm": "learned"}.get(objective, "rotary")
+    config.model.position.max_length = 40
+    config.model.init.stddev = config.model.init.embedding_stddev = 0.4
+    config.model.execution.unroll = 1
+    if objective == "plm":
+        config.model.residual, config.objective.mem_len = "post", 4
+    return resolve(config)
+
+
+def write_run(folder, objective, steps=(3,), mesh=None):
+    """A run directory with random parameters; those of step s are drawn from seed s."""
+    config = tiny_config(objective)
+    tokenizer = make_tokenizer(config.tokenizer, ())
+    module = make_module(config, tokenizer.vocab)
+    spec = Spec(config.objective, config.data.sequence_length, tokenizer.vocab, tokenizer.starts_word)
+    batch = abstract_batch(config, spec)
+    boxed = boxed_params(module, batch)
+    folder.mkdir()
+    tokenizer.save(folder / "tokenizer")
+    directory.write_run(folder, to_dict(config), tokenizer.hash, {"fingerprint": "none"}, {"data": 1}, 1)
+    shardings = None
+    if mesh is not None:
+        shardings = parallel.param_shardings(boxed, mesh, parallel.rules(parallel.MeshConfig(rules="fsdp")))
+
+    @functools.partial(jax.jit, out_shardings=shardings)
+    def draw(key):
+        return jax.tree.map(
+            lambda x: 0.4 * jax.random.normal(jax.random.fold_in(key, x.size), x.shape), parallel.unbox(boxed)
+        )
+
+    with Checkpoints(folder / "checkpoints", dataclasses.replace(config.checkpoint, keep=9)) as checkpoints:
+        checkpoints.prepare()
+        for step in steps:
+            checkpoints.save(step, {"params": draw(jax.random.key(step)), "opt_state": {"big": np.zeros(7)}})
+            checkpoints.wait()
+    return folder

@@ -1,0 +1,186 @@
+"""`tlx.load` and what it returns, on run directories written as the trainer writes them."""
+
+import functools
+import math
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import tlx
+from tests.run_directory import write_run
+from tlx import parallel
+from tlx.base.errors import CheckpointError, ConfigError, DataError
+from tlx.base.files import read_json, write_json
+
+OBJECTIVES = ("clm", "mlm", "span_corruption", "plm")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return functools.cache(lambda objective: write_run(folder / objective, objective))
+
+
+@pytest.fixture(scope="module")
+def loaded(runs):
+    return functools.cache(lambda objective: tlx.load(runs(objective)))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_shape_loads_and_scores(objective, loaded):
+    lm = loaded(objective)
+    assert lm.step == 3 and lm.config.objective.name == objective
+    prompts = {"prompts": ["a <extra_id_0> b", "c"]} if objective == "span_corruption" else {}
+    first, second = lm.score(["ab", "Käse " * 9], **prompts)
+    assert (first.num_tokens, second.num_bytes) == (2, 54)
+    assert second.log_likelihood < first.log_likelihood < 0
+    assert second.bits_per_byte == pytest.approx(-second.log_likelihood / math.log(2) / 54)
+
+
+def test_scores_are_those_of_the_logits(loaded):
+    lm = loaded("clm")
+    ids = lm.tokenizer.encode("hello")
+    log_probs = jax.nn.log_softmax(lm.logits([lm.tokenizer.vocab.bos, *ids])[0, :-1])
+    assert lm.score("hello").log_likelihood == pytest.approx(
+        float(log_probs[np.arange(5), ids].sum()), rel=1e-5
+    )
+    lm = loaded("plm")
+    log_probs = jax.nn.log_softmax(lm.logits(ids)[0])
+    assert lm.score("hello").log_likelihood == pytest.approx(
+        float(log_probs[np.arange(5), ids].sum()), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_logits_have_a_row_for_every_token(objective, loaded):
+    lm = loaded(objective)
+    given = {"encoder_tokens": [[10, 11, 12]] * 2} if objective == "span_corruption" else {}
+    pad = lm.tokenizer.vocab.pad
+    logits = lm.logits([[20, 21, 22, 23], [20, 21, pad, pad]], **given)
+    assert logits.shape == (2, 4, lm.tokenizer.vocab.size) and logits.dtype == np.float32
+    if objective in ("clm", "span_corruption"):
+        np.testing.assert_allclose(logits[0, :2], logits[1, :2], atol=1e-5)
+    with pytest.raises(ConfigError, match="encoder_tokens"):
+        lm.logits([[20]], **({} if given else {"encoder_tokens": [[1]]}))
+
+
+@pytest.mark.parametrize("objective", ["clm", "plm", "span_corruption"])
+def test_generation_takes_prompts_of_any_lengths(objective, loaded):
+    lm = loaded(objective)
+    prompts = ["ab", "a longer one", ""]
+    texts = lm.generate(prompts, max_tokens=5, temperature=0.0)
+    assert len(texts) == 3 and all(isinstance(text, str) for text in texts)
+    assert lm.generate("ab", max_tokens=5, temperature=0.0) == texts[0]
+    assert lm.generate(prompts, max_tokens=5, seed=1) != lm.generate(prompts, max_tokens=5, seed=2)
+
+
+def test_sentinels_mark_the_gaps_of_a_prompt(loaded):
+    lm = loaded("span_corruption")
+    vocab = lm.tokenizer.vocab
+    assert lm._source("a<extra_id_0>b<extra_id_1>") == [
+        *lm.tokenizer.encode("a"),
+        vocab.sentinel(0),
+        *lm.tokenizer.encode("b"),
+        vocab.sentinel(1),
+        vocab.eos,
+    ]
+    assert lm._source("ab") == [*lm.tokenizer.encode("ab"), vocab.sentinel(0), vocab.eos]
+    ids = [vocab.sentinel(0), *lm.tokenizer.encode("x"), vocab.sentinel(1), *lm.tokenizer.encode("y")]
+    assert lm._answer("a<extra_id_0>b<extra_id_1>", ids) == "<extra_id_0>x<extra_id_1>y"
+    assert lm._answer("ab", ids) == "x"
+
+
+def test_special_names_in_other_models_are_plain_text(loaded):
+    lm = loaded("clm")
+    assert lm.score("<mask><extra_id_0>").num_bytes == 18
+
+
+@pytest.mark.parametrize("objective", ["mlm", "plm"])
+def test_filling_a_gap(objective, loaded):
+    lm = loaded(objective)
+    gaps = lm.fill("a [MASK] b<mask>", top=3)
+    assert [len(candidates) for candidates in gaps] == [3, 3]
+    probabilities = [candidate.probability for candidate in gaps[0]]
+    assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) < 1
+    everything = lm.fill("a [MASK] b", top=lm.tokenizer.vocab.size)[0]
+    assert sum(candidate.probability for candidate in everything) == pytest.approx(1, abs=1e-5)
+    with pytest.raises(ConfigError, match=r"has no \[MASK\]"):
+        lm.fill("nothing")
+    with pytest.raises(ConfigError, match="the model reads 32"):
+        lm.fill("[MASK]" + "x" * 40)
+
+
+def test_what_a_shape_cannot_do_says_what_it_can(loaded):
+    with pytest.raises(ConfigError, match="does not continue texts; use fill"):
+        loaded("mlm").generate("a")
+    with pytest.raises(ConfigError, match="use generate"):
+        loaded("clm").fill("[MASK]")
+    with pytest.raises(ConfigError, match="extra_id_0"):
+        loaded("span_corruption").fill("[MASK]")
+
+
+def test_steps_dtypes_and_checkpoint_directories(tmp_path):
+    folder = write_run(tmp_path / "run", "clm", steps=(3, 5))
+    assert tlx.load(folder).step == 5
+    assert tlx.load(folder, step=3).step == 3
+    lm = tlx.load(folder / "checkpoints" / "3", dtype="bfloat16")
+    assert lm.step == 3
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(lm.params)} == {"bfloat16"}
+    full = tlx.load(folder, step=3)
+    np.testing.assert_allclose(lm.logits([20, 21]), full.logits([20, 21]), atol=0.3)
+    with pytest.raises(CheckpointError, match="step 4.*complete: 3, 5"):
+        tlx.load(folder, step=4)
+
+
+def test_what_is_wrong_with_a_directory_is_said(tmp_path):
+    with pytest.raises(DataError, match="is not there"):
+        tlx.load(tmp_path / "absent")
+    with pytest.raises(DataError, match="neither a run directory"):
+        tlx.load(tmp_path)
+    folder = write_run(tmp_path / "run", "clm")
+    saved = read_json(folder / "run.json")
+
+    def changed(**values):
+        write_json(folder / "run.json", saved | values)
+        return folder
+
+    with pytest.raises(DataError, match="format 99"):
+        tlx.load(changed(format=99))
+    with pytest.raises(DataError, match="not the tokenizer"):
+        tlx.load(changed(tokenizer_hash="0"))
+    wide = saved["config"] | {"model": saved["config"]["model"] | {"width": 24}}
+    with pytest.raises(
+        CheckpointError, match=r"model/embedding/table: checkpoint \(\d+, 16\), model \(\d+, 24\)"
+    ):
+        tlx.load(changed(config=wide))
+    foreign = saved["config"] | {"objective": {"name": "os:system"}}
+    with pytest.raises(ConfigError, match=r"code outside tlx; pass allow=\('os',\)"):
+        tlx.load(changed(config=foreign))
+
+
+def test_a_run_is_self_contained_and_loads_without_its_devices(tmp_path):
+    """Written over 8 devices, moved elsewhere, tokenizer path and kernel of another machine in the config."""
+    mesh = parallel.make_mesh(parallel.MeshConfig(data=1, fsdp=-1, rules="fsdp"))
+    folder = write_run(tmp_path / "run", "clm", mesh=mesh)
+    saved = read_json(folder / "run.json")
+    saved["config"]["tokenizer"]["path"] = "/nowhere/tokenizer"
+    saved["config"]["model"]["execution"]["attention"] = "splash"
+    write_json(folder / "run.json", saved)
+    expected = tlx.load(folder).score("some text").log_likelihood
+    moved = shutil.move(folder, tmp_path / "elsewhere")
+    program = (
+        f"lm = tlx.load({str(moved)!r}); print(jax.device_count(), lm.score('some text').log_likelihood)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "import jax, tlx; " + program],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": os.getcwd()},
+        capture_output=True, text=True, cwd="/",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    devices, found = done.stdout.split()
+    assert devices == "1" and float(found) == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,88 @@
+"""Bits per byte and loss of a trained model on a text, by the objective it was trained with.
+
+    tlx evaluate runs/quickstart                            its own validation text
+    tlx evaluate runs/quickstart --data='books/**/*.txt'    all of some files
+    tlx evaluate runs/quickstart --data=python --split=train
+    tlx evaluate runs/quickstart --data=tfds:wiki40b/en --split=validation
+
+RUN is a run directory or one of its checkpoints. The text is tokenised once, with the run's own
+tokenizer, into the cache folder.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+
+import tlx
+from tlx.base.errors import ConfigError, one_of
+from tlx.cli import flags
+from tlx.cli.generate import add_run
+from tlx.data.config import DataConfig, TextConfig, TfdsConfig
+from tlx.data.pipeline import Pipeline, build_pipeline
+from tlx.data.sources import TABLE as SOURCES
+from tlx.evaluate.likelihood import evaluate, make_scorer
+from tlx.objectives import TABLE as OBJECTIVES
+from tlx.objectives.protocol import Spec
+
+
+def main(argv: list[str]) -> int:
+    """`tlx evaluate`: one figure a line, or JSON."""
+    parser = flags.parser("evaluate", __doc__)
+    add_run(parser)
+    parser.add_argument("--data", metavar="GLOB|SOURCE", help="the run's own data by default")
+    parser.add_argument("--column", default="text", help="field of .jsonl, .parquet or tfds with the text")
+    parser.add_argument("--split", choices=("train", "validation"), default="validation")
+    parser.add_argument("--batches", type=int, help="at most so many batches")
+    parser.add_argument(
+        "--batch_size", "--batch-size", type=int, help="rows of a batch; the run's by default"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = flags.parse(parser, argv)
+    lm = tlx.load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
+    pipeline = open_text(lm, options)
+    scorer = make_scorer(lm.module, lm.tokenizer.num_bytes)
+    batches = itertools.islice(pipeline.epoch_batches(), options.batches)
+    figures = evaluate(scorer, lm.params, batches, lm.module.initial_carry(pipeline.batch_size))
+    if options.json:
+        print(json.dumps({"run": str(options.run), "step": lm.step, **figures}, indent=2))
+        return 0
+    print(f"{options.run} at step {lm.step}, {lm.config.objective.name}")
+    for name, value in figures.items():
+        print(
+            f"  {name:14} {value:,.4f}" if name not in ("targets", "bytes") else f"  {name:14} {value:,.0f}"
+        )
+    return 0
+
+
+def open_text(lm: tlx.LoadedModel, options: argparse.Namespace) -> Pipeline:
+    """The text that the options name, as examples of the model's objective."""
+    config = lm.config
+    data = chosen_data(config.data, options.data, options.column, options.split)
+    for source in data.sources:
+        SOURCES.load(source.source, allow=tuple(options.allow) if options.data is None else None)
+    parts = OBJECTIVES.load(config.objective.name)
+    spec = Spec(config.objective, data.sequence_length, lm.tokenizer.vocab, lm.tokenizer.starts_word)
+    batch_size = options.batch_size or config.train.batch_size
+    if batch_size < 1:
+        raise ConfigError(f"--batch_size = {batch_size} must be at least 1")
+    return build_pipeline(
+        data, lm.tokenizer, parts.example, spec, parts.reads(spec),
+        batch_size=batch_size, seed=config.seed, split=options.split,
+    )  # fmt: skip
+
+
+def chosen_data(data: DataConfig, name: str | None, column: str, split: str) -> DataConfig:
+    """The run's data, or in their place a source by its name or files by their glob."""
+    if name is None:
+        return data
+    kind, _, rest = name.partition(":")
+    changes: dict = {"mixture": (), "source": kind}
+    if kind == "tfds":
+        changes["tfds"] = TfdsConfig(name=rest, column=column)
+    elif name not in SOURCES:
+        if not any(mark in name for mark in "./*"):
+            raise ConfigError(one_of("--data", name, [*SOURCES, "tfds:NAME"]) + "; files are given as a glob")
+        text = TextConfig(files=(name,), validation_files=(name,), column=column)
+        changes |= {"source": "text", "text": text}
+    return dataclasses.replace(data, **changes)

@@ -1,0 +1,73 @@
+"""Continue a prompt with a trained model, or fill its gaps.
+
+    tlx generate runs/quickstart --prompt='def main('
+    tlx generate runs/quickstart --prompt='import' --prompt='class' --max_tokens=40 --temperature=0
+    tlx generate runs/quickstart-mlm --prompt='for i in [MASK](10):'
+    tlx generate runs/quickstart-span_corruption --prompt='for i in <extra_id_0>(10):'
+
+RUN is a run directory or one of its checkpoints. Without --prompt, each line of the standard input is
+one. A masked model shows the likeliest tokens for each [MASK].
+"""
+
+import argparse
+import sys
+
+import tlx
+from tlx.base.errors import ConfigError
+from tlx.cli import flags
+
+
+def main(argv: list[str]) -> int:
+    """`tlx generate`: texts on the standard output; exit 64, 74 ... for what cannot be read or asked."""
+    options = flags.parse(_parser(), argv)
+    prompts = options.prompt or [line.rstrip("\n") for line in sys.stdin]
+    if not prompts:
+        raise ConfigError("there is no prompt: give --prompt='...', or lines on the standard input")
+    lm = tlx.load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
+    if lm.kind == "encoder":
+        _show_gaps(lm, prompts, options.top)
+        return 0
+    asked = [prompt for prompt in prompts for _ in range(options.samples)]
+    texts = lm.generate(
+        asked, options.max_tokens, options.temperature, options.top_k, options.top_p, options.seed
+    )
+    for prompt, text in zip(asked, texts, strict=True):
+        if len(asked) > 1:
+            print("-" * 60)
+        # A gap's answer stands below its prompt, a continuation right behind.
+        print(prompt, text, sep="\n" if text.startswith("<extra_id_") else "")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.parser("generate", __doc__)
+    add_run(parser)
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
+    parser.add_argument("--max_tokens", "--max-tokens", type=int, default=64, help="at most (64)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (0.8)")
+    parser.add_argument("--top_k", "--top-k", type=int, default=0, help="draw from the k likeliest; 0: all")
+    parser.add_argument(
+        "--top_p", "--top-p", type=float, default=1.0, help="draw from the fewest tokens of this probability"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=1, help="continuations of each prompt (1)")
+    parser.add_argument("--top", type=int, default=5, help="candidates shown for each gap (5)")
+    return parser
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every verb that loads a model."""
+    parser.add_argument("run", metavar="RUN", help="run directory, or one of its checkpoint directories")
+    parser.add_argument("--step", type=int, help="which checkpoint; the newest sound one by default")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of parameters and computation")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE", help="code outside tlx that RUN may name"
+    )
+
+
+def _show_gaps(lm: tlx.LoadedModel, prompts: list[str], top: int) -> None:
+    for prompt in prompts:
+        print(prompt)
+        for number, candidates in enumerate(lm.fill(prompt, top), start=1):
+            shown = "  ".join(f"{c.piece!r} {c.probability:.3f}" for c in candidates)
+            print(f"  gap {number}: {shown}")
