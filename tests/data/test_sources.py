@@ -10,7 +10,9 @@ import textwrap
 import pyarrow
 import pyarrow.parquet
 import pytest
+from ml_collections import ConfigDict
 
+from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, SourceConfig, TextConfig, TfdsConfig, WeightedSource
 from tlx.data.sources import open_source
@@ -273,6 +275,21 @@ def test_tfds_that_is_not_installed(monkeypatch):
 def test_config_errors_name_the_field(config, message):
     with pytest.raises(ConfigError, match=message):
         config.validate()
+
+
+def test_a_mixture_from_a_config_file():
+    values = ConfigDict(to_dict(DataConfig()))
+    values.mixture = ({"weight": 3.0}, {"source": "text", "text": {"files": ("a.txt",)}})
+    config = from_dict(DataConfig, values.to_dict())
+    config.validate()
+    assert [(source.source, source.weight) for source in config.sources] == [("python", 3.0), ("text", 1.0)]
+    assert config.sources[1].text.files == ("a.txt",)
+    assert from_dict(DataConfig, json.loads(json.dumps(to_dict(config)))) == config
+    assert DataConfig(source="tfds").sources == (WeightedSource("tfds"),)
+    with pytest.raises(
+        ConfigError, match=r"config.mixture\[0\] = 'wight' is not one of: .*did you mean 'weight'"
+    ):
+        from_dict(DataConfig, {"mixture": ({"wight": 3.0},)})
 
 
 def test_an_unknown_source_names_the_choices():
