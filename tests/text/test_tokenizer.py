@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -164,3 +165,12 @@ def test_an_error_while_reading_the_text_is_the_error():
 def test_a_newline_is_a_symbol_of_its_own():
     tokenizer = make_tokenizer(_config("bpe"), CORPUS)
     assert tokenizer.piece(7) == "\n" and tokenizer.encode("\n\n") == [7, 7]
+
+
+def test_the_saved_model_is_whole_for_other_programs(tmp_path):
+    tokenizer = make_tokenizer(_config("bpe"), CORPUS)
+    tokenizer.save(tmp_path)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "sentencepiece.model"))
+    assert model.get_piece_size() == SIZE
+    assert all(model.id_to_piece(i) == tokenizer.piece(i) for i in range(SIZE))
+    assert [model.is_control(i) for i in range(SIZE - 101, SIZE)] == [False] + [True] * 100
