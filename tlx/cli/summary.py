@@ -28,12 +28,7 @@ _TRIGRAM_TOKENS = 20_000_000
 _PROMPT_TOKENS, _SAMPLE_TOKENS = 24, 48
 _GAP = (12, 13)  # the token of a prompt that a model fills in, where it does not continue
 
-_EXAMPLES = {
-    "decoder": "def main(",
-    "encoder": "import [MASK]",
-    "encoder_decoder": "for i in <extra_id_0>:",
-    "two_stream": "def main(",
-}
+_GAP_NAMES = {"encoder": "[MASK]", "encoder_decoder": "<extra_id_0>"}
 
 
 class Score(NamedTuple):
@@ -106,18 +101,23 @@ def _joined(caches: tuple[TokenCache, ...], most: int) -> tuple[np.ndarray, np.n
 def _show_samples(run: Run, workdir: pathlib.Path) -> None:
     """Two continued prompts, or two filled gaps, through the same door that users take."""
     lm = tlx.load(workdir)
-    for tokens in _beginnings(run, 2):
-        first, gap, rest = (run.tokenizer.decode(part) for part in np.split(tokens, _GAP))
-        if lm.kind == "encoder":
-            (found,) = lm.fill(f"{first}[MASK]{rest}", top=3)[:1]
-            answer = ", ".join(f"{c.piece!r} {c.probability:.0%}" for c in found)
-            _show_sample(f"{first}[MASK]{rest}", f"{answer}; it was {gap!r}")
-        elif lm.kind == "encoder_decoder":
-            answer = lm.generate(f"{first}<extra_id_0>{rest}", max_tokens=12, temperature=0)
-            _show_sample(f"{first}<extra_id_0>{rest}", f"{answer}; it was {gap!r}")
-        else:
-            text = lm.generate(first + gap + rest, _SAMPLE_TOKENS, temperature=0.7, seed=run.config.seed)
-            _show_sample(first + gap + rest, text)
+    parts = [[run.tokenizer.decode(part) for part in np.split(x, _GAP)] for x in _beginnings(run, 2)]
+    if lm.kind in ("encoder", "encoder_decoder"):
+        for first, gap, rest in parts:
+            prompt = f"{first}{_GAP_NAMES[lm.kind]}{rest}"
+            _show_sample(prompt, f"{_filled(lm, prompt)}; it was {gap!r}")
+        return
+    prompts = ["".join(part) for part in parts]
+    texts = lm.generate(prompts, _SAMPLE_TOKENS, temperature=0.7, seed=run.config.seed)
+    for prompt, text in zip(prompts, texts, strict=True):
+        _show_sample(prompt, text)
+
+
+def _filled(lm: tlx.LoadedModel, prompt: str) -> str:
+    """What the model would write into the gap."""
+    if lm.kind == "encoder_decoder":
+        return lm.generate(prompt, max_tokens=12, temperature=0)
+    return ", ".join(f"{c.piece!r} {c.probability:.0%}" for c in lm.fill(prompt, top=3)[0])
 
 
 def _beginnings(run: Run, count: int) -> list[np.ndarray]:
@@ -150,11 +150,15 @@ def show_times(clock: Clock, peak: float) -> None:
 def show_next(run: Run, workdir: pathlib.Path, config_words: Sequence[str]) -> None:
     """Commands that go on from here."""
     inside = workdir.is_relative_to(pathlib.Path.cwd())
-    place = shlex.quote(str(workdir.relative_to(pathlib.Path.cwd()) if inside else workdir))
+    path = str(workdir.relative_to(pathlib.Path.cwd()) if inside else workdir)
+    place = shlex.quote(path)
     words = shlex.join(word for word in config_words if not word.startswith("--config.train.steps="))
     print("\nnext:")
-    print(f"  tlx generate {place} --prompt={shlex.quote(_EXAMPLES[run.config.model.kind])}")
+    gap = _GAP_NAMES.get(run.config.model.kind)
+    prompt = "def main(" if gap is None else f"for i in {gap}:"
+    call = f"fill({prompt!r})" if run.config.model.kind == "encoder" else f"generate({prompt!r})"
+    print(f"  tlx generate {place} --prompt={shlex.quote(prompt)}")
     print(f"  tlx evaluate {place} --data='my/files/*.txt'")
     longer = 2 * run.config.train.steps
     print(f"  tlx train {words} --workdir={place} --config.train.steps={longer}   # goes on from here")
-    print(f'  python -c \'import tlx; lm = tlx.load("{place}"); print(lm.score(["import os"]))\'')
+    print(f"  python -c {shlex.quote(f'import tlx; lm = tlx.load({path!r}); print(lm.{call})')}")

@@ -102,7 +102,8 @@ def _train(
     saved = Checkpoints(workdir / "checkpoints", config.checkpoint, guard=lease.check, on_event=journal.event)
     with run.use(), saved as checkpoints:
         checkpoints.prepare()
-        state = _first_state(run, checkpoints)
+        with clock("compile"):
+            state = _first_state(run, checkpoints)
         if not silent:
             _record(run, workdir)
         journal.resume(int(state.step))
@@ -113,13 +114,19 @@ def _train(
         state = _loop(run, desk, costs, state, scorer, options.profile)
         with clock("evaluate"):
             figures = _evaluate(run, scorer, state, config.eval.final_batches) if config.eval.final else {}
-        if figures and not silent:
-            journal.metrics(config.train.steps, figures, kind="final")
-            summary.show(run, workdir, figures)
-        if not silent:
-            summary.show_times(clock, costs.peak)
-            summary.show_next(run, workdir, options.config_words)
-        journal.event("end", step=config.train.steps, seconds=clock.seconds)
+    if not silent:  # outside the mesh: what follows is one process' own
+        _end(run, desk, figures, costs.peak, options.config_words)
+
+
+def _end(run: Run, desk: Desk, figures: dict[str, float], peak: float, config_words: Sequence[str]) -> None:
+    """The last figures, written down and shown, and what to type next."""
+    if figures:
+        desk.journal.metrics(run.config.train.steps, figures, kind="final")
+        with desk.clock("summary"):
+            summary.show(run, desk.workdir, figures)
+    summary.show_times(desk.clock, peak)
+    summary.show_next(run, desk.workdir, config_words)
+    desk.journal.event("end", step=run.config.train.steps, seconds=desk.clock.seconds)
 
 
 def _assemble(config: RunConfig, started: Any, workdir: pathlib.Path, allow: Sequence[str]) -> Run:
