@@ -35,7 +35,7 @@ def write_run(folder, objective, steps=(3,), mesh=None):
     config = tiny_config(objective)
     tokenizer = make_tokenizer(config.tokenizer, ())
     module = make_module(config, tokenizer.vocab)
-    spec = Spec(config.objective, config.data.sequence_length, tokenizer.vocab, tokenizer.starts_word)
+    spec = Spec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
     batch = abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
     folder.mkdir()

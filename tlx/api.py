@@ -296,7 +296,7 @@ def _check_params(
     params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, folder: pathlib.Path
 ) -> None:
     """Raises CheckpointError listing parameters whose path or shape is not the module's."""
-    spec = Spec(config.objective, config.data.sequence_length, tokenizer.vocab, tokenizer.starts_word)
+    spec = Spec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
     wanted = tree.flatten(unbox(boxed_params(module, abstract_batch(config, spec))))
     found = tree.flatten(params)
     wrong = [

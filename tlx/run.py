@@ -31,7 +31,7 @@ from tlx.parallel.config import MeshConfig
 from tlx.text import Tokenizer, make_tokenizer
 from tlx.text.config import TokenizerConfig
 from tlx.text.vocabulary import Vocabulary
-from tlx.text.window import Window
+from tlx.text.window import made_up_window
 from tlx.train import carry as carries
 from tlx.train.config import EvalConfig, LogConfig, TrainConfig
 from tlx.train.state import State, boxed_params, init_state
@@ -140,7 +140,7 @@ def assemble(config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
     """
     tokenizer = tokenizer or prepare_tokenizer(config.tokenizer, config.data)
     parts: Objective = OBJECTIVES.load(config.objective.name)
-    spec = Spec(config.objective, config.data.sequence_length, tokenizer.vocab, tokenizer.starts_word)
+    spec = Spec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
     splits = {
         split: build_pipeline(
             config.data,
@@ -198,9 +198,7 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
 def abstract_batch(config: RunConfig, spec: Spec) -> dict[str, jax.ShapeDtypeStruct]:
     """Names, shapes and dtypes of a global batch, from one example of made-up text."""
     parts: Objective = OBJECTIVES.load(config.objective.name)
-    length = parts.reads(spec).length
-    text = np.flatnonzero(~spec.vocab.special).astype(np.int32)
-    window = Window(np.resize(text, length), np.ones(length, np.int32), np.arange(length, dtype=np.int32))
+    window = made_up_window(parts.reads(spec), spec.vocab)
     example = parts.example(np.random.default_rng(0), window, spec)
     rows = config.train.batch_size
     return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
@@ -247,7 +245,8 @@ def _spec_before_tokenizer(config: RunConfig) -> Spec:
         vocab = Vocabulary(config.tokenizer.vocab_size)
     else:
         vocab = make_tokenizer(config.tokenizer, ()).vocab
-    return Spec(config.objective, config.data.sequence_length, vocab, np.ones(vocab.size, bool))
+    tables = np.ones(vocab.size, bool), np.ones(vocab.size, bool)
+    return Spec(config.objective, config.data.sequence_length, vocab, *tables, config.data.languages)
 
 
 def _check_seed(seed: int) -> None:

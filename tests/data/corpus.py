@@ -32,7 +32,8 @@ class Lengths:
 
     num_bytes = None
 
-    def __init__(self, lengths, first=FIRST, name="lengths"):
+    def __init__(self, lengths, first=FIRST, name="lengths", parallel=False):
+        self.parallel = parallel
         ends = first + np.cumsum(lengths)
         self.name = name
         self.identity = [list(map(int, lengths)), first]
@@ -42,10 +43,12 @@ class Lengths:
         yield Document(f"{self.name} {part}", part)
 
 
-def make_cache(folder: pathlib.Path, lengths, first=FIRST, eos=False, name="lengths") -> TokenCache:
+def make_cache(
+    folder: pathlib.Path, lengths, first=FIRST, eos=False, name="lengths", parallel=False
+) -> TokenCache:
     """A token cache of documents of these lengths (eos not counted)."""
     folder.mkdir(parents=True)
-    write_cache(folder, Lengths(lengths, first, name), CountingTokenizer(), eos)
+    write_cache(folder, Lengths(lengths, first, name, parallel), CountingTokenizer(), eos)
     return TokenCache(folder)
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from tests.data.corpus import FIRST, VOCAB, make_cache, make_pipeline, random_lengths, text
 from tlx.base.errors import ConfigError, DataError
+from tlx.data import DataConfig, WeightedSource
 from tlx.data.layouts import make_layout
 from tlx.data.packing import make_plan
 from tlx.text import Reads
@@ -29,7 +31,7 @@ def test_concat_by_hand(tmp_path):
     ]
     assert [w.segments.tolist() for w in windows] == [[1, 1, 1, 2], [1, 1, 1, 2], [1, 0, 0, 0]]
     assert [w.positions.tolist() for w in windows] == [[0, 1, 2, 0], [0, 1, 2, 0], [0, 0, 0, 0]]
-    assert all(array.dtype == np.int32 for w in windows for array in w)
+    assert all(array.dtype == np.int32 for w in windows for array in w[:3])
 
 
 def test_documents_end_with_eos(tmp_path):
@@ -182,7 +184,7 @@ def test_layouts_refuse_nonsense(tmp_path):
     cache = make_cache(tmp_path / "cache", [5])
     with pytest.raises(ConfigError, match="windows of 4 tokens that overlap by 4"):
         make_layout(cache, Reads(4, overlap=4), "concat", 0)
-    with pytest.raises(ConfigError, match="'pack' is not one of: packed, stream, document; did"):
+    with pytest.raises(ConfigError, match="'pack' is not one of: packed, stream, document, parallel"):
         make_layout(cache, Reads(4, "pack"), "concat", 0)
     with pytest.raises(ConfigError, match="data.packing = 'best_fit' cannot be had with this objective"):
         make_layout(cache, Reads(4, "stream"), "best_fit", 0)
@@ -198,3 +200,117 @@ def test_a_token_outside_the_vocabulary_is_noticed_when_read(tmp_path):
     layout.window(0, 0)
     with pytest.raises(DataError, match=f"damaged: it holds token {VOCAB.size}, outside its vocabulary"):
         layout.window(1, 0)
+
+
+def _others(layout, index, length, draws=2000):
+    rng = np.random.default_rng(0)
+    return [layout.other(index, length, rng) for _ in range(draws)]
+
+
+def test_other_text_begins_at_any_token_of_the_split(tmp_path):
+    layout = _layout(tmp_path, [5, 7, 8], Reads(4, "stream", other=6))
+    starts = [int(window.tokens[0]) - FIRST for window in _others(layout, 0, 6)]
+    counts = np.bincount(starts, minlength=15)
+    assert len(counts) == 15 and stats.chisquare(counts).pvalue > 1e-3
+    for window in _others(layout, 0, 6, 100):
+        _check(window, layout.cache)
+        assert window.segments.all()
+
+
+def test_other_text_of_documents_is_of_another_one(tmp_path):
+    layout = _layout(tmp_path, [6, 3, 2], Reads(4, "document", other=4))
+    starts = [int(window.tokens[0]) - FIRST for window in _others(layout, 1, 4)]  # beside the first document
+    counts = np.bincount(starts, minlength=11)
+    # Documents alike, then their tokens alike.
+    expected = np.repeat([1 / 6, 1 / 4], [3, 2]) * len(starts)
+    assert counts[:6].sum() == 0 and stats.chisquare(counts[6:], expected).pvalue > 1e-3
+    assert {tuple(w.tokens.tolist()) for w in _others(layout, 1, 4, 300) if w.tokens[0] == FIRST + 7} == {
+        (107, 108, 0, 0)
+    }
+    alone = _layout(tmp_path / "alone", [6], Reads(4, "document", other=4))
+    assert {int(window.tokens[0]) for window in _others(alone, 0, 4)} == set(range(100, 106))
+
+
+def test_pairs_by_hand(tmp_path):
+    cache = make_cache(tmp_path / "cache", [3, 2, 6, 1], eos=True, parallel=True)
+    layout = make_layout(cache, Reads(4, "parallel", other=3), "concat", VOCAB.pad)
+    pairs = [(layout.window(i, 0), layout.other(i, 3, None)) for i in range(layout.num_windows)]
+    eos = VOCAB.eos
+    assert [[w.tokens.tolist() for w in pair] for pair in pairs] == [
+        [[100, 101, 102, eos], [103, 104, eos]],
+        [[105, 106, 107, 108], [111, eos, 0]],
+    ]
+    assert pairs[1][1].segments.tolist() == [1, 1, 0] and pairs[1][1].positions.tolist() == [0, 1, 0]
+
+
+def test_text_without_translation_can_stand_beside_pairs(tmp_path):
+    reads = Reads(4, "packed_or_parallel", other=4)
+    pairs = make_cache(tmp_path / "pairs", [3, 2, 4, 1], parallel=True)
+    plain = make_cache(tmp_path / "plain", [3, 6], first=500)
+    pipeline = make_pipeline([pairs, plain], reads, mixture=(WeightedSource(),) * 2, example=_both)
+    rows = [
+        (a.tolist(), b.tolist())
+        for k in range(2)
+        for a, b in zip(*map(pipeline.batch(k).get, ("tokens", "other")), strict=True)
+    ]
+    assert ([100, 101, 102, 0], [103, 104, 0, 0]) in rows and ([105, 106, 107, 108], [109, 0, 0, 0]) in rows
+    assert all(b == [0] * 4 and min(x for x in a if x) >= 500 for a, b in rows if max(a) >= 500)
+
+
+def _both(rng, window, spec):
+    del rng, spec
+    return {
+        "tokens": window.tokens,
+        "other": window.other.tokens,
+        "languages": np.array([window.language, window.other.language], np.int32),
+        "weights": (window.segments > 0).astype(np.float32),
+    }
+
+
+def test_pairs_are_refused_where_they_are_not_expected(tmp_path):
+    pairs = make_cache(tmp_path / "pairs", [3, 2], parallel=True)
+    plain = make_cache(tmp_path / "plain", [3, 2])
+    with pytest.raises(ConfigError, match="reads pairs of texts, but lengths has none"):
+        make_layout(plain, Reads(4, "parallel", other=4), "concat", 0)
+    with pytest.raises(ConfigError, match="lengths has pairs of texts"):
+        make_layout(pairs, Reads(4), "concat", 0)
+    with pytest.raises(ConfigError, match="'parallel' without room for a translation"):
+        make_layout(pairs, Reads(4, "parallel"), "concat", 0)
+
+
+def test_windows_know_their_languages(tmp_path):
+    caches = [make_cache(tmp_path / name, [3, 2, 4, 1], parallel=name == "b") for name in "ab"]
+    sources = (WeightedSource(language="fi"), WeightedSource(language="en", target_language="fi"))
+    reads = Reads(4, "packed_or_parallel", other=4)
+    pipeline = make_pipeline(caches, reads, mixture=sources, example=_both)
+    batch = pipeline.batch(0)
+    is_pair = (batch["other"] != VOCAB.pad).any(axis=1)
+    assert DataConfig(mixture=sources).languages == ("fi", "en")
+    assert batch["languages"].tolist() == [[1, 0] if pair else [0, 0] for pair in is_pair]
+    assert DataConfig().languages == ("",)
+
+
+def test_shares_are_sizes_to_a_power(tmp_path):
+    caches = [make_cache(tmp_path / "a", [900]), make_cache(tmp_path / "b", [100], first=5000)]
+    for power, share in ((0.0, 1 / 2), (0.5, 3 / 4), (1.0, 9 / 10)):
+        pipeline = make_pipeline(caches, Reads(10), 200, mixture=(WeightedSource(),) * 2, mixture_power=power)
+        assert np.mean(pipeline.batch(0)["tokens"][:, 0] < 5000) == pytest.approx(share, abs=0.01)
+
+
+def test_copies_repeat_with_their_epochs(tmp_path):
+    cache = make_cache(tmp_path / "cache", random_lengths(2, 20, 20))
+
+    def epoch(pipeline, number):
+        rows = [
+            pipeline.batch(k)
+            for k in range(number * pipeline.num_windows, (number + 1) * pipeline.num_windows)
+        ]
+        return {(tuple(row["tokens"][0].tolist()), float(row["random"][0])) for row in rows}
+
+    copied = make_pipeline([cache], Reads(8, copies=2), batch_size=1)
+    epochs = [epoch(copied, number) for number in range(5)]
+    assert epochs[0] == epochs[2] == epochs[4] and epochs[1] == epochs[3]
+    assert not {draw for _, draw in epochs[0]} & {draw for _, draw in epochs[1]}
+    fresh = make_pipeline([cache], Reads(8), batch_size=1)
+    epochs = [{draw for _, draw in epoch(fresh, number)} for number in range(3)]
+    assert not epochs[0] & epochs[2] and not epochs[0] & epochs[1]

@@ -295,3 +295,24 @@ def test_a_mixture_from_a_config_file():
 def test_an_unknown_source_names_the_choices():
     with pytest.raises(ConfigError, match="data.source = 'pyton' is not one of: python, text, tfds; did you"):
         open_source(SourceConfig("pyton"), "train")
+
+
+def test_a_target_column_makes_pairs(tmp_path):
+    import json
+
+    records = [{"text": "a", "de": "b"}, {"text": " ", "de": "c"}, {"text": "d", "de": "e"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    table = pyarrow.table({name: [record[name] for record in records] for name in ("text", "de")})
+    pyarrow.parquet.write_table(table, tmp_path / "pairs.parquet")
+    for name in ("pairs.jsonl", "pairs.parquet"):
+        files = str(tmp_path / name)
+        text = TextConfig(files=(files,), validation_files=(files,), target_column="de")
+        source = open_source(SourceConfig("text", text=text), "train")
+        assert source.parallel
+        assert [d.text for part in source.parts for d in source.read(part)] == ["a", "b", "d", "e"]
+    plain = TextConfig(files=(files,), validation_files=(files,))
+    assert open_source(SourceConfig("text", text=plain), "train").identity != source.identity
+    (tmp_path / "pairs.txt").write_text("a\n")
+    text = TextConfig(files=(str(tmp_path / "pairs.txt"),), target_column="de")
+    with pytest.raises(DataError, match="no field 'de'"):
+        list(open_source(SourceConfig("text", text=text), "train").read(str(tmp_path / "pairs.txt")))

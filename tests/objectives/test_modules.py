@@ -24,6 +24,7 @@ from tlx.objectives import TABLE, clm, mlm, plm, span_corruption
 from tlx.objectives.protocol import Objective, ObjectiveModule, Spec
 from tlx.parallel import unbox
 from tlx.text import Vocabulary, Window
+from tlx.text.window import padding_window
 
 VOCAB = Vocabulary(100, num_sentinels=10)
 LENGTH = 24
@@ -76,11 +77,13 @@ def distinct_text(length: int, segments: list[int] | None = None, seed: int = 0)
 
 def batch_of(name: str, segments: list[list[int] | None], config: Any = None) -> dict[str, np.ndarray]:
     objective, spec = objective_and_spec(name, config)
-    length = objective.reads(spec).length
-    rows = [
-        objective.example(np.random.default_rng(seed), distinct_text(length, lengths, seed), spec)
-        for seed, lengths in enumerate(segments)
-    ]
+    reads = objective.reads(spec)
+    rows = []
+    for seed, lengths in enumerate(segments):
+        text = distinct_text(reads.length, lengths, seed)
+        if reads.other:
+            text = text._replace(other=distinct_text(reads.other, None, seed + 100))
+        rows.append(objective.example(np.random.default_rng(seed), text, spec))
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
@@ -293,8 +296,8 @@ def test_rows_of_padding_change_nothing(name):
     """No gradient, and nothing becomes NaN: evaluation fills its last batch with such rows."""
     objective, spec = objective_and_spec(name)
     row = batch_of(name, [None])
-    nothing = np.zeros(objective.reads(spec).length, np.int32)
-    empty = objective.example(np.random.default_rng(0), Window(nothing, nothing, nothing), spec)
+    nothing = padding_window(objective.reads(spec), VOCAB.pad)
+    empty = objective.example(np.random.default_rng(0), nothing, spec)
     twice = compiled(name).gradient({key: np.concatenate([row[key], row[key]]) for key in row})
     padded = compiled(name).gradient({key: np.concatenate([row[key], empty[key][None]]) for key in row})
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), twice, padded)

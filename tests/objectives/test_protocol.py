@@ -10,14 +10,16 @@ from tlx.base.config import from_dict, to_dict
 from tlx.base.lookup import Table
 from tlx.objectives import TABLE
 from tlx.objectives.protocol import Objective, Spec
-from tlx.text import Vocabulary, Window
+from tlx.text import Reads, Vocabulary, Window
 
 VOCAB = Vocabulary(300)
 LENGTH = 48
 
 
-def window(rng: np.random.Generator, length: int) -> Window:
-    """Some documents, then perhaps padding."""
+def window(rng: np.random.Generator, reads: Reads) -> Window:
+    """Some documents, then perhaps padding; beside them a second text where one is read."""
+    length = reads.length
+    other = window(rng, Reads(reads.other)) if reads.other else None
     num_text = rng.integers(0, length + 1) if rng.random() < 0.5 else length
     cuts = np.sort(rng.integers(0, num_text + 1, 2))
     segments = np.zeros(length, np.int32)
@@ -25,7 +27,8 @@ def window(rng: np.random.Generator, length: int) -> Window:
     segments[:num_text] -= segments[0] - 1 if num_text else 0
     positions = np.arange(length) - np.searchsorted(segments, segments)
     tokens = np.where(segments > 0, rng.integers(7, 200, length), 0)
-    return Window(tokens.astype(np.int32), segments, np.where(segments > 0, positions, 0).astype(np.int32))
+    positions = np.where(segments > 0, positions, 0).astype(np.int32)
+    return Window(tokens.astype(np.int32), segments, positions, other)
 
 
 @pytest.fixture(params=TABLE)
@@ -42,18 +45,18 @@ def test_name_and_config(objective):
 
 def test_rows_have_one_shape_and_are_a_function_of_the_generator(objective):
     spec = Spec(objective.config_class(), LENGTH, VOCAB)
-    length, draws, shapes = objective.reads(spec).length, np.random.default_rng(0), set()
+    reads, draws, shapes = objective.reads(spec), np.random.default_rng(0), set()
     for seed in range(200):
-        text = window(draws, length)
-        before = [array.copy() for array in text]
+        text = window(draws, reads)
+        before = [array.copy() for array in text[:3]]
         row = objective.example(np.random.Generator(np.random.Philox(key=seed)), text, spec)
         again = objective.example(np.random.Generator(np.random.Philox(key=seed)), text, spec)
-        assert all(np.array_equal(a, b) for a, b in zip(before, text, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(before, text[:3], strict=True))
         assert all(np.array_equal(row[key], again[key]) for key in row)
         shapes.add(tuple(sorted((key, array.shape, array.dtype.name) for key, array in row.items())))
         assert all(row[key].min() >= 0 and row[key].max() < VOCAB.size for key in row if "tokens" in key)
         assert np.all(row["targets"][row["weights"] == 0] == VOCAB.pad)
-        weighted = text.segments.any() and (length > 2 and np.count_nonzero(text.segments) > 8)
+        weighted = np.count_nonzero(text.segments) > 8 and reads.layout != "parallel"
         assert row["weights"].any() or not weighted
     assert len(shapes) == 1
     assert {dtype for *_, dtype in shapes.pop()} == {"int32", "float32"}
@@ -63,9 +66,9 @@ def test_no_array_shares_memory_with_the_window(objective):
     """Rows may be kept and changed while the token cache is read-only."""
     spec = Spec(objective.config_class(), LENGTH, VOCAB)
     rng = np.random.default_rng(1)
-    text = window(rng, objective.reads(spec).length)
+    text = window(rng, objective.reads(spec))
     row = objective.example(rng, text, spec)
-    assert not any(np.shares_memory(a, b) for a in row.values() for b in text)
+    assert not any(np.shares_memory(a, b) for a in row.values() for b in text[:3])
 
 
 def test_workers_make_rows_without_a_jax_backend():
@@ -73,12 +76,12 @@ def test_workers_make_rows_without_a_jax_backend():
 import numpy as np
 from tlx.objectives import TABLE
 from tlx.objectives.protocol import Spec
-from tlx.text import Vocabulary, Window
+from tlx.text import Vocabulary
+from tlx.text.window import made_up_window
 for name in TABLE:
     objective = TABLE.load(name)
     spec = Spec(objective.config_class(), {LENGTH}, Vocabulary(300))
-    ones = np.ones(objective.reads(spec).length, np.int32)
-    objective.example(np.random.default_rng(0), Window(9 * ones, ones, np.cumsum(ones) - 1), spec)
+    objective.example(np.random.default_rng(0), made_up_window(objective.reads(spec), spec.vocab), spec)
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
 """

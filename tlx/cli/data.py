@@ -168,7 +168,7 @@ def _prepare(config: RunConfig, tokenizer: Tokenizer) -> None:
 
 def _pipeline(config: RunConfig, tokenizer: Tokenizer, split: str) -> Pipeline:
     parts = OBJECTIVES.load(config.objective.name)
-    spec = Spec(config.objective, config.data.sequence_length, tokenizer.vocab, tokenizer.starts_word)
+    spec = Spec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
     return build_pipeline(
         config.data,
         tokenizer,

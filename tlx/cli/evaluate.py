@@ -62,7 +62,7 @@ def open_text(lm: tlx.LoadedModel, options: argparse.Namespace) -> Pipeline:
     for source in data.sources:
         SOURCES.load(source.source, allow=tuple(options.allow) if options.data is None else None)
     parts = OBJECTIVES.load(config.objective.name)
-    spec = Spec(config.objective, data.sequence_length, lm.tokenizer.vocab, lm.tokenizer.starts_word)
+    spec = Spec.of(config.objective, data.sequence_length, lm.tokenizer, data.languages)
     batch_size = options.batch_size or config.train.batch_size
     if batch_size < 1:
         raise ConfigError(f"--batch_size = {batch_size} must be at least 1")

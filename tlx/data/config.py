@@ -14,6 +14,7 @@ class TextConfig:
     validation_files: tuple[str, ...] = ()  # globs; none: a share of the documents is held out instead
     validation_fraction: float = 0.05  # that share, chosen by a hash of each document's place
     column: str = "text"  # field of .jsonl and .parquet that holds the text
+    target_column: str = ""  # field with its translation or answer: a record is a pair of texts
     lines: bool = False  # whether each line of a .txt is a document; else the whole file is one
 
 
@@ -24,6 +25,7 @@ class TfdsConfig:
     name: str = ""  # "name", "name:config" or TFDS's own "name/config:version"
     data_dir: str | None = None  # folder with prepared data sets; None: TFDS's own
     column: str = "text"  # feature that holds the text
+    target_column: str = ""  # feature with its translation or answer: a record is a pair of texts
     train_split: str = "train"
     validation_split: str = "validation"  # TFDS's slices too: "train[:1%]"
 
@@ -33,6 +35,8 @@ class SourceConfig:
     """One source of documents, by name, and the options of each kind of source."""
 
     source: str = "python"  # "python", "text", "tfds", or "package.module:attr"
+    language: str = ""  # of the text, for objectives that tell languages apart
+    target_language: str = ""  # of the second texts of pairs; empty: the same
     text: TextConfig = TextConfig()
     tfds: TfdsConfig = TfdsConfig()
 
@@ -49,6 +53,8 @@ class DataConfig(SourceConfig):
     """Text, and how it becomes batches."""
 
     mixture: tuple[WeightedSource, ...] = ()  # several sources instead of the one above
+    # A source's share is its weight times its number of tokens to this power (XLM: .5 or .7, mT5: .3).
+    mixture_power: float = 0.0
     sequence_length: int = 512  # tokens of a row of the model (of the encoder, where there are two)
     packing: Literal["concat", "best_fit"] = (
         "concat"  # cut the joined documents, or fill rows with whole ones
@@ -60,7 +66,21 @@ class DataConfig(SourceConfig):
     @property
     def sources(self) -> tuple[WeightedSource, ...]:
         """The sources with their weights, one or more."""
-        return self.mixture or (WeightedSource(self.source, self.text, self.tfds),)
+        if self.mixture:
+            return self.mixture
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(SourceConfig)}
+        return (WeightedSource(**shared),)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The names of all sources' languages, each once, in the order in which they come."""
+        names = [name for source in self.sources for name in (source.language, source.target_language)]
+        return tuple(dict.fromkeys(name for name in names if name)) or ("",)
+
+    def language_numbers(self, source: SourceConfig) -> tuple[int, int]:
+        """Places in `languages` of a source's texts and of their translations."""
+        own = self.languages.index(source.language) if source.language else 0
+        return own, self.languages.index(source.target_language) if source.target_language else own
 
     def validate(self) -> None:
         """Raises ConfigError naming the field, its value and what is legal."""
@@ -68,6 +88,8 @@ class DataConfig(SourceConfig):
             raise ConfigError(one_of("data.packing", self.packing, ("concat", "best_fit")))
         if self.sequence_length < 2:
             raise ConfigError(f"data.sequence_length = {self.sequence_length} must be 2 or more")
+        if not 0 <= self.mixture_power <= 1:
+            raise ConfigError(f"data.mixture_power = {self.mixture_power} must lie in 0..1")
         if self.workers < 0:
             raise ConfigError(f"data.workers = {self.workers} must be 0 (a thread) or more processes")
         for i, source in enumerate(self.sources):

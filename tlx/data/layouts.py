@@ -1,7 +1,8 @@
 """Windows of a token cache by index: what one row of a batch is cut from.
 
-Every layout gives each token of the split to exactly one window of an epoch; beyond that, windows repeat
-the `overlap` that an objective reads (the tokens before a window, or in a stream those behind).
+Every layout gives each token of the split to exactly one window of an epoch (pairs give what fits);
+beyond that, windows repeat the `overlap` that an objective reads (the tokens before a window, or in a
+stream those behind), and show an `other` piece of text where it reads one.
 Fetching one costs a few numpy calls on a slice of the mapped file, whatever the size of the split.
 """
 
@@ -14,6 +15,7 @@ from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.cache import TokenCache
 from tlx.data.packing import best_fit_plan
 from tlx.text import Reads, Window
+from tlx.text.window import padding_window
 
 Run = tuple[int, int]  # start and size in the cache's tokens
 
@@ -29,8 +31,25 @@ class Layout(Protocol):
         without regard to documents."""
         ...
 
+    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+        """A second piece of text of up to `length` tokens beside the window."""
+        ...
 
-class Concat:
+
+class _Anywhere:
+    """Layouts whose other piece of text begins at any token of the split."""
+
+    cache: TokenCache
+    _pad: int
+
+    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+        """Tokens from a uniformly random place, `length` of them where there are so many."""
+        size = min(length, self.cache.num_tokens)
+        start = int(rng.integers(self.cache.num_tokens - size + 1))
+        return _assemble(self.cache, [(start, size)], length, 0, self._pad)
+
+
+class Concat(_Anywhere):
     """Documents in a row, cut every `length - overlap` tokens; before its own tokens, a window shows the
     `overlap` tokens that precede them (padding before the first window)."""
 
@@ -47,7 +66,7 @@ class Concat:
         return _assemble(self.cache, runs, self._length, max(-start, 0), self._pad)
 
 
-class Stream:
+class Stream(_Anywhere):
     """Documents in a row; window i + 1 begins `length - overlap` tokens after window i."""
 
     def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
@@ -74,14 +93,60 @@ class Documents:
 
     def window(self, index: int, origin: int) -> Window:
         """The piece; `origin` does not matter."""
-        document = int(np.searchsorted(self._ends, index, "right"))
+        document = self._document(index)
         piece = index - (int(self._ends[document - 1]) if document else 0)
         start = int(self.cache.offsets[document]) + piece * self._stride
         size = min(self._stride, int(self.cache.offsets[document + 1]) - start)
         return _with_context(self.cache, [(start, size)], self._length, self._overlap, self._pad)
 
+    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+        """Another document from a random token on (the same one where there is no other)."""
+        document, count = self._document(index), self.cache.num_documents
+        if count > 1:
+            document = (document + 1 + int(rng.integers(count - 1))) % count
+        start, stop = map(int, self.cache.offsets[document : document + 2])
+        start += int(rng.integers(stop - start))
+        return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self._pad)
 
-class BestFit:
+    def _document(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, "right"))
+
+
+class Pairs:
+    """A text and its translation a window: documents 2i and 2i + 1 of the cache, their beginnings where
+    they are longer than what is read."""
+
+    def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
+        if not cache.meta.get("parallel"):
+            raise ConfigError(
+                f"the objective reads pairs of texts, but {cache.meta['source']} has none; name the field "
+                "of the translation in target_column"
+            )
+        self.cache, self._length, self._pad = cache, length, pad
+        self.num_windows = cache.num_documents // 2
+
+    def window(self, index: int, origin: int) -> Window:
+        """The source text; `origin` does not matter."""
+        return self._text(2 * index, self._length)
+
+    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+        """Its translation."""
+        return self._text(2 * index + 1, length)
+
+    def _text(self, document: int, length: int) -> Window:
+        start, stop = map(int, self.cache.offsets[document : document + 2])
+        return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self._pad)
+
+
+class Alone(Concat):
+    """Packed text beside which an objective finds no translation."""
+
+    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+        """Nothing."""
+        return padding_window(Reads(length), self._pad)
+
+
+class BestFit(_Anywhere):
     """Whole documents, as many as fit; the `overlap` tokens before the first, where it is the rest of one
     that was too long, else padding."""
 
@@ -107,6 +172,8 @@ def check_reads(reads: Reads, packing: str) -> None:
         raise ConfigError(
             f"an objective reads windows of {reads.length} tokens that overlap by {reads.overlap}"
         )
+    if "parallel" in reads.layout and not reads.other:
+        raise ConfigError(f"an objective reads the layout {reads.layout!r} without room for a translation")
     if reads.layout not in _LAYOUTS:
         raise ConfigError(one_of("layout that an objective reads", reads.layout, _LAYOUTS))
     if reads.layout != "packed" and packing != "concat":
@@ -119,17 +186,24 @@ def check_reads(reads: Reads, packing: str) -> None:
 def make_layout(cache: TokenCache, reads: Reads, packing: str, pad: int) -> Layout:
     """The layout that an objective reads; ConfigError as `check_reads`."""
     check_reads(reads, packing)
+    parallel = bool(cache.meta.get("parallel"))
+    if parallel and "parallel" not in reads.layout:
+        raise ConfigError(
+            f"{cache.meta['source']} has pairs of texts (target_column), which this objective does not read"
+        )
     kind = BestFit if packing == "best_fit" else _LAYOUTS[reads.layout]
+    if reads.layout == "packed_or_parallel":
+        kind = Pairs if parallel else Alone
     return kind(cache, reads.length, reads.overlap, pad)
 
 
-_LAYOUTS: dict[str, type[Layout]] = {"packed": Concat, "stream": Stream, "document": Documents}
-
-
-def padding_window(length: int, pad: int) -> Window:
-    """A window without text."""
-    zeros = np.zeros(length, np.int32)
-    return Window(np.full(length, pad, np.int32), zeros, zeros.copy())
+_LAYOUTS: dict[str, type[Layout]] = {
+    "packed": Concat,
+    "stream": Stream,
+    "document": Documents,
+    "parallel": Pairs,
+    "packed_or_parallel": Alone,
+}
 
 
 def _rotated(start: int, stop: int, origin: int, total: int) -> list[Run]:

@@ -9,11 +9,12 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import sha256_json
 from tlx.data.config import DataConfig
-from tlx.data.layouts import Layout, check_reads, make_layout, padding_window
+from tlx.data.layouts import Layout, check_reads, make_layout
 from tlx.data.order import Mixture, epoch_permutation, hash64, row_generator
 from tlx.data.prepare import open_caches
 from tlx.data.sources import Split
 from tlx.text import Reads, Tokenizer, Window
+from tlx.text.window import padding_window
 
 Batch = dict[str, np.ndarray]
 Example = Callable[[np.random.Generator, Window, Any], Batch]
@@ -72,12 +73,21 @@ class Pipeline:
         self._seed, self._split, self._pad = seed, split, pad
         self._shuffle = data.shuffle
         self._workers = data.workers
-        weights = [source.weight for source in data.sources]
+        sizes = np.array([layout.cache.num_tokens for layout in layouts], np.float64)
+        powers = (sizes / sizes.sum()) ** data.mixture_power
+        weights = [source.weight * power for source, power in zip(data.sources, powers.tolist(), strict=True)]
         self._mixture = Mixture(weights)
+        self._languages = [data.language_numbers(source) for source in data.sources]
         self.num_tokens = sum(layout.cache.num_tokens for layout in layouts)
         self.num_windows = sum(layout.num_windows for layout in layouts)
         self.fingerprint = sha256_json(
-            [[layout.cache.fingerprint for layout in layouts], weights, list(reads), data.packing]
+            [
+                [layout.cache.fingerprint for layout in layouts],
+                weights,
+                list(reads),
+                data.packing,
+                self._languages,
+            ]
         )
 
     @property
@@ -148,16 +158,30 @@ class Pipeline:
     def _row(self, k: int, b: int, in_order: bool = False) -> Batch:
         place = self._lane_place(k, b) if self.reads.layout == "stream" else self._place(k, b, in_order)
         stream = f"{self._split} in order" if in_order else self._split
-        rng = row_generator(self._seed, stream, k * self.batch_size + b)
+        row = k * self.batch_size + b
         if place is None or (in_order and place.epoch):
-            example = self._example(rng, padding_window(self.reads.length, self._pad), self._spec)
+            rng = row_generator(self._seed, stream, row)
+            example = self._example(rng, padding_window(self.reads, self._pad), self._spec)
             return example | {"weights": np.zeros_like(example["weights"])}
-        layout = self._layouts[place.source]
+        layout, epoch = self._layouts[place.source], place.epoch
+        if self.reads.copies:
+            epoch %= self.reads.copies
+            stream, row = f"{stream} copies {place.source} {epoch}", place.index
+        rng = row_generator(self._seed, stream, row)
         origin = 0
         if self._shuffle and not in_order:
-            document = hash64("origin", self._seed, place.source, place.epoch) % layout.cache.num_documents
+            document = hash64("origin", self._seed, place.source, epoch) % layout.cache.num_documents
             origin = int(layout.cache.offsets[document])
-        return self._example(rng, layout.window(place.index, origin), self._spec)
+        return self._example(rng, self._window(place, origin, rng), self._spec)
+
+    def _window(self, place: "_Place", origin: int, rng: np.random.Generator) -> Window:
+        layout = self._layouts[place.source]
+        language, other_language = self._languages[place.source]
+        window = layout.window(place.index, origin)._replace(language=language)
+        if not self.reads.other:
+            return window
+        other = layout.other(place.index, self.reads.other, rng)
+        return window._replace(other=other._replace(language=other_language))
 
     def _place(self, k: int, b: int, in_order: bool) -> "_Place | None":
         """The window of row b of batch k, where rows are independent of each other."""

@@ -61,6 +61,7 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
         {
             "format": FORMAT,
             "source": source.name,
+            "parallel": source.parallel,
             "tokenizer": tokenizer.hash,
             "vocab_size": tokenizer.vocab.size,
             "num_documents": len(offsets) - 1,

@@ -66,7 +66,7 @@ def reads(spec: Spec) -> Reads:
 def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
     """tokens, positions, segments [length]; target_positions (ascending), targets, weights [P]."""
     config, vocab = spec.config, spec.vocab
-    tokens, segments, positions = framed(window, spec)
+    tokens, segments, positions, *_ = framed(window, spec)
     num_real = int(np.count_nonzero(segments))
     candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])
     count = min(num_predictions(num_real, config), len(candidates))

@@ -24,6 +24,7 @@ from tlx.models.config import ModelConfig
 from tlx.nn import embed
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import LossConfig, cross_entropy
+from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
 from tlx.text.window import Reads, Window
 
@@ -42,13 +43,22 @@ class Spec:
     """What an example depends on besides its text and its randomness.
 
     `length` is the model's sequence length (the encoder's, where there are two). `starts_word` [V] is
-    True for pieces that begin a word; None where the tokenizer does not know.
+    True for pieces that begin a word, `ends_sentence` [V] for those that end a sentence; None where the
+    tokenizer does not know. `languages` are the data's, by their numbers.
     """
 
     config: Any
     length: int
     vocab: Vocabulary
     starts_word: np.ndarray | None = None
+    ends_sentence: np.ndarray | None = None
+    languages: tuple[str, ...] = ("",)
+
+    @classmethod
+    def of(cls, config: Any, length: int, tokenizer: Tokenizer, languages: tuple[str, ...]) -> "Spec":
+        """The spec of a run with this tokenizer."""
+        tables = tokenizer.starts_word, tokenizer.ends_sentence
+        return cls(config, length, tokenizer.vocab, *tables, languages)
 
 
 class ObjectiveModule(nn.Module):

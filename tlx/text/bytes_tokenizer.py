@@ -26,6 +26,7 @@ class BytesTokenizer:
         pieces[_OFFSET : _OFFSET + 256] = [bytes([value]) for value in range(256)]
         self._pieces = Pieces(self.vocab, pieces)
         self.starts_word = self._pieces.starts_word
+        self.ends_sentence = self._pieces.ends_sentence
         self.num_bytes = self._pieces.num_bytes
         self.hash = sha256_json({"kind": "bytes", "special": SPECIAL_PIECES, "sentinels": NUM_SENTINELS})
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from tlx.text.vocabulary import NUM_SENTINELS, SPECIAL_PIECES, Vocabulary
 
+_SENTENCE_ENDS = tuple(end.encode() for end in "\n.!?。！？…।؟")
+
 
 class Pieces:
     """The bytes that each id stands for (none for special ids), and what follows from them."""
@@ -16,6 +18,7 @@ class Pieces:
         self.starts_word = np.array(
             [special or _starts_word(piece) for special, piece in zip(vocab.special, pieces, strict=True)]
         )
+        self.ends_sentence = np.array([piece.rstrip(b" \t").endswith(_SENTENCE_ENDS) for piece in pieces])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of the ids; bytes that are not UTF-8 (a cut character) become U+FFFD."""

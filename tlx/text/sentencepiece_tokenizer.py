@@ -37,6 +37,7 @@ class SentencePieceTokenizer:
         self._pieces = Pieces(self.vocab, [self._bytes(index) for index in range(self.vocab.size)])
         self._space_ids = [self._processor.piece_to_id(f"<0x{value:02X}>") for value in _SPACE.encode()]
         self.starts_word = self._pieces.starts_word
+        self.ends_sentence = self._pieces.ends_sentence
         self.num_bytes = self._pieces.num_bytes
         self.hash = hashlib.sha256(model).hexdigest()
 

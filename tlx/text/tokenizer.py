@@ -30,6 +30,7 @@ class Tokenizer(Protocol):
 
     vocab: Vocabulary
     starts_word: np.ndarray  # bool [V]: the piece begins a word, for whole-word masks
+    ends_sentence: np.ndarray  # bool [V]: the piece ends a line, or a sentence with . ! ? and their like
     num_bytes: np.ndarray  # int32 [V]: bytes of text that the id stands for, 0 for special ids
     hash: str  # sha256 of what defines the mapping
 

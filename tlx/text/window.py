@@ -4,19 +4,24 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-Layout = Literal["packed", "stream", "document"]
+from tlx.text.vocabulary import Vocabulary
+
+Layout = Literal["packed", "stream", "document", "parallel", "packed_or_parallel"]
 
 
 class Window(NamedTuple):
-    """A piece of text of n tokens.
+    """A piece of text of n tokens, and where an objective asks for it (`Reads.other`) a second one.
 
     `segments` count the documents within the window from 1 and are 0 on padding; `positions` restart at
     0 in each document's piece (0 on padding); documents end with eos where the data config says so.
+    `language` is a number in the data config's `languages`.
     """
 
     tokens: np.ndarray  # int32 [n]
     segments: np.ndarray  # int32 [n]
     positions: np.ndarray  # int32 [n]
+    other: "Window | None" = None  # a translation, or text from elsewhere
+    language: int = 0
 
 
 class Reads(NamedTuple):
@@ -24,9 +29,31 @@ class Reads(NamedTuple):
 
     packed: windows in shuffled order, cut from concatenated documents (or filled with whole ones);
     stream: row b of batch k+1 continues row b of batch k, `length - overlap` tokens further on;
-    document: one document's piece per window, padded.
+    document: one document's piece per window, padded;
+    parallel: a text of a pair per window, cut or padded, its translation in `other`;
+    packed_or_parallel: that where a source has pairs; else as packed, and `other` is empty.
+
+    other: tokens of a second piece of text. Except for pairs it comes from a random place: in the layout
+    document of another document, else of the whole text. copies: 0 draws what is random anew each epoch;
+    n makes n versions of the data and repeats them, epoch e being version e mod n.
     """
 
     length: int
     layout: Layout = "packed"
     overlap: int = 0
+    other: int = 0
+    copies: int = 0
+
+
+def padding_window(reads: Reads, pad: int) -> Window:
+    """A window without text."""
+    zeros = np.zeros(reads.length, np.int32)
+    other = padding_window(Reads(reads.other), pad) if reads.other else None
+    return Window(np.full(reads.length, pad, np.int32), zeros, zeros.copy(), other)
+
+
+def made_up_window(reads: Reads, vocab: Vocabulary) -> Window:
+    """A window full of made-up text, for the shapes of what an objective makes of it."""
+    text, count = np.flatnonzero(~vocab.special).astype(np.int32), np.arange(reads.length, dtype=np.int32)
+    other = made_up_window(Reads(reads.other), vocab) if reads.other else None
+    return Window(np.resize(text, reads.length), np.ones(reads.length, np.int32), count, other)

@@ -23,6 +23,8 @@ _VALIDATION = 0.1
 class PythonSource:
     """One document a file, a tenth of the files held out by a hash of their path."""
 
+    parallel = False
+
     def __init__(self, config: SourceConfig, split: Split, root: pathlib.Path | None = None):
         del config
         self._root = root or pathlib.Path(sysconfig.get_paths()["stdlib"])

@@ -19,13 +19,14 @@ class Source(Protocol):
 
     `identity` is a JSON value that changes whenever the documents may have changed: a token cache is kept
     under its hash. `parts` are files (or ranges of records) in order; `num_bytes` of text, None if unknown
-    without reading.
+    without reading. `parallel`: documents come in pairs, a text and its translation (or answer).
     """
 
     name: str
     identity: Any
     parts: Sequence[str]
     num_bytes: int | None
+    parallel: bool
 
     def read(self, part: str) -> Iterator[Document]:
         """Documents of one part, none of them blank. DataError naming what cannot be read."""

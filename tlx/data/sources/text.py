@@ -29,6 +29,8 @@ class TextSource:
     def __init__(self, config: SourceConfig, split: Split):
         self._config = config.text
         self._split = split
+        self._columns = tuple(filter(None, (config.text.column, config.text.target_column)))
+        self.parallel = len(self._columns) == 2
         own_files = bool(config.text.validation_files)
         self._fraction = None if own_files else config.text.validation_fraction
         field = "validation_files" if own_files and split == "validation" else "files"
@@ -41,39 +43,43 @@ class TextSource:
         self.num_bytes = sum(stat.st_size for stat in sizes) if plain else None
         self.identity = [
             [[path, stat.st_size, stat.st_mtime_ns] for path, stat in zip(self.parts, sizes, strict=True)],
-            [self._config.column, self._config.lines, self._fraction, split],
+            [self._columns, self._config.lines, self._fraction, split],
         ]
 
     def read(self, part: str) -> Iterator[Document]:
         """Documents of the file `part` that belong to the split."""
         place = os.path.relpath(part, self._root)
         empty = True
-        for record, text in self._records(part):
+        for record, texts in self._records(part):
             empty = False
             where = "" if record is None else f":{record}"
-            if text.strip() and self._belongs(place + where):
-                yield Document(part + where, text)
+            if all(text.strip() for text in texts) and self._belongs(place + where):
+                yield from (Document(part + where, text) for text in texts)
         if empty:
             raise DataError(f"{part} is empty")
 
     def _belongs(self, place: str) -> bool:
         return self._fraction is None or held_out(place, self._fraction) == (self._split == "validation")
 
-    def _records(self, path: str) -> Iterator[tuple[int | None, str]]:
-        """(number from 1 or None, text) of each record, blank ones included."""
+    def _records(self, path: str) -> Iterator[tuple[int | None, Sequence[str]]]:
+        """(number from 1 or None, its text or pair of texts) of each record, blank ones included."""
+        if self.parallel and ".txt" in os.path.basename(path):
+            raise DataError(
+                f"{path} has no field {self._columns[1]!r}; data.text.target_column needs records"
+            )
         try:
             if path.endswith(".parquet"):
-                yield from _parquet(path, self._config.column)
+                yield from _parquet(path, self._columns)
             elif ".jsonl" in os.path.basename(path):
-                yield from _jsonl(path, self._config.column)
+                yield from _jsonl(path, self._columns)
             elif self._config.lines:
                 with _open(path) as handle:
-                    yield from enumerate((line.rstrip("\n") for line in handle), start=1)
+                    yield from enumerate(([line.rstrip("\n")] for line in handle), start=1)
             else:
                 with _open(path) as handle:
                     text = handle.read()
                 if text:
-                    yield None, text
+                    yield None, [text]
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8: {error}") from error
         except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
@@ -103,7 +109,7 @@ def _open(path: str) -> Iterator[IO[str]]:
         yield handle
 
 
-def _jsonl(path: str, column: str) -> Iterator[tuple[int, str]]:
+def _jsonl(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
     with _open(path) as handle:
         for number, line in enumerate(handle, start=1):
             if not line.strip():
@@ -112,7 +118,7 @@ def _jsonl(path: str, column: str) -> Iterator[tuple[int, str]]:
                 record = json.loads(line)
             except ValueError as error:
                 raise DataError(f"{path}:{number} is not JSON: {error}") from error
-            yield number, _text(record, column, f"{path}:{number}")
+            yield number, [_text(record, column, f"{path}:{number}") for column in columns]
 
 
 def _text(record: Any, column: str, where: str) -> str:
@@ -125,15 +131,17 @@ def _text(record: Any, column: str, where: str) -> str:
     return record[column]
 
 
-def _parquet(path: str, column: str) -> Iterator[tuple[int, str]]:
+def _parquet(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
     with pyarrow.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        if column not in names:
-            raise DataError(f"{path} has no such column: " + one_of("data.text.column", column, names))
+        for column in columns:
+            if column not in names:
+                raise DataError(f"{path} has no such column: " + one_of("data.text.column", column, names))
         number = 0
-        for batch in file.iter_batches(batch_size=1024, columns=[column]):
-            for text in batch.column(0).to_pylist():
+        for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
+            for texts in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
                 number += 1
-                if not isinstance(text, str):
-                    raise DataError(f"{path}:{number}: {column!r} is {type(text).__name__}, not text")
-                yield number, text
+                for column, text in zip(columns, texts, strict=True):
+                    if not isinstance(text, str):
+                        raise DataError(f"{path}:{number}: {column!r} is {type(text).__name__}, not text")
+                yield number, texts

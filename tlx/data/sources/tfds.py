@@ -17,7 +17,8 @@ class TfdsSource:
     """Records of one split, stored as array_record or parquet (TFDS's `file_format`), in stored order."""
 
     def __init__(self, config: SourceConfig, split: Split):
-        self._column = config.tfds.column
+        self._columns = tuple(filter(None, (config.tfds.column, config.tfds.target_column)))
+        self.parallel = len(self._columns) == 2
         self._split = config.tfds.validation_split if split == "validation" else config.tfds.train_split
         tfds = _import()
         title = f"tfds {config.tfds.name} [{self._split}]"
@@ -28,8 +29,9 @@ class TfdsSource:
         except Exception as error:  # TFDS raises some twenty classes, most of them its own
             raise DataError(f"{title} cannot be opened: {error}") from error
         features = builder.info.features
-        if self._column not in features:
-            raise DataError(f"{title}: " + one_of("data.tfds.column", self._column, features))
+        for field, column in zip(("column", "target_column"), self._columns, strict=False):
+            if column not in features:
+                raise DataError(f"{title}: " + one_of(f"data.tfds.{field}", column, features))
         self.name = title
         self.parts = [
             f"{start}:{min(start + _RECORDS, len(self._records))}"
@@ -45,7 +47,7 @@ class TfdsSource:
         self.identity = [
             builder.info.full_name,
             str(builder.data_path),
-            [self._split, self._column, len(self._records), info.num_bytes],
+            [self._split, self._columns, len(self._records), info.num_bytes],
         ]
         if not self.parts:
             raise DataError(f"{title} has no records")
@@ -55,11 +57,12 @@ class TfdsSource:
         for index in range(*map(int, part.split(":"))):
             name = f"{self.name} record {index}"
             try:
-                text = _decoded(self._records[index][self._column])
+                record = self._records[index]
+                texts = [_decoded(record[column]) for column in self._columns]
             except Exception as error:  # array_record's readers raise their own
                 raise DataError(f"{name} cannot be read: {error}") from error
-            if text.strip():
-                yield Document(name, text)
+            if all(text.strip() for text in texts):
+                yield from (Document(name, text) for text in texts)
 
 
 def _import() -> ModuleType:
