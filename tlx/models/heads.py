@@ -38,3 +38,40 @@ class MaskedHead(nn.Module):
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
         bias = self.param("bias", zeros, unembedding.kernel.shape[:1], jnp.dtype(cfg.param_dtype))
         return hidden, unembedding._replace(bias=bias)
+
+
+class PairHead(nn.Module):
+    """BERT's pooler, tanh of a dense layer on the first token, and a classifier of two segments.
+
+    Next-sentence prediction and sentence order: class 0 is the true order.
+    """
+
+    cfg: ModelConfig
+    classify: bool = True
+
+    @nn.compact
+    def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
+        """Logits [B, 2]; the pooled vector [B, D] without the classifier."""
+        cfg, block = self.cfg, self.cfg.block("encoder")
+        rest = (block.std(cfg.width), True, block.dtype, cfg.param_dtype)
+        names = ("embed", None)
+        pooled_BD = Linear((cfg.width,), (cfg.width,), names, *rest, name="pooler")(hidden_BTD[:, 0])
+        pooled_BD = jnp.tanh(pooled_BD)
+        if not self.classify:
+            return pooled_BD
+        return Linear((cfg.width,), (2,), names, *rest, name="classifier")(pooled_BD)
+
+
+class DetectionHead(nn.Module):
+    """ELECTRA's discriminator: a logit for each token, above 0 where it was replaced."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
+        """Logits [B, T]."""
+        cfg, block = self.cfg, self.cfg.block("encoder")
+        rest = (block.std(cfg.width), True, block.dtype, cfg.param_dtype)
+        dense = Linear((cfg.width,), (cfg.width,), ("embed", None), *rest, name="dense")
+        hidden_BTD = ACTIVATIONS[cfg.feedforward.activation](dense(hidden_BTD))
+        return Linear((cfg.width,), (1,), ("embed", None), *rest, name="classifier")(hidden_BTD)[..., 0]

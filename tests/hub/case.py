@@ -1,0 +1,104 @@
+"""One class of `transformers`, small and with every feature away from its default, as both sides see it."""
+
+import dataclasses
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from tlx.hub import safetensors
+from tlx.hub.network import Network
+from tlx.hub.weights import Lazy
+from tlx.models.families.family import resized
+from tlx.nn.config import ExecutionConfig
+
+TOLERANCE = 1e-5  # of the largest |logit|: a wrong form of GELU moves them by 4e-4
+NUM_ROWS, LENGTH, SOURCE_LENGTH = 4, 11, 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """config: arguments of `config_class`. outputs: ours ("mlm", "hidden", ...) to names of theirs.
+
+    inputs: "encoder", "decoder" or "encoder_decoder". types: number of token types, 0 for none. keep: names
+    of tensors that stay as they are (fixed sinusoids). padding: where short rows have it.
+    """
+
+    architecture: str
+    config_class: str
+    config: Mapping[str, Any]
+    outputs: Mapping[str, str]
+    inputs: str = "encoder"
+    types: int = 0
+    keep: str = "^$"
+    padding: str = "right"
+    ignore: tuple[str, ...] = ()
+
+
+def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights N(0, .15), norm gains 1 + N(0, .15): the usual initialisation hides errors."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    values = rng.normal(0, 0.15, shape).astype(np.float32)
+    gain = len(shape) == 1 and re.search(r"weight$", name)
+    return values + np.float32(1) if gain else values
+
+
+def inputs(case: Case, vocab_size: int, pad: int) -> dict[str, np.ndarray]:
+    """tokens, mask (and types), with source_ in front for an encoder: the middle rows are short."""
+    rng = np.random.default_rng(7)
+    made: dict[str, np.ndarray] = {}
+    sides = {"": LENGTH} | ({"source_": SOURCE_LENGTH} if case.inputs == "encoder_decoder" else {})
+    for side, length in sides.items():
+        lengths = np.array([length, length - 4, length - 1, length])[:, None]
+        places = np.arange(length)[None]
+        mask = places < lengths if case.padding == "right" else places >= length - lengths
+        tokens = rng.integers(5, vocab_size, (NUM_ROWS, length))
+        tokens = np.where(tokens == pad, (pad + 1) % vocab_size, tokens)
+        made[f"{side}tokens"] = np.where(mask, tokens, pad)
+        made[f"{side}mask"] = mask.astype(np.int32)
+        if case.types:
+            made[f"{side}types"] = np.where(places < length // 2, 0, case.types - 1) * mask
+    return made
+
+
+def ours(made: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch that a tlx model reads."""
+    names = {"": "decoder_", "source_": "encoder_"} if "source_tokens" in made else {"": ""}
+    batch = {}
+    for side, prefix in names.items():
+        mask = made[f"{side}mask"]
+        batch[f"{prefix}tokens"] = made[f"{side}tokens"].astype(np.int32)
+        batch[f"{prefix}segments"] = mask
+        batch[f"{prefix}positions"] = np.maximum(np.cumsum(mask, axis=1) - 1, 0).astype(np.int32)
+        for extra in ("types", "langs"):
+            if f"{side}{extra}" in made:
+                batch[f"{prefix}{extra}"] = made[f"{side}{extra}"].astype(np.int32)
+    return batch
+
+
+def write_folder(folder: Any, shapes: Mapping[str, Any], kept: Mapping[str, np.ndarray]) -> None:
+    """model.safetensors with drawn weights."""
+    tensors = []
+    for name, shape in shapes.items():
+        values = kept[name] if name in kept else draw(name, tuple(shape))
+        tensors.append((name, Lazy(values.shape, values.dtype, lambda _, values=values: values)))
+    safetensors.write(folder, tensors)
+
+
+def run(checkpoint: Any, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs of an opened checkpoint, compiled as one function with its layers not unrolled."""
+    config = resized(checkpoint.config, execution=ExecutionConfig(unroll=1, attention="xla"))
+    module = Network(config, checkpoint.heads)
+    found = jax.jit(lambda params, batch: module.apply({"params": params}, batch))(checkpoint.read(), batch)
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def difference(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> float:
+    """The largest difference at places that are no padding, in units of the largest |value|."""
+    if found.ndim > 1 and found.shape[:2] == mask.shape:
+        found, wanted = found[mask > 0], wanted[mask > 0]
+    assert found.shape == wanted.shape, (found.shape, wanted.shape)
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())

@@ -1,0 +1,3 @@
+"""Encoder-decoders."""
+
+CASES = {}

@@ -1,0 +1,147 @@
+"""A Hugging Face directory as a model, and a model as such a directory."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from tlx.base import tree
+from tlx.base.errors import ConfigError, DataError
+from tlx.base.files import read_json, write_json
+from tlx.hub import config_file, safetensors, weights
+from tlx.hub.network import abstract_params
+from tlx.models.config import ModelConfig
+from tlx.models.families import MODEL_TYPES, TABLE, Family
+from tlx.models.families.family import Row
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """An opened Hugging Face directory: everything is known, no weight is read yet."""
+
+    folder: pathlib.Path
+    family: Family
+    config: ModelConfig
+    heads: tuple[str, ...]
+    raw: Mapping[str, Any]  # config.json as it is
+    params: dict[str, weights.Lazy]  # by path
+
+    @property
+    def num_params(self) -> int:
+        """Number of scalars, without the rows that pad the vocabulary."""
+        return count(self.config, self.heads)
+
+    def read(self) -> dict[str, Any]:
+        """The parameters {"model": ..., "heads": ...} as numpy arrays."""
+        return tree.unflatten(weights.place(self.params))
+
+
+def is_hugging_face(folder: str | os.PathLike) -> bool:
+    """Whether a directory looks like one that `save_pretrained` wrote."""
+    folder = pathlib.Path(folder)
+    return (folder / "config.json").is_file() and not (folder / "run.json").is_file()
+
+
+def open_folder(
+    folder: str | os.PathLike,
+    ignore: Collection[str] = (),
+    param_dtype: str = "float32",
+) -> Checkpoint:
+    """Reads config.json and the tensors' names and shapes; weights are read by what is returned.
+
+    Raises ConfigError for a config that tlx cannot represent, DataError for files that are missing, cut
+    short or pickled, and for tensors that are missing, left over or of the wrong shape. `ignore` are keys of
+    config.json, and names of tensors, that shall not matter.
+    """
+    folder = pathlib.Path(folder).absolute()
+    try:
+        values = read_json(folder / "config.json")
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataError(f"cannot read {folder / 'config.json'}: {error}") from error
+    if "model_type" not in values:
+        raise ConfigError(f"{folder / 'config.json'} has no model_type")
+    family: Family = MODEL_TYPES.load(values["model_type"], allow=())
+    config = dataclasses.replace(config_file.read(family, values, ignore), param_dtype=param_dtype)
+    tensors = safetensors.Tensors(folder)
+    rows = list(family.rows(config))
+    if family.prefix and not any(name.startswith(family.prefix) for name in tensors):
+        rows = weights.without_prefix(rows, family.prefix)
+    heads = _heads(family, values, rows, tensors)
+    rows = weights.select(rows, heads)
+    abstract = abstract_params(config, heads)
+    params = weights.from_tensors(rows, tensors, abstract, config.vocab_size)
+    left = [name for name in weights.leftovers(family, rows, tensors, abstract) if name not in ignore]
+    if left:
+        raise DataError(
+            f"{folder}: {len(left)} tensors are no part of the family {family.name}: {', '.join(left[:10])}. "
+            f"Pass ignore= (--ignore={left[0]}) for what does not matter"
+        )
+    return Checkpoint(folder, family, config, heads, values, params)
+
+
+def save_folder(
+    folder: str | os.PathLike,
+    family: Family | str,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    *,
+    special: Mapping[str, int] | None = None,
+    dtype: Any = None,
+    shard_bytes: int = safetensors.SHARD_BYTES,
+) -> str:
+    """Writes config.json and safetensors that `from_pretrained` loads whole; the class's name.
+
+    params: {"model": ..., "heads": ...} or {path: array}. special: ids for config.json ("pad_token_id").
+    The class is the first of the family's whose heads are all there. Raises ConfigError for a model that
+    the family's config.json cannot say, before anything is written.
+    """
+    family = TABLE.load(family) if isinstance(family, str) else family
+    flat = tree.flatten(params)
+    values = config_file.write(family, config)
+    architecture, heads = _architecture(family, flat)
+    rows = weights.select(family.rows(config), heads)
+    if is_bare(architecture):
+        rows = weights.without_prefix(rows, family.prefix)
+    tensors = weights.to_tensors(rows, flat, config.vocab_size, None if dtype is None else np.dtype(dtype))
+    safetensors.write(folder, list(tensors.items()), shard_bytes)
+    head = {"architectures": [architecture], "model_type": family.model_type}
+    write_json(pathlib.Path(folder) / "config.json", head | values | dict(special or {}))
+    return architecture
+
+
+def count(config: ModelConfig, heads: Collection[str] = ()) -> int:
+    """Parameters of a model with these heads, tied ones once, without the rows that pad the vocabulary."""
+    exact = dataclasses.replace(config, vocab_multiple=1)
+    found = abstract_params(exact, tuple(heads))
+    kept = [path for path in found if not path.startswith("heads/") or path.startswith(tuple(heads))]
+    return tree.num_params({path: found[path] for path in kept})
+
+
+def is_bare(architecture: str) -> bool:
+    """Whether a class is the model without a head, whose tensors have no prefix."""
+    return architecture.endswith("Model") and not architecture.endswith("HeadModel")
+
+
+def _heads(
+    family: Family, values: Mapping[str, Any], rows: list[Row], tensors: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
+    """All heads whose tensors are there, and those that the class must have."""
+    named = (values.get("architectures") or [""])[0]
+    every = {head for heads in family.architectures.values() for head in heads}
+    there = {head for head in every if weights.complete(rows, tensors, head)}
+    there |= set(family.architectures.get(named, ()))
+    return tuple(sorted(h for h in there if not any(h.startswith(f"{other}/") for other in there)))
+
+
+def _architecture(family: Family, params: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    for name, heads in family.architectures.items():
+        if all(any(path.startswith(f"{head}/") for path in params) for head in heads):
+            return name, heads
+    raise ConfigError(
+        f"the family {family.name} has no Hugging Face class for a model with these parameters; "
+        f"its classes: {', '.join(family.architectures) or 'none'}"
+    )

@@ -1,0 +1,68 @@
+"""A language model together with the pretraining heads that a checkpoint holds."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tlx.base import tree
+from tlx.models.config import ModelConfig
+from tlx.models.heads import DetectionHead, MaskedHead, PairHead
+from tlx.models.transformer import Transformer
+from tlx.nn import embed
+from tlx.parallel import unbox
+
+
+class Heads(nn.Module):
+    """The parameters "heads/...": those that `names` ("heads/mlm", "heads/nsp/pooler") ask for."""
+
+    cfg: ModelConfig
+    names: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, unembedding: embed.Unembedding) -> dict[str, jax.Array]:
+        """{name: logits} of each head."""
+        found = {}
+        for name in sorted({path.split("/")[1] for path in self.names}):
+            if name == "mlm":
+                logits = embed.logits(*MaskedHead(self.cfg, name=name)(hidden, unembedding))
+                found[name] = logits[..., : unembedding.vocab_size]
+            elif name == "rtd":
+                found[name] = DetectionHead(self.cfg, name=name)(hidden)
+            else:
+                found[name] = PairHead(self.cfg, f"heads/{name}" in self.names, name=name)(hidden)
+        return found
+
+
+class Network(nn.Module):
+    """What a checkpoint of a family computes: hidden states, and logits of every head."""
+
+    cfg: ModelConfig
+    head_names: tuple[str, ...] = ()
+
+    def setup(self):
+        self.lm = Transformer(self.cfg, name="model")
+        if self.head_names:
+            self.heads = Heads(self.cfg, self.head_names)
+
+    def __call__(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """{"hidden": [B, T, D], "logits": [B, T, V] (not of an encoder's), head: its logits}."""
+        hidden = self.lm(batch)
+        found = {"hidden": hidden}
+        if self.cfg.kind != "encoder" or not self.head_names:
+            found["logits"] = self.lm.logits(hidden)
+        if self.head_names:
+            found |= self.heads(hidden, self.lm.unembedding())
+        return found
+
+
+def abstract_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> dict[str, jax.ShapeDtypeStruct]:
+    """{path: shape and type} of the parameters, without making them."""
+    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    parts = ("tokens", "positions", "segments")
+    prefixes = ("encoder_", "decoder_") if cfg.kind == "encoder_decoder" else ("",)
+    batch = {prefix + part: ids for prefix in prefixes for part in parts}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    boxed: Any = jax.eval_shape(Network(cfg, tuple(heads)).init, key, batch)["params"]
+    return tree.flatten(unbox(boxed))

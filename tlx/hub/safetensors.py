@@ -1,0 +1,158 @@
+"""The safetensors format: tensors behind a JSON header, memory-mapped, so that reading one reads only it.
+
+A file is the header's length (8 bytes, little-endian), the header {name: {dtype, shape, data_offsets}} and
+the data (huggingface/safetensors, README). Larger checkpoints are several files and an index.
+"""
+
+import json
+import math
+import os
+import pathlib
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from tlx.base.errors import DataError
+from tlx.base.files import atomic_open, read_json, write_json
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_MAX_HEADER = 100 * 2**20
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """The tensors of a directory by name: read-only views of mapped files. DataError for what is damaged."""
+
+    def __init__(self, folder: str | os.PathLike):
+        folder = pathlib.Path(folder)
+        self._entries: dict[str, tuple[np.ndarray, dict[str, Any], pathlib.Path]] = {}
+        for path in _files(folder):
+            header, data = _open(path)
+            for name, entry in header.items():
+                self._entries[name] = (data, entry, path)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        data, entry, path = self._entries[name]
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise DataError(
+                f"{path}: tensor {name} has dtype {entry['dtype']}, quantised or unknown; "
+                f"tlx reads {', '.join(DTYPES)}"
+            )
+        start, end = entry["data_offsets"]
+        shape = tuple(entry["shape"])
+        if not 0 <= start <= end <= data.size or end - start != math.prod(shape) * dtype.itemsize:
+            raise DataError(f"{path}: tensor {name} {shape} does not lie within the file: it is cut short")
+        return np.ndarray(shape, dtype, buffer=data, offset=start)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def write(
+    folder: str | os.PathLike, tensors: Sequence[tuple[str, Any]], shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Writes model.safetensors, or shards of about `shard_bytes` and their index.
+
+    `tensors` are (name, a ShapeDtypeStruct-like with `shape`, `dtype` and `read() -> array`): only one is in
+    memory at a time.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[list[tuple[str, Any]]] = [[]]
+    room = shard_bytes
+    for name, tensor in tensors:
+        size = _num_bytes(tensor)
+        if shards[-1] and size > room:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append((name, tensor))
+        room -= size
+    if len(shards) == 1:
+        _write_file(folder / SINGLE, shards[0])
+        return
+    places = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_file(folder / file, shard)
+        places |= {name: file for name, _ in shard}
+    total = sum(_num_bytes(tensor) for _, tensor in tensors)
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    if (folder / INDEX).is_file():
+        named = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        if any(os.path.basename(name) != name for name in named):
+            raise DataError(f"{folder / INDEX} names files outside the directory")
+        missing = [name for name in named if not (folder / name).is_file()]
+        if missing:
+            raise DataError(f"{folder}: {', '.join(missing)} of {INDEX} is not there")
+        return [folder / name for name in named]
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles:
+        raise DataError(
+            f"{folder} holds {pickles[0]}, a pickle, which can run any code when it is read: tlx never does. "
+            "If you trust it, convert it where torch is installed:\n"
+            '  python -c "from transformers import AutoModelForPreTraining as M; '
+            f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
+    raise DataError(f"{folder} has neither {SINGLE} nor {INDEX}")
+
+
+def _open(path: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
+    size = path.stat().st_size
+    with open(path, "rb") as handle:
+        length = struct.unpack("<Q", handle.read(8))[0] if size >= 8 else size
+        if 8 + length > size or length > _MAX_HEADER:
+            raise DataError(f"{path} is no safetensors file, or cut short")
+        try:
+            header = json.loads(handle.read(length))
+        except ValueError as error:
+            raise DataError(f"{path} is no safetensors file: {error}") from error
+    header.pop("__metadata__", None)
+    if 8 + length == size:
+        return header, np.empty(0, np.uint8)
+    return header, np.memmap(path, np.uint8, mode="r", offset=8 + length)
+
+
+def _write_file(path: pathlib.Path, tensors: Sequence[tuple[str, Any]]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in tensors:
+        end = offset + _num_bytes(tensor)
+        dtype = _NAMES[np.dtype(tensor.dtype)]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_open(path, "wb") as handle:
+        handle.write(struct.pack("<Q", len(text)) + text)
+        for _, tensor in tensors:
+            handle.write(np.ascontiguousarray(tensor.read()).tobytes())
+
+
+def _num_bytes(tensor: Any) -> int:
+    return math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize

@@ -1,0 +1,124 @@
+"""BERT: an encoder that predicts masked tokens and whether two segments follow each other."""
+
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Row, Same, linear, norm, resized
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
+from tlx.nn.embed import EmbeddingConfig
+
+BASE = ModelConfig(
+    kind="encoder",
+    vocab_size=30522,
+    width=768,
+    num_layers=12,
+    residual="post",
+    dropout=0.1,
+    embedding=EmbeddingConfig(num_types=2, norm=True),
+    position=PositionConfig(kind="learned", max_length=512),
+    attention=AttentionConfig(num_heads=12, dropout=0.1),
+    feedforward=FeedForwardConfig(hidden=3072, activation="gelu"),
+    norm=NormConfig(eps=1e-12),
+    head=HeadConfig(tied=True),
+    init=InitConfig(scale_residual=False),
+)
+
+
+def size(layers: int, width: int, heads: int, base: ModelConfig = BASE) -> ModelConfig:
+    """A feed-forward of four times the width, as all of the published ones."""
+    return resized(
+        base, num_layers=layers, width=width, attention__num_heads=heads, feedforward__hidden=4 * width
+    )
+
+
+# What the configs of BERT's descendants share.
+COMMON = (
+    Same("vocab_size", "vocab_size", 30522),
+    Same("hidden_size", "width", 768),
+    Same("num_hidden_layers", "num_layers", 12),
+    Same("num_attention_heads", "attention.num_heads", 12),
+    Same("intermediate_size", "feedforward.hidden", 3072),
+    Same("hidden_act", "feedforward.activation", "gelu", ACTIVATIONS),
+    Same("hidden_dropout_prob", "dropout", 0.1),
+    Same("attention_probs_dropout_prob", "attention.dropout", 0.1),
+    Same("layer_norm_eps", "norm.eps", 1e-12),
+    Same("initializer_range", "init.stddev", 0.02),
+    Same("type_vocab_size", "embedding.num_types", 2),
+    Fixed("position_embedding_type", ("absolute",)),
+    Fixed("is_decoder", (False,)),
+    Fixed("add_cross_attention", (False,)),
+    Fixed("tie_word_embeddings", (True,)),
+)
+
+QUERY, OUT = "(n h) d -> d n h", "d (n h) -> n h d"
+
+
+def layer(prefix: str) -> list[Row]:
+    """The rows of one post-norm layer, as BERT, RoBERTa and ELECTRA name them."""
+    path, name = "model/encoder/blocks", f"{prefix}encoder.layer.{{layer}}"
+    rows = []
+    for part in ("query", "key", "value"):
+        rows += linear(f"{path}/attention/{part}", f"{name}.attention.self.{part}", QUERY, "(n h)")
+    return [
+        *rows,
+        *linear(f"{path}/attention/out", f"{name}.attention.output.dense", OUT, "d"),
+        *norm(f"{path}/attention_norm", f"{name}.attention.output.LayerNorm"),
+        *linear(f"{path}/feedforward/in", f"{name}.intermediate.dense", bias="f"),
+        *linear(f"{path}/feedforward/out", f"{name}.output.dense", bias="f"),
+        *norm(f"{path}/feedforward_norm", f"{name}.output.LayerNorm"),
+    ]
+
+
+def embeddings(prefix: str, types: bool = True) -> list[Row]:
+    """The rows of the tables and the norm behind them."""
+    path, name = "model/encoder/front", f"{prefix}embeddings"
+    rows = [
+        Row("model/embedding/table", f"{name}.word_embeddings.weight", "v d -> v d"),
+        Row(f"{path}/positions", f"{name}.position_embeddings.weight"),
+    ]
+    if types:
+        rows.append(Row(f"{path}/types", f"{name}.token_type_embeddings.weight"))
+    return [*rows, *norm(f"{path}/norm", f"{name}.LayerNorm")]
+
+
+def pretraining_heads(prefix: str) -> list[Row]:
+    """The masked-token transform, the pooler and the next-sentence classifier."""
+    return [
+        *linear("heads/mlm/dense", "cls.predictions.transform.dense", bias="f"),
+        *norm("heads/mlm/norm", "cls.predictions.transform.LayerNorm"),
+        Row("heads/mlm/bias", "cls.predictions.bias", "v -> v"),
+        *linear("heads/nsp/pooler", f"{prefix}pooler.dense", bias="f"),
+        *linear("heads/nsp/classifier", "cls.seq_relationship", bias="f"),
+    ]
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table."""
+    return [*embeddings("bert."), *layer("bert."), *pretraining_heads("bert.")]
+
+
+FAMILY = Family(
+    name="bert",
+    citation="Devlin et al. 2019, BERT: Pre-training of Deep Bidirectional Transformers, NAACL",
+    base=BASE,
+    sizes={
+        "tiny": size(2, 128, 2),
+        "mini": size(4, 256, 4),
+        "small": size(4, 512, 8),
+        "medium": size(8, 512, 8),
+        "base": BASE,
+        "large": size(24, 1024, 16),
+    },
+    rows=rows,
+    model_type="bert",
+    architectures={
+        "BertForPreTraining": ("heads/mlm", "heads/nsp"),
+        "BertForMaskedLM": ("heads/mlm",),
+        "BertModel": ("heads/nsp/pooler",),
+    },
+    fields=(*COMMON, Same("max_position_embeddings", "position.max_length", 512)),
+    prefix="bert.",
+    copies={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    ignored=(r"embeddings\.position_ids$",),
+)

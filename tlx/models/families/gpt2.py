@@ -1,0 +1,100 @@
+"""GPT-2: a pre-norm decoder with learned positions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.models.config import ModelConfig
+from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
+
+BASE = ModelConfig(
+    kind="decoder",
+    vocab_size=50257,
+    width=768,
+    num_layers=12,
+    residual="pre",
+    dropout=0.1,
+    position=PositionConfig(kind="learned", max_length=1024),
+    attention=AttentionConfig(num_heads=12, dropout=0.1),
+    feedforward=FeedForwardConfig(hidden=3072, activation="gelu_tanh"),
+    norm=NormConfig(eps=1e-5),
+    init=InitConfig(scale_residual=True),
+)
+
+
+def size(layers: int, width: int, heads: int) -> ModelConfig:
+    """A feed-forward of four times the width."""
+    return resized(
+        BASE, num_layers=layers, width=width, attention__num_heads=heads, feedforward__hidden=4 * width
+    )
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table; matrices are stored inputs first."""
+    path, name = "model/decoder/blocks", "transformer.h.{layer}"
+    found = [
+        Row("model/embedding/table", "transformer.wte.weight", "v d -> v d"),
+        Row("model/decoder/front/positions", "transformer.wpe.weight"),
+        *norm(f"{path}/attention_norm", f"{name}.ln_1"),
+        *norm(f"{path}/feedforward_norm", f"{name}.ln_2"),
+        *norm("model/decoder/final_norm", "transformer.ln_f"),
+        *linear(f"{path}/attention/out", f"{name}.attn.c_proj", "(n h) d -> n h d", "d"),
+        *linear(f"{path}/feedforward/in", f"{name}.mlp.c_fc", "d f -> d f", "f"),
+        *linear(f"{path}/feedforward/out", f"{name}.mlp.c_proj", "f d -> f d", "d"),
+    ]
+    for part, which in enumerate(("query", "key", "value")):
+        found += linear(
+            f"{path}/attention/{which}", f"{name}.attn.c_attn", "d (3 n h) -> d n h", "(3 n h)", part
+        )
+    if not config.head.tied:
+        found.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return found
+
+
+def _inner(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"feedforward.hidden": values.get("n_inner") or 4 * values.get("n_embd", 768)}
+
+
+def _dropout(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"dropout": values.get("resid_pdrop", 0.1)}
+
+
+FAMILY = Family(
+    name="gpt2",
+    citation="Radford et al. 2019, Language Models are Unsupervised Multitask Learners",
+    base=BASE,
+    sizes={
+        "small": BASE,
+        "medium": size(24, 1024, 16),
+        "large": size(36, 1280, 20),
+        "xl": size(48, 1600, 25),
+    },
+    rows=rows,
+    model_type="gpt2",
+    architectures={"GPT2LMHeadModel": (), "GPT2Model": ()},
+    fields=(
+        Same("vocab_size", "vocab_size", 50257),
+        Same("n_positions", "position.max_length", 1024),
+        Same("n_embd", "width", 768),
+        Same("n_layer", "num_layers", 12),
+        Same("n_head", "attention.num_heads", 12),
+        Mapped(("n_inner",), _inner, lambda config: {"n_inner": config.block("decoder").hidden}),
+        Same("activation_function", "feedforward.activation", "gelu_new", ACTIVATIONS),
+        Mapped(
+            ("resid_pdrop", "embd_pdrop"),
+            _dropout,
+            lambda config: {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout},
+        ),
+        Same("attn_pdrop", "attention.dropout", 0.1),
+        Same("layer_norm_epsilon", "norm.eps", 1e-5),
+        Same("initializer_range", "init.stddev", 0.02),
+        Same("scale_attn_weights", "attention.scale", True),
+        Same("tie_word_embeddings", "head.tied", True),
+        Fixed("scale_attn_by_inverse_layer_idx", (False,)),
+        Fixed("reorder_and_upcast_attn", (False, True)),  # the order of the same operations
+        Fixed("add_cross_attention", (False,)),
+    ),
+    prefix="transformer.",
+    copies={"lm_head.weight": "transformer.wte.weight"},
+    ignored=(r"\.attn\.(masked_)?bias$",),
+)
