@@ -25,7 +25,7 @@ def config(kind="decoder", position="rotary", **changes):
         width=32,
         num_layers=2,
         attention=attention,
-        position=PositionConfig(kind=position),
+        position=PositionConfig(kind=position) if isinstance(position, str) else position,
         execution=ExecutionConfig(unroll=1),
     )
     return dataclasses.replace(base, **changes)

@@ -27,6 +27,7 @@ class HeadConfig:
     tied: bool = True  # the token table is the output kernel
     bias: bool = False
     scale: bool = False  # logits times width ** -.5 (T5 1.0)
+    softcap: float = 0.0  # c tanh(logits / c) (Gemma 2); 0: no cap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ModelConfig:
     width: int = 128
     num_layers: int = 4
     num_decoder_layers: int = 0  # of an encoder-decoder; 0: num_layers
-    residual: Literal["pre", "post", "parallel"] = "pre"
+    residual: Literal["pre", "post", "parallel", "sandwich"] = "pre"
     share_layers: bool = False  # one layer's parameters for all (ALBERT)
     dropout: float = 0.0
     embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
@@ -109,6 +110,19 @@ class ModelConfig:
         for name, rate in (("dropout", self.dropout), ("attention.dropout", attention.dropout)):
             if not 0 <= rate < 1:
                 raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
+        if self.residual == "sandwich" and self.kind != "decoder":
+            raise ConfigError(f"model.residual = 'sandwich' is for decoders, not for {self.kind!r}")
+        windows = (attention.window, *attention.windows)
+        if min(windows) < 0:
+            raise ConfigError(
+                f"model.attention.window = {windows[0]}, windows = {windows[1:]}: 0 is no window"
+            )
+        if attention.windows and self.kind == "two_stream":
+            raise ConfigError("model.attention.windows: a two_stream model has no windows")
+        if position.windowed_theta and not any(windows):
+            raise ConfigError(
+                f"model.position.windowed_theta = {position.windowed_theta}: no layer has a window"
+            )
         remat_policy(self.execution.remat)
 
 

@@ -1,5 +1,7 @@
 """A stack with what goes before and after it: embeddings in, normalised hidden states out."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ class Tower(nn.Module):
     def setup(self):
         cfg = self.cfg
         self.front = Front(cfg, self.embedding)
-        if cfg.position.kind == "bucketed":
+        if self._shared_bias:
             self.position_bias = BucketedBias(cfg)
         if cfg.residual != "post":
             self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
@@ -50,20 +52,19 @@ class Tower(nn.Module):
         key_segments = segments_BT
         if memory:
             key_segments = jnp.concatenate([memory_segments_BM, segments_BT], axis=1)
-        mask = Mask(segments_BT, key_segments, memory, cfg.causal, cfg.attention.window)
+        mask = Mask(segments_BT, key_segments, memory, cfg.causal)
         cross = None if encoded_BSD is None else Mask(segments_BT, encoded_segments_BS)
         x_BTD = self.front(x_BTE, positions_BT, types_BT, keys_B)
         length = x_BTD.shape[1]
         bias = None
-        if cfg.position.kind == "bucketed":
+        if self._shared_bias:
             bias = self.position_bias(length, length + memory, memory)
-        block = Block(cfg, parent=None)
 
-        def apply(params, x, index, memory_BMD):
+        def apply(block, params, x, index, memory_BMD):
             y, _ = block.apply(
                 {"params": params},
                 x,
-                mask,
+                mask._replace(window=block.cfg.attention.window),
                 bias=bias,
                 positions_BT=positions_BT,
                 keys_B=fold(keys_B, index),
@@ -75,13 +76,19 @@ class Tower(nn.Module):
 
         def init(key):
             rest = {"positions_BT": positions_BT, "encoded_BSD": encoded_BSD, "cross_mask": cross}
-            own = Mask(segments_BT, segments_BT, 0, cfg.causal, cfg.attention.window)
-            return block.init(key, x_BTD, own, **rest)["params"]
+            own = Mask(segments_BT, segments_BT, 0, cfg.causal)
+            return Block(cfg, parent=None).init(key, x_BTD, own, **rest)["params"]
 
         blocks = layer_params(self, init, cfg.num_layers, self.share_layers)
         inputs = jnp.moveaxis(memory_BLMD, 1, 0) if memory else None
         y_BTD, layer_inputs = run_layers(
-            apply, cfg, blocks, x_BTD, inputs, num_layers=cfg.num_layers, share=self.share_layers
+            self._period(apply),
+            cfg,
+            blocks,
+            x_BTD,
+            inputs,
+            num_layers=cfg.num_layers,
+            share=self.share_layers,
         )
         return self._finish(y_BTD, keys_B), layer_inputs
 
@@ -93,7 +100,7 @@ class Tower(nn.Module):
             return carry, block.apply({"params": params}, encoded_BSD, method=Block.encoded_keys_values)
 
         _, pair = run_layers(
-            apply, cfg, self._blocks(), (), num_layers=cfg.num_layers, share=self.share_layers
+            (apply,), cfg, self._blocks(), (), num_layers=cfg.num_layers, share=self.share_layers
         )
         return pair
 
@@ -104,18 +111,17 @@ class Tower(nn.Module):
         cfg, start = self.cfg, cache.index
         length, room = x_BTE.shape[1], cache.segments.shape[1]
         segments = jax.lax.dynamic_update_slice(cache.segments, segments_BT, (0, start))
-        mask = Mask(segments_BT, segments, start, cfg.causal, cfg.attention.window)
+        mask = Mask(segments_BT, segments, start, cfg.causal)
         cross = None if cache.cross_segments is None else Mask(segments_BT, cache.cross_segments)
-        bias = self.position_bias(length, room, start) if cfg.position.kind == "bucketed" else None
+        bias = self.position_bias(length, room, start) if self._shared_bias else None
         x_BTD = self.front(x_BTE, positions_BT, None, None)
-        block = Block(cfg, parent=None)
 
-        def apply(params, carry, index, encoded):
+        def apply(block, params, carry, index, encoded):
             x, key, value = carry
             x, slot = block.apply(
                 {"params": params},
                 x,
-                mask,
+                mask._replace(window=block.cfg.attention.window),
                 bias=bias,
                 positions_BT=positions_BT,
                 slot=Slot(key, value, index, start),
@@ -127,10 +133,25 @@ class Tower(nn.Module):
         encoded = None if cross is None else (cache.cross_key, cache.cross_value)
         carry = (x_BTD, cache.key, cache.value)
         (y_BTD, key, value), _ = run_layers(
-            apply, cfg, self._blocks(), carry, encoded, num_layers=cfg.num_layers, share=self.share_layers
+            self._period(apply),
+            cfg,
+            self._blocks(),
+            carry,
+            encoded,
+            num_layers=cfg.num_layers,
+            share=self.share_layers,
         )
         cache = cache._replace(key=key, value=value, segments=segments, index=start + length)
         return self._finish(y_BTD, None), cache
+
+    def _period(self, apply):
+        """apply(block, ...) for the block of each layer of a period."""
+        blocks = [Block(self.cfg.layer(place), parent=None) for place in range(self.cfg.period)]
+        return [functools.partial(apply, block) for block in blocks]
+
+    @property
+    def _shared_bias(self) -> bool:
+        return self.cfg.position.kind == "bucketed" and not self.cfg.position.per_layer
 
     def _blocks(self):
         return layer_params(self, None, self.cfg.num_layers, self.share_layers)

@@ -36,7 +36,8 @@ class Output(nn.Module):
         cfg = self.cfg
         kernel = table_VE if cfg.head.tied else self.kernel
         scale = cfg.width**-0.5 if cfg.head.scale else 1.0
-        return Unembedding(kernel, self.bias if cfg.head.bias else None, scale, cfg.vocab_size)
+        bias = self.bias if cfg.head.bias else None
+        return Unembedding(kernel, bias, scale, cfg.vocab_size, cfg.head.softcap)
 
 
 def token_table(cfg: ModelConfig) -> TokenTable:

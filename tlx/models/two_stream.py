@@ -93,7 +93,7 @@ class TwoStream(nn.Module):
 
         blocks = layer_params(self, init, cfg.num_layers, cfg.share_layers)
         (_, g_BPD), inputs = run_layers(
-            apply,
+            (apply,),
             block_cfg,
             blocks,
             (h_BTD, g_BPD),

@@ -10,7 +10,8 @@ from tlx.nn.kernels import KERNELS
 from tlx.nn.kernels.choice import kernel_name
 from tlx.nn.linear import Linear
 from tlx.nn.mask import Mask
-from tlx.nn.position import RelativeLogits, rotate
+from tlx.nn.norm import Norm
+from tlx.nn.position import BucketedBias, RelativeLogits, rotate
 from tlx.parallel.sharding import constrain
 
 QUERY_DIMS = ("batch", "sequence", "heads", "head_dim")
@@ -39,15 +40,24 @@ class Attention(nn.Module):
         self.out = Linear(heads, (cfg.width,), names, out_std, cfg.attention.out_bias, *dtypes)
         if cfg.position.kind == "relative" and not self.cross:
             self.relative = RelativeLogits(cfg)
+        if cfg.attention.qk_norm:
+            self.query_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
+            self.key_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
+        if self._own_bias:
+            self.position_bias = BucketedBias(cfg)
 
     def queries(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         query = self.query(x_BTD)
+        if self.cfg.attention.qk_norm:
+            query = self.query_norm(query)
         if self.cfg.position.kind == "rotary" and not self.cross:
             query = rotate(query, positions_BT, self.cfg.position)
         return checkpoint_name(constrain(query, QUERY_DIMS), "query")
 
     def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         key, value = self.key(x_BSD), self.value(x_BSD)
+        if self.cfg.attention.qk_norm:
+            key = self.key_norm(key)
         if self.cfg.position.kind == "rotary" and not self.cross:
             key = rotate(key, positions_BS, self.cfg.position)
         key, value = constrain(key, KEY_DIMS), constrain(value, KEY_DIMS)
@@ -65,10 +75,18 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """The kernel and the output projection, [B, T, D]."""
         cfg = self.cfg
-        scale = cfg.head_dim**-0.5 if cfg.attention.scale else 1.0
-        name = kernel_name(cfg, query_BTNH.shape[1], mask.visible is not None)
+        part, name = cfg.attention, kernel_name(cfg, query_BTNH.shape[1], mask.visible is not None)
         y = KERNELS.load(name)(
-            query_BTNH, key_BSGH, value_BSGH, mask, bias, scale, cfg.attention.dropout, keys_B, site
+            query_BTNH,
+            key_BSGH,
+            value_BSGH,
+            mask,
+            bias,
+            cfg.softmax_scale,
+            part.dropout,
+            keys_B,
+            site,
+            part.softcap,
         )
         y = checkpoint_name(constrain(y, QUERY_DIMS), "attention")
         return self.out(y)
@@ -121,4 +139,11 @@ class Attention(nn.Module):
             slot, key, value = caches.write(slot, key, value)
         if self.cfg.position.kind == "relative" and not self.cross:
             query, bias = self.relative_terms(query, key.shape[1], mask, different_BTS)
+        if self._own_bias:
+            bias = self.position_bias(query.shape[1], key.shape[1], mask.query_start)
         return self.attend(query, key, value, mask, bias, keys_B, site), slot
+
+    @property
+    def _own_bias(self) -> bool:
+        position = self.cfg.position
+        return position.kind == "bucketed" and position.per_layer and not self.cross

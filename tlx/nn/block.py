@@ -20,7 +20,10 @@ ATTENTION, CROSS, FEEDFORWARD, PROBABILITIES, CROSS_PROBABILITIES, HIDDEN, QUERY
 
 
 class Block(nn.Module):
-    """Pre-norm (GPT-2), post-norm (the original Transformer, BERT) or parallel (GPT-NeoX) residuals."""
+    """Pre-norm (GPT-2), post-norm (the original Transformer, BERT), parallel (GPT-NeoX) or sandwich.
+
+    sandwich: a part has norms before it and behind it, both inside the residual (Gemma 2).
+    """
 
     cfg: BlockConfig
 
@@ -33,6 +36,9 @@ class Block(nn.Module):
             self.cross_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
         self.feedforward = FeedForward(cfg)
         self.feedforward_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+        if cfg.residual == "sandwich":
+            self.attention_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+            self.feedforward_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
 
     def __call__(
         self,
@@ -66,6 +72,8 @@ class Block(nn.Module):
                 site=PROBABILITIES,
                 slot=slot,
             )
+            if cfg.residual == "sandwich":
+                y = self.attention_post_norm(y)
             return dropout(y, cfg.dropout, keys_B, ATTENTION)
 
         def attend_across(x: jax.Array) -> jax.Array:
@@ -131,6 +139,8 @@ class Block(nn.Module):
 
     def _feed(self, x: jax.Array, keys_B: jax.Array | None, offset: int = 0) -> jax.Array:
         y = self.feedforward(x, keys_B, HIDDEN + offset)
+        if self.cfg.residual == "sandwich":
+            y = self.feedforward_post_norm(y)
         return dropout(y, self.cfg.dropout, keys_B, FEEDFORWARD + offset)
 
     def _memory(self, memory_BMD: jax.Array, like: jax.Array) -> jax.Array:

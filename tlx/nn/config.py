@@ -16,6 +16,22 @@ class NormConfig:
     kind: Literal["layernorm", "rmsnorm"] = "layernorm"
     eps: float = 1e-5
     bias: bool = True
+    unit_offset: bool = False  # times 1 + scale, which starts from 0 (Gemma)
+
+
+@dataclasses.dataclass(frozen=True)
+class RotaryScaling:
+    """Rotary positions of a model that reads further than it was first trained to.
+
+    linear: positions / factor (Chen et al. 2023). llama3: wavelengths above original_length / low are
+    stretched by `factor`, those below original_length / high are not, and between there is a ramp.
+    """
+
+    kind: Literal["none", "linear", "llama3"] = "none"
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    original_length: int = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +47,12 @@ class PositionConfig:
     offset: int = 0  # first row in use of the learned table (BART and RoBERTa: 2)
     sinusoid_layout: Literal["halves", "interleaved"] = "halves"
     theta: float = 10_000.0  # wavelength base of rotary and sinusoidal positions
+    windowed_theta: float = 0.0  # of layers with a window, which are not scaled (Gemma 3); 0: theta
+    scaling: RotaryScaling = dataclasses.field(default_factory=RotaryScaling)
     rotary_fraction: float = 1.0  # share of each head that is rotated (GPT-NeoX: .25)
     num_buckets: int = 32
     max_distance: int = 128
+    per_layer: bool = False  # a bucketed bias of its own for each layer (UMT5)
     segment_relative: bool = False  # XLNet's same-or-different-segment term
 
 
@@ -47,7 +66,11 @@ class AttentionConfig:
     qkv_bias: bool = True
     out_bias: bool = True
     scale: bool = True  # logits times head_dim ** -.5 (T5: no)
-    window: int = 0  # keys with query - key < window are seen; 0: all
+    scale_width: int = 0  # in place of head_dim there; 0: head_dim (Gemma: query_pre_attn_scalar)
+    softcap: float = 0.0  # c tanh(logits / c) (Gemma 2); 0: no cap
+    qk_norm: bool = False  # queries and keys are normalised over head_dim before they are rotated (Qwen 3)
+    window: int = 0  # keys nearer than this are seen, on both sides where not causal; 0: all
+    windows: tuple[int, ...] = ()  # of the layers of a period, repeated (GPT-3, Gemma); (): `window`
     dropout: float = 0.0  # of the attention probabilities
 
 
@@ -87,7 +110,7 @@ class BlockConfig:
 
     width: int
     num_layers: int
-    residual: Literal["pre", "post", "parallel"]
+    residual: Literal["pre", "post", "parallel", "sandwich"]
     dropout: float
     causal: bool
     cross: bool
@@ -107,6 +130,25 @@ class BlockConfig:
     @property
     def head_dim(self) -> int:
         return self.attention.head_dim or self.width // self.attention.num_heads
+
+    @property
+    def period(self) -> int:
+        """Number of layers after which the pattern repeats."""
+        return max(1, len(self.attention.windows))
+
+    def layer(self, place: int) -> "BlockConfig":
+        """What the layers at `place` of every period are: their window and the rotation of that kind."""
+        windows, position = self.attention.windows, self.position
+        window = windows[place] if windows else self.attention.window
+        if window and position.windowed_theta:
+            position = dataclasses.replace(position, theta=position.windowed_theta, scaling=RotaryScaling())
+        attention = dataclasses.replace(self.attention, window=window, windows=())
+        return dataclasses.replace(self, attention=attention, position=position)
+
+    @property
+    def softmax_scale(self) -> float:
+        """What attention logits are multiplied by."""
+        return (self.attention.scale_width or self.head_dim) ** -0.5 if self.attention.scale else 1.0
 
     @property
     def hidden(self) -> int:

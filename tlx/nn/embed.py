@@ -29,12 +29,13 @@ class EmbeddingConfig:
 
 
 class Unembedding(NamedTuple):
-    """What turns hidden states into logits: scale * h kernel^T + bias."""
+    """What turns hidden states into logits: scale * h kernel^T + bias, capped."""
 
     kernel: jax.Array  # [padded vocabulary, D]
     bias: jax.Array | None  # [padded vocabulary]
     scale: float
     vocab_size: int  # ids beyond it are padding
+    softcap: float = 0.0  # c tanh(logits / c); 0: no cap
 
 
 def logits(hidden: jax.Array, unembedding: Unembedding) -> jax.Array:
@@ -47,6 +48,8 @@ def logits(hidden: jax.Array, unembedding: Unembedding) -> jax.Array:
         y = y * unembedding.scale
     if unembedding.bias is not None:
         y = y + unembedding.bias.astype(jnp.float32)
+    if unembedding.softcap:
+        y = unembedding.softcap * jnp.tanh(y / unembedding.softcap)
     padded = kernel.shape[0]
     if padded == unembedding.vocab_size:
         return y

@@ -10,7 +10,8 @@ class Mask(NamedTuple):
     """Visibility as data and structure, so that a kernel can use the structure and skip the data.
 
     Segments are equal where attention is allowed; 0 is padding, -1 an unfilled slot of a cache.
-    Indices are places in the row (not positions inside a document): causal and window use them.
+    Indices are places in the row (not positions inside a document): causal and window use them. A query
+    sees the keys nearer than `window`, on both sides unless causal; 0: all.
     `visible`, where given, is a further bool[B, T, S] condition (permutations).
     """
 
@@ -31,7 +32,7 @@ def dense(mask: Mask, num_queries: int, num_keys: int) -> jax.Array | None:
         if mask.causal:
             parts.append((key <= query)[None])
         if mask.window:
-            parts.append((query - key < mask.window)[None])
+            parts.append((jnp.abs(query - key) < mask.window)[None])
     if mask.query_segments is not None:
         parts.append(mask.query_segments[:, :, None] == mask.key_segments[:, None, :])
     if mask.visible is not None:

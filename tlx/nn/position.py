@@ -24,11 +24,24 @@ def sinusoid(positions: jax.Array, width: int, theta: float, layout: str) -> jax
     return jnp.stack(pair, axis=-1).reshape(*positions.shape, width)
 
 
+def rotation_rates(cfg: PositionConfig, rotated: int) -> jax.Array:
+    """float32[rotated / 2]: radians per position of each pair, scaled as the config says."""
+    rates = cfg.theta ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / rotated)
+    scaling = cfg.scaling
+    if scaling.kind == "linear":
+        return rates / scaling.factor
+    if scaling.kind == "llama3":
+        turns = scaling.original_length * rates / (2 * math.pi)  # in the length trained at first
+        kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+        return rates * (kept + (1 - kept) / scaling.factor)
+    return rates
+
+
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, cfg: PositionConfig) -> jax.Array:
     """Rotary embedding (Su et al. 2021, eq. 34) of the first share of each head, half-split pairs."""
     head_dim = x_BTNH.shape[-1]
     rotated = int(head_dim * cfg.rotary_fraction) // 2 * 2
-    rates = cfg.theta ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / rotated)
+    rates = rotation_rates(cfg, rotated)
     angles = positions_BT.astype(jnp.float32)[:, :, None, None] * rates
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     first, second = jnp.split(x_BTNH[..., :rotated].astype(jnp.float32), 2, axis=-1)
@@ -53,7 +66,7 @@ def bucket(distance: jax.Array, cfg: PositionConfig, bidirectional: bool) -> jax
 
 
 class BucketedBias(nn.Module):
-    """T5's relative bias float[1, N, T, S], one table for all layers of a stack."""
+    """T5's relative bias float[1, N, T, S] from one table, of a stack or of a layer."""
 
     cfg: BlockConfig
 

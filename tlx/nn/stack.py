@@ -1,6 +1,6 @@
 """Layers run by one scan over parameters that are stored stacked, [layers, ...]."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -63,7 +63,7 @@ def layer_params(
 
 
 def run_layers(
-    layer: Layer,
+    layers: Sequence[Layer],
     cfg: BlockConfig,
     blocks: Any,
     carry: Any,
@@ -72,15 +72,35 @@ def run_layers(
     num_layers: int,
     share: bool,
 ) -> tuple[Any, Any]:
-    """Scans `layer(params, carry, index, inputs[index]) -> (carry, output)`; outputs are stacked."""
-    recompute, policy = remat_policy(cfg.execution.remat)
-    unroll = unroll_of(cfg, num_layers)
-    if recompute:
-        layer = jax.checkpoint(layer, policy=policy, prevent_cse=unroll > 1)
+    """Scans `layer(params, carry, index, inputs[index]) -> (carry, output)`; outputs are stacked.
 
-    def body(carry: Any, scanned: Any) -> tuple[Any, Any]:
-        params, index, layer_inputs = scanned
-        return layer(blocks if share else params, carry, index, layer_inputs)
+    `layers` are those of one period of the pattern, which differ in what is static; one scan goes over the
+    whole periods, and the layers that are left over follow it. Parameters stay stacked [num_layers, ...].
+    """
+    recompute, policy = remat_policy(cfg.execution.remat)
+    period = len(layers)
+    periods, unroll = num_layers // period, max(1, unroll_of(cfg, num_layers) // period)
+    if recompute:
+        prevent_cse = unroll > 1 or period > 1
+        layers = [jax.checkpoint(layer, policy=policy, prevent_cse=prevent_cse) for layer in layers]
+
+    def some(carry: Any, scanned: Any, count: int) -> tuple[Any, Any]:
+        outputs = []
+        for place, layer in enumerate(layers[:count]):
+            params, index, layer_inputs = jax.tree.map(lambda x, place=place: x[place], scanned)
+            carry, output = layer(blocks if share else params, carry, index, layer_inputs)
+            outputs.append(output)
+        return carry, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
     scanned = (None if share else blocks, jnp.arange(num_layers), inputs)
-    return jax.lax.scan(body, carry, scanned, length=num_layers, unroll=unroll)
+    whole = jax.tree.map(lambda x: x[: periods * period].reshape(periods, period, *x.shape[1:]), scanned)
+    pieces = []
+    if periods:
+        body = lambda carry, scanned: some(carry, scanned, period)  # noqa: E731
+        carry, outputs = jax.lax.scan(body, carry, whole, length=periods, unroll=min(unroll, periods))
+        pieces.append(jax.tree.map(lambda x: x.reshape(periods * period, *x.shape[2:]), outputs))
+    if num_layers % period:
+        rest = jax.tree.map(lambda x: x[periods * period :], scanned)
+        carry, outputs = some(carry, rest, num_layers % period)
+        pieces.append(outputs)
+    return carry, jax.tree.map(lambda *x: jnp.concatenate(x) if len(x) > 1 else x[0], *pieces)

@@ -12,6 +12,8 @@ def obstacle(name: str, cfg: BlockConfig, platform: str, dtype: str, num_queries
         return None
     if cfg.attention.dropout:
         return "model.attention.dropout > 0 (set it to 0; the residual dropout stays)"
+    if cfg.attention.softcap:
+        return f"model.attention.softcap = {cfg.attention.softcap} bends the logits"
     if name == "splash":
         if platform != "tpu":
             return f"it runs on tpu, not on {platform}"

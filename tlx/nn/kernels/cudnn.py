@@ -16,9 +16,10 @@ def attend(
     dropout_rate: float = 0.0,
     keys_B: jax.Array | None = None,
     site: int = 0,
+    softcap: float = 0.0,
 ) -> jax.Array:
-    """As kernels/xla.py; bfloat16 or float16 only, without dropout (see kernels/choice.py)."""
-    del dropout_rate, keys_B, site
+    """As kernels/xla.py; bfloat16 or float16 only, without dropout and cap (see kernels/choice.py)."""
+    del dropout_rate, keys_B, site, softcap
     num_queries, num_keys = query_BTNH.shape[1], key_BSGH.shape[1]
     plain = mask.query_segments is None and mask.visible is None and not mask.window
     if plain and isinstance(mask.query_start, int) and mask.query_start == 0:

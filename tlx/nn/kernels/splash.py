@@ -21,9 +21,10 @@ def attend(
     dropout_rate: float = 0.0,
     keys_B: jax.Array | None = None,
     site: int = 0,
+    softcap: float = 0.0,
 ) -> jax.Array:
-    """As kernels/xla.py, without bias and dropout; each device works on its own rows and heads."""
-    del bias, dropout_rate, keys_B, site
+    """As kernels/xla.py, without bias, dropout and cap; each device works on its own rows and heads."""
+    del bias, dropout_rate, keys_B, site, softcap
     segments = mask.query_segments
     if segments is None:
         segments = jnp.ones(query_BTNH.shape[:2], jnp.int32)
@@ -47,7 +48,7 @@ def _local(
     length, num_heads = query_BTNH.shape[1:3]
     repeats = num_heads // key_BSGH.shape[2]
     if window:
-        shape = masks.LocalMask((length, length), (window - 1, 0 if causal else None), offset=0)
+        shape = masks.LocalMask((length, length), (window - 1, 0 if causal else window - 1), offset=0)
     else:
         shape = masks.CausalMask((length, length)) if causal else masks.FullMask((length, length))
     kernel = splash.make_splash_mha_single_device(masks.MultiHeadMask([shape] * num_heads))

@@ -19,11 +19,12 @@ def attend(
     dropout_rate: float = 0.0,
     keys_B: jax.Array | None = None,
     site: int = 0,
+    softcap: float = 0.0,
 ) -> jax.Array:
-    """softmax(scale * (q k^T + bias)) v per head, [B, T, N, H] (Vaswani et al. 2017, eq. 1).
+    """softmax(cap(scale * (q k^T + bias))) v per head, [B, T, N, H] (Vaswani et al. 2017, eq. 1).
 
     N is a multiple of G: query head n reads key head n // (N / G). bias: float[B or 1, N, T, S].
-    Softmax is in float32.
+    cap(x) = softcap * tanh(x / softcap) where one is given. Softmax is in float32.
     """
     batch, num_queries, num_heads, head_dim = query_BTNH.shape
     num_keys, kv_heads = key_BSGH.shape[1:3]
@@ -35,6 +36,8 @@ def attend(
         logits = logits + bias.astype(jnp.float32)
     if scale != 1.0:
         logits = logits * scale
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
     visible = dense(mask, num_queries, num_keys)
     if visible is not None:
         logits = jnp.where(visible, logits, MASKED)

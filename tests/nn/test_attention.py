@@ -1,0 +1,95 @@
+"""Attention against the formulas, one query at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.test_transformer import build, config, rows, run
+from tlx.models.config import AttentionConfig, NormConfig, PositionConfig
+from tlx.models.transformer import Transformer
+from tlx.nn.attention import Attention
+from tlx.nn.config import RotaryScaling
+from tlx.nn.mask import Mask
+from tlx.nn.position import rotation_rates
+from tlx.parallel import unbox
+
+
+def rms(x, scale, eps=1e-5):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * (1 + scale)
+
+
+def test_normed_queries_a_scale_of_its_own_and_a_cap():
+    part = AttentionConfig(num_heads=4, num_kv_heads=2, qk_norm=True, softcap=2.0, scale_width=5)
+    cfg = config(
+        attention=part,
+        position=PositionConfig(kind="none"),
+        norm=NormConfig("rmsnorm", 1e-5, unit_offset=True),
+    )
+    x = jax.random.normal(jax.random.key(0), (1, 6, 32))
+    layer = Attention(cfg.block("decoder"))
+    mask = Mask(None, None, 0, True)
+    params = unbox(layer.init(jax.random.key(1), x, x, mask)["params"])
+    params = jax.tree.map(lambda p: 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    got, _ = layer.apply({"params": params}, x, x, mask)
+
+    p = jax.tree.map(np.asarray, params)
+    q, k, v = (
+        np.einsum("btd,dnh->btnh", x, p[n]["kernel"]) + p[n]["bias"] for n in ("query", "key", "value")
+    )
+    q, k = rms(q, p["query_norm"]["scale"]), rms(k, p["key_norm"]["scale"])
+    expected = np.zeros((6, 4, 8))
+    for t in range(6):
+        for n in range(4):
+            logits = k[0, : t + 1, n // 2] @ q[0, t, n] / np.sqrt(5)
+            weights = np.exp(2 * np.tanh(logits / 2))
+            expected[t, n] = weights @ v[0, : t + 1, n // 2] / weights.sum()
+    expected = np.einsum("tnh,nhd->td", expected, p["out"]["kernel"]) + p["out"]["bias"]
+    np.testing.assert_allclose(got[0], expected, atol=2e-5)
+
+
+def test_each_layer_may_have_a_bias_of_its_own():
+    own = config(position=PositionConfig(kind="bucketed", per_layer=True))
+    shared = config(position="bucketed")
+    batch = rows(padding=2)
+    model, params = build(own, batch)
+    tables = params["decoder"]["blocks"]["attention"].pop("position_bias")["table"]
+    assert tables.shape == (2, 32, 4)
+    same = jnp.stack([tables[0]] * 2)
+    expected = run(
+        Transformer(shared),
+        {**params, "decoder": {**params["decoder"], "position_bias": {"table": tables[0]}}},
+        batch,
+    )
+    for table, equal in ((same, True), (tables, False)):
+        attention = {**params["decoder"]["blocks"]["attention"], "position_bias": {"table": table}}
+        blocks = {**params["decoder"]["blocks"], "attention": attention}
+        got = run(model, {**params, "decoder": {**params["decoder"], "blocks": blocks}}, batch)
+        assert np.allclose(got, expected, atol=1e-5) is equal
+
+
+def test_the_sandwich_norms_what_a_part_adds():
+    cfg = config(residual="sandwich", num_layers=1, norm=NormConfig("rmsnorm"))
+    batch = rows()
+    model, params = build(cfg, batch)
+    nothing = jax.tree.map(jnp.zeros_like, params["decoder"]["blocks"]["attention_post_norm"])
+    blocks = {**params["decoder"]["blocks"], "attention_post_norm": nothing, "feedforward_post_norm": nothing}
+    got = run(model, {**params, "decoder": {**params["decoder"], "blocks": blocks}}, batch)
+    x = np.asarray(params["embedding"]["table"])[np.asarray(batch["tokens"])]
+    scale = np.asarray(params["decoder"]["final_norm"]["scale"])
+    np.testing.assert_allclose(got, rms(x, scale - 1), atol=1e-5)
+    assert np.abs(got - run(model, params, batch)).max() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["linear", "llama3"])
+def test_scaled_rotations_keep_what_is_short_and_stretch_what_is_long(kind):
+    plain = np.asarray(rotation_rates(PositionConfig(kind="rotary"), 128))
+    scaling = RotaryScaling(kind=kind, factor=8.0, low=1.0, high=4.0, original_length=8192)
+    got = np.asarray(rotation_rates(PositionConfig(kind="rotary", scaling=scaling), 128))
+    if kind == "linear":
+        np.testing.assert_allclose(got, plain / 8, rtol=1e-6)
+        return
+    lengths = 2 * np.pi / plain
+    np.testing.assert_allclose(got[lengths < 8192 / 4], plain[lengths < 8192 / 4], rtol=1e-6)
+    np.testing.assert_allclose(got[lengths > 8192], plain[lengths > 8192] / 8, rtol=1e-6)
+    assert np.all(np.diff(got) < 0)
