@@ -6,6 +6,7 @@ from scipy import stats
 
 from tlx.base.errors import ConfigError
 from tlx.objectives import mlm
+from tlx.objectives.masking import num_predictions
 from tlx.objectives.protocol import Spec
 from tlx.text import Vocabulary, Window
 
@@ -31,7 +32,7 @@ def window(num_text: int, length: int = LENGTH, seed: int = 0) -> Window:
     "length, count", [(2, 1), (3, 1), (10, 2), (30, 4), (50, 8), (70, 10), (123, 18), (128, 19), (512, 77)]
 )
 def test_counts_round_half_to_even_and_include_cls_and_sep(length, count):
-    assert mlm.num_predictions(length, mlm.MLM()) == count
+    assert num_predictions(length, mlm.MLM()) == count
     row = mlm.example(np.random.default_rng(0), window(length - 2, length), spec(length=length))
     assert row["weights"].sum() == min(count, length - 2)
     assert row["weights"].shape == row["targets"].shape == (count,)
@@ -39,7 +40,7 @@ def test_counts_round_half_to_even_and_include_cls_and_sep(length, count):
 
 def test_max_predictions_caps():
     config = mlm.MLM(max_predictions=20)
-    assert mlm.num_predictions(512, config) == 20
+    assert num_predictions(512, config) == 20
     row = mlm.example(np.random.default_rng(0), window(510, 512), spec(config, 512))
     assert row["weights"].tolist() == [1.0] * 20
 

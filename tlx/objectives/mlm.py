@@ -1,9 +1,8 @@
-"""BERT's masked language modelling: some tokens are hidden or changed, and predicted from both sides.
+"""Masked language modelling: some tokens are hidden or changed, and predicted from both sides.
 
-A row is cls, text, sep. min(max_predictions, max(1, round(n * rate))) of its tokens are targets, where n
-counts cls and sep and Python's round takes halves to even (google-research/bert
-create_pretraining_data.py: 18 of 123). Never a special token. Of the targets 80% show mask, 10% a random
-id of the whole vocabulary, 10% stay, each drawn for itself. The draw is new each time the text comes by.
+A row is cls, text, sep. Which tokens are targets, by BERT's, RoBERTa's or ALBERT's rules, and what is shown
+in their place: masking.py. The draw is new each time the text comes by (RoBERTa's dynamic masks: a function
+of seed, epoch and window), or with `copies` one of so many (BERT's duplicated data).
 """
 
 import dataclasses
@@ -17,70 +16,35 @@ from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead
 from tlx.models.transformer import Transformer
+from tlx.objectives.masking import Masking, chosen_places, hide, num_predictions
 from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
 from tlx.text.window import Reads, Window
 
 
 @dataclasses.dataclass(frozen=True)
-class MLM:
-    """How many tokens are predicted, and what the model sees in their place.
-
-    `max_predictions` caps the targets of a row (BERT: 20 at length 128); None is no cap.
-    """
+class MLM(Masking):
+    """What is masked, and how: see Masking."""
 
     name: str = "mlm"
-    rate: float = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
-    max_predictions: int | None = None
-
-    def validate(self) -> None:
-        """Raises ConfigError for a rate outside (0, 1] or shares that exceed one."""
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"objective.rate = {self.rate} must be above 0 and at most 1")
-        for name in ("mask_share", "random_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"objective.{name} = {getattr(self, name)} must lie in 0..1")
-        if self.mask_share + self.random_share > 1:
-            raise ConfigError(
-                f"objective.random_share = {self.random_share} must be at most "
-                f"1 - objective.mask_share = {1 - self.mask_share:g}"
-            )
-        if self.max_predictions is not None and self.max_predictions < 1:
-            raise ConfigError(f"objective.max_predictions = {self.max_predictions} must be at least 1")
-
-
-def num_predictions(length: int, config: MLM) -> int:
-    """Targets in a row of `length` tokens, cls and sep included."""
-    wanted = max(1, round(length * config.rate))
-    return wanted if config.max_predictions is None else min(config.max_predictions, wanted)
 
 
 def reads(spec: Spec) -> Reads:
     """Packed windows that leave room for cls and sep; ConfigError if there is none."""
     if spec.length < 3:
         raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mlm")
-    return Reads(length=spec.length - 2)
+    return Reads(length=spec.length - 2, copies=spec.config.copies)
 
 
 def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
     """tokens, positions, segments [length]; target_positions (ascending), targets, weights [P]."""
-    config, vocab = spec.config, spec.vocab
+    config = spec.config
     tokens, segments, positions, *_ = framed(window, spec)
-    num_real = int(np.count_nonzero(segments))
-    candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])
-    count = min(num_predictions(num_real, config), len(candidates))
-    chosen = np.sort(rng.choice(candidates, count, replace=False, shuffle=False))
-    shown = tokens.copy()
-    draw = rng.random(count)
-    random_ids = rng.integers(0, vocab.size, count, dtype=np.int32)
-    replaced = np.where(draw < config.mask_share + config.random_share, random_ids, tokens[chosen])
-    shown[chosen] = np.where(draw < config.mask_share, vocab.mask, replaced)
+    chosen = chosen_places(rng, tokens[: np.count_nonzero(segments)], spec, config)
     return {
-        "tokens": shown,
+        "tokens": hide(rng, tokens, chosen, spec, config),
         "positions": positions,
         "segments": segments,
-        **sparse_targets(tokens, chosen, num_predictions(spec.length, config), vocab.pad),
+        **sparse_targets(tokens, chosen, num_predictions(spec.length, config), spec.vocab.pad),
     }
 
 
