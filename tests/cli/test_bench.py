@@ -1,0 +1,54 @@
+"""`tlx bench` runs and prints its ratios; the figures themselves are nobody's test."""
+
+import json
+
+import pytest
+
+from tlx.cli import main
+from tlx.cli.bench.timing import in_turns, median_ratio
+
+SMALL = ["--width=16", "--layers=1", "--length=16", "--batch=8", "--vocab=512", "--seconds=0.1"]
+
+
+def test_step_and_data(tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    words = ["bench", "--what=step,data", "--objective=clm", f"--json={path}", *SMALL]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "of peak" in out and "M tokens/s of one core" in out
+    figures = json.loads(path.read_text())
+    assert figures["shape"]["width"] == 16
+    assert 0 < figures["step"]["clm"]["peak_share"] < 1
+    assert figures["data"]["clm"] > 0
+
+
+@pytest.mark.slow
+def test_the_other_shapes(capsys):
+    others = ["mlm", "span_corruption", "plm"]
+    assert main(["bench", "--what=step,data", f"--objective={','.join(others)}", *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert [out.count(f"  {name}") for name in others] == [2, 2, 2]
+
+
+@pytest.mark.slow
+def test_checkpoint_startup_and_eager(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "--what=checkpoint,startup,eager", "--objective=clm", *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert "as a plain file" in out and "without the compilation cache" in out
+    assert "tlx / PyTorch" in out or "cannot be imported" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_words_are_named(capsys):
+    assert main(["bench", "--what=stp"]) == 64
+    assert "did you mean 'step'" in capsys.readouterr().err
+    assert main(["bench", "--objective=clmm"]) == 64
+    assert "did you mean 'clm'" in capsys.readouterr().err
+
+
+def test_turns_are_taken_one_after_the_other():
+    calls = []
+    found = in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 0)
+    assert calls == ["a", "b"] * 4 and [len(times) for times in found.values()] == [3, 3]
+    assert median_ratio([2, 6, 4], [1, 2, 4]) == 2

@@ -1,0 +1,58 @@
+"""Measure this machine and tlx on it; every figure stands beside one measured in the same run.
+
+    tlx bench                                   all of it, minutes on a laptop
+    tlx bench --what=step --objective=clm       the train step of one shape
+    tlx bench --what=eager                      against the same GPT-2 in eager PyTorch
+    tlx bench --width=768 --layers=12 --length=1024 --batch=16 --vocab=50257
+
+what: step (tokens/s, model FLOP/s, share of the matmul peak), eager (the same GPT-2-shaped step in PyTorch,
+where torch and transformers are installed), data (pipeline tokens/s on one core), checkpoint (against a
+plain file), startup (to the end of the first step, with and without the compilation cache).
+A machine's speed drifts: what is compared is measured in turns, and the medians are printed.
+"""
+
+import json
+
+from tlx.base.errors import ConfigError, one_of
+from tlx.base.lookup import Table
+from tlx.cli import flags
+from tlx.cli.bench.shape import FIELDS, default_shape
+from tlx.objectives import TABLE as OBJECTIVES
+
+MEASURES = Table(
+    "--what",
+    {
+        "step": "tlx.cli.bench.step:measure",
+        "eager": "tlx.cli.bench.eager:measure",
+        "data": "tlx.cli.bench.data:measure",
+        "checkpoint": "tlx.cli.bench.checkpoint:measure",
+        "startup": "tlx.cli.bench.startup:measure",
+    },
+)
+
+
+def main(argv: list[str]) -> int:
+    """`tlx bench`: prints what it measures as it goes, and the figures as JSON where asked."""
+    parser = flags.parser("bench", __doc__)
+    parser.add_argument("--what", default=",".join(MEASURES), help="some of: " + ", ".join(MEASURES))
+    parser.add_argument("--objective", default=",".join(OBJECTIVES), help="some of: " + ", ".join(OBJECTIVES))
+    for name, meaning in FIELDS.items():
+        parser.add_argument(f"--{name}", type=int, help=meaning)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of measuring for each figure (6)")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
+    options = flags.parse(parser, argv)
+    what, objectives = options.what.split(","), tuple(options.objective.split(","))
+    for field, chosen, table in (("--what", what, MEASURES), ("--objective", objectives, OBJECTIVES)):
+        for name in chosen:
+            if name not in table:
+                raise ConfigError(one_of(field, name, table))
+    given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
+    shape = default_shape()._replace(**given)
+    figures = {}
+    for name in what:
+        print(f"\n== {name}", flush=True)
+        figures[name] = MEASURES.load(name)(shape, objectives, options.seconds)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as handle:
+            json.dump({"shape": shape._asdict(), **figures}, handle, indent=2)
+    return 0

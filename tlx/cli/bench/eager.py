@@ -1,0 +1,76 @@
+"""The train step of a GPT-2-shaped model against the same model in eager PyTorch (transformers).
+
+PyTorch runs in processes of its own, in turns with tlx: in one process the threads of both, waiting for
+work, take the cores from each other. There are two of them, one for each way OpenMP threads wait (on a
+busy machine the usual one, spinning, can be a hundred times slower); the faster one counts.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import jax
+
+from tlx.cli.bench.shape import Shape
+from tlx.cli.bench.step import prepare
+from tlx.cli.bench.timing import in_turns, median_ratio
+
+STEPS = 5  # in a turn
+
+
+def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
+    """Prints tokens/s of both and their ratio; says so where there is nothing to compare with."""
+    del objectives
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"not measured: {' and '.join(missing)} cannot be imported (pip install torch transformers)")
+        return {}
+    ours = prepare("clm", shape)
+    with contextlib.ExitStack() as stack:
+        spinning, about = stack.enter_context(_torch(shape, {}))
+        sleeping, _ = stack.enter_context(_torch(shape, {"OMP_WAIT_POLICY": "passive"}))
+        calls = {
+            "tlx": lambda: [ours.call() for _ in range(STEPS)],
+            "spinning": spinning,
+            "sleeping": sleeping,
+        }
+        found = in_turns(calls, seconds)
+    best = min(("spinning", "sleeping"), key=lambda name: statistics.median(found[name]))
+    speed = {name: STEPS * ours.tokens / statistics.median(times) for name, times in found.items()}
+    ratio = median_ratio(found[best], found["tlx"])
+    print(f"  tlx      {speed['tlx']:10,.0f} tokens/s, {ours.num_params:,} parameters")
+    print(f"  PyTorch  {speed[best]:10,.0f} tokens/s, {about['parameters']:,} parameters, {about['how']}")
+    print(f"  tlx / PyTorch: {ratio:.2f}")
+    return {"ratio": ratio, "tlx_tokens_per_s": speed["tlx"], "torch_tokens_per_s": speed[best]}
+
+
+@contextlib.contextmanager
+def _torch(shape: Shape, environment: dict[str, str]) -> Iterator[tuple[Callable[[], object], dict]]:
+    """(STEPS steps of PyTorch in another process, what it is)."""
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    script = str(pathlib.Path(__file__).with_name("torch_gpt2.py"))
+    process = subprocess.Popen(
+        [sys.executable, script, json.dumps(shape._asdict() | {"device": device})],
+        env=os.environ | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def call() -> None:
+        process.stdin.write(f"{STEPS}\n")
+        process.stdin.flush()
+        if not process.stdout.readline():
+            raise RuntimeError(f"PyTorch ended with exit code {process.wait()}")
+
+    try:
+        yield call, json.loads(process.stdout.readline() or "{}")
+    finally:
+        process.kill()
+        process.wait()

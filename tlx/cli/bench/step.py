@@ -1,0 +1,79 @@
+"""The train step: tokens/s, model FLOP/s and their share of the matmul peak, for each shape of model."""
+
+import statistics
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from tlx import parallel
+from tlx.base import tree
+from tlx.cli.bench.shape import Shape, run_config
+from tlx.cli.bench.timing import in_turns, matmul
+from tlx.models.flops import matmul_flops
+from tlx.run import Run, abstract_batch, assemble, trace_forward
+
+
+class Step(NamedTuple):
+    """A compiled train step on one batch that stays on the devices."""
+
+    call: Callable[[], object]  # one step, waited for
+    tokens: int  # positions that go through the model
+    flops: int  # model FLOPs: three times the matrix products of the forward pass
+    num_params: int
+
+
+def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, dict[str, float]]:
+    """Prints one line for each objective, and returns its figures."""
+    print(f"{shape} on {jax.device_count()} x {jax.devices()[0].device_kind}; AdamW; peak: matrix products")
+    print(f"  {'':16} {'parameters':>12} {'tokens/s':>10} {'TFLOP/s':>8} {'of peak':>8} {'ms/step':>9}")
+    figures = {}
+    product, product_flops = matmul()
+    for objective in objectives:
+        step = prepare(objective, shape)
+        found = in_turns({"step": step.call, "peak": product}, seconds)
+        per_step = statistics.median(found["step"])
+        peak = product_flops / min(found["peak"]) * num_machines()
+        share = step.flops / per_step / peak
+        figures[objective] = {
+            "tokens_per_s": step.tokens / per_step,
+            "flops_per_s": step.flops / per_step,
+            "peak_flops_per_s": peak,
+            "peak_share": share,
+        }
+        print(
+            f"  {objective:16} {step.num_params:12,} {step.tokens / per_step:10,.0f} "
+            f"{step.flops / per_step / 1e12:8.3f} {share:8.1%} {1e3 * per_step:9.1f}",
+            flush=True,
+        )
+    return figures
+
+
+def prepare(objective: str, shape: Shape) -> Step:
+    """The step that `tlx train` would run, with its first batch."""
+    run = assemble(run_config(objective, shape))
+    batch = abstract_batch(run.config, run.spec)
+    return Step(
+        call=_caller(run),
+        tokens=sum(leaf.size for name, leaf in batch.items() if name.endswith("tokens")),
+        flops=3 * matmul_flops(lambda: trace_forward(run.module, batch)),
+        num_params=tree.num_params(run.state.params),
+    )
+
+
+def num_machines() -> int:
+    """Simulated CPU devices share one machine."""
+    return 1 if jax.default_backend() == "cpu" else jax.device_count()
+
+
+def _caller(run: Run) -> Callable[[], object]:
+    with parallel.use(run.mesh, run.rules):
+        state, batch = run.init(), run.place(run.train.batch(0, run.rows))
+
+    def call() -> None:
+        nonlocal state
+        with parallel.use(run.mesh, run.rules):
+            state, metrics = run.step(state, batch)
+            jax.block_until_ready((state, metrics))
+
+    return call
