@@ -23,6 +23,7 @@ from tlx import parallel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import DeviceMemoryError, LeaseError, Preempted, StorageError
+from tlx.base.memory import keep_freed_memory
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
 from tlx.cli import flags, summary
@@ -68,6 +69,8 @@ def main(argv: list[str]) -> int:
     workdir = pathlib.Path(options.workdir or f"runs/{config.name}").absolute()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     parallel.start_process()
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     check_devices(config, jax.device_count())
     started = directory.read_run(workdir)
     if started is not None:
