@@ -13,6 +13,8 @@ BERT = {
 }
 HEADS = {"hidden": "hidden_states", "mlm": "prediction_logits", "nsp": "seq_relationship_logits"}
 MASKED = {"hidden": "hidden_states", "mlm": "logits"}
+POOLED = {"hidden": "last_hidden_state", "nsp": "pooler_output"}
+ROBERTA = BERT | {"pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 
 CASES = {
     "bert": Case("BertForPreTraining", "BertConfig", BERT | {"type_vocab_size": 3}, HEADS, types=3),
@@ -21,7 +23,50 @@ CASES = {
         "BertModel",
         "BertConfig",
         BERT | {"hidden_act": "gelu_new"},
-        {"hidden": "last_hidden_state", "nsp": "pooler_output"},
+        POOLED,
         types=2,
+    ),
+    "roberta": Case("RobertaForMaskedLM", "RobertaConfig", ROBERTA | {"hidden_act": "relu"}, MASKED),
+    "roberta-model": Case("RobertaModel", "RobertaConfig", ROBERTA | {"type_vocab_size": 2}, POOLED, types=2),
+    "roberta-left": Case(
+        "RobertaForMaskedLM", "RobertaConfig", ROBERTA | {"pad_token_id": 3}, MASKED, padding="left"
+    ),
+    "xlm-roberta": Case("XLMRobertaForMaskedLM", "XLMRobertaConfig", ROBERTA, MASKED),
+    "megatron-bert": Case("MegatronBertForPreTraining", "MegatronBertConfig", BERT, HEADS, types=2),
+    "electra": Case(
+        "ElectraForPreTraining",
+        "ElectraConfig",
+        BERT | {"embedding_size": 16, "hidden_act": "relu"},
+        {"hidden": "hidden_states", "rtd": "logits"},
+        types=2,
+    ),
+    "electra-generator": Case(
+        "ElectraForMaskedLM",
+        "ElectraConfig",
+        BERT | {"embedding_size": 36, "hidden_act": "relu"},
+        MASKED,
+        types=2,
+    ),
+    "electra-equal": Case("ElectraForMaskedLM", "ElectraConfig", BERT | {"embedding_size": 24}, MASKED),
+    "albert": Case(
+        "AlbertForPreTraining",
+        "AlbertConfig",
+        BERT | {"embedding_size": 16},
+        {"hidden": "hidden_states", "mlm": "prediction_logits", "sop": "sop_logits"},
+        types=2,
+    ),
+    "distilbert": Case(
+        "DistilBertForMaskedLM",
+        "DistilBertConfig",
+        {
+            "vocab_size": 61,
+            "max_position_embeddings": 30,
+            "n_layers": 3,
+            "n_heads": 3,
+            "dim": 24,
+            "hidden_dim": 40,
+            "activation": "relu",
+        },
+        MASKED,
     ),
 }

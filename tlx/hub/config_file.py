@@ -38,7 +38,7 @@ OWN = ("execution", "dtype", "param_dtype", "vocab_multiple", "init")
 
 def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()) -> ModelConfig:
     """The model of a config.json. ConfigError naming the first key that cannot be represented."""
-    known = {key for field in family.fields for key in _keys(field)}
+    known = {key for field in family.fields for key in _keys(field)} | set(family.harmless)
     quantised = values.get("quantization_config")
     if quantised:
         raise ConfigError(

@@ -27,6 +27,8 @@ class HeadConfig:
     tied: bool = True  # the token table is the output kernel
     bias: bool = False
     scale: bool = False  # logits times width ** -.5 (T5 1.0)
+    transform: bool = True  # a masked model's: dense, activation and norm before the table (XLM: none)
+    activation: Literal["", "gelu", "gelu_tanh", "relu", "silu"] = ""  # of the transform; "": as the layers'
     softcap: float = 0.0  # c tanh(logits / c) (Gemma 2); 0: no cap
 
 

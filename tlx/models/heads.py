@@ -13,7 +13,7 @@ from tlx.parallel.sharding import logical
 
 
 class MaskedHead(nn.Module):
-    """BERT's MLM transform: dense, activation, norm, then the token table and a bias of its own."""
+    """BERT's MLM transform: dense, activation, norm (none in XLM), then the token table and its own bias."""
 
     cfg: ModelConfig
 
@@ -21,20 +21,12 @@ class MaskedHead(nn.Module):
     def __call__(self, hidden: jax.Array, unembedding: Unembedding) -> tuple[jax.Array, Unembedding]:
         """(transformed hidden states [..., E], unembedding over the model's table with this bias)."""
         cfg, block = self.cfg, self.cfg.block("encoder")
-        width = unembedding.kernel.shape[1]
-        names = ("embed", None)
-        dense = Linear(
-            (cfg.width,),
-            (width,),
-            names,
-            block.std(cfg.width),
-            True,
-            block.dtype,
-            cfg.param_dtype,
-            name="dense",
-        )
-        hidden = ACTIVATIONS[cfg.feedforward.activation](dense(hidden))
-        hidden = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(hidden)
+        if cfg.head.transform:
+            width, names = unembedding.kernel.shape[1], ("embed", None)
+            rest = (block.std(cfg.width), True, block.dtype, cfg.param_dtype)
+            hidden = Linear((cfg.width,), (width,), names, *rest, name="dense")(hidden)
+            hidden = ACTIVATIONS[cfg.head.activation or cfg.feedforward.activation](hidden)
+            hidden = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(hidden)
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
         bias = self.param("bias", zeros, unembedding.kernel.shape[:1], jnp.dtype(cfg.param_dtype))
         return hidden, unembedding._replace(bias=bias)

@@ -9,8 +9,15 @@ from tlx.models.families.family import Family, Fixed, Mapped, Row, Same
 TABLE = Table(
     "family",
     {
+        "albert": "tlx.models.families.albert:FAMILY",
         "bert": "tlx.models.families.bert:FAMILY",
+        "distilbert": "tlx.models.families.distilbert:FAMILY",
+        "electra": "tlx.models.families.electra:FAMILY",
         "gpt2": "tlx.models.families.gpt2:FAMILY",
+        "megatron-bert": "tlx.models.families.megatron_bert:FAMILY",
+        "roberta": "tlx.models.families.roberta:FAMILY",
+        "spanbert": "tlx.models.families.spanbert:FAMILY",
+        "xlm-roberta": "tlx.models.families.xlm_roberta:FAMILY",
     },
 )
 
@@ -18,8 +25,14 @@ TABLE = Table(
 MODEL_TYPES = Table(
     "model_type",
     {
+        "albert": "tlx.models.families.albert:FAMILY",
         "bert": "tlx.models.families.bert:FAMILY",
+        "distilbert": "tlx.models.families.distilbert:FAMILY",
+        "electra": "tlx.models.families.electra:FAMILY",
         "gpt2": "tlx.models.families.gpt2:FAMILY",
+        "megatron-bert": "tlx.models.families.megatron_bert:FAMILY",
+        "roberta": "tlx.models.families.roberta:FAMILY",
+        "xlm-roberta": "tlx.models.families.xlm_roberta:FAMILY",
     },
 )
 

@@ -1,7 +1,11 @@
 """BERT: an encoder that predicts masked tokens and whether two segments follow each other."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Row, Same, linear, norm, resized
+from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 
@@ -29,24 +33,39 @@ def size(layers: int, width: int, heads: int, base: ModelConfig = BASE) -> Model
     )
 
 
-# What the configs of BERT's descendants share.
-COMMON = (
-    Same("vocab_size", "vocab_size", 30522),
-    Same("hidden_size", "width", 768),
-    Same("num_hidden_layers", "num_layers", 12),
-    Same("num_attention_heads", "attention.num_heads", 12),
-    Same("intermediate_size", "feedforward.hidden", 3072),
-    Same("hidden_act", "feedforward.activation", "gelu", ACTIVATIONS),
-    Same("hidden_dropout_prob", "dropout", 0.1),
-    Same("attention_probs_dropout_prob", "attention.dropout", 0.1),
-    Same("layer_norm_eps", "norm.eps", 1e-12),
-    Same("initializer_range", "init.stddev", 0.02),
-    Same("type_vocab_size", "embedding.num_types", 2),
-    Fixed("position_embedding_type", ("absolute",)),
-    Fixed("is_decoder", (False,)),
-    Fixed("add_cross_attention", (False,)),
-    Fixed("tie_word_embeddings", (True,)),
-)
+def fields(**defaults: Any) -> tuple[Same | Fixed, ...]:
+    """What the configs of BERT's descendants share; `defaults` are those of a class, where they differ."""
+    shared = (
+        Same("vocab_size", "vocab_size", 30522),
+        Same("hidden_size", "width", 768),
+        Same("num_hidden_layers", "num_layers", 12),
+        Same("num_attention_heads", "attention.num_heads", 12),
+        Same("intermediate_size", "feedforward.hidden", 3072),
+        Same("hidden_act", "feedforward.activation", "gelu", ACTIVATIONS),
+        Same("hidden_dropout_prob", "dropout", 0.1),
+        Same("attention_probs_dropout_prob", "attention.dropout", 0.1),
+        Same("layer_norm_eps", "norm.eps", 1e-12),
+        Same("initializer_range", "init.stddev", 0.02),
+        Same("type_vocab_size", "embedding.num_types", 2),
+    )
+    return (
+        *(replace(field, default=defaults.get(field.key, field.default)) for field in shared),
+        Fixed("position_embedding_type", ("absolute",)),
+        Fixed("is_decoder", (False,)),
+        Fixed("add_cross_attention", (False,)),
+        Fixed("tie_word_embeddings", (True,)),
+    )
+
+
+def factored(key: str, default: int, width: int) -> Mapped:
+    """The key for the width of the tables, where a projection stands only between unequal widths."""
+
+    def read(values: Mapping[str, Any]) -> dict[str, Any]:
+        size = values.get(key, default)
+        return {"embedding.factor": 0 if size == values.get("hidden_size", width) else size}
+
+    return Mapped((key,), read, lambda config: {key: config.embedding.factor or config.width})
+
 
 QUERY, OUT = "(n h) d -> d n h", "d (n h) -> n h d"
 
@@ -114,7 +133,7 @@ FAMILY = Family(
         "BertForMaskedLM": ("heads/mlm",),
         "BertModel": ("heads/nsp/pooler",),
     },
-    fields=(*COMMON, Same("max_position_embeddings", "position.max_length", 512)),
+    fields=(*fields(), Same("max_position_embeddings", "position.max_length", 512)),
     prefix="bert.",
     copies={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",

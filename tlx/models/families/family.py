@@ -81,7 +81,8 @@ class Family:
     ("heads/mlm"; "heads/nsp/pooler" for a part); the first class that fits is the one written.
     prefix: what the classes with a head put before the names of the bare model's tensors. rows: the key
     table of a model, heads included. copies: names that may hold a tensor once more (tied weights), and of
-    what. ignored: regular expressions of names that hold no parameter.
+    what. ignored: regular expressions of names that hold no parameter. harmless: keys of
+    config.json that do not matter, besides those that never do.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Family:
     prefix: str = ""
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    harmless: tuple[str, ...] = ()
 
 
 def resized(base: ModelConfig, **changes: Any) -> ModelConfig:

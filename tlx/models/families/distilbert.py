@@ -1,0 +1,55 @@
+"""DistilBERT: six of BERT's layers, without segment types."""
+
+from tlx.models.config import ModelConfig
+from tlx.models.families import bert
+from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Row, Same, linear, norm, resized
+
+BASE = resized(bert.BASE, num_layers=6, embedding__num_types=0)
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table."""
+    path, name = "model/encoder/blocks", "distilbert.transformer.layer.{layer}"
+    found = bert.embeddings("distilbert.", types=False)
+    for part, letter in (("query", "q"), ("key", "k"), ("value", "v")):
+        found += linear(f"{path}/attention/{part}", f"{name}.attention.{letter}_lin", bert.QUERY, "(n h)")
+    return [
+        *found,
+        *linear(f"{path}/attention/out", f"{name}.attention.out_lin", bert.OUT, "d"),
+        *norm(f"{path}/attention_norm", f"{name}.sa_layer_norm"),
+        *linear(f"{path}/feedforward/in", f"{name}.ffn.lin1", bias="f"),
+        *linear(f"{path}/feedforward/out", f"{name}.ffn.lin2", bias="f"),
+        *norm(f"{path}/feedforward_norm", f"{name}.output_layer_norm"),
+        *linear("heads/mlm/dense", "vocab_transform", bias="f"),
+        *norm("heads/mlm/norm", "vocab_layer_norm"),
+        Row("heads/mlm/bias", "vocab_projector.bias", "v -> v"),
+    ]
+
+
+FAMILY = Family(
+    name="distilbert",
+    citation="Sanh et al. 2019, DistilBERT, a distilled version of BERT",
+    base=BASE,
+    sizes={"base": BASE},
+    rows=rows,
+    model_type="distilbert",
+    architectures={"DistilBertForMaskedLM": ("heads/mlm",), "DistilBertModel": ()},
+    fields=(
+        Same("vocab_size", "vocab_size", 30522),
+        Same("dim", "width", 768),
+        Same("n_layers", "num_layers", 6),
+        Same("n_heads", "attention.num_heads", 12),
+        Same("hidden_dim", "feedforward.hidden", 3072),
+        Same("activation", "feedforward.activation", "gelu", ACTIVATIONS),
+        Same("dropout", "dropout", 0.1),
+        Same("attention_dropout", "attention.dropout", 0.1),
+        Same("initializer_range", "init.stddev", 0.02),
+        Same("max_position_embeddings", "position.max_length", 512),
+        Fixed("sinusoidal_pos_embds", (False, True)),  # only how the table started
+        Fixed("tie_word_embeddings", (True,)),
+    ),
+    prefix="distilbert.",
+    copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
+    ignored=bert.FAMILY.ignored,
+    harmless=("qa_dropout", "seq_classif_dropout", "tie_weights_"),
+)

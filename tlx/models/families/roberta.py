@@ -1,0 +1,76 @@
+"""RoBERTa: BERT's network without the second sentence, positions that begin behind the padding's id."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.models.config import ModelConfig
+from tlx.models.families import bert
+from tlx.models.families.family import Family, Mapped, Row, linear, norm, resized
+
+BASE = resized(
+    bert.BASE,
+    vocab_size=50265,
+    embedding__num_types=1,
+    position__max_length=512,
+    position__offset=2,
+    norm__eps=1e-5,
+    head__activation="gelu",
+)
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table."""
+    return [
+        *bert.embeddings("roberta."),
+        *bert.layer("roberta."),
+        *linear("heads/mlm/dense", "lm_head.dense", bias="f"),
+        *norm("heads/mlm/norm", "lm_head.layer_norm"),
+        Row("heads/mlm/bias", "lm_head.bias", "v -> v"),
+        *linear("heads/nsp/pooler", "roberta.pooler.dense", bias="f"),
+    ]
+
+
+def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The row after the padding's is the first position's."""
+    offset = values.get("pad_token_id", 1) + 1
+    return {
+        "position.offset": offset,
+        "position.max_length": values.get("max_position_embeddings", 512) - offset,
+    }
+
+
+def _write_positions(config: ModelConfig) -> dict[str, Any]:
+    position = config.position
+    return {
+        "pad_token_id": position.offset - 1,
+        "max_position_embeddings": position.max_length + position.offset,
+    }
+
+
+def family(name: str, citation: str, vocab_size: int, classes: str) -> Family:
+    """RoBERTa and XLM-RoBERTa: one network, two vocabularies."""
+    base = resized(BASE, vocab_size=vocab_size)
+    return Family(
+        name=name,
+        citation=citation,
+        base=base,
+        sizes={"base": base, "large": bert.size(24, 1024, 16, base)},
+        rows=rows,
+        model_type=name,
+        architectures={f"{classes}ForMaskedLM": ("heads/mlm",), f"{classes}Model": ("heads/nsp/pooler",)},
+        fields=(
+            *bert.fields(vocab_size=vocab_size),
+            Mapped(("max_position_embeddings", "pad_token_id"), _read_positions, _write_positions),
+        ),
+        prefix="roberta.",
+        copies={
+            "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
+            "lm_head.decoder.bias": "lm_head.bias",
+        },
+        ignored=(r"embeddings\.position_ids$",),
+    )
+
+
+FAMILY = family(
+    "roberta", "Liu et al. 2019, RoBERTa: A Robustly Optimized BERT Pretraining Approach", 50265, "Roberta"
+)

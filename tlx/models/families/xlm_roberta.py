@@ -1,0 +1,10 @@
+"""XLM-RoBERTa: RoBERTa with 250,002 SentencePiece pieces of a hundred languages."""
+
+from tlx.models.families import roberta
+
+FAMILY = roberta.family(
+    "xlm-roberta",
+    "Conneau et al. 2020, Unsupervised Cross-lingual Representation Learning at Scale, ACL",
+    250002,
+    "XLMRoberta",
+)
