@@ -143,7 +143,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_parameters_are_model_and_heads(name):
     batch = batch_of(name, [None])
     shapes = jax.eval_shape(module_of(name, None, None).init, jax.random.key(0), batch)["params"]
@@ -154,7 +154,7 @@ def test_parameters_are_model_and_heads(name):
         assert set(shapes["heads"]) == {name} and set(shapes["heads"][name]) == heads
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_loss_is_numpys(name):
     """Cross-entropy and accuracy from the logits, weights and normalisation included."""
     batch = batch_of(name, [None, [9, 6]])
@@ -192,7 +192,7 @@ def test_masked_head_is_numpys(tied):
     np.testing.assert_allclose(terms["loss"].sum, (losses * batch["weights"]).sum(), rtol=2e-6)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_no_target_is_read_off_its_own_input(name):
     batch = batch_of(name, [None])
     influence_PV = influence(name, batch)
@@ -291,7 +291,7 @@ def test_plm_without_memory_carries_nothing():
     assert run([batch], compiled("plm"))[0] == pytest.approx(float(terms["loss"].sum), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_rows_of_padding_change_nothing(name):
     """No gradient, and nothing becomes NaN: evaluation fills its last batch with such rows."""
     objective, spec = objective_and_spec(name)

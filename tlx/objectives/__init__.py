@@ -7,7 +7,9 @@ TABLE = Table(
     {
         "clm": "tlx.objectives.clm:OBJECTIVE",
         "mlm": "tlx.objectives.mlm:OBJECTIVE",
+        "nsp": "tlx.objectives.nsp:OBJECTIVE",
         "plm": "tlx.objectives.plm:OBJECTIVE",
+        "sop": "tlx.objectives.sop:OBJECTIVE",
         "span_corruption": "tlx.objectives.span_corruption:OBJECTIVE",
     },
 )
