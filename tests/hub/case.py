@@ -23,7 +23,7 @@ NUM_ROWS, LENGTH, SOURCE_LENGTH = 4, 11, 14
 class Case:
     """config: arguments of `config_class`. outputs: ours ("mlm", "hidden", ...) to names of theirs.
 
-    inputs: "encoder", "decoder" or "encoder_decoder". types: number of token types, 0 for none. keep: names
+    inputs: "encoder", "decoder" or "encoder_decoder". types, languages: how many, 0 for none. keep: names
     of tensors that stay as they are (fixed sinusoids). padding: where short rows have it.
     """
 
@@ -33,6 +33,7 @@ class Case:
     outputs: Mapping[str, str]
     inputs: str = "encoder"
     types: int = 0
+    languages: int = 0
     keep: str = "^$"
     padding: str = "right"
     ignore: tuple[str, ...] = ()
@@ -61,6 +62,8 @@ def inputs(case: Case, vocab_size: int, pad: int) -> dict[str, np.ndarray]:
         made[f"{side}mask"] = mask.astype(np.int32)
         if case.types:
             made[f"{side}types"] = np.where(places < length // 2, 0, case.types - 1) * mask
+        if case.languages:
+            made[f"{side}langs"] = np.where(places < length // 3, 1, case.languages - 1) * mask
     return made
 
 

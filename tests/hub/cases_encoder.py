@@ -11,6 +11,14 @@ BERT = {
     "max_position_embeddings": 30,
     "layer_norm_eps": 1e-6,
 }
+XLM = {
+    "vocab_size": 61,
+    "emb_dim": 24,
+    "n_layers": 3,
+    "n_heads": 3,
+    "max_position_embeddings": 30,
+    "layer_norm_eps": 1e-6,
+}
 HEADS = {"hidden": "hidden_states", "mlm": "prediction_logits", "nsp": "seq_relationship_logits"}
 MASKED = {"hidden": "hidden_states", "mlm": "logits"}
 POOLED = {"hidden": "last_hidden_state", "nsp": "pooler_output"}
@@ -55,6 +63,10 @@ CASES = {
         {"hidden": "hidden_states", "mlm": "prediction_logits", "sop": "sop_logits"},
         types=2,
     ),
+    "xlm": Case(
+        "XLMWithLMHeadModel", "XLMConfig", XLM | {"n_langs": 4, "gelu_activation": False}, MASKED, languages=4
+    ),
+    "xlm-one": Case("XLMWithLMHeadModel", "XLMConfig", XLM, MASKED),
     "distilbert": Case(
         "DistilBertForMaskedLM",
         "DistilBertConfig",

@@ -40,6 +40,7 @@ class Tower(nn.Module):
         segments_BT: jax.Array,
         *,
         types_BT: jax.Array | None = None,
+        languages_BT: jax.Array | None = None,
         encoded_BSD: jax.Array | None = None,
         encoded_segments_BS: jax.Array | None = None,
         memory_BLMD: jax.Array | None = None,
@@ -54,7 +55,7 @@ class Tower(nn.Module):
             key_segments = jnp.concatenate([memory_segments_BM, segments_BT], axis=1)
         mask = Mask(segments_BT, key_segments, memory, cfg.causal)
         cross = None if encoded_BSD is None else Mask(segments_BT, encoded_segments_BS)
-        x_BTD = self.front(x_BTE, positions_BT, types_BT, keys_B)
+        x_BTD = self.front(x_BTE, positions_BT, types_BT, keys_B, languages_BT)
         length = x_BTD.shape[1]
         bias = None
         if self._shared_bias:

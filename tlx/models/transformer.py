@@ -64,7 +64,7 @@ class Transformer(nn.Module):
     def __call__(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
         """Hidden states [B, T, D] of a batch; of its decoder half for an encoder-decoder.
 
-        batch: tokens, positions, segments (and types), int[B, T]; with encoder_ and decoder_ in front for
+        batch: tokens, positions, segments (types, langs), int[B, T]; with encoder_ and decoder_ in front for
         an encoder-decoder. keys: a PRNG key for each row, or None for no dropout.
         """
         if self.is_initializing():
@@ -137,6 +137,7 @@ class Transformer(nn.Module):
             batch[prefix + "positions"],
             batch[prefix + "segments"],
             types_BT=batch.get(prefix + "types"),
+            languages_BT=batch.get(prefix + "langs"),
             keys_B=keys,
             **rest,
         )

@@ -24,6 +24,7 @@ class EmbeddingConfig:
 
     factor: int = 0  # width of the tables, projected to the model's (ALBERT, ELECTRA); 0: the same
     num_types: int = 0  # rows of the segment-type table (BERT: 2)
+    num_languages: int = 0  # rows of the table of languages (XLM)
     norm: bool = False  # normalise the sum (BERT)
     scale: bool = False  # times sqrt(width) (the original Transformer)
 
@@ -88,6 +89,7 @@ class Front(nn.Module):
         positions_BT: jax.Array,
         types_BT: jax.Array | None,
         keys_B: jax.Array | None,
+        languages_BT: jax.Array | None = None,
     ) -> jax.Array:
         cfg, part = self.cfg, self.embedding
         width, dtype = x_BTE.shape[-1], x_BTE.dtype
@@ -104,6 +106,10 @@ class Front(nn.Module):
         if part.num_types:
             types = jnp.zeros_like(positions_BT) if types_BT is None else types_BT
             x_BTE = x_BTE + jnp.take(self._table("types", part.num_types, width), types, axis=0).astype(dtype)
+        if part.num_languages:
+            table = self._table("languages", part.num_languages, width)
+            if languages_BT is not None:
+                x_BTE = x_BTE + jnp.take(table, languages_BT, axis=0).astype(dtype)
         if part.norm:
             x_BTE = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(x_BTE)
         x_BTE = dropout(x_BTE, cfg.dropout, keys_B, EMBEDDING)

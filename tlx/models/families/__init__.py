@@ -17,6 +17,7 @@ TABLE = Table(
         "megatron-bert": "tlx.models.families.megatron_bert:FAMILY",
         "roberta": "tlx.models.families.roberta:FAMILY",
         "spanbert": "tlx.models.families.spanbert:FAMILY",
+        "xlm": "tlx.models.families.xlm:FAMILY",
         "xlm-roberta": "tlx.models.families.xlm_roberta:FAMILY",
     },
 )
@@ -32,6 +33,7 @@ MODEL_TYPES = Table(
         "gpt2": "tlx.models.families.gpt2:FAMILY",
         "megatron-bert": "tlx.models.families.megatron_bert:FAMILY",
         "roberta": "tlx.models.families.roberta:FAMILY",
+        "xlm": "tlx.models.families.xlm:FAMILY",
         "xlm-roberta": "tlx.models.families.xlm_roberta:FAMILY",
     },
 )

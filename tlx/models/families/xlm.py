@@ -1,0 +1,114 @@
+"""XLM: an encoder of several languages, each with a vector that is added to its tokens."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.models.config import ModelConfig
+from tlx.models.families import bert
+from tlx.models.families.family import Family, Fixed, Mapped, Row, Same, linear, norm, resized
+
+BASE = resized(
+    bert.BASE,
+    vocab_size=30145,
+    width=2048,
+    attention__num_heads=16,
+    feedforward__hidden=8192,
+    embedding__num_types=0,
+    head__transform=False,
+)
+
+
+def _size(layers: int, width: int, heads: int, vocab: int, langs: int) -> ModelConfig:
+    return resized(bert.size(layers, width, heads, BASE), vocab_size=vocab, embedding__num_languages=langs)
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table."""
+    path, front = "model/encoder/blocks", "model/encoder/front"
+    found = [
+        Row("model/embedding/table", "transformer.embeddings.weight", "v d -> v d"),
+        Row(f"{front}/positions", "transformer.position_embeddings.weight"),
+        *norm(f"{front}/norm", "transformer.layer_norm_emb"),
+        Row("heads/mlm/bias", "pred_layer.proj.bias", "v -> v"),
+    ]
+    if config.embedding.num_languages:
+        found.append(Row(f"{front}/languages", "transformer.lang_embeddings.weight"))
+    for part, letter in (("query", "q"), ("key", "k"), ("value", "v")):
+        name = f"transformer.attentions.{{layer}}.{letter}_lin"
+        found += linear(f"{path}/attention/{part}", name, bert.QUERY, "(n h)")
+    return [
+        *found,
+        *linear(f"{path}/attention/out", "transformer.attentions.{layer}.out_lin", bert.OUT, "d"),
+        *norm(f"{path}/attention_norm", "transformer.layer_norm1.{layer}"),
+        *linear(f"{path}/feedforward/in", "transformer.ffns.{layer}.lin1", bias="f"),
+        *linear(f"{path}/feedforward/out", "transformer.ffns.{layer}.lin2", bias="f"),
+        *norm(f"{path}/feedforward_norm", "transformer.layer_norm2.{layer}"),
+    ]
+
+
+def _read_hidden(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"feedforward.hidden": 4 * values.get("emb_dim", 2048)}
+
+
+def _read_languages(values: Mapping[str, Any]) -> dict[str, Any]:
+    count = values.get("n_langs", 1) if values.get("use_lang_emb", True) else 0
+    return {"embedding.num_languages": count if count > 1 else 0}
+
+
+def _write_languages(config: ModelConfig) -> dict[str, Any]:
+    return {"n_langs": config.embedding.num_languages or 1, "use_lang_emb": True}
+
+
+FAMILY = Family(
+    name="xlm",
+    citation="Conneau and Lample 2019, Cross-lingual Language Model Pretraining, NeurIPS",
+    base=BASE,
+    sizes={
+        "mlm-en-2048": BASE,
+        "mlm-tlm-xnli15-1024": _size(12, 1024, 8, 95000, 15),
+        "mlm-17-1280": _size(16, 1280, 16, 200000, 0),
+        "mlm-100-1280": _size(16, 1280, 16, 200000, 0),
+    },
+    rows=rows,
+    model_type="xlm",
+    architectures={"XLMWithLMHeadModel": ("heads/mlm",), "XLMModel": ()},
+    fields=(
+        Same("vocab_size", "vocab_size", 30145),
+        Same("emb_dim", "width", 2048),
+        Same("n_layers", "num_layers", 12),
+        Same("n_heads", "attention.num_heads", 16),
+        Same("dropout", "dropout", 0.1),
+        Same("attention_dropout", "attention.dropout", 0.1),
+        Same("gelu_activation", "feedforward.activation", True, {True: "gelu", False: "relu"}),
+        Same("layer_norm_eps", "norm.eps", 1e-12),
+        Same("init_std", "init.stddev", 0.02),
+        Same("embed_init_std", "init.embedding_stddev", 2048**-0.5),
+        Same("max_position_embeddings", "position.max_length", 512),
+        Mapped(("n_langs", "use_lang_emb"), _read_languages, _write_languages),
+        # Of the feed-forward, which has four times the width and no key.
+        Mapped(("emb_dim",), _read_hidden, lambda _: {}),
+        Fixed("sinusoidal_embeddings", (False, True)),  # only how the table started
+        Fixed("causal", (False,)),
+        Fixed("asm", (False,)),
+        Fixed("is_encoder", (True,)),
+        Fixed("tie_word_embeddings", (True,)),
+    ),
+    prefix="transformer.",
+    copies={"pred_layer.proj.weight": "transformer.embeddings.weight"},
+    ignored=(r"^(transformer\.)?position_ids$",),
+    harmless=(
+        "bos_index",
+        "eos_index",
+        "pad_index",
+        "unk_index",
+        "mask_index",
+        "start_n_top",
+        "end_n_top",
+        "lang_id",
+        "id2lang",
+        "lang2id",
+        "n_words",
+        "max_vocab",
+        "min_count",
+    ),
+)
