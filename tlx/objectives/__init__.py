@@ -10,6 +10,7 @@ TABLE = Table(
         "nsp": "tlx.objectives.nsp:OBJECTIVE",
         "plm": "tlx.objectives.plm:OBJECTIVE",
         "sop": "tlx.objectives.sop:OBJECTIVE",
+        "span_boundary": "tlx.objectives.span_boundary:OBJECTIVE",
         "span_corruption": "tlx.objectives.span_corruption:OBJECTIVE",
     },
 )

@@ -1,0 +1,228 @@
+"""SpanBERT: spans of whole words are hidden, and predicted twice: from their places and from their edges.
+
+facebookresearch/SpanBERT pretraining/fairseq/data/masking.py (PairWithSpanMaskingScheme): of n ordinary
+tokens ceil(n * rate) are hidden. A span begins with the word of a random token and is as many words long as
+a geometric distribution says that is cut off at `max_words` and renormalised (mean 3.797 for .2 and 10; the
+clipped min(G, 10) of other code has 4.463). It ends early at the end of the text or of the budget, inside a
+word if need be; here also at special tokens and at the end of a document. Spans that meet are one. Each is
+shown as mask (80%), as random tokens (10%, drawn for each) or as it is: one draw a span.
+
+The span-boundary objective (models/pair_bert.py) predicts token i of a span from the hidden states of the
+tokens just outside it and an embedding of i, for spans with a token of their document on both sides, up to
+`max_targets` tokens of each. Loss: mean over hidden tokens + mean over these.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.base.errors import ConfigError
+from tlx.base.term import Term, Terms
+from tlx.models.config import ModelConfig
+from tlx.models.heads import MaskedHead
+from tlx.models.transformer import Transformer
+from tlx.nn.embed import Unembedding
+from tlx.nn.feedforward import ACTIVATIONS
+from tlx.nn.linear import Linear
+from tlx.nn.losses import cross_entropy
+from tlx.nn.norm import Norm
+from tlx.objectives.masking import check_shares
+from tlx.objectives.mlm import framed
+from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.parallel.sharding import logical
+from tlx.text.window import Reads, Window
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanBoundary:
+    """How much is hidden, in how long spans, and how far into a span its edges predict."""
+
+    name: str = "span_boundary"
+    rate: float = 0.15
+    geometric: float = 0.2
+    max_words: int = 10
+    mask_share: float = 0.8
+    random_share: float = 0.1
+    max_targets: int = 15
+    position_width: int = 200
+
+    def validate(self) -> None:
+        """Raises ConfigError for a share outside its range or a size below one."""
+        for name in ("rate", "geometric"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"objective.{name} = {getattr(self, name)} must lie between 0 and 1")
+        check_shares(self)
+        for name in ("max_words", "max_targets", "position_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"objective.{name} = {getattr(self, name)} must be at least 1")
+
+
+def reads(spec: Spec) -> Reads:
+    """Packed windows that leave room for cls and sep; ConfigError if there is none."""
+    if spec.length < 3:
+        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for span_boundary")
+    return Reads(length=spec.length - 2)
+
+
+def budget(num_tokens: int, config: SpanBoundary) -> int:
+    """Hidden tokens among `num_tokens` ordinary ones: 20 of 127."""
+    return math.ceil(num_tokens * config.rate)
+
+
+def span_lengths(rng: np.random.Generator, count: int, config: SpanBoundary) -> np.ndarray:
+    """Lengths in words: P(l) ~ p (1 - p)^(l - 1) for l in 1..max_words."""
+    cumulative = np.cumsum((1 - config.geometric) ** np.arange(config.max_words))
+    return np.searchsorted(cumulative[:-1], cumulative[-1] * rng.random(count), side="right") + 1
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """tokens, positions, segments [length]; target_positions (ascending), targets, weights, and the edges
+    left, right, the place offset in the span and edge_weights [P]."""
+    config, vocab = spec.config, spec.vocab
+    tokens, segments, positions, *_ = framed(window, spec)
+    spans = draw_spans(rng, tokens, segments, spec)
+    starts, stops = np.array(spans, np.int64).reshape(-1, 2).T
+    sizes = stops - starts
+    span_of = np.repeat(np.arange(len(sizes)), sizes)
+    chosen = np.arange(len(span_of)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+    draw = rng.random(len(sizes))[span_of]
+    random_ids = rng.integers(0, vocab.size, len(chosen), dtype=np.int32)
+    replaced = np.where(draw < config.mask_share + config.random_share, random_ids, tokens[chosen])
+    shown = tokens.copy()
+    shown[chosen] = np.where(draw < config.mask_share, vocab.mask, replaced)
+    size, count = budget(spec.length - 2, config), len(chosen)
+    found = {
+        "tokens": shown,
+        "positions": positions,
+        "segments": segments,
+        **sparse_targets(tokens, chosen, size, vocab.pad),
+    }
+    # Edges are text of the span's own document: cls and sep are none.
+    last = int(np.count_nonzero(segments)) - 1
+    inside = (starts > 1) & (stops < last)
+    inside &= (segments[starts - 1] == segments[starts]) & (
+        segments[stops % len(segments)] == segments[starts]
+    )
+    offset = chosen - starts[span_of]
+    edges = {
+        "left": starts[span_of] - 1,
+        "right": stops[span_of],
+        "offset": np.minimum(offset, config.max_targets - 1),
+        "edge_weights": (inside[span_of] & (offset < config.max_targets)).astype(np.float32),
+    }
+    for name, values in edges.items():
+        found[name] = np.zeros(size, np.float32 if name == "edge_weights" else np.int32)
+        found[name][:count] = np.where(edges["edge_weights"] > 0, values, 0)
+    return found
+
+
+def draw_spans(
+    rng: np.random.Generator, tokens: np.ndarray, segments: np.ndarray, spec: Spec
+) -> list[tuple[int, int]]:
+    """(first place, place behind the last) of each span, ascending, none next to another."""
+    config, length = spec.config, len(tokens)
+    ordinary = (segments > 0) & ~spec.vocab.special[tokens]
+    candidates = np.flatnonzero(ordinary)
+    missing = budget(len(candidates), config)
+    begins = ~ordinary
+    begins[1:] |= ~ordinary[:-1] | (segments[1:] != segments[:-1])
+    walls = np.append(np.flatnonzero(~ordinary | (np.diff(segments, prepend=segments[:1]) != 0)), length)
+    if spec.starts_word is not None:
+        begins |= spec.starts_word[tokens]
+    else:
+        begins[:] = True
+    word_starts = np.append(np.flatnonzero(begins), length)
+    words = (np.searchsorted(word_starts, candidates, "right") - 1).tolist()
+    ends = walls[np.searchsorted(walls, candidates, "right")].tolist()
+    edges, taken, places = word_starts.tolist(), bytearray(length), candidates.tolist()
+    while missing:
+        anchors = rng.integers(0, len(places), missing).tolist()
+        for anchor, num_words in zip(anchors, span_lengths(rng, missing, config).tolist(), strict=True):
+            if taken[places[anchor]]:
+                continue
+            first = edges[words[anchor]]
+            last = min(edges[min(words[anchor] + num_words, len(edges) - 1)], ends[anchor])
+            while first < last and missing:
+                missing -= not taken[first]
+                taken[first] = 1
+                first += 1
+            if not missing:
+                break
+    flags = np.diff(np.frombuffer(taken, np.int8), prepend=0, append=0)
+    return list(zip(np.flatnonzero(flags > 0).tolist(), np.flatnonzero(flags < 0).tolist(), strict=True))
+
+
+class BoundaryHead(nn.Module):
+    """Two layers (dense, activation, norm) on [left; right; position], then the token table and a bias."""
+
+    model: ModelConfig
+    config: SpanBoundary
+
+    @nn.compact
+    def __call__(
+        self, left: jax.Array, right: jax.Array, offset: jax.Array, unembedding: Unembedding
+    ) -> Predictions:
+        """Of left and right [B, P, D] and offset int[B, P]."""
+        cfg, block = self.model, self.model.block("encoder")
+        width, dtype = unembedding.kernel.shape[1], jnp.dtype(cfg.param_dtype)
+        init = logical(nn.initializers.normal(cfg.init.embedding_stddev), (None, None))
+        shape = (self.config.max_targets, self.config.position_width)
+        places = jnp.take(self.param("positions", init, shape, dtype), offset, axis=0)
+        hidden = jnp.concatenate([left, right, places.astype(left.dtype)], axis=-1)
+        for number in (1, 2):
+            fan_in = hidden.shape[-1]
+            rest = (block.std(fan_in), True, block.dtype, cfg.param_dtype)
+            hidden = Linear((fan_in,), (width,), ("embed", None), *rest, name=f"dense_{number}")(hidden)
+            hidden = ACTIVATIONS[cfg.feedforward.activation](hidden)
+            hidden = Norm(cfg.norm, width, cfg.param_dtype, name=f"norm_{number}")(hidden)
+        zeros = logical(nn.initializers.zeros_init(), ("vocab",))
+        bias = self.param("bias", zeros, unembedding.kernel.shape[:1], dtype)
+        return Predictions(hidden, unembedding._replace(bias=bias))
+
+
+class Heads(nn.Module):
+    """The parameters "heads/mlm" and "heads/span_boundary"."""
+
+    model: ModelConfig
+    config: SpanBoundary
+
+    def setup(self):
+        self.mlm = MaskedHead(self.model)
+        self.span_boundary = BoundaryHead(self.model, self.config)
+
+
+class SpanBoundaryModule(ObjectiveModule):
+    """An encoder with BERT's masked-token transform and the span-boundary head."""
+
+    def setup(self):
+        self.lm = Transformer(self.model, name="model")
+        self.heads = Heads(self.model, self.config)
+
+    def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
+        """Transformed hidden states [B, P, D] at `target_positions`."""
+        return self._masked(batch, self.lm(batch, keys=keys)), None
+
+    def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
+        """Terms of the masked tokens, and "boundary_loss" and "boundary_accuracy"."""
+        hidden_BTD = self.lm(batch, keys=keys)
+        terms = cross_entropy(*self._masked(batch, hidden_BTD), batch["targets"], batch["weights"], self.loss)
+        left, right = (_gathered(hidden_BTD, batch[side]) for side in ("left", "right"))
+        edges = self.heads.span_boundary(left, right, batch["offset"], self.lm.unembedding())
+        for name, term in cross_entropy(*edges, batch["targets"], batch["edge_weights"], self.loss).items():
+            terms[f"boundary_{name}"] = Term(*term)
+        return terms, None
+
+    def _masked(self, batch: Batch, hidden_BTD: jax.Array) -> Predictions:
+        hidden_BPD = _gathered(hidden_BTD, batch["target_positions"])
+        return Predictions(*self.heads.mlm(hidden_BPD, self.lm.unembedding()))
+
+
+def _gathered(hidden_BTD: jax.Array, places_BP: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(hidden_BTD, places_BP[..., None], axis=1)
+
+
+OBJECTIVE = Objective(SpanBoundary, reads, example, SpanBoundaryModule, kinds=("encoder",))
