@@ -1,0 +1,167 @@
+"""What is made of a fit: backtests, forecasts, the next runs, comparisons; hyperparameters and tasks."""
+
+import numpy as np
+import pytest
+
+from tlx.base.errors import ConfigError, DataError
+from tlx.scaling import compare, critical_batch, downstream, fit, hparams, noise_scale, predict, suggest
+from tlx.scaling.forecast import chinchilla_answer, kaplan_answer
+from tlx.scaling.simulation import BESIROGLU, draw, grid
+
+BUDGETS = np.geomspace(1e18, 1e21, 6)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return fit(draw(grid(BUDGETS, 7), noise=0.003, seed=1), boot=200, starts=30)
+
+
+def bent(runs, seed=0, noise=0.001):
+    """Beyond 3e9 tokens the data term falls with half the exponent; returns the table and exact losses."""
+    d, p = runs["D"], BESIROGLU
+    data = p["B"] * d ** -p["beta"]
+    slow = p["B"] * 3e9 ** -p["beta"] * (d / 3e9) ** (-p["beta"] / 2)
+    loss = p["E"] + p["A"] * runs["N"] ** -p["alpha"] + np.where(d > 3e9, slow, data)
+    return runs | {"loss": loss * np.exp(noise * np.random.default_rng(seed).normal(size=len(d)))}, loss
+
+
+def test_a_law_that_holds_backtests_well(found):
+    result = found.backtest()
+    assert result.folds == 4 and result.warning == "" and result.rate < 0.002
+    assert max(octave.error for octave in result.table) < 0.01
+    assert np.average([o.coverage for o in result.table], weights=[o.runs for o in result.table]) > 0.85
+
+
+def test_a_planted_change_of_slope_is_seen_and_covered():
+    """Plain bootstrap intervals miss the larger run; widened by the backtest they cover it."""
+    plain = widened = warned = 0
+    far = grid([1e23], 1, 1)
+    for seed in range(4):
+        runs, _ = bent(grid(BUDGETS, 7), seed)
+        surface = fit(runs, boot=100, starts=30, seed=seed)
+        _, (truth,) = bent(far)
+        guess = surface.predict(N=far["N"][0], D=far["D"][0])
+        plain += guess.low * np.exp(guess.drift) <= truth <= guess.high * np.exp(-guess.drift)
+        widened += guess.low <= truth <= guess.high
+        warned += "too high" in surface.backtest().warning
+    assert plain <= 1 and widened == 4 and warned >= 3
+
+
+def test_predict_names_the_run_to_make(found):
+    answer = predict(found, 1e23, accelerator_flops=4e14)
+    best = found.optimal(1e23)
+    assert answer["N"] == pytest.approx(best.N, rel=0.002)
+    assert answer["interval"][0] < answer["loss"] < answer["interval"][1]
+    low, high = answer["flat"]["0.5%"]
+    inner = answer["flat"]["0.1%"]
+    assert low < inner[0] < answer["N"] < inner[1] < high
+    assert answer["accelerator_hours"] == pytest.approx(1e23 / 4e14 / 3600, rel=1e-6)
+    assert answer["octaves_beyond"] == pytest.approx(np.log2(100)) and answer["drift"] >= 0
+    fixed = predict(found, N=1e9, D=1e11)
+    assert fixed["loss"] == pytest.approx(found.predict(N=1e9, D=1e11).loss)
+
+
+def test_little_data_and_much_use_move_the_optimum(found):
+    free, scarce = predict(found, 1e23), predict(found, 1e23, D_unique=5e10)
+    assert scarce["loss"] > free["loss"] and scarce["epochs"] > 4
+    used = predict(found, 1e23, inference_tokens=2e12)
+    assert used["N"] < free["N"] / 1.3
+    with pytest.raises(ConfigError, match="do not pay"):
+        predict(found, 1e18, inference_tokens=1e20)
+    with pytest.raises(ConfigError, match="needs flops, or N and D"):
+        predict(found)
+
+
+def test_the_published_answers_beside_it():
+    one, two = kaplan_answer(1e23), kaplan_answer(1e23 * 8 ** (1 / 0.73))
+    assert two["N"] / one["N"] == pytest.approx(8)
+    assert two["D"] / one["D"] < 5  # 8 times the model wants not even 5 times the data
+    gopher = chinchilla_answer(5.76e23)
+    assert gopher["N"] == pytest.approx(40e9, rel=0.05) and gopher["D"] / gopher["N"] == pytest.approx(
+        59, rel=0.05
+    )
+
+
+def test_suggested_runs_narrow_the_forecast(found):
+    first, *rest = suggest(found, 1e23, 3)
+    assert first.interval > rest[0].interval > rest[1].interval
+    assert all(run.flops <= 4e21 * 1.001 for run in (first, *rest))
+    open_side = draw(grid(BUDGETS, 7, 3, center=10), noise=0.002)
+    repairs = [s for s in suggest(fit(open_side, boot=100, starts=30), 1e23, 1) if "brackets" in s.why]
+    assert len(repairs) == 6 and all("smallest" in s.why for s in repairs)
+    assert repairs[0].N == pytest.approx(open_side["N"][:7].min() / 2)
+
+
+def test_compare_says_how_sure_it_is():
+    better = BESIROGLU | {"A": 400.0}
+    one = draw(grid(BUDGETS, 7), better, 0.003, seed=2)
+    two = draw(grid(BUDGETS, 7), BESIROGLU, 0.003, seed=3)
+    result = compare(one, two, boot=100, starts=30)
+    assert result["flops"] == pytest.approx(1e22) and result["probability"] > 0.9
+    assert result["compute_factor"] > 1.2 and result["ratio"] < 1
+    back = compare(two, one, boot=100, starts=30)
+    assert back["probability"] < 0.1
+    same = compare(two, draw(grid(BUDGETS, 7), BESIROGLU, 0.003, seed=9), boot=100, starts=30)
+    assert 0.02 < same["probability"] < 0.98
+
+
+def test_hparams_finds_a_planted_law():
+    rng, rows = np.random.default_rng(0), []
+    for n in np.geomspace(1e6, 1e8, 4):
+        for d in np.geomspace(1e8, 1e10, 3):
+            lr, batch = 1.79 * n**-0.5 * d**0.1, 0.58 * d**0.571
+            for x in np.linspace(-1.5, 1.5, 5):
+                for z in np.linspace(-1.5, 1.5, 5):
+                    bowl = 0.01 * x * x + 0.006 * z * z - 0.004 * x * z
+                    loss = 3 * np.exp(bowl + rng.normal(0, 3e-4))
+                    rows.append(
+                        {"N": n, "D": d, "lr": lr * np.exp(x), "batch": batch * np.exp(z), "loss": loss}
+                    )
+    found = hparams(rows, boot=100)
+    assert found["status"] == "ok" and len(found["cells"]) == 12
+    assert found["lr"]["N"] == pytest.approx(-0.5, abs=0.02) and found["lr"]["D"] == pytest.approx(
+        0.1, abs=0.02
+    )
+    assert found["batch"]["D"] == pytest.approx(0.571, abs=0.02)
+    low, high = found["lr"]["ci"]["N"]
+    assert low < found["lr"]["N"] < high
+    edge = [row for row in rows if row["lr"] < 1.79 * row["N"] ** -0.5 * row["D"] ** 0.1]
+    assert hparams(edge)["status"].startswith("not identified")
+
+
+def test_critical_batch_two_ways():
+    batch = np.geomspace(1e4, 1e7, 7)
+    found = critical_batch(batch, 2e3 * (1 + 3e5 / batch))
+    assert found["critical_batch"] == pytest.approx(3e5) and found["least_steps"] == pytest.approx(2e3)
+    with pytest.raises(DataError, match="level off"):
+        critical_batch(batch, 1e9 / batch**1.5)
+    rng = np.random.default_rng(0)
+    gradient, noise = rng.normal(size=50), 4.0
+    squares = [
+        np.mean([((gradient + rng.normal(0, noise, 50) / np.sqrt(b)) ** 2).sum() for _ in range(4000)])
+        for b in (8, 64)
+    ]
+    assert noise_scale(8, 64, *squares) == pytest.approx(noise**2 * 50 / (gradient @ gradient), rel=0.05)
+
+
+def test_downstream_by_sigmoid_and_in_one_step():
+    runs = draw(grid(np.geomspace(1e18, 1e22, 6), 5), noise=0.001)
+    runs["acc"] = 0.25 + 0.5 / (1 + np.exp(4 * (runs["loss"] - 2.3)))
+    runs["err"] = 0.3 + 3 * runs["N"] ** -0.1 + 20 * runs["D"] ** -0.2
+    found = downstream(runs, "acc")
+    assert max(found["metric_error"]) < 0.01 and max(found["loss_error"]) < 0.01
+    assert found["params"]["L0"] == pytest.approx(2.3, abs=0.05)
+    assert max(downstream(runs, "err", steps=1)["metric_error"]) < 0.01
+    with pytest.raises(DataError, match="no column 'accuracy'"):
+        downstream(runs, "accuracy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.003, 0.01])
+def test_intervals_of_100_sweeps_cover_the_exponent(noise):
+    truth = BESIROGLU["beta"] / (BESIROGLU["alpha"] + BESIROGLU["beta"])
+    runs, hits = grid(BUDGETS, 7), 0
+    for seed in range(100):
+        low, high = fit(draw(runs, noise=noise, seed=seed), boot=200, starts=24).check().ci["a"]
+        hits += low <= truth <= high
+    assert 90 <= hits <= 98
