@@ -1,0 +1,25 @@
+"""Run directories of every format that tlx ever wrote load, and say what they said when they were made."""
+
+import numpy as np
+import pytest
+
+import tlx
+from tests.make_golden_run import FOLDER, answers, unpack
+from tlx.base.files import read_json
+from tlx.train.directory import FORMAT
+
+ARCHIVES = sorted(FOLDER.glob("format_*/*.tar.xz"))
+
+
+@pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: f"{path.parent.name}-{path.name[:-7]}")
+def test_an_old_run_still_loads(archive, tmp_path):
+    expected = read_json(archive.with_name(archive.name.replace(".tar.xz", ".json")))
+    found = answers(tlx.load(unpack(archive, tmp_path)))
+    for name in ("logits", "log_likelihood"):
+        np.testing.assert_allclose(found.pop(name), expected.pop(name), rtol=1e-4, atol=1e-4)
+    assert found == expected
+
+
+def test_every_format_has_its_runs():
+    assert {path.parent.name for path in ARCHIVES} >= {f"format_{number}" for number in range(1, FORMAT + 1)}
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*.*")) < 300_000
