@@ -1,7 +1,10 @@
 """Trackers never stop or slow training."""
 
+import importlib.machinery
+import sys
 import threading
 import time
+import types
 
 from tlx.train.config import LogConfig
 from tlx.train.trackers import _WAITING, Trackers, start_trackers
@@ -33,8 +36,33 @@ def test_one_that_hangs_costs_nothing():
 
 
 def test_wandb_that_cannot_start_is_left_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     trackers = start_trackers(LogConfig(wandb_project="p", tensorboard=False), tmp_path, "run", {})
     trackers.metrics(1, {"loss": 1.0})
     trackers.close()
     assert "Weights & Biases cannot be used" in capsys.readouterr().err
+
+
+def test_tensorboard_is_used_where_a_writer_is_installed(tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            assert folder == str(tmp_path / "tensorboard")
+
+        def add_scalar(self, *item):
+            written.append(item)
+
+        def flush(self):
+            pass
+
+    module = types.ModuleType("tensorboardX")
+    module.SummaryWriter, module.__spec__ = (
+        SummaryWriter,
+        importlib.machinery.ModuleSpec("tensorboardX", None),
+    )
+    monkeypatch.setitem(sys.modules, "tensorboardX", module)
+    trackers = start_trackers(LogConfig(), tmp_path, "run", {})
+    trackers.metrics(3, {"loss": 1.0}, kind="validation")
+    trackers.close()
+    assert written == [("validation/loss", 1.0, 3)]
