@@ -45,6 +45,7 @@ class Tower(nn.Module):
         encoded_segments_BS: jax.Array | None = None,
         memory_BLMD: jax.Array | None = None,
         memory_segments_BM: jax.Array | None = None,
+        prefix_BT: jax.Array | None = None,
         keys_B: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """(hidden states [B, T, D], each layer's input [L, B, T, D]: the memory of the next window)."""
@@ -53,7 +54,7 @@ class Tower(nn.Module):
         key_segments = segments_BT
         if memory:
             key_segments = jnp.concatenate([memory_segments_BM, segments_BT], axis=1)
-        mask = Mask(segments_BT, key_segments, memory, cfg.causal)
+        mask = Mask(segments_BT, key_segments, memory, cfg.causal, prefix=prefix_BT)
         cross = None if encoded_BSD is None else Mask(segments_BT, encoded_segments_BS)
         x_BTD = self.front(x_BTE, positions_BT, types_BT, keys_B, languages_BT)
         length = x_BTD.shape[1]

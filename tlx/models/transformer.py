@@ -65,7 +65,8 @@ class Transformer(nn.Module):
         """Hidden states [B, T, D] of a batch; of its decoder half for an encoder-decoder.
 
         batch: tokens, positions, segments (types, langs), int[B, T]; with encoder_ and decoder_ in front for
-        an encoder-decoder. keys: a PRNG key for each row, or None for no dropout.
+        an encoder-decoder; prefix [B, T] is 1 where a decoder's input is seen by its whole segment.
+        keys: a PRNG key for each row, or None for no dropout.
         """
         if self.is_initializing():
             self.unembedding()
@@ -138,6 +139,7 @@ class Transformer(nn.Module):
             batch[prefix + "segments"],
             types_BT=batch.get(prefix + "types"),
             languages_BT=batch.get(prefix + "langs"),
+            prefix_BT=batch.get(prefix + "prefix"),
             keys_B=keys,
             **rest,
         )

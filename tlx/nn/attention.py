@@ -75,7 +75,8 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """The kernel and the output projection, [B, T, D]."""
         cfg = self.cfg
-        part, name = cfg.attention, kernel_name(cfg, query_BTNH.shape[1], mask.visible is not None)
+        arbitrary = mask.visible is not None or mask.prefix is not None
+        part, name = cfg.attention, kernel_name(cfg, query_BTNH.shape[1], arbitrary)
         y = KERNELS.load(name)(
             query_BTNH,
             key_BSGH,

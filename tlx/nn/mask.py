@@ -12,7 +12,8 @@ class Mask(NamedTuple):
     Segments are equal where attention is allowed; 0 is padding, -1 an unfilled slot of a cache.
     Indices are places in the row (not positions inside a document): causal and window use them. A query
     sees the keys nearer than `window`, on both sides unless causal; 0: all.
-    `visible`, where given, is a further bool[B, T, S] condition (permutations).
+    `visible`, where given, is a further bool[B, T, S] condition (permutations). `prefix` lifts causality
+    from keys: those where it is not 0 are seen by their whole segment (prefix LM).
     """
 
     query_segments: jax.Array | None  # int[B, T]
@@ -21,6 +22,7 @@ class Mask(NamedTuple):
     causal: bool = False
     window: int = 0
     visible: jax.Array | None = None
+    prefix: jax.Array | None = None  # int[B, S]
 
 
 def dense(mask: Mask, num_queries: int, num_keys: int) -> jax.Array | None:
@@ -30,7 +32,8 @@ def dense(mask: Mask, num_queries: int, num_keys: int) -> jax.Array | None:
         query = jnp.arange(num_queries)[:, None] + mask.query_start
         key = jnp.arange(num_keys)[None, :]
         if mask.causal:
-            parts.append((key <= query)[None])
+            seen = (key <= query)[None]
+            parts.append(seen if mask.prefix is None else seen | (mask.prefix[:, None, :] > 0))
         if mask.window:
             parts.append((jnp.abs(query - key) < mask.window)[None])
     if mask.query_segments is not None:

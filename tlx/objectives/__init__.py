@@ -5,12 +5,21 @@ from tlx.base.lookup import Table
 TABLE = Table(
     "objective",
     {
+        "bart": "tlx.objectives.bart:OBJECTIVE",
         "clm": "tlx.objectives.clm:OBJECTIVE",
+        "ctrl": "tlx.objectives.ctrl:OBJECTIVE",
+        "denoising": "tlx.objectives.denoising:OBJECTIVE",
+        "deshuffling": "tlx.objectives.deshuffling:OBJECTIVE",
+        "mass": "tlx.objectives.mass:OBJECTIVE",
+        "mbart": "tlx.objectives.mbart:OBJECTIVE",
         "mlm": "tlx.objectives.mlm:OBJECTIVE",
         "nsp": "tlx.objectives.nsp:OBJECTIVE",
         "plm": "tlx.objectives.plm:OBJECTIVE",
+        "prefix_lm": "tlx.objectives.prefix_lm:OBJECTIVE",
         "sop": "tlx.objectives.sop:OBJECTIVE",
         "span_boundary": "tlx.objectives.span_boundary:OBJECTIVE",
         "span_corruption": "tlx.objectives.span_corruption:OBJECTIVE",
+        "text_to_text": "tlx.objectives.text_to_text:OBJECTIVE",
+        "ul2": "tlx.objectives.ul2:OBJECTIVE",
     },
 )

@@ -17,12 +17,11 @@ number of tokens that fills the encoder, so nothing is padded or cut. The decode
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.models.transformer import Transformer
-from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec
+from tlx.objectives.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.protocol import Objective, Spec
 from tlx.text.window import Reads, Window
 
 
@@ -96,22 +95,8 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
     """Encoder input [length], decoder input and targets [raw_length(...)[1]] of one row."""
     num_real = int(np.count_nonzero(window.segments))
     encoder, targets = corrupt(rng, window.tokens[:num_real], spec)
-    encoder_length, target_length = spec.length, raw_length(spec.length, spec.config)[1]
-    decoder = np.roll(targets, 1)
-    decoder[:1] = spec.vocab.bos
-    pad = spec.vocab.pad
-    weights = np.zeros(target_length, np.float32)
-    weights[: len(targets)] = 1.0
-    return {
-        "encoder_tokens": _padded(encoder, encoder_length, pad),
-        "encoder_positions": np.arange(encoder_length, dtype=np.int32),
-        "encoder_segments": _ones(len(encoder), encoder_length),
-        "decoder_tokens": _padded(decoder, target_length, pad),
-        "decoder_positions": np.arange(target_length, dtype=np.int32),
-        "decoder_segments": _ones(len(targets), target_length),
-        "targets": _padded(targets, target_length, pad),
-        "weights": weights,
-    }
+    lengths = (spec.length, raw_length(spec.length, spec.config)[1])
+    return two_towers(encoder, targets, lengths, spec.vocab)
 
 
 def corrupt(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
@@ -155,27 +140,4 @@ def _interleave(sentinels: np.ndarray, at: np.ndarray, rest: np.ndarray, eos: in
     return merged
 
 
-def _padded(values: np.ndarray, length: int, pad: int) -> np.ndarray:
-    padded = np.full(length, pad, np.int32)
-    padded[: len(values)] = values
-    return padded
-
-
-def _ones(count: int, length: int) -> np.ndarray:
-    segments = np.zeros(length, np.int32)
-    segments[:count] = 1
-    return segments
-
-
-class SpanCorruptionModule(ObjectiveModule):
-    """An encoder-decoder."""
-
-    def setup(self):
-        self.lm = Transformer(self.model, name="model")
-
-    def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
-        """The decoder's hidden states [B, T, D]."""
-        return Predictions(self.lm(batch, keys=keys), self.lm.unembedding()), None
-
-
-OBJECTIVE = Objective(SpanCorruption, reads, example, SpanCorruptionModule, kinds=("encoder_decoder",))
+OBJECTIVE = Objective(SpanCorruption, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))

@@ -39,6 +39,13 @@ class Vocabulary:
             raise ValueError(f"sentinel {index} is not among {self.num_sentinels}")
         return self.size - 1 - index
 
+    def mark(self, index: int) -> int:
+        """Id that objectives put before a text to say which kind it is: a language, a control code, a mode.
+
+        The sentinels from the other end, so that the two meet last; ValueError beyond the first sentinel.
+        """
+        return self.sentinel(self.num_sentinels - 1 - index)
+
     @functools.cached_property
     def special(self) -> np.ndarray:
         """bool [V]: True for ids that stand for no text (the seven named ones and the sentinels)."""

@@ -1,0 +1,56 @@
+"""CTRL: the code before every sequence, and every token of the text a target."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.data import corpus
+from tests.objectives.rows import window
+from tlx.base.errors import ConfigError
+from tlx.objectives import ctrl
+from tlx.objectives.protocol import Spec
+from tlx.text import Vocabulary, Window
+
+VOCAB = Vocabulary(400)
+SPEC = Spec(ctrl.CTRL(), 12, VOCAB, languages=("Wikipedia", "Books"))
+
+
+def test_a_row_by_hand():
+    tokens = np.arange(50, 62, dtype=np.int32)
+    segments = np.repeat([1, 2, 0], [5, 4, 3]).astype(np.int32)
+    positions = np.concatenate([np.arange(5), np.arange(4), np.zeros(3)]).astype(np.int32)
+    tokens[9:] = 0
+    row = ctrl.example(None, Window(tokens, segments, positions, language=1), SPEC)
+    code = VOCAB.mark(1)
+    assert row["tokens"].tolist() == [code, 50, 51, 52, 53, code, 55, 56, 57, 0, 0, 0]
+    assert row["targets"].tolist() == [*range(50, 59), 0, 0, 0]
+    assert row["weights"].tolist() == [1.0] * 9 + [0.0] * 3
+    assert row["positions"].tolist() == positions.tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(7, 299), max_size=12), st.integers(0, 1))
+def test_code_and_targets_are_the_text(text, language):
+    row = ctrl.example(None, window(np.array(text, np.int32), 12, language), SPEC)
+    real = row["segments"] > 0
+    assert row["targets"][real].tolist() == text
+    assert row["tokens"][real].tolist() == ([VOCAB.mark(language), *text[:-1]] if text else [])
+
+
+def test_every_token_of_a_split_is_a_target_once(tmp_path):
+    cache = corpus.make_cache(tmp_path / "cache", corpus.random_lengths(0, 30, 50))
+    spec = Spec(ctrl.CTRL(), 16, corpus.VOCAB)
+    pipeline = corpus.make_pipeline(
+        [cache], ctrl.reads(spec), example=lambda rng, window, _: ctrl.example(rng, window, spec)
+    )
+    batches = list(pipeline.epoch_batches())
+    targets = np.concatenate([batch["targets"][batch["weights"] > 0] for batch in batches])
+    assert sorted(targets.tolist()) == cache.tokens[:].tolist()
+
+
+def test_too_many_codes_are_an_error():
+    with pytest.raises(ConfigError, match="101 control codes"):
+        ctrl.reads(dataclasses.replace(SPEC, languages=tuple(f"c{i}" for i in range(101))))

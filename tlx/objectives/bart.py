@@ -1,0 +1,212 @@
+"""BART's denoising: the encoder reads a text that was damaged in up to five ways, the decoder writes it.
+
+A row is bos, text, eos, and so are the targets; the decoder starts from eos, as fairseq's does. The noise
+is that of its denoising_dataset.py, in this order, each kind by its own share:
+
+sentence permutation  of the sentences (ended by a piece of spec.ends_sentence, of several in a row by the
+                      first, or by the end of the row) ceil(share * n), chosen at random, change places
+infilling             ceil(ratio * words) words in spans of Poisson(lambda) words; each span becomes one
+                      mask. Lengths are drawn until they fill that budget, the last is trimmed; spans of
+                      no word insert a mask anywhere. Spans start at different words, but run into each
+                      other: less than the budget is gone (27.2% of 98 words at 30%). A tenth of the masks
+                      (`random_share`) shows a random id instead.
+  token masking       the same with `spans = "mask"`: single words, each of their tokens masked
+  token deletion      the same with `spans = "delete"`: single words, gone
+rotation              with probability `rotate` the text starts at an offset uniform in 1..n-1 of the n
+                      tokens (bos and eos counted, and left where they are)
+
+Words are what spec.starts_word says; of a word that began before the row nothing is a start. The paper
+describes tokens, and a rotation to a uniformly chosen one; code and released models are followed here.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Literal
+
+import numpy as np
+
+from tlx.base.errors import ConfigError, one_of
+from tlx.objectives.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.protocol import Objective, Spec
+from tlx.text.window import Reads, Window
+
+SPANS = ("infill", "mask", "delete")
+
+
+@dataclasses.dataclass(frozen=True)
+class BART:
+    """How much of each kind of noise; the defaults are those of the published models.
+
+    mask_share: of the words. spans: what becomes of them. poisson: mean words of an infilled span.
+    random_share: of the masks, shown as random ids. permute_share: of the sentences. rotate_share: of the
+    rows. insert_share: masks put in anywhere, as a share of the row's tokens.
+    """
+
+    name: str = "bart"
+    mask_share: float = 0.3
+    spans: Literal["infill", "mask", "delete"] = "infill"
+    poisson: float = 3.0
+    random_share: float = 0.1
+    permute_share: float = 1.0
+    rotate_share: float = 0.0
+    insert_share: float = 0.0
+
+    def validate(self) -> None:
+        """Raises ConfigError for an unknown kind of spans or shares outside 0..1."""
+        if self.spans not in SPANS:
+            raise ConfigError(one_of("objective.spans", self.spans, SPANS))
+        for name in ("mask_share", "random_share", "permute_share", "rotate_share", "insert_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"objective.{name} = {getattr(self, name)} must lie in 0..1")
+        if not self.poisson > 0:
+            raise ConfigError(f"objective.poisson = {self.poisson} must be above 0")
+
+
+def reads(spec: Spec) -> Reads:
+    """Packed windows that leave room for bos and eos, and for masks put in between."""
+    inserted = math.ceil(spec.length * spec.config.insert_share)
+    if spec.length - inserted < 4:
+        raise ConfigError(
+            f"data.sequence_length = {spec.length} must be at least 4 for bart, and leave 4 tokens beside "
+            "those that objective.insert_share puts in"
+        )
+    return Reads(length=spec.length - 2 - inserted)
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """Encoder input, decoder input and targets, [length] each."""
+    vocab, lengths = spec.vocab, (spec.length, spec.length)
+    text = row(window, spec)
+    if len(text) == 0:
+        return two_towers(text, text, lengths, vocab)
+    return two_towers(damaged(rng, text, spec), text, lengths, vocab, start=vocab.eos)
+
+
+def row(window: Window, spec: Spec) -> np.ndarray:
+    """bos, the window's text, eos; nothing where there is none."""
+    num_text = int(np.count_nonzero(window.segments))
+    tokens = np.empty(num_text + 2 if num_text else 0, np.int32)
+    if num_text:
+        tokens[0], tokens[1:-1], tokens[-1] = spec.vocab.bos, window.tokens[:num_text], spec.vocab.eos
+    return tokens
+
+
+def damaged(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+    """What the encoder reads of bos, text, eos: at most spec.length tokens."""
+    config, vocab = spec.config, spec.vocab
+    if config.permute_share:
+        tokens = permuted(rng, tokens, spec)
+    if config.mask_share:
+        tokens = masked(rng, tokens, spec)
+    if config.insert_share:
+        tokens = inserted(rng, tokens, math.ceil(len(tokens) * config.insert_share), spec)
+    if config.rotate_share and rng.random() < config.rotate_share:
+        offset = int(rng.integers(1, max(len(tokens) - 1, 1) + 1))
+        tokens = np.concatenate([tokens[:1], tokens[offset:-1], tokens[1:offset], tokens[-1:]])
+    if len(tokens) > spec.length:  # spans of nothing may add more than the others took away: rare
+        tokens = np.append(tokens[: spec.length - 1], vocab.eos).astype(np.int32)
+    return tokens
+
+
+def permuted(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+    """The tokens with their sentences in another order, bos and eos in place."""
+    if spec.ends_sentence is None:
+        return tokens
+    ends = spec.ends_sentence[tokens[1:-1]]
+    ends[-1:] = True
+    stops = np.flatnonzero(ends & ~np.append(False, ends[:-1])) + 1
+    begins = np.append(0, stops[:-1])
+    count = len(stops)
+    order = np.arange(count)
+    chosen = rng.permutation(count)[: math.ceil(count * spec.config.permute_share)]
+    order[chosen] = chosen[rng.permutation(len(chosen))]
+    sizes = (stops - begins)[order]
+    shift = begins[order] - (np.cumsum(sizes) - sizes)
+    places = np.arange(len(ends))  # what ends the row after the last stop stays there
+    places[: stops[-1]] += np.repeat(shift, sizes)
+    return np.concatenate([tokens[:1], tokens[1:-1][places], tokens[-1:]])
+
+
+def masked(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+    """The tokens with spans of words replaced by masks, or gone."""
+    config = spec.config
+    begins = np.ones(len(tokens), bool) if spec.starts_word is None else spec.starts_word[tokens]
+    words = np.flatnonzero(begins[1:-1]) + 1
+    budget = math.ceil(len(words) * config.mask_share)
+    if budget == 0:
+        return tokens
+    num_inserted, lengths = 0, np.ones(budget, np.int64)
+    if config.spans == "infill":
+        drawn = span_lengths(rng, budget, config.poisson)
+        lengths = drawn[drawn > 0]
+        num_inserted = len(drawn) - len(lengths)
+    first = rng.permutation(len(words))[: len(lengths)]
+    starts = words[first]
+    stops = np.append(words, len(tokens) - 1)[np.minimum(first + lengths, len(words))]
+    result = tokens.copy()
+    if config.spans == "mask":
+        hidden = covered(starts, stops, len(tokens))
+        places = np.flatnonzero(hidden)
+        result[places] = fillers(rng, len(places), spec)
+        return result
+    result[starts] = fillers(rng, len(starts), spec)
+    gone = covered(starts if config.spans == "delete" else starts + 1, stops, len(tokens))
+    return inserted(rng, result[~gone], num_inserted, spec) if num_inserted else result[~gone]
+
+
+def span_lengths(rng: np.random.Generator, budget: int, mean: float) -> np.ndarray:
+    """Lengths (0 included) whose sum is `budget`, the last trimmed to it."""
+    drawn = _poisson(rng, budget, mean)
+    while drawn.sum() < budget:
+        drawn = np.append(drawn, _poisson(rng, budget, mean))
+    sums = np.cumsum(drawn)
+    last = int(np.searchsorted(sums, budget))
+    drawn = drawn[: last + 1].copy()
+    drawn[last] -= sums[last] - budget
+    return drawn
+
+
+def _poisson(rng: np.random.Generator, count: int, mean: float) -> np.ndarray:
+    return np.searchsorted(_poisson_cumulative(mean), rng.random(count), side="right")
+
+
+@functools.lru_cache(maxsize=8)
+def _poisson_cumulative(mean: float) -> np.ndarray:
+    """Poisson's distribution function, cut as fairseq cuts it: where a probability falls below 1e-7."""
+    masses, mass = [], math.exp(-mean)
+    for k in range(1, 129):
+        masses.append(mass)
+        mass *= mean / k
+        if masses[-1] < 1e-7:
+            break
+    sums = np.cumsum(masses)
+    return (sums / sums[-1])[:-1]
+
+
+def covered(starts: np.ndarray, stops: np.ndarray, length: int) -> np.ndarray:
+    """bool [length], True in any of the stretches starts[i]..stops[i]."""
+    edges = np.bincount(starts, minlength=length + 1) - np.bincount(stops, minlength=length + 1)
+    return np.cumsum(edges)[:length] > 0
+
+
+def fillers(rng: np.random.Generator, count: int, spec: Spec) -> np.ndarray:
+    """`count` masks, some of them random ids."""
+    draw, ids = rng.random(count), rng.integers(1, spec.vocab.size, count)
+    return np.where(draw < spec.config.random_share, ids, spec.vocab.mask)
+
+
+def inserted(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: Spec) -> np.ndarray:
+    """The tokens with `count` more between bos and eos: ceil(count * random_share) random ids, masks else."""
+    size = len(tokens) + count
+    places = rng.permutation(size - 2)[:count] + 1
+    num_random = math.ceil(count * spec.config.random_share)
+    result, old = np.empty(size, np.int32), np.ones(size, bool)
+    old[places] = False
+    result[places[:num_random]] = rng.integers(1, spec.vocab.size, num_random)
+    result[places[num_random:]] = spec.vocab.mask
+    result[old] = tokens
+    return result
+
+
+OBJECTIVE = Objective(BART, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))

@@ -1,0 +1,56 @@
+"""CTRL's conditional language modelling: text that is written from a control code.
+
+The code is the first token of every sequence (Keskar et al. 2019; salesforce/ctrl): of each row, and of
+each document that starts in one, so that nothing is predicted without it. It says where the text is from,
+as the data's `language` does: data.mixture gives each source a name, and the vocabulary's marks are their
+codes, in that order. Each token of the text is a target once, the code never.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tlx.base.errors import ConfigError
+from tlx.objectives.clm import CLMModule
+from tlx.objectives.protocol import Objective, Spec
+from tlx.text.window import Reads, Window
+
+
+@dataclasses.dataclass(frozen=True)
+class CTRL:
+    """Nothing to choose: the codes are the data's."""
+
+    name: str = "ctrl"
+
+    def validate(self) -> None:
+        """Nothing can be wrong."""
+
+
+def reads(spec: Spec) -> Reads:
+    """Packed windows as long as the row; ConfigError if sources outnumber the vocabulary's marks."""
+    if len(spec.languages) > spec.vocab.num_sentinels:
+        raise ConfigError(
+            f"data has {len(spec.languages)} control codes (the sources' languages), the vocabulary marks "
+            f"for {spec.vocab.num_sentinels}"
+        )
+    return Reads(length=spec.length)
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """tokens, targets, weights, positions, segments, each [length]."""
+    del rng
+    segments, pad = window.segments, spec.vocab.pad
+    real = segments > 0
+    starts = real & (segments != np.append(0, segments[:-1]))
+    before = np.append(pad, window.tokens[:-1])
+    tokens = np.where(starts, spec.vocab.mark(window.language), np.where(real, before, pad))
+    return {
+        "tokens": tokens.astype(np.int32),
+        "targets": np.where(real, window.tokens, pad).astype(np.int32),
+        "weights": real.astype(np.float32),
+        "positions": window.positions.copy(),
+        "segments": segments.copy(),
+    }
+
+
+OBJECTIVE = Objective(CTRL, reads, example, CLMModule, kinds=("decoder",))

@@ -1,0 +1,129 @@
+"""T5's i.i.d. denoising: tokens are noise independently of each other, in four styles (its table 3).
+
+    style        encoder                                    targets
+    bert         Thank you <M> <M> me to your apple week    the whole text
+    mask         Thank you <M> <M> me to your party <M>     the whole text ("MASS-style" in the paper)
+    spans        Thank you <X> me to your party <Y>         <X> for inviting <Y> week
+    drop         Thank you me to your party                 for inviting week
+
+t5/models/gin/objectives: iid_15_r10s90_f, iid_15_m_f, iid_15_u_u, iid_15_d_d. Each token is noise with
+probability `noise_density` (iid_noise_mask), so that their number varies; <M> is the vocabulary's mask,
+where T5 takes its first sentinel. In "bert" 10% of the noise shows a random token instead, none stays as
+it is (noise_token_to_random_token_or_sentinel: BERT's third case is left out there). In "spans" each run
+of noise, and in the targets each run of text, becomes the next sentinel, as T5 has it: targets of a text
+that starts with noise start with that noise. eos is added to both.
+
+Shapes are fixed, so that noise beyond six standard deviations, or beyond the last sentinel, stays text.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import numpy as np
+
+from tlx.base.errors import ConfigError, one_of
+from tlx.objectives.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.protocol import Objective, Spec
+from tlx.text.window import Reads, Window
+
+STYLES = ("bert", "mask", "spans", "drop")
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoising:
+    """How much of the text is noise, what the encoder sees of it, and what the decoder writes."""
+
+    name: str = "denoising"
+    style: Literal["bert", "mask", "spans", "drop"] = "spans"
+    noise_density: float = 0.15
+    random_share: float = 0.1  # of the noise of style "bert", shown as a random token
+
+    def validate(self) -> None:
+        """Raises ConfigError for an unknown style or a share outside its range."""
+        if self.style not in STYLES:
+            raise ConfigError(one_of("objective.style", self.style, STYLES))
+        if not 0 < self.noise_density < 1:
+            raise ConfigError(f"objective.noise_density = {self.noise_density} must lie between 0 and 1")
+        if not 0 <= self.random_share <= 1:
+            raise ConfigError(f"objective.random_share = {self.random_share} must lie in 0..1")
+
+
+def most_noise(length: int, config: Denoising) -> int:
+    """Noise tokens in `length` tokens, six standard deviations above the mean."""
+    spread = math.sqrt(length * config.noise_density * (1 - config.noise_density))
+    return min(math.ceil(length * config.noise_density + 6 * spread), length)
+
+
+def most_spans(length: int, spec: Spec) -> int:
+    """Runs of noise, each of which needs a sentinel."""
+    return min(spec.vocab.num_sentinels, most_noise(length, spec.config), (length + 1) // 2)
+
+
+def target_length(spec: Spec) -> int:
+    """Length of the decoder's row."""
+    length = spec.length - 1
+    if spec.config.style in ("bert", "mask"):
+        return spec.length
+    noise = most_noise(length, spec.config)
+    # A run of noise has a sentinel before it, and one may follow the last.
+    return noise + 1 + (most_spans(length, spec) + 1 if spec.config.style == "spans" else 0)
+
+
+def reads(spec: Spec) -> Reads:
+    """Packed windows that leave room for eos; ConfigError if the noise would often lack sentinels."""
+    config, length = spec.config, spec.length - 1
+    if length < 1:
+        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for denoising")
+    expected = length * config.noise_density * (1 - config.noise_density)
+    if config.style == "spans" and expected + 3 * math.sqrt(expected) > spec.vocab.num_sentinels:
+        raise ConfigError(
+            f"denoising in spans needs about {expected:.0f} sentinels for data.sequence_length = "
+            f"{spec.length}, and 3 standard deviations more; the vocabulary has {spec.vocab.num_sentinels}: "
+            "shorten the sequence or lower objective.noise_density"
+        )
+    return Reads(length=length)
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """Encoder input [length], decoder input and targets [target_length(spec)]."""
+    text = window.tokens[: np.count_nonzero(window.segments)]
+    lengths = (spec.length, target_length(spec))
+    if len(text) == 0:
+        return two_towers(text, text, lengths, spec.vocab)
+    source, targets = corrupt(rng, text, spec)
+    end = np.int32(spec.vocab.eos)
+    return two_towers(np.append(source, end), np.append(targets, end), lengths, spec.vocab)
+
+
+def corrupt(rng: np.random.Generator, text: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
+    """(what the encoder reads, what the decoder writes), both without eos."""
+    config, vocab = spec.config, spec.vocab
+    noise = rng.random(len(text)) < config.noise_density
+    noise &= np.cumsum(noise) <= most_noise(spec.length - 1, config)
+    if config.style == "drop":
+        return text[~noise], text[noise]
+    if config.style == "spans":
+        noise &= np.cumsum(starts(noise)) <= most_spans(spec.length - 1, spec)
+        return sentinels_for(text, noise, vocab.size), sentinels_for(text, ~noise, vocab.size)
+    shown = np.where(noise, vocab.mask, text).astype(np.int32)
+    if config.style == "bert":
+        places = np.flatnonzero(noise)
+        places = places[rng.random(len(places)) < config.random_share]
+        shown[places] = rng.integers(0, vocab.size, len(places), dtype=np.int32)
+    return shown, text
+
+
+def starts(mask: np.ndarray) -> np.ndarray:
+    """bool, True where a run of True begins."""
+    return mask & ~np.append(False, mask[:-1])
+
+
+def sentinels_for(text: np.ndarray, mask: np.ndarray, vocab_size: int) -> np.ndarray:
+    """The text with each run of `mask` replaced by one sentinel, counted down from the last id."""
+    first = starts(mask)
+    replaced = np.where(first, vocab_size - np.cumsum(first), text).astype(np.int32)
+    return replaced[~mask | first]
+
+
+OBJECTIVE = Objective(Denoising, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))

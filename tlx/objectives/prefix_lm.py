@@ -1,0 +1,50 @@
+"""Prefix language modelling: the first part of each text is read from both sides, the rest written after it.
+
+As T5's prefix_lm cuts its text (t5/data/preprocessors.py, random_prefix_noise_mask): of L tokens the
+prefix is a uniform number from 1 to L - 1, and what follows is predicted. The two parts stay in one row of
+one decoder (Raffel et al. 2020, figure 3), whose mask lifts causality from the prefix. Each document of a
+packed row has a prefix of its own. A row is otherwise one of clm.py.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tlx.objectives import clm
+from tlx.objectives.protocol import Objective, Spec
+from tlx.text.window import Window
+
+
+@dataclasses.dataclass(frozen=True)
+class PrefixLM:
+    """Prefix language modelling has nothing to choose."""
+
+    name: str = "prefix_lm"
+
+    def validate(self) -> None:
+        """Nothing can be wrong."""
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """As clm.example, and `prefix` [length], 1 on the inputs that their whole document sees.
+
+    The last token of the prefix has the first target with a weight.
+    """
+    row = clm.example(rng, window, spec)
+    segments = row["segments"]
+    sizes = np.bincount(segments)[1:]
+    # A document's n inputs and its last target are L = n + 1 tokens.
+    prefixes = np.floor(rng.random(len(sizes)) * sizes).astype(np.int64) + 1
+    begins = np.cumsum(sizes) - sizes
+    last = np.append(begins + prefixes - 1, len(segments))[segments - 1]  # padding, segment 0, takes the end
+    places, real = np.arange(len(segments)), segments > 0
+    predicted = real & (places >= last)
+    return {
+        **row,
+        "targets": np.where(predicted, row["targets"], spec.vocab.pad).astype(np.int32),
+        "weights": predicted.astype(np.float32),
+        "prefix": (real & (places <= last)).astype(np.int32),
+    }
+
+
+OBJECTIVE = Objective(PrefixLM, clm.reads, example, clm.CLMModule, kinds=("decoder",))
