@@ -115,6 +115,26 @@ def test_filling_a_gap(objective, loaded):
         lm.fill("[MASK]" + "x" * 40)
 
 
+def test_a_gap_is_filled_from_all_but_the_gaps(loaded):
+    """Two streams: what stands in the gap's place is nobody's business, what stands beside it is."""
+    lm = loaded("plm")
+    vocab, text = lm.tokenizer.vocab, lm.tokenizer.encode("abcde")
+    found = {candidate.piece: candidate.probability for candidate in lm.fill("ab[MASK]de", top=400)[0]}
+
+    def judge(row, place):
+        rank = np.where(np.arange(len(row)) == place, 0, -1)[None]
+        order = np.arange(len(row))[None]
+        batch = {"tokens": np.array([row]), "positions": order, "segments": np.ones_like(order)}
+        ranks = {"rank": rank, "query_rank": np.zeros_like(order), "target_positions": np.array([[place]])}
+        logits = lm.module.apply({"params": lm.params}, batch | ranks, method="logits")[0, 0]
+        probs = np.asarray(jax.nn.softmax(np.where(vocab.special, -np.inf, logits)))
+        return [probs[lm.tokenizer.encode(piece)[0]] for piece in "xyz"]
+
+    expected = [found[piece] for piece in "xyz"]
+    np.testing.assert_allclose(judge([vocab.eos, *text], 3), expected, rtol=1e-4)
+    assert not np.allclose(judge([vocab.eos, *text[::-1]], 3), expected, rtol=1e-2)
+
+
 def test_what_a_shape_cannot_do_says_what_it_can(loaded):
     with pytest.raises(ConfigError, match="does not continue texts; use fill"):
         loaded("mlm").generate("a")

@@ -21,6 +21,7 @@ from tlx.base import tree
 from tlx.base.errors import CheckpointError, ConfigError, DataError
 from tlx.checkpoint import load_params
 from tlx.decode import generate as decoding
+from tlx.decode.padding import bucket
 from tlx.decode.sampling import Sampling
 from tlx.evaluate import scoring
 from tlx.models.transformer import Transformer
@@ -83,18 +84,21 @@ class LoadedModel:
                 f"encoder_tokens are for an encoder-decoder and needed there; this is {self.kind}"
             )
         rows = np.atleast_2d(np.asarray(tokens, np.int32))
+        length = rows.shape[1]
         if self.kind == "two_stream":
             rows = np.pad(rows, ((0, 0), (1, 0)), constant_values=self.tokenizer.vocab.eos)
+        rows = self._widened(rows)
         prefix = "decoder_" if self.kind == "encoder_decoder" else ""
         batch = self._placed(rows, prefix)
         if encoder_tokens is not None:
-            batch |= self._placed(np.atleast_2d(np.asarray(encoder_tokens, np.int32)), "encoder_")
+            given = self._widened(np.atleast_2d(np.asarray(encoder_tokens, np.int32)))
+            batch |= self._placed(given, "encoder_")
         order = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
         if self.kind == "encoder":
             batch |= {"target_positions": order}
         if self.kind == "two_stream":
             batch |= {"rank": order, "query_rank": order, "target_positions": order[:, 1:]}
-        return np.asarray(_logits(self.module, self.params, batch))
+        return np.asarray(_logits(self.module, self.params, batch))[:, :length]
 
     def score(
         self, texts: str | Sequence[str], prompts: str | Sequence[str] | None = None
@@ -151,14 +155,8 @@ class LoadedModel:
     def fill(self, text: str, top: int = 5) -> list[list[Candidate]]:
         """The `top` likeliest tokens for each "[MASK]" (or "<mask>") of `text`, each gap by itself."""
         if self.kind not in ("encoder", "two_stream"):
-            raise ConfigError(
-                f"fill is for masked models, this is {self.kind}; "
-                + (
-                    'use generate("... <extra_id_0> ...")'
-                    if self.kind == "encoder_decoder"
-                    else "use generate"
-                )
-            )
+            instead = '("... <extra_id_0> ...")' if self.kind == "encoder_decoder" else ""
+            raise ConfigError(f"fill is for masked models, this is {self.kind}; use generate{instead}")
         vocab = self.tokenizer.vocab
         tokens = _encode(self.tokenizer, text, dict.fromkeys(PLACEHOLDERS, vocab.mask))
         frame = (vocab.cls, vocab.sep) if self.kind == "encoder" else (vocab.eos,)
@@ -170,12 +168,10 @@ class LoadedModel:
             raise ConfigError(
                 f"the text to fill has {len(row)} tokens, the model reads {self.config.data.sequence_length}"
             )
-        batch = self._placed(row[None]) | {"target_positions": gaps[None]}
-        if self.kind == "two_stream":  # gaps see all but gaps
-            batch |= {
-                "rank": np.where(row == vocab.mask, 0, -1)[None],
-                "query_rank": np.zeros((1, len(row)), int),
-            }
+        rows = self._widened(row[None])
+        batch = self._placed(rows) | {"target_positions": gaps[None]}
+        if self.kind == "two_stream":  # everything sees all but the gaps
+            batch |= {"rank": np.where(rows == vocab.mask, 0, -1), "query_rank": np.zeros_like(rows)}
         logits_PV = np.asarray(_logits(self.module, self.params, batch))[0]
         probs_PV = np.asarray(jax.nn.softmax(np.where(vocab.special, -np.inf, logits_PV[:, : vocab.size])))
         best_PK = np.argsort(-probs_PV, axis=-1)[:, :top]
@@ -230,6 +226,11 @@ class LoadedModel:
         num_bytes = int(self.tokenizer.num_bytes[np.asarray(ids, int)].sum())
         bits = -total / math.log(2) / num_bytes if num_bytes else math.nan
         return Score(total, bits, len(ids), num_bytes)
+
+    def _widened(self, rows: np.ndarray) -> np.ndarray:
+        """Padded on the right to one of few widths: each compiles a program."""
+        more = bucket(rows.shape[1]) - rows.shape[1]
+        return np.pad(rows, ((0, 0), (0, more)), constant_values=self.tokenizer.vocab.pad)
 
     def _placed(self, rows: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
         real = rows != self.tokenizer.vocab.pad
