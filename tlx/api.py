@@ -11,6 +11,7 @@ import math
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,21 +19,31 @@ import jax
 import numpy as np
 
 from tlx.base import tree
+from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, ConfigError, DataError
 from tlx.checkpoint import load_params
 from tlx.decode import generate as decoding
 from tlx.decode.padding import bucket
 from tlx.decode.sampling import Sampling
 from tlx.evaluate import scoring
+from tlx.hub.folder import check_room, is_hugging_face, open_folder
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
 from tlx.objectives.protocol import ObjectiveModule, Spec
 from tlx.parallel import unbox
-from tlx.run import RunConfig, abstract_batch, make_module, resolve
+from tlx.run import RunConfig, abstract_batch, base_config, make_module, resolve
 from tlx.text import Tokenizer, load_tokenizer
+from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 from tlx.train.directory import read_run
 from tlx.train.state import boxed_params
 
+# What a model from elsewhere is taken to have been trained with.
+_OBJECTIVES = {
+    "encoder": "mlm",
+    "decoder": "clm",
+    "encoder_decoder": "span_corruption",
+    "two_stream": "plm",
+}
 PLACEHOLDERS = ("[MASK]", "<mask>")
 
 
@@ -211,7 +222,7 @@ class LoadedModel:
 
     def _has_gap(self, ids: Sequence[int]) -> bool:
         vocab = self.tokenizer.vocab
-        return any(index >= vocab.size - vocab.num_sentinels for index in ids)
+        return any(vocab.is_sentinel(index) for index in ids)
 
     def _answer(self, prompt: str, ids: list[int]) -> str:
         if self.kind == "encoder_decoder" and self._has_gap(self._encode(prompt)):
@@ -244,16 +255,20 @@ def load(
     step: int | None = None,
     dtype: str | None = None,
     allow: Sequence[str] = (),
+    ignore: Sequence[str] = (),
 ) -> LoadedModel:
-    """The model of a run directory, or of one of its checkpoint directories.
+    """The model of a run directory, of one of its checkpoint directories, or of a Hugging Face directory.
 
     step: which checkpoint; None for the newest that verifies. dtype: "float32" or "bfloat16" for
     parameters and computation; None keeps the parameters' own. allow: packages outside tlx whose code the
     saved config may name ("package.module:attr"); without it nothing of the directory is executed.
+    ignore: for a Hugging Face directory, keys of config.json and tensors that shall not matter.
     Needs no other file and any number of devices; reads parameters only.
     Raises DataError where there is no run, CheckpointError where no checkpoint can be read or it does not
     fit the config, ConfigError for a config that this version cannot build.
     """
+    if is_hugging_face(path):
+        return _load_hugging_face(pathlib.Path(path).absolute(), dtype, ignore)
     folder = _run_folder(pathlib.Path(path).absolute())
     saved = read_run(folder)
     tokenizer = load_tokenizer(folder / "tokenizer")
@@ -264,6 +279,28 @@ def load(
     module = make_module(config, tokenizer.vocab)
     _check_params(loaded.tree, module, config, tokenizer, folder)
     return LoadedModel(config, jax.device_put(loaded.tree), tokenizer, module, loaded.step)
+
+
+def _load_hugging_face(folder: pathlib.Path, dtype: str | None, ignore: Sequence[str]) -> LoadedModel:
+    """Reads config.json, safetensors and tokenizer.json; says the size first, and whether there is room."""
+    checkpoint = open_folder(folder, ignore, dtype or "float32")
+    tokenizer = HuggingFaceTokenizer.from_folder(folder)
+    model = checkpoint.config
+    while model.padded_vocab < tokenizer.vocab.size and model.vocab_multiple < 2**20:
+        model = dataclasses.replace(model, vocab_multiple=2 * model.vocab_multiple)
+    if model != checkpoint.config:
+        checkpoint = open_folder(folder, ignore, dtype or "float32", model.vocab_multiple)
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in checkpoint.params.values())
+    print(f"{folder}: {checkpoint.num_params:,} parameters, {size / 1e9:.2f} GB", file=sys.stderr)
+    check_room(size, str(folder))
+    values = base_config(_OBJECTIVES[model.kind]).to_dict()
+    values["model"] = to_dict(model) | ({} if dtype is None else {"dtype": dtype})
+    longest = model.position.max_length if model.position.kind == "learned" else 512
+    values["data"]["sequence_length"] = min(512, longest)
+    values["tokenizer"]["kind"] = "bytes"  # until it is saved: then tokenizer.path says which
+    config = resolve(values)
+    params = jax.device_put(checkpoint.read(progress=True))
+    return LoadedModel(config, params, tokenizer, make_module(config, tokenizer.vocab), 0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -296,7 +333,10 @@ def _here(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> di
 def _check_params(
     params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, folder: pathlib.Path
 ) -> None:
-    """Raises CheckpointError listing parameters whose path or shape is not the module's."""
+    """Raises CheckpointError listing parameters whose path or shape is not the module's.
+
+    An imported model may have heads of other objectives, and lack this one's.
+    """
     spec = Spec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
     wanted = tree.flatten(unbox(boxed_params(module, abstract_batch(config, spec))))
     found = tree.flatten(params)
@@ -304,7 +344,8 @@ def _check_params(
         f"  {path}: checkpoint {found[path].shape if path in found else 'none'}, "
         f"model {wanted[path].shape if path in wanted else 'none'}"
         for path in sorted({*found, *wanted})
-        if path not in found or path not in wanted or found[path].shape != wanted[path].shape
+        if not (path.startswith("heads/") and (path not in found or path not in wanted))
+        and (path not in found or path not in wanted or found[path].shape != wanted[path].shape)
     ]
     if wrong:
         lines = "\n".join(wrong[:20] + (["  ..."] if len(wrong) > 20 else []))

@@ -187,11 +187,16 @@ def assemble(config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
 def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
     """The objective's module, its model as large as the vocabulary."""
     size = config.model.vocab_size or vocab.size
-    if size < vocab.size:
+    if size < vocab.size - vocab.added:
         raise ConfigError(
             f"model.vocab_size = {size} is smaller than the tokenizer's {vocab.size}; 0 takes the tokenizer's"
         )
     model = dataclasses.replace(config.model, vocab_size=size)
+    if model.padded_vocab < vocab.size:
+        raise ConfigError(
+            f"model.vocab_multiple = {model.vocab_multiple} gives {model.padded_vocab} rows, too few for the "
+            f"{vocab.added} ids that were added to the tokenizer's {vocab.size - vocab.added}"
+        )
     return OBJECTIVES.load(config.objective.name).module(config.objective, model, config.loss)
 
 
@@ -257,9 +262,9 @@ def _check_seed(seed: int) -> None:
 def _check_positions(config: RunConfig) -> None:
     """A learned table must have a row for each place: an index beyond it would silently read the last."""
     position, length = config.model.position, config.data.sequence_length
-    if position.kind == "learned" and length + position.offset > position.max_length:
+    if position.kind == "learned" and length > position.max_length:
         raise ConfigError(
-            f"data.sequence_length = {length} needs {length + position.offset} rows of learned positions, "
+            f"data.sequence_length = {length} needs as many learned positions, "
             f"model.position.max_length = {position.max_length}; raise one or lower the other"
         )
 

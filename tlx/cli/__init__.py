@@ -13,6 +13,7 @@ VERBS = Table(
         "data": "tlx.cli.data:main",
         "train": "tlx.cli.train:main",
         "evaluate": "tlx.cli.evaluate:main",
+        "convert": "tlx.cli.convert:main",
         "generate": "tlx.cli.generate:main",
         "bench": "tlx.cli.bench:main",
     },
@@ -23,6 +24,7 @@ _ABOUT = {
     "data": "look at the examples a model will get; prepare a token cache",
     "train": "pretrain a model, or go on with a run",
     "evaluate": "bits per byte of a trained model on a text",
+    "convert": "take a model from a Hugging Face directory, or hand one back",
     "generate": "continue a prompt with a trained model",
     "bench": "tokens/s and model FLOP/s of step, data pipeline and checkpoints",
 }

@@ -139,7 +139,7 @@ def measure(batch: Example, vocab: Vocabulary) -> dict[str, float]:
         real, name = segments > 0, prefix.replace("_", " ")
         rates[f"{name}padding, share of places"] = float(1 - real.mean())
         rates[f"{name}segments per row"] = float(segments.max(axis=1).mean())
-        first_sentinel = vocab.size - vocab.num_sentinels
+        first_sentinel = vocab.size - vocab.added - vocab.num_sentinels
         rates[f"{name}masks, share of tokens"] = float((tokens[real] == vocab.mask).mean())
         rates[f"{name}sentinels per row"] = float(((tokens >= first_sentinel) & real).sum(axis=1).mean())
     counted = batch["weights"] > 0

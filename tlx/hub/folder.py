@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from tlx.base import tree
-from tlx.base.errors import ConfigError, DataError
+from tlx.base.errors import ConfigError, DataError, DeviceMemoryError
 from tlx.base.files import read_json, write_json
 from tlx.hub import config_file, safetensors, weights
 from tlx.hub.network import abstract_params
@@ -35,9 +36,12 @@ class Checkpoint:
         """Number of scalars, without the rows that pad the vocabulary."""
         return count(self.config, self.heads)
 
-    def read(self) -> dict[str, Any]:
-        """The parameters {"model": ..., "heads": ...} as numpy arrays."""
-        return tree.unflatten(weights.place(self.params))
+    def read(self, progress: bool = False) -> dict[str, Any]:
+        """The parameters {"model": ..., "heads": ...} as numpy arrays; `progress` shows a bar."""
+        leaves = tqdm.tqdm(
+            self.params.items(), "reading", unit="parameter", disable=not progress, leave=False
+        )
+        return tree.unflatten({path: leaf.read() for path, leaf in leaves})
 
 
 def is_hugging_face(folder: str | os.PathLike) -> bool:
@@ -50,6 +54,7 @@ def open_folder(
     folder: str | os.PathLike,
     ignore: Collection[str] = (),
     param_dtype: str = "float32",
+    vocab_multiple: int = 128,
 ) -> Checkpoint:
     """Reads config.json and the tensors' names and shapes; weights are read by what is returned.
 
@@ -65,7 +70,9 @@ def open_folder(
     if "model_type" not in values:
         raise ConfigError(f"{folder / 'config.json'} has no model_type")
     family: Family = MODEL_TYPES.load(values["model_type"], allow=())
-    config = dataclasses.replace(config_file.read(family, values, ignore), param_dtype=param_dtype)
+    config = dataclasses.replace(
+        config_file.read(family, values, ignore), param_dtype=param_dtype, vocab_multiple=vocab_multiple
+    )
     tensors = safetensors.Tensors(folder)
     rows = list(family.rows(config))
     if family.prefix and not any(name.startswith(family.prefix) for name in tensors):
@@ -113,12 +120,45 @@ def save_folder(
     return architecture
 
 
+def check_room(size: int, what: str) -> None:
+    """Raises DeviceMemoryError with both numbers where `size` bytes do not fit the free memory."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return
+    if size > free:
+        raise DeviceMemoryError(
+            f"{what} needs {size / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; "
+            'dtype="bfloat16" needs half of float32'
+        )
+
+
 def count(config: ModelConfig, heads: Collection[str] = ()) -> int:
     """Parameters of a model with these heads, tied ones once, without the rows that pad the vocabulary."""
     exact = dataclasses.replace(config, vocab_multiple=1)
     found = abstract_params(exact, tuple(heads))
     kept = [path for path in found if not path.startswith("heads/") or path.startswith(tuple(heads))]
     return tree.num_params({path: found[path] for path in kept})
+
+
+def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
+    """The first family whose files can hold the model as it is. ConfigError where there is none."""
+    flat, reasons = tree.flatten(params), []
+    for name in TABLE:
+        family: Family = TABLE.load(name)
+        if not family.architectures or family.base.kind != config.kind:
+            continue
+        try:
+            config_file.write(family, config)
+            _, heads = _architecture(family, flat)
+        except ConfigError as error:
+            reasons.append(f"  {name}: {error}")
+            continue
+        paths = {row.path for row in weights.select(family.rows(config), heads)}
+        if all(path in paths for path in flat if path.startswith("model/")):
+            return name
+    lines = "\n".join(reasons)
+    raise ConfigError(f"no Hugging Face class computes what this model does:\n{lines}")
 
 
 def is_bare(architecture: str) -> bool:

@@ -6,14 +6,14 @@ from typing import Literal
 
 from tlx.base.errors import ConfigError, one_of
 
-KINDS = ("sentencepiece", "bytes")
+KINDS = ("sentencepiece", "huggingface", "bytes")
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
     """Which tokenizer, and how to train it when it is trained on the run's own text."""
 
-    kind: Literal["sentencepiece", "bytes"] = "sentencepiece"
+    kind: Literal["sentencepiece", "huggingface", "bytes"] = "sentencepiece"
     vocab_size: int = 4096  # of a trained vocabulary: special ids, bytes and sentinels included
     model_type: Literal["bpe", "unigram"] = "bpe"
     train_bytes: int = 100_000_000  # text read for training, spread evenly over the files
@@ -32,5 +32,7 @@ class TokenizerConfig:
             )
         if self.train_bytes < 1:
             raise ConfigError(f"tokenizer.train_bytes = {self.train_bytes} must be positive")
+        if self.kind == "huggingface" and self.path is None:
+            raise ConfigError("tokenizer.kind = 'huggingface' needs tokenizer.path")
         if self.path is not None and not os.path.isfile(os.path.join(self.path, "tokenizer.json")):
             raise ConfigError(f"tokenizer.path = {self.path!r} is not a folder with a tokenizer.json")

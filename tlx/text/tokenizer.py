@@ -20,6 +20,7 @@ TABLE = Table(
     "tokenizer.kind",
     {
         "sentencepiece": "tlx.text.sentencepiece_tokenizer:SentencePieceTokenizer",
+        "huggingface": "tlx.text.huggingface_tokenizer:HuggingFaceTokenizer",
         "bytes": "tlx.text.bytes_tokenizer:BytesTokenizer",
     },
 )

@@ -14,7 +14,8 @@ NUM_SENTINELS = 100
 class Vocabulary:
     """Size and special ids of a tokenizer. Code uses these fields, never literal ids.
 
-    The sentinels are the last `num_sentinels` ids, counted downwards: `sentinel(0) = size - 1`.
+    The sentinels are the last `num_sentinels` ids, counted downwards: `sentinel(0) = size - 1`. An imported
+    vocabulary has `added` ids behind them, which its model never predicts.
     """
 
     size: int
@@ -26,6 +27,7 @@ class Vocabulary:
     cls: int = 5
     sep: int = 6
     num_sentinels: int = NUM_SENTINELS
+    added: int = 0
 
     def __post_init__(self) -> None:
         names = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
@@ -37,7 +39,11 @@ class Vocabulary:
         """Id of the sentinel `<extra_id_index>`; ValueError beyond the last one."""
         if not 0 <= index < self.num_sentinels:
             raise ValueError(f"sentinel {index} is not among {self.num_sentinels}")
-        return self.size - 1 - index
+        return self.size - self.added - 1 - index
+
+    def is_sentinel(self, index: int) -> bool:
+        """Whether an id is one of the sentinels."""
+        return 0 <= self.size - self.added - 1 - index < self.num_sentinels
 
     def mark(self, index: int) -> int:
         """Id that objectives put before a text to say which kind it is: a language, a control code, a mode.
@@ -51,6 +57,6 @@ class Vocabulary:
         """bool [V]: True for ids that stand for no text (the seven named ones and the sentinels)."""
         special = np.zeros(self.size, bool)
         special[[self.pad, self.unk, self.bos, self.eos, self.mask, self.cls, self.sep]] = True
-        special[self.size - self.num_sentinels :] = True
+        special[self.size - self.added - self.num_sentinels :] = True
         special.flags.writeable = False
         return special

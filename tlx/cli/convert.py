@@ -1,0 +1,108 @@
+"""Take a model from a Hugging Face directory, or hand one back.
+
+    tlx convert import bert-base-uncased/ runs/bert
+    tlx convert import gpt2/ runs/gpt2 --verify
+    tlx convert export runs/bert my-bert/
+
+A directory is one that `save_pretrained` wrote: config.json, safetensors and the tokenizer's files. What
+tlx cannot represent is an error that names it. An import ends with a check of what was read; --verify runs
+the original as well (with transformers and torch) and prints the largest difference in logits.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+import tlx
+from tlx.base import tree
+from tlx.base.config import to_dict
+from tlx.base.errors import ConfigError, StorageError
+from tlx.checkpoint import Checkpoints
+from tlx.cli import flags
+from tlx.hub import folder as hub
+from tlx.hub import verify
+from tlx.models.families import TABLE
+from tlx.train import directory
+
+
+def main(argv: list[str]) -> int:
+    """`tlx convert`: exit 64 for what cannot be read or represented, 73 where nothing can be written."""
+    options = flags.parse(_parser(), argv)
+    return _import(options) if options.way == "import" else _export(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.parser("convert", __doc__)
+    parser.add_argument("way", choices=("import", "export"))
+    parser.add_argument("source", metavar="FROM", help="Hugging Face directory, or run directory")
+    parser.add_argument("target", metavar="TO", help="folder to write; it must not be there yet, or empty")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the parameters written")
+    parser.add_argument("--verify", action="store_true", help="compare logits with transformers")
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="KEY", help="of config.json, or a tensor's name"
+    )
+    parser.add_argument("--family", help="export: as which family; the first that can say it")
+    parser.add_argument("--step", type=int, help="export: which checkpoint; the newest sound one by default")
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="as tlx generate")
+    return parser
+
+
+def _import(options: argparse.Namespace) -> int:
+    _refuse_full(options.target)
+    checkpoint = hub.open_folder(options.source, options.ignore, options.dtype or "float32")
+    lm = tlx.load(options.source, dtype=options.dtype, ignore=options.ignore)
+    target = _folder(options.target)
+    lm.tokenizer.save(target / "tokenizer")
+    path = str((target / "tokenizer").absolute())
+    config = dataclasses.replace(lm.config, tokenizer=dataclasses.replace(lm.config.tokenizer, path=path))
+    source = {"imported_from": str(checkpoint.folder), "family": checkpoint.family.name}
+    directory.write_run(
+        target, to_dict(config), lm.tokenizer.hash, source, {"data": 1}, checkpoint.num_params
+    )
+    with Checkpoints(target / "checkpoints", config.checkpoint) as checkpoints:
+        checkpoints.prepare()
+        checkpoints.save(0, {"params": lm.params})
+        checkpoints.wait()
+    dtypes = sorted({str(leaf.dtype) for leaf in tree.flatten(lm.params).values()})
+    print(f"{options.source}: {checkpoint.family.name}, {checkpoint.num_params:,} parameters")
+    print(f"{target}: {', '.join(dtypes)}, heads: {', '.join(checkpoint.heads) or 'none'}")
+    if options.verify:
+        for name, largest, scale in verify.compare(checkpoint, lm.params):
+            print(f"{name}: largest difference {largest:.2e} of {scale:.3g}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    _refuse_full(options.target)
+    lm = tlx.load(options.source, step=options.step, allow=options.allow)
+    config = lm.module.model
+    family = options.family or hub.family_of(config, lm.params)
+    if family not in TABLE:
+        TABLE.load(family)  # says which there are
+    target = _folder(options.target)
+    special = {f"{role}_token_id": getattr(lm.tokenizer.vocab, role) for role in ("pad", "bos", "eos")}
+    dtype = None if options.dtype is None else np.dtype(options.dtype)
+    name = hub.save_folder(target, family, config, lm.params, special=special, dtype=dtype)
+    if hasattr(lm.tokenizer, "export"):
+        lm.tokenizer.export(target)
+        print(f"{target}: {name} of the family {family}, with its tokenizer")
+    else:
+        lm.tokenizer.save(target / "tlx_tokenizer")
+        print(f"{target}: {name} of the family {family}; its tokenizer is tlx's own, in tlx_tokenizer/")
+    return 0
+
+
+def _refuse_full(path: str) -> None:
+    if os.path.isdir(path) and os.listdir(path):
+        raise ConfigError(f"{path} is not empty; name a new folder")
+
+
+def _folder(path: str) -> pathlib.Path:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {path}: {error}") from error
+    return pathlib.Path(path)
