@@ -1,5 +1,6 @@
 """What somebody who waits sees: a bar in a terminal, plain lines in a log."""
 
+import shutil
 import sys
 from typing import IO, NamedTuple
 
@@ -20,15 +21,20 @@ class Progress:
 
     def __init__(self, first: int, last: int, stream: IO | None = None, silent: bool = False):
         self._stream = stream or sys.stdout
-        self._last = last
+        self._first, self._last = first, last
         self._silent = silent
         self._bar = None
-        if not silent and self._stream.isatty():
-            layout = "{percentage:3.0f}%|{bar:20}| {desc}"
-            self._bar = tqdm(initial=first, total=last, file=self._stream, bar_format=layout)
 
     def advance(self, step: int) -> None:
-        """Moves the bar to `step`."""
+        """Moves the bar to `step`; the first time it appears."""
+        if self._bar is None and not self._silent and self._stream.isatty():
+            self._bar = tqdm(
+                initial=self._first,
+                total=self._last,
+                file=self._stream,
+                ncols=shutil.get_terminal_size().columns,  # tqdm shows nothing where the width is unknown
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+            )
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
