@@ -1,5 +1,6 @@
 """`tlx.load` and what it returns, on run directories written as the trainer writes them."""
 
+import dataclasses
 import functools
 import math
 import os
@@ -14,8 +15,10 @@ import pytest
 import tlx
 from tests.run_directory import write_run
 from tlx import parallel
+from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, ConfigError, DataError
 from tlx.base.files import read_json, write_json
+from tlx.run import resolve
 
 OBJECTIVES = ("clm", "mlm", "span_corruption", "plm")
 
@@ -93,6 +96,14 @@ def test_sentinels_mark_the_gaps_of_a_prompt(loaded):
     ids = [vocab.sentinel(0), *lm.tokenizer.encode("x"), vocab.sentinel(1), *lm.tokenizer.encode("y")]
     assert lm._answer("a<extra_id_0>b<extra_id_1>", ids) == "<extra_id_0>x<extra_id_1>y"
     assert lm._answer("ab", ids) == "x"
+
+
+def test_a_prompt_is_read_as_it_is_where_no_gaps_are_filled(loaded):
+    config = to_dict(loaded("span_corruption").config) | {"objective": {"name": "text_to_text"}}
+    lm = dataclasses.replace(loaded("span_corruption"), config=resolve(config))
+    vocab, tokenizer = lm.tokenizer.vocab, lm.tokenizer
+    assert lm._source("ab[MASK]") == [*tokenizer.encode("ab"), vocab.mask, vocab.eos]
+    assert lm._answer("ab", [*tokenizer.encode("x"), vocab.sentinel(1), *tokenizer.encode("y")]) == "xy"
 
 
 def test_special_names_in_other_models_are_plain_text(loaded):

@@ -29,6 +29,7 @@ from tlx.evaluate import scoring
 from tlx.hub.folder import check_room, is_hugging_face, open_folder
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
+from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import ObjectiveModule, Spec
 from tlx.parallel import unbox
 from tlx.run import RunConfig, abstract_batch, base_config, make_module, resolve
@@ -142,9 +143,10 @@ class LoadedModel:
     ) -> str | list[str]:
         """What follows each prompt, without the prompt; one str for one str. temperature 0 is greedy.
 
-        An encoder-decoder trained on span corruption fills the gaps "<extra_id_0>", "<extra_id_1>" ... of
-        its prompt, and answers in that form; a prompt without a gap is continued. A permutation model
-        continues from left to right (slowly: it has no cache). A masked model cannot: see `fill`.
+        An encoder-decoder trained to fill gaps fills the "<extra_id_0>", "<extra_id_1>" ... of its prompt,
+        and answers in that form; a prompt without a gap is continued. Others read the prompt as it is, where
+        "[MASK]" is their mask. A permutation model continues from left to right (slowly: it has no cache).
+        A masked model cannot: see `fill`.
         """
         if self.kind == "encoder":
             raise ConfigError('a masked model does not continue texts; use fill("... [MASK] ...")')
@@ -169,7 +171,7 @@ class LoadedModel:
             instead = '("... <extra_id_0> ...")' if self.kind == "encoder_decoder" else ""
             raise ConfigError(f"fill is for masked models, this is {self.kind}; use generate{instead}")
         vocab = self.tokenizer.vocab
-        tokens = _encode(self.tokenizer, text, dict.fromkeys(PLACEHOLDERS, vocab.mask))
+        tokens = _encode(self.tokenizer, text, self._masks)
         frame = (vocab.cls, vocab.sep) if self.kind == "encoder" else (vocab.eos,)
         row = np.array([frame[0], *tokens, *frame[1:]])
         (gaps,) = np.nonzero(row == vocab.mask)
@@ -204,19 +206,31 @@ class LoadedModel:
         return position.max_length if position.kind == "learned" else None
 
     @functools.cached_property
+    def _fills_gaps(self) -> bool:
+        return (
+            OBJECTIVES.load(self.config.objective.name).fills_gaps and self.tokenizer.vocab.num_sentinels > 0
+        )
+
+    @functools.cached_property
     def _names(self) -> dict[str, int]:
-        """What stands in a text for an id of its own: the sentinels, for an encoder-decoder."""
+        """What stands in a text for an id of its own: sentinels and mask, for an encoder-decoder."""
         vocab = self.tokenizer.vocab
-        count = vocab.num_sentinels if self.kind == "encoder_decoder" else 0
-        return {self.tokenizer.piece(vocab.sentinel(i)): vocab.sentinel(i) for i in range(count)}
+        if self.kind != "encoder_decoder":
+            return {}
+        sentinels = [vocab.sentinel(i) for i in range(vocab.num_sentinels)]
+        return {self.tokenizer.piece(index): index for index in sentinels} | self._masks
+
+    @functools.cached_property
+    def _masks(self) -> dict[str, int]:
+        return dict.fromkeys(PLACEHOLDERS, self.tokenizer.vocab.mask)
 
     def _encode(self, text: str) -> list[int]:
         return _encode(self.tokenizer, text, self._names)
 
     def _source(self, prompt: str) -> list[int]:
-        """What the encoder reads; a prompt without a gap gets one behind it."""
+        """What the encoder reads; where gaps are filled, a prompt without one gets one behind it."""
         vocab, ids = self.tokenizer.vocab, self._encode(prompt)
-        if not self._has_gap(ids):
+        if self._fills_gaps and not self._has_gap(ids):
             ids.append(vocab.sentinel(0))
         return [*ids, vocab.eos]
 
@@ -225,9 +239,9 @@ class LoadedModel:
         return any(vocab.is_sentinel(index) for index in ids)
 
     def _answer(self, prompt: str, ids: list[int]) -> str:
-        if self.kind == "encoder_decoder" and self._has_gap(self._encode(prompt)):
+        if self._has_gap(self._encode(prompt)):
             return self.tokenizer.decode(ids, keep_special=True)
-        if self.kind == "encoder_decoder":  # what stands in the gap behind the prompt
+        if self._fills_gaps:  # what stands in the gap behind the prompt
             second = self.tokenizer.vocab.sentinel(1)
             ids = ids[: ids.index(second)] if second in ids else ids
         return self.tokenizer.decode(ids)

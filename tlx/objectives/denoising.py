@@ -126,4 +126,6 @@ def sentinels_for(text: np.ndarray, mask: np.ndarray, vocab_size: int) -> np.nda
     return replaced[~mask | first]
 
 
-OBJECTIVE = Objective(Denoising, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+OBJECTIVE = Objective(
+    Denoising, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",), fills_gaps=True
+)

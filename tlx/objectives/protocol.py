@@ -97,7 +97,7 @@ class Objective(NamedTuple):
 
     reads(spec) says which text one row needs, ConfigError if `spec` makes no sense. example(rng, window,
     spec) gives one row's arrays (int32 and float32, always of the same shapes). `kinds` are the values of
-    ModelConfig.kind it works with.
+    ModelConfig.kind it works with. `fills_gaps`: a sentinel in the source asks for the text in its place.
     """
 
     config_class: type
@@ -105,6 +105,7 @@ class Objective(NamedTuple):
     example: Callable[[np.random.Generator, Window, Spec], dict[str, np.ndarray]]
     module: type[ObjectiveModule]
     kinds: tuple[str, ...]
+    fills_gaps: bool = False
 
 
 def sparse_targets(tokens: np.ndarray, positions: np.ndarray, size: int, pad: int) -> dict[str, np.ndarray]:

@@ -140,4 +140,6 @@ def _interleave(sentinels: np.ndarray, at: np.ndarray, rest: np.ndarray, eos: in
     return merged
 
 
-OBJECTIVE = Objective(SpanCorruption, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+OBJECTIVE = Objective(
+    SpanCorruption, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",), fills_gaps=True
+)

@@ -134,4 +134,4 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
     return two_towers(source, targets, (spec.length, target_length(spec)), vocab)
 
 
-OBJECTIVE = Objective(UL2, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+OBJECTIVE = Objective(UL2, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",), fills_gaps=True)

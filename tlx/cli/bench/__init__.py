@@ -35,7 +35,9 @@ def main(argv: list[str]) -> int:
     """`tlx bench`: prints what it measures as it goes, and the figures as JSON where asked."""
     parser = flags.parser("bench", __doc__)
     parser.add_argument("--what", default=",".join(MEASURES), help="some of: " + ", ".join(MEASURES))
-    parser.add_argument("--objective", default=",".join(OBJECTIVES), help="some of: " + ", ".join(OBJECTIVES))
+    parser.add_argument(
+        "--objective", default="clm,mlm,plm,span_corruption", help="some of: " + ", ".join(OBJECTIVES)
+    )
     for name, meaning in FIELDS.items():
         parser.add_argument(f"--{name}", type=int, help=meaning)
     parser.add_argument("--seconds", type=float, default=6.0, help="of measuring for each figure (6)")

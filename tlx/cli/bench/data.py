@@ -2,7 +2,7 @@
 
 import time
 
-from tlx.cli.bench.shape import Shape
+from tlx.cli.bench.shape import Shape, style
 from tlx.data.pipeline import build_pipeline
 from tlx.data.prepare import prepare_tokenizer
 from tlx.objectives import TABLE as OBJECTIVES
@@ -23,12 +23,11 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     for objective in objectives:
         config = base_config(objective)
         config.data.sequence_length, config.train.batch_size = LENGTH, BATCH
-        if objective == "plm":
-            config.model.residual, config.model.position.kind = "post", "relative"
+        style(config.model)
         resolved = resolve(config)
         tokenizer = prepare_tokenizer(resolved.tokenizer, resolved.data)
         parts = OBJECTIVES.load(objective)
-        spec = Spec(resolved.objective, LENGTH, tokenizer.vocab, tokenizer.starts_word)
+        spec = Spec.of(resolved.objective, LENGTH, tokenizer, resolved.data.languages)
         reads = parts.reads(spec)
         pipeline = build_pipeline(
             resolved.data, tokenizer, parts.example, spec, reads, batch_size=BATCH, seed=0

@@ -43,21 +43,16 @@ def run_config(objective: str, shape: Shape) -> RunConfig:
     model.vocab_size, model.width, model.num_layers = shape.vocab, shape.width, shape.layers
     model.attention.num_heads = max(1, shape.width // 64)
     model.position.max_length = shape.length
-    _SHAPES[objective](model)
+    style(model)
     return resolve(config)
 
 
-def _bert(model: ConfigDict) -> None:
-    model.residual, model.embedding.norm = "post", True
-
-
-def _t5(model: ConfigDict) -> None:
-    model.position.kind, model.norm.kind = "bucketed", "rmsnorm"
-    model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
-
-
-def _xlnet(model: ConfigDict) -> None:
-    model.residual, model.position.kind = "post", "relative"
-
-
-_SHAPES = {"clm": lambda model: None, "mlm": _bert, "span_corruption": _t5, "plm": _xlnet}
+def style(model: ConfigDict) -> None:
+    """Makes the blocks those of the best known model of the kind."""
+    if model.kind == "encoder":
+        model.residual, model.embedding.norm = "post", True
+    if model.kind == "encoder_decoder":
+        model.position.kind, model.norm.kind = "bucketed", "rmsnorm"
+        model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
+    if model.kind == "two_stream":
+        model.residual, model.position.kind = "post", "relative"
