@@ -78,7 +78,9 @@ def test_the_state_is_made_split_and_the_same_on_any_mesh(config_file):
         one = split.init()
     with whole.use():
         other = whole.init()
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
+    # The random bits are the same; jax 0.12 rounds what it computes from them differently for other shapes.
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=5e-7, atol=0)
     for name in ("params", "opt_state", "carry"):
         leaves = [leaf for leaf in jax.tree.leaves(getattr(one, name)) if leaf.size >= 1024]
         assert leaves

@@ -28,12 +28,14 @@ class Progress:
     def advance(self, step: int) -> None:
         """Moves the bar to `step`; the first time it appears."""
         if self._bar is None and not self._silent and self._stream.isatty():
+            size = shutil.get_terminal_size()  # tqdm would show nothing where the size is unknown
             self._bar = tqdm(
                 initial=self._first,
                 total=self._last,
                 file=self._stream,
-                ncols=shutil.get_terminal_size().columns,  # tqdm shows nothing where the width is unknown
-                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+                ncols=size.columns,
+                nrows=size.lines,
+                bar_format="{percentage:3.0f}%|{bar:10}| {desc}",
             )
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
