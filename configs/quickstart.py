@@ -25,13 +25,16 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.tokenizer.vocab_size = 4096
     config.data.sequence_length = 128
-    config.train.batch_size = 4  # about 512 tokens: many small updates learn most in a few minutes
+    config.train.batch_size = 8  # few tokens a batch: many small updates learn most in a few minutes
 
     model = config.model
     model.num_layers, model.width = 4, 128
     model.attention.num_heads = 4
+    model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
+    model.norm.kind = "rmsnorm"
     if objective == "clm":
         model.position.kind = "rotary"
+        config.data.sequence_length, config.train.batch_size = 256, 2
     if objective == "span_corruption":
         model.position.kind = "bucketed"
         model.num_layers, model.num_decoder_layers = 3, 3
@@ -39,9 +42,10 @@ def get_config(arg: str = "") -> ConfigDict:
         model.residual, model.position.kind = "post", "relative"
         config.objective.mem_len = 64
 
-    config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 4e-3
-    config.train.steps = 3000
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.schedule.warmup, config.optimizer.schedule.final = 0.03, 0.0
+    config.train.steps = {"clm": 3400, "mlm": 2400, "span_corruption": 2400, "plm": 1800}[objective]
     config.eval.every, config.eval.batches = 1000, 50
     config.checkpoint.every = 1000
     config.log.print_every = 200
