@@ -85,7 +85,7 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
     _check_seed(resolved.seed)
     if resolved.model.kind not in parts.kinds:
         raise ConfigError(f"objective {name!r}: " + one_of("model.kind", resolved.model.kind, parts.kinds))
-    parts.reads(_spec_before_tokenizer(resolved))
+    parts.reads(spec_before_tokenizer(resolved))
     _check_positions(resolved)
     return resolved
 
@@ -101,7 +101,7 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     _check_batch(config.train, axes["batch"], math.prod(sizes[axis] for axis in axes["batch"]))
     _check_heads(config.model, axes["heads"], math.prod(sizes[axis] for axis in axes["heads"]))
     mesh = parallel.abstract_mesh(config.mesh, num_devices)
-    spec = _spec_before_tokenizer(config)
+    spec = spec_before_tokenizer(config)
     module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
     make_optimizer(config.optimizer, make_schedule(config.optimizer, config.train.steps), boxed)
@@ -244,7 +244,7 @@ def trace_forward(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Any
     return module.apply({"params": params}, zeros, carries.initial_carry(module, rows), None)
 
 
-def _spec_before_tokenizer(config: RunConfig) -> Spec:
+def spec_before_tokenizer(config: RunConfig) -> Spec:
     """The spec as far as it is known before a vocabulary is trained: all that shapes depend on."""
     if config.tokenizer.path is None and config.tokenizer.kind == "sentencepiece":
         vocab = Vocabulary(config.tokenizer.vocab_size)

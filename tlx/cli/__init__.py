@@ -16,6 +16,7 @@ VERBS = Table(
         "convert": "tlx.cli.convert:main",
         "generate": "tlx.cli.generate:main",
         "bench": "tlx.cli.bench:main",
+        "scale": "tlx.cli.scale:main",
     },
 )
 
@@ -26,6 +27,7 @@ _ABOUT = {
     "evaluate": "bits per byte of a trained model on a text",
     "convert": "take a model from a Hugging Face directory, or hand one back",
     "generate": "continue a prompt with a trained model",
+    "scale": "scaling laws: plan a ladder of runs, make it, fit it, forecast the big run",
     "bench": "tokens/s and model FLOP/s of step, data pipeline and checkpoints",
 }
 

@@ -18,6 +18,12 @@ _EXPORTS = {
     "critical_batch": "tuning",
     "noise_scale": "tuning",
     "downstream": "metrics",
+    "plan": "planning",
+    "run": "running",
+    "status": "running",
+    "report": "report",
+    "LadderConfig": "ladder",
+    "Ledger": "ledger",
 }
 
 __all__ = sorted(_EXPORTS)

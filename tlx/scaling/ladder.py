@@ -1,0 +1,137 @@
+"""A ladder's settings, and its dial: from one depth to a model that can be built."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+from tlx.base.errors import ConfigError, one_of
+
+# Dense bf16 FLOP/s of one chip, from the makers' data sheets; "cpu" is what two cores do on small models.
+ACCELERATORS = {
+    "cpu": 1e10,
+    "v4": 2.75e14,
+    "v5e": 1.97e14,
+    "v5p": 4.59e14,
+    "v6e": 9.18e14,
+    "a100": 3.12e14,
+    "h100": 9.89e14,
+    "h200": 9.89e14,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LadderConfig:
+    """What `tlx scale plan` is told.
+
+    budget: FLOPs of all runs together, or budget_hours of `accelerators` chips of the kind `accelerator` at
+    the utilisation `mfu`. Budgets of single runs are `num_budgets`, each `ratio` times the one before; or
+    they are given in `budgets`, and the total is what they cost. Every budget gets `sizes` sizes within a
+    factor `span` on either side of the prior optimum: tokens_per_param tokens for each parameter of the
+    layers, where compute is `prior_budget`, and growing as compute ** (1 - 2 * prior_exponent) from there.
+    """
+
+    name: str = "ladder"
+    budget: float = 0.0
+    budget_hours: float = 0.0
+    accelerator: str = "cpu"
+    accelerators: int = 1
+    mfu: float = 0.4
+    num_budgets: int = 3
+    ratio: float = 4.0
+    budgets: tuple[float, ...] = ()
+    sizes: int = 4
+    span: float = 4.0
+    tokens_per_param: float = 20.0
+    prior_budget: float = 1e20
+    prior_exponent: float = 0.5
+    seeds: int = 2  # runs with other seeds at `seed_cells` cells in all
+    seed_cells: int = 2
+    # The dial: depth = width / aspect; widths are multiples of head_dim * width_multiple.
+    aspect: float = 64.0
+    head_dim: int = 64
+    width_multiple: int = 1  # heads are a multiple of it: what the mesh's tensor axis divides
+    hidden_multiple: int = 128
+    hidden_ratio: float = 4.0
+    depths: tuple[int, int] = (1, 128)
+    # Batch and rate: rows of the run's batch_size at `rate_width`, rate * (width / rate_width) ** rate_power.
+    batch_tokens: float = 0.0  # 0: the run's batch; else batch_tokens * (D / 1e9) ** batch_power
+    batch_power: float = 0.5
+    rate: float = 4e-3
+    rate_width: int = 128
+    rate_power: float = -0.5
+    warmup: float = 0.05  # share of each run
+    least_steps: int = 100
+    checkpoints: int = 10  # of each run
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the field, its value and what is legal."""
+        if self.accelerator not in ACCELERATORS:
+            raise ConfigError(one_of("ladder.accelerator", self.accelerator, ACCELERATORS))
+        if not (self.budget > 0 or self.budget_hours > 0 or self.budgets):
+            raise ConfigError("ladder.budget, ladder.budget_hours or ladder.budgets must say what to spend")
+        for name in ("ratio", "span"):
+            if getattr(self, name) <= 1:
+                raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be above 1")
+        for name, least in (
+            ("num_budgets", 1),
+            ("sizes", 3),
+            ("seeds", 1),
+            ("head_dim", 2),
+            ("accelerators", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be {least} or more")
+        if not 0 < self.mfu <= 1:
+            raise ConfigError(f"ladder.mfu = {self.mfu} must be above 0 and at most 1")
+
+    @property
+    def flops_per_second(self) -> float:
+        """Of all accelerators together, as far as they are used."""
+        return ACCELERATORS[self.accelerator] * self.accelerators * self.mfu
+
+    @property
+    def total(self) -> float:
+        """FLOPs there are for all runs; infinite where single budgets are given instead."""
+        if self.budget > 0:
+            return self.budget
+        return self.budget_hours * 3600 * self.flops_per_second if self.budget_hours > 0 else math.inf
+
+
+class Size(NamedTuple):
+    """A rung of the dial."""
+
+    depth: int
+    width: int
+    heads: int
+    hidden: int
+
+
+def size_at(config: LadderConfig, width: int) -> Size:
+    """The model of a width: depth by the aspect, heads and feed-forward by what the mesh divides."""
+    first, last = config.depths
+    depth = min(last, max(first, round(width / config.aspect)))
+    hidden = math.ceil(config.hidden_ratio * width / config.hidden_multiple) * config.hidden_multiple
+    return Size(depth, width, width // config.head_dim, hidden)
+
+
+def sizes(config: LadderConfig) -> list[Size]:
+    """All rungs, smallest first: every width that heads and mesh allow, up to the deepest model."""
+    step = config.head_dim * config.width_multiple
+    return [size_at(config, width) for width in range(step, int(config.aspect * config.depths[1]) + 1, step)]
+
+
+def with_size(run: dict[str, Any], size: Size) -> dict[str, Any]:
+    """A run's config (plain dict) with its model at a rung. Towers of an encoder-decoder are equally deep."""
+    model = dict(run["model"])
+    model["width"], model["num_layers"] = size.width, size.depth
+    if model["kind"] == "encoder_decoder":
+        model["num_decoder_layers"] = size.depth
+    kv = model["attention"]["num_kv_heads"]
+    old = model["attention"]["num_heads"]
+    groups = max(1, size.heads * kv // old) if kv else 0
+    while groups and size.heads % groups:
+        groups -= 1
+    heads = {"num_heads": size.heads, "num_kv_heads": groups, "head_dim": 0}
+    model["attention"] = model["attention"] | heads
+    model["feedforward"] = model["feedforward"] | {"hidden": size.hidden}
+    return run | {"model": model}
