@@ -264,7 +264,7 @@ def _check_positions(config: RunConfig) -> None:
     position, length = config.model.position, config.data.sequence_length
     if position.kind == "learned" and length > position.max_length:
         raise ConfigError(
-            f"data.sequence_length = {length} needs as many learned positions, "
+            f"data.sequence_length = {length} needs {length} rows of learned positions, "
             f"model.position.max_length = {position.max_length}; raise one or lower the other"
         )
 
