@@ -90,7 +90,10 @@ class Front(nn.Module):
         types_BT: jax.Array | None,
         keys_B: jax.Array | None,
         languages_BT: jax.Array | None = None,
+        *,
+        tables_only: bool = False,
     ) -> jax.Array:
+        """[B, T, D]; with `tables_only` the sum, normalised, as another stack can read it too [B, T, E]."""
         cfg, part = self.cfg, self.embedding
         width, dtype = x_BTE.shape[-1], x_BTE.dtype
         if part.scale:
@@ -112,6 +115,8 @@ class Front(nn.Module):
                 x_BTE = x_BTE + jnp.take(table, languages_BT, axis=0).astype(dtype)
         if part.norm:
             x_BTE = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(x_BTE)
+        if tables_only:
+            return x_BTE
         x_BTE = dropout(x_BTE, cfg.dropout, keys_B, EMBEDDING)
         if width == cfg.width:
             return x_BTE

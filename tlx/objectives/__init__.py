@@ -16,10 +16,13 @@ TABLE = Table(
         "nsp": "tlx.objectives.nsp:OBJECTIVE",
         "plm": "tlx.objectives.plm:OBJECTIVE",
         "prefix_lm": "tlx.objectives.prefix_lm:OBJECTIVE",
+        "recurrent_lm": "tlx.objectives.recurrent_lm:OBJECTIVE",
+        "rtd": "tlx.objectives.rtd:OBJECTIVE",
         "sop": "tlx.objectives.sop:OBJECTIVE",
         "span_boundary": "tlx.objectives.span_boundary:OBJECTIVE",
         "span_corruption": "tlx.objectives.span_corruption:OBJECTIVE",
         "text_to_text": "tlx.objectives.text_to_text:OBJECTIVE",
         "ul2": "tlx.objectives.ul2:OBJECTIVE",
+        "xlm": "tlx.objectives.xlm:OBJECTIVE",
     },
 )

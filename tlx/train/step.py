@@ -96,17 +96,21 @@ def gradients(
     def add(total: Any, part: Any) -> tuple[Any, Any]:
         (rows, row_keys), carry = part
         (loss, (terms, carry)), grads = differentiate(rows, carry, row_keys, weights)
-        sums = {name: term.sum for name, term in terms.items()}
+        sums = {name: (term.sum, jnp.asarray(term.weight, jnp.float32)) for name, term in terms.items()}
         return jax.tree.map(jnp.add, total, (loss, sums, grads)), carry
 
-    zeros = (jnp.zeros(()), {name: jnp.zeros(()) for name in weights}, jax.tree.map(_zeros, state.params))
+    sums = {name: (jnp.zeros(()), jnp.zeros(())) for name in weights}
+    zeros = (jnp.zeros(()), sums, jax.tree.map(_zeros, state.params))
     (loss, sums, grads), carry = jax.lax.scan(add, zeros, (parts, carry_parts))
-    means = {name: mean(Term(sums[name], weights[name])) for name in weights}
+    means = {name: mean(Term(*pair)) for name, pair in sums.items()}
     return Gradients(loss, grads, means, jax.tree.map(carries.join, carry, dims))
 
 
 def term_weights(module: Any, state: State, batch: Batch, keys: jax.Array) -> dict[str, jax.Array]:
-    """The global weight of each term. Weights depend on the batch alone: the compiler drops the forward."""
+    """The global weight of each term. A loss's depends on the batch alone: the compiler drops the forward.
+
+    A metric's need not (the precision of a detector): it is not used here.
+    """
     terms, _ = module.apply({"params": merged(state.params, state.frozen)}, batch, state.carry, keys)
     return {name: jnp.asarray(term.weight, jnp.float32) for name, term in terms.items()}
 
@@ -139,7 +143,9 @@ def _loss_and_grad(
         terms, new_carry = module.apply({"params": merged(params, state.frozen)}, batch, carry, keys)
         terms = {name: Term(term.sum, term.weight, term.scale) for name, term in terms.items()}
         divisors = weights or {name: jax.lax.stop_gradient(term.weight) for name, term in terms.items()}
-        parts = [term.scale * mean(Term(term.sum, divisors[name])) for name, term in terms.items()]
+        parts = [
+            term.scale * mean(Term(term.sum, divisors[name])) for name, term in terms.items() if term.scale
+        ]
         return sum(parts, start=jnp.zeros(())), (terms, jax.lax.stop_gradient(new_carry))
 
     return jax.value_and_grad(loss, has_aux=True)(state.params)

@@ -1,0 +1,228 @@
+"""ELECTRA: places drawn with replacement, a generator's samples, who learns from which loss."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.objectives.small import ENCODER, VOCAB, batch_of, small, spec_of, text
+from tlx.base import tree
+from tlx.base.errors import ConfigError
+from tlx.models.transformer import Transformer
+from tlx.nn.embed import Unembedding
+from tlx.objectives import rtd
+from tlx.objectives.protocol import Predictions
+from tlx.objectives.rtd import RTD
+
+DRAWS = 20_000
+
+
+@pytest.mark.parametrize("real, draws", [(128, 19), (126, 19), (123, 18), (10, 2), (3, 1)])
+def test_counts(real, draws):
+    this = spec_of("rtd", length=128)
+    row = rtd.example(np.random.default_rng(0), text(126, real - 2), this)
+    assert row["weights"].sum() == draws and len(row["weights"]) == 19
+    assert rtd.max_predictions(512, RTD()) == 79 and rtd.max_predictions(512, RTD(rate=0.25)) == 130
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, np.ndarray]:
+    this, rng, window = spec_of("rtd", length=128), np.random.default_rng(1), text(126)
+    found = [rtd.example(rng, window, this) for _ in range(DRAWS)]
+    return {key: np.stack([row[key] for row in found]) for key in found[0]}
+
+
+def test_places_are_drawn_with_replacement(rows):
+    """17.7 of 19 draws are distinct; without replacement all would be."""
+    distinct = np.array([len(set(row)) for row in rows["target_positions"].tolist()])
+    expected = 126 * (1 - (1 - 1 / 126) ** 19)
+    assert expected == pytest.approx(17.7, abs=0.05)
+    assert abs(distinct.mean() - expected) < 4 * distinct.std() / np.sqrt(DRAWS)
+    counts = np.bincount(rows["target_positions"].ravel(), minlength=128)
+    assert counts[0] == counts[127] == 0 and stats.chisquare(counts[1:-1]).pvalue > 1e-3
+
+
+def test_85_in_100_draws_show_mask_and_none_a_random_token(rows):
+    single = np.array([np.bincount(row, minlength=128)[row] == 1 for row in rows["target_positions"][:4000]])
+    shown = np.take_along_axis(rows["tokens"], rows["target_positions"], axis=1)[:4000]
+    masked = shown == VOCAB.mask
+    assert np.all(masked | (shown == rows["targets"][:4000]))
+    assert stats.binomtest(int(masked[single].sum()), int(single.sum()), 0.85).pvalue > 1e-3
+    untouched = np.ones_like(rows["tokens"], bool)
+    np.put_along_axis(untouched, rows["target_positions"], False, axis=1)
+    assert np.array_equal(rows["tokens"][untouched], rows["original_tokens"][untouched])
+
+
+def test_each_place_is_filled_once_by_its_first_draw(rows):
+    for places, fills in zip(rows["target_positions"][:300], rows["fill_positions"][:300], strict=True):
+        seen: set[int] = set()
+        for place, fill in zip(places.tolist(), fills.tolist(), strict=True):
+            assert fill == (0 if place in seen else place)
+            seen.add(place)
+
+
+def test_inputs_and_targets_rebuild_the_row(rows):
+    tokens = rows["tokens"].copy()
+    np.put_along_axis(tokens, rows["target_positions"], rows["targets"], axis=1)
+    assert np.array_equal(tokens, rows["original_tokens"])
+
+
+def test_samples_follow_the_generators_distribution_at_its_temperature():
+    """Gumbel-max: frequencies of 20,000 samples against the softmax of the logits over the temperature."""
+    logits = np.random.default_rng(2).normal(size=10)
+    batch = {
+        "original_tokens": jnp.zeros((100, 201), jnp.int32),
+        "fill_positions": jnp.tile(jnp.arange(1, 201), (100, 1)),
+        "noise": jnp.arange(100),
+    }
+    for temperature in (1.0, 0.5):
+        module = rtd.RTDModule(RTD(temperature=temperature), ENCODER)
+        unembedding = Unembedding(jnp.asarray(logits, jnp.float32)[:, None], None, 1.0, 10)
+        tokens = module.filled(batch, Predictions(jnp.ones((100, 200, 1)), unembedding))
+        assert not tokens[:, 0].any()
+        counts = np.bincount(np.asarray(tokens[:, 1:]).ravel(), minlength=10)
+        share = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+        assert stats.chisquare(counts, share * 20_000).pvalue > 1e-3
+        other = np.exp(logits / (1.5 - temperature))
+        assert stats.chisquare(counts, other / other.sum() * 20_000).pvalue < 1e-6
+
+
+SHARINGS = ("all", "gdes", "none")
+CONFIG = RTD(rate=0.4, generator_fraction=0.5)
+# Output through the table, as in all ELECTRAs.
+MODEL = dataclasses.replace(ENCODER, head=dataclasses.replace(ENCODER.head, tied=True))
+
+
+def case(sharing: str, **changes):
+    this = spec_of("rtd", dataclasses.replace(CONFIG, sharing=sharing, **changes))
+    batch = batch_of(this, [text(22, seed=1), text(22, 15, seed=2)])
+    return small(this, batch, MODEL), batch
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_losses_are_numpys(sharing):
+    it, batch = case(sharing, head="deberta" if sharing == "gdes" else "electra")
+    terms, _ = it.forward(batch)
+    params = it.params
+    generator = rtd.generator_config(MODEL, it.module.config)
+    assert (generator.width, generator.num_layers, generator.attention.num_heads) == (8, 2, 1)
+    predictions, _ = it.module.apply({"params": params}, batch, None, None, method="predictions")
+    tokens = np.asarray(it.module.filled(batch, predictions))
+    fills, original = batch["fill_positions"], batch["original_tokens"]
+    elsewhere = np.ones_like(tokens, bool)
+    np.put_along_axis(elsewhere, fills, False, axis=1)
+    assert np.array_equal(tokens[elsewhere], original[elsewhere]) and (tokens != original).sum() > 5
+    # The model reads those, through its own table.
+    plain = rtd.merged(params) if sharing == "gdes" else params
+    hidden = np.asarray(
+        Transformer(MODEL).apply({"params": plain["model"]}, {**batch, "tokens": tokens}), np.float64
+    )
+    head = params["heads"]["rtd"]
+    if sharing == "gdes":
+        x = hidden + hidden[:, :1]
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        hidden = x * params["heads"]["rtd_norm"]["scale"] + params["heads"]["rtd_norm"]["bias"]
+    x = hidden @ head["dense"]["kernel"] + head["dense"]["bias"]
+    x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    logits = np.asarray(x @ head["classifier"]["kernel"] + head["classifier"]["bias"])[..., 0]
+    replaced, real = tokens != original, batch["segments"] > 0
+    losses = np.where(replaced, np.logaddexp(0, -logits), np.logaddexp(0, logits))
+    np.testing.assert_allclose(terms["rtd_loss"].sum, losses[real].sum(), rtol=1e-4)
+    assert terms["rtd_loss"].weight == real.sum() == 24 + 17 and terms["rtd_loss"].scale == 50
+    said = logits > 0
+    assert terms["rtd_precision"].sum == terms["rtd_recall"].sum == (said & replaced & real).sum()
+    assert terms["rtd_precision"].weight == (said & real).sum()
+    assert terms["rtd_recall"].weight == (replaced & real).sum()
+    assert terms["rtd_accuracy"].sum == ((said == replaced) & real).sum()
+    # The generator's: BERT's transform on its narrower states, over the shared table.
+    table = params["heads"]["generator"]["embedding"] if sharing == "none" else params["model"]["embedding"]
+    narrow = np.asarray(predictions.unembedding.kernel)
+    np.testing.assert_array_equal(narrow, table["table"])
+    scores = np.asarray(jax.nn.log_softmax(predictions.hidden @ narrow.T + predictions.unembedding.bias))
+    ours = masked_losses_of(scores[..., : VOCAB.size], batch["targets"])
+    np.testing.assert_allclose(terms["loss"].sum, (ours * batch["weights"]).sum(), rtol=2e-2)
+
+
+def masked_losses_of(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    scores = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))  # without the padded vocabulary
+    return -np.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+
+
+def gradients(sharing: str) -> tuple[dict[str, float], dict[str, float]]:
+    """{path: largest gradient} of the generator's and of the discriminator's loss."""
+    it, batch = case(sharing)
+
+    def loss(params, name):
+        return it.module.apply({"params": params}, batch)[0][name].sum
+
+    grad = jax.jit(jax.grad(loss), static_argnums=1)
+    found = [tree.flatten(grad(it.params, name)) for name in ("loss", "rtd_loss")]
+    return tuple({path: float(jnp.abs(leaf).max()) for path, leaf in one.items()} for one in found)
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_who_learns_from_which_loss(sharing):
+    generators, detectors = gradients(sharing)
+    layers = [path for path in generators if path.startswith(("heads/generator", "heads/mlm"))]
+    assert layers and all(generators[path] > 0 for path in layers if "attention/key/bias" not in path)
+    # No gradient through the sampling: the discriminator's loss leaves the generator alone.
+    assert not any(detectors[path] for path in layers)
+    body = [path for path in detectors if path.startswith(("model/encoder/blocks", "heads/rtd"))]
+    assert body and not any(generators[path] for path in body)
+    assert all(detectors[path] > 0 for path in body if "attention/key/bias" not in path)
+    tables = [path for path in detectors if path.startswith("model/e") and path not in body]
+    assert len(tables) == 5  # tokens, positions, types, norm
+    for path in tables:
+        from_generator = sharing == "all" or (sharing == "gdes" and path == "model/embedding/table")
+        from_detector = not (sharing == "gdes" and path == "model/embedding/table")
+        assert (generators[path] > 0, detectors[path] > 0) == (from_generator, from_detector), path
+    if sharing == "gdes":
+        assert generators["heads/difference"] == 0 < detectors["heads/difference"]
+
+
+def test_the_difference_begins_at_zero():
+    it, batch = case("gdes")
+    params = it.module.init(jax.random.key(0), batch, None, None)["params"]
+    assert not np.asarray(params["heads"]["difference"].value).any()
+    assert "difference" not in rtd.merged(it.params)["heads"] and rtd.merged(case("all")[0].params)
+
+
+def test_generator_does_not_read_what_it_predicts():
+    it, batch = case("none")
+
+    def loss(table):
+        heads = it.params["heads"]
+        generator = {**heads["generator"], "embedding": {"table": table}}
+        params = {**it.params, "heads": {**heads, "generator": generator}}
+        predictions, _ = it.module.apply({"params": params}, batch, None, None, method="predictions")
+        return jnp.sum(predictions.hidden[0, 0])
+
+    table = it.params["heads"]["generator"]["embedding"]["table"]
+    rows = np.linalg.norm(jax.jit(jax.grad(loss))(table), axis=1)
+    hidden = np.setdiff1d(batch["targets"][0][batch["weights"][0] > 0], batch["tokens"][0])
+    assert len(hidden) > 3 and not rows[hidden].any() and rows[batch["tokens"][0]].all()
+
+
+def test_an_evaluation_samples_the_same_each_time():
+    it, batch = case("all")
+    first, second = (float(it.forward(batch)[0]["rtd_loss"].sum) for _ in range(2))
+    other = float(it.forward({**batch, "noise": batch["noise"] + 1})[0]["rtd_loss"].sum)
+    assert first == second != other
+
+
+@pytest.mark.parametrize(
+    "config, field",
+    [
+        (RTD(rate=0.0), "objective.rate = 0.0"),
+        (RTD(temperature=0.0), "objective.temperature = 0.0"),
+        (RTD(rtd_weight=-1.0), "objective.rtd_weight = -1.0"),
+        (RTD(sharing="gde"), "did you mean 'gdes'"),
+        (RTD(generator_fraction=1.5), "objective.generator_fraction = 1.5"),
+    ],
+)
+def test_wrong_values_are_named(config, field):
+    with pytest.raises(ConfigError, match=field):
+        config.validate()

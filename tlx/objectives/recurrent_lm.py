@@ -1,0 +1,81 @@
+"""Transformer-XL: causal language modelling with memory of the text before, carried from batch to batch.
+
+Rows are windows of a stream; each layer also attends to the last `mem_len` inputs it had in the row's
+windows before, without gradient (Dai et al. 2019, 3.2). Documents follow one another in the stream and see
+each other, told apart by eos, as there. A row begins with an empty memory, as in the paper's PyTorch code;
+its TensorFlow code begins with zeros that are attended to. Every token but the stream's first is a target.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from tlx.base.errors import ConfigError, one_of
+from tlx.models.transformer import Transformer
+from tlx.models.two_stream import Memory, empty_memory, remember
+from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec
+from tlx.text.window import Reads, Window
+
+# What tells how far back a token is, in whichever window it stood.
+POSITIONS = ("relative", "bucketed", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentLM:
+    """How many tokens back each layer remembers."""
+
+    name: str = "recurrent_lm"
+    mem_len: int = 384
+
+    def validate(self) -> None:
+        """Raises ConfigError for a memory of less than one token."""
+        if self.mem_len < 1:
+            raise ConfigError(f"objective.mem_len = {self.mem_len} must be at least 1; clm has no memory")
+
+
+def reads(spec: Spec) -> Reads:
+    """Windows of a stream of length + 1 tokens that share one token with the next."""
+    return Reads(spec.length + 1, "stream", overlap=1)
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """tokens, targets, weights, positions, segments, each [length]; weight 0 on padding only."""
+    del rng
+    real = window.segments[1:] > 0
+    return {
+        "tokens": np.where(real, window.tokens[:-1], spec.vocab.pad).astype(np.int32),
+        "targets": np.where(real, window.tokens[1:], spec.vocab.pad).astype(np.int32),
+        "weights": real.astype(np.float32),
+        "positions": np.arange(spec.length, dtype=np.int32),
+        "segments": real.astype(np.int32),
+    }
+
+
+class RecurrentLMModule(ObjectiveModule):
+    """A decoder with memory."""
+
+    def setup(self):
+        kind = self.model.position.kind
+        if kind not in POSITIONS:
+            raise ConfigError("objective 'recurrent_lm': " + one_of("model.position.kind", kind, POSITIONS))
+        self.lm = Transformer(self.model, name="model")
+
+    def initial_carry(self, batch_size: int) -> Memory:
+        """Room for `mem_len` tokens in every layer, nothing in it."""
+        return empty_memory(self.model, batch_size, self.config.mem_len)
+
+    def predictions(
+        self, batch: Batch, carry: Memory | None, keys: jax.Array | None
+    ) -> tuple[Predictions, Memory]:
+        """The decoder's hidden states [B, T, D]; carry None is an empty memory."""
+        rows, length = batch["tokens"].shape
+        memory = self.initial_carry(rows) if carry is None else carry
+        if self.is_initializing():
+            self.lm.unembedding()
+        hidden_BTD, inputs = self.lm.with_memory(batch, memory.hidden, memory.segments, keys=keys)
+        memory = remember(memory, inputs, batch["segments"], length)
+        return Predictions(hidden_BTD, self.lm.unembedding()), memory
+
+
+OBJECTIVE = Objective(RecurrentLM, reads, example, RecurrentLMModule, kinds=("decoder",))

@@ -1,0 +1,248 @@
+"""ELECTRA: a small generator fills in masked tokens, the model says of every token whether it was replaced.
+
+google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: max(1, min(N, round(n * rate)))
+places, N = int((rate + .005) * length), drawn with replacement from the ordinary tokens (19 draws of 126 are
+17.7 places on average); each draw shows mask (85%) or changes nothing. The generator predicts them, a
+sample of its prediction (Gumbel-max, no gradient) takes their place in the original text, and a sampled
+token that equals the original counts as real. Loss: MLM mean over draws + `rtd_weight` * mean over all
+tokens of the row, cls and sep too, of the binary cross-entropy. A place drawn twice is filled by its first
+draw; the official code fills in the mean of the two ids, rounded down.
+
+Sharing of embeddings: "all" is ELECTRA's, tables and the norm behind them are one for both; "gdes" is
+DeBERTa v3's: the model reads the generator's token table without sending it gradients, plus a difference of
+its own that begins at zero ("heads/difference": `merged` adds it for use without a generator); "none".
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.base.errors import ConfigError, one_of
+from tlx.base.term import Term, Terms
+from tlx.models.config import ModelConfig
+from tlx.models.heads import DetectionHead, MaskedHead
+from tlx.models.tower import Tower
+from tlx.models.transformer import Transformer, token_table
+from tlx.nn import embed
+from tlx.nn.dropout import fold
+from tlx.nn.embed import Unembedding
+from tlx.nn.losses import cross_entropy
+from tlx.nn.norm import Norm
+from tlx.objectives.mlm import framed
+from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.parallel.sharding import logical
+from tlx.text.window import Reads, Window
+
+
+@dataclasses.dataclass(frozen=True)
+class RTD:
+    """What is replaced, by how large a generator, and how the losses are weighed.
+
+    The generator has `generator_fraction` of the model's width (heads of 64), a feed-forward of four times
+    that, and as many layers as the model or `generator_layers`. `head`: "deberta" adds the first token's
+    hidden state to each and normalises before the detection head (v3).
+    """
+
+    name: str = "rtd"
+    rate: float = 0.15
+    mask_share: float = 0.85
+    rtd_weight: float = 50.0
+    generator_fraction: float = 0.25
+    generator_layers: int = 0
+    temperature: float = 1.0
+    sharing: Literal["all", "gdes", "none"] = "all"
+    head: Literal["electra", "deberta"] = "electra"
+
+    def validate(self) -> None:
+        """Raises ConfigError for a share outside its range or an unknown choice."""
+        for name in ("rate", "mask_share", "generator_fraction"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"objective.{name} = {getattr(self, name)} must be above 0 and at most 1")
+        for name in ("rtd_weight", "generator_layers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
+        if not self.temperature > 0:
+            raise ConfigError(f"objective.temperature = {self.temperature} must be above 0")
+        for name, legal in (("sharing", ("all", "gdes", "none")), ("head", ("electra", "deberta"))):
+            if getattr(self, name) not in legal:
+                raise ConfigError(one_of(f"objective.{name}", getattr(self, name), legal))
+
+
+def max_predictions(length: int, config: RTD) -> int:
+    """Draws in a full row: 19 of 128."""
+    return max(int((config.rate + 0.005) * length), 1)
+
+
+def reads(spec: Spec) -> Reads:
+    """Packed windows that leave room for cls and sep; ConfigError if there is none."""
+    if spec.length < 3:
+        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for rtd")
+    return Reads(length=spec.length - 2)
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """tokens (what the generator sees), original_tokens, positions, segments [length]; target_positions in
+    the order drawn, targets, weights and fill_positions (0 for a place drawn before) [P]; noise []."""
+    config, vocab = spec.config, spec.vocab
+    tokens, segments, positions, *_ = framed(window, spec)
+    num_real, size = int(np.count_nonzero(segments)), max_predictions(spec.length, config)
+    candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])
+    count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.rate)))))
+    count = count if len(candidates) else 0
+    drawn = candidates[rng.integers(0, len(candidates), count)] if count else candidates
+    shown = tokens.copy()
+    shown[drawn[rng.random(count) < config.mask_share]] = vocab.mask
+    fills = np.zeros(size, np.int32)
+    first = np.unique(drawn, return_index=True)[1]
+    fills[first] = drawn[first]
+    return {
+        "tokens": shown,
+        "original_tokens": tokens,
+        "positions": positions,
+        "segments": segments,
+        **sparse_targets(tokens, drawn, size, vocab.pad),
+        "fill_positions": fills,
+        "noise": np.array(rng.integers(2**31), np.int32),
+    }
+
+
+def generator_config(model: ModelConfig, config: RTD) -> ModelConfig:
+    """The generator; its tables are as wide as the model's and projected."""
+    width = max(int(model.width * config.generator_fraction), 1)
+    tables, position = model.embedding, model.position
+    if config.sharing == "all":  # the model's own tables come in, added up and normalised
+        tables = dataclasses.replace(tables, norm=False, num_types=0, num_languages=0, scale=False)
+        if position.kind in ("learned", "sinusoidal"):
+            position = dataclasses.replace(position, kind="none")
+    table_width = model.embedding.factor or model.width
+    heads = {"num_heads": max(1, width // 64), "num_kv_heads": 0, "head_dim": 0}
+    return dataclasses.replace(
+        model,
+        width=width,
+        num_layers=config.generator_layers or model.num_layers,
+        attention=dataclasses.replace(model.attention, **heads),
+        feedforward=dataclasses.replace(model.feedforward, hidden=4 * width),
+        embedding=dataclasses.replace(tables, factor=table_width if table_width != width else 0),
+        position=position,
+    )
+
+
+def merged(params: Any) -> Any:
+    """Parameters whose model has its own token table: with "gdes" the difference is added to it."""
+    heads = dict(params["heads"])
+    if "difference" not in heads:
+        return params
+    table = {"table": params["model"]["embedding"]["table"] + heads.pop("difference")}
+    return {**params, "model": {**params["model"], "embedding": table}, "heads": heads}
+
+
+class Generator(nn.Module):
+    """The parameters "heads/generator": layers, and tables where they are not shared."""
+
+    cfg: ModelConfig
+    own_table: bool
+
+    def setup(self):
+        self.tower = Tower(self.cfg.block("encoder"), self.cfg.embedding, self.cfg.share_layers)
+        if self.own_table:
+            self.embedding = token_table(self.cfg)
+
+    def __call__(self, x_BTE: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
+        return self.tower(
+            x_BTE, batch["positions"], batch["segments"], types_BT=batch.get("types"), keys_B=keys
+        )[0]
+
+
+class Heads(nn.Module):
+    """The parameters "heads/generator", "heads/mlm" (the generator's) and "heads/rtd"; where the config
+    asks for them "heads/rtd_norm" and "heads/difference"."""
+
+    model: ModelConfig
+    config: RTD
+
+    def setup(self):
+        cfg = self.model
+        generator = generator_config(cfg, self.config)
+        self.generator = Generator(generator, self.config.sharing == "none")
+        self.mlm = MaskedHead(generator)
+        self.rtd = DetectionHead(cfg)
+        if self.config.head == "deberta":
+            self.rtd_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+        if self.config.sharing == "gdes":
+            shape = (cfg.padded_vocab, cfg.embedding.factor or cfg.width)
+            init = logical(nn.initializers.zeros_init(), ("vocab", "embed"))
+            self.difference = self.param("difference", init, shape, jnp.dtype(cfg.param_dtype))
+
+
+class RTDModule(ObjectiveModule):
+    """The model is the discriminator; the generator is a head."""
+
+    def setup(self):
+        self.lm = Transformer(self.model, name="model")
+        self.heads = Heads(self.model, self.config)
+
+    def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
+        """What the generator predicts `targets` from, [B, P, E] at `target_positions`."""
+        generator, masked = self.heads.generator, batch["tokens"]
+        own = self.config.sharing == "none"
+        x_BTE = (generator.embedding if own else self.lm.embedding)(masked)
+        table = (generator.embedding if own else self.lm.embedding).table
+        if self.config.sharing == "all":
+            front = self.lm.encoder.front
+            x_BTE = front(x_BTE, batch["positions"], batch.get("types"), None, tables_only=True)
+        hidden_BTD = generator(x_BTE, batch, keys)
+        hidden_BPD = jnp.take_along_axis(hidden_BTD, batch["target_positions"][..., None], axis=1)
+        unembedding = Unembedding(table, None, 1.0, self.model.vocab_size)
+        return Predictions(*self.heads.mlm(hidden_BPD, unembedding)), None
+
+    def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
+        """Terms of the generator, "rtd_loss", and of the detection accuracy, precision and recall."""
+        predictions, _ = self.predictions(batch, None, fold(keys, 2**20))  # unlike the model's
+        terms = cross_entropy(*predictions, batch["targets"], batch["weights"], self.loss)
+        tokens = self.filled(batch, predictions)
+        replaced = tokens != batch["original_tokens"]
+        logits = self.detected(tokens, batch, keys).astype(jnp.float32)
+        losses = jax.nn.softplus(logits) - jnp.where(replaced, logits, 0.0)
+        real = (batch["segments"] > 0).astype(jnp.float32)
+        said, found, there = logits > 0, (logits > 0) & replaced, replaced
+        count = jnp.sum(real)
+        terms["rtd_loss"] = Term(jnp.sum(losses * real), count, self.config.rtd_weight)
+        terms["rtd_accuracy"] = Term(jnp.sum((said == there) * real), count)
+        terms["rtd_precision"] = Term(jnp.sum(found * real), jnp.sum(said * real))
+        terms["rtd_recall"] = Term(jnp.sum(found * real), jnp.sum(there * real))
+        return terms, None
+
+    def filled(self, batch: Batch, predictions: Predictions) -> jax.Array:
+        """int[B, T]: the original text with samples of the predictions at `fill_positions`.
+
+        The noise is the batch's own (`noise`), so that an evaluation samples the same each time.
+        """
+        logits = jax.lax.stop_gradient(embed.logits(*predictions)) / self.config.temperature
+        keys = jax.vmap(jax.random.key)(batch["noise"])
+        gumbel = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+        samples = jnp.argmax(logits + gumbel, axis=-1).astype(jnp.int32)
+        original = jnp.asarray(batch["original_tokens"])
+        rows = jnp.arange(len(original))[:, None]
+        # Draws that fill nothing point to the first token, which stays what it is.
+        return original.at[rows, batch["fill_positions"]].set(samples).at[:, 0].set(original[:, 0])
+
+    def detected(self, tokens: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
+        """Logits [B, T], above 0 where the model takes a token for replaced."""
+        if self.config.sharing == "gdes":
+            x_BTE = jax.lax.stop_gradient(self.lm.embedding(tokens))
+            x_BTE = x_BTE + jnp.take(self.heads.difference, tokens, axis=0).astype(x_BTE.dtype)
+            self.lm.unembedding()
+            places = batch["positions"], batch["segments"]
+            hidden_BTD, *_ = self.lm.encoder(x_BTE, *places, types_BT=batch.get("types"), keys_B=keys)
+        else:
+            hidden_BTD = self.lm({**batch, "tokens": tokens}, keys=keys)
+        if self.config.head == "deberta":
+            hidden_BTD = self.heads.rtd_norm(hidden_BTD + hidden_BTD[:, :1])
+        return self.heads.rtd(hidden_BTD)
+
+
+OBJECTIVE = Objective(RTD, reads, example, RTDModule, kinds=("encoder",))
