@@ -13,7 +13,8 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, WeightedSource
 from tlx.data.layouts import make_layout
 from tlx.data.packing import make_plan
-from tlx.text import Reads
+from tlx.text import Reads, Window
+from tlx.text.window import reversed_window
 
 
 def _layout(tmp_path, lengths, reads, packing="concat", eos=False):
@@ -314,3 +315,33 @@ def test_copies_repeat_with_their_epochs(tmp_path):
     fresh = make_pipeline([cache], Reads(8), batch_size=1)
     epochs = [{draw for _, draw in epoch(fresh, number)} for number in range(3)]
     assert not epochs[0] & epochs[2] and not epochs[0] & epochs[1]
+
+
+def test_half_of_the_rows_read_backwards(tmp_path):
+    """Rows 0 and 1 of 4 read the text once, rows 2 and 3 the reversed text, each continuing itself."""
+    cache = make_cache(tmp_path / "cache", [7, 9, 13])
+    pipeline = make_pipeline([cache], Reads(6, "stream", 3, both_ways=True), 4, shuffle=False)
+    batches = list(pipeline.epoch_batches())
+    rows = [[b["tokens"][row][b["segments"][row] > 0].tolist() for b in batches] for row in range(4)]
+    for row, pieces in enumerate(rows):
+        step = -1 if row > 1 else 1
+        pieces = [piece for piece in pieces if piece]
+        assert all(np.all(np.diff(piece) == step) for piece in pieces)
+        assert all(b[0] == a[0] + 3 * step for a, b in zip(pieces, pieces[1:], strict=False))
+    text = set(range(FIRST, FIRST + 29))
+    assert set(sum(rows[0] + rows[1], [])) == set(sum(rows[2] + rows[3], [])) == text
+    assert rows[0][0][0] == FIRST and rows[2][0][0] == FIRST + 28
+    backwards = batches[1]
+    assert backwards["segments"][2].tolist() == [1] * 6
+    assert backwards["positions"][2].tolist() == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ConfigError, match="must be even"):
+        make_pipeline([cache], Reads(6, "stream", 3, both_ways=True), 3).check_lanes()
+    with pytest.raises(ConfigError, match="'packed' both ways"):
+        make_layout(cache, Reads(6, both_ways=True), "concat", 0)
+
+
+def test_a_reversed_window_counts_documents_from_its_end():
+    real = Window(*(np.array(x, np.int32) for x in ([5, 6, 7, 8, 0], [1, 1, 1, 2, 0], [4, 5, 6, 0, 0])))
+    back = reversed_window(real)
+    assert back.tokens.tolist() == [8, 7, 6, 5, 0] and back.segments.tolist() == [1, 2, 2, 2, 0]
+    assert back.positions.tolist() == [0, 0, 1, 2, 0] and back.backwards

@@ -15,7 +15,7 @@ from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.cache import TokenCache
 from tlx.data.packing import best_fit_plan
 from tlx.text import Reads, Window
-from tlx.text.window import padding_window
+from tlx.text.window import padding_window, reversed_window
 
 Run = tuple[int, int]  # start and size in the cache's tokens
 
@@ -74,10 +74,15 @@ class Stream(_Anywhere):
         self._stride = length - overlap
         self.num_windows = max(-(-(cache.num_tokens - overlap) // self._stride), 1)
 
-    def window(self, index: int, origin: int) -> Window:
-        """Tokens index * stride .. index * stride + length, counted from `origin`."""
+    def window(self, index: int, origin: int, backwards: bool = False) -> Window:
+        """Tokens index * stride .. index * stride + length, counted from `origin`; `backwards` those of the
+        reversed text, which begins at the token before `origin`."""
+        total = self.cache.num_tokens
         start = index * self._stride
-        stop = min(start + self._length, self.cache.num_tokens)
+        stop = min(start + self._length, total)
+        if backwards:
+            runs = _rotated(total - stop, total - start, origin, total)
+            return reversed_window(_assemble(self.cache, runs, self._length, 0, self._pad))
         runs = _rotated(start, stop, origin, self.cache.num_tokens)
         return _assemble(self.cache, runs, self._length, 0, self._pad)
 
@@ -172,6 +177,8 @@ def check_reads(reads: Reads, packing: str) -> None:
         raise ConfigError(
             f"an objective reads windows of {reads.length} tokens that overlap by {reads.overlap}"
         )
+    if reads.both_ways and reads.layout != "stream":
+        raise ConfigError(f"an objective reads the layout {reads.layout!r} both ways; only a stream can be")
     if "parallel" in reads.layout and not reads.other:
         raise ConfigError(f"an objective reads the layout {reads.layout!r} without room for a translation")
     if reads.layout not in _LAYOUTS:

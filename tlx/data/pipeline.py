@@ -14,7 +14,7 @@ from tlx.data.order import Mixture, epoch_permutation, hash64, row_generator
 from tlx.data.prepare import open_caches
 from tlx.data.sources import Split
 from tlx.text import Reads, Tokenizer, Window
-from tlx.text.window import padding_window
+from tlx.text.window import padding_window, reversed_window
 
 Batch = dict[str, np.ndarray]
 Example = Callable[[np.random.Generator, Window, Any], Batch]
@@ -149,7 +149,13 @@ class Pipeline:
     def check_lanes(self) -> None:
         """ConfigError where rows go on from batch to batch and a source of the mixture gets none of them."""
         for source, layout in enumerate(self._layouts):
-            if self.reads.layout == "stream" and not self._mixture.count(source, self.batch_size):
+            count = self._mixture.count(source, self.batch_size)
+            if self.reads.both_ways and count % 2:
+                raise ConfigError(
+                    f"train.batch_size = {self.batch_size} gives {layout.cache.meta['source']} {count} rows: "
+                    "where half of them read backwards, their number must be even"
+                )
+            if self.reads.layout == "stream" and not count:
                 raise ConfigError(
                     f"train.batch_size = {self.batch_size} gives {layout.cache.meta['source']} no row: where "
                     "rows go on from batch to batch, each source of data.mixture needs one of its own"
@@ -177,10 +183,15 @@ class Pipeline:
     def _window(self, place: "_Place", origin: int, rng: np.random.Generator) -> Window:
         layout = self._layouts[place.source]
         language, other_language = self._languages[place.source]
-        window = layout.window(place.index, origin)._replace(language=language)
+        if place.backwards:
+            window = layout.window(place.index, origin, backwards=True)._replace(language=language)
+        else:
+            window = layout.window(place.index, origin)._replace(language=language)
         if not self.reads.other:
             return window
         other = layout.other(place.index, self.reads.other, rng)
+        if place.backwards:
+            other = reversed_window(other)
         return window._replace(other=other._replace(language=other_language))
 
     def _place(self, k: int, b: int, in_order: bool) -> "_Place | None":
@@ -201,21 +212,28 @@ class Pipeline:
 
     def _lane_place(self, k: int, b: int) -> "_Place | None":
         """The window of row b of batch k, where row b reads on from batch to batch: each source's windows
-        are dealt in equal stretches to the rows that the mixture gives it. None behind a stretch's end."""
+        are dealt in equal stretches to the rows that the mixture gives it (both ways: to half of them, and
+        those of the reversed text to the others). None behind a stretch's end."""
         source, lane = self._mixture.source(b)
-        size, lanes = self._layouts[source].num_windows, self._mixture.count(source, self.batch_size)
+        size, lanes = self._layouts[source].num_windows, self._lanes(source)
+        backwards, lane = divmod(lane, lanes)
         epoch, step = divmod(k, self._lane_steps(source))
         index = lane * size // lanes + step
-        return _Place(source, epoch, index) if index < (lane + 1) * size // lanes else None
+        inside = index < (lane + 1) * size // lanes
+        return _Place(source, epoch, index, bool(backwards)) if inside else None
+
+    def _lanes(self, source: int) -> int:
+        return self._mixture.count(source, self.batch_size) // (2 if self.reads.both_ways else 1)
 
     def _lane_steps(self, source: int) -> int:
-        return -(-self._layouts[source].num_windows // self._mixture.count(source, self.batch_size))
+        return -(-self._layouts[source].num_windows // self._lanes(source))
 
 
 class _Place(NamedTuple):
     source: int
     epoch: int
     index: int  # of the window in its layout
+    backwards: bool = False
 
 
 class _From:

@@ -14,7 +14,7 @@ class Window(NamedTuple):
 
     `segments` count the documents within the window from 1 and are 0 on padding; `positions` restart at
     0 in each document's piece (0 on padding); documents end with eos where the data config says so.
-    `language` is a number in the data config's `languages`.
+    `language` is a number in the data config's `languages`. `backwards`: the text is in reverse.
     """
 
     tokens: np.ndarray  # int32 [n]
@@ -22,6 +22,7 @@ class Window(NamedTuple):
     positions: np.ndarray  # int32 [n]
     other: "Window | None" = None  # a translation, or text from elsewhere
     language: int = 0
+    backwards: bool = False
 
 
 class Reads(NamedTuple):
@@ -35,7 +36,8 @@ class Reads(NamedTuple):
 
     other: tokens of a second piece of text. Except for pairs it comes from a random place: in the layout
     document of another document, else of the whole text. copies: 0 draws what is random anew each epoch;
-    n makes n versions of the data and repeats them, epoch e being version e mod n.
+    n makes n versions of the data and repeats them, epoch e being version e mod n. both_ways: half of the
+    rows of a stream read the text backwards, from its end.
     """
 
     length: int
@@ -43,6 +45,7 @@ class Reads(NamedTuple):
     overlap: int = 0
     other: int = 0
     copies: int = 0
+    both_ways: bool = False
 
 
 def padding_window(reads: Reads, pad: int) -> Window:
@@ -50,6 +53,18 @@ def padding_window(reads: Reads, pad: int) -> Window:
     zeros = np.zeros(reads.length, np.int32)
     other = padding_window(Reads(reads.other), pad) if reads.other else None
     return Window(np.full(reads.length, pad, np.int32), zeros, zeros.copy(), other)
+
+
+def reversed_window(window: Window) -> Window:
+    """The same text from its end to its beginning, padding behind it."""
+    size = int(np.count_nonzero(window.segments))
+    tokens, segments, positions = (array.copy() for array in window[:3])
+    tokens[:size] = window.tokens[:size][::-1]
+    segments[:size] = window.segments[size - 1 : size] + 1 - window.segments[:size][::-1]
+    place = np.arange(size)
+    begins = np.diff(segments[:size], prepend=0) > 0
+    positions[:size] = place - np.maximum.accumulate(np.where(begins, place, 0))
+    return window._replace(tokens=tokens, segments=segments, positions=positions, backwards=True)
 
 
 def made_up_window(reads: Reads, vocab: Vocabulary) -> Window:
