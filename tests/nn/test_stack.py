@@ -40,7 +40,7 @@ def loop(cfg, params, batch):
         )
         layer = jax.tree.map(lambda leaf, index=index: leaf[index], params["decoder"]["blocks"])
         mask = Mask(batch["segments"], batch["segments"], 0, True, window)
-        x, _ = block.apply({"params": layer}, x, mask, positions_BT=batch["positions"])
+        x, _, _ = block.apply({"params": layer}, x, mask, positions_BT=batch["positions"])
     return x
 
 

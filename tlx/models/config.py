@@ -114,6 +114,15 @@ class ModelConfig:
                 raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
         if self.residual == "sandwich" and self.kind != "decoder":
             raise ConfigError(f"model.residual = 'sandwich' is for decoders, not for {self.kind!r}")
+        experts, chosen = self.feedforward.num_experts, self.feedforward.experts_per_token
+        if experts and not 1 <= chosen <= experts:
+            raise ConfigError(
+                f"model.feedforward.experts_per_token = {chosen} must be 1 to num_experts = {experts}"
+            )
+        if experts and self.feedforward.bias:
+            raise ConfigError("model.feedforward.bias = True: experts have none; set it to False")
+        if experts and self.kind not in ("encoder", "decoder"):
+            raise ConfigError(f"model.feedforward.num_experts = {experts}: not for kind = {self.kind!r}")
         windows = (attention.window, *attention.windows)
         if min(windows) < 0:
             raise ConfigError(

@@ -11,6 +11,7 @@ from tlx.nn.cache import Cache, Slot
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import FINAL, EmbeddingConfig, Front
+from tlx.nn.feedforward import Routing
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
 from tlx.nn.position import BucketedBias
@@ -47,8 +48,11 @@ class Tower(nn.Module):
         memory_segments_BM: jax.Array | None = None,
         prefix_BT: jax.Array | None = None,
         keys_B: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """(hidden states [B, T, D], each layer's input [L, B, T, D]: the memory of the next window)."""
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """(hidden states [B, T, D], each layer's input [L, B, T, D], loads of experts [L, 2, E]: `_loads`).
+
+        The inputs are the memory of the next window.
+        """
         cfg = self.cfg
         memory = 0 if memory_BLMD is None else memory_BLMD.shape[2]
         key_segments = segments_BT
@@ -58,12 +62,10 @@ class Tower(nn.Module):
         cross = None if encoded_BSD is None else Mask(segments_BT, encoded_segments_BS)
         x_BTD = self.front(x_BTE, positions_BT, types_BT, keys_B, languages_BT)
         length = x_BTD.shape[1]
-        bias = None
-        if self._shared_bias:
-            bias = self.position_bias(length, length + memory, memory)
+        bias = self.position_bias(length, length + memory, memory) if self._shared_bias else None
 
         def apply(block, params, x, index, memory_BMD):
-            y, _ = block.apply(
+            y, _, routing = block.apply(
                 {"params": params},
                 x,
                 mask._replace(window=block.cfg.attention.window),
@@ -74,7 +76,7 @@ class Tower(nn.Module):
                 encoded_BSD=encoded_BSD,
                 cross_mask=cross,
             )
-            return y, x if memory else None
+            return y, (x if memory else None, _loads(routing, segments_BT))
 
         def init(key):
             rest = {"positions_BT": positions_BT, "encoded_BSD": encoded_BSD, "cross_mask": cross}
@@ -83,7 +85,7 @@ class Tower(nn.Module):
 
         blocks = layer_params(self, init, cfg.num_layers, self.share_layers)
         inputs = jnp.moveaxis(memory_BLMD, 1, 0) if memory else None
-        y_BTD, layer_inputs = run_layers(
+        y_BTD, (layer_inputs, loads) = run_layers(
             self._period(apply),
             cfg,
             blocks,
@@ -92,7 +94,7 @@ class Tower(nn.Module):
             num_layers=cfg.num_layers,
             share=self.share_layers,
         )
-        return self._finish(y_BTD, keys_B), layer_inputs
+        return self._finish(y_BTD, keys_B), layer_inputs, loads
 
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Cross-attention's keys and values of every layer, [L, B, S, G, H] each."""
@@ -120,7 +122,7 @@ class Tower(nn.Module):
 
         def apply(block, params, carry, index, encoded):
             x, key, value = carry
-            x, slot = block.apply(
+            x, slot, _ = block.apply(
                 {"params": params},
                 x,
                 mask._replace(window=block.cfg.attention.window),
@@ -167,3 +169,11 @@ class Tower(nn.Module):
     @property
     def _final_dropout(self) -> float:
         return self.cfg.dropout if self.cfg.position.kind == "bucketed" else 0.0
+
+
+def _loads(routing: Routing | None, segments_BT: jax.Array) -> jax.Array | None:
+    """[2, E]: the number of tokens that chose each expert, and the sum of its probabilities; no padding."""
+    if routing is None:
+        return None
+    real_BT = (segments_BT > 0).astype(jnp.float32)
+    return jnp.stack([jnp.einsum("bt,bte->e", real_BT, x) for x in (routing.chosen_BTE, routing.probs_BTE)])

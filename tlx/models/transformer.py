@@ -4,12 +4,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tlx.base.term import Term
 from tlx.models.config import ModelConfig
 from tlx.models.tower import Tower
 from tlx.nn import cache as caches
 from tlx.nn import embed
 from tlx.nn.cache import Cache
 from tlx.nn.embed import TokenTable, Unembedding
+from tlx.nn.feedforward import balance
 from tlx.parallel.sharding import logical
 
 Batch = dict[str, jax.Array]
@@ -96,10 +98,22 @@ class Transformer(nn.Module):
         keys: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """A decoder with Transformer-XL's segment recurrence: ([B, T, D], layer inputs [B, L, T, D])."""
-        hidden, inputs = self._run(
+        hidden, inputs, _ = self._run(
             self.decoder, batch, "", keys, memory_BLMD=memory_BLMD, memory_segments_BM=memory_segments_BM
         )
         return hidden, jnp.moveaxis(inputs, 0, 1)
+
+    def with_balance(self, batch: Batch, *, keys: jax.Array | None = None) -> tuple[jax.Array, Term]:
+        """(hidden states of an encoder or decoder with experts, the term that keeps their loads even).
+
+        The term is of the batch it is given: with microbatches, of each by itself.
+        """
+        tower = self.encoder if self.cfg.kind == "encoder" else self.decoder
+        hidden, _, loads = self._run(tower, batch, "", keys)
+        tokens = jnp.sum(batch["segments"] > 0).astype(jnp.float32)
+        chosen_E, probs_E = loads.mean(axis=0) / jnp.maximum(tokens, 1)
+        part = self.cfg.feedforward
+        return hidden, Term(balance(chosen_E, probs_E) * tokens, tokens, part.balance)
 
     def unembedding(self) -> Unembedding:
         """Kernel, bias and scale of the output, for a loss that never builds all logits."""

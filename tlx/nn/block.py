@@ -8,7 +8,7 @@ from tlx.nn.attention import Attention
 from tlx.nn.cache import Slot
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import dropout
-from tlx.nn.feedforward import FeedForward
+from tlx.nn.feedforward import Experts, FeedForward, Routing
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
 from tlx.parallel.sharding import constrain
@@ -34,7 +34,7 @@ class Block(nn.Module):
         if cfg.cross:
             self.cross_attention = Attention(cfg, cross=True)
             self.cross_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
-        self.feedforward = FeedForward(cfg)
+        self.feedforward = Experts(cfg) if cfg.feedforward.num_experts else FeedForward(cfg)
         self.feedforward_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
         if cfg.residual == "sandwich":
             self.attention_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
@@ -54,9 +54,12 @@ class Block(nn.Module):
         encoded_BSD: jax.Array | None = None,
         encoded_keys_values: tuple[jax.Array, jax.Array] | None = None,
         cross_mask: Mask | None = None,
-    ) -> tuple[jax.Array, Slot | None]:
-        """x_BTD after the layer. `memory` are this layer's earlier inputs, which x may attend to."""
-        cfg = self.cfg
+    ) -> tuple[jax.Array, Slot | None, Routing | None]:
+        """x_BTD after the layer, its cache, and what its experts were chosen for.
+
+        `memory` are this layer's earlier inputs, which x may attend to.
+        """
+        cfg, routing = self.cfg, None
 
         def attend(x: jax.Array) -> jax.Array:
             nonlocal slot
@@ -82,13 +85,19 @@ class Block(nn.Module):
             )
             return dropout(y, cfg.dropout, keys_B, CROSS)
 
+        def feed(x: jax.Array) -> jax.Array:
+            nonlocal routing
+            y, routing = self._feed(x, keys_B)
+            return y
+
         if cfg.residual == "parallel":
-            mixed = attend(self.attention_norm(x_BTD)) + self._feed(self.feedforward_norm(x_BTD), keys_B)
-            return constrain(x_BTD + mixed, RESIDUAL_DIMS), slot
+            mixed = attend(self.attention_norm(x_BTD)) + feed(self.feedforward_norm(x_BTD))
+            return constrain(x_BTD + mixed, RESIDUAL_DIMS), slot, routing
         x_BTD = self._residual(x_BTD, attend, self.attention_norm)
         if cfg.cross:
             x_BTD = self._residual(x_BTD, attend_across, self.cross_norm)
-        return self._residual(x_BTD, lambda x: self._feed(x, keys_B), self.feedforward_norm), slot
+        x_BTD = self._residual(x_BTD, feed, self.feedforward_norm)
+        return x_BTD, slot, routing
 
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What cross-attention reads of the encoder's output, once for a whole generation."""
@@ -129,7 +138,7 @@ class Block(nn.Module):
 
         def finish(x: jax.Array, attended: jax.Array, offset: int) -> jax.Array:
             x = self.attention_norm(x + attended)
-            return constrain(self.feedforward_norm(x + self._feed(x, keys_B, offset)), RESIDUAL_DIMS)
+            return constrain(self.feedforward_norm(x + self._feed(x, keys_B, offset)[0]), RESIDUAL_DIMS)
 
         return finish(h_BTD, h_attended, 0), finish(g_BPD, g_attended, QUERY_STREAM + 1)
 
@@ -137,11 +146,15 @@ class Block(nn.Module):
         y = norm(x + part(x)) if self.cfg.residual == "post" else x + part(norm(x))
         return constrain(y, RESIDUAL_DIMS)
 
-    def _feed(self, x: jax.Array, keys_B: jax.Array | None, offset: int = 0) -> jax.Array:
-        y = self.feedforward(x, keys_B, HIDDEN + offset)
+    def _feed(
+        self, x: jax.Array, keys_B: jax.Array | None, offset: int = 0
+    ) -> tuple[jax.Array, Routing | None]:
+        y, routing = self.feedforward(x, keys_B, HIDDEN + offset), None
+        if self.cfg.feedforward.num_experts:
+            y, routing = y
         if self.cfg.residual == "sandwich":
             y = self.feedforward_post_norm(y)
-        return dropout(y, self.cfg.dropout, keys_B, FEEDFORWARD + offset)
+        return dropout(y, self.cfg.dropout, keys_B, FEEDFORWARD + offset), routing
 
     def _memory(self, memory_BMD: jax.Array, like: jax.Array) -> jax.Array:
         memory = jax.lax.stop_gradient(memory_BMD).astype(like.dtype)

@@ -76,13 +76,17 @@ class AttentionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FeedForwardConfig:
-    """Two matrices around an activation, or three when gated."""
+    """Two matrices around an activation, or three when gated; or a choice among many such networks."""
 
     hidden: int = 0  # 0: 4 * width
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
     gated: bool = False
     bias: bool = True
     dropout: float = 0.0  # of the hidden activations (T5)
+    num_experts: int = 0  # 0: one network for all tokens
+    experts_per_token: int = 2
+    capacity: float = 0.0  # tokens of a row per expert, over an even share; 0: all that choose it (exact)
+    balance: float = 0.01  # coefficient of the load-balancing term in the loss
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,9 @@ import dataclasses
 import jax
 import numpy as np
 
+from tlx.base.term import Terms
 from tlx.models.transformer import Transformer
+from tlx.nn.losses import cross_entropy
 from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec
 from tlx.text.window import Reads, Window
 
@@ -59,6 +61,14 @@ class CLMModule(ObjectiveModule):
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """The decoder's hidden states [B, T, D]."""
         return Predictions(self.lm(batch, keys=keys), self.lm.unembedding()), None
+
+    def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
+        """As the base; with experts, also the term "balance" of each microbatch."""
+        if not self.model.feedforward.num_experts:
+            return super().__call__(batch, carry, keys)
+        hidden, balance = self.lm.with_balance(batch, keys=keys)
+        terms = cross_entropy(hidden, self.lm.unembedding(), batch["targets"], batch["weights"], self.loss)
+        return terms | {"balance": balance}, None
 
 
 OBJECTIVE = Objective(CLM, reads, example, CLMModule, kinds=("decoder",))
