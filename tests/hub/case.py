@@ -36,6 +36,7 @@ class Case:
     languages: int = 0
     keep: str = "^$"
     padding: str = "right"
+    untied: bool = False  # an output matrix of its own, which the class would not make (T5 in transformers 5)
     ignore: tuple[str, ...] = ()
 
 
@@ -97,6 +98,11 @@ def run(checkpoint: Any, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     module = Network(config, checkpoint.heads)
     found = jax.jit(lambda params, batch: module.apply({"params": params}, batch))(checkpoint.read(), batch)
     return {name: np.asarray(value) for name, value in found.items()}
+
+
+def visible(output: str, made: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which places of an output are no padding."""
+    return made["source_mask" if output == "encoded" else "mask"]
 
 
 def difference(found: np.ndarray, wanted: np.ndarray, mask: np.ndarray) -> float:

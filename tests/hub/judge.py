@@ -13,7 +13,9 @@ def make(case: Case):
     """The class with its weights drawn, in eager attention, without dropout."""
     config = getattr(transformers, case.config_class)(**case.config)
     config._attn_implementation = "eager"
-    model = getattr(transformers, case.architecture)(config).eval()
+    model = settled(case, getattr(transformers, case.architecture)(config).eval())
+    if case.untied:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     seen = set()
     with torch.no_grad():
         for name, value in model.state_dict().items():
@@ -21,6 +23,13 @@ def make(case: Case):
             seen.add(value.data_ptr())
             if not fixed:
                 value.copy_(torch.from_numpy(draw(name, tuple(value.shape))))
+    return model
+
+
+def settled(case: Case, model):
+    """The model, untied where its class insists on a tie in its config."""
+    if case.untied:
+        model.config.tie_word_embeddings = False
     return model
 
 

@@ -2,10 +2,9 @@
 
 import importlib.util
 
-import numpy as np
 import pytest
 
-from tests.hub.case import TOLERANCE, difference, inputs, ours, run
+from tests.hub.case import TOLERANCE, difference, inputs, ours, run, visible
 from tests.hub.cases import CASES
 from tlx.hub.folder import open_folder, save_folder
 
@@ -28,8 +27,9 @@ def test_logits_and_round_trip(name, tmp_path):
     checkpoint = open_folder(tmp_path / "theirs", ignore=case.ignore)
     found = run(checkpoint, ours(made))
     for output, values in wanted.items():
-        assert difference(found[output], values, made["mask"]) < TOLERANCE, output
-    save_folder(tmp_path / "ours", checkpoint.family, checkpoint.config, checkpoint.read())
+        assert difference(found[output], values, visible(output, made)) < TOLERANCE, output
+    special = {key: value for key, value in checkpoint.raw.items() if key.endswith("token_id")}
+    save_folder(tmp_path / "ours", checkpoint.family, checkpoint.config, checkpoint.read(), special=special)
     again, info = getattr(transformers, case.architecture).from_pretrained(
         tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
     )
@@ -37,5 +37,5 @@ def test_logits_and_round_trip(name, tmp_path):
     after = again.state_dict()
     for key, value in model.state_dict().items():
         assert torch.equal(after[key], value), key
-    for output, values in judge.run(case, again.eval(), made).items():
-        np.testing.assert_allclose(values, wanted[output], rtol=0, atol=1e-6)
+    for output, values in judge.run(case, judge.settled(case, again.eval()), made).items():
+        assert difference(values, wanted[output], visible(output, made)) < TOLERANCE / 10, output

@@ -47,9 +47,14 @@ class Network(nn.Module):
             self.heads = Heads(self.cfg, self.head_names)
 
     def __call__(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """{"hidden": [B, T, D], "logits": [B, T, V] (not of an encoder's), head: its logits}."""
+        """{"hidden": [B, T, D], "logits": [B, T, V] (not of an encoder's), head: its logits}.
+
+        "encoded": [B, S, D] of an encoder-decoder.
+        """
         hidden = self.lm(batch)
         found = {"hidden": hidden}
+        if self.cfg.kind == "encoder_decoder":
+            found["encoded"] = self.lm.encode(batch)
         if self.cfg.kind != "encoder" or not self.head_names:
             found["logits"] = self.lm.logits(hidden)
         if self.head_names:

@@ -1,0 +1,131 @@
+"""Every published size has the parameters that it was published with."""
+
+import pytest
+
+from tlx.hub.folder import count
+from tlx.models.families import TABLE
+
+# family, size, Hugging Face class whose heads count ("" for the model alone), parameters (tied ones once).
+EXACT = """
+gpt base OpenAIGPTLMHeadModel 116_534_784
+gpt2 small GPT2LMHeadModel 124_439_808
+gpt2 medium GPT2LMHeadModel 354_823_168
+gpt2 large GPT2LMHeadModel 774_030_080
+gpt2 xl GPT2LMHeadModel 1_557_611_200
+gpt3 small - 125_226_240
+gpt3 medium - 355_871_744
+gpt3 large - 760_300_032
+gpt3 xl - 1_315_723_264
+gpt3 2.7b - 2_651_553_280
+gpt3 6.7b - 6_658_404_352
+gpt3 175b - 174_604_259_328
+bert tiny BertModel 4_385_920
+bert mini BertModel 11_170_560
+bert small BertModel 28_763_648
+bert medium BertModel 41_373_184
+bert base BertModel 109_482_240
+bert large BertModel 335_141_888
+bert base BertForPreTraining 110_106_428
+bert large BertForPreTraining 336_226_108
+roberta base RobertaForMaskedLM 124_697_433
+roberta large RobertaForMaskedLM 355_412_057
+electra small ElectraForPreTraining 13_549_057
+electra base ElectraForPreTraining 109_483_009
+electra large ElectraForPreTraining 335_142_913
+albert base AlbertModel 11_683_584
+albert large AlbertModel 17_683_968
+albert xlarge AlbertModel 58_724_864
+albert xxlarge AlbertModel 222_595_584
+distilbert base DistilBertModel 66_362_880
+t5 small T5ForConditionalGeneration 60_506_624
+t5 base T5ForConditionalGeneration 222_903_552
+t5 large T5ForConditionalGeneration 737_668_096
+t5 3b T5ForConditionalGeneration 2_851_598_336
+t5 11b T5ForConditionalGeneration 11_307_321_344
+t5-1.1 small T5ForConditionalGeneration 76_961_152
+t5-1.1 base T5ForConditionalGeneration 247_577_856
+t5-1.1 large T5ForConditionalGeneration 783_150_080
+t5-1.1 xl T5ForConditionalGeneration 2_849_757_184
+t5-1.1 xxl T5ForConditionalGeneration 11_135_332_352
+mt5 small MT5ForConditionalGeneration 300_176_768
+mt5 base MT5ForConditionalGeneration 582_401_280
+mt5 large MT5ForConditionalGeneration 1_229_581_312
+mt5 xl MT5ForConditionalGeneration 3_742_619_648
+mt5 xxl MT5ForConditionalGeneration 12_921_057_280
+bart base BartForConditionalGeneration 139_420_416
+bart large BartForConditionalGeneration 406_290_432
+mbart cc25 MBartForConditionalGeneration 610_851_840
+llama 7b LlamaForCausalLM 6_738_415_616
+llama 13b LlamaForCausalLM 13_015_864_320
+llama 33b LlamaForCausalLM 32_528_943_616
+llama 65b LlamaForCausalLM 65_285_660_672
+llama2 7b LlamaForCausalLM 6_738_415_616
+llama2 13b LlamaForCausalLM 13_015_864_320
+llama2 70b LlamaForCausalLM 68_976_648_192
+mistral 7b MistralForCausalLM 7_241_732_096
+pythia 70m GPTNeoXForCausalLM 70_426_624
+pythia 160m GPTNeoXForCausalLM 162_322_944
+pythia 410m GPTNeoXForCausalLM 405_334_016
+pythia 1b GPTNeoXForCausalLM 1_011_781_632
+pythia 1.4b GPTNeoXForCausalLM 1_414_647_808
+pythia 2.8b GPTNeoXForCausalLM 2_775_208_960
+pythia 6.9b GPTNeoXForCausalLM 6_857_302_016
+pythia 12b GPTNeoXForCausalLM 11_846_072_320
+polyglot-ko 1.3b GPTNeoXForCausalLM 1_331_810_304
+polyglot-ko 3.8b GPTNeoXForCausalLM 3_809_974_272
+polyglot-ko 5.8b GPTNeoXForCausalLM 5_885_059_072
+polyglot-ko 12.8b GPTNeoXForCausalLM 12_893_603_840
+ctrl large CTRLLMHeadModel 1_637_964_550
+"""
+
+# What was printed, where no class says it exactly.
+PRINTED = """
+megatron-gpt2 345m 355e6
+megatron-gpt2 1.2b 1.2e9
+megatron-gpt2 2.5b 2.5e9
+megatron-gpt2 4.2b 4.2e9
+megatron-gpt2 8.3b 8.3e9
+lamda 137b 137e9
+gpt-neox 20b 20.6e9
+mixtral 8x7b 46.7e9
+mixtral 8x22b 141e9
+qwen3 0.6b 0.6e9
+qwen3 8b 8.2e9
+gemma3 1b 1.0e9
+gemma3 27b 27e9
+"""
+
+
+def rows(table):
+    return [line.split() for line in table.split("\n") if line]
+
+
+@pytest.mark.parametrize(("name", "size", "architecture", "expected"), rows(EXACT))
+def test_parameters_are_exactly_those_of_the_reference(name, size, architecture, expected):
+    family = TABLE.load(name)
+    config = family.sizes[size]
+    found = count(config, family.architectures.get(architecture, ()))
+    # BART's final_logits_bias is a parameter here and a buffer, which does not count, in its class.
+    buffers = config.vocab_size if config.kind == "encoder_decoder" and config.head.bias else 0
+    assert found - buffers == int(expected)
+
+
+def test_gpt3_13b_as_printed():
+    """40 heads of 128 are 5120 and not the width 5140; with 5140 it would be 12,952,938,780."""
+    missing = 40 * (4 * 5140 * 20 + 3 * 20)
+    assert count(TABLE.load("gpt3").sizes["13b"]) + missing == 12_952_938_780
+
+
+@pytest.mark.parametrize(("name", "size", "expected"), rows(PRINTED))
+def test_parameters_are_those_printed(name, size, expected):
+    found = count(TABLE.load(name).sizes[size])
+    assert abs(found / float(expected) - 1) < 0.015, f"{found:,}"
+
+
+def test_every_size_of_every_family_is_a_model():
+    for name in TABLE:
+        family = TABLE.load(name)
+        assert family.sizes and family.citation
+        for size, config in family.sizes.items():
+            config.validate()
+            assert config.vocab_size > 0, (name, size)

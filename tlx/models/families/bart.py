@@ -1,0 +1,278 @@
+"""BART and its kin: mBART, Marian, Pegasus, Blenderbot, MASS: encoder-decoders with absolute positions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.base.errors import ConfigError
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
+from tlx.nn.embed import EmbeddingConfig
+
+LARGE = ModelConfig(
+    kind="encoder_decoder",
+    vocab_size=50265,
+    width=1024,
+    num_layers=12,
+    residual="post",
+    dropout=0.1,
+    embedding=EmbeddingConfig(norm=True),
+    position=PositionConfig(kind="learned", max_length=1024, offset=2),
+    attention=AttentionConfig(num_heads=16),
+    feedforward=FeedForwardConfig(hidden=4096, activation="gelu"),
+    norm=NormConfig(eps=1e-5),
+    head=HeadConfig(tied=True, bias=True),
+    init=InitConfig(scale_residual=False),
+)
+MULTILINGUAL = resized(LARGE, vocab_size=250027, residual="pre", embedding__scale=True)
+DIALOGUE = resized(
+    LARGE,
+    vocab_size=8008,
+    residual="pre",
+    width=2560,
+    embedding=EmbeddingConfig(scale=True),
+    position=PositionConfig(kind="learned", max_length=128),
+    attention__num_heads=32,
+    feedforward__hidden=10240,
+    num_layers=2,
+    num_decoder_layers=24,
+)
+# The tables hold sinusoids, which the classes keep as parameters that are never trained.
+SUMMARY = resized(
+    LARGE,
+    vocab_size=96103,
+    residual="pre",
+    num_layers=16,
+    embedding=EmbeddingConfig(scale=True),
+    position=PositionConfig(kind="learned", max_length=1024),
+    feedforward__activation="relu",
+)
+TRANSLATION = resized(
+    LARGE,
+    vocab_size=58101,
+    width=512,
+    num_layers=6,
+    embedding=EmbeddingConfig(scale=True),
+    position=PositionConfig(kind="sinusoidal", max_length=512),
+    attention__num_heads=8,
+    feedforward__hidden=2048,
+    feedforward__activation="silu",
+)
+# MASS: XLM's network as an encoder-decoder, 6 + 6 layers of 1024, with a table of languages (types).
+MASKED = resized(
+    LARGE,
+    vocab_size=60000,
+    num_layers=6,
+    attention__num_heads=8,
+    embedding=EmbeddingConfig(norm=True, num_types=2),
+    position=PositionConfig(kind="learned", max_length=512),
+    norm__eps=1e-12,
+)
+
+
+def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **changes: Any) -> ModelConfig:
+    """As many layers in the decoder as in the encoder, unless said."""
+    return resized(
+        base,
+        num_layers=layers,
+        width=width,
+        attention__num_heads=heads,
+        feedforward__hidden=hidden,
+        **changes,
+    )
+
+
+def _attention(path: str, name: str) -> list[Row]:
+    rows = linear(f"{path}/out", f"{name}.out_proj", "d (n h) -> n h d", "d")
+    for which, letter in (("query", "q"), ("key", "k"), ("value", "v")):
+        rows += linear(f"{path}/{which}", f"{name}.{letter}_proj", "(n h) d -> d n h", "(n h)")
+    return rows
+
+
+def stack(side: str, config: ModelConfig) -> list[Row]:
+    """The rows of the encoder or the decoder."""
+    path, name = f"model/{side}/blocks", f"model.{side}.layers.{{layer}}"
+    rows = [
+        *_attention(f"{path}/attention", f"{name}.self_attn"),
+        *norm(f"{path}/attention_norm", f"{name}.self_attn_layer_norm"),
+        *linear(f"{path}/feedforward/in", f"{name}.fc1", bias="f"),
+        *linear(f"{path}/feedforward/out", f"{name}.fc2", bias="f"),
+        *norm(f"{path}/feedforward_norm", f"{name}.final_layer_norm"),
+    ]
+    if side == "decoder":
+        rows += _attention(f"{path}/cross_attention", f"{name}.encoder_attn")
+        rows += norm(f"{path}/cross_norm", f"{name}.encoder_attn_layer_norm")
+    if config.position.kind == "learned":
+        rows.append(Row(f"model/{side}/front/positions", f"model.{side}.embed_positions.weight"))
+    if config.embedding.norm:
+        rows += norm(f"model/{side}/front/norm", f"model.{side}.layernorm_embedding")
+    if config.residual == "pre":
+        rows += norm(f"model/{side}/final_norm", f"model.{side}.layer_norm")
+    return rows
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table."""
+    found = [
+        Row("model/embedding/table", "model.shared.weight", "v d -> v d"),
+        Row("model/output/bias", "final_logits_bias", "1 v -> v"),
+    ]
+    if not config.head.tied:
+        found.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return [*found, *stack("encoder", config), *stack("decoder", config)]
+
+
+def _equal(values: Mapping[str, Any], part: str, default: int) -> int:
+    encoder, decoder = (values.get(f"{side}_{part}", default) for side in ("encoder", "decoder"))
+    if encoder != decoder:
+        raise ConfigError(
+            f"config.json: decoder_{part} = {decoder} must be encoder_{part} = {encoder}: "
+            "tlx has one block for both stacks"
+        )
+    return encoder
+
+
+def _shape(layers: int, heads: int, hidden: int) -> Mapped:
+    def read(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "num_layers": values.get("encoder_layers", layers),
+            "num_decoder_layers": values.get("decoder_layers", layers),
+            "attention.num_heads": _equal(values, "attention_heads", heads),
+            "feedforward.hidden": _equal(values, "ffn_dim", hidden),
+        }
+
+    def write(config: ModelConfig) -> dict[str, Any]:
+        said = {"encoder_layers": config.num_layers, "decoder_layers": config.decoder_layers}
+        for side in ("encoder", "decoder"):
+            said[f"{side}_attention_heads"] = config.attention.num_heads
+            said[f"{side}_ffn_dim"] = config.block("encoder").hidden
+        return said
+
+    parts = ("layers", "attention_heads", "ffn_dim")
+    return Mapped(tuple(f"{side}_{p}" for side in ("encoder", "decoder") for p in parts), read, write)
+
+
+def _same_vocabulary(values: Mapping[str, Any]) -> dict[str, Any]:
+    size, decoder = values.get("vocab_size", 58101), values.get("decoder_vocab_size")
+    if decoder not in (None, size):
+        raise ConfigError(
+            f"config.json: decoder_vocab_size = {decoder} must be vocab_size = {size}: tlx shares the table"
+        )
+    return {}
+
+
+# Of training, or of older code that the classes no longer read.
+PASSED = Mapped(
+    tuple(
+        """
+        encoder_layerdrop decoder_layerdrop num_hidden_layers add_bias_logits add_final_layer_norm
+        normalize_before normalize_embedding static_position_embeddings extra_pos_embeddings
+        force_bos_token_to_be_generated save_step variant unk_token_id do_blenderbot_90_layernorm
+        """.split()
+    ),
+    lambda values: {},
+    lambda config: {},
+)
+
+
+def fields(config: ModelConfig, scale: bool = False, *more: Any) -> tuple:
+    """The fields of config.json; what is absent is as in `config`, the class's defaults."""
+    return (
+        Same("vocab_size", "vocab_size", config.vocab_size),
+        Same("d_model", "width", config.width),
+        _shape(config.num_layers, config.attention.num_heads, config.block("encoder").hidden),
+        Same("max_position_embeddings", "position.max_length", config.position.max_length),
+        Same("activation_function", "feedforward.activation", "gelu", ACTIVATIONS),
+        Same("dropout", "dropout", 0.1),
+        Same("attention_dropout", "attention.dropout", 0.0),
+        Same("activation_dropout", "feedforward.dropout", 0.0),
+        Same("init_std", "init.stddev", 0.02),
+        Same("scale_embedding", "embedding.scale", scale),
+        Same("tie_word_embeddings", "head.tied", True),
+        Fixed("is_decoder", (False,)),
+        PASSED,
+        *more,
+    )
+
+
+COPIES = {
+    name: "model.shared.weight"
+    for name in ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
+}
+
+
+def _family(
+    name: str, citation: str, sizes: dict[str, ModelConfig], cls: str, read: tuple, **rest: Any
+) -> Family:
+    return Family(
+        name=name,
+        citation=citation,
+        base=next(iter(sizes.values())),
+        sizes=sizes,
+        rows=rows,
+        model_type=name,
+        architectures={cls: ()},
+        fields=read,
+        copies=COPIES,
+        **rest,
+    )
+
+
+FAMILY = _family(
+    "bart",
+    "Lewis et al. 2020, BART: Denoising Sequence-to-Sequence Pre-training, ACL",
+    {
+        "base": size(LARGE, 6, 768, 12, 3072),
+        "large": resized(LARGE, vocab_size=50264),
+    },
+    "BartForConditionalGeneration",
+    fields(LARGE),
+)
+MBART = _family(
+    "mbart",
+    "Liu et al. 2020, Multilingual Denoising Pre-training for Neural Machine Translation, TACL",
+    {"cc25": MULTILINGUAL},
+    "MBartForConditionalGeneration",
+    fields(resized(MULTILINGUAL, vocab_size=50265)),
+)
+PEGASUS = _family(
+    "pegasus",
+    "Zhang et al. 2020, PEGASUS: Pre-training with Extracted Gap-sentences, ICML",
+    {"base": size(SUMMARY, 12, 768, 12, 3072, position__max_length=512), "large": SUMMARY},
+    "PegasusForConditionalGeneration",
+    fields(resized(SUMMARY, vocab_size=50265, num_layers=12)),
+)
+BLENDERBOT = _family(
+    "blenderbot",
+    "Roller et al. 2021, Recipes for Building an Open-Domain Chatbot, EACL",
+    {
+        "400m": size(DIALOGUE, 2, 1280, 32, 5120, num_decoder_layers=12),
+        "3b": DIALOGUE,
+    },
+    "BlenderbotForConditionalGeneration",
+    fields(DIALOGUE),
+)
+MARIAN = _family(
+    "marian",
+    "Junczys-Dowmunt et al. 2018, Marian: Fast Neural Machine Translation in C++, ACL",
+    {"base": TRANSLATION, "big": size(TRANSLATION, 6, 1024, 16, 4096)},
+    "MarianMTModel",
+    fields(
+        resized(TRANSLATION, width=1024, num_layers=12, attention__num_heads=16, feedforward__hidden=4096),
+        False,
+        Fixed("share_encoder_decoder_embeddings", (True,)),
+        Mapped(
+            ("decoder_vocab_size",),
+            _same_vocabulary,
+            lambda config: {"decoder_vocab_size": config.vocab_size},
+        ),
+    ),
+    ignored=(r"embed_positions\.weight$",),
+)
+MASS = Family(
+    name="mass",
+    citation="Song et al. 2019, MASS: Masked Sequence to Sequence Pre-training for Language Generation, ICML",
+    base=MASKED,
+    sizes={"base": MASKED},
+    rows=lambda config: [],  # released as pickles of its own code
+)

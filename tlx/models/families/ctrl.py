@@ -1,0 +1,73 @@
+"""CTRL: a pre-norm decoder with sinusoidal positions; the first token is the control code."""
+
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.families.family import Family, Mapped, Row, Same, linear, norm, resized
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
+from tlx.nn.embed import EmbeddingConfig
+
+# max_length bounds nothing: sinusoids are computed.
+BASE = ModelConfig(
+    kind="decoder",
+    vocab_size=246534,
+    width=1280,
+    num_layers=48,
+    residual="pre",
+    dropout=0.1,
+    embedding=EmbeddingConfig(scale=True),
+    position=PositionConfig(kind="sinusoidal", max_length=256),
+    attention=AttentionConfig(num_heads=16),
+    feedforward=FeedForwardConfig(hidden=8192, activation="relu"),
+    norm=NormConfig(eps=1e-6),
+    head=HeadConfig(tied=True, bias=True),
+    init=InitConfig(scale_residual=False),
+)
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table."""
+    path, name = "model/decoder/blocks", "transformer.h.{layer}"
+    attention = f"{name}.multi_head_attention"
+    found = [
+        Row("model/embedding/table", "transformer.w.weight", "v d -> v d"),
+        Row("model/output/bias", "lm_head.bias", "v -> v"),
+        *norm("model/decoder/final_norm", "transformer.layernorm"),
+        *norm(f"{path}/attention_norm", f"{name}.layernorm1"),
+        *norm(f"{path}/feedforward_norm", f"{name}.layernorm2"),
+        *linear(f"{path}/attention/out", f"{attention}.dense", "d (n h) -> n h d", "d"),
+        *linear(f"{path}/feedforward/in", f"{name}.ffn.0", bias="f"),
+        *linear(f"{path}/feedforward/out", f"{name}.ffn.2", bias="f"),
+    ]
+    for which, theirs in (("query", "Wq"), ("key", "Wk"), ("value", "Wv")):
+        found += linear(f"{path}/attention/{which}", f"{attention}.{theirs}", "(n h) d -> d n h", "(n h)")
+    if not config.head.tied:
+        found.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return found
+
+
+FAMILY = Family(
+    name="ctrl",
+    citation="Keskar et al. 2019, CTRL: A Conditional Transformer Language Model, arXiv:1909.05858",
+    base=BASE,
+    sizes={"large": resized(BASE)},
+    rows=rows,
+    model_type="ctrl",
+    architectures={"CTRLLMHeadModel": ()},
+    fields=(
+        Same("vocab_size", "vocab_size", 246534),
+        Same("n_positions", "position.max_length", 256),
+        Same("n_embd", "width", 1280),
+        Same("dff", "feedforward.hidden", 8192),
+        Same("n_layer", "num_layers", 48),
+        Same("n_head", "attention.num_heads", 16),
+        Mapped(
+            ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+            lambda values: {"dropout": values.get("resid_pdrop", 0.1)},
+            lambda config: {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout},
+        ),
+        Same("layer_norm_epsilon", "norm.eps", 1e-6),
+        Same("initializer_range", "init.stddev", 0.02),
+        Same("tie_word_embeddings", "head.tied", True),
+    ),
+    prefix="transformer.",
+    copies={"lm_head.weight": "transformer.w.weight"},
+)

@@ -1,0 +1,47 @@
+"""GPT-3: GPT-2's block with dense and locally banded attention in turn."""
+
+from tlx.models.config import ModelConfig
+from tlx.models.families.family import Family, Row, resized
+from tlx.models.families.gpt2 import BASE as GPT2
+from tlx.models.families.gpt2 import rows as gpt2_rows
+
+# The paper gives no width of the band ("similar to the Sparse Transformer"): 256 is a choice of ours.
+BASE = resized(
+    GPT2, position__max_length=2048, attention__windows=(0, 256), dropout=0.0, attention__dropout=0.0
+)
+
+
+def size(layers: int, width: int, heads: int, head_dim: int) -> ModelConfig:
+    """A feed-forward of four times the width."""
+    return resized(
+        BASE,
+        num_layers=layers,
+        width=width,
+        attention__num_heads=heads,
+        attention__head_dim=head_dim,
+        feedforward__hidden=4 * width,
+    )
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """As GPT-2's."""
+    return gpt2_rows(config)
+
+
+FAMILY = Family(
+    name="gpt3",
+    citation="Brown et al. 2020, Language Models are Few-Shot Learners, NeurIPS",
+    base=BASE,
+    sizes={
+        "small": size(12, 768, 12, 64),
+        "medium": size(24, 1024, 16, 64),
+        "large": size(24, 1536, 16, 96),
+        # Printed as 24 heads of 128, which is 3072 and not the width 2048: 16 of them are.
+        "xl": size(24, 2048, 16, 128),
+        "2.7b": size(32, 2560, 32, 80),
+        "6.7b": size(32, 4096, 32, 128),
+        "13b": size(40, 5140, 40, 128),  # 5140 as printed
+        "175b": size(96, 12288, 96, 128),
+    },
+    rows=rows,
+)

@@ -1,0 +1,169 @@
+"""GPT-NeoX, the architecture of Pythia and Polyglot-Ko: attention and feed-forward side by side."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.rope import parameters_of, scaling_of
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
+
+BASE = ModelConfig(
+    kind="decoder",
+    vocab_size=50432,
+    width=6144,
+    num_layers=44,
+    residual="parallel",
+    position=PositionConfig(kind="rotary", max_length=2048, rotary_fraction=0.25),
+    attention=AttentionConfig(num_heads=64),
+    feedforward=FeedForwardConfig(hidden=24576, activation="gelu"),
+    norm=NormConfig(eps=1e-5),
+    head=HeadConfig(tied=False),
+    init=InitConfig(scale_residual=False),
+)
+
+
+def size(layers: int, width: int, heads: int, vocab: int, fraction: float = 0.25) -> ModelConfig:
+    """A feed-forward of four times the width, as all of the published ones."""
+    return resized(
+        BASE,
+        num_layers=layers,
+        width=width,
+        vocab_size=vocab,
+        attention__num_heads=heads,
+        feedforward__hidden=4 * width,
+        position__rotary_fraction=fraction,
+    )
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table; queries, keys and values of a head lie side by side."""
+    path, name = "model/decoder/blocks", "gpt_neox.layers.{layer}"
+    bias = config.attention.qkv_bias
+    found = [
+        Row("model/embedding/table", "gpt_neox.embed_in.weight", "v d -> v d"),
+        *norm("model/decoder/final_norm", "gpt_neox.final_layer_norm"),
+        *norm(f"{path}/attention_norm", f"{name}.input_layernorm"),
+        *norm(f"{path}/feedforward_norm", f"{name}.post_attention_layernorm"),
+        *linear(f"{path}/attention/out", f"{name}.attention.dense", "d (n h) -> n h d", "d" if bias else ""),
+        *linear(f"{path}/feedforward/in", f"{name}.mlp.dense_h_to_4h", bias="f"),
+        *linear(f"{path}/feedforward/out", f"{name}.mlp.dense_4h_to_h", bias="f"),
+    ]
+    packed = f"{name}.attention.query_key_value"
+    for part, which in enumerate(("query", "key", "value")):
+        found += linear(
+            f"{path}/attention/{which}", packed, "(n 3 h) d -> d n h", "(n 3 h)" if bias else "", part
+        )
+    if not config.head.tied:
+        found.append(Row("model/output/kernel", "embed_out.weight", "v d -> v d"))
+    return found
+
+
+def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
+    said = dict(values.get("rope_scaling") or {}) | dict(values.get("rope_parameters") or {})
+    theta = said.get("rope_theta", values.get("rotary_emb_base", values.get("rope_theta", 10_000.0)))
+    fraction = said.get("partial_rotary_factor", values.get("rotary_pct", 0.25))
+    return {
+        "position.theta": float(theta),
+        "position.rotary_fraction": float(fraction),
+        "position.scaling": scaling_of(said),
+    }
+
+
+def _said(config: ModelConfig) -> dict[str, Any]:
+    position = config.position
+    said = parameters_of(position.theta, position.scaling)
+    said["partial_rotary_factor"] = position.rotary_fraction
+    return {
+        "rope_parameters": said,
+        "rotary_pct": position.rotary_fraction,
+        "rotary_emb_base": position.theta,
+    }
+
+
+FAMILY = Family(
+    name="gpt-neox",
+    citation="Black et al. 2022, GPT-NeoX-20B, arXiv:2204.06745",
+    base=BASE,
+    sizes={"20b": BASE},
+    rows=rows,
+    model_type="gpt_neox",
+    architectures={"GPTNeoXForCausalLM": (), "GPTNeoXModel": ()},
+    fields=(
+        Same("vocab_size", "vocab_size", 50432),
+        Same("hidden_size", "width", 6144),
+        Same("num_hidden_layers", "num_layers", 44),
+        Same("num_attention_heads", "attention.num_heads", 64),
+        Same("intermediate_size", "feedforward.hidden", 24576),
+        Same("hidden_act", "feedforward.activation", "gelu", ACTIVATIONS),
+        Same("layer_norm_eps", "norm.eps", 1e-5),
+        Same("initializer_range", "init.stddev", 0.02),
+        Same("max_position_embeddings", "position.max_length", 2048),
+        Same("hidden_dropout", "dropout", 0.0),
+        Same("attention_dropout", "attention.dropout", 0.0),
+        Same("tie_word_embeddings", "head.tied", False),
+        Same("use_parallel_residual", "residual", True, {True: "parallel", False: "pre"}),
+        Mapped(
+            ("attention_bias",),
+            lambda values: dict.fromkeys(
+                ("attention.qkv_bias", "attention.out_bias"), values.get("attention_bias", True)
+            ),
+            lambda config: {"attention_bias": config.attention.qkv_bias},
+        ),
+        Mapped(
+            ("rope_parameters", "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base"), _rope, _said
+        ),
+        Fixed("is_decoder", (False, True)),
+    ),
+    prefix="gpt_neox.",
+    copies={
+        "embed_out.weight": "gpt_neox.embed_in.weight",
+        "lm_head.weight": "gpt_neox.embed_in.weight",
+    },
+    ignored=(r"attention\.(masked_)?bias$", r"rotary_emb\.inv_freq$"),
+)
+
+
+def _published(name: str, citation: str, sizes: dict[str, ModelConfig]) -> Family:
+    return Family(
+        name=name,
+        citation=citation,
+        base=next(iter(sizes.values())),
+        sizes=sizes,
+        rows=rows,
+        model_type="gpt_neox",
+        architectures=FAMILY.architectures,
+        fields=FAMILY.fields,
+        prefix=FAMILY.prefix,
+        copies=FAMILY.copies,
+        ignored=FAMILY.ignored,
+    )
+
+
+# Trained with a fused tanh GELU, released with configs that say the exact one, as here.
+PYTHIA = _published(
+    "pythia",
+    "Biderman et al. 2023, Pythia: A Suite for Analyzing Large Language Models, ICML",
+    {
+        "70m": size(6, 512, 8, 50304),
+        "160m": size(12, 768, 12, 50304),
+        "410m": size(24, 1024, 16, 50304),
+        "1b": size(16, 2048, 8, 50304),
+        "1.4b": size(24, 2048, 16, 50304),
+        "2.8b": size(32, 2560, 32, 50304),
+        "6.9b": size(32, 4096, 32, 50432),
+        "12b": size(36, 5120, 40, 50688),
+    },
+)
+
+# Always 64 rotated dims: half of a head, a quarter where heads are 256 wide.
+POLYGLOT = _published(
+    "polyglot-ko",
+    "Ko et al. 2023, A Technical Report for Polyglot-Ko, arXiv:2306.02254",
+    {
+        "1.3b": size(24, 2048, 16, 30080, 0.5),
+        "3.8b": size(32, 3072, 24, 30080, 0.5),
+        "5.8b": size(28, 4096, 16, 30080, 0.25),
+        "12.8b": size(40, 5120, 40, 30080, 0.5),
+    },
+)

@@ -1,0 +1,47 @@
+"""LaMDA: a decoder with T5's relative bias and gated GELU, at the published shape."""
+
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.families.family import Family, Row, resized
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
+
+# Parameters of the 137B: 64 layers of 4 d (128 x 128) for attention and 3 d f for the gated network,
+# 64 (4 x 8192 x 16384 + 3 x 8192 x 65536) = 137.4e9, and 32000 x 8192 = .26e9 for the table.
+BASE = ModelConfig(
+    kind="decoder",
+    vocab_size=32000,
+    width=8192,
+    num_layers=64,
+    residual="pre",
+    position=PositionConfig(kind="bucketed"),
+    attention=AttentionConfig(num_heads=128, head_dim=128, qkv_bias=False, out_bias=False),
+    feedforward=FeedForwardConfig(hidden=65536, activation="gelu_tanh", gated=True, bias=False),
+    norm=NormConfig(kind="rmsnorm", eps=1e-6),
+    head=HeadConfig(tied=True),
+    init=InitConfig(scale_residual=False),
+)
+
+
+def size(layers: int, width: int, heads: int, head_dim: int, hidden: int) -> ModelConfig:
+    """A model of this shape."""
+    return resized(
+        BASE,
+        num_layers=layers,
+        width=width,
+        attention__num_heads=heads,
+        attention__head_dim=head_dim,
+        feedforward__hidden=hidden,
+    )
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """Nothing was released, so that there is no format to convert."""
+    return []
+
+
+FAMILY = Family(
+    name="lamda",
+    citation="Thoppilan et al. 2022, LaMDA: Language Models for Dialog Applications, arXiv:2201.08239",
+    base=BASE,
+    sizes={"137b": BASE},
+    rows=rows,
+)

@@ -1,0 +1,160 @@
+"""LLaMA and LLaMA-2: pre-norm decoders with RMSNorm, rotated heads and gated feed-forward."""
+
+from typing import Any
+
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.families.family import ACTIVATIONS, Family, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.rope import rope
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
+
+BASE = ModelConfig(
+    kind="decoder",
+    vocab_size=32000,
+    width=4096,
+    num_layers=32,
+    residual="pre",
+    position=PositionConfig(kind="rotary", max_length=2048),
+    attention=AttentionConfig(num_heads=32, qkv_bias=False, out_bias=False),
+    feedforward=FeedForwardConfig(hidden=11008, activation="silu", gated=True, bias=False),
+    norm=NormConfig(kind="rmsnorm", eps=1e-6),
+    head=HeadConfig(tied=False),
+    init=InitConfig(scale_residual=False),
+)
+
+# A released file holds heads in the half-split order: Meta's interleaved one is permuted when converted.
+SECOND = resized(BASE, norm__eps=1e-5, position__max_length=4096)
+
+
+def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **changes: Any) -> ModelConfig:
+    """A model of this shape."""
+    return resized(
+        base,
+        num_layers=layers,
+        width=width,
+        attention__num_heads=heads,
+        feedforward__hidden=hidden,
+        **changes,
+    )
+
+
+def attention(path: str, name: str, config: ModelConfig) -> list[Row]:
+    """The rows of separate projections called q_proj, k_proj, v_proj and o_proj."""
+    bias, out_bias = (
+        ("(n h)" if config.attention.qkv_bias else ""),
+        ("d" if config.attention.out_bias else ""),
+    )
+    rows = linear(f"{path}/out", f"{name}.o_proj", "d (n h) -> n h d", out_bias)
+    for part, letter in (("query", "q"), ("key", "k"), ("value", "v")):
+        rows += linear(f"{path}/{part}", f"{name}.{letter}_proj", "(n h) d -> d n h", bias)
+    if config.attention.qk_norm:
+        rows += norm(f"{path}/query_norm", f"{name}.q_norm", bias=False)
+        rows += norm(f"{path}/key_norm", f"{name}.k_norm", bias=False)
+    return rows
+
+
+def feedforward(path: str, name: str, config: ModelConfig) -> list[Row]:
+    """The rows of the gated feed-forward."""
+    bias = "f" if config.feedforward.bias else ""
+    rows = []
+    for part, theirs in (("gate", "gate_proj"), ("in", "up_proj"), ("out", "down_proj")):
+        rows += linear(f"{path}/{part}", f"{name}.{theirs}", bias=bias)
+    return rows
+
+
+def outside(config: ModelConfig) -> list[Row]:
+    """The rows of what is not in a layer."""
+    rows = [
+        Row("model/embedding/table", "model.embed_tokens.weight", "v d -> v d"),
+        *norm("model/decoder/final_norm", "model.norm", bias=False),
+    ]
+    if not config.head.tied:
+        rows.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return rows
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table."""
+    path, name = "model/decoder/blocks", "model.layers.{layer}"
+    return [
+        *outside(config),
+        *attention(f"{path}/attention", f"{name}.self_attn", config),
+        *feedforward(f"{path}/feedforward", f"{name}.mlp", config),
+        *norm(f"{path}/attention_norm", f"{name}.input_layernorm", bias=False),
+        *norm(f"{path}/feedforward_norm", f"{name}.post_attention_layernorm", bias=False),
+    ]
+
+
+def common(activation: str = "hidden_act", eps: float = 1e-6, positions: int = 2048) -> tuple:
+    """What the configs of LLaMA and of what came after it share."""
+    return (
+        Same("vocab_size", "vocab_size", 32000),
+        Same("hidden_size", "width", 4096),
+        Same("num_hidden_layers", "num_layers", 32),
+        Same("num_attention_heads", "attention.num_heads", 32),
+        Mapped(
+            ("num_key_value_heads",),
+            lambda values: {"attention.num_kv_heads": values.get("num_key_value_heads") or 0},
+            lambda config: {"num_key_value_heads": config.block("decoder").num_kv_heads},
+        ),
+        Mapped(
+            ("head_dim",),
+            lambda values: {"attention.head_dim": values.get("head_dim") or 0},
+            lambda config: {"head_dim": config.block("decoder").head_dim},
+        ),
+        Same("intermediate_size", "feedforward.hidden", 11008),
+        Same(activation, "feedforward.activation", "silu", ACTIVATIONS),
+        Same("rms_norm_eps", "norm.eps", eps),
+        Same("initializer_range", "init.stddev", 0.02),
+        Same("attention_dropout", "attention.dropout", 0.0),
+        Same("max_position_embeddings", "position.max_length", positions),
+        Same("tie_word_embeddings", "head.tied", False),
+    )
+
+
+ATTENTION_BIAS = Mapped(
+    ("attention_bias",),
+    lambda values: dict.fromkeys(
+        ("attention.qkv_bias", "attention.out_bias"), values.get("attention_bias", False)
+    ),
+    lambda config: {"attention_bias": config.attention.qkv_bias},
+)
+IGNORED = (r"rotary_emb\.inv_freq$",)
+COPIES = {"lm_head.weight": "model.embed_tokens.weight"}
+FIELDS = (*common(), ATTENTION_BIAS, Same("mlp_bias", "feedforward.bias", False), rope(10_000.0))
+
+FAMILY = Family(
+    name="llama",
+    citation="Touvron et al. 2023, LLaMA: Open and Efficient Foundation Language Models, arXiv:2302.13971",
+    base=BASE,
+    sizes={
+        "7b": BASE,
+        "13b": size(BASE, 40, 5120, 40, 13824),
+        "33b": size(BASE, 60, 6656, 52, 17920),
+        "65b": size(BASE, 80, 8192, 64, 22016),
+    },
+    rows=rows,
+    model_type="llama",
+    architectures={"LlamaForCausalLM": (), "LlamaModel": ()},
+    fields=FIELDS,
+    prefix="model.",
+    copies=COPIES,
+    ignored=IGNORED,
+)
+
+LLAMA2 = Family(
+    name="llama2",
+    citation="Touvron et al. 2023, Llama 2: Open Foundation and Fine-Tuned Chat Models, arXiv:2307.09288",
+    base=SECOND,
+    sizes={
+        "7b": SECOND,
+        "13b": size(SECOND, 40, 5120, 40, 13824),
+        "70b": size(SECOND, 80, 8192, 64, 28672, attention__num_kv_heads=8),
+    },
+    rows=rows,
+    model_type="llama",
+    architectures=FAMILY.architectures,
+    fields=FIELDS,
+    prefix="model.",
+    copies=COPIES,
+    ignored=IGNORED,
+)

@@ -1,0 +1,86 @@
+"""What config.json says of rotary positions and of windows, the same for many families."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tlx.base.errors import ConfigError, one_of
+from tlx.models.config import ModelConfig
+from tlx.models.families.family import Mapped
+from tlx.nn.config import RotaryScaling
+
+KINDS = ("default", "linear", "llama3")
+
+
+def scaling_of(parameters: Mapping[str, Any]) -> RotaryScaling:
+    """The scaling of `rope_parameters` (or `rope_scaling`). ConfigError naming a kind that is unknown."""
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind not in KINDS:
+        raise ConfigError("config.json: " + one_of("rope_parameters.rope_type", kind, KINDS))
+    if kind == "default":
+        return RotaryScaling()
+    if kind == "linear":
+        return RotaryScaling(kind, float(parameters["factor"]))
+    return RotaryScaling(
+        kind,
+        float(parameters["factor"]),
+        float(parameters["low_freq_factor"]),
+        float(parameters["high_freq_factor"]),
+        int(parameters["original_max_position_embeddings"]),
+    )
+
+
+def parameters_of(theta: float, scaling: RotaryScaling) -> dict[str, Any]:
+    """`rope_parameters` for a wavelength base and a scaling."""
+    values: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
+    if scaling.kind != "none":
+        values |= {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling.kind == "llama3":
+        values |= {
+            "low_freq_factor": scaling.low,
+            "high_freq_factor": scaling.high,
+            "original_max_position_embeddings": scaling.original_length,
+        }
+    return values
+
+
+def rope(default_theta: float, theta_key: str = "rope_theta") -> Mapped:
+    """Wavelength base and scaling: `rope_parameters`, or the older pair of keys."""
+
+    def read(values: Mapping[str, Any]) -> dict[str, Any]:
+        said = dict(values.get("rope_scaling") or {}) | dict(values.get("rope_parameters") or {})
+        theta = said.get("rope_theta", values.get(theta_key, default_theta))
+        return {"position.theta": float(theta), "position.scaling": scaling_of(said)}
+
+    def write(config: ModelConfig) -> dict[str, Any]:
+        said = parameters_of(config.position.theta, config.position.scaling)
+        older = {name: value for name, value in said.items() if name != "rope_theta"}
+        plain = config.position.scaling.kind == "none"
+        return {
+            "rope_parameters": said,
+            theta_key: config.position.theta,
+            "rope_scaling": None if plain else older,
+        }
+
+    return Mapped(("rope_parameters", "rope_scaling", theta_key), read, write)
+
+
+def windows_of(kinds: Sequence[str], window: int) -> dict[str, Any]:
+    """The window of every layer from `layer_types`, as the shortest period that repeats."""
+    for kind in kinds:
+        if kind not in ("sliding_attention", "full_attention"):
+            known = ("sliding_attention", "full_attention")
+            raise ConfigError("config.json: " + one_of("layer_types", kind, known))
+    sizes = [window if kind == "sliding_attention" else 0 for kind in kinds]
+    period = next(p for p in range(1, len(sizes) + 1) if all(s == sizes[i % p] for i, s in enumerate(sizes)))
+    if period == 1:
+        return {"attention.window": sizes[0], "attention.windows": ()}
+    return {"attention.window": 0, "attention.windows": tuple(sizes[:period])}
+
+
+def kinds_of(config: ModelConfig) -> list[str]:
+    """`layer_types` of a model."""
+    windows = config.attention.windows or (config.attention.window,)
+    return [
+        "sliding_attention" if windows[i % len(windows)] else "full_attention"
+        for i in range(config.num_layers)
+    ]

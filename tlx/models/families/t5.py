@@ -1,0 +1,248 @@
+"""T5 1.0 and 1.1, mT5, UMT5: encoder-decoders with a bias for relative positions and no other bias."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.base.errors import ConfigError, one_of
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.families.family import Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
+
+BASE = ModelConfig(
+    kind="encoder_decoder",
+    vocab_size=32128,
+    width=768,
+    num_layers=12,
+    residual="pre",
+    dropout=0.1,
+    position=PositionConfig(kind="bucketed"),
+    attention=AttentionConfig(
+        num_heads=12, head_dim=64, qkv_bias=False, out_bias=False, scale=False, dropout=0.1
+    ),
+    feedforward=FeedForwardConfig(hidden=3072, activation="relu", bias=False, dropout=0.1),
+    norm=NormConfig(kind="rmsnorm", eps=1e-6),
+    head=HeadConfig(tied=True, scale=True),
+    init=InitConfig(kind="fan_in", embedding_stddev=1.0, scale_residual=False),
+)
+SECOND = resized(
+    BASE,
+    feedforward__activation="gelu_tanh",
+    feedforward__gated=True,
+    head__tied=False,
+    head__scale=False,
+)
+MULTILINGUAL = resized(SECOND, vocab_size=250112)
+PER_LAYER = resized(MULTILINGUAL, vocab_size=256384, position__per_layer=True)
+
+
+def size(
+    base: ModelConfig, layers: int, width: int, heads: int, hidden: int, head_dim: int = 64
+) -> ModelConfig:
+    """As many layers in the decoder as in the encoder."""
+    return resized(
+        base,
+        num_layers=layers,
+        width=width,
+        attention__num_heads=heads,
+        attention__head_dim=head_dim,
+        feedforward__hidden=hidden,
+    )
+
+
+def second_sizes(base: ModelConfig) -> dict[str, ModelConfig]:
+    """The five shapes of version 1.1."""
+    return {
+        "small": size(base, 8, 512, 6, 1024),
+        "base": size(base, 12, 768, 12, 2048),
+        "large": size(base, 24, 1024, 16, 2816),
+        "xl": size(base, 24, 2048, 32, 5120),
+        "xxl": size(base, 24, 4096, 64, 10240),
+    }
+
+
+def stack(side: str, config: ModelConfig) -> list[Row]:
+    """The rows of the encoder or the decoder."""
+    path, name = f"model/{side}/blocks", f"{side}.block.{{layer}}.layer"
+    parts = [("attention", 0, "SelfAttention")]
+    if side == "decoder":
+        parts.append(("cross_attention", 1, "EncDecAttention"))
+    last, rows = len(parts), []
+    for part, place, theirs in parts:
+        for which, letter in (("query", "q"), ("key", "k"), ("value", "v")):
+            rows += linear(f"{path}/{part}/{which}", f"{name}.{place}.{theirs}.{letter}", "(n h) d -> d n h")
+        rows += linear(f"{path}/{part}/out", f"{name}.{place}.{theirs}.o", "d (n h) -> n h d")
+        rows += norm(f"{path}/{NORMS[part]}", f"{name}.{place}.layer_norm", bias=False)
+    rows += norm(f"{path}/feedforward_norm", f"{name}.{last}.layer_norm", bias=False)
+    rows += norm(f"model/{side}/final_norm", f"{side}.final_layer_norm", bias=False)
+    dense = f"{name}.{last}.DenseReluDense"
+    rows += linear(f"{path}/feedforward/out", f"{dense}.wo")
+    if config.feedforward.gated:
+        rows += linear(f"{path}/feedforward/gate", f"{dense}.wi_0")
+        rows += linear(f"{path}/feedforward/in", f"{dense}.wi_1")
+    else:
+        rows += linear(f"{path}/feedforward/in", f"{dense}.wi")
+    bias = "SelfAttention.relative_attention_bias.weight"
+    if config.position.per_layer:
+        return [*rows, Row(f"{path}/attention/position_bias/table", f"{name}.0.{bias}")]
+    return [*rows, Row(f"model/{side}/position_bias/table", f"{side}.block.0.layer.0.{bias}")]
+
+
+NORMS = {"attention": "attention_norm", "cross_attention": "cross_norm"}
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table."""
+    found = [Row("model/embedding/table", "shared.weight", "v d -> v d")]
+    if not config.head.tied:
+        found.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return [*found, *stack("encoder", config), *stack("decoder", config)]
+
+
+# "gated-gelu" has always meant the tanh form.
+ACTIVATIONS = {
+    "relu": ("relu", False),
+    "gated-gelu": ("gelu_tanh", True),
+    "gelu": ("gelu", False),
+    "gelu_new": ("gelu_tanh", False),
+    "silu": ("silu", False),
+    "gated-relu": ("relu", True),
+    "gated-silu": ("silu", True),
+}
+
+
+def _feedforward(values: Mapping[str, Any], default: str) -> dict[str, Any]:
+    said = values.get("feed_forward_proj", default)
+    if said not in ACTIVATIONS:
+        raise ConfigError("config.json: " + one_of("feed_forward_proj", said, ACTIVATIONS))
+    activation, gated = ACTIVATIONS[said]
+    return {"feedforward.activation": activation, "feedforward.gated": gated}
+
+
+def _activation(config: ModelConfig) -> dict[str, Any]:
+    part = config.feedforward
+    found = [name for name, value in ACTIVATIONS.items() if value == (part.activation, part.gated)]
+    if not found:
+        raise ConfigError(
+            f"model.feedforward.activation = {part.activation!r}, gated = {part.gated}: T5 has no name for it"
+        )
+    return {"feed_forward_proj": found[0]}
+
+
+def fields(proj: str, base: ModelConfig, scale: Mapped) -> tuple:
+    """The fields of config.json, for a default activation and a rule for the scale of the logits."""
+    return (
+        Same("vocab_size", "vocab_size", base.vocab_size),
+        Same("d_model", "width", 512),
+        Same("d_kv", "attention.head_dim", 64),
+        Same("d_ff", "feedforward.hidden", 2048 if proj == "relu" else 1024),
+        Same("num_layers", "num_layers", 6 if proj == "relu" else 8),
+        Mapped(
+            ("num_decoder_layers",),
+            lambda values: {"num_decoder_layers": values.get("num_decoder_layers") or 0},
+            lambda config: {"num_decoder_layers": config.decoder_layers},
+        ),
+        Same("num_heads", "attention.num_heads", 8 if proj == "relu" else 6),
+        Same("relative_attention_num_buckets", "position.num_buckets", 32),
+        Same("relative_attention_max_distance", "position.max_distance", 128),
+        Mapped(
+            ("dropout_rate",),
+            lambda values: dict.fromkeys(
+                ("dropout", "attention.dropout", "feedforward.dropout"), values.get("dropout_rate", 0.1)
+            ),
+            lambda config: {"dropout_rate": config.dropout},
+        ),
+        Same("layer_norm_epsilon", "norm.eps", 1e-6),
+        Mapped(
+            ("feed_forward_proj", "dense_act_fn", "is_gated_act"),
+            lambda values: _feedforward(values, proj),
+            _activation,
+        ),
+        Same("tie_word_embeddings", "head.tied", True),
+        scale,
+        Fixed("is_decoder", (False,)),
+        Mapped(("initializer_factor", "n_positions"), lambda values: {}, lambda config: {}),  # nothing read
+    )
+
+
+# Version 1.0 divides the logits by sqrt(width); whether a file means that is said by either key.
+SCALED = Mapped(
+    ("scale_decoder_outputs",),
+    lambda values: {
+        "head.scale": values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True))
+    },
+    lambda config: {"scale_decoder_outputs": config.head.scale},
+)
+SCALED_IF_TIED = Mapped(
+    (), lambda values: {"head.scale": values.get("tie_word_embeddings", True)}, lambda config: {}
+)
+NEVER_SCALED = Mapped((), lambda values: {"head.scale": False}, lambda config: {})
+
+COPIES = {
+    name: "shared.weight"
+    for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
+}
+# Files of the first releases hold a table that cross-attention never read.
+IGNORED = (r"EncDecAttention\.relative_attention_bias\.weight$",)
+
+
+def _family(
+    name: str, citation: str, base: ModelConfig, sizes: dict, kind: str, cls: str, read: tuple
+) -> Family:
+    return Family(
+        name=name,
+        citation=citation,
+        base=base,
+        sizes=sizes,
+        rows=rows,
+        model_type=kind,
+        architectures={f"{cls}ForConditionalGeneration": ()},
+        fields=read,
+        copies=COPIES,
+        ignored=IGNORED,
+    )
+
+
+_T5 = fields("relu", BASE, SCALED)
+
+FAMILY = _family(
+    "t5",
+    "Raffel et al. 2020, Exploring the Limits of Transfer Learning, JMLR",
+    BASE,
+    {
+        "small": size(BASE, 6, 512, 8, 2048),
+        "base": BASE,
+        "large": size(BASE, 24, 1024, 16, 4096),
+        "3b": size(BASE, 24, 1024, 32, 16384, 128),
+        "11b": size(BASE, 24, 1024, 128, 65536, 128),
+    },
+    "t5",
+    "T5",
+    _T5,
+)
+T5_1_1 = _family(
+    "t5-1.1",
+    "Shazeer 2020, GLU Variants Improve Transformer, arXiv:2002.05202",
+    SECOND,
+    second_sizes(SECOND),
+    "t5",
+    "T5",
+    _T5,
+)
+MT5 = _family(
+    "mt5",
+    "Xue et al. 2021, mT5: A Massively Multilingual Pre-trained Text-to-Text Transformer, NAACL",
+    MULTILINGUAL,
+    second_sizes(MULTILINGUAL),
+    "mt5",
+    "MT5",
+    fields("gated-gelu", MULTILINGUAL, NEVER_SCALED),
+)
+UMT5 = _family(
+    "umt5",
+    "Chung et al. 2023, UniMax: Fairer and More Effective Language Sampling, ICLR",
+    PER_LAYER,
+    {name: value for name, value in second_sizes(PER_LAYER).items() if name != "large"},
+    "umt5",
+    "UMT5",
+    fields("gated-gelu", PER_LAYER, SCALED_IF_TIED),
+)
