@@ -49,10 +49,7 @@ class Tower(nn.Module):
         prefix_BT: jax.Array | None = None,
         keys_B: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-        """(hidden states [B, T, D], each layer's input [L, B, T, D], loads of experts [L, 2, E]: `_loads`).
-
-        The inputs are the memory of the next window.
-        """
+        """(hidden states [B, T, D], each layer's input [L, B, T, D], loads of experts [L, 2, E])."""
         cfg = self.cfg
         memory = 0 if memory_BLMD is None else memory_BLMD.shape[2]
         key_segments = segments_BT
