@@ -11,6 +11,18 @@ BERT = {
     "max_position_embeddings": 30,
     "layer_norm_eps": 1e-6,
 }
+DEBERTA = BERT | {
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_biased_input": False,
+    "pos_att_type": "c2p|p2c",
+}
+DEBERTA_V2 = DEBERTA | {
+    "position_buckets": 6,
+    "max_relative_positions": 10,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+}
 XLM = {
     "vocab_size": 61,
     "emb_dim": 24,
@@ -67,6 +79,17 @@ CASES = {
         "XLMWithLMHeadModel", "XLMConfig", XLM | {"n_langs": 4, "gelu_activation": False}, MASKED, languages=4
     ),
     "xlm-one": Case("XLMWithLMHeadModel", "XLMConfig", XLM, MASKED),
+    "deberta": Case("DebertaForMaskedLM", "DebertaConfig", DEBERTA | {"type_vocab_size": 2}, MASKED, types=2),
+    "deberta-clipped": Case(
+        "DebertaForMaskedLM", "DebertaConfig", DEBERTA | {"max_relative_positions": 4}, MASKED
+    ),
+    "deberta-v2": Case("DebertaV2ForMaskedLM", "DebertaV2Config", DEBERTA_V2, MASKED),
+    "deberta-v2-convolution": Case(
+        "DebertaV2ForMaskedLM",
+        "DebertaV2Config",
+        DEBERTA_V2 | {"conv_kernel_size": 3, "conv_act": "gelu", "norm_rel_ebd": "none"},
+        MASKED,
+    ),
     "distilbert": Case(
         "DistilBertForMaskedLM",
         "DistilBertConfig",

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -73,7 +74,7 @@ def open_folder(
     config = dataclasses.replace(
         config_file.read(family, values, ignore), param_dtype=param_dtype, vocab_multiple=vocab_multiple
     )
-    tensors = safetensors.Tensors(folder)
+    tensors = _renamed(safetensors.Tensors(folder), family)
     rows = list(family.rows(config))
     if family.prefix and not any(name.startswith(family.prefix) for name in tensors):
         rows = weights.without_prefix(rows, family.prefix)
@@ -164,6 +165,22 @@ def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
 def is_bare(architecture: str) -> bool:
     """Whether a class is the model without a head, whose tensors have no prefix."""
     return architecture.endswith("Model") and not architecture.endswith("HeadModel")
+
+
+def _renamed(tensors: Mapping[str, np.ndarray], family: Family) -> Mapping[str, np.ndarray]:
+    """The tensors by the names that the key table uses; norms of old files have gamma and beta."""
+    rules = {
+        r"LayerNorm\.gamma$": "LayerNorm.weight",
+        r"LayerNorm\.beta$": "LayerNorm.bias",
+        **family.renamed,
+    }
+    names = {}
+    for name in tensors:
+        new = name
+        for pattern, replacement in rules.items():
+            new = re.sub(pattern, replacement, new)
+        names[name if new in tensors else new] = name
+    return safetensors.Renamed(tensors, names)
 
 
 def _heads(

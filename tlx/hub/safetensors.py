@@ -69,6 +69,22 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self._entries)
 
 
+class Renamed(Mapping[str, np.ndarray]):
+    """Tensors by other names: {new: old}."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):
+        self._tensors, self._old = tensors, dict(names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[self._old[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._old)
+
+    def __len__(self) -> int:
+        return len(self._old)
+
+
 def write(
     folder: str | os.PathLike, tensors: Sequence[tuple[str, Any]], shard_bytes: int = SHARD_BYTES
 ) -> None:

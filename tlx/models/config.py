@@ -134,6 +134,15 @@ class ModelConfig:
             raise ConfigError(
                 f"model.position.windowed_theta = {position.windowed_theta}: no layer has a window"
             )
+        if self.kind != "encoder" and (position.kind == "disentangled" or self.embedding.convolution):
+            raise ConfigError(
+                f"model.kind = {self.kind!r}: disentangled positions and a convolution are for encoders"
+            )
+        if self.embedding.convolution and (self.share_layers or self.num_layers < 2 or attention.windows):
+            raise ConfigError(
+                "model.embedding.convolution joins the first of several layers that share nothing; "
+                "model.share_layers and attention.windows do not go with it"
+            )
         remat_policy(self.execution.remat)
 
 

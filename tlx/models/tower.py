@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from tlx.nn.block import Block
 from tlx.nn.cache import Cache, Slot
 from tlx.nn.config import BlockConfig
+from tlx.nn.convolution import Convolution
+from tlx.nn.disentangled import DistanceTable
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import FINAL, EmbeddingConfig, Front
 from tlx.nn.feedforward import Routing
@@ -30,6 +32,10 @@ class Tower(nn.Module):
         self.front = Front(cfg, self.embedding)
         if self._shared_bias:
             self.position_bias = BucketedBias(cfg)
+        if cfg.position.kind == "disentangled":
+            self.distances = DistanceTable(cfg)
+        if self.embedding.convolution:
+            self.convolution = Convolution(cfg, self.embedding.convolution)
         if cfg.residual != "post":
             self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
 
@@ -60,6 +66,7 @@ class Tower(nn.Module):
         x_BTD = self.front(x_BTE, positions_BT, types_BT, keys_B, languages_BT)
         length = x_BTD.shape[1]
         bias = self.position_bias(length, length + memory, memory) if self._shared_bias else None
+        distances = self.distances() if cfg.position.kind == "disentangled" else None
 
         def apply(block, params, x, index, memory_BMD):
             y, _, routing = block.apply(
@@ -72,26 +79,36 @@ class Tower(nn.Module):
                 memory_BMD=memory_BMD,
                 encoded_BSD=encoded_BSD,
                 cross_mask=cross,
+                distances_RD=distances,
             )
             return y, (x if memory else None, _loads(routing, segments_BT))
 
         def init(key):
             rest = {"positions_BT": positions_BT, "encoded_BSD": encoded_BSD, "cross_mask": cross}
+            rest |= {"distances_RD": distances}
             own = Mask(segments_BT, segments_BT, 0, cfg.causal)
             return Block(cfg, parent=None).init(key, x_BTD, own, **rest)["params"]
 
         blocks = layer_params(self, init, cfg.num_layers, self.share_layers)
         inputs = jnp.moveaxis(memory_BLMD, 1, 0) if memory else None
+        layers = self._period(apply)
+        if self.embedding.convolution:
+            return self._convolved(layers, blocks, x_BTD, segments_BT, keys_B), None, None
         y_BTD, (layer_inputs, loads) = run_layers(
-            self._period(apply),
-            cfg,
-            blocks,
-            x_BTD,
-            inputs,
-            num_layers=cfg.num_layers,
-            share=self.share_layers,
+            layers, cfg, blocks, x_BTD, inputs, num_layers=cfg.num_layers, share=self.share_layers
         )
         return self._finish(y_BTD, keys_B), layer_inputs, loads
+
+    def _convolved(self, layers, blocks, x_BTD, segments_BT, keys_B):
+        """Hidden states where a convolution over the embeddings joins the first layer's output."""
+        one, rest = (
+            jax.tree.map(lambda x, part=part: x[part], blocks) for part in (slice(1), slice(1, None))
+        )
+        y_BTD, _ = run_layers(layers, self.cfg, one, x_BTD, num_layers=1, share=False)
+        y_BTD = self.convolution(x_BTD, y_BTD, segments_BT, keys_B)
+        count = self.cfg.num_layers - 1
+        y_BTD, _ = run_layers(layers, self.cfg, rest, y_BTD, num_layers=count, share=False, first=1)
+        return self._finish(y_BTD, keys_B)
 
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Cross-attention's keys and values of every layer, [L, B, S, G, H] each."""

@@ -6,6 +6,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn import cache as caches
 from tlx.nn.config import BlockConfig
+from tlx.nn.disentangled import DisentangledLogits
 from tlx.nn.kernels import KERNELS
 from tlx.nn.kernels.choice import kernel_name
 from tlx.nn.linear import Linear
@@ -33,13 +34,16 @@ class Attention(nn.Module):
         query_std = std if cfg.attention.scale or cfg.init.kind == "normal" else std * cfg.head_dim**-0.5
         self.query = Linear((cfg.width,), heads, ("embed", "heads", "head_dim"), query_std, bias, *dtypes)
         names = ("embed", "kv_heads", "head_dim")
-        self.key = Linear((cfg.width,), kv_heads, names, std, bias, *dtypes)
+        key_bias = bias and cfg.attention.key_bias
+        self.key = Linear((cfg.width,), kv_heads, names, std, key_bias, *dtypes)
         self.value = Linear((cfg.width,), kv_heads, names, std, bias, *dtypes)
         out_std = cfg.residual_std(cfg.attention.num_heads * cfg.head_dim)
         names = ("heads", "head_dim", "embed")
         self.out = Linear(heads, (cfg.width,), names, out_std, cfg.attention.out_bias, *dtypes)
         if cfg.position.kind == "relative" and not self.cross:
             self.relative = RelativeLogits(cfg)
+        if cfg.position.kind == "disentangled" and not self.cross:
+            self.disentangled = DisentangledLogits(cfg)
         if cfg.attention.qk_norm:
             self.query_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
             self.key_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
@@ -128,11 +132,13 @@ class Attention(nn.Module):
         site: int = 0,
         slot: caches.Slot | None = None,
         given: tuple[jax.Array, jax.Array] | None = None,
+        distances_RD: jax.Array | None = None,
     ) -> tuple[jax.Array, caches.Slot | None]:
         """Attends from x to `source` (memory and x itself, or the encoder's output).
 
         `given` are keys and values computed before (the encoder's, while decoding); `slot` is where this
-        layer's keys and values are cached. Returns [B, T, D] and the slot with the new ones.
+        layer's keys and values are cached. `distances` is the table of disentangled attention. Returns
+        [B, T, D] and the slot with the new ones.
         """
         query = self.queries(x_BTD, positions_BT)
         key, value = given if given is not None else self.keys_values(source_BSD, positions_BT)
@@ -140,9 +146,16 @@ class Attention(nn.Module):
             slot, key, value = caches.write(slot, key, value)
         if self.cfg.position.kind == "relative" and not self.cross:
             query, bias = self.relative_terms(query, key.shape[1], mask, different_BTS)
+        if self.cfg.position.kind == "disentangled" and not self.cross:
+            bias = self.disentangled(query, key, *self._positions(distances_RD))
         if self._own_bias:
             bias = self.position_bias(query.shape[1], key.shape[1], mask.query_start)
         return self.attend(query, key, value, mask, bias, keys_B, site), slot
+
+    def _positions(self, distances_RD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if self.cfg.position.shared_projections:
+            return self.query(distances_RD), self.key(distances_RD)
+        return self.disentangled.project(distances_RD)
 
     @property
     def _own_bias(self) -> bool:

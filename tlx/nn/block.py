@@ -54,6 +54,7 @@ class Block(nn.Module):
         encoded_BSD: jax.Array | None = None,
         encoded_keys_values: tuple[jax.Array, jax.Array] | None = None,
         cross_mask: Mask | None = None,
+        distances_RD: jax.Array | None = None,
     ) -> tuple[jax.Array, Slot | None, Routing | None]:
         """x_BTD after the layer, its cache, and what its experts were chosen for.
 
@@ -74,6 +75,7 @@ class Block(nn.Module):
                 keys_B=keys_B,
                 site=PROBABILITIES,
                 slot=slot,
+                distances_RD=distances_RD,
             )
             if cfg.residual == "sandwich":
                 y = self.attention_post_norm(y)

@@ -40,9 +40,12 @@ class PositionConfig:
 
     learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. bucketed: T5's relative
     bias, one table per stack. relative: Transformer-XL's and XLNet's sinusoidal relative attention.
+    disentangled: DeBERTa's vectors of distances; its num_buckets may be 0, and then none share a row.
     """
 
-    kind: Literal["none", "learned", "sinusoidal", "rotary", "bucketed", "relative"] = "learned"
+    kind: Literal["none", "learned", "sinusoidal", "rotary", "bucketed", "relative", "disentangled"] = (
+        "learned"
+    )
     max_length: int = 1024  # rows of the learned table
     offset: int = 0  # first row in use of the learned table (BART and RoBERTa: 2)
     sinusoid_layout: Literal["halves", "interleaved"] = "halves"
@@ -53,6 +56,8 @@ class PositionConfig:
     num_buckets: int = 32
     max_distance: int = 128
     per_layer: bool = False  # a bucketed bias of its own for each layer (UMT5)
+    shared_projections: bool = False  # distances are projected as the content is (DeBERTa v2)
+    norm: bool = False  # the table of distances is normalised (DeBERTa v2)
     segment_relative: bool = False  # XLNet's same-or-different-segment term
 
 
@@ -64,6 +69,7 @@ class AttentionConfig:
     num_kv_heads: int = 0  # 0: as many as num_heads
     head_dim: int = 0  # 0: width / num_heads
     qkv_bias: bool = True
+    key_bias: bool = True  # False: of queries and values only, where qkv_bias (DeBERTa v1)
     out_bias: bool = True
     scale: bool = True  # logits times head_dim ** -.5 (T5: no)
     scale_width: int = 0  # in place of head_dim there; 0: head_dim (Gemma: query_pre_attn_scalar)
@@ -152,7 +158,10 @@ class BlockConfig:
     @property
     def softmax_scale(self) -> float:
         """What attention logits are multiplied by."""
-        return (self.attention.scale_width or self.head_dim) ** -0.5 if self.attention.scale else 1.0
+        width = self.attention.scale_width or self.head_dim
+        if self.position.kind == "disentangled":
+            width *= 3  # terms of the logits
+        return width**-0.5 if self.attention.scale else 1.0
 
     @property
     def hidden(self) -> int:

@@ -26,6 +26,7 @@ class EmbeddingConfig:
     num_types: int = 0  # rows of the segment-type table (BERT: 2)
     num_languages: int = 0  # rows of the table of languages (XLM)
     norm: bool = False  # normalise the sum (BERT)
+    convolution: int = 0  # places that one over the embeddings, joining the first layer, reads (DeBERTa v2)
     scale: bool = False  # times sqrt(width) (the original Transformer)
 
 

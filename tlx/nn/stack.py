@@ -71,11 +71,13 @@ def run_layers(
     *,
     num_layers: int,
     share: bool,
+    first: int = 0,
 ) -> tuple[Any, Any]:
     """Scans `layer(params, carry, index, inputs[index]) -> (carry, output)`; outputs are stacked.
 
     `layers` are those of one period of the pattern, which differ in what is static; one scan goes over the
     whole periods, and the layers that are left over follow it. Parameters stay stacked [num_layers, ...].
+    `first` is the index of the first.
     """
     recompute, policy = remat_policy(cfg.execution.remat)
     period = len(layers)
@@ -92,7 +94,7 @@ def run_layers(
             outputs.append(output)
         return carry, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
-    scanned = (None if share else blocks, jnp.arange(num_layers), inputs)
+    scanned = (None if share else blocks, first + jnp.arange(num_layers), inputs)
     whole = jax.tree.map(lambda x: x[: periods * period].reshape(periods, period, *x.shape[1:]), scanned)
     pieces = []
     if periods:

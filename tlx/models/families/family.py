@@ -83,6 +83,7 @@ class Family:
     table of a model, heads included. copies: names that may hold a tensor once more (tied weights), and of
     what. ignored: regular expressions of names that hold no parameter. harmless: keys of
     config.json that do not matter, besides those that never do.
+    renamed: regular expressions of old names of tensors, and what stands there now.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Family:
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     harmless: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def resized(base: ModelConfig, **changes: Any) -> ModelConfig:

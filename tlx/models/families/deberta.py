@@ -1,0 +1,132 @@
+"""DeBERTa v1: disentangled attention over exact distances, with matrices of its own for positions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.base.errors import ConfigError
+from tlx.models.config import ModelConfig
+from tlx.models.families import bert
+from tlx.models.families.family import Family, Fixed, Mapped, Row, linear, norm, resized
+
+BASE = resized(
+    bert.BASE,
+    vocab_size=50265,
+    embedding__num_types=0,
+    norm__eps=1e-7,
+    attention__key_bias=False,
+    position__kind="disentangled",
+    position__max_length=512,
+    position__max_distance=512,
+    position__num_buckets=0,
+)
+
+
+def tables(config: ModelConfig) -> list[Row]:
+    """What v1 and v2 share: embeddings, the table of distances, the feed-forward and the head."""
+    path, name = "model/encoder/blocks", "deberta.encoder.layer.{layer}"
+    found = [
+        Row("model/embedding/table", "deberta.embeddings.word_embeddings.weight", "v d -> v d"),
+        *norm("model/encoder/front/norm", "deberta.embeddings.LayerNorm"),
+        Row("model/encoder/distances/table", "deberta.encoder.rel_embeddings.weight"),
+    ]
+    if config.embedding.num_types:
+        found.append(Row("model/encoder/front/types", "deberta.embeddings.token_type_embeddings.weight"))
+    return [
+        *found,
+        *linear(f"{path}/attention/out", f"{name}.attention.output.dense", bert.OUT, "d"),
+        *norm(f"{path}/attention_norm", f"{name}.attention.output.LayerNorm"),
+        *linear(f"{path}/feedforward/in", f"{name}.intermediate.dense", bias="f"),
+        *linear(f"{path}/feedforward/out", f"{name}.output.dense", bias="f"),
+        *norm(f"{path}/feedforward_norm", f"{name}.output.LayerNorm"),
+        *linear("heads/mlm/dense", "cls.predictions.transform.dense", bias="f"),
+        *norm("heads/mlm/norm", "cls.predictions.transform.LayerNorm"),
+        Row("heads/mlm/bias", "cls.predictions.bias", "v -> v"),
+    ]
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table: queries, keys and values are packed head by head."""
+    path, name = "model/encoder/blocks/attention", "deberta.encoder.layer.{layer}.attention.self"
+    packed = [
+        Row(f"{path}/{part}/kernel", f"{name}.in_proj.weight", "(n 3 h) d -> d n h", number)
+        for number, part in enumerate(("query", "key", "value"))
+    ]
+    return [
+        *tables(config),
+        *packed,
+        Row(f"{path}/query/bias", f"{name}.q_bias", "(n h) -> n h"),
+        Row(f"{path}/value/bias", f"{name}.v_bias", "(n h) -> n h"),
+        *linear(f"{path}/disentangled/key", f"{name}.pos_proj", bert.QUERY),
+        *linear(f"{path}/disentangled/query", f"{name}.pos_q_proj", bert.QUERY, "(n h)"),
+    ]
+
+
+def _read_terms(values: Mapping[str, Any]) -> dict[str, Any]:
+    terms = values.get("pos_att_type") or []
+    terms = [term.strip() for term in terms.split("|")] if isinstance(terms, str) else terms
+    if set(terms) != {"c2p", "p2c"}:
+        raise ConfigError(f"config.json: pos_att_type = {terms!r} must be c2p and p2c")
+    return {}
+
+
+def _read_distances(values: Mapping[str, Any]) -> dict[str, Any]:
+    longest, distance = values.get("max_position_embeddings", 512), values.get("max_relative_positions", -1)
+    return {
+        "position.max_length": longest,
+        "position.max_distance": distance if distance > 0 else longest,
+        "position.num_buckets": max(0, values.get("position_buckets", -1)),
+    }
+
+
+def _write_distances(config: ModelConfig) -> dict[str, Any]:
+    position = config.position
+    return {
+        "max_position_embeddings": position.max_length,
+        "max_relative_positions": position.max_distance,
+        "position_buckets": position.num_buckets or -1,
+    }
+
+
+# What the configs of v1 and v2 share.
+FIELDS = (
+    Mapped(("pos_att_type",), _read_terms, lambda _: {"pos_att_type": ["p2c", "c2p"]}),
+    Mapped(
+        ("max_relative_positions", "max_position_embeddings", "position_buckets"),
+        _read_distances,
+        _write_distances,
+    ),
+    Fixed("relative_attention", (True,)),
+    Fixed("position_biased_input", (False,)),
+    Fixed("talking_head", (False,)),
+    Fixed("legacy", (True, False)),  # two names of one head
+)
+# The head's names in files of the original code.
+RENAMED = {
+    r"^lm_predictions\.lm_head\.(dense|LayerNorm)\.": r"cls.predictions.transform.\1.",
+    r"^lm_predictions\.lm_head\.bias$": "cls.predictions.bias",
+}
+HARMLESS = (
+    "pooler_dropout",
+    "pooler_hidden_act",
+    "pooler_hidden_size",
+    "padding_idx",
+)
+
+FAMILY = Family(
+    name="deberta",
+    citation="He et al. 2021, DeBERTa: Decoding-enhanced BERT with Disentangled Attention, ICLR",
+    base=BASE,
+    sizes={"base": BASE, "large": bert.size(24, 1024, 16, BASE)},
+    rows=rows,
+    model_type="deberta",
+    architectures={"DebertaForMaskedLM": ("heads/mlm",), "DebertaModel": ()},
+    fields=(*bert.fields(vocab_size=50265, type_vocab_size=0, layer_norm_eps=1e-7), *FIELDS),
+    prefix="deberta.",
+    copies={
+        "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    ignored=bert.FAMILY.ignored,
+    harmless=HARMLESS,
+    renamed=RENAMED,
+)

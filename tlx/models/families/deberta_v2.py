@@ -1,0 +1,104 @@
+"""DeBERTa v2 and v3: logarithmic distances projected as the content is, and a convolution in the largest."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.base.errors import ConfigError
+from tlx.models.config import ModelConfig
+from tlx.models.families import bert, deberta
+from tlx.models.families.family import Family, Fixed, Mapped, Row, linear, norm, resized
+
+BASE = resized(
+    deberta.BASE,
+    vocab_size=128100,
+    attention__key_bias=True,
+    position__num_buckets=256,
+    position__shared_projections=True,
+    position__norm=True,
+)
+
+
+def _convolved(layers: int) -> ModelConfig:
+    return resized(bert.size(layers, 1536, 24, BASE), embedding__convolution=3)
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table."""
+    path, name = "model/encoder/blocks/attention", "deberta.encoder.layer.{layer}.attention.self"
+    found = deberta.tables(config)
+    for part in ("query", "key", "value"):
+        found += linear(f"{path}/{part}", f"{name}.{part}_proj", bert.QUERY, "(n h)")
+    if config.position.norm:
+        found += norm("model/encoder/distances/norm", "deberta.encoder.LayerNorm")
+    if config.embedding.convolution:
+        place = "model/encoder/convolution"
+        found += linear(place, "deberta.encoder.conv.conv", "o i k -> k i o", "o")
+        found += norm(f"{place}/norm", "deberta.encoder.conv.LayerNorm")
+    return found
+
+
+def _read_norm(values: Mapping[str, Any]) -> dict[str, Any]:
+    name = values.get("norm_rel_ebd", "none")
+    if name not in ("none", "layer_norm"):
+        raise ConfigError(f"config.json: norm_rel_ebd = {name!r} must be none or layer_norm")
+    return {"position.norm": name == "layer_norm"}
+
+
+def _write_norm(config: ModelConfig) -> dict[str, Any]:
+    return {"norm_rel_ebd": "layer_norm" if config.position.norm else "none"}
+
+
+def _read_convolution(values: Mapping[str, Any]) -> dict[str, Any]:
+    size = values.get("conv_kernel_size", 0)
+    act = values.get("conv_act", "tanh")
+    if size and act != values.get("hidden_act", "gelu"):
+        raise ConfigError(f"config.json: conv_act = {act!r} must be hidden_act, {values.get('hidden_act')!r}")
+    if size and (size % 2 == 0 or values.get("conv_groups", 1) != 1):
+        raise ConfigError(f"config.json: conv_kernel_size = {size} must be odd, and conv_groups 1")
+    return {"embedding.convolution": max(0, size)}
+
+
+def _write_convolution(config: ModelConfig) -> dict[str, Any]:
+    if not config.embedding.convolution:
+        return {}
+    act = next(field for field in bert.fields() if getattr(field, "path", "") == "feedforward.activation")
+    name = next(theirs for theirs, ours in act.names.items() if ours == config.feedforward.activation)
+    return {"conv_kernel_size": config.embedding.convolution, "conv_act": name}
+
+
+FAMILY = Family(
+    name="deberta-v2",
+    citation="He et al. 2021, DeBERTa, ICLR; He et al. 2023, DeBERTaV3, ICLR",
+    base=BASE,
+    sizes={
+        "v3-xsmall": bert.size(12, 384, 6, BASE),
+        "v3-small": bert.size(6, 768, 12, BASE),
+        "v3-base": BASE,
+        "v3-large": bert.size(24, 1024, 16, BASE),
+        "v2-xlarge": _convolved(24),
+        "v2-xxlarge": _convolved(48),
+    },
+    rows=rows,
+    model_type="deberta-v2",
+    architectures={"DebertaV2ForMaskedLM": ("heads/mlm",), "DebertaV2Model": ()},
+    fields=(
+        *bert.fields(
+            vocab_size=128100,
+            hidden_size=1536,
+            num_hidden_layers=24,
+            num_attention_heads=24,
+            intermediate_size=6144,
+            type_vocab_size=0,
+            layer_norm_eps=1e-7,
+        ),
+        *deberta.FIELDS,
+        Fixed("share_att_key", (True,)),
+        Mapped(("norm_rel_ebd",), _read_norm, _write_norm),
+        Mapped(("conv_kernel_size", "conv_act", "conv_groups"), _read_convolution, _write_convolution),
+    ),
+    prefix="deberta.",
+    copies=deberta.FAMILY.copies,
+    ignored=bert.FAMILY.ignored,
+    harmless=deberta.HARMLESS,
+    renamed=deberta.RENAMED,
+)
