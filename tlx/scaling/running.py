@@ -114,7 +114,8 @@ class _Processes:
     def __init__(self, ledger: Ledger, template: str, parallel: int, say: Callable[[str], None]):
         self.ledger, self.template, self.parallel, self.say = ledger, template, parallel, say
         self.running: dict[str, tuple[subprocess.Popen, dict[str, Any]]] = {}
-        self.starts: dict[str, int] = {}
+        self.starts: dict[str, int] = {}  # since the last new checkpoint
+        self.stood: dict[str, int] = {}
         self.not_before: dict[str, float] = {}
 
     def run(self) -> None:
@@ -153,7 +154,9 @@ class _Processes:
         with open(workdir / "log.txt", "a", encoding="utf-8") as log:
             process = subprocess.Popen(words, stdout=log, stderr=log, preexec_fn=_die_with_parent)
         self.running[row["run"]] = (process, row)
-        self.starts[row["run"]] = self.starts.get(row["run"], 0) + 1
+        stands, stood = _checkpointed(workdir), self.stood.get(row["run"], -1)
+        self.starts[row["run"]] = 1 if stands > stood else self.starts[row["run"]] + 1
+        self.stood[row["run"]] = stands
         self.ledger.event("start", run=row["run"])
         self.say(f"{row['run']}  started: {_about(row)}")
 
@@ -192,6 +195,12 @@ class _Processes:
 def _ended(workdir: pathlib.Path) -> bool:
     """Whether `tlx train` said that it had come to its end."""
     return any(line["event"] == "end" for line in read_lines(workdir / "events.jsonl"))
+
+
+def _checkpointed(workdir: pathlib.Path) -> int:
+    """Step of the newest checkpoint; 0 before there is one."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def _about(row: Mapping[str, Any]) -> str:

@@ -1,0 +1,190 @@
+"""The runner of processes, with a trainer that takes milliseconds: what it starts, and what it never repeats."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tlx.base.errors import CONFIG, NUMERICS, ConfigError, LeaseError
+from tlx.base.files import sha256_json
+from tlx.scaling.ledger import Ledger
+from tlx.scaling.running import run, status
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Trains: a line of steps.txt for every step, from where the last start left off; starts.txt one a start.
+_TRAINER = """
+import json, os, pathlib, signal, sys, time
+
+folder = pathlib.Path(sys.argv[1])
+config = json.loads((folder / "planned.json").read_text())
+does, lr = config["does"], config["optimizer"]["learning_rate"]
+with open(folder / "starts.txt", "a") as file:
+    print(os.getpid(), file=file, flush=True)
+if lr > does.get("diverges_above", 1):
+    sys.exit({numerics})
+if "exits" in does:
+    sys.exit(does["exits"])
+done = len((folder / "steps.txt").read_text().split()) if (folder / "steps.txt").exists() else 0
+for step in range(done + 1, config["train"]["steps"] + 1):
+    time.sleep(does.get("seconds", 0))
+    with open(folder / "steps.txt", "a") as file:
+        print(step, file=file, flush=True)
+    (folder / "checkpoints" / str(step)).mkdir(parents=True)
+    with open(folder / "metrics.jsonl", "a") as file:
+        print(json.dumps({{"kind": "train", "step": step, "tokens_per_s": 100.0}}), file=file, flush=True)
+    if step in does.get("dies_after", ()):
+        os.kill(os.getpid(), signal.SIGKILL)
+(folder / "run.json").write_text(json.dumps({{"data": {{"train_tokens": 1000}}}}))
+line = {{"kind": "validation", "step": config["train"]["steps"], "loss": 3.0 - lr, "bits_per_byte": 2.0}}
+with open(folder / "metrics.jsonl", "a") as file:
+    print(json.dumps(line), file=file, flush=True)
+with open(folder / "events.jsonl", "a") as file:
+    print(json.dumps({{"event": "end"}}), file=file, flush=True)
+"""
+
+
+@pytest.fixture
+def backend(tmp_path):
+    path = tmp_path / "trainer.py"
+    path.write_text(_TRAINER.format(numerics=NUMERICS))
+    return f"command:{sys.executable} {path} {{workdir}} # {{config}}"
+
+
+def planned(*behaviours, steps=4):
+    """A plan with a run for every behaviour, the later ones larger."""
+    rows = []
+    for i, does in enumerate(behaviours):
+        config = {"optimizer": {"learning_rate": 0.1}, "train": {"steps": steps}, "does": does, "seed": i}
+        row = {"run": sha256_json(config)[:12], "N": 100 * (i + 1), "D": 10 * steps, "steps": steps}
+        row |= {"flops": 6e3 * (i + 1) * steps, "lr": 0.1, "seed": i, "batch_tokens": 10}
+        rows.append(row | {"budget": 1e4, "memory_bytes": 1, "seconds": 1.0, "config": config})
+    return {"runs": rows}
+
+
+def words(folder, row, name):
+    path = pathlib.Path(folder) / "runs" / row["run"] / name
+    return path.read_text().split() if path.exists() else []
+
+
+def test_every_run_is_made_once_in_the_plans_order_and_never_again(tmp_path, backend):
+    plan = planned({}, {}, {})
+    lines = run(plan, tmp_path, backend, parallel=2)
+    assert [line["run"] for line in lines] == [row["run"] for row in plan["runs"]]
+    assert all(line["status"] == "done" and line["loss"] == 2.9 for line in lines)
+    assert all("config" not in line and line["D_unique"] == 1000 for line in lines)
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    assert run(None, tmp_path, backend) == lines and (tmp_path / "ledger.jsonl").read_bytes() == before
+    assert all(len(words(tmp_path, row, "starts.txt")) == 1 for row in plan["runs"])
+    found = status(tmp_path)
+    assert (found["done"], found["left"], found["seconds_left"]) == (3, 0, 0.0)
+
+
+def test_a_run_that_died_goes_on_from_where_it_stood(tmp_path, backend):
+    plan = planned({"dies_after": [1, 3]})
+    (line,) = run(plan, tmp_path, backend)
+    (row,) = plan["runs"]
+    assert line["status"] == "done"
+    assert words(tmp_path, row, "steps.txt") == ["1", "2", "3", "4"]
+    assert len(words(tmp_path, row, "starts.txt")) == 3
+
+
+def test_a_run_that_dies_is_given_up_only_where_it_gets_nowhere(tmp_path, backend, monkeypatch):
+    monkeypatch.setattr("tlx.scaling.running._MOST_STARTS", 2)
+    plan = planned({"dies_after": [1, 2, 3]}, {"exits": 143})
+    forward, stuck = run(plan, tmp_path, backend, parallel=2)
+    assert forward["status"] == "done" and len(words(tmp_path, forward, "starts.txt")) == 4
+    assert (stuck["status"], stuck["exit"]) == ("failed", 143)
+    assert len(words(tmp_path, stuck, "starts.txt")) == 2
+
+
+def test_what_diverges_is_recorded_and_tried_once_with_half_the_rate(tmp_path, backend):
+    plan = planned({"diverges_above": 0.07}, {"diverges_above": 0.01}, {})
+    lines = run(plan, tmp_path, backend)
+    assert [(line["status"], line["lr"]) for line in lines] == [
+        ("diverged", 0.1),
+        ("done", 0.05),
+        ("diverged", 0.1),
+        ("diverged", 0.05),
+        ("done", 0.1),
+    ]
+    assert lines[0]["loss"] is None and lines[1]["retry_of"] == lines[0]["run"] and lines[1]["loss"] == 2.95
+    assert all(len(words(tmp_path, line, "starts.txt")) == 1 for line in lines)
+    found = status(tmp_path)
+    assert (found["done"], found["diverged"], found["left"]) == (2, 3, 0)
+
+
+def test_an_error_of_the_config_is_not_tried_again(tmp_path, backend):
+    said = []
+    (line,) = run(planned({"exits": CONFIG}), tmp_path, backend, say=said.append)
+    assert (line["status"], line["exit"]) == ("failed", CONFIG)
+    assert len(words(tmp_path, line, "starts.txt")) == 1 and "log.txt" in said[-1]
+
+
+def test_two_runners_refuse_each_other_and_other_plans(tmp_path, backend):
+    with Ledger(tmp_path).writer(), pytest.raises(LeaseError, match="another"):
+        run(planned({}), tmp_path, backend)
+    run(planned({}), tmp_path, backend)
+    with pytest.raises(ConfigError, match="holds another plan: 1 of 1"):
+        run(planned({"seconds": 0.01}), tmp_path, backend)
+    with pytest.raises(ConfigError, match="needs {config}"):
+        run(None, tmp_path, "command:true")
+    with pytest.raises(ConfigError, match="backend"):
+        run(None, tmp_path, "slurm")
+
+
+_DRIVER = "import sys; from tlx.scaling.running import run; run(None, sys.argv[1], sys.argv[2], parallel=2)"
+
+
+def test_a_ladder_killed_twice_ends_with_the_ledger_of_one_that_was_not(tmp_path, backend):
+    plan = planned(*[{"seconds": 0.05}] * 4, steps=6)
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    run(plan, calm, backend, parallel=4)
+    Ledger(killed).start(plan)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for kill in range(2):
+        driver = subprocess.Popen([sys.executable, "-c", _DRIVER, killed, backend], env=environ)
+        steps = 3 + 9 * kill  # of all runs together
+        _until(lambda steps=steps: sum(len(words(killed, r, "steps.txt")) for r in plan["runs"]) >= steps)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+        for row in plan["runs"]:  # the driver's children have died with it
+            for pid in words(killed, row, "starts.txt"):
+                _until(lambda pid=pid: not _alive(int(pid)))
+    assert status(killed)["left"] > 0
+    run(None, killed, backend, parallel=2)
+    assert (killed / "ledger.jsonl").read_bytes() == (calm / "ledger.jsonl").read_bytes()
+    starts = 0
+    for row in plan["runs"]:
+        assert words(killed, row, "steps.txt") == [str(step) for step in range(1, 7)]
+        starts += len(words(killed, row, "starts.txt"))
+    assert 6 <= starts <= 8  # two more for each kill at the most, none for runs that had ended
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _until(holds, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_ledger_is_a_table_that_fit_reads(tmp_path, backend):
+    from tlx.scaling import load_runs
+
+    run(planned({}, {"diverges_above": 0.07}), tmp_path, backend)
+    with pytest.warns(UserWarning, match="1 of 3 runs are not done"):
+        table = load_runs(tmp_path)
+    assert table["N"].tolist() == [100, 200] and table["lr"].tolist() == [0.1, 0.05]
+    assert json.loads((tmp_path / "ledger.jsonl").read_text().split("\n")[0])["budget"] == 1e4
