@@ -1,4 +1,4 @@
-"""The runner of processes, with a trainer that takes milliseconds: what it starts, and what it never repeats."""
+"""The runner of processes, with a trainer of milliseconds: what it starts, and what it never repeats."""
 
 import json
 import os
