@@ -85,19 +85,19 @@ def _write(path: pathlib.Path, content: str) -> None:
         handle.write(content)
 
 
-@pytest.mark.parametrize("ending", ["", ".gz"])
-def test_txt(tmp_path, ending):
+@pytest.mark.parametrize("ending", [".txt", ".txt.gz", ".md", ".py.gz"])
+def test_plain_text(tmp_path, ending):
     (tmp_path / "sub").mkdir()
-    _write(tmp_path / "sub" / f"b.txt{ending}", "one\r\ntwo\n\n한국어")
-    _write(tmp_path / f"a.txt{ending}", "zero\n")
-    pattern = str(tmp_path / "**" / f"*.txt{ending}")
+    _write(tmp_path / "sub" / f"b{ending}", "one\r\ntwo\n\n한국어")
+    _write(tmp_path / f"a{ending}", "zero\n")
+    pattern = str(tmp_path / "**" / f"*{ending}")
     assert _texts(_text(**_same(pattern))) == ["zero\n", "one\r\ntwo\n\n한국어"]
     lines = _text(**_same(pattern, lines=True))
     assert list(documents(lines)) == [
-        (f"{tmp_path}/a.txt{ending}:1", "zero"),
-        (f"{tmp_path}/sub/b.txt{ending}:1", "one\r"),
-        (f"{tmp_path}/sub/b.txt{ending}:2", "two"),
-        (f"{tmp_path}/sub/b.txt{ending}:4", "한국어"),
+        (f"{tmp_path}/a{ending}:1", "zero"),
+        (f"{tmp_path}/sub/b{ending}:1", "one\r"),
+        (f"{tmp_path}/sub/b{ending}:2", "two"),
+        (f"{tmp_path}/sub/b{ending}:4", "한국어"),
     ]
 
 

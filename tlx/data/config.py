@@ -8,14 +8,14 @@ from tlx.base.errors import ConfigError, one_of
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """Files of the source "text": .txt, .jsonl and .parquet (.txt and .jsonl also with .gz behind)."""
+    """Files of the source "text": plain (.txt, .md, .py), .jsonl and .parquet (all but the last also .gz)."""
 
     files: tuple[str, ...] = ()  # globs, ** included
     validation_files: tuple[str, ...] = ()  # globs; none: a share of the documents is held out instead
     validation_fraction: float = 0.05  # that share, chosen by a hash of each document's place
     column: str = "text"  # field of .jsonl and .parquet that holds the text
     target_column: str = ""  # field with its translation or answer: a record is a pair of texts
-    lines: bool = False  # whether each line of a .txt is a document; else the whole file is one
+    lines: bool = False  # whether each line of plain text is a document; else the whole file is one
 
 
 @dataclasses.dataclass(frozen=True)

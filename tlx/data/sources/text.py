@@ -1,4 +1,4 @@
-"""Text in files: .txt, .jsonl and .parquet."""
+"""Text in files: plain (.txt, .md, .py), .jsonl and .parquet."""
 
 import contextlib
 import glob
@@ -16,7 +16,8 @@ from tlx.base.errors import DataError, one_of
 from tlx.data.config import SourceConfig
 from tlx.data.sources.source import Document, Split, held_out
 
-_ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
+_PLAIN = (".txt", ".md", ".py")
+_ENDINGS = (*_PLAIN, *(ending + ".gz" for ending in _PLAIN), ".jsonl", ".jsonl.gz", ".parquet")
 
 
 class TextSource:
@@ -38,7 +39,7 @@ class TextSource:
         self.parts = _matches(globs, f"data.text.{field}")
         self._root = os.path.commonpath([os.path.dirname(path) for path in self.parts])
         sizes = [os.stat(path) for path in self.parts]
-        plain = all(path.endswith(".txt") for path in self.parts) and (own_files or split == "train")
+        plain = all(path.endswith(_PLAIN) for path in self.parts) and (own_files or split == "train")
         self.name = f"text {', '.join(globs)} ({split})"
         self.num_bytes = sum(stat.st_size for stat in sizes) if plain else None
         self.identity = [
@@ -63,14 +64,14 @@ class TextSource:
 
     def _records(self, path: str) -> Iterator[tuple[int | None, Sequence[str]]]:
         """(number from 1 or None, its text or pair of texts) of each record, blank ones included."""
-        if self.parallel and ".txt" in os.path.basename(path):
+        if self.parallel and path.removesuffix(".gz").endswith(_PLAIN):
             raise DataError(
                 f"{path} has no field {self._columns[1]!r}; data.text.target_column needs records"
             )
         try:
             if path.endswith(".parquet"):
                 yield from _parquet(path, self._columns)
-            elif ".jsonl" in os.path.basename(path):
+            elif path.removesuffix(".gz").endswith(".jsonl"):
                 yield from _jsonl(path, self._columns)
             elif self._config.lines:
                 with _open(path) as handle:
