@@ -1,17 +1,20 @@
 """FLOPs in closed form against the step's jaxpr, and against the compiler's own count."""
 
 import dataclasses
+import math
 
 import jax
 import pytest
 
-from tests.train.shapes import BATCH, LENGTH, OBJECTIVES, examples, make
+from tests.train.shapes import BATCH, LENGTH, OBJECTIVES, VOCAB, examples, make
 from tlx import parallel
-from tlx.base.tree import num_params
 from tlx.models.counts import Shape, model_flops, nonembedding_params
+from tlx.models.families import TABLE as FAMILIES
+from tlx.models.families.family import replaced
 from tlx.models.flops import matmul_flops
 from tlx.nn.config import AttentionConfig, ExecutionConfig, FeedForwardConfig
 from tlx.nn.embed import EmbeddingConfig
+from tlx.optim.leaves import describe
 from tlx.train import carry as carries
 from tlx.train.state import boxed_params
 
@@ -22,6 +25,8 @@ FEATURES = {
         {"attention": AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=16, qk_norm=True)},
         {"residual": "parallel"},
         {"residual": "sandwich"},
+        {"feedforward": FeedForwardConfig(gated=True, hidden=80, bias=False, num_experts=4)},
+        {"feedforward": FeedForwardConfig(bias=False, num_experts=4, capacity=1.25)},
     ],
     "mlm": [
         {"embedding": EmbeddingConfig(factor=16, num_types=2), "share_layers": True},
@@ -42,7 +47,8 @@ def traced(module, batch):
 
     def loss(params, batch):
         carry = carries.initial_carry(module, rows)
-        return module.apply({"params": params}, batch, carry, None)[0]["loss"].sum
+        terms = module.apply({"params": params}, batch, carry, None)[0]
+        return sum(term.scale * term.sum for term in terms.values() if term.scale)
 
     return (matmul_flops(loss, params, batch), matmul_flops(jax.grad(loss), params, batch)), (loss, params)
 
@@ -68,30 +74,66 @@ def test_the_formula_is_the_jaxprs_count(objective, change):
     assert tuple(formula) == counted
 
 
+def tiny(base):
+    """A family's model with every feature that it has, at width 32."""
+    part = base.attention
+    grouped = part.num_kv_heads and part.num_kv_heads < part.num_heads
+    wide = part.head_dim and part.head_dim * part.num_heads != base.width
+    changes = {"width": 32, "num_layers": max(2, len(part.windows)), "vocab_size": VOCAB.size}
+    changes |= {"num_decoder_layers": 1 if base.kind == "encoder_decoder" else 0, "dropout": 0.0}
+    changes |= {"attention.num_heads": 4, "attention.num_kv_heads": 2 if grouped else 0}
+    changes |= {"attention.head_dim": 16 if wide else 0, "feedforward.hidden": 48}
+    changes |= {
+        "attention.window": part.window and 8,
+        "attention.windows": tuple(w and 8 for w in part.windows),
+    }
+    changes |= {"embedding.factor": 16 if base.embedding.factor else 0, "position.max_length": 64}
+    changes |= {"feedforward.num_experts": min(4, base.feedforward.num_experts)}
+    changes |= {"execution": ExecutionConfig(unroll=1)}
+    return replaced(base, changes)
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_the_formula_counts_every_familys_features(name):
+    model = tiny(FAMILIES.load(name).base)
+    objective = {"encoder": "mlm", "decoder": "clm", "encoder_decoder": "span_corruption"}[model.kind]
+    module, batch = changed(objective, {})
+    module = module.clone(model=model)
+    counted, _ = traced(module, batch)
+    assert tuple(model_flops(model, shape_of(objective, batch), objective == "mlm")) == counted
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_nonembedding_parameters_are_the_kernels_of_the_layers(objective):
     module, batch = changed(objective, {})
-    params = parallel.unbox(boxed_params(module, batch))
-    leaves = jax.tree_util.tree_leaves_with_path(params["model"])
-    kernels = [leaf for path, leaf in leaves if "blocks" in str(path) and "kernel" in str(path)]
-    assert nonembedding_params(module.model) == num_params(kernels)
+    assert nonembedding_params(module.model) == kernels(module, batch)
+
+
+@pytest.mark.parametrize("name", ["deberta", "deberta-v2", "mixtral"])
+def test_nonembedding_parameters_of_families(name):
+    model = tiny(FAMILIES.load(name).base)
+    module, batch = changed("clm" if model.kind == "decoder" else "mlm", {})
+    assert nonembedding_params(model) == kernels(module.clone(model=model), batch)
+
+
+def kernels(module, batch):
+    """Parameters of all matrices of the layers."""
+    leaves = describe(boxed_params(module, batch)).values()
+    return sum(leaf.layers * math.prod(leaf.shape) for leaf in leaves if leaf.layers and leaf.is_matrix)
 
 
 @pytest.mark.slow
-def test_the_compilers_count_is_within_a_percent_at_width_768():
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_compilers_count_is_within_a_percent_at_width_768(objective):
     """XLA counts elementwise work too; of a scan it would count the body once, so layers are unrolled."""
-    module, _ = changed("clm", {"width": 768, "num_layers": 2, "attention": AttentionConfig(num_heads=12)})
-    execution = ExecutionConfig(unroll=0)
-    module = module.clone(
-        model=dataclasses.replace(module.model, execution=execution, dropout=0.0, vocab_size=8192)
-    )
-    shape = (4, 128)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, "float32" if name == "weights" else "int32")
-        for name in ("tokens", "targets", "weights", "positions", "segments")
-    }
+    heads = AttentionConfig(num_heads=12)
+    module, spec = make(objective, 128, ExecutionConfig(unroll=0))
+    change = {"width": 768, "attention": heads, "dropout": 0.0, "vocab_size": 8192}
+    module = module.clone(model=dataclasses.replace(module.model, **change))
+    batch = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in examples(objective, spec, 0).items()}
     (_, training), (loss, params) = traced(module, batch)
-    assert training == model_flops(module.model, Shape(*shape)).training
+    shape = shape_of(objective, batch)._replace(length=128)
+    assert training == model_flops(module.model, shape, objective == "mlm").training
     analysis = jax.jit(jax.grad(loss)).lower(params, batch).compile().cost_analysis()
     analysis = analysis[0] if isinstance(analysis, list) else analysis
     assert analysis["flops"] == pytest.approx(training, rel=0.01)

@@ -4,10 +4,12 @@ Matrix multiplications only, two operations a multiply-add; attention is counted
 logits over the padded vocabulary, because that is what is computed.
 """
 
+import math
 from typing import NamedTuple
 
 from tlx.models.config import ModelConfig
 from tlx.nn.config import BlockConfig
+from tlx.nn.disentangled import span
 
 
 class Shape(NamedTuple):
@@ -30,8 +32,8 @@ class Flops(NamedTuple):
 def model_flops(cfg: ModelConfig, shape: Shape, masked_head: bool = False) -> Flops:
     """A step of a model and its vocabulary head. masked_head: with BERT's transform before the table.
 
-    Every product costs its two gradients once more, but that of relative attention with its sinusoids,
-    which have no gradient.
+    Every product costs its two gradients once more, but those with a factor that has no gradient: the
+    sinusoids of relative attention, and the choice of experts.
     """
     rows, length = shape.rows, shape.length
     forward = constant = 0
@@ -44,7 +46,7 @@ def model_flops(cfg: ModelConfig, shape: Shape, masked_head: bool = False) -> Fl
     else:
         block = cfg.block("decoder" if cfg.kind == "decoder" else "encoder")
         forward, constant = _tower(block, rows, length, shape.memory)
-        forward += _front(cfg, rows, length)
+        forward += _front(cfg, rows, length) + 2 * rows * length * cfg.embedding.convolution * cfg.width**2
     places = rows * (shape.targets or shape.decoder_length or length)
     inner = cfg.embedding.factor or cfg.width
     if masked_head and cfg.head.transform:
@@ -68,10 +70,14 @@ def _attention_params(block: BlockConfig) -> int:
 
 
 def _layers_params(block: BlockConfig) -> int:
-    matrices = 3 if block.feedforward.gated else 2
-    relative = block.width * block.attention.num_heads * block.head_dim
-    relative = relative if block.position.kind == "relative" else 0
-    each = _attention_params(block) + matrices * block.width * block.hidden + relative
+    part, matrices = block.feedforward, 3 if block.feedforward.gated else 2
+    each = _attention_params(block) + matrices * block.width * block.hidden * max(1, part.num_experts)
+    each += block.width * part.num_experts  # the router
+    position, square = block.position, block.width * block.attention.num_heads * block.head_dim
+    if position.kind == "relative":
+        each += square
+    if position.kind == "disentangled" and not position.shared_projections:
+        each += 2 * square
     return block.num_layers * each
 
 
@@ -94,6 +100,31 @@ def _feed(block: BlockConfig, rows: int, length: int) -> int:
     return 2 * rows * length * block.width * block.hidden * (3 if block.feedforward.gated else 2)
 
 
+def _experts(block: BlockConfig, rows: int, length: int) -> tuple[int, int]:
+    """(forward FLOPs of experts and their router, those whose other factor is a choice).
+
+    Without a capacity every expert reads every token; with one, as many as it has room for, and to collect
+    and to hand back the tokens are products too.
+    """
+    part = block.feedforward
+    count, chosen, tokens = part.num_experts, part.experts_per_token, rows * length
+    loads = 2 * tokens * count  # sums over the tokens, of choices and of probabilities
+    shared, constant = 2 * tokens * block.width * count + 2 * loads, 3 * loads
+    if not part.capacity:
+        gates, returned = 2 * tokens * count * chosen, 2 * tokens * count * block.width
+        return shared + gates + count * _feed(block, rows, length) + returned, constant + gates
+    room = max(1, math.ceil(part.capacity * length * chosen / count))
+    gates, moved = 2 * tokens * count * room * chosen, 2 * tokens * count * room * block.width
+    return shared + gates + 2 * moved + count * _feed(block, rows, room), constant + gates + moved
+
+
+def _disentangled(block: BlockConfig, rows: int, length: int) -> int:
+    """Content with positions and positions with content, and the distances' two projections."""
+    heads = block.attention.num_heads * block.head_dim
+    products = 2 * 2 * rows * length * (2 * length - 1) * heads
+    return products + 2 * 2 * 2 * span(block.position) * block.width * heads
+
+
 def _relative(block: BlockConfig, rows: int, queries: int, distances: int) -> tuple[int, int]:
     """Products of queries with distances, and those of the distances' sinusoids with their kernel."""
     heads = block.attention.num_heads * block.head_dim
@@ -103,7 +134,14 @@ def _relative(block: BlockConfig, rows: int, queries: int, distances: int) -> tu
 def _tower(block: BlockConfig, rows: int, length: int, memory: int, cross: int = 0) -> tuple[int, int]:
     """(forward FLOPs, those among them whose input is constant) of all layers."""
     keys, constant = memory + length, 0
-    layer = _attend(block, rows, length, keys) + _keys_values(block, rows, keys) + _feed(block, rows, length)
+    layer = _attend(block, rows, length, keys) + _keys_values(block, rows, keys)
+    if block.feedforward.num_experts:
+        products, constant = _experts(block, rows, length)
+        layer += products
+    else:
+        layer += _feed(block, rows, length)
+    if block.position.kind == "disentangled":
+        layer += _disentangled(block, rows, length)
     if block.position.kind == "relative":
         products, constant = _relative(block, rows, length, length + keys - 1)
         layer += products + constant
