@@ -25,26 +25,34 @@ def get_config(arg: str = "") -> ConfigDict:
 
     ladder = ConfigDict(to_dict(LadderConfig()))
     ladder.name = "-".join(["quickstart", *words])
-    ladder.budgets = (2e10, 6e10, 1.8e11)
+    ladder.budgets = (8e10, 2e11, 5e11, 1.2e12)
     ladder.sizes, ladder.span = 4, 3.0
-    ladder.seeds, ladder.seed_cells = 2, 1
-    ladder.tokens_per_param, ladder.least_steps = 20.0, 50
-    # Widths in steps of 8, a layer for every 32.
-    ladder.aspect, ladder.head_dim, ladder.hidden_multiple, ladder.depths = 32.0, 8, 8, (1, 8)
-    ladder.rate, ladder.rate_width, ladder.rate_power = 8e-3, 32, -0.5
-    ladder.accelerator, ladder.mfu = "cpu", 0.4
+    ladder.seeds, ladder.seed_cells = 2, 2
+    ladder.tokens_per_param, ladder.least_steps = 40.0, 200
+    # Widths of 8 to 96; three layers each, for at this size one more is a jump.
+    ladder.aspect, ladder.head_dim, ladder.hidden_multiple, ladder.depths = 32.0, 8, 8, (3, 3)
+    ladder.rate, ladder.rate_width, ladder.rate_power = 1.8e-2, 32, -0.4
+    ladder.rate_tokens, ladder.rate_data_power = 6e5, -0.4
+    ladder.accelerator, ladder.mfu = "cpu", 1.0
 
     run = base_config(objective)
     run.tokenizer.kind = "bytes"
-    run.data.sequence_length = 64
-    run.train.batch_size = 4
+    run.data.sequence_length = 128
+    run.train.batch_size = 4  # few tokens a batch: many small updates learn most from a small budget
     model = run.model
     model.position.kind = {"plm": "relative", "span_corruption": "bucketed"}.get(objective, "rotary")
+    model.position.theta = (
+        100.0  # wavelengths of the 128 places: what runs of other seeds differ by is a tenth
+    )
     if objective == "plm":
         model.residual, run.objective.mem_len = "post", 32
     model.execution.unroll = 1
-    run.optimizer.schedule.name = "cosine"
-    run.eval.batches = 100
+    model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
+    model.norm.kind = "rmsnorm"
+    run.optimizer.name = "muon"
+    run.optimizer.schedule.name, run.optimizer.schedule.final = "cosine", 0.0
+    run.eval.batches = 400  # 200,000 bytes: noise of the evaluation would be noise of the fit
+    run.log.every = 50
     run.log.tensorboard = False
 
     if tiny:

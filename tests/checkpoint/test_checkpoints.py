@@ -55,17 +55,17 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path):
 
 def test_keeps_the_newest_and_the_permanent(tmp_path):
     events = []
-    config = CheckpointConfig(every=10, keep=2, keep_every=30)
+    config = CheckpointConfig(every=10, keep=2, keep_every=30, at=(5, 20))
     with Checkpoints(tmp_path, config, on_event=lambda kind, **f: events.append((kind, f["step"]))) as kept:
         for step in range(1, 81):
             if kept.due(step):
                 assert kept.save(step, {"w": np.full(3, step)})
         assert kept.wait()
-        assert kept.complete_steps() == [30, 60, 70, 80]
+        assert kept.complete_steps() == [5, 20, 30, 60, 70, 80]
         assert kept.latest == 80
         assert not kept.save(80, {"w": np.full(3, 80)}), "a saved step is not saved again"
-    assert [step for kind, step in events if kind == "checkpoint_saved"] == list(range(10, 81, 10))
-    assert [step for kind, step in events if kind == "checkpoint_deleted"] == [10, 20, 40, 50]
+    assert [step for kind, step in events if kind == "checkpoint_saved"] == [5, *range(10, 81, 10)]
+    assert [step for kind, step in events if kind == "checkpoint_deleted"] == [10, 40, 50]
 
 
 def test_the_last_sound_step_is_never_deleted(tmp_path, caplog):

@@ -30,12 +30,14 @@ if lr > does.get("diverges_above", 1):
     sys.exit({numerics})
 if "exits" in does:
     sys.exit(does["exits"])
-done = len((folder / "steps.txt").read_text().split()) if (folder / "steps.txt").exists() else 0
+done = max((int(path.name) for path in folder.glob("checkpoints/*")), default=0)
 for step in range(done + 1, config["train"]["steps"] + 1):
     time.sleep(does.get("seconds", 0))
     with open(folder / "steps.txt", "a") as file:
         print(step, file=file, flush=True)
     (folder / "checkpoints" / str(step)).mkdir(parents=True)
+    for name in ("commit_success.txt", "tlx_manifest.json"):
+        (folder / "checkpoints" / str(step) / name).touch()
     with open(folder / "metrics.jsonl", "a") as file:
         print(json.dumps({{"kind": "train", "step": step, "tokens_per_s": 100.0}}), file=file, flush=True)
     if step in does.get("dies_after", ()):
@@ -117,6 +119,25 @@ def test_what_diverges_is_recorded_and_tried_once_with_half_the_rate(tmp_path, b
     assert all(len(words(tmp_path, line, "starts.txt")) == 1 for line in lines)
     found = status(tmp_path)
     assert (found["done"], found["diverged"], found["left"]) == (2, 3, 0)
+
+
+def test_a_branch_waits_for_its_trunk_and_makes_its_own_steps_only(tmp_path, backend):
+    plan = planned({"seconds": 0.05}, {})
+    trunk, branch = plan["runs"]
+    branch |= {"trunk": trunk["run"], "from_step": 2, "spent": branch["flops"] / 2}
+    lines = run(plan, tmp_path, backend, parallel=2)
+    assert [line["status"] for line in lines] == ["done", "done"]
+    assert words(tmp_path, trunk, "steps.txt") == ["1", "2", "3", "4"]
+    assert words(tmp_path, branch, "steps.txt") == ["3", "4"]
+
+
+def test_a_branch_whose_trunk_never_came_so_far_is_made_whole_and_a_retry_too(tmp_path, backend):
+    plan = planned({"diverges_above": 0.01}, {"diverges_above": 0.07})
+    trunk, branch = plan["runs"]
+    branch |= {"trunk": trunk["run"], "from_step": 2, "spent": branch["flops"] / 2}
+    *_, tried, again = run(plan, tmp_path, backend)
+    assert (tried["status"], again["status"], again["lr"]) == ("diverged", "done", 0.05)
+    assert words(tmp_path, again, "steps.txt") == ["1", "2", "3", "4"] and "trunk" not in again
 
 
 def test_an_error_of_the_config_is_not_tried_again(tmp_path, backend):

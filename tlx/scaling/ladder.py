@@ -53,13 +53,17 @@ class LadderConfig:
     hidden_multiple: int = 128
     hidden_ratio: float = 4.0
     depths: tuple[int, int] = (1, 128)
-    # Batch and rate: rows of the run's batch_size at `rate_width`, rate * (width / rate_width) ** rate_power.
+    # Batch, and rate * (width / rate_width) ** rate_power * (D / rate_tokens) ** rate_data_power.
     batch_tokens: float = 0.0  # 0: the run's batch; else batch_tokens * (D / 1e9) ** batch_power
     batch_power: float = 0.5
     rate: float = 4e-3
     rate_width: int = 128
     rate_power: float = -0.5
+    rate_tokens: float = 1e9
+    rate_data_power: float = 0.0  # where the batch stays as it is, longer runs want lower rates
     warmup: float = 0.05  # share of each run
+    # Above 0 a share of each run at whose end the rate falls, and runs of a size are branches of one trunk.
+    cool: float = 0.0
     least_steps: int = 100
     checkpoints: int = 10  # of each run
 
@@ -81,6 +85,13 @@ class LadderConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be {least} or more")
+        if not 0 <= self.cool < 1:
+            raise ConfigError(f"ladder.cool = {self.cool} must be at least 0 and below 1")
+        if self.cool and (self.rate_data_power or self.batch_tokens):
+            raise ConfigError(
+                f"ladder.cool = {self.cool}: branches share their trunk's rate and batch; "
+                "set ladder.rate_data_power = 0 and ladder.batch_tokens = 0"
+            )
         if not 0 < self.mfu <= 1:
             raise ConfigError(f"ladder.mfu = {self.mfu} must be above 0 and at most 1")
 

@@ -22,6 +22,9 @@ from tlx.base.files import atomic_open, read_json, sha256_json, write_json
 # Columns of a planned run that its ledger line repeats.
 _NOT_IN_LINE = ("config", "memory_bytes", "seconds")
 
+# Columns of a branch that it has no more with a rate of its own: it is made from its first step.
+_OF_BRANCHES = ("trunk", "from_step", "spent")
+
 
 class Ledger:
     """Planned runs and what they came to, kept in a folder."""
@@ -75,7 +78,8 @@ class Ledger:
         config = json.loads(json.dumps(row["config"]))
         config["optimizer"]["learning_rate"] = row["lr"] / 2
         changed = {"config": config, "lr": row["lr"] / 2, "retry_of": row["run"]}
-        return dict(row) | changed | {"run": sha256_json(config)[:12]}
+        rest = {name: value for name, value in row.items() if name not in _OF_BRANCHES}
+        return rest | changed | {"run": sha256_json(config)[:12]}
 
     def lines(self) -> list[dict[str, Any]]:
         """Lines of the ledger."""

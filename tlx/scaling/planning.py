@@ -15,6 +15,7 @@ from tlx.objectives.protocol import Spec
 from tlx.parallel import unbox
 from tlx.run import RunConfig, abstract_batch, make_module, resolve, spec_before_tokenizer
 from tlx.scaling.ladder import LadderConfig, Size, sizes, with_size
+from tlx.scaling.trunks import with_trunks
 from tlx.train.state import boxed_params
 
 FORMAT = 1
@@ -43,7 +44,9 @@ def plan(ladder: Any, run: Any) -> dict[str, Any]:
     runs = [_run(config, rung, budget, base_config.seed) for budget, rung in cells]
     for cell in _replicated(config, budgets, cells):
         runs += [_run(config, cell[1], cell[0], base_config.seed + i) for i in range(1, config.seeds)]
-    total = sum(row["flops"] for row in runs)
+    if config.cool:
+        runs = with_trunks(runs, config.cool, config.warmup)
+    total = sum(row.get("spent", row["flops"]) for row in runs)
     if total > config.total * 1.0000001:
         raise ConfigError(f"the ladder costs {total:.3g} FLOP, more than the budget of {config.total:.3g}")
     ids = {row["run"] for row in runs}
@@ -65,7 +68,8 @@ def nearest_run(ladder: LadderConfig, run: Any, N: float, flops: float) -> dict[
     """The buildable run of a budget whose parameters are nearest to N (in log distance)."""
     base = to_dict(run) if isinstance(run, RunConfig) else copy.deepcopy(_plain(run))
     rungs = _rungs(ladder, base, resolve(base))
-    return _run(ladder, min(rungs, key=lambda r: abs(math.log(r.params / N))), flops, base["seed"])
+    row = _run(ladder, min(rungs, key=lambda r: abs(math.log(r.params / N))), flops, base["seed"])
+    return with_trunks([row], ladder.cool, ladder.warmup)[0] if ladder.cool else row
 
 
 def _plain(run: Any) -> dict[str, Any]:
@@ -191,6 +195,7 @@ def _run(config: LadderConfig, rung: _Rung, budget: float, seed: int) -> dict[st
     rows = per_step // rung.length
     values = copy.deepcopy(rung.values)
     rate = config.rate * (rung.size.width / config.rate_width) ** config.rate_power
+    rate *= (steps * per_step / config.rate_tokens) ** config.rate_data_power
     values["seed"] = seed
     values["name"] = f"{config.name}-d{rung.size.depth}-{steps}"
     values["train"] |= {"steps": steps, "batch_size": rows}

@@ -4,13 +4,12 @@ Backends: "local" (processes of this machine), "command:TEMPLATE" (any shell com
 into {workdir} and returns when it has ended), "simulate[:NOISE]" (losses drawn from a law, in no time).
 """
 
-import ctypes
 import json
 import math
 import os
 import pathlib
 import shlex
-import signal
+import shutil
 import subprocess
 import sys
 import time
@@ -82,10 +81,11 @@ def status(folder: str | os.PathLike) -> dict[str, Any]:
     for row in ledger.rows():
         progress = _progress(ledger.run_folder(row), row)
         state = row.get("status") or ("started" if progress["step"] else "waiting")
-        step = row["steps"] if state == "done" else progress["step"]
+        step = row["steps"] if state == "done" else max(progress["step"], row.get("from_step", 0))
         share = step / row["steps"]
         if progress["seconds"] and state in ("done", "started"):
-            seconds, steps_flops = seconds + progress["seconds"], steps_flops + share * row["flops"]
+            made = max(0.0, share - row.get("from_step", 0) / row["steps"])
+            seconds, steps_flops = seconds + made * progress["seconds"], steps_flops + made * row["flops"]
         if state in ("started", "waiting"):
             left += (1 - share) * row["flops"]
         shown = {
@@ -134,15 +134,31 @@ class _Processes:
                 process.terminate()
 
     def _waiting(self) -> list[dict[str, Any]]:
-        """Runs without an end, long ones first."""
-        rows = [row for row in self.ledger.rows() if "status" not in row and row["run"] not in self.running]
-        return sorted(rows, key=lambda row: -row["flops"])
+        """Runs without an end, long ones first; branches when their trunk has got so far, or has ended."""
+        rows = self.ledger.rows()
+        ended = {row["run"] for row in rows if "status" in row}
+        waiting = [row for row in rows if row["run"] not in ended and row["run"] not in self.running]
+        ready = [row for row in waiting if row.get("trunk") in (None, *ended) or self._root(row) is not None]
+        return sorted(ready, key=lambda row: -row["flops"])
+
+    def _root(self, row: Mapping[str, Any]) -> pathlib.Path | None:
+        """The trunk's checkpoint that a branch starts from, where there is one."""
+        if "trunk" not in row:
+            return None
+        from tlx.checkpoint.steps import is_complete
+
+        trunk = self.ledger.run_folder({"run": row["trunk"]})
+        folder = trunk / "checkpoints" / str(row["from_step"])
+        return folder if is_complete(folder) else None
 
     def _start(self, row: dict[str, Any]) -> None:
         workdir = self.ledger.run_folder(row)
         workdir.mkdir(parents=True, exist_ok=True)
         if (result := result_of(workdir, row["steps"])) is not None and _ended(workdir):
             return self._end(row, 0, result)
+        root = self._root(row)
+        if root is not None and not _checkpointed(workdir):
+            _graft(root, workdir / "checkpoints")
         write_json(workdir / "planned.json", row["config"])
         (workdir / "planned.py").write_text(_CONFIG_FILE)
         config = workdir / "planned.py"
@@ -152,7 +168,7 @@ class _Processes:
             fields |= {"run": row["run"], "memory_bytes": row["memory_bytes"], "flops": row["flops"]}
             words = ["bash", "-c", self.template.format(**fields)]
         with open(workdir / "log.txt", "a", encoding="utf-8") as log:
-            process = subprocess.Popen(words, stdout=log, stderr=log, preexec_fn=_die_with_parent)
+            process = subprocess.Popen(_dying_with_us(words), stdout=log, stderr=log)
         self.running[row["run"]] = (process, row)
         stands, stood = _checkpointed(workdir), self.stood.get(row["run"], -1)
         self.starts[row["run"]] = 1 if stands > stood else self.starts[row["run"]] + 1
@@ -197,6 +213,15 @@ def _ended(workdir: pathlib.Path) -> bool:
     return any(line["event"] == "end" for line in read_lines(workdir / "events.jsonl"))
 
 
+def _graft(root: pathlib.Path, checkpoints: pathlib.Path) -> None:
+    """Copies a checkpoint to a run that goes on from it; whole or not at all, whenever it is killed."""
+    half = checkpoints.with_name("grafted")
+    shutil.rmtree(half, ignore_errors=True)
+    shutil.copytree(root, half)
+    checkpoints.mkdir(exist_ok=True)
+    os.rename(half, checkpoints / root.name)
+
+
 def _checkpointed(workdir: pathlib.Path) -> int:
     """Step of the newest checkpoint; 0 before there is one."""
     names = [path.name for path in (workdir / "checkpoints").glob("*")]
@@ -207,10 +232,19 @@ def _about(row: Mapping[str, Any]) -> str:
     return f"N {row['N']:,}, D {row['D']:,}, {row['flops']:.3g} FLOP, lr {row['lr']:.3g}, seed {row['seed']}"
 
 
-def _die_with_parent() -> None:
+# The kernel ends the process when its parent (argument 1) has ended; PR_SET_PDEATHSIG, SIGKILL.
+_BOUND = """import ctypes, os, sys
+ctypes.CDLL("libc.so.6").prctl(1, 9)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+sys.exit(137)"""
+
+
+def _dying_with_us(words: list[str]) -> list[str]:
     """A killed driver leaves no process behind that would hold a run's directory (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if sys.platform != "linux":
+        return words
+    return [sys.executable, "-I", "-c", _BOUND, str(os.getpid()), *words]
 
 
 def _simulate(ledger: Ledger, noise: float) -> None:
@@ -225,11 +259,11 @@ def _simulate(ledger: Ledger, noise: float) -> None:
 
 
 def _progress(workdir: pathlib.Path, row: Mapping[str, Any]) -> dict[str, float]:
-    """Last step logged, and the seconds that the steps took."""
+    """Last step logged, and the seconds that all steps take at its speed."""
     step, seconds = 0, 0.0
     for line in read_lines(workdir / "metrics.jsonl"):
         if line["kind"] == "train":
             step = line["step"]
             if line.get("tokens_per_s"):
-                seconds = step * row["batch_tokens"] / line["tokens_per_s"]
+                seconds = row["steps"] * row["batch_tokens"] / line["tokens_per_s"]
     return {"step": step, "seconds": seconds}
