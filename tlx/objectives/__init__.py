@@ -12,6 +12,7 @@ TABLE = Table(
         "deshuffling": "tlx.objectives.deshuffling:OBJECTIVE",
         "mass": "tlx.objectives.mass:OBJECTIVE",
         "mbart": "tlx.objectives.mbart:OBJECTIVE",
+        "mixture": "tlx.objectives.mixture:OBJECTIVE",
         "mlm": "tlx.objectives.mlm:OBJECTIVE",
         "nsp": "tlx.objectives.nsp:OBJECTIVE",
         "plm": "tlx.objectives.plm:OBJECTIVE",
