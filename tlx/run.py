@@ -20,6 +20,7 @@ from tlx.checkpoint.config import CheckpointConfig
 from tlx.data.config import DataConfig
 from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.prepare import prepare_tokenizer
+from tlx.models import parametrization
 from tlx.models.config import ModelConfig
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE as OBJECTIVES
@@ -158,7 +159,8 @@ def assemble(config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
     module, batch = make_module(config, tokenizer.vocab), abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
     schedule = make_schedule(config.optimizer, config.train.steps)
-    optimizer = make_optimizer(config.optimizer, schedule, boxed)
+    rates = parametrization.rates(module.model, config.optimizer, boxed)
+    optimizer = make_optimizer(config.optimizer, schedule, boxed, rates)
     init = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
     shardings = state_shardings(jax.eval_shape(init), boxed, module, mesh, rules)
     rows = parallel.batch_sharding(mesh, rules, batch)

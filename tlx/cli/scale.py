@@ -89,6 +89,7 @@ def _add_flags(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--steps", type=int, default=2)
     if verb == "hparams":
         parser.add_argument("--boot", type=int, default=500)
+        parser.add_argument("--coordinate-check", action="store_true", help="activations over widths, by muP")
 
 
 def _add_fit_flags(parser: argparse.ArgumentParser) -> None:
@@ -307,11 +308,29 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _hparams(options: argparse.Namespace) -> int:
+    if options.coordinate_check:
+        return _coordinates(options)
     from tlx.scaling.tuning import hparams
 
     result = hparams(_table(options), options.boot)
     _print(options, result, scale_tables.hparams(result))
     return 0 if result["status"] == "ok" else NOT_IDENTIFIED
+
+
+def _coordinates(options: argparse.Namespace) -> int:
+    """Exit 0 where the config's parametrisation (muP where it has none) is steady over widths."""
+    from tlx.scaling.coordinates import coordinate_check, plot
+
+    ladder, run, folder = _ladder(options)
+    if ladder is None:
+        raise ConfigError("--coordinate-check needs --config")
+    own = run.model.parametrization.name
+    names = ("standard", own if own != "standard" else "mup")
+    checks = [coordinate_check(ladder, run, name) for name in names]
+    path = plot(checks, folder / "report" / "coordinates.png")
+    found = [check.to_dict() for check in checks]
+    _print(options, {"checks": found, "plot": str(path)}, scale_tables.coordinates(checks, str(path)))
+    return 0 if checks[-1].steady else NOT_IDENTIFIED
 
 
 def _downstream(options: argparse.Namespace) -> int:

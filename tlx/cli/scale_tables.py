@@ -206,6 +206,14 @@ def hparams(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def coordinates(checks: Sequence[Any], path: str) -> str:
+    """Powers of the width with which activations change."""
+    rows = [("width^", *checks[0].powers)]
+    rows += [(check.name, *(f"{power:+.2f}" for power in check.powers.values())) for check in checks]
+    verdicts = [f"{c.name}: {'steady' if c.steady else 'grows with the width'}" for c in checks]
+    return columns(rows) + "\n" + "; ".join(verdicts) + f"\nplot: {path}"
+
+
 def downstream(result: Mapping[str, Any]) -> str:
     """Errors of the models left out."""
     lines = [f"{result['form']}: {result['status']}"]

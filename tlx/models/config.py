@@ -4,6 +4,8 @@ import dataclasses
 from typing import Literal
 
 from tlx.base.errors import ConfigError
+from tlx.models import parametrization
+from tlx.models.parametrization import ParametrizationConfig
 from tlx.nn.config import (
     AttentionConfig,
     BlockConfig,
@@ -52,6 +54,7 @@ class ModelConfig:
     norm: NormConfig = dataclasses.field(default_factory=NormConfig)
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     init: InitConfig = dataclasses.field(default_factory=InitConfig)
+    parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the computation
     param_dtype: Literal["float32", "bfloat16"] = "float32"
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
@@ -66,7 +69,7 @@ class ModelConfig:
 
     def block(self, stack: Literal["encoder", "decoder"]) -> BlockConfig:
         """The layer of a stack: what it shares with the other one, and whether it is causal and crossed."""
-        both = self.kind == "encoder_decoder"
+        both, scales = self.kind == "encoder_decoder", parametrization.scales(self)
         return BlockConfig(
             width=self.width,
             num_layers=self.decoder_layers if both and stack == "decoder" else self.num_layers,
@@ -82,6 +85,8 @@ class ModelConfig:
             execution=self.execution,
             dtype=str(compute_dtype(self.dtype)),
             param_dtype=self.param_dtype,
+            width_scale=scales.width,
+            layers_scale=scales.layers,
         )
 
     def validate(self) -> None:
@@ -125,9 +130,7 @@ class ModelConfig:
             raise ConfigError(f"model.feedforward.num_experts = {experts}: not for kind = {self.kind!r}")
         windows = (attention.window, *attention.windows)
         if min(windows) < 0:
-            raise ConfigError(
-                f"model.attention.window = {windows[0]}, windows = {windows[1:]}: 0 is no window"
-            )
+            raise ConfigError(f"model.attention.window = {windows[0]}, windows = {windows[1:]}; 0 is none")
         if attention.windows and self.kind == "two_stream":
             raise ConfigError("model.attention.windows: a two_stream model has no windows")
         if position.windowed_theta and not any(windows):
@@ -143,6 +146,7 @@ class ModelConfig:
                 "model.embedding.convolution joins the first of several layers that share nothing; "
                 "model.share_layers and attention.windows do not go with it"
             )
+        parametrization.check(self)
         remat_policy(self.execution.remat)
 
 

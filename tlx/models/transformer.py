@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.base.term import Term
+from tlx.models import parametrization
 from tlx.models.config import ModelConfig
 from tlx.models.tower import Tower
 from tlx.nn import cache as caches
@@ -26,8 +27,7 @@ class Output(nn.Module):
         cfg = self.cfg
         dtype, shape = jnp.dtype(cfg.param_dtype), (cfg.padded_vocab, cfg.width)
         if not cfg.head.tied:
-            std = cfg.width**-0.5 if cfg.init.kind == "fan_in" else cfg.init.stddev
-            init = logical(nn.initializers.normal(std), ("vocab", "embed"))
+            init = logical(nn.initializers.normal(parametrization.base_std(cfg)), ("vocab", "embed"))
             self.kernel = self.param("kernel", init, shape, dtype)
         if cfg.head.bias:
             zeros = logical(nn.initializers.zeros_init(), ("vocab",))
@@ -37,7 +37,9 @@ class Output(nn.Module):
         """The output kernel, which is `table_VE` where tied."""
         cfg = self.cfg
         kernel = table_VE if cfg.head.tied else self.kernel
-        scale = cfg.width**-0.5 if cfg.head.scale else 1.0
+        width = parametrization.scales(cfg).width
+        # T5's own factor is the square root of muP's.
+        scale = (cfg.width / width) ** -0.5 / width if cfg.head.scale else 1.0 / width
         bias = self.bias if cfg.head.bias else None
         return Unembedding(kernel, bias, scale, cfg.vocab_size, cfg.head.softcap)
 

@@ -93,7 +93,7 @@ class Block(nn.Module):
             return y
 
         if cfg.residual == "parallel":
-            mixed = attend(self.attention_norm(x_BTD)) + feed(self.feedforward_norm(x_BTD))
+            mixed = self._scaled(attend(self.attention_norm(x_BTD)) + feed(self.feedforward_norm(x_BTD)))
             return constrain(x_BTD + mixed, RESIDUAL_DIMS), slot, routing
         x_BTD = self._residual(x_BTD, attend, self.attention_norm)
         if cfg.cross:
@@ -145,8 +145,11 @@ class Block(nn.Module):
         return finish(h_BTD, h_attended, 0), finish(g_BPD, g_attended, QUERY_STREAM + 1)
 
     def _residual(self, x: jax.Array, part, norm: Norm) -> jax.Array:
-        y = norm(x + part(x)) if self.cfg.residual == "post" else x + part(norm(x))
+        y = norm(x + part(x)) if self.cfg.residual == "post" else x + self._scaled(part(norm(x)))
         return constrain(y, RESIDUAL_DIMS)
+
+    def _scaled(self, y: jax.Array) -> jax.Array:
+        return y if self.cfg.layers_scale == 1.0 else y / self.cfg.layers_scale
 
     def _feed(
         self, x: jax.Array, keys_B: jax.Array | None, offset: int = 0

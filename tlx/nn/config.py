@@ -132,6 +132,8 @@ class BlockConfig:
     execution: ExecutionConfig
     dtype: str
     param_dtype: str
+    width_scale: float = 1.0  # m of models/parametrization.py
+    layers_scale: float = 1.0  # l
 
     @property
     def num_kv_heads(self) -> int:
@@ -169,11 +171,12 @@ class BlockConfig:
 
     def std(self, fan_in: int) -> float:
         """Standard deviation of a kernel with `fan_in` inputs."""
-        return fan_in**-0.5 if self.init.kind == "fan_in" else self.init.stddev
+        return fan_in**-0.5 if self.init.kind == "fan_in" else self.init.stddev * self.width_scale**-0.5
 
     def residual_std(self, fan_in: int) -> float:
         """The same for a kernel that writes into the residual stream."""
-        scale = (2 * self.num_layers) ** -0.5 if self.init.scale_residual else 1.0
+        layers = self.num_layers / self.layers_scale  # what l does to the stream, initialisation need not
+        scale = (2 * layers) ** -0.5 if self.init.scale_residual else 1.0
         return self.std(fan_in) * scale
 
 

@@ -29,18 +29,24 @@ class _Part(NamedTuple):
 
 
 def make_optimizer(
-    config: OptimizerConfig, schedule: Schedule, abstract_params: Any
+    config: OptimizerConfig,
+    schedule: Schedule,
+    abstract_params: Any,
+    factors: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
     """update -= schedule(count) * rate * (direction + weight_decay * decay * parameter), leaf by leaf.
 
     `abstract_params` should be boxed (logical names say what is a matrix, and Muon cannot do without);
     `init` and `update` take plain trees of the same paths, nested dicts of arrays. A leaf whose rate is
-    0 in all layers is frozen: no state, no update. Arithmetic is float32. Raises ConfigError.
+    0 in all layers is frozen: no state, no update. Arithmetic is float32. `factors`: of the rates of some
+    paths, on top of the config's; their weight decay per step stays what it was. Raises ConfigError.
     """
     config.validate()
     leaves = describe(abstract_params)
     rates = _rates(config, leaves)
     decays = by_path("optimizer.decay", config.decay, leaves, lambda leaf: float(leaf.is_matrix))
+    for path, factor in (factors or {}).items():
+        rates[path], decays[path] = rates[path] * factor, decays[path] / factor
     trained = {path: leaf for path, leaf in leaves.items() if np.any(rates[path])}
     parts = _parts(config, trained)
 

@@ -21,6 +21,7 @@ _EXPORTS = {
     "plan": "planning",
     "run": "running",
     "status": "running",
+    "coordinate_check": "coordinates",
     "report": "report",
     "LadderConfig": "ladder",
     "Ledger": "ledger",
