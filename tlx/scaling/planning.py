@@ -97,8 +97,9 @@ class _Rung:
 
     @property
     def flops_per_token(self) -> float:
-        flops = model_flops(self.model, self.shape._replace(rows=1), self.objective == "mlm").training
-        return flops / self.length
+        rows = self.values["train"]["batch_size"]  # what positions cost, all rows of a batch share
+        flops = model_flops(self.model, self.shape._replace(rows=rows), self.objective == "mlm").training
+        return flops / (rows * self.length)
 
     def tokens_per_step(self, ladder: LadderConfig, tokens: float) -> int:
         """The batch that goes with so many tokens, in tokens: whole rows, by the rule of the ladder."""
@@ -252,10 +253,14 @@ def conventions(rung: _Rung, rows: int, steps: int) -> dict[str, float]:
 
 
 def memory_bytes(rung: _Rung, rows: int) -> int:
-    """About: float32 parameters, gradients and two moments; bfloat16 activations of all layers; logits."""
+    """About: float32 parameters, gradients and two moments; bfloat16 activations of all layers; logits.
+
+    remat "full" keeps the inputs of the layers alone.
+    """
     model, shape = rung.model, rung.shape
     layers = model.num_layers + (model.decoder_layers if model.kind == "encoder_decoder" else 0)
     tokens = rows * shape.length
     per_token = 2 * (14 * model.width + 3 * rung.size.hidden + 2 * rung.size.heads * shape.length)
+    per_token = 2 * model.width if model.execution.remat == "full" else per_token
     logits = rows * (shape.targets or shape.decoder_length or shape.length) * model.padded_vocab * 8
     return int(16 * rung.exact_params()["N"] + layers * tokens * per_token + min(logits, 2**28))

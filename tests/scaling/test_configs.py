@@ -1,0 +1,47 @@
+"""The ladders of configs/scaling as they are planned."""
+
+import runpy
+
+import pytest
+
+from tests.cli.tiny import ROOT
+from tlx.scaling import fit, load_runs
+from tlx.scaling.planning import plan
+
+FOLDER = ROOT / "configs/scaling"
+
+
+def planned(name, arg=""):
+    config = runpy.run_path(str(FOLDER / f"{name}.py"))["get_config"](arg)
+    return config.ladder, plan(config.ladder.to_dict(), config.run)
+
+
+@pytest.mark.parametrize("budget", ["1e21", "1e22", "1e23", "1e24"])
+def test_pod_ladders_stay_within_their_budgets_and_are_made_of_trunks(budget):
+    ladder, made = planned("pod", budget)
+    assert 0.8 * float(budget) < made["total_flops"] <= float(budget) and 0 < made["hours"] < 24 * 14
+    step = ladder.head_dim * ladder.width_multiple
+    assert len(made["runs"]) == 26 and all(row["width"] % step == 0 for row in made["runs"])
+    trunks = [row for row in made["runs"] if "trunk" not in row]
+    assert len(trunks) <= 19 and {row["lr"] for row in made["runs"]} == {ladder.rate}
+    for row in trunks:
+        bytes_per_chip = row["memory_bytes"] / ladder.accelerators
+        assert bytes_per_chip < {"v5e": 16e9, "v5p": 95e9}[ladder.accelerator]
+
+
+@pytest.mark.parametrize("arg", ["", "mlm", "span_corruption", "plm", "tiny", "mlm:tiny"])
+def test_the_quickstarts_ladder_can_be_planned_for_every_objective(arg):
+    _, made = planned("quickstart", arg)
+    assert len(made["runs"]) == (9 if "tiny" in arg else 18)
+    for budget in made["budgets"]:
+        costs = [row["flops"] for row in made["runs"] if row["budget"] == budget]
+        assert max(costs) <= budget and min(costs) > 0.98 * budget
+    assert max(row["D"] for row in made["runs"]) < 8.1e6  # bytes that there are
+
+
+def test_the_recorded_ladder_is_identified_and_forecasts_the_run_that_was_made():
+    """configs/scaling/README.md: 4 times the compute, measured 1.2455."""
+    found = fit(load_runs(FOLDER / "quickstart.jsonl"), boot=200)
+    assert found.status == "ok" and 0.4 < found.exponents[0] < 0.7
+    guess = found.predict(N=214_776, D=2_967_552)
+    assert guess.low < 1.2455 < guess.high and abs(guess.loss / 1.2455 - 1) < 0.02
