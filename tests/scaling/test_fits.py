@@ -184,3 +184,12 @@ def test_tables_in_many_forms(tmp_path):
         assert len(load_runs(rows)["N"]) == 3
     with pytest.raises(DataError, match="no table of runs"):
         load_runs(tmp_path / "nothing.csv")
+
+
+def test_every_verb_is_a_function_of_the_package():
+    import tlx.scaling
+
+    for name in tlx.scaling.__all__:
+        namespace = {}
+        exec(f"from tlx.scaling import {name}", namespace)
+        assert callable(namespace[name]), name

@@ -343,7 +343,7 @@ def _downstream(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from tlx.scaling.report import report
+    from tlx.scaling.reporting import report
 
     folder = pathlib.Path(options.folder or ".") if options.runs else _ladder(options)[2]
     found = _fitted(options)

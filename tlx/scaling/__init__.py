@@ -22,7 +22,7 @@ _EXPORTS = {
     "run": "running",
     "status": "running",
     "coordinate_check": "coordinates",
-    "report": "report",
+    "report": "reporting",
     "LadderConfig": "ladder",
     "Ledger": "ledger",
 }
