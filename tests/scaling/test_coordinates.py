@@ -15,7 +15,7 @@ from tlx.models import parametrization
 from tlx.optim import make_optimizer
 from tlx.run import make_module, spec_before_tokenizer
 from tlx.scaling import coordinates
-from tlx.scaling.coordinates import STEADY, coordinate_check
+from tlx.scaling.coordinates import STEADY, Coordinates, coordinate_check
 from tlx.scaling.ladder import LadderConfig
 from tlx.train.state import boxed_params, init_state
 from tlx.train.step import make_step
@@ -40,12 +40,16 @@ def test_activations_change_alike_at_every_width_under_mup_and_more_with_it_in_t
 
 
 def test_the_check_is_a_verb_with_a_plot(tmp_path, monkeypatch, capsys):
-    fast = lambda ladder, run, name: coordinate_check(ladder, run, name, widths=(32, 64), updates=1)  # noqa: E731
-    monkeypatch.setattr(coordinates, "coordinate_check", fast)
+    def known(ladder, run, name):
+        growth = np.array([[1.0], [4.0 if name == "standard" else 1.1]])
+        return Coordinates(name, (32, 128), {"logits": growth}, {"logits": growth})
+
+    monkeypatch.setattr(coordinates, "coordinate_check", known)
     words = [f"--config={ROOT / 'configs/scaling/quickstart.py'}:tiny", f"--folder={tmp_path}"]
     assert cli.main(["scale", "hparams", "--coordinate-check", *words]) == 0
     said = capsys.readouterr().out
-    assert "mup: steady" in said and (tmp_path / "report" / "coordinates.png").stat().st_size > 10_000
+    assert "standard: grows with the width; mup: steady" in said and "+1.00" in said
+    assert (tmp_path / "report" / "coordinates.png").stat().st_size > 10_000
     ladder, run = config(kind="encoder_decoder")
     with pytest.raises(ConfigError, match="for decoders and encoders"):
         coordinate_check(ladder, run)
