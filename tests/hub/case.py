@@ -13,18 +13,21 @@ from tlx.hub import safetensors
 from tlx.hub.network import Network
 from tlx.hub.weights import Lazy
 from tlx.models.families.family import resized
+from tlx.models.two_stream import Memory
 from tlx.nn.config import ExecutionConfig
 
 TOLERANCE = 1e-5  # of the largest |logit|: a wrong form of GELU moves them by 4e-4
 NUM_ROWS, LENGTH, SOURCE_LENGTH = 4, 11, 14
+NUM_TARGETS, MEMORY = 3, 5  # of two streams
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
     """config: arguments of `config_class`. outputs: ours ("mlm", "hidden", ...) to names of theirs.
 
-    inputs: "encoder", "decoder" or "encoder_decoder". types, languages: how many, 0 for none. keep: names
-    of tensors that stay as they are (fixed sinusoids). padding: where short rows have it.
+    inputs: "encoder", "decoder", "encoder_decoder" or "two_stream" (with an order and a memory).
+    types, languages: how many, 0 for none. keep: names of tensors that stay as they are (fixed sinusoids).
+    padding: where short rows have it.
     """
 
     architecture: str
@@ -65,7 +68,24 @@ def inputs(case: Case, vocab_size: int, pad: int) -> dict[str, np.ndarray]:
             made[f"{side}types"] = np.where(places < length // 2, 0, case.types - 1) * mask
         if case.languages:
             made[f"{side}langs"] = np.where(places < length // 3, 1, case.languages - 1) * mask
+    if case.inputs == "two_stream":
+        made |= _order(rng, case)
     return made
+
+
+def _order(rng: np.random.Generator, case: Case) -> dict[str, np.ndarray]:
+    """An order of prediction as PLM's, its targets, and a memory [B, L, M, D]."""
+    targets = np.stack([np.sort(rng.permutation(LENGTH - 4)[:NUM_TARGETS]) for _ in range(NUM_ROWS)])
+    is_target = np.zeros((NUM_ROWS, LENGTH), bool)
+    np.put_along_axis(is_target, targets, True, axis=1)
+    order = np.stack([rng.permutation(LENGTH) for _ in range(NUM_ROWS)])
+    shape = (NUM_ROWS, case.config["n_layer"], MEMORY, case.config["d_model"])
+    return {
+        "rank": np.where(is_target, order, -1),
+        "query_rank": np.where(is_target, order, 0),
+        "target_positions": targets,
+        "memory": rng.normal(size=shape).astype(np.float32),
+    }
 
 
 def ours(made: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -77,7 +97,7 @@ def ours(made: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         batch[f"{prefix}tokens"] = made[f"{side}tokens"].astype(np.int32)
         batch[f"{prefix}segments"] = mask
         batch[f"{prefix}positions"] = np.maximum(np.cumsum(mask, axis=1) - 1, 0).astype(np.int32)
-        for extra in ("types", "langs"):
+        for extra in ("types", "langs", "rank", "query_rank", "target_positions"):
             if f"{side}{extra}" in made:
                 batch[f"{prefix}{extra}"] = made[f"{side}{extra}"].astype(np.int32)
     return batch
@@ -92,16 +112,22 @@ def write_folder(folder: Any, shapes: Mapping[str, Any], kept: Mapping[str, np.n
     safetensors.write(folder, tensors)
 
 
-def run(checkpoint: Any, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run(checkpoint: Any, made: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The outputs of an opened checkpoint, compiled as one function with its layers not unrolled."""
+    memory = None
+    if "memory" in made:
+        memory = Memory(made["memory"], np.ones((NUM_ROWS, MEMORY), np.int32))
     config = resized(checkpoint.config, execution=ExecutionConfig(unroll=1, attention="xla"))
     module = Network(config, checkpoint.heads)
-    found = jax.jit(lambda params, batch: module.apply({"params": params}, batch))(checkpoint.read(), batch)
+    apply = jax.jit(lambda params, *inputs: module.apply({"params": params}, *inputs))
+    found = apply(checkpoint.read(), ours(made), memory)
     return {name: np.asarray(value) for name, value in found.items()}
 
 
 def visible(output: str, made: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Which places of an output are no padding."""
+    """Which places of an output are no padding: all targets are none."""
+    if output == "logits" and "target_positions" in made:
+        return np.ones_like(made["target_positions"])
     return made["source_mask" if output == "encoded" else "mask"]
 
 

@@ -35,7 +35,8 @@ def settled(case: Case, model):
 
 def run(case: Case, model, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """{our name: array} of the outputs that the case compares."""
-    tensors = {name: torch.from_numpy(np.asarray(value, np.int64)) for name, value in made.items()}
+    whole = {name: value for name, value in made.items() if name != "memory"}
+    tensors = {name: torch.from_numpy(np.asarray(value, np.int64)) for name, value in whole.items()}
     if case.inputs == "encoder_decoder":
         arguments = {
             "input_ids": tensors["source_tokens"],
@@ -47,6 +48,8 @@ def run(case: Case, model, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         arguments = {"input_ids": tensors["tokens"], "attention_mask": tensors["mask"]}
         if case.inputs == "decoder" and case.padding == "left":
             arguments["position_ids"] = (tensors["mask"].cumsum(1) - 1).clamp(min=0)
+    if case.inputs == "two_stream":
+        arguments |= _order(made)
     if "types" in made:
         arguments["token_type_ids"] = tensors["types"]
     if "langs" in made:
@@ -55,4 +58,18 @@ def run(case: Case, model, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         found = model(**arguments, output_hidden_states=True)
     values = {ours: found[theirs] for ours, theirs in case.outputs.items()}
     values = {name: v[-1] if isinstance(v, tuple) else v for name, v in values.items()}
+    if case.inputs == "two_stream":  # where the two streams come in turn
+        values["hidden"] = found["hidden_states"][-2]
     return {name: value.numpy() for name, value in values.items()}
+
+
+def _order(made: dict[str, np.ndarray]) -> dict:
+    """The order as XLNet's mask of what is not visible, the targets as rows of ones, the memory by layer."""
+    hidden = made["query_rank"][:, :, None] <= made["rank"][:, None, :]
+    one_hot = np.eye(made["rank"].shape[1], dtype=np.float32)[made["target_positions"]]
+    return {
+        "perm_mask": torch.from_numpy(hidden.astype(np.float32)),
+        "target_mapping": torch.from_numpy(one_hot),
+        "mems": [torch.from_numpy(m.swapaxes(0, 1).copy()) for m in made["memory"].swapaxes(0, 1)],
+        "use_mems": True,
+    }

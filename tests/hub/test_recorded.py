@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.hub.case import TOLERANCE, difference, ours, run, visible, write_folder
+from tests.hub.case import TOLERANCE, difference, run, visible, write_folder
 from tests.hub.cases import CASES
 from tlx.base import tree
 from tlx.hub.folder import open_folder, save_folder
@@ -28,7 +28,7 @@ def test_recorded_outputs_and_round_trip(name, tmp_path):
     write_folder(first, meta["shapes"], part["kept"])
     (first / "config.json").write_text(json.dumps(meta["config"]))
     checkpoint = open_folder(first, ignore=case.ignore)
-    found = run(checkpoint, ours(part["inputs"]))
+    found = run(checkpoint, part["inputs"])
     for output, wanted in part["outputs"].items():
         assert difference(found[output], wanted, visible(output, part["inputs"])) < TOLERANCE, output
     params = checkpoint.read()

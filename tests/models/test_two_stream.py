@@ -50,7 +50,7 @@ def test_each_target_sees_exactly_its_predecessors_and_the_memory():
     def streams(vectors, hidden):
         table = params["embedding"]["table"].at[batch["tokens"][0]].set(vectors)
         changed = {**params, "embedding": {"table": table}}
-        return model.apply({"params": changed}, batch, memory._replace(hidden=hidden), 0)[0][0]
+        return model.apply({"params": changed}, batch, memory._replace(hidden=hidden), 0).query[0]
 
     vectors = params["embedding"]["table"][batch["tokens"][0]]
     by_vector = jax.jit(jax.jacrev(streams, 0))(vectors, memory.hidden)
@@ -63,7 +63,7 @@ def test_the_memory_is_seen_within_its_segment_and_has_no_gradient():
 
     @jax.jit
     def out(memory):
-        return model.apply({"params": params}, batch, memory, 0)[0]
+        return model.apply({"params": params}, batch, memory, 0).query
 
     moved = memory._replace(hidden=memory.hidden.at[:, :, 1].add(1.0))
     assert np.abs(out(moved) - out(memory)).max() > 1e-3
@@ -77,7 +77,7 @@ def test_the_memory_is_seen_within_its_segment_and_has_no_gradient():
 @pytest.mark.parametrize("reuse", [2, 6])
 def test_the_memory_keeps_the_last_places_before_the_reuse_length(reuse):
     model, params, batch, memory, _ = setup()
-    _, after = model.apply({"params": params}, batch, memory, reuse)
+    _, _, after = model.apply({"params": params}, batch, memory, reuse)
     assert after.hidden.shape == memory.hidden.shape
     kept = min(reuse, MEMORY)
     if reuse < MEMORY:
@@ -88,7 +88,7 @@ def test_the_memory_keeps_the_last_places_before_the_reuse_length(reuse):
 
 def test_a_target_in_part_of_the_row_equals_the_same_target_in_all_of_it():
     model, params, batch, memory, _ = setup()
-    full, _ = model.apply({"params": params}, batch, memory, 0)
+    full = model.apply({"params": params}, batch, memory, 0).query
     some = {**batch, "target_positions": jnp.asarray([[5, 2]])}
-    part, _ = model.apply({"params": params}, some, memory, 0)
+    part = model.apply({"params": params}, some, memory, 0).query
     np.testing.assert_allclose(part[0], full[0, jnp.asarray([5, 2])], atol=1e-5)

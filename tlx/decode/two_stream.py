@@ -36,7 +36,7 @@ def continue_two_stream(
             "query_rank": order_BN,
             "target_positions": jnp.broadcast_to(place, (batch, 1)),
         }
-        query_B1D, _ = lm.apply({"params": params}, features, memory, 0)
+        query_B1D = lm.apply({"params": params}, features, memory, 0).query
         return lm.apply({"params": params}, query_B1D, method="logits")[:, 0]
 
     def advance(state: Loop) -> tuple[jax.Array, None]:

@@ -10,6 +10,7 @@ from tlx.base import tree
 from tlx.models.config import ModelConfig
 from tlx.models.heads import DetectionHead, MaskedHead, PairHead
 from tlx.models.transformer import Transformer
+from tlx.models.two_stream import Memory, TwoStream, empty_memory
 from tlx.nn import embed
 from tlx.parallel import unbox
 
@@ -42,15 +43,20 @@ class Network(nn.Module):
     head_names: tuple[str, ...] = ()
 
     def setup(self):
-        self.lm = Transformer(self.cfg, name="model")
+        kind = TwoStream if self.cfg.kind == "two_stream" else Transformer
+        self.lm = kind(self.cfg, name="model")
         if self.head_names:
             self.heads = Heads(self.cfg, self.head_names)
 
-    def __call__(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def __call__(self, batch: dict[str, jax.Array], memory: Memory | None = None) -> dict[str, jax.Array]:
         """{"hidden": [B, T, D], "logits": [B, T, V] (not of an encoder's), head: its logits}.
 
-        "encoded": [B, S, D] of an encoder-decoder.
+        "encoded": [B, S, D] of an encoder-decoder. Of two streams `hidden` is the content stream, which sees
+        the whole row and `memory` where the batch has no order; "logits" are the query stream's [B, P, V]
+        where it has `target_positions`, else the content stream's.
         """
+        if self.cfg.kind == "two_stream":
+            return self._two_streams(batch, memory)
         hidden = self.lm(batch)
         found = {"hidden": hidden}
         if self.cfg.kind == "encoder_decoder":
@@ -60,6 +66,18 @@ class Network(nn.Module):
         if self.head_names:
             found |= self.heads(hidden, self.lm.unembedding())
         return found
+
+    def _two_streams(self, batch: dict[str, jax.Array], memory: Memory | None) -> dict[str, jax.Array]:
+        tokens = batch["tokens"]
+        everything = {
+            "rank": jnp.full_like(tokens, -1),
+            "query_rank": jnp.zeros_like(tokens),
+            "target_positions": tokens[:, :0],
+        }
+        memory = empty_memory(self.cfg, len(tokens), 0) if memory is None else memory
+        content, query, _ = self.lm(everything | batch, memory, 0)
+        predicted = query if "target_positions" in batch else content
+        return {"hidden": content, "logits": self.lm.logits(predicted)}
 
 
 def abstract_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> dict[str, jax.ShapeDtypeStruct]:

@@ -24,6 +24,14 @@ class Memory(NamedTuple):
     segments: jax.Array  # int[B, M]
 
 
+class Streams(NamedTuple):
+    """What comes out of the two streams, and the memory for the next window."""
+
+    content: jax.Array  # [B, T, D]: each place has seen its own token, as an encoder's
+    query: jax.Array  # [B, P, D] at `target_positions`: no place has seen its own
+    memory: Memory
+
+
 def empty_memory(cfg: ModelConfig, batch_size: int, length: int) -> Memory:
     """Nothing remembered: segment 0 is seen by no query."""
     shape = (batch_size, cfg.num_layers, length, cfg.width)
@@ -53,10 +61,8 @@ class TwoStream(nn.Module):
         self.output = Output(cfg)
 
     @nn.compact
-    def __call__(
-        self, batch: Batch, memory: Memory, reuse: int, *, keys: jax.Array | None = None
-    ) -> tuple[jax.Array, Memory]:
-        """(the query stream [B, P, D] at `target_positions`, the memory for the next window).
+    def __call__(self, batch: Batch, memory: Memory, reuse: int, *, keys: jax.Array | None = None) -> Streams:
+        """Both streams of a window.
 
         batch: tokens, segments, rank, query_rank int[B, T]; target_positions int[B, P]; types where the
         model has a segment term. Place j is visible to place i where query_rank_i > rank_j; the content
@@ -92,7 +98,7 @@ class TwoStream(nn.Module):
             return own["params"]
 
         blocks = layer_params(self, init, cfg.num_layers, cfg.share_layers)
-        (_, g_BPD), inputs = run_layers(
+        (h_BTD, g_BPD), inputs = run_layers(
             (apply,),
             block_cfg,
             blocks,
@@ -101,8 +107,12 @@ class TwoStream(nn.Module):
             num_layers=cfg.num_layers,
             share=cfg.share_layers,
         )
-        g_BPD = dropout(g_BPD, cfg.dropout, fold(keys, cfg.num_layers), FINAL)
-        return g_BPD, remember(memory, jnp.moveaxis(inputs, 0, 1), batch["segments"], reuse)
+        last_keys = fold(keys, cfg.num_layers)
+        return Streams(
+            dropout(h_BTD, cfg.dropout, last_keys, FINAL + 1),
+            dropout(g_BPD, cfg.dropout, last_keys, FINAL),
+            remember(memory, jnp.moveaxis(inputs, 0, 1), batch["segments"], reuse),
+        )
 
     def unembedding(self) -> Unembedding:
         """As Transformer.unembedding."""

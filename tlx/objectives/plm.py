@@ -181,7 +181,7 @@ class PLMModule(ObjectiveModule):
         num_rows, length = batch["tokens"].shape
         (reuse_len, _), _ = parts(length, self.config)
         memory = empty_memory(self.model, num_rows, self.config.mem_len) if carry is None else carry
-        query_BPD, memory = self.lm(batch, memory, reuse_len, keys=keys)
+        _, query_BPD, memory = self.lm(batch, memory, reuse_len, keys=keys)
         return Predictions(query_BPD, self.lm.unembedding()), memory if self.config.mem_len else None
 
 

@@ -36,6 +36,8 @@ albert base AlbertModel 11_683_584
 albert large AlbertModel 17_683_968
 albert xlarge AlbertModel 58_724_864
 albert xxlarge AlbertModel 222_595_584
+xlnet base XLNetLMHeadModel 116_750_336
+xlnet large XLNetLMHeadModel 360_300_800
 distilbert base DistilBertModel 66_362_880
 t5 small T5ForConditionalGeneration 60_506_624
 t5 base T5ForConditionalGeneration 222_903_552

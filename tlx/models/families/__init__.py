@@ -45,6 +45,7 @@ TABLE = Table(
         "t5-1.1": "tlx.models.families.t5:T5_1_1",
         "umt5": "tlx.models.families.t5:UMT5",
         "xlm-roberta": "tlx.models.families.xlm_roberta:FAMILY",
+        "xlnet": "tlx.models.families.xlnet:FAMILY",
     },
 )
 
@@ -79,6 +80,7 @@ MODEL_TYPES = Table(
         "t5": "tlx.models.families.t5:FAMILY",
         "umt5": "tlx.models.families.t5:UMT5",
         "xlm-roberta": "tlx.models.families.xlm_roberta:FAMILY",
+        "xlnet": "tlx.models.families.xlnet:FAMILY",
     },
 )
 

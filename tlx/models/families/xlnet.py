@@ -1,0 +1,97 @@
+"""XLNet: two streams through one post-norm stack, relative positions, memory; tokens in a random order."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
+
+LARGE = ModelConfig(
+    kind="two_stream",
+    vocab_size=32000,
+    width=1024,
+    num_layers=24,
+    residual="post",
+    dropout=0.1,
+    position=PositionConfig(kind="relative", segment_relative=True),
+    attention=AttentionConfig(num_heads=16, dropout=0.1, qkv_bias=False, out_bias=False),
+    feedforward=FeedForwardConfig(hidden=4096, activation="gelu", dropout=0.1),
+    norm=NormConfig(eps=1e-12),
+    head=HeadConfig(tied=True, bias=True),
+    init=InitConfig(scale_residual=False),
+)
+
+_PATH, _NAME = "model/blocks", "transformer.layer.{layer}"
+_RELATIVE = f"{_PATH}/attention/relative"
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table."""
+    return [
+        Row("model/embedding/table", "transformer.word_embedding.weight", "v d -> v d"),
+        Row("model/query_embedding", "transformer.mask_emb", "1 1 d -> d"),
+        Row("model/output/bias", "lm_loss.bias", "v -> v"),
+        Row(f"{_PATH}/attention/query/kernel", f"{_NAME}.rel_attn.q"),
+        Row(f"{_PATH}/attention/key/kernel", f"{_NAME}.rel_attn.k"),
+        Row(f"{_PATH}/attention/value/kernel", f"{_NAME}.rel_attn.v"),
+        Row(f"{_PATH}/attention/out/kernel", f"{_NAME}.rel_attn.o", "d n h -> n h d"),
+        Row(f"{_RELATIVE}/position/kernel", f"{_NAME}.rel_attn.r"),
+        Row(f"{_RELATIVE}/content_bias", f"{_NAME}.rel_attn.r_w_bias"),
+        Row(f"{_RELATIVE}/position_bias", f"{_NAME}.rel_attn.r_r_bias"),
+        Row(f"{_RELATIVE}/segment_bias", f"{_NAME}.rel_attn.r_s_bias"),
+        Row(f"{_RELATIVE}/segment", f"{_NAME}.rel_attn.seg_embed"),
+        *norm(f"{_PATH}/attention_norm", f"{_NAME}.rel_attn.layer_norm"),
+        *linear(f"{_PATH}/feedforward/in", f"{_NAME}.ff.layer_1", bias="f"),
+        *linear(f"{_PATH}/feedforward/out", f"{_NAME}.ff.layer_2", bias="f"),
+        *norm(f"{_PATH}/feedforward_norm", f"{_NAME}.ff.layer_norm"),
+    ]
+
+
+def _read_dropout(values: Mapping[str, Any]) -> dict[str, Any]:
+    """One rate for all dropouts."""
+    rate = values.get("dropout", 0.1)
+    return {"dropout": rate, "attention.dropout": rate, "feedforward.dropout": rate}
+
+
+FAMILY = Family(
+    name="xlnet",
+    citation="Yang et al. 2019, XLNet: Generalized Autoregressive Pretraining, NeurIPS",
+    base=LARGE,
+    sizes={
+        "base": resized(LARGE, num_layers=12, width=768, attention__num_heads=12, feedforward__hidden=3072),
+        "large": LARGE,
+    },
+    rows=rows,
+    model_type="xlnet",
+    architectures={"XLNetLMHeadModel": ()},
+    fields=(
+        Same("vocab_size", "vocab_size", 32000),
+        Same("d_model", "width", 1024),
+        Same("n_layer", "num_layers", 24),
+        Same("n_head", "attention.num_heads", 16),
+        Same("d_inner", "feedforward.hidden", 4096),
+        Same("ff_activation", "feedforward.activation", "gelu", ACTIVATIONS),
+        Same("layer_norm_eps", "norm.eps", 1e-12),
+        Same("initializer_range", "init.stddev", 0.02),
+        Mapped(("dropout",), _read_dropout, lambda config: {"dropout": config.dropout}),
+        Fixed("attn_type", ("bi",)),
+        Fixed("untie_r", (True,)),
+        Fixed("bi_data", (False,)),
+        Fixed("clamp_len", (-1,)),
+        Fixed("same_length", (False,)),
+        Fixed("tie_word_embeddings", (True,)),
+    ),
+    prefix="transformer.",
+    copies={"lm_loss.weight": "transformer.word_embedding.weight"},
+    # How far memory reaches and what of a window it keeps is the objective's.
+    harmless=(
+        "mem_len",
+        "reuse_len",
+        "use_mems_eval",
+        "use_mems_train",
+        "d_head",
+        "start_n_top",
+        "end_n_top",
+    ),
+)
