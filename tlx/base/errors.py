@@ -63,6 +63,12 @@ class DivergenceError(UserError):
     code = DIVERGENCE
 
 
+class LostProcess(UserError):
+    """Another process of the run is missing or gone: nothing is wrong here, and a restart may mend it."""
+
+    code = WATCHDOG
+
+
 class DeviceMemoryError(UserError):
     """The run does not fit the device."""
 

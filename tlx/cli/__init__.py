@@ -1,7 +1,9 @@
 """The command `tlx`: one verb a file, imported only when it is called."""
 
+import importlib
 import os
 import sys
+import traceback
 
 from tlx.base.errors import USAGE, Preempted, UserError, one_of
 from tlx.base.lookup import Table
@@ -50,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         return VERBS.load(verb)(rest) or 0
     except UserError as error:
         print(f"tlx {verb}: {error}", file=sys.stderr)
-        return error.code
+        return _leave_the_others(error.code)
     except Preempted as stop:
         print(f"tlx {verb}: {stop}", file=sys.stderr)
         return stop.code
@@ -60,6 +62,23 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `tlx config | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        if not _among_others():
+            raise
+        traceback.print_exc()
+        return _leave_the_others(1)
+
+
+def _among_others() -> bool:
+    """Whether this is one of several processes of a run."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
+def _leave_the_others(code: int) -> int:
+    """The code; one of several processes ends here, for an orderly end would wait for the others."""
+    if _among_others():
+        importlib.import_module("tlx.parallel").leave(code)
+    return code
 
 
 def _help() -> str:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -22,17 +23,20 @@ import jax
 from tlx import parallel
 from tlx.base import tree
 from tlx.base.config import to_dict
-from tlx.base.errors import DeviceMemoryError, LeaseError, Preempted, StorageError
+from tlx.base.errors import DeviceMemoryError, LeaseError, LostProcess, Preempted, StorageError
+from tlx.base.files import sha256_json
 from tlx.base.memory import keep_freed_memory
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
 from tlx.cli import flags, summary
 from tlx.evaluate.likelihood import Scorer, evaluate, make_scorer
+from tlx.launch.preflight import check_room, preflight
 from tlx.models.flops import matmul_flops
 from tlx.nn.kernels.choice import choose
 from tlx.run import Run, RunConfig, abstract_batch, assemble, check_devices, resolve, trace_forward
 from tlx.text import load_tokenizer
 from tlx.train import carry, directory, hooks
+from tlx.train.agreement import Agreement, Batches
 from tlx.train.clock import Clock
 from tlx.train.journal import Journal
 from tlx.train.loop import train
@@ -42,6 +46,7 @@ from tlx.train.progress import Progress
 from tlx.train.state import State
 from tlx.train.step import merged
 from tlx.train.trackers import start_trackers
+from tlx.train.watchdog import Watchdog
 
 
 class Desk(NamedTuple):
@@ -54,6 +59,8 @@ class Desk(NamedTuple):
     preemption: Preemption
     progress: Progress
     clock: Clock
+    watchdog: Watchdog
+    agreement: Agreement | None  # of several processes
 
 
 def main(argv: list[str]) -> int:
@@ -76,14 +83,33 @@ def main(argv: list[str]) -> int:
     if started is not None:
         found = directory.changes(started["config"], to_dict(config), options.allow_change)
         directory.check_changes(found, workdir)
+    hosts = preflight(workdir, sha256_json(to_dict(config)), directory.versions())
     try:
-        with Lease(workdir) as lease, Preemption() as preemption:
-            _train(config, started, options, lease, preemption)
+        with Lease(workdir) as lease, Preemption(grace_seconds=_grace()) as preemption:
+            _train(config, started, options, lease, preemption, hosts)
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise DeviceMemoryError(_OUT_OF_MEMORY + str(error).splitlines()[0]) from error
+        _explain(error)
+        raise
     return 0
+
+
+def _grace() -> float | None:
+    """Seconds between the first signal and SIGKILL, where a launcher has said so."""
+    given = os.environ.get("TLX_GRACE_SECONDS")
+    return float(given) if given else None
+
+
+def _explain(error: jax.errors.JaxRuntimeError) -> None:
+    """Raises what a user can act on in place of the runtime's own message, where there is such a thing."""
+    first = (str(error).splitlines() or [""])[0]
+    if "RESOURCE_EXHAUSTED" in str(error):
+        raise DeviceMemoryError(_OUT_OF_MEMORY + first) from error
+    if jax.process_count() > 1 and any(sign in str(error) for sign in _LOST):
+        raise LostProcess(f"another process of the run is gone; what the device said: {first}") from error
+
+
+# What collectives say when the other side has closed its connection or does not answer.
+_LOST = ("Gloo", "Connection", "connection", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "NCCL", "peer")
 
 
 _ALLOW_HELP = "on resuming, let this value (or group of values) of the config differ; may be repeated"
@@ -95,15 +121,22 @@ _OUT_OF_MEMORY = (
 
 
 def _train(
-    config: RunConfig, started: Any, options: argparse.Namespace, lease: Lease, preemption: Preemption
+    config: RunConfig,
+    started: Any,
+    options: argparse.Namespace,
+    lease: Lease,
+    preemption: Preemption,
+    hosts: Sequence[str],
 ) -> None:
     """From a checked config to the end of the run."""
     workdir, silent, clock = lease.folder, jax.process_index() > 0, Clock()
     with clock("prepare"):
         run = _assemble(config, started, workdir, options.allow_change)
+    check_room(workdir, tree.num_bytes(hooks.saved_part(run.state)))
     journal = Journal(workdir, silent)
     saved = Checkpoints(workdir / "checkpoints", config.checkpoint, guard=lease.check, on_event=journal.event)
-    with run.use(), saved as checkpoints:
+    watchdog = Watchdog(clock, config.train.stall_seconds, jax.process_index())
+    with run.use(), saved as checkpoints, watchdog:
         checkpoints.prepare()
         with clock("compile"):
             state = _first_state(run, checkpoints)
@@ -111,7 +144,8 @@ def _train(
             _record(run, workdir)
         journal.resume(int(state.step))
         progress = Progress(int(state.step), config.train.steps, silent=silent)
-        desk = Desk(workdir, journal, checkpoints, lease, preemption, progress, clock)
+        agreement = _agreement(run, hosts) if len(hosts) > 1 else None
+        desk = Desk(workdir, journal, checkpoints, lease, preemption, progress, clock, watchdog, agreement)
         costs = _introduce(run, desk, int(state.step), started, options.allow_change)
         scorer = make_scorer(run.module, run.tokenizer.num_bytes)
         state = _loop(run, desk, costs, state, scorer, options.profile)
@@ -119,6 +153,22 @@ def _train(
             figures = _evaluate(run, scorer, state, config.eval.final_batches) if config.eval.final else {}
     if not silent:  # outside the mesh: what follows is one process' own
         _end(run, desk, figures, costs.peak, options.config_words)
+
+
+def _agreement(run: Run, hosts: Sequence[str]) -> Agreement:
+    """What several processes compare while they train."""
+    config = run.config
+    sharding = next(
+        iter(parallel.batch_sharding(run.mesh, run.rules, abstract_batch(config, run.spec)).values())
+    )
+    return Agreement(
+        config.train.compare_every,
+        run.mesh,
+        hooks.saved_part(run.state),
+        {"config": sha256_json(to_dict(config)), "data": run.train.fingerprint + run.tokenizer.hash},
+        Batches(parallel.rows_by_process(sharding, config.train.batch_size), run.train.batch),
+        hosts,
+    )
 
 
 def _end(run: Run, desk: Desk, figures: dict[str, float], peak: float, config_words: Sequence[str]) -> None:
@@ -226,6 +276,8 @@ def _loop(run: Run, desk: Desk, costs: hooks.Costs, state: State, scorer: Scorer
     log = hooks.LogHook(config.log, config.train, costs, desk.journal, trackers, desk.progress, desk.clock)
     called = [
         log,
+        desk.watchdog,
+        *([desk.agreement] if desk.agreement else []),
         hooks.eval_hook(config.eval, partial(_evaluate, run, scorer), log, sinks, desk.progress, desk.clock),
         hooks.checkpoint_hook(desk.checkpoints, log, desk.clock),
         _stop_hook(desk, log),
@@ -234,8 +286,12 @@ def _loop(run: Run, desk: Desk, costs: hooks.Costs, state: State, scorer: Scorer
         called.append(hooks.profile_hook(config.train, str(desk.workdir / "profile"), desk.progress))
     steps = range(begin + 1, config.train.steps + 1)
     with contextlib.closing(run.train.iterate(begin, run.rows)) as batches:
+        if desk.agreement:
+            batches = map(desk.agreement.see, batches)
         state = train(run.step, state, map(run.place, batches), steps, called, desk.clock)
     log.finish()
+    if desk.agreement:
+        desk.agreement.finish()
     desk.progress.close()
     for tracker in trackers:
         tracker.close()

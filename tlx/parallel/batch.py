@@ -30,6 +30,14 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices]))
 
 
+def rows_by_process(sharding: NamedSharding, batch_size: int) -> dict[int, np.ndarray]:
+    """What `local_rows` is on each process of the mesh."""
+    held: dict[int, list[np.ndarray]] = {}
+    for device, index in sharding.devices_indices_map((batch_size,)).items():
+        held.setdefault(device.process_index, []).append(np.arange(batch_size)[index])
+    return {process: np.unique(np.concatenate(rows)) for process, rows in sorted(held.items())}
+
+
 def to_global(local: Any, sharding: Any) -> Any:
     """Global arrays from numpy arrays of `local_rows` alone; each device gets its rows and no others.
 

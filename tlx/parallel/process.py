@@ -1,8 +1,10 @@
 """The start of a run's processes: who coordinates, how many there are, and which one this is."""
 
 import os
+import sys
+import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
 
@@ -11,6 +13,10 @@ from tlx.parallel.rendezvous import meet, split_address
 
 # A dead process is noticed after this many seconds, and ends the others.
 HEARTBEAT_SECONDS = 30
+# At the end process 0 may draw samples and figures while the others wait for it.
+SHUTDOWN_SECONDS = 1800
+# A process that leaves with an error: process 0 holds the connections, so it lets the others speak first.
+_LAST_WORD_SECONDS = 2.0
 
 
 class ProcessSettings(NamedTuple):
@@ -27,19 +33,25 @@ def start_process(
     num_processes: int | None = None,
     process_id: int | None = None,
     *,
-    timeout: float = 300.0,
+    timeout: float | None = None,
 ) -> ProcessSettings:
     """Joins this process with the others of the run; nothing to do for one process.
 
     Arguments left out come from TLX_COORDINATOR (host:port, or "auto"), TLX_NUM_PROCESSES and
     TLX_PROCESS_ID, else from SLURM's variables under srun, else from those of a TPU with several hosts.
     Call before anything touches a device. Raises ConfigError (incomplete or contradictory settings, two
-    processes of one id) and MissingProcess (after `timeout` seconds), each naming the processes.
+    processes of one id) and MissingProcess (after `timeout` seconds, else TLX_START_SECONDS, else 300), each
+    naming the processes.
     """
+    timeout = timeout or _number(os.environ, "TLX_START_SECONDS", None) or 300
     settings = process_settings(os.environ, coordinator, num_processes, process_id)
     if settings.coordinator is None or jax.distributed.is_initialized():
         return settings
-    limits = {"initialization_timeout": int(timeout), "heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
+    limits = {
+        "initialization_timeout": int(timeout),
+        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+        "shutdown_timeout_seconds": SHUTDOWN_SECONDS,
+    }
     if settings.coordinator == "auto":
         jax.distributed.initialize(**limits)
         return settings._replace(num_processes=jax.process_count(), process_id=jax.process_index())
@@ -53,6 +65,18 @@ def start_process(
         **limits,
     )
     return settings
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process at once, without the orderly exit's wait for the others.
+
+    For a process that failed alone: the others may be inside a collective that only its end will break.
+    """
+    if jax.process_index() == 0:
+        time.sleep(_LAST_WORD_SECONDS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def process_settings(

@@ -14,16 +14,13 @@ import select
 import socket
 import time
 
-from tlx.base import errors
-from tlx.base.errors import ConfigError, UserError
+from tlx.base.errors import ConfigError, LostProcess, UserError
 
 _LINE_BYTES = 4096
 
 
-class MissingProcess(UserError):
+class MissingProcess(LostProcess):
     """Some processes of the run did not come in time. Worth a retry: a host may be starting still."""
-
-    code = errors.WATCHDOG
 
 
 @dataclasses.dataclass

@@ -30,6 +30,10 @@ class Clock:
         self._switch(self.current)
         return self.seconds.get("data", 0.0) + self.seconds.get("step", 0.0)
 
+    def silent(self) -> float:
+        """Seconds since a phase was last entered or left; may be asked by another thread."""
+        return self._now() - self._since
+
     def _switch(self, phase: str) -> str:
         outer, now = self.current, self._now()
         self.seconds[outer] = self.seconds.get(outer, 0.0) + now - self._since

@@ -14,6 +14,8 @@ class TrainConfig:
     microbatches: int = 1  # parts that the batch is worked through in, one after the other
     clip_norm: float | None = 1.0  # largest global norm of the gradient; None: never clipped
     max_skipped: int = 20  # non-finite steps in a row after which the run stops with exit 76
+    stall_seconds: float | None = 600.0  # so long without progress and the process leaves (170); None: never
+    compare_every: int = 100  # steps after which several processes compare what must agree; 0: never
     profile_steps: tuple[int, int] = (10, 15)  # --profile traces from the end of one to that of the other
 
     def validate(self) -> None:
@@ -22,6 +24,11 @@ class TrainConfig:
         _at_least("train.batch_size", self.batch_size, 1)
         _at_least("train.microbatches", self.microbatches, 1)
         _at_least("train.max_skipped", self.max_skipped, 1)
+        _at_least("train.compare_every", self.compare_every, 0)
+        if self.stall_seconds is not None and not self.stall_seconds > 0:
+            raise ConfigError(
+                f"train.stall_seconds = {self.stall_seconds} must be above 0, or None for never"
+            )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"train.clip_norm = {self.clip_norm} must be above 0, or None for no clipping")
         if not 1 <= self.profile_steps[0] <= self.profile_steps[1]:

@@ -26,6 +26,8 @@ _FREE = (
     "data.workers",
     "train.microbatches",
     "train.max_skipped",
+    "train.stall_seconds",
+    "train.compare_every",
     "train.profile_steps",
 )
 
