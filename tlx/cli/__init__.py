@@ -19,6 +19,7 @@ VERBS = Table(
         "generate": "tlx.cli.generate:main",
         "bench": "tlx.cli.bench:main",
         "scale": "tlx.cli.scale:main",
+        "launch": "tlx.cli.launch:main",
     },
 )
 
@@ -30,6 +31,7 @@ _ABOUT = {
     "convert": "take a model from a Hugging Face directory, or hand one back",
     "generate": "continue a prompt with a trained model",
     "scale": "scaling laws: plan a ladder of runs, make it, fit it, forecast the big run",
+    "launch": "start a run on this machine, under SLURM, on GKE or on TPU VMs",
     "bench": "tokens/s and model FLOP/s of step, data pipeline and checkpoints",
 }
 

@@ -73,6 +73,12 @@ def load_config(name: str) -> ConfigDict:
     return module.get_config(arg)
 
 
+def config_file(name: str) -> pathlib.Path | None:
+    """The file behind "path/file.py:arg"; None for a packaged config, which every installation has."""
+    path = pathlib.Path(name.partition(":")[0])
+    return path.absolute() if path.is_file() else None
+
+
 def run_name(name: str) -> str:
     """ "quickstart-mlm-tiny" from "configs/quickstart.py:mlm:tiny": the run's folder under runs/."""
     path, arg = _split(name)

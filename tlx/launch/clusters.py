@@ -1,0 +1,10 @@
+"""The clusters that `tlx launch` knows."""
+
+from tlx.base.lookup import Table
+
+CLUSTERS = Table(
+    "cluster",
+    {
+        "local": "tlx.launch.local:CLUSTER",
+    },
+)

@@ -1,0 +1,66 @@
+"""What an exit code means, and what a launcher does about it: one table for all of them."""
+
+import signal
+from typing import NamedTuple
+
+from tlx.base import errors
+
+MEANINGS = {
+    errors.OK: "done",
+    1: "a defect: the log ends with a traceback",
+    errors.USAGE: "wrong flags",
+    errors.PREEMPTED: "asked to stop, and saved",
+    errors.CONFIG: "a value of the config, or the data, cannot be used",
+    errors.STORAGE: "the run directory cannot be written, or is full",
+    errors.CHECKPOINT: "no checkpoint can be read, or none fits the model",
+    errors.LEASE: "another run holds the directory",
+    errors.NUMERICS: "training is no longer finite",
+    errors.DIVERGENCE: "processes that must agree do not",
+    errors.MEMORY: "the devices have too little memory",
+    134: "aborted (SIGABRT), as when another process of the run has died",
+    137: "killed (SIGKILL): out of memory on the host, or by somebody",
+    139: "a crash in native code (SIGSEGV)",
+    143: "ended by SIGTERM before it could save",
+    errors.WATCHDOG: "no progress, or another process of the run is missing",
+}
+
+
+class Move(NamedTuple):
+    """What comes next: start again or not, and whether the restart counts against the limit."""
+
+    again: bool
+    counts: bool
+
+
+def next_move(code: int) -> Move:
+    """By the exit code of the process that ended first."""
+    if code == errors.PREEMPTED:
+        return Move(again=True, counts=False)
+    return Move(again=code in errors.RETRYABLE, counts=True)
+
+
+def shell_code(returncode: int) -> int:
+    """A Popen's return code as a shell gives it: 128 + signal where a signal ended the process."""
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def describe(code: int) -> str:
+    """ "signal 9 (SIGKILL)" or "exit 77: processes that must agree do not"."""
+    if 128 < code < 160:
+        try:
+            return f"signal {code - 128} ({signal.Signals(code - 128).name})"
+        except ValueError:
+            pass
+    return f"exit {code}: {MEANINGS.get(code, 'unknown to tlx')}"
+
+
+def table() -> str:
+    """The table as Markdown: exit code, meaning, whether launchers start the run again."""
+    rows = ["| code | meaning | started again |", "|---|---|---|"]
+    for code, meaning in MEANINGS.items():
+        again, counts = next_move(code)
+        answer = (
+            "-" if code == errors.OK else "no" if not again else "yes" if counts else "yes, free of charge"
+        )
+        rows.append(f"| {code} | {meaning} | {answer} |")
+    return "\n".join(rows)
