@@ -6,5 +6,8 @@ CLUSTERS = Table(
     "cluster",
     {
         "local": "tlx.launch.local:CLUSTER",
+        "slurm": "tlx.launch.slurm:CLUSTER",
+        "gke": "tlx.launch.gke:CLUSTER",
+        "tpu-vm": "tlx.launch.tpu_vm:CLUSTER",
     },
 )
