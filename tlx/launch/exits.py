@@ -17,6 +17,7 @@ MEANINGS = {
     errors.NUMERICS: "training is no longer finite",
     errors.DIVERGENCE: "processes that must agree do not",
     errors.MEMORY: "the devices have too little memory",
+    errors.NOT_IDENTIFIED: "the data does not identify the scaling law that was asked for",
     134: "aborted (SIGABRT), as when another process of the run has died",
     137: "killed (SIGKILL): out of memory on the host, or by somebody",
     139: "a crash in native code (SIGSEGV)",
