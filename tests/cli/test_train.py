@@ -1,5 +1,6 @@
 """`tlx train` as a user runs it: from nothing to the end, killed and gone on, refused, on two processes."""
 
+import errno
 import hashlib
 import json
 import os
@@ -147,13 +148,19 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(config_file, tmp
 
 
 @pytest.mark.slow
-def test_asked_to_stop_it_saves_and_goes_on(config_file, tmp_path):
+@pytest.mark.parametrize(
+    "workers, ask",
+    [(0, lambda pid: os.kill(pid, signal.SIGTERM)), (1, lambda pid: os.killpg(pid, signal.SIGINT))],
+    ids=["by a scheduler", "at a terminal, whose ^C reaches the data workers too"],
+)
+def test_asked_to_stop_it_saves_and_goes_on(config_file, tmp_path, workers, ask):
     words = ("train", f"--config={config_file}", "--config.checkpoint.every=0", "--config.train.steps=400")
-    process = tiny.tlx(*words, f"--workdir={tmp_path}/run", "--config.log.print_every=1")
+    words = (*words, f"--config.data.workers={workers}")
+    process = tiny.tlx(*words, f"--workdir={tmp_path}/run", "--config.log.print_every=1", group=True)
     for line in process.stdout:
         if line.startswith("step "):
             break
-    process.send_signal(signal.SIGTERM)
+    ask(process.pid)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 42, out
     assert "saved, rerun to resume" in out
@@ -162,6 +169,22 @@ def test_asked_to_stop_it_saves_and_goes_on(config_file, tmp_path):
     out = tiny.finish(tiny.tlx(*words, f"--workdir={tmp_path}/run"))
     assert f"from checkpoints/{step}: {400 - step} of 400 steps to go" in out
     assert [line["step"] for line in metrics(tmp_path / "run") if line["kind"] == "train"] == [*range(1, 401)]
+
+
+def test_a_last_save_that_fails_is_an_error(config_file, tmp_path, monkeypatch, capsys):
+    make_place = Checkpoints._make_place
+
+    def full(self, step, size):
+        return (
+            OSError(errno.ENOSPC, "No space left on device") if step == 12 else make_place(self, step, size)
+        )
+
+    monkeypatch.setattr(Checkpoints, "_make_place", full)
+    assert train(config_file, tmp_path / "run", "--config.train.steps=12") == 73
+    assert "step 12, the last, could not be saved" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert train(config_file, tmp_path / "run", "--config.train.steps=12") == 0
+    assert "from checkpoints/10" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -47,8 +47,8 @@ def write_config(folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def tlx(*words: str, devices: int = 1, **environ: str) -> subprocess.Popen:
-    """`tlx WORDS` as a process of its own, stdout and stderr joined."""
+def tlx(*words: str, devices: int = 1, group: bool = False, **environ: str) -> subprocess.Popen:
+    """`tlx WORDS` as a process of its own, stdout and stderr joined; `group`: it leads one."""
     return subprocess.Popen(
         [sys.executable, "-m", "tlx", *map(str, words)],
         cwd=ROOT,
@@ -56,6 +56,7 @@ def tlx(*words: str, devices: int = 1, **environ: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=group,
     )
 
 

@@ -297,7 +297,11 @@ def _loop(run: Run, desk: Desk, costs: hooks.Costs, state: State, scorer: Scorer
         tracker.close()
     with desk.clock("checkpoint"):
         desk.checkpoints.save(config.train.steps, hooks.saved_part(state))
-        desk.checkpoints.wait()
+        if not desk.checkpoints.wait():
+            raise StorageError(
+                f"step {config.train.steps}, the last, could not be saved to {desk.checkpoints.folder} (the "
+                "reason is in events.jsonl); once there is room, the same command goes on from the newest one"
+            )
     return state
 
 
