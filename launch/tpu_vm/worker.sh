@@ -5,23 +5,25 @@
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
 
-old() {  # pid of a start that is still running
-  local pid
-  pid=$(cat worker.pid 2>/dev/null) && kill -0 "$pid" 2>/dev/null && echo "$pid"
-}
+alive() { kill -0 "$1" 2>/dev/null; }
+
+# worker.pid: this script and its tlx. A start that is over has removed it; one that was killed has not.
+old=0 tlx=0
+if [ -f worker.pid ]; then read -r old tlx < worker.pid; fi
+if ! alive "$tlx" || [ "$tlx" -eq 0 ]; then tlx=0; fi
 
 if [ "${1:-run}" = stop ]; then
-  if pid=$(old); then kill -TERM "$pid"; fi
+  if [ "$tlx" -ne 0 ]; then kill -TERM "$tlx"; fi
   exit 0
 fi
 
-if pid=$(old); then
-  kill -TERM "$pid"
+if [ "$tlx" -ne 0 ]; then
+  kill -TERM "$tlx"
   for _ in $(seq {{grace_seconds}}); do
-    kill -0 "$pid" 2>/dev/null || break
+    alive "$tlx" || { [ -f worker.pid ] && alive "$old"; } || break
     sleep 1
   done
-  kill -KILL "$pid" 2>/dev/null
+  kill -KILL "$tlx" "$old" 2>/dev/null
 fi
 
 export TLX_GRACE_SECONDS={{grace_seconds}} TLX_COORDINATOR=auto
@@ -33,13 +35,14 @@ if [ "$code" -ne 0 ]; then
   exit 64
 fi
 PATH="$HOME/.local/bin:$PATH" {{command}} &
-echo $! > worker.pid
+tlx=$!
+echo "$$ $tlx" > worker.pid
 # A signal to this script goes to tlx, which saves.
-trap 'kill -TERM "$(cat worker.pid)"' TERM INT HUP
+trap 'kill -TERM "$tlx"' TERM INT HUP
 while true; do
   code=0
-  wait "$(cat worker.pid)" || code=$?
-  kill -0 "$(cat worker.pid)" 2>/dev/null || break
+  wait "$tlx" || code=$?
+  alive "$tlx" || break
 done
 rm -f worker.pid
 echo "tlx-exit $code $(hostname)"

@@ -184,25 +184,28 @@ def test_a_worker_says_how_it_ended(tmp_path):
 
 
 def test_a_worker_stops_and_a_new_start_ends_the_old(tmp_path):
-    code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(42)); time.sleep(60)"
+    ready = tmp_path / "ready"
+    code = (
+        "import pathlib, signal, sys, time; signal.signal(15, lambda *_: sys.exit(42)); "
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(100)"
+    )
     command = worker(tmp_path, f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}")
 
     def start():
         process = subprocess.Popen([*command, "run"], stdout=subprocess.PIPE, text=True)
-        while not (tmp_path / "worker.pid").exists():
+        while not ready.exists():
             time.sleep(0.05)
-        time.sleep(1.0)
+        ready.unlink(missing_ok=True)
         return process
 
     first = start()
     subprocess.run([*command, "stop"])
-    assert first.communicate(timeout=30)[0].startswith("tlx-exit 42 ") and first.returncode == 42
+    assert first.communicate(timeout=60)[0].startswith("tlx-exit 42 ") and first.returncode == 42
     first = start()
-    second = subprocess.Popen([*command, "run"], stdout=subprocess.PIPE, text=True)
-    assert first.communicate(timeout=30)[0].startswith("tlx-exit 42 ")
-    time.sleep(1.0)
+    second = start()
+    assert first.communicate(timeout=60)[0].startswith("tlx-exit 42 ")
     subprocess.run([*command, "stop"])
-    assert second.communicate(timeout=30)[0].startswith("tlx-exit 42 ")
+    assert second.communicate(timeout=60)[0].startswith("tlx-exit 42 ")
 
 
 def test_the_words_of_the_run_reach_the_workers(cloud, capsys):
