@@ -20,10 +20,11 @@ fi
 if [ "$tlx" -ne 0 ]; then
   kill -TERM "$tlx"
   for _ in $(seq {{grace_seconds}}); do
-    alive "$tlx" || { [ -f worker.pid ] && alive "$old"; } || break
+    alive "$tlx" || { [ -f worker.pid ] && alive "$old"; } || tlx=0
+    if [ "$tlx" -eq 0 ]; then break; fi
     sleep 1
   done
-  kill -KILL "$tlx" "$old" 2>/dev/null
+  if [ "$tlx" -ne 0 ]; then kill -KILL "$tlx" "$old" 2>/dev/null; fi
 fi
 
 export TLX_GRACE_SECONDS={{grace_seconds}} TLX_COORDINATOR=auto
@@ -44,6 +45,6 @@ while true; do
   wait "$tlx" || code=$?
   alive "$tlx" || break
 done
-rm -f worker.pid
 echo "tlx-exit $code $(hostname)"
+rm -f worker.pid
 exit "$code"
