@@ -6,7 +6,7 @@
     tlx train --config=configs/quickstart.py:plm                 two streams, XLNet's permutations
 
 Hardware: any CPU; 2 cores take under 4 minutes from vocabulary to samples. Nothing is downloaded.
-Expected: clm about 1.53 bits per byte on the validation files, where the Kneser-Ney trigram of the same
+Expected: clm about 1.50 bits per byte on the validation files, where the Kneser-Ney trigram of the same
 tokens has 1.63 and the unigram 2.72; the others end more than a quarter below the unigram of their targets.
 ":tiny" behind it (":tiny", ":mlm:tiny") is the same in seconds, to see that everything works.
 """
@@ -45,8 +45,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1e-2
+    config.optimizer.beta2 = 0.99  # most rows of the table are in few of these small batches
     config.optimizer.schedule.warmup, config.optimizer.schedule.final = 0.03, 0.0
-    config.train.steps = {"clm": 3200, "mlm": 2400, "span_corruption": 2100, "plm": 1800}[objective]
+    config.train.steps = {"clm": 2600, "mlm": 2400, "span_corruption": 2100, "plm": 1800}[objective]
     config.eval.every, config.eval.batches = 1000, 50
     config.checkpoint.every = 1000
     config.log.print_every = 200
