@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.beta2 = 0.99  # most rows of the table are in few of these small batches
     config.optimizer.schedule.warmup, config.optimizer.schedule.final = 0.03, 0.0
     config.train.steps = {"clm": 2600, "mlm": 2400, "span_corruption": 2100, "plm": 1800}[objective]
-    config.eval.every, config.eval.batches = 1000, 50
+    config.eval.every, config.eval.batches = 500, 50
     config.checkpoint.every = 1000
     config.log.print_every = 200
 

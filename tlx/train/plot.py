@@ -9,6 +9,8 @@ import numpy as np
 
 from tlx.train.journal import read_lines
 
+VALIDATION = ("validation", "final")  # on a part, and on all of it at the end
+
 
 def plot_loss(
     workdir: str | os.PathLike, title: str, baselines: Mapping[str, float] | None = None
@@ -22,7 +24,7 @@ def plot_loss(
 
     lines = [line for line in read_lines(pathlib.Path(workdir) / "metrics.jsonl") if line.get("loss")]
     train = np.array([(x["step"], x["loss"]) for x in lines if x["kind"] == "train"]).reshape(-1, 2)
-    valid = np.array([(x["step"], x["loss"]) for x in lines if x["kind"] == "validation"]).reshape(-1, 2)
+    valid = np.array([(x["step"], x["loss"]) for x in lines if x["kind"] in VALIDATION]).reshape(-1, 2)
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
