@@ -18,6 +18,10 @@ tokens, placed at random in it and moved on to the next start of a word; single 
 the goal. The official code tests seg[beg] where seg[end] was meant, so that n counts tokens and not
 words: followed here, for all published models were trained so. The paper's plain choice, the tail of the
 order, is `targets="cut"`: there every token has its place in the order, and sees only what comes before.
+
+`pairs=True` makes the second part A sep B sep cls (plm_pairs.py), with the types that a model with
+position.segment_relative reads, as the published models were trained: sep and cls have a place in the
+order, see themselves, and are never targets.
 """
 
 import dataclasses
@@ -28,6 +32,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.models.two_stream import Memory, TwoStream, empty_memory
+from tlx.objectives.plm_pairs import NUM_FUNCTIONAL, second_part
 from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
 from tlx.text.window import Reads, Window
 
@@ -39,12 +44,14 @@ _CUMULATIVE = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1))  # of the unnormalised 
 class PLM:
     """Which tokens are targets, how many, and how much of a window becomes memory.
 
-    `num_predict` is per row, the first part gets the odd one; None is a sixth of the length (85 of 512).
-    `reuse_len` None is half of the length. An n-gram is drawn about every n * mask_alpha / mask_beta tokens.
+    `pairs`: whether a row ends with two texts. `num_predict` is per row, the first part gets the odd one;
+    None is a sixth of the length (85 of 512). `reuse_len` None is half of the length. An n-gram is drawn
+    about every n * mask_alpha / mask_beta tokens.
     """
 
     name: str = "plm"
     targets: Literal["ngram", "cut"] = "ngram"
+    pairs: bool = False
     num_predict: int | None = None
     mask_alpha: int = 6
     mask_beta: int = 1
@@ -85,13 +92,27 @@ def reads(spec: Spec) -> Reads:
             f"objective.num_predict = {first + second} must lie in 2..{most} for parts of "
             f"{reuse_len} and {rest_len} tokens"
         )
-    return Reads(length=spec.length, layout="stream", overlap=rest_len)
+    if not spec.config.pairs:
+        return Reads(length=spec.length, layout="stream", overlap=rest_len)
+    room = rest_len - NUM_FUNCTIONAL
+    if room < 2 or second > room:
+        raise ConfigError(
+            f"data.sequence_length = {spec.length}: with objective.pairs the second part has {rest_len} "
+            f"tokens, of which sep, sep and cls leave {room} for two texts and {second} targets"
+        )
+    return Reads(length=reuse_len + room, layout="stream", overlap=room, other=2 * room)
 
 
 def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments, rank, query_rank [length]; target_positions, targets, weights [P]."""
+    """tokens, positions, segments, rank, query_rank [length]; target_positions, targets, weights [P].
+
+    With pairs also types [length]. Where no place is left but sep and cls, a target is missing (weight 0).
+    """
     config = spec.config
-    real = window.segments > 0
+    tokens, real = window.tokens, window.segments > 0
+    functional, types = np.zeros(spec.length, bool), {}
+    if config.pairs:
+        tokens, real, functional, types = _with_pair(rng, window, spec)
     rank, query_rank = np.full((2, spec.length), -1, np.int32)
     targets, start = [], 0
     for length, goal in parts(spec.length, config):
@@ -100,11 +121,14 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
         goal = goal * num_real // length
         order = rng.permutation(num_real)
         if config.targets == "cut":
-            is_target = order >= num_real - goal
+            is_target = (order >= num_real - goal) & ~functional[here][:num_real]
             place, query = order, order
         else:
-            is_target = ngram_targets(rng, word_starts(window.tokens[here][:num_real], spec), goal, config)
-            place, query = np.where(is_target, order, -1), np.where(is_target, order, 0)
+            is_target = ngram_targets(rng, word_starts(tokens[here][:num_real], spec), goal, config)
+            is_target &= ~functional[here][:num_real]
+            in_order = is_target | functional[here][:num_real]
+            place, query = np.where(in_order, order, -1), np.where(in_order, order, 0)
+        query = query + functional[here][:num_real]
         # Raised by the length of the part before: above its ranks, and -1 still level with its last one.
         rank[start : start + num_real] = start + place
         query_rank[start : start + num_real] = start + query
@@ -112,13 +136,29 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
         start += length
     (_, first), (_, second) = parts(spec.length, config)
     return {
-        "tokens": np.where(real, window.tokens, spec.vocab.pad).astype(np.int32),
+        "tokens": np.where(real, tokens, spec.vocab.pad).astype(np.int32),
         "positions": np.arange(spec.length, dtype=np.int32),
         "segments": real.astype(np.int32),
         "rank": rank,
         "query_rank": query_rank,
-        **sparse_targets(window.tokens, np.concatenate(targets), first + second, spec.vocab.pad),
+        **types,
+        **sparse_targets(tokens, np.concatenate(targets), first + second, spec.vocab.pad),
     }
+
+
+def _with_pair(rng: np.random.Generator, window: Window, spec: Spec) -> tuple[np.ndarray, ...]:
+    """(tokens, which are real, which are sep or cls, {"types": ...}), each [length]."""
+    assert window.other is not None
+    (reuse_len, _), (rest_len, _) = parts(spec.length, spec.config)
+    real = window.segments > 0
+    rest = window.tokens[reuse_len:][real[reuse_len:]]
+    second = second_part(rng, rest, window.other, rest_len, spec)
+    return (
+        np.concatenate([window.tokens[:reuse_len], second.tokens]),
+        np.concatenate([real[:reuse_len], np.arange(rest_len) < second.size]),
+        np.concatenate([np.zeros(reuse_len, bool), second.functional]),
+        {"types": np.concatenate([np.zeros(reuse_len, np.int32), second.types])},
+    )
 
 
 def word_starts(tokens: np.ndarray, spec: Spec) -> np.ndarray:
