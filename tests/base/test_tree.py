@@ -47,7 +47,7 @@ def test_mean_of_a_term_and_of_nothing():
     assert term.mean(term.Term(jnp.float32(6), jnp.float32(0))) == 0.0
 
 
-def test_errors_carry_distinct_codes_that_launchers_do_not_retry():
+def test_errors_carry_codes_that_launchers_do_not_retry_but_where_another_process_is_lost():
     codes = {}
 
     def collect(kind):
@@ -57,6 +57,7 @@ def test_errors_carry_distinct_codes_that_launchers_do_not_retry():
             collect(child)
 
     collect(UserError)
+    assert codes.pop("LostProcess") in RETRYABLE
     assert not set(codes.values()) & set(RETRYABLE)
     assert (codes["StorageError"], codes["CheckpointError"], codes["LeaseError"]) == (73, 74, 75)
     assert one_of("x", "adm", ["adam", "lion"]) == "x = 'adm' is not one of: adam, lion; did you mean 'adam'?"

@@ -186,7 +186,7 @@ def test_two_streams_continue_from_left_to_right():
         return {"tokens": tokens, "segments": jnp.ones_like(order)} | dict.fromkeys(names, order)
 
     def logits(lm, batch):
-        return lm.logits(lm(batch, empty_memory(cfg, len(PROMPTS), 0), 0)[0])
+        return lm.logits(lm(batch, empty_memory(cfg, len(PROMPTS), 0), 0).query)
 
     lm, batch = TwoStream(cfg), features(PROMPTS)
     init = jax.jit(functools.partial(lm.init, method=logits))

@@ -93,10 +93,18 @@ def tiny(base):
     return replaced(base, changes)
 
 
+OBJECTIVE_OF = {
+    "encoder": "mlm",
+    "decoder": "clm",
+    "encoder_decoder": "span_corruption",
+    "two_stream": "plm",
+}
+
+
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_the_formula_counts_every_familys_features(name):
     model = tiny(FAMILIES.load(name).base)
-    objective = {"encoder": "mlm", "decoder": "clm", "encoder_decoder": "span_corruption"}[model.kind]
+    objective = OBJECTIVE_OF[model.kind]
     module, batch = changed(objective, {})
     module = module.clone(model=model)
     counted, _ = traced(module, batch)
