@@ -107,6 +107,8 @@ def test_the_formula_counts_every_familys_features(name):
     objective = OBJECTIVE_OF[model.kind]
     module, batch = changed(objective, {})
     module = module.clone(model=model)
+    if model.position.segment_relative:
+        batch |= {"types": batch["segments"]}
     counted, _ = traced(module, batch)
     assert tuple(model_flops(model, shape_of(objective, batch), objective == "mlm")) == counted
 

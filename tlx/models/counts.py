@@ -158,5 +158,7 @@ def _two_streams(cfg: ModelConfig, shape: Shape) -> tuple[int, int]:
     for queries in (length, shape.targets):
         products, sinusoids = _relative(block, rows, queries, length + keys - 1)
         layer += _attend(block, rows, queries, keys) + _feed(block, rows, queries) + products + sinusoids
+        if cfg.position.segment_relative:  # each query with the vectors of the same and of another segment
+            layer += 4 * rows * queries * cfg.attention.num_heads * block.head_dim
         constant += sinusoids
     return block.num_layers * layer, block.num_layers * constant
