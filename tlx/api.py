@@ -95,6 +95,7 @@ class LoadedModel:
             raise ConfigError(
                 f"encoder_tokens are for an encoder-decoder and needed there; this is {self.kind}"
             )
+        self._need_heads()
         rows = np.atleast_2d(np.asarray(tokens, np.int32))
         length = rows.shape[1]
         if self.kind == "two_stream":
@@ -122,6 +123,7 @@ class LoadedModel:
         model reads from left to right. An encoder-decoder needs `prompts`, which its encoder reads (with
         "<extra_id_0>" for a gap, and in the texts for what fills it). Special ids count as tokens only.
         """
+        self._need_heads()
         rows = [self._encode(text) for text in _as_list(texts)]
         sources = None
         if prompts is not None:
@@ -170,6 +172,7 @@ class LoadedModel:
         if self.kind not in ("encoder", "two_stream"):
             instead = '("... <extra_id_0> ...")' if self.kind == "encoder_decoder" else ""
             raise ConfigError(f"fill is for masked models, this is {self.kind}; use generate{instead}")
+        self._need_heads()
         vocab = self.tokenizer.vocab
         tokens = _encode(self.tokenizer, text, self._masks)
         frame = (vocab.cls, vocab.sep) if self.kind == "encoder" else (vocab.eos,)
@@ -192,6 +195,19 @@ class LoadedModel:
             [Candidate(self.tokenizer.decode([index]), float(probs[index])) for index in best]
             for best, probs in zip(best_PK, probs_PV, strict=True)
         ]
+
+    def _need_heads(self) -> None:
+        """ConfigError where the objective predicts with a head that the checkpoint does not hold."""
+        if self._missing_heads:
+            raise ConfigError(
+                f"this checkpoint is a bare model: {self.config.objective.name} predicts with "
+                f"heads/{self._missing_heads[0]}, which it lacks; take one that was saved with its head"
+            )
+
+    @functools.cached_property
+    def _missing_heads(self) -> list[str]:
+        wanted = _wanted(self.module, self.config, self.tokenizer)
+        return sorted(set(wanted.get("heads", {})) - set(self.params.get("heads", {})))
 
     @functools.cached_property
     def _lm(self) -> Transformer | TwoStream:
@@ -344,6 +360,12 @@ def _here(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> di
     return values
 
 
+def _wanted(module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The module's parameters, abstract."""
+    spec = Spec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
+    return unbox(boxed_params(module, abstract_batch(config, spec)))
+
+
 def _check_params(
     params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, folder: pathlib.Path
 ) -> None:
@@ -351,8 +373,7 @@ def _check_params(
 
     An imported model may have heads of other objectives, and lack this one's.
     """
-    spec = Spec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
-    wanted = tree.flatten(unbox(boxed_params(module, abstract_batch(config, spec))))
+    wanted = tree.flatten(_wanted(module, config, tokenizer))
     found = tree.flatten(params)
     wrong = [
         f"  {path}: checkpoint {found[path].shape if path in found else 'none'}, "

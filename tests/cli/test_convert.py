@@ -9,6 +9,7 @@ import pytest
 import tlx
 from tests.hub import folders
 from tlx.base import tree
+from tlx.base.errors import ConfigError
 from tlx.cli import main
 from tlx.hub.safetensors import Tensors
 from tlx.models.families import TABLE
@@ -17,13 +18,13 @@ from tlx.models.families.family import resized
 pytest.importorskip("tokenizers")
 
 
-def bert(folder):
+def bert(folder, heads=("heads/mlm", "heads/nsp")):
     size = folders.word_pieces(folder).get_vocab_size()
     base = TABLE.load("bert").base
     config = resized(
         base, vocab_size=size, width=16, num_layers=2, attention__num_heads=2, feedforward__hidden=24
     )
-    folders.write(folder, "bert", config, ("heads/mlm", "heads/nsp"))
+    folders.write(folder, "bert", config, heads)
 
 
 def gpt2(folder):
@@ -64,6 +65,14 @@ def test_loading_a_directory_is_loading_its_import(tmp_path):
     assert [c.piece for c in direct.fill("the [MASK] sat")[0]] == [
         c.piece for c in imported.fill("the [MASK] sat")[0]
     ]
+
+
+def test_a_bare_model_says_that_it_has_no_head(tmp_path):
+    bert(tmp_path / "bare", ("heads/nsp/pooler",))
+    lm = tlx.load(tmp_path / "bare")
+    for ask in (lambda: lm.fill("the [MASK] sat"), lambda: lm.score("the cat"), lambda: lm.logits([9, 10])):
+        with pytest.raises(ConfigError, match="mlm predicts with heads/mlm, which it lacks"):
+            ask()
 
 
 def test_a_decoder_generates_what_it_never_added(tmp_path):
