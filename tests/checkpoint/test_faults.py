@@ -322,6 +322,28 @@ def test_a_failed_write_costs_one_line_and_the_next_save_works(tmp_path, file_si
     assert events == ["checkpoint_saved", "checkpoint_failed", "checkpoint_saved"]
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_failed_save_is_removed_while_its_other_files_are_still_written(
+    tmp_path, file_size_limit, monkeypatch, times
+):
+    attempts = []
+
+    def remove(folder, rmtree=shutil.rmtree):
+        attempts.append(folder)
+        rmtree(folder)
+        if len(attempts) <= times:
+            folder.mkdir()
+            (folder / "late").write_text("a writer that had not heard of the failure")
+            raise OSError("Directory not empty")
+
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    with Checkpoints(tmp_path) as checkpoints:
+        file_size_limit(True)
+        assert checkpoints.save(1, state_on(1, width=2000))
+        assert not checkpoints.wait()
+    assert os.listdir(tmp_path) == [] and len(attempts) == times + 1
+
+
 def test_failures_in_a_row_end_the_run(tmp_path, file_size_limit):
     with Checkpoints(tmp_path, CheckpointConfig(max_failures=2)) as checkpoints:
         state = state_on(1, width=2000)

@@ -17,6 +17,7 @@ from tlx.checkpoint import steps, store, trees
 from tlx.checkpoint.manifest import Leaf
 
 PART_TIMEOUT = 900.0  # s that process 0 waits for the hashes of another
+REMOVE_TIMEOUT = 30.0  # s that a failed save's last writers may still be at work
 
 log = logging.getLogger("tlx")
 
@@ -55,9 +56,21 @@ class Job:
         self.thread.start()
 
     def remove(self) -> None:
-        """Process 0, after a failure that all processes know of: gives the disk space back."""
+        """Process 0, after a failure that all processes know of: gives the disk space back.
+
+        Orbax reports the first file that failed while it still writes others, so that a folder can fill again
+        while it is emptied. What cannot be removed stays marked as unfinished, for `steps.clean`.
+        """
+        target = self.folder / str(self.step)
+        deadline = time.monotonic() + REMOVE_TIMEOUT
         try:
-            shutil.rmtree(self.folder / str(self.step), ignore_errors=True)
+            while target.is_dir():
+                try:
+                    shutil.rmtree(target)
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
             steps.mark_finished(self.folder, self.step)
         except OSError as error:
             log.warning("cannot remove the unfinished checkpoint at step %d: %s", self.step, error)
