@@ -8,9 +8,9 @@ import sklearn.metrics
 from tlx.metrics import classification, correlation
 
 
-def labels(seed, classes, shape=(200,), skew=False):
+def labels(seed, classes, shape=(300,), skew=False):
     rng = np.random.default_rng(seed)
-    p = rng.dirichlet(np.full(classes, 0.3 if skew else 5.0))
+    p = rng.dirichlet(np.full(classes, 0.5 if skew else 5.0)) * 0.9 + 0.1 / classes
     true = rng.choice(classes, shape, p=p)
     guess = rng.choice(classes, shape, p=p)
     return np.where(rng.random(shape) < 0.6, true, guess), true

@@ -46,7 +46,7 @@ def micro(predicted: np.ndarray, true: np.ndarray, num_classes: int) -> Rates:
 
 
 def matthews(predicted: np.ndarray, true: np.ndarray) -> float:
-    """The correlation of two labellings with any number of classes (Gorodkin 2004); 0 where one is constant."""
+    """The correlation of two labellings of any number of classes (Gorodkin 2004), 0 where one is constant."""
     predicted, true = _same(predicted, true)
     num_classes = int(max(predicted.max(), true.max())) + 1
     counts = confusion(predicted, true, num_classes).astype(np.float64)

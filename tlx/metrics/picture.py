@@ -10,7 +10,7 @@ _NUMBERED = 20  # classes up to which each cell shows its count
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], path: str | os.PathLike) -> None:
-    """Writes a picture of counts [C, C], rows true and columns predicted, coloured by the share of the row."""
+    """Writes a picture of counts [C, C], rows true, columns predicted, coloured by the share of the row."""
     count = len(names)
     if counts.shape != (count, count):
         raise ValueError(f"counts of shape {counts.shape} do not fit {count} names")
