@@ -32,6 +32,21 @@ class MaskedHead(nn.Module):
         return hidden, unembedding._replace(bias=bias)
 
 
+class PlaceTable(nn.Module):
+    """DeBERTa's vectors of absolute places, which no layer but the mask decoder reads: [max_length, D]."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, positions_BT: jax.Array) -> jax.Array:
+        """[B, T, D]."""
+        cfg = self.cfg
+        init = logical(nn.initializers.normal(cfg.init.embedding_stddev), (None, "embed"))
+        shape = (cfg.position.max_length, cfg.width)
+        table = self.param("table", init, shape, jnp.dtype(cfg.param_dtype))
+        return jnp.take(table, positions_BT, axis=0).astype(jnp.dtype(cfg.block("encoder").dtype))
+
+
 class PairHead(nn.Module):
     """BERT's pooler, tanh of a dense layer on the first token, and a classifier of two segments.
 

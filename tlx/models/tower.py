@@ -53,14 +53,17 @@ class Tower(nn.Module):
         memory_BLMD: jax.Array | None = None,
         memory_segments_BM: jax.Array | None = None,
         prefix_BT: jax.Array | None = None,
+        query: tuple[jax.Array, int] | None = None,
         keys_B: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-        """(hidden states [B, T, D], each layer's input [L, B, T, D], loads of experts [L, 2, E])."""
+        """(hidden states [B, T, D], each layer's input [L, B, T, D], loads of experts [L, 2, E]).
+
+        query = (vectors [B, T, D], times): the last layer runs so often, first on its input plus these, then
+        on what came out, and attends to its input each time (DeBERTa's enhanced mask decoder).
+        """
         cfg = self.cfg
         memory = 0 if memory_BLMD is None else memory_BLMD.shape[2]
-        key_segments = segments_BT
-        if memory:
-            key_segments = jnp.concatenate([memory_segments_BM, segments_BT], axis=1)
+        key_segments = jnp.concatenate([memory_segments_BM, segments_BT], 1) if memory else segments_BT
         mask = Mask(segments_BT, key_segments, memory, cfg.causal, prefix=prefix_BT)
         cross = None if encoded_BSD is None else Mask(segments_BT, encoded_segments_BS)
         x_BTD = self.front(x_BTE, positions_BT, types_BT, keys_B, languages_BT)
@@ -68,7 +71,7 @@ class Tower(nn.Module):
         bias = self.position_bias(length, length + memory, memory) if self._shared_bias else None
         distances = self.distances() if cfg.position.kind == "disentangled" else None
 
-        def apply(block, params, x, index, memory_BMD):
+        def apply(block, params, x, index, memory_BMD, source_BTD=None):
             y, _, routing = block.apply(
                 {"params": params},
                 x,
@@ -80,6 +83,7 @@ class Tower(nn.Module):
                 encoded_BSD=encoded_BSD,
                 cross_mask=cross,
                 distances_RD=distances,
+                source_BTD=source_BTD,
             )
             return y, (x if memory else None, _loads(routing, segments_BT))
 
@@ -91,24 +95,37 @@ class Tower(nn.Module):
 
         blocks = layer_params(self, init, cfg.num_layers, self.share_layers)
         inputs = jnp.moveaxis(memory_BLMD, 1, 0) if memory else None
-        layers = self._period(apply)
-        if self.embedding.convolution:
-            return self._convolved(layers, blocks, x_BTD, segments_BT, keys_B), None, None
-        y_BTD, (layer_inputs, loads) = run_layers(
-            layers, cfg, blocks, x_BTD, inputs, num_layers=cfg.num_layers, share=self.share_layers
-        )
-        return self._finish(y_BTD, keys_B), layer_inputs, loads
+        layers, run = self._period(apply), self._convolved if self.embedding.convolution else self._plain
+        if query is not None:
+            run = functools.partial(self._queried, run, query)
+        y_BTD, rest = run(layers, blocks, cfg.num_layers, x_BTD, inputs, segments_BT, keys_B)
+        return self._finish(y_BTD, keys_B), *rest
 
-    def _convolved(self, layers, blocks, x_BTD, segments_BT, keys_B):
-        """Hidden states where a convolution over the embeddings joins the first layer's output."""
+    def _queried(self, run, query, layers, blocks, count, x_BTD, *rest):
+        """The first layers as `run` runs them, then the last one on its queries."""
+        y_BTD, _ = run(layers, blocks, count - 1, x_BTD, *rest)
+        params = blocks if self.share_layers else jax.tree.map(lambda x: x[count - 1], blocks)
+        z_BTD = y_BTD + query[0]
+        for i in range(query[1]):
+            last = layers[(count - 1) % self.cfg.period]
+            z_BTD, _ = last(params, z_BTD, count - 1 + i, None, y_BTD)
+        return z_BTD, (None, None)
+
+    def _plain(self, layers, blocks, count, x_BTD, inputs, segments_BT, keys_B):
+        """(hidden states after the first `count` layers, (layer inputs, loads))."""
+        if count < self.cfg.num_layers and not self.share_layers:
+            blocks = jax.tree.map(lambda x: x[:count], blocks)
+        return run_layers(layers, self.cfg, blocks, x_BTD, inputs, num_layers=count, share=self.share_layers)
+
+    def _convolved(self, layers, blocks, count, x_BTD, inputs, segments_BT, keys_B):
+        """The same where a convolution over the embeddings joins the first layer's output."""
         one, rest = (
-            jax.tree.map(lambda x, part=part: x[part], blocks) for part in (slice(1), slice(1, None))
+            jax.tree.map(lambda x, part=part: x[part], blocks) for part in (slice(1), slice(1, count))
         )
         y_BTD, _ = run_layers(layers, self.cfg, one, x_BTD, num_layers=1, share=False)
         y_BTD = self.convolution(x_BTD, y_BTD, segments_BT, keys_B)
-        count = self.cfg.num_layers - 1
-        y_BTD, _ = run_layers(layers, self.cfg, rest, y_BTD, num_layers=count, share=False, first=1)
-        return self._finish(y_BTD, keys_B)
+        y_BTD, _ = run_layers(layers, self.cfg, rest, y_BTD, num_layers=count - 1, share=False, first=1)
+        return y_BTD, (None, None)
 
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Cross-attention's keys and values of every layer, [L, B, S, G, H] each."""

@@ -105,6 +105,15 @@ class Transformer(nn.Module):
         )
         return hidden, jnp.moveaxis(inputs, 0, 1)
 
+    def with_queries(
+        self, batch: Batch, query_BTD: jax.Array, times: int, *, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """[B, T, D] of an encoder whose last layer runs `times` times on its input plus `query`, and each
+        time attends to its input alone."""
+        if self.is_initializing():
+            self.unembedding()
+        return self._run(self.encoder, batch, "", keys, query=(query_BTD, times))[0]
+
     def with_balance(self, batch: Batch, *, keys: jax.Array | None = None) -> tuple[jax.Array, Term]:
         """(hidden states of an encoder or decoder with experts, the term that keeps their loads even).
 

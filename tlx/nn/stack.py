@@ -79,6 +79,8 @@ def run_layers(
     whole periods, and the layers that are left over follow it. Parameters stay stacked [num_layers, ...].
     `first` is the index of the first.
     """
+    if not num_layers:
+        return carry, None
     recompute, policy = remat_policy(cfg.execution.remat)
     period = len(layers)
     periods, unroll = num_layers // period, max(1, unroll_of(cfg, num_layers) // period)
