@@ -111,20 +111,64 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
         jax.eval_shape(lambda: trace_forward(module, batch))
 
 
+class Program(NamedTuple):
+    """What runs on the devices: the step, and what goes in and comes out, without an array anywhere."""
+
+    module: Any  # apply({"params": p}, batch, carry, keys) -> (terms, carry)
+    mesh: Mesh
+    rules: parallel.Rules
+    boxed: Any  # abstract parameters with their logical names
+    state: State  # abstract, with the sharding of each leaf
+    batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with the sharding of each array
+    init: Callable[[], State]  # the state before the first step, never whole in one place
+    step: StepFn  # jitted; it takes the memory of the state it is given
+
+    def use(self) -> AbstractContextManager[None]:
+        """The context in which init and step are called, traced or lowered: the mesh and its rules."""
+        return parallel.use(self.mesh, self.rules)
+
+
+def program(config: RunConfig, spec: Spec, mesh: Mesh) -> Program:
+    """The very step of a run on a mesh, whose devices may be of a machine that is not here."""
+    rules = parallel.rules(config.mesh)
+    module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
+    boxed = boxed_params(module, batch)
+    schedule = make_schedule(config.optimizer, config.train.steps)
+    rates = parametrization.rates(module.model, config.optimizer, boxed)
+    optimizer = make_optimizer(config.optimizer, schedule, boxed, rates)
+    init = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
+    shardings = state_shardings(jax.eval_shape(init), boxed, module, mesh, rules)
+    rows = parallel.batch_sharding(mesh, rules, batch)
+    whole = NamedSharding(mesh, PartitionSpec())
+    step = make_step(module, optimizer, schedule, config.train, frozen_paths(config.optimizer, boxed))
+    return Program(
+        module=module,
+        mesh=mesh,
+        rules=rules,
+        boxed=boxed,
+        state=jax.tree.map(_with_sharding, jax.eval_shape(init), shardings),
+        batch=jax.tree.map(_with_sharding, batch, rows),
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(
+            step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0
+        ),
+    )
+
+
 class Run(NamedTuple):
     """What training needs, assembled. Nothing is on a device yet, and nothing in the run's folder."""
 
     config: RunConfig
     tokenizer: Tokenizer
     spec: Spec
-    module: Any  # apply({"params": p}, batch, carry, keys) -> (terms, carry)
+    module: Any  # these six as in Program
     train: Pipeline
     validation: Pipeline
     mesh: Mesh
     rules: parallel.Rules
-    state: State  # abstract, with the sharding of each leaf
-    init: Callable[[], State]  # the state before the first step, never whole in one place
-    step: StepFn  # jitted; it takes the memory of the state it is given
+    state: State
+    init: Callable[[], State]
+    step: StepFn
     rows: tuple[int, ...]  # of the global batch, those that this process makes
     place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # these rows onto the devices
 
@@ -155,32 +199,20 @@ def assemble(config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
         )
         for split in ("train", "validation")
     }
-    mesh, rules = parallel.make_mesh(config.mesh), parallel.rules(config.mesh)
-    module, batch = make_module(config, tokenizer.vocab), abstract_batch(config, spec)
-    boxed = boxed_params(module, batch)
-    schedule = make_schedule(config.optimizer, config.train.steps)
-    rates = parametrization.rates(module.model, config.optimizer, boxed)
-    optimizer = make_optimizer(config.optimizer, schedule, boxed, rates)
-    init = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
-    shardings = state_shardings(jax.eval_shape(init), boxed, module, mesh, rules)
-    rows = parallel.batch_sharding(mesh, rules, batch)
-    whole = NamedSharding(mesh, PartitionSpec())
-    fixed = frozen_paths(config.optimizer, boxed)
-    step = make_step(module, optimizer, schedule, config.train, fixed)
+    made = program(config, spec, parallel.make_mesh(config.mesh))
+    rows = {name: leaf.sharding for name, leaf in made.batch.items()}
     return Run(
         config=config,
         tokenizer=tokenizer,
         spec=spec,
-        module=module,
+        module=made.module,
         train=splits["train"],
         validation=splits["validation"],
-        mesh=mesh,
-        rules=rules,
-        state=jax.tree.map(_with_sharding, jax.eval_shape(init), shardings),
-        init=jax.jit(init, out_shardings=shardings),
-        step=jax.jit(
-            step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0
-        ),
+        mesh=made.mesh,
+        rules=made.rules,
+        state=made.state,
+        init=made.init,
+        step=made.step,
         rows=tuple(parallel.local_rows(next(iter(rows.values())), config.train.batch_size).tolist()),
         place=lambda local: parallel.to_global(local, rows),
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from tlx.base.errors import ConfigError
+from tlx.base.platform import platform
 from tlx.nn.config import BlockConfig
 from tlx.parallel.sharding import PARTITION_NAME
 
@@ -36,7 +37,7 @@ def remat_policy(name: str) -> tuple[bool, Any]:
 
 def unroll_of(cfg: BlockConfig, num_layers: int) -> int:
     """Layers per iteration of the scan: all of them on CPU, where that is faster, one elsewhere."""
-    unroll = cfg.execution.unroll or (num_layers if jax.default_backend() == "cpu" else 1)
+    unroll = cfg.execution.unroll or (num_layers if platform() == "cpu" else 1)
     return min(unroll, num_layers)
 
 
