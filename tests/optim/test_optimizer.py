@@ -174,6 +174,21 @@ def test_rules_give_layers_rates_and_decay_of_their_own():
     np.testing.assert_allclose(norms, [-0.25, -0.25, -1, -0.5], rtol=1e-5)
 
 
+def test_a_part_that_the_first_layer_lacks_is_that_of_the_last_layers():
+    """ModernBERT's attention norm: [layers - 1, ...], and blocks[1] is its first row."""
+    boxed = trees.abstract()
+    norm = boxed["model"]["blocks"]["norm"]
+    short = jax.ShapeDtypeStruct((trees.LAYERS - 1, 16), jnp.float32)
+    boxed["model"]["blocks"]["norm"] = {"scale": norm["scale"].replace_boxed(short)}
+    optimizer = make_optimizer(config_of("adamw", freeze=("blocks[:2]/",)), lambda count: 1.0, boxed)
+    params = trees.values(boxed, 0)
+    updates = first_update(optimizer, params, jax.tree.map(jnp.ones_like, params))
+    assert np.any(updates["model/blocks/norm/scale"], axis=1).tolist() == [False, True, True]
+    assert (
+        np.any(updates["model/blocks/attention/query/bias"], axis=(1, 2)).tolist() == [False] * 2 + [True] * 2
+    )
+
+
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "muon"])
 def test_frozen_parameters_stay_and_have_no_state(name):
     config = config_of(name, freeze=("embed", "blocks[:2]/", "blocks/norm"))

@@ -23,7 +23,7 @@ class MaskedHead(nn.Module):
         cfg, block = self.cfg, self.cfg.block("encoder")
         if cfg.head.transform:
             width, names = unembedding.kernel.shape[1], ("embed", None)
-            rest = (block.std(cfg.width), True, block.dtype, cfg.param_dtype)
+            rest = (block.std(cfg.width), cfg.head.transform_bias, block.dtype, cfg.param_dtype)
             hidden = Linear((cfg.width,), (width,), names, *rest, name="dense")(hidden)
             hidden = ACTIVATIONS[cfg.head.activation or cfg.feedforward.activation](hidden)
             hidden = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(hidden)

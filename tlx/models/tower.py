@@ -93,9 +93,12 @@ class Tower(nn.Module):
             own = Mask(segments_BT, segments_BT, 0, cfg.causal)
             return Block(cfg, parent=None).init(key, x_BTD, own, **rest)["params"]
 
-        blocks = layer_params(self, init, cfg.num_layers, self.share_layers)
+        blocks = layer_params(self, init, cfg.num_layers, self.share_layers, self._absent)
         inputs = jnp.moveaxis(memory_BLMD, 1, 0) if memory else None
-        layers, run = self._period(apply), self._convolved if self.embedding.convolution else self._plain
+        layers, run = self._period(apply), self._plain
+        if self.embedding.convolution or self._absent:
+            first = functools.partial(apply, Block(cfg.layer(0), cfg.norm.first, parent=None))
+            run = functools.partial(self._first_apart, first)
         if query is not None:
             run = functools.partial(self._queried, run, query)
         y_BTD, rest = run(layers, blocks, cfg.num_layers, x_BTD, inputs, segments_BT, keys_B)
@@ -104,7 +107,7 @@ class Tower(nn.Module):
     def _queried(self, run, query, layers, blocks, count, x_BTD, *rest):
         """The first layers as `run` runs them, then the last one on its queries."""
         y_BTD, _ = run(layers, blocks, count - 1, x_BTD, *rest)
-        params = blocks if self.share_layers else jax.tree.map(lambda x: x[count - 1], blocks)
+        params = blocks if self.share_layers else jax.tree.map(lambda x: x[-1], blocks)
         z_BTD = y_BTD + query[0]
         for i in range(query[1]):
             last = layers[(count - 1) % self.cfg.period]
@@ -117,14 +120,17 @@ class Tower(nn.Module):
             blocks = jax.tree.map(lambda x: x[:count], blocks)
         return run_layers(layers, self.cfg, blocks, x_BTD, inputs, num_layers=count, share=self.share_layers)
 
-    def _convolved(self, layers, blocks, count, x_BTD, inputs, segments_BT, keys_B):
-        """The same where a convolution over the embeddings joins the first layer's output."""
-        one, rest = (
-            jax.tree.map(lambda x, part=part: x[part], blocks) for part in (slice(1), slice(1, count))
-        )
-        y_BTD, _ = run_layers(layers, self.cfg, one, x_BTD, num_layers=1, share=False)
-        y_BTD = self.convolution(x_BTD, y_BTD, segments_BT, keys_B)
-        y_BTD, _ = run_layers(layers, self.cfg, rest, y_BTD, num_layers=count - 1, share=False, first=1)
+    def _first_apart(self, first, layers, blocks, count, x_BTD, inputs, segments_BT, keys_B):
+        """The same where the first layer is unlike the rest: `first`, and the convolution that joins it."""
+        kept = {name: part for name, part in blocks.items() if name not in self._absent}
+        one, rest = (jax.tree.map(lambda x, part=part: x[part], kept) for part in (slice(1), slice(1, count)))
+        rest |= {name: jax.tree.map(lambda x: x[: count - 1], blocks[name]) for name in self._absent}
+        y_BTD, _ = run_layers((first,), self.cfg, one, x_BTD, num_layers=1, share=False)
+        if self.embedding.convolution:
+            y_BTD = self.convolution(x_BTD, y_BTD, segments_BT, keys_B)
+        if count > 1:
+            turned = [*layers[1:], layers[0]]  # the second of the pattern is the first of these
+            y_BTD, _ = run_layers(turned, self.cfg, rest, y_BTD, num_layers=count - 1, share=False, first=1)
         return y_BTD, (None, None)
 
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -183,6 +189,11 @@ class Tower(nn.Module):
         """apply(block, ...) for the block of each layer of a period."""
         blocks = [Block(self.cfg.layer(place), parent=None) for place in range(self.cfg.period)]
         return [functools.partial(apply, block) for block in blocks]
+
+    @property
+    def _absent(self) -> tuple[str, ...]:
+        """Parts that the first layer does not have."""
+        return () if self.cfg.norm.first else ("attention_norm",)
 
     @property
     def _shared_bias(self) -> bool:

@@ -23,14 +23,17 @@ class Block(nn.Module):
     """Pre-norm (GPT-2), post-norm (the original Transformer, BERT), parallel (GPT-NeoX) or sandwich.
 
     sandwich: a part has norms before it and behind it, both inside the residual (Gemma 2).
+    Without `normed`, attention reads the stream as it is (ModernBERT's first layer).
     """
 
     cfg: BlockConfig
+    normed: bool = True
 
     def setup(self):
         cfg = self.cfg
         self.attention = Attention(cfg)
-        self.attention_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+        if self.normed:
+            self.attention_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
         if cfg.cross:
             self.cross_attention = Attention(cfg, cross=True)
             self.cross_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
@@ -95,7 +98,7 @@ class Block(nn.Module):
         if cfg.residual == "parallel":
             mixed = self._scaled(attend(self.attention_norm(x_BTD)) + feed(self.feedforward_norm(x_BTD)))
             return constrain(x_BTD + mixed, RESIDUAL_DIMS), slot, routing
-        x_BTD = self._residual(x_BTD, attend, self.attention_norm)
+        x_BTD = self._residual(x_BTD, attend, self.attention_norm if self.normed else lambda x: x)
         if cfg.cross:
             x_BTD = self._residual(x_BTD, attend_across, self.cross_norm)
         x_BTD = self._residual(x_BTD, feed, self.feedforward_norm)
@@ -144,7 +147,7 @@ class Block(nn.Module):
 
         return finish(h_BTD, h_attended, 0), finish(g_BPD, g_attended, QUERY_STREAM + 1)
 
-    def _residual(self, x: jax.Array, part, norm: Norm) -> jax.Array:
+    def _residual(self, x: jax.Array, part, norm) -> jax.Array:
         y = norm(x + part(x)) if self.cfg.residual == "post" else x + self._scaled(part(norm(x)))
         return constrain(y, RESIDUAL_DIMS)
 

@@ -17,6 +17,7 @@ class NormConfig:
     eps: float = 1e-5
     bias: bool = True
     unit_offset: bool = False  # times 1 + scale, which starts from 0 (Gemma)
+    first: bool = True  # before the first layer's attention too (ModernBERT: no, embeddings have theirs)
 
 
 @dataclasses.dataclass(frozen=True)

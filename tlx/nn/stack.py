@@ -52,15 +52,26 @@ def stacked_init(init_one: Callable[[jax.Array], Any], num_layers: int) -> Calla
 
 
 def layer_params(
-    module: nn.Module, init_one: Callable[[jax.Array], Any], num_layers: int, share: bool
+    module: nn.Module,
+    init_one: Callable[[jax.Array], Any],
+    num_layers: int,
+    share: bool,
+    absent: Sequence[str] = (),
 ) -> Any:
     """The parameters called "blocks" of `module`: [layers, ...] each, or one layer's where they share.
 
-    Read without tracing the initialiser again, which would cost as much as the forward pass.
+    The parts `absent` from the first layer are [layers - 1, ...], those of the layers behind it. Read
+    without tracing the initialiser again, which would cost as much as the forward pass.
     """
     if module.has_variable("params", "blocks"):
         return meta.unbox(module.get_variable("params", "blocks"))
-    return module.param("blocks", init_one if share else stacked_init(init_one, num_layers))
+    init = init_one if share else stacked_init(init_one, num_layers)
+
+    def without_first(key: jax.Array) -> Any:
+        blocks = init(key)
+        return blocks | {name: jax.tree.map(lambda x: x[1:], blocks[name]) for name in absent}
+
+    return module.param("blocks", without_first if absent else init)
 
 
 def run_layers(

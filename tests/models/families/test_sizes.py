@@ -39,6 +39,8 @@ albert xxlarge AlbertModel 222_595_584
 xlnet base XLNetLMHeadModel 116_750_336
 xlnet large XLNetLMHeadModel 360_300_800
 distilbert base DistilBertModel 66_362_880
+modernbert base ModernBertForMaskedLM 149_655_232
+modernbert large ModernBertForMaskedLM 395_881_664
 t5 small T5ForConditionalGeneration 60_506_624
 t5 base T5ForConditionalGeneration 222_903_552
 t5 large T5ForConditionalGeneration 737_668_096
