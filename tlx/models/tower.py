@@ -95,14 +95,18 @@ class Tower(nn.Module):
 
         blocks = layer_params(self, init, cfg.num_layers, self.share_layers, self._absent)
         inputs = jnp.moveaxis(memory_BLMD, 1, 0) if memory else None
-        layers, run = self._period(apply), self._plain
-        if self.embedding.convolution or self._absent:
-            first = functools.partial(apply, Block(cfg.layer(0), cfg.norm.first, parent=None))
-            run = functools.partial(self._first_apart, first)
+        layers, run = self._period(apply), self._runner(apply)
         if query is not None:
             run = functools.partial(self._queried, run, query)
         y_BTD, rest = run(layers, blocks, cfg.num_layers, x_BTD, inputs, segments_BT, keys_B)
         return self._finish(y_BTD, keys_B), *rest
+
+    def _runner(self, apply):
+        """What runs the layers: all of them alike, or the first apart."""
+        if not (self.embedding.convolution or self._absent):
+            return self._plain
+        first = Block(self.cfg.layer(0), self.cfg.norm.first, parent=None)
+        return functools.partial(self._first_apart, functools.partial(apply, first))
 
     def _queried(self, run, query, layers, blocks, count, x_BTD, *rest):
         """The first layers as `run` runs them, then the last one on its queries."""
