@@ -16,6 +16,7 @@ from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, SourceConfig, TextConfig, TfdsConfig, WeightedSource
 from tlx.data.sources import open_source
+from tlx.data.sources.docstrings import DocstringSource
 from tlx.data.sources.python import EXCLUDED, PythonSource
 from tlx.data.tokenize import documents
 
@@ -188,6 +189,42 @@ def test_half_a_surrogate_pair_is_named(tmp_path, monkeypatch):
     tokenizer = prepare_tokenizer(TokenizerConfig(kind="bytes"), data)
     with pytest.raises(DataError, match="a.jsonl:2 holds half a surrogate pair"):
         open_caches(data, tokenizer, "train")
+
+
+def test_docstrings_are_pairs_of_code_and_what_it_says_of_itself(tmp_path):
+    code = """
+    def plain(x):
+        "Says what it does."
+        return x
+
+    def silent(x):
+        return x
+
+    class Thing:
+        async def method(self):
+            '''Two lines.
+
+            With a gap.'''
+            # kept
+            return await self
+
+        def only_says(self):
+            "And does nothing."
+    """
+    for name in "abcdefgh":
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(code))
+    source = DocstringSource(SourceConfig(), "train", tmp_path)
+    assert source.parallel and source.parts
+    texts = [document.text for document in source.read(source.parts[0])]
+    assert texts == [
+        "def plain(x):\n    return x",
+        "Says what it does.",
+        "    async def method(self):\n        # kept\n        return await self",
+        "Two lines.\n\nWith a gap.",
+    ]
+    (tmp_path / source.parts[0]).write_text("def broken(:")
+    with pytest.raises(DataError, match="cannot parse"):
+        list(source.read(source.parts[0]))
 
 
 # ------------------------------------------------------------------------------------------------ tfds

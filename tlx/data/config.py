@@ -34,7 +34,7 @@ class TfdsConfig:
 class SourceConfig:
     """One source of documents, by name, and the options of each kind of source."""
 
-    source: str = "python"  # "python", "text", "tfds", or "package.module:attr"
+    source: str = "python"  # "python", "docstrings", "text", "tfds", or "package.module:attr"
     language: str = ""  # of the text, for objectives that tell languages apart
     target_language: str = ""  # of the second texts of pairs; empty: the same
     text: TextConfig = TextConfig()
