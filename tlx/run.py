@@ -66,7 +66,12 @@ def base_config(objective: str = "clm") -> ConfigDict:
     parts: Objective = OBJECTIVES.load(objective)
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
-    return ConfigDict(_tuples(values))
+    return config_dict(values)
+
+
+def config_dict(values: Any) -> ConfigDict:
+    """A ConfigDict of a dataclass or of nested mappings, with tuples where they have tuples or lists."""
+    return ConfigDict(_tuples(to_dict(values)))
 
 
 def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
