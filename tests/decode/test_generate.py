@@ -28,7 +28,7 @@ def built(kind: str = "decoder", position: str = "rotary", **changes):
     """A small model whose logits depend on every token, and its parameters."""
     cfg = ModelConfig(
         kind=kind,
-        vocab_size=61,
+        vocab_size=changes.pop("vocab_size", 61),
         width=32,
         num_layers=2,
         attention=AttentionConfig(num_heads=4, num_kv_heads=2, window=changes.pop("window", 0)),

@@ -7,6 +7,7 @@ import torch
 import transformers
 
 from tests.hub.case import Case, draw
+from tests.hub.generation import LENGTH_PENALTY, MAX_TOKENS, NUM_BEAMS, START
 
 
 def make(case: Case):
@@ -73,3 +74,35 @@ def _order(made: dict[str, np.ndarray]) -> dict:
         "mems": [torch.from_numpy(m.swapaxes(0, 1).copy()) for m in made["memory"].swapaxes(0, 1)],
         "use_mems": True,
     }
+
+
+def generate(case: Case, model, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{"eos": an id that ends some rows early, "greedy", "beam": [B, N] new tokens}."""
+    tensors = {name: torch.from_numpy(np.asarray(value, np.int64)) for name, value in made.items()}
+    if case.inputs == "encoder_decoder":
+        arguments = {
+            "input_ids": tensors["source_tokens"],
+            "attention_mask": tensors["source_mask"],
+            "decoder_input_ids": tensors["tokens"],
+        }
+    else:
+        arguments = {"input_ids": tensors["tokens"], "attention_mask": tensors["mask"]}
+    width = made["tokens"].shape[1]
+
+    def run(eos: int | None, **options) -> np.ndarray:
+        model.generation_config = transformers.GenerationConfig(
+            pad_token_id=model.config.pad_token_id or 0,
+            eos_token_id=eos,
+            decoder_start_token_id=START,
+            max_new_tokens=MAX_TOKENS,
+            do_sample=False,
+            use_cache=case.inputs == "decoder",  # T5's wants as many layers as the encoder
+            **options,
+        )
+        with torch.no_grad():
+            return model.generate(**arguments)[:, width:].numpy()
+
+    beams = {"num_beams": NUM_BEAMS, "length_penalty": LENGTH_PENALTY}
+    tokens, counts = np.unique(run(None, **beams)[:, 2:], return_counts=True)
+    eos = int(tokens[counts.argmax()])
+    return {"eos": np.array(eos), "greedy": run(eos), "beam": run(eos, **beams)}

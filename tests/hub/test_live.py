@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from tests.hub import generation
 from tests.hub.case import TOLERANCE, difference, inputs, run, visible
 from tests.hub.cases import CASES
 from tlx.hub.folder import open_folder, save_folder
@@ -39,3 +40,17 @@ def test_logits_and_round_trip(name, tmp_path):
         assert torch.equal(after[key], value), key
     for output, values in judge.run(case, judge.settled(case, again.eval()), made).items():
         assert difference(values, wanted[output], visible(output, made)) < TOLERANCE / 10, output
+
+
+@pytest.mark.parametrize("name", generation.NAMES)
+def test_generation(name, tmp_path):
+    from tests.hub import judge
+
+    case = CASES[name]
+    model = judge.make(case)
+    made = generation.prompts(case, model.config.pad_token_id or 0)
+    wanted = judge.generate(case, model, made)
+    model.save_pretrained(tmp_path)
+    eos = int(wanted.pop("eos"))
+    found = generation.ours(open_folder(tmp_path, ignore=case.ignore), made, eos)
+    assert found == {way: generation.cut(rows, eos) for way, rows in wanted.items()}

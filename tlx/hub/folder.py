@@ -37,12 +37,18 @@ class Checkpoint:
         """Number of scalars, without the rows that pad the vocabulary."""
         return count(self.config, self.heads)
 
-    def read(self, progress: bool = False) -> dict[str, Any]:
-        """The parameters {"model": ..., "heads": ...} as numpy arrays; `progress` shows a bar."""
+    def read(self, shardings: Any = None, progress: bool = False) -> dict[str, Any]:
+        """The parameters {"model": ..., "heads": ...} as numpy arrays; `progress` shows a bar.
+
+        shardings: a tree of the same paths; then jax arrays, of which every device reads its own part only.
+        """
         leaves = tqdm.tqdm(
             self.params.items(), "reading", unit="parameter", disable=not progress, leave=False
         )
-        return tree.unflatten({path: leaf.read() for path, leaf in leaves})
+        if shardings is None:
+            return tree.unflatten({path: leaf.read() for path, leaf in leaves})
+        where = tree.flatten(shardings)
+        return tree.unflatten({path: leaf.place(where[path]) for path, leaf in leaves})
 
 
 def is_hugging_face(folder: str | os.PathLike) -> bool:

@@ -4,6 +4,7 @@ What a vocabulary of tlx needs and theirs lacks is added behind their last id; c
 eos where there is nothing else. The files that came are kept as they are, and given back by an export.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -32,10 +33,14 @@ _FOLDER = "huggingface"  # inside a tokenizer's folder
 
 
 class HuggingFaceTokenizer:
-    """A tokenizer.json and the special ids that the files around it name."""
+    """A tokenizer.json and the special ids that the files around it name.
 
-    def __init__(self, files: Mapping[str, bytes]):
-        self.files = dict(files)
+    start: id that the decoder's side of an encoder-decoder begins with, where its config.json names one:
+    that is what the vocabulary's bos is for there.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], start: int | None = None):
+        self.files, self.start = dict(files), start
         self._tokenizer = _library().from_str(self.files[MAIN].decode())
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -43,6 +48,8 @@ class HuggingFaceTokenizer:
         added = [role for role in ROLES if role not in names]
         ids = {role: self._tokenizer.token_to_id(name) for role, name in names.items()}
         ids |= {role: size + i for i, role in enumerate(added)}
+        if start is not None:
+            ids["bos"] = start
         self._extra = {ids[role]: SPECIAL_PIECES[ROLES.index(role)] for role in added}
         count = self._sentinels(size)
         text = json.loads(self.files[MAIN])
@@ -57,12 +64,12 @@ class HuggingFaceTokenizer:
         self.starts_word = pieces.starts_word
         if self._word_pieces:
             self.starts_word = np.array([not self.piece(i).startswith("##") for i in range(self.vocab.size)])
-        self.hash = hashlib.sha256(
-            b"".join(k.encode() + self.files[k] for k in sorted(self.files))
-        ).hexdigest()
+        content = b"".join(k.encode() + self.files[k] for k in sorted(self.files))
+        content += b"" if start is None else f"start={start}".encode()
+        self.hash = hashlib.sha256(content).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HuggingFaceTokenizer, (self.files,)
+        return HuggingFaceTokenizer, (self.files, self.start)
 
     @classmethod
     def make(cls, config: TokenizerConfig, texts: Iterable[str]) -> "HuggingFaceTokenizer":
@@ -71,7 +78,7 @@ class HuggingFaceTokenizer:
         raise ConfigError("tokenizer.kind = 'huggingface' needs tokenizer.path, a folder that was imported")
 
     @classmethod
-    def from_folder(cls, folder: str | os.PathLike) -> "HuggingFaceTokenizer":
+    def from_folder(cls, folder: str | os.PathLike, start: int | None = None) -> "HuggingFaceTokenizer":
         """From a directory that `save_pretrained` wrote. DataError where there is no tokenizer.json."""
         folder = pathlib.Path(folder)
         files = {name: (folder / name).read_bytes() for name in KNOWN if (folder / name).is_file()}
@@ -81,16 +88,17 @@ class HuggingFaceTokenizer:
                 '  python -c "from transformers import AutoTokenizer as T; '
                 f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
-        return cls(files)
+        return cls(files, start)
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "HuggingFaceTokenizer":
         """Reads what `save` wrote, and compares its sha256 with tokenizer.json's."""
         inner = folder / _FOLDER
         try:
-            found = cls({name: (inner / name).read_bytes() for name in definition["files"]})
+            files = {name: (inner / name).read_bytes() for name in definition["files"]}
         except OSError as error:
             raise DataError(f"cannot read the tokenizer: {error}") from error
+        found = cls(files, definition.get("start"))
         if found.hash != definition["hash"]:
             raise DataError(f"{inner} is damaged: its sha256 is not the one in {folder / MAIN}")
         return found
@@ -100,6 +108,7 @@ class HuggingFaceTokenizer:
         inner = pathlib.Path(folder) / _FOLDER
         self.export(inner)
         definition = {"kind": "huggingface", "hash": self.hash, "files": sorted(self.files)}
+        definition |= {} if self.start is None else {"start": self.start}
         write_definition(folder, definition | {"size": self.vocab.size})
 
     def export(self, folder: str | os.PathLike) -> None:
@@ -112,6 +121,13 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no special ids added (those that stand in it by name are found)."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    @functools.cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special ids that it puts before and behind a text, as its own post-processor has it."""
+        alone, whole = self.encode("a"), self._tokenizer.encode("a").ids
+        place = next(i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
+        return whole[:place], whole[place + len(alone) :]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text."""
