@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.decode.test_generate import PROMPTS, SOURCES, VOCAB, built, full_logits
+from tests.decode.tiny import PROMPTS, SOURCES, VOCAB, built, full_logits
 from tlx.base.errors import ConfigError
 from tlx.decode.beam import beam_search
 from tlx.decode.generate import generate
