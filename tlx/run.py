@@ -236,6 +236,7 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
             f"model.vocab_multiple = {model.vocab_multiple} gives {model.padded_vocab} rows, too few for the "
             f"{vocab.added} ids that were added to the tokenizer's {vocab.size - vocab.added}"
         )
+    model.validate()
     return OBJECTIVES.load(config.objective.name).module(config.objective, model, config.loss)
 
 

@@ -121,8 +121,32 @@ class ModelConfig:
         if self.residual == "sandwich" and self.kind != "decoder":
             raise ConfigError(f"model.residual = 'sandwich' is for decoders, not for {self.kind!r}")
         self._validate_layers()
+        self._validate_clusters()
         parametrization.check(self)
         remat_policy(self.execution.remat)
+
+    def _validate_clusters(self) -> None:
+        """What a vocabulary in clusters goes with."""
+        part, head = self.embedding, self.head
+        if part.divisor < 1 or self.width // part.divisor ** len(part.cutoffs) < 1:
+            raise ConfigError(
+                f"model.embedding.divisor = {part.divisor} must be 1 or more, and leave the last of "
+                f"{len(part.cutoffs) + 1} clusters something of model.width = {self.width}"
+            )
+        if not part.cutoffs:
+            return
+        edges = (0, *part.cutoffs, self.vocab_size or part.cutoffs[-1] + 1)
+        if any(b <= a for a, b in zip(edges[:-1], edges[1:], strict=True)):
+            raise ConfigError(
+                f"model.embedding.cutoffs = {part.cutoffs} must rise, from above 0 to below the vocabulary's "
+                f"size, {self.vocab_size or 'the tokenizer says which'}"
+            )
+        plain = not (part.factor or head.scale or head.softcap) and self.parametrization.name == "standard"
+        if self.kind != "decoder" or not plain:
+            raise ConfigError(
+                f"model.embedding.cutoffs = {part.cutoffs}: an adaptive softmax is for decoders, without "
+                "embedding.factor, head.scale, head.softcap and another parametrization than 'standard'"
+            )
 
     def _validate_layers(self) -> None:
         """What experts, windows, distances and a first layer unlike the rest go with."""

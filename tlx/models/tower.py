@@ -207,14 +207,15 @@ class Tower(nn.Module):
         return layer_params(self, None, self.cfg.num_layers, self.share_layers)
 
     def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
-        if self.cfg.residual == "post":
-            return y_BTD
+        if self.cfg.residual != "post":
+            y_BTD = self.final_norm(y_BTD)
         # Its own branch of the keys: layers fold in 0, 1, ...
-        return dropout(self.final_norm(y_BTD), self._final_dropout, fold(keys_B, self.cfg.num_layers), FINAL)
+        return dropout(y_BTD, self._final_dropout, fold(keys_B, self.cfg.num_layers), FINAL)
 
     @property
     def _final_dropout(self) -> float:
-        return self.cfg.dropout if self.cfg.position.kind == "bucketed" else 0.0
+        """T5 and Transformer-XL drop what they hand to the output."""
+        return self.cfg.dropout if self.cfg.position.kind in ("bucketed", "relative") else 0.0
 
 
 def _loads(routing: Routing | None, segments_BT: jax.Array) -> jax.Array | None:

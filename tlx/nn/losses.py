@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
+from tlx.nn import adaptive
+from tlx.nn.adaptive import AdaptiveUnembedding
 from tlx.nn.embed import Unembedding, logits
 
 # Above this many logits in a batch they are built piece by piece, along the sequence.
@@ -32,7 +34,7 @@ class LossConfig:
 
 def cross_entropy(
     hidden_BTD: jax.Array,
-    unembedding: Unembedding,
+    unembedding: Unembedding | AdaptiveUnembedding,
     targets_BT: jax.Array,
     weights_BT: jax.Array,
     cfg: LossConfig,
@@ -43,7 +45,7 @@ def cross_entropy(
     is then the cross-entropy against it (Szegedy et al. 2016, sec. 7).
     """
     length = targets_BT.shape[1]
-    chunk = cfg.chunk or (length if targets_BT.size * unembedding.kernel.shape[0] <= WHOLE else 128)
+    chunk = cfg.chunk or (length if targets_BT.size * unembedding.num_rows <= WHOLE else 128)
     if chunk >= length:
         sums = _sums(hidden_BTD, unembedding, targets_BT, weights_BT, cfg.label_smoothing)
     else:
@@ -57,9 +59,14 @@ def cross_entropy(
 
 
 def token_losses(
-    hidden: jax.Array, unembedding: Unembedding, targets: jax.Array, label_smoothing: float = 0.0
+    hidden: jax.Array,
+    unembedding: Unembedding | AdaptiveUnembedding,
+    targets: jax.Array,
+    label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(cross-entropy, log Z, whether the largest logit is the target's) of each token, float32."""
+    if isinstance(unembedding, AdaptiveUnembedding):
+        return adaptive.token_losses(hidden, unembedding, targets, label_smoothing)
     y = logits(hidden, unembedding)
     log_z = jax.nn.logsumexp(y, axis=-1)
     # A comparison and a sum shard over the vocabulary; a gather would collect the logits first.

@@ -22,6 +22,7 @@ import numpy as np
 from tlx.base.term import Terms
 from tlx.models.config import ModelConfig
 from tlx.nn import embed
+from tlx.nn.adaptive import AdaptiveUnembedding
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import LossConfig, cross_entropy
 from tlx.text.tokenizer import Tokenizer
@@ -35,7 +36,7 @@ class Predictions(NamedTuple):
     """Hidden states in the shape of `targets`, and the kernel that turns them into logits."""
 
     hidden: jax.Array  # [B, T or P, D]
-    unembedding: Unembedding
+    unembedding: Unembedding | AdaptiveUnembedding
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

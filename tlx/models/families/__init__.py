@@ -44,6 +44,7 @@ TABLE = Table(
         "xlm": "tlx.models.families.xlm:FAMILY",
         "t5": "tlx.models.families.t5:FAMILY",
         "t5-1.1": "tlx.models.families.t5:T5_1_1",
+        "transformer-xl": "tlx.models.families.transformer_xl:FAMILY",
         "umt5": "tlx.models.families.t5:UMT5",
         "xlm-roberta": "tlx.models.families.xlm_roberta:FAMILY",
         "xlnet": "tlx.models.families.xlnet:FAMILY",
