@@ -2,11 +2,15 @@
 
 import importlib.util
 
+import jax
+import numpy as np
+import optax
 import pytest
 
 from tests.hub import generation
-from tests.hub.case import TOLERANCE, difference, inputs, run, visible
+from tests.hub.case import TOLERANCE, difference, inputs, network_and_inputs, run, visible
 from tests.hub.cases import CASES
+from tlx.base import tree
 from tlx.hub.folder import open_folder, save_folder
 
 if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
@@ -54,3 +58,64 @@ def test_generation(name, tmp_path):
     eos = int(wanted.pop("eos"))
     found = generation.ours(open_folder(tmp_path, ignore=case.ignore), made, eos)
     assert found == {way: generation.cut(rows, eos) for way, rows in wanted.items()}
+
+
+def labels_of(case, made):
+    """(the class's labels, our {output: (labels, weights)}) of one model of each shape."""
+    rng = np.random.default_rng(3)
+    shape = made["target_positions" if case.inputs == "two_stream" else "tokens"].shape
+    tokens = rng.integers(5, 61, shape)
+    if case.inputs == "two_stream":
+        return {"labels": tokens}, {"logits": (tokens, np.ones(shape))}
+    seen = made["mask"] * (rng.random(shape) < 0.6)
+    theirs = {"labels": np.where(seen > 0, tokens, -100)}
+    if case.inputs == "decoder":  # the class moves them by one itself
+        return theirs, {
+            "logits": (
+                np.roll(tokens, -1, axis=1),
+                np.roll(seen, -1, axis=1) * (np.arange(shape[1]) < shape[1] - 1),
+            )
+        }
+    if case.inputs == "encoder":
+        pairs = rng.integers(0, 2, len(tokens))
+        return theirs | {"next_sentence_label": pairs}, {
+            "mlm": (tokens, seen),
+            "nsp": (pairs, np.ones(len(pairs))),
+        }
+    return theirs, {"logits": (tokens, seen)}
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "bart", "xlnet"])
+def test_loss_and_gradients(name, tmp_path):
+    from tests.hub import judge
+
+    case = CASES[name]
+    model = judge.make(case)
+    made = inputs(case, model.config.vocab_size, model.config.pad_token_id or 0)
+    theirs, wanted_by = labels_of(case, made)
+    model.save_pretrained(tmp_path / "theirs")
+    wanted_loss = judge.loss_and_gradients(case, model, made, theirs, tmp_path / "gradients")
+    wanted = tree.flatten(open_folder(tmp_path / "gradients", ignore=case.ignore).read())
+    checkpoint = open_folder(tmp_path / "theirs", ignore=case.ignore)
+    module, *given = network_and_inputs(checkpoint, made)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        outputs = module.apply({"params": params}, *given)
+        total = 0.0
+        for output, (labels, weights) in wanted_by.items():
+            losses = optax.softmax_cross_entropy_with_integer_labels(outputs[output], labels)
+            total += (losses * weights).sum() / weights.sum()
+        return total
+
+    found_loss, gradients = loss(checkpoint.read())
+    np.testing.assert_allclose(found_loss, wanted_loss, rtol=1e-3)
+    found = tree.flatten(gradients)
+    assert set(found) == set(wanted)
+    scale = max(np.abs(value).max() for value in wanted.values())
+    if name == "bart":  # there the output's bias is no parameter
+        assert not wanted.pop("model/output/bias").any()
+    for path, value in wanted.items():
+        floor = max(np.abs(value).max(), 1e-4 * scale)
+        assert np.abs(found[path] - value).max() <= 1e-3 * floor, path
