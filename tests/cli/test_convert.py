@@ -15,6 +15,7 @@ import pytest
 
 import tlx
 from tests.hub import folders
+from tests.make_golden_run import FOLDER, unpack
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.cli import main
@@ -182,3 +183,30 @@ def test_an_import_holds_a_piece_at_a_time(tmp_path):
         time.sleep(0.02)
     assert child.returncode == 0
     assert 5e7 < peak < size / 2
+
+
+def golden(tmp_path):
+    """A run of tlx's own, with its own vocabulary, that another class can compute."""
+    return unpack(FOLDER / "format_1" / "clm.tar.xz", tmp_path)
+
+
+def test_a_run_of_our_own_goes_out_with_its_tokenizer(tmp_path):
+    run, out = golden(tmp_path / "run"), tmp_path / "out"
+    assert main(["convert", "export", str(run), str(out)]) == 0
+    assert json.loads((out / "config.json").read_text())["intermediate_size"] == 32, (
+        "no size is left to guess"
+    )
+    ours, theirs = tlx.load(run), tlx.load(out)
+    text = "def main(args):\n    return 'ä고'\n"
+    tokens = ours.tokenizer.encode(text)
+    assert theirs.tokenizer.encode(text) == tokens
+    np.testing.assert_allclose(theirs.logits(tokens), ours.logits(tokens), atol=1e-5)
+    asked = {"max_tokens": 8, "temperature": 0.0}
+    assert theirs.generate("import ", **asked) == ours.generate("import ", **asked)
+
+
+def test_a_model_that_no_class_computes_is_told_why(tmp_path, capsys):
+    run = unpack(FOLDER / "format_1" / "span_corruption.tar.xz", tmp_path / "run")
+    assert main(["convert", "export", str(run), str(tmp_path / "out")]) == 64
+    assert "t5: model.attention.qkv_bias = True cannot be said" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())

@@ -7,10 +7,13 @@ import numpy as np
 import optax
 import pytest
 
+import tlx
 from tests.hub import generation
 from tests.hub.case import TOLERANCE, difference, inputs, network_and_inputs, run, visible
 from tests.hub.cases import CASES
+from tests.make_golden_run import FOLDER, unpack
 from tlx.base import tree
+from tlx.cli import main
 from tlx.hub.folder import open_folder, save_folder
 
 if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
@@ -119,3 +122,23 @@ def test_loss_and_gradients(name, tmp_path):
     for path, value in wanted.items():
         floor = max(np.abs(value).max(), 1e-4 * scale)
         assert np.abs(found[path] - value).max() <= 1e-3 * floor, path
+
+
+def test_a_run_of_our_own_is_theirs_with_its_vocabulary(tmp_path):
+    import torch
+    import transformers
+
+    run = unpack(FOLDER / "format_1" / "clm.tar.xz", tmp_path / "run")
+    assert main(["convert", "export", str(run), str(tmp_path / "out")]) == 0
+    lm = tlx.load(run)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    text = "def main(args):\n    return 'ä고▁'\n"
+    ids = tokenizer(text)["input_ids"]
+    assert ids == [lm.tokenizer.vocab.bos, *lm.tokenizer.encode(text)]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    with torch.no_grad():
+        wanted = model(torch.tensor([ids])).logits[0].numpy()
+    found = lm.logits(ids)[0]
+    vocab = lm.tokenizer.vocab
+    assert np.abs(found[:, : vocab.size] - wanted[:, : vocab.size]).max() < TOLERANCE * np.abs(wanted).max()

@@ -94,13 +94,21 @@ def _export(options: argparse.Namespace) -> int:
     special = _special_ids(lm)
     dtype = None if options.dtype is None else np.dtype(options.dtype)
     name = hub.save_folder(target, family, config, lm.params, special=special, dtype=dtype)
-    if hasattr(lm.tokenizer, "export"):
-        lm.tokenizer.export(target)
-        print(f"{target}: {name} of the family {family}, with its tokenizer")
-    else:
-        lm.tokenizer.save(target / "tlx_tokenizer")
-        print(f"{target}: {name} of the family {family}; its tokenizer is tlx's own, in tlx_tokenizer/")
+    lm.tokenizer.export(target, _frame(lm))
+    print(f"{target}: {name} of the family {family}, with its tokenizer")
     return 0
+
+
+def _frame(lm: tlx.LoadedModel) -> tuple[list[int], list[int]]:
+    """What a text stands between, as the model was trained."""
+    vocab = lm.tokenizer.vocab
+    frames = {
+        "encoder": ([vocab.cls], [vocab.sep]),
+        "decoder": ([vocab.bos], []),
+        "encoder_decoder": ([], [vocab.eos]),
+        "two_stream": ([vocab.eos], []),
+    }
+    return frames[lm.kind]
 
 
 def _special_ids(lm: tlx.LoadedModel) -> dict[str, int]:

@@ -18,6 +18,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import atomic_open
 from tlx.text.config import TokenizerConfig
+from tlx.text.export import byte_letters, library
 from tlx.text.pieces import Pieces
 from tlx.text.tokenizer import write_definition
 from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
@@ -41,7 +42,7 @@ class HuggingFaceTokenizer:
 
     def __init__(self, files: Mapping[str, bytes], start: int | None = None):
         self.files, self.start = dict(files), start
-        self._tokenizer = _library().from_str(self.files[MAIN].decode())
+        self._tokenizer = library().Tokenizer.from_str(self.files[MAIN].decode())
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         names, size = self._roles(), self._size()
@@ -111,8 +112,10 @@ class HuggingFaceTokenizer:
         definition |= {} if self.start is None else {"start": self.start}
         write_definition(folder, definition | {"size": self.vocab.size})
 
-    def export(self, folder: str | os.PathLike) -> None:
-        """Writes the files that came, for other programs."""
+    def export(
+        self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]] | None = None
+    ) -> None:
+        """Writes the files that came, for other programs; they have a frame of their own."""
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             with atomic_open(pathlib.Path(folder) / name, "wb") as handle:
@@ -181,19 +184,4 @@ class HuggingFaceTokenizer:
         return piece.removeprefix("##").replace("▁", " ").replace("</w>", " ").encode()
 
 
-def _library() -> Any:
-    try:
-        import tokenizers
-    except ModuleNotFoundError as error:
-        raise ConfigError("an imported tokenizer needs the extra hf: pip install 'tlx-lm[hf]'") from error
-    return tokenizers.Tokenizer
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's letters for bytes: printable ones stand for themselves, the rest follow from U+0100."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [value for value in range(256) if value not in plain]
-    return {chr(v): v for v in plain} | {chr(0x100 + i): v for i, v in enumerate(rest)}
-
-
-_BYTE_OF = _byte_alphabet()
+_BYTE_OF = {letter: byte for byte, letter in enumerate(byte_letters())}
