@@ -22,6 +22,7 @@ from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.prepare import prepare_tokenizer
 from tlx.models import parametrization
 from tlx.models.config import ModelConfig
+from tlx.models.flops import matmul_flops
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Objective, Spec
@@ -35,8 +36,9 @@ from tlx.text.vocabulary import Vocabulary
 from tlx.text.window import made_up_window
 from tlx.train import carry as carries
 from tlx.train.config import EvalConfig, LogConfig, TrainConfig
-from tlx.train.state import State, boxed_params, init_state
+from tlx.train.state import State, begin, boxed_params, frozen_params, init_state
 from tlx.train.step import StepFn, make_step
+from tlx.train.teacher import read_frozen, with_teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     name = (values.get("objective") or {}).get("name")
     parts: Objective = OBJECTIVES.load(str(name), allow=allow)
-    values["objective"] = from_dict(parts.config_class, values["objective"], "config.objective")
+    values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     resolved = from_dict(RunConfig, values)
     for field in dataclasses.fields(resolved):
         validate = getattr(getattr(resolved, field.name), "validate", None)
@@ -111,7 +113,9 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
     make_optimizer(config.optimizer, make_schedule(config.optimizer, config.train.steps), boxed)
-    parallel.param_shardings(boxed, mesh, rules)
+    frozen = frozen_params(module)
+    parallel.param_shardings((boxed, frozen), mesh, rules)
+    jax.eval_shape(partial(begin, module), parallel.unbox(boxed), parallel.unbox(frozen))
     with parallel.use(mesh, rules):
         jax.eval_shape(lambda: trace_forward(module, batch))
 
@@ -125,7 +129,7 @@ class Program(NamedTuple):
     boxed: Any  # abstract parameters with their logical names
     state: State  # abstract, with the sharding of each leaf
     batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with the sharding of each array
-    init: Callable[[], State]  # the state before the first step, never whole in one place
+    init: Callable[[Any], State]  # of the frozen parameters: the state before the first step, without them
     step: StepFn  # jitted; it takes the memory of the state it is given
 
     def use(self) -> AbstractContextManager[None]:
@@ -142,7 +146,9 @@ def program(config: RunConfig, spec: Spec, mesh: Mesh) -> Program:
     rates = parametrization.rates(module.model, config.optimizer, boxed)
     optimizer = make_optimizer(config.optimizer, schedule, boxed, rates)
     init = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
-    shardings = state_shardings(jax.eval_shape(init), boxed, module, mesh, rules)
+    frozen = frozen_params(module)
+    state = jax.eval_shape(init, parallel.unbox(frozen))
+    shardings = state_shardings(state, boxed, frozen, module, mesh, rules)
     rows = parallel.batch_sharding(mesh, rules, batch)
     whole = NamedSharding(mesh, PartitionSpec())
     step = make_step(module, optimizer, schedule, config.train, frozen_paths(config.optimizer, boxed))
@@ -151,9 +157,9 @@ def program(config: RunConfig, spec: Spec, mesh: Mesh) -> Program:
         mesh=mesh,
         rules=rules,
         boxed=boxed,
-        state=jax.tree.map(_with_sharding, jax.eval_shape(init), shardings),
+        state=jax.tree.map(_with_sharding, state._replace(frozen=parallel.unbox(frozen)), shardings),
         batch=jax.tree.map(_with_sharding, batch, rows),
-        init=jax.jit(init, out_shardings=shardings),
+        init=jax.jit(init, in_shardings=(shardings.frozen,), out_shardings=shardings._replace(frozen={})),
         step=jax.jit(
             step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0
         ),
@@ -166,13 +172,14 @@ class Run(NamedTuple):
     config: RunConfig
     tokenizer: Tokenizer
     spec: Spec
-    module: Any  # these six as in Program
+    module: Any
     train: Pipeline
     validation: Pipeline
     mesh: Mesh
     rules: parallel.Rules
     state: State
-    init: Callable[[], State]
+    init: Callable[[], State]  # the state before the first step, never whole in one place
+    frozen: Callable[[], Any]  # the part of the state that no checkpoint holds
     step: StepFn
     rows: tuple[int, ...]  # of the global batch, those that this process makes
     place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # these rows onto the devices
@@ -206,6 +213,12 @@ def assemble(config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
     }
     made = program(config, spec, parallel.make_mesh(config.mesh))
     rows = {name: leaf.sharding for name, leaf in made.batch.items()}
+    frozen = partial(read_frozen, config.objective, made.state.frozen)
+
+    def init() -> State:
+        kept = frozen()
+        return made.init(kept)._replace(frozen=kept)
+
     return Run(
         config=config,
         tokenizer=tokenizer,
@@ -216,7 +229,8 @@ def assemble(config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
         mesh=made.mesh,
         rules=made.rules,
         state=made.state,
-        init=made.init,
+        init=init,
+        frozen=frozen,
         step=made.step,
         rows=tuple(parallel.local_rows(next(iter(rows.values())), config.train.batch_size).tolist()),
         place=lambda local: parallel.to_global(local, rows),
@@ -249,7 +263,9 @@ def abstract_batch(config: RunConfig, spec: Spec) -> dict[str, jax.ShapeDtypeStr
     return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
 
 
-def state_shardings(state: State, boxed: Any, module: Any, mesh: Mesh, rules: parallel.Rules) -> State:
+def state_shardings(
+    state: State, boxed: Any, frozen: Any, module: Any, mesh: Mesh, rules: parallel.Rules
+) -> State:
     """NamedSharding of each leaf of the abstract state: as its parameter, its row of the batch, or whole."""
     params = parallel.param_shardings(boxed, mesh, rules)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -260,7 +276,7 @@ def state_shardings(state: State, boxed: Any, module: Any, mesh: Mesh, rules: pa
 
     return State(
         params=params,
-        frozen={},
+        frozen=parallel.param_shardings(frozen, mesh, rules),
         opt_state=opt_state_shardings(state.opt_state, state.params, params, mesh),
         carry=jax.tree.map(carried, state.carry, carries.batch_dims(module)),
         seed=whole,
@@ -274,13 +290,20 @@ def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.S
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def trace_forward(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
+def training_flops(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Of a step: matrix products forward and twice backward; what is frozen has no way back."""
+    all_forward = matmul_flops(lambda: trace_forward(module, batch))
+    if not frozen_params(module):
+        return 3 * all_forward
+    return 2 * matmul_flops(lambda: trace_forward(module, batch, frozen=False)) + all_forward
+
+
+def trace_forward(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct], frozen: bool = True) -> Any:
     """Loss terms of zeros: to be traced, for shapes or FLOPs, not to be computed."""
     zeros = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in batch.items()}
     rows = next(iter(batch.values())).shape[0]
-    params = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parallel.unbox(boxed_params(module, batch))
-    )
+    boxed = boxed_params(module, batch) | (frozen_params(module) if frozen else {})
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parallel.unbox(boxed))
     return module.apply({"params": params}, zeros, carries.initial_carry(module, rows), None)
 
 

@@ -31,9 +31,8 @@ from tlx.checkpoint.lease import Lease
 from tlx.cli import flags, summary
 from tlx.evaluate.likelihood import Scorer, evaluate, make_scorer
 from tlx.launch.preflight import check_room, preflight
-from tlx.models.flops import matmul_flops
 from tlx.nn.kernels.choice import choose
-from tlx.run import Run, RunConfig, abstract_batch, assemble, check_devices, resolve, trace_forward
+from tlx.run import Run, RunConfig, abstract_batch, assemble, check_devices, resolve, training_flops
 from tlx.text import load_tokenizer
 from tlx.train import carry, directory, hooks
 from tlx.train.agreement import Agreement, Batches
@@ -200,7 +199,7 @@ def _assemble(config: RunConfig, started: Any, workdir: pathlib.Path, allow: Seq
 def _first_state(run: Run, checkpoints: Checkpoints) -> State:
     """The newest sound checkpoint's state, or the one before the first step where there never was one."""
     loaded = checkpoints.restore(hooks.saved_part(run.state))
-    return run.init() if loaded is None else State(**loaded.tree, frozen={})
+    return run.init() if loaded is None else State(**loaded.tree, frozen=run.frozen())
 
 
 def _record(run: Run, workdir: pathlib.Path) -> None:
@@ -225,7 +224,7 @@ def _introduce(run: Run, desk: Desk, step: int, started: Any, allow: Sequence[st
     config, say = run.config, desk.progress.say
     batch = abstract_batch(config, run.spec)
     tokens = sum(leaf.size for name, leaf in batch.items() if name.endswith("tokens"))
-    flops = 3 * matmul_flops(lambda: trace_forward(run.module, batch))
+    flops = training_flops(run.module, batch)
     peak = matmul_peak()
     mesh = {axis: size for axis, size in run.mesh.shape.items() if size > 1}
     device = jax.devices()[0]

@@ -11,6 +11,7 @@ TABLE = Table(
         "denoising": "tlx.objectives.denoising:OBJECTIVE",
         "deshuffling": "tlx.objectives.deshuffling:OBJECTIVE",
         "dialogue": "tlx.objectives.dialogue:OBJECTIVE",
+        "distillation": "tlx.objectives.distillation:OBJECTIVE",
         "mass": "tlx.objectives.mass:OBJECTIVE",
         "mbart": "tlx.objectives.mbart:OBJECTIVE",
         "mixture": "tlx.objectives.mixture:OBJECTIVE",

@@ -78,6 +78,14 @@ class ObjectiveModule(nn.Module):
         """What the first batch continues; None where rows have no memory."""
         return None
 
+    def frozen(self) -> dict[str, Any]:
+        """Abstract parameters in boxes that a run loads and never changes, none of them among the others."""
+        return {}
+
+    def begin(self, params: Any, frozen: Any) -> Any:
+        """The parameters before the first step, from those that were drawn and those that are frozen."""
+        return params
+
     def predictions(self, batch: Batch, carry: Any, keys: jax.Array | None) -> tuple[Predictions, Any]:
         """(what to predict `targets` from, the carry for the next batch)."""
         raise NotImplementedError
