@@ -49,7 +49,7 @@ def _make_locked(
             except DataError as error:
                 _log.warning("%s; making it again", error)
         make(temporary)
-        for path in temporary.iterdir():
+        for path in (path for path in temporary.rglob("*") if path.is_file()):
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
         if folder.exists():

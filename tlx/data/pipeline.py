@@ -1,13 +1,13 @@
 """Batches of an objective's examples: batch k is a function of (seed, k) and nothing else."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import sha256_json
+from tlx.data.batches import Batch, Batches
 from tlx.data.config import DataConfig
 from tlx.data.layouts import Layout, check_reads, make_layout
 from tlx.data.order import Mixture, epoch_permutation, hash64, row_generator
@@ -16,10 +16,7 @@ from tlx.data.sources import Split
 from tlx.text import Reads, Tokenizer, Window
 from tlx.text.window import padding_window, reversed_window
 
-Batch = dict[str, np.ndarray]
 Example = Callable[[np.random.Generator, Window, Any], Batch]
-
-_AHEAD = 8  # batches built before they are asked for
 
 
 def build_pipeline(
@@ -47,7 +44,7 @@ def build_pipeline(
     return pipeline
 
 
-class Pipeline:
+class Pipeline(Batches):
     """Rows of windows, made into examples and batches. Picklable: data workers get a copy.
 
     Rows of the global stream are numbered r = k * batch_size + b. A row's source, window and random
@@ -95,44 +92,7 @@ class Pipeline:
         """Batches after which every window was read about once (in a stream: the longest lane, exactly)."""
         if self.reads.layout == "stream":
             return max(self._lane_steps(j) for j in range(len(self._layouts)))
-        return -(-self.num_windows // self.batch_size)
-
-    def batch(self, k: int, rows: Sequence[int] | None = None) -> Batch:
-        """Arrays [rows, ...] of batch k: of all its rows, or of those given (numbers in 0..batch_size-1)."""
-        rows = range(self.batch_size) if rows is None else rows
-        return _stack([self._row(int(k), int(b)) for b in rows])
-
-    def iterate(self, start: int = 0, rows: Sequence[int] | None = None) -> Iterator[Batch]:
-        """batch(start, rows), batch(start + 1, rows), ... for ever, built ahead by grain.
-
-        In a thread, or in `data.workers` processes. Close the generator to stop them.
-        """
-        import grain  # here: a second that only those who iterate have to wait
-
-        read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
-        batches = grain.MapDataset.source(_From(self, start, None if rows is None else tuple(rows)))
-        dataset = batches.to_iter_dataset(read)
-        if self._workers:
-            from absl import flags
-
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain reads its own absl flags, which tlx does not offer
-            options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
-            dataset = dataset.mp_prefetch(options, worker_init_fn=_on_cpu)
-        iterator = iter(dataset)
-        try:
-            yield from iterator
-        finally:
-            iterator.close()
-
-    def epoch_batches(self, rows: Sequence[int] | None = None) -> Iterator[Batch]:
-        """The split once, in its own order: `steps_per_epoch` batches; rows behind its end have weight 0.
-
-        The randomness of a row is that of its place in this order, so every pass is the same.
-        """
-        rows = range(self.batch_size) if rows is None else rows
-        for k in range(self.steps_per_epoch):
-            yield _stack([self._row(k, int(b), in_order=True) for b in rows])
+        return super().steps_per_epoch
 
     def check_size(self) -> None:
         """DataError where a source has fewer windows than its rows of one batch."""
@@ -234,26 +194,3 @@ class _Place(NamedTuple):
     epoch: int
     index: int  # of the window in its layout
     backwards: bool = False
-
-
-class _From:
-    """Batches from `start` on, as the random-access source that grain wants."""
-
-    def __init__(self, pipeline: Pipeline, start: int, rows: tuple[int, ...] | None):
-        self._pipeline, self._start, self._rows = pipeline, start, rows
-
-    def __len__(self) -> int:
-        return 1 << 40
-
-    def __getitem__(self, index: int) -> Batch:
-        return self._pipeline.batch(self._start + index, self._rows)
-
-
-def _stack(rows: list[Batch]) -> Batch:
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-
-
-def _on_cpu(worker: int, workers: int) -> None:
-    """A data worker that touches JAX after all must not reach for the accelerator."""
-    del worker, workers
-    os.environ["JAX_PLATFORMS"] = "cpu"
