@@ -16,13 +16,15 @@ from ml_collections import ConfigDict
 from tlx import parallel
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError, one_of
+from tlx.base.lookup import Table
 from tlx.checkpoint.config import CheckpointConfig
+from tlx.data.batches import Batches
 from tlx.data.config import DataConfig
-from tlx.data.pipeline import Pipeline, build_pipeline
+from tlx.data.pipeline import build_pipeline
 from tlx.data.prepare import prepare_tokenizer
+from tlx.data.records import Part, build_records, prepare_records_tokenizer
 from tlx.models import parametrization
 from tlx.models.config import ModelConfig
-from tlx.models.flops import matmul_flops
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Objective, Spec
@@ -30,15 +32,19 @@ from tlx.optim import frozen_paths, make_optimizer, make_schedule
 from tlx.optim import state_shardings as opt_state_shardings
 from tlx.optim.config import OptimizerConfig
 from tlx.parallel.config import MeshConfig
+from tlx.tasks import TABLE as TASKS
+from tlx.tasks.protocol import Task, TaskSpec
 from tlx.text import Tokenizer, make_tokenizer
 from tlx.text.config import TokenizerConfig
 from tlx.text.vocabulary import Vocabulary
 from tlx.text.window import made_up_window
 from tlx.train import carry as carries
-from tlx.train.config import EvalConfig, LogConfig, TrainConfig
-from tlx.train.state import State, begin, boxed_params, frozen_params, init_state
+from tlx.train.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
+from tlx.train.state import State, boxed_params, init_state
 from tlx.train.step import StepFn, make_step
-from tlx.train.teacher import read_frozen, with_teacher
+
+# What a run's config.objective may be: self-supervised, or a task with labels.
+PARTS = Table("objective", {**OBJECTIVES, **TASKS})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +54,7 @@ class RunConfig:
     name: str = ""  # what the run is called; empty: as its config file
     seed: int = 0  # of parameters, data order and dropout
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    objective: Any = None  # the dataclass of the objective called objective.name
+    objective: Any = None  # the dataclass of the objective, or of the task, called objective.name
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -58,6 +64,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
+    base: BaseConfig = dataclasses.field(default_factory=BaseConfig)
 
 
 def base_config(objective: str = "clm") -> ConfigDict:
@@ -65,15 +72,29 @@ def base_config(objective: str = "clm") -> ConfigDict:
 
     model.kind is the first that the objective works with.
     """
-    parts: Objective = OBJECTIVES.load(objective)
+    parts: Objective | Task = PARTS.load(objective)
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
-    return config_dict(values)
+    return ConfigDict(_tuples(values))
 
 
-def config_dict(values: Any) -> ConfigDict:
-    """A ConfigDict of a dataclass or of nested mappings, with tuples where they have tuples or lists."""
-    return ConfigDict(_tuples(to_dict(values)))
+def finetune_config(task: str = "classification") -> ConfigDict:
+    """As base_config, for a task: every value of `model` is None, which is as the base model has it.
+
+    AdamW with bias correction, a tenth of the run warming up, small rates and decay, then straight to 0
+    (Devlin et al. 2019; Mosbach et al. 2021). Models far smaller than theirs want larger rates.
+    """
+    config = base_config(task)
+    config.model = ConfigDict(_nones(config.model.to_dict()))
+    optimizer, schedule = config.optimizer, config.optimizer.schedule
+    optimizer.learning_rate, optimizer.weight_decay = 2e-5, 0.01
+    optimizer.beta2, optimizer.eps = 0.999, 1e-8
+    schedule.name, schedule.warmup, schedule.final = "linear", 0.1, 0.0
+    config.data.sequence_length = 128
+    config.data.records.epochs = 3.0
+    config.train.batch_size = 32
+    config.eval.batches = 1000  # all, as a rule: the records stand in the order of their files
+    return config
 
 
 def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
@@ -81,11 +102,8 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
 
     Raises ConfigError with the field, its value and the legal ones. `allow`: see base.lookup.Table.load.
     """
-    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    name = (values.get("objective") or {}).get("name")
-    parts: Objective = OBJECTIVES.load(str(name), allow=allow)
-    values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
-    resolved = from_dict(RunConfig, values)
+    resolved = parsed(config, allow)
+    name, parts = resolved.objective.name, parts_of(resolved, allow)
     for field in dataclasses.fields(resolved):
         validate = getattr(getattr(resolved, field.name), "validate", None)
         if validate is not None:
@@ -93,9 +111,28 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
     _check_seed(resolved.seed)
     if resolved.model.kind not in parts.kinds:
         raise ConfigError(f"objective {name!r}: " + one_of("model.kind", resolved.model.kind, parts.kinds))
-    parts.reads(spec_before_tokenizer(resolved))
+    if isinstance(parts, Task):
+        resolved.data.records.validate()
+        abstract_batch(resolved, spec_before_tokenizer(resolved))
+    else:
+        parts.reads(spec_before_tokenizer(resolved))
     _check_positions(resolved)
     return resolved
+
+
+def parsed(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
+    """The frozen config: its keys and types are right, its values are not checked."""
+    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    name = (values.get("objective") or {}).get("name")
+    parts: Objective | Task = PARTS.load(str(name), allow=allow)
+    values["objective"] = from_dict(parts.config_class, values["objective"], "config.objective")
+    values["model"] = without_nones(values.get("model") or {})
+    return from_dict(RunConfig, values)
+
+
+def parts_of(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective | Task:
+    """The objective or the task that a run is about."""
+    return PARTS.load(config.objective.name, allow=allow)
 
 
 def check_devices(config: RunConfig, num_devices: int) -> None:
@@ -113,57 +150,9 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
     make_optimizer(config.optimizer, make_schedule(config.optimizer, config.train.steps), boxed)
-    frozen = frozen_params(module)
-    parallel.param_shardings((boxed, frozen), mesh, rules)
-    jax.eval_shape(partial(begin, module), parallel.unbox(boxed), parallel.unbox(frozen))
+    parallel.param_shardings(boxed, mesh, rules)
     with parallel.use(mesh, rules):
         jax.eval_shape(lambda: trace_forward(module, batch))
-
-
-class Program(NamedTuple):
-    """What runs on the devices: the step, and what goes in and comes out, without an array anywhere."""
-
-    module: Any  # apply({"params": p}, batch, carry, keys) -> (terms, carry)
-    mesh: Mesh
-    rules: parallel.Rules
-    boxed: Any  # abstract parameters with their logical names
-    state: State  # abstract, with the sharding of each leaf
-    batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with the sharding of each array
-    init: Callable[[Any], State]  # of the frozen parameters: the state before the first step, without them
-    step: StepFn  # jitted; it takes the memory of the state it is given
-
-    def use(self) -> AbstractContextManager[None]:
-        """The context in which init and step are called, traced or lowered: the mesh and its rules."""
-        return parallel.use(self.mesh, self.rules)
-
-
-def program(config: RunConfig, spec: Spec, mesh: Mesh) -> Program:
-    """The very step of a run on a mesh, whose devices may be of a machine that is not here."""
-    rules = parallel.rules(config.mesh)
-    module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
-    boxed = boxed_params(module, batch)
-    schedule = make_schedule(config.optimizer, config.train.steps)
-    rates = parametrization.rates(module.model, config.optimizer, boxed)
-    optimizer = make_optimizer(config.optimizer, schedule, boxed, rates)
-    init = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
-    frozen = frozen_params(module)
-    state = jax.eval_shape(init, parallel.unbox(frozen))
-    shardings = state_shardings(state, boxed, frozen, module, mesh, rules)
-    rows = parallel.batch_sharding(mesh, rules, batch)
-    whole = NamedSharding(mesh, PartitionSpec())
-    step = make_step(module, optimizer, schedule, config.train, frozen_paths(config.optimizer, boxed))
-    return Program(
-        module=module,
-        mesh=mesh,
-        rules=rules,
-        boxed=boxed,
-        state=jax.tree.map(_with_sharding, state._replace(frozen=parallel.unbox(frozen)), shardings),
-        batch=jax.tree.map(_with_sharding, batch, rows),
-        init=jax.jit(init, in_shardings=(shardings.frozen,), out_shardings=shardings._replace(frozen={})),
-        step=jax.jit(
-            step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0
-        ),
-    )
 
 
 class Run(NamedTuple):
@@ -171,16 +160,15 @@ class Run(NamedTuple):
 
     config: RunConfig
     tokenizer: Tokenizer
-    spec: Spec
-    module: Any
-    train: Pipeline
-    validation: Pipeline
+    spec: Spec | TaskSpec
+    module: Any  # apply({"params": p}, batch, carry, keys) -> (terms, carry)
+    train: Batches
+    validation: Batches
     mesh: Mesh
     rules: parallel.Rules
-    state: State
+    state: State  # abstract, with the sharding of each leaf
     init: Callable[[], State]  # the state before the first step, never whole in one place
-    frozen: Callable[[], Any]  # the part of the state that no checkpoint holds
-    step: StepFn
+    step: StepFn  # jitted; it takes the memory of the state it is given
     rows: tuple[int, ...]  # of the global batch, those that this process makes
     place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # these rows onto the devices
 
@@ -195,46 +183,45 @@ def assemble(config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
     `tokenizer`: the one the run was started with; else it is made (and the text tokenised) as the config
     says, once per machine. Raises ConfigError or DataError.
     """
-    tokenizer = tokenizer or prepare_tokenizer(config.tokenizer, config.data)
-    parts: Objective = OBJECTIVES.load(config.objective.name)
-    spec = Spec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
-    splits = {
-        split: build_pipeline(
-            config.data,
-            tokenizer,
-            parts.example,
-            spec,
-            parts.reads(spec),
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            split=split,
-        )
-        for split in ("train", "validation")
-    }
-    made = program(config, spec, parallel.make_mesh(config.mesh))
-    rows = {name: leaf.sharding for name, leaf in made.batch.items()}
-    frozen = partial(read_frozen, config.objective, made.state.frozen)
-
-    def init() -> State:
-        kept = frozen()
-        return made.init(kept)._replace(frozen=kept)
-
+    tokenizer = tokenizer or _made_tokenizer(config)
+    spec = spec_of(config, tokenizer)
+    splits = {split: open_split(config, tokenizer, split) for split in ("train", "validation")}
+    mesh, rules = parallel.make_mesh(config.mesh), parallel.rules(config.mesh)
+    module, batch = make_module(config, tokenizer.vocab), abstract_batch(config, spec)
+    boxed = boxed_params(module, batch)
+    schedule = make_schedule(config.optimizer, config.train.steps)
+    rates = parametrization.rates(module.model, config.optimizer, boxed)
+    optimizer = make_optimizer(config.optimizer, schedule, boxed, rates)
+    init = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
+    shardings = state_shardings(jax.eval_shape(init), boxed, module, mesh, rules)
+    rows = parallel.batch_sharding(mesh, rules, batch)
+    whole = NamedSharding(mesh, PartitionSpec())
+    fixed = frozen_paths(config.optimizer, boxed)
+    step = make_step(module, optimizer, schedule, config.train, fixed)
     return Run(
         config=config,
         tokenizer=tokenizer,
         spec=spec,
-        module=made.module,
+        module=module,
         train=splits["train"],
         validation=splits["validation"],
-        mesh=made.mesh,
-        rules=made.rules,
-        state=made.state,
-        init=init,
-        frozen=frozen,
-        step=made.step,
+        mesh=mesh,
+        rules=rules,
+        state=jax.tree.map(_with_sharding, jax.eval_shape(init), shardings),
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(
+            step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0
+        ),
         rows=tuple(parallel.local_rows(next(iter(rows.values())), config.train.batch_size).tolist()),
         place=lambda local: parallel.to_global(local, rows),
     )
+
+
+def _made_tokenizer(config: RunConfig) -> Tokenizer:
+    parts = parts_of(config)
+    if isinstance(parts, Task):
+        return prepare_records_tokenizer(config.tokenizer, config.data, parts.texts(config.objective))
+    return prepare_tokenizer(config.tokenizer, config.data)
 
 
 def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
@@ -250,22 +237,38 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
             f"model.vocab_multiple = {model.vocab_multiple} gives {model.padded_vocab} rows, too few for the "
             f"{vocab.added} ids that were added to the tokenizer's {vocab.size - vocab.added}"
         )
-    model.validate()
-    return OBJECTIVES.load(config.objective.name).module(config.objective, model, config.loss)
+    return parts_of(config).module(config.objective, model, config.loss)
 
 
-def abstract_batch(config: RunConfig, spec: Spec) -> dict[str, jax.ShapeDtypeStruct]:
-    """Names, shapes and dtypes of a global batch, from one example of made-up text."""
-    parts: Objective = OBJECTIVES.load(config.objective.name)
-    window = made_up_window(parts.reads(spec), spec.vocab)
-    example = parts.example(np.random.default_rng(0), window, spec)
+def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Spec | TaskSpec:
+    """What the run's examples depend on, with this tokenizer."""
+    length = config.data.sequence_length
+    if isinstance(parts_of(config), Task):
+        return TaskSpec(config.objective, length, tokenizer.vocab, config.model.kind)
+    return Spec.of(config.objective, length, tokenizer, config.data.languages)
+
+
+def open_split(config: RunConfig, tokenizer: Tokenizer, split: Part, batch_size: int = 0) -> Batches:
+    """The batches of a split of the run's data (of a task's also "test"), `batch_size` rows or the run's."""
+    parts, spec = parts_of(config), spec_of(config, tokenizer)
+    rest = {"batch_size": batch_size or config.train.batch_size, "seed": config.seed}
+    if isinstance(parts, Task):
+        return build_records(config.data, tokenizer, parts, spec, part=split, **rest)
+    reads = parts.reads(spec)
+    return build_pipeline(config.data, tokenizer, parts.example, spec, reads, split=split, **rest)
+
+
+def abstract_batch(config: RunConfig, spec: Spec | TaskSpec) -> dict[str, jax.ShapeDtypeStruct]:
+    """Names, shapes and dtypes of a global batch, from one example of made-up text, or of none."""
+    parts = parts_of(config)
+    task = isinstance(parts, Task)
+    source = parts.blank(spec) if task else made_up_window(parts.reads(spec), spec.vocab)
+    example = parts.example(np.random.default_rng(0), source, spec)
     rows = config.train.batch_size
     return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
 
 
-def state_shardings(
-    state: State, boxed: Any, frozen: Any, module: Any, mesh: Mesh, rules: parallel.Rules
-) -> State:
+def state_shardings(state: State, boxed: Any, module: Any, mesh: Mesh, rules: parallel.Rules) -> State:
     """NamedSharding of each leaf of the abstract state: as its parameter, its row of the batch, or whole."""
     params = parallel.param_shardings(boxed, mesh, rules)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -276,7 +279,7 @@ def state_shardings(
 
     return State(
         params=params,
-        frozen=parallel.param_shardings(frozen, mesh, rules),
+        frozen={},
         opt_state=opt_state_shardings(state.opt_state, state.params, params, mesh),
         carry=jax.tree.map(carried, state.carry, carries.batch_dims(module)),
         seed=whole,
@@ -290,29 +293,24 @@ def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.S
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def training_flops(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """Of a step: matrix products forward and twice backward; what is frozen has no way back."""
-    all_forward = matmul_flops(lambda: trace_forward(module, batch))
-    if not frozen_params(module):
-        return 3 * all_forward
-    return 2 * matmul_flops(lambda: trace_forward(module, batch, frozen=False)) + all_forward
-
-
-def trace_forward(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct], frozen: bool = True) -> Any:
+def trace_forward(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
     """Loss terms of zeros: to be traced, for shapes or FLOPs, not to be computed."""
     zeros = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in batch.items()}
     rows = next(iter(batch.values())).shape[0]
-    boxed = boxed_params(module, batch) | (frozen_params(module) if frozen else {})
-    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parallel.unbox(boxed))
+    params = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parallel.unbox(boxed_params(module, batch))
+    )
     return module.apply({"params": params}, zeros, carries.initial_carry(module, rows), None)
 
 
-def spec_before_tokenizer(config: RunConfig) -> Spec:
+def spec_before_tokenizer(config: RunConfig) -> Spec | TaskSpec:
     """The spec as far as it is known before a vocabulary is trained: all that shapes depend on."""
     if config.tokenizer.path is None and config.tokenizer.kind == "sentencepiece":
         vocab = Vocabulary(config.tokenizer.vocab_size)
     else:
         vocab = make_tokenizer(config.tokenizer, ()).vocab
+    if isinstance(parts_of(config), Task):
+        return TaskSpec(config.objective, config.data.sequence_length, vocab, config.model.kind)
     tables = np.ones(vocab.size, bool), np.ones(vocab.size, bool)
     return Spec(config.objective, config.data.sequence_length, vocab, *tables, config.data.languages)
 
@@ -352,6 +350,16 @@ def _check_heads(model: ModelConfig, axes: Sequence[str], shards: int) -> None:
                 f"model.attention.{name} = {count} does not divide over mesh.{' x mesh.'.join(axes)} = "
                 f"{shards}; with so many heads the mesh's may be {', '.join(map(str, legal))}"
             )
+
+
+def without_nones(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config's group says: None is as the default, or as the base model."""
+    kept = {key: value for key, value in values.items() if value is not None}
+    return {key: without_nones(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
+
+
+def _nones(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _nones(value) if isinstance(value, Mapping) else None for key, value in values.items()}
 
 
 def _tuples(values: Any) -> Any:

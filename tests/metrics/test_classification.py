@@ -69,3 +69,5 @@ def _compare_rates(ours, predicted, true, classes, average):
         true, predicted, average=average, zero_division=0
     )
     np.testing.assert_allclose(ours(predicted, true, classes), theirs[:3], err_msg=average)
+    if true.ndim == 1:  # a class that is nowhere does not count
+        np.testing.assert_allclose(ours(predicted, true, classes + 1), theirs[:3], err_msg=average)

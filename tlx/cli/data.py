@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from tlx.base.errors import ConfigError
 from tlx.cli import flags
 from tlx.data import Pipeline, build_pipeline, open_caches, prepare_tokenizer
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Spec
 from tlx.run import RunConfig, resolve
+from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer, Vocabulary
 
 _MEASURED = 1000  # examples behind the rates
@@ -33,6 +35,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--split", choices=("train", "validation"), default="train")
     options = flags.parse(parser, argv)
     config = resolve(options.config)
+    if config.objective.name in TASKS:
+        raise ConfigError(f"{config.objective.name} reads records, not text; tlx data is for text")
     tokenizer = prepare_tokenizer(config.tokenizer, config.data)
     if options.action == "prepare":
         _prepare(config, tokenizer)

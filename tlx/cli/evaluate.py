@@ -5,8 +5,12 @@
     tlx evaluate runs/quickstart --data=python --split=train
     tlx evaluate runs/quickstart --data=tfds:wiki40b/en --split=validation
 
+    tlx evaluate runs/reviews --split=test                  a fine-tuned model on its own test records
+    tlx evaluate runs/reviews --data=new.tsv --predictions=new.jsonl
+
 RUN is a run directory or one of its checkpoints. The text is tokenised once, with the run's own
-tokenizer, into the cache folder.
+tokenizer, into the cache folder. Records are read as the run's own were; --predictions writes each with
+the model's answer.
 """
 
 import argparse
@@ -16,14 +20,17 @@ import json
 
 import tlx
 from tlx.base.errors import ConfigError, one_of
-from tlx.cli import flags
+from tlx.cli import flags, outcome
 from tlx.cli.generate import add_run
 from tlx.data.config import DataConfig, TextConfig, TfdsConfig
 from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.sources import TABLE as SOURCES
+from tlx.evaluate.answers import evaluate_task, make_predictor, with_interval
 from tlx.evaluate.likelihood import evaluate, make_scorer
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Spec
+from tlx.run import open_split, parts_of, spec_of
+from tlx.tasks.protocol import Task
 
 
 def main(argv: list[str]) -> int:
@@ -32,14 +39,20 @@ def main(argv: list[str]) -> int:
     add_run(parser)
     parser.add_argument("--data", metavar="GLOB|SOURCE", help="the run's own data by default")
     parser.add_argument("--column", default="text", help="field of .jsonl, .parquet or tfds with the text")
-    parser.add_argument("--split", choices=("train", "validation"), default="validation")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="validation")
     parser.add_argument("--batches", type=int, help="at most so many batches")
     parser.add_argument(
         "--batch_size", "--batch-size", type=int, help="rows of a batch; the run's by default"
     )
+    parser.add_argument("--predictions", metavar="FILE", help="of a fine-tuned model: a line a record")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = flags.parse(parser, argv)
     lm = tlx.load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
+    if isinstance(parts_of(lm.config), Task):
+        return _evaluate_task(lm, options)
+    for flag, given in (("--split=test", options.split == "test"), ("--predictions", options.predictions)):
+        if given:
+            raise ConfigError(f"{flag} is for fine-tuned models, this is {lm.config.objective.name}")
     pipeline = open_text(lm, options)
     scorer = make_scorer(lm.module, lm.tokenizer.num_bytes)
     batches = itertools.islice(pipeline.epoch_batches(), options.batches)
@@ -52,6 +65,28 @@ def main(argv: list[str]) -> int:
         print(
             f"  {name:14} {value:,.4f}" if name not in ("targets", "bytes") else f"  {name:14} {value:,.0f}"
         )
+    return 0
+
+
+def _evaluate_task(lm: tlx.LoadedModel, options: argparse.Namespace) -> int:
+    """Scores on the run's records of a split, or on all of some files."""
+    config, split = lm.config, options.split
+    if options.data is not None:
+        files = dataclasses.replace(config.data.records, test=(options.data,))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, records=files))
+        split = "test"
+    records = open_split(config, lm.tokenizer, split, options.batch_size or 0)
+    spec, predictor = spec_of(config, lm.tokenizer), make_predictor(lm.module)
+    rest = (None, lambda batch: batch, options.batches)
+    found = evaluate_task(predictor, lm.params, parts_of(config), spec, records, *rest)
+    figures = with_interval(found)
+    if options.predictions:
+        outcome.write_predictions(options.predictions, found)
+    if options.json:
+        print(json.dumps({"run": str(options.run), "step": lm.step, **figures}, indent=2))
+    else:
+        print(f"{options.run} at step {lm.step}, {config.objective.name}")
+        outcome.show_figures(options.data or split, figures)
     return 0
 
 

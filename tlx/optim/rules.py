@@ -23,17 +23,15 @@ class _Pattern(NamedTuple):
     regex: str
     layers: slice | int | None
 
-    def matches(self, leaf: Leaf, depth: int) -> np.ndarray:
-        """bool [layers], or [1] where none are stacked; a part of fewer than `depth` is the last layers'."""
+    def matches(self, leaf: Leaf) -> np.ndarray:
+        """bool [layers], or [1] where none are stacked."""
         found = tree.matches(self.regex, leaf.path)
         if self.layers is None or not found:
             return np.full(leaf.layers or 1, found)
-        if leaf.layers is None:
-            return np.zeros(1, bool)
-        hit = np.zeros(depth, bool)
-        if isinstance(self.layers, slice) or -depth <= self.layers < depth:
+        hit = np.zeros(leaf.layers or 0, bool)
+        if isinstance(self.layers, slice) or -hit.size <= self.layers < hit.size:
             hit[self.layers] = True
-        return hit[depth - leaf.layers :]
+        return hit if hit.size else np.zeros(1, bool)
 
 
 def by_path(
@@ -47,13 +45,7 @@ def by_path(
     Raises ConfigError for an expression that cannot be read or that matches no parameter.
     """
     parsed = [(_parse(field, pattern), factor) for pattern, factor in rules]
-    depths: dict[str, int] = {}
-    for path, leaf in leaves.items():
-        depths[_stack(path)] = max(depths.get(_stack(path), 0), leaf.layers or 0)
-    matched = [
-        {path: pattern.matches(leaf, depths[_stack(path)]) for path, leaf in leaves.items()}
-        for pattern, _ in parsed
-    ]
+    matched = [{path: pattern.matches(leaf) for path, leaf in leaves.items()} for pattern, _ in parsed]
     for (pattern, _), hits in zip(rules, matched, strict=True):
         if not any(hit.any() for hit in hits.values()):
             raise ConfigError(_nothing(field, pattern, leaves))
@@ -64,11 +56,6 @@ def by_path(
             value[hits[path]] = factor
         values[path] = float(value[0]) if (value == value[0]).all() else value
     return values
-
-
-def _stack(path: str) -> str:
-    """The stack of layers that a parameter is in."""
-    return path.split(STACK)[0]
 
 
 def _parse(field: str, pattern: str) -> _Pattern:

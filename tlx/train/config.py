@@ -74,6 +74,15 @@ class LogConfig:
         _at_least("log.print_every", self.print_every, 1)
 
 
+@dataclasses.dataclass(frozen=True)
+class BaseConfig:
+    """The model that a fine-tuning began from: its directory, and the sha256 of its parameters. Empty: from
+    fresh parameters."""
+
+    path: str = ""
+    hash: str = ""
+
+
 def _at_least(field: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"{field} = {value} must be {least} or more")

@@ -23,6 +23,7 @@ _FREE = (
     "checkpoint.",
     "mesh.",
     "model.execution.",
+    "base.path",
     "data.workers",
     "train.microbatches",
     "train.max_skipped",

@@ -1,6 +1,7 @@
 """Which attention kernel runs: asked for and possible, or an error; never a slow path in silence."""
 
-from tlx.base import platform as platforms
+import jax
+
 from tlx.base.errors import ConfigError
 from tlx.nn.config import BlockConfig
 
@@ -51,4 +52,4 @@ def kernel_name(cfg: BlockConfig, num_queries: int, has_visible: bool) -> str:
     """The kernel inside a traced step: plain einsums for decoding and for arbitrary masks."""
     if has_visible or num_queries == 1:
         return "xla"
-    return choose(cfg, platforms.platform(), cfg.dtype, num_queries)[0]
+    return choose(cfg, jax.default_backend(), cfg.dtype, num_queries)[0]

@@ -1,0 +1,40 @@
+"""Which of eight modules of Python's standard library a line of code is from: labels on every machine.
+
+    tlx train --config=configs/quickstart.py:mlm
+    tlx finetune --config=configs/finetune/quickstart.py --from=runs/quickstart-mlm
+
+--scratch takes the base's shape and tokenizer alone: what pretraining was good for. The base may be of any
+shape: quickstart's clm, span_corruption and plm as well, or a Hugging Face directory.
+Hardware: any CPU; about a minute on 2 cores. Expected: configs/finetune/README.md.
+":tiny" behind it is the same in seconds, to see that everything works.
+"""
+
+import pathlib
+import sysconfig
+
+from ml_collections import ConfigDict
+
+from tlx.run import finetune_config
+
+MODULES = ("argparse", "ast", "difflib", "inspect", "statistics", "subprocess", "tarfile", "typing")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "" or "tiny"."""
+    config = finetune_config("classification")
+    config.objective.label = "file"
+    folder = pathlib.Path(sysconfig.get_paths()["stdlib"])
+    records = config.data.records
+    records.train = tuple(str(folder / f"{name}.py") for name in MODULES)
+    records.format = "lines"
+    records.validation_fraction = 0.2
+    records.epochs = 6.0
+    config.data.sequence_length = 32
+    config.optimizer.learning_rate = 1e-3  # the base is a hundredth of BERT
+    config.eval.every = 200
+    config.log.print_every = 100
+    if arg == "tiny":
+        records.epochs, records.limit = 1.0, 256
+        config.train.batch_size, config.data.sequence_length = 16, 16
+        config.eval.every, config.log.print_every = 8, 4
+    return config

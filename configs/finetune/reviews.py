@@ -1,0 +1,29 @@
+"""Sentiment of film reviews: NSMC's file, or any table with a text and a label.
+
+    tlx finetune --config=configs/finetune/reviews.py --from=BASE \\
+        --config.data.records.train="('ratings_train.txt',)" --config.data.records.limit=1000
+
+A tenth of the records is held out for validation. `limit` takes so many of the others, chosen by the seed.
+Hardware: any; on 2 cores with a base of a few million parameters 1,000 labels take a minute.
+":tiny" behind it is a handful of steps with short rows, to see that everything works.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.run import finetune_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "" or "tiny"."""
+    config = finetune_config("classification")
+    config.objective.text, config.objective.label = "document", "label"
+    records = config.data.records
+    records.format = "tsv"
+    records.train = ("ratings_train.txt",)
+    config.data.sequence_length = 64
+    config.eval.every = 500
+    if arg == "tiny":
+        records.limit, records.epochs = 64, 1.0
+        config.train.batch_size, config.data.sequence_length = 8, 16
+        config.eval.every, config.log.print_every = 4, 2
+    return config

@@ -1,0 +1,188 @@
+"""Classes of texts and pairs, and similarity: labels, losses, answers, scores, for each shape."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.tasks import small
+from tlx.base.errors import ConfigError, DataError
+from tlx.tasks import TABLE
+
+TEXTS = small.records_of(
+    {"text": "abc", "label": "no"},
+    {"text": "a much longer text than the row", "label": "yes"},
+    {"text": "", "label": "no"},
+)
+SETS = small.records_of(
+    {"text": "ab", "label": "x, y"}, {"text": "b", "label": ["z"]}, {"text": "c", "label": ""}
+)
+PAIRS = small.records_of(
+    {"premise": "ab", "hypothesis": "c", "label": "e"}, {"premise": "b", "hypothesis": "d", "label": "n"}
+)
+ALIKE = small.records_of(
+    {"sentence1": "ab", "sentence2": "c", "score": "5.000"},
+    {"sentence1": "b", "sentence2": "ab", "score": 0},
+    {"sentence1": "q", "sentence2": "r", "score": 2.5},
+)
+CASES = {
+    "classification": (TEXTS, {}),
+    "pair_classification": (PAIRS, {}),
+    "similarity": (ALIKE, {}),
+}
+
+
+def made(task, shape, records=None, dropout=0.0, smoothing=0.0, **config):
+    known, settings = CASES[task]
+    records = records or known
+    spec = small.spec_of(task, shape, records, **(settings | config))
+    batch = small.batch_of(task, spec, records)
+    module = small.module_of(task, shape, spec.config, dropout, smoothing)
+    return spec, batch, module, small.init(module, batch)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape"),
+    [("pair_classification", "encoder"), *itertools.product(("classification", "similarity"), small.SHAPES)],
+)
+def test_only_the_texts_matter(task, shape):
+    """Rows of padding weigh nothing, and what stands behind a text cannot be seen."""
+    spec, batch, module, params = made(task, shape)
+    terms, outputs = small.evaluated(module, params, batch)
+    assert set(params) == {"model", "heads"} and set(params["heads"]) == {task}
+    assert np.isfinite(terms["loss"].sum) and float(terms["loss"].weight) == len(batch["weights"])
+    noisy = dict(batch)
+    for prefix in ("", "encoder_", "decoder_"):
+        if prefix + "tokens" in batch:
+            padding = batch[prefix + "segments"] == 0
+            noisy[prefix + "tokens"] = np.where(padding, 99, batch[prefix + "tokens"])
+    _, same = small.evaluated(module, params, noisy)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), outputs, same)
+    parts = []
+    for weights in np.eye(len(batch["weights"]), dtype=np.float32):
+        parts.append(small.evaluated(module, params, small.replaced(batch, weights=weights))[0]["loss"])
+    assert [float(part.weight) for part in parts] == [1.0] * len(parts)
+    np.testing.assert_allclose(sum(part.sum for part in parts), terms["loss"].sum, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["decoder"])
+def test_dropout_is_the_rows_own(shape):
+    spec, batch, module, params = made("similarity", shape, dropout=0.3)
+    keys = jax.random.split(jax.random.key(1), 3)
+
+    @jax.jit
+    def outputs(rows, keys):
+        return module.apply({"params": params}, rows, keys, method="outputs")["number"]
+
+    drawn = outputs(batch, keys)
+    turned = {name: value[::-1] for name, value in batch.items()}
+    np.testing.assert_allclose(outputs(turned, keys[::-1])[::-1], drawn, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(drawn, outputs(batch, keys[::-1]))
+
+
+def test_the_loss_is_cross_entropy():
+    spec, batch, module, params = made("classification", "encoder", smoothing=0.2)
+    terms, outputs = small.evaluated(module, params, batch)
+    log_p = np.asarray(jax.nn.log_softmax(outputs["logits"]))
+    rows = np.arange(3)
+    expected = -(0.8 * log_p[rows, [0, 1, 0]] + 0.1 * log_p.sum(axis=1)).sum()
+    assert float(terms["loss"].sum) == pytest.approx(expected, rel=1e-5)
+    assert float(terms["accuracy"].sum) == (log_p.argmax(1) == [0, 1, 0]).sum()
+
+
+def test_sets_of_labels():
+    spec, batch, module, params = made("classification", "encoder", SETS, multi=True)
+    assert spec.config.labels == ("x", "y", "z")
+    np.testing.assert_array_equal(batch["label"], [[1, 1, 0], [0, 0, 1], [0, 0, 0]])
+    terms, outputs = small.evaluated(module, params, batch)
+    p = 1 / (1 + np.exp(-np.asarray(outputs["logits"], np.float64)))
+    expected = -np.where(batch["label"] > 0, np.log(p), np.log(1 - p)).mean(axis=1).sum()
+    assert float(terms["loss"].sum) == pytest.approx(expected, rel=1e-5)
+    task, logits = TABLE.load("classification"), np.array([[1, 2, -1], [-1, 1, 1], [-1, -1, -1.0]])
+    answers = task.answers({"logits": logits}, None, spec)
+    assert [answer["labels"] for answer in answers] == [["x", "y"], ["y", "z"], []]
+    scores = task.score(answers, SETS, spec)
+    assert scores.main == "f1_micro" and scores.figures["accuracy"] == pytest.approx(2 / 3)
+    assert scores.figures["f1_micro"] == pytest.approx(2 * 3 / 7) == scores.statistic(np.arange(3))
+
+
+def test_answers_and_scores_of_classes(tmp_path):
+    spec = small.spec_of("classification", "encoder", TEXTS)
+    task = TABLE.load("classification")
+    answers = task.answers({"logits": np.array([[0, 3.0], [0, 3.0], [2.0, 0]])}, None, spec)
+    assert [answer["label"] for answer in answers] == ["yes", "yes", "no"]
+    assert answers[0]["probability"] == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-4)
+    scores = task.score(answers, TEXTS, spec)
+    assert scores.main == "accuracy" and scores.figures["accuracy"] == pytest.approx(2 / 3)
+    assert scores.figures["f1/no"] == pytest.approx(2 / 3)
+    assert scores.statistic(np.array([1, 2, 2])) == 1.0
+    task.draw(answers, TEXTS, spec, tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_a_decoder_keeps_its_language_model_loss():
+    spec, batch, module, params = made("classification", "decoder", lm_scale=0.5)
+
+    @jax.jit
+    def terms_of(batch):
+        return module.apply({"params": params}, batch)[0]
+
+    terms = terms_of(batch)
+    assert float(terms["lm_loss"].scale) == 0.5
+    assert float(terms["lm_loss"].weight) == (batch["segments"][:, 1:] > 0).sum()
+    assert float(terms["lm_loss"].sum / terms["lm_loss"].weight) == pytest.approx(np.log(363), rel=0.2)
+    none = terms_of(small.replaced(batch, weights=np.zeros(3, np.float32)))
+    assert float(none["lm_loss"].weight) == 0
+
+
+def test_a_decoder_reads_a_pair_in_both_orders():
+    spec, batch, module, params = made("similarity", "decoder")
+    assert batch["tokens"].shape == (3, 2, small.LENGTH) and batch["place"].shape == (3, 2)
+    turned = {name: value[:, ::-1] if value.ndim > 1 else value for name, value in batch.items()}
+    one, other = (small.evaluated(module, params, rows)[1]["number"] for rows in (batch, turned))
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    other_pair = small.batch_of("similarity", spec, ALIKE[::-1])
+    assert not np.allclose(one, small.evaluated(module, params, other_pair)[1]["number"])
+
+
+def test_similarity_is_on_its_scale():
+    spec = small.spec_of("similarity", "encoder", ALIKE)
+    batch = small.batch_of("similarity", spec, ALIKE)
+    np.testing.assert_allclose(batch["label"], [1, 0, 0.5])
+    task = TABLE.load("similarity")
+    answers = task.answers({"number": jnp.array([0.8, 0.2, 0.4])}, None, spec)
+    assert [answer["score"] for answer in answers] == [4.0, 1.0, 2.0]
+    scores = task.score(answers, ALIKE, spec)
+    assert scores.main == "spearman" and scores.figures["spearman"] == 1.0
+    assert scores.figures["rmse"] == pytest.approx(np.sqrt((1 + 1 + 0.25) / 3))
+
+
+def test_names_of_classes_are_sorted_numbers_by_value():
+    records = small.records_of(*({"text": "", "label": label} for label in (10, 2, 2, "1")))
+    assert small.spec_of("classification", "encoder", records).config.labels == ("1", "2", "10")
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "config", "error", "message"),
+    [
+        ("classification", {"text": "a", "label": "x"}, {}, ConfigError, "one value only.*'x'"),
+        ("classification", {"text": "a", "lable": "x"}, {}, DataError, "file:1 .*did you mean 'lable'"),
+        ("classification", {"text": "a", "label": ["x"]}, {}, DataError, "file:1.*objective.multi"),
+        (
+            "classification",
+            {"text": "a", "label": "c"},
+            {"labels": ("a", "b")},
+            DataError,
+            "file:1: label = 'c'",
+        ),
+        ("classification", {"text": 3, "label": "a"}, {"labels": ("a", "b")}, DataError, "wants text"),
+        ("similarity", {"sentence1": "", "sentence2": "", "score": "x"}, {}, DataError, "no finite number"),
+        ("similarity", {"sentence1": "", "sentence2": "", "score": "nan"}, {}, DataError, "no finite number"),
+    ],
+)
+def test_records_that_do_not_fit(task, values, config, error, message):
+    records = small.records_of(values)
+    with pytest.raises(error, match=message):
+        small.batch_of(task, small.spec_of(task, "encoder", records, **config), records)

@@ -1,0 +1,426 @@
+"""`tlx.load`: a trained model as an object, from nothing but its run directory.
+
+lm = tlx.load("runs/quickstart")
+lm.generate("def main(", max_tokens=32)
+lm.score(["import os"])[0].bits_per_byte
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tlx.base import tree
+from tlx.base.config import to_dict
+from tlx.base.errors import CheckpointError, ConfigError, DataError
+from tlx.checkpoint import load_params
+from tlx.data.records import RecordPipeline
+from tlx.decode import generate as decoding
+from tlx.decode.padding import bucket
+from tlx.decode.sampling import Sampling
+from tlx.evaluate import scoring
+from tlx.evaluate.answers import Predictor, answer, make_predictor
+from tlx.hub.folder import check_room, is_hugging_face, open_folder
+from tlx.models.transformer import Transformer
+from tlx.models.two_stream import TwoStream
+from tlx.objectives.protocol import ObjectiveModule
+from tlx.parallel import unbox
+from tlx.run import RunConfig, abstract_batch, base_config, make_module, parts_of, resolve, spec_of
+from tlx.tasks.protocol import Task
+from tlx.tasks.readers import Record
+from tlx.text import Tokenizer, load_tokenizer
+from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
+from tlx.train.directory import read_run
+from tlx.train.state import boxed_params
+
+# What a model from elsewhere is taken to have been trained with.
+_OBJECTIVES = {
+    "encoder": "mlm",
+    "decoder": "clm",
+    "encoder_decoder": "span_corruption",
+    "two_stream": "plm",
+}
+PLACEHOLDERS = ("[MASK]", "<mask>")
+
+
+class Score(NamedTuple):
+    """How likely a text is."""
+
+    log_likelihood: float  # nats, of the whole text
+    bits_per_byte: float
+    num_tokens: int
+    num_bytes: int
+
+
+class Candidate(NamedTuple):
+    """One way to fill a gap."""
+
+    piece: str
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A trained model with all it needs. `params` is {"model": ..., "heads": ...}, on the default device."""
+
+    config: RunConfig
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+    module: ObjectiveModule
+    step: int  # of the checkpoint
+
+    @property
+    def kind(self) -> str:
+        """encoder, decoder, encoder_decoder or two_stream."""
+        return self.config.model.kind
+
+    @property
+    def num_params(self) -> int:
+        """Number of scalars in all parameters."""
+        return tree.num_params(self.params)
+
+    def logits(self, tokens: Any, encoder_tokens: Any = None) -> np.ndarray:
+        """float32 [B, T, V] from ids [B, T] (or [T]); pad ids are padding.
+
+        decoder: at t, of the token after t. encoder: at t, of the token at t, all being visible.
+        two_stream: at t, of the token at t from those before it (the first from an eos).
+        encoder_decoder: as a decoder's, for `tokens` on the decoder's side, given `encoder_tokens`.
+        """
+        if (encoder_tokens is not None) != (self.kind == "encoder_decoder"):
+            raise ConfigError(
+                f"encoder_tokens are for an encoder-decoder and needed there; this is {self.kind}"
+            )
+        self._need_heads()
+        rows = np.atleast_2d(np.asarray(tokens, np.int32))
+        length = rows.shape[1]
+        if self.kind == "two_stream":
+            rows = np.pad(rows, ((0, 0), (1, 0)), constant_values=self.tokenizer.vocab.eos)
+        rows = self._widened(rows)
+        prefix = "decoder_" if self.kind == "encoder_decoder" else ""
+        batch = self._placed(rows, prefix)
+        if encoder_tokens is not None:
+            given = self._widened(np.atleast_2d(np.asarray(encoder_tokens, np.int32)))
+            batch |= self._placed(given, "encoder_")
+        order = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
+        if self.kind == "encoder":
+            batch |= {"target_positions": order}
+        if self.kind == "two_stream":
+            batch |= {"rank": order, "query_rank": order, "target_positions": order[:, 1:]}
+        return np.asarray(_logits(self.module, self.params, batch))[:, :length]
+
+    def score(
+        self, texts: str | Sequence[str], prompts: str | Sequence[str] | None = None
+    ) -> Score | list[Score]:
+        """Log-likelihood and bits per byte of each text; one Score for one str.
+
+        Texts longer than the training length are read in windows that overlap by half. A masked model
+        gives the pseudo-log-likelihood (each token masked alone: as many rows as tokens), a permutation
+        model reads from left to right. An encoder-decoder needs `prompts`, which its encoder reads (with
+        "<extra_id_0>" for a gap, and in the texts for what fills it). Special ids count as tokens only.
+        """
+        self._need_heads()
+        rows = [self._encode(text) for text in _as_list(texts)]
+        sources = None
+        if prompts is not None:
+            sources = [self._source(prompt) for prompt in _as_list(prompts)]
+        found = scoring.log_probs(
+            self.module, self.params, rows, self.tokenizer.vocab, self.config.data.sequence_length, sources
+        )
+        scores = [self._score(row, log_probs) for row, log_probs in zip(rows, found, strict=True)]
+        return scores[0] if isinstance(texts, str) else scores
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        max_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str | list[str]:
+        """What follows each prompt, without the prompt; one str for one str. temperature 0 is greedy.
+
+        An encoder-decoder trained to fill gaps fills the "<extra_id_0>", "<extra_id_1>" ... of its prompt,
+        and answers in that form; a prompt without a gap is continued. Others read the prompt as it is, where
+        "[MASK]" is their mask. A permutation model continues from left to right (slowly: it has no cache).
+        A masked model cannot: see `fill`.
+        """
+        if self.kind == "encoder":
+            raise ConfigError('a masked model does not continue texts; use fill("... [MASK] ...")')
+        asked = _as_list(prompts)
+        sampling = Sampling(temperature, top_k, top_p)
+        vocab, sources = self.tokenizer.vocab, None
+        if self.kind == "encoder_decoder":
+            sources, rows = [self._source(prompt) for prompt in asked], [[vocab.bos]] * len(asked)
+        else:
+            begin = vocab.eos if self.kind == "two_stream" else vocab.bos
+            rows = [[begin, *self._encode(prompt)] for prompt in asked]
+        drawn = decoding.generate(
+            self._lm, self.params["model"], rows, vocab,
+            max_tokens=max_tokens, sampling=sampling, seed=seed, sources=sources, max_length=self._max_length,
+        )  # fmt: skip
+        texts = [self._answer(prompt, ids) for prompt, ids in zip(asked, drawn, strict=True)]
+        return texts[0] if isinstance(prompts, str) else texts
+
+    def fill(self, text: str, top: int = 5) -> list[list[Candidate]]:
+        """The `top` likeliest tokens for each "[MASK]" (or "<mask>") of `text`, each gap by itself."""
+        if self.kind not in ("encoder", "two_stream"):
+            instead = '("... <extra_id_0> ...")' if self.kind == "encoder_decoder" else ""
+            raise ConfigError(f"fill is for masked models, this is {self.kind}; use generate{instead}")
+        self._need_heads()
+        vocab = self.tokenizer.vocab
+        tokens = _encode(self.tokenizer, text, self._masks)
+        frame = (vocab.cls, vocab.sep) if self.kind == "encoder" else (vocab.eos,)
+        row = np.array([frame[0], *tokens, *frame[1:]])
+        (gaps,) = np.nonzero(row == vocab.mask)
+        if not len(gaps):
+            raise ConfigError(f"the text to fill has no {PLACEHOLDERS[0]}")
+        if len(row) > self.config.data.sequence_length:
+            raise ConfigError(
+                f"the text to fill has {len(row)} tokens, the model reads {self.config.data.sequence_length}"
+            )
+        rows = self._widened(row[None])
+        batch = self._placed(rows) | {"target_positions": gaps[None]}
+        if self.kind == "two_stream":  # everything sees all but the gaps
+            batch |= {"rank": np.where(rows == vocab.mask, 0, -1), "query_rank": np.zeros_like(rows)}
+        logits_PV = np.asarray(_logits(self.module, self.params, batch))[0]
+        probs_PV = np.asarray(jax.nn.softmax(np.where(vocab.special, -np.inf, logits_PV[:, : vocab.size])))
+        best_PK = np.argsort(-probs_PV, axis=-1)[:, :top]
+        return [
+            [Candidate(self.tokenizer.decode([index]), float(probs[index])) for index in best]
+            for best, probs in zip(best_PK, probs_PV, strict=True)
+        ]
+
+    def predict(self, records: str | Mapping[str, Any] | Sequence[Any]) -> Any:
+        """What a model fine-tuned on a task answers: {"label": ..., "probability": ...} and the like.
+
+        A record is a mapping of the columns that the task reads, or its one text; one answer for one record.
+        """
+        task = parts_of(self.config)
+        if not isinstance(task, Task):
+            raise ConfigError(f"predict is for fine-tuned models, this is {self.config.objective.name}")
+        alone = isinstance(records, str | Mapping)
+        asked, (column, *_) = [records] if alone else list(records), task.texts(self.config.objective)
+        values = [{column[0]: record} if isinstance(record, str) else record for record in asked]
+        rows = [Record(f"record {number}", value) for number, value in enumerate(values)]
+        spec = spec_of(self.config, self.tokenizer)
+        items = task.prepare(rows, self.tokenizer, spec, labelled=False)
+        size = min(bucket(len(items)), self.config.train.batch_size)
+        pipeline = RecordPipeline(self.config.data, rows, items, task, spec, size, 0, "predict")
+        answers = answer(self._predictor, self.params, task, spec, pipeline).answers
+        return answers[0] if alone else answers
+
+    @functools.cached_property
+    def _predictor(self) -> Predictor:
+        return make_predictor(self.module)
+
+    def _need_heads(self) -> None:
+        """ConfigError where the objective predicts with a head that the checkpoint does not hold."""
+        if isinstance(parts_of(self.config), Task):
+            raise ConfigError(f"this model is fine-tuned for {self.config.objective.name}; use predict")
+        if self._missing_heads:
+            raise ConfigError(
+                f"this checkpoint is a bare model: {self.config.objective.name} predicts with "
+                f"heads/{self._missing_heads[0]}, which it lacks; take one that was saved with its head"
+            )
+
+    @functools.cached_property
+    def _missing_heads(self) -> list[str]:
+        wanted = _wanted(self.module, self.config, self.tokenizer)
+        return sorted(set(wanted.get("heads", {})) - set(self.params.get("heads", {})))
+
+    @functools.cached_property
+    def _lm(self) -> Transformer | TwoStream:
+        """The language model inside the module. Decoding runs plain einsums whatever trained it."""
+        execution = dataclasses.replace(self.module.model.execution, attention="xla")
+        cfg = dataclasses.replace(self.module.model, execution=execution)
+        return TwoStream(cfg) if self.kind == "two_stream" else Transformer(cfg)
+
+    @property
+    def _max_length(self) -> int | None:
+        position = self.config.model.position
+        return position.max_length if position.kind == "learned" else None
+
+    @functools.cached_property
+    def _fills_gaps(self) -> bool:
+        return parts_of(self.config).fills_gaps and self.tokenizer.vocab.num_sentinels > 0
+
+    @functools.cached_property
+    def _names(self) -> dict[str, int]:
+        """What stands in a text for an id of its own: sentinels and mask, for an encoder-decoder."""
+        vocab = self.tokenizer.vocab
+        if self.kind != "encoder_decoder":
+            return {}
+        sentinels = [vocab.sentinel(i) for i in range(vocab.num_sentinels)]
+        return {self.tokenizer.piece(index): index for index in sentinels} | self._masks
+
+    @functools.cached_property
+    def _masks(self) -> dict[str, int]:
+        return dict.fromkeys(PLACEHOLDERS, self.tokenizer.vocab.mask)
+
+    def _encode(self, text: str) -> list[int]:
+        return _encode(self.tokenizer, text, self._names)
+
+    def _source(self, prompt: str) -> list[int]:
+        """What the encoder reads; where gaps are filled, a prompt without one gets one behind it."""
+        vocab, ids = self.tokenizer.vocab, self._encode(prompt)
+        if self._fills_gaps and not self._has_gap(ids):
+            ids.append(vocab.sentinel(0))
+        return [*ids, vocab.eos]
+
+    def _has_gap(self, ids: Sequence[int]) -> bool:
+        vocab = self.tokenizer.vocab
+        return any(vocab.is_sentinel(index) for index in ids)
+
+    def _answer(self, prompt: str, ids: list[int]) -> str:
+        if self._has_gap(self._encode(prompt)):
+            return self.tokenizer.decode(ids, keep_special=True)
+        if self._fills_gaps:  # what stands in the gap behind the prompt
+            second = self.tokenizer.vocab.sentinel(1)
+            ids = ids[: ids.index(second)] if second in ids else ids
+        return self.tokenizer.decode(ids)
+
+    def _score(self, ids: Sequence[int], log_probs: np.ndarray) -> Score:
+        total = float(log_probs.sum())
+        num_bytes = int(self.tokenizer.num_bytes[np.asarray(ids, int)].sum())
+        bits = -total / math.log(2) / num_bytes if num_bytes else math.nan
+        return Score(total, bits, len(ids), num_bytes)
+
+    def _widened(self, rows: np.ndarray) -> np.ndarray:
+        """Padded on the right to one of few widths: each compiles a program."""
+        more = bucket(rows.shape[1]) - rows.shape[1]
+        return np.pad(rows, ((0, 0), (0, more)), constant_values=self.tokenizer.vocab.pad)
+
+    def _placed(self, rows: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
+        real = rows != self.tokenizer.vocab.pad
+        positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
+        parts = {"tokens": rows, "segments": real.astype(np.int32), "positions": positions}
+        return {prefix + name: value for name, value in parts.items()}
+
+
+def load(
+    path: str | os.PathLike,
+    step: int | None = None,
+    dtype: str | None = None,
+    allow: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+) -> LoadedModel:
+    """The model of a run directory, of one of its checkpoint directories, or of a Hugging Face directory.
+
+    step: which checkpoint; None for the newest that verifies. dtype: "float32" or "bfloat16" for
+    parameters and computation; None keeps the parameters' own. allow: packages outside tlx whose code the
+    saved config may name ("package.module:attr"); without it nothing of the directory is executed.
+    ignore: for a Hugging Face directory, keys of config.json and tensors that shall not matter.
+    Needs no other file and any number of devices; reads parameters only.
+    Raises DataError where there is no run, CheckpointError where no checkpoint can be read or it does not
+    fit the config, ConfigError for a config that this version cannot build.
+    """
+    if is_hugging_face(path):
+        return _load_hugging_face(pathlib.Path(path).absolute(), dtype, ignore)
+    folder = _run_folder(pathlib.Path(path).absolute())
+    saved = read_run(folder)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    if tokenizer.hash != saved["tokenizer_hash"]:
+        raise DataError(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
+    config = resolve(_here(saved["config"], folder, dtype), allow=tuple(allow))
+    loaded = load_params(path, step, dtype=dtype)
+    module = make_module(config, tokenizer.vocab)
+    _check_params(loaded.tree, module, config, tokenizer, folder)
+    return LoadedModel(config, jax.device_put(loaded.tree), tokenizer, module, loaded.step)
+
+
+def _load_hugging_face(folder: pathlib.Path, dtype: str | None, ignore: Sequence[str]) -> LoadedModel:
+    """Reads config.json, safetensors and tokenizer.json; says the size first, and whether there is room."""
+    checkpoint = open_folder(folder, ignore, dtype or "float32")
+    tokenizer = HuggingFaceTokenizer.from_folder(folder)
+    model = checkpoint.config
+    while model.padded_vocab < tokenizer.vocab.size and model.vocab_multiple < 2**20:
+        model = dataclasses.replace(model, vocab_multiple=2 * model.vocab_multiple)
+    if model != checkpoint.config:
+        checkpoint = open_folder(folder, ignore, dtype or "float32", model.vocab_multiple)
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in checkpoint.params.values())
+    print(f"{folder}: {checkpoint.num_params:,} parameters, {size / 1e9:.2f} GB", file=sys.stderr)
+    check_room(size, str(folder))
+    values = base_config(_OBJECTIVES[model.kind]).to_dict()
+    values["model"] = to_dict(model) | ({} if dtype is None else {"dtype": dtype})
+    longest = model.position.max_length if model.position.kind == "learned" else 512
+    values["data"]["sequence_length"] = min(512, longest)
+    values["tokenizer"]["kind"] = "bytes"  # until it is saved: then tokenizer.path says which
+    config = resolve(values)
+    params = jax.device_put(checkpoint.read(progress=True))
+    return LoadedModel(config, params, tokenizer, make_module(config, tokenizer.vocab), 0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(module: ObjectiveModule, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    return module.apply({"params": params}, batch, method="logits")
+
+
+def _run_folder(path: pathlib.Path) -> pathlib.Path:
+    """The run directory that `path` is, or is a checkpoint of."""
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / "run.json").is_file():
+            return folder
+    if not path.is_dir():
+        raise DataError(f"{path} is not there; give a run directory, which holds run.json and checkpoints/")
+    raise DataError(f"{path} is neither a run directory (it has no run.json) nor a checkpoint of one")
+
+
+def _here(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
+    """The saved config with what belonged to the machine that trained it put right for this one."""
+    values = dict(values)
+    if values["tokenizer"].get("path") is not None:
+        values["tokenizer"] = values["tokenizer"] | {"path": str(folder / "tokenizer")}
+    execution = values["model"].get("execution", {}) | {"attention": "auto"}
+    values["model"] = values["model"] | {"execution": execution}
+    if dtype is not None:
+        values["model"] |= {"dtype": dtype}
+    return values
+
+
+def _wanted(module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The module's parameters, abstract."""
+    return unbox(boxed_params(module, abstract_batch(config, spec_of(config, tokenizer))))
+
+
+def _check_params(
+    params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, folder: pathlib.Path
+) -> None:
+    """Raises CheckpointError listing parameters whose path or shape is not the module's.
+
+    An imported model may have heads of other objectives, and lack this one's.
+    """
+    wanted = tree.flatten(_wanted(module, config, tokenizer))
+    found = tree.flatten(params)
+    wrong = [
+        f"  {path}: checkpoint {found[path].shape if path in found else 'none'}, "
+        f"model {wanted[path].shape if path in wanted else 'none'}"
+        for path in sorted({*found, *wanted})
+        if not (path.startswith("heads/") and (path not in found or path not in wanted))
+        and (path not in found or path not in wanted or found[path].shape != wanted[path].shape)
+    ]
+    if wrong:
+        lines = "\n".join(wrong[:20] + (["  ..."] if len(wrong) > 20 else []))
+        raise CheckpointError(f"the checkpoint does not fit {folder / 'run.json'}:\n{lines}")
+
+
+def _encode(tokenizer: Tokenizer, text: str, names: dict[str, int]) -> list[int]:
+    """Ids of `text`, with the id of each of `names` where it stands."""
+    if not names:
+        return tokenizer.encode(text)
+    ids: list[int] = []
+    for part in re.split("(" + "|".join(map(re.escape, names)) + ")", text):
+        ids += [names[part]] if part in names else tokenizer.encode(part)
+    return ids
+
+
+def _as_list(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)

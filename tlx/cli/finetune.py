@@ -1,0 +1,158 @@
+"""Train a model on a task with labels, from a pretrained one; the same command resumes.
+
+    tlx finetune --config=configs/finetune/reviews.py --from=runs/mlm --config.data.records.train="('r.tsv',)"
+    tlx finetune --config=C --from=bert-base-uncased/        a directory that save_pretrained wrote
+    tlx finetune --config=C --from=runs/mlm --scratch        the same model from fresh parameters
+
+The run's directory holds what a pretraining's does, and scores.json, predictions/SPLIT.jsonl (each record
+with its answer) and, for classes, confusion_SPLIT.png of the validation and test records.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+import tlx
+from tlx.adapt.transfer import base_hash, transferred
+from tlx.base.config import to_dict
+from tlx.base.errors import ConfigError
+from tlx.base.files import cache_folder
+from tlx.cli import flags, outcome, training
+from tlx.data.once import made_once
+from tlx.data.records import read_records
+from tlx.evaluate.answers import Evaluation, evaluate_task, make_predictor
+from tlx.run import Run, RunConfig, open_split, parsed, parts_of, resolve, without_nones
+from tlx.tasks import TABLE as TASKS
+from tlx.text import Tokenizer, load_tokenizer
+from tlx.train.config import BaseConfig
+from tlx.train.state import State
+from tlx.train.step import merged
+
+
+class Base(NamedTuple):
+    """The model that is fine-tuned; its parameters on the host."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    params: Any
+    record: BaseConfig
+
+
+def main(argv: list[str]) -> int:
+    """`tlx finetune`: exit codes as `tlx train`."""
+    parser = training.parser("finetune", __doc__)
+    parser.add_argument(
+        "--from", dest="base", metavar="DIR", help="run, checkpoint or Hugging Face directory"
+    )
+    parser.add_argument("--scratch", action="store_true", help="take the model, not its parameters")
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="as tlx generate")
+    options = flags.parse(parser, argv)
+    name = options.config.objective.name
+    if name not in TASKS and ":" not in name:
+        raise ConfigError(f"objective.name = {name!r} is no task; tasks are {', '.join(TASKS)}")
+    if options.scratch and options.base is None:
+        raise ConfigError("--scratch takes the model of --from=DIR, which is missing")
+    training.begin()
+    base = None if options.base is None else load_base(options.base, options.allow)
+    config = completed(options.config.to_dict(), base, options.scratch)
+    params = None if base is None or options.scratch else base.params
+    verb = training.Verb(lambda run: _first(run, params), _evaluator, _final, _end)
+    training.carry_out(verb, config, options, base and base.tokenizer)
+    return 0
+
+
+def load_base(path: str, allow: Sequence[str] = ()) -> Base:
+    """Opens the model, its parameters on the host."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lm = tlx.load(path, allow=allow)
+    params = jax.device_get(lm.params)
+    return Base(lm.config, lm.tokenizer, params, BaseConfig(os.path.abspath(path), base_hash(params)))
+
+
+def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) -> RunConfig:
+    """The config with all that the base model and the training records say: model, tokenizer, the names of
+    the classes, the number of steps. Raises ConfigError or DataError."""
+    if base is not None:
+        tokenizer = _kept(base.tokenizer)
+        values |= {
+            "model": _joined(to_dict(base.config.model), without_nones(values["model"])),
+            "tokenizer": to_dict(base.config.tokenizer) | {"path": tokenizer},
+            "base": to_dict(BaseConfig() if scratch else base.record),
+        }
+    config = parsed(values)
+    config.data.records.validate()
+    records = read_records(config.data.records, "train", config.seed)
+    values["objective"] = to_dict(parts_of(config).complete(config.objective, records))
+    if config.data.records.epochs:
+        steps = config.data.records.epochs * len(records) / config.train.batch_size
+        values["train"] = to_dict(config.train) | {"steps": max(1, round(steps))}
+    return resolve(values)
+
+
+def _kept(tokenizer: Tokenizer) -> str:
+    """A folder with the tokenizer in the user's cache: the base may go away."""
+    folder = cache_folder() / "tokenizers" / tokenizer.hash[:32]
+    made_once(folder, tokenizer.save, load_tokenizer)
+    return str(folder)
+
+
+def _joined(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    joined = dict(values)
+    for key, value in changes.items():
+        joined[key] = _joined(joined[key], value) if isinstance(value, dict) and key in joined else value
+    return joined
+
+
+def _first(run: Run, params: Any) -> State:
+    state = run.init()
+    if params is None:
+        return state
+    name = run.config.objective.name
+    return state._replace(params=transferred(state.params, params, name, run.tokenizer.vocab))
+
+
+def _evaluator(run: Run) -> training.Evaluator:
+    """Loss and scores on the validation records, or on those of the first batches."""
+    predictor = _predictor(run)
+
+    def evaluator(state: State, num_batches: int | None) -> dict[str, float]:
+        figures = _evaluation(run, predictor, state, run.validation, num_batches).figures
+        return {name: value for name, value in figures.items() if "/" not in name}  # no single classes
+
+    return evaluator
+
+
+def _final(run: Run, evaluator: training.Evaluator, state: State) -> dict[str, Evaluation]:
+    """All validation records, and the test records where there are some."""
+    del evaluator
+    predictor, splits = _predictor(run), {"validation": run.validation}
+    if run.config.data.records.test:
+        splits["test"] = open_split(run.config, run.tokenizer, "test")
+    return {name: _evaluation(run, predictor, state, split) for name, split in splits.items()}
+
+
+def _predictor(run: Run) -> Any:
+    return make_predictor(run.module, NamedSharding(run.mesh, PartitionSpec()))
+
+
+def _evaluation(
+    run: Run, predictor: Any, state: State, split: Any, num_batches: int | None = None
+) -> Evaluation:
+    params = merged(state.params, state.frozen)
+    rest = (split, run.rows, run.place, num_batches)
+    return evaluate_task(predictor, params, parts_of(run.config), run.spec, *rest)
+
+
+def _end(
+    run: Run, desk: training.Desk, found: dict[str, Evaluation] | None, peak: float, words: Sequence[str]
+) -> None:
+    """Scores and predictions, written down and shown."""
+    del words
+    if found:
+        desk.journal.metrics(run.config.train.steps, found["validation"].figures, kind="final")
+        with desk.clock("summary"):
+            outcome.show(run, desk.workdir, found)
+    outcome.show_next(run, desk.workdir)

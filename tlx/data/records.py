@@ -1,0 +1,146 @@
+"""Batches of a task's examples from labelled records: batch k is a function of (seed, k) here too."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from tlx.base.config import to_dict
+from tlx.base.errors import DataError
+from tlx.base.files import cache_folder, sha256_json
+from tlx.data.batches import Batch, Batches
+from tlx.data.config import DataConfig
+from tlx.data.once import made_once
+from tlx.data.order import Permutation, epoch_permutation, hash64, row_generator
+from tlx.data.sources.source import held_out
+from tlx.tasks.protocol import Task, TaskSpec
+from tlx.tasks.readers import Record, RecordsConfig, read_files
+from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer
+
+Part = Literal["train", "validation", "test"]
+
+
+def read_records(config: RecordsConfig, part: Part, seed: int) -> list[Record]:
+    """The records of a part, in the files' order. DataError where there are none.
+
+    Of the training records `limit` are chosen by the seed. What is held out for validation depends on the
+    records' places alone.
+    """
+    config.validate()
+    own = getattr(config, part)
+    if part == "validation" and not own:
+        return _held_out(config, True)
+    if not own:
+        raise DataError(f"data.records.{part} is empty; give globs such as ('reviews/{part}*.jsonl',)")
+    if part != "train":
+        return read_files(own, config, f"data.records.{part}")
+    records = _held_out(config, False) if not config.validation else read_files(own, config, _TRAIN)
+    if not config.limit or config.limit >= len(records):
+        return records
+    order = Permutation(len(records), hash64("limit", seed))
+    return [records[index] for index in sorted(order(i) for i in range(config.limit))]
+
+
+_TRAIN = "data.records.train"
+
+
+def _held_out(config: RecordsConfig, wanted: bool) -> list[Record]:
+    records = read_files(config.train, config, _TRAIN)
+    places = (record.where.rsplit("/", 1)[-1] for record in records)
+    share = config.validation_fraction
+    kept = [record for record, place in zip(records, places, strict=True) if held_out(place, share) == wanted]
+    if not kept:
+        raise DataError(
+            f"{_TRAIN} has {len(records)} records, and a share of {share} held out for validation leaves "
+            f"{'none for it' if wanted else 'none to train on'}; give data.records.validation"
+        )
+    return kept
+
+
+def build_records(
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    task: Task,
+    spec: TaskSpec,
+    *,
+    batch_size: int,
+    seed: int,
+    part: Part = "train",
+) -> "RecordPipeline":
+    """Reads and tokenises a part's records. DataError naming the record that does not fit."""
+    records = read_records(data.records, part, seed)
+    items = task.prepare(records, tokenizer, spec)
+    return RecordPipeline(data, records, items, task, spec, batch_size, seed, part)
+
+
+def prepare_records_tokenizer(
+    config: TokenizerConfig, data: DataConfig, columns: Sequence[tuple[str, str]]
+) -> Tokenizer:
+    """The run's tokenizer; where one has to be trained, on the columns (name, the config's field) of all
+    training records, and only once."""
+    if config.path is not None or config.kind == "bytes":
+        return make_tokenizer(config, ())
+    records = read_records(dataclasses.replace(data.records, limit=0), "train", 0)
+    texts = [record.text(name, field) for record in records for name, field in columns]
+    key = sha256_json([to_dict(config), texts])
+    return made_once(
+        cache_folder() / "tokenizers" / key[:32],
+        lambda folder: make_tokenizer(config, texts).save(folder),
+        load_tokenizer,
+    )
+
+
+class RecordPipeline(Batches):
+    """Rows of items. An epoch of training takes each once, in a new order; `records` are what they are of."""
+
+    def __init__(
+        self,
+        data: DataConfig,
+        records: Sequence[Record],
+        items: Sequence[Any],
+        task: Task,
+        spec: TaskSpec,
+        batch_size: int,
+        seed: int,
+        part: str,
+    ):
+        self.batch_size, self.records, self.items = batch_size, records, items
+        self.num_windows = len(items)
+        self._example, self._blank, self._spec = task.example, task.blank(spec), spec
+        self._seed, self._part = seed, part
+        self._shuffle, self._workers = data.shuffle, data.workers
+        digest = hashlib.sha256()
+        self.num_tokens = 0
+        for array in _arrays(items):
+            digest.update(array.tobytes())
+            self.num_tokens += array.size
+        for record in records:
+            digest.update(repr(record.values).encode())
+        self.fingerprint = digest.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the records: data workers make examples of items alone."""
+        return self.__dict__ | {"records": ()}
+
+    def _row(self, k: int, b: int, in_order: bool = False) -> Batch:
+        row = k * self.batch_size + b
+        stream = f"{self._part} in order" if in_order else self._part
+        rng = row_generator(self._seed, stream, row)
+        if in_order and row >= self.num_windows:
+            example = self._example(rng, self._blank, self._spec)
+            return example | {"weights": np.zeros_like(example["weights"])}
+        epoch, index = divmod(row, self.num_windows)
+        if self._shuffle and not in_order:
+            index = epoch_permutation(self._seed, 0, epoch, self.num_windows)(index)
+        return self._example(rng, self.items[index], self._spec)
+
+
+def _arrays(values: Any) -> Iterator[np.ndarray]:
+    """All integer arrays inside nested tuples and lists: the ids of items."""
+    if isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.integer):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _arrays(value)

@@ -1,0 +1,13 @@
+"""Supervised tasks: one file each, by the name a config gives. Of objectives they differ in having labels,
+records in place of text, and metrics."""
+
+from tlx.base.lookup import Table
+
+TABLE = Table(
+    "objective",
+    {
+        "classification": "tlx.tasks.classification:TASK",
+        "pair_classification": "tlx.tasks.pair_classification:TASK",
+        "similarity": "tlx.tasks.similarity:TASK",
+    },
+)

@@ -1,0 +1,238 @@
+"""Which class, or which classes, a text belongs to: reviews, intents, topics.
+
+The hidden state that speaks for the row (rows.py) goes through a head to a softmax over the classes, or
+with `multi` to a sigmoid for each. A decoder may keep its language model loss beside it (Radford et al. 2018:
+half of it).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.base.errors import ConfigError
+from tlx.base.term import Term, Terms
+from tlx.metrics import classification as metrics
+from tlx.metrics.picture import draw_confusion
+from tlx.metrics.resampling import mean_of
+from tlx.nn.losses import cross_entropy
+from tlx.tasks.heads import Heads, at_place, hidden_states, language_model
+from tlx.tasks.labels import class_of, classes_of, names_of
+from tlx.tasks.protocol import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
+from tlx.tasks.readers import Record
+from tlx.tasks.rows import KINDS, row_of
+from tlx.text.tokenizer import Tokenizer
+
+_LISTED = 10  # classes up to which each one's F1 is among the figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """label: the column that has it. labels: names of the classes in order; (): those of the training
+    records, sorted. multi: any number of classes, a list or a text cut by `separator`. lm_scale: of the
+    language model's loss on the same row, for decoders."""
+
+    label: str = "label"
+    labels: tuple[str, ...] = ()
+    multi: bool = False
+    separator: str = ","
+    lm_scale: float = 0.0
+
+    def validate(self) -> None:
+        """Raises ConfigError naming the field, its value and what is legal."""
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
+            raise ConfigError(f"objective.labels = {self.labels} must be two or more, none of them twice")
+        if self.lm_scale < 0:
+            raise ConfigError(f"objective.lm_scale = {self.lm_scale} must not be negative")
+        if self.multi and not self.separator:
+            raise ConfigError("objective.separator is empty; it cuts a text into its labels")
+
+    @property
+    def cut(self) -> str | None:
+        """What separates labels; None where there is one."""
+        return self.separator if self.multi else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Classes):
+    """text: the column that has it."""
+
+    name: str = "classification"
+    text: str = "text"
+
+
+def texts(config: Classification) -> tuple[tuple[str, str], ...]:
+    """The one column."""
+    return ((config.text, "objective.text"),)
+
+
+def complete(config: Classes, records: Sequence[Record]) -> Classes:
+    """The config with the names of its classes."""
+    if config.labels:
+        return config
+    return dataclasses.replace(config, labels=names_of(records, config.label, config.cut))
+
+
+def items_of(
+    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, columns: Any, labelled: bool = True
+) -> list[Item]:
+    """An item for each record: its texts and its class, or the 0 and 1 of each class."""
+    encoded = encode_columns(records, columns, tokenizer)
+    found = [label_of(record, spec.config) if labelled else None for record in records]
+    return [Item(*pair, number) for number, pair in enumerate(zip(encoded, found, strict=True))]
+
+
+def label_of(record: Record, config: Classes) -> int | np.ndarray:
+    """The record's class, or the 0 and 1 of each class."""
+    if config.multi:
+        return classes_of(record, config.label, config.separator, config.labels)
+    return class_of(record, config.label, config.labels)
+
+
+def prepare(
+    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+) -> list[Item]:
+    """An item for each record."""
+    return items_of(records, tokenizer, spec, texts(spec.config), labelled)
+
+
+def blank(spec: TaskSpec, count: int = 1) -> Item:
+    """An item of empty texts."""
+    return Item((np.zeros(0, np.int32),) * count, None)
+
+
+def example(rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
+    """The row of the item's texts; label [] int32 or [C] float32; weights []."""
+    del rng
+    return row_of(item.texts, spec) | labelled_as(item.label, spec.config)
+
+
+def labelled_as(label: Any, config: Classes) -> dict[str, np.ndarray]:
+    """The arrays `label` and `weights`."""
+    none = np.zeros(max(len(config.labels), 2), np.float32) if config.multi else 0
+    value = none if label is None else label
+    dtype = np.float32 if config.multi else np.int32
+    return {"label": np.asarray(value, dtype), "weights": np.ones((), np.float32)}
+
+
+class ClassesModule(TaskModule):
+    """A model of any shape and a head over classes."""
+
+    def setup(self):
+        self.lm = language_model(self.model)
+        self.heads = Heads(self.model, self.config.name, max(len(self.config.labels), 2))
+
+    def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
+        """logits [B, C]."""
+        return self._logits(hidden_states(self.lm, batch, keys), batch, keys)
+
+    def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
+        """Terms "loss" and "accuracy"."""
+        return class_terms(outputs["logits"], batch, self.config.multi, self.loss.label_smoothing)
+
+    def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
+        """As the base; and "lm_loss" where it is asked for."""
+        if not self.config.lm_scale or self.model.kind != "decoder":
+            return super().__call__(batch, carry, keys)
+        hidden = hidden_states(self.lm, batch, keys)
+        terms = self.terms(self._logits(hidden, batch, keys), batch)
+        return terms | {"lm_loss": self._lm_loss(hidden, batch)}, None
+
+    def _logits(self, hidden: jax.Array, batch: Batch, keys: jax.Array | None) -> dict[str, jax.Array]:
+        return {"logits": self.heads(at_place(hidden, batch["place"]), keys)}
+
+    def _lm_loss(self, hidden_BTD: jax.Array, batch: Batch) -> Term:
+        real = (batch["segments"][:, 1:] > 0) * batch["weights"][:, None]
+        args = (hidden_BTD[:, :-1], self.lm.unembedding(), batch["tokens"][:, 1:], real, self.loss)
+        return cross_entropy(*args)["loss"]._replace(scale=self.config.lm_scale)
+
+
+def class_terms(logits_BC: jax.Array, batch: Batch, multi: bool, smoothing: float = 0.0) -> Terms:
+    """Cross-entropy of classes; of sets of classes the mean of the binary ones."""
+    label, weights = batch["label"], batch["weights"]
+    count = jnp.sum(weights)
+    if multi:
+        losses = jnp.mean(jax.nn.softplus(logits_BC) - label * logits_BC, axis=-1)
+        hits = jnp.all((logits_BC > 0) == (label > 0), axis=-1)
+    else:
+        log_p = jax.nn.log_softmax(logits_BC)
+        chosen = jnp.take_along_axis(log_p, label[:, None], axis=-1)[:, 0]
+        losses = -(1 - smoothing) * chosen - smoothing * jnp.mean(log_p, axis=-1)
+        hits = jnp.argmax(log_p, axis=-1) == label
+    return {
+        "loss": Term(jnp.sum(losses * weights), count, 1.0),
+        "accuracy": Term(jnp.sum(hits * weights), count),
+    }
+
+
+def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Answer]:
+    """{"label", "probability"}, or {"labels", "probabilities" of all classes}."""
+    del items
+    logits, names = outputs["logits"].astype(np.float64), spec.config.labels
+    if spec.config.multi:
+        rows = 1 / (1 + np.exp(-logits))
+        return [
+            {
+                "labels": [name for name, p in zip(names, row, strict=True) if p > 0.5],
+                "probabilities": {name: round(float(p), 4) for name, p in zip(names, row, strict=True)},
+            }
+            for row in rows
+        ]
+    rows = np.exp(logits - logits.max(axis=1, keepdims=True))
+    rows /= rows.sum(axis=1, keepdims=True)
+    best = rows.argmax(axis=1)
+    return [
+        {"label": names[index], "probability": round(float(row[index]), 4)}
+        for index, row in zip(best, rows, strict=True)
+    ]
+
+
+def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
+    """Accuracy and F1s, where classes are few also each one's; of single labels Matthews' correlation."""
+    predicted, true = labellings(answers, records, spec.config)
+    count, names = len(spec.config.labels), spec.config.labels
+    right = (predicted == true).reshape(len(true), -1).all(axis=1)
+    figures = {
+        "accuracy": metrics.accuracy(predicted, true),
+        "f1_macro": metrics.macro(predicted, true, count).f1,
+    }
+    if spec.config.multi:
+        figures["f1_micro"] = metrics.micro(predicted, true, count).f1  # of single labels the accuracy
+    else:
+        figures["matthews"] = metrics.matthews(predicted, true)
+    if count <= _LISTED:
+        each = metrics.per_class(predicted, true, count).f1
+        figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, each, strict=True)}
+    if not spec.config.multi:
+        return Scores(figures, "accuracy", mean_of(right))
+    return Scores(
+        figures, "f1_micro", lambda chosen: metrics.micro(predicted[chosen], true[chosen], count).f1
+    )
+
+
+def labellings(
+    answers: Sequence[Answer], records: Sequence[Record], config: Classes
+) -> tuple[np.ndarray, np.ndarray]:
+    """(predicted, true): int [N], or bool [N, C]."""
+    true = np.array([label_of(record, config) for record in records])
+    if config.multi:
+        chosen = [[name in answer["labels"] for name in config.labels] for answer in answers]
+        return np.array(chosen), true > 0
+    numbers = {name: number for number, name in enumerate(config.labels)}
+    return np.array([numbers[answer["label"]] for answer in answers]), true
+
+
+def draw(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec, path: Any) -> None:
+    """The confusion matrix; nothing for sets of labels."""
+    if not spec.config.multi:
+        predicted, true = labellings(answers, records, spec.config)
+        count = len(spec.config.labels)
+        draw_confusion(metrics.confusion(predicted, true, count), spec.config.labels, path)
+
+
+TASK = Task(
+    Classification, complete, texts, prepare, blank, example, ClassesModule, answers, score, KINDS, draw
+)

@@ -1,0 +1,6 @@
+"""Labelled records from files: jsonl, json, csv, tsv, parquet, CoNLL, SQuAD's json, plain lines."""
+
+from tlx.tasks.readers.files import read_files
+from tlx.tasks.readers.record import FORMATS, Record, RecordsConfig
+
+__all__ = ["FORMATS", "Record", "RecordsConfig", "read_files"]

@@ -1,0 +1,74 @@
+"""One text or two as a row of a model of each shape, and the place whose hidden state speaks for them.
+
+    encoder            cls A sep [B sep]            the first place (Devlin et al. 2019)
+    two_stream         A sep [B sep] cls            the last (Yang et al. 2019)
+    decoder            bos A [sep B] cls            the last (Radford et al. 2018: start, delimiter, extract)
+    encoder_decoder    A [sep B] eos; bos before it in the decoder: its last place (Lewis et al. 2020)
+
+Texts that are too long lose tokens from their ends, the longer of two first.
+"""
+
+import numpy as np
+
+from tlx.base.errors import ConfigError
+from tlx.tasks.protocol import TaskSpec
+
+KINDS = ("encoder", "decoder", "encoder_decoder", "two_stream")
+_FRAME = 4  # special ids of a row of two texts, at most
+
+
+def row_of(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarray]:
+    """The arrays of a row, [length] each, and `place` []. ConfigError where the row has no room for texts."""
+    if spec.length <= _FRAME:
+        raise ConfigError(f"data.sequence_length = {spec.length} must be more than {_FRAME} for a task")
+    vocab = spec.vocab
+    frame = {"encoder": 1 + len(texts), "two_stream": 1 + len(texts)}.get(spec.kind, len(texts) + 1)
+    parts = truncated(texts, spec.length - frame)
+    if spec.kind == "encoder":
+        pieces = [[vocab.cls]] + [piece for part in parts for piece in (part, [vocab.sep])]
+        types = np.repeat([0, *range(len(parts))], [1, *(len(part) + 1 for part in parts)])
+        return {**_row(pieces, spec), "types": _padded(types, spec.length), "place": _scalar(0)}
+    if spec.kind == "two_stream":
+        pieces = [piece for part in parts for piece in (part, [vocab.sep])] + [[vocab.cls]]
+        types = np.repeat([*range(len(parts)), 2], [*(len(part) + 1 for part in parts), 1])
+        return {**_row(pieces, spec), "types": _padded(types, spec.length), "place": _last(pieces)}
+    between = [piece for part in parts for piece in ([vocab.sep], part)][1:]
+    if spec.kind == "decoder":
+        pieces = [[vocab.bos], *between, [vocab.cls]]
+        return {**_row(pieces, spec), "place": _last(pieces)}
+    pieces = [*between, [vocab.eos]]
+    decoder = [[vocab.bos], *pieces]
+    return {**_row(pieces, spec, "encoder_"), **_row(decoder, spec, "decoder_"), "place": _last(decoder)}
+
+
+def truncated(texts: tuple[np.ndarray, ...], room: int) -> list[np.ndarray]:
+    """Texts of at most `room` tokens together: the longest (the last of equals) loses one after the other."""
+    sizes = [min(len(text), room) for text in texts]
+    while sum(sizes) > room:
+        longest = max(range(len(sizes)), key=lambda i: (sizes[i], i))
+        shorter = max((size for i, size in enumerate(sizes) if i != longest), default=0)
+        sizes[longest] -= max(1, min(sum(sizes) - room, sizes[longest] - shorter))
+    return [text[:size] for text, size in zip(texts, sizes, strict=True)]
+
+
+def _row(pieces: list, spec: TaskSpec, prefix: str = "") -> dict[str, np.ndarray]:
+    ids = np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
+    return {
+        prefix + "tokens": _padded(ids, spec.length, spec.vocab.pad),
+        prefix + "positions": _padded(np.arange(len(ids)), spec.length),
+        prefix + "segments": _padded(np.ones(len(ids)), spec.length),
+    }
+
+
+def _padded(values: np.ndarray, length: int, pad: int = 0) -> np.ndarray:
+    row = np.full(length, pad, np.int32)
+    row[: len(values)] = values
+    return row
+
+
+def _last(pieces: list) -> np.ndarray:
+    return _scalar(sum(map(len, pieces)) - 1)
+
+
+def _scalar(value: int) -> np.ndarray:
+    return np.array(value, np.int32)
