@@ -17,7 +17,7 @@ FLOORS = {
     5: ("data", "decode"),
     6: ("train", "evaluate"),
     7: ("run",),
-    8: ("api", "plan", "launch"),
+    8: ("api", "plan", "launch", "recipes"),
     9: ("scaling",),
     10: ("cli",),
 }

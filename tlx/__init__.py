@@ -7,7 +7,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_LAZY = {"load": "tlx.api:load", "LoadedModel": "tlx.api:LoadedModel"}
+_LAZY = {"load": "tlx.api.load:load", "LoadedModel": "tlx.api.loaded_model:LoadedModel"}
 
 __all__ = sorted(_LAZY)
 

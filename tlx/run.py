@@ -25,6 +25,7 @@ from tlx.data.prepare import prepare_tokenizer
 from tlx.data.records import Part, build_records, prepare_records_tokenizer
 from tlx.models import parametrization
 from tlx.models.config import ModelConfig
+from tlx.models.flops import matmul_flops
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Objective, Spec
@@ -40,8 +41,9 @@ from tlx.text.vocabulary import Vocabulary
 from tlx.text.window import made_up_window
 from tlx.train import carry as carries
 from tlx.train.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
-from tlx.train.state import State, boxed_params, init_state
+from tlx.train.state import State, begin, boxed_params, frozen_params, init_state
 from tlx.train.step import StepFn, make_step
+from tlx.train.teacher import read_frozen, with_teacher
 
 # What a run's config.objective may be: self-supervised, or a task with labels.
 PARTS = Table("objective", {**OBJECTIVES, **TASKS})
@@ -75,7 +77,12 @@ def base_config(objective: str = "clm") -> ConfigDict:
     parts: Objective | Task = PARTS.load(objective)
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
-    return ConfigDict(_tuples(values))
+    return config_dict(values)
+
+
+def config_dict(values: Any) -> ConfigDict:
+    """A ConfigDict of a dataclass or of nested mappings, with tuples where they have tuples or lists."""
+    return ConfigDict(_tuples(to_dict(values)))
 
 
 def finetune_config(task: str = "classification") -> ConfigDict:
@@ -125,7 +132,7 @@ def parsed(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     name = (values.get("objective") or {}).get("name")
     parts: Objective | Task = PARTS.load(str(name), allow=allow)
-    values["objective"] = from_dict(parts.config_class, values["objective"], "config.objective")
+    values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values)
 
@@ -150,9 +157,57 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
     make_optimizer(config.optimizer, make_schedule(config.optimizer, config.train.steps), boxed)
-    parallel.param_shardings(boxed, mesh, rules)
+    frozen = frozen_params(module)
+    parallel.param_shardings((boxed, frozen), mesh, rules)
+    jax.eval_shape(partial(begin, module), parallel.unbox(boxed), parallel.unbox(frozen))
     with parallel.use(mesh, rules):
         jax.eval_shape(lambda: trace_forward(module, batch))
+
+
+class Program(NamedTuple):
+    """What runs on the devices: the step, and what goes in and comes out, without an array anywhere."""
+
+    module: Any  # apply({"params": p}, batch, carry, keys) -> (terms, carry)
+    mesh: Mesh
+    rules: parallel.Rules
+    boxed: Any  # abstract parameters with their logical names
+    state: State  # abstract, with the sharding of each leaf
+    batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with the sharding of each array
+    init: Callable[[Any], State]  # of the frozen parameters: the state before the first step, without them
+    step: StepFn  # jitted; it takes the memory of the state it is given
+
+    def use(self) -> AbstractContextManager[None]:
+        """The context in which init and step are called, traced or lowered: the mesh and its rules."""
+        return parallel.use(self.mesh, self.rules)
+
+
+def program(config: RunConfig, spec: Spec | TaskSpec, mesh: Mesh) -> Program:
+    """The very step of a run on a mesh, whose devices may be of a machine that is not here."""
+    rules = parallel.rules(config.mesh)
+    module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
+    boxed = boxed_params(module, batch)
+    schedule = make_schedule(config.optimizer, config.train.steps)
+    rates = parametrization.rates(module.model, config.optimizer, boxed)
+    optimizer = make_optimizer(config.optimizer, schedule, boxed, rates)
+    init = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
+    frozen = frozen_params(module)
+    state = jax.eval_shape(init, parallel.unbox(frozen))
+    shardings = state_shardings(state, boxed, frozen, module, mesh, rules)
+    rows = parallel.batch_sharding(mesh, rules, batch)
+    whole = NamedSharding(mesh, PartitionSpec())
+    step = make_step(module, optimizer, schedule, config.train, frozen_paths(config.optimizer, boxed))
+    return Program(
+        module=module,
+        mesh=mesh,
+        rules=rules,
+        boxed=boxed,
+        state=jax.tree.map(_with_sharding, state._replace(frozen=parallel.unbox(frozen)), shardings),
+        batch=jax.tree.map(_with_sharding, batch, rows),
+        init=jax.jit(init, in_shardings=(shardings.frozen,), out_shardings=shardings._replace(frozen={})),
+        step=jax.jit(
+            step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0
+        ),
+    )
 
 
 class Run(NamedTuple):
@@ -161,14 +216,15 @@ class Run(NamedTuple):
     config: RunConfig
     tokenizer: Tokenizer
     spec: Spec | TaskSpec
-    module: Any  # apply({"params": p}, batch, carry, keys) -> (terms, carry)
+    module: Any
     train: Batches
     validation: Batches
     mesh: Mesh
     rules: parallel.Rules
-    state: State  # abstract, with the sharding of each leaf
+    state: State
     init: Callable[[], State]  # the state before the first step, never whole in one place
-    step: StepFn  # jitted; it takes the memory of the state it is given
+    frozen: Callable[[], Any]  # the part of the state that no checkpoint holds
+    step: StepFn
     rows: tuple[int, ...]  # of the global batch, those that this process makes
     place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # these rows onto the devices
 
@@ -186,32 +242,27 @@ def assemble(config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
     tokenizer = tokenizer or _made_tokenizer(config)
     spec = spec_of(config, tokenizer)
     splits = {split: open_split(config, tokenizer, split) for split in ("train", "validation")}
-    mesh, rules = parallel.make_mesh(config.mesh), parallel.rules(config.mesh)
-    module, batch = make_module(config, tokenizer.vocab), abstract_batch(config, spec)
-    boxed = boxed_params(module, batch)
-    schedule = make_schedule(config.optimizer, config.train.steps)
-    rates = parametrization.rates(module.model, config.optimizer, boxed)
-    optimizer = make_optimizer(config.optimizer, schedule, boxed, rates)
-    init = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
-    shardings = state_shardings(jax.eval_shape(init), boxed, module, mesh, rules)
-    rows = parallel.batch_sharding(mesh, rules, batch)
-    whole = NamedSharding(mesh, PartitionSpec())
-    fixed = frozen_paths(config.optimizer, boxed)
-    step = make_step(module, optimizer, schedule, config.train, fixed)
+    made = program(config, spec, parallel.make_mesh(config.mesh))
+    rows = {name: leaf.sharding for name, leaf in made.batch.items()}
+    frozen = partial(read_frozen, config.objective, made.state.frozen)
+
+    def init() -> State:
+        kept = frozen()
+        return made.init(kept)._replace(frozen=kept)
+
     return Run(
         config=config,
         tokenizer=tokenizer,
         spec=spec,
-        module=module,
+        module=made.module,
         train=splits["train"],
         validation=splits["validation"],
-        mesh=mesh,
-        rules=rules,
-        state=jax.tree.map(_with_sharding, jax.eval_shape(init), shardings),
-        init=jax.jit(init, out_shardings=shardings),
-        step=jax.jit(
-            step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0
-        ),
+        mesh=made.mesh,
+        rules=made.rules,
+        state=made.state,
+        init=init,
+        frozen=frozen,
+        step=made.step,
         rows=tuple(parallel.local_rows(next(iter(rows.values())), config.train.batch_size).tolist()),
         place=lambda local: parallel.to_global(local, rows),
     )
@@ -237,6 +288,7 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
             f"model.vocab_multiple = {model.vocab_multiple} gives {model.padded_vocab} rows, too few for the "
             f"{vocab.added} ids that were added to the tokenizer's {vocab.size - vocab.added}"
         )
+    model.validate()
     return parts_of(config).module(config.objective, model, config.loss)
 
 
@@ -268,7 +320,9 @@ def abstract_batch(config: RunConfig, spec: Spec | TaskSpec) -> dict[str, jax.Sh
     return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
 
 
-def state_shardings(state: State, boxed: Any, module: Any, mesh: Mesh, rules: parallel.Rules) -> State:
+def state_shardings(
+    state: State, boxed: Any, frozen: Any, module: Any, mesh: Mesh, rules: parallel.Rules
+) -> State:
     """NamedSharding of each leaf of the abstract state: as its parameter, its row of the batch, or whole."""
     params = parallel.param_shardings(boxed, mesh, rules)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -279,7 +333,7 @@ def state_shardings(state: State, boxed: Any, module: Any, mesh: Mesh, rules: pa
 
     return State(
         params=params,
-        frozen={},
+        frozen=parallel.param_shardings(frozen, mesh, rules),
         opt_state=opt_state_shardings(state.opt_state, state.params, params, mesh),
         carry=jax.tree.map(carried, state.carry, carries.batch_dims(module)),
         seed=whole,
@@ -293,13 +347,20 @@ def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.S
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def trace_forward(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
+def training_flops(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Of a step: matrix products forward and twice backward; what is frozen has no way back."""
+    all_forward = matmul_flops(lambda: trace_forward(module, batch))
+    if not frozen_params(module):
+        return 3 * all_forward
+    return 2 * matmul_flops(lambda: trace_forward(module, batch, frozen=False)) + all_forward
+
+
+def trace_forward(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct], frozen: bool = True) -> Any:
     """Loss terms of zeros: to be traced, for shapes or FLOPs, not to be computed."""
     zeros = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in batch.items()}
     rows = next(iter(batch.values())).shape[0]
-    params = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parallel.unbox(boxed_params(module, batch))
-    )
+    boxed = boxed_params(module, batch) | (frozen_params(module) if frozen else {})
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parallel.unbox(boxed))
     return module.apply({"params": params}, zeros, carries.initial_carry(module, rows), None)
 
 

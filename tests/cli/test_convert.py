@@ -1,13 +1,21 @@
 """`tlx convert`: a directory in, trained further or not, and a directory out."""
 
+import contextlib
 import json
+import os
+import pathlib
+import re
 import shutil
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 import tlx
 from tests.hub import folders
+from tests.make_golden_run import FOLDER, unpack
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.cli import main
@@ -114,3 +122,91 @@ def test_a_target_that_is_not_empty_is_refused(tmp_path, capsys):
     bert(tmp_path / "theirs")
     assert main(["convert", "import", str(tmp_path / "theirs"), str(tmp_path / "theirs")]) == 64
     assert "not empty" in capsys.readouterr().err
+
+
+def bart(folder):
+    size = folders.byte_pairs(folder).get_vocab_size()
+    config = resized(
+        TABLE.load("bart").base,
+        **{"vocab_size": size, "width": 16, "num_layers": 2, "attention__num_heads": 2},
+        feedforward__hidden=24,
+    )
+    folders.write(folder, "bart", config)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"decoder_start_token_id": 7}))
+    # Its own frame: <|end|> on both sides of a text.
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    end = {"SpecialToken": {"id": "<|end|>", "type_id": 0}}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [end, {"Sequence": {"id": "A", "type_id": 0}}, end],
+        "pair": [end, {"Sequence": {"id": "A", "type_id": 0}}, end, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def test_an_encoder_decoder_begins_and_frames_as_its_files_say(tmp_path):
+    theirs, run, back = tmp_path / "theirs", tmp_path / "run", tmp_path / "back"
+    bart(theirs)
+    assert main(["convert", "import", str(theirs), str(run)]) == 0
+    direct, imported = tlx.load(theirs), tlx.load(run)
+    for lm in (direct, imported):
+        assert lm.tokenizer.vocab.bos == 7 and lm.config.objective.name == "bart"
+        assert lm.tokenizer.frame == ([0], [0])
+    asked = {"max_tokens": 6, "num_beams": 3}
+    found = direct.generate(["the cat", "3 Katzen"], **asked)
+    assert imported.generate(["the cat", "3 Katzen"], **asked) == found
+    assert direct.generate("the cat", begin="mat", **asked) != found[0]
+    assert main(["convert", "export", str(run), str(back)]) == 0
+    assert json.loads((back / "config.json").read_text())["decoder_start_token_id"] == 7
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
+def test_an_import_holds_a_piece_at_a_time(tmp_path):
+    size = folders.byte_pairs(tmp_path / "theirs").get_vocab_size()
+    base = TABLE.load("gpt2").base
+    config = resized(base, vocab_size=size, width=1152, num_layers=16, feedforward__hidden=4608)
+    folders.write(tmp_path / "theirs", "gpt2", config)
+    size = (tmp_path / "theirs" / "model.safetensors").stat().st_size
+    assert size > 8e8
+    command = [sys.executable, "-m", "tlx", "convert", "import", str(tmp_path / "theirs")]
+    child = subprocess.Popen([*command, str(tmp_path / "run")], stderr=subprocess.DEVNULL)
+    peak = 0
+    while child.poll() is None:
+        with contextlib.suppress(OSError):
+            status = pathlib.Path(f"/proc/{child.pid}/status").read_text()
+            # What is not a mapped file: the kernel can take the rest back.
+            if found := re.search(r"RssAnon:\s+(\d+) kB", status):
+                peak = max(peak, 1024 * int(found[1]))
+        time.sleep(0.02)
+    assert child.returncode == 0
+    assert 5e7 < peak < size / 2
+
+
+def golden(tmp_path):
+    """A run of tlx's own, with its own vocabulary, that another class can compute."""
+    return unpack(FOLDER / "format_1" / "clm.tar.xz", tmp_path)
+
+
+def test_a_run_of_our_own_goes_out_with_its_tokenizer(tmp_path):
+    run, out = golden(tmp_path / "run"), tmp_path / "out"
+    assert main(["convert", "export", str(run), str(out)]) == 0
+    assert json.loads((out / "config.json").read_text())["intermediate_size"] == 32, (
+        "no size is left to guess"
+    )
+    ours, theirs = tlx.load(run), tlx.load(out)
+    text = "def main(args):\n    return 'ä고'\n"
+    tokens = ours.tokenizer.encode(text)
+    assert theirs.tokenizer.encode(text) == tokens
+    np.testing.assert_allclose(theirs.logits(tokens), ours.logits(tokens), atol=1e-5)
+    asked = {"max_tokens": 8, "temperature": 0.0}
+    assert theirs.generate("import ", **asked) == ours.generate("import ", **asked)
+
+
+def test_a_model_that_no_class_computes_is_told_why(tmp_path, capsys):
+    run = unpack(FOLDER / "format_1" / "span_corruption.tar.xz", tmp_path / "run")
+    assert main(["convert", "export", str(run), str(tmp_path / "out")]) == 64
+    assert "t5: model.attention.qkv_bias = True cannot be said" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())

@@ -16,6 +16,7 @@ from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, SourceConfig, TextConfig, TfdsConfig, WeightedSource
 from tlx.data.sources import open_source
+from tlx.data.sources.docstrings import DocstringSource
 from tlx.data.sources.python import EXCLUDED, PythonSource
 from tlx.data.tokenize import documents
 
@@ -93,7 +94,7 @@ def test_plain_text(tmp_path, ending):
     pattern = str(tmp_path / "**" / f"*{ending}")
     assert _texts(_text(**_same(pattern))) == ["zero\n", "one\r\ntwo\n\n한국어"]
     lines = _text(**_same(pattern, lines=True))
-    assert list(documents(lines)) == [
+    assert [document[:2] for document in documents(lines)] == [
         (f"{tmp_path}/a{ending}:1", "zero"),
         (f"{tmp_path}/sub/b{ending}:1", "one\r"),
         (f"{tmp_path}/sub/b{ending}:2", "two"),
@@ -106,7 +107,10 @@ def test_jsonl(tmp_path, ending):
     path = tmp_path / f"a.jsonl{ending}"
     _write(path, '{"body": "one\\ntwo", "id": 1}\n\n{"body": " "}\n{"body": "한"}\n')
     source = _text(**_same(str(path), column="body"))
-    assert list(documents(source)) == [(f"{path}:1", "one\ntwo"), (f"{path}:4", "한")]
+    assert [document[:2] for document in documents(source)] == [
+        (f"{path}:1", "one\ntwo"),
+        (f"{path}:4", "한"),
+    ]
 
 
 def test_parquet(tmp_path):
@@ -188,6 +192,42 @@ def test_half_a_surrogate_pair_is_named(tmp_path, monkeypatch):
     tokenizer = prepare_tokenizer(TokenizerConfig(kind="bytes"), data)
     with pytest.raises(DataError, match="a.jsonl:2 holds half a surrogate pair"):
         open_caches(data, tokenizer, "train")
+
+
+def test_docstrings_are_pairs_of_code_and_what_it_says_of_itself(tmp_path):
+    code = """
+    def plain(x):
+        "Says what it does."
+        return x
+
+    def silent(x):
+        return x
+
+    class Thing:
+        async def method(self):
+            '''Two lines.
+
+            With a gap.'''
+            # kept
+            return await self
+
+        def only_says(self):
+            "And does nothing."
+    """
+    for name in "abcdefgh":
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(code))
+    source = DocstringSource(SourceConfig(), "train", tmp_path)
+    assert source.parallel and source.parts
+    texts = [document.text for document in source.read(source.parts[0])]
+    assert texts == [
+        "def plain(x):\n    return x",
+        "Says what it does.",
+        "    async def method(self):\n        # kept\n        return await self",
+        "Two lines.\n\nWith a gap.",
+    ]
+    (tmp_path / source.parts[0]).write_text("def broken(:")
+    with pytest.raises(DataError, match="cannot parse"):
+        list(source.read(source.parts[0]))
 
 
 # ------------------------------------------------------------------------------------------------ tfds

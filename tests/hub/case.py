@@ -112,15 +112,20 @@ def write_folder(folder: Any, shapes: Mapping[str, Any], kept: Mapping[str, np.n
     safetensors.write(folder, tensors)
 
 
-def run(checkpoint: Any, made: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The outputs of an opened checkpoint, compiled as one function with its layers not unrolled."""
+def network_and_inputs(checkpoint: Any, made: Mapping[str, np.ndarray]) -> tuple[Network, Any, Any]:
+    """(the module with its layers not unrolled, its batch, its memory) of an opened checkpoint."""
     memory = None
     if "memory" in made:
         memory = Memory(made["memory"], np.ones((NUM_ROWS, MEMORY), np.int32))
     config = resized(checkpoint.config, execution=ExecutionConfig(unroll=1, attention="xla"))
-    module = Network(config, checkpoint.heads)
+    return Network(config, checkpoint.heads), ours(made), memory
+
+
+def run(checkpoint: Any, made: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs of an opened checkpoint, compiled as one function."""
+    module, *given = network_and_inputs(checkpoint, made)
     apply = jax.jit(lambda params, *inputs: module.apply({"params": params}, *inputs))
-    found = apply(checkpoint.read(), ours(made), memory)
+    found = apply(checkpoint.read(), *given)
     return {name: np.asarray(value) for name, value in found.items()}
 
 

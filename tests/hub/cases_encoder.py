@@ -23,6 +23,21 @@ DEBERTA_V2 = DEBERTA | {
     "share_att_key": True,
     "norm_rel_ebd": "layer_norm",
 }
+MODERN = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 30,
+    "norm_eps": 1e-4,
+    "local_attention": 4,
+    "pad_token_id": 0,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+    },
+}
 XLM = {
     "vocab_size": 61,
     "emb_dim": 24,
@@ -89,6 +104,30 @@ CASES = {
         "DebertaV2Config",
         DEBERTA_V2 | {"conv_kernel_size": 3, "conv_act": "gelu", "norm_rel_ebd": "none"},
         MASKED,
+    ),
+    "modernbert": Case("ModernBertForMaskedLM", "ModernBertConfig", MODERN, MASKED),
+    "modernbert-biases": Case(
+        "ModernBertForMaskedLM",
+        "ModernBertConfig",
+        MODERN
+        | {
+            "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"],
+            "norm_bias": True,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "classifier_bias": True,
+            "hidden_activation": "relu",
+            "classifier_activation": "silu",
+            "local_attention": 7,
+        },
+        MASKED,
+        padding="left",
+    ),
+    "modernbert-model": Case(
+        "ModernBertModel",
+        "ModernBertConfig",
+        MODERN | {"num_hidden_layers": 4, "layer_types": ["sliding_attention"] * 4},
+        {"hidden": "last_hidden_state"},
     ),
     "distilbert": Case(
         "DistilBertForMaskedLM",

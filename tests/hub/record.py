@@ -15,7 +15,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.hub import judge  # noqa: E402
+from tests.hub import generation, judge  # noqa: E402
 from tests.hub.case import draw, inputs  # noqa: E402
 from tests.hub.cases import CASES  # noqa: E402
 from tlx.hub import safetensors  # noqa: E402
@@ -44,6 +44,12 @@ def record(name: str) -> None:
     FOLDER.mkdir(exist_ok=True)
     np.savez_compressed(FOLDER / f"{name}.npz", meta=np.array(meta), **arrays, **kept)
     print(name, sum(map(np.size, kept.values())), "scalars kept")
+    if name in generation.NAMES:
+        made = generation.prompts(case, model.config.pad_token_id or 0)
+        tokens = judge.generate(case, model, made)
+        small = {f"inputs/{key}": value.astype(np.int16) for key, value in made.items()}
+        small |= {f"outputs/{key}": value.astype(np.int16) for key, value in tokens.items()}
+        np.savez_compressed(FOLDER / f"{name}.generation.npz", **small)
 
 
 if __name__ == "__main__":

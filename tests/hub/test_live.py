@@ -2,10 +2,18 @@
 
 import importlib.util
 
+import jax
+import numpy as np
+import optax
 import pytest
 
-from tests.hub.case import TOLERANCE, difference, inputs, run, visible
+import tlx
+from tests.hub import generation
+from tests.hub.case import TOLERANCE, difference, inputs, network_and_inputs, run, visible
 from tests.hub.cases import CASES
+from tests.make_golden_run import FOLDER, unpack
+from tlx.base import tree
+from tlx.cli import main
 from tlx.hub.folder import open_folder, save_folder
 
 if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
@@ -39,3 +47,98 @@ def test_logits_and_round_trip(name, tmp_path):
         assert torch.equal(after[key], value), key
     for output, values in judge.run(case, judge.settled(case, again.eval()), made).items():
         assert difference(values, wanted[output], visible(output, made)) < TOLERANCE / 10, output
+
+
+@pytest.mark.parametrize("name", generation.NAMES)
+def test_generation(name, tmp_path):
+    from tests.hub import judge
+
+    case = CASES[name]
+    model = judge.make(case)
+    made = generation.prompts(case, model.config.pad_token_id or 0)
+    wanted = judge.generate(case, model, made)
+    model.save_pretrained(tmp_path)
+    eos = int(wanted.pop("eos"))
+    found = generation.ours(open_folder(tmp_path, ignore=case.ignore), made, eos)
+    assert found == {way: generation.cut(rows, eos) for way, rows in wanted.items()}
+
+
+def labels_of(case, made):
+    """(the class's labels, our {output: (labels, weights)}) of one model of each shape."""
+    rng = np.random.default_rng(3)
+    shape = made["target_positions" if case.inputs == "two_stream" else "tokens"].shape
+    tokens = rng.integers(5, 61, shape)
+    if case.inputs == "two_stream":
+        return {"labels": tokens}, {"logits": (tokens, np.ones(shape))}
+    seen = made["mask"] * (rng.random(shape) < 0.6)
+    theirs = {"labels": np.where(seen > 0, tokens, -100)}
+    if case.inputs == "decoder":  # the class moves them by one itself
+        return theirs, {
+            "logits": (
+                np.roll(tokens, -1, axis=1),
+                np.roll(seen, -1, axis=1) * (np.arange(shape[1]) < shape[1] - 1),
+            )
+        }
+    if case.inputs == "encoder":
+        pairs = rng.integers(0, 2, len(tokens))
+        return theirs | {"next_sentence_label": pairs}, {
+            "mlm": (tokens, seen),
+            "nsp": (pairs, np.ones(len(pairs))),
+        }
+    return theirs, {"logits": (tokens, seen)}
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "bart", "xlnet"])
+def test_loss_and_gradients(name, tmp_path):
+    from tests.hub import judge
+
+    case = CASES[name]
+    model = judge.make(case)
+    made = inputs(case, model.config.vocab_size, model.config.pad_token_id or 0)
+    theirs, wanted_by = labels_of(case, made)
+    model.save_pretrained(tmp_path / "theirs")
+    wanted_loss = judge.loss_and_gradients(case, model, made, theirs, tmp_path / "gradients")
+    wanted = tree.flatten(open_folder(tmp_path / "gradients", ignore=case.ignore).read())
+    checkpoint = open_folder(tmp_path / "theirs", ignore=case.ignore)
+    module, *given = network_and_inputs(checkpoint, made)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        outputs = module.apply({"params": params}, *given)
+        total = 0.0
+        for output, (labels, weights) in wanted_by.items():
+            losses = optax.softmax_cross_entropy_with_integer_labels(outputs[output], labels)
+            total += (losses * weights).sum() / weights.sum()
+        return total
+
+    found_loss, gradients = loss(checkpoint.read())
+    np.testing.assert_allclose(found_loss, wanted_loss, rtol=1e-3)
+    found = tree.flatten(gradients)
+    assert set(found) == set(wanted)
+    scale = max(np.abs(value).max() for value in wanted.values())
+    if name == "bart":  # there the output's bias is no parameter
+        assert not wanted.pop("model/output/bias").any()
+    for path, value in wanted.items():
+        floor = max(np.abs(value).max(), 1e-4 * scale)
+        assert np.abs(found[path] - value).max() <= 1e-3 * floor, path
+
+
+def test_a_run_of_our_own_is_theirs_with_its_vocabulary(tmp_path):
+    import torch
+    import transformers
+
+    run = unpack(FOLDER / "format_1" / "clm.tar.xz", tmp_path / "run")
+    assert main(["convert", "export", str(run), str(tmp_path / "out")]) == 0
+    lm = tlx.load(run)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    text = "def main(args):\n    return 'ä고▁'\n"
+    ids = tokenizer(text)["input_ids"]
+    assert ids == [lm.tokenizer.vocab.bos, *lm.tokenizer.encode(text)]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    with torch.no_grad():
+        wanted = model(torch.tensor([ids])).logits[0].numpy()
+    found = lm.logits(ids)[0]
+    vocab = lm.tokenizer.vocab
+    assert np.abs(found[:, : vocab.size] - wanted[:, : vocab.size]).max() < TOLERANCE * np.abs(wanted).max()

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from tests.hub import generation
 from tests.hub.case import TOLERANCE, difference, run, visible, write_folder
 from tests.hub.cases import CASES
 from tlx.base import tree
@@ -15,28 +16,46 @@ from tlx.hub.safetensors import Tensors
 FOLDER = pathlib.Path(__file__).parent / "recorded"
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_recorded_outputs_and_round_trip(name, tmp_path):
-    case = CASES[name]
-    stored = dict(np.load(FOLDER / f"{name}.npz"))
-    meta = json.loads(str(stored["meta"]))
-    part = {
+def parts(stored):
+    """{"inputs": {name: array}, "outputs": ..., "kept": ...}"""
+    return {
         kind: {key.split("/", 1)[1]: value for key, value in stored.items() if key.startswith(f"{kind}/")}
         for kind in ("inputs", "outputs", "kept")
     }
+
+
+def make(name, folder):
+    """The directory of a recorded case; (its checkpoint, its config.json, its parts)."""
+    stored = dict(np.load(FOLDER / f"{name}.npz"))
+    meta, part = json.loads(str(stored["meta"])), parts(stored)
+    write_folder(folder, meta["shapes"], part["kept"])
+    (folder / "config.json").write_text(json.dumps(meta["config"]))
+    return open_folder(folder, ignore=CASES[name].ignore), meta["config"], part
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_recorded_outputs_and_round_trip(name, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    write_folder(first, meta["shapes"], part["kept"])
-    (first / "config.json").write_text(json.dumps(meta["config"]))
-    checkpoint = open_folder(first, ignore=case.ignore)
+    checkpoint, config, part = make(name, first)
     found = run(checkpoint, part["inputs"])
     for output, wanted in part["outputs"].items():
         assert difference(found[output], wanted, visible(output, part["inputs"])) < TOLERANCE, output
     params = checkpoint.read()
     written = save_folder(second, checkpoint.family, checkpoint.config, params)
-    assert written == meta["config"]["architectures"][0]
+    assert written == config["architectures"][0]
     before, after = Tensors(first), Tensors(second)
     for key in after:
         np.testing.assert_array_equal(after[key], before[key])
     again = tree.flatten(open_folder(second).read())
     for path, value in tree.flatten(params).items():
         np.testing.assert_array_equal(again[path], value)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox", "mistral", "t5", "bart", "marian"])
+def test_recorded_generation(name, tmp_path):
+    part = parts(dict(np.load(FOLDER / f"{name}.generation.npz")))
+    eos = int(part["outputs"].pop("eos"))
+    found = generation.ours(make(name, tmp_path)[0], part["inputs"], eos)
+    assert found == {way: generation.cut(rows, eos) for way, rows in part["outputs"].items()}
+    lengths = {len(row) for rows in found.values() for row in rows}
+    assert len(lengths) > 1, "some rows end before others"

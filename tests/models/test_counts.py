@@ -89,6 +89,8 @@ def tiny(base):
     }
     changes |= {"embedding.factor": 16 if base.embedding.factor else 0, "position.max_length": 64}
     changes |= {"feedforward.num_experts": min(4, base.feedforward.num_experts)}
+    if base.embedding.cutoffs:
+        changes |= {"embedding.cutoffs": (20, 50), "embedding.divisor": 2}
     changes |= {"execution": ExecutionConfig(unroll=1)}
     return replaced(base, changes)
 

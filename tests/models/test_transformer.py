@@ -11,6 +11,7 @@ from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.models.config import AttentionConfig, ExecutionConfig, HeadConfig, ModelConfig, PositionConfig
 from tlx.models.transformer import Transformer
+from tlx.nn.config import NormConfig
 from tlx.parallel import logical_names, unbox
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "bucketed", "relative")
@@ -216,6 +217,7 @@ def test_every_parameter_names_its_dims():
         ({"attention": AttentionConfig(num_heads=5)}, "num_heads = 5 does not divide model.width = 32"),
         ({"attention": AttentionConfig(num_heads=4, num_kv_heads=3)}, "choose one of 1, 2, 4"),
         ({"kind": "two_stream"}, "needs 'relative'"),
+        ({"norm": NormConfig(first=False)}, "only an encoder with residual = 'pre'"),
         ({"execution": ExecutionConfig(remat="dotz")}, "none, full, dots"),
     ],
 )

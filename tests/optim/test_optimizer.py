@@ -55,7 +55,10 @@ def is_matrix(params):
     return tree.map_with_path(kind, params)
 
 
-@pytest.mark.parametrize("name, rtol", [("adamw", 0), ("lion", 0), ("adafactor", 1e-5), ("muon", 1e-5)])
+@pytest.mark.parametrize(
+    "name, rtol",
+    [("adamw", 0), ("lion", 0), ("adagrad", 0), ("adafactor", 1e-5), ("muon", 1e-5), ("lamb", 1e-5)],
+)
 def test_stacked_layers_are_updated_as_layers_apart(name, rtol):
     """Bit for bit where each number is on its own; else XLA sums in an order that depends on the shape."""
     params, config = trees.values(trees.abstract(), seed=0), config_of(name)
@@ -71,6 +74,15 @@ def reference(name, params):
         return optax.adamw(rate, 0.9, 0.95, weight_decay=0.1, mask=is_matrix)
     if name == "lion":
         return optax.lion(rate, 0.9, 0.95, weight_decay=0.1, mask=is_matrix)
+    if name == "adagrad":
+        decay = optax.add_decayed_weights(0.1, mask=is_matrix)
+        return optax.chain(optax.scale_by_rss(0.1, 1e-8), decay, optax.scale_by_learning_rate(rate))
+    if name == "lamb":  # optax's own adapts vectors too
+        decay = optax.add_decayed_weights(0.1, mask=is_matrix)
+        trust = optax.masked(optax.scale_by_trust_ratio(), is_matrix)
+        return optax.chain(
+            optax.scale_by_adam(0.9, 0.95, 1e-8), decay, trust, optax.scale_by_learning_rate(rate)
+        )
     leaves = describe(trees.abstract(stacked=False))
     dims = {path: leaf.hidden_sides for path, leaf in leaves.items()}
 
@@ -92,7 +104,7 @@ def reference(name, params):
     return optax.partition({"muon": decayed, "adam": adam}, labels)
 
 
-@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "lion", "adagrad", "lamb", "muon"])
 def test_equal_to_optax_on_layers_apart(name):
     params = trees.values(trees.abstract(), seed=0)
     ours = updates_of(make_optimizer(config_of(name), rate, trees.abstract()), params)
@@ -172,6 +184,21 @@ def test_rules_give_layers_rates_and_decay_of_their_own():
     updates = first_update(optimizer, params, grads)
     norms = updates["model/blocks/norm/scale"][:, 0]
     np.testing.assert_allclose(norms, [-0.25, -0.25, -1, -0.5], rtol=1e-5)
+
+
+def test_a_part_that_the_first_layer_lacks_is_that_of_the_last_layers():
+    """ModernBERT's attention norm: [layers - 1, ...], and blocks[1] is its first row."""
+    boxed = trees.abstract()
+    norm = boxed["model"]["blocks"]["norm"]
+    short = jax.ShapeDtypeStruct((trees.LAYERS - 1, 16), jnp.float32)
+    boxed["model"]["blocks"]["norm"] = {"scale": norm["scale"].replace_boxed(short)}
+    optimizer = make_optimizer(config_of("adamw", freeze=("blocks[:2]/",)), lambda count: 1.0, boxed)
+    params = trees.values(boxed, 0)
+    updates = first_update(optimizer, params, jax.tree.map(jnp.ones_like, params))
+    assert np.any(updates["model/blocks/norm/scale"], axis=1).tolist() == [False, True, True]
+    assert (
+        np.any(updates["model/blocks/attention/query/bias"], axis=(1, 2)).tolist() == [False] * 2 + [True] * 2
+    )
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "muon"])

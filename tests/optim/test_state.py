@@ -14,6 +14,8 @@ from tlx.parallel import PRESETS, MeshConfig, make_mesh, param_shardings, unbox
 CONFIGS = {
     "adamw": OptimizerConfig(),
     "adafactor": OptimizerConfig(name="adafactor"),
+    "adagrad": OptimizerConfig(name="adagrad"),
+    "lamb": OptimizerConfig(name="lamb"),
     "lion": OptimizerConfig(name="lion"),
     "muon": OptimizerConfig(name="muon", muon=MuonConfig(steps=2)),
     "groups": OptimizerConfig(

@@ -13,10 +13,12 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import tempfile
 
 import numpy as np
 
 import tlx
+from tlx.api.load import open_foreign
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, StorageError
@@ -24,6 +26,7 @@ from tlx.checkpoint import Checkpoints
 from tlx.cli import flags
 from tlx.hub import folder as hub
 from tlx.hub import verify
+from tlx.hub.spill import spill
 from tlx.models.families import TABLE
 from tlx.train import directory
 
@@ -51,26 +54,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _import(options: argparse.Namespace) -> int:
+    """Tensor by tensor: only a piece of one is in memory at a time."""
     _refuse_full(options.target)
-    checkpoint = hub.open_folder(options.source, options.ignore, options.dtype or "float32")
-    lm = tlx.load(options.source, dtype=options.dtype, ignore=options.ignore)
+    foreign = open_foreign(pathlib.Path(options.source).absolute(), options.dtype, options.ignore)
+    checkpoint, tokenizer = foreign.checkpoint, foreign.tokenizer
     target = _folder(options.target)
-    lm.tokenizer.save(target / "tokenizer")
+    tokenizer.save(target / "tokenizer")
     path = str((target / "tokenizer").absolute())
-    config = dataclasses.replace(lm.config, tokenizer=dataclasses.replace(lm.config.tokenizer, path=path))
+    placed = dataclasses.replace(foreign.config.tokenizer, path=path)
+    config = dataclasses.replace(foreign.config, tokenizer=placed)
     source = {"imported_from": str(checkpoint.folder), "family": checkpoint.family.name}
-    directory.write_run(
-        target, to_dict(config), lm.tokenizer.hash, source, {"data": 1}, checkpoint.num_params
-    )
-    with Checkpoints(target / "checkpoints", config.checkpoint) as checkpoints:
+    with (
+        tempfile.TemporaryDirectory(prefix=".import-", dir=target) as pieces,
+        Checkpoints(target / "checkpoints", config.checkpoint) as checkpoints,
+    ):
         checkpoints.prepare()
-        checkpoints.save(0, {"params": lm.params})
-        checkpoints.wait()
-    dtypes = sorted({str(leaf.dtype) for leaf in tree.flatten(lm.params).values()})
+        params = spill(checkpoint.params, pathlib.Path(pieces), progress=True)
+        checkpoints.save(0, {"params": tree.unflatten(params)})
+        if not checkpoints.wait():
+            raise StorageError(f"{target}: the checkpoint could not be written; see above")
+    directory.write_run(target, to_dict(config), tokenizer.hash, source, {"data": 1}, checkpoint.num_params)
+    dtypes = sorted({str(leaf.dtype) for leaf in checkpoint.params.values()})
     print(f"{options.source}: {checkpoint.family.name}, {checkpoint.num_params:,} parameters")
     print(f"{target}: {', '.join(dtypes)}, heads: {', '.join(checkpoint.heads) or 'none'}")
     if options.verify:
-        for name, largest, scale in verify.compare(checkpoint, lm.params):
+        for name, largest, scale in verify.compare(checkpoint, checkpoint.read()):
             print(f"{name}: largest difference {largest:.2e} of {scale:.3g}")
     return 0
 
@@ -83,16 +91,33 @@ def _export(options: argparse.Namespace) -> int:
     if family not in TABLE:
         TABLE.load(family)  # says which there are
     target = _folder(options.target)
-    special = {f"{role}_token_id": getattr(lm.tokenizer.vocab, role) for role in ("pad", "bos", "eos")}
+    special = _special_ids(lm)
     dtype = None if options.dtype is None else np.dtype(options.dtype)
     name = hub.save_folder(target, family, config, lm.params, special=special, dtype=dtype)
-    if hasattr(lm.tokenizer, "export"):
-        lm.tokenizer.export(target)
-        print(f"{target}: {name} of the family {family}, with its tokenizer")
-    else:
-        lm.tokenizer.save(target / "tlx_tokenizer")
-        print(f"{target}: {name} of the family {family}; its tokenizer is tlx's own, in tlx_tokenizer/")
+    lm.tokenizer.export(target, _frame(lm))
+    print(f"{target}: {name} of the family {family}, with its tokenizer")
     return 0
+
+
+def _frame(lm: tlx.LoadedModel) -> tuple[list[int], list[int]]:
+    """What a text stands between, as the model was trained."""
+    vocab = lm.tokenizer.vocab
+    frames = {
+        "encoder": ([vocab.cls], [vocab.sep]),
+        "decoder": ([vocab.bos], []),
+        "encoder_decoder": ([], [vocab.eos]),
+        "two_stream": ([vocab.eos], []),
+    }
+    return frames[lm.kind]
+
+
+def _special_ids(lm: tlx.LoadedModel) -> dict[str, int]:
+    """What config.json says of them. An encoder-decoder begins with what tlx calls its bos."""
+    vocab = lm.tokenizer.vocab
+    ids = {"pad_token_id": vocab.pad, "eos_token_id": vocab.eos}
+    begin = "decoder_start_token_id" if lm.kind == "encoder_decoder" else "bos_token_id"
+    ids = ids | {begin: vocab.bos}
+    return {key: index for key, index in ids.items() if index < vocab.size - vocab.added}
 
 
 def _refuse_full(path: str) -> None:

@@ -2,6 +2,7 @@
 
     tlx generate runs/quickstart --prompt='def main('
     tlx generate runs/quickstart --prompt='import' --prompt='class' --max_tokens=40 --temperature=0
+    tlx generate runs/quickstart --prompt='for i in ' --num_beams=4
     tlx generate runs/quickstart-mlm --prompt='for i in [MASK](10):'
     tlx generate runs/quickstart-span_corruption --prompt='for i in <extra_id_0>(10):'
 
@@ -29,7 +30,15 @@ def main(argv: list[str]) -> int:
         return 0
     asked = [prompt for prompt in prompts for _ in range(options.samples)]
     texts = lm.generate(
-        asked, options.max_tokens, options.temperature, options.top_k, options.top_p, options.seed
+        asked,
+        options.max_tokens,
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.seed,
+        options.num_beams,
+        options.length_penalty,
+        options.begin,
     )
     for prompt, text in zip(asked, texts, strict=True):
         if len(asked) > 1:
@@ -48,6 +57,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top_k", "--top-k", type=int, default=0, help="draw from the k likeliest; 0: all")
     parser.add_argument(
         "--top_p", "--top-p", type=float, default=1.0, help="draw from the fewest tokens of this probability"
+    )
+    parser.add_argument(
+        "--num_beams", "--num-beams", type=int, default=0, help="search for the likeliest instead of drawing"
+    )
+    parser.add_argument(
+        "--length_penalty", "--length-penalty", type=float, default=1.0, help="of beams; more: longer (1.0)"
+    )
+    parser.add_argument(
+        "--begin", default="", metavar="TEXT", help="what an encoder-decoder's answer begins with"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--samples", type=int, default=1, help="continuations of each prompt (1)")

@@ -22,9 +22,8 @@ from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
 from tlx.cli import flags
 from tlx.launch.preflight import check_room, preflight
-from tlx.models.flops import matmul_flops
 from tlx.nn.kernels.choice import choose
-from tlx.run import Run, RunConfig, abstract_batch, assemble, check_devices, parsed, trace_forward
+from tlx.run import Run, RunConfig, abstract_batch, assemble, check_devices, parsed, training_flops
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.train import directory, hooks
 from tlx.train.agreement import Agreement, Batches
@@ -214,7 +213,7 @@ def _assemble(
 def _first_state(verb: Verb, run: Run, checkpoints: Checkpoints) -> State:
     """The newest sound checkpoint's state, or the one before the first step where there never was one."""
     loaded = checkpoints.restore(hooks.saved_part(run.state))
-    return verb.first(run) if loaded is None else State(**loaded.tree, frozen={})
+    return verb.first(run) if loaded is None else State(**loaded.tree, frozen=run.frozen())
 
 
 def _record(run: Run, workdir: pathlib.Path) -> None:
@@ -239,7 +238,7 @@ def _introduce(run: Run, desk: Desk, step: int, started: Any, allow: Sequence[st
     config, say = run.config, desk.progress.say
     batch = abstract_batch(config, run.spec)
     tokens = sum(leaf.size for name, leaf in batch.items() if name.endswith("tokens"))
-    flops = 3 * matmul_flops(lambda: trace_forward(run.module, batch))
+    flops = training_flops(run.module, batch)
     peak = matmul_peak()
     mesh = {axis: size for axis, size in run.mesh.shape.items() if size > 1}
     device = jax.devices()[0]

@@ -9,7 +9,7 @@ from tlx.base.errors import DataError
 from tlx.base.files import read_json
 
 FORMAT = 1
-META, TOKENS, OFFSETS = "meta.json", "tokens.bin", "offsets.bin"
+META, TOKENS, OFFSETS, REPLIES = "meta.json", "tokens.bin", "offsets.bin", "replies.bin"
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -21,7 +21,8 @@ class TokenCache:
     """Read-only view of a token cache. Pickles as its path: data workers map the same pages.
 
     `tokens` [N] uint16 or uint32; `offsets` [D + 1] int64, document d is tokens[offsets[d]:offsets[d+1]],
-    eos included where the cache was made with it. No document is empty.
+    eos included where the cache was made with it. No document is empty. `replies` [R] int64 are the places
+    where the turns of conversations begin, but the first of each.
     """
 
     def __init__(self, folder: str | pathlib.Path):
@@ -31,6 +32,9 @@ class TokenCache:
         dtype = token_dtype(self.meta["vocab_size"])
         self.tokens = _map(self.folder / TOKENS, dtype, self.num_tokens)
         self.offsets = _map(self.folder / OFFSETS, np.dtype(np.int64), self.num_documents + 1)
+        self.replies = np.zeros(0, np.int64)
+        if count := self.meta.get("num_replies", 0):
+            self.replies = _map(self.folder / REPLIES, np.dtype(np.int64), count)
         if self.offsets[0] != 0 or self.offsets[-1] != self.num_tokens or (np.diff(self.offsets) <= 0).any():
             raise DataError(
                 f"{self.folder / OFFSETS} is damaged: its offsets do not rise to {self.num_tokens}"

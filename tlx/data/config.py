@@ -9,13 +9,16 @@ from tlx.tasks.readers import RecordsConfig
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """Files of the source "text": plain (.txt, .md, .py), .jsonl and .parquet (all but the last also .gz)."""
+    """Files of the source "text": plain (.txt, .md, .py), .jsonl, .tsv (a conversation a line, tabs between
+    its turns) and .parquet; all but the last also .gz."""
 
     files: tuple[str, ...] = ()  # globs, ** included
     validation_files: tuple[str, ...] = ()  # globs; none: a share of the documents is held out instead
     validation_fraction: float = 0.05  # that share, chosen by a hash of each document's place
     column: str = "text"  # field of .jsonl and .parquet that holds the text
     target_column: str = ""  # field with its translation or answer: a record is a pair of texts
+    turns_column: str = ""  # field with a list of turns, in place of the text: a record is a conversation
+    ratings: tuple[str, ...] = ()  # fields with 0, 1 or null: what the last turn of a conversation is rated
     lines: bool = False  # whether each line of plain text is a document; else the whole file is one
 
 
@@ -35,7 +38,7 @@ class TfdsConfig:
 class SourceConfig:
     """One source of documents, by name, and the options of each kind of source."""
 
-    source: str = "python"  # "python", "text", "tfds", or "package.module:attr"
+    source: str = "python"  # "python", "docstrings", "text", "tfds", or "package.module:attr"
     language: str = ""  # of the text, for objectives that tell languages apart
     target_language: str = ""  # of the second texts of pairs; empty: the same
     text: TextConfig = TextConfig()
@@ -94,6 +97,9 @@ class DataConfig(SourceConfig):
             raise ConfigError(f"data.mixture_power = {self.mixture_power} must lie in 0..1")
         if self.workers < 0:
             raise ConfigError(f"data.workers = {self.workers} must be 0 (a thread) or more processes")
+        rated = {source.text.ratings for source in self.sources if source.text.ratings}
+        if len(rated) > 1:
+            raise ConfigError(f"data.mixture has sources with different text.ratings: {sorted(rated)}")
         for i, source in enumerate(self.sources):
             where = f"data.mixture[{i}]" if self.mixture else "data"
             if not source.weight > 0:
@@ -105,5 +111,9 @@ class DataConfig(SourceConfig):
                     f"{where}.text.validation_fraction = {source.text.validation_fraction} "
                     "must lie between 0 and 1"
                 )
+            if source.text.turns_column and source.text.target_column:
+                raise ConfigError(f"{where}.text: a record is a pair (target_column) or has turns_column")
+            if source.text.ratings and not source.text.turns_column:
+                raise ConfigError(f"{where}.text.ratings = {source.text.ratings} needs turns_column")
             if source.source == "tfds" and not source.tfds.name:
                 raise ConfigError(f"{where}.tfds.name is empty; give one such as 'lm1b' or 'wiki40b:en'")

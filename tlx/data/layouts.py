@@ -143,6 +143,37 @@ class Pairs:
         return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self._pad)
 
 
+class Replies:
+    """A turn of a conversation a window: in front of it the last tokens of what was said before, beside it
+    the beginning of the turn, which ends with sep, or with the conversation."""
+
+    def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
+        if not len(cache.replies):
+            raise ConfigError(
+                f"the objective reads conversations, but {cache.meta['source']} has none; name the field "
+                "with the list of turns in data.text.turns_column, or use .tsv files"
+            )
+        self.cache, self._length, self._pad = cache, length, pad
+        self.num_windows = len(cache.replies)
+
+    def window(self, index: int, origin: int) -> Window:
+        """What was said before; `origin` does not matter."""
+        start = int(self.cache.replies[index])
+        size = min(start - int(self.cache.offsets[self._document(start)]), self._length)
+        return _assemble(self.cache, [(start - size, size)], self._length, 0, self._pad)
+
+    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+        """The turn."""
+        start = int(self.cache.replies[index])
+        stop = int(self.cache.offsets[self._document(start) + 1])
+        if index + 1 < self.num_windows:
+            stop = min(stop, int(self.cache.replies[index + 1]))
+        return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self._pad)
+
+    def _document(self, place: int) -> int:
+        return int(np.searchsorted(self.cache.offsets, place, "right")) - 1
+
+
 class Alone(Concat):
     """Packed text beside which an objective finds no translation."""
 
@@ -179,8 +210,9 @@ def check_reads(reads: Reads, packing: str) -> None:
         )
     if reads.both_ways and reads.layout != "stream":
         raise ConfigError(f"an objective reads the layout {reads.layout!r} both ways; only a stream can be")
-    if "parallel" in reads.layout and not reads.other:
-        raise ConfigError(f"an objective reads the layout {reads.layout!r} without room for a translation")
+    if reads.layout in ("parallel", "packed_or_parallel", "turns") and not reads.other:
+        what = "an answer" if reads.layout == "turns" else "a translation"
+        raise ConfigError(f"an objective reads the layout {reads.layout!r} without room for {what}")
     if reads.layout not in _LAYOUTS:
         raise ConfigError(one_of("layout that an objective reads", reads.layout, _LAYOUTS))
     if reads.layout != "packed" and packing != "concat":
@@ -210,6 +242,7 @@ _LAYOUTS: dict[str, type[Layout]] = {
     "document": Documents,
     "parallel": Pairs,
     "packed_or_parallel": Alone,
+    "turns": Replies,
 }
 
 

@@ -52,7 +52,7 @@ def _sample(sources: Sequence[Source], weights: Sequence[float], num_bytes: int)
     for source, weight in zip(sources, weights, strict=True):
         share = num_bytes * weight / sum(weights) / len(source.parts)
         for part in source.parts:
-            yield from _first(share, (document.text for document in source.read(part)))
+            yield from _first(share, (text for document in source.read(part) for text in document.texts))
 
 
 def _first(num_bytes: float, texts: Iterator[str]) -> Iterator[str]:

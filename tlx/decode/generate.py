@@ -42,7 +42,7 @@ def generate(
     fold_in(key(seed), i), whatever else is in its batch.
     """
     sampling.validate()
-    _check(prompts, sources, max_tokens, max_length)
+    check(prompts, sources, max_tokens, max_length)
     rules = Rules(sampling.greedy, sampling.truncated, bucket(max_tokens), vocab.eos, vocab.pad)
     outputs: list[list[int]] = []
     for start in range(0, len(prompts), batch_size):
@@ -72,7 +72,7 @@ def continue_cached(
     """New tokens [B, room] of prompts padded on the left, and how many of each row count."""
     call = functools.partial(lm.apply, {"params": params})
     batch, width = prompt.tokens.shape
-    cache = call(batch, width + rules.room, *_encode(call, source), method="init_cache")
+    cache = call(batch, width + rules.room, *encoded(call, source), method="init_cache")
     lengths_B = prompt.segments.sum(axis=1)
 
     def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: Any) -> Any:
@@ -87,7 +87,7 @@ def continue_cached(
     return run(logits_BV, cache, advance, draws, rules)
 
 
-def _encode(call: Any, source: Padded | None) -> tuple[Any, ...]:
+def encoded(call: Any, source: Padded | None) -> tuple[Any, ...]:
     """Arguments of `init_cache` that come from the encoder."""
     if source is None:
         return ()
@@ -95,7 +95,8 @@ def _encode(call: Any, source: Padded | None) -> tuple[Any, ...]:
     return call(batch, method="encode"), source.segments
 
 
-def _check(prompts: Sequence, sources: Sequence | None, max_tokens: int, max_length: int | None) -> None:
+def check(prompts: Sequence, sources: Sequence | None, max_tokens: int, max_length: int | None) -> None:
+    """Raises ConfigError for a prompt or source that the model has no room for."""
     if max_tokens < 1:
         raise ConfigError(f"max_tokens = {max_tokens!r} must be at least 1")
     for number, source in enumerate(sources or ()):

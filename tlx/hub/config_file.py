@@ -69,6 +69,7 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
 def write(family: Family, config: ModelConfig) -> dict[str, Any]:
     """The keys of config.json for a model. ConfigError naming what this family's format cannot say."""
     values: dict[str, Any] = {}
+    config = _explicit(config)
     for field in family.fields:
         if isinstance(field, Same):
             values[field.key] = _back(field, _field(config, field.path))
@@ -87,7 +88,7 @@ def write(family: Family, config: ModelConfig) -> dict[str, Any]:
     return values
 
 
-def _comparable(config: ModelConfig) -> ModelConfig:
+def _explicit(config: ModelConfig) -> ModelConfig:
     """The same model with the sizes that 0 stands for written out."""
     block = config.block("encoder")
     return replaced(
@@ -99,6 +100,14 @@ def _comparable(config: ModelConfig) -> ModelConfig:
             "num_decoder_layers": config.decoder_layers,
         },
     )
+
+
+def _comparable(config: ModelConfig) -> ModelConfig:
+    """The same model, explicit, without what means nothing to it."""
+    config = _explicit(config)
+    if config.position.kind in ("none", "bucketed", "relative"):
+        config = replaced(config, {"position.max_length": 0})
+    return config
 
 
 def _keys(field: Any) -> tuple[str, ...]:

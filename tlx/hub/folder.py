@@ -37,12 +37,18 @@ class Checkpoint:
         """Number of scalars, without the rows that pad the vocabulary."""
         return count(self.config, self.heads)
 
-    def read(self, progress: bool = False) -> dict[str, Any]:
-        """The parameters {"model": ..., "heads": ...} as numpy arrays; `progress` shows a bar."""
+    def read(self, shardings: Any = None, progress: bool = False) -> dict[str, Any]:
+        """The parameters {"model": ..., "heads": ...} as numpy arrays; `progress` shows a bar.
+
+        shardings: a tree of the same paths; then jax arrays, of which every device reads its own part only.
+        """
         leaves = tqdm.tqdm(
             self.params.items(), "reading", unit="parameter", disable=not progress, leave=False
         )
-        return tree.unflatten({path: leaf.read() for path, leaf in leaves})
+        if shardings is None:
+            return tree.unflatten({path: leaf.read() for path, leaf in leaves})
+        where = tree.flatten(shardings)
+        return tree.unflatten({path: leaf.place(where[path]) for path, leaf in leaves})
 
 
 def is_hugging_face(folder: str | os.PathLike) -> bool:
@@ -112,6 +118,8 @@ def save_folder(
     values = config_file.write(family, config)
     architecture, heads = _architecture(family, flat)
     rows = weights.select(family.rows(config), heads)
+    if lacking := _lacking(family, rows, flat):
+        raise ConfigError(lacking)
     if is_bare(architecture):
         rows = weights.without_prefix(rows, family.prefix)
     tensors = weights.to_tensors(rows, flat, config.vocab_size, None if dtype is None else np.dtype(dtype))
@@ -155,9 +163,13 @@ def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
         except ConfigError as error:
             reasons.append(f"  {name}: {error}")
             continue
-        paths = {row.path for row in weights.select(family.rows(config), heads)}
-        if all(path in paths for path in flat if path.startswith("model/")):
+        rows = weights.select(family.rows(config), heads)
+        paths = {row.path for row in rows}
+        left = [path for path in flat if path.startswith("model/") and path not in paths]
+        reason = f"it has no place for {', '.join(left[:3])}" if left else _lacking(family, rows, flat)
+        if not reason:
             return name
+        reasons.append(f"  {name}: {reason}")
     lines = "\n".join(reasons)
     raise ConfigError(f"no Hugging Face class computes what this model does:\n{lines}")
 
@@ -192,6 +204,12 @@ def _heads(
     there = {head for head in every if weights.complete(rows, tensors, head)}
     there |= set(family.architectures.get(named, ()))
     return tuple(sorted(h for h in there if not any(h.startswith(f"{other}/") for other in there)))
+
+
+def _lacking(family: Family, rows: list[Row], params: Mapping[str, Any]) -> str:
+    """What to say where the family's classes have parameters that the model does not; "" where not."""
+    missing = [row.path for row in rows if row.path not in params]
+    return f"the model has no {', '.join(missing[:3])}, which {family.name} has" if missing else ""
 
 
 def _architecture(family: Family, params: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:

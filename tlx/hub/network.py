@@ -80,12 +80,16 @@ class Network(nn.Module):
         return {"hidden": content, "logits": self.lm.logits(predicted)}
 
 
-def abstract_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> dict[str, jax.ShapeDtypeStruct]:
-    """{path: shape and type} of the parameters, without making them."""
+def boxed_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> Any:
+    """The parameters {"model": ..., "heads": ...}, abstract, in boxes with their logical names."""
     ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     parts = ("tokens", "positions", "segments")
     prefixes = ("encoder_", "decoder_") if cfg.kind == "encoder_decoder" else ("",)
     batch = {prefix + part: ids for prefix in prefixes for part in parts}
     key = jax.eval_shape(lambda: jax.random.key(0))
-    boxed: Any = jax.eval_shape(Network(cfg, tuple(heads)).init, key, batch)["params"]
-    return tree.flatten(unbox(boxed))
+    return jax.eval_shape(Network(cfg, tuple(heads)).init, key, batch)["params"]
+
+
+def abstract_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> dict[str, jax.ShapeDtypeStruct]:
+    """{path: shape and type} of the parameters, without making them."""
+    return tree.flatten(unbox(boxed_params(cfg, heads)))

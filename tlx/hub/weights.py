@@ -27,6 +27,10 @@ class Lazy:
         """The array, or the slice `index`."""
         return self.part(tuple(slice(None) for _ in self.shape) if index is None else index)
 
+    def place(self, sharding: jax.sharding.Sharding) -> jax.Array:
+        """The array so sharded; each device's part is read alone."""
+        return jax.make_array_from_callback(self.shape, sharding, self.read)
+
 
 def select(rows: Iterable[Row], heads: Iterable[str]) -> list[Row]:
     """The rows of the model and of these heads ("heads/mlm", "heads/nsp/pooler")."""
@@ -102,16 +106,6 @@ def complete(rows: Iterable[Row], tensors: Mapping[str, np.ndarray], head: str) 
     """Whether all tensors of a head are there."""
     names = [row.name for row in rows if row.path.startswith(f"{head}/")]
     return bool(names) and all(name in tensors for name in names)
-
-
-def place(lazy: Mapping[str, Lazy], shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """{path: array}: on the host, or for each path's sharding, each device reading its own part only."""
-    if shardings is None:
-        return {path: leaf.read() for path, leaf in lazy.items()}
-    return {
-        path: jax.make_array_from_callback(leaf.shape, shardings[path], leaf.read)
-        for path, leaf in lazy.items()
-    }
 
 
 def _names(row: Row, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:

@@ -30,6 +30,7 @@ class HeadConfig:
     bias: bool = False
     scale: bool = False  # logits times width ** -.5 (T5 1.0)
     transform: bool = True  # a masked model's: dense, activation and norm before the table (XLM: none)
+    transform_bias: bool = True  # of its dense layer (ModernBERT: none)
     activation: Literal["", "gelu", "gelu_tanh", "relu", "silu"] = ""  # of the transform; "": as the layers'
     softcap: float = 0.0  # c tanh(logits / c) (Gemma 2); 0: no cap
 
@@ -119,6 +120,37 @@ class ModelConfig:
                 raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
         if self.residual == "sandwich" and self.kind != "decoder":
             raise ConfigError(f"model.residual = 'sandwich' is for decoders, not for {self.kind!r}")
+        self._validate_layers()
+        self._validate_clusters()
+        parametrization.check(self)
+        remat_policy(self.execution.remat)
+
+    def _validate_clusters(self) -> None:
+        """What a vocabulary in clusters goes with."""
+        part, head = self.embedding, self.head
+        if part.divisor < 1 or self.width // part.divisor ** len(part.cutoffs) < 1:
+            raise ConfigError(
+                f"model.embedding.divisor = {part.divisor} must be 1 or more, and leave the last of "
+                f"{len(part.cutoffs) + 1} clusters something of model.width = {self.width}"
+            )
+        if not part.cutoffs:
+            return
+        edges = (0, *part.cutoffs, self.vocab_size or part.cutoffs[-1] + 1)
+        if any(b <= a for a, b in zip(edges[:-1], edges[1:], strict=True)):
+            raise ConfigError(
+                f"model.embedding.cutoffs = {part.cutoffs} must rise, from above 0 to below the vocabulary's "
+                f"size, {self.vocab_size or 'the tokenizer says which'}"
+            )
+        plain = not (part.factor or head.scale or head.softcap) and self.parametrization.name == "standard"
+        if self.kind != "decoder" or not plain:
+            raise ConfigError(
+                f"model.embedding.cutoffs = {part.cutoffs}: an adaptive softmax is for decoders, without "
+                "embedding.factor, head.scale, head.softcap and another parametrization than 'standard'"
+            )
+
+    def _validate_layers(self) -> None:
+        """What experts, windows, distances and a first layer unlike the rest go with."""
+        attention, position = self.attention, self.position
         experts, chosen = self.feedforward.num_experts, self.feedforward.experts_per_token
         if experts and not 1 <= chosen <= experts:
             raise ConfigError(
@@ -128,6 +160,12 @@ class ModelConfig:
             raise ConfigError("model.feedforward.bias = True: experts have none; set it to False")
         if experts and self.kind not in ("encoder", "decoder"):
             raise ConfigError(f"model.feedforward.num_experts = {experts}: not for kind = {self.kind!r}")
+        plain = self.kind == "encoder" and not (self.share_layers or experts)
+        if not self.norm.first and not (plain and self.residual == "pre" and self.num_layers > 1):
+            raise ConfigError(
+                "model.norm.first = False: only an encoder with residual = 'pre' and several layers, without "
+                "share_layers and experts, can leave out its first norm"
+            )
         windows = (attention.window, *attention.windows)
         if min(windows) < 0:
             raise ConfigError(f"model.attention.window = {windows[0]}, windows = {windows[1:]}; 0 is none")
@@ -146,8 +184,6 @@ class ModelConfig:
                 "model.embedding.convolution joins the first of several layers that share nothing; "
                 "model.share_layers and attention.windows do not go with it"
             )
-        parametrization.check(self)
-        remat_policy(self.execution.remat)
 
 
 def _short(values: list[int]) -> str:

@@ -8,6 +8,7 @@ import math
 from typing import NamedTuple
 
 from tlx.models.config import ModelConfig
+from tlx.nn.adaptive import bounds, widths
 from tlx.nn.config import BlockConfig
 from tlx.nn.disentangled import span
 
@@ -51,7 +52,7 @@ def model_flops(cfg: ModelConfig, shape: Shape, masked_head: bool = False) -> Fl
     inner = cfg.embedding.factor or cfg.width
     if masked_head and cfg.head.transform:
         forward += 2 * places * cfg.width * inner
-    forward += 2 * places * (inner if cfg.head.tied else cfg.width) * cfg.padded_vocab
+    forward += _output(cfg, places, inner if cfg.head.tied else cfg.width)
     return Flops(forward, 3 * forward - constant)
 
 
@@ -81,8 +82,23 @@ def _layers_params(block: BlockConfig) -> int:
     return block.num_layers * each
 
 
+def _output(cfg: ModelConfig, places: int, width: int) -> int:
+    """Logits of every id; of every cluster's, where there are some, and of the clusters."""
+    part = cfg.embedding
+    if not part.cutoffs:
+        return 2 * places * width * cfg.padded_vocab
+    edges = bounds(part.cutoffs, cfg.padded_vocab)
+    each = widths(cfg.width, part.cutoffs, part.divisor)
+    products = sum(size * (last - first) for size, (first, last) in zip(each, edges, strict=True))
+    products += cfg.width * len(part.cutoffs)
+    return 2 * places * (products + (cfg.width * sum(each) if part.divisor > 1 else 0))
+
+
 def _front(cfg: ModelConfig, rows: int, length: int) -> int:
-    factor = cfg.embedding.factor
+    part = cfg.embedding
+    if part.cutoffs and part.divisor > 1:
+        return 2 * rows * length * cfg.width * sum(widths(cfg.width, part.cutoffs, part.divisor))
+    factor = part.factor
     return 2 * rows * length * factor * cfg.width if factor and factor != cfg.width else 0
 
 

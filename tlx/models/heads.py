@@ -23,13 +23,28 @@ class MaskedHead(nn.Module):
         cfg, block = self.cfg, self.cfg.block("encoder")
         if cfg.head.transform:
             width, names = unembedding.kernel.shape[1], ("embed", None)
-            rest = (block.std(cfg.width), True, block.dtype, cfg.param_dtype)
+            rest = (block.std(cfg.width), cfg.head.transform_bias, block.dtype, cfg.param_dtype)
             hidden = Linear((cfg.width,), (width,), names, *rest, name="dense")(hidden)
             hidden = ACTIVATIONS[cfg.head.activation or cfg.feedforward.activation](hidden)
             hidden = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(hidden)
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
         bias = self.param("bias", zeros, unembedding.kernel.shape[:1], jnp.dtype(cfg.param_dtype))
         return hidden, unembedding._replace(bias=bias)
+
+
+class PlaceTable(nn.Module):
+    """DeBERTa's vectors of absolute places, which no layer but the mask decoder reads: [max_length, D]."""
+
+    cfg: ModelConfig
+
+    @nn.compact
+    def __call__(self, positions_BT: jax.Array) -> jax.Array:
+        """[B, T, D]."""
+        cfg = self.cfg
+        init = logical(nn.initializers.normal(cfg.init.embedding_stddev), (None, "embed"))
+        shape = (cfg.position.max_length, cfg.width)
+        table = self.param("table", init, shape, jnp.dtype(cfg.param_dtype))
+        return jnp.take(table, positions_BT, axis=0).astype(jnp.dtype(cfg.block("encoder").dtype))
 
 
 class PairHead(nn.Module):

@@ -53,14 +53,17 @@ class Tower(nn.Module):
         memory_BLMD: jax.Array | None = None,
         memory_segments_BM: jax.Array | None = None,
         prefix_BT: jax.Array | None = None,
+        query: tuple[jax.Array, int] | None = None,
         keys_B: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-        """(hidden states [B, T, D], each layer's input [L, B, T, D], loads of experts [L, 2, E])."""
+        """(hidden states [B, T, D], each layer's input [L, B, T, D], loads of experts [L, 2, E]).
+
+        query = (vectors [B, T, D], times): the last layer runs so often, first on its input plus these, then
+        on what came out, and attends to its input each time (DeBERTa's enhanced mask decoder).
+        """
         cfg = self.cfg
         memory = 0 if memory_BLMD is None else memory_BLMD.shape[2]
-        key_segments = segments_BT
-        if memory:
-            key_segments = jnp.concatenate([memory_segments_BM, segments_BT], axis=1)
+        key_segments = jnp.concatenate([memory_segments_BM, segments_BT], 1) if memory else segments_BT
         mask = Mask(segments_BT, key_segments, memory, cfg.causal, prefix=prefix_BT)
         cross = None if encoded_BSD is None else Mask(segments_BT, encoded_segments_BS)
         x_BTD = self.front(x_BTE, positions_BT, types_BT, keys_B, languages_BT)
@@ -68,7 +71,7 @@ class Tower(nn.Module):
         bias = self.position_bias(length, length + memory, memory) if self._shared_bias else None
         distances = self.distances() if cfg.position.kind == "disentangled" else None
 
-        def apply(block, params, x, index, memory_BMD):
+        def apply(block, params, x, index, memory_BMD, source_BTD=None):
             y, _, routing = block.apply(
                 {"params": params},
                 x,
@@ -80,6 +83,7 @@ class Tower(nn.Module):
                 encoded_BSD=encoded_BSD,
                 cross_mask=cross,
                 distances_RD=distances,
+                source_BTD=source_BTD,
             )
             return y, (x if memory else None, _loads(routing, segments_BT))
 
@@ -89,26 +93,49 @@ class Tower(nn.Module):
             own = Mask(segments_BT, segments_BT, 0, cfg.causal)
             return Block(cfg, parent=None).init(key, x_BTD, own, **rest)["params"]
 
-        blocks = layer_params(self, init, cfg.num_layers, self.share_layers)
+        blocks = layer_params(self, init, cfg.num_layers, self.share_layers, self._absent)
         inputs = jnp.moveaxis(memory_BLMD, 1, 0) if memory else None
-        layers = self._period(apply)
-        if self.embedding.convolution:
-            return self._convolved(layers, blocks, x_BTD, segments_BT, keys_B), None, None
-        y_BTD, (layer_inputs, loads) = run_layers(
-            layers, cfg, blocks, x_BTD, inputs, num_layers=cfg.num_layers, share=self.share_layers
-        )
-        return self._finish(y_BTD, keys_B), layer_inputs, loads
+        layers, run = self._period(apply), self._runner(apply)
+        if query is not None:
+            run = functools.partial(self._queried, run, query)
+        y_BTD, rest = run(layers, blocks, cfg.num_layers, x_BTD, inputs, segments_BT, keys_B)
+        return self._finish(y_BTD, keys_B), *rest
 
-    def _convolved(self, layers, blocks, x_BTD, segments_BT, keys_B):
-        """Hidden states where a convolution over the embeddings joins the first layer's output."""
-        one, rest = (
-            jax.tree.map(lambda x, part=part: x[part], blocks) for part in (slice(1), slice(1, None))
-        )
-        y_BTD, _ = run_layers(layers, self.cfg, one, x_BTD, num_layers=1, share=False)
-        y_BTD = self.convolution(x_BTD, y_BTD, segments_BT, keys_B)
-        count = self.cfg.num_layers - 1
-        y_BTD, _ = run_layers(layers, self.cfg, rest, y_BTD, num_layers=count, share=False, first=1)
-        return self._finish(y_BTD, keys_B)
+    def _runner(self, apply):
+        """What runs the layers: all of them alike, or the first apart."""
+        if not (self.embedding.convolution or self._absent):
+            return self._plain
+        first = Block(self.cfg.layer(0), self.cfg.norm.first, parent=None)
+        return functools.partial(self._first_apart, functools.partial(apply, first))
+
+    def _queried(self, run, query, layers, blocks, count, x_BTD, *rest):
+        """The first layers as `run` runs them, then the last one on its queries."""
+        y_BTD, _ = run(layers, blocks, count - 1, x_BTD, *rest)
+        params = blocks if self.share_layers else jax.tree.map(lambda x: x[-1], blocks)
+        z_BTD = y_BTD + query[0]
+        for i in range(query[1]):
+            last = layers[(count - 1) % self.cfg.period]
+            z_BTD, _ = last(params, z_BTD, count - 1 + i, None, y_BTD)
+        return z_BTD, (None, None)
+
+    def _plain(self, layers, blocks, count, x_BTD, inputs, segments_BT, keys_B):
+        """(hidden states after the first `count` layers, (layer inputs, loads))."""
+        if count < self.cfg.num_layers and not self.share_layers:
+            blocks = jax.tree.map(lambda x: x[:count], blocks)
+        return run_layers(layers, self.cfg, blocks, x_BTD, inputs, num_layers=count, share=self.share_layers)
+
+    def _first_apart(self, first, layers, blocks, count, x_BTD, inputs, segments_BT, keys_B):
+        """The same where the first layer is unlike the rest: `first`, and the convolution that joins it."""
+        kept = {name: part for name, part in blocks.items() if name not in self._absent}
+        one, rest = (jax.tree.map(lambda x, part=part: x[part], kept) for part in (slice(1), slice(1, count)))
+        rest |= {name: jax.tree.map(lambda x: x[: count - 1], blocks[name]) for name in self._absent}
+        y_BTD, _ = run_layers((first,), self.cfg, one, x_BTD, num_layers=1, share=False)
+        if self.embedding.convolution:
+            y_BTD = self.convolution(x_BTD, y_BTD, segments_BT, keys_B)
+        if count > 1:
+            turned = [*layers[1:], layers[0]]  # the second of the pattern is the first of these
+            y_BTD, _ = run_layers(turned, self.cfg, rest, y_BTD, num_layers=count - 1, share=False, first=1)
+        return y_BTD, (None, None)
 
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Cross-attention's keys and values of every layer, [L, B, S, G, H] each."""
@@ -168,6 +195,11 @@ class Tower(nn.Module):
         return [functools.partial(apply, block) for block in blocks]
 
     @property
+    def _absent(self) -> tuple[str, ...]:
+        """Parts that the first layer does not have."""
+        return () if self.cfg.norm.first else ("attention_norm",)
+
+    @property
     def _shared_bias(self) -> bool:
         return self.cfg.position.kind == "bucketed" and not self.cfg.position.per_layer
 
@@ -175,14 +207,15 @@ class Tower(nn.Module):
         return layer_params(self, None, self.cfg.num_layers, self.share_layers)
 
     def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
-        if self.cfg.residual == "post":
-            return y_BTD
+        if self.cfg.residual != "post":
+            y_BTD = self.final_norm(y_BTD)
         # Its own branch of the keys: layers fold in 0, 1, ...
-        return dropout(self.final_norm(y_BTD), self._final_dropout, fold(keys_B, self.cfg.num_layers), FINAL)
+        return dropout(y_BTD, self._final_dropout, fold(keys_B, self.cfg.num_layers), FINAL)
 
     @property
     def _final_dropout(self) -> float:
-        return self.cfg.dropout if self.cfg.position.kind == "bucketed" else 0.0
+        """T5 and Transformer-XL drop what they hand to the output."""
+        return self.cfg.dropout if self.cfg.position.kind in ("bucketed", "relative") else 0.0
 
 
 def _loads(routing: Routing | None, segments_BT: jax.Array) -> jax.Array | None:

@@ -10,6 +10,7 @@ from tlx.models.config import ModelConfig
 from tlx.models.tower import Tower
 from tlx.nn import cache as caches
 from tlx.nn import embed
+from tlx.nn.adaptive import AdaptiveOutput, AdaptiveUnembedding, ClusterTables
 from tlx.nn.cache import Cache
 from tlx.nn.embed import TokenTable, Unembedding
 from tlx.nn.feedforward import balance
@@ -44,9 +45,22 @@ class Output(nn.Module):
         return Unembedding(kernel, bias, scale, cfg.vocab_size, cfg.head.softcap)
 
 
-def token_table(cfg: ModelConfig) -> TokenTable:
+def output(cfg: ModelConfig) -> Output | AdaptiveOutput:
+    """What makes an unembedding of the `table` of `token_table`."""
+    part, head = cfg.embedding, cfg.head
+    if not part.cutoffs:
+        return Output(cfg)
+    sizes = cfg.padded_vocab, cfg.vocab_size, cfg.width, part.cutoffs, part.divisor
+    dtype = cfg.block("decoder").dtype
+    return AdaptiveOutput(*sizes, head.tied, head.bias, cfg.init.stddev, dtype, cfg.param_dtype)
+
+
+def token_table(cfg: ModelConfig) -> TokenTable | ClusterTables:
     """The table of ids that every model starts from."""
-    dtype = cfg.block("encoder").dtype
+    dtype, part = cfg.block("encoder").dtype, cfg.embedding
+    if part.cutoffs:
+        sizes, stds = (cfg.padded_vocab, cfg.width), (cfg.init.embedding_stddev, cfg.init.stddev)
+        return ClusterTables(*sizes, part.cutoffs, part.divisor, *stds, dtype, cfg.param_dtype)
     width = cfg.embedding.factor or cfg.width
     return TokenTable(cfg.padded_vocab, width, cfg.init.embedding_stddev, dtype, cfg.param_dtype)
 
@@ -63,7 +77,7 @@ class Transformer(nn.Module):
             self.encoder = Tower(cfg.block("encoder"), cfg.embedding, cfg.share_layers)
         if cfg.kind != "encoder":
             self.decoder = Tower(cfg.block("decoder"), cfg.embedding, cfg.share_layers)
-        self.output = Output(cfg)
+        self.output = output(cfg)
 
     def __call__(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
         """Hidden states [B, T, D] of a batch; of its decoder half for an encoder-decoder.
@@ -105,6 +119,15 @@ class Transformer(nn.Module):
         )
         return hidden, jnp.moveaxis(inputs, 0, 1)
 
+    def with_queries(
+        self, batch: Batch, query_BTD: jax.Array, times: int, *, keys: jax.Array | None = None
+    ) -> jax.Array:
+        """[B, T, D] of an encoder whose last layer runs `times` times on its input plus `query`, and each
+        time attends to its input alone."""
+        if self.is_initializing():
+            self.unembedding()
+        return self._run(self.encoder, batch, "", keys, query=(query_BTD, times))[0]
+
     def with_balance(self, batch: Batch, *, keys: jax.Array | None = None) -> tuple[jax.Array, Term]:
         """(hidden states of an encoder or decoder with experts, the term that keeps their loads even).
 
@@ -117,7 +140,7 @@ class Transformer(nn.Module):
         part = self.cfg.feedforward
         return hidden, Term(balance(chosen_E, probs_E) * tokens, tokens, part.balance)
 
-    def unembedding(self) -> Unembedding:
+    def unembedding(self) -> Unembedding | AdaptiveUnembedding:
         """Kernel, bias and scale of the output, for a loss that never builds all logits."""
         return self.output(self.embedding.table)
 

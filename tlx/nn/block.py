@@ -23,14 +23,17 @@ class Block(nn.Module):
     """Pre-norm (GPT-2), post-norm (the original Transformer, BERT), parallel (GPT-NeoX) or sandwich.
 
     sandwich: a part has norms before it and behind it, both inside the residual (Gemma 2).
+    Without `normed`, attention reads the stream as it is (ModernBERT's first layer).
     """
 
     cfg: BlockConfig
+    normed: bool = True
 
     def setup(self):
         cfg = self.cfg
         self.attention = Attention(cfg)
-        self.attention_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+        if self.normed:
+            self.attention_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
         if cfg.cross:
             self.cross_attention = Attention(cfg, cross=True)
             self.cross_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
@@ -55,19 +58,19 @@ class Block(nn.Module):
         encoded_keys_values: tuple[jax.Array, jax.Array] | None = None,
         cross_mask: Mask | None = None,
         distances_RD: jax.Array | None = None,
+        source_BTD: jax.Array | None = None,
     ) -> tuple[jax.Array, Slot | None, Routing | None]:
         """x_BTD after the layer, its cache, and what its experts were chosen for.
 
-        `memory` are this layer's earlier inputs, which x may attend to.
+        `memory` are the layer's earlier inputs, which x may attend to; `source` what it does in place of x.
         """
         cfg, routing = self.cfg, None
 
         def attend(x: jax.Array) -> jax.Array:
             nonlocal slot
-            source = x if memory_BMD is None else jnp.concatenate([self._memory(memory_BMD, x), x], axis=1)
             y, slot = self.attention(
                 x,
-                source,
+                self._source(x, memory_BMD, source_BTD),
                 mask,
                 bias=bias,
                 positions_BT=positions_BT,
@@ -95,7 +98,7 @@ class Block(nn.Module):
         if cfg.residual == "parallel":
             mixed = self._scaled(attend(self.attention_norm(x_BTD)) + feed(self.feedforward_norm(x_BTD)))
             return constrain(x_BTD + mixed, RESIDUAL_DIMS), slot, routing
-        x_BTD = self._residual(x_BTD, attend, self.attention_norm)
+        x_BTD = self._residual(x_BTD, attend, self.attention_norm if self.normed else lambda x: x)
         if cfg.cross:
             x_BTD = self._residual(x_BTD, attend_across, self.cross_norm)
         x_BTD = self._residual(x_BTD, feed, self.feedforward_norm)
@@ -144,7 +147,7 @@ class Block(nn.Module):
 
         return finish(h_BTD, h_attended, 0), finish(g_BPD, g_attended, QUERY_STREAM + 1)
 
-    def _residual(self, x: jax.Array, part, norm: Norm) -> jax.Array:
+    def _residual(self, x: jax.Array, part, norm) -> jax.Array:
         y = norm(x + part(x)) if self.cfg.residual == "post" else x + self._scaled(part(norm(x)))
         return constrain(y, RESIDUAL_DIMS)
 
@@ -161,7 +164,15 @@ class Block(nn.Module):
             y = self.feedforward_post_norm(y)
         return dropout(y, self.cfg.dropout, keys_B, FEEDFORWARD + offset), routing
 
+    def _source(self, x: jax.Array, memory_BMD: jax.Array | None, source_BTD: jax.Array | None) -> jax.Array:
+        source = x if source_BTD is None else self._read(source_BTD)
+        if memory_BMD is None:
+            return source
+        return jnp.concatenate([self._memory(memory_BMD, x), source], axis=1)
+
     def _memory(self, memory_BMD: jax.Array, like: jax.Array) -> jax.Array:
-        memory = jax.lax.stop_gradient(memory_BMD).astype(like.dtype)
-        # A pre-norm layer attends to normalised inputs: its memory is of the stream and is normalised too.
-        return self.attention_norm(memory) if self.cfg.residual != "post" else memory
+        return self._read(jax.lax.stop_gradient(memory_BMD).astype(like.dtype))
+
+    def _read(self, inputs: jax.Array) -> jax.Array:
+        # A pre-norm layer attends to normalised inputs: what else it reads of the stream is normalised too.
+        return self.attention_norm(inputs) if self.cfg.residual != "post" else inputs

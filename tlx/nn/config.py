@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
 from tlx.base.errors import ConfigError, one_of
+from tlx.base.platform import platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,7 @@ class NormConfig:
     eps: float = 1e-5
     bias: bool = True
     unit_offset: bool = False  # times 1 + scale, which starts from 0 (Gemma)
+    first: bool = True  # before the first layer's attention too (ModernBERT: no, embeddings have theirs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ class BlockConfig:
 def compute_dtype(name: str) -> jnp.dtype:
     """ "auto" is bfloat16 on accelerators and float32 on CPU."""
     if name == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        return jnp.dtype(jnp.float32 if platform() == "cpu" else jnp.bfloat16)
     if name not in ("float32", "bfloat16", "float16"):
         raise ConfigError(one_of("dtype", name, ("auto", "float32", "bfloat16", "float16")))
     return jnp.dtype(name)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tlx.nn.adaptive import AdaptiveUnembedding, log_probabilities
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import dropout
 from tlx.nn.linear import Linear
@@ -28,6 +29,8 @@ class EmbeddingConfig:
     norm: bool = False  # normalise the sum (BERT)
     convolution: int = 0  # places that one over the embeddings, joining the first layer, reads (DeBERTa v2)
     scale: bool = False  # times sqrt(width) (the original Transformer)
+    cutoffs: tuple[int, ...] = ()  # first ids of rarer clusters: adaptive input and softmax (Transformer-XL)
+    divisor: int = 1  # of a cluster's width from that before; 1: one table, and only the softmax is adaptive
 
 
 class Unembedding(NamedTuple):
@@ -39,9 +42,16 @@ class Unembedding(NamedTuple):
     vocab_size: int  # ids beyond it are padding
     softcap: float = 0.0  # c tanh(logits / c); 0: no cap
 
+    @property
+    def num_rows(self) -> int:
+        """Ids, padding among them."""
+        return self.kernel.shape[0]
 
-def logits(hidden: jax.Array, unembedding: Unembedding) -> jax.Array:
-    """float32[..., padded vocabulary], -1e9 on the padding."""
+
+def logits(hidden: jax.Array, unembedding: Unembedding | AdaptiveUnembedding) -> jax.Array:
+    """float32[..., padded vocabulary], -1e9 on the padding; log-probabilities of an adaptive softmax."""
+    if isinstance(unembedding, AdaptiveUnembedding):
+        return log_probabilities(hidden, unembedding)
     kernel = unembedding.kernel.astype(hidden.dtype)
     y = jax.lax.dot_general(
         hidden, kernel, (((hidden.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32

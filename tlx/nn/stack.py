@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from tlx.base.errors import ConfigError
+from tlx.base.platform import platform
 from tlx.nn.config import BlockConfig
 from tlx.parallel.sharding import PARTITION_NAME
 
@@ -36,7 +37,7 @@ def remat_policy(name: str) -> tuple[bool, Any]:
 
 def unroll_of(cfg: BlockConfig, num_layers: int) -> int:
     """Layers per iteration of the scan: all of them on CPU, where that is faster, one elsewhere."""
-    unroll = cfg.execution.unroll or (num_layers if jax.default_backend() == "cpu" else 1)
+    unroll = cfg.execution.unroll or (num_layers if platform() == "cpu" else 1)
     return min(unroll, num_layers)
 
 
@@ -51,15 +52,26 @@ def stacked_init(init_one: Callable[[jax.Array], Any], num_layers: int) -> Calla
 
 
 def layer_params(
-    module: nn.Module, init_one: Callable[[jax.Array], Any], num_layers: int, share: bool
+    module: nn.Module,
+    init_one: Callable[[jax.Array], Any],
+    num_layers: int,
+    share: bool,
+    absent: Sequence[str] = (),
 ) -> Any:
     """The parameters called "blocks" of `module`: [layers, ...] each, or one layer's where they share.
 
-    Read without tracing the initialiser again, which would cost as much as the forward pass.
+    The parts `absent` from the first layer are [layers - 1, ...], those of the layers behind it. Read
+    without tracing the initialiser again, which would cost as much as the forward pass.
     """
     if module.has_variable("params", "blocks"):
         return meta.unbox(module.get_variable("params", "blocks"))
-    return module.param("blocks", init_one if share else stacked_init(init_one, num_layers))
+    init = init_one if share else stacked_init(init_one, num_layers)
+
+    def without_first(key: jax.Array) -> Any:
+        blocks = init(key)
+        return blocks | {name: jax.tree.map(lambda x: x[1:], blocks[name]) for name in absent}
+
+    return module.param("blocks", without_first if absent else init)
 
 
 def run_layers(
@@ -79,6 +91,8 @@ def run_layers(
     whole periods, and the layers that are left over follow it. Parameters stay stacked [num_layers, ...].
     `first` is the index of the first.
     """
+    if not num_layers:
+        return carry, None
     recompute, policy = remat_policy(cfg.execution.remat)
     period = len(layers)
     periods, unroll = num_layers // period, max(1, unroll_of(cfg, num_layers) // period)

@@ -64,11 +64,16 @@ class CLMModule(ObjectiveModule):
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """As the base; with experts, also the term "balance" of each microbatch."""
-        if not self.model.feedforward.num_experts:
-            return super().__call__(batch, carry, keys)
-        hidden, balance = self.lm.with_balance(batch, keys=keys)
+        hidden, balance = self.hidden(batch, keys)
         terms = cross_entropy(hidden, self.lm.unembedding(), batch["targets"], batch["weights"], self.loss)
-        return terms | {"balance": balance}, None
+        return terms | balance, None
+
+    def hidden(self, batch: Batch, keys: jax.Array | None) -> tuple[jax.Array, Terms]:
+        """(the decoder's hidden states [B, T, D], the term "balance" where it has experts)."""
+        if not self.model.feedforward.num_experts:
+            return self.lm(batch, keys=keys), {}
+        hidden, balance = self.lm.with_balance(batch, keys=keys)
+        return hidden, {"balance": balance}
 
 
 OBJECTIVE = Objective(CLM, reads, example, CLMModule, kinds=("decoder",))

@@ -3,6 +3,12 @@
 A row is cls, text, sep. Which tokens are targets, by BERT's, RoBERTa's or ALBERT's rules, and what is shown
 in their place: masking.py. The draw is new each time the text comes by (RoBERTa's dynamic masks: a function
 of seed, epoch and window), or with `copies` one of so many (BERT's duplicated data).
+
+`mask_decoder` puts DeBERTa's enhanced mask decoder before the head: the last layer runs so many times (2 in
+DeBERTa) with one set of weights, each time on keys and values of its input; its queries are first its input
+plus a vector of the absolute place, then its own output. So places enter behind all other layers. That is
+the official code (microsoft/DeBERTa apps/models/masked_language_model.py); the paper (He et al. 2021,
+section 3.2) starts from the vectors of the places alone. A transferred model runs its last layer as always.
 """
 
 import dataclasses
@@ -14,7 +20,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
-from tlx.models.heads import MaskedHead
+from tlx.models.heads import MaskedHead, PlaceTable
 from tlx.models.transformer import Transformer
 from tlx.objectives.masking import Masking, chosen_places, hide, num_predictions
 from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
@@ -23,9 +29,17 @@ from tlx.text.window import Reads, Window
 
 @dataclasses.dataclass(frozen=True)
 class MLM(Masking):
-    """What is masked, and how: see Masking."""
+    """What is masked, and how: see Masking. `mask_decoder`: times that the last layer runs on queries that
+    know their absolute places (DeBERTa: 2); 0: hidden states go to the head as they are (BERT)."""
 
     name: str = "mlm"
+    mask_decoder: int = 0
+
+    def validate(self) -> None:
+        """As Masking's; ConfigError for a negative number of times too."""
+        super().validate()
+        if self.mask_decoder < 0:
+            raise ConfigError(f"objective.mask_decoder = {self.mask_decoder} must not be negative")
 
 
 def reads(spec: Spec) -> Reads:
@@ -67,26 +81,60 @@ def framed(window: Window, spec: Spec) -> Window:
 
 
 class Heads(nn.Module):
-    """The parameters "heads/mlm"."""
+    """The parameters "heads/mlm", and "heads/places" of a mask decoder."""
 
     model: ModelConfig
+    places_too: bool = False
 
     def setup(self):
         self.mlm = MaskedHead(self.model)
+        if self.places_too:
+            self.places = PlaceTable(self.model)
 
 
-class MLMModule(ObjectiveModule):
+class MaskedModule(ObjectiveModule):
     """An encoder, and BERT's transform of its hidden states before the token table."""
 
     def setup(self):
         self.lm = Transformer(self.model, name="model")
         self.heads = Heads(self.model)
 
+    def hidden(self, batch: Batch, keys: jax.Array | None) -> jax.Array:
+        """What the head reads, [B, T, D]."""
+        return self.lm(batch, keys=keys)
+
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """Transformed hidden states [B, P, D] at `target_positions`."""
-        hidden_BTD = self.lm(batch, keys=keys)
+        hidden_BTD = self.hidden(batch, keys)
         hidden_BPD = jnp.take_along_axis(hidden_BTD, batch["target_positions"][..., None], axis=1)
         return Predictions(*self.heads.mlm(hidden_BPD, self.lm.unembedding())), None
+
+
+class MLMModule(MaskedModule):
+    """The same, with a mask decoder between the two where the config asks for it."""
+
+    def setup(self):
+        self.lm = Transformer(self.model, name="model")
+        self.heads = Heads(self.model, self.config.mask_decoder > 0)
+
+    def hidden(self, batch: Batch, keys: jax.Array | None) -> jax.Array:
+        """The model's hidden states, or the decoder's; ConfigError where places have no vectors to add."""
+        times, position = self.config.mask_decoder, self.model.position
+        if not times:
+            return super().hidden(batch, keys)
+        if position.kind in ("learned", "sinusoidal"):
+            raise ConfigError(
+                f"objective.mask_decoder = {times} adds absolute places behind the other layers; "
+                f"model.position.kind = {position.kind!r} has them before the first one: choose "
+                "'disentangled' or another relative kind, or mask_decoder = 0"
+            )
+        length = batch["positions"].shape[1]
+        if length > position.max_length:
+            raise ConfigError(
+                f"data.sequence_length = {length} needs {length} places of the mask decoder, "
+                f"model.position.max_length = {position.max_length}; raise one or lower the other"
+            )
+        return self.lm.with_queries(batch, self.heads.places(batch["positions"]), times, keys=keys)
 
 
 OBJECTIVE = Objective(MLM, reads, example, MLMModule, kinds=("encoder",))

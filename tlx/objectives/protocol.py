@@ -22,6 +22,7 @@ import numpy as np
 from tlx.base.term import Terms
 from tlx.models.config import ModelConfig
 from tlx.nn import embed
+from tlx.nn.adaptive import AdaptiveUnembedding
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import LossConfig, cross_entropy
 from tlx.text.tokenizer import Tokenizer
@@ -35,7 +36,7 @@ class Predictions(NamedTuple):
     """Hidden states in the shape of `targets`, and the kernel that turns them into logits."""
 
     hidden: jax.Array  # [B, T or P, D]
-    unembedding: Unembedding
+    unembedding: Unembedding | AdaptiveUnembedding
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,6 +77,14 @@ class ObjectiveModule(nn.Module):
     def initial_carry(self, batch_size: int) -> Any:
         """What the first batch continues; None where rows have no memory."""
         return None
+
+    def frozen(self) -> dict[str, Any]:
+        """Abstract parameters in boxes that a run loads and never changes, none of them among the others."""
+        return {}
+
+    def begin(self, params: Any, frozen: Any) -> Any:
+        """The parameters before the first step, from those that were drawn and those that are frozen."""
+        return params
 
     def predictions(self, batch: Batch, carry: Any, keys: jax.Array | None) -> tuple[Predictions, Any]:
         """(what to predict `targets` from, the carry for the next batch)."""

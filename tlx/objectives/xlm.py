@@ -18,7 +18,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.objectives.masking import check_shares, hide
-from tlx.objectives.mlm import MLMModule
+from tlx.objectives.mlm import MaskedModule
 from tlx.objectives.protocol import Objective, Spec, sparse_targets
 from tlx.text.window import Reads, Window
 
@@ -110,4 +110,4 @@ def _padded(values: np.ndarray, length: int) -> np.ndarray:
     return padded
 
 
-OBJECTIVE = Objective(XLM, reads, example, MLMModule, kinds=("encoder",))
+OBJECTIVE = Objective(XLM, reads, example, MaskedModule, kinds=("encoder",))

@@ -12,6 +12,8 @@ OPTIMIZERS = Table(
     {
         "adamw": "tlx.optim.directions:adamw",
         "adafactor": "tlx.optim.directions:adafactor",
+        "adagrad": "tlx.optim.directions:adagrad",
+        "lamb": "tlx.optim.directions:lamb",
         "lion": "tlx.optim.directions:lion",
         "muon": "tlx.optim.directions:muon",
     },
@@ -86,8 +88,9 @@ class MuonConfig:
 class OptimizerConfig:
     """How gradients become updates.
 
-    learning_rate: the schedule's peak. beta1, beta2, eps: of AdamW, of Lion (no eps), and of the AdamW
-    that serves Muon's vectors, embeddings and output matrix. momentum_dtype: of first moments.
+    learning_rate: the schedule's peak. beta1, beta2, eps: of AdamW, of LAMB, of Lion (no eps), and of the
+    AdamW that serves Muon's vectors, embeddings and output matrix; Adagrad has eps. momentum_dtype: of first
+    moments.
     weight_decay: update -= learning rate * weight_decay * parameter, on matrices only (each layer
     judged by itself) unless a rule says otherwise.
 

@@ -16,17 +16,30 @@ from tlx.optim.per_layer import as_matrices
 
 class Part(NamedTuple):
     """Leaves that one transformation serves. `by_layer`: it judges a leaf by its shape or norm, so that
-    it must see the layers of a stack one by one; False where it works on each number alone."""
+    it must see the layers of a stack one by one; False where it works on each number alone. `adapts`: the
+    step of each matrix, weight decay and all, is made as long as the matrix (before the rate)."""
 
     name: str
     paths: tuple[str, ...]
     transform: optax.GradientTransformation
     by_layer: bool
+    adapts: bool = False
 
 
 def adamw(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
     """m / (sqrt(v) + eps), moments with bias correction (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
     return [_adam(config, leaves)]
+
+
+def lamb(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+    """AdamW's step, decay included, as long as the matrix that it changes (You et al. 2020)."""
+    return [_adam(config, leaves)._replace(name="lamb", adapts=True)]
+
+
+def adagrad(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+    """g / sqrt(.1 + sum of g^2) (Duchi et al. 2011; .1 as TensorFlow's, with which CTRL was trained)."""
+    transform = optax.scale_by_rss(initial_accumulator_value=0.1, eps=config.eps)
+    return [Part("adagrad", tuple(leaves), transform, by_layer=False)]
 
 
 def lion(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:

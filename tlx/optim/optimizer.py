@@ -26,6 +26,7 @@ class OptimizerState(NamedTuple):
 class _Part(NamedTuple):
     paths: tuple[str, ...]
     transform: optax.GradientTransformation
+    adapts: bool
 
 
 def make_optimizer(
@@ -49,6 +50,9 @@ def make_optimizer(
         rates[path], decays[path] = rates[path] * factor, decays[path] / factor
     trained = {path: leaf for path, leaf in leaves.items() if np.any(rates[path])}
     parts = _parts(config, trained)
+    adapted = {
+        path for part in parts.values() if part.adapts for path in part.paths if leaves[path].is_matrix
+    }
 
     def init(params: Any) -> OptimizerState:
         flat = _float32(params, leaves)
@@ -71,6 +75,8 @@ def make_optimizer(
             step = directions[path]
             if np.any(decays[path]):
                 step += config.weight_decay * _column(decays[path], param) * flat_params[path]
+            if path in adapted:
+                step *= _trust_ratio(flat_params[path], step, stacked=leaves[path].layers is not None)
             return (-rate * _column(rates[path], param) * step).astype(param.dtype)
 
         updates = tree.map_with_path(finish, params)
@@ -101,8 +107,16 @@ def _parts(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, _Pa
         for layers in sorted(depths, key=lambda depth: depth or 0):
             paths = tuple(p for p in part.paths if not part.by_layer or leaves[p].layers == layers)
             name = part.name if layers is None else f"{part.name}_{layers}_layers"
-            parts[name] = _Part(paths, part.transform if layers is None else per_layer(part.transform))
+            transform = part.transform if layers is None else per_layer(part.transform)
+            parts[name] = _Part(paths, transform, part.adapts)
     return parts
+
+
+def _trust_ratio(param: jax.Array, step: jax.Array, stacked: bool) -> jax.Array:
+    """Norm of the parameter over that of the step, for each layer of a stack; 1 where either is 0."""
+    dims = tuple(range(int(stacked), param.ndim))
+    own, other = (jnp.sqrt(jnp.sum(jnp.square(x), axis=dims, keepdims=True)) for x in (param, step))
+    return jnp.where((own > 0) & (other > 0), own / jnp.where(other > 0, other, 1.0), 1.0)
 
 
 def _float32(values: Any, leaves: Mapping[str, Leaf]) -> dict[str, jax.Array]:

@@ -23,15 +23,17 @@ class _Pattern(NamedTuple):
     regex: str
     layers: slice | int | None
 
-    def matches(self, leaf: Leaf) -> np.ndarray:
-        """bool [layers], or [1] where none are stacked."""
+    def matches(self, leaf: Leaf, depth: int) -> np.ndarray:
+        """bool [layers], or [1] where none are stacked; a part of fewer than `depth` is the last layers'."""
         found = tree.matches(self.regex, leaf.path)
         if self.layers is None or not found:
             return np.full(leaf.layers or 1, found)
-        hit = np.zeros(leaf.layers or 0, bool)
-        if isinstance(self.layers, slice) or -hit.size <= self.layers < hit.size:
+        if leaf.layers is None:
+            return np.zeros(1, bool)
+        hit = np.zeros(depth, bool)
+        if isinstance(self.layers, slice) or -depth <= self.layers < depth:
             hit[self.layers] = True
-        return hit if hit.size else np.zeros(1, bool)
+        return hit[depth - leaf.layers :]
 
 
 def by_path(
@@ -45,7 +47,13 @@ def by_path(
     Raises ConfigError for an expression that cannot be read or that matches no parameter.
     """
     parsed = [(_parse(field, pattern), factor) for pattern, factor in rules]
-    matched = [{path: pattern.matches(leaf) for path, leaf in leaves.items()} for pattern, _ in parsed]
+    depths: dict[str, int] = {}
+    for path, leaf in leaves.items():
+        depths[_stack(path)] = max(depths.get(_stack(path), 0), leaf.layers or 0)
+    matched = [
+        {path: pattern.matches(leaf, depths[_stack(path)]) for path, leaf in leaves.items()}
+        for pattern, _ in parsed
+    ]
     for (pattern, _), hits in zip(rules, matched, strict=True):
         if not any(hit.any() for hit in hits.values()):
             raise ConfigError(_nothing(field, pattern, leaves))
@@ -56,6 +64,11 @@ def by_path(
             value[hits[path]] = factor
         values[path] = float(value[0]) if (value == value[0]).all() else value
     return values
+
+
+def _stack(path: str) -> str:
+    """The stack of layers that a parameter is in."""
+    return path.split(STACK)[0]
 
 
 def _parse(field: str, pattern: str) -> _Pattern:

@@ -4,19 +4,11 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
+from tlx.base.chips import chips
 from tlx.base.errors import ConfigError, one_of
 
-# Dense bf16 FLOP/s of one chip, from the makers' data sheets; "cpu" is what two cores do on small models.
-ACCELERATORS = {
-    "cpu": 1e10,
-    "v4": 2.75e14,
-    "v5e": 1.97e14,
-    "v5p": 4.59e14,
-    "v6e": 9.18e14,
-    "a100": 3.12e14,
-    "h100": 9.89e14,
-    "h200": 9.89e14,
-}
+# Dense bf16 FLOP/s of one chip, from the table of chips; "cpu" is what two cores do on small models.
+ACCELERATORS = {name: chip.bf16_flops for name, chip in chips().items()}
 
 
 @dataclasses.dataclass(frozen=True)

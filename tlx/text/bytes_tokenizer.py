@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlx.base.files import sha256_json
+from tlx.text import export
 from tlx.text.config import TokenizerConfig
 from tlx.text.pieces import Pieces, special_names
 from tlx.text.tokenizer import write_definition
@@ -46,6 +47,10 @@ class BytesTokenizer:
         """Writes tokenizer.json."""
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         write_definition(folder, {"kind": "bytes", "hash": self.hash})
+
+    def export(self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]]) -> None:
+        """Writes tokenizer.json for other programs; `frame`: ids put before and behind a text."""
+        export.write(folder, export.bytes_tokenizer(_OFFSET, self._names), self.vocab, self._names, frame)
 
     def encode(self, text: str) -> list[int]:
         """UTF-8 bytes of `text`, shifted."""

@@ -4,6 +4,7 @@ What a vocabulary of tlx needs and theirs lacks is added behind their last id; c
 eos where there is nothing else. The files that came are kept as they are, and given back by an export.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import atomic_open
 from tlx.text.config import TokenizerConfig
+from tlx.text.export import byte_letters, library
 from tlx.text.pieces import Pieces
 from tlx.text.tokenizer import write_definition
 from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
@@ -32,17 +34,23 @@ _FOLDER = "huggingface"  # inside a tokenizer's folder
 
 
 class HuggingFaceTokenizer:
-    """A tokenizer.json and the special ids that the files around it name."""
+    """A tokenizer.json and the special ids that the files around it name.
 
-    def __init__(self, files: Mapping[str, bytes]):
-        self.files = dict(files)
-        self._tokenizer = _library().from_str(self.files[MAIN].decode())
+    start: id that the decoder's side of an encoder-decoder begins with, where its config.json names one:
+    that is what the vocabulary's bos is for there.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], start: int | None = None):
+        self.files, self.start = dict(files), start
+        self._tokenizer = library().Tokenizer.from_str(self.files[MAIN].decode())
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         names, size = self._roles(), self._size()
         added = [role for role in ROLES if role not in names]
         ids = {role: self._tokenizer.token_to_id(name) for role, name in names.items()}
         ids |= {role: size + i for i, role in enumerate(added)}
+        if start is not None:
+            ids["bos"] = start
         self._extra = {ids[role]: SPECIAL_PIECES[ROLES.index(role)] for role in added}
         count = self._sentinels(size)
         text = json.loads(self.files[MAIN])
@@ -57,12 +65,12 @@ class HuggingFaceTokenizer:
         self.starts_word = pieces.starts_word
         if self._word_pieces:
             self.starts_word = np.array([not self.piece(i).startswith("##") for i in range(self.vocab.size)])
-        self.hash = hashlib.sha256(
-            b"".join(k.encode() + self.files[k] for k in sorted(self.files))
-        ).hexdigest()
+        content = b"".join(k.encode() + self.files[k] for k in sorted(self.files))
+        content += b"" if start is None else f"start={start}".encode()
+        self.hash = hashlib.sha256(content).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HuggingFaceTokenizer, (self.files,)
+        return HuggingFaceTokenizer, (self.files, self.start)
 
     @classmethod
     def make(cls, config: TokenizerConfig, texts: Iterable[str]) -> "HuggingFaceTokenizer":
@@ -71,7 +79,7 @@ class HuggingFaceTokenizer:
         raise ConfigError("tokenizer.kind = 'huggingface' needs tokenizer.path, a folder that was imported")
 
     @classmethod
-    def from_folder(cls, folder: str | os.PathLike) -> "HuggingFaceTokenizer":
+    def from_folder(cls, folder: str | os.PathLike, start: int | None = None) -> "HuggingFaceTokenizer":
         """From a directory that `save_pretrained` wrote. DataError where there is no tokenizer.json."""
         folder = pathlib.Path(folder)
         files = {name: (folder / name).read_bytes() for name in KNOWN if (folder / name).is_file()}
@@ -81,16 +89,17 @@ class HuggingFaceTokenizer:
                 '  python -c "from transformers import AutoTokenizer as T; '
                 f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
-        return cls(files)
+        return cls(files, start)
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "HuggingFaceTokenizer":
         """Reads what `save` wrote, and compares its sha256 with tokenizer.json's."""
         inner = folder / _FOLDER
         try:
-            found = cls({name: (inner / name).read_bytes() for name in definition["files"]})
+            files = {name: (inner / name).read_bytes() for name in definition["files"]}
         except OSError as error:
             raise DataError(f"cannot read the tokenizer: {error}") from error
+        found = cls(files, definition.get("start"))
         if found.hash != definition["hash"]:
             raise DataError(f"{inner} is damaged: its sha256 is not the one in {folder / MAIN}")
         return found
@@ -100,10 +109,13 @@ class HuggingFaceTokenizer:
         inner = pathlib.Path(folder) / _FOLDER
         self.export(inner)
         definition = {"kind": "huggingface", "hash": self.hash, "files": sorted(self.files)}
+        definition |= {} if self.start is None else {"start": self.start}
         write_definition(folder, definition | {"size": self.vocab.size})
 
-    def export(self, folder: str | os.PathLike) -> None:
-        """Writes the files that came, for other programs."""
+    def export(
+        self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]] | None = None
+    ) -> None:
+        """Writes the files that came, for other programs; they have a frame of their own."""
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             with atomic_open(pathlib.Path(folder) / name, "wb") as handle:
@@ -112,6 +124,13 @@ class HuggingFaceTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no special ids added (those that stand in it by name are found)."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    @functools.cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special ids that it puts before and behind a text, as its own post-processor has it."""
+        alone, whole = self.encode("a"), self._tokenizer.encode("a").ids
+        place = next(i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
+        return whole[:place], whole[place + len(alone) :]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 ids of each text."""
@@ -165,19 +184,4 @@ class HuggingFaceTokenizer:
         return piece.removeprefix("##").replace("▁", " ").replace("</w>", " ").encode()
 
 
-def _library() -> Any:
-    try:
-        import tokenizers
-    except ModuleNotFoundError as error:
-        raise ConfigError("an imported tokenizer needs the extra hf: pip install 'tlx-lm[hf]'") from error
-    return tokenizers.Tokenizer
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's letters for bytes: printable ones stand for themselves, the rest follow from U+0100."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    rest = [value for value in range(256) if value not in plain]
-    return {chr(v): v for v in plain} | {chr(0x100 + i): v for i, v in enumerate(rest)}
-
-
-_BYTE_OF = _byte_alphabet()
+_BYTE_OF = {letter: byte for byte, letter in enumerate(byte_letters())}

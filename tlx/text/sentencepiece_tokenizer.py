@@ -15,6 +15,7 @@ import sentencepiece
 
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import atomic_open
+from tlx.text import export
 from tlx.text.config import TokenizerConfig
 from tlx.text.pieces import Pieces, special_names
 from tlx.text.tokenizer import write_definition
@@ -68,6 +69,19 @@ class SentencePieceTokenizer:
         with atomic_open(folder / _MODEL, "wb") as handle:
             handle.write(self._model)
         write_definition(folder, {"kind": "sentencepiece", "hash": self.hash, "size": self.vocab.size})
+
+    def export(self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]]) -> None:
+        """Writes tokenizer.json for other programs; `frame`: ids put before and behind a text."""
+        size = self.vocab.size
+        pieces = [self.piece(index).replace(_SPACE, " ") for index in range(size)]
+        scores = [self._processor.get_score(index) for index in range(size)]
+        text = {i for i in range(size) if i not in self._names and not self._processor.is_byte(i)}
+        # BPE's scores are 0, -1, -2 ... in the order of merging, unigram's are log-probabilities.
+        if all(scores[index] == round(scores[index]) for index in text):
+            made = export.byte_pair_tokenizer(pieces, scores, text)
+        else:
+            made = export.unigram_tokenizer(pieces, scores)
+        export.write(folder, made, self.vocab, self._names, frame)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, no special ids added."""

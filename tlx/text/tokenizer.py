@@ -55,6 +55,10 @@ class Tokenizer(Protocol):
         """Writes everything that `load_tokenizer` needs."""
         ...
 
+    def export(self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]]) -> None:
+        """Writes tokenizer.json and what else other programs read; `frame`: ids before and behind a text."""
+        ...
+
 
 def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer that `config` asks for; `texts` is read only where a vocabulary is trained.

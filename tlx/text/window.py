@@ -6,7 +6,7 @@ import numpy as np
 
 from tlx.text.vocabulary import Vocabulary
 
-Layout = Literal["packed", "stream", "document", "parallel", "packed_or_parallel"]
+Layout = Literal["packed", "stream", "document", "parallel", "packed_or_parallel", "turns"]
 
 
 class Window(NamedTuple):
@@ -32,9 +32,11 @@ class Reads(NamedTuple):
     stream: row b of batch k+1 continues row b of batch k, `length - overlap` tokens further on;
     document: one document's piece per window, padded;
     parallel: a text of a pair per window, cut or padded, its translation in `other`;
-    packed_or_parallel: that where a source has pairs; else as packed, and `other` is empty.
+    packed_or_parallel: that where a source has pairs; else as packed, and `other` is empty;
+    turns: what was said before a turn of a conversation, its end where it is longer, and in `other` that turn
+    with what separates it from the next one, or with its ratings (turns.py).
 
-    other: tokens of a second piece of text. Except for pairs it comes from a random place: in the layout
+    other: tokens of a second piece of text. But for pairs and turns it is from a random place: in the layout
     document of another document, else of the whole text. copies: 0 draws what is random anew each epoch;
     n makes n versions of the data and repeats them, epoch e being version e mod n. both_ways: half of the
     rows of a stream read the text backwards, from its end.

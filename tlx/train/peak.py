@@ -7,21 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-# Dense bfloat16 FLOP/s of one device by a part of its name, from the makers' data sheets.
-_ACCELERATORS = {
-    "v4": 275e12,
-    "v5 lite": 197e12,
-    "v5e": 197e12,
-    "v5p": 459e12,
-    "v5": 459e12,
-    "v6 lite": 918e12,
-    "v6e": 918e12,
-    "7x": 2307e12,
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-}
+from tlx.base.chips import chip_of
 
 
 class Peak(NamedTuple):
@@ -37,9 +23,10 @@ def matmul_peak(size: int = 1024, repeats: int = 8) -> Peak:
     Simulated CPU devices share their machine, so each process counts once.
     """
     device = jax.devices()[0]
-    for name, flops in _ACCELERATORS.items():
-        if device.platform != "cpu" and name.lower() in device.device_kind.lower():
-            return Peak(flops * jax.device_count(), f"{device.device_kind} data sheet, bfloat16")
+    row = chip_of(device.device_kind) if device.platform != "cpu" else None
+    if row is not None:
+        flops = row.bf16_flops / row.devices * jax.device_count()
+        return Peak(flops, f"{device.device_kind} data sheet, bfloat16")
     machines = jax.process_count() if device.platform == "cpu" else jax.device_count()
     return Peak(_measured(size, repeats) * machines, f"measured, float32 {size} x {size} products")
 

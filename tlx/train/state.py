@@ -29,15 +29,21 @@ def boxed_params(module: Any, batch: dict[str, Any]) -> Any:
 
 
 def init_state(
-    module: Any, optimizer: optax.GradientTransformation, batch: dict[str, Any], batch_size: int, seed: int
+    module: Any,
+    optimizer: optax.GradientTransformation,
+    batch: dict[str, Any],
+    batch_size: int,
+    seed: int,
+    frozen: Any = None,
 ) -> State:
-    """The state before the first step; `batch` gives the keys, shapes and dtypes of a batch.
+    """The state before the first step, but for its frozen part, which only says where parameters begin;
+    `batch` gives the keys, shapes and dtypes of a batch.
 
     Traced by `jax.eval_shape` for the abstract state, and jitted with `out_shardings`, so that no device
     ever holds a whole array that is split. Parameters depend on the seed alone, not on the mesh.
     """
     key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step folds in this number
-    params = parallel.unbox(_init(module, batch, key))
+    params = begin(module, parallel.unbox(_init(module, batch, key)), frozen)
     return State(
         params=params,
         frozen={},
@@ -48,6 +54,18 @@ def init_state(
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
     )
+
+
+def frozen_params(module: Any) -> Any:
+    """Abstract frozen parameters in boxes; {} for a module that has none."""
+    made = getattr(module, "frozen", None)
+    return {} if made is None else made()
+
+
+def begin(module: Any, params: Any, frozen: Any) -> Any:
+    """The parameters that training starts from: as drawn, or what the module makes of the frozen ones."""
+    made = getattr(module, "begin", None)
+    return params if made is None else made(params, frozen)
 
 
 def _init(module: Any, batch: dict[str, Any], key: jax.Array) -> Any:

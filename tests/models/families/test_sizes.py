@@ -39,6 +39,8 @@ albert xxlarge AlbertModel 222_595_584
 xlnet base XLNetLMHeadModel 116_750_336
 xlnet large XLNetLMHeadModel 360_300_800
 distilbert base DistilBertModel 66_362_880
+modernbert base ModernBertForMaskedLM 149_655_232
+modernbert large ModernBertForMaskedLM 395_881_664
 t5 small T5ForConditionalGeneration 60_506_624
 t5 base T5ForConditionalGeneration 222_903_552
 t5 large T5ForConditionalGeneration 737_668_096
@@ -78,6 +80,8 @@ polyglot-ko 3.8b GPTNeoXForCausalLM 3_809_974_272
 polyglot-ko 5.8b GPTNeoXForCausalLM 5_885_059_072
 polyglot-ko 12.8b GPTNeoXForCausalLM 12_893_603_840
 ctrl large CTRLLMHeadModel 1_637_964_550
+transformer-xl base - 151_119_838
+transformer-xl large - 285_205_322
 """
 
 # What was printed, where no class says it exactly.

@@ -10,8 +10,7 @@ from tlx import parallel
 from tlx.base import tree
 from tlx.cli.bench.shape import Shape, run_config
 from tlx.cli.bench.timing import in_turns, matmul
-from tlx.models.flops import matmul_flops
-from tlx.run import Run, abstract_batch, assemble, trace_forward
+from tlx.run import Run, abstract_batch, assemble, training_flops
 
 
 class Step(NamedTuple):
@@ -56,7 +55,7 @@ def prepare(objective: str, shape: Shape) -> Step:
     return Step(
         call=_caller(run),
         tokens=sum(leaf.size for name, leaf in batch.items() if name.endswith("tokens")),
-        flops=3 * matmul_flops(lambda: trace_forward(run.module, batch)),
+        flops=training_flops(run.module, batch),
         num_params=tree.num_params(run.state.params),
     )
 

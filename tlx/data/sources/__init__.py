@@ -7,6 +7,7 @@ from tlx.data.sources.source import Document, Source, Split
 TABLE = Table(
     "data.source",
     {
+        "docstrings": "tlx.data.sources.docstrings:DocstringSource",
         "python": "tlx.data.sources.python:PythonSource",
         "text": "tlx.data.sources.text:TextSource",
         "tfds": "tlx.data.sources.tfds:TfdsSource",

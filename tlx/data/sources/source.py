@@ -8,10 +8,21 @@ Split = Literal["train", "validation"]
 
 
 class Document(NamedTuple):
-    """A text and how to call it in a message: its file, and its line or record where there are several."""
+    """A text and how to call it in a message: its file, and its line or record where there are several.
+
+    `replies` are the turns of a conversation that follow the first one; `ratings` what its last turn was
+    rated, 0, 1 or None for each attribute.
+    """
 
     name: str
     text: str
+    replies: tuple[str, ...] = ()
+    ratings: tuple[int | None, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text, or all turns."""
+        return (self.text, *self.replies)
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""Text in files: plain (.txt, .md, .py), .jsonl and .parquet."""
+"""Text in files: plain (.txt, .md, .py), .jsonl, .tsv and .parquet."""
 
 import contextlib
 import glob
@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow
@@ -17,7 +17,8 @@ from tlx.data.config import SourceConfig
 from tlx.data.sources.source import Document, Split, held_out
 
 _PLAIN = (".txt", ".md", ".py")
-_ENDINGS = (*_PLAIN, *(ending + ".gz" for ending in _PLAIN), ".jsonl", ".jsonl.gz", ".parquet")
+_RECORDS = (".jsonl", ".jsonl.gz", ".tsv", ".tsv.gz", ".parquet")
+_ENDINGS = (*_PLAIN, *(ending + ".gz" for ending in _PLAIN), *_RECORDS)
 
 
 class TextSource:
@@ -46,45 +47,65 @@ class TextSource:
             [[path, stat.st_size, stat.st_mtime_ns] for path, stat in zip(self.parts, sizes, strict=True)],
             [self._columns, self._config.lines, self._fraction, split],
         ]
+        if config.text.turns_column:
+            self._columns = (config.text.turns_column, *config.text.ratings)
+            self.identity.append(self._columns)
 
     def read(self, part: str) -> Iterator[Document]:
         """Documents of the file `part` that belong to the split."""
         place = os.path.relpath(part, self._root)
         empty = True
-        for record, texts in self._records(part):
+        for record, documents in self._records(part):
             empty = False
             where = "" if record is None else f":{record}"
-            if all(text.strip() for text in texts) and self._belongs(place + where):
-                yield from (Document(part + where, text) for text in texts)
+            texts = [text for document in documents for text in document.texts]
+            if texts and all(text.strip() for text in texts) and self._belongs(place + where):
+                yield from (document._replace(name=part + where) for document in documents)
         if empty:
             raise DataError(f"{part} is empty")
 
     def _belongs(self, place: str) -> bool:
         return self._fraction is None or held_out(place, self._fraction) == (self._split == "validation")
 
-    def _records(self, path: str) -> Iterator[tuple[int | None, Sequence[str]]]:
-        """(number from 1 or None, its text or pair of texts) of each record, blank ones included."""
-        if self.parallel and path.removesuffix(".gz").endswith(_PLAIN):
+    def _records(self, path: str) -> Iterator[tuple[int | None, Sequence[Document]]]:
+        """(number from 1 or None, its text, pair of texts or conversation) of each record, blank ones too."""
+        kind = path.removesuffix(".gz")
+        if self.parallel and kind.endswith((*_PLAIN, ".tsv")):
             raise DataError(
                 f"{path} has no field {self._columns[1]!r}; data.text.target_column needs records"
             )
         try:
             if path.endswith(".parquet"):
-                yield from _parquet(path, self._columns)
-            elif path.removesuffix(".gz").endswith(".jsonl"):
-                yield from _jsonl(path, self._columns)
-            elif self._config.lines:
+                yield from self._fields(path, _parquet(path, self._columns))
+            elif kind.endswith(".jsonl"):
+                yield from self._fields(path, _jsonl(path, self._columns, bool(self._config.turns_column)))
+            elif kind.endswith(".tsv") or self._config.lines:
                 with _open(path) as handle:
-                    yield from enumerate(([line.rstrip("\n")] for line in handle), start=1)
+                    for number, line in enumerate(handle, start=1):
+                        turns = (
+                            line.rstrip("\n").split("\t") if kind.endswith(".tsv") else [line.rstrip("\n")]
+                        )
+                        yield number, [Document("", turns[0], tuple(turns[1:]))]
             else:
                 with _open(path) as handle:
                     text = handle.read()
                 if text:
-                    yield None, [text]
+                    yield None, [Document("", text)]
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8: {error}") from error
         except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
             raise DataError(f"cannot read {path}: {error}") from error
+
+    def _fields(
+        self, path: str, records: Iterator[tuple[int, Mapping[str, Any]]]
+    ) -> Iterator[tuple[int, Sequence[Document]]]:
+        """The documents of records with named fields."""
+        for number, record in records:
+            where = f"{path}:{number}"
+            if self._config.turns_column:
+                yield number, [_conversation(record, self._columns, where)]
+            else:
+                yield number, [Document("", _text(record[name], name, where)) for name in self._columns]
 
 
 def _matches(globs: Sequence[str], field: str) -> list[str]:
@@ -110,29 +131,28 @@ def _open(path: str) -> Iterator[IO[str]]:
         yield handle
 
 
-def _jsonl(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+def _jsonl(path: str, columns: Sequence[str], optional: bool) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The records; where `optional`, all fields but the first may be missing."""
     with _open(path) as handle:
         for number, line in enumerate(handle, start=1):
             if not line.strip():
                 continue
+            where = f"{path}:{number}"
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise DataError(f"{path}:{number} is not JSON: {error}") from error
-            yield number, [_text(record, column, f"{path}:{number}") for column in columns]
+                raise DataError(f"{where} is not JSON: {error}") from error
+            if not isinstance(record, dict):
+                raise DataError(f"{where} is not a JSON object")
+            for column in columns[:1] if optional else columns:
+                if column not in record:
+                    raise DataError(
+                        f"{where} has no such field: " + one_of("data.text.column", column, record)
+                    )
+            yield number, record
 
 
-def _text(record: Any, column: str, where: str) -> str:
-    if not isinstance(record, dict):
-        raise DataError(f"{where} is not a JSON object")
-    if column not in record:
-        raise DataError(f"{where} has no such field: " + one_of("data.text.column", column, record))
-    if not isinstance(record[column], str):
-        raise DataError(f"{where}: {column!r} is {type(record[column]).__name__}, not text")
-    return record[column]
-
-
-def _parquet(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+def _parquet(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with pyarrow.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         for column in columns:
@@ -140,9 +160,25 @@ def _parquet(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Sequence[
                 raise DataError(f"{path} has no such column: " + one_of("data.text.column", column, names))
         number = 0
         for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
-            for texts in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
+            for values in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
                 number += 1
-                for column, text in zip(columns, texts, strict=True):
-                    if not isinstance(text, str):
-                        raise DataError(f"{path}:{number}: {column!r} is {type(text).__name__}, not text")
-                yield number, texts
+                yield number, dict(zip(columns, values, strict=True))
+
+
+def _text(value: Any, column: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {column!r} is {type(value).__name__}, not text")
+    return value
+
+
+def _conversation(record: Mapping[str, Any], columns: Sequence[str], where: str) -> Document:
+    """The turns in the first column, and the ratings in the others."""
+    turns = record[columns[0]]
+    if not isinstance(turns, list) or not turns:
+        raise DataError(f"{where}: {columns[0]!r} is {type(turns).__name__}, not a list of one or more turns")
+    texts = [_text(turn, columns[0], where) for turn in turns]
+    ratings = tuple(record.get(name) for name in columns[1:])
+    for name, rating in zip(columns[1:], ratings, strict=True):
+        if rating not in (0, 1, None):
+            raise DataError(f"{where}: {name!r} is {rating!r}; a rating is 0, 1 or null")
+    return Document("", texts[0], tuple(texts[1:]), tuple(None if r is None else int(r) for r in ratings))

@@ -1,7 +1,6 @@
 """Which attention kernel runs: asked for and possible, or an error; never a slow path in silence."""
 
-import jax
-
+from tlx.base import platform as platforms
 from tlx.base.errors import ConfigError
 from tlx.nn.config import BlockConfig
 
@@ -52,4 +51,4 @@ def kernel_name(cfg: BlockConfig, num_queries: int, has_visible: bool) -> str:
     """The kernel inside a traced step: plain einsums for decoding and for arbitrary masks."""
     if has_visible or num_queries == 1:
         return "xla"
-    return choose(cfg, jax.default_backend(), cfg.dtype, num_queries)[0]
+    return choose(cfg, platforms.platform(), cfg.dtype, num_queries)[0]

@@ -1,4 +1,4 @@
-"""`tlx.load`: a trained model as an object, from nothing but its run directory.
+"""What `tlx.load` returns: a trained model as an object.
 
 lm = tlx.load("runs/quickstart")
 lm.generate("def main(", max_tokens=32)
@@ -8,10 +8,7 @@ lm.score(["import os"])[0].bits_per_byte
 import dataclasses
 import functools
 import math
-import os
-import pathlib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,35 +16,24 @@ import jax
 import numpy as np
 
 from tlx.base import tree
-from tlx.base.config import to_dict
-from tlx.base.errors import CheckpointError, ConfigError, DataError
-from tlx.checkpoint import load_params
+from tlx.base.errors import ConfigError
 from tlx.data.records import RecordPipeline
 from tlx.decode import generate as decoding
+from tlx.decode.beam import beam_search
 from tlx.decode.padding import bucket
 from tlx.decode.sampling import Sampling
 from tlx.evaluate import scoring
 from tlx.evaluate.answers import Predictor, answer, make_predictor
-from tlx.hub.folder import check_room, is_hugging_face, open_folder
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
 from tlx.objectives.protocol import ObjectiveModule
 from tlx.parallel import unbox
-from tlx.run import RunConfig, abstract_batch, base_config, make_module, parts_of, resolve, spec_of
+from tlx.run import RunConfig, abstract_batch, parts_of, spec_of
 from tlx.tasks.protocol import Task
 from tlx.tasks.readers import Record
-from tlx.text import Tokenizer, load_tokenizer
-from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
-from tlx.train.directory import read_run
+from tlx.text import Tokenizer
 from tlx.train.state import boxed_params
 
-# What a model from elsewhere is taken to have been trained with.
-_OBJECTIVES = {
-    "encoder": "mlm",
-    "decoder": "clm",
-    "encoder_decoder": "span_corruption",
-    "two_stream": "plm",
-}
 PLACEHOLDERS = ("[MASK]", "<mask>")
 
 
@@ -145,8 +131,15 @@ class LoadedModel:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
+        num_beams: int = 0,
+        length_penalty: float = 1.0,
+        begin: str = "",
     ) -> str | list[str]:
         """What follows each prompt, without the prompt; one str for one str. temperature 0 is greedy.
+
+        num_beams: search for the likeliest text with so many beams instead of drawing one; length_penalty is
+        the power of its length that its log-probability is divided by. begin: what the decoder's side of an
+        encoder-decoder begins with (a language's token, say); it is not in the answer.
 
         An encoder-decoder trained to fill gaps fills the "<extra_id_0>", "<extra_id_1>" ... of its prompt,
         and answers in that form; a prompt without a gap is continued. Others read the prompt as it is, where
@@ -159,14 +152,20 @@ class LoadedModel:
         sampling = Sampling(temperature, top_k, top_p)
         vocab, sources = self.tokenizer.vocab, None
         if self.kind == "encoder_decoder":
-            sources, rows = [self._source(prompt) for prompt in asked], [[vocab.bos]] * len(asked)
+            sources = [self._source(prompt) for prompt in asked]
+            rows = [[vocab.bos, *self._encode(begin)]] * len(asked)
         else:
             begin = vocab.eos if self.kind == "two_stream" else vocab.bos
             rows = [[begin, *self._encode(prompt)] for prompt in asked]
-        drawn = decoding.generate(
-            self._lm, self.params["model"], rows, vocab,
-            max_tokens=max_tokens, sampling=sampling, seed=seed, sources=sources, max_length=self._max_length,
-        )  # fmt: skip
+        given = {"sources": sources, "max_tokens": max_tokens, "max_length": self._max_length}
+        lm, params = self._lm, self.params["model"]
+        if num_beams:
+            found = beam_search(
+                lm, params, rows, vocab, num_beams=num_beams, length_penalty=length_penalty, **given
+            )
+            drawn = [best.tokens for best, *_ in found]
+        else:
+            drawn = decoding.generate(lm, params, rows, vocab, sampling=sampling, seed=seed, **given)
         texts = [self._answer(prompt, ids) for prompt, ids in zip(asked, drawn, strict=True)]
         return texts[0] if isinstance(prompts, str) else texts
 
@@ -234,7 +233,7 @@ class LoadedModel:
 
     @functools.cached_property
     def _missing_heads(self) -> list[str]:
-        wanted = _wanted(self.module, self.config, self.tokenizer)
+        wanted = unbox(wanted_params(self.module, self.config, self.tokenizer))
         return sorted(set(wanted.get("heads", {})) - set(self.params.get("heads", {})))
 
     @functools.cached_property
@@ -274,7 +273,8 @@ class LoadedModel:
         vocab, ids = self.tokenizer.vocab, self._encode(prompt)
         if self._fills_gaps and not self._has_gap(ids):
             ids.append(vocab.sentinel(0))
-        return [*ids, vocab.eos]
+        before, behind = getattr(self.tokenizer, "frame", ((), (vocab.eos,)))
+        return [*before, *ids, *behind]
 
     def _has_gap(self, ids: Sequence[int]) -> bool:
         vocab = self.tokenizer.vocab
@@ -301,62 +301,11 @@ class LoadedModel:
 
     def _placed(self, rows: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
         real = rows != self.tokenizer.vocab.pad
+        if prefix == "decoder_":  # which some models begin with their pad
+            real[:, 0] = True
         positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
         parts = {"tokens": rows, "segments": real.astype(np.int32), "positions": positions}
         return {prefix + name: value for name, value in parts.items()}
-
-
-def load(
-    path: str | os.PathLike,
-    step: int | None = None,
-    dtype: str | None = None,
-    allow: Sequence[str] = (),
-    ignore: Sequence[str] = (),
-) -> LoadedModel:
-    """The model of a run directory, of one of its checkpoint directories, or of a Hugging Face directory.
-
-    step: which checkpoint; None for the newest that verifies. dtype: "float32" or "bfloat16" for
-    parameters and computation; None keeps the parameters' own. allow: packages outside tlx whose code the
-    saved config may name ("package.module:attr"); without it nothing of the directory is executed.
-    ignore: for a Hugging Face directory, keys of config.json and tensors that shall not matter.
-    Needs no other file and any number of devices; reads parameters only.
-    Raises DataError where there is no run, CheckpointError where no checkpoint can be read or it does not
-    fit the config, ConfigError for a config that this version cannot build.
-    """
-    if is_hugging_face(path):
-        return _load_hugging_face(pathlib.Path(path).absolute(), dtype, ignore)
-    folder = _run_folder(pathlib.Path(path).absolute())
-    saved = read_run(folder)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    if tokenizer.hash != saved["tokenizer_hash"]:
-        raise DataError(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
-    config = resolve(_here(saved["config"], folder, dtype), allow=tuple(allow))
-    loaded = load_params(path, step, dtype=dtype)
-    module = make_module(config, tokenizer.vocab)
-    _check_params(loaded.tree, module, config, tokenizer, folder)
-    return LoadedModel(config, jax.device_put(loaded.tree), tokenizer, module, loaded.step)
-
-
-def _load_hugging_face(folder: pathlib.Path, dtype: str | None, ignore: Sequence[str]) -> LoadedModel:
-    """Reads config.json, safetensors and tokenizer.json; says the size first, and whether there is room."""
-    checkpoint = open_folder(folder, ignore, dtype or "float32")
-    tokenizer = HuggingFaceTokenizer.from_folder(folder)
-    model = checkpoint.config
-    while model.padded_vocab < tokenizer.vocab.size and model.vocab_multiple < 2**20:
-        model = dataclasses.replace(model, vocab_multiple=2 * model.vocab_multiple)
-    if model != checkpoint.config:
-        checkpoint = open_folder(folder, ignore, dtype or "float32", model.vocab_multiple)
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in checkpoint.params.values())
-    print(f"{folder}: {checkpoint.num_params:,} parameters, {size / 1e9:.2f} GB", file=sys.stderr)
-    check_room(size, str(folder))
-    values = base_config(_OBJECTIVES[model.kind]).to_dict()
-    values["model"] = to_dict(model) | ({} if dtype is None else {"dtype": dtype})
-    longest = model.position.max_length if model.position.kind == "learned" else 512
-    values["data"]["sequence_length"] = min(512, longest)
-    values["tokenizer"]["kind"] = "bytes"  # until it is saved: then tokenizer.path says which
-    config = resolve(values)
-    params = jax.device_put(checkpoint.read(progress=True))
-    return LoadedModel(config, params, tokenizer, make_module(config, tokenizer.vocab), 0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -364,52 +313,9 @@ def _logits(module: ObjectiveModule, params: Any, batch: dict[str, jax.Array]) -
     return module.apply({"params": params}, batch, method="logits")
 
 
-def _run_folder(path: pathlib.Path) -> pathlib.Path:
-    """The run directory that `path` is, or is a checkpoint of."""
-    for folder in (path, path.parent, path.parent.parent):
-        if (folder / "run.json").is_file():
-            return folder
-    if not path.is_dir():
-        raise DataError(f"{path} is not there; give a run directory, which holds run.json and checkpoints/")
-    raise DataError(f"{path} is neither a run directory (it has no run.json) nor a checkpoint of one")
-
-
-def _here(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
-    """The saved config with what belonged to the machine that trained it put right for this one."""
-    values = dict(values)
-    if values["tokenizer"].get("path") is not None:
-        values["tokenizer"] = values["tokenizer"] | {"path": str(folder / "tokenizer")}
-    execution = values["model"].get("execution", {}) | {"attention": "auto"}
-    values["model"] = values["model"] | {"execution": execution}
-    if dtype is not None:
-        values["model"] |= {"dtype": dtype}
-    return values
-
-
-def _wanted(module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The module's parameters, abstract."""
-    return unbox(boxed_params(module, abstract_batch(config, spec_of(config, tokenizer))))
-
-
-def _check_params(
-    params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, folder: pathlib.Path
-) -> None:
-    """Raises CheckpointError listing parameters whose path or shape is not the module's.
-
-    An imported model may have heads of other objectives, and lack this one's.
-    """
-    wanted = tree.flatten(_wanted(module, config, tokenizer))
-    found = tree.flatten(params)
-    wrong = [
-        f"  {path}: checkpoint {found[path].shape if path in found else 'none'}, "
-        f"model {wanted[path].shape if path in wanted else 'none'}"
-        for path in sorted({*found, *wanted})
-        if not (path.startswith("heads/") and (path not in found or path not in wanted))
-        and (path not in found or path not in wanted or found[path].shape != wanted[path].shape)
-    ]
-    if wrong:
-        lines = "\n".join(wrong[:20] + (["  ..."] if len(wrong) > 20 else []))
-        raise CheckpointError(f"the checkpoint does not fit {folder / 'run.json'}:\n{lines}")
+def wanted_params(module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The module's parameters, abstract and in boxes with their logical names."""
+    return boxed_params(module, abstract_batch(config, spec_of(config, tokenizer)))
 
 
 def _encode(tokenizer: Tokenizer, text: str, names: dict[str, int]) -> list[int]:

@@ -1,0 +1,32 @@
+"""BART: permuted sentences and infilled spans (Lewis et al. 2020), base.
+
+    tlx train --config=configs/pretrain/bart.py
+    tlx train --config=configs/pretrain/bart.py:tiny
+
+Hardware: a batch of 8,000 rows of 512 on 64 chips or more; train.microbatches on fewer. 500,000 steps, as
+the published models; expected after fine-tuning (large): CNN/DailyMail ROUGE 44.16, 21.28, 40.90. The paper
+gives no rate: RoBERTa's. Text as RoBERTa's.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.recipes import published, tfds, tiny
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "tiny", or nothing for the published size."""
+    config = published("bart", "bart", "base")
+    config.data.mixture = (
+        tfds("wikipedia/20230601.en", train_split="train[:99%]", validation_split="train[99%:]"),
+        tfds("pg19", column="book_text"),
+        tfds("c4/realnewslike"),
+        tfds("c4/webtextlike"),
+    )
+    config.data.mixture_power = 1.0  # by their sizes
+    config.data.sequence_length, config.train.batch_size, config.train.steps = 512, 8000, 500_000
+    optimizer = config.optimizer
+    optimizer.learning_rate, optimizer.schedule.name = 6e-4, "linear"
+    optimizer.schedule.warmup, optimizer.schedule.final = 24_000, 0.0
+    optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.98, 1e-6
+    optimizer.weight_decay, config.train.clip_norm = 0.01, None
+    return tiny(config) if arg == "tiny" else config

@@ -1,0 +1,46 @@
+"""Functions of Python's standard library and what they say of themselves: pairs that are on every machine."""
+
+import ast
+import pathlib
+from collections.abc import Iterator
+
+from tlx.base.errors import DataError
+from tlx.data.config import SourceConfig
+from tlx.data.sources.python import PythonSource
+from tlx.data.sources.source import Document, Split
+
+
+class DocstringSource:
+    """A function's code without its docstring, and the docstring; files and their split as PythonSource's."""
+
+    parallel = True
+
+    def __init__(self, config: SourceConfig, split: Split, root: pathlib.Path | None = None):
+        self._files = PythonSource(config, split, root)
+        self.name = f"docstrings of {self._files.name}"
+        self.parts = self._files.parts
+        self.num_bytes = None
+        self.identity = ["docstrings", self._files.identity]
+
+    def read(self, part: str) -> Iterator[Document]:
+        """For each function of the file that has a docstring, in their order: code, docstring."""
+        for document in self._files.read(part):
+            try:
+                nodes = list(ast.walk(ast.parse(document.text)))
+            except (SyntaxError, ValueError) as error:
+                raise DataError(f"cannot parse {document.name}: {error}") from error
+            lines = document.text.splitlines()
+            for node in nodes:
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield from _pair(node, lines, f"{document.name}:{node.lineno}")
+
+
+def _pair(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], name: str) -> tuple[Document, ...]:
+    """Nothing where there is no docstring, or nothing else."""
+    docstring = ast.get_docstring(node)
+    first = node.body[0]
+    code = lines[node.lineno - 1 : first.lineno - 1] + lines[first.end_lineno : node.end_lineno]
+    text = "\n".join(code)
+    if not docstring or not docstring.strip() or len(node.body) < 2 or not text.strip():
+        return ()
+    return Document(name, text), Document(name, docstring)

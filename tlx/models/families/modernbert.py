@@ -1,0 +1,181 @@
+"""ModernBERT: a pre-norm encoder, rotated heads, gated feed-forward, windows in two layers of three."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.base.errors import ConfigError, one_of
+from tlx.models.config import HeadConfig, ModelConfig
+from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.rope import kinds_of, parameters_of, scaling_of, windows_of
+from tlx.nn.config import (
+    AttentionConfig,
+    FeedForwardConfig,
+    InitConfig,
+    NormConfig,
+    PositionConfig,
+    RotaryScaling,
+)
+from tlx.nn.embed import EmbeddingConfig
+
+# A layer with a window of 128 sees 64 tokens on either side, and its own.
+BASE = ModelConfig(
+    kind="encoder",
+    vocab_size=50368,
+    width=768,
+    num_layers=22,
+    residual="pre",
+    embedding=EmbeddingConfig(norm=True),
+    position=PositionConfig(kind="rotary", max_length=8192, theta=160_000.0, windowed_theta=10_000.0),
+    attention=AttentionConfig(num_heads=12, qkv_bias=False, out_bias=False, windows=(0, 65, 65)),
+    feedforward=FeedForwardConfig(hidden=1152, activation="gelu", gated=True, bias=False),
+    norm=NormConfig(eps=1e-5, bias=False, first=False),
+    head=HeadConfig(tied=True, transform_bias=False),
+    init=InitConfig(scale_residual=True),
+)
+
+
+def rows(config: ModelConfig) -> list[Row]:
+    """The key table: queries, keys and values are packed, and so are gate and input."""
+    path, name = "model/encoder/blocks", "model.layers.{layer}"
+    attention, bias = config.attention, config.norm.bias
+    found = [
+        Row("model/embedding/table", "model.embeddings.tok_embeddings.weight", "v d -> v d"),
+        *norm("model/encoder/front/norm", "model.embeddings.norm", bias),
+        *norm("model/encoder/final_norm", "model.final_norm", bias),
+        *norm(f"{path}/feedforward_norm", f"{name}.mlp_norm", bias),
+        *(
+            Row(row.path, row.name, first=1)
+            for row in norm(f"{path}/attention_norm", f"{name}.attn_norm", bias)
+        ),
+        *linear("heads/mlm/dense", "head.dense", bias="f" if config.head.transform_bias else ""),
+        *norm("heads/mlm/norm", "head.norm", bias),
+        Row("heads/mlm/bias", "decoder.bias", "v -> v"),
+    ]
+    for number, part in enumerate(("query", "key", "value")):
+        packed = "(3 n h)" if attention.qkv_bias else ""
+        found += linear(f"{path}/attention/{part}", f"{name}.attn.Wqkv", "(3 n h) d -> d n h", packed, number)
+    found += linear(
+        f"{path}/attention/out", f"{name}.attn.Wo", "d (n h) -> n h d", "d" if attention.out_bias else ""
+    )
+    packed = "(2 f)" if config.feedforward.bias else ""
+    for number, part in enumerate(("gate", "in")):
+        found += linear(f"{path}/feedforward/{part}", f"{name}.mlp.Wi", "(2 f) d -> d f", packed, number)
+    return found + linear(f"{path}/feedforward/out", f"{name}.mlp.Wo", bias=packed and "f")
+
+
+def _positions(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Windows and rotations: by kind of layer, or in the older keys."""
+    said = values.get("rope_parameters") or {}
+    older = dict(values.get("rope_scaling") or {})
+    full, local = (older | dict(said.get(kind) or {}) for kind in ("full_attention", "sliding_attention"))
+    if scaling_of(local).kind != "none":
+        scaling_of({"rope_type": f"{local['rope_type']} of layers with a window"})
+    every = values.get("global_attn_every_n_layers") or 3
+    kinds = values.get("layer_types") or [
+        "sliding_attention" if i % every else "full_attention" for i in range(values["num_hidden_layers"])
+    ]
+    found = windows_of(kinds, values.get("local_attention", 128) // 2 + 1)
+    any_window = any((found["attention.window"], *found["attention.windows"]))
+    theta = full.get("rope_theta", values.get("global_rope_theta") or 160_000.0)
+    local_theta = local.get("rope_theta", values.get("local_rope_theta") or 10_000.0)
+    return found | {
+        "position.theta": float(theta),
+        "position.scaling": scaling_of(full),
+        "position.windowed_theta": float(local_theta) if any_window else 0.0,
+    }
+
+
+def _said(config: ModelConfig) -> dict[str, Any]:
+    position, window = config.position, max((config.attention.window, *config.attention.windows))
+    local = position.windowed_theta or position.theta
+    return {
+        "layer_types": kinds_of(config),
+        "local_attention": 2 * (window - 1) if window else 128,
+        "rope_parameters": {
+            "full_attention": parameters_of(position.theta, position.scaling),
+            "sliding_attention": parameters_of(local, RotaryScaling()),
+        },
+    }
+
+
+def _read_activations(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The head's is said only where it is not that of the layers."""
+    found = {}
+    for key in ("hidden_activation", "classifier_activation"):
+        name = values.get(key, "gelu")
+        if name not in ACTIVATIONS:
+            raise ConfigError("config.json: " + one_of(key, name, ACTIVATIONS))
+        found[key] = ACTIVATIONS[name]
+    layers, head = found["hidden_activation"], found["classifier_activation"]
+    return {"feedforward.activation": layers, "head.activation": "" if head == layers else head}
+
+
+def _write_activations(config: ModelConfig) -> dict[str, Any]:
+    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    layers = config.feedforward.activation
+    return {
+        "hidden_activation": names[layers],
+        "classifier_activation": names[config.head.activation or layers],
+    }
+
+
+FAMILY = Family(
+    name="modernbert",
+    citation="Warner et al. 2024, Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder, "
+    "arXiv:2412.13663",
+    base=BASE,
+    sizes={
+        "base": BASE,
+        "large": resized(BASE, num_layers=28, width=1024, attention__num_heads=16, feedforward__hidden=2624),
+    },
+    rows=rows,
+    model_type="modernbert",
+    architectures={"ModernBertForMaskedLM": ("heads/mlm",), "ModernBertModel": ()},
+    fields=(
+        Same("vocab_size", "vocab_size", 50368),
+        Same("hidden_size", "width", 768),
+        Same("num_hidden_layers", "num_layers", 22),
+        Same("num_attention_heads", "attention.num_heads", 12),
+        Same("intermediate_size", "feedforward.hidden", 1152),
+        Same("max_position_embeddings", "position.max_length", 8192),
+        Same("norm_eps", "norm.eps", 1e-5),
+        Same("norm_bias", "norm.bias", False),
+        Same("mlp_bias", "feedforward.bias", False),
+        Same("mlp_dropout", "feedforward.dropout", 0.0),
+        Same("classifier_bias", "head.transform_bias", False),
+        Same("initializer_range", "init.stddev", 0.02),
+        Mapped(("hidden_activation", "classifier_activation"), _read_activations, _write_activations),
+        Mapped(
+            ("attention_bias",),
+            lambda values: dict.fromkeys(
+                ("attention.qkv_bias", "attention.out_bias"), values.get("attention_bias", False)
+            ),
+            lambda config: {"attention_bias": config.attention.qkv_bias},
+        ),
+        Mapped(
+            (
+                "layer_types local_attention global_attn_every_n_layers rope_parameters rope_scaling "
+                "global_rope_theta local_rope_theta"
+            ).split(),
+            _positions,
+            _said,
+        ),
+        # One rate for probabilities and output there, and none behind the feed-forward: only 0 is the same.
+        Fixed("attention_dropout", (0.0,)),
+        Fixed("embedding_dropout", (0.0,)),
+        Fixed("decoder_bias", (True,)),
+        Fixed("tie_word_embeddings", (True,)),
+    ),
+    prefix="model.",
+    copies={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
+    harmless=(
+        "layer_norm_eps",  # norm_eps is what the class reads
+        "position_embedding_type",
+        "initializer_cutoff_factor",
+        "deterministic_flash_attn",
+        "reference_compile",
+        "repad_logits_with_grad",
+        "sparse_prediction",
+        "sparse_pred_ignore_index",
+    ),
+)

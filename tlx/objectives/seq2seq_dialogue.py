@@ -1,0 +1,47 @@
+"""Dialogue in an encoder-decoder: the encoder reads what was said, the decoder writes the response.
+
+Meena's and BlenderBot's form (Adiwardana et al. 2020; Roller et al. 2021): each turn of a conversation but
+the first is a response once an epoch; its context is up to `max_turns` turns before it with sep between them,
+without their beginning where they are too long, and eos. Every token of the response, and eos, is a target.
+Ratings are left out: see dialogue.py.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from tlx.base.errors import ConfigError
+from tlx.objectives.dialogue import Dialogue, exchange
+from tlx.objectives.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.protocol import Objective, Spec
+from tlx.text.window import Reads, Window
+
+
+@dataclasses.dataclass(frozen=True)
+class Seq2SeqDialogue(Dialogue):
+    """response_length: of the decoder's row, eos included; 0 is that of the encoder's. What is longer is cut,
+    and then has no eos. max_turns: of the context."""
+
+    name: str = "seq2seq_dialogue"
+
+
+def reads(spec: Spec) -> Reads:
+    """Turns of conversations; ConfigError where a response has no room."""
+    if spec.config.response_length == 1 or spec.length < 2:
+        raise ConfigError(
+            f"objective.response_length = {spec.config.response_length} and data.sequence_length = "
+            f"{spec.length} must be at least 2"
+        )
+    return Reads(spec.length, "turns", other=spec.config.response_length or spec.length)
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """Encoder input [length], decoder input and targets [response_length]."""
+    del rng
+    eos, lengths = spec.vocab.eos, (spec.length, spec.config.response_length or spec.length)
+    context, response, whole, _ = exchange(window, spec)
+    source = np.append(context, eos) if len(response) else context
+    return two_towers(source, np.append(response, eos) if whole else response, lengths, spec.vocab)
+
+
+OBJECTIVE = Objective(Seq2SeqDialogue, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))

@@ -1,0 +1,87 @@
+"""What a compiled step says of itself: memory, FLOPs, traffic, the schedule's cycles, the kernels."""
+
+import collections
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tlx.plan import collectives as wires
+from tlx.plan import hlo
+from tlx.plan.operations import matmul_flops
+
+
+class Facts(NamedTuple):
+    """Of one device and one step; plain values, so that they pass between processes as JSON."""
+
+    compiler: str
+    argument_bytes: int
+    output_bytes: int
+    alias_bytes: int  # of the output, that are the arguments' own
+    temp_bytes: int
+    code_bytes: int
+    matmul_flops: int
+    collectives: dict[str, dict[str, float]]
+    collectives_waited_for: dict[str, dict[str, float]]  # those of them that nothing runs beside
+    cycles: int  # of the schedule, as the TPU compiler estimates them; elsewhere 0
+    kernels: dict[str, int]  # custom kernels: runs in a step
+    operations: dict[str, int]  # opcodes of the module as it is written: the golden files' counts
+
+    @property
+    def total_bytes(self) -> int:
+        """What a device must hold."""
+        return self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes + self.code_bytes
+
+
+def read(compiled: Any, mesh: Mapping[str, int], compiler: str) -> Facts:
+    """The facts of `jax.stages.Compiled`; `mesh` is {axis: size} in the order of its devices."""
+    module = hlo.parse(compiled.as_text())
+    stats, found = compiled.memory_analysis(), wires.collectives(module, mesh)
+    return Facts(
+        compiler=compiler,
+        argument_bytes=stats.argument_size_in_bytes,
+        output_bytes=stats.output_size_in_bytes,
+        alias_bytes=stats.alias_size_in_bytes,
+        temp_bytes=stats.temp_size_in_bytes,
+        code_bytes=stats.generated_code_size_in_bytes,
+        matmul_flops=matmul_flops(module),
+        collectives=wires.by_kind_and_axis(found),
+        collectives_waited_for=wires.by_kind_and_axis([one for one in found if not one.overlapped]),
+        cycles=scheduled_cycles(module),
+        kernels=kernels(module),
+        operations=operations(module),
+    )
+
+
+def scheduled_cycles(module: hlo.Module) -> int:
+    """The sum of the schedule's estimates, each times how often its line runs; custom kernels have none."""
+    times = hlo.runs(module)
+    return sum(
+        times[name].scheduled * sum(map(hlo.estimated_cycles, instructions))
+        for name, instructions in module.computations.items()
+    )
+
+
+def kernels(module: hlo.Module) -> dict[str, int]:
+    """{name of a custom kernel: runs in a step}."""
+    times, found = hlo.runs(module), collections.Counter()
+    for name, instructions in module.computations.items():
+        for instruction in instructions:
+            if instruction.opcode != "custom-call" or not times[name].times:
+                continue
+            target = hlo.target_of(instruction)
+            if target == "tpu_custom_call" or target.startswith("__cudnn"):
+                kernel = target if target.startswith("__") else re.sub(r"[.\d]+$", "", instruction.name)
+                found[kernel] += times[name].times
+    return dict(found)
+
+
+def operations(module: hlo.Module) -> dict[str, int]:
+    """{opcode: instructions with it}, what only names or moves values left out."""
+    quiet = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
+    found = collections.Counter(
+        instruction.opcode
+        for instructions in module.computations.values()
+        for instruction in instructions
+        if instruction.opcode not in quiet
+    )
+    return dict(sorted(found.items()))

@@ -1,0 +1,90 @@
+"""The analytic estimate: shapes, shardings and a roofline, in a second and without a compiler."""
+
+from tlx.plan import layout
+from tlx.plan.layout import Program, RunConfig
+from tlx.plan.links import network_seconds
+from tlx.plan.result import Plan, chip_figures, tokens_per_step
+from tlx.plan.target import Target
+from tlx.plan.traffic import least_traffic
+
+
+def estimate(config: RunConfig, target: Target, price: float | None = None) -> Plan:
+    """Raises ConfigError where the config does not divide over the target's devices.
+
+    The step time is a bound from below: the longest of the matrix products at the chip's peak, the least
+    traffic with its memory, and the least traffic between chips, each as if it hid the other two.
+    """
+    work = layout.work(config, target)
+    with layout.traced_for(target):
+        made = layout.abstract_program(config, target)
+        memory = memory_parts(config, made)
+        traffic = least_traffic(config, made)
+    mesh, chip = dict(made.mesh.shape), target.chip
+    memory = {part: size * chip.devices for part, size in memory.items()}
+    times = {
+        "compute": work.computed / (target.num_chips * chip.bf16_flops) * 1e3,
+        "memory": _memory_moved(config, memory) / chip.memory_bandwidth * 1e3,
+        "network": network_seconds(traffic, mesh, target) * 1e3,
+    }
+    step = max(times.values())
+    return Plan(
+        target=target.text,
+        method="analytic",
+        mesh=mesh,
+        fits=memory["total"] <= chip.memory_usable,
+        parameters=layout.parameters(made, config),
+        memory=memory,
+        work=work,
+        flops_compiled=None,
+        collectives=traffic,
+        collectives_least=traffic,
+        times=times,
+        step_ms=step,
+        step_ms_without_kernels=step,
+        tokens_per_step=tokens_per_step(config, made.batch),
+        steps=config.train.steps,
+        notes=("a roofline: the step cannot be faster; how much slower it is a compiler must say",),
+        **chip_figures(target, price),
+    )
+
+
+def memory_parts(config: RunConfig, made: Program) -> dict[str, int]:
+    """Bytes on one device, and their total at the step's fullest moment.
+
+    Parameters, optimizer state, carry and batch are exact. Activations are what the forward pass keeps;
+    working memory is one layer's as if nothing were recomputed, two layers' gathered kernels, and the
+    logits of a piece of the loss.
+    """
+    params = layout.device_bytes(made.state.params)
+    parts = {
+        "parameters": params,
+        "optimizer": layout.device_bytes(made.state.opt_state),
+        "carry": layout.device_bytes(made.state.carry),
+        "batch": layout.device_bytes(made.batch),
+        "gradients": params,
+        "activations": layout.kept(config, made),
+        "temporaries": _working(config, made),
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+def _working(config: RunConfig, made: Program) -> int:
+    layers = config.model.num_layers + (
+        config.model.decoder_layers if config.model.kind == "encoder_decoder" else 0
+    )
+    whole = layout.kept(layout.with_execution(config, remat="none"), _again(config, made))
+    cast = layout.device_bytes(made.state.params) * made.mesh.shape["fsdp"] // 2
+    return whole // layers + 2 * cast // layers
+
+
+def _again(config: RunConfig, made: Program) -> Program:
+    """The same step with nothing recomputed."""
+    return layout.program(
+        layout.with_execution(config, remat="none"), layout.spec_before_tokenizer(config), made.mesh
+    )
+
+
+def _memory_moved(config: RunConfig, memory: dict[str, int]) -> float:
+    """Bytes that a chip reads and writes at least: the state in and out, gradients and activations too."""
+    state = memory["parameters"] + memory["optimizer"] + memory["carry"]
+    return 2 * (state + memory["gradients"] + memory["activations"] * config.train.microbatches)

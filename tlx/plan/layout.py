@@ -1,0 +1,132 @@
+"""What a step keeps on each device, from shapes and shardings alone: nothing is compiled."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tlx import parallel
+from tlx.base.platform import compile_for
+from tlx.models.flops import matmul_flops
+from tlx.plan.target import Target
+from tlx.run import Program, RunConfig, check_devices, program, spec_before_tokenizer, trace_forward
+from tlx.train import carry as carries
+
+
+class Parameters(NamedTuple):
+    """Numbers of parameters. active: those that a token meets; non_embedding: without tables of ids."""
+
+    total: int
+    active: int
+    non_embedding: int
+
+
+class Work(NamedTuple):
+    """FLOPs of a step's matrix products, all devices together.
+
+    model: forward once and backward twice that; computed: with what is computed again.
+    """
+
+    model: int
+    computed: int
+
+
+@contextlib.contextmanager
+def traced_for(target: Target) -> Iterator[None]:
+    """Within: dtypes and fused attention of the target, as far as this process can trace them."""
+    with compile_for("cpu" if target.platform == "cpu" else "tpu"):
+        yield
+
+
+def abstract_program(config: RunConfig, target: Target) -> Program:
+    """The run's step on a mesh without devices. Raises ConfigError where the config does not fit it."""
+    check_devices(config, target.num_devices)
+    mesh = parallel.abstract_mesh(config.mesh, target.num_devices)
+    return program(config, spec_before_tokenizer(config), mesh)
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes on one device of abstract arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def parameters(made: Program, config: RunConfig) -> Parameters:
+    """Counts of the whole model, heads of the objective included."""
+    sizes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(made.state.params)
+    }
+    total = sum(sizes.values())
+    part = config.model.feedforward
+    idle = 0.0
+    if part.num_experts:
+        experts = sum(
+            size for path, size in sizes.items() if path.rpartition("/")[2] in ("in", "gate", "out")
+        )
+        idle = experts * (1 - part.experts_per_token / part.num_experts)
+    tables = sum(size for path, size in sizes.items() if "embedding" in path or "unembedding" in path)
+    return Parameters(total, total - round(idle), total - tables)
+
+
+def work(config: RunConfig, target: Target) -> Work:
+    """Counted in the traced step, attention whole: the same for every kernel."""
+    config = with_execution(config, attention="xla")
+    with compile_for("cpu"):
+        made = abstract_program(config, target)
+        with made.use():
+            forward = matmul_flops(lambda: trace_forward(made.module, made.batch))
+            computed = matmul_flops(jax.grad(partial(_loss, made)), made.state.params, made.batch)
+    return Work(3 * forward, computed)
+
+
+def with_execution(config: RunConfig, **changes: Any) -> RunConfig:
+    """The config with fields of model.execution replaced."""
+    execution = dataclasses.replace(config.model.execution, **changes)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, execution=execution))
+
+
+def kept(config: RunConfig, made: Program) -> int:
+    """Bytes on one device that the forward pass keeps for the backward pass, of one microbatch."""
+    parts, params = config.train.microbatches, jax.tree.leaves(made.state.params)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // parts, *leaf.shape[1:]), leaf.dtype), made.batch
+    )
+    with made.use():
+        pullback = jax.eval_shape(
+            lambda p, b: jax.vjp(lambda p: _loss(made, p, b), p)[1], made.state.params, batch
+        )
+    mesh, split = made.mesh.shape, _split_dims(config)
+    rows = next(iter(batch.values())).shape[0]
+    ways = mesh["data"] * mesh["fsdp"] * mesh["expert"] * mesh["context"]
+    shares = {leaf.shape: math.prod(leaf.sharding.shard_shape(leaf.shape)) / leaf.size for leaf in params}
+    total = 0.0
+    for leaf in jax.tree.leaves(pullback):
+        size = leaf.size * leaf.dtype.itemsize
+        if leaf.shape in shares:
+            dtypes = {param.dtype for param in params if param.shape == leaf.shape}
+            total += 0 if leaf.dtype in dtypes else size * shares[leaf.shape]  # a cast of the parameter
+        elif rows in leaf.shape:
+            total += size / (ways * (mesh["tensor"] if split & set(leaf.shape) else 1))
+    return round(total)
+
+
+def _split_dims(config: RunConfig) -> set[int]:
+    """Sizes of dims that the tensor axis splits."""
+    model = config.model
+    heads = model.attention.num_heads
+    return {heads, model.attention.num_kv_heads or heads, model.block("encoder").hidden, model.padded_vocab}
+
+
+def _loss(made: Program, params: Any, batch: Any) -> jax.Array:
+    rows = next(iter(batch.values())).shape[0]
+    terms, _ = made.module.apply({"params": params}, batch, carries.initial_carry(made.module, rows), None)
+    parts = [term.scale * jnp.asarray(term.sum, jnp.float32) for term in terms.values() if term.scale]
+    return sum(parts, start=jnp.zeros(()))

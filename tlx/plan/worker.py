@@ -1,0 +1,85 @@
+"""The process that compiles: reads a request as JSON from its input, writes what it found to a file.
+
+Started by tlx.plan.compilers with the environment that the target's compiler needs, by a Python that has it.
+"""
+
+import json
+import pathlib
+import re
+import sys
+from importlib import metadata
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from tlx import parallel
+from tlx.base.errors import UserError
+from tlx.base.platform import compile_for
+from tlx.plan.compiled import read
+from tlx.plan.target import Target, parse_target
+from tlx.run import program, resolve, spec_before_tokenizer
+
+# How the compilers say that a program is too large: TPU, GPU.
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def main() -> int:
+    """Writes {"facts": ...}, {"memory": message, "needed": bytes} or {"error": message} to argv[1]."""
+    request, place = json.load(sys.stdin), pathlib.Path(sys.argv[1])
+    try:
+        answer: dict[str, Any] = {"facts": compile_step(request)._asdict()}
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        answer = {"memory": str(error).splitlines()[0], "needed": _needed(str(error))}
+    except UserError as error:
+        answer = {"error": str(error)}
+    place.write_text(json.dumps(answer))
+    return 0
+
+
+def compile_step(request: dict[str, Any]) -> Any:
+    """The facts of the trainer's own step, compiled for the target's devices."""
+    target = parse_target(request["target"])
+    config = resolve(request["config"], allow=tuple(request["allow"]))
+    devices = _devices(target)
+    if len(devices) != target.num_devices:
+        raise UserError(
+            f"--target={target.text!r}: its compiler shows {len(devices)} devices, not {target.num_devices}"
+        )
+    with compile_for(target.platform):
+        made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh, devices))
+        with made.use():
+            compiled = made.step.lower(made.state, made.batch).compile()
+    if request.get("keep"):
+        pathlib.Path(request["keep"]).write_text(compiled.as_text())
+    return read(compiled, dict(made.mesh.shape), _compiler(target))
+
+
+def _devices(target: Target) -> list[Any]:
+    if target.platform == "cpu":
+        return jax.devices()[: target.num_devices]
+    sides = "x".join(map(str, target.shape))
+    if target.platform == "tpu":
+        slices = {"num_slices": target.slices} if target.slices > 1 else {}
+        return topologies.get_topology_desc(f"{target.chip.name}:{sides}", "tpu", **slices).devices
+    description = pathlib.Path(__file__).with_name("gpus") / f"{target.chip.name}.txtpb"
+    return topologies.get_topology_desc(
+        platform="cuda", topology=f"1x{sides}", target_config=description.read_text()
+    ).devices
+
+
+def _compiler(target: Target) -> str:
+    package = {"tpu": "libtpu", "gpu": "jax-cuda13-plugin", "cpu": "jaxlib"}[target.platform]
+    return f"{target.platform} compiler of {package} {metadata.version(package)}, jax {jax.__version__}"
+
+
+def _needed(message: str) -> int | None:
+    found = _USED.search(message)
+    return round(float(found[1]) * _UNITS[found[2]]) if found else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
