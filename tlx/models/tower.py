@@ -55,6 +55,7 @@ class Tower(nn.Module):
         prefix_BT: jax.Array | None = None,
         query: tuple[jax.Array, int] | None = None,
         keys_B: jax.Array | None = None,
+        inputs_too: bool = False,
     ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
         """(hidden states [B, T, D], each layer's input [L, B, T, D], loads of experts [L, 2, E]).
 
@@ -85,13 +86,12 @@ class Tower(nn.Module):
                 distances_RD=distances,
                 source_BTD=source_BTD,
             )
-            return y, (x if memory else None, _loads(routing, segments_BT))
+            return y, (x if memory or inputs_too else None, _loads(routing, segments_BT))
 
         def init(key):
             rest = {"positions_BT": positions_BT, "encoded_BSD": encoded_BSD, "cross_mask": cross}
             rest |= {"distances_RD": distances}
-            own = Mask(segments_BT, segments_BT, 0, cfg.causal)
-            return Block(cfg, parent=None).init(key, x_BTD, own, **rest)["params"]
+            return Block(cfg, parent=None).init(key, x_BTD, Mask(segments_BT, segments_BT), **rest)["params"]
 
         blocks = layer_params(self, init, cfg.num_layers, self.share_layers, self._absent)
         inputs = jnp.moveaxis(memory_BLMD, 1, 0) if memory else None
@@ -136,6 +136,18 @@ class Tower(nn.Module):
             turned = [*layers[1:], layers[0]]  # the second of the pattern is the first of these
             y_BTD, _ = run_layers(turned, self.cfg, rest, y_BTD, num_layers=count - 1, share=False, first=1)
         return y_BTD, (None, None)
+
+    def content_logits(
+        self, inputs_LBTD: jax.Array, layers: tuple[int, ...], positions_BT: jax.Array
+    ) -> list[jax.Array]:
+        """The attention logits of these layers, float32[B, N, T, T] each, from every layer's input."""
+        blocks, found = self._blocks(), []
+        for layer in layers:
+            params = blocks if self.share_layers else jax.tree.map(lambda x, i=layer: x[i], blocks)
+            block = Block(self.cfg.layer(layer % self.cfg.period), parent=None)
+            call = {"method": Block.content_logits}
+            found.append(block.apply({"params": params}, inputs_LBTD[layer], positions_BT, **call))
+        return found
 
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Cross-attention's keys and values of every layer, [L, B, S, G, H] each."""

@@ -128,6 +128,19 @@ class Transformer(nn.Module):
             self.unembedding()
         return self._run(self.encoder, batch, "", keys, query=(query_BTD, times))[0]
 
+    def with_layers(
+        self, batch: Batch, *, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """An encoder's hidden states [B, T, D] and the inputs of its layers [L, B, T, D]: None where the
+        first layer is unlike the others."""
+        return self._run(self.encoder, batch, "", keys, inputs_too=True)[:2]
+
+    def content_logits(
+        self, batch: Batch, inputs_LBTD: jax.Array, layers: tuple[int, ...]
+    ) -> list[jax.Array]:
+        """An encoder's attention logits float32[B, N, T, T] in these layers, given the inputs of all."""
+        return self.encoder.content_logits(inputs_LBTD, layers, batch["positions"])
+
     def with_balance(self, batch: Batch, *, keys: jax.Array | None = None) -> tuple[jax.Array, Term]:
         """(hidden states of an encoder or decoder with experts, the term that keeps their loads even).
 

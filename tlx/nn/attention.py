@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn import cache as caches
@@ -95,6 +96,18 @@ class Attention(nn.Module):
         )
         y = checkpoint_name(constrain(y, QUERY_DIMS), "attention")
         return self.out(y)
+
+    def content_logits(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+        """What the softmax of `x` attending to itself is of, before any mask: float32[B, N, T, T].
+
+        Without terms of relative positions. Query head n reads key head n // (N / G).
+        """
+        cfg, query_BTNH = self.cfg, self.queries(x_BTD, positions_BT)
+        key_BSGH, _ = self.keys_values(x_BTD, positions_BT)
+        key_BSNH = jnp.repeat(key_BSGH, cfg.attention.num_heads // cfg.num_kv_heads, axis=2)
+        y = jnp.einsum("btnh,bsnh->bnts", query_BTNH, key_BSNH, preferred_element_type=jnp.float32)
+        y = y * cfg.softmax_scale
+        return cfg.attention.softcap * jnp.tanh(y / cfg.attention.softcap) if cfg.attention.softcap else y
 
     def relative_terms(
         self,

@@ -104,6 +104,10 @@ class Block(nn.Module):
         x_BTD = self._residual(x_BTD, feed, self.feedforward_norm)
         return x_BTD, slot, routing
 
+    def content_logits(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """The attention logits of the layer that reads x, float32[B, N, T, T]: see Attention."""
+        return self.attention.content_logits(self._read(x_BTD), positions_BT)
+
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What cross-attention reads of the encoder's output, once for a whole generation."""
         return self.cross_attention.keys_values(encoded_BSD, None)

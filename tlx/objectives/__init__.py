@@ -12,6 +12,7 @@ TABLE = Table(
         "deshuffling": "tlx.objectives.deshuffling:OBJECTIVE",
         "dialogue": "tlx.objectives.dialogue:OBJECTIVE",
         "distillation": "tlx.objectives.distillation:OBJECTIVE",
+        "layer_distillation": "tlx.objectives.layer_distillation:OBJECTIVE",
         "mass": "tlx.objectives.mass:OBJECTIVE",
         "mbart": "tlx.objectives.mbart:OBJECTIVE",
         "mixture": "tlx.objectives.mixture:OBJECTIVE",

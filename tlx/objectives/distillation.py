@@ -9,12 +9,10 @@ h and h' being the last layers' outputs; `masked_only` takes the first mean over
 script's restrict_ce_to_mask). The weights are 5, 2 and 1. Masks are those of mlm.py, drawn anew each time as
 the paper says; the official script draws rare tokens more often, by the counts of its own data.
 
-The student begins as some layers of its teacher, with its tables and head (extract_distilbert.py: layers
-0, 2, 4, 7, 9, 11 of 12): `init_layers`; none leaves it as drawn.
+DistilBERT begins as layers 0, 2, 4, 7, 9, 11 of its 12-layer teacher (extract_distilbert.py): `init_layers`.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +23,7 @@ from tlx.nn.losses import cross_entropy, soft_cross_entropy
 from tlx.objectives import mlm
 from tlx.objectives.masking import Masking
 from tlx.objectives.protocol import Batch, Objective, Predictions
-from tlx.objectives.teaching import Taught, TaughtModule, from_layers
+from tlx.objectives.teaching import Taught, TaughtModule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +36,6 @@ class Distillation(Taught, Masking):
     loss_weight: float = 2.0
     cosine_weight: float = 1.0
     masked_only: bool = False
-    init_layers: tuple[int, ...] = ()
 
     def validate(self) -> None:
         """As Masking's; ConfigError for a temperature that is not above 0 or a negative weight too."""
@@ -52,22 +49,6 @@ class Distillation(Taught, Masking):
 
 class DistillationModule(TaughtModule):
     """The student; the teacher's parameters are "teacher"."""
-
-    def begin(self, params: Any, frozen: Any) -> Any:
-        """The student as some of the teacher's layers; ConfigError where these do not fit."""
-        layers, theirs = self.config.init_layers, self.config.teacher_model
-        if not layers:
-            return params
-        if len(layers) != self.model.num_layers or not all(0 <= i < theirs.num_layers for i in layers):
-            raise ConfigError(
-                f"objective.init_layers = {layers} must be {self.model.num_layers} (model.num_layers) of the "
-                f"teacher's layers 0 to {theirs.num_layers - 1}"
-            )
-        if self.model.share_layers or theirs.share_layers:
-            raise ConfigError(
-                "objective.init_layers: layers that share their parameters cannot be chosen from"
-            )
-        return from_layers(params, frozen["teacher"], layers)
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """ "loss" and "accuracy" of the masked tokens, "soft_loss" and "cosine_loss"."""

@@ -6,7 +6,7 @@ teacher's own rules say. A module without them, as a loaded student is, has the 
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,13 @@ from tlx.objectives.protocol import Batch, Predictions
 @dataclasses.dataclass(frozen=True)
 class Taught:
     """teacher: a run directory, one of its checkpoints, or a Hugging Face directory. What is in it is read
-    when a run starts and kept with the run's config: `teacher_model`, and `teacher_hash` of its weights."""
+    when a run starts and kept with the run's config: `teacher_model`, and `teacher_hash` of its weights.
+    init_layers: the teacher's layers that the student begins as, with its tables and head; none: as drawn."""
 
     teacher: str = ""
     teacher_model: ModelConfig | None = None
     teacher_hash: str = ""
+    init_layers: tuple[int, ...] = ()
 
 
 class TeacherModule(MaskedModule):
@@ -39,6 +41,8 @@ class TeacherModule(MaskedModule):
 class TaughtModule(TeacherModule):
     """A masked model that learns from another one; subclasses say what."""
 
+    teacher_class: ClassVar[type[TeacherModule]] = TeacherModule
+
     def frozen(self) -> dict[str, Any]:
         """Abstract parameters in boxes, {"teacher": ...}; ConfigError where there is no teacher."""
         ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
@@ -49,8 +53,20 @@ class TaughtModule(TeacherModule):
         return {"teacher": jax.eval_shape(init, key, batch)["params"]}
 
     def begin(self, params: Any, frozen: Any) -> Any:
-        """The parameters before the first step: as drawn."""
-        return params
+        """The student as some of the teacher's layers; ConfigError where these do not fit."""
+        layers, theirs = self.config.init_layers, self.config.teacher_model
+        if not layers:
+            return params
+        if len(layers) != self.model.num_layers or not all(0 <= i < theirs.num_layers for i in layers):
+            raise ConfigError(
+                f"objective.init_layers = {layers} must be {self.model.num_layers} (model.num_layers) of the "
+                f"teacher's layers 0 to {theirs.num_layers - 1}"
+            )
+        if self.model.share_layers or theirs.share_layers:
+            raise ConfigError(
+                "objective.init_layers: layers that share their parameters cannot be chosen from"
+            )
+        return from_layers(params, frozen["teacher"], layers)
 
     def teacher(self) -> TeacherModule:
         """Its module, computed as the student is; ConfigError where it cannot teach this model."""
@@ -67,7 +83,7 @@ class TaughtModule(TeacherModule):
                 f"model one of {self.model.vocab_size}; tokenizer.path takes the teacher's tokenizer"
             )
         alike = {name: getattr(self.model, name) for name in ("execution", "dtype", "vocab_multiple")}
-        return TeacherModule(None, dataclasses.replace(model, **alike), self.loss, parent=None)
+        return self.teacher_class(None, dataclasses.replace(model, **alike), self.loss, parent=None)
 
     def teacher_params(self) -> Any:
         """The frozen parameters; None where there are none."""

@@ -1,0 +1,180 @@
+"""Distillation layer by layer, as TinyBERT's: attention logits, hidden states, embeddings, predictions.
+
+Jiao et al. 2020, section 3, and huawei-noah/Pretrained-Language-Model TinyBERT/general_distill.py. Student
+layer m of M learns from teacher layer g(m), `layer_map` (from 1; none is the uniform map m N / M):
+
+    attention_weight sum_m MSE(A_m, A'_g(m))  +  hidden_weight sum_m MSE(H_m W, H'_g(m))
+    + embedding_weight MSE(H_0 W, H'_0)  +  prediction_weight T^2 KL(p_T || q_T)  +  loss_weight MLM
+
+A are the logits of all heads before the softmax, H_0 what the first layer reads, H_m what layer m gives. Its
+general stage has the first three alone, on masked text; the prediction's is that of a task, at T = 1. W is
+one linear map with a bias to the teacher's width ("heads/projection"), as in the code; the paper has one for
+the embeddings and one for the layers. Means are over tokens and over pairs of tokens that see each other;
+the official ones count padding too.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tlx.base.errors import ConfigError
+from tlx.base.term import Term, Terms
+from tlx.models.config import ModelConfig
+from tlx.models.heads import MaskedHead
+from tlx.models.transformer import Transformer
+from tlx.nn.linear import Linear
+from tlx.nn.losses import cross_entropy, soft_cross_entropy
+from tlx.objectives import mlm
+from tlx.objectives.distillation import at_targets
+from tlx.objectives.masking import Masking
+from tlx.objectives.protocol import Batch, Objective, Predictions
+from tlx.objectives.teaching import Taught, TaughtModule, TeacherModule
+
+_WEIGHTS = ("attention_weight", "hidden_weight", "embedding_weight", "prediction_weight", "loss_weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerDistillation(Taught, Masking):
+    """A teacher, what is learned from which of its layers, and what is masked (see Masking)."""
+
+    name: str = "layer_distillation"
+    layer_map: tuple[int, ...] = ()
+    attention_weight: float = 1.0
+    hidden_weight: float = 1.0
+    embedding_weight: float = 1.0
+    prediction_weight: float = 0.0
+    temperature: float = 1.0
+    loss_weight: float = 0.0
+
+    def validate(self) -> None:
+        """As Masking's; ConfigError for a temperature that is not above 0 or a negative weight too."""
+        super().validate()
+        if not self.temperature > 0:
+            raise ConfigError(f"objective.temperature = {self.temperature} must be above 0")
+        for name in _WEIGHTS:
+            if getattr(self, name) < 0:
+                raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
+
+
+class Heads(nn.Module):
+    """The parameters "heads/mlm" and "heads/projection"."""
+
+    model: ModelConfig
+    width: int
+
+    def setup(self):
+        block = self.model.block("encoder")
+        rest = (block.std(block.width), True, block.dtype, self.model.param_dtype)
+        self.mlm = MaskedHead(self.model)
+        self.projection = Linear((block.width,), (self.width,), ("embed", None), *rest)
+
+
+class LayerTeacherModule(TeacherModule):
+    """A masked model that shows its layers."""
+
+    def layers(
+        self, batch: Batch, layers: tuple[int, ...], keys: jax.Array | None
+    ) -> tuple[list[jax.Array], list[jax.Array], Predictions]:
+        """(H_0 and H of these layers, counted from 1, their attention logits, what predicts every token)."""
+        hidden, inputs = self.lm.with_layers(batch, keys=keys)
+        if inputs is None:
+            raise ConfigError("layer_distillation needs layers that are all alike, without a convolution")
+        states = [hidden if m == self.model.num_layers else inputs[m] for m in (0, *layers)]
+        logits = self.lm.content_logits(batch, inputs, tuple(m - 1 for m in layers))
+        return states, logits, Predictions(*self.heads.mlm(hidden, self.lm.unembedding()))
+
+
+class LayerDistillationModule(LayerTeacherModule, TaughtModule):
+    """The student; the teacher's parameters are "teacher"."""
+
+    teacher_class: ClassVar[type[TeacherModule]] = LayerTeacherModule
+
+    def setup(self):
+        known = self.config.teacher_model
+        self.lm = Transformer(self.model, name="model")
+        self.heads = Heads(self.model, known.width if known else self.model.width)
+
+    def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
+        """ "loss" and "accuracy" of the masked tokens; "attention_loss", "hidden_loss", "embedding_loss" and
+        "prediction_loss"."""
+        config, teacher = self.config, self.teacher_params()
+        own = tuple(range(1, self.model.num_layers + 1))
+        if teacher is None:
+            hidden, ours = self.everywhere(batch, keys)
+            self.heads.projection(hidden)
+        else:
+            states, logits, ours = self.layers(batch, own, keys)
+        masked = at_targets(ours, batch)
+        terms = cross_entropy(*masked, batch["targets"], batch["weights"], self.loss)
+        terms = {name: term._replace(scale=term.scale * config.loss_weight) for name, term in terms.items()}
+        if teacher is None:
+            return terms, None
+        method = {"method": "layers"}
+        known = self.teacher().apply({"params": teacher}, batch, self.layer_map(), None, **method)
+        (their_states, their_logits), theirs = jax.lax.stop_gradient(known[:2]), known[2]
+        first, *rest = [
+            _state_error(self.heads.projection(x), y, batch["segments"])
+            for x, y in zip(states, their_states, strict=True)
+        ]
+        terms["embedding_loss"] = first._replace(scale=config.embedding_weight)
+        terms["hidden_loss"] = _total(rest, config.hidden_weight)
+        pairs = [_pair_error(*pair, batch["segments"]) for pair in zip(logits, their_logits, strict=True)]
+        terms["attention_loss"] = _total(pairs, config.attention_weight)
+        if config.prediction_weight:
+            real = (batch["segments"] > 0).astype(jnp.float32)
+            soft = soft_cross_entropy(*ours, *theirs, real, config.temperature, self.loss)
+            terms["prediction_loss"] = soft._replace(scale=config.prediction_weight * config.temperature**2)
+        return terms, None
+
+    def layer_map(self) -> tuple[int, ...]:
+        """g(1), ..., g(M); ConfigError where there is no such map, or layers cannot be compared."""
+        model, known, layers = self.model, self.config.teacher_model, self.config.layer_map
+        count, depth = model.num_layers, known.num_layers
+        if not layers and depth % count:
+            raise ConfigError(
+                f"objective.layer_map is empty, and the teacher's {depth} layers are no multiple of "
+                f"model.num_layers = {count}; name one of 1 to {depth} for each"
+            )
+        layers = layers or tuple(m * depth // count for m in range(1, count + 1))
+        if len(layers) != count or not all(1 <= layer <= depth for layer in layers):
+            raise ConfigError(
+                f"objective.layer_map = {layers} must name one of the teacher's layers 1 to {depth} for each "
+                f"of the {count} of the model"
+            )
+        for one in (model, known):
+            if one.position.kind in ("relative", "bucketed", "disentangled"):
+                raise ConfigError(
+                    "layer_distillation compares logits of content alone: position.kind = "
+                    f"{one.position.kind!r} has other terms"
+                )
+        if model.attention.num_heads != known.attention.num_heads:
+            raise ConfigError(
+                f"model.attention.num_heads = {model.attention.num_heads} must be the teacher's "
+                f"{known.attention.num_heads}, whose logits are compared head by head"
+            )
+        return layers
+
+
+def _state_error(x_BTD: jax.Array, y_BTD: jax.Array, segments_BT: jax.Array) -> Term:
+    """Mean squared difference of the tokens' vectors."""
+    real = (segments_BT > 0).astype(jnp.float32)
+    squares = jnp.mean(jnp.square(x_BTD.astype(jnp.float32) - y_BTD.astype(jnp.float32)), axis=-1)
+    return Term(jnp.sum(squares * real), jnp.sum(real))
+
+
+def _pair_error(x_BNTT: jax.Array, y_BNTT: jax.Array, segments_BT: jax.Array) -> Term:
+    """Mean squared difference over heads and the pairs of tokens of one document."""
+    seen = (segments_BT[:, :, None] == segments_BT[:, None]) & (segments_BT[:, None] > 0)
+    squares = jnp.mean(jnp.square(x_BNTT - y_BNTT), axis=1)
+    return Term(jnp.sum(squares * seen), jnp.sum(seen.astype(jnp.float32)))
+
+
+def _total(terms: list[Term], scale: float) -> Term:
+    """The sum of means that have one weight."""
+    return Term(sum(term.sum for term in terms), terms[0].weight, scale)
+
+
+OBJECTIVE = Objective(LayerDistillation, mlm.reads, mlm.example, LayerDistillationModule, kinds=("encoder",))
