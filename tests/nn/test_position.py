@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tlx.base.platform import compile_for
 from tlx.nn.config import PositionConfig
 from tlx.nn.position import bucket, rotate, sinusoid, skew
 
@@ -67,3 +68,14 @@ def test_sinusoids_in_both_layouts():
     np.testing.assert_allclose(halves[3, 1], np.sin(3 / 10_000 ** (2 / 6)), rtol=1e-6)
     np.testing.assert_allclose(halves[3, 4], np.cos(3 / 10_000 ** (2 / 6)), rtol=1e-6)
     np.testing.assert_array_equal(pairs[:, ::2], halves[:, :3])
+
+
+def test_a_rotation_made_for_a_tpu_is_the_same():
+    """There halves are swapped by a product, which is exact in bfloat16 too."""
+    x = jax.random.normal(jax.random.key(0), (2, 8, 3, 16)).astype(jnp.bfloat16)
+    places = jnp.arange(16).reshape(2, 8)
+    cfg = PositionConfig("rotary", rotary_fraction=0.5)
+    here = jax.jit(lambda x: rotate(x, places, cfg))(x)
+    with compile_for("tpu"):
+        there = jax.jit(lambda x: rotate(x, places, cfg) + 0)(x)
+    np.testing.assert_array_equal(np.asarray(here, np.float32), np.asarray(there, np.float32))

@@ -14,6 +14,7 @@ from tlx.nn.disentangled import DistanceTable
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import FINAL, EmbeddingConfig, Front
 from tlx.nn.feedforward import Routing
+from tlx.nn.fusion import apart
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
 from tlx.nn.position import BucketedBias
@@ -220,7 +221,7 @@ class Tower(nn.Module):
 
     def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
         if self.cfg.residual != "post":
-            y_BTD = self.final_norm(y_BTD)
+            y_BTD = apart(self.final_norm(y_BTD))
         # Its own branch of the keys: layers fold in 0, 1, ...
         return dropout(y_BTD, self._final_dropout, fold(keys_B, self.cfg.num_layers), FINAL)
 

@@ -10,7 +10,7 @@ from tlx.nn.config import BlockConfig
 from tlx.nn.disentangled import DisentangledLogits
 from tlx.nn.kernels import KERNELS
 from tlx.nn.kernels.choice import kernel_name
-from tlx.nn.linear import Linear
+from tlx.nn.linear import Linear, joined, one_product_helps
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
 from tlx.nn.position import BucketedBias, RelativeLogits, rotate
@@ -52,15 +52,31 @@ class Attention(nn.Module):
             self.position_bias = BucketedBias(cfg)
 
     def queries(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
-        query = self.query(x_BTD)
+        return self._place_query(self.query(x_BTD), positions_BT)
+
+    def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        return self._place_key_value(*self._projected(x_BSD, self.key, self.value), positions_BS)
+
+    def queries_keys_values(
+        self, x_BTD: jax.Array, positions_BT: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Of x attending to itself: `queries` and `keys_values`."""
+        query, key, value = self._projected(x_BTD, self.query, self.key, self.value)
+        return self._place_query(query, positions_BT), *self._place_key_value(key, value, positions_BT)
+
+    def _projected(self, x: jax.Array, *layers: Linear) -> list[jax.Array]:
+        return joined(x, layers) if one_product_helps() else [layer(x) for layer in layers]
+
+    def _place_query(self, query: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         if self.cfg.attention.qk_norm:
             query = self.query_norm(query)
         if self.cfg.position.kind == "rotary" and not self.cross:
             query = rotate(query, positions_BT, self.cfg.position)
         return checkpoint_name(constrain(query, QUERY_DIMS), "query")
 
-    def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        key, value = self.key(x_BSD), self.value(x_BSD)
+    def _place_key_value(
+        self, key: jax.Array, value: jax.Array, positions_BS: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
         if self.cfg.attention.qk_norm:
             key = self.key_norm(key)
         if self.cfg.position.kind == "rotary" and not self.cross:
@@ -94,8 +110,10 @@ class Attention(nn.Module):
             site,
             part.softcap,
         )
-        y = checkpoint_name(constrain(y, QUERY_DIMS), "attention")
-        return self.out(y)
+        y = constrain(y, QUERY_DIMS)
+        if name != "splash":  # which names what its own backward pass reads
+            y = checkpoint_name(y, "attention")
+        return checkpoint_name(self.out(y), "attended")
 
     def content_logits(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         """What the softmax of `x` attending to itself is of, before any mask: float32[B, N, T, T].
@@ -153,8 +171,11 @@ class Attention(nn.Module):
         layer's keys and values are cached. `distances` is the table of disentangled attention. Returns
         [B, T, D] and the slot with the new ones.
         """
-        query = self.queries(x_BTD, positions_BT)
-        key, value = given if given is not None else self.keys_values(source_BSD, positions_BT)
+        if source_BSD is x_BTD and given is None:
+            query, key, value = self.queries_keys_values(x_BTD, positions_BT)
+        else:
+            query = self.queries(x_BTD, positions_BT)
+            key, value = given if given is not None else self.keys_values(source_BSD, positions_BT)
         if slot is not None:
             slot, key, value = caches.write(slot, key, value)
         if self.cfg.position.kind == "relative" and not self.cross:

@@ -11,7 +11,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import dropout
-from tlx.nn.linear import Linear
+from tlx.nn.fusion import apart
+from tlx.nn.linear import Linear, joined, one_product_helps
 from tlx.parallel.sharding import constrain, logical
 
 ACTIVATIONS = {
@@ -32,13 +33,15 @@ class FeedForward(nn.Module):
         cfg = self.cfg
         part, names = cfg.feedforward, ("embed", "mlp")
         rest = (cfg.std(cfg.width), part.bias, cfg.dtype, cfg.param_dtype)
-        h_BTF = Linear((cfg.width,), (cfg.hidden,), names, *rest, name="in")(x_BTD)
+        layers = [
+            Linear((cfg.width,), (cfg.hidden,), names, *rest, name=name)
+            for name in (("in", "gate") if part.gated else ("in",))
+        ]
+        products = joined(x_BTD, layers) if one_product_helps() else [layer(x_BTD) for layer in layers]
+        named = zip(apart(products), ("in", "gate"), strict=False)
+        h_BTF, *gate = (checkpoint_name(y, name) for y, name in named)
         activation = ACTIVATIONS[part.activation]
-        if part.gated:
-            gate_BTF = Linear((cfg.width,), (cfg.hidden,), names, *rest, name="gate")(x_BTD)
-            h_BTF = activation(gate_BTF) * h_BTF
-        else:
-            h_BTF = activation(h_BTF)
+        h_BTF = apart(activation(gate[0]) * h_BTF if gate else activation(h_BTF))
         h_BTF = checkpoint_name(constrain(h_BTF, ("batch", "sequence", "mlp")), "hidden")
         h_BTF = dropout(h_BTF, part.dropout, keys_B, site)
         out_std = cfg.residual_std(cfg.hidden)

@@ -1,6 +1,8 @@
 """A linear map between named dims, stored in the shape that its use gives it."""
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -23,18 +25,57 @@ class Linear(nn.Module):
     dtype: str
     param_dtype: str
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        count = len(self.inputs)
+    def setup(self):
+        count, dtype = len(self.inputs), jnp.dtype(self.param_dtype)
         init = logical(nn.initializers.normal(self.std), self.names)
-        kernel = self.param("kernel", init, self.inputs + self.outputs, jnp.dtype(self.param_dtype))
-        contract = (tuple(range(x.ndim - count, x.ndim)), tuple(range(count)))
-        y = jax.lax.dot_general(x, kernel.astype(x.dtype), (contract, ((), ())))
+        self.kernel = self.param("kernel", init, self.inputs + self.outputs, dtype)
         if self.bias:
             zeros = logical(nn.initializers.zeros_init(), self.names[count:])
-            y = y + self.param("bias", zeros, self.outputs, jnp.dtype(self.param_dtype)).astype(x.dtype)
-        return y
+            self.offset = self.param("bias", zeros, self.outputs, dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.shifted(_product(x, self.kernel, len(self.inputs)))
+
+    def shifted(self, y: jax.Array) -> jax.Array:
+        """y + b."""
+        return y + self.offset.astype(y.dtype) if self.bias else y
 
     @property
     def fan_in(self) -> int:
         return math.prod(self.inputs)
+
+
+def one_product_helps() -> bool:
+    """Whether maps of the same x should share a product: where a mesh axis splits their outputs.
+
+    The gradient of x is a sum over that axis, once for each product (Shoeybi et al. 2019, 3).
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape.get("tensor", 1) > 1
+
+
+def joined(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
+    """[layer(x) for layer in layers] by one product. Outputs: [F], or [N, H] with N a multiple of the least.
+
+    Kernels are joined within groups of heads, so that the dim that is split over a mesh axis stays so.
+    """
+    groups = min(layer.outputs[0] for layer in layers)
+    kernels = [
+        layer.kernel.reshape(*layer.inputs, groups, layer.outputs[0] // groups, *layer.outputs[1:])
+        for layer in layers
+    ]
+    count = len(layers[0].inputs)
+    y = _product(x, jnp.concatenate([kernel.astype(x.dtype) for kernel in kernels], axis=count + 1), count)
+    dim = x.ndim - count + 1
+    ends = list(itertools.accumulate(kernel.shape[count + 1] for kernel in kernels))
+    parts = jnp.split(y, ends[:-1], axis=dim)
+    return [
+        layer.shifted(part.reshape(*x.shape[: x.ndim - count], *layer.outputs))
+        for layer, part in zip(layers, parts, strict=True)
+    ]
+
+
+def _product(x: jax.Array, kernel: jax.Array, count: int) -> jax.Array:
+    """x[..., inputs] W[inputs, outputs], over `count` dims."""
+    contract = (tuple(range(x.ndim - count, x.ndim)), tuple(range(count)))
+    return jax.lax.dot_general(x, kernel.astype(x.dtype), (contract, ((), ())))

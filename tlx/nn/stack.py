@@ -14,7 +14,7 @@ from tlx.nn.config import BlockConfig
 from tlx.parallel.sharding import PARTITION_NAME
 
 # What the parts of a block tag for remat = "name+name": see checkpoint_name in attention.py, feedforward.py.
-TENSORS = ("query", "key", "value", "attention", "hidden")
+TENSORS = ("query", "key", "value", "attention", "attended", "in", "gate", "hidden")
 
 Layer = Callable[[Any, Any, jax.Array, Any], tuple[Any, Any]]
 

@@ -52,6 +52,21 @@ def attend(
     return run(query_BTNH * jnp.asarray(scale, query_BTNH.dtype), key_BSGH, value_BSGH, *segments)
 
 
+def _blocks(num_queries: int, num_keys: int) -> splash.BlockSizes:
+    """The largest tiles up to 512 that divide both lengths: at the kernel's own 128 its loops cost more."""
+    query, key = (max(n for n in (128, 256, 512) if size % n == 0) for size in (num_queries, num_keys))
+    return splash.BlockSizes(
+        block_q=query,
+        block_kv=key,
+        block_kv_compute=key,
+        block_q_dkv=query,
+        block_kv_dkv=key,
+        block_kv_dkv_compute=key,
+        block_q_dq=query,
+        block_kv_dq=key,
+    )
+
+
 def _local(
     query_BTNH: jax.Array,
     key_BSGH: jax.Array,
@@ -67,7 +82,11 @@ def _local(
         shape = masks.LocalMask(sizes, (window - 1, 0 if causal else window - 1), offset=0)
     else:
         shape = masks.CausalMask(sizes) if causal else masks.FullMask(sizes)
-    kernel = splash.make_splash_mha_single_device(masks.MultiHeadMask([shape] * num_heads))
+    kernel = splash.make_splash_mha_single_device(
+        masks.MultiHeadMask([shape] * num_heads),
+        block_sizes=_blocks(*sizes),
+        residual_checkpoint_name="attention",
+    )
     heads_first = [
         jnp.swapaxes(x, 1, 2)
         for x in (query_BTNH, jnp.repeat(key_BSGH, repeats, 2), jnp.repeat(value_BSGH, repeats, 2))
