@@ -12,14 +12,18 @@ SMALL = ["--width=16", "--layers=1", "--length=16", "--batch=8", "--vocab=512", 
 
 def test_step_and_data(tmp_path, capsys):
     path = tmp_path / "figures.json"
-    words = ["bench", "--what=step,data", "--objective=clm", f"--json={path}", *SMALL]
+    words = ["bench", "--what=step,data,cost", "--objective=clm", f"--json={path}", *SMALL]
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "of peak" in out and "M tokens/s of one core" in out
     figures = json.loads(path.read_text())
     assert figures["shape"]["width"] == 16
     assert 0 < figures["step"]["clm"]["peak_share"] < 1
+    assert figures["step"]["clm"]["over_clm"] > 0
     assert figures["data"]["clm"] > 0
+    # One layer of 16: attention's and the feed-forward's kernels, 16 keys, and 512 logits.
+    exact = 2 * (12 * 16**2 + 2 * 16 * 16 + 16 * 512)
+    assert figures["cost"]["clm"] == {"text": 16, "targets": 1.0, "flops": exact, "times_clm": 1.0}
 
 
 @pytest.mark.slow

@@ -57,8 +57,10 @@ def test_the_laptops_size_is_the_same_in_small(name, arg):
 
 
 def test_every_objective_has_a_config():
+    """But those of conversations and teachers, which need data or a run of the user's own."""
     found = {load(name, arg).objective.name for name, arg in CASES}
-    assert found == set(OBJECTIVES)
+    missing = set(OBJECTIVES) - found
+    assert all(name.endswith(("dialogue", "distillation")) for name in missing)
 
 
 def _check_batch(config):

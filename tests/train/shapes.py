@@ -1,6 +1,5 @@
 """Tiny models of every shape with batches of their objectives, and their gradients on any mesh."""
 
-import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from tlx import parallel
 from tlx.base import tree
 from tlx.models.config import ModelConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, PositionConfig
+from tlx.nn.embed import EmbeddingConfig
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE
 from tlx.objectives.protocol import Spec
@@ -20,7 +20,11 @@ from tlx.text.window import Window
 from tlx.train import step as steps
 from tlx.train.state import State, boxed_params
 
-OBJECTIVES = ("clm", "mlm", "span_corruption", "plm")
+OBJECTIVES = ("clm", "mlm", "span_corruption", "plm")  # one of each shape
+# Conversations and teachers have equivalences of their own, where their batches are made.
+OTHERS = tuple(
+    name for name in TABLE if name not in OBJECTIVES and not name.endswith(("dialogue", "distillation"))
+)
 VOCAB = Vocabulary(363)
 BATCH, LENGTH = 8, 32
 
@@ -28,6 +32,14 @@ _MODELS = {
     "clm": {"position": PositionConfig("rotary")},
     "span_corruption": {"position": PositionConfig("bucketed"), "num_decoder_layers": 2},
     "plm": {"position": PositionConfig("relative"), "residual": "post"},
+    "recurrent_lm": {"position": PositionConfig("relative"), "residual": "post"},
+    "rtd": {"width": 128},  # the generator has heads of 64
+    "xlm": {"embedding": EmbeddingConfig(num_languages=2)},
+}
+_CONFIGS = {
+    "plm": {"mem_len": 16, "num_predict": 6},
+    "recurrent_lm": {"mem_len": 16},
+    "rtd": {"generator_fraction": 1.0},
 }
 
 
@@ -43,19 +55,21 @@ class Case(NamedTuple):
 def make(objective: str, length: int = LENGTH, execution: ExecutionConfig | None = None):
     """(module, spec): width 32, 4 heads, 2 layers, dropout."""
     parts = TABLE.load(objective)
-    config = parts.config_class()
-    if objective == "plm":
-        config = dataclasses.replace(config, mem_len=16, num_predict=length * 6 // 32)
-    model = ModelConfig(
-        kind=parts.kinds[0],
-        vocab_size=VOCAB.size,
-        width=32,
-        num_layers=2,
-        dropout=0.1,
-        attention=AttentionConfig(num_heads=4),
-        execution=execution or ExecutionConfig(unroll=1),
-        **_MODELS.get(objective, {}),
-    )
+    changes = _CONFIGS.get(objective, {})
+    if "num_predict" in changes:
+        changes = changes | {"num_predict": length * changes["num_predict"] // LENGTH}
+    config = parts.config_class(**changes)
+    values = {
+        "kind": parts.kinds[0],
+        "vocab_size": VOCAB.size,
+        "width": 32,
+        "num_layers": 2,
+        "dropout": 0.1,
+        "embedding": EmbeddingConfig(num_types=2 if parts.kinds == ("encoder",) else 0),
+        "attention": AttentionConfig(num_heads=4),
+        "execution": execution or ExecutionConfig(unroll=1),
+    }
+    model = ModelConfig(**values | _MODELS.get(objective, {}))
     spec = Spec(config, length, VOCAB, np.ones(VOCAB.size, bool))
     return parts.module(config, model, LossConfig(z_loss=1e-3)), spec
 
@@ -106,16 +120,23 @@ def assert_equal(one, other, tolerance: float = 1e-5) -> None:
 def examples(objective: str, spec: Spec, seed: int, documents: int = 2) -> dict[str, np.ndarray]:
     """A batch of windows of random tokens, each of one document or two."""
     parts = TABLE.load(objective)
-    length = parts.reads(spec).length
+    reads = parts.reads(spec)
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(BATCH):
-        tokens = rng.integers(7, 263, length).astype(np.int32)
-        cut = int(rng.integers(length // 3, length)) if documents == 2 else length
-        segments = np.where(np.arange(length) < cut, 1, 2).astype(np.int32)
-        positions = np.where(segments == 1, np.arange(length), np.arange(length) - cut).astype(np.int32)
-        rows.append(parts.example(rng, Window(tokens, segments, positions), spec))
+        window = _window(rng, reads.length, documents)
+        if reads.other:
+            window = window._replace(other=_window(rng, reads.other, 1)._replace(language=1))
+        rows.append(parts.example(rng, window, spec))
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _window(rng: np.random.Generator, length: int, documents: int) -> Window:
+    tokens = rng.integers(7, 263, length).astype(np.int32)
+    cut = int(rng.integers(length // 3, length)) if documents == 2 else length
+    segments = np.where(np.arange(length) < cut, 1, 2).astype(np.int32)
+    positions = np.where(segments == 1, np.arange(length), np.arange(length) - cut).astype(np.int32)
+    return Window(tokens, segments, positions)
 
 
 def _init(module, key, batch):

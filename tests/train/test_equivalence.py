@@ -40,6 +40,13 @@ def test_devices_and_meshes(objective, mesh):
     shapes.assert_equal(reference(objective), shapes.gradients(objective, *MESHES[mesh]))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", shapes.OTHERS)
+def test_every_other_objective_on_eight_devices(objective):
+    mesh = MeshConfig(data=2, fsdp=2, tensor=2, rules="fsdp_tp")
+    shapes.assert_equal(reference(objective), shapes.gradients(objective, mesh, 8))
+
+
 @pytest.mark.parametrize("microbatches", [pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("objective", slow_unless(["plm"], shapes.OBJECTIVES))
 def test_microbatches(objective, microbatches):

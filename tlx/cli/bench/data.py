@@ -3,7 +3,7 @@
 import time
 
 from tlx.cli.bench.shape import Shape, style
-from tlx.data.pipeline import build_pipeline
+from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.prepare import prepare_tokenizer
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Spec
@@ -21,23 +21,27 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     del shape
     figures = {}
     for objective in objectives:
-        config = base_config(objective)
-        config.data.sequence_length, config.train.batch_size = LENGTH, BATCH
-        style(config.model)
-        resolved = resolve(config)
-        tokenizer = prepare_tokenizer(resolved.tokenizer, resolved.data)
-        parts = OBJECTIVES.load(objective)
-        spec = Spec.of(resolved.objective, LENGTH, tokenizer, resolved.data.languages)
-        reads = parts.reads(spec)
-        pipeline = build_pipeline(
-            resolved.data, tokenizer, parts.example, spec, reads, batch_size=BATCH, seed=0
-        )
+        pipeline = pipeline_of(objective, LENGTH)
         pipeline.batch(0)
         start, count = time.process_time(), 0
         while (spent := time.process_time() - start) < seconds / 2:
             count += 1
             pipeline.batch(count)
-        rate = count * BATCH * (reads.length - reads.overlap) / spent
+        rate = count * BATCH * (pipeline.reads.length - pipeline.reads.overlap) / spent
         figures[objective] = rate
         print(f"  {objective:16} {rate / 1e6:6.2f}M tokens/s of one core", flush=True)
     return figures
+
+
+def pipeline_of(objective: str, length: int) -> Pipeline:
+    """Batches of an objective with its default settings, from the standard library in 4,096 pieces."""
+    config = base_config(objective)
+    config.data.sequence_length, config.train.batch_size = length, BATCH
+    style(config)
+    resolved = resolve(config)
+    tokenizer = prepare_tokenizer(resolved.tokenizer, resolved.data)
+    parts = OBJECTIVES.load(objective)
+    spec = Spec.of(resolved.objective, length, tokenizer, resolved.data.languages)
+    return build_pipeline(
+        resolved.data, tokenizer, parts.example, spec, parts.reads(spec), batch_size=BATCH, seed=0
+    )

@@ -43,12 +43,13 @@ def run_config(objective: str, shape: Shape) -> RunConfig:
     model.vocab_size, model.width, model.num_layers = shape.vocab, shape.width, shape.layers
     model.attention.num_heads = max(1, shape.width // 64)
     model.position.max_length = shape.length
-    style(model)
+    style(config)
     return resolve(config)
 
 
-def style(model: ConfigDict) -> None:
-    """Makes the blocks those of the best known model of the kind."""
+def style(config: ConfigDict) -> None:
+    """Makes the blocks those of the best known model of the kind; pairs of texts where they are needed."""
+    model = config.model
     if model.kind == "encoder":
         model.residual, model.embedding.norm = "post", True
     if model.kind == "encoder_decoder":
@@ -56,3 +57,7 @@ def style(model: ConfigDict) -> None:
         model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
     if model.kind == "two_stream":
         model.residual, model.position.kind = "post", "relative"
+    if config.objective.name == "recurrent_lm":
+        model.residual, model.position.kind = "post", "relative"
+    if config.objective.name == "text_to_text":
+        config.data.source = "docstrings"

@@ -9,7 +9,7 @@ import jax
 from tlx import parallel
 from tlx.base import tree
 from tlx.cli.bench.shape import Shape, run_config
-from tlx.cli.bench.timing import in_turns, matmul
+from tlx.cli.bench.timing import in_turns, matmul, median_ratio
 from tlx.run import Run, abstract_batch, assemble, training_flops
 
 
@@ -23,14 +23,19 @@ class Step(NamedTuple):
 
 
 def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, dict[str, float]]:
-    """Prints one line for each objective, and returns its figures."""
+    """Prints one line for each objective, and returns its figures.
+
+    The last column is FLOP/s over those of causal LM's step, made in turns with it.
+    """
     print(f"{shape} on {jax.device_count()} x {jax.devices()[0].device_kind}; AdamW; peak: matrix products")
-    print(f"  {'':16} {'parameters':>12} {'tokens/s':>10} {'TFLOP/s':>8} {'of peak':>8} {'ms/step':>9}")
+    titles = f"{'parameters':>12} {'tokens/s':>10} {'TFLOP/s':>8} {'of peak':>8} {'ms/step':>9} {'of clm':>7}"
+    print(f"  {'':16} {titles}")
     figures = {}
     product, product_flops = matmul()
+    clm = prepare("clm", shape)
     for objective in objectives:
-        step = prepare(objective, shape)
-        found = in_turns({"step": step.call, "peak": product}, seconds)
+        step = clm if objective == "clm" else prepare(objective, shape)
+        found = in_turns({"step": step.call, "clm": clm.call, "peak": product}, seconds)
         per_step = statistics.median(found["step"])
         peak = product_flops / min(found["peak"]) * num_machines()
         share = step.flops / per_step / peak
@@ -39,10 +44,12 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
             "flops_per_s": step.flops / per_step,
             "peak_flops_per_s": peak,
             "peak_share": share,
+            "over_clm": median_ratio(found["clm"], found["step"]) * step.flops / clm.flops,
         }
         print(
             f"  {objective:16} {step.num_params:12,} {step.tokens / per_step:10,.0f} "
-            f"{step.flops / per_step / 1e12:8.3f} {share:8.1%} {1e3 * per_step:9.1f}",
+            f"{step.flops / per_step / 1e12:8.3f} {share:8.1%} {1e3 * per_step:9.1f} "
+            f"{figures[objective]['over_clm']:7.2f}",
             flush=True,
         )
     return figures
