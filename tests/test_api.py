@@ -72,6 +72,18 @@ def test_logits_have_a_row_for_every_token(objective, loaded):
         lm.logits([[20]], **({} if given else {"encoder_tokens": [[1]]}))
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_embeddings_are_of_each_text_alone(objective, loaded):
+    lm = loaded(objective)
+    texts = ["ab", "a longer one", "ab c"]
+    found = lm.embed(texts)
+    assert found.shape == (3, lm.config.model.width) and found.dtype == np.float32
+    for text, vector in zip(texts, found, strict=True):
+        np.testing.assert_allclose(lm.embed(text), vector, atol=1e-5)
+    assert np.abs(found[0] - found[2]).max() > 1e-3
+    assert np.isfinite(lm.embed("")).all()
+
+
 @pytest.mark.parametrize("objective", ["clm", "plm", "span_corruption"])
 def test_generation_takes_prompts_of_any_lengths(objective, loaded):
     lm = loaded(objective)

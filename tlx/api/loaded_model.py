@@ -20,10 +20,11 @@ from tlx.base.errors import ConfigError
 from tlx.data.records import RecordPipeline
 from tlx.decode import generate as decoding
 from tlx.decode.beam import beam_search
-from tlx.decode.padding import bucket
+from tlx.decode.padding import bucket, pad
 from tlx.decode.sampling import Sampling
 from tlx.evaluate import scoring
 from tlx.evaluate.answers import Predictor, answer, make_predictor
+from tlx.hub.network import Network
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
 from tlx.objectives.protocol import ObjectiveModule
@@ -198,6 +199,28 @@ class LoadedModel:
             for best, probs in zip(best_PK, probs_PV, strict=True)
         ]
 
+    def embed(self, texts: str | Sequence[str]) -> np.ndarray:
+        """float32 [N, D] (or [D] for one str): the mean of the last hidden states over each text's tokens.
+
+        The encoder's of an encoder-decoder; of two streams the content stream's, every token seeing all.
+        ConfigError for a text longer than the model has positions for.
+        """
+        vocab = self.tokenizer.vocab
+        frames = {"encoder": ([vocab.cls], [vocab.sep]), "encoder_decoder": ([], [vocab.eos])}
+        before, behind = frames.get(self.kind, ([vocab.bos], []))
+        rows = [[*before, *self._encode(text), *behind] for text in _as_list(texts)]
+        longest = max(map(len, rows), default=0)
+        if self._max_length is not None and longest > self._max_length:
+            raise ConfigError(f"a text has {longest} tokens, the model has {self._max_length} positions")
+        batch = pad(rows, vocab.pad, left=False, limit=self._max_length)
+        hidden_NTD = np.asarray(_hidden(self._lm, self.params["model"], batch._asdict()), np.float32)
+        place_NT = np.arange(hidden_NTD.shape[1])[None]
+        lengths_N1 = np.array([[len(row) - len(behind)] for row in rows])
+        weight_NT = (place_NT >= len(before)) & (place_NT < lengths_N1)
+        totals = np.einsum("ntd,nt->nd", hidden_NTD, weight_NT.astype(np.float32))
+        means = totals / np.float32(np.maximum(weight_NT.sum(axis=1, keepdims=True), 1))
+        return means[0] if isinstance(texts, str) else means
+
     def predict(self, records: str | Mapping[str, Any] | Sequence[Any]) -> Any:
         """What a model fine-tuned on a task answers: {"label": ..., "probability": ...} and the like.
 
@@ -306,6 +329,15 @@ class LoadedModel:
         positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
         parts = {"tokens": rows, "segments": real.astype(np.int32), "positions": positions}
         return {prefix + name: value for name, value in parts.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(lm: Transformer | TwoStream, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    """[B, T, D] of what reads the text."""
+    if lm.cfg.kind == "encoder_decoder":
+        batch = {f"encoder_{name}": value for name, value in batch.items()}
+        return lm.apply({"params": params}, batch, method="encode")
+    return Network(lm.cfg).apply({"params": {"model": params}}, batch)["hidden"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
