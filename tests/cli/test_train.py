@@ -22,6 +22,7 @@ from tlx.train.hooks import saved_part
 from tlx.train.journal import read_lines
 
 SHAPES = ("clm", "mlm", "span_corruption", "plm")
+CARRIED = ("recurrent_lm", "mixture")
 TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
 
 
@@ -56,12 +57,14 @@ def train(config_file, workdir, *words, shape="clm"):
     return cli.main(["train", f"--config={config_file}:{shape}", f"--workdir={workdir}", *words])
 
 
-def test_a_run_in_two_halves_is_the_run_in_one(config_file, tmp_path, capsys):
-    """With the memories of plm, which the second half must find as the first left them."""
-    assert train(config_file, tmp_path / "one", shape="plm") == 0
-    assert train(config_file, tmp_path / "two", "--config.train.steps=20", shape="plm") == 0
+@pytest.mark.parametrize("shape", ["plm", *(pytest.param(s, marks=pytest.mark.slow) for s in CARRIED)])
+def test_a_run_in_two_halves_is_the_run_in_one(config_file, tmp_path, capsys, shape):
+    """With XLNet's and Transformer-XL's memories, which the second half must find as the first left them,
+    and with a mixture of objectives on a mixture of sources."""
+    assert train(config_file, tmp_path / "one", shape=shape) == 0
+    assert train(config_file, tmp_path / "two", "--config.train.steps=20", shape=shape) == 0
     capsys.readouterr()
-    assert train(config_file, tmp_path / "two", shape="plm") == 0
+    assert train(config_file, tmp_path / "two", shape=shape) == 0
     out = capsys.readouterr().out
     assert "from checkpoints/20: 20 of 40 steps to go" in out
     assert "train.steps" in out  # the table of what changed

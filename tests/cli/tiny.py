@@ -20,9 +20,16 @@ def get_config(arg="clm"):
     model = config.model
     model.width, model.num_layers, model.attention.num_heads, model.dropout = 32, 2, 4, 0.1
     model.execution.unroll = 1
-    model.position.kind = {{"plm": "relative", "span_corruption": "bucketed"}}.get(arg, "rotary")
+    kinds = {{"plm": "relative", "recurrent_lm": "relative", "span_corruption": "bucketed"}}
+    model.position.kind = kinds.get(arg, "rotary")
+    if arg in ("plm", "recurrent_lm"):
+        model.residual, config.objective.mem_len = "post", 16
     if arg == "plm":
-        model.residual, config.objective.mem_len, config.objective.num_predict = "post", 16, 6
+        config.objective.num_predict = 6
+    if arg == "mixture":  # of objectives, on a mixture of sources
+        halves = ({files!r}.replace("*", "[0-1]*"), {files!r}.replace("*", "[2-9]*"))
+        sources = [dict(source="text", text=dict(files=(half,))) for half in halves]
+        config.data.mixture = (sources[0] | dict(weight=3.0), sources[1])
     config.optimizer.learning_rate = 3e-3
     config.optimizer.schedule.name = "constant"  # the same for any number of steps
     config.train.batch_size, config.train.steps = 8, 40
