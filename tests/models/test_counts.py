@@ -12,6 +12,7 @@ from tlx.models.counts import Shape, model_flops, nonembedding_params
 from tlx.models.families import TABLE as FAMILIES
 from tlx.models.families.family import replaced
 from tlx.models.flops import matmul_flops
+from tlx.nn.characters import CharacterConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, FeedForwardConfig
 from tlx.nn.embed import EmbeddingConfig
 from tlx.optim.leaves import describe
@@ -63,7 +64,8 @@ def changed(objective, change, **execution):
 def shape_of(objective, batch):
     decoder = batch["decoder_tokens"].shape[1] if objective == "span_corruption" else 0
     targets = batch["targets"].shape[1] if "target_positions" in batch else 0
-    return Shape(BATCH, LENGTH, decoder, targets, 16 if objective == "plm" else 0)
+    characters = batch["characters"].shape[2] if "characters" in batch else 0
+    return Shape(BATCH, LENGTH, decoder, targets, 16 if objective == "plm" else 0, characters)
 
 
 @pytest.mark.parametrize(("objective", "change"), CASES, ids=[f"{o}-{i}" for i, (o, _) in enumerate(CASES)])
@@ -89,6 +91,9 @@ def tiny(base):
     }
     changes |= {"embedding.factor": 16 if base.embedding.factor else 0, "position.max_length": 64}
     changes |= {"feedforward.num_experts": min(4, base.feedforward.num_experts)}
+    if base.kind == "bilstm":
+        characters = CharacterConfig(width=4, filters=((1, 8), (3, 16)), highways=2)
+        changes |= {"recurrent.cell": 24, "recurrent.characters": characters}
     if base.embedding.cutoffs:
         changes |= {"embedding.cutoffs": (20, 50), "embedding.divisor": 2}
     changes |= {"execution": ExecutionConfig(unroll=1)}
@@ -100,6 +105,7 @@ OBJECTIVE_OF = {
     "decoder": "clm",
     "encoder_decoder": "span_corruption",
     "two_stream": "plm",
+    "bilstm": "bilm",
 }
 
 

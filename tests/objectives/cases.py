@@ -17,6 +17,7 @@ from tlx.models.config import HeadConfig, ModelConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 from tlx.nn.losses import LossConfig
+from tlx.nn.recurrent import RecurrentConfig
 from tlx.objectives import TABLE, bart, mbart, mlm, plm, span_corruption
 from tlx.objectives.protocol import Objective, ObjectiveModule, Spec
 from tlx.parallel import unbox
@@ -52,6 +53,7 @@ _KINDS = {
         position=PositionConfig(kind="bucketed"),
         norm=NormConfig("rmsnorm"),
     ),
+    "bilstm": dataclasses.replace(MODEL, kind="bilstm", recurrent=RecurrentConfig(cell=12)),
     "two_stream": dataclasses.replace(
         MODEL, kind="two_stream", residual="post", position=PositionConfig(kind="relative")
     ),

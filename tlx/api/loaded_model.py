@@ -66,7 +66,7 @@ class LoadedModel:
 
     @property
     def kind(self) -> str:
-        """encoder, decoder, encoder_decoder or two_stream."""
+        """encoder, decoder, encoder_decoder, two_stream or bilstm."""
         return self.config.model.kind
 
     @property
@@ -77,7 +77,8 @@ class LoadedModel:
     def logits(self, tokens: Any, encoder_tokens: Any = None) -> np.ndarray:
         """float32 [B, T, V] from ids [B, T] (or [T]); pad ids are padding.
 
-        decoder: at t, of the token after t. encoder: at t, of the token at t, all being visible.
+        decoder, and a bilstm's forward direction: at t, of the token after t.
+        encoder: at t, of the token at t, all being visible.
         two_stream: at t, of the token at t from those before it (the first from an eos).
         encoder_decoder: as a decoder's, for `tokens` on the decoder's side, given `encoder_tokens`.
         """
@@ -97,6 +98,8 @@ class LoadedModel:
             given = self._widened(np.atleast_2d(np.asarray(encoder_tokens, np.int32)))
             batch |= self._placed(given, "encoder_")
         order = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
+        if self._characters is not None:
+            batch |= {"characters": self._characters[rows]}
         if self.kind == "encoder":
             batch |= {"target_positions": order}
         if self.kind == "two_stream":
@@ -119,7 +122,13 @@ class LoadedModel:
         if prompts is not None:
             sources = [self._source(prompt) for prompt in _as_list(prompts)]
         found = scoring.log_probs(
-            self.module, self.params, rows, self.tokenizer.vocab, self.config.data.sequence_length, sources
+            self.module,
+            self.params,
+            rows,
+            self.tokenizer.vocab,
+            self.config.data.sequence_length,
+            sources,
+            self._characters,
         )
         scores = [self._score(row, log_probs) for row, log_probs in zip(rows, found, strict=True)]
         return scores[0] if isinstance(texts, str) else scores
@@ -149,6 +158,8 @@ class LoadedModel:
         """
         if self.kind == "encoder":
             raise ConfigError('a masked model does not continue texts; use fill("... [MASK] ...")')
+        if self.kind == "bilstm":
+            raise ConfigError("a bilstm is there to be read by tasks, not to continue texts; use score")
         asked = _as_list(prompts)
         sampling = Sampling(temperature, top_k, top_p)
         vocab, sources = self.tokenizer.vocab, None
@@ -258,6 +269,10 @@ class LoadedModel:
     def _missing_heads(self) -> list[str]:
         wanted = unbox(wanted_params(self.module, self.config, self.tokenizer))
         return sorted(set(wanted.get("heads", {})) - set(self.params.get("heads", {})))
+
+    @functools.cached_property
+    def _characters(self) -> np.ndarray | None:
+        return getattr(spec_of(self.config, self.tokenizer), "characters", None)  # a task's spec has none
 
     @functools.cached_property
     def _lm(self) -> Transformer | TwoStream:

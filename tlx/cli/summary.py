@@ -99,7 +99,12 @@ def _joined(caches: tuple[TokenCache, ...], most: int) -> tuple[np.ndarray, np.n
 
 
 def _show_samples(run: Run, workdir: pathlib.Path) -> None:
-    """Two continued prompts, or two filled gaps, through the same door that users take."""
+    """Two continued prompts, or two filled gaps, through the same door that users take.
+
+    Nothing of a bilstm, which is there to be read by tasks.
+    """
+    if run.config.model.kind == "bilstm":
+        return
     lm = tlx.load(workdir)
     parts = [[run.tokenizer.decode(part) for part in np.split(x, _GAP)] for x in _beginnings(run, 2)]
     if lm.kind in ("encoder", "encoder_decoder"):
@@ -157,7 +162,10 @@ def show_next(run: Run, workdir: pathlib.Path, config_words: Sequence[str]) -> N
     gap = _GAP_NAMES.get(run.config.model.kind)
     prompt = "def main(" if gap is None else f"for i in {gap}:"
     call = f"fill({prompt!r})" if run.config.model.kind == "encoder" else f"generate({prompt!r})"
-    print(f"  tlx generate {place} --prompt={shlex.quote(prompt)}")
+    if run.config.model.kind == "bilstm":
+        call = f"score({prompt!r})"
+    else:
+        print(f"  tlx generate {place} --prompt={shlex.quote(prompt)}")
     print(f"  tlx evaluate {place} --data='my/files/*.txt'")
     longer = 2 * run.config.train.steps
     print(f"  tlx train {words} --workdir={place} --config.train.steps={longer}   # goes on from here")

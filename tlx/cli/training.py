@@ -258,7 +258,8 @@ def _introduce(run: Run, desk: Desk, step: int, started: Any, allow: Sequence[st
         f"{config.train.steps:,} steps; {run.validation.num_tokens:,} tokens for validation"
     )
     say(f"devices    {jax.device_count()} x {device.device_kind}, mesh {mesh or 'of one device'}")
-    say(f"attention  {kernel} ({why})")
+    if config.model.kind != "bilstm":
+        say(f"attention  {kernel} ({why})")
     say(f"peak       {peak.flops_per_s / 1e9:,.0f} GFLOP/s ({peak.source})")
     event = {"step": step, "devices": jax.device_count(), "processes": jax.process_count(), "mesh": mesh}
     desk.journal.event("start" if started is None else "resume", **event)

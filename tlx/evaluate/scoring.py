@@ -1,7 +1,8 @@
 """Log-probabilities of given texts, token by token, under a model of any shape.
 
 decoder: each token after those before it, the first after bos. encoder: each token alone masked, all
-others visible (pseudo-log-likelihood, Salazar et al. 2020: one row per token). two_stream: read left to
+others visible (pseudo-log-likelihood, Salazar et al. 2020: one row per token). bilstm: its forward
+direction, as a decoder. two_stream: read left to
 right, after an eos. encoder_decoder: each token of a target text after those before it, given a source.
 
 Texts longer than the model's row are read in windows that overlap by half of a row, so that every token
@@ -41,11 +42,13 @@ def log_probs(
     vocab: Vocabulary,
     length: int,
     sources: Sequence[Sequence[int]] | None = None,
+    characters: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Natural log-probability of each token of each text, float64 [number of tokens].
 
     `length` is the longest row the model is given (its training length). `sources`: one for each text,
     ids that the encoder reads, for an encoder-decoder and for it alone. Raises ConfigError otherwise.
+    `characters` [V, C]: those of each id, for a model that reads them.
     """
     kind = module.model.kind
     if (kind == "encoder_decoder") != (sources is not None):
@@ -63,7 +66,10 @@ def log_probs(
     ]
     results = [np.zeros(len(text)) for text in texts]
     for batch in _batches(rows, module.model.padded_vocab):
-        scored = np.asarray(_score(module, params, _collate(batch, vocab)))
+        arrays = _collate(batch, vocab)
+        if characters is not None:
+            arrays["characters"] = characters[arrays["tokens"]]
+        scored = np.asarray(_score(module, params, arrays))
         for row, scores in zip(batch, scored, strict=False):
             end = len(row.example["targets"])
             results[row.text][row.first : row.first + row.count] = scores[end - row.count : end]
@@ -119,6 +125,7 @@ def _encoder_decoder_rows(
 
 _ROWS = {
     "decoder": _decoder_rows,
+    "bilstm": _decoder_rows,
     "two_stream": _two_stream_rows,
     "encoder": _encoder_rows,
     "encoder_decoder": _encoder_decoder_rows,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.base import tree
+from tlx.models.bilstm import BiLSTM
 from tlx.models.config import ModelConfig
 from tlx.models.heads import DetectionHead, MaskedHead, PairHead
 from tlx.models.transformer import Transformer
@@ -43,7 +44,7 @@ class Network(nn.Module):
     head_names: tuple[str, ...] = ()
 
     def setup(self):
-        kind = TwoStream if self.cfg.kind == "two_stream" else Transformer
+        kind = {"two_stream": TwoStream, "bilstm": BiLSTM}.get(self.cfg.kind, Transformer)
         self.lm = kind(self.cfg, name="model")
         if self.head_names:
             self.heads = Heads(self.cfg, self.head_names)
@@ -53,8 +54,10 @@ class Network(nn.Module):
 
         "encoded": [B, S, D] of an encoder-decoder. Of two streams `hidden` is the content stream, which sees
         the whole row and `memory` where the batch has no order; "logits" are the query stream's [B, P, V]
-        where it has `target_positions`, else the content stream's.
+        where it has `target_positions`, else the content stream's. Of a bilstm "layers" [L + 1, B, T, 2 D].
         """
+        if self.cfg.kind == "bilstm":
+            return {"layers": self.lm(batch)}
         if self.cfg.kind == "two_stream":
             return self._two_streams(batch, memory)
         hidden = self.lm(batch)
@@ -86,6 +89,9 @@ def boxed_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> Any:
     parts = ("tokens", "positions", "segments")
     prefixes = ("encoder_", "decoder_") if cfg.kind == "encoder_decoder" else ("",)
     batch = {prefix + part: ids for prefix in prefixes for part in parts}
+    if cfg.kind == "bilstm":
+        longest = max(size for size, _ in cfg.recurrent.characters.filters)
+        batch["characters"] = jax.ShapeDtypeStruct((1, 8, longest), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(Network(cfg, tuple(heads)).init, key, batch)["params"]
 

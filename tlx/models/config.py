@@ -17,9 +17,10 @@ from tlx.nn.config import (
     compute_dtype,
 )
 from tlx.nn.embed import EmbeddingConfig
+from tlx.nn.recurrent import RecurrentConfig
 from tlx.nn.stack import remat_policy
 
-Kind = Literal["encoder", "decoder", "encoder_decoder", "two_stream"]
+Kind = Literal["encoder", "decoder", "encoder_decoder", "two_stream", "bilstm"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,7 @@ class ModelConfig:
     feedforward: FeedForwardConfig = dataclasses.field(default_factory=FeedForwardConfig)
     norm: NormConfig = dataclasses.field(default_factory=NormConfig)
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
+    recurrent: RecurrentConfig = dataclasses.field(default_factory=RecurrentConfig)  # of a bilstm
     init: InitConfig = dataclasses.field(default_factory=InitConfig)
     parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the computation
@@ -122,8 +124,25 @@ class ModelConfig:
             raise ConfigError(f"model.residual = 'sandwich' is for decoders, not for {self.kind!r}")
         self._validate_layers()
         self._validate_clusters()
+        self._validate_recurrent()
         parametrization.check(self)
         remat_policy(self.execution.remat)
+
+    def _validate_recurrent(self) -> None:
+        """The sizes of a bilstm; its width, layers and dropout are those of any model."""
+        part = self.recurrent
+        filters = part.characters.filters
+        if part.cell < 1 or part.characters.width < 1 or not filters or min(map(min, filters)) < 1:
+            raise ConfigError(
+                f"model.recurrent.cell = {part.cell}, characters.width = {part.characters.width}, "
+                f"characters.filters = {filters}: all must be 1 or more, and filters one or more"
+            )
+        if min(part.cell_clip, part.projection_clip, part.characters.highways) < 0:
+            raise ConfigError("model.recurrent: clips and characters.highways must be 0 (none) or more")
+        if self.kind == "bilstm" and self.parametrization.name != "standard":
+            raise ConfigError(
+                f"model.parametrization.name = {self.parametrization.name!r}: a bilstm has 'standard' alone"
+            )
 
     def _validate_clusters(self) -> None:
         """What a vocabulary in clusters goes with."""

@@ -21,6 +21,7 @@ class Shape(NamedTuple):
     decoder_length: int = 0
     targets: int = 0
     memory: int = 0  # tokens of memory before each row
+    characters: int = 0  # of a token, where a model reads them
 
 
 class Flops(NamedTuple):
@@ -38,6 +39,8 @@ def model_flops(cfg: ModelConfig, shape: Shape, masked_head: bool = False) -> Fl
     """
     rows, length = shape.rows, shape.length
     forward = constant = 0
+    if cfg.kind == "bilstm":
+        return _bilstm(cfg, shape)
     if cfg.kind == "two_stream":
         forward, constant = _two_streams(cfg, shape)
     elif cfg.kind == "encoder_decoder":
@@ -58,6 +61,9 @@ def model_flops(cfg: ModelConfig, shape: Shape, masked_head: bool = False) -> Fl
 
 def nonembedding_params(cfg: ModelConfig) -> int:
     """Kernels of the layers: what Kaplan et al. call N (no tables, biases or norms)."""
+    if cfg.kind == "bilstm":
+        cell = cfg.recurrent.cell
+        return 2 * cfg.num_layers * 9 * cfg.width * cell
     if cfg.kind == "encoder_decoder":
         encoder, decoder = cfg.block("encoder"), cfg.block("decoder")
         attention = _attention_params(decoder)
@@ -178,3 +184,19 @@ def _two_streams(cfg: ModelConfig, shape: Shape) -> tuple[int, int]:
             layer += 4 * rows * queries * cfg.attention.num_heads * block.head_dim
         constant += sinusoids
     return block.num_layers * layer, block.num_layers * constant
+
+
+def _bilstm(cfg: ModelConfig, shape: Shape) -> Flops:
+    """Both directions over a row, and the characters of one token more, which each direction lacks.
+
+    The gradient of what a filter reads is computed at every character, not only where it stands whole.
+    """
+    part, width = cfg.recurrent.characters, cfg.width
+    wide = part.num_filters
+    token = sum((shape.characters - size + 1) * size * part.width * count for size, count in part.filters)
+    token += 2 * part.highways * wide**2 + wide * width
+    place = 2 * (cfg.num_layers * 9 * width * cfg.recurrent.cell + width * cfg.padded_vocab)
+    tokens = shape.rows * (shape.length + 1)
+    edges = sum((size - 1) * size * part.width * count for size, count in part.filters)
+    forward = 2 * (tokens * token + shape.rows * shape.length * place)
+    return Flops(forward, 3 * forward + 2 * tokens * edges)

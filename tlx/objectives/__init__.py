@@ -6,6 +6,7 @@ TABLE = Table(
     "objective",
     {
         "bart": "tlx.objectives.bart:OBJECTIVE",
+        "bilm": "tlx.objectives.bilm:OBJECTIVE",
         "clm": "tlx.objectives.clm:OBJECTIVE",
         "ctrl": "tlx.objectives.ctrl:OBJECTIVE",
         "denoising": "tlx.objectives.denoising:OBJECTIVE",

@@ -25,6 +25,7 @@ from tlx.nn import embed
 from tlx.nn.adaptive import AdaptiveUnembedding
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import LossConfig, cross_entropy
+from tlx.text.characters import character_table
 from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
 from tlx.text.window import Reads, Window
@@ -45,7 +46,8 @@ class Spec:
 
     `length` is the model's sequence length (the encoder's, where there are two). `starts_word` [V] is
     True for pieces that begin a word, `ends_sentence` [V] for those that end a sentence; None where the
-    tokenizer does not know. `languages` are the data's, by their numbers.
+    tokenizer does not know. `languages` are the data's, by their numbers. `characters` [V, C] are those of
+    each id (nn/characters.py), for an objective whose config has `max_characters`.
     """
 
     config: Any
@@ -54,12 +56,15 @@ class Spec:
     starts_word: np.ndarray | None = None
     ends_sentence: np.ndarray | None = None
     languages: tuple[str, ...] = ("",)
+    characters: np.ndarray | None = None
 
     @classmethod
     def of(cls, config: Any, length: int, tokenizer: Tokenizer, languages: tuple[str, ...]) -> "Spec":
         """The spec of a run with this tokenizer."""
         tables = tokenizer.starts_word, tokenizer.ends_sentence
-        return cls(config, length, tokenizer.vocab, *tables, languages)
+        count = getattr(config, "max_characters", 0)
+        characters = character_table(tokenizer, count) if count else None
+        return cls(config, length, tokenizer.vocab, *tables, languages, characters)
 
 
 class ObjectiveModule(nn.Module):

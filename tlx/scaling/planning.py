@@ -136,7 +136,8 @@ def _row_shape(config: RunConfig, spec: Spec) -> Shape:
     decoder = batch["decoder_tokens"].shape[1] if "decoder_tokens" in batch else 0
     targets = batch["targets"].shape[1] if "target_positions" in batch else 0
     memory = getattr(config.objective, "mem_len", 0) if config.model.kind == "two_stream" else 0
-    return Shape(1, config.data.sequence_length, decoder, targets, memory)
+    characters = getattr(config.objective, "max_characters", 0)
+    return Shape(1, config.data.sequence_length, decoder, targets, memory, characters)
 
 
 def _budgets(config: LadderConfig, rungs: list[_Rung]) -> list[float]:

@@ -66,6 +66,10 @@ class BytesTokenizer:
             return self._pieces.decode_named(ids, self._names)
         return self._pieces.decode(ids)
 
+    def piece_bytes(self, index: int) -> bytes:
+        """The text that one id stands for, UTF-8; nothing for a special id."""
+        return self._pieces.bytes[index]
+
     def piece(self, index: int) -> str:
         """ "a", "<0xEA>" or "<mask>"."""
         if index in self._names:

@@ -60,7 +60,7 @@ class HuggingFaceTokenizer:
         self._special_ids = frozenset(index for index, token in more.items() if token.special)
         self.vocab = Vocabulary(size + len(added), **ids, num_sentinels=count, added=len(added))
         table = [self._bytes(index) for index in range(self.vocab.size)]
-        pieces = Pieces(self.vocab, table)
+        self._pieces = pieces = Pieces(self.vocab, table)
         self.num_bytes, self.ends_sentence = pieces.num_bytes, pieces.ends_sentence
         self.starts_word = pieces.starts_word
         if self._word_pieces:
@@ -141,6 +141,10 @@ class HuggingFaceTokenizer:
         """Text of `ids`, as their own decoder writes it; special ids vanish unless `keep_special`."""
         known = [int(index) for index in ids if int(index) not in self._extra]
         return self._tokenizer.decode(known, skip_special_tokens=not keep_special)
+
+    def piece_bytes(self, index: int) -> bytes:
+        """The text that one id stands for, UTF-8; nothing for a special id."""
+        return self._pieces.bytes[index]
 
     def piece(self, index: int) -> str:
         """As the vocabulary writes it."""

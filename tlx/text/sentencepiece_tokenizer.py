@@ -103,6 +103,10 @@ class SentencePieceTokenizer:
             return self._pieces.decode_named(ids, self._names)
         return self._pieces.decode(ids)
 
+    def piece_bytes(self, index: int) -> bytes:
+        """The text that one id stands for, UTF-8; nothing for a special id."""
+        return self._pieces.bytes[index]
+
     def piece(self, index: int) -> str:
         """As SentencePiece writes it: "▁the", "<0xEA>", "<mask>"."""
         return self._names.get(index) or self._processor.id_to_piece(int(index))

@@ -51,6 +51,10 @@ class Tokenizer(Protocol):
         """How one id is written, for people."""
         ...
 
+    def piece_bytes(self, index: int) -> bytes:
+        """The text that one id stands for, UTF-8; nothing for a special id."""
+        ...
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes everything that `load_tokenizer` needs."""
         ...

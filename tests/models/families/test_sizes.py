@@ -80,6 +80,7 @@ polyglot-ko 3.8b GPTNeoXForCausalLM 3_809_974_272
 polyglot-ko 5.8b GPTNeoXForCausalLM 5_885_059_072
 polyglot-ko 12.8b GPTNeoXForCausalLM 12_893_603_840
 ctrl large CTRLLMHeadModel 1_637_964_550
+elmo base - 93_600_848
 transformer-xl base - 151_119_838
 transformer-xl large - 285_205_322
 """

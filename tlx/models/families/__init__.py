@@ -18,6 +18,7 @@ TABLE = Table(
         "deberta-v2": "tlx.models.families.deberta_v2:FAMILY",
         "distilbert": "tlx.models.families.distilbert:FAMILY",
         "electra": "tlx.models.families.electra:FAMILY",
+        "elmo": "tlx.models.families.elmo:FAMILY",
         "gemma3": "tlx.models.families.gemma3:FAMILY",
         "gpt": "tlx.models.families.gpt:FAMILY",
         "gpt2": "tlx.models.families.gpt2:FAMILY",

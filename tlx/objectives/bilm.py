@@ -1,0 +1,171 @@
+"""ELMo's objective: two language models over the same tokens, one from the left and one from the right.
+
+The mean of -log p(t_k | t_1 .. t_{k-1}) and -log p(t_k | t_{k+1} .. t_n) (Peters et al. 2018, 3.1); the
+directions share what reads characters and the softmax, and have layers of their own. A row is a window of
+a stream. The forward direction goes on from the state that it had behind the row's last window; the
+backward one begins with nothing at each window's end, since what is behind it has not been read (the
+official code reverses sentence by sentence and carries that state past the sentences before it).
+Documents follow one another in the stream, told apart by eos, as sentences do there. A token's characters
+are the bytes of its piece: pieces stand where the paper has words.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlx.base.errors import ConfigError
+from tlx.base.term import Term, Terms
+from tlx.models.bilstm import BiLSTM
+from tlx.models.config import ModelConfig
+from tlx.nn.dropout import dropout, fold
+from tlx.nn.embed import Unembedding
+from tlx.nn.losses import cross_entropy
+from tlx.nn.recurrent import State
+from tlx.nn.sampled import sampled_losses
+from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec
+from tlx.parallel.sharding import logical
+from tlx.text.characters import PAD
+from tlx.text.window import Reads, Window
+
+# Branches of a row's keys, beside those of models/bilstm.py.
+_SAMPLES, _OUTPUTS = 2**21, 2**21 + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class BiLM:
+    """What a token's characters are, and how the softmax is computed while training."""
+
+    name: str = "bilm"
+    max_characters: int = 50  # of a token, with those that begin and end it; more are cut
+    num_sampled: int = 0  # other ids in the softmax of a training step (ELMo: 8192); 0: all
+
+    def validate(self) -> None:
+        """Raises ConfigError for a number that makes no sense."""
+        if self.max_characters < 3:
+            raise ConfigError(f"objective.max_characters = {self.max_characters} must be at least 3")
+        if self.num_sampled < 0:
+            raise ConfigError(f"objective.num_sampled = {self.num_sampled} must be 0 (all) or more")
+
+
+def reads(spec: Spec) -> Reads:
+    """Windows of a stream of length + 1 tokens that share one token with the next."""
+    return Reads(spec.length + 1, "stream", overlap=1)
+
+
+def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    """tokens, targets, weights, positions, segments [length]; characters [length + 1, C].
+
+    `targets` are what the forward direction predicts, `tokens` what the backward one does. `characters` are
+    those of all length + 1 tokens; weight 0 on padding only.
+    """
+    del rng
+    real, size = window.segments > 0, spec.config.max_characters
+    table = spec.characters
+    characters = np.zeros((len(real), size), np.int32) if table is None else table[window.tokens]
+    return {
+        "tokens": np.where(real[:-1], window.tokens[:-1], spec.vocab.pad).astype(np.int32),
+        "targets": np.where(real[1:], window.tokens[1:], spec.vocab.pad).astype(np.int32),
+        "weights": real[1:].astype(np.float32),
+        "positions": np.arange(spec.length, dtype=np.int32),
+        "segments": real[:-1].astype(np.int32),
+        "characters": characters.astype(np.int32),
+    }
+
+
+class Softmax(nn.Module):
+    """The output of both directions."""
+
+    model: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> Unembedding:
+        """Its kernel and bias."""
+        cfg = self.model
+        dtype, shape = jnp.dtype(cfg.param_dtype), (cfg.padded_vocab, cfg.width)
+        init = logical(nn.initializers.normal(cfg.width**-0.5), ("vocab", "embed"))
+        kernel = self.param("kernel", init, shape, dtype)
+        zeros = logical(nn.initializers.zeros_init(), ("vocab",))
+        return Unembedding(kernel, self.param("bias", zeros, shape[:1], dtype), 1.0, cfg.vocab_size)
+
+
+class Heads(nn.Module):
+    """The parameters "heads/bilm"."""
+
+    model: ModelConfig
+
+    def setup(self):
+        self.bilm = Softmax(self.model)
+
+
+class BiLMModule(ObjectiveModule):
+    """Both directions, and their softmax."""
+
+    def setup(self):
+        if self.config.num_sampled and (self.loss.z_loss or self.loss.label_smoothing):
+            raise ConfigError(
+                f"objective.num_sampled = {self.config.num_sampled}: a sampled softmax has no "
+                "loss.z_loss and loss.label_smoothing; set them, or it, to 0"
+            )
+        reach = max(size for size, _ in self.model.recurrent.characters.filters)
+        if reach > self.config.max_characters:
+            raise ConfigError(
+                f"model.recurrent.characters.filters reach over {reach} characters, a token has "
+                f"objective.max_characters = {self.config.max_characters}"
+            )
+        self.lm = BiLSTM(self.model, name="model")
+        self.heads = Heads(self.model)
+
+    def initial_carry(self, batch_size: int) -> State:
+        """The forward direction's empty state."""
+        return BiLSTM(self.model, parent=None).empty(batch_size)
+
+    def predictions(
+        self, batch: Batch, carry: State | None, keys: jax.Array | None
+    ) -> tuple[Predictions, State]:
+        """The forward direction's hidden states [B, T, D], for `targets`."""
+        length = batch["tokens"].shape[1]
+        x_BTD = self.lm.tokens(batch["characters"][:, :length])
+        layers, state = self.lm.read_forward(x_BTD, batch["segments"], carry, keys)
+        return Predictions(layers[-1], self.heads.bilm()), state
+
+    def __call__(
+        self, batch: Batch, carry: State | None = None, keys: jax.Array | None = None
+    ) -> tuple[Terms, State]:
+        """Terms "loss" and "accuracy" (means of both directions), "forward" and "backward" (metrics)."""
+        x_BSD = self.lm.tokens(batch["characters"])
+        forward, state = self.lm.read_forward(x_BSD[:, :-1], batch["segments"], carry, keys)
+        last = (batch["characters"][:, -1:, 0] != PAD).astype(jnp.int32)
+        behind = jnp.concatenate([batch["segments"][:, 1:], last], axis=1)
+        backward = self.lm.read_backward(x_BSD[:, 1:], behind, keys)
+        ahead = self._terms(forward[-1], batch["targets"], batch["weights"], keys, 0)
+        back = self._terms(backward[-1], batch["tokens"], batch["weights"], keys, 1)
+        terms = {
+            name: Term((ahead[name].sum + back[name].sum) / 2, ahead[name].weight, ahead[name].scale)
+            for name in ahead
+        }
+        both = {"forward": ahead, "backward": back}
+        return terms | {
+            name: Term(part["loss"].sum, part["loss"].weight) for name, part in both.items()
+        }, state
+
+    def _terms(
+        self,
+        hidden_BTD: jax.Array,
+        targets_BT: jax.Array,
+        weights_BT: jax.Array,
+        keys: jax.Array | None,
+        direction: int,
+    ) -> Terms:
+        unembedding, cfg = self.heads.bilm(), self.loss
+        hidden_BTD = dropout(hidden_BTD, self.model.dropout, fold(keys, _OUTPUTS), direction)
+        if keys is None or not self.config.num_sampled:
+            return cross_entropy(hidden_BTD, unembedding, targets_BT, weights_BT, cfg)
+        keys = fold(fold(keys, _SAMPLES), direction)
+        losses = sampled_losses(hidden_BTD, unembedding, targets_BT, keys, self.config.num_sampled)
+        return {"loss": Term(jnp.sum(losses * weights_BT), jnp.sum(weights_BT), 1.0)}
+
+
+OBJECTIVE = Objective(BiLM, reads, example, BiLMModule, kinds=("bilstm",))
