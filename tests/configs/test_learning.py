@@ -17,6 +17,7 @@ from tlx.run import assemble, resolve
 # One config for each objective.
 CONFIGS = {
     "bart": "bart",
+    "bilm": "elmo",
     "clm": "gpt2",
     "ctrl": "ctrl",
     "denoising": "t5:spans",

@@ -9,9 +9,11 @@ import numpy as np
 from tlx import parallel
 from tlx.base import tree
 from tlx.models.config import ModelConfig
+from tlx.nn.characters import CharacterConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 from tlx.nn.losses import LossConfig
+from tlx.nn.recurrent import RecurrentConfig
 from tlx.objectives import TABLE
 from tlx.objectives.protocol import Spec
 from tlx.parallel import MeshConfig
@@ -29,6 +31,7 @@ VOCAB = Vocabulary(363)
 BATCH, LENGTH = 8, 32
 
 _MODELS = {
+    "bilm": {"recurrent": RecurrentConfig(cell=48, characters=CharacterConfig(8, ((1, 16), (3, 32)), 2))},
     "clm": {"position": PositionConfig("rotary")},
     "span_corruption": {"position": PositionConfig("bucketed"), "num_decoder_layers": 2},
     "plm": {"position": PositionConfig("relative"), "residual": "post"},
@@ -37,6 +40,7 @@ _MODELS = {
     "xlm": {"embedding": EmbeddingConfig(num_languages=2)},
 }
 _CONFIGS = {
+    "bilm": {"max_characters": 8},
     "plm": {"mem_len": 16, "num_predict": 6},
     "recurrent_lm": {"mem_len": 16},
     "rtd": {"generator_fraction": 1.0},
@@ -70,7 +74,8 @@ def make(objective: str, length: int = LENGTH, execution: ExecutionConfig | None
         "execution": execution or ExecutionConfig(unroll=1),
     }
     model = ModelConfig(**values | _MODELS.get(objective, {}))
-    spec = Spec(config, length, VOCAB, np.ones(VOCAB.size, bool))
+    table = np.random.default_rng(0).integers(0, 261, (VOCAB.size, 8)) if objective == "bilm" else None
+    spec = Spec(config, length, VOCAB, np.ones(VOCAB.size, bool), characters=table)
     return parts.module(config, model, LossConfig(z_loss=1e-3)), spec
 
 
