@@ -16,12 +16,14 @@ import pytest
 import tlx
 from tests.hub import folders
 from tests.make_golden_run import FOLDER, unpack
+from tests.text.test_imported_sentencepiece import OF_T5, train
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.cli import main
 from tlx.hub.safetensors import Tensors
 from tlx.models.families import TABLE
 from tlx.models.families.family import resized
+from tlx.text.imported_sentencepiece import ImportedSentencePiece
 
 pytest.importorskip("tokenizers")
 
@@ -160,6 +162,25 @@ def test_an_encoder_decoder_begins_and_frames_as_its_files_say(tmp_path):
     assert direct.generate("the cat", begin="mat", **asked) != found[0]
     assert main(["convert", "export", str(run), str(back)]) == 0
     assert json.loads((back / "config.json").read_text())["decoder_start_token_id"] == 7
+
+
+def test_a_sentencepiece_model_is_enough_of_a_tokenizer(tmp_path):
+    theirs, run, back = tmp_path / "theirs", tmp_path / "run", tmp_path / "back"
+    theirs.mkdir()
+    (theirs / "spiece.model").write_bytes(train(**OF_T5))
+    size = ImportedSentencePiece.from_folder(theirs, "t5").vocab.size - 4
+    small = {"vocab_size": size, "width": 16, "num_layers": 1, "num_decoder_layers": 1}
+    config = resized(TABLE.load("t5").base, **small, attention__num_heads=2, feedforward__hidden=24)
+    folders.write(theirs, "t5", config)
+    assert main(["convert", "import", str(theirs), str(run)]) == 0
+    direct, imported = tlx.load(theirs), tlx.load(run)
+    asked = {"max_tokens": 6, "temperature": 0.0}
+    text = "the cat <extra_id_0> on the mat"
+    assert direct._source(text)[-1] == direct.tokenizer.vocab.eos
+    assert direct.tokenizer.vocab.sentinel(0) in direct._source(text)
+    assert imported.generate(text, **asked) == direct.generate(text, **asked)
+    assert main(["convert", "export", str(run), str(back)]) == 0
+    assert (back / "spiece.model").read_bytes() == (theirs / "spiece.model").read_bytes()
 
 
 @pytest.mark.slow

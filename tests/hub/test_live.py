@@ -1,6 +1,7 @@
 """Parity and round trip against the classes of `transformers` themselves, where torch is installed."""
 
 import importlib.util
+import json
 
 import jax
 import numpy as np
@@ -142,3 +143,26 @@ def test_a_run_of_our_own_is_theirs_with_its_vocabulary(tmp_path):
     found = lm.logits(ids)[0]
     vocab = lm.tokenizer.vocab
     assert np.abs(found[:, : vocab.size] - wanted[:, : vocab.size]).max() < TOLERANCE * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("layout", ["t5", "albert", "xlnet", "xlm-roberta", "mbart"])
+def test_a_sentencepiece_model_alone_is_read_as_they_read_it(layout, tmp_path):
+    import transformers
+
+    from tests.text.test_imported_sentencepiece import FAMILIES, train
+    from tlx.text.imported_sentencepiece import LAYOUTS, ImportedSentencePiece
+
+    file, options = FAMILIES[layout]
+    (tmp_path / file).write_bytes(train(**options))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": layout}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ours = ImportedSentencePiece.from_folder(tmp_path, layout)
+    before, behind = ours.frame
+    if layout == "mbart":  # theirs is told the language of the source, English where nobody says
+        behind = [*behind, ours.encode("en_XX")[-1]]
+    texts = ["the cat sat on the mat", "It was 12, and old."]
+    if not LAYOUTS[layout].tidy:  # theirs takes Hangul apart there and does not put it together again
+        texts.append("고양이가 매트 위에")
+    for text in texts:
+        assert theirs(text)["input_ids"] == [*before, *ours.encode(text), *behind]
+    assert len(theirs) == ours.vocab.size - ours.vocab.added

@@ -5,7 +5,7 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,8 +21,9 @@ from tlx.hub.folder import Checkpoint, check_room, is_hugging_face, open_folder
 from tlx.objectives.protocol import ObjectiveModule
 from tlx.parallel import MeshConfig
 from tlx.run import RunConfig, base_config, make_module, resolve
-from tlx.text import Tokenizer, load_tokenizer
+from tlx.text import Tokenizer, huggingface_tokenizer, load_tokenizer
 from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
+from tlx.text.imported_sentencepiece import LAYOUTS, MODELS, ImportedSentencePiece
 from tlx.train.directory import read_run
 
 # What a model from elsewhere is taken to have been trained with.
@@ -84,7 +85,7 @@ class Foreign(NamedTuple):
 
     checkpoint: Checkpoint
     config: RunConfig
-    tokenizer: HuggingFaceTokenizer
+    tokenizer: Tokenizer
 
     @property
     def num_bytes(self) -> int:
@@ -96,7 +97,7 @@ class Foreign(NamedTuple):
 def open_foreign(folder: pathlib.Path, dtype: str | None = None, ignore: Sequence[str] = ()) -> Foreign:
     """Reads config.json, tokenizer.json and the tensors' shapes; raises as `tlx.load`."""
     checkpoint = open_folder(folder, ignore, dtype or "float32")
-    tokenizer = HuggingFaceTokenizer.from_folder(folder, checkpoint.raw.get("decoder_start_token_id"))
+    tokenizer = _open_tokenizer(folder, checkpoint.raw)
     model = checkpoint.config
     while model.padded_vocab < tokenizer.vocab.size and model.vocab_multiple < 2**20:
         model = dataclasses.replace(model, vocab_multiple=2 * model.vocab_multiple)
@@ -109,6 +110,15 @@ def open_foreign(folder: pathlib.Path, dtype: str | None = None, ignore: Sequenc
     values["data"]["sequence_length"] = min(512, longest)
     values["tokenizer"]["kind"] = "bytes"  # until it is saved: then tokenizer.path says which
     return Foreign(checkpoint, resolve(values), tokenizer)
+
+
+def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any]) -> Tokenizer:
+    """Of tokenizer.json, or of a SentencePiece model where there is none."""
+    start, layout = values.get("decoder_start_token_id"), values["model_type"]
+    alone = not (folder / huggingface_tokenizer.MAIN).is_file()
+    if alone and layout in LAYOUTS and any((folder / name).is_file() for name in MODELS):
+        return ImportedSentencePiece.from_folder(folder, layout, start)
+    return HuggingFaceTokenizer.from_folder(folder, start)
 
 
 def _load_foreign(

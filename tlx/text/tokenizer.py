@@ -21,6 +21,7 @@ TABLE = Table(
     {
         "sentencepiece": "tlx.text.sentencepiece_tokenizer:SentencePieceTokenizer",
         "huggingface": "tlx.text.huggingface_tokenizer:HuggingFaceTokenizer",
+        "imported_sentencepiece": "tlx.text.imported_sentencepiece:ImportedSentencePiece",
         "bytes": "tlx.text.bytes_tokenizer:BytesTokenizer",
     },
 )
