@@ -18,7 +18,7 @@ from tests.hub import folders
 from tests.make_golden_run import FOLDER, unpack
 from tests.text.test_imported_sentencepiece import OF_T5, train
 from tlx.base import tree
-from tlx.base.errors import ConfigError
+from tlx.base.errors import ConfigError, DeviceMemoryError
 from tlx.cli import main
 from tlx.hub.safetensors import Tensors
 from tlx.models.families import TABLE
@@ -83,6 +83,44 @@ def test_a_bare_model_says_that_it_has_no_head(tmp_path):
     for ask in (lambda: lm.fill("the [MASK] sat"), lambda: lm.score("the cat"), lambda: lm.logits([9, 10])):
         with pytest.raises(ConfigError, match="mlm predicts with heads/mlm, which it lacks"):
             ask()
+
+
+def test_the_size_is_said_first_and_must_fit_the_memory(tmp_path, monkeypatch, capsys):
+    gpt2(tmp_path / "theirs")
+    size = sum(leaf.nbytes for leaf in tree.flatten(tlx.load(tmp_path / "theirs").params).values())
+    assert f"parameters, {size / 1e9:.2f} GB" in capsys.readouterr().err
+    pages = {"SC_AVPHYS_PAGES": 1, "SC_PAGE_SIZE": size - 1}
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    with pytest.raises(DeviceMemoryError, match=r"needs 0.0 GB of memory, 0.0 GB are free; .*bfloat16"):
+        tlx.load(tmp_path / "theirs")
+    monkeypatch.setattr(os, "sysconf", (pages | {"SC_PAGE_SIZE": size}).__getitem__)
+    assert tlx.load(tmp_path / "theirs").num_params
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        ("missing", "transformer.h.1.mlp.c_fc.weight is missing"),
+        ("left over", "1 tensors are no part of the family gpt2: somebody.else"),
+        ("cut short", "cut short"),
+    ],
+)
+def test_damaged_weights_are_named(damage, message, tmp_path, capsys):
+    gpt2(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "model.safetensors"
+    content = path.read_bytes()
+    name = b'"transformer.h.1.mlp.c_fc.weight"'
+    if damage == "missing":
+        content = content.replace(name, name.replace(b"c_fc", b"fc_c"))
+    if damage == "left over":
+        length = int.from_bytes(content[:8], "little")
+        more = b'{"somebody.else": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, '
+        header = more + content[8 : 8 + length].removeprefix(b"{")
+        content = len(header).to_bytes(8, "little") + header + content[8 + length :]
+    path.write_bytes(content[:-4] if damage == "cut short" else content)
+    assert main(["convert", "import", str(tmp_path / "theirs"), str(tmp_path / "run")]) == 64
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 
 def test_a_decoder_generates_what_it_never_added(tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import jax
 import numpy as np
@@ -166,3 +167,20 @@ def test_a_sentencepiece_model_alone_is_read_as_they_read_it(layout, tmp_path):
     for text in texts:
         assert theirs(text)["input_ids"] == [*before, *ours.encode(text), *behind]
     assert len(theirs) == ours.vocab.size - ours.vocab.added
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5", "xlnet"])
+def test_an_import_verifies_itself(name, tmp_path, capsys):
+    from tests.hub import judge
+    from tests.hub.folders import byte_pairs
+
+    case = CASES[name]
+    judge.make(case).save_pretrained(tmp_path / "theirs")
+    byte_pairs(tmp_path / "theirs", 57)  # fewer than the model's 61 with what tlx adds
+    words = ["convert", "import", str(tmp_path / "theirs"), str(tmp_path / "run"), "--verify"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    found = re.findall(r"(\S+): largest difference (\S+) of (\S+)", said)
+    assert found, said
+    for _, largest, scale in found:
+        assert float(largest) < TOLERANCE * float(scale)
