@@ -71,6 +71,18 @@ def test_what_cannot_work_is_said(config_file, arg, changes, message):
     assert message in str(error.value)
 
 
+def test_half_of_the_rows_of_a_permutation_model_read_backwards(config_file):
+    run = assemble(resolve(configured(config_file, "plm", objective__bi_data=True)))
+    batch = run.train.batch(0)
+    assert batch["backwards"].tolist() == [0] * 4 + [1] * 4 and run.train.reads.both_ways
+    last = run.train.batch(1)
+    reuse = run.spec.length // 2
+    assert all(np.array_equal(batch["tokens"][b, reuse:], last["tokens"][b, :reuse]) for b in range(8))
+    with pytest.raises(ConfigError, match="must be even"):
+        config = configured(config_file, "plm", objective__bi_data=True, train__batch_size=3, mesh__data=1)
+        assemble(resolve(config))
+
+
 def test_the_state_is_made_split_and_the_same_on_any_mesh(config_file):
     split = assemble(resolve(configured(config_file, "plm", mesh__data=1, mesh__fsdp=8)))
     whole = assemble(resolve(configured(config_file, "plm", mesh__fsdp=1)))

@@ -92,3 +92,21 @@ def test_a_target_in_part_of_the_row_equals_the_same_target_in_all_of_it():
     some = {**batch, "target_positions": jnp.asarray([[5, 2]])}
     part = model.apply({"params": params}, some, memory, 0).query
     np.testing.assert_allclose(part[0], full[0, jnp.asarray([5, 2])], atol=1e-5)
+
+
+def test_a_row_in_reverse_is_the_row_as_it_was():
+    """Both streams of the reversed row, told that it is, are those of the row; and only if it is told."""
+    model, params, batch, _, _ = setup()
+    memory = empty_memory(model.cfg, 1, 0)
+    row = {**batch, "target_positions": jnp.asarray([[5, 2, 7]])}
+    back = {key: row[key][:, ::-1] for key in ("tokens", "segments", "types", "rank", "query_rank")}
+    back["target_positions"] = LENGTH - 1 - row["target_positions"]
+
+    @jax.jit
+    def streams(batch, backwards):
+        return model.apply({"params": params}, {**batch, "backwards": backwards[None]}, memory, 0)
+
+    plain, told, untold = streams(row, jnp.int32(0)), streams(back, jnp.int32(1)), streams(back, jnp.int32(0))
+    np.testing.assert_allclose(told.query, plain.query, atol=1e-5)
+    np.testing.assert_allclose(told.content[:, ::-1], plain.content, atol=1e-5)
+    assert np.abs(untold.query - plain.query).max() > 1e-2

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlx.base.platform import compile_for
-from tlx.nn.config import PositionConfig
-from tlx.nn.position import bucket, rotate, sinusoid, skew
+from tlx.models.config import ModelConfig
+from tlx.nn.config import AttentionConfig, PositionConfig
+from tlx.nn.position import RelativeLogits, bucket, rotate, sinusoid, skew
+from tlx.parallel import unbox
 
 
 @settings(deadline=None, max_examples=20)
@@ -59,6 +61,44 @@ def test_rotation_depends_on_the_distance_only():
     assert abs(score(7, 3) - score(8, 3)) > 1e-3
     turned = rotate(q, jnp.full((1, 1), 5), cfg)
     np.testing.assert_array_equal(turned[..., 8:], q[..., 8:])
+
+
+def test_relative_logits_are_those_of_the_definition():
+    """(q_i + v) W_r r[i - j] for every query and key, memory before them; in a row in reverse r[j - i]."""
+    length, memory, width = 5, 3, 8
+    block = ModelConfig(
+        kind="two_stream",
+        width=width,
+        residual="post",
+        attention=AttentionConfig(num_heads=2),
+        position=PositionConfig(kind="relative"),
+    ).block("encoder")
+    keys = length + memory
+    module, rng = RelativeLogits(block), np.random.default_rng(0)
+    query = rng.normal(size=(3, length, 2, 4)).astype(np.float32)
+    backwards, places = jnp.array([0, 1, 0]), jnp.array([[4, 1], [0, 3], [2, 2]])
+
+    def both(module, query):
+        table = module.keys(length, keys, memory, backwards)
+        some = jnp.take_along_axis(query, places[:, :, None, None], axis=1)
+        gathered = module.gathered(some, places, table, length, keys)
+        return module(query, table, keys), gathered, module(query, module.keys(length, keys, memory), keys)
+
+    params = module.init(jax.random.key(0), query, method=both)["params"]
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), unbox(params))
+    got, gathered, forward = module.apply({"params": params}, query, method=both)
+    kernel = np.asarray(params["position"]["kernel"], np.float64)
+    bias = np.asarray(params["position_bias"], np.float64)
+    rates = 10_000.0 ** (-np.arange(width // 2) / (width // 2))
+    for b, n, i, j in np.ndindex(3, 2, length, keys):
+        distance = (memory + i - j) * (-1 if backwards[b] else 1)
+        sinusoids = np.concatenate([np.sin(distance * rates), np.cos(distance * rates)])
+        expected = (query[b, i, n] + bias[n]) @ (sinusoids @ kernel[:, n])
+        np.testing.assert_allclose(got[b, n, i, j], expected, atol=1e-4)
+    for b, n, p in np.ndindex(3, 2, 2):
+        np.testing.assert_allclose(gathered[b, n, p], got[b, n, places[b, p]], atol=1e-5)
+    np.testing.assert_allclose(forward[0], got[0], atol=1e-5)
+    assert np.abs(forward[1] - got[1]).max() > 0.1
 
 
 def test_sinusoids_in_both_layouts():

@@ -12,6 +12,7 @@ from tlx.base.errors import ConfigError
 from tlx.objectives import plm
 from tlx.objectives.protocol import Spec
 from tlx.text import Vocabulary, Window
+from tlx.text.window import reversed_window
 
 VOCAB = Vocabulary(400)
 DRAWS = 20_000
@@ -198,6 +199,25 @@ def test_ngrams_begin_words():
     for _ in range(200):
         mask = plm.ngram_targets(rng, starts, 22, plm.PLM())
         assert starts[np.flatnonzero(np.diff(np.append(0, mask.astype(int))) > 0)].all()
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_ngrams_begin_words_of_the_text_as_it_was(backwards):
+    """Words of three tokens, in a row that reads either way; with room for all, each run begins a word."""
+    starts = np.arange(VOCAB.size) % 3 == 0
+    this = spec(400, plm.PLM(bi_data=True, num_predict=30), starts)
+    text = window(400)._replace(tokens=(9 + np.arange(400) % 279).astype(np.int32))
+    read = reversed_window(text) if backwards else text
+    for seed in range(100):
+        row = plm.example(np.random.default_rng(seed), read, this)
+        assert row["backwards"] == backwards and row["weights"].sum() == 30
+        mask = np.zeros(400, bool)
+        mask[row["target_positions"]] = True
+        assert np.array_equal(row["targets"], read.tokens[row["target_positions"]])
+        turn = slice(None, None, -1) if backwards else slice(None)
+        for part in (slice(0, 200), slice(200, 400)):
+            runs = np.flatnonzero(np.diff(np.append(0, mask[part][turn].astype(int))) > 0)
+            assert len(runs) and starts[read.tokens[part][turn][runs]].all()
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,24 @@ def test_half_of_the_second_texts_follow_the_first():
     assert stats.chisquare(sizes[cuts]).pvalue > 1e-3
 
 
+def test_backwards_a_sentence_begins_with_its_end():
+    """Text that counts down: A ends before a token that ends a sentence, with which B begins."""
+    this, rng = spec(128), np.random.default_rng(0)
+    text, other = (10 + np.arange(61))[::-1], (110 + np.arange(122))[::-1]
+    followed, sizes = 0, np.zeros(61, int)
+    for _ in range(4000):
+        a, b = plm_pairs.two_texts(rng, text, other, 61, this, backwards=True)
+        assert len(a) + len(b) == 61 and ENDS[b[0]]
+        if b[0] < 110:
+            followed += 1
+            assert b[0] == a[-1] - 1
+            sizes[len(a)] += 1
+    assert stats.binomtest(followed, 4000).pvalue > 1e-3
+    cuts = np.flatnonzero(sizes)
+    assert cuts.tolist() == [1, 11, 21, 31, 41, 51]
+    assert stats.chisquare(sizes[cuts]).pvalue > 1e-3
+
+
 def test_without_an_end_of_a_sentence_the_other_text_follows():
     this = Spec(plm.PLM(pairs=True), 64, VOCAB, None, np.zeros(VOCAB.size, bool))
     a, b = plm_pairs.two_texts(np.random.default_rng(0), 10 + np.arange(29), 110 + np.arange(29), 29, this)

@@ -108,14 +108,13 @@ class Pipeline(Batches):
 
     def check_lanes(self) -> None:
         """ConfigError where rows go on from batch to batch and a source of the mixture gets none of them."""
+        if self.reads.both_ways and self.batch_size % 2:
+            raise ConfigError(
+                f"train.batch_size = {self.batch_size}: where half of the rows read backwards, their number "
+                "must be even"
+            )
         for source, layout in enumerate(self._layouts):
-            count = self._mixture.count(source, self.batch_size)
-            if self.reads.both_ways and count % 2:
-                raise ConfigError(
-                    f"train.batch_size = {self.batch_size} gives {layout.cache.meta['source']} {count} rows: "
-                    "where half of them read backwards, their number must be even"
-                )
-            if self.reads.layout == "stream" and not count:
+            if self.reads.layout == "stream" and not self._lanes(source):
                 raise ConfigError(
                     f"train.batch_size = {self.batch_size} gives {layout.cache.meta['source']} no row: where "
                     "rows go on from batch to batch, each source of data.mixture needs one of its own"
@@ -174,16 +173,21 @@ class Pipeline(Batches):
         """The window of row b of batch k, where row b reads on from batch to batch: each source's windows
         are dealt in equal stretches to the rows that the mixture gives it (both ways: to half of them, and
         those of the reversed text to the others). None behind a stretch's end."""
-        source, lane = self._mixture.source(b)
+        backwards, place = divmod(b, self._ways)
+        source, lane = self._mixture.source(place)
         size, lanes = self._layouts[source].num_windows, self._lanes(source)
-        backwards, lane = divmod(lane, lanes)
         epoch, step = divmod(k, self._lane_steps(source))
         index = lane * size // lanes + step
         inside = index < (lane + 1) * size // lanes
         return _Place(source, epoch, index, bool(backwards)) if inside else None
 
     def _lanes(self, source: int) -> int:
-        return self._mixture.count(source, self.batch_size) // (2 if self.reads.both_ways else 1)
+        return self._mixture.count(source, self._ways)
+
+    @property
+    def _ways(self) -> int:
+        """Rows of a batch that read the text one way: the first half, or all."""
+        return self.batch_size // (2 if self.reads.both_ways else 1)
 
     def _lane_steps(self, source: int) -> int:
         return -(-self._layouts[source].num_windows // self._lanes(source))

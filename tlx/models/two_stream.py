@@ -65,7 +65,8 @@ class TwoStream(nn.Module):
         """Both streams of a window.
 
         batch: tokens, segments, rank, query_rank int[B, T]; target_positions int[B, P]; types where the
-        model has a segment term. Place j is visible to place i where query_rank_i > rank_j; the content
+        model has a segment term; backwards int[B], 1 for rows whose text is in reverse, to which distances
+        have the other sign. Place j is visible to place i where query_rank_i > rank_j; the content
         stream also sees its own place. All of the memory is visible within a segment.
         """
         cfg, block_cfg = self.cfg, self.cfg.block("encoder")
@@ -88,6 +89,7 @@ class TwoStream(nn.Module):
                 *masks,
                 *different,
                 layer_keys,
+                batch.get("backwards"),
                 method=Block.two_streams,
             )
             return out, streams[0]

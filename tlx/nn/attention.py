@@ -135,13 +135,15 @@ class Attention(nn.Module):
         different_BTS: jax.Array | None,
         places_BP: jax.Array | None = None,
         row_length: int = 0,
+        backwards_B: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """(queries with the content bias, additive logits) of relative attention.
 
-        `places_BP` gives the places of the queries in a row of `row_length`, where they are not all of it.
+        `places_BP` gives the places of the queries in a row of `row_length`, where they are not all of it;
+        `backwards` is 1 for rows in reverse.
         """
         rows = row_length or query_BTNH.shape[1]
-        keys_RNH = self.relative.keys(rows, num_keys, mask.query_start)
+        keys_RNH = self.relative.keys(rows, num_keys, mask.query_start, backwards_B)
         if places_BP is None:
             bias = self.relative(query_BTNH, keys_RNH, num_keys)
         else:

@@ -123,22 +123,26 @@ class Block(nn.Module):
         content_different_BTS: jax.Array | None,
         query_different_BPS: jax.Array | None,
         keys_B: jax.Array | None,
+        backwards_B: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """XLNet's two streams (Yang et al. 2019, 2.6): both attend to memory and content h, post-norm.
 
         The query stream g stands at P places of the row and does not see the content of its own.
+        `backwards` is 1 for rows in reverse.
         """
         cfg, attention = self.cfg, self.attention
         key, value = attention.keys_values(jnp.concatenate([self._memory(memory_BMD, h_BTD), h_BTD], 1), None)
         num_keys, length = key.shape[1], h_BTD.shape[1]
 
+        query = attention.queries(h_BTD, None)
         query, bias = attention.relative_terms(
-            attention.queries(h_BTD, None), num_keys, content_mask, content_different_BTS
+            query, num_keys, content_mask, content_different_BTS, backwards_B=backwards_B
         )
         h_attended = attention.attend(query, key, value, content_mask, bias, keys_B, PROBABILITIES)
         h_attended = dropout(h_attended, cfg.dropout, keys_B, ATTENTION)
+        query = attention.queries(g_BPD, None)
         query, bias = attention.relative_terms(
-            attention.queries(g_BPD, None), num_keys, query_mask, query_different_BPS, places_BP, length
+            query, num_keys, query_mask, query_different_BPS, places_BP, length, backwards_B
         )
         g_attended = attention.attend(
             query, key, value, query_mask, bias, keys_B, PROBABILITIES + QUERY_STREAM + 1

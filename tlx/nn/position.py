@@ -134,17 +134,33 @@ class RelativeLogits(nn.Module):
         """q + u, what the content term uses."""
         return query_BTNH + self.content_bias.astype(query_BTNH.dtype)
 
-    def keys(self, num_queries: int, num_keys: int, query_start: int | jax.Array) -> jax.Array:
-        """W_r r[R, N, H] for the distances i - j from query_start + T - 1 down to query_start - S + 1."""
+    def keys(
+        self,
+        num_queries: int,
+        num_keys: int,
+        query_start: int | jax.Array,
+        backwards_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """W_r r[R, N, H] for the distances i - j from query_start + T - 1 down to query_start - S + 1.
+
+        `backwards` is 1 for rows whose text is in reverse: theirs are j - i, and the result is [B, R, N, H].
+        """
         cfg = self.cfg
         distance = query_start + num_queries - 1 - jnp.arange(num_queries + num_keys - 1)
-        table = sinusoid(distance, cfg.width, cfg.position.theta, "halves")
-        return self.position(table.astype(jnp.dtype(cfg.dtype)))
+
+        def keys_of(distance: jax.Array) -> jax.Array:
+            table = sinusoid(distance, cfg.width, cfg.position.theta, "halves")
+            return self.position(table.astype(jnp.dtype(cfg.dtype)))
+
+        if backwards_B is None:
+            return keys_of(distance)
+        return jnp.where(backwards_B[:, None, None, None] > 0, keys_of(-distance), keys_of(distance))
 
     def __call__(self, query_BTNH: jax.Array, keys_RNH: jax.Array, num_keys: int) -> jax.Array:
-        """float[B, N, T, S] for queries at consecutive places."""
+        """float[B, N, T, S] for queries at consecutive places. keys: [R, N, H] or [B, R, N, H]."""
         shifted = query_BTNH + self.position_bias.astype(query_BTNH.dtype)
-        return skew(jnp.einsum("btnh,rnh->bntr", shifted, keys_RNH), num_keys)
+        keys = "brnh" if keys_RNH.ndim == 4 else "rnh"
+        return skew(jnp.einsum(f"btnh,{keys}->bntr", shifted, keys_RNH), num_keys)
 
     def gathered(
         self,
@@ -156,7 +172,8 @@ class RelativeLogits(nn.Module):
     ) -> jax.Array:
         """The same float[B, N, P, S] for queries at the given places of a row of `num_queries`."""
         shifted = query_BPNH + self.position_bias.astype(query_BPNH.dtype)
-        terms_BPNR = jnp.einsum("bpnh,rnh->bpnr", shifted, keys_RNH)
+        keys = "brnh" if keys_RNH.ndim == 4 else "rnh"
+        terms_BPNR = jnp.einsum(f"bpnh,{keys}->bpnr", shifted, keys_RNH)
 
         def window(terms_NR: jax.Array, place: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(terms_NR, num_queries - 1 - place, num_keys, axis=1)

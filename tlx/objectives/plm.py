@@ -22,6 +22,10 @@ order, is `targets="cut"`: there every token has its place in the order, and see
 `pairs=True` makes the second part A sep B sep cls (plm_pairs.py), with the types that a model with
 position.segment_relative reads, as the published models were trained: sep and cls have a place in the
 order, see themselves, and are never targets.
+
+`bi_data=True`: half of the rows of a batch read the text backwards, with `backwards` = 1, which turns the
+sign of all distances in the model (its relative_positional_encoding): the same model reads both ways. Their
+targets are drawn on the text as it was, so that n-grams begin with words.
 """
 
 import dataclasses
@@ -44,7 +48,8 @@ _CUMULATIVE = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1))  # of the unnormalised 
 class PLM:
     """Which tokens are targets, how many, and how much of a window becomes memory.
 
-    `pairs`: whether a row ends with two texts. `num_predict` is per row, the first part gets the odd one;
+    `pairs`: whether a row ends with two texts. `bi_data`: whether half of the rows read backwards, which
+    takes an even number of them from every source. `num_predict` is per row, the first part gets the odd one;
     None is a sixth of the length (85 of 512). `reuse_len` None is half of the length. An n-gram is drawn
     about every n * mask_alpha / mask_beta tokens.
     """
@@ -52,6 +57,7 @@ class PLM:
     name: str = "plm"
     targets: Literal["ngram", "cut"] = "ngram"
     pairs: bool = False
+    bi_data: bool = False
     num_predict: int | None = None
     mask_alpha: int = 6
     mask_beta: int = 1
@@ -93,26 +99,30 @@ def reads(spec: Spec) -> Reads:
             f"{reuse_len} and {rest_len} tokens"
         )
     if not spec.config.pairs:
-        return Reads(length=spec.length, layout="stream", overlap=rest_len)
+        return Reads(spec.length, "stream", rest_len, both_ways=spec.config.bi_data)
     room = rest_len - NUM_FUNCTIONAL
     if room < 2 or second > room:
         raise ConfigError(
             f"data.sequence_length = {spec.length}: with objective.pairs the second part has {rest_len} "
             f"tokens, of which sep, sep and cls leave {room} for two texts and {second} targets"
         )
-    return Reads(length=reuse_len + room, layout="stream", overlap=room, other=2 * room)
+    return Reads(reuse_len + room, "stream", room, other=2 * room, both_ways=spec.config.bi_data)
 
 
 def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
     """tokens, positions, segments, rank, query_rank [length]; target_positions, targets, weights [P].
 
-    With pairs also types [length]. Where no place is left but sep and cls, a target is missing (weight 0).
+    With pairs also types [length], with bi_data backwards []. Where no place is left but sep and cls, a
+    target is missing (weight 0).
     """
     config = spec.config
     tokens, real = window.tokens, window.segments > 0
-    functional, types = np.zeros(spec.length, bool), {}
+    functional, more = np.zeros(spec.length, bool), {}
     if config.pairs:
-        tokens, real, functional, types = _with_pair(rng, window, spec)
+        tokens, real, functional, more = _with_pair(rng, window, spec)
+    if config.bi_data:
+        more["backwards"] = np.array(window.backwards, np.int32)
+    turn = slice(None, None, -1 if window.backwards else 1)
     rank, query_rank = np.full((2, spec.length), -1, np.int32)
     targets, start = [], 0
     for length, goal in parts(spec.length, config):
@@ -124,7 +134,8 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
             is_target = (order >= num_real - goal) & ~functional[here][:num_real]
             place, query = order, order
         else:
-            is_target = ngram_targets(rng, word_starts(tokens[here][:num_real], spec), goal, config)
+            starts = word_starts(tokens[here][:num_real][turn], spec)
+            is_target = ngram_targets(rng, starts, goal, config)[turn]
             is_target &= ~functional[here][:num_real]
             in_order = is_target | functional[here][:num_real]
             place, query = np.where(in_order, order, -1), np.where(in_order, order, 0)
@@ -141,7 +152,7 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
         "segments": real.astype(np.int32),
         "rank": rank,
         "query_rank": query_rank,
-        **types,
+        **more,
         **sparse_targets(tokens, np.concatenate(targets), first + second, spec.vocab.pad),
     }
 

@@ -38,7 +38,8 @@ def second_part(
     types, functional = np.zeros(length, np.int32), np.zeros(length, bool)
     if not len(text):
         return SecondPart(tokens, types, functional, 0)
-    a, b = two_texts(rng, text, other.tokens[other.segments > 0], length - NUM_FUNCTIONAL, spec)
+    begun = other.tokens[other.segments > 0]
+    a, b = two_texts(rng, text, begun, length - NUM_FUNCTIONAL, spec, other.backwards)
     size = len(a) + len(b) + NUM_FUNCTIONAL
     tokens[:size] = np.concatenate([a, [vocab.sep], b, [vocab.sep, vocab.cls]])
     types[len(a) + 1 : size] = 1
@@ -48,28 +49,37 @@ def second_part(
 
 
 def two_texts(
-    rng: np.random.Generator, text: np.ndarray, other: np.ndarray, room: int, spec: Spec
+    rng: np.random.Generator,
+    text: np.ndarray,
+    other: np.ndarray,
+    room: int,
+    spec: Spec,
+    backwards: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(A, B), `room` tokens together where there are as many."""
-    cuts = sentence_ends(text[:-1], spec)
+    """(A, B), `room` tokens together where there are as many; `backwards`: both are in reverse."""
+    cuts = between_sentences(text, spec, backwards)
     if len(cuts) and rng.random() < 0.5:
         a_size = int(rng.choice(cuts))
         return text[:a_size], text[a_size:room]
     a = text[: int(rng.choice(cuts))] if len(cuts) else text
     missing = max(1, room - len(a))
-    starts = sentence_ends(other[: len(other) - missing], spec)
+    starts = between_sentences(other[: max(len(other) - missing + 1, 0)], spec, backwards)
     b = other[int(starts[0]) :] if len(starts) else other
     # As many sentences of B as fill the rest, and at least one.
-    ends = np.append(sentence_ends(b[:-1], spec), len(b))
+    ends = np.append(between_sentences(b, spec, backwards), len(b))
     b = b[: int(ends[min(np.searchsorted(ends, missing), len(ends) - 1)])]
     a_size, b_size = trimmed(len(a), len(b), room)
     return a[:a_size], b[:b_size]
 
 
-def sentence_ends(tokens: np.ndarray, spec: Spec) -> np.ndarray:
-    """Sizes of the beginnings of `tokens` that end with a sentence."""
+def between_sentences(tokens: np.ndarray, spec: Spec, backwards: bool) -> np.ndarray:
+    """Where a sentence has ended and another follows, from 1 to the number of `tokens` less one.
+
+    Backwards a sentence begins with the token that ends it.
+    """
     if spec.ends_sentence is None:
-        return np.arange(1, len(tokens) + 1)
+        return np.arange(1, len(tokens))
+    tokens = tokens[1:] if backwards else tokens[:-1]
     return np.flatnonzero(spec.ends_sentence[tokens] | (tokens == spec.vocab.eos)) + 1
 
 
