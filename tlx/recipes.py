@@ -73,7 +73,7 @@ def _small_model(model: ConfigDict) -> None:
     model.attention.windows = tuple(min(window, 16) for window in model.attention.windows)
     model.feedforward.hidden = 0
     if model.kind == "bilstm":
-        model.recurrent.cell, model.recurrent.characters.filters = 128, ((1, 16), (2, 16), (3, 32))
+        model.recurrent.cell, model.recurrent.characters.filters = 64, ((1, 16), (2, 16), (3, 32))
     if model.embedding.cutoffs:
         model.embedding.cutoffs = (128, 256)
     if model.embedding.factor:

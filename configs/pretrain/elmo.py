@@ -24,6 +24,6 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.name, optimizer.schedule.warmup = "constant", 0
     optimizer.weight_decay, config.train.clip_norm = 0.0, 10.0
     if arg == "tiny":
-        config.objective.num_sampled = 0
+        config.objective.num_sampled, config.objective.max_characters = 0, 8  # of a byte's, three
         return tiny(config)
     return config

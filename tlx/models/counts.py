@@ -187,16 +187,11 @@ def _two_streams(cfg: ModelConfig, shape: Shape) -> tuple[int, int]:
 
 
 def _bilstm(cfg: ModelConfig, shape: Shape) -> Flops:
-    """Both directions over a row, and the characters of one token more, which each direction lacks.
-
-    The gradient of what a filter reads is computed at every character, not only where it stands whole.
-    """
+    """Both directions over a row, and the characters of one token more, which each direction lacks."""
     part, width = cfg.recurrent.characters, cfg.width
     wide = part.num_filters
     token = sum((shape.characters - size + 1) * size * part.width * count for size, count in part.filters)
     token += 2 * part.highways * wide**2 + wide * width
     place = 2 * (cfg.num_layers * 9 * width * cfg.recurrent.cell + width * cfg.padded_vocab)
-    tokens = shape.rows * (shape.length + 1)
-    edges = sum((size - 1) * size * part.width * count for size, count in part.filters)
-    forward = 2 * (tokens * token + shape.rows * shape.length * place)
-    return Flops(forward, 3 * forward + 2 * tokens * edges)
+    forward = 2 * shape.rows * ((shape.length + 1) * token + shape.length * place)
+    return Flops(forward, 3 * forward)
