@@ -40,7 +40,7 @@ CONFIGS = {
 }
 
 
-SPARSE = ("nsp", "rtd", "sop", "span_boundary")
+SPARSE = ("nsp", "plm", "rtd", "sop", "span_boundary")
 
 
 @pytest.fixture(autouse=True)

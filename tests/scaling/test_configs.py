@@ -5,8 +5,9 @@ import runpy
 import pytest
 
 from tests.cli.tiny import ROOT
+from tlx.run import resolve
 from tlx.scaling import fit, load_runs
-from tlx.scaling.planning import plan
+from tlx.scaling.planning import plan, step_flops
 
 FOLDER = ROOT / "configs/scaling"
 
@@ -45,3 +46,36 @@ def test_the_recorded_ladder_is_identified_and_forecasts_the_run_that_was_made()
     assert found.status == "ok" and 0.4 < found.exponents[0] < 0.7
     guess = found.predict(N=214_776, D=2_967_552)
     assert guess.low < 1.2455 < guess.high and abs(guess.loss / 1.2455 - 1) < 0.02
+
+
+OBJECTIVES = ("clm", "mlm", "span_corruption", "plm", "rtd", "bart")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_objectives_at_equal_compute(objective):
+    """Every ladder has the same budgets, every single run the same FLOPs, or the same number of rows."""
+    _, made = planned("objectives", f"{objective}:tiny")
+    assert made["budgets"] == [4e9, 8e9, 1.6e10] and len(made["runs"]) == 9
+    for row in made["runs"]:
+        assert 0.95 * row["budget"] < row["flops"] <= row["budget"]
+    get_config = runpy.run_path(str(FOLDER / "objectives.py"))["get_config"]
+    run, clm = get_config(f"{objective}:run"), get_config("clm:run")
+    each = step_flops(run.to_dict(), run.train.batch_size)
+    assert 0.99 * 6e11 < run.train.steps * each <= 6e11
+    tokens = get_config(f"{objective}:run:tokens")
+    assert tokens.train.steps == clm.train.steps and tokens.train.batch_size == clm.train.batch_size
+    resolve(run), resolve(tokens)
+
+
+def test_a_traced_step_costs_what_the_formula_says():
+    """And more where a generator is trained beside the model."""
+    get_config = runpy.run_path(str(FOLDER / "objectives.py"))["get_config"]
+    costs = {}
+    for objective in ("clm", "mlm", "bart", "rtd"):
+        run = get_config(f"{objective}:run").to_dict()
+        costs[objective] = step_flops(run, 4)
+        if objective != "rtd":
+            ladder = get_config(objective).ladder.to_dict() | {"budgets": (1e11,), "seeds": 1}
+            row = plan(ladder, run)["runs"][-1]
+            assert row["flops"] == row["steps"] * step_flops(row["config"], 4)
+    assert costs["mlm"] < costs["rtd"] < 1.5 * costs["mlm"]

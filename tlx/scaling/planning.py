@@ -5,22 +5,28 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
+
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
 from tlx.base.files import sha256_json
 from tlx.base.tree import num_params
 from tlx.models.config import ModelConfig
 from tlx.models.counts import Shape, model_flops, nonembedding_params
+from tlx.models.flops import matmul_flops
 from tlx.objectives.protocol import Spec
 from tlx.parallel import unbox
 from tlx.run import RunConfig, abstract_batch, make_module, resolve, spec_before_tokenizer
 from tlx.scaling.ladder import LadderConfig, Size, sizes, with_size
 from tlx.scaling.trunks import with_trunks
+from tlx.train import carry as carries
 from tlx.train.state import boxed_params
 
 FORMAT = 1
 
-_CLOSED_FORM = ("clm", "mlm", "span_corruption", "plm")
+# Objectives whose FLOPs models/counts.py has; those of others are counted in the traced gradient, which takes
+# a second for each size.
+_CLOSED_FORM = ("clm", "mlm", "span_corruption", "plm", "bart")
 
 
 def plan(ladder: Any, run: Any) -> dict[str, Any]:
@@ -33,11 +39,6 @@ def plan(ladder: Any, run: Any) -> dict[str, Any]:
     config.validate()
     base = to_dict(run) if isinstance(run, RunConfig) else copy.deepcopy(_plain(run))
     base_config = resolve(base)
-    if base_config.objective.name not in _CLOSED_FORM:
-        raise ConfigError(
-            f"objective {base_config.objective.name!r}: FLOPs are known in closed form for "
-            f"{', '.join(_CLOSED_FORM)}"
-        )
     rungs = _rungs(config, base, base_config)
     budgets = config.budgets or _budgets(config, rungs)
     cells = [(b, rung) for b in budgets for rung in _chosen(config, b, rungs)]
@@ -72,6 +73,23 @@ def nearest_run(ladder: LadderConfig, run: Any, N: float, flops: float) -> dict[
     return with_trunks([row], ladder.cool, ladder.warmup)[0] if ladder.cool else row
 
 
+def step_flops(values: dict[str, Any], rows: int) -> int:
+    """FLOPs of a training step of a run's config (plain dict) with so many rows, counted in its jaxpr.
+
+    Matrix products of the loss and its gradient: generators, heads and what has no gradient included.
+    """
+    config = resolve(values | {"train": values["train"] | {"batch_size": rows, "microbatches": 1}})
+    spec = spec_before_tokenizer(config)
+    module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
+    params = jax.eval_shape(lambda: unbox(boxed_params(module, batch)))
+
+    def loss(params: Any, batch: Any) -> jax.Array:
+        terms, _ = module.apply({"params": params}, batch, carries.initial_carry(module, rows), None)
+        return sum(term.scale * term.sum for term in terms.values() if term.scale)
+
+    return matmul_flops(jax.grad(loss), params, batch)
+
+
 def _plain(run: Any) -> dict[str, Any]:
     return run.to_dict() if hasattr(run, "to_dict") else dict(run)
 
@@ -88,6 +106,7 @@ class _Rung:
         self.length = values["data"]["sequence_length"]
         self.nonembed = nonembedding_params(self.model)
         self._exact: dict[str, Any] | None = None
+        self._traced: dict[int, int] = {}
 
     @property
     def params(self) -> int:
@@ -98,8 +117,15 @@ class _Rung:
     @property
     def flops_per_token(self) -> float:
         rows = self.values["train"]["batch_size"]  # what positions cost, all rows of a batch share
-        flops = model_flops(self.model, self.shape._replace(rows=rows), self.objective == "mlm").training
-        return flops / (rows * self.length)
+        return self.step_flops(rows) / (rows * self.length)
+
+    def step_flops(self, rows: int) -> int:
+        """Of a training step of so many rows, exactly: forward and backward, nothing computed twice."""
+        if self.objective in _CLOSED_FORM:
+            return model_flops(self.model, self.shape._replace(rows=rows), self.objective == "mlm").training
+        if rows not in self._traced:
+            self._traced[rows] = step_flops(self.values, rows)
+        return self._traced[rows]
 
     def tokens_per_step(self, ladder: LadderConfig, tokens: float) -> int:
         """The batch that goes with so many tokens, in tokens: whole rows, by the rule of the ladder."""
@@ -237,8 +263,8 @@ def conventions(rung: _Rung, rows: int, steps: int) -> dict[str, float]:
     kaplan: 6 N_nonembed + 6 layers context width a token (2001.08361, table 1, attention half masked).
     chinchilla: 2203.15556, appendix F, embeddings and logits counted.
     """
-    model, shape = rung.model, rung.shape
-    exact = model_flops(model, shape._replace(rows=rows), rung.objective == "mlm").training * steps
+    model = rung.model
+    exact = rung.step_flops(rows) * steps
     tokens = rows * rung.length * steps
     layers = model.num_layers + (model.decoder_layers if model.kind == "encoder_decoder" else 0)
     kaplan = tokens * (6 * rung.nonembed + 6 * layers * rung.length * model.width)
