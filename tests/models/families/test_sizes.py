@@ -3,7 +3,7 @@
 import pytest
 
 from tlx.hub.folder import count
-from tlx.models.families import TABLE
+from tlx.models.families import OUTLINES, TABLE
 
 # family, size, Hugging Face class whose heads count ("" for the model alone), parameters (tied ones once).
 EXACT = """
@@ -39,6 +39,16 @@ albert xxlarge AlbertModel 222_595_584
 xlnet base XLNetLMHeadModel 116_750_336
 xlnet large XLNetLMHeadModel 360_300_800
 distilbert base DistilBertModel 66_362_880
+deberta base DebertaModel 138_601_728
+deberta large DebertaModel 405_163_008
+deberta xlarge DebertaModel 757_804_032
+deberta-v2 v3-xsmall DebertaV2Model 70_682_112
+deberta-v2 v3-small DebertaV2Model 141_304_320
+deberta-v2 v3-base DebertaV2Model 183_831_552
+deberta-v2 v3-large DebertaV2Model 434_012_160
+deberta-v2 mdeberta-v3-base DebertaV2Model 278_218_752
+deberta-v2 v2-xlarge DebertaV2Model 884_593_152
+deberta-v2 v2-xxlarge DebertaV2Model 1_564_549_632
 modernbert base ModernBertForMaskedLM 149_655_232
 modernbert large ModernBertForMaskedLM 395_881_664
 t5 small T5ForConditionalGeneration 60_506_624
@@ -103,6 +113,13 @@ gemma3 27b 27e9
 """
 
 
+# Of architectures that are not here as networks: exactly as the class has them, or as printed.
+OUTLINED = """
+mobilebert base 24_844_544 0
+meena 2.6b 2.6e9 .015
+"""
+
+
 def rows(table):
     return [line.split() for line in table.split("\n") if line]
 
@@ -127,6 +144,14 @@ def test_gpt3_13b_as_printed():
 def test_parameters_are_those_printed(name, size, expected):
     found = count(TABLE.load(name).sizes[size])
     assert abs(found / float(expected) - 1) < 0.015, f"{found:,}"
+
+
+@pytest.mark.parametrize(("name", "size", "expected", "tolerance"), rows(OUTLINED))
+def test_the_arithmetic_of_an_outline_is_the_published_number(name, size, expected, tolerance):
+    outline = OUTLINES.load(name)
+    found = outline.num_params(outline.sizes[size])
+    assert abs(found - float(expected)) <= float(tolerance) * found, f"{found:,}"
+    assert outline.citation and outline.missing and name not in TABLE
 
 
 def test_every_size_of_every_family_is_a_model():

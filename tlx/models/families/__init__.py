@@ -4,7 +4,7 @@ A family is one file with a `FAMILY`, and one name here.
 """
 
 from tlx.base.lookup import Table
-from tlx.models.families.family import Family, Fixed, Mapped, Row, Same
+from tlx.models.families.family import Family, Fixed, Mapped, Outline, Row, Same
 
 TABLE = Table(
     "family",
@@ -52,6 +52,15 @@ TABLE = Table(
     },
 )
 
+# Architectures that are not here as networks: sizes with their arithmetic.
+OUTLINES = Table(
+    "outline",
+    {
+        "meena": "tlx.models.families.meena:OUTLINE",
+        "mobilebert": "tlx.models.families.mobilebert:OUTLINE",
+    },
+)
+
 # What config.json calls `model_type`, and the family that reads it.
 MODEL_TYPES = Table(
     "model_type",
@@ -88,4 +97,4 @@ MODEL_TYPES = Table(
     },
 )
 
-__all__ = ["MODEL_TYPES", "TABLE", "Family", "Fixed", "Mapped", "Row", "Same"]
+__all__ = ["MODEL_TYPES", "OUTLINES", "TABLE", "Family", "Fixed", "Mapped", "Outline", "Row", "Same"]

@@ -116,7 +116,11 @@ FAMILY = Family(
     name="deberta",
     citation="He et al. 2021, DeBERTa: Decoding-enhanced BERT with Disentangled Attention, ICLR",
     base=BASE,
-    sizes={"base": BASE, "large": bert.size(24, 1024, 16, BASE)},
+    sizes={
+        "base": BASE,
+        "large": bert.size(24, 1024, 16, BASE),
+        "xlarge": bert.size(48, 1024, 16, BASE),
+    },
     rows=rows,
     model_type="deberta",
     architectures={"DebertaForMaskedLM": ("heads/mlm",), "DebertaModel": ()},

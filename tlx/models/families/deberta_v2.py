@@ -75,6 +75,7 @@ FAMILY = Family(
         "v3-small": bert.size(6, 768, 12, BASE),
         "v3-base": BASE,
         "v3-large": bert.size(24, 1024, 16, BASE),
+        "mdeberta-v3-base": resized(BASE, vocab_size=251000),
         "v2-xlarge": _convolved(24),
         "v2-xxlarge": _convolved(48),
     },

@@ -101,6 +101,20 @@ class Family:
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """A well-known architecture whose network is not here: its sizes, and the arithmetic of its parameters.
+
+    sizes: published name to the numbers that `num_params` counts with. missing: what it would take.
+    """
+
+    name: str
+    citation: str
+    sizes: Mapping[str, Any]
+    num_params: Callable[[Any], int]
+    missing: str
+
+
 def resized(base: ModelConfig, **changes: Any) -> ModelConfig:
     """`base` with fields replaced; a part's field is written with two underscores: attention__num_heads."""
     return replaced(base, {name.replace("__", "."): value for name, value in changes.items()})
