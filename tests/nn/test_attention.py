@@ -10,6 +10,7 @@ from tlx.models.config import AttentionConfig, NormConfig, PositionConfig
 from tlx.models.transformer import Transformer
 from tlx.nn.attention import Attention
 from tlx.nn.config import RotaryScaling
+from tlx.nn.disentangled import dropped_distances
 from tlx.nn.mask import Mask
 from tlx.nn.position import rotation_rates
 from tlx.parallel import unbox
@@ -93,3 +94,30 @@ def test_scaled_rotations_keep_what_is_short_and_stretch_what_is_long(kind):
     np.testing.assert_allclose(got[lengths < 8192 / 4], plain[lengths < 8192 / 4], rtol=1e-6)
     np.testing.assert_allclose(got[lengths > 8192], plain[lengths > 8192] / 8, rtol=1e-6)
     assert np.all(np.diff(got) < 0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_table_of_distances_is_dropped_row_by_row(shared):
+    """DeBERTa: a layer that trains reads, for each row, what its dropout leaves of the table."""
+    position = PositionConfig(kind="disentangled", num_buckets=6, max_distance=9, shared_projections=shared)
+    part = AttentionConfig(num_heads=4)
+    cfg = config("encoder", position, attention=part, dropout=0.4).block("encoder")
+    x, table = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(2, 7, 32), (12, 32)]))
+    layer, mask = Attention(cfg), Mask(None, None)
+
+    def attend(params, x, table, keys=None):
+        return layer.apply({"params": params}, x, x, mask, distances_RD=table, keys_B=keys)[0]
+
+    init = lambda key: layer.init(key, x, x, mask, distances_RD=table)["params"]  # noqa: E731
+    shapes = unbox(jax.eval_shape(init, jax.random.key(0)))
+    params = jax.tree.map(lambda p: 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), shapes)
+    keys = jax.random.split(jax.random.key(5), 2)
+    found = jax.jit(attend)(params, x, table, keys)
+    dropped = dropped_distances(table, 0.4, keys)
+    assert dropped.shape == (2, 12, 32) and 0.2 < float(jnp.mean(dropped == 0)) < 0.6
+    assert not jnp.array_equal(dropped[0], dropped[1])
+    for row in range(2):
+        alone = jax.jit(attend)(params, x[row : row + 1], dropped[row])
+        np.testing.assert_allclose(found[row], alone[0], atol=1e-5)
+        whole = jax.jit(attend)(params, x[row : row + 1], table)
+        assert np.abs(found[row] - whole[0]).max() > 1e-2

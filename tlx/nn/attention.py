@@ -7,7 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn import cache as caches
 from tlx.nn.config import BlockConfig
-from tlx.nn.disentangled import DisentangledLogits
+from tlx.nn.disentangled import DisentangledLogits, dropped_distances
 from tlx.nn.kernels import KERNELS
 from tlx.nn.kernels.choice import kernel_name
 from tlx.nn.linear import Linear, joined, one_product_helps
@@ -183,15 +183,16 @@ class Attention(nn.Module):
         if self.cfg.position.kind == "relative" and not self.cross:
             query, bias = self.relative_terms(query, key.shape[1], mask, different_BTS)
         if self.cfg.position.kind == "disentangled" and not self.cross:
-            bias = self.disentangled(query, key, *self._positions(distances_RD))
+            table = dropped_distances(distances_RD, self.cfg.dropout, keys_B)
+            bias = self.disentangled(query, key, *self._positions(table))
         if self._own_bias:
             bias = self.position_bias(query.shape[1], key.shape[1], mask.query_start)
         return self.attend(query, key, value, mask, bias, keys_B, site), slot
 
-    def _positions(self, distances_RD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _positions(self, distances: jax.Array) -> tuple[jax.Array, jax.Array]:
         if self.cfg.position.shared_projections:
-            return self.query(distances_RD), self.key(distances_RD)
-        return self.disentangled.project(distances_RD)
+            return self.query(distances), self.key(distances)
+        return self.disentangled.project(distances)
 
     @property
     def _own_bias(self) -> bool:

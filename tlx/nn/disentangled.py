@@ -6,10 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.nn.config import BlockConfig, PositionConfig
+from tlx.nn.dropout import dropout
 from tlx.nn.linear import Linear
 from tlx.nn.norm import Norm
 from tlx.nn.position import skew
 from tlx.parallel.sharding import logical
+
+# Dropout site, beyond those of block.py and its second stream.
+DISTANCES = 20
 
 
 def span(cfg: PositionConfig) -> int:
@@ -49,6 +53,13 @@ class DistanceTable(nn.Module):
         return Norm(cfg.norm, cfg.width, cfg.param_dtype, name="norm")(table) if cfg.position.norm else table
 
 
+def dropped_distances(table_RD: jax.Array, rate: float, keys_B: jax.Array | None) -> jax.Array:
+    """What a layer reads of the table: [B, R, D], each row with its own dropout; the table without keys."""
+    if keys_B is None or rate == 0.0:
+        return table_RD
+    return dropout(jnp.broadcast_to(table_RD, (keys_B.shape[0], *table_RD.shape)), rate, keys_B, DISTANCES)
+
+
 class DisentangledLogits(nn.Module):
     """Content to position and position to content, before scaling: q_i p_K[i-j] + k_j p_Q[i-j].
 
@@ -66,19 +77,20 @@ class DisentangledLogits(nn.Module):
             self.key = Linear((cfg.width,), heads, names, std, False, *dtypes)
             self.query = Linear((cfg.width,), heads, names, std, True, *dtypes)
 
-    def project(self, table_RD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(queries, keys) [R, N, H] of the table by the layer's own matrices."""
-        return self.query(table_RD), self.key(table_RD)
+    def project(self, table: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(queries, keys) [..., R, N, H] of the table [..., R, D] by the layer's own matrices."""
+        return self.query(table), self.key(table)
 
     def __call__(
         self, query_BTNH: jax.Array, key_BSNH: jax.Array, position_query: jax.Array, position_key: jax.Array
     ) -> jax.Array:
-        """float[B, N, T, S]; position_query, position_key: [R, N, H], of all rows of the table."""
+        """float[B, N, T, S]; position_query, position_key: [R, N, H] or [B, R, N, H], the table's rows."""
         cfg, length, num_keys = self.cfg, query_BTNH.shape[1], key_BSNH.shape[1]
         falling = length - 1 - np.arange(length + num_keys - 1)
-        keys_RNH = position_key[rows(falling, cfg.position)]
-        content_to_position = skew(jnp.einsum("btnh,rnh->bntr", query_BTNH, keys_RNH), num_keys)
+        table = "rnh" if position_key.ndim == 3 else "brnh"
+        keys = jnp.take(position_key, rows(falling, cfg.position), axis=-3)
+        content_to_position = skew(jnp.einsum(f"btnh,{table}->bntr", query_BTNH, keys), num_keys)
         rising = np.arange(length + num_keys - 1) - (num_keys - 1)
-        queries_RNH = position_query[rows(rising, cfg.position)]
-        position_to_content = skew(jnp.einsum("bsnh,rnh->bnsr", key_BSNH, queries_RNH), length)
+        queries = jnp.take(position_query, rows(rising, cfg.position), axis=-3)
+        position_to_content = skew(jnp.einsum(f"bsnh,{table}->bnsr", key_BSNH, queries), length)
         return content_to_position + jnp.swapaxes(position_to_content, 2, 3)
