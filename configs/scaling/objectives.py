@@ -9,7 +9,7 @@ exactly: XLNet's second stream, ELECTRA's generator and a decoder that writes th
 fewer steps. Losses are each objective's own nats, so they cannot be compared as they are: `tlx scale compare`
 takes tables of one unit, such as the losses of a task that every run was fine-tuned on. README.md beside this
 file has such a comparison of the single runs. ":tiny" is the same in seconds.
-Hardware: any CPU; a ladder takes 15 minutes on 2 cores, a run one minute.
+Hardware: any CPU; a ladder takes 15 minutes on 2 cores, a run half of one.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ from tlx.scaling.ladder import LadderConfig
 from tlx.scaling.planning import step_flops
 
 OBJECTIVES = ("clm", "mlm", "span_corruption", "plm", "rtd", "bart")
-BUDGET = 6e11  # FLOPs of a single run
+BUDGET = 2e11  # FLOPs of a single run
 
 
 def get_config(arg: str = "") -> ConfigDict:
