@@ -14,6 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from tlx import parallel
+from tlx.adapt.config import AdaptConfig
+from tlx.adapt.parts import check_patterns, split
+from tlx.adapt.rates import optimizer_of
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError, one_of
 from tlx.base.lookup import Table
@@ -67,6 +70,7 @@ class RunConfig:
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
     base: BaseConfig = dataclasses.field(default_factory=BaseConfig)
+    adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
 
 
 def base_config(objective: str = "clm") -> ConfigDict:
@@ -156,7 +160,10 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     spec = spec_before_tokenizer(config)
     module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
-    make_optimizer(config.optimizer, make_schedule(config.optimizer, config.train.steps), boxed)
+    check_patterns(config.adapt, boxed)
+    trained, _ = split(config.adapt, boxed)
+    optimizer = optimizer_of(config.optimizer, config.adapt, module.model, trained, config.train.steps)
+    make_optimizer(optimizer, make_schedule(optimizer, config.train.steps), trained)
     frozen = frozen_params(module)
     parallel.param_shardings((boxed, frozen), mesh, rules)
     jax.eval_shape(partial(begin, module), parallel.unbox(boxed), parallel.unbox(frozen))
@@ -186,16 +193,20 @@ def program(config: RunConfig, spec: Spec | TaskSpec, mesh: Mesh) -> Program:
     rules = parallel.rules(config.mesh)
     module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
-    schedule = make_schedule(config.optimizer, config.train.steps)
-    rates = parametrization.rates(module.model, config.optimizer, boxed)
-    optimizer = make_optimizer(config.optimizer, schedule, boxed, rates)
-    init = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
-    frozen = frozen_params(module)
+    apart = partial(split, config.adapt)
+    trained, kept = apart(boxed)
+    chosen = optimizer_of(config.optimizer, config.adapt, module.model, trained, config.train.steps)
+    schedule = make_schedule(chosen, config.train.steps)
+    rates = parametrization.rates(module.model, chosen, trained)
+    optimizer = make_optimizer(chosen, schedule, trained, rates)
+    first = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
+    init = partial(first, apart=apart)
+    frozen = frozen_params(module) | kept
     state = jax.eval_shape(init, parallel.unbox(frozen))
-    shardings = state_shardings(state, boxed, frozen, module, mesh, rules)
+    shardings = state_shardings(state, trained, frozen, module, mesh, rules)
     rows = parallel.batch_sharding(mesh, rules, batch)
     whole = NamedSharding(mesh, PartitionSpec())
-    step = make_step(module, optimizer, schedule, config.train, frozen_paths(config.optimizer, boxed))
+    step = make_step(module, optimizer, schedule, config.train, frozen_paths(chosen, trained))
     return Program(
         module=module,
         mesh=mesh,
@@ -233,22 +244,32 @@ class Run(NamedTuple):
         return parallel.use(self.mesh, self.rules)
 
 
-def assemble(config: RunConfig, tokenizer: Tokenizer | None = None) -> Run:
+def assemble(
+    config: RunConfig, tokenizer: Tokenizer | None = None, base: Callable[[Any], Any] | None = None
+) -> Run:
     """Puts a checked config's parts together: tokenizer, data, model, mesh, optimizer, step.
 
     `tokenizer`: the one the run was started with; else it is made (and the text tokenised) as the config
-    says, once per machine. Raises ConfigError or DataError.
+    says, once per machine. `base`: gives a tree of parameters, arrays or shapes with shardings, those of the
+    model that the run goes on from in place of its own. Raises ConfigError or DataError.
     """
+    if config.adapt.method != "full" and base is None:
+        raise ConfigError(f"adapt.method = {config.adapt.method!r} adapts a base model; use: tlx finetune")
     tokenizer = tokenizer or _made_tokenizer(config)
     spec = spec_of(config, tokenizer)
     splits = {split: open_split(config, tokenizer, split) for split in ("train", "validation")}
     made = program(config, spec, parallel.make_mesh(config.mesh))
     rows = {name: leaf.sharding for name, leaf in made.batch.items()}
-    frozen = partial(read_frozen, config.objective, made.state.frozen)
+
+    def frozen() -> Any:
+        if config.adapt.method == "full":
+            return read_frozen(config.objective, made.state.frozen)
+        return base(made.state.frozen)
 
     def init() -> State:
         kept = frozen()
-        return made.init(kept)._replace(frozen=kept)
+        state = made.init(kept)._replace(frozen=kept)
+        return state if base is None else state._replace(params=base(state.params))
 
     return Run(
         config=config,
@@ -296,8 +317,14 @@ def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Spec | TaskSpec:
     """What the run's examples depend on, with this tokenizer."""
     length = config.data.sequence_length
     if isinstance(parts_of(config), Task):
-        return TaskSpec(config.objective, length, tokenizer.vocab, config.model.kind)
+        return _task_spec(config, tokenizer.vocab)
     return Spec.of(config.objective, length, tokenizer, config.data.languages)
+
+
+def _task_spec(config: RunConfig, vocab: Vocabulary) -> TaskSpec:
+    first = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or vocab.size).padded_vocab
+    prompt = tuple(range(first, first + config.model.slots.prompt))
+    return TaskSpec(config.objective, config.data.sequence_length, vocab, config.model.kind, prompt)
 
 
 def open_split(config: RunConfig, tokenizer: Tokenizer, split: Part, batch_size: int = 0) -> Batches:
@@ -371,7 +398,7 @@ def spec_before_tokenizer(config: RunConfig) -> Spec | TaskSpec:
     else:
         vocab = make_tokenizer(config.tokenizer, ()).vocab
     if isinstance(parts_of(config), Task):
-        return TaskSpec(config.objective, config.data.sequence_length, vocab, config.model.kind)
+        return _task_spec(config, vocab)
     tables = np.ones(vocab.size, bool), np.ones(vocab.size, bool)
     return Spec(config.objective, config.data.sequence_length, vocab, *tables, config.data.languages)
 

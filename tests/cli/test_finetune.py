@@ -4,7 +4,6 @@ import dataclasses
 import json
 import random
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,12 +11,9 @@ import tlx
 from tests.hub import folders
 from tests.run_directory import write_run
 from tlx import cli
-from tlx.adapt.transfer import transferred
 from tlx.base import tree
-from tlx.base.errors import CheckpointError
 from tlx.base.files import read_json
 from tlx.models.families import TABLE as FAMILIES
-from tlx.text.vocabulary import Vocabulary
 from tlx.train.journal import read_lines
 
 _CONFIG = """
@@ -162,17 +158,6 @@ def test_from_a_hugging_face_directory(folder, tmp_path):
     assert len(expected) == len(found) - 2  # the classifier
     for path, leaf in expected.items():
         np.testing.assert_allclose(found[path], leaf, atol=1e-6, err_msg=path)
-
-
-def test_rows_of_added_ids_are_fresh_where_they_are_empty():
-    vocab = Vocabulary(120, added=2)  # ids 118 and 119
-    base = {"model": {"embedding": {"table": np.ones((128, 4), np.float32)}}}
-    base["model"]["embedding"]["table"][118:] = 0
-    fresh = jax.device_put({"model": {"embedding": {"table": np.full((128, 4), 7, np.float32)}}})
-    table = np.asarray(transferred(fresh, base, "classification", vocab)["model"]["embedding"]["table"])
-    assert (table[:118] == 1).all() and (table[118:120] == 7).all() and (table[120:] == 0).all()
-    with pytest.raises(CheckpointError, match=r"table has shape \(2, 4\) there and \(128, 4\) here"):
-        transferred(fresh, {"model": {"embedding": {"table": np.ones((2, 4))}}}, "classification", vocab)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 
 from tlx import parallel
+from tlx.adapt.parts import is_trained
+from tlx.adapt.transfer import base_hash, base_leaves
 from tlx.api.loaded_model import LoadedModel, wanted_params
 from tlx.base import tree
 from tlx.base.config import to_dict
@@ -49,6 +51,7 @@ def load(
     allow: Sequence[str] = (),
     ignore: Sequence[str] = (),
     mesh: MeshConfig | None = None,
+    base: str | os.PathLike | None = None,
 ) -> LoadedModel:
     """The model of a run directory, of one of its checkpoint directories, or of a Hugging Face directory.
 
@@ -57,7 +60,8 @@ def load(
     saved config may name ("package.module:attr"); without it nothing of the directory is executed.
     ignore: for a Hugging Face directory, keys of config.json and tensors that shall not matter.
     mesh: spreads the parameters over all devices, MeshConfig(tensor=4) say; each gets its own part only.
-    Needs no other file and any number of devices; reads parameters only.
+    base: where the model is that an adapted run keeps as it is, if no longer where it was.
+    Needs no other file (but an adapted run its base) and any number of devices; reads parameters only.
     Raises DataError where there is no run, CheckpointError where no checkpoint can be read or it does not
     fit the config, ConfigError for a config that this version cannot build.
     """
@@ -70,14 +74,32 @@ def load(
         raise DataError(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
     config = resolve(_here(saved["config"], folder, dtype), allow=tuple(allow))
     loaded = load_params(path, step, dtype=dtype)
-    module = make_module(config, tokenizer.vocab)
-    _check_params(loaded.tree, module, config, tokenizer, folder)
-    params = loaded.tree
+    module, params = make_module(config, tokenizer.vocab), loaded.tree
+    if config.adapt.method != "full":
+        known = load(base or config.base.path, dtype=dtype, allow=allow)
+        params = _with_base(params, module, config, tokenizer, known)
+    _check_params(params, module, config, tokenizer, folder)
     if mesh is None:
         params = jax.device_put(params)
     else:
         params = _placed(params, _shardings(wanted_params(module, config, tokenizer), mesh))
     return LoadedModel(config, params, tokenizer, module, loaded.step)
+
+
+def _with_base(
+    params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, base: LoadedModel
+) -> dict[str, Any]:
+    """The whole parameters of an adapted run, which holds only what was trained."""
+    theirs = jax.device_get(base.params)
+    if base_hash(theirs) != config.base.hash:
+        raise CheckpointError(
+            f"the model is adapted from {config.base.path}, whose parameters were others (their sha256 began "
+            f"with {config.base.hash[:8]}); give that model as base="
+        )
+    wanted = tree.flatten(parallel.unbox(wanted_params(module, config, tokenizer)))
+    known = base_leaves(theirs, wanted, config.objective.name, tokenizer.vocab, config.seed)
+    kept = {path: known[path] for path in wanted if path in known and not is_trained(config.adapt, path)}
+    return tree.unflatten(kept | tree.flatten(params))
 
 
 class Foreign(NamedTuple):

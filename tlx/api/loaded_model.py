@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from tlx.adapt.config import AdaptConfig
+from tlx.adapt.merge import merge
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.data.records import RecordPipeline
@@ -29,10 +31,11 @@ from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
 from tlx.objectives.protocol import ObjectiveModule
 from tlx.parallel import unbox
-from tlx.run import RunConfig, abstract_batch, parts_of, spec_of
+from tlx.run import RunConfig, abstract_batch, make_module, parts_of, spec_of
 from tlx.tasks.protocol import Task
 from tlx.tasks.readers import Record
 from tlx.text import Tokenizer
+from tlx.train.config import BaseConfig
 from tlx.train.state import boxed_params
 
 PLACEHOLDERS = ("[MASK]", "<mask>")
@@ -254,6 +257,14 @@ class LoadedModel:
     @functools.cached_property
     def _predictor(self) -> Predictor:
         return make_predictor(self.module)
+
+    def merged(self) -> "LoadedModel":
+        """The same model with what LoRA or added hidden units learned as part of its matrices."""
+        model, params = merge(self.module.model, jax.device_get(self.params))
+        model = dataclasses.replace(model, vocab_size=self.config.model.vocab_size)
+        config = dataclasses.replace(self.config, model=model, adapt=AdaptConfig(), base=BaseConfig())
+        module = make_module(config, self.tokenizer.vocab)
+        return dataclasses.replace(self, config=config, module=module, params=jax.device_put(params))
 
     def _need_heads(self) -> None:
         """ConfigError where the objective predicts with a head that the checkpoint does not hold."""

@@ -3,6 +3,7 @@
     tlx convert import bert-base-uncased/ runs/bert
     tlx convert import gpt2/ runs/gpt2 --verify
     tlx convert export runs/bert my-bert/
+    tlx convert merge runs/lora runs/merged                a run whose LoRA is part of its matrices
 
 A directory is one that `save_pretrained` wrote: config.json, safetensors and the tokenizer's files. What
 tlx cannot represent is an error that names it. An import ends with a check of what was read; --verify runs
@@ -34,12 +35,12 @@ from tlx.train import directory
 def main(argv: list[str]) -> int:
     """`tlx convert`: exit 64 for what cannot be read or represented, 73 where nothing can be written."""
     options = flags.parse(_parser(), argv)
-    return _import(options) if options.way == "import" else _export(options)
+    return {"import": _import, "export": _export, "merge": _merge}[options.way](options)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("convert", __doc__)
-    parser.add_argument("way", choices=("import", "export"))
+    parser.add_argument("way", choices=("import", "export", "merge"))
     parser.add_argument("source", metavar="FROM", help="Hugging Face directory, or run directory")
     parser.add_argument("target", metavar="TO", help="folder to write; it must not be there yet, or empty")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the parameters written")
@@ -81,6 +82,28 @@ def _import(options: argparse.Namespace) -> int:
         for name, largest, scale in verify.compare(checkpoint, checkpoint.read()):
             print(f"{name}: largest difference {largest:.2e} of {scale:.3g}")
     return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    _refuse_full(options.target)
+    lm = tlx.load(options.source, step=options.step, dtype=options.dtype, allow=options.allow).merged()
+    target = _write_run(lm, options.target, {"merged_from": os.path.abspath(options.source)}, lm.num_params)
+    print(f"{target}: {lm.num_params:,} parameters, {lm.config.objective.name}")
+    return 0
+
+
+def _write_run(lm: tlx.LoadedModel, place: str, source: dict[str, str], num_params: int) -> pathlib.Path:
+    """The model as a run directory; `source` says in run.json where it is from."""
+    target = _folder(place)
+    lm.tokenizer.save(target / "tokenizer")
+    path = str((target / "tokenizer").absolute())
+    config = dataclasses.replace(lm.config, tokenizer=dataclasses.replace(lm.config.tokenizer, path=path))
+    directory.write_run(target, to_dict(config), lm.tokenizer.hash, source, {"data": 1}, num_params)
+    with Checkpoints(target / "checkpoints", config.checkpoint) as checkpoints:
+        checkpoints.prepare()
+        checkpoints.save(lm.step, {"params": lm.params})
+        checkpoints.wait()
+    return target
 
 
 def _export(options: argparse.Namespace) -> int:

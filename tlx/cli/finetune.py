@@ -10,21 +10,23 @@ with its answer) and, for classes, confusion_SPLIT.png of the validation and tes
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import tlx
-from tlx.adapt.transfer import base_hash, transferred
-from tlx.base.config import to_dict
+from tlx.adapt.config import AdaptConfig
+from tlx.adapt.transfer import base_hash, from_base
+from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
 from tlx.base.files import cache_folder
 from tlx.cli import flags, outcome, training
 from tlx.data.once import made_once
 from tlx.data.records import read_records
 from tlx.evaluate.answers import Evaluation, evaluate_task, make_predictor
-from tlx.run import Run, RunConfig, open_split, parsed, parts_of, resolve, without_nones
+from tlx.run import Run, RunConfig, assemble, open_split, parsed, parts_of, resolve, without_nones
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.train.config import BaseConfig
@@ -58,16 +60,26 @@ def main(argv: list[str]) -> int:
     training.begin()
     base = None if options.base is None else load_base(options.base, options.allow)
     config = completed(options.config.to_dict(), base, options.scratch)
-    params = None if base is None or options.scratch else base.params
-    verb = training.Verb(lambda run: _first(run, params), _evaluator, _final, _end)
-    training.carry_out(verb, config, options, base and base.tokenizer)
+    start = None if options.scratch else base
+    training.carry_out(training.Verb(_evaluator, _final, _end), config, options, partial(_build, start, base))
     return 0
+
+
+def _build(start: Base | None, known: Base | None, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
+    """The run; `start` is the model whose parameters it begins with, `known` the one that it is shaped as."""
+    tokenizer = tokenizer or (known and known.tokenizer)
+    if start is None:
+        return assemble(config, tokenizer)
+    task, vocab, seed = config.objective.name, start.tokenizer.vocab, config.seed
+    return assemble(config, tokenizer, lambda like: from_base(like, start.params, task, vocab, seed))
 
 
 def load_base(path: str, allow: Sequence[str] = ()) -> Base:
     """Opens the model, its parameters on the host."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         lm = tlx.load(path, allow=allow)
+    if lm.config.model.slots.any:
+        raise ConfigError(f"{path} has slots beside its matrices; make them one: tlx convert merge {path} TO")
     params = jax.device_get(lm.params)
     return Base(lm.config, lm.tokenizer, params, BaseConfig(os.path.abspath(path), base_hash(params)))
 
@@ -75,6 +87,10 @@ def load_base(path: str, allow: Sequence[str] = ()) -> Base:
 def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) -> RunConfig:
     """The config with all that the base model and the training records say: model, tokenizer, the names of
     the classes, the number of steps. Raises ConfigError or DataError."""
+    adapt = from_dict(AdaptConfig, values["adapt"], "config.adapt")
+    if adapt.method != "full" and (base is None or scratch):
+        raise ConfigError(f"adapt.method = {adapt.method!r} keeps a base as it is; give it by --from=DIR")
+    values["model"]["slots"] = to_dict(adapt.slots)
     if base is not None:
         tokenizer = _kept(base.tokenizer)
         values |= {
@@ -104,14 +120,6 @@ def _joined(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         joined[key] = _joined(joined[key], value) if isinstance(value, dict) and key in joined else value
     return joined
-
-
-def _first(run: Run, params: Any) -> State:
-    state = run.init()
-    if params is None:
-        return state
-    name = run.config.objective.name
-    return state._replace(params=transferred(state.params, params, name, run.tokenizer.vocab))
 
 
 def _evaluator(run: Run) -> training.Evaluator:

@@ -28,12 +28,8 @@ def main(argv: list[str]) -> int:
     if config.objective.name in TASKS:
         raise ConfigError(f"{config.objective.name} is a task with labels; use: tlx finetune")
     training.begin()
-    training.carry_out(training.Verb(_first, _evaluator, _final, _end), config, options)
+    training.carry_out(training.Verb(_evaluator, _final, _end), config, options)
     return 0
-
-
-def _first(run: Run) -> State:
-    return run.init()
 
 
 def _evaluator(run: Run) -> training.Evaluator:

@@ -37,6 +37,8 @@ from tlx.train.state import State
 from tlx.train.trackers import start_trackers
 from tlx.train.watchdog import Watchdog
 
+# A run of a config, with the tokenizer that it was started with.
+Build = Callable[[RunConfig, Tokenizer | None], Run]
 Evaluator = Callable[[State, int | None], Mapping[str, float]]
 
 
@@ -57,13 +59,12 @@ class Desk(NamedTuple):
 class Verb(NamedTuple):
     """What differs between the verbs.
 
-    first(run) is the state before the first step. evaluator(run) gives evaluate(state, number of batches or
-    None). final(run, evaluate, state) is what is computed at the end, where eval.final. These are called on
-    every process, in the mesh; end(run, desk, final's result or None, peak, words) on one, outside it: it
-    writes and says what came of the run. `words` are those that gave the config.
+    evaluator(run) gives evaluate(state, number of batches or None). final(run, evaluate, state) is what is
+    computed at the end, where eval.final. Both are called on every process, in the mesh; end(run, desk,
+    final's result or None, peak, words) on one, outside it: it writes and says what came of the run. `words`
+    are those that gave the config.
     """
 
-    first: Callable[[Run], State]
     evaluator: Callable[[Run], Evaluator]
     final: Callable[[Run, Evaluator, State], Any]
     end: Callable[[Run, Desk, Any, float, Sequence[str]], None]
@@ -87,10 +88,8 @@ def begin() -> None:
         keep_freed_memory()
 
 
-def carry_out(
-    verb: Verb, config: RunConfig, options: argparse.Namespace, tokenizer: Tokenizer | None = None
-) -> None:
-    """The run of a checked config, from its beginning or from where it was left. `tokenizer`: as assemble."""
+def carry_out(verb: Verb, config: RunConfig, options: argparse.Namespace, build: Build = assemble) -> None:
+    """The run of a checked config, from its beginning or from where it was left."""
     config = dataclasses.replace(config, name=config.name or options.config_name)
     workdir = pathlib.Path(options.workdir or f"runs/{config.name}").absolute()
     check_devices(config, jax.device_count())
@@ -102,7 +101,7 @@ def carry_out(
     hosts = preflight(workdir, sha256_json(to_dict(config)), directory.versions())
     try:
         with Lease(workdir) as lease, Preemption(grace_seconds=_grace()) as preemption:
-            _train(verb, config, tokenizer, started, options, lease, preemption, hosts)
+            _train(verb, config, build, started, options, lease, preemption, hosts)
     except jax.errors.JaxRuntimeError as error:
         _explain(error)
         raise
@@ -138,7 +137,7 @@ _OUT_OF_MEMORY = (
 def _train(
     verb: Verb,
     config: RunConfig,
-    tokenizer: Tokenizer | None,
+    build: Build,
     started: Any,
     options: argparse.Namespace,
     lease: Lease,
@@ -148,7 +147,7 @@ def _train(
     """From a checked config to the end of the run."""
     workdir, silent, clock = lease.folder, jax.process_index() > 0, Clock()
     with clock("prepare"):
-        run = _assemble(config, tokenizer, started, workdir, options.allow_change)
+        run = _assemble(config, build, started, workdir, options.allow_change)
     check_room(workdir, tree.num_bytes(hooks.saved_part(run.state)))
     journal = Journal(workdir, silent)
     saved = Checkpoints(workdir / "checkpoints", config.checkpoint, guard=lease.check, on_event=journal.event)
@@ -156,7 +155,7 @@ def _train(
     with run.use(), saved as checkpoints, watchdog:
         checkpoints.prepare()
         with clock("compile"):
-            state = _first_state(verb, run, checkpoints)
+            state = _first_state(run, checkpoints)
         if not silent:
             _record(run, workdir)
         journal.resume(int(state.step))
@@ -191,16 +190,16 @@ def _agreement(run: Run, hosts: Sequence[str]) -> Agreement:
 
 def _assemble(
     config: RunConfig,
-    tokenizer: Tokenizer | None,
+    build: Build,
     started: Any,
     workdir: pathlib.Path,
     allow: Sequence[str],
 ) -> Run:
     """The run's parts; a resumed one keeps its tokenizer, and its data must be what they were."""
     if started is None:
-        return assemble(config, tokenizer)
+        return build(config, None)
     same = started["config"]["tokenizer"] == to_dict(config)["tokenizer"]
-    run = assemble(config, load_tokenizer(workdir / "tokenizer") if same else tokenizer)
+    run = build(config, load_tokenizer(workdir / "tokenizer") if same else None)
     now = {"tokenizer_hash": run.tokenizer.hash, "data": {"fingerprint": run.train.fingerprint}}
     old = {
         "tokenizer_hash": started["tokenizer_hash"],
@@ -210,10 +209,10 @@ def _assemble(
     return run
 
 
-def _first_state(verb: Verb, run: Run, checkpoints: Checkpoints) -> State:
+def _first_state(run: Run, checkpoints: Checkpoints) -> State:
     """The newest sound checkpoint's state, or the one before the first step where there never was one."""
     loaded = checkpoints.restore(hooks.saved_part(run.state))
-    return verb.first(run) if loaded is None else State(**loaded.tree, frozen=run.frozen())
+    return run.init() if loaded is None else State(**loaded.tree, frozen=run.frozen())
 
 
 def _record(run: Run, workdir: pathlib.Path) -> None:
@@ -229,7 +228,7 @@ def _record(run: Run, workdir: pathlib.Path) -> None:
             "validation_tokens": run.validation.num_tokens,
         },
         dict(run.mesh.shape),
-        tree.num_params(run.state.params),
+        tree.num_params((run.state.params, run.state.frozen)),
     )
 
 
@@ -249,9 +248,11 @@ def _introduce(run: Run, desk: Desk, step: int, started: Any, allow: Sequence[st
         run.spec.length,
     )
     say(f"run        {desk.workdir}")
+    trained, frozen = (tree.num_params(part) for part in (run.state.params, run.state.frozen))
+    share = f" ({trained:,} trained, {trained / (trained + frozen):.2%})" if frozen else ""
     say(
-        f"model      {config.objective.name}, {config.model.kind}: {tree.num_params(run.state.params):,} "
-        f"parameters, {flops / tokens / 1e6:.3g} MFLOP a token"
+        f"model      {config.objective.name}, {config.model.kind}: {trained + frozen:,} "
+        f"parameters{share}, {flops / tokens / 1e6:.3g} MFLOP a token"
     )
     say(
         f"data       {run.train.num_tokens:,} tokens, one pass is {run.train.steps_per_epoch:,} of "

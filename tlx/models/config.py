@@ -3,10 +3,11 @@
 import dataclasses
 from typing import Literal
 
-from tlx.base.errors import ConfigError
+from tlx.base.errors import ConfigError, one_of
 from tlx.models import parametrization
 from tlx.models.parametrization import ParametrizationConfig
 from tlx.nn.config import (
+    LORA_TARGETS,
     AttentionConfig,
     BlockConfig,
     ExecutionConfig,
@@ -14,6 +15,7 @@ from tlx.nn.config import (
     InitConfig,
     NormConfig,
     PositionConfig,
+    SlotsConfig,
     compute_dtype,
 )
 from tlx.nn.embed import EmbeddingConfig
@@ -57,6 +59,7 @@ class ModelConfig:
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     recurrent: RecurrentConfig = dataclasses.field(default_factory=RecurrentConfig)  # of a bilstm
     init: InitConfig = dataclasses.field(default_factory=InitConfig)
+    slots: SlotsConfig = dataclasses.field(default_factory=SlotsConfig)
     parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the computation
     param_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -88,6 +91,7 @@ class ModelConfig:
             execution=self.execution,
             dtype=str(compute_dtype(self.dtype)),
             param_dtype=self.param_dtype,
+            slots=self.slots,
             width_scale=scales.width,
             layers_scale=scales.layers,
         )
@@ -125,6 +129,7 @@ class ModelConfig:
         self._validate_layers()
         self._validate_clusters()
         self._validate_recurrent()
+        _check_slots(self)
         parametrization.check(self)
         remat_policy(self.execution.remat)
 
@@ -203,6 +208,22 @@ class ModelConfig:
                 "model.embedding.convolution joins the first of several layers that share nothing; "
                 "model.share_layers and attention.windows do not go with it"
             )
+
+
+def _check_slots(model: ModelConfig) -> None:
+    slots = model.slots
+    for name in ("lora_rank", "adapter", "prefix", "prompt", "units"):
+        if getattr(slots, name) < 0:
+            raise ConfigError(f"model.slots.{name} = {getattr(slots, name)} must not be negative")
+    for target in slots.lora_targets:
+        if target not in LORA_TARGETS:
+            raise ConfigError(one_of("model.slots.lora_targets", target, LORA_TARGETS))
+    inside = [target for target in slots.lora_targets if target.startswith("feedforward")]
+    if model.feedforward.num_experts and (slots.units or (slots.lora_rank and inside)):
+        raise ConfigError(
+            "model.slots: experts have no slots; use those of attention, not units or "
+            f"lora_targets = {slots.lora_targets}"
+        )
 
 
 def _short(values: list[int]) -> str:

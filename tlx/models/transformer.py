@@ -62,7 +62,8 @@ def token_table(cfg: ModelConfig) -> TokenTable | ClusterTables:
         sizes, stds = (cfg.padded_vocab, cfg.width), (cfg.init.embedding_stddev, cfg.init.stddev)
         return ClusterTables(*sizes, part.cutoffs, part.divisor, *stds, dtype, cfg.param_dtype)
     width = cfg.embedding.factor or cfg.width
-    return TokenTable(cfg.padded_vocab, width, cfg.init.embedding_stddev, dtype, cfg.param_dtype)
+    rest = (cfg.init.embedding_stddev, dtype, cfg.param_dtype, cfg.slots.prompt)
+    return TokenTable(cfg.padded_vocab, width, *rest)
 
 
 class Transformer(nn.Module):

@@ -14,6 +14,7 @@ from tlx.nn.linear import Linear, joined, one_product_helps
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
 from tlx.nn.position import BucketedBias, RelativeLogits, rotate
+from tlx.nn.slots import Prefix
 from tlx.parallel.sharding import constrain
 
 QUERY_DIMS = ("batch", "sequence", "heads", "head_dim")
@@ -33,14 +34,16 @@ class Attention(nn.Module):
         std = cfg.std(cfg.width)
         # An unscaled softmax (T5) wants queries that are smaller from the start.
         query_std = std if cfg.attention.scale or cfg.init.kind == "normal" else std * cfg.head_dim**-0.5
-        self.query = Linear((cfg.width,), heads, ("embed", "heads", "head_dim"), query_std, bias, *dtypes)
+        slots = [cfg.lora(f"attention/{name}") for name in ("query", "key", "value", "out")]
+        names = ("embed", "heads", "head_dim")
+        self.query = Linear((cfg.width,), heads, names, query_std, bias, *dtypes, slots[0])
         names = ("embed", "kv_heads", "head_dim")
         key_bias = bias and cfg.attention.key_bias
-        self.key = Linear((cfg.width,), kv_heads, names, std, key_bias, *dtypes)
-        self.value = Linear((cfg.width,), kv_heads, names, std, bias, *dtypes)
+        self.key = Linear((cfg.width,), kv_heads, names, std, key_bias, *dtypes, slots[1])
+        self.value = Linear((cfg.width,), kv_heads, names, std, bias, *dtypes, slots[2])
         out_std = cfg.residual_std(cfg.attention.num_heads * cfg.head_dim)
         names = ("heads", "head_dim", "embed")
-        self.out = Linear(heads, (cfg.width,), names, out_std, cfg.attention.out_bias, *dtypes)
+        self.out = Linear(heads, (cfg.width,), names, out_std, cfg.attention.out_bias, *dtypes, slots[3])
         if cfg.position.kind == "relative" and not self.cross:
             self.relative = RelativeLogits(cfg)
         if cfg.position.kind == "disentangled" and not self.cross:
@@ -50,6 +53,8 @@ class Attention(nn.Module):
             self.key_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
         if self._own_bias:
             self.position_bias = BucketedBias(cfg)
+        if cfg.slots.prefix and not self.cross:
+            self.prefix = Prefix(cfg)
 
     def queries(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         return self._place_query(self.query(x_BTD), positions_BT)
@@ -96,6 +101,8 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """The kernel and the output projection, [B, T, D]."""
         cfg = self.cfg
+        if cfg.slots.prefix and not self.cross:
+            key_BSGH, value_BSGH, mask, bias = self.prefix(query_BTNH, key_BSGH, value_BSGH, mask, bias)
         arbitrary = mask.visible is not None or mask.prefix is not None
         part, name = cfg.attention, kernel_name(cfg, query_BTNH.shape[1], arbitrary)
         y = KERNELS.load(name)(

@@ -11,6 +11,7 @@ from tlx.nn.dropout import dropout
 from tlx.nn.feedforward import Experts, FeedForward, Routing
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
+from tlx.nn.slots import Adapter
 from tlx.parallel.sharding import constrain
 
 RESIDUAL_DIMS = ("batch", "sequence", "activation_embed")
@@ -39,6 +40,10 @@ class Block(nn.Module):
             self.cross_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
         self.feedforward = Experts(cfg) if cfg.feedforward.num_experts else FeedForward(cfg)
         self.feedforward_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+        if cfg.slots.adapter:
+            self.adapter = Adapter(cfg)
+            if cfg.slots.adapter_attention:
+                self.attention_adapter = Adapter(cfg)
         if cfg.residual == "sandwich":
             self.attention_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
             self.feedforward_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
@@ -82,7 +87,7 @@ class Block(nn.Module):
             )
             if cfg.residual == "sandwich":
                 y = self.attention_post_norm(y)
-            return dropout(y, cfg.dropout, keys_B, ATTENTION)
+            return self._adapted(dropout(y, cfg.dropout, keys_B, ATTENTION))
 
         def attend_across(x: jax.Array) -> jax.Array:
             y, _ = self.cross_attention(
@@ -139,7 +144,7 @@ class Block(nn.Module):
             query, num_keys, content_mask, content_different_BTS, backwards_B=backwards_B
         )
         h_attended = attention.attend(query, key, value, content_mask, bias, keys_B, PROBABILITIES)
-        h_attended = dropout(h_attended, cfg.dropout, keys_B, ATTENTION)
+        h_attended = self._adapted(dropout(h_attended, cfg.dropout, keys_B, ATTENTION))
         query = attention.queries(g_BPD, None)
         query, bias = attention.relative_terms(
             query, num_keys, query_mask, query_different_BPS, places_BP, length, backwards_B
@@ -147,7 +152,7 @@ class Block(nn.Module):
         g_attended = attention.attend(
             query, key, value, query_mask, bias, keys_B, PROBABILITIES + QUERY_STREAM + 1
         )
-        g_attended = dropout(g_attended, cfg.dropout, keys_B, QUERY_STREAM)
+        g_attended = self._adapted(dropout(g_attended, cfg.dropout, keys_B, QUERY_STREAM))
 
         def finish(x: jax.Array, attended: jax.Array, offset: int) -> jax.Array:
             x = self.attention_norm(x + attended)
@@ -170,7 +175,12 @@ class Block(nn.Module):
             y, routing = y
         if self.cfg.residual == "sandwich":
             y = self.feedforward_post_norm(y)
-        return dropout(y, self.cfg.dropout, keys_B, FEEDFORWARD + offset), routing
+        y = dropout(y, self.cfg.dropout, keys_B, FEEDFORWARD + offset)
+        return self.adapter(y) if self.cfg.slots.adapter else y, routing
+
+    def _adapted(self, attended: jax.Array) -> jax.Array:
+        slots = self.cfg.slots
+        return self.attention_adapter(attended) if slots.adapter and slots.adapter_attention else attended
 
     def _source(self, x: jax.Array, memory_BMD: jax.Array | None, source_BTD: jax.Array | None) -> jax.Array:
         source = x if source_BTD is None else self._read(source_BTD)

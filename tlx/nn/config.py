@@ -1,7 +1,7 @@
 """The choices that make a block: one frozen dataclass per part, values and not subclasses."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
@@ -116,6 +116,46 @@ class ExecutionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SlotsConfig:
+    """What adaptation adds to the parts of a model; 0 is nothing. Slots are parameters of those parts.
+
+    lora_rank, lora_alpha: W + (alpha / rank) A B in place of the matrices lora_targets: "attention/query",
+    key, value, out (of cross-attention too), "feedforward/in", gate, out (Hu et al. 2022). adapter: width of
+    the bottleneck behind the feed-forward network, and with adapter_attention behind attention too (Houlsby
+    et al. 2019). prefix: keys and values before those of self-attention, in each layer (Li and Liang 2021).
+    prompt: rows of the token table, behind the vocabulary's, that stand before a text (Lester et al. 2021).
+    units: hidden units added to the feed-forward network (FL-tuning, Liu et al. 2022).
+    """
+
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ("attention/query", "attention/value")
+    adapter: int = 0
+    adapter_attention: bool = True
+    prefix: int = 0
+    prompt: int = 0
+    units: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return any((self.lora_rank, self.adapter, self.prefix, self.prompt, self.units))
+
+
+LORA_TARGETS = (
+    *(f"attention/{name}" for name in ("query", "key", "value", "out")),
+    *(f"feedforward/{name}" for name in ("in", "gate", "out")),
+)
+
+
+class Lora(NamedTuple):
+    """A low-rank slot of a matrix."""
+
+    rank: int
+    scale: float
+
+
+@dataclasses.dataclass(frozen=True)
 class BlockConfig:
     """Everything one layer needs to know."""
 
@@ -133,6 +173,7 @@ class BlockConfig:
     execution: ExecutionConfig
     dtype: str
     param_dtype: str
+    slots: SlotsConfig = SlotsConfig()
     width_scale: float = 1.0  # m of models/parametrization.py
     layers_scale: float = 1.0  # l
 
@@ -157,6 +198,13 @@ class BlockConfig:
             position = dataclasses.replace(position, theta=position.windowed_theta, scaling=RotaryScaling())
         attention = dataclasses.replace(self.attention, window=window, windows=())
         return dataclasses.replace(self, attention=attention, position=position)
+
+    def lora(self, target: str) -> Lora | None:
+        """The slot of a matrix of LORA_TARGETS."""
+        slots = self.slots
+        if not slots.lora_rank or target not in slots.lora_targets:
+            return None
+        return Lora(slots.lora_rank, slots.lora_alpha / slots.lora_rank)
 
     @property
     def softmax_scale(self) -> float:

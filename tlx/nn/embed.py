@@ -69,21 +69,33 @@ def logits(hidden: jax.Array, unembedding: Unembedding | AdaptiveUnembedding) ->
 
 
 class TokenTable(nn.Module):
-    """The embedding of every id of the padded vocabulary, [V, E]."""
+    """The embedding of every id of the padded vocabulary, [V, E], and of `prompt` ids behind it."""
 
     padded_size: int
     width: int
     std: float
     dtype: str
     param_dtype: str
+    prompt: int = 0
 
     def setup(self):
         init = logical(nn.initializers.normal(self.std), ("vocab", "embed"))
         shape = (self.padded_size, self.width)
         self.table = self.param("table", init, shape, jnp.dtype(self.param_dtype))
+        if self.prompt:
+            init = logical(nn.initializers.normal(self.std), (None, "embed"))
+            shape = (self.prompt, self.width)
+            self.prompt_table = self.param("prompt", init, shape, jnp.dtype(self.param_dtype))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        x = jnp.take(self.table, tokens, axis=0).astype(jnp.dtype(self.dtype))
+        if self.prompt:
+            last = self.padded_size - 1
+            own = jnp.take(self.prompt_table, jnp.maximum(tokens - last - 1, 0), axis=0)
+            x = jnp.take(self.table, jnp.minimum(tokens, last), axis=0)
+            x = jnp.where((tokens > last)[..., None], own, x)
+        else:
+            x = jnp.take(self.table, tokens, axis=0)
+        x = x.astype(jnp.dtype(self.dtype))
         return constrain(x, ("batch", "sequence", "activation_embed"))
 
 

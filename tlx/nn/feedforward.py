@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn.config import BlockConfig
-from tlx.nn.dropout import dropout
+from tlx.nn.dropout import dropout, fold
 from tlx.nn.fusion import apart
 from tlx.nn.linear import Linear, joined, one_product_helps
 from tlx.parallel.sharding import constrain, logical
@@ -22,6 +22,8 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
 }
 
+_UNITS = 2**20  # branch of the keys of units that adaptation adds
+
 
 class FeedForward(nn.Module):
     """act(x W_in) W_out, or (act(x W_gate) * x W_in) W_out when gated (Shazeer 2020), [B, T, D]."""
@@ -30,13 +32,25 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None = None, site: int = 0) -> jax.Array:
-        cfg = self.cfg
-        part, names = cfg.feedforward, ("embed", "mlp")
-        rest = (cfg.std(cfg.width), part.bias, cfg.dtype, cfg.param_dtype)
-        layers = [
-            Linear((cfg.width,), (cfg.hidden,), names, *rest, name=name)
-            for name in (("in", "gate") if part.gated else ("in",))
-        ]
+        cfg, units = self.cfg, self.cfg.slots.units
+        y_BTD = self._network(x_BTD, cfg.hidden, "", keys_B, site)
+        if units:  # as if they were concatenated to the hidden ones
+            y_BTD = y_BTD + self._network(x_BTD, units, "units_", fold(keys_B, _UNITS), site)
+        return y_BTD
+
+    def _network(
+        self, x_BTD: jax.Array, size: int, prefix: str, keys_B: jax.Array | None, site: int
+    ) -> jax.Array:
+        """The network with `size` hidden units; added units begin with nothing to say."""
+        cfg, part, names = self.cfg, self.cfg.feedforward, ("embed", "mlp")
+
+        def linear(name: str, inputs: int, outputs: int, names: tuple[str, str], std: float) -> Linear:
+            lora = None if prefix else cfg.lora(f"feedforward/{name}")
+            rest = (names, std, part.bias, cfg.dtype, cfg.param_dtype, lora)
+            return Linear((inputs,), (outputs,), *rest, name=prefix + name)
+
+        inner = ("in", "gate") if part.gated else ("in",)
+        layers = [linear(name, cfg.width, size, names, cfg.std(cfg.width)) for name in inner]
         products = joined(x_BTD, layers) if one_product_helps() else [layer(x_BTD) for layer in layers]
         named = zip(apart(products), ("in", "gate"), strict=False)
         h_BTF, *gate = (checkpoint_name(y, name) for y, name in named)
@@ -44,18 +58,8 @@ class FeedForward(nn.Module):
         h_BTF = apart(activation(gate[0]) * h_BTF if gate else activation(h_BTF))
         h_BTF = checkpoint_name(constrain(h_BTF, ("batch", "sequence", "mlp")), "hidden")
         h_BTF = dropout(h_BTF, part.dropout, keys_B, site)
-        out_std = cfg.residual_std(cfg.hidden)
-        out = Linear(
-            (cfg.hidden,),
-            (cfg.width,),
-            names[::-1],
-            out_std,
-            part.bias,
-            cfg.dtype,
-            cfg.param_dtype,
-            name="out",
-        )
-        return out(h_BTF)
+        out_std = 0.0 if prefix else cfg.residual_std(cfg.hidden)
+        return linear("out", size, cfg.width, names[::-1], out_std)(h_BTF)
 
 
 class Routing(NamedTuple):

@@ -8,13 +8,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tlx.nn.config import Lora
 from tlx.parallel.sharding import logical
 
 
 class Linear(nn.Module):
     """y[..., outputs] = x[..., inputs] W[inputs, outputs] + b[outputs].
 
-    `names` are the logical names of W's dims, inputs first.
+    `names` are the logical names of W's dims, inputs first. With `lora` W is W + scale A B, A drawn as
+    torch draws a layer's (uniform up to fan_in ** -.5) and B zero; A B is never built.
     """
 
     inputs: tuple[int, ...]
@@ -24,6 +26,7 @@ class Linear(nn.Module):
     bias: bool
     dtype: str
     param_dtype: str
+    lora: Lora | None = None
 
     def setup(self):
         count, dtype = len(self.inputs), jnp.dtype(self.param_dtype)
@@ -32,13 +35,25 @@ class Linear(nn.Module):
         if self.bias:
             zeros = logical(nn.initializers.zeros_init(), self.names[count:])
             self.offset = self.param("bias", zeros, self.outputs, dtype)
+        if self.lora is not None:
+            shape = (*self.inputs, self.lora.rank)
+            self.low = self.param("lora_a", logical(self._draw, (*self.names[:count], None)), shape, dtype)
+            zeros = logical(nn.initializers.zeros_init(), (None, *self.names[count:]))
+            self.high = self.param("lora_b", zeros, (self.lora.rank, *self.outputs), dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.shifted(_product(x, self.kernel, len(self.inputs)))
+        return self.shifted(_product(x, self.kernel, len(self.inputs)), x)
 
-    def shifted(self, y: jax.Array) -> jax.Array:
-        """y + b."""
+    def shifted(self, y: jax.Array, x: jax.Array) -> jax.Array:
+        """y = x W, with what is added to it: b, and the low-rank slot's part."""
+        if self.lora is not None:
+            low = _product(x, self.low, len(self.inputs))
+            y = y + _product(low, self.high, 1) * jnp.asarray(self.lora.scale, y.dtype)
         return y + self.offset.astype(y.dtype) if self.bias else y
+
+    def _draw(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        limit = self.fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     @property
     def fan_in(self) -> int:
@@ -70,7 +85,7 @@ def joined(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
     ends = list(itertools.accumulate(kernel.shape[count + 1] for kernel in kernels))
     parts = jnp.split(y, ends[:-1], axis=dim)
     return [
-        layer.shifted(part.reshape(*x.shape[: x.ndim - count], *layer.outputs))
+        layer.shifted(part.reshape(*x.shape[: x.ndim - count], *layer.outputs), x)
         for layer, part in zip(layers, parts, strict=True)
     ]
 

@@ -97,7 +97,8 @@ class OptimizerConfig:
     Rules are regular expressions found in a parameter's path; the first that matches counts, and
     "blocks[8:]/..." names layers of a stack as a Python slice or index would. decay: factors of
     weight_decay. rates: factors of the learning rate. freeze: parameters that never change; they have
-    no optimizer state, except where other layers of their stack are trained.
+    no optimizer state, except where other layers of their stack are trained. unfreeze: updates after which
+    parameters begin to change; until then their gradients count as 0.
     """
 
     name: str = "adamw"
@@ -111,6 +112,7 @@ class OptimizerConfig:
     decay: tuple[Rule, ...] = ()
     rates: tuple[Rule, ...] = ()
     freeze: tuple[str, ...] = ()
+    unfreeze: tuple[Rule, ...] = ()
     adafactor: AdafactorConfig = dataclasses.field(default_factory=AdafactorConfig)
     muon: MuonConfig = dataclasses.field(default_factory=MuonConfig)
 
@@ -126,7 +128,7 @@ class OptimizerConfig:
                 raise ConfigError(f"optimizer.{field} = {value} must be at least 0 and less than 1")
         if self.weight_decay < 0:
             raise ConfigError(f"optimizer.weight_decay = {self.weight_decay} must be 0 or more")
-        for field in ("decay", "rates"):
+        for field in ("decay", "rates", "unfreeze"):
             for pattern, factor in getattr(self, field):
                 if factor < 0:
                     raise ConfigError(f"optimizer.{field}: {pattern!r} has the factor {factor}, less than 0")

@@ -48,6 +48,7 @@ def make_optimizer(
     decays = by_path("optimizer.decay", config.decay, leaves, lambda leaf: float(leaf.is_matrix))
     for path, factor in (factors or {}).items():
         rates[path], decays[path] = rates[path] * factor, decays[path] / factor
+    begins = by_path("optimizer.unfreeze", config.unfreeze, leaves, lambda leaf: 0.0)
     trained = {path: leaf for path, leaf in leaves.items() if np.any(rates[path])}
     parts = _parts(config, trained)
     adapted = {
@@ -61,6 +62,8 @@ def make_optimizer(
 
     def update(grads: Any, state: OptimizerState, params: Any = None) -> tuple[Any, OptimizerState]:
         flat_grads, flat_params = _float32(grads, leaves), _float32(params, leaves)
+        open_now = {path: _open(begins[path], state.count, leaf) for path, leaf in flat_params.items()}
+        flat_grads = {path: grad * open_now[path] for path, grad in flat_grads.items()}
         directions: dict[str, jax.Array] = {}
         states = {}
         for name, part in parts.items():
@@ -77,7 +80,7 @@ def make_optimizer(
                 step += config.weight_decay * _column(decays[path], param) * flat_params[path]
             if path in adapted:
                 step *= _trust_ratio(flat_params[path], step, stacked=leaves[path].layers is not None)
-            return (-rate * _column(rates[path], param) * step).astype(param.dtype)
+            return (-rate * _column(rates[path], param) * open_now[path] * step).astype(param.dtype)
 
         updates = tree.map_with_path(finish, params)
         return updates, OptimizerState(optax.safe_increment(state.count), states)
@@ -126,6 +129,13 @@ def _float32(values: Any, leaves: Mapping[str, Leaf]) -> dict[str, jax.Array]:
             f"other parameters than the optimizer was made for: {sorted(flat.keys() ^ leaves.keys())}"
         )
     return flat
+
+
+def _open(begin: Value, count: jax.Array, param: jax.Array) -> jax.Array | float:
+    """1 for what is trained by now, for each layer where they differ; 0 for what is to come."""
+    if isinstance(begin, float) and begin == 0.0:
+        return 1.0
+    return (count >= jnp.asarray(_column(begin, param))).astype(jnp.float32)
 
 
 def _column(value: Value, param: jax.Array) -> Value:

@@ -146,6 +146,7 @@ class ClassesModule(TaskModule):
 
     def _lm_loss(self, hidden_BTD: jax.Array, batch: Batch) -> Term:
         real = (batch["segments"][:, 1:] > 0) * batch["weights"][:, None]
+        real = real * (batch["tokens"][:, 1:] < self.model.padded_vocab)  # a trained prompt is no target
         args = (hidden_BTD[:, :-1], self.lm.unembedding(), batch["tokens"][:, 1:], real, self.loss)
         return cross_entropy(*args)["loss"]._replace(scale=self.config.lm_scale)
 

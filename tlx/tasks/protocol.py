@@ -35,12 +35,13 @@ Answer = dict[str, Any]  # what is written down as the prediction for a record: 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TaskSpec:
     """What examples and scores depend on besides the records. `length` is the model's sequence length, of
-    each of its towers; `kind` its shape."""
+    each of its towers; `kind` its shape; `prompt` the ids of a trained prompt, which stand before texts."""
 
     config: Any
     length: int
     vocab: Vocabulary
     kind: str
+    prompt: tuple[int, ...] = ()
 
 
 class Item(NamedTuple):

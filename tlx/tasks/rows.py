@@ -5,7 +5,8 @@
     decoder            bos A [sep B] cls            the last (Radford et al. 2018: start, delimiter, extract)
     encoder_decoder    A [sep B] eos; bos before it in the decoder: its last place (Lewis et al. 2020)
 
-Texts that are too long lose tokens from their ends, the longer of two first.
+A trained prompt (prompt tuning) stands before A, in the encoder alone where there are two towers. Texts that
+are too long lose tokens from their ends, the longer of two first.
 """
 
 import numpy as np
@@ -19,26 +20,32 @@ _FRAME = 4  # special ids of a row of two texts, at most
 
 def row_of(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarray]:
     """The arrays of a row, [length] each, and `place` []. ConfigError where the row has no room for texts."""
-    if spec.length <= _FRAME:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be more than {_FRAME} for a task")
+    least, prompt = _FRAME + len(spec.prompt), list(spec.prompt)
+    if spec.length <= least:
+        raise ConfigError(f"data.sequence_length = {spec.length} must be more than {least} for this task")
     vocab = spec.vocab
-    frame = {"encoder": 1 + len(texts), "two_stream": 1 + len(texts)}.get(spec.kind, len(texts) + 1)
-    parts = truncated(texts, spec.length - frame)
+    parts = truncated(texts, spec.length - 1 - len(texts) - len(prompt))
     if spec.kind == "encoder":
-        pieces = [[vocab.cls]] + [piece for part in parts for piece in (part, [vocab.sep])]
-        types = np.repeat([0, *range(len(parts))], [1, *(len(part) + 1 for part in parts)])
+        pieces = [[vocab.cls, *prompt]] + [piece for part in parts for piece in (part, [vocab.sep])]
+        sizes = [1 + len(prompt), *(len(part) + 1 for part in parts)]
+        types = np.repeat([0, *range(len(parts))], sizes)
         return {**_row(pieces, spec), "types": _padded(types, spec.length), "place": _scalar(0)}
     if spec.kind == "two_stream":
-        pieces = [piece for part in parts for piece in (part, [vocab.sep])] + [[vocab.cls]]
-        types = np.repeat([*range(len(parts)), 2], [*(len(part) + 1 for part in parts), 1])
+        pieces = [prompt, *(piece for part in parts for piece in (part, [vocab.sep])), [vocab.cls]]
+        sizes = [len(prompt), *(len(part) + 1 for part in parts), 1]
+        types = np.repeat([0, *range(len(parts)), 2], sizes)
         return {**_row(pieces, spec), "types": _padded(types, spec.length), "place": _last(pieces)}
     between = [piece for part in parts for piece in ([vocab.sep], part)][1:]
     if spec.kind == "decoder":
-        pieces = [[vocab.bos], *between, [vocab.cls]]
+        pieces = [[vocab.bos, *prompt], *between, [vocab.cls]]
         return {**_row(pieces, spec), "place": _last(pieces)}
     pieces = [*between, [vocab.eos]]
     decoder = [[vocab.bos], *pieces]
-    return {**_row(pieces, spec, "encoder_"), **_row(decoder, spec, "decoder_"), "place": _last(decoder)}
+    return {
+        **_row([prompt, *pieces], spec, "encoder_"),
+        **_row(decoder, spec, "decoder_"),
+        "place": _last(decoder),
+    }
 
 
 def truncated(texts: tuple[np.ndarray, ...], room: int) -> list[np.ndarray]:

@@ -1,5 +1,6 @@
 """The state of a run: everything that a step reads and writes, and nothing else."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,8 @@ import optax
 
 from tlx import parallel
 from tlx.train import carry as carries
+
+Split = Callable[[Any], tuple[Any, Any]]
 
 
 class State(NamedTuple):
@@ -35,15 +38,17 @@ def init_state(
     batch_size: int,
     seed: int,
     frozen: Any = None,
+    apart: Split = lambda params: (params, {}),
 ) -> State:
     """The state before the first step, but for its frozen part, which only says where parameters begin;
-    `batch` gives the keys, shapes and dtypes of a batch.
+    `batch` gives the keys, shapes and dtypes of a batch, `apart` what is trained and what is frozen of the
+    module's parameters.
 
     Traced by `jax.eval_shape` for the abstract state, and jitted with `out_shardings`, so that no device
     ever holds a whole array that is split. Parameters depend on the seed alone, not on the mesh.
     """
     key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step folds in this number
-    params = begin(module, parallel.unbox(_init(module, batch, key)), frozen)
+    params, _ = apart(begin(module, parallel.unbox(_init(module, batch, key)), frozen))
     return State(
         params=params,
         frozen={},

@@ -1,0 +1,336 @@
+"""Each way to adapt trains what it should and nothing else, on a model of each shape."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from tests.tasks import small
+from tlx import parallel
+from tlx.adapt.config import AdaptConfig
+from tlx.adapt.merge import merge
+from tlx.adapt.parts import check_patterns, is_trained, split
+from tlx.adapt.rates import optimizer_of
+from tlx.base import tree
+from tlx.base.errors import ConfigError
+from tlx.optim import OptimizerConfig, make_optimizer, make_schedule
+from tlx.tasks import TABLE
+from tlx.train.config import TrainConfig
+from tlx.train.state import State, boxed_params
+from tlx.train.step import make_step, merged
+
+METHODS = ("head", "lora", "houlsby", "pfeiffer", "prefix", "prompt", "bitfit", "fl")
+EVERYWHERE = ("attention/query", "attention/key", "attention/value", "attention/out",
+              "feedforward/in", "feedforward/gate", "feedforward/out")  # fmt: skip
+RECORDS = small.records_of(
+    *({"text": text, "label": str(i % 2)} for i, text in enumerate(("ab", "cd", "efg", "hijklmn")))
+)
+
+
+def case(shape, adapt, layers=2, **changes):
+    """(module, batch, parameters drawn at random, slots included)."""
+    spec = small.spec_of("classification", shape, RECORDS)
+    model = dataclasses.replace(small.model_of(shape), slots=adapt.slots, num_layers=layers, **changes)
+    first = model.padded_vocab
+    spec = dataclasses.replace(spec, prompt=tuple(range(first, first + adapt.slots.prompt)))
+    batch = small.batch_of("classification", spec, RECORDS)
+    module = TABLE.load("classification").module(spec.config, model)
+    return module, batch, small.init(module, batch)
+
+
+def logits(module, params, batch):
+    return np.asarray(small.evaluated(module, params, batch)[1]["logits"])
+
+
+def state_of(module, batch, params, adapt, steps=4, **optimizer):
+    """(state, step) of a run that adapts."""
+    boxed = boxed_params(module, {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()})
+    trained, _ = split(adapt, boxed)
+    config = OptimizerConfig(learning_rate=1e-2, **optimizer)
+    config = optimizer_of(config, adapt, module.model, trained, steps)
+    schedule = make_schedule(config, steps)
+    transform = make_optimizer(config, schedule, trained)
+    part, frozen = split(adapt, params)
+    zero = np.zeros((), np.int32)
+    state = State(part, frozen, transform.init(part), None, np.uint32(0), zero, zero, zero)
+    step = make_step(module, transform, schedule, TrainConfig(batch_size=len(RECORDS)))
+    return state, jax.jit(step)
+
+
+def whole(state):
+    return {path: np.asarray(leaf) for path, leaf in tree.flatten(merged(state.params, state.frozen)).items()}
+
+
+def check_that_it_trains_only_its_own(shape, method):
+    adapt = AdaptConfig(method, size=2)
+    module, batch, params = case(shape, adapt)
+    before = tree.flatten(params)
+    state, step = state_of(module, batch, params, adapt)
+    for _ in range(2):
+        state, metrics = step(state, batch)
+    after = whole(state)
+    assert before.keys() == after.keys() and np.isfinite(metrics["loss"])
+    changed = {path for path in before if not np.array_equal(before[path], after[path])}
+    trained = {path for path in before if is_trained(adapt, path)}
+    assert changed <= trained  # bit for bit
+    assert len(trained) < len(before)
+    # What is not even used by the task (a decoder's output bias) cannot change.
+    unused = {path for path in trained - changed if "output" in path or "query_embedding" in path}
+    assert {path for path in trained - changed if not re.search("/key/bias$", path)} == unused
+    held = tree.num_params(state.opt_state) - 2
+    assert held <= 2 * tree.num_params(state.params) + 2  # no moments of what is frozen
+
+
+@pytest.mark.parametrize("shape", small.SHAPES)
+def test_lora_trains_only_its_own(shape):
+    check_that_it_trains_only_its_own(shape, "lora")
+
+
+@pytest.mark.parametrize("method", ["houlsby", "prompt"])
+def test_an_encoder_is_adapted_every_way(method):
+    check_that_it_trains_only_its_own("encoder", method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", small.SHAPES)
+def test_every_shape_is_adapted_every_way(shape, method):
+    check_that_it_trains_only_its_own(shape, method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_trained_by_path(method):
+    module, batch, params = case("encoder", AdaptConfig(method, size=2))
+    adapt = AdaptConfig(method, size=2)
+    check_patterns(adapt, params)
+    trained = {path for path in tree.flatten(params) if is_trained(adapt, path)}
+    head = {path for path in tree.flatten(params) if path.startswith("heads/")}
+    block = "model/encoder/blocks"
+    expected = {
+        "head": set(),
+        "lora": {f"{block}/attention/{name}/lora_{ab}" for name in ("query", "value") for ab in "ab"},
+        "pfeiffer": _linears(f"{block}/adapter", ("down", "up")),
+        "houlsby": _linears(f"{block}/adapter", ("down", "up"))
+        | _linears(f"{block}/attention_adapter", ("down", "up"))
+        | {
+            f"{block}/{part}_norm/{leaf}"
+            for part in ("attention", "feedforward")
+            for leaf in ("scale", "bias")
+        }
+        | {f"model/encoder/final_norm/{leaf}" for leaf in ("scale", "bias")},
+        "prefix": {f"{block}/attention/prefix/{name}" for name in ("key", "value")},
+        "prompt": {"model/embedding/prompt"},
+        "bitfit": {path for path in tree.flatten(params) if path.endswith("/bias")} - head,
+        "fl": _linears(f"{block}/feedforward", ("units_in", "units_out")),
+    }[method]
+    assert trained == expected | head
+    parts = split(adapt, params)
+    assert tree.flatten(merged(*parts)).keys() == tree.flatten(params).keys()
+
+
+def _linears(path, names):
+    return {f"{path}/{name}/{leaf}" for name in names for leaf in ("kernel", "bias")}
+
+
+@pytest.mark.parametrize("shape", small.SHAPES)
+def test_merged_is_applied(shape):
+    """LoRA of every matrix, and added hidden units."""
+    adapt = AdaptConfig("lora", size=3, lora_alpha=5.0, lora_targets=EVERYWHERE)
+    module, batch, params = case(shape, adapt)
+    model, plain = merge(module.model, params)
+    assert not model.slots.any and not any("lora" in path for path in tree.flatten(plain))
+    expected = logits(module, params, batch)
+    np.testing.assert_allclose(
+        logits(module.clone(model=model), plain, batch), expected, rtol=1e-4, atol=1e-5
+    )
+    bare = {p: x for p, x in tree.flatten(params).items() if "lora" not in p}
+    assert not np.allclose(
+        logits(module.clone(model=model), tree.unflatten(bare), batch), expected, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_added_units_are_units_side_by_side(gated):
+    shape = "decoder"
+    part = dataclasses.replace(small.model_of(shape).feedforward, gated=gated)
+    module, batch, params = case(shape, AdaptConfig("fl", size=6), feedforward=part)
+    model, plain = merge(module.model, params)
+    assert model.block("decoder").hidden == 64 + 6
+    expected = logits(module, params, batch)
+    np.testing.assert_allclose(
+        logits(module.clone(model=model), plain, batch), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_what_cannot_be_merged_says_so():
+    module, _, params = case("encoder", AdaptConfig("prefix"))
+    with pytest.raises(ConfigError, match="slots.prefix: only LoRA and added hidden units"):
+        merge(module.model, params)
+
+
+@pytest.mark.parametrize(("method", "tolerance"), [("lora", 0.0), ("fl", 0.0), ("houlsby", 1e-3)])
+def test_a_slot_begins_with_the_base(method, tolerance):
+    """As the module itself draws them."""
+    adapt = AdaptConfig(method, size=2)
+    module, batch, params = case("encoder", adapt, layers=1)
+    row = {name: value[:1] for name, value in batch.items()}
+    drawn = tree.flatten(parallel.unbox(jax.jit(lambda k: module.init(k, row)["params"])(jax.random.key(0))))
+    base, slots = tree.flatten(params), re.compile("lora_|adapter|units_")
+    mixed = {path: drawn[path] if slots.search(path) else leaf for path, leaf in base.items()}
+    plain = {path: leaf for path, leaf in base.items() if not slots.search(path)}
+    bare = module.clone(model=dataclasses.replace(module.model, slots=AdaptConfig().slots))
+    difference = logits(module, tree.unflatten(mixed), batch) - logits(bare, tree.unflatten(plain), batch)
+    assert np.abs(difference).max() <= max(tolerance, 1e-6)
+    if method == "lora":
+        a = np.asarray(drawn["model/encoder/blocks/attention/query/lora_a"])
+        assert 0.9 * 16**-0.5 < np.abs(a).max() <= 16**-0.5 and abs(a.mean()) < 0.1
+
+
+def test_a_prompt_of_words_is_those_words():
+    module, batch, params = case("encoder", AdaptConfig("prompt", size=2))
+    table = params["model"]["embedding"]["table"]
+    params["model"]["embedding"]["prompt"] = table[[70, 71]]
+    spelled = dict(batch)
+    first = module.model.padded_vocab
+    assert (batch["tokens"][:, 1:3] == [first, first + 1]).all()
+    spelled["tokens"] = batch["tokens"].copy()
+    spelled["tokens"][:, 1:3] = [70, 71]
+    np.testing.assert_allclose(logits(module, params, batch), logits(module, params, spelled), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["encoder", "decoder"])
+def test_a_prefix_is_more_keys(shape):
+    """By hand: one layer's attention over P + S keys, of which the P are seen from everywhere."""
+    from tlx.nn.attention import Attention
+    from tlx.nn.mask import Mask
+
+    cfg = dataclasses.replace(small.model_of(shape), slots=AdaptConfig("prefix", size=3).slots).block(shape)
+    attention = Attention(cfg)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 16)).astype(np.float32)
+    segments = np.array([[1, 1, 2, 2, 2], [1, 1, 1, 0, 0]], np.int32)
+    mask = Mask(segments, segments, 0, shape == "decoder")
+    shapes = jax.eval_shape(lambda k: attention.init(k, x, x, mask)["params"], jax.random.key(0))
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), parallel.unbox(shapes))
+    found = jax.jit(lambda p: attention.apply({"params": p}, x, x, mask)[0])(params)
+
+    q, k, v = (
+        np.einsum("btd,dnh->btnh", x, params[name]["kernel"]) + params[name]["bias"]
+        for name in ("query", "key", "value")
+    )
+    own = {name: np.broadcast_to(params["prefix"][name], (2, 3, 2, 8)) for name in ("key", "value")}
+    k, v = np.concatenate([own["key"], k], 1), np.concatenate([own["value"], v], 1)
+    seen = segments[:, :, None] == segments[:, None, :]
+    if shape == "decoder":
+        seen &= np.tril(np.ones((5, 5), bool))
+    seen = np.concatenate([np.ones((2, 5, 3), bool), seen], 2)
+    scores = np.where(seen[:, None], np.einsum("btnh,bsnh->bnts", q, k) * 8**-0.5, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    y = np.einsum("bnts,bsnh->btnh", weights, v)
+    y = np.einsum("btnh,nhd->btd", y, params["out"]["kernel"]) + params["out"]["bias"]
+    np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-5)
+
+
+@functools.cache
+def _rates(shape, **settings):
+    """{path: (what an update of 1 becomes, by layer)} at the first and at the last of 10 steps."""
+    adapt = AdaptConfig(**settings)
+    module, batch, _ = case(shape, AdaptConfig())
+    boxed = boxed_params(module, {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()})
+    config = OptimizerConfig(learning_rate=1.0, weight_decay=0.0, name="lion")
+    config = optimizer_of(config, adapt, module.model, boxed, 10)
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), parallel.unbox(boxed))
+    found, transform = [], make_optimizer(config, lambda step: 1.0, boxed)
+    update = jax.jit(transform.update)
+    for count in (0, 3, 9):
+        state = transform.init(params)._replace(count=np.int32(count))
+        updates, _ = update(params, state, params)
+        flat = tree.flatten(updates)
+        found.append({p: -np.asarray(u).reshape(len(u), -1)[:, 0] for p, u in flat.items() if u.ndim})
+    return found
+
+
+def test_rates_fall_from_layer_to_layer():
+    first, _, _ = _rates("encoder", layer_decay=0.5)
+    np.testing.assert_allclose(first["model/encoder/blocks/attention/query/kernel"], [1 / 8, 1 / 4])
+    assert set(first["model/embedding/table"]) == {1 / 16} == set(first["model/encoder/front/positions"])
+    assert set(first["heads/classification/classifier/kernel"]) == {1.0}
+    both, _, _ = _rates("encoder_decoder", layer_decay=0.5)
+    np.testing.assert_allclose(both["model/encoder/blocks/attention/query/kernel"], [1 / 32, 1 / 16])
+    np.testing.assert_allclose(both["model/decoder/blocks/attention/query/kernel"], [1 / 8, 1 / 4])
+    two, _, _ = _rates("two_stream", layer_decay=0.5)
+    np.testing.assert_allclose(two["model/blocks/attention/query/kernel"], [1 / 8, 1 / 4])
+
+
+def test_layers_join_from_the_top():
+    at = _rates("encoder", gradual=0.2)  # the top from step 2 on, the next from 4, embeddings from 6
+    query = "model/encoder/blocks/attention/query/kernel"
+    np.testing.assert_array_equal([rates[query] for rates in at], [[0, 0], [0, 1], [1, 1]])
+    assert [rates["model/embedding/table"][0] for rates in at] == [0, 0, 1]
+    assert all((rates["heads/classification/classifier/kernel"] == 1).all() for rates in at)
+
+
+def test_what_has_not_joined_is_bit_equal():
+    adapt = AdaptConfig(gradual=0.5)
+    module, batch, params = case("decoder", adapt)
+    state, step = state_of(module, batch, params, adapt)
+    for _ in range(2):
+        state, _ = step(state, batch)
+    before, after = tree.flatten(params), whole(state)
+    changed = {path for path in before if not np.array_equal(before[path], after[path])}
+    assert changed == {p for p in before if p.startswith(("heads/", "model/decoder/final_norm"))}
+    state, _ = step(state, batch)
+    query = "model/decoder/blocks/attention/query/kernel"
+    assert [np.array_equal(a, b) for a, b in zip(before[query], whole(state)[query], strict=True)] == [
+        True,
+        False,
+    ]
+
+
+def test_lora_is_the_gradient_of_its_matrix():
+    """dB = scale A^T dW, the chain rule, where B = 0."""
+    adapt = AdaptConfig("lora", size=3, lora_alpha=6.0)
+    module, batch, params = case("encoder", adapt, layers=1)
+    query = params["model"]["encoder"]["blocks"]["attention"]["query"]
+    query["lora_b"] = np.zeros_like(query["lora_b"])
+
+    @jax.jit
+    def grads(params):
+        return jax.grad(lambda p: module.apply({"params": p}, batch)[0]["loss"].sum)(params)
+
+    found = grads(params)["model"]["encoder"]["blocks"]["attention"]["query"]
+    a, d_w = query["lora_a"][0], np.asarray(found["kernel"][0])
+    np.testing.assert_allclose(found["lora_b"][0], 2 * np.einsum("dr,dnh->rnh", a, d_w), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(np.abs(found["lora_a"]), 0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "lora", "train": ("(",)}, "no.*regular expression"),
+        ({"method": "lora", "train": ("nowhere",)}, "'nowhere' matches no parameter"),
+        ({"method": "bitfit"}, "nothing to train in this model: it has no biases"),
+    ],
+)
+def test_patterns_that_find_nothing(settings, message):
+    params = {"model": {"kernel": np.zeros(1), "lora_a": np.zeros(1)}, "heads": {"kernel": np.zeros(1)}}
+    with pytest.raises(ConfigError, match=message):
+        check_patterns(AdaptConfig(**settings), params)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": -1}, "adapt.size = -1"),
+        ({"layer_decay": 0.0}, "adapt.layer_decay = 0.0"),
+        ({"gradual": 1.0}, "adapt.gradual = 1.0"),
+        ({"train": ("norm",)}, "method 'full' trains all"),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        AdaptConfig(**settings).validate()

@@ -1,0 +1,72 @@
+"""Which parameters a way to adapt trains; the others are the base's, bit for bit, and are not saved."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tlx.adapt.config import AdaptConfig
+from tlx.base import tree
+from tlx.base.errors import ConfigError
+
+# Regular expressions over paths, besides the head.
+_TRAINED = {
+    "full": ("",),
+    "head": (),
+    "lora": ("/lora_[ab]$",),
+    "houlsby": ("/(attention_)?adapter/", "norm/(scale|bias)$"),
+    "pfeiffer": ("/adapter/",),
+    "prefix": ("/attention/prefix/",),
+    "prompt": ("^model/embedding/prompt$",),
+    "bitfit": ("/bias$",),
+    "fl": ("/feedforward/units_",),
+}
+_HEAD = "^heads/"
+
+
+def is_trained(config: AdaptConfig, path: str) -> bool:
+    """Whether the parameter changes (as far as the optimizer's own rules let it)."""
+    patterns = (_HEAD, *_TRAINED[config.method], *config.train)
+    return any(tree.matches(pattern, path) for pattern in patterns)
+
+
+def split(config: AdaptConfig, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what is trained, what is frozen) of parameters, real, abstract or boxed, as two trees."""
+    if config.method == "full":
+        return params, {}
+    flat = _leaves(params)
+    trained = {path: leaf for path, leaf in flat.items() if is_trained(config, path)}
+    frozen = {path: leaf for path, leaf in flat.items() if path not in trained}
+    return tree.unflatten(trained), tree.unflatten(frozen)
+
+
+def check_patterns(config: AdaptConfig, params: Any) -> None:
+    """Raises ConfigError where what is to be trained is nowhere in the model."""
+    paths = list(_leaves(params))
+    for pattern in config.train:
+        try:
+            found = any(tree.matches(pattern, path) for path in paths)
+        except re.error as error:
+            raise ConfigError(f"adapt.train: {pattern!r} is not a regular expression: {error}") from error
+        if not found:
+            raise ConfigError(f"adapt.train: {pattern!r} matches no parameter, such as {paths[0]}")
+    inside = [path for path in paths if not path.startswith("heads/") and is_trained(config, path)]
+    if config.method not in ("full", "head") and not inside:
+        raise ConfigError(
+            f"adapt.method = {config.method!r} finds nothing to train in this model: it has no "
+            f"{'biases' if config.method == 'bitfit' else 'such part'}"
+        )
+
+
+def _leaves(params: Any) -> dict[str, Any]:
+    """{path: leaf}, boxes whole: of dicts alone, so that a box is a leaf."""
+    found: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, Mapping):
+            for name, value in node.items():
+                walk(value, f"{prefix}{name}/")
+        else:
+            found[prefix.removesuffix("/")] = node
+
+    walk(params, "")
+    return found
