@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from tlx.metrics.libraries import library
 
 
@@ -30,3 +32,19 @@ def entity_scores(
         if not kind.endswith(" avg"):
             found[f"f1/{kind}"] = rates["f1-score"]
     return {name: float(value) for name, value in found.items()}
+
+
+def entity_counts(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> np.ndarray:
+    """int64 [N, 3]: entities that are right, said and true in each sequence, as conlleval reads tags."""
+    labeling = library("seqeval.metrics.sequence_labeling", "seqeval", "entity F1")
+    rows = []
+    for said, there in zip(predicted, true, strict=True):
+        said, there = (set(labeling.get_entities(list(tags))) for tags in (said, there))
+        rows.append([len(said & there), len(said), len(there)])
+    return np.array(rows)
+
+
+def micro_f1(counts: np.ndarray) -> float:
+    """F1 of all entities of sequences with these counts [N, 3]."""
+    hits, said, there = counts.sum(axis=0)
+    return float(2 * hits / (said + there)) if said + there else 0.0

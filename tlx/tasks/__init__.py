@@ -7,7 +7,10 @@ TABLE = Table(
     "objective",
     {
         "classification": "tlx.tasks.classification:TASK",
+        "multiple_choice": "tlx.tasks.multiple_choice:TASK",
         "pair_classification": "tlx.tasks.pair_classification:TASK",
+        "question_answering": "tlx.tasks.question_answering:TASK",
         "similarity": "tlx.tasks.similarity:TASK",
+        "token_classification": "tlx.tasks.token_classification:TASK",
     },
 )

@@ -72,9 +72,11 @@ class Heads(nn.Module):
     cfg: ModelConfig
     task: str
     outputs: int
+    of_places: bool = False  # a linear map of every place
 
     def setup(self):
-        self.head = TextHead(self.cfg, self.outputs, self.cfg.kind != "decoder", name=self.task)
+        pooled = self.cfg.kind != "decoder" and not self.of_places
+        self.head = TextHead(self.cfg, self.outputs, pooled, name=self.task)
 
     def __call__(self, hidden: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         return self.head(hidden, keys_B)

@@ -137,6 +137,11 @@ class HuggingFaceTokenizer:
         found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(row.ids, np.int32) for row in found]
 
+    def encode_with_spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [n], characters of the text as it was, int32 [n, 2])."""
+        found = self._tokenizer.encode(text, add_special_tokens=False)
+        return np.array(found.ids, np.int32), np.array(found.offsets, np.int32).reshape(-1, 2)
+
     def decode(self, ids: Sequence[int] | np.ndarray, *, keep_special: bool = False) -> str:
         """Text of `ids`, as their own decoder writes it; special ids vanish unless `keep_special`."""
         known = [int(index) for index in ids if int(index) not in self._extra]
