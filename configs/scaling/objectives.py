@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     ladder, run = _ladder(words), _run(objective)
     if "tiny" in words:
         ladder.budgets, ladder.sizes, ladder.span = (4e9, 8e9, 1.6e10), 3, 2.0
-        ladder.seeds, ladder.least_steps = 1, 20
+        ladder.seeds, ladder.least_steps, ladder.aspect = 1, 20, 16.0
         run.data.sequence_length, run.train.batch_size, run.eval.batches = 32, 4, 20
     if "run" not in words:
         return ConfigDict({"ladder": ladder, "run": run})
