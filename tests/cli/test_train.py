@@ -22,7 +22,7 @@ from tlx.train.hooks import saved_part
 from tlx.train.journal import read_lines
 
 SHAPES = ("clm", "mlm", "span_corruption", "plm")
-CARRIED = ("recurrent_lm", "mixture")
+CARRIED = ("recurrent_lm", "bilm", "mixture")
 TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
 
 
@@ -59,8 +59,8 @@ def train(config_file, workdir, *words, shape="clm"):
 
 @pytest.mark.parametrize("shape", ["plm", *(pytest.param(s, marks=pytest.mark.slow) for s in CARRIED)])
 def test_a_run_in_two_halves_is_the_run_in_one(config_file, tmp_path, capsys, shape):
-    """With XLNet's and Transformer-XL's memories, which the second half must find as the first left them,
-    and with a mixture of objectives on a mixture of sources."""
+    """With XLNet's and Transformer-XL's memories and ELMo's states, which the second half must find as the
+    first left them, and with a mixture of objectives on a mixture of sources."""
     assert train(config_file, tmp_path / "one", shape=shape) == 0
     assert train(config_file, tmp_path / "two", "--config.train.steps=20", shape=shape) == 0
     capsys.readouterr()

@@ -24,6 +24,9 @@ def get_config(arg="clm"):
     model.position.kind = kinds.get(arg, "rotary")
     if arg in ("plm", "recurrent_lm"):
         model.residual, config.objective.mem_len = "post", 16
+    if arg == "bilm":
+        model.recurrent.cell, model.recurrent.characters.filters = 32, ((1, 8), (3, 8))
+        config.objective.max_characters = 6
     if arg == "plm":
         config.objective.num_predict = 6
     if arg == "mixture":  # of objectives, on a mixture of sources

@@ -35,7 +35,11 @@ _MODELS = {
     "clm": {"position": PositionConfig("rotary")},
     "span_corruption": {"position": PositionConfig("bucketed"), "num_decoder_layers": 2},
     "plm": {"position": PositionConfig("relative"), "residual": "post"},
-    "recurrent_lm": {"position": PositionConfig("relative"), "residual": "post"},
+    "recurrent_lm": {
+        "position": PositionConfig("relative"),
+        "residual": "post",
+        "embedding": EmbeddingConfig(cutoffs=(64, 128), divisor=2),
+    },
     "rtd": {"width": 128},  # the generator has heads of 64
     "xlm": {"embedding": EmbeddingConfig(num_languages=2)},
 }

@@ -216,7 +216,8 @@ class LoadedModel:
     def embed(self, texts: str | Sequence[str]) -> np.ndarray:
         """float32 [N, D] (or [D] for one str): the mean of the last hidden states over each text's tokens.
 
-        The encoder's of an encoder-decoder; of two streams the content stream's, every token seeing all.
+        The encoder's of an encoder-decoder; of two streams the content stream's, every token seeing all; of a
+        bilstm the mean of all its layers, both directions side by side [N, 2 D].
         ConfigError for a text longer than the model has positions for.
         """
         vocab = self.tokenizer.vocab
@@ -227,7 +228,10 @@ class LoadedModel:
         if self._max_length is not None and longest > self._max_length:
             raise ConfigError(f"a text has {longest} tokens, the model has {self._max_length} positions")
         batch = pad(rows, vocab.pad, left=False, limit=self._max_length)
-        hidden_NTD = np.asarray(_hidden(self._lm, self.params["model"], batch._asdict()), np.float32)
+        arrays = batch._asdict()
+        if self._characters is not None:
+            arrays["characters"] = self._characters[arrays["tokens"]]
+        hidden_NTD = np.asarray(_hidden(self._lm, self.params["model"], arrays), np.float32)
         place_NT = np.arange(hidden_NTD.shape[1])[None]
         lengths_N1 = np.array([[len(row) - len(behind)] for row in rows])
         weight_NT = (place_NT >= len(before)) & (place_NT < lengths_N1)
@@ -363,7 +367,8 @@ def _hidden(lm: Transformer | TwoStream, params: Any, batch: dict[str, jax.Array
     if lm.cfg.kind == "encoder_decoder":
         batch = {f"encoder_{name}": value for name, value in batch.items()}
         return lm.apply({"params": params}, batch, method="encode")
-    return Network(lm.cfg).apply({"params": {"model": params}}, batch)["hidden"]
+    found = Network(lm.cfg).apply({"params": {"model": params}}, batch)
+    return found["layers"].mean(axis=0) if lm.cfg.kind == "bilstm" else found["hidden"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
