@@ -53,12 +53,14 @@ def test_span_lengths_are_poissons_and_fill_the_budget():
     assert len(bart._poisson_cumulative(3.0)) + 1 == 18
 
 
-def walked(rng: np.random.Generator, num_words: int) -> tuple[int, int]:
+def walked(
+    rng: np.random.Generator, num_words: int, share: float = 0.3, mean: float = 3.0
+) -> tuple[int, int]:
     """(words gone, masks left) by walking each span word by word over a text of one-token words."""
-    lengths = list(rng.poisson(3.0, 400))
+    lengths = list(rng.poisson(mean, 400))
     total, spans = 0, []
-    while total < math.ceil(0.3 * num_words):
-        spans.append(min(lengths.pop(), math.ceil(0.3 * num_words) - total))
+    while total < math.ceil(share * num_words):
+        spans.append(min(lengths.pop(), math.ceil(share * num_words) - total))
         total += spans[-1]
     full = [size for size in spans if size]
     starts = rng.permutation(num_words)[: len(full)].tolist()
@@ -221,6 +223,26 @@ def test_mbart_marks_the_language():
     assert (MBART().mask_share, MBART().poisson) == (0.35, 3.5)
     noisy = mbart.example(np.random.default_rng(0), window(np.arange(100, 198), 98, 0), spec(100, MBART()))
     assert encoder(noisy)[-2:] == [VOCAB.eos, VOCAB.mark(0)] and VOCAB.mask in encoder(noisy)
+
+
+def test_mbarts_spans_are_longer_and_more():
+    """Masks and words gone as with 35% in spans of 3.5 words, and neither as with BART's 30% nor its 3."""
+    config = MBART(permute_share=0.0, random_share=0.0)
+    this, rng = spec(200, config), np.random.default_rng(1)
+    found = []
+    for _ in range(2_000):
+        read = mbart.example(rng, window(np.arange(100, 298), 198), this)["encoder_tokens"]
+        kept = np.count_nonzero((read >= 100) & (read < 298))  # the language's mark lies above
+        found.append((198 - kept, np.count_nonzero(read == VOCAB.mask)))
+    found = np.array(found)
+
+    def far(share: float, mean: float) -> np.ndarray:
+        """How many standard errors the means of both are away."""
+        walks = np.array([walked(rng, 198, share, mean) for _ in range(2_000)])
+        errors = np.sqrt((found.var(axis=0) + walks.var(axis=0)) / 2_000)
+        return np.abs(found.mean(axis=0) - walks.mean(axis=0)) / errors
+
+    assert far(0.35, 3.5).max() < 4 and far(0.3, 3.5).min() > 10 and far(0.35, 3.0)[1] > 10
 
 
 def test_too_many_languages_are_an_error():

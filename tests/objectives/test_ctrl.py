@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data import corpus
+from tests.objectives.cases import LENGTH, batch_of, compiled, distinct_text, influence, log_softmax
+from tests.objectives.cases import VOCAB as SMALL
 from tests.objectives.rows import window
 from tlx.base.errors import ConfigError
-from tlx.objectives import ctrl
+from tlx.objectives import TABLE, ctrl
 from tlx.objectives.protocol import Spec
 from tlx.text import Vocabulary, Window
 
@@ -54,3 +56,34 @@ def test_every_token_of_a_split_is_a_target_once(tmp_path):
 def test_too_many_codes_are_an_error():
     with pytest.raises(ConfigError, match="101 control codes"):
         ctrl.reads(dataclasses.replace(SPEC, languages=tuple(f"c{i}" for i in range(101))))
+
+
+def case() -> dict[str, np.ndarray]:
+    """Two documents and padding, as the rows of the causal model are: the module is the same."""
+    text = distinct_text(LENGTH, [10, 12])._replace(language=1)
+    row = ctrl.example(None, text, Spec(ctrl.CTRL(), LENGTH, SMALL, languages=("Wikipedia", "Books")))
+    return {key: value[None] for key, value in row.items()}
+
+
+def test_loss_is_numpys():
+    batch = case()
+    assert (
+        TABLE.load("ctrl").module is TABLE.load("clm").module
+        and batch.keys() == batch_of("clm", [None]).keys()
+    )
+    terms, logits, _ = compiled("clm").forward(batch)
+    scores = np.take_along_axis(log_softmax(np.asarray(logits)), batch["targets"][..., None], -1)[..., 0]
+    assert batch["weights"].sum() == terms["loss"].weight == 22
+    np.testing.assert_allclose(terms["loss"].sum, -(scores * batch["weights"]).sum(), rtol=1e-5)
+
+
+def test_a_target_sees_its_code_and_what_comes_before_in_its_document():
+    batch = case()
+    tokens, segments = batch["tokens"][0], batch["segments"][0]
+    seen = influence("clm", batch) > 0
+    code = SMALL.mark(1)
+    assert np.flatnonzero(tokens == code).tolist() == [0, 10]
+    for place in np.flatnonzero(segments):
+        before = tokens[: place + 1][segments[: place + 1] == segments[place]]
+        assert np.flatnonzero(seen[place]).tolist() == sorted(before)
+        assert not seen[place, batch["targets"][0, place]]

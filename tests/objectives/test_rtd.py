@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import tlx
 from tests.objectives.small import ENCODER, VOCAB, batch_of, small, spec_of, text
+from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.errors import ConfigError
+from tlx.cli.finetune import load_base
 from tlx.models.transformer import Transformer
 from tlx.nn.embed import Unembedding
 from tlx.objectives import rtd
 from tlx.objectives.protocol import Predictions
 from tlx.objectives.rtd import RTD
+from tlx.run import RunConfig
 
 DRAWS = 20_000
 
@@ -116,7 +120,7 @@ def test_losses_are_numpys(sharing):
     np.put_along_axis(elsewhere, fills, False, axis=1)
     assert np.array_equal(tokens[elsewhere], original[elsewhere]) and (tokens != original).sum() > 5
     # The model reads those, through its own table.
-    plain = rtd.merged(params) if sharing == "gdes" else params
+    plain = it.module.standalone(params)
     hidden = np.asarray(
         Transformer(MODEL).apply({"params": plain["model"]}, {**batch, "tokens": tokens}), np.float64
     )
@@ -187,7 +191,20 @@ def test_the_difference_begins_at_zero():
     it, batch = case("gdes")
     params = it.module.init(jax.random.key(0), batch, None, None)["params"]
     assert not np.asarray(params["heads"]["difference"].value).any()
-    assert "difference" not in rtd.merged(it.params)["heads"] and rtd.merged(case("all")[0].params)
+    assert "difference" not in it.module.standalone(it.params)["heads"]
+    shared = case("all")[0]
+    assert shared.module.standalone(shared.params) is shared.params
+
+
+def test_a_task_goes_on_from_the_models_own_table(monkeypatch):
+    """Not from the generator's, which the parameters "model" hold while both are trained."""
+    it, _ = case("gdes")
+    run = LoadedModel(RunConfig(objective=it.module.config), it.params, None, it.module, 3)
+    monkeypatch.setattr(tlx, "load", lambda path, allow: run)
+    base = load_base("there").params
+    table, difference = it.params["model"]["embedding"]["table"], it.params["heads"]["difference"]
+    np.testing.assert_array_equal(base["model"]["embedding"]["table"], table + difference)
+    assert np.abs(difference).max() > 0 and "difference" not in base["heads"]
 
 
 def test_generator_does_not_read_what_it_predicts():

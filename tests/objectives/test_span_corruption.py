@@ -108,6 +108,16 @@ def test_inputs_and_targets_rebuild_the_text(text, density, mean, seed):
         assert encoder[0] == text[0] and encoder[-2] == sentinels[-1] and targets[0] == 999
 
 
+def test_sentinels_are_the_vocabularys_own():
+    """An imported one has ids behind its sentinels, which a model never predicts."""
+    imported, text = Vocabulary(1010, added=10), np.arange(10, 60)
+    ours, theirs = (
+        span_corruption.corrupt(np.random.default_rng(0), text, spec(60, vocab=vocab))
+        for vocab in (VOCAB, imported)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_one_token_is_left_alone():
     encoder, targets = span_corruption.corrupt(np.random.default_rng(0), np.array([42], np.int32), spec(64))
     assert encoder.tolist() == [42, VOCAB.eos] and targets.tolist() == [999, VOCAB.eos]

@@ -73,6 +73,12 @@ class LoadedModel:
         return self.config.model.kind
 
     @property
+    def standalone_params(self) -> dict[str, Any]:
+        """The parameters with all of the language model in "model": what a task goes on from."""
+        made = getattr(self.module, "standalone", None)
+        return self.params if made is None else made(self.params)
+
+    @property
     def num_params(self) -> int:
         """Number of scalars in all parameters."""
         return tree.num_params(self.params)

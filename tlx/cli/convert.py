@@ -110,13 +110,14 @@ def _export(options: argparse.Namespace) -> int:
     _refuse_full(options.target)
     lm = tlx.load(options.source, step=options.step, allow=options.allow)
     config = lm.module.model
-    family = options.family or hub.family_of(config, lm.params)
+    params = lm.standalone_params
+    family = options.family or hub.family_of(config, params)
     if family not in TABLE:
         TABLE.load(family)  # says which there are
     target = _folder(options.target)
     special = _special_ids(lm)
     dtype = None if options.dtype is None else np.dtype(options.dtype)
-    name = hub.save_folder(target, family, config, lm.params, special=special, dtype=dtype)
+    name = hub.save_folder(target, family, config, params, special=special, dtype=dtype)
     lm.tokenizer.export(target, _frame(lm))
     print(f"{target}: {name} of the family {family}, with its tokenizer")
     return 0

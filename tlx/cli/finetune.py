@@ -80,7 +80,7 @@ def load_base(path: str, allow: Sequence[str] = ()) -> Base:
         lm = tlx.load(path, allow=allow)
     if lm.config.model.slots.any:
         raise ConfigError(f"{path} has slots beside its matrices; make them one: tlx convert merge {path} TO")
-    params = jax.device_get(lm.params)
+    params = jax.device_get(lm.standalone_params)
     return Base(lm.config, lm.tokenizer, params, BaseConfig(os.path.abspath(path), base_hash(params)))
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, one_of
 from tlx.objectives.encoder_decoder import EncoderDecoderModule, two_towers
 from tlx.objectives.protocol import Objective, Spec
+from tlx.text.vocabulary import Vocabulary
 from tlx.text.window import Reads, Window
 
 STYLES = ("bert", "mask", "spans", "drop")
@@ -105,7 +106,7 @@ def corrupt(rng: np.random.Generator, text: np.ndarray, spec: Spec) -> tuple[np.
         return text[~noise], text[noise]
     if config.style == "spans":
         noise &= np.cumsum(starts(noise)) <= most_spans(spec.length - 1, spec)
-        return sentinels_for(text, noise, vocab.size), sentinels_for(text, ~noise, vocab.size)
+        return sentinels_for(text, noise, vocab), sentinels_for(text, ~noise, vocab)
     shown = np.where(noise, vocab.mask, text).astype(np.int32)
     if config.style == "bert":
         places = np.flatnonzero(noise)
@@ -119,10 +120,10 @@ def starts(mask: np.ndarray) -> np.ndarray:
     return mask & ~np.append(False, mask[:-1])
 
 
-def sentinels_for(text: np.ndarray, mask: np.ndarray, vocab_size: int) -> np.ndarray:
-    """The text with each run of `mask` replaced by one sentinel, counted down from the last id."""
+def sentinels_for(text: np.ndarray, mask: np.ndarray, vocab: Vocabulary) -> np.ndarray:
+    """The text with each run of `mask` replaced by one sentinel, from the first of them on."""
     first = starts(mask)
-    replaced = np.where(first, vocab_size - np.cumsum(first), text).astype(np.int32)
+    replaced = np.where(first, vocab.sentinel(0) + 1 - np.cumsum(first), text).astype(np.int32)
     return replaced[~mask | first]
 
 

@@ -91,6 +91,10 @@ class ObjectiveModule(nn.Module):
         """The parameters before the first step, from those that were drawn and those that are frozen."""
         return params
 
+    def standalone(self, params: Any) -> Any:
+        """Parameters whose "model" is whole without the heads: what a task or another format goes on from."""
+        return params
+
     def predictions(self, batch: Batch, carry: Any, keys: jax.Array | None) -> tuple[Predictions, Any]:
         """(what to predict `targets` from, the carry for the next batch)."""
         raise NotImplementedError

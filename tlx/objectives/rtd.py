@@ -10,7 +10,7 @@ draw; the official code fills in the mean of the two ids, rounded down.
 
 Sharing of embeddings: "all" is ELECTRA's, tables and the norm behind them are one for both; "gdes" is
 DeBERTa v3's: the model reads the generator's token table without sending it gradients, plus a difference of
-its own that begins at zero ("heads/difference": `merged` adds it for use without a generator); "none".
+its own that begins at zero ("heads/difference": `standalone` adds it for use without a generator); "none".
 """
 
 import dataclasses
@@ -131,15 +131,6 @@ def generator_config(model: ModelConfig, config: RTD) -> ModelConfig:
     )
 
 
-def merged(params: Any) -> Any:
-    """Parameters whose model has its own token table: with "gdes" the difference is added to it."""
-    heads = dict(params["heads"])
-    if "difference" not in heads:
-        return params
-    table = {"table": params["model"]["embedding"]["table"] + heads.pop("difference")}
-    return {**params, "model": {**params["model"], "embedding": table}, "heads": heads}
-
-
 class Generator(nn.Module):
     """The parameters "heads/generator": layers, and tables where they are not shared."""
 
@@ -184,6 +175,14 @@ class RTDModule(ObjectiveModule):
     def setup(self):
         self.lm = Transformer(self.model, name="model")
         self.heads = Heads(self.model, self.config)
+
+    def standalone(self, params: Any) -> Any:
+        """The model with a token table of its own: with "gdes" the difference is added to the generator's."""
+        heads = dict(params["heads"])
+        if "difference" not in heads:
+            return params
+        table = {"table": params["model"]["embedding"]["table"] + heads.pop("difference")}
+        return {**params, "model": {**params["model"], "embedding": table}, "heads": heads}
 
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """What the generator predicts `targets` from, [B, P, E] at `target_positions`."""

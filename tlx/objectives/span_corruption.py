@@ -110,7 +110,7 @@ def corrupt(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> tuple[n
     clean = composition(rng, length - num_noise, num_spans)
     noise = composition(rng, num_noise, num_spans)
     is_noise = np.repeat(np.arange(2 * num_spans) % 2 == 1, np.stack([clean, noise], axis=1).ravel())
-    sentinels = vocab.size - 1 - np.arange(num_spans, dtype=np.int32)
+    sentinels = vocab.sentinel(0) - np.arange(num_spans, dtype=np.int32)
     spans = np.arange(num_spans)
     before_noise = np.cumsum(clean) + spans
     before_targets = np.cumsum(noise) - noise + spans
