@@ -20,7 +20,7 @@ from tlx.base.errors import CheckpointError, ConfigError, DataError
 from tlx.base.files import read_json, write_json
 from tlx.run import resolve
 
-OBJECTIVES = ("clm", "mlm", "span_corruption", "plm")
+OBJECTIVES = ("clm", "mlm", "span_corruption", "plm", "bilm")
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +77,22 @@ def test_embeddings_are_of_each_text_alone(objective, loaded):
     lm = loaded(objective)
     texts = ["ab", "a longer one", "ab c"]
     found = lm.embed(texts)
-    assert found.shape == (3, lm.config.model.width) and found.dtype == np.float32
+    width = lm.config.model.width * (2 if objective == "bilm" else 1)
+    assert found.shape == (3, width) and found.dtype == np.float32
     for text, vector in zip(texts, found, strict=True):
         np.testing.assert_allclose(lm.embed(text), vector, atol=1e-5)
     assert np.abs(found[0] - found[2]).max() > 1e-3
     assert np.isfinite(lm.embed("")).all()
 
 
-@pytest.mark.parametrize("objective", ["clm", "plm", "span_corruption"])
+def test_a_bilstm_does_not_continue_texts(loaded):
+    with pytest.raises(ConfigError, match="not to continue texts; use score"):
+        loaded("bilm").generate("ab")
+
+
+@pytest.mark.parametrize(
+    "objective", ["clm", "plm", "span_corruption", pytest.param("recurrent_lm", marks=pytest.mark.slow)]
+)
 def test_generation_takes_prompts_of_any_lengths(objective, loaded):
     lm = loaded(objective)
     prompts = ["ab", "a longer one", ""]

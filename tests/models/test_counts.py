@@ -127,10 +127,10 @@ def test_nonembedding_parameters_are_the_kernels_of_the_layers(objective):
     assert nonembedding_params(module.model) == kernels(module, batch)
 
 
-@pytest.mark.parametrize("name", ["deberta", "deberta-v2", "mixtral"])
+@pytest.mark.parametrize("name", ["deberta", "deberta-v2", "mixtral", "elmo", "transformer-xl"])
 def test_nonembedding_parameters_of_families(name):
     model = tiny(FAMILIES.load(name).base)
-    module, batch = changed("clm" if model.kind == "decoder" else "mlm", {})
+    module, batch = changed(OBJECTIVE_OF[model.kind], {})
     assert nonembedding_params(model) == kernels(module.clone(model=model), batch)
 
 
