@@ -67,7 +67,8 @@ def _add_flags(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("--folder", help="the ladder's folder; runs/scaling/NAME by default")
     parser.add_argument("--json", action="store_true", help="print JSON")
     if verb in ("run", "predict"):
-        parser.add_argument("--backend", default="local", help="local, simulate[:NOISE] or command:TEMPLATE")
+        about = "local, launch:'CLUSTER FLAGS', command:TEMPLATE or simulate[:NOISE]"
+        parser.add_argument("--backend", default="local", help=about)
         parser.add_argument("--parallel", type=int, default=1, help="runs at once")
     if verb not in ("plan", "run", "status"):
         _add_fit_flags(parser)

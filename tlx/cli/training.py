@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import jax
 from tlx import parallel
 from tlx.base import tree
 from tlx.base.config import to_dict
-from tlx.base.errors import DeviceMemoryError, LeaseError, LostProcess, Preempted, StorageError
+from tlx.base.errors import DeviceMemoryError, LeaseError, LostProcess, Preempted, StorageError, UserError
 from tlx.base.files import sha256_json
 from tlx.base.memory import keep_freed_memory
 from tlx.checkpoint.checkpoints import Checkpoints
@@ -99,11 +99,24 @@ def carry_out(verb: Verb, config: RunConfig, options: argparse.Namespace, build:
         found = directory.changes(started["config"], to_dict(config), options.allow_change)
         directory.check_changes(found, workdir)
     hosts = preflight(workdir, sha256_json(to_dict(config)), directory.versions())
+    with _noted(workdir):
+        try:
+            with Lease(workdir) as lease, Preemption(grace_seconds=_grace()) as preemption:
+                _train(verb, config, build, started, options, lease, preemption, hosts)
+        except jax.errors.JaxRuntimeError as error:
+            _explain(error)
+            raise
+
+
+@contextlib.contextmanager
+def _noted(workdir: pathlib.Path) -> Iterator[None]:
+    """An error of the run stands in events.jsonl, for whoever waits for its end elsewhere."""
     try:
-        with Lease(workdir) as lease, Preemption(grace_seconds=_grace()) as preemption:
-            _train(verb, config, build, started, options, lease, preemption, hosts)
-    except jax.errors.JaxRuntimeError as error:
-        _explain(error)
+        yield
+    except UserError as error:
+        if not isinstance(error, LeaseError):  # the run is another's
+            first = (str(error).splitlines() or [""])[0]
+            Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
         raise
 
 

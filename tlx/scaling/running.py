@@ -1,10 +1,11 @@
 """run and status: a plan's runs on some backend, from wherever they stand to the end, nothing twice.
 
 Backends: "local" (processes of this machine), "command:TEMPLATE" (any shell command that trains {config}
-into {workdir} and returns when it has ended), "simulate[:NOISE]" (losses drawn from a law, in no time).
+into {workdir} and returns when it has ended), "launch:CLUSTER FLAGS" (`tlx launch`: each run is a job of
+its own, and the end is read from its directory, which this machine must see), "simulate[:NOISE]" (losses
+drawn from a law, in no time).
 """
 
-import json
 import math
 import os
 import pathlib
@@ -20,7 +21,9 @@ import numpy as np
 
 from tlx.base.errors import LEASE, NUMERICS, RETRYABLE, ConfigError, one_of
 from tlx.base.files import write_json
+from tlx.launch.clusters import CLUSTERS
 from tlx.scaling.ledger import Ledger
+from tlx.scaling.outcome import ended, result_of
 from tlx.scaling.simulation import BESIROGLU, draw
 from tlx.train.journal import read_lines
 
@@ -61,13 +64,34 @@ def run(
         kind, _, detail = backend.partition(":")
         if kind == "simulate":
             _simulate(ledger, float(detail or 0.002))
-        elif kind in ("local", "command"):
-            if kind == "command" and "{config}" not in detail:
-                raise ConfigError("backend command:TEMPLATE needs {config}, and {workdir}, in its template")
-            _Processes(ledger, detail if kind == "command" else "", max(1, parallel), say).run()
+        elif kind in _TEMPLATES:
+            _Processes(ledger, _TEMPLATES[kind](detail), max(1, parallel), say).run()
         else:
-            raise ConfigError(one_of("backend", backend, ("local", "command:TEMPLATE", "simulate[:NOISE]")))
+            raise ConfigError(one_of("backend", backend, (*_TEMPLATES, "simulate[:NOISE]")))
     return ledger.lines()
+
+
+def _command(template: str) -> str:
+    if "{config}" not in template:
+        raise ConfigError("backend command:TEMPLATE needs {config}, and {workdir}, in its template")
+    return template
+
+
+def _launch(detail: str) -> str:
+    """A template that hands each run to `tlx launch` and waits for it."""
+    cluster, *flags = shlex.split(detail) or [""]
+    if cluster not in CLUSTERS:
+        raise ConfigError(one_of("backend launch:CLUSTER", cluster, CLUSTERS))
+    given = shlex.join(flags).replace("{", "{{").replace("}", "}}")
+    python = f"{shlex.quote(sys.executable)} -m"
+    return (
+        f"exec {python} tlx.scaling.waiting {{workdir}} {python} tlx launch {cluster} "
+        f"--config={{config}} --name=ladder-{{run}} --workdir={{workdir}} {given}"
+    )
+
+
+# What starts a run, with {config}, {workdir} and others to be filled in; "": `tlx train` on this machine.
+_TEMPLATES = {"local": lambda detail: "", "command": _command, "launch": _launch}
 
 
 def status(folder: str | os.PathLike) -> dict[str, Any]:
@@ -96,16 +120,6 @@ def status(folder: str | os.PathLike) -> dict[str, Any]:
     eta = left * seconds / steps_flops if steps_flops else (None if left else 0.0)
     waiting = len(rows) - sum(count.values())
     return count | {"left": waiting, "seconds_left": eta, "runs": rows}
-
-
-def result_of(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
-    """Loss and bits per byte after the last step, and the unique tokens; None before that."""
-    for line in reversed(read_lines(workdir / "metrics.jsonl")):
-        if line["kind"] == "validation" and line["step"] == steps:
-            found = {"loss": line.get("loss"), "bits_per_byte": line.get("bits_per_byte")}
-            run = json.loads((workdir / "run.json").read_text())
-            return found | {"D_unique": run["data"]["train_tokens"]}
-    return None
 
 
 class _Processes:
@@ -154,7 +168,7 @@ class _Processes:
     def _start(self, row: dict[str, Any]) -> None:
         workdir = self.ledger.run_folder(row)
         workdir.mkdir(parents=True, exist_ok=True)
-        if (result := result_of(workdir, row["steps"])) is not None and _ended(workdir):
+        if (result := result_of(workdir, row["steps"])) is not None and ended(workdir):
             return self._end(row, 0, result)
         root = self._root(row)
         if root is not None and not _checkpointed(workdir):
@@ -165,7 +179,7 @@ class _Processes:
         words = [sys.executable, "-m", "tlx", "train", f"--config={config}", f"--workdir={workdir}"]
         if self.template:
             fields = {"config": shlex.quote(str(config)), "workdir": shlex.quote(str(workdir))}
-            fields |= {"run": row["run"], "memory_bytes": row["memory_bytes"], "flops": row["flops"]}
+            fields |= {name: row[name] for name in ("run", "memory_bytes", "flops")}
             words = ["bash", "-c", self.template.format(**fields)]
         with open(workdir / "log.txt", "a", encoding="utf-8") as log:
             process = subprocess.Popen(_dying_with_us(words), stdout=log, stderr=log)
@@ -206,11 +220,6 @@ class _Processes:
         shown = f"loss {loss:.4f}" if loss is not None else f"exit {result.get('exit')}"
         where = "" if status != "failed" else f", see {self.ledger.run_folder(row) / 'log.txt'}"
         self.say(f"{row['run']}  {status}: {_about(row)}, {shown}{where}")
-
-
-def _ended(workdir: pathlib.Path) -> bool:
-    """Whether `tlx train` said that it had come to its end."""
-    return any(line["event"] == "end" for line in read_lines(workdir / "events.jsonl"))
 
 
 def _graft(root: pathlib.Path, checkpoints: pathlib.Path) -> None:
