@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tlx.base.errors import ConfigError, one_of
 from tlx.models.config import ModelConfig
 from tlx.models.families import TABLE as FAMILIES
 from tlx.run import base_config, config_dict
@@ -32,6 +33,13 @@ def tfds(name: str, **values: Any) -> dict[str, Any]:
     or those of its `tfds` group (column, train_split ...)."""
     outer = {key: values.pop(key) for key in ("language", "target_language", "weight") if key in values}
     return {"source": "tfds", **outer, "tfds": {"name": name, **values}}
+
+
+def sized(config: ConfigDict, arg: str) -> ConfigDict:
+    """What get_config(arg) returns: `config` for "", tiny(config) for "tiny"; ConfigError for other words."""
+    if arg not in ("", "tiny"):
+        raise ConfigError(one_of("the word behind the config's name", arg, ("tiny",)) + ", or there is none")
+    return tiny(config) if arg else config
 
 
 def tiny(config: ConfigDict) -> ConfigDict:

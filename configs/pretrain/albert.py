@@ -9,7 +9,7 @@ average of 82.3 over five tasks (v2 base). Text as BERT's. The paper's optimizer
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -27,4 +27,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate, optimizer.schedule.name = 1.76e-3, "linear"
     optimizer.schedule.warmup, optimizer.schedule.final = 3125, 0.0
     optimizer.weight_decay, config.train.clip_norm = 0.01, 1.0
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

@@ -10,7 +10,7 @@ gives no rate: RoBERTa's. Text as RoBERTa's.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -29,4 +29,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.warmup, optimizer.schedule.final = 24_000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.98, 1e-6
     optimizer.weight_decay, config.train.clip_norm = 0.01, None
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

@@ -12,7 +12,7 @@ beside this file.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -30,4 +30,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.warmup, optimizer.schedule.final = 10_000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.999, 1e-6
     optimizer.weight_decay, config.train.clip_norm = 0.01, 1.0
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

@@ -10,7 +10,7 @@ has stand-ins.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -35,4 +35,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate, optimizer.schedule.name = 0.05, "constant"
     optimizer.schedule.warmup, optimizer.schedule.final = 25_000, 0.0
     optimizer.weight_decay, config.train.clip_norm = 0.0, 0.25
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

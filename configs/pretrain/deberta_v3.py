@@ -10,7 +10,7 @@ Text as RoBERTa's.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -35,5 +35,4 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if arg == "tiny":
         config.objective.generator_layers = 1
-        return tiny(config)
-    return config
+    return sized(config, arg)

@@ -10,7 +10,7 @@ Adagrad at a rate of .2, 8,192 sampled ids; 793,471 SentencePiece pieces stand f
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tiny
+from tlx.recipes import published, sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -25,5 +25,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.weight_decay, config.train.clip_norm = 0.0, 10.0
     if arg == "tiny":
         config.objective.num_sampled, config.objective.max_characters = 0, 8  # of a byte's, three
-        return tiny(config)
-    return config
+    return sized(config, arg)

@@ -11,7 +11,7 @@ mixture TFDS has.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -34,4 +34,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.warmup, optimizer.schedule.final = 715, 0.1
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.95, 1e-8
     optimizer.weight_decay, config.train.clip_norm = 0.1, 1.0
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

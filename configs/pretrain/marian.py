@@ -9,7 +9,7 @@ writes docstrings of Python functions from their code.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tiny
+from tlx.recipes import published, sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -26,4 +26,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.warmup, optimizer.schedule.final = 16_000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.98, 1e-9
     optimizer.weight_decay, config.train.clip_norm = 0.0, 5.0
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

@@ -10,7 +10,7 @@ prefix_lm/loss.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tiny
+from tlx.recipes import published, sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -23,4 +23,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.warmup, optimizer.schedule.final = 715, 0.1
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.95, 1e-8
     optimizer.weight_decay, config.train.clip_norm = 0.1, 1.0
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

@@ -9,7 +9,7 @@ language's share is its size to the power of .3. ":tiny" has two sources in plac
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 LANGUAGES = """
     af am ar az be bg bg-Latn bn ca ceb co cs cy da de el el-Latn en eo es et eu fa fi fil fr fy ga gd gl
@@ -35,4 +35,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate, optimizer.schedule.name = 1e-2, "inverse_sqrt"
     optimizer.schedule.warmup, optimizer.schedule.final = 10_000, 0.0
     optimizer.weight_decay, config.train.clip_norm = 0.0, None
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

@@ -10,7 +10,7 @@ t5.py; expected: GLUE 81.82 where the encoder-decoder with the same objective ha
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tiny
+from tlx.recipes import published, sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -25,4 +25,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate, optimizer.schedule.name = 1e-2, "inverse_sqrt"
     optimizer.schedule.warmup, optimizer.schedule.final = 10_000, 0.0
     optimizer.weight_decay, config.train.clip_norm = 0.0, None
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

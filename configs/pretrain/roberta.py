@@ -10,7 +10,7 @@ Stories are not in TFDS; C4's two subsets made after the former are.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -30,4 +30,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.warmup, optimizer.schedule.final = 24_000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.98, 1e-6
     optimizer.weight_decay, config.train.clip_norm = 0.01, None
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

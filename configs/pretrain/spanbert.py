@@ -9,7 +9,7 @@ tuning (large): SQuAD 1.1 F1 94.6. Text as BERT's; one text a row.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -26,4 +26,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.warmup, optimizer.schedule.final = 10_000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.999, 1e-8
     optimizer.weight_decay, config.train.clip_norm = 0.1, 1.0
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

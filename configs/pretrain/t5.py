@@ -12,7 +12,7 @@ rate is the paper's after its first 10,000 steps, in which it stays at .01; here
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tiny
+from tlx.recipes import published, sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -34,4 +34,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate, optimizer.schedule.name = 1e-2, "inverse_sqrt"
     optimizer.schedule.warmup, optimizer.schedule.final = 10_000, 0.0
     optimizer.weight_decay, config.train.clip_norm = 0.0, None
-    return tiny(config) if "tiny" in words else config
+    return sized(config, "tiny" if "tiny" in words else "")

@@ -12,7 +12,7 @@ through TFDS's bridge: pip install datasets.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tiny
+from tlx.recipes import published, sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -26,4 +26,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.warmup, optimizer.schedule.final = 0, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.999, 1e-8
     optimizer.weight_decay, config.train.clip_norm = 0.0, 0.25
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

@@ -9,7 +9,7 @@ this size. Expected: between T5 and GPT on either's tasks (paper, table 2).
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tiny
+from tlx.recipes import published, sized
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -24,4 +24,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate, optimizer.schedule.name = 1e-2, "inverse_sqrt"
     optimizer.schedule.warmup, optimizer.schedule.final = 10_000, 0.0
     optimizer.weight_decay, config.train.clip_norm = 0.0, None
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

@@ -11,7 +11,7 @@ languages as they have.
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 LANGUAGES = "en ar bg de el es fr hi ru sw th tr ur vi zh".split()
 TRANSLATIONS = (
@@ -51,4 +51,4 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.schedule.warmup, optimizer.schedule.final = 30_000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.999, 1e-8
     optimizer.weight_decay, config.train.clip_norm = 0.0, 5.0
-    return tiny(config) if arg == "tiny" else config
+    return sized(config, arg)

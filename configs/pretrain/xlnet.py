@@ -10,7 +10,7 @@ official runs. Of the paper's text, Giga5 and ClueWeb are not in TFDS: C4 stands
 
 from ml_collections import ConfigDict
 
-from tlx.recipes import published, tfds, tiny
+from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -33,5 +33,4 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if arg == "tiny":
         config.objective.num_predict = None
-        return tiny(config)
-    return config
+    return sized(config, arg)

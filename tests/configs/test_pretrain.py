@@ -6,6 +6,7 @@ import pytest
 
 from tests.cli.tiny import ROOT
 from tlx.base.config import flatten, to_dict
+from tlx.base.errors import ConfigError
 from tlx.models.families import TABLE as FAMILIES
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.run import abstract_batch, check_devices, resolve, spec_before_tokenizer
@@ -68,3 +69,10 @@ def _check_batch(config):
     assert all(leaf.shape[0] == config.train.batch_size for leaf in batch.values())
     lengths = {leaf.shape[1] for name, leaf in batch.items() if name in ("tokens", "encoder_tokens")}
     assert lengths <= {config.data.sequence_length}
+
+
+def test_a_word_that_is_none_is_named():
+    with pytest.raises(ConfigError, match="did you mean 'tiny'"):
+        load("bert", "tniy")
+    with pytest.raises(ConfigError, match="objective.style = 'spam'"):
+        load("t5", "spam")
