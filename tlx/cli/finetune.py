@@ -8,39 +8,26 @@ The run's directory holds what a pretraining's does, and scores.json, prediction
 with its answer) and, for classes, confusion_SPLIT.png of the validation and test records.
 """
 
-import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-import tlx
 from tlx.adapt.config import AdaptConfig
-from tlx.adapt.transfer import base_hash, from_base
+from tlx.adapt.transfer import from_base
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
-from tlx.base.files import cache_folder
 from tlx.cli import flags, outcome, training
-from tlx.data.once import made_once
+from tlx.cli.base_model import Base, kept, load_base
 from tlx.data.records import read_records
 from tlx.evaluate.answers import Evaluation, evaluate_task, make_predictor
 from tlx.run import Run, RunConfig, assemble, open_split, parsed, parts_of, resolve, without_nones
 from tlx.tasks import TABLE as TASKS
-from tlx.text import Tokenizer, load_tokenizer
+from tlx.text import Tokenizer
 from tlx.train.config import BaseConfig
 from tlx.train.state import State
 from tlx.train.step import merged
-
-
-class Base(NamedTuple):
-    """The model that is fine-tuned; its parameters on the host."""
-
-    config: RunConfig
-    tokenizer: Tokenizer
-    params: Any
-    record: BaseConfig
 
 
 def main(argv: list[str]) -> int:
@@ -74,16 +61,6 @@ def _build(start: Base | None, known: Base | None, config: RunConfig, tokenizer:
     return assemble(config, tokenizer, lambda like: from_base(like, start.params, task, vocab, seed))
 
 
-def load_base(path: str, allow: Sequence[str] = ()) -> Base:
-    """Opens the model, its parameters on the host."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        lm = tlx.load(path, allow=allow)
-    if lm.config.model.slots.any:
-        raise ConfigError(f"{path} has slots beside its matrices; make them one: tlx convert merge {path} TO")
-    params = jax.device_get(lm.standalone_params)
-    return Base(lm.config, lm.tokenizer, params, BaseConfig(os.path.abspath(path), base_hash(params)))
-
-
 def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) -> RunConfig:
     """The config with all that the base model and the training records say: model, tokenizer, the names of
     the classes, the number of steps. Raises ConfigError or DataError."""
@@ -92,7 +69,7 @@ def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) 
         raise ConfigError(f"adapt.method = {adapt.method!r} keeps a base as it is; give it by --from=DIR")
     values["model"]["slots"] = to_dict(adapt.slots)
     if base is not None:
-        tokenizer = _kept(base.tokenizer)
+        tokenizer = kept(base.tokenizer)
         values |= {
             "model": _joined(to_dict(base.config.model), without_nones(values["model"])),
             "tokenizer": to_dict(base.config.tokenizer) | {"path": tokenizer},
@@ -106,13 +83,6 @@ def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) 
         steps = config.data.records.epochs * len(records) / config.train.batch_size
         values["train"] = to_dict(config.train) | {"steps": max(1, round(steps))}
     return resolve(values)
-
-
-def _kept(tokenizer: Tokenizer) -> str:
-    """A folder with the tokenizer in the user's cache: the base may go away."""
-    folder = cache_folder() / "tokenizers" / tokenizer.hash[:32]
-    made_once(folder, tokenizer.save, load_tokenizer)
-    return str(folder)
 
 
 def _joined(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

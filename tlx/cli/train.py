@@ -2,20 +2,28 @@
 
     tlx train --config=configs/quickstart.py
     tlx train --config=quickstart:mlm --workdir=runs/mlm --config.train.steps=3000
+    tlx train --config=configs/mine.py --from=bert-base-uncased/     go on from its model, with its tokenizer
 
 The run's directory holds run.json, metrics.jsonl, events.jsonl, tokenizer/ and checkpoints/.
 """
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import jax
 
+from tlx.adapt.transfer import from_base
+from tlx.base import tree
+from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.cli import flags, summary, training
+from tlx.cli.base_model import Base, kept, load_base
 from tlx.evaluate.likelihood import evaluate, make_scorer
-from tlx.run import Run, resolve
+from tlx.run import Run, RunConfig, assemble, resolve
 from tlx.tasks import TABLE as TASKS
+from tlx.text import Tokenizer
 from tlx.train import carry
 from tlx.train.state import State
 from tlx.train.step import merged
@@ -23,13 +31,46 @@ from tlx.train.step import merged
 
 def main(argv: list[str]) -> int:
     """`tlx train`: exit 0 done, 42 stopped and saved, else the table in tlx/base/errors.py."""
-    options = flags.parse(training.parser("train", __doc__), argv)
-    config = resolve(options.config)
+    parser = training.parser("train", __doc__)
+    parser.add_argument(
+        "--from", dest="base", metavar="DIR", help="run or Hugging Face directory whose model goes on"
+    )
+    parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="as tlx generate")
+    options = flags.parse(parser, argv)
+    config, build = resolve(options.config), assemble
     if config.objective.name in TASKS:
         raise ConfigError(f"{config.objective.name} is a task with labels; use: tlx finetune")
     training.begin()
-    training.carry_out(training.Verb(_evaluator, _final, _end), config, options)
+    if options.base is not None:
+        base = load_base(options.base, options.allow)
+        config, build = _continued(options.config.to_dict(), base), partial(_build, base)
+    training.carry_out(training.Verb(_evaluator, _final, _end), config, options, build)
     return 0
+
+
+def _continued(values: dict[str, Any], base: Base) -> RunConfig:
+    """The config with the model and the tokenizer of the base; how it is run stays as configured."""
+    own = {name: values["model"][name] for name in ("execution", "dtype")}
+    values["model"] = to_dict(base.config.model) | own
+    values["tokenizer"] = to_dict(base.config.tokenizer) | {"path": kept(base.tokenizer)}
+    return resolve(values | {"base": to_dict(base.record)})
+
+
+def _build(base: Base, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
+    """The run, which begins with all of the base's parameters that it has a place for."""
+    heads = {path: leaf for path, leaf in tree.flatten(base.params).items() if path.startswith("heads/")}
+
+    def head(path: str, leaf: jax.Array) -> jax.Array:
+        if path not in heads or heads[path].shape != leaf.shape:
+            return leaf
+        values = heads[path].astype(leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, values.__getitem__)
+
+    def begin(like: Any) -> Any:
+        taken = from_base(like, base.params, config.objective.name, base.tokenizer.vocab, config.seed)
+        return tree.map_with_path(head, taken)
+
+    return assemble(config, tokenizer or base.tokenizer, begin)
 
 
 def _evaluator(run: Run) -> training.Evaluator:
