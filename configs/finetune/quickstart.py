@@ -5,7 +5,8 @@
 
 --scratch takes the base's shape and tokenizer alone: what pretraining was good for. The base may be of any
 shape: quickstart's clm, span_corruption and plm as well, or a Hugging Face directory.
-Hardware: any CPU; about a minute on 2 cores. Expected: configs/finetune/README.md.
+Hardware: any CPU; about a minute on 2 cores. Expected: no figures
+are recorded yet.
 ":tiny" behind it is the same in seconds, to see that everything works.
 """
 

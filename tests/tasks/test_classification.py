@@ -117,7 +117,7 @@ def test_answers_and_scores_of_classes(tmp_path):
     scores = task.score(answers, TEXTS, spec)
     assert scores.main == "accuracy" and scores.figures["accuracy"] == pytest.approx(2 / 3)
     assert scores.figures["f1/no"] == pytest.approx(2 / 3)
-    assert scores.statistic(np.array([1, 2, 2])) == 1.0
+    assert scores.statistic(np.array([1, 2, 2])) == 1.0 and scores.floor == pytest.approx(2 / 3)
     task.draw(answers, TEXTS, spec, tmp_path / "c.png")
     assert (tmp_path / "c.png").stat().st_size > 1000
 

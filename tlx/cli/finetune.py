@@ -3,22 +3,27 @@
     tlx finetune --config=configs/finetune/reviews.py --from=runs/mlm --config.data.records.train="('r.tsv',)"
     tlx finetune --config=C --from=bert-base-uncased/        a directory that save_pretrained wrote
     tlx finetune --config=C --from=runs/mlm --scratch        the same model from fresh parameters
+    tlx finetune --config=C --from=runs/mlm --seeds=5        five runs: mean, spread, worst
 
 The run's directory holds what a pretraining's does, and scores.json, predictions/SPLIT.jsonl (each record
-with its answer) and, for classes, confusion_SPLIT.png of the validation and test records.
+with its answer) and, for classes, confusion_SPLIT.png of the validation and test records. With
+--seeds it holds a run for each in seed-N, seeds.json and seeds.png.
 """
 
+import argparse
+import pathlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tlx.adapt.config import AdaptConfig
 from tlx.adapt.transfer import from_base
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
-from tlx.cli import flags, outcome, training
+from tlx.cli import flags, outcome, seeds, training
 from tlx.cli.base_model import Base, kept, load_base
 from tlx.data.records import read_records
 from tlx.evaluate.answers import Evaluation, evaluate_task, make_predictor
@@ -36,6 +41,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--from", dest="base", metavar="DIR", help="run, checkpoint or Hugging Face directory"
     )
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="runs, from the config's seed on, in WORKDIR/seed-N"
+    )
     parser.add_argument("--scratch", action="store_true", help="take the model, not its parameters")
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="as tlx generate")
     options = flags.parse(parser, argv)
@@ -46,10 +54,27 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--scratch takes the model of --from=DIR, which is missing")
     training.begin()
     base = None if options.base is None else load_base(options.base, options.allow)
-    config = completed(options.config.to_dict(), base, options.scratch)
-    start = None if options.scratch else base
-    training.carry_out(training.Verb(_evaluator, _final, _end), config, options, partial(_build, start, base))
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds = {options.seeds} must be at least 1")
+    if options.seeds == 1:
+        _run(options, base, options.config.seed, options.workdir)
+        return 0
+    workdir = pathlib.Path(options.workdir or f"runs/{options.config.name or options.config_name}")
+    numbers = [options.config.seed + number for number in range(options.seeds)]
+    for seed in numbers:
+        _run(options, base, seed, str(workdir / f"seed-{seed}"))
+    if jax.process_index() == 0 and options.config.eval.final:
+        seeds.summarize(workdir, numbers)
     return 0
+
+
+def _run(options: argparse.Namespace, base: Base | None, seed: int, workdir: str | None) -> None:
+    """One run, in its own directory."""
+    values = options.config.to_dict() | {"seed": seed}
+    config = completed(values, base, options.scratch)
+    start = None if options.scratch else base
+    where = argparse.Namespace(**(vars(options) | {"workdir": workdir}))
+    training.carry_out(training.Verb(_evaluator, _final, _end), config, where, partial(_build, start, base))
 
 
 def _build(start: Base | None, known: Base | None, config: RunConfig, tokenizer: Tokenizer | None) -> Run:

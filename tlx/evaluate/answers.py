@@ -83,12 +83,14 @@ def evaluate_task(predictor: Predictor, params: Any, task: Task, spec: TaskSpec,
 
 
 def with_interval(evaluation: Evaluation) -> dict[str, Any]:
-    """The figures, the interval of the one that counts most, and of how many records, for a file."""
+    """The figures, the interval of the one that counts most (and what it is where every record gets the same
+    answer), and of how many records, for a file."""
     found = interval(evaluation.scores.statistic, len(evaluation.records))
     return {
         "records": len(evaluation.records),
         "main": evaluation.scores.main,
         "interval_95": [found.low, found.high],
+        "same_answer": [evaluation.scores.floor],
         **evaluation.figures,
     }
 

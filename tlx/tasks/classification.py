@@ -208,7 +208,7 @@ def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) 
         each = metrics.per_class(predicted, true, count).f1
         figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, each, strict=True)}
     if not spec.config.multi:
-        return Scores(figures, "accuracy", mean_of(right))
+        return Scores(figures, "accuracy", mean_of(right), float(np.bincount(true).max() / len(true)))
     return Scores(
         figures, "f1_micro", lambda chosen: metrics.micro(predicted[chosen], true[chosen], count).f1
     )

@@ -132,7 +132,8 @@ def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) 
     config = spec.config
     true = np.array([class_of(record, config.label, config.labels) for record in records])
     predicted = np.array([config.labels.index(answer["label"]) for answer in answers])
-    return Scores({"accuracy": accuracy(predicted, true)}, "accuracy", mean_of(predicted == true))
+    floor = float(np.bincount(true).max() / len(true))
+    return Scores({"accuracy": accuracy(predicted, true)}, "accuracy", mean_of(predicted == true), floor)
 
 
 TASK = Task(MultipleChoice, complete, texts, prepare, blank, example, ChoiceModule, answers, score, KINDS)

@@ -54,12 +54,13 @@ class Item(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """How good answers are: figures, the one that counts most, and that one as a function of the records
-    that it is computed from (for its interval)."""
+    """How good answers are: figures, the one that counts most, that one as a function of the records that it
+    is computed from (for its interval), and what it is where every record gets the same answer."""
 
     figures: dict[str, float]
     main: str
     statistic: Statistic
+    floor: float = 0.0
 
 
 class TaskModule(nn.Module):

@@ -1,0 +1,26 @@
+"""Which of two texts goes on best: COPA of KoBEST, or any table with a column for each choice.
+
+    tlx finetune --config=configs/finetune/choices.py --from=BASE \\
+        --config.data.records.train="('COPA.train.tsv',)" \\
+        --config.data.records.validation="('COPA.dev.tsv',)"
+Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.run import finetune_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "" or "tiny"."""
+    config = finetune_config("multiple_choice")
+    config.objective.context = ("sentence", "question")
+    config.objective.choices, config.objective.labels = ("1", "2"), ("1", "2")
+    config.objective.label = "Answer"
+    records = config.data.records
+    records.format, records.epochs = "tsv", 10.0
+    if arg == "tiny":
+        records.limit, records.epochs = 32, 1.0
+        config.train.batch_size = 4
+        config.eval.every, config.log.print_every = 0, 2
+    return config

@@ -1,0 +1,30 @@
+"""Names in text, token by token: WNUT 17, KLUE's NER, or any CoNLL file.
+
+    tlx finetune --config=configs/finetune/entities.py --from=BASE \\
+        --config.data.records.train="('wnut17train.conll',)" \\
+        --config.data.records.validation="('emerging.dev.conll',)"
+    tlx finetune --config=configs/finetune/entities.py:characters --from=BASE ...       a character a line
+
+F1 of whole entities, as conlleval has it (needs `pip install 'tlx-lm[finetune]'`).
+Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.run import finetune_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "", "characters" (tokens are characters, the space among them), "tiny", or both by a colon."""
+    words = [word for word in arg.split(":") if word]
+    config = finetune_config("token_classification")
+    records = config.data.records
+    records.format, records.epochs = "conll", 10.0
+    config.data.sequence_length = 128
+    if "characters" in words:
+        config.objective.joiner = ""
+    if "tiny" in words:
+        records.limit, records.epochs = 32, 1.0
+        config.train.batch_size = 4
+        config.eval.every, config.log.print_every = 0, 2
+    return config

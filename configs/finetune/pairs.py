@@ -1,0 +1,28 @@
+"""Whether one sentence follows from another: KLUE's NLI, KorNLI, or any file with two texts and a label.
+
+    tlx finetune --config=configs/finetune/pairs.py --from=BASE \\
+        --config.data.records.train="('klue-nli-v1.1_train.json',)"
+    tlx finetune --config=configs/finetune/pairs.py:kornli --from=BASE ...           tab-separated, no quotes
+Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.run import finetune_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "", "kornli", "tiny", or both joined by a colon."""
+    words = [word for word in arg.split(":") if word]
+    config = finetune_config("pair_classification")
+    config.objective.label = "gold_label"
+    records = config.data.records
+    records.format = "json"
+    if "kornli" in words:
+        records.format, records.quoting = "tsv", False
+        config.objective.first, config.objective.second = "sentence1", "sentence2"
+    if "tiny" in words:
+        records.limit, records.epochs = 32, 1.0
+        config.train.batch_size = 4
+        config.eval.every, config.log.print_every = 0, 2
+    return config

@@ -1,0 +1,30 @@
+"""Answers that stand in a context: SQuAD 1.1 and 2.0, XQuAD, COVID-QA, or any file in their form.
+
+    tlx finetune --config=configs/finetune/questions.py --from=BASE \\
+        --config.data.records.train="('train-v1.1.json',)" \\
+        --config.data.records.validation="('dev-v1.1.json',)"
+    tlx finetune --config=configs/finetune/questions.py:no_answer --from=BASE ...       SQuAD 2.0
+
+Contexts longer than a row are read in windows that overlap. Of COVID-QA 17% of the offsets are wrong: the
+answer is looked for near by, and --config.objective.misplaced=skip leaves out what is nowhere.
+Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.run import finetune_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "", "no_answer" (some questions have none), "tiny", or both joined by a colon."""
+    words = [word for word in arg.split(":") if word]
+    config = finetune_config("question_answering")
+    records = config.data.records
+    records.format, records.epochs = "squad", 2.0
+    config.data.sequence_length = 384
+    config.objective.no_answer = "no_answer" in words
+    if "tiny" in words:
+        records.limit, records.epochs = 16, 1.0
+        config.train.batch_size = 4
+        config.eval.every, config.log.print_every = 0, 2
+    return config

@@ -1,0 +1,23 @@
+"""How alike two sentences are, from 0 to 5: KorSTS, or any table with two texts and a number.
+
+    tlx finetune --config=configs/finetune/similarity.py --from=BASE \\
+        --config.data.records.train="('sts-train.tsv',)" \\
+        --config.data.records.validation="('sts-dev.tsv',)"
+Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.run import finetune_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "" or "tiny"."""
+    config = finetune_config("similarity")
+    records = config.data.records
+    records.format, records.quoting, records.epochs = "tsv", False, 10.0
+    if arg == "tiny":
+        records.limit, records.epochs = 32, 1.0
+        config.train.batch_size = 4
+        config.eval.every, config.log.print_every = 0, 2
+    return config

@@ -1,0 +1,67 @@
+"""Every config of configs/finetune on the real files it is for, where they are: records become batches."""
+
+import os
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+
+from tests.cli.tiny import ROOT
+from tlx.cli.finetune import completed
+from tlx.data.records import build_records
+from tlx.run import abstract_batch, parts_of, spec_of
+from tlx.text import make_tokenizer
+
+FOLDER = ROOT / "configs/finetune"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+SHARED = pathlib.Path(os.environ.get("TLX_SHARED_DATA") or ROOT.parent / "shared/data") / "text"
+
+# (config, argument) -> training and validation files.
+FILES = {
+    ("choices", ""): ("kobest/COPA.train.tsv", "kobest/COPA.dev.tsv"),
+    ("entities", ""): ("wnut17/wnut17train.conll.gz", "wnut17/emerging.dev.conll"),
+    ("entities", "characters"): ("klue_ner/klue-ner-v1.1_dev.first4000.tsv.gz", ""),
+    ("pairs", ""): ("klue_nli/klue-nli-v1.1_dev.json.gz", ""),
+    ("pairs", "kornli"): ("kornli/xnli.dev.ko.tsv.gz", ""),
+    ("questions", ""): ("xquad/xquad.en.articles01-36.json", ""),
+    ("questions", "no_answer"): ("covid_qa/200423_covidQA.json.gz", ""),
+    ("reviews", ""): ("nsmc/ratings_train.txt.gz", ""),
+    ("similarity", ""): ("korsts/sts-train.tsv.gz", "korsts/sts-dev.tsv"),
+}
+
+
+def load(name, arg):
+    return runpy.run_path(str(FOLDER / f"{name}.py"))["get_config"](arg)
+
+
+def test_every_config_has_its_files():
+    assert {name for name, _ in FILES} | {"quickstart"} == set(NAMES)
+
+
+def test_the_quickstart_needs_no_files():
+    config = completed(load("quickstart", "tiny").to_dict(), None)
+    assert len(config.objective.labels) == 8 and config.train.steps == 16
+
+
+@pytest.mark.parametrize(("name", "arg"), FILES)
+def test_real_records_become_batches(name, arg):
+    train, validation = FILES[name, arg]
+    if not (SHARED / train).exists():
+        pytest.skip(f"no {SHARED / train}")
+    values = load(name, ":".join(filter(None, [arg, "tiny"])))
+    values.tokenizer.kind = "bytes"
+    values.data.records.train = (str(SHARED / train),)
+    values.data.records.validation = (str(SHARED / validation),) if validation else ()
+    config = completed(values.to_dict(), None)
+    tokenizer = make_tokenizer(config.tokenizer, ())
+    task, spec = parts_of(config), spec_of(config, tokenizer)
+    rest = {"batch_size": config.train.batch_size, "seed": 0}
+    pipeline = build_records(config.data, tokenizer, task, spec, **rest)
+    assert len(pipeline.records) == config.data.records.limit
+    batch = pipeline.batch(0)
+    expected = abstract_batch(config, spec)
+    assert {key: (x.shape, x.dtype) for key, x in batch.items()} == {
+        key: (x.shape, x.dtype) for key, x in expected.items()
+    }
+    assert (batch["weights"] > 0).all() and np.isfinite(batch["label"]).all()
