@@ -1,7 +1,8 @@
-"""What the configs of configs/pretrain are made of: a published model under an objective; its laptop size."""
+"""What the configs that come with tlx are made of: a published model under an objective; laptop sizes."""
 
 import pathlib
 import sysconfig
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -68,6 +69,24 @@ def tiny(config: ConfigDict) -> ConfigDict:
     train.steps, train.batch_size, train.microbatches, train.clip_norm = 60, 16, 1, 1.0
     config.eval.every, config.eval.batches, config.eval.final_batches = 30, 2, 4
     config.checkpoint.every, config.log.every, config.log.print_every = 30, 1, 10
+    return config
+
+
+def words_of(arg: str, legal: Sequence[str]) -> list[str]:
+    """The words of a config's argument, joined by colons; ConfigError for one that is not among `legal`."""
+    words = [word for word in arg.split(":") if word]
+    for word in words:
+        if word not in legal:
+            raise ConfigError(one_of("a word behind the config's name", word, legal))
+    return words
+
+
+def few_records(config: ConfigDict) -> ConfigDict:
+    """The config of a task, changed to a handful of steps on a handful of records."""
+    records = config.data.records
+    records.limit, records.epochs = 32, 1.0
+    config.train.batch_size = 4
+    config.eval.every, config.log.print_every = 0, 2
     return config
 
 

@@ -11,20 +11,17 @@ Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a han
 
 from ml_collections import ConfigDict
 
+from tlx.recipes import few_records, words_of
 from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "", "characters" (tokens are characters, the space among them), "tiny", or both by a colon."""
-    words = [word for word in arg.split(":") if word]
+    words = words_of(arg, ("characters", "tiny"))
     config = finetune_config("token_classification")
     records = config.data.records
     records.format, records.epochs = "conll", 10.0
     config.data.sequence_length = 128
     if "characters" in words:
         config.objective.joiner = ""
-    if "tiny" in words:
-        records.limit, records.epochs = 32, 1.0
-        config.train.batch_size = 4
-        config.eval.every, config.log.print_every = 0, 2
-    return config
+    return few_records(config) if "tiny" in words else config

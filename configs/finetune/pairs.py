@@ -8,12 +8,13 @@ Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a han
 
 from ml_collections import ConfigDict
 
+from tlx.recipes import few_records, words_of
 from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "", "kornli", "tiny", or both joined by a colon."""
-    words = [word for word in arg.split(":") if word]
+    words = words_of(arg, ("kornli", "tiny"))
     config = finetune_config("pair_classification")
     config.objective.label = "gold_label"
     records = config.data.records
@@ -21,8 +22,4 @@ def get_config(arg: str = "") -> ConfigDict:
     if "kornli" in words:
         records.format, records.quoting = "tsv", False
         config.objective.first, config.objective.second = "sentence1", "sentence2"
-    if "tiny" in words:
-        records.limit, records.epochs = 32, 1.0
-        config.train.batch_size = 4
-        config.eval.every, config.log.print_every = 0, 2
-    return config
+    return few_records(config) if "tiny" in words else config

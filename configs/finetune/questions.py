@@ -12,19 +12,16 @@ Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a han
 
 from ml_collections import ConfigDict
 
+from tlx.recipes import few_records, words_of
 from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "", "no_answer" (some questions have none), "tiny", or both joined by a colon."""
-    words = [word for word in arg.split(":") if word]
+    words = words_of(arg, ("no_answer", "tiny"))
     config = finetune_config("question_answering")
     records = config.data.records
     records.format, records.epochs = "squad", 2.0
     config.data.sequence_length = 384
     config.objective.no_answer = "no_answer" in words
-    if "tiny" in words:
-        records.limit, records.epochs = 16, 1.0
-        config.train.batch_size = 4
-        config.eval.every, config.log.print_every = 0, 2
-    return config
+    return few_records(config) if "tiny" in words else config

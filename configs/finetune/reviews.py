@@ -10,6 +10,7 @@ Hardware: any; on 2 cores with a base of a few million parameters 1,000 labels t
 
 from ml_collections import ConfigDict
 
+from tlx.recipes import few_records, words_of
 from tlx.run import finetune_config
 
 
@@ -22,8 +23,4 @@ def get_config(arg: str = "") -> ConfigDict:
     records.train = ("ratings_train.txt",)
     config.data.sequence_length = 64
     config.eval.every = 500
-    if arg == "tiny":
-        records.limit, records.epochs = 64, 1.0
-        config.train.batch_size, config.data.sequence_length = 8, 16
-        config.eval.every, config.log.print_every = 4, 2
-    return config
+    return few_records(config) if words_of(arg, ("tiny",)) else config

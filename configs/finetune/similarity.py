@@ -8,6 +8,7 @@ Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a han
 
 from ml_collections import ConfigDict
 
+from tlx.recipes import few_records, words_of
 from tlx.run import finetune_config
 
 
@@ -16,8 +17,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config = finetune_config("similarity")
     records = config.data.records
     records.format, records.quoting, records.epochs = "tsv", False, 10.0
-    if arg == "tiny":
-        records.limit, records.epochs = 32, 1.0
-        config.train.batch_size = 4
-        config.eval.every, config.log.print_every = 0, 2
-    return config
+    return few_records(config) if words_of(arg, ("tiny",)) else config

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.cli.tiny import ROOT
+from tlx.base.errors import ConfigError
 from tlx.cli.finetune import completed
 from tlx.data.records import build_records
 from tlx.run import abstract_batch, parts_of, spec_of
@@ -42,6 +43,12 @@ def test_every_config_has_its_files():
 def test_the_quickstart_needs_no_files():
     config = completed(load("quickstart", "tiny").to_dict(), None)
     assert len(config.objective.labels) == 8 and config.train.steps == 16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_word_that_means_nothing_is_named(name):
+    with pytest.raises(ConfigError, match="'tinny' is not one of: .*did you mean 'tiny'"):
+        load(name, "tinny")
 
 
 @pytest.mark.parametrize(("name", "arg"), FILES)
