@@ -47,14 +47,16 @@ def tiny(config: ConfigDict) -> ConfigDict:
     """`config`, changed to what two cores without a network train in seconds: its blocks, few and narrow.
 
     The text is bytes of Python's standard library, in as many parts as the mixture has sources (three at
-    most, pairs of texts staying pairs). Dropout is off, and the optimizer is the quickstart's Muon.
+    most; pairs of texts stay pairs, conversations become some). Dropout is off, and the optimizer is the
+    quickstart's Muon.
     """
-    _small_model(config.model)
+    small_model(config.model)
     config.tokenizer.kind = "bytes"
     data = config.data
     data.source, data.sequence_length = "python", 64
     pairs = bool(data.tfds.target_column)
-    data.tfds.target_column = ""
+    pairs = pairs or bool(data.tfds.turns_column)
+    data.tfds.target_column = data.tfds.turns_column = ""
     if data.mixture:
         data.mixture = _stand_ins(data.mixture)
     elif pairs:
@@ -90,7 +92,8 @@ def few_records(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _small_model(model: ConfigDict) -> None:
+def small_model(model: ConfigDict) -> None:
+    """Makes a model two layers of 64, its vocabulary the tokenizer's."""
     model.vocab_size = 0
     model.width, model.num_layers = 64, 2
     if model.num_decoder_layers:

@@ -14,7 +14,7 @@ from tlx import parallel
 from tlx.evaluate import ngram
 from tlx.run import assemble, resolve
 
-# One config for each objective.
+# One config for each objective that needs no teacher.
 CONFIGS = {
     "bart": "bart",
     "bilm": "elmo",
@@ -22,6 +22,7 @@ CONFIGS = {
     "ctrl": "ctrl",
     "denoising": "t5:spans",
     "deshuffling": "t5:deshuffling",
+    "dialogue": "lamda",
     "mass": "mass",
     "mbart": "mbart",
     "mixture": "mixture",
@@ -31,6 +32,7 @@ CONFIGS = {
     "prefix_lm": "prefix_lm",
     "recurrent_lm": "transformer_xl",
     "rtd": "electra",
+    "seq2seq_dialogue": "blenderbot",
     "sop": "albert",
     "span_boundary": "spanbert",
     "span_corruption": "t5",

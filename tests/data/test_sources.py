@@ -246,6 +246,17 @@ def _tfds(folder, **kwargs):
     return TfdsConfig(**{"name": "toy_text:plain", "data_dir": str(folder), **kwargs})
 
 
+def test_conversations_of_tfds(tfds_folder):
+    source = open_source(SourceConfig("tfds", tfds=_tfds(tfds_folder, turns_column="turns")), "train")
+    found = list(documents(source))
+    assert len(found) == 30 and not source.parallel
+    assert sorted(document.texts for document in found) == sorted(
+        (f"안녕 {i}", "hi", "👋") for i in range(30)
+    )
+    with pytest.raises(DataError, match="data.tfds.turns_column = 'talk'"):
+        open_source(SourceConfig("tfds", tfds=_tfds(tfds_folder, turns_column="talk")), "train")
+
+
 def test_tfds_without_tensorflow(tfds_folder):
     script = textwrap.dedent(
         f"""
@@ -333,7 +344,9 @@ def test_a_mixture_from_a_config_file():
 
 
 def test_an_unknown_source_names_the_choices():
-    with pytest.raises(ConfigError, match="data.source = 'pyton' is not one of: python, text, tfds; did you"):
+    with pytest.raises(
+        ConfigError, match="data.source = 'pyton' is not one of: docstrings, python, text, tfds"
+    ):
         open_source(SourceConfig("pyton"), "train")
 
 

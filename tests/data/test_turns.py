@@ -116,6 +116,15 @@ def text(window: Window) -> list[int]:
     return window.tokens[window.segments > 0].tolist()
 
 
+def test_a_pair_is_a_conversation_of_two_turns(tmp_path, monkeypatch):
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "why?", "answer": "because"}))
+    data = DataConfig("text", text=source(tmp_path / "a.jsonl", target_column="answer").text)
+    pairs = make_layout(open_caches(data, TOKENIZER, "train")[0], Reads(20, "turns", other=20), "concat", 0)
+    assert text(pairs.window(0, 0)) == [*TOKENIZER.encode("why?"), VOCAB.eos] and pairs.num_windows == 1
+    assert text(pairs.other(0, 20, None)) == [*TOKENIZER.encode("because"), VOCAB.eos]
+
+
 def test_text_without_conversations_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a.txt").write_text("text")

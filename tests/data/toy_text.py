@@ -15,7 +15,8 @@ class ToyText(tfds.core.GeneratorBasedBuilder):
     pkg_dir_path = pathlib.Path(__file__).parent  # where TFDS looks for citations and tags
 
     def _info(self):
-        features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "id": np.int64})
+        turns = tfds.features.Sequence(tfds.features.Text())
+        features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "id": np.int64, "turns": turns})
         return self.dataset_info_from_configs(features=features)
 
     def _split_generators(self, download_manager):
@@ -23,7 +24,7 @@ class ToyText(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, count):
         for i in range(count):
-            yield i, {"text": f"문서 {i} of {count}", "id": i}
+            yield i, {"text": f"문서 {i} of {count}", "id": i, "turns": [f"안녕 {i}", "hi", "👋"]}
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def _with_base(
     params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, base: LoadedModel
 ) -> dict[str, Any]:
     """The whole parameters of an adapted run, which holds only what was trained."""
-    theirs = jax.device_get(base.params)
+    theirs = jax.device_get(base.standalone_params)
     if base_hash(theirs) != config.base.hash:
         raise CheckpointError(
             f"the model is adapted from {config.base.path}, whose parameters were others (their sha256 began "

@@ -30,6 +30,9 @@ class TfdsConfig:
     data_dir: str | None = None  # folder with prepared data sets; None: TFDS's own
     column: str = "text"  # feature that holds the text
     target_column: str = ""  # feature with its translation or answer: a record is a pair of texts
+    turns_column: str = (
+        ""  # feature with a sequence of turns, in place of the text: a record is a conversation
+    )
     train_split: str = "train"
     validation_split: str = "validation"  # TFDS's slices too: "train[:1%]"
 

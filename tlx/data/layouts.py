@@ -226,13 +226,15 @@ def make_layout(cache: TokenCache, reads: Reads, packing: str, pad: int) -> Layo
     """The layout that an objective reads; ConfigError as `check_reads`."""
     check_reads(reads, packing)
     parallel = bool(cache.meta.get("parallel"))
-    if parallel and "parallel" not in reads.layout:
+    if parallel and "parallel" not in reads.layout and reads.layout != "turns":
         raise ConfigError(
             f"{cache.meta['source']} has pairs of texts (target_column), which this objective does not read"
         )
     kind = BestFit if packing == "best_fit" else _LAYOUTS[reads.layout]
     if reads.layout == "packed_or_parallel":
         kind = Pairs if parallel else Alone
+    if reads.layout == "turns" and parallel:
+        kind = Pairs  # conversations of two turns
     return kind(cache, reads.length, reads.overlap, pad)
 
 

@@ -112,7 +112,8 @@ def exchange(window: Window, spec: Spec) -> Exchange:
     """The last turns of the context, and the response beside it, without what separates them."""
     vocab = spec.vocab
     context, turn = (text.tokens[: np.count_nonzero(text.segments)] for text in (window, window.other))
-    context = context[:-1]
+    if len(context) and context[-1] in (vocab.sep, vocab.eos):
+        context = context[:-1]
     seps = np.flatnonzero(context == vocab.sep)
     if len(seps) >= spec.config.max_turns:
         context = context[seps[-spec.config.max_turns] + 1 :]

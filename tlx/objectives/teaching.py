@@ -77,12 +77,13 @@ class TaughtModule(TeacherModule):
             )
         if model.kind != "encoder":
             raise ConfigError(f"objective.teacher = {config.teacher!r} is no encoder but {model.kind!r}")
-        if model.vocab_size != self.model.vocab_size:
+        if model.vocab_size not in (0, self.model.vocab_size):
             raise ConfigError(
                 f"objective.teacher = {config.teacher!r} has a vocabulary of {model.vocab_size} ids, the "
                 f"model one of {self.model.vocab_size}; tokenizer.path takes the teacher's tokenizer"
             )
-        alike = {name: getattr(self.model, name) for name in ("execution", "dtype", "vocab_multiple")}
+        same = ("execution", "dtype", "vocab_size", "vocab_multiple")
+        alike = {name: getattr(self.model, name) for name in same}
         return self.teacher_class(None, dataclasses.replace(model, **alike), self.loss, parent=None)
 
     def teacher_params(self) -> Any:

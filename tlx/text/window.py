@@ -34,7 +34,7 @@ class Reads(NamedTuple):
     parallel: a text of a pair per window, cut or padded, its translation in `other`;
     packed_or_parallel: that where a source has pairs; else as packed, and `other` is empty;
     turns: what was said before a turn of a conversation, its end where it is longer, and in `other` that turn
-    with what separates it from the next one, or with its ratings (turns.py).
+    with what separates it from the next one, or with its ratings (turns.py); of a pair, its second text.
 
     other: tokens of a second piece of text. But for pairs and turns it is from a random place: in the layout
     document of another document, else of the whole text. copies: 0 draws what is random anew each epoch;

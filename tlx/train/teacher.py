@@ -46,9 +46,9 @@ def open_teacher(path: str) -> Teacher:
 
 
 def with_teacher(objective: Any) -> Any:
-    """An objective's config with what its teacher is filled in, where it names one and does not say yet."""
+    """An objective's config with what its teacher is filled in, where it names one and was not read yet."""
     path = getattr(objective, "teacher", "")
-    if not path or objective.teacher_model is not None:
+    if not path or objective.teacher_hash:
         return objective
     model, found = open_teacher(path)
     return dataclasses.replace(objective, teacher_model=model, teacher_hash=found)
@@ -62,6 +62,8 @@ def read_frozen(objective: Any, wanted: Any) -> Any:
     """
     if not wanted:
         return {}
+    if not objective.teacher:
+        raise ConfigError("objective.teacher is empty: name a run directory or a Hugging Face directory")
     folder = pathlib.Path(objective.teacher).absolute()
     if open_teacher(objective.teacher).hash != objective.teacher_hash:
         raise ConfigError(

@@ -17,7 +17,10 @@ class TfdsSource:
     """Records of one split, stored as array_record or parquet (TFDS's `file_format`), in stored order."""
 
     def __init__(self, config: SourceConfig, split: Split):
+        self._turns = config.tfds.turns_column
         self._columns = tuple(filter(None, (config.tfds.column, config.tfds.target_column)))
+        if self._turns:
+            self._columns = (self._turns,)
         self.parallel = len(self._columns) == 2
         self._split = config.tfds.validation_split if split == "validation" else config.tfds.train_split
         tfds = _import()
@@ -29,7 +32,8 @@ class TfdsSource:
         except Exception as error:  # TFDS raises some twenty classes, most of them its own
             raise DataError(f"{title} cannot be opened: {error}") from error
         features = builder.info.features
-        for field, column in zip(("column", "target_column"), self._columns, strict=False):
+        fields = ("turns_column",) if self._turns else ("column", "target_column")
+        for field, column in zip(fields, self._columns, strict=False):
             if column not in features:
                 raise DataError(f"{title}: " + one_of(f"data.tfds.{field}", column, features))
         self.name = title
@@ -58,10 +62,15 @@ class TfdsSource:
             name = f"{self.name} record {index}"
             try:
                 record = self._records[index]
-                texts = [_decoded(record[column]) for column in self._columns]
+                values = record[self._turns] if self._turns else [record[column] for column in self._columns]
+                texts = [_decoded(value) for value in values]
             except Exception as error:  # array_record's readers raise their own
                 raise DataError(f"{name} cannot be read: {error}") from error
-            if all(text.strip() for text in texts):
+            if not texts or not all(text.strip() for text in texts):
+                continue
+            if self._turns:
+                yield Document(name, texts[0], tuple(texts[1:]))
+            else:
                 yield from (Document(name, text) for text in texts)
 
 
