@@ -383,12 +383,13 @@ def training_flops(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> in
 
 
 def trace_forward(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct], frozen: bool = True) -> Any:
-    """Loss terms of zeros: to be traced, for shapes or FLOPs, not to be computed."""
+    """Loss terms of zeros, with keys as a step has: to be traced, for shapes or FLOPs, not to be computed."""
     zeros = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in batch.items()}
     rows = next(iter(batch.values())).shape[0]
     boxed = boxed_params(module, batch) | (frozen_params(module) if frozen else {})
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parallel.unbox(boxed))
-    return module.apply({"params": params}, zeros, carries.initial_carry(module, rows), None)
+    keys = jax.random.split(jax.random.key(0), rows)
+    return module.apply({"params": params}, zeros, carries.initial_carry(module, rows), keys)
 
 
 def spec_before_tokenizer(config: RunConfig) -> Spec | TaskSpec:

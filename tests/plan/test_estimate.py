@@ -24,7 +24,7 @@ def test_bytes_are_those_of_live_arrays(shape, mesh):
     config = tiny.config(shape, mesh)
     made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
     with made.use():
-        state = made.init()
+        state = made.init({})
     batch = {name: jax.numpy.zeros(leaf.shape, leaf.dtype) for name, leaf in made.batch.items()}
     batch = jax.device_put(batch, {name: leaf.sharding for name, leaf in made.batch.items()})
     memory = analytic(config, "cpu:8").memory

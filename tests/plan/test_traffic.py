@@ -49,7 +49,7 @@ def test_bytes_of_the_module_are_those_of_the_arrays():
     config = tiny.config("clm", "both")
     made, facts = compiled(config)
     with made.use():
-        state = made.init()
+        state = made.init({})
     (device, *_) = jax.devices()
     held = sum(
         shard.data.nbytes

@@ -83,7 +83,8 @@ def work(config: RunConfig, target: Target) -> Work:
         made = abstract_program(config, target)
         with made.use():
             forward = matmul_flops(lambda: trace_forward(made.module, made.batch))
-            computed = matmul_flops(jax.grad(partial(_loss, made)), made.state.params, made.batch)
+            keys = jax.random.split(jax.random.key(0), config.train.batch_size)
+            computed = matmul_flops(jax.grad(partial(_loss, made, keys=keys)), made.state.params, made.batch)
     return Work(3 * forward, computed)
 
 
@@ -125,8 +126,8 @@ def _split_dims(config: RunConfig) -> set[int]:
     return {heads, model.attention.num_kv_heads or heads, model.block("encoder").hidden, model.padded_vocab}
 
 
-def _loss(made: Program, params: Any, batch: Any) -> jax.Array:
+def _loss(made: Program, params: Any, batch: Any, keys: jax.Array | None = None) -> jax.Array:
     rows = next(iter(batch.values())).shape[0]
-    terms, _ = made.module.apply({"params": params}, batch, carries.initial_carry(made.module, rows), None)
+    terms, _ = made.module.apply({"params": params}, batch, carries.initial_carry(made.module, rows), keys)
     parts = [term.scale * jnp.asarray(term.sum, jnp.float32) for term in terms.values() if term.scale]
     return sum(parts, start=jnp.zeros(()))
