@@ -23,10 +23,7 @@ from tlx.train import step as steps
 from tlx.train.state import State, boxed_params
 
 OBJECTIVES = ("clm", "mlm", "span_corruption", "plm")  # one of each shape
-# Conversations and teachers have equivalences of their own, where their batches are made.
-OTHERS = tuple(
-    name for name in TABLE if name not in OBJECTIVES and not name.endswith(("dialogue", "distillation"))
-)
+OTHERS = tuple(name for name in TABLE if name not in OBJECTIVES)
 VOCAB = Vocabulary(363)
 BATCH, LENGTH = 8, 32
 
@@ -43,11 +40,16 @@ _MODELS = {
     "rtd": {"width": 128},  # the generator has heads of 64
     "xlm": {"embedding": EmbeddingConfig(num_languages=2)},
 }
+_TEACHER = ModelConfig(
+    kind="encoder", width=32, num_layers=4, attention=AttentionConfig(num_heads=4), residual="post"
+)
 _CONFIGS = {
     "bilm": {"max_characters": 8},
     "plm": {"mem_len": 16, "num_predict": 6},
     "recurrent_lm": {"mem_len": 16},
     "rtd": {"generator_fraction": 1.0},
+    "distillation": {"teacher_model": _TEACHER},
+    "layer_distillation": {"teacher_model": _TEACHER, "prediction_weight": 1.0},
 }
 
 
@@ -91,7 +93,8 @@ def case(objective: str, execution: ExecutionConfig | None = None) -> Case:
     abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batches[0].items()}
     params, carry = jax.jit(functools.partial(_init, module))(jax.random.key(0), batches[0])
     zero = np.zeros((), np.int32)
-    state = State(params, {}, None, carry, np.uint32(3), zero, zero, zero)
+    frozen = _drawn(module.frozen())
+    state = State(params, frozen, None, carry, np.uint32(3), zero, zero, zero)
     return Case(module, boxed_params(module, abstract), jax.device_get(state), batches[1])
 
 
@@ -146,6 +149,12 @@ def _window(rng: np.random.Generator, length: int, documents: int) -> Window:
     segments = np.where(np.arange(length) < cut, 1, 2).astype(np.int32)
     positions = np.where(segments == 1, np.arange(length), np.arange(length) - cut).astype(np.int32)
     return Window(tokens, segments, positions)
+
+
+def _drawn(boxed):
+    """A teacher's parameters."""
+    rng = np.random.default_rng(5)
+    return jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), parallel.unbox(boxed))
 
 
 def _init(module, key, batch):
