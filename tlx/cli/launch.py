@@ -6,8 +6,9 @@
     tlx launch tpu-vm  --config=configs/mine.py --name=llama-1b --accelerator=v5litepod-64
 
 The same command goes on with the run of that name. --dry-run shows every file and command and starts nothing;
---render writes the files and starts nothing. `tlx launch CLUSTER --help` lists a cluster's own flags; what
-exit codes mean and which of them are started again: launch/EXIT_CODES.md.
+--render writes the files and starts nothing; --plan=TARGET first asks `tlx plan`, and refuses what does not
+fit. `tlx launch CLUSTER --help` lists a cluster's own flags; what exit codes mean and which of them are
+started again: launch/EXIT_CODES.md.
 """
 
 import argparse
@@ -16,12 +17,13 @@ import os
 import pathlib
 import shlex
 
-from tlx.base.errors import USAGE, one_of
+from tlx.base.errors import USAGE, DeviceMemoryError, one_of
 from tlx.cli import flags
 from tlx.launch.clusters import CLUSTERS
 from tlx.launch.job import Job, check_name
 from tlx.launch.secrets import refuse_secrets
-from tlx.run import resolve
+from tlx.plan import plan
+from tlx.run import RunConfig, resolve
 
 
 def main(argv: list[str]) -> int:
@@ -40,15 +42,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--workdir", help="the run's directory as its hosts see it; runs/NAME by default")
     parser.add_argument("--dry-run", action="store_true", help="show files and commands, start nothing")
     parser.add_argument("--render", metavar="DIR", help="write the files there, start nothing")
+    parser.add_argument(
+        "--plan", metavar="TARGET", help="refuse what does not fit there: see tlx plan --help"
+    )
     _add_options(parser, cluster.options)
     refuse_secrets(rest, os.environ)
     options = flags.parse(parser, rest)
     check_name(options.name)
-    resolve(options.config)  # what is wrong with the config is said here, not in an hour
+    config = resolve(options.config)  # what is wrong with the config is said here, not in an hour
     chosen = cluster.options(
         **{f.name: getattr(options, f.name) for f in dataclasses.fields(cluster.options)}
     )
     chosen.validate()
+    if options.plan:
+        _check_fits(config, options.plan)
     job = Job(
         name=options.name,
         config=options.config_words[0].removeprefix("--config="),
@@ -57,6 +64,22 @@ def main(argv: list[str]) -> int:
         config_file=flags.config_file(options.config_words[0].removeprefix("--config=")),
     )
     return _act(cluster, job, chosen, options)
+
+
+def _check_fits(config: RunConfig, target: str) -> None:
+    """Prints what the plan says; DeviceMemoryError (exit 78), with what would help, where it does not fit."""
+    found = plan(config, target)
+    total, room = found.memory["total"], found.memory_available
+    if not found.fits:
+        advice = f"it fits with {' '.join(found.changes)}" if found.changes else "no change known here helps"
+        raise DeviceMemoryError(
+            f"this run needs {total / 1e9:.3g} GB a chip and {target} has {room / 1e9:.3g} ({found.method}); "
+            + advice
+        )
+    print(
+        f"plan: {total / 1e9:.3g} of {room / 1e9:.3g} GB a chip, {found.step_ms:,.0f} ms a step, "
+        f"{100 * found.mfu:.0f}% MFU, {found.days:,.1f} days ({found.method})"
+    )
 
 
 def _act(cluster, job: Job, chosen, options: argparse.Namespace) -> int:

@@ -105,6 +105,8 @@ class Attention(nn.Module):
             key_BSGH, value_BSGH, mask, bias = self.prefix(query_BTNH, key_BSGH, value_BSGH, mask, bias)
         arbitrary = mask.visible is not None or mask.prefix is not None
         part, name = cfg.attention, kernel_name(cfg, query_BTNH.shape[1], arbitrary)
+        if self.is_initializing():  # layers are initialised under a vmap, which cuDNN's kernel does not know
+            name = "xla"
         y = KERNELS.load(name)(
             query_BTNH,
             key_BSGH,

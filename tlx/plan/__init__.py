@@ -12,15 +12,17 @@ from ml_collections import ConfigDict
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.plan import compilers
+from tlx.plan.changes import Change, shortest
 from tlx.plan.estimate import estimate
 from tlx.plan.measure import measured, too_large
 from tlx.plan.result import Plan
+from tlx.plan.search import Found, front, search
 from tlx.plan.target import Target, parse_target
 from tlx.run import RunConfig, resolve
 
 METHODS = ("auto", "analytic", "compile")
 
-__all__ = ["METHODS", "Plan", "Target", "parse_target", "plan"]
+__all__ = ["METHODS", "Change", "Found", "Plan", "Target", "front", "layouts", "parse_target", "plan"]
 
 
 def plan(
@@ -30,6 +32,7 @@ def plan(
     *,
     compiler_python: str | None = None,
     price: float | None = None,
+    suggest: bool = True,
     allow: Sequence[str] = (),
 ) -> Plan:
     """Memory, FLOPs, traffic and step time of a run on a machine that is not here.
@@ -37,19 +40,50 @@ def plan(
     method: "compile" asks the target's compiler, in a process of `compiler_python` (default: see
     plan/compilers.py), and is an error where there is none; "analytic" takes a second; "auto" compiles where
     it can, and else the plan says that it is analytic and what to install. price: of a chip for an hour.
+    suggest: where it does not fit, look for the shortest list of changes that makes it fit.
     """
     if method not in METHODS:
         raise ConfigError(one_of("--method", method, METHODS))
     config = config if isinstance(config, RunConfig) else resolve(config, tuple(allow))
     target = target if isinstance(target, Target) else parse_target(target)
+    analytic, compiler = estimate(config, target, price), None
+    if method != "analytic":
+        compiler = compilers.compiler_python(target, compiler_python)
+    if compiler is None and method == "compile":
+        raise ConfigError(compilers.how_to_install(target))
+    if compiler is None:
+        hint = (compilers.how_to_install(target),) if method == "auto" else ()
+        found = dataclasses.replace(analytic, notes=(*analytic.notes, *hint))
+    else:
+        found = _compiled(config, target, compiler, price, allow)
+    if found.fits or not suggest:
+        return found
+    check = None if compiler is None else lambda one: _compiled(one, target, compiler, price, allow)
+    return dataclasses.replace(found, changes=shortest(config, target, check))
+
+
+def layouts(
+    config: RunConfig | ConfigDict | Mapping[str, Any],
+    target: str | Target,
+    method: str = "auto",
+    *,
+    compiler_python: str | None = None,
+    allow: Sequence[str] = (),
+) -> list[Found]:
+    """Mesh, microbatches and remat that fit, the fastest first; a handful of them compiled, as in `plan`."""
+    config = config if isinstance(config, RunConfig) else resolve(config, tuple(allow))
+    target = target if isinstance(target, Target) else parse_target(target)
+    compiler = None if method == "analytic" else compilers.compiler_python(target, compiler_python)
+    if compiler is None and method == "compile":
+        raise ConfigError(compilers.how_to_install(target))
+    check = None if compiler is None else lambda one: _compiled(one, target, compiler, None, allow)
+    return search(config, target, check)
+
+
+def _compiled(
+    config: RunConfig, target: Target, python: str, price: float | None, allow: Sequence[str]
+) -> Plan:
     analytic = estimate(config, target, price)
-    if method == "analytic":
-        return analytic
-    python = compilers.compiler_python(target, compiler_python)
-    if python is None:
-        if method == "compile":
-            raise ConfigError(compilers.how_to_install(target))
-        return dataclasses.replace(analytic, notes=(*analytic.notes, compilers.how_to_install(target)))
     facts = compilers.compile_for_target(config, target, python, allow)
     if isinstance(facts, compilers.TooLarge):
         return too_large(analytic, facts, target)

@@ -80,7 +80,8 @@ def _group(instruction: Instruction, devices: int) -> list[int]:
         return _ring(attribute(instruction, "source_target_pairs") or "{}")
     text = attribute(instruction, "replica_groups") or "{}"
     if text.startswith("mesh["):
-        return _named_group(text, devices)
+        whole = re.search(r"replica_groups=(mesh\[[^{]*\{[^}]*\})", instruction.attributes)
+        return _named_group(whole[1], devices)
     if found := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
         shape, sides = ([int(n) for n in part.split(",")] for part in found.groups()[:2])
         ids = np.arange(math.prod(sides)).reshape(sides)
@@ -93,17 +94,25 @@ def _group(instruction: Instruction, devices: int) -> list[int]:
 
 def _named_group(text: str, devices: int) -> list[int]:
     """mesh['a'=16,'b'=16] {'b'}: devices numbered along a, then b; groups go along b, or a part of it."""
-    body, _, along = text.partition("]")
+    body, _, rest = text.partition("]")
+    along = rest[rest.rindex("{") :]
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", body)}
-    order = re.search(r"device_ids=\(?\[?([\d, ]+)", text)
-    ids = np.array([int(n) for n in order[1].split(",")]) if order else np.arange(devices)
-    ids, names = ids.reshape(list(sizes.values())), list(sizes)
+    ids, names = _order(text, devices).reshape(list(sizes.values())), list(sizes)
     index: list[object] = [0] * len(names)
     for name, before, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", along):
         place, size = names.index(name), sizes[name]
         step = size // (int(before) * int(part)) if before else 1
         index[place] = slice(0, step * int(part), step) if before else slice(None)
     return np.asarray(ids[tuple(index)]).ravel().tolist()
+
+
+def _order(text: str, devices: int) -> np.ndarray:
+    """device_ids=([8,256]T(1,0)): the devices counted along these sides, turned; or all of them listed."""
+    if found := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        ids = np.arange(devices).reshape([int(n) for n in found[1].split(",")])
+        return ids.transpose([int(n) for n in found[2].split(",")]).ravel() if found[2] else ids.ravel()
+    found = re.search(r"device_ids=\(([\d, ]+)\)", text)
+    return np.array([int(n) for n in found[1].split(",")]) if found else np.arange(devices)
 
 
 def _ring(text: str) -> list[int]:

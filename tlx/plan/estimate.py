@@ -8,15 +8,17 @@ from tlx.plan.target import Target
 from tlx.plan.traffic import least_traffic
 
 
-def estimate(config: RunConfig, target: Target, price: float | None = None) -> Plan:
+def estimate(config: RunConfig, target: Target, price: float | None = None, traced: bool = True) -> Plan:
     """Raises ConfigError where the config does not divide over the target's devices.
+
+    traced: see layout.abstract_program; where many layouts are compared it is left out.
 
     The step time is a bound from below: the longest of the matrix products at the chip's peak, the least
     traffic with its memory, and the least traffic between chips, each as if it hid the other two.
     """
-    work = layout.work(config, target)
+    work = layout.work(config)
     with layout.traced_for(target):
-        made = layout.abstract_program(config, target)
+        made = layout.abstract_program(config, target, traced)
         memory = memory_parts(config, made)
         traffic = least_traffic(config, made)
     mesh, chip = dict(made.mesh.shape), target.chip
@@ -72,16 +74,9 @@ def _working(config: RunConfig, made: Program) -> int:
     layers = config.model.num_layers + (
         config.model.decoder_layers if config.model.kind == "encoder_decoder" else 0
     )
-    whole = layout.kept(layout.with_execution(config, remat="none"), _again(config, made))
+    whole = layout.kept(layout.with_execution(config, remat="none"), made)
     cast = layout.device_bytes(made.state.params) * made.mesh.shape["fsdp"] // 2
     return whole // layers + 2 * cast // layers
-
-
-def _again(config: RunConfig, made: Program) -> Program:
-    """The same step with nothing recomputed."""
-    return layout.program(
-        layout.with_execution(config, remat="none"), layout.spec_before_tokenizer(config), made.mesh
-    )
 
 
 def _memory_moved(config: RunConfig, memory: dict[str, int]) -> float:

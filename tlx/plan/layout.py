@@ -2,17 +2,18 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from tlx import parallel
-from tlx.base.platform import compile_for
+from tlx.base.platform import compile_for, platform
 from tlx.models.flops import matmul_flops
+from tlx.parallel import MeshConfig
 from tlx.plan.target import Target
 from tlx.run import Program, RunConfig, check_devices, program, spec_before_tokenizer, trace_forward
 from tlx.train import carry as carries
@@ -43,9 +44,13 @@ def traced_for(target: Target) -> Iterator[None]:
         yield
 
 
-def abstract_program(config: RunConfig, target: Target) -> Program:
-    """The run's step on a mesh without devices. Raises ConfigError where the config does not fit it."""
-    check_devices(config, target.num_devices)
+def abstract_program(config: RunConfig, target: Target, traced: bool = True) -> Program:
+    """The run's step on a mesh without devices. Raises ConfigError where the config does not divide over it.
+
+    traced: the whole model is traced, so that no activation fails to divide later; else only parameters.
+    """
+    if traced:
+        check_devices(config, target.num_devices)
     mesh = parallel.abstract_mesh(config.mesh, target.num_devices)
     return program(config, spec_before_tokenizer(config), mesh)
 
@@ -76,15 +81,21 @@ def parameters(made: Program, config: RunConfig) -> Parameters:
     return Parameters(total, total - round(idle), total - tables)
 
 
-def work(config: RunConfig, target: Target) -> Work:
-    """Counted in the traced step, attention whole: the same for every kernel."""
-    config = with_execution(config, attention="xla")
+def work(config: RunConfig) -> Work:
+    """Counted in the traced step, attention whole: the same for every kernel, mesh and number of parts."""
+    train = dataclasses.replace(config.train, microbatches=1)
+    config = dataclasses.replace(config, train=train, mesh=MeshConfig())
+    return _work(with_execution(config, attention="xla"))
+
+
+@functools.lru_cache(maxsize=64)
+def _work(config: RunConfig) -> Work:
     with compile_for("cpu"):
-        made = abstract_program(config, target)
-        with made.use():
-            forward = matmul_flops(lambda: trace_forward(made.module, made.batch))
-            keys = jax.random.split(jax.random.key(0), config.train.batch_size)
-            computed = matmul_flops(jax.grad(partial(_loss, made, keys=keys)), made.state.params, made.batch)
+        made = program(config, spec_before_tokenizer(config), parallel.abstract_mesh(config.mesh, 1))
+        forward = matmul_flops(lambda: trace_forward(made.module, made.batch))
+        keys = jax.random.split(jax.random.key(0), config.train.batch_size)
+        loss = functools.partial(_loss, made, keys=keys)
+        computed = matmul_flops(jax.grad(loss), made.state.params, made.batch)
     return Work(3 * forward, computed)
 
 
@@ -96,20 +107,13 @@ def with_execution(config: RunConfig, **changes: Any) -> RunConfig:
 
 def kept(config: RunConfig, made: Program) -> int:
     """Bytes on one device that the forward pass keeps for the backward pass, of one microbatch."""
-    parts, params = config.train.microbatches, jax.tree.leaves(made.state.params)
-    batch = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] // parts, *leaf.shape[1:]), leaf.dtype), made.batch
-    )
-    with made.use():
-        pullback = jax.eval_shape(
-            lambda p, b: jax.vjp(lambda p: _loss(made, p, b), p)[1], made.state.params, batch
-        )
+    params, parts = jax.tree.leaves(made.state.params), config.train.microbatches
     mesh, split = made.mesh.shape, _split_dims(config)
-    rows = next(iter(batch.values())).shape[0]
+    rows = config.train.batch_size // parts
     ways = mesh["data"] * mesh["fsdp"] * mesh["expert"] * mesh["context"]
     shares = {leaf.shape: math.prod(leaf.sharding.shard_shape(leaf.shape)) / leaf.size for leaf in params}
     total = 0.0
-    for leaf in jax.tree.leaves(pullback):
+    for leaf in _residuals(dataclasses.replace(config, mesh=MeshConfig()), platform()):
         size = leaf.size * leaf.dtype.itemsize
         if leaf.shape in shares:
             dtypes = {param.dtype for param in params if param.shape == leaf.shape}
@@ -117,6 +121,18 @@ def kept(config: RunConfig, made: Program) -> int:
         elif rows in leaf.shape:
             total += size / (ways * (mesh["tensor"] if split & set(leaf.shape) else 1))
     return round(total)
+
+
+@functools.lru_cache(maxsize=64)
+def _residuals(config: RunConfig, _: str) -> list[jax.ShapeDtypeStruct]:
+    """What a microbatch' forward pass keeps, whole; the same on every mesh, for the platform in use."""
+    made = program(config, spec_before_tokenizer(config), parallel.abstract_mesh(config.mesh, 1))
+    rows = config.train.batch_size // config.train.microbatches
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), made.batch)
+    pullback = jax.eval_shape(
+        lambda p, b: jax.vjp(lambda p: _loss(made, p, b), p)[1], made.state.params, batch
+    )
+    return jax.tree.leaves(pullback)
 
 
 def _split_dims(config: RunConfig) -> set[int]:

@@ -1,0 +1,106 @@
+"""What does not fit is refused, with changes that make it fit; the search finds what fits and is fastest."""
+
+import json
+
+import pytest
+
+import tlx.plan
+from tests.plan import tiny
+from tlx import cli
+from tlx.base.config import to_dict
+from tlx.base.errors import ConfigError
+from tlx.cli.flags import load_config, override
+from tlx.run import base_config
+
+LARGE = """
+from tlx.run import base_config
+
+def get_config(arg=""):
+    config = base_config("clm")
+    config.tokenizer.kind, config.data.sequence_length, config.train.batch_size = "bytes", 2048, 64
+    model = config.model
+    model.width, model.num_layers, model.attention.num_heads = 2048, 24, 16
+    model.position.kind = "rotary"
+    config.mesh.data, config.mesh.fsdp = 1, -1
+    return config
+"""
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A billion parameters, nothing recomputed: twice the memory of a chip of v5e."""
+    path = tmp_path / "large.py"
+    path.write_text(LARGE)
+    return path
+
+
+def test_twice_too_large_is_refused_with_changes_that_work(large, capsys):
+    words = ["plan", f"--config={large}", "--target=tpu:v5e:4x4", "--method=analytic", "--json"]
+    assert cli.main(words) == 78
+    found = json.loads(capsys.readouterr().out)
+    assert not found["fits"]
+    assert 1.7 < found["memory_bytes_per_chip"] / found["memory_bytes_available"] < 4
+    assert len(found["changes"]) == 1  # one change is enough, so one is all
+    assert cli.main([*words, *found["changes"]]) == 0
+    assert json.loads(capsys.readouterr().out)["fits"]
+
+
+@pytest.mark.slow
+def test_several_changes_where_one_is_not_enough():
+    values = base_config("clm")
+    values.tokenizer.kind, values.data.sequence_length, values.train.batch_size = "bytes", 4096, 256
+    values.model.width, values.model.num_layers, values.model.attention.num_heads = 4096, 48, 32
+    values.model.position.kind = "rotary"
+    found = tlx.plan.plan(values, "tpu:v5e:8x8", "analytic")  # all parameters on every chip
+    assert not found.fits and len(found.changes) > 1
+    for word in found.changes:
+        override(values, word)
+    assert tlx.plan.plan(values, "tpu:v5e:8x8", "analytic").fits
+
+
+def test_a_model_that_nothing_makes_fit():
+    found = tlx.plan.plan(tiny.config("clm", "fsdp", width=32768, num_layers=64), "cpu:8", "analytic")
+    assert not found.fits and found.changes == ()
+
+
+@pytest.mark.slow
+def test_search_finds_what_fits_and_writes_it_down(large, tmp_path, capsys):
+    chosen = tmp_path / "chosen.py"
+    words = ["plan", f"--config={large}", "--target=tpu:v5e:2x4", "--method=analytic", "--search", "--json"]
+    assert cli.main([*words, f"--write={chosen}"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    sizes = [row["plan"]["memory_bytes_per_chip"] for row in found["front"]]
+    assert sizes == sorted(sizes, reverse=True) and all(row["plan"]["fits"] for row in found["front"])
+    plan = tlx.plan.plan(load_config(str(chosen)), "tpu:v5e:2x4", "analytic")
+    best = found["front"][0]
+    assert plan.fits and best["changes"] == found["best"]
+    assert plan.to_json()["step_ms"] == best["plan"]["step_ms"]
+    with pytest.raises(ConfigError, match="no mesh, microbatches and remat"):
+        tlx.plan.layouts(load_config(str(large)), "cpu:2", "analytic")
+
+
+def test_a_ladder_has_a_line_for_every_size(tmp_path, capsys):
+    runs = [
+        {"run": f"r{width}", "config": to_dict(tiny.config("clm", "fsdp", width=width))}
+        for width in (64, 64, 128)
+    ]
+    (tmp_path / "plan.json").write_text(json.dumps({"runs": runs}))
+    words = ["plan", f"--ladder={tmp_path / 'plan.json'}", "--target=cpu:8", "--method=analytic"]
+    assert cli.main([*words, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["r64", "r128"]
+    assert cli.main(words) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert cli.main([*words[:1], f"--ladder={tmp_path}", *words[2:]]) == 64
+    assert cli.main(["plan", "--target=cpu:8"]) == 64
+
+
+def test_launch_refuses_what_does_not_fit(large, capsys, monkeypatch):
+    for name in ("TLX_TPU_PYTHON", "TLX_GPU_PYTHON"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tlx.plan.compilers.compiler_python", lambda target, given=None: None)
+    words = ["launch", "local", f"--config={large}", "--name=large", "--dry-run"]
+    assert cli.main([*words, "--plan=tpu:v5e:4x4"]) == 78
+    said = capsys.readouterr().err
+    assert "it fits with --config." in said and "analytic" in said
+    assert cli.main([*words, "--plan=tpu:v5p:2x2x2"]) == 0
+    assert "plan: " in capsys.readouterr().out

@@ -1,0 +1,77 @@
+"""The real compilers, where TLX_TPU_PYTHON and TLX_GPU_PYTHON name a Python that has one, as in .ci/run."""
+
+import json
+import os
+
+import pytest
+
+from tlx import cli
+from tlx.plan.compilers import PYTHON
+
+CONFIG = """
+from tlx.run import base_config
+
+def get_config(arg=""):
+    config = base_config("clm")
+    config.tokenizer.kind, config.data.sequence_length, config.train.batch_size = "bytes", 256, 32
+    model = config.model
+    model.width, model.num_layers, model.attention.num_heads, model.position.kind = 256, 2, 4, "rotary"
+    model.execution.remat = "full"
+    config.mesh.data, config.mesh.fsdp = 1, -1
+    if arg == "large":
+        model.width, model.num_layers, model.execution.remat = 8192, 64, "none"
+    return config
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "model.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def planned(capsys, *words):
+    """(exit code, the plan) of the real compiler; skipped where none is set up."""
+    platform = next(word for word in words if word.startswith("--target=")).split("=")[1].split(":")[0]
+    if platform != "cpu" and PYTHON[platform] not in os.environ:
+        pytest.skip(f"{PYTHON[platform]} names no Python with the {platform} compiler")
+    code = cli.main(["plan", "--method=compile", "--json", *words])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["tpu:v5e:2x4", "gpu:h100:8", "cpu:8"])
+def test_the_compiler_says_what_the_estimate_cannot(config, target, capsys):
+    code, found = planned(capsys, f"--config={config}", f"--target={target}")
+    assert code == 0 and found["fits"] and "compiler" in found["method"]
+    assert found["flops_per_step_compiled"] > 0.5 * found["flops_per_step"]
+    sent, least = found["collectives"], found["collectives_least"]
+    gathered = sum(sum(axes.values()) for axes in sent.values())
+    assert gathered > 0.8 * sum(least["all-gather"].values())
+    assert 0 < found["mfu"] < 1 and found["step_ms"] >= found["step_ms_without_kernels"] > 0
+    exact = ("parameters", "optimizer", "batch")
+    assert all(found["memory"][part] > 0 for part in exact)
+    if target.startswith("tpu"):
+        assert found["times_ms"]["schedule"] > 0 and found["times_ms"]["kernels"] > 0  # splash attention
+
+
+@pytest.mark.slow
+def test_what_the_tpu_compiler_finds_no_place_for(config, capsys):
+    words = [f"--config={config}:large", "--target=tpu:v5e:2x4", "--config.train.batch_size=8"]
+    code, found = planned(capsys, *words)
+    assert code == 78 and not found["fits"]
+    assert found["memory_bytes_per_chip"] > found["memory_bytes_available"]
+
+
+def test_without_the_compiler_it_says_what_to_install(config, capsys, monkeypatch):
+    monkeypatch.delenv("TLX_GPU_PYTHON", raising=False)
+    monkeypatch.setattr("tlx.plan.compilers._has", lambda package: False)
+    words = ["plan", f"--config={config}", "--target=gpu:h100:8"]
+    assert cli.main([*words, "--method=compile"]) == 64
+    assert "pip install 'tlx-lm[plan-gpu]'" in capsys.readouterr().err
+    assert cli.main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["method"] == "analytic" and "pip install" in " ".join(found["notes"])
+    assert cli.main([*words, "--compiler-python=/no/python"]) == 64
+    assert "is no file" in capsys.readouterr().err
