@@ -89,11 +89,6 @@ def test_lora_trains_only_its_own(shape):
     check_that_it_trains_only_its_own(shape, "lora")
 
 
-@pytest.mark.parametrize("method", ["houlsby", "prompt"])
-def test_an_encoder_is_adapted_every_way(method):
-    check_that_it_trains_only_its_own("encoder", method)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("shape", small.SHAPES)

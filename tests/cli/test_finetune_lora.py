@@ -58,6 +58,7 @@ def test_merged_runs_predict_the_same_and_need_no_base(runs, tmp_path):
         assert one["probability"] == pytest.approx(other["probability"], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_over_its_base(folder, runs, tmp_path, capsys):  # noqa: F811
     words = ["--config.optimizer.schedule.name=constant", "--config.optimizer.schedule.warmup=3"]
     words += [*LORA[:2], "--allow-change=data.records.epochs"]
