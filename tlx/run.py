@@ -46,7 +46,7 @@ from tlx.train import carry as carries
 from tlx.train.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
 from tlx.train.state import State, begin, boxed_params, frozen_params, init_state
 from tlx.train.step import StepFn, make_step
-from tlx.train.teacher import read_frozen, with_teacher
+from tlx.train.teacher import check_tokenizer, read_frozen, with_teacher
 
 # What a run's config.objective may be: self-supervised, or a task with labels.
 PARTS = Table("objective", {**OBJECTIVES, **TASKS})
@@ -256,6 +256,7 @@ def assemble(
     if config.adapt.method != "full" and base is None:
         raise ConfigError(f"adapt.method = {config.adapt.method!r} adapts a base model; use: tlx finetune")
     tokenizer = tokenizer or _made_tokenizer(config)
+    check_tokenizer(config.objective, tokenizer.hash)
     spec = spec_of(config, tokenizer)
     splits = {split: open_split(config, tokenizer, split) for split in ("train", "validation")}
     made = program(config, spec, parallel.make_mesh(config.mesh))

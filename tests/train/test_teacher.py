@@ -21,6 +21,7 @@ from tlx.models.families import TABLE
 from tlx.models.families.family import resized
 from tlx.run import assemble, resolve
 from tlx.train import teacher
+from tlx.train.directory import read_run
 from tlx.train.hooks import saved_part
 from tlx.train.state import State
 
@@ -108,6 +109,9 @@ def test_another_teacher_is_not_taken_in_its_place(folder):
     changed = dataclasses.replace(objective, teacher_hash="0" * 64)
     with pytest.raises(ConfigError, match="has other weights than when this run started"):
         teacher.read_frozen(changed, {"teacher": {}})
+    teacher.check_tokenizer(objective, read_run(folder / "teacher")["tokenizer_hash"])
+    with pytest.raises(ConfigError, match="has another tokenizer than this run; take its own with"):
+        teacher.check_tokenizer(objective, "0" * 64)
     with pytest.raises(DataError, match="is neither a run directory"):
         configured(folder, f"--config.objective.teacher={folder}/text")
 

@@ -54,6 +54,20 @@ def with_teacher(objective: Any) -> Any:
     return dataclasses.replace(objective, teacher_model=model, teacher_hash=found)
 
 
+def check_tokenizer(objective: Any, tokenizer_hash: str) -> None:
+    """ConfigError where the teacher is a run with another tokenizer than this one: same ids, other pieces."""
+    path = getattr(objective, "teacher", "")
+    folder = pathlib.Path(path).absolute()
+    if not path or is_hugging_face(folder):
+        return
+    run = _run_folder(folder)
+    if read_run(run)["tokenizer_hash"] != tokenizer_hash:
+        raise ConfigError(
+            f"objective.teacher = {path!r} has another tokenizer than this run; take its own with "
+            f"tokenizer.path = {str(run / 'tokenizer')!r}"
+        )
+
+
 def read_frozen(objective: Any, wanted: Any) -> Any:
     """The frozen parameters of a run with this objective, sharded as the abstract arrays `wanted` say.
 
