@@ -63,8 +63,10 @@ def _devices(target: Target) -> list[Any]:
         return jax.devices()[: target.num_devices]
     sides = "x".join(map(str, target.shape))
     if target.platform == "tpu":
-        slices = {"num_slices": target.slices} if target.slices > 1 else {}
-        return topologies.get_topology_desc(f"{target.chip.name}:{sides}", "tpu", **slices).devices
+        rest: dict[str, Any] = {"num_slices": target.slices} if target.slices > 1 else {}
+        if target.chip.name == "v4":  # both cores of a chip as one device, as JAX shows them on one
+            rest["chip_config_name"] = "megacore"
+        return topologies.get_topology_desc(f"{target.chip.name}:{sides}", "tpu", **rest).devices
     description = pathlib.Path(__file__).with_name("gpus") / f"{target.chip.name}.txtpb"
     return topologies.get_topology_desc(
         platform="cuda", topology=f"1x{sides}", target_config=description.read_text()
