@@ -70,6 +70,7 @@ def end(process, lines, timeout=120):
     return process.returncode, "".join(lines) + rest, time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_one_is_asked_to_stop_all_save_the_same_step_and_the_run_goes_on(config_file, tmp_path):
     process = launch(config_file, tmp_path / "run", "--config.checkpoint.every=0", "--config.train.steps=60")
     lines = lines_until(process, "p0 | step 3/")

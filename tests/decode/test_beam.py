@@ -110,7 +110,7 @@ def test_wide_enough_is_exhaustive():
     np.testing.assert_allclose(found[0].score, best[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.slow)])
 def test_one_beam_is_greedy_and_company_changes_nothing(kind):
     lm, params = built(kind)
     sources = SOURCES if kind == "encoder_decoder" else None

@@ -36,7 +36,11 @@ MODELS: dict[Mixture, ModelConfig] = {
     ENCODER: dataclasses.replace(MODEL, kind="encoder"),
     BOTH: dataclasses.replace(MODEL, kind="encoder_decoder", position=PositionConfig("bucketed")),
 }
-CASES = pytest.mark.parametrize("config", MODELS, ids=["decoder", "encoder", "both"])
+CASES = pytest.mark.parametrize(
+    "config",
+    [pytest.param(config, marks=() if i == 1 else pytest.mark.slow) for i, config in enumerate(MODELS)],
+    ids=["decoder", "encoder", "both"],
+)
 
 
 def spec(config: Mixture, length: int = 16) -> Spec:

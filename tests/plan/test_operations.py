@@ -27,7 +27,10 @@ def counted(shape: str) -> dict[str, int]:
         return operations(hlo.parse(made.step.lower(made.state, made.batch).compile().as_text()))
 
 
-@pytest.mark.parametrize("shape", tiny.SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    [shape if shape == "clm" else pytest.param(shape, marks=pytest.mark.slow) for shape in tiny.SHAPES],
+)
 def test_operations_are_those_recorded(shape):
     golden = json.loads(GOLDEN.read_text())
     if golden["jax"] != jax.__version__:
