@@ -3,9 +3,9 @@
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -22,11 +22,18 @@ def test_all_cells_run_in_order(path, tmp_path):
     script = tmp_path / "cells.py"
     script.write_text("\n\n".join(cells), encoding="utf-8")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
-    begin = time.monotonic()
+    begin = _processor_seconds()
     words = [sys.executable, str(script)]
     done = subprocess.run(words, cwd=path.parent, env=environ, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert time.monotonic() - begin < 90
+    # Of processor time, which on an idle machine is no less than the user's.
+    assert _processor_seconds() - begin < 90
+
+
+def _processor_seconds() -> float:
+    """Of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
