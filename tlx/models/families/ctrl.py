@@ -1,7 +1,7 @@
 """CTRL: a pre-norm decoder with sinusoidal positions; the first token is the control code."""
 
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import Family, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import Family, Fixed, Mapped, Row, Same, linear, norm, resized
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 
@@ -64,7 +64,7 @@ FAMILY = Family(
             lambda values: {"dropout": values.get("resid_pdrop", 0.1)},
             lambda config: {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout},
         ),
-        Same("layer_norm_epsilon", "norm.eps", 1e-6),
+        Fixed("layer_norm_epsilon", (1e-6,)),  # which the class takes for its last norm only
         Same("initializer_range", "init.stddev", 0.02),
         Same("tie_word_embeddings", "head.tied", True),
     ),
