@@ -293,7 +293,8 @@ def assemble(
 def _made_tokenizer(config: RunConfig) -> Tokenizer:
     parts = parts_of(config)
     if isinstance(parts, Task):
-        return prepare_records_tokenizer(config.tokenizer, config.data, parts.texts(config.objective))
+        columns = (*parts.texts(config.objective), *parts.written(config.objective))
+        return prepare_records_tokenizer(config.tokenizer, config.data, columns)
     return prepare_tokenizer(config.tokenizer, config.data)
 
 
@@ -318,14 +319,15 @@ def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Spec | TaskSpec:
     """What the run's examples depend on, with this tokenizer."""
     length = config.data.sequence_length
     if isinstance(parts_of(config), Task):
-        return _task_spec(config, tokenizer.vocab)
+        return _task_spec(config, tokenizer.vocab, tokenizer)
     return Spec.of(config.objective, length, tokenizer, config.data.languages)
 
 
-def _task_spec(config: RunConfig, vocab: Vocabulary) -> TaskSpec:
+def _task_spec(config: RunConfig, vocab: Vocabulary, tokenizer: Tokenizer | None = None) -> TaskSpec:
     first = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or vocab.size).padded_vocab
     prompt = tuple(range(first, first + config.model.slots.prompt))
-    return TaskSpec(config.objective, config.data.sequence_length, vocab, config.model.kind, prompt)
+    length, kind = config.data.sequence_length, config.model.kind
+    return TaskSpec(config.objective, length, vocab, kind, prompt, tokenizer)
 
 
 def open_split(config: RunConfig, tokenizer: Tokenizer, split: Part, batch_size: int = 0) -> Batches:

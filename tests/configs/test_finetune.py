@@ -20,6 +20,7 @@ SHARED = pathlib.Path(os.environ.get("TLX_SHARED_DATA") or ROOT.parent / "shared
 
 # (config, argument) -> training and validation files.
 FILES = {
+    ("chatbot", ""): ("ko_chatbot/ChatbotData.csv.gz", ""),
     ("choices", ""): ("kobest/COPA.train.tsv", "kobest/COPA.dev.tsv"),
     ("entities", ""): ("wnut17/wnut17train.conll.gz", "wnut17/emerging.dev.conll"),
     ("entities", "characters"): ("klue_ner/klue-ner-v1.1_dev.first4000.tsv.gz", ""),
@@ -28,6 +29,10 @@ FILES = {
     ("questions", ""): ("xquad/xquad.en.articles01-36.json", ""),
     ("questions", "no_answer"): ("covid_qa/200423_covidQA.json.gz", ""),
     ("reviews", ""): ("nsmc/ratings_train.txt.gz", ""),
+    ("summaries", ""): ("scitldr/train.jsonl.gz", "scitldr/dev.jsonl.gz"),
+    ("summaries", "tldr"): ("scitldr/dev.jsonl.gz", ""),
+    ("translation", ""): ("python_docs_ko_en/train.jsonl.gz", "python_docs_ko_en/dev.jsonl.gz"),
+    ("translation", "en"): ("python_docs_ko_en/dev.jsonl.gz", ""),
     ("similarity", ""): ("korsts/sts-train.tsv.gz", "korsts/sts-dev.tsv"),
 }
 
@@ -71,4 +76,5 @@ def test_real_records_become_batches(name, arg):
     assert {key: (x.shape, x.dtype) for key, x in batch.items()} == {
         key: (x.shape, x.dtype) for key, x in expected.items()
     }
-    assert (batch["weights"] > 0).all() and np.isfinite(batch["label"]).all()
+    assert (batch["weights"].reshape(len(batch["weights"]), -1).sum(axis=1) > 0).all()
+    assert np.isfinite(batch["label" if "label" in batch else "targets"]).all()

@@ -83,7 +83,7 @@ def prepare_records_tokenizer(
     if config.path is not None or config.kind == "bytes":
         return make_tokenizer(config, ())
     records = read_records(dataclasses.replace(data.records, limit=0), "train", 0)
-    texts = [record.text(name, field) for record in records for name, field in columns]
+    texts = [record.joined(name, field) for record in records for name, field in columns]
     key = sha256_json([to_dict(config), texts])
     return made_once(
         cache_folder() / "tokenizers" / key[:32],
@@ -121,8 +121,8 @@ class RecordPipeline(Batches):
         self.fingerprint = digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the records: data workers make examples of items alone."""
-        return self.__dict__ | {"records": ()}
+        """Without records and tokenizer: data workers make examples of items alone."""
+        return self.__dict__ | {"records": (), "_spec": dataclasses.replace(self._spec, tokenizer=None)}
 
     def _row(self, k: int, b: int, in_order: bool = False) -> Batch:
         row = k * self.batch_size + b

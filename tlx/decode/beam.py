@@ -19,6 +19,7 @@ from tlx.base.errors import ConfigError
 from tlx.decode.generate import check, encoded
 from tlx.decode.padding import Padded, bucket, pad
 from tlx.nn.cache import Cache
+from tlx.parallel import constrain
 from tlx.text.vocabulary import Vocabulary
 
 NONE = -1e9  # the score of what does not exist
@@ -131,7 +132,8 @@ def search(
     state = _start(batch, rules, _repeat(cache, num_beams))
     logits_BKV = jnp.broadcast_to(logits_BV[:, None], (batch, num_beams, logits_BV.shape[-1]))
     state = jax.lax.while_loop(going, advance, extend(state, logits_BKV, knobs, rules))
-    return state.finished_BKN, state.counts_BK, state.scores_BK
+    found = state.finished_BKN, state.counts_BK, state.scores_BK
+    return tuple(constrain(array, (None,) * array.ndim) for array in found)  # whole, on every process
 
 
 def extend(state: Beams, logits_BKV: jax.Array, knobs: Knobs, rules: Rules) -> Beams:

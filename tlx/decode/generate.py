@@ -18,6 +18,7 @@ from tlx.decode.loop import Draws, Loop, Rules, run
 from tlx.decode.padding import Padded, bucket, pad
 from tlx.decode.sampling import Sampling, knobs
 from tlx.decode.two_stream import continue_two_stream
+from tlx.parallel import constrain
 from tlx.text.vocabulary import Vocabulary
 
 
@@ -84,7 +85,8 @@ def continue_cached(
         return step(state.last_B[:, None], positions_B1, jnp.ones_like(positions_B1), state.memory)
 
     logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
-    return run(logits_BV, cache, advance, draws, rules)
+    new_BN, counts_B = run(logits_BV, cache, advance, draws, rules)
+    return constrain(new_BN, (None, None)), constrain(counts_B, (None,))  # whole, on every process
 
 
 def encoded(call: Any, source: Padded | None) -> tuple[Any, ...]:

@@ -10,13 +10,19 @@ import numpy as np
 
 from tlx.base.errors import DataError
 from tlx.data.records import RecordPipeline
+from tlx.evaluate.writing import write
 from tlx.metrics.resampling import interval
 from tlx.tasks.protocol import Answer, Scores, Task, TaskModule, TaskSpec
 from tlx.tasks.readers import Record
 
 Batch = Mapping[str, Any]
-# (params, batch) -> ({term: (sum, weight)}, outputs [B, ...])
-Predictor = Callable[[Any, Batch], tuple[dict[str, Any], dict[str, jax.Array]]]
+
+
+class Predictor(NamedTuple):
+    """A task's module, jitted: run(params, batch) gives ({term: (sum, weight)}, outputs [B, ...])."""
+
+    module: TaskModule
+    run: Callable[[Any, Batch], tuple[dict[str, Any], dict[str, jax.Array]]]
 
 
 class Answered(NamedTuple):
@@ -48,7 +54,7 @@ def make_predictor(module: TaskModule, whole: Any = None) -> Predictor:
         terms, outputs = module.apply({"params": params}, batch, method="evaluated")
         return {name: (term.sum, term.weight) for name, term in terms.items()}, outputs
 
-    return jax.jit(predict, out_shardings=whole)
+    return Predictor(module, jax.jit(predict, out_shardings=whole))
 
 
 def answer(
@@ -63,7 +69,7 @@ def answer(
 ) -> Answered:
     """Goes over the split once, or over its first batches. rows, place: as in training."""
     batches = itertools.islice(pipeline.epoch_batches(rows), num_batches)
-    found = [predictor(params, place(batch)) for batch in batches]
+    found = [predictor.run(params, place(batch)) for batch in batches]
     if not found:
         raise DataError("there is nothing to answer: the split has no batches")
     terms, outputs = zip(*jax.device_get(found), strict=True)
@@ -72,6 +78,9 @@ def answer(
     seen = len(pipeline.records) if count >= size else max(1, pipeline.items[count].record)
     items = [item for item in pipeline.items[:count] if item.record < seen]
     joined = {name: np.concatenate([part[name] for part in outputs])[: len(items)] for name in outputs[0]}
+    if task.asks is not None:
+        given = (task.asks(items, spec), spec.vocab, pipeline.batch_size)
+        joined["written"] = write(predictor.module.model, params["model"], *given)
     return Answered(_means(terms), task.answers(joined, items, spec), pipeline.records[:seen])
 
 

@@ -7,6 +7,7 @@ TABLE = Table(
     "objective",
     {
         "classification": "tlx.tasks.classification:TASK",
+        "generation": "tlx.tasks.generation:TASK",
         "multiple_choice": "tlx.tasks.multiple_choice:TASK",
         "pair_classification": "tlx.tasks.pair_classification:TASK",
         "question_answering": "tlx.tasks.question_answering:TASK",

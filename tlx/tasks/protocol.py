@@ -35,13 +35,15 @@ Answer = dict[str, Any]  # what is written down as the prediction for a record: 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TaskSpec:
     """What examples and scores depend on besides the records. `length` is the model's sequence length, of
-    each of its towers; `kind` its shape; `prompt` the ids of a trained prompt, which stand before texts."""
+    each of its towers; `kind` its shape; `prompt` the ids of a trained prompt, which stand before texts.
+    `tokenizer`: for answers that are texts; data workers, which make examples alone, have none."""
 
     config: Any
     length: int
     vocab: Vocabulary
     kind: str
     prompt: tuple[int, ...] = ()
+    tokenizer: Tokenizer | None = None
 
 
 class Item(NamedTuple):
@@ -51,6 +53,17 @@ class Item(NamedTuple):
     texts: tuple[np.ndarray, ...]
     label: Any
     record: int = 0
+
+
+class Asked(NamedTuple):
+    """What a model is to write for items: what it goes on from, its decoder's side where it has two, and how
+    the text is searched for."""
+
+    prompts: Sequence[Sequence[int]]
+    sources: Sequence[Sequence[int]] | None  # for the encoder
+    max_tokens: int  # eos included
+    num_beams: int = 0  # 0: greedy
+    length_penalty: float = 1.0
 
 
 class Scores(NamedTuple):
@@ -102,6 +115,9 @@ class Task(NamedTuple):
     blank(spec) is an item of no record. answers(outputs, items, spec): one for each record.
     score(answers, records, spec), and draw(answers, records, spec, path) a picture, where there is one.
     `kinds` are the values of ModelConfig.kind it works with.
+
+    Of a task whose answers are written, asks(items, spec) says from what, and outputs["written"] are the ids,
+    a list for each item; written(config) are columns with answers, which a vocabulary has to know too.
     """
 
     config_class: type
@@ -115,6 +131,8 @@ class Task(NamedTuple):
     score: Callable[[Sequence[Answer], Sequence[Record], TaskSpec], Scores]
     kinds: tuple[str, ...]
     draw: Callable[..., None] | None = None
+    asks: Callable[[Sequence[Any], TaskSpec], Asked] | None = None
+    written: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     fills_gaps: bool = False  # as an objective's
 
 

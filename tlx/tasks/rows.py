@@ -9,6 +9,8 @@ A trained prompt (prompt tuning) stands before A, in the encoder alone where the
 are too long lose tokens from their ends, the longer of two first.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tlx.base.errors import ConfigError
@@ -29,21 +31,21 @@ def row_of(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarra
         pieces = [[vocab.cls, *prompt]] + [piece for part in parts for piece in (part, [vocab.sep])]
         sizes = [1 + len(prompt), *(len(part) + 1 for part in parts)]
         types = np.repeat([0, *range(len(parts))], sizes)
-        return {**_row(pieces, spec), "types": _padded(types, spec.length), "place": _scalar(0)}
+        return {**placed(pieces, spec), "types": padded(types, spec.length), "place": _scalar(0)}
     if spec.kind == "two_stream":
         pieces = [prompt, *(piece for part in parts for piece in (part, [vocab.sep])), [vocab.cls]]
         sizes = [len(prompt), *(len(part) + 1 for part in parts), 1]
         types = np.repeat([0, *range(len(parts)), 2], sizes)
-        return {**_row(pieces, spec), "types": _padded(types, spec.length), "place": _last(pieces)}
+        return {**placed(pieces, spec), "types": padded(types, spec.length), "place": _last(pieces)}
     between = [piece for part in parts for piece in ([vocab.sep], part)][1:]
     if spec.kind == "decoder":
         pieces = [[vocab.bos, *prompt], *between, [vocab.cls]]
-        return {**_row(pieces, spec), "place": _last(pieces)}
+        return {**placed(pieces, spec), "place": _last(pieces)}
     pieces = [*between, [vocab.eos]]
     decoder = [[vocab.bos], *pieces]
     return {
-        **_row([prompt, *pieces], spec, "encoder_"),
-        **_row(decoder, spec, "decoder_"),
+        **placed([prompt, *pieces], spec, "encoder_"),
+        **placed(decoder, spec, "decoder_"),
         "place": _last(decoder),
     }
 
@@ -58,16 +60,19 @@ def truncated(texts: tuple[np.ndarray, ...], room: int) -> list[np.ndarray]:
     return [text[:size] for text, size in zip(texts, sizes, strict=True)]
 
 
-def _row(pieces: list, spec: TaskSpec, prefix: str = "") -> dict[str, np.ndarray]:
+def placed(pieces: Sequence, spec: TaskSpec, prefix: str = "", length: int = 0) -> dict[str, np.ndarray]:
+    """The ids of the pieces one behind the other: tokens, positions and segments [length, or the row's]."""
+    length = length or spec.length
     ids = np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
     return {
-        prefix + "tokens": _padded(ids, spec.length, spec.vocab.pad),
-        prefix + "positions": _padded(np.arange(len(ids)), spec.length),
-        prefix + "segments": _padded(np.ones(len(ids)), spec.length),
+        prefix + "tokens": padded(ids, length, spec.vocab.pad),
+        prefix + "positions": padded(np.arange(len(ids)), length),
+        prefix + "segments": padded(np.ones(len(ids)), length),
     }
 
 
-def _padded(values: np.ndarray, length: int, pad: int = 0) -> np.ndarray:
+def padded(values: np.ndarray, length: int, pad: int = 0) -> np.ndarray:
+    """int32 [length]: the values, then pad."""
     row = np.full(length, pad, np.int32)
     row[: len(values)] = values
     return row

@@ -28,6 +28,14 @@ class Record(NamedTuple):
             raise DataError(f"{self.where}: {column!r} is {type(value).__name__}, {field} wants text")
         return value
 
+    def joined(self, column: str, field: str) -> str:
+        """The same, where a number is as it is written and items of a list have spaces between them."""
+        value = self.get(column, field)
+        items = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(item, str | int | float) for item in items):
+            raise DataError(f"{self.where}: {column!r} is {type(value).__name__}, {field} wants texts")
+        return " ".join(map(str, items))
+
 
 @dataclasses.dataclass(frozen=True)
 class RecordsConfig:

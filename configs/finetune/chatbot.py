@@ -1,0 +1,26 @@
+"""An answer to what is said, one turn each: songys' Korean chatbot, or any file with two such columns.
+
+    tlx finetune --config=configs/finetune/chatbot.py --from=BASE \\
+        --config.data.records.train="('ChatbotData.csv',)"
+    python -c 'import tlx; print(tlx.load("runs/chatbot").predict("12시 땡!"))'
+
+For decoders and encoder-decoders. That two people answer alike is rare: chrF is low for good answers too, and
+tells runs apart, not what is good; read predictions/validation.jsonl.
+Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.recipes import few_records, words_of
+from tlx.run import finetune_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "" or "tiny"."""
+    config = finetune_config("generation")
+    objective = config.objective
+    objective.source, objective.target = "{Q}", "{A}"
+    objective.metrics = ("chrf", "bleu", "accuracy")
+    config.data.sequence_length, objective.target_length = 128, 48
+    config.eval.every = 0  # writing takes longer than reading: once, at the end
+    return few_records(config) if words_of(arg, ("tiny",)) else config

@@ -1,0 +1,29 @@
+"""Summaries: of papers in a sentence (SciTLDR), or any file with texts and one or several summaries of each.
+
+    tlx finetune --config=configs/finetune/summaries.py --from=BASE \\
+        --config.data.records.train="('SciTLDR-A/train.jsonl',)" \\
+        --config.data.records.validation="('SciTLDR-A/dev.jsonl',)"
+
+For encoder-decoders, and for decoders with ":tldr", which read "... TL;DR:" (Radford et al. 2019). Beam search
+with 4 beams writes at most 64 tokens; where there are several references, ROUGE is that with the best of them.
+Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.recipes import few_records, words_of
+from tlx.run import finetune_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "", "tldr", "tiny", or both joined by a colon."""
+    words = words_of(arg, ("tldr", "tiny"))
+    config = finetune_config("generation")
+    objective = config.objective
+    objective.source = "{source} TL;DR:" if "tldr" in words else "summarize: {source}"
+    objective.target = "{target}"
+    objective.metrics = ("rougeL", "rouge1", "rouge2")
+    objective.num_beams, objective.length_penalty = 4, 0.8
+    config.data.sequence_length = 512
+    config.eval.every = 0  # writing takes longer than reading: once, at the end
+    return few_records(config) if "tiny" in words else config

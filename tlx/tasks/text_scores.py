@@ -1,0 +1,78 @@
+"""How good written texts are, by the names that configs give; each is a function of any of the records.
+
+accuracy                        the text is one of the references, white space around it aside
+exact_match, f1                 SQuAD's
+bleu, chrf, chrf++              0 to 100, of the corpus
+rouge1, rouge2, rougeL, rougeLsum
+pearson, spearman               of the numbers that are written; what is none counts as -1 (T5's rule)
+"""
+
+import collections
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tlx.metrics import generation, squad
+from tlx.metrics.correlation import pearson, spearman
+from tlx.metrics.resampling import Statistic, mean_of
+
+Texts = Sequence[str]
+References = Sequence[Sequence[str]]  # of each text those that are accepted, one or more
+
+
+def _accuracy(texts: Texts, references: References) -> Statistic:
+    pairs = zip(texts, references, strict=True)
+    return mean_of(
+        np.array([text.strip() in {known.strip() for known in accepted} for text, accepted in pairs])
+    )
+
+
+def _squad(score: Callable[[str, str], float]) -> Callable[[Texts, References], Statistic]:
+    return lambda texts, references: mean_of(squad.per_example(texts, references, score))
+
+
+def _rouge(name: str) -> Callable[[Texts, References], Statistic]:
+    return lambda texts, references: mean_of(generation.rouge_per_example(texts, references)[name])
+
+
+def _correlation(score: Callable[..., float]) -> Callable[[Texts, References], Statistic]:
+    def statistic(texts: Texts, references: References) -> Statistic:
+        said = np.array([_number(text) for text in texts])
+        true = np.array([_number(accepted[0]) for accepted in references])
+        return lambda chosen: score(said[chosen], true[chosen])
+
+    return statistic
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return -1.0
+    return value if math.isfinite(value) else -1.0
+
+
+METRICS: dict[str, Callable[[Texts, References], Statistic]] = {
+    "accuracy": _accuracy,
+    "exact_match": _squad(squad.exact_match),
+    "f1": _squad(squad.f1),
+    "bleu": generation.bleu_statistic,
+    "chrf": generation.chrf_statistic,
+    "chrf++": lambda texts, references: generation.chrf_statistic(texts, references, word_order=2),
+    **{name: _rouge(name) for name in generation.ROUGE},
+    "pearson": _correlation(pearson),
+    "spearman": _correlation(spearman),
+}
+
+_ONE_OF_FEW = ("accuracy", "exact_match", "f1")  # where one answer for all may be right often
+
+
+def same_answer(metric: str, references: References) -> float:
+    """What the commonest reference scores as the answer to every record; 0 where that says nothing."""
+    if metric not in _ONE_OF_FEW:
+        return 0.0
+    counts = collections.Counter(accepted[0] for accepted in references if accepted)
+    (answer, _), *_ = counts.most_common(1) or [("", 0)]
+    statistic = METRICS[metric]([answer] * len(references), references)
+    return float(statistic(np.arange(len(references))))
