@@ -4,8 +4,8 @@
         --config.data.records.train="('SciTLDR-A/train.jsonl',)" \\
         --config.data.records.validation="('SciTLDR-A/dev.jsonl',)"
 
-For encoder-decoders, and for decoders with ":tldr", which read "... TL;DR:" (Radford et al. 2019). Beam search
-with 4 beams writes at most 64 tokens; where there are several references, ROUGE is that with the best of them.
+For encoder-decoders, and for decoders with ":tldr", which read "... TL;DR:" (Radford et al. 2019). Beam
+search with 4 beams writes at most 64 tokens; of several references, ROUGE is that with the best.
 Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
 """
 
