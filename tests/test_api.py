@@ -102,6 +102,45 @@ def test_generation_takes_prompts_of_any_lengths(objective, loaded):
     assert lm.generate(prompts, max_tokens=5, seed=1) != lm.generate(prompts, max_tokens=5, seed=2)
 
 
+@pytest.mark.parametrize("objective", ["clm", "span_corruption"])
+def test_an_answer_ends_before_its_stop_string(objective, loaded):
+    lm = loaded(objective)
+    whole = lm.generate(["ab", "c"], max_tokens=12, temperature=0.0)
+    stop = (whole[0][3:5], "never said")
+    found = lm.generate(["ab", "c"], max_tokens=12, temperature=0.0, stop=stop)
+    assert found[0] == whole[0][: whole[0].index(stop[0])]
+    assert found[1] == (whole[1][: whole[1].index(stop[0])] if stop[0] in whole[1] else whole[1])
+    with pytest.raises(ConfigError, match="sequence of texts"):
+        lm.generate("ab", stop="x")
+
+
+def test_the_best_choice_is_the_likeliest(loaded):
+    lm = loaded("clm")
+    choices = [" yes", " no, never", " perhaps"]
+    found = lm.choose("is it ", choices)
+    totals = [lm.score("is it " + text).log_likelihood - lm.score("is it").log_likelihood for text in choices]
+    np.testing.assert_allclose([score.log_likelihood for score in found.scores], totals, rtol=1e-4)
+    assert found.index == int(np.argmax(totals)) and found.text == choices[found.index]
+    by = lm.choose(["is it "] * 2, [choices, choices[:2]], by="bytes")
+    sizes = [len(" " + text) for text in choices]
+    assert by[0].index == int(np.argmax(np.array(totals) / sizes)) and len(by[1].scores) == 2
+    assert [score.num_bytes for score in found.scores] == sizes
+    with pytest.raises(ConfigError, match="by 'byte'.*did you mean 'bytes'|by = 'byte'"):
+        lm.choose("a", choices, by="byte")
+    with pytest.raises(ConfigError, match="decoders and encoder-decoders, this is encoder"):
+        loaded("mlm").choose("a", choices)
+
+
+def test_an_encoder_decoder_chooses_what_fills_its_gap(loaded):
+    lm = loaded("span_corruption")
+    found = lm.choose("a b", ["xyz", "qu"])
+    first = lm.tokenizer.piece(lm.tokenizer.vocab.sentinel(0))
+    empty = lm.score(first, "a b").log_likelihood
+    for text, score in zip(("xyz", "qu"), found.scores, strict=True):
+        whole = lm.score(first + text, "a b").log_likelihood
+        assert score.log_likelihood == pytest.approx(whole - empty, rel=1e-4)
+
+
 def test_sentinels_mark_the_gaps_of_a_prompt(loaded):
     lm = loaded("span_corruption")
     vocab = lm.tokenizer.vocab

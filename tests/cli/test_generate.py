@@ -38,6 +38,19 @@ def test_a_masked_model_shows_candidates(tmp_path, capsys):
     assert out[0] == "a [MASK] b [MASK]" and [line[:8] for line in out[1:]] == ["  gap 1:", "  gap 2:"]
 
 
+def test_choices_are_compared_and_answers_stop(run, capsys):
+    words = ["generate", str(run), "--prompt=ab"]
+    assert main([*words, "--choice=cd", "--choice=efgh", "--by=bytes"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    best = tlx.load(run).choose("ab", ["cd", "efgh"], by="bytes")
+    assert out[0] == "ab" and out[1].endswith(repr(best.text)) and len(out) == 3
+    value = best.scores[best.index].log_likelihood
+    assert f"{value:9.3f} total" in out[1] and f"{value / len(best.text):9.3f} bytes" in out[1]
+    whole = tlx.load(run).generate("ab", max_tokens=6, temperature=0)
+    assert main([*words, "--max_tokens=6", "--temperature=0", f"--stop={whole[2:4]}", "--stop=zzz"]) == 0
+    assert capsys.readouterr().out == f"ab{whole[: whole.index(whole[2:4])]}\n"
+
+
 def test_what_is_wrong_ends_with_its_code(run, tmp_path, capsys):
     assert main(["generate", str(tmp_path / "absent"), "--prompt=a"]) == 64
     assert "is not there" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tlx.base.errors import ConfigError
-from tlx.decode.sampling import Sampling, knobs, sample
+from tlx.decode.sampling import Sampling, knobs, penalised, sample
 
 LOGITS_V = np.log(np.array([0.1, 0.4, 0.05, 0.2, 0.25], np.float32))
 
@@ -31,6 +31,10 @@ def draws(sampling: Sampling, count: int = 4000) -> np.ndarray:
         (Sampling(top_p=1e-6), [0, 1, 0, 0, 0]),
         # top-p acts on what top-k has left: .4/.85 and .25/.85 reach .7, .2/.85 is not needed.
         (Sampling(top_k=3, top_p=0.7), [0, 0.4 / 0.65, 0, 0, 0.25 / 0.65]),
+        # min-p asks for half of .4 and .6 of it, after the temperature: .2^2 is less than .6 of .4^2.
+        (Sampling(min_p=0.49), [0, 0.4 / 0.85, 0, 0.2 / 0.85, 0.25 / 0.85]),
+        (Sampling(min_p=0.6), [0, 0.4 / 0.65, 0, 0, 0.25 / 0.65]),
+        (Sampling(min_p=0.6, temperature=0.5), [0, 1, 0, 0, 0]),
     ],
 )
 def test_shares(sampling, expected):
@@ -50,8 +54,20 @@ def test_a_row_does_not_depend_on_the_batch(sampling):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}],
+    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}]
+    + [{"min_p": 1.5}, {"repetition_penalty": 0.0}],
 )
 def test_bad_values_are_named(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         Sampling(**bad).validate()
+
+
+@pytest.mark.parametrize(
+    ("seen", "penalty", "expected"),
+    [([], 2.0, [1, -1, 3]), ([0, 1], 2.0, [0.5, -2, 3]), ([2], 0.5, [1, -1, 6])],
+)
+def test_what_was_said_is_penalised_on_both_sides_of_zero(seen, penalty, expected):
+    """Transformers' rule: over the penalty where positive, times it where negative."""
+    seen_BV = np.isin(np.arange(3), seen)[None]
+    found = penalised(jnp.array([[1.0, -1, 3]]), seen_BV, jnp.float32(penalty))
+    np.testing.assert_allclose(found[0], expected)

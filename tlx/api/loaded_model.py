@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,11 +21,14 @@ from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.data.records import RecordPipeline
 from tlx.decode import generate as decoding
+from tlx.decode import stop as stopping
 from tlx.decode.beam import beam_search
+from tlx.decode.choice import choice_log_probs
 from tlx.decode.padding import bucket, pad
 from tlx.decode.sampling import Sampling
 from tlx.evaluate import scoring
 from tlx.evaluate.answers import Predictor, answer, make_predictor
+from tlx.evaluate.choices import Choice, Score, best_of, continuations
 from tlx.hub.network import Network
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
@@ -39,15 +42,6 @@ from tlx.train.config import BaseConfig
 from tlx.train.state import boxed_params
 
 PLACEHOLDERS = ("[MASK]", "<mask>")
-
-
-class Score(NamedTuple):
-    """How likely a text is."""
-
-    log_likelihood: float  # nats, of the whole text
-    bits_per_byte: float
-    num_tokens: int
-    num_bytes: int
 
 
 class Candidate(NamedTuple):
@@ -153,8 +147,13 @@ class LoadedModel:
         num_beams: int = 0,
         length_penalty: float = 1.0,
         begin: str = "",
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
     ) -> str | list[str]:
         """What follows each prompt, without the prompt; one str for one str. temperature 0 is greedy.
+
+        stop: texts that end the answer, which they are not part of, wherever tokens begin and end.
 
         num_beams: search for the likeliest text with so many beams instead of drawing one; length_penalty is
         the power of its length that its log-probability is divided by. begin: what the decoder's side of an
@@ -170,7 +169,8 @@ class LoadedModel:
         if self.kind == "bilstm":
             raise ConfigError("a bilstm is there to be read by tasks, not to continue texts; use score")
         asked = _as_list(prompts)
-        sampling = Sampling(temperature, top_k, top_p)
+        stopping.check(stop)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         vocab, sources = self.tokenizer.vocab, None
         if self.kind == "encoder_decoder":
             sources = [self._source(prompt) for prompt in asked]
@@ -179,6 +179,7 @@ class LoadedModel:
             begin = vocab.eos if self.kind == "two_stream" else vocab.bos
             rows = [[begin, *self._encode(prompt)] for prompt in asked]
         given = {"sources": sources, "max_tokens": max_tokens, "max_length": self._max_length}
+        given["stops_SV"] = self._automaton(tuple(stop), any(map(self._shows_names, asked)))
         lm, params = self._lm, self.params["model"]
         if num_beams:
             found = beam_search(
@@ -188,7 +189,51 @@ class LoadedModel:
         else:
             drawn = decoding.generate(lm, params, rows, vocab, sampling=sampling, seed=seed, **given)
         texts = [self._answer(prompt, ids) for prompt, ids in zip(asked, drawn, strict=True)]
+        texts = [stopping.cut(text, stop) for text in texts]
         return texts[0] if isinstance(prompts, str) else texts
+
+    def choose(
+        self,
+        prompts: str | Sequence[str],
+        choices: Sequence[str] | Sequence[Sequence[str]],
+        by: str = "total",
+    ) -> Choice | list[Choice]:
+        """Which of the given texts goes on best after each prompt; one Choice for one str.
+
+        choices: the same for all prompts, or a sequence for each. by: "total" (the log-likelihood), or that
+        over the "tokens" or "bytes" of each text. Nothing is drawn: all of them are scored.
+        """
+        asked = _as_list(prompts)
+        shared = all(isinstance(choice, str) for choice in choices)
+        given = [list(choices)] * len(asked) if shared else [list(own) for own in choices]
+        scored = self.score_choices(asked, given)
+        found = [best_of(own, scores, by) for own, scores in zip(given, scored, strict=True)]
+        return found[0] if isinstance(prompts, str) else found
+
+    def score_choices(self, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[list[Score]]:
+        """How likely each choice of a prompt is behind it; the prompt goes through the model once.
+
+        Prompt and choice are cut into tokens together, white space between them being the choice's. An
+        encoder-decoder reads the prompt in its encoder (and where it fills gaps, the choice is in the gap).
+        """
+        if self.kind not in ("decoder", "encoder_decoder"):
+            raise ConfigError(f"choices are scored by decoders and encoder-decoders, this is {self.kind}")
+        self._need_heads()
+        vocab, sources = self.tokenizer.vocab, None
+        if self.kind == "encoder_decoder":
+            sources = [self._source(prompt) for prompt in prompts]
+            begin = [vocab.bos, vocab.sentinel(0)] if self._fills_gaps else [vocab.bos]
+            rows = [begin] * len(prompts)
+            behind = [[self._encode(choice) for choice in own] for own in choices]
+        else:
+            pairs = [continuations(self._encode, *pair) for pair in zip(prompts, choices, strict=True)]
+            rows, behind = [[vocab.bos, *before] for before, _ in pairs], [after for _, after in pairs]
+        given = {"sources": sources, "max_length": self._max_length}
+        found = choice_log_probs(self._lm, self.params["model"], rows, behind, vocab, **given)
+        return [
+            [self._score(ids, log_probs) for ids, log_probs in zip(*pair, strict=True)]
+            for pair in zip(behind, found, strict=True)
+        ]
 
     def fill(self, text: str, top: int = 5) -> list[list[Candidate]]:
         """The `top` likeliest tokens for each "[MASK]" (or "<mask>") of `text`, each gap by itself."""
@@ -312,6 +357,13 @@ class LoadedModel:
         return parts_of(self.config).fills_gaps and self.tokenizer.vocab.num_sentinels > 0
 
     @functools.cached_property
+    def _automaton(self) -> Callable[[tuple[str, ...], bool], np.ndarray | None]:
+        """Of stop strings; those of the last calls are kept."""
+        return functools.lru_cache(4)(
+            lambda stop, names_too: stopping.automaton(stop, self.tokenizer, names_too) if stop else None
+        )
+
+    @functools.cached_property
     def _names(self) -> dict[str, int]:
         """What stands in a text for an id of its own: sentinels and mask, for an encoder-decoder."""
         vocab = self.tokenizer.vocab
@@ -339,8 +391,12 @@ class LoadedModel:
         vocab = self.tokenizer.vocab
         return any(vocab.is_sentinel(index) for index in ids)
 
+    def _shows_names(self, prompt: str) -> bool:
+        """Whether the answer has the names of special ids in it."""
+        return self._has_gap(self._encode(prompt))
+
     def _answer(self, prompt: str, ids: list[int]) -> str:
-        if self._has_gap(self._encode(prompt)):
+        if self._shows_names(prompt):
             return self.tokenizer.decode(ids, keep_special=True)
         if self._fills_gaps:  # what stands in the gap behind the prompt
             second = self.tokenizer.vocab.sentinel(1)

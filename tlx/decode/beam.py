@@ -7,7 +7,7 @@ best running beam, at its present length, is no better than its worst finished o
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.errors import ConfigError
+from tlx.decode.cache_rows import reorder, repeat
 from tlx.decode.generate import check, encoded
 from tlx.decode.padding import Padded, bucket, pad
+from tlx.decode.stop import BEGIN, FOUND
 from tlx.nn.cache import Cache
 from tlx.parallel import constrain
 from tlx.text.vocabulary import Vocabulary
@@ -42,6 +44,7 @@ class Beams(NamedTuple):
     scores_BK: jax.Array
     counts_BK: jax.Array  # tokens of the finished ones, without eos
     open_B: jax.Array  # rows that may still get better
+    stop_BK: jax.Array  # states of the automaton of stop strings
     cache: Any
 
 
@@ -57,8 +60,10 @@ def beam_search(
     sources: Sequence[Sequence[int]] | None = None,
     max_length: int | None = None,
     batch_size: int = 8,
+    stops_SV: np.ndarray | None = None,
 ) -> list[list[Hypothesis]]:
     """The `num_beams` best continuations of each prompt, best first; arguments as those of `generate`.
+    Where a stop string ends one, it is in it.
 
     Raises ConfigError for a prompt that does not fit, or a model without a cache (two streams).
     """
@@ -74,7 +79,7 @@ def beam_search(
         source = None
         if sources is not None:
             source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
-        knobs = Knobs(jnp.int32(max_tokens), jnp.float32(length_penalty))
+        knobs = Knobs(jnp.int32(max_tokens), jnp.float32(length_penalty), stops_SV)
         rules = Rules(num_beams, bucket(max_tokens), vocab.eos)
         found = search(lm, params, prompt, source, knobs, rules)
         tokens, counts, scores = (np.asarray(array) for array in found)
@@ -94,6 +99,7 @@ class Knobs(NamedTuple):
 
     max_tokens: jax.Array  # eos included
     length_penalty: jax.Array
+    stops_SV: jax.Array | None  # the automaton of stop strings (decode/stop.py), which end a beam
 
 
 class Rules(NamedTuple):
@@ -129,7 +135,7 @@ def search(
         return (state.step < knobs.max_tokens) & state.open_B.any()
 
     logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
-    state = _start(batch, rules, _repeat(cache, num_beams))
+    state = _start(batch, rules, repeat(cache, num_beams))
     logits_BKV = jnp.broadcast_to(logits_BV[:, None], (batch, num_beams, logits_BV.shape[-1]))
     state = jax.lax.while_loop(going, advance, extend(state, logits_BKV, knobs, rules))
     found = state.finished_BKN, state.counts_BK, state.scores_BK
@@ -145,7 +151,10 @@ def extend(state: Beams, logits_BKV: jax.Array, knobs: Knobs, rules: Rules) -> B
     text_BCN = jnp.take_along_axis(state.running_BKN, parent_BC[:, :, None], axis=1)
     text_BCN = jax.lax.dynamic_update_index_in_dim(text_BCN, token_BC, state.step, axis=2)
     length = state.step + 1
-    ends_BC = (token_BC == rules.eos) | (length >= knobs.max_tokens)
+    stop_BC = jnp.take_along_axis(state.stop_BK, parent_BC, axis=1)
+    if knobs.stops_SV is not None:
+        stop_BC = knobs.stops_SV[stop_BC, token_BC]
+    ends_BC = (token_BC == rules.eos) | (stop_BC == FOUND) | (length >= knobs.max_tokens)
 
     scores_BC = best_BC / length.astype(jnp.float32) ** knobs.length_penalty
     first_C = jnp.arange(2 * num_beams) < num_beams
@@ -170,7 +179,8 @@ def extend(state: Beams, logits_BKV: jax.Array, knobs: Knobs, rules: Rules) -> B
         scores_BK,
         counts_BK,
         state.open_B & (possible_B > scores_BK.min(axis=1)),
-        _reorder(state.cache, parents_BK),
+        _pick(stop_BC, going_BK),
+        reorder(state.cache, parents_BK),
     )
 
 
@@ -181,31 +191,10 @@ def _start(batch: int, rules: Rules, cache: Any) -> Beams:
     counts_BK = jnp.zeros((batch, rules.num_beams), jnp.int32)
     first_BK = nothing_BK.at[:, 0].set(0.0)
     every_B = jnp.ones(batch, bool)
-    return Beams(jnp.int32(0), empty_BKN, first_BK, empty_BKN, nothing_BK, counts_BK, every_B, cache)
+    found = (empty_BKN, nothing_BK, counts_BK)
+    return Beams(jnp.int32(0), empty_BKN, first_BK, *found, every_B, counts_BK + BEGIN, cache)
 
 
 def _pick(array: jax.Array, index_BK: jax.Array) -> jax.Array:
     index = index_BK.reshape(index_BK.shape + (1,) * (array.ndim - 2))
     return jnp.take_along_axis(array, index, axis=1)
-
-
-def _repeat(cache: Cache, num_beams: int) -> Cache:
-    """The cache of every row for each of its beams."""
-    return _rows(cache, lambda array, axis: jnp.repeat(array, num_beams, axis=axis), cross=True)
-
-
-def _reorder(cache: Cache, parents_BK: jax.Array) -> Cache:
-    """The cache of every beam's parent. What is of the encoder is the same for all beams of a row."""
-    batch, num_beams = parents_BK.shape
-    rows_R = (jnp.arange(batch)[:, None] * num_beams + parents_BK).reshape(-1)
-    return _rows(cache, lambda array, axis: jnp.take(array, rows_R, axis=axis), cross=False)
-
-
-def _rows(cache: Cache, change: Callable[[jax.Array, int], jax.Array], cross: bool) -> Cache:
-    """The cache with its dim of rows changed."""
-    changed = {name: change(getattr(cache, name), 1) for name in ("key", "value")}
-    changed["segments"] = change(cache.segments, 0)
-    if cross and cache.cross_key is not None:
-        changed |= {name: change(getattr(cache, name), 1) for name in ("cross_key", "cross_value")}
-        changed["cross_segments"] = change(cache.cross_segments, 0)
-    return cache._replace(**changed)

@@ -34,8 +34,11 @@ def generate(
     sources: Sequence[Sequence[int]] | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
+    stops_SV: np.ndarray | None = None,
 ) -> list[list[int]]:
     """Continuations of `prompts` (token ids), each without its prompt and without the eos that ended it.
+
+    stops_SV: `decode.stop.automaton` of strings that end a row; the token that completes one is its last.
 
     `lm` is a tlx.models Transformer or TwoStream and `params` its own parameters. With `sources` it is an
     encoder-decoder: source i is encoded, and prompt i begins the decoder's side. `max_length` is the
@@ -44,7 +47,8 @@ def generate(
     """
     sampling.validate()
     check(prompts, sources, max_tokens, max_length)
-    rules = Rules(sampling.greedy, sampling.truncated, bucket(max_tokens), vocab.eos, vocab.pad)
+    how = sampling.greedy, sampling.truncated, sampling.penalised
+    rules = Rules(*how, bucket(max_tokens), vocab.eos, vocab.pad)
     outputs: list[list[int]] = []
     for start in range(0, len(prompts), batch_size):
         rows = np.arange(start, min(start + batch_size, len(prompts)))
@@ -53,7 +57,7 @@ def generate(
         rows = np.pad(rows, (0, bucket(num_real, 1) - num_real), mode="edge")
         prompt = pad([prompts[row] for row in rows], vocab.pad, left=True, limit=max_length)
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
-        draws = Draws(keys_B, jnp.int32(max_tokens), knobs(sampling))
+        draws = Draws(keys_B, jnp.int32(max_tokens), knobs(sampling), stops_SV)
         if lm.cfg.kind == "two_stream":
             new_BN, counts_B = continue_two_stream(lm, params, prompt, draws, rules)
         else:
@@ -85,7 +89,7 @@ def continue_cached(
         return step(state.last_B[:, None], positions_B1, jnp.ones_like(positions_B1), state.memory)
 
     logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
-    new_BN, counts_B = run(logits_BV, cache, advance, draws, rules)
+    new_BN, counts_B = run(logits_BV, cache, advance, draws, rules, prompt)
     return constrain(new_BN, (None, None)), constrain(counts_B, (None,))  # whole, on every process
 
 

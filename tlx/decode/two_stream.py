@@ -44,4 +44,4 @@ def continue_two_stream(
         return logits_at(tokens_BN, width + state.step), None
 
     prompt_BN = jnp.pad(prompt.tokens, ((0, 0), (0, rules.room)), constant_values=rules.pad)
-    return run(logits_at(prompt_BN, jnp.int32(width)), None, advance, draws, rules)
+    return run(logits_at(prompt_BN, jnp.int32(width)), None, advance, draws, rules, prompt)
