@@ -14,6 +14,7 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.data.config import DataConfig
 from tlx.data.records import RecordPipeline
 from tlx.evaluate.answers import evaluate_task, make_predictor
+from tlx.evaluate.writing import write
 from tlx.metrics import generation as metrics
 from tlx.models.transformer import Transformer
 from tlx.nn.embed import logits
@@ -129,11 +130,13 @@ def test_what_is_written_is_the_likeliest_token_each_time(shape):
     pipeline = RecordPipeline(DataConfig(), RECORDS, items, TASK, spec, 2, 0, "validation")
     predictor = make_predictor(module)
     found = evaluate_task(predictor, params, TASK, spec, pipeline)
-    for item, answer in zip(items, found.answers, strict=True):
+    ids = write(module.model, params["model"], TASK.asks(items, spec), V, 2)
+    for item, one, answer in zip(items, ids, found.answers, strict=True):
         written = []
         while len(written) < 6 and (not written or written[-1] != V.eos):
             written.append(int(logits_of(module, params, item.source, written, shape)[-1].argmax()))
-        assert answer["answer"] == small.TOKENIZER.decode([i for i in written if i != V.eos]).strip()
+        assert one == [i for i in written if i != V.eos]
+        assert answer["answer"] == small.TOKENIZER.decode(one).strip()
     # fewer batches: the first records; on a mesh: the same texts
     assert (
         evaluate_task(predictor, params, TASK, spec, pipeline, None, lambda b: b, 1).answers
