@@ -4,12 +4,14 @@ import json
 import random
 import runpy
 
+import numpy as np
 import pytest
 import sacrebleu
 
 import tlx
 from tests.run_directory import write_run
 from tlx import cli
+from tlx.base import tree
 from tlx.base.files import read_json
 from tlx.data.records import prepare_records_tokenizer
 from tlx.run import base_config, resolve
@@ -41,11 +43,34 @@ def folder(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("written"), random.Random(0)
     for name, count in (("train", 400), ("test", 30)):
         texts = ["".join(rng.choices("abcdef", k=2)) for _ in range(count)]
-        rows = [json.dumps({"text": text, "upper": [text.upper(), text.upper()]}) for text in texts]
+        rows = [
+            json.dumps({"text": text, "upper": [text.upper()] * 2, "first": text[0] < "d"}) for text in texts
+        ]
         (folder / f"{name}.jsonl").write_text("\n".join(rows))
     paths = {name: str(folder / f"{name}.jsonl") for name in ("train", "test")}
     (folder / "task.py").write_text(_CONFIG.format(**paths))
     return folder
+
+
+_SEVERAL = """
+import runpy
+from tlx.run import finetune_config
+
+def get_config(arg=""):
+    config = runpy.run_path({task!r})["get_config"]()
+    files, config.data.records.train = config.data.records.train, ()
+    config.objective = finetune_config("multitask").objective
+    config.objective.target_length = 6
+    upper = dict(name="upper", source="upper: {{text}}", target="{{upper}}", metrics=("chrf", "accuracy"))
+    words = (("True", "yes"), ("False", "no"))
+    first = dict(name="first", source="a? {{text}}", target="{{first}}", words=words, metrics=("accuracy",))
+    config.objective.parts = (upper, first)
+    sets = dict(train=files, test=config.data.records.test)
+    config.data.records.sets = (dict(name="upper", **sets), dict(name="first", limit=90, **sets))
+    config.data.records.test, config.data.records.temperature = (), 2.0
+    config.data.records.epochs, config.optimizer.schedule.name = 8.0, "constant"
+    return config
+"""
 
 
 def finetune(folder, workdir, *words):
@@ -81,3 +106,34 @@ def test_a_vocabulary_of_its_own_knows_the_answers(folder):
     tokenizer = prepare_records_tokenizer(config.tokenizer, config.data, columns)
     pieces = {tokenizer.decode([index]).strip() for index in range(tokenizer.vocab.size)}
     assert any(len(piece) == 2 and piece.isupper() for piece in pieces)
+
+
+@pytest.mark.slow
+def test_several_tasks_at_once_in_two_halves(folder, tmp_path, capsys):
+    config = folder / "several.py"
+    config.write_text(_SEVERAL.format(task=str(folder / "task.py")))
+    base = write_run(tmp_path / "base", "clm")
+    words = ["finetune", f"--config={config}", f"--from={base}", "--allow-change=data.records.epochs"]
+    words += ["--allow-change=train.steps", "--config.optimizer.schedule.warmup=5"]
+    for epochs, run in ((8, "one"), (3, "two"), (8, "two")):
+        final = f"--config.eval.final={run == 'one'}"
+        more = [f"--workdir={tmp_path / run}", f"--config.data.records.epochs={epochs}", final]
+        assert cli.main([*words, *more, "--allow-change=eval.final"]) == 0
+    one, two = (tree.flatten(tlx.load(tmp_path / run).params) for run in ("one", "two"))
+    assert all(np.array_equal(one[path], two[path]) for path in one)
+    scores = read_json(tmp_path / "one/scores.json")["test"]
+    lines = read_lines(tmp_path / "one/predictions/test.jsonl")
+    said = [line["answer"]["answer"] for line in lines]
+    assert len(lines) == 60 and scores["first.accuracy"] > 0.7 and scores["upper.accuracy"] > 0.2
+    right = [
+        answer == ("yes" if line["record"]["first"] else "no")
+        for answer, line in zip(said, lines, strict=True)
+    ]
+    assert scores["first.accuracy"] == np.mean(right[30:])
+    known = [[line["record"]["upper"][0] for line in lines[:30]]]
+    assert scores["upper.chrf"] == sacrebleu.corpus_chrf(said[:30], known).score
+    assert scores["mean"] == pytest.approx((scores["upper.chrf"] / 100 + scores["first.accuracy"]) / 2)
+    lm = tlx.load(tmp_path / "one")
+    assert lm.predict({"task": "first", "text": lines[0]["record"]["text"]}) == lines[30]["answer"]
+    assert cli.main(["evaluate", str(tmp_path / "one"), "--data=x.jsonl"]) == 64
+    assert "several sets of records (upper, first)" in capsys.readouterr().err

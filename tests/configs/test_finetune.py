@@ -42,7 +42,24 @@ def load(name, arg):
 
 
 def test_every_config_has_its_files():
-    assert {name for name, _ in FILES} | {"quickstart"} == set(NAMES)
+    assert {name for name, _ in FILES} | {"quickstart", "multitask"} == set(NAMES)
+
+
+def test_several_tasks_at_once_on_real_files():
+    if not SHARED.exists():
+        pytest.skip(f"no {SHARED}")
+    values = load("multitask", f"{SHARED}:tiny")
+    values.tokenizer.kind = "bytes"
+    (*others, questions) = values.data.records.sets
+    files = {"train": (str(SHARED / "xquad/xquad.en.articles01-36.json"),)}
+    values.data.records.sets = (*others, {**questions, **files})
+    config = completed(values.to_dict(), None)
+    tokenizer = make_tokenizer(config.tokenizer, ())
+    rest = {"batch_size": 8, "seed": 0}
+    pipeline = build_records(config.data, tokenizer, parts_of(config), spec_of(config, tokenizer), **rest)
+    assert [record.set for record in pipeline.records[::8]] == ["reviews", "nli", "sts", "questions"]
+    read = [tokenizer.decode(row).split(":")[0] for row in pipeline.batch(0)["tokens"]]
+    assert sorted(set(read)) == ["nli hypothesis", "question", "review", "sts sentence1"]
 
 
 def test_the_quickstart_needs_no_files():

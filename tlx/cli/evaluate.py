@@ -71,6 +71,9 @@ def main(argv: list[str]) -> int:
 def _evaluate_task(lm: tlx.LoadedModel, options: argparse.Namespace) -> int:
     """Scores on the run's records of a split, or on all of some files."""
     config, split = lm.config, options.split
+    if options.data is not None and config.data.records.sets:
+        names = ", ".join(one.name for one in config.data.records.sets)
+        raise ConfigError(f"--data: the run has several sets of records ({names}); give --split alone")
     if options.data is not None:
         files = dataclasses.replace(config.data.records, test=(options.data,))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, records=files))

@@ -132,7 +132,7 @@ def _final(run: Run, evaluator: training.Evaluator, state: State) -> dict[str, E
     """All validation records, and the test records where there are some."""
     del evaluator
     predictor, splits = _predictor(run), {"validation": run.validation}
-    if run.config.data.records.test:
+    if run.config.data.records.tested:
         splits["test"] = open_split(run.config, run.tokenizer, "test")
     return {name: _evaluation(run, predictor, state, split) for name, split in splits.items()}
 

@@ -13,48 +13,59 @@ from tlx.base.files import cache_folder, sha256_json
 from tlx.data.batches import Batch, Batches
 from tlx.data.config import DataConfig
 from tlx.data.once import made_once
-from tlx.data.order import Permutation, epoch_permutation, hash64, row_generator
+from tlx.data.order import Mixture, Permutation, epoch_permutation, hash64, row_generator
 from tlx.data.sources.source import held_out
 from tlx.tasks.protocol import Task, TaskSpec
-from tlx.tasks.readers import Record, RecordsConfig, read_files
+from tlx.tasks.readers import Record, RecordFiles, RecordsConfig, read_files
 from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer
 
 Part = Literal["train", "validation", "test"]
 
 
 def read_records(config: RecordsConfig, part: Part, seed: int) -> list[Record]:
-    """The records of a part, in the files' order. DataError where there are none.
+    """The records of a part, in the files' order, set by set. DataError where there are none.
 
     Of the training records `limit` are chosen by the seed. What is held out for validation depends on the
     records' places alone.
     """
     config.validate()
+    if not config.sets:
+        return _read_part(config, part, seed, "data.records")
+    found: list[Record] = []
+    for i, one in enumerate(config.sets):
+        if part != "test" or one.test:
+            records = _read_part(one, part, seed, f"data.records.sets[{i}]")
+            found += [record._replace(set=one.name) for record in records]
+    if not found:
+        raise DataError("no set of data.records.sets has test files")
+    return found
+
+
+def _read_part(config: RecordFiles, part: Part, seed: int, field: str) -> list[Record]:
     own = getattr(config, part)
     if part == "validation" and not own:
-        return _held_out(config, True)
+        return _held_out(config, True, field)
     if not own:
-        raise DataError(f"data.records.{part} is empty; give globs such as ('reviews/{part}*.jsonl',)")
+        raise DataError(f"{field}.{part} is empty; give globs such as ('reviews/{part}*.jsonl',)")
     if part != "train":
-        return read_files(own, config, f"data.records.{part}")
-    records = _held_out(config, False) if not config.validation else read_files(own, config, _TRAIN)
+        return read_files(own, config, f"{field}.{part}")
+    known = config.validation
+    records = read_files(own, config, f"{field}.train") if known else _held_out(config, False, field)
     if not config.limit or config.limit >= len(records):
         return records
     order = Permutation(len(records), hash64("limit", seed))
     return [records[index] for index in sorted(order(i) for i in range(config.limit))]
 
 
-_TRAIN = "data.records.train"
-
-
-def _held_out(config: RecordsConfig, wanted: bool) -> list[Record]:
-    records = read_files(config.train, config, _TRAIN)
+def _held_out(config: RecordFiles, wanted: bool, field: str) -> list[Record]:
+    records = read_files(config.train, config, f"{field}.train")
     places = (record.where.rsplit("/", 1)[-1] for record in records)
     share = config.validation_fraction
     kept = [record for record, place in zip(records, places, strict=True) if held_out(place, share) == wanted]
     if not kept:
         raise DataError(
-            f"{_TRAIN} has {len(records)} records, and a share of {share} held out for validation leaves "
-            f"{'none for it' if wanted else 'none to train on'}; give data.records.validation"
+            f"{field}.train has {len(records)} records, and a share of {share} held out for validation "
+            f"leaves {'none for it' if wanted else 'none to train on'}; give {field}.validation"
         )
     return kept
 
@@ -83,7 +94,12 @@ def prepare_records_tokenizer(
     if config.path is not None or config.kind == "bytes":
         return make_tokenizer(config, ())
     records = read_records(dataclasses.replace(data.records, limit=0), "train", 0)
-    texts = [record.joined(name, field) for record in records for name, field in columns]
+    texts = [
+        record.joined(name, field)
+        for record in records
+        for name, field in columns
+        if not record.set or name in record.values  # each set has columns of its own
+    ]
     key = sha256_json([to_dict(config), texts])
     return made_once(
         cache_folder() / "tokenizers" / key[:32],
@@ -93,7 +109,10 @@ def prepare_records_tokenizer(
 
 
 class RecordPipeline(Batches):
-    """Rows of items. An epoch of training takes each once, in a new order; `records` are what they are of."""
+    """Rows of items. An epoch of training takes each once, in a new order; `records` are what they are of.
+
+    Where records are of several sets, each set has its share of the rows, and epochs of its own.
+    """
 
     def __init__(
         self,
@@ -111,6 +130,9 @@ class RecordPipeline(Batches):
         self._example, self._blank, self._spec = task.example, task.blank(spec), spec
         self._seed, self._part = seed, part
         self._shuffle, self._workers = data.shuffle, data.workers
+        self._sets = _by_set(items, records)
+        weights = _weights([len(numbers) for numbers in self._sets], data.records)
+        self._mixture = Mixture(weights)
         digest = hashlib.sha256()
         self.num_tokens = 0
         for array in _arrays(items):
@@ -118,6 +140,8 @@ class RecordPipeline(Batches):
             self.num_tokens += array.size
         for record in records:
             digest.update(repr(record.values).encode())
+        if len(self._sets) > 1:
+            digest.update(repr([weights, [record.set for record in records]]).encode())
         self.fingerprint = digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -131,10 +155,26 @@ class RecordPipeline(Batches):
         if in_order and row >= self.num_windows:
             example = self._example(rng, self._blank, self._spec)
             return example | {"weights": np.zeros_like(example["weights"])}
-        epoch, index = divmod(row, self.num_windows)
-        if self._shuffle and not in_order:
-            index = epoch_permutation(self._seed, 0, epoch, self.num_windows)(index)
-        return self._example(rng, self.items[index], self._spec)
+        if in_order:
+            return self._example(rng, self.items[row], self._spec)
+        source, count = self._mixture.source(row)
+        numbers = self._sets[source]
+        epoch, index = divmod(count, len(numbers))
+        if self._shuffle:
+            index = epoch_permutation(self._seed, source, epoch, len(numbers))(index)
+        return self._example(rng, self.items[numbers[index]], self._spec)
+
+
+def _by_set(items: Sequence[Any], records: Sequence[Record]) -> list[np.ndarray]:
+    """Numbers of the items of each set, sets in the order in which they come."""
+    found: dict[str, list[int]] = {}
+    for number, item in enumerate(items):
+        found.setdefault(records[item.record].set, []).append(number)
+    return [np.array(numbers) for numbers in found.values()]
+
+
+def _weights(sizes: Sequence[int], config: RecordsConfig) -> list[float]:
+    return [min(size, config.largest or size) ** (1 / config.temperature) for size in sizes]
 
 
 def _arrays(values: Any) -> Iterator[np.ndarray]:

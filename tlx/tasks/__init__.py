@@ -9,6 +9,7 @@ TABLE = Table(
         "classification": "tlx.tasks.classification:TASK",
         "generation": "tlx.tasks.generation:TASK",
         "multiple_choice": "tlx.tasks.multiple_choice:TASK",
+        "multitask": "tlx.tasks.multitask:TASK",
         "pair_classification": "tlx.tasks.pair_classification:TASK",
         "question_answering": "tlx.tasks.question_answering:TASK",
         "similarity": "tlx.tasks.similarity:TASK",

@@ -65,6 +65,8 @@ METRICS: dict[str, Callable[[Texts, References], Statistic]] = {
     "spearman": _correlation(spearman),
 }
 
+PERCENT = ("bleu", "chrf", "chrf++")  # from 0 to 100; the others are from 0, or -1, to 1
+
 _ONE_OF_FEW = ("accuracy", "exact_match", "f1")  # where one answer for all may be right often
 
 

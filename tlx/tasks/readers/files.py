@@ -1,6 +1,5 @@
 """From globs to records: which files, which format, and their text."""
 
-import dataclasses
 import functools
 import glob
 import gzip
@@ -13,18 +12,19 @@ import pyarrow
 from tlx.base.errors import DataError, one_of
 from tlx.tasks.readers.conll import read_conll
 from tlx.tasks.readers.json_file import read_json, read_jsonl
-from tlx.tasks.readers.record import FORMATS, Record, RecordsConfig
+from tlx.tasks.readers.record import FORMATS, Record, RecordFiles
 from tlx.tasks.readers.squad import read_squad
 from tlx.tasks.readers.table import read_parquet, read_table
 
 
-def read_files(globs: Sequence[str], config: RecordsConfig, field: str) -> list[Record]:
+def read_files(globs: Sequence[str], config: RecordFiles, field: str) -> list[Record]:
     """All records of all files, files by path, records in their order.
 
     `field` names the globs in messages. DataError for what does not fit, with file, line and what was
     expected.
     """
-    how = dataclasses.replace(config, train=(), validation=(), test=(), limit=0, epochs=0.0)
+    alike = ("format", "quoting", "columns", "encoding")
+    how = RecordFiles(**{name: getattr(config, name) for name in alike})
     files = ((path, key, os.stat(path)) for path, key in _matches(globs, field))
     parts = [_file(path, key, (stat.st_size, stat.st_mtime_ns), how) for path, key, stat in files]
     records = [record for part in parts for record in part]
@@ -34,7 +34,7 @@ def read_files(globs: Sequence[str], config: RecordsConfig, field: str) -> list[
 
 
 @functools.lru_cache(maxsize=4)
-def _file(path: str, key: str, stamp: tuple[int, int], config: RecordsConfig) -> tuple[Record, ...]:
+def _file(path: str, key: str, stamp: tuple[int, int], config: RecordFiles) -> tuple[Record, ...]:
     """A file's records, read once while it stays as it is: several splits are cut from one file."""
     try:
         return tuple(_read(path, key, config))
@@ -59,7 +59,7 @@ def _matches(globs: Sequence[str], field: str) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def _read(path: str, key: str, config: RecordsConfig) -> Iterator[Record]:
+def _read(path: str, key: str, config: RecordFiles) -> Iterator[Record]:
     kind = config.format or os.path.splitext(path.removesuffix(".gz"))[1].removeprefix(".")
     if kind not in FORMATS:
         raise DataError(f"{path}: " + one_of("ending", kind, FORMATS) + "; data.records.format says which")

@@ -10,10 +10,12 @@ FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "conll", "squad", "lines")
 
 
 class Record(NamedTuple):
-    """One record: where it stands ("file:line"), for messages, and its values by column."""
+    """One record: where it stands ("file:line"), for messages, its values by column, and which of several
+    sets it is of."""
 
     where: str
     values: Mapping[str, Any]
+    set: str = ""
 
     def get(self, column: str, field: str) -> Any:
         """The value of a column; DataError naming the config's `field` and the columns that there are."""
@@ -38,7 +40,7 @@ class Record(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RecordsConfig:
+class RecordFiles:
     """Files with labelled records, and how to read them.
 
     Files are globs (.gz too); of a json file "FILE::key" are the records under a key. format: one of
@@ -48,7 +50,6 @@ class RecordsConfig:
 
     Without validation files a share of the training records is held out, chosen by a hash of their place.
     limit: so many of the training records, a random choice by the run's seed; 0: all.
-    epochs: passes over the training records that the run makes; 0: it makes train.steps.
     """
 
     train: tuple[str, ...] = ()
@@ -60,18 +61,60 @@ class RecordsConfig:
     columns: tuple[str, ...] = ()
     encoding: str = "utf-8"
     limit: int = 0
+
+    def check(self, field: str) -> None:
+        """Raises ConfigError naming the field, its value and what is legal."""
+        if self.format and self.format not in FORMATS:
+            raise ConfigError(one_of(f"{field}.format", self.format, FORMATS))
+        if not self.train:
+            raise ConfigError(f"{field}.train is empty; give globs such as ('reviews/*.jsonl',)")
+        if not 0 < self.validation_fraction < 1:
+            raise ConfigError(
+                f"{field}.validation_fraction = {self.validation_fraction} must lie between 0 and 1"
+            )
+        if self.limit < 0:
+            raise ConfigError(f"{field}.limit = {self.limit} must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordSet(RecordFiles):
+    """One of several sets of records, and what it is called."""
+
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsConfig(RecordFiles):
+    """Files with labelled records; or several sets of them, for tasks that learn several things at once.
+
+    Of sets, the share of rows is a set's number of records, `largest` of them at most (0: all), to the power
+    1 / temperature: 1 is in proportion, more is more alike (Raffel et al. 2020, 3.5.2).
+    epochs: passes over the training records that the run makes; 0: it makes train.steps.
+    """
+
     epochs: float = 0.0
+    sets: tuple[RecordSet, ...] = ()
+    temperature: float = 1.0
+    largest: int = 0
+
+    @property
+    def tested(self) -> bool:
+        """Whether there are test files."""
+        return any(one.test for one in self.sets or (self,))
 
     def validate(self) -> None:
         """Raises ConfigError naming the field, its value and what is legal."""
-        if self.format and self.format not in FORMATS:
-            raise ConfigError(one_of("data.records.format", self.format, FORMATS))
-        if not self.train:
-            raise ConfigError("data.records.train is empty; give globs such as ('reviews/*.jsonl',)")
-        if not 0 < self.validation_fraction < 1:
-            raise ConfigError(
-                f"data.records.validation_fraction = {self.validation_fraction} must lie between 0 and 1"
-            )
-        for name in ("limit", "epochs"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"data.records.{name} = {getattr(self, name)} must not be negative")
+        names = [one.name for one in self.sets]
+        if len(set(names)) < len(names) or "" in names:
+            raise ConfigError(f"data.records.sets are called {names}: each needs a name of its own")
+        if self.sets and (self.train or self.validation or self.test):
+            raise ConfigError("data.records has files and sets; where there are sets, they have the files")
+        for i, one in enumerate(self.sets):
+            one.check(f"data.records.sets[{i}]")
+        if not self.sets:
+            self.check("data.records")
+        if self.epochs < 0 or self.largest < 0:
+            name = "epochs" if self.epochs < 0 else "largest"
+            raise ConfigError(f"data.records.{name} = {getattr(self, name)} must not be negative")
+        if self.temperature < 1:
+            raise ConfigError(f"data.records.temperature = {self.temperature} must be at least 1")
