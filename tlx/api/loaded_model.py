@@ -219,21 +219,30 @@ class LoadedModel:
         if self.kind not in ("decoder", "encoder_decoder"):
             raise ConfigError(f"choices are scored by decoders and encoder-decoders, this is {self.kind}")
         self._need_heads()
-        vocab, sources = self.tokenizer.vocab, None
-        if self.kind == "encoder_decoder":
-            sources = [self._source(prompt) for prompt in prompts]
-            begin = [vocab.bos, vocab.sentinel(0)] if self._fills_gaps else [vocab.bos]
-            rows = [begin] * len(prompts)
-            behind = [[self._encode(choice) for choice in own] for own in choices]
-        else:
-            pairs = [continuations(self._encode, *pair) for pair in zip(prompts, choices, strict=True)]
-            rows, behind = [[vocab.bos, *before] for before, _ in pairs], [after for _, after in pairs]
+        sources, rows, behind = zip(*map(self._choosing, prompts, choices), strict=True)
         given = {"sources": sources, "max_length": self._max_length}
-        found = choice_log_probs(self._lm, self.params["model"], rows, behind, vocab, **given)
+        if self.kind == "decoder":
+            given["sources"] = None
+        params, vocab = self.params["model"], self.tokenizer.vocab
+        found = choice_log_probs(self._lm, params, rows, behind, vocab, **given)
         return [
             [self._score(ids, log_probs) for ids, log_probs in zip(*pair, strict=True)]
             for pair in zip(behind, found, strict=True)
         ]
+
+    def num_tokens(self, prompt: str, choices: Sequence[str]) -> int:
+        """Of a prompt with the longest of its choices as `score_choices` reads them, in the longer tower."""
+        source, row, behind = self._choosing(prompt, choices)
+        return max(len(source), len(row) + max(map(len, behind), default=0))
+
+    def _choosing(self, prompt: str, choices: Sequence[str]) -> tuple[list[int], list[int], list[list[int]]]:
+        """(what the encoder reads, where there is one, the decoder's side before choices, the choices)."""
+        vocab = self.tokenizer.vocab
+        if self.kind == "encoder_decoder":
+            begin = [vocab.bos, vocab.sentinel(0)] if self._fills_gaps else [vocab.bos]
+            return self._source(prompt), begin, [self._encode(choice) for choice in choices]
+        before, behind = continuations(self._encode, prompt, choices)
+        return [], [vocab.bos, *before], behind
 
     def fill(self, text: str, top: int = 5) -> list[list[Candidate]]:
         """The `top` likeliest tokens for each "[MASK]" (or "<mask>") of `text`, each gap by itself."""

@@ -8,9 +8,12 @@
     tlx evaluate runs/reviews --split=test                  a fine-tuned model on its own test records
     tlx evaluate runs/reviews --data=new.tsv --predictions=new.jsonl
 
+    tlx evaluate runs/large --config=evaluate/sentence_polarity --config.objective.shots=4 \
+        --predictions=answers.jsonl                         no training: by likelihood, with 4 examples
+
 RUN is a run directory or one of its checkpoints. The text is tokenised once, with the run's own
-tokenizer, into the cache folder. Records are read as the run's own were; --predictions writes each with
-the model's answer.
+tokenizer, into the cache folder. Records are read as the run's own were, or as --config says, which is one
+of configs/evaluate; --predictions writes each with the model's answer.
 """
 
 import argparse
@@ -19,13 +22,15 @@ import itertools
 import json
 
 import tlx
+from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, one_of
 from tlx.cli import flags, outcome
 from tlx.cli.generate import add_run
 from tlx.data.config import DataConfig, TextConfig, TfdsConfig
 from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.sources import TABLE as SOURCES
-from tlx.evaluate.answers import evaluate_task, make_predictor, with_interval
+from tlx.evaluate.answers import Evaluation, evaluate_task, make_predictor, with_interval
+from tlx.evaluate.few_shot import FewShotConfig, FewShotData, evaluate_few_shot
 from tlx.evaluate.likelihood import evaluate, make_scorer
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Spec
@@ -37,6 +42,7 @@ def main(argv: list[str]) -> int:
     """`tlx evaluate`: one figure a line, or JSON."""
     parser = flags.parser("evaluate", __doc__)
     add_run(parser)
+    flags.add_config(parser, required=False)
     parser.add_argument("--data", metavar="GLOB|SOURCE", help="the run's own data by default")
     parser.add_argument("--column", default="text", help="field of .jsonl, .parquet or tfds with the text")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="validation")
@@ -48,6 +54,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = flags.parse(parser, argv)
     lm = tlx.load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
+    if options.config is not None:
+        return _few_shot(lm, options)
     if isinstance(parts_of(lm.config), Task):
         return _evaluate_task(lm, options)
     for flag, given in (("--split=test", options.split == "test"), ("--predictions", options.predictions)):
@@ -82,14 +90,36 @@ def _evaluate_task(lm: tlx.LoadedModel, options: argparse.Namespace) -> int:
     spec, predictor = spec_of(config, lm.tokenizer), make_predictor(lm.module)
     rest = (None, lambda batch: batch, options.batches)
     found = evaluate_task(predictor, lm.params, parts_of(config), spec, records, *rest)
+    return _told(lm, options, found, config.objective.name, options.data or split)
+
+
+def _few_shot(lm: tlx.LoadedModel, options: argparse.Namespace) -> int:
+    """Scores on records that the model was not trained on, by likelihood."""
+    config, split = from_dict(FewShotConfig, options.config.to_dict()), options.split
+    if options.data is not None:
+        records = dataclasses.replace(config.data.records, test=(options.data,))
+        if not config.objective.shots:
+            records = dataclasses.replace(records, train=(options.data,))
+        config, split = dataclasses.replace(config, data=FewShotData(records)), "test"
+    for flag in ("batches", "batch_size"):
+        if getattr(options, flag) is not None:
+            raise ConfigError(f"--{flag} is not for prompts; --config.objective.limit=N takes N records")
+    position = lm.config.model.position
+    length = position.max_length if position.kind == "learned" else lm.config.data.sequence_length
+    found = evaluate_few_shot(lm, config, split, length)
+    return _told(lm, options, found, f"{options.config_name}, no update", options.data or split)
+
+
+def _told(lm: tlx.LoadedModel, options: argparse.Namespace, found: Evaluation, what: str, split: str) -> int:
+    """Figures on the standard output, predictions in their file."""
     figures = with_interval(found)
     if options.predictions:
         outcome.write_predictions(options.predictions, found)
     if options.json:
         print(json.dumps({"run": str(options.run), "step": lm.step, **figures}, indent=2))
     else:
-        print(f"{options.run} at step {lm.step}, {config.objective.name}")
-        outcome.show_figures(options.data or split, figures)
+        print(f"{options.run} at step {lm.step}, {what}")
+        outcome.show_figures(split, figures)
     return 0
 
 

@@ -1,0 +1,27 @@
+"""Which of two sentences is the cause or the effect of another, asked without training: KoBEST's COPA.
+
+    tlx evaluate RUN --config=configs/evaluate/copa.py --config.objective.shots=4 \\
+        --config.data.records.train="('COPA.train.tsv',)" \\
+        --config.data.records.validation="('COPA.dev.tsv',)"
+Hardware: any. ":tiny" behind it asks 16.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.evaluate.few_shot import FewShotConfig
+from tlx.recipes import words_of
+from tlx.run import config_dict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "" or "tiny"."""
+    config = config_dict(FewShotConfig())
+    asked, records = config.objective, config.data.records
+    asked.prompt, asked.choices = "{sentence} {question}:", (" {1}", " {2}")
+    asked.label, asked.labels = "Answer", ("1", "2")
+    asked.by = "bytes"
+    records.format = "tsv"
+    records.train, records.validation = ("COPA.train.tsv",), ("COPA.dev.tsv",)
+    if words_of(arg, ("tiny",)):
+        asked.limit = 16
+    return config

@@ -1,0 +1,27 @@
+"""Whether a sentence about a film is for or against it, asked without training: two files of sentences.
+
+    tlx evaluate RUN --config=configs/evaluate/sentence_polarity.py \\
+        --config.data.records.train="('rt-polarity.*.gz',)" --config.objective.shots=4
+Any files with one sentence a line do, one file a class. A tenth is held out and scored, the examples are of
+the rest. Hardware: any. ":tiny" behind it asks 16.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.evaluate.few_shot import FewShotConfig
+from tlx.recipes import words_of
+from tlx.run import config_dict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "" or "tiny"."""
+    config = config_dict(FewShotConfig())
+    asked, records = config.objective, config.data.records
+    asked.prompt, asked.choices = "{text}\nIt was", (" terrible", " great")
+    asked.label, asked.labels = "file", ("rt-polarity.neg", "rt-polarity.pos")
+    asked.by, asked.neutral = "unconditional", "It was"
+    records.format, records.encoding = "lines", "latin-1"
+    records.train = ("rt-polarity.*.gz",)
+    if words_of(arg, ("tiny",)):
+        asked.limit = 16
+    return config
