@@ -255,7 +255,7 @@ def assemble(
     """
     if config.adapt.method != "full" and base is None:
         raise ConfigError(f"adapt.method = {config.adapt.method!r} adapts a base model; use: tlx finetune")
-    tokenizer = tokenizer or _made_tokenizer(config)
+    tokenizer = tokenizer or made_tokenizer(config)
     check_tokenizer(config.objective, tokenizer.hash)
     spec = spec_of(config, tokenizer)
     splits = {split: open_split(config, tokenizer, split) for split in ("train", "validation")}
@@ -290,7 +290,8 @@ def assemble(
     )
 
 
-def _made_tokenizer(config: RunConfig) -> Tokenizer:
+def made_tokenizer(config: RunConfig) -> Tokenizer:
+    """The tokenizer that the config asks for, trained on the run's own text where it has to be."""
     parts = parts_of(config)
     if isinstance(parts, Task):
         columns = (*parts.texts(config.objective), *parts.written(config.objective))

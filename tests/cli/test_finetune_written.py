@@ -137,3 +137,28 @@ def test_several_tasks_at_once_in_two_halves(folder, tmp_path, capsys):
     assert lm.predict({"task": "first", "text": lines[0]["record"]["text"]}) == lines[30]["answer"]
     assert cli.main(["evaluate", str(tmp_path / "one"), "--data=x.jsonl"]) == 64
     assert "several sets of records (upper, first)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_decoder_learns_texts_of_its_own_kind(folder, tmp_path, capsys):
+    base = write_run(tmp_path / "base", "clm")
+    config = folder / "texts.py"
+    lines = _CONFIG.split("config.objective.source")[0].replace("generation", "language_modeling")
+    rest = "    records = config.data.records" + _CONFIG.split("    records = config.data.records")[1]
+    config.write_text(
+        (lines.rstrip() + "\n" + rest).format(
+            train=str(folder / "train.jsonl"), test=str(folder / "test.jsonl")
+        )
+    )
+    words = [f"--from={base}", f"--workdir={tmp_path / 'run'}", "--config.data.records.epochs=60"]
+    assert cli.main(["finetune", f"--config={config}", *words]) == 0
+    scores = read_json(tmp_path / "run/scores.json")["test"]
+    lines = read_lines(tmp_path / "run/predictions/test.jsonl")
+    nats, size = (sum(line["answer"][name] for line in lines) for name in ("nats", "bytes"))
+    assert scores["bits_per_byte"] == pytest.approx(nats / np.log(2) / size) and size == 60
+    assert scores["bits_per_byte"] < 3.0  # two of six letters are 2.58; a byte of 256, 8
+    steps = read_json(tmp_path / "run/run.json")["config"]["train"]["steps"]
+    assert 100 < steps < 250  # 60 passes over rows of six or seven texts
+    assert scores["main"] == "bits_per_byte" and scores["lower_is_better"]
+    texts = tlx.load(tmp_path / "run").generate([""] * 4, temperature=0.5, max_tokens=3)
+    assert all(len(text) == 2 and set(text) <= set("abcdef") for text in texts)

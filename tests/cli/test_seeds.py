@@ -29,6 +29,17 @@ def test_mean_spread_and_worst(tmp_path, capsys):
     assert (tmp_path / "seeds.png").stat().st_size > 1000
 
 
+def test_less_may_be_better(tmp_path, capsys):
+    for seed, score in enumerate((1.9, 2.5)):
+        write_scores(tmp_path, seed, score)
+        path = tmp_path / f"seed-{seed}" / "scores.json"
+        write_json(
+            path, {"test": read_json(path)["validation"] | {"lower_is_better": True, "same_answer": [9.0]}}
+        )
+    found = summarize(tmp_path, [0, 1])["test"]
+    assert found["worst"] == 2.5 and found["best"] == 1.9 and found["collapsed"] == []
+
+
 @pytest.mark.slow
 def test_runs_of_their_own(folder, tmp_path, capsys):  # noqa: F811
     base = write_run(tmp_path / "base", "mlm")

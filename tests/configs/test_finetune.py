@@ -31,6 +31,8 @@ FILES = {
     ("reviews", ""): ("nsmc/ratings_train.txt.gz", ""),
     ("summaries", ""): ("scitldr/train.jsonl.gz", "scitldr/dev.jsonl.gz"),
     ("summaries", "tldr"): ("scitldr/dev.jsonl.gz", ""),
+    ("text", ""): ("react_docs_ko/train.jsonl.gz", ""),
+    ("text", "lines"): ("ko_reviews_text/val.txt.gz", ""),
     ("translation", ""): ("python_docs_ko_en/train.jsonl.gz", "python_docs_ko_en/dev.jsonl.gz"),
     ("translation", "en"): ("python_docs_ko_en/dev.jsonl.gz", ""),
     ("similarity", ""): ("korsts/sts-train.tsv.gz", "korsts/sts-dev.tsv"),

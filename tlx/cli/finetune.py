@@ -27,7 +27,17 @@ from tlx.cli import flags, outcome, seeds, training
 from tlx.cli.base_model import Base, kept, load_base
 from tlx.data.records import read_records
 from tlx.evaluate.answers import Evaluation, evaluate_task, make_predictor
-from tlx.run import Run, RunConfig, assemble, open_split, parsed, parts_of, resolve, without_nones
+from tlx.run import (
+    Run,
+    RunConfig,
+    assemble,
+    made_tokenizer,
+    open_split,
+    parsed,
+    parts_of,
+    resolve,
+    without_nones,
+)
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
 from tlx.train.config import BaseConfig
@@ -105,9 +115,17 @@ def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) 
     records = read_records(config.data.records, "train", config.seed)
     values["objective"] = to_dict(parts_of(config).complete(config.objective, records))
     if config.data.records.epochs:
-        steps = config.data.records.epochs * len(records) / config.train.batch_size
+        rows = _num_rows(parsed(values), len(records))
+        steps = config.data.records.epochs * rows / config.train.batch_size
         values["train"] = to_dict(config.train) | {"steps": max(1, round(steps))}
     return resolve(values)
+
+
+def _num_rows(config: RunConfig, num_records: int) -> int:
+    """Rows of one pass over the training records: of packed ones there are fewer than records."""
+    if parts_of(config).join is None or not config.objective.packing:
+        return num_records
+    return open_split(config, made_tokenizer(config), "train").num_windows
 
 
 def _joined(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

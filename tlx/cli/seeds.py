@@ -43,15 +43,19 @@ def _split(split: str, runs: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     floor = float(np.mean([run["same_answer"][0] for run in scores.values()]))
     values = {str(seed): run[main] for seed, run in scores.items()}
     array = np.array(list(values.values()))
+    lower = any(run.get("lower_is_better") for run in scores.values())
+    ends = [float(array.min()), float(array.max())]
     return {
         "main": main,
         "scores": values,
         "mean": float(array.mean()),
         "deviation": float(array.std(ddof=1)) if len(array) > 1 else 0.0,
-        "worst": float(array.min()),
-        "best": float(array.max()),
+        "worst": ends[lower],
+        "best": ends[not lower],
         "same_answer": floor,
-        "collapsed": [seed for seed, run in scores.items() if run[main] <= run["same_answer"][0] + _NEAR],
+        "collapsed": [
+            seed for seed, run in scores.items() if not lower and run[main] <= run["same_answer"][0] + _NEAR
+        ],
     }
 
 

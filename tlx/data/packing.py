@@ -59,11 +59,11 @@ def _pack_block(offsets: np.ndarray, capacity: int) -> Iterator[list[tuple[int, 
     order = np.argsort(-rests, kind="stable")
     order = order[rests[order] > 0]
     rest_starts = offsets[1:] - rests
-    yield from _pack(list(zip(rest_starts[order].tolist(), rests[order].tolist(), strict=True)), capacity)
+    yield from pack(list(zip(rest_starts[order].tolist(), rests[order].tolist(), strict=True)), capacity)
 
 
-def _pack(pieces: list[tuple[int, int]], capacity: int) -> list[list[tuple[int, int]]]:
-    """Pieces (start, size), longest first, into windows."""
+def pack(pieces: list[tuple[int, int]], capacity: int) -> list[list[tuple[int, int]]]:
+    """Pieces (start, or number, and size), longest first, into windows; sizes from 1 to the capacity."""
     windows: list[list[tuple[int, int]]] = []
     with_room: list[list[int]] = [[] for _ in range(capacity)]  # windows by the room they have left
     rooms = 0  # bit r is set where with_room[r] is not empty

@@ -14,6 +14,7 @@ from tlx.data.batches import Batch, Batches
 from tlx.data.config import DataConfig
 from tlx.data.once import made_once
 from tlx.data.order import Mixture, Permutation, epoch_permutation, hash64, row_generator
+from tlx.data.packing import pack
 from tlx.data.sources.source import held_out
 from tlx.tasks.protocol import Task, TaskSpec
 from tlx.tasks.readers import Record, RecordFiles, RecordsConfig, read_files
@@ -83,6 +84,8 @@ def build_records(
     """Reads and tokenises a part's records. DataError naming the record that does not fit."""
     records = read_records(data.records, part, seed)
     items = task.prepare(records, tokenizer, spec)
+    if part == "train" and task.join is not None and spec.config.packing:
+        items = _packed(items, records, task, spec.length)
     return RecordPipeline(data, records, items, task, spec, batch_size, seed, part)
 
 
@@ -163,6 +166,16 @@ class RecordPipeline(Batches):
         if self._shuffle:
             index = epoch_permutation(self._seed, source, epoch, len(numbers))(index)
         return self._example(rng, self.items[numbers[index]], self._spec)
+
+
+def _packed(items: Sequence[Any], records: Sequence[Record], task: Task, length: int) -> list[Any]:
+    """The items, as many in one as fit a row, set by set."""
+    joined = []
+    for numbers in _by_set(items, records):
+        sizes = [(int(number), task.size(items[number])) for number in numbers]
+        order = sorted((pair for pair in sizes if pair[1]), key=lambda pair: -pair[1])
+        joined += [task.join([items[number] for number, _ in row]) for row in pack(order, length)]
+    return joined
 
 
 def _by_set(items: Sequence[Any], records: Sequence[Record]) -> list[np.ndarray]:

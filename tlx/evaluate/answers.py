@@ -100,6 +100,7 @@ def with_interval(evaluation: Evaluation) -> dict[str, Any]:
         "main": evaluation.scores.main,
         "interval_95": [found.low, found.high],
         "same_answer": [evaluation.scores.floor],
+        "lower_is_better": evaluation.scores.lower,
         **evaluation.figures,
     }
 

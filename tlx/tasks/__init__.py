@@ -8,6 +8,7 @@ TABLE = Table(
     {
         "classification": "tlx.tasks.classification:TASK",
         "generation": "tlx.tasks.generation:TASK",
+        "language_modeling": "tlx.tasks.language_modeling:TASK",
         "multiple_choice": "tlx.tasks.multiple_choice:TASK",
         "multitask": "tlx.tasks.multitask:TASK",
         "pair_classification": "tlx.tasks.pair_classification:TASK",

@@ -68,12 +68,14 @@ class Asked(NamedTuple):
 
 class Scores(NamedTuple):
     """How good answers are: figures, the one that counts most, that one as a function of the records that it
-    is computed from (for its interval), and what it is where every record gets the same answer."""
+    is computed from (for its interval), what it is where every record gets the same answer, and whether less
+    of it is better."""
 
     figures: dict[str, float]
     main: str
     statistic: Statistic
     floor: float = 0.0
+    lower: bool = False
 
 
 class TaskModule(nn.Module):
@@ -118,6 +120,8 @@ class Task(NamedTuple):
 
     Of a task whose answers are written, asks(items, spec) says from what, and outputs["written"] are the ids,
     a list for each item; written(config) are columns with answers, which a vocabulary has to know too.
+    Of one that packs where its config says `packing`, size(item) are the places that an item takes in a row
+    of training, and join(items) is one item of several.
     """
 
     config_class: type
@@ -133,6 +137,8 @@ class Task(NamedTuple):
     draw: Callable[..., None] | None = None
     asks: Callable[[Sequence[Any], TaskSpec], Asked] | None = None
     written: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
+    size: Callable[[Any], int] | None = None
+    join: Callable[[Sequence[Any]], Any] | None = None
     fills_gaps: bool = False  # as an objective's
 
 
