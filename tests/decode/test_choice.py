@@ -5,7 +5,9 @@ import pytest
 
 from tests.evaluate.test_scoring import SOURCES, TEXTS, VOCAB, built
 from tlx.base.errors import ConfigError
-from tlx.decode.choice import choice_log_probs
+from tlx.decode.choice import score_choices
+from tlx.decode.generate import generate
+from tlx.decode.sampling import Sampling
 from tlx.evaluate import scoring
 from tlx.models.transformer import Transformer
 
@@ -20,7 +22,7 @@ def test_choices_score_as_the_whole_text_does(objective, position):
     lm, sources = Transformer(module.model), None
     if objective == "span_corruption":
         sources = SOURCES[:4]
-    found = choice_log_probs(
+    found = score_choices(
         lm,
         params["model"],
         PROMPTS,
@@ -30,29 +32,46 @@ def test_choices_score_as_the_whole_text_does(objective, position):
         max_length=32 if position == "learned" else None,
     )
     for row, prompt in enumerate(PROMPTS):
-        for choice, values in zip(CHOICES[row], found[row], strict=True):
+        for choice, scored in zip(CHOICES[row], found[row], strict=True):
             text = [*prompt[1:], *choice]
             source = None if sources is None else [sources[row]]
             (whole,) = scoring.log_probs(module, params, [text], VOCAB, 64, source)
-            np.testing.assert_allclose(values, whole[len(prompt) - 1 :], atol=3e-5)
+            np.testing.assert_allclose(scored.log_probs, whole[len(prompt) - 1 :], atol=3e-5)
+
+
+def test_a_choice_may_end_where_the_positions_do():
+    module, params = built("clm", "learned")
+    given = (Transformer(module.model), params["model"], [[VOCAB.bos]], [[[9] * 20 + [10] * 12, [11]]], VOCAB)
+    ((long, _),) = score_choices(*given, max_length=32)
+    (whole,) = scoring.log_probs(module, params, [[9] * 20 + [10] * 12], VOCAB, 32)
+    np.testing.assert_allclose(long.log_probs, whole, atol=3e-5)
 
 
 def test_company_changes_nothing(monkeypatch):
     module, params = built("clm")
     given = (Transformer(module.model), params["model"])
-    together = choice_log_probs(*given, PROMPTS, CHOICES, VOCAB)
+    together = score_choices(*given, PROMPTS, CHOICES, VOCAB)
     monkeypatch.setattr("tlx.decode.choice.MAX_ROWS", 3)
-    apart = choice_log_probs(*given, PROMPTS, CHOICES, VOCAB)
+    apart = score_choices(*given, PROMPTS, CHOICES, VOCAB)
     for one, other in zip(sum(together, []), sum(apart, []), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
 
 
 def test_refusals():
     module, params = built("clm")
     given = (Transformer(module.model), params["model"])
     with pytest.raises(ConfigError, match="2 prompts need as many lists of choices"):
-        choice_log_probs(*given, PROMPTS[:2], CHOICES[:1], VOCAB)
+        score_choices(*given, PROMPTS[:2], CHOICES[:1], VOCAB)
     with pytest.raises(ConfigError, match="none of them empty"):
-        choice_log_probs(*given, PROMPTS[:1], [[]], VOCAB)
-    with pytest.raises(ConfigError, match="6 tokens; with max_tokens = 6"):
-        choice_log_probs(*given, PROMPTS[:1], CHOICES[:1], VOCAB, max_length=10)
+        score_choices(*given, PROMPTS[:1], [[]], VOCAB)
+    with pytest.raises(ConfigError, match="6 tokens and its longest choice 6, more than the 10 positions"):
+        score_choices(*given, PROMPTS[:1], CHOICES[:1], VOCAB, max_length=10)
+
+
+def test_what_is_drawn_greedily_is_likeliest():
+    module, params = built("clm")
+    given = (Transformer(module.model), params["model"])
+    drawn = generate(*given, PROMPTS, VOCAB, max_tokens=5, sampling=Sampling(temperature=0))
+    choices = [[tokens, [*tokens[:2], 60, *tokens[2:4]]] for tokens in drawn]
+    for greedy, other in score_choices(*given, PROMPTS, choices, VOCAB):
+        assert greedy.likeliest.all() and other.likeliest.tolist()[:3] == [True, True, False]

@@ -23,7 +23,7 @@ from tlx.data.records import RecordPipeline
 from tlx.decode import generate as decoding
 from tlx.decode import stop as stopping
 from tlx.decode.beam import beam_search
-from tlx.decode.choice import choice_log_probs
+from tlx.decode.choice import score_choices
 from tlx.decode.padding import bucket, pad
 from tlx.decode.sampling import Sampling
 from tlx.evaluate import scoring
@@ -178,9 +178,9 @@ class LoadedModel:
         else:
             begin = vocab.eos if self.kind == "two_stream" else vocab.bos
             rows = [[begin, *self._encode(prompt)] for prompt in asked]
-        given = {"sources": sources, "max_tokens": max_tokens, "max_length": self._max_length}
-        given["stops_SV"] = self._automaton(tuple(stop), any(map(self._shows_names, asked)))
-        lm, params = self._lm, self.params["model"]
+        given = {"sources": sources, "max_tokens": max_tokens, "max_length": self.max_length}
+        given["stops_SV"] = self.automaton(tuple(stop), any(map(self._shows_names, asked)))
+        lm, params = self.network, self.params["model"]
         if num_beams:
             found = beam_search(
                 lm, params, rows, vocab, num_beams=num_beams, length_penalty=length_penalty, **given
@@ -220,13 +220,13 @@ class LoadedModel:
             raise ConfigError(f"choices are scored by decoders and encoder-decoders, this is {self.kind}")
         self._need_heads()
         sources, rows, behind = zip(*map(self._choosing, prompts, choices), strict=True)
-        given = {"sources": sources, "max_length": self._max_length}
+        given = {"sources": sources, "max_length": self.max_length}
         if self.kind == "decoder":
             given["sources"] = None
         params, vocab = self.params["model"], self.tokenizer.vocab
-        found = choice_log_probs(self._lm, params, rows, behind, vocab, **given)
+        found = score_choices(self.network, params, rows, behind, vocab, **given)
         return [
-            [self._score(ids, log_probs) for ids, log_probs in zip(*pair, strict=True)]
+            [self._score(ids, scored.log_probs) for ids, scored in zip(*pair, strict=True)]
             for pair in zip(behind, found, strict=True)
         ]
 
@@ -285,13 +285,13 @@ class LoadedModel:
         before, behind = frames.get(self.kind, ([vocab.bos], []))
         rows = [[*before, *self._encode(text), *behind] for text in _as_list(texts)]
         longest = max(map(len, rows), default=0)
-        if self._max_length is not None and longest > self._max_length:
-            raise ConfigError(f"a text has {longest} tokens, the model has {self._max_length} positions")
-        batch = pad(rows, vocab.pad, left=False, limit=self._max_length)
+        if self.max_length is not None and longest > self.max_length:
+            raise ConfigError(f"a text has {longest} tokens, the model has {self.max_length} positions")
+        batch = pad(rows, vocab.pad, left=False, limit=self.max_length)
         arrays = batch._asdict()
         if self._characters is not None:
             arrays["characters"] = self._characters[arrays["tokens"]]
-        hidden_NTD = np.asarray(_hidden(self._lm, self.params["model"], arrays), np.float32)
+        hidden_NTD = np.asarray(_hidden(self.network, self.params["model"], arrays), np.float32)
         place_NT = np.arange(hidden_NTD.shape[1])[None]
         lengths_N1 = np.array([[len(row) - len(behind)] for row in rows])
         weight_NT = (place_NT >= len(before)) & (place_NT < lengths_N1)
@@ -350,14 +350,15 @@ class LoadedModel:
         return getattr(spec_of(self.config, self.tokenizer), "characters", None)  # a task's spec has none
 
     @functools.cached_property
-    def _lm(self) -> Transformer | TwoStream:
+    def network(self) -> Transformer | TwoStream:
         """The language model inside the module. Decoding runs plain einsums whatever trained it."""
         execution = dataclasses.replace(self.module.model.execution, attention="xla")
         cfg = dataclasses.replace(self.module.model, execution=execution)
         return TwoStream(cfg) if self.kind == "two_stream" else Transformer(cfg)
 
     @property
-    def _max_length(self) -> int | None:
+    def max_length(self) -> int | None:
+        """Tokens of the longest text that there are positions for; None: no limit."""
         position = self.config.model.position
         return position.max_length if position.kind == "learned" else None
 
@@ -366,7 +367,7 @@ class LoadedModel:
         return parts_of(self.config).fills_gaps and self.tokenizer.vocab.num_sentinels > 0
 
     @functools.cached_property
-    def _automaton(self) -> Callable[[tuple[str, ...], bool], np.ndarray | None]:
+    def automaton(self) -> Callable[[tuple[str, ...], bool], np.ndarray | None]:
         """Of stop strings; those of the last calls are kept."""
         return functools.lru_cache(4)(
             lambda stop, names_too: stopping.automaton(stop, self.tokenizer, names_too) if stop else None

@@ -11,6 +11,8 @@
     tlx evaluate runs/large --config=evaluate/sentence_polarity --config.objective.shots=4 \
         --predictions=answers.jsonl                         no training: by likelihood, with 4 examples
 
+    tlx evaluate runs/large --harness=hellaswag,arc_easy --shots=5     EleutherAI's harness
+
 RUN is a run directory or one of its checkpoints. The text is tokenised once, with the run's own
 tokenizer, into the cache folder. Records are read as the run's own were, or as --config says, which is one
 of configs/evaluate; --predictions writes each with the model's answer.
@@ -24,7 +26,7 @@ import json
 import tlx
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, one_of
-from tlx.cli import flags, outcome
+from tlx.cli import flags, harness, outcome
 from tlx.cli.generate import add_run
 from tlx.data.config import DataConfig, TextConfig, TfdsConfig
 from tlx.data.pipeline import Pipeline, build_pipeline
@@ -52,8 +54,11 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--predictions", metavar="FILE", help="of a fine-tuned model: a line a record")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    harness.add_options(parser)
     options = flags.parse(parser, argv)
     lm = tlx.load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
+    if options.harness is not None:
+        return harness.run(lm, options)
     if options.config is not None:
         return _few_shot(lm, options)
     if isinstance(parts_of(lm.config), Task):
