@@ -22,6 +22,7 @@ VERBS = Table(
         "plan": "tlx.cli.plan:main",
         "scale": "tlx.cli.scale:main",
         "launch": "tlx.cli.launch:main",
+        "report": "tlx.cli.report:main",
     },
 )
 

@@ -1,9 +1,13 @@
-"""How sure a score is, and a difference of two: the bootstrap over examples (Efron 1979; Koehn 2004)."""
+"""How sure a score is, and a difference of two: the bootstrap over examples (Efron 1979; Koehn 2004).
 
-from collections.abc import Callable
+Over runs with other seeds it is Student's t.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 
 # A score of the examples with these numbers (some of them several times).
 Statistic = Callable[[np.ndarray], float]
@@ -47,6 +51,16 @@ def compare(
     found = _interval(second(everything) - first(everything), draws, confidence)
     tail = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
     return Comparison(found, min(1.0, 2 * (tail + 1) / (resamples + 1)))
+
+
+def of_runs(scores: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean of a score over runs that differ in their seed, and Student's interval of it; of a single run,
+    which says nothing of that, the score itself."""
+    values = np.asarray(scores, np.float64)
+    if len(values) < 2:
+        return Interval(float(values[0]), float(values[0]), float(values[0]))
+    half = scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1) * scipy.stats.sem(values)
+    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
 
 
 def mean_of(scores: np.ndarray) -> Statistic:
