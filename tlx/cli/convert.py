@@ -4,6 +4,7 @@
     tlx convert import gpt2/ runs/gpt2 --verify
     tlx convert export runs/bert my-bert/
     tlx convert merge runs/lora runs/merged                a run whose LoRA is part of its matrices
+    tlx convert adapter runs/lora my-adapter/              its LoRA alone, for the library peft
 
 A directory is one that `save_pretrained` wrote: config.json, safetensors and the tokenizer's files. What
 tlx cannot represent is an error that names it. An import ends with a check of what was read; --verify runs
@@ -23,24 +24,25 @@ from tlx.api.load import open_foreign
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, StorageError
+from tlx.base.files import read_json
 from tlx.checkpoint import Checkpoints
 from tlx.cli import flags
 from tlx.hub import folder as hub
-from tlx.hub import verify
+from tlx.hub import peft, verify
 from tlx.hub.spill import spill
-from tlx.models.families import TABLE
+from tlx.models.families import MODEL_TYPES, TABLE
 from tlx.train import directory
 
 
 def main(argv: list[str]) -> int:
     """`tlx convert`: exit 64 for what cannot be read or represented, 73 where nothing can be written."""
     options = flags.parse(_parser(), argv)
-    return {"import": _import, "export": _export, "merge": _merge}[options.way](options)
+    return {"import": _import, "export": _export, "merge": _merge, "adapter": _adapter}[options.way](options)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("convert", __doc__)
-    parser.add_argument("way", choices=("import", "export", "merge"))
+    parser.add_argument("way", choices=("import", "export", "merge", "adapter"))
     parser.add_argument("source", metavar="FROM", help="Hugging Face directory, or run directory")
     parser.add_argument("target", metavar="TO", help="folder to write; it must not be there yet, or empty")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the parameters written")
@@ -120,6 +122,27 @@ def _export(options: argparse.Namespace) -> int:
     name = hub.save_folder(target, family, config, params, special=special, dtype=dtype)
     lm.tokenizer.export(target, _frame(lm))
     print(f"{target}: {name} of the family {family}, with its tokenizer")
+    return 0
+
+
+def _adapter(options: argparse.Namespace) -> int:
+    """For the base's own Hugging Face directory, or for what an export of it writes."""
+    _refuse_full(options.target)
+    lm = tlx.load(options.source, step=options.step, allow=options.allow)
+    base = lm.config.base.path
+    if base and hub.is_hugging_face(base):
+        values = read_json(pathlib.Path(base) / "config.json")
+        family = MODEL_TYPES.load(values["model_type"], allow=()).name
+        name = (values.get("architectures") or [""])[0] or hub.class_of(family, lm.params)
+    else:
+        known = tlx.load(base, allow=options.allow) if base else lm
+        params = known.standalone_params
+        family = options.family or hub.family_of(known.module.model, params)
+        name = hub.class_of(family, params)
+    layers = peft.save_adapter(options.target, family, name, lm.module.model, lm.params, base)
+    print(f"{options.target}: LoRA of {len(layers)} layers of {name}, such as {layers[0]}")
+    if lm.params.get("heads"):
+        print(f"the head of {lm.config.objective.name} is no part of it: it stays in {options.source}")
     return 0
 
 

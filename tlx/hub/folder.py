@@ -212,6 +212,11 @@ def _lacking(family: Family, rows: list[Row], params: Mapping[str, Any]) -> str:
     return f"the model has no {', '.join(missing[:3])}, which {family.name} has" if missing else ""
 
 
+def class_of(family: str, params: Mapping[str, Any]) -> str:
+    """The Hugging Face class that an export of `params` to the family is for."""
+    return _architecture(TABLE.load(family), tree.flatten(params))[0]
+
+
 def _architecture(family: Family, params: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     for name, heads in family.architectures.items():
         if all(any(path.startswith(f"{head}/") for path in params) for head in heads):

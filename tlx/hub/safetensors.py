@@ -105,12 +105,12 @@ def write(
         shards[-1].append((name, tensor))
         room -= size
     if len(shards) == 1:
-        _write_file(folder / SINGLE, shards[0])
+        write_file(folder / SINGLE, shards[0])
         return
     places = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(folder / file, shard)
+        write_file(folder / file, shard)
         places |= {name: file for name, _ in shard}
     total = sum(_num_bytes(tensor) for _, tensor in tensors)
     write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
@@ -154,7 +154,8 @@ def _open(path: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
     return header, np.memmap(path, np.uint8, mode="r", offset=8 + length)
 
 
-def _write_file(path: pathlib.Path, tensors: Sequence[tuple[str, Any]]) -> None:
+def write_file(path: pathlib.Path, tensors: Sequence[tuple[str, Any]]) -> None:
+    """One file; tensors as those of `write`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors:

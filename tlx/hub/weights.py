@@ -32,6 +32,11 @@ class Lazy:
         return jax.make_array_from_callback(self.shape, sharding, self.read)
 
 
+def whole(array: np.ndarray) -> Lazy:
+    """An array that is there."""
+    return Lazy(array.shape, array.dtype, array.__getitem__)
+
+
 def select(rows: Iterable[Row], heads: Iterable[str]) -> list[Row]:
     """The rows of the model and of these heads ("heads/mlm", "heads/nsp/pooler")."""
     wanted = tuple(f"{head}/" for head in heads)
