@@ -105,18 +105,9 @@ def gpt2(torch, transformers, folder):
 
 
 def t5(torch, transformers, folder):
-    from tokenizers import processors
-
-    tokenizer = folders.byte_pairs(folder)
-    tokenizer.add_special_tokens(["</s>", "<pad>"])
-    end = tokenizer.token_to_id("</s>")
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "</s>", "pad_token": "<pad>"}))
     config = transformers.T5Config(
         vocab_size=304, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, n_positions=LENGTH,
-        pad_token_id=tokenizer.token_to_id("<pad>"), eos_token_id=end,
-        decoder_start_token_id=tokenizer.token_to_id("<pad>"), initializer_factor=2.0,
+        initializer_factor=2.0, **folders.with_end(folder),
     )  # fmt: skip
     return transformers.T5ForConditionalGeneration(config)
 
