@@ -183,6 +183,6 @@ def test_verbs_know_what_they_train(folder, tmp_path, capsys):
     assert cli.main(["train", f"--config={folder / 'task.py'}"]) == 64
     assert "use: tlx finetune" in capsys.readouterr().err
     assert cli.main(["finetune", "--config=quickstart:tiny"]) == 64
-    assert "is no task; tasks are classification" in capsys.readouterr().err
+    assert "is no task; tasks are chat, classification" in capsys.readouterr().err
     assert cli.main(["config", f"--config={folder / 'task.py'}"]) == 0
     assert "objective.label = 'label'" in capsys.readouterr().out

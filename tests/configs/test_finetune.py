@@ -20,6 +20,7 @@ SHARED = pathlib.Path(os.environ.get("TLX_SHARED_DATA") or ROOT.parent / "shared
 
 # (config, argument) -> training and validation files.
 FILES = {
+    ("chat", "self_instruct"): ("self_instruct_seed/seed_tasks.jsonl", ""),
     ("chatbot", ""): ("ko_chatbot/ChatbotData.csv.gz", ""),
     ("choices", ""): ("kobest/COPA.train.tsv", "kobest/COPA.dev.tsv"),
     ("entities", ""): ("wnut17/wnut17train.conll.gz", "wnut17/emerging.dev.conll"),

@@ -130,7 +130,7 @@ def test_what_is_written_is_the_likeliest_token_each_time(shape):
     pipeline = RecordPipeline(DataConfig(), RECORDS, items, TASK, spec, 2, 0, "validation")
     predictor = make_predictor(module)
     found = evaluate_task(predictor, params, TASK, spec, pipeline)
-    ids = write(module.model, params["model"], TASK.asks(items, spec), V, 2)
+    ids = write(module.model, params["model"], TASK.asks(items, spec), spec, 2)
     for item, one, answer in zip(items, ids, found.answers, strict=True):
         written = []
         while len(written) < 6 and (not written or written[-1] != V.eos):

@@ -17,6 +17,7 @@ import numpy as np
 
 from tlx.adapt.config import AdaptConfig
 from tlx.adapt.merge import merge
+from tlx.api.reply import messages_from, reply
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.data.records import RecordPipeline
@@ -317,6 +318,25 @@ class LoadedModel:
         pipeline = RecordPipeline(self.config.data, rows, items, task, spec, size, 0, "predict")
         answers = answer(self._predictor, self.params, task, spec, pipeline).answers
         return answers[0] if alone else answers
+
+    def chat(
+        self,
+        messages: str | Sequence[Mapping[str, str]],
+        max_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        template: str = "",
+    ) -> str:
+        """What the assistant says next: of a decoder tuned on the task "chat", by the template that it was
+        tuned with (or one of text/chat.py's, by name).
+
+        messages: {"role": "user", "content": ...} and so on, the last one the user's; or one question. The
+        oldest ones are left out where the model's length has no room for them.
+        """
+        how = Sampling(temperature, top_k, top_p)
+        return reply(self, messages_from(messages), max_tokens, how, seed, template).text
 
     @functools.cached_property
     def _predictor(self) -> Predictor:

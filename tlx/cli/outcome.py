@@ -56,6 +56,8 @@ def show_next(run: Run, workdir: pathlib.Path) -> None:
     print("\nnext:")
     print(f"  less {shlex.quote(f'{place}/predictions/validation.jsonl')}   # each record with its answer")
     print(f"  python -c {shlex.quote(call)}")
+    if run.config.objective.name == "chat":
+        print(f"  tlx chat {shlex.quote(place)}")
 
 
 def _plain(value: Any) -> Any:

@@ -78,9 +78,10 @@ def answer(
     seen = len(pipeline.records) if count >= size else max(1, pipeline.items[count].record)
     items = [item for item in pipeline.items[:count] if item.record < seen]
     joined = {name: np.concatenate([part[name] for part in outputs])[: len(items)] for name in outputs[0]}
-    if task.asks is not None:
-        given = (task.asks(items, spec), spec.vocab, pipeline.batch_size)
-        joined["written"] = write(predictor.module.model, params["model"], *given)
+    asked = task.asks and task.asks(items, spec)
+    if asked is not None:
+        model = predictor.module.model
+        joined["written"] = write(model, params["model"], asked, spec, pipeline.batch_size)
     return Answered(_means(terms), task.answers(joined, items, spec), pipeline.records[:seen])
 
 

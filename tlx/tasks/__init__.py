@@ -6,6 +6,7 @@ from tlx.base.lookup import Table
 TABLE = Table(
     "objective",
     {
+        "chat": "tlx.tasks.chat:TASK",
         "classification": "tlx.tasks.classification:TASK",
         "generation": "tlx.tasks.generation:TASK",
         "language_modeling": "tlx.tasks.language_modeling:TASK",

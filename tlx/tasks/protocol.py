@@ -64,6 +64,8 @@ class Asked(NamedTuple):
     max_tokens: int  # eos included
     num_beams: int = 0  # 0: greedy
     length_penalty: float = 1.0
+    end: int | None = None  # the id that ends a text; None: eos
+    stop: str = ""  # a text that does so too
 
 
 class Scores(NamedTuple):
@@ -135,7 +137,7 @@ class Task(NamedTuple):
     score: Callable[[Sequence[Answer], Sequence[Record], TaskSpec], Scores]
     kinds: tuple[str, ...]
     draw: Callable[..., None] | None = None
-    asks: Callable[[Sequence[Any], TaskSpec], Asked] | None = None
+    asks: Callable[[Sequence[Any], TaskSpec], Asked | None] | None = None
     written: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     size: Callable[[Any], int] | None = None
     join: Callable[[Sequence[Any]], Any] | None = None

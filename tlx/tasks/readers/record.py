@@ -18,10 +18,20 @@ class Record(NamedTuple):
     set: str = ""
 
     def get(self, column: str, field: str) -> Any:
-        """The value of a column; DataError naming the config's `field` and the columns that there are."""
-        if column not in self.values:
-            raise DataError(f"{self.where} has no such column: " + one_of(field, column, self.values))
-        return self.values[column]
+        """The value of a column, or inside it ("instances.0.output"). DataError naming the config's `field`
+        and the columns that there are."""
+        if column in self.values:
+            return self.values[column]
+        value: Any = self.values
+        for key in column.split("."):
+            inside = (
+                value if isinstance(value, Mapping) else dict(enumerate(value)) if _is_list(value) else {}
+            )
+            key = int(key) if _is_list(value) and key.isdigit() else key
+            if key not in inside:
+                raise DataError(f"{self.where} has no such column: " + one_of(field, column, self.values))
+            value = inside[key]
+        return value
 
     def text(self, column: str, field: str) -> str:
         """The same, a text."""
@@ -37,6 +47,10 @@ class Record(NamedTuple):
         if not all(isinstance(item, str | int | float) for item in items):
             raise DataError(f"{self.where}: {column!r} is {type(value).__name__}, {field} wants texts")
         return " ".join(map(str, items))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,92 @@
+"""`tlx chat` as a user runs it: on a run that was tuned so, and on one that was not."""
+
+import io
+import json
+import random
+
+import pytest
+
+import tlx
+from tests.run_directory import write_run
+from tlx import cli
+from tlx.base.errors import ConfigError
+from tlx.base.files import read_json
+
+_CONFIG = """
+from tlx.run import finetune_config
+
+def get_config(arg=""):
+    config = finetune_config("chat")
+    objective, records = config.objective, config.data.records
+    objective.template, objective.metrics, objective.target_length = "zephyr", ("accuracy",), 8
+    records.train, records.test, records.epochs = ({train!r},), ({test!r},), 14.0
+    config.data.sequence_length = 96
+    config.train.batch_size, config.optimizer.learning_rate = 8, 2e-2
+    config.model.init.stddev = 0.4
+    config.eval.every, config.checkpoint.every, config.log.tensorboard = 0, 50, False
+    return config
+"""
+
+
+def say(monkeypatch, capsys, run, lines, *words):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    code = cli.main(["chat", str(run), *words])
+    return code, capsys.readouterr()
+
+
+def conversation(rng):
+    messages = []
+    for _ in range(2):
+        letter = rng.choice("abc")
+        messages += [{"role": "user", "content": letter}, {"role": "assistant", "content": letter.upper()}]
+    return {"messages": messages}
+
+
+@pytest.mark.slow
+def test_from_conversations_to_a_conversation(tmp_path, monkeypatch, capsys):
+    rng = random.Random(0)
+    for name, count in (("train", 100), ("test", 12)):
+        rows = [json.dumps(conversation(rng)) for _ in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    paths = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
+    (tmp_path / "task.py").write_text(_CONFIG.format(**paths))
+    base, run = write_run(tmp_path / "base", "clm"), tmp_path / "run"
+    words = [f"--config={tmp_path / 'task.py'}", f"--from={base}", f"--workdir={run}"]
+    assert cli.main(["finetune", *words]) == 0
+    scores = read_json(run / "scores.json")["test"]
+    assert scores["accuracy"] > 0.9 and scores["perplexity"] < 1.5  # chance: a third, 3 of the letter
+    lm = tlx.load(run)
+    assert lm.config.objective.format.user.before == "<|user|>\n"
+    answers = {letter: lm.chat(letter, temperature=0, max_tokens=4) for letter in "abc"}
+    assert sum(answers[letter] == letter.upper() for letter in "abc") >= 2
+    assert lm.predict("a")["answer"] == answers["a"]
+    capsys.readouterr()
+    code, out = say(monkeypatch, capsys, run, ["a", "", "/new", "a", "/exit", "b"], "--temperature=0")
+    assert code == 0 and out.out.split("\n") == [answers["a"], answers["a"], ""]
+    code, out = say(monkeypatch, capsys, run, ["b"] * 6, "--temperature=0", "--max_tokens=8")
+    assert out.out.count("\n") == 6 and "(no room for the 2 oldest messages)" in out.err
+    code, out = say(monkeypatch, capsys, run, ["x" * 100, "a"], "--temperature=0")
+    assert "the last message takes" in out.err and out.out.count("\n") == 1
+
+
+def test_a_model_that_was_not_tuned_so(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "run", "clm")
+    code, out = say(monkeypatch, capsys, run, ["hi"])
+    assert code == 64 and "was trained for clm, not tuned on conversations" in out.err
+    code, out = say(monkeypatch, capsys, run, ["hi"], "--template=chatlm")
+    assert code == 64 and "did you mean 'chatml'" in out.err
+    lm = tlx.load(run)
+    assert isinstance(lm.chat("hi", max_tokens=3, template="words"), str)
+    for messages, message in [
+        ([{"role": "user"}], "must have a 'role'"),
+        ([{"role": "usr", "content": ""}], "did you mean 'user'"),
+        ([{"role": "assistant", "content": ""}], "nothing to answer"),
+        ("x" * 40, "the last message takes"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            lm.chat(messages, max_tokens=3, template="words")
+    with pytest.raises(ConfigError, match="max_tokens = 32 must be 1 to 31"):
+        lm.chat("hi", max_tokens=32, template="words")
+    encoder = write_run(tmp_path / "mlm", "mlm")
+    with pytest.raises(ConfigError, match="a conversation needs a decoder, this is encoder"):
+        tlx.load(encoder).chat("hi")
