@@ -1,5 +1,6 @@
 """Sources give every document once, hold the same ones out for ever, and name what they cannot read."""
 
+import dataclasses
 import gzip
 import json
 import pathlib
@@ -15,10 +16,12 @@ from ml_collections import ConfigDict
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, SourceConfig, TextConfig, TfdsConfig, WeightedSource
+from tlx.data.records import read_records
 from tlx.data.sources import open_source
 from tlx.data.sources.docstrings import DocstringSource
 from tlx.data.sources.python import EXCLUDED, PythonSource
 from tlx.data.tokenize import documents
+from tlx.tasks.readers import RecordsConfig
 
 
 def _text(split="train", **kwargs):
@@ -255,6 +258,28 @@ def test_conversations_of_tfds(tfds_folder):
     )
     with pytest.raises(DataError, match="data.tfds.turns_column = 'talk'"):
         open_source(SourceConfig("tfds", tfds=_tfds(tfds_folder, turns_column="talk")), "train")
+
+
+def test_labelled_records_of_tfds(tfds_folder):
+    where = {"data_dir": str(tfds_folder), "validation_fraction": 0.3}
+    config = RecordsConfig(train=("tfds:toy_text:plain::train",), **where)
+    records = {part: read_records(config, part, 0) for part in ("train", "validation")}
+    assert sum(map(len, records.values())) == 30 and len(records["validation"]) > 0
+    for record in sum(records.values(), []):
+        number = record.values["id"]
+        assert record.values == {
+            "text": f"문서 {number} of 30",
+            "id": number,
+            "label": ("even", "odd")[number % 2],
+            "turns": [f"안녕 {number}", "hi", "👋"],
+        }
+        assert record.where.startswith("tfds:toy_text:plain::train record ")
+    whole = dataclasses.replace(config, validation=("tfds:toy_text::validation",))
+    assert len(read_records(whole, "validation", 0)) == 5
+    wrong = {"tfds:toy_text:plain": "names no split: write", "tfds:toy::train": "cannot be read"}
+    for name, message in wrong.items():
+        with pytest.raises(DataError, match=f"data.records.train.*{message}"):
+            read_records(dataclasses.replace(config, train=(name,)), "train", 0)
 
 
 def test_tfds_without_tensorflow(tfds_folder):

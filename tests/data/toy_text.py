@@ -16,7 +16,10 @@ class ToyText(tfds.core.GeneratorBasedBuilder):
 
     def _info(self):
         turns = tfds.features.Sequence(tfds.features.Text())
-        features = tfds.features.FeaturesDict({"text": tfds.features.Text(), "id": np.int64, "turns": turns})
+        label = tfds.features.ClassLabel(names=["even", "odd"])
+        features = tfds.features.FeaturesDict(
+            {"text": tfds.features.Text(), "id": np.int64, "turns": turns, "label": label}
+        )
         return self.dataset_info_from_configs(features=features)
 
     def _split_generators(self, download_manager):
@@ -24,7 +27,10 @@ class ToyText(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, count):
         for i in range(count):
-            yield i, {"text": f"문서 {i} of {count}", "id": i, "turns": [f"안녕 {i}", "hi", "👋"]}
+            yield (
+                i,
+                {"text": f"문서 {i} of {count}", "id": i, "turns": [f"안녕 {i}", "hi", "👋"], "label": i % 2},
+            )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """Data sets prepared by TensorFlow Datasets, read by index without TensorFlow."""
 
-import importlib
-import re
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 from tlx.base.errors import DataError, one_of
 from tlx.data.config import SourceConfig
 from tlx.data.sources.source import Document, Split
+from tlx.tasks.readers.tfds import library, spelled
 
 _RECORDS = 8192  # of one part
 
@@ -23,10 +21,10 @@ class TfdsSource:
             self._columns = (self._turns,)
         self.parallel = len(self._columns) == 2
         self._split = config.tfds.validation_split if split == "validation" else config.tfds.train_split
-        tfds = _import()
+        tfds = library("data.source = 'tfds'")
         title = f"tfds {config.tfds.name} [{self._split}]"
         try:
-            where = {"name": _tfds_name(config.tfds.name), "data_dir": config.tfds.data_dir}
+            where = {"name": spelled(config.tfds.name), "data_dir": config.tfds.data_dir}
             self._records = tfds.data_source(split=self._split, **where)
             builder = tfds.builder(**where)
         except Exception as error:  # TFDS raises some twenty classes, most of them its own
@@ -72,24 +70,6 @@ class TfdsSource:
                 yield Document(name, texts[0], tuple(texts[1:]))
             else:
                 yield from (Document(name, text) for text in texts)
-
-
-def _import() -> ModuleType:
-    try:
-        return importlib.import_module("tensorflow_datasets")
-    except ImportError as error:
-        raise DataError(
-            f"data.source = 'tfds' needs the package tensorflow-datasets ({error}); "
-            "install it with: pip install 'tlx-lm[tfds]'"
-        ) from error
-
-
-def _tfds_name(name: str) -> str:
-    """TFDS's spelling of "name:config"; a version behind the colon stays one."""
-    base, colon, rest = name.partition(":")
-    if not colon or "/" in base or re.fullmatch(r"(\d+|\*)(\.(\d+|\*)){0,2}", rest):
-        return name
-    return f"{base}/{rest}"
 
 
 def _decoded(value: Any) -> str:

@@ -15,6 +15,8 @@ from tlx.tasks.readers.json_file import read_json, read_jsonl
 from tlx.tasks.readers.record import FORMATS, Record, RecordFiles
 from tlx.tasks.readers.squad import read_squad
 from tlx.tasks.readers.table import read_parquet, read_table
+from tlx.tasks.readers.tfds import PREFIX as TFDS
+from tlx.tasks.readers.tfds import read_tfds
 
 
 def read_files(globs: Sequence[str], config: RecordFiles, field: str) -> list[Record]:
@@ -25,8 +27,13 @@ def read_files(globs: Sequence[str], config: RecordFiles, field: str) -> list[Re
     """
     alike = ("format", "quoting", "columns", "encoding")
     how = RecordFiles(**{name: getattr(config, name) for name in alike})
-    files = ((path, key, os.stat(path)) for path, key in _matches(globs, field))
+    prepared = [name.removeprefix(TFDS) for name in globs if name.startswith(TFDS)]
+    found = _matches([name for name in globs if not name.startswith(TFDS)], field)
+    files = ((path, key, os.stat(path)) for path, key in found)
     parts = [_file(path, key, (stat.st_size, stat.st_mtime_ns), how) for path, key, stat in files]
+    for name in prepared:
+        name, _, split = name.partition("::")
+        parts.append(read_tfds(name, split, config.data_dir, field))
     records = [record for part in parts for record in part]
     if not records:
         raise DataError(f"{field} = {tuple(globs)} has no records")

@@ -57,7 +57,8 @@ def _is_list(value: Any) -> bool:
 class RecordFiles:
     """Files with labelled records, and how to read them.
 
-    Files are globs (.gz too); of a json file "FILE::key" are the records under a key. format: one of
+    Files are globs (.gz too); of a json file "FILE::key" are the records under a key. "tfds:NAME::SPLIT" are
+    those of a data set of TensorFlow Datasets, whose data sets are in data_dir ("": its own). format: one of
     FORMATS, "" is the files' ending. quoting: whether quotes in csv and tsv enclose fields; off, they are
     part of the text. columns: names in order, for files that do not name their columns themselves (csv and
     tsv without a header, lists in json, CoNLL; "" is a column that does not matter).
@@ -74,6 +75,7 @@ class RecordFiles:
     quoting: bool = True
     columns: tuple[str, ...] = ()
     encoding: str = "utf-8"
+    data_dir: str = ""
     limit: int = 0
 
     def check(self, field: str) -> None:
