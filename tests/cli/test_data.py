@@ -1,12 +1,15 @@
 """`tlx data` shows what a model will get, and says what share of it is what."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 
+from tests.run_directory import write_run
 from tlx.base.errors import ConfigError, DataError
-from tlx.cli.data import describe, main, measure
+from tlx.cli.data import main, measure
+from tlx.cli.data_tables import describe
 from tlx.text import TokenizerConfig, make_tokenizer
 
 TOKENIZER = make_tokenizer(TokenizerConfig(kind="bytes"), ())
@@ -142,3 +145,63 @@ def test_errors_reach_the_caller(config, tmp_path):
     (tmp_path / "b.jsonl").write_text("{}\n")
     with pytest.raises(DataError, match="b.jsonl:1 has no such field"):
         main(["prepare", f"--config={config}:clm"])
+
+
+TASK = """
+from tlx.run import finetune_config
+
+def get_config(arg):
+    task, _, shape = arg.partition(":")
+    config = finetune_config(task)
+    config.tokenizer.kind = "bytes"
+    config.model.kind = shape or None
+    config.data.records.train = ({file!r},)
+    config.data.sequence_length, config.train.batch_size = 24, 2
+    if task == "similarity":
+        config.objective.first, config.objective.second = "first", "second"
+        config.objective.label = "label"
+    if task == "generation":
+        config.objective.source, config.objective.target = "say: {{text}}", "{{label}}"
+        config.objective.target_length = 6
+    return config
+"""
+
+
+@pytest.fixture
+def task(tmp_path):
+    rows = [{"text": f"text {i}", "first": "ab", "second": "cd", "label": i % 3} for i in range(30)]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "task.py").write_text(TASK.format(file=str(tmp_path / "r.jsonl")))
+    return tmp_path / "task.py"
+
+
+def test_records_stand_beside_their_rows(task, capsys):
+    words = [f"--config={task}:classification:encoder", "--examples=2", "--places=3", "--batch=1"]
+    assert main(["show", *words]) == 0
+    out = capsys.readouterr().out
+    found = re.findall(r"=== train, row (\d) of (\d+) ===\nrecord (.*)\n  text: (.*)\n", out)
+    assert [row for row, *_ in found] == ["2", "3"]
+    number = found[0][2].rsplit(":", 1)[1]
+    assert found[0][3] == f"text {int(number) - 1}"
+    assert f"  | <cls>{found[0][3]}<sep>" in out and f"label: {(int(number) - 1) % 3} " in out
+    assert re.search(r"  place +tokens +positions +segments", out) and "  0      5 '<cls>'" in out
+    shares = [float(share) for share in re.findall(r"^label '\d' +([\d.]+)$", out, re.M)]
+    assert len(shares) == 3 and sum(shares) == pytest.approx(1, abs=0.01)
+    assert re.search(r"tokens in a row +[\d.]+, \d+ at most of 24", out)
+
+
+def test_rows_of_other_shapes(task, capsys):
+    assert main(["show", f"--config={task}:similarity:decoder", "--places=1"]) == 0
+    out = capsys.readouterr().out
+    assert "  | <s>ab<sep>cd" in out and "  | <s>cd<sep>ab" in out  # both orders
+    assert main(["show", f"--config={task}:generation:encoder_decoder", "--places=1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"  \| say: text \d+</s>", out) and re.search(r"targets: 2, of text: '\d'", out)
+    with pytest.raises(ConfigError, match="there is no cache to prepare"):
+        main(["prepare", f"--config={task}:similarity"])
+
+
+def test_a_task_is_shown_for_its_base(task, tmp_path, capsys):
+    write_run(tmp_path / "base", "clm")
+    assert main(["show", f"--config={task}:classification", f"--from={tmp_path / 'base'}"]) == 0
+    assert re.search(r"  \| <s>text \d+<", capsys.readouterr().out)

@@ -1,27 +1,29 @@
 """Look at the examples a model will get, or prepare their token caches ahead of a run.
 
 tlx data show --config=quickstart:mlm --examples=2 --places=40
+tlx data show --config=finetune/reviews --from=runs/mlm      a task's rows, beside their records
 tlx data prepare --config=quickstart
 """
 
+import argparse
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.cli import flags
+from tlx.cli import data_records, flags
+from tlx.cli.base_model import load_base
+from tlx.cli.data_tables import PREFIXES, Example, describe
+from tlx.cli.finetune import completed
 from tlx.data import Pipeline, build_pipeline, open_caches, prepare_tokenizer
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Spec
-from tlx.run import RunConfig, resolve
+from tlx.run import RunConfig, made_tokenizer, resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer, Vocabulary
 
 _MEASURED = 1000  # examples behind the rates
-_PREFIXES = ("", "encoder_", "decoder_")
-
-Example = Mapping[str, np.ndarray]
 
 
 def main(argv: list[str]) -> int:
@@ -33,10 +35,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--places", type=int, default=24, help="rows of each table of places (show)")
     parser.add_argument("--batch", type=int, default=0, help="the batch to print from (show)")
     parser.add_argument("--split", choices=("train", "validation"), default="train")
+    parser.add_argument("--from", dest="base", metavar="DIR", help="of a task: the model to be trained")
     options = flags.parse(parser, argv)
+    if options.config.objective.name in TASKS:
+        _show_records(options)
+        return 0
+    if options.base is not None:
+        raise ConfigError(f"--from is for tasks, this is {options.config.objective.name}")
     config = resolve(options.config)
-    if config.objective.name in TASKS:
-        raise ConfigError(f"{config.objective.name} reads records, not text; tlx data is for text")
     tokenizer = prepare_tokenizer(config.tokenizer, config.data)
     if options.action == "prepare":
         _prepare(config, tokenizer)
@@ -51,66 +57,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def describe(example: Example, tokenizer: Tokenizer, places: int) -> Iterator[str]:
-    """Lines that show one example: its texts as the model gets them, then its arrays place by place."""
-    for prefix in _PREFIXES:
-        if f"{prefix}tokens" in example:
-            yield from _describe_text(example, prefix, tokenizer)
-    counted = example["weights"] > 0
-    yield f"targets: {int(counted.sum())}, of text: {tokenizer.decode(example['targets'][counted])!r}"
-    for title, columns in _tables(example):
-        yield f"{title}:"
-        yield from _table(columns, tokenizer, places)
-
-
-def _describe_text(example: Example, prefix: str, tokenizer: Tokenizer) -> Iterator[str]:
-    tokens, segments = example[f"{prefix}tokens"], example[f"{prefix}segments"]
-    numbers = [int(number) for number in np.unique(segments) if number]
-    yield (
-        f"{prefix.rstrip('_') or 'input'}: {len(tokens)} places, {int((segments == 0).sum())} of padding, "
-        f"{len(numbers)} segments"
-    )
-    for number in numbers:
-        text = tokenizer.decode(tokens[segments == number], keep_special=True)
-        yield f"  segment {number}, {int((segments == number).sum())} tokens"
-        yield from (f"  | {line}" for line in text.split("\n"))
-
-
-def _tables(example: Example) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """Arrays that belong together: one for each place of an input, one for each target."""
-    left = dict(example)
-    if "target_positions" in left:
-        names = ("target_positions", "targets", "weights")
-        gathered = {name: left.pop(name) for name in names}
-        gathered["shown"] = example["tokens"][gathered["target_positions"]]
-        yield "targets", gathered
-    for prefix in _PREFIXES:
-        tokens = left.get(f"{prefix}tokens")
-        if tokens is None:
-            continue
-        own = [name for name in left if name.startswith(prefix) and left[name].shape == tokens.shape]
-        own = [name for name in own if prefix or not name.startswith(_PREFIXES[1:])]
-        if prefix == "decoder_":
-            own += [name for name in ("targets", "weights") if name in left]
-        yield f"{prefix.rstrip('_') or 'input'}", {name.removeprefix(prefix): left[name] for name in own}
-
-
-def _table(columns: Mapping[str, np.ndarray], tokenizer: Tokenizer, places: int) -> Iterator[str]:
-    size = len(next(iter(columns.values())))
-    rows = [["place", *columns]]
-    for place in range(min(size, places)):
-        rows.append([str(place), *(_cell(name, columns[name][place], tokenizer) for name in columns)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    if size > places:
-        yield f"  ... {size - places} more"
-
-
-def _cell(name: str, value: np.generic, tokenizer: Tokenizer) -> str:
-    if name in ("tokens", "targets", "shown"):
-        return f"{int(value)} {tokenizer.piece(int(value))!r}"
-    return f"{value:g}"
+def _show_records(options: argparse.Namespace) -> None:
+    """A task's rows, for the base's shape and with its tokenizer where one is given."""
+    if options.action == "prepare":
+        raise ConfigError(f"{options.config.objective.name} reads records: there is no cache to prepare")
+    config = completed(options.config.to_dict(), options.base and load_base(options.base))
+    first = options.batch * config.train.batch_size
+    data_records.show(config, made_tokenizer(config), options.split, first, options.examples, options.places)
 
 
 def _rates(pipeline: Pipeline, config: RunConfig, vocab: Vocabulary) -> Iterator[str]:
@@ -136,7 +89,7 @@ def _rates(pipeline: Pipeline, config: RunConfig, vocab: Vocabulary) -> Iterator
 def measure(batch: Example, vocab: Vocabulary) -> dict[str, float]:
     """Means over the rows of a batch, by what they say."""
     rates: dict[str, float] = {}
-    for prefix in _PREFIXES:
+    for prefix in PREFIXES:
         if f"{prefix}tokens" not in batch:
             continue
         tokens, segments = batch[f"{prefix}tokens"], batch[f"{prefix}segments"]
