@@ -10,6 +10,7 @@ from rouge_score import rouge_scorer
 
 from tests.tasks import small
 from tlx import parallel
+from tlx.adapt.config import AdaptConfig
 from tlx.base.errors import ConfigError, DataError
 from tlx.data.config import DataConfig
 from tlx.data.records import RecordPipeline
@@ -146,6 +147,23 @@ def test_what_is_written_is_the_likeliest_token_each_time(shape):
     with parallel.use(parallel.make_mesh(mesh, jax.devices()[:2]), parallel.rules(mesh)):
         again = evaluate_task(make_predictor(module), params, TASK, spec, pipeline)
     assert again.answers == found.answers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "prefix", "prompt"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_adapted_models_write_what_they_learned(shape, method):
+    """The cached decoder knows all that adaptation adds."""
+    slots = AdaptConfig(method, size=3).slots
+    model = dataclasses.replace(small.model_of(shape), slots=slots)
+    prompt = tuple(range(model.padded_vocab, model.padded_vocab + slots.prompt))
+    spec = dataclasses.replace(spec_of(shape, target_length=4), prompt=prompt)
+    module = TASK.module(spec.config, model)
+    params = small.init(module, small.batch_of("generation", spec, RECORDS))
+    items = TASK.prepare(RECORDS, small.TOKENIZER, spec)
+    one = write(model, params["model"], TASK.asks(items, spec), spec, 3)[0]
+    y = logits_of(module, params, items[0].source, one[:-1], shape)
+    assert len(one) == 4 and one == y[-4:].argmax(axis=-1).tolist()
 
 
 def test_scores_are_the_libraries_own():
