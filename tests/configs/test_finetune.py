@@ -11,7 +11,7 @@ from tests.cli.tiny import ROOT
 from tlx.base.errors import ConfigError
 from tlx.cli.finetune import completed
 from tlx.data.records import build_records
-from tlx.run import abstract_batch, parts_of, spec_of
+from tlx.run import abstract_batch, parts_of, resolve, spec_of
 from tlx.text import make_tokenizer
 
 FOLDER = ROOT / "configs/finetune"
@@ -45,7 +45,16 @@ def load(name, arg):
 
 
 def test_every_config_has_its_files():
-    assert {name for name, _ in FILES} | {"quickstart", "multitask"} == set(NAMES)
+    assert {name for name, _ in FILES} | {"base", "quickstart", "multitask"} == set(NAMES)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "clm", "span_corruption", "plm"])
+def test_a_base_of_each_shape_is_as_deep(objective):
+    values = load("base", objective)
+    values.data.text.files = ("*.txt",)
+    model = resolve(values).model
+    assert model.num_layers + model.num_decoder_layers == 4 and model.width == 192
+    assert resolve(load("base", f"{objective}:tiny")).model.width == 64
 
 
 def test_several_tasks_at_once_on_real_files():

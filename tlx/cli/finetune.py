@@ -4,6 +4,7 @@
     tlx finetune --config=C --from=bert-base-uncased/        a directory that save_pretrained wrote
     tlx finetune --config=C --from=runs/mlm --scratch        the same model from fresh parameters
     tlx finetune --config=C --from=runs/mlm --seeds=5        five runs: mean, spread, worst
+    tlx finetune --config=C --linear=characters              no model: a linear one of tf-idf, to be beaten
 
 The run's directory holds what a pretraining's does, and scores.json, predictions/SPLIT.jsonl (each record
 with its answer) and, for classes, confusion_SPLIT.png of the validation and test records. With
@@ -27,6 +28,8 @@ from tlx.cli import flags, outcome, seeds, training
 from tlx.cli.base_model import Base, kept, load_base
 from tlx.data.records import read_records
 from tlx.evaluate.answers import Evaluation, evaluate_task, make_predictor
+from tlx.evaluate.linear import check as check_linear
+from tlx.evaluate.linear import linear_scores
 from tlx.run import (
     Run,
     RunConfig,
@@ -55,11 +58,16 @@ def main(argv: list[str]) -> int:
         "--seeds", type=int, default=1, help="runs, from the config's seed on, in WORKDIR/seed-N"
     )
     parser.add_argument("--scratch", action="store_true", help="take the model, not its parameters")
+    parser.add_argument(
+        "--linear", metavar="UNIT", help="a linear classifier of tf-idf weights of UNIT instead"
+    )
     parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help="as tlx generate")
     options = flags.parse(parser, argv)
     name = options.config.objective.name
     if name not in TASKS and ":" not in name:
         raise ConfigError(f"objective.name = {name!r} is no task; tasks are {', '.join(TASKS)}")
+    if options.linear:
+        return _linear(options)
     if options.scratch and options.base is None:
         raise ConfigError("--scratch takes the model of --from=DIR, which is missing")
     training.begin()
@@ -85,6 +93,26 @@ def _run(options: argparse.Namespace, base: Base | None, seed: int, workdir: str
     start = None if options.scratch else base
     where = argparse.Namespace(**(vars(options) | {"workdir": workdir}))
     training.carry_out(training.Verb(_evaluator, _final, _end), config, where, partial(_build, start, base))
+
+
+def _linear(options: argparse.Namespace) -> int:
+    """The scores and predictions of a linear classifier, in WORKDIR."""
+    config = parsed(options.config)
+    check_linear(config.objective, options.linear)
+    if options.base is not None or options.scratch or options.seeds != 1:
+        raise ConfigError("--linear has no base, and no seeds: leave out --from, --scratch and --seeds")
+    records, seed = config.data.records, config.seed
+    train, task = read_records(records, "train", seed), parts_of(config)
+    objective = task.complete(config.objective, train)
+    splits = ("validation", "test") if records.tested else ("validation",)
+    found = {
+        split: linear_scores(task, objective, train, read_records(records, split, seed), options.linear)
+        for split in splits
+    }
+    workdir = pathlib.Path(options.workdir or f"runs/{config.name or options.config_name}-linear")
+    workdir.mkdir(parents=True, exist_ok=True)
+    outcome.write_scores(workdir, found)
+    return 0
 
 
 def _build(start: Base | None, known: Base | None, config: RunConfig, tokenizer: Tokenizer | None) -> Run:

@@ -16,16 +16,22 @@ from tlx.run import Run, parts_of
 
 def show(run: Run, workdir: pathlib.Path, found: Mapping[str, Evaluation]) -> None:
     """Prints the scores of each split; writes scores.json, predictions/SPLIT.jsonl and the pictures."""
-    figures = {split: with_interval(evaluation) for split, evaluation in found.items()}
-    write_json(workdir / "scores.json", figures)
-    (workdir / "predictions").mkdir(exist_ok=True)
+    write_scores(workdir, found)
     task = parts_of(run.config)
     for split, evaluation in found.items():
-        show_figures(split, figures[split])
-        write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluation)
         if task.draw is not None:
             path = workdir / f"confusion_{split}.png"
             task.draw(evaluation.answers, evaluation.records, run.spec, path)
+
+
+def write_scores(workdir: pathlib.Path, found: Mapping[str, Evaluation]) -> None:
+    """Prints the scores of each split; writes scores.json and predictions/SPLIT.jsonl."""
+    figures = {split: with_interval(evaluation) for split, evaluation in found.items()}
+    write_json(workdir / "scores.json", figures)
+    (workdir / "predictions").mkdir(exist_ok=True)
+    for split, evaluation in found.items():
+        show_figures(split, figures[split])
+        write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluation)
 
 
 def write_predictions(path: str | os.PathLike, evaluation: Evaluation) -> None:
