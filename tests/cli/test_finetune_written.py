@@ -160,5 +160,11 @@ def test_a_decoder_learns_texts_of_its_own_kind(folder, tmp_path, capsys):
     steps = read_json(tmp_path / "run/run.json")["config"]["train"]["steps"]
     assert 100 < steps < 250  # 60 passes over rows of six or seven texts
     assert scores["main"] == "bits_per_byte" and scores["lower_is_better"]
-    texts = tlx.load(tmp_path / "run").generate([""] * 4, temperature=0.5, max_tokens=3)
+    lm = tlx.load(tmp_path / "run")
+    ids, vocab = lm.tokenizer.encode("ab"), lm.tokenizer.vocab
+    y = lm.logits([vocab.bos, *ids])[0].astype(np.float64)
+    log_p = (y - np.log(np.exp(y).sum(axis=-1, keepdims=True)))[range(3), [*ids, vocab.eos]]
+    assert lm.predict("ab")["nats"] == pytest.approx(-log_p.sum(), rel=1e-4)
+    assert lm.score("ab").log_likelihood == pytest.approx(log_p[:2].sum(), rel=1e-4)  # without the end
+    texts = lm.generate([""] * 4, temperature=0.5, max_tokens=3)
     assert all(len(text) == 2 and set(text) <= set("abcdef") for text in texts)

@@ -352,7 +352,7 @@ class LoadedModel:
 
     def _need_heads(self) -> None:
         """ConfigError where the objective predicts with a head that the checkpoint does not hold."""
-        if isinstance(parts_of(self.config), Task):
+        if isinstance(parts_of(self.config), Task) and not hasattr(self.module, "logits"):
             raise ConfigError(f"this model is fine-tuned for {self.config.objective.name}; use predict")
         if self._missing_heads:
             raise ConfigError(

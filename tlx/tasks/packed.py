@@ -15,9 +15,9 @@ import numpy as np
 
 from tlx.base.term import Term, Terms
 from tlx.nn.losses import WHOLE, cross_entropy
-from tlx.tasks.heads import hidden_states, language_model
-from tlx.tasks.protocol import Batch, TaskModule, TaskSpec
+from tlx.tasks.protocol import Batch, TaskSpec
 from tlx.tasks.rows import padded
+from tlx.tasks.written import WritingModule
 
 
 class Piece(NamedTuple):
@@ -82,22 +82,12 @@ def example(rng: np.random.Generator, item: Row, spec: TaskSpec) -> dict[str, np
     }
 
 
-class PackedModule(TaskModule):
+class PackedModule(WritingModule):
     """A decoder, without a head of the task's own."""
 
-    def setup(self):
-        self.lm = language_model(self.model)
-
-    def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
-        """Terms "loss" and "token_accuracy", over the tokens that are asked for."""
-        hidden = hidden_states(self.lm, batch, keys)
-        terms = cross_entropy(hidden, self.lm.unembedding(), batch["targets"], batch["weights"], self.loss)
-        terms["token_accuracy"] = terms.pop("accuracy")
-        return terms, None
-
     def evaluated(self, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
-        """(the same, nats [B] of each row)."""
-        hidden, unembedding = hidden_states(self.lm, batch, None), self.lm.unembedding()
+        """(terms, nats [B] of each row)."""
+        (hidden, unembedding), _ = self.predictions(batch)
         many = batch["targets"].size * unembedding.num_rows > WHOLE
         loss = dataclasses.replace(self.loss, chunk=self.loss.chunk or (128 if many else 0))
 

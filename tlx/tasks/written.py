@@ -12,13 +12,14 @@ answers are written is what was read in training.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
+from tlx.nn import embed
 from tlx.nn.losses import cross_entropy
 from tlx.tasks.heads import hidden_states, language_model
 from tlx.tasks.protocol import Asked, Batch, TaskModule, TaskSpec
@@ -115,15 +116,26 @@ def example(rng: np.random.Generator, item: Written, spec: TaskSpec) -> dict[str
 
 
 class WritingModule(TaskModule):
-    """An encoder-decoder or a decoder, without a head of the task's own."""
+    """An encoder-decoder or a decoder, without a head of the task's own: still a language model."""
 
     def setup(self):
         self.lm = language_model(self.model)
 
+    def predictions(
+        self, batch: Batch, carry: None = None, keys: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, Any], None]:
+        """((hidden states [B, T, D] of what writes, the unembedding), None), as objectives have it."""
+        return (hidden_states(self.lm, batch, keys), self.lm.unembedding()), None
+
+    def logits(self, batch: Batch, carry: None = None) -> jax.Array:
+        """float32 [B, T, V] without dropout; V the unpadded vocabulary."""
+        (hidden, unembedding), _ = self.predictions(batch)
+        return embed.logits(hidden, unembedding)[..., : unembedding.vocab_size]
+
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
-        """Terms "loss" and "token_accuracy", over tokens of targets."""
-        hidden = hidden_states(self.lm, batch, keys)
-        terms = cross_entropy(hidden, self.lm.unembedding(), batch["targets"], batch["weights"], self.loss)
+        """Terms "loss" and "token_accuracy", over the tokens that are asked for."""
+        (hidden, unembedding), _ = self.predictions(batch, carry, keys)
+        terms = cross_entropy(hidden, unembedding, batch["targets"], batch["weights"], self.loss)
         terms["token_accuracy"] = terms.pop("accuracy")
         return terms, None
 
