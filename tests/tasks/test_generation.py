@@ -11,6 +11,7 @@ from rouge_score import rouge_scorer
 from tests.tasks import small
 from tlx import parallel
 from tlx.adapt.config import AdaptConfig
+from tlx.adapt.parts import check_patterns
 from tlx.base.errors import ConfigError, DataError
 from tlx.data.config import DataConfig
 from tlx.data.records import RecordPipeline
@@ -164,6 +165,12 @@ def test_adapted_models_write_what_they_learned(shape, method):
     one = write(model, params["model"], TASK.asks(items, spec), spec, 3)[0]
     y = logits_of(module, params, items[0].source, one[:-1], shape)
     assert len(one) == 4 and one == y[-4:].argmax(axis=-1).tolist()
+
+
+def test_a_task_without_a_head_has_none_to_train():
+    with pytest.raises(ConfigError, match="this task has none"):
+        check_patterns(AdaptConfig("head"), {"model": {"kernel": np.zeros(1)}})
+    check_patterns(AdaptConfig("head", train=("kernel",)), {"model": {"kernel": np.zeros(1)}})
 
 
 def test_scores_are_the_libraries_own():

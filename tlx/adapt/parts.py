@@ -49,6 +49,11 @@ def check_patterns(config: AdaptConfig, params: Any) -> None:
             raise ConfigError(f"adapt.train: {pattern!r} is not a regular expression: {error}") from error
         if not found:
             raise ConfigError(f"adapt.train: {pattern!r} matches no parameter, such as {paths[0]}")
+    if config.method == "head" and not any(is_trained(config, path) for path in paths):
+        raise ConfigError(
+            "adapt.method = 'head' trains the task's head, and this task has none: what it says is the "
+            "model's own; 'lora' and the others train a part of the model"
+        )
     inside = [path for path in paths if not path.startswith("heads/") and is_trained(config, path)]
     if config.method not in ("full", "head") and not inside:
         raise ConfigError(
