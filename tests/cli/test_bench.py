@@ -12,7 +12,7 @@ SMALL = ["--width=16", "--layers=1", "--length=16", "--batch=8", "--vocab=512", 
 
 def test_step_and_data(tmp_path, capsys):
     path = tmp_path / "figures.json"
-    words = ["bench", "--what=step,data,cost", "--objective=clm", f"--json={path}", *SMALL]
+    words = ["bench", "--what=step,data,cost,generate", "--objective=clm", f"--json={path}", *SMALL]
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "of peak" in out and "M tokens/s of one core" in out
@@ -21,6 +21,8 @@ def test_step_and_data(tmp_path, capsys):
     assert 0 < figures["step"]["clm"]["peak_share"] < 1
     assert figures["step"]["clm"]["over_clm"] > 0
     assert figures["data"]["clm"] > 0
+    assert figures["generate"]["tlx_tokens_per_s"] > 0 and "8 prompts of 8 tokens and as many new ones" in out
+    assert "tlx / transformers" in out or "cannot be imported" in out
     # One layer of 16: attention's and the feed-forward's kernels, 16 keys, and 512 logits.
     exact = 2 * (12 * 16**2 + 2 * 16 * 16 + 16 * 512)
     assert figures["cost"]["clm"] == {"text": 16, "targets": 1.0, "flops": exact, "times_clm": 1.0}

@@ -6,9 +6,10 @@
     tlx bench --width=768 --layers=12 --length=1024 --batch=16 --vocab=50257
 
 what: step (tokens/s, model FLOP/s, share of the matmul peak, and of causal LM's FLOP/s), eager (the same
-GPT-2-shaped step in PyTorch, where torch and transformers are installed), data (pipeline tokens/s on one
-core), cost (an objective's FLOPs and targets for each token of text, beside causal LM's), checkpoint (against
-a plain file), startup (to the end of the first step, with and without the compilation cache).
+GPT-2-shaped step in PyTorch, where torch and transformers are installed), generate (new tokens/s, beside
+transformers.generate), data (pipeline tokens/s on one core), cost (an objective's FLOPs and targets for each
+token of text, beside causal LM's), checkpoint (against a plain file), startup (to the end of the first step,
+with and without the compilation cache).
 A machine's speed drifts: what is compared is measured in turns, and the medians are printed.
 """
 
@@ -25,6 +26,7 @@ MEASURES = Table(
     {
         "step": "tlx.cli.bench.step:measure",
         "eager": "tlx.cli.bench.eager:measure",
+        "generate": "tlx.cli.bench.generate:measure",
         "data": "tlx.cli.bench.data:measure",
         "cost": "tlx.cli.bench.cost:measure",
         "checkpoint": "tlx.cli.bench.checkpoint:measure",

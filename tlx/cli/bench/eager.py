@@ -27,21 +27,13 @@ STEPS = 5  # in a turn
 def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
     """Prints tokens/s of both and their ratio; says so where there is nothing to compare with."""
     del objectives
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"not measured: {' and '.join(missing)} cannot be imported (pip install torch transformers)")
+    if missing():
         return {}
     ours = prepare("clm", shape)
     with contextlib.ExitStack() as stack:
-        spinning, about = stack.enter_context(_torch(shape, {}))
-        sleeping, _ = stack.enter_context(_torch(shape, {"OMP_WAIT_POLICY": "passive"}))
-        calls = {
-            "tlx": lambda: [ours.call() for _ in range(STEPS)],
-            "spinning": spinning,
-            "sleeping": sleeping,
-        }
-        found = in_turns(calls, seconds)
-    best = min(("spinning", "sleeping"), key=lambda name: statistics.median(found[name]))
+        theirs, about = both_ways(stack, shape, "step", STEPS)
+        found = in_turns({"tlx": lambda: [ours.call() for _ in range(STEPS)], **theirs}, seconds)
+    best = min(theirs, key=lambda name: statistics.median(found[name]))
     speed = {name: STEPS * ours.tokens / statistics.median(times) for name, times in found.items()}
     ratio = median_ratio(found[best], found["tlx"])
     print(f"  tlx      {speed['tlx']:10,.0f} tokens/s, {ours.num_params:,} parameters")
@@ -50,13 +42,32 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     return {"ratio": ratio, "tlx_tokens_per_s": speed["tlx"], "torch_tokens_per_s": speed[best]}
 
 
+def missing() -> bool:
+    """Whether there is nothing to compare with, which is then said."""
+    names = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if names:
+        print(f"not measured: {' and '.join(names)} cannot be imported (pip install torch transformers)")
+    return bool(names)
+
+
+def both_ways(
+    stack: contextlib.ExitStack, shape: Shape, work: str, times: int
+) -> tuple[dict[str, Callable[[], object]], dict]:
+    """({way of waiting: `times` pieces of work in PyTorch}, what it is), as long as `stack` is open."""
+    spinning, about = stack.enter_context(_torch(shape, {}, work, times))
+    sleeping, _ = stack.enter_context(_torch(shape, {"OMP_WAIT_POLICY": "passive"}, work, times))
+    return {"spinning": spinning, "sleeping": sleeping}, about
+
+
 @contextlib.contextmanager
-def _torch(shape: Shape, environment: dict[str, str]) -> Iterator[tuple[Callable[[], object], dict]]:
-    """(STEPS steps of PyTorch in another process, what it is)."""
+def _torch(
+    shape: Shape, environment: dict[str, str], work: str, times: int
+) -> Iterator[tuple[Callable[[], object], dict]]:
+    """(`times` pieces of work of PyTorch in another process, what it is)."""
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     script = str(pathlib.Path(__file__).with_name("torch_gpt2.py"))
     process = subprocess.Popen(
-        [sys.executable, script, json.dumps(shape._asdict() | {"device": device})],
+        [sys.executable, script, json.dumps(shape._asdict() | {"device": device, "work": work})],
         env=os.environ | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -64,7 +75,7 @@ def _torch(shape: Shape, environment: dict[str, str]) -> Iterator[tuple[Callable
     )
 
     def call() -> None:
-        process.stdin.write(f"{STEPS}\n")
+        process.stdin.write(f"{times}\n")
         process.stdin.flush()
         if not process.stdout.readline():
             raise RuntimeError(f"PyTorch ended with exit code {process.wait()}")
