@@ -121,6 +121,7 @@ def test_what_is_written_follows_what_was_said():
     assert [one["answer"] for one in found.answers] == [small.TOKENIZER.decode(row).strip() for row in ids]
     assert found.figures["perplexity"] == pytest.approx(np.exp(found.figures["loss"]), rel=1e-5)
     assert found.scores.main == "accuracy" and not found.scores.lower
+    assert found.scores.floor == pytest.approx(1 / 3)  # all three answers are others
     assert TASK.asks(items, SPEC) is None  # no metrics: nothing is written
 
 

@@ -202,6 +202,9 @@ def test_scores_are_the_libraries_own():
     scores = TASK.score(answers, records, dataclasses.replace(spec, config=Generation(metrics=("bleu",))))
     again = sacrebleu.corpus_bleu([said[i] for i in some], [[col[i] for i in some] for col in columns])
     assert scores.statistic(some) == again.score and scores.main == "bleu"
+    alike = small.records_of(*({"target": text} for text in ("the cat sat there", "a b c d e", "a b c d e")))
+    same = TASK.score([{"answer": ""}] * 3, alike, spec_of("decoder", metrics=("chrf",))).floor
+    assert same == sacrebleu.corpus_chrf(["a b c d e"] * 3, [["the cat sat there"] + ["a b c d e"] * 2]).score
 
 
 def test_labels_in_words_and_numbers():

@@ -18,7 +18,7 @@ from tlx.tasks.packed import PackedModule, Piece, blank, example, join, likeliho
 from tlx.tasks.protocol import Answer, Asked, Scores, Task, TaskSpec
 from tlx.tasks.readers import Record
 from tlx.tasks.templates import columns_of, filled
-from tlx.tasks.text_scores import METRICS
+from tlx.tasks.text_scores import METRICS, same_answer
 from tlx.tasks.written import Decoding
 from tlx.text.chat import (
     ROLES,
@@ -216,7 +216,8 @@ def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) 
     known = [[messages_of(record, config)[-1].content.strip()] for record in records]
     statistics = {name: METRICS[name](said, known) for name in config.metrics}
     figures = {name: statistic(everything) for name, statistic in statistics.items()} | figures
-    return Scores(figures, config.metrics[0], statistics[config.metrics[0]])
+    main = config.metrics[0]
+    return Scores(figures, main, statistics[main], same_answer(main, known))
 
 
 TASK = Task(

@@ -67,12 +67,12 @@ METRICS: dict[str, Callable[[Texts, References], Statistic]] = {
 
 PERCENT = ("bleu", "chrf", "chrf++")  # from 0 to 100; the others are from 0, or -1, to 1
 
-_ONE_OF_FEW = ("accuracy", "exact_match", "f1")  # where one answer for all may be right often
+_OF_ORDER = ("pearson", "spearman")  # which the same answer for every record has none of
 
 
 def same_answer(metric: str, references: References) -> float:
-    """What the commonest reference scores as the answer to every record; 0 where that says nothing."""
-    if metric not in _ONE_OF_FEW:
+    """What the commonest reference scores as the answer to every record."""
+    if metric in _OF_ORDER:
         return 0.0
     counts = collections.Counter(accepted[0] for accepted in references if accepted)
     (answer, _), *_ = counts.most_common(1) or [("", 0)]
