@@ -27,7 +27,7 @@ TEXTS = [
 ]
 _DATA = """
 dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}, train: {data}}}}}
+dataset_kwargs: {{data_files: {{test: {data}, train: {data}}}, cache_dir: {cache}}}
 test_split: test
 training_split: train
 fewshot_split: train
@@ -74,7 +74,9 @@ def tasks(tmp_path_factory):
     ]
     (folder / "records.json").write_text("\n".join(map(json.dumps, rows)))
     for name, text in _TASKS.items():
-        (folder / f"{name}.yaml").write_text(text + _DATA.format(data=folder / "records.json"))
+        (folder / f"{name}.yaml").write_text(
+            text + _DATA.format(data=folder / "records.json", cache=folder / "cache")
+        )
     return folder
 
 
@@ -82,8 +84,6 @@ def evaluated(model, folder, monkeypatch, shots):
     """{task: (figures, answers to its requests in order)} of the harness."""
     from lm_eval.tasks import TaskManager
 
-    for name in ("HF_HOME", "HF_DATASETS_CACHE"):
-        monkeypatch.setenv(name, str(folder / "cache"))
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     found = lm_eval.simple_evaluate(
         model, tasks=list(_TASKS), num_fewshot=shots, bootstrap_iters=0,
@@ -171,8 +171,7 @@ def test_what_tlx_trained_reads_what_it_was_trained_with(tmp_path):
 
 
 def test_the_command_prints_figures_and_writes_every_answer(tasks, tmp_path, monkeypatch, capsys):
-    for name in ("HF_HOME", "HF_DATASETS_CACHE"):
-        monkeypatch.setenv(name, str(tasks / "cache"))
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     run, file = write_run(tmp_path / "run", "clm"), tmp_path / "answers.jsonl"
     words = ["evaluate", str(run), f"--tasks={tasks}", f"--predictions={file}", "--limit=2"]
     assert main([*words, "--harness=choices,answers"]) == 0
