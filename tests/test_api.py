@@ -112,6 +112,8 @@ def test_an_answer_ends_before_its_stop_string(objective, loaded):
     assert found[1] == (whole[1][: whole[1].index(stop[0])] if stop[0] in whole[1] else whole[1])
     with pytest.raises(ConfigError, match="sequence of texts"):
         lm.generate("ab", stop="x")
+    with pytest.raises(ConfigError, match="num_beams = 2 searches"):
+        lm.generate("ab", num_beams=2, repetition_penalty=1.2)
 
 
 def test_the_best_choice_is_the_likeliest(loaded):

@@ -157,6 +157,8 @@ class HarnessModel(TemplateLM):
         if self.backend == "seq2seq":
             given["sources"], rows = rows, [[vocab.bos]] * len(rows)
         given["stops_SV"] = lm.automaton(tuple(until), False)
+        if how.get("num_beams", 1) > 1 and how.get("repetition_penalty", 1.0) != 1.0:
+            raise ConfigError("generation_kwargs: repetition_penalty is for drawing, num_beams searches")
         if how.get("num_beams", 1) > 1:
             given |= {"num_beams": how["num_beams"], "length_penalty": how.get("length_penalty", 1.0)}
             found = beam_search(lm.network, lm.params["model"], rows, vocab, **given)

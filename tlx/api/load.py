@@ -13,7 +13,8 @@ import jax
 from tlx import parallel
 from tlx.adapt.parts import is_trained
 from tlx.adapt.transfer import base_hash, base_leaves
-from tlx.api.loaded_model import LoadedModel, wanted_params
+from tlx.api.forward import wanted_params
+from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, DataError

@@ -17,6 +17,7 @@ import numpy as np
 
 from tlx.adapt.config import AdaptConfig
 from tlx.adapt.merge import merge
+from tlx.api.forward import forward_hidden, forward_logits, wanted_params
 from tlx.api.reply import messages_from, reply
 from tlx.base import tree
 from tlx.base.errors import ConfigError
@@ -30,17 +31,15 @@ from tlx.decode.sampling import Sampling
 from tlx.evaluate import scoring
 from tlx.evaluate.answers import Predictor, answer, make_predictor
 from tlx.evaluate.choices import Choice, Score, best_of, continuations
-from tlx.hub.network import Network
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
 from tlx.objectives.protocol import ObjectiveModule
 from tlx.parallel import unbox
-from tlx.run import RunConfig, abstract_batch, make_module, parts_of, spec_of
+from tlx.run import RunConfig, make_module, parts_of, spec_of
 from tlx.tasks.protocol import Task
 from tlx.tasks.readers import Record
 from tlx.text import Tokenizer
 from tlx.train.config import BaseConfig
-from tlx.train.state import boxed_params
 
 PLACEHOLDERS = ("[MASK]", "<mask>")
 
@@ -108,7 +107,7 @@ class LoadedModel:
             batch |= {"target_positions": order}
         if self.kind == "two_stream":
             batch |= {"rank": order, "query_rank": order, "target_positions": order[:, 1:]}
-        return np.asarray(_logits(self.module, self.params, batch))[:, :length]
+        return np.asarray(forward_logits(self.module, self.params, batch))[:, :length]
 
     def score(
         self, texts: str | Sequence[str], prompts: str | Sequence[str] | None = None
@@ -182,6 +181,10 @@ class LoadedModel:
         given = {"sources": sources, "max_tokens": max_tokens, "max_length": self.max_length}
         given["stops_SV"] = self.automaton(tuple(stop), any(map(self._shows_names, asked)))
         lm, params = self.network, self.params["model"]
+        if num_beams and (sampling.penalised or sampling.min_p):
+            raise ConfigError(
+                f"min_p and repetition_penalty are for drawing tokens; num_beams = {num_beams} searches"
+            )
         if num_beams:
             found = beam_search(
                 lm, params, rows, vocab, num_beams=num_beams, length_penalty=length_penalty, **given
@@ -266,7 +269,7 @@ class LoadedModel:
         batch = self._placed(rows) | {"target_positions": gaps[None]}
         if self.kind == "two_stream":  # everything sees all but the gaps
             batch |= {"rank": np.where(rows == vocab.mask, 0, -1), "query_rank": np.zeros_like(rows)}
-        logits_PV = np.asarray(_logits(self.module, self.params, batch))[0]
+        logits_PV = np.asarray(forward_logits(self.module, self.params, batch))[0]
         probs_PV = np.asarray(jax.nn.softmax(np.where(vocab.special, -np.inf, logits_PV[:, : vocab.size])))
         best_PK = np.argsort(-probs_PV, axis=-1)[:, :top]
         return [
@@ -292,7 +295,7 @@ class LoadedModel:
         arrays = batch._asdict()
         if self._characters is not None:
             arrays["characters"] = self._characters[arrays["tokens"]]
-        hidden_NTD = np.asarray(_hidden(self.network, self.params["model"], arrays), np.float32)
+        hidden_NTD = np.asarray(forward_hidden(self.network, self.params["model"], arrays), np.float32)
         place_NT = np.arange(hidden_NTD.shape[1])[None]
         lengths_N1 = np.array([[len(row) - len(behind)] for row in rows])
         weight_NT = (place_NT >= len(before)) & (place_NT < lengths_N1)
@@ -451,26 +454,6 @@ class LoadedModel:
         positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
         parts = {"tokens": rows, "segments": real.astype(np.int32), "positions": positions}
         return {prefix + name: value for name, value in parts.items()}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _hidden(lm: Transformer | TwoStream, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    """[B, T, D] of what reads the text."""
-    if lm.cfg.kind == "encoder_decoder":
-        batch = {f"encoder_{name}": value for name, value in batch.items()}
-        return lm.apply({"params": params}, batch, method="encode")
-    found = Network(lm.cfg).apply({"params": {"model": params}}, batch)
-    return found["layers"].mean(axis=0) if lm.cfg.kind == "bilstm" else found["hidden"]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(module: ObjectiveModule, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    return module.apply({"params": params}, batch, method="logits")
-
-
-def wanted_params(module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The module's parameters, abstract and in boxes with their logical names."""
-    return boxed_params(module, abstract_batch(config, spec_of(config, tokenizer)))
 
 
 def _encode(tokenizer: Tokenizer, text: str, names: dict[str, int]) -> list[int]:
