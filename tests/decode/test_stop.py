@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from tests.decode.tiny import PROMPTS, VOCAB, built, full_logits
+from tests.hub import folders
 from tlx.base.errors import ConfigError
 from tlx.decode import stop
 from tlx.decode.beam import beam_search
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
 from tlx.text import Vocabulary
+from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 
 
 class Pieces:
@@ -59,6 +61,24 @@ def test_the_automaton_is_there_when_the_text_is(strings):
                 assert stop.cut(text, strings) == re.split("|".join(strings), text)[0]
                 break
     assert len(lengths) > 3
+
+
+def test_imported_tokenizers(tmp_path):
+    """Byte-level pieces cut characters in two; word pieces get spaces between them, and are left alone."""
+    pytest.importorskip("tokenizers")
+    folders.byte_pairs(tmp_path / "bytes")
+    folders.word_pieces(tmp_path / "words")
+    tokenizer = HuggingFaceTokenizer.from_folder(tmp_path / "bytes")
+    strings = ("양이 a", "t on", "\n")
+    table = stop.automaton(strings, tokenizer)
+    for text in ("고양이 and more", "the cat sat on", "no", "a\nb", "고양 이 an"):
+        ids = [tokenizer.encode(letter) for letter in text] if "고" in text else [tokenizer.encode(text)]
+        state, said = stop.BEGIN, []
+        for token in sum(ids, []):
+            state, said = table[state, token], [*said, token]
+            assert (state == stop.FOUND) == any(string in tokenizer.decode(said) for string in strings)
+        assert (state == stop.FOUND) == (stop.cut(text, strings) != text)
+    assert stop.automaton(strings, HuggingFaceTokenizer.from_folder(tmp_path / "words")) is None
 
 
 def test_names_of_special_ids_count_where_they_are_shown():
