@@ -8,7 +8,7 @@
     tlx evaluate runs/reviews --split=test                  a fine-tuned model on its own test records
     tlx evaluate runs/reviews --data=new.tsv --predictions=new.jsonl
 
-    tlx evaluate runs/large --config=evaluate/sentence_polarity --config.objective.shots=4 \
+    tlx evaluate runs/large --config=evaluate/sentence_polarity --config.objective.shots=4 \\
         --predictions=answers.jsonl                         no training: by likelihood, with 4 examples
 
     tlx evaluate runs/large --harness=hellaswag,arc_easy --shots=5     EleutherAI's harness
