@@ -14,6 +14,7 @@ from tlx.nn.linear import Linear, joined, one_product_helps
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
 from tlx.nn.position import BucketedBias, RelativeLogits, rotate
+from tlx.nn.relative import Relative
 from tlx.nn.slots import Prefix
 from tlx.parallel.sharding import constrain
 
@@ -95,7 +96,7 @@ class Attention(nn.Module):
         key_BSGH: jax.Array,
         value_BSGH: jax.Array,
         mask: Mask,
-        bias: jax.Array | None,
+        bias: jax.Array | Relative | None,
         keys_B: jax.Array | None,
         site: int,
     ) -> jax.Array:
@@ -103,10 +104,7 @@ class Attention(nn.Module):
         cfg = self.cfg
         if cfg.slots.prefix and not self.cross:
             key_BSGH, value_BSGH, mask, bias = self.prefix(query_BTNH, key_BSGH, value_BSGH, mask, bias)
-        arbitrary = mask.visible is not None or mask.prefix is not None
-        part, name = cfg.attention, kernel_name(cfg, query_BTNH.shape[1], arbitrary)
-        if self.is_initializing():  # layers are initialised under a vmap, which cuDNN's kernel does not know
-            name = "xla"
+        part, name = cfg.attention, self._kernel(query_BTNH.shape[1], key_BSGH.shape[1], mask, bias)
         y = KERNELS.load(name)(
             query_BTNH,
             key_BSGH,
@@ -123,6 +121,16 @@ class Attention(nn.Module):
         if name != "splash":  # which names what its own backward pass reads
             y = checkpoint_name(y, "attention")
         return checkpoint_name(self.out(y), "attended")
+
+    def _kernel(self, num_queries: int, num_keys: int, mask: Mask, bias: jax.Array | Relative | None) -> str:
+        if self.is_initializing():  # layers are initialised under a vmap, which cuDNN's kernel does not know
+            return "xla"
+        arbitrary = mask.visible is not None or mask.prefix is not None
+        if isinstance(bias, Relative):
+            own = bias.keys_RNH.ndim == 4 or bool(self.cfg.slots.prefix)
+        else:
+            own = bias is not None and bias.shape[0] > 1
+        return kernel_name(self.cfg, num_queries, arbitrary, num_keys, own)
 
     def content_logits(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         """What the softmax of `x` attending to itself is of, before any mask: float32[B, N, T, T].
@@ -151,13 +159,18 @@ class Attention(nn.Module):
         `places_BP` gives the places of the queries in a row of `row_length`, where they are not all of it;
         `backwards` is 1 for rows in reverse.
         """
+        cfg = self.cfg
         rows = row_length or query_BTNH.shape[1]
         keys_RNH = self.relative.keys(rows, num_keys, mask.query_start, backwards_B)
+        own = cfg.position.segment_relative and different_BTS is not None
+        term = self.relative.term(query_BTNH, keys_RNH, rows, places_BP)
+        if not own and self._kernel(query_BTNH.shape[1], num_keys, mask, term) == "fused":
+            return self.relative.bias_queries(query_BTNH), term
         if places_BP is None:
             bias = self.relative(query_BTNH, keys_RNH, num_keys)
         else:
             bias = self.relative.gathered(query_BTNH, places_BP, keys_RNH, rows, num_keys)
-        if self.cfg.position.segment_relative and different_BTS is not None:
+        if own:
             bias = bias + self.relative.segments(query_BTNH, different_BTS)
         return self.relative.bias_queries(query_BTNH), bias
 

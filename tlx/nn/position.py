@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from tlx.base.platform import platform
 from tlx.nn.config import BlockConfig, PositionConfig
 from tlx.nn.linear import Linear
+from tlx.nn.relative import Relative
 from tlx.parallel.sharding import logical
 
 
@@ -155,6 +156,14 @@ class RelativeLogits(nn.Module):
         if backwards_B is None:
             return keys_of(distance)
         return jnp.where(backwards_B[:, None, None, None] > 0, keys_of(-distance), keys_of(distance))
+
+    def term(
+        self, query_BTNH: jax.Array, keys_RNH: jax.Array, rows: int, places_BP: jax.Array | None
+    ) -> Relative:
+        """What `__call__` or `gathered` lay out over the keys."""
+        return Relative(
+            query_BTNH + self.position_bias.astype(query_BTNH.dtype), keys_RNH, rows, places_BP
+        )
 
     def __call__(self, query_BTNH: jax.Array, keys_RNH: jax.Array, num_keys: int) -> jax.Array:
         """float[B, N, T, S] for queries at consecutive places. keys: [R, N, H] or [B, R, N, H]."""

@@ -8,5 +8,6 @@ KERNELS = Table(
         "xla": "tlx.nn.kernels.xla:attend",
         "cudnn": "tlx.nn.kernels.cudnn:attend",
         "splash": "tlx.nn.kernels.splash:attend",
+        "fused": "tlx.nn.kernels.fused:attend",
     },
 )

@@ -4,6 +4,10 @@ from tlx.base import platform as platforms
 from tlx.base.errors import ConfigError
 from tlx.nn.config import BlockConfig
 
+# In order of preference. Splash skips what a causal mask hides, `fused` takes biases.
+_BEST = {"tpu": ("splash", "fused"), "gpu": ("cudnn",), "cuda": ("cudnn",)}
+MOST = 1024  # queries or keys of `fused`: what a block of queries needs grows with the keys
+
 
 def obstacle(name: str, cfg: BlockConfig, platform: str, dtype: str, num_queries: int) -> str | None:
     """Why kernel `name` cannot run this block's training step, or None."""
@@ -13,6 +17,8 @@ def obstacle(name: str, cfg: BlockConfig, platform: str, dtype: str, num_queries
         return "model.attention.dropout > 0 (set it to 0; the residual dropout stays)"
     if cfg.attention.softcap:
         return f"model.attention.softcap = {cfg.attention.softcap} bends the logits"
+    if name == "fused":
+        return _fused_obstacle(cfg, platform, num_queries)
     if name == "splash":
         if platform != "tpu":
             return f"it runs on tpu, not on {platform}"
@@ -42,13 +48,43 @@ def choose(cfg: BlockConfig, platform: str, dtype: str, num_queries: int) -> tup
                 f"model.execution.attention = {asked!r} cannot be used: {problem}; choose 'xla' or 'auto'"
             )
         return asked, "asked for"
-    best = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}.get(platform, "xla")
-    problem = obstacle(best, cfg, platform, dtype, num_queries)
-    return ("xla", f"{best} cannot be used: {problem}") if problem else (best, f"the fastest on {platform}")
+    problems = []
+    for best in _BEST.get(platform, ()):
+        problem = obstacle(best, cfg, platform, dtype, num_queries)
+        if not problem:
+            return best, f"the fastest on {platform}"
+        problems.append(f"{best} cannot be used: {problem}")
+    return "xla", "; ".join(problems) or f"the fastest on {platform}"
 
 
-def kernel_name(cfg: BlockConfig, num_queries: int, has_visible: bool) -> str:
-    """The kernel inside a traced step: plain einsums for decoding and for arbitrary masks."""
-    if has_visible or num_queries == 1:
+def kernel_name(
+    cfg: BlockConfig, num_queries: int, has_visible: bool, num_keys: int = 0, own_bias: bool = False
+) -> str:
+    """The kernel inside a traced step: plain einsums for decoding, and for arbitrary masks where need be.
+
+    `own_bias`: a bias that is another one for each row of the batch.
+    """
+    if num_queries == 1 or own_bias:
         return "xla"
-    return choose(cfg, platforms.platform(), cfg.dtype, num_queries)[0]
+    platform = platforms.platform()
+    name = choose(cfg, platform, cfg.dtype, num_queries)[0]
+    if name == "splash" and has_visible and cfg.execution.attention == "auto":
+        name = "xla" if _fused_obstacle(cfg, platform, num_queries) else "fused"
+    if name == "fused":
+        return name if num_keys <= MOST else "xla"
+    return "xla" if has_visible else name
+
+
+def _fused_obstacle(cfg: BlockConfig, platform: str, num_queries: int) -> str | None:
+    head_dim, num_heads = cfg.head_dim, cfg.attention.num_heads
+    if platform != "tpu":
+        return f"it runs on tpu, not on {platform}"
+    if cfg.position.kind == "disentangled":
+        return "model.position.kind = 'disentangled' adds a bias of its own to each row"
+    if cfg.num_kv_heads != num_heads:
+        return f"{num_heads} query heads share {cfg.num_kv_heads} key heads"
+    if max(head_dim, 128) % min(head_dim, 128) or head_dim * num_heads % 128:
+        return f"{num_heads} heads of {head_dim} do not fill registers of 128"
+    if num_queries > MOST:
+        return f"the sequence length {num_queries} is more than {MOST}"
+    return None
