@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.sequence_length, config.train.batch_size = 512, 8192
     config.train.steps = 31_250
     config.mesh.data, config.mesh.fsdp = -1, 16  # shards of 16 rows and more: thinner ones travel whole
-    config.model.execution.remat = "query+key+value+attention+attended+in"
+    config.model.execution.remat = "attention+attended+fed+statistics"
     config.loss.chunk = 512
     if arg == "tiny":
         _shrink(config)

@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.num_predict = 85
     config.train.steps = 500_000
     config.mesh.data, config.mesh.fsdp = -1, 16  # shards of 16 rows and more: thinner ones travel whole
-    config.model.execution.remat = "dots"
+    config.model.execution.remat = "attention+attended+fed+statistics"
     config.loss.chunk = 512
     if arg == "tiny":
         _shrink(config)

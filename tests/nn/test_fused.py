@@ -5,10 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tlx import parallel
 from tlx.nn.kernels import fused, xla
 from tlx.nn.mask import Mask
-from tlx.nn.position import skew
+from tlx.nn.position import apiece, skew
 from tlx.nn.relative import Relative
+from tlx.parallel import PRESETS, MeshConfig
+
+# Queries, keys: more than a block of 128, and no whole tiles.
+SIZES = {"plain": (40, 72), "bias": (130, 130), "relative": (136, 140), "places": (20, 140)}
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew():
+    """An interpreted kernel that a process reads from the compilation cache crashes it (jax 0.10.2, CPU)."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
+    yield
+    jax.config.update(name, before)
 
 
 def normal(number: int, *shape: int) -> jax.Array:
@@ -24,41 +39,64 @@ def laid_out(term: Relative, num_keys: int) -> jax.Array:
     return jnp.take_along_axis(terms, start + jnp.arange(num_keys), axis=3)
 
 
-def case(name: str):
-    """(query, key, value, bias or term, mask)."""
-    batch, heads, width = 2, 4, 64
-    sizes = {"plain": (96, 160), "bias": (130, 130), "relative": (160, 200), "places": (20, 200)}
-    num_queries, num_keys = sizes[name]
-    q, k, v = (normal(i, batch, size, heads, width) for i, size in enumerate((num_queries, num_keys, num_keys)))
-    segments = [jnp.sort(jax.random.randint(jax.random.key(9), (batch, n), 1, 3)) for n in (num_queries, num_keys)]
+def case(name: str, heads: int = 2):
+    """(query, key, value, bias or term), and the mask."""
+    batch, width, rows, (num_queries, num_keys) = 2, 64, 136, SIZES[name]
+    lengths = (num_queries, num_keys, num_keys)
+    query, key, value = (normal(i, batch, length, heads, width) for i, length in enumerate(lengths))
+    keys = jax.random.split(jax.random.key(9), 4)
+    segments = [jnp.sort(jax.random.randint(keys[side], (batch, lengths[side]), 1, 3)) for side in (0, 1)]
     bias, mask = None, Mask(*segments)
     if name == "bias":
         bias, mask = normal(5, 1, heads, num_queries, num_keys), Mask(segments[0], segments[0], causal=True)
     if name in ("relative", "places"):
-        rows = 160
-        places = jnp.sort(jax.random.randint(jax.random.key(6), (batch, 20), 0, rows)) if name == "places" else None
-        bias = Relative(normal(5, batch, num_queries, heads, width), normal(7, rows - 1 + num_keys, heads, width), rows, places)
-        visible = jax.random.bernoulli(jax.random.key(8), 0.5, (batch, num_queries, num_keys)).at[0, 3].set(False)
-        mask = Mask(*segments, visible=visible)
-    return q, k, v, bias, mask
+        places = None
+        if name == "places":
+            places = jnp.sort(jax.random.randint(keys[2], (batch, num_queries), 0, rows))
+        distances = normal(7, rows - 1 + num_keys, heads, width)
+        bias = Relative(normal(5, batch, num_queries, heads, width), distances, rows, places)
+        visible = jax.random.bernoulli(keys[3], 0.5, (batch, num_queries, num_keys))
+        mask = Mask(*segments, visible=visible.at[0, 3].set(False))  # a query that sees nothing
+    return (query, key, value, bias), mask
 
 
-@pytest.mark.parametrize("name", ["plain", "bias", "relative", "places"])
-def test_equals_the_einsums(name):
-    q, k, v, bias, mask = case(name)
-    weights = normal(11, *q.shape)
+def value_and_gradients(kernel, inputs, mask):
+    """A weighted sum of what the kernel gives, and its gradients."""
+    weights = normal(11, *inputs[0].shape)
 
-    def loss(kernel, inputs):
-        q, k, v, bias = inputs
+    def loss(query, key, value, bias):
         if kernel is xla and isinstance(bias, Relative):
-            bias = laid_out(bias, k.shape[1])
-        return jnp.sum(kernel.attend(q, k, v, mask, bias, 0.125) * weights)
+            bias = laid_out(bias, key.shape[1])
+        elif kernel is fused and isinstance(bias, jax.Array):
+            bias = apiece(bias, query.shape[0])
+        return jnp.sum(kernel.attend(query, key, value, mask, bias, 0.125) * weights)
 
-    def both(kernel):
-        return jax.jit(jax.value_and_grad(lambda x: loss(kernel, x), allow_int=True))((q, k, v, bias))
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), allow_int=True))
+    value, grads = run(*inputs)
+    return value, [grad for grad in jax.tree.leaves(grads) if grad.dtype == jnp.float32]
 
-    (found, found_grads), (wanted, wanted_grads) = both(fused), both(xla)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    for ours, theirs in zip(jax.tree.leaves(found_grads), jax.tree.leaves(wanted_grads), strict=True):
-        if ours.dtype == jnp.float32:
-            np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+def assert_alike(found, wanted):
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
+    for ours, theirs in zip(found[1], wanted[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bias", "relative", "places"))],
+)
+def test_equals_the_einsums(name):
+    inputs, mask = case(name)
+    assert_alike(value_and_gradients(fused, inputs, mask), value_and_gradients(xla, inputs, mask))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bias", "relative"])
+def test_each_device_works_on_its_own_rows_and_heads(name):
+    inputs, mask = case(name, heads=4)
+    wanted = value_and_gradients(xla, inputs, mask)
+    mesh = parallel.make_mesh(MeshConfig(data=2, tensor=2, rules="fsdp_tp"), jax.devices()[:4])
+    with parallel.use(mesh, PRESETS["fsdp_tp"]):
+        found = value_and_gradients(fused, inputs, mask)
+    assert_alike(found, wanted)

@@ -4,7 +4,7 @@ import pytest
 
 from tlx.plan import hlo
 from tlx.plan.collectives import by_kind_and_axis, collectives
-from tlx.plan.compiled import kernels, operations, scheduled_cycles
+from tlx.plan.compiled import kernels, operations, scheduled_cycles, stated_costs
 from tlx.plan.operations import matmul_flops
 
 # As the TPU compiler writes: a loop of three, whose body has a fusion with a gather spread over it twice, a
@@ -34,7 +34,7 @@ TPU = """HloModule jit_step, is_scheduled=true
   %three = bf16[16,64]{1,0} fusion(%s), kind=kCustom, calls=%fused_done
   %splash_mha_fwd.2 = (f32[2]{0}, bf16[4]{0}) custom-call(%one), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
 "xprof_metadata":"{\\"block_q\\": 128}"
-}}, backend_config={"custom":1}
+}}, backend_config={"custom":{"cost_estimate":{"flops":"70","transcendentals":"1","bytes_accessed":"9"}}}
   ROOT %t = (s32[]{:T(128)}, bf16[4,16]{1,0}) tuple(%s, %s)
 }
 
@@ -61,6 +61,7 @@ def test_loops_count_their_iterations_and_fusions_run_inside_their_line():
     assert hlo.runs(module)["fused_product"] == hlo.Runs(3, 0)
     assert scheduled_cycles(module) == 3 * (100 + 10) + 5
     assert kernels(module) == {"splash_mha_fwd": 3}
+    assert stated_costs(module) == {"splash_mha_fwd": [210, 27]}
     assert matmul_flops(module) == 3 * 2 * 4 * 16 * 32
     assert operations(module)["fusion"] == 3
 

@@ -44,6 +44,13 @@ def test_a_tpu_step_is_schedule_kernels_and_what_is_waited_for():
     assert found.flops_compiled == 8 * 10**12 and found.method == "a compiler"
 
 
+def test_a_kernel_with_a_cost_of_its_own_takes_its_products_or_its_traffic():
+    kernels = {"products": 3, "traffic": 2}
+    costs = {"products": [197 * 10**9, 1], "traffic": [1, 819 * 10**6]}
+    found = plan_of("tpu:v5e:2x4", kernels=kernels, costs=costs)
+    assert found.times["kernels"] == pytest.approx(1.0 + 1.0)
+
+
 def test_a_chip_of_two_devices_holds_what_both_do():
     found = plan_of("tpu:tpu7x:2x2x1")
     assert found.num_chips == 4 and found.memory["total"] == 2 * 53_101_000

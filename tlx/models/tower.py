@@ -15,9 +15,10 @@ from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import FINAL, EmbeddingConfig, Front
 from tlx.nn.feedforward import Routing
 from tlx.nn.fusion import apart
+from tlx.nn.kernels.choice import kernel_name
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
-from tlx.nn.position import BucketedBias
+from tlx.nn.position import BucketedBias, apiece
 from tlx.nn.stack import layer_params, run_layers
 
 
@@ -69,8 +70,7 @@ class Tower(nn.Module):
         mask = Mask(segments_BT, key_segments, memory, cfg.causal, prefix=prefix_BT)
         cross = None if encoded_BSD is None else Mask(segments_BT, encoded_segments_BS)
         x_BTD = self.front(x_BTE, positions_BT, types_BT, keys_B, languages_BT)
-        length = x_BTD.shape[1]
-        bias = self.position_bias(length, length + memory, memory) if self._shared_bias else None
+        bias = self._bias(x_BTD.shape, memory, prefix_BT is not None) if self._shared_bias else None
         distances = self.distances() if cfg.position.kind == "disentangled" else None
 
         def apply(block, params, x, index, memory_BMD, source_BTD=None):
@@ -101,6 +101,13 @@ class Tower(nn.Module):
             run = functools.partial(self._queried, run, query)
         y_BTD, rest = run(layers, blocks, cfg.num_layers, x_BTD, inputs, segments_BT, keys_B)
         return self._finish(y_BTD, keys_B), *rest
+
+    def _bias(self, shape: tuple[int, ...], memory: int, prefix: bool) -> jax.Array:
+        """The bias of all layers; where the kernel takes that, once for each device."""
+        batch, length, _ = shape
+        bias = self.position_bias(length, length + memory, memory)
+        fused = kernel_name(self.cfg, length, prefix, length + memory) == "fused"
+        return apiece(bias, batch) if fused and not self.cfg.slots.prefix else bias
 
     def _runner(self, apply):
         """What runs the layers: all of them alike, or the first apart."""

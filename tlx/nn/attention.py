@@ -9,7 +9,7 @@ from tlx.nn import cache as caches
 from tlx.nn.config import BlockConfig
 from tlx.nn.disentangled import DisentangledLogits, dropped_distances
 from tlx.nn.kernels import KERNELS
-from tlx.nn.kernels.choice import kernel_name
+from tlx.nn.kernels.choice import joins_heads, kernel_name
 from tlx.nn.linear import Linear, joined, one_product_helps
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
@@ -35,16 +35,19 @@ class Attention(nn.Module):
         std = cfg.std(cfg.width)
         # An unscaled softmax (T5) wants queries that are smaller from the start.
         query_std = std if cfg.attention.scale or cfg.init.kind == "normal" else std * cfg.head_dim**-0.5
-        slots = [cfg.lora(f"attention/{name}") for name in ("query", "key", "value", "out")]
+        rest = [
+            (*dtypes, cfg.lora(f"attention/{name}"), joins_heads(cfg))
+            for name in ("query", "key", "value", "out")
+        ]
         names = ("embed", "heads", "head_dim")
-        self.query = Linear((cfg.width,), heads, names, query_std, bias, *dtypes, slots[0])
+        self.query = Linear((cfg.width,), heads, names, query_std, bias, *rest[0])
         names = ("embed", "kv_heads", "head_dim")
         key_bias = bias and cfg.attention.key_bias
-        self.key = Linear((cfg.width,), kv_heads, names, std, key_bias, *dtypes, slots[1])
-        self.value = Linear((cfg.width,), kv_heads, names, std, bias, *dtypes, slots[2])
+        self.key = Linear((cfg.width,), kv_heads, names, std, key_bias, *rest[1])
+        self.value = Linear((cfg.width,), kv_heads, names, std, bias, *rest[2])
         out_std = cfg.residual_std(cfg.attention.num_heads * cfg.head_dim)
         names = ("heads", "head_dim", "embed")
-        self.out = Linear(heads, (cfg.width,), names, out_std, cfg.attention.out_bias, *dtypes, slots[3])
+        self.out = Linear(heads, (cfg.width,), names, out_std, cfg.attention.out_bias, *rest[3])
         if cfg.position.kind == "relative" and not self.cross:
             self.relative = RelativeLogits(cfg)
         if cfg.position.kind == "disentangled" and not self.cross:
@@ -78,7 +81,7 @@ class Attention(nn.Module):
             query = self.query_norm(query)
         if self.cfg.position.kind == "rotary" and not self.cross:
             query = rotate(query, positions_BT, self.cfg.position)
-        return checkpoint_name(constrain(query, QUERY_DIMS), "query")
+        return self._named(constrain(query, QUERY_DIMS), "query")
 
     def _place_key_value(
         self, key: jax.Array, value: jax.Array, positions_BS: jax.Array | None
@@ -88,7 +91,7 @@ class Attention(nn.Module):
         if self.cfg.position.kind == "rotary" and not self.cross:
             key = rotate(key, positions_BS, self.cfg.position)
         key, value = constrain(key, KEY_DIMS), constrain(value, KEY_DIMS)
-        return checkpoint_name(key, "key"), checkpoint_name(value, "value")
+        return self._named(key, "key"), self._named(value, "value")
 
     def attend(
         self,
@@ -119,8 +122,15 @@ class Attention(nn.Module):
         )
         y = constrain(y, QUERY_DIMS)
         if name != "splash":  # which names what its own backward pass reads
-            y = checkpoint_name(y, "attention")
+            y = self._named(y, "attention")
         return checkpoint_name(self.out(y), "attended")
+
+    def _named(self, x_BTNH: jax.Array, name: str) -> jax.Array:
+        """checkpoint_name; what is kept has heads joined where the kernel reads them so."""
+        if not joins_heads(self.cfg):
+            return checkpoint_name(x_BTNH, name)
+        flat = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
+        return checkpoint_name(flat, name).reshape(x_BTNH.shape)
 
     def _kernel(self, num_queries: int, num_keys: int, mask: Mask, bias: jax.Array | Relative | None) -> str:
         if self.is_initializing():  # layers are initialised under a vmap, which cuDNN's kernel does not know
@@ -129,7 +139,7 @@ class Attention(nn.Module):
         if isinstance(bias, Relative):
             own = bias.keys_RNH.ndim == 4 or bool(self.cfg.slots.prefix)
         else:
-            own = bias is not None and bias.shape[0] > 1
+            own = bias is not None and self.cfg.position.kind != "bucketed"
         return kernel_name(self.cfg, num_queries, arbitrary, num_keys, own)
 
     def content_logits(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:

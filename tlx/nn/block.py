@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn.attention import Attention
 from tlx.nn.cache import Slot
@@ -175,7 +176,7 @@ class Block(nn.Module):
             y, routing = y
         if self.cfg.residual == "sandwich":
             y = self.feedforward_post_norm(y)
-        y = dropout(y, self.cfg.dropout, keys_B, FEEDFORWARD + offset)
+        y = dropout(checkpoint_name(y, "fed"), self.cfg.dropout, keys_B, FEEDFORWARD + offset)
         return self.adapter(y) if self.cfg.slots.adapter else y, routing
 
     def _adapted(self, attended: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import dropout, fold
-from tlx.nn.fusion import apart
+from tlx.nn.fusion import apart, gradient_apart, value_apart
 from tlx.nn.linear import Linear, joined, one_product_helps
 from tlx.parallel.sharding import constrain, logical
 
@@ -52,10 +52,12 @@ class FeedForward(nn.Module):
         inner = ("in", "gate") if part.gated else ("in",)
         layers = [linear(name, cfg.width, size, names, cfg.std(cfg.width)) for name in inner]
         products = joined(x_BTD, layers) if one_product_helps() else [layer(x_BTD) for layer in layers]
-        named = zip(apart(products), ("in", "gate"), strict=False)
+        # Where one product ends in the activation, the two are joined; what is behind them is not.
+        before, after = (apart, apart) if part.gated else (gradient_apart, value_apart)
+        named = zip(before(products), ("in", "gate"), strict=False)
         h_BTF, *gate = (checkpoint_name(y, name) for y, name in named)
         activation = ACTIVATIONS[part.activation]
-        h_BTF = apart(activation(gate[0]) * h_BTF if gate else activation(h_BTF))
+        h_BTF = after(activation(gate[0]) * h_BTF if gate else activation(h_BTF))
         h_BTF = checkpoint_name(constrain(h_BTF, ("batch", "sequence", "mlp")), "hidden")
         h_BTF = dropout(h_BTF, part.dropout, keys_B, site)
         out_std = 0.0 if prefix else cfg.residual_std(cfg.hidden)

@@ -16,3 +16,30 @@ def apart(x: T) -> T:
     the vector unit then holds the matrix unit up: for Llama's feed-forward a fifth of the step.
     """
     return jax.lax.optimization_barrier(x) if platform() == "tpu" else x
+
+
+@jax.custom_vjp
+def _value_apart(x: T) -> T:
+    return jax.lax.optimization_barrier(x)
+
+
+@jax.custom_vjp
+def _gradient_apart(x: T) -> T:
+    return x
+
+
+_value_apart.defvjp(lambda x: (jax.lax.optimization_barrier(x), None), lambda _, g: (g,))
+_gradient_apart.defvjp(lambda x: (x, None), lambda _, g: (jax.lax.optimization_barrier(g),))
+
+
+def value_apart(x: T) -> T:
+    """`x`, on a TPU computed before what reads it; its gradient is left to the compiler.
+
+    Behind an activation: it may end the product before it, and is not done again by each product after it.
+    """
+    return _value_apart(x) if platform() == "tpu" else x
+
+
+def gradient_apart(x: T) -> T:
+    """`x`, whose gradient on a TPU is computed before what reads that: the same, of the way back."""
+    return _gradient_apart(x) if platform() == "tpu" else x

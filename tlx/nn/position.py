@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from tlx.base.platform import platform
 from tlx.nn.config import BlockConfig, PositionConfig
-from tlx.nn.linear import Linear
+from tlx.nn.kernels.choice import joins_heads
+from tlx.nn.linear import Linear, moved
 from tlx.nn.relative import Relative
-from tlx.parallel.sharding import logical
+from tlx.parallel.sharding import constrain, logical, spec_in_use
 
 
 def sinusoid(positions: jax.Array, width: int, theta: float, layout: str) -> jax.Array:
@@ -98,6 +99,21 @@ class BucketedBias(nn.Module):
         return jnp.transpose(table[buckets], (2, 0, 1))[None]
 
 
+def apiece(bias_1NTS: jax.Array, batch_size: int) -> jax.Array:
+    """The bias once for each device that has rows of its own, [devices, N, T, S].
+
+    The devices' gradients of it are then summed once behind the layers, and not in each of them.
+    """
+    layout = spec_in_use(("batch",), (batch_size,))
+    if layout is None or layout[0] is None:
+        return bias_1NTS
+    axes = (layout[0],) if isinstance(layout[0], str) else layout[0]
+    mesh = jax.sharding.get_abstract_mesh()
+    count = math.prod(mesh.shape[axis] for axis in axes)
+    bias = jnp.broadcast_to(bias_1NTS, (count, *bias_1NTS.shape[1:]))
+    return constrain(bias, ("batch", "heads", None, None))
+
+
 def skew(x: jax.Array, num_keys: int) -> jax.Array:
     """y[..., i, j] = x[..., i, T-1-i+j] for x[..., T, R], R >= T-1+num_keys (Transformer-XL, app. B)."""
     *lead, rows, width = x.shape
@@ -125,7 +141,8 @@ class RelativeLogits(nn.Module):
         self.position_bias = self.param("position_bias", logical(init, ("heads", "head_dim")), heads, dtype)
         names = ("embed", "heads", "head_dim")
         std = cfg.std(cfg.width)
-        self.position = Linear((cfg.width,), heads, names, std, False, cfg.dtype, cfg.param_dtype)
+        rest = (std, False, cfg.dtype, cfg.param_dtype, None, joins_heads(cfg))
+        self.position = Linear((cfg.width,), heads, names, *rest)
         if cfg.position.segment_relative:
             self.segment_bias = self.param("segment_bias", logical(init, names[1:]), heads, dtype)
             shape = (2, *heads)
@@ -133,7 +150,7 @@ class RelativeLogits(nn.Module):
 
     def bias_queries(self, query_BTNH: jax.Array) -> jax.Array:
         """q + u, what the content term uses."""
-        return query_BTNH + self.content_bias.astype(query_BTNH.dtype)
+        return self._moved(query_BTNH, self.content_bias)
 
     def keys(
         self,
@@ -161,9 +178,13 @@ class RelativeLogits(nn.Module):
         self, query_BTNH: jax.Array, keys_RNH: jax.Array, rows: int, places_BP: jax.Array | None
     ) -> Relative:
         """What `__call__` or `gathered` lay out over the keys."""
-        return Relative(
-            query_BTNH + self.position_bias.astype(query_BTNH.dtype), keys_RNH, rows, places_BP
-        )
+        return Relative(self._moved(query_BTNH, self.position_bias), keys_RNH, rows, places_BP)
+
+    def _moved(self, query_BTNH: jax.Array, bias_NH: jax.Array) -> jax.Array:
+        if not joins_heads(self.cfg):
+            return moved(query_BTNH, bias_NH)
+        flat = query_BTNH.reshape(*query_BTNH.shape[:2], -1)
+        return moved(flat, bias_NH.reshape(-1)).reshape(query_BTNH.shape)
 
     def __call__(self, query_BTNH: jax.Array, keys_RNH: jax.Array, num_keys: int) -> jax.Array:
         """float[B, N, T, S] for queries at consecutive places. keys: [R, N, H] or [B, R, N, H]."""

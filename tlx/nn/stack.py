@@ -13,8 +13,12 @@ from tlx.base.platform import platform
 from tlx.nn.config import BlockConfig
 from tlx.parallel.sharding import PARTITION_NAME
 
-# What the parts of a block tag for remat = "name+name": see checkpoint_name in attention.py, feedforward.py.
-TENSORS = ("query", "key", "value", "attention", "attended", "in", "gate", "hidden")
+# What the parts of a block tag for remat = "name+name": see checkpoint_name in attention.py, feedforward.py,
+# block.py (fed: what the feed-forward adds) and norm.py (statistics: two numbers of a place).
+TENSORS = (
+    *("query", "key", "value", "attention", "attended"),
+    *("in", "gate", "hidden", "fed", "statistics"),
+)
 
 Layer = Callable[[Any, Any, jax.Array, Any], tuple[Any, Any]]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tlx.plan.hlo import Instruction, Module, arrays, attribute, num_bytes, runs
 
+_SCATTER = re.compile(r"^all-reduce-scatter")  # computations
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 
@@ -28,7 +29,7 @@ def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
     """All collectives of a step; `mesh` as {axis: size}, in the order that its devices are numbered.
 
     A group of n devices: a gather sends (n-1)/n of its result, a scatter of what it reduces, a reduction
-    twice that.
+    twice that. A TPU's scatter is written as a reduction in a fusion that keeps a slice of it.
     """
     times, found, seen = runs(module), [], set()
     for name, instructions in module.computations.items():
@@ -37,7 +38,9 @@ def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
             kind = instruction.opcode.removesuffix("-start")
             if kind not in KINDS or not times[name].times:
                 continue
-            fused = times[name].times and not times[name].scheduled
+            scatter = _SCATTER.search(name) is not None and kind == "all-reduce"
+            kind = "reduce-scatter" if scatter else kind
+            fused = not times[name].scheduled and not scatter
             # A gather that is spread over several fusions stands in each of them, under one number.
             channel = attribute(instruction, "channel_id") if fused else None
             if channel is not None and channel in seen:
@@ -46,7 +49,7 @@ def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
             group = _group(instruction, math.prod(mesh.values()))
             if len(group) > 1:
                 size = _sent(kind, instruction, shapes, len(group))
-                overlapped = bool(fused) or instruction.opcode.endswith("-start")
+                overlapped = fused or instruction.opcode.endswith("-start")
                 axes = _axes(group, mesh)
                 found.append(Collective(instruction.name, kind, axes, size, times[name].times, overlapped))
     return found

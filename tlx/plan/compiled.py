@@ -2,7 +2,7 @@
 
 import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tlx.plan import collectives as wires
@@ -25,6 +25,7 @@ class Facts(NamedTuple):
     cycles: int  # of the schedule, as the TPU compiler estimates them; elsewhere 0
     kernels: dict[str, int]  # custom kernels: runs in a step
     operations: dict[str, int]  # opcodes of the module as it is written: the golden files' counts
+    costs: dict[str, list[int]] = {}  # of kernels that state theirs: [FLOPs, bytes] in a step
 
     @property
     def total_bytes(self) -> int:
@@ -49,6 +50,7 @@ def read(compiled: Any, mesh: Mapping[str, int], compiler: str) -> Facts:
         cycles=scheduled_cycles(module),
         kernels=kernels(module),
         operations=operations(module),
+        costs=stated_costs(module),
     )
 
 
@@ -63,7 +65,25 @@ def scheduled_cycles(module: hlo.Module) -> int:
 
 def kernels(module: hlo.Module) -> dict[str, int]:
     """{name of a custom kernel: runs in a step}."""
-    times, found = hlo.runs(module), collections.Counter()
+    found = collections.Counter()
+    for name, times, _ in _kernel_calls(module):
+        found[name] += times
+    return dict(found)
+
+
+def stated_costs(module: hlo.Module) -> dict[str, list[int]]:
+    """{name of a custom kernel: [FLOPs, bytes] of its runs in a step}, where it was written with a cost."""
+    found = {}
+    for name, times, instruction in _kernel_calls(module):
+        if cost := hlo.stated_cost(instruction):
+            total = found.setdefault(name, [0, 0])
+            total[:] = [total[0] + times * cost[0], total[1] + times * cost[1]]
+    return found
+
+
+def _kernel_calls(module: hlo.Module) -> Iterator[tuple[str, int, hlo.Instruction]]:
+    """(name, runs in a step, instruction) of every call of a custom kernel."""
+    times = hlo.runs(module)
     for name, instructions in module.computations.items():
         for instruction in instructions:
             if instruction.opcode != "custom-call" or not times[name].times:
@@ -71,8 +91,7 @@ def kernels(module: hlo.Module) -> dict[str, int]:
             target = hlo.target_of(instruction)
             if target == "tpu_custom_call" or target.startswith("__cudnn"):
                 kernel = target if target.startswith("__") else re.sub(r"[.\d]+$", "", instruction.name)
-                found[kernel] += times[name].times
-    return dict(found)
+                yield kernel, times[name].times, instruction
 
 
 def operations(module: hlo.Module) -> dict[str, int]:

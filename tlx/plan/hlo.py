@@ -126,6 +126,14 @@ def estimated_cycles(instruction: Instruction) -> int:
     return int(found[1]) if found else 0
 
 
+def stated_cost(instruction: Instruction) -> tuple[int, int] | None:
+    """(FLOPs, bytes) that a Pallas kernel was written with; None without them."""
+    found = re.search(
+        r'"cost_estimate":\{"flops":"(\d+)"[^}]*"bytes_accessed":"(\d+)"', instruction.attributes
+    )
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def target_of(instruction: Instruction) -> str:
     """The name of the kernel that a custom call runs."""
     value = attribute(instruction, "custom_call_target")

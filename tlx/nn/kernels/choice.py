@@ -1,10 +1,11 @@
 """Which attention kernel runs: asked for and possible, or an error; never a slow path in silence."""
 
+import jax
+
 from tlx.base import platform as platforms
 from tlx.base.errors import ConfigError
 from tlx.nn.config import BlockConfig
 
-# In order of preference. Splash skips what a causal mask hides, `fused` takes biases.
 _BEST = {"tpu": ("splash", "fused"), "gpu": ("cudnn",), "cuda": ("cudnn",)}
 MOST = 1024  # queries or keys of `fused`: what a block of queries needs grows with the keys
 
@@ -49,7 +50,10 @@ def choose(cfg: BlockConfig, platform: str, dtype: str, num_queries: int) -> tup
             )
         return asked, "asked for"
     problems = []
-    for best in _BEST.get(platform, ()):
+    names = _BEST.get(platform, ())
+    if not cfg.causal:  # splash skips what a causal mask hides, `fused` moves less
+        names = names[::-1]
+    for best in names:
         problem = obstacle(best, cfg, platform, dtype, num_queries)
         if not problem:
             return best, f"the fastest on {platform}"
@@ -75,6 +79,11 @@ def kernel_name(
     return "xla" if has_visible else name
 
 
+def joins_heads(cfg: BlockConfig) -> bool:
+    """Whether the block's kernel, at a length that it takes, reads [B, T, N x H]: `fused` does."""
+    return choose(cfg, platforms.platform(), cfg.dtype, 128)[0] == "fused"
+
+
 def _fused_obstacle(cfg: BlockConfig, platform: str, num_queries: int) -> str | None:
     head_dim, num_heads = cfg.head_dim, cfg.attention.num_heads
     if platform != "tpu":
@@ -83,8 +92,11 @@ def _fused_obstacle(cfg: BlockConfig, platform: str, num_queries: int) -> str | 
         return "model.position.kind = 'disentangled' adds a bias of its own to each row"
     if cfg.num_kv_heads != num_heads:
         return f"{num_heads} query heads share {cfg.num_kv_heads} key heads"
-    if max(head_dim, 128) % min(head_dim, 128) or head_dim * num_heads % 128:
-        return f"{num_heads} heads of {head_dim} do not fill registers of 128"
+    mesh = jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty else mesh.shape.get("tensor", 1)
+    if max(head_dim, 128) % min(head_dim, 128) or head_dim * num_heads % (128 * ways):
+        each = f"{num_heads} heads of {head_dim}" + (f" over {ways} devices" if ways > 1 else "")
+        return f"{each} do not fill registers of 128"
     if num_queries > MOST:
         return f"the sequence length {num_queries} is more than {MOST}"
     return None

@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from tlx.base.platform import platform
+from tlx.nn.fusion import value_apart
 from tlx.nn.kernels.xla import MASKED
 from tlx.nn.mask import Mask, dense
 from tlx.nn.relative import Relative
@@ -59,17 +60,20 @@ def attend(
 ) -> jax.Array:
     """As kernels/xla.py, without dropout and cap; as many key heads as query heads.
 
-    bias: float[1, N, T, S], or a relative term of which only the vectors are given. A query that sees no
-    key gets zeros. Each device works on its own rows and heads.
+    bias: float[1, N, T, S], or [devices, N, T, S] with one for all rows of each; or a relative term of
+    which only the vectors are given. A query that sees no key gets zeros. Each device works on its own
+    rows and heads.
     """
     del dropout_rate, keys_B, site, softcap
     batch, num_queries, _, head_dim = query_BTNH.shape
     num_keys = key_BSGH.shape[1]
     visible = dense(mask, num_queries, num_keys)
-    heads = ("batch", None, "heads", None)
+    heads = ("batch", None, "heads")
     arrays, names = {}, {}
 
     def give(name: str, x: jax.Array, dims: tuple[str | None, ...]) -> None:
+        # Joined before they are given away: else the compiler makes them heads apart, and moves each.
+        x = value_apart(x.reshape(*x.shape[:-2], -1)) if name.endswith("C") else x
         arrays[name], names[name] = x, spec_in_use(dims, x.shape)
 
     give("query_BTC", query_BTNH, heads)
@@ -79,19 +83,19 @@ def attend(
         give("visible_BTS", visible[:, 0].astype(jnp.int8), ("batch", None, None))
     if isinstance(bias, Relative):
         give("shifted_BTC", bias.query_BTNH, heads)
-        give("distances_RC", bias.keys_RNH, (None, "heads", None))
+        give("distances_RC", bias.keys_RNH, (None, "heads"))
         if bias.places_BP is not None:
             give("left_BT1", (bias.rows - 1 - bias.places_BP)[..., None], ("batch", None, None))
     elif bias is not None:
-        give("bias_NTS", bias[0], ("heads", None, None))
+        give("bias_NTS", bias, ("batch", "heads", None, None))
     run = functools.partial(_local, static=Static(head_dim, scale, platform() != "tpu"))
     if names["query_BTC"] is not None:
         run = jax.shard_map(run, in_specs=(names,), out_specs=names["query_BTC"], check_vma=False)
-    return run(arrays)
+    return run(arrays).reshape(query_BTNH.shape)
 
 
 def _local(arrays: dict[str, jax.Array], static: Static) -> jax.Array:
-    """One device's rows and heads: pads to whole tiles, joins heads, and takes the padding off again."""
+    """One device's rows and heads: pads to whole tiles, and takes the padding off again."""
     shape = arrays["query_BTC"].shape
     num_keys = arrays["key_BSC"].shape[1]
     relative, consecutive = "distances_RC" in arrays, "left_BT1" not in arrays
@@ -103,7 +107,7 @@ def _local(arrays: dict[str, jax.Array], static: Static) -> jax.Array:
     ends |= {"left_BT1": (1, rows)}
     padded = {}
     for name, x in arrays.items():
-        x = x.reshape(*x.shape[:-2], -1) if name.endswith("C") else x
+        x = x[0] if name == "bias_NTS" else x
         if name in ends:
             x = _padded(x, *ends[name])
         elif name in ("visible_BTS", "bias_NTS"):
@@ -112,7 +116,7 @@ def _local(arrays: dict[str, jax.Array], static: Static) -> jax.Array:
     if relative:  # the distances of padded queries lie before all others
         x = jnp.pad(padded["distances_RC"], ((rows if consecutive else 0, keys), (0, 0)))
         padded["distances_RC"] = _padded(x, 0, -x.shape[0] % LANES)
-    return _attend(Inputs(**padded), static)[:, : shape[1]].reshape(shape)
+    return _attend(Inputs(**padded), static)[:, : shape[1]]
 
 
 def _padded(x: jax.Array, dim: int, count: int) -> jax.Array:
