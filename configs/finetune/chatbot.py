@@ -6,7 +6,8 @@
 
 For decoders and encoder-decoders. That two people answer alike is rare: chrF is low for good answers too, and
 tells runs apart, not what is good; read predictions/validation.jsonl.
-Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+Hardware: any. Expected: chrF 6.4 from scratch at 3 layers of 128 (README.md here has the command, and what
+else scores how much). ":tiny" behind it is a handful of steps.
 """
 
 from ml_collections import ConfigDict
