@@ -31,11 +31,12 @@ def feedforward(gated):
     [
         (linear((16,), (4, 8)), (2, 5, 16), jnp.float32),
         (linear((4, 8), (16,)), (2, 5, 4, 8), jnp.float32),
+        (linear((16,), (4, 8)), (2, 5, 16), jnp.bfloat16),
         (feedforward(gated=False), (2, 5, 16), jnp.float32),
         (feedforward(gated=True), (2, 5, 16), jnp.float32),
         (Norm(NormConfig(), 64), (2, 5, 64), jnp.bfloat16),
     ],
-    ids=["heads out", "heads in", "feed-forward", "gated", "norm"],
+    ids=["heads out", "heads in", "bfloat16", "feed-forward", "gated", "norm"],
 )
 def test_a_tpu_computes_the_same(module, shape, dtype):
     x = (3 + jax.random.normal(jax.random.key(0), shape)).astype(dtype)
