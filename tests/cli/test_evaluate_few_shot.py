@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("objective", ["clm", "span_corruption"])
+@pytest.mark.parametrize("objective", ["clm", pytest.param("span_corruption", marks=pytest.mark.slow)])
 def test_records_are_answered_by_likelihood(objective, runs, tmp_path, capsys):
     run, file = write_run(runs / objective, objective), tmp_path / "answers.jsonl"
     words = ["evaluate", str(run), f"--config={runs / 'asked.py'}", f"--predictions={file}", "--json"]

@@ -16,7 +16,7 @@ PROMPTS = [[VOCAB.bos, *TEXTS[i]] for i in (0, 1, 3, 2)]
 
 
 @pytest.mark.parametrize("objective", ["clm", "span_corruption"])
-@pytest.mark.parametrize("position", ["rotary", "learned"])
+@pytest.mark.parametrize("position", ["rotary", pytest.param("learned", marks=pytest.mark.slow)])
 def test_choices_score_as_the_whole_text_does(objective, position):
     module, params = built(objective, position)
     lm, sources = Transformer(module.model), None

@@ -60,7 +60,7 @@ def test_greedy_equals_the_full_pass_of_a_decoder(changes):
     assert len({token for tokens in got for token in tokens}) > 10
 
 
-@pytest.mark.parametrize("position", ["learned", "bucketed"])
+@pytest.mark.parametrize("position", [pytest.param("learned", marks=pytest.mark.slow), "bucketed"])
 def test_greedy_equals_the_full_pass_of_an_encoder_decoder(position):
     lm, params = built("encoder_decoder", position, num_decoder_layers=1)
     got = generate(

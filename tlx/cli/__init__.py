@@ -32,13 +32,14 @@ _ABOUT = {
     "data": "look at the examples a model will get; prepare a token cache",
     "train": "pretrain a model, or go on with a run",
     "finetune": "train a pretrained model on a task with labels",
-    "evaluate": "bits per byte of a trained model on a text",
+    "evaluate": "bits per byte of a model on a text, or its scores on a task",
     "convert": "take a model from a Hugging Face directory, or hand one back",
     "generate": "continue a prompt with a trained model",
     "chat": "talk to a model that was tuned on conversations",
     "plan": "does a run fit hardware that is not here, and how fast is it",
     "scale": "scaling laws: plan a ladder of runs, make it, fit it, forecast the big run",
     "launch": "start a run on this machine, under SLURM, on GKE or on TPU VMs",
+    "report": "what runs have come to, side by side, with intervals over seeds",
     "bench": "tokens/s and model FLOP/s of step, data pipeline and checkpoints",
 }
 
