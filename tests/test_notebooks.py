@@ -22,7 +22,7 @@ def test_all_cells_run_in_order(path, tmp_path):
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     script = tmp_path / "cells.py"
     script.write_text("\n\n".join(cells), encoding="utf-8")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "JAX_NUM_CPU_DEVICES": "1"}
     begin = _processor_seconds()
     words = [sys.executable, str(script)]
     done = subprocess.run(words, cwd=path.parent, env=environ, capture_output=True, text=True, timeout=900)
