@@ -85,7 +85,7 @@ def build_records(
     records = read_records(data.records, part, seed)
     items = task.prepare(records, tokenizer, spec)
     if part == "train" and task.join is not None and spec.config.packing:
-        items = _packed(items, records, task, spec.length)
+        items = _packed(items, records, task, spec)
     return RecordPipeline(data, records, items, task, spec, batch_size, seed, part)
 
 
@@ -168,14 +168,20 @@ class RecordPipeline(Batches):
         return self._example(rng, self.items[numbers[index]], self._spec)
 
 
-def _packed(items: Sequence[Any], records: Sequence[Record], task: Task, length: int) -> list[Any]:
-    """The items, as many in one as fit a row, set by set."""
+def _packed(items: Sequence[Any], records: Sequence[Record], task: Task, spec: TaskSpec) -> list[Any]:
+    """The items, as many in one as fit a row, set by set; which of equal sizes meet has nothing to do with
+    their order in the files."""
     joined = []
     for numbers in _by_set(items, records):
-        sizes = [(int(number), task.size(items[number])) for number in numbers]
-        order = sorted((pair for pair in sizes if pair[1]), key=lambda pair: -pair[1])
-        joined += [task.join([items[number] for number, _ in row]) for row in pack(order, length)]
+        sizes = [(int(number), task.size(items[number], spec)) for number in numbers]
+        order = sorted((pair for pair in sizes if pair[1]), key=_by_size)
+        joined += [task.join([items[number] for number, _ in row]) for row in pack(order, spec.length)]
     return joined
+
+
+def _by_size(pair: tuple[int, int]) -> tuple[int, int]:
+    number, size = pair
+    return -size, hash64("pack", number)
 
 
 def _by_set(items: Sequence[Any], records: Sequence[Record]) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ half of it).
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
 from tlx.nn.losses import cross_entropy
 from tlx.tasks.heads import Heads, at_place, hidden_states, language_model
+from tlx.tasks.joined import Joined, join, joined_row, size
 from tlx.tasks.labels import class_of, classes_of, names_of
 from tlx.tasks.protocol import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
 from tlx.tasks.readers import Record
@@ -33,13 +35,15 @@ _LISTED = 10  # classes up to which each one's F1 is among the figures
 class Classes:
     """label: the column that has it. labels: names of the classes in order; (): those of the training
     records, sorted. multi: any number of classes, a list or a text cut by `separator`. lm_scale: of the
-    language model's loss on the same row, for decoders."""
+    language model's loss on the same row, for decoders. packing: a row of training holds as many examples as
+    fit it (joined.py), so that train.batch_size counts rows of several."""
 
     label: str = "label"
     labels: tuple[str, ...] = ()
     multi: bool = False
     separator: str = ","
     lm_scale: float = 0.0
+    packing: bool = False
 
     def validate(self) -> None:
         """Raises ConfigError naming the field, its value and what is legal."""
@@ -78,11 +82,12 @@ def complete(config: Classes, records: Sequence[Record]) -> Classes:
 
 def items_of(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, columns: Any, labelled: bool = True
-) -> list[Item]:
+) -> list[Item] | list[Joined]:
     """An item for each record: its texts and its class, or the 0 and 1 of each class."""
     encoded = encode_columns(records, columns, tokenizer)
     found = [label_of(record, spec.config) if labelled else None for record in records]
-    return [Item(*pair, number) for number, pair in enumerate(zip(encoded, found, strict=True))]
+    items = [Item(*pair, number) for number, pair in enumerate(zip(encoded, found, strict=True))]
+    return [Joined((item,), item.record) for item in items] if spec.config.packing else items
 
 
 def label_of(record: Record, config: Classes) -> int | np.ndarray:
@@ -94,20 +99,32 @@ def label_of(record: Record, config: Classes) -> int | np.ndarray:
 
 def prepare(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Item]:
+) -> list[Item] | list[Joined]:
     """An item for each record."""
     return items_of(records, tokenizer, spec, texts(spec.config), labelled)
 
 
-def blank(spec: TaskSpec, count: int = 1) -> Item:
-    """An item of empty texts."""
+def blank(spec: TaskSpec, count: int = 1) -> Item | Joined:
+    """An item of empty texts, or of none."""
+    return Joined(()) if spec.config.packing else _empty(count)
+
+
+def _empty(count: int) -> Item:
     return Item((np.zeros(0, np.int32),) * count, None)
 
 
-def example(rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """The row of the item's texts; label [] int32 or [C] float32; weights []."""
+def example(
+    rng: np.random.Generator, item: Item | Joined, spec: TaskSpec, count: int = 1
+) -> dict[str, np.ndarray]:
+    """The row of the item's texts; label [] int32 or [C] float32; weights []. Joined: a dim more."""
     del rng
-    return row_of(item.texts, spec) | labelled_as(item.label, spec.config)
+    if isinstance(item, Joined):
+        return joined_row(item, spec, partial(_labels, config=spec.config), _empty(count))
+    return row_of(item.texts, spec) | _labels(item, spec.config)
+
+
+def _labels(item: Item, config: Classes) -> dict[str, np.ndarray]:
+    return labelled_as(item.label, config)
 
 
 def labelled_as(label: Any, config: Classes) -> dict[str, np.ndarray]:
@@ -126,7 +143,7 @@ class ClassesModule(TaskModule):
         self.heads = Heads(self.model, self.config.name, max(len(self.config.labels), 2))
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
-        """logits [B, C]."""
+        """logits [B, C]; [B, M, C] where rows hold several examples."""
         return self._logits(hidden_states(self.lm, batch, keys), batch, keys)
 
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
@@ -145,22 +162,24 @@ class ClassesModule(TaskModule):
         return {"logits": self.heads(at_place(hidden, batch["place"]), keys)}
 
     def _lm_loss(self, hidden_BTD: jax.Array, batch: Batch) -> Term:
-        real = (batch["segments"][:, 1:] > 0) * batch["weights"][:, None]
+        segments, weights = batch["segments"], batch["weights"]
+        rows_B = weights if weights.ndim == 1 else jnp.max(weights, axis=1)
+        real = (segments[:, 1:] > 0) * (segments[:, 1:] == segments[:, :-1]) * rows_B[:, None]
         real = real * (batch["tokens"][:, 1:] < self.model.padded_vocab)  # a trained prompt is no target
         args = (hidden_BTD[:, :-1], self.lm.unembedding(), batch["tokens"][:, 1:], real, self.loss)
         return cross_entropy(*args)["loss"]._replace(scale=self.config.lm_scale)
 
 
-def class_terms(logits_BC: jax.Array, batch: Batch, multi: bool, smoothing: float = 0.0) -> Terms:
-    """Cross-entropy of classes; of sets of classes the mean of the binary ones."""
+def class_terms(logits: jax.Array, batch: Batch, multi: bool, smoothing: float = 0.0) -> Terms:
+    """Cross-entropy of classes; of sets of them the mean of the binary ones. logits [B, C] or [B, M, C]."""
     label, weights = batch["label"], batch["weights"]
     count = jnp.sum(weights)
     if multi:
-        losses = jnp.mean(jax.nn.softplus(logits_BC) - label * logits_BC, axis=-1)
-        hits = jnp.all((logits_BC > 0) == (label > 0), axis=-1)
+        losses = jnp.mean(jax.nn.softplus(logits) - label * logits, axis=-1)
+        hits = jnp.all((logits > 0) == (label > 0), axis=-1)
     else:
-        log_p = jax.nn.log_softmax(logits_BC)
-        chosen = jnp.take_along_axis(log_p, label[:, None], axis=-1)[:, 0]
+        log_p = jax.nn.log_softmax(logits)
+        chosen = jnp.take_along_axis(log_p, label[..., None], axis=-1)[..., 0]
         losses = -(1 - smoothing) * chosen - smoothing * jnp.mean(log_p, axis=-1)
         hits = jnp.argmax(log_p, axis=-1) == label
     return {
@@ -173,6 +192,8 @@ def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: Task
     """{"label", "probability"}, or {"labels", "probabilities" of all classes}."""
     del items
     logits, names = outputs["logits"].astype(np.float64), spec.config.labels
+    if spec.config.packing:
+        logits = logits[:, 0]  # what is evaluated stands alone
     if spec.config.multi:
         rows = 1 / (1 + np.exp(-logits))
         return [
@@ -235,5 +256,17 @@ def draw(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec, p
 
 
 TASK = Task(
-    Classification, complete, texts, prepare, blank, example, ClassesModule, answers, score, KINDS, draw
+    Classification,
+    complete,
+    texts,
+    prepare,
+    blank,
+    example,
+    ClassesModule,
+    answers,
+    score,
+    KINDS,
+    draw,
+    size=size,
+    join=join,
 )

@@ -38,7 +38,9 @@ def hidden_states(lm: nn.Module, batch: Batch, keys_B: jax.Array | None) -> jax.
 
 
 def at_place(hidden: jax.Array, place: jax.Array) -> jax.Array:
-    """[..., D] of [..., T, D] at the place of each row."""
+    """[..., D] of [..., T, D] at the place of each row; [B, M, D] of [B, T, D] and M places of each."""
+    if place.ndim == 2 and hidden.ndim == 3:
+        return jnp.take_along_axis(hidden, place[..., None], axis=1)
     return jnp.take_along_axis(hidden, place[..., None, None], axis=-2)[..., 0, :]
 
 

@@ -34,8 +34,9 @@ class Row(NamedTuple):
     record: int = 0
 
 
-def size(item: Row) -> int:
+def size(item: Row, spec: TaskSpec) -> int:
     """Places that an item takes in a row."""
+    del spec  # a trained prompt is among the tokens
     return sum(len(piece.tokens) - 1 for piece in item.pieces)
 
 

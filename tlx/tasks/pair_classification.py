@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tlx.tasks.classification import Classes, ClassesModule, answers, blank, complete, draw, example, items_of
 from tlx.tasks.classification import score as score_classes
+from tlx.tasks.joined import Joined, join, size
 from tlx.tasks.protocol import Item, Task, TaskSpec
 from tlx.tasks.readers import Record
 from tlx.tasks.rows import KINDS
@@ -31,7 +32,7 @@ def texts(config: PairClassification) -> tuple[tuple[str, str], ...]:
 
 def prepare(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Item]:
+) -> list[Item] | list[Joined]:
     """An item for each record."""
     return items_of(records, tokenizer, spec, texts(spec.config), labelled)
 
@@ -42,10 +43,12 @@ TASK = Task(
     texts,
     prepare,
     functools.partial(blank, count=2),
-    example,
+    functools.partial(example, count=2),
     ClassesModule,
     answers,
     score_classes,
     KINDS,
     draw,
+    size=size,
+    join=join,
 )

@@ -9,7 +9,8 @@ encoder_ and decoder_ in front for two towers), and
     weights     float32 [B]: 0 for rows that only fill a batch
 
 Where an example is several rows of tokens (both orders of a pair, the choices of a question) they have a dim
-behind the batch's: tokens [B, R, T], place [B, R].
+behind the batch's: tokens [B, R, T], place [B, R]. Where a row holds several examples (joined.py), place,
+label and weights have one: tokens [B, T], place [B, M].
 """
 
 import dataclasses
@@ -122,8 +123,8 @@ class Task(NamedTuple):
 
     Of a task whose answers are written, asks(items, spec) says from what, and outputs["written"] are the ids,
     a list for each item; written(config) are columns with answers, which a vocabulary has to know too.
-    Of one that packs where its config says `packing`, size(item) are the places that an item takes in a row
-    of training, and join(items) is one item of several.
+    Of one that packs where its config says `packing`, size(item, spec) are the places that an item takes in a
+    row of training, and join(items) is one item of several.
     """
 
     config_class: type
@@ -139,7 +140,7 @@ class Task(NamedTuple):
     draw: Callable[..., None] | None = None
     asks: Callable[[Sequence[Any], TaskSpec], Asked | None] | None = None
     written: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
-    size: Callable[[Any], int] | None = None
+    size: Callable[[Any, TaskSpec], int] | None = None
     join: Callable[[Sequence[Any]], Any] | None = None
     fills_gaps: bool = False  # as an objective's
 
