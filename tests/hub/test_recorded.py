@@ -56,7 +56,15 @@ def test_recorded_outputs_and_round_trip(name, tmp_path):
         np.testing.assert_array_equal(again[path], value)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "neox", "mistral", "t5", "bart", "marian"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt2",
+        "mistral",
+        "t5",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("neox", "bart", "marian")),
+    ],
+)
 def test_recorded_generation(name, tmp_path):
     part = parts(dict(np.load(FOLDER / f"{name}.generation.npz")))
     eos = int(part["outputs"].pop("eos"))

@@ -187,6 +187,7 @@ def test_who_learns_from_which_loss(sharing):
         assert generators["heads/difference"] == 0 < detectors["heads/difference"]
 
 
+@pytest.mark.slow
 def test_the_difference_begins_at_zero():
     it, batch = case("gdes")
     params = it.module.init(jax.random.key(0), batch, None, None)["params"]

@@ -95,6 +95,7 @@ def test_a_ladder_has_a_line_for_every_size(tmp_path, capsys):
     assert cli.main(["plan", "--target=cpu:8"]) == 64
 
 
+@pytest.mark.slow
 def test_launch_refuses_what_does_not_fit(large, capsys, monkeypatch):
     for name in ("TLX_TPU_PYTHON", "TLX_GPU_PYTHON"):
         monkeypatch.delenv(name, raising=False)
