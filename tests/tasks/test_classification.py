@@ -1,5 +1,6 @@
 """Classes of texts and pairs, and similarity: labels, losses, answers, scores, for each shape."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -120,6 +121,20 @@ def test_answers_and_scores_of_classes(tmp_path):
     assert scores.statistic(np.array([1, 2, 2])) == 1.0 and scores.floor == pytest.approx(2 / 3)
     task.draw(answers, TEXTS, spec, tmp_path / "c.png")
     assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_what_is_outside_all_classes_is_counted_by_itself():
+    records = small.records_of(*({"text": "t", "label": name} for name in ("a", "oos", "b", "oos")))
+    spec = small.spec_of("classification", "encoder", records, outside="oos")
+    answers = [{"label": name} for name in ("a", "oos", "oos", "b")]
+    figures = TABLE.load("classification").score(answers, records, spec).figures
+    assert figures["in_scope_accuracy"] == figures["out_of_scope_recall"] == figures["accuracy"] == 0.5
+    figures = TABLE.load("classification").score(answers[:1], records[:1], spec).figures
+    assert figures["in_scope_accuracy"] == 1.0 and "out_of_scope_recall" not in figures
+    unseen = small.spec_of("classification", "encoder", records, outside="other").config
+    assert unseen.labels == ("a", "b", "oos", "other")  # few labels may have none of it
+    with pytest.raises(ConfigError, match=r"objective.outside = 'other' is none of the classes: a, b"):
+        dataclasses.replace(unseen, labels=("a", "b")).validate()
 
 
 def test_a_decoder_keeps_its_language_model_loss():

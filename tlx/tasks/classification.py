@@ -36,7 +36,8 @@ class Classes:
     """label: the column that has it. labels: names of the classes in order; (): those of the training
     records, sorted. multi: any number of classes, a list or a text cut by `separator`. lm_scale: of the
     language model's loss on the same row, for decoders. packing: a row of training holds as many examples as
-    fit it (joined.py), so that train.batch_size counts rows of several."""
+    fit it (joined.py), so that train.batch_size counts rows of several. outside: the class of what belongs to
+    none of the others; "": there is none."""
 
     label: str = "label"
     labels: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Classes:
     separator: str = ","
     lm_scale: float = 0.0
     packing: bool = False
+    outside: str = ""
 
     def validate(self) -> None:
         """Raises ConfigError naming the field, its value and what is legal."""
@@ -53,6 +55,14 @@ class Classes:
             raise ConfigError(f"objective.lm_scale = {self.lm_scale} must not be negative")
         if self.multi and not self.separator:
             raise ConfigError("objective.separator is empty; it cuts a text into its labels")
+        if self.multi and self.outside:
+            raise ConfigError(
+                "objective.outside is for one label a record; with objective.multi have no label"
+            )
+        if self.labels and self.outside and self.outside not in self.labels:
+            raise ConfigError(
+                f"objective.outside = {self.outside!r} is none of the classes: {', '.join(self.labels)}"
+            )
 
     @property
     def cut(self) -> str | None:
@@ -77,7 +87,9 @@ def complete(config: Classes, records: Sequence[Record]) -> Classes:
     """The config with the names of its classes."""
     if config.labels:
         return config
-    return dataclasses.replace(config, labels=names_of(records, config.label, config.cut))
+    names = names_of(records, config.label, config.cut)
+    rest = [config.outside] if config.outside and config.outside not in names else []
+    return dataclasses.replace(config, labels=(*names, *rest))
 
 
 def items_of(
@@ -228,11 +240,20 @@ def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) 
     if count <= _LISTED:
         each = metrics.per_class(predicted, true, count).f1
         figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, each, strict=True)}
+    if spec.config.outside:
+        figures |= _scope(predicted, true, names.index(spec.config.outside))
     if not spec.config.multi:
         return Scores(figures, "accuracy", mean_of(right), float(np.bincount(true).max() / len(true)))
     return Scores(
         figures, "f1_micro", lambda chosen: metrics.micro(predicted[chosen], true[chosen], count).f1
     )
+
+
+def _scope(predicted: np.ndarray, true: np.ndarray, outside: int) -> dict[str, float]:
+    """Accuracy where a class applies, and the share of what is outside that is found (Larson et al. 2019)."""
+    belongs, right = true != outside, predicted == true
+    shares = {"in_scope_accuracy": right[belongs], "out_of_scope_recall": right[~belongs]}
+    return {name: float(share.mean()) for name, share in shares.items() if len(share)}
 
 
 def labellings(
