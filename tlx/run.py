@@ -180,7 +180,7 @@ class Program(NamedTuple):
     boxed: Any  # abstract parameters with their logical names
     state: State  # abstract, with the sharding of each leaf
     batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with the sharding of each array
-    init: Callable[[Any], State]  # of the frozen parameters: the state before the first step, without them
+    init: Callable[[Any, Any], State]  # of frozen parameters and seed: the first state, without the former
     step: StepFn  # jitted; it takes the memory of the state it is given
 
     def use(self) -> AbstractContextManager[None]:
@@ -189,7 +189,10 @@ class Program(NamedTuple):
 
 
 def program(config: RunConfig, spec: Spec | TaskSpec, mesh: Mesh) -> Program:
-    """The very step of a run on a mesh, whose devices may be of a machine that is not here."""
+    """The very step of a run on a mesh, whose devices may be of a machine that is not here.
+
+    It does not depend on config.seed.
+    """
     rules = parallel.rules(config.mesh)
     module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
@@ -199,10 +202,12 @@ def program(config: RunConfig, spec: Spec | TaskSpec, mesh: Mesh) -> Program:
     schedule = make_schedule(chosen, config.train.steps)
     rates = parametrization.rates(module.model, chosen, trained)
     optimizer = make_optimizer(chosen, schedule, trained, rates)
-    first = partial(init_state, module, optimizer, batch, config.train.batch_size, config.seed)
-    init = partial(first, apart=apart)
+
+    def init(frozen: Any, seed: Any) -> State:
+        return init_state(module, optimizer, batch, config.train.batch_size, seed, frozen, apart)
+
     frozen = frozen_params(module) | kept
-    state = jax.eval_shape(init, parallel.unbox(frozen))
+    state = jax.eval_shape(init, parallel.unbox(frozen), np.uint32(0))
     shardings = state_shardings(state, trained, frozen, module, mesh, rules)
     rows = parallel.batch_sharding(mesh, rules, batch)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -214,7 +219,9 @@ def program(config: RunConfig, spec: Spec | TaskSpec, mesh: Mesh) -> Program:
         boxed=boxed,
         state=jax.tree.map(_with_sharding, state._replace(frozen=parallel.unbox(frozen)), shardings),
         batch=jax.tree.map(_with_sharding, batch, rows),
-        init=jax.jit(init, in_shardings=(shardings.frozen,), out_shardings=shardings._replace(frozen={})),
+        init=jax.jit(
+            init, in_shardings=(shardings.frozen, whole), out_shardings=shardings._replace(frozen={})
+        ),
         step=jax.jit(
             step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0
         ),
@@ -232,6 +239,7 @@ class Run(NamedTuple):
     validation: Batches
     mesh: Mesh
     rules: parallel.Rules
+    program: Program  # which another run, of another seed, can be made with
     state: State
     init: Callable[[], State]  # the state before the first step, never whole in one place
     frozen: Callable[[], Any]  # the part of the state that no checkpoint holds
@@ -245,13 +253,17 @@ class Run(NamedTuple):
 
 
 def assemble(
-    config: RunConfig, tokenizer: Tokenizer | None = None, base: Callable[[Any], Any] | None = None
+    config: RunConfig,
+    tokenizer: Tokenizer | None = None,
+    base: Callable[[Any], Any] | None = None,
+    made: Program | None = None,
 ) -> Run:
     """Puts a checked config's parts together: tokenizer, data, model, mesh, optimizer, step.
 
     `tokenizer`: the one the run was started with; else it is made (and the text tokenised) as the config
     says, once per machine. `base`: gives a tree of parameters, arrays or shapes with shardings, those of the
-    model that the run goes on from in place of its own. Raises ConfigError or DataError.
+    model that the run goes on from in place of its own. `made`: what is compiled, of a run that differs in
+    its seed alone. Raises ConfigError or DataError.
     """
     if config.adapt.method != "full" and base is None:
         raise ConfigError(f"adapt.method = {config.adapt.method!r} adapts a base model; use: tlx finetune")
@@ -259,7 +271,7 @@ def assemble(
     check_tokenizer(config.objective, tokenizer.hash)
     spec = spec_of(config, tokenizer)
     splits = {split: open_split(config, tokenizer, split) for split in ("train", "validation")}
-    made = program(config, spec, parallel.make_mesh(config.mesh))
+    made = made or program(config, spec, parallel.make_mesh(config.mesh))
     rows = {name: leaf.sharding for name, leaf in made.batch.items()}
 
     def frozen() -> Any:
@@ -269,7 +281,7 @@ def assemble(
 
     def init() -> State:
         kept = frozen()
-        state = made.init(kept)._replace(frozen=kept)
+        state = made.init(kept, np.uint32(config.seed))._replace(frozen=kept)
         return state if base is None else state._replace(params=base(state.params))
 
     return Run(
@@ -281,6 +293,7 @@ def assemble(
         validation=splits["validation"],
         mesh=made.mesh,
         rules=made.rules,
+        program=made,
         state=made.state,
         init=init,
         frozen=frozen,

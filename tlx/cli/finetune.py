@@ -12,9 +12,10 @@ with its answer) and, for classes, confusion_SPLIT.png of the validation and tes
 """
 
 import argparse
+import dataclasses
+import functools
 import pathlib
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,10 +28,11 @@ from tlx.base.errors import ConfigError
 from tlx.cli import flags, outcome, seeds, training
 from tlx.cli.base_model import Base, kept, load_base
 from tlx.data.records import read_records
-from tlx.evaluate.answers import Evaluation, evaluate_task, make_predictor
+from tlx.evaluate.answers import Evaluation, Predictor, evaluate_task, make_predictor
 from tlx.evaluate.linear import check as check_linear
 from tlx.evaluate.linear import linear_scores
 from tlx.run import (
+    Program,
     Run,
     RunConfig,
     assemble,
@@ -74,25 +76,26 @@ def main(argv: list[str]) -> int:
     base = None if options.base is None else load_base(options.base, options.allow)
     if options.seeds < 1:
         raise ConfigError(f"--seeds = {options.seeds} must be at least 1")
+    build = _Builder(None if options.scratch else base, base)
     if options.seeds == 1:
-        _run(options, base, options.config.seed, options.workdir)
+        _run(options, base, build, options.config.seed, options.workdir)
         return 0
     workdir = pathlib.Path(options.workdir or f"runs/{options.config.name or options.config_name}")
     numbers = [options.config.seed + number for number in range(options.seeds)]
     for seed in numbers:
-        _run(options, base, seed, str(workdir / f"seed-{seed}"))
+        _run(options, base, build, seed, str(workdir / f"seed-{seed}"))
     if jax.process_index() == 0 and options.config.eval.final:
         seeds.summarize(workdir, numbers)
     return 0
 
 
-def _run(options: argparse.Namespace, base: Base | None, seed: int, workdir: str | None) -> None:
+def _run(
+    options: argparse.Namespace, base: Base | None, build: training.Build, seed: int, workdir: str | None
+) -> None:
     """One run, in its own directory."""
-    values = options.config.to_dict() | {"seed": seed}
-    config = completed(values, base, options.scratch)
-    start = None if options.scratch else base
+    config = completed(options.config.to_dict() | {"seed": seed}, base, options.scratch)
     where = argparse.Namespace(**(vars(options) | {"workdir": workdir}))
-    training.carry_out(training.Verb(_evaluator, _final, _end), config, where, partial(_build, start, base))
+    training.carry_out(training.Verb(_evaluator, _final, _end), config, where, build)
 
 
 def _linear(options: argparse.Namespace) -> int:
@@ -115,13 +118,32 @@ def _linear(options: argparse.Namespace) -> int:
     return 0
 
 
-def _build(start: Base | None, known: Base | None, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
-    """The run; `start` is the model whose parameters it begins with, `known` the one that it is shaped as."""
-    tokenizer = tokenizer or (known and known.tokenizer)
-    if start is None:
-        return assemble(config, tokenizer)
-    task, vocab, seed = config.objective.name, start.tokenizer.vocab, config.seed
-    return assemble(config, tokenizer, lambda like: from_base(like, start.params, task, vocab, seed))
+class _Builder:
+    """Runs of one base. Those that differ in their seed alone share a program, which is compiled once.
+
+    `start` is the model whose parameters they begin with, `known` the one that they are shaped as.
+    """
+
+    def __init__(self, start: Base | None, known: Base | None):
+        self._start, self._known = start, known
+        self._made: tuple[RunConfig, str, Program] | None = None
+
+    def __call__(self, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
+        tokenizer = tokenizer or (self._known and self._known.tokenizer) or made_tokenizer(config)
+        same = dataclasses.replace(config, seed=0)
+        program = None
+        if self._made is not None and self._made[:2] == (same, tokenizer.hash):
+            program = self._made[2]
+        run = assemble(config, tokenizer, self._begin(config), program)
+        self._made = (same, tokenizer.hash, run.program)
+        return run
+
+    def _begin(self, config: RunConfig) -> Callable[[Any], Any] | None:
+        start = self._start
+        if start is None:
+            return None
+        task, vocab, seed = config.objective.name, start.tokenizer.vocab, config.seed
+        return lambda like: from_base(like, start.params, task, vocab, seed)
 
 
 def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) -> RunConfig:
@@ -183,12 +205,18 @@ def _final(run: Run, evaluator: training.Evaluator, state: State) -> dict[str, E
     return {name: _evaluation(run, predictor, state, split) for name, split in splits.items()}
 
 
-def _predictor(run: Run) -> Any:
-    return make_predictor(run.module, NamedSharding(run.mesh, PartitionSpec()))
+def _predictor(run: Run) -> Predictor:
+    return _compiled(run.module, NamedSharding(run.mesh, PartitionSpec()))
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled(module: Any, whole: NamedSharding) -> Predictor:
+    """One for all that a run, and runs of other seeds, evaluate."""
+    return make_predictor(module, whole)
 
 
 def _evaluation(
-    run: Run, predictor: Any, state: State, split: Any, num_batches: int | None = None
+    run: Run, predictor: Predictor, state: State, split: Any, num_batches: int | None = None
 ) -> Evaluation:
     params = merged(state.params, state.frozen)
     rest = (split, run.rows, run.place, num_batches)

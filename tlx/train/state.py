@@ -36,7 +36,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     batch: dict[str, Any],
     batch_size: int,
-    seed: int,
+    seed: int | jax.Array,
     frozen: Any = None,
     apart: Split = lambda params: (params, {}),
 ) -> State:
