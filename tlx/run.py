@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -28,7 +27,6 @@ from tlx.data.prepare import prepare_tokenizer
 from tlx.data.records import Part, build_records, prepare_records_tokenizer
 from tlx.models import parametrization
 from tlx.models.config import ModelConfig
-from tlx.models.flops import matmul_flops
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Objective, Spec
@@ -47,6 +45,7 @@ from tlx.train.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
 from tlx.train.state import State, begin, boxed_params, frozen_params, init_state
 from tlx.train.step import StepFn, make_step
 from tlx.train.teacher import check_tokenizer, read_frozen, with_teacher
+from tlx.train.work import trace_forward
 
 # What a run's config.objective may be: self-supervised, or a task with labels.
 PARTS = Table("objective", {**OBJECTIVES, **TASKS})
@@ -389,24 +388,6 @@ def state_shardings(
 
 def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def training_flops(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """Of a step: matrix products forward and twice backward; what is frozen has no way back."""
-    all_forward = matmul_flops(lambda: trace_forward(module, batch))
-    if not frozen_params(module):
-        return 3 * all_forward
-    return 2 * matmul_flops(lambda: trace_forward(module, batch, frozen=False)) + all_forward
-
-
-def trace_forward(module: Any, batch: Mapping[str, jax.ShapeDtypeStruct], frozen: bool = True) -> Any:
-    """Loss terms of zeros, with keys as a step has: to be traced, for shapes or FLOPs, not to be computed."""
-    zeros = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in batch.items()}
-    rows = next(iter(batch.values())).shape[0]
-    boxed = boxed_params(module, batch) | (frozen_params(module) if frozen else {})
-    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), parallel.unbox(boxed))
-    keys = jax.random.split(jax.random.key(0), rows)
-    return module.apply({"params": params}, zeros, carries.initial_carry(module, rows), keys)
 
 
 def spec_before_tokenizer(config: RunConfig) -> Spec | TaskSpec:

@@ -6,6 +6,7 @@ tlx plan --config=C --target="tpu:v6e:16x16 x 4 slices" --price=2.7
 
 tlx plan --config=C --target=T --search --write=chosen.py
 tlx plan --ladder=runs/scaling/NAME/plan.json --target=T
+tlx plan --config=configs/finetune/C --from=BASE --config.adapt.method=lora --target=T
 
 The very step that `tlx train` would run is compiled by the target's own compiler, which needs no device
 (pip install 'tlx-lm[tpu]', or 'tlx-lm[plan-gpu]'; --compiler-python names a Python that has one). Without one
@@ -20,13 +21,17 @@ from typing import Any
 
 from tlx.base.errors import MEMORY, OK, ConfigError
 from tlx.cli import flags
+from tlx.cli.base_model import load_base
+from tlx.cli.finetune import completed
 from tlx.plan import METHODS, Change, Plan, front, layouts, plan
+from tlx.run import TASKS
 
 
 def main(argv: list[str]) -> int:
     """`tlx plan`: exit 0 it fits, 78 it does not, 64 a config or target that cannot be."""
     parser = flags.parser("plan", __doc__)
     flags.add_config(parser, required=False)
+    parser.add_argument("--from", dest="base", metavar="DIR", help="of a fine-tuning: what it goes on from")
     parser.add_argument("--ladder", metavar="PLAN", help="plan every size of a scaling ladder's plan.json")
     parser.add_argument("--search", action="store_true", help="look for the fastest mesh and remat that fit")
     parser.add_argument("--write", metavar="FILE", help="with --search: the choice as a config of its own")
@@ -38,10 +43,15 @@ def main(argv: list[str]) -> int:
     options = flags.parse(parser, argv)
     if (options.config is None) == (options.ladder is None):
         raise ConfigError("say what to plan: --config=FILE, or --ladder=PLAN")
+    if options.base and options.config is None:
+        raise ConfigError("--from is what a fine-tuning's --config goes on from; give both")
     if options.write and not options.search:
         raise ConfigError("--write says where the choice of --search goes")
     if options.ladder:
         return _ladder(options)
+    if options.config.objective.name in TASKS:
+        base = None if options.base is None else load_base(options.base)
+        options.config = completed(options.config.to_dict(), base)
     if options.search:
         return _search(options)
     found = _plan(options, options.config)

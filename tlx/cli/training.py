@@ -23,7 +23,7 @@ from tlx.checkpoint.lease import Lease
 from tlx.cli import flags
 from tlx.launch.preflight import check_room, preflight
 from tlx.nn.kernels.choice import choose
-from tlx.run import Run, RunConfig, abstract_batch, assemble, check_devices, parsed, training_flops
+from tlx.run import Run, RunConfig, abstract_batch, assemble, check_devices, parsed
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.train import directory, hooks
 from tlx.train.agreement import Agreement, Batches
@@ -36,6 +36,7 @@ from tlx.train.progress import Progress
 from tlx.train.state import State
 from tlx.train.trackers import start_trackers
 from tlx.train.watchdog import Watchdog
+from tlx.train.work import training_flops
 
 # A run of a config, with the tokenizer that it was started with.
 Build = Callable[[RunConfig, Tokenizer | None], Run]
@@ -250,7 +251,7 @@ def _introduce(run: Run, desk: Desk, step: int, started: Any, allow: Sequence[st
     config, say = run.config, desk.progress.say
     batch = abstract_batch(config, run.spec)
     tokens = sum(leaf.size for name, leaf in batch.items() if name.endswith("tokens"))
-    flops = training_flops(run.module, batch)
+    flops = training_flops(run.module, batch, config.adapt)
     peak = matmul_peak()
     mesh = {axis: size for axis, size in run.mesh.shape.items() if size > 1}
     device = jax.devices()[0]

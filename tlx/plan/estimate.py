@@ -57,13 +57,12 @@ def memory_parts(config: RunConfig, made: Program) -> dict[str, int]:
     working memory is one layer's as if nothing were recomputed, two layers' gathered kernels, and the
     logits of a piece of the loss.
     """
-    params = layout.device_bytes(made.state.params)
     parts = {
-        "parameters": params,
+        "parameters": layout.device_bytes((made.state.params, made.state.frozen)),
         "optimizer": layout.device_bytes(made.state.opt_state),
         "carry": layout.device_bytes(made.state.carry),
         "batch": layout.device_bytes(made.batch),
-        "gradients": params,
+        "gradients": layout.device_bytes(made.state.params),
         "activations": layout.kept(config, made),
         "temporaries": _working(config, made),
     }
@@ -75,7 +74,7 @@ def _working(config: RunConfig, made: Program) -> int:
         config.model.decoder_layers if config.model.kind == "encoder_decoder" else 0
     )
     whole = layout.kept(layout.with_execution(config, remat="none"), made)
-    cast = layout.device_bytes(made.state.params) * made.mesh.shape["fsdp"] // 2
+    cast = layout.device_bytes((made.state.params, made.state.frozen)) * made.mesh.shape["fsdp"] // 2
     return whole // layers + 2 * cast // layers
 
 

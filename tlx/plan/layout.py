@@ -15,8 +15,10 @@ from tlx.base.platform import compile_for, platform
 from tlx.models.flops import matmul_flops
 from tlx.parallel import MeshConfig
 from tlx.plan.target import Target
-from tlx.run import Program, RunConfig, check_devices, program, spec_before_tokenizer, trace_forward
+from tlx.run import Program, RunConfig, check_devices, program, spec_before_tokenizer
 from tlx.train import carry as carries
+from tlx.train.step import merged
+from tlx.train.work import training_flops
 
 
 class Parameters(NamedTuple):
@@ -30,7 +32,7 @@ class Parameters(NamedTuple):
 class Work(NamedTuple):
     """FLOPs of a step's matrix products, all devices together.
 
-    model: forward once and backward twice that; computed: with what is computed again.
+    model: what a step needs, see train/work.py; computed: with what is computed again.
     """
 
     model: int
@@ -67,7 +69,7 @@ def parameters(made: Program, config: RunConfig) -> Parameters:
     """Counts of the whole model, heads of the objective included."""
     sizes = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(made.state.params)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(merged(made.state.params, made.state.frozen))
     }
     total = sum(sizes.values())
     part = config.model.feedforward
@@ -92,11 +94,10 @@ def work(config: RunConfig) -> Work:
 def _work(config: RunConfig) -> Work:
     with compile_for("cpu"):
         made = program(config, spec_before_tokenizer(config), parallel.abstract_mesh(config.mesh, 1))
-        forward = matmul_flops(lambda: trace_forward(made.module, made.batch))
         keys = jax.random.split(jax.random.key(0), config.train.batch_size)
         loss = functools.partial(_loss, made, keys=keys)
-        computed = matmul_flops(jax.grad(loss), made.state.params, made.batch)
-    return Work(3 * forward, computed)
+        computed = matmul_flops(jax.grad(loss), made.state.params, made.state.frozen, made.batch)
+        return Work(training_flops(made.module, made.batch, config.adapt), computed)
 
 
 def with_execution(config: RunConfig, **changes: Any) -> RunConfig:
@@ -107,7 +108,7 @@ def with_execution(config: RunConfig, **changes: Any) -> RunConfig:
 
 def kept(config: RunConfig, made: Program) -> int:
     """Bytes on one device that the forward pass keeps for the backward pass, of one microbatch."""
-    params, parts = jax.tree.leaves(made.state.params), config.train.microbatches
+    params, parts = jax.tree.leaves((made.state.params, made.state.frozen)), config.train.microbatches
     mesh, split = made.mesh.shape, _split_dims(config)
     rows = config.train.batch_size // parts
     ways = mesh["data"] * mesh["fsdp"] * mesh["expert"] * mesh["context"]
@@ -130,7 +131,10 @@ def _residuals(config: RunConfig, _: str) -> list[jax.ShapeDtypeStruct]:
     rows = config.train.batch_size // config.train.microbatches
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), made.batch)
     pullback = jax.eval_shape(
-        lambda p, b: jax.vjp(lambda p: _loss(made, p, b), p)[1], made.state.params, batch
+        lambda p, f, b: jax.vjp(lambda p: _loss(made, p, f, b), p)[1],
+        made.state.params,
+        made.state.frozen,
+        batch,
     )
     return jax.tree.leaves(pullback)
 
@@ -142,8 +146,8 @@ def _split_dims(config: RunConfig) -> set[int]:
     return {heads, model.attention.num_kv_heads or heads, model.block("encoder").hidden, model.padded_vocab}
 
 
-def _loss(made: Program, params: Any, batch: Any, keys: jax.Array | None = None) -> jax.Array:
-    rows = next(iter(batch.values())).shape[0]
+def _loss(made: Program, params: Any, frozen: Any, batch: Any, keys: jax.Array | None = None) -> jax.Array:
+    rows, params = next(iter(batch.values())).shape[0], merged(params, frozen)
     terms, _ = made.module.apply({"params": params}, batch, carries.initial_carry(made.module, rows), keys)
     parts = [term.scale * jnp.asarray(term.sum, jnp.float32) for term in terms.values() if term.scale]
     return sum(parts, start=jnp.zeros(()))

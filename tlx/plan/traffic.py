@@ -7,6 +7,7 @@ sums of the loss) count nothing.
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +22,28 @@ def least_traffic(config: RunConfig, made: Program) -> Traffic:
     sizes, found = dict(made.mesh.shape), {}
     add = _adder(found)
     width = jnp.dtype(config.model.block("encoder").dtype).itemsize
-    kernels, shards = 0.0, 0.0
-    for leaf in jax.tree.leaves(made.state.params):
-        shard = math.prod(leaf.sharding.shard_shape(leaf.shape)) * width
-        split = "fsdp" in _axes_of(leaf)
-        kernels += shard * (sizes["fsdp"] if split and leaf.ndim > 1 else 0)
-        shards += shard
+    kernels, shards = _sizes(made.state.params, sizes["fsdp"], width)
+    frozen, _ = _sizes(made.state.frozen, sizes["fsdp"], width)
     parts, fsdp = config.train.microbatches, sizes["fsdp"]
     if fsdp > 1:
         # Once for the forward pass and once for the backward pass, of every microbatch.
-        add("all-gather", "fsdp", 2 * parts * kernels * _share(fsdp))
+        add("all-gather", "fsdp", 2 * parts * (kernels + frozen) * _share(fsdp))
         add("reduce-scatter", "fsdp", parts * kernels * _share(fsdp))
     for axis in ("data", "context"):
         if sizes[axis] > 1:
             add("all-reduce", axis, 2 * shards * _share(sizes[axis]))
     _activations(config, made, sizes, width, add)
     return found
+
+
+def _sizes(params: Any, fsdp: int, width: int) -> tuple[float, float]:
+    """Bytes of the matrices that the fsdp axis splits, gathered over it, and of a device's shards of all."""
+    kernels, shards = 0.0, 0.0
+    for leaf in jax.tree.leaves(params):
+        shard = math.prod(leaf.sharding.shard_shape(leaf.shape)) * width
+        kernels += shard * (fsdp if "fsdp" in _axes_of(leaf) and leaf.ndim > 1 else 0)
+        shards += shard
+    return kernels, shards
 
 
 def total(traffic: Traffic) -> float:

@@ -9,8 +9,9 @@ from tlx.cli.bench.shape import Shape, run_config
 from tlx.models.flops import matmul_flops
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Spec
-from tlx.run import abstract_batch, make_module, trace_forward
+from tlx.run import abstract_batch, make_module
 from tlx.text.vocabulary import Vocabulary
+from tlx.train.work import trace_forward
 
 _EXAMPLES = 512  # over which targets are counted
 

@@ -10,7 +10,8 @@ from tlx import parallel
 from tlx.base import tree
 from tlx.cli.bench.shape import Shape, run_config
 from tlx.cli.bench.timing import in_turns, matmul, median_ratio
-from tlx.run import Run, abstract_batch, assemble, training_flops
+from tlx.run import Run, abstract_batch, assemble
+from tlx.train.work import training_flops
 
 
 class Step(NamedTuple):

@@ -1,0 +1,64 @@
+"""What a training step computes: FLOPs of its matrix products, counted in its trace."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tlx import parallel
+from tlx.adapt.config import AdaptConfig
+from tlx.adapt.parts import split
+from tlx.models.flops import matmul_flops
+from tlx.train import carry as carries
+from tlx.train.state import boxed_params, frozen_params
+from tlx.train.step import merged
+
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+_FULL = AdaptConfig()
+
+
+def training_flops(module: Any, batch: Shapes, adapt: AdaptConfig = _FULL) -> int:
+    """Of a step, nothing computed twice: matrix products forward and twice backward, where all is trained.
+
+    What is frozen has no gradient of its own, and beneath the first trained parameter there is no way back:
+    of a base that is adapted, and of a teacher.
+    """
+    if adapt.method != "full":
+        return _adapted_flops(module, batch, adapt)
+    all_forward = matmul_flops(lambda: trace_forward(module, batch))
+    if not frozen_params(module):
+        return 3 * all_forward
+    return 2 * matmul_flops(lambda: trace_forward(module, batch, frozen=False)) + all_forward
+
+
+def trace_forward(module: Any, batch: Shapes, frozen: bool = True) -> Any:
+    """Loss terms of zeros, with keys as a step has: to be traced, for shapes or FLOPs, not to be computed."""
+    boxed = boxed_params(module, batch) | (frozen_params(module) if frozen else {})
+    return _terms(module, jax.tree.map(_zeros, parallel.unbox(boxed)), batch)
+
+
+def _adapted_flops(module: Any, batch: Shapes, adapt: AdaptConfig) -> int:
+    """Of the gradient itself, with respect to what is trained."""
+    execution = dataclasses.replace(module.model.execution, remat="none", attention="xla")
+    module = module.clone(model=dataclasses.replace(module.model, execution=execution))
+    trained, kept = split(adapt, parallel.unbox(boxed_params(module, batch)))
+
+    def loss(params: Any) -> jax.Array:
+        terms = _terms(module, merged(params, jax.tree.map(_zeros, kept)), batch)
+        return sum((term.scale * term.sum for term in terms.values() if term.scale), start=jnp.zeros(()))
+
+    return matmul_flops(jax.grad(loss), trained)
+
+
+def _terms(module: Any, params: Any, batch: Shapes) -> Any:
+    rows = next(iter(batch.values())).shape[0]
+    carry, keys = carries.initial_carry(module, rows), jax.random.split(jax.random.key(0), rows)
+    return module.apply(
+        {"params": params}, {name: _zeros(leaf) for name, leaf in batch.items()}, carry, keys
+    )[0]
+
+
+def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(leaf.shape, leaf.dtype)
