@@ -1,5 +1,6 @@
 """Every config of configs/finetune on the real files it is for, where they are: records become batches."""
 
+import json
 import os
 import pathlib
 import runpy
@@ -78,6 +79,23 @@ def test_several_tasks_at_once_on_real_files():
 def test_the_quickstart_needs_no_files():
     config = completed(load("quickstart", "tiny").to_dict(), None)
     assert len(config.objective.labels) == 8 and config.train.steps == 16
+
+
+def test_a_pass_is_over_windows_where_records_are_cut(tmp_path):
+    context = "The year was 1869. " * 40
+    answers = [{"text": "1869", "answer_start": context.index("1869")}]
+    asked = [{"id": str(number), "question": "When?", "answers": answers} for number in range(4)]
+    values = {"data": [{"title": "", "paragraphs": [{"context": context, "qas": asked}]}]}
+    (tmp_path / "asked.json").write_text(json.dumps(values))
+    config = load("questions", "")
+    config.tokenizer.kind, config.data.sequence_length, config.train.batch_size = "bytes", 128, 1
+    config.data.records.train = config.data.records.validation = (str(tmp_path / "asked.json"),)
+    config.data.records.epochs = 2.0
+    config = completed(config.to_dict(), None)
+    tokenizer = make_tokenizer(config.tokenizer, ())
+    rest = {"batch_size": 1, "seed": 0}
+    pipeline = build_records(config.data, tokenizer, parts_of(config), spec_of(config, tokenizer), **rest)
+    assert config.train.steps == 2 * pipeline.num_windows > 2 * 4 * 5
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -172,8 +172,9 @@ def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) 
 
 
 def _num_rows(config: RunConfig, num_records: int) -> int:
-    """Rows of one pass over the training records: of packed ones there are fewer than records."""
-    if parts_of(config).join is None or not config.objective.packing:
+    """Rows of one pass over the training records: of packed ones there are fewer, of cut ones more."""
+    parts = parts_of(config)
+    if not parts.cuts and (parts.join is None or not config.objective.packing):
         return num_records
     return open_split(config, made_tokenizer(config), "train").num_windows
 

@@ -235,4 +235,5 @@ TASK = Task(
     written=written,
     size=size,
     join=join,
+    cuts=True,
 )

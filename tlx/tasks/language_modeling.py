@@ -89,4 +89,5 @@ TASK = Task(
     ("decoder",),
     size=size,
     join=join,
+    cuts=True,
 )

@@ -123,6 +123,7 @@ class Task(NamedTuple):
 
     Of a task whose answers are written, asks(items, spec) says from what, and outputs["written"] are the ids,
     a list for each item; written(config) are columns with answers, which a vocabulary has to know too.
+    `cuts`: a record may be several items (windows, pieces).
     Of one that packs where its config says `packing`, size(item, spec) are the places that an item takes in a
     row of training, and join(items) is one item of several.
     """
@@ -142,6 +143,7 @@ class Task(NamedTuple):
     written: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     size: Callable[[Any, TaskSpec], int] | None = None
     join: Callable[[Sequence[Any]], Any] | None = None
+    cuts: bool = False
     fills_gaps: bool = False  # as an objective's
 
 

@@ -258,4 +258,6 @@ def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) 
     return Scores(squad.scores(said, known), "f1", mean_of(squad.per_example(said, known, squad.f1)))
 
 
-TASK = Task(QuestionAnswering, complete, texts, prepare, blank, example, SpanModule, answers, score, KINDS)
+TASK = Task(
+    QuestionAnswering, complete, texts, prepare, blank, example, SpanModule, answers, score, KINDS, cuts=True
+)

@@ -196,4 +196,16 @@ def _numbers(record: Record, tokens: Sequence[str], config: TokenClassification)
     return np.array([config.labels.index(tag) for tag in tags], np.int32)
 
 
-TASK = Task(TokenClassification, complete, texts, prepare, blank, example, TokenModule, answers, score, KINDS)
+TASK = Task(
+    TokenClassification,
+    complete,
+    texts,
+    prepare,
+    blank,
+    example,
+    TokenModule,
+    answers,
+    score,
+    KINDS,
+    cuts=True,
+)

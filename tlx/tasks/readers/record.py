@@ -105,7 +105,7 @@ class RecordsConfig(RecordFiles):
 
     Of sets, the share of rows is a set's number of records, `largest` of them at most (0: all), to the power
     1 / temperature: 1 is in proportion, more is more alike (Raffel et al. 2020, 3.5.2).
-    epochs: passes over the training records that the run makes; 0: it makes train.steps.
+    epochs: passes over the training records (rows made of them) that the run makes; 0: it makes train.steps.
     """
 
     epochs: float = 0.0
