@@ -66,6 +66,22 @@ def test_loops_count_their_iterations_and_fusions_run_inside_their_line():
     assert operations(module)["fusion"] == 3
 
 
+GPU = """HloModule jit_step
+
+ENTRY %main (x: bf16[6,4,16], w: bf16[6,16,32]) -> (bf16[6,4,32], s8[64]) {
+  %x = bf16[6,4,16]{2,1,0} parameter(0)
+  %w = bf16[6,16,32]{2,1,0} parameter(1)
+  ROOT %custom-call.1 = (bf16[6,4,32]{2,1,0}, s8[64]{0}) custom-call(%x, %w), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["1"],"lhs_batch_dimensions":["0"],"rhs_batch_dimensions":["0"]}}}
+}
+"""  # noqa: E501
+
+
+def test_products_that_the_gpu_compiler_hands_to_cublas_count():
+    module = hlo.parse(GPU)
+    assert matmul_flops(module) == 6 * 2 * 4 * 16 * 32
+    assert kernels(module) == {}
+
+
 def test_a_gather_spread_over_fusions_counts_once_and_groups_lie_along_their_axes():
     found = collectives(hlo.parse(TPU), {"data": 2, "fsdp": 2})
     assert [(one.kind, one.axes, one.times, one.overlapped) for one in found] == [

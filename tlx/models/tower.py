@@ -106,7 +106,7 @@ class Tower(nn.Module):
         """The bias of all layers; where the kernel takes that, once for each device."""
         batch, length, _ = shape
         bias = self.position_bias(length, length + memory, memory)
-        fused = kernel_name(self.cfg, length, prefix, length + memory) == "fused"
+        fused = kernel_name(self.cfg, length, prefix, length + memory) in ("fused", "cudnn")
         return apiece(bias, batch) if fused and not self.cfg.slots.prefix else bias
 
     def _runner(self, apply):

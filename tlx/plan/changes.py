@@ -68,10 +68,10 @@ def candidates(config: RunConfig, target: Target) -> list[list[Change]]:
         )
     if config.optimizer.momentum_dtype == "float32":
         groups.append([change(optimizer__momentum_dtype="bfloat16")])
-    tensor = [n for n in (2, 4, 8) if n > mesh["tensor"] and mesh["fsdp"] % n == 0]
-    groups.append([_more_tensor(mesh, n) for n in tensor])
     chunks = [n for n in (128,) if 0 < n < (config.loss.chunk or config.data.sequence_length)]
     groups.append([change(loss__chunk=n) for n in chunks])
+    tensor = [n for n in (2, 4, 8) if n > mesh["tensor"] and mesh["fsdp"] % n == 0]
+    groups.append([_more_tensor(mesh, n) for n in tensor])
     return [group for group in groups if group]
 
 
@@ -83,8 +83,9 @@ def shortest(
     Of lists as short the fastest by the estimate. `check` has the last word on each (a compiler).
     """
     groups = candidates(config, target)
-    most = _try(config, target, tuple(group[-1] for group in groups))
-    if most is not None and not most.fits:
+    # A tensor axis, the last group, leaves more rows to a device: with it or without it is smallest.
+    most = [_try(config, target, tuple(group[-1] for group in kept)) for kept in (groups, groups[:-1])]
+    if all(found is not None and not found.fits for found in most):
         return ()
     for length in range(1, 4):
         fitting = []

@@ -102,6 +102,9 @@ def _environment(target: Target) -> dict[str, str]:
             "TPU_WORKER_HOSTNAMES": "localhost",
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }
+    if target.platform == "gpu":  # no device to time tiles on, and those of its Triton fit not every product
+        flags = os.environ.get("XLA_FLAGS", "")
+        mine["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_triton_gemm=false".strip()
     if target.platform == "cpu":
         mine["JAX_NUM_CPU_DEVICES"] = str(target.num_devices)
     root = pathlib.Path(__file__).parents[2]

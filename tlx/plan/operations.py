@@ -2,10 +2,11 @@
 
 import math
 import re
+from collections.abc import Callable
 
 import numpy as np
 
-from tlx.plan.hlo import Instruction, Module, arrays, attribute, runs
+from tlx.plan.hlo import Instruction, Module, arrays, attribute, runs, target_of
 
 _ONE = {"size": 1, "stride": 1, "lhs_dilate": 1, "rhs_dilate": 1}
 
@@ -13,7 +14,7 @@ _ONE = {"size": 1, "stride": 1, "lhs_dilate": 1, "rhs_dilate": 1}
 def matmul_flops(module: Module) -> int:
     """2 x multiply-adds of all dots and convolutions that one device runs in a step.
 
-    Kernels that are not XLA's own (custom calls) are not seen.
+    Kernels that are not XLA's own (custom calls) are not seen, but for those of cuBLAS.
     """
     total, times = 0, runs(module)
     for name, instructions in module.computations.items():
@@ -21,10 +22,16 @@ def matmul_flops(module: Module) -> int:
             continue
         shapes = {instruction.name: instruction.shape for instruction in instructions}
         for instruction in instructions:
-            if instruction.opcode in ("dot", "convolution"):
-                count = _dot if instruction.opcode == "dot" else _convolution
+            if count := _counter(instruction):
                 total += times[name].times * count(instruction, _operands(instruction, shapes))
     return total
+
+
+def _counter(instruction: Instruction) -> Callable[[Instruction, list[tuple[int, ...]]], int] | None:
+    """What counts the multiply-adds of an instruction; None where it has none."""
+    if instruction.opcode == "custom-call":
+        return _cublas if target_of(instruction).startswith("__cublas$") else None
+    return {"dot": _dot, "convolution": _convolution}.get(instruction.opcode)
 
 
 def _operands(instruction: Instruction, shapes: dict[str, str]) -> list[tuple[int, ...]]:
@@ -37,6 +44,13 @@ def _dot(instruction: Instruction, factors: list[tuple[int, ...]]) -> int:
     contracting = _numbers(attribute(instruction, "lhs_contracting_dims") or "{}")
     out = math.prod(arrays(instruction.shape)[0][1])
     return 2 * out * math.prod(factors[0][dim] for dim in contracting)
+
+
+def _cublas(instruction: Instruction, factors: list[tuple[int, ...]]) -> int:
+    """The GPU compiler's call of a product; its workspace is a second result."""
+    contracting = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.attributes)[1]
+    out = math.prod(arrays(instruction.shape)[0][1])
+    return 2 * out * math.prod(factors[0][dim] for dim in _numbers(contracting))
 
 
 def _convolution(instruction: Instruction, factors: list[tuple[int, ...]]) -> int:
