@@ -3,6 +3,7 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
 import tlx.plan
@@ -24,7 +25,7 @@ def test_bytes_are_those_of_live_arrays(shape, mesh):
     config = tiny.config(shape, mesh)
     made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
     with made.use():
-        state = made.init({})
+        state = made.init({}, np.uint32(0))
     batch = {name: jax.numpy.zeros(leaf.shape, leaf.dtype) for name, leaf in made.batch.items()}
     batch = jax.device_put(batch, {name: leaf.sharding for name, leaf in made.batch.items()})
     memory = analytic(config, "cpu:8").memory

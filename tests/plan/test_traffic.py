@@ -1,6 +1,7 @@
 """What a compiled step sends is what its layout needs: a careless sharding shows at once."""
 
 import jax
+import numpy as np
 import pytest
 
 from tests.plan import tiny
@@ -48,7 +49,7 @@ def test_bytes_of_the_module_are_those_of_the_arrays():
     config = tiny.config("clm", "both")
     made, facts = compiled(config)
     with made.use():
-        state = made.init({})
+        state = made.init({}, np.uint32(0))
     (device, *_) = jax.devices()
     held = sum(
         shard.data.nbytes
