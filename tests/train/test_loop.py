@@ -42,7 +42,7 @@ def run(parts, state, steps, folder, bad=(), log=None, extra=(), **config):
     step, _ = parts
     config = TrainConfig(steps=40, **config)
     clock, stream = Clock(), io.StringIO()
-    journal, progress = Journal(folder), Progress(steps[0] - 1, 40, stream)
+    journal, progress = Journal(folder), Progress(40, stream)
     journal.resume(steps[0] - 1)
     log = log or LogConfig(every=3, print_every=9)
     log_hook = hooks.LogHook(log, config, hooks.Costs(48, 1000, 1e9), journal, (), progress, clock)

@@ -24,16 +24,24 @@ def test_durations():
 
 def test_plain_lines_in_a_log():
     stream = io.StringIO()
-    progress = Progress(0, 10, stream)
+    progress = Progress(10, stream)
     progress.advance(5)
     progress.show(5, 1.0, SPEED)
     progress.say("hello")
     assert stream.getvalue().count("\n") == 2 and "\r" not in stream.getvalue()
 
 
+def test_runs_that_share_a_terminal_have_names_and_no_bar():
+    stream = Terminal()
+    progress = Progress(10, stream, label="seed-3  ")
+    progress.advance(5)
+    progress.show(5, 1.0, SPEED)
+    assert stream.getvalue() == f"seed-3  {line(5, 10, 1.0, SPEED)}\n"
+
+
 def test_a_bar_in_a_terminal():
     stream = Terminal()
-    progress = Progress(0, 10, stream)
+    progress = Progress(10, stream)
     progress.advance(5)
     progress.show(5, 1.0, SPEED)
     progress.close()

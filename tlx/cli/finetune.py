@@ -8,7 +8,8 @@
 
 The run's directory holds what a pretraining's does, and scores.json, predictions/SPLIT.jsonl (each record
 with its answer) and, for classes, confusion_SPLIT.png of the validation and test records. With
---seeds it holds a run for each in seed-N, seeds.json and seeds.png.
+--seeds it holds a run for each in seed-N, seeds.json and seeds.png; the runs are made in one program where
+memory allows.
 """
 
 import argparse
@@ -24,8 +25,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tlx.adapt.config import AdaptConfig
 from tlx.adapt.transfer import from_base
 from tlx.base.config import from_dict, to_dict
-from tlx.base.errors import ConfigError
-from tlx.cli import flags, outcome, seeds, training
+from tlx.base.errors import ConfigError, DeviceMemoryError
+from tlx.cli import flags, outcome, seed_groups, seeds, training
 from tlx.cli.base_model import Base, kept, load_base
 from tlx.data.records import read_records
 from tlx.evaluate.answers import Evaluation, Predictor, evaluate_task, make_predictor
@@ -76,26 +77,37 @@ def main(argv: list[str]) -> int:
     base = None if options.base is None else load_base(options.base, options.allow)
     if options.seeds < 1:
         raise ConfigError(f"--seeds = {options.seeds} must be at least 1")
-    build = _Builder(None if options.scratch else base, base)
     if options.seeds == 1:
-        _run(options, base, build, options.config.seed, options.workdir)
+        config = completed(options.config.to_dict(), base, options.scratch)
+        _carry_out([[training.job(config, options)]], options, base)
         return 0
     workdir = pathlib.Path(options.workdir or f"runs/{options.config.name or options.config_name}")
     numbers = [options.config.seed + number for number in range(options.seeds)]
+    jobs = []
     for seed in numbers:
-        _run(options, base, build, seed, str(workdir / f"seed-{seed}"))
+        config = completed(options.config.to_dict() | {"seed": seed}, base, options.scratch)
+        jobs.append(training.job(config, options, workdir / f"seed-{seed}"))
+    _carry_out(seed_groups.groups(jobs), options, base)
     if jax.process_index() == 0 and options.config.eval.final:
         seeds.summarize(workdir, numbers)
     return 0
 
 
-def _run(
-    options: argparse.Namespace, base: Base | None, build: training.Build, seed: int, workdir: str | None
+def _carry_out(
+    groups: Sequence[Sequence[training.Job]], options: argparse.Namespace, base: Base | None
 ) -> None:
-    """One run, in its own directory."""
-    config = completed(options.config.to_dict() | {"seed": seed}, base, options.scratch)
-    where = argparse.Namespace(**(vars(options) | {"workdir": workdir}))
-    training.carry_out(training.Verb(_evaluator, _final, _end), config, where, build)
+    """The runs, those of a group in one program."""
+    build = _Builder(None if options.scratch else base, base)
+    verb = training.Verb(_evaluator, _final, _end)
+    for group in groups:
+        try:
+            training.carry_out(verb, group, options, build)
+        except DeviceMemoryError as error:
+            if len(group) == 1:
+                raise
+            print(f"{len(group)} runs in one program do not fit ({error}); one after the other")
+            for job in group:
+                training.carry_out(verb, [job._replace(step=None)], options, build)
 
 
 def _linear(options: argparse.Namespace) -> int:

@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
     if options.base is not None:
         base = load_base(options.base, options.allow)
         config, build = _continued(options.config.to_dict(), base), partial(_build, base)
-    training.carry_out(training.Verb(_evaluator, _final, _end), config, options, build)
+    verb = training.Verb(_evaluator, _final, _end)
+    training.carry_out(verb, [training.job(config, options)], options, build)
     return 0
 
 

@@ -1,4 +1,7 @@
-"""What all verbs that train share: from a checked config to the end of a run that may have begun before."""
+"""What all verbs that train share: from a checked config to the end of a run that may have begun before.
+
+Several runs that differ in their seed alone can be made in one program; one run is the usual case of that.
+"""
 
 import argparse
 import contextlib
@@ -8,9 +11,11 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from tlx import parallel
 from tlx.base import tree
@@ -21,8 +26,8 @@ from tlx.base.memory import keep_freed_memory
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
 from tlx.cli import flags
+from tlx.cli.introduction import introduce, record, tell_start
 from tlx.launch.preflight import check_room, preflight
-from tlx.nn.kernels.choice import choose
 from tlx.run import Run, RunConfig, abstract_batch, assemble, check_devices, parsed
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.train import directory, hooks
@@ -30,31 +35,43 @@ from tlx.train.agreement import Agreement, Batches
 from tlx.train.clock import Clock
 from tlx.train.journal import Journal
 from tlx.train.loop import train
-from tlx.train.peak import matmul_peak
 from tlx.train.preemption import Preemption
 from tlx.train.progress import Progress
 from tlx.train.state import State
-from tlx.train.trackers import start_trackers
+from tlx.train.together import Together, alone, together
+from tlx.train.trackers import Trackers, start_trackers
 from tlx.train.watchdog import Watchdog
-from tlx.train.work import training_flops
 
 # A run of a config, with the tokenizer that it was started with.
 Build = Callable[[RunConfig, Tokenizer | None], Run]
 Evaluator = Callable[[State, int | None], Mapping[str, float]]
 
 
+class Job(NamedTuple):
+    """A run to be carried out."""
+
+    config: RunConfig  # checked
+    workdir: pathlib.Path
+    step: int | None = None  # of the checkpoint that it goes on from; None: the newest, or the beginning
+
+
+class Room(NamedTuple):
+    """What watches all runs of a program while they train."""
+
+    preemption: Preemption
+    clock: Clock
+    watchdog: Watchdog
+
+
 class Desk(NamedTuple):
-    """What watches and keeps a run while it trains."""
+    """What keeps one run while it trains."""
 
     workdir: pathlib.Path
     journal: Journal
     checkpoints: Checkpoints
     lease: Lease
-    preemption: Preemption
     progress: Progress
-    clock: Clock
-    watchdog: Watchdog
-    agreement: Agreement | None  # of several processes
+    clock: Clock  # the room's
 
 
 class Verb(NamedTuple):
@@ -89,24 +106,40 @@ def begin() -> None:
         keep_freed_memory()
 
 
-def carry_out(verb: Verb, config: RunConfig, options: argparse.Namespace, build: Build = assemble) -> None:
-    """The run of a checked config, from its beginning or from where it was left."""
+def job(config: RunConfig, options: argparse.Namespace, workdir: str | os.PathLike | None = None) -> Job:
+    """The run of a checked config in `workdir`, which is by default as the flags or the config's name say."""
     config = dataclasses.replace(config, name=config.name or options.config_name)
-    workdir = pathlib.Path(options.workdir or f"runs/{config.name}").absolute()
-    check_devices(config, jax.device_count())
-    started = directory.read_run(workdir)
-    if started is not None:
-        started["config"] = to_dict(parsed(started["config"]))  # with what older versions did not know
-        found = directory.changes(started["config"], to_dict(config), options.allow_change)
-        directory.check_changes(found, workdir)
-    hosts = preflight(workdir, sha256_json(to_dict(config)), directory.versions())
-    with _noted(workdir):
+    folder = pathlib.Path(workdir or options.workdir or f"runs/{config.name}")
+    return Job(config, folder.absolute())
+
+
+def carry_out(verb: Verb, jobs: Sequence[Job], options: argparse.Namespace, build: Build = assemble) -> None:
+    """Runs from their beginning or from where they were left. Several, in one program, must differ in their
+    seed alone and stand at the same step; there is one process then."""
+    first = jobs[0]
+    check_devices(first.config, jax.device_count())
+    started = [_started(each, options.allow_change) for each in jobs]
+    hosts = preflight(first.workdir, sha256_json(to_dict(first.config)), directory.versions())
+    with contextlib.ExitStack() as stack:
+        for each in jobs:
+            stack.enter_context(_noted(each.workdir))
         try:
-            with Lease(workdir) as lease, Preemption(grace_seconds=_grace()) as preemption:
-                _train(verb, config, build, started, options, lease, preemption, hosts)
+            leases = [stack.enter_context(Lease(each.workdir)) for each in jobs]
+            preemption = stack.enter_context(Preemption(grace_seconds=_grace()))
+            _train(verb, jobs, build, started, options, leases, preemption, hosts)
         except jax.errors.JaxRuntimeError as error:
             _explain(error)
             raise
+
+
+def _started(job: Job, allow: Sequence[str]) -> dict[str, Any] | None:
+    """run.json of a run that has begun, checked against the config; None of one that has not."""
+    started = directory.read_run(job.workdir)
+    if started is not None:
+        started["config"] = to_dict(parsed(started["config"]))  # with what older versions did not know
+        found = directory.changes(started["config"], to_dict(job.config), allow)
+        directory.check_changes(found, job.workdir)
+    return started
 
 
 @contextlib.contextmanager
@@ -150,40 +183,59 @@ _OUT_OF_MEMORY = (
 
 def _train(
     verb: Verb,
-    config: RunConfig,
+    jobs: Sequence[Job],
     build: Build,
-    started: Any,
+    started: Sequence[Any],
     options: argparse.Namespace,
-    lease: Lease,
+    leases: Sequence[Lease],
     preemption: Preemption,
     hosts: Sequence[str],
 ) -> None:
-    """From a checked config to the end of the run."""
-    workdir, silent, clock = lease.folder, jax.process_index() > 0, Clock()
+    """From checked configs to the end of the runs."""
+    silent, clock, config = jax.process_index() > 0, Clock(), jobs[0].config
     with clock("prepare"):
-        run = _assemble(config, build, started, workdir, options.allow_change)
-    check_room(workdir, tree.num_bytes(hooks.saved_part(run.state)))
-    journal = Journal(workdir, silent)
-    saved = Checkpoints(workdir / "checkpoints", config.checkpoint, guard=lease.check, on_event=journal.event)
+        starts = zip(jobs, started, strict=True)
+        runs = [_assemble(each, build, old, options.allow_change) for each, old in starts]
+    check_room(jobs[0].workdir, sum(tree.num_bytes(hooks.saved_part(run.state)) for run in runs))
     watchdog = Watchdog(clock, config.train.stall_seconds, jax.process_index())
-    with run.use(), saved as checkpoints, watchdog:
-        checkpoints.prepare()
+    room = Room(preemption, clock, watchdog)
+    with runs[0].use(), contextlib.ExitStack() as stack, watchdog:
+        desks = [_desk(run, lease, clock, len(runs) > 1) for run, lease in zip(runs, leases, strict=True)]
+        for desk in desks:
+            stack.enter_context(desk.checkpoints).prepare()
         with clock("compile"):
-            state = _first_state(run, checkpoints)
-        if not silent:
-            _record(run, workdir)
-        journal.resume(int(state.step))
-        progress = Progress(int(state.step), config.train.steps, silent=silent)
-        agreement = _agreement(run, hosts) if len(hosts) > 1 else None
-        desk = Desk(workdir, journal, checkpoints, lease, preemption, progress, clock, watchdog, agreement)
-        costs = _introduce(run, desk, int(state.step), started, options.allow_change)
-        evaluator = verb.evaluator(run)
-        state = _loop(run, desk, costs, state, evaluator, options.profile)
+            made = _first_states(runs, jobs, desks)
+        step = _step_of(made.state)
+        for run, desk in zip(runs, desks, strict=True):
+            if not silent:
+                record(run, desk.workdir)
+            desk.journal.resume(step)
+        costs = introduce(runs[0], [desk.workdir for desk in desks], Progress(0, silent=silent).say)
+        for run, desk, old in zip(runs, desks, started, strict=True):
+            tell_start(run, desk.journal, desk.progress.say, step, old, options.allow_change)
+        agreement = _agreement(runs[0], hosts) if len(hosts) > 1 else None
+        evaluators = [verb.evaluator(run) for run in runs]
+        state = _loop(runs, desks, room, costs, made, evaluators, agreement, options.profile)
+        results: list[Any] = [None] * len(runs)
         with clock("evaluate"):
-            result = verb.final(run, evaluator, state) if config.eval.final else None
+            for place, run in enumerate(runs if config.eval.final else ()):
+                results[place] = verb.final(run, evaluators[place], made.view(state, place))
     if not silent:  # outside the mesh: what follows is one process' own
-        verb.end(run, desk, result, costs.peak, options.config_words)
-        desk.journal.event("end", step=config.train.steps, seconds=desk.clock.seconds)
+        for run, desk, result in zip(runs, desks, results, strict=True):
+            if len(runs) > 1:
+                print(f"\n{desk.workdir.name}")
+            verb.end(run, desk, result, costs.peak, options.config_words)
+            desk.journal.event("end", step=config.train.steps, seconds=clock.seconds)
+
+
+def _desk(run: Run, lease: Lease, clock: Clock, several: bool) -> Desk:
+    workdir, silent = lease.folder, jax.process_index() > 0
+    journal = Journal(workdir, silent)
+    rest = {"guard": lease.check, "on_event": journal.event}
+    checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint, **rest)
+    label = f"{workdir.name}  " if several else ""
+    progress = Progress(run.config.train.steps, silent=silent, label=label)
+    return Desk(workdir, journal, checkpoints, lease, progress, clock)
 
 
 def _agreement(run: Run, hosts: Sequence[str]) -> Agreement:
@@ -202,14 +254,9 @@ def _agreement(run: Run, hosts: Sequence[str]) -> Agreement:
     )
 
 
-def _assemble(
-    config: RunConfig,
-    build: Build,
-    started: Any,
-    workdir: pathlib.Path,
-    allow: Sequence[str],
-) -> Run:
+def _assemble(job: Job, build: Build, started: Any, allow: Sequence[str]) -> Run:
     """The run's parts; a resumed one keeps its tokenizer, and its data must be what they were."""
+    config, workdir = job.config, job.workdir
     if started is None:
         return build(config, None)
     same = started["config"]["tokenizer"] == to_dict(config)["tokenizer"]
@@ -223,135 +270,138 @@ def _assemble(
     return run
 
 
-def _first_state(run: Run, checkpoints: Checkpoints) -> State:
-    """The newest sound checkpoint's state, or the one before the first step where there never was one."""
-    loaded = checkpoints.restore(hooks.saved_part(run.state))
+def _first_states(runs: Sequence[Run], jobs: Sequence[Job], desks: Sequence[Desk]) -> Together:
+    """The runs' states, each as its checkpoint has it, or as before the first step."""
+    first, three = runs[0], zip(runs, jobs, desks, strict=True)
+    states = (_first_state(run, desk.checkpoints, job.step) for run, job, desk in three)
+    if len(runs) == 1:
+        return alone(next(states), first.step)
+    return together(states, len(runs), first.state, first.step)
+
+
+def _first_state(run: Run, checkpoints: Checkpoints, step: int | None) -> State:
+    """A sound checkpoint's state, or the one before the first step where there never was one."""
+    loaded = checkpoints.restore(hooks.saved_part(run.state), step)
     return run.init() if loaded is None else State(**loaded.tree, frozen=run.frozen())
 
 
-def _record(run: Run, workdir: pathlib.Path) -> None:
-    """Makes the directory self-contained: the tokenizer, then run.json."""
-    run.tokenizer.save(workdir / "tokenizer")
-    directory.write_run(
-        workdir,
-        to_dict(run.config),
-        run.tokenizer.hash,
-        {
-            "fingerprint": run.train.fingerprint,
-            "train_tokens": run.train.num_tokens,
-            "validation_tokens": run.validation.num_tokens,
-        },
-        dict(run.mesh.shape),
-        tree.num_params((run.state.params, run.state.frozen)),
-    )
-
-
-def _introduce(run: Run, desk: Desk, step: int, started: Any, allow: Sequence[str]) -> hooks.Costs:
-    """Says what will be trained on what, and from where; returns what a step costs."""
-    config, say = run.config, desk.progress.say
-    batch = abstract_batch(config, run.spec)
-    tokens = sum(leaf.size for name, leaf in batch.items() if name.endswith("tokens"))
-    flops = training_flops(run.module, batch, config.adapt)
-    peak = matmul_peak()
-    mesh = {axis: size for axis, size in run.mesh.shape.items() if size > 1}
-    device = jax.devices()[0]
-    kernel, why = choose(
-        run.module.model.block("encoder"),
-        device.platform,
-        run.module.model.block("encoder").dtype,
-        run.spec.length,
-    )
-    say(f"run        {desk.workdir}")
-    trained, frozen = (tree.num_params(part) for part in (run.state.params, run.state.frozen))
-    share = f" ({trained:,} trained, {trained / (trained + frozen):.2%})" if frozen else ""
-    say(
-        f"model      {config.objective.name}, {config.model.kind}: {trained + frozen:,} "
-        f"parameters{share}, {flops / tokens / 1e6:.3g} MFLOP a token"
-    )
-    say(
-        f"data       {run.train.num_tokens:,} tokens, one pass is {run.train.steps_per_epoch:,} of "
-        f"{config.train.steps:,} steps; {run.validation.num_tokens:,} tokens for validation"
-    )
-    say(f"devices    {jax.device_count()} x {device.device_kind}, mesh {mesh or 'of one device'}")
-    if config.model.kind != "bilstm":
-        say(f"attention  {kernel} ({why})")
-    say(f"peak       {peak.flops_per_s / 1e9:,.0f} GFLOP/s ({peak.source})")
-    event = {"step": step, "devices": jax.device_count(), "processes": jax.process_count(), "mesh": mesh}
-    desk.journal.event("start" if started is None else "resume", **event)
-    if started is not None:
-        _tell_resumed(run, desk, step, started, allow)
-    return hooks.Costs(tokens, flops, peak.flops_per_s)
-
-
-def _tell_resumed(run: Run, desk: Desk, step: int, started: Any, allow: Sequence[str]) -> None:
-    say, last = desk.progress.say, run.config.train.steps
-    found = directory.changes(started["config"], to_dict(run.config), allow)
-    source = f"checkpoints/{step}" if step else "the beginning, no checkpoint was complete"
-    say(f"resuming   from {source}: {last - step:,} of {last:,} steps to go")
-    if found:
-        say("changed since the last start:\n" + directory.table(found))
-        desk.journal.event("changed", changes={change.key: [change.old, change.new] for change in found})
-    if started["mesh"] != dict(run.mesh.shape):
-        say(f"topology changed from {started['mesh']} to {dict(run.mesh.shape)}: not bit-exact")
+def _step_of(state: State) -> int:
+    """Steps done, of one state or of several that are at the same one."""
+    return int(np.max(jax.device_get(state.step)))
 
 
 def _loop(
-    run: Run, desk: Desk, costs: hooks.Costs, state: State, evaluator: Evaluator, profile: bool
+    runs: Sequence[Run],
+    desks: Sequence[Desk],
+    room: Room,
+    costs: hooks.Costs,
+    made: Together,
+    evaluators: Sequence[Evaluator],
+    agreement: Agreement | None,
+    profile: bool,
 ) -> State:
     """Trains to the last step and saves the end."""
-    config, begin = run.config, int(state.step)
-    trackers = []
-    if jax.process_index() == 0:
-        trackers = [start_trackers(config.log, desk.workdir, config.name, to_dict(config))]
-    sinks = (desk.journal, *trackers)
-    log = hooks.LogHook(config.log, config.train, costs, desk.journal, trackers, desk.progress, desk.clock)
-    called = [
-        log,
-        desk.watchdog,
-        *([desk.agreement] if desk.agreement else []),
-        hooks.eval_hook(config.eval, evaluator, log, sinks, desk.progress, desk.clock),
-        hooks.checkpoint_hook(desk.checkpoints, log, desk.clock),
-        _stop_hook(desk, log),
-    ]
+    config, begin = runs[0].config, _step_of(made.state)
+    called: list[Any] = [room.watchdog, *([agreement] if agreement else [])]
+    logs, trackers = [], []
+    for place, (run, desk, evaluator) in enumerate(zip(runs, desks, evaluators, strict=True)):
+        if jax.process_index() == 0:
+            trackers.append(start_trackers(config.log, desk.workdir, config.name, to_dict(run.config)))
+        view = partial(made.view, place=place)
+        log, own = _hooks(run, desk, costs, evaluator, trackers[place : place + 1], view)
+        logs.append(log)
+        called += [_of(place, log), *own]
+    called.append(_stop_hook(desks, room, logs, made))
     if profile and jax.process_index() == 0:
-        called.append(hooks.profile_hook(config.train, str(desk.workdir / "profile"), desk.progress))
+        called.append(hooks.profile_hook(config.train, str(desks[0].workdir / "profile"), desks[0].progress))
     steps = range(begin + 1, config.train.steps + 1)
-    with contextlib.closing(run.train.iterate(begin, run.rows)) as batches:
-        if desk.agreement:
-            batches = map(desk.agreement.see, batches)
-        state = train(run.step, state, map(run.place, batches), steps, called, desk.clock)
-    log.finish()
-    if desk.agreement:
-        desk.agreement.finish()
-    desk.progress.close()
+    with contextlib.ExitStack() as stack:
+        rows = [_rows(run, begin, agreement, stack) for run in runs]
+        state = train(made.step, made.state, zip(*rows, strict=True), steps, called, room.clock)
+    for log in logs:
+        log.finish()
+    if agreement:
+        agreement.finish()
+    for desk in desks:
+        desk.progress.close()
     for tracker in trackers:
         tracker.close()
-    with desk.clock("checkpoint"):
-        desk.checkpoints.save(config.train.steps, hooks.saved_part(state))
-        if not desk.checkpoints.wait():
+    with room.clock("checkpoint"):
+        for folder in _save(config.train.steps, state, desks, made):
             raise StorageError(
-                f"step {config.train.steps}, the last, could not be saved to {desk.checkpoints.folder} (the "
-                "reason is in events.jsonl); once there is room, the same command goes on from the newest one"
+                f"step {config.train.steps}, the last, could not be saved to {folder} (the reason is in "
+                "events.jsonl); once there is room, the same command goes on from the newest one"
             )
     return state
 
 
-def _stop_hook(desk: Desk, log: hooks.LogHook) -> Callable[..., None]:
-    """Leaves the loop when all processes agree to, with a checkpoint; or when the lease is lost."""
+def _rows(
+    run: Run, begin: int, agreement: Agreement | None, stack: contextlib.ExitStack
+) -> Iterator[dict[str, jax.Array]]:
+    """The run's batches from the `begin`-th on, on its devices."""
+    batches = stack.enter_context(contextlib.closing(run.train.iterate(begin, run.rows)))
+    return map(run.place, map(agreement.see, batches) if agreement else batches)
+
+
+def _hooks(
+    run: Run,
+    desk: Desk,
+    costs: hooks.Costs,
+    evaluator: Evaluator,
+    trackers: Sequence[Trackers],
+    view: Callable[[State], State],
+) -> tuple[hooks.LogHook, list[Any]]:
+    """What is told of one run: its log, which is given its metrics, and others, given the state of all."""
+    config = run.config
+    log = hooks.LogHook(config.log, config.train, costs, desk.journal, trackers, desk.progress, desk.clock)
+    sinks = (desk.journal, *trackers)
+
+    def evaluate(state: State, num_batches: int | None) -> Mapping[str, float]:
+        return evaluator(view(state), num_batches)
+
+    return log, [
+        hooks.eval_hook(config.eval, evaluate, log, sinks, desk.progress, desk.clock),
+        hooks.checkpoint_hook(desk.checkpoints, log, desk.clock, view),
+    ]
+
+
+def _of(place: int, log: hooks.LogHook) -> Callable[..., None]:
+    """The log of one run, given the metrics of all."""
+    return lambda step, state, metrics: log(step, state, metrics[place])
+
+
+def _save(step: int, state: State, desks: Sequence[Desk], made: Together) -> list[pathlib.Path]:
+    """Saves all runs, and waits for that. The folders of those that could not be saved."""
+    for place, desk in enumerate(desks):
+        desk.checkpoints.save(step, hooks.saved_part(made.view(state, place)))
+    saved = [desk.checkpoints.wait() for desk in desks]
+    return [desk.checkpoints.folder for desk, well in zip(desks, saved, strict=True) if not well]
+
+
+def _stop_hook(
+    desks: Sequence[Desk], room: Room, logs: Sequence[hooks.LogHook], made: Together
+) -> Callable[..., None]:
+    """Leaves the loop when all processes agree to, with checkpoints; or when a lease is lost."""
 
     def hook(step: int, state: State, metrics: Any) -> None:
-        if desk.lease.lost:
-            raise LeaseError(f"another run has taken {desk.workdir} over; this one stops at step {step}")
-        if not desk.preemption.agreed():
+        for desk in desks:
+            if desk.lease.lost:
+                raise LeaseError(f"another run has taken {desk.workdir} over; this one stops at step {step}")
+        if not room.preemption.agreed():
             return
-        with desk.clock("checkpoint"):
-            log.finish()
-            desk.checkpoints.save(step, hooks.saved_part(state))
-            desk.checkpoints.wait()
-        desk.progress.close()
-        if desk.checkpoints.latest != step:
-            raise StorageError(f"stopped at step {step}, but could not save it; an older checkpoint stands")
-        desk.journal.event("preempt", step=step, why=desk.preemption.why)
+        with room.clock("checkpoint"):
+            for log in logs:
+                log.finish()
+            _save(step, state, desks, made)
+        for desk in desks:
+            desk.progress.close()
+        for desk in desks:
+            if desk.checkpoints.latest != step:
+                raise StorageError(
+                    f"stopped at step {step}, but could not save it; an older checkpoint stands"
+                )
+        for desk in desks:
+            desk.journal.event("preempt", step=step, why=room.preemption.why)
         raise Preempted(f"preempted at step {step}, saved, rerun to resume")
 
     return hook

@@ -164,14 +164,16 @@ def profile_hook(config: TrainConfig, folder: str, progress: Progress) -> Callab
     return hook
 
 
-def checkpoint_hook(checkpoints: Any, log: LogHook, clock: Clock) -> Callable[..., None]:
-    """Saves when the config says so, after the metrics up to that step are written."""
+def checkpoint_hook(
+    checkpoints: Any, log: LogHook, clock: Clock, view: Callable[[State], State]
+) -> Callable[..., None]:
+    """Saves when the config says so, after the metrics up to that step are written; `view` of the state."""
 
     def hook(step: int, state: State, metrics: Metrics) -> None:
         if checkpoints.due(step):
             with clock("checkpoint"):
                 log.finish()
-                checkpoints.save(step, saved_part(state))
+                checkpoints.save(step, saved_part(view(state)))
 
     return hook
 

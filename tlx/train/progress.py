@@ -17,20 +17,23 @@ class Speed(NamedTuple):
 
 
 class Progress:
-    """Shows steps as they are done. `show` replaces the bar's text or prints a line."""
+    """Shows steps as they are done. `show` replaces the bar's text or prints a line.
 
-    def __init__(self, first: int, last: int, stream: IO | None = None, silent: bool = False):
+    label: what lines begin with, where several runs share the terminal; there is no bar then.
+    """
+
+    def __init__(self, last: int, stream: IO | None = None, silent: bool = False, label: str = ""):
         self._stream = stream or sys.stdout
-        self._first, self._last = first, last
+        self._last, self._label = last, label
         self._silent = silent
         self._bar = None
 
     def advance(self, step: int) -> None:
         """Moves the bar to `step`; the first time it appears."""
-        if self._bar is None and not self._silent and self._stream.isatty():
+        if self._bar is None and not self._silent and not self._label and self._stream.isatty():
             size = shutil.get_terminal_size()  # tqdm would show nothing where the size is unknown
             self._bar = tqdm(
-                initial=self._first,
+                initial=step - 1,
                 total=self._last,
                 file=self._stream,
                 ncols=size.columns,
@@ -55,7 +58,7 @@ class Progress:
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         else:
-            print(text, file=self._stream, flush=True)
+            print(self._label + text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

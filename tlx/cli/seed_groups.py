@@ -1,0 +1,109 @@
+"""Which runs of several seeds are made in one program, and why others are not."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+
+from tlx import parallel
+from tlx.base.config import to_dict
+from tlx.checkpoint import manifest as manifests
+from tlx.checkpoint import steps
+from tlx.cli.training import Job
+from tlx.nn.kernels.choice import choose
+from tlx.plan.layout import device_bytes, kept
+from tlx.run import RunConfig, program, spec_before_tokenizer
+from tlx.train import directory
+from tlx.train.hooks import saved_part
+
+_SHARE = 0.75  # of a device's memory; the rest is for what the compiler adds
+
+
+def groups(jobs: Sequence[Job], say: Callable[[str], None] = print) -> list[list[Job]]:
+    """The runs in the order in which they are carried out, each list of them in one program; says which.
+
+    Runs that are at their end stand alone: there is nothing to train. Of the others go together those that
+    have not begun, and those that have, from the newest step that all of these have saved.
+    """
+    saved = {job.workdir: steps.listing(job.workdir / "checkpoints").complete for job in jobs}
+    done = [job for job in jobs if job.config.train.steps in saved[job.workdir]]
+    begun = [job for job in jobs if saved[job.workdir] and job not in done]
+    fresh = [job for job in jobs if not saved[job.workdir]]
+    found = [[job] for job in done]
+    for part in (begun, fresh):
+        if len(part) < 2:
+            found += [[job] for job in part]
+            continue
+        step = _common_step(part, saved)
+        names = ", ".join(job.workdir.name for job in part)
+        obstacle = _obstacle(part)
+        if part is begun and step is None:
+            obstacle = obstacle or "they have saved no step in common"
+        needed, memory = (0, 0) if obstacle else _memory(part[0].config, len(part))
+        sizes = f"{needed / 1e9:.2f} GB of {memory / 1e9:.2f} GB a device"
+        if not obstacle and needed > _SHARE * memory:
+            obstacle = f"together they need {sizes}, of which {_SHARE:.0%} may be used"
+        if obstacle:
+            say(f"seeds      {names}: one after the other, for {obstacle}")
+            found += [[job] for job in part]
+        else:
+            say(f"seeds      {names}: in one program, {sizes}")
+            found.append([job._replace(step=step) for job in part])
+    return found
+
+
+def _obstacle(jobs: Sequence[Job]) -> str:
+    """Why the runs cannot be made in one program whatever its size; empty where they can."""
+    if jax.process_count() > 1:
+        return f"there are {jax.process_count()} processes"
+    first, *others = (to_dict(dataclasses.replace(job.config, seed=0)) for job in jobs)
+    keys = {change.key for other in others for change in directory.changes(first, other)}
+    if keys:
+        return f"they differ in {', '.join(sorted(keys))}"
+    config = jobs[0].config
+    block = config.model.block("encoder")
+    kernel, _ = choose(block, jax.default_backend(), block.dtype, config.data.sequence_length)
+    if kernel != "xla" and config.model.kind != "bilstm":
+        return (
+            f"the attention kernel {kernel} has not been tried on several runs at once; "
+            "with model.execution.attention = 'xla' they go together"
+        )
+    return ""
+
+
+def _common_step(jobs: Sequence[Job], saved: Mapping[os.PathLike, Sequence[int]]) -> int | None:
+    """The newest step that is complete and sound in all runs."""
+    common = set.intersection(*(set(saved[job.workdir]) for job in jobs))
+    return next(
+        (step for step in sorted(common, reverse=True) if all(_sound(job, step) for job in jobs)), None
+    )
+
+
+def _sound(job: Job, step: int) -> bool:
+    folder = job.workdir / "checkpoints" / str(step)
+    try:
+        manifests.verify(folder, manifests.read(folder), job.config.checkpoint.verify)
+    except manifests.Damaged:
+        return False
+    return True
+
+
+def _memory(config: RunConfig, count: int) -> tuple[int, int]:
+    """Bytes on a device that so many runs need in one program, and those that it has.
+
+    Of each run: its state, a gradient, and what the forward pass keeps for the backward pass. Besides: one
+    more state (the run that is being saved or evaluated) and the frozen parameters, once.
+    """
+    made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
+    own = device_bytes(saved_part(made.state))
+    each = own + device_bytes(made.state.params) + kept(config, made)
+    return count * each + own + device_bytes(made.state.frozen), _device_bytes()
+
+
+def _device_bytes() -> int:
+    """Memory of a device; processors share that of their machine."""
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return limit or machine // jax.local_device_count()
