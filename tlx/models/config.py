@@ -19,6 +19,7 @@ from tlx.nn.config import (
     compute_dtype,
 )
 from tlx.nn.embed import EmbeddingConfig
+from tlx.nn.quantized import check as check_matmul
 from tlx.nn.recurrent import RecurrentConfig
 from tlx.nn.stack import remat_policy
 
@@ -63,6 +64,7 @@ class ModelConfig:
     parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the computation
     param_dtype: Literal["float32", "bfloat16"] = "float32"
+    matmul: Literal["dtype", "int8", "fp8"] = "dtype"  # of layers: 8 bits, but for gradients of kernels
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     @property
@@ -92,6 +94,7 @@ class ModelConfig:
             dtype=str(compute_dtype(self.dtype)),
             param_dtype=self.param_dtype,
             slots=self.slots,
+            matmul=self.matmul,
             width_scale=scales.width,
             layers_scale=scales.layers,
         )
@@ -132,6 +135,12 @@ class ModelConfig:
         _check_slots(self)
         parametrization.check(self)
         remat_policy(self.execution.remat)
+        check_matmul(self.matmul)
+        if self.matmul != "dtype" and (self.feedforward.num_experts or self.kind == "bilstm"):
+            raise ConfigError(
+                f"model.matmul = {self.matmul!r}: products of experts and of a bilstm are in model.dtype; "
+                "choose 'dtype'"
+            )
 
     def _validate_recurrent(self) -> None:
         """The sizes of a bilstm; its width, layers and dropout are those of any model."""

@@ -174,6 +174,7 @@ class BlockConfig:
     dtype: str
     param_dtype: str
     slots: SlotsConfig = SlotsConfig()
+    matmul: str = "dtype"
     width_scale: float = 1.0  # m of models/parametrization.py
     layers_scale: float = 1.0  # l
 

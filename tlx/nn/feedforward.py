@@ -47,7 +47,7 @@ class FeedForward(nn.Module):
         def linear(name: str, inputs: int, outputs: int, names: tuple[str, str], std: float) -> Linear:
             lora = None if prefix else cfg.lora(f"feedforward/{name}")
             rest = (names, std, part.bias, cfg.dtype, cfg.param_dtype, lora)
-            return Linear((inputs,), (outputs,), *rest, name=prefix + name)
+            return Linear((inputs,), (outputs,), *rest, matmul=cfg.matmul, name=prefix + name)
 
         inner = ("in", "gate") if part.gated else ("in",)
         layers = [linear(name, cfg.width, size, names, cfg.std(cfg.width)) for name in inner]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from tlx.base.platform import platform
 from tlx.nn.config import Lora
 from tlx.nn.fusion import gradient_apart, value_apart
+from tlx.nn.quantized import FORMATS, product
 from tlx.parallel.sharding import logical
 
 
@@ -30,6 +31,7 @@ class Linear(nn.Module):
     param_dtype: str
     lora: Lora | None = None
     flat: bool = False  # heads are joined while it is computed: what reads or makes x W reads them so
+    matmul: str = "dtype"  # how x W is computed: model.matmul
 
     def setup(self):
         count, dtype = len(self.inputs), jnp.dtype(self.param_dtype)
@@ -47,7 +49,7 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.flat and self.lora is None:
             return self._flat(x)
-        return self.shifted(_product(x, self.kernel, len(self.inputs)), x)
+        return self.shifted(_product(x, self.kernel, len(self.inputs), self.matmul), x)
 
     def shifted(self, y: jax.Array, x: jax.Array) -> jax.Array:
         """y = x W, with what is added to it: b, and the low-rank slot's part."""
@@ -60,7 +62,7 @@ class Linear(nn.Module):
         """As `__call__`. Heads apart would be moved before and after, each tile of a head for itself."""
         x_flat = x.reshape(*x.shape[: x.ndim - len(self.inputs)], self.fan_in)
         x_flat = gradient_apart(x_flat) if len(self.inputs) > 1 else x_flat
-        y = _product(x_flat, self.kernel.reshape(self.fan_in, -1), 1)
+        y = _product(x_flat, self.kernel.reshape(self.fan_in, -1), 1, self.matmul)
         y = moved(y, self.offset.reshape(-1)) if self.bias else y
         y = value_apart(y) if len(self.outputs) > 1 else y
         return y.reshape(*y.shape[:-1], *self.outputs)
@@ -118,7 +120,8 @@ def joined(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
         for layer in layers
     ]
     count = len(layers[0].inputs)
-    y = _product(x, jnp.concatenate([kernel.astype(x.dtype) for kernel in kernels], axis=count + 1), count)
+    kernel = jnp.concatenate([kernel.astype(x.dtype) for kernel in kernels], axis=count + 1)
+    y = _product(x, kernel, count, layers[0].matmul)
     dim = x.ndim - count + 1
     ends = list(itertools.accumulate(kernel.shape[count + 1] for kernel in kernels))
     parts = jnp.split(y, ends[:-1], axis=dim)
@@ -128,7 +131,9 @@ def joined(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
     ]
 
 
-def _product(x: jax.Array, kernel: jax.Array, count: int) -> jax.Array:
+def _product(x: jax.Array, kernel: jax.Array, count: int, matmul: str = "dtype") -> jax.Array:
     """x[..., inputs] W[inputs, outputs], over `count` dims."""
+    if matmul in FORMATS:
+        return product(x, kernel.astype(x.dtype), count, matmul)
     contract = (tuple(range(x.ndim - count, x.ndim)), tuple(range(count)))
     return jax.lax.dot_general(x, kernel.astype(x.dtype), (contract, ((), ())))
