@@ -76,6 +76,23 @@ ENTRY %main (x: bf16[6,4,16], w: bf16[6,16,32]) -> (bf16[6,4,32], s8[64]) {
 """  # noqa: E501
 
 
+CUDNN = """HloModule jit_step
+
+ENTRY %main (q: bf16[4,6,2,8], k: bf16[4,10,2,8], b: bf16[4,2,6,10]) -> (bf16[4,2,6,8], u8[0]) {
+  %q = bf16[4,6,2,8]{3,2,1,0} parameter(0)
+  %k = bf16[4,10,2,8]{3,2,1,0} parameter(1)
+  %b = bf16[4,2,6,10]{3,2,1,0} parameter(2)
+  ROOT %fwd.7 = (bf16[4,2,6,8]{3,1,2,0}, u8[0]{0}) custom-call(%q, %k, %k, %b), custom_call_target="__cudnn$fmhaScaleBiasSoftmaxBackward", operand_layout_constraints={bf16[4,6,2,8]{3,2,1,0}, bf16[4,10,2,8]{3,2,1,0}, bf16[4,10,2,8]{3,2,1,0}, bf16[4,2,6,10]{3,2,1,0}}, backend_config={}
+}
+"""  # noqa: E501
+
+
+def test_attention_of_cudnn_costs_what_its_shapes_say():
+    name = "__cudnn$fmhaScaleBiasSoftmaxBackward"
+    moved = 2 * (4 * 6 * 16 + 2 * 4 * 10 * 16 + 4 * 2 * 60 + 4 * 6 * 16)
+    assert stated_costs(hlo.parse(CUDNN)) == {name: [5 * 2 * 4 * 2 * 6 * 10 * 8, moved]}
+
+
 def test_products_that_the_gpu_compiler_hands_to_cublas_count():
     module = hlo.parse(GPU)
     assert matmul_flops(module) == 6 * 2 * 4 * 16 * 32

@@ -1,6 +1,7 @@
 """What a compiled step says of itself: memory, FLOPs, traffic, the schedule's cycles, the kernels."""
 
 import collections
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -72,13 +73,28 @@ def kernels(module: hlo.Module) -> dict[str, int]:
 
 
 def stated_costs(module: hlo.Module) -> dict[str, list[int]]:
-    """{name of a custom kernel: [FLOPs, bytes] of its runs in a step}, where it was written with a cost."""
+    """{name of a custom kernel: [FLOPs, bytes] of its runs in a step}: as written with it, or cuDNN's."""
     found = {}
     for name, times, instruction in _kernel_calls(module):
-        if cost := hlo.stated_cost(instruction):
+        if cost := hlo.stated_cost(instruction) or _cudnn_cost(instruction):
             total = found.setdefault(name, [0, 0])
             total[:] = [total[0] + times * cost[0], total[1] + times * cost[1]]
     return found
+
+
+def _cudnn_cost(instruction: hlo.Instruction) -> tuple[int, int] | None:
+    """(FLOPs, bytes) of a call of cuDNN's attention, nothing skipped; None of another kernel.
+
+    Of what it reads the first are queries [B, T, N, H] and keys [B, S, G, H].
+    """
+    target = hlo.target_of(instruction)
+    if not target.startswith("__cudnn$fmha"):
+        return None
+    read = hlo.arrays(hlo.attribute(instruction, "operand_layout_constraints"))
+    query, key = read[0][1], read[1][1]
+    products = 5 if target.endswith("Backward") else 2
+    moved = sum(hlo.num_bytes(*array) for array in [*read, *hlo.arrays(instruction.shape)])
+    return products * 2 * math.prod(query) * key[1], moved
 
 
 def _kernel_calls(module: hlo.Module) -> Iterator[tuple[str, int, hlo.Instruction]]:

@@ -77,16 +77,14 @@ def _memory(analytic: Plan, facts: Facts, devices: int) -> dict[str, int]:
 def _kernel_seconds(facts: Facts, config: RunConfig, target: Target) -> float:
     """Of the attention kernels on one device, at peak, over what they work through.
 
-    Splash skips what the mask hides; cuDNN is handed packed rows' mask as an array, and skips nothing. A
-    kernel with a cost of its own takes the longer of its products and its traffic.
+    Splash skips what the mask hides. A kernel whose cost is known takes the longer of its products and its
+    traffic.
     """
     block = config.model.block("decoder" if config.model.kind == "decoder" else "encoder")
     length, rows = config.data.sequence_length, config.train.batch_size // config.train.microbatches
     window = block.attention.window
     visible = length * (length + 1) / 2 if block.causal else length * length
-    if target.platform == "gpu":
-        visible = length * length
-    elif window:
+    if window:
         visible = min(visible, length * (window if block.causal else 2 * window - 1))
     product = 2 * rows * block.attention.num_heads * visible * block.head_dim / target.num_devices
     flops, seconds, bandwidth = 0.0, 0.0, target.chip.memory_bandwidth / target.chip.devices
@@ -96,7 +94,7 @@ def _kernel_seconds(facts: Facts, config: RunConfig, target: Target) -> float:
             seconds += max(own / target.device_flops, traffic / bandwidth)
             continue
         passes = [count for part, count in _PRODUCTS.items() if part in name]
-        flops += times * product * (passes[0] if passes else (5 if "backward" in name.lower() else 2))
+        flops += times * product * (passes[0] if passes else 2)
     return seconds + flops / target.device_flops
 
 
