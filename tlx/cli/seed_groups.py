@@ -3,11 +3,13 @@
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 
 from tlx import parallel
 from tlx.base.config import to_dict
+from tlx.base.files import sha256_json
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import steps
 from tlx.cli.training import Job
@@ -24,7 +26,8 @@ def groups(jobs: Sequence[Job], say: Callable[[str], None] = print) -> list[list
     """The runs in the order in which they are carried out, each list of them in one program; says which.
 
     Runs that are at their end stand alone: there is nothing to train. Of the others go together those that
-    have not begun, and those that have, from the newest step that all of these have saved.
+    have not begun, and those that have, from the newest step that all of these have saved; but none that
+    differ in more than their seed.
     """
     saved = {job.workdir: steps.listing(job.workdir / "checkpoints").complete for job in jobs}
     done = [job for job in jobs if job.config.train.steps in saved[job.workdir]]
@@ -32,36 +35,59 @@ def groups(jobs: Sequence[Job], say: Callable[[str], None] = print) -> list[list
     fresh = [job for job in jobs if not saved[job.workdir]]
     found = [[job] for job in done]
     for part in (begun, fresh):
-        if len(part) < 2:
-            found += [[job] for job in part]
-            continue
-        step = _common_step(part, saved)
-        names = ", ".join(job.workdir.name for job in part)
-        obstacle = _obstacle(part)
-        if part is begun and step is None:
-            obstacle = obstacle or "they have saved no step in common"
-        needed, memory = (0, 0) if obstacle else _memory(part[0].config, len(part))
-        sizes = f"{needed / 1e9:.2f} GB of {memory / 1e9:.2f} GB a device"
-        if not obstacle and needed > _SHARE * memory:
-            obstacle = f"together they need {sizes}, of which {_SHARE:.0%} may be used"
-        if obstacle:
-            say(f"seeds      {names}: one after the other, for {obstacle}")
-            found += [[job] for job in part]
-        else:
-            say(f"seeds      {names}: in one program, {sizes}")
-            found.append([job._replace(step=step) for job in part])
+        alike = _alike(part)
+        if len(alike) > 1:
+            keys = ", ".join(_differences([some[0] for some in alike]))
+            say(f"seeds      {_names(part)}: {len(alike)} programs at least, for they differ in {keys}")
+        for some in alike:
+            found += [some] if len(some) == 1 else _together(some, saved, say)
     return found
 
 
-def _obstacle(jobs: Sequence[Job]) -> str:
-    """Why the runs cannot be made in one program whatever its size; empty where they can."""
+def _together(
+    jobs: list[Job], saved: Mapping[os.PathLike, Sequence[int]], say: Callable[[str], None]
+) -> list[list[Job]]:
+    """Runs that differ in their seed alone: in one program, or each in its own."""
+    obstacle, step = _obstacle(jobs[0].config), _common_step(jobs, saved)
+    if saved[jobs[0].workdir] and step is None:
+        obstacle = obstacle or "they have saved no step in common"
+    needed, memory = (0, 0) if obstacle else _memory(jobs[0].config, len(jobs))
+    sizes = f"{needed / 1e9:.2f} GB of {memory / 1e9:.2f} GB a device"
+    if not obstacle and needed > _SHARE * memory:
+        obstacle = f"together they need {sizes}, of which {_SHARE:.0%} may be used"
+    if obstacle:
+        say(f"seeds      {_names(jobs)}: one after the other, for {obstacle}")
+        return [[job] for job in jobs]
+    say(f"seeds      {_names(jobs)}: in one program, {sizes}")
+    return [[job._replace(step=step) for job in jobs]]
+
+
+def _names(jobs: Sequence[Job]) -> str:
+    return ", ".join(job.workdir.name for job in jobs)
+
+
+def _alike(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The runs, those that differ in their seed alone in one list."""
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(sha256_json(_unseeded(job)), []).append(job)
+    return list(found.values())
+
+
+def _differences(jobs: Sequence[Job]) -> list[str]:
+    """Keys of the config, besides the seed, that are not the same in all runs."""
+    first, *others = (_unseeded(job) for job in jobs)
+    return sorted({change.key for other in others for change in directory.changes(first, other)})
+
+
+def _unseeded(job: Job) -> dict[str, Any]:
+    return to_dict(dataclasses.replace(job.config, seed=0))
+
+
+def _obstacle(config: RunConfig) -> str:
+    """Why runs cannot be made in one program whatever its size; empty where they can."""
     if jax.process_count() > 1:
         return f"there are {jax.process_count()} processes"
-    first, *others = (to_dict(dataclasses.replace(job.config, seed=0)) for job in jobs)
-    keys = {change.key for other in others for change in directory.changes(first, other)}
-    if keys:
-        return f"they differ in {', '.join(sorted(keys))}"
-    config = jobs[0].config
     block = config.model.block("encoder")
     kernel, _ = choose(block, jax.default_backend(), block.dtype, config.data.sequence_length)
     if kernel != "xla" and config.model.kind != "bilstm":
