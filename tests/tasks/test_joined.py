@@ -11,6 +11,7 @@ from tlx.data.config import DataConfig
 from tlx.data.records import build_records
 from tlx.tasks import TABLE
 from tlx.tasks.classification import Classification
+from tlx.tasks.heads import mean_over
 from tlx.tasks.joined import Joined, join, size
 from tlx.tasks.pair_classification import PairClassification
 from tlx.tasks.readers import RecordsConfig
@@ -26,7 +27,8 @@ TEXTS = small.records_of(
 PAIRS = small.records_of(
     {"premise": "ab", "hypothesis": "c", "label": "e"}, {"premise": "defgh", "hypothesis": "", "label": "n"}
 )
-CASES = [("classification", shape) for shape in small.SHAPES] + [("pair_classification", "encoder")]
+CASES = [("classification", shape, "place") for shape in small.SHAPES]
+CASES += [("classification", "encoder_decoder", "mean"), ("pair_classification", "encoder", "mean")]
 
 
 def spec_of(task, shape, **config):
@@ -70,9 +72,9 @@ def graded(module, params, batch):
     return terms, gradient
 
 
-@pytest.mark.parametrize(("task", "shape"), CASES)
-def test_as_alone(task, shape):
-    config = {"lm_scale": 0.5} if shape == "decoder" else {}
+@pytest.mark.parametrize(("task", "shape", "pooling"), CASES)
+def test_as_alone(task, shape, pooling):
+    config = {"pooling": pooling} | ({"lm_scale": 0.5} if shape == "decoder" else {})
     (spec, alone), (packed, together) = both(task, shape, **config)
     assert {value.shape[1] for name, value in together.items() if name.endswith("tokens")} == {LENGTH}
     cfg = small.model_of(shape)
@@ -128,3 +130,12 @@ def test_no_example_fills_nothing():
     spec = dataclasses.replace(spec_of("classification", "encoder", packing=True), length=LENGTH)
     row = TABLE.load("classification").example(None, Joined(()), spec)
     assert not row["weights"].any() and not row["segments"].any() and row["tokens"].shape == (LENGTH,)
+
+
+def test_means_are_of_each_example():
+    rng = np.random.default_rng(0)
+    hidden, segments = rng.normal(size=(2, 5, 3)), np.array([[1, 1, 2, 0, 0], [1, 2, 2, 2, 3]])
+    means = mean_over(hidden, segments, 3)
+    expected = [[hidden[0, :2].mean(0), hidden[0, 2], 0 * hidden[0, 0]]]
+    expected += [[hidden[1, 0], hidden[1, 1:4].mean(0), hidden[1, 4]]]
+    np.testing.assert_allclose(means, expected, rtol=1e-6, atol=1e-7)

@@ -8,7 +8,7 @@ half of it).
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from tlx.metrics import classification as metrics
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
 from tlx.nn.losses import cross_entropy
-from tlx.tasks.heads import Heads, at_place, hidden_states, language_model
+from tlx.tasks.heads import Heads, at_place, hidden_states, language_model, mean_over
 from tlx.tasks.joined import Joined, join, joined_row, size
 from tlx.tasks.labels import class_of, classes_of, names_of
 from tlx.tasks.protocol import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
@@ -37,7 +37,9 @@ class Classes:
     records, sorted. multi: any number of classes, a list or a text cut by `separator`. lm_scale: of the
     language model's loss on the same row, for decoders. packing: a row of training holds as many examples as
     fit it (joined.py), so that train.batch_size counts rows of several. outside: the class of what belongs to
-    none of the others; "": there is none."""
+    none of the others; "": there is none. pooling: what the head reads, the hidden state of one place (cls of
+    an encoder, the last of others), or the mean over all places, which a base whose objective says nothing of
+    whole texts has better prepared (Reimers and Gurevych 2019, 6)."""
 
     label: str = "label"
     labels: tuple[str, ...] = ()
@@ -46,6 +48,7 @@ class Classes:
     lm_scale: float = 0.0
     packing: bool = False
     outside: str = ""
+    pooling: Literal["place", "mean"] = "place"
 
     def validate(self) -> None:
         """Raises ConfigError naming the field, its value and what is legal."""
@@ -171,7 +174,16 @@ class ClassesModule(TaskModule):
         return terms | {"lm_loss": self._lm_loss(hidden, batch)}, None
 
     def _logits(self, hidden: jax.Array, batch: Batch, keys: jax.Array | None) -> dict[str, jax.Array]:
-        return {"logits": self.heads(at_place(hidden, batch["place"]), keys)}
+        return {"logits": self.heads(self._pooled(hidden, batch), keys)}
+
+    def _pooled(self, hidden_BTD: jax.Array, batch: Batch) -> jax.Array:
+        """[B, D]; [B, M, D] of M examples a row."""
+        place = batch["place"]
+        if self.config.pooling == "place":
+            return at_place(hidden_BTD, place)
+        segments = batch["decoder_segments" if self.model.kind == "encoder_decoder" else "segments"]
+        means = mean_over(hidden_BTD, segments, place.shape[1] if place.ndim == 2 else 1)
+        return means if place.ndim == 2 else means[:, 0]
 
     def _lm_loss(self, hidden_BTD: jax.Array, batch: Batch) -> Term:
         segments, weights = batch["segments"], batch["weights"]

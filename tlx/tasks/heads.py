@@ -44,6 +44,15 @@ def at_place(hidden: jax.Array, place: jax.Array) -> jax.Array:
     return jnp.take_along_axis(hidden, place[..., None, None], axis=-2)[..., 0, :]
 
 
+def mean_over(hidden_BTD: jax.Array, segments_BT: jax.Array, count: int) -> jax.Array:
+    """[B, count, D]: means over the places of segments 1 to `count`; 0 for one that is not there."""
+    numbers = jnp.arange(1, count + 1)
+    member_BMT = (segments_BT[:, None, :] == numbers[:, None]).astype(jnp.float32)
+    sums = jnp.einsum("bmt,btd->bmd", member_BMT, hidden_BTD, preferred_element_type=jnp.float32)
+    sizes = jnp.maximum(jnp.sum(member_BMT, axis=-1, keepdims=True), 1)
+    return (sums / sizes).astype(hidden_BTD.dtype)
+
+
 class TextHead(nn.Module):
     """Dropout and a linear map of the hidden state that speaks for a row.
 
