@@ -4,7 +4,8 @@
     tlx convert import gpt2/ runs/gpt2 --verify
     tlx convert export runs/bert my-bert/
     tlx convert merge runs/lora runs/merged                a run whose LoRA is part of its matrices
-    tlx convert adapter runs/lora my-adapter/              its LoRA alone, for the library peft
+    tlx convert adapter runs/lora my-adapter/              its LoRA alone, for the library peft; or the
+                                                           prefix, or the prompt, of a decoder
 
 A directory is one that `save_pretrained` wrote: config.json, safetensors and the tokenizer's files. What
 tlx cannot represent is an error that names it. An import ends with a check of what was read; --verify runs
@@ -29,6 +30,7 @@ from tlx.checkpoint import Checkpoints
 from tlx.cli import flags
 from tlx.hub import folder as hub
 from tlx.hub import peft, verify
+from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
 from tlx.train import directory
@@ -129,7 +131,17 @@ def _adapter(options: argparse.Namespace) -> int:
     """For the base's own Hugging Face directory, or for what an export of it writes."""
     _refuse_full(options.target)
     lm = tlx.load(options.source, step=options.step, allow=options.allow)
-    base = lm.config.base.path
+    base, slots = lm.config.base.path, lm.module.model.slots
+    if slots.prefix or slots.prompt:
+        begin = lm.tokenizer.vocab.bos
+        number = save_virtual_tokens(options.target, lm.module.model, lm.params, base, begin)
+        what = (
+            "a prefix"
+            if slots.prefix
+            else f"what a text begins with (id {begin}, not to be given) and a prompt"
+        )
+        print(f"{options.target}: {number} virtual tokens, {what}")
+        return _tell_head(lm, options)
     if base and hub.is_hugging_face(base):
         values = read_json(pathlib.Path(base) / "config.json")
         family = MODEL_TYPES.load(values["model_type"], allow=()).name
@@ -141,6 +153,10 @@ def _adapter(options: argparse.Namespace) -> int:
         name = hub.class_of(family, params)
     layers = peft.save_adapter(options.target, family, name, lm.module.model, lm.params, base)
     print(f"{options.target}: LoRA of {len(layers)} layers of {name}, such as {layers[0]}")
+    return _tell_head(lm, options)
+
+
+def _tell_head(lm: tlx.LoadedModel, options: argparse.Namespace) -> int:
     if lm.params.get("heads"):
         print(f"the head of {lm.config.objective.name} is no part of it: it stays in {options.source}")
     return 0
