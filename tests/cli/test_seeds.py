@@ -82,6 +82,7 @@ def test_a_seed_among_others_is_the_seed_alone(folder, tmp_path, capsys, monkeyp
         return agreed(preemption)
 
     monkeypatch.setattr(Preemption, "agreed", stopping)
+    monkeypatch.setattr(seed_groups, "_ALONE", ())  # as on an accelerator
     capsys.readouterr()
     assert finetune(folder, tmp_path / "run", *together, base=base) == 42
     assert finetune(folder, tmp_path / "run", *together, base=base) == 0
@@ -115,6 +116,7 @@ def test_a_seed_among_others_is_the_seed_alone(folder, tmp_path, capsys, monkeyp
 @pytest.fixture
 def jobs(tmp_path, monkeypatch):
     """Three runs of 9 steps that have saved nothing; all steps there are sound, and memory is 16 GB."""
+    monkeypatch.setattr(seed_groups, "_ALONE", ())
     monkeypatch.setattr(seed_groups, "_sound", lambda job, step: True)
     monkeypatch.setattr(seed_groups, "_memory", lambda config, count: (int(2e9) * count, int(16e9)))
     config = RunConfig(train=TrainConfig(steps=9))
@@ -169,6 +171,11 @@ def test_why_they_do_not_go_together(jobs, monkeypatch):
     monkeypatch.setattr(seed_groups, "choose", lambda *block: ("cudnn", "the fastest"))
     found, said = grouped(jobs)
     assert found == one_by_one and "the attention kernel cudnn has not been tried on several" in said[0]
+    monkeypatch.setattr(seed_groups, "_ALONE", ("cpu",))
+    found, said = grouped(jobs)
+    assert (
+        found == one_by_one and "one after the other, for in one program processors are no faster" in said[0]
+    )
     monkeypatch.setattr("jax.process_count", lambda: 2)
     found, said = grouped(jobs)
     assert found == one_by_one and said[0].endswith("for there are 2 processes")

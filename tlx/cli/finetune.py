@@ -8,8 +8,8 @@
 
 The run's directory holds what a pretraining's does, and scores.json, predictions/SPLIT.jsonl (each record
 with its answer) and, for classes, confusion_SPLIT.png of the validation and test records. With
---seeds it holds a run for each in seed-N, seeds.json and seeds.png; the runs are made in one program where
-memory allows.
+--seeds it holds a run for each in seed-N, seeds.json and seeds.png; on GPU and TPU the runs are made in one
+program where memory allows.
 """
 
 import argparse
