@@ -64,7 +64,7 @@ class ModelConfig:
     parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the computation
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    matmul: Literal["dtype", "int8", "fp8"] = "dtype"  # of layers: 8 bits, but for gradients of kernels
+    matmul: Literal["dtype", "int8", "fp8"] = "dtype"  # of feed-forward networks: nn/quantized.py
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     @property

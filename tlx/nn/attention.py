@@ -36,7 +36,7 @@ class Attention(nn.Module):
         # An unscaled softmax (T5) wants queries that are smaller from the start.
         query_std = std if cfg.attention.scale or cfg.init.kind == "normal" else std * cfg.head_dim**-0.5
         rest = [
-            (*dtypes, cfg.lora(f"attention/{name}"), joins_heads(cfg), cfg.matmul)
+            (*dtypes, cfg.lora(f"attention/{name}"), joins_heads(cfg))
             for name in ("query", "key", "value", "out")
         ]
         names = ("embed", "heads", "head_dim")

@@ -62,7 +62,7 @@ class Linear(nn.Module):
         """As `__call__`. Heads apart would be moved before and after, each tile of a head for itself."""
         x_flat = x.reshape(*x.shape[: x.ndim - len(self.inputs)], self.fan_in)
         x_flat = gradient_apart(x_flat) if len(self.inputs) > 1 else x_flat
-        y = _product(x_flat, self.kernel.reshape(self.fan_in, -1), 1, self.matmul)
+        y = _product(x_flat, self.kernel.reshape(self.fan_in, -1), 1)
         y = moved(y, self.offset.reshape(-1)) if self.bias else y
         y = value_apart(y) if len(self.outputs) > 1 else y
         return y.reshape(*y.shape[:-1], *self.outputs)
