@@ -80,7 +80,7 @@ def tasks(tmp_path_factory):
     return folder
 
 
-def evaluated(model, folder, monkeypatch, shots):
+def evaluated(model, folder, monkeypatch, shots, chat=False):
     """{task: (figures, answers to its requests in order)} of the harness."""
     from lm_eval.tasks import TaskManager
 
@@ -88,6 +88,7 @@ def evaluated(model, folder, monkeypatch, shots):
     found = lm_eval.simple_evaluate(
         model, tasks=list(_TASKS), num_fewshot=shots, bootstrap_iters=0,
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        apply_chat_template=chat, fewshot_as_multiturn=chat,
     )  # fmt: skip
     samples = {
         name: [row["resps"] for row in sorted(found["samples"][name], key=lambda row: row["doc_id"])]
@@ -112,8 +113,18 @@ def t5(torch, transformers, folder):
     return transformers.T5ForConditionalGeneration(config)
 
 
-@pytest.mark.parametrize(("make", "shots"), [(gpt2, 0), (gpt2, 2), (t5, 0)], ids=["gpt2", "gpt2 shots", "t5"])
-def test_every_answer_is_that_of_the_original(make, shots, tasks, tmp_path, monkeypatch):
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("make", "shots", "chat"),
+    [(gpt2, 0, False), (gpt2, 2, False), (gpt2, 1, True), (t5, 0, False)],
+    ids=["gpt2", "gpt2 shots", "gpt2 chat", "t5"],
+)
+def test_every_answer_is_that_of_the_original(make, shots, chat, tasks, tmp_path, monkeypatch):
     torch, transformers = (pytest.importorskip(name) for name in ("torch", "transformers"))
     from lm_eval.models.huggingface import HFLM
 
@@ -127,11 +138,13 @@ def test_every_answer_is_that_of_the_original(make, shots, tasks, tmp_path, monk
         **json.loads((tmp_path / "special_tokens_map.json").read_text()),
     )
     theirs = HFLM(model, tokenizer=tokenizer, device="cpu", max_length=LENGTH, batch_size=1)
-    ours = HarnessModel(tlx.load(tmp_path), max_length=LENGTH)
+    tokenizer.chat_template = CHATML
+    ours = HarnessModel(tlx.load(tmp_path), max_length=LENGTH, template="chatml")
     if theirs.backend == "seq2seq":  # where their limit is that of the answer and its context together
         generated = theirs._model_generate
         theirs._model_generate = lambda context, max_length, **rest: generated(context, 1 + MOST, **rest)
-    (figures, answers), (wanted, known) = (evaluated(lm, tasks, monkeypatch, shots) for lm in (ours, theirs))
+    both = (evaluated(lm, tasks, monkeypatch, shots, chat) for lm in (ours, theirs))
+    (figures, answers), (wanted, known) = both
     for name in ("choices", "texts"):
         for one, other in zip(answers[name], known[name], strict=True):
             numbers = [np.asarray(resps, np.float64).ravel() for resps in (one, other)]
@@ -144,6 +157,22 @@ def test_every_answer_is_that_of_the_original(make, shots, tasks, tmp_path, monk
             if isinstance(value, float):
                 assert figures[name][metric] == pytest.approx(value, rel=1e-4), metric
     assert 0 <= figures["choices"]["acc,none"] <= 1
+
+
+def test_conversations(tmp_path):
+    from tlx.api.harness import HarnessModel
+
+    lm = tlx.load(write_run(tmp_path / "clm", "clm"))
+    model, vocab, encode = HarnessModel(lm, template="words"), lm.tokenizer.vocab, lm.tokenizer.encode
+    said = [{"role": "user", "content": " a"}, {"role": "assistant", "content": "b"}]
+    text = model.apply_chat_template([*said, {"role": "user", "content": "c"}])
+    turns = ("User: a\nAssistant: b", "\nUser: c\nAssistant:")
+    assert model.tok_encode(text) == [vocab.bos, *encode(turns[0]), vocab.eos, *encode(turns[1])]
+    begun = model.apply_chat_template(said, add_generation_prompt=False)
+    assert model.tok_encode(begun) == [vocab.bos, *encode(turns[0])]
+    assert "User: " in model.chat_template(True) and model.chat_template() is None
+    with pytest.raises(ConfigError, match="not tuned on conversations"):
+        HarnessModel(lm).apply_chat_template(said)
 
 
 def test_what_tlx_trained_reads_what_it_was_trained_with(tmp_path):

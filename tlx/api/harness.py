@@ -12,7 +12,9 @@ Importing this module needs the package lm-eval (the extra "harness").
 """
 
 import collections
+import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,12 +23,14 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
 from tlx.api.loaded_model import LoadedModel
+from tlx.api.reply import template_of
 from tlx.base.errors import ConfigError, one_of
 from tlx.decode import stop as stopping
 from tlx.decode.beam import beam_search
 from tlx.decode.choice import score_choices
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
+from tlx.text.chat import Message, parts_of, text_of
 
 _MAX_TOKENS = 256  # of an answer, where a task does not say
 _MAX_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -39,13 +43,20 @@ class HarnessModel(TemplateLM):
 
     max_length: tokens of the longest text; None: the positions that the model has. prefix_token_id: what
     stands before a text that has nothing before it; None: the tokenizer's bos, or its eos where it has none.
+    template: the chat template for apply_chat_template; "" is that of a run tuned on conversations.
     """
 
-    def __init__(self, lm: LoadedModel, max_length: int | None = None, prefix_token_id: int | None = None):
+    def __init__(
+        self,
+        lm: LoadedModel,
+        max_length: int | None = None,
+        prefix_token_id: int | None = None,
+        template: str = "",
+    ):
         super().__init__()
         if lm.kind not in ("decoder", "encoder_decoder"):
             raise ConfigError(f"the harness asks decoders and encoder-decoders, this is {lm.kind}")
-        self.lm = lm
+        self.lm, self._template, self._talks = lm, template, False
         self.backend = "causal" if lm.kind == "decoder" else "seq2seq"
         self.max_length = max_length or lm.config.model.position.max_length
         vocab, own = lm.tokenizer.vocab, ((), ())
@@ -68,13 +79,51 @@ class HarnessModel(TemplateLM):
     @property
     def tokenizer_name(self) -> str:
         """For the harness's cache of requests."""
-        return self.lm.tokenizer.hash
+        return self.lm.tokenizer.hash + self._template
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template written out, for the harness's records; None where none is asked for."""
+        return json.dumps(dataclasses.asdict(template_of(self.lm, self._template))) if chat_template else None
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation's text, special ids by name; without add_generation_prompt the last message is
+        the beginning of the answer."""
+        self._talks = True
+        template = template_of(self.lm, self._template)
+        messages = [Message(message["role"], message["content"]) for message in chat_history]
+        before = messages if add_generation_prompt else messages[:-1]
+        text = text_of(parts_of(before, template, reply=True), self._names())
+        if add_generation_prompt:
+            return text
+        spaces = template.assistant.before[len(template.assistant.before.rstrip(" ")) :]
+        return text + spaces + (messages[-1].content.strip() if template.trim else messages[-1].content)
+
+    def _names(self) -> dict[str, str]:
+        """What the special ids of templates are called in a text."""
+        tokenizer = self.lm.tokenizer
+        return {
+            name: tokenizer.piece(getattr(tokenizer.vocab, name)) for name in ("bos", "eos", "sep", "cls")
+        }
+
+    def _ids(self, string: str) -> list[int]:
+        """Ids of a text; of a conversation's, special ids by name, which tlx's own tokenizers do not know."""
+        tokenizer = self.lm.tokenizer
+        if not self._talks or hasattr(tokenizer, "frame"):
+            return tokenizer.encode(string)
+        ids = {called: getattr(tokenizer.vocab, name) for name, called in self._names().items()}
+        pieces = re.split("(" + "|".join(map(re.escape, ids)) + ")", string)
+        return [i for piece in pieces for i in ([ids[piece]] if piece in ids else tokenizer.encode(piece))]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **rest: Any) -> list[int]:
         """Ids of a text, with those that the tokenizer puts around it unless told otherwise."""
         del rest
-        ids = self.lm.tokenizer.encode(string)
-        before, behind = self._frame if add_special_tokens is not False else ((), ())
+        ids, own = self._ids(string), not hasattr(self.lm.tokenizer, "frame")
+        framed = add_special_tokens is not False and not (
+            self._talks and own
+        )  # its template has all there is
+        before, behind = self._frame if framed else ((), ())
         if before and add_special_tokens is None and ids[: len(before)] == list(before):
             before = ()  # the text begins with it by name
         return [*before, *ids, *behind]

@@ -12,6 +12,7 @@
         --predictions=answers.jsonl                         no training: by likelihood, with 4 examples
 
     tlx evaluate runs/large --harness=hellaswag,arc_easy --shots=5     EleutherAI's harness
+    tlx evaluate runs/chat --harness=arc_easy --shots=5 --chat         the same, in conversations
 
 RUN is a run directory or one of its checkpoints. The text is tokenised once, with the run's own
 tokenizer, into the cache folder. Records are read as the run's own were, or as --config says, which is one

@@ -14,6 +14,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--harness", metavar="TASKS", help="names of its tasks, with commas between them")
     group.add_argument("--shots", type=int, help="examples before each question; the task's own by default")
     group.add_argument("--limit", type=int, help="questions of each task; all by default")
+    group.add_argument(
+        "--chat",
+        nargs="?",
+        const="",
+        metavar="TEMPLATE",
+        help="ask in conversations, examples as turns of them; by the run's own template, or the named one",
+    )
     group.add_argument("--tasks", metavar="FOLDER", help="of task files (yaml), in place of its own")
 
 
@@ -34,8 +41,10 @@ def run(lm: tlx.LoadedModel, options: argparse.Namespace) -> int:
     if unknown:
         raise ConfigError(f"--harness: lm-eval {lm_eval.__version__} has no task {unknown[0]!r}")
     found = lm_eval.simple_evaluate(
-        HarnessModel(lm),
+        HarnessModel(lm, template=options.chat or ""),
         tasks=names,
+        apply_chat_template=options.chat is not None,
+        fewshot_as_multiturn=options.chat is not None,
         num_fewshot=options.shots,
         limit=options.limit,
         task_manager=manager,
