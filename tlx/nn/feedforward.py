@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.fusion import apart, gradient_apart, value_apart
 from tlx.nn.linear import Linear, joined, one_product_helps
+from tlx.nn.quantized import FORMATS
 from tlx.parallel.sharding import constrain, logical
 
 ACTIVATIONS = {
@@ -23,6 +25,14 @@ ACTIVATIONS = {
 }
 
 _UNITS = 2**20  # branch of the keys of units that adaptation adds
+
+
+def _barriers(cfg: BlockConfig) -> tuple[Callable, Callable]:
+    """What keeps the activation out of the products before and behind it."""
+    if cfg.matmul in FORMATS:  # to round is to pass over all values: that joins the activation, no product
+        return (lambda x: x), (lambda x: x)
+    # Where one product ends in the activation, the two are joined; what is behind them is not.
+    return (apart, apart) if cfg.feedforward.gated else (gradient_apart, value_apart)
 
 
 class FeedForward(nn.Module):
@@ -52,8 +62,7 @@ class FeedForward(nn.Module):
         inner = ("in", "gate") if part.gated else ("in",)
         layers = [linear(name, cfg.width, size, names, cfg.std(cfg.width)) for name in inner]
         products = joined(x_BTD, layers) if one_product_helps() else [layer(x_BTD) for layer in layers]
-        # Where one product ends in the activation, the two are joined; what is behind them is not.
-        before, after = (apart, apart) if part.gated else (gradient_apart, value_apart)
+        before, after = _barriers(cfg)
         named = zip(before(products), ("in", "gate"), strict=False)
         h_BTF, *gate = (checkpoint_name(y, name) for y, name in named)
         activation = ACTIVATIONS[part.activation]
