@@ -208,5 +208,7 @@ def test_the_command_prints_figures_and_writes_every_answer(tasks, tmp_path, mon
     assert "choices: 2 questions, 0 shots" in out and "  acc  " in out
     lines = read_lines(file)
     assert [line["task"] for line in lines] == ["choices"] * 2 + ["answers"] * 2
+    assert main([*words[:-2], "--limit=1", "--harness=choices", "--chat=words"]) == 0
+    assert "choices: 1 questions" in capsys.readouterr().out
     assert main([*words, "--harness=choice"]) == 64
     assert "has no task 'choice'" in capsys.readouterr().err
