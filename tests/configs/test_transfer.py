@@ -17,7 +17,7 @@ SHARED = pathlib.Path(os.environ.get("TLX_SHARED_DATA") or ROOT.parent / "shared
 REVIEWS, LABELS = SHARED / "ko_reviews_text", SHARED / "nsmc/ratings_train.txt.gz"
 BOOKS, INTENTS = SHARED / "books_en", SHARED / "clinc150/data_full.train_val.json.gz"
 # Labels, passes over them, seeds.
-AMOUNTS = ((100, 40, 3), (1000, 20, 3), (10_000, 6, 3), (150_000, 3, 1))
+AMOUNTS = ((100, 40, 3), (1000, 10, 3), (10_000, 2, 3), (150_000, 2, 1))
 # Steps of as many FLOPs, 8e13, in base.py's three shapes.
 SHAPES = {"clm": 1840, "mlm": 2952, "span_corruption": 3725}
 
@@ -45,8 +45,9 @@ def files(*paths):
 
 
 def finetuned(workdir, config, *words, rate, epochs):
-    common = ("eval.every=0", "checkpoint.every=0", "model.dropout=0.1", f"optimizer.learning_rate={rate}")
-    rest = [f"--config.{word}" for word in (*common, f"data.records.epochs={epochs}")]
+    common = ("eval.every=0", "checkpoint.every=0", "model.dropout=0.1", "objective.pooling=mean")
+    own = (f"optimizer.learning_rate={rate}", f"data.records.epochs={epochs}")
+    rest = [f"--config.{word}" for word in (*common, *own)]
     return run(workdir, "finetune", f"--config=configs/finetune/{config}.py", *words, *rest)
 
 
@@ -79,8 +80,8 @@ def test_a_pretrained_encoder_needs_fewer_labels(folder):
     base = run(folder / "reviews-mlm", "train", "--config=configs/finetune/base.py", *lines, known)
     for limit, epochs, seeds in AMOUNTS:
         more, rest = [f"--from={base}", f"--seeds={seeds}"], {"limit": limit, "epochs": epochs}
-        pretrained = reviews(folder / f"nsmc/pre-{limit}", *more, rate=1e-3, **rest)
-        scratch = reviews(folder / f"nsmc/scratch-{limit}", *more, "--scratch", rate=3e-4, **rest)
+        pretrained = reviews(folder / f"reviews/pre-{limit}", *more, rate=5e-4, **rest)
+        scratch = reviews(folder / f"reviews/scratch-{limit}", *more, "--scratch", rate=1e-3, **rest)
         one, other = accuracies(pretrained, seeds), accuracies(scratch, seeds)
         print(f"\n{limit} labels: {np.mean(one):.4f} pretrained, {np.mean(other):.4f} from scratch")
         assert np.mean(one) > np.mean(other)
