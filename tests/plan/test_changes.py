@@ -63,6 +63,9 @@ def test_several_changes_where_one_is_not_enough():
 def test_one_change_is_found_though_all_together_would_not_fit():
     """A tensor axis leaves more rows to a device: with everything else that saves, it is too much here."""
     config = load_config("configs/pod/llama2_70b_v5p.py")
+    with pytest.raises(ConfigError, match=r"mesh.num_slices = 1, .* has 8 slices: set it to 8"):
+        tlx.plan.plan(config, "tpu:v6e:16x16 x 8 slices", "analytic")
+    config.mesh.num_slices = 8
     found = tlx.plan.plan(config, "tpu:v6e:16x16 x 8 slices", "analytic")
     assert not found.fits and len(found.changes) == 1
     assert found.changes[0].startswith("--config.model.execution.remat=")

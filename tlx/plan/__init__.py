@@ -46,6 +46,7 @@ def plan(
         raise ConfigError(one_of("--method", method, METHODS))
     config = config if isinstance(config, RunConfig) else resolve(config, tuple(allow))
     target = target if isinstance(target, Target) else parse_target(target)
+    _check_slices(config, target)
     analytic, compiler = estimate(config, target, price), None
     if method != "analytic":
         compiler = compilers.compiler_python(target, compiler_python)
@@ -73,11 +74,21 @@ def layouts(
     """Mesh, microbatches and remat that fit, the fastest first; a handful of them compiled, as in `plan`."""
     config = config if isinstance(config, RunConfig) else resolve(config, tuple(allow))
     target = target if isinstance(target, Target) else parse_target(target)
+    _check_slices(config, target)
     compiler = None if method == "analytic" else compilers.compiler_python(target, compiler_python)
     if compiler is None and method == "compile":
         raise ConfigError(compilers.how_to_install(target))
     check = None if compiler is None else lambda one: _compiled(one, target, compiler, None, allow)
     return search(config, target, check)
+
+
+def _check_slices(config: RunConfig, target: Target) -> None:
+    """ConfigError where `tlx train` would refuse the target's devices."""
+    if target.slices > 1 and config.mesh.num_slices != target.slices:
+        raise ConfigError(
+            f"mesh.num_slices = {config.mesh.num_slices}, but --target={target.text!r} has {target.slices} "
+            f"slices: set it to {target.slices}"
+        )
 
 
 def _compiled(
