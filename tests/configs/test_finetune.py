@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.tiny import ROOT
 from tlx.base.errors import ConfigError
-from tlx.cli.finetune import completed
+from tlx.cli.task_config import completed
 from tlx.data.records import build_records
 from tlx.run import abstract_batch, parts_of, resolve, spec_of
 from tlx.text import make_tokenizer

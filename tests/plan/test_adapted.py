@@ -11,8 +11,8 @@ from tests.run_directory import write_run
 from tlx import cli, parallel
 from tlx.base import tree
 from tlx.cli.base_model import load_base
-from tlx.cli.finetune import completed
 from tlx.cli.flags import load_config, override
+from tlx.cli.task_config import completed
 from tlx.plan.compiled import read
 from tlx.run import program, spec_before_tokenizer
 

@@ -15,7 +15,7 @@ from tlx.base.errors import ConfigError
 from tlx.cli import data_records, flags
 from tlx.cli.base_model import load_base
 from tlx.cli.data_tables import PREFIXES, Example, describe
-from tlx.cli.finetune import completed
+from tlx.cli.task_config import completed
 from tlx.data import Pipeline, build_pipeline, open_caches, prepare_tokenizer
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.protocol import Spec

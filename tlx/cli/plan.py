@@ -22,7 +22,7 @@ from typing import Any
 from tlx.base.errors import MEMORY, OK, ConfigError
 from tlx.cli import flags
 from tlx.cli.base_model import load_base
-from tlx.cli.finetune import completed
+from tlx.cli.task_config import completed
 from tlx.plan import METHODS, Change, Plan, front, layouts, plan
 from tlx.run import TASKS
 
