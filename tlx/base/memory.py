@@ -1,10 +1,16 @@
-"""How this process keeps the memory that it frees."""
+"""How much memory this machine has, and how this process keeps what it frees of it."""
 
 import ctypes
+import os
 import sys
 
 # Parameters of glibc's mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+
+
+def machine_bytes() -> int:
+    """Main memory of this machine, in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def keep_freed_memory() -> None:

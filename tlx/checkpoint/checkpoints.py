@@ -273,11 +273,4 @@ class Checkpoints:
             self._event("checkpoint_deleted", step=step)
 
     def _still_sound(self, step: int) -> bool:
-        if step not in self._sound:
-            return False
-        try:
-            folder = self.folder / str(step)
-            manifests.verify(folder, manifests.read(folder), "size")
-        except Damaged:
-            return False
-        return True
+        return step in self._sound and manifests.is_sound(self.folder / str(step), "size")

@@ -122,6 +122,15 @@ def verify(
             raise Damaged(f"{path} is not what was saved (sha256 differs)")
 
 
+def is_sound(folder: pathlib.Path, level: Literal["hash", "size"]) -> bool:
+    """Whether a step has a manifest, and its files are those of it."""
+    try:
+        verify(folder, read(folder), level)
+    except Damaged:
+        return False
+    return True
+
+
 def _sha256(path: pathlib.Path) -> str:
     try:
         return files.sha256_file(path)

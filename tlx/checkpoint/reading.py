@@ -13,6 +13,7 @@ import numpy as np
 
 from tlx.base import tree as trees_by_path
 from tlx.base.errors import CheckpointError, DeviceMemoryError
+from tlx.base.memory import machine_bytes
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import mismatch, steps, store, trees
 from tlx.checkpoint.manifest import Damaged, Manifest
@@ -153,7 +154,7 @@ def _refuse_too_large(folder: pathlib.Path, leaves: dict[str, manifests.Leaf]) -
         needed = sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves.values())
     except TypeError as error:
         raise Damaged(f"{steps.MANIFEST} names an unknown dtype: {error}") from error
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = machine_bytes()
     if needed > memory:
         raise CheckpointError(f"the parameters in {folder} need {needed} bytes, this machine has {memory}")
 

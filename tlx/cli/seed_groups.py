@@ -10,6 +10,7 @@ import jax
 from tlx import parallel
 from tlx.base.config import to_dict
 from tlx.base.files import sha256_json
+from tlx.base.memory import machine_bytes
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import steps
 from tlx.cli.training import Job
@@ -112,12 +113,7 @@ def _common_step(jobs: Sequence[Job], saved: Mapping[os.PathLike, Sequence[int]]
 
 
 def _sound(job: Job, step: int) -> bool:
-    folder = job.workdir / "checkpoints" / str(step)
-    try:
-        manifests.verify(folder, manifests.read(folder), job.config.checkpoint.verify)
-    except manifests.Damaged:
-        return False
-    return True
+    return manifests.is_sound(job.workdir / "checkpoints" / str(step), job.config.checkpoint.verify)
 
 
 def _memory(config: RunConfig, count: int) -> tuple[int, int]:
@@ -136,5 +132,4 @@ def _device_bytes() -> int:
     """Memory of a device; processors share that of their machine."""
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return limit or machine // jax.local_device_count()
+    return limit or machine_bytes() // jax.local_device_count()
