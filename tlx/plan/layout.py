@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from tlx import parallel
 from tlx.base.platform import compile_for, platform
@@ -16,9 +15,8 @@ from tlx.models.flops import matmul_flops
 from tlx.parallel import MeshConfig
 from tlx.plan.target import Target
 from tlx.run import Program, RunConfig, check_devices, program, spec_before_tokenizer
-from tlx.train import carry as carries
 from tlx.train.step import merged
-from tlx.train.work import training_flops
+from tlx.train.work import training_flops, undivided_loss
 
 
 class Parameters(NamedTuple):
@@ -147,7 +145,4 @@ def _split_dims(config: RunConfig) -> set[int]:
 
 
 def _loss(made: Program, params: Any, frozen: Any, batch: Any, keys: jax.Array | None = None) -> jax.Array:
-    rows, params = next(iter(batch.values())).shape[0], merged(params, frozen)
-    terms, _ = made.module.apply({"params": params}, batch, carries.initial_carry(made.module, rows), keys)
-    parts = [term.scale * jnp.asarray(term.sum, jnp.float32) for term in terms.values() if term.scale]
-    return sum(parts, start=jnp.zeros(()))
+    return undivided_loss(made.module, merged(params, frozen), batch, keys)

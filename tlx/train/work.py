@@ -36,7 +36,8 @@ def training_flops(module: Any, batch: Shapes, adapt: AdaptConfig = _FULL) -> in
 def trace_forward(module: Any, batch: Shapes, frozen: bool = True) -> Any:
     """Loss terms of zeros, with keys as a step has: to be traced, for shapes or FLOPs, not to be computed."""
     boxed = boxed_params(module, batch) | (frozen_params(module) if frozen else {})
-    return _terms(module, jax.tree.map(_zeros, parallel.unbox(boxed)), batch)
+    zeros = {name: _zeros(leaf) for name, leaf in batch.items()}
+    return _terms(module, jax.tree.map(_zeros, parallel.unbox(boxed)), zeros, _keys(batch))
 
 
 def _adapted_flops(module: Any, batch: Shapes, adapt: AdaptConfig) -> int:
@@ -45,19 +46,34 @@ def _adapted_flops(module: Any, batch: Shapes, adapt: AdaptConfig) -> int:
     module = module.clone(model=dataclasses.replace(module.model, execution=execution))
     trained, kept = split(adapt, parallel.unbox(boxed_params(module, batch)))
 
+    zeros = {name: _zeros(leaf) for name, leaf in batch.items()}
+
     def loss(params: Any) -> jax.Array:
-        terms = _terms(module, merged(params, jax.tree.map(_zeros, kept)), batch)
-        return sum((term.scale * term.sum for term in terms.values() if term.scale), start=jnp.zeros(()))
+        return undivided_loss(module, merged(params, jax.tree.map(_zeros, kept)), zeros, _keys(batch))
 
     return matmul_flops(jax.grad(loss), trained)
 
 
-def _terms(module: Any, params: Any, batch: Shapes) -> Any:
-    rows = next(iter(batch.values())).shape[0]
-    carry, keys = carries.initial_carry(module, rows), jax.random.split(jax.random.key(0), rows)
-    return module.apply(
-        {"params": params}, {name: _zeros(leaf) for name, leaf in batch.items()}, carry, keys
-    )[0]
+def undivided_loss(
+    module: Any, params: Any, batch: Mapping[str, jax.Array], keys: jax.Array | None
+) -> jax.Array:
+    """float32 []: the loss as a sum, whose gradient is computed as a step's is."""
+    terms = _terms(module, params, batch, keys)
+    parts = [term.scale * jnp.asarray(term.sum, jnp.float32) for term in terms.values() if term.scale]
+    return sum(parts, start=jnp.zeros(()))
+
+
+def _terms(module: Any, params: Any, batch: Mapping[str, jax.Array], keys: jax.Array | None) -> Any:
+    carry = carries.initial_carry(module, _rows(batch))
+    return module.apply({"params": params}, batch, carry, keys)[0]
+
+
+def _keys(batch: Shapes) -> jax.Array:
+    return jax.random.split(jax.random.key(0), _rows(batch))
+
+
+def _rows(batch: Mapping[str, Any]) -> int:
+    return next(iter(batch.values())).shape[0]
 
 
 def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
