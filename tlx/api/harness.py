@@ -59,7 +59,7 @@ class HarnessModel(TemplateLM):
         self.lm, self._template, self._talks = lm, template, False
         self.backend = "causal" if lm.kind == "decoder" else "seq2seq"
         self.max_length = max_length or lm.config.model.position.max_length
-        vocab, own = lm.tokenizer.vocab, ((), ())
+        vocab = lm.tokenizer.vocab
         own = ([vocab.bos], []) if self.backend == "causal" else ([], [vocab.eos])
         self._frame = getattr(lm.tokenizer, "frame", own)
         # An encoder-decoder's bos is what its decoder begins with; an added one is none of the tokenizer's.
@@ -100,6 +100,11 @@ class HarnessModel(TemplateLM):
         spaces = template.assistant.before[len(template.assistant.before.rstrip(" ")) :]
         return text + spaces + (messages[-1].content.strip() if template.trim else messages[-1].content)
 
+    @property
+    def _names_ids(self) -> bool:
+        """Whether texts are conversations of one of tlx's own tokenizers."""
+        return self._talks and not hasattr(self.lm.tokenizer, "frame")
+
     def _names(self) -> dict[str, str]:
         """What the special ids of templates are called in a text."""
         tokenizer = self.lm.tokenizer
@@ -110,7 +115,7 @@ class HarnessModel(TemplateLM):
     def _ids(self, string: str) -> list[int]:
         """Ids of a text; of a conversation's, special ids by name, which tlx's own tokenizers do not know."""
         tokenizer = self.lm.tokenizer
-        if not self._talks or hasattr(tokenizer, "frame"):
+        if not self._names_ids:
             return tokenizer.encode(string)
         ids = {called: getattr(tokenizer.vocab, name) for name, called in self._names().items()}
         pieces = re.split("(" + "|".join(map(re.escape, ids)) + ")", string)
@@ -119,10 +124,8 @@ class HarnessModel(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **rest: Any) -> list[int]:
         """Ids of a text, with those that the tokenizer puts around it unless told otherwise."""
         del rest
-        ids, own = self._ids(string), not hasattr(self.lm.tokenizer, "frame")
-        framed = add_special_tokens is not False and not (
-            self._talks and own
-        )  # its template has all there is
+        ids = self._ids(string)
+        framed = add_special_tokens is not False and not self._names_ids  # a template has all there is
         before, behind = self._frame if framed else ((), ())
         if before and add_special_tokens is None and ids[: len(before)] == list(before):
             before = ()  # the text begins with it by name
