@@ -3,6 +3,8 @@
 import ast
 import pathlib
 import re
+import sys
+import tomllib
 
 import pytest
 
@@ -85,6 +87,28 @@ def test_imports_go_down():
         assert part in FLOOR_OF, f"{path} is on no floor: add it to FLOORS and to tlx/README.md"
         wrong += [f"{path.relative_to(ROOT)} {message}" for message in wrong_imports(path.read_text(), part)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_is_loaded_with_a_module_comes_with_tlx():
+    """Packages of extras are loaded where they are used: `pip install -e .` runs every verb."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = [re.match(r"[\w-]+", one)[0] for one in project["dependencies"]]
+    modules = {"absl-py": "absl", "orbax-checkpoint": "orbax"}
+    known = {modules.get(name, name) for name in names} | sys.stdlib_module_names
+    known |= {"tlx", "ml_dtypes"}  # the latter is jax's own
+    wrong = []
+    for path in sources("tlx"):
+        name = str(path.relative_to(ROOT))
+        needed = {"lm_eval"} if name == "tlx/api/harness.py" else set()  # loaded by --harness alone
+        found = {module.split(".")[0] for _, module in imports(_at_once(path.read_text()))}
+        wrong += [f"{name} loads {module}" for module in sorted(found - known - needed)]
+    assert not wrong, "\n".join(wrong)
+
+
+def _at_once(source):
+    """The imports that run when a file is loaded."""
+    body = ast.parse(source).body
+    return ast.Module([node for node in body if isinstance(node, ast.Import | ast.ImportFrom)], [])
 
 
 def test_the_floors_are_those_of_the_page():

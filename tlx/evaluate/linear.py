@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.svm import LinearSVC
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.evaluate.answers import Evaluation
+from tlx.metrics.libraries import library
 from tlx.tasks.classification import Classes
 from tlx.tasks.labels import class_of
 from tlx.tasks.protocol import Task, TaskSpec
@@ -27,11 +26,13 @@ UNITS = {
 
 
 def check(config: Any, unit: str) -> None:
-    """Raises ConfigError for a task that is no choice of one class, and a unit that there is not."""
+    """Raises ConfigError for a task that is no choice of one class, a unit that there is not, and where
+    scikit-learn is missing."""
     if unit not in UNITS:
         raise ConfigError(one_of("--linear", unit, UNITS))
     if not isinstance(config, Classes) or config.multi:
         raise ConfigError("--linear is for tasks of one class a record: classification, pair_classification")
+    library("sklearn", "scikit-learn", "--linear")
 
 
 def linear_scores(
@@ -39,10 +40,12 @@ def linear_scores(
 ) -> Evaluation:
     """Fitted to `train`, whose labels `config` has; answers to `judged` and their scores."""
     check(config, unit)
-    vectorizer = TfidfVectorizer(sublinear_tf=True, **UNITS[unit])
+    text = library("sklearn.feature_extraction.text", "scikit-learn", "--linear")
+    svm = library("sklearn.svm", "scikit-learn", "--linear")
+    vectorizer = text.TfidfVectorizer(sublinear_tf=True, **UNITS[unit])
     columns = task.texts(config)
     known = np.array([class_of(record, config.label, config.labels) for record in train])
-    classifier = LinearSVC(random_state=0).fit(vectorizer.fit_transform(_texts(train, columns)), known)
+    classifier = svm.LinearSVC(random_state=0).fit(vectorizer.fit_transform(_texts(train, columns)), known)
     found = classifier.predict(vectorizer.transform(_texts(judged, columns)))
     answers = [{"label": config.labels[number]} for number in found]
     spec = TaskSpec(config, 0, Vocabulary(7, num_sentinels=0), "encoder")  # of which scores need the config
