@@ -62,4 +62,6 @@ def test_the_command(words, capsys):
     assert json.loads(capsys.readouterr().out)["fits"]
     assert cli.main([*plan, "--config.adapt.method=lora"]) == 64
     assert "adapt.method = 'lora' keeps a base as it is; give it by --from=DIR" in capsys.readouterr().err
-    assert cli.main(["plan", f"--from={base}", "--ladder=x", "--target=cpu:8"]) == 64
+    for other in ("--ladder=x", "--config=configs/quickstart.py"):
+        assert cli.main(["plan", f"--from={base}", other, "--target=cpu:8"]) == 64
+        assert "give it a --config of a task (" in capsys.readouterr().err

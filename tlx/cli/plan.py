@@ -43,8 +43,10 @@ def main(argv: list[str]) -> int:
     options = flags.parse(parser, argv)
     if (options.config is None) == (options.ladder is None):
         raise ConfigError("say what to plan: --config=FILE, or --ladder=PLAN")
-    if options.base and options.config is None:
-        raise ConfigError("--from is what a fine-tuning's --config goes on from; give both")
+    if options.base and (options.config is None or options.config.objective.name not in TASKS):
+        raise ConfigError(
+            f"--from is what a fine-tuning goes on from: give it a --config of a task ({', '.join(TASKS)})"
+        )
     if options.write and not options.search:
         raise ConfigError("--write says where the choice of --search goes")
     if options.ladder:
