@@ -156,7 +156,7 @@ def test_processes_of_different_configs_are_refused_before_anything_is_made(conf
         )
         for i in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in pair]
+    outputs = [process.communicate(timeout=180)[0] for process in pair]
     assert [process.returncode for process in pair] == [77, 77], outputs
     assert all("different configs (sha256)" in out for out in outputs)
     assert not (tmp_path / "run").exists()
@@ -169,14 +169,14 @@ def test_a_missing_process_and_a_doubled_one_are_named(config_file, tmp_path):
         train(config_file, tmp_path / "run", TLX_PROCESS_ID=str(i), TLX_START_SECONDS="20", **meeting)
         for i in (0, 1)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in pair]
+    outputs = [process.communicate(timeout=180)[0] for process in pair]
     assert [process.returncode for process in pair] == [170, 170], outputs
     assert all(
         re.search(r"waited 20 s for 3 processes; seen: 0 .*, 1 .*; missing: 2", out) for out in outputs
     )
     meeting["TLX_COORDINATOR"] = f"127.0.0.1:{free_port()}"
     three = [train(config_file, tmp_path / "run", TLX_PROCESS_ID=str(i), **meeting) for i in (0, 1, 1)]
-    outputs = [process.communicate(timeout=120)[0] for process in three]
+    outputs = [process.communicate(timeout=180)[0] for process in three]
     assert all(process.returncode == 64 for process in three), outputs
     assert all("two processes have the id 1" in out and "pid" in out for out in outputs)
 

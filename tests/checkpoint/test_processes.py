@@ -24,6 +24,7 @@ WORKER = """
     from tlx.base.errors import UserError
     from tlx.checkpoint import CheckpointConfig, Checkpoints, Lease
     from tlx.checkpoint import manifest as manifests
+    from tlx.parallel import leave
 
     def save(folder):
         with Lease(folder) as lease, Checkpoints(folder + "/c", CheckpointConfig(keep=2)) as checkpoints:
@@ -60,8 +61,7 @@ WORKER = """
         {"save": save, "restore": restore, "fail": fail, "lease": lease}[task](folder)
     except UserError as error:
         print(f"{type(error).__name__} {error}", flush=True)
-        jax.distributed.shutdown()
-        sys.exit(error.code)
+        leave(error.code)  # as the command line does: nothing to wait for the other in
 """
 
 
@@ -83,7 +83,7 @@ def run(folder, task):
         for process in range(2)
     ]
     try:
-        outputs = [worker.communicate(timeout=120)[0] for worker in workers]
+        outputs = [worker.communicate(timeout=180)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

@@ -123,7 +123,7 @@ def test_a_config_error_is_told_at_once(config_file, tmp_path, error):
     words, message = ERRORS[error]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = tiny.tlx("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *words, devices=8)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=180)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert process.returncode == 64 and message in out and len(out.splitlines()) == 1
@@ -165,7 +165,7 @@ def test_asked_to_stop_it_saves_and_goes_on(config_file, tmp_path, workers, ask)
         if line.startswith("step "):
             break
     ask(process.pid)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=180)
     assert process.returncode == 42, out
     assert "saved, rerun to resume" in out
     (step,) = (int(folder.name) for folder in (tmp_path / "run/checkpoints").glob("[0-9]*"))

@@ -89,7 +89,7 @@ class Submitted:
         path = self.workdir / "logs" / f"slurm-{self.job}.log"
         return path.read_text() if path.exists() else ""
 
-    def wait_for(self, sign, seconds=150):
+    def wait_for(self, sign, seconds=400):
         deadline = time.monotonic() + seconds
         while not re.search(sign, self.log()):
             assert time.monotonic() < deadline, f"no {sign!r} in:\n{self.log()}\n{self.state()}"

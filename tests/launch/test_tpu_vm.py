@@ -160,7 +160,7 @@ def test_asked_to_stop_it_lets_the_run_save_and_gives_the_machines_back(cloud):
         if line.startswith("step 1"):
             break
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     asked = cloud.asked()
     assert any(call.endswith("worker.sh stop") for call in asked) and cloud.starts() == 1
     assert asked[-1] == "queued-resources delete llama"
@@ -200,12 +200,12 @@ def test_a_worker_stops_and_a_new_start_ends_the_old(tmp_path):
 
     first = start()
     subprocess.run([*command, "stop"])
-    assert first.communicate(timeout=60)[0].startswith("tlx-exit 42 ") and first.returncode == 42
+    assert first.communicate(timeout=180)[0].startswith("tlx-exit 42 ") and first.returncode == 42
     first = start()
     second = start()
-    assert first.communicate(timeout=60)[0].startswith("tlx-exit 42 ")
+    assert first.communicate(timeout=180)[0].startswith("tlx-exit 42 ")
     subprocess.run([*command, "stop"])
-    assert second.communicate(timeout=60)[0].startswith("tlx-exit 42 ")
+    assert second.communicate(timeout=180)[0].startswith("tlx-exit 42 ")
 
 
 def test_the_words_of_the_run_reach_the_workers(cloud, capsys):

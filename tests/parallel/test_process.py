@@ -32,7 +32,7 @@ def start(port, count, index, *axes, timeout=60):
 
 def finish(processes):
     try:
-        results = [(process.communicate(timeout=120)[0], process.returncode) for process in processes]
+        results = [(process.communicate(timeout=180)[0], process.returncode) for process in processes]
     finally:
         for process in processes:
             process.kill()

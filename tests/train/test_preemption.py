@@ -144,7 +144,7 @@ def test_two_processes_stop_at_the_same_step(tmp_path):
         for worker in workers:
             assert "ready\n" in iter(worker.stdout.readline, "")
         workers[1].send_signal(signal.SIGTERM)
-        texts = [worker.communicate(timeout=60)[0] for worker in workers]
+        texts = [worker.communicate(timeout=180)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
