@@ -87,7 +87,16 @@ def cluster():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(daemon.pid, signal.SIGKILL)
             daemon.wait()
+        _kill_all_of(conf)
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _kill_all_of(conf):
+    """What slurmd started outlives it: job steps that wait for a controller that has gone."""
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"SLURM_CONF={conf}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _wait_until_idle(environ, place):
