@@ -19,6 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
     config = base_config("plm")
     config.model.update(to_dict(FAMILY.sizes["large"]))
+    config.model.feedforward.activation = "gelu_tanh"  # as its authors compute it
     config.model.vocab_size = config.tokenizer.vocab_size = 32_000
     config.model.dropout = config.model.attention.dropout = config.model.feedforward.dropout = 0.0
     config.data.source, config.data.text.files = "text", ("/data/corpus/*.jsonl.gz",)

@@ -1,5 +1,6 @@
 """What does not fit is refused, with changes that make it fit; the search finds what fits and is fastest."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,10 @@ from tlx import cli
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.cli.flags import load_config, override
+from tlx.plan.estimate import estimate
+from tlx.plan.layout import with_execution
+from tlx.plan.search import HANDFUL, search
+from tlx.plan.target import parse_target
 from tlx.run import base_config
 
 LARGE = """
@@ -90,6 +95,20 @@ def test_search_finds_what_fits_and_writes_it_down(large, tmp_path, capsys):
     assert plan.to_json()["step_ms"] == best["plan"]["step_ms"]
     with pytest.raises(ConfigError, match="no mesh, microbatches and remat"):
         tlx.plan.layouts(load_config(str(large)), "cpu:2", "analytic")
+
+
+def test_a_search_asks_about_the_layout_that_the_config_has():
+    """The estimate would not choose it; the compiler, which has the last word, may."""
+    config, target = with_execution(tiny.config(), remat="statistics+fed"), parse_target("cpu:8")
+
+    def compiled(one):
+        mine = (one.model.execution.remat, one.mesh) == (config.model.execution.remat, config.mesh)
+        plan = estimate(one, target)
+        return dataclasses.replace(plan, method="a compiler", step_ms=plan.step_ms / (2 if mine else 1))
+
+    assert search(config, target, None)[0].change.words != ()
+    found = search(config, target, compiled)
+    assert len(found) == HANDFUL + 1 and found[0].change.words == ()
 
 
 def test_a_ladder_has_a_line_for_every_size(tmp_path, capsys):

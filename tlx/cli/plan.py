@@ -83,11 +83,14 @@ def _search(options: argparse.Namespace) -> int:
     print("of what fits, that which nothing is both faster and smaller than, fastest first:")
     for one in front(found):
         rate = one.plan.to_json()["tokens_per_s_per_chip"]
-        words = " ".join(word.removeprefix("--config.") for word in one.change.words)
+        words = " ".join(word.removeprefix("--config.") for word in one.change.words) or _AS_IT_IS
         size = _gb(one.plan.memory["total"])
         print(f"  {one.plan.step_ms:10,.1f} ms {rate:9,.0f} tokens/s a chip {size:>6} GB  {words}")
-    print(f"by {best.plan.method}; the first as overrides:\n  {' '.join(best.change.words)}")
+    print(f"by {best.plan.method}; the first as overrides:\n  {' '.join(best.change.words) or _AS_IT_IS}")
     return OK
+
+
+_AS_IT_IS = "(as the config has it)"
 
 
 def _as_config(words: Sequence[str], chosen: Change) -> str:

@@ -1,5 +1,6 @@
 """The fastest layout that fits: mesh, microbatches and remat, by the estimate and then the compiler."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -26,13 +27,14 @@ def search(
 ) -> list[Found]:
     """Layouts that fit, fastest first; with `check` (a compiler) the best few by the estimate, and no others.
 
-    Raises ConfigError where none fits.
+    The layout as the config has it (a change without words) is always among them. Raises ConfigError where
+    none fits.
     """
-    fitting = [found for mesh in meshes(config, target) for found in _fitting(config, target, mesh)]
-    fitting.sort(key=_order)
+    found = [found for mesh in meshes(config, target) for found in _fitting(config, target, mesh)]
+    found = [*_as_it_is(config, target), *sorted(found, key=_order)]
     if check is not None:
-        checked = [Found(one.change, check(apply(config, one.change))) for one in fitting[:HANDFUL]]
-        fitting = sorted((one for one in checked if one.plan.fits), key=_order)
+        found = [one._replace(plan=check(apply(config, one.change))) for one in found[: HANDFUL + 1]]
+    fitting = sorted((one for one in found if one.plan.fits), key=_order)
     if not fitting:
         raise ConfigError(f"no mesh, microbatches and remat of this config fit {target.text}")
     return fitting
@@ -41,14 +43,16 @@ def search(
 def meshes(config: RunConfig, target: Target) -> Iterator[dict[str, int]]:
     """Sizes of data, fsdp and tensor (up to 8) that fill the target and that the batch divides over.
 
-    fsdp is 1, the devices of an island (what the fast network joins), or all.
+    fsdp is 1, the devices of an island (what the fast network joins), all, or as the config has it.
     """
-    devices = target.num_devices
+    devices, own = target.num_devices, 1
+    with contextlib.suppress(ConfigError):  # a mesh for other devices
+        own = config.mesh.sizes(devices)["fsdp"]
     for tensor in (1, 2, 4, 8):
         rest = devices // tensor
         if devices % tensor or config.train.batch_size % rest:
             continue
-        for fsdp in sorted({1, max(1, rest // target.islands), rest}):
+        for fsdp in sorted({1, own, max(1, rest // target.islands), rest}):
             if rest % fsdp == 0:
                 yield {"data": rest // fsdp, "fsdp": fsdp, "tensor": tensor}
 
@@ -57,7 +61,7 @@ def _fitting(config: RunConfig, target: Target, mesh: dict[str, int]) -> Iterato
     """On one mesh: for each remat the fewest microbatches that fit, until nothing more is gained."""
     rows = config.train.batch_size // (mesh["data"] * mesh["fsdp"])
     fields = {f"mesh__{axis}": size for axis, size in mesh.items()} | {"mesh__rules": "fsdp_tp_cp"}
-    for remat in REMAT:
+    for remat in dict.fromkeys((config.model.execution.remat, *REMAT)):
         for parts in _powers(rows):
             layout = change(**fields, train__microbatches=parts, model__execution__remat=remat)
             try:
@@ -67,6 +71,11 @@ def _fitting(config: RunConfig, target: Target, mesh: dict[str, int]) -> Iterato
             if found.fits:
                 yield Found(layout, found)
                 break
+
+
+def _as_it_is(config: RunConfig, target: Target) -> Iterator[Found]:
+    with contextlib.suppress(ConfigError):  # it does not divide over the target
+        yield Found(change(), estimate(config, target, traced=False))
 
 
 def front(found: list[Found]) -> list[Found]:
