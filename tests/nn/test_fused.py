@@ -100,3 +100,22 @@ def test_each_device_works_on_its_own_rows_and_heads(name):
     with parallel.use(mesh, PRESETS["fsdp_tp"]):
         found = value_and_gradients(fused, inputs, mask)
     assert_alike(found, wanted)
+
+
+@pytest.mark.slow
+def test_before_v5_rows_move_one_bit_of_their_number_after_the_other(monkeypatch):
+    """Those chips have no instruction that moves each row farther than the last."""
+    asked = []
+    monkeypatch.setattr(fused.pltpu, "roll", _without_strides(fused.pltpu.roll, asked))
+    monkeypatch.setattr(fused, "device_kind", lambda: "TPU v4")
+    inputs, mask = case("relative")
+    assert_alike(value_and_gradients(fused, inputs, mask), value_and_gradients(xla, inputs, mask))
+    assert asked
+
+
+def _without_strides(roll, asked):
+    def refusing(x, shift, axis):
+        asked.append(shift)
+        return roll(x, shift, axis)
+
+    return refusing

@@ -6,18 +6,28 @@ from collections.abc import Iterator
 
 import jax
 
-_COMPILED_FOR: contextvars.ContextVar[str | None] = contextvars.ContextVar("compiled_for", default=None)
+_COMPILED_FOR: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar("for", default=None)
 
 
 def platform() -> str:
     """ "cpu", "tpu" or "gpu": what decides the dtype "auto", the attention kernel and the unrolling."""
-    return _COMPILED_FOR.get() or jax.default_backend()
+    made_for = _COMPILED_FOR.get()
+    return made_for[0] if made_for else jax.default_backend()
+
+
+def device_kind() -> str:
+    """JAX's name of the device that steps are made for, "TPU v4"; "" where only the platform was named."""
+    made_for = _COMPILED_FOR.get()
+    return made_for[1] if made_for else jax.devices()[0].device_kind
 
 
 @contextlib.contextmanager
-def compile_for(name: str) -> Iterator[None]:
-    """Within: steps are made as they would be on platform `name`, which need not be here."""
-    token = _COMPILED_FOR.set(name)
+def compile_for(name: str, kind: str = "") -> Iterator[None]:
+    """Within: steps are made as they would be on platform `name`, on a device of that kind, if one is named.
+
+    Neither need be here.
+    """
+    token = _COMPILED_FOR.set((name, kind))
     try:
         yield
     finally:

@@ -49,7 +49,7 @@ def compile_step(request: dict[str, Any]) -> Any:
         raise UserError(
             f"--target={target.text!r}: its compiler shows {len(devices)} devices, not {target.num_devices}"
         )
-    with compile_for(target.platform):
+    with compile_for(target.platform, devices[0].device_kind):
         made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh, devices))
         with made.use():
             compiled = made.step.lower(made.state, made.batch).compile()

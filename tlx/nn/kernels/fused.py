@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from tlx.base.platform import platform
+from tlx.base.platform import device_kind, platform
 from tlx.nn.fusion import value_apart
 from tlx.nn.kernels.xla import MASKED
 from tlx.nn.mask import Mask, dense
@@ -313,8 +313,7 @@ def _relative(x: Inputs, rows: slice, lanes: jax.Array | None) -> jax.Array:
     terms = _dot(x.shifted_BTC[0, rows, :], _only(x.distances_RC[_near(x, rows), :], lanes), 1, 1)
     width, num_keys = terms.shape[1], x.key_BSC.shape[1]
     if x.left_BT1 is None:  # row i of the block begins at distance rows - 1 - i
-        terms = pltpu.roll(terms, width - terms.shape[0] + 1, 1, stride=1, stride_axis=0)
-        return terms[:, :num_keys]
+        return _skewed(terms, width - terms.shape[0] + 1)[:, :num_keys]
     return _moved(terms, x.left_BT1[0, rows, :], width - num_keys, left=True)[:, :num_keys]
 
 
@@ -332,7 +331,7 @@ def _relative_backward(
         logits, shifted = _dot(turn, logits.astype(dtype), 1, 0), _dot(turn, shifted, 1, 0).astype(dtype)
     wide = jnp.concatenate([logits, jnp.zeros((count, width - logits.shape[1]), jnp.float32)], axis=1)
     if x.left_BT1 is None:
-        wide = pltpu.roll(wide, 0, 1, stride=1, stride_axis=0).astype(dtype)
+        wide = _skewed(wide, 0).astype(dtype)
         found = _dot(turn, _dot(wide, distances, 1, 0).astype(dtype), 1, 0)
     else:
         most = width - x.key_BSC.shape[1]
@@ -340,6 +339,14 @@ def _relative_backward(
         found = _dot(wide, distances, 1, 0)
     distances_grad[near, :] += _dot(wide, shifted, 0, 0)
     return found
+
+
+def _skewed(x: jax.Array, by: int) -> jax.Array:
+    """x[T, W] with row i rolled by `by` + i to the right; TPUs before v5 cannot do so in one instruction."""
+    if not device_kind().startswith(("TPU v2", "TPU v3", "TPU v4")):
+        return pltpu.roll(x, by, 1, stride=1, stride_axis=0)
+    row = jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], 1), 0)
+    return _moved(pltpu.roll(x, by, 1) if by else x, row, x.shape[0] - 1, left=False)
 
 
 def _moved(x: jax.Array, by: jax.Array, most: int, left: bool) -> jax.Array:
