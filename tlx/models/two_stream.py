@@ -41,11 +41,17 @@ def empty_memory(cfg: ModelConfig, batch_size: int, length: int) -> Memory:
 
 def remember(memory: Memory, inputs_BLTD: jax.Array, segments_BT: jax.Array, reuse: int) -> Memory:
     """The last M of memory and the window's first `reuse` places, without gradient (XLNet: cache_mem)."""
-    length = memory.segments.shape[1]
-    hidden = jnp.concatenate([memory.hidden, inputs_BLTD[:, :, :reuse].astype(memory.hidden.dtype)], axis=2)
-    segments = jnp.concatenate([memory.segments, segments_BT[:, :reuse]], axis=1)
-    start = hidden.shape[2] - length
-    return Memory(jax.lax.stop_gradient(hidden[:, :, start:]), segments[:, start:])
+    return Memory(_newest(memory.hidden, inputs_BLTD, reuse), _newest_segments(memory, segments_BT, reuse))
+
+
+def _newest_segments(memory: Memory, segments_BT: jax.Array, reuse: int) -> jax.Array:
+    return _newest(memory.segments[..., None], segments_BT[..., None], reuse)[..., 0]
+
+
+def _newest(memory: jax.Array, inputs: jax.Array, reuse: int) -> jax.Array:
+    """[..., M, D], the last of memory[..., M, D] and the first `reuse` places of inputs[..., T, D]."""
+    both = jnp.concatenate([memory, inputs[..., :reuse, :].astype(memory.dtype)], axis=-2)
+    return jax.lax.stop_gradient(both[..., both.shape[-2] - memory.shape[-2] :, :])
 
 
 class TwoStream(nn.Module):
@@ -92,7 +98,7 @@ class TwoStream(nn.Module):
                 batch.get("backwards"),
                 method=Block.two_streams,
             )
-            return out, streams[0]
+            return out, _newest(memory_BMD, streams[0], reuse)
 
         def init(key):
             segments = batch["segments"]
@@ -100,7 +106,7 @@ class TwoStream(nn.Module):
             return own["params"]
 
         blocks = layer_params(self, init, cfg.num_layers, cfg.share_layers)
-        (h_BTD, g_BPD), inputs = run_layers(
+        (h_BTD, g_BPD), hidden = run_layers(
             (apply,),
             block_cfg,
             blocks,
@@ -113,7 +119,7 @@ class TwoStream(nn.Module):
         return Streams(
             dropout(h_BTD, cfg.dropout, last_keys, FINAL + 1),
             dropout(g_BPD, cfg.dropout, last_keys, FINAL),
-            remember(memory, jnp.moveaxis(inputs, 0, 1), batch["segments"], reuse),
+            Memory(jnp.moveaxis(hidden, 0, 1), _newest_segments(memory, batch["segments"], reuse)),
         )
 
     def unembedding(self) -> Unembedding:
