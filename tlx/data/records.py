@@ -27,7 +27,7 @@ def read_records(config: RecordsConfig, part: Part, seed: int) -> list[Record]:
     """The records of a part, in the files' order, set by set. DataError where there are none.
 
     Of the training records `limit` are chosen by the seed. What is held out for validation depends on the
-    records' places alone.
+    records' places alone, or on their values of `group`.
     """
     config.validate()
     if not config.sets:
@@ -60,15 +60,20 @@ def _read_part(config: RecordFiles, part: Part, seed: int, field: str) -> list[R
 
 def _held_out(config: RecordFiles, wanted: bool, field: str) -> list[Record]:
     records = read_files(config.train, config, f"{field}.train")
-    places = (record.where.rsplit("/", 1)[-1] for record in records)
     share = config.validation_fraction
-    kept = [record for record, place in zip(records, places, strict=True) if held_out(place, share) == wanted]
+    kept = [record for record in records if held_out(_held_by(record, config, field), share) == wanted]
     if not kept:
         raise DataError(
             f"{field}.train has {len(records)} records, and a share of {share} held out for validation "
             f"leaves {'none for it' if wanted else 'none to train on'}; give {field}.validation"
         )
     return kept
+
+
+def _held_by(record: Record, config: RecordFiles, field: str) -> str:
+    if config.group:
+        return record.joined(config.group, f"{field}.group")
+    return record.where.rsplit("/", 1)[-1]
 
 
 def build_records(

@@ -63,7 +63,8 @@ class RecordFiles:
     part of the text. columns: names in order, for files that do not name their columns themselves (csv and
     tsv without a header, lists in json, CoNLL; "" is a column that does not matter).
 
-    Without validation files a share of the training records is held out, chosen by a hash of their place.
+    Without validation files a share of the training records is held out, chosen by a hash of their place; or
+    of what they have in column `group`, so that records of one premise, one context, stay on one side.
     limit: so many of the training records, a random choice by the run's seed; 0: all.
     """
 
@@ -71,6 +72,7 @@ class RecordFiles:
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     validation_fraction: float = 0.1
+    group: str = ""
     format: str = ""
     quoting: bool = True
     columns: tuple[str, ...] = ()
