@@ -3,7 +3,7 @@
     tlx finetune --config=configs/finetune/choices.py --from=BASE \\
         --config.data.records.train="('COPA.train.tsv',)" \\
         --config.data.records.validation="('COPA.dev.tsv',)"
-Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+Hardware: any. Expected: the score in README.md. ":tiny" behind it is a handful of steps.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@
     tlx finetune --config=configs/finetune/entities.py:characters --from=BASE ...       a character a line
 
 F1 of whole entities, as conlleval has it (needs `pip install 'tlx-lm[finetune]'`).
-Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+Hardware: any. Expected: the score in README.md. ":tiny" behind it is a handful of steps.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     tlx finetune --config=configs/finetune/pairs.py --from=BASE \\
         --config.data.records.train="('klue-nli-v1.1_train.json',)"
     tlx finetune --config=configs/finetune/pairs.py:kornli --from=BASE ...           tab-separated, no quotes
-Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+Hardware: any. Expected: the score in README.md. ":tiny" behind it is a handful of steps.
 """
 
 from ml_collections import ConfigDict

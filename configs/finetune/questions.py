@@ -7,7 +7,7 @@
 
 Contexts longer than a row are read in windows that overlap. Of COVID-QA 17% of the offsets are wrong: the
 answer is looked for near by, and --config.objective.misplaced=skip leaves out what is nowhere.
-Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+Hardware: any. Expected: the score in README.md. ":tiny" behind it is a handful of steps.
 """
 
 from ml_collections import ConfigDict
