@@ -10,6 +10,7 @@ from tlx.cli.bench.timing import in_turns, median_ratio
 SMALL = ["--width=16", "--layers=1", "--length=16", "--batch=8", "--vocab=512", "--seconds=0.1"]
 
 
+@pytest.mark.slow
 def test_step_and_data(tmp_path, capsys):
     path = tmp_path / "figures.json"
     words = ["bench", "--what=step,data,cost,generate", "--objective=clm", f"--json={path}", *SMALL]

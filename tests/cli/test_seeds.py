@@ -59,7 +59,6 @@ RUN = (
     "--config.log.every=1",
     "--config.optimizer.learning_rate=3e-3",
 )
-METHODS = ("full", pytest.param("lora", marks=pytest.mark.slow))
 
 
 def metrics_of(run):
@@ -68,7 +67,8 @@ def metrics_of(run):
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_seed_among_others_is_the_seed_alone(folder, tmp_path, capsys, monkeypatch, method):  # noqa: F811
     """Of eight devices; the seeds are stopped after three steps, and go on by the same command."""
     base = write_run(tmp_path / "base", "mlm")

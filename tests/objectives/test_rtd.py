@@ -167,7 +167,9 @@ def gradients(sharing: str) -> tuple[dict[str, float], dict[str, float]]:
     return tuple({path: float(jnp.abs(leaf).max()) for path, leaf in one.items()} for one in found)
 
 
-@pytest.mark.parametrize("sharing", SHARINGS)
+@pytest.mark.parametrize(
+    "sharing", ["gdes", *(pytest.param(n, marks=pytest.mark.slow) for n in ("all", "none"))]
+)
 def test_who_learns_from_which_loss(sharing):
     generators, detectors = gradients(sharing)
     layers = [path for path in generators if path.startswith(("heads/generator", "heads/mlm"))]

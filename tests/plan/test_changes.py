@@ -97,6 +97,7 @@ def test_search_finds_what_fits_and_writes_it_down(large, tmp_path, capsys):
         tlx.plan.layouts(load_config(str(large)), "cpu:2", "analytic")
 
 
+@pytest.mark.slow
 def test_a_search_asks_about_the_layout_that_the_config_has():
     """The estimate would not choose it; the compiler, which has the last word, may."""
     config, target = with_execution(tiny.config(), remat="statistics+fed"), parse_target("cpu:8")
