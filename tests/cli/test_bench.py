@@ -6,6 +6,8 @@ import pytest
 
 from tlx.cli import main
 from tlx.cli.bench.timing import in_turns, median_ratio
+from tlx.cli.flags import load_config
+from tlx.plan import plan
 
 SMALL = ["--width=16", "--layers=1", "--length=16", "--batch=8", "--vocab=512", "--seconds=0.1"]
 
@@ -45,6 +47,27 @@ def test_checkpoint_startup_and_eager(tmp_path, monkeypatch, capsys):
     assert "as a plain file" in out and "without the compilation cache" in out
     assert "tlx / PyTorch" in out or "cannot be imported" in out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["decoder_1b", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert_large", "t5_large"))],
+)
+def test_the_step_of_a_config(name, tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    words = ["--config.train.batch_size=8", "--seconds=0.1", f"--json={path}"]
+    assert main(["bench", f"--config=configs/bench/{name}.py:tiny", *words]) == 0
+    figures = json.loads(path.read_text())
+    assert figures["config"] and figures["mfu"] == pytest.approx(
+        figures["flops_per_s"] / figures["peak_flops_per_s"]
+    )
+    assert f"{figures['tokens_per_s']:,.0f} tokens/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "least"), [("decoder_1b", 1e9), ("bert_large", 3.3e8), ("t5_large", 7e8)])
+def test_configs_are_of_their_size(name, least):
+    found = plan(load_config(f"configs/bench/{name}.py"), "gpu:h200:1", "analytic", suggest=False)
+    assert found.fits and least < found.parameters.total < 1.2 * least
 
 
 def test_unknown_words_are_named(capsys):

@@ -4,6 +4,7 @@
     tlx bench --what=step --objective=clm       the train step of one shape
     tlx bench --what=eager                      against the same GPT-2 in eager PyTorch
     tlx bench --width=768 --layers=12 --length=1024 --batch=16 --vocab=50257
+    tlx bench --config=configs/bench/decoder_1b.py       the train step of a config, as it says
 
 what: step (tokens/s, model FLOP/s, share of the matmul peak, and of causal LM's FLOP/s), eager (the same
 GPT-2-shaped step in PyTorch, where torch and transformers are installed), generate (new tokens/s, beside
@@ -14,11 +15,13 @@ A machine's speed drifts: what is compared is measured in turns, and the medians
 """
 
 import json
+from typing import Any
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.base.lookup import Table
 from tlx.cli import flags
 from tlx.cli.bench.shape import FIELDS, default_shape
+from tlx.cli.bench.step import measure_config
 from tlx.objectives import TABLE as OBJECTIVES
 
 MEASURES = Table(
@@ -38,6 +41,7 @@ MEASURES = Table(
 def main(argv: list[str]) -> int:
     """`tlx bench`: prints what it measures as it goes, and the figures as JSON where asked."""
     parser = flags.parser("bench", __doc__)
+    flags.add_config(parser, required=False)
     parser.add_argument("--what", default=",".join(MEASURES), help="some of: " + ", ".join(MEASURES))
     parser.add_argument(
         "--objective", default="clm,mlm,plm,span_corruption", help="some of: " + ", ".join(OBJECTIVES)
@@ -47,6 +51,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=6.0, help="of measuring for each figure (6)")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     options = flags.parse(parser, argv)
+    if options.config is not None:
+        _write(
+            options.json, {"config": options.config_name, **measure_config(options.config, options.seconds)}
+        )
+        return 0
     what, objectives = options.what.split(","), tuple(options.objective.split(","))
     for field, chosen, table in (("--what", what, MEASURES), ("--objective", objectives, OBJECTIVES)):
         for name in chosen:
@@ -58,7 +67,11 @@ def main(argv: list[str]) -> int:
     for name in what:
         print(f"\n== {name}", flush=True)
         figures[name] = MEASURES.load(name)(shape, objectives, options.seconds)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as handle:
-            json.dump({"shape": shape._asdict(), **figures}, handle, indent=2)
+    _write(options.json, {"shape": shape._asdict(), **figures})
     return 0
+
+
+def _write(path: str | None, figures: dict[str, Any]) -> None:
+    if path:
+        with open(path, "w", encoding="utf-8") as handle:
+            json.dump(figures, handle, indent=2)
