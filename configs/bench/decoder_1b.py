@@ -2,8 +2,8 @@
 
     tlx bench --config=configs/bench/decoder_1b.py
 
-On bytes of Python's standard library, so on any machine; hardware: one H200 (no figures are recorded yet: none was
-at hand). ":tiny" behind it is the same for a laptop, in seconds.
+On bytes of Python's standard library, so on any machine; hardware: one H200 (none was at hand:
+no figures are recorded yet). ":tiny" behind it is the same for a laptop, in seconds.
 """
 
 from ml_collections import ConfigDict

@@ -61,7 +61,9 @@ def test_the_step_of_a_config(name, tmp_path, capsys):
     assert figures["config"] and figures["mfu"] == pytest.approx(
         figures["flops_per_s"] / figures["peak_flops_per_s"]
     )
-    assert f"{figures['tokens_per_s']:,.0f} tokens/s" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{figures['tokens_per_s']:,.0f} tokens/s" in out
+    assert "tlx / PyTorch" in out or "cannot be imported" in out
 
 
 @pytest.mark.parametrize(("name", "least"), [("decoder_1b", 1e9), ("bert_large", 3.3e8), ("t5_large", 7e8)])

@@ -4,7 +4,7 @@
     tlx bench --what=step --objective=clm       the train step of one shape
     tlx bench --what=eager                      against the same GPT-2 in eager PyTorch
     tlx bench --width=768 --layers=12 --length=1024 --batch=16 --vocab=50257
-    tlx bench --config=configs/bench/decoder_1b.py       the train step of a config, as it says
+    tlx bench --config=configs/bench/decoder_1b.py       a config's train step, beside PyTorch's
 
 what: step (tokens/s, model FLOP/s, share of the matmul peak, and of causal LM's FLOP/s), eager (the same
 GPT-2-shaped step in PyTorch, where torch and transformers are installed), generate (new tokens/s, beside
@@ -20,8 +20,8 @@ from typing import Any
 from tlx.base.errors import ConfigError, one_of
 from tlx.base.lookup import Table
 from tlx.cli import flags
+from tlx.cli.bench import of_config
 from tlx.cli.bench.shape import FIELDS, default_shape
-from tlx.cli.bench.step import measure_config
 from tlx.objectives import TABLE as OBJECTIVES
 
 MEASURES = Table(
@@ -52,9 +52,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     options = flags.parse(parser, argv)
     if options.config is not None:
-        _write(
-            options.json, {"config": options.config_name, **measure_config(options.config, options.seconds)}
-        )
+        figures = of_config.measure(options.config, options.seconds)
+        _write(options.json, {"config": options.config_name, **figures})
         return 0
     what, objectives = options.what.split(","), tuple(options.objective.split(","))
     for field, chosen, table in (("--what", what, MEASURES), ("--objective", objectives, OBJECTIVES)):

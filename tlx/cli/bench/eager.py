@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -31,7 +32,7 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
         return {}
     ours = prepare("clm", shape)
     with contextlib.ExitStack() as stack:
-        theirs, about = both_ways(stack, shape, "step", STEPS)
+        theirs, about = both_ways(stack, shape._asdict(), "step", STEPS)
         found = in_turns({"tlx": lambda: [ours.call() for _ in range(STEPS)], **theirs}, seconds)
     best = min(theirs, key=lambda name: statistics.median(found[name]))
     speed = {name: STEPS * ours.tokens / statistics.median(times) for name, times in found.items()}
@@ -51,23 +52,23 @@ def missing() -> bool:
 
 
 def both_ways(
-    stack: contextlib.ExitStack, shape: Shape, work: str, times: int
+    stack: contextlib.ExitStack, model: dict[str, Any], work: str, times: int
 ) -> tuple[dict[str, Callable[[], object]], dict]:
     """({way of waiting: `times` pieces of work in PyTorch}, what it is), as long as `stack` is open."""
-    spinning, about = stack.enter_context(_torch(shape, {}, work, times))
-    sleeping, _ = stack.enter_context(_torch(shape, {"OMP_WAIT_POLICY": "passive"}, work, times))
+    spinning, about = stack.enter_context(_torch(model, {}, work, times))
+    sleeping, _ = stack.enter_context(_torch(model, {"OMP_WAIT_POLICY": "passive"}, work, times))
     return {"spinning": spinning, "sleeping": sleeping}, about
 
 
 @contextlib.contextmanager
 def _torch(
-    shape: Shape, environment: dict[str, str], work: str, times: int
+    model: dict[str, Any], environment: dict[str, str], work: str, times: int
 ) -> Iterator[tuple[Callable[[], object], dict]]:
     """(`times` pieces of work of PyTorch in another process, what it is)."""
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    script = str(pathlib.Path(__file__).with_name("torch_gpt2.py"))
+    script = str(pathlib.Path(__file__).with_name("torch_model.py"))
     process = subprocess.Popen(
-        [sys.executable, script, json.dumps(shape._asdict() | {"device": device, "work": work})],
+        [sys.executable, script, json.dumps(model | {"device": device, "work": work})],
         env=os.environ | environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -28,7 +28,7 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     del objectives
     ours, new = _ours(shape), shape.batch * (shape.length // 2)
     with contextlib.ExitStack() as stack:
-        theirs, about = ({}, {}) if missing() else both_ways(stack, shape, "generate", 1)
+        theirs, about = ({}, {}) if missing() else both_ways(stack, shape._asdict(), "generate", 1)
         found = in_turns({"tlx": ours, **theirs}, seconds)
     speed = {name: new / statistics.median(times) for name, times in found.items()}
     each = f"{shape.batch} prompts of {shape.length // 2} tokens and as many new ones"

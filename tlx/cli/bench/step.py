@@ -5,14 +5,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 from tlx import parallel
 from tlx.base import tree
 from tlx.cli.bench.shape import Shape, run_config
 from tlx.cli.bench.timing import in_turns, matmul, median_ratio
-from tlx.run import Run, RunConfig, abstract_batch, assemble, resolve
-from tlx.train.peak import matmul_peak
+from tlx.run import Run, abstract_batch, assemble
 from tlx.train.work import training_flops
 
 
@@ -58,34 +56,13 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     return figures
 
 
-def measure_config(config: ConfigDict, seconds: float) -> dict[str, float]:
-    """Prints and returns the figures of a config's step, on all devices."""
-    step, peak = prepare_run(resolve(config)), matmul_peak()
-    per_step = statistics.median(in_turns({"step": step.call}, seconds)["step"])
-    rate, share = step.flops / per_step, step.flops / per_step / peak.flops_per_s
-    print(
-        f"{step.num_params:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}, "
-        f"jax {jax.__version__}\n"
-        f"{1e3 * per_step:,.1f} ms a step, {step.tokens / per_step:,.0f} tokens/s, "
-        f"{rate / 1e12:.3f} TFLOP/s, {share:.1%} of {peak.flops_per_s / 1e12:.3f} ({peak.source})"
-    )
-    return {
-        "step_ms": 1e3 * per_step,
-        "tokens_per_s": step.tokens / per_step,
-        "flops_per_s": rate,
-        "peak_flops_per_s": peak.flops_per_s,
-        "mfu": share,
-    }
-
-
 def prepare(objective: str, shape: Shape) -> Step:
     """The step that `tlx train` would run, with its first batch."""
-    return prepare_run(run_config(objective, shape))
+    return prepared(assemble(run_config(objective, shape)))
 
 
-def prepare_run(config: RunConfig) -> Step:
-    """Of a config of its own."""
-    run = assemble(config)
+def prepared(run: Run) -> Step:
+    """As `prepare`, of any run."""
     batch = abstract_batch(run.config, run.spec)
     return Step(
         call=_caller(run),

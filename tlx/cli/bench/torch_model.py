@@ -1,0 +1,102 @@
+"""A process of its own in which a model of transformers works in PyTorch when told to.
+
+Started as a script: argument 1 is JSON, the work ("step", a train step, or "generate") and the model: the
+sizes of a GPT-2, or a `config` with its `kind`, which is compiled on a GPU. Each line of the standard input
+says how often to do it; each answer is a line of JSON. It imports nothing of tlx, so no JAX backend wakes
+up here.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def main() -> None:
+    """Answers {"parameters", "how"} first, then an empty line's worth of JSON after each request."""
+    import torch
+    import transformers
+
+    shape = json.loads(sys.argv[1])
+    device = shape["device"]
+    transformers.logging.set_verbosity_error()
+    model = (_given if "config" in shape else _gpt2)(transformers, shape).to(device)
+    config = model.config
+    tokens = torch.randint(0, shape["vocab"], (shape["batch"], shape["length"]), device=device)
+    work = {"step": _step, "generate": _generation}[shape["work"]](torch, model, tokens, shape)
+    how = f"torch {torch.__version__}, transformers {transformers.__version__}, {config._attn_implementation}"
+    count = sum(parameter.numel() for parameter in model.parameters())
+    _answer({"parameters": count, "how": f"{how}, {torch.get_num_threads()} threads"})
+    for line in sys.stdin:
+        for _ in range(int(line)):
+            work()
+        _answer({})
+
+
+_CLASSES = {
+    "decoder": "AutoModelForCausalLM",
+    "encoder": "AutoModelForMaskedLM",
+    "encoder_decoder": "AutoModelForSeq2SeqLM",
+}
+
+
+def _given(transformers: Any, shape: dict[str, Any]) -> Any:
+    values = dict(shape["config"])
+    config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+    config.use_cache = False
+    if shape["kind"] == "encoder_decoder":
+        config.decoder_start_token_id = config.pad_token_id = 0
+    return getattr(transformers, _CLASSES[shape["kind"]]).from_config(config)
+
+
+def _gpt2(transformers: Any, shape: dict[str, Any]) -> Any:
+    config = transformers.GPT2Config(
+        vocab_size=shape["vocab"], n_positions=shape["length"], n_embd=shape["width"],
+        n_layer=shape["layers"], n_head=max(1, shape["width"] // 64), use_cache=shape["work"] == "generate",
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    return transformers.GPT2LMHeadModel(config)
+
+
+def _step(torch: Any, model: Any, tokens: Any, shape: dict[str, Any]) -> Callable[[], None]:
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=tokens.is_cuda)
+    if "config" in shape and tokens.is_cuda:
+        model = torch.compile(model)
+    targets = shape.get("decoder_length", 0)
+    labels = tokens[:, :targets].contiguous() if targets else tokens
+
+    def step() -> None:
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.is_cuda):
+            loss = model(input_ids=tokens, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+    return step
+
+
+def _generation(torch: Any, model: Any, tokens: Any, shape: dict[str, Any]) -> Callable[[], None]:
+    """Greedy, the second half of each row behind its first."""
+    del shape
+    model = model.eval().to(torch.bfloat16 if tokens.is_cuda else torch.float32)
+    half = tokens.shape[1] // 2
+    prompt = tokens[:, :half]
+
+    def generate() -> None:
+        found = model.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=half
+        )
+        assert found.shape == (len(tokens), 2 * half)
+
+    return generate
+
+
+def _answer(value: dict) -> None:
+    print(json.dumps(value), flush=True)
+
+
+if __name__ == "__main__":
+    main()
