@@ -1,6 +1,7 @@
 """The train step of a config on this machine, and the same model in PyTorch (transformers, torch.compile)."""
 
 import contextlib
+import os
 import statistics
 from typing import Any
 
@@ -24,6 +25,7 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
     PyTorch's step, in turns with it, is of as many rows and tokens, and on a GPU in bfloat16 and compiled.
     Where there is no class or no package for it, that is said.
     """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the rest of a GPU is PyTorch's
     run, peak = assemble(resolve(config)), matmul_peak()
     step, model = prepared(run), None if missing() else _twin(run)
     with contextlib.ExitStack() as stack:
