@@ -110,6 +110,17 @@ def small_model(model: ConfigDict) -> None:
         model.embedding.factor = 32
 
 
+def measured(config: ConfigDict, arg: str) -> ConfigDict:
+    """What get_config(arg) of a step to be timed returns: on bytes and without dropout; small for "tiny"."""
+    config.tokenizer.kind = "bytes"
+    model = config.model
+    model.dropout = model.attention.dropout = model.feedforward.dropout = 0.0
+    if words_of(arg, ("tiny",)):
+        small_model(model)
+        config.data.sequence_length, config.train.batch_size = 64, 8
+    return config
+
+
 def _stand_ins(mixture: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
     """The first single texts of a mixture, at most two of them, and its first pair of texts."""
     library = pathlib.Path(sysconfig.get_paths()["stdlib"])

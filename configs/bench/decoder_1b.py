@@ -8,13 +8,13 @@ no figures are recorded yet). ":tiny" behind it is the same for a laptop, in sec
 
 from ml_collections import ConfigDict
 
+from tlx.recipes import measured
 from tlx.run import base_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
     config = base_config("clm")
-    config.tokenizer.kind = "bytes"
     model = config.model
     model.width, model.num_layers, model.vocab_size = 2048, 20, 32_768
     model.attention.num_heads, model.feedforward.hidden, model.feedforward.gated = 16, 5632, True
@@ -22,8 +22,4 @@ def get_config(arg: str = "") -> ConfigDict:
     model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
     config.data.sequence_length, config.train.batch_size = 2048, 8
     model.execution.remat = "query+key+value+attention+attended+in+gate"
-    if arg == "tiny":
-        model.width, model.num_layers, model.attention.num_heads = 64, 2, 4
-        model.feedforward.hidden, model.vocab_size = 192, 512
-        config.data.sequence_length, config.train.batch_size = 64, 8
-    return config
+    return measured(config, arg)

@@ -8,22 +8,11 @@ no figures are recorded yet). ":tiny" behind it is the same for a laptop, in sec
 
 from ml_collections import ConfigDict
 
-from tlx.base.config import to_dict
-from tlx.models.families.t5 import FAMILY
-from tlx.run import base_config
+from tlx.recipes import measured, published
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
-    config = base_config("span_corruption")
-    config.tokenizer.kind = "bytes"
-    model = config.model
-    model.update(to_dict(FAMILY.sizes["large"]))
-    model.dropout = model.attention.dropout = model.feedforward.dropout = 0.0
+    config = published("span_corruption", "t5", "large")
     config.data.sequence_length, config.train.batch_size = 512, 32
-    if arg == "tiny":
-        model.width, model.num_layers, model.attention.num_heads = 64, 2, 4
-        model.feedforward.hidden, model.vocab_size = 192, 512
-        config.data.sequence_length, config.train.batch_size = 64, 8
-        model.num_decoder_layers = 2
-    return config
+    return measured(config, arg)

@@ -72,6 +72,13 @@ def test_configs_are_of_their_size(name, least):
     assert found.fits and least < found.parameters.total < 1.2 * least
 
 
+def test_a_config_leaves_no_other_choice(capsys):
+    assert main(["bench", "--config=configs/bench/decoder_1b.py:tiny", "--what=data", "--width=8"]) == 64
+    assert "leave out --what, --width" in capsys.readouterr().err
+    assert main(["bench", "--config=configs/bench/decoder_1b.py:tinyy"]) == 64
+    assert "did you mean 'tiny'" in capsys.readouterr().err
+
+
 def test_unknown_words_are_named(capsys):
     assert main(["bench", "--what=stp"]) == 64
     assert "did you mean 'step'" in capsys.readouterr().err

@@ -110,6 +110,9 @@ def test_a_search_asks_about_the_layout_that_the_config_has():
     assert search(config, target, None)[0].change.words != ()
     found = search(config, target, compiled)
     assert len(found) == HANDFUL + 1 and found[0].change.words == ()
+    train = dataclasses.replace(config.train, batch_size=12)  # which eight devices do not divide
+    found = search(dataclasses.replace(config, train=train), target, None)
+    assert all(one.change.words != () for one in found)
 
 
 def test_a_ladder_has_a_line_for_every_size(tmp_path, capsys):

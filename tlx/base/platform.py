@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import jax
 
-_COMPILED_FOR: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar("for", default=None)
+_COMPILED_FOR: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar(
+    "compiled_for", default=None
+)
 
 
 def platform() -> str:

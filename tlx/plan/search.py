@@ -75,7 +75,7 @@ def _fitting(config: RunConfig, target: Target, mesh: dict[str, int]) -> Iterato
 
 def _as_it_is(config: RunConfig, target: Target) -> Iterator[Found]:
     with contextlib.suppress(ConfigError):  # it does not divide over the target
-        yield Found(change(), estimate(config, target, traced=False))
+        yield Found(change(), estimate(config, target))
 
 
 def front(found: list[Found]) -> list[Found]:

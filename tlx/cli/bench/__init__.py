@@ -52,6 +52,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     options = flags.parse(parser, argv)
     if options.config is not None:
+        others = [f"--{name}" for name in ("what", "objective", *FIELDS) if _is_given(name, argv)]
+        if others:
+            raise ConfigError(f"--config says all of what is measured: leave out {', '.join(others)}")
         figures = of_config.measure(options.config, options.seconds)
         _write(options.json, {"config": options.config_name, **figures})
         return 0
@@ -68,6 +71,10 @@ def main(argv: list[str]) -> int:
         figures[name] = MEASURES.load(name)(shape, objectives, options.seconds)
     _write(options.json, {"shape": shape._asdict(), **figures})
     return 0
+
+
+def _is_given(name: str, argv: list[str]) -> bool:
+    return any(word.split("=")[0] == f"--{name}" for word in argv)
 
 
 def _write(path: str | None, figures: dict[str, Any]) -> None:

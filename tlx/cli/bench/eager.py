@@ -20,7 +20,7 @@ import jax
 
 from tlx.cli.bench.shape import Shape
 from tlx.cli.bench.step import prepare
-from tlx.cli.bench.timing import in_turns, median_ratio
+from tlx.cli.bench.timing import in_turns, median_ratio, quickest
 
 STEPS = 5  # in a turn
 
@@ -34,7 +34,7 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     with contextlib.ExitStack() as stack:
         theirs, about = both_ways(stack, shape._asdict(), "step", STEPS)
         found = in_turns({"tlx": lambda: [ours.call() for _ in range(STEPS)], **theirs}, seconds)
-    best = min(theirs, key=lambda name: statistics.median(found[name]))
+    best = quickest(found, theirs)
     speed = {name: STEPS * ours.tokens / statistics.median(times) for name, times in found.items()}
     ratio = median_ratio(found[best], found["tlx"])
     print(f"  tlx      {speed['tlx']:10,.0f} tokens/s, {ours.num_params:,} parameters")

@@ -15,7 +15,7 @@ import numpy as np
 from tlx import parallel
 from tlx.cli.bench.eager import both_ways, missing
 from tlx.cli.bench.shape import Shape, run_config
-from tlx.cli.bench.timing import in_turns, median_ratio
+from tlx.cli.bench.timing import in_turns, median_ratio, quickest
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
 from tlx.models.transformer import Transformer
@@ -35,7 +35,7 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     print(f"  tlx           {speed['tlx']:10,.0f} new tokens/s, {each}")
     if not theirs:
         return {"tlx_tokens_per_s": speed["tlx"]}
-    best = min(theirs, key=lambda name: statistics.median(found[name]))
+    best = quickest(found, theirs)
     ratio = median_ratio(found[best], found["tlx"])
     print(f"  transformers  {speed[best]:10,.0f} new tokens/s, {about['how']}")
     print(f"  tlx / transformers: {ratio:.2f}")

@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 from tlx.base.errors import ConfigError
 from tlx.cli.bench.eager import both_ways, missing
 from tlx.cli.bench.step import prepared
-from tlx.cli.bench.timing import in_turns, median_ratio
+from tlx.cli.bench.timing import in_turns, median_ratio, quickest
 from tlx.hub import config_file
 from tlx.hub.folder import family_of
 from tlx.models.families import TABLE
-from tlx.run import Run, assemble, resolve
+from tlx.run import Run, abstract_batch, assemble, resolve
 from tlx.train.peak import matmul_peak
 
 
@@ -23,11 +23,13 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
     """Prints and returns the figures of the config's step on all devices.
 
     PyTorch's step, in turns with it, is of as many rows and tokens, and on a GPU in bfloat16 and compiled.
-    Where there is no class or no package for it, that is said.
+    Where there is no class or no package for it, or several accelerators, that is said.
     """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the rest of a GPU is PyTorch's
+    alone = missing()
+    if not alone:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the rest of a GPU is PyTorch's
     run, peak = assemble(resolve(config)), matmul_peak()
-    step, model = prepared(run), None if missing() else _twin(run)
+    step, model = prepared(run), None if alone else _twin(run)
     with contextlib.ExitStack() as stack:
         theirs, about = both_ways(stack, model, "step", 1) if model else ({}, {})
         found = in_turns({"tlx": step.call, **theirs}, seconds)
@@ -48,7 +50,7 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
     }
     if not theirs:
         return figures
-    best = min(theirs, key=lambda name: statistics.median(found[name]))
+    best = quickest(found, theirs)
     torch_ms, ratio = 1e3 * statistics.median(found[best]), median_ratio(found[best], found["tlx"])
     print(f"{torch_ms:,.1f} ms a step of PyTorch, {about['parameters']:,} parameters, {about['how']}")
     print(f"tlx / PyTorch: {ratio:.2f}")
@@ -57,7 +59,11 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
 
 def _twin(run: Run) -> dict[str, Any] | None:
     """What the process of PyTorch is told of the same model and batch; None where no class computes it."""
-    model, batch = run.module.model, run.train.batch(0, run.rows)
+    model, batch = run.module.model, abstract_batch(run.config, run.spec)
+    device = jax.devices()[0]
+    if device.platform == "tpu" or device.platform == "gpu" and jax.device_count() > 1:
+        print(f"not compared with PyTorch: it has no {jax.device_count()} x {device.device_kind} here")
+        return None
     try:
         family = TABLE.load(family_of(model, run.state.params))
     except ConfigError as error:

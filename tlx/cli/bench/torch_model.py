@@ -22,8 +22,11 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     model = (_given if "config" in shape else _gpt2)(transformers, shape).to(device)
     config = model.config
+    if "config" in shape and device == "cuda":
+        model = torch.compile(model)
     tokens = torch.randint(0, shape["vocab"], (shape["batch"], shape["length"]), device=device)
-    work = {"step": _step, "generate": _generation}[shape["work"]](torch, model, tokens, shape)
+    labels = tokens[:, : shape.get("decoder_length") or None].contiguous()
+    work = {"step": _step, "generate": _generation}[shape["work"]](torch, model, tokens, labels)
     how = f"torch {torch.__version__}, transformers {transformers.__version__}, {config._attn_implementation}"
     count = sum(parameter.numel() for parameter in model.parameters())
     _answer({"parameters": count, "how": f"{how}, {torch.get_num_threads()} threads"})
@@ -58,13 +61,9 @@ def _gpt2(transformers: Any, shape: dict[str, Any]) -> Any:
     return transformers.GPT2LMHeadModel(config)
 
 
-def _step(torch: Any, model: Any, tokens: Any, shape: dict[str, Any]) -> Callable[[], None]:
+def _step(torch: Any, model: Any, tokens: Any, labels: Any) -> Callable[[], None]:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=tokens.is_cuda)
-    if "config" in shape and tokens.is_cuda:
-        model = torch.compile(model)
-    targets = shape.get("decoder_length", 0)
-    labels = tokens[:, :targets].contiguous() if targets else tokens
 
     def step() -> None:
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.is_cuda):
@@ -78,9 +77,9 @@ def _step(torch: Any, model: Any, tokens: Any, shape: dict[str, Any]) -> Callabl
     return step
 
 
-def _generation(torch: Any, model: Any, tokens: Any, shape: dict[str, Any]) -> Callable[[], None]:
+def _generation(torch: Any, model: Any, tokens: Any, labels: Any) -> Callable[[], None]:
     """Greedy, the second half of each row behind its first."""
-    del shape
+    del labels
     model = model.eval().to(torch.bfloat16 if tokens.is_cuda else torch.float32)
     half = tokens.shape[1] // 2
     prompt = tokens[:, :half]
