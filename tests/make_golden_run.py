@@ -17,7 +17,7 @@ import numpy as np
 import tlx
 from tlx.base.files import write_json
 from tlx.cli import main
-from tlx.train.directory import FORMAT
+from tlx.training.directory import FORMAT
 
 FOLDER = pathlib.Path(__file__).parent / "golden_run"
 

@@ -9,11 +9,13 @@ import numpy as np
 from tlx import parallel
 from tlx.base.config import to_dict
 from tlx.checkpoint import Checkpoints
-from tlx.objectives.protocol import Spec
-from tlx.run import abstract_batch, base_config, make_module, resolve
+from tlx.objectives.shared.base import Spec
+from tlx.run import base_config
+from tlx.run.checks import resolve
+from tlx.run.spec import abstract_batch, make_module
 from tlx.text import make_tokenizer
-from tlx.train import directory
-from tlx.train.state import boxed_params
+from tlx.training import directory
+from tlx.training.state import boxed_params
 
 
 def tiny_config(objective):

@@ -18,7 +18,7 @@ from tlx import parallel
 from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, ConfigError, DataError
 from tlx.base.files import read_json, write_json
-from tlx.run import resolve
+from tlx.run.checks import resolve
 
 OBJECTIVES = ("clm", "mlm", "span_corruption", "plm", "bilm")
 

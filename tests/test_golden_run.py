@@ -6,7 +6,7 @@ import pytest
 import tlx
 from tests.make_golden_run import FOLDER, answers, unpack
 from tlx.base.files import read_json
-from tlx.train.directory import FORMAT
+from tlx.training.directory import FORMAT
 
 ARCHIVES = sorted(FOLDER.glob("format_*/*.tar.xz"))
 

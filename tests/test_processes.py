@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli import tiny
 from tlx.launch.local import free_port
-from tlx.train.journal import read_lines
+from tlx.training.journal import read_lines
 
 
 @pytest.fixture(scope="module")

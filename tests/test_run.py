@@ -10,7 +10,8 @@ from tests.cli import tiny
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.cli import flags
-from tlx.run import assemble, check_devices, resolve
+from tlx.run.assemble import assemble
+from tlx.run.checks import check_devices, resolve
 
 SHAPES = ("clm", "mlm", "span_corruption", "plm")
 

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from tlx.base.errors import ConfigError, one_of
 from tlx.models.config import ModelConfig
 from tlx.models.families import TABLE as FAMILIES
-from tlx.run import base_config, config_dict
+from tlx.run import base_config
+from tlx.run.config import config_dict
 
 # Folders of Python's standard library that stand in for the sources of a mixture, in its order.
 STAND_INS = (("*.py",), ("asyncio/*.py", "email/*.py", "http/*.py", "multiprocessing/*.py", "unittest/*.py"))

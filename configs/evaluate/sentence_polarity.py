@@ -8,9 +8,9 @@ the rest. Hardware: any. ":tiny" behind it asks 16.
 
 from ml_collections import ConfigDict
 
-from tlx.evaluate.few_shot import FewShotConfig
+from tlx.evaluation.few_shot import FewShotConfig
 from tlx.recipes import words_of
-from tlx.run import config_dict
+from tlx.run.config import config_dict
 
 
 def get_config(arg: str = "") -> ConfigDict:

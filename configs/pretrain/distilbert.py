@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from tlx.models.families import TABLE as FAMILIES
 from tlx.recipes import published, small_model, tfds, tiny
-from tlx.run import config_dict
+from tlx.run.config import config_dict
 
 
 def get_config(arg: str = "") -> ConfigDict:

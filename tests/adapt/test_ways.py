@@ -18,9 +18,9 @@ from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.optim import OptimizerConfig, make_optimizer, make_schedule
 from tlx.tasks import TABLE
-from tlx.train.config import TrainConfig
-from tlx.train.state import State, boxed_params
-from tlx.train.step import make_step, merged
+from tlx.training.config import TrainConfig
+from tlx.training.state import State, boxed_params
+from tlx.training.step import make_step, merged
 
 METHODS = ("head", "lora", "houlsby", "pfeiffer", "prefix", "prompt", "bitfit", "fl")
 EVERYWHERE = ("attention/query", "attention/key", "attention/value", "attention/out",

@@ -13,7 +13,7 @@ from tests.hub import folders
 from tests.run_directory import write_run
 from tlx.base.errors import ConfigError
 from tlx.cli import main
-from tlx.train.journal import read_lines
+from tlx.training.journal import read_lines
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'tlx-lm[harness]'")
 

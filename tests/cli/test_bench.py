@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tlx.bench.timing import in_turns, median_ratio
 from tlx.cli import main
-from tlx.cli.bench.timing import in_turns, median_ratio
 from tlx.cli.flags import load_config
 from tlx.plan import plan
 

@@ -10,7 +10,7 @@ import tlx
 from tests.cli.tiny import ROOT
 from tests.run_directory import write_run
 from tlx.cli import main
-from tlx.train.journal import read_lines
+from tlx.training.journal import read_lines
 
 SHARED = pathlib.Path(os.environ.get("TLX_SHARED_DATA") or ROOT.parent / "shared/data") / "text"
 FILES = {
@@ -18,8 +18,8 @@ FILES = {
     "sentence_polarity": ("sentence_polarity/rt-polarity.*.gz", ""),
 }
 _CONFIG = """
-from tlx.evaluate.few_shot import FewShotConfig
-from tlx.run import config_dict
+from tlx.evaluation.few_shot import FewShotConfig
+from tlx.run.config import config_dict
 
 def get_config(arg=""):
     config = config_dict(FewShotConfig())

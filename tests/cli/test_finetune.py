@@ -14,7 +14,7 @@ from tlx import cli
 from tlx.base import tree
 from tlx.base.files import read_json
 from tlx.models.families import TABLE as FAMILIES
-from tlx.train.journal import read_lines
+from tlx.training.journal import read_lines
 
 _CONFIG = """
 from tlx.run import finetune_config

@@ -9,7 +9,7 @@ from sklearn.svm import LinearSVC
 from tests.cli.test_finetune import finetune, folder  # noqa: F401 (the fixture)
 from tlx import cli
 from tlx.base.files import read_json
-from tlx.train.journal import read_lines
+from tlx.training.journal import read_lines
 
 
 def test_it_is_the_libraries_own_on_the_same_records(folder, tmp_path, capsys):  # noqa: F811

@@ -14,9 +14,10 @@ from tlx import cli
 from tlx.base import tree
 from tlx.base.files import read_json
 from tlx.data.records import prepare_records_tokenizer
-from tlx.run import base_config, resolve
+from tlx.run import base_config
+from tlx.run.checks import resolve
 from tlx.tasks.generation import TASK
-from tlx.train.journal import read_lines
+from tlx.training.journal import read_lines
 
 _CONFIG = """
 from tlx.run import finetune_config

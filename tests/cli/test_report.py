@@ -8,7 +8,7 @@ import scipy.stats
 from tlx import cli
 from tlx.base.files import write_json
 from tlx.metrics.resampling import of_runs
-from tlx.train import directory
+from tlx.training import directory
 
 
 def write(folder, limit, base, seed, score=None, **splits):

@@ -12,12 +12,12 @@ from tests.run_directory import write_run
 from tlx.base.files import read_json, write_json
 from tlx.checkpoint import steps
 from tlx.cli import seed_groups
-from tlx.cli.seeds import summarize
-from tlx.cli.training import Job
 from tlx.run import RunConfig
-from tlx.train.config import TrainConfig
-from tlx.train.journal import read_lines
-from tlx.train.preemption import Preemption
+from tlx.trainer.driver import Job
+from tlx.trainer.seeds import summarize
+from tlx.training.config import TrainConfig
+from tlx.training.journal import read_lines
+from tlx.training.preemption import Preemption
 
 
 def write_scores(workdir, seed, score):

@@ -10,10 +10,12 @@ import pytest
 
 from tests.cli import tiny
 from tlx import cli
-from tlx.cli import flags, summary
+from tlx.cli import flags
 from tlx.data.prepare import open_caches
-from tlx.run import assemble, resolve
-from tlx.train.journal import read_lines
+from tlx.run.assemble import assemble
+from tlx.run.checks import resolve
+from tlx.trainer import summary
+from tlx.training.journal import read_lines
 
 
 @pytest.fixture(scope="module")

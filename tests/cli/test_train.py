@@ -17,9 +17,10 @@ import pytest
 from tests.cli import tiny
 from tlx import cli
 from tlx.checkpoint.checkpoints import Checkpoints
-from tlx.run import assemble, resolve
-from tlx.train.hooks import saved_part
-from tlx.train.journal import read_lines
+from tlx.run.assemble import assemble
+from tlx.run.checks import resolve
+from tlx.training.hooks import saved_part
+from tlx.training.journal import read_lines
 
 SHAPES = ("clm", "mlm", "span_corruption", "plm")
 CARRIED = ("recurrent_lm", "bilm", "mixture")

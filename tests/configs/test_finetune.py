@@ -10,10 +10,12 @@ import pytest
 
 from tests.cli.tiny import ROOT
 from tlx.base.errors import ConfigError
-from tlx.cli.task_config import completed
 from tlx.data.records import build_records
-from tlx.run import abstract_batch, parts_of, resolve, spec_of
+from tlx.run.checks import resolve
+from tlx.run.config import parts_of
+from tlx.run.spec import abstract_batch, spec_of
 from tlx.text import make_tokenizer
+from tlx.trainer.task_config import completed
 
 FOLDER = ROOT / "configs/finetune"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))

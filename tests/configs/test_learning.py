@@ -12,8 +12,9 @@ import pytest
 
 from tests.cli.tiny import ROOT, finish, tlx
 from tlx import parallel
-from tlx.evaluate import ngram
-from tlx.run import assemble, resolve
+from tlx.evaluation import ngram
+from tlx.run.assemble import assemble
+from tlx.run.checks import resolve
 
 # One config for each objective that needs no teacher.
 CONFIGS = {

@@ -9,7 +9,8 @@ from tlx.base.config import flatten, to_dict
 from tlx.base.errors import ConfigError
 from tlx.models.families import TABLE as FAMILIES
 from tlx.objectives import TABLE as OBJECTIVES
-from tlx.run import abstract_batch, check_devices, resolve, spec_before_tokenizer
+from tlx.run.checks import check_devices, resolve
+from tlx.run.spec import abstract_batch, spec_before_tokenizer
 
 FOLDER = ROOT / "configs/pretrain"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))

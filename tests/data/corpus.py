@@ -6,10 +6,11 @@ import numpy as np
 
 from tlx.data import DataConfig, Pipeline
 from tlx.data.cache import TokenCache
-from tlx.data.layouts import make_layout
 from tlx.data.sources import Document
 from tlx.data.tokenize import write_cache
-from tlx.text import Reads, Vocabulary
+from tlx.data.window import Reads
+from tlx.data.window_layouts import make_layout
+from tlx.text import Vocabulary
 
 FIRST = 100  # id of the first token of text; ids below are special
 VOCAB = Vocabulary(1 << 20)

@@ -15,8 +15,8 @@ import pytest
 from tests.data.corpus import FIRST, CountingTokenizer, Lengths, make_cache, random_lengths
 from tlx.base.errors import DataError, StorageError
 from tlx.data import DataConfig, TextConfig, open_caches, prepare_tokenizer
+from tlx.data.build_once import made_once
 from tlx.data.cache import TokenCache
-from tlx.data.once import made_once
 from tlx.data.packing import best_fit_plan
 from tlx.data.prepare import _sample
 from tlx.data.sources import Document

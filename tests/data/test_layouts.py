@@ -11,10 +11,9 @@ from scipy import stats
 from tests.data.corpus import FIRST, VOCAB, make_cache, make_pipeline, random_lengths, text
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, WeightedSource
-from tlx.data.layouts import make_layout
 from tlx.data.packing import make_plan
-from tlx.text import Reads, Window
-from tlx.text.window import reversed_window
+from tlx.data.window import Reads, Window, reversed_window
+from tlx.data.window_layouts import make_layout
 
 
 def _layout(tmp_path, lengths, reads, packing="concat", eos=False):

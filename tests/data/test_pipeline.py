@@ -20,7 +20,7 @@ from tests.data.corpus import (
 )
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, TextConfig, WeightedSource, build_pipeline
-from tlx.text import Reads
+from tlx.data.window import Reads
 
 LAYOUTS = [
     (Reads(16), "concat"),

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tlx.base.errors import DataError
+from tlx.data.readers import RecordsConfig
 from tlx.data.records import read_records
-from tlx.tasks.readers import RecordsConfig
 
 PREMISES = [f"premise {number}" for number in range(60)]
 

@@ -16,12 +16,12 @@ from ml_collections import ConfigDict
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, SourceConfig, TextConfig, TfdsConfig, WeightedSource
+from tlx.data.readers import RecordsConfig
 from tlx.data.records import read_records
 from tlx.data.sources import open_source
 from tlx.data.sources.docstrings import DocstringSource
 from tlx.data.sources.python import EXCLUDED, PythonSource
 from tlx.data.tokenize import documents
-from tlx.tasks.readers import RecordsConfig
 
 
 def _text(split="train", **kwargs):

@@ -8,14 +8,15 @@ import pyarrow.parquet
 import pytest
 
 from tlx.base.errors import ConfigError, DataError
-from tlx.data import DataConfig
+from tlx.data import DataConfig, turns
 from tlx.data.cache import TokenCache
 from tlx.data.config import SourceConfig, TextConfig
-from tlx.data.layouts import make_layout
 from tlx.data.pipeline import build_pipeline
 from tlx.data.prepare import open_caches
 from tlx.data.sources import Document, open_source
-from tlx.text import Reads, Vocabulary, Window, turns
+from tlx.data.window import Reads, Window
+from tlx.data.window_layouts import make_layout
+from tlx.text import Vocabulary
 from tlx.text.bytes_tokenizer import BytesTokenizer
 from tlx.text.config import TokenizerConfig
 

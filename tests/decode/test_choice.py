@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from tests.evaluate.test_scoring import SOURCES, TEXTS, VOCAB, built
+from tests.evaluation.test_scoring import SOURCES, TEXTS, VOCAB, built
 from tlx.base.errors import ConfigError
 from tlx.decode.choice import score_choices
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
-from tlx.evaluate import scoring
+from tlx.evaluation import scoring
 from tlx.models.transformer import Transformer
 
 CHOICES = [[[30, 31, 32], [33], [40, 8, 9, 10, 11, 12]], [[20, 21], []], [[50]], [[9] * 5, [10, 11]]]

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from tlx.base.errors import ConfigError, DivergenceError, StorageError
-from tlx.launch.preflight import check_room, verdict
+from tlx.training.preflight import check_room, verdict
 
 WORKDIR = pathlib.Path("/runs/a")
 

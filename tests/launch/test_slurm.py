@@ -12,7 +12,7 @@ from tests.launch import one_node
 from tlx import cli
 from tlx.base.errors import ConfigError
 from tlx.launch.slurm import SCRIPT, SlurmOptions
-from tlx.train.journal import read_lines
+from tlx.training.journal import read_lines
 
 
 def render(folder, *words):

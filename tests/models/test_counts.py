@@ -6,18 +6,18 @@ import math
 import jax
 import pytest
 
-from tests.train.shapes import BATCH, LENGTH, OBJECTIVES, VOCAB, examples, make
+from tests.training.shapes import BATCH, LENGTH, OBJECTIVES, VOCAB, examples, make
 from tlx import parallel
-from tlx.models.counts import Shape, model_flops, nonembedding_params
 from tlx.models.families import TABLE as FAMILIES
 from tlx.models.families.family import replaced
-from tlx.models.flops import matmul_flops
+from tlx.models.flops_formula import Shape, model_flops, nonembedding_params
+from tlx.models.flops_traced import matmul_flops
 from tlx.nn.characters import CharacterConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, FeedForwardConfig
 from tlx.nn.embed import EmbeddingConfig
 from tlx.optim.leaves import describe
-from tlx.train import carry as carries
-from tlx.train.state import boxed_params
+from tlx.training import carry as carries
+from tlx.training.state import boxed_params
 
 # Changes of a model's config that change its products.
 FEATURES = {

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tlx.models.flops import matmul_flops
+from tlx.models.flops_traced import matmul_flops
 
 
 def shape(*dims):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.train.shapes import examples, make
+from tests.training.shapes import examples, make
 from tlx import parallel
 from tlx.base import tree
 from tlx.base.errors import ConfigError
@@ -14,7 +14,7 @@ from tlx.models.config import HeadConfig
 from tlx.models.parametrization import ParametrizationConfig, rates
 from tlx.nn.config import AttentionConfig, ExecutionConfig
 from tlx.optim.config import MuonConfig, OptimizerConfig
-from tlx.train.state import boxed_params
+from tlx.training.state import boxed_params
 
 
 def sized(name, width=128, layers=2, objective="clm", **changes):

@@ -13,7 +13,8 @@ from tlx.base.errors import ConfigError
 from tlx.models.transformer import Transformer
 from tlx.nn.config import ExecutionConfig, FeedForwardConfig
 from tlx.nn.quantized import FORMATS, product
-from tlx.run import base_config, resolve
+from tlx.run import base_config
+from tlx.run.checks import resolve
 
 qwix = pytest.importorskip("qwix")
 

@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.data.window import Window
 from tlx.models.config import HeadConfig, ModelConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 from tlx.nn.losses import LossConfig
 from tlx.nn.recurrent import RecurrentConfig
 from tlx.objectives import TABLE, bart, mbart, mlm, plm, span_corruption
-from tlx.objectives.protocol import Objective, ObjectiveModule, Spec
+from tlx.objectives.shared.base import Objective, ObjectiveModule, Spec
 from tlx.parallel import unbox
-from tlx.text import Vocabulary, Window
+from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(100, num_sentinels=10)
 LENGTH = 24

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tlx.text import Window
+from tlx.data.window import Window
 
 
 def window(tokens, length: int | None = None, language: int = 0, other: Window | None = None) -> Window:

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.data.window import Window
 from tlx.models.config import HeadConfig, ModelConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE
-from tlx.objectives.protocol import ObjectiveModule, Spec
+from tlx.objectives.shared.base import ObjectiveModule, Spec
 from tlx.parallel import unbox
-from tlx.text import Vocabulary, Window
+from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(100, num_sentinels=10)
 LENGTH = 24

@@ -14,7 +14,7 @@ from tlx.base.errors import ConfigError
 from tlx.objectives import bart, mbart
 from tlx.objectives.bart import BART
 from tlx.objectives.mbart import MBART
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.text import Vocabulary
 from tlx.text.bytes_tokenizer import BytesTokenizer
 

@@ -8,16 +8,16 @@ import pytest
 
 from tests.objectives.small import log_softmax
 from tlx.base.errors import ConfigError
-from tlx.evaluate import scoring
+from tlx.data.window import Window
+from tlx.evaluation import scoring
 from tlx.models.config import ModelConfig
 from tlx.nn.characters import CharacterConfig
 from tlx.nn.losses import LossConfig
 from tlx.nn.recurrent import RecurrentConfig
 from tlx.objectives import bilm
 from tlx.objectives.bilm import BiLM, BiLMModule
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.parallel import unbox
-from tlx.text import Window
 from tlx.text.bytes_tokenizer import BytesTokenizer
 from tlx.text.characters import PAD
 

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data import corpus
+from tlx.data.window import Window
 from tlx.objectives import clm
-from tlx.objectives.protocol import Spec
-from tlx.text import Vocabulary, Window
+from tlx.objectives.shared.base import Spec
+from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)
 LENGTH = 16

@@ -12,9 +12,10 @@ from tests.objectives.cases import LENGTH, batch_of, compiled, distinct_text, in
 from tests.objectives.cases import VOCAB as SMALL
 from tests.objectives.rows import window
 from tlx.base.errors import ConfigError
+from tlx.data.window import Window
 from tlx.objectives import TABLE, ctrl
-from tlx.objectives.protocol import Spec
-from tlx.text import Vocabulary, Window
+from tlx.objectives.shared.base import Spec
+from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)
 SPEC = Spec(ctrl.CTRL(), 12, VOCAB, languages=("Wikipedia", "Books"))

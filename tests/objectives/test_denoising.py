@@ -12,7 +12,7 @@ from tests.objectives.rows import decoder, encoder, targets, window
 from tlx.base.errors import ConfigError
 from tlx.objectives import denoising
 from tlx.objectives.denoising import Denoising
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(1000)

@@ -7,7 +7,7 @@ from scipy import stats
 
 from tests.objectives.rows import decoder, encoder, targets, window
 from tlx.objectives import deshuffling
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)

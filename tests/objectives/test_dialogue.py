@@ -13,11 +13,13 @@ from tests.objectives.cases import VOCAB as SMALL
 from tests.objectives.cases import compiled, influence, log_softmax
 from tests.objectives.rows import decoder, encoder, targets
 from tlx.base.errors import ConfigError
+from tlx.data import turns
+from tlx.data.window import Window
 from tlx.objectives import TABLE, dialogue, seq2seq_dialogue
 from tlx.objectives.dialogue import Dialogue
-from tlx.objectives.protocol import Spec
 from tlx.objectives.seq2seq_dialogue import Seq2SeqDialogue
-from tlx.text import Vocabulary, Window, turns
+from tlx.objectives.shared.base import Spec
+from tlx.text import Vocabulary
 from tlx.text.bytes_tokenizer import BytesTokenizer
 
 BYTES = BytesTokenizer()

@@ -26,7 +26,7 @@ from tlx.nn.losses import LossConfig, soft_cross_entropy
 from tlx.objectives import TABLE, distillation, mlm
 from tlx.objectives.distillation import Distillation
 from tlx.parallel import unbox
-from tlx.train.step import merged
+from tlx.training.step import merged
 
 TEACHER = dataclasses.replace(ENCODER, num_layers=4)
 STUDENT = dataclasses.replace(

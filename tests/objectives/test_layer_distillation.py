@@ -16,7 +16,7 @@ from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE, mlm
 from tlx.objectives.layer_distillation import LayerDistillation
 from tlx.parallel import unbox
-from tlx.train.step import merged
+from tlx.training.step import merged
 
 TEACHER = dataclasses.replace(ENCODER, num_layers=4, width=24)
 STUDENT = dataclasses.replace(ENCODER, num_layers=2)

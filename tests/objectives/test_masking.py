@@ -9,9 +9,10 @@ from scipy import stats
 
 from tests.data import corpus
 from tlx.base.errors import ConfigError
-from tlx.objectives import masking, mlm
-from tlx.objectives.masking import Masking
-from tlx.objectives.protocol import Spec
+from tlx.objectives import mlm
+from tlx.objectives.shared import masking
+from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.masking import Masking
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(60, num_sentinels=8)

@@ -10,7 +10,7 @@ from tests.objectives.rows import decoder, encoder, targets, window
 from tlx.base.errors import ConfigError
 from tlx.objectives import mass
 from tlx.objectives.mass import MASS
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(1000)

@@ -12,15 +12,15 @@ from tests.objectives.cases import MODEL, VOCAB
 from tlx import parallel
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
+from tlx.data.window import Window
 from tlx.models.config import ModelConfig
 from tlx.nn.config import PositionConfig
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE, mixture
 from tlx.objectives.mixture import Mixture, Part
-from tlx.objectives.protocol import Spec
-from tlx.text import Window
-from tlx.train import step as steps
-from tlx.train.state import State
+from tlx.objectives.shared.base import Spec
+from tlx.training import step as steps
+from tlx.training.state import State
 
 DECODER = Mixture(parts=(Part({"name": "clm"}, rows=2), Part({"name": "prefix_lm"}, scale=0.5)))
 ENCODER = Mixture(parts=(Part({"name": "mlm"}), Part({"name": "mlm", "rate": 0.4}, label="much")))

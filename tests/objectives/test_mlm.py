@@ -5,10 +5,11 @@ import pytest
 from scipy import stats
 
 from tlx.base.errors import ConfigError
+from tlx.data.window import Window
 from tlx.objectives import mlm
-from tlx.objectives.masking import num_predictions
-from tlx.objectives.protocol import Spec
-from tlx.text import Vocabulary, Window
+from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.masking import num_predictions
+from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(60, num_sentinels=8)
 LENGTH = 32

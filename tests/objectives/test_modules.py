@@ -20,11 +20,11 @@ from tests.objectives.cases import (
     module_of,
     objective_and_spec,
 )
+from tlx.data.window import padding_window
 from tlx.models.config import HeadConfig
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import Memory
 from tlx.objectives import TABLE
-from tlx.text.window import padding_window
 
 
 @pytest.mark.parametrize("name", MODULES)

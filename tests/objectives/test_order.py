@@ -8,7 +8,7 @@ import pytest
 from tests.data.corpus import equal, make_cache, make_pipeline, random_lengths
 from tlx.data import WeightedSource
 from tlx.objectives import TABLE
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.text import Vocabulary
 
 # First and last tokens of the made-up documents lie between the special ids and the sentinels.

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tlx.base.errors import ConfigError
+from tlx.data.window import Window, reversed_window
 from tlx.objectives import plm
-from tlx.objectives.protocol import Spec
-from tlx.text import Vocabulary, Window
-from tlx.text.window import reversed_window
+from tlx.objectives.shared.base import Spec
+from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)
 DRAWS = 20_000

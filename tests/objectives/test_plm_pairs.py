@@ -10,8 +10,9 @@ from scipy import stats
 
 from tests.objectives.rows import window
 from tlx.base.errors import ConfigError
-from tlx.objectives import plm, plm_pairs
-from tlx.objectives.protocol import Spec
+from tlx.objectives import plm
+from tlx.objectives.shared import plm_pairs
+from tlx.objectives.shared.base import Spec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tests.objectives.rows import window
+from tlx.data.window import Window
 from tlx.objectives import clm, prefix_lm
-from tlx.objectives.protocol import Spec
-from tlx.text import Vocabulary, Window
+from tlx.objectives.shared.base import Spec
+from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)
 DRAWS = 20_000

@@ -8,9 +8,10 @@ import pytest
 
 from tlx.base.config import from_dict, to_dict
 from tlx.base.lookup import Table
+from tlx.data.window import Reads, Window
 from tlx.objectives import TABLE
-from tlx.objectives.protocol import Objective, Spec
-from tlx.text import Reads, Vocabulary, Window
+from tlx.objectives.shared.base import Objective, Spec
+from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(300)
 LENGTH = 48
@@ -75,9 +76,10 @@ def test_workers_make_rows_without_a_jax_backend():
     program = f"""
 import numpy as np
 from tlx.objectives import TABLE
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.text import Vocabulary
-from tlx.text.window import made_up_window
+from tlx.data.window import 
+from tlx.data.window import made_up_window
 for name in TABLE:
     objective = TABLE.load(name)
     spec = Spec(objective.config_class(), {LENGTH}, Vocabulary(300))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.objectives import rows
 from tests.objectives.test_span_corruption import rebuild
 from tlx.objectives import TABLE, denoising
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.objectives.ul2 import MODES
 from tlx.text.bytes_tokenizer import BytesTokenizer
 

@@ -11,8 +11,8 @@ from tests.objectives.small import ENCODER, VOCAB, log_softmax, small, spec_of, 
 from tlx.base.errors import ConfigError
 from tlx.nn.config import PositionConfig
 from tlx.objectives import recurrent_lm
-from tlx.objectives.protocol import Spec
 from tlx.objectives.recurrent_lm import RecurrentLM
+from tlx.objectives.shared.base import Spec
 
 LENGTH = 12
 MODEL = dataclasses.replace(ENCODER, kind="decoder", residual="post", position=PositionConfig("relative"))

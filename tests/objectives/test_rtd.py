@@ -17,8 +17,8 @@ from tlx.cli.finetune import load_base
 from tlx.models.transformer import Transformer
 from tlx.nn.embed import Unembedding
 from tlx.objectives import rtd
-from tlx.objectives.protocol import Predictions
 from tlx.objectives.rtd import RTD
+from tlx.objectives.shared.base import Predictions
 from tlx.run import RunConfig
 
 DRAWS = 20_000

@@ -21,10 +21,10 @@ from tests.objectives.small import (
     text,
 )
 from tlx.base.errors import ConfigError
+from tlx.data.window import Window
 from tlx.models.transformer import Transformer
 from tlx.objectives import span_boundary
 from tlx.objectives.span_boundary import SpanBoundary
-from tlx.text import Window
 
 DRAWS = 20_000
 STARTS_WORD = (np.arange(VOCAB.size) % 3 > 0) | VOCAB.special  # ids divisible by three continue a word

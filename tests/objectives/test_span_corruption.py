@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tlx.base.errors import ConfigError
+from tlx.data.window import Window
 from tlx.objectives import span_corruption
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.objectives.span_corruption import SpanCorruption
-from tlx.text import Vocabulary, Window
+from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(1000)
 DRAWS = 20_000

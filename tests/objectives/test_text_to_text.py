@@ -12,7 +12,7 @@ from tests.objectives.cases import batch_of, compiled, log_softmax
 from tests.objectives.rows import decoder, encoder, targets, window
 from tlx.nn.losses import LossConfig
 from tlx.objectives import text_to_text
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.objectives.text_to_text import TextToText
 from tlx.text import Vocabulary
 

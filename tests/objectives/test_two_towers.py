@@ -9,8 +9,8 @@ import pytest
 
 from tests.objectives.cases import CONFIGS, LENGTH, VOCAB, batch_of, compiled, influence, log_softmax
 from tlx.objectives import TABLE, denoising
-from tlx.objectives.encoder_decoder import EncoderDecoderModule
 from tlx.objectives.mass import MASS
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule
 from tlx.objectives.ul2 import UL2, Denoiser
 
 # Where a row of 24 would show too little: most of the text hidden, from an encoder that keeps its order.

@@ -11,7 +11,7 @@ from tests.objectives.test_span_corruption import rebuild
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
 from tlx.objectives import span_corruption, ul2
-from tlx.objectives.protocol import Spec
+from tlx.objectives.shared.base import Spec
 from tlx.objectives.span_corruption import raw_length
 from tlx.objectives.ul2 import MODES, UL2, Denoiser
 from tlx.text import Vocabulary

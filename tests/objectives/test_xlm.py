@@ -10,11 +10,10 @@ from scipy import stats
 
 from tests.objectives.small import ENCODER, VOCAB, at, batch_of, masked_losses, small, spec_of
 from tlx.base.errors import ConfigError
+from tlx.data.window import Reads, Window, padding_window
 from tlx.models.transformer import Transformer
 from tlx.objectives import xlm
 from tlx.objectives.xlm import XLM
-from tlx.text import Window
-from tlx.text.window import Reads, padding_window
 
 LENGTH, EOS = 24, VOCAB.eos
 NOTHING = padding_window(Reads(LENGTH - 1), VOCAB.pad)

@@ -10,11 +10,12 @@ from tests.cli.test_finetune import _CONFIG
 from tests.run_directory import write_run
 from tlx import cli, parallel
 from tlx.base import tree
-from tlx.cli.base_model import load_base
 from tlx.cli.flags import load_config, override
-from tlx.cli.task_config import completed
 from tlx.plan.compiled import read
-from tlx.run import program, spec_before_tokenizer
+from tlx.run.program import program
+from tlx.run.spec import spec_before_tokenizer
+from tlx.trainer.base_model import load_base
+from tlx.trainer.task_config import completed
 
 
 @pytest.fixture(scope="module")

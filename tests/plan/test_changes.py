@@ -12,7 +12,7 @@ from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.cli.flags import load_config, override
 from tlx.plan.estimate import estimate
-from tlx.plan.layout import with_execution
+from tlx.plan.footprint import with_execution
 from tlx.plan.search import HANDFUL, search
 from tlx.plan.target import parse_target
 from tlx.run import base_config

@@ -13,7 +13,10 @@ from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.models.families.llama import LLAMA2
 from tlx.plan.target import parse_target
-from tlx.run import base_config, program, resolve, spec_before_tokenizer
+from tlx.run import base_config
+from tlx.run.checks import resolve
+from tlx.run.program import program
+from tlx.run.spec import spec_before_tokenizer
 
 
 def analytic(config, target):

@@ -15,7 +15,8 @@ from tests.plan import tiny
 from tlx import parallel
 from tlx.plan import hlo
 from tlx.plan.compiled import operations
-from tlx.run import program, spec_before_tokenizer
+from tlx.run.program import program
+from tlx.run.spec import spec_before_tokenizer
 
 GOLDEN = pathlib.Path(__file__).with_name("operations.json")
 

@@ -7,7 +7,7 @@ import pytest
 
 import tlx.plan
 from tlx.cli.flags import load_config
-from tlx.run import resolve
+from tlx.run.checks import resolve
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "pod").glob("*.py"))

@@ -7,9 +7,10 @@ import pytest
 from tests.plan import tiny
 from tlx import parallel
 from tlx.plan.compiled import read
-from tlx.plan.layout import work
+from tlx.plan.footprint import work
 from tlx.plan.traffic import least_traffic, total
-from tlx.run import program, spec_before_tokenizer
+from tlx.run.program import program
+from tlx.run.spec import spec_before_tokenizer
 
 
 def compiled(config):

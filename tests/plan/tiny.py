@@ -1,6 +1,7 @@
 """Runs of every shape, as small as they come, on eight simulated devices."""
 
-from tlx.run import RunConfig, base_config, resolve
+from tlx.run import RunConfig, base_config
+from tlx.run.checks import resolve
 
 SHAPES = ("clm", "mlm", "span_corruption", "plm")
 

@@ -5,7 +5,7 @@ import runpy
 import pytest
 
 from tests.cli.tiny import ROOT
-from tlx.run import resolve
+from tlx.run.checks import resolve
 from tlx.scaling import fit, load_runs
 from tlx.scaling.planning import plan, step_flops
 

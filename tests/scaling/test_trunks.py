@@ -12,7 +12,7 @@ from tlx.checkpoint import load_params
 from tlx.scaling.ledger import Ledger
 from tlx.scaling.planning import plan
 from tlx.scaling.running import run
-from tlx.train.journal import read_lines
+from tlx.training.journal import read_lines
 
 
 def ladder(**changes):

@@ -7,7 +7,7 @@ import pytest
 
 from tlx.base.errors import CONFIG, NUMERICS, PREEMPTED, ConfigError
 from tlx.run import base_config
-from tlx.scaling import waiting
+from tlx.scaling import wait_for_cluster
 from tlx.scaling.running import run
 
 # Queues a "job" (a process of its own) that does as it is told, and returns at once.
@@ -37,10 +37,10 @@ subprocess.Popen([sys.executable, "-c", JOB, folder, *told])
 
 @pytest.fixture
 def wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(wait_for_cluster, "POLL_SECONDS", 0.02)
     (tmp_path / "launcher.py").write_text(_LAUNCHER)
     words = [sys.executable, str(tmp_path / "launcher.py"), str(tmp_path)]
-    return lambda *told: waiting.wait(tmp_path, [*words, *told])
+    return lambda *told: wait_for_cluster.wait(tmp_path, [*words, *told])
 
 
 def test_the_end_is_waited_for_through_restarts(wait):

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from tlx import parallel
+from tlx.data.readers import Record
 from tlx.models.config import ModelConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 from tlx.nn.losses import LossConfig
 from tlx.tasks import TABLE
-from tlx.tasks.protocol import TaskSpec
-from tlx.tasks.readers import Record
+from tlx.tasks.shared.base import TaskSpec
 from tlx.text import TokenizerConfig, make_tokenizer
 
 SHAPES = ("encoder", "decoder", "encoder_decoder", "two_stream")

@@ -12,13 +12,13 @@ from tests.tasks.test_generation import logits_of
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError, DataError
 from tlx.data.config import DataConfig
+from tlx.data.readers import RecordsConfig
 from tlx.data.records import RecordPipeline, build_records
-from tlx.evaluate.answers import evaluate_task, make_predictor
-from tlx.evaluate.writing import write
+from tlx.evaluation.answers import evaluate_task, make_predictor
+from tlx.evaluation.writing import write
 from tlx.tasks import TABLE
 from tlx.tasks.chat import Chat, messages_of
-from tlx.tasks.protocol import TaskSpec
-from tlx.tasks.readers import RecordsConfig
+from tlx.tasks.shared.base import TaskSpec
 from tlx.text.chat import TEMPLATES, Around, ChatTemplate, Message
 
 TASK, V, encode = TABLE.load("chat"), small.TOKENIZER.vocab, small.TOKENIZER.encode

@@ -15,15 +15,15 @@ from tlx.adapt.parts import check_patterns
 from tlx.base.errors import ConfigError, DataError
 from tlx.data.config import DataConfig
 from tlx.data.records import RecordPipeline
-from tlx.evaluate.answers import evaluate_task, make_predictor
-from tlx.evaluate.writing import write
+from tlx.evaluation.answers import evaluate_task, make_predictor
+from tlx.evaluation.writing import write
 from tlx.metrics import generation as metrics
 from tlx.models.transformer import Transformer
 from tlx.nn.embed import logits
 from tlx.tasks import TABLE
 from tlx.tasks.generation import Generation
-from tlx.tasks.protocol import TaskSpec
-from tlx.tasks.text_scores import METRICS
+from tlx.tasks.shared.base import TaskSpec
+from tlx.tasks.shared.text_metrics import METRICS
 
 V, encode = small.TOKENIZER.vocab, small.TOKENIZER.encode
 TASK = TABLE.load("generation")

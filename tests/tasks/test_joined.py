@@ -8,13 +8,13 @@ import pytest
 
 from tests.tasks import small
 from tlx.data.config import DataConfig
+from tlx.data.readers import RecordsConfig
 from tlx.data.records import build_records
 from tlx.tasks import TABLE
 from tlx.tasks.classification import Classification
-from tlx.tasks.heads import mean_over
-from tlx.tasks.joined import Joined, join, size
 from tlx.tasks.pair_classification import PairClassification
-from tlx.tasks.readers import RecordsConfig
+from tlx.tasks.shared.heads import mean_over
+from tlx.tasks.shared.packed_examples import Joined, join, size
 
 LENGTH = 32  # room for four
 TEXTS = small.records_of(

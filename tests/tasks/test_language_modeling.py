@@ -9,12 +9,12 @@ import pytest
 from tests.tasks import small
 from tests.tasks.test_generation import logits_of
 from tlx.data.config import DataConfig
+from tlx.data.readers import RecordsConfig
 from tlx.data.records import RecordPipeline, build_records
-from tlx.evaluate.answers import evaluate_task, make_predictor
+from tlx.evaluation.answers import evaluate_task, make_predictor
 from tlx.tasks import TABLE
 from tlx.tasks.language_modeling import LanguageModeling
-from tlx.tasks.protocol import TaskSpec
-from tlx.tasks.readers import RecordsConfig
+from tlx.tasks.shared.base import TaskSpec
 
 TASK, V = TABLE.load("language_modeling"), small.TOKENIZER.vocab
 TEXTS = ("abc", "", "a text that is longer than a row of it", "가나", "short one", "ab")

@@ -9,11 +9,11 @@ import pytest
 from tests.tasks import small
 from tlx.base.errors import ConfigError, DataError
 from tlx.data.config import DataConfig
+from tlx.data.readers import Record, RecordsConfig, RecordSet
 from tlx.data.records import RecordPipeline, read_records
 from tlx.tasks import TABLE
 from tlx.tasks.multitask import Multitask, Part
-from tlx.tasks.protocol import Item, TaskSpec
-from tlx.tasks.readers import Record, RecordsConfig, RecordSet
+from tlx.tasks.shared.base import Item, TaskSpec
 
 TASK, V = TABLE.load("multitask"), small.TOKENIZER.vocab
 CONFIG = Multitask(

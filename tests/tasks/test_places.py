@@ -7,7 +7,7 @@ import pytest
 from tests.tasks import small
 from tlx.base.errors import ConfigError, DataError
 from tlx.tasks import TABLE
-from tlx.tasks.places import windows
+from tlx.tasks.shared.spans import windows
 
 TAGGED = small.records_of(
     {"tokens": ["Kim", "ate", "a"], "tags": ["B-P", "O", "O"]},

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from tlx.base.errors import ConfigError, DataError
-from tlx.tasks.readers import Record, RecordsConfig, read_files
+from tlx.data.readers import Record, RecordsConfig, read_files
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 
 from tests.tasks.small import LENGTH, SHAPES, TOKENIZER
 from tlx.base.errors import ConfigError
-from tlx.tasks.protocol import TaskSpec
-from tlx.tasks.rows import row_of, truncated
+from tlx.tasks.shared.base import TaskSpec
+from tlx.tasks.shared.inputs import row_of, truncated
 
 V = TOKENIZER.vocab
 A, B = np.array([10, 11, 12], np.int32), np.array([20, 21], np.int32)

@@ -14,10 +14,10 @@ from tlx import parallel
 from tlx.adapt.transfer import from_base
 from tlx.optim import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
 from tlx.tasks import TABLE
-from tlx.tasks.protocol import TaskSpec
-from tlx.train.config import TrainConfig
-from tlx.train.state import State, boxed_params
-from tlx.train.step import make_step
+from tlx.tasks.shared.base import TaskSpec
+from tlx.training.config import TrainConfig
+from tlx.training.state import State, boxed_params
+from tlx.training.step import make_step
 
 STEPS, ROWS, LENGTH, RATE = 20, 8, 16, 1e-3
 WORDS = "the cat sat on mat and a über 고양이 import os print".split()

@@ -8,10 +8,11 @@ import jax
 from tlx.hub.network import Network
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
-from tlx.objectives.protocol import ObjectiveModule
-from tlx.run import RunConfig, abstract_batch, spec_of
+from tlx.objectives.shared.base import ObjectiveModule
+from tlx.run import RunConfig
+from tlx.run.spec import abstract_batch, spec_of
 from tlx.text import Tokenizer
-from tlx.train.state import boxed_params
+from tlx.training.state import boxed_params
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -21,13 +21,15 @@ from tlx.base.errors import CheckpointError, DataError
 from tlx.checkpoint import load_params
 from tlx.hub import network
 from tlx.hub.folder import Checkpoint, check_room, is_hugging_face, open_folder
-from tlx.objectives.protocol import ObjectiveModule
+from tlx.objectives.shared.base import ObjectiveModule
 from tlx.parallel import MeshConfig
-from tlx.run import RunConfig, base_config, make_module, resolve
+from tlx.run import RunConfig, base_config
+from tlx.run.checks import resolve
+from tlx.run.spec import make_module
 from tlx.text import Tokenizer, huggingface_tokenizer, load_tokenizer
 from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 from tlx.text.imported_sentencepiece import LAYOUTS, MODELS, ImportedSentencePiece
-from tlx.train.directory import read_run
+from tlx.training.directory import read_run
 
 # What a model from elsewhere is taken to have been trained with.
 _OBJECTIVES = {

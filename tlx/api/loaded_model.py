@@ -21,6 +21,7 @@ from tlx.api.forward import forward_hidden, forward_logits, wanted_params
 from tlx.api.reply import messages_from, reply
 from tlx.base import tree
 from tlx.base.errors import ConfigError
+from tlx.data.readers import Record
 from tlx.data.records import RecordPipeline
 from tlx.decode import generate as decoding
 from tlx.decode import stop as stopping
@@ -28,18 +29,19 @@ from tlx.decode.beam import beam_search
 from tlx.decode.choice import score_choices
 from tlx.decode.padding import bucket, pad
 from tlx.decode.sampling import Sampling
-from tlx.evaluate import scoring
-from tlx.evaluate.answers import Predictor, answer, make_predictor
-from tlx.evaluate.choices import Choice, Score, best_of, continuations
+from tlx.evaluation import scoring
+from tlx.evaluation.answers import Predictor, answer, make_predictor
+from tlx.evaluation.choices import Choice, Score, best_of, continuations
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
-from tlx.objectives.protocol import ObjectiveModule
+from tlx.objectives.shared.base import ObjectiveModule
 from tlx.parallel import unbox
-from tlx.run import RunConfig, make_module, parts_of, spec_of
-from tlx.tasks.protocol import Task
-from tlx.tasks.readers import Record
+from tlx.run import RunConfig
+from tlx.run.config import parts_of
+from tlx.run.spec import make_module, spec_of
+from tlx.tasks.shared.base import Task
 from tlx.text import Tokenizer
-from tlx.train.config import BaseConfig
+from tlx.training.config import BaseConfig
 
 PLACEHOLDERS = ("[MASK]", "<mask>")
 

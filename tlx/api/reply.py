@@ -8,7 +8,7 @@ from tlx.base.errors import ConfigError, one_of
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
 from tlx.decode.stop import automaton, cut
-from tlx.evaluate.writing import cached
+from tlx.evaluation.writing import cached
 from tlx.text.chat import ROLES, ChatTemplate, Message, ending, prompt_of, template_named
 
 if TYPE_CHECKING:

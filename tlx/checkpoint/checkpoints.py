@@ -14,11 +14,12 @@ import jax
 
 from tlx.base import tree as trees_by_path
 from tlx.base.errors import CheckpointError, DeviceMemoryError, LeaseError, StorageError
-from tlx.checkpoint import agree, reading, saving, steps, trees
 from tlx.checkpoint import manifest as manifests
+from tlx.checkpoint import reading, saving, steps, trees
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.checkpoint.manifest import Damaged
 from tlx.checkpoint.reading import Loaded
+from tlx.parallel import consensus
 
 FREE_SPACE_FACTOR = 2.2  # the new step, the one it replaces, and some air
 
@@ -74,7 +75,7 @@ class Checkpoints:
                 steps.clean(self.folder)
             except OSError as error:
                 problem = error
-        if agree.from_first(0 if problem is None else 1):
+        if consensus.from_first(0 if problem is None else 1):
             raise StorageError(
                 f"cannot write checkpoints to {self.folder}: {problem or 'see process 0'}"
             ) from problem
@@ -103,11 +104,11 @@ class Checkpoints:
         leaves = trees.describe(tree)
         extra = json.loads(json.dumps(extra or {}))  # refuses what is not JSON now, not in the background
         self._settle()
-        if agree.from_first(int(step in self._sound and steps.is_complete(self.folder / str(step)))):
+        if consensus.from_first(int(step in self._sound and steps.is_complete(self.folder / str(step)))):
             return False
         size = trees_by_path.num_bytes(tree)
         problem = self._make_place(step, size) if jax.process_index() == 0 else None
-        verdict = agree.from_first(0 if problem is None else 2 if isinstance(problem, LeaseError) else 1)
+        verdict = consensus.from_first(0 if problem is None else 2 if isinstance(problem, LeaseError) else 1)
         if verdict == 2:
             raise problem or LeaseError("process 0 lost the lease of the run directory")
         if verdict == 1:
@@ -150,7 +151,7 @@ class Checkpoints:
                 self._sound.add(number)
                 return loaded
         found = steps.listing(self.folder)
-        if agree.from_first(int(bool(reasons or found.corrupt or found.incomplete))):
+        if consensus.from_first(int(bool(reasons or found.corrupt or found.incomplete))):
             raise reading.nothing_left(self.folder, reasons)
         return None
 
@@ -160,7 +161,7 @@ class Checkpoints:
 
     def _newest(self, reasons: dict[int, str], step: int | None) -> int | None:
         complete = [n for n in self.complete_steps() if n not in reasons and step in (None, n)]
-        number = agree.from_first(max(complete, default=-1))
+        number = consensus.from_first(max(complete, default=-1))
         return None if number < 0 else number
 
     def _try(self, number: int, abstract: Any, reasons: dict[int, str], keep: bool) -> Loaded | None:
@@ -183,7 +184,7 @@ class Checkpoints:
         elif jax.process_index() == 0:
             log.warning("checkpoint at step %d skipped: %s", number, reason)
         self._event("checkpoint_skipped", step=number, reason=reason)
-        agree.all_ok(True)
+        consensus.all_ok(True)
         return None
 
     def _check(self, folder: pathlib.Path, level: str) -> tuple[str, manifests.Manifest | None]:
@@ -195,7 +196,7 @@ class Checkpoints:
             manifests.verify(folder, found, level, share)
         except Damaged as error:
             reason = str(error)
-        if agree.all_ok(not reason):
+        if consensus.all_ok(not reason):
             return "", found
         return reason or "another process found a damaged file", None
 
@@ -219,11 +220,11 @@ class Checkpoints:
         if job is None:
             return
         job.thread.join()
-        if agree.all_ok(job.error is None):
+        if consensus.all_ok(job.error is None):
             self._failures = 0
             self._sound.add(job.step)
             return
-        if agree.from_first(int(isinstance(job.error, LeaseError))):
+        if consensus.from_first(int(isinstance(job.error, LeaseError))):
             raise LeaseError(str(job.error or "process 0 lost the lease of the run directory"))
         if jax.process_index() == 0:
             job.remove()

@@ -22,7 +22,7 @@ import jax
 
 from tlx.base import files
 from tlx.base.errors import LeaseError, StorageError
-from tlx.checkpoint import agree
+from tlx.parallel import consensus
 
 FILE = "lease.json"
 BEAT_SECONDS = 30.0
@@ -57,7 +57,7 @@ class Lease:
                 self._take()
             except (LeaseError, OSError) as error:
                 problem = error
-        verdict = agree.from_first(0 if problem is None else 1 if isinstance(problem, LeaseError) else 2)
+        verdict = consensus.from_first(0 if problem is None else 1 if isinstance(problem, LeaseError) else 2)
         if verdict == 1:
             raise problem or LeaseError(f"process 0 was refused the lease of {self.folder}")
         if verdict == 2:

@@ -10,8 +10,8 @@ import pathlib
 
 from tlx.base.config import flatten, to_dict
 from tlx.cli import flags
-from tlx.run import resolve
-from tlx.train import directory
+from tlx.run.checks import resolve
+from tlx.training import directory
 
 
 def main(argv: list[str]) -> int:

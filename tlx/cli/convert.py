@@ -33,7 +33,7 @@ from tlx.hub import peft, verify
 from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
-from tlx.train import directory
+from tlx.training import directory
 
 
 def main(argv: list[str]) -> int:

@@ -13,15 +13,17 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.cli import data_records, flags
-from tlx.cli.base_model import load_base
 from tlx.cli.data_tables import PREFIXES, Example, describe
-from tlx.cli.task_config import completed
 from tlx.data import Pipeline, build_pipeline, open_caches, prepare_tokenizer
 from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.protocol import Spec
-from tlx.run import RunConfig, made_tokenizer, resolve
+from tlx.objectives.shared.base import Spec
+from tlx.run import RunConfig
+from tlx.run.assemble import made_tokenizer
+from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer, Vocabulary
+from tlx.trainer.base_model import load_base
+from tlx.trainer.task_config import completed
 
 _MEASURED = 1000  # examples behind the rates
 

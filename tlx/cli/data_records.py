@@ -7,7 +7,10 @@ import numpy as np
 from tlx.cli.data_tables import PREFIXES, describe, describe_text, table
 from tlx.data.order import row_generator
 from tlx.data.records import RecordPipeline
-from tlx.run import RunConfig, open_split, parts_of, spec_of
+from tlx.run import RunConfig
+from tlx.run.assemble import open_split
+from tlx.run.config import parts_of
+from tlx.run.spec import spec_of
 from tlx.text import Tokenizer
 
 _MEASURED = 1000  # rows behind the rates

@@ -27,18 +27,21 @@ import json
 import tlx
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, one_of
-from tlx.cli import flags, harness, outcome
+from tlx.cli import flags, harness
 from tlx.cli.generate import add_run
 from tlx.data.config import DataConfig, TextConfig, TfdsConfig
 from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.sources import TABLE as SOURCES
-from tlx.evaluate.answers import Evaluation, evaluate_task, make_predictor, with_interval
-from tlx.evaluate.few_shot import FewShotConfig, FewShotData, evaluate_few_shot
-from tlx.evaluate.likelihood import evaluate, make_scorer
+from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_interval
+from tlx.evaluation.few_shot import FewShotConfig, FewShotData, evaluate_few_shot
+from tlx.evaluation.likelihood import evaluate, make_scorer
 from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.protocol import Spec
-from tlx.run import open_split, parts_of, spec_of
-from tlx.tasks.protocol import Task
+from tlx.objectives.shared.base import Spec
+from tlx.run.assemble import open_split
+from tlx.run.config import parts_of
+from tlx.run.spec import spec_of
+from tlx.tasks.shared.base import Task
+from tlx.trainer import outcome
 
 
 def main(argv: list[str]) -> int:

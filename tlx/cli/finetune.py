@@ -24,32 +24,28 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tlx.adapt.transfer import from_base
 from tlx.base.errors import ConfigError, DeviceMemoryError
-from tlx.cli import flags, outcome, seed_groups, seeds, training
-from tlx.cli.base_model import Base, load_base
-from tlx.cli.task_config import completed
+from tlx.cli import flags, seed_groups
+from tlx.cli.flags import training_parser
 from tlx.data.records import read_records
-from tlx.evaluate.answers import Evaluation, Predictor, evaluate_task, make_predictor
-from tlx.evaluate.linear import check as check_linear
-from tlx.evaluate.linear import linear_scores
-from tlx.run import (
-    Program,
-    Run,
-    RunConfig,
-    assemble,
-    made_tokenizer,
-    open_split,
-    parsed,
-    parts_of,
-)
+from tlx.evaluation.answers import Evaluation, Predictor, evaluate_task, make_predictor
+from tlx.evaluation.linear import check as check_linear
+from tlx.evaluation.linear import linear_scores
+from tlx.run import RunConfig
+from tlx.run.assemble import Run, assemble, made_tokenizer, open_split
+from tlx.run.config import parsed, parts_of
+from tlx.run.program import Program
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
-from tlx.train.state import State
-from tlx.train.step import merged
+from tlx.trainer import driver, outcome, seeds
+from tlx.trainer.base_model import Base, load_base
+from tlx.trainer.task_config import completed
+from tlx.training.state import State
+from tlx.training.step import merged
 
 
 def main(argv: list[str]) -> int:
     """`tlx finetune`: exit codes as `tlx train`."""
-    parser = training.parser("finetune", __doc__)
+    parser = training_parser("finetune", __doc__)
     parser.add_argument(
         "--from", dest="base", metavar="DIR", help="run, checkpoint or Hugging Face directory"
     )
@@ -69,20 +65,20 @@ def main(argv: list[str]) -> int:
         return _linear(options)
     if options.scratch and options.base is None:
         raise ConfigError("--scratch takes the model of --from=DIR, which is missing")
-    training.begin()
+    driver.begin()
     base = None if options.base is None else load_base(options.base, options.allow)
     if options.seeds < 1:
         raise ConfigError(f"--seeds = {options.seeds} must be at least 1")
     if options.seeds == 1:
         config = completed(options.config.to_dict(), base, options.scratch)
-        _carry_out([[training.job(config, options)]], options, base)
+        _carry_out([[driver.job(config, options)]], options, base)
         return 0
     workdir = pathlib.Path(options.workdir or f"runs/{options.config.name or options.config_name}")
     numbers = [options.config.seed + number for number in range(options.seeds)]
     jobs = []
     for seed in numbers:
         config = completed(options.config.to_dict() | {"seed": seed}, base, options.scratch)
-        jobs.append(training.job(config, options, workdir / f"seed-{seed}"))
+        jobs.append(driver.job(config, options, workdir / f"seed-{seed}"))
     _carry_out(seed_groups.groups(jobs), options, base)
     if jax.process_index() == 0 and options.config.eval.final:
         seeds.summarize(workdir, numbers)
@@ -90,20 +86,20 @@ def main(argv: list[str]) -> int:
 
 
 def _carry_out(
-    groups: Sequence[Sequence[training.Job]], options: argparse.Namespace, base: Base | None
+    groups: Sequence[Sequence[driver.Job]], options: argparse.Namespace, base: Base | None
 ) -> None:
     """The runs, those of a group in one program."""
     build = _Builder(None if options.scratch else base, base)
-    verb = training.Verb(_evaluator, _final, _end)
+    verb = driver.Verb(_evaluator, _final, _end)
     for group in groups:
         try:
-            training.carry_out(verb, group, options, build)
+            driver.carry_out(verb, group, options, build)
         except DeviceMemoryError as error:
             if len(group) == 1:
                 raise
             print(f"{len(group)} runs in one program do not fit ({error}); one after the other")
             for job in group:
-                training.carry_out(verb, [job._replace(step=None)], options, build)
+                driver.carry_out(verb, [job._replace(step=None)], options, build)
 
 
 def _linear(options: argparse.Namespace) -> int:
@@ -154,7 +150,7 @@ class _Builder:
         return lambda like: from_base(like, start.params, task, vocab, seed)
 
 
-def _evaluator(run: Run) -> training.Evaluator:
+def _evaluator(run: Run) -> driver.Evaluator:
     """Loss and scores on the validation records, or on those of the first batches."""
     predictor = _predictor(run)
 
@@ -165,7 +161,7 @@ def _evaluator(run: Run) -> training.Evaluator:
     return evaluator
 
 
-def _final(run: Run, evaluator: training.Evaluator, state: State) -> dict[str, Evaluation]:
+def _final(run: Run, evaluator: driver.Evaluator, state: State) -> dict[str, Evaluation]:
     """All validation records, and the test records where there are some."""
     del evaluator
     predictor, splits = _predictor(run), {"validation": run.validation}
@@ -193,7 +189,7 @@ def _evaluation(
 
 
 def _end(
-    run: Run, desk: training.Desk, found: dict[str, Evaluation] | None, peak: float, words: Sequence[str]
+    run: Run, desk: driver.Desk, found: dict[str, Evaluation] | None, peak: float, words: Sequence[str]
 ) -> None:
     """Scores and predictions, written down and shown."""
     del words

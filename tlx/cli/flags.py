@@ -21,6 +21,8 @@ _CONFIG_HELP = (
     "--config.a.b=VALUE changes one value of it"
 )
 
+_ALLOW_HELP = "on resuming, let this value (or group of values) of the config differ; may be repeated"
+
 
 def parser(verb: str, about: str) -> argparse.ArgumentParser:
     """The argument parser of `tlx VERB`; `about` is shown by --help as it stands (a docstring)."""
@@ -139,3 +141,13 @@ def _literal(text: str, old: Any) -> Any:
         return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
         return text
+
+
+def training_parser(verb: str, about: str) -> argparse.ArgumentParser:
+    """The flags that all verbs that train have."""
+    made = parser(verb, about)
+    add_config(made)
+    made.add_argument("--workdir", help="the run's directory; runs/NAME by default")
+    made.add_argument("--allow-change", action="append", default=[], metavar="KEY", help=_ALLOW_HELP)
+    made.add_argument("--profile", action="store_true", help="write a JAX trace of train.profile_steps")
+    return made

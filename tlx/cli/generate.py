@@ -19,7 +19,7 @@ import sys
 import tlx
 from tlx.base.errors import ConfigError
 from tlx.cli import flags
-from tlx.evaluate.choices import NORMS, compared
+from tlx.evaluation.choices import NORMS, compared
 
 
 def main(argv: list[str]) -> int:

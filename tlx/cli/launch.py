@@ -23,7 +23,8 @@ from tlx.launch.clusters import CLUSTERS
 from tlx.launch.job import Job, check_name
 from tlx.launch.secrets import refuse_secrets
 from tlx.plan import plan
-from tlx.run import RunConfig, resolve
+from tlx.run import RunConfig
+from tlx.run.checks import resolve
 
 
 def main(argv: list[str]) -> int:

@@ -21,10 +21,10 @@ from typing import Any
 
 from tlx.base.errors import MEMORY, OK, ConfigError
 from tlx.cli import flags
-from tlx.cli.base_model import load_base
-from tlx.cli.task_config import completed
 from tlx.plan import METHODS, Change, Plan, front, layouts, plan
-from tlx.run import TASKS
+from tlx.tasks import TABLE as TASKS
+from tlx.trainer.base_model import load_base
+from tlx.trainer.task_config import completed
 
 
 def main(argv: list[str]) -> int:

@@ -24,7 +24,7 @@ from tlx.base.errors import DataError, one_of
 from tlx.base.files import read_json
 from tlx.cli import flags
 from tlx.metrics.resampling import Interval, of_runs
-from tlx.train.directory import FILE, read_run
+from tlx.training.directory import FILE, read_run
 
 # What is no choice between runs: where they are kept, what follows from the choices, how they are watched.
 _NO_CHOICE = ("name", "seed", "base.hash", "tokenizer.path", "train.steps")

@@ -237,7 +237,7 @@ def _budget(options: argparse.Namespace, found: Fit) -> float:
 
 
 def _suggest(options: argparse.Namespace) -> int:
-    from tlx.scaling.design import suggest
+    from tlx.scaling.suggest import suggest
 
     found = _fitted(options)
     if not found.ok:
@@ -311,7 +311,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _hparams(options: argparse.Namespace) -> int:
     if options.coordinate_check:
         return _coordinates(options)
-    from tlx.scaling.tuning import hparams
+    from tlx.scaling.hparams import hparams
 
     result = hparams(_table(options), options.boot)
     _print(options, result, scale_tables.hparams(result))
@@ -320,7 +320,7 @@ def _hparams(options: argparse.Namespace) -> int:
 
 def _coordinates(options: argparse.Namespace) -> int:
     """Exit 0 where the config's parametrisation (muP where it has none) is steady over widths."""
-    from tlx.scaling.coordinates import coordinate_check, plot
+    from tlx.scaling.coordinate_check import coordinate_check, plot
 
     ladder, run, folder = _ladder(options)
     if ladder is None:
@@ -335,7 +335,7 @@ def _coordinates(options: argparse.Namespace) -> int:
 
 
 def _downstream(options: argparse.Namespace) -> int:
-    from tlx.scaling.metrics import downstream
+    from tlx.scaling.downstream import downstream
 
     keys = {"form": options.form, "steps": options.steps, "law": options.law, "loss": options.loss}
     result = downstream(_table(options), options.metric, **keys)

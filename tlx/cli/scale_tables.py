@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tlx.scaling.backtest import Backtest
 from tlx.scaling.fits import Fit
-from tlx.scaling.rolling import Backtest
 
 
 def columns(rows: Iterable[Sequence[Any]]) -> str:

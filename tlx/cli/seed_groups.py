@@ -13,12 +13,14 @@ from tlx.base.files import sha256_json
 from tlx.base.memory import machine_bytes
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import steps
-from tlx.cli.training import Job
 from tlx.nn.kernels.choice import choose
-from tlx.plan.layout import device_bytes, kept
-from tlx.run import RunConfig, program, spec_before_tokenizer
-from tlx.train import directory
-from tlx.train.hooks import saved_part
+from tlx.plan.footprint import device_bytes, kept
+from tlx.run import RunConfig
+from tlx.run.program import program
+from tlx.run.spec import spec_before_tokenizer
+from tlx.trainer.driver import Job
+from tlx.training import directory
+from tlx.training.hooks import saved_part
 
 _SHARE = 0.75  # of a device's memory; the rest is for what the compiler adds
 # Platforms on which runs are made one after the other: on processors five in one program took 13 to 24% more

@@ -18,20 +18,24 @@ from tlx.adapt.transfer import from_base
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
-from tlx.cli import flags, summary, training
-from tlx.cli.base_model import Base, kept, load_base
-from tlx.evaluate.likelihood import evaluate, make_scorer
-from tlx.run import Run, RunConfig, assemble, resolve
+from tlx.cli import flags
+from tlx.cli.flags import training_parser
+from tlx.evaluation.likelihood import evaluate, make_scorer
+from tlx.run import RunConfig
+from tlx.run.assemble import Run, assemble
+from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
-from tlx.train import carry
-from tlx.train.state import State
-from tlx.train.step import merged
+from tlx.trainer import driver, summary
+from tlx.trainer.base_model import Base, kept, load_base
+from tlx.training import carry
+from tlx.training.state import State
+from tlx.training.step import merged
 
 
 def main(argv: list[str]) -> int:
     """`tlx train`: exit 0 done, 42 stopped and saved, else the table in tlx/base/errors.py."""
-    parser = training.parser("train", __doc__)
+    parser = training_parser("train", __doc__)
     parser.add_argument(
         "--from", dest="base", metavar="DIR", help="run or Hugging Face directory whose model goes on"
     )
@@ -40,12 +44,12 @@ def main(argv: list[str]) -> int:
     config, build = resolve(options.config), assemble
     if config.objective.name in TASKS:
         raise ConfigError(f"{config.objective.name} is a task with labels; use: tlx finetune")
-    training.begin()
+    driver.begin()
     if options.base is not None:
         base = load_base(options.base, options.allow)
         config, build = _continued(options.config.to_dict(), base), partial(_build, base)
-    verb = training.Verb(_evaluator, _final, _end)
-    training.carry_out(verb, [training.job(config, options)], options, build)
+    verb = driver.Verb(_evaluator, _final, _end)
+    driver.carry_out(verb, [driver.job(config, options)], options, build)
     return 0
 
 
@@ -74,7 +78,7 @@ def _build(base: Base, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
     return assemble(config, tokenizer or base.tokenizer, begin)
 
 
-def _evaluator(run: Run) -> training.Evaluator:
+def _evaluator(run: Run) -> driver.Evaluator:
     """Means over the validation split, or its first batches."""
     scorer, rows = make_scorer(run.module, run.tokenizer.num_bytes), run.config.train.batch_size
 
@@ -89,12 +93,12 @@ def _evaluator(run: Run) -> training.Evaluator:
     return evaluator
 
 
-def _final(run: Run, evaluator: training.Evaluator, state: State) -> dict[str, float]:
+def _final(run: Run, evaluator: driver.Evaluator, state: State) -> dict[str, float]:
     return dict(evaluator(state, run.config.eval.final_batches))
 
 
 def _end(
-    run: Run, desk: training.Desk, figures: dict[str, float] | None, peak: float, config_words: Sequence[str]
+    run: Run, desk: driver.Desk, figures: dict[str, float] | None, peak: float, config_words: Sequence[str]
 ) -> None:
     """The last figures, written down and shown, and what to type next."""
     if figures:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.tasks.readers import RecordsConfig
+from tlx.data.readers import RecordsConfig
 
 
 @dataclasses.dataclass(frozen=True)

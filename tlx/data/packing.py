@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tlx.base.errors import DataError
+from tlx.data.build_once import made_once
 from tlx.data.cache import TokenCache
-from tlx.data.once import made_once
 
 BLOCK = 16_384  # documents that are packed together; a window never holds documents of two blocks
 

@@ -9,12 +9,12 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import sha256_json
 from tlx.data.batches import Batch, Batches
 from tlx.data.config import DataConfig
-from tlx.data.layouts import Layout, check_reads, make_layout
 from tlx.data.order import Mixture, epoch_permutation, hash64, row_generator
 from tlx.data.prepare import open_caches
 from tlx.data.sources import Split
-from tlx.text import Reads, Tokenizer, Window
-from tlx.text.window import padding_window, reversed_window
+from tlx.data.window import Reads, Window, padding_window, reversed_window
+from tlx.data.window_layouts import Layout, check_reads, make_layout
+from tlx.text import Tokenizer
 
 Example = Callable[[np.random.Generator, Window, Any], Batch]
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from tlx.base.config import to_dict
 from tlx.base.files import cache_folder, sha256_json
+from tlx.data.build_once import made_once
 from tlx.data.cache import FORMAT, TokenCache
 from tlx.data.config import DataConfig, WeightedSource
-from tlx.data.once import made_once
 from tlx.data.sources import Source, Split, open_source
 from tlx.data.tokenize import write_cache
 from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer

@@ -11,13 +11,12 @@ from tlx.base.config import to_dict
 from tlx.base.errors import DataError
 from tlx.base.files import cache_folder, sha256_json
 from tlx.data.batches import Batch, Batches
+from tlx.data.build_once import made_once
 from tlx.data.config import DataConfig
-from tlx.data.once import made_once
 from tlx.data.order import Mixture, Permutation, epoch_permutation, hash64, row_generator
 from tlx.data.packing import pack
+from tlx.data.readers import Record, RecordFiles, RecordsConfig, read_files
 from tlx.data.sources.source import held_out
-from tlx.tasks.protocol import Task, TaskSpec
-from tlx.tasks.readers import Record, RecordFiles, RecordsConfig, read_files
 from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer
 
 Part = Literal["train", "validation", "test"]
@@ -79,8 +78,8 @@ def _held_by(record: Record, config: RecordFiles, field: str) -> str:
 def build_records(
     data: DataConfig,
     tokenizer: Tokenizer,
-    task: Task,
-    spec: TaskSpec,
+    task: Any,
+    spec: Any,
     *,
     batch_size: int,
     seed: int,
@@ -127,8 +126,8 @@ class RecordPipeline(Batches):
         data: DataConfig,
         records: Sequence[Record],
         items: Sequence[Any],
-        task: Task,
-        spec: TaskSpec,
+        task: Any,
+        spec: Any,
         batch_size: int,
         seed: int,
         part: str,
@@ -173,7 +172,7 @@ class RecordPipeline(Batches):
         return self._example(rng, self.items[numbers[index]], self._spec)
 
 
-def _packed(items: Sequence[Any], records: Sequence[Record], task: Task, spec: TaskSpec) -> list[Any]:
+def _packed(items: Sequence[Any], records: Sequence[Record], task: Any, spec: Any) -> list[Any]:
     """The items, as many in one as fit a row, set by set; which of equal sizes meet has nothing to do with
     their order in the files."""
     joined = []

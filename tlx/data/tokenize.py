@@ -15,8 +15,8 @@ from tlx.base.errors import DataError
 from tlx.base.files import write_json
 from tlx.data.cache import FORMAT, META, OFFSETS, REPLIES, TOKENS, token_dtype
 from tlx.data.sources import Document, Source
+from tlx.data.turns import conversation
 from tlx.text import Tokenizer, Vocabulary
-from tlx.text.turns import conversation
 
 _CHUNK = 1 << 20  # characters of text that one thread encodes at a time
 

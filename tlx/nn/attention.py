@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn import cache as caches
+from tlx.nn.adapter_modules import Prefix
 from tlx.nn.config import BlockConfig
 from tlx.nn.disentangled import DisentangledLogits, dropped_distances
 from tlx.nn.kernels import KERNELS
@@ -15,7 +16,6 @@ from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
 from tlx.nn.position import BucketedBias, RelativeLogits, rotate
 from tlx.nn.relative import Relative
-from tlx.nn.slots import Prefix
 from tlx.parallel.sharding import constrain
 
 QUERY_DIMS = ("batch", "sequence", "heads", "head_dim")

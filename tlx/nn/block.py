@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from tlx.nn.adapter_modules import Adapter
 from tlx.nn.attention import Attention
 from tlx.nn.cache import Slot
 from tlx.nn.config import BlockConfig
@@ -12,7 +13,6 @@ from tlx.nn.dropout import dropout
 from tlx.nn.feedforward import Experts, FeedForward, Routing
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
-from tlx.nn.slots import Adapter
 from tlx.parallel.sharding import constrain
 
 RESIDUAL_DIMS = ("batch", "sequence", "activation_embed")

@@ -27,9 +27,9 @@ from typing import Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.objectives.encoder_decoder import EncoderDecoderModule, two_towers
-from tlx.objectives.protocol import Objective, Spec
-from tlx.text.window import Reads, Window
+from tlx.data.window import Reads, Window
+from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
 
 SPANS = ("infill", "mask", "delete")
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
+from tlx.data.window import Reads, Window
 from tlx.models.bilstm import BiLSTM
 from tlx.models.config import ModelConfig
 from tlx.nn.dropout import dropout, fold
@@ -25,10 +26,9 @@ from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy
 from tlx.nn.recurrent import State
 from tlx.nn.sampled import sampled_losses
-from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec
 from tlx.parallel.sharding import logical
 from tlx.text.characters import PAD
-from tlx.text.window import Reads, Window
 
 # Branches of a row's keys, beside those of models/bilstm.py.
 _SAMPLES, _OUTPUTS = 2**21, 2**21 + 1

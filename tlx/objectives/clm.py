@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from tlx.base.term import Terms
+from tlx.data.window import Reads, Window
 from tlx.models.transformer import Transformer
 from tlx.nn.losses import cross_entropy
-from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec
-from tlx.text.window import Reads, Window
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
+from tlx.data.window import Reads, Window
 from tlx.objectives.clm import CLMModule
-from tlx.objectives.protocol import Objective, Spec
-from tlx.text.window import Reads, Window
+from tlx.objectives.shared.base import Objective, Spec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,10 +23,10 @@ from typing import Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.objectives.encoder_decoder import EncoderDecoderModule, two_towers
-from tlx.objectives.protocol import Objective, Spec
+from tlx.data.window import Reads, Window
+from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
 from tlx.text.vocabulary import Vocabulary
-from tlx.text.window import Reads, Window
 
 STYLES = ("bert", "mask", "spans", "drop")
 

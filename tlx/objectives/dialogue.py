@@ -23,14 +23,14 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
+from tlx.data import turns
+from tlx.data.window import Reads, Window
 from tlx.nn import embed
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy, token_losses
 from tlx.objectives.clm import CLMModule
-from tlx.objectives.encoder_decoder import ones, padded
-from tlx.objectives.protocol import Batch, Objective, Spec
-from tlx.text import turns
-from tlx.text.window import Reads, Window
+from tlx.objectives.shared.base import Batch, Objective, Spec
+from tlx.objectives.shared.encoder_decoder import ones, padded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,9 +21,9 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.nn.losses import cross_entropy, soft_cross_entropy
 from tlx.objectives import mlm
-from tlx.objectives.masking import Masking
-from tlx.objectives.protocol import Batch, Objective, Predictions
-from tlx.objectives.teaching import Taught, TaughtModule
+from tlx.objectives.shared.base import Batch, Objective, Predictions
+from tlx.objectives.shared.masking import Masking
+from tlx.objectives.shared.teacher import Taught, TaughtModule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,9 +29,9 @@ from tlx.nn.linear import Linear
 from tlx.nn.losses import cross_entropy, soft_cross_entropy
 from tlx.objectives import mlm
 from tlx.objectives.distillation import at_targets
-from tlx.objectives.masking import Masking
-from tlx.objectives.protocol import Batch, Objective, Predictions
-from tlx.objectives.teaching import Taught, TaughtModule, TeacherModule
+from tlx.objectives.shared.base import Batch, Objective, Predictions
+from tlx.objectives.shared.masking import Masking
+from tlx.objectives.shared.teacher import Taught, TaughtModule, TeacherModule
 
 _WEIGHTS = ("attention_weight", "hidden_weight", "embedding_weight", "prediction_weight", "loss_weight")
 

@@ -14,9 +14,9 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.objectives.encoder_decoder import EncoderDecoderModule, padded, two_towers
-from tlx.objectives.protocol import Objective, Spec
-from tlx.text.window import Reads, Window
+from tlx.data.window import Reads, Window
+from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, padded, two_towers
 
 
 @dataclasses.dataclass(frozen=True)

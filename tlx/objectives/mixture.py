@@ -24,8 +24,8 @@ import numpy as np
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, one_of
 from tlx.base.term import Term, Terms
-from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Spec
-from tlx.text.window import Reads, Window
+from tlx.data.window import Reads, Window
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Spec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.errors import ConfigError
+from tlx.data.window import Reads, Window
 from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead, PlaceTable
 from tlx.models.transformer import Transformer
-from tlx.objectives.masking import Masking, chosen_places, hide, num_predictions
-from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
-from tlx.text.window import Reads, Window
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.objectives.shared.masking import Masking, chosen_places, hide, num_predictions
 
 
 @dataclasses.dataclass(frozen=True)

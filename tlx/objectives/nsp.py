@@ -6,8 +6,8 @@ Label 0 is "follows" (pairs.py has the rules).
 import dataclasses
 import functools
 
-from tlx.objectives.pairs import Pairing, PairModule, pair_example, pair_reads
-from tlx.objectives.protocol import Objective
+from tlx.objectives.shared.base import Objective
+from tlx.objectives.shared.segment_pairs import Pairing, PairModule, pair_example, pair_reads
 
 
 @dataclasses.dataclass(frozen=True)

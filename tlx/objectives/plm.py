@@ -35,10 +35,10 @@ import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
+from tlx.data.window import Reads, Window
 from tlx.models.two_stream import Memory, TwoStream, empty_memory
-from tlx.objectives.plm_pairs import NUM_FUNCTIONAL, second_part
-from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
-from tlx.text.window import Reads, Window
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.objectives.shared.plm_pairs import NUM_FUNCTIONAL, second_part
 
 MAX_NGRAM = 5
 _CUMULATIVE = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1))  # of the unnormalised 1/n

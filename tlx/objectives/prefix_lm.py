@@ -10,9 +10,9 @@ import dataclasses
 
 import numpy as np
 
+from tlx.data.window import Window
 from tlx.objectives import clm
-from tlx.objectives.protocol import Objective, Spec
-from tlx.text.window import Window
+from tlx.objectives.shared.base import Objective, Spec
 
 
 @dataclasses.dataclass(frozen=True)

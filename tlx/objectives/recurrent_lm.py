@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
+from tlx.data.window import Reads, Window
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import Memory, empty_memory, remember
-from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec
-from tlx.text.window import Reads, Window
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec
 
 # What tells how far back a token is, in whichever window it stood.
 POSITIONS = ("relative", "bucketed", "none")

@@ -23,6 +23,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.base.term import Term, Terms
+from tlx.data.window import Reads, Window
 from tlx.models.config import ModelConfig
 from tlx.models.heads import DetectionHead, MaskedHead
 from tlx.models.tower import Tower
@@ -33,9 +34,8 @@ from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
 from tlx.objectives.mlm import framed
-from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
 from tlx.parallel.sharding import logical
-from tlx.text.window import Reads, Window
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
+from tlx.data.window import Reads, Window
 from tlx.objectives.dialogue import Dialogue, exchange
-from tlx.objectives.encoder_decoder import EncoderDecoderModule, two_towers
-from tlx.objectives.protocol import Objective, Spec
-from tlx.text.window import Reads, Window
+from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
 
 
 @dataclasses.dataclass(frozen=True)

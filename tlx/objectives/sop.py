@@ -7,8 +7,8 @@ import dataclasses
 import functools
 from typing import Literal
 
-from tlx.objectives.pairs import Pairing, PairModule, pair_example, pair_reads
-from tlx.objectives.protocol import Objective
+from tlx.objectives.shared.base import Objective
+from tlx.objectives.shared.segment_pairs import Pairing, PairModule, pair_example, pair_reads
 
 
 @dataclasses.dataclass(frozen=True)

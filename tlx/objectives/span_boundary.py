@@ -22,6 +22,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
+from tlx.data.window import Reads, Window
 from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead
 from tlx.models.transformer import Transformer
@@ -30,11 +31,10 @@ from tlx.nn.feedforward import ACTIVATIONS
 from tlx.nn.linear import Linear
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
-from tlx.objectives.masking import check_shares
 from tlx.objectives.mlm import framed
-from tlx.objectives.protocol import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.objectives.shared.masking import check_shares
 from tlx.parallel.sharding import logical
-from tlx.text.window import Reads, Window
 
 
 @dataclasses.dataclass(frozen=True)

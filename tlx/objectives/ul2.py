@@ -20,10 +20,10 @@ from typing import Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.objectives.encoder_decoder import EncoderDecoderModule, two_towers
-from tlx.objectives.protocol import Objective, Spec
+from tlx.data.window import Reads, Window
+from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
 from tlx.objectives.span_corruption import SpanCorruption, corrupt, noise_counts, raw_length
-from tlx.text.window import Reads, Window
 
 MODES = ("R", "X", "S")
 

@@ -17,10 +17,10 @@ import math
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.objectives.masking import check_shares, hide
+from tlx.data.window import Reads, Window
 from tlx.objectives.mlm import MaskedModule
-from tlx.objectives.protocol import Objective, Spec, sparse_targets
-from tlx.text.window import Reads, Window
+from tlx.objectives.shared.base import Objective, Spec, sparse_targets
+from tlx.objectives.shared.masking import check_shares, hide
 
 
 @dataclasses.dataclass(frozen=True)

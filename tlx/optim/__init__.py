@@ -8,11 +8,11 @@ from tlx.optim.config import (
     OptimizerConfig,
     ScheduleConfig,
 )
-from tlx.optim.directions import Part
 from tlx.optim.leaves import Leaf
-from tlx.optim.optimizer import OptimizerState, frozen_paths, make_optimizer
+from tlx.optim.optimizers import Part
 from tlx.optim.schedule import make_schedule
 from tlx.optim.state import state_shardings
+from tlx.optim.transform import OptimizerState, frozen_paths, make_optimizer
 
 __all__ = [
     "OPTIMIZERS",

@@ -10,12 +10,12 @@ from tlx.base.lookup import Table
 OPTIMIZERS = Table(
     "optimizer.name",
     {
-        "adamw": "tlx.optim.directions:adamw",
-        "adafactor": "tlx.optim.directions:adafactor",
-        "adagrad": "tlx.optim.directions:adagrad",
-        "lamb": "tlx.optim.directions:lamb",
-        "lion": "tlx.optim.directions:lion",
-        "muon": "tlx.optim.directions:muon",
+        "adamw": "tlx.optim.optimizers:adamw",
+        "adafactor": "tlx.optim.optimizers:adafactor",
+        "adagrad": "tlx.optim.optimizers:adagrad",
+        "lamb": "tlx.optim.optimizers:lamb",
+        "lion": "tlx.optim.optimizers:lion",
+        "muon": "tlx.optim.optimizers:muon",
     },
 )
 

@@ -18,7 +18,8 @@ from tlx.plan.measure import measured, too_large
 from tlx.plan.result import Plan
 from tlx.plan.search import Found, front, search
 from tlx.plan.target import Target, parse_target
-from tlx.run import RunConfig, resolve
+from tlx.run import RunConfig
+from tlx.run.checks import resolve
 
 METHODS = ("auto", "analytic", "compile")
 

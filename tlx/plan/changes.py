@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.plan.estimate import estimate
-from tlx.plan.layout import RunConfig
+from tlx.plan.footprint import RunConfig
 from tlx.plan.result import Plan
 from tlx.plan.target import Target
-from tlx.run import resolve
+from tlx.run.checks import resolve
 
 # From what keeps most to what keeps least: the results of all products, those that attention reads, nothing.
 REMAT = (

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.plan.compiled import Facts
-from tlx.plan.layout import RunConfig
+from tlx.plan.footprint import RunConfig
 from tlx.plan.target import Target
 
 # Packages that a target's compiler is, and how they are installed.

@@ -1,7 +1,7 @@
 """The analytic estimate: shapes, shardings and a roofline, in a second and without a compiler."""
 
-from tlx.plan import layout
-from tlx.plan.layout import Program, RunConfig
+from tlx.plan import footprint
+from tlx.plan.footprint import Program, RunConfig
 from tlx.plan.links import network_seconds
 from tlx.plan.result import Plan, chip_figures, tokens_per_step
 from tlx.plan.target import Target
@@ -11,14 +11,14 @@ from tlx.plan.traffic import least_traffic
 def estimate(config: RunConfig, target: Target, price: float | None = None, traced: bool = True) -> Plan:
     """Raises ConfigError where the config does not divide over the target's devices.
 
-    traced: see layout.abstract_program; where many layouts are compared it is left out.
+    traced: see footprint.abstract_program; where many layouts are compared it is left out.
 
     The step time is a bound from below: the longest of the matrix products at the chip's peak, the least
     traffic with its memory, and the least traffic between chips, each as if it hid the other two.
     """
-    work = layout.work(config)
-    with layout.traced_for(target):
-        made = layout.abstract_program(config, target, traced)
+    work = footprint.work(config)
+    with footprint.traced_for(target):
+        made = footprint.abstract_program(config, target, traced)
         memory = memory_parts(config, made)
         traffic = least_traffic(config, made)
     mesh, chip = dict(made.mesh.shape), target.chip
@@ -34,7 +34,7 @@ def estimate(config: RunConfig, target: Target, price: float | None = None, trac
         method="analytic",
         mesh=mesh,
         fits=memory["total"] <= chip.memory_usable,
-        parameters=layout.parameters(made, config),
+        parameters=footprint.parameters(made, config),
         memory=memory,
         work=work,
         flops_compiled=None,
@@ -58,12 +58,12 @@ def memory_parts(config: RunConfig, made: Program) -> dict[str, int]:
     logits of a piece of the loss.
     """
     parts = {
-        "parameters": layout.device_bytes((made.state.params, made.state.frozen)),
-        "optimizer": layout.device_bytes(made.state.opt_state),
-        "carry": layout.device_bytes(made.state.carry),
-        "batch": layout.device_bytes(made.batch),
-        "gradients": layout.device_bytes(made.state.params),
-        "activations": layout.kept(config, made),
+        "parameters": footprint.device_bytes((made.state.params, made.state.frozen)),
+        "optimizer": footprint.device_bytes(made.state.opt_state),
+        "carry": footprint.device_bytes(made.state.carry),
+        "batch": footprint.device_bytes(made.batch),
+        "gradients": footprint.device_bytes(made.state.params),
+        "activations": footprint.kept(config, made),
         "temporaries": _working(config, made),
     }
     return parts | {"total": sum(parts.values())}
@@ -73,8 +73,8 @@ def _working(config: RunConfig, made: Program) -> int:
     layers = config.model.num_layers + (
         config.model.decoder_layers if config.model.kind == "encoder_decoder" else 0
     )
-    whole = layout.kept(layout.with_execution(config, remat="none"), made)
-    cast = layout.device_bytes((made.state.params, made.state.frozen)) * made.mesh.shape["fsdp"] // 2
+    whole = footprint.kept(footprint.with_execution(config, remat="none"), made)
+    cast = footprint.device_bytes((made.state.params, made.state.frozen)) * made.mesh.shape["fsdp"] // 2
     return whole // layers + 2 * cast // layers
 
 

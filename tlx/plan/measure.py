@@ -4,7 +4,7 @@ import dataclasses
 
 from tlx.plan.compiled import Facts
 from tlx.plan.compilers import TooLarge
-from tlx.plan.layout import RunConfig
+from tlx.plan.footprint import RunConfig
 from tlx.plan.links import network_seconds
 from tlx.plan.result import Plan
 from tlx.plan.target import Target

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from tlx.plan.layout import Parameters, RunConfig, Work
+from tlx.plan.footprint import Parameters, RunConfig, Work
 from tlx.plan.target import Target
 from tlx.plan.traffic import Traffic
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tlx.base.errors import ConfigError
 from tlx.plan.changes import REMAT, Change, apply, change
 from tlx.plan.estimate import estimate
-from tlx.plan.layout import RunConfig
+from tlx.plan.footprint import RunConfig
 from tlx.plan.result import Plan
 from tlx.plan.target import Target
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tlx.plan.layout import Program, RunConfig
+from tlx.plan.footprint import Program, RunConfig
 
 Traffic = dict[str, dict[str, float]]  # {kind: {axis: bytes}}
 

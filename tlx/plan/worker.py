@@ -18,7 +18,9 @@ from tlx.base.errors import UserError
 from tlx.base.platform import compile_for
 from tlx.plan.compiled import read
 from tlx.plan.target import Target, parse_target
-from tlx.run import program, resolve, spec_before_tokenizer
+from tlx.run.checks import resolve
+from tlx.run.program import program
+from tlx.run.spec import spec_before_tokenizer
 
 # How the compilers say that a program is too large: TPU, GPU.
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")

@@ -114,7 +114,7 @@ class Fit:
 
     def backtest(self) -> Any:
         """See tlx.scaling.backtest: fits below every budget, predicted above it."""
-        from tlx.scaling.rolling import backtest
+        from tlx.scaling.backtest import backtest
 
         if not hasattr(self, "_backtest"):
             self._backtest = backtest(self)

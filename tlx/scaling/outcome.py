@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from tlx.train.journal import read_lines
+from tlx.training.journal import read_lines
 
 
 def result_of(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:

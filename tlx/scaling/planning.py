@@ -12,20 +12,22 @@ from tlx.base.errors import ConfigError
 from tlx.base.files import sha256_json
 from tlx.base.tree import num_params
 from tlx.models.config import ModelConfig
-from tlx.models.counts import Shape, model_flops, nonembedding_params
-from tlx.models.flops import matmul_flops
-from tlx.objectives.protocol import Spec
+from tlx.models.flops_formula import Shape, model_flops, nonembedding_params
+from tlx.models.flops_traced import matmul_flops
+from tlx.objectives.shared.base import Spec
 from tlx.parallel import unbox
-from tlx.run import RunConfig, abstract_batch, make_module, resolve, spec_before_tokenizer
+from tlx.run import RunConfig
+from tlx.run.checks import resolve
+from tlx.run.spec import abstract_batch, make_module, spec_before_tokenizer
 from tlx.scaling.ladder import LadderConfig, Size, sizes, with_size
 from tlx.scaling.trunks import with_trunks
-from tlx.train import carry as carries
-from tlx.train.state import boxed_params
+from tlx.training import carry as carries
+from tlx.training.state import boxed_params
 
 FORMAT = 1
 
-# Objectives whose FLOPs models/counts.py has; those of others are counted in the traced gradient, which takes
-# a second for each size.
+# Objectives whose FLOPs models/flops_formula.py has. Those of others are counted in the traced gradient, a
+# second for each size.
 _CLOSED_FORM = ("clm", "mlm", "span_corruption", "plm", "bart")
 
 

@@ -25,7 +25,7 @@ from tlx.launch.clusters import CLUSTERS
 from tlx.scaling.ledger import Ledger
 from tlx.scaling.outcome import ended, result_of
 from tlx.scaling.simulation import BESIROGLU, draw
-from tlx.train.journal import read_lines
+from tlx.training.journal import read_lines
 
 # A run that ends in a way that may pass is started so often in a row without a new checkpoint in between.
 _MOST_STARTS = 5
@@ -85,7 +85,7 @@ def _launch(detail: str) -> str:
     given = shlex.join(flags).replace("{", "{{").replace("}", "}}")
     python = f"{shlex.quote(sys.executable)} -m"
     return (
-        f"exec {python} tlx.scaling.waiting {{workdir}} {python} tlx launch {cluster} "
+        f"exec {python} tlx.scaling.wait_for_cluster {{workdir}} {python} tlx launch {cluster} "
         f"--config={{config}} --name=ladder-{{run}} --workdir={{workdir}} {given}"
     )
 

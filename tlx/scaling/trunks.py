@@ -12,7 +12,7 @@ from typing import Any
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.base.files import sha256_json
-from tlx.run import resolve
+from tlx.run.checks import resolve
 
 Row = dict[str, Any]
 

@@ -14,12 +14,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
-from tlx.tasks.packed import PackedModule, Piece, blank, example, join, likelihoods, pieces_of, size
-from tlx.tasks.protocol import Answer, Asked, Scores, Task, TaskSpec
-from tlx.tasks.readers import Record
-from tlx.tasks.templates import columns_of, filled
-from tlx.tasks.text_scores import METRICS, same_answer
-from tlx.tasks.written import Decoding
+from tlx.data.readers import Record
+from tlx.tasks.shared.base import Answer, Asked, Scores, Task, TaskSpec
+from tlx.tasks.shared.generative import Decoding
+from tlx.tasks.shared.packed_text import (
+    PackedModule,
+    Piece,
+    blank,
+    example,
+    join,
+    likelihoods,
+    pieces_of,
+    size,
+)
+from tlx.tasks.shared.templates import columns_of, filled
+from tlx.tasks.shared.text_metrics import METRICS, same_answer
 from tlx.text.chat import (
     ROLES,
     ChatTemplate,

@@ -16,16 +16,16 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
+from tlx.data.readers import Record
 from tlx.metrics import classification as metrics
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
 from tlx.nn.losses import cross_entropy
-from tlx.tasks.heads import Heads, at_place, hidden_states, language_model, mean_over
-from tlx.tasks.joined import Joined, join, joined_row, size
-from tlx.tasks.labels import class_of, classes_of, names_of
-from tlx.tasks.protocol import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
-from tlx.tasks.readers import Record
-from tlx.tasks.rows import KINDS, row_of
+from tlx.tasks.shared.base import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
+from tlx.tasks.shared.heads import Heads, at_place, hidden_states, language_model, mean_over
+from tlx.tasks.shared.inputs import KINDS, row_of
+from tlx.tasks.shared.labels import class_of, classes_of, names_of
+from tlx.tasks.shared.packed_examples import Joined, join, joined_row, size
 from tlx.text.tokenizer import Tokenizer
 
 _LISTED = 10  # classes up to which each one's F1 is among the figures

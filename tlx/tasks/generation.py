@@ -14,11 +14,21 @@ from typing import Any
 import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
-from tlx.tasks.protocol import Answer, Scores, Task, TaskSpec
-from tlx.tasks.readers import Record
-from tlx.tasks.templates import columns_of, filled, texts_of
-from tlx.tasks.text_scores import METRICS, same_answer
-from tlx.tasks.written import KINDS, Decoding, WritingModule, Written, asks, blank, ended, example, framed
+from tlx.data.readers import Record
+from tlx.tasks.shared.base import Answer, Scores, Task, TaskSpec
+from tlx.tasks.shared.generative import (
+    KINDS,
+    Decoding,
+    WritingModule,
+    Written,
+    asks,
+    blank,
+    ended,
+    example,
+    framed,
+)
+from tlx.tasks.shared.templates import columns_of, filled, texts_of
+from tlx.tasks.shared.text_metrics import METRICS, same_answer
 from tlx.text.tokenizer import Tokenizer
 
 

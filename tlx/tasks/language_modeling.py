@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tlx.tasks.packed import PackedModule, Row, blank, example, join, likelihoods, pieces_of, size
-from tlx.tasks.protocol import Answer, Scores, Task, TaskSpec, encode_columns
-from tlx.tasks.readers import Record
+from tlx.data.readers import Record
+from tlx.tasks.shared.base import Answer, Scores, Task, TaskSpec, encode_columns
+from tlx.tasks.shared.packed_text import PackedModule, Row, blank, example, join, likelihoods, pieces_of, size
 from tlx.text.tokenizer import Tokenizer
 
 

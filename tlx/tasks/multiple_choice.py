@@ -12,14 +12,14 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
+from tlx.data.readers import Record
 from tlx.metrics.classification import accuracy
 from tlx.metrics.resampling import mean_of
 from tlx.tasks.classification import class_terms
-from tlx.tasks.heads import Heads, at_place, hidden_states, language_model
-from tlx.tasks.labels import class_of, names_of
-from tlx.tasks.protocol import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
-from tlx.tasks.readers import Record
-from tlx.tasks.rows import KINDS, row_of
+from tlx.tasks.shared.base import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
+from tlx.tasks.shared.heads import Heads, at_place, hidden_states, language_model
+from tlx.tasks.shared.inputs import KINDS, row_of
+from tlx.tasks.shared.labels import class_of, names_of
 from tlx.text.tokenizer import Tokenizer
 
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
+from tlx.data.readers import Record
 from tlx.tasks.generation import Asking, answers, complete, items_of, scores_of
-from tlx.tasks.protocol import Answer, Scores, Task, TaskSpec
-from tlx.tasks.readers import Record
-from tlx.tasks.templates import columns_of
-from tlx.tasks.text_scores import PERCENT
-from tlx.tasks.written import KINDS, Decoding, WritingModule, Written, asks, blank, example
+from tlx.tasks.shared.base import Answer, Scores, Task, TaskSpec
+from tlx.tasks.shared.generative import KINDS, Decoding, WritingModule, Written, asks, blank, example
+from tlx.tasks.shared.templates import columns_of
+from tlx.tasks.shared.text_metrics import PERCENT
 from tlx.text.tokenizer import Tokenizer
 
 TASK_COLUMN = "task"  # of a record that is of no set, for predict

@@ -7,12 +7,12 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
+from tlx.data.readers import Record
 from tlx.tasks.classification import Classes, ClassesModule, answers, blank, complete, draw, example, items_of
 from tlx.tasks.classification import score as score_classes
-from tlx.tasks.joined import Joined, join, size
-from tlx.tasks.protocol import Item, Task, TaskSpec
-from tlx.tasks.readers import Record
-from tlx.tasks.rows import KINDS
+from tlx.tasks.shared.base import Item, Task, TaskSpec
+from tlx.tasks.shared.inputs import KINDS
+from tlx.tasks.shared.packed_examples import Joined, join, size
 from tlx.text.tokenizer import Tokenizer
 
 

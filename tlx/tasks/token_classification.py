@@ -15,13 +15,13 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.base.term import Term, Terms
+from tlx.data.readers import Record
 from tlx.metrics.entities import entity_counts, entity_scores, micro_f1
 from tlx.metrics.libraries import library
-from tlx.tasks.heads import Heads, hidden_states, language_model
-from tlx.tasks.places import begin_of, room_for, windows
-from tlx.tasks.protocol import Answer, Batch, Scores, Task, TaskModule, TaskSpec
-from tlx.tasks.readers import Record
-from tlx.tasks.rows import KINDS, row_of
+from tlx.tasks.shared.base import Answer, Batch, Scores, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.heads import Heads, hidden_states, language_model
+from tlx.tasks.shared.inputs import KINDS, row_of
+from tlx.tasks.shared.spans import begin_of, room_for, windows
 from tlx.text.spans import encode_with_spans
 from tlx.text.tokenizer import Tokenizer
 

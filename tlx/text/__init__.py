@@ -3,14 +3,11 @@
 from tlx.text.config import TokenizerConfig
 from tlx.text.tokenizer import Tokenizer, load_tokenizer, make_tokenizer
 from tlx.text.vocabulary import Vocabulary
-from tlx.text.window import Reads, Window
 
 __all__ = [
-    "Reads",
     "Tokenizer",
     "TokenizerConfig",
     "Vocabulary",
-    "Window",
     "load_tokenizer",
     "make_tokenizer",
 ]

@@ -5,8 +5,8 @@ from typing import Any
 
 from tlx.base.errors import DataError, one_of
 from tlx.data.config import SourceConfig
+from tlx.data.readers.tfds import library, spelled
 from tlx.data.sources.source import Document, Split
-from tlx.tasks.readers.tfds import library, spelled
 
 _RECORDS = 8192  # of one part
 

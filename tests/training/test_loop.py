@@ -1,0 +1,102 @@
+"""The loop and its hooks: a run in two halves writes what a run in one does, and stops when it must."""
+
+import io
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from tests.training.toy import Toy, batch_at
+from tlx.base.errors import NumericsError
+from tlx.training import hooks
+from tlx.training.clock import Clock
+from tlx.training.config import EvalConfig, LogConfig, TrainConfig
+from tlx.training.journal import Journal, read_lines
+from tlx.training.loop import train
+from tlx.training.progress import Progress
+from tlx.training.state import init_state
+from tlx.training.step import make_step
+
+TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    module, schedule = Toy(), optax.constant_schedule(1e-2)
+    optimizer = optax.adamw(schedule)
+    step = jax.jit(make_step(module, optimizer, schedule, TrainConfig()), donate_argnums=0)
+    return step, lambda: init_state(module, optimizer, batch_at(0), 8, seed=1)
+
+
+def batches(first, bad=()):
+    k = first
+    while True:
+        batch = batch_at(k)
+        batch["tokens"][0, 0] = 99 if k in bad else batch["tokens"][0, 0]
+        yield batch
+        k += 1
+
+
+def run(parts, state, steps, folder, bad=(), log=None, extra=(), **config):
+    step, _ = parts
+    config = TrainConfig(steps=40, **config)
+    clock, stream = Clock(), io.StringIO()
+    journal, progress = Journal(folder), Progress(40, stream)
+    journal.resume(steps[0] - 1)
+    log = log or LogConfig(every=3, print_every=9)
+    log_hook = hooks.LogHook(log, config, hooks.Costs(48, 1000, 1e9), journal, (), progress, clock)
+    made = [make(log_hook, journal, progress, clock) for make in extra]
+    state = train(step, state, batches(steps[0] - 1, bad), steps, [log_hook, *made], clock)
+    log_hook.finish()
+    return state, stream.getvalue()
+
+
+def deterministic(folder):
+    lines = read_lines(folder / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in TIMED} for line in lines]
+
+
+def test_two_halves_are_one(parts, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one, text = run(parts, parts[1](), range(1, 41), tmp_path / "one")
+    half, _ = run(parts, parts[1](), range(1, 27), tmp_path / "two")
+    half = jax.device_get(half)
+    run(parts, half, range(27, 33), tmp_path / "two")  # killed at 32, resumed from 26
+    two, _ = run(parts, half, range(27, 41), tmp_path / "two")
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(two))
+    assert deterministic(tmp_path / "one") == deterministic(tmp_path / "two")
+    assert [line["step"] for line in deterministic(tmp_path / "one")] == [*range(3, 41, 3), 40]
+    assert text.count("tokens/s") == 5 and "step 40/40" in text
+
+
+def test_skips_are_told_and_too_many_stop_the_run(parts, tmp_path):
+    state, text = run(parts, parts[1](), range(1, 41), tmp_path, bad=(4, 5))
+    events = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "skip"]
+    assert [(event["step"], event["new"]) for event in events] == [(6, 2)]
+    assert "2 update(s) skipped" in text and int(state.skipped) == 2
+    with pytest.raises(NumericsError, match="the last 6 steps up to step 9"):
+        run(parts, parts[1](), range(1, 41), tmp_path, bad=range(3, 40), max_skipped=6)
+
+
+def test_evaluation_is_written_and_shown(parts, tmp_path):
+    def evaluating(log_hook, journal, progress, clock):
+        config = EvalConfig(every=20, batches=3)
+        return hooks.eval_hook(
+            config, lambda state, n: {"loss": float(n)}, log_hook, [journal], progress, clock
+        )
+
+    _, text = run(parts, parts[1](), range(1, 41), tmp_path, extra=[evaluating])
+    lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if line["kind"] == "validation"]
+    assert [(line["step"], line["loss"]) for line in lines] == [(20, 3.0), (40, 3.0)]
+    assert "step 20  validation: loss 3.0000" in text
+
+
+def test_profile_writes_a_trace(parts, tmp_path):
+    def profiling(log_hook, journal, progress, clock):
+        return hooks.profile_hook(TrainConfig(profile_steps=(2, 4)), str(tmp_path / "trace"), progress)
+
+    _, text = run(parts, parts[1](), range(1, 9), tmp_path, extra=[profiling])
+    assert "trace of 2 steps up to step 4" in text
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))

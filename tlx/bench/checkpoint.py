@@ -1,0 +1,58 @@
+"""Checkpoints: bandwidth of saving and restoring against a plain file in the same place."""
+
+import logging
+import os
+import pathlib
+import statistics
+import tempfile
+
+import jax
+import numpy as np
+
+from tlx.base import tree
+from tlx.bench.sizes import Shape
+from tlx.bench.step import run_config
+from tlx.bench.timing import in_turns, median_ratio
+from tlx.checkpoint import CheckpointConfig, Checkpoints
+from tlx.run.assemble import assemble
+
+
+def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
+    """Prints GB/s of a whole state: hashed, sealed and synced when written, verified when read."""
+    run = assemble(run_config("clm", shape))
+    with run.use():
+        state = {"params": run.init().params, "opt_state": run.init().opt_state}
+    size = tree.num_bytes(state)
+    plain = np.random.default_rng(0).integers(0, 255, size, np.uint8)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".tlx-bench-") as folder:
+        path, step = pathlib.Path(folder) / "plain", 0
+        with Checkpoints(pathlib.Path(folder) / "checkpoints", CheckpointConfig(keep=1)) as checkpoints:
+            checkpoints.prepare()
+
+            def save() -> None:
+                nonlocal step
+                step += 1
+                checkpoints.save(step, state)
+                checkpoints.wait()
+
+            def write() -> None:
+                with open(path, "wb") as handle:
+                    handle.write(plain)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+
+            functions = {"save": save, "write": write}
+            functions |= {"restore": lambda: checkpoints.restore(abstract), "read": path.read_bytes}
+            found = in_turns(functions, seconds / 2)
+    print(f"  a state of {size / 1e6:,.0f} MB, in {os.getcwd()}")
+    figures = {name: size / statistics.median(times) for name, times in found.items()}
+    for ours, theirs, verb in (("save", "write", "written"), ("restore", "read", "read")):
+        ratio = median_ratio(found[theirs], found[ours])
+        figures[f"{ours}_ratio"] = ratio
+        print(
+            f"  {ours:8} {figures[ours] / 1e9:6.2f} GB/s; the same bytes {verb} as a plain file "
+            f"{figures[theirs] / 1e9:6.2f} GB/s: {ratio:.2f} of it"
+        )
+    return figures

@@ -1,0 +1,83 @@
+"""The train step of a config on this machine, and the same model in PyTorch (transformers, torch.compile)."""
+
+import contextlib
+import os
+import statistics
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from tlx.base.errors import ConfigError
+from tlx.bench.eager import both_ways, missing
+from tlx.bench.step import prepared
+from tlx.bench.timing import in_turns, median_ratio, quickest
+from tlx.hub import config_file
+from tlx.hub.folder import family_of
+from tlx.models.families import TABLE
+from tlx.run.assemble import Run, assemble
+from tlx.run.checks import resolve
+from tlx.run.spec import abstract_batch
+from tlx.training.peak import matmul_peak
+
+
+def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
+    """Prints and returns the figures of the config's step on all devices.
+
+    PyTorch's step, in turns with it, is of as many rows and tokens, and on a GPU in bfloat16 and compiled.
+    Where there is no class or no package for it, or several accelerators, that is said.
+    """
+    alone = missing()
+    if not alone:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the rest of a GPU is PyTorch's
+    run, peak = assemble(resolve(config)), matmul_peak()
+    step, model = prepared(run), None if alone else _twin(run)
+    with contextlib.ExitStack() as stack:
+        theirs, about = both_ways(stack, model, "step", 1) if model else ({}, {})
+        found = in_turns({"tlx": step.call, **theirs}, seconds)
+    per_step = statistics.median(found["tlx"])
+    rate, share = step.flops / per_step, step.flops / per_step / peak.flops_per_s
+    print(
+        f"{step.num_params:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}, "
+        f"jax {jax.__version__}\n"
+        f"{1e3 * per_step:,.1f} ms a step, {step.tokens / per_step:,.0f} tokens/s, "
+        f"{rate / 1e12:.3f} TFLOP/s, {share:.1%} of {peak.flops_per_s / 1e12:.3f} ({peak.source})"
+    )
+    figures = {
+        "step_ms": 1e3 * per_step,
+        "tokens_per_s": step.tokens / per_step,
+        "flops_per_s": rate,
+        "peak_flops_per_s": peak.flops_per_s,
+        "mfu": share,
+    }
+    if not theirs:
+        return figures
+    best = quickest(found, theirs)
+    torch_ms, ratio = 1e3 * statistics.median(found[best]), median_ratio(found[best], found["tlx"])
+    print(f"{torch_ms:,.1f} ms a step of PyTorch, {about['parameters']:,} parameters, {about['how']}")
+    print(f"tlx / PyTorch: {ratio:.2f}")
+    return figures | {"torch_step_ms": torch_ms, "ratio": ratio}
+
+
+def _twin(run: Run) -> dict[str, Any] | None:
+    """What the process of PyTorch is told of the same model and batch; None where no class computes it."""
+    model, batch = run.module.model, abstract_batch(run.config, run.spec)
+    device = jax.devices()[0]
+    if device.platform == "tpu" or device.platform == "gpu" and jax.device_count() > 1:
+        print(f"not compared with PyTorch: it has no {jax.device_count()} x {device.device_kind} here")
+        return None
+    try:
+        family = TABLE.load(family_of(model, run.state.params))
+    except ConfigError as error:
+        print(f"not compared with PyTorch: {error}")
+        return None
+    rows, length = batch["encoder_tokens" if model.kind == "encoder_decoder" else "tokens"].shape
+    decoder = batch.get("decoder_tokens")
+    return {
+        "config": config_file.write(family, model) | {"model_type": family.model_type},
+        "kind": model.kind,
+        "vocab": min(model.vocab_size, 256),
+        "batch": rows,
+        "length": length,
+        "decoder_length": 0 if decoder is None else decoder.shape[1],
+    }

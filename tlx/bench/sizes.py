@@ -1,0 +1,64 @@
+"""The size at which things are measured, and the models of that size."""
+
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from tlx.run import RunConfig, base_config
+from tlx.run.checks import resolve
+
+
+class Shape(NamedTuple):
+    """Sizes of a model and of its batch."""
+
+    width: int
+    layers: int
+    length: int
+    batch: int
+    vocab: int
+
+
+FIELDS = {
+    "width": "of the model",
+    "layers": "of the model, and of each half of an encoder-decoder",
+    "length": "tokens of a row",
+    "batch": "rows",
+    "vocab": "size of the vocabulary",
+}
+
+
+def default_shape() -> Shape:
+    """Of a laptop's size on CPU, of GPT-2 small's on an accelerator."""
+    if jax.default_backend() == "cpu":
+        return Shape(width=256, layers=4, length=256, batch=8, vocab=8192)
+    return Shape(width=768, layers=12, length=1024, batch=16, vocab=50257)
+
+
+def run_config(objective: str, shape: Shape) -> RunConfig:
+    """A run of that size, with blocks like those of GPT-2, BERT, T5 and XLNet, on bytes of Python source."""
+    config = base_config(objective)
+    config.tokenizer.kind = "bytes"
+    config.data.sequence_length, config.train.batch_size = shape.length, shape.batch
+    model = config.model
+    model.vocab_size, model.width, model.num_layers = shape.vocab, shape.width, shape.layers
+    model.attention.num_heads = max(1, shape.width // 64)
+    model.position.max_length = shape.length
+    style(config)
+    return resolve(config)
+
+
+def style(config: ConfigDict) -> None:
+    """Makes the blocks those of the best known model of the kind; pairs of texts where they are needed."""
+    model = config.model
+    if model.kind == "encoder":
+        model.residual, model.embedding.norm = "post", True
+    if model.kind == "encoder_decoder":
+        model.position.kind, model.norm.kind = "bucketed", "rmsnorm"
+        model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
+    if model.kind == "two_stream":
+        model.residual, model.position.kind = "post", "relative"
+    if config.objective.name == "recurrent_lm":
+        model.residual, model.position.kind = "post", "relative"
+    if config.objective.name == "text_to_text":
+        config.data.source = "docstrings"

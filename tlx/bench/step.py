@@ -1,0 +1,91 @@
+"""The train step: tokens/s, model FLOP/s and their share of the matmul peak, for each shape of model."""
+
+import statistics
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from tlx import parallel
+from tlx.base import tree
+from tlx.bench.sizes import Shape, run_config
+from tlx.bench.timing import in_turns, matmul, median_ratio
+from tlx.run.assemble import Run, assemble
+from tlx.run.spec import abstract_batch
+from tlx.training.step_flops import training_flops
+
+
+class Step(NamedTuple):
+    """A compiled train step on one batch that stays on the devices."""
+
+    call: Callable[[], object]  # one step, waited for
+    tokens: int  # positions that go through the model
+    flops: int  # model FLOPs: three times the matrix products of the forward pass
+    num_params: int
+
+
+def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, dict[str, float]]:
+    """Prints one line for each objective, and returns its figures.
+
+    The last column is FLOP/s over those of causal LM's step, made in turns with it.
+    """
+    print(f"{shape} on {jax.device_count()} x {jax.devices()[0].device_kind}; AdamW; peak: matrix products")
+    titles = f"{'parameters':>12} {'tokens/s':>10} {'TFLOP/s':>8} {'of peak':>8} {'ms/step':>9} {'of clm':>7}"
+    print(f"  {'':16} {titles}")
+    figures = {}
+    product, product_flops = matmul()
+    clm = prepare("clm", shape)
+    for objective in objectives:
+        step = clm if objective == "clm" else prepare(objective, shape)
+        found = in_turns({"step": step.call, "clm": clm.call, "peak": product}, seconds)
+        per_step = statistics.median(found["step"])
+        peak = product_flops / min(found["peak"]) * num_machines()
+        share = step.flops / per_step / peak
+        figures[objective] = {
+            "tokens_per_s": step.tokens / per_step,
+            "flops_per_s": step.flops / per_step,
+            "peak_flops_per_s": peak,
+            "peak_share": share,
+            "over_clm": median_ratio(found["clm"], found["step"]) * step.flops / clm.flops,
+        }
+        print(
+            f"  {objective:16} {step.num_params:12,} {step.tokens / per_step:10,.0f} "
+            f"{step.flops / per_step / 1e12:8.3f} {share:8.1%} {1e3 * per_step:9.1f} "
+            f"{figures[objective]['over_clm']:7.2f}",
+            flush=True,
+        )
+    return figures
+
+
+def prepare(objective: str, shape: Shape) -> Step:
+    """The step that `tlx train` would run, with its first batch."""
+    return prepared(assemble(run_config(objective, shape)))
+
+
+def prepared(run: Run) -> Step:
+    """As `prepare`, of any run."""
+    batch = abstract_batch(run.config, run.spec)
+    return Step(
+        call=_caller(run),
+        tokens=sum(leaf.size for name, leaf in batch.items() if name.endswith("tokens")),
+        flops=training_flops(run.module, batch),
+        num_params=tree.num_params(run.state.params),
+    )
+
+
+def num_machines() -> int:
+    """Simulated CPU devices share one machine."""
+    return 1 if jax.default_backend() == "cpu" else jax.device_count()
+
+
+def _caller(run: Run) -> Callable[[], object]:
+    with parallel.use(run.mesh, run.rules):
+        state, batch = run.init(), run.place(run.train.batch(0, run.rows))
+
+    def call() -> None:
+        nonlocal state
+        with parallel.use(run.mesh, run.rules):
+            state, metrics = run.step(state, batch)
+            jax.block_until_ready((state, metrics))
+
+    return call

@@ -1,0 +1,6 @@
+"""Labelled records from files: jsonl, json, csv, tsv, parquet, CoNLL, SQuAD's json, plain lines."""
+
+from tlx.data.readers.files import read_files
+from tlx.data.readers.record import FORMATS, Record, RecordFiles, RecordsConfig, RecordSet
+
+__all__ = ["FORMATS", "Record", "RecordFiles", "RecordSet", "RecordsConfig", "read_files"]

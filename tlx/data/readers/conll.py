@@ -1,0 +1,43 @@
+"""Records of CoNLL files: a token a line with its columns, an empty line behind each sentence."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from tlx.base.errors import DataError
+from tlx.data.readers.record import Record
+
+_COMMENT = re.compile(r"#[^\t]*($| )")
+
+
+def read_conll(path: str, text: str, columns: Sequence[str]) -> Iterator[Record]:
+    """A record for each sentence: lists by column, "tokens" the first and "tags" the last unless named.
+
+    Columns are separated by tabs, or by white space in lines without a tab. Before a sentence's first token,
+    lines that start with # are comments, unless a tab ends their first word ("#tag<tab>O"). DataError for a
+    line with too few columns.
+    """
+    names = list(columns)
+    rows: list[list[str]] = []
+    begin = 0
+    for number, line in enumerate([*text.split("\n"), ""], start=1):
+        line = line.rstrip("\r")
+        if not line.strip():
+            if rows:
+                yield Record(f"{path}:{begin}", _columns(rows, names))
+            rows = []
+            continue
+        if not rows and _COMMENT.match(line):
+            continue
+        fields = line.split("\t") if "\t" in line else line.split()
+        wanted = max(len(names), 2)
+        if len(fields) < wanted or (rows and not names and len(fields) != len(rows[0])):
+            expected = f"{wanted}: {', '.join(names)}" if names else f"{len(rows[0]) if rows else 2}"
+            raise DataError(f"{path}:{number} has {len(fields)} columns, expected {expected}")
+        begin = begin if rows else number
+        rows.append(fields)
+
+
+def _columns(rows: list[list[str]], names: Sequence[str]) -> dict[str, list[str]]:
+    if not names:
+        return {"tokens": [row[0] for row in rows], "tags": [row[-1] for row in rows]}
+    return {name: [row[i] for row in rows] for i, name in enumerate(names) if name}

@@ -1,0 +1,50 @@
+"""Records of SQuAD's json, versions 1.1 and 2.0."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from tlx.base.errors import DataError
+from tlx.data.readers.record import Record
+
+
+def read_squad(path: str, text: str) -> Iterator[Record]:
+    """A record for each question: id, title, context, question, answers (texts), starts (characters).
+
+    A question of SQuAD 2 without an answer (is_impossible) has none of both.
+    """
+    try:
+        root = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    for a, article in enumerate(_get(root, "data", list, path)):
+        at = f"{path}: data[{a}]"
+        for p, paragraph in enumerate(_get(article, "paragraphs", list, at)):
+            inside = f"{at}.paragraphs[{p}]"
+            context = _get(paragraph, "context", str, inside)
+            for q, question in enumerate(_get(paragraph, "qas", list, inside)):
+                where = f"{inside}.qas[{q}]"
+                answers, starts = _answers(question, where)
+                values = {
+                    "id": str(question.get("id", where)),
+                    "title": article.get("title", ""),
+                    "context": context,
+                    "question": _get(question, "question", str, where),
+                    "answers": answers,
+                    "starts": starts,
+                }
+                yield Record(where, values)
+
+
+def _answers(question: dict[str, Any], where: str) -> tuple[list[str], list[int]]:
+    if question.get("is_impossible"):
+        return [], []
+    answers = _get(question, "answers", list, where)
+    texts = [_get(answer, "text", str, where) for answer in answers]
+    return texts, [_get(answer, "answer_start", int, where) for answer in answers]
+
+
+def _get(value: Any, key: str, kind: type, where: str) -> Any:
+    if not isinstance(value, dict) or not isinstance(value.get(key), kind):
+        raise DataError(f"{where} has no {key!r}, expected SQuAD's json: {key!r} is a {kind.__name__} there")
+    return value[key]

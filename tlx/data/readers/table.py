@@ -1,0 +1,81 @@
+"""Records of csv, tsv and parquet files."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+import pyarrow.parquet
+
+from tlx.base.errors import DataError
+from tlx.data.readers.record import Record
+
+_LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 128 Ki
+
+
+def read_table(
+    path: str, text: str, delimiter: str, quoting: bool, columns: Sequence[str]
+) -> Iterator[Record]:
+    """Records of a table whose first row names the columns, unless `columns` does.
+
+    DataError for a row with another number of fields.
+    """
+    rows = _quoted(path, text, delimiter) if quoting else _plain(text, delimiter)
+    names = list(columns)
+    for number, row in rows:
+        if not names:
+            names = row
+            continue
+        if len(row) != len(names):
+            raise DataError(_wrong_width(path, number, row, names, delimiter, quoting))
+        yield Record(
+            f"{path}:{number}", {name: field for name, field in zip(names, row, strict=True) if name}
+        )
+
+
+def read_parquet(path: str) -> Iterator[Record]:
+    """Records of a parquet file, values as they are stored; `where` has the row from 1."""
+    number = 0
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            for values in batch.to_pylist():
+                number += 1
+                yield Record(f"{path}:{number}", values)
+
+
+def _plain(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.rstrip("\r")
+        if line:
+            yield number, line.split(delimiter)
+
+
+def _quoted(path: str, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(line at which the row begins, its fields); a quoted field may go over several lines."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    begin = 1
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{path}:{begin}: {error}; {_UNQUOTED}") from error
+        if row:
+            yield begin, row
+        begin = reader.line_num + 1
+
+
+_UNQUOTED = "if quotes in this file are part of the text, set data.records.quoting = False"
+
+
+def _wrong_width(
+    path: str, number: int, row: list[str], names: list[str], delimiter: str, quoting: bool
+) -> str:
+    name = {",": "comma", "\t": "tab"}[delimiter]
+    hint = f"; {_UNQUOTED}" if quoting and any('"' in field for field in row) else ""
+    shown = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])} ..."
+    return (
+        f"{path}:{number} has {len(row)} field{'s' * (len(row) != 1)} separated by a {name}, "
+        f"expected {len(names)}: {shown}{hint}"
+    )

@@ -1,0 +1,176 @@
+"""Log-probabilities of given texts, token by token, under a model of any shape.
+
+decoder: each token after those before it, the first after bos. encoder: each token alone masked, all
+others visible (pseudo-log-likelihood, Salazar et al. 2020: one row per token). bilstm: its forward
+direction, as a decoder. two_stream: read left to
+right, after an eos. encoder_decoder: each token of a target text after those before it, given a source.
+
+Texts longer than the model's row are read in windows that overlap by half of a row, so that every token
+but the first ones has at least that much text before it.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tlx.base.errors import ConfigError
+from tlx.decode.padding import bucket
+from tlx.nn.losses import token_losses
+from tlx.objectives.shared.base import ObjectiveModule
+from tlx.text.vocabulary import Vocabulary
+
+MAX_ROWS = 32
+MAX_LOGITS = 2**25  # in one batch
+
+
+class Row(NamedTuple):
+    """One row of a batch, and which tokens of which text its last `count` targets are."""
+
+    example: dict[str, np.ndarray]
+    text: int
+    first: int
+    count: int
+
+
+def log_probs(
+    module: ObjectiveModule,
+    params: Any,
+    texts: Sequence[Sequence[int]],
+    vocab: Vocabulary,
+    length: int,
+    sources: Sequence[Sequence[int]] | None = None,
+    characters: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """Natural log-probability of each token of each text, float64 [number of tokens].
+
+    `length` is the longest row the model is given (its training length). `sources`: one for each text,
+    ids that the encoder reads, for an encoder-decoder and for it alone. Raises ConfigError otherwise.
+    `characters` [V, C]: those of each id, for a model that reads them.
+    """
+    kind = module.model.kind
+    if (kind == "encoder_decoder") != (sources is not None):
+        raise ConfigError(
+            "an encoder-decoder scores a text given a source: pass one prompt for each text"
+            if sources is None
+            else f"a model of kind {kind!r} scores texts alone, without prompts"
+        )
+    if sources is not None and len(sources) != len(texts):
+        raise ConfigError(f"{len(sources)} prompts were given for {len(texts)} texts")
+    rows = [
+        row
+        for number, text in enumerate(texts)
+        for row in _ROWS[kind](number, np.asarray(text, np.int32), vocab, length, sources)
+    ]
+    results = [np.zeros(len(text)) for text in texts]
+    for batch in _batches(rows, module.model.padded_vocab):
+        arrays = _collate(batch, vocab)
+        if characters is not None:
+            arrays["characters"] = characters[arrays["tokens"]]
+        scored = np.asarray(_score(module, params, arrays))
+        for row, scores in zip(batch, scored, strict=False):
+            end = len(row.example["targets"])
+            results[row.text][row.first : row.first + row.count] = scores[end - row.count : end]
+    return results
+
+
+def windows(length: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, first to score) of windows of at most `size` that score each of `length` tokens once."""
+    begin, end, first = 0, min(size, length), 0
+    while first < length:
+        yield begin, end, first
+        first, end = end, min(length, end + size - size // 2)
+        begin = end - size
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(module: ObjectiveModule, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    """float32 in the shape of the targets."""
+    (hidden, unembedding), _ = module.apply({"params": params}, batch, None, None, method="predictions")
+    return -token_losses(hidden, unembedding, batch["targets"])[0]
+
+
+def _decoder_rows(number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any) -> Iterator[Row]:
+    given = np.concatenate([[vocab.bos], text])
+    for begin, end, first in windows(len(text), length):
+        yield Row({**placed(given[begin:end]), "targets": text[begin:end]}, number, first, end - first)
+
+
+def _two_stream_rows(number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any) -> Iterator[Row]:
+    given = np.concatenate([[vocab.eos], text])
+    for begin, end, first in windows(len(text), length - 1):
+        yield Row(left_to_right(given[begin : end + 1]), number, first, end - first)
+
+
+def _encoder_rows(number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any) -> Iterator[Row]:
+    for begin, end, first in windows(len(text), length - 2):
+        given = np.concatenate([[vocab.cls], text[begin:end], [vocab.sep]])
+        for target in range(first, end):
+            place = target - begin + 1
+            shown = np.where(np.arange(len(given)) == place, vocab.mask, given)
+            example = {"target_positions": np.array([place]), "targets": text[target : target + 1]}
+            yield Row({**placed(shown), **example}, number, target, 1)
+
+
+def _encoder_decoder_rows(
+    number: int, text: np.ndarray, vocab: Vocabulary, _: int, sources: Sequence[Sequence[int]]
+) -> Iterator[Row]:
+    if len(text):
+        given = np.concatenate([[vocab.bos], text[:-1]])
+        example = {**placed(np.asarray(sources[number]), "encoder_"), **placed(given, "decoder_")}
+        yield Row({**example, "targets": text}, number, 0, len(text))
+
+
+_ROWS = {
+    "decoder": _decoder_rows,
+    "bilstm": _decoder_rows,
+    "two_stream": _two_stream_rows,
+    "encoder": _encoder_rows,
+    "encoder_decoder": _encoder_decoder_rows,
+}
+
+
+def placed(tokens: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
+    """tokens, positions and segments of one document, [T] each."""
+    return {
+        prefix + "tokens": tokens,
+        prefix + "positions": np.arange(len(tokens)),
+        prefix + "segments": np.ones(len(tokens), np.int32),
+    }
+
+
+def left_to_right(tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """A two-stream example in the order of the text: every token but the first is a target."""
+    order = np.arange(len(tokens))
+    ranks = {"rank": order, "query_rank": order}
+    return {**placed(tokens), **ranks, "target_positions": order[1:], "targets": tokens[1:]}
+
+
+def _batches(rows: list[Row], padded_vocab: int) -> Iterator[list[Row]]:
+    """Rows of like length together, so many that their logits fit."""
+    rows = sorted(rows, key=lambda row: _widest(row.example))
+    while rows:
+        logits = bucket(len(rows[-1].example["targets"])) * padded_vocab
+        count = max(1, min(MAX_ROWS, MAX_LOGITS // logits))
+        yield rows[-count:]
+        rows = rows[:-count]
+
+
+def _collate(batch: list[Row], vocab: Vocabulary) -> dict[str, np.ndarray]:
+    """Arrays at the width of their bucket; rows up to a power of two are padding (segment 0)."""
+    arrays = {}
+    for name in batch[0].example:
+        values = [row.example[name] for row in batch]
+        longest = max(map(len, values))
+        width = longest if longest == 1 else bucket(longest)
+        fill = vocab.pad if name.endswith("tokens") else 0
+        arrays[name] = np.full((bucket(len(values), 1), width), fill, np.int32)
+        for row, value in enumerate(values):
+            arrays[name][row, : len(value)] = value
+    return arrays
+
+
+def _widest(example: dict[str, np.ndarray]) -> int:
+    return max(map(len, example.values()))

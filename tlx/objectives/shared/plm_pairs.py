@@ -1,0 +1,92 @@
+"""The second part of XLNet's rows: A sep B sep cls, where B is what follows A or text from elsewhere.
+
+zihangdai/xlnet data_utils.py (_split_a_and_b): A is a random number of the sentences that come after the
+reused part. With probability .5, and always where there is no end of a sentence to cut at, B begins at a
+sentence of another place of the text; else B goes on where A ends. The longer of the two loses tokens from
+its end until both fill the part exactly. Nothing is predicted of which case it was.
+
+There, sentences are lines of the input, and B's place is drawn and then widened to whole sentences; here
+they end as Spec.ends_sentence says (anywhere where the tokenizer does not know), and B begins with the first
+sentence of a window drawn at random that leaves enough behind it, at its first token where there is none.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tlx.data.window import Window
+from tlx.objectives.shared.base import Spec
+
+NUM_FUNCTIONAL = 3  # sep, sep and cls
+
+
+class SecondPart(NamedTuple):
+    """Tokens, the type of each (0 for A, 1 for B, 2 for cls), and which are sep or cls; padding behind."""
+
+    tokens: np.ndarray  # int32 [n]
+    types: np.ndarray  # int32 [n]
+    functional: np.ndarray  # bool [n]
+    size: int  # tokens that are no padding
+
+
+def second_part(
+    rng: np.random.Generator, text: np.ndarray, other: Window, length: int, spec: Spec
+) -> SecondPart:
+    """`length` tokens of `text`, which comes after the reused part, and of `other`; empty without text."""
+    vocab = spec.vocab
+    tokens = np.full(length, vocab.pad, np.int32)
+    types, functional = np.zeros(length, np.int32), np.zeros(length, bool)
+    if not len(text):
+        return SecondPart(tokens, types, functional, 0)
+    begun = other.tokens[other.segments > 0]
+    a, b = two_texts(rng, text, begun, length - NUM_FUNCTIONAL, spec, other.backwards)
+    size = len(a) + len(b) + NUM_FUNCTIONAL
+    tokens[:size] = np.concatenate([a, [vocab.sep], b, [vocab.sep, vocab.cls]])
+    types[len(a) + 1 : size] = 1
+    types[size - 1] = 2
+    functional[[len(a), size - 2, size - 1]] = True
+    return SecondPart(tokens, types, functional, size)
+
+
+def two_texts(
+    rng: np.random.Generator,
+    text: np.ndarray,
+    other: np.ndarray,
+    room: int,
+    spec: Spec,
+    backwards: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B), `room` tokens together where there are as many; `backwards`: both are in reverse."""
+    cuts = between_sentences(text, spec, backwards)
+    if len(cuts) and rng.random() < 0.5:
+        a_size = int(rng.choice(cuts))
+        return text[:a_size], text[a_size:room]
+    a = text[: int(rng.choice(cuts))] if len(cuts) else text
+    missing = max(1, room - len(a))
+    starts = between_sentences(other[: max(len(other) - missing + 1, 0)], spec, backwards)
+    b = other[int(starts[0]) :] if len(starts) else other
+    # As many sentences of B as fill the rest, and at least one.
+    ends = np.append(between_sentences(b, spec, backwards), len(b))
+    b = b[: int(ends[min(np.searchsorted(ends, missing), len(ends) - 1)])]
+    a_size, b_size = trimmed(len(a), len(b), room)
+    return a[:a_size], b[:b_size]
+
+
+def between_sentences(tokens: np.ndarray, spec: Spec, backwards: bool) -> np.ndarray:
+    """Where a sentence has ended and another follows, from 1 to the number of `tokens` less one.
+
+    Backwards a sentence begins with the token that ends it.
+    """
+    if spec.ends_sentence is None:
+        return np.arange(1, len(tokens))
+    tokens = tokens[1:] if backwards else tokens[:-1]
+    return np.flatnonzero(spec.ends_sentence[tokens] | (tokens == spec.vocab.eos)) + 1
+
+
+def trimmed(a_size: int, b_size: int, room: int) -> tuple[int, int]:
+    """What is left of both where the longer one (of equals the second) loses a token until they fit."""
+    excess = max(0, a_size + b_size - room)
+    from_a = min(excess, max(0, a_size - b_size))
+    from_b = min(excess, max(0, b_size - a_size))
+    rest = excess - from_a - from_b
+    return a_size - from_a - rest // 2, b_size - from_b - (rest + 1) // 2

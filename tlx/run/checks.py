@@ -1,0 +1,108 @@
+"""Checks of a config: of its values alone, and against a number of devices."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from tlx import parallel
+from tlx.adapt.parts import check_patterns, split
+from tlx.adapt.rates import optimizer_of
+from tlx.base.errors import ConfigError, one_of
+from tlx.models.config import ModelConfig
+from tlx.optim import make_optimizer, make_schedule
+from tlx.run.config import RunConfig, parsed, parts_of
+from tlx.run.spec import abstract_batch, make_module, spec_before_tokenizer
+from tlx.tasks.shared.base import Task
+from tlx.training.config import TrainConfig
+from tlx.training.state import begin, boxed_params, frozen_params
+from tlx.training.step_flops import trace_forward
+
+
+def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
+    """The frozen config, checked in all that does not depend on the devices.
+
+    Raises ConfigError with the field, its value and the legal ones. `allow`: see base.lookup.Table.load.
+    """
+    resolved = parsed(config, allow)
+    name, parts = resolved.objective.name, parts_of(resolved, allow)
+    for field in dataclasses.fields(resolved):
+        validate = getattr(getattr(resolved, field.name), "validate", None)
+        if validate is not None:
+            validate()
+    _check_seed(resolved.seed)
+    if resolved.model.kind not in parts.kinds:
+        raise ConfigError(f"objective {name!r}: " + one_of("model.kind", resolved.model.kind, parts.kinds))
+    if isinstance(parts, Task):
+        resolved.data.records.validate()
+        abstract_batch(resolved, spec_before_tokenizer(resolved))
+    else:
+        parts.reads(spec_before_tokenizer(resolved))
+    _check_positions(resolved)
+    return resolved
+
+
+def check_devices(config: RunConfig, num_devices: int) -> None:
+    """Raises ConfigError where mesh, batch or model do not fit so many devices. Compiles nothing.
+
+    The whole model is traced with the mesh's shardings, so that no dim fails to divide later.
+    """
+    sizes = config.mesh.sizes(num_devices)
+    rules = parallel.rules(config.mesh)
+    axes = {rule.name: [axis for axis in rule.axes if sizes[axis] > 1] for rule in rules}
+    _check_batch(config.train, axes["batch"], math.prod(sizes[axis] for axis in axes["batch"]))
+    _check_heads(config.model, axes["heads"], math.prod(sizes[axis] for axis in axes["heads"]))
+    mesh = parallel.abstract_mesh(config.mesh, num_devices)
+    spec = spec_before_tokenizer(config)
+    module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
+    boxed = boxed_params(module, batch)
+    check_patterns(config.adapt, boxed)
+    trained, _ = split(config.adapt, boxed)
+    optimizer = optimizer_of(config.optimizer, config.adapt, module.model, trained, config.train.steps)
+    make_optimizer(optimizer, make_schedule(optimizer, config.train.steps), trained)
+    frozen = frozen_params(module)
+    parallel.param_shardings((boxed, frozen), mesh, rules)
+    jax.eval_shape(partial(begin, module), parallel.unbox(boxed), parallel.unbox(frozen))
+    with parallel.use(mesh, rules):
+        jax.eval_shape(lambda: trace_forward(module, batch))
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed = {seed} must lie in 0..{2**32 - 1}")
+
+
+def _check_positions(config: RunConfig) -> None:
+    """A learned table must have a row for each place: an index beyond it would silently read the last."""
+    position, length = config.model.position, config.data.sequence_length
+    if position.kind == "learned" and length > position.max_length:
+        raise ConfigError(
+            f"data.sequence_length = {length} needs {length} rows of learned positions, "
+            f"model.position.max_length = {position.max_length}; raise one or lower the other"
+        )
+
+
+def _check_batch(train: TrainConfig, axes: Sequence[str], shards: int) -> None:
+    parts = shards * train.microbatches
+    if train.batch_size % parts:
+        split = " x ".join([f"{shards} devices of mesh.{' x mesh.'.join(axes)}"] if axes else [])
+        near = sorted({max(parts, train.batch_size // parts * parts), -(-train.batch_size // parts) * parts})
+        raise ConfigError(
+            f"train.batch_size = {train.batch_size} does not divide into {train.microbatches} microbatches"
+            f" over {split}; it must be a multiple of {parts}, such as {' or '.join(map(str, near))}"
+        )
+
+
+def _check_heads(model: ModelConfig, axes: Sequence[str], shards: int) -> None:
+    heads, kv_heads = model.attention.num_heads, model.attention.num_kv_heads
+    for name, count in (("num_heads", heads), ("num_kv_heads", kv_heads)):
+        if count and count % shards:
+            legal = [n for n in range(1, count + 1) if count % n == 0]
+            raise ConfigError(
+                f"model.attention.{name} = {count} does not divide over mesh.{' x mesh.'.join(axes)} = "
+                f"{shards}; with so many heads the mesh's may be {', '.join(map(str, legal))}"
+            )

@@ -1,6 +1,0 @@
-"""Labelled records from files: jsonl, json, csv, tsv, parquet, CoNLL, SQuAD's json, plain lines."""
-
-from tlx.tasks.readers.files import read_files
-from tlx.tasks.readers.record import FORMATS, Record, RecordFiles, RecordsConfig, RecordSet
-
-__all__ = ["FORMATS", "Record", "RecordFiles", "RecordSet", "RecordsConfig", "read_files"]

@@ -1,0 +1,54 @@
+"""A task's config, completed by what the base model and the training records say."""
+
+from typing import Any
+
+from tlx.adapt.config import AdaptConfig
+from tlx.base.config import from_dict, to_dict
+from tlx.base.errors import ConfigError
+from tlx.data.records import read_records
+from tlx.run import RunConfig
+from tlx.run.assemble import made_tokenizer, open_split
+from tlx.run.checks import resolve
+from tlx.run.config import parsed, parts_of, without_nones
+from tlx.trainer.base_model import Base, kept
+from tlx.training.config import BaseConfig
+
+
+def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) -> RunConfig:
+    """The config with all that the base model and the training records say: model, tokenizer, the names of
+    the classes, the number of steps. Raises ConfigError or DataError."""
+    adapt = from_dict(AdaptConfig, values["adapt"], "config.adapt")
+    if adapt.method != "full" and (base is None or scratch):
+        raise ConfigError(f"adapt.method = {adapt.method!r} keeps a base as it is; give it by --from=DIR")
+    values["model"]["slots"] = to_dict(adapt.slots)
+    if base is not None:
+        tokenizer = kept(base.tokenizer)
+        values |= {
+            "model": _joined(to_dict(base.config.model), without_nones(values["model"])),
+            "tokenizer": to_dict(base.config.tokenizer) | {"path": tokenizer},
+            "base": to_dict(BaseConfig() if scratch else base.record),
+        }
+    config = parsed(values)
+    config.data.records.validate()
+    records = read_records(config.data.records, "train", config.seed)
+    values["objective"] = to_dict(parts_of(config).complete(config.objective, records))
+    if config.data.records.epochs:
+        rows = _num_rows(parsed(values), len(records))
+        steps = config.data.records.epochs * rows / config.train.batch_size
+        values["train"] = to_dict(config.train) | {"steps": max(1, round(steps))}
+    return resolve(values)
+
+
+def _num_rows(config: RunConfig, num_records: int) -> int:
+    """Rows of one pass over the training records: of packed ones there are fewer, of cut ones more."""
+    parts = parts_of(config)
+    if not parts.cuts and (parts.join is None or not config.objective.packing):
+        return num_records
+    return open_split(config, made_tokenizer(config), "train").num_windows
+
+
+def _joined(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    joined = dict(values)
+    for key, value in changes.items():
+        joined[key] = _joined(joined[key], value) if isinstance(value, dict) and key in joined else value
+    return joined

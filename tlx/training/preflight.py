@@ -1,0 +1,162 @@
+"""Before the first compile: do all hosts see the same program, config, directory and devices?
+
+With several processes only. Each says what it sees, all read what everybody said, and all come to the same
+verdict: what would go wrong in an hour is refused in seconds, with the host's name.
+"""
+
+import collections
+import json
+import logging
+import os
+import pathlib
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tlx.base.errors import ConfigError, DivergenceError, StorageError, UserError
+from tlx.checkpoint.checkpoints import FREE_SPACE_FACTOR
+from tlx.parallel import consensus
+
+SKEW_SECONDS = 5.0  # clocks further apart make leases and logs hard to trust
+_BYTES = 8192  # of what one process may say
+_TOKEN = ".preflight"
+
+log = logging.getLogger("tlx")
+
+Facts = Mapping[str, Any]
+
+
+def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, str]) -> list[str]:
+    """Host name of each process, in order. Called by all, after start_process, before the lease.
+
+    Raises on all processes alike: ConfigError (versions, devices), DivergenceError (config, arithmetic) or
+    StorageError (a host cannot write, or sees another directory), naming the processes and hosts.
+    """
+    if jax.process_count() == 1:
+        return [socket.gethostname()]
+    problem, is_new = "", not workdir.exists()
+    token = {"token": uuid.uuid4().hex}
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / _TOKEN).write_text(token["token"])
+        except OSError as error:
+            problem = str(error)
+    token = gather(token)[0]  # a barrier too: the clocks are read at about one moment
+    now = time.time()
+    facts = gather(
+        {
+            "host": socket.gethostname(),
+            "config": config_hash,
+            "versions": dict(versions),
+            "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
+            "directory": problem[:200] or _directory(workdir, token["token"]),
+            "time": now,
+        }
+    )
+    if jax.process_index() == 0:
+        _tidy(workdir, is_new)
+    error = verdict(facts, workdir)
+    if error is not None:
+        raise error
+    _check_sum()
+    clocks = [fact["time"] for fact in facts]
+    if max(clocks) - min(clocks) > SKEW_SECONDS and jax.process_index() == 0:
+        apart = ", ".join(f"{fact['host']} {fact['time'] - min(clocks):+.0f} s" for fact in facts)
+        log.warning("the hosts' clocks differ: %s; is NTP running?", apart)
+    return [fact["host"] for fact in facts]
+
+
+def verdict(facts: Sequence[Facts], workdir: pathlib.Path) -> UserError | None:
+    """What is wrong with what the processes said, in their order; None where all is well."""
+    bad = [f"process {i} ({fact['host']}): {fact['directory']}" for i, fact in enumerate(facts)]
+    bad = [line for line, fact in zip(bad, facts, strict=True) if fact["directory"]]
+    if bad:
+        return StorageError(f"not every host can use the run directory {workdir}:\n  " + "\n  ".join(bad))
+    names = sorted({name for fact in facts for name in fact["versions"]})
+    odd = [_compare(facts, name, [fact["versions"].get(name) for fact in facts]) for name in names]
+    odd.append(_compare(facts, "devices", [fact["devices"] for fact in facts]))
+    if any(odd):
+        return ConfigError("the hosts are not alike:\n  " + "\n  ".join(filter(None, odd)))
+    if line := _compare(facts, "config", [fact["config"][:12] for fact in facts]):
+        return DivergenceError(f"the processes were started with different configs (sha256):\n  {line}")
+    return None
+
+
+def check_room(folder: pathlib.Path, state_bytes: int) -> None:
+    """StorageError (exit 73) where `folder` has no room for two checkpoints of the state. Called by all."""
+    wanted = FREE_SPACE_FACTOR * state_bytes
+    free = shutil.disk_usage(folder).free
+    if consensus.from_first(int(free < wanted)):
+        raise StorageError(
+            f"{folder} has {free / 1e9:.1f} GB free; a checkpoint takes {state_bytes / 1e9:.1f} GB, and "
+            f"{wanted / 1e9:.1f} GB ({FREE_SPACE_FACTOR} times as much) must be free"
+        )
+
+
+def gather(said: Facts) -> list[Facts]:
+    """What each process said, on all of them. JSON of at most 8 kB."""
+    data = json.dumps(said).encode()
+    if len(data) > _BYTES:
+        raise ValueError(f"{len(data)} bytes are more than the {_BYTES} that a process may say")
+    padded = np.frombuffer(data.ljust(_BYTES), np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [json.loads(row.tobytes()) for row in rows]
+
+
+def _directory(workdir: pathlib.Path, token: str) -> str:
+    """Empty, or why this process cannot use the run directory: it must be the one that process 0 sees."""
+    try:
+        if (workdir / _TOKEN).read_text() != token:
+            return "is not the directory that process 0 sees"
+        with tempfile.NamedTemporaryFile(dir=workdir, prefix=f"{_TOKEN}-") as probe:
+            probe.write(b"x")
+            probe.flush()
+            os.fsync(probe.fileno())
+    except FileNotFoundError:
+        return "is not the directory that process 0 sees; it must be on a file system that all hosts share"
+    except OSError as error:
+        return str(error)[:200]
+    return ""
+
+
+def _tidy(workdir: pathlib.Path, is_new: bool) -> None:
+    """What a refusal leaves behind is what was there before."""
+    try:
+        (workdir / _TOKEN).unlink(missing_ok=True)
+        if is_new:
+            workdir.rmdir()
+    except OSError:
+        pass
+
+
+def _compare(facts: Sequence[Facts], name: str, values: Sequence[Any]) -> str:
+    """Empty, or `name: VALUE on processes ..., VALUE on ...`, the most common value first."""
+    groups = collections.defaultdict(list)
+    for i, value in enumerate(values):
+        groups[str(value)].append(f"{i} ({facts[i]['host']})")
+    if len(groups) == 1:
+        return ""
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return f"{name}: " + "; ".join(f"{value} on process {', '.join(who)}" for value, who in ordered)
+
+
+def _check_sum() -> None:
+    """One sum over all devices: the network works, and every device counts."""
+    count = jax.device_count()
+    mesh = Mesh(np.array(jax.devices()), ("all",))
+    spread = NamedSharding(mesh, PartitionSpec("all"))
+    ones = jax.make_array_from_callback((count,), spread, lambda index: np.ones(count, np.int32)[index])
+    total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(ones)
+    if (found := int(total.addressable_data(0))) != count:
+        raise DivergenceError(f"a sum of ones over {count} devices is {found}")

@@ -1,0 +1,105 @@
+"""TensorBoard and Weights & Biases. Whatever happens to them, training goes on."""
+
+import importlib
+import importlib.util
+import pathlib
+import queue
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tlx.base.files import sha256_json
+from tlx.training.config import LogConfig
+
+Write = Callable[[int, Mapping[str, float]], None]
+
+# Lines that may wait for a slow tracker; more are dropped.
+_WAITING = 1000
+
+
+class Trackers:
+    """Hands metrics to every tracker on a thread of its own; one that raises is reported and left out."""
+
+    def __init__(self, writers: Mapping[str, Write], report: Callable[[str], None] = print):
+        self._writers = dict(writers)
+        self._report = report
+        self._queue: queue.Queue = queue.Queue(_WAITING)
+        self._thread = threading.Thread(target=self._work, daemon=True, name="trackers")
+        self._thread.start()
+
+    def metrics(self, step: int, values: Mapping[str, float], kind: str = "train") -> None:
+        """Queues {kind/name: value}; never waits."""
+        try:
+            self._queue.put_nowait((step, {f"{kind}/{name}": value for name, value in values.items()}))
+        except queue.Full:
+            pass
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Lets what waits be written, for so long at most."""
+        try:
+            self._queue.put(None, timeout=seconds)
+        except queue.Full:
+            return
+        self._thread.join(seconds)
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            for name, write in list(self._writers.items()):
+                try:
+                    write(*item)
+                except Exception as error:
+                    del self._writers[name]
+                    self._report(f"{name} failed and is left out from now on: {error!r}")
+
+
+def start_trackers(
+    config: LogConfig, workdir: pathlib.Path, name: str, settings: Mapping[str, Any]
+) -> Trackers:
+    """The trackers that the config asks for and that are installed."""
+    report = _to_stderr
+    makers: dict[str, Callable[[], Write | None]] = {}
+    if config.tensorboard:
+        makers["TensorBoard"] = lambda: _tensorboard(workdir / "tensorboard")
+    if config.wandb_project is not None:
+        makers["Weights & Biases"] = lambda: _wandb(config.wandb_project, workdir, name, settings)
+    writers = {}
+    for label, make in makers.items():
+        try:
+            if (write := make()) is not None:
+                writers[label] = write
+        except Exception as error:
+            report(f"{label} cannot be used: {error!r}")
+    return Trackers(writers, report)
+
+
+def _tensorboard(folder: pathlib.Path) -> Write | None:
+    """A writer through tensorboardX; None where it is not installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        return None
+    writer = importlib.import_module("tensorboardX").SummaryWriter(str(folder))
+
+    def write(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return write
+
+
+def _wandb(project: str, workdir: pathlib.Path, name: str, settings: Mapping[str, Any]) -> Write:
+    """A writer to wandb; its key comes from the environment and is never in a config."""
+    wandb = importlib.import_module("wandb")
+    run = wandb.init(
+        project=project,
+        dir=str(workdir),
+        name=name,
+        id=sha256_json(str(workdir.resolve()))[:12],  # the same after a resume
+        resume="allow",
+        config=dict(settings),
+    )
+    return lambda step, values: run.log(dict(values), step=step)
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
