@@ -16,7 +16,7 @@ from tlx.checkpoint import steps
 from tlx.nn.kernels.choice import choose
 from tlx.plan.footprint import device_bytes, kept
 from tlx.run import RunConfig
-from tlx.run.program import program
+from tlx.run.program import build_program
 from tlx.run.spec import spec_before_tokenizer
 from tlx.trainer.driver import Job
 from tlx.training import directory
@@ -124,7 +124,7 @@ def _memory(config: RunConfig, count: int) -> tuple[int, int]:
     Of each run: its state, a gradient, and what the forward pass keeps for the backward pass. Besides: one
     more state (the run that is being saved or evaluated) and the frozen parameters, once.
     """
-    made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
+    made = build_program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
     own = device_bytes(saved_part(made.state))
     each = own + device_bytes(made.state.params) + kept(config, made)
     return count * each + own + device_bytes(made.state.frozen), _device_bytes()

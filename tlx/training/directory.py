@@ -42,6 +42,14 @@ class Change(NamedTuple):
     allowed: bool
 
 
+def find_run_folder(path: pathlib.Path) -> pathlib.Path | None:
+    """Return the run directory that `path` is, or is a checkpoint of; None where it is neither."""
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / FILE).is_file():
+            return folder
+    return None
+
+
 def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
     """run.json, or None where no run was started. Raises DataError for a newer format or a broken file."""
     path = workdir / FILE

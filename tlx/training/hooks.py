@@ -11,7 +11,7 @@ from tlx.training.clock import Clock
 from tlx.training.config import EvalConfig, LogConfig, TrainConfig
 from tlx.training.journal import Journal
 from tlx.training.progress import Progress, Speed
-from tlx.training.state import State
+from tlx.training.state import State, saved_part
 from tlx.training.step import Metrics
 
 # Results of an evaluation that say how much was evaluated: written down, not shown.
@@ -176,8 +176,3 @@ def checkpoint_hook(
                 checkpoints.save(step, saved_part(view(state)))
 
     return hook
-
-
-def saved_part(state: State) -> dict[str, Any]:
-    """What a checkpoint holds: all but the frozen parameters."""
-    return {name: value for name, value in state._asdict().items() if name != "frozen"}
