@@ -45,7 +45,7 @@ def test_trees_beside_the_parameters_pass_through_a_step_and_a_checkpoint(run, t
         state = with_extra(run.init())
         before = jax.device_get(state.extra)
         after, _ = jax.jit(run.step.__wrapped__, donate_argnums=0)(
-            state, run.place(run.train.batch(0, run.rows))
+            state, run.to_devices(run.train.batch(0, run.local_row_indices))
         )
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(after.extra), before)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
@@ -74,5 +74,5 @@ def test_a_checkpoint_from_before_fits(objective, tmp_path):
         loaded = checkpoints.restore(saved_part(run.state))
         state = State(**loaded.tree, frozen=run.frozen())
         assert state.extra == {} and int(state.step) == loaded.step == config.train.steps
-        state, metrics = run.step(state, run.place(run.train.batch(loaded.step, run.rows)))
+        state, metrics = run.step(state, run.to_devices(run.train.batch(loaded.step, run.local_row_indices)))
     assert np.isfinite(metrics["loss"]) and int(state.step) == loaded.step + 1

@@ -2,7 +2,7 @@
 
 import time
 
-from tlx.bench.sizes import Shape, style
+from tlx.bench.sizes import BenchShape, style
 from tlx.data.pipeline import Pipeline
 from tlx.data.prepare import prepare_tokenizer
 from tlx.run import base_config
@@ -12,7 +12,7 @@ from tlx.run.checks import resolve
 LENGTH, BATCH = 512, 64
 
 
-def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
+def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
     """Prints, for each objective, batches made in this thread alone, by its own processor time.
 
     The tokens counted are those of the text that a row takes up (its window less what it shares with the

@@ -16,7 +16,7 @@ from tlx.cli import data_records, flags
 from tlx.cli.data_tables import PREFIXES, Example, describe
 from tlx.data import Pipeline, open_caches, prepare_tokenizer
 from tlx.run import RunConfig
-from tlx.run.assemble import made_tokenizer, open_text
+from tlx.run.assemble import build_tokenizer, open_text
 from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer, Vocabulary
@@ -63,7 +63,7 @@ def _show_records(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.config.objective.name} reads records: there is no cache to prepare")
     config = completed(options.config.to_dict(), options.base and load_base(options.base))
     first = options.batch * config.train.batch_size
-    data_records.show(config, made_tokenizer(config), options.split, first, options.examples, options.places)
+    data_records.show(config, build_tokenizer(config), options.split, first, options.examples, options.places)
 
 
 def _rates(pipeline: Pipeline, config: RunConfig, vocab: Vocabulary) -> Iterator[str]:

@@ -13,9 +13,9 @@ from tlx.base.errors import ConfigError
 from tlx.data.batches import Batches
 from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.prepare import prepare_tokenizer
-from tlx.data.records import Part, build_records, prepare_records_tokenizer
+from tlx.data.records import RecordSplit, build_records, prepare_records_tokenizer
 from tlx.data.sources import Split
-from tlx.run.config import RunConfig, parts_of
+from tlx.run.config import RunConfig, get_objective
 from tlx.run.program import Program, build_program
 from tlx.run.spec import spec_of
 from tlx.tasks.shared.base import Task
@@ -42,7 +42,7 @@ class Run(NamedTuple):
     """Batches of the validation split."""
     mesh: Mesh
     """Device mesh."""
-    rules: parallel.Rules
+    rules: parallel.ShardingRules
     """Sharding rules from logical dim names to mesh axes."""
     program: Program
     """Jitted init and step; a run that differs only in its seed can reuse it."""
@@ -54,9 +54,9 @@ class Run(NamedTuple):
     """Returns the frozen parameters, which no checkpoint holds."""
     step: StepFn
     """Jitted train step; donates the state."""
-    rows: tuple[int, ...]
+    local_row_indices: tuple[int, ...]
     """Indices of the global batch rows that this process loads, ascending."""
-    place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
+    to_devices: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
     """Puts these rows onto the devices as global arrays."""
 
     def use(self) -> AbstractContextManager[None]:
@@ -89,7 +89,7 @@ def assemble(
     """
     if config.adapt.method != "full" and base is None:
         raise ConfigError(f"adapt.method = {config.adapt.method!r} adapts a base model; use: tlx finetune")
-    tokenizer = tokenizer or made_tokenizer(config)
+    tokenizer = tokenizer or build_tokenizer(config)
     check_tokenizer(config.objective, tokenizer.hash)
     spec = spec_of(config, tokenizer)
     train = open_split(config, tokenizer, "train")
@@ -128,21 +128,21 @@ def assemble(
         init=init,
         frozen=frozen,
         step=program.step,
-        rows=tuple(rows.tolist()),
-        place=lambda local: parallel.to_global(local, shardings),
+        local_row_indices=tuple(rows.tolist()),
+        to_devices=lambda local: parallel.to_global(local, shardings),
     )
 
 
-def made_tokenizer(config: RunConfig) -> Tokenizer:
+def build_tokenizer(config: RunConfig) -> Tokenizer:
     """Return the tokenizer that the config asks for, trained on the run's own text where it has to be."""
-    parts = parts_of(config)
+    parts = get_objective(config)
     if isinstance(parts, Task):
         columns = (*parts.texts(config.objective), *parts.written(config.objective))
         return prepare_records_tokenizer(config.tokenizer, config.data, columns)
     return prepare_tokenizer(config.tokenizer, config.data)
 
 
-def open_split(config: RunConfig, tokenizer: Tokenizer, split: Part, batch_size: int = 0) -> Batches:
+def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batch_size: int = 0) -> Batches:
     """Open the batches of a split of the run's data: text of an objective, or records of a task.
 
     Args:
@@ -158,7 +158,7 @@ def open_split(config: RunConfig, tokenizer: Tokenizer, split: Part, batch_size:
         ConfigError: For an objective without such a split, or what it cannot read.
         DataError: For text or records that are missing, unreadable or too few.
     """
-    parts = parts_of(config)
+    parts = get_objective(config)
     if not isinstance(parts, Task):
         if split == "test":
             raise ConfigError(f"objective {config.objective.name!r} has no split 'test'")
@@ -190,7 +190,7 @@ def open_text(config: RunConfig, tokenizer: Tokenizer, split: Split, batch_size:
         ConfigError: For what the objective cannot read.
         DataError: For text that is missing, unreadable or too little for one batch.
     """
-    objective = parts_of(config)
+    objective = get_objective(config)
     if isinstance(objective, Task):
         raise ConfigError(f"objective {config.objective.name!r} is a task: it reads records, not text")
     spec = spec_of(config, tokenizer)

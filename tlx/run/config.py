@@ -24,7 +24,7 @@ from tlx.training.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
 from tlx.training.teacher import with_teacher
 
 # Legal values of config.objective.name: self-supervised objectives, and tasks with labels.
-PARTS = Table("objective", {**OBJECTIVES, **TASKS})
+OBJECTIVES_AND_TASKS = Table("objective", {**OBJECTIVES, **TASKS})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def base_config(objective: str = "clm") -> Any:
     `model.kind` is the first that the objective works with. The return type is Any because the keys of a
     ConfigDict are unknown to type checkers.
     """
-    parts: Objective | Task = PARTS.load(objective)
+    parts: Objective | Task = OBJECTIVES_AND_TASKS.load(objective)
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
     return config_dict(values)
@@ -104,7 +104,7 @@ def finetune_config(task: str = "classification") -> Any:
     return config
 
 
-def parsed(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
+def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
     """Return the frozen config with keys and types checked, values not.
 
     Args:
@@ -120,15 +120,15 @@ def parsed(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     name = (values.get("objective") or {}).get("name")
-    parts: Objective | Task = PARTS.load(str(name), allow=allow)
+    parts: Objective | Task = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
     values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values)
 
 
-def parts_of(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective | Task:
+def get_objective(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective | Task:
     """Return the objective or task of a run."""
-    return PARTS.load(config.objective.name, allow=allow)
+    return OBJECTIVES_AND_TASKS.load(config.objective.name, allow=allow)
 
 
 def without_nones(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from tlx import parallel
 from tlx.adapt.parts import split
-from tlx.adapt.rates import optimizer_of
+from tlx.adapt.rates import adapted_optimizer_config
 from tlx.models import parametrization
 from tlx.optim import frozen_paths, make_optimizer, make_schedule
 from tlx.optim import state_shardings as opt_state_shardings
@@ -29,7 +29,7 @@ class Program(NamedTuple):
     """Linen module: apply({"params": p}, batch, carry, keys) -> (terms, carry)."""
     mesh: Mesh | AbstractMesh
     """Device mesh; abstract where nothing is to run."""
-    rules: parallel.Rules
+    rules: parallel.ShardingRules
     """Sharding rules from logical dim names to mesh axes."""
     boxed: Any
     """Abstract parameters in boxes with their logical names."""
@@ -68,11 +68,11 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
     apart = partial(split, config.adapt)
     trainable, base = apart(boxed)
     frozen = frozen_params(module) | base
-    optimizer_config = optimizer_of(
+    optimizer_config = adapted_optimizer_config(
         config.optimizer, config.adapt, module.model, trainable, config.train.steps
     )
     schedule = make_schedule(optimizer_config, config.train.steps)
-    lr_multipliers = parametrization.rates(module.model, optimizer_config, trainable)
+    lr_multipliers = parametrization.lr_multipliers(module.model, optimizer_config, trainable)
     optimizer = make_optimizer(optimizer_config, schedule, trainable, lr_multipliers)
     batch_size = config.train.batch_size
 
@@ -110,7 +110,12 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
 
 
 def state_shardings(
-    state: State, boxed: Any, frozen: Any, module: Any, mesh: Mesh | AbstractMesh, rules: parallel.Rules
+    state: State,
+    boxed: Any,
+    frozen: Any,
+    module: Any,
+    mesh: Mesh | AbstractMesh,
+    rules: parallel.ShardingRules,
 ) -> State:
     """Return a NamedSharding for each leaf of the abstract state.
 

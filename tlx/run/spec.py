@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import made_up_window
-from tlx.objectives.shared.base import Spec
-from tlx.run.config import RunConfig, parts_of
+from tlx.data.window import dummy_window
+from tlx.objectives.shared.base import ObjectiveSpec
+from tlx.run.config import RunConfig, get_objective
 from tlx.tasks.shared.base import Task, TaskSpec
 from tlx.text import Tokenizer, make_tokenizer
 from tlx.text.vocabulary import Vocabulary
@@ -29,15 +29,15 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
             f"{vocab.added} ids that were added to the tokenizer's {vocab.size - vocab.added}"
         )
     model.validate()
-    return parts_of(config).module(config.objective, model, config.loss)
+    return get_objective(config).module(config.objective, model, config.loss)
 
 
 def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Any:
     """Return what the run's examples depend on besides text and randomness: a Spec, or a task's TaskSpec."""
     length = config.data.sequence_length
-    if isinstance(parts_of(config), Task):
+    if isinstance(get_objective(config), Task):
         return _task_spec(config, tokenizer.vocab, tokenizer)
-    return Spec.of(config.objective, length, tokenizer, config.data.languages)
+    return ObjectiveSpec.of(config.objective, length, tokenizer, config.data.languages)
 
 
 def abstract_batch(config: RunConfig, spec: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -45,11 +45,11 @@ def abstract_batch(config: RunConfig, spec: Any) -> dict[str, jax.ShapeDtypeStru
 
     Shapes and dtypes are those of one example of made-up text, or of a task's blank item.
     """
-    parts = parts_of(config)
+    parts = get_objective(config)
     if isinstance(parts, Task):
         source = parts.blank(spec)
     else:
-        source = made_up_window(parts.reads(spec), spec.vocab)
+        source = dummy_window(parts.reads(spec), spec.vocab)
     example = parts.example(np.random.default_rng(0), source, spec)
     rows = config.train.batch_size
     return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
@@ -64,9 +64,9 @@ def spec_before_tokenizer(config: RunConfig) -> Any:
         vocab = Vocabulary(config.tokenizer.vocab_size)
     else:
         vocab = make_tokenizer(config.tokenizer, ()).vocab
-    if isinstance(parts_of(config), Task):
+    if isinstance(get_objective(config), Task):
         return _task_spec(config, vocab)
-    return Spec(
+    return ObjectiveSpec(
         config=config.objective,
         length=config.data.sequence_length,
         vocab=vocab,

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tlx.base import tree
-from tlx.base.errors import DivergenceError
+from tlx.base.errors import ReplicaMismatch
 from tlx.training.preemption import LAG
 from tlx.training.state import saved_part
 
@@ -24,7 +24,7 @@ Rows = dict[str, np.ndarray]
 Values = Mapping[int, Any]  # by process
 
 
-class Batches(NamedTuple):
+class BatchSource(NamedTuple):
     """Which process loads which rows of a batch, and how any process builds any row."""
 
     rows: Mapping[int, np.ndarray]
@@ -33,10 +33,10 @@ class Batches(NamedTuple):
     """(batch number, row indices) -> arrays [rows, ...] by name."""
 
 
-class Agreement:
+class ReplicaCheck:
     """Hook of the training loop that compares the processes' replicas every few steps.
 
-    All processes call it after every step. Raises DivergenceError (exit code 77) on all of them alike.
+    All processes call it after every step. Raises ReplicaMismatch (exit code 77) on all of them alike.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Agreement:
         mesh: Mesh,
         abstract: Any,
         facts: Mapping[str, str],
-        batches: Batches,
+        batches: BatchSource,
         hosts: Sequence[str],
     ):
         """Prepare the checksums of a state.
@@ -88,7 +88,7 @@ class Agreement:
             metrics: Not used.
 
         Raises:
-            DivergenceError: Where processes differ, on all of them.
+            ReplicaMismatch: Where processes differ, on all of them.
         """
         if self._every and step % self._every == 0:
             claims = self._claims(step)
@@ -123,7 +123,7 @@ class Agreement:
         return int(rows[index]), index
 
     def _read(self, step: int, sent: jax.Array) -> None:
-        """Raise DivergenceError where the values of a step differ between processes or replicas."""
+        """Raise ReplicaMismatch where the values of a step differ between processes or replicas."""
         table = np.asarray(sent.addressable_data(0))
         names = [*self._facts, "step"]
         width = 2 * (len(names) + 2)
@@ -143,7 +143,7 @@ class Agreement:
         differences += self._differing_replicas(table[:, width:])
         if differences:
             shown = "\n  ".join(differences[:8]) + ("\n  ..." if len(differences) > 8 else "")
-            raise DivergenceError(f"processes do not agree at step {step}; not like the others:\n  {shown}")
+            raise ReplicaMismatch(f"processes do not agree at step {step}; not like the others:\n  {shown}")
 
     def _differing_replicas(self, sums: np.ndarray) -> list[str]:
         """Describe the leaves whose replicas are not all equal. sums: uint32 [devices, leaves]."""

@@ -75,7 +75,7 @@ def init_state(
     batch_size: int,
     seed: int | jax.Array,
     frozen: Any = None,
-    apart: Split = lambda params: (params, {}),
+    partition_params: Split = lambda params: (params, {}),
 ) -> State:
     """Draw the initial train state without frozen parameters, which only initialise trainable ones.
 
@@ -89,14 +89,14 @@ def init_state(
         batch_size: Rows of the carry.
         seed: uint32 seed of the run.
         frozen: Frozen parameters that `module.begin` may initialise others from.
-        apart: Splits the module's parameters into (trainable, frozen).
+        partition_params: Splits the module's parameters into (trainable, frozen).
 
     Returns:
         The state before the first step, its `frozen` empty.
     """
     key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step folds in this number
     params = parallel.unbox(_draw_params(module, batch, key))
-    return state_from_params(module, optimizer, params, batch_size, seed, frozen, apart)
+    return state_from_params(module, optimizer, params, batch_size, seed, frozen, partition_params)
 
 
 def state_from_params(
@@ -106,7 +106,7 @@ def state_from_params(
     batch_size: int,
     seed: int | jax.Array,
     frozen: Any = None,
-    apart: Split = lambda params: (params, {}),
+    partition_params: Split = lambda params: (params, {}),
 ) -> State:
     """Return the initial train state of drawn parameters, as `init_state` does.
 
@@ -120,12 +120,12 @@ def state_from_params(
         batch_size: Rows of the carry.
         seed: uint32 seed of the run.
         frozen: Frozen parameters that `module.begin` may initialise others from.
-        apart: Splits the module's parameters into (trainable, frozen).
+        partition_params: Splits the module's parameters into (trainable, frozen).
 
     Returns:
         The state before the first step, its `frozen` empty.
     """
-    trainable, _ = apart(begin(module, params, frozen))
+    trainable, _ = partition_params(initial_params(module, params, frozen))
     return State(
         params=trainable,
         frozen={},
@@ -139,13 +139,13 @@ def state_from_params(
     )
 
 
-def begin(module: Any, params: Any, frozen: Any) -> Any:
+def initial_params(module: Any, params: Any, frozen: Any) -> Any:
     """Return the parameters that training starts from.
 
     Args:
         module: Module that may define `begin(params, frozen)`.
         params: Parameters as drawn.
-        frozen: Frozen parameters, of which `begin` may take some over (a student's layers from a teacher).
+        frozen: Frozen parameters, of which `begin` may take over some (a student's layers from a teacher).
 
     Returns:
         `module.begin(params, frozen)`, or `params` where the module does not define it.
