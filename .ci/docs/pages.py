@@ -1,6 +1,6 @@
 """A hook of mkdocs that generates every page: guides from README.md files, a reference page for each module.
 
-Nothing is copied into the tree. Links between README.md files become links between pages; a link to a file that
+Nothing is copied into the tree. Links between README.md files become links between pages. A link to a file that
 has no page fails the build, for mkdocs runs with --strict.
 """
 
