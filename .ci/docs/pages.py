@@ -1,7 +1,7 @@
 """A hook of mkdocs that generates every page: guides from README.md files, a reference page for each module.
 
-Nothing is copied into the tree. Links between README.md files become links between pages. A link to a file that
-has no page fails the build, for mkdocs runs with --strict.
+Nothing is copied into the tree. Links between README.md files become links between pages. A link to a file
+that does not exist fails the build, for mkdocs runs with --strict.
 """
 
 import ast
