@@ -44,19 +44,19 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data.sequence_length = 256
         config.train.batch_size = 2
     if objective == "span_corruption":
-        model.position.kind = "bucketed"
+        model.position.kind = "relative_bias"
         model.num_layers = 3
         model.num_decoder_layers = 3
     if objective == "plm":
-        model.residual = "post"
-        model.position.kind = "relative"
+        model.block_layout = "post"
+        model.position.kind = "relative_sinusoidal"
         config.objective.mem_len = 64
 
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1e-2
     config.optimizer.beta2 = 0.99  # most rows of the embedding table occur in few of these small batches
     config.optimizer.schedule.warmup = 0.03
-    config.optimizer.schedule.final = 0.0
+    config.optimizer.schedule.final_fraction = 0.0
     config.train.steps = STEPS[objective]
     config.eval.every = 500
     config.eval.batches = 50

@@ -96,7 +96,7 @@ def tiny(config: Any) -> Any:
     optimizer.eps = 1e-8
     optimizer.schedule.name = "linear"
     optimizer.schedule.warmup = 0.1
-    optimizer.schedule.final = 0.0
+    optimizer.schedule.final_fraction = 0.0
     config.train.steps = 60
     config.train.batch_size = 16
     config.train.microbatches = 1
@@ -121,15 +121,15 @@ def small_model(model: Any) -> None:
     model.attention.num_heads = 2
     model.attention.num_kv_heads = 0
     model.attention.head_dim = 0
-    model.attention.windows = tuple(min(window, 16) for window in model.attention.windows)
-    model.feedforward.hidden = 0
+    model.attention.window_pattern = tuple(min(window, 16) for window in model.attention.window_pattern)
+    model.feedforward.ff_dim = 0
     if model.kind == "bilstm":
-        model.recurrent.cell = 64
+        model.recurrent.cell_dim = 64
         model.recurrent.characters.filters = ((1, 16), (2, 16), (3, 32))
     if model.embedding.cutoffs:
         model.embedding.cutoffs = (128, 256)
-    if model.embedding.factor:
-        model.embedding.factor = 32
+    if model.embedding.width:
+        model.embedding.width = 32
 
 
 def without_dropout(model: Any) -> None:
@@ -155,7 +155,7 @@ def tiny_pod(config: Any) -> Any:
     model.attention.num_heads = 4
     if model.attention.num_kv_heads:
         model.attention.num_kv_heads = 2
-    model.feedforward.hidden = 192
+    model.feedforward.ff_dim = 192
     config.loss.chunk = 0
     config.train.batch_size = 8
     config.train.steps = 20

@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate = 1.76e-3
     optimizer.schedule.name = "linear"
     optimizer.schedule.warmup = 3125
-    optimizer.schedule.final = 0.0
+    optimizer.schedule.final_fraction = 0.0
     optimizer.weight_decay = 0.01
     config.train.clip_norm = 1.0
     return sized(config, arg)

@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate = 0.05
     optimizer.schedule.name = "constant"
     optimizer.schedule.warmup = 25_000
-    optimizer.schedule.final = 0.0
+    optimizer.schedule.final_fraction = 0.0
     optimizer.weight_decay = 0.0
     config.train.clip_norm = 0.25
     return sized(config, arg)

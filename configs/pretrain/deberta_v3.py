@@ -16,7 +16,7 @@ from tlx.recipes import published, sized, tfds
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; `arg` is "" for the published size, "tiny" for a laptop."""
     config = published("rtd", "deberta-v2", "v3-base")
-    config.objective.sharing = "gdes"
+    config.objective.embedding_sharing = "gdes"
     config.objective.head = "deberta"
     config.objective.generator_fraction = 1.0
     config.objective.generator_layers = 6
@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate = 6e-4
     optimizer.schedule.name = "linear"
     optimizer.schedule.warmup = 10_000
-    optimizer.schedule.final = 0.0
+    optimizer.schedule.final_fraction = 0.0
     optimizer.beta1 = 0.9
     optimizer.beta2 = 0.98
     optimizer.eps = 1e-6

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model = config.model
     model.num_layers = 4
     model.width = 312
-    model.feedforward.hidden = 1200
+    model.feedforward.ff_dim = 1200
     config.data.mixture = (
         tfds("wikipedia/20230601.en", train_split="train[:99%]", validation_split="train[99%:]"),
     )
@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate = 1e-4
     optimizer.schedule.name = "linear"
     optimizer.schedule.warmup = 0.1
-    optimizer.schedule.final = 0.0
+    optimizer.schedule.final_fraction = 0.0
     optimizer.beta1 = 0.9
     optimizer.beta2 = 0.999
     optimizer.eps = 1e-6

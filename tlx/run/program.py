@@ -65,8 +65,8 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
     module = make_module(config, spec.vocab)
     batch = abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
-    apart = partial(split, config.adapt)
-    trainable, base = apart(boxed)
+    partition_params = partial(split, config.adapt)
+    trainable, base = partition_params(boxed)
     frozen = frozen_params(module) | base
     optimizer_config = adapted_optimizer_config(
         config.optimizer, config.adapt, module.model, trainable, config.train.steps
@@ -77,10 +77,10 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
     batch_size = config.train.batch_size
 
     def init(frozen: Any, seed: Any) -> State:
-        return init_state(module, optimizer, batch, batch_size, seed, frozen, apart)
+        return init_state(module, optimizer, batch, batch_size, seed, frozen, partition_params)
 
     def init_from(params: Any, frozen: Any, seed: Any) -> State:
-        return state_from_params(module, optimizer, params, batch_size, seed, frozen, apart)
+        return state_from_params(module, optimizer, params, batch_size, seed, frozen, partition_params)
 
     # From the abstract parameters: to trace `init` would trace the whole model a second time.
     state = jax.eval_shape(init_from, parallel.unbox(boxed), parallel.unbox(frozen), np.uint32(0))

@@ -85,6 +85,6 @@ def _task_spec(config: RunConfig, vocab: Vocabulary, tokenizer: Tokenizer | None
         length=config.data.sequence_length,
         vocab=vocab,
         kind=config.model.kind,
-        prompt=tuple(range(first, first + config.model.slots.prompt)),
+        prompt=tuple(range(first, first + config.model.adapters.prompt_length)),
         tokenizer=tokenizer,
     )
