@@ -34,7 +34,7 @@ def framed(text) -> np.ndarray:
 
 
 def test_without_noise_the_text_is_copied():
-    row = bart.example(np.random.default_rng(0), window(np.arange(20, 40), 30), spec(32, NOTHING))
+    row = bart.OBJECTIVE.example(np.random.default_rng(0), window(np.arange(20, 40), 30), spec(32, NOTHING))
     whole = framed(range(20, 40)).tolist()
     assert encoder(row) == targets(row) == whole and decoder(row) == [VOCAB.eos, *whole[:-1]]
 
@@ -173,8 +173,8 @@ def test_rotation_keeps_the_ends_and_draws_its_offset_uniformly():
 def test_insertion_keeps_the_text():
     config = dataclasses.replace(NOTHING, insert_share=0.2, random_share=0.0)
     this = spec(30, config)
-    length = bart.reads(this).length
-    row = bart.example(np.random.default_rng(8), window(np.arange(100, 100 + length)), this)
+    length = bart.OBJECTIVE.window_spec(this).length
+    row = bart.OBJECTIVE.example(np.random.default_rng(8), window(np.arange(100, 100 + length)), this)
     read = np.array(encoder(row))
     assert np.count_nonzero(read == VOCAB.mask) == math.ceil((length + 2) * 0.2)
     assert read[read != VOCAB.mask].tolist() == targets(row)
@@ -192,7 +192,7 @@ def test_all_together_on_any_text(text, share, poisson, spans, seed):
     """The targets are the text; the encoder reads nothing but it and masks, at most once each, and fits."""
     config = BART("bart", share, spans, poisson, random_share=0.0, rotate_share=0.5)
     this = spec(62, config)
-    row = bart.example(np.random.default_rng(seed), window(np.array(text, np.int32), 60), this)
+    row = bart.OBJECTIVE.example(np.random.default_rng(seed), window(np.array(text, np.int32), 60), this)
     if not text:
         assert not encoder(row) and not targets(row)
         return
@@ -208,20 +208,26 @@ def test_all_together_on_any_text(text, share, poisson, spans, seed):
 def test_the_text_comes_back_from_the_targets(text):
     tokenizer = BytesTokenizer()
     this = Spec.of(BART(), 128, tokenizer, ("",))
-    row = bart.example(np.random.default_rng(9), window(np.array(tokenizer.encode(text)), 126), this)
+    row = bart.OBJECTIVE.example(
+        np.random.default_rng(9), window(np.array(tokenizer.encode(text)), 126), this
+    )
     assert tokenizer.decode(targets(row)) == text
 
 
 def test_mbart_marks_the_language():
     """text, eos, language on both sides, and the decoder starts from the language (mBART's wrap)."""
     config = MBART(mask_share=0.0, permute_share=0.0)
-    row = mbart.example(np.random.default_rng(0), window(np.arange(20, 30), 14, 1), spec(16, config))
+    row = mbart.OBJECTIVE.example(
+        np.random.default_rng(0), window(np.arange(20, 30), 14, 1), spec(16, config)
+    )
     language = VOCAB.mark(1)
     whole = [*range(20, 30), VOCAB.eos, language]
     assert encoder(row) == targets(row) == whole
     assert decoder(row) == [language, *whole[:-1]]
     assert (MBART().mask_share, MBART().poisson) == (0.35, 3.5)
-    noisy = mbart.example(np.random.default_rng(0), window(np.arange(100, 198), 98, 0), spec(100, MBART()))
+    noisy = mbart.OBJECTIVE.example(
+        np.random.default_rng(0), window(np.arange(100, 198), 98, 0), spec(100, MBART())
+    )
     assert encoder(noisy)[-2:] == [VOCAB.eos, VOCAB.mark(0)] and VOCAB.mask in encoder(noisy)
 
 
@@ -231,7 +237,7 @@ def test_mbarts_spans_are_longer_and_more():
     this, rng = spec(200, config), np.random.default_rng(1)
     found = []
     for _ in range(2_000):
-        read = mbart.example(rng, window(np.arange(100, 298), 198), this)["encoder_tokens"]
+        read = mbart.OBJECTIVE.example(rng, window(np.arange(100, 298), 198), this)["encoder_tokens"]
         kept = np.count_nonzero((read >= 100) & (read < 298))  # the language's mark lies above
         found.append((198 - kept, np.count_nonzero(read == VOCAB.mask)))
     found = np.array(found)
@@ -248,7 +254,7 @@ def test_mbarts_spans_are_longer_and_more():
 def test_too_many_languages_are_an_error():
     many = dataclasses.replace(spec(16, MBART()), languages=tuple(f"l{i}" for i in range(101)))
     with pytest.raises(ConfigError, match="101 languages"):
-        mbart.reads(many)
+        mbart.OBJECTIVE.window_spec(many)
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def text(length: int, seed: int = 0) -> Window:
 
 def batch_of(config: Mixture, rows: int) -> dict[str, np.ndarray]:
     this = spec(config)
-    length = mixture.reads(this).length
-    made = [mixture.example(np.random.default_rng(i), text(length, i), this) for i in range(rows)]
+    length = mixture.OBJECTIVE.window_spec(this).length
+    made = [mixture.OBJECTIVE.example(np.random.default_rng(i), text(length, i), this) for i in range(rows)]
     return {key: np.stack([row[key] for row in made]) for key in made[0]}
 
 
@@ -75,7 +75,9 @@ def test_a_config_comes_back_from_plain_values():
 
 
 def test_each_part_has_its_rows_of_every_bundle():
-    row = mixture.example(np.random.default_rng(0), text(mixture.reads(spec(BOTH)).length), spec(BOTH))
+    row = mixture.OBJECTIVE.example(
+        np.random.default_rng(0), text(mixture.OBJECTIVE.window_spec(spec(BOTH)).length), spec(BOTH)
+    )
     assert row["span_corruption.encoder_tokens"].shape == (1, 16)
     assert row["mass.encoder_tokens"].shape == (2, 12) and row["denoising.encoder_tokens"].shape == (1, 16)
     joined = [row[f"{name}.targets"].ravel() for name in ("span_corruption", "mass", "denoising")]
@@ -88,7 +90,9 @@ def test_the_text_is_cut_up_without_loss(tmp_path):
     config = Mixture(parts=(Part({"name": "clm"}, rows=2), Part({"name": "clm"}, label="more", length=8)))
     this = Spec(config, 16, corpus.VOCAB)
     pipeline = corpus.make_pipeline(
-        [cache], mixture.reads(this), example=lambda rng, window, _: mixture.example(rng, window, this)
+        [cache],
+        mixture.OBJECTIVE.window_spec(this),
+        example=lambda rng, window, _: mixture.OBJECTIVE.example(rng, window, this),
     )
     batches = list(pipeline.epoch_batches())
     targets = np.concatenate([batch["targets"][batch["weights"] > 0] for batch in batches])
@@ -160,7 +164,7 @@ def test_wrong_values_are_named(config, message):
 
 def test_what_cannot_be_mixed_is_an_error():
     with pytest.raises(ConfigError, match=r"objective.parts\[0\] = 'plm' cannot be part of a mixture"):
-        mixture.reads(spec(Mixture(parts=(Part({"name": "plm"}),)), 32))
+        mixture.OBJECTIVE.window_spec(spec(Mixture(parts=(Part({"name": "plm"}),)), 32))
     module = mixture.MixtureModule(ENCODER, MODEL, LossConfig())
     with pytest.raises(ConfigError, match=r"objective.parts\[0\] = 'mlm': model.kind = 'decoder'"):
         jax.eval_shape(module.init, jax.random.key(0), batch_of(ENCODER, 1))

@@ -139,7 +139,7 @@ def test_truncation_takes_either_end_alike():
 )
 def test_a_row_is_cls_a_sep_b_sep_and_can_be_rebuilt(chunk, other, name, seed):
     this, read = spec(name), window(chunk, other)
-    row = {"nsp": nsp, "sop": sop}[name].example(np.random.default_rng(seed), read, this)
+    row = {"nsp": nsp, "sop": sop}[name].OBJECTIVE.example(np.random.default_rng(seed), read, this)
     a, b, label = segment_pairs.two_texts(np.random.default_rng(seed), read, this, SWAPS[name])
     tokens, real = row["tokens"].copy(), row["weights"] > 0
     tokens[row["target_positions"][real]] = row["targets"][real]
@@ -181,6 +181,6 @@ def test_loss_is_numpys(name):
 
 def test_too_short_a_sequence_or_a_wrong_rate_is_an_error():
     with pytest.raises(ConfigError, match="data.sequence_length = 4 must be at least 5 for nsp"):
-        segment_pairs.pair_reads(spec_of("nsp", length=4))
+        nsp.OBJECTIVE.window_spec(spec_of("nsp", length=4))
     with pytest.raises(ConfigError, match="objective.short_rate = 1.5"):
         nsp.NSP(short_rate=1.5).validate()

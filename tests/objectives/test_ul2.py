@@ -44,7 +44,7 @@ def test_lengths_leave_room_for_the_mode_token():
     for denoiser in UL2().denoisers:
         if denoiser.mode != "S" and denoiser != Denoiser("X", 3, 0.5):
             assert ul2.fit(denoiser, this) == (denoiser.spans, *raw_length(511, denoiser.spans))
-    assert ul2.reads(this).length == raw_length(511, Denoiser("X", 64, 0.5).spans)[0]
+    assert ul2.OBJECTIVE.window_spec(this).length == raw_length(511, Denoiser("X", 64, 0.5).spans)[0]
     assert ul2.target_length(this) == 511
     without = spec(512, UL2(mode_tokens=False))
     assert ul2.fit(UL2().denoisers[0], without)[1:] == (568, 114)
@@ -66,11 +66,11 @@ def test_modes_and_denoisers_have_their_shares(weights):
         Denoiser(d.mode, d.mean_length, d.density, w) for d, w in zip(ul2.TABLE_1, weights, strict=True)
     )
     this, rng = spec(128, UL2(denoisers=denoisers)), np.random.default_rng(0)
-    length = ul2.reads(this).length
+    length = ul2.OBJECTIVE.window_spec(this).length
     text = window(np.full(length, 500))
     counts: dict[tuple[str, int, int], int] = {}
     for _ in range(DRAWS):
-        row = ul2.example(rng, text, this)
+        row = ul2.OBJECTIVE.example(rng, text, this)
         mode = MARKS[int(row["encoder_tokens"][0])]
         kind = (mode, int(row["weights"].sum()) if mode != "S" else 0, int((row["targets"] > 902).sum()))
         counts[kind] = counts.get(kind, 0) + 1
@@ -86,7 +86,7 @@ def test_modes_and_denoisers_have_their_shares(weights):
 def test_s_denoising_cuts_uniformly():
     this, rng = spec(12, UL2(denoisers=(Denoiser("S"),))), np.random.default_rng(1)
     text = window(np.arange(20, 31))
-    sizes = np.array([len(targets(ul2.example(rng, text, this))) - 1 for _ in range(DRAWS)])
+    sizes = np.array([len(targets(ul2.OBJECTIVE.example(rng, text, this))) - 1 for _ in range(DRAWS)])
     assert sizes.min() == 1 and sizes.max() == 10
     assert stats.chisquare(np.bincount(sizes)[1:]).pvalue > 1e-3
 
@@ -95,11 +95,11 @@ def test_pieces_come_from_anywhere_in_the_window():
     """A denoiser that reads less than the window takes its piece from a uniform place."""
     this = spec(32, UL2(denoisers=(Denoiser("R", 3, 0.15), Denoiser("X", 3, 0.5, 1e-3))))
     rng = np.random.default_rng(2)
-    length = ul2.reads(this).length
+    length = ul2.OBJECTIVE.window_spec(this).length
     free = length - ul2.fit(this.config.denoisers[0], this)[1]
     assert free > 5
     text = window(np.arange(100, 100 + length))
-    first = [encoder(ul2.example(rng, text, this))[1] - 100 for _ in range(DRAWS)]
+    first = [encoder(ul2.OBJECTIVE.example(rng, text, this))[1] - 100 for _ in range(DRAWS)]
     counts = np.bincount(first)[: free + 1]
     assert stats.chisquare(counts, np.full(free + 1, counts.sum() / (free + 1))).pvalue > 1e-3
 
@@ -108,8 +108,8 @@ def test_pieces_come_from_anywhere_in_the_window():
 @given(st.lists(st.integers(7, 889), min_size=2, max_size=60), st.integers(0, 2**32))
 def test_inputs_and_targets_rebuild_a_piece_of_the_text(text, seed):
     this = spec(64)
-    text_window = window(np.array(text, np.int32), ul2.reads(this).length)
-    row = ul2.example(np.random.default_rng(seed), text_window, this)
+    text_window = window(np.array(text, np.int32), ul2.OBJECTIVE.window_spec(this).length)
+    row = ul2.OBJECTIVE.example(np.random.default_rng(seed), text_window, this)
     mode, *read = encoder(row)
     written = targets(row)
     assert decoder(row) == [VOCAB.bos, *written[:-1]]
@@ -123,7 +123,7 @@ def test_inputs_and_targets_rebuild_a_piece_of_the_text(text, seed):
 
 def test_a_vocabulary_without_sentinels_is_an_error():
     with pytest.raises(ConfigError, match="needs more than 3 sentinels, not 2"):
-        ul2.reads(Spec(UL2(), 64, Vocabulary(100, num_sentinels=2)))
+        ul2.OBJECTIVE.window_spec(Spec(UL2(), 64, Vocabulary(100, num_sentinels=2)))
 
 
 @pytest.mark.parametrize(

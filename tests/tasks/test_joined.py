@@ -33,7 +33,9 @@ CASES += [("classification", "encoder_decoder", "mean"), ("pair_classification",
 
 def spec_of(task, shape, **config):
     known = {"classification": Classification, "pair_classification": PairClassification}
-    settings = TABLE.load(task).complete(known[task](**config), TEXTS if task == "classification" else PAIRS)
+    settings = TABLE.load(task).infer_labels(
+        known[task](**config), TEXTS if task == "classification" else PAIRS
+    )
     return dataclasses.replace(
         small.spec_of(task, shape, PAIRS if "pair" in task else TEXTS), config=settings
     )

@@ -46,7 +46,7 @@ def test_every_token_is_asked_for_once(prompt):
         *small.TOKENIZER.encode("abc"),
         V.eos,
     ]
-    assert all(TASK.size(item, SPEC) <= small.LENGTH for item in items)
+    assert all(TASK.example_size(item, SPEC) <= small.LENGTH for item in items)
 
 
 def packed(tmp_path, **config):

@@ -44,5 +44,5 @@ def pipeline_of(objective: str, length: int) -> Pipeline:
     parts = OBJECTIVES.load(objective)
     spec = Spec.of(resolved.objective, length, tokenizer, resolved.data.languages)
     return build_pipeline(
-        resolved.data, tokenizer, parts.example, spec, parts.reads(spec), batch_size=BATCH, seed=0
+        resolved.data, tokenizer, parts.example, spec, parts.window_spec(spec), batch_size=BATCH, seed=0
     )

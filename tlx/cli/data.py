@@ -133,7 +133,7 @@ def _pipeline(config: RunConfig, tokenizer: Tokenizer, split: str) -> Pipeline:
         tokenizer,
         parts.example,
         spec,
-        parts.reads(spec),
+        parts.window_spec(spec),
         batch_size=config.train.batch_size,
         seed=config.seed,
         split=split,

@@ -38,9 +38,8 @@ from tlx.evaluation.likelihood import evaluate, make_scorer
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.shared.base import Spec
 from tlx.run.assemble import open_split
-from tlx.run.config import parts_of
+from tlx.run.config import get_task, parts_of
 from tlx.run.spec import spec_of
-from tlx.tasks.shared.base import Task
 from tlx.trainer import outcome
 
 
@@ -65,7 +64,7 @@ def main(argv: list[str]) -> int:
         return harness.run(lm, options)
     if options.config is not None:
         return _few_shot(lm, options)
-    if isinstance(parts_of(lm.config), Task):
+    if parts_of(lm.config).supervised:
         return _evaluate_task(lm, options)
     for flag, given in (("--split=test", options.split == "test"), ("--predictions", options.predictions)):
         if given:
@@ -98,7 +97,7 @@ def _evaluate_task(lm: tlx.LoadedModel, options: argparse.Namespace) -> int:
     records = open_split(config, lm.tokenizer, split, options.batch_size or 0)
     spec, predictor = spec_of(config, lm.tokenizer), make_predictor(lm.module)
     rest = (None, lambda batch: batch, options.batches)
-    found = evaluate_task(predictor, lm.params, parts_of(config), spec, records, *rest)
+    found = evaluate_task(predictor, lm.params, get_task(config), spec, records, *rest)
     return _told(lm, options, found, config.objective.name, options.data or split)
 
 
@@ -144,7 +143,7 @@ def open_text(lm: tlx.LoadedModel, options: argparse.Namespace) -> Pipeline:
     if batch_size < 1:
         raise ConfigError(f"--batch_size = {batch_size} must be at least 1")
     return build_pipeline(
-        data, lm.tokenizer, parts.example, spec, parts.reads(spec),
+        data, lm.tokenizer, parts.example, spec, parts.window_spec(spec),
         batch_size=batch_size, seed=config.seed, split=options.split,
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ from tlx.evaluation.linear import check as check_linear
 from tlx.evaluation.linear import linear_scores
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble, made_tokenizer, open_split
-from tlx.run.config import parsed, parts_of
+from tlx.run.config import get_task, parsed
 from tlx.run.program import Program
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
@@ -109,8 +109,8 @@ def _linear(options: argparse.Namespace) -> int:
     if options.base is not None or options.scratch or options.seeds != 1:
         raise ConfigError("--linear has no base, and no seeds: leave out --from, --scratch and --seeds")
     records, seed = config.data.records, config.seed
-    train, task = read_records(records, "train", seed), parts_of(config)
-    objective = task.complete(config.objective, train)
+    train, task = read_records(records, "train", seed), get_task(config)
+    objective = task.infer_labels(config.objective, train)
     splits = ("validation", "test") if records.tested else ("validation",)
     found = {
         split: linear_scores(task, objective, train, read_records(records, split, seed), options.linear)
@@ -185,7 +185,7 @@ def _evaluation(
 ) -> Evaluation:
     params = merged(state.params, state.frozen)
     rest = (split, run.rows, run.place, num_batches)
-    return evaluate_task(predictor, params, parts_of(run.config), run.spec, *rest)
+    return evaluate_task(predictor, params, get_task(run.config), run.spec, *rest)
 
 
 def _end(

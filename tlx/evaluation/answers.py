@@ -13,7 +13,7 @@ from tlx.data.readers import Record
 from tlx.data.records import RecordPipeline
 from tlx.evaluation.writing import write
 from tlx.metrics.resampling import interval
-from tlx.tasks.shared.base import Answer, Scores, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.base import Prediction, Scores, Task, TaskModule, TaskSpec
 
 Batch = Mapping[str, Any]
 
@@ -30,7 +30,7 @@ class Answered(NamedTuple):
     module's terms."""
 
     terms: dict[str, float]
-    answers: list[Answer]
+    answers: list[Prediction]
     records: Sequence[Record]
 
 
@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
 
     figures: dict[str, float]
     scores: Scores
-    answers: list[Answer]
+    answers: list[Prediction]
     records: Sequence[Record]
 
 
@@ -78,11 +78,11 @@ def answer(
     seen = len(pipeline.records) if count >= size else max(1, pipeline.items[count].record)
     items = [item for item in pipeline.items[:count] if item.record < seen]
     joined = {name: np.concatenate([part[name] for part in outputs])[: len(items)] for name in outputs[0]}
-    asked = task.asks and task.asks(items, spec)
-    if asked is not None:
+    request = task.generation_requests(items, spec)
+    if request is not None:
         model = predictor.module.model
-        joined["written"] = write(model, params["model"], asked, spec, pipeline.batch_size)
-    return Answered(_means(terms), task.answers(joined, items, spec), pipeline.records[:seen])
+        joined["written"] = write(model, params["model"], request, spec, pipeline.batch_size)
+    return Answered(_means(terms), task.predictions(joined, items, spec), pipeline.records[:seen])
 
 
 def evaluate_task(predictor: Predictor, params: Any, task: Task, spec: TaskSpec, *rest: Any) -> Evaluation:
@@ -100,8 +100,8 @@ def with_interval(evaluation: Evaluation) -> dict[str, Any]:
         "records": len(evaluation.records),
         "main": evaluation.scores.main,
         "interval_95": [found.low, found.high],
-        "same_answer": [evaluation.scores.floor],
-        "lower_is_better": evaluation.scores.lower,
+        "same_answer": [evaluation.scores.majority_baseline],
+        "lower_is_better": evaluation.scores.lower_is_better,
         **evaluation.figures,
     }
 

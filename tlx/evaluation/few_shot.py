@@ -19,7 +19,7 @@ from tlx.evaluation.answers import Evaluation
 from tlx.evaluation.choices import NORMS, Score, compared
 from tlx.metrics.classification import accuracy, macro
 from tlx.metrics.resampling import mean_of
-from tlx.tasks.shared.base import Answer, Scores
+from tlx.tasks.shared.base import Prediction, Scores
 from tlx.tasks.shared.labels import class_of
 from tlx.tasks.shared.templates import filled
 
@@ -130,7 +130,7 @@ def evaluate_few_shot(lm: Reader, config: FewShotConfig, split: str, length: int
         }
         for scores, own in zip(lm.score_choices(prompts, choices), choices, strict=True)
     ]
-    answers: list[Answer] = [
+    answers: list[Prediction] = [
         {
             "label": how.labels[int(np.argmax(found[how.by]))],
             **{norm: [round(float(value), 4) for value in found[norm]] for norm in BY},

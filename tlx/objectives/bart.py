@@ -63,26 +63,6 @@ class BART:
             raise ConfigError(f"objective.poisson = {self.poisson} must be above 0")
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows that leave room for bos and eos, and for masks put in between."""
-    inserted = math.ceil(spec.length * spec.config.insert_share)
-    if spec.length - inserted < 4:
-        raise ConfigError(
-            f"data.sequence_length = {spec.length} must be at least 4 for bart, and leave 4 tokens beside "
-            "those that objective.insert_share puts in"
-        )
-    return Reads(length=spec.length - 2 - inserted)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """Encoder input, decoder input and targets, [length] each."""
-    vocab, lengths = spec.vocab, (spec.length, spec.length)
-    text = row(window, spec)
-    if len(text) == 0:
-        return two_towers(text, text, lengths, vocab)
-    return two_towers(damaged(rng, text, spec), text, lengths, vocab, start=vocab.eos)
-
-
 def row(window: Window, spec: Spec) -> np.ndarray:
     """bos, the window's text, eos; nothing where there is none."""
     num_text = int(np.count_nonzero(window.segments))
@@ -209,4 +189,30 @@ def inserted(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: Spe
     return result
 
 
-OBJECTIVE = Objective(BART, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+class BARTObjective(Objective):
+    """BART's denoising objective."""
+
+    config_class = BART
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows that leave room for bos and eos, and for masks put in between."""
+        inserted = math.ceil(spec.length * spec.config.insert_share)
+        if spec.length - inserted < 4:
+            raise ConfigError(
+                f"data.sequence_length = {spec.length} must be at least 4 for bart, and leave 4 tokens beside "
+                "those that objective.insert_share puts in"
+            )
+        return Reads(length=spec.length - 2 - inserted)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """Encoder input, decoder input and targets, [length] each."""
+        vocab, lengths = spec.vocab, (spec.length, spec.length)
+        text = row(window, spec)
+        if len(text) == 0:
+            return two_towers(text, text, lengths, vocab)
+        return two_towers(damaged(rng, text, spec), text, lengths, vocab, start=vocab.eos)
+
+
+OBJECTIVE = BARTObjective()

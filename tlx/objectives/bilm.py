@@ -50,31 +50,6 @@ class BiLM:
             raise ConfigError(f"objective.num_sampled = {self.num_sampled} must be 0 (all) or more")
 
 
-def reads(spec: Spec) -> Reads:
-    """Windows of a stream of length + 1 tokens that share one token with the next."""
-    return Reads(spec.length + 1, "stream", overlap=1)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens, targets, weights, positions, segments [length]; characters [length + 1, C].
-
-    `targets` are what the forward direction predicts, `tokens` what the backward one does. `characters` are
-    those of all length + 1 tokens; weight 0 on padding only.
-    """
-    del rng
-    real, size = window.segments > 0, spec.config.max_characters
-    table = spec.characters
-    characters = np.zeros((len(real), size), np.int32) if table is None else table[window.tokens]
-    return {
-        "tokens": np.where(real[:-1], window.tokens[:-1], spec.vocab.pad).astype(np.int32),
-        "targets": np.where(real[1:], window.tokens[1:], spec.vocab.pad).astype(np.int32),
-        "weights": real[1:].astype(np.float32),
-        "positions": np.arange(spec.length, dtype=np.int32),
-        "segments": real[:-1].astype(np.int32),
-        "characters": characters.astype(np.int32),
-    }
-
-
 class Softmax(nn.Module):
     """The output of both directions."""
 
@@ -168,4 +143,35 @@ class BiLMModule(ObjectiveModule):
         return {"loss": Term(jnp.sum(losses * weights_BT), jnp.sum(weights_BT), 1.0)}
 
 
-OBJECTIVE = Objective(BiLM, reads, example, BiLMModule, kinds=("bilstm",))
+class BiLMObjective(Objective):
+    """ELMo's bidirectional language modelling objective."""
+
+    config_class = BiLM
+    module = BiLMModule
+    kinds = ("bilstm",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Windows of a stream of length + 1 tokens that share one token with the next."""
+        return Reads(spec.length + 1, "stream", overlap=1)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens, targets, weights, positions, segments [length]; characters [length + 1, C].
+
+        `targets` are what the forward direction predicts, `tokens` what the backward one does. `characters` are
+        those of all length + 1 tokens; weight 0 on padding only.
+        """
+        del rng
+        real, size = window.segments > 0, spec.config.max_characters
+        table = spec.characters
+        characters = np.zeros((len(real), size), np.int32) if table is None else table[window.tokens]
+        return {
+            "tokens": np.where(real[:-1], window.tokens[:-1], spec.vocab.pad).astype(np.int32),
+            "targets": np.where(real[1:], window.tokens[1:], spec.vocab.pad).astype(np.int32),
+            "weights": real[1:].astype(np.float32),
+            "positions": np.arange(spec.length, dtype=np.int32),
+            "segments": real[:-1].astype(np.int32),
+            "characters": characters.astype(np.int32),
+        }
+
+
+OBJECTIVE = BiLMObjective()

@@ -29,29 +29,6 @@ class CLM:
         """Nothing can be wrong."""
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows of length + 1 tokens that share one token with the next."""
-    return Reads(length=spec.length + 1, overlap=1)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens, targets, weights, positions, segments, each [length]; weight 0 on padding only."""
-    del rng
-    segments = window.segments[1:]
-    real = segments > 0
-    starts = (segments != window.segments[:-1]) & real
-    behind_bos = segments != window.segments[0]
-    tokens = np.where(starts, spec.vocab.bos, np.where(real, window.tokens[:-1], spec.vocab.pad))
-    positions = np.where(starts | ~real, 0, window.positions[:-1] + behind_bos)
-    return {
-        "tokens": tokens.astype(np.int32),
-        "targets": np.where(real, window.tokens[1:], spec.vocab.pad).astype(np.int32),
-        "weights": real.astype(np.float32),
-        "positions": positions.astype(np.int32),
-        "segments": segments.astype(np.int32),
-    }
-
-
 class CLMModule(ObjectiveModule):
     """A decoder."""
 
@@ -76,4 +53,33 @@ class CLMModule(ObjectiveModule):
         return hidden, {"balance": balance}
 
 
-OBJECTIVE = Objective(CLM, reads, example, CLMModule, kinds=("decoder",))
+class CLMObjective(Objective):
+    """Causal language modelling."""
+
+    config_class = CLM
+    module = CLMModule
+    kinds = ("decoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows of length + 1 tokens that share one token with the next."""
+        return Reads(length=spec.length + 1, overlap=1)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens, targets, weights, positions, segments, each [length]; weight 0 on padding only."""
+        del rng
+        segments = window.segments[1:]
+        real = segments > 0
+        starts = (segments != window.segments[:-1]) & real
+        behind_bos = segments != window.segments[0]
+        tokens = np.where(starts, spec.vocab.bos, np.where(real, window.tokens[:-1], spec.vocab.pad))
+        positions = np.where(starts | ~real, 0, window.positions[:-1] + behind_bos)
+        return {
+            "tokens": tokens.astype(np.int32),
+            "targets": np.where(real, window.tokens[1:], spec.vocab.pad).astype(np.int32),
+            "weights": real.astype(np.float32),
+            "positions": positions.astype(np.int32),
+            "segments": segments.astype(np.int32),
+        }
+
+
+OBJECTIVE = CLMObjective()

@@ -26,31 +26,37 @@ class CTRL:
         """Nothing can be wrong."""
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows as long as the row; ConfigError if sources outnumber the vocabulary's marks."""
-    if len(spec.languages) > spec.vocab.num_sentinels:
-        raise ConfigError(
-            f"data has {len(spec.languages)} control codes (the sources' languages), the vocabulary marks "
-            f"for {spec.vocab.num_sentinels}"
-        )
-    return Reads(length=spec.length)
+class CTRLObjective(Objective):
+    """CTRL's language modelling with a control code."""
+
+    config_class = CTRL
+    module = CLMModule
+    kinds = ("decoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows as long as the row; ConfigError if sources outnumber the vocabulary's marks."""
+        if len(spec.languages) > spec.vocab.num_sentinels:
+            raise ConfigError(
+                f"data has {len(spec.languages)} control codes (the sources' languages), the vocabulary marks "
+                f"for {spec.vocab.num_sentinels}"
+            )
+        return Reads(length=spec.length)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens, targets, weights, positions, segments, each [length]."""
+        del rng
+        segments, pad = window.segments, spec.vocab.pad
+        real = segments > 0
+        starts = real & (segments != np.append(0, segments[:-1]))
+        before = np.append(pad, window.tokens[:-1])
+        tokens = np.where(starts, spec.vocab.mark(window.language), np.where(real, before, pad))
+        return {
+            "tokens": tokens.astype(np.int32),
+            "targets": np.where(real, window.tokens, pad).astype(np.int32),
+            "weights": real.astype(np.float32),
+            "positions": window.positions.copy(),
+            "segments": segments.copy(),
+        }
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens, targets, weights, positions, segments, each [length]."""
-    del rng
-    segments, pad = window.segments, spec.vocab.pad
-    real = segments > 0
-    starts = real & (segments != np.append(0, segments[:-1]))
-    before = np.append(pad, window.tokens[:-1])
-    tokens = np.where(starts, spec.vocab.mark(window.language), np.where(real, before, pad))
-    return {
-        "tokens": tokens.astype(np.int32),
-        "targets": np.where(real, window.tokens, pad).astype(np.int32),
-        "weights": real.astype(np.float32),
-        "positions": window.positions.copy(),
-        "segments": segments.copy(),
-    }
-
-
-OBJECTIVE = Objective(CTRL, reads, example, CLMModule, kinds=("decoder",))
+OBJECTIVE = CTRLObjective()

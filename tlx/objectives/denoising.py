@@ -71,32 +71,6 @@ def target_length(spec: Spec) -> int:
     return noise + 1 + (most_spans(length, spec) + 1 if spec.config.style == "spans" else 0)
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows that leave room for eos; ConfigError if the noise would often lack sentinels."""
-    config, length = spec.config, spec.length - 1
-    if length < 1:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for denoising")
-    expected = length * config.noise_density * (1 - config.noise_density)
-    if config.style == "spans" and expected + 3 * math.sqrt(expected) > spec.vocab.num_sentinels:
-        raise ConfigError(
-            f"denoising in spans needs about {expected:.0f} sentinels for data.sequence_length = "
-            f"{spec.length}, and 3 standard deviations more; the vocabulary has {spec.vocab.num_sentinels}: "
-            "shorten the sequence or lower objective.noise_density"
-        )
-    return Reads(length=length)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """Encoder input [length], decoder input and targets [target_length(spec)]."""
-    text = window.tokens[: np.count_nonzero(window.segments)]
-    lengths = (spec.length, target_length(spec))
-    if len(text) == 0:
-        return two_towers(text, text, lengths, spec.vocab)
-    source, targets = corrupt(rng, text, spec)
-    end = np.int32(spec.vocab.eos)
-    return two_towers(np.append(source, end), np.append(targets, end), lengths, spec.vocab)
-
-
 def corrupt(rng: np.random.Generator, text: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
     """(what the encoder reads, what the decoder writes), both without eos."""
     config, vocab = spec.config, spec.vocab
@@ -127,6 +101,37 @@ def sentinels_for(text: np.ndarray, mask: np.ndarray, vocab: Vocabulary) -> np.n
     return replaced[~mask | first]
 
 
-OBJECTIVE = Objective(
-    Denoising, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",), fills_gaps=True
-)
+class DenoisingObjective(Objective):
+    """T5's i.i.d. denoising."""
+
+    config_class = Denoising
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+    fills_gaps = True
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows that leave room for eos; ConfigError if the noise would often lack sentinels."""
+        config, length = spec.config, spec.length - 1
+        if length < 1:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for denoising")
+        expected = length * config.noise_density * (1 - config.noise_density)
+        if config.style == "spans" and expected + 3 * math.sqrt(expected) > spec.vocab.num_sentinels:
+            raise ConfigError(
+                f"denoising in spans needs about {expected:.0f} sentinels for data.sequence_length = "
+                f"{spec.length}, and 3 standard deviations more; the vocabulary has {spec.vocab.num_sentinels}: "
+                "shorten the sequence or lower objective.noise_density"
+            )
+        return Reads(length=length)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """Encoder input [length], decoder input and targets [target_length(spec)]."""
+        text = window.tokens[: np.count_nonzero(window.segments)]
+        lengths = (spec.length, target_length(spec))
+        if len(text) == 0:
+            return two_towers(text, text, lengths, spec.vocab)
+        source, targets = corrupt(rng, text, spec)
+        end = np.int32(spec.vocab.eos)
+        return two_towers(np.append(source, end), np.append(targets, end), lengths, spec.vocab)
+
+
+OBJECTIVE = DenoisingObjective()

@@ -24,19 +24,25 @@ class Deshuffling:
         """Nothing can be wrong."""
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows that leave room for eos; ConfigError if there is none."""
-    if spec.length < 2:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for deshuffling")
-    return Reads(length=spec.length - 1)
+class DeshufflingObjective(Objective):
+    """T5's deshuffling."""
+
+    config_class = Deshuffling
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows that leave room for eos; ConfigError if there is none."""
+        if spec.length < 2:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for deshuffling")
+        return Reads(length=spec.length - 1)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """Encoder input, decoder input and targets, [length] each."""
+        text = window.tokens[: np.count_nonzero(window.segments)]
+        end = np.full(min(len(text), 1), spec.vocab.eos, np.int32)  # none behind nothing
+        source, targets = np.append(rng.permutation(text), end), np.append(text, end)
+        return two_towers(source, targets, (spec.length, spec.length), spec.vocab)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """Encoder input, decoder input and targets, [length] each."""
-    text = window.tokens[: np.count_nonzero(window.segments)]
-    end = np.full(min(len(text), 1), spec.vocab.eos, np.int32)  # none behind nothing
-    source, targets = np.append(rng.permutation(text), end), np.append(text, end)
-    return two_towers(source, targets, (spec.length, spec.length), spec.vocab)
-
-
-OBJECTIVE = Objective(Deshuffling, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+OBJECTIVE = DeshufflingObjective()

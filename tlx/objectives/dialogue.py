@@ -64,50 +64,6 @@ def longest_response(spec: Spec) -> int:
     return spec.config.response_length or spec.length // 2
 
 
-def reads(spec: Spec) -> Reads:
-    """Turns of conversations; ConfigError where a row has no room for both sides or no mark between them."""
-    longest = longest_response(spec)
-    if not 2 <= longest <= spec.length - 3:
-        raise ConfigError(
-            f"objective.response_length = {longest} must be 2 to data.sequence_length - 3 = {spec.length - 3}"
-        )
-    if not spec.vocab.num_sentinels:
-        raise ConfigError(
-            "dialogue puts a mark before a response; the vocabulary has none (num_sentinels = 0)"
-        )
-    return Reads(spec.length - 2, "turns", other=longest)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments, targets, weights [length]; rating_place [], 0 where no rating is asked
-    for, and rating_marks [2], the ids of the ratings 0 and 1."""
-    vocab, length, longest = spec.vocab, spec.length, longest_response(spec)
-    context, response, whole, rated = exchange(window, spec)
-    if len(rated):
-        attribute, rating = rated[rng.integers(len(rated))].tolist()
-        marks = [vocab.mark(turns.ATTRIBUTE + attribute), vocab.mark(turns.RATING + rating)]
-        answer, num_targets = np.append(response[: longest - 1], marks), 1
-    else:
-        answer = np.append(response, vocab.eos) if whole else response[:longest]
-        num_targets = len(answer)
-    count = min(len(context) + 1 + len(answer), length) if len(response) else 0
-    text = np.zeros(1, np.int32)
-    if count:
-        context = context[max(len(context) + 1 + len(answer) - length, 0) :]
-        text = np.concatenate([[vocab.bos], context, [vocab.mark(turns.RESPONSE)], answer])
-    first, places = count - num_targets, np.arange(length)
-    targeted = (places >= first) & (places < count)
-    return {
-        "tokens": padded(text[:-1], length, vocab.pad),
-        "positions": np.where(places < count, places, 0).astype(np.int32),
-        "segments": ones(count, length),
-        "targets": np.where(targeted, padded(text[1:], length, vocab.pad), vocab.pad).astype(np.int32),
-        "weights": targeted.astype(np.float32),
-        "rating_place": np.array(count - 1 if len(rated) and count else 0, np.int32),
-        "rating_marks": np.array([vocab.mark(turns.RATING + i) for i in (0, 1)], np.int32),
-    }
-
-
 def exchange(window: Window, spec: Spec) -> Exchange:
     """The last turns of the context, and the response beside it, without what separates them."""
     vocab = spec.vocab
@@ -128,12 +84,12 @@ def question(
 ) -> dict[str, np.ndarray]:
     """The row that asks what a response to these turns (ids without special tokens) is rated."""
     tokens, begins = turns.conversation([*said, response], [None] * attribute + [1], spec.vocab)
-    room, start = reads(spec), int(begins[-1])
+    room, start = OBJECTIVE.window_spec(spec), int(begins[-1])
     sides = tokens[max(start - room.length, 0) : start], tokens[start:][: room.other]
     context, turn = (
         Window(side, np.ones(len(side), np.int32), np.arange(len(side), dtype=np.int32)) for side in sides
     )
-    return example(np.random.default_rng(0), context._replace(other=turn), spec)
+    return OBJECTIVE.example(np.random.default_rng(0), context._replace(other=turn), spec)
 
 
 def ranked(ratings: Mapping[str, np.ndarray], safe: float = 0.9) -> np.ndarray:
@@ -179,4 +135,54 @@ class DialogueModule(CLMModule):
         return pair_B2[:, 1] - pair_B2[:, 0]
 
 
-OBJECTIVE = Objective(Dialogue, reads, example, DialogueModule, kinds=("decoder",))
+class DialogueObjective(Objective):
+    """Dialogue in a decoder, with LaMDA's ratings."""
+
+    config_class = Dialogue
+    module = DialogueModule
+    kinds = ("decoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Turns of conversations; ConfigError where a row has no room for both sides or no mark between them."""
+        longest = longest_response(spec)
+        if not 2 <= longest <= spec.length - 3:
+            raise ConfigError(
+                f"objective.response_length = {longest} must be 2 to data.sequence_length - 3 = {spec.length - 3}"
+            )
+        if not spec.vocab.num_sentinels:
+            raise ConfigError(
+                "dialogue puts a mark before a response; the vocabulary has none (num_sentinels = 0)"
+            )
+        return Reads(spec.length - 2, "turns", other=longest)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens, positions, segments, targets, weights [length]; rating_place [], 0 where no rating is asked
+        for, and rating_marks [2], the ids of the ratings 0 and 1."""
+        vocab, length, longest = spec.vocab, spec.length, longest_response(spec)
+        context, response, whole, rated = exchange(window, spec)
+        if len(rated):
+            attribute, rating = rated[rng.integers(len(rated))].tolist()
+            marks = [vocab.mark(turns.ATTRIBUTE + attribute), vocab.mark(turns.RATING + rating)]
+            answer, num_targets = np.append(response[: longest - 1], marks), 1
+        else:
+            answer = np.append(response, vocab.eos) if whole else response[:longest]
+            num_targets = len(answer)
+        count = min(len(context) + 1 + len(answer), length) if len(response) else 0
+        text = np.zeros(1, np.int32)
+        if count:
+            context = context[max(len(context) + 1 + len(answer) - length, 0) :]
+            text = np.concatenate([[vocab.bos], context, [vocab.mark(turns.RESPONSE)], answer])
+        first, places = count - num_targets, np.arange(length)
+        targeted = (places >= first) & (places < count)
+        return {
+            "tokens": padded(text[:-1], length, vocab.pad),
+            "positions": np.where(places < count, places, 0).astype(np.int32),
+            "segments": ones(count, length),
+            "targets": np.where(targeted, padded(text[1:], length, vocab.pad), vocab.pad).astype(np.int32),
+            "weights": targeted.astype(np.float32),
+            "rating_place": np.array(count - 1 if len(rated) and count else 0, np.int32),
+            "rating_marks": np.array([vocab.mark(turns.RATING + i) for i in (0, 1)], np.int32),
+        }
+
+
+OBJECTIVE = DialogueObjective()

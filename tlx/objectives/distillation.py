@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.nn.losses import cross_entropy, soft_cross_entropy
-from tlx.objectives import mlm
-from tlx.objectives.shared.base import Batch, Objective, Predictions
+from tlx.objectives.mlm import MLMObjective
+from tlx.objectives.shared.base import Batch, Predictions
 from tlx.objectives.shared.masking import Masking
 from tlx.objectives.shared.teacher import Taught, TaughtModule
 
@@ -89,4 +89,11 @@ def similarity(x_BTD: jax.Array, y_BTD: jax.Array) -> jax.Array:
     return jnp.sum(x * y, axis=-1) * jax.lax.rsqrt(squares + 1e-12)
 
 
-OBJECTIVE = Objective(Distillation, mlm.reads, mlm.example, DistillationModule, kinds=("encoder",))
+class DistillationObjective(MLMObjective):
+    """DistilBERT's knowledge distillation."""
+
+    config_class = Distillation
+    module = DistillationModule
+
+
+OBJECTIVE = DistillationObjective()

@@ -27,9 +27,9 @@ from tlx.models.heads import MaskedHead
 from tlx.models.transformer import Transformer
 from tlx.nn.linear import Linear
 from tlx.nn.losses import cross_entropy, soft_cross_entropy
-from tlx.objectives import mlm
 from tlx.objectives.distillation import at_targets
-from tlx.objectives.shared.base import Batch, Objective, Predictions
+from tlx.objectives.mlm import MLMObjective
+from tlx.objectives.shared.base import Batch, Predictions
 from tlx.objectives.shared.masking import Masking
 from tlx.objectives.shared.teacher import Taught, TaughtModule, TeacherModule
 
@@ -177,4 +177,11 @@ def _total(terms: list[Term], scale: float) -> Term:
     return Term(sum(term.sum for term in terms), terms[0].weight, scale)
 
 
-OBJECTIVE = Objective(LayerDistillation, mlm.reads, mlm.example, LayerDistillationModule, kinds=("encoder",))
+class LayerDistillationObjective(MLMObjective):
+    """TinyBERT's layer-by-layer distillation."""
+
+    config_class = LayerDistillation
+    module = LayerDistillationModule
+
+
+OBJECTIVE = LayerDistillationObjective()

@@ -48,34 +48,6 @@ def span_length(length: int, config: MASS) -> int:
     return min(max(round(length * config.span_share), 1), length - 1)
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows that leave room for bos and eos; ConfigError if there is none."""
-    if spec.length < 3:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mass")
-    return Reads(length=spec.length - 2)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """Encoder input [length]; decoder input and targets [span_length(length)]."""
-    config, vocab = spec.config, spec.vocab
-    num_text = int(np.count_nonzero(window.segments))
-    lengths = (spec.length, span_length(spec.length, config))
-    if num_text == 0:
-        return two_towers(window.tokens[:0], window.tokens[:0], lengths, vocab)
-    row = np.empty(num_text + 2, np.int32)
-    row[0], row[1:-1], row[-1] = vocab.bos, window.tokens[:num_text], vocab.eos
-    size = span_length(len(row), config)
-    begin = span_start(rng, len(row), size, config)
-    span = slice(begin, begin + size)
-    draw, random_ids = rng.random(size), rng.integers(0, vocab.size, size, dtype=np.int32)
-    replaced = np.where(draw < config.mask_share + config.random_share, random_ids, row[span])
-    source = row.copy()
-    source[span] = np.where(draw < config.mask_share, vocab.mask, replaced)
-    arrays = two_towers(source, row[span], lengths, vocab, start=row[begin - 1])
-    positions = np.arange(begin - 1, begin - 1 + size, dtype=np.int32)
-    return {**arrays, "decoder_positions": padded(positions, lengths[1], 0)}
-
-
 def span_start(rng: np.random.Generator, length: int, size: int, config: MASS) -> int:
     """Where a span of `size` of `length` tokens begins: 1 to length - size."""
     draw, last = rng.random(), length - size
@@ -86,4 +58,38 @@ def span_start(rng: np.random.Generator, length: int, size: int, config: MASS) -
     return int(rng.integers(1, last + 1))
 
 
-OBJECTIVE = Objective(MASS, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+class MASSObjective(Objective):
+    """MASS: masked sequence to sequence."""
+
+    config_class = MASS
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows that leave room for bos and eos; ConfigError if there is none."""
+        if spec.length < 3:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mass")
+        return Reads(length=spec.length - 2)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """Encoder input [length]; decoder input and targets [span_length(length)]."""
+        config, vocab = spec.config, spec.vocab
+        num_text = int(np.count_nonzero(window.segments))
+        lengths = (spec.length, span_length(spec.length, config))
+        if num_text == 0:
+            return two_towers(window.tokens[:0], window.tokens[:0], lengths, vocab)
+        row = np.empty(num_text + 2, np.int32)
+        row[0], row[1:-1], row[-1] = vocab.bos, window.tokens[:num_text], vocab.eos
+        size = span_length(len(row), config)
+        begin = span_start(rng, len(row), size, config)
+        span = slice(begin, begin + size)
+        draw, random_ids = rng.random(size), rng.integers(0, vocab.size, size, dtype=np.int32)
+        replaced = np.where(draw < config.mask_share + config.random_share, random_ids, row[span])
+        source = row.copy()
+        source[span] = np.where(draw < config.mask_share, vocab.mask, replaced)
+        arrays = two_towers(source, row[span], lengths, vocab, start=row[begin - 1])
+        positions = np.arange(begin - 1, begin - 1 + size, dtype=np.int32)
+        return {**arrays, "decoder_positions": padded(positions, lengths[1], 0)}
+
+
+OBJECTIVE = MASSObjective()

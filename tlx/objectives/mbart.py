@@ -13,8 +13,8 @@ import numpy as np
 from tlx.base.errors import ConfigError
 from tlx.data.window import Reads, Window
 from tlx.objectives import bart
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.encoder_decoder import two_towers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,23 +26,27 @@ class MBART(bart.BART):
     poisson: float = 3.5
 
 
-def reads(spec: Spec) -> Reads:
-    """Windows for eos and the language; ConfigError if languages outnumber the vocabulary's marks."""
-    if len(spec.languages) > spec.vocab.num_sentinels:
-        raise ConfigError(
-            f"data has {len(spec.languages)} languages, the vocabulary marks for {spec.vocab.num_sentinels}"
-        )
-    return bart.reads(spec)
+class MBARTObjective(bart.BARTObjective):
+    """mBART's multilingual denoising."""
+
+    config_class = MBART
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Windows for eos and the language; ConfigError if languages outnumber the vocabulary's marks."""
+        if len(spec.languages) > spec.vocab.num_sentinels:
+            raise ConfigError(
+                f"data has {len(spec.languages)} languages, the vocabulary marks for {spec.vocab.num_sentinels}"
+            )
+        return super().window_spec(spec)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """Encoder input, decoder input and targets, [length] each."""
+        text, lengths = bart.row(window, spec), (spec.length, spec.length)
+        if len(text) == 0:
+            return two_towers(text, text, lengths, spec.vocab)
+        language = np.int32(spec.vocab.mark(window.language))
+        source = np.append(bart.damaged(rng, text, spec)[1:], language)  # without bos
+        return two_towers(source, np.append(text[1:], language), lengths, spec.vocab, start=language)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """Encoder input, decoder input and targets, [length] each."""
-    text, lengths = bart.row(window, spec), (spec.length, spec.length)
-    if len(text) == 0:
-        return two_towers(text, text, lengths, spec.vocab)
-    language = np.int32(spec.vocab.mark(window.language))
-    source = np.append(bart.damaged(rng, text, spec)[1:], language)  # without bos
-    return two_towers(source, np.append(text[1:], language), lengths, spec.vocab, start=language)
-
-
-OBJECTIVE = Objective(MBART, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+OBJECTIVE = MBARTObjective()

@@ -57,8 +57,8 @@ class Part:
         return self.label or self.objective.name
 
     @property
-    def parts(self) -> Objective:
-        """The halves of its objective."""
+    def implementation(self) -> Objective:
+        """What its config's name stands for in the table."""
         from tlx.objectives import TABLE
 
         return TABLE.load(self.objective.name, allow=())
@@ -92,11 +92,11 @@ class Mixture:
 
 
 def pieces(spec: Spec) -> list[tuple[Part, Spec, Reads]]:
-    """For each row of a bundle, in order: its part, spec, and what it reads. ConfigError as `reads`."""
+    """For each row of a bundle, in order: its part, spec, and what it reads. ConfigError as `window_spec`."""
     found = []
     for i, part in enumerate(spec.config.parts):
         own = part.spec(spec)
-        reads = part.parts.reads(own)
+        reads = part.implementation.window_spec(own)
         if reads.layout != "packed" or reads.other or reads.copies:
             raise ConfigError(
                 f"objective.parts[{i}] = {part.objective.name!r} cannot be part of a mixture: it reads more "
@@ -104,31 +104,6 @@ def pieces(spec: Spec) -> list[tuple[Part, Spec, Reads]]:
             )
         found += [(part, own, reads)] * part.rows
     return found
-
-
-def reads(spec: Spec) -> Reads:
-    """One window for all rows of a bundle, which overlaps as its first row does; ConfigError if a part
-    reads anything but packed text."""
-    rows = [reads for _, _, reads in pieces(spec)]
-    return Reads(length=rows[0].overlap + sum(r.length - r.overlap for r in rows), overlap=rows[0].overlap)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """The parts' arrays as "PART.KEY" [rows, ...]; `targets` and `weights` of all rows, flat."""
-    rows = pieces(spec)
-    made: dict[str, list[dict[str, np.ndarray]]] = {part.name: [] for part in spec.config.parts}
-    stop = rows[0][2].overlap
-    for part, own, one in rows:
-        stop += one.length - one.overlap
-        made[part.name].append(part.parts.example(rng, piece(window, stop - one.length, stop, spec), own))
-    arrays = {
-        f"{name}.{key}": np.stack([row[key] for row in examples])
-        for name, examples in made.items()
-        for key in examples[0]
-    }
-    for key in ("targets", "weights"):
-        arrays[key] = np.concatenate([arrays[f"{name}.{key}"].ravel() for name in made])
-    return arrays
 
 
 def piece(window: Window, start: int, stop: int, spec: Spec) -> Window:
@@ -168,10 +143,10 @@ class MixtureModule(ObjectiveModule):
 
     def _module(self, index: int) -> ObjectiveModule:
         part = self.config.parts[index]
-        if self.model.kind not in part.parts.kinds:
+        if self.model.kind not in part.implementation.kinds:
             where = f"objective.parts[{index}] = {part.objective.name!r}: "
-            raise ConfigError(where + one_of("model.kind", self.model.kind, part.parts.kinds))
-        return part.parts.module(part.objective, self.model, self.loss, parent=None)
+            raise ConfigError(where + one_of("model.kind", self.model.kind, part.implementation.kinds))
+        return part.implementation.module(part.objective, self.model, self.loss, parent=None)
 
     def _params(self, batch: Batch) -> dict[str, Any]:
         """The union of the parts' parameters: the model's from the first part that has it."""
@@ -205,4 +180,39 @@ def _union(trees: list[Any]) -> Any:
     return joined
 
 
-OBJECTIVE = Objective(Mixture, reads, example, MixtureModule, kinds=("decoder", "encoder", "encoder_decoder"))
+class MixtureObjective(Objective):
+    """Several objectives on one model."""
+
+    config_class = Mixture
+    module = MixtureModule
+    kinds = ("decoder", "encoder", "encoder_decoder")
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """One window for all rows of a bundle, which overlaps as its first row does; ConfigError if a part
+        reads anything but packed text."""
+        rows = [reads for _, _, reads in pieces(spec)]
+        return Reads(
+            length=rows[0].overlap + sum(r.length - r.overlap for r in rows), overlap=rows[0].overlap
+        )
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """The parts' arrays as "PART.KEY" [rows, ...]; `targets` and `weights` of all rows, flat."""
+        rows = pieces(spec)
+        made: dict[str, list[dict[str, np.ndarray]]] = {part.name: [] for part in spec.config.parts}
+        stop = rows[0][2].overlap
+        for part, own, one in rows:
+            stop += one.length - one.overlap
+            made[part.name].append(
+                part.implementation.example(rng, piece(window, stop - one.length, stop, spec), own)
+            )
+        arrays = {
+            f"{name}.{key}": np.stack([row[key] for row in examples])
+            for name, examples in made.items()
+            for key in examples[0]
+        }
+        for key in ("targets", "weights"):
+            arrays[key] = np.concatenate([arrays[f"{name}.{key}"].ravel() for name in made])
+        return arrays
+
+
+OBJECTIVE = MixtureObjective()

@@ -42,26 +42,6 @@ class MLM(Masking):
             raise ConfigError(f"objective.mask_decoder = {self.mask_decoder} must not be negative")
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows that leave room for cls and sep; ConfigError if there is none."""
-    if spec.length < 3:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mlm")
-    return Reads(length=spec.length - 2, copies=spec.config.copies)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments [length]; target_positions (ascending), targets, weights [P]."""
-    config = spec.config
-    tokens, segments, positions, *_ = framed(window, spec)
-    chosen = chosen_places(rng, tokens[: np.count_nonzero(segments)], spec, config)
-    return {
-        "tokens": hide(rng, tokens, chosen, spec, config),
-        "positions": positions,
-        "segments": segments,
-        **sparse_targets(tokens, chosen, num_predictions(spec.length, config), spec.vocab.pad),
-    }
-
-
 def framed(window: Window, spec: Spec) -> Window:
     """cls, the window's text, sep, padding: [length] each. cls belongs to the first document of the
     window and sep to the last; a window of nothing but padding stays that."""
@@ -137,4 +117,30 @@ class MLMModule(MaskedModule):
         return self.lm.with_queries(batch, self.heads.places(batch["positions"]), times, keys=keys)
 
 
-OBJECTIVE = Objective(MLM, reads, example, MLMModule, kinds=("encoder",))
+class MLMObjective(Objective):
+    """Masked language modelling."""
+
+    config_class = MLM
+    module = MLMModule
+    kinds = ("encoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows that leave room for cls and sep; ConfigError if there is none."""
+        if spec.length < 3:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mlm")
+        return Reads(length=spec.length - 2, copies=spec.config.copies)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens, positions, segments [length]; target_positions (ascending), targets, weights [P]."""
+        config = spec.config
+        tokens, segments, positions, *_ = framed(window, spec)
+        chosen = chosen_places(rng, tokens[: np.count_nonzero(segments)], spec, config)
+        return {
+            "tokens": hide(rng, tokens, chosen, spec, config),
+            "positions": positions,
+            "segments": segments,
+            **sparse_targets(tokens, chosen, num_predictions(spec.length, config), spec.vocab.pad),
+        }
+
+
+OBJECTIVE = MLMObjective()

@@ -4,10 +4,8 @@ Label 0 is "follows" (pairs.py has the rules).
 """
 
 import dataclasses
-import functools
 
-from tlx.objectives.shared.base import Objective
-from tlx.objectives.shared.segment_pairs import Pairing, PairModule, pair_example, pair_reads
+from tlx.objectives.shared.segment_pairs import Pairing, PairObjective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +15,11 @@ class NSP(Pairing):
     name: str = "nsp"
 
 
-example = functools.partial(pair_example, swap=False)
+class NSPObjective(PairObjective):
+    """BERT's masked tokens and next-sentence prediction."""
 
-OBJECTIVE = Objective(NSP, pair_reads, example, PairModule, kinds=("encoder",))
+    config_class = NSP
+    swap = False
+
+
+OBJECTIVE = NSPObjective()

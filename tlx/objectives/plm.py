@@ -84,79 +84,6 @@ def parts(length: int, config: PLM) -> tuple[tuple[int, int], tuple[int, int]]:
     return (reuse_len, num_predict - num_predict // 2), (length - reuse_len, num_predict // 2)
 
 
-def reads(spec: Spec) -> Reads:
-    """Windows of a stream that advance by the reused part; ConfigError if the parts cannot be filled."""
-    (reuse_len, first), (rest_len, second) = parts(spec.length, spec.config)
-    if not 1 <= reuse_len < spec.length:
-        raise ConfigError(
-            f"objective.reuse_len = {reuse_len} must lie in 1..{spec.length - 1}, "
-            f"below data.sequence_length = {spec.length}"
-        )
-    if second < 1 or first > reuse_len or second > rest_len:
-        most = min(2 * reuse_len, 2 * rest_len + 1)
-        raise ConfigError(
-            f"objective.num_predict = {first + second} must lie in 2..{most} for parts of "
-            f"{reuse_len} and {rest_len} tokens"
-        )
-    if not spec.config.pairs:
-        return Reads(spec.length, "stream", rest_len, both_ways=spec.config.bi_data)
-    room = rest_len - NUM_FUNCTIONAL
-    if room < 2 or second > room:
-        raise ConfigError(
-            f"data.sequence_length = {spec.length}: with objective.pairs the second part has {rest_len} "
-            f"tokens, of which sep, sep and cls leave {room} for two texts and {second} targets"
-        )
-    return Reads(reuse_len + room, "stream", room, other=2 * room, both_ways=spec.config.bi_data)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments, rank, query_rank [length]; target_positions, targets, weights [P].
-
-    With pairs also types [length], with bi_data backwards []. Where no place is left but sep and cls, a
-    target is missing (weight 0).
-    """
-    config = spec.config
-    tokens, real = window.tokens, window.segments > 0
-    functional, more = np.zeros(spec.length, bool), {}
-    if config.pairs:
-        tokens, real, functional, more = _with_pair(rng, window, spec)
-    if config.bi_data:
-        more["backwards"] = np.array(window.backwards, np.int32)
-    turn = slice(None, None, -1 if window.backwards else 1)
-    rank, query_rank = np.full((2, spec.length), -1, np.int32)
-    targets, start = [], 0
-    for length, goal in parts(spec.length, config):
-        here = slice(start, start + length)
-        num_real = int(np.count_nonzero(real[here]))
-        goal = goal * num_real // length
-        order = rng.permutation(num_real)
-        if config.targets == "cut":
-            is_target = (order >= num_real - goal) & ~functional[here][:num_real]
-            place, query = order, order
-        else:
-            starts = word_starts(tokens[here][:num_real][turn], spec)
-            is_target = ngram_targets(rng, starts, goal, config)[turn]
-            is_target &= ~functional[here][:num_real]
-            in_order = is_target | functional[here][:num_real]
-            place, query = np.where(in_order, order, -1), np.where(in_order, order, 0)
-        query = query + functional[here][:num_real]
-        # Raised by the length of the part before: above its ranks, and -1 still level with its last one.
-        rank[start : start + num_real] = start + place
-        query_rank[start : start + num_real] = start + query
-        targets.append(start + np.flatnonzero(is_target))
-        start += length
-    (_, first), (_, second) = parts(spec.length, config)
-    return {
-        "tokens": np.where(real, tokens, spec.vocab.pad).astype(np.int32),
-        "positions": np.arange(spec.length, dtype=np.int32),
-        "segments": real.astype(np.int32),
-        "rank": rank,
-        "query_rank": query_rank,
-        **more,
-        **sparse_targets(tokens, np.concatenate(targets), first + second, spec.vocab.pad),
-    }
-
-
 def _with_pair(rng: np.random.Generator, window: Window, spec: Spec) -> tuple[np.ndarray, ...]:
     """(tokens, which are real, which are sep or cls, {"types": ...}), each [length]."""
     assert window.other is not None
@@ -236,4 +163,83 @@ class PLMModule(ObjectiveModule):
         return Predictions(query_BPD, self.lm.unembedding()), memory if self.config.mem_len else None
 
 
-OBJECTIVE = Objective(PLM, reads, example, PLMModule, kinds=("two_stream",))
+class PLMObjective(Objective):
+    """XLNet's permutation language modelling."""
+
+    config_class = PLM
+    module = PLMModule
+    kinds = ("two_stream",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Windows of a stream that advance by the reused part; ConfigError if the parts cannot be filled."""
+        (reuse_len, first), (rest_len, second) = parts(spec.length, spec.config)
+        if not 1 <= reuse_len < spec.length:
+            raise ConfigError(
+                f"objective.reuse_len = {reuse_len} must lie in 1..{spec.length - 1}, "
+                f"below data.sequence_length = {spec.length}"
+            )
+        if second < 1 or first > reuse_len or second > rest_len:
+            most = min(2 * reuse_len, 2 * rest_len + 1)
+            raise ConfigError(
+                f"objective.num_predict = {first + second} must lie in 2..{most} for parts of "
+                f"{reuse_len} and {rest_len} tokens"
+            )
+        if not spec.config.pairs:
+            return Reads(spec.length, "stream", rest_len, both_ways=spec.config.bi_data)
+        room = rest_len - NUM_FUNCTIONAL
+        if room < 2 or second > room:
+            raise ConfigError(
+                f"data.sequence_length = {spec.length}: with objective.pairs the second part has {rest_len} "
+                f"tokens, of which sep, sep and cls leave {room} for two texts and {second} targets"
+            )
+        return Reads(reuse_len + room, "stream", room, other=2 * room, both_ways=spec.config.bi_data)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens, positions, segments, rank, query_rank [length]; target_positions, targets, weights [P].
+
+        With pairs also types [length], with bi_data backwards []. Where no place is left but sep and cls, a
+        target is missing (weight 0).
+        """
+        config = spec.config
+        tokens, real = window.tokens, window.segments > 0
+        functional, more = np.zeros(spec.length, bool), {}
+        if config.pairs:
+            tokens, real, functional, more = _with_pair(rng, window, spec)
+        if config.bi_data:
+            more["backwards"] = np.array(window.backwards, np.int32)
+        turn = slice(None, None, -1 if window.backwards else 1)
+        rank, query_rank = np.full((2, spec.length), -1, np.int32)
+        targets, start = [], 0
+        for length, goal in parts(spec.length, config):
+            here = slice(start, start + length)
+            num_real = int(np.count_nonzero(real[here]))
+            goal = goal * num_real // length
+            order = rng.permutation(num_real)
+            if config.targets == "cut":
+                is_target = (order >= num_real - goal) & ~functional[here][:num_real]
+                place, query = order, order
+            else:
+                starts = word_starts(tokens[here][:num_real][turn], spec)
+                is_target = ngram_targets(rng, starts, goal, config)[turn]
+                is_target &= ~functional[here][:num_real]
+                in_order = is_target | functional[here][:num_real]
+                place, query = np.where(in_order, order, -1), np.where(in_order, order, 0)
+            query = query + functional[here][:num_real]
+            # Raised by the length of the part before: above its ranks, and -1 still level with its last one.
+            rank[start : start + num_real] = start + place
+            query_rank[start : start + num_real] = start + query
+            targets.append(start + np.flatnonzero(is_target))
+            start += length
+        (_, first), (_, second) = parts(spec.length, config)
+        return {
+            "tokens": np.where(real, tokens, spec.vocab.pad).astype(np.int32),
+            "positions": np.arange(spec.length, dtype=np.int32),
+            "segments": real.astype(np.int32),
+            "rank": rank,
+            "query_rank": query_rank,
+            **more,
+            **sparse_targets(tokens, np.concatenate(targets), first + second, spec.vocab.pad),
+        }
+
+
+OBJECTIVE = PLMObjective()

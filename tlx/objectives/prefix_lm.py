@@ -11,8 +11,8 @@ import dataclasses
 import numpy as np
 
 from tlx.data.window import Window
-from tlx.objectives import clm
-from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.clm import CLMObjective
+from tlx.objectives.shared.base import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,26 +25,33 @@ class PrefixLM:
         """Nothing can be wrong."""
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """As clm.example, and `prefix` [length], 1 on the inputs that their whole document sees.
+class PrefixLMObjective(CLMObjective):
+    """Prefix language modelling in a decoder."""
 
-    The last token of the prefix has the first target with a weight.
-    """
-    row = clm.example(rng, window, spec)
-    segments = row["segments"]
-    sizes = np.bincount(segments)[1:]
-    # A document's n inputs and its last target are L = n + 1 tokens.
-    prefixes = np.floor(rng.random(len(sizes)) * sizes).astype(np.int64) + 1
-    begins = np.cumsum(sizes) - sizes
-    last = np.append(begins + prefixes - 1, len(segments))[segments - 1]  # padding, segment 0, takes the end
-    places, real = np.arange(len(segments)), segments > 0
-    predicted = real & (places >= last)
-    return {
-        **row,
-        "targets": np.where(predicted, row["targets"], spec.vocab.pad).astype(np.int32),
-        "weights": predicted.astype(np.float32),
-        "prefix": (real & (places <= last)).astype(np.int32),
-    }
+    config_class = PrefixLM
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """As clm's, and `prefix` [length], 1 on the inputs that their whole document sees.
+
+        The last token of the prefix has the first target with a weight.
+        """
+        row = super().example(rng, window, spec)
+        segments = row["segments"]
+        sizes = np.bincount(segments)[1:]
+        # A document's n inputs and its last target are L = n + 1 tokens.
+        prefixes = np.floor(rng.random(len(sizes)) * sizes).astype(np.int64) + 1
+        begins = np.cumsum(sizes) - sizes
+        last = np.append(begins + prefixes - 1, len(segments))[
+            segments - 1
+        ]  # padding, segment 0, takes the end
+        places, real = np.arange(len(segments)), segments > 0
+        predicted = real & (places >= last)
+        return {
+            **row,
+            "targets": np.where(predicted, row["targets"], spec.vocab.pad).astype(np.int32),
+            "weights": predicted.astype(np.float32),
+            "prefix": (real & (places <= last)).astype(np.int32),
+        }
 
 
-OBJECTIVE = Objective(PrefixLM, clm.reads, example, clm.CLMModule, kinds=("decoder",))
+OBJECTIVE = PrefixLMObjective()

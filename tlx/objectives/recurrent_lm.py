@@ -34,24 +34,6 @@ class RecurrentLM:
             raise ConfigError(f"objective.mem_len = {self.mem_len} must be at least 1; clm has no memory")
 
 
-def reads(spec: Spec) -> Reads:
-    """Windows of a stream of length + 1 tokens that share one token with the next."""
-    return Reads(spec.length + 1, "stream", overlap=1)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens, targets, weights, positions, segments, each [length]; weight 0 on padding only."""
-    del rng
-    real = window.segments[1:] > 0
-    return {
-        "tokens": np.where(real, window.tokens[:-1], spec.vocab.pad).astype(np.int32),
-        "targets": np.where(real, window.tokens[1:], spec.vocab.pad).astype(np.int32),
-        "weights": real.astype(np.float32),
-        "positions": np.arange(spec.length, dtype=np.int32),
-        "segments": real.astype(np.int32),
-    }
-
-
 class RecurrentLMModule(ObjectiveModule):
     """A decoder with memory."""
 
@@ -78,4 +60,28 @@ class RecurrentLMModule(ObjectiveModule):
         return Predictions(hidden_BTD, self.lm.unembedding()), memory
 
 
-OBJECTIVE = Objective(RecurrentLM, reads, example, RecurrentLMModule, kinds=("decoder",))
+class RecurrentLMObjective(Objective):
+    """Transformer-XL's language modelling with memory."""
+
+    config_class = RecurrentLM
+    module = RecurrentLMModule
+    kinds = ("decoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Windows of a stream of length + 1 tokens that share one token with the next."""
+        return Reads(spec.length + 1, "stream", overlap=1)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens, targets, weights, positions, segments, each [length]; weight 0 on padding only."""
+        del rng
+        real = window.segments[1:] > 0
+        return {
+            "tokens": np.where(real, window.tokens[:-1], spec.vocab.pad).astype(np.int32),
+            "targets": np.where(real, window.tokens[1:], spec.vocab.pad).astype(np.int32),
+            "weights": real.astype(np.float32),
+            "positions": np.arange(spec.length, dtype=np.int32),
+            "segments": real.astype(np.int32),
+        }
+
+
+OBJECTIVE = RecurrentLMObjective()

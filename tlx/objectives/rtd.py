@@ -77,39 +77,6 @@ def max_predictions(length: int, config: RTD) -> int:
     return max(int((config.rate + 0.005) * length), 1)
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows that leave room for cls and sep; ConfigError if there is none."""
-    if spec.length < 3:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for rtd")
-    return Reads(length=spec.length - 2)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens (what the generator sees), original_tokens, positions, segments [length]; target_positions in
-    the order drawn, targets, weights and fill_positions (0 for a place drawn before) [P]; noise []."""
-    config, vocab = spec.config, spec.vocab
-    tokens, segments, positions, *_ = framed(window, spec)
-    num_real, size = int(np.count_nonzero(segments)), max_predictions(spec.length, config)
-    candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])
-    count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.rate)))))
-    count = count if len(candidates) else 0
-    drawn = candidates[rng.integers(0, len(candidates), count)] if count else candidates
-    shown = tokens.copy()
-    shown[drawn[rng.random(count) < config.mask_share]] = vocab.mask
-    fills = np.zeros(size, np.int32)
-    first = np.unique(drawn, return_index=True)[1]
-    fills[first] = drawn[first]
-    return {
-        "tokens": shown,
-        "original_tokens": tokens,
-        "positions": positions,
-        "segments": segments,
-        **sparse_targets(tokens, drawn, size, vocab.pad),
-        "fill_positions": fills,
-        "noise": np.array(rng.integers(2**31), np.int32),
-    }
-
-
 def generator_config(model: ModelConfig, config: RTD) -> ModelConfig:
     """The generator; its tables are as wide as the model's and projected."""
     width = max(int(model.width * config.generator_fraction), 1)
@@ -244,4 +211,43 @@ class RTDModule(ObjectiveModule):
         return self.heads.rtd(hidden_BTD)
 
 
-OBJECTIVE = Objective(RTD, reads, example, RTDModule, kinds=("encoder",))
+class RTDObjective(Objective):
+    """ELECTRA's replaced-token detection."""
+
+    config_class = RTD
+    module = RTDModule
+    kinds = ("encoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows that leave room for cls and sep; ConfigError if there is none."""
+        if spec.length < 3:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for rtd")
+        return Reads(length=spec.length - 2)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens (what the generator sees), original_tokens, positions, segments [length]; target_positions in
+        the order drawn, targets, weights and fill_positions (0 for a place drawn before) [P]; noise []."""
+        config, vocab = spec.config, spec.vocab
+        tokens, segments, positions, *_ = framed(window, spec)
+        num_real, size = int(np.count_nonzero(segments)), max_predictions(spec.length, config)
+        candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])
+        count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.rate)))))
+        count = count if len(candidates) else 0
+        drawn = candidates[rng.integers(0, len(candidates), count)] if count else candidates
+        shown = tokens.copy()
+        shown[drawn[rng.random(count) < config.mask_share]] = vocab.mask
+        fills = np.zeros(size, np.int32)
+        first = np.unique(drawn, return_index=True)[1]
+        fills[first] = drawn[first]
+        return {
+            "tokens": shown,
+            "original_tokens": tokens,
+            "positions": positions,
+            "segments": segments,
+            **sparse_targets(tokens, drawn, size, vocab.pad),
+            "fill_positions": fills,
+            "noise": np.array(rng.integers(2**31), np.int32),
+        }
+
+
+OBJECTIVE = RTDObjective()

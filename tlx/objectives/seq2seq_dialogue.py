@@ -25,23 +25,29 @@ class Seq2SeqDialogue(Dialogue):
     name: str = "seq2seq_dialogue"
 
 
-def reads(spec: Spec) -> Reads:
-    """Turns of conversations; ConfigError where a response has no room."""
-    if spec.config.response_length == 1 or spec.length < 2:
-        raise ConfigError(
-            f"objective.response_length = {spec.config.response_length} and data.sequence_length = "
-            f"{spec.length} must be at least 2"
-        )
-    return Reads(spec.length, "turns", other=spec.config.response_length or spec.length)
+class Seq2SeqDialogueObjective(Objective):
+    """Dialogue in an encoder-decoder."""
+
+    config_class = Seq2SeqDialogue
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Turns of conversations; ConfigError where a response has no room."""
+        if spec.config.response_length == 1 or spec.length < 2:
+            raise ConfigError(
+                f"objective.response_length = {spec.config.response_length} and data.sequence_length = "
+                f"{spec.length} must be at least 2"
+            )
+        return Reads(spec.length, "turns", other=spec.config.response_length or spec.length)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """Encoder input [length], decoder input and targets [response_length]."""
+        del rng
+        eos, lengths = spec.vocab.eos, (spec.length, spec.config.response_length or spec.length)
+        context, response, whole, _ = exchange(window, spec)
+        source = np.append(context, eos) if len(response) else context
+        return two_towers(source, np.append(response, eos) if whole else response, lengths, spec.vocab)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """Encoder input [length], decoder input and targets [response_length]."""
-    del rng
-    eos, lengths = spec.vocab.eos, (spec.length, spec.config.response_length or spec.length)
-    context, response, whole, _ = exchange(window, spec)
-    source = np.append(context, eos) if len(response) else context
-    return two_towers(source, np.append(response, eos) if whole else response, lengths, spec.vocab)
-
-
-OBJECTIVE = Objective(Seq2SeqDialogue, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+OBJECTIVE = Seq2SeqDialogueObjective()

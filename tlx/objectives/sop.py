@@ -4,11 +4,9 @@ Label 1 is "swapped" (pairs.py has the rules).
 """
 
 import dataclasses
-import functools
 from typing import Literal
 
-from tlx.objectives.shared.base import Objective
-from tlx.objectives.shared.segment_pairs import Pairing, PairModule, pair_example, pair_reads
+from tlx.objectives.shared.segment_pairs import Pairing, PairObjective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +17,11 @@ class SOP(Pairing):
     unit: Literal["token", "word", "ngram"] = "ngram"
 
 
-example = functools.partial(pair_example, swap=True)
+class SOPObjective(PairObjective):
+    """ALBERT's masked n-grams and sentence-order prediction."""
 
-OBJECTIVE = Objective(SOP, pair_reads, example, PairModule, kinds=("encoder",))
+    config_class = SOP
+    swap = True
+
+
+OBJECTIVE = SOPObjective()

@@ -61,13 +61,6 @@ class SpanBoundary:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be at least 1")
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows that leave room for cls and sep; ConfigError if there is none."""
-    if spec.length < 3:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for span_boundary")
-    return Reads(length=spec.length - 2)
-
-
 def budget(num_tokens: int, config: SpanBoundary) -> int:
     """Hidden tokens among `num_tokens` ordinary ones: 20 of 127."""
     return math.ceil(num_tokens * config.rate)
@@ -77,47 +70,6 @@ def span_lengths(rng: np.random.Generator, count: int, config: SpanBoundary) -> 
     """Lengths in words: P(l) ~ p (1 - p)^(l - 1) for l in 1..max_words."""
     cumulative = np.cumsum((1 - config.geometric) ** np.arange(config.max_words))
     return np.searchsorted(cumulative[:-1], cumulative[-1] * rng.random(count), side="right") + 1
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments [length]; target_positions (ascending), targets, weights, and the edges
-    left, right, the place offset in the span and edge_weights [P]."""
-    config, vocab = spec.config, spec.vocab
-    tokens, segments, positions, *_ = framed(window, spec)
-    spans = draw_spans(rng, tokens, segments, spec)
-    starts, stops = np.array(spans, np.int64).reshape(-1, 2).T
-    sizes = stops - starts
-    span_of = np.repeat(np.arange(len(sizes)), sizes)
-    chosen = np.arange(len(span_of)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
-    draw = rng.random(len(sizes))[span_of]
-    random_ids = rng.integers(0, vocab.size, len(chosen), dtype=np.int32)
-    replaced = np.where(draw < config.mask_share + config.random_share, random_ids, tokens[chosen])
-    shown = tokens.copy()
-    shown[chosen] = np.where(draw < config.mask_share, vocab.mask, replaced)
-    size, count = budget(spec.length - 2, config), len(chosen)
-    found = {
-        "tokens": shown,
-        "positions": positions,
-        "segments": segments,
-        **sparse_targets(tokens, chosen, size, vocab.pad),
-    }
-    # Edges are text of the span's own document: cls and sep are none.
-    last = int(np.count_nonzero(segments)) - 1
-    inside = (starts > 1) & (stops < last)
-    inside &= (segments[starts - 1] == segments[starts]) & (
-        segments[stops % len(segments)] == segments[starts]
-    )
-    offset = chosen - starts[span_of]
-    edges = {
-        "left": starts[span_of] - 1,
-        "right": stops[span_of],
-        "offset": np.minimum(offset, config.max_targets - 1),
-        "edge_weights": (inside[span_of] & (offset < config.max_targets)).astype(np.float32),
-    }
-    for name, values in edges.items():
-        found[name] = np.zeros(size, np.float32 if name == "edge_weights" else np.int32)
-        found[name][:count] = np.where(edges["edge_weights"] > 0, values, 0)
-    return found
 
 
 def draw_spans(
@@ -225,4 +177,58 @@ def _gathered(hidden_BTD: jax.Array, places_BP: jax.Array) -> jax.Array:
     return jnp.take_along_axis(hidden_BTD, places_BP[..., None], axis=1)
 
 
-OBJECTIVE = Objective(SpanBoundary, reads, example, SpanBoundaryModule, kinds=("encoder",))
+class SpanBoundaryObjective(Objective):
+    """SpanBERT's span masking and span-boundary objective."""
+
+    config_class = SpanBoundary
+    module = SpanBoundaryModule
+    kinds = ("encoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows that leave room for cls and sep; ConfigError if there is none."""
+        if spec.length < 3:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for span_boundary")
+        return Reads(length=spec.length - 2)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens, positions, segments [length]; target_positions (ascending), targets, weights, and the edges
+        left, right, the place offset in the span and edge_weights [P]."""
+        config, vocab = spec.config, spec.vocab
+        tokens, segments, positions, *_ = framed(window, spec)
+        spans = draw_spans(rng, tokens, segments, spec)
+        starts, stops = np.array(spans, np.int64).reshape(-1, 2).T
+        sizes = stops - starts
+        span_of = np.repeat(np.arange(len(sizes)), sizes)
+        chosen = np.arange(len(span_of)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+        draw = rng.random(len(sizes))[span_of]
+        random_ids = rng.integers(0, vocab.size, len(chosen), dtype=np.int32)
+        replaced = np.where(draw < config.mask_share + config.random_share, random_ids, tokens[chosen])
+        shown = tokens.copy()
+        shown[chosen] = np.where(draw < config.mask_share, vocab.mask, replaced)
+        size, count = budget(spec.length - 2, config), len(chosen)
+        found = {
+            "tokens": shown,
+            "positions": positions,
+            "segments": segments,
+            **sparse_targets(tokens, chosen, size, vocab.pad),
+        }
+        # Edges are text of the span's own document: cls and sep are none.
+        last = int(np.count_nonzero(segments)) - 1
+        inside = (starts > 1) & (stops < last)
+        inside &= (segments[starts - 1] == segments[starts]) & (
+            segments[stops % len(segments)] == segments[starts]
+        )
+        offset = chosen - starts[span_of]
+        edges = {
+            "left": starts[span_of] - 1,
+            "right": stops[span_of],
+            "offset": np.minimum(offset, config.max_targets - 1),
+            "edge_weights": (inside[span_of] & (offset < config.max_targets)).astype(np.float32),
+        }
+        for name, values in edges.items():
+            found[name] = np.zeros(size, np.float32 if name == "edge_weights" else np.int32)
+            found[name][:count] = np.where(edges["edge_weights"] > 0, values, 0)
+        return found
+
+
+OBJECTIVE = SpanBoundaryObjective()

@@ -78,27 +78,6 @@ def raw_length(encoder_length: int, config: SpanCorruption) -> tuple[int, int]:
     return length, corrupted_lengths(length, config)[1]
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows that fill the encoder; ConfigError if their spans outnumber the sentinels."""
-    length, _ = raw_length(spec.length, spec.config)
-    num_spans = noise_counts(length, spec.config)[1]
-    if num_spans > spec.vocab.num_sentinels:
-        raise ConfigError(
-            f"span_corruption needs {num_spans} sentinels for data.sequence_length = {spec.length}, the "
-            f"vocabulary has {spec.vocab.num_sentinels}; shorten the sequence, lower "
-            "objective.noise_density or raise objective.mean_noise_span_length"
-        )
-    return Reads(length=length)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """Encoder input [length], decoder input and targets [raw_length(...)[1]] of one row."""
-    num_real = int(np.count_nonzero(window.segments))
-    encoder, targets = corrupt(rng, window.tokens[:num_real], spec)
-    lengths = (spec.length, raw_length(spec.length, spec.config)[1])
-    return two_towers(encoder, targets, lengths, spec.vocab)
-
-
 def corrupt(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
     """(encoder input, targets) of a text of any length: nothing from nothing, no noise in one token."""
     vocab, length = spec.vocab, len(tokens)
@@ -140,6 +119,32 @@ def _interleave(sentinels: np.ndarray, at: np.ndarray, rest: np.ndarray, eos: in
     return merged
 
 
-OBJECTIVE = Objective(
-    SpanCorruption, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",), fills_gaps=True
-)
+class SpanCorruptionObjective(Objective):
+    """T5's span corruption."""
+
+    config_class = SpanCorruption
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+    fills_gaps = True
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows that fill the encoder; ConfigError if their spans outnumber the sentinels."""
+        length, _ = raw_length(spec.length, spec.config)
+        num_spans = noise_counts(length, spec.config)[1]
+        if num_spans > spec.vocab.num_sentinels:
+            raise ConfigError(
+                f"span_corruption needs {num_spans} sentinels for data.sequence_length = {spec.length}, the "
+                f"vocabulary has {spec.vocab.num_sentinels}; shorten the sequence, lower "
+                "objective.noise_density or raise objective.mean_noise_span_length"
+            )
+        return Reads(length=length)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """Encoder input [length], decoder input and targets [raw_length(...)[1]] of one row."""
+        num_real = int(np.count_nonzero(window.segments))
+        encoder, targets = corrupt(rng, window.tokens[:num_real], spec)
+        lengths = (spec.length, raw_length(spec.length, spec.config)[1])
+        return two_towers(encoder, targets, lengths, spec.vocab)
+
+
+OBJECTIVE = SpanCorruptionObjective()

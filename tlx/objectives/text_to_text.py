@@ -32,19 +32,25 @@ class TextToText:
             raise ConfigError(f"objective.target_length = {self.target_length} must not be negative")
 
 
-def reads(spec: Spec) -> Reads:
-    """Pairs whose texts end with eos where the data config says so (data.add_eos, the default)."""
-    return Reads(spec.length, "parallel", other=spec.config.target_length or spec.length)
+class TextToTextObjective(Objective):
+    """Supervised text to text."""
+
+    config_class = TextToText
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Pairs whose texts end with eos where the data config says so (data.add_eos, the default)."""
+        return Reads(spec.length, "parallel", other=spec.config.target_length or spec.length)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """Encoder input [length], decoder input and targets [target_length]."""
+        del rng
+        lengths = (spec.length, spec.config.target_length or spec.length)
+        source, target = (text.tokens[: np.count_nonzero(text.segments)] for text in (window, window.other))
+        if spec.config.mark_target and len(source):
+            source = np.append(spec.vocab.mark(window.other.language), source)
+        return two_towers(source, target, lengths, spec.vocab)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """Encoder input [length], decoder input and targets [target_length]."""
-    del rng
-    lengths = (spec.length, spec.config.target_length or spec.length)
-    source, target = (text.tokens[: np.count_nonzero(text.segments)] for text in (window, window.other))
-    if spec.config.mark_target and len(source):
-        source = np.append(spec.vocab.mark(window.other.language), source)
-    return two_towers(source, target, lengths, spec.vocab)
-
-
-OBJECTIVE = Objective(TextToText, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+OBJECTIVE = TextToTextObjective()

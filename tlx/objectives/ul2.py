@@ -106,32 +106,39 @@ def target_length(spec: Spec) -> int:
     return max(fit(denoiser, spec)[2] for denoiser in spec.config.denoisers)
 
 
-def reads(spec: Spec) -> Reads:
-    """Packed windows for the denoiser that reads most; ConfigError if row or vocabulary is too small."""
-    if spec.length < 4:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 4 for ul2")
-    if spec.vocab.num_sentinels <= len(MODES):
-        raise ConfigError(f"ul2 needs more than {len(MODES)} sentinels, not {spec.vocab.num_sentinels}")
-    return Reads(length=max(fit(denoiser, spec)[1] for denoiser in spec.config.denoisers))
+class UL2Objective(Objective):
+    """UL2's mixture of denoisers."""
+
+    config_class = UL2
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+    fills_gaps = True
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Packed windows for the denoiser that reads most; ConfigError if row or vocabulary is too small."""
+        if spec.length < 4:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 4 for ul2")
+        if spec.vocab.num_sentinels <= len(MODES):
+            raise ConfigError(f"ul2 needs more than {len(MODES)} sentinels, not {spec.vocab.num_sentinels}")
+        return Reads(length=max(fit(denoiser, spec)[1] for denoiser in spec.config.denoisers))
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """Encoder input [length], decoder input and targets [target_length(spec)]."""
+        config, vocab = spec.config, spec.vocab
+        text = window.tokens[: np.count_nonzero(window.segments)]
+        denoiser = config.denoisers[int(np.searchsorted(config.cumulative, rng.random(), side="right"))]
+        spans, most, _ = fit(denoiser, spec)
+        size = min(len(text), most)
+        begin = int(rng.integers(len(text) - size + 1))
+        text = text[begin : begin + size]
+        if denoiser.mode == "S" and size > 1:
+            cut = int(rng.integers(1, size))
+            source, targets = np.append(text[:cut], vocab.eos), np.append(text[cut:], vocab.eos)
+        else:  # as span corruption has it where there are not two tokens to cut
+            source, targets = corrupt(rng, text, Spec(spans, spec.length, vocab))
+        if config.mode_tokens and size:
+            source = np.append(vocab.mark(MODES.index(denoiser.mode)), source)
+        return two_towers(source, targets, (spec.length, target_length(spec)), vocab)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """Encoder input [length], decoder input and targets [target_length(spec)]."""
-    config, vocab = spec.config, spec.vocab
-    text = window.tokens[: np.count_nonzero(window.segments)]
-    denoiser = config.denoisers[int(np.searchsorted(config.cumulative, rng.random(), side="right"))]
-    spans, most, _ = fit(denoiser, spec)
-    size = min(len(text), most)
-    begin = int(rng.integers(len(text) - size + 1))
-    text = text[begin : begin + size]
-    if denoiser.mode == "S" and size > 1:
-        cut = int(rng.integers(1, size))
-        source, targets = np.append(text[:cut], vocab.eos), np.append(text[cut:], vocab.eos)
-    else:  # as span corruption has it where there are not two tokens to cut
-        source, targets = corrupt(rng, text, Spec(spans, spec.length, vocab))
-    if config.mode_tokens and size:
-        source = np.append(vocab.mark(MODES.index(denoiser.mode)), source)
-    return two_towers(source, targets, (spec.length, target_length(spec)), vocab)
-
-
-OBJECTIVE = Objective(UL2, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",), fills_gaps=True)
+OBJECTIVE = UL2Objective()

@@ -46,32 +46,6 @@ def max_predictions(length: int, config: XLM) -> int:
     return min(math.ceil(mean + 6 * math.sqrt(mean * (1 - config.rate))), length - 1)
 
 
-def reads(spec: Spec) -> Reads:
-    """Pairs where the data has them, else packed windows; room for eos."""
-    if spec.length < 6:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 6 for xlm")
-    return Reads(spec.length - 1, "packed_or_parallel", other=spec.length - 1)
-
-
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments, langs [length]; target_positions (ascending), targets, weights [P]."""
-    config, vocab = spec.config, spec.vocab
-    row, positions, langs = row_of(window, spec)
-    tokens = np.full(spec.length, vocab.pad, np.int32)
-    tokens[: len(row)] = row
-    drawn = 1 + np.flatnonzero(rng.random(max(len(row) - 1, 0)) <= config.rate)
-    size = max_predictions(spec.length, config)
-    if len(drawn) > size:
-        drawn = np.sort(rng.choice(drawn, size, replace=False))
-    return {
-        "tokens": hide(rng, tokens, drawn, spec, config),
-        "positions": _padded(positions, spec.length),
-        "segments": (np.arange(spec.length) < len(row)).astype(np.int32),
-        "langs": _padded(langs, spec.length),
-        **sparse_targets(tokens, drawn, size, vocab.pad),
-    }
-
-
 def row_of(window: Window, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(tokens, positions, languages) without padding, before anything is masked."""
     eos = spec.vocab.eos
@@ -110,4 +84,36 @@ def _padded(values: np.ndarray, length: int) -> np.ndarray:
     return padded
 
 
-OBJECTIVE = Objective(XLM, reads, example, MaskedModule, kinds=("encoder",))
+class XLMObjective(Objective):
+    """XLM's masked and translation language modelling."""
+
+    config_class = XLM
+    module = MaskedModule
+    kinds = ("encoder",)
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Pairs where the data has them, else packed windows; room for eos."""
+        if spec.length < 6:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 6 for xlm")
+        return Reads(spec.length - 1, "packed_or_parallel", other=spec.length - 1)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens, positions, segments, langs [length]; target_positions (ascending), targets, weights [P]."""
+        config, vocab = spec.config, spec.vocab
+        row, positions, langs = row_of(window, spec)
+        tokens = np.full(spec.length, vocab.pad, np.int32)
+        tokens[: len(row)] = row
+        drawn = 1 + np.flatnonzero(rng.random(max(len(row) - 1, 0)) <= config.rate)
+        size = max_predictions(spec.length, config)
+        if len(drawn) > size:
+            drawn = np.sort(rng.choice(drawn, size, replace=False))
+        return {
+            "tokens": hide(rng, tokens, drawn, spec, config),
+            "positions": _padded(positions, spec.length),
+            "segments": (np.arange(spec.length) < len(row)).astype(np.int32),
+            "langs": _padded(langs, spec.length),
+            **sparse_targets(tokens, drawn, size, vocab.pad),
+        }
+
+
+OBJECTIVE = XLMObjective()

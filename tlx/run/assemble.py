@@ -18,7 +18,7 @@ from tlx.objectives.shared.base import Spec
 from tlx.run.config import RunConfig, parts_of
 from tlx.run.program import Program, program
 from tlx.run.spec import spec_of
-from tlx.tasks.shared.base import Task, TaskSpec
+from tlx.tasks.shared.base import TaskSpec, is_task
 from tlx.text import Tokenizer
 from tlx.training.state import State
 from tlx.training.step import StepFn
@@ -102,18 +102,18 @@ def assemble(
 
 def made_tokenizer(config: RunConfig) -> Tokenizer:
     """The tokenizer that the config asks for, trained on the run's own text where it has to be."""
-    parts = parts_of(config)
-    if isinstance(parts, Task):
-        columns = (*parts.texts(config.objective), *parts.written(config.objective))
+    objective = parts_of(config)
+    if is_task(objective):
+        columns = (*objective.text_columns(config.objective), *objective.target_columns(config.objective))
         return prepare_records_tokenizer(config.tokenizer, config.data, columns)
     return prepare_tokenizer(config.tokenizer, config.data)
 
 
 def open_split(config: RunConfig, tokenizer: Tokenizer, split: Part, batch_size: int = 0) -> Batches:
     """The batches of a split of the run's data (of a task's also "test"), `batch_size` rows or the run's."""
-    parts, spec = parts_of(config), spec_of(config, tokenizer)
+    objective, spec = parts_of(config), spec_of(config, tokenizer)
     rest = {"batch_size": batch_size or config.train.batch_size, "seed": config.seed}
-    if isinstance(parts, Task):
-        return build_records(config.data, tokenizer, parts, spec, part=split, **rest)
-    reads = parts.reads(spec)
-    return build_pipeline(config.data, tokenizer, parts.example, spec, reads, split=split, **rest)
+    if is_task(objective):
+        return build_records(config.data, tokenizer, objective, spec, part=split, **rest)
+    reads = objective.window_spec(spec)
+    return build_pipeline(config.data, tokenizer, objective.example, spec, reads, split=split, **rest)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from tlx.adapt.config import AdaptConfig
 from tlx.base.config import from_dict, to_dict
+from tlx.base.errors import ConfigError
 from tlx.base.lookup import Table
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.data.config import DataConfig
@@ -18,7 +19,7 @@ from tlx.objectives.shared.base import Objective
 from tlx.optim.config import OptimizerConfig
 from tlx.parallel.config import MeshConfig
 from tlx.tasks import TABLE as TASKS
-from tlx.tasks.shared.base import Task
+from tlx.tasks.shared.base import Task, is_task
 from tlx.text.config import TokenizerConfig
 from tlx.training.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
 from tlx.training.teacher import with_teacher
@@ -53,7 +54,7 @@ def base_config(objective: str = "clm") -> ConfigDict:
 
     model.kind is the first that the objective works with.
     """
-    parts: Objective | Task = PARTS.load(objective)
+    parts: Objective = PARTS.load(objective)
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
     return config_dict(values)
@@ -87,15 +88,23 @@ def parsed(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None
     """The frozen config: its keys and types are right, its values are not checked."""
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     name = (values.get("objective") or {}).get("name")
-    parts: Objective | Task = PARTS.load(str(name), allow=allow)
+    parts: Objective = PARTS.load(str(name), allow=allow)
     values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values)
 
 
-def parts_of(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective | Task:
+def parts_of(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective:
     """The objective or the task that a run is about."""
     return PARTS.load(config.objective.name, allow=allow)
+
+
+def get_task(config: RunConfig) -> Task:
+    """The task that a run is about; ConfigError where its objective is none."""
+    objective = parts_of(config)
+    if not is_task(objective):
+        raise ConfigError(f"objective.name = {config.objective.name!r} is no task; tasks: {', '.join(TASKS)}")
+    return objective
 
 
 def without_nones(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,11 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import made_up_window
 from tlx.objectives.shared.base import Spec
 from tlx.run.config import RunConfig, parts_of
-from tlx.tasks.shared.base import Task, TaskSpec
+from tlx.tasks.shared.base import TaskSpec
 from tlx.text import Tokenizer, make_tokenizer
 from tlx.text.vocabulary import Vocabulary
 
@@ -32,38 +30,28 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
     return parts_of(config).module(config.objective, model, config.loss)
 
 
-def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Spec | TaskSpec:
-    """What the run's examples depend on, with this tokenizer."""
-    length = config.data.sequence_length
-    if isinstance(parts_of(config), Task):
-        return _task_spec(config, tokenizer.vocab, tokenizer)
-    return Spec.of(config.objective, length, tokenizer, config.data.languages)
-
-
-def _task_spec(config: RunConfig, vocab: Vocabulary, tokenizer: Tokenizer | None = None) -> TaskSpec:
-    first = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or vocab.size).padded_vocab
-    prompt = tuple(range(first, first + config.model.slots.prompt))
-    length, kind = config.data.sequence_length, config.model.kind
-    return TaskSpec(config.objective, length, vocab, kind, prompt, tokenizer)
+def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Any:
+    """What the run's examples depend on, with this tokenizer: a Spec; a TaskSpec for tasks."""
+    data = config.data
+    return parts_of(config).make_spec(
+        config.objective, config.model, data.sequence_length, data.languages, tokenizer
+    )
 
 
 def abstract_batch(config: RunConfig, spec: Spec | TaskSpec) -> dict[str, jax.ShapeDtypeStruct]:
     """Names, shapes and dtypes of a global batch, from one example of made-up text, or of none."""
-    parts = parts_of(config)
-    task = isinstance(parts, Task)
-    source = parts.blank(spec) if task else made_up_window(parts.reads(spec), spec.vocab)
-    example = parts.example(np.random.default_rng(0), source, spec)
+    example = parts_of(config).abstract_example(spec)
     rows = config.train.batch_size
     return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
 
 
-def spec_before_tokenizer(config: RunConfig) -> Spec | TaskSpec:
+def spec_before_tokenizer(config: RunConfig) -> Any:
     """The spec as far as it is known before a vocabulary is trained: all that shapes depend on."""
     if config.tokenizer.path is None and config.tokenizer.kind == "sentencepiece":
         vocab = Vocabulary(config.tokenizer.vocab_size)
     else:
         vocab = make_tokenizer(config.tokenizer, ()).vocab
-    if isinstance(parts_of(config), Task):
-        return _task_spec(config, vocab)
-    tables = np.ones(vocab.size, bool), np.ones(vocab.size, bool)
-    return Spec(config.objective, config.data.sequence_length, vocab, *tables, config.data.languages)
+    data = config.data
+    return parts_of(config).abstract_spec(
+        config.objective, config.model, data.sequence_length, data.languages, vocab
+    )

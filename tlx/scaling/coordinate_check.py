@@ -157,7 +157,7 @@ def _activations(config: RunConfig, updates: int) -> dict[str, list[np.ndarray]]
 def _batch(config: RunConfig, spec: Any) -> dict[str, np.ndarray]:
     """One batch of the objective's examples of random tokens, some likelier than others."""
     parts = OBJECTIVES.load(config.objective.name)
-    length, rng = parts.reads(spec).length, np.random.default_rng(0)
+    length, rng = parts.window_spec(spec).length, np.random.default_rng(0)
     likely = np.flatnonzero(~spec.vocab.special)[:64]
     weights = 1 / np.arange(1, len(likely) + 1)
     segments, positions = np.ones(length, np.int32), np.arange(length, dtype=np.int32)

@@ -15,17 +15,13 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
-from tlx.tasks.shared.base import Answer, Asked, Scores, Task, TaskSpec
+from tlx.tasks.shared.base import GenerationRequest, Prediction, Scores, TaskSpec
 from tlx.tasks.shared.generative import Decoding
 from tlx.tasks.shared.packed_text import (
-    PackedModule,
+    PackedTextTask,
     Piece,
-    blank,
-    example,
-    join,
     likelihoods,
     pieces_of,
-    size,
 )
 from tlx.tasks.shared.templates import columns_of, filled
 from tlx.tasks.shared.text_metrics import METRICS, same_answer
@@ -100,24 +96,6 @@ class Chat(Decoding):
         return self.format or template_named(self.template, "objective.template")
 
 
-def texts(config: Chat) -> tuple[tuple[str, str], ...]:
-    """The messages, or the columns of the question."""
-    if not config.prompt:
-        return ((config.messages, "objective.messages"),)
-    return tuple((name, "objective.prompt") for name in columns_of(config.prompt))
-
-
-def written(config: Chat) -> tuple[tuple[str, str], ...]:
-    """The columns of the answer."""
-    return tuple((name, "objective.answer") for name in columns_of(config.answer))
-
-
-def complete(config: Chat, records: Sequence[Record]) -> Chat:
-    """The config with its template written out, as it is saved."""
-    del records
-    return dataclasses.replace(config, format=config.chat_template)
-
-
 def messages_of(record: Record, config: Chat, labelled: bool = True) -> tuple[Message, ...]:
     """What was said, up to the assistant's last answer or, without labels, to what asks for one.
 
@@ -163,86 +141,91 @@ def _listed(value: Any, record: Record, config: Chat) -> list[Message]:
     return found
 
 
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Conversation]:
-    """An item for each record."""
-    template, items = spec.config.chat_template, []
-    for number, record in enumerate(records):
-        messages = messages_of(record, spec.config, labelled)
-        tokens, asked = tokens_of(parts_of(messages, template), tokenizer)
-        piece, *_ = pieces_of(tokens, asked, spec)
-        items.append(Conversation((piece,), number, messages))
-    return items
-
-
-def asks(items: Sequence[Conversation], spec: TaskSpec) -> Asked | None:
-    """What stands before the last answer, the oldest messages left out where it is too long. None where no
-    answers are to be written."""
-    config, template = spec.config, spec.config.chat_template
-    alone = [item.messages[:-1] if _answered(item) else item.messages for item in items]
-    if not config.metrics and all(map(_answered, items)):
-        return None
-    room = spec.length - config.target_length - len(spec.prompt)
-    prompts = []
-    for messages in alone:
-        ids = prompt_of(messages, template, spec.tokenizer, room)[0][-room:]
-        prompts.append([int(ids[0]), *spec.prompt, *ids[1:].tolist()])
-    end, stop = ending(template, spec.tokenizer)
-    how = config.target_length, config.num_beams, config.length_penalty
-    return Asked(prompts, None, *how, end, stop)
-
-
 def _answered(item: Conversation) -> bool:
     return item.messages[-1].role == "assistant"
 
 
-def answers(outputs: Mapping[str, Any], items: Sequence[Conversation], spec: TaskSpec) -> list[Answer]:
-    """{"answer"} where one was written; where there is one already {"nats", "tokens", "bytes"} of all."""
-    found: list[Answer] = []
-    for number, one in enumerate(likelihoods(outputs, items, spec)):
-        found.append(one if _answered(items[number]) else {})
-        if "written" in outputs:
-            stop = ending(spec.config.chat_template, spec.tokenizer)[1]
-            text = spec.tokenizer.decode(outputs["written"][number])
-            found[-1]["answer"] = (text.partition(stop)[0] if stop else text).strip()
-    return found
+class ChatTask(PackedTextTask):
+    """Conversations, the assistant's turns of which are learned."""
+
+    config_class = Chat
+
+    def infer_labels(self, config: Chat, records: Sequence[Record]) -> Chat:
+        """The config with its template written out, as it is saved."""
+        del records
+        return dataclasses.replace(config, format=config.chat_template)
+
+    def text_columns(self, config: Chat) -> tuple[tuple[str, str], ...]:
+        """The messages, or the columns of the question."""
+        if not config.prompt:
+            return ((config.messages, "objective.messages"),)
+        return tuple((name, "objective.prompt") for name in columns_of(config.prompt))
+
+    def target_columns(self, config: Chat) -> tuple[tuple[str, str], ...]:
+        """The columns of the answer."""
+        return tuple((name, "objective.answer") for name in columns_of(config.answer))
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Conversation]:
+        """An item for each record."""
+        template, items = spec.config.chat_template, []
+        for number, record in enumerate(records):
+            messages = messages_of(record, spec.config, labelled)
+            tokens, asked = tokens_of(parts_of(messages, template), tokenizer)
+            piece, *_ = pieces_of(tokens, asked, spec)
+            items.append(Conversation((piece,), number, messages))
+        return items
+
+    def predictions(
+        self, outputs: Mapping[str, Any], items: Sequence[Conversation], spec: TaskSpec
+    ) -> list[Prediction]:
+        """{"answer"} where one was written; where there is one already {"nats", "tokens", "bytes"} of all."""
+        found: list[Prediction] = []
+        for number, one in enumerate(likelihoods(outputs, items, spec)):
+            found.append(one if _answered(items[number]) else {})
+            if "written" in outputs:
+                stop = ending(spec.config.chat_template, spec.tokenizer)[1]
+                text = spec.tokenizer.decode(outputs["written"][number])
+                found[-1]["answer"] = (text.partition(stop)[0] if stop else text).strip()
+        return found
+
+    def score(self, answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """The metrics of what was written, and the perplexity of a token of the answers."""
+        config = spec.config
+        nats, tokens = (
+            np.array([answer[name] for answer in answers], np.float64) for name in ("nats", "tokens")
+        )
+
+        def perplexity(chosen: np.ndarray) -> float:
+            return float(np.exp(nats[chosen].sum() / max(tokens[chosen].sum(), 1)))
+
+        everything = np.arange(len(nats))
+        figures = {"perplexity": perplexity(everything)}
+        if not config.metrics:
+            return Scores(figures, "perplexity", perplexity, lower_is_better=True)
+        said = [answer["answer"] for answer in answers]
+        known = [[messages_of(record, config)[-1].content.strip()] for record in records]
+        statistics = {name: METRICS[name](said, known) for name in config.metrics}
+        figures = {name: statistic(everything) for name, statistic in statistics.items()} | figures
+        main = config.metrics[0]
+        return Scores(figures, main, statistics[main], same_answer(main, known))
+
+    def generation_requests(self, items: Sequence[Conversation], spec: TaskSpec) -> GenerationRequest | None:
+        """What stands before the last answer, the oldest messages left out where it is too long. None where no
+        answers are to be written."""
+        config, template = spec.config, spec.config.chat_template
+        alone = [item.messages[:-1] if _answered(item) else item.messages for item in items]
+        if not config.metrics and all(map(_answered, items)):
+            return None
+        room = spec.length - config.target_length - len(spec.prompt)
+        prompts = []
+        for messages in alone:
+            ids = prompt_of(messages, template, spec.tokenizer, room)[0][-room:]
+            prompts.append([int(ids[0]), *spec.prompt, *ids[1:].tolist()])
+        end, stop = ending(template, spec.tokenizer)
+        how = config.target_length, config.num_beams, config.length_penalty
+        return GenerationRequest(prompts, None, *how, end, stop)
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """The metrics of what was written, and the perplexity of a token of the answers."""
-    config = spec.config
-    nats, tokens = (np.array([answer[name] for answer in answers], np.float64) for name in ("nats", "tokens"))
-
-    def perplexity(chosen: np.ndarray) -> float:
-        return float(np.exp(nats[chosen].sum() / max(tokens[chosen].sum(), 1)))
-
-    everything = np.arange(len(nats))
-    figures = {"perplexity": perplexity(everything)}
-    if not config.metrics:
-        return Scores(figures, "perplexity", perplexity, lower=True)
-    said = [answer["answer"] for answer in answers]
-    known = [[messages_of(record, config)[-1].content.strip()] for record in records]
-    statistics = {name: METRICS[name](said, known) for name in config.metrics}
-    figures = {name: statistic(everything) for name, statistic in statistics.items()} | figures
-    main = config.metrics[0]
-    return Scores(figures, main, statistics[main], same_answer(main, known))
-
-
-TASK = Task(
-    Chat,
-    complete,
-    texts,
-    prepare,
-    blank,
-    example,
-    PackedModule,
-    answers,
-    score,
-    ("decoder",),
-    asks=asks,
-    written=written,
-    size=size,
-    join=join,
-    cuts=True,
-)
+TASK = ChatTask()

@@ -21,7 +21,7 @@ from tlx.metrics import classification as metrics
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
 from tlx.nn.losses import cross_entropy
-from tlx.tasks.shared.base import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
+from tlx.tasks.shared.base import Batch, Item, Prediction, Scores, Task, TaskModule, TaskSpec, encode_columns
 from tlx.tasks.shared.heads import Heads, at_place, hidden_states, language_model, mean_over
 from tlx.tasks.shared.inputs import KINDS, row_of
 from tlx.tasks.shared.labels import class_of, classes_of, names_of
@@ -81,20 +81,6 @@ class Classification(Classes):
     text: str = "text"
 
 
-def texts(config: Classification) -> tuple[tuple[str, str], ...]:
-    """The one column."""
-    return ((config.text, "objective.text"),)
-
-
-def complete(config: Classes, records: Sequence[Record]) -> Classes:
-    """The config with the names of its classes."""
-    if config.labels:
-        return config
-    names = names_of(records, config.label, config.cut)
-    rest = [config.outside] if config.outside and config.outside not in names else []
-    return dataclasses.replace(config, labels=(*names, *rest))
-
-
 def items_of(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, columns: Any, labelled: bool = True
 ) -> list[Item] | list[Joined]:
@@ -110,32 +96,6 @@ def label_of(record: Record, config: Classes) -> int | np.ndarray:
     if config.multi:
         return classes_of(record, config.label, config.separator, config.labels)
     return class_of(record, config.label, config.labels)
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Item] | list[Joined]:
-    """An item for each record."""
-    return items_of(records, tokenizer, spec, texts(spec.config), labelled)
-
-
-def blank(spec: TaskSpec, count: int = 1) -> Item | Joined:
-    """An item of empty texts, or of none."""
-    return Joined(()) if spec.config.packing else _empty(count)
-
-
-def _empty(count: int) -> Item:
-    return Item((np.zeros(0, np.int32),) * count, None)
-
-
-def example(
-    rng: np.random.Generator, item: Item | Joined, spec: TaskSpec, count: int = 1
-) -> dict[str, np.ndarray]:
-    """The row of the item's texts; label [] int32 or [C] float32; weights []. Joined: a dim more."""
-    del rng
-    if isinstance(item, Joined):
-        return joined_row(item, spec, partial(_labels, config=spec.config), _empty(count))
-    return row_of(item.texts, spec) | _labels(item, spec.config)
 
 
 def _labels(item: Item, config: Classes) -> dict[str, np.ndarray]:
@@ -212,55 +172,6 @@ def class_terms(logits: jax.Array, batch: Batch, multi: bool, smoothing: float =
     }
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Answer]:
-    """{"label", "probability"}, or {"labels", "probabilities" of all classes}."""
-    del items
-    logits, names = outputs["logits"].astype(np.float64), spec.config.labels
-    if spec.config.packing:
-        logits = logits[:, 0]  # what is evaluated stands alone
-    if spec.config.multi:
-        rows = 1 / (1 + np.exp(-logits))
-        return [
-            {
-                "labels": [name for name, p in zip(names, row, strict=True) if p > 0.5],
-                "probabilities": {name: round(float(p), 4) for name, p in zip(names, row, strict=True)},
-            }
-            for row in rows
-        ]
-    rows = np.exp(logits - logits.max(axis=1, keepdims=True))
-    rows /= rows.sum(axis=1, keepdims=True)
-    best = rows.argmax(axis=1)
-    return [
-        {"label": names[index], "probability": round(float(row[index]), 4)}
-        for index, row in zip(best, rows, strict=True)
-    ]
-
-
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """Accuracy and F1s, where classes are few also each one's; of single labels Matthews' correlation."""
-    predicted, true = labellings(answers, records, spec.config)
-    count, names = len(spec.config.labels), spec.config.labels
-    right = (predicted == true).reshape(len(true), -1).all(axis=1)
-    figures = {
-        "accuracy": metrics.accuracy(predicted, true),
-        "f1_macro": metrics.macro(predicted, true, count).f1,
-    }
-    if spec.config.multi:
-        figures["f1_micro"] = metrics.micro(predicted, true, count).f1  # of single labels the accuracy
-    else:
-        figures["matthews"] = metrics.matthews(predicted, true)
-    if count <= _LISTED:
-        each = metrics.per_class(predicted, true, count).f1
-        figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, each, strict=True)}
-    if spec.config.outside:
-        figures |= _scope(predicted, true, names.index(spec.config.outside))
-    if not spec.config.multi:
-        return Scores(figures, "accuracy", mean_of(right), float(np.bincount(true).max() / len(true)))
-    return Scores(
-        figures, "f1_micro", lambda chosen: metrics.micro(predicted[chosen], true[chosen], count).f1
-    )
-
-
 def _scope(predicted: np.ndarray, true: np.ndarray, outside: int) -> dict[str, float]:
     """Accuracy where a class applies, and the share of what is outside that is found (Larson et al. 2019)."""
     belongs, right = true != outside, predicted == true
@@ -269,7 +180,7 @@ def _scope(predicted: np.ndarray, true: np.ndarray, outside: int) -> dict[str, f
 
 
 def labellings(
-    answers: Sequence[Answer], records: Sequence[Record], config: Classes
+    answers: Sequence[Prediction], records: Sequence[Record], config: Classes
 ) -> tuple[np.ndarray, np.ndarray]:
     """(predicted, true): int [N], or bool [N, C]."""
     true = np.array([label_of(record, config) for record in records])
@@ -280,26 +191,115 @@ def labellings(
     return np.array([numbers[answer["label"]] for answer in answers]), true
 
 
-def draw(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec, path: Any) -> None:
-    """The confusion matrix; nothing for sets of labels."""
-    if not spec.config.multi:
+class ClassificationTask(Task):
+    """One text, one class or several."""
+
+    config_class = Classification
+    module = ClassesModule
+    kinds = KINDS
+
+    def infer_labels(self, config: Classes, records: Sequence[Record]) -> Classes:
+        """The config with the names of its classes."""
+        if config.labels:
+            return config
+        names = names_of(records, config.label, config.cut)
+        rest = [config.outside] if config.outside and config.outside not in names else []
+        return dataclasses.replace(config, labels=(*names, *rest))
+
+    def text_columns(self, config: Classification) -> tuple[tuple[str, str], ...]:
+        """The one column."""
+        return ((config.text, "objective.text"),)
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Item] | list[Joined]:
+        """An item for each record."""
+        return items_of(records, tokenizer, spec, self.text_columns(spec.config), labelled)
+
+    def empty_item(self, spec: TaskSpec) -> Item | Joined:
+        """An item of empty texts, or of none."""
+        return Joined(()) if spec.config.packing else self._empty(spec)
+
+    def example(self, rng: np.random.Generator, item: Item | Joined, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """The row of the item's texts; label [] int32 or [C] float32; weights []. Joined: a dim more."""
+        del rng
+        if isinstance(item, Joined):
+            return joined_row(item, spec, partial(_labels, config=spec.config), self._empty(spec))
+        return row_of(item.texts, spec) | _labels(item, spec.config)
+
+    def predictions(
+        self, outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec
+    ) -> list[Prediction]:
+        """{"label", "probability"}, or {"labels", "probabilities" of all classes}."""
+        del items
+        logits, names = outputs["logits"].astype(np.float64), spec.config.labels
+        if spec.config.packing:
+            logits = logits[:, 0]  # what is evaluated stands alone
+        if spec.config.multi:
+            rows = 1 / (1 + np.exp(-logits))
+            return [
+                {
+                    "labels": [name for name, p in zip(names, row, strict=True) if p > 0.5],
+                    "probabilities": {name: round(float(p), 4) for name, p in zip(names, row, strict=True)},
+                }
+                for row in rows
+            ]
+        rows = np.exp(logits - logits.max(axis=1, keepdims=True))
+        rows /= rows.sum(axis=1, keepdims=True)
+        best = rows.argmax(axis=1)
+        return [
+            {"label": names[index], "probability": round(float(row[index]), 4)}
+            for index, row in zip(best, rows, strict=True)
+        ]
+
+    def score(self, answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Accuracy and F1s, where classes are few also each one's; of single labels Matthews' correlation."""
         predicted, true = labellings(answers, records, spec.config)
-        count = len(spec.config.labels)
-        draw_confusion(metrics.confusion(predicted, true, count), spec.config.labels, path)
+        count, names = len(spec.config.labels), spec.config.labels
+        right = (predicted == true).reshape(len(true), -1).all(axis=1)
+        figures = {
+            "accuracy": metrics.accuracy(predicted, true),
+            "f1_macro": metrics.macro(predicted, true, count).f1,
+        }
+        if spec.config.multi:
+            figures["f1_micro"] = metrics.micro(predicted, true, count).f1  # of single labels the accuracy
+        else:
+            figures["matthews"] = metrics.matthews(predicted, true)
+        if count <= _LISTED:
+            each = metrics.per_class(predicted, true, count).f1
+            figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, each, strict=True)}
+        if spec.config.outside:
+            figures |= _scope(predicted, true, names.index(spec.config.outside))
+        if not spec.config.multi:
+            return Scores(figures, "accuracy", mean_of(right), float(np.bincount(true).max() / len(true)))
+        return Scores(
+            figures, "f1_micro", lambda chosen: metrics.micro(predicted[chosen], true[chosen], count).f1
+        )
+
+    def draw(
+        self, answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec, path: Any
+    ) -> None:
+        """The confusion matrix; nothing for sets of labels."""
+        if not spec.config.multi:
+            predicted, true = labellings(answers, records, spec.config)
+            count = len(spec.config.labels)
+            draw_confusion(metrics.confusion(predicted, true, count), spec.config.labels, path)
+
+    def packs(self, config: Classes) -> bool:
+        """Return config.packing."""
+        return config.packing
+
+    def example_size(self, item: Joined, spec: TaskSpec) -> int:
+        """Return how many tokens of a row an item takes."""
+        return size(item, spec)
+
+    def join(self, items: Sequence[Joined]) -> Joined:
+        """Return one item of several."""
+        return join(items)
+
+    def _empty(self, spec: TaskSpec) -> Item:
+        count = len(self.text_columns(spec.config))
+        return Item((np.zeros(0, np.int32),) * count, None)
 
 
-TASK = Task(
-    Classification,
-    complete,
-    texts,
-    prepare,
-    blank,
-    example,
-    ClassesModule,
-    answers,
-    score,
-    KINDS,
-    draw,
-    size=size,
-    join=join,
-)
+TASK = ClassificationTask()

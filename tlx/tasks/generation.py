@@ -15,16 +15,12 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
-from tlx.tasks.shared.base import Answer, Scores, Task, TaskSpec
+from tlx.tasks.shared.base import Prediction, Scores, TaskSpec
 from tlx.tasks.shared.generative import (
-    KINDS,
     Decoding,
-    WritingModule,
+    GenerativeTask,
     Written,
-    asks,
-    blank,
     ended,
-    example,
     framed,
 )
 from tlx.tasks.shared.templates import columns_of, filled, texts_of
@@ -98,29 +94,6 @@ class Generation(Decoding, Asking):
         self.check()
 
 
-def complete(config: Any, records: Sequence[Record]) -> Any:
-    """Nothing is left open."""
-    del records
-    return config
-
-
-def texts(config: Generation) -> tuple[tuple[str, str], ...]:
-    """Columns of the source."""
-    return tuple((name, "objective.source") for name in columns_of(config.source))
-
-
-def written(config: Generation) -> tuple[tuple[str, str], ...]:
-    """Columns of the target."""
-    return tuple((name, "objective.target") for name in columns_of(config.target))
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Written]:
-    """An item for each record."""
-    return items_of(records, [(spec.config, "objective")] * len(records), tokenizer, spec, labelled)
-
-
 def items_of(
     records: Sequence[Record],
     asking: Sequence[tuple[Asking, str]],
@@ -139,18 +112,7 @@ def items_of(
     ]
 
 
-def answers(outputs: Mapping[str, Any], items: Sequence[Written], spec: TaskSpec) -> list[Answer]:
-    """{"answer": what was written}."""
-    del items
-    return [{"answer": spec.tokenizer.decode(ids).strip()} for ids in outputs["written"]]
-
-
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """The config's metrics."""
-    return scores_of(spec.config, answers, records, "objective")
-
-
-def scores_of(how: Asking, answers: Sequence[Answer], records: Sequence[Record], field: str) -> Scores:
+def scores_of(how: Asking, answers: Sequence[Prediction], records: Sequence[Record], field: str) -> Scores:
     """The metrics of answers to records that were asked like that."""
     said = [answer["answer"] for answer in answers]
     known = [how.references(record, field) for record in records]
@@ -160,17 +122,35 @@ def scores_of(how: Asking, answers: Sequence[Answer], records: Sequence[Record],
     return Scores(figures, main, statistics[main], same_answer(main, known))
 
 
-TASK = Task(
-    Generation,
-    complete,
-    texts,
-    prepare,
-    blank,
-    example,
-    WritingModule,
-    answers,
-    score,
-    KINDS,
-    asks=asks,
-    written=written,
-)
+class GenerationTask(GenerativeTask):
+    """A text from a text."""
+
+    config_class = Generation
+
+    def text_columns(self, config: Generation) -> tuple[tuple[str, str], ...]:
+        """Columns of the source."""
+        return tuple((name, "objective.source") for name in columns_of(config.source))
+
+    def target_columns(self, config: Generation) -> tuple[tuple[str, str], ...]:
+        """Columns of the target."""
+        return tuple((name, "objective.target") for name in columns_of(config.target))
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Written]:
+        """An item for each record."""
+        return items_of(records, [(spec.config, "objective")] * len(records), tokenizer, spec, labelled)
+
+    def predictions(
+        self, outputs: Mapping[str, Any], items: Sequence[Written], spec: TaskSpec
+    ) -> list[Prediction]:
+        """{"answer": what was written}."""
+        del items
+        return [{"answer": spec.tokenizer.decode(ids).strip()} for ids in outputs["written"]]
+
+    def score(self, answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """The config's metrics."""
+        return scores_of(spec.config, answers, records, "objective")
+
+
+TASK = GenerationTask()

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tlx.data.readers import Record
-from tlx.tasks.shared.base import Answer, Scores, Task, TaskSpec, encode_columns
-from tlx.tasks.shared.packed_text import PackedModule, Row, blank, example, join, likelihoods, pieces_of, size
+from tlx.tasks.shared.base import Prediction, Scores, TaskSpec, encode_columns
+from tlx.tasks.shared.packed_text import PackedTextTask, Row, likelihoods, pieces_of
 from tlx.text.tokenizer import Tokenizer
 
 
@@ -29,65 +29,49 @@ class LanguageModeling:
         """Nothing can be wrong."""
 
 
-def texts(config: LanguageModeling) -> tuple[tuple[str, str], ...]:
-    """The one column."""
-    return ((config.text, "objective.text"),)
+class LanguageModelingTask(PackedTextTask):
+    """Language modelling of records."""
+
+    config_class = LanguageModeling
+
+    def text_columns(self, config: LanguageModeling) -> tuple[tuple[str, str], ...]:
+        """The one column."""
+        return ((config.text, "objective.text"),)
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Row]:
+        """An item for each piece of each record."""
+        del labelled
+        vocab, items = spec.vocab, []
+        for number, (ids,) in enumerate(encode_columns(records, self.text_columns(spec.config), tokenizer)):
+            tokens = np.concatenate([[vocab.bos], ids, [vocab.eos]])
+            asked = np.arange(len(tokens)) > 0
+            items += [Row((piece,), number) for piece in pieces_of(tokens, asked, spec)]
+        return items
+
+    def predictions(
+        self, outputs: Mapping[str, Any], items: Sequence[Row], spec: TaskSpec
+    ) -> list[Prediction]:
+        """{"nats", "tokens", "bytes", "bits_per_byte"} of each text."""
+        found = likelihoods(outputs, items, spec)
+        return [one | {"bits_per_byte": one["nats"] / math.log(2) / max(one["bytes"], 1)} for one in found]
+
+    def score(self, answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Bits per byte, and the perplexity of a token; of both, less is better."""
+        del records, spec
+        nats, tokens, sizes = (
+            np.array([answer[name] for answer in answers], np.float64) for name in ("nats", "tokens", "bytes")
+        )
+
+        def bits(chosen: np.ndarray) -> float:
+            return float(nats[chosen].sum() / math.log(2) / max(sizes[chosen].sum(), 1))
+
+        figures = {
+            "bits_per_byte": bits(np.arange(len(nats))),
+            "perplexity": float(np.exp(nats.sum() / tokens.sum())),
+        }
+        return Scores(figures, "bits_per_byte", bits, lower_is_better=True)
 
 
-def complete(config: LanguageModeling, records: Sequence[Record]) -> LanguageModeling:
-    """Nothing is left open."""
-    del records
-    return config
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Row]:
-    """An item for each piece of each record."""
-    del labelled
-    vocab, items = spec.vocab, []
-    for number, (ids,) in enumerate(encode_columns(records, texts(spec.config), tokenizer)):
-        tokens = np.concatenate([[vocab.bos], ids, [vocab.eos]])
-        asked = np.arange(len(tokens)) > 0
-        items += [Row((piece,), number) for piece in pieces_of(tokens, asked, spec)]
-    return items
-
-
-def answers(outputs: Mapping[str, Any], items: Sequence[Row], spec: TaskSpec) -> list[Answer]:
-    """{"nats", "tokens", "bytes", "bits_per_byte"} of each text."""
-    found = likelihoods(outputs, items, spec)
-    return [one | {"bits_per_byte": one["nats"] / math.log(2) / max(one["bytes"], 1)} for one in found]
-
-
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """Bits per byte, and the perplexity of a token; of both, less is better."""
-    del records, spec
-    nats, tokens, sizes = (
-        np.array([answer[name] for answer in answers], np.float64) for name in ("nats", "tokens", "bytes")
-    )
-
-    def bits(chosen: np.ndarray) -> float:
-        return float(nats[chosen].sum() / math.log(2) / max(sizes[chosen].sum(), 1))
-
-    figures = {
-        "bits_per_byte": bits(np.arange(len(nats))),
-        "perplexity": float(np.exp(nats.sum() / tokens.sum())),
-    }
-    return Scores(figures, "bits_per_byte", bits, lower=True)
-
-
-TASK = Task(
-    LanguageModeling,
-    complete,
-    texts,
-    prepare,
-    blank,
-    example,
-    PackedModule,
-    answers,
-    score,
-    ("decoder",),
-    size=size,
-    join=join,
-    cuts=True,
-)
+TASK = LanguageModelingTask()

@@ -16,7 +16,7 @@ from tlx.data.readers import Record
 from tlx.metrics.classification import accuracy
 from tlx.metrics.resampling import mean_of
 from tlx.tasks.classification import class_terms
-from tlx.tasks.shared.base import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
+from tlx.tasks.shared.base import Batch, Item, Prediction, Scores, Task, TaskModule, TaskSpec, encode_columns
 from tlx.tasks.shared.heads import Heads, at_place, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, row_of
 from tlx.tasks.shared.labels import class_of, names_of
@@ -48,54 +48,7 @@ class MultipleChoice:
             )
 
 
-def complete(config: MultipleChoice, records: Sequence[Record]) -> MultipleChoice:
-    """The config with what its choices are called."""
-    if config.labels:
-        return config
-    found = dataclasses.replace(config, labels=names_of(records, config.label))
-    found.validate()
-    return found
-
-
-def texts(config: MultipleChoice) -> tuple[tuple[str, str], ...]:
-    """All columns with text."""
-    shared = tuple((name, "objective.context") for name in config.context)
-    return shared + tuple((name, "objective.choices") for name in config.choices)
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Item]:
-    """An item for each record: the context, then the choices."""
-    config = spec.config
-    shared = [
-        " ".join(record.text(name, "objective.context") for name in config.context) for record in records
-    ]
-    joined = [
-        record._replace(values={**record.values, _SHARED: text})
-        for record, text in zip(records, shared, strict=True)
-    ]
-    columns = ((_SHARED, "objective.context"), *((name, "objective.choices") for name in config.choices))
-    encoded = encode_columns(joined, columns, tokenizer)
-    found = [class_of(record, config.label, config.labels) if labelled else None for record in records]
-    return [Item(*pair, number) for number, pair in enumerate(zip(encoded, found, strict=True))]
-
-
 _SHARED = "all of the context"
-
-
-def blank(spec: TaskSpec) -> Item:
-    """An item of empty texts."""
-    return Item((np.zeros(0, np.int32),) * (1 + len(spec.config.choices)), None)
-
-
-def example(rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """A row for each choice [R, length]; label and weights []."""
-    del rng
-    context, *choices = item.texts
-    rows = [row_of((context, choice), spec) for choice in choices]
-    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return arrays | {"label": np.asarray(item.label or 0, np.int32), "weights": np.ones((), np.float32)}
 
 
 class ChoiceModule(TaskModule):
@@ -115,25 +68,78 @@ class ChoiceModule(TaskModule):
         return class_terms(outputs["logits"], batch, False, self.loss.label_smoothing)
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Answer]:
-    """{"label", "probabilities" of the choices}."""
-    del items
-    logits = outputs["logits"].astype(np.float64)
-    rows = np.exp(logits - logits.max(axis=1, keepdims=True))
-    rows /= rows.sum(axis=1, keepdims=True)
-    return [
-        {"label": spec.config.labels[int(row.argmax())], "probabilities": [round(float(p), 4) for p in row]}
-        for row in rows
-    ]
+class MultipleChoiceTask(Task):
+    """A context, the best of some texts."""
+
+    config_class = MultipleChoice
+    module = ChoiceModule
+    kinds = KINDS
+
+    def infer_labels(self, config: MultipleChoice, records: Sequence[Record]) -> MultipleChoice:
+        """The config with what its choices are called."""
+        if config.labels:
+            return config
+        found = dataclasses.replace(config, labels=names_of(records, config.label))
+        found.validate()
+        return found
+
+    def text_columns(self, config: MultipleChoice) -> tuple[tuple[str, str], ...]:
+        """All columns with text."""
+        shared = tuple((name, "objective.context") for name in config.context)
+        return shared + tuple((name, "objective.choices") for name in config.choices)
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Item]:
+        """An item for each record: the context, then the choices."""
+        config = spec.config
+        shared = [
+            " ".join(record.text(name, "objective.context") for name in config.context) for record in records
+        ]
+        joined = [
+            record._replace(values={**record.values, _SHARED: text})
+            for record, text in zip(records, shared, strict=True)
+        ]
+        columns = ((_SHARED, "objective.context"), *((name, "objective.choices") for name in config.choices))
+        encoded = encode_columns(joined, columns, tokenizer)
+        found = [class_of(record, config.label, config.labels) if labelled else None for record in records]
+        return [Item(*pair, number) for number, pair in enumerate(zip(encoded, found, strict=True))]
+
+    def empty_item(self, spec: TaskSpec) -> Item:
+        """An item of empty texts."""
+        return Item((np.zeros(0, np.int32),) * (1 + len(spec.config.choices)), None)
+
+    def example(self, rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """A row for each choice [R, length]; label and weights []."""
+        del rng
+        context, *choices = item.texts
+        rows = [row_of((context, choice), spec) for choice in choices]
+        arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return arrays | {"label": np.asarray(item.label or 0, np.int32), "weights": np.ones((), np.float32)}
+
+    def predictions(
+        self, outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec
+    ) -> list[Prediction]:
+        """{"label", "probabilities" of the choices}."""
+        del items
+        logits = outputs["logits"].astype(np.float64)
+        rows = np.exp(logits - logits.max(axis=1, keepdims=True))
+        rows /= rows.sum(axis=1, keepdims=True)
+        return [
+            {
+                "label": spec.config.labels[int(row.argmax())],
+                "probabilities": [round(float(p), 4) for p in row],
+            }
+            for row in rows
+        ]
+
+    def score(self, answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Accuracy."""
+        config = spec.config
+        true = np.array([class_of(record, config.label, config.labels) for record in records])
+        predicted = np.array([config.labels.index(answer["label"]) for answer in answers])
+        floor = float(np.bincount(true).max() / len(true))
+        return Scores({"accuracy": accuracy(predicted, true)}, "accuracy", mean_of(predicted == true), floor)
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """Accuracy."""
-    config = spec.config
-    true = np.array([class_of(record, config.label, config.labels) for record in records])
-    predicted = np.array([config.labels.index(answer["label"]) for answer in answers])
-    floor = float(np.bincount(true).max() / len(true))
-    return Scores({"accuracy": accuracy(predicted, true)}, "accuracy", mean_of(predicted == true), floor)
-
-
-TASK = Task(MultipleChoice, complete, texts, prepare, blank, example, ChoiceModule, answers, score, KINDS)
+TASK = MultipleChoiceTask()

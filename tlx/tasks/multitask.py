@@ -13,9 +13,9 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
-from tlx.tasks.generation import Asking, answers, complete, items_of, scores_of
-from tlx.tasks.shared.base import Answer, Scores, Task, TaskSpec
-from tlx.tasks.shared.generative import KINDS, Decoding, WritingModule, Written, asks, blank, example
+from tlx.tasks.generation import Asking, GenerationTask, items_of, scores_of
+from tlx.tasks.shared.base import Prediction, Scores, TaskSpec
+from tlx.tasks.shared.generative import Decoding, Written
 from tlx.tasks.shared.templates import columns_of
 from tlx.tasks.shared.text_metrics import PERCENT
 from tlx.text.tokenizer import Tokenizer
@@ -58,44 +58,6 @@ class Multitask(Decoding):
         raise DataError(f"{record.where}: " + one_of(f"the column {TASK_COLUMN!r}", name, names))
 
 
-def texts(config: Multitask) -> tuple[tuple[str, str], ...]:
-    """The name of the task, and columns of all sources."""
-    columns = [
-        (name, f"objective.parts[{i}].source")
-        for i, part in enumerate(config.parts)
-        for name in columns_of(part.source)
-    ]
-    return ((TASK_COLUMN, "objective.parts"), *columns)
-
-
-def written(config: Multitask) -> tuple[tuple[str, str], ...]:
-    """Columns of all targets."""
-    return tuple(
-        (name, f"objective.parts[{i}].target")
-        for i, part in enumerate(config.parts)
-        for name in columns_of(part.target)
-    )
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Written]:
-    """An item for each record."""
-    return items_of(records, [spec.config.asking(record) for record in records], tokenizer, spec, labelled)
-
-
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """The scores of each task that has records, and their mean."""
-    own: dict[str, np.ndarray] = {}
-    scores: dict[str, Scores] = {}
-    asked = [spec.config.asking(record) for record in records]
-    for part, field in dict.fromkeys(asked):
-        mine = [number for number, pair in enumerate(asked) if pair[0] is part]
-        found = [answers[number] for number in mine], [records[number] for number in mine]
-        own[part.name], scores[part.name] = np.array(mine), scores_of(part, *found, field)
-    return _joined(scores, own, len(records))
-
-
 def _joined(scores: dict[str, Scores], own: dict[str, np.ndarray], size: int) -> Scores:
     place = np.zeros(size, int)  # of each record among those of its task
     task = np.zeros(size, int)
@@ -114,21 +76,50 @@ def _joined(scores: dict[str, Scores], own: dict[str, np.ndarray], size: int) ->
     figures = {
         f"{name}.{metric}": value for name, found in scores.items() for metric, value in found.figures.items()
     }
-    floor = float(np.mean([units[name] * found.floor for name, found in scores.items()]))
+    floor = float(np.mean([units[name] * found.majority_baseline for name, found in scores.items()]))
     return Scores({"mean": mean(np.arange(size))} | figures, "mean", mean, floor)
 
 
-TASK = Task(
-    Multitask,
-    complete,
-    texts,
-    prepare,
-    blank,
-    example,
-    WritingModule,
-    answers,
-    score,
-    KINDS,
-    asks=asks,
-    written=written,
-)
+class MultitaskTask(GenerationTask):
+    """Several tasks of generation on one model."""
+
+    config_class = Multitask
+
+    def text_columns(self, config: Multitask) -> tuple[tuple[str, str], ...]:
+        """The name of the task, and columns of all sources."""
+        columns = [
+            (name, f"objective.parts[{i}].source")
+            for i, part in enumerate(config.parts)
+            for name in columns_of(part.source)
+        ]
+        return ((TASK_COLUMN, "objective.parts"), *columns)
+
+    def target_columns(self, config: Multitask) -> tuple[tuple[str, str], ...]:
+        """Columns of all targets."""
+        return tuple(
+            (name, f"objective.parts[{i}].target")
+            for i, part in enumerate(config.parts)
+            for name in columns_of(part.target)
+        )
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Written]:
+        """An item for each record."""
+        return items_of(
+            records, [spec.config.asking(record) for record in records], tokenizer, spec, labelled
+        )
+
+    def score(self, answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """The scores of each task that has records, and their mean."""
+        own: dict[str, np.ndarray] = {}
+        scores: dict[str, Scores] = {}
+        asked = [spec.config.asking(record) for record in records]
+        for part, field in dict.fromkeys(asked):
+            mine = [number for number, pair in enumerate(asked) if pair[0] is part]
+            found = [answers[number] for number in mine], [records[number] for number in mine]
+            own[part.name], scores[part.name] = np.array(mine), scores_of(part, *found, field)
+        return _joined(scores, own, len(records))
+
+
+TASK = MultitaskTask()

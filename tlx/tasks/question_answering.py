@@ -19,7 +19,7 @@ from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics import squad
 from tlx.metrics.resampling import mean_of
-from tlx.tasks.shared.base import Answer, Batch, Scores, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.base import Batch, Prediction, Scores, Task, TaskModule, TaskSpec
 from tlx.tasks.shared.heads import Heads, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, row_of
 from tlx.tasks.shared.spans import begin_of, room_for, windows
@@ -72,32 +72,6 @@ class Window(NamedTuple):
     spans: np.ndarray
     text: str
     skipped: bool = False
-
-
-def complete(config: QuestionAnswering, records: Sequence[Record]) -> QuestionAnswering:
-    """Nothing is left open."""
-    return config
-
-
-def texts(config: QuestionAnswering) -> tuple[tuple[str, str], ...]:
-    """Question and context."""
-    return ((config.question, "objective.question"), (config.context, "objective.context"))
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Window]:
-    """A window or more of each record. Contexts are tokenised once each."""
-    known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    made = []
-    for number, record in enumerate(records):
-        (question, field), (context, other) = texts(spec.config)
-        asked = tokenizer.encode_batch([record.text(question, field)])[0][: spec.config.question_tokens]
-        text = record.text(context, other)
-        if text not in known:
-            known[text] = encode_with_spans(tokenizer, text)
-        made += _windows(record, number, asked, text, known[text], spec, labelled)
-    return made
 
 
 def _windows(
@@ -156,29 +130,6 @@ def _answer_columns(config: QuestionAnswering) -> tuple[tuple[str, str], ...]:
     return (config.answers, "answers"), (config.starts, "starts")
 
 
-def blank(spec: TaskSpec) -> Window:
-    """A window of nothing."""
-    none = np.zeros(0, np.int32)
-    return Window((none, none), None, 0, np.zeros((0, 2), np.int32), "")
-
-
-def example(rng: np.random.Generator, item: Window, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """The row; label int32 [2], places in it; allowed [length]: 1 where an answer may be; weights []."""
-    del rng
-    arrays, (begin, behind) = row_of(item.texts, spec), context_places(item, spec)
-    place = int(arrays["place"])
-    allowed = np.zeros(spec.length, np.float32)
-    allowed[begin:behind] = 1.0
-    allowed[place] = 1.0
-    label = item.label or (-1, -1)
-    places = [begin + at if label[0] >= 0 else place for at in label]
-    return arrays | {
-        "label": np.array(places, np.int32),
-        "allowed": allowed,
-        "weights": np.array(not item.skipped, np.float32),
-    }
-
-
 def context_places(item: Window, spec: TaskSpec) -> tuple[int, int]:
     """Where the piece of the context stands in the row whose hidden states count: first, behind last."""
     begin = begin_of(item.texts, 1, spec)
@@ -210,23 +161,6 @@ class SpanModule(TaskModule):
         }
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Window], spec: TaskSpec) -> list[Answer]:
-    """{"answer", "start", "score", "no_answer_score"}: of each record the best span of all its windows.
-
-    Where the model may say that there is none, an answer is "" and its start -1.
-    """
-    found: dict[int, Answer] = {}
-    for logits, item in zip(outputs["logits"], items, strict=True):
-        span, none = best_span(logits, item, spec)
-        old = found.get(item.record)
-        if old is None:
-            found[item.record] = span | {"no_answer_score": none}
-            continue
-        best = span if span["score"] > old["score"] else old
-        found[item.record] = {**old, **best, "no_answer_score": min(none, old["no_answer_score"])}
-    return [_said(answer, spec.config) for _, answer in sorted(found.items())]
-
-
 def best_span(logits: np.ndarray, item: Window, spec: TaskSpec) -> tuple[dict[str, Any], float]:
     """(the best answer of a window, the score of there being none): sums of a first and a last logit."""
     begin, behind = context_places(item, spec)
@@ -245,19 +179,83 @@ def best_span(logits: np.ndarray, item: Window, spec: TaskSpec) -> tuple[dict[st
     return {"answer": text.strip(), "start": start, "score": float(sums[i, j])}, none
 
 
-def _said(answer: Answer, config: QuestionAnswering) -> Answer:
+def _said(answer: Prediction, config: QuestionAnswering) -> Prediction:
     if config.no_answer and answer["no_answer_score"] > answer["score"] - config.threshold:
         answer = answer | {"answer": "", "start": -1}
     return answer | {name: round(answer[name], 4) for name in ("score", "no_answer_score")}
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """Exact match and F1 as SQuAD's scripts have them."""
-    said = [answer["answer"] for answer in answers]
-    known = [record.get(spec.config.answers, "objective.answers") for record in records]
-    return Scores(squad.scores(said, known), "f1", mean_of(squad.per_example(said, known, squad.f1)))
+class QuestionAnsweringTask(Task):
+    """A question and a context, a span of the context."""
+
+    config_class = QuestionAnswering
+    module = SpanModule
+    kinds = KINDS
+    one_to_many = True
+
+    def text_columns(self, config: QuestionAnswering) -> tuple[tuple[str, str], ...]:
+        """Question and context."""
+        return ((config.question, "objective.question"), (config.context, "objective.context"))
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Window]:
+        """A window or more of each record. Contexts are tokenised once each."""
+        known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        made = []
+        for number, record in enumerate(records):
+            (question, field), (context, other) = self.text_columns(spec.config)
+            asked = tokenizer.encode_batch([record.text(question, field)])[0][: spec.config.question_tokens]
+            text = record.text(context, other)
+            if text not in known:
+                known[text] = encode_with_spans(tokenizer, text)
+            made += _windows(record, number, asked, text, known[text], spec, labelled)
+        return made
+
+    def empty_item(self, spec: TaskSpec) -> Window:
+        """A window of nothing."""
+        none = np.zeros(0, np.int32)
+        return Window((none, none), None, 0, np.zeros((0, 2), np.int32), "")
+
+    def example(self, rng: np.random.Generator, item: Window, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """The row; label int32 [2], places in it; allowed [length]: 1 where an answer may be; weights []."""
+        del rng
+        arrays, (begin, behind) = row_of(item.texts, spec), context_places(item, spec)
+        place = int(arrays["place"])
+        allowed = np.zeros(spec.length, np.float32)
+        allowed[begin:behind] = 1.0
+        allowed[place] = 1.0
+        label = item.label or (-1, -1)
+        places = [begin + at if label[0] >= 0 else place for at in label]
+        return arrays | {
+            "label": np.array(places, np.int32),
+            "allowed": allowed,
+            "weights": np.array(not item.skipped, np.float32),
+        }
+
+    def predictions(
+        self, outputs: Mapping[str, np.ndarray], items: Sequence[Window], spec: TaskSpec
+    ) -> list[Prediction]:
+        """{"answer", "start", "score", "no_answer_score"}: of each record the best span of all its windows.
+
+        Where the model may say that there is none, an answer is "" and its start -1.
+        """
+        found: dict[int, Prediction] = {}
+        for logits, item in zip(outputs["logits"], items, strict=True):
+            span, none = best_span(logits, item, spec)
+            old = found.get(item.record)
+            if old is None:
+                found[item.record] = span | {"no_answer_score": none}
+                continue
+            best = span if span["score"] > old["score"] else old
+            found[item.record] = {**old, **best, "no_answer_score": min(none, old["no_answer_score"])}
+        return [_said(answer, spec.config) for _, answer in sorted(found.items())]
+
+    def score(self, answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Exact match and F1 as SQuAD's scripts have them."""
+        said = [answer["answer"] for answer in answers]
+        known = [record.get(spec.config.answers, "objective.answers") for record in records]
+        return Scores(squad.scores(said, known), "f1", mean_of(squad.per_example(said, known, squad.f1)))
 
 
-TASK = Task(
-    QuestionAnswering, complete, texts, prepare, blank, example, SpanModule, answers, score, KINDS, cuts=True
-)
+TASK = QuestionAnsweringTask()

@@ -16,7 +16,7 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.correlation import pearson, spearman
-from tlx.tasks.shared.base import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
+from tlx.tasks.shared.base import Batch, Item, Prediction, Scores, Task, TaskModule, TaskSpec, encode_columns
 from tlx.tasks.shared.heads import Heads, at_place, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, row_of
 from tlx.tasks.shared.labels import number_of
@@ -40,41 +40,6 @@ class Similarity:
             raise ConfigError(f"objective.low = {self.low} must be below objective.high = {self.high}")
 
 
-def texts(config: Similarity) -> tuple[tuple[str, str], ...]:
-    """Both columns."""
-    return ((config.first, "objective.first"), (config.second, "objective.second"))
-
-
-def complete(config: Similarity, records: Sequence[Record]) -> Similarity:
-    """Nothing is left open."""
-    return config
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Item]:
-    """An item for each record, its label a number on the scale from 0 to 1."""
-    config, encoded = spec.config, encode_columns(records, texts(spec.config), tokenizer)
-    numbers = [number_of(record, config.label) if labelled else config.low for record in records]
-    units = [(number - config.low) / (config.high - config.low) for number in numbers]
-    return [Item(*pair, number) for number, pair in enumerate(zip(encoded, units, strict=True))]
-
-
-def blank(spec: TaskSpec) -> Item:
-    """An item of empty texts."""
-    return Item((np.zeros(0, np.int32),) * 2, 0.0)
-
-
-def example(rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """The row of both texts, for a decoder [2, T]: the rows of both orders; label and weights []."""
-    del rng
-    arrays = row_of(item.texts, spec)
-    if spec.kind == "decoder":
-        other = row_of(item.texts[::-1], spec)
-        arrays = {name: np.stack([arrays[name], other[name]]) for name in arrays}
-    return arrays | {"label": np.asarray(item.label, np.float32), "weights": np.ones((), np.float32)}
-
-
 class SimilarityModule(TaskModule):
     """A model of any shape and a head with one output."""
 
@@ -95,23 +60,57 @@ class SimilarityModule(TaskModule):
         return {"loss": Term(jnp.sum(jnp.square(errors) * weights), jnp.sum(weights), 1.0)}
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Answer]:
-    """{"score": the number on the records' scale}."""
-    del items
-    low, high = spec.config.low, spec.config.high
-    return [{"score": round(low + float(unit) * (high - low), 4)} for unit in outputs["number"]]
+class SimilarityTask(Task):
+    """Two texts, a number."""
+
+    config_class = Similarity
+    module = SimilarityModule
+    kinds = KINDS
+
+    def text_columns(self, config: Similarity) -> tuple[tuple[str, str], ...]:
+        """Both columns."""
+        return ((config.first, "objective.first"), (config.second, "objective.second"))
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Item]:
+        """An item for each record, its label a number on the scale from 0 to 1."""
+        config, encoded = spec.config, encode_columns(records, self.text_columns(spec.config), tokenizer)
+        numbers = [number_of(record, config.label) if labelled else config.low for record in records]
+        units = [(number - config.low) / (config.high - config.low) for number in numbers]
+        return [Item(*pair, number) for number, pair in enumerate(zip(encoded, units, strict=True))]
+
+    def empty_item(self, spec: TaskSpec) -> Item:
+        """An item of empty texts."""
+        return Item((np.zeros(0, np.int32),) * 2, 0.0)
+
+    def example(self, rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """The row of both texts, for a decoder [2, T]: the rows of both orders; label and weights []."""
+        del rng
+        arrays = row_of(item.texts, spec)
+        if spec.kind == "decoder":
+            other = row_of(item.texts[::-1], spec)
+            arrays = {name: np.stack([arrays[name], other[name]]) for name in arrays}
+        return arrays | {"label": np.asarray(item.label, np.float32), "weights": np.ones((), np.float32)}
+
+    def predictions(
+        self, outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec
+    ) -> list[Prediction]:
+        """{"score": the number on the records' scale}."""
+        del items
+        low, high = spec.config.low, spec.config.high
+        return [{"score": round(low + float(unit) * (high - low), 4)} for unit in outputs["number"]]
+
+    def score(self, answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Pearson's and Spearman's correlation, and the root mean square of the error."""
+        true = np.array([number_of(record, spec.config.label) for record in records])
+        predicted = np.array([answer["score"] for answer in answers])
+        figures = {
+            "spearman": spearman(predicted, true),
+            "pearson": pearson(predicted, true),
+            "rmse": float(np.sqrt(np.mean(np.square(predicted - true)))),
+        }
+        return Scores(figures, "spearman", lambda chosen: spearman(predicted[chosen], true[chosen]))
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """Pearson's and Spearman's correlation, and the root mean square of the error."""
-    true = np.array([number_of(record, spec.config.label) for record in records])
-    predicted = np.array([answer["score"] for answer in answers])
-    figures = {
-        "spearman": spearman(predicted, true),
-        "pearson": pearson(predicted, true),
-        "rmse": float(np.sqrt(np.mean(np.square(predicted - true)))),
-    }
-    return Scores(figures, "spearman", lambda chosen: spearman(predicted[chosen], true[chosen]))
-
-
-TASK = Task(Similarity, complete, texts, prepare, blank, example, SimilarityModule, answers, score, KINDS)
+TASK = SimilarityTask()

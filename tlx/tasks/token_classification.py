@@ -18,7 +18,7 @@ from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.entities import entity_counts, entity_scores, micro_f1
 from tlx.metrics.libraries import library
-from tlx.tasks.shared.base import Answer, Batch, Scores, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.base import Batch, Prediction, Scores, Task, TaskModule, TaskSpec
 from tlx.tasks.shared.heads import Heads, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, row_of
 from tlx.tasks.shared.spans import begin_of, room_for, windows
@@ -54,60 +54,6 @@ class Piece(NamedTuple):
     places: np.ndarray
 
 
-def complete(config: TokenClassification, records: Sequence[Record]) -> TokenClassification:
-    """The config with all tags; ConfigError where seqeval is missing, before anything is trained."""
-    library("seqeval.metrics", "seqeval", "entity F1")
-    if config.labels:
-        return config
-    tags = {tag for record in records for tag in _list(record, config.tags, "objective.tags")}
-    return dataclasses.replace(config, labels=tuple(sorted(tags)))
-
-
-def texts(config: TokenClassification) -> tuple[tuple[str, str], ...]:
-    """The tokens' column."""
-    return ((config.tokens, "objective.tokens"),)
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Piece]:
-    """One piece or more of each record."""
-    pieces = []
-    for number, record in enumerate(records):
-        config = spec.config
-        tokens = _list(record, config.tokens, "objective.tokens")
-        tags = _numbers(record, tokens, config) if labelled else np.full(len(tokens), -1)
-        ids, spans = encode_with_spans(tokenizer, config.joiner.join(tokens))
-        firsts = _first_ids(tokens, spans, config.joiner)
-        room = room_for(1, spec)
-        for start, stop in windows(len(ids), room, room):
-            here = np.flatnonzero((firsts >= start) & (firsts < stop))
-            label = np.full(stop - start, -1, np.int32)
-            label[firsts[here] - start] = tags[here]
-            pieces.append(Piece((ids[start:stop],), label, number, here, firsts[here] - start))
-    return pieces
-
-
-def blank(spec: TaskSpec) -> Piece:
-    """A piece of nothing."""
-    none = np.zeros(0, np.int32)
-    return Piece((none,), none, 0, none, none)
-
-
-def example(rng: np.random.Generator, item: Piece, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """The row of the piece; label and label_weights [length]: 0 where no tag is learned; weights []."""
-    del rng
-    begin = begin_of(item.texts, 0, spec)
-    label = np.full(spec.length, -1, np.int32)
-    label[begin : begin + len(item.label)] = item.label
-    arrays = row_of(item.texts, spec)
-    return arrays | {
-        "label": np.maximum(label, 0),
-        "label_weights": (label >= 0).astype(np.float32),
-        "weights": np.ones((), np.float32),
-    }
-
-
 class TokenModule(TaskModule):
     """A model of any shape and a linear map of every hidden state to the tags."""
 
@@ -132,36 +78,6 @@ class TokenModule(TaskModule):
             "loss": Term(jnp.sum(losses * weights), count, 1.0),
             "accuracy": Term(jnp.sum(hits * weights), count),
         }
-
-
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Piece], spec: TaskSpec) -> list[Answer]:
-    """{"tags": one for each token}; what no id stands for is O, or else the first tag."""
-    names = spec.config.labels
-    none = "O" if "O" in names else names[0]
-    found: dict[int, dict[int, str]] = {}
-    for row, item in zip(outputs["logits"], items, strict=True):
-        best = row[begin_of(item.texts, 0, spec) + item.places].argmax(axis=-1)
-        tags = found.setdefault(item.record, {})
-        tags.update((int(token), names[tag]) for token, tag in zip(item.tokens, best, strict=True))
-    return [
-        {"tags": [tags.get(token, none) for token in range(max(tags, default=-1) + 1)]}
-        for _, tags in sorted(found.items())
-    ]
-
-
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """Precision, recall and F1 of entities, F1 by type, and the share of tokens that are right."""
-    true = [_list(record, spec.config.tags, "objective.tags") for record in records]
-    none = "O" if "O" in spec.config.labels else spec.config.labels[0]
-    predicted = [
-        answer["tags"] + [none] * (len(tags) - len(answer["tags"]))
-        for answer, tags in zip(answers, true, strict=True)
-    ]
-    figures = entity_scores(predicted, true)
-    rights = [np.equal(said, there) for said, there in zip(predicted, true, strict=True) if there]
-    figures["token_accuracy"] = float(np.mean(np.concatenate(rights)))
-    counts = entity_counts(predicted, true)
-    return Scores(figures, "f1", lambda chosen: micro_f1(counts[chosen]))
 
 
 def _first_ids(tokens: Sequence[str], spans: np.ndarray, joiner: str) -> np.ndarray:
@@ -196,16 +112,92 @@ def _numbers(record: Record, tokens: Sequence[str], config: TokenClassification)
     return np.array([config.labels.index(tag) for tag in tags], np.int32)
 
 
-TASK = Task(
-    TokenClassification,
-    complete,
-    texts,
-    prepare,
-    blank,
-    example,
-    TokenModule,
-    answers,
-    score,
-    KINDS,
-    cuts=True,
-)
+class TokenClassificationTask(Task):
+    """A tag for each token."""
+
+    config_class = TokenClassification
+    module = TokenModule
+    kinds = KINDS
+    one_to_many = True
+
+    def infer_labels(self, config: TokenClassification, records: Sequence[Record]) -> TokenClassification:
+        """The config with all tags; ConfigError where seqeval is missing, before anything is trained."""
+        library("seqeval.metrics", "seqeval", "entity F1")
+        if config.labels:
+            return config
+        tags = {tag for record in records for tag in _list(record, config.tags, "objective.tags")}
+        return dataclasses.replace(config, labels=tuple(sorted(tags)))
+
+    def text_columns(self, config: TokenClassification) -> tuple[tuple[str, str], ...]:
+        """The tokens' column."""
+        return ((config.tokens, "objective.tokens"),)
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Piece]:
+        """One piece or more of each record."""
+        pieces = []
+        for number, record in enumerate(records):
+            config = spec.config
+            tokens = _list(record, config.tokens, "objective.tokens")
+            tags = _numbers(record, tokens, config) if labelled else np.full(len(tokens), -1)
+            ids, spans = encode_with_spans(tokenizer, config.joiner.join(tokens))
+            firsts = _first_ids(tokens, spans, config.joiner)
+            room = room_for(1, spec)
+            for start, stop in windows(len(ids), room, room):
+                here = np.flatnonzero((firsts >= start) & (firsts < stop))
+                label = np.full(stop - start, -1, np.int32)
+                label[firsts[here] - start] = tags[here]
+                pieces.append(Piece((ids[start:stop],), label, number, here, firsts[here] - start))
+        return pieces
+
+    def empty_item(self, spec: TaskSpec) -> Piece:
+        """A piece of nothing."""
+        none = np.zeros(0, np.int32)
+        return Piece((none,), none, 0, none, none)
+
+    def example(self, rng: np.random.Generator, item: Piece, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """The row of the piece; label and label_weights [length]: 0 where no tag is learned; weights []."""
+        del rng
+        begin = begin_of(item.texts, 0, spec)
+        label = np.full(spec.length, -1, np.int32)
+        label[begin : begin + len(item.label)] = item.label
+        arrays = row_of(item.texts, spec)
+        return arrays | {
+            "label": np.maximum(label, 0),
+            "label_weights": (label >= 0).astype(np.float32),
+            "weights": np.ones((), np.float32),
+        }
+
+    def predictions(
+        self, outputs: Mapping[str, np.ndarray], items: Sequence[Piece], spec: TaskSpec
+    ) -> list[Prediction]:
+        """{"tags": one for each token}; what no id stands for is O, or else the first tag."""
+        names = spec.config.labels
+        none = "O" if "O" in names else names[0]
+        found: dict[int, dict[int, str]] = {}
+        for row, item in zip(outputs["logits"], items, strict=True):
+            best = row[begin_of(item.texts, 0, spec) + item.places].argmax(axis=-1)
+            tags = found.setdefault(item.record, {})
+            tags.update((int(token), names[tag]) for token, tag in zip(item.tokens, best, strict=True))
+        return [
+            {"tags": [tags.get(token, none) for token in range(max(tags, default=-1) + 1)]}
+            for _, tags in sorted(found.items())
+        ]
+
+    def score(self, answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Precision, recall and F1 of entities, F1 by type, and the share of tokens that are right."""
+        true = [_list(record, spec.config.tags, "objective.tags") for record in records]
+        none = "O" if "O" in spec.config.labels else spec.config.labels[0]
+        predicted = [
+            answer["tags"] + [none] * (len(tags) - len(answer["tags"]))
+            for answer, tags in zip(answers, true, strict=True)
+        ]
+        figures = entity_scores(predicted, true)
+        rights = [np.equal(said, there) for said, there in zip(predicted, true, strict=True) if there]
+        figures["token_accuracy"] = float(np.mean(np.concatenate(rights)))
+        counts = entity_counts(predicted, true)
+        return Scores(figures, "f1", lambda chosen: micro_f1(counts[chosen]))
+
+
+TASK = TokenClassificationTask()

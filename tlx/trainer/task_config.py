@@ -9,7 +9,7 @@ from tlx.data.records import read_records
 from tlx.run import RunConfig
 from tlx.run.assemble import made_tokenizer, open_split
 from tlx.run.checks import resolve
-from tlx.run.config import parsed, parts_of, without_nones
+from tlx.run.config import get_task, parsed, without_nones
 from tlx.trainer.base_model import Base, kept
 from tlx.training.config import BaseConfig
 
@@ -31,7 +31,7 @@ def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) 
     config = parsed(values)
     config.data.records.validate()
     records = read_records(config.data.records, "train", config.seed)
-    values["objective"] = to_dict(parts_of(config).complete(config.objective, records))
+    values["objective"] = to_dict(get_task(config).infer_labels(config.objective, records))
     if config.data.records.epochs:
         rows = _num_rows(parsed(values), len(records))
         steps = config.data.records.epochs * rows / config.train.batch_size
@@ -41,8 +41,8 @@ def completed(values: dict[str, Any], base: Base | None, scratch: bool = False) 
 
 def _num_rows(config: RunConfig, num_records: int) -> int:
     """Rows of one pass over the training records: of packed ones there are fewer, of cut ones more."""
-    parts = parts_of(config)
-    if not parts.cuts and (parts.join is None or not config.objective.packing):
+    task = get_task(config)
+    if not task.one_to_many and not task.packs(config.objective):
         return num_records
     return open_split(config, made_tokenizer(config), "train").num_windows
 

@@ -14,6 +14,7 @@ the tokenizer does not know. eos is left out: sep is there in its place.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -27,7 +28,7 @@ from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead, PairHead
 from tlx.models.transformer import Transformer
 from tlx.nn.losses import cross_entropy
-from tlx.objectives.shared.base import Batch, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
 from tlx.objectives.shared.masking import Masking, chosen_places, hide, num_predictions
 
 
@@ -42,37 +43,6 @@ class Pairing(Masking):
         super().validate()
         if not 0 <= self.short_rate <= 1:
             raise ConfigError(f"objective.short_rate = {self.short_rate} must lie in 0..1")
-
-
-def pair_reads(spec: Spec) -> Reads:
-    """Pieces of documents that leave room for cls, sep and sep, and as much of another document."""
-    if spec.length < 5:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 5 for {spec.config.name}")
-    room = spec.length - 3
-    return Reads(length=room, layout="document", other=room, copies=spec.config.copies)
-
-
-def pair_example(rng: np.random.Generator, window: Window, spec: Spec, swap: bool) -> dict[str, np.ndarray]:
-    """tokens, positions, segments, types [length]; target_positions, targets, weights [P]; label []."""
-    a, b, label = two_texts(rng, window, spec, swap)
-    vocab, count = spec.vocab, len(a) + len(b) + 3 if len(a) else 0
-    tokens = np.full(spec.length, vocab.pad, np.int32)
-    positions, segments, types = np.zeros((3, spec.length), np.int32)
-    chosen = np.zeros(0, np.int64)
-    if count:
-        tokens[:count] = np.concatenate([[vocab.cls], a, [vocab.sep], b, [vocab.sep]])
-        positions[:count] = np.arange(count)
-        segments[:count] = 1
-        types[len(a) + 2 : count] = 1
-        chosen = chosen_places(rng, tokens[:count], spec, spec.config)
-    return {
-        "tokens": hide(rng, tokens, chosen, spec, spec.config),
-        "positions": positions,
-        "segments": segments,
-        "types": types,
-        "label": np.array(label, np.int32),
-        **sparse_targets(tokens, chosen, num_predictions(spec.length, spec.config), vocab.pad),
-    }
 
 
 def two_texts(
@@ -179,3 +149,43 @@ class PairModule(ObjectiveModule):
     def _masked(self, batch: Batch, hidden_BTD: jax.Array) -> Predictions:
         hidden_BPD = jnp.take_along_axis(hidden_BTD, batch["target_positions"][..., None], axis=1)
         return Predictions(*self.heads.mlm(hidden_BPD, self.lm.unembedding()))
+
+
+class PairObjective(Objective):
+    """Base of the objectives on pairs of texts, which differ in what label 1 stands for."""
+
+    module = PairModule
+    kinds = ("encoder",)
+    swap: ClassVar[bool]
+    """Whether label 1 is A and B in the wrong order; else B of another document."""
+
+    def window_spec(self, spec: Spec) -> Reads:
+        """Pieces of documents that leave room for cls, sep and sep, and as much of another document."""
+        if spec.length < 5:
+            raise ConfigError(
+                f"data.sequence_length = {spec.length} must be at least 5 for {spec.config.name}"
+            )
+        room = spec.length - 3
+        return Reads(length=room, layout="document", other=room, copies=spec.config.copies)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+        """tokens, positions, segments, types [length]; target_positions, targets, weights [P]; label []."""
+        a, b, label = two_texts(rng, window, spec, self.swap)
+        vocab, count = spec.vocab, len(a) + len(b) + 3 if len(a) else 0
+        tokens = np.full(spec.length, vocab.pad, np.int32)
+        positions, segments, types = np.zeros((3, spec.length), np.int32)
+        chosen = np.zeros(0, np.int64)
+        if count:
+            tokens[:count] = np.concatenate([[vocab.cls], a, [vocab.sep], b, [vocab.sep]])
+            positions[:count] = np.arange(count)
+            segments[:count] = 1
+            types[len(a) + 2 : count] = 1
+            chosen = chosen_places(rng, tokens[:count], spec, spec.config)
+        return {
+            "tokens": hide(rng, tokens, chosen, spec, spec.config),
+            "positions": positions,
+            "segments": segments,
+            "types": types,
+            "label": np.array(label, np.int32),
+            **sparse_targets(tokens, chosen, num_predictions(spec.length, spec.config), vocab.pad),
+        }

@@ -21,7 +21,7 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
 from tlx.nn import embed
 from tlx.nn.losses import cross_entropy
-from tlx.tasks.shared.base import Asked, Batch, TaskModule, TaskSpec
+from tlx.tasks.shared.base import Batch, GenerationRequest, Task, TaskModule, TaskSpec
 from tlx.tasks.shared.heads import hidden_states, language_model
 from tlx.tasks.shared.inputs import padded, placed
 from tlx.text.tokenizer import Tokenizer
@@ -78,43 +78,6 @@ def ended(text: np.ndarray, spec: TaskSpec) -> np.ndarray:
     return np.append(text, spec.vocab.eos)[: spec.config.target_length].astype(np.int32)
 
 
-def blank(spec: TaskSpec) -> Written:
-    """An item of no text."""
-    if spec.kind == "encoder_decoder" and spec.config.target_length > spec.length:
-        raise ConfigError(
-            f"objective.target_length = {spec.config.target_length} must be at most "
-            f"data.sequence_length = {spec.length}"
-        )
-    room = spec.length if spec.kind == "encoder_decoder" else spec.length - spec.config.target_length
-    if room <= 2 + len(spec.prompt):
-        raise ConfigError(
-            f"data.sequence_length = {spec.length} leaves no room for a source beside "
-            f"objective.target_length = {spec.config.target_length}"
-        )
-    return Written(np.array([spec.vocab.eos], np.int32), ())
-
-
-def example(rng: np.random.Generator, item: Written, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments, targets and weights, those of the decoder [target_length] where there are
-    two towers, else all [length]."""
-    count = len(item.targets)
-    target = item.targets[int(rng.integers(count)) if count > 1 else 0] if count else np.zeros(0, np.int32)
-    vocab = spec.vocab
-    if spec.kind == "encoder_decoder":
-        length, start = spec.config.target_length, 0
-        pieces = [[vocab.bos], target[:-1]] if count else [target]
-        arrays = placed([item.source], spec, "encoder_") | placed(pieces, spec, "decoder_", length)
-    else:
-        length, start = spec.length, max(len(item.source) - 1, 0)
-        arrays = placed([item.source, target[:-1]], spec)
-    weights = np.zeros(length, np.float32)
-    weights[start : start + len(target)] = 1.0
-    return arrays | {
-        "targets": padded(np.append(np.full(start, vocab.pad), target), length, vocab.pad),
-        "weights": weights,
-    }
-
-
 class WritingModule(TaskModule):
     """An encoder-decoder or a decoder, without a head of the task's own: still a language model."""
 
@@ -144,10 +107,55 @@ class WritingModule(TaskModule):
         return self(batch)[0], {}
 
 
-def asks(items: Sequence[Written], spec: TaskSpec) -> Asked:
-    """The sources, each to be followed by a text."""
-    config, rows = spec.config, [item.source.tolist() for item in items]
-    prompts, sources = rows, None
-    if spec.kind == "encoder_decoder":
-        prompts, sources = [[spec.vocab.bos]] * len(rows), rows
-    return Asked(prompts, sources, config.target_length, config.num_beams, config.length_penalty)
+class GenerativeTask(Task):
+    """Base of tasks whose predictions are texts that the model writes."""
+
+    module = WritingModule
+    kinds = KINDS
+
+    def empty_item(self, spec: TaskSpec) -> Written:
+        """An item of no text."""
+        if spec.kind == "encoder_decoder" and spec.config.target_length > spec.length:
+            raise ConfigError(
+                f"objective.target_length = {spec.config.target_length} must be at most "
+                f"data.sequence_length = {spec.length}"
+            )
+        room = spec.length if spec.kind == "encoder_decoder" else spec.length - spec.config.target_length
+        if room <= 2 + len(spec.prompt):
+            raise ConfigError(
+                f"data.sequence_length = {spec.length} leaves no room for a source beside "
+                f"objective.target_length = {spec.config.target_length}"
+            )
+        return Written(np.array([spec.vocab.eos], np.int32), ())
+
+    def example(self, rng: np.random.Generator, item: Written, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """tokens, positions, segments, targets and weights, those of the decoder [target_length] where there are
+        two towers, else all [length]."""
+        count = len(item.targets)
+        target = (
+            item.targets[int(rng.integers(count)) if count > 1 else 0] if count else np.zeros(0, np.int32)
+        )
+        vocab = spec.vocab
+        if spec.kind == "encoder_decoder":
+            length, start = spec.config.target_length, 0
+            pieces = [[vocab.bos], target[:-1]] if count else [target]
+            arrays = placed([item.source], spec, "encoder_") | placed(pieces, spec, "decoder_", length)
+        else:
+            length, start = spec.length, max(len(item.source) - 1, 0)
+            arrays = placed([item.source, target[:-1]], spec)
+        weights = np.zeros(length, np.float32)
+        weights[start : start + len(target)] = 1.0
+        return arrays | {
+            "targets": padded(np.append(np.full(start, vocab.pad), target), length, vocab.pad),
+            "weights": weights,
+        }
+
+    def generation_requests(self, items: Sequence[Written], spec: TaskSpec) -> GenerationRequest:
+        """The sources, each to be followed by a text."""
+        config, rows = spec.config, [item.source.tolist() for item in items]
+        prompts, sources = rows, None
+        if spec.kind == "encoder_decoder":
+            prompts, sources = [[spec.vocab.bos]] * len(rows), rows
+        return GenerationRequest(
+            prompts, sources, config.target_length, config.num_beams, config.length_penalty
+        )

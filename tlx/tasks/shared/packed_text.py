@@ -15,7 +15,7 @@ import numpy as np
 
 from tlx.base.term import Term, Terms
 from tlx.nn.losses import WHOLE, cross_entropy
-from tlx.tasks.shared.base import Batch, TaskSpec
+from tlx.tasks.shared.base import Batch, Task, TaskSpec
 from tlx.tasks.shared.generative import WritingModule
 from tlx.tasks.shared.inputs import padded
 
@@ -34,17 +34,6 @@ class Row(NamedTuple):
     record: int = 0
 
 
-def size(item: Row, spec: TaskSpec) -> int:
-    """Places that an item takes in a row."""
-    del spec  # a trained prompt is among the tokens
-    return sum(len(piece.tokens) - 1 for piece in item.pieces)
-
-
-def join(items: Sequence[Row]) -> Row:
-    """One item of several."""
-    return Row(tuple(piece for item in items for piece in item.pieces), items[0].record)
-
-
 def pieces_of(tokens: np.ndarray, asked: np.ndarray, spec: TaskSpec) -> list[Piece]:
     """The pieces of a text, each token asked for in one at most: a piece begins with the last token of the
     one before, and a trained prompt stands behind it."""
@@ -56,31 +45,6 @@ def pieces_of(tokens: np.ndarray, asked: np.ndarray, spec: TaskSpec) -> list[Pie
         ids = np.concatenate([tokens[start : start + 1], prompt, text]).astype(np.int32)
         found.append(Piece(ids, np.concatenate([silent, wanted])))
     return found
-
-
-def blank(spec: TaskSpec) -> Row:
-    """An item of no text."""
-    del spec
-    return Row(())
-
-
-def example(rng: np.random.Generator, item: Row, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments, targets and weights, [length] each; pieces count from segment 1."""
-    del rng
-    pad, length = spec.vocab.pad, spec.length
-    none = [np.zeros(0, np.int32)]
-    sizes = [len(piece.tokens) - 1 for piece in item.pieces]
-    asked = np.concatenate([piece.asked[1:] for piece in item.pieces] + none).astype(bool)
-    targets = np.concatenate([piece.tokens[1:] for piece in item.pieces] + none)
-    weights = np.zeros(length, np.float32)
-    weights[: len(asked)] = asked
-    return {
-        "tokens": padded(np.concatenate([piece.tokens[:-1] for piece in item.pieces] + none), length, pad),
-        "positions": padded(np.concatenate([np.arange(count) for count in sizes] + none), length),
-        "segments": padded(np.repeat(np.arange(1, len(sizes) + 1), sizes), length),
-        "targets": padded(np.where(asked, targets, pad), length, pad),
-        "weights": weights,
-    }
 
 
 class PackedModule(WritingModule):
@@ -114,3 +78,49 @@ def likelihoods(
         total["tokens"] += len(asked)
         total["bytes"] += int(spec.tokenizer.num_bytes[asked].sum())
     return [found[number] for number in sorted(found)]
+
+
+class PackedTextTask(Task):
+    """Base of tasks of decoders whose rows hold one text or several."""
+
+    module = PackedModule
+    kinds = ("decoder",)
+    one_to_many = True
+
+    def packs(self, config: Any) -> bool:
+        """Return config.packing."""
+        return config.packing
+
+    def empty_item(self, spec: TaskSpec) -> Row:
+        """An item of no text."""
+        del spec
+        return Row(())
+
+    def example(self, rng: np.random.Generator, item: Row, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """tokens, positions, segments, targets and weights, [length] each; pieces count from segment 1."""
+        del rng
+        pad, length = spec.vocab.pad, spec.length
+        none = [np.zeros(0, np.int32)]
+        sizes = [len(piece.tokens) - 1 for piece in item.pieces]
+        asked = np.concatenate([piece.asked[1:] for piece in item.pieces] + none).astype(bool)
+        targets = np.concatenate([piece.tokens[1:] for piece in item.pieces] + none)
+        weights = np.zeros(length, np.float32)
+        weights[: len(asked)] = asked
+        return {
+            "tokens": padded(
+                np.concatenate([piece.tokens[:-1] for piece in item.pieces] + none), length, pad
+            ),
+            "positions": padded(np.concatenate([np.arange(count) for count in sizes] + none), length),
+            "segments": padded(np.repeat(np.arange(1, len(sizes) + 1), sizes), length),
+            "targets": padded(np.where(asked, targets, pad), length, pad),
+            "weights": weights,
+        }
+
+    def example_size(self, item: Row, spec: TaskSpec) -> int:
+        """Places that an item takes in a row."""
+        del spec  # a trained prompt is among the tokens
+        return sum(len(piece.tokens) - 1 for piece in item.pieces)
+
+    def join(self, items: Sequence[Row]) -> Row:
+        """One item of several."""
+        return Row(tuple(piece for item in items for piece in item.pieces), items[0].record)
