@@ -104,10 +104,10 @@ def test_the_text_is_cut_up_without_loss(tmp_path):
 def test_pieces_are_windows():
     """Segments count from 1, positions restart, padding is padding: as from the cache itself."""
     window = Window(np.arange(20, 32), np.repeat([1, 2, 3], 4), np.tile(np.arange(4), 3))
-    cut = mixture.piece(window, 6, 11, spec(DECODER))
+    cut = mixture.window_slice(window, 6, 11, spec(DECODER))
     assert cut.tokens.tolist() == [26, 27, 28, 29, 30]
     assert cut.segments.tolist() == [1, 1, 2, 2, 2] and cut.positions.tolist() == [0, 1, 0, 1, 2]
-    lead = mixture.piece(window, -2, 3, spec(DECODER))
+    lead = mixture.window_slice(window, -2, 3, spec(DECODER))
     assert lead.tokens.tolist() == [0, 0, 20, 21, 22] and lead.segments.tolist() == [0, 0, 1, 1, 1]
 
 

@@ -18,12 +18,13 @@ from tlx.objectives.shared.base import Objective, Spec
 
 @dataclasses.dataclass(frozen=True)
 class CTRL:
-    """Nothing to choose: the codes are the data's."""
+    """CTRL has no settings: the codes are the data's."""
 
     name: str = "ctrl"
+    """Name in the table of objectives."""
 
     def validate(self) -> None:
-        """Nothing can be wrong."""
+        """Accept every value."""
 
 
 class CTRLObjective(Objective):
@@ -34,22 +35,32 @@ class CTRLObjective(Objective):
     kinds = ("decoder",)
 
     def window_spec(self, spec: Spec) -> Reads:
-        """Packed windows as long as the row; ConfigError if sources outnumber the vocabulary's marks."""
+        """Return packed windows as long as the row; raises ConfigError if sources outnumber the marks."""
         if len(spec.languages) > spec.vocab.num_sentinels:
             raise ConfigError(
-                f"data has {len(spec.languages)} control codes (the sources' languages), the vocabulary marks "
-                f"for {spec.vocab.num_sentinels}"
+                f"data has {len(spec.languages)} control codes (the sources' languages), the vocabulary "
+                f"marks for {spec.vocab.num_sentinels}"
             )
         return Reads(length=spec.length)
 
     def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-        """tokens, targets, weights, positions, segments, each [length]."""
+        """Make a row whose documents start with their control code.
+
+        Args:
+            rng: Not used; nothing is random.
+            window: Packed text, [length].
+            spec: What examples depend on.
+
+        Returns:
+            tokens, targets, weights, positions, segments [length].
+        """
         del rng
-        segments, pad = window.segments, spec.vocab.pad
+        segments = window.segments
+        pad = spec.vocab.pad
         real = segments > 0
         starts = real & (segments != np.append(0, segments[:-1]))
-        before = np.append(pad, window.tokens[:-1])
-        tokens = np.where(starts, spec.vocab.mark(window.language), np.where(real, before, pad))
+        previous = np.append(pad, window.tokens[:-1])
+        tokens = np.where(starts, spec.vocab.mark(window.language), np.where(real, previous, pad))
         return {
             "tokens": tokens.astype(np.int32),
             "targets": np.where(real, window.tokens, pad).astype(np.int32),

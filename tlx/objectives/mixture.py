@@ -30,26 +30,28 @@ from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Spec
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One objective of the mixture.
-
-    objective: its config, with its name. rows: in each bundle. scale: of its loss in the sum. length: its
-    sequence length; 0 is the data's. label: what its metrics are called, where two parts share a name.
-    """
+    """One objective of the mixture."""
 
     objective: Any
+    """Config of the objective, with its name."""
     rows: int = 1
+    """Rows in each bundle, at least 1."""
     scale: float = 1.0
+    """Weight of its loss in the sum, above 0."""
     length: int = 0
+    """Its sequence length in tokens; 0 is the data's."""
     label: str = ""
+    """What its metrics are called, where two parts share a name; "" is the objective's name."""
 
     def __post_init__(self) -> None:
+        """Build the objective's config from a mapping, as config files have it."""
         if isinstance(self.objective, Mapping):
             from tlx.objectives import TABLE
 
             # Names of the table only: a saved config must not reach other code through its parts.
-            parts = TABLE.load(str(self.objective.get("name")), allow=())
-            built = from_dict(parts.config_class, self.objective, "config.objective.parts")
-            object.__setattr__(self, "objective", built)
+            implementation = TABLE.load(str(self.objective.get("name")), allow=())
+            config = from_dict(implementation.config_class, self.objective, "config.objective.parts")
+            object.__setattr__(self, "objective", config)
 
     @property
     def name(self) -> str:
@@ -58,13 +60,13 @@ class Part:
 
     @property
     def implementation(self) -> Objective:
-        """What its config's name stands for in the table."""
+        """The Objective instance that the table has under the objective's name."""
         from tlx.objectives import TABLE
 
         return TABLE.load(self.objective.name, allow=())
 
     def spec(self, spec: Spec) -> Spec:
-        """The spec of its examples."""
+        """Return the spec of its examples, given the mixture's."""
         return dataclasses.replace(spec, config=self.objective, length=self.length or spec.length)
 
 
@@ -73,43 +75,62 @@ class Mixture:
     """The parts; by default causal and prefix language modelling, half of the rows each."""
 
     name: str = "mixture"
+    """Name in the table of objectives."""
     parts: tuple[Part, ...] = (Part({"name": "clm"}), Part({"name": "prefix_lm"}))
+    """The objectives, at least one, each with a name of its own."""
 
     def validate(self) -> None:
-        """Raises ConfigError for no parts, names that repeat, or values that a part cannot have."""
+        """Raise ConfigError for no parts, names that repeat, or values that a part cannot have."""
         names = [part.name for part in self.parts]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"objective.parts are {names}: one or more, each with a label of its own")
         for i, part in enumerate(self.parts):
-            where = f"objective.parts[{i}]"
+            field = f"objective.parts[{i}]"
             if part.rows < 1:
-                raise ConfigError(f"{where}.rows = {part.rows} must be at least 1")
+                raise ConfigError(f"{field}.rows = {part.rows} must be at least 1")
             if not part.scale > 0:
-                raise ConfigError(f"{where}.scale = {part.scale} must be above 0")
+                raise ConfigError(f"{field}.scale = {part.scale} must be above 0")
             if part.length < 0:
-                raise ConfigError(f"{where}.length = {part.length} must not be negative")
+                raise ConfigError(f"{field}.length = {part.length} must not be negative")
             part.objective.validate()
 
 
-def pieces(spec: Spec) -> list[tuple[Part, Spec, Reads]]:
-    """For each row of a bundle, in order: its part, spec, and what it reads. ConfigError as `window_spec`."""
-    found = []
+def bundle_rows(spec: Spec) -> list[tuple[Part, Spec, Reads]]:
+    """Return for each row of a bundle, in order, its part, its spec, and what it reads.
+
+    Raises:
+        ConfigError: A part reads anything but packed text.
+    """
+    rows = []
     for i, part in enumerate(spec.config.parts):
-        own = part.spec(spec)
-        reads = part.implementation.window_spec(own)
-        if reads.layout != "packed" or reads.other or reads.copies:
+        part_spec = part.spec(spec)
+        window_spec = part.implementation.window_spec(part_spec)
+        if window_spec.layout != "packed" or window_spec.other or window_spec.copies:
             raise ConfigError(
                 f"objective.parts[{i}] = {part.objective.name!r} cannot be part of a mixture: it reads more "
                 "than packed text"
             )
-        found += [(part, own, reads)] * part.rows
-    return found
+        rows += [(part, part_spec, window_spec)] * part.rows
+    return rows
 
 
-def piece(window: Window, start: int, stop: int, spec: Spec) -> Window:
-    """The window's tokens start..stop, as a window of its own; padding before its first one."""
-    lead, here = max(-start, 0), slice(max(start, 0), stop)
-    tokens, segments, positions = (np.pad(array[here], (lead, 0)) for array in window[:3])
+def window_slice(window: Window, start: int, stop: int, spec: Spec) -> Window:
+    """Cut a window from a longer one.
+
+    Args:
+        window: The window of a bundle.
+        start: First token; below 0 it is preceded by padding.
+        stop: Index after the last token.
+        spec: What examples depend on.
+
+    Returns:
+        Tokens start..stop, with positions and segments that begin anew.
+    """
+    lead = max(-start, 0)
+    inside = slice(max(start, 0), stop)
+    tokens = np.pad(window.tokens[inside], (lead, 0))
+    segments = np.pad(window.segments[inside], (lead, 0))
+    positions = np.pad(window.positions[inside], (lead, 0))
     real = segments > 0
     tokens[~real] = spec.vocab.pad
     if real.any():
@@ -124,54 +145,64 @@ class MixtureModule(ObjectiveModule):
 
     @nn.compact
     def __call__(self, batch: Batch, carry: Any = None, keys: jax.Array | None = None) -> tuple[Terms, Any]:
-        """(terms, None). keys: a PRNG key for each bundle, from which each of its rows has its own."""
+        """Return the terms of all parts, and None.
+
+        keys: a PRNG key for each bundle, from which each of its rows has its own.
+        """
         params = self._params(batch)
         terms: Terms = {}
         for i, part in enumerate(self.config.parts):
-            own_keys = None if keys is None else _row_keys(keys, i, part.rows)
-            found, _ = self._module(i).apply({"params": params}, _rows(batch, part), None, own_keys)
-            for name, term in found.items():
+            part_keys = None if keys is None else _row_keys(keys, i, part.rows)
+            part_terms, _ = self._module(i).apply({"params": params}, _rows(batch, part), None, part_keys)
+            for name, term in part_terms.items():
                 terms[f"{part.name}/{name}"] = Term(term.sum, term.weight, term.scale * part.scale)
         for name in ("loss", "accuracy"):
             same = [term for key, term in terms.items() if key.endswith(f"/{name}")]
+            # Without a weight in the loss: the parts' own terms are minimised.
             terms[name] = Term(sum(term.sum for term in same), sum(term.weight for term in same))
         return terms, None
 
     def logits(self, batch: Batch, carry: Any = None) -> jax.Array:
-        """As the first part's, of a batch of its own."""
+        """Return the first part's logits, of a batch of its own."""
         return self._module(0).apply({"params": self.variables["params"]}, batch, None, method="logits")
 
     def _module(self, index: int) -> ObjectiveModule:
         part = self.config.parts[index]
-        if self.model.kind not in part.implementation.kinds:
-            where = f"objective.parts[{index}] = {part.objective.name!r}: "
-            raise ConfigError(where + one_of("model.kind", self.model.kind, part.implementation.kinds))
-        return part.implementation.module(part.objective, self.model, self.loss, parent=None)
+        implementation = part.implementation
+        if self.model.kind not in implementation.kinds:
+            field = f"objective.parts[{index}] = {part.objective.name!r}: "
+            raise ConfigError(field + one_of("model.kind", self.model.kind, implementation.kinds))
+        return implementation.module(part.objective, self.model, self.loss, parent=None)
 
     def _params(self, batch: Batch) -> dict[str, Any]:
-        """The union of the parts' parameters: the model's from the first part that has it."""
+        """Return the union of the parts' parameters: the model's from the first part that has it."""
         if not self.is_initializing():
             return {name: self.get_variable("params", name) for name in self.variables["params"]}
-        key, parts = self.make_rng("params"), enumerate(self.config.parts)
-        made = _union([self._module(i).init(key, _rows(batch, part))["params"] for i, part in parts])
-        return {name: self.param(name, lambda _, name=name: made[name]) for name in made}
+        key = self.make_rng("params")
+        drawn = _union(
+            [
+                self._module(i).init(key, _rows(batch, part))["params"]
+                for i, part in enumerate(self.config.parts)
+            ]
+        )
+        return {name: self.param(name, lambda _, name=name: drawn[name]) for name in drawn}
 
 
 def _rows(batch: Batch, part: Part) -> Batch:
-    """A part's batch, [B * rows, ...]."""
+    """Return a part's batch, [B * rows, ...]."""
     prefix = part.name + "."
-    own = {key.removeprefix(prefix): x for key, x in batch.items() if key.startswith(prefix)}
-    return {key: x.reshape(-1, *x.shape[2:]) for key, x in own.items()}
+    arrays = {key.removeprefix(prefix): x for key, x in batch.items() if key.startswith(prefix)}
+    return {key: x.reshape(-1, *x.shape[2:]) for key, x in arrays.items()}
 
 
 def _row_keys(keys_B: jax.Array, part: int, rows: int) -> jax.Array:
-    """A key for each row of a part, [B * rows]."""
+    """Return a key for each row of a part, [B * rows]."""
     numbers = part * 2**16 + jnp.arange(rows)
     return jax.vmap(lambda key: jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers))(keys_B).reshape(-1)
 
 
 def _union(trees: list[Any]) -> Any:
-    """One tree with every leaf of the trees, the first one's where several have it."""
+    """Return one tree with every leaf of the trees, the first one's where several have it."""
     joined: dict[str, Any] = {}
     for tree in trees:
         for name, value in tree.items():
@@ -188,30 +219,40 @@ class MixtureObjective(Objective):
     kinds = ("decoder", "encoder", "encoder_decoder")
 
     def window_spec(self, spec: Spec) -> Reads:
-        """One window for all rows of a bundle, which overlaps as its first row does; ConfigError if a part
-        reads anything but packed text."""
-        rows = [reads for _, _, reads in pieces(spec)]
-        return Reads(
-            length=rows[0].overlap + sum(r.length - r.overlap for r in rows), overlap=rows[0].overlap
-        )
+        """Return one window for all rows of a bundle, which overlaps as its first row does.
+
+        Raises:
+            ConfigError: A part reads anything but packed text.
+        """
+        rows = [window_spec for _, _, window_spec in bundle_rows(spec)]
+        length = rows[0].overlap + sum(row.length - row.overlap for row in rows)
+        return Reads(length=length, overlap=rows[0].overlap)
 
     def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-        """The parts' arrays as "PART.KEY" [rows, ...]; `targets` and `weights` of all rows, flat."""
-        rows = pieces(spec)
-        made: dict[str, list[dict[str, np.ndarray]]] = {part.name: [] for part in spec.config.parts}
+        """Make a bundle.
+
+        Args:
+            rng: Random generator of the bundle.
+            window: Packed text of all rows.
+            spec: What examples depend on.
+
+        Returns:
+            The parts' arrays as "PART.KEY" [rows, ...]; `targets` and `weights` of all rows, flat.
+        """
+        rows = bundle_rows(spec)
+        examples: dict[str, list[dict[str, np.ndarray]]] = {part.name: [] for part in spec.config.parts}
         stop = rows[0][2].overlap
-        for part, own, one in rows:
-            stop += one.length - one.overlap
-            made[part.name].append(
-                part.implementation.example(rng, piece(window, stop - one.length, stop, spec), own)
-            )
+        for part, part_spec, window_spec in rows:
+            stop += window_spec.length - window_spec.overlap
+            text = window_slice(window, stop - window_spec.length, stop, spec)
+            examples[part.name].append(part.implementation.example(rng, text, part_spec))
         arrays = {
-            f"{name}.{key}": np.stack([row[key] for row in examples])
-            for name, examples in made.items()
-            for key in examples[0]
+            f"{name}.{key}": np.stack([row[key] for row in part_examples])
+            for name, part_examples in examples.items()
+            for key in part_examples[0]
         }
         for key in ("targets", "weights"):
-            arrays[key] = np.concatenate([arrays[f"{name}.{key}"].ravel() for name in made])
+            arrays[key] = np.concatenate([arrays[f"{name}.{key}"].ravel() for name in examples])
         return arrays
 
 

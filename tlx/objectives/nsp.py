@@ -1,6 +1,6 @@
 """BERT's pretraining: masked tokens, and whether the second text follows the first or is from elsewhere.
 
-Label 0 is "follows" (pairs.py has the rules).
+Label 0 is "follows" (segment_pairs.py has the rules).
 """
 
 import dataclasses
@@ -10,9 +10,10 @@ from tlx.objectives.shared.segment_pairs import Pairing, PairObjective
 
 @dataclasses.dataclass(frozen=True)
 class NSP(Pairing):
-    """What is masked, and how often a row is cut short."""
+    """What is masked, and how often a row is short."""
 
     name: str = "nsp"
+    """Name in the table of objectives."""
 
 
 class NSPObjective(PairObjective):

@@ -17,12 +17,13 @@ from tlx.objectives.shared.base import Spec
 
 @dataclasses.dataclass(frozen=True)
 class PrefixLM:
-    """Prefix language modelling has nothing to choose."""
+    """Prefix language modelling has no settings."""
 
     name: str = "prefix_lm"
+    """Name in the table of objectives."""
 
     def validate(self) -> None:
-        """Nothing can be wrong."""
+        """Accept every value."""
 
 
 class PrefixLMObjective(CLMObjective):
@@ -31,26 +32,33 @@ class PrefixLMObjective(CLMObjective):
     config_class = PrefixLM
 
     def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-        """As clm's, and `prefix` [length], 1 on the inputs that their whole document sees.
+        """Make a row whose targets follow a random prefix.
 
-        The last token of the prefix has the first target with a weight.
+        Args:
+            rng: Random generator of the row.
+            window: Packed text, [length + 1].
+            spec: What examples depend on.
+
+        Returns:
+            As CLM's, and `prefix` [length], 1 on the inputs that their whole document sees. The last token of
+            the prefix has the first target with a weight.
         """
         row = super().example(rng, window, spec)
         segments = row["segments"]
         sizes = np.bincount(segments)[1:]
         # A document's n inputs and its last target are L = n + 1 tokens.
         prefixes = np.floor(rng.random(len(sizes)) * sizes).astype(np.int64) + 1
-        begins = np.cumsum(sizes) - sizes
-        last = np.append(begins + prefixes - 1, len(segments))[
-            segments - 1
-        ]  # padding, segment 0, takes the end
-        places, real = np.arange(len(segments)), segments > 0
-        predicted = real & (places >= last)
+        starts = np.cumsum(sizes) - sizes
+        # Padding has segment 0, hence index -1: the end of the row.
+        last = np.append(starts + prefixes - 1, len(segments))[segments - 1]
+        indices = np.arange(len(segments))
+        real = segments > 0
+        predicted = real & (indices >= last)
         return {
             **row,
             "targets": np.where(predicted, row["targets"], spec.vocab.pad).astype(np.int32),
             "weights": predicted.astype(np.float32),
-            "prefix": (real & (places <= last)).astype(np.int32),
+            "prefix": (real & (indices <= last)).astype(np.int32),
         }
 
 

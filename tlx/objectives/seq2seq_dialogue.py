@@ -19,10 +19,13 @@ from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towe
 
 @dataclasses.dataclass(frozen=True)
 class Seq2SeqDialogue(Dialogue):
-    """response_length: of the decoder's row, eos included; 0 is that of the encoder's. What is longer is cut,
-    and then has no eos. max_turns: of the context."""
+    """Lengths of a response and of its context."""
 
     name: str = "seq2seq_dialogue"
+    """Name in the table of objectives."""
+    response_length: int = 0
+    """Length of the decoder's row in tokens, eos included; 0 is the encoder's. What is longer is cut, without
+    eos."""
 
 
 class Seq2SeqDialogueObjective(Objective):
@@ -33,7 +36,7 @@ class Seq2SeqDialogueObjective(Objective):
     kinds = ("encoder_decoder",)
 
     def window_spec(self, spec: Spec) -> Reads:
-        """Turns of conversations; ConfigError where a response has no room."""
+        """Return turns of conversations; raises ConfigError where a response has no room."""
         if spec.config.response_length == 1 or spec.length < 2:
             raise ConfigError(
                 f"objective.response_length = {spec.config.response_length} and data.sequence_length = "
@@ -42,12 +45,23 @@ class Seq2SeqDialogueObjective(Objective):
         return Reads(spec.length, "turns", other=spec.config.response_length or spec.length)
 
     def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-        """Encoder input [length], decoder input and targets [response_length]."""
+        """Make a context and its response.
+
+        Args:
+            rng: Not used; nothing is random.
+            window: The context, and as a second text the response.
+            spec: What examples depend on.
+
+        Returns:
+            Encoder input [length]; decoder input, targets and weights [response_length].
+        """
         del rng
-        eos, lengths = spec.vocab.eos, (spec.length, spec.config.response_length or spec.length)
+        eos = spec.vocab.eos
+        lengths = (spec.length, spec.config.response_length or spec.length)
         context, response, whole, _ = exchange(window, spec)
         source = np.append(context, eos) if len(response) else context
-        return two_towers(source, np.append(response, eos) if whole else response, lengths, spec.vocab)
+        target = np.append(response, eos) if whole else response
+        return two_towers(source, target, lengths, spec.vocab)
 
 
 OBJECTIVE = Seq2SeqDialogueObjective()

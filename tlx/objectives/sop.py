@@ -1,6 +1,6 @@
 """ALBERT's pretraining: masked n-grams, and whether two neighbouring texts are in their order or swapped.
 
-Label 1 is "swapped" (pairs.py has the rules).
+Label 1 is "swapped" (segment_pairs.py has the rules).
 """
 
 import dataclasses
@@ -11,10 +11,12 @@ from tlx.objectives.shared.segment_pairs import Pairing, PairObjective
 
 @dataclasses.dataclass(frozen=True)
 class SOP(Pairing):
-    """What is masked (ALBERT: n-grams), and how often a row is cut short."""
+    """What is masked (ALBERT: n-grams), and how often a row is short."""
 
     name: str = "sop"
+    """Name in the table of objectives."""
     unit: Literal["token", "word", "ngram"] = "ngram"
+    """What is drawn: "token", "word" (whole words) or "ngram" (of whole words)."""
 
 
 class SOPObjective(PairObjective):

@@ -13,21 +13,24 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Reads, Window
+from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, Spec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
 
 
 @dataclasses.dataclass(frozen=True)
 class TextToText:
-    """target_length: of the decoder's row; 0 is that of the encoder's. Longer texts are cut, eos included
-    only where a text ends. mark_target: whether the encoder is told the target's language."""
+    """Length of the targets, and whether the source names their language."""
 
     name: str = "text_to_text"
+    """Name in the table of objectives."""
     target_length: int = 0
+    """Length of the decoder's row in tokens; 0 is the encoder's. Longer texts are cut, without eos."""
     mark_target: bool = False
+    """Whether the source starts with a mark of the target's language."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a negative length."""
+        """Raise ConfigError for a negative length."""
         if self.target_length < 0:
             raise ConfigError(f"objective.target_length = {self.target_length} must not be negative")
 
@@ -40,16 +43,27 @@ class TextToTextObjective(Objective):
     kinds = ("encoder_decoder",)
 
     def window_spec(self, spec: Spec) -> Reads:
-        """Pairs whose texts end with eos where the data config says so (data.add_eos, the default)."""
+        """Return pairs, whose texts end with eos where the data config says so (data.add_eos)."""
         return Reads(spec.length, "parallel", other=spec.config.target_length or spec.length)
 
     def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-        """Encoder input [length], decoder input and targets [target_length]."""
+        """Make a source and its target.
+
+        Args:
+            rng: Not used; nothing is random.
+            window: The source, and as a second text the target.
+            spec: What examples depend on.
+
+        Returns:
+            Encoder input [length]; decoder input, targets and weights [target_length].
+        """
         del rng
-        lengths = (spec.length, spec.config.target_length or spec.length)
-        source, target = (text.tokens[: np.count_nonzero(text.segments)] for text in (window, window.other))
+        assert window.other is not None
+        source = text_of(window)
+        target = text_of(window.other)
         if spec.config.mark_target and len(source):
             source = np.append(spec.vocab.mark(window.other.language), source)
+        lengths = (spec.length, spec.config.target_length or spec.length)
         return two_towers(source, target, lengths, spec.vocab)
 
 

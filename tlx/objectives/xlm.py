@@ -19,7 +19,8 @@ import numpy as np
 from tlx.base.errors import ConfigError
 from tlx.data.window import Reads, Window
 from tlx.objectives.mlm import MaskedModule
-from tlx.objectives.shared.base import Objective, Spec, sparse_targets
+from tlx.objectives.shared.arrays import leading_ones, pad_to_length, sparse_targets, text_of
+from tlx.objectives.shared.base import Objective, Spec
 from tlx.objectives.shared.masking import check_shares, hide
 
 
@@ -28,60 +29,61 @@ class XLM:
     """How much is masked, and whether positions begin again at a translation."""
 
     name: str = "xlm"
+    """Name in the table of objectives."""
     rate: float = 0.15
+    """Probability that a token is a target, above 0 and at most 1."""
     mask_share: float = 0.8
+    """Fraction of the targets that are shown as mask."""
     random_share: float = 0.1
+    """Fraction of the targets that are shown as a random id."""
     reset_positions: bool = True
+    """Whether positions begin again at the second text of a pair."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a rate outside (0, 1] or shares that exceed one."""
+        """Raise ConfigError for a rate outside (0, 1] or shares that exceed one."""
         if not 0 < self.rate <= 1:
             raise ConfigError(f"objective.rate = {self.rate} must be above 0 and at most 1")
         check_shares(self)
 
 
 def max_predictions(length: int, config: XLM) -> int:
-    """Room for targets in a row of `length` tokens."""
+    """Return the most targets of a row of `length` tokens."""
     mean = (length - 1) * config.rate
     return min(math.ceil(mean + 6 * math.sqrt(mean * (1 - config.rate))), length - 1)
 
 
 def row_of(window: Window, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(tokens, positions, languages) without padding, before anything is masked."""
+    """Return (tokens, positions, languages) without padding, before anything is masked."""
     eos = spec.vocab.eos
-    first = _text(window)
+    first = text_of(window)
     if window.other is None or not window.other.segments.any():
         tokens = np.append(eos, first) if len(first) else first
         return tokens, np.arange(len(tokens)), np.full(len(tokens), window.language)
-    first, second = (text[text != eos] for text in (first, _text(window.other)))
     reset = spec.config.reset_positions
-    first, second = shortened(first, second, spec.length - (4 if reset else 3))
+    second = text_of(window.other)
+    first, second = shortened(first[first != eos], second[second != eos], spec.length - (4 if reset else 3))
     tokens = np.concatenate([[eos], first, [eos] if reset else [], [eos], second, [eos]]).astype(np.int32)
-    switch = len(first) + (2 if reset else 1)
-    positions = np.arange(len(tokens))
+    switch = len(first) + (2 if reset else 1)  # where the second text begins
+    indices = np.arange(len(tokens))
+    positions = indices.copy()
     if reset:
         positions[switch:] -= switch
-    return (
-        tokens,
-        positions,
-        np.where(np.arange(len(tokens)) < switch, window.language, window.other.language),
-    )
+    return tokens, positions, np.where(indices < switch, window.language, window.other.language)
 
 
 def shortened(a: np.ndarray, b: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """The beginnings of both, `room` tokens together: the longer one is cut first, then both alike."""
+    """Truncate two texts at their ends: the longer one is cut first, then both alike.
+
+    Args:
+        a: int32 ids.
+        b: int32 ids.
+        room: Most tokens of both together.
+
+    Returns:
+        The beginnings of both.
+    """
     size = min(len(a), max(room - len(b), (room + 1) // 2))
     return a[:size], b[: room - size]
-
-
-def _text(window: Window) -> np.ndarray:
-    return window.tokens[: np.count_nonzero(window.segments)]
-
-
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
-    padded = np.zeros(length, np.int32)
-    padded[: len(values)] = values
-    return padded
 
 
 class XLMObjective(Objective):
@@ -92,27 +94,35 @@ class XLMObjective(Objective):
     kinds = ("encoder",)
 
     def window_spec(self, spec: Spec) -> Reads:
-        """Pairs where the data has them, else packed windows; room for eos."""
+        """Return pairs where the data has them, else packed windows, with room for eos."""
         if spec.length < 6:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 6 for xlm")
         return Reads(spec.length - 1, "packed_or_parallel", other=spec.length - 1)
 
     def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-        """tokens, positions, segments, langs [length]; target_positions (ascending), targets, weights [P]."""
-        config, vocab = spec.config, spec.vocab
+        """Make a row of one text or a pair, with masked tokens.
+
+        Args:
+            rng: Random generator of the row.
+            window: Packed text, or a text and its translation.
+            spec: What examples depend on.
+
+        Returns:
+            tokens, positions, segments, langs [length]; target_positions (ascending), targets, weights [P].
+        """
+        config = spec.config
         row, positions, langs = row_of(window, spec)
-        tokens = np.full(spec.length, vocab.pad, np.int32)
-        tokens[: len(row)] = row
+        tokens = pad_to_length(row, spec.length, spec.vocab.pad)
         drawn = 1 + np.flatnonzero(rng.random(max(len(row) - 1, 0)) <= config.rate)
         size = max_predictions(spec.length, config)
         if len(drawn) > size:
             drawn = np.sort(rng.choice(drawn, size, replace=False))
         return {
             "tokens": hide(rng, tokens, drawn, spec, config),
-            "positions": _padded(positions, spec.length),
-            "segments": (np.arange(spec.length) < len(row)).astype(np.int32),
-            "langs": _padded(langs, spec.length),
-            **sparse_targets(tokens, drawn, size, vocab.pad),
+            "positions": pad_to_length(positions, spec.length),
+            "segments": leading_ones(len(row), spec.length),
+            "langs": pad_to_length(langs, spec.length),
+            **sparse_targets(tokens, drawn, size, spec.vocab.pad),
         }
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.term import Terms
@@ -39,6 +40,7 @@ class Predictions(NamedTuple):
     hidden: jax.Array
     """[B, T, D] or [B, P, D]."""
     unembedding: Unembedding | AdaptiveUnembedding
+    """The kernel, and the bias where there is one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +52,7 @@ class Spec:
     length: int
     """Sequence length of the model, in tokens; of the encoder where there are two."""
     vocab: Vocabulary
+    """Vocabulary of the tokenizer."""
     starts_word: np.ndarray | None = None
     """bool [V], True for pieces that begin a word; None where the tokenizer does not know."""
     ends_sentence: np.ndarray | None = None
@@ -243,23 +246,6 @@ class Objective:
         return self.example(np.random.default_rng(0), window, spec)
 
 
-def sparse_targets(tokens: np.ndarray, positions: np.ndarray, size: int, pad: int) -> dict[str, np.ndarray]:
-    """Return the targets of some positions of a row, padded with weight 0.
-
-    Args:
-        tokens: int32 [T], the row before anything is hidden.
-        positions: int [n], n <= size, the positions to predict.
-        size: P, the most targets of a row.
-        pad: Id of the padding token.
-
-    Returns:
-        `target_positions` and `targets` int32 [size], `weights` float32 [size].
-    """
-    count = len(positions)
-    target_positions = np.zeros(size, np.int32)
-    target_positions[:count] = positions
-    targets = np.full(size, pad, np.int32)
-    targets[:count] = tokens[positions]
-    weights = np.zeros(size, np.float32)
-    weights[:count] = 1.0
-    return {"target_positions": target_positions, "targets": targets, "weights": weights}
+def at_positions(hidden_BTD: jax.Array, positions_BP: jax.Array) -> jax.Array:
+    """Gather the hidden states [B, P, D] at some positions of each row."""
+    return jnp.take_along_axis(hidden_BTD, positions_BP[..., None], axis=1)

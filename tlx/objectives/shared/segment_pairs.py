@@ -28,18 +28,22 @@ from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead, PairHead
 from tlx.models.transformer import Transformer
 from tlx.nn.losses import cross_entropy
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.objectives.shared.arrays import sparse_targets, text_of
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, at_positions
 from tlx.objectives.shared.masking import Masking, chosen_places, hide, num_predictions
+
+NUM_SPECIAL = 3  # cls, sep and sep
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairing(Masking):
-    """What is masked, and how often a row is cut short."""
+    """What is masked, and how often a row is short."""
 
     short_rate: float = 0.1
+    """Fraction of the rows that are cut to a random length, 0 to 1."""
 
     def validate(self) -> None:
-        """Raises ConfigError as Masking does, and for a rate outside [0, 1]."""
+        """Raise ConfigError as Masking does, and for a rate outside [0, 1]."""
         super().validate()
         if not 0 <= self.short_rate <= 1:
             raise ConfigError(f"objective.short_rate = {self.short_rate} must lie in 0..1")
@@ -48,15 +52,32 @@ class Pairing(Masking):
 def two_texts(
     rng: np.random.Generator, window: Window, spec: Spec, swap: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """(A, B, label); nothing twice and label 0 where the window has no text."""
-    room, chunk, other = spec.length - 3, _text(window, spec), _text(window.other, spec)
+    """Cut A and B from a window.
+
+    Args:
+        rng: Random generator of the row.
+        window: A chunk of one document, and as a second text one of another document.
+        spec: What examples depend on.
+        swap: Whether label 1 is A and B in the wrong order; else B of the other document.
+
+    Returns:
+        (A, B, label): int32 ids of at most spec.length - 3 tokens together; both empty and label 0 where the
+        window has no text.
+    """
+    room = spec.length - NUM_SPECIAL
+    chunk = text_of(window)
+    chunk = chunk[chunk != spec.vocab.eos]
+    assert window.other is not None
+    other = text_of(window.other)
+    other = other[other != spec.vocab.eos]
     if len(chunk) == 0:
         return chunk, chunk, 0
     target = int(rng.integers(2, room + 1)) if rng.random() < spec.config.short_rate else room
     ends = _up_to(sentence_ends(chunk, spec), target)
     alone = len(ends) == 1
     cut = int(ends[0 if alone else rng.integers(len(ends) - 1)])
-    a, b = chunk[:cut], chunk[cut : ends[-1]]
+    a = chunk[:cut]
+    b = chunk[cut : ends[-1]]
     label = int(alone or rng.random() < 0.5)
     if label and swap and not alone:
         a, b = b, a
@@ -66,7 +87,7 @@ def two_texts(
 
 
 def sentence_ends(tokens: np.ndarray, spec: Spec) -> np.ndarray:
-    """Where sentences end (counts of tokens before their ends), ascending; the text's end is the last."""
+    """Return where sentences end (numbers of tokens before their ends), ascending; the last is the text's."""
     if spec.ends_sentence is None:
         return np.arange(1, len(tokens) + 1)
     ends = spec.ends_sentence[tokens]
@@ -79,13 +100,24 @@ def sentence_ends(tokens: np.ndarray, spec: Spec) -> np.ndarray:
 def truncated(
     rng: np.random.Generator, a: np.ndarray, b: np.ndarray, room: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A and B of at most `room` tokens together: the longer one (B where equal) loses one after the other."""
+    """Truncate two texts: the longer one (B where equal) loses one token after the other.
+
+    Args:
+        rng: Random generator of the row; each token is lost from a random end.
+        a: int32 ids.
+        b: int32 ids.
+        room: Most tokens of both together.
+
+    Returns:
+        What is left of A and of B.
+    """
     excess = max(len(a) + len(b) - room, 0)
     shorter = min(len(a), len(b))
     longest_only = min(excess, max(len(a), len(b)) - shorter)
     # Once as long as the other, they take turns, B first.
     turns = excess - longest_only
-    lost_a, lost_b = turns // 2, turns - turns // 2
+    lost_a = turns // 2
+    lost_b = turns - turns // 2
     if len(a) > len(b):
         lost_a += longest_only
     else:
@@ -99,22 +131,18 @@ def _trimmed(rng: np.random.Generator, text: np.ndarray, lost: int) -> np.ndarra
 
 
 def _up_to(ends: np.ndarray, target: int) -> np.ndarray:
-    """The ends of the sentences that it takes to reach `target` tokens, at least one."""
+    """Return the ends of the sentences that it takes to reach `target` tokens, at least one."""
     return ends[: np.searchsorted(ends, target) + 1]
 
 
-def _text(window: Window, spec: Spec) -> np.ndarray:
-    tokens = window.tokens[: np.count_nonzero(window.segments)]
-    return tokens[tokens != spec.vocab.eos]
-
-
 class PairHeads(nn.Module):
-    """The parameters "heads/mlm" and "heads/<what is said of the pair>"."""
+    """The parameters "heads/mlm" and "heads/<task>"."""
 
     model: ModelConfig
     task: str
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build both heads."""
         self.mlm = MaskedHead(self.model)
         self.pair = PairHead(self.model, name=self.task)
 
@@ -125,29 +153,42 @@ class PairModule(ObjectiveModule):
     The loss is the mean over masked tokens plus the mean over pairs.
     """
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model and the heads."""
         self.lm = Transformer(self.model, name="model")
         self.heads = PairHeads(self.model, self.config.name)
 
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
-        """Transformed hidden states [B, P, D] at `target_positions`."""
+        """Return what the masked tokens are predicted from.
+
+        Args:
+            batch: Arrays as `PairObjective.example` makes them, with a batch dim.
+            carry: None.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            Transformed hidden states [B, P, D] at `target_positions` with the unembedding, and None.
+        """
         return self._masked(batch, self.lm(batch, keys=keys)), None
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
-        """Terms of the masked tokens, and "<name>_loss" and "<name>_accuracy" of the pairs."""
+        """Return the terms of the masked tokens, and "<name>_loss" and "<name>_accuracy" of the pairs."""
         hidden_BTD = self.lm(batch, keys=keys)
         terms = cross_entropy(*self._masked(batch, hidden_BTD), batch["targets"], batch["weights"], self.loss)
         log_p = jax.nn.log_softmax(self.heads.pair(hidden_BTD).astype(jnp.float32))
-        label, real = batch["label"], (batch["segments"][:, 0] > 0).astype(jnp.float32)
+        label = batch["label"]
+        # A row of nothing but padding has no pair.
+        real = (batch["segments"][:, 0] > 0).astype(jnp.float32)
         scores = jnp.take_along_axis(log_p, label[:, None], axis=1)[:, 0]
         hits = jnp.argmax(log_p, axis=1) == label
-        name, count = self.config.name, jnp.sum(real)
+        name = self.config.name
+        count = jnp.sum(real)
         terms[f"{name}_loss"] = Term(-jnp.sum(scores * real), count, 1.0)
         terms[f"{name}_accuracy"] = Term(jnp.sum(hits * real), count)
         return terms, None
 
     def _masked(self, batch: Batch, hidden_BTD: jax.Array) -> Predictions:
-        hidden_BPD = jnp.take_along_axis(hidden_BTD, batch["target_positions"][..., None], axis=1)
+        hidden_BPD = at_positions(hidden_BTD, batch["target_positions"])
         return Predictions(*self.heads.mlm(hidden_BPD, self.lm.unembedding()))
 
 
@@ -160,18 +201,28 @@ class PairObjective(Objective):
     """Whether label 1 is A and B in the wrong order; else B of another document."""
 
     def window_spec(self, spec: Spec) -> Reads:
-        """Pieces of documents that leave room for cls, sep and sep, and as much of another document."""
+        """Return pieces of documents with room for cls, sep and sep, and as much of another document."""
         if spec.length < 5:
             raise ConfigError(
                 f"data.sequence_length = {spec.length} must be at least 5 for {spec.config.name}"
             )
-        room = spec.length - 3
+        room = spec.length - NUM_SPECIAL
         return Reads(length=room, layout="document", other=room, copies=spec.config.copies)
 
     def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-        """tokens, positions, segments, types [length]; target_positions, targets, weights [P]; label []."""
+        """Make a row of two texts with masked tokens.
+
+        Args:
+            rng: Random generator of the row.
+            window: A chunk of one document, and as a second text one of another document.
+            spec: What examples depend on.
+
+        Returns:
+            tokens, positions, segments, types [length]; target_positions, targets, weights [P]; label [].
+        """
         a, b, label = two_texts(rng, window, spec, self.swap)
-        vocab, count = spec.vocab, len(a) + len(b) + 3 if len(a) else 0
+        vocab = spec.vocab
+        count = len(a) + len(b) + NUM_SPECIAL if len(a) else 0
         tokens = np.full(spec.length, vocab.pad, np.int32)
         positions, segments, types = np.zeros((3, spec.length), np.int32)
         chosen = np.zeros(0, np.int64)
