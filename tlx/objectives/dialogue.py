@@ -26,6 +26,7 @@ from tlx.base.term import Term, Terms
 from tlx.data import turns
 from tlx.data.window import Reads, Window
 from tlx.nn import embed
+from tlx.nn.adaptive import AdaptiveUnembedding
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy, token_losses
 from tlx.objectives.clm import CLMModule
@@ -151,12 +152,15 @@ class DialogueModule(CLMModule):
     def ratings(self, batch: Batch) -> jax.Array:
         """Return float32 [B], of the ratings 0 and 1 that each row asks for the probability of 1."""
         (hidden, unembedding), _ = self.predictions(batch, None, None)
-        return jax.nn.sigmoid(self._margin(self._at_rating(hidden, batch), unembedding, batch))
+        hidden_B1D = self._at_rating(hidden, batch)
+        return jax.nn.sigmoid(self._margin(hidden_B1D, unembedding, batch))
 
     def _at_rating(self, hidden_BTD: jax.Array, batch: Batch) -> jax.Array:
         return jnp.take_along_axis(hidden_BTD, batch["rating_place"][:, None, None], axis=1)
 
-    def _margin(self, hidden_B1D: jax.Array, unembedding: Unembedding, batch: Batch) -> jax.Array:
+    def _margin(
+        self, hidden_B1D: jax.Array, unembedding: Unembedding | AdaptiveUnembedding, batch: Batch
+    ) -> jax.Array:
         """Return float32 [B], by how much the logit of rating 1 exceeds that of 0."""
         logits_BV = embed.logits(hidden_B1D, unembedding)[:, 0]
         pair_B2 = jnp.take_along_axis(logits_BV, batch["rating_marks"], axis=1)

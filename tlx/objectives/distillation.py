@@ -21,7 +21,7 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.nn.losses import cross_entropy, soft_cross_entropy
 from tlx.objectives.mlm import MLMObjective
-from tlx.objectives.shared.base import Batch, Predictions, at_positions
+from tlx.objectives.shared.base import Batch, Predictions, at_positions, full_unembedding
 from tlx.objectives.shared.masking import Masking
 from tlx.objectives.shared.teacher import Taught, TaughtModule
 
@@ -74,7 +74,15 @@ class DistillationModule(TaughtModule):
             student = masked
             known = at_targets(known, batch)
             weights = batch["weights"]
-        soft = soft_cross_entropy(*student, *known, weights, config.temperature, self.loss)
+        soft = soft_cross_entropy(
+            student.hidden,
+            full_unembedding(student.unembedding),
+            known.hidden,
+            full_unembedding(known.unembedding),
+            weights,
+            config.temperature,
+            self.loss,
+        )
         terms["soft_loss"] = soft._replace(scale=config.soft_weight * config.temperature**2)
         if cosine_weight and known_BTD.shape != hidden_BTD.shape:
             raise ConfigError(

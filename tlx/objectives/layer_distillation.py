@@ -29,7 +29,7 @@ from tlx.nn.linear import Linear
 from tlx.nn.losses import cross_entropy, soft_cross_entropy
 from tlx.objectives.distillation import at_targets
 from tlx.objectives.mlm import MLMObjective
-from tlx.objectives.shared.base import Batch, Predictions
+from tlx.objectives.shared.base import Batch, Predictions, full_unembedding
 from tlx.objectives.shared.masking import Masking
 from tlx.objectives.shared.teacher import Taught, TaughtModule, TeacherModule
 
@@ -112,7 +112,7 @@ class LayerTeacherModule(TeacherModule):
         # inputs[m] is what layer m + 1 reads, hence what layer m gives; the last output is `hidden`.
         states = [hidden if m == self.model.num_layers else inputs[m] for m in (0, *layers)]
         logits = self.lm.content_logits(batch, inputs, tuple(m - 1 for m in layers))
-        return states, logits, Predictions(*self.heads.mlm(hidden, self.lm.unembedding()))
+        return states, logits, Predictions(*self.heads.mlm(hidden, full_unembedding(self.lm.unembedding())))
 
 
 class LayerDistillationModule(LayerTeacherModule, TaughtModule):
@@ -163,7 +163,15 @@ class LayerDistillationModule(LayerTeacherModule, TaughtModule):
         terms["attention_loss"] = _total(attention_errors, config.attention_weight)
         if config.prediction_weight:
             real = (batch["segments"] > 0).astype(jnp.float32)
-            soft = soft_cross_entropy(*student, *known, real, config.temperature, self.loss)
+            soft = soft_cross_entropy(
+                student.hidden,
+                full_unembedding(student.unembedding),
+                known.hidden,
+                full_unembedding(known.unembedding),
+                real,
+                config.temperature,
+                self.loss,
+            )
             terms["prediction_loss"] = soft._replace(scale=config.prediction_weight * config.temperature**2)
         return terms, None
 

@@ -60,7 +60,7 @@ class MBARTObjective(BARTObjective):
             return two_towers(text, text, lengths, spec.vocab)
         language = np.int32(spec.vocab.mark(window.language))
         source = np.append(damaged(rng, text, spec)[1:], language)  # without bos
-        return two_towers(source, np.append(text[1:], language), lengths, spec.vocab, start=language)
+        return two_towers(source, np.append(text[1:], language), lengths, spec.vocab, start=int(language))
 
 
 OBJECTIVE = MBARTObjective()

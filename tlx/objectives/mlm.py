@@ -23,7 +23,15 @@ from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead, PlaceTable
 from tlx.models.transformer import Transformer
 from tlx.objectives.shared.arrays import sparse_targets, text_of
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, at_positions
+from tlx.objectives.shared.base import (
+    Batch,
+    Objective,
+    ObjectiveModule,
+    Predictions,
+    Spec,
+    at_positions,
+    full_unembedding,
+)
 from tlx.objectives.shared.masking import Masking, chosen_places, hide, num_predictions
 
 
@@ -105,7 +113,7 @@ class MaskedModule(ObjectiveModule):
             Transformed hidden states [B, P, D] at `target_positions` with the unembedding, and None.
         """
         hidden_BPD = at_positions(self.hidden(batch, keys), batch["target_positions"])
-        return Predictions(*self.heads.mlm(hidden_BPD, self.lm.unembedding())), None
+        return Predictions(*self.heads.mlm(hidden_BPD, full_unembedding(self.lm.unembedding()))), None
 
 
 class MLMModule(MaskedModule):

@@ -33,7 +33,15 @@ from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
 from tlx.objectives.mlm import framed
 from tlx.objectives.shared.arrays import sparse_targets
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, at_positions
+from tlx.objectives.shared.base import (
+    Batch,
+    Objective,
+    ObjectiveModule,
+    Predictions,
+    Spec,
+    at_positions,
+    full_unembedding,
+)
 from tlx.objectives.shared.masking import check_shares
 from tlx.parallel.sharding import logical
 
@@ -218,14 +226,16 @@ class SpanBoundaryModule(ObjectiveModule):
         terms = cross_entropy(*self._masked(batch, hidden_BTD), batch["targets"], batch["weights"], self.loss)
         left_BPD = at_positions(hidden_BTD, batch["left"])
         right_BPD = at_positions(hidden_BTD, batch["right"])
-        edges = self.heads.span_boundary(left_BPD, right_BPD, batch["offset"], self.lm.unembedding())
+        edges = self.heads.span_boundary(
+            left_BPD, right_BPD, batch["offset"], full_unembedding(self.lm.unembedding())
+        )
         for name, term in cross_entropy(*edges, batch["targets"], batch["edge_weights"], self.loss).items():
             terms[f"boundary_{name}"] = Term(*term)
         return terms, None
 
     def _masked(self, batch: Batch, hidden_BTD: jax.Array) -> Predictions:
         hidden_BPD = at_positions(hidden_BTD, batch["target_positions"])
-        return Predictions(*self.heads.mlm(hidden_BPD, self.lm.unembedding()))
+        return Predictions(*self.heads.mlm(hidden_BPD, full_unembedding(self.lm.unembedding())))
 
 
 class SpanBoundaryObjective(Objective):

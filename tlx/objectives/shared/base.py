@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
 from tlx.data.window import Reads, Window, made_up_window
 from tlx.models.config import ModelConfig
@@ -244,6 +245,17 @@ class Objective:
         """Make an example of placeholder text, for the names, shapes and dtypes of a batch."""
         window = made_up_window(self.window_spec(spec), spec.vocab)
         return self.example(np.random.default_rng(0), window, spec)
+
+
+def full_unembedding(unembedding: Unembedding | AdaptiveUnembedding) -> Unembedding:
+    """Return the unembedding of a model whose softmax is over the whole vocabulary.
+
+    Raises:
+        ConfigError: The model has an adaptive softmax.
+    """
+    if isinstance(unembedding, AdaptiveUnembedding):
+        raise ConfigError("this objective needs a softmax over the whole vocabulary, the model's is adaptive")
+    return unembedding
 
 
 def at_positions(hidden_BTD: jax.Array, positions_BP: jax.Array) -> jax.Array:

@@ -191,8 +191,10 @@ def _ngrams(rng: np.random.Generator, edges: np.ndarray, count: int, longest: in
         if missing == 0:
             break
         start = word_starts[first]
-        while n and (stop := word_starts[min(first + n, num_words)]) - start > missing:
+        stop = word_starts[min(first + n, num_words)]
+        while n and stop - start > missing:
             n -= 1
+            stop = word_starts[min(first + n, num_words)]
         if n == 0 or any(covered[start:stop]):
             continue
         covered[start:stop] = b"\x01" * (stop - start)

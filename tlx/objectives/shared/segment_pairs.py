@@ -29,7 +29,15 @@ from tlx.models.heads import MaskedHead, PairHead
 from tlx.models.transformer import Transformer
 from tlx.nn.losses import cross_entropy
 from tlx.objectives.shared.arrays import sparse_targets, text_of
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, at_positions
+from tlx.objectives.shared.base import (
+    Batch,
+    Objective,
+    ObjectiveModule,
+    Predictions,
+    Spec,
+    at_positions,
+    full_unembedding,
+)
 from tlx.objectives.shared.masking import Masking, chosen_places, hide, num_predictions
 
 NUM_SPECIAL = 3  # cls, sep and sep
@@ -189,7 +197,7 @@ class PairModule(ObjectiveModule):
 
     def _masked(self, batch: Batch, hidden_BTD: jax.Array) -> Predictions:
         hidden_BPD = at_positions(hidden_BTD, batch["target_positions"])
-        return Predictions(*self.heads.mlm(hidden_BPD, self.lm.unembedding()))
+        return Predictions(*self.heads.mlm(hidden_BPD, full_unembedding(self.lm.unembedding())))
 
 
 class PairObjective(Objective):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
 from tlx.objectives.mlm import MaskedModule
-from tlx.objectives.shared.base import Batch, Predictions
+from tlx.objectives.shared.base import Batch, Predictions, full_unembedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TeacherModule(MaskedModule):
     def everywhere(self, batch: Batch, keys: jax.Array | None) -> tuple[jax.Array, Predictions]:
         """Return the hidden states [B, T, D], and what the token at each position is predicted from."""
         hidden_BTD = self.lm(batch, keys=keys)
-        return hidden_BTD, Predictions(*self.heads.mlm(hidden_BTD, self.lm.unembedding()))
+        return hidden_BTD, Predictions(*self.heads.mlm(hidden_BTD, full_unembedding(self.lm.unembedding())))
 
 
 class TaughtModule(TeacherModule):
