@@ -82,7 +82,7 @@ def test_perfect_tags_score_one(shape):
 def test_tags_of_characters():
     records = small.records_of({"tokens": ["김", " ", "b"], "tags": ["B-P", "O", "O"]})
     spec, (piece,) = made("token_classification", "encoder", records, joiner="")
-    np.testing.assert_array_equal(piece.places, [0, 3, 4])  # three bytes of 김
+    np.testing.assert_array_equal(piece.positions, [0, 3, 4])  # three bytes of 김
     np.testing.assert_array_equal(piece.label, [0, -1, -1, 1, 1])
 
 

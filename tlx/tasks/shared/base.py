@@ -44,6 +44,7 @@ class TaskSpec:
     length: int
     """Sequence length of the model, in tokens; of the encoder and of the decoder where there are two."""
     vocab: Vocabulary
+    """Vocabulary of the tokenizer."""
     kind: str
     """ModelConfig.kind."""
     prompt: tuple[int, ...] = ()
