@@ -69,10 +69,20 @@ def test_a_row_of_each_style_by_hand():
     """The example of the paper's table 3: noise on "for inviting" and "last"."""
     text = np.arange(20, 30)
     noise = np.isin(np.arange(10), [2, 3, 8])
-    assert denoising.sentinels_for(text, noise, VOCAB).tolist() == [20, 21, 999, 24, 25, 26, 27, 998, 29]
-    assert denoising.sentinels_for(text, ~noise, VOCAB).tolist() == [999, 22, 23, 998, 28, 997]
+    assert denoising.replace_by_sentinels(text, noise, VOCAB).tolist() == [
+        20,
+        21,
+        999,
+        24,
+        25,
+        26,
+        27,
+        998,
+        29,
+    ]
+    assert denoising.replace_by_sentinels(text, ~noise, VOCAB).tolist() == [999, 22, 23, 998, 28, 997]
     imported = Vocabulary(1010, added=10)
-    assert denoising.sentinels_for(text, ~noise, imported).tolist() == [999, 22, 23, 998, 28, 997]
+    assert denoising.replace_by_sentinels(text, ~noise, imported).tolist() == [999, 22, 23, 998, 28, 997]
 
 
 @settings(deadline=None)

@@ -133,7 +133,7 @@ def test_one_rating_is_asked_for():
 
 def test_a_question_is_the_row_of_a_rated_response():
     this = spec(length=24)
-    asked = dialogue.question([[20], [21, 22]], np.array([30, 31]), 2, this)
+    asked = dialogue.rating_question([[20], [21, 22]], np.array([30, 31]), 2, this)
     given_ = row(talk([[20], [21, 22]], [30, 31], this, (None, None, 1)), this)
     assert all(np.array_equal(asked[key], given_[key]) for key in given_)
     assert asked["rating_place"] > 0
@@ -147,10 +147,10 @@ def test_ranked_as_lamda_does():
         "interesting": np.array([0.1, 0.9, 1.0, 0.1, 0.0]),
         "safe": np.array([0.95, 0.99, 0.2, 0.9, 1.0]),
     }
-    assert dialogue.ranked(ratings).tolist() == [1, 0, 3, 4]
-    assert dialogue.ranked(ratings, safe=0.95).tolist() == [1, 0, 4]
+    assert dialogue.rank_responses(ratings).tolist() == [1, 0, 3, 4]
+    assert dialogue.rank_responses(ratings, safe=0.95).tolist() == [1, 0, 4]
     del ratings["safe"]
-    assert dialogue.ranked(ratings).tolist() == [2, 1, 0, 3, 4]
+    assert dialogue.rank_responses(ratings).tolist() == [2, 1, 0, 3, 4]
 
 
 def batch():

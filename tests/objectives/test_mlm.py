@@ -51,7 +51,14 @@ def test_frame_of_two_documents_and_padding():
     segments = np.repeat([1, 2, 0], [12, 15, 3]).astype(np.int32)
     positions = np.r_[0:12, 0:15, 0, 0, 0].astype(np.int32)
     text = Window(tokens, segments, positions)
-    assert mlm.framed(text, spec()).tokens.tolist() == [VOCAB.cls, *range(10, 37), VOCAB.sep, 0, 0, 0]
+    assert mlm.with_special_tokens(text, spec()).tokens.tolist() == [
+        VOCAB.cls,
+        *range(10, 37),
+        VOCAB.sep,
+        0,
+        0,
+        0,
+    ]
     row = mlm.OBJECTIVE.example(np.random.default_rng(0), text, spec())
     assert row["segments"].tolist() == [1] * 13 + [2] * 16 + [0] * 3
     assert row["positions"].tolist() == [*range(13), *range(16), 0, 0, 0]
@@ -66,7 +73,7 @@ def test_inputs_and_targets_rebuild_the_row():
         assert np.all(np.diff(row["target_positions"][real]) > 0)
         rebuilt = row["tokens"].copy()
         rebuilt[row["target_positions"][real]] = row["targets"][real]
-        assert np.array_equal(rebuilt, mlm.framed(text, spec()).tokens)
+        assert np.array_equal(rebuilt, mlm.with_special_tokens(text, spec()).tokens)
 
 
 def test_special_tokens_are_never_targets():

@@ -43,20 +43,20 @@ def test_lengths_leave_room_for_the_mode_token():
     this = spec(512)
     for denoiser in UL2().denoisers:
         if denoiser.mode != "S" and denoiser != Denoiser("X", 3, 0.5):
-            assert ul2.fit(denoiser, this) == (denoiser.spans, *raw_length(511, denoiser.spans))
+            assert ul2.fit_denoiser(denoiser, this) == (denoiser.spans, *raw_length(511, denoiser.spans))
     assert ul2.OBJECTIVE.window_spec(this).length == raw_length(511, Denoiser("X", 64, 0.5).spans)[0]
     assert ul2.target_length(this) == 511
     without = spec(512, UL2(mode_tokens=False))
-    assert ul2.fit(UL2().denoisers[0], without)[1:] == (568, 114)
+    assert ul2.fit_denoiser(UL2().denoisers[0], without)[1:] == (568, 114)
 
 
 def test_spans_grow_where_they_would_outnumber_the_sentinels():
     many = Denoiser("X", 3, 0.5)
     assert span_corruption.noise_counts(raw_length(512, many.spans)[0], many.spans)[1] == 128
-    spans, size, _ = ul2.fit(many, spec(512))
+    spans, size, _ = ul2.fit_denoiser(many, spec(512))
     num_noise, num_spans = span_corruption.noise_counts(size, spans)
     assert 90 < num_spans <= 97 and 3.9 < num_noise / num_spans < 4.4 and spans.noise_density == 0.5
-    assert ul2.fit(many, spec(256))[0] == many.spans
+    assert ul2.fit_denoiser(many, spec(256))[0] == many.spans
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1, 1, 1, 1), (4, 4, 2, 2, 2, 2, 4)])
@@ -76,7 +76,7 @@ def test_modes_and_denoisers_have_their_shares(weights):
         counts[kind] = counts.get(kind, 0) + 1
     found, expected = [], []
     for denoiser in denoisers:
-        spans, size, num_targets = ul2.fit(denoiser, this)
+        spans, size, num_targets = ul2.fit_denoiser(denoiser, this)
         kind = denoiser.mode, num_targets, span_corruption.noise_counts(size, spans)[1]
         found.append(counts.pop(kind if denoiser.mode != "S" else ("S", 0, 0)))
         expected.append(denoiser.weight / sum(weights) * DRAWS)
@@ -96,7 +96,7 @@ def test_pieces_come_from_anywhere_in_the_window():
     this = spec(32, UL2(denoisers=(Denoiser("R", 3, 0.15), Denoiser("X", 3, 0.5, 1e-3))))
     rng = np.random.default_rng(2)
     length = ul2.OBJECTIVE.window_spec(this).length
-    free = length - ul2.fit(this.config.denoisers[0], this)[1]
+    free = length - ul2.fit_denoiser(this.config.denoisers[0], this)[1]
     assert free > 5
     text = window(np.arange(100, 100 + length))
     first = [encoder(ul2.OBJECTIVE.example(rng, text, this))[1] - 100 for _ in range(DRAWS)]

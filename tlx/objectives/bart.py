@@ -79,7 +79,7 @@ def text_with_ends(window: Window, spec: Spec) -> np.ndarray:
     return tokens
 
 
-def damaged(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def add_noise(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
     """Add the noise.
 
     Args:
@@ -92,11 +92,11 @@ def damaged(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndar
     """
     config = spec.config
     if config.permute_share:
-        tokens = permuted(rng, tokens, spec)
+        tokens = permute_sentences(rng, tokens, spec)
     if config.mask_share:
-        tokens = masked(rng, tokens, spec)
+        tokens = mask_spans(rng, tokens, spec)
     if config.insert_share:
-        tokens = inserted(rng, tokens, math.ceil(len(tokens) * config.insert_share), spec)
+        tokens = insert_masks(rng, tokens, math.ceil(len(tokens) * config.insert_share), spec)
     if config.rotate_share and rng.random() < config.rotate_share:
         offset = int(rng.integers(1, max(len(tokens) - 1, 1) + 1))
         tokens = np.concatenate([tokens[:1], tokens[offset:-1], tokens[1:offset], tokens[-1:]])
@@ -105,7 +105,7 @@ def damaged(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndar
     return tokens
 
 
-def permuted(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def permute_sentences(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
     """Permute the sentences.
 
     Args:
@@ -133,7 +133,7 @@ def permuted(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.nda
     return np.concatenate([tokens[:1], tokens[1:-1][source], tokens[-1:]])
 
 
-def masked(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def mask_spans(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
     """Replace spans of words by masks, or delete them.
 
     Args:
@@ -163,11 +163,11 @@ def masked(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarr
     if config.spans == "mask":
         hidden = covered(starts, stops, len(tokens))
         positions = np.flatnonzero(hidden)
-        result[positions] = fillers(rng, len(positions), spec)
+        result[positions] = mask_fillers(rng, len(positions), spec)
         return result
-    result[starts] = fillers(rng, len(starts), spec)
+    result[starts] = mask_fillers(rng, len(starts), spec)
     gone = covered(starts if config.spans == "delete" else starts + 1, stops, len(tokens))
-    return inserted(rng, result[~gone], num_inserted, spec) if num_inserted else result[~gone]
+    return insert_masks(rng, result[~gone], num_inserted, spec) if num_inserted else result[~gone]
 
 
 def span_lengths(rng: np.random.Generator, budget: int, mean: float) -> np.ndarray:
@@ -224,7 +224,7 @@ def covered(starts: np.ndarray, stops: np.ndarray, length: int) -> np.ndarray:
     return np.cumsum(edges)[:length] > 0
 
 
-def fillers(rng: np.random.Generator, count: int, spec: Spec) -> np.ndarray:
+def mask_fillers(rng: np.random.Generator, count: int, spec: Spec) -> np.ndarray:
     """Draw what is shown for spans.
 
     Args:
@@ -240,7 +240,7 @@ def fillers(rng: np.random.Generator, count: int, spec: Spec) -> np.ndarray:
     return np.where(draw < spec.config.random_share, random_ids, spec.vocab.mask)
 
 
-def inserted(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: Spec) -> np.ndarray:
+def insert_masks(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: Spec) -> np.ndarray:
     """Insert masks anywhere between bos and eos.
 
     Args:
@@ -296,7 +296,7 @@ class BARTObjective(Objective):
         text = text_with_ends(window, spec)
         if len(text) == 0:
             return two_towers(text, text, lengths, spec.vocab)
-        return two_towers(damaged(rng, text, spec), text, lengths, spec.vocab, start=spec.vocab.eos)
+        return two_towers(add_noise(rng, text, spec), text, lengths, spec.vocab, start=spec.vocab.eos)
 
 
 OBJECTIVE = BARTObjective()

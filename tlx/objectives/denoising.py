@@ -95,7 +95,7 @@ def corrupt(rng: np.random.Generator, text: np.ndarray, spec: Spec) -> tuple[np.
         return text[~noise], text[noise]
     if config.style == "spans":
         noise &= np.cumsum(run_starts(noise)) <= most_spans(spec.length - 1, spec)
-        return sentinels_for(text, noise, vocab), sentinels_for(text, ~noise, vocab)
+        return replace_by_sentinels(text, noise, vocab), replace_by_sentinels(text, ~noise, vocab)
     shown = np.where(noise, vocab.mask, text).astype(np.int32)
     if config.style == "bert":
         positions = np.flatnonzero(noise)
@@ -109,7 +109,7 @@ def run_starts(mask: np.ndarray) -> np.ndarray:
     return mask & ~np.append(False, mask[:-1])
 
 
-def sentinels_for(text: np.ndarray, mask: np.ndarray, vocab: Vocabulary) -> np.ndarray:
+def replace_by_sentinels(text: np.ndarray, mask: np.ndarray, vocab: Vocabulary) -> np.ndarray:
     """Replace runs of tokens by sentinels.
 
     Args:

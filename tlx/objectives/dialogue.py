@@ -9,8 +9,8 @@ before it (Adiwardana et al. 2020, Meena: 7), without their beginning where they
 The second one, Thoppilan et al. 2022, section 5, makes a ranker of the generator: of a turn whose ratings
 the data has (data.text.ratings, a 0 or 1 for each attribute) one is drawn each time it comes by. The paper
 has words for RESPONSE, the attributes and the ratings; here they are marks of the vocabulary (turns.py), and
-sep stands between turns, where ParlAI has spaces or a newline. `ratings` are then probabilities, and `ranked`
-orders candidates as the paper does.
+sep stands between turns, where ParlAI has spaces or a newline. `ratings` are then probabilities, and
+`rank_responses` orders candidates as the paper does.
 """
 
 import dataclasses
@@ -89,13 +89,13 @@ def exchange(window: Window, spec: Spec) -> Exchange:
     return Exchange(context, response[:-1] if ended else response, whole, rated)
 
 
-def question(
-    said: Sequence[np.ndarray], response: np.ndarray, attribute: int, spec: Spec
+def rating_question(
+    previous: Sequence[np.ndarray], response: np.ndarray, attribute: int, spec: Spec
 ) -> dict[str, np.ndarray]:
     """Make the row that asks how a response is rated.
 
     Args:
-        said: int32 ids of each turn before, without special tokens.
+        previous: int32 ids of each turn before, without special tokens.
         response: int32 ids of the response, without special tokens.
         attribute: Index of the attribute to rate.
         spec: What examples depend on.
@@ -103,7 +103,7 @@ def question(
     Returns:
         Arrays as of `DialogueObjective.example`.
     """
-    tokens, begins = turns.conversation([*said, response], [None] * attribute + [1], spec.vocab)
+    tokens, begins = turns.conversation([*previous, response], [None] * attribute + [1], spec.vocab)
     room = OBJECTIVE.window_spec(spec)
     start = int(begins[-1])
     context = _window_of(tokens[max(start - room.length, 0) : start])
@@ -115,7 +115,7 @@ def _window_of(tokens: np.ndarray) -> Window:
     return Window(tokens, np.ones(len(tokens), np.int32), np.arange(len(tokens), dtype=np.int32))
 
 
-def ranked(ratings: Mapping[str, np.ndarray], safe: float = 0.9) -> np.ndarray:
+def rank_responses(ratings: Mapping[str, np.ndarray], safe: float = 0.9) -> np.ndarray:
     """Return the indices of candidates in LaMDA's order, best first.
 
     Candidates below `safe` on "safe" are left out, the others are sorted by 3 "sensible" + "specific" +

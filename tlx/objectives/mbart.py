@@ -12,7 +12,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Reads, Window
-from tlx.objectives.bart import BART, BARTObjective, damaged, text_with_ends
+from tlx.objectives.bart import BART, BARTObjective, add_noise, text_with_ends
 from tlx.objectives.shared.base import Spec
 from tlx.objectives.shared.encoder_decoder import two_towers
 
@@ -44,7 +44,7 @@ class MBARTObjective(BARTObjective):
         return super().window_spec(spec)
 
     def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
-        """Make a damaged text and its original, both with their language.
+        """Make a add_noise text and its original, both with their language.
 
         Args:
             rng: Random generator of the row.
@@ -59,7 +59,7 @@ class MBARTObjective(BARTObjective):
         if len(text) == 0:
             return two_towers(text, text, lengths, spec.vocab)
         language = np.int32(spec.vocab.mark(window.language))
-        source = np.append(damaged(rng, text, spec)[1:], language)  # without bos
+        source = np.append(add_noise(rng, text, spec)[1:], language)  # without bos
         return two_towers(source, np.append(text[1:], language), lengths, spec.vocab, start=int(language))
 
 

@@ -51,7 +51,7 @@ class MLM(Masking):
             raise ConfigError(f"objective.mask_decoder = {self.mask_decoder} must not be negative")
 
 
-def framed(window: Window, spec: Spec) -> Window:
+def with_special_tokens(window: Window, spec: Spec) -> Window:
     """Return cls, the window's text, sep and padding, [length] each.
 
     cls belongs to the first document of the window and sep to the last; a window of nothing but padding stays
@@ -174,7 +174,7 @@ class MLMObjective(Objective):
             tokens, positions, segments [length]; target_positions (ascending), targets, weights [P].
         """
         config = spec.config
-        row = framed(window, spec)
+        row = with_special_tokens(window, spec)
         chosen = chosen_places(rng, text_of(row), spec, config)
         return {
             "tokens": hide(rng, row.tokens, chosen, spec, config),

@@ -33,7 +33,7 @@ from tlx.nn.dropout import fold
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
-from tlx.objectives.mlm import framed
+from tlx.objectives.mlm import with_special_tokens
 from tlx.objectives.shared.arrays import sparse_targets
 from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, at_positions
 from tlx.parallel.sharding import logical
@@ -273,7 +273,7 @@ class RTDObjective(Objective):
         """
         config = spec.config
         vocab = spec.vocab
-        tokens, segments, positions, *_ = framed(window, spec)
+        tokens, segments, positions, *_ = with_special_tokens(window, spec)
         num_real = int(np.count_nonzero(segments))
         size = max_predictions(spec.length, config)
         candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])

@@ -31,7 +31,7 @@ from tlx.nn.feedforward import ACTIVATIONS
 from tlx.nn.linear import Linear
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
-from tlx.objectives.mlm import framed
+from tlx.objectives.mlm import with_special_tokens
 from tlx.objectives.shared.arrays import sparse_targets
 from tlx.objectives.shared.base import (
     Batch,
@@ -265,7 +265,7 @@ class SpanBoundaryObjective(Objective):
         """
         config = spec.config
         vocab = spec.vocab
-        tokens, segments, positions, *_ = framed(window, spec)
+        tokens, segments, positions, *_ = with_special_tokens(window, spec)
         spans = draw_spans(rng, tokens, segments, spec)
         starts, stops = np.array(spans, np.int64).reshape(-1, 2).T
         sizes = stops - starts

@@ -89,7 +89,7 @@ class UL2:
 
 
 @functools.lru_cache(maxsize=256)
-def fitted(denoiser: Denoiser, room: int, sentinels: int) -> tuple[SpanCorruption, int, int]:
+def _fitted(denoiser: Denoiser, room: int, sentinels: int) -> tuple[SpanCorruption, int, int]:
     """Fit a denoiser to the encoder and to the sentinels.
 
     Args:
@@ -113,15 +113,15 @@ def fitted(denoiser: Denoiser, room: int, sentinels: int) -> tuple[SpanCorruptio
         mean *= 1.02
 
 
-def fit(denoiser: Denoiser, spec: Spec) -> tuple[SpanCorruption, int, int]:
-    """Fit a denoiser to what the modes leave of the row and of the sentinels, see `fitted`."""
+def fit_denoiser(denoiser: Denoiser, spec: Spec) -> tuple[SpanCorruption, int, int]:
+    """Fit a denoiser to what the modes leave of the row and of the sentinels, see `_fitted`."""
     num_modes = len(MODES) if spec.config.mode_tokens else 0
-    return fitted(denoiser, spec.length - spec.config.mode_tokens, spec.vocab.num_sentinels - num_modes)
+    return _fitted(denoiser, spec.length - spec.config.mode_tokens, spec.vocab.num_sentinels - num_modes)
 
 
 def target_length(spec: Spec) -> int:
     """Return the length of the decoder's row, that of the longest targets."""
-    return max(fit(denoiser, spec)[2] for denoiser in spec.config.denoisers)
+    return max(fit_denoiser(denoiser, spec)[2] for denoiser in spec.config.denoisers)
 
 
 class UL2Objective(Objective):
@@ -142,7 +142,7 @@ class UL2Objective(Objective):
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 4 for ul2")
         if spec.vocab.num_sentinels <= len(MODES):
             raise ConfigError(f"ul2 needs more than {len(MODES)} sentinels, not {spec.vocab.num_sentinels}")
-        return Reads(length=max(fit(denoiser, spec)[1] for denoiser in spec.config.denoisers))
+        return Reads(length=max(fit_denoiser(denoiser, spec)[1] for denoiser in spec.config.denoisers))
 
     def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
         """Make a row by one of the denoisers.
@@ -159,7 +159,7 @@ class UL2Objective(Objective):
         vocab = spec.vocab
         text = text_of(window)
         denoiser = config.denoisers[int(np.searchsorted(config.cumulative, rng.random(), side="right"))]
-        spans, most, _ = fit(denoiser, spec)
+        spans, most, _ = fit_denoiser(denoiser, spec)
         size = min(len(text), most)
         start = int(rng.integers(len(text) - size + 1))
         text = text[start : start + size]

@@ -96,7 +96,7 @@ def two_texts(
     # As many sentences of B as fill the rest, and at least one.
     ends = np.append(between_sentences(b, spec, backwards), len(b))
     b = b[: int(ends[min(np.searchsorted(ends, missing), len(ends) - 1)])]
-    a_size, b_size = trimmed(len(a), len(b), room)
+    a_size, b_size = trimmed_sizes(len(a), len(b), room)
     return a[:a_size], b[:b_size]
 
 
@@ -117,7 +117,7 @@ def between_sentences(tokens: np.ndarray, spec: Spec, backwards: bool) -> np.nda
     return np.flatnonzero(spec.ends_sentence[tokens] | (tokens == spec.vocab.eos)) + 1
 
 
-def trimmed(a_size: int, b_size: int, room: int) -> tuple[int, int]:
+def trimmed_sizes(a_size: int, b_size: int, room: int) -> tuple[int, int]:
     """Return the sizes of two texts of which the longer one loses tokens until both fit.
 
     Args:

@@ -91,7 +91,7 @@ def two_texts(
         a, b = b, a
     elif label and len(other):
         b = other[: _up_to(sentence_ends(other, spec), target - cut)[-1]]
-    return *truncated(rng, a, b, room), label
+    return *truncate_pair(rng, a, b, room), label
 
 
 def sentence_ends(tokens: np.ndarray, spec: Spec) -> np.ndarray:
@@ -105,7 +105,7 @@ def sentence_ends(tokens: np.ndarray, spec: Spec) -> np.ndarray:
     return np.flatnonzero(last) + 1
 
 
-def truncated(
+def truncate_pair(
     rng: np.random.Generator, a: np.ndarray, b: np.ndarray, room: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Truncate two texts: the longer one (B where equal) loses one token after the other.

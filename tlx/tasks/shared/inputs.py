@@ -29,7 +29,7 @@ def input_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.nda
     if spec.length <= least:
         raise ConfigError(f"data.sequence_length = {spec.length} must be more than {least} for this task")
     vocab = spec.vocab
-    parts = truncated(texts, spec.length - 1 - len(texts) - len(prompt))
+    parts = truncate(texts, spec.length - 1 - len(texts) - len(prompt))
     if spec.kind == "encoder":
         pieces = [[vocab.cls, *prompt]] + [piece for part in parts for piece in (part, [vocab.sep])]
         sizes = [1 + len(prompt), *(len(part) + 1 for part in parts)]
@@ -57,7 +57,7 @@ def input_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.nda
     }
 
 
-def truncated(texts: tuple[np.ndarray, ...], room: int) -> list[np.ndarray]:
+def truncate(texts: tuple[np.ndarray, ...], room: int) -> list[np.ndarray]:
     """Truncate texts to `room` tokens together; the longest (the last of equals) loses tokens first."""
     sizes = [min(len(text), room) for text in texts]
     while sum(sizes) > room:
