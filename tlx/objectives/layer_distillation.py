@@ -103,7 +103,7 @@ class LayerTeacherModule(TeacherModule):
             keys: A PRNG key for each row; None draws nothing.
 
         Returns:
-            H_0 and H of the layers, [B, T, D] each; their attention logits, [B, N, T, T] each; what every
+            H_0 and H of the layers, [B, T, D] each; their attention logits, [B, N, T, S] each; what every
             token is predicted from.
         """
         hidden, inputs = self.lm.with_layers(batch, keys=keys)
@@ -218,10 +218,10 @@ def _state_error(x_BTD: jax.Array, y_BTD: jax.Array, segments_BT: jax.Array) -> 
     return Term(jnp.sum(squares * real), jnp.sum(real))
 
 
-def _pair_error(x_BNTT: jax.Array, y_BNTT: jax.Array, segments_BT: jax.Array) -> Term:
+def _pair_error(x_BNTS: jax.Array, y_BNTS: jax.Array, segments_BT: jax.Array) -> Term:
     """Return the mean squared difference over heads and the pairs of tokens of one document."""
     seen = (segments_BT[:, :, None] == segments_BT[:, None]) & (segments_BT[:, None] > 0)
-    squares = jnp.mean(jnp.square(x_BNTT - y_BNTT), axis=1)
+    squares = jnp.mean(jnp.square(x_BNTS - y_BNTS), axis=1)
     return Term(jnp.sum(squares * seen), jnp.sum(seen.astype(jnp.float32)))
 
 

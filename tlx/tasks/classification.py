@@ -123,7 +123,7 @@ class ClassesModule(TaskModule):
         self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 2))
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
-        """Return logits [B, C]; [B, M, C] where rows hold several examples."""
+        """Return logits [B, C]; [B, P, C] where rows hold several examples."""
         return self._logits(hidden_states(self.lm, batch, keys), batch, keys)
 
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
@@ -142,7 +142,7 @@ class ClassesModule(TaskModule):
         return {"logits": self.heads(self._pooled(hidden, batch), keys)}
 
     def _pooled(self, hidden_BTD: jax.Array, batch: Batch) -> jax.Array:
-        """Return [B, D]; [B, M, D] of M examples a row."""
+        """Return [B, D]; [B, P, D] of P examples a row."""
         place = batch["place"]
         if self.config.pooling == "place":
             return select_place(hidden_BTD, place)
@@ -166,8 +166,8 @@ def class_terms(logits: jax.Array, batch: Batch, multi: bool, smoothing: float =
     """Compute the cross-entropy of classes; of sets of them the mean of the binary ones.
 
     Args:
-        logits: float32 [B, C] or [B, M, C].
-        batch: Has `label` and `weights` [B] or [B, M].
+        logits: float32 [B, C] or [B, P, C].
+        batch: Has `label` and `weights` [B] or [B, P].
         multi: Whether a label is a set of classes, float32 [..., C].
         smoothing: Label smoothing, of single labels.
 
@@ -295,7 +295,7 @@ class ClassificationTask(PackableTask):
         """Make predictions of logits.
 
         Args:
-            outputs: "logits" [items, C], or [items, M, C] where the config packs.
+            outputs: "logits" [items, C], or [items, P, C] where the config packs.
             items: Not used.
             spec: What examples depend on.
 

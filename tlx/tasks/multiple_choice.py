@@ -72,9 +72,9 @@ class ChoiceModule(TaskModule):
         self.heads = TaskHeads(self.model, self.config.name, 1)
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
-        """Return logits [B, R]."""
-        hidden_BRD = select_place(hidden_states(self.lm, batch, keys), batch["place"])
-        return {"logits": self.heads(hidden_BRD, keys)[..., 0]}
+        """Return logits [B, K]."""
+        hidden_BKD = select_place(hidden_states(self.lm, batch, keys), batch["place"])
+        return {"logits": self.heads(hidden_BKD, keys)[..., 0]}
 
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the terms "loss" and "accuracy"."""
@@ -143,7 +143,7 @@ class MultipleChoiceTask(Task):
             spec: What examples depend on.
 
         Returns:
-            The rows' arrays [R, length]; label and weights [].
+            The rows' arrays [K, length]; label and weights [].
         """
         del rng
         context, *choices = item.texts
@@ -157,7 +157,7 @@ class MultipleChoiceTask(Task):
         """Make predictions of logits.
 
         Args:
-            outputs: "logits" [items, R].
+            outputs: "logits" [items, K].
             items: Not used.
             spec: What examples depend on.
 

@@ -8,8 +8,8 @@ encoder_ and decoder_ in front for encoder-decoders), and
     weights     float32 [B]: 0 for rows that only fill a batch
 
 Where an example is several rows of tokens (both orders of a pair, the choices of a question) they have a dim
-after the batch's: tokens [B, R, T], place [B, R]. Where a row holds several examples (packed_examples.py),
-place, label and weights have one: tokens [B, T], place [B, M].
+after the batch's: tokens [B, K, T], place [B, K]. Where a row holds several examples (packed_examples.py),
+place, label and weights have one: tokens [B, T], place [B, P].
 """
 
 import dataclasses

@@ -29,11 +29,11 @@ def hidden_states(lm: Transformer | TwoStream, batch: Batch, keys_B: jax.Array |
 
     Args:
         lm: The model.
-        batch: Arrays of a batch; examples may be R rows each, tokens [B, R, T].
+        batch: Arrays of a batch; examples may be K rows each, tokens [B, K, T].
         keys_B: A PRNG key for each example; None draws nothing.
 
     Returns:
-        [B, T, D] or [B, R, T, D]; of the decoder where there is one.
+        [B, T, D] or [B, K, T, D]; of the decoder where there is one.
     """
     name = "decoder_tokens" if lm.cfg.kind == "encoder_decoder" else "tokens"
     shape = batch[name].shape
@@ -52,11 +52,11 @@ def select_place(hidden: jax.Array, place: jax.Array) -> jax.Array:
     """Gather the hidden state that represents each row.
 
     Args:
-        hidden: [B, T, D], or [B, R, T, D] where examples are R rows.
-        place: Its position, int [B] or [B, R]; [B, M] where a row holds M examples.
+        hidden: [B, T, D], or [B, K, T, D] where examples are K rows.
+        place: Its position, int [B] or [B, K]; [B, P] where a row holds P examples.
 
     Returns:
-        [B, D], [B, R, D] or [B, M, D].
+        [B, D], [B, K, D] or [B, P, D].
     """
     if place.ndim == 2 and hidden.ndim == 3:
         return at_positions(hidden, place)
@@ -69,15 +69,15 @@ def mean_over(hidden_BTD: jax.Array, segments_BT: jax.Array, count: int) -> jax.
     Args:
         hidden_BTD: Hidden states.
         segments_BT: Number of the example that each token belongs to, from 1; 0 is padding.
-        count: M, the most examples of a row.
+        count: P, the most examples of a row.
 
     Returns:
-        [B, M, D]; 0 for an example that is not there.
+        [B, P, D]; 0 for an example that is not there.
     """
     numbers = jnp.arange(1, count + 1)
-    member_BMT = (segments_BT[:, None, :] == numbers[:, None]).astype(jnp.float32)
-    sums = jnp.einsum("bmt,btd->bmd", member_BMT, hidden_BTD, preferred_element_type=jnp.float32)
-    sizes = jnp.maximum(jnp.sum(member_BMT, axis=-1, keepdims=True), 1)
+    member_BPT = (segments_BT[:, None, :] == numbers[:, None]).astype(jnp.float32)
+    sums = jnp.einsum("bpt,btd->bpd", member_BPT, hidden_BTD, preferred_element_type=jnp.float32)
+    sizes = jnp.maximum(jnp.sum(member_BPT, axis=-1, keepdims=True), 1)
     return (sums / sizes).astype(hidden_BTD.dtype)
 
 
