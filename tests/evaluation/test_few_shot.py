@@ -8,7 +8,7 @@ import pytest
 
 from tlx.base.errors import ConfigError, DataError
 from tlx.data.readers import Record, RecordsConfig
-from tlx.evaluation.choices import Score
+from tlx.evaluation.choices import TextScore
 from tlx.evaluation.few_shot import BY, FewShot, FewShotConfig, FewShotData, evaluate_few_shot, question
 
 HOW = FewShot(
@@ -27,7 +27,7 @@ class Reader:
     def score_choices(self, prompts, choices):
         self.asked.append(list(prompts))
         return [
-            [Score(self.likes(prompt, text), 0.0, len(text.split()), len(text)) for text in own]
+            [TextScore(self.likes(prompt, text), 0.0, len(text.split()), len(text)) for text in own]
             for prompt, own in zip(prompts, choices, strict=True)
         ]
 

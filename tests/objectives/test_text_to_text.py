@@ -12,7 +12,7 @@ from tests.objectives.cases import batch_of, compiled, log_softmax
 from tests.objectives.rows import decoder, encoder, targets, window
 from tlx.nn.losses import LossConfig
 from tlx.objectives import text_to_text
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.objectives.text_to_text import TextToText
 from tlx.text import Vocabulary
 
@@ -26,7 +26,7 @@ VOCAB = Vocabulary(400)
     st.booleans(),
 )
 def test_both_texts_are_there(source, target, mark):
-    spec = Spec(TextToText(target_length=12, mark_target=mark), 24, VOCAB, languages=("en", "de"))
+    spec = ObjectiveSpec(TextToText(target_length=12, mark_target=mark), 24, VOCAB, languages=("en", "de"))
     assert (
         text_to_text.OBJECTIVE.window_spec(spec)[:2] == (24, "parallel")
         and text_to_text.OBJECTIVE.window_spec(spec).other == 12

@@ -19,10 +19,10 @@ from tlx.evaluation.writing import write
 from tlx.tasks import TABLE
 from tlx.tasks.chat import Chat, messages_of
 from tlx.tasks.shared.base import TaskSpec
-from tlx.text.chat import TEMPLATES, Around, ChatTemplate, Message
+from tlx.text.chat import TEMPLATES, ChatTemplate, Message, RoleTemplate
 
 TASK, V, encode = TABLE.load("chat"), small.TOKENIZER.vocab, small.TOKENIZER.encode
-SHORT = ChatTemplate("{bos}", Around("S", "."), Around("U", "."), Around("A", "{eos}"))
+SHORT = ChatTemplate("{bos}", RoleTemplate("S", "."), RoleTemplate("U", "."), RoleTemplate("A", "{eos}"))
 TURNS = (
     [("user", "ab"), ("assistant", "c"), ("user", "d"), ("assistant", "ef")],
     [("system", "s"), ("user", "x"), ("assistant", "y")],
@@ -127,7 +127,7 @@ def test_what_is_written_follows_what_was_said():
 
 def test_an_answer_ends_where_its_template_says():
     """At a text, where no id means the end."""
-    spec = spec_of(format=dataclasses.replace(SHORT, assistant=Around("A", "##")))
+    spec = spec_of(format=dataclasses.replace(SHORT, assistant=RoleTemplate("A", "##")))
     items = TASK.prepare(small.records_of({"messages": "hi"}), small.TOKENIZER, spec, labelled=False)
     asked = TASK.generation_requests(items, spec)
     assert asked.stop == "##" and asked.end == V.eos and asked.max_tokens == 4

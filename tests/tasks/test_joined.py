@@ -66,7 +66,7 @@ def graded(module, params, batch):
     def run(params, batch):
         def loss(params):
             terms = module.apply({"params": params}, batch)[0]
-            return sum(term.sum * term.scale for term in terms.values() if term.scale), terms
+            return sum(term.sum * term.loss_weight for term in terms.values() if term.loss_weight), terms
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 

@@ -27,10 +27,10 @@ from typing import Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 SPANS = ("infill", "mask", "delete")
 
@@ -67,7 +67,7 @@ class BART:
             raise ConfigError(f"objective.poisson = {self.poisson} must be above 0")
 
 
-def text_with_ends(window: Window, spec: Spec) -> np.ndarray:
+def text_with_ends(window: Window, spec: ObjectiveSpec) -> np.ndarray:
     """Return bos, the window's text, eos; nothing where there is no text."""
     text = text_of(window)
     if not len(text):
@@ -79,7 +79,7 @@ def text_with_ends(window: Window, spec: Spec) -> np.ndarray:
     return tokens
 
 
-def add_noise(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def add_noise(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """Add the noise.
 
     Args:
@@ -105,7 +105,7 @@ def add_noise(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.nd
     return tokens
 
 
-def permute_sentences(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def permute_sentences(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """Permute the sentences.
 
     Args:
@@ -133,7 +133,7 @@ def permute_sentences(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) 
     return np.concatenate([tokens[:1], tokens[1:-1][source], tokens[-1:]])
 
 
-def mask_spans(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def mask_spans(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """Replace spans of words by masks, or delete them.
 
     Args:
@@ -224,7 +224,7 @@ def covered(starts: np.ndarray, stops: np.ndarray, length: int) -> np.ndarray:
     return np.cumsum(edges)[:length] > 0
 
 
-def mask_fillers(rng: np.random.Generator, count: int, spec: Spec) -> np.ndarray:
+def mask_fillers(rng: np.random.Generator, count: int, spec: ObjectiveSpec) -> np.ndarray:
     """Draw what is shown for spans.
 
     Args:
@@ -240,7 +240,7 @@ def mask_fillers(rng: np.random.Generator, count: int, spec: Spec) -> np.ndarray
     return np.where(draw < spec.config.random_share, random_ids, spec.vocab.mask)
 
 
-def insert_masks(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: Spec) -> np.ndarray:
+def insert_masks(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: ObjectiveSpec) -> np.ndarray:
     """Insert masks anywhere between bos and eos.
 
     Args:
@@ -271,7 +271,7 @@ class BARTObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for bos and eos, and for inserted masks."""
         num_inserted = math.ceil(spec.length * spec.config.insert_share)
         if spec.length - num_inserted < 4:
@@ -279,9 +279,9 @@ class BARTObjective(Objective):
                 f"data.sequence_length = {spec.length} must be at least 4 for bart, and leave 4 tokens "
                 "beside those that objective.insert_share puts in"
             )
-        return Reads(length=spec.length - 2 - num_inserted)
+        return WindowSpec(length=spec.length - 2 - num_inserted)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a damaged text and its original.
 
         Args:
@@ -295,8 +295,10 @@ class BARTObjective(Objective):
         lengths = (spec.length, spec.length)
         text = text_with_ends(window, spec)
         if len(text) == 0:
-            return two_towers(text, text, lengths, spec.vocab)
-        return two_towers(add_noise(rng, text, spec), text, lengths, spec.vocab, start=spec.vocab.eos)
+            return encoder_decoder_arrays(text, text, lengths, spec.vocab)
+        return encoder_decoder_arrays(
+            add_noise(rng, text, spec), text, lengths, spec.vocab, start=spec.vocab.eos
+        )
 
 
 OBJECTIVE = BARTObjective()

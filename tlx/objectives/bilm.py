@@ -18,15 +18,15 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.bilstm import BiLSTM
 from tlx.models.config import ModelConfig
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy
-from tlx.nn.recurrent import State
+from tlx.nn.recurrent import RecurrentState
 from tlx.nn.sampled import sampled_losses
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
 from tlx.parallel.sharding import logical
 from tlx.text.characters import PAD
 
@@ -71,7 +71,7 @@ class Softmax(nn.Module):
         return Unembedding(kernel, self.param("bias", zeros, shape[:1], dtype), 1.0, cfg.vocab_size)
 
 
-class Heads(nn.Module):
+class BiLMHeads(nn.Module):
     """The parameters "heads/bilm"."""
 
     model: ModelConfig
@@ -98,15 +98,15 @@ class BiLMModule(ObjectiveModule):
                 f"objective.max_characters = {self.config.max_characters}"
             )
         self.lm = BiLSTM(self.model, name="model")
-        self.heads = Heads(self.model)
+        self.heads = BiLMHeads(self.model)
 
-    def initial_carry(self, batch_size: int) -> State:
+    def initial_carry(self, batch_size: int) -> RecurrentState:
         """Return the forward direction's empty state."""
         return BiLSTM(self.model, parent=None).empty(batch_size)
 
     def predictions(
-        self, batch: Batch, carry: State | None, keys: jax.Array | None
-    ) -> tuple[Predictions, State]:
+        self, batch: Batch, carry: RecurrentState | None, keys: jax.Array | None
+    ) -> tuple[Predictions, RecurrentState]:
         """Return the forward direction's hidden states.
 
         Args:
@@ -123,8 +123,8 @@ class BiLMModule(ObjectiveModule):
         return Predictions(layers[-1], self.heads.bilm()), state
 
     def __call__(
-        self, batch: Batch, carry: State | None = None, keys: jax.Array | None = None
-    ) -> tuple[Terms, State]:
+        self, batch: Batch, carry: RecurrentState | None = None, keys: jax.Array | None = None
+    ) -> tuple[Terms, RecurrentState]:
         """Return "loss" and "accuracy" (means of both directions), "forward" and "backward" (metrics)."""
         x_BSD = self.lm.tokens(batch["characters"])
         forward, state = self.lm.read_forward(x_BSD[:, :-1], batch["segments"], carry, keys)
@@ -135,7 +135,7 @@ class BiLMModule(ObjectiveModule):
         ahead = self._terms(forward[-1], batch["targets"], batch["weights"], keys, 0)
         back = self._terms(backward[-1], batch["tokens"], batch["weights"], keys, 1)
         terms = {
-            name: Term((ahead[name].sum + back[name].sum) / 2, ahead[name].weight, ahead[name].scale)
+            name: Term((ahead[name].sum + back[name].sum) / 2, ahead[name].weight, ahead[name].loss_weight)
             for name in ahead
         }
         terms["forward"] = Term(ahead["loss"].sum, ahead["loss"].weight)
@@ -167,11 +167,11 @@ class BiLMObjective(Objective):
     module = BiLMModule
     kinds = ("bilstm",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return windows of a stream of length + 1 tokens that share one token with the next."""
-        return Reads(spec.length + 1, "stream", overlap=1)
+        return WindowSpec(spec.length + 1, "stream", overlap=1)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row for both directions.
 
         Args:

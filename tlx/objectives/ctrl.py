@@ -11,9 +11,9 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.clm import CLMModule
-from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +34,16 @@ class CTRLObjective(Objective):
     module = CLMModule
     kinds = ("decoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows as long as the row; raises ConfigError if sources outnumber the marks."""
         if len(spec.languages) > spec.vocab.num_sentinels:
             raise ConfigError(
                 f"data has {len(spec.languages)} control codes (the sources' languages), the vocabulary "
                 f"marks for {spec.vocab.num_sentinels}"
             )
-        return Reads(length=spec.length)
+        return WindowSpec(length=spec.length)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row whose documents start with their control code.
 
         Args:

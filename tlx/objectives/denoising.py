@@ -23,10 +23,10 @@ from typing import Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 from tlx.text.vocabulary import Vocabulary
 
 STYLES = ("bert", "mask", "spans", "drop")
@@ -61,12 +61,12 @@ def most_noise(length: int, config: Denoising) -> int:
     return min(math.ceil(length * config.noise_density + 6 * spread), length)
 
 
-def most_spans(length: int, spec: Spec) -> int:
+def most_spans(length: int, spec: ObjectiveSpec) -> int:
     """Return the most runs of noise in `length` tokens, each of which needs a sentinel."""
     return min(spec.vocab.num_sentinels, most_noise(length, spec.config), (length + 1) // 2)
 
 
-def target_length(spec: Spec) -> int:
+def target_length(spec: ObjectiveSpec) -> int:
     """Return the length of the decoder's row."""
     length = spec.length - 1
     if spec.config.style in ("bert", "mask"):
@@ -76,7 +76,7 @@ def target_length(spec: Spec) -> int:
     return noise + 1 + (most_spans(length, spec) + 1 if spec.config.style == "spans" else 0)
 
 
-def corrupt(rng: np.random.Generator, text: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
+def corrupt(rng: np.random.Generator, text: np.ndarray, spec: ObjectiveSpec) -> tuple[np.ndarray, np.ndarray]:
     """Add the noise.
 
     Args:
@@ -133,7 +133,7 @@ class DenoisingObjective(Objective):
     kinds = ("encoder_decoder",)
     fills_gaps = True
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows with room for eos; raises ConfigError if noise would often lack sentinels."""
         config = spec.config
         length = spec.length - 1
@@ -146,9 +146,9 @@ class DenoisingObjective(Objective):
                 f"{spec.length}, and 3 standard deviations more; the vocabulary has "
                 f"{spec.vocab.num_sentinels}: shorten the sequence or lower objective.noise_density"
             )
-        return Reads(length=length)
+        return WindowSpec(length=length)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a noisy text and its targets.
 
         Args:
@@ -162,10 +162,10 @@ class DenoisingObjective(Objective):
         text = text_of(window)
         lengths = (spec.length, target_length(spec))
         if len(text) == 0:
-            return two_towers(text, text, lengths, spec.vocab)
+            return encoder_decoder_arrays(text, text, lengths, spec.vocab)
         source, targets = corrupt(rng, text, spec)
         end = np.int32(spec.vocab.eos)
-        return two_towers(np.append(source, end), np.append(targets, end), lengths, spec.vocab)
+        return encoder_decoder_arrays(np.append(source, end), np.append(targets, end), lengths, spec.vocab)
 
 
 OBJECTIVE = DenoisingObjective()

@@ -9,10 +9,10 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +33,13 @@ class DeshufflingObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for eos; raises ConfigError if there is none."""
         if spec.length < 2:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for deshuffling")
-        return Reads(length=spec.length - 1)
+        return WindowSpec(length=spec.length - 1)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a shuffled text and its original.
 
         Args:
@@ -54,7 +54,7 @@ class DeshufflingObjective(Objective):
         end = np.full(min(len(text), 1), spec.vocab.eos, np.int32)  # none after nothing
         source = np.append(rng.permutation(text), end)
         targets = np.append(text, end)
-        return two_towers(source, targets, (spec.length, spec.length), spec.vocab)
+        return encoder_decoder_arrays(source, targets, (spec.length, spec.length), spec.vocab)
 
 
 OBJECTIVE = DeshufflingObjective()

@@ -24,14 +24,14 @@ import numpy as np
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.data import turns
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.nn import embed
 from tlx.nn.adaptive import AdaptiveUnembedding
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy, token_losses
 from tlx.objectives.clm import CLMModule
 from tlx.objectives.shared.arrays import leading_ones, pad_to_length, text_of
-from tlx.objectives.shared.base import Batch, Objective, Spec
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +66,17 @@ class Exchange(NamedTuple):
     """int [r, 2], attributes with their ratings."""
 
 
-def longest_response(spec: Spec) -> int:
+def longest_response(spec: ObjectiveSpec) -> int:
     """Return the most tokens of a response, eos included."""
     return spec.config.response_length or spec.length // 2
 
 
-def exchange(window: Window, spec: Spec) -> Exchange:
+def exchange(window: Window, spec: ObjectiveSpec) -> Exchange:
     """Return the last turns of the context, and the response, without what separates them."""
     vocab = spec.vocab
-    assert window.other is not None
+    assert window.second is not None
     context = text_of(window)
-    turn = text_of(window.other)
+    turn = text_of(window.second)
     if len(context) and context[-1] in (vocab.sep, vocab.eos):
         context = context[:-1]
     separators = np.flatnonzero(context == vocab.sep)
@@ -85,12 +85,12 @@ def exchange(window: Window, spec: Spec) -> Exchange:
     response, rated = turns.split_ratings(turn, vocab)
     ended = bool(len(response)) and response[-1] in (vocab.sep, vocab.eos)
     # Without an end the response is whole if the window had room for more.
-    whole = ended or 0 < len(response) and len(turn) < len(window.other.tokens)
+    whole = ended or 0 < len(response) and len(turn) < len(window.second.tokens)
     return Exchange(context, response[:-1] if ended else response, whole, rated)
 
 
 def rating_question(
-    previous: Sequence[np.ndarray], response: np.ndarray, attribute: int, spec: Spec
+    previous: Sequence[np.ndarray], response: np.ndarray, attribute: int, spec: ObjectiveSpec
 ) -> dict[str, np.ndarray]:
     """Make the row that asks how a response is rated.
 
@@ -107,8 +107,8 @@ def rating_question(
     room = OBJECTIVE.window_spec(spec)
     start = int(begins[-1])
     context = _window_of(tokens[max(start - room.length, 0) : start])
-    turn = _window_of(tokens[start:][: room.other])
-    return OBJECTIVE.example(np.random.default_rng(0), context._replace(other=turn), spec)
+    turn = _window_of(tokens[start:][: room.second_length])
+    return OBJECTIVE.example(np.random.default_rng(0), context._replace(second=turn), spec)
 
 
 def _window_of(tokens: np.ndarray) -> Window:
@@ -174,7 +174,7 @@ class DialogueObjective(Objective):
     module = DialogueModule
     kinds = ("decoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return turns of conversations; raises ConfigError where a response or its mark has no room."""
         longest = longest_response(spec)
         if not 2 <= longest <= spec.length - 3:
@@ -186,9 +186,9 @@ class DialogueObjective(Objective):
             raise ConfigError(
                 "dialogue puts a mark before a response; the vocabulary has none (num_sentinels = 0)"
             )
-        return Reads(spec.length - 2, "turns", other=longest)
+        return WindowSpec(spec.length - 2, "turns", second_length=longest)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row of a context and a response, or its rating.
 
         Args:

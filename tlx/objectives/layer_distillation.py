@@ -31,13 +31,13 @@ from tlx.objectives.distillation import at_targets
 from tlx.objectives.mlm import MLMObjective
 from tlx.objectives.shared.base import Batch, Predictions, full_unembedding
 from tlx.objectives.shared.masking import Masking
-from tlx.objectives.shared.teacher import Taught, TaughtModule, TeacherModule
+from tlx.objectives.shared.teacher import StudentModule, TeacherConfig, TeacherModule
 
 _WEIGHTS = ("attention_weight", "hidden_weight", "embedding_weight", "prediction_weight", "loss_weight")
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerDistillation(Taught, Masking):
+class LayerDistillation(TeacherConfig, Masking):
     """A teacher, what is learned from which of its layers, and what is masked (see Masking)."""
 
     name: str = "layer_distillation"
@@ -67,7 +67,7 @@ class LayerDistillation(Taught, Masking):
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
 
 
-class Heads(nn.Module):
+class LayerDistillationHeads(nn.Module):
     """The parameters "heads/mlm" and "heads/projection"."""
 
     model: ModelConfig
@@ -115,7 +115,7 @@ class LayerTeacherModule(TeacherModule):
         return states, logits, Predictions(*self.heads.mlm(hidden, full_unembedding(self.lm.unembedding())))
 
 
-class LayerDistillationModule(LayerTeacherModule, TaughtModule):
+class LayerDistillationModule(LayerTeacherModule, StudentModule):
     """The student; the teacher's parameters are "teacher"."""
 
     teacher_class: ClassVar[type[TeacherModule]] = LayerTeacherModule
@@ -124,7 +124,7 @@ class LayerDistillationModule(LayerTeacherModule, TaughtModule):
         """Build the language model and the heads."""
         teacher = self.config.teacher_model
         self.lm = Transformer(self.model, name="model")
-        self.heads = Heads(self.model, teacher.width if teacher else self.model.width)
+        self.heads = LayerDistillationHeads(self.model, teacher.width if teacher else self.model.width)
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the terms of the loss.
@@ -144,7 +144,10 @@ class LayerDistillationModule(LayerTeacherModule, TaughtModule):
             states, logits, student = self.layers(batch, every_layer, keys)
         masked = at_targets(student, batch)
         terms = cross_entropy(*masked, batch["targets"], batch["weights"], self.loss)
-        terms = {name: term._replace(scale=term.scale * config.loss_weight) for name, term in terms.items()}
+        terms = {
+            name: term._replace(loss_weight=term.loss_weight * config.loss_weight)
+            for name, term in terms.items()
+        }
         if teacher is None:
             return terms, None
         known_states, known_logits, known = self.teacher().apply(
@@ -155,7 +158,7 @@ class LayerDistillationModule(LayerTeacherModule, TaughtModule):
             _state_error(self.heads.projection(x), y, batch["segments"])
             for x, y in zip(states, known_states, strict=True)
         ]
-        terms["embedding_loss"] = embedding._replace(scale=config.embedding_weight)
+        terms["embedding_loss"] = embedding._replace(loss_weight=config.embedding_weight)
         terms["hidden_loss"] = _total(hidden_errors, config.hidden_weight)
         attention_errors = [
             _pair_error(x, y, batch["segments"]) for x, y in zip(logits, known_logits, strict=True)
@@ -172,7 +175,9 @@ class LayerDistillationModule(LayerTeacherModule, TaughtModule):
                 config.temperature,
                 self.loss,
             )
-            terms["prediction_loss"] = soft._replace(scale=config.prediction_weight * config.temperature**2)
+            terms["prediction_loss"] = soft._replace(
+                loss_weight=config.prediction_weight * config.temperature**2
+            )
         return terms, None
 
     def layer_map(self) -> tuple[int, ...]:

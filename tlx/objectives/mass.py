@@ -14,10 +14,10 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import pad_to_length, text_of
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +84,13 @@ class MASSObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for bos and eos; raises ConfigError if there is none."""
         if spec.length < 3:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mass")
-        return Reads(length=spec.length - 2)
+        return WindowSpec(length=spec.length - 2)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a text with a hidden span, and the span.
 
         Args:
@@ -106,7 +106,7 @@ class MASSObjective(Objective):
         text = text_of(window)
         lengths = (spec.length, span_length(spec.length, config))
         if len(text) == 0:
-            return two_towers(text, text, lengths, vocab)
+            return encoder_decoder_arrays(text, text, lengths, vocab)
         row = np.empty(len(text) + 2, np.int32)
         row[0] = vocab.bos
         row[1:-1] = text
@@ -119,7 +119,7 @@ class MASSObjective(Objective):
         replaced = np.where(draw < config.mask_share + config.random_share, random_ids, row[span])
         source = row.copy()
         source[span] = np.where(draw < config.mask_share, vocab.mask, replaced)
-        arrays = two_towers(source, row[span], lengths, vocab, start=row[start - 1])
+        arrays = encoder_decoder_arrays(source, row[span], lengths, vocab, start=row[start - 1])
         positions = np.arange(start - 1, start - 1 + size, dtype=np.int32)
         return {**arrays, "decoder_positions": pad_to_length(positions, lengths[1])}
 

@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.bart import BART, BARTObjective, add_noise, text_with_ends
-from tlx.objectives.shared.base import Spec
-from tlx.objectives.shared.encoder_decoder import two_towers
+from tlx.objectives.shared.base import ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class MBARTObjective(BARTObjective):
 
     config_class = MBART
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return BART's windows; raises ConfigError if languages outnumber the vocabulary's marks."""
         if len(spec.languages) > spec.vocab.num_sentinels:
             raise ConfigError(
@@ -43,7 +43,7 @@ class MBARTObjective(BARTObjective):
             )
         return super().window_spec(spec)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a add_noise text and its original, both with their language.
 
         Args:
@@ -57,10 +57,12 @@ class MBARTObjective(BARTObjective):
         lengths = (spec.length, spec.length)
         text = text_with_ends(window, spec)
         if len(text) == 0:
-            return two_towers(text, text, lengths, spec.vocab)
+            return encoder_decoder_arrays(text, text, lengths, spec.vocab)
         language = np.int32(spec.vocab.mark(window.language))
         source = np.append(add_noise(rng, text, spec)[1:], language)  # without bos
-        return two_towers(source, np.append(text[1:], language), lengths, spec.vocab, start=int(language))
+        return encoder_decoder_arrays(
+            source, np.append(text[1:], language), lengths, spec.vocab, start=int(language)
+        )
 
 
 OBJECTIVE = MBARTObjective()

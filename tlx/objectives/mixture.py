@@ -24,12 +24,12 @@ import numpy as np
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, one_of
 from tlx.base.term import Term, Terms
-from tlx.data.window import Reads, Window
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Spec
+from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class MixtureComponent:
     """One objective of the mixture."""
 
     objective: Any
@@ -65,7 +65,7 @@ class Part:
 
         return TABLE.load(self.objective.name, allow=())
 
-    def spec(self, spec: Spec) -> Spec:
+    def spec(self, spec: ObjectiveSpec) -> ObjectiveSpec:
         """Return the spec of its examples, given the mixture's."""
         return dataclasses.replace(spec, config=self.objective, length=self.length or spec.length)
 
@@ -76,7 +76,10 @@ class Mixture:
 
     name: str = "mixture"
     """Name in the table of objectives."""
-    parts: tuple[Part, ...] = (Part({"name": "clm"}), Part({"name": "prefix_lm"}))
+    parts: tuple[MixtureComponent, ...] = (
+        MixtureComponent({"name": "clm"}),
+        MixtureComponent({"name": "prefix_lm"}),
+    )
     """The objectives, at least one, each with a name of its own."""
 
     def validate(self) -> None:
@@ -95,7 +98,7 @@ class Mixture:
             part.objective.validate()
 
 
-def bundle_rows(spec: Spec) -> list[tuple[Part, Spec, Reads]]:
+def bundle_rows(spec: ObjectiveSpec) -> list[tuple[MixtureComponent, ObjectiveSpec, WindowSpec]]:
     """Return for each row of a bundle, in order, its part, its spec, and what it reads.
 
     Raises:
@@ -105,7 +108,7 @@ def bundle_rows(spec: Spec) -> list[tuple[Part, Spec, Reads]]:
     for i, part in enumerate(spec.config.parts):
         part_spec = part.spec(spec)
         window_spec = part.implementation.window_spec(part_spec)
-        if window_spec.layout != "packed" or window_spec.other or window_spec.copies:
+        if window_spec.layout != "packed" or window_spec.second_length or window_spec.copies:
             raise ConfigError(
                 f"objective.parts[{i}] = {part.objective.name!r} cannot be part of a mixture: it reads more "
                 "than packed text"
@@ -114,7 +117,7 @@ def bundle_rows(spec: Spec) -> list[tuple[Part, Spec, Reads]]:
     return rows
 
 
-def window_slice(window: Window, start: int, stop: int, spec: Spec) -> Window:
+def window_slice(window: Window, start: int, stop: int, spec: ObjectiveSpec) -> Window:
     """Cut a window from a longer one.
 
     Args:
@@ -155,7 +158,7 @@ class MixtureModule(ObjectiveModule):
             part_keys = None if keys is None else _row_keys(keys, i, part.rows)
             part_terms, _ = self._module(i).apply({"params": params}, _rows(batch, part), None, part_keys)
             for name, term in part_terms.items():
-                terms[f"{part.name}/{name}"] = Term(term.sum, term.weight, term.scale * part.scale)
+                terms[f"{part.name}/{name}"] = Term(term.sum, term.weight, term.loss_weight * part.scale)
         for name in ("loss", "accuracy"):
             same = [term for key, term in terms.items() if key.endswith(f"/{name}")]
             # Without a weight in the loss: the parts' own terms are minimised.
@@ -188,7 +191,7 @@ class MixtureModule(ObjectiveModule):
         return {name: self.param(name, lambda _, name=name: drawn[name]) for name in drawn}
 
 
-def _rows(batch: Batch, part: Part) -> Batch:
+def _rows(batch: Batch, part: MixtureComponent) -> Batch:
     """Return a part's batch, [B * rows, ...]."""
     prefix = part.name + "."
     arrays = {key.removeprefix(prefix): x for key, x in batch.items() if key.startswith(prefix)}
@@ -218,7 +221,7 @@ class MixtureObjective(Objective):
     module = MixtureModule
     kinds = ("decoder", "encoder", "encoder_decoder")
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return one window for all rows of a bundle, which overlaps as its first row does.
 
         Raises:
@@ -226,9 +229,9 @@ class MixtureObjective(Objective):
         """
         rows = [window_spec for _, _, window_spec in bundle_rows(spec)]
         length = rows[0].overlap + sum(row.length - row.overlap for row in rows)
-        return Reads(length=length, overlap=rows[0].overlap)
+        return WindowSpec(length=length, overlap=rows[0].overlap)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a bundle.
 
         Args:

@@ -18,21 +18,21 @@ import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
-from tlx.models.heads import MaskedHead, PlaceTable
+from tlx.models.heads import MaskedHead, PositionTable
 from tlx.models.transformer import Transformer
 from tlx.objectives.shared.arrays import sparse_targets, text_of
 from tlx.objectives.shared.base import (
     Batch,
     Objective,
     ObjectiveModule,
+    ObjectiveSpec,
     Predictions,
-    Spec,
     at_positions,
     full_unembedding,
 )
-from tlx.objectives.shared.masking import Masking, chosen_places, hide, num_predictions
+from tlx.objectives.shared.masking import Masking, chosen_positions, hide, num_predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class MLM(Masking):
             raise ConfigError(f"objective.mask_decoder = {self.mask_decoder} must not be negative")
 
 
-def with_special_tokens(window: Window, spec: Spec) -> Window:
+def with_special_tokens(window: Window, spec: ObjectiveSpec) -> Window:
     """Return cls, the window's text, sep and padding, [length] each.
 
     cls belongs to the first document of the window and sep to the last; a window of nothing but padding stays
@@ -76,7 +76,7 @@ def with_special_tokens(window: Window, spec: Spec) -> Window:
     return Window(tokens, segments, positions)
 
 
-class Heads(nn.Module):
+class MLMHeads(nn.Module):
     """The parameters "heads/mlm", and "heads/places" of a mask decoder."""
 
     model: ModelConfig
@@ -86,7 +86,7 @@ class Heads(nn.Module):
         """Build the heads."""
         self.mlm = MaskedHead(self.model)
         if self.places_too:
-            self.places = PlaceTable(self.model)
+            self.places = PositionTable(self.model)
 
 
 class MaskedModule(ObjectiveModule):
@@ -95,7 +95,7 @@ class MaskedModule(ObjectiveModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = Transformer(self.model, name="model")
-        self.heads = Heads(self.model)
+        self.heads = MLMHeads(self.model)
 
     def hidden(self, batch: Batch, keys: jax.Array | None) -> jax.Array:
         """Return what the head reads, [B, T, D]."""
@@ -122,7 +122,7 @@ class MLMModule(MaskedModule):
     def setup(self) -> None:
         """Build the language model and the heads."""
         self.lm = Transformer(self.model, name="model")
-        self.heads = Heads(self.model, self.config.mask_decoder > 0)
+        self.heads = MLMHeads(self.model, self.config.mask_decoder > 0)
 
     def hidden(self, batch: Batch, keys: jax.Array | None) -> jax.Array:
         """Return the model's hidden states, or the mask decoder's.
@@ -156,13 +156,13 @@ class MLMObjective(Objective):
     module = MLMModule
     kinds = ("encoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for cls and sep; raises ConfigError if there is none."""
         if spec.length < 3:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mlm")
-        return Reads(length=spec.length - 2, copies=spec.config.copies)
+        return WindowSpec(length=spec.length - 2, copies=spec.config.copies)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row with masked tokens.
 
         Args:
@@ -175,7 +175,7 @@ class MLMObjective(Objective):
         """
         config = spec.config
         row = with_special_tokens(window, spec)
-        chosen = chosen_places(rng, text_of(row), spec, config)
+        chosen = chosen_positions(rng, text_of(row), spec, config)
         return {
             "tokens": hide(rng, row.tokens, chosen, spec, config),
             "positions": row.positions,

@@ -35,10 +35,10 @@ import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.two_stream import Memory, TwoStream, empty_memory
 from tlx.objectives.shared.arrays import sparse_targets
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
 from tlx.objectives.shared.plm_pairs import NUM_FUNCTIONAL, second_part
 
 MAX_NGRAM = 5
@@ -101,12 +101,12 @@ def _plain_row(window: Window) -> _Row:
     return _Row(window.tokens, window.segments > 0, np.zeros(len(window.tokens), bool), None)
 
 
-def _pair_row(rng: np.random.Generator, window: Window, spec: Spec) -> _Row:
-    assert window.other is not None
+def _pair_row(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> _Row:
+    assert window.second is not None
     (reuse_len, _), (rest_len, _) = parts(spec.length, spec.config)
     real = window.segments > 0
     text = window.tokens[reuse_len:][real[reuse_len:]]
-    second = second_part(rng, text, window.other, rest_len, spec)
+    second = second_part(rng, text, window.second, rest_len, spec)
     return _Row(
         np.concatenate([window.tokens[:reuse_len], second.tokens]),
         np.concatenate([real[:reuse_len], np.arange(rest_len) < second.size]),
@@ -115,7 +115,7 @@ def _pair_row(rng: np.random.Generator, window: Window, spec: Spec) -> _Row:
     )
 
 
-def word_starts(tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def word_starts(tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """Return bool, True where an n-gram may begin: at the start of a word or a special token."""
     if spec.starts_word is None:
         return np.ones(len(tokens), bool)
@@ -207,7 +207,7 @@ class PLMObjective(Objective):
     module = PLMModule
     kinds = ("two_stream",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return windows of a stream that advance by the reused part.
 
         Raises:
@@ -226,16 +226,18 @@ class PLMObjective(Objective):
                 f"{reuse_len} and {rest_len} tokens"
             )
         if not spec.config.pairs:
-            return Reads(spec.length, "stream", rest_len, both_ways=spec.config.bi_data)
+            return WindowSpec(spec.length, "stream", rest_len, both_ways=spec.config.bi_data)
         room = rest_len - NUM_FUNCTIONAL
         if room < 2 or second > room:
             raise ConfigError(
                 f"data.sequence_length = {spec.length}: with objective.pairs the second part has {rest_len} "
                 f"tokens, of which sep, sep and cls leave {room} for two texts and {second} targets"
             )
-        return Reads(reuse_len + room, "stream", room, other=2 * room, both_ways=spec.config.bi_data)
+        return WindowSpec(
+            reuse_len + room, "stream", room, second_length=2 * room, both_ways=spec.config.bi_data
+        )
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row with a factorisation order.
 
         Args:

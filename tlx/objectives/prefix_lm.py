@@ -12,7 +12,7 @@ import numpy as np
 
 from tlx.data.window import Window
 from tlx.objectives.clm import CLMObjective
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PrefixLMObjective(CLMObjective):
 
     config_class = PrefixLM
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row whose targets follow a random prefix.
 
         Args:

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import Memory, empty_memory, remember
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
 
 # What tells how far back a token is, in whichever window it stood.
 POSITIONS = ("relative", "bucketed", "none")
@@ -79,11 +79,11 @@ class RecurrentLMObjective(Objective):
     module = RecurrentLMModule
     kinds = ("decoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return windows of a stream of length + 1 tokens that share one token with the next."""
-        return Reads(spec.length + 1, "stream", overlap=1)
+        return WindowSpec(spec.length + 1, "stream", overlap=1)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row whose targets are its next tokens.
 
         Args:

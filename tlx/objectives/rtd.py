@@ -23,10 +23,10 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.base.term import Term, Terms
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
 from tlx.models.heads import DetectionHead, MaskedHead
-from tlx.models.tower import Tower
+from tlx.models.tower import TransformerStack
 from tlx.models.transformer import Transformer, token_table
 from tlx.nn import embed
 from tlx.nn.dropout import fold
@@ -35,7 +35,14 @@ from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
 from tlx.objectives.mlm import with_special_tokens
 from tlx.objectives.shared.arrays import sparse_targets
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, at_positions
+from tlx.objectives.shared.base import (
+    Batch,
+    Objective,
+    ObjectiveModule,
+    ObjectiveSpec,
+    Predictions,
+    at_positions,
+)
 from tlx.parallel.sharding import logical
 
 
@@ -113,7 +120,7 @@ class Generator(nn.Module):
 
     def setup(self) -> None:
         """Build the layers, and the token table where it is not shared."""
-        self.tower = Tower(self.cfg.block("encoder"), self.cfg.embedding, self.cfg.share_layers)
+        self.tower = TransformerStack(self.cfg.block("encoder"), self.cfg.embedding, self.cfg.share_layers)
         if self.own_table:
             self.embedding = token_table(self.cfg)
 
@@ -124,7 +131,7 @@ class Generator(nn.Module):
         )[0]
 
 
-class Heads(nn.Module):
+class RTDHeads(nn.Module):
     """The parameters "heads/generator", "heads/mlm" (the generator's) and "heads/rtd".
 
     Where the config asks for them also "heads/rtd_norm" and "heads/difference".
@@ -154,7 +161,7 @@ class RTDModule(ObjectiveModule):
     def setup(self) -> None:
         """Build the language model and the heads."""
         self.lm = Transformer(self.model, name="model")
-        self.heads = Heads(self.model, self.config)
+        self.heads = RTDHeads(self.model, self.config)
 
     def standalone(self, params: Any) -> Any:
         """Return the model with a token table of its own: "gdes" adds its difference to the generator's."""
@@ -252,13 +259,13 @@ class RTDObjective(Objective):
     module = RTDModule
     kinds = ("encoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for cls and sep; raises ConfigError if there is none."""
         if spec.length < 3:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for rtd")
-        return Reads(length=spec.length - 2)
+        return WindowSpec(length=spec.length - 2)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row with masked tokens for the generator.
 
         Args:

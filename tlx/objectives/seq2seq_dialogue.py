@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.dialogue import Dialogue, exchange
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Seq2SeqDialogueObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return turns of conversations; raises ConfigError where a response has no room."""
         if spec.config.response_length == 1 or spec.length < 2:
             raise ConfigError(
                 f"objective.response_length = {spec.config.response_length} and data.sequence_length = "
                 f"{spec.length} must be at least 2"
             )
-        return Reads(spec.length, "turns", other=spec.config.response_length or spec.length)
+        return WindowSpec(spec.length, "turns", second_length=spec.config.response_length or spec.length)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a context and its response.
 
         Args:
@@ -61,7 +61,7 @@ class Seq2SeqDialogueObjective(Objective):
         context, response, whole, _ = exchange(window, spec)
         source = np.append(context, eos) if len(response) else context
         target = np.append(response, eos) if whole else response
-        return two_towers(source, target, lengths, spec.vocab)
+        return encoder_decoder_arrays(source, target, lengths, spec.vocab)
 
 
 OBJECTIVE = Seq2SeqDialogueObjective()

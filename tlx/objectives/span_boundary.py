@@ -22,7 +22,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead
 from tlx.models.transformer import Transformer
@@ -37,8 +37,8 @@ from tlx.objectives.shared.base import (
     Batch,
     Objective,
     ObjectiveModule,
+    ObjectiveSpec,
     Predictions,
-    Spec,
     at_positions,
     full_unembedding,
 )
@@ -99,7 +99,7 @@ def span_lengths(rng: np.random.Generator, count: int, config: SpanBoundary) -> 
 
 
 def draw_spans(
-    rng: np.random.Generator, tokens: np.ndarray, segments: np.ndarray, spec: Spec
+    rng: np.random.Generator, tokens: np.ndarray, segments: np.ndarray, spec: ObjectiveSpec
 ) -> list[tuple[int, int]]:
     """Draw the spans to hide.
 
@@ -187,7 +187,7 @@ class BoundaryHead(nn.Module):
         return Predictions(hidden, unembedding._replace(bias=bias))
 
 
-class Heads(nn.Module):
+class SpanBoundaryHeads(nn.Module):
     """The parameters "heads/mlm" and "heads/span_boundary"."""
 
     model: ModelConfig
@@ -205,7 +205,7 @@ class SpanBoundaryModule(ObjectiveModule):
     def setup(self) -> None:
         """Build the language model and the heads."""
         self.lm = Transformer(self.model, name="model")
-        self.heads = Heads(self.model, self.config)
+        self.heads = SpanBoundaryHeads(self.model, self.config)
 
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """Return what the hidden tokens are predicted from.
@@ -245,13 +245,13 @@ class SpanBoundaryObjective(Objective):
     module = SpanBoundaryModule
     kinds = ("encoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for cls and sep; raises ConfigError if there is none."""
         if spec.length < 3:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for span_boundary")
-        return Reads(length=spec.length - 2)
+        return WindowSpec(length=spec.length - 2)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row with hidden spans.
 
         Args:

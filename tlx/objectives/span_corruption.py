@@ -20,10 +20,10 @@ import functools
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,9 @@ def raw_length(encoder_length: int, config: SpanCorruption) -> tuple[int, int]:
     return length, corrupted_lengths(length, config)[1]
 
 
-def corrupt(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
+def corrupt(
+    rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec
+) -> tuple[np.ndarray, np.ndarray]:
     """Cut the noise out of a text of any length.
 
     Args:
@@ -150,7 +152,7 @@ class SpanCorruptionObjective(Objective):
     kinds = ("encoder_decoder",)
     fills_gaps = True
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that fill the encoder; ConfigError if spans outnumber the sentinels."""
         length, _ = raw_length(spec.length, spec.config)
         num_spans = noise_counts(length, spec.config)[1]
@@ -160,9 +162,9 @@ class SpanCorruptionObjective(Objective):
                 f"vocabulary has {spec.vocab.num_sentinels}; shorten the sequence, lower "
                 "objective.noise_density or raise objective.mean_noise_span_length"
             )
-        return Reads(length=length)
+        return WindowSpec(length=length)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a text without its noise, and the noise.
 
         Args:
@@ -175,7 +177,7 @@ class SpanCorruptionObjective(Objective):
         """
         encoder, targets = corrupt(rng, text_of(window), spec)
         lengths = (spec.length, raw_length(spec.length, spec.config)[1])
-        return two_towers(encoder, targets, lengths, spec.vocab)
+        return encoder_decoder_arrays(encoder, targets, lengths, spec.vocab)
 
 
 OBJECTIVE = SpanCorruptionObjective()

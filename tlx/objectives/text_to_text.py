@@ -12,10 +12,10 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class TextToTextObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return pairs, whose texts end with eos where the data config says so (data.add_eos)."""
-        return Reads(spec.length, "parallel", other=spec.config.target_length or spec.length)
+        return WindowSpec(spec.length, "parallel", second_length=spec.config.target_length or spec.length)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a source and its target.
 
         Args:
@@ -58,13 +58,13 @@ class TextToTextObjective(Objective):
             Encoder input [length]; decoder input, targets and weights [target_length].
         """
         del rng
-        assert window.other is not None
+        assert window.second is not None
         source = text_of(window)
-        target = text_of(window.other)
+        target = text_of(window.second)
         if spec.config.mark_target and len(source):
-            source = np.append(spec.vocab.mark(window.other.language), source)
+            source = np.append(spec.vocab.mark(window.second.language), source)
         lengths = (spec.length, spec.config.target_length or spec.length)
-        return two_towers(source, target, lengths, spec.vocab)
+        return encoder_decoder_arrays(source, target, lengths, spec.vocab)
 
 
 OBJECTIVE = TextToTextObjective()

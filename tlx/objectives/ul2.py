@@ -20,10 +20,10 @@ from typing import Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 from tlx.objectives.span_corruption import SpanCorruption, corrupt, noise_counts, raw_length
 
 MODES = ("R", "X", "S")
@@ -113,13 +113,13 @@ def _fitted(denoiser: Denoiser, room: int, sentinels: int) -> tuple[SpanCorrupti
         mean *= 1.02
 
 
-def fit_denoiser(denoiser: Denoiser, spec: Spec) -> tuple[SpanCorruption, int, int]:
+def fit_denoiser(denoiser: Denoiser, spec: ObjectiveSpec) -> tuple[SpanCorruption, int, int]:
     """Fit a denoiser to what the modes leave of the row and of the sentinels, see `_fitted`."""
     num_modes = len(MODES) if spec.config.mode_tokens else 0
     return _fitted(denoiser, spec.length - spec.config.mode_tokens, spec.vocab.num_sentinels - num_modes)
 
 
-def target_length(spec: Spec) -> int:
+def target_length(spec: ObjectiveSpec) -> int:
     """Return the length of the decoder's row, that of the longest targets."""
     return max(fit_denoiser(denoiser, spec)[2] for denoiser in spec.config.denoisers)
 
@@ -132,7 +132,7 @@ class UL2Objective(Objective):
     kinds = ("encoder_decoder",)
     fills_gaps = True
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows for the denoiser that reads most.
 
         Raises:
@@ -142,9 +142,9 @@ class UL2Objective(Objective):
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 4 for ul2")
         if spec.vocab.num_sentinels <= len(MODES):
             raise ConfigError(f"ul2 needs more than {len(MODES)} sentinels, not {spec.vocab.num_sentinels}")
-        return Reads(length=max(fit_denoiser(denoiser, spec)[1] for denoiser in spec.config.denoisers))
+        return WindowSpec(length=max(fit_denoiser(denoiser, spec)[1] for denoiser in spec.config.denoisers))
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row by one of the denoisers.
 
         Args:
@@ -168,10 +168,10 @@ class UL2Objective(Objective):
             source = np.append(text[:cut], vocab.eos)
             targets = np.append(text[cut:], vocab.eos)
         else:  # as span corruption has it where there are not two tokens to cut
-            source, targets = corrupt(rng, text, Spec(spans, spec.length, vocab))
+            source, targets = corrupt(rng, text, ObjectiveSpec(spans, spec.length, vocab))
         if config.mode_tokens and size:
             source = np.append(vocab.mark(MODES.index(denoiser.mode)), source)
-        return two_towers(source, targets, (spec.length, target_length(spec)), vocab)
+        return encoder_decoder_arrays(source, targets, (spec.length, target_length(spec)), vocab)
 
 
 OBJECTIVE = UL2Objective()

@@ -17,10 +17,10 @@ import math
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.mlm import MaskedModule
 from tlx.objectives.shared.arrays import leading_ones, pad_to_length, sparse_targets, text_of
-from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.masking import check_shares, hide
 
 
@@ -52,15 +52,15 @@ def max_predictions(length: int, config: XLM) -> int:
     return min(math.ceil(mean + 6 * math.sqrt(mean * (1 - config.rate))), length - 1)
 
 
-def row_of(window: Window, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def translation_row(window: Window, spec: ObjectiveSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (tokens, positions, languages) without padding, before anything is masked."""
     eos = spec.vocab.eos
     first = text_of(window)
-    if window.other is None or not window.other.segments.any():
+    if window.second is None or not window.second.segments.any():
         tokens = np.append(eos, first) if len(first) else first
         return tokens, np.arange(len(tokens)), np.full(len(tokens), window.language)
     reset = spec.config.reset_positions
-    second = text_of(window.other)
+    second = text_of(window.second)
     first, second = shortened(first[first != eos], second[second != eos], spec.length - (4 if reset else 3))
     tokens = np.concatenate([[eos], first, [eos] if reset else [], [eos], second, [eos]]).astype(np.int32)
     switch = len(first) + (2 if reset else 1)  # where the second text begins
@@ -68,7 +68,7 @@ def row_of(window: Window, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarr
     positions = indices.copy()
     if reset:
         positions[switch:] -= switch
-    return tokens, positions, np.where(indices < switch, window.language, window.other.language)
+    return tokens, positions, np.where(indices < switch, window.language, window.second.language)
 
 
 def shortened(a: np.ndarray, b: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,13 +93,13 @@ class XLMObjective(Objective):
     module = MaskedModule
     kinds = ("encoder",)
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return pairs where the data has them, else packed windows, with room for eos."""
         if spec.length < 6:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 6 for xlm")
-        return Reads(spec.length - 1, "packed_or_parallel", other=spec.length - 1)
+        return WindowSpec(spec.length - 1, "packed_or_parallel", second_length=spec.length - 1)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row of one text or a pair, with masked tokens.
 
         Args:
@@ -111,7 +111,7 @@ class XLMObjective(Objective):
             tokens, positions, segments, langs [length]; target_positions (ascending), targets, weights [P].
         """
         config = spec.config
-        row, positions, langs = row_of(window, spec)
+        row, positions, langs = translation_row(window, spec)
         tokens = pad_to_length(row, spec.length, spec.vocab.pad)
         drawn = 1 + np.flatnonzero(rng.random(max(len(row) - 1, 0)) <= config.rate)
         size = max_predictions(spec.length, config)

@@ -25,7 +25,7 @@ from tlx.training.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
 from tlx.training.teacher import with_teacher
 
 # What a run's config.objective may be: self-supervised, or a task with labels.
-PARTS = Table("objective", {**OBJECTIVES, **TASKS})
+OBJECTIVES_AND_TASKS = Table("objective", {**OBJECTIVES, **TASKS})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def base_config(objective: str = "clm") -> ConfigDict:
 
     model.kind is the first that the objective works with.
     """
-    parts: Objective = PARTS.load(objective)
+    parts: Objective = OBJECTIVES_AND_TASKS.load(objective)
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
     return config_dict(values)
@@ -84,24 +84,24 @@ def finetune_config(task: str = "classification") -> ConfigDict:
     return config
 
 
-def parsed(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
+def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
     """The frozen config: its keys and types are right, its values are not checked."""
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     name = (values.get("objective") or {}).get("name")
-    parts: Objective = PARTS.load(str(name), allow=allow)
+    parts: Objective = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
     values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values)
 
 
-def parts_of(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective:
+def get_objective(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective:
     """The objective or the task that a run is about."""
-    return PARTS.load(config.objective.name, allow=allow)
+    return OBJECTIVES_AND_TASKS.load(config.objective.name, allow=allow)
 
 
 def get_task(config: RunConfig) -> Task:
     """The task that a run is about; ConfigError where its objective is none."""
-    objective = parts_of(config)
+    objective = get_objective(config)
     if not is_task(objective):
         raise ConfigError(f"objective.name = {config.objective.name!r} is no task; tasks: {', '.join(TASKS)}")
     return objective

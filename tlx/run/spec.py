@@ -6,8 +6,8 @@ from typing import Any
 import jax
 
 from tlx.base.errors import ConfigError
-from tlx.objectives.shared.base import Spec
-from tlx.run.config import RunConfig, parts_of
+from tlx.objectives.shared.base import ObjectiveSpec
+from tlx.run.config import RunConfig, get_objective
 from tlx.tasks.shared.base import TaskSpec
 from tlx.text import Tokenizer, make_tokenizer
 from tlx.text.vocabulary import Vocabulary
@@ -27,20 +27,20 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
             f"{vocab.added} ids that were added to the tokenizer's {vocab.size - vocab.added}"
         )
     model.validate()
-    return parts_of(config).module(config.objective, model, config.loss)
+    return get_objective(config).module(config.objective, model, config.loss)
 
 
 def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Any:
     """What the run's examples depend on, with this tokenizer: a Spec; a TaskSpec for tasks."""
     data = config.data
-    return parts_of(config).make_spec(
+    return get_objective(config).make_spec(
         config.objective, config.model, data.sequence_length, data.languages, tokenizer
     )
 
 
-def abstract_batch(config: RunConfig, spec: Spec | TaskSpec) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(config: RunConfig, spec: ObjectiveSpec | TaskSpec) -> dict[str, jax.ShapeDtypeStruct]:
     """Names, shapes and dtypes of a global batch, from one example of made-up text, or of none."""
-    example = parts_of(config).abstract_example(spec)
+    example = get_objective(config).abstract_example(spec)
     rows = config.train.batch_size
     return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
 
@@ -52,6 +52,6 @@ def spec_before_tokenizer(config: RunConfig) -> Any:
     else:
         vocab = make_tokenizer(config.tokenizer, ()).vocab
     data = config.data
-    return parts_of(config).abstract_spec(
+    return get_objective(config).abstract_spec(
         config.objective, config.model, data.sequence_length, data.languages, vocab
     )

@@ -17,7 +17,7 @@ from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
 from tlx.tasks.shared.base import Columns, GenerationRequest, Prediction, Scores, TaskSpec
 from tlx.tasks.shared.generative import DecodingConfig
-from tlx.tasks.shared.packed_text import PackedSegment, PackedTextTask, likelihoods, segments_of
+from tlx.tasks.shared.packed_text import PackedSegment, PackedTextTask, cut_segments, likelihoods
 from tlx.tasks.shared.templates import columns_of, filled
 from tlx.tasks.shared.text_metrics import METRICS, majority_baseline
 from tlx.text.chat import (
@@ -25,8 +25,8 @@ from tlx.text.chat import (
     ChatTemplate,
     Message,
     ending,
-    parts_of,
     prompt_of,
+    segments_of,
     template_named,
     tokens_of,
 )
@@ -199,8 +199,8 @@ class ChatTask(PackedTextTask):
         items = []
         for number, record in enumerate(records):
             messages = messages_of(record, spec.config, labelled)
-            tokens, predicted = tokens_of(parts_of(messages, template), tokenizer)
-            segment, *_ = segments_of(tokens, predicted, spec)
+            tokens, predicted = tokens_of(segments_of(messages, template), tokenizer)
+            segment, *_ = cut_segments(tokens, predicted, spec)
             items.append(Conversation((segment,), number, messages))
         return items
 

@@ -159,7 +159,7 @@ class ClassesModule(TaskModule):
         terms = cross_entropy(
             hidden_BTD[:, :-1], self.lm.unembedding(), batch["tokens"][:, 1:], real, self.loss
         )
-        return terms["loss"]._replace(scale=self.config.lm_scale)
+        return terms["loss"]._replace(loss_weight=self.config.lm_scale)
 
 
 def class_terms(logits: jax.Array, batch: Batch, multi: bool, smoothing: float = 0.0) -> Terms:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tlx.data.readers import Record
 from tlx.tasks.shared.base import Columns, Prediction, Scores, TaskSpec, encode_columns
-from tlx.tasks.shared.packed_text import PackedRow, PackedTextTask, likelihoods, segments_of
+from tlx.tasks.shared.packed_text import PackedRow, PackedTextTask, cut_segments, likelihoods
 from tlx.text.tokenizer import Tokenizer
 
 
@@ -60,7 +60,7 @@ class LanguageModelingTask(PackedTextTask):
         for number, (ids,) in enumerate(encode_columns(records, self.text_columns(spec.config), tokenizer)):
             tokens = np.concatenate([[spec.vocab.bos], ids, [spec.vocab.eos]])
             predicted = np.arange(len(tokens)) > 0
-            items += [PackedRow((segment,), number) for segment in segments_of(tokens, predicted, spec)]
+            items += [PackedRow((segment,), number) for segment in cut_segments(tokens, predicted, spec)]
         return items
 
     def predictions(

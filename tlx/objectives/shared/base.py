@@ -22,7 +22,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
-from tlx.data.window import Reads, Window, made_up_window
+from tlx.data.window import Window, WindowSpec, dummy_window
 from tlx.models.config import ModelConfig
 from tlx.nn import embed
 from tlx.nn.adaptive import AdaptiveUnembedding
@@ -45,7 +45,7 @@ class Predictions(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Spec:
+class ObjectiveSpec:
     """What an example depends on besides its text and its random generator."""
 
     config: Any
@@ -64,7 +64,9 @@ class Spec:
     """int32 [V, C], the characters of each id (nn/characters.py), for configs with `max_characters`."""
 
     @classmethod
-    def of(cls, config: Any, length: int, tokenizer: Tokenizer, languages: tuple[str, ...]) -> "Spec":
+    def of(
+        cls, config: Any, length: int, tokenizer: Tokenizer, languages: tuple[str, ...]
+    ) -> "ObjectiveSpec":
         """Build the spec of a run with this tokenizer.
 
         Args:
@@ -174,11 +176,11 @@ class Objective:
     supervised: ClassVar[bool] = False
     """Whether examples are made of labelled records (a task) instead of text."""
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return which text one row needs; raises ConfigError if the spec makes no sense."""
         raise NotImplementedError
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make one row of a batch.
 
         Args:
@@ -211,7 +213,7 @@ class Objective:
         Returns:
             A Spec; a TaskSpec for tasks.
         """
-        return Spec.of(config, length, tokenizer, languages)
+        return ObjectiveSpec.of(config, length, tokenizer, languages)
 
     def abstract_spec(
         self,
@@ -235,7 +237,7 @@ class Objective:
         """
         starts_word = np.ones(vocab.size, bool)
         ends_sentence = np.ones(vocab.size, bool)
-        return Spec(config, length, vocab, starts_word, ends_sentence, languages)
+        return ObjectiveSpec(config, length, vocab, starts_word, ends_sentence, languages)
 
     def check_spec(self, spec: Any) -> None:
         """Raise ConfigError if rows cannot be made with this spec."""
@@ -243,7 +245,7 @@ class Objective:
 
     def abstract_example(self, spec: Any) -> dict[str, np.ndarray]:
         """Make an example of placeholder text, for the names, shapes and dtypes of a batch."""
-        window = made_up_window(self.window_spec(spec), spec.vocab)
+        window = dummy_window(self.window_spec(spec), spec.vocab)
         return self.example(np.random.default_rng(0), window, spec)
 
 

@@ -9,7 +9,7 @@ from tlx.objectives.shared.base import Batch, ObjectiveModule, Predictions
 from tlx.text.vocabulary import Vocabulary
 
 
-def two_towers(
+def encoder_decoder_arrays(
     source: np.ndarray,
     targets: np.ndarray,
     lengths: tuple[int, int],
@@ -61,7 +61,7 @@ class EncoderDecoderModule(ObjectiveModule):
         """Return the decoder's hidden states.
 
         Args:
-            batch: Arrays as `two_towers` makes them, with a batch dim.
+            batch: Arrays as `encoder_decoder_arrays` makes them, with a batch dim.
             carry: None.
             keys: A PRNG key for each row; None draws nothing.
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,9 @@ def num_predictions(length: int, config: Masking) -> int:
     return wanted if config.max_predictions is None else min(config.max_predictions, wanted)
 
 
-def chosen_places(rng: np.random.Generator, tokens: np.ndarray, spec: Spec, config: Masking) -> np.ndarray:
+def chosen_positions(
+    rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec, config: Masking
+) -> np.ndarray:
     """Choose the positions to predict.
 
     Args:
@@ -113,7 +115,7 @@ def chosen_places(rng: np.random.Generator, tokens: np.ndarray, spec: Spec, conf
 _NONE = np.zeros(0, np.int64)
 
 
-def word_edges(candidates: np.ndarray, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def word_edges(candidates: np.ndarray, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """Find where words begin among the ordinary tokens of a row.
 
     Args:
@@ -132,7 +134,7 @@ def word_edges(candidates: np.ndarray, tokens: np.ndarray, spec: Spec) -> np.nda
 
 
 def hide(
-    rng: np.random.Generator, tokens: np.ndarray, positions: np.ndarray, spec: Spec, config: Any
+    rng: np.random.Generator, tokens: np.ndarray, positions: np.ndarray, spec: ObjectiveSpec, config: Any
 ) -> np.ndarray:
     """Replace the tokens to predict by mask, by a random id, or by themselves.
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead, PairHead
 from tlx.models.transformer import Transformer
@@ -33,12 +33,12 @@ from tlx.objectives.shared.base import (
     Batch,
     Objective,
     ObjectiveModule,
+    ObjectiveSpec,
     Predictions,
-    Spec,
     at_positions,
     full_unembedding,
 )
-from tlx.objectives.shared.masking import Masking, chosen_places, hide, num_predictions
+from tlx.objectives.shared.masking import Masking, chosen_positions, hide, num_predictions
 
 NUM_SPECIAL = 3  # cls, sep and sep
 
@@ -58,7 +58,7 @@ class Pairing(Masking):
 
 
 def two_texts(
-    rng: np.random.Generator, window: Window, spec: Spec, swap: bool
+    rng: np.random.Generator, window: Window, spec: ObjectiveSpec, swap: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Cut A and B from a window.
 
@@ -75,8 +75,8 @@ def two_texts(
     room = spec.length - NUM_SPECIAL
     chunk = text_of(window)
     chunk = chunk[chunk != spec.vocab.eos]
-    assert window.other is not None
-    other = text_of(window.other)
+    assert window.second is not None
+    other = text_of(window.second)
     other = other[other != spec.vocab.eos]
     if len(chunk) == 0:
         return chunk, chunk, 0
@@ -94,7 +94,7 @@ def two_texts(
     return *truncate_pair(rng, a, b, room), label
 
 
-def sentence_ends(tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def sentence_ends(tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """Return where sentences end (numbers of tokens before their ends), ascending; the last is the text's."""
     if spec.ends_sentence is None:
         return np.arange(1, len(tokens) + 1)
@@ -208,16 +208,16 @@ class PairObjective(Objective):
     swap: ClassVar[bool]
     """Whether label 1 is A and B in the wrong order; else B of another document."""
 
-    def window_spec(self, spec: Spec) -> Reads:
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return pieces of documents with room for cls, sep and sep, and as much of another document."""
         if spec.length < 5:
             raise ConfigError(
                 f"data.sequence_length = {spec.length} must be at least 5 for {spec.config.name}"
             )
         room = spec.length - NUM_SPECIAL
-        return Reads(length=room, layout="document", other=room, copies=spec.config.copies)
+        return WindowSpec(length=room, layout="document", second_length=room, copies=spec.config.copies)
 
-    def example(self, rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row of two texts with masked tokens.
 
         Args:
@@ -239,7 +239,7 @@ class PairObjective(Objective):
             positions[:count] = np.arange(count)
             segments[:count] = 1
             types[len(a) + 2 : count] = 1
-            chosen = chosen_places(rng, tokens[:count], spec, spec.config)
+            chosen = chosen_positions(rng, tokens[:count], spec, spec.config)
         return {
             "tokens": hide(rng, tokens, chosen, spec, spec.config),
             "positions": positions,

@@ -18,7 +18,7 @@ from tlx.objectives.shared.base import Batch, Predictions, full_unembedding
 
 
 @dataclasses.dataclass(frozen=True)
-class Taught:
+class TeacherConfig:
     """The teacher of a student."""
 
     teacher: str = ""
@@ -41,7 +41,7 @@ class TeacherModule(MaskedModule):
         return hidden_BTD, Predictions(*self.heads.mlm(hidden_BTD, full_unembedding(self.lm.unembedding())))
 
 
-class TaughtModule(TeacherModule):
+class StudentModule(TeacherModule):
     """Base of masked models that learn from another one; the teacher's frozen parameters are "teacher"."""
 
     teacher_class: ClassVar[type[TeacherModule]] = TeacherModule

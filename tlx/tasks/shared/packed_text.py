@@ -38,7 +38,7 @@ class PackedRow(NamedTuple):
     """Index of the record that they, or the first of them, are from."""
 
 
-def segments_of(tokens: np.ndarray, predicted: np.ndarray, spec: TaskSpec) -> list[PackedSegment]:
+def cut_segments(tokens: np.ndarray, predicted: np.ndarray, spec: TaskSpec) -> list[PackedSegment]:
     """Cut a text to segments.
 
     A segment begins with the last token of the one before, and a trained prompt follows that token; each
