@@ -33,7 +33,13 @@ TEACHER = dataclasses.replace(ENCODER, num_layers=4)
 STUDENT = dataclasses.replace(
     ENCODER, embedding=dataclasses.replace(ENCODER.embedding, num_types=0), vocab_multiple=8
 )
-CONFIG = Distillation(rate=0.4, mask_share=1.0, random_share=0.0, teacher="there", teacher_model=TEACHER)
+CONFIG = Distillation(
+    masking_rate=0.4,
+    mask_token_fraction=1.0,
+    random_token_fraction=0.0,
+    teacher="there",
+    teacher_model=TEACHER,
+)
 
 
 def drawn(boxed, seed: int):
@@ -120,7 +126,7 @@ def test_examples_are_those_of_masked_language_modelling():
     objective = TABLE.load("distillation")
     assert type(objective).example is MLMObjective.example
     assert type(objective).window_spec is MLMObjective.window_spec
-    plain = mlm.MLM(rate=0.4, mask_share=1.0, random_share=0.0)
+    plain = mlm.MLM(masking_rate=0.4, mask_token_fraction=1.0, random_token_fraction=0.0)
     other = rows_of(spec_of("mlm", plain), [text(22, 22, seed=0), text(22, 13, seed=1)])
     assert all(np.array_equal(other[key], value) for key, value in batch().items())
 

@@ -9,7 +9,7 @@ infilling             ceil(ratio * words) words in spans of Poisson(lambda) word
                       mask. Lengths are drawn until they fill that budget, the last is trimmed; spans of
                       no word insert a mask anywhere. Spans start at different words, but run into each
                       other: less than the budget is gone (27.2% of 98 words at 30%). A tenth of the masks
-                      (`random_share`) shows a random id instead.
+                      (`random_token_fraction`) shows a random id instead.
   token masking       the same with `spans = "mask"`: single words, each of their tokens masked
   token deletion      the same with `spans = "delete"`: single words, gone
 rotation              with probability `rotate` the text starts at an offset uniform in 1..n-1 of the n
@@ -41,30 +41,36 @@ class BART:
 
     name: str = "bart"
     """Name in the table of objectives."""
-    mask_share: float = 0.3
+    mask_fraction: float = 0.3
     """Fraction of the words in spans."""
     spans: Literal["infill", "mask", "delete"] = "infill"
     """What becomes of spans: one mask ("infill"), a mask for each token ("mask"), or nothing ("delete")."""
-    poisson: float = 3.0
+    poisson_lambda: float = 3.0
     """Mean length of an infilled span in words, above 0."""
-    random_share: float = 0.1
+    random_token_fraction: float = 0.1
     """Fraction of the masks that are shown as random ids."""
-    permute_share: float = 1.0
+    permute_fraction: float = 1.0
     """Fraction of the sentences that change places."""
-    rotate_share: float = 0.0
+    rotate_fraction: float = 0.0
     """Fraction of the rows that are rotated."""
-    insert_share: float = 0.0
+    insert_fraction: float = 0.0
     """Masks inserted anywhere, as a fraction of the row's tokens."""
 
     def validate(self) -> None:
         """Raise ConfigError for an unknown kind of spans or shares outside 0..1."""
         if self.spans not in SPANS:
             raise ConfigError(one_of("objective.spans", self.spans, SPANS))
-        for name in ("mask_share", "random_share", "permute_share", "rotate_share", "insert_share"):
+        for name in (
+            "mask_fraction",
+            "random_token_fraction",
+            "permute_fraction",
+            "rotate_fraction",
+            "insert_fraction",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must lie in 0..1")
-        if not self.poisson > 0:
-            raise ConfigError(f"objective.poisson = {self.poisson} must be above 0")
+        if not self.poisson_lambda > 0:
+            raise ConfigError(f"objective.poisson_lambda = {self.poisson_lambda} must be above 0")
 
 
 def text_with_ends(window: Window, spec: ObjectiveSpec) -> np.ndarray:
@@ -91,13 +97,13 @@ def add_noise(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec)
         What the encoder reads, at most spec.length tokens.
     """
     config = spec.config
-    if config.permute_share:
+    if config.permute_fraction:
         tokens = permute_sentences(rng, tokens, spec)
-    if config.mask_share:
+    if config.mask_fraction:
         tokens = mask_spans(rng, tokens, spec)
-    if config.insert_share:
-        tokens = insert_masks(rng, tokens, math.ceil(len(tokens) * config.insert_share), spec)
-    if config.rotate_share and rng.random() < config.rotate_share:
+    if config.insert_fraction:
+        tokens = insert_masks(rng, tokens, math.ceil(len(tokens) * config.insert_fraction), spec)
+    if config.rotate_fraction and rng.random() < config.rotate_fraction:
         offset = int(rng.integers(1, max(len(tokens) - 1, 1) + 1))
         tokens = np.concatenate([tokens[:1], tokens[offset:-1], tokens[1:offset], tokens[-1:]])
     if len(tokens) > spec.length:  # spans of nothing may add more than the others took away: rare
@@ -124,7 +130,7 @@ def permute_sentences(rng: np.random.Generator, tokens: np.ndarray, spec: Object
     starts = np.append(0, stops[:-1])
     count = len(stops)
     order = np.arange(count)
-    chosen = rng.permutation(count)[: math.ceil(count * spec.config.permute_share)]
+    chosen = rng.permutation(count)[: math.ceil(count * spec.config.permute_fraction)]
     order[chosen] = chosen[rng.permutation(len(chosen))]
     sizes = (stops - starts)[order]
     shift = starts[order] - (np.cumsum(sizes) - sizes)
@@ -147,13 +153,13 @@ def mask_spans(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec
     config = spec.config
     begins = np.ones(len(tokens), bool) if spec.starts_word is None else spec.starts_word[tokens]
     words = np.flatnonzero(begins[1:-1]) + 1
-    budget = math.ceil(len(words) * config.mask_share)
+    budget = math.ceil(len(words) * config.mask_fraction)
     if budget == 0:
         return tokens
     num_inserted = 0
     lengths = np.ones(budget, np.int64)
     if config.spans == "infill":
-        drawn = span_lengths(rng, budget, config.poisson)
+        drawn = span_lengths(rng, budget, config.poisson_lambda)
         lengths = drawn[drawn > 0]
         num_inserted = len(drawn) - len(lengths)
     first = rng.permutation(len(words))[: len(lengths)]
@@ -237,7 +243,7 @@ def mask_fillers(rng: np.random.Generator, count: int, spec: ObjectiveSpec) -> n
     """
     draw = rng.random(count)
     random_ids = rng.integers(1, spec.vocab.size, count)
-    return np.where(draw < spec.config.random_share, random_ids, spec.vocab.mask)
+    return np.where(draw < spec.config.random_token_fraction, random_ids, spec.vocab.mask)
 
 
 def insert_masks(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: ObjectiveSpec) -> np.ndarray:
@@ -246,7 +252,7 @@ def insert_masks(rng: np.random.Generator, tokens: np.ndarray, count: int, spec:
     Args:
         rng: Random generator of the row.
         tokens: int32, bos, text, eos.
-        count: How many; ceil(count * random_share) of them are random ids.
+        count: How many; ceil(count * random_token_fraction) of them are random ids.
         spec: What examples depend on.
 
     Returns:
@@ -254,7 +260,7 @@ def insert_masks(rng: np.random.Generator, tokens: np.ndarray, count: int, spec:
     """
     size = len(tokens) + count
     positions = rng.permutation(size - 2)[:count] + 1
-    num_random = math.ceil(count * spec.config.random_share)
+    num_random = math.ceil(count * spec.config.random_token_fraction)
     result = np.empty(size, np.int32)
     old = np.ones(size, bool)
     old[positions] = False
@@ -273,11 +279,11 @@ class BARTObjective(Objective):
 
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for bos and eos, and for inserted masks."""
-        num_inserted = math.ceil(spec.length * spec.config.insert_share)
+        num_inserted = math.ceil(spec.length * spec.config.insert_fraction)
         if spec.length - num_inserted < 4:
             raise ConfigError(
                 f"data.sequence_length = {spec.length} must be at least 4 for bart, and leave 4 tokens "
-                "beside those that objective.insert_share puts in"
+                "beside those that objective.insert_fraction puts in"
             )
         return WindowSpec(length=spec.length - 2 - num_inserted)
 

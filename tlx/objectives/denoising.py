@@ -42,7 +42,7 @@ class Denoising:
     """Which form of the table in the module's docstring."""
     noise_density: float = 0.15
     """Fraction of the tokens that are noise, between 0 and 1."""
-    random_share: float = 0.1
+    random_token_fraction: float = 0.1
     """Fraction of the noise of style "bert" that is shown as a random token."""
 
     def validate(self) -> None:
@@ -51,8 +51,10 @@ class Denoising:
             raise ConfigError(one_of("objective.style", self.style, STYLES))
         if not 0 < self.noise_density < 1:
             raise ConfigError(f"objective.noise_density = {self.noise_density} must lie between 0 and 1")
-        if not 0 <= self.random_share <= 1:
-            raise ConfigError(f"objective.random_share = {self.random_share} must lie in 0..1")
+        if not 0 <= self.random_token_fraction <= 1:
+            raise ConfigError(
+                f"objective.random_token_fraction = {self.random_token_fraction} must lie in 0..1"
+            )
 
 
 def most_noise(length: int, config: Denoising) -> int:
@@ -99,7 +101,7 @@ def corrupt(rng: np.random.Generator, text: np.ndarray, spec: ObjectiveSpec) -> 
     shown = np.where(noise, vocab.mask, text).astype(np.int32)
     if config.style == "bert":
         positions = np.flatnonzero(noise)
-        positions = positions[rng.random(len(positions)) < config.random_share]
+        positions = positions[rng.random(len(positions)) < config.random_token_fraction]
         shown[positions] = rng.integers(0, vocab.size, len(positions), dtype=np.int32)
     return shown, text
 

@@ -203,7 +203,7 @@ class LayerDistillationModule(LayerTeacherModule, StudentModule):
                 f"of the {count} of the model"
             )
         for model in (student, teacher):
-            if model.position.kind in ("relative", "bucketed", "disentangled"):
+            if model.position.kind in ("relative_sinusoidal", "relative_bias", "disentangled"):
                 raise ConfigError(
                     "layer_distillation compares logits of content alone: position.kind = "
                     f"{model.position.kind!r} has other terms"

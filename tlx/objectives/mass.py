@@ -26,22 +26,25 @@ class MASS:
 
     name: str = "mass"
     """Name in the table of objectives."""
-    span_share: float = 0.5
+    span_fraction: float = 0.5
     """Length of the span as a fraction of the row, between 0 and 1."""
-    start_share: float = 0.2
+    start_fraction: float = 0.2
     """Fraction of the rows whose span is at the start."""
-    end_share: float = 0.2
+    end_fraction: float = 0.2
     """Fraction of the rows whose span is at the end."""
-    mask_share: float = 0.8
+    mask_token_fraction: float = 0.8
     """Fraction of the span's tokens that the encoder sees as mask."""
-    random_share: float = 0.1
+    random_token_fraction: float = 0.1
     """Fraction of the span's tokens that the encoder sees as random ids."""
 
     def validate(self) -> None:
         """Raise ConfigError for shares outside 0..1, or that add up to more than one."""
-        if not 0 < self.span_share < 1:
-            raise ConfigError(f"objective.span_share = {self.span_share} must lie between 0 and 1")
-        for one, other in (("start_share", "end_share"), ("mask_share", "random_share")):
+        if not 0 < self.span_fraction < 1:
+            raise ConfigError(f"objective.span_fraction = {self.span_fraction} must lie between 0 and 1")
+        for one, other in (
+            ("start_fraction", "end_fraction"),
+            ("mask_token_fraction", "random_token_fraction"),
+        ):
             first = getattr(self, one)
             second = getattr(self, other)
             if first < 0 or second < 0 or first + second > 1:
@@ -53,7 +56,7 @@ class MASS:
 
 def span_length(length: int, config: MASS) -> int:
     """Return the hidden tokens of a row of `length` >= 3 tokens, bos and eos included; never bos."""
-    return min(max(round(length * config.span_share), 1), length - 1)
+    return min(max(round(length * config.span_fraction), 1), length - 1)
 
 
 def span_start(rng: np.random.Generator, length: int, size: int, config: MASS) -> int:
@@ -70,9 +73,9 @@ def span_start(rng: np.random.Generator, length: int, size: int, config: MASS) -
     """
     draw = rng.random()
     last = length - size
-    if draw < config.start_share:
+    if draw < config.start_fraction:
         return 1
-    if draw < config.start_share + config.end_share:
+    if draw < config.start_fraction + config.end_fraction:
         return last
     return int(rng.integers(1, last + 1))
 
@@ -116,9 +119,11 @@ class MASSObjective(Objective):
         span = slice(start, start + size)
         draw = rng.random(size)
         random_ids = rng.integers(0, vocab.size, size, dtype=np.int32)
-        replaced = np.where(draw < config.mask_share + config.random_share, random_ids, row[span])
+        replaced = np.where(
+            draw < config.mask_token_fraction + config.random_token_fraction, random_ids, row[span]
+        )
         source = row.copy()
-        source[span] = np.where(draw < config.mask_share, vocab.mask, replaced)
+        source[span] = np.where(draw < config.mask_token_fraction, vocab.mask, replaced)
         arrays = encoder_decoder_arrays(source, row[span], lengths, vocab, start=row[start - 1])
         positions = np.arange(start - 1, start - 1 + size, dtype=np.int32)
         return {**arrays, "decoder_positions": pad_to_length(positions, lengths[1])}

@@ -23,9 +23,9 @@ class MBART(BART):
 
     name: str = "mbart"
     """Name in the table of objectives."""
-    mask_share: float = 0.35
+    mask_fraction: float = 0.35
     """Fraction of the words in spans."""
-    poisson: float = 3.5
+    poisson_lambda: float = 3.5
     """Mean length of an infilled span in words, above 0."""
 
 

@@ -3,7 +3,7 @@
 A row of the batch is a bundle: `rows` rows of each part, made of one long window of text that the parts cut
 up between them. So batch k stays a function of (seed, k), every batch has the same shares, and the bundle
 goes through microbatches and meshes whole. All parts share the model ("model"), each has its own heads. The
-loss is the sum of the parts' losses, each divided by its own weight and times its `scale`; their terms are
+loss is the sum of the parts' losses, each divided by its own weight and times its `loss_weight`; their terms are
 called "PART/TERM", "loss" and "accuracy" are over all targets alike.
 
 A batch has for each part the arrays of its examples as "PART.KEY" [B, rows, ...], and `targets` and `weights`
@@ -36,9 +36,9 @@ class MixtureComponent:
     """Config of the objective, with its name."""
     rows: int = 1
     """Rows in each bundle, at least 1."""
-    scale: float = 1.0
+    loss_weight: float = 1.0
     """Weight of its loss in the sum, above 0."""
-    length: int = 0
+    sequence_length: int = 0
     """Its sequence length in tokens; 0 is the data's."""
     label: str = ""
     """What its metrics are called, where two parts share a name; "" is the objective's name."""
@@ -67,7 +67,7 @@ class MixtureComponent:
 
     def spec(self, spec: ObjectiveSpec) -> ObjectiveSpec:
         """Return the spec of its examples, given the mixture's."""
-        return dataclasses.replace(spec, config=self.objective, length=self.length or spec.length)
+        return dataclasses.replace(spec, config=self.objective, length=self.sequence_length or spec.length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +91,10 @@ class Mixture:
             field = f"objective.parts[{i}]"
             if part.rows < 1:
                 raise ConfigError(f"{field}.rows = {part.rows} must be at least 1")
-            if not part.scale > 0:
-                raise ConfigError(f"{field}.scale = {part.scale} must be above 0")
-            if part.length < 0:
-                raise ConfigError(f"{field}.length = {part.length} must not be negative")
+            if not part.loss_weight > 0:
+                raise ConfigError(f"{field}.scale = {part.loss_weight} must be above 0")
+            if part.sequence_length < 0:
+                raise ConfigError(f"{field}.length = {part.sequence_length} must not be negative")
             part.objective.validate()
 
 
@@ -158,7 +158,9 @@ class MixtureModule(ObjectiveModule):
             part_keys = None if keys is None else _row_keys(keys, i, part.rows)
             part_terms, _ = self._module(i).apply({"params": params}, _rows(batch, part), None, part_keys)
             for name, term in part_terms.items():
-                terms[f"{part.name}/{name}"] = Term(term.sum, term.weight, term.loss_weight * part.scale)
+                terms[f"{part.name}/{name}"] = Term(
+                    term.sum, term.weight, term.loss_weight * part.loss_weight
+                )
         for name in ("loss", "accuracy"):
             same = [term for key, term in terms.items() if key.endswith(f"/{name}")]
             # Without a weight in the loss: the parts' own terms are minimised.

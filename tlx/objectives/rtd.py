@@ -1,7 +1,7 @@
 """ELECTRA: a small generator fills in masked tokens, the model says of every token whether it was replaced.
 
-google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: max(1, min(N, round(n * rate)))
-positions, N = int((rate + .005) * length), drawn with replacement from the ordinary tokens (19 draws of 126
+google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: max(1, min(N, round(n * masking_rate)))
+positions, N = int((masking_rate + .005) * length), drawn with replacement from the ordinary tokens (19 draws of 126
 are 17.7 positions on average); each draw shows mask (85%) or changes nothing. The generator predicts them, a
 sample of its prediction (Gumbel-max, no gradient) takes their place in the original text, and a sampled
 token that equals the original counts as real. Loss: MLM mean over draws + `rtd_weight` * mean over all
@@ -52,9 +52,9 @@ class RTD:
 
     name: str = "rtd"
     """Name in the table of objectives."""
-    rate: float = 0.15
+    masking_rate: float = 0.15
     """Draws as a fraction of a row's tokens, above 0 and at most 1."""
-    mask_share: float = 0.85
+    mask_token_fraction: float = 0.85
     """Fraction of the draws that are shown to the generator as mask; the others as they are."""
     rtd_weight: float = 50.0
     """Weight of the detection loss."""
@@ -64,14 +64,14 @@ class RTD:
     """Layers of the generator; 0 is as many as the model."""
     temperature: float = 1.0
     """Temperature of the generator's samples, above 0."""
-    sharing: Literal["all", "gdes", "none"] = "all"
+    embedding_sharing: Literal["all", "gdes", "none"] = "all"
     """How embeddings are shared with the generator, see the module's docstring."""
     head: Literal["electra", "deberta"] = "electra"
     """Detection head; "deberta" (v3) first adds the first token's hidden state to each and normalises."""
 
     def validate(self) -> None:
         """Raise ConfigError for a share outside its range or an unknown choice."""
-        for name in ("rate", "mask_share", "generator_fraction"):
+        for name in ("masking_rate", "mask_token_fraction", "generator_fraction"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be above 0 and at most 1")
         for name in ("rtd_weight", "generator_layers"):
@@ -79,14 +79,14 @@ class RTD:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
         if not self.temperature > 0:
             raise ConfigError(f"objective.temperature = {self.temperature} must be above 0")
-        for name, legal in (("sharing", ("all", "gdes", "none")), ("head", ("electra", "deberta"))):
+        for name, legal in (("embedding_sharing", ("all", "gdes", "none")), ("head", ("electra", "deberta"))):
             if getattr(self, name) not in legal:
                 raise ConfigError(one_of(f"objective.{name}", getattr(self, name), legal))
 
 
 def max_predictions(length: int, config: RTD) -> int:
     """Return the draws of a full row: 19 of 128."""
-    return max(int((config.rate + 0.005) * length), 1)
+    return max(int((config.masking_rate + 0.005) * length), 1)
 
 
 def generator_config(model: ModelConfig, config: RTD) -> ModelConfig:
@@ -94,11 +94,11 @@ def generator_config(model: ModelConfig, config: RTD) -> ModelConfig:
     width = max(int(model.width * config.generator_fraction), 1)
     tables = model.embedding
     position = model.position
-    if config.sharing == "all":  # the model's own tables come in, added up and normalised
+    if config.embedding_sharing == "all":  # the model's own tables come in, added up and normalised
         tables = dataclasses.replace(tables, norm=False, num_types=0, num_languages=0, scale=False)
         if position.kind in ("learned", "sinusoidal"):
             position = dataclasses.replace(position, kind="none")
-    table_width = model.embedding.factor or model.width
+    table_width = model.embedding.width or model.width
     return dataclasses.replace(
         model,
         width=width,
@@ -106,8 +106,8 @@ def generator_config(model: ModelConfig, config: RTD) -> ModelConfig:
         attention=dataclasses.replace(
             model.attention, num_heads=max(1, width // 64), num_kv_heads=0, head_dim=0
         ),
-        feedforward=dataclasses.replace(model.feedforward, hidden=4 * width),
-        embedding=dataclasses.replace(tables, factor=table_width if table_width != width else 0),
+        feedforward=dataclasses.replace(model.feedforward, ff_dim=4 * width),
+        embedding=dataclasses.replace(tables, width=table_width if table_width != width else 0),
         position=position,
     )
 
@@ -144,13 +144,13 @@ class RTDHeads(nn.Module):
         """Build the generator and the heads."""
         cfg = self.model
         generator = generator_config(cfg, self.config)
-        self.generator = Generator(generator, self.config.sharing == "none")
+        self.generator = Generator(generator, self.config.embedding_sharing == "none")
         self.mlm = MaskedHead(generator)
         self.rtd = DetectionHead(cfg)
         if self.config.head == "deberta":
             self.rtd_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
-        if self.config.sharing == "gdes":
-            shape = (cfg.padded_vocab, cfg.embedding.factor or cfg.width)
+        if self.config.embedding_sharing == "gdes":
+            shape = (cfg.padded_vocab, cfg.embedding.width or cfg.width)
             init = logical(nn.initializers.zeros_init(), ("vocab", "embed"))
             self.difference = self.param("difference", init, shape, jnp.dtype(cfg.param_dtype))
 
@@ -184,10 +184,10 @@ class RTDModule(ObjectiveModule):
             and None.
         """
         generator = self.heads.generator
-        embedding = generator.embedding if self.config.sharing == "none" else self.lm.embedding
+        embedding = generator.embedding if self.config.embedding_sharing == "none" else self.lm.embedding
         x_BTE = embedding(batch["tokens"])
         table = embedding.table
-        if self.config.sharing == "all":
+        if self.config.embedding_sharing == "all":
             front = self.lm.encoder.front
             x_BTE = front(x_BTE, batch["positions"], batch.get("types"), None, tables_only=True)
         hidden_BTD = generator(x_BTE, batch, keys)
@@ -238,7 +238,7 @@ class RTDModule(ObjectiveModule):
         Returns:
             Logits [B, T], above 0 where the model takes a token for replaced.
         """
-        if self.config.sharing == "gdes":
+        if self.config.embedding_sharing == "gdes":
             x_BTE = jax.lax.stop_gradient(self.lm.embedding(tokens))
             x_BTE = x_BTE + jnp.take(self.heads.difference, tokens, axis=0).astype(x_BTE.dtype)
             self.lm.unembedding()  # so that an untied output table is drawn
@@ -285,11 +285,11 @@ class RTDObjective(Objective):
         size = max_predictions(spec.length, config)
         candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])
         # In float32, as the official code rounds.
-        count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.rate)))))
+        count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.masking_rate)))))
         count = count if len(candidates) else 0
         drawn = candidates[rng.integers(0, len(candidates), count)] if count else candidates
         shown = tokens.copy()
-        shown[drawn[rng.random(count) < config.mask_share]] = vocab.mask
+        shown[drawn[rng.random(count) < config.mask_token_fraction]] = vocab.mask
         fills = np.zeros(size, np.int32)
         first = np.unique(drawn, return_index=True)[1]
         fills[first] = drawn[first]

@@ -1,7 +1,7 @@
 """SpanBERT: spans of whole words are hidden, and predicted twice: from their positions and from their edges.
 
 facebookresearch/SpanBERT pretraining/fairseq/data/masking.py (PairWithSpanMaskingScheme): of n ordinary
-tokens ceil(n * rate) are hidden. A span begins with the word of a random token and is as many words long as
+tokens ceil(n * masking_rate) are hidden. A span begins with the word of a random token and is as many words long as
 a geometric distribution says that is cut off at `max_words` and renormalised (mean 3.797 for .2 and 10; the
 clipped min(G, 10) of other code has 4.463). It ends early at the end of the text or of the budget, inside a
 word if need be; here also at special tokens and at the end of a document. Spans that meet are one. Each is
@@ -52,15 +52,15 @@ class SpanBoundary:
 
     name: str = "span_boundary"
     """Name in the table of objectives."""
-    rate: float = 0.15
+    masking_rate: float = 0.15
     """Fraction of the ordinary tokens that are hidden, between 0 and 1."""
-    geometric: float = 0.2
+    geometric_p: float = 0.2
     """Parameter p of the geometric distribution of span lengths, between 0 and 1."""
     max_words: int = 10
     """Most words of a span."""
-    mask_share: float = 0.8
+    mask_token_fraction: float = 0.8
     """Fraction of the spans that are shown as mask."""
-    random_share: float = 0.1
+    random_token_fraction: float = 0.1
     """Fraction of the spans that are shown as random ids."""
     max_targets: int = 15
     """Tokens of a span that its edges predict."""
@@ -69,7 +69,7 @@ class SpanBoundary:
 
     def validate(self) -> None:
         """Raise ConfigError for a share outside its range or a size below one."""
-        for name in ("rate", "geometric"):
+        for name in ("masking_rate", "geometric_p"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must lie between 0 and 1")
         check_shares(self)
@@ -80,7 +80,7 @@ class SpanBoundary:
 
 def budget(num_tokens: int, config: SpanBoundary) -> int:
     """Return the hidden tokens among `num_tokens` ordinary ones: 20 of 127."""
-    return math.ceil(num_tokens * config.rate)
+    return math.ceil(num_tokens * config.masking_rate)
 
 
 def span_lengths(rng: np.random.Generator, count: int, config: SpanBoundary) -> np.ndarray:
@@ -94,7 +94,7 @@ def span_lengths(rng: np.random.Generator, count: int, config: SpanBoundary) -> 
     Returns:
         Lengths in words, P(l) ~ p (1 - p)^(l - 1) for l in 1..max_words.
     """
-    cumulative = np.cumsum((1 - config.geometric) ** np.arange(config.max_words))
+    cumulative = np.cumsum((1 - config.geometric_p) ** np.arange(config.max_words))
     return np.searchsorted(cumulative[:-1], cumulative[-1] * rng.random(count), side="right") + 1
 
 
@@ -273,9 +273,11 @@ class SpanBoundaryObjective(Objective):
         chosen = np.arange(len(span_of)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
         draw = rng.random(len(sizes))[span_of]
         random_ids = rng.integers(0, vocab.size, len(chosen), dtype=np.int32)
-        replaced = np.where(draw < config.mask_share + config.random_share, random_ids, tokens[chosen])
+        replaced = np.where(
+            draw < config.mask_token_fraction + config.random_token_fraction, random_ids, tokens[chosen]
+        )
         shown = tokens.copy()
-        shown[chosen] = np.where(draw < config.mask_share, vocab.mask, replaced)
+        shown[chosen] = np.where(draw < config.mask_token_fraction, vocab.mask, replaced)
         size = budget(spec.length - 2, config)
         return {
             "tokens": shown,

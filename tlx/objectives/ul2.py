@@ -35,9 +35,9 @@ class Denoiser:
 
     mode: Literal["R", "X", "S"]
     """Kind of denoising; "S" writes the rest of a text and needs no spans."""
-    mean_length: float = 3.0
+    mean_span_length: float = 3.0
     """Mean length of a span in tokens, at least 1."""
-    density: float = 0.15
+    noise_density: float = 0.15
     """Fraction of the tokens that are noise, between 0 and 1."""
     weight: float = 1.0
     """Relative probability of this denoiser, above 0."""
@@ -45,7 +45,7 @@ class Denoiser:
     @functools.cached_property
     def spans(self) -> SpanCorruption:
         """The span corruption of modes R and X."""
-        return SpanCorruption(noise_density=self.density, mean_noise_span_length=self.mean_length)
+        return SpanCorruption(noise_density=self.noise_density, mean_noise_span_length=self.mean_span_length)
 
 
 TABLE_1 = (
@@ -104,9 +104,9 @@ def _fitted(denoiser: Denoiser, room: int, sentinels: int) -> tuple[SpanCorrupti
     spans = denoiser.spans
     if denoiser.mode == "S":
         return spans, room, room
-    mean = denoiser.mean_length
+    mean = denoiser.mean_span_length
     while True:
-        spans = SpanCorruption(noise_density=denoiser.density, mean_noise_span_length=mean)
+        spans = SpanCorruption(noise_density=denoiser.noise_density, mean_noise_span_length=mean)
         size, num_targets = raw_length(room, spans)
         if noise_counts(size, spans)[1] <= sentinels:
             return spans, size, num_targets

@@ -5,7 +5,7 @@ pair is eos x eos, eos y eos, with positions that begin again at the second text
 with `reset_positions` off the first text's eos is dropped, and positions count on (facebookresearch/XLM
 utils.py concat_batches: 4 eos and 3). Where a pair is too long, the longer text loses its end.
 
-Every token but the row's first is a target with probability `rate`, eos too; 80% of them show mask, 10% a
+Every token but the row's first is a target with probability `masking_rate`, eos too; 80% of them show mask, 10% a
 random id of the whole vocabulary (trainer.py mask_out, with sample_alpha 0 and without the rounding to a
 multiple of 8 of its float16 mode). Rows have room for six standard deviations more than the mean.
 Sampling of languages: data.mixture_power.
@@ -30,26 +30,26 @@ class XLM:
 
     name: str = "xlm"
     """Name in the table of objectives."""
-    rate: float = 0.15
+    masking_rate: float = 0.15
     """Probability that a token is a target, above 0 and at most 1."""
-    mask_share: float = 0.8
+    mask_token_fraction: float = 0.8
     """Fraction of the targets that are shown as mask."""
-    random_share: float = 0.1
+    random_token_fraction: float = 0.1
     """Fraction of the targets that are shown as a random id."""
     reset_positions: bool = True
     """Whether positions begin again at the second text of a pair."""
 
     def validate(self) -> None:
         """Raise ConfigError for a rate outside (0, 1] or shares that exceed one."""
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"objective.rate = {self.rate} must be above 0 and at most 1")
+        if not 0 < self.masking_rate <= 1:
+            raise ConfigError(f"objective.masking_rate = {self.masking_rate} must be above 0 and at most 1")
         check_shares(self)
 
 
 def max_predictions(length: int, config: XLM) -> int:
     """Return the most targets of a row of `length` tokens."""
-    mean = (length - 1) * config.rate
-    return min(math.ceil(mean + 6 * math.sqrt(mean * (1 - config.rate))), length - 1)
+    mean = (length - 1) * config.masking_rate
+    return min(math.ceil(mean + 6 * math.sqrt(mean * (1 - config.masking_rate))), length - 1)
 
 
 def translation_row(window: Window, spec: ObjectiveSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -113,7 +113,7 @@ class XLMObjective(Objective):
         config = spec.config
         row, positions, langs = translation_row(window, spec)
         tokens = pad_to_length(row, spec.length, spec.vocab.pad)
-        drawn = 1 + np.flatnonzero(rng.random(max(len(row) - 1, 0)) <= config.rate)
+        drawn = 1 + np.flatnonzero(rng.random(max(len(row) - 1, 0)) <= config.masking_rate)
         size = max_predictions(spec.length, config)
         if len(drawn) > size:
             drawn = np.sort(rng.choice(drawn, size, replace=False))

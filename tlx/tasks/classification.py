@@ -1,7 +1,7 @@
 """Which class, or which classes, a text belongs to: reviews, intents, topics.
 
 The hidden state that represents the row (inputs.py) goes through a head to a softmax over the classes, or
-with `multi` to a sigmoid for each. A decoder may keep its language model loss beside it (Radford et al. 2018:
+with `multi_label` to a sigmoid for each. A decoder may keep its language model loss beside it (Radford et al. 2018:
 half of it).
 """
 
@@ -49,18 +49,18 @@ class Classes:
     """Column with the label."""
     labels: tuple[str, ...] = ()
     """Names of the classes in order; () is those of the training records, sorted."""
-    multi: bool = False
+    multi_label: bool = False
     """Whether a record has any number of classes, as a list or as a text that `separator` cuts."""
     separator: str = ","
     """What separates the classes in a text."""
-    lm_scale: float = 0.0
+    lm_loss_weight: float = 0.0
     """Weight of the language model's loss on the same row, for decoders; 0 leaves it out."""
     packing: bool = False
     """Whether a row of training holds as many examples as fit it (packed_examples.py); train.batch_size then
     counts rows of several."""
-    outside: str = ""
+    out_of_scope_label: str = ""
     """Class of records that belong to none of the others; "" is none."""
-    pooling: Literal["place", "mean"] = "place"
+    pooling: Literal["token", "mean"] = "token"
     """What the head reads: the hidden state of one position (cls of an encoder, the last of others), or the
     mean over all, for which a base model whose objective has no sentence representation is better prepared
     (Reimers and Gurevych 2019, section 6)."""
@@ -69,23 +69,23 @@ class Classes:
         """Raise ConfigError naming the field, its value and what is legal."""
         if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
             raise ConfigError(f"objective.labels = {self.labels} must be two or more, none of them twice")
-        if self.lm_scale < 0:
-            raise ConfigError(f"objective.lm_scale = {self.lm_scale} must not be negative")
-        if self.multi and not self.separator:
+        if self.lm_loss_weight < 0:
+            raise ConfigError(f"objective.lm_loss_weight = {self.lm_loss_weight} must not be negative")
+        if self.multi_label and not self.separator:
             raise ConfigError("objective.separator is empty; it cuts a text into its labels")
-        if self.multi and self.outside:
+        if self.multi_label and self.out_of_scope_label:
             raise ConfigError(
-                "objective.outside is for one label a record; with objective.multi have no label"
+                "objective.out_of_scope_label is for one label a record; with objective.multi_label have no label"
             )
-        if self.labels and self.outside and self.outside not in self.labels:
+        if self.labels and self.out_of_scope_label and self.out_of_scope_label not in self.labels:
             raise ConfigError(
-                f"objective.outside = {self.outside!r} is none of the classes: {', '.join(self.labels)}"
+                f"objective.out_of_scope_label = {self.out_of_scope_label!r} is none of the classes: {', '.join(self.labels)}"
             )
 
     @property
     def label_separator(self) -> str | None:
         """What separates labels; None where a record has one."""
-        return self.separator if self.multi else None
+        return self.separator if self.multi_label else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Classification(Classes):
 
 def label_of(record: Record, config: Classes) -> int | np.ndarray:
     """Return the index of a record's class, or the 0 and 1 of each class."""
-    if config.multi:
+    if config.multi_label:
         return classes_of(record, config.label, config.separator, config.labels)
     return class_of(record, config.label, config.labels)
 
@@ -109,8 +109,8 @@ def label_arrays(item: Item, config: Classes) -> dict[str, np.ndarray]:
     """Return the arrays `label` [] int32, or [C] float32 of several labels, and `weights` []."""
     label = item.label
     if label is None:
-        label = np.zeros(max(len(config.labels), 2), np.float32) if config.multi else 0
-    dtype = np.float32 if config.multi else np.int32
+        label = np.zeros(max(len(config.labels), 2), np.float32) if config.multi_label else 0
+    dtype = np.float32 if config.multi_label else np.int32
     return {"label": np.asarray(label, dtype), "weights": np.ones((), np.float32)}
 
 
@@ -128,11 +128,11 @@ class ClassesModule(TaskModule):
 
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the terms "loss" and "accuracy"."""
-        return class_terms(outputs["logits"], batch, self.config.multi, self.loss.label_smoothing)
+        return class_terms(outputs["logits"], batch, self.config.multi_label, self.loss.label_smoothing)
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the base class's terms, and "lm_loss" where the config asks for it."""
-        if not self.config.lm_scale or self.model.kind != "decoder":
+        if not self.config.lm_loss_weight or self.model.kind != "decoder":
             return super().__call__(batch, carry, keys)
         hidden = hidden_states(self.lm, batch, keys)
         terms = self.terms(self._logits(hidden, batch, keys), batch)
@@ -144,7 +144,7 @@ class ClassesModule(TaskModule):
     def _pooled(self, hidden_BTD: jax.Array, batch: Batch) -> jax.Array:
         """Return [B, D]; [B, P, D] of P examples a row."""
         place = batch["place"]
-        if self.config.pooling == "place":
+        if self.config.pooling == "token":
             return select_place(hidden_BTD, place)
         segments = batch["decoder_segments" if self.model.kind == "encoder_decoder" else "segments"]
         means = mean_over(hidden_BTD, segments, place.shape[1] if place.ndim == 2 else 1)
@@ -159,7 +159,7 @@ class ClassesModule(TaskModule):
         terms = cross_entropy(
             hidden_BTD[:, :-1], self.lm.unembedding(), batch["tokens"][:, 1:], real, self.loss
         )
-        return terms["loss"]._replace(loss_weight=self.config.lm_scale)
+        return terms["loss"]._replace(loss_weight=self.config.lm_loss_weight)
 
 
 def class_terms(logits: jax.Array, batch: Batch, multi: bool, smoothing: float = 0.0) -> Terms:
@@ -213,7 +213,7 @@ def labellings(
         (predicted, true): int [N], or bool [N, C] of sets of labels.
     """
     true = np.array([label_of(record, config) for record in records])
-    if config.multi:
+    if config.multi_label:
         chosen = [[name in prediction["labels"] for name in config.labels] for prediction in predictions]
         return np.array(chosen), true > 0
     indices = {name: index for index, name in enumerate(config.labels)}
@@ -232,8 +232,8 @@ class ClassificationTask(PackableTask):
         if config.labels:
             return config
         names = names_of(records, config.label, config.label_separator)
-        if config.outside and config.outside not in names:
-            names = (*names, config.outside)
+        if config.out_of_scope_label and config.out_of_scope_label not in names:
+            names = (*names, config.out_of_scope_label)
         return dataclasses.replace(config, labels=names)
 
     def text_columns(self, config: Classification) -> Columns:
@@ -307,7 +307,7 @@ class ClassificationTask(PackableTask):
         names = spec.config.labels
         if spec.config.packing:
             logits = logits[:, 0]  # rows of evaluation hold one example each
-        if spec.config.multi:
+        if spec.config.multi_label:
             return [
                 {
                     "labels": [name for name, p in zip(names, row, strict=True) if p > 0.5],
@@ -341,16 +341,16 @@ class ClassificationTask(PackableTask):
             "accuracy": metrics.accuracy(predicted, true),
             "f1_macro": metrics.macro(predicted, true, count).f1,
         }
-        if config.multi:
+        if config.multi_label:
             figures["f1_micro"] = metrics.micro(predicted, true, count).f1  # of single labels the accuracy
         else:
             figures["matthews"] = metrics.matthews(predicted, true)
         if count <= _LISTED:
             by_class = metrics.per_class(predicted, true, count).f1
             figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, by_class, strict=True)}
-        if config.outside:
-            figures |= _scope_figures(predicted, true, names.index(config.outside))
-        if not config.multi:
+        if config.out_of_scope_label:
+            figures |= _scope_figures(predicted, true, names.index(config.out_of_scope_label))
+        if not config.multi_label:
             baseline = float(np.bincount(true).max() / len(true))
             return Scores(figures, "accuracy", mean_of(predicted == true), baseline)
         return Scores(
@@ -372,7 +372,7 @@ class ClassificationTask(PackableTask):
             spec: What examples depend on.
             path: File to write.
         """
-        if not spec.config.multi:
+        if not spec.config.multi_label:
             predicted, true = labellings(predictions, records, spec.config)
             names = spec.config.labels
             draw_confusion(metrics.confusion(predicted, true, len(names)), names, path)

@@ -2,7 +2,7 @@
 
 Source and target are templates of a record's columns, with whatever stands before them: "summarize:
 {source}" is T5's prefix (Raffel et al. 2020), "{article} TL;DR:" is GPT-2's. Any task whose label can be
-written is one of these: `words` are what the labels are called. Evaluated by what the model writes, by
+written is one of these: `label_words` are what the labels are called. Evaluated by what the model writes, by
 greedy or beam search, against one reference or several.
 """
 
@@ -36,7 +36,7 @@ class GenerationColumns:
     """Template of the source, in which {column} is a column's text."""
     target: str = "{target}"
     """Template of the target; one column with a list of texts has several references."""
-    words: tuple[tuple[str, str], ...] = ()
+    label_words: tuple[tuple[str, str], ...] = ()
     """Pairs (label, what is written for it); () writes targets as they are."""
     number_step: float = 0.0
     """Targets are numbers, rounded to multiples of this (T5: 0.2); 0: they are texts."""
@@ -67,13 +67,13 @@ class GenerationColumns:
         texts = texts_of(self.target, record, f"{field}.target") or [""]
         if self.number_step:
             return [self._rounded(record, text, field) for text in texts]
-        if not self.words:
+        if not self.label_words:
             return texts
-        words = dict(self.words)
+        words = dict(self.label_words)
         labels = [text.strip() for text in texts]
         for label in labels:
             if label not in words:
-                raise DataError(f"{record.where}: " + one_of(f"{field}.words", label, words))
+                raise DataError(f"{record.where}: " + one_of(f"{field}.label_words", label, words))
         return [words[label] for label in labels]
 
     def _rounded(self, record: Record, text: str, field: str) -> str:

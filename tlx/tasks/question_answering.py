@@ -43,15 +43,15 @@ class QuestionAnswering:
     """Column with a list of answers, empty where there is none."""
     starts: str = "starts"
     """Column with a list of the characters in the context at which the answers begin."""
-    question_tokens: int = 64
+    max_question_tokens: int = 64
     """Most tokens of a question, at least 1; a longer one loses its end."""
     stride: int = 128
     """Tokens from one window of the context to the next, at least 1."""
-    answer_tokens: int = 30
+    max_answer_tokens: int = 30
     """Most tokens of an answer, at least 1."""
     no_answer: bool = False
     """Whether the model may predict that there is no answer."""
-    threshold: float = 0.0
+    no_answer_threshold: float = 0.0
     """There is none where that scores more than the best answer less this."""
     misplaced: str = "mend"
     """What becomes of an answer that does not stand where its record says: the nearest one counts ("mend", an
@@ -59,7 +59,7 @@ class QuestionAnswering:
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
-        for name in ("question_tokens", "stride", "answer_tokens"):
+        for name in ("max_question_tokens", "stride", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be at least 1")
         if self.misplaced not in ("mend", "skip"):
@@ -174,7 +174,7 @@ def best_span(logits: np.ndarray, item: ContextWindow, spec: TaskSpec) -> tuple[
         return {"answer": "", "start": -1, "score": -np.inf}, none_score
     sums = first[:, None] + last[None, :]
     distance = np.arange(len(last))[None, :] - np.arange(len(first))[:, None]
-    sums = np.where((distance >= 0) & (distance < spec.config.answer_tokens), sums, -np.inf)
+    sums = np.where((distance >= 0) & (distance < spec.config.max_answer_tokens), sums, -np.inf)
     i, j = np.unravel_index(int(sums.argmax()), sums.shape)
     begin = int(item.spans[i, 0])
     end = int(item.spans[j, 1])
@@ -214,7 +214,7 @@ class QuestionAnsweringTask(Task):
         items = []
         for number, record in enumerate(records):
             question = tokenizer.encode_batch([record.text(config.question, "objective.question")])[0]
-            question = question[: config.question_tokens]
+            question = question[: config.max_question_tokens]
             text = record.text(config.context, "objective.context")
             if text not in encoded:
                 encoded[text] = encode_with_spans(tokenizer, text)
@@ -222,7 +222,7 @@ class QuestionAnsweringTask(Task):
             if room < 1:
                 raise ConfigError(
                     f"data.sequence_length = {spec.length} leaves no room for a context after "
-                    f"objective.question_tokens = {config.question_tokens}"
+                    f"objective.max_question_tokens = {config.max_question_tokens}"
                 )
             characters, skipped = answer_span(record, text, config) if labelled else (None, False)
             ids, spans = encoded[text]
@@ -319,7 +319,7 @@ class QuestionAnsweringTask(Task):
 
 
 def _final(prediction: Prediction, config: QuestionAnswering) -> Prediction:
-    if config.no_answer and prediction["no_answer_score"] > prediction["score"] - config.threshold:
+    if config.no_answer and prediction["no_answer_score"] > prediction["score"] - config.no_answer_threshold:
         prediction = prediction | {"answer": "", "start": -1}
     return prediction | {name: round(prediction[name], 4) for name in ("score", "no_answer_score")}
 

@@ -1,6 +1,6 @@
 """How alike two texts are, a number: STS.
 
-The loss is the mean square of the error in units of the scale from `low` to `high`. A decoder reads the pair
+The loss is the mean square of the error in units of the scale from `min_score` to `max_score`. A decoder reads the pair
 in both orders, whose hidden states are added before the head (Radford et al. 2018, 3.3), for the order of a
 pair of likes means nothing; other kinds see both texts from both sides and read one.
 """
@@ -45,15 +45,17 @@ class Similarity:
     """Column with the second text."""
     label: str = "score"
     """Column with the number."""
-    low: float = 0.0
+    min_score: float = 0.0
     """Lower end of the scale."""
-    high: float = 5.0
+    max_score: float = 5.0
     """Upper end of the scale."""
 
     def validate(self) -> None:
         """Raise ConfigError for a scale without extent."""
-        if not self.low < self.high:
-            raise ConfigError(f"objective.low = {self.low} must be below objective.high = {self.high}")
+        if not self.min_score < self.max_score:
+            raise ConfigError(
+                f"objective.min_score = {self.min_score} must be below objective.max_score = {self.max_score}"
+            )
 
 
 class SimilarityModule(TaskModule):
@@ -105,8 +107,8 @@ class SimilarityTask(Task):
         """
         config = spec.config
         texts = encode_columns(records, self.text_columns(config), tokenizer)
-        numbers = [number_of(record, config.label) if labelled else config.low for record in records]
-        labels = [(number - config.low) / (config.high - config.low) for number in numbers]
+        numbers = [number_of(record, config.label) if labelled else config.min_score for record in records]
+        labels = [(number - config.min_score) / (config.max_score - config.min_score) for number in numbers]
         return [
             Item(pair, label, index) for index, (pair, label) in enumerate(zip(texts, labels, strict=True))
         ]
@@ -149,7 +151,7 @@ class SimilarityTask(Task):
         del items
         config = spec.config
         return [
-            {"score": round(config.low + float(unit) * (config.high - config.low), 4)}
+            {"score": round(config.min_score + float(unit) * (config.max_score - config.min_score), 4)}
             for unit in outputs["number"]
         ]
 

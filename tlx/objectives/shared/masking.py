@@ -2,10 +2,10 @@
 
 Counts and candidates, by recipe:
 
-    bert       min(max_predictions, max(1, round(n * rate))) of the n tokens, cls and sep counted, halves to
+    bert       min(max_predictions, max(1, round(n * masking_rate))) of the n tokens, cls and sep counted, halves to
                even; never a special token; random ids from the whole vocabulary
                (google-research/bert create_pretraining_data.py: 18 of 123)
-    roberta    floor(n * rate + U), U uniform in [0, 1), of all n tokens, special ones too; random ids are
+    roberta    floor(n * masking_rate + U), U uniform in [0, 1), of all n tokens, special ones too; random ids are
                ordinary tokens (fairseq data/mask_tokens_dataset.py)
 
 What is drawn, by unit: single tokens; whole words (bert's do_whole_word_mask: a word that would exceed the
@@ -27,11 +27,11 @@ from tlx.objectives.shared.base import ObjectiveSpec
 class Masking:
     """How many tokens are predicted, and what the model sees in their place."""
 
-    rate: float = 0.15
+    masking_rate: float = 0.15
     """Fraction of a row's tokens to predict, above 0 and at most 1."""
-    mask_share: float = 0.8
+    mask_token_fraction: float = 0.8
     """Fraction of the predicted tokens that are shown as mask."""
-    random_share: float = 0.1
+    random_token_fraction: float = 0.1
     """Fraction of the predicted tokens that are shown as a random id; the others are shown as they are."""
     max_predictions: int | None = None
     """Most targets of a row (BERT: 20 at length 128); None is no limit."""
@@ -46,8 +46,8 @@ class Masking:
 
     def validate(self) -> None:
         """Raise ConfigError for a rate outside (0, 1], shares that exceed one, or an unknown choice."""
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"objective.rate = {self.rate} must be above 0 and at most 1")
+        if not 0 < self.masking_rate <= 1:
+            raise ConfigError(f"objective.masking_rate = {self.masking_rate} must be above 0 and at most 1")
         check_shares(self)
         if self.max_predictions is not None and self.max_predictions < 1:
             raise ConfigError(f"objective.max_predictions = {self.max_predictions} must be at least 1")
@@ -64,22 +64,22 @@ class Masking:
 
 
 def check_shares(config: Any) -> None:
-    """Raise ConfigError unless `mask_share` and `random_share` are fractions that add up to at most 1."""
-    for name in ("mask_share", "random_share"):
+    """Raise ConfigError unless `mask_token_fraction` and `random_token_fraction` are fractions that add up to at most 1."""
+    for name in ("mask_token_fraction", "random_token_fraction"):
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"objective.{name} = {getattr(config, name)} must lie in 0..1")
-    if config.mask_share + config.random_share > 1:
+    if config.mask_token_fraction + config.random_token_fraction > 1:
         raise ConfigError(
-            f"objective.random_share = {config.random_share} must be at most "
-            f"1 - objective.mask_share = {1 - config.mask_share:g}"
+            f"objective.random_token_fraction = {config.random_token_fraction} must be at most "
+            f"1 - objective.mask_token_fraction = {1 - config.mask_token_fraction:g}"
         )
 
 
 def num_predictions(length: int, config: Masking) -> int:
     """Return the most targets of a row of `length` tokens, cls and sep included; the exact count for bert."""
-    wanted = max(1, round(length * config.rate))
+    wanted = max(1, round(length * config.masking_rate))
     if config.recipe == "roberta":
-        wanted = min(int(length * config.rate) + 1, length)
+        wanted = min(int(length * config.masking_rate) + 1, length)
     return wanted if config.max_predictions is None else min(config.max_predictions, wanted)
 
 
@@ -99,7 +99,7 @@ def chosen_positions(
     """
     length = len(tokens)
     if config.recipe == "roberta":
-        count = min(int(length * config.rate + rng.random()), num_predictions(length, config))
+        count = min(int(length * config.masking_rate + rng.random()), num_predictions(length, config))
         return np.sort(rng.choice(length, count, replace=False, shuffle=False)) if length else _NONE
     candidates = np.flatnonzero(~spec.vocab.special[tokens])
     count = min(num_predictions(length, config), len(candidates))
@@ -143,7 +143,7 @@ def hide(
         tokens: int32 [T].
         positions: Positions to predict.
         spec: What examples depend on.
-        config: Has `mask_share`, `random_share` and perhaps `recipe`, as Masking.
+        config: Has `mask_token_fraction`, `random_token_fraction` and perhaps `recipe`, as Masking.
 
     Returns:
         int32 [T], a copy.
@@ -157,8 +157,10 @@ def hide(
         random_ids = ordinary[rng.integers(0, len(ordinary), count)]
     else:
         random_ids = rng.integers(0, vocab.size, count, dtype=np.int32)
-    replaced = np.where(draw < config.mask_share + config.random_share, random_ids, tokens[positions])
-    shown[positions] = np.where(draw < config.mask_share, vocab.mask, replaced)
+    replaced = np.where(
+        draw < config.mask_token_fraction + config.random_token_fraction, random_ids, tokens[positions]
+    )
+    shown[positions] = np.where(draw < config.mask_token_fraction, vocab.mask, replaced)
     return shown
 
 

@@ -1,7 +1,7 @@
 """Rows of two texts, cls A sep B sep, of which the model says whether B is what follows A.
 
 google-research/bert create_pretraining_data.py and google-research/albert's of the same name: a chunk of one
-document fills the row (with probability `short_rate` only a random part of it, down to 2 tokens), A is a
+document fills the row (with probability `short_sequence_fraction` only a random part of it, down to 2 tokens), A is a
 random number of its sentences, at least one and not all. Half of the time B is the rest, label 0; else
 label 1: text of another document for BERT (nsp), for ALBERT (sop) A and B in the wrong order. A chunk of one
 sentence always gets text of another document, label 1, in both. Where A and B are too long, the longer one
@@ -47,14 +47,16 @@ NUM_SPECIAL = 3  # cls, sep and sep
 class Pairing(Masking):
     """What is masked, and how often a row is short."""
 
-    short_rate: float = 0.1
+    short_sequence_fraction: float = 0.1
     """Fraction of the rows that are cut to a random length, 0 to 1."""
 
     def validate(self) -> None:
         """Raise ConfigError as Masking does, and for a rate outside [0, 1]."""
         super().validate()
-        if not 0 <= self.short_rate <= 1:
-            raise ConfigError(f"objective.short_rate = {self.short_rate} must lie in 0..1")
+        if not 0 <= self.short_sequence_fraction <= 1:
+            raise ConfigError(
+                f"objective.short_sequence_fraction = {self.short_sequence_fraction} must lie in 0..1"
+            )
 
 
 def two_texts(
@@ -80,7 +82,7 @@ def two_texts(
     other = other[other != spec.vocab.eos]
     if len(chunk) == 0:
         return chunk, chunk, 0
-    target = int(rng.integers(2, room + 1)) if rng.random() < spec.config.short_rate else room
+    target = int(rng.integers(2, room + 1)) if rng.random() < spec.config.short_sequence_fraction else room
     ends = _up_to(sentence_ends(chunk, spec), target)
     alone = len(ends) == 1
     cut = int(ends[0 if alone else rng.integers(len(ends) - 1)])

@@ -294,7 +294,7 @@ class Task(Objective):
         """
         # The ids of a trained prompt follow those of the padded vocabulary.
         first = dataclasses.replace(model, vocab_size=model.vocab_size or vocab.size).padded_vocab
-        prompt = tuple(range(first, first + model.slots.prompt))
+        prompt = tuple(range(first, first + model.adapters.prompt_length))
         return TaskSpec(config, length, vocab, model.kind, prompt)
 
     def check_spec(self, spec: TaskSpec) -> None:
