@@ -1,7 +1,8 @@
 """A small model of any shape, pretrained on texts of one's own: where the figures of README.md start from.
 
     tlx train --config=configs/finetune/base.py --workdir=runs/reviews-mlm \\
-        --config.data.text.files="('ko_reviews_text/train.txt.gz',)" --config.data.text.one_document_per_line=True
+        --config.data.text.files="('ko_reviews_text/train.txt.gz',)" \\
+        --config.data.text.one_document_per_line=True
 
 ":clm", ":span_corruption" and ":plm" behind the name are the same with a decoder, an encoder-decoder or two
 streams, of as many layers in all. About two passes over 22 million characters of Korean.

@@ -20,7 +20,11 @@ def get_config(arg="clm"):
     model = config.model
     model.width, model.num_layers, model.attention.num_heads, model.dropout = 32, 2, 4, 0.1
     model.execution.unroll = 1
-    kinds = {{"plm": "relative_sinusoidal", "recurrent_lm": "relative_sinusoidal", "span_corruption": "relative_bias"}}
+    kinds = {{
+        "plm": "relative_sinusoidal",
+        "recurrent_lm": "relative_sinusoidal",
+        "span_corruption": "relative_bias",
+    }}
     model.position.kind = kinds.get(arg, "rotary")
     if arg in ("plm", "recurrent_lm"):
         model.block_layout, config.objective.mem_len = "post", 16

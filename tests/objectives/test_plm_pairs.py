@@ -30,7 +30,7 @@ def row_of(seed: int, length: int = 32, num_text: int | None = None, **config):
     reads = plm.OBJECTIVE.window_spec(this)
     size = reads.length if num_text is None else num_text
     text, other = 10 + np.arange(size), 110 + np.arange(reads.second_length)
-    given = window(text, reads.length, other=window(other))
+    given = window(text, reads.length, second=window(other))
     return plm.OBJECTIVE.example(np.random.default_rng(seed), given, this), this, text
 
 

@@ -76,13 +76,13 @@ def test_workers_make_rows_without_a_jax_backend():
     program = f"""
 import numpy as np
 from tlx.objectives import TABLE
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 
 from tlx.data.window import dummy_window
 for name in TABLE:
     objective = TABLE.load(name)
-    spec = Spec(objective.config_class(), {LENGTH}, Vocabulary(300))
+    spec = ObjectiveSpec(objective.config_class(), {LENGTH}, Vocabulary(300))
     window = dummy_window(objective.window_spec(spec), spec.vocab)
     objective.example(np.random.default_rng(0), window, spec)
 from jax._src import xla_bridge

@@ -29,7 +29,7 @@ def test_both_texts_are_there(source, target, mark):
     spec = ObjectiveSpec(TextToText(target_length=12, mark_target=mark), 24, VOCAB, languages=("en", "de"))
     assert (
         text_to_text.OBJECTIVE.window_spec(spec)[:2] == (24, "parallel")
-        and text_to_text.OBJECTIVE.window_spec(spec).other == 12
+        and text_to_text.OBJECTIVE.window_spec(spec).second_length == 12
     )
     pair = window([*target, VOCAB.eos], 12, 1)
     row = text_to_text.OBJECTIVE.example(None, window([*source, VOCAB.eos], 24, 0, pair), spec)

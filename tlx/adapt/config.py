@@ -25,10 +25,11 @@ class AdaptConfig:
         bitfit    all biases (Ben Zaken et al. 2022)
         fl        `size` hidden units added to each feed-forward network (FL-tuning, Liu et al. 2022)
 
-    size 0 is the method's own: 8, 64, 64, 5, 20, -, 160. also_train: regular expressions of further parameters
-    that are trained. layer_lr_decay: each layer's rate is that of the one above times this (ELECTRA: 0.8).
-    gradual_unfreezing: fraction of the run after which one more layer from the top joins in (Howard and Ruder 2018); 0: all
-    from the start. Parts of a model are kept as they are with optimizer.freeze.
+    size 0 is the method's own: 8, 64, 64, 5, 20, -, 160. also_train: regular expressions of further
+    parameters that are trained. layer_lr_decay: each layer's rate is that of the one above times this
+    (ELECTRA: 0.8). gradual_unfreezing: fraction of the run after which one more layer from the top joins in
+    (Howard and Ruder 2018); 0: all from the start. Parts of a model are kept as they are with
+    optimizer.freeze.
     """
 
     method: Method = "full"
@@ -47,7 +48,8 @@ class AdaptConfig:
             raise ConfigError(f"adapt.layer_lr_decay = {self.layer_lr_decay} must be above 0 and at most 1")
         if not 0 <= self.gradual_unfreezing < 1:
             raise ConfigError(
-                f"adapt.gradual_unfreezing = {self.gradual_unfreezing} must be a share of the run from 0 up to 1"
+                f"adapt.gradual_unfreezing = {self.gradual_unfreezing} must be a fraction of the run "
+                "from 0 up to 1"
             )
         if self.method == "full" and self.also_train:
             raise ConfigError("adapt.also_train adds to what the method trains; method 'full' trains all")

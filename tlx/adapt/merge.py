@@ -1,4 +1,4 @@
-"""Adapters that can become part of the matrices beside them: a model without adapters that computes the same."""
+"""Adapters that can be merged into the matrices beside them: an equal model without adapters."""
 
 import dataclasses
 from typing import Any

@@ -35,13 +35,13 @@ class FewShot:
 
     prompt: a template of a record up to its answer, with {column} for a column. choices: templates of the
     answers. label: the column that says which is right, by one of `labels`, which stand for the choices in
-    order. instruction: what stands before everything; separator: what stands between examples. shots: examples
-    before each record, drawn from the training records anew for each of them, by `seed` and the record's
-    number. normalization: how choices are compared, their log-likelihood ("total"), that over their "bytes" or "tokens",
-    or less their log-likelihood behind `unconditional_prompt` alone ("unconditional"). max_length: tokens of the longest
-    prompt with its choice; 0: as long as the model was trained with. Examples that do not fit are left out,
-    the first ones first, then the beginning of the prompt. limit: so many of the records, the first ones; 0:
-    all.
+    order. instruction: what stands before everything; separator: what stands between examples. shots:
+    examples before each record, drawn from the training records anew for each of them, by `seed` and the
+    record's number. normalization: how choices are compared, their log-likelihood ("total"), that over their
+    "bytes" or "tokens", or less their log-likelihood behind `unconditional_prompt` alone ("unconditional").
+    max_length: tokens of the longest prompt with its choice; 0: as long as the model was trained with.
+    Examples that do not fit are left out, the first ones first, then the beginning of the prompt. limit: so
+    many of the records, the first ones; 0: all.
     """
 
     prompt: str = "{text}\n"

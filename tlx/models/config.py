@@ -202,8 +202,8 @@ class ModelConfig:
             plain and self.block_layout == "pre" and self.num_layers > 1
         ):
             raise ConfigError(
-                "model.norm.before_first_layer = False: only an encoder with block_layout = 'pre' and several layers, without "
-                "share_layers and experts, can leave out its first norm"
+                "model.norm.before_first_layer = False: only an encoder with block_layout = 'pre' and "
+                "several layers, without share_layers and experts, can leave out its first norm"
             )
         windows = (attention.window, *attention.window_pattern)
         if min(windows) < 0:

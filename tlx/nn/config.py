@@ -26,8 +26,9 @@ class NormConfig:
 class RotaryScaling:
     """Rotary positions of a model that reads further than it was first trained to.
 
-    linear: positions / factor (Chen et al. 2023). llama3: wavelengths above original_length / low_freq_factor are
-    stretched by `factor`, those below original_length / high_freq_factor are not, and between there is a ramp.
+    linear: positions / factor (Chen et al. 2023). llama3: wavelengths above original_length / low_freq_factor
+    are stretched by `factor`, those below original_length / high_freq_factor are not, and between there is a
+    ramp.
     """
 
     kind: Literal["none", "linear", "llama3"] = "none"
@@ -42,8 +43,9 @@ class PositionConfig:
     """How order enters: added to embeddings, rotated into queries and keys, or added to the logits.
 
     learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. relative_bias: T5's relative
-    bias, one table per stack. relative_sinusoidal: Transformer-XL's and XLNet's sinusoidal relative attention.
-    disentangled: DeBERTa's vectors of distances; its num_buckets may be 0, and then none share a row.
+    bias, one table per stack. relative_sinusoidal: Transformer-XL's and XLNet's sinusoidal relative
+    attention. disentangled: DeBERTa's vectors of distances; its num_buckets may be 0, and then none share a
+    row.
     """
 
     kind: Literal[
@@ -124,11 +126,12 @@ class AdapterConfig:
     """What adaptation adds to the parts of a model; 0 is nothing. Adapters are parameters of those parts.
 
     lora_rank, lora_alpha: W + (alpha / rank) A B in place of the matrices lora_targets: "attention/query",
-    key, value, out (of cross-attention too), "feedforward/in", gate, out (Hu et al. 2022). bottleneck_dim: width of
-    the bottleneck behind the feed-forward network, and with bottleneck_after_attention behind attention too (Houlsby
-    et al. 2019). prefix_length: keys and values before those of self-attention, in each layer (Li and Liang 2021).
-    prompt_length: rows of the token table, behind the vocabulary's, that stand before a text (Lester et al. 2021).
-    extra_ff_dim: hidden units added to the feed-forward network (FL-tuning, Liu et al. 2022).
+    key, value, out (of cross-attention too), "feedforward/in", gate, out (Hu et al. 2022). bottleneck_dim:
+    width of the bottleneck behind the feed-forward network, and with bottleneck_after_attention behind
+    attention too (Houlsby et al. 2019). prefix_length: keys and values before those of self-attention, in
+    each layer (Li and Liang 2021). prompt_length: rows of the token table, behind the vocabulary's, that
+    stand before a text (Lester et al. 2021). extra_ff_dim: hidden units added to the feed-forward network
+    (FL-tuning, Liu et al. 2022).
     """
 
     lora_rank: int = 0

@@ -3,8 +3,8 @@
 A row of the batch is a bundle: `rows` rows of each part, made of one long window of text that the parts cut
 up between them. So batch k stays a function of (seed, k), every batch has the same shares, and the bundle
 goes through microbatches and meshes whole. All parts share the model ("model"), each has its own heads. The
-loss is the sum of the parts' losses, each divided by its own weight and times its `loss_weight`; their terms are
-called "PART/TERM", "loss" and "accuracy" are over all targets alike.
+loss is the sum of the parts' losses, each divided by its own weight and times its `loss_weight`; their terms
+are called "PART/TERM", "loss" and "accuracy" are over all targets alike.
 
 A batch has for each part the arrays of its examples as "PART.KEY" [B, rows, ...], and `targets` and `weights`
 of all of them, [B, all targets of a bundle]. A part is called as its objective, or `label`.
@@ -92,9 +92,9 @@ class Mixture:
             if part.rows < 1:
                 raise ConfigError(f"{field}.rows = {part.rows} must be at least 1")
             if not part.loss_weight > 0:
-                raise ConfigError(f"{field}.scale = {part.loss_weight} must be above 0")
+                raise ConfigError(f"{field}.loss_weight = {part.loss_weight} must be above 0")
             if part.sequence_length < 0:
-                raise ConfigError(f"{field}.length = {part.sequence_length} must not be negative")
+                raise ConfigError(f"{field}.sequence_length = {part.sequence_length} must not be negative")
             part.objective.validate()
 
 

@@ -1,12 +1,12 @@
 """ELECTRA: a small generator fills in masked tokens, the model says of every token whether it was replaced.
 
-google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: max(1, min(N, round(n * masking_rate)))
-positions, N = int((masking_rate + .005) * length), drawn with replacement from the ordinary tokens (19 draws of 126
-are 17.7 positions on average); each draw shows mask (85%) or changes nothing. The generator predicts them, a
-sample of its prediction (Gumbel-max, no gradient) takes their place in the original text, and a sampled
-token that equals the original counts as real. Loss: MLM mean over draws + `rtd_weight` * mean over all
-tokens of the row, cls and sep too, of the binary cross-entropy. A position drawn twice is filled by its first
-draw; the official code fills in the mean of the two ids, rounded down.
+google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: of n tokens max(1, min(N,
+round(n * masking_rate))) positions, N = int((masking_rate + .005) * length), drawn with replacement from the
+ordinary tokens (19 draws of 126 are 17.7 positions on average); each draw shows mask (85%) or changes
+nothing. The generator predicts them, a sample of its prediction (Gumbel-max, no gradient) takes their place
+in the original text, and a sampled token that equals the original counts as real. Loss: MLM mean over draws
++ `rtd_weight` * mean over all tokens of the row, cls and sep too, of the binary cross-entropy. A position
+drawn twice is filled by its first draw; the official code fills in the mean of the two ids, rounded down.
 
 Sharing of embeddings: "all" is ELECTRA's, tables and the norm after them are one for both; "gdes" is
 DeBERTa v3's: the model reads the generator's token table without sending it gradients, plus a difference of

@@ -1,11 +1,11 @@
 """SpanBERT: spans of whole words are hidden, and predicted twice: from their positions and from their edges.
 
 facebookresearch/SpanBERT pretraining/fairseq/data/masking.py (PairWithSpanMaskingScheme): of n ordinary
-tokens ceil(n * masking_rate) are hidden. A span begins with the word of a random token and is as many words long as
-a geometric distribution says that is cut off at `max_words` and renormalised (mean 3.797 for .2 and 10; the
-clipped min(G, 10) of other code has 4.463). It ends early at the end of the text or of the budget, inside a
-word if need be; here also at special tokens and at the end of a document. Spans that meet are one. Each is
-shown as mask (80%), as random tokens (10%, drawn for each) or as it is: one draw a span.
+tokens ceil(n * masking_rate) are hidden. A span begins with the word of a random token and is as many words
+long as a geometric distribution says that is cut off at `max_words` and renormalised (mean 3.797 for .2 and
+10; the clipped min(G, 10) of other code has 4.463). It ends early at the end of the text or of the budget,
+inside a word if need be; here also at special tokens and at the end of a document. Spans that meet are one.
+Each is shown as mask (80%), as random tokens (10%, drawn for each) or as it is: one draw a span.
 
 The span-boundary objective (models/pair_bert.py) predicts token i of a span from the hidden states of the
 tokens just outside it and an embedding of i, for spans with a token of their document on both sides, up to

@@ -5,10 +5,10 @@ pair is eos x eos, eos y eos, with positions that begin again at the second text
 with `reset_positions` off the first text's eos is dropped, and positions count on (facebookresearch/XLM
 utils.py concat_batches: 4 eos and 3). Where a pair is too long, the longer text loses its end.
 
-Every token but the row's first is a target with probability `masking_rate`, eos too; 80% of them show mask, 10% a
-random id of the whole vocabulary (trainer.py mask_out, with sample_alpha 0 and without the rounding to a
-multiple of 8 of its float16 mode). Rows have room for six standard deviations more than the mean.
-Sampling of languages: data.mixture_power.
+Every token but the row's first is a target with probability `masking_rate`, eos too; 80% of them show mask,
+10% a random id of the whole vocabulary (trainer.py mask_out, with sample_alpha 0 and without the rounding to
+a multiple of 8 of its float16 mode). Rows have room for six standard deviations more than the mean. Sampling
+of languages: data.mixture_power.
 """
 
 import dataclasses

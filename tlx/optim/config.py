@@ -39,7 +39,8 @@ class ScheduleConfig:
     """How the learning rate moves over the run, as a share of OptimizerConfig.learning_rate.
 
     name: one of SCHEDULES. warmup: a linear rise; from 1 up a number of steps, below 1 a share
-    of the run. final_fraction: what linear, cosine and wsd end on. cooldown: wsd's last stretch, as warmup is given.
+    of the run. final_fraction: what linear, cosine and wsd end on. cooldown: wsd's last stretch, as warmup is
+    given.
     """
 
     name: str = "cosine"
@@ -59,15 +60,17 @@ class ScheduleConfig:
                 )
         if not 0 <= self.final_fraction <= 1:
             raise ConfigError(
-                f"optimizer.schedule.final_fraction = {self.final_fraction} must be 0 to 1: a share of the peak"
+                f"optimizer.schedule.final_fraction = {self.final_fraction} must be 0 to 1: a "
+                "fraction of the peak"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class AdafactorConfig:
-    """decay_exponent: exponent of the second moment's memory, 1 - t^-decay_exponent. min_dim_size_to_factor: matrices whose smaller side
-    is at least this wide are factored. clipping_threshold: largest root mean square of an update. multiply_by_parameter_scale: updates
-    scale with the root mean square of the parameter."""
+    """decay_exponent: exponent of the second moment's memory, 1 - t^-decay_exponent. min_dim_size_to_factor:
+    matrices whose smaller side is at least this wide are factored. clipping_threshold: largest root mean
+    square of an update. multiply_by_parameter_scale: updates scale with the root mean square of the
+    parameter."""
 
     decay_exponent: float = 0.8
     min_dim_size_to_factor: int = 128
@@ -97,10 +100,10 @@ class OptimizerConfig:
     judged by itself) unless a rule says otherwise.
 
     Rules are regular expressions found in a parameter's path; the first that matches counts, and
-    "blocks[8:]/..." names layers of a stack as a Python slice or index would. weight_decay_multipliers: factors of
-    weight_decay. lr_multipliers: factors of the learning rate. freeze: parameters that never change; they have
-    no optimizer state, except where other layers of their stack are trained. unfreeze: updates after which
-    parameters begin to change; until then their gradients count as 0.
+    "blocks[8:]/..." names layers of a stack as a Python slice or index would. weight_decay_multipliers:
+    factors of weight_decay. lr_multipliers: factors of the learning rate. freeze: parameters that never
+    change; they have no optimizer state, except where other layers of their stack are trained. unfreeze:
+    updates after which parameters begin to change; until then their gradients count as 0.
     """
 
     name: str = "adamw"
@@ -136,7 +139,8 @@ class OptimizerConfig:
                     raise ConfigError(f"optimizer.{field}: {pattern!r} has the factor {factor}, less than 0")
         if self.adafactor.min_dim_size_to_factor < 2:
             raise ConfigError(
-                f"optimizer.adafactor.min_dim_size_to_factor = {self.adafactor.min_dim_size_to_factor} must be 2 or more"
+                f"optimizer.adafactor.min_dim_size_to_factor = {self.adafactor.min_dim_size_to_factor} "
+                "must be 2 or more"
             )
         if self.muon.ns_steps < 1:
             raise ConfigError(f"optimizer.muon.ns_steps = {self.muon.ns_steps} must be 1 or more")

@@ -31,7 +31,7 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
 
 
 def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Any:
-    """What the run's examples depend on, with this tokenizer: a Spec; a TaskSpec for tasks."""
+    """What the run's examples depend on, with this tokenizer: an ObjectiveSpec; a TaskSpec for tasks."""
     data = config.data
     return get_objective(config).make_spec(
         config.objective, config.model, data.sequence_length, data.languages, tokenizer

@@ -75,7 +75,8 @@ def coordinate_check(
     """Activations of a decoder or an encoder at several widths over the first updates, on random tokens.
 
     name: the parametrisation; its base is the smallest width. Depth is that of the run's config. The rate is
-    the ladder's at its lr_base_width for all. widths: by default 1, 2, 4 and 8 times the ladder's lr_base_width.
+    the ladder's at its lr_base_width for all. widths: by default 1, 2, 4 and 8 times the ladder's
+    lr_base_width.
     """
     values = run.to_dict() if hasattr(run, "to_dict") else copy.deepcopy(dict(run))
     widths = tuple(widths) or tuple(ladder.lr_base_width * 2**i for i in range(4))

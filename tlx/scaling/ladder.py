@@ -16,8 +16,8 @@ class LadderConfig:
     """What `tlx scale plan` is told.
 
     budget: FLOPs of all runs together, or budget_hours of `accelerators` chips of the kind `accelerator` at
-    the utilisation `mfu`. Budgets of single runs are `num_budgets`, each `budget_ratio` times the one before; or
-    they are given in `budgets`, and the total is what they cost. Every budget gets `sizes` sizes within a
+    the utilisation `mfu`. Budgets of single runs are `num_budgets`, each `budget_ratio` times the one before;
+    or they are given in `budgets`, and the total is what they cost. Every budget gets `sizes` sizes within a
     factor `size_span` on either side of the prior optimum: tokens_per_param tokens for each parameter of the
     layers, where compute is `prior_budget`, and growing as compute ** (1 - 2 * prior_exponent) from there.
     """
@@ -45,7 +45,8 @@ class LadderConfig:
     ff_dim_multiple: int = 128
     ff_dim_ratio: float = 4.0
     depths: tuple[int, int] = (1, 128)
-    # Batch, and learning_rate * (width / lr_base_width) ** lr_width_power * (D / lr_base_tokens) ** lr_tokens_power.
+    # Batch, and the peak of the learning rate:
+    # learning_rate * (width / lr_base_width) ** lr_width_power * (D / lr_base_tokens) ** lr_tokens_power.
     batch_tokens: float = 0.0  # 0: the run's batch; else batch_tokens * (D / 1e9) ** batch_power
     batch_power: float = 0.5
     learning_rate: float = 4e-3
@@ -83,8 +84,8 @@ class LadderConfig:
             )
         if self.cooldown_fraction and (self.lr_tokens_power or self.batch_tokens):
             raise ConfigError(
-                f"ladder.cooldown_fraction = {self.cooldown_fraction}: branches share their trunk's rate and batch; "
-                "set ladder.lr_tokens_power = 0 and ladder.batch_tokens = 0"
+                f"ladder.cooldown_fraction = {self.cooldown_fraction}: branches share their trunk's rate "
+                "and batch; set ladder.lr_tokens_power = 0 and ladder.batch_tokens = 0"
             )
         if not 0 < self.mfu <= 1:
             raise ConfigError(f"ladder.mfu = {self.mfu} must be above 0 and at most 1")

@@ -9,7 +9,6 @@ import jax
 
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
-from tlx.base.files import sha256_json
 from tlx.base.tree import num_params
 from tlx.models.config import ModelConfig
 from tlx.models.flops_formula import BatchShape, model_flops, nonembedding_params
@@ -20,11 +19,10 @@ from tlx.run import RunConfig
 from tlx.run.checks import resolve
 from tlx.run.spec import abstract_batch, make_module, spec_before_tokenizer
 from tlx.scaling.ladder import LadderConfig, ModelSize, sizes, with_size
+from tlx.scaling.ledger import FORMAT, new_id
 from tlx.scaling.trunks import with_trunks
 from tlx.training import carry as carries
 from tlx.training.state import boxed_params
-
-FORMAT = 1
 
 # Objectives whose FLOPs models/flops_formula.py has. Those of others are counted in the traced gradient, a
 # second for each size.
@@ -34,7 +32,7 @@ _CLOSED_FORM = ("clm", "mlm", "span_corruption", "plm", "bart")
 def plan(ladder: Any, run: Any) -> dict[str, Any]:
     """The ladder of a LadderConfig over a run's config: {"runs": [...], "total_flops", "budgets", ...}.
 
-    Each run holds its resolved config, whose hash is its id, and N, D, flops by every convention. Raises
+    Each run holds its id, its resolved config, and N, D, flops by every convention. Raises
     ConfigError where the budget cannot pay for a ladder with bracketed minima.
     """
     config = ladder if isinstance(ladder, LadderConfig) else from_dict(LadderConfig, dict(ladder), "ladder")
@@ -242,7 +240,7 @@ def _run(config: LadderConfig, rung: _Rung, budget: float, seed: int) -> dict[st
     counted = rung.exact_params()
     flops = conventions(rung, rows, steps)
     return {
-        "run": sha256_json(values)[:12],
+        "run": new_id(values),
         "objective": rung.objective,
         "budget": float(budget),
         **counted,

@@ -1,8 +1,8 @@
 """Which class, or which classes, a text belongs to: reviews, intents, topics.
 
 The hidden state that represents the row (inputs.py) goes through a head to a softmax over the classes, or
-with `multi_label` to a sigmoid for each. A decoder may keep its language model loss beside it (Radford et al. 2018:
-half of it).
+with `multi_label` to a sigmoid for each. A decoder may keep its language model loss beside it (Radford et al.
+2018: half of it).
 """
 
 import dataclasses
@@ -75,11 +75,13 @@ class Classes:
             raise ConfigError("objective.separator is empty; it cuts a text into its labels")
         if self.multi_label and self.out_of_scope_label:
             raise ConfigError(
-                "objective.out_of_scope_label is for one label a record; with objective.multi_label have no label"
+                "objective.out_of_scope_label is for one label a record; with objective.multi_label have no "
+                "label"
             )
         if self.labels and self.out_of_scope_label and self.out_of_scope_label not in self.labels:
             raise ConfigError(
-                f"objective.out_of_scope_label = {self.out_of_scope_label!r} is none of the classes: {', '.join(self.labels)}"
+                f"objective.out_of_scope_label = {self.out_of_scope_label!r} is none of the classes: "
+                + ", ".join(self.labels)
             )
 
     @property

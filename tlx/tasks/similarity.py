@@ -1,8 +1,8 @@
 """How alike two texts are, a number: STS.
 
-The loss is the mean square of the error in units of the scale from `min_score` to `max_score`. A decoder reads the pair
-in both orders, whose hidden states are added before the head (Radford et al. 2018, 3.3), for the order of a
-pair of likes means nothing; other kinds see both texts from both sides and read one.
+The loss is the mean square of the error in units of the scale from `min_score` to `max_score`. A decoder
+reads the pair in both orders, whose hidden states are added before the head (Radford et al. 2018, 3.3), for
+the order of a pair of likes means nothing; other kinds see both texts from both sides and read one.
 """
 
 import dataclasses

@@ -105,9 +105,9 @@ class RecordSet(RecordFiles):
 class RecordsConfig(RecordFiles):
     """Files with labelled records; or several sets of them, for tasks that learn several things at once.
 
-    Of sets, the share of rows is a set's number of records, `max_set_size` of them at most (0: all), to the power
-    1 / temperature: 1 is in proportion, more is more alike (Raffel et al. 2020, 3.5.2).
-    epochs: passes over the training records (rows made of them) that the run makes; 0: it makes train.steps.
+    Of sets, the share of rows is a set's number of records, `max_set_size` of them at most (0: all), to the
+    power 1 / temperature: 1 is in proportion, more is more alike (Raffel et al. 2020, 3.5.2). epochs: passes
+    over the training records (rows made of them) that the run makes; 0: it makes train.steps.
     """
 
     epochs: float = 0.0

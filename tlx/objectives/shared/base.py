@@ -211,7 +211,7 @@ class Objective:
             tokenizer: The run's tokenizer.
 
         Returns:
-            A Spec; a TaskSpec for tasks.
+            An ObjectiveSpec; a TaskSpec for tasks.
         """
         return ObjectiveSpec.of(config, length, tokenizer, languages)
 
@@ -233,7 +233,7 @@ class Objective:
             vocab: The vocabulary that the tokenizer will have.
 
         Returns:
-            A Spec; a TaskSpec for tasks.
+            An ObjectiveSpec; a TaskSpec for tasks.
         """
         starts_word = np.ones(vocab.size, bool)
         ends_sentence = np.ones(vocab.size, bool)

@@ -2,11 +2,11 @@
 
 Counts and candidates, by recipe:
 
-    bert       min(max_predictions, max(1, round(n * masking_rate))) of the n tokens, cls and sep counted, halves to
-               even; never a special token; random ids from the whole vocabulary
+    bert       min(max_predictions, max(1, round(n * masking_rate))) of the n tokens, cls and sep counted,
+               halves to even; never a special token; random ids from the whole vocabulary
                (google-research/bert create_pretraining_data.py: 18 of 123)
-    roberta    floor(n * masking_rate + U), U uniform in [0, 1), of all n tokens, special ones too; random ids are
-               ordinary tokens (fairseq data/mask_tokens_dataset.py)
+    roberta    floor(n * masking_rate + U), U uniform in [0, 1), of all n tokens, special ones too; random ids
+               are ordinary tokens (fairseq data/mask_tokens_dataset.py)
 
 What is drawn, by unit: single tokens; whole words (bert's do_whole_word_mask: a word that would exceed the
 count is passed over); or n-grams of whole words (google-research/albert: a start at random, n in
@@ -64,7 +64,7 @@ class Masking:
 
 
 def check_shares(config: Any) -> None:
-    """Raise ConfigError unless `mask_token_fraction` and `random_token_fraction` are fractions that add up to at most 1."""
+    """Raise ConfigError unless the fractions of mask and random tokens add up to at most 1."""
     for name in ("mask_token_fraction", "random_token_fraction"):
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"objective.{name} = {getattr(config, name)} must lie in 0..1")

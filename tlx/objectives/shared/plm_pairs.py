@@ -6,8 +6,9 @@ sentence elsewhere in the text; else B goes on where A ends. The longer of the t
 its end until both fill the part exactly. Nothing is predicted of which case it was.
 
 There, sentences are lines of the input, and B's beginning is drawn and then widened to whole sentences; here
-they end as Spec.ends_sentence says (anywhere where the tokenizer does not know), and B begins with the first
-sentence of a window drawn at random that leaves enough after it, at its first token where there is none.
+they end as ObjectiveSpec.ends_sentence says (anywhere where the tokenizer does not know), and B begins with
+the first sentence of a window drawn at random that leaves enough after it, at its first token where there is
+none.
 """
 
 from typing import NamedTuple

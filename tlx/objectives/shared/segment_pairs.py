@@ -1,16 +1,16 @@
 """Rows of two texts, cls A sep B sep, of which the model says whether B is what follows A.
 
 google-research/bert create_pretraining_data.py and google-research/albert's of the same name: a chunk of one
-document fills the row (with probability `short_sequence_fraction` only a random part of it, down to 2 tokens), A is a
-random number of its sentences, at least one and not all. Half of the time B is the rest, label 0; else
-label 1: text of another document for BERT (nsp), for ALBERT (sop) A and B in the wrong order. A chunk of one
-sentence always gets text of another document, label 1, in both. Where A and B are too long, the longer one
-loses a token from a random end until they fit.
+document fills the row (with probability `short_sequence_fraction` only a random part of it, down to 2
+tokens), A is a random number of its sentences, at least one and not all. Half of the time B is the rest,
+label 0; else label 1: text of another document for BERT (nsp), for ALBERT (sop) A and B in the wrong order.
+A chunk of one sentence always gets text of another document, label 1, in both. Where A and B are too long,
+the longer one loses a token from a random end until they fit.
 
 What those scripts write to disk here is cut from the text by index: chunks are neighbouring windows of a
 document, which may begin or end inside a sentence, and the rest of a chunk whose B came from elsewhere is
-not read again (theirs begins the next chunk). Sentences end as Spec.ends_sentence says, and anywhere where
-the tokenizer does not know. eos is left out: sep is there in its place.
+not read again (theirs begins the next chunk). Sentences end as ObjectiveSpec.ends_sentence says, and
+anywhere where the tokenizer does not know. eos is left out: sep is there in its place.
 """
 
 import dataclasses
