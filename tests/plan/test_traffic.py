@@ -70,4 +70,4 @@ def test_flops_of_the_module_are_those_of_the_model():
     """Nothing is recomputed, so the step's products are three times the forward pass'."""
     config = tiny.config("clm", "fsdp", num_layers=4)
     _, facts = compiled(config)
-    assert facts.matmul_flops * 8 == pytest.approx(step_flops(config).model, rel=0.02)
+    assert facts.matmul_flops * 8 == pytest.approx(step_flops(config).model_flops, rel=0.02)
