@@ -10,7 +10,7 @@ from tests.training.shapes import BATCH, LENGTH, OBJECTIVES, VOCAB, examples, ma
 from tlx import parallel
 from tlx.models.families import TABLE as FAMILIES
 from tlx.models.families.family import replaced
-from tlx.models.flops_formula import Shape, model_flops, nonembedding_params
+from tlx.models.flops_formula import BatchShape, model_flops, nonembedding_params
 from tlx.models.flops_traced import matmul_flops
 from tlx.nn.characters import CharacterConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, FeedForwardConfig
@@ -65,7 +65,7 @@ def shape_of(objective, batch):
     decoder = batch["decoder_tokens"].shape[1] if objective == "span_corruption" else 0
     targets = batch["targets"].shape[1] if "target_positions" in batch else 0
     characters = batch["characters"].shape[2] if "characters" in batch else 0
-    return Shape(BATCH, LENGTH, decoder, targets, 16 if objective == "plm" else 0, characters)
+    return BatchShape(BATCH, LENGTH, decoder, targets, 16 if objective == "plm" else 0, characters)
 
 
 @pytest.mark.parametrize(("objective", "change"), CASES, ids=[f"{o}-{i}" for i, (o, _) in enumerate(CASES)])

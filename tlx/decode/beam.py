@@ -20,7 +20,7 @@ from tlx.decode.cache_rows import reorder, repeat
 from tlx.decode.generate import check, encoded
 from tlx.decode.padding import Padded, bucket, pad
 from tlx.decode.stop import BEGIN, FOUND
-from tlx.nn.cache import Cache
+from tlx.nn.cache import KVCache
 from tlx.parallel import constrain
 from tlx.text.vocabulary import Vocabulary
 
@@ -121,7 +121,7 @@ def search(
     cache = call(batch, width + rules.room, *encoded(call, source), method="init_cache")
     lengths_R = jnp.repeat(prompt.segments.sum(axis=1), num_beams)
 
-    def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: Cache) -> Any:
+    def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: KVCache) -> Any:
         hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
         return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
 

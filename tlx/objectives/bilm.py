@@ -24,7 +24,7 @@ from tlx.models.config import ModelConfig
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy
-from tlx.nn.recurrent import State
+from tlx.nn.recurrent import RecurrentState
 from tlx.nn.sampled import sampled_losses
 from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec
 from tlx.parallel.sharding import logical
@@ -118,13 +118,13 @@ class BiLMModule(ObjectiveModule):
         self.lm = BiLSTM(self.model, name="model")
         self.heads = Heads(self.model)
 
-    def initial_carry(self, batch_size: int) -> State:
+    def initial_carry(self, batch_size: int) -> RecurrentState:
         """The forward direction's empty state."""
         return BiLSTM(self.model, parent=None).empty(batch_size)
 
     def predictions(
-        self, batch: Batch, carry: State | None, keys: jax.Array | None
-    ) -> tuple[Predictions, State]:
+        self, batch: Batch, carry: RecurrentState | None, keys: jax.Array | None
+    ) -> tuple[Predictions, RecurrentState]:
         """The forward direction's hidden states [B, T, D], for `targets`."""
         length = batch["tokens"].shape[1]
         x_BTD = self.lm.tokens(batch["characters"][:, :length])
@@ -132,8 +132,8 @@ class BiLMModule(ObjectiveModule):
         return Predictions(layers[-1], self.heads.bilm()), state
 
     def __call__(
-        self, batch: Batch, carry: State | None = None, keys: jax.Array | None = None
-    ) -> tuple[Terms, State]:
+        self, batch: Batch, carry: RecurrentState | None = None, keys: jax.Array | None = None
+    ) -> tuple[Terms, RecurrentState]:
         """Terms "loss" and "accuracy" (means of both directions), "forward" and "backward" (metrics)."""
         x_BSD = self.lm.tokens(batch["characters"])
         forward, state = self.lm.read_forward(x_BSD[:, :-1], batch["segments"], carry, keys)

@@ -21,7 +21,7 @@ import numpy as np
 from tlx.base.errors import ConfigError
 from tlx.data.window import Reads, Window
 from tlx.models.config import ModelConfig
-from tlx.models.heads import MaskedHead, PlaceTable
+from tlx.models.heads import MaskedHead, PositionTable
 from tlx.models.transformer import Transformer
 from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
 from tlx.objectives.shared.masking import Masking, chosen_places, hide, num_predictions
@@ -89,7 +89,7 @@ class Heads(nn.Module):
     def setup(self):
         self.mlm = MaskedHead(self.model)
         if self.places_too:
-            self.places = PlaceTable(self.model)
+            self.places = PositionTable(self.model)
 
 
 class MaskedModule(ObjectiveModule):

@@ -26,8 +26,8 @@ from tlx.base.term import Term, Terms
 from tlx.data.window import Reads, Window
 from tlx.models.config import ModelConfig
 from tlx.models.heads import DetectionHead, MaskedHead
-from tlx.models.tower import Tower
 from tlx.models.transformer import Transformer, token_table
+from tlx.models.transformer_stack import StackInputs, TransformerStack
 from tlx.nn import embed
 from tlx.nn.dropout import fold
 from tlx.nn.embed import Unembedding
@@ -138,14 +138,13 @@ class Generator(nn.Module):
     own_table: bool
 
     def setup(self):
-        self.tower = Tower(self.cfg.block("encoder"), self.cfg.embedding, self.cfg.share_layers)
+        self.tower = TransformerStack(self.cfg.block("encoder"), self.cfg.embedding, self.cfg.share_layers)
         if self.own_table:
             self.embedding = token_table(self.cfg)
 
     def __call__(self, x_BTE: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
-        return self.tower(
-            x_BTE, batch["positions"], batch["segments"], types_BT=batch.get("types"), keys_B=keys
-        )[0]
+        inputs = StackInputs(batch["positions"], batch["segments"], types_BT=batch.get("types"))
+        return self.tower(x_BTE, inputs, keys_B=keys).hidden
 
 
 class Heads(nn.Module):

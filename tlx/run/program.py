@@ -53,7 +53,7 @@ def program(config: RunConfig, spec: Spec | TaskSpec, mesh: Mesh) -> Program:
     trained, kept = apart(boxed)
     chosen = optimizer_of(config.optimizer, config.adapt, module.model, trained, config.train.steps)
     schedule = make_schedule(chosen, config.train.steps)
-    rates = parametrization.rates(module.model, chosen, trained)
+    rates = parametrization.lr_multipliers(module.model, chosen, trained)
     optimizer = make_optimizer(chosen, schedule, trained, rates)
 
     def init(frozen: Any, seed: Any) -> State:

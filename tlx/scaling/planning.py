@@ -12,7 +12,7 @@ from tlx.base.errors import ConfigError
 from tlx.base.files import sha256_json
 from tlx.base.tree import num_params
 from tlx.models.config import ModelConfig
-from tlx.models.flops_formula import Shape, model_flops, nonembedding_params
+from tlx.models.flops_formula import BatchShape, model_flops, nonembedding_params
 from tlx.models.flops_traced import matmul_flops
 from tlx.objectives.shared.base import Spec
 from tlx.parallel import unbox
@@ -99,7 +99,7 @@ def _plain(run: Any) -> dict[str, Any]:
 class _Rung:
     """A size of the dial in the run's config, with what it costs a token; exact counts only when asked."""
 
-    def __init__(self, values: dict[str, Any], size: Size, vocab_size: int, shape: Shape):
+    def __init__(self, values: dict[str, Any], size: Size, vocab_size: int, shape: BatchShape):
         self.size, self.values, self.shape = size, values, shape
         self.model = dataclasses.replace(
             from_dict(ModelConfig, values["model"], "model"), vocab_size=vocab_size
@@ -158,14 +158,14 @@ def _rungs(ladder: LadderConfig, base: dict[str, Any], config: RunConfig) -> lis
     return [_Rung(with_size(base, size), size, vocab, shape) for size in sizes(ladder)]
 
 
-def _row_shape(config: RunConfig, spec: Spec) -> Shape:
+def _row_shape(config: RunConfig, spec: Spec) -> BatchShape:
     """Dims of one row of a batch."""
     batch = abstract_batch(config, spec)
     decoder = batch["decoder_tokens"].shape[1] if "decoder_tokens" in batch else 0
     targets = batch["targets"].shape[1] if "target_positions" in batch else 0
     memory = getattr(config.objective, "mem_len", 0) if config.model.kind == "two_stream" else 0
     characters = getattr(config.objective, "max_characters", 0)
-    return Shape(1, config.data.sequence_length, decoder, targets, memory, characters)
+    return BatchShape(1, config.data.sequence_length, decoder, targets, memory, characters)
 
 
 def _budgets(config: LadderConfig, rungs: list[_Rung]) -> list[float]:
