@@ -49,7 +49,7 @@ def traced(module, batch):
     def loss(params, batch):
         carry = carries.initial_carry(module, rows)
         terms = module.apply({"params": params}, batch, carry, None)[0]
-        return sum(term.scale * term.sum for term in terms.values() if term.scale)
+        return sum(term.loss_weight * term.sum for term in terms.values() if term.loss_weight)
 
     return (matmul_flops(loss, params, batch), matmul_flops(jax.grad(loss), params, batch)), (loss, params)
 

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from tlx.base.errors import ConfigError, one_of
 from tlx.nn.config import (
     LORA_TARGETS,
+    AdapterConfig,
     AttentionConfig,
     BlockConfig,
     ExecutionConfig,
@@ -13,7 +14,6 @@ from tlx.nn.config import (
     InitConfig,
     NormConfig,
     PositionConfig,
-    SlotsConfig,
     compute_dtype,
 )
 from tlx.nn.embed import EmbeddingConfig
@@ -134,7 +134,7 @@ class ModelConfig:
     init: InitConfig = dataclasses.field(default_factory=InitConfig)
     """Initial values."""
 
-    slots: SlotsConfig = dataclasses.field(default_factory=SlotsConfig)
+    slots: AdapterConfig = dataclasses.field(default_factory=AdapterConfig)
     """Adapter modules."""
 
     parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)

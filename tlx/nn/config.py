@@ -226,7 +226,7 @@ class ExecutionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SlotsConfig:
+class AdapterConfig:
     """Adapter modules, which are parameters of the parts that they adapt; 0 is none of a kind."""
 
     lora_rank: int = 0
@@ -323,7 +323,7 @@ class BlockConfig:
     param_dtype: str
     """Of the parameters."""
 
-    slots: SlotsConfig = SlotsConfig()
+    slots: AdapterConfig = AdapterConfig()
     """Adapter modules."""
 
     matmul: str = "dtype"
