@@ -100,7 +100,7 @@ class ModelConfig:
     num_decoder_layers: int = 0
     """Layers of the decoder in an encoder-decoder; 0: num_layers."""
 
-    residual: Literal["pre", "post", "parallel", "sandwich"] = "pre"
+    block_layout: Literal["pre", "post", "parallel", "sandwich"] = "pre"
     """Where norms stand. pre: x + part(norm(x)). post: norm(x + part(x)). parallel: attention and
     feed-forward read the same norm(x). sandwich: x + norm(part(norm(x))), of decoders."""
 
@@ -134,7 +134,7 @@ class ModelConfig:
     init: InitConfig = dataclasses.field(default_factory=InitConfig)
     """Initial values."""
 
-    slots: AdapterConfig = dataclasses.field(default_factory=AdapterConfig)
+    adapters: AdapterConfig = dataclasses.field(default_factory=AdapterConfig)
     """Adapter modules."""
 
     parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)
@@ -178,7 +178,7 @@ class ModelConfig:
         return BlockConfig(
             width=self.width,
             num_layers=self.decoder_layers if is_encoder_decoder and is_decoder else self.num_layers,
-            residual=self.residual,
+            block_layout=self.block_layout,
             dropout=self.dropout,
             causal=is_decoder,
             cross=is_encoder_decoder and is_decoder,
@@ -190,7 +190,7 @@ class ModelConfig:
             execution=self.execution,
             dtype=str(compute_dtype(self.dtype)),
             param_dtype=self.param_dtype,
-            slots=self.slots,
+            adapters=self.adapters,
             matmul=self.matmul,
             width_scale=self.scales.width,
             layers_scale=self.scales.layers,
@@ -206,7 +206,7 @@ class ModelConfig:
         _check_encoder_parts(self)
         _check_clusters(self)
         _check_recurrent(self)
-        _check_slots(self)
+        _check_adapters(self)
         _check_parametrization(self)
         remat_policy(self.execution.remat)
         _check_matmul(self)
@@ -237,16 +237,16 @@ def _check_sizes(model: ModelConfig) -> None:
 
 def _check_kind(model: ModelConfig) -> None:
     """What two streams, tied heads and sandwich norms go with."""
-    if model.kind == "two_stream" and model.position.kind != "relative":
+    if model.kind == "two_stream" and model.position.kind != "relative_sinusoidal":
         raise ConfigError(
-            f"model.position.kind = {model.position.kind!r}: a two_stream model needs 'relative'"
+            f"model.position.kind = {model.position.kind!r}: a two_stream model needs 'relative_sinusoidal'"
         )
-    if model.kind == "two_stream" and model.residual != "post":
-        raise ConfigError(f"model.residual = {model.residual!r}: a two_stream model needs 'post'")
-    if model.head.tied and model.embedding.factor and model.kind != "encoder":
-        raise ConfigError("model.head.tied with model.embedding.factor is for encoders; set tied = False")
-    if model.residual == "sandwich" and model.kind != "decoder":
-        raise ConfigError(f"model.residual = 'sandwich' is for decoders, not for {model.kind!r}")
+    if model.kind == "two_stream" and model.block_layout != "post":
+        raise ConfigError(f"model.block_layout = {model.block_layout!r}: a two_stream model needs 'post'")
+    if model.head.tied and model.embedding.width and model.kind != "encoder":
+        raise ConfigError("model.head.tied with model.embedding.width is for encoders; set tied = False")
+    if model.block_layout == "sandwich" and model.kind != "decoder":
+        raise ConfigError(f"model.block_layout = 'sandwich' is for decoders, not for {model.kind!r}")
 
 
 def _check_experts(model: ModelConfig) -> None:
@@ -268,42 +268,40 @@ def _check_experts(model: ModelConfig) -> None:
 
 def _check_first_norm(model: ModelConfig) -> None:
     """What a first layer without a norm before its attention goes with."""
-    if model.norm.first:
+    if model.norm.before_first_layer:
         return
     is_separate = not model.share_layers and not model.feedforward.num_experts
-    if model.kind != "encoder" or not is_separate or model.residual != "pre" or model.num_layers < 2:
+    if model.kind != "encoder" or not is_separate or model.block_layout != "pre" or model.num_layers < 2:
         raise ConfigError(
-            "model.norm.first = False: only an encoder with residual = 'pre' and several layers, without "
-            "share_layers and experts, can leave out its first norm"
+            "model.norm.before_first_layer = False: only an encoder with block_layout = 'pre' and several "
+            "layers, without share_layers and experts, can leave out its first norm"
         )
 
 
 def _check_windows(model: ModelConfig) -> None:
     attention = model.attention
-    if min(attention.window, *attention.windows, 0) < 0:
+    if min(attention.window, *attention.window_pattern, 0) < 0:
         raise ConfigError(
-            f"model.attention.window = {attention.window}, windows = {attention.windows}; 0 is none"
+            f"model.attention.window = {attention.window}, window_pattern = {attention.window_pattern}; 0 is none"
         )
-    if attention.windows and model.kind == "two_stream":
-        raise ConfigError("model.attention.windows: a two_stream model has no windows")
-    has_window = attention.window or any(attention.windows)
-    if model.position.windowed_theta and not has_window:
-        raise ConfigError(
-            f"model.position.windowed_theta = {model.position.windowed_theta}: no layer has a window"
-        )
+    if attention.window_pattern and model.kind == "two_stream":
+        raise ConfigError("model.attention.window_pattern: a two_stream model has no windows")
+    has_window = attention.window or any(attention.window_pattern)
+    if model.position.local_theta and not has_window:
+        raise ConfigError(f"model.position.local_theta = {model.position.local_theta}: no layer has a window")
 
 
 def _check_encoder_parts(model: ModelConfig) -> None:
     """DeBERTa's parts: disentangled positions and a convolution."""
-    convolution = model.embedding.convolution
+    convolution = model.embedding.conv_kernel_size
     if model.kind != "encoder" and (model.position.kind == "disentangled" or convolution):
         raise ConfigError(
             f"model.kind = {model.kind!r}: disentangled positions and a convolution are for encoders"
         )
-    if convolution and (model.share_layers or model.num_layers < 2 or model.attention.windows):
+    if convolution and (model.share_layers or model.num_layers < 2 or model.attention.window_pattern):
         raise ConfigError(
-            "model.embedding.convolution joins the first of several layers that share nothing; "
-            "model.share_layers and attention.windows do not go with it"
+            "model.embedding.conv_kernel_size joins the first of several layers that share nothing; "
+            "model.share_layers and attention.window_pattern do not go with it"
         )
 
 
@@ -324,11 +322,11 @@ def _check_clusters(model: ModelConfig) -> None:
             f"model.embedding.cutoffs = {part.cutoffs} must rise, from above 0 to below the vocabulary's "
             f"size, {model.vocab_size or 'the tokenizer says which'}"
         )
-    is_plain = not (part.factor or head.scale or head.softcap)
+    is_plain = not (part.width or head.scale or head.softcap)
     if model.kind != "decoder" or not is_plain or model.parametrization.name != "standard":
         raise ConfigError(
             f"model.embedding.cutoffs = {part.cutoffs}: an adaptive softmax is for decoders, without "
-            "embedding.factor, head.scale, head.softcap and another parametrization than 'standard'"
+            "embedding.width, head.scale, head.softcap and another parametrization than 'standard'"
         )
 
 
@@ -336,32 +334,32 @@ def _check_recurrent(model: ModelConfig) -> None:
     """The sizes of a bilstm; its width, layers and dropout are those of any model."""
     part = model.recurrent
     filters = part.characters.filters
-    if part.cell < 1 or part.characters.width < 1 or not filters or min(map(min, filters)) < 1:
+    if part.cell_dim < 1 or part.characters.width < 1 or not filters or min(map(min, filters)) < 1:
         raise ConfigError(
-            f"model.recurrent.cell = {part.cell}, characters.width = {part.characters.width}, "
+            f"model.recurrent.cell_dim = {part.cell_dim}, characters.width = {part.characters.width}, "
             f"characters.filters = {filters}: all must be 1 or more, and filters one or more"
         )
-    if min(part.cell_clip, part.projection_clip, part.characters.highways) < 0:
-        raise ConfigError("model.recurrent: clips and characters.highways must be 0 (none) or more")
+    if min(part.cell_clip, part.projection_clip, part.characters.num_highways) < 0:
+        raise ConfigError("model.recurrent: clips and characters.num_highways must be 0 (none) or more")
     if model.kind == "bilstm" and model.parametrization.name != "standard":
         raise ConfigError(
             f"model.parametrization.name = {model.parametrization.name!r}: a bilstm has 'standard' alone"
         )
 
 
-def _check_slots(model: ModelConfig) -> None:
-    slots = model.slots
-    for name in ("lora_rank", "adapter", "prefix", "prompt", "units"):
-        if getattr(slots, name) < 0:
-            raise ConfigError(f"model.slots.{name} = {getattr(slots, name)} must not be negative")
-    for target in slots.lora_targets:
+def _check_adapters(model: ModelConfig) -> None:
+    adapters = model.adapters
+    for name in ("lora_rank", "bottleneck_dim", "prefix_length", "prompt_length", "extra_ff_dim"):
+        if getattr(adapters, name) < 0:
+            raise ConfigError(f"model.adapters.{name} = {getattr(adapters, name)} must not be negative")
+    for target in adapters.lora_targets:
         if target not in LORA_TARGETS:
-            raise ConfigError(one_of("model.slots.lora_targets", target, LORA_TARGETS))
-    in_feedforward = [target for target in slots.lora_targets if target.startswith("feedforward")]
-    if model.feedforward.num_experts and (slots.units or (slots.lora_rank and in_feedforward)):
+            raise ConfigError(one_of("model.adapters.lora_targets", target, LORA_TARGETS))
+    in_feedforward = [target for target in adapters.lora_targets if target.startswith("feedforward")]
+    if model.feedforward.num_experts and (adapters.extra_ff_dim or (adapters.lora_rank and in_feedforward)):
         raise ConfigError(
-            "model.slots: experts have no slots; use those of attention, not units or "
-            f"lora_targets = {slots.lora_targets}"
+            "model.adapters: experts have no adapters; use those of attention, not extra_ff_dim or "
+            f"lora_targets = {adapters.lora_targets}"
         )
 
 
@@ -374,9 +372,9 @@ def _check_parametrization(model: ModelConfig) -> None:
             raise ConfigError(f"model.parametrization.{name} = {getattr(part, name)} must be 1 or more")
     if part.name != "completep":
         return
-    if model.residual not in ("pre", "parallel"):
+    if model.block_layout not in ("pre", "parallel"):
         raise ConfigError(
-            f"model.parametrization.name = 'completep' with model.residual = {model.residual!r}: "
+            f"model.parametrization.name = 'completep' with model.block_layout = {model.block_layout!r}: "
             "only 'pre' and 'parallel' have a residual stream to scale"
         )
     if model.kind == "encoder_decoder" and model.decoder_layers != model.num_layers:

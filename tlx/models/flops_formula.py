@@ -74,9 +74,9 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
         block = cfg.block("decoder" if cfg.kind == "decoder" else "encoder")
         forward, constant = _stack(block, rows, length, shape.memory)
         forward += _input_embedding(cfg, rows, length)
-        forward += 2 * rows * length * cfg.embedding.convolution * cfg.width**2
+        forward += 2 * rows * length * cfg.embedding.conv_kernel_size * cfg.width**2
     num_targets = rows * (shape.targets or shape.decoder_length or length)
-    table_width = cfg.embedding.factor or cfg.width
+    table_width = cfg.embedding.width or cfg.width
     if masked_head and cfg.head.transform:
         forward += 2 * num_targets * cfg.width * table_width
     forward += _output(cfg, num_targets, table_width if cfg.head.tied else cfg.width)
@@ -86,7 +86,7 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
 def nonembedding_params(cfg: ModelConfig) -> int:
     """Count the entries of the layers' kernels: N of Kaplan et al. 2020, without tables, biases and norms."""
     if cfg.kind == "bilstm":
-        return 2 * cfg.num_layers * 9 * cfg.width * cfg.recurrent.cell
+        return 2 * cfg.num_layers * 9 * cfg.width * cfg.recurrent.cell_dim
     if cfg.kind == "encoder_decoder":
         encoder = cfg.block("encoder")
         decoder = cfg.block("decoder")
@@ -107,10 +107,10 @@ def _stack_params(block: BlockConfig) -> int:
     position = block.position
     num_matrices = 3 if part.gated else 2
     layer = _attention_params(block)
-    layer += num_matrices * block.width * block.hidden * max(1, part.num_experts)
+    layer += num_matrices * block.width * block.ff_dim * max(1, part.num_experts)
     layer += block.width * part.num_experts
     projection = block.width * block.attention.num_heads * block.head_dim
-    if position.kind == "relative":
+    if position.kind == "relative_sinusoidal":
         layer += projection
     if position.kind == "disentangled" and not position.shared_projections:
         layer += 2 * projection
@@ -136,8 +136,8 @@ def _input_embedding(cfg: ModelConfig, rows: int, length: int) -> int:
     part = cfg.embedding
     if part.cutoffs and part.divisor > 1:
         return 2 * rows * length * cfg.width * sum(widths(cfg.width, part.cutoffs, part.divisor))
-    if part.factor and part.factor != cfg.width:
-        return 2 * rows * length * part.factor * cfg.width
+    if part.width and part.width != cfg.width:
+        return 2 * rows * length * part.width * cfg.width
     return 0
 
 
@@ -152,7 +152,7 @@ def _keys_values(block: BlockConfig, rows: int, keys: int) -> int:
 
 
 def _feedforward(block: BlockConfig, rows: int, length: int) -> int:
-    return 2 * rows * length * block.width * block.hidden * (3 if block.feedforward.gated else 2)
+    return 2 * rows * length * block.width * block.ff_dim * (3 if block.feedforward.gated else 2)
 
 
 def _experts(block: BlockConfig, rows: int, length: int) -> tuple[int, int]:
@@ -168,11 +168,11 @@ def _experts(block: BlockConfig, rows: int, length: int) -> tuple[int, int]:
     loads = 2 * num_tokens * num_experts
     router = 2 * num_tokens * block.width * num_experts + 2 * loads
     constant = 3 * loads
-    if not part.capacity:
+    if not part.capacity_factor:
         gates = 2 * num_tokens * num_experts * part.experts_per_token
         combined = 2 * num_tokens * num_experts * block.width
         return router + gates + num_experts * _feedforward(block, rows, length) + combined, constant + gates
-    capacity = max(1, math.ceil(part.capacity * length * part.experts_per_token / num_experts))
+    capacity = max(1, math.ceil(part.capacity_factor * length * part.experts_per_token / num_experts))
     gates = 2 * num_tokens * num_experts * capacity * part.experts_per_token
     dispatched = 2 * num_tokens * num_experts * capacity * block.width
     forward = router + gates + 2 * dispatched + num_experts * _feedforward(block, rows, capacity)
@@ -215,7 +215,7 @@ def _stack(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
         layer += _feedforward(block, rows, length)
     if block.position.kind == "disentangled":
         layer += _disentangled(block, rows, length)
-    if block.position.kind == "relative":
+    if block.position.kind == "relative_sinusoidal":
         products, constant = _relative(block, rows, length, length + keys - 1)
         layer += products + constant
     if cross:
@@ -248,7 +248,7 @@ def _bilstm(cfg: ModelConfig, shape: BatchShape) -> Flops:
     width = cfg.width
     features = part.num_filters
     token = sum((shape.characters - size + 1) * size * part.width * count for size, count in part.filters)
-    token += 2 * part.highways * features**2 + features * width
-    position = 2 * (cfg.num_layers * 9 * width * cfg.recurrent.cell + width * cfg.padded_vocab)
+    token += 2 * part.num_highways * features**2 + features * width
+    position = 2 * (cfg.num_layers * 9 * width * cfg.recurrent.cell_dim + width * cfg.padded_vocab)
     forward = 2 * shape.rows * ((shape.length + 1) * token + shape.length * position)
     return Flops(forward, 3 * forward)

@@ -60,7 +60,7 @@ def layer_specs(cfg: BlockConfig, *, convolution: bool = False, query_passes: in
     return [
         LayerSpec(
             block=cfg.layer(index % cfg.period),
-            attention_norm=cfg.norm.first or index > 0,
+            attention_norm=cfg.norm.before_first_layer or index > 0,
             convolution=convolution and index == 0,
             query_passes=query_passes if index == last else 0,
         )

@@ -61,4 +61,4 @@ def _power(leaf: Leaf, optimizer: OptimizerConfig) -> float:
     """
     if optimizer.name == "muon" and leaf.hidden_sides is not None:
         return -0.5 if optimizer.muon.scale == "rms" else 0.0
-    return -0.5 if optimizer.name == "adafactor" and optimizer.adafactor.relative else -1.0
+    return -0.5 if optimizer.name == "adafactor" and optimizer.adafactor.multiply_by_parameter_scale else -1.0

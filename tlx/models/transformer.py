@@ -92,11 +92,11 @@ def token_table(cfg: ModelConfig) -> TokenTable | ClusterTables:
         )
     return TokenTable(
         padded_size=cfg.padded_vocab,
-        width=part.factor or cfg.width,
+        width=part.width or cfg.width,
         std=cfg.init.embedding_stddev,
         dtype=dtype,
         param_dtype=cfg.param_dtype,
-        prompt=cfg.slots.prompt,
+        prompt=cfg.adapters.prompt_length,
     )
 
 
@@ -238,7 +238,8 @@ class Transformer(nn.Module):
         assert out.expert_loads is not None
         num_tokens = jnp.sum(batch["segments"] > 0).astype(jnp.float32)
         chosen_X, probs_X = out.expert_loads.mean(axis=0) / jnp.maximum(num_tokens, 1)
-        term = Term(balance(chosen_X, probs_X) * num_tokens, num_tokens, self.cfg.feedforward.balance)
+        loss_weight = self.cfg.feedforward.router_aux_weight
+        term = Term(balance(chosen_X, probs_X) * num_tokens, num_tokens, loss_weight)
         return out.hidden, term
 
     def unembedding(self) -> Unembedding | AdaptiveUnembedding:

@@ -96,9 +96,9 @@ class TransformerStack(nn.Module):
             self.position_bias = BucketedBias(cfg)
         if cfg.position.kind == "disentangled":
             self.distances = DistanceTable(cfg)
-        if self.embedding.convolution:
-            self.convolution = Convolution(cfg, self.embedding.convolution)
-        if cfg.residual != "post":
+        if self.embedding.conv_kernel_size:
+            self.convolution = Convolution(cfg, self.embedding.conv_kernel_size)
+        if cfg.block_layout != "post":
             self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
 
     @nn.compact
@@ -160,7 +160,7 @@ class TransformerStack(nn.Module):
 
         blocks = layer_params(self, init, cfg.num_layers, self.share_layers, self._absent_from_first)
         specs = layer_specs(
-            cfg, convolution=bool(self.embedding.convolution), query_passes=inputs.query_passes
+            cfg, convolution=bool(self.embedding.conv_kernel_size), query_passes=inputs.query_passes
         )
         groups = group_layers(specs)
         group_params = [self._params_of(blocks, group) for group in groups]
@@ -301,7 +301,7 @@ class TransformerStack(nn.Module):
         bias = self.position_bias(length, num_keys, memory_length)
         is_per_device = kernel_name(self.cfg, length, has_prefix, num_keys) in ("fused", "cudnn")
         # A prefix of trained keys runs by plain einsums, which take one bias for all rows.
-        return per_device_bias(bias, batch) if is_per_device and not self.cfg.slots.prefix else bias
+        return per_device_bias(bias, batch) if is_per_device and not self.cfg.adapters.prefix_length else bias
 
     def _run_group(
         self,
@@ -365,12 +365,12 @@ class TransformerStack(nn.Module):
     @property
     def _absent_from_first(self) -> tuple[str, ...]:
         """Parts that the first layer does not have."""
-        return () if self.cfg.norm.first else ("attention_norm",)
+        return () if self.cfg.norm.before_first_layer else ("attention_norm",)
 
     @property
     def _has_shared_bias(self) -> bool:
         """Whether one table of relative biases serves all layers (T5)."""
-        return self.cfg.position.kind == "bucketed" and not self.cfg.position.per_layer
+        return self.cfg.position.kind == "relative_bias" and not self.cfg.position.per_layer
 
     def _blocks(self) -> Any:
         """The layers' parameters, which exist."""
@@ -378,7 +378,7 @@ class TransformerStack(nn.Module):
 
     def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
         """Final norm and dropout."""
-        if self.cfg.residual != "post":
+        if self.cfg.block_layout != "post":
             # The output's product is large: the norm must not move into its loop.
             y_BTD = fusion_barrier(self.final_norm(y_BTD))
         # Keys of a branch of their own: layers fold in 0, 1, ...
@@ -387,7 +387,7 @@ class TransformerStack(nn.Module):
     @property
     def _final_dropout(self) -> float:
         """Dropout rate of the output: T5 and Transformer-XL have one."""
-        return self.cfg.dropout if self.cfg.position.kind in ("bucketed", "relative") else 0.0
+        return self.cfg.dropout if self.cfg.position.kind in ("relative_bias", "relative_sinusoidal") else 0.0
 
 
 def _expert_loads(routing: Routing | None, segments_BT: jax.Array) -> jax.Array | None:

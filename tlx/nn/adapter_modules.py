@@ -18,14 +18,14 @@ class BottleneckAdapter(nn.Module):
     """y + gelu(y W_down + b) W_up + b, close to the identity at the start (Houlsby et al. 2019)."""
 
     cfg: BlockConfig
-    """The layer; its slots give the width of the bottleneck."""
+    """The layer; its adapters give the width of the bottleneck."""
 
     @nn.compact
     def __call__(self, y_BTD: jax.Array) -> jax.Array:
         """Apply the adapter to what a part of the layer computed."""
         cfg = self.cfg
         width = (cfg.width,)
-        bottleneck = (cfg.slots.adapter,)
+        bottleneck = (cfg.adapters.bottleneck_dim,)
         dtypes = (cfg.dtype, cfg.param_dtype)
         down = Linear(width, bottleneck, ("embed", None), _STDDEV, True, *dtypes, name="down")
         up = Linear(bottleneck, width, (None, "embed"), _STDDEV, True, *dtypes, name="up")
@@ -40,7 +40,7 @@ class Prefix(nn.Module):
     """
 
     cfg: BlockConfig
-    """The layer; its slots give the length of the prefix."""
+    """The layer; its adapters give the length of the prefix."""
 
     @nn.compact
     def __call__(
@@ -65,7 +65,7 @@ class Prefix(nn.Module):
             compute it.
         """
         cfg = self.cfg
-        size = cfg.slots.prefix
+        size = cfg.adapters.prefix_length
         batch, length = query_BTNH.shape[:2]
         num_keys = key_BSGH.shape[1]
         visible = dense(mask, length, num_keys)
@@ -83,6 +83,6 @@ class Prefix(nn.Module):
         """Put the parameter `name`, equal for all rows, before x."""
         cfg = self.cfg
         init = logical(nn.initializers.normal(cfg.init.stddev), (None, "kv_heads", "head_dim"))
-        shape = (cfg.slots.prefix, cfg.num_kv_heads, cfg.head_dim)
+        shape = (cfg.adapters.prefix_length, cfg.num_kv_heads, cfg.head_dim)
         prefix = self.param(name, init, shape, jnp.dtype(cfg.param_dtype)).astype(x_BSGH.dtype)
         return jnp.concatenate([jnp.broadcast_to(prefix, (x_BSGH.shape[0], *shape)), x_BSGH], axis=1)

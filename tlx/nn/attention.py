@@ -55,7 +55,7 @@ class Attention(nn.Module):
         out_std = cfg.residual_std(part.num_heads * cfg.head_dim)
         out_names = ("heads", "head_dim", "embed")
         self.out = self._linear("out", query_shape, (cfg.width,), out_names, out_std, part.out_bias)
-        if cfg.position.kind == "relative" and not self.cross:
+        if cfg.position.kind == "relative_sinusoidal" and not self.cross:
             self.relative = RelativeLogits(cfg)
         if cfg.position.kind == "disentangled" and not self.cross:
             self.disentangled = DisentangledLogits(cfg)
@@ -64,7 +64,7 @@ class Attention(nn.Module):
             self.key_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
         if self._has_bias_table:
             self.position_bias = BucketedBias(cfg)
-        if cfg.slots.prefix and not self.cross:
+        if cfg.adapters.prefix_length and not self.cross:
             self.prefix = Prefix(cfg)
 
     def __call__(
@@ -103,7 +103,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache, key, value = caches.write(cache, key, value)
         logits_bias: jax.Array | RelativeTerms | None = bias
-        if cfg.position.kind == "relative" and not self.cross:
+        if cfg.position.kind == "relative_sinusoidal" and not self.cross:
             query, logits_bias = self.relative_terms(query, key.shape[1], mask, None)
         if cfg.position.kind == "disentangled" and not self.cross:
             assert distances_RD is not None
@@ -180,7 +180,7 @@ class Attention(nn.Module):
             float[B, T, D].
         """
         cfg = self.cfg
-        if cfg.slots.prefix and not self.cross:
+        if cfg.adapters.prefix_length and not self.cross:
             key_BSGH, value_BSGH, mask, bias = self.prefix(query_BTNH, key_BSGH, value_BSGH, mask, bias)
         name = self._kernel_name(query_BTNH.shape[1], key_BSGH.shape[1], mask, bias)
         inputs = AttentionInputs(
@@ -321,9 +321,9 @@ class Attention(nn.Module):
             return "xla"
         has_visible = mask.visible is not None or mask.prefix is not None
         if isinstance(bias, RelativeTerms):
-            per_row_bias = bias.keys_RNH.ndim == 4 or bool(self.cfg.slots.prefix)
+            per_row_bias = bias.keys_RNH.ndim == 4 or bool(self.cfg.adapters.prefix_length)
         else:
-            per_row_bias = bias is not None and self.cfg.position.kind != "bucketed"
+            per_row_bias = bias is not None and self.cfg.position.kind != "relative_bias"
         return kernel_name(self.cfg, num_queries, has_visible, num_keys, per_row_bias)
 
     def _projected_distances(self, distances: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -336,4 +336,4 @@ class Attention(nn.Module):
     def _has_bias_table(self) -> bool:
         """Whether this layer has a table of relative biases of its own (UMT5)."""
         position = self.cfg.position
-        return position.kind == "bucketed" and position.per_layer and not self.cross
+        return position.kind == "relative_bias" and position.per_layer and not self.cross

@@ -93,7 +93,7 @@ class Stream(NamedTuple):
 
 
 class Block(nn.Module):
-    """A layer in one of four layouts, by `cfg.residual`.
+    """A layer in one of four layouts, by `cfg.block_layout`.
 
     "pre": x + part(norm(x)) (GPT-2). "post": norm(x + part(x)) (the original Transformer, BERT). "parallel":
     x + attention(norm(x)) + feedforward(norm(x)) (GPT-NeoX). "sandwich": x + norm(part(norm(x))) (Gemma 2).
@@ -116,23 +116,23 @@ class Block(nn.Module):
             self.cross_norm = self._norm()
         self.feedforward = Experts(cfg) if cfg.feedforward.num_experts else FeedForward(cfg)
         self.feedforward_norm = self._norm()
-        if cfg.slots.adapter:
+        if cfg.adapters.bottleneck_dim:
             self.adapter = BottleneckAdapter(cfg)
-            if cfg.slots.adapter_attention:
+            if cfg.adapters.bottleneck_after_attention:
                 self.attention_adapter = BottleneckAdapter(cfg)
-        if cfg.residual == "sandwich":
+        if cfg.block_layout == "sandwich":
             self.attention_post_norm = self._norm()
             self.feedforward_post_norm = self._norm()
 
     def __call__(self, x_BTD: jax.Array, inputs: BlockInputs) -> BlockOutputs:
         """Run the layer on the residual stream."""
         cfg = self.cfg
-        if cfg.residual == "parallel":
+        if cfg.block_layout == "parallel":
             attended, cache = self._attend(self.attention_norm(x_BTD), inputs)
             fed, routing = self._feed(self.feedforward_norm(x_BTD), inputs.keys_B)
             x_BTD = constrain(x_BTD + self._scaled(attended + fed), RESIDUAL_DIMS)
             return BlockOutputs(x_BTD, cache, routing)
-        is_post = cfg.residual == "post"
+        is_post = cfg.block_layout == "post"
         y_BTD, cache = self._attend(x_BTD if is_post else self._attention_norm(x_BTD), inputs)
         x_BTD = self._add(x_BTD, y_BTD)
         if is_post:
@@ -243,7 +243,7 @@ class Block(nn.Module):
             cache=inputs.cache,
             distances_RD=inputs.distances_RD,
         )
-        if self.cfg.residual == "sandwich":
+        if self.cfg.block_layout == "sandwich":
             y = self.attention_post_norm(y)
         return self._adapted(dropout(y, self.cfg.dropout, inputs.keys_B, ATTENTION_OUTPUT)), cache
 
@@ -267,22 +267,24 @@ class Block(nn.Module):
             y, routing = self.feedforward(x, keys_B, FEEDFORWARD_HIDDEN + site_offset)
         else:
             y = self.feedforward(x, keys_B, FEEDFORWARD_HIDDEN + site_offset)
-        if self.cfg.residual == "sandwich":
+        if self.cfg.block_layout == "sandwich":
             y = self.feedforward_post_norm(y)
         y = dropout(checkpoint_name(y, "fed"), self.cfg.dropout, keys_B, FEEDFORWARD_OUTPUT + site_offset)
-        return self.adapter(y) if self.cfg.slots.adapter else y, routing
+        return self.adapter(y) if self.cfg.adapters.bottleneck_dim else y, routing
 
     def _add(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """The residual connection; post-norm streams are not scaled."""
-        return x + y if self.cfg.residual == "post" else x + self._scaled(y)
+        return x + y if self.cfg.block_layout == "post" else x + self._scaled(y)
 
     def _scaled(self, y: jax.Array) -> jax.Array:
         """Divide what a part adds to the stream by the depth ratio of CompleteP."""
         return y if self.cfg.layers_scale == 1.0 else y / self.cfg.layers_scale
 
     def _adapted(self, attended: jax.Array) -> jax.Array:
-        slots = self.cfg.slots
-        return self.attention_adapter(attended) if slots.adapter and slots.adapter_attention else attended
+        adapters = self.cfg.adapters
+        if adapters.bottleneck_dim and adapters.bottleneck_after_attention:
+            return self.attention_adapter(attended)
+        return attended
 
     def _source(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
         """What self-attention makes keys and values of: the memory, then x or what stands in its place."""
@@ -297,4 +299,4 @@ class Block(nn.Module):
 
     def _as_read(self, inputs: jax.Array) -> jax.Array:
         # Attention of a pre-norm layer reads normalised inputs: other parts of the stream are normalised too.
-        return inputs if self.cfg.residual == "post" else self._attention_norm(inputs)
+        return inputs if self.cfg.block_layout == "post" else self._attention_norm(inputs)

@@ -32,7 +32,7 @@ class CharacterConfig:
     )
     """(characters that a filter reads, number of such filters)."""
 
-    highways: int = 2
+    num_highways: int = 2
     """Number of highway layers; 0: none."""
 
     @property
@@ -72,8 +72,8 @@ class CharacterEncoder(nn.Module):
         self.kernels = kernels
         self.biases = biases
         width = cfg.num_filters
-        self.gates = [self._linear(width, ("embed", "mlp")) for _ in range(cfg.highways)]
-        self.changes = [self._linear(width, ("embed", "mlp")) for _ in range(cfg.highways)]
+        self.gates = [self._linear(width, ("embed", "mlp")) for _ in range(cfg.num_highways)]
+        self.changes = [self._linear(width, ("embed", "mlp")) for _ in range(cfg.num_highways)]
         self.projection = self._linear(self.out_width, ("mlp", "embed"))
 
     def __call__(self, characters_BTW: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ class NormConfig:
     """Multiply by 1 + scale, with a scale that starts from 0 (Gemma), in place of a scale that starts from
     1."""
 
-    first: bool = True
+    before_first_layer: bool = True
     """Whether the first layer has a norm before its attention (ModernBERT: no, its embeddings have
     theirs)."""
 
@@ -35,8 +35,9 @@ class NormConfig:
 class RotaryScaling:
     """Rotary positions of a model that reads longer sequences than it was first trained on.
 
-    linear: positions / factor (Chen et al. 2023). llama3: wavelengths above original_length / low are
-        stretched by `factor`, those below original_length / high are not, and between there is a ramp.
+    linear: positions / factor (Chen et al. 2023). llama3: wavelengths above original_length / low_freq_factor
+    are stretched by `factor`, those below original_length / high_freq_factor are not, and between there is a
+    ramp.
     """
 
     kind: Literal["none", "linear", "llama3"] = "none"
@@ -45,10 +46,10 @@ class RotaryScaling:
     factor: float = 1.0
     """By how much the sequence length grows."""
 
-    low: float = 1.0
+    low_freq_factor: float = 1.0
     """llama3: turns within original_length up to which a frequency is stretched by the whole factor."""
 
-    high: float = 4.0
+    high_freq_factor: float = 4.0
     """llama3: turns within original_length from which a frequency is not stretched."""
 
     original_length: int = 8192
@@ -59,14 +60,14 @@ class RotaryScaling:
 class PositionConfig:
     """How order enters: added to embeddings, rotated into queries and keys, or added to the logits.
 
-    learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. bucketed: T5's relative bias,
-    one table per stack. relative: Transformer-XL's and XLNet's sinusoidal relative attention. disentangled:
-    DeBERTa's vectors of distances.
+    learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. relative_bias: T5's bias by buckets
+    of distances, one table per stack. relative_sinusoidal: Transformer-XL's and XLNet's relative attention.
+    disentangled: DeBERTa's vectors of distances.
     """
 
-    kind: Literal["none", "learned", "sinusoidal", "rotary", "bucketed", "relative", "disentangled"] = (
-        "learned"
-    )
+    kind: Literal[
+        "none", "learned", "sinusoidal", "rotary", "relative_bias", "relative_sinusoidal", "disentangled"
+    ] = "learned"
     """Which of these; none: order is visible through the causal mask alone."""
 
     max_length: int = 1024
@@ -79,9 +80,9 @@ class PositionConfig:
     """sinusoidal: all sines before all cosines, or in pairs."""
 
     theta: float = 10_000.0
-    """rotary, sinusoidal, relative: base of the wavelengths."""
+    """rotary, sinusoidal, relative_sinusoidal: base of the wavelengths."""
 
-    windowed_theta: float = 0.0
+    local_theta: float = 0.0
     """rotary: base of layers with a window, which are not scaled (Gemma 3); 0: theta."""
 
     scaling: RotaryScaling = dataclasses.field(default_factory=RotaryScaling)
@@ -91,13 +92,13 @@ class PositionConfig:
     """rotary: fraction of each head that is rotated, in (0, 1] (GPT-NeoX: 0.25)."""
 
     num_buckets: int = 32
-    """bucketed, disentangled: rows of distances; 0 (disentangled): every distance has a row of its own."""
+    """relative_bias, disentangled: rows of distances; 0 (disentangled): every distance has a row of its own."""
 
     max_distance: int = 128
-    """bucketed, disentangled: tokens from which all distances share a row."""
+    """relative_bias, disentangled: tokens from which all distances share a row."""
 
     per_layer: bool = False
-    """bucketed: a table for each layer in place of one for all (UMT5)."""
+    """relative_bias: a table for each layer in place of one for all (UMT5)."""
 
     shared_projections: bool = False
     """disentangled: distances are projected by the matrices of the content (DeBERTa v2)."""
@@ -106,7 +107,7 @@ class PositionConfig:
     """disentangled: the table of distances is normalised (DeBERTa v2)."""
 
     segment_relative: bool = False
-    """relative: XLNet's term by whether query and key are of the same segment type."""
+    """relative_sinusoidal: XLNet's term by whether query and key are of the same segment type."""
 
     @property
     def max_positions(self) -> int | None:
@@ -139,8 +140,8 @@ class AttentionConfig:
     scale: bool = True
     """Multiply logits by head_dim ** -0.5 (T5: no)."""
 
-    scale_width: int = 0
-    """In place of head_dim in that scale (Gemma's query_pre_attn_scalar); 0: head_dim."""
+    query_pre_attn_scalar: int = 0
+    """In place of head_dim in that scale (Gemma); 0: head_dim."""
 
     softcap: float = 0.0
     """c of c tanh(logits / c) (Gemma 2); 0: no cap."""
@@ -151,7 +152,7 @@ class AttentionConfig:
     window: int = 0
     """Keys nearer than this many tokens are visible, on both sides where attention is not causal; 0: all."""
 
-    windows: tuple[int, ...] = ()
+    window_pattern: tuple[int, ...] = ()
     """Windows of the layers of a repeating pattern, 0 for all keys (GPT-3, Gemma); (): `window`
     everywhere."""
 
@@ -163,7 +164,7 @@ class AttentionConfig:
 class FeedForwardConfig:
     """Two matrices around an activation, or three when gated; or a mixture of such networks."""
 
-    hidden: int = 0
+    ff_dim: int = 0
     """Hidden width of the network, of each expert where there are some; 0: 4 * width."""
 
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
@@ -184,10 +185,10 @@ class FeedForwardConfig:
     experts_per_token: int = 2
     """Experts that each token chooses, 1 to num_experts."""
 
-    capacity: float = 0.0
+    capacity_factor: float = 0.0
     """Tokens of a row that an expert reads, as a multiple of an even share; 0: all that choose it (exact)."""
 
-    balance: float = 0.01
+    router_aux_weight: float = 0.01
     """Coefficient of the load-balancing term in the loss."""
 
 
@@ -239,25 +240,27 @@ class AdapterConfig:
     """Matrices with low-rank adapters: attention/query, key, value, out (of cross-attention too),
     feedforward/in, gate, out."""
 
-    adapter: int = 0
+    bottleneck_dim: int = 0
     """Width of the bottleneck after the feed-forward network of each layer (Houlsby et al. 2019); 0: none."""
 
-    adapter_attention: bool = True
+    bottleneck_after_attention: bool = True
     """Whether there is such a bottleneck after attention too."""
 
-    prefix: int = 0
+    prefix_length: int = 0
     """Trained keys and values before those of self-attention, in each layer (Li and Liang 2021); 0: none."""
 
-    prompt: int = 0
+    prompt_length: int = 0
     """Trained token vectors before a text (Lester et al. 2021), ids after the vocabulary's; 0: none."""
 
-    units: int = 0
+    extra_ff_dim: int = 0
     """Hidden units added to the feed-forward network of each layer (FL-tuning, Liu et al. 2022); 0: none."""
 
     @property
     def any(self) -> bool:
         """Whether there is an adapter of any kind."""
-        return any((self.lora_rank, self.adapter, self.prefix, self.prompt, self.units))
+        return any(
+            (self.lora_rank, self.bottleneck_dim, self.prefix_length, self.prompt_length, self.extra_ff_dim)
+        )
 
 
 LORA_TARGETS = (
@@ -287,7 +290,7 @@ class BlockConfig:
     num_layers: int
     """Layers of the stack, by which outputs into the residual stream are scaled."""
 
-    residual: Literal["pre", "post", "parallel", "sandwich"]
+    block_layout: Literal["pre", "post", "parallel", "sandwich"]
     """Where norms stand: see nn/block.py."""
 
     dropout: float
@@ -323,7 +326,7 @@ class BlockConfig:
     param_dtype: str
     """Of the parameters."""
 
-    slots: AdapterConfig = AdapterConfig()
+    adapters: AdapterConfig = AdapterConfig()
     """Adapter modules."""
 
     matmul: str = "dtype"
@@ -348,37 +351,38 @@ class BlockConfig:
     @property
     def period(self) -> int:
         """Number of layers after which the pattern of windows repeats."""
-        return max(1, len(self.attention.windows))
+        return max(1, len(self.attention.window_pattern))
 
     def layer(self, place: int) -> "BlockConfig":
         """Return the config of the layer at index `place` of the repeating pattern: one window, one theta."""
         position = self.position
-        window = self.attention.windows[place] if self.attention.windows else self.attention.window
-        if window and position.windowed_theta:
-            position = dataclasses.replace(position, theta=position.windowed_theta, scaling=RotaryScaling())
-        attention = dataclasses.replace(self.attention, window=window, windows=())
+        pattern = self.attention.window_pattern
+        window = pattern[place] if pattern else self.attention.window
+        if window and position.local_theta:
+            position = dataclasses.replace(position, theta=position.local_theta, scaling=RotaryScaling())
+        attention = dataclasses.replace(self.attention, window=window, window_pattern=())
         return dataclasses.replace(self, attention=attention, position=position)
 
     def lora(self, target: str) -> Lora | None:
         """Return the low-rank adapter of a matrix of LORA_TARGETS; None: it has none."""
-        slots = self.slots
-        if not slots.lora_rank or target not in slots.lora_targets:
+        adapters = self.adapters
+        if not adapters.lora_rank or target not in adapters.lora_targets:
             return None
-        return Lora(slots.lora_rank, slots.lora_alpha / slots.lora_rank)
+        return Lora(adapters.lora_rank, adapters.lora_alpha / adapters.lora_rank)
 
     @property
     def softmax_scale(self) -> float:
         """What attention logits are multiplied by."""
-        width = self.attention.scale_width or self.head_dim
+        width = self.attention.query_pre_attn_scalar or self.head_dim
         if self.position.kind == "disentangled":
             # The logits have three terms: content to content, content to position, position to content.
             width *= 3
         return width**-0.5 if self.attention.scale else 1.0
 
     @property
-    def hidden(self) -> int:
+    def ff_dim(self) -> int:
         """Hidden width of the feed-forward network, F."""
-        return self.feedforward.hidden or 4 * self.width
+        return self.feedforward.ff_dim or 4 * self.width
 
     def std(self, fan_in: int) -> float:
         """Return the initial standard deviation of a kernel with `fan_in` inputs."""

@@ -20,7 +20,7 @@ from tlx.parallel.sharding import constrain, logical
 class EmbeddingConfig:
     """The token table and what is added before the first layer."""
 
-    factor: int = 0
+    width: int = 0
     """Width of the tables, projected to the model's width (ALBERT, ELECTRA); 0: model.width, no
     projection."""
 
@@ -33,7 +33,7 @@ class EmbeddingConfig:
     norm: bool = False
     """Normalise the sum of the tables (BERT)."""
 
-    convolution: int = 0
+    conv_kernel_size: int = 0
     """Kernel size, in positions, of a convolution over the embeddings whose output joins the first layer's
     (DeBERTa v2); 0: none."""
 

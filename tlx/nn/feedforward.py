@@ -62,10 +62,11 @@ class FeedForward(nn.Module):
             float[B, T, D].
         """
         cfg = self.cfg
-        y_BTD = self._network(x_BTD, cfg.hidden, "", keys_B, site)
-        if cfg.slots.units:
+        y_BTD = self._network(x_BTD, cfg.ff_dim, "", keys_B, site)
+        if cfg.adapters.extra_ff_dim:
             # Equal to concatenating the added units to the hidden ones.
-            y_BTD = y_BTD + self._network(x_BTD, cfg.slots.units, "units_", fold(keys_B, _UNITS), site)
+            unit_keys = fold(keys_B, _UNITS)
+            y_BTD = y_BTD + self._network(x_BTD, cfg.adapters.extra_ff_dim, "units_", unit_keys, site)
         return y_BTD
 
     def _network(
@@ -90,7 +91,7 @@ class FeedForward(nn.Module):
             h_BTF = after(activation(tagged[0]))
         h_BTF = checkpoint_name(constrain(h_BTF, ("batch", "sequence", "mlp")), "hidden")
         h_BTF = dropout(h_BTF, part.dropout, keys_B, site)
-        out_std = 0.0 if prefix else cfg.residual_std(cfg.hidden)
+        out_std = 0.0 if prefix else cfg.residual_std(cfg.ff_dim)
         return self._linear(prefix, "out", size, cfg.width, ("mlp", "embed"), out_std)(h_BTF)
 
     def _linear(
@@ -146,14 +147,14 @@ class Experts(nn.Module):
             dtype=cfg.dtype,
             param_dtype=cfg.param_dtype,
         )
-        in_shape = (part.num_experts, cfg.width, cfg.hidden)
+        in_shape = (part.num_experts, cfg.width, cfg.ff_dim)
         in_names = ("expert", "embed", "mlp")
         self.kernel_in = self._kernel("in", in_shape, in_names, cfg.std(cfg.width))
         if part.gated:
             self.kernel_gate = self._kernel("gate", in_shape, in_names, cfg.std(cfg.width))
-        out_shape = (part.num_experts, cfg.hidden, cfg.width)
+        out_shape = (part.num_experts, cfg.ff_dim, cfg.width)
         out_names = ("expert", "mlp", "embed")
-        self.kernel_out = self._kernel("out", out_shape, out_names, cfg.residual_std(cfg.hidden))
+        self.kernel_out = self._kernel("out", out_shape, out_names, cfg.residual_std(cfg.ff_dim))
 
     def __call__(
         self, x_BTD: jax.Array, keys_B: jax.Array | None = None, site: int = 0
@@ -175,7 +176,7 @@ class Experts(nn.Module):
         best_BTK = best_BTK / best_BTK.sum(axis=-1, keepdims=True)
         hot_BTKX = jax.nn.one_hot(which_BTK, part.num_experts)
         routing = Routing(probs_BTX, hot_BTKX.sum(axis=2))
-        if not part.capacity:
+        if not part.capacity_factor:
             # Exact: every expert reads every token, and the gates of those not chosen are zero.
             gates_BTX = jnp.einsum("btk,btke->bte", best_BTK, hot_BTKX)
             y_XBTD = self._run(jnp.broadcast_to(x_BTD, (part.num_experts, *x_BTD.shape)), keys_B, site)
@@ -194,7 +195,7 @@ class Experts(nn.Module):
     def _queue_slots(self, hot_BTKX: jax.Array) -> jax.Array:
         """The slot [Z] of every choice in its expert's queue, one-hot; zeros beyond the capacity."""
         batch, length, count, num_experts = hot_BTKX.shape
-        capacity = max(1, math.ceil(self.cfg.feedforward.capacity * length * count / num_experts))
+        capacity = max(1, math.ceil(self.cfg.feedforward.capacity_factor * length * count / num_experts))
         # All first choices queue before all second choices.
         queue = jnp.swapaxes(hot_BTKX, 1, 2).reshape(batch, count * length, num_experts)
         before = (jnp.cumsum(queue, axis=1) - queue).reshape(batch, count, length, num_experts)

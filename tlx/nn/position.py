@@ -47,7 +47,8 @@ def rotation_rates(cfg: PositionConfig, rotated: int) -> jax.Array:
     if scaling.kind == "llama3":
         # Turns within the length of the first training: many turns are kept, few are stretched.
         turns = scaling.original_length * rates / (2 * math.pi)
-        kept_fraction = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+        ramp = scaling.high_freq_factor - scaling.low_freq_factor
+        kept_fraction = jnp.clip((turns - scaling.low_freq_factor) / ramp, 0, 1)
         return rates * (kept_fraction + (1 - kept_fraction) / scaling.factor)
     return rates
 

@@ -19,7 +19,7 @@ from tlx.parallel.sharding import constrain, logical
 class RecurrentConfig:
     """The layers and the character encoder of a bilstm."""
 
-    cell: int = 4096
+    cell_dim: int = 4096
     """Number of cells of a layer; their outputs are projected to model.width."""
 
     cell_clip: float = 3.0
@@ -57,7 +57,7 @@ def empty_state(
     Returns:
         Zeros.
     """
-    cell = jnp.zeros((batch_size, num_layers, cfg.cell), jnp.float32)
+    cell = jnp.zeros((batch_size, num_layers, cfg.cell_dim), jnp.float32)
     return RecurrentState(cell, jnp.zeros((batch_size, num_layers, width), jnp.dtype(dtype)))
 
 
@@ -92,17 +92,17 @@ class RecurrentLayers(nn.Module):
 
     def setup(self):
         """Create parameters and submodules."""
-        shape = (self.num_layers, self.width, 4, self.cfg.cell)
+        shape = (self.num_layers, self.width, 4, self.cfg.cell_dim)
         dtype = jnp.dtype(self.param_dtype)
         zeros = nn.initializers.zeros_init()
         init = nn.initializers.normal((2 * self.width) ** -0.5)
         init = logical(init, ("layers", "embed", None, "mlp"))
         self.input = self.param("input", init, shape, dtype)
         self.recurrent = self.param("recurrent", init, shape, dtype)
-        bias_shape = (self.num_layers, 4, self.cfg.cell)
+        bias_shape = (self.num_layers, 4, self.cfg.cell_dim)
         self.bias = self.param("bias", logical(zeros, ("layers", None, "mlp")), bias_shape, dtype)
-        init = logical(nn.initializers.normal(self.cfg.cell**-0.5), ("layers", "mlp", "embed"))
-        projection_shape = (self.num_layers, self.cfg.cell, self.width)
+        init = logical(nn.initializers.normal(self.cfg.cell_dim**-0.5), ("layers", "mlp", "embed"))
+        projection_shape = (self.num_layers, self.cfg.cell_dim, self.width)
         self.projection = self.param("projection", init, projection_shape, dtype)
 
     def __call__(
