@@ -282,7 +282,8 @@ def _check_windows(model: ModelConfig) -> None:
     attention = model.attention
     if min(attention.window, *attention.window_pattern, 0) < 0:
         raise ConfigError(
-            f"model.attention.window = {attention.window}, window_pattern = {attention.window_pattern}; 0 is none"
+            f"model.attention.window = {attention.window}, window_pattern = {attention.window_pattern} must "
+            "not be negative; 0 is none"
         )
     if attention.window_pattern and model.kind == "two_stream":
         raise ConfigError("model.attention.window_pattern: a two_stream model has no windows")

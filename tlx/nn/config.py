@@ -60,8 +60,8 @@ class RotaryScaling:
 class PositionConfig:
     """How order enters: added to embeddings, rotated into queries and keys, or added to the logits.
 
-    learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. relative_bias: T5's bias by buckets
-    of distances, one table per stack. relative_sinusoidal: Transformer-XL's and XLNet's relative attention.
+    learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. relative_bias: T5's bias by
+    buckets of distances, one table per stack. relative_sinusoidal: Transformer-XL's and XLNet's attention.
     disentangled: DeBERTa's vectors of distances.
     """
 
@@ -92,7 +92,7 @@ class PositionConfig:
     """rotary: fraction of each head that is rotated, in (0, 1] (GPT-NeoX: 0.25)."""
 
     num_buckets: int = 32
-    """relative_bias, disentangled: rows of distances; 0 (disentangled): every distance has a row of its own."""
+    """relative_bias, disentangled: rows of distances; 0 (disentangled): one for every distance."""
 
     max_distance: int = 128
     """relative_bias, disentangled: tokens from which all distances share a row."""
