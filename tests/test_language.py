@@ -47,7 +47,8 @@ def faults(source, letters):
     for name, suffix in sorted(suffixes(tree).items()):
         unknown = [letter for letter in suffix if letter.isalpha() and letter not in {*letters, *added}]
         if unknown:
-            yield f"{name}: no legend has {', '.join(unknown)}; add a line 'Shapes: ...' to the module's docstring"
+            missing = ", ".join(unknown)
+            yield f"{name}: no legend has {missing}; add a line 'Shapes: ...' to the module's docstring"
 
 
 @pytest.mark.parametrize("folder", sorted(p.name for p in (ROOT / "tlx").iterdir() if p.is_dir()))

@@ -50,6 +50,7 @@ class BiLSTM(nn.Module):
         x = self.tokens(batch["characters"])
         ahead, _ = self.read_forward(x, segments, None, keys)
         back = self.read_backward(x, segments, keys)
+        # Layer 0 is the token's vector for either direction.
         layers = zip([x, *ahead], [x, *back], strict=True)
         return jnp.stack([jnp.concatenate(pair, axis=-1) for pair in layers])
 
@@ -108,6 +109,7 @@ class BiLSTM(nn.Module):
             width=cfg.width,
             num_layers=cfg.num_layers,
             dropout=cfg.dropout,
+            # parent=None: the layers belong to the Direction, whose parameters are under "blocks".
             dtype=cfg.block("encoder").dtype,
             param_dtype=cfg.param_dtype,
             parent=None,
@@ -142,5 +144,6 @@ class ScalarMix(nn.Module):
         ones = nn.initializers.ones_init()
         weights_L = self.param("weights", logical(zeros, (None,)), (self.num_layers,), dtype)
         gamma = self.param("gamma", logical(ones, ()), (), dtype)
+        # Mixed in the dtype of the layers, weights computed in that of the parameters.
         shares_L = (gamma * jax.nn.softmax(weights_L)).astype(layers_LBTD.dtype)
         return jnp.einsum("l,lbtd->btd", shares_L, layers_LBTD)

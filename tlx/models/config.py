@@ -155,6 +155,7 @@ class ModelConfig:
     @property
     def padded_vocab(self) -> int:
         """Rows of the token table: vocab_size rounded up to a multiple of vocab_multiple."""
+        # Rounded up by floor division of the negative.
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @property
@@ -208,6 +209,7 @@ class ModelConfig:
         _check_recurrent(self)
         _check_adapters(self)
         _check_parametrization(self)
+        # Raises for an unknown policy.
         remat_policy(self.execution.remat)
         _check_matmul(self)
 
@@ -280,6 +282,7 @@ def _check_first_norm(model: ModelConfig) -> None:
 
 def _check_windows(model: ModelConfig) -> None:
     attention = model.attention
+    # 0 stands for an empty pattern.
     if min(attention.window, *attention.window_pattern, 0) < 0:
         raise ConfigError(
             f"model.attention.window = {attention.window}, window_pattern = {attention.window_pattern} must "
@@ -317,6 +320,7 @@ def _check_clusters(model: ModelConfig) -> None:
         )
     if not part.cutoffs:
         return
+    # Without a size the last edge is checked when the tokenizer is known.
     edges = (0, *part.cutoffs, model.vocab_size or part.cutoffs[-1] + 1)
     if any(later <= earlier for earlier, later in zip(edges[:-1], edges[1:], strict=True)):
         raise ConfigError(
@@ -356,6 +360,7 @@ def _check_adapters(model: ModelConfig) -> None:
     for target in adapters.lora_targets:
         if target not in LORA_TARGETS:
             raise ConfigError(one_of("model.adapters.lora_targets", target, LORA_TARGETS))
+    # Experts' kernels are no Linear modules, which alone have adapters.
     in_feedforward = [target for target in adapters.lora_targets if target.startswith("feedforward")]
     if model.feedforward.num_experts and (adapters.extra_ff_dim or (adapters.lora_rank and in_feedforward)):
         raise ConfigError(

@@ -77,6 +77,7 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
         forward += 2 * rows * length * cfg.embedding.conv_kernel_size * cfg.width**2
     num_targets = rows * (shape.targets or shape.decoder_length or length)
     table_width = cfg.embedding.width or cfg.width
+    # The transform leads to the table's width, where the product with the table begins.
     if masked_head and cfg.head.transform:
         forward += 2 * num_targets * cfg.width * table_width
     forward += _output(cfg, num_targets, table_width if cfg.head.tied else cfg.width)
@@ -86,6 +87,7 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
 def nonembedding_params(cfg: ModelConfig) -> int:
     """Count the entries of the layers' kernels: N of Kaplan et al. 2020, without tables, biases and norms."""
     if cfg.kind == "bilstm":
+        # Two directions; 4 gates from input and from output each, and the projection.
         return 2 * cfg.num_layers * 9 * cfg.width * cfg.recurrent.cell_dim
     if cfg.kind == "encoder_decoder":
         encoder = cfg.block("encoder")
@@ -108,6 +110,7 @@ def _stack_params(block: BlockConfig) -> int:
     num_matrices = 3 if part.gated else 2
     layer = _attention_params(block)
     layer += num_matrices * block.width * block.ff_dim * max(1, part.num_experts)
+    # The router.
     layer += block.width * part.num_experts
     projection = block.width * block.attention.num_heads * block.head_dim
     if position.kind == "relative_sinusoidal":
@@ -125,6 +128,7 @@ def _output(cfg: ModelConfig, num_targets: int, width: int) -> int:
     ranges = bounds(part.cutoffs, cfg.padded_vocab)
     cluster_widths = widths(cfg.width, part.cutoffs, part.divisor)
     products = sum(size * (last - first) for size, (first, last) in zip(cluster_widths, ranges, strict=True))
+    # The clusters as entries of the first softmax.
     products += cfg.width * len(part.cutoffs)
     if part.divisor > 1:
         products += cfg.width * sum(cluster_widths)

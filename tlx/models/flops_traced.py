@@ -49,6 +49,7 @@ def _subjaxprs(params: dict[str, Any]) -> list[Any]:
 
 def _dot(equation: Any) -> int:
     left = equation.invars[0].aval.shape
+    # The output has every dim but the contracted ones: its size times theirs is the number of multiply-adds.
     (contract, _), _ = equation.params["dimension_numbers"]
     contracted = math.prod(left[i] for i in contract)
     return 2 * math.prod(equation.outvars[0].aval.shape) * contracted

@@ -40,6 +40,7 @@ class MaskedHead(nn.Module):
         if cfg.head.transform:
             width = unembedding.kernel.shape[1]
             hidden = _dense(cfg, width, "dense", cfg.head.transform_bias)(hidden)
+            # Before the norm, as in BERT.
             hidden = ACTIVATIONS[cfg.head.activation or cfg.feedforward.activation](hidden)
             hidden = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(hidden)
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
@@ -78,6 +79,7 @@ class PairHead(nn.Module):
     @nn.compact
     def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
         """Compute logits [B, 2]; the pooled vector [B, D] without the classifier."""
+        # Read at the first token, cls.
         pooled_BD = jnp.tanh(_dense(self.cfg, self.cfg.width, "pooler")(hidden_BTD[:, 0]))
         if not self.classify:
             return pooled_BD

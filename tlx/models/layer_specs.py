@@ -79,6 +79,7 @@ def group_layers(specs: Sequence[LayerSpec]) -> list[LayerGroup]:
     """
     groups: list[LayerGroup] = []
     for index, spec in enumerate(specs):
+        # A layer outside the pattern ends the group before it and begins one of its own.
         if groups and spec.in_pattern and groups[-1].specs[-1].in_pattern:
             groups[-1] = LayerGroup(groups[-1].start, (*groups[-1].specs, spec))
         else:

@@ -48,7 +48,9 @@ def _reads_hidden(leaf: Leaf) -> bool:
     """Whether a matrix reads hidden vectors, whose width grows; tables and the output do not."""
     if not leaf.is_matrix or leaf.names is None:
         return False
+    # Experts are matrices of their own: their dim is no side.
     sides = [leaf.names[side[0]] for side in leaf.sides if leaf.names[side[0]] != "expert"]
+    # The last side is the output's; one of the others must be a hidden dim.
     return any(name in ("embed", "mlp", "heads") for name in sides[:-1])
 
 

@@ -237,6 +237,7 @@ class Transformer(nn.Module):
         out = self._run_only_stack(batch, _stack_inputs(batch), keys)
         assert out.expert_loads is not None
         num_tokens = jnp.sum(batch["segments"] > 0).astype(jnp.float32)
+        # The mean over layers: one term for the whole stack.
         chosen_X, probs_X = out.expert_loads.mean(axis=0) / jnp.maximum(num_tokens, 1)
         loss_weight = self.cfg.feedforward.router_aux_weight
         term = Term(balance(chosen_X, probs_X) * num_tokens, num_tokens, loss_weight)
@@ -248,6 +249,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Compute logits float32[..., V] over the unpadded vocabulary."""
+        # Padding ids are cut off, so that callers see the tokenizer's size.
         return embed.logits(hidden, self.unembedding())[..., : self.cfg.vocab_size]
 
     def init_cache(
@@ -274,6 +276,7 @@ class Transformer(nn.Module):
         )
         if encoded_BSD is None:
             return cache
+        # Once for a whole generation: each step reads them from the cache.
         key, value = self.decoder.encoded_keys_values(encoded_BSD)
         return cache._replace(cross_key=key, cross_value=value, cross_segments=encoded_segments_BS)
 

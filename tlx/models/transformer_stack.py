@@ -156,6 +156,7 @@ class TransformerStack(nn.Module):
             # Every layer's parameters are those of a whole layer: the config of the pattern, no window.
             mask = Mask(segments_BT, segments_BT)
             block = Block(cfg, parent=None)
+            # No bias: initial values do not depend on it.
             return block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
 
         blocks = layer_params(self, init, cfg.num_layers, self.share_layers, self._absent_from_first)
@@ -163,6 +164,7 @@ class TransformerStack(nn.Module):
             cfg, convolution=bool(self.embedding.conv_kernel_size), query_passes=inputs.query_passes
         )
         groups = group_layers(specs)
+        # Sliced before the first layer runs: slices of parameters depend on nothing else.
         group_params = [self._params_of(blocks, group) for group in groups]
         memory_LBMD = jnp.moveaxis(inputs.memory_BLMD, 1, 0) if memory_length else None
         y_BTD = x_BTD
@@ -211,6 +213,7 @@ class TransformerStack(nn.Module):
             key_value = block.apply({"params": params}, encoded_BSD, method=Block.encoded_keys_values)
             return carry, key_value
 
+        # All layers are alike here: windows do not matter to cross-attention.
         layers = [layer] * self.cfg.num_layers
         _, key_value = run_layers(layers, self.cfg, self._blocks(), (), share=self.share_layers)
         return key_value
@@ -238,6 +241,7 @@ class TransformerStack(nn.Module):
         encoded = None
         if cache.cross_segments is not None:
             cross_mask = Mask(segments_BT, cache.cross_segments)
+            # [L, ...], so that the scan hands each layer its own.
             encoded = (cache.cross_key, cache.cross_value)
         block_inputs = BlockInputs(
             mask=Mask(segments_BT, segments, start, cfg.causal),
@@ -323,6 +327,7 @@ class TransformerStack(nn.Module):
         Returns:
             (carry, outputs of the group's layers stacked; None of a layer on queries).
         """
+        # One function for each kind of layer: equal layers share one traced program.
         functions = {spec: make_layer(spec) for spec in dict.fromkeys(group.specs)}
         layers = [functions[spec] for spec in group.specs]
         if group.specs[0].query_passes:

@@ -146,6 +146,7 @@ class TwoStream(nn.Module):
                 batch.get("backwards"),
                 method=Block.two_streams,
             )
+            # What the next window remembers is the content stream before the layer.
             return out, _newest(memory_BMD, streams[0], reuse)
 
         def init(key: jax.Array) -> Any:
@@ -188,7 +189,9 @@ class TwoStream(nn.Module):
         length = memory.segments.shape[1]
         key_segments = jnp.concatenate([memory.segments, segments], axis=1)
         seen = batch["query_rank"][:, :, None] > batch["rank"][:, None, :]
+        # A position of the content stream also sees itself.
         content = seen | jnp.eye(seen.shape[1], dtype=bool)
+        # The query stream's rows alone: the predicted positions.
         query = jnp.take_along_axis(seen, places_BP[:, :, None], axis=1)
         with_memory = ((0, 0), (0, 0), (length, 0))
         content_mask = Mask(

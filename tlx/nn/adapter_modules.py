@@ -70,10 +70,13 @@ class Prefix(nn.Module):
         num_keys = key_BSGH.shape[1]
         visible = dense(mask, length, num_keys)
         if visible is not None:
+            # Masks may be one for all rows; the padded one is stored for each.
             visible = jnp.broadcast_to(visible[:, 0], (batch, length, num_keys))
+            # Every query sees the whole prefix, padding's queries too, which nothing reads.
             visible = jnp.pad(visible, ((0, 0), (0, 0), (size, 0)), constant_values=True)
         if bias is not None:
             assert not isinstance(bias, RelativeTerms), "relative terms must be laid out over the keys"
+            # The prefix has no position: its bias is 0.
             bias = jnp.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(size, 0)])
         key = self._prepend("key", key_BSGH)
         value = self._prepend("value", value_BSGH)

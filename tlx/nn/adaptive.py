@@ -107,6 +107,7 @@ class ClusterTables(nn.Module):
         ranges = bounds(self.cutoffs, self.padded_size)
         if self.divisor == 1:
             table = self.param("table", init, (self.padded_size, self.width), dtype)
+            # Slices of one parameter: the checkpoint is that of a model without clusters.
             self.table = tuple(Cluster(first, table[first:last], None) for first, last in ranges)
             return
         project = logical(nn.initializers.normal(self.projection_std), (None, "embed"))
@@ -201,6 +202,7 @@ class AdaptiveOutput(nn.Module):
         """Return the output over `tables`, those of the input, where tied; else over its own."""
         clusters = tables if self.tied else self.own.table
         if self.tied and self.divisor > 1:
+            # The first projection alone is not tied: a frequent id has its own for the output.
             clusters = (clusters[0]._replace(projection=self.projection), *clusters[1:])
         ranges = bounds(self.cutoffs, self.padded_size)
         biases = tuple(self.ids_bias[first:last] if self.bias else None for first, last in ranges)
@@ -231,6 +233,7 @@ def cluster_logits(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> list[
         One entry for each cluster.
     """
     first = unembedding.clusters[0]
+    # Clusters are further entries of the first softmax: one product computes ids and clusters.
     kernel = jnp.concatenate([first.table, unembedding.gates.astype(first.table.dtype)])
     head = _product(_narrowed(hidden, first), kernel)
     num_frequent = first.table.shape[0]
@@ -246,6 +249,7 @@ def cluster_logits(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> list[
         bias = unembedding.biases[i + 1]
         if bias is not None:
             y = y + bias.astype(jnp.float32)
+        # Only the last cluster can hold padding.
         is_id = cluster.begin + jnp.arange(y.shape[-1]) < unembedding.vocab_size
         y = jnp.where(is_id, y, MASKED)
         log_gate = gates[..., i] - log_z

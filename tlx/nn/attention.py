@@ -48,6 +48,7 @@ class Attention(nn.Module):
         std = cfg.std(cfg.width)
         # An unscaled softmax (T5) needs queries that are smaller from the start.
         query_std = std if part.scale or cfg.init.kind == "normal" else std * cfg.head_dim**-0.5
+        # A key bias adds the same to all logits of a query, which the softmax cancels: DeBERTa v1 has none.
         key_bias = part.qkv_bias and part.key_bias
         self.query = self._linear("query", (cfg.width,), query_shape, query_names, query_std, part.qkv_bias)
         self.key = self._linear("key", (cfg.width,), key_shape, key_names, std, key_bias)
@@ -95,12 +96,14 @@ class Attention(nn.Module):
             (float[B, T, D], the cache with the new keys and values).
         """
         cfg = self.cfg
+        # By identity: only then do queries, keys and values read one array and may share a product.
         if source_BSD is x_BTD:
             query, key, value = self.queries_keys_values(x_BTD, positions_BT)
         else:
             query = self.queries(x_BTD, positions_BT)
             key, value = self.keys_values(source_BSD, positions_BT)
         if cache is not None:
+            # Keys are stored rotated, so that no step rotates them again.
             cache, key, value = caches.write(cache, key, value)
         logits_bias: jax.Array | RelativeTerms | None = bias
         if cfg.position.kind == "relative_sinusoidal" and not self.cross:
@@ -182,6 +185,7 @@ class Attention(nn.Module):
         cfg = self.cfg
         if cfg.adapters.prefix_length and not self.cross:
             key_BSGH, value_BSGH, mask, bias = self.prefix(query_BTNH, key_BSGH, value_BSGH, mask, bias)
+        # Chosen after the prefix, which adds keys and makes the mask arbitrary.
         name = self._kernel_name(query_BTNH.shape[1], key_BSGH.shape[1], mask, bias)
         inputs = AttentionInputs(
             query_BTNH=query_BTNH,
@@ -211,6 +215,7 @@ class Attention(nn.Module):
         softcap = cfg.attention.softcap
         query_BTNH = self.queries(x_BTD, positions_BT)
         key_BSGH, _ = self.keys_values(x_BTD, positions_BT)
+        # Repeated for the caller's sake, who compares heads one by one; kernels never repeat keys.
         key_BSNH = jnp.repeat(key_BSGH, cfg.attention.num_heads // cfg.num_kv_heads, axis=2)
         y = jnp.einsum("btnh,bsnh->bnts", query_BTNH, key_BSNH, preferred_element_type=jnp.float32)
         y = y * cfg.softmax_scale
@@ -244,6 +249,7 @@ class Attention(nn.Module):
         rows = row_length or query_BTNH.shape[1]
         keys_RNH = self.relative.keys(rows, num_keys, mask.query_start, backwards_B)
         has_segment_term = self.cfg.position.segment_relative and different_BTS is not None
+        # Only the fused kernel multiplies the factors itself; unused, they are dead code to the compiler.
         terms = self.relative.term(query_BTNH, keys_RNH, rows, places_BP)
         kernel = self._kernel_name(query_BTNH.shape[1], num_keys, mask, terms)
         if not has_segment_term and kernel == "fused":
@@ -321,8 +327,10 @@ class Attention(nn.Module):
             return "xla"
         has_visible = mask.visible is not None or mask.prefix is not None
         if isinstance(bias, RelativeTerms):
+            # Rows in reverse have distances of their own; a prefix pads the bias, and factors have no padding.
             per_row_bias = bias.keys_RNH.ndim == 4 or bool(self.cfg.adapters.prefix_length)
         else:
+            # T5's bias is the same for all rows; terms computed from queries are not.
             per_row_bias = bias is not None and self.cfg.position.kind != "relative_bias"
         return kernel_name(self.cfg, num_queries, has_visible, num_keys, per_row_bias)
 

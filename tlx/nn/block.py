@@ -128,6 +128,7 @@ class Block(nn.Module):
         """Run the layer on the residual stream."""
         cfg = self.cfg
         if cfg.block_layout == "parallel":
+            # Both parts read the stream before the layer, each through a norm of its own.
             attended, cache = self._attend(self.attention_norm(x_BTD), inputs)
             fed, routing = self._feed(self.feedforward_norm(x_BTD), inputs.keys_B)
             x_BTD = constrain(x_BTD + self._scaled(attended + fed), RESIDUAL_DIMS)
@@ -183,6 +184,7 @@ class Block(nn.Module):
         h_BTD = content.hidden
         g_BPD = query.hidden
         length = h_BTD.shape[1]
+        # Both streams read the same keys and values: those of the content and the memory.
         source = jnp.concatenate([self._memory(memory_BMD, h_BTD), h_BTD], 1)
         key_value = self.attention.keys_values(source, None)
         h_attended = self._attend_stream(content, key_value, None, length, keys_B, backwards_B)
@@ -212,6 +214,7 @@ class Block(nn.Module):
             0 if is_content else length,
             backwards_B,
         )
+        # The streams draw their dropout bits apart, although they share parameters and keys.
         probabilities_site = ATTENTION_PROBABILITIES + (0 if is_content else QUERY_STREAM_OFFSET)
         output_site = ATTENTION_OUTPUT if is_content else QUERY_STREAM_OUTPUT
         attended = attention.attend(query, key, value, stream.mask, bias, keys_B, probabilities_site)
@@ -244,6 +247,7 @@ class Block(nn.Module):
             distances_RD=inputs.distances_RD,
         )
         if self.cfg.block_layout == "sandwich":
+            # Before dropout and residual connection, as in Gemma 2.
             y = self.attention_post_norm(y)
         return self._adapted(dropout(y, self.cfg.dropout, inputs.keys_B, ATTENTION_OUTPUT)), cache
 
@@ -255,6 +259,7 @@ class Block(nn.Module):
             y = self.cross_attention.attend_to_encoded(x, key, value, inputs.cross_mask, inputs.keys_B)
         else:
             assert inputs.encoded_BSD is not None
+            # The encoder's output is normalised already: by its own final norm, or post-norm.
             y, _ = self.cross_attention(x, inputs.encoded_BSD, inputs.cross_mask, keys_B=inputs.keys_B)
         return dropout(y, self.cfg.dropout, inputs.keys_B, CROSS_ATTENTION_OUTPUT)
 
@@ -269,6 +274,7 @@ class Block(nn.Module):
             y = self.feedforward(x, keys_B, FEEDFORWARD_HIDDEN + site_offset)
         if self.cfg.block_layout == "sandwich":
             y = self.feedforward_post_norm(y)
+        # Tagged before dropout, whose bits are drawn again for less than it costs to keep them.
         y = dropout(checkpoint_name(y, "fed"), self.cfg.dropout, keys_B, FEEDFORWARD_OUTPUT + site_offset)
         return self.adapter(y) if self.cfg.adapters.bottleneck_dim else y, routing
 
@@ -288,6 +294,7 @@ class Block(nn.Module):
 
     def _source(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
         """What self-attention makes keys and values of: the memory, then x or what stands in its place."""
+        # x is normalised by the caller; what stands in its place is not yet.
         source = x if inputs.source_BTD is None else self._as_read(inputs.source_BTD)
         if inputs.memory_BMD is None:
             return source

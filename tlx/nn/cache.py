@@ -71,6 +71,7 @@ def empty(
     return KVCache(
         key=jnp.zeros(shape, dtype),
         value=jnp.zeros(shape, dtype),
+        # -1 is no token's segment, so that unfilled entries are visible to none.
         segments=jnp.full((batch, length), -1, jnp.int32),
         num_filled=jnp.zeros((), jnp.int32),
     )
@@ -89,6 +90,7 @@ def write(
     Returns:
         (the updated view, all keys of the layer [B, S, G, H], all its values [B, S, G, H]).
     """
+    # Written into the arrays of all layers, which XLA does in place inside the loop over layers.
     start = (cache.layer, 0, cache.start, 0, 0)
     key = jax.lax.dynamic_update_slice(cache.key, key_BTGH[None].astype(cache.key.dtype), start)
     value = jax.lax.dynamic_update_slice(cache.value, value_BTGH[None].astype(cache.value.dtype), start)

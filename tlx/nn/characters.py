@@ -80,6 +80,7 @@ class CharacterEncoder(nn.Module):
         """Encode character ids int[B, T, W] to [B, T, out_width]."""
         batch, length, size = characters_BTW.shape
         dtype = jnp.dtype(self.dtype)
+        # All tokens of the batch in one dim: convolutions stay within a token.
         x = jnp.take(self.table, characters_BTW.reshape(-1, size), axis=0).astype(dtype)
         features = []
         for kernel, bias in zip(self.kernels, self.biases, strict=True):

@@ -360,6 +360,7 @@ class BlockConfig:
         window = pattern[place] if pattern else self.attention.window
         if window and position.local_theta:
             position = dataclasses.replace(position, theta=position.local_theta, scaling=RotaryScaling())
+        # Without the pattern, so that layers of one kind have equal configs.
         attention = dataclasses.replace(self.attention, window=window, window_pattern=())
         return dataclasses.replace(self, attention=attention, position=position)
 
@@ -403,6 +404,7 @@ def compute_dtype(name: str) -> jnp.dtype:
         ConfigError: for a name that is none of auto, float32, bfloat16 and float16.
     """
     if name == "auto":
+        # CPUs compute bfloat16 by way of float32, more slowly.
         return jnp.dtype(jnp.float32 if platform() == "cpu" else jnp.bfloat16)
     if name not in ("float32", "bfloat16", "float16"):
         raise ConfigError(one_of("dtype", name, ("auto", "float32", "bfloat16", "float16")))

@@ -46,7 +46,12 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", init, shape, dtype).astype(x_BTD.dtype)
         bias = self.param("bias", logical(nn.initializers.zeros_init(), ("norm",)), (cfg.width,), dtype)
         z_BTD = jax.lax.conv_general_dilated(
-            jnp.where(is_token, x_BTD, 0), kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+            # Padding reads as zeros, as beyond the ends of the row.
+            jnp.where(is_token, x_BTD, 0),
+            kernel,
+            (1,),
+            "SAME",
+            dimension_numbers=("NWC", "WIO", "NWC"),
         )
         z_BTD = jnp.where(is_token, z_BTD + bias.astype(z_BTD.dtype), 0)
         # Dropout comes before the activation here, as in microsoft/DeBERTa.

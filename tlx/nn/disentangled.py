@@ -31,6 +31,7 @@ def rows(distance: np.ndarray, cfg: PositionConfig) -> np.ndarray:
             np.float32((cfg.max_distance - 1) / middle)
         )
         log_bucket = np.ceil(ratio * (middle - 1)).astype(np.int64) + middle
+        # Computed with numpy while tracing: the rows are constants of the program.
         distance = np.where(far <= middle, distance, log_bucket * np.sign(distance))
     limit = span(cfg)
     return np.clip(distance + limit, 0, 2 * limit - 1)
@@ -86,6 +87,7 @@ class DisentangledLogits(nn.Module):
         heads = (cfg.attention.num_heads, cfg.head_dim)
         names = ("embed", "heads", "head_dim")
         std = cfg.std(cfg.width)
+        # As in microsoft/DeBERTa: the projection of position keys has no bias, that of queries has one.
         self.key = Linear((cfg.width,), heads, names, std, False, cfg.dtype, cfg.param_dtype)
         self.query = Linear((cfg.width,), heads, names, std, True, cfg.dtype, cfg.param_dtype)
 

@@ -46,5 +46,6 @@ def dropout(x: jax.Array, rate: float, keys_B: jax.Array | None, site: int) -> j
     if keys_B is None or rate == 0.0:
         return x
     keys_B = fold(keys_B, site)
+    # One key a row: a row draws the same bits in any batch, on any device.
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys_B)
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))

@@ -83,6 +83,7 @@ def logits(hidden: jax.Array, unembedding: Unembedding | AdaptiveUnembedding) ->
         return log_probabilities(hidden, unembedding)
     kernel = unembedding.kernel.astype(hidden.dtype)
     contract = (((hidden.ndim - 1,), (1,)), ((), ()))
+    # Accumulated and kept in float32: a softmax over bfloat16 logits loses accuracy.
     y = jax.lax.dot_general(hidden, kernel, contract, preferred_element_type=jnp.float32)
     if unembedding.scale != 1.0:
         y = y * unembedding.scale
@@ -93,6 +94,7 @@ def logits(hidden: jax.Array, unembedding: Unembedding | AdaptiveUnembedding) ->
     num_rows = kernel.shape[0]
     if num_rows == unembedding.vocab_size:
         return y
+    # Padding ids have no probability. Not -inf, whose product with a weight of 0 is NaN.
     return jnp.where(jnp.arange(num_rows) < unembedding.vocab_size, y, -1e9)
 
 
@@ -191,6 +193,7 @@ class InputEmbedding(nn.Module):
             table = self._table("types", part.num_types, width)
             x_BTE = x_BTE + jnp.take(table, types, axis=0).astype(dtype)
         if part.num_languages:
+            # Created even where no languages are given, so that parameters depend on the config alone.
             table = self._table("languages", part.num_languages, width)
             if languages_BT is not None:
                 x_BTE = x_BTE + jnp.take(table, languages_BT, axis=0).astype(dtype)
@@ -199,6 +202,7 @@ class InputEmbedding(nn.Module):
         if tables_only:
             return x_BTE
         x_BTE = dropout(x_BTE, cfg.dropout, keys_B, EMBEDDING)
+        # Narrow tables are projected after norm and dropout (ALBERT, ELECTRA).
         if width == cfg.width:
             return x_BTE
         projection = Linear(

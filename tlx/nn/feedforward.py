@@ -173,6 +173,7 @@ class Experts(nn.Module):
         # In float32: small differences of logits decide the choice, and bfloat16 has ties.
         probs_BTX = jax.nn.softmax(self.router(x_BTD).astype(jnp.float32), axis=-1)
         best_BTK, which_BTK = jax.lax.top_k(probs_BTX, part.experts_per_token)
+        # The chosen probabilities alone are normalised, as in Mixtral.
         best_BTK = best_BTK / best_BTK.sum(axis=-1, keepdims=True)
         hot_BTKX = jax.nn.one_hot(which_BTK, part.num_experts)
         routing = Routing(probs_BTX, hot_BTKX.sum(axis=2))

@@ -28,6 +28,7 @@ def _backward_barrier(x: T) -> T:
     return x
 
 
+# lax.optimization_barrier has a gradient with a barrier of its own; these have one in one direction only.
 _forward_barrier.defvjp(lambda x: (jax.lax.optimization_barrier(x), None), lambda _, g: (g,))
 _backward_barrier.defvjp(lambda x: (x, None), lambda _, g: (jax.lax.optimization_barrier(g),))
 

@@ -80,12 +80,14 @@ class Linear(nn.Module):
         """Add the low-rank part and b to y = x W."""
         if self.lora is not None:
             low = _product(x, self.low, len(self.inputs))
+            # Two thin products in place of building A B, which is as large as W.
             y = y + _product(low, self.high, 1) * jnp.asarray(self.lora.scale, y.dtype)
         return add_bias(y, self.offset) if self.bias else y
 
     def _with_joined_heads(self, x: jax.Array) -> jax.Array:
         """Apply the map over [N x H]: separate heads would be moved before and after, tile by tile."""
         x_flat = x.reshape(*x.shape[: x.ndim - len(self.inputs)], self.fan_in)
+        # Barriers where heads meet the kernel: else the compiler splits heads inside neighbouring fusions.
         if len(self.inputs) > 1:
             x_flat = backward_barrier(x_flat)
         y = _product(x_flat, self.kernel.reshape(self.fan_in, -1), 1)
@@ -108,6 +110,7 @@ class Linear(nn.Module):
 def add_bias(y: jax.Array, offset: jax.Array) -> jax.Array:
     """Add offset[dims] to y[..., dims]."""
     if platform() == "tpu" and y.dtype == jnp.bfloat16:
+        # The barrier keeps the gradient of y whole, for the product that sums it and those that read it.
         return _add_bias(backward_barrier(y), offset)
     return y + offset.astype(y.dtype)
 
@@ -145,6 +148,7 @@ def fused_projections(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]
     Outputs are [F], or [N, H] where every N is a multiple of the least one. Kernels are concatenated within
     groups of heads, so that a dim that is sharded over a mesh axis stays sharded.
     """
+    # Key heads are fewer than query heads: a group holds one key head and its query heads.
     groups = min(layer.outputs[0] for layer in layers)
     kernels = [
         layer.kernel.reshape(*layer.inputs, groups, layer.outputs[0] // groups, *layer.outputs[1:])

@@ -142,6 +142,7 @@ def soft_cross_entropy(
     vocab_size = unembedding.vocab_size
 
     def sums(hidden: jax.Array, teacher: jax.Array, weights: jax.Array) -> jax.Array:
+        # Both in float32, the dtype of logits.
         log_q = jax.nn.log_softmax(logits(hidden, unembedding)[..., :vocab_size] / temperature)
         teacher_logits = jax.lax.stop_gradient(logits(teacher, teacher_unembedding)[..., :vocab_size])
         log_p = jax.nn.log_softmax(teacher_logits / temperature)
@@ -168,6 +169,7 @@ def _in_chunks(sums: Callable[..., Any], arrays: Sequence[jax.Array], chunk: int
         x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
         return jnp.swapaxes(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 0, 1)
 
+    # Keeps the residuals of one piece at a time.
     @jax.checkpoint
     def add(total: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, sums(*piece)), None

@@ -54,9 +54,11 @@ def dense(mask: Mask, num_queries: int, num_keys: int) -> jax.Array | None:
         if mask.causal:
             earlier = (key <= query)[None]
             if mask.prefix is not None:
+                # Segments, below, still keep a prefix to its own document.
                 earlier = earlier | (mask.prefix[:, None, :] > 0)
             conditions.append(earlier)
         if mask.window:
+            # Both sides; where attention is causal, the later side is hidden already.
             conditions.append((jnp.abs(query - key) < mask.window)[None])
     if mask.query_segments is not None:
         assert mask.key_segments is not None

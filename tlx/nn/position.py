@@ -73,6 +73,7 @@ def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, cfg: PositionConfig) -> j
     cos = jnp.cos(angles)
     x = x_BTNH[..., :rotated]
     y = x.astype(jnp.float32) * jnp.concatenate([cos, cos], axis=-1)
+    # (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), as two products over whole vectors.
     y += _swap_halves(x).astype(jnp.float32) * jnp.concatenate([-sin, sin], axis=-1)
     return jnp.concatenate([y.astype(x_BTNH.dtype), x_BTNH[..., rotated:]], axis=-1)
 
@@ -108,6 +109,7 @@ def relative_bucket(distance: jax.Array, cfg: PositionConfig, bidirectional: boo
         distance = jnp.abs(distance)
     else:
         distance = jnp.maximum(-distance, 0)
+    # Half of the buckets hold one distance each, the others logarithmic ranges up to max_distance.
     exact = count // 2
     ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(cfg.max_distance / exact)
     far = jnp.minimum(exact + (ratio * (count - exact)).astype(jnp.int32), count - 1)
@@ -134,6 +136,7 @@ class BucketedBias(nn.Module):
         """
         cfg = self.cfg
         shape = (cfg.position.num_buckets, cfg.attention.num_heads)
+        # T5 draws its table as an embedding of the model's width.
         std = cfg.width**-0.5 if cfg.init.kind == "fan_in" else cfg.init.stddev
         init = logical(nn.initializers.normal(std), (None, "heads"))
         table = self.param("table", init, shape, jnp.dtype(cfg.param_dtype))
@@ -172,6 +175,7 @@ def skew(x: jax.Array, num_keys: int) -> jax.Array:
     R >= T - 1 + num_keys (Transformer-XL, app. B). By reshaping alone: rows of R + 1 read as rows of R.
     """
     *lead, rows, width = x.shape
+    # One more column, and each row of the flat array begins one entry later than in x.
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
     flat = padded.reshape(*lead, rows * (width + 1))
     flat = flat[..., rows - 1 : rows - 1 + rows * width]
@@ -233,6 +237,7 @@ class RelativeLogits(nn.Module):
         Returns:
             W_r r, float[R, N, H]; [B, R, N, H] with `backwards_B`.
         """
+        # In falling order: row i of the shifted result begins at distance i.
         distance = query_start + num_queries - 1 - jnp.arange(num_queries + num_keys - 1)
         if backwards_B is None:
             return self._distance_keys(distance)

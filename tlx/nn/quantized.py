@@ -70,6 +70,7 @@ def _backward(name: str, residuals: tuple, g: jax.Array) -> tuple[jax.Array, jax
     rows = tuple(range(x.ndim - 1))
     contract = (((x.ndim - 1,), (1,)), ((), ()))
     dx = _dot(_quantize(g, gradient_type, rows), _quantize(kernel, forward_type, (0,)), contract, x.dtype)
+    # Not in 8 bits: this sum over tokens would add rounding errors up.
     dkernel = jax.lax.dot_general(x, g.astype(x.dtype), ((rows, rows), ((), ())))
     return dx, dkernel.astype(kernel.dtype)
 
@@ -79,6 +80,7 @@ _product.defvjp(_forward, _backward)
 
 def _quantize(x: jax.Array, qtype: str, channel_dims: tuple[int, ...]) -> Any:
     """Round x to 8 bits, with a float32 scale for each index of `channel_dims`."""
+    # Imported where it is used: an extra that most runs do not have.
     import qwix
 
     return qwix.quantize(x.astype(jnp.float32), jnp.dtype(qtype), channelwise_axes=channel_dims)

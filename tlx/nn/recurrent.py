@@ -136,6 +136,7 @@ class RecurrentLayers(nn.Module):
         cells = []
         hiddens = []
         for layer in range(self.num_layers):
+            # One site a layer: the keys are folded by layer instead.
             x_BTD = dropout(x_BTD, self.dropout, fold(keys_B, layer), 0)
             last = (state.cell[:, layer], state.hidden[:, layer])
             y_BTD, (cell, hidden) = self._run(layer, x_BTD, ~begins & real_BT, real_BT, last, backwards)
@@ -179,10 +180,12 @@ class RecurrentLayers(nn.Module):
 
         def step(state: tuple[jax.Array, jax.Array], position: tuple[jax.Array, ...]):
             z, continues, is_token = position
+            # A new segment starts from an empty state.
             cell, hidden = (jnp.where(continues[:, None], part, 0) for part in state)
             z = z + jnp.einsum("bd,dgh->bgh", hidden, recurrent)
             i, j, f, o = (z[:, gate].astype(jnp.float32) for gate in range(4))
             cell = jax.nn.sigmoid(f + 1) * cell + jax.nn.sigmoid(i) * jnp.tanh(j)
+            # Padding leaves an empty state, wherever it stands.
             cell = jnp.where(is_token[:, None], _clip(cell, cfg.cell_clip), 0)
             hidden = (jax.nn.sigmoid(o) * jnp.tanh(cell)).astype(dtype) @ projection
             hidden = jnp.where(is_token[:, None], _clip(hidden, cfg.projection_clip), 0)

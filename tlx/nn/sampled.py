@@ -70,6 +70,7 @@ def sampled_losses(
         # The largest of log P plus Gumbel noise are a sample without replacement.
         _, drawn_K = jax.lax.top_k(log_p + jax.random.gumbel(key, (size,)), num_sampled)
         others_TK = _logits_of_ids(hidden_TD, unembedding, drawn_K) - log_counts[drawn_K]
+        # The target is in the sum once already.
         others_TK = jnp.where(drawn_K[None] == targets_T[:, None], -jnp.inf, others_TK)
         kernel = jnp.take(unembedding.kernel, targets_T, axis=0).astype(hidden_TD.dtype)
         target_T = jnp.sum((hidden_TD * kernel).astype(jnp.float32), axis=-1)

@@ -41,6 +41,7 @@ def remat_policy(name: str) -> tuple[bool, Any]:
     if name in ("none", "full"):
         return name == "full", jax.checkpoint_policies.nothing_saveable
     if name == "dots":
+        # Products of activations with weights are kept, those of attention (with batch dims) are not.
         return True, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     names = name.split("+")
     unknown = [part for part in names if part not in TENSORS]
@@ -157,6 +158,7 @@ def run_layers(
     def run_period(carry: Any, scanned: Any) -> tuple[Any, Any]:
         return run_pattern(carry, scanned, period)
 
+    # Indices are scanned too: dropout keys and caches depend on them.
     scanned = (None if share else blocks, first + jnp.arange(num_layers), inputs)
     by_period = jax.tree.map(lambda x: x[:num_scanned].reshape(num_periods, period, *x.shape[1:]), scanned)
     pieces = []

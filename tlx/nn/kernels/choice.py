@@ -99,6 +99,7 @@ def kernel_name(
     platform = platforms.platform()
     name = choose(cfg, platform, cfg.dtype, num_queries)[0]
     if name == "splash" and has_visible and cfg.execution.attention == "auto":
+        # Splash takes no arbitrary mask; the fused kernel does.
         name = "xla" if _fused_obstacle(cfg, platform, num_queries) else "fused"
     if name == "fused":
         return name if num_keys <= MOST else "xla"
@@ -107,6 +108,7 @@ def kernel_name(
 
 def joins_heads(cfg: BlockConfig) -> bool:
     """Whether the layer's kernel, at a length that it takes, reads [B, T, N x H]: only "fused" does."""
+    # At a length of 128, which all kernels take: the layout must not depend on the batch.
     return choose(cfg, platforms.platform(), cfg.dtype, 128)[0] == "fused"
 
 

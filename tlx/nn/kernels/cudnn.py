@@ -45,6 +45,7 @@ def attend(inputs: AttentionInputs) -> jax.Array:
             arrays["mask"] = visible
     if inputs.bias is not None:
         assert not isinstance(inputs.bias, RelativeTerms), "relative terms must be laid out over the keys"
+        # The kernel adds the bias after scaling, ours is added before.
         arrays["bias"] = (inputs.bias * inputs.scale).astype(inputs.query_BTNH.dtype)
     run = functools.partial(_attend_on_device, scale=inputs.scale, causal=causal)
     specs = {name: spec_in_use(_DIMS[name], x.shape) for name, x in arrays.items()}
@@ -59,5 +60,6 @@ def _attend_on_device(arrays: dict[str, jax.Array], scale: float, causal: bool) 
     """Run the kernel on one device's rows and heads."""
     if "mask" in arrays:
         visible = arrays["mask"]
+        # The kernel wants a mask for every row.
         arrays["mask"] = jnp.broadcast_to(visible, (arrays["query"].shape[0], *visible.shape[1:]))
     return jax.nn.dot_product_attention(**arrays, scale=scale, is_causal=causal, implementation="cudnn")

@@ -102,6 +102,7 @@ def _attend_on_device(
         # The kernel tags what its backward pass reads, so that remat = "attention" keeps it.
         residual_checkpoint_name="attention",
     )
+    # The kernel wants [N, T, H] of one row, and as many key heads as query heads.
     heads_first = [
         jnp.swapaxes(x, 1, 2)
         for x in (query_BTNH, jnp.repeat(key_BSGH, group_size, 2), jnp.repeat(value_BSGH, group_size, 2))

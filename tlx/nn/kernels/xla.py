@@ -30,6 +30,7 @@ def attend(inputs: AttentionInputs) -> jax.Array:
     group_size = num_heads // num_kv_heads
     # Grouped queries: keys and values are read once per group instead of being repeated for each query head.
     query = query_BTNH.reshape(batch, num_queries, num_kv_heads, group_size, head_dim)
+    # float32 logits: the softmax of bfloat16 ones loses accuracy.
     logits = jnp.einsum("btgrh,bsgh->bgrts", query, inputs.key_BSGH, preferred_element_type=jnp.float32)
     logits = logits.reshape(batch, num_heads, num_queries, num_keys)
     if inputs.bias is not None:
@@ -42,6 +43,7 @@ def attend(inputs: AttentionInputs) -> jax.Array:
     visible = dense(inputs.mask, num_queries, num_keys)
     if visible is not None:
         logits = jnp.where(visible, logits, MASKED)
+    # The product with the values is in their dtype, at the speed of the matrix unit.
     weights = jax.nn.softmax(logits, axis=-1).astype(value_BSGH.dtype)
     if inputs.mask.visible is not None:
         assert visible is not None
