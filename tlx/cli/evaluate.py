@@ -113,8 +113,7 @@ def _few_shot(lm: tlx.LoadedModel, options: argparse.Namespace) -> int:
     for flag in ("batches", "batch_size"):
         if getattr(options, flag) is not None:
             raise ConfigError(f"--{flag} is not for prompts; --config.objective.limit=N takes N records")
-    position = lm.config.model.position
-    length = position.max_length if position.kind == "learned" else lm.config.data.sequence_length
+    length = lm.config.model.position.max_positions or lm.config.data.sequence_length
     found = evaluate_few_shot(lm, config, split, length)
     return _told(lm, options, found, f"{options.config_name}, no update", options.data or split)
 

@@ -21,7 +21,7 @@ from tlx.data.window import Window
 from tlx.models import parametrization
 from tlx.models.config import ModelConfig
 from tlx.models.transformer import Transformer
-from tlx.nn.block import Block
+from tlx.nn.block import Block, BlockInputs
 from tlx.nn.mask import Mask
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.optim import make_optimizer
@@ -190,7 +190,8 @@ def _look(cfg: ModelConfig, params: Any, batch: dict[str, jax.Array]) -> dict[st
         own = jax.tree.map(lambda leaf, i=i: leaf if cfg.share_layers else leaf[i], tower["blocks"])
         layer = block.layer(i % block.period)
         mask = Mask(segments, segments, 0, layer.causal, layer.attention.window)
-        x = Block(layer).apply({"params": own}, x, mask, bias=bias, positions_BT=positions)[0]
+        inputs = BlockInputs(mask, bias=bias, positions_BT=positions)
+        x = Block(layer).apply({"params": own}, x, inputs)[0]
         found[f"layer {i + 1}"] = x
     hidden = Transformer(cfg).apply({"params": params}, batch)
     found["logits"] = Transformer(cfg).apply({"params": params}, hidden, method=Transformer.logits)
