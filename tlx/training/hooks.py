@@ -22,7 +22,13 @@ class Sink(Protocol):
     """Anything that takes metrics: the journal, the trackers."""
 
     def metrics(self, step: int, values: Mapping[str, float], kind: str = "train") -> None:
-        """Take {name: value} of a step; kind: "train", "validation" or "final"."""
+        """Take metrics of a step.
+
+        Args:
+            step: steps done.
+            values: metrics by name.
+            kind: "train", "validation" or "final".
+        """
         ...
 
 
