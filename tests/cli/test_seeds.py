@@ -79,8 +79,8 @@ def test_a_seed_among_others_is_the_seed_alone(folder, tmp_path, capsys, monkeyp
             preemption.request("the test")
         return agreed(preemption)
 
-    def assembling(config, tokenizer, base, made=None):
-        run = assemble(config, tokenizer, base, made)
+    def assembling(*parts):
+        run = assemble(*parts)
         programs.append(run.program)
         return run
 

@@ -28,7 +28,7 @@ from tlx.optim import make_optimizer
 from tlx.run import RunConfig
 from tlx.run.checks import resolve
 from tlx.run.spec import make_module, spec_before_tokenizer
-from tlx.scaling.ladder import LadderConfig, Size, with_size
+from tlx.scaling.ladder import LadderConfig, ModelSize, with_size
 from tlx.training.state import boxed_params, init_state
 from tlx.training.step import make_step
 
@@ -125,7 +125,7 @@ def _rms(x: np.ndarray) -> float:
 def _sized(ladder: LadderConfig, values: dict[str, Any], width: int) -> RunConfig:
     """The run at a width, its depth as it is."""
     hidden = math.ceil(ladder.hidden_ratio * width / ladder.hidden_multiple) * ladder.hidden_multiple
-    size = Size(values["model"]["num_layers"], width, width // ladder.head_dim, hidden)
+    size = ModelSize(values["model"]["num_layers"], width, width // ladder.head_dim, hidden)
     return resolve(with_size(copy.deepcopy(values), size))
 
 
@@ -135,7 +135,7 @@ def _activations(config: RunConfig, updates: int) -> dict[str, list[np.ndarray]]
     module, batch = make_module(config, spec.vocab), _batch(config, spec)
     abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     boxed = boxed_params(module, abstract)
-    rates = parametrization.rates(module.model, config.optimizer, boxed)
+    rates = parametrization.lr_multipliers(module.model, config.optimizer, boxed)
 
     def rate(count: Any) -> jax.Array:
         return jnp.full((), config.optimizer.learning_rate, jnp.float32)

@@ -8,7 +8,7 @@ from scipy.optimize import least_squares
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.scaling.fits import fit
 from tlx.scaling.laws import get_law, predict_log
-from tlx.scaling.runs import Runs, load_runs, rows_of
+from tlx.scaling.runs import RunTable, load_runs, rows_of
 
 FORMS = ("exponential", "sigmoid")
 
@@ -56,7 +56,7 @@ def downstream(
     return found | {"predicted": function(predicted).tolist(), "measured": test[metric].tolist()}
 
 
-def _one_step(rows: Runs, test: Runs, metric: str, law: str, loss: str) -> dict[str, Any]:
+def _one_step(rows: RunTable, test: RunTable, metric: str, law: str, loss: str) -> dict[str, Any]:
     surface = fit(rows | {"loss": rows[metric]}, law, 3, loss, boot=0)
     found: dict[str, Any] = {"form": f"{law} of N and D", "status": surface.status, "params": surface.params}
     if surface.ok:
@@ -95,7 +95,7 @@ def _curve(x: np.ndarray, y: np.ndarray, form: str) -> tuple[dict[str, float], A
     return dict(zip(names, map(float, best.x), strict=True)), lambda at: function(best.x, at)
 
 
-def _held(table: Runs, held_out: Any) -> np.ndarray:
+def _held(table: RunTable, held_out: Any) -> np.ndarray:
     count = len(table["loss"])
     if held_out is not None:
         return _mask(held_out, count)

@@ -10,7 +10,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError
 from tlx.scaling import isoflop, sensitivity
 from tlx.scaling.laws import LAWS, Law, Problem, get_law, predict_log
-from tlx.scaling.runs import Runs, clusters, load_runs, with_convention
+from tlx.scaling.runs import RunTable, clusters, load_runs, with_convention
 from tlx.scaling.solver import Loss, curvature, parse_loss, polish, solve
 
 # Below this smallest eigenvalue of the gradients' correlations two constants cannot be told apart.
@@ -36,7 +36,7 @@ class Optimum(NamedTuple):
     loss: float
 
 
-class Prediction(NamedTuple):
+class LossPrediction(NamedTuple):
     """A loss and its interval. drift: share by which each side was widened for what backtests missed."""
 
     loss: float
@@ -67,7 +67,7 @@ class Fit:
     theta: np.ndarray | None = None
     draws: np.ndarray | None = None  # [boot, p] constants of the bootstrap
     residuals: np.ndarray | None = None  # of ln loss
-    runs: Runs = dataclasses.field(default_factory=dict)
+    runs: RunTable = dataclasses.field(default_factory=dict)
     flops_per: tuple[float, float] = (6.0, 1.0)  # flops = k N**s D
     by: str | None = None
     curve: str = "auto"
@@ -91,7 +91,9 @@ class Fit:
         n, d = optimal_sizes(get_law(self.law), self.theta, flops, self.flops_per)
         return Optimum(flops, float(n), float(d), self._loss(N=float(n), D=float(d)))
 
-    def predict(self, N: float = 0.0, D: float = 0.0, interval: float = 0.95, **columns: float) -> Prediction:
+    def predict(
+        self, N: float = 0.0, D: float = 0.0, interval: float = 0.95, **columns: float
+    ) -> LossPrediction:
         """Loss of a run with its interval: bootstrap, noise of a run, and drift seen in the backtest.
 
         columns: what else the law reads (flops, D_unique, N_enc, N_dec).
@@ -108,7 +110,7 @@ class Fit:
             octaves = max(0.0, float(np.log2(flops[0] / largest.max())))
         drift = 2 * self.backtest().rate * octaves if octaves > 0 else 0.0
         low, high = self._interval(rows, center, interval)
-        return Prediction(
+        return LossPrediction(
             float(np.exp(center)), float(np.exp(low - drift)), float(np.exp(high + drift)), octaves, drift
         )
 
@@ -146,7 +148,7 @@ class Fit:
             found["minima"] = [m._asdict() for m in self.minima]
         return found
 
-    def _rows(self, **columns: float) -> Runs:
+    def _rows(self, **columns: float) -> RunTable:
         law = get_law(self.law)
         given = {name: np.array([float(value)]) for name, value in columns.items() if value}
         if "flops" not in given and {"N", "D"} <= given.keys():
@@ -160,7 +162,7 @@ class Fit:
     def _loss(self, **columns: float) -> float:
         return float(np.exp(predict_log(get_law(self.law), self._rows(**columns), self.theta)[0]))
 
-    def _interval(self, rows: Runs, center: float, interval: float) -> tuple[float, float]:
+    def _interval(self, rows: RunTable, center: float, interval: float) -> tuple[float, float]:
         """ln loss: draws of the constants, each with the residual of a random run."""
         rng = np.random.default_rng(0)
         inflate = np.sqrt(len(self.residuals) / max(1, len(self.residuals) - len(self.theta)))
@@ -248,7 +250,7 @@ def _is_runs(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(column, np.ndarray) for column in value.values())
 
 
-def _flops_per(runs: Runs) -> tuple[float, float]:
+def _flops_per(runs: RunTable) -> tuple[float, float]:
     """k and s of flops = k N^s D: 6 and 1 for the usual count, else fitted to the table."""
     ratio = np.log(runs["flops"] / runs["D"])
     n = np.log(runs["N"])
@@ -389,7 +391,7 @@ def _fit_lines(found: Fit, boot: int, seed: int) -> Fit:
     return found
 
 
-def _envelope_lines(runs: Runs) -> tuple[isoflop.Line, isoflop.Line] | None:
+def _envelope_lines(runs: RunTable) -> tuple[isoflop.Line, isoflop.Line] | None:
     c, n, d = isoflop.envelope(runs)
     if len(c) < 3 or len(np.unique(n)) < 2:
         return None
@@ -397,7 +399,7 @@ def _envelope_lines(runs: Runs) -> tuple[isoflop.Line, isoflop.Line] | None:
     return isoflop.line(logs, np.log(n)), isoflop.line(logs, np.log(d))
 
 
-def _draw_envelopes(runs: Runs, groups: np.ndarray, boot: int, seed: int) -> np.ndarray:
+def _draw_envelopes(runs: RunTable, groups: np.ndarray, boot: int, seed: int) -> np.ndarray:
     rng, count = np.random.default_rng(seed), int(groups.max()) + 1
     members = [np.flatnonzero(groups == g) for g in range(count)]
     found = []
@@ -426,4 +428,4 @@ def _unknown(found: Fit, why: str) -> Fit:
     return found
 
 
-__all__ = ["LAWS", "Fit", "Optimum", "Prediction", "fit"]
+__all__ = ["LAWS", "Fit", "Optimum", "LossPrediction", "fit"]

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import interpolate
 
 from tlx.base.errors import ConfigError, DataError, one_of
-from tlx.scaling.runs import Runs
+from tlx.scaling.runs import RunTable
 
 CURVES = ("auto", "quartic", "cubic", "parabola", "spline", "akima")
 _DEGREES = {"quartic": 4, "cubic": 3, "parabola": 2}
@@ -45,14 +45,14 @@ class Line(NamedTuple):
         return self.coefficient * np.asarray(flops, float) ** self.exponent
 
 
-def group_budgets(runs: Runs, tolerance: float = 0.1) -> list[np.ndarray]:
+def group_budgets(runs: RunTable, tolerance: float = 0.1) -> list[np.ndarray]:
     """Indices of the runs of each budget: flops that follow each other within `tolerance` (a share)."""
     order = np.argsort(runs["flops"], kind="stable")
     logs = np.log(runs["flops"][order])
     return np.split(order, np.flatnonzero(np.diff(logs) > np.log1p(tolerance)) + 1)
 
 
-def minima(runs: Runs, curve: str = "auto", window: float = np.inf) -> list[Minimum]:
+def minima(runs: RunTable, curve: str = "auto", window: float = np.inf) -> list[Minimum]:
     """The minimum of each budget's curve. `window`: only sizes within this factor of the lowest point.
 
     A minimum at the edge of its grid, or of fewer than 3 sizes, is marked and holds no number.
@@ -72,7 +72,9 @@ def fit_lines(found: list[Minimum]) -> tuple[Line, Line]:
     return line(c, np.log([m.N for m in inside])), line(c, np.log([m.D for m in inside]))
 
 
-def bootstrap_lines(runs: Runs, found: list[Minimum], draws: int, curve: str, seed: int = 0) -> np.ndarray:
+def bootstrap_lines(
+    runs: RunTable, found: list[Minimum], draws: int, curve: str, seed: int = 0
+) -> np.ndarray:
     """[draws, 4]: ln coefficient and exponent of N*(C) and of D*(C), with new noise on every point.
 
     The noise is that of all curves together, with their degrees of freedom; draws in which a minimum leaves
@@ -98,7 +100,7 @@ def bootstrap_lines(runs: Runs, found: list[Minimum], draws: int, curve: str, se
     return np.array(result)
 
 
-def pooled_noise(runs: Runs) -> float:
+def pooled_noise(runs: RunTable) -> float:
     """Standard deviation of ln loss over all budgets, from what a local cubic leaves of 5 neighbouring sizes.
 
     (A local curve: over a wide grid no polynomial fits, and its misfit is not noise.)
@@ -115,7 +117,7 @@ def pooled_noise(runs: Runs) -> float:
     return float(np.sqrt(np.mean(squares))) if squares else 0.0
 
 
-def envelope(runs: Runs, bins: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def envelope(runs: RunTable, bins: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Approach 1: (flops, N, D) of the rows with the lowest loss in each of `bins` intervals of ln flops.
 
     Rows are points of training curves. Only rows below every loss at less compute count, so that the ends
@@ -140,7 +142,7 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     return Line(float(np.exp(y.mean() - slope * x.mean())), slope)
 
 
-def _minimum(runs: Runs, rows: np.ndarray, curve: str, window: float) -> Minimum:
+def _minimum(runs: RunTable, rows: np.ndarray, curve: str, window: float) -> Minimum:
     flops = float(np.exp(np.log(runs["flops"][rows]).mean()))
     x, y = np.log(runs["N"][rows]), np.log(runs["loss"][rows])
     near = np.abs(x - x[np.argmin(y)]) <= np.log(window) + 1e-9
@@ -163,7 +165,7 @@ def _minimum(runs: Runs, rows: np.ndarray, curve: str, window: float) -> Minimum
     return Minimum(flops, n, _tokens_at(runs, rows, n), float(np.exp(at[1])), sizes, noise, name, "")
 
 
-def _tokens_at(runs: Runs, rows: np.ndarray, n: float) -> float:
+def _tokens_at(runs: RunTable, rows: np.ndarray, n: float) -> float:
     """Tokens at a size of a budget's curve: interpolated flops per parameter and token."""
     x = np.log(runs["N"][rows])
     order = np.argsort(x)

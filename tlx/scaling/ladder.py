@@ -100,7 +100,7 @@ class LadderConfig:
         return self.budget_hours * 3600 * self.flops_per_second if self.budget_hours > 0 else math.inf
 
 
-class Size(NamedTuple):
+class ModelSize(NamedTuple):
     """A rung of the dial."""
 
     depth: int
@@ -109,21 +109,21 @@ class Size(NamedTuple):
     hidden: int
 
 
-def size_at(config: LadderConfig, width: int) -> Size:
+def size_at(config: LadderConfig, width: int) -> ModelSize:
     """The model of a width: depth by the aspect, heads and feed-forward by what the mesh divides."""
     first, last = config.depths
     depth = min(last, max(first, round(width / config.aspect)))
     hidden = math.ceil(config.hidden_ratio * width / config.hidden_multiple) * config.hidden_multiple
-    return Size(depth, width, width // config.head_dim, hidden)
+    return ModelSize(depth, width, width // config.head_dim, hidden)
 
 
-def sizes(config: LadderConfig) -> list[Size]:
+def sizes(config: LadderConfig) -> list[ModelSize]:
     """All rungs, smallest first: every width that heads and mesh allow, up to the deepest model."""
     step = config.head_dim * config.width_multiple
     return [size_at(config, width) for width in range(step, int(config.aspect * config.depths[1]) + 1, step)]
 
 
-def with_size(run: dict[str, Any], size: Size) -> dict[str, Any]:
+def with_size(run: dict[str, Any], size: ModelSize) -> dict[str, Any]:
     """A run's config (plain dict) with its model at a rung. Towers of an encoder-decoder are equally deep."""
     model = dict(run["model"])
     model["width"], model["num_layers"] = size.width, size.depth

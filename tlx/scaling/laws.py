@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.scaling.runs import Runs, require
+from tlx.scaling.runs import RunTable, require
 
 Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -136,7 +136,7 @@ class Problem:
     Vectors are in centred coordinates; `outside` and `inside` change between them and the law's own.
     """
 
-    def __init__(self, law: Law, runs: Runs):
+    def __init__(self, law: Law, runs: RunTable):
         require(runs, (*law.columns, law.target), law.name)
         self.law, self.runs = law, runs
         self.target = np.log(runs[law.target].astype(float))
@@ -195,7 +195,7 @@ class Problem:
         return lower, upper
 
 
-def predict_log(law: Law, runs: Runs, theta: np.ndarray) -> np.ndarray:
+def predict_log(law: Law, runs: RunTable, theta: np.ndarray) -> np.ndarray:
     """ln prediction [..., n] of constants [..., p] for the rows of a table (no target needed)."""
     flat = np.atleast_2d(theta)
     if law.repeated:
@@ -205,7 +205,7 @@ def predict_log(law: Law, runs: Runs, theta: np.ndarray) -> np.ndarray:
     return value.reshape(*np.shape(theta)[:-1], -1)
 
 
-def _design(law: Law, runs: Runs) -> np.ndarray:
+def _design(law: Law, runs: RunTable) -> np.ndarray:
     """[n, K, p]: what each constant is multiplied by in each term."""
     columns = {name: np.log(np.asarray(runs[name], float)) for name in law.columns}
     if "M" in {c for _, parts in law.terms for signs in parts.values() for c in signs}:
@@ -253,7 +253,7 @@ def _linear(law: Law, design: np.ndarray, phi: np.ndarray) -> tuple[np.ndarray, 
     return value, slope
 
 
-def _repeated(law: Law, runs: Runs, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _repeated(law: Law, runs: RunTable, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Muennighoff's effective N' and D' in Chinchilla's form.
 
     X' = U (1 + R (1 - exp(-(X / U - 1) / R))), with U the unique tokens, or the parameters that are optimal

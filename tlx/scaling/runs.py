@@ -18,7 +18,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.base.files import read_json
 
-Runs = dict[str, np.ndarray]
+RunTable = dict[str, np.ndarray]
 
 # Other names that a column goes by.
 ALIASES = {
@@ -34,7 +34,7 @@ ALIASES = {
 CONVENTIONS = ("given", "kaplan", "6nd", "chinchilla", "exact")
 
 
-def load_runs(source: Any, importer: str | None = None, **choose: Any) -> Runs:
+def load_runs(source: Any, importer: str | None = None, **choose: Any) -> RunTable:
     """Columns as arrays from a path (.csv, .jsonl, .json, a ledger's folder), rows, or columns.
 
     `importer`: one of IMPORTERS, for public tables with conventions of their own. `choose`: keep the rows
@@ -59,7 +59,7 @@ def load_runs(source: Any, importer: str | None = None, **choose: Any) -> Runs:
     return _finish(columns)
 
 
-def with_convention(runs: Runs, convention: str) -> Runs:
+def with_convention(runs: RunTable, convention: str) -> RunTable:
     """The table with N and flops as a convention counts them.
 
     given: as in the table, flops = 6 N D where it has none. 6nd: all parameters, flops = 6 N D. kaplan,
@@ -81,19 +81,19 @@ def with_convention(runs: Runs, convention: str) -> Runs:
     return {name: column for name, column in changed.items() if column is not None}
 
 
-def conventions_of(runs: Runs) -> list[str]:
+def conventions_of(runs: RunTable) -> list[str]:
     """The conventions that a table has the columns for, besides "given"."""
     found = ["6nd"] if {"N", "D"} <= runs.keys() else []
     found += ["kaplan"] if "N_nonembed" in runs else []
     return found + [name for name in ("chinchilla", "exact") if f"flops_{name}" in runs]
 
 
-def _need(runs: Runs, column: str, who: str) -> None:
+def _need(runs: RunTable, column: str, who: str) -> None:
     if column not in runs:
         raise DataError(f"{who} needs the column {column!r}; the table has {', '.join(runs)}")
 
 
-def require(runs: Runs, columns: Sequence[str], law: str) -> None:
+def require(runs: RunTable, columns: Sequence[str], law: str) -> None:
     """Raises DataError where a law's columns are missing or not positive."""
     for name in columns:
         _need(runs, name, f"law {law!r}")
@@ -109,12 +109,12 @@ def require(runs: Runs, columns: Sequence[str], law: str) -> None:
             )
 
 
-def rows_of(runs: Runs, keep: np.ndarray) -> Runs:
+def rows_of(runs: RunTable, keep: np.ndarray) -> RunTable:
     """The rows of a mask or of indices."""
     return _rows(runs, keep)
 
 
-def clusters(runs: Runs, by: str | None) -> np.ndarray:
+def clusters(runs: RunTable, by: str | None) -> np.ndarray:
     """Number of the cluster of each row: the run it belongs to, or the values of the column `by`."""
     if by is not None and by != "run":
         _need(runs, by, "by")
@@ -141,7 +141,7 @@ def _read(source: Any) -> Any:
     raise DataError(f"{path}: a table of runs is a .csv, .jsonl or .json file, or a ledger's folder")
 
 
-def _columns(table: Any) -> Runs:
+def _columns(table: Any) -> RunTable:
     if hasattr(table, "to_dict") and not isinstance(table, Mapping):  # a data frame
         table = table.to_dict("list")
     if isinstance(table, Mapping):
@@ -160,18 +160,18 @@ def _array(values: list[Any]) -> np.ndarray:
         return np.array([str(value) for value in values], dtype=object)
 
 
-def _select(columns: Runs, choose: Mapping[str, Any]) -> Runs:
+def _select(columns: RunTable, choose: Mapping[str, Any]) -> RunTable:
     for name, value in choose.items():
         _need(columns, name, "the choice of rows")
         columns = _rows(columns, columns[name] == value)
     return columns
 
 
-def _rows(columns: Runs, keep: np.ndarray) -> Runs:
+def _rows(columns: RunTable, keep: np.ndarray) -> RunTable:
     return {name: column[keep] for name, column in columns.items()}
 
 
-def _finish(columns: Runs) -> Runs:
+def _finish(columns: RunTable) -> RunTable:
     """Rows with a loss; D_unique may be missing where every run sees its text once."""
     if "loss" in columns:
         columns = _rows(columns, np.isfinite(columns["loss"].astype(float)))
@@ -182,7 +182,7 @@ def _finish(columns: Runs) -> Runs:
     return columns
 
 
-def _epoch(table: Any, drop: int = 5) -> Runs:
+def _epoch(table: Any, drop: int = 5) -> RunTable:
     """Hoffmann's figure 4 as digitised by Besiroglu et al.; the `drop` highest losses are left out."""
     runs = _finish(_columns(table) | {})
     runs = {"N": runs["Model Size"], "flops": runs["Training FLOP"], "loss": runs["loss"]}
@@ -190,7 +190,7 @@ def _epoch(table: Any, drop: int = 5) -> Runs:
     return _rows(runs, np.sort(np.argsort(runs["loss"], kind="stable")[: len(runs["loss"]) - drop]))
 
 
-def _gadre(table: Any, metric: str = "loss_c4_val", **choose: Any) -> Runs:
+def _gadre(table: Any, metric: str = "loss_c4_val", **choose: Any) -> RunTable:
     """Gadre et al. 2024; flops = 6 N D; `metric` is the column taken for the loss."""
     runs = _select(_columns(table), choose)
     runs["loss"], runs["run"] = runs[metric], runs["name"]
@@ -198,12 +198,12 @@ def _gadre(table: Any, metric: str = "loss_c4_val", **choose: Any) -> Runs:
     return runs
 
 
-def _plain(table: Any, **choose: Any) -> Runs:
+def _plain(table: Any, **choose: Any) -> RunTable:
     return load_runs(table, **choose)
 
 
 # Public tables (each with the source named in its description) to the tidy form.
-IMPORTERS: dict[str, Callable[..., Runs]] = {
+IMPORTERS: dict[str, Callable[..., RunTable]] = {
     "chinchilla_epoch": _epoch,
     "chinchilla_kyo_takano": _plain,
     "cs336": _plain,

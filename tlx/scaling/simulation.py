@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tlx.scaling.laws import get_law, predict_log
-from tlx.scaling.runs import Runs
+from tlx.scaling.runs import RunTable
 
 # Besiroglu et al. 2404.10102, table 1.
 BESIROGLU = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}
@@ -17,7 +17,7 @@ def grid(
     span: float = 8.0,
     params: Mapping[str, float] = BESIROGLU,
     center: float = 1.0,
-) -> Runs:
+) -> RunTable:
     """N, D and flops = 6 N D of an iso-FLOP sweep: `sizes` sizes within a factor `span` of the best on
     either side, their middle off by `center`."""
     c = np.repeat(np.asarray(budgets, float), sizes)
@@ -31,12 +31,12 @@ def grid(
 
 
 def draw(
-    runs: Runs,
+    runs: RunTable,
     params: Mapping[str, float] = BESIROGLU,
     noise: float = 0.0,
     law: str = "chinchilla",
     seed: int = 0,
-) -> Runs:
+) -> RunTable:
     """The table with losses of a law, times exp(noise x normal)."""
     known = get_law(law)
     exact = predict_log(known, runs, known.theta(params))

@@ -10,7 +10,7 @@ from tlx.adapt.transfer import base_hash
 from tlx.api.load import load
 from tlx.base.errors import ConfigError
 from tlx.base.files import cache_folder
-from tlx.data.build_once import made_once
+from tlx.data.build_once import build_once
 from tlx.run import RunConfig
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.training.config import BaseConfig
@@ -47,5 +47,5 @@ def load_base(path: str | os.PathLike, allow: Sequence[str] = ()) -> BaseModel:
 def cache_tokenizer(tokenizer: Tokenizer) -> str:
     """Save the tokenizer in the user's cache, and return its folder there: the base may be deleted."""
     folder = cache_folder() / "tokenizers" / tokenizer.hash[:32]
-    made_once(folder, tokenizer.save, load_tokenizer)
+    build_once(folder, tokenizer.save, load_tokenizer)
     return str(folder)

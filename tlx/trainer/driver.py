@@ -19,7 +19,7 @@ from tlx.checkpoint.lease import Lease
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble
 from tlx.run.checks import check_devices
-from tlx.run.config import parsed
+from tlx.run.config import parse_config
 from tlx.run.spec import abstract_batch
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.trainer.banner import introduce, record, tell_start
@@ -31,7 +31,7 @@ from tlx.training.journal import Journal, read_lines
 from tlx.training.loop import Hook, train
 from tlx.training.preflight import check_room, preflight
 from tlx.training.progress import Progress
-from tlx.training.replica_check import Agreement, Batches
+from tlx.training.replica_check import BatchSource, ReplicaCheck
 from tlx.training.state import State
 from tlx.training.trackers import start_trackers
 
@@ -153,7 +153,7 @@ def _saved_run(request: TrainingRequest) -> dict[str, Any] | None:
     saved = directory.read_run(request.workdir)
     if saved is not None:
         # Parsed, so that keys which older versions did not know have their defaults.
-        saved["config"] = to_dict(parsed(saved["config"]))
+        saved["config"] = to_dict(parse_config(saved["config"]))
         changes = directory.changes(saved["config"], to_dict(request.config), request.options.allow_change)
         directory.check_changes(changes, request.workdir)
     return saved
@@ -266,17 +266,17 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> State:
     return run.init() if loaded is None else State(**loaded.tree, frozen=run.frozen())
 
 
-def _replica_check(run: Run, hosts: Sequence[str]) -> Agreement:
+def _replica_check(run: Run, hosts: Sequence[str]) -> ReplicaCheck:
     """What several processes compare while they train."""
     config = run.config
     shardings = parallel.batch_sharding(run.mesh, run.rules, abstract_batch(config, run.spec))
     sharding = next(iter(shardings.values()))
-    return Agreement(
+    return ReplicaCheck(
         config.train.compare_every,
         run.mesh,
         hooks.saved_part(run.state),
         {"config": sha256_json(to_dict(config)), "data": run.train.fingerprint + run.tokenizer.hash},
-        Batches(parallel.rows_by_process(sharding, config.train.batch_size), run.train.batch),
+        BatchSource(parallel.rows_by_process(sharding, config.train.batch_size), run.train.batch),
         hosts,
     )
 
@@ -299,7 +299,7 @@ class _Loop:
         services: ProcessServices,
         costs: hooks.Costs,
         evaluator: Evaluator,
-        replica_check: Agreement | None,
+        replica_check: ReplicaCheck | None,
         profile: bool,
     ):
         self._run = run
@@ -338,9 +338,9 @@ class _Loop:
         config = self._run.config
         called = self._hooks()
         steps = range(begin + 1, config.train.steps + 1)
-        with contextlib.closing(self._run.train.iterate(begin, self._run.rows)) as rows:
+        with contextlib.closing(self._run.train.iterate(begin, self._run.local_row_indices)) as rows:
             local_batches = rows if self._replica_check is None else map(self._replica_check.see, rows)
-            batches = map(self._run.place, local_batches)
+            batches = map(self._run.to_devices, local_batches)
             state = train(self._run.step, state, batches, steps, called, self._handles.clock)
         self._log.finish()
         if self._replica_check is not None:

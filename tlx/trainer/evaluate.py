@@ -17,9 +17,9 @@ from tlx.evaluation import likelihood
 from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_interval
 from tlx.evaluation.few_shot import FewShotConfig, FewShotData, evaluate_few_shot
 from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run.assemble import open_split
-from tlx.run.config import parts_of
+from tlx.run.config import get_objective
 from tlx.run.spec import spec_of
 from tlx.tasks.shared.base import Task
 from tlx.trainer.config_input import ConfigLike, read_config
@@ -134,7 +134,7 @@ def evaluate_model(model: LoadedModel, request: EvaluationRequest) -> Evaluation
 
 def has_labels(model: LoadedModel) -> bool:
     """Return whether the model was trained on a task, so that its records have predictions."""
-    return isinstance(parts_of(model.config), Task)
+    return isinstance(get_objective(model.config), Task)
 
 
 def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> EvaluationResult:
@@ -152,7 +152,7 @@ def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> Evaluation
     evaluation = evaluate_task(
         make_predictor(model.module),
         model.params,
-        parts_of(config),
+        get_objective(config),
         spec_of(config, model.tokenizer),
         pipeline,
         None,
@@ -196,7 +196,7 @@ def open_text(model: LoadedModel, request: EvaluationRequest) -> Pipeline:
     for source in data.sources:
         SOURCES.load(source.source, allow=allow)
     objective = OBJECTIVES.load(config.objective.name)
-    spec = Spec.of(config.objective, data.sequence_length, model.tokenizer, data.languages)
+    spec = ObjectiveSpec.of(config.objective, data.sequence_length, model.tokenizer, data.languages)
     batch_size = request.batch_size or config.train.batch_size
     if batch_size < 1:
         raise ConfigError(f"--batch_size = {batch_size} must be at least 1")

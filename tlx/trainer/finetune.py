@@ -15,8 +15,8 @@ from tlx.base.errors import ConfigError
 from tlx.data.batches import Batches
 from tlx.evaluation.answers import Evaluation, Predictor, evaluate_task, make_predictor, with_interval
 from tlx.run import RunConfig
-from tlx.run.assemble import Run, assemble, made_tokenizer, open_split
-from tlx.run.config import parts_of
+from tlx.run.assemble import Run, assemble, build_tokenizer, open_split
+from tlx.run.config import get_objective
 from tlx.run.program import Program
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
@@ -36,7 +36,7 @@ from tlx.trainer.result import TrainingResult
 from tlx.trainer.seeds import summarize
 from tlx.trainer.task_config import complete_task_config
 from tlx.training.state import State
-from tlx.training.step import merged
+from tlx.training.step import merge_params
 
 
 def finetune(
@@ -144,7 +144,7 @@ class _Builder:
 
     def __call__(self, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
         if tokenizer is None:
-            tokenizer = made_tokenizer(config) if self._known is None else self._known.tokenizer
+            tokenizer = build_tokenizer(config) if self._known is None else self._known.tokenizer
         unseeded = dataclasses.replace(config, seed=0)
         program = None
         if self._compiled is not None and self._compiled[:2] == (unseeded, tokenizer.hash):
@@ -199,9 +199,11 @@ def _compiled_predictor(module: Any, replicated: NamedSharding) -> Predictor:
 def _evaluate(
     run: Run, predictor: Predictor, state: State, split: Batches, num_batches: int | None = None
 ) -> Evaluation:
-    params = merged(state.params, state.frozen)
-    task = parts_of(run.config)
-    return evaluate_task(predictor, params, task, run.spec, split, run.rows, run.place, num_batches)
+    params = merge_params(state.params, state.frozen)
+    task = get_objective(run.config)
+    return evaluate_task(
+        predictor, params, task, run.spec, split, run.local_row_indices, run.to_devices, num_batches
+    )
 
 
 def _report(

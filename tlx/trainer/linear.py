@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from tlx.data.records import read_records
 from tlx.evaluation.answers import with_interval
 from tlx.evaluation.linear import check, linear_scores
-from tlx.run.config import parsed, parts_of
+from tlx.run.config import get_objective, parse_config
 from tlx.trainer import outcome
 from tlx.trainer.config_input import run_directory
 
@@ -27,12 +27,12 @@ def train_linear(
     Returns:
         The scores of each split, as scores.json has them.
     """
-    parsed_config = parsed(config)
+    parsed_config = parse_config(config)
     check(parsed_config.objective, unit)
     records = parsed_config.data.records
     seed = parsed_config.seed
     train = read_records(records, "train", seed)
-    task = parts_of(parsed_config)
+    task = get_objective(parsed_config)
     objective = task.complete(parsed_config.objective, train)
     evaluations = {}
     for split in ("validation", "test") if records.tested else ("validation",):

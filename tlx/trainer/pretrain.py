@@ -36,7 +36,7 @@ from tlx.trainer.process import initialize_distributed
 from tlx.trainer.result import TrainingResult
 from tlx.training import carry
 from tlx.training.state import State
-from tlx.training.step import merged
+from tlx.training.step import merge_params
 
 
 def train(
@@ -144,8 +144,8 @@ def _make_evaluator(run: Run) -> Evaluator:
         if memory is not None:
             shardings = jax.tree.map(lambda leaf: leaf.sharding, memory)
             memory = jax.jit(lambda: carry.initial_carry(run.module, rows), out_shardings=shardings)()
-        batches = itertools.islice(run.validation.epoch_batches(run.rows), num_batches)
-        return evaluate(scorer, merged(state.params, state.frozen), batches, memory, run.place)
+        batches = itertools.islice(run.validation.epoch_batches(run.local_row_indices), num_batches)
+        return evaluate(scorer, merge_params(state.params, state.frozen), batches, memory, run.to_devices)
 
     return evaluator
 

@@ -11,7 +11,7 @@ from tlx.api.loaded_model import LoadedModel
 from tlx.run.assemble import Run
 from tlx.run.spec import make_module
 from tlx.training.state import State
-from tlx.training.step import merged
+from tlx.training.step import merge_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def trained_model(run: Run, state: State, workdir: pathlib.Path) -> LoadedModel:
     config = run.config
     params = state.params
     if config.adapt.method != "full":
-        params = merged(
+        params = merge_params(
             state.params, state.frozen
         )  # a base with its adapters; a teacher is no part of a model
     execution = dataclasses.replace(config.model.execution, attention="auto")

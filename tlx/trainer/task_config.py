@@ -8,9 +8,9 @@ from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
 from tlx.data.records import read_records
 from tlx.run import RunConfig
-from tlx.run.assemble import made_tokenizer, open_split
+from tlx.run.assemble import build_tokenizer, open_split
 from tlx.run.checks import resolve
-from tlx.run.config import parsed, parts_of, without_nones
+from tlx.run.config import get_objective, parse_config, without_nones
 from tlx.trainer.base_model import BaseModel, cache_tokenizer
 from tlx.training.config import BaseConfig
 
@@ -46,12 +46,12 @@ def complete_task_config(
         values["model"] = _merge_values(to_dict(base.config.model), without_nones(values["model"]))
         values["tokenizer"] = {**to_dict(base.config.tokenizer), "path": cache_tokenizer(base.tokenizer)}
         values["base"] = to_dict(BaseConfig() if scratch else base.record)
-    config = parsed(values)
+    config = parse_config(values)
     config.data.records.validate()
     records = read_records(config.data.records, "train", config.seed)
-    values["objective"] = to_dict(parts_of(config).complete(config.objective, records))
+    values["objective"] = to_dict(get_objective(config).complete(config.objective, records))
     if config.data.records.epochs:
-        rows = _num_rows(parsed(values), len(records))
+        rows = _num_rows(parse_config(values), len(records))
         steps = config.data.records.epochs * rows / config.train.batch_size
         values["train"] = {**to_dict(config.train), "steps": max(1, round(steps))}
     return resolve(values)
@@ -59,10 +59,10 @@ def complete_task_config(
 
 def _num_rows(config: RunConfig, num_records: int) -> int:
     """Rows of one pass over the training records: fewer than records if packed, more if records are cut."""
-    task = parts_of(config)
+    task = get_objective(config)
     if not task.cuts and (task.join is None or not config.objective.packing):
         return num_records
-    return open_split(config, made_tokenizer(config), "train").num_windows
+    return open_split(config, build_tokenizer(config), "train").num_windows
 
 
 def _merge_values(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tlx.base.errors import ConfigError, DivergenceError, StorageError, UserError
+from tlx.base.errors import ConfigError, ReplicaMismatch, StorageError, UserError
 from tlx.checkpoint.checkpoints import FREE_SPACE_FACTOR
 from tlx.parallel import consensus
 
@@ -54,7 +54,7 @@ def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, st
     Raises:
         ConfigError: versions or devices differ. Errors are raised on all processes alike, naming processes
             and hosts.
-        DivergenceError: configs, or sums over all devices, differ.
+        ReplicaMismatch: configs, or sums over all devices, differ.
         StorageError: a host cannot write to the directory, or sees another one.
     """
     if jax.process_count() == 1:
@@ -107,7 +107,7 @@ def verdict(facts: Sequence[HostFacts], workdir: pathlib.Path) -> UserError | No
         return ConfigError("the hosts are not alike:\n  " + "\n  ".join(filter(None, odd)))
     line = _compare(facts, "config", [fact["config"][:12] for fact in facts])
     if line:
-        return DivergenceError(f"the processes were started with different configs (sha256):\n  {line}")
+        return ReplicaMismatch(f"the processes were started with different configs (sha256):\n  {line}")
     return None
 
 
@@ -115,7 +115,7 @@ def check_room(folder: pathlib.Path, state_bytes: int) -> None:
     """Raise StorageError where `folder` has no room for two checkpoints of the state. Called by all."""
     wanted = FREE_SPACE_FACTOR * state_bytes
     free = shutil.disk_usage(folder).free
-    if consensus.from_first(int(free < wanted)):
+    if consensus.broadcast_from_first(int(free < wanted)):
         raise StorageError(
             f"{folder} has {free / 1e9:.1f} GB free; a checkpoint takes {state_bytes / 1e9:.1f} GB, and "
             f"{wanted / 1e9:.1f} GB ({FREE_SPACE_FACTOR} times as much) must be free"
@@ -186,4 +186,4 @@ def _check_sum() -> None:
     total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(ones)
     summed = int(total.addressable_data(0))
     if summed != count:
-        raise DivergenceError(f"a sum of ones over {count} devices is {summed}")
+        raise ReplicaMismatch(f"a sum of ones over {count} devices is {summed}")
