@@ -65,7 +65,7 @@ def set_value(config: ConfigDict, key: str, value: Any) -> None:
     """
     get_value(config, key)
     *groups, last = key.split(".")
-    node = config
+    node: Any = config
     for name in groups:
         node = node[name]
     with node.ignore_type():

@@ -54,7 +54,7 @@ def read_config(config: ConfigLike, overrides: Mapping[str, Any] | None = None) 
         )
     for key, value in (overrides or {}).items():
         set_value(values, key, value)
-    return NamedConfig(values, values.name or name)
+    return NamedConfig(values, str(values.get("name") or name))
 
 
 def run_directory(workdir: str | os.PathLike | None, name: str) -> pathlib.Path:

@@ -171,7 +171,7 @@ def _errors_noted(workdir: pathlib.Path) -> Iterator[None]:
         raise
 
 
-def _explain(error: jax.errors.JaxRuntimeError) -> None:
+def _explain(error: Exception) -> None:
     """Raise an error that a user can act on in place of the runtime's own, where there is one."""
     first = (str(error).splitlines() or [""])[0]
     if "RESOURCE_EXHAUSTED" in str(error):
@@ -338,7 +338,8 @@ class _Loop:
         config = self._run.config
         called = self._hooks()
         steps = range(begin + 1, config.train.steps + 1)
-        with contextlib.closing(self._run.train.iterate(begin, self._run.local_row_indices)) as rows:
+        rows: Any = self._run.train.iterate(begin, self._run.local_row_indices)
+        with contextlib.closing(rows):
             local_batches = rows if self._replica_check is None else map(self._replica_check.see, rows)
             batches = map(self._run.to_devices, local_batches)
             state = train(self._run.step, state, batches, steps, called, self._handles.clock)

@@ -12,6 +12,7 @@ from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, one_of
 from tlx.data.config import DataConfig, TextConfig, TfdsConfig
 from tlx.data.pipeline import Pipeline, build_pipeline
+from tlx.data.records import RecordSplit
 from tlx.data.sources import TABLE as SOURCES
 from tlx.evaluation import likelihood
 from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_interval
@@ -19,11 +20,10 @@ from tlx.evaluation.few_shot import FewShotConfig, FewShotData, evaluate_few_sho
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run.assemble import open_split
-from tlx.run.config import get_objective
 from tlx.run.spec import spec_of
-from tlx.tasks.shared.base import Task
 from tlx.trainer.config_input import ConfigLike, read_config
 from tlx.trainer.outcome import write_predictions
+from tlx.trainer.task_config import get_task, is_task
 
 SPLITS = ("train", "validation", "test")
 
@@ -36,7 +36,7 @@ class EvaluationRequest:
     """A glob of files, a source's name, or tfds:NAME; None for the run's own data."""
     column: str = "text"
     """Field of .jsonl, .parquet or tfds with the text."""
-    split: str = "validation"
+    split: RecordSplit = "validation"
     """train, validation or test; test only of records."""
     batches: int | None = None
     """Number of batches at most; None for all. Not for few-shot evaluation."""
@@ -80,7 +80,7 @@ def evaluate(
     overrides: Mapping[str, Any] | None = None,
     data: str | None = None,
     column: str = "text",
-    split: str = "validation",
+    split: RecordSplit = "validation",
     batches: int | None = None,
     batch_size: int | None = None,
     allow: Sequence[str] = (),
@@ -122,8 +122,6 @@ def evaluate_model(model: LoadedModel, request: EvaluationRequest) -> Evaluation
     """Evaluate a model by the objective or the task that it was trained with."""
     if has_labels(model):
         return _evaluate_task(model, request)
-    if request.split == "test":
-        raise ConfigError(f"--split=test is for fine-tuned models, this is {model.config.objective.name}")
     pipeline = open_text(model, request)
     scorer = likelihood.make_scorer(model.module, model.tokenizer.num_bytes)
     batches = itertools.islice(pipeline.epoch_batches(), request.batches)
@@ -134,7 +132,7 @@ def evaluate_model(model: LoadedModel, request: EvaluationRequest) -> Evaluation
 
 def has_labels(model: LoadedModel) -> bool:
     """Return whether the model was trained on a task, so that its records have predictions."""
-    return isinstance(get_objective(model.config), Task)
+    return is_task(model.config)
 
 
 def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> EvaluationResult:
@@ -149,11 +147,13 @@ def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> Evaluation
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, records=records))
         split = "test"
     pipeline = open_split(config, model.tokenizer, split, request.batch_size or 0)
+    module: Any = model.module
+    spec: Any = spec_of(config, model.tokenizer)
     evaluation = evaluate_task(
-        make_predictor(model.module),
+        make_predictor(module),
         model.params,
-        get_objective(config),
-        spec_of(config, model.tokenizer),
+        get_task(config),
+        spec,
         pipeline,
         None,
         lambda batch: batch,
@@ -190,6 +190,9 @@ def evaluate_prompts(model: LoadedModel, config: Any, request: EvaluationRequest
 def open_text(model: LoadedModel, request: EvaluationRequest) -> Pipeline:
     """Return the batches of a text, as examples of the model's objective."""
     config = model.config
+    split = request.split
+    if split == "test":
+        raise ConfigError(f"--split=test is for fine-tuned models, this is {config.objective.name}")
     data = select_data(config.data, request.data, request.column)
     # Sources of the run's own config may name code outside tlx; one that the caller names is trusted.
     allow = tuple(request.allow) if request.data is None else None
@@ -208,7 +211,7 @@ def open_text(model: LoadedModel, request: EvaluationRequest) -> Pipeline:
         objective.reads(spec),
         batch_size=batch_size,
         seed=config.seed,
-        split=request.split,
+        split=split,
     )
 
 

@@ -16,7 +16,6 @@ from tlx.data.batches import Batches
 from tlx.evaluation.answers import Evaluation, Predictor, evaluate_task, make_predictor, with_interval
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble, build_tokenizer, open_split
-from tlx.run.config import get_objective
 from tlx.run.program import Program
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
@@ -34,7 +33,7 @@ from tlx.trainer.driver import (
 from tlx.trainer.process import initialize_distributed
 from tlx.trainer.result import TrainingResult
 from tlx.trainer.seeds import summarize
-from tlx.trainer.task_config import complete_task_config
+from tlx.trainer.task_config import complete_task_config, get_task
 from tlx.training.state import State
 from tlx.training.step import merge_params
 
@@ -93,20 +92,21 @@ def train_task(
         scratch: whether to take the base's architecture, but not its parameters.
         seeds: number of runs.
     """
-    check_is_task(config)
+    values: Any = config  # the types of its attributes are unknown before it is parsed
+    check_is_task(values)
     if scratch and options.base is None:
         raise ConfigError("--scratch takes the model of --from=DIR (base= in Python), which is missing")
     if seeds < 1:
         raise ConfigError(f"--seeds = {seeds} must be at least 1")
-    name = config.name or name
+    name = values.name or name
     workdir = run_directory(options.workdir, name)
     initialize_distributed()
     base = None if options.base is None else load_base(options.base, options.allow)
-    numbers = [config.seed + number for number in range(seeds)]
+    numbers = [values.seed + number for number in range(seeds)]
     requests = []
     # All configs are completed before the first run trains: a mistake in records is told at once.
     for seed in numbers:
-        completed = complete_task_config({**config.to_dict(), "seed": seed}, base, scratch)
+        completed = complete_task_config({**values.to_dict(), "seed": seed}, base, scratch)
         completed = dataclasses.replace(completed, name=completed.name or name)
         folder = workdir if seeds == 1 else workdir / f"seed-{seed}"
         requests.append(TrainingRequest(completed, folder, options))
@@ -119,13 +119,13 @@ def train_task(
     if seeds == 1:
         return result
     metrics: dict[str, Any] = {}
-    if jax.process_index() == 0 and config.eval.final:
+    if jax.process_index() == 0 and values.eval.final:
         metrics = summarize(workdir, numbers)
     return TrainingResult(result.model, metrics, workdir)
 
 
-def check_is_task(config: ConfigDict) -> None:
-    """Raise ConfigError where config.objective is no task; a name outside tlx ("pkg:attr") may be one."""
+def check_is_task(config: Any) -> None:
+    """Raise ConfigError where a ConfigDict is of no task; a name outside tlx ("pkg:attr") may be one."""
     name = config.objective.name
     if name not in TASKS and ":" not in name:
         raise ConfigError(f"objective.name = {name!r} is no task; tasks are {', '.join(TASKS)}")
@@ -200,10 +200,10 @@ def _evaluate(
     run: Run, predictor: Predictor, state: State, split: Batches, num_batches: int | None = None
 ) -> Evaluation:
     params = merge_params(state.params, state.frozen)
-    task = get_objective(run.config)
-    return evaluate_task(
-        predictor, params, task, run.spec, split, run.local_row_indices, run.to_devices, num_batches
-    )
+    task = get_task(run.config)
+    spec: Any = run.spec
+    rows = run.local_row_indices
+    return evaluate_task(predictor, params, task, spec, split, rows, run.to_devices, num_batches)
 
 
 def _report(

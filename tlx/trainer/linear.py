@@ -8,9 +8,10 @@ from ml_collections import ConfigDict
 from tlx.data.records import read_records
 from tlx.evaluation.answers import with_interval
 from tlx.evaluation.linear import check, linear_scores
-from tlx.run.config import get_objective, parse_config
+from tlx.run.config import parse_config
 from tlx.trainer import outcome
 from tlx.trainer.config_input import run_directory
+from tlx.trainer.task_config import get_task
 
 
 def train_linear(
@@ -32,7 +33,7 @@ def train_linear(
     records = parsed_config.data.records
     seed = parsed_config.seed
     train = read_records(records, "train", seed)
-    task = get_objective(parsed_config)
+    task = get_task(parsed_config)
     objective = task.complete(parsed_config.objective, train)
     evaluations = {}
     for split in ("validation", "test") if records.tested else ("validation",):

@@ -13,8 +13,8 @@ from tlx.base.files import atomic_open, write_json
 from tlx.evaluation.answers import Evaluation
 from tlx.run import RunConfig
 from tlx.run.assemble import Run
-from tlx.run.config import get_objective
 from tlx.trainer.config_input import shown_path
+from tlx.trainer.task_config import get_task
 
 
 def show(
@@ -32,7 +32,7 @@ def show(
         metrics: figures with their intervals, by split.
     """
     write_scores(workdir, evaluations, metrics)
-    task = get_objective(run.config)
+    task = get_task(run.config)
     if task.draw is None:
         return
     for split, evaluation in evaluations.items():
@@ -80,7 +80,7 @@ def show_figures(split: str, figures: Mapping[str, Any]) -> None:
 def show_next(config: RunConfig, workdir: pathlib.Path) -> None:
     """Print commands that use the run."""
     path = shown_path(workdir)
-    columns = [name for name, _ in get_objective(config).texts(config.objective)]
+    columns = [name for name, _ in get_task(config).texts(config.objective)]
     example = repr({name: "..." for name in columns}) if len(columns) > 1 else "'...'"
     call = f"import tlx; print(tlx.load({path!r}).predict({example}))"
     print("\nnext:")

@@ -12,6 +12,7 @@ import numpy as np
 
 from tlx.api.load import load
 from tlx.api.loaded_model import LoadedModel
+from tlx.data.batches import Batch
 from tlx.data.cache import TokenCache
 from tlx.data.prepare import open_caches
 from tlx.evaluation import ngram
@@ -21,7 +22,6 @@ from tlx.trainer.config_input import shown_path
 from tlx.training.clock import Clock
 from tlx.training.peak import matmul_peak
 from tlx.training.plot import plot_loss
-from tlx.training.step import Batch
 
 # Batches whose targets make the unigram of an objective's own targets.
 _UNIGRAM_BATCHES = 300

@@ -11,6 +11,8 @@ from tlx.run import RunConfig
 from tlx.run.assemble import build_tokenizer, open_split
 from tlx.run.checks import resolve
 from tlx.run.config import get_objective, parse_config, without_nones
+from tlx.tasks import TABLE as TASKS
+from tlx.tasks.shared.base import Task
 from tlx.trainer.base_model import BaseModel, cache_tokenizer
 from tlx.training.config import BaseConfig
 
@@ -49,7 +51,7 @@ def complete_task_config(
     config = parse_config(values)
     config.data.records.validate()
     records = read_records(config.data.records, "train", config.seed)
-    values["objective"] = to_dict(get_objective(config).complete(config.objective, records))
+    values["objective"] = to_dict(get_task(config).complete(config.objective, records))
     if config.data.records.epochs:
         rows = _num_rows(parse_config(values), len(records))
         steps = config.data.records.epochs * rows / config.train.batch_size
@@ -57,9 +59,24 @@ def complete_task_config(
     return resolve(values)
 
 
+def is_task(config: RunConfig) -> bool:
+    """Return whether a run is about a task with labels, not a self-supervised objective."""
+    return isinstance(get_objective(config), Task)
+
+
+def get_task(config: RunConfig) -> Task:
+    """Return the task that a run is about. Raises ConfigError for a self-supervised objective."""
+    task = get_objective(config)
+    if not isinstance(task, Task):
+        raise ConfigError(
+            f"objective.name = {config.objective.name!r} is no task; tasks are {', '.join(TASKS)}"
+        )
+    return task
+
+
 def _num_rows(config: RunConfig, num_records: int) -> int:
     """Rows of one pass over the training records: fewer than records if packed, more if records are cut."""
-    task = get_objective(config)
+    task = get_task(config)
     if not task.cuts and (task.join is None or not config.objective.packing):
         return num_records
     return open_split(config, build_tokenizer(config), "train").num_windows

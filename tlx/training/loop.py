@@ -21,7 +21,7 @@ class Hook(Protocol):
     `metrics` stay valid.
     """
 
-    def __call__(self, step: int, state: State, metrics: Metrics) -> None:
+    def __call__(self, step: int, state: State, metrics: Metrics, /) -> None:
         """Take the state and the metrics after a step."""
         ...
 
