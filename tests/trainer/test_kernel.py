@@ -1,4 +1,4 @@
-"""A notebook's kernel that is interrupted while a run trains: the run saves and stops, the kernel lives on."""
+"""A notebook whose kernel is interrupted while a run trains: the run saves, the kernel lives on."""
 
 import time
 

@@ -282,12 +282,14 @@ def _buildable(options: argparse.Namespace, found: Fit, answer: dict[str, Any]) 
 
 def _train(options: argparse.Namespace, answer: dict[str, Any]) -> dict[str, Any]:
     """Makes the buildable run, in a ladder of its own beside the one that forecasts it."""
+    from tlx.scaling.ledger import FORMAT, Ledger
     from tlx.scaling.running import run
 
-    folder = _ladder(options)[2]
+    folder = _ladder(options)[2] / "forecast"
     row = {k: v for k, v in answer["buildable"].items() if k not in ("loss", "interval")}
-    lines = run({"runs": [row]}, folder / "forecast", options.backend, parallel=1)
-    line = next(line for line in lines if line["run"] == row["run"])
+    lines = run({"format": FORMAT, "runs": [row]}, folder, options.backend, parallel=1)
+    (stored,) = Ledger(folder).stored_runs([row])
+    line = next(line for line in lines if line["run"] == stored)
     low, high = answer["buildable"]["interval"]
     measured = {"status": line["status"], "loss": line["loss"]}
     if line["loss"] is not None:

@@ -75,13 +75,14 @@ def coordinate_check(
     """Activations of a decoder or an encoder at several widths over the first updates, on random tokens.
 
     name: the parametrisation; its base is the smallest width. Depth is that of the run's config. The rate is
-    the ladder's at its rate_width for all. widths: by default 1, 2, 4 and 8 times the ladder's rate_width.
+    the ladder's at its lr_base_width for all. widths: by default 1, 2, 4 and 8 times the ladder's
+    lr_base_width.
     """
     values = run.to_dict() if hasattr(run, "to_dict") else copy.deepcopy(dict(run))
-    widths = tuple(widths) or tuple(ladder.rate_width * 2**i for i in range(4))
+    widths = tuple(widths) or tuple(ladder.lr_base_width * 2**i for i in range(4))
     if values["model"]["kind"] not in ("decoder", "encoder"):
         raise ConfigError(f"model.kind = {values['model']['kind']!r}: the check is for decoders and encoders")
-    values["optimizer"]["learning_rate"] = ladder.rate
+    values["optimizer"]["learning_rate"] = ladder.learning_rate
     values["data"]["sequence_length"] = min(64, values["data"]["sequence_length"])
     values["train"] |= {"batch_size": rows, "steps": updates, "microbatches": 1}
     base = {"name": name, "base_width": min(widths), "base_layers": values["model"]["num_layers"]}
@@ -124,7 +125,7 @@ def _rms(x: np.ndarray) -> float:
 
 def _sized(ladder: LadderConfig, values: dict[str, Any], width: int) -> RunConfig:
     """The run at a width, its depth as it is."""
-    hidden = math.ceil(ladder.hidden_ratio * width / ladder.hidden_multiple) * ladder.hidden_multiple
+    hidden = math.ceil(ladder.ff_dim_ratio * width / ladder.ff_dim_multiple) * ladder.ff_dim_multiple
     size = ModelSize(values["model"]["num_layers"], width, width // ladder.head_dim, hidden)
     return resolve(with_size(copy.deepcopy(values), size))
 
@@ -176,7 +177,10 @@ def _look(cfg: ModelConfig, params: Any, batch: dict[str, jax.Array]) -> dict[st
 
     def front(model: Transformer) -> tuple[jax.Array, Any]:
         part = model.decoder if cfg.kind == "decoder" else model.encoder
-        length, shared = positions.shape[1], cfg.position.kind == "bucketed" and not cfg.position.per_layer
+        length, shared = (
+            positions.shape[1],
+            cfg.position.kind == "relative_bias" and not cfg.position.per_layer,
+        )
         bias = part.position_bias(length, length, 0) if shared else None
         return part.front(model.embedding(batch["tokens"]), positions, None, None), bias
 

@@ -16,9 +16,9 @@ class LadderConfig:
     """What `tlx scale plan` is told.
 
     budget: FLOPs of all runs together, or budget_hours of `accelerators` chips of the kind `accelerator` at
-    the utilisation `mfu`. Budgets of single runs are `num_budgets`, each `ratio` times the one before; or
-    they are given in `budgets`, and the total is what they cost. Every budget gets `sizes` sizes within a
-    factor `span` on either side of the prior optimum: tokens_per_param tokens for each parameter of the
+    the utilisation `mfu`. Budgets of single runs are `num_budgets`, each `budget_ratio` times the one before;
+    or they are given in `budgets`, and the total is what they cost. Every budget gets `sizes` sizes within a
+    factor `size_span` on either side of the prior optimum: tokens_per_param tokens for each parameter of the
     layers, where compute is `prior_budget`, and growing as compute ** (1 - 2 * prior_exponent) from there.
     """
 
@@ -29,34 +29,35 @@ class LadderConfig:
     accelerators: int = 1
     mfu: float = 0.4
     num_budgets: int = 3
-    ratio: float = 4.0
+    budget_ratio: float = 4.0
     budgets: tuple[float, ...] = ()
     sizes: int = 4
-    span: float = 4.0
+    size_span: float = 4.0
     tokens_per_param: float = 20.0
     prior_budget: float = 1e20
     prior_exponent: float = 0.5
     seeds: int = 2  # runs with other seeds at `seed_cells` cells in all
     seed_cells: int = 2
-    # The dial: depth = width / aspect; widths are multiples of head_dim * width_multiple.
-    aspect: float = 64.0
+    # The dial: depth = width / aspect_ratio; widths are multiples of head_dim * width_multiple.
+    aspect_ratio: float = 64.0
     head_dim: int = 64
     width_multiple: int = 1  # heads are a multiple of it: what the mesh's tensor axis divides
-    hidden_multiple: int = 128
-    hidden_ratio: float = 4.0
+    ff_dim_multiple: int = 128
+    ff_dim_ratio: float = 4.0
     depths: tuple[int, int] = (1, 128)
-    # Batch, and rate * (width / rate_width) ** rate_power * (D / rate_tokens) ** rate_data_power.
+    # Batch, and the peak of the learning rate:
+    # learning_rate * (width / lr_base_width) ** lr_width_power * (D / lr_base_tokens) ** lr_tokens_power.
     batch_tokens: float = 0.0  # 0: the run's batch; else batch_tokens * (D / 1e9) ** batch_power
     batch_power: float = 0.5
-    rate: float = 4e-3
-    rate_width: int = 128
-    rate_power: float = -0.5
-    rate_tokens: float = 1e9
-    rate_data_power: float = 0.0  # where the batch stays as it is, longer runs want lower rates
-    warmup: float = 0.05  # share of each run
+    learning_rate: float = 4e-3
+    lr_base_width: int = 128
+    lr_width_power: float = -0.5
+    lr_base_tokens: float = 1e9
+    lr_tokens_power: float = 0.0  # where the batch stays as it is, longer runs want lower rates
+    warmup_fraction: float = 0.05  # share of each run
     # Above 0 a share of each run at whose end the rate falls, and runs of a size are branches of one trunk.
-    cool: float = 0.0
-    least_steps: int = 100
+    cooldown_fraction: float = 0.0
+    min_steps: int = 100
     checkpoints: int = 10  # of each run
 
     def validate(self) -> None:
@@ -65,7 +66,7 @@ class LadderConfig:
             raise ConfigError(one_of("ladder.accelerator", self.accelerator, ACCELERATORS))
         if not (self.budget > 0 or self.budget_hours > 0 or self.budgets):
             raise ConfigError("ladder.budget, ladder.budget_hours or ladder.budgets must say what to spend")
-        for name in ("ratio", "span"):
+        for name in ("budget_ratio", "size_span"):
             if getattr(self, name) <= 1:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be above 1")
         for name, least in (
@@ -77,12 +78,14 @@ class LadderConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be {least} or more")
-        if not 0 <= self.cool < 1:
-            raise ConfigError(f"ladder.cool = {self.cool} must be at least 0 and below 1")
-        if self.cool and (self.rate_data_power or self.batch_tokens):
+        if not 0 <= self.cooldown_fraction < 1:
             raise ConfigError(
-                f"ladder.cool = {self.cool}: branches share their trunk's rate and batch; "
-                "set ladder.rate_data_power = 0 and ladder.batch_tokens = 0"
+                f"ladder.cooldown_fraction = {self.cooldown_fraction} must be at least 0 and below 1"
+            )
+        if self.cooldown_fraction and (self.lr_tokens_power or self.batch_tokens):
+            raise ConfigError(
+                f"ladder.cooldown_fraction = {self.cooldown_fraction}: branches share their trunk's rate "
+                "and batch; set ladder.lr_tokens_power = 0 and ladder.batch_tokens = 0"
             )
         if not 0 < self.mfu <= 1:
             raise ConfigError(f"ladder.mfu = {self.mfu} must be above 0 and at most 1")
@@ -112,15 +115,17 @@ class ModelSize(NamedTuple):
 def size_at(config: LadderConfig, width: int) -> ModelSize:
     """The model of a width: depth by the aspect, heads and feed-forward by what the mesh divides."""
     first, last = config.depths
-    depth = min(last, max(first, round(width / config.aspect)))
-    hidden = math.ceil(config.hidden_ratio * width / config.hidden_multiple) * config.hidden_multiple
+    depth = min(last, max(first, round(width / config.aspect_ratio)))
+    hidden = math.ceil(config.ff_dim_ratio * width / config.ff_dim_multiple) * config.ff_dim_multiple
     return ModelSize(depth, width, width // config.head_dim, hidden)
 
 
 def sizes(config: LadderConfig) -> list[ModelSize]:
     """All rungs, smallest first: every width that heads and mesh allow, up to the deepest model."""
     step = config.head_dim * config.width_multiple
-    return [size_at(config, width) for width in range(step, int(config.aspect * config.depths[1]) + 1, step)]
+    return [
+        size_at(config, width) for width in range(step, int(config.aspect_ratio * config.depths[1]) + 1, step)
+    ]
 
 
 def with_size(run: dict[str, Any], size: ModelSize) -> dict[str, Any]:
@@ -136,5 +141,5 @@ def with_size(run: dict[str, Any], size: ModelSize) -> dict[str, Any]:
         groups -= 1
     heads = {"num_heads": size.heads, "num_kv_heads": groups, "head_dim": 0}
     model["attention"] = model["attention"] | heads
-    model["feedforward"] = model["feedforward"] | {"hidden": size.hidden}
+    model["feedforward"] = model["feedforward"] | {"ff_dim": size.hidden}
     return run | {"model": model}

@@ -36,7 +36,7 @@ def load_base(path: str | os.PathLike, allow: Sequence[str] = ()) -> BaseModel:
     """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         lm = load(path, allow=allow)
-    if lm.config.model.slots.any:
+    if lm.config.model.adapters.any:
         raise ConfigError(
             f"{path} has adapter modules beside its matrices; merge them: tlx convert merge {path} TO"
         )

@@ -43,7 +43,7 @@ def complete_task_config(
         raise ConfigError(
             f"adapt.method = {adapt.method!r} adapts a base model; give one by --from=DIR (base= in Python)"
         )
-    values["model"] = {**values["model"], "slots": to_dict(adapt.slots)}
+    values["model"] = {**values["model"], "adapters": to_dict(adapt.adapters)}
     if base is not None:
         values["model"] = _merge_values(to_dict(base.config.model), without_nones(values["model"]))
         values["tokenizer"] = {**to_dict(base.config.tokenizer), "path": cache_tokenizer(base.tokenizer)}
