@@ -12,7 +12,7 @@ from tlx import cli, parallel
 from tlx.base import tree
 from tlx.cli.flags import load_config, override
 from tlx.plan.compiled import read
-from tlx.run.program import program
+from tlx.run.program import build_program
 from tlx.run.spec import spec_before_tokenizer
 from tlx.trainer.base_model import load_base
 from tlx.trainer.task_config import complete_task_config
@@ -41,7 +41,7 @@ def config_of(words, method):
 def test_bytes_and_flops_are_those_of_the_step(words, method, least, most):
     config = config_of(words, method)
     mesh = parallel.make_mesh(config.mesh, jax.devices()[:1])
-    made = program(config, spec_before_tokenizer(config), mesh)
+    made = build_program(config, spec_before_tokenizer(config), mesh)
     found, full = (tlx.plan.plan(one, "cpu:1", "analytic") for one in (config, config_of(words, "full")))
     assert found.parameters.total == tree.num_params((made.state.params, made.state.frozen))
     trained = 4 * tree.num_params(made.state.params)

@@ -9,13 +9,13 @@ from tlx import parallel
 from tlx.plan.compiled import read
 from tlx.plan.footprint import step_flops
 from tlx.plan.traffic import least_traffic, total
-from tlx.run.program import program
+from tlx.run.program import build_program
 from tlx.run.spec import spec_before_tokenizer
 
 
 def compiled(config):
     """(the step's program, what its optimised module says) on the eight devices."""
-    made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
+    made = build_program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
     with made.use():
         step = made.step.lower(made.state, made.batch).compile()
     return made, read(step, dict(made.mesh.shape), "cpu")

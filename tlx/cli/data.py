@@ -14,11 +14,9 @@ import numpy as np
 from tlx.base.errors import ConfigError
 from tlx.cli import data_records, flags
 from tlx.cli.data_tables import PREFIXES, Example, describe
-from tlx.data import Pipeline, build_pipeline, open_caches, prepare_tokenizer
-from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.shared.base import ObjectiveSpec
+from tlx.data import Pipeline, open_caches, prepare_tokenizer
 from tlx.run import RunConfig
-from tlx.run.assemble import build_tokenizer
+from tlx.run.assemble import build_tokenizer, open_text
 from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer, Vocabulary
@@ -49,7 +47,7 @@ def main(argv: list[str]) -> int:
     if options.action == "prepare":
         _prepare(config, tokenizer)
         return 0
-    pipeline = _pipeline(config, tokenizer, options.split)
+    pipeline = open_text(config, tokenizer, options.split)
     for b in range(min(options.examples, pipeline.batch_size)):
         row = pipeline.batch(options.batch, [b])
         example = {name: values[0] for name, values in row.items()}
@@ -123,18 +121,3 @@ def _prepare(config: RunConfig, tokenizer: Tokenizer) -> None:
                 f"{cache.meta['source']}: {cache.num_documents:,} documents, {cache.num_tokens:,} tokens, "
                 f"{cache.num_bytes:,} bytes ({size:.2f} a token) in {cache.folder}"
             )
-
-
-def _pipeline(config: RunConfig, tokenizer: Tokenizer, split: str) -> Pipeline:
-    parts = OBJECTIVES.load(config.objective.name)
-    spec = ObjectiveSpec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
-    return build_pipeline(
-        config.data,
-        tokenizer,
-        parts.example,
-        spec,
-        parts.reads(spec),
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        split=split,
-    )

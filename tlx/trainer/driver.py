@@ -32,7 +32,7 @@ from tlx.training.loop import Hook, train
 from tlx.training.preflight import check_room, preflight
 from tlx.training.progress import Progress
 from tlx.training.replica_check import BatchSource, ReplicaCheck
-from tlx.training.state import State
+from tlx.training.state import State, saved_part
 from tlx.training.trackers import start_trackers
 
 # Assembles a run of a config, with the tokenizer that it was started with (None: a new run).
@@ -190,7 +190,7 @@ def _assemble(request: TrainingRequest, build: Build, saved: dict[str, Any] | No
             same = saved["config"]["tokenizer"] == to_dict(config)["tokenizer"]
             run = build(config, load_tokenizer(request.workdir / "tokenizer") if same else None)
             _check_data(run, saved, request)
-    check_room(request.workdir, tree.num_bytes(hooks.saved_part(run.state)))
+    check_room(request.workdir, tree.num_bytes(saved_part(run.state)))
     return run
 
 
@@ -262,7 +262,7 @@ def _open_handles(run: Run, lease: Lease, clock: Clock) -> Iterator[RunHandles]:
 
 def _first_state(run: Run, checkpoints: Checkpoints) -> State:
     """The state of the newest sound checkpoint, or the initial one where there never was a checkpoint."""
-    loaded = checkpoints.restore(hooks.saved_part(run.state))
+    loaded = checkpoints.restore(saved_part(run.state))
     return run.init() if loaded is None else State(**loaded.tree, frozen=run.frozen())
 
 
@@ -274,7 +274,7 @@ def _replica_check(run: Run, hosts: Sequence[str]) -> ReplicaCheck:
     return ReplicaCheck(
         config.train.compare_every,
         run.mesh,
-        hooks.saved_part(run.state),
+        saved_part(run.state),
         {"config": sha256_json(to_dict(config)), "data": run.train.fingerprint + run.tokenizer.hash},
         BatchSource(parallel.rows_by_process(sharding, config.train.batch_size), run.train.batch),
         hosts,
@@ -400,5 +400,5 @@ class _Loop:
 
     def _save(self, step: int, state: State) -> bool:
         """Save the state and wait for it; returns whether it is saved."""
-        self._handles.checkpoints.save(step, hooks.saved_part(state))
+        self._handles.checkpoints.save(step, saved_part(state))
         return self._handles.checkpoints.wait()

@@ -49,6 +49,14 @@ class ConfigChange(NamedTuple):
     """Whether the run may be resumed with it."""
 
 
+def find_run_folder(path: pathlib.Path) -> pathlib.Path | None:
+    """Return the run directory that `path` is, or is a checkpoint of; None where it is neither."""
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / FILE).is_file():
+            return folder
+    return None
+
+
 def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
     """Return run.json, its config in today's keys whatever its format; None where no run was started.
 

@@ -11,7 +11,7 @@ from tlx.training.clock import Clock
 from tlx.training.config import EvalConfig, LogConfig, TrainConfig
 from tlx.training.journal import Journal
 from tlx.training.progress import Progress, Speed
-from tlx.training.state import State
+from tlx.training.state import State, saved_part
 from tlx.training.step import Metrics
 
 # Results of an evaluation that say how much was evaluated: written to the journal, not shown.
@@ -244,8 +244,3 @@ def checkpoint_hook(checkpoints: Any, log: LogHook, clock: Clock) -> Callable[[i
                 checkpoints.save(step, saved_part(state))
 
     return hook
-
-
-def saved_part(state: State) -> dict[str, Any]:
-    """Return what a checkpoint holds of a state: all but the frozen parameters."""
-    return {name: value for name, value in state._asdict().items() if name != "frozen"}
