@@ -9,7 +9,7 @@ import numpy as np
 from tlx import parallel
 from tlx.base.config import to_dict
 from tlx.checkpoint import Checkpoints
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run import base_config
 from tlx.run.checks import resolve
 from tlx.run.spec import abstract_batch, make_module
@@ -44,7 +44,7 @@ def write_run(folder, objective, steps=(3,), mesh=None):
     config = tiny_config(objective)
     tokenizer = make_tokenizer(config.tokenizer, ())
     module = make_module(config, tokenizer.vocab)
-    spec = Spec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
+    spec = ObjectiveSpec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
     batch = abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
     folder.mkdir()

@@ -122,10 +122,10 @@ def test_the_best_choice_is_the_likeliest(loaded):
     found = lm.choose("is it ", choices)
     totals = [lm.score("is it " + text).log_likelihood - lm.score("is it").log_likelihood for text in choices]
     np.testing.assert_allclose([score.log_likelihood for score in found.scores], totals, rtol=1e-4)
-    assert found.index == int(np.argmax(totals)) and found.text == choices[found.index]
+    assert found.best_index == int(np.argmax(totals)) and found.text == choices[found.best_index]
     by = lm.choose(["is it "] * 2, [choices, choices[:2]], by="bytes")
     sizes = [len(" " + text) for text in choices]
-    assert by[0].index == int(np.argmax(np.array(totals) / sizes)) and len(by[1].scores) == 2
+    assert by[0].best_index == int(np.argmax(np.array(totals) / sizes)) and len(by[1].scores) == 2
     assert [score.num_bytes for score in found.scores] == sizes
     with pytest.raises(ConfigError, match="by 'byte'.*did you mean 'bytes'|by = 'byte'"):
         lm.choose("a", choices, by="byte")

@@ -105,7 +105,7 @@ def test_the_step_keeps_every_sharding_and_frees_the_old_state(config_file):
     run = assemble(resolve(configured(config_file, "clm", mesh__data=1, mesh__fsdp=4, mesh__tensor=2)))
     with run.use():
         state = run.init()
-        after, metrics = run.step(state, run.place(run.train.batch(0, run.rows)))
+        after, metrics = run.step(state, run.to_devices(run.train.batch(0, run.local_row_indices)))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
     for leaf, wanted in zip(jax.tree.leaves(after), jax.tree.leaves(run.state), strict=True):
         assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)

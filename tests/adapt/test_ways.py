@@ -13,14 +13,14 @@ from tlx import parallel
 from tlx.adapt.config import AdaptConfig
 from tlx.adapt.merge import merge
 from tlx.adapt.parts import check_patterns, is_trained, split
-from tlx.adapt.rates import optimizer_of
+from tlx.adapt.rates import adapted_optimizer_config
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.optim import OptimizerConfig, make_optimizer, make_schedule
 from tlx.tasks import TABLE
 from tlx.training.config import TrainConfig
 from tlx.training.state import State, boxed_params
-from tlx.training.step import make_step, merged
+from tlx.training.step import make_step, merge_params
 
 METHODS = ("head", "lora", "houlsby", "pfeiffer", "prefix", "prompt", "bitfit", "fl")
 EVERYWHERE = ("attention/query", "attention/key", "attention/value", "attention/out",
@@ -50,7 +50,7 @@ def state_of(module, batch, params, adapt, steps=4, **optimizer):
     boxed = boxed_params(module, {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()})
     trained, _ = split(adapt, boxed)
     config = OptimizerConfig(learning_rate=1e-2, **optimizer)
-    config = optimizer_of(config, adapt, module.model, trained, steps)
+    config = adapted_optimizer_config(config, adapt, module.model, trained, steps)
     schedule = make_schedule(config, steps)
     transform = make_optimizer(config, schedule, trained)
     part, frozen = split(adapt, params)
@@ -61,7 +61,10 @@ def state_of(module, batch, params, adapt, steps=4, **optimizer):
 
 
 def whole(state):
-    return {path: np.asarray(leaf) for path, leaf in tree.flatten(merged(state.params, state.frozen)).items()}
+    return {
+        path: np.asarray(leaf)
+        for path, leaf in tree.flatten(merge_params(state.params, state.frozen)).items()
+    }
 
 
 def check_that_it_trains_only_its_own(shape, method):
@@ -123,7 +126,7 @@ def test_what_is_trained_by_path(method):
     }[method]
     assert trained == expected | head
     parts = split(adapt, params)
-    assert tree.flatten(merged(*parts)).keys() == tree.flatten(params).keys()
+    assert tree.flatten(merge_params(*parts)).keys() == tree.flatten(params).keys()
 
 
 def _linears(path, names):
@@ -237,7 +240,7 @@ def _rates(shape, **settings):
     module, batch, _ = case(shape, AdaptConfig())
     boxed = boxed_params(module, {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()})
     config = OptimizerConfig(learning_rate=1.0, weight_decay=0.0, name="lion")
-    config = optimizer_of(config, adapt, module.model, boxed, 10)
+    config = adapted_optimizer_config(config, adapt, module.model, boxed, 10)
     params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), parallel.unbox(boxed))
     found, transform = [], make_optimizer(config, lambda step: 1.0, boxed)
     update = jax.jit(transform.update)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.checkpoint import mismatch
-from tlx.checkpoint.manifest import Leaf
+from tlx.checkpoint.manifest import LeafInfo
 
 
 def of(**shapes):
@@ -14,15 +14,15 @@ def of(**shapes):
 
 
 def test_equal_trees_give_nothing():
-    assert mismatch.table({"a/b": Leaf((2, 3), "float32")}, of(a__b=(2, 3))) == ""
+    assert mismatch.table({"a/b": LeafInfo((2, 3), "float32")}, of(a__b=(2, 3))) == ""
 
 
 def test_all_differences_at_once():
     saved = {
-        "params/embed": Leaf((128, 16), "float32"),
-        "params/kernel": Leaf((4, 4), "bfloat16"),
-        "params/biases": Leaf((4,), "float32"),
-        "opt_state/0/mu": Leaf((), "float32"),
+        "params/embed": LeafInfo((128, 16), "float32"),
+        "params/kernel": LeafInfo((4, 4), "bfloat16"),
+        "params/biases": LeafInfo((4,), "float32"),
+        "opt_state/0/mu": LeafInfo((), "float32"),
     }
     wanted = of(params__embed=(256, 16), params__kernel=(4, 4), params__bias=(4,), extra=())
     assert mismatch.table(saved, wanted).splitlines() == [
@@ -36,7 +36,7 @@ def test_all_differences_at_once():
 
 
 def test_thousands_of_differences_are_cut_short_and_fast():
-    saved = {f"params/model/blocks/layer_{i}/kernel": Leaf((1,), "float32") for i in range(2000)}
+    saved = {f"params/model/blocks/layer_{i}/kernel": LeafInfo((1,), "float32") for i in range(2000)}
     wanted = of(**{f"params__net__stack__layer_{i}__weight": (1,) for i in range(2000)})
     began = time.monotonic()
     lines = mismatch.table(saved, wanted).splitlines()

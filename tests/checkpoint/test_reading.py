@@ -86,7 +86,7 @@ def test_no_such_place_or_step(run, tmp_path):
 def test_a_manifest_that_asks_for_more_than_the_machine_has(run):
     folder = run / "checkpoints" / "2"
     found = manifests.read(folder)
-    huge = {**found.leaves, "params/model/embed": manifests.Leaf((1 << 40, 1 << 20), "float32")}
+    huge = {**found.leaves, "params/model/embed": manifests.LeafInfo((1 << 40, 1 << 20), "float32")}
     manifests.seal(folder, found._replace(leaves=huge))
     with pytest.raises(CheckpointError, match="need [0-9]+ bytes, this machine has"):
         load_params(run, step=2)
@@ -95,7 +95,7 @@ def test_a_manifest_that_asks_for_more_than_the_machine_has(run):
 def test_a_manifest_whose_leaves_are_not_those_of_the_data(run):
     folder = run / "checkpoints" / "2"
     found = manifests.read(folder)
-    other = {"params/model/embed": manifests.Leaf((64, 64), "float32")}
+    other = {"params/model/embed": manifests.LeafInfo((64, 64), "float32")}
     manifests.seal(folder, found._replace(leaves={**found.leaves, **other}))
     with pytest.raises(CheckpointError, match=r"params/model/embed is float32\(64, 128\)"):
         load_params(run, step=2)

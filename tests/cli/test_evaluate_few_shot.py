@@ -52,7 +52,7 @@ def test_records_are_answered_by_likelihood(objective, runs, tmp_path, capsys):
     lm = tlx.load(run)
     for line in lines:
         answer, best = line["answer"], lm.choose(line["answer"]["prompt"], [" no", " yes"])
-        assert answer["label"] == str(best.index) and answer["prompt"].count("word") == 3
+        assert answer["label"] == str(best.best_index) and answer["prompt"].count("word") == 3
         assert answer["total"] == pytest.approx([s.log_likelihood for s in best.scores], abs=1e-3)
     right = [line["answer"]["label"] == str(line["record"]["label"]) for line in lines]
     assert figures["accuracy"] == pytest.approx(sum(right) / len(right))

@@ -44,7 +44,7 @@ def test_choices_are_compared_and_answers_stop(run, capsys):
     out = capsys.readouterr().out.splitlines()
     best = tlx.load(run).choose("ab", ["cd", "efgh"], by="bytes")
     assert out[0] == "ab" and out[1].endswith(repr(best.text)) and len(out) == 3
-    value = best.scores[best.index].log_likelihood
+    value = best.scores[best.best_index].log_likelihood
     assert f"{value:9.3f} total" in out[1] and f"{value / len(best.text):9.3f} bytes" in out[1]
     whole = tlx.load(run).generate("ab", max_tokens=6, temperature=0)
     assert main([*words, "--max_tokens=6", "--temperature=0", f"--stop={whole[2:4]}", "--stop=zzz"]) == 0

@@ -12,7 +12,7 @@ from tests.cli.tiny import ROOT
 from tlx.base.errors import ConfigError
 from tlx.data.records import build_records
 from tlx.run.checks import resolve
-from tlx.run.config import parts_of
+from tlx.run.config import get_objective
 from tlx.run.spec import abstract_batch, spec_of
 from tlx.text import make_tokenizer
 from tlx.trainer.task_config import completed
@@ -72,7 +72,9 @@ def test_several_tasks_at_once_on_real_files():
     config = completed(values.to_dict(), None)
     tokenizer = make_tokenizer(config.tokenizer, ())
     rest = {"batch_size": 8, "seed": 0}
-    pipeline = build_records(config.data, tokenizer, parts_of(config), spec_of(config, tokenizer), **rest)
+    pipeline = build_records(
+        config.data, tokenizer, get_objective(config), spec_of(config, tokenizer), **rest
+    )
     assert [record.set for record in pipeline.records[::8]] == ["reviews", "nli", "sts", "questions"]
     read = [tokenizer.decode(row).split(":")[0] for row in pipeline.batch(0)["tokens"]]
     assert sorted(set(read)) == ["nli hypothesis", "question", "review", "sts sentence1"]
@@ -96,7 +98,9 @@ def test_a_pass_is_over_windows_where_records_are_cut(tmp_path):
     config = completed(config.to_dict(), None)
     tokenizer = make_tokenizer(config.tokenizer, ())
     rest = {"batch_size": 1, "seed": 0}
-    pipeline = build_records(config.data, tokenizer, parts_of(config), spec_of(config, tokenizer), **rest)
+    pipeline = build_records(
+        config.data, tokenizer, get_objective(config), spec_of(config, tokenizer), **rest
+    )
     assert config.train.steps == 2 * pipeline.num_windows > 2 * 4 * 5
 
 
@@ -117,7 +121,7 @@ def test_real_records_become_batches(name, arg):
     values.data.records.validation = (str(SHARED / validation),) if validation else ()
     config = completed(values.to_dict(), None)
     tokenizer = make_tokenizer(config.tokenizer, ())
-    task, spec = parts_of(config), spec_of(config, tokenizer)
+    task, spec = get_objective(config), spec_of(config, tokenizer)
     rest = {"batch_size": config.train.batch_size, "seed": 0}
     pipeline = build_records(config.data, tokenizer, task, spec, **rest)
     assert len(pipeline.records) == config.data.records.limit

@@ -132,7 +132,7 @@ def trained(config):
         for k in range(config.train.steps):
             batch = run.train.batch(k)
             seen.append(batch["targets"][batch["weights"] > 0])
-            state, metrics = run.step(state, run.place(batch))
+            state, metrics = run.step(state, run.to_devices(batch))
             found.append(metrics)
     unigram = ngram.fit_unigram(np.concatenate(seen), run.tokenizer.vocab.size)
     means = {key: float(np.mean([metrics[key] for metrics in found[-20:]])) for key in found[-1]}

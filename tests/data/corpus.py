@@ -8,7 +8,7 @@ from tlx.data import DataConfig, Pipeline
 from tlx.data.cache import TokenCache
 from tlx.data.sources import Document
 from tlx.data.tokenize import write_cache
-from tlx.data.window import Reads
+from tlx.data.window import WindowSpec
 from tlx.data.window_layouts import make_layout
 from tlx.text import Vocabulary
 
@@ -71,7 +71,7 @@ def example(rng, window, spec):
 
 
 def make_pipeline(
-    caches, reads: Reads, batch_size=4, seed=0, split="train", example=example, **config
+    caches, reads: WindowSpec, batch_size=4, seed=0, split="train", example=example, **config
 ) -> Pipeline:
     """A pipeline over finished caches."""
     data = DataConfig(**config)

@@ -15,7 +15,7 @@ import pytest
 from tests.data.corpus import FIRST, CountingTokenizer, Lengths, make_cache, random_lengths
 from tlx.base.errors import DataError, StorageError
 from tlx.data import DataConfig, TextConfig, open_caches, prepare_tokenizer
-from tlx.data.build_once import made_once
+from tlx.data.build_once import build_once
 from tlx.data.cache import TokenCache
 from tlx.data.packing import best_fit_plan
 from tlx.data.prepare import _sample
@@ -182,7 +182,7 @@ def _load(folder):
 
 
 def _make(folder, log, seconds):
-    made_once(pathlib.Path(folder), lambda temporary: _slow_make(temporary, log, seconds), _load)
+    build_once(pathlib.Path(folder), lambda temporary: _slow_make(temporary, log, seconds), _load)
 
 
 def _leftovers(folder):
@@ -223,13 +223,13 @@ def test_an_error_while_writing_leaves_nothing(tmp_path):
         raise DataError("bad record")
 
     with pytest.raises(DataError, match="bad record"):
-        made_once(tmp_path / "made", make, _load)
+        build_once(tmp_path / "made", make, _load)
     assert not (tmp_path / "made").exists() and _leftovers(tmp_path / "made") == []
 
 
 def test_a_place_that_cannot_be_written():
     with pytest.raises(StorageError, match="cannot write /proc/x/made.*TLX_CACHE"):
-        made_once(pathlib.Path("/proc/x/made"), lambda folder: None, _load)
+        build_once(pathlib.Path("/proc/x/made"), lambda folder: None, _load)
 
 
 def test_packing_plans_are_kept_and_checked(tmp_path):

@@ -12,7 +12,7 @@ from tests.data.corpus import FIRST, VOCAB, make_cache, make_pipeline, random_le
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, WeightedSource
 from tlx.data.packing import make_plan
-from tlx.data.window import Reads, Window, reversed_window
+from tlx.data.window import Window, WindowSpec, reversed_window
 from tlx.data.window_layouts import make_layout
 
 
@@ -22,7 +22,7 @@ def _layout(tmp_path, lengths, reads, packing="concat", eos=False):
 
 
 def test_concat_by_hand(tmp_path):
-    layout = _layout(tmp_path, [3, 4, 2], Reads(4))
+    layout = _layout(tmp_path, [3, 4, 2], WindowSpec(4))
     windows = [layout.window(i, 0) for i in range(layout.num_windows)]
     assert [w.tokens.tolist() for w in windows] == [
         [100, 101, 102, 103],
@@ -35,13 +35,13 @@ def test_concat_by_hand(tmp_path):
 
 
 def test_documents_end_with_eos(tmp_path):
-    layout = _layout(tmp_path, [3, 2], Reads(7), eos=True)
+    layout = _layout(tmp_path, [3, 2], WindowSpec(7), eos=True)
     assert layout.window(0, 0).tokens.tolist() == [100, 101, 102, VOCAB.eos, 103, 104, VOCAB.eos]
     assert layout.window(0, 0).segments.tolist() == [1, 1, 1, 1, 2, 2, 2]
 
 
 def test_concat_shows_the_overlap_before_a_window(tmp_path):
-    layout = _layout(tmp_path, [3, 4], Reads(4, overlap=1))
+    layout = _layout(tmp_path, [3, 4], WindowSpec(4, overlap=1))
     windows = [layout.window(i, 0) for i in range(layout.num_windows)]
     assert [w.tokens.tolist() for w in windows] == [
         [0, 100, 101, 102],
@@ -53,7 +53,7 @@ def test_concat_shows_the_overlap_before_a_window(tmp_path):
 
 
 def test_concat_reads_around_from_its_origin(tmp_path):
-    layout = _layout(tmp_path, [3, 4, 2], Reads(6))
+    layout = _layout(tmp_path, [3, 4, 2], WindowSpec(6))
     windows = [layout.window(i, 7) for i in range(layout.num_windows)]
     assert [w.tokens.tolist() for w in windows] == [
         [107, 108, 100, 101, 102, 103],
@@ -64,7 +64,7 @@ def test_concat_reads_around_from_its_origin(tmp_path):
 
 
 def test_document_by_hand(tmp_path):
-    layout = _layout(tmp_path, [5, 2, 3], Reads(4, "document", 1))
+    layout = _layout(tmp_path, [5, 2, 3], WindowSpec(4, "document", 1))
     windows = [layout.window(i, 0) for i in range(layout.num_windows)]
     assert [w.tokens.tolist() for w in windows] == [
         [0, 100, 101, 102],
@@ -76,7 +76,7 @@ def test_document_by_hand(tmp_path):
 
 
 def test_best_fit_by_hand(tmp_path):
-    layout = _layout(tmp_path, [5, 9, 3, 2, 6], Reads(8), "best_fit")
+    layout = _layout(tmp_path, [5, 9, 3, 2, 6], WindowSpec(8), "best_fit")
     windows = [layout.window(i, 0).tokens.tolist() for i in range(layout.num_windows)]
     assert windows == [
         [105, 106, 107, 108, 109, 110, 111, 112],  # all of the long document but its last token
@@ -89,7 +89,7 @@ def test_best_fit_by_hand(tmp_path):
 
 
 def test_best_fit_shows_the_overlap_where_there_is_any(tmp_path):
-    layout = _layout(tmp_path, [10, 2], Reads(5, overlap=1), "best_fit")
+    layout = _layout(tmp_path, [10, 2], WindowSpec(5, overlap=1), "best_fit")
     windows = [layout.window(i, 0).tokens.tolist() for i in range(layout.num_windows)]
     assert windows == [[0, 100, 101, 102, 103], [103, 104, 105, 106, 107], [107, 108, 109, 110, 111]]
 
@@ -129,7 +129,7 @@ def test_an_epoch_has_every_token_once(tmp_path_factory, layout, lengths, length
     packing = "best_fit" if layout == "best_fit" else "concat"
     kind = "packed" if layout == "best_fit" else layout
     cache = make_cache(tmp_path_factory.mktemp("cache") / "cache", lengths)
-    made = make_layout(cache, Reads(length, kind, overlap), packing, VOCAB.pad)
+    made = make_layout(cache, WindowSpec(length, kind, overlap), packing, VOCAB.pad)
     origin = int(cache.offsets[data.draw(st.integers(0, len(lengths) - 1))])
     own = collections.Counter()
     for index in range(made.num_windows):
@@ -168,7 +168,7 @@ def _check(window, cache):
 )
 def test_shuffled_epochs_have_every_token_once_and_differ(tmp_path, layout, packing):
     cache = make_cache(tmp_path / "cache", random_lengths(2, 60, 50))
-    pipeline = make_pipeline([cache], Reads(16, layout), batch_size=1, packing=packing)
+    pipeline = make_pipeline([cache], WindowSpec(16, layout), batch_size=1, packing=packing)
     epochs = [
         [text(pipeline.batch(k)) for k in range(e * pipeline.num_windows, (e + 1) * pipeline.num_windows)]
         for e in range(3)
@@ -183,11 +183,11 @@ def test_shuffled_epochs_have_every_token_once_and_differ(tmp_path, layout, pack
 def test_layouts_refuse_nonsense(tmp_path):
     cache = make_cache(tmp_path / "cache", [5])
     with pytest.raises(ConfigError, match="windows of 4 tokens that overlap by 4"):
-        make_layout(cache, Reads(4, overlap=4), "concat", 0)
+        make_layout(cache, WindowSpec(4, overlap=4), "concat", 0)
     with pytest.raises(ConfigError, match="'pack' is not one of: packed, stream, document, parallel"):
-        make_layout(cache, Reads(4, "pack"), "concat", 0)
+        make_layout(cache, WindowSpec(4, "pack"), "concat", 0)
     with pytest.raises(ConfigError, match="data.packing = 'best_fit' cannot be had with this objective"):
-        make_layout(cache, Reads(4, "stream"), "best_fit", 0)
+        make_layout(cache, WindowSpec(4, "stream"), "best_fit", 0)
 
 
 def test_a_token_outside_the_vocabulary_is_noticed_when_read(tmp_path):
@@ -196,7 +196,7 @@ def test_a_token_outside_the_vocabulary_is_noticed_when_read(tmp_path):
     content = np.fromfile(path, np.uint32)
     content[7] = VOCAB.size
     content.tofile(path)
-    layout = make_layout(cache, Reads(4), "concat", 0)
+    layout = make_layout(cache, WindowSpec(4), "concat", 0)
     layout.window(0, 0)
     with pytest.raises(DataError, match=f"damaged: it holds token {VOCAB.size}, outside its vocabulary"):
         layout.window(1, 0)
@@ -204,11 +204,11 @@ def test_a_token_outside_the_vocabulary_is_noticed_when_read(tmp_path):
 
 def _others(layout, index, length, draws=2000):
     rng = np.random.default_rng(0)
-    return [layout.other(index, length, rng) for _ in range(draws)]
+    return [layout.second_window(index, length, rng) for _ in range(draws)]
 
 
 def test_other_text_begins_at_any_token_of_the_split(tmp_path):
-    layout = _layout(tmp_path, [5, 7, 8], Reads(4, "stream", other=6))
+    layout = _layout(tmp_path, [5, 7, 8], WindowSpec(4, "stream", second_length=6))
     starts = [int(window.tokens[0]) - FIRST for window in _others(layout, 0, 6)]
     counts = np.bincount(starts, minlength=15)
     assert len(counts) == 15 and stats.chisquare(counts).pvalue > 1e-3
@@ -218,7 +218,7 @@ def test_other_text_begins_at_any_token_of_the_split(tmp_path):
 
 
 def test_other_text_of_documents_is_of_another_one(tmp_path):
-    layout = _layout(tmp_path, [6, 3, 2], Reads(4, "document", other=4))
+    layout = _layout(tmp_path, [6, 3, 2], WindowSpec(4, "document", second_length=4))
     starts = [int(window.tokens[0]) - FIRST for window in _others(layout, 1, 4)]  # beside the first document
     counts = np.bincount(starts, minlength=11)
     # Documents alike, then their tokens alike.
@@ -227,14 +227,14 @@ def test_other_text_of_documents_is_of_another_one(tmp_path):
     assert {tuple(w.tokens.tolist()) for w in _others(layout, 1, 4, 300) if w.tokens[0] == FIRST + 7} == {
         (107, 108, 0, 0)
     }
-    alone = _layout(tmp_path / "alone", [6], Reads(4, "document", other=4))
+    alone = _layout(tmp_path / "alone", [6], WindowSpec(4, "document", second_length=4))
     assert {int(window.tokens[0]) for window in _others(alone, 0, 4)} == set(range(100, 106))
 
 
 def test_pairs_by_hand(tmp_path):
     cache = make_cache(tmp_path / "cache", [3, 2, 6, 1], eos=True, parallel=True)
-    layout = make_layout(cache, Reads(4, "parallel", other=3), "concat", VOCAB.pad)
-    pairs = [(layout.window(i, 0), layout.other(i, 3, None)) for i in range(layout.num_windows)]
+    layout = make_layout(cache, WindowSpec(4, "parallel", second_length=3), "concat", VOCAB.pad)
+    pairs = [(layout.window(i, 0), layout.second_window(i, 3, None)) for i in range(layout.num_windows)]
     eos = VOCAB.eos
     assert [[w.tokens.tolist() for w in pair] for pair in pairs] == [
         [[100, 101, 102, eos], [103, 104, eos]],
@@ -244,7 +244,7 @@ def test_pairs_by_hand(tmp_path):
 
 
 def test_text_without_translation_can_stand_beside_pairs(tmp_path):
-    reads = Reads(4, "packed_or_parallel", other=4)
+    reads = WindowSpec(4, "packed_or_parallel", second_length=4)
     pairs = make_cache(tmp_path / "pairs", [3, 2, 4, 1], parallel=True)
     plain = make_cache(tmp_path / "plain", [3, 6], first=500)
     pipeline = make_pipeline([pairs, plain], reads, mixture=(WeightedSource(),) * 2, example=_both)
@@ -261,8 +261,8 @@ def _both(rng, window, spec):
     del rng, spec
     return {
         "tokens": window.tokens,
-        "other": window.other.tokens,
-        "languages": np.array([window.language, window.other.language], np.int32),
+        "other": window.second.tokens,
+        "languages": np.array([window.language, window.second.language], np.int32),
         "weights": (window.segments > 0).astype(np.float32),
     }
 
@@ -271,17 +271,17 @@ def test_pairs_are_refused_where_they_are_not_expected(tmp_path):
     pairs = make_cache(tmp_path / "pairs", [3, 2], parallel=True)
     plain = make_cache(tmp_path / "plain", [3, 2])
     with pytest.raises(ConfigError, match="reads pairs of texts, but lengths has none"):
-        make_layout(plain, Reads(4, "parallel", other=4), "concat", 0)
+        make_layout(plain, WindowSpec(4, "parallel", second_length=4), "concat", 0)
     with pytest.raises(ConfigError, match="lengths has pairs of texts"):
-        make_layout(pairs, Reads(4), "concat", 0)
+        make_layout(pairs, WindowSpec(4), "concat", 0)
     with pytest.raises(ConfigError, match="'parallel' without room for a translation"):
-        make_layout(pairs, Reads(4, "parallel"), "concat", 0)
+        make_layout(pairs, WindowSpec(4, "parallel"), "concat", 0)
 
 
 def test_windows_know_their_languages(tmp_path):
     caches = [make_cache(tmp_path / name, [3, 2, 4, 1], parallel=name == "b") for name in "ab"]
     sources = (WeightedSource(language="fi"), WeightedSource(language="en", target_language="fi"))
-    reads = Reads(4, "packed_or_parallel", other=4)
+    reads = WindowSpec(4, "packed_or_parallel", second_length=4)
     pipeline = make_pipeline(caches, reads, mixture=sources, example=_both)
     batch = pipeline.batch(0)
     is_pair = (batch["other"] != VOCAB.pad).any(axis=1)
@@ -293,7 +293,9 @@ def test_windows_know_their_languages(tmp_path):
 def test_shares_are_sizes_to_a_power(tmp_path):
     caches = [make_cache(tmp_path / "a", [900]), make_cache(tmp_path / "b", [100], first=5000)]
     for power, share in ((0.0, 1 / 2), (0.5, 3 / 4), (1.0, 9 / 10)):
-        pipeline = make_pipeline(caches, Reads(10), 200, mixture=(WeightedSource(),) * 2, mixture_power=power)
+        pipeline = make_pipeline(
+            caches, WindowSpec(10), 200, mixture=(WeightedSource(),) * 2, mixture_power=power
+        )
         assert np.mean(pipeline.batch(0)["tokens"][:, 0] < 5000) == pytest.approx(share, abs=0.01)
 
 
@@ -307,11 +309,11 @@ def test_copies_repeat_with_their_epochs(tmp_path):
         ]
         return {(tuple(row["tokens"][0].tolist()), float(row["random"][0])) for row in rows}
 
-    copied = make_pipeline([cache], Reads(8, copies=2), batch_size=1)
+    copied = make_pipeline([cache], WindowSpec(8, copies=2), batch_size=1)
     epochs = [epoch(copied, number) for number in range(5)]
     assert epochs[0] == epochs[2] == epochs[4] and epochs[1] == epochs[3]
     assert not {draw for _, draw in epochs[0]} & {draw for _, draw in epochs[1]}
-    fresh = make_pipeline([cache], Reads(8), batch_size=1)
+    fresh = make_pipeline([cache], WindowSpec(8), batch_size=1)
     epochs = [{draw for _, draw in epoch(fresh, number)} for number in range(3)]
     assert not epochs[0] & epochs[2] and not epochs[0] & epochs[1]
 
@@ -319,7 +321,7 @@ def test_copies_repeat_with_their_epochs(tmp_path):
 def test_half_of_the_rows_read_backwards(tmp_path):
     """Rows 0 and 1 of 4 read the text once, rows 2 and 3 the reversed text, each continuing itself."""
     cache = make_cache(tmp_path / "cache", [7, 9, 13])
-    pipeline = make_pipeline([cache], Reads(6, "stream", 3, both_ways=True), 4, shuffle=False)
+    pipeline = make_pipeline([cache], WindowSpec(6, "stream", 3, both_ways=True), 4, shuffle=False)
     batches = list(pipeline.epoch_batches())
     rows = [[b["tokens"][row][b["segments"][row] > 0].tolist() for b in batches] for row in range(4)]
     for row, pieces in enumerate(rows):
@@ -334,9 +336,9 @@ def test_half_of_the_rows_read_backwards(tmp_path):
     assert backwards["segments"][2].tolist() == [1] * 6
     assert backwards["positions"][2].tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(ConfigError, match="must be even"):
-        make_pipeline([cache], Reads(6, "stream", 3, both_ways=True), 3).check_lanes()
+        make_pipeline([cache], WindowSpec(6, "stream", 3, both_ways=True), 3).check_lanes()
     with pytest.raises(ConfigError, match="'packed' both ways"):
-        make_layout(cache, Reads(6, both_ways=True), "concat", 0)
+        make_layout(cache, WindowSpec(6, both_ways=True), "concat", 0)
 
 
 def test_a_reversed_window_counts_documents_from_its_end():

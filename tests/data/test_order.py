@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlx.base.errors import ConfigError
-from tlx.data.order import Mixture, Permutation, row_generator
+from tlx.data.order import Permutation, SourceMixture, row_generator
 
 
 @settings(max_examples=100, deadline=None)
@@ -38,13 +38,13 @@ def test_the_order_never_changes():
     assert [Permutation(10, 0)(i) for i in range(10)] == [9, 0, 5, 7, 4, 8, 2, 1, 6, 3]
     raw = row_generator(1, "train", 5).bit_generator.random_raw(2).tolist()
     assert raw == [12792690815173653204, 2618639314590765734]
-    assert [Mixture([2, 1, 1]).source(r)[0] for r in range(8)] == [0, 1, 2, 0, 0, 1, 2, 0]
+    assert [SourceMixture([2, 1, 1]).source(r)[0] for r in range(8)] == [0, 1, 2, 0, 0, 1, 2, 0]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6))
 def test_a_mixture_keeps_its_shares_in_any_stretch(weights):
-    mixture = Mixture(weights)
+    mixture = SourceMixture(weights)
     shares = np.array(weights) / sum(weights)
     counts = np.zeros(len(weights), int)
     worst = 0.0
@@ -59,7 +59,7 @@ def test_a_mixture_keeps_its_shares_in_any_stretch(weights):
 
 def test_a_mixture_of_uneven_weights_over_its_period():
     weights = np.array([0.6180339, 0.2, 0.0101, 0.1718661])
-    mixture = Mixture(weights)
+    mixture = SourceMixture(weights)
     counts = np.bincount([mixture.source(row)[0] for row in range(20_000)], minlength=4)
     np.testing.assert_allclose(counts / 20_000, weights / weights.sum(), atol=1e-4)
     assert mixture.source(123_456_789)[1] == mixture.count(mixture.source(123_456_789)[0], 123_456_789)
@@ -67,4 +67,4 @@ def test_a_mixture_of_uneven_weights_over_its_period():
 
 def test_a_weight_that_would_never_be_read_is_an_error():
     with pytest.raises(ConfigError, match=r"mixture\[1\].weight = 1e-06 is less than 1/10000"):
-        Mixture([1.0, 1e-6])
+        SourceMixture([1.0, 1e-6])

@@ -20,14 +20,14 @@ from tests.data.corpus import (
 )
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, TextConfig, WeightedSource, build_pipeline
-from tlx.data.window import Reads
+from tlx.data.window import WindowSpec
 
 LAYOUTS = [
-    (Reads(16), "concat"),
-    (Reads(17, overlap=1), "concat"),
-    (Reads(16), "best_fit"),
-    (Reads(16, "stream", 8), "concat"),
-    (Reads(16, "document"), "concat"),
+    (WindowSpec(16), "concat"),
+    (WindowSpec(17, overlap=1), "concat"),
+    (WindowSpec(16), "best_fit"),
+    (WindowSpec(16, "stream", 8), "concat"),
+    (WindowSpec(16, "document"), "concat"),
 ]
 MIXED = (WeightedSource(weight=3.0), WeightedSource(weight=1.0))
 
@@ -74,8 +74,8 @@ def test_workers_give_the_same_batches_and_start_no_jax_backend(caches):
     import jax
 
     assert jax.devices()  # as in a training process: the parent has its backend
-    pipeline = make_pipeline(caches, Reads(16), batch_size=4, mixture=MIXED, workers=2, example=_spying)
-    alone = make_pipeline(caches, Reads(16), batch_size=4, mixture=MIXED, example=_spying)
+    pipeline = make_pipeline(caches, WindowSpec(16), batch_size=4, mixture=MIXED, workers=2, example=_spying)
+    alone = make_pipeline(caches, WindowSpec(16), batch_size=4, mixture=MIXED, example=_spying)
     batches = pipeline.iterate(3)
     for k in range(3, 10):
         batch, expected = next(batches), alone.batch(k)
@@ -92,7 +92,7 @@ def _spying(rng, window, spec):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_a_worker_is_the_error(caches, workers):
-    batches = make_pipeline(caches[:1], Reads(16), workers=workers, example=_failing).iterate()
+    batches = make_pipeline(caches[:1], WindowSpec(16), workers=workers, example=_failing).iterate()
     with pytest.raises(DataError, match="this document is bad"):
         next(batches)
 
@@ -102,17 +102,17 @@ def _failing(rng, window, spec):
 
 
 def test_seeds_and_epochs_differ(caches):
-    one, same, other = (make_pipeline(caches[:1], Reads(16), seed=seed) for seed in (0, 0, 1))
+    one, same, other = (make_pipeline(caches[:1], WindowSpec(16), seed=seed) for seed in (0, 0, 1))
     assert equal(one.batch(0), same.batch(0))
     assert not np.array_equal(one.batch(0)["tokens"], other.batch(0)["tokens"])
     draws = {float(x) for p in (one, other) for k in range(20) for x in p.batch(k)["random"]}
     assert len(draws) == 2 * 20 * 4
-    validation = make_pipeline(caches[:1], Reads(16), split="validation")
+    validation = make_pipeline(caches[:1], WindowSpec(16), split="validation")
     assert not np.array_equal(one.batch(0)["random"], validation.batch(0)["random"])
 
 
 def test_unshuffled_rows_come_in_order(caches):
-    pipeline = make_pipeline(caches[:1], Reads(16), shuffle=False)
+    pipeline = make_pipeline(caches[:1], WindowSpec(16), shuffle=False)
     tokens = sum((text(pipeline.batch(k)) for k in range(pipeline.steps_per_epoch)), [])
     count = caches[0].num_tokens
     assert tokens[:count] == caches[0].tokens.tolist()  # and then the next epoch begins
@@ -120,7 +120,7 @@ def test_unshuffled_rows_come_in_order(caches):
 
 
 def test_the_mixture_keeps_its_shares_and_each_source_its_epochs(caches):
-    pipeline = make_pipeline(caches, Reads(16), batch_size=8, mixture=MIXED)
+    pipeline = make_pipeline(caches, WindowSpec(16), batch_size=8, mixture=MIXED)
     seen = collections.Counter()
     num_b = 0
     for k in range(200):
@@ -136,7 +136,7 @@ def test_the_mixture_keeps_its_shares_and_each_source_its_epochs(caches):
 
 
 def test_a_stream_reads_on_from_batch_to_batch(caches):
-    reads = Reads(16, "stream", 6)
+    reads = WindowSpec(16, "stream", 6)
     pipeline = make_pipeline(caches, reads, batch_size=8, mixture=MIXED)
     steps = [pipeline._lane_steps(0), pipeline._lane_steps(1)]
     compared = 0
@@ -156,7 +156,7 @@ def test_a_stream_reads_on_from_batch_to_batch(caches):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 64])
 def test_a_stream_epoch_has_every_token_once(caches, batch_size):
-    pipeline = make_pipeline(caches[:1], Reads(10, "stream"), batch_size=batch_size)
+    pipeline = make_pipeline(caches[:1], WindowSpec(10, "stream"), batch_size=batch_size)
     steps = pipeline.steps_per_epoch
     epochs = [sum((text(pipeline.batch(e * steps + k)) for k in range(steps)), []) for e in range(2)]
     everything = sorted(caches[0].tokens.tolist())
@@ -183,7 +183,7 @@ def test_one_pass_in_order(pipeline, caches):
 
 
 def test_one_pass_of_streams_of_different_lengths(caches):
-    pipeline = make_pipeline(caches, Reads(10, "stream"), batch_size=8, mixture=MIXED)
+    pipeline = make_pipeline(caches, WindowSpec(10, "stream"), batch_size=8, mixture=MIXED)
     assert pipeline._lane_steps(0) != pipeline._lane_steps(1)
     seen = sum((text(batch) for batch in pipeline.epoch_batches()), [])
     assert sorted(seen) == sorted(sum((cache.tokens.tolist() for cache in caches), []))
@@ -191,7 +191,9 @@ def test_one_pass_of_streams_of_different_lengths(caches):
 
 def test_a_pass_does_not_depend_on_the_batch_size(caches):
     def rows(batch_size):
-        pipeline = make_pipeline(caches, Reads(16), batch_size=batch_size, mixture=MIXED, split="validation")
+        pipeline = make_pipeline(
+            caches, WindowSpec(16), batch_size=batch_size, mixture=MIXED, split="validation"
+        )
         rows = [row for b in pipeline.epoch_batches() for row in zip(b["tokens"], b["random"], strict=True)]
         return [(t.tolist(), float(r)) for t, r in rows[: pipeline.num_windows]]
 
@@ -199,13 +201,13 @@ def test_a_pass_does_not_depend_on_the_batch_size(caches):
 
 
 def test_fingerprint_follows_the_text_and_its_cut(caches, tmp_path):
-    base = make_pipeline(caches[:1], Reads(16)).fingerprint
+    base = make_pipeline(caches[:1], WindowSpec(16)).fingerprint
     copy = make_cache(tmp_path / "copy", random_lengths(0, 90, 60), eos=True, name="elsewhere")
     other = make_cache(tmp_path / "other", random_lengths(0, 91, 60), eos=True)
-    assert make_pipeline([copy], Reads(16), batch_size=2, seed=5).fingerprint == base
-    assert make_pipeline([other], Reads(16)).fingerprint != base
-    assert make_pipeline(caches[:1], Reads(17)).fingerprint != base
-    assert make_pipeline(caches[:1], Reads(16), packing="best_fit").fingerprint != base
+    assert make_pipeline([copy], WindowSpec(16), batch_size=2, seed=5).fingerprint == base
+    assert make_pipeline([other], WindowSpec(16)).fingerprint != base
+    assert make_pipeline(caches[:1], WindowSpec(17)).fingerprint != base
+    assert make_pipeline(caches[:1], WindowSpec(16), packing="best_fit").fingerprint != base
 
 
 def _build(tmp_path, monkeypatch, documents, **kwargs):
@@ -217,7 +219,7 @@ def _build(tmp_path, monkeypatch, documents, **kwargs):
     )
     kwargs = {"batch_size": 4, "seed": 0, **kwargs}
     tokenizer = kwargs.pop("tokenizer", CountingTokenizer())
-    return build_pipeline(data, tokenizer, example, None, kwargs.pop("reads", Reads(8)), **kwargs)
+    return build_pipeline(data, tokenizer, example, None, kwargs.pop("reads", WindowSpec(8)), **kwargs)
 
 
 def test_build_pipeline_from_files(tmp_path, monkeypatch):
@@ -237,7 +239,7 @@ def test_too_little_text_for_a_batch(tmp_path, monkeypatch):
 
 
 def test_a_source_without_a_row_of_the_stream(caches):
-    pipeline = make_pipeline(caches, Reads(8, "stream"), batch_size=2, mixture=MIXED)
+    pipeline = make_pipeline(caches, WindowSpec(8, "stream"), batch_size=2, mixture=MIXED)
     with pytest.raises(ConfigError, match="batch_size = 2 gives b no row"):
         pipeline.check_lanes()
 
@@ -249,7 +251,7 @@ def test_a_token_outside_the_vocabulary_names_its_record(tmp_path, monkeypatch):
 
 
 def test_the_last_documents_are_not_lost(caches):
-    pipeline = make_pipeline(caches[:1], Reads(16), batch_size=7)
+    pipeline = make_pipeline(caches[:1], WindowSpec(16), batch_size=7)
     rows = itertools.chain.from_iterable(pipeline.batch(k)["tokens"] for k in range(pipeline.steps_per_epoch))
     last = int(caches[0].tokens[-2])
     assert last > FIRST and any(last in row for row in rows)

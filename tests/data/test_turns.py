@@ -14,7 +14,7 @@ from tlx.data.config import SourceConfig, TextConfig
 from tlx.data.pipeline import build_pipeline
 from tlx.data.prepare import open_caches
 from tlx.data.sources import Document, open_source
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.data.window_layouts import make_layout
 from tlx.text import Vocabulary
 from tlx.text.bytes_tokenizer import BytesTokenizer
@@ -96,8 +96,11 @@ def cache(tmp_path, monkeypatch) -> TokenCache:
 
 def test_every_reply_is_one_window(cache):
     """What was said before it, its end where that is long, and the reply with what stands behind it."""
-    layout = make_layout(cache, Reads(100, "turns", other=50), "concat", VOCAB.pad)
-    said = [(text(layout.window(i, 0)), text(layout.other(i, 50, None))) for i in range(layout.num_windows)]
+    layout = make_layout(cache, WindowSpec(100, "turns", second_length=50), "concat", VOCAB.pad)
+    said = [
+        (text(layout.window(i, 0)), text(layout.second_window(i, 50, None)))
+        for i in range(layout.num_windows)
+    ]
     sep, eos = [VOCAB.sep], [VOCAB.eos]
     first, second, third = (TOKENIZER.encode(turn) for turn in TALKS[0])
     assert said == [
@@ -105,9 +108,9 @@ def test_every_reply_is_one_window(cache):
         (first + sep + second + sep, third + eos),
         (TOKENIZER.encode("a") + sep, TOKENIZER.encode("b") + eos),
     ]
-    short = make_layout(cache, Reads(4, "turns", other=2), "concat", VOCAB.pad)
+    short = make_layout(cache, WindowSpec(4, "turns", second_length=2), "concat", VOCAB.pad)
     assert text(short.window(1, 0)) == (first + sep + second + sep)[-4:]
-    assert text(short.other(1, 2, None)) == third[:2]
+    assert text(short.second_window(1, 2, None)) == third[:2]
     assert cache.num_documents == 3 and cache.num_bytes == sum(
         len(t.encode()) for talk in TALKS for t in talk
     )
@@ -121,9 +124,11 @@ def test_a_pair_is_a_conversation_of_two_turns(tmp_path, monkeypatch):
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "why?", "answer": "because"}))
     data = DataConfig("text", text=source(tmp_path / "a.jsonl", target_column="answer").text)
-    pairs = make_layout(open_caches(data, TOKENIZER, "train")[0], Reads(20, "turns", other=20), "concat", 0)
+    pairs = make_layout(
+        open_caches(data, TOKENIZER, "train")[0], WindowSpec(20, "turns", second_length=20), "concat", 0
+    )
     assert text(pairs.window(0, 0)) == [*TOKENIZER.encode("why?"), VOCAB.eos] and pairs.num_windows == 1
-    assert text(pairs.other(0, 20, None)) == [*TOKENIZER.encode("because"), VOCAB.eos]
+    assert text(pairs.second_window(0, 20, None)) == [*TOKENIZER.encode("because"), VOCAB.eos]
 
 
 def test_text_without_conversations_is_an_error(tmp_path, monkeypatch):
@@ -132,9 +137,9 @@ def test_text_without_conversations_is_an_error(tmp_path, monkeypatch):
     data = DataConfig("text", text=source(tmp_path / "a.txt").text)
     plain = open_caches(data, TOKENIZER, "train")[0]
     with pytest.raises(ConfigError, match="has none; name the field with the list of turns"):
-        make_layout(plain, Reads(4, "turns", other=4), "concat", VOCAB.pad)
+        make_layout(plain, WindowSpec(4, "turns", second_length=4), "concat", VOCAB.pad)
     with pytest.raises(ConfigError, match="'turns' without room for an answer"):
-        make_layout(plain, Reads(4, "turns"), "concat", VOCAB.pad)
+        make_layout(plain, WindowSpec(4, "turns"), "concat", VOCAB.pad)
 
 
 def test_an_epoch_has_every_reply_once(tmp_path, monkeypatch):
@@ -145,10 +150,10 @@ def test_an_epoch_has_every_reply_once(tmp_path, monkeypatch):
     data = DataConfig("text", text=source(tmp_path / "a.jsonl", turns_column="talk").text)
 
     def example(rng, window, spec):
-        said = TOKENIZER.decode(text(window.other)[:-1])
+        said = TOKENIZER.decode(text(window.second)[:-1])
         return {"said": np.array([int(part) for part in said.split(".")]), "weights": np.ones(1)}
 
-    reads = Reads(40, "turns", other=20)
+    reads = WindowSpec(40, "turns", second_length=20)
     build = build_pipeline(data, TOKENIZER, example, None, reads, batch_size=4, seed=3, split="train")
     assert build.num_windows == 36 and build.steps_per_epoch == 9
     found = np.concatenate([build.batch(k)["said"] for k in range(9)])

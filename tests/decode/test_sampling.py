@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tlx.base.errors import ConfigError
-from tlx.decode.sampling import Sampling, knobs, penalised, sample
+from tlx.decode.sampling import Sampling, penalised, sample, sampling_arrays
 
 LOGITS_V = np.log(np.array([0.1, 0.4, 0.05, 0.2, 0.25], np.float32))
 
@@ -15,7 +15,7 @@ def draws(sampling: Sampling, count: int = 4000) -> np.ndarray:
     """Share of each token among `count` draws."""
     keys = jax.random.split(jax.random.key(1), count)
     logits = jnp.broadcast_to(LOGITS_V, (count, len(LOGITS_V)))
-    tokens = sample(logits, keys, knobs(sampling), sampling.greedy, sampling.truncated)
+    tokens = sample(logits, keys, sampling_arrays(sampling), sampling.greedy, sampling.truncated)
     return np.bincount(np.asarray(tokens), minlength=len(LOGITS_V)) / count
 
 
@@ -46,7 +46,7 @@ def test_shares(sampling, expected):
 def test_a_row_does_not_depend_on_the_batch(sampling):
     keys = jax.random.split(jax.random.key(0), 8)
     logits = jax.random.normal(jax.random.key(2), (8, 50))
-    arguments = knobs(sampling), sampling.greedy, sampling.truncated
+    arguments = sampling_arrays(sampling), sampling.greedy, sampling.truncated
     together = sample(logits, keys, *arguments)
     alone = [sample(logits[i : i + 1], keys[i : i + 1], *arguments)[0] for i in range(8)]
     np.testing.assert_array_equal(together, alone)

@@ -8,7 +8,7 @@ import pytest
 
 from tlx.base.errors import ConfigError, DataError
 from tlx.data.readers import Record, RecordsConfig
-from tlx.evaluation.choices import Score
+from tlx.evaluation.choices import TextScore
 from tlx.evaluation.few_shot import BY, FewShot, FewShotConfig, FewShotData, evaluate_few_shot, question
 
 HOW = FewShot(
@@ -27,7 +27,7 @@ class Reader:
     def score_choices(self, prompts, choices):
         self.asked.append(list(prompts))
         return [
-            [Score(self.likes(prompt, text), 0.0, len(text.split()), len(text)) for text in own]
+            [TextScore(self.likes(prompt, text), 0.0, len(text.split()), len(text)) for text in own]
             for prompt, own in zip(prompts, choices, strict=True)
         ]
 
@@ -100,7 +100,7 @@ def test_choices_are_compared_as_the_config_says(by, answer, config):
     share = 0.4 if answer == "1" else 0.6
     assert found.figures["accuracy"] == found.figures[f"accuracy_{by}"] == share
     assert found.figures["accuracy_total"] == 0.4 and found.figures["shots"] == 1
-    assert found.scores.floor == 0.6 and found.scores.statistic(np.arange(5)) == share
+    assert found.scores.majority_baseline == 0.6 and found.scores.statistic(np.arange(5)) == share
     first = found.answers[0]
     assert first["choices"] == [" no t0", " yes"] and first["total"] == [-5.0, -4.0]
     assert first["unconditional"] == [4.0, -3.0] and first["tokens"] == [-2.5, -4.0]

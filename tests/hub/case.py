@@ -11,7 +11,7 @@ import numpy as np
 
 from tlx.hub import safetensors
 from tlx.hub.network import Network
-from tlx.hub.weights import Lazy
+from tlx.hub.weights import LazyTensor
 from tlx.models.families.family import resized
 from tlx.models.two_stream import Memory
 from tlx.nn.config import ExecutionConfig
@@ -108,7 +108,7 @@ def write_folder(folder: Any, shapes: Mapping[str, Any], kept: Mapping[str, np.n
     tensors = []
     for name, shape in shapes.items():
         values = kept[name] if name in kept else draw(name, tuple(shape))
-        tensors.append((name, Lazy(values.shape, values.dtype, lambda _, values=values: values)))
+        tensors.append((name, LazyTensor(values.shape, values.dtype, lambda _, values=values: values)))
     safetensors.write(folder, tensors)
 
 

@@ -23,7 +23,7 @@ from tlx.hub.safetensors import SINGLE, Tensors
 from tlx.models.families import TABLE
 from tlx.models.families.family import resized
 from tlx.models.transformer import Transformer
-from tlx.nn.config import SlotsConfig
+from tlx.nn.config import AdapterConfig
 
 EVERYWHERE = ("attention/query", "attention/value", "attention/out", "feedforward/in", "feedforward/out")
 # (family, class) -> layers of the first block: (rank of A and B, inputs, outputs); rank 3 a matrix.
@@ -66,7 +66,7 @@ def adapted(family):
         changes["attention__head_dim"] = 8
     config = resized(TABLE.load(family).base, width=16, num_layers=2, **changes)
     config = dataclasses.replace(
-        config, slots=SlotsConfig(lora_rank=3, lora_alpha=6.0, lora_targets=EVERYWHERE)
+        config, slots=AdapterConfig(lora_rank=3, lora_alpha=6.0, lora_targets=EVERYWHERE)
     )
     rng = np.random.default_rng(0)
     flat = abstract_params(config, ("heads/mlm",) if family == "bert" else ())
@@ -76,7 +76,7 @@ def adapted(family):
 def saved(family, name, place):
     """(the adapter's config, its tensors) of the family's model, its base and the merged one beside it."""
     config, flat = adapted(family)
-    plain = dataclasses.replace(config, slots=SlotsConfig())
+    plain = dataclasses.replace(config, slots=AdapterConfig())
     base = {path: leaf for path, leaf in flat.items() if "lora_" not in path}
     save_folder(place / "base", family, plain, tree.unflatten(base))
     save_folder(place / "merged", family, *merge(config, tree.unflatten(flat)))
@@ -145,7 +145,7 @@ def test_peft_computes_the_same(family, name, tmp_path):
 
 def test_what_is_no_lora_is_refused(tmp_path):
     config, flat = adapted("gpt2")
-    for slots in (SlotsConfig(), dataclasses.replace(config.slots, prefix=2)):
+    for slots in (AdapterConfig(), dataclasses.replace(config.slots, prefix=2)):
         with pytest.raises(ConfigError, match="a run with adapt.method = 'lora', and of that alone"):
             save_adapter(
                 tmp_path,

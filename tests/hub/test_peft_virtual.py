@@ -21,7 +21,7 @@ from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.models.families import TABLE
 from tlx.models.families.family import resized
 from tlx.models.transformer import Transformer
-from tlx.nn.config import SlotsConfig
+from tlx.nn.config import AdapterConfig
 
 BEGIN, SIZE, VOCAB = 7, 3, 96
 NAMES = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
@@ -35,7 +35,7 @@ def adapted(family, slot):
     if family == "llama":
         changes["attention__num_kv_heads"] = 2
     config = resized(TABLE.load(family).base, width=32, num_layers=2, **changes)
-    config = dataclasses.replace(config, slots=SlotsConfig(**{slot: SIZE}))
+    config = dataclasses.replace(config, slots=AdapterConfig(**{slot: SIZE}))
     rng = np.random.default_rng(0)
     return config, {
         path: rng.normal(0, 0.3, leaf.shape).astype(np.float32)
@@ -49,7 +49,7 @@ def saved(family, slot, place):
         path: leaf for path, leaf in flat.items() if "prefix/" not in path and not path.endswith("/prompt")
     }
     save_folder(
-        place / "base", family, dataclasses.replace(config, slots=SlotsConfig()), tree.unflatten(base)
+        place / "base", family, dataclasses.replace(config, slots=AdapterConfig()), tree.unflatten(base)
     )
     number = save_virtual_tokens(place / "adapter", config, tree.unflatten(flat), str(place / "base"), BEGIN)
     return number, json.loads((place / "adapter/adapter_config.json").read_text())
@@ -101,7 +101,7 @@ def test_peft_computes_the_same(family, slot, tmp_path):
     ],
 )
 def test_what_peft_cannot_say_is_refused(family, slots, message, tmp_path):
-    config = dataclasses.replace(TABLE.load(family).base, slots=SlotsConfig(**slots))
+    config = dataclasses.replace(TABLE.load(family).base, slots=AdapterConfig(**slots))
     with pytest.raises(ConfigError, match=message):
         save_virtual_tokens(tmp_path / "adapter", config, {}, "", BEGIN)
     assert not (tmp_path / "adapter").exists()
@@ -109,7 +109,7 @@ def test_what_peft_cannot_say_is_refused(family, slots, message, tmp_path):
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     config = run_directory.tiny_config("clm")
-    model = dataclasses.replace(config.model, slots=SlotsConfig(prompt=SIZE))
+    model = dataclasses.replace(config.model, slots=AdapterConfig(prompt=SIZE))
     monkeypatch.setattr(run_directory, "tiny_config", lambda name: dataclasses.replace(config, model=model))
     run_directory.write_run(tmp_path / "run", "clm")
     assert main(["convert", "adapter", str(tmp_path / "run"), str(tmp_path / "adapter")]) == 0

@@ -13,11 +13,11 @@ import pytest
 from tlx.base import errors
 from tlx.base.errors import ConfigError
 from tlx.launch import exits, local
-from tlx.launch.exits import Move, next_move
-from tlx.launch.job import Job
+from tlx.launch.exits import RestartDecision, next_move
+from tlx.launch.job import LaunchJob
 from tlx.launch.local import LocalOptions
 from tlx.launch.secrets import hider, refuse_secrets
-from tlx.launch.supervise import Death, Supervisor
+from tlx.launch.supervise import ProcessExit, Supervisor
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def supervise(tmp_path, code, count=2, linger=5.0, **extra):
 def test_lines_have_a_prefix_and_a_file(tmp_path):
     code = "import os; print('hello from', os.environ['N'])"
     supervisor, lines, environs = supervise(tmp_path, code)
-    assert sorted(supervisor.run(environs)) == [Death(0, 0), Death(1, 0)]
+    assert sorted(supervisor.run(environs)) == [ProcessExit(0, 0), ProcessExit(1, 0)]
     assert {"p0 | hello from 0", "p1 | hello from 1"} <= set(lines)
     assert (tmp_path / "p1.log").read_text() == "hello from 1\n"
 
@@ -48,7 +48,7 @@ def test_the_first_to_die_is_named_and_the_rest_is_ended(tmp_path):
     began = time.monotonic()
     supervisor, lines, environs = supervise(tmp_path, code, count=3, linger=1.0)
     deaths = supervisor.run(environs)
-    assert deaths[0] == Death(1, 137) and sorted(death.process for death in deaths) == [0, 1, 2]
+    assert deaths[0] == ProcessExit(1, 137) and sorted(death.process for death in deaths) == [0, 1, 2]
     assert f"launch | process 1 died first (signal 9 (SIGKILL)), log: {tmp_path}/p1.log" in lines
     assert "launch | process 2 did not end in 1 s after it; killed" in lines
     assert time.monotonic() - began < 30
@@ -63,7 +63,7 @@ def test_a_worker_left_behind_does_not_hold_the_parent(tmp_path):
     """
     began = time.monotonic()
     supervisor, _, environs = supervise(tmp_path, code, count=1)
-    assert supervisor.run(environs) == [Death(0, 3)] and time.monotonic() - began < 30
+    assert supervisor.run(environs) == [ProcessExit(0, 3)] and time.monotonic() - began < 30
 
 
 def test_signals_go_to_the_processes(tmp_path):
@@ -97,8 +97,8 @@ def test_secrets_are_hidden_and_refused(tmp_path):
 
 
 def test_moves_by_exit_code():
-    assert next_move(42) == Move(again=True, counts=False)
-    assert next_move(170) == next_move(137) == next_move(134) == Move(again=True, counts=True)
+    assert next_move(42) == RestartDecision(again=True, counts=False)
+    assert next_move(170) == next_move(137) == next_move(134) == RestartDecision(again=True, counts=True)
     assert not any(next_move(code).again for code in (1, 2, 64, 73, 74, 75, 76, 77, 78, 130))
     named = {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
     assert named <= set(exits.MEANINGS)
@@ -116,11 +116,11 @@ def runs(monkeypatch, tmp_path):
         left = list(codes)
 
         def planned(self, environs):
-            return [Death(0, left.pop(0))]
+            return [ProcessExit(0, left.pop(0))]
 
         monkeypatch.setattr(Supervisor, "run", planned)
         monkeypatch.setattr(threading.Event, "wait", lambda self, pause=None: False)
-        job = Job("a", "quickstart:tiny", (), str(tmp_path / "run"), None)
+        job = LaunchJob("a", "quickstart:tiny", (), str(tmp_path / "run"), None)
         return local.run(job, LocalOptions(restarts=restarts), tmp_path), len(codes) - len(left)
 
     return run

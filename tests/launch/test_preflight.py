@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from tlx.base.errors import ConfigError, DivergenceError, StorageError
+from tlx.base.errors import ConfigError, ReplicaMismatch, StorageError
 from tlx.training.preflight import check_room, verdict
 
 WORKDIR = pathlib.Path("/runs/a")
@@ -36,7 +36,7 @@ def test_equal_hosts_pass():
             "jax: 0.10.2 on process 0 (a), 2 (c); 0.9 on process 1 (b)",
         ),
         ({"devices": "3 x TPU v5e"}, ConfigError, "devices: 4 x TPU v5e on process 0 (a), 2 (c); 3 x"),
-        ({"config": "d" * 64}, DivergenceError, "dddddddddddd on process 1 (b)"),
+        ({"config": "d" * 64}, ReplicaMismatch, "dddddddddddd on process 1 (b)"),
         ({"directory": "Permission denied"}, StorageError, "/runs/a:\n  process 1 (b): Permission denied"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from tlx.models.bilstm import BiLSTM, ScalarMix
 from tlx.models.config import ModelConfig
 from tlx.nn.characters import CharacterConfig
-from tlx.nn.recurrent import Layers, RecurrentConfig, empty_state
+from tlx.nn.recurrent import RecurrentConfig, RecurrentLayers, empty_state
 from tlx.parallel import unbox
 
 WIDTH, CELL, BATCH, LENGTH, CHARACTERS = 6, 10, 3, 7, 5
@@ -22,7 +22,7 @@ ONES = np.ones((BATCH, LENGTH), np.int32)
 
 def layers(cfg=SMALL):
     """The layers of one direction with drawn parameters: (module, parameters, inputs)."""
-    module = Layers(cfg, WIDTH, 2, 0.0, "float32", "float32")
+    module = RecurrentLayers(cfg, WIDTH, 2, 0.0, "float32", "float32")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(BATCH, LENGTH, WIDTH)).astype(np.float32)
     state = empty_state(BATCH, 2, cfg, WIDTH, "float32")

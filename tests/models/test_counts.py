@@ -10,7 +10,7 @@ from tests.training.shapes import BATCH, LENGTH, OBJECTIVES, VOCAB, examples, ma
 from tlx import parallel
 from tlx.models.families import TABLE as FAMILIES
 from tlx.models.families.family import replaced
-from tlx.models.flops_formula import Shape, model_flops, nonembedding_params
+from tlx.models.flops_formula import BatchShape, model_flops, nonembedding_params
 from tlx.models.flops_traced import matmul_flops
 from tlx.nn.characters import CharacterConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, FeedForwardConfig
@@ -49,7 +49,7 @@ def traced(module, batch):
     def loss(params, batch):
         carry = carries.initial_carry(module, rows)
         terms = module.apply({"params": params}, batch, carry, None)[0]
-        return sum(term.scale * term.sum for term in terms.values() if term.scale)
+        return sum(term.loss_weight * term.sum for term in terms.values() if term.loss_weight)
 
     return (matmul_flops(loss, params, batch), matmul_flops(jax.grad(loss), params, batch)), (loss, params)
 
@@ -65,7 +65,7 @@ def shape_of(objective, batch):
     decoder = batch["decoder_tokens"].shape[1] if objective == "span_corruption" else 0
     targets = batch["targets"].shape[1] if "target_positions" in batch else 0
     characters = batch["characters"].shape[2] if "characters" in batch else 0
-    return Shape(BATCH, LENGTH, decoder, targets, 16 if objective == "plm" else 0, characters)
+    return BatchShape(BATCH, LENGTH, decoder, targets, 16 if objective == "plm" else 0, characters)
 
 
 @pytest.mark.parametrize(("objective", "change"), CASES, ids=[f"{o}-{i}" for i, (o, _) in enumerate(CASES)])

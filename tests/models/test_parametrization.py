@@ -11,7 +11,7 @@ from tlx import parallel
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.models.config import HeadConfig
-from tlx.models.parametrization import ParametrizationConfig, rates
+from tlx.models.parametrization import ParametrizationConfig, lr_multipliers
 from tlx.nn.config import AttentionConfig, ExecutionConfig
 from tlx.optim.config import MuonConfig, OptimizerConfig
 from tlx.training.state import boxed_params
@@ -46,14 +46,14 @@ def test_the_base_is_the_standard_parametrisation(name):
     params = drawn(plain, batch)
     assert jax.tree.all(jax.tree.map(np.array_equal, params, drawn(other, batch)))
     assert loss(plain, params, batch) == loss(other, params, batch)
-    assert rates(other.model, OptimizerConfig(), boxed) == {}
+    assert lr_multipliers(other.model, OptimizerConfig(), boxed) == {}
 
 
 def test_four_times_the_width_starts_and_learns_as_the_table_says():
     """Kernels of the layers: half the deviation, a quarter of the rate; tables and vectors as they were."""
     module, boxed, batch = sized("mup", head=HeadConfig(tied=False))
     flat = {path: np.asarray(x) for path, x in tree.flatten(drawn(module, batch)).items()}
-    found = rates(module.model, OptimizerConfig(), boxed)
+    found = lr_multipliers(module.model, OptimizerConfig(), boxed)
     for path, x in flat.items():
         hidden = "/blocks/" in path and path.endswith("kernel")
         assert found.get(path, 1.0) == (0.25 if hidden else 1.0), path
@@ -83,10 +83,10 @@ def test_each_optimizer_has_its_own_power_of_the_width():
     kernel, transform = "model/encoder/blocks/attention/query/kernel", "heads/mlm/dense/kernel"
     powers = {"adamw": (0.25, 0.25), "lion": (0.25, 0.25), "muon": (0.5, 0.25), "adafactor": (0.5, 0.5)}
     for name, expected in powers.items():
-        found = rates(module.model, OptimizerConfig(name=name), boxed)
+        found = lr_multipliers(module.model, OptimizerConfig(name=name), boxed)
         assert (found[kernel], found[transform]) == expected
     spectral = OptimizerConfig(name="muon", muon=MuonConfig(scale="spectral"))
-    assert rates(module.model, spectral, boxed)[kernel] == 1.0
+    assert lr_multipliers(module.model, spectral, boxed)[kernel] == 1.0
 
 
 def test_completep_divides_what_layers_add():

@@ -62,7 +62,7 @@ def test_the_balance_of_a_batch_leaves_padding_out():
     model, params = build(cfg, batch)
     hidden, term = run(model, params, batch, method=Transformer.with_balance)
     np.testing.assert_allclose(hidden, run(model, params, batch), atol=1e-6)
-    assert term.weight == 20 and term.scale == PART.balance
+    assert term.weight == 20 and term.loss_weight == PART.balance
     even = jax.tree.map(lambda leaf: leaf, params)
     even["decoder"]["blocks"]["feedforward"]["router"]["kernel"] *= 0
     _, flat = run(model, even, batch, method=Transformer.with_balance)

@@ -8,8 +8,8 @@ import pytest
 from tlx import parallel
 from tlx.nn.kernels import fused, xla
 from tlx.nn.mask import Mask
-from tlx.nn.position import apiece, skew
-from tlx.nn.relative import Relative
+from tlx.nn.position import per_device_bias, skew
+from tlx.nn.relative import RelativeTerms
 from tlx.parallel import PRESETS, MeshConfig
 
 # Queries, keys: more than a block of 128, and no whole tiles.
@@ -30,7 +30,7 @@ def normal(number: int, *shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(number), shape)
 
 
-def laid_out(term: Relative, num_keys: int) -> jax.Array:
+def laid_out(term: RelativeTerms, num_keys: int) -> jax.Array:
     """The relative term's logits [B, N, T, S]."""
     terms = jnp.einsum("btnh,rnh->bntr", term.query_BTNH, term.keys_RNH)
     if term.places_BP is None:
@@ -54,7 +54,7 @@ def case(name: str, heads: int = 2):
         if name == "places":
             places = jnp.sort(jax.random.randint(keys[2], (batch, num_queries), 0, rows))
         distances = normal(7, rows - 1 + num_keys, heads, width)
-        bias = Relative(normal(5, batch, num_queries, heads, width), distances, rows, places)
+        bias = RelativeTerms(normal(5, batch, num_queries, heads, width), distances, rows, places)
         visible = jax.random.bernoulli(keys[3], 0.5, (batch, num_queries, num_keys))
         mask = Mask(*segments, visible=visible.at[0, 3].set(False))  # a query that sees nothing
     return (query, key, value, bias), mask
@@ -65,10 +65,10 @@ def value_and_gradients(kernel, inputs, mask):
     weights = normal(11, *inputs[0].shape)
 
     def loss(query, key, value, bias):
-        if kernel is xla and isinstance(bias, Relative):
+        if kernel is xla and isinstance(bias, RelativeTerms):
             bias = laid_out(bias, key.shape[1])
         elif kernel is fused and isinstance(bias, jax.Array):
-            bias = apiece(bias, query.shape[0])
+            bias = per_device_bias(bias, query.shape[0])
         return jnp.sum(kernel.attend(query, key, value, mask, bias, 0.125) * weights)
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), allow_int=True))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tlx.nn.linear import Linear, joined
+from tlx.nn.linear import Linear, fused_projections
 
 
 class Maps(nn.Module):
@@ -23,7 +23,7 @@ class Maps(nn.Module):
         ]
 
     def __call__(self, x):
-        return joined(x, self.layers) if self.together else [layer(x) for layer in self.layers]
+        return fused_projections(x, self.layers) if self.together else [layer(x) for layer in self.layers]
 
 
 @pytest.mark.parametrize("outputs", [((4, 3), (2, 3), (2, 3)), ((4, 3), (4, 3)), ((6,), (6,))])

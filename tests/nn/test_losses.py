@@ -30,7 +30,7 @@ def test_equals_optax_on_the_unpadded_vocabulary():
     np.testing.assert_allclose(terms["loss"].weight, weights.sum())
     log_z = jax.nn.logsumexp(plain, -1)
     np.testing.assert_allclose(terms["z_loss"].sum, (log_z**2 * weights).sum(), rtol=1e-6)
-    assert terms["z_loss"].scale == 1e-2 and terms["accuracy"].scale == 0
+    assert terms["z_loss"].loss_weight == 1e-2 and terms["accuracy"].loss_weight == 0
     hits = (plain.argmax(-1) == targets) * weights
     np.testing.assert_allclose(terms["accuracy"].sum, hits.sum())
 
@@ -51,7 +51,7 @@ def test_pieces_equal_the_whole(chunk):
     def total(hidden, kernel, chunk):
         cfg = LossConfig(z_loss=1e-3, label_smoothing=0.1, chunk=chunk)
         terms = cross_entropy(hidden, unembedding._replace(kernel=kernel), targets, weights, cfg)
-        return sum(term.scale * term.sum for term in terms.values())
+        return sum(term.loss_weight * term.sum for term in terms.values())
 
     both = jax.value_and_grad(total, (0, 1))
     whole = both(hidden, unembedding.kernel, 0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tlx.base.platform import compile_for
 from tlx.models.config import ModelConfig
 from tlx.nn.config import AttentionConfig, PositionConfig
-from tlx.nn.position import RelativeLogits, bucket, rotate, sinusoid, skew
+from tlx.nn.position import RelativeLogits, relative_bucket, rotate, sinusoid, skew
 from tlx.parallel import unbox
 
 
@@ -44,7 +44,7 @@ def test_buckets_are_exact_near_and_logarithmic_far():
     distances = np.arange(-600, 600)
     for both in (True, False):
         expected = [reference_bucket(d, 32, 128, both) for d in distances]
-        got = np.asarray(bucket(jnp.asarray(distances), cfg, both))
+        got = np.asarray(relative_bucket(jnp.asarray(distances), cfg, both))
         # A float32 logarithm may fall on the other side of a boundary, which only powers of two reach.
         assert np.sum(got != expected) == 0
         assert got.min() == 0 and got.max() == 31 if both else got.max() == 31

@@ -20,7 +20,7 @@ from tlx.nn.embed import EmbeddingConfig
 from tlx.nn.losses import LossConfig
 from tlx.nn.recurrent import RecurrentConfig
 from tlx.objectives import TABLE, bart, mbart, mlm, plm, span_corruption
-from tlx.objectives.shared.base import Objective, ObjectiveModule, Spec
+from tlx.objectives.shared.base import Objective, ObjectiveModule, ObjectiveSpec
 from tlx.parallel import unbox
 from tlx.text import Vocabulary
 
@@ -67,8 +67,8 @@ MODELS = {name: _KINDS[TABLE.load(name).kinds[0]] for name in TABLE}
 MODULES = ("clm", "mlm", "plm", "prefix_lm", "span_corruption")
 
 
-def objective_and_spec(name: str, config: Any = None) -> tuple[Objective, Spec]:
-    return TABLE.load(name), Spec(config or CONFIGS[name], LENGTH, VOCAB)
+def objective_and_spec(name: str, config: Any = None) -> tuple[Objective, ObjectiveSpec]:
+    return TABLE.load(name), ObjectiveSpec(config or CONFIGS[name], LENGTH, VOCAB)
 
 
 def module_of(name: str, model: ModelConfig | None, config: Any) -> ObjectiveModule:
@@ -92,8 +92,8 @@ def batch_of(name: str, segments: list[list[int] | None], config: Any = None) ->
     rows = []
     for seed, lengths in enumerate(segments):
         text = distinct_text(reads.length, lengths, seed)
-        if reads.other:
-            text = text._replace(other=distinct_text(reads.other, lengths, seed, skip=reads.length))
+        if reads.second_length:
+            text = text._replace(second=distinct_text(reads.second_length, lengths, seed, skip=reads.length))
         rows.append(objective.example(np.random.default_rng(seed), text, spec))
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 

@@ -14,7 +14,7 @@ from tlx.nn.config import AttentionConfig, ExecutionConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE
-from tlx.objectives.shared.base import ObjectiveModule, Spec
+from tlx.objectives.shared.base import ObjectiveModule, ObjectiveSpec
 from tlx.parallel import unbox
 from tlx.text import Vocabulary
 
@@ -42,8 +42,8 @@ class Small(NamedTuple):
     forward: Callable
 
 
-def spec_of(name: str, config: Any = None, length: int = LENGTH, **kwargs: Any) -> Spec:
-    return Spec(config or TABLE.load(name).config_class(), length, VOCAB, **kwargs)
+def spec_of(name: str, config: Any = None, length: int = LENGTH, **kwargs: Any) -> ObjectiveSpec:
+    return ObjectiveSpec(config or TABLE.load(name).config_class(), length, VOCAB, **kwargs)
 
 
 def text(length: int, real: int | None = None, seed: int = 0, first: int = 7, last: int = 89) -> Window:
@@ -56,13 +56,15 @@ def text(length: int, real: int | None = None, seed: int = 0, first: int = 7, la
     return Window(tokens, segments, positions)
 
 
-def batch_of(spec: Spec, windows: list[Window], seed: int = 0) -> dict[str, np.ndarray]:
+def batch_of(spec: ObjectiveSpec, windows: list[Window], seed: int = 0) -> dict[str, np.ndarray]:
     objective = TABLE.load(spec.config.name)
     rows = [objective.example(np.random.default_rng(seed + i), w, spec) for i, w in enumerate(windows)]
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def small(spec: Spec, batch: dict[str, np.ndarray], model: ModelConfig = ENCODER, **changes: Any) -> Small:
+def small(
+    spec: ObjectiveSpec, batch: dict[str, np.ndarray], model: ModelConfig = ENCODER, **changes: Any
+) -> Small:
     module = TABLE.load(spec.config.name).module(
         spec.config, dataclasses.replace(model, **changes), LossConfig()
     )

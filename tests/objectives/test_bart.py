@@ -14,7 +14,7 @@ from tlx.base.errors import ConfigError
 from tlx.objectives import bart, mbart
 from tlx.objectives.bart import BART
 from tlx.objectives.mbart import MBART
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 from tlx.text.bytes_tokenizer import BytesTokenizer
 
@@ -24,9 +24,9 @@ NOTHING = BART(mask_share=0.0, permute_share=0.0)
 STOP = 50  # the full stop of these texts
 
 
-def spec(length: int, config: BART, words: np.ndarray | None = None) -> Spec:
+def spec(length: int, config: BART, words: np.ndarray | None = None) -> ObjectiveSpec:
     stops = np.arange(VOCAB.size) == STOP
-    return Spec(config, length, VOCAB, words, stops, ("en", "ko"))
+    return ObjectiveSpec(config, length, VOCAB, words, stops, ("en", "ko"))
 
 
 def framed(text) -> np.ndarray:
@@ -207,7 +207,7 @@ def test_all_together_on_any_text(text, share, poisson, spans, seed):
 @pytest.mark.parametrize("text", ["모델은 글을 읽는다. 그리고 쓴다! 🙂👍🏽", "A b c.\nD e f? 🇰🇷"])
 def test_the_text_comes_back_from_the_targets(text):
     tokenizer = BytesTokenizer()
-    this = Spec.of(BART(), 128, tokenizer, ("",))
+    this = ObjectiveSpec.of(BART(), 128, tokenizer, ("",))
     row = bart.example(np.random.default_rng(9), window(np.array(tokenizer.encode(text)), 126), this)
     assert tokenizer.decode(targets(row)) == text
 

@@ -16,7 +16,7 @@ from tlx.nn.losses import LossConfig
 from tlx.nn.recurrent import RecurrentConfig
 from tlx.objectives import bilm
 from tlx.objectives.bilm import BiLM, BiLMModule
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.parallel import unbox
 from tlx.text.bytes_tokenizer import BytesTokenizer
 from tlx.text.characters import PAD
@@ -24,7 +24,7 @@ from tlx.text.characters import PAD
 LENGTH, WIDTH = 6, 8
 TOKENIZER = BytesTokenizer()
 CONFIG = BiLM(max_characters=5)
-SPEC = Spec.of(CONFIG, LENGTH, TOKENIZER, ("",))
+SPEC = ObjectiveSpec.of(CONFIG, LENGTH, TOKENIZER, ("",))
 PART = RecurrentConfig(
     cell=10,
     cell_clip=0.5,
@@ -123,9 +123,9 @@ def test_both_losses_are_the_formulas_over_three_windows():
         terms, carry = forward(row, carry)
         for name, expected in sums.items():
             assert float(terms[name].sum) == pytest.approx(expected, rel=1e-5)
-            assert float(terms[name].weight) == count and terms[name].scale == 0
+            assert float(terms[name].weight) == count and terms[name].loss_weight == 0
         assert float(terms["loss"].sum) == pytest.approx(sum(sums.values()) / 2, rel=1e-5)
-        assert terms["loss"].scale == 1
+        assert terms["loss"].loss_weight == 1
     assert clipped and count < LENGTH
 
 

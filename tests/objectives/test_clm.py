@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from tests.data import corpus
 from tlx.data.window import Window
 from tlx.objectives import clm
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)
 LENGTH = 16
-SPEC = Spec(clm.CLM(), LENGTH, VOCAB)
+SPEC = ObjectiveSpec(clm.CLM(), LENGTH, VOCAB)
 
 
 def packed_windows(lengths: list[int]) -> tuple[list[Window], np.ndarray, np.ndarray]:
@@ -72,7 +72,7 @@ def test_a_window_of_padding_has_no_weight():
 def test_every_token_of_a_split_is_a_target_once(tmp_path, packing):
     """First tokens of documents, of windows and of the split included."""
     cache = corpus.make_cache(tmp_path / "cache", corpus.random_lengths(0, 30, 50))
-    spec = Spec(clm.CLM(), LENGTH, corpus.VOCAB)
+    spec = ObjectiveSpec(clm.CLM(), LENGTH, corpus.VOCAB)
     pipeline = corpus.make_pipeline(
         [cache],
         clm.reads(spec),

@@ -14,11 +14,11 @@ from tests.objectives.rows import window
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window
 from tlx.objectives import TABLE, ctrl
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)
-SPEC = Spec(ctrl.CTRL(), 12, VOCAB, languages=("Wikipedia", "Books"))
+SPEC = ObjectiveSpec(ctrl.CTRL(), 12, VOCAB, languages=("Wikipedia", "Books"))
 
 
 def test_a_row_by_hand():
@@ -45,7 +45,7 @@ def test_code_and_targets_are_the_text(text, language):
 
 def test_every_token_of_a_split_is_a_target_once(tmp_path):
     cache = corpus.make_cache(tmp_path / "cache", corpus.random_lengths(0, 30, 50))
-    spec = Spec(ctrl.CTRL(), 16, corpus.VOCAB)
+    spec = ObjectiveSpec(ctrl.CTRL(), 16, corpus.VOCAB)
     pipeline = corpus.make_pipeline(
         [cache], ctrl.reads(spec), example=lambda rng, window, _: ctrl.example(rng, window, spec)
     )
@@ -62,7 +62,9 @@ def test_too_many_codes_are_an_error():
 def case() -> dict[str, np.ndarray]:
     """Two documents and padding, as the rows of the causal model are: the module is the same."""
     text = distinct_text(LENGTH, [10, 12])._replace(language=1)
-    row = ctrl.example(None, text, Spec(ctrl.CTRL(), LENGTH, SMALL, languages=("Wikipedia", "Books")))
+    row = ctrl.example(
+        None, text, ObjectiveSpec(ctrl.CTRL(), LENGTH, SMALL, languages=("Wikipedia", "Books"))
+    )
     return {key: value[None] for key, value in row.items()}
 
 

@@ -12,15 +12,15 @@ from tests.objectives.rows import decoder, encoder, targets, window
 from tlx.base.errors import ConfigError
 from tlx.objectives import denoising
 from tlx.objectives.denoising import Denoising
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(1000)
 DRAWS = 20_000
 
 
-def spec(length: int, style: str, **knobs) -> Spec:
-    return Spec(Denoising(style=style, **knobs), length, VOCAB)
+def spec(length: int, style: str, **knobs) -> ObjectiveSpec:
+    return ObjectiveSpec(Denoising(style=style, **knobs), length, VOCAB)
 
 
 def row_of(text, style: str, seed: int, length: int = 200, **knobs):
@@ -132,7 +132,7 @@ def test_noise_beyond_the_room_stays_text():
     this = dataclasses.replace(Denoising(noise_density=0.5), style="drop")
     rng, text = np.random.default_rng(3), np.arange(100, 108)
     for _ in range(2_000):
-        row = denoising.example(rng, window(text), Spec(this, 9, VOCAB))
+        row = denoising.example(rng, window(text), ObjectiveSpec(this, 9, VOCAB))
         assert encoder(row)[-1] == targets(row)[-1] == VOCAB.eos
         assert len(encoder(row)) + len(targets(row)) == 10
 

@@ -7,14 +7,14 @@ from scipy import stats
 
 from tests.objectives.rows import decoder, encoder, targets, window
 from tlx.objectives import deshuffling
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)
 
 
-def spec(length: int) -> Spec:
-    return Spec(deshuffling.Deshuffling(), length, VOCAB)
+def spec(length: int) -> ObjectiveSpec:
+    return ObjectiveSpec(deshuffling.Deshuffling(), length, VOCAB)
 
 
 @settings(deadline=None)

@@ -18,7 +18,7 @@ from tlx.data.window import Window
 from tlx.objectives import TABLE, dialogue, seq2seq_dialogue
 from tlx.objectives.dialogue import Dialogue
 from tlx.objectives.seq2seq_dialogue import Seq2SeqDialogue
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 from tlx.text.bytes_tokenizer import BytesTokenizer
 
@@ -27,8 +27,8 @@ SEP, EOS, BOS = BYTES.vocab.sep, BYTES.vocab.eos, BYTES.vocab.bos
 SAY = BYTES.vocab.mark(turns.RESPONSE)
 
 
-def spec(config=None, length: int = 64, vocab: Vocabulary = BYTES.vocab) -> Spec:
-    return Spec(config or Dialogue(), length, vocab)
+def spec(config=None, length: int = 64, vocab: Vocabulary = BYTES.vocab) -> ObjectiveSpec:
+    return ObjectiveSpec(config or Dialogue(), length, vocab)
 
 
 def padded(tokens, length: int) -> Window:
@@ -37,15 +37,15 @@ def padded(tokens, length: int) -> Window:
     return Window(row, segments, np.arange(length, dtype=np.int32) * segments)
 
 
-def talk(said, reply, this: Spec, ratings=(), end: int = EOS) -> Window:
+def talk(said, reply, this: ObjectiveSpec, ratings=(), end: int = EOS) -> Window:
     """What the data floor makes of turns of ids (the layout "turns")."""
     tokens, begins = turns.conversation([*said, reply], ratings, this.vocab)
     reads, start = TABLE.load(this.config.name).reads(this), int(begins[-1])
     context = padded(tokens[max(start - reads.length, 0) : start], reads.length)
-    return context._replace(other=padded([*tokens[start:], end][: reads.other], reads.other))
+    return context._replace(second=padded([*tokens[start:], end][: reads.second_length], reads.second_length))
 
 
-def row(window: Window, this: Spec, seed: int = 0):
+def row(window: Window, this: ObjectiveSpec, seed: int = 0):
     return TABLE.load(this.config.name).example(np.random.default_rng(seed), window, this)
 
 
@@ -159,7 +159,7 @@ def batch():
     windows = [
         talk([[20, 21], [22]], [23, 24], this, end=SMALL.eos),
         talk([[30]], [31, 32], this, (1,), end=SMALL.eos),
-        padded([], 22)._replace(other=padded([], 12)),
+        padded([], 22)._replace(second=padded([], 12)),
         talk([[40, 41]], [42], this, (None, 0), end=SMALL.eos),
     ]
     rows = [row(window, this) for window in windows]
@@ -176,7 +176,7 @@ def test_losses_are_numpys():
     np.testing.assert_allclose(terms["response_loss"].sum, losses[0].sum(), rtol=1e-5)
     np.testing.assert_allclose(terms["rating_loss"].sum, losses[[1, 3]].sum(), rtol=1e-5)
     assert [terms[name].weight for name in ("loss", "response_loss", "rating_loss")] == [5, 3, 2]
-    assert [terms[name].scale for name in ("loss", "response_loss", "rating_loss")] == [1, 0, 0]
+    assert [terms[name].loss_weight for name in ("loss", "response_loss", "rating_loss")] == [1, 0, 0]
     no, yes = (
         np.array([scores[b, made["rating_place"][b], made["rating_marks"][b, i]] for b in (1, 3)])
         for i in (0, 1)

@@ -26,7 +26,7 @@ from tlx.nn.losses import LossConfig, soft_cross_entropy
 from tlx.objectives import TABLE, distillation, mlm
 from tlx.objectives.distillation import Distillation
 from tlx.parallel import unbox
-from tlx.training.step import merged
+from tlx.training.step import merge_params
 
 TEACHER = dataclasses.replace(ENCODER, num_layers=4)
 STUDENT = dataclasses.replace(
@@ -56,7 +56,7 @@ def parts(config=CONFIG, student=STUDENT):
 
 
 def terms_of(module, made, params, frozen):
-    call = jax.jit(lambda *trees: module.apply({"params": merged(*trees)}, made)[0])
+    call = jax.jit(lambda *trees: module.apply({"params": merge_params(*trees)}, made)[0])
     return call(params, frozen)
 
 
@@ -93,7 +93,7 @@ def test_losses_are_numpys(masked_only):
     cosines = 1 - np.sum(hidden * known, axis=-1) / norms
     np.testing.assert_allclose(terms["cosine_loss"].sum, (cosines * real).sum(), rtol=1e-5)
     assert terms["soft_loss"].weight == weights.sum() and terms["cosine_loss"].weight == real.sum()
-    scales = [terms[name].scale for name in ("loss", "accuracy", "soft_loss", "cosine_loss")]
+    scales = [terms[name].loss_weight for name in ("loss", "accuracy", "soft_loss", "cosine_loss")]
     assert scales == [2.0, 0.0, 5.0 * 9, 1.0] and terms["loss"].weight == made["weights"].sum()
 
 
@@ -133,7 +133,7 @@ def test_neither_model_sees_a_hidden_token():
         known = {**frozen["teacher"]["model"], "embedding": {"table": theirs}}
         both = {**params, "model": model}
         teacher = {"teacher": {**frozen["teacher"], "model": known}}
-        terms = module.apply({"params": merged(both, teacher)}, made)[0]
+        terms = module.apply({"params": merge_params(both, teacher)}, made)[0]
         hidden, _ = module.teacher().apply({"params": teacher["teacher"]}, made, None, method="everywhere")
         return sum(terms[n].sum for n in ("loss", "soft_loss", "cosine_loss")), jnp.sum(jnp.sin(hidden))
 
@@ -148,8 +148,8 @@ def test_the_teacher_gets_no_gradient():
     module, made, params, frozen = parts()
 
     def loss(frozen):
-        terms = module.apply({"params": merged(params, frozen)}, made)[0]
-        return sum(term.scale * term.sum for term in terms.values())
+        terms = module.apply({"params": merge_params(params, frozen)}, made)[0]
+        return sum(term.loss_weight * term.sum for term in terms.values())
 
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(frozen)))
 

@@ -16,7 +16,7 @@ from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE, mlm
 from tlx.objectives.layer_distillation import LayerDistillation
 from tlx.parallel import unbox
-from tlx.training.step import merged
+from tlx.training.step import merge_params
 
 TEACHER = dataclasses.replace(ENCODER, num_layers=4, width=24)
 STUDENT = dataclasses.replace(ENCODER, num_layers=2)
@@ -39,7 +39,7 @@ def parts(config=CONFIG, student=STUDENT):
 
 
 def terms_of(module, made, params, frozen):
-    call = jax.jit(lambda *trees: module.apply({"params": merged(*trees)}, made)[0])
+    call = jax.jit(lambda *trees: module.apply({"params": merge_params(*trees)}, made)[0])
     return call(params, frozen)
 
 
@@ -104,7 +104,7 @@ def test_losses_are_numpys(layer_map):
         "prediction_loss": 2.0,
         "loss": 0.0,
     }
-    assert {name: terms[name].scale for name in scales} == scales
+    assert {name: terms[name].loss_weight for name in scales} == scales
 
 
 def _pairs(chosen):

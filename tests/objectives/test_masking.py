@@ -11,7 +11,7 @@ from tests.data import corpus
 from tlx.base.errors import ConfigError
 from tlx.objectives import mlm
 from tlx.objectives.shared import masking
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.objectives.shared.masking import Masking
 from tlx.text import Vocabulary
 
@@ -21,13 +21,13 @@ DRAWS = 20_000
 STARTS_WORD = (np.arange(60) < 30) | VOCAB.special
 
 
-def spec(config: Masking, length: int = 32) -> Spec:
-    return Spec(config, length, VOCAB, STARTS_WORD)
+def spec(config: Masking, length: int = 32) -> ObjectiveSpec:
+    return ObjectiveSpec(config, length, VOCAB, STARTS_WORD)
 
 
 def draws(tokens: np.ndarray, config: Masking, seed: int = 0, count: int = DRAWS) -> list[tuple[int, ...]]:
     rng, this = np.random.default_rng(seed), spec(config)
-    return [tuple(masking.chosen_places(rng, tokens, this, config).tolist()) for _ in range(count)]
+    return [tuple(masking.chosen_positions(rng, tokens, this, config).tolist()) for _ in range(count)]
 
 
 def same_distribution(a: list, b: list) -> bool:
@@ -145,7 +145,7 @@ def test_masks_are_new_each_epoch_or_one_of_the_copies(tmp_path):
     cache = corpus.make_cache(tmp_path / "cache", [300])
 
     def masks(copies: int, epoch: int, batch_size: int) -> list:
-        this = Spec(mlm.MLM(copies=copies), 32, corpus.VOCAB)
+        this = ObjectiveSpec(mlm.MLM(copies=copies), 32, corpus.VOCAB)
         pipeline = corpus.make_pipeline(
             [cache],
             mlm.reads(this),

@@ -10,15 +10,15 @@ from tests.objectives.rows import decoder, encoder, targets, window
 from tlx.base.errors import ConfigError
 from tlx.objectives import mass
 from tlx.objectives.mass import MASS
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(1000)
 DRAWS = 20_000
 
 
-def spec(length: int, **knobs) -> Spec:
-    return Spec(MASS(**knobs), length, VOCAB)
+def spec(length: int, **knobs) -> ObjectiveSpec:
+    return ObjectiveSpec(MASS(**knobs), length, VOCAB)
 
 
 @pytest.mark.parametrize("length, hidden", [(3, 2), (4, 2), (5, 2), (7, 4), (9, 4), (256, 128), (511, 256)])

@@ -17,18 +17,22 @@ from tlx.models.config import ModelConfig
 from tlx.nn.config import PositionConfig
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE, mixture
-from tlx.objectives.mixture import Mixture, Part
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.mixture import Mixture, MixtureComponent
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.training import step as steps
 from tlx.training.state import State
 
-DECODER = Mixture(parts=(Part({"name": "clm"}, rows=2), Part({"name": "prefix_lm"}, scale=0.5)))
-ENCODER = Mixture(parts=(Part({"name": "mlm"}), Part({"name": "mlm", "rate": 0.4}, label="much")))
+DECODER = Mixture(
+    parts=(MixtureComponent({"name": "clm"}, rows=2), MixtureComponent({"name": "prefix_lm"}, scale=0.5))
+)
+ENCODER = Mixture(
+    parts=(MixtureComponent({"name": "mlm"}), MixtureComponent({"name": "mlm", "rate": 0.4}, label="much"))
+)
 BOTH = Mixture(
     parts=(
-        Part({"name": "span_corruption"}),
-        Part({"name": "mass"}, rows=2, length=12),
-        Part({"name": "denoising", "style": "drop"}),
+        MixtureComponent({"name": "span_corruption"}),
+        MixtureComponent({"name": "mass"}, rows=2, length=12),
+        MixtureComponent({"name": "denoising", "style": "drop"}),
     )
 )
 MODELS: dict[Mixture, ModelConfig] = {
@@ -43,8 +47,8 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def spec(config: Mixture, length: int = 16) -> Spec:
-    return Spec(config, length, VOCAB)
+def spec(config: Mixture, length: int = 16) -> ObjectiveSpec:
+    return ObjectiveSpec(config, length, VOCAB)
 
 
 def text(length: int, seed: int = 0) -> Window:
@@ -85,8 +89,13 @@ def test_each_part_has_its_rows_of_every_bundle():
 def test_the_text_is_cut_up_without_loss(tmp_path):
     """Every token of a split is a target of exactly one causal row."""
     cache = corpus.make_cache(tmp_path / "cache", corpus.random_lengths(0, 30, 50))
-    config = Mixture(parts=(Part({"name": "clm"}, rows=2), Part({"name": "clm"}, label="more", length=8)))
-    this = Spec(config, 16, corpus.VOCAB)
+    config = Mixture(
+        parts=(
+            MixtureComponent({"name": "clm"}, rows=2),
+            MixtureComponent({"name": "clm"}, label="more", length=8),
+        )
+    )
+    this = ObjectiveSpec(config, 16, corpus.VOCAB)
     pipeline = corpus.make_pipeline(
         [cache], mixture.reads(this), example=lambda rng, window, _: mixture.example(rng, window, this)
     )
@@ -123,10 +132,10 @@ def test_loss_is_the_sum_of_the_parts(config):
         for name, term in found.items():
             here = terms[f"{part.name}/{name}"]
             np.testing.assert_allclose(here.sum, term.sum, rtol=1e-5)
-            assert here.weight == term.weight and here.scale == term.scale * part.scale
+            assert here.weight == term.weight and here.loss_weight == term.loss_weight * part.scale
         total, weight = total + found["loss"].sum, weight + found["loss"].weight
     np.testing.assert_allclose(terms["loss"].sum, total, rtol=1e-5)
-    assert terms["loss"].weight == weight == batch["weights"].sum() and terms["loss"].scale == 0
+    assert terms["loss"].weight == weight == batch["weights"].sum() and terms["loss"].loss_weight == 0
 
 
 @CASES
@@ -148,9 +157,12 @@ def test_microbatches_do_not_change_the_gradient(config):
     "config, message",
     [
         (Mixture(parts=()), "objective.parts are"),
-        (Mixture(parts=(Part({"name": "clm"}), Part({"name": "clm"}))), "each with a label of its own"),
-        (Mixture(parts=(Part({"name": "clm"}, rows=0),)), r"objective.parts\[0\].rows = 0"),
-        (Mixture(parts=(Part({"name": "mlm", "rate": 2.0}),)), "objective.rate = 2.0"),
+        (
+            Mixture(parts=(MixtureComponent({"name": "clm"}), MixtureComponent({"name": "clm"}))),
+            "each with a label of its own",
+        ),
+        (Mixture(parts=(MixtureComponent({"name": "clm"}, rows=0),)), r"objective.parts\[0\].rows = 0"),
+        (Mixture(parts=(MixtureComponent({"name": "mlm", "rate": 2.0}),)), "objective.rate = 2.0"),
     ],
 )
 def test_wrong_values_are_named(config, message):
@@ -160,7 +172,7 @@ def test_wrong_values_are_named(config, message):
 
 def test_what_cannot_be_mixed_is_an_error():
     with pytest.raises(ConfigError, match=r"objective.parts\[0\] = 'plm' cannot be part of a mixture"):
-        mixture.reads(spec(Mixture(parts=(Part({"name": "plm"}),)), 32))
+        mixture.reads(spec(Mixture(parts=(MixtureComponent({"name": "plm"}),)), 32))
     module = mixture.MixtureModule(ENCODER, MODEL, LossConfig())
     with pytest.raises(ConfigError, match=r"objective.parts\[0\] = 'mlm': model.kind = 'decoder'"):
         jax.eval_shape(module.init, jax.random.key(0), batch_of(ENCODER, 1))

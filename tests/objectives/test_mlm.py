@@ -7,7 +7,7 @@ from scipy import stats
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window
 from tlx.objectives import mlm
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.objectives.shared.masking import num_predictions
 from tlx.text import Vocabulary
 
@@ -16,8 +16,8 @@ LENGTH = 32
 DRAWS = 20_000
 
 
-def spec(config: mlm.MLM | None = None, length: int = LENGTH) -> Spec:
-    return Spec(config or mlm.MLM(), length, VOCAB)
+def spec(config: mlm.MLM | None = None, length: int = LENGTH) -> ObjectiveSpec:
+    return ObjectiveSpec(config or mlm.MLM(), length, VOCAB)
 
 
 def window(num_text: int, length: int = LENGTH, seed: int = 0) -> Window:

@@ -52,7 +52,7 @@ def test_loss_is_numpys(name):
     np.testing.assert_allclose(terms["loss"].sum, -(scores * weights).sum(), rtol=1e-5)
     np.testing.assert_allclose(terms["accuracy"].sum, (hits * weights).sum())
     assert terms["loss"].weight == terms["accuracy"].weight == weights.sum()
-    assert (terms["loss"].scale, terms["accuracy"].scale) == (1.0, 0.0)
+    assert (terms["loss"].loss_weight, terms["accuracy"].loss_weight) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("tied", [True, False])

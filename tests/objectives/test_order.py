@@ -8,7 +8,7 @@ import pytest
 from tests.data.corpus import equal, make_cache, make_pipeline, random_lengths
 from tlx.data import WeightedSource
 from tlx.objectives import TABLE
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 
 # First and last tokens of the made-up documents lie between the special ids and the sentinels.
@@ -41,7 +41,7 @@ class Example:
 def test_batches_do_not_depend_on_their_history(caches, name):
     objective = TABLE.load(name)
     tables = np.arange(VOCAB.size) % 3 == 0, np.arange(VOCAB.size) % 11 == 0
-    spec = Spec(objective.config_class(), 32, VOCAB, *tables)
+    spec = ObjectiveSpec(objective.config_class(), 32, VOCAB, *tables)
     reads = objective.reads(spec)
     pipeline = make_pipeline(caches, reads, example=Example(name, spec), batch_size=8, mixture=MIXED)
     expected = [pipeline.batch(k) for k in range(5)]

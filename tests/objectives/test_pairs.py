@@ -23,14 +23,14 @@ from tlx.data.window import Window
 from tlx.models.transformer import Transformer
 from tlx.objectives import nsp, sop
 from tlx.objectives.shared import segment_pairs
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 
 DRAWS = 20_000
 ENDS = np.isin(np.arange(VOCAB.size), (80, 81, 82))  # ids that end a sentence
 SWAPS = {"nsp": False, "sop": True}
 
 
-def spec(name: str = "nsp", ends: np.ndarray | None = ENDS, **kwargs) -> Spec:
+def spec(name: str = "nsp", ends: np.ndarray | None = ENDS, **kwargs) -> ObjectiveSpec:
     config = {"nsp": nsp.NSP, "sop": sop.SOP}[name](**kwargs)
     return spec_of(name, config, ends_sentence=ends)
 
@@ -40,7 +40,7 @@ def window(tokens: list[int], other: list[int], room: int = LENGTH - 3) -> Windo
         real = np.arange(room) < len(ids)
         return Window(np.pad(ids, (0, room - len(ids))).astype(np.int32), real * 1, real * np.arange(room))
 
-    return padded(tokens)._replace(other=padded(other))
+    return padded(tokens)._replace(second=padded(other))
 
 
 CHUNK = [10, 11, 80, 12, 13, 14, 81, 82, 15, 80, 16, 17, 18, 19, 80, 20, 21, 22, 23, 24, 25]
@@ -48,7 +48,7 @@ OTHER = [40, 41, 42, 80, 43, 44, 45, 46, 47, 80, *range(48, 59)]
 CUTS = [3, 8, 10, 15]
 
 
-def two_texts(this: Spec, count: int, chunk=CHUNK, other=OTHER):
+def two_texts(this: ObjectiveSpec, count: int, chunk=CHUNK, other=OTHER):
     rng, swap = np.random.default_rng(0), SWAPS[this.config.name]
     found = [segment_pairs.two_texts(rng, window(chunk, other), this, swap) for _ in range(count)]
     return [(a.tolist(), b.tolist(), label) for a, b, label in found]
@@ -156,7 +156,7 @@ def test_a_row_is_cls_a_sep_b_sep_and_can_be_rebuilt(chunk, other, name, seed):
 def test_loss_is_numpys(name):
     this = spec(name, rate=0.4)
     empty = window([], [])
-    windows = [text(21, seed=i)._replace(other=text(21, seed=9 + i)) for i in range(4)]
+    windows = [text(21, seed=i)._replace(second=text(21, seed=9 + i)) for i in range(4)]
     batch = batch_of(this, [*windows, empty])
     it = small(this, batch)
     terms, _ = it.forward(batch)
@@ -176,7 +176,7 @@ def test_loss_is_numpys(name):
     np.testing.assert_allclose(terms[f"{name}_loss"].sum, expected, rtol=1e-5)
     assert terms[f"{name}_loss"].weight == terms[f"{name}_accuracy"].weight == 4
     assert terms[f"{name}_accuracy"].sum == (log_p[:4].argmax(1) == batch["label"][:4]).sum()
-    assert [terms[key].scale for key in ("loss", f"{name}_loss", f"{name}_accuracy")] == [1, 1, 0]
+    assert [terms[key].loss_weight for key in ("loss", f"{name}_loss", f"{name}_accuracy")] == [1, 1, 0]
 
 
 def test_too_short_a_sequence_or_a_wrong_rate_is_an_error():

@@ -11,7 +11,7 @@ from scipy import stats
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, reversed_window
 from tlx.objectives import plm
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)
@@ -20,8 +20,8 @@ DRAWS = 20_000
 STARTS_WORD = np.arange(VOCAB.size) >= 200
 
 
-def spec(length: int, config: plm.PLM | None = None, starts_word: np.ndarray | None = None) -> Spec:
-    return Spec(config or plm.PLM(), length, VOCAB, starts_word)
+def spec(length: int, config: plm.PLM | None = None, starts_word: np.ndarray | None = None) -> ObjectiveSpec:
+    return ObjectiveSpec(config or plm.PLM(), length, VOCAB, starts_word)
 
 
 def window(length: int, num_text: int | None = None) -> Window:

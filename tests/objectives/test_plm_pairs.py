@@ -12,7 +12,7 @@ from tests.objectives.rows import window
 from tlx.base.errors import ConfigError
 from tlx.objectives import plm
 from tlx.objectives.shared import plm_pairs
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)
@@ -21,15 +21,15 @@ ENDS = np.arange(VOCAB.size) % 10 == 9
 DRAWS = 20_000
 
 
-def spec(length: int, **config) -> Spec:
-    return Spec(plm.PLM(pairs=True, **config), length, VOCAB, None, ENDS)
+def spec(length: int, **config) -> ObjectiveSpec:
+    return ObjectiveSpec(plm.PLM(pairs=True, **config), length, VOCAB, None, ENDS)
 
 
 def row_of(seed: int, length: int = 32, num_text: int | None = None, **config):
     this = spec(length, **config)
     reads = plm.reads(this)
     size = reads.length if num_text is None else num_text
-    text, other = 10 + np.arange(size), 110 + np.arange(reads.other)
+    text, other = 10 + np.arange(size), 110 + np.arange(reads.second_length)
     given = window(text, reads.length, other=window(other))
     return plm.example(np.random.default_rng(seed), given, this), this, text
 
@@ -103,7 +103,7 @@ def test_backwards_a_sentence_begins_with_its_end():
 
 
 def test_without_an_end_of_a_sentence_the_other_text_follows():
-    this = Spec(plm.PLM(pairs=True), 64, VOCAB, None, np.zeros(VOCAB.size, bool))
+    this = ObjectiveSpec(plm.PLM(pairs=True), 64, VOCAB, None, np.zeros(VOCAB.size, bool))
     a, b = plm_pairs.two_texts(np.random.default_rng(0), 10 + np.arange(29), 110 + np.arange(29), 29, this)
     assert (len(a), len(b)) == while_longer_loses(29, 29, 29) and b[0] == 110
 

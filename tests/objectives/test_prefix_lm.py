@@ -8,15 +8,15 @@ from scipy import stats
 from tests.objectives.rows import window
 from tlx.data.window import Window
 from tlx.objectives import clm, prefix_lm
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(400)
 DRAWS = 20_000
 
 
-def spec(length: int) -> Spec:
-    return Spec(prefix_lm.PrefixLM(), length, VOCAB)
+def spec(length: int) -> ObjectiveSpec:
+    return ObjectiveSpec(prefix_lm.PrefixLM(), length, VOCAB)
 
 
 def test_prefixes_are_uniform_from_one_to_all_but_one():

@@ -8,19 +8,19 @@ import pytest
 
 from tlx.base.config import from_dict, to_dict
 from tlx.base.lookup import Table
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives import TABLE
-from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.text import Vocabulary
 
 VOCAB = Vocabulary(300)
 LENGTH = 48
 
 
-def window(rng: np.random.Generator, reads: Reads) -> Window:
+def window(rng: np.random.Generator, reads: WindowSpec) -> Window:
     """Some documents, then perhaps padding; beside them a second text where one is read."""
     length = reads.length
-    other = window(rng, Reads(reads.other)) if reads.other else None
+    other = window(rng, WindowSpec(reads.second_length)) if reads.second_length else None
     num_text = rng.integers(0, length + 1) if rng.random() < 0.5 else length
     cuts = np.sort(rng.integers(0, num_text + 1, 2))
     segments = np.zeros(length, np.int32)
@@ -45,7 +45,7 @@ def test_name_and_config(objective):
 
 
 def test_rows_have_one_shape_and_are_a_function_of_the_generator(objective):
-    spec = Spec(objective.config_class(), LENGTH, VOCAB)
+    spec = ObjectiveSpec(objective.config_class(), LENGTH, VOCAB)
     reads, draws, shapes = objective.reads(spec), np.random.default_rng(0), set()
     for seed in range(200):
         text = window(draws, reads)
@@ -65,7 +65,7 @@ def test_rows_have_one_shape_and_are_a_function_of_the_generator(objective):
 
 def test_no_array_shares_memory_with_the_window(objective):
     """Rows may be kept and changed while the token cache is read-only."""
-    spec = Spec(objective.config_class(), LENGTH, VOCAB)
+    spec = ObjectiveSpec(objective.config_class(), LENGTH, VOCAB)
     rng = np.random.default_rng(1)
     text = window(rng, objective.reads(spec))
     row = objective.example(rng, text, spec)
@@ -79,11 +79,11 @@ from tlx.objectives import TABLE
 from tlx.objectives.shared.base import Spec
 from tlx.text import Vocabulary
 from tlx.data.window import 
-from tlx.data.window import made_up_window
+from tlx.data.window import dummy_window
 for name in TABLE:
     objective = TABLE.load(name)
     spec = Spec(objective.config_class(), {LENGTH}, Vocabulary(300))
-    objective.example(np.random.default_rng(0), made_up_window(objective.reads(spec), spec.vocab), spec)
+    objective.example(np.random.default_rng(0), dummy_window(objective.reads(spec), spec.vocab), spec)
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
 """

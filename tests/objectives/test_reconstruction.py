@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.objectives import rows
 from tests.objectives.test_span_corruption import rebuild
 from tlx.objectives import TABLE, denoising
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.objectives.ul2 import MODES
 from tlx.text.bytes_tokenizer import BytesTokenizer
 
@@ -101,7 +101,7 @@ REBUILT = {
 
 def row_of(name: str, ids: list[int], seed: int, config=None):
     objective = TABLE.load(name)
-    spec = Spec.of(config or objective.config_class(), LENGTH, TOKENIZER, LANGUAGES)
+    spec = ObjectiveSpec.of(config or objective.config_class(), LENGTH, TOKENIZER, LANGUAGES)
     window = rows.window(np.array(ids, np.int32), objective.reads(spec).length, language=1)
     return objective.example(np.random.default_rng(seed), window, spec)
 
@@ -133,7 +133,9 @@ def test_the_other_styles_of_denoising_lose_nothing(style, text, seed):
 @settings(deadline=None, max_examples=40)
 @given(source=TEXTS, target=TEXTS)
 def test_both_texts_of_a_pair_come_back(source, target):
-    spec = Spec.of(TABLE.load("text_to_text").config_class(mark_target=True), LENGTH, TOKENIZER, LANGUAGES)
+    spec = ObjectiveSpec.of(
+        TABLE.load("text_to_text").config_class(mark_target=True), LENGTH, TOKENIZER, LANGUAGES
+    )
     ids = [[*TOKENIZER.encode(text), VOCAB.eos] for text in (source, target)]
     other = rows.window(np.array(ids[1], np.int32), LENGTH, language=1)
     row = TABLE.load("text_to_text").example(None, rows.window(np.array(ids[0]), LENGTH, 0, other), spec)

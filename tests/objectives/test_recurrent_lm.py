@@ -12,7 +12,7 @@ from tlx.base.errors import ConfigError
 from tlx.nn.config import PositionConfig
 from tlx.objectives import recurrent_lm
 from tlx.objectives.recurrent_lm import RecurrentLM
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 
 LENGTH = 12
 MODEL = dataclasses.replace(ENCODER, kind="decoder", residual="post", position=PositionConfig("relative"))
@@ -44,7 +44,7 @@ def run(it, rows):
 
 def test_every_token_of_a_stream_but_its_first_is_a_target_once(tmp_path):
     cache = corpus.make_cache(tmp_path / "cache", [50, 7, 43])
-    this = Spec(RecurrentLM(), LENGTH, corpus.VOCAB)
+    this = ObjectiveSpec(RecurrentLM(), LENGTH, corpus.VOCAB)
     pipeline = corpus.make_pipeline(
         [cache], recurrent_lm.reads(this), 1, example=lambda r, w, _: recurrent_lm.example(r, w, this)
     )

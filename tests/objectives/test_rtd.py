@@ -135,7 +135,7 @@ def test_losses_are_numpys(sharing):
     replaced, real = tokens != original, batch["segments"] > 0
     losses = np.where(replaced, np.logaddexp(0, -logits), np.logaddexp(0, logits))
     np.testing.assert_allclose(terms["rtd_loss"].sum, losses[real].sum(), rtol=1e-4)
-    assert terms["rtd_loss"].weight == real.sum() == 24 + 17 and terms["rtd_loss"].scale == 50
+    assert terms["rtd_loss"].weight == real.sum() == 24 + 17 and terms["rtd_loss"].loss_weight == 50
     said = logits > 0
     assert terms["rtd_precision"].sum == terms["rtd_recall"].sum == (said & replaced & real).sum()
     assert terms["rtd_precision"].weight == (said & real).sum()

@@ -168,7 +168,7 @@ def test_losses_are_numpys_and_no_hidden_token_is_read():
     weights = batch["edge_weights"]
     assert 0 < weights.sum() < batch["weights"].sum()
     np.testing.assert_allclose(terms["boundary_loss"].sum, -(scores * weights).sum(), rtol=1e-5)
-    assert terms["boundary_loss"].weight == weights.sum() and terms["boundary_loss"].scale == 1
+    assert terms["boundary_loss"].weight == weights.sum() and terms["boundary_loss"].loss_weight == 1
 
     def loss(table):
         model = {**it.params["model"], "embedding": {"table": table}}

@@ -11,7 +11,7 @@ from scipy import stats
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window
 from tlx.objectives import span_corruption
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.objectives.span_corruption import SpanCorruption
 from tlx.text import Vocabulary
 
@@ -19,8 +19,8 @@ VOCAB = Vocabulary(1000)
 DRAWS = 20_000
 
 
-def spec(length: int, config: SpanCorruption | None = None, vocab: Vocabulary = VOCAB) -> Spec:
-    return Spec(config or SpanCorruption(), length, vocab)
+def spec(length: int, config: SpanCorruption | None = None, vocab: Vocabulary = VOCAB) -> ObjectiveSpec:
+    return ObjectiveSpec(config or SpanCorruption(), length, vocab)
 
 
 def window(tokens: np.ndarray, length: int) -> Window:

@@ -12,7 +12,7 @@ from tests.objectives.cases import batch_of, compiled, log_softmax
 from tests.objectives.rows import decoder, encoder, targets, window
 from tlx.nn.losses import LossConfig
 from tlx.objectives import text_to_text
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.objectives.text_to_text import TextToText
 from tlx.text import Vocabulary
 
@@ -26,8 +26,8 @@ VOCAB = Vocabulary(400)
     st.booleans(),
 )
 def test_both_texts_are_there(source, target, mark):
-    spec = Spec(TextToText(target_length=12, mark_target=mark), 24, VOCAB, languages=("en", "de"))
-    assert text_to_text.reads(spec)[:2] == (24, "parallel") and text_to_text.reads(spec).other == 12
+    spec = ObjectiveSpec(TextToText(target_length=12, mark_target=mark), 24, VOCAB, languages=("en", "de"))
+    assert text_to_text.reads(spec)[:2] == (24, "parallel") and text_to_text.reads(spec).second_length == 12
     pair = window([*target, VOCAB.eos], 12, 1)
     row = text_to_text.example(None, window([*source, VOCAB.eos], 24, 0, pair), spec)
     marks = [VOCAB.mark(1)] if mark else []

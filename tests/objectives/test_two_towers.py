@@ -50,7 +50,7 @@ def test_loss_is_numpys(case):
     assert 0 < weights[1].sum() < weights[0].sum()
     np.testing.assert_allclose(terms["loss"].sum, -(scores * weights).sum(), rtol=1e-5)
     np.testing.assert_allclose(terms["accuracy"].sum, (hits * weights).sum())
-    assert terms["loss"].weight == weights.sum() and terms["loss"].scale == 1.0
+    assert terms["loss"].weight == weights.sum() and terms["loss"].loss_weight == 1.0
 
 
 @pytest.mark.parametrize("case", CASES)

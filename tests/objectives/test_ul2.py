@@ -11,7 +11,7 @@ from tests.objectives.test_span_corruption import rebuild
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
 from tlx.objectives import span_corruption, ul2
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.objectives.span_corruption import raw_length
 from tlx.objectives.ul2 import MODES, UL2, Denoiser
 from tlx.text import Vocabulary
@@ -21,8 +21,8 @@ DRAWS = 20_000
 MARKS = {VOCAB.mark(i): mode for i, mode in enumerate(MODES)}
 
 
-def spec(length: int, config: UL2 | None = None) -> Spec:
-    return Spec(config or UL2(), length, VOCAB)
+def spec(length: int, config: UL2 | None = None) -> ObjectiveSpec:
+    return ObjectiveSpec(config or UL2(), length, VOCAB)
 
 
 def test_the_seven_denoisers_of_table_1():
@@ -123,7 +123,7 @@ def test_inputs_and_targets_rebuild_a_piece_of_the_text(text, seed):
 
 def test_a_vocabulary_without_sentinels_is_an_error():
     with pytest.raises(ConfigError, match="needs more than 3 sentinels, not 2"):
-        ul2.reads(Spec(UL2(), 64, Vocabulary(100, num_sentinels=2)))
+        ul2.reads(ObjectiveSpec(UL2(), 64, Vocabulary(100, num_sentinels=2)))
 
 
 @pytest.mark.parametrize(

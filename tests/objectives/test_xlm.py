@@ -10,13 +10,13 @@ from scipy import stats
 
 from tests.objectives.small import ENCODER, VOCAB, at, batch_of, masked_losses, small, spec_of
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window, padding_window
+from tlx.data.window import Window, WindowSpec, padding_window
 from tlx.models.transformer import Transformer
 from tlx.objectives import xlm
 from tlx.objectives.xlm import XLM
 
 LENGTH, EOS = 24, VOCAB.eos
-NOTHING = padding_window(Reads(LENGTH - 1), VOCAB.pad)
+NOTHING = padding_window(WindowSpec(LENGTH - 1), VOCAB.pad)
 
 
 def window(ids: list[int], language: int = 0) -> Window:
@@ -26,16 +26,16 @@ def window(ids: list[int], language: int = 0) -> Window:
 
 
 def pair(first: list[int], second: list[int]) -> Window:
-    return window([*first, EOS], 1)._replace(other=window([*second, EOS], 2)._replace(other=None))
+    return window([*first, EOS], 1)._replace(second=window([*second, EOS], 2)._replace(second=None))
 
 
 def test_a_pair_by_hand():
     read = pair([10, 11, 12], [20, 21])
-    tokens, positions, langs = xlm.row_of(read, spec_of("xlm"))
+    tokens, positions, langs = xlm.translation_row(read, spec_of("xlm"))
     assert tokens.tolist() == [EOS, 10, 11, 12, EOS, EOS, 20, 21, EOS]
     assert positions.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
     assert langs.tolist() == [1] * 5 + [2] * 4
-    tokens, positions, langs = xlm.row_of(read, spec_of("xlm", XLM(reset_positions=False)))
+    tokens, positions, langs = xlm.translation_row(read, spec_of("xlm", XLM(reset_positions=False)))
     assert tokens.tolist() == [EOS, 10, 11, 12, EOS, 20, 21, EOS]
     assert positions.tolist() == list(range(8)) and langs.tolist() == [1] * 4 + [2] * 4
 
@@ -109,7 +109,7 @@ def test_loss_is_numpys_and_knows_the_languages():
 
 
 def test_a_row_of_padding_has_no_weight_and_short_rows_are_refused():
-    row = xlm.example(np.random.default_rng(0), NOTHING._replace(other=NOTHING), spec_of("xlm"))
+    row = xlm.example(np.random.default_rng(0), NOTHING._replace(second=NOTHING), spec_of("xlm"))
     assert not any(row[key].any() for key in ("weights", "segments", "langs"))
     with pytest.raises(ConfigError, match="data.sequence_length = 5"):
         xlm.reads(spec_of("xlm", length=5))

@@ -52,8 +52,8 @@ def test_bytes_and_flops_are_those_of_the_step(words, method, least, most):
     with made.use():
         facts = read(made.step.lower(made.state, made.batch).compile(), dict(mesh.shape), "cpu")
     # The trace has the gradient of the first of the two layers' input, which the compiler drops.
-    assert 0.8 * found.work.model < facts.matmul_flops <= found.work.model
-    assert least <= found.work.model / (full.work.model / 3) <= most  # 1 forward, 2 backward
+    assert 0.8 * found.work.model_flops < facts.matmul_flops <= found.work.model_flops
+    assert least <= found.work.model_flops / (full.work.model_flops / 3) <= most  # 1 forward, 2 backward
 
 
 def test_the_command(words, capsys):

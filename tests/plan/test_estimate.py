@@ -71,8 +71,8 @@ def test_llama_on_a_slice_of_v5e():
     # Llama's 6ND, and attention's 12 L T D a token; recomputed once: a third more.
     tokens = 512 * 2048
     model = 6 * 6_607_077_376 * tokens + 12 * 32 * 2048 * 4096 * tokens
-    assert abs(found.work.model / model - 1) < 1e-3
-    assert 1.2 < found.work.computed / found.work.model < 4 / 3
+    assert abs(found.work.model_flops / model - 1) < 1e-3
+    assert 1.2 < found.work.hardware_flops / found.work.model_flops < 4 / 3
     # FSDP: all parameters in bfloat16, gathered twice and scattered once.
     sent = 2 * 6_738_415_616 * 255 / 256
     assert abs(found.collectives_least["all-gather"]["fsdp"] / (2 * sent) - 1) < 1e-3

@@ -57,8 +57,8 @@ ENTRY %main (x: bf16[4,16]) -> bf16[4,16] {
 def test_loops_count_their_iterations_and_fusions_run_inside_their_line():
     module = hlo.parse(TPU)
     assert module.entry == "main" and len(module.computations["body"]) == 6
-    assert hlo.runs(module)["body"] == hlo.Runs(3, 3)
-    assert hlo.runs(module)["fused_product"] == hlo.Runs(3, 0)
+    assert hlo.execution_counts(module)["body"] == hlo.ExecutionCounts(3, 3)
+    assert hlo.execution_counts(module)["fused_product"] == hlo.ExecutionCounts(3, 0)
     assert scheduled_cycles(module) == 3 * (100 + 10) + 5
     assert kernels(module) == {"splash_mha_fwd": 3}
     assert stated_costs(module) == {"splash_mha_fwd": [210, 27]}
@@ -140,6 +140,6 @@ def test_a_batch_written_as_a_window_counts_its_products_only():
 
 def test_a_loop_without_a_bound_and_a_text_without_an_entry():
     with pytest.raises(ValueError, match="loop loop: its condition"):
-        hlo.runs(hlo.parse(TPU.replace("constant(3)", "iota(3)")))
+        hlo.execution_counts(hlo.parse(TPU.replace("constant(3)", "iota(3)")))
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.parse("HloModule nothing\n")

@@ -3,13 +3,13 @@
 import pytest
 
 from tests.plan import tiny
-from tlx.plan.compiled import Facts
+from tlx.plan.compiled import CompiledFacts
 from tlx.plan.compilers import TooLarge
 from tlx.plan.estimate import estimate
 from tlx.plan.measure import measured, too_large
 from tlx.plan.target import parse_target
 
-FACTS = Facts(
+FACTS = CompiledFacts(
     compiler="a compiler",
     argument_bytes=3_000_000,
     output_bytes=2_900_000,

@@ -7,7 +7,7 @@ import pytest
 from tests.plan import tiny
 from tlx import parallel
 from tlx.plan.compiled import read
-from tlx.plan.footprint import work
+from tlx.plan.footprint import step_flops
 from tlx.plan.traffic import least_traffic, total
 from tlx.run.program import program
 from tlx.run.spec import spec_before_tokenizer
@@ -70,4 +70,4 @@ def test_flops_of_the_module_are_those_of_the_model():
     """Nothing is recomputed, so the step's products are three times the forward pass'."""
     config = tiny.config("clm", "fsdp", num_layers=4)
     _, facts = compiled(config)
-    assert facts.matmul_flops * 8 == pytest.approx(work(config).model, rel=0.02)
+    assert facts.matmul_flops * 8 == pytest.approx(step_flops(config).model, rel=0.02)

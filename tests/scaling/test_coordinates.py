@@ -87,7 +87,7 @@ def final_loss(name, width):
     module, batch = make_module(cfg, spec.vocab), coordinate_checks._batch(cfg, spec)
     abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     boxed = boxed_params(module, abstract)
-    factors = parametrization.rates(module.model, cfg.optimizer, boxed)
+    factors = parametrization.lr_multipliers(module.model, cfg.optimizer, boxed)
 
     @jax.jit
     def train(rate):

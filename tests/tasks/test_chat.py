@@ -19,10 +19,10 @@ from tlx.evaluation.writing import write
 from tlx.tasks import TABLE
 from tlx.tasks.chat import Chat, messages_of
 from tlx.tasks.shared.base import TaskSpec
-from tlx.text.chat import TEMPLATES, Around, ChatTemplate, Message
+from tlx.text.chat import TEMPLATES, ChatTemplate, Message, RoleTemplate
 
 TASK, V, encode = TABLE.load("chat"), small.TOKENIZER.vocab, small.TOKENIZER.encode
-SHORT = ChatTemplate("{bos}", Around("S", "."), Around("U", "."), Around("A", "{eos}"))
+SHORT = ChatTemplate("{bos}", RoleTemplate("S", "."), RoleTemplate("U", "."), RoleTemplate("A", "{eos}"))
 TURNS = (
     [("user", "ab"), ("assistant", "c"), ("user", "d"), ("assistant", "ef")],
     [("system", "s"), ("user", "x"), ("assistant", "y")],
@@ -120,14 +120,14 @@ def test_what_is_written_follows_what_was_said():
     found = evaluate_task(make_predictor(module), params, TASK, spec, pipeline)
     assert [one["answer"] for one in found.answers] == [small.TOKENIZER.decode(row).strip() for row in ids]
     assert found.figures["perplexity"] == pytest.approx(np.exp(found.figures["loss"]), rel=1e-5)
-    assert found.scores.main == "accuracy" and not found.scores.lower
-    assert found.scores.floor == pytest.approx(1 / 3)  # all three answers are others
+    assert found.scores.main == "accuracy" and not found.scores.lower_is_better
+    assert found.scores.majority_baseline == pytest.approx(1 / 3)  # all three answers are others
     assert TASK.asks(items, SPEC) is None  # no metrics: nothing is written
 
 
 def test_an_answer_ends_where_its_template_says():
     """At a text, where no id means the end."""
-    spec = spec_of(format=dataclasses.replace(SHORT, assistant=Around("A", "##")))
+    spec = spec_of(format=dataclasses.replace(SHORT, assistant=RoleTemplate("A", "##")))
     items = TASK.prepare(small.records_of({"messages": "hi"}), small.TOKENIZER, spec, labelled=False)
     asked = TASK.asks(items, spec)
     assert asked.stop == "##" and asked.end == V.eos and asked.max_tokens == 4

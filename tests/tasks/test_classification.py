@@ -118,7 +118,7 @@ def test_answers_and_scores_of_classes(tmp_path):
     scores = task.score(answers, TEXTS, spec)
     assert scores.main == "accuracy" and scores.figures["accuracy"] == pytest.approx(2 / 3)
     assert scores.figures["f1/no"] == pytest.approx(2 / 3)
-    assert scores.statistic(np.array([1, 2, 2])) == 1.0 and scores.floor == pytest.approx(2 / 3)
+    assert scores.statistic(np.array([1, 2, 2])) == 1.0 and scores.majority_baseline == pytest.approx(2 / 3)
     task.draw(answers, TEXTS, spec, tmp_path / "c.png")
     assert (tmp_path / "c.png").stat().st_size > 1000
 
@@ -145,7 +145,7 @@ def test_a_decoder_keeps_its_language_model_loss():
         return module.apply({"params": params}, batch)[0]
 
     terms = terms_of(batch)
-    assert float(terms["lm_loss"].scale) == 0.5
+    assert float(terms["lm_loss"].loss_weight) == 0.5
     assert float(terms["lm_loss"].weight) == (batch["segments"][:, 1:] > 0).sum()
     assert float(terms["lm_loss"].sum / terms["lm_loss"].weight) == pytest.approx(np.log(363), rel=0.2)
     none = terms_of(small.replaced(batch, weights=np.zeros(3, np.float32)))

@@ -213,7 +213,9 @@ def test_labels_in_words_and_numbers():
     assert [how.references(record) for record in records] == [["good"], ["bad"], ["good"]]
     spec = TaskSpec(how, 16, V, "decoder")
     scores = TASK.score([{"answer": "good"}, {"answer": "good"}, {"answer": " bad"}], records, spec)
-    assert scores.figures == {"accuracy": pytest.approx(1 / 3)} and scores.floor == pytest.approx(2 / 3)
+    assert scores.figures == {"accuracy": pytest.approx(1 / 3)} and scores.majority_baseline == pytest.approx(
+        2 / 3
+    )
     numbers = Generation(target="{score}", number_step=0.2, metrics=("pearson",))
     assert numbers.references(small.records_of({"score": "3.86"})[0]) == ["3.8"]
     assert dataclasses.replace(numbers, number_step=1.0).references(small.records_of({"score": 2.6})[0]) == [

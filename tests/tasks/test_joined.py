@@ -14,7 +14,7 @@ from tlx.tasks import TABLE
 from tlx.tasks.classification import Classification
 from tlx.tasks.pair_classification import PairClassification
 from tlx.tasks.shared.heads import mean_over
-from tlx.tasks.shared.packed_examples import Joined, join, size
+from tlx.tasks.shared.packed_examples import JoinedItems, join, size
 
 LENGTH = 32  # room for four
 TEXTS = small.records_of(
@@ -64,7 +64,7 @@ def graded(module, params, batch):
     def run(params, batch):
         def loss(params):
             terms = module.apply({"params": params}, batch)[0]
-            return sum(term.sum * term.scale for term in terms.values() if term.scale), terms
+            return sum(term.sum * term.loss_weight for term in terms.values() if term.loss_weight), terms
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -128,7 +128,7 @@ def test_every_record_is_in_one_row_and_evaluation_has_a_row_for_each(tmp_path):
 
 def test_no_example_fills_nothing():
     spec = dataclasses.replace(spec_of("classification", "encoder", packing=True), length=LENGTH)
-    row = TABLE.load("classification").example(None, Joined(()), spec)
+    row = TABLE.load("classification").example(None, JoinedItems(()), spec)
     assert not row["weights"].any() and not row["segments"].any() and row["tokens"].shape == (LENGTH,)
 
 

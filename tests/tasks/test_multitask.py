@@ -12,17 +12,17 @@ from tlx.data.config import DataConfig
 from tlx.data.readers import Record, RecordsConfig, RecordSet
 from tlx.data.records import RecordPipeline, read_records
 from tlx.tasks import TABLE
-from tlx.tasks.multitask import Multitask, Part
+from tlx.tasks.multitask import Multitask, TaskComponent
 from tlx.tasks.shared.base import Item, TaskSpec
 
 TASK, V = TABLE.load("multitask"), small.TOKENIZER.vocab
 CONFIG = Multitask(
     target_length=6,
     parts=(
-        Part(
+        TaskComponent(
             name="sort", source="sort: {text}", target="{label}", words=(("0", "no"),), metrics=("accuracy",)
         ),
-        Part(name="say", source="say: {q}", target="{a}", metrics=("chrf", "exact_match")),
+        TaskComponent(name="say", source="say: {q}", target="{a}", metrics=("chrf", "exact_match")),
     ),
 )
 RECORDS = [

@@ -6,7 +6,7 @@ import pytest
 from tests.tasks.small import LENGTH, SHAPES, TOKENIZER
 from tlx.base.errors import ConfigError
 from tlx.tasks.shared.base import TaskSpec
-from tlx.tasks.shared.inputs import row_of, truncated
+from tlx.tasks.shared.inputs import input_row, truncated
 
 V = TOKENIZER.vocab
 A, B = np.array([10, 11, 12], np.int32), np.array([20, 21], np.int32)
@@ -27,7 +27,7 @@ ROWS = {
 @pytest.mark.parametrize(("kind", "count"), ROWS)
 def test_rows_by_hand(kind, count):
     tokens, types, place = ROWS[kind, count]
-    row = row_of((A, B)[:count], TaskSpec(None, LENGTH, V, kind))
+    row = input_row((A, B)[:count], TaskSpec(None, LENGTH, V, kind))
     prefix, size = "decoder_" if kind == "encoder_decoder" else "", len(tokens)
     rest = LENGTH - size
     np.testing.assert_array_equal(row[prefix + "tokens"], [*tokens, *[V.pad] * rest])
@@ -44,7 +44,7 @@ def test_rows_by_hand(kind, count):
 @pytest.mark.parametrize("sizes", [(40,), (40, 3), (3, 40), (40, 41), (0, 0), (11, 0)])
 def test_long_texts_fill_the_row_and_keep_its_frame(kind, sizes):
     texts = tuple(np.arange(100, 100 + size, dtype=np.int32) for size in sizes)
-    row = row_of(texts, TaskSpec(None, LENGTH, V, kind))
+    row = input_row(texts, TaskSpec(None, LENGTH, V, kind))
     prefix = "decoder_" if kind == "encoder_decoder" else ""
     tokens = row[prefix + "tokens"]
     used = int(row[prefix + "segments"].sum())
@@ -68,4 +68,4 @@ def test_the_longer_text_loses():
 
 def test_a_row_without_room_is_refused():
     with pytest.raises(ConfigError, match="sequence_length = 4"):
-        row_of((A,), TaskSpec(None, 4, V, "encoder"))
+        input_row((A,), TaskSpec(None, 4, V, "encoder"))

@@ -8,7 +8,7 @@ import pytest
 from tests.hub import folders
 from tlx.base.errors import ConfigError
 from tlx.text import TokenizerConfig, chat, make_tokenizer
-from tlx.text.chat import TEMPLATES, Around, ChatTemplate, Message
+from tlx.text.chat import TEMPLATES, ChatTemplate, Message, RoleTemplate
 from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 
 BYTES = make_tokenizer(TokenizerConfig(kind="bytes"), ())
@@ -80,7 +80,7 @@ RECORDED = {
 
 
 def rendered(name, said=SAID, reply=False):
-    return chat.text_of(chat.parts_of(said, TEMPLATES[name], reply), NAMES)
+    return chat.text_of(chat.segments_of(said, TEMPLATES[name], reply), NAMES)
 
 
 @pytest.mark.parametrize("name", RECORDED)
@@ -112,7 +112,7 @@ def test_every_template_is_tested():
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_answers_and_their_ends_are_asked_for_and_nothing_else(name):
     template = TEMPLATES[name]
-    ids, asked = chat.tokens_of(chat.parts_of(SAID, template), BYTES)
+    ids, asked = chat.tokens_of(chat.segments_of(SAID, template), BYTES)
     end = template.end
     wanted = [np.split(ids, np.flatnonzero(np.diff(asked)) + 1)[1::2]][0]
     assert len(wanted) == 2 and not asked[0]
@@ -135,7 +135,7 @@ def test_tokens_are_those_of_the_whole_text(tmp_path):
     library.save(str(folder / "tokenizer.json"))
     tokenizer = HuggingFaceTokenizer.from_folder(folder)
     said = [Message("user", "the cat"), Message("assistant", "sat on the mat")]
-    parts = chat.parts_of(said, TEMPLATES["chatml"])
+    parts = chat.segments_of(said, TEMPLATES["chatml"])
     ids, asked = chat.tokens_of(parts, tokenizer)
     assert ids.tolist() == tokenizer.encode(chat.text_of(parts, {}))
     end, stop = chat.ending(TEMPLATES["chatml"], tokenizer)
@@ -146,7 +146,7 @@ def test_tokens_are_those_of_the_whole_text(tmp_path):
 
 
 def test_old_messages_make_room():
-    template = ChatTemplate("", Around("S", "."), Around("U", "."), Around("A", "{eos}"))
+    template = ChatTemplate("", RoleTemplate("S", "."), RoleTemplate("U", "."), RoleTemplate("A", "{eos}"))
     said = [
         Message("system", "s"),
         *(Message(role, "x" * 5) for _ in range(3) for role in ("user", "assistant")),
@@ -164,4 +164,4 @@ def test_mistakes_are_told():
     with pytest.raises(ConfigError, match="objective.template = 'chatlm' .*did you mean 'chatml'"):
         chat.template_named("chatlm", "objective.template")
     with pytest.raises(ConfigError, match="format.assistant.behind is empty"):
-        dataclasses.replace(TEMPLATES["words"], assistant=Around("A")).validate("format")
+        dataclasses.replace(TEMPLATES["words"], assistant=RoleTemplate("A")).validate("format")

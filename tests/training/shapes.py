@@ -16,7 +16,7 @@ from tlx.nn.embed import EmbeddingConfig
 from tlx.nn.losses import LossConfig
 from tlx.nn.recurrent import RecurrentConfig
 from tlx.objectives import TABLE
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.parallel import MeshConfig
 from tlx.text.vocabulary import Vocabulary
 from tlx.training import step as steps
@@ -81,7 +81,7 @@ def make(objective: str, length: int = LENGTH, execution: ExecutionConfig | None
     }
     model = ModelConfig(**values | _MODELS.get(objective, {}))
     table = np.random.default_rng(0).integers(0, 261, (VOCAB.size, 8)) if objective == "bilm" else None
-    spec = Spec(config, length, VOCAB, np.ones(VOCAB.size, bool), characters=table)
+    spec = ObjectiveSpec(config, length, VOCAB, np.ones(VOCAB.size, bool), characters=table)
     return parts.module(config, model, LossConfig(z_loss=1e-3)), spec
 
 
@@ -129,7 +129,7 @@ def assert_equal(one, other, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def examples(objective: str, spec: Spec, seed: int, documents: int = 2) -> dict[str, np.ndarray]:
+def examples(objective: str, spec: ObjectiveSpec, seed: int, documents: int = 2) -> dict[str, np.ndarray]:
     """A batch of windows of random tokens, each of one document or two."""
     parts = TABLE.load(objective)
     reads = parts.reads(spec)
@@ -137,8 +137,8 @@ def examples(objective: str, spec: Spec, seed: int, documents: int = 2) -> dict[
     rows = []
     for _ in range(BATCH):
         window = _window(rng, reads.length, documents)
-        if reads.other:
-            window = window._replace(other=_window(rng, reads.other, 1)._replace(language=1))
+        if reads.second_length:
+            window = window._replace(second=_window(rng, reads.second_length, 1)._replace(language=1))
         rows.append(parts.example(rng, window, spec))
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tlx.base.errors import DivergenceError
+from tlx.base.errors import ReplicaMismatch
 from tlx.training import replica_check
-from tlx.training.replica_check import Agreement, Batches, outliers, wrong_in_ring
+from tlx.training.replica_check import BatchSource, ReplicaCheck, outliers, wrong_in_ring
 
 
 class Leaves(NamedTuple):
@@ -80,8 +80,10 @@ def compare(mesh, state, batch=lambda step, rows: {"tokens": np.arange(8)[list(r
     """One comparison at step 2 in this one process, which is its own neighbour."""
     state = Leaves(**state)
     abstract = replica_check.saved_part(state)
-    batches = Batches({0: np.arange(8)}, lambda number, rows: {"tokens": np.arange(8)[list(rows)] + number})
-    found = Agreement(2, mesh, abstract, {"config": "c", "data": "d"}, batches, ["host-a"])
+    batches = BatchSource(
+        {0: np.arange(8)}, lambda number, rows: {"tokens": np.arange(8)[list(rows)] + number}
+    )
+    found = ReplicaCheck(2, mesh, abstract, {"config": "c", "data": "d"}, batches, ["host-a"])
     for step in range(1, 5):
         local = {"tokens": np.arange(8) + step - 1}
         if batch is not None and step == 2:
@@ -104,10 +106,10 @@ def test_only_copies_are_compared(mesh):
 @pytest.mark.parametrize("leaf, device", [("weights", 3), ("scalar", 5)])
 def test_a_flipped_bit_of_one_copy_is_found_and_placed(mesh, leaf, device):
     name = str(jax.devices()[device])
-    with pytest.raises(DivergenceError, match=rf"step 2; .*\n  {leaf}: process 0 \(host-a\), on {name}"):
+    with pytest.raises(ReplicaMismatch, match=rf"step 2; .*\n  {leaf}: process 0 \(host-a\), on {name}"):
         compare(mesh, tree_on(mesh, broken=(leaf, device)))
 
 
 def test_another_batch_is_found(mesh):
-    with pytest.raises(DivergenceError, match=r"rows of the batch: process 0 \(host-a\)"):
+    with pytest.raises(ReplicaMismatch, match=r"rows of the batch: process 0 \(host-a\)"):
         compare(mesh, tree_on(mesh), batch=lambda number, rows: {"tokens": np.arange(8)[list(rows)] + 7})

@@ -69,10 +69,10 @@ def test_it_is_split_over_the_mesh_and_stays_as_it_was(folder):
         assert split and all(leaf.addressable_shards[0].data.nbytes == leaf.nbytes / 8 for leaf in split)
         begun = jax.device_get(tree.flatten(state.params))
         kept = jax.device_get(saved_part(state))
-        state, metrics = run.step(state, run.place(run.train.batch(0, run.rows)))
+        state, metrics = run.step(state, run.to_devices(run.train.batch(0, run.local_row_indices)))
         after, trained = jax.device_get((tree.flatten(state.frozen["teacher"]), state.params))
         again = jax.device_put(State(**kept, frozen={})._replace(frozen=run.frozen()), _shardings(run.state))
-        resumed, _ = run.step(again, run.place(run.train.batch(0, run.rows)))
+        resumed, _ = run.step(again, run.to_devices(run.train.batch(0, run.local_row_indices)))
     assert {path for path in before} == {path for path in saved if path in before} and len(before) > 10
     for path, leaf in before.items():
         np.testing.assert_array_equal(leaf, saved[path])

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from tlx.base.errors import ConfigError
-from tlx.nn.config import SlotsConfig
+from tlx.nn.config import AdapterConfig
 
 Method = Literal["full", "head", "lora", "houlsby", "pfeiffer", "prefix", "prompt", "bitfit", "fl"]
 
@@ -51,15 +51,15 @@ class AdaptConfig:
             raise ConfigError("adapt.train adds to what the method trains; method 'full' trains all")
 
     @property
-    def slots(self) -> SlotsConfig:
+    def slots(self) -> AdapterConfig:
         """What the method adds to the model."""
         size = self.size or _SIZES.get(self.method, 0)
         if self.method == "lora":
-            return SlotsConfig(lora_rank=size, lora_alpha=self.lora_alpha, lora_targets=self.lora_targets)
+            return AdapterConfig(lora_rank=size, lora_alpha=self.lora_alpha, lora_targets=self.lora_targets)
         if self.method in ("houlsby", "pfeiffer"):
-            return SlotsConfig(adapter=size, adapter_attention=self.method == "houlsby")
+            return AdapterConfig(adapter=size, adapter_attention=self.method == "houlsby")
         field = {"prefix": "prefix", "prompt": "prompt", "fl": "units"}.get(self.method)
-        return SlotsConfig(**{field: size}) if field else SlotsConfig()
+        return AdapterConfig(**{field: size}) if field else AdapterConfig()
 
 
 _SIZES = {"lora": 8, "houlsby": 64, "pfeiffer": 64, "prefix": 5, "prompt": 20, "fl": 160}

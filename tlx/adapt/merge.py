@@ -8,7 +8,7 @@ import numpy as np
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
-from tlx.nn.config import SlotsConfig
+from tlx.nn.config import AdapterConfig
 from tlx.optim.leaves import STACK
 
 
@@ -28,7 +28,7 @@ def merge(model: ModelConfig, params: Any) -> tuple[ModelConfig, dict[str, Any]]
         flat = _with_units(flat)
         hidden = model.block("encoder").hidden + slots.units
         model = dataclasses.replace(model, feedforward=dataclasses.replace(model.feedforward, hidden=hidden))
-    return dataclasses.replace(model, slots=SlotsConfig()), tree.unflatten(flat)
+    return dataclasses.replace(model, slots=AdapterConfig()), tree.unflatten(flat)
 
 
 def _with_low_rank(flat: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from tlx.optim.config import OptimizerConfig
 from tlx.optim.leaves import STACK, Leaf, describe
 
 
-def optimizer_of(
+def adapted_optimizer_config(
     optimizer: OptimizerConfig, adapt: AdaptConfig, model: ModelConfig, boxed: Any, steps: int
 ) -> OptimizerConfig:
     """The optimizer's config with the rules that `adapt` stands for, behind its own. boxed: what is trained.

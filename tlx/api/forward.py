@@ -31,6 +31,6 @@ def forward_logits(module: ObjectiveModule, params: Any, batch: dict[str, jax.Ar
     return module.apply({"params": params}, batch, method="logits")
 
 
-def wanted_params(module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+def expected_params(module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """The module's parameters, abstract and in boxes with their logical names."""
     return boxed_params(module, abstract_batch(config, spec_of(config, tokenizer)))

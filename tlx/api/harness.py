@@ -30,7 +30,7 @@ from tlx.decode.beam import beam_search
 from tlx.decode.choice import score_choices
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
-from tlx.text.chat import Message, parts_of, text_of
+from tlx.text.chat import Message, segments_of, text_of
 
 _MAX_TOKENS = 256  # of an answer, where a task does not say
 _MAX_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -94,7 +94,7 @@ class HarnessModel(TemplateLM):
         template = template_of(self.lm, self._template)
         messages = [Message(message["role"], message["content"]) for message in chat_history]
         before = messages if add_generation_prompt else messages[:-1]
-        text = text_of(parts_of(before, template, reply=True), self._names())
+        text = text_of(segments_of(before, template, reply=True), self._names())
         if add_generation_prompt:
             return text
         spaces = template.assistant.before[len(template.assistant.before.rstrip(" ")) :]

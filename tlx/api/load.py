@@ -13,7 +13,7 @@ import jax
 from tlx import parallel
 from tlx.adapt.parts import is_trained
 from tlx.adapt.transfer import base_hash, base_leaves
-from tlx.api.forward import wanted_params
+from tlx.api.forward import expected_params
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
@@ -69,7 +69,7 @@ def load(
     fit the config, ConfigError for a config that this version cannot build.
     """
     if is_hugging_face(path):
-        return _load_foreign(pathlib.Path(path).absolute(), dtype, ignore, mesh)
+        return _load_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, mesh)
     folder = _run_folder(pathlib.Path(path).absolute())
     saved = read_run(folder)
     tokenizer = load_tokenizer(folder / "tokenizer")
@@ -85,7 +85,7 @@ def load(
     if mesh is None:
         params = jax.device_put(params)
     else:
-        params = _placed(params, _shardings(wanted_params(module, config, tokenizer), mesh))
+        params = _placed(params, _shardings(expected_params(module, config, tokenizer), mesh))
     return LoadedModel(config, params, tokenizer, module, loaded.step)
 
 
@@ -99,13 +99,13 @@ def _with_base(
             f"the model is adapted from {config.base.path}, whose parameters were others (their sha256 began "
             f"with {config.base.hash[:8]}); give that model as base="
         )
-    wanted = tree.flatten(parallel.unbox(wanted_params(module, config, tokenizer)))
+    wanted = tree.flatten(parallel.unbox(expected_params(module, config, tokenizer)))
     known = base_leaves(theirs, wanted, config.objective.name, tokenizer.vocab, config.seed)
     kept = {path: known[path] for path in wanted if path in known and not is_trained(config.adapt, path)}
     return tree.unflatten(kept | tree.flatten(params))
 
 
-class Foreign(NamedTuple):
+class HubCheckpoint(NamedTuple):
     """A Hugging Face directory in the terms of a run; no weight is read yet."""
 
     checkpoint: Checkpoint
@@ -119,7 +119,9 @@ class Foreign(NamedTuple):
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def open_foreign(folder: pathlib.Path, dtype: str | None = None, ignore: Sequence[str] = ()) -> Foreign:
+def open_hub_checkpoint(
+    folder: pathlib.Path, dtype: str | None = None, ignore: Sequence[str] = ()
+) -> HubCheckpoint:
     """Reads config.json, tokenizer.json and the tensors' shapes; raises as `tlx.load`."""
     checkpoint = open_folder(folder, ignore, dtype or "float32")
     tokenizer = _open_tokenizer(folder, checkpoint.raw)
@@ -134,7 +136,7 @@ def open_foreign(folder: pathlib.Path, dtype: str | None = None, ignore: Sequenc
     longest = model.position.max_length if model.position.kind == "learned" else 512
     values["data"]["sequence_length"] = min(512, longest)
     values["tokenizer"]["kind"] = "bytes"  # until it is saved: then tokenizer.path says which
-    return Foreign(checkpoint, resolve(values), tokenizer)
+    return HubCheckpoint(checkpoint, resolve(values), tokenizer)
 
 
 def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any]) -> Tokenizer:
@@ -146,11 +148,11 @@ def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any]) -> Tokenize
     return HuggingFaceTokenizer.from_folder(folder, start)
 
 
-def _load_foreign(
+def _load_hub_checkpoint(
     folder: pathlib.Path, dtype: str | None, ignore: Sequence[str], mesh: MeshConfig | None
 ) -> LoadedModel:
     """Says the size first, and whether there is room."""
-    checkpoint, config, tokenizer = foreign = open_foreign(folder, dtype, ignore)
+    checkpoint, config, tokenizer = foreign = open_hub_checkpoint(folder, dtype, ignore)
     size = foreign.num_bytes
     print(f"{folder}: {checkpoint.num_params:,} parameters, {size / 1e9:.2f} GB", file=sys.stderr)
     if mesh is None:
@@ -207,7 +209,7 @@ def _check_params(
 
     An imported model may have heads of other objectives, and lack this one's.
     """
-    wanted = tree.flatten(parallel.unbox(wanted_params(module, config, tokenizer)))
+    wanted = tree.flatten(parallel.unbox(expected_params(module, config, tokenizer)))
     found = tree.flatten(params)
     wrong = [
         f"  {path}: checkpoint {found[path].shape if path in found else 'none'}, "

@@ -17,7 +17,7 @@ import numpy as np
 
 from tlx.adapt.config import AdaptConfig
 from tlx.adapt.merge import merge
-from tlx.api.forward import forward_hidden, forward_logits, wanted_params
+from tlx.api.forward import expected_params, forward_hidden, forward_logits
 from tlx.api.reply import messages_from, reply
 from tlx.base import tree
 from tlx.base.errors import ConfigError
@@ -30,14 +30,14 @@ from tlx.decode.choice import score_choices
 from tlx.decode.padding import bucket, pad
 from tlx.decode.sampling import Sampling
 from tlx.evaluation import scoring
-from tlx.evaluation.answers import Predictor, answer, make_predictor
-from tlx.evaluation.choices import Choice, Score, best_of, continuations
+from tlx.evaluation.answers import Predictor, make_predictor, predict_split
+from tlx.evaluation.choices import RankedChoice, TextScore, best_of, continuations
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
 from tlx.objectives.shared.base import ObjectiveModule
 from tlx.parallel import unbox
 from tlx.run import RunConfig
-from tlx.run.config import parts_of
+from tlx.run.config import get_objective
 from tlx.run.spec import make_module, spec_of
 from tlx.tasks.shared.base import Task
 from tlx.text import Tokenizer
@@ -113,7 +113,7 @@ class LoadedModel:
 
     def score(
         self, texts: str | Sequence[str], prompts: str | Sequence[str] | None = None
-    ) -> Score | list[Score]:
+    ) -> TextScore | list[TextScore]:
         """Log-likelihood and bits per byte of each text; one Score for one str.
 
         Texts longer than the training length are read in windows that overlap by half. A masked model
@@ -203,7 +203,7 @@ class LoadedModel:
         prompts: str | Sequence[str],
         choices: Sequence[str] | Sequence[Sequence[str]],
         by: str = "total",
-    ) -> Choice | list[Choice]:
+    ) -> RankedChoice | list[RankedChoice]:
         """Which of the given texts goes on best after each prompt; one Choice for one str.
 
         choices: the same for all prompts, or a sequence for each. by: "total" (the log-likelihood), or that
@@ -216,7 +216,9 @@ class LoadedModel:
         found = [best_of(own, scores, by) for own, scores in zip(given, scored, strict=True)]
         return found[0] if isinstance(prompts, str) else found
 
-    def score_choices(self, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[list[Score]]:
+    def score_choices(
+        self, prompts: Sequence[str], choices: Sequence[Sequence[str]]
+    ) -> list[list[TextScore]]:
         """How likely each choice of a prompt is behind it; the prompt goes through the model once.
 
         Prompt and choice are cut into tokens together, white space between them being the choice's. An
@@ -310,7 +312,7 @@ class LoadedModel:
 
         A record is a mapping of the columns that the task reads, or its one text; one answer for one record.
         """
-        task = parts_of(self.config)
+        task = get_objective(self.config)
         if not isinstance(task, Task):
             raise ConfigError(f"predict is for fine-tuned models, this is {self.config.objective.name}")
         alone = isinstance(records, str | Mapping)
@@ -321,7 +323,7 @@ class LoadedModel:
         items = task.prepare(rows, self.tokenizer, spec, labelled=False)
         size = min(bucket(len(items)), self.config.train.batch_size)
         pipeline = RecordPipeline(self.config.data, rows, items, task, spec, size, 0, "predict")
-        answers = answer(self._predictor, self.params, task, spec, pipeline).answers
+        answers = predict_split(self._predictor, self.params, task, spec, pipeline).answers
         return answers[0] if alone else answers
 
     def chat(
@@ -357,7 +359,7 @@ class LoadedModel:
 
     def _need_heads(self) -> None:
         """ConfigError where the objective predicts with a head that the checkpoint does not hold."""
-        if isinstance(parts_of(self.config), Task) and not hasattr(self.module, "logits"):
+        if isinstance(get_objective(self.config), Task) and not hasattr(self.module, "logits"):
             raise ConfigError(f"this model is fine-tuned for {self.config.objective.name}; use predict")
         if self._missing_heads:
             raise ConfigError(
@@ -367,7 +369,7 @@ class LoadedModel:
 
     @functools.cached_property
     def _missing_heads(self) -> list[str]:
-        wanted = unbox(wanted_params(self.module, self.config, self.tokenizer))
+        wanted = unbox(expected_params(self.module, self.config, self.tokenizer))
         return sorted(set(wanted.get("heads", {})) - set(self.params.get("heads", {})))
 
     @functools.cached_property
@@ -389,7 +391,7 @@ class LoadedModel:
 
     @functools.cached_property
     def _fills_gaps(self) -> bool:
-        return parts_of(self.config).fills_gaps and self.tokenizer.vocab.num_sentinels > 0
+        return get_objective(self.config).fills_gaps and self.tokenizer.vocab.num_sentinels > 0
 
     @functools.cached_property
     def automaton(self) -> Callable[[tuple[str, ...], bool], np.ndarray | None]:
@@ -438,11 +440,11 @@ class LoadedModel:
             ids = ids[: ids.index(second)] if second in ids else ids
         return self.tokenizer.decode(ids)
 
-    def _score(self, ids: Sequence[int], log_probs: np.ndarray) -> Score:
+    def _score(self, ids: Sequence[int], log_probs: np.ndarray) -> TextScore:
         total = float(log_probs.sum())
         num_bytes = int(self.tokenizer.num_bytes[np.asarray(ids, int)].sum())
         bits = -total / math.log(2) / num_bytes if num_bytes else math.nan
-        return Score(total, bits, len(ids), num_bytes)
+        return TextScore(total, bits, len(ids), num_bytes)
 
     def _widened(self, rows: np.ndarray) -> np.ndarray:
         """Padded on the right to one of few widths: each compiles a program."""

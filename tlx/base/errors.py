@@ -12,7 +12,7 @@ STORAGE = 73
 CHECKPOINT = 74
 LEASE = 75
 NUMERICS = 76
-DIVERGENCE = 77
+REPLICA_MISMATCH = 77
 MEMORY = 78
 NOT_IDENTIFIED = 79
 WATCHDOG = 170
@@ -57,10 +57,10 @@ class NumericsError(UserError):
     code = NUMERICS
 
 
-class DivergenceError(UserError):
+class ReplicaMismatch(UserError):
     """Processes that must agree do not."""
 
-    code = DIVERGENCE
+    code = REPLICA_MISMATCH
 
 
 class LostProcess(UserError):

@@ -14,7 +14,7 @@ class Term(NamedTuple):
 
     sum: jax.Array
     weight: jax.Array
-    scale: float = 0.0
+    loss_weight: float = 0.0
 
 
 Terms = dict[str, Term]

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 
 from tlx.base import tree
-from tlx.bench.sizes import Shape
+from tlx.bench.sizes import BenchShape
 from tlx.bench.step import run_config
 from tlx.bench.timing import in_turns, median_ratio
 from tlx.checkpoint import CheckpointConfig, Checkpoints
 from tlx.run.assemble import assemble
 
 
-def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
+def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
     """Prints GB/s of a whole state: hashed, sealed and synced when written, verified when read."""
     run = assemble(run_config("clm", shape))
     with run.use():

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tlx.bench.data import pipeline_of
-from tlx.bench.sizes import Shape, run_config
+from tlx.bench.sizes import BenchShape, run_config
 from tlx.models.flops_traced import matmul_flops
 from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run.spec import abstract_batch, make_module
 from tlx.text.vocabulary import Vocabulary
 from tlx.training.step_flops import trace_forward
@@ -24,7 +24,7 @@ class Cost(NamedTuple):
     flops: float  # of a forward pass for each token of new text
 
 
-def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, dict[str, float]]:
+def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, dict[str, float]]:
     """Prints one line for each objective. `times_clm`: FLOPs over those of causal language modelling.
 
     Every model has the same width, layers (in each half of an encoder-decoder) and vocabulary. FLOPs are
@@ -46,12 +46,12 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     return figures
 
 
-def cost(objective: str, shape: Shape) -> Cost:
+def cost(objective: str, shape: BenchShape) -> Cost:
     """Counts one objective with its default settings."""
     config = run_config(objective, shape)
     vocab = Vocabulary(shape.vocab)
     tables = np.ones(vocab.size, bool), np.ones(vocab.size, bool)
-    spec = Spec(config.objective, shape.length, vocab, *tables, config.data.languages)
+    spec = ObjectiveSpec(config.objective, shape.length, vocab, *tables, config.data.languages)
     batch = abstract_batch(config, spec)
     module = make_module(config, vocab)
     flops = matmul_flops(lambda: trace_forward(module, batch))
@@ -60,7 +60,7 @@ def cost(objective: str, shape: Shape) -> Cost:
     return Cost(text, _targets(objective, shape), flops / shape.batch / text)
 
 
-def _targets(objective: str, shape: Shape) -> float:
+def _targets(objective: str, shape: BenchShape) -> float:
     pipeline = pipeline_of(objective, shape.length)
     count = -(-_EXAMPLES // pipeline.batch_size)
     batches = [pipeline.batch(k) for k in range(count)]

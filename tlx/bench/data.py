@@ -2,18 +2,18 @@
 
 import time
 
-from tlx.bench.sizes import Shape, style
+from tlx.bench.sizes import BenchShape, style
 from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.prepare import prepare_tokenizer
 from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run import base_config
 from tlx.run.checks import resolve
 
 LENGTH, BATCH = 512, 64
 
 
-def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
+def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
     """Prints, for each objective, batches made in this thread alone, by its own processor time.
 
     The tokens counted are those of the text that a row takes up (its window less what it shares with the
@@ -42,7 +42,7 @@ def pipeline_of(objective: str, length: int) -> Pipeline:
     resolved = resolve(config)
     tokenizer = prepare_tokenizer(resolved.tokenizer, resolved.data)
     parts = OBJECTIVES.load(objective)
-    spec = Spec.of(resolved.objective, length, tokenizer, resolved.data.languages)
+    spec = ObjectiveSpec.of(resolved.objective, length, tokenizer, resolved.data.languages)
     return build_pipeline(
         resolved.data, tokenizer, parts.example, spec, parts.reads(spec), batch_size=BATCH, seed=0
     )

@@ -18,14 +18,14 @@ from typing import Any
 
 import jax
 
-from tlx.bench.sizes import Shape
+from tlx.bench.sizes import BenchShape
 from tlx.bench.step import prepare
 from tlx.bench.timing import in_turns, median_ratio, quickest
 
 STEPS = 5  # in a turn
 
 
-def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
+def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
     """Prints tokens/s of both and their ratio; says so where there is nothing to compare with."""
     del objectives
     if missing():

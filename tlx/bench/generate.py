@@ -14,7 +14,7 @@ import numpy as np
 
 from tlx import parallel
 from tlx.bench.eager import both_ways, missing
-from tlx.bench.sizes import Shape, run_config
+from tlx.bench.sizes import BenchShape, run_config
 from tlx.bench.timing import in_turns, median_ratio, quickest
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
@@ -23,7 +23,7 @@ from tlx.run.assemble import assemble
 from tlx.text.vocabulary import Vocabulary
 
 
-def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
+def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
     """Prints new tokens/s of both and their ratio; of tlx alone where there is nothing to compare with."""
     del objectives
     ours, new = _ours(shape), shape.batch * (shape.length // 2)
@@ -42,7 +42,7 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     return {"ratio": ratio, "tlx_tokens_per_s": speed["tlx"], "torch_tokens_per_s": speed[best]}
 
 
-def _ours(shape: Shape) -> Callable[[], object]:
+def _ours(shape: BenchShape) -> Callable[[], object]:
     """One batch of answers that nothing ends early."""
     run = assemble(run_config("clm", shape))
     with parallel.use(run.mesh, run.rules):

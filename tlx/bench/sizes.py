@@ -9,7 +9,7 @@ from tlx.run import RunConfig, base_config
 from tlx.run.checks import resolve
 
 
-class Shape(NamedTuple):
+class BenchShape(NamedTuple):
     """Sizes of a model and of its batch."""
 
     width: int
@@ -28,14 +28,14 @@ FIELDS = {
 }
 
 
-def default_shape() -> Shape:
+def default_shape() -> BenchShape:
     """Of a laptop's size on CPU, of GPT-2 small's on an accelerator."""
     if jax.default_backend() == "cpu":
-        return Shape(width=256, layers=4, length=256, batch=8, vocab=8192)
-    return Shape(width=768, layers=12, length=1024, batch=16, vocab=50257)
+        return BenchShape(width=256, layers=4, length=256, batch=8, vocab=8192)
+    return BenchShape(width=768, layers=12, length=1024, batch=16, vocab=50257)
 
 
-def run_config(objective: str, shape: Shape) -> RunConfig:
+def run_config(objective: str, shape: BenchShape) -> RunConfig:
     """A run of that size, with blocks like those of GPT-2, BERT, T5 and XLNet, on bytes of Python source."""
     config = base_config(objective)
     config.tokenizer.kind = "bytes"

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 
-from tlx.bench.sizes import Shape
+from tlx.bench.sizes import BenchShape
 
 _PROGRAM = """
 import time, sys
@@ -17,7 +17,7 @@ print(time.time())
 """
 
 
-def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, dict[str, float]]:
+def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, dict[str, float]]:
     """Prints both times for each objective. The token cache is there already, as on any second start."""
     del seconds
     figures = {}
@@ -33,7 +33,7 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     return figures
 
 
-def _start(objective: str, shape: Shape, cache: str) -> float:
+def _start(objective: str, shape: BenchShape, cache: str) -> float:
     """Seconds from starting an interpreter to the end of the first step."""
     program = _PROGRAM.format(objective=objective, shape=tuple(shape))
     environment = os.environ | {

@@ -8,7 +8,7 @@ import jax
 
 from tlx import parallel
 from tlx.base import tree
-from tlx.bench.sizes import Shape, run_config
+from tlx.bench.sizes import BenchShape, run_config
 from tlx.bench.timing import in_turns, matmul, median_ratio
 from tlx.run.assemble import Run, assemble
 from tlx.run.spec import abstract_batch
@@ -24,7 +24,7 @@ class Step(NamedTuple):
     num_params: int
 
 
-def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[str, dict[str, float]]:
+def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, dict[str, float]]:
     """Prints one line for each objective, and returns its figures.
 
     The last column is FLOP/s over those of causal LM's step, made in turns with it.
@@ -57,7 +57,7 @@ def measure(shape: Shape, objectives: tuple[str, ...], seconds: float) -> dict[s
     return figures
 
 
-def prepare(objective: str, shape: Shape) -> Step:
+def prepare(objective: str, shape: BenchShape) -> Step:
     """The step that `tlx train` would run, with its first batch."""
     return prepared(assemble(run_config(objective, shape)))
 
@@ -80,7 +80,7 @@ def num_machines() -> int:
 
 def _caller(run: Run) -> Callable[[], object]:
     with parallel.use(run.mesh, run.rules):
-        state, batch = run.init(), run.place(run.train.batch(0, run.rows))
+        state, batch = run.init(), run.to_devices(run.train.batch(0, run.local_row_indices))
 
     def call() -> None:
         nonlocal state

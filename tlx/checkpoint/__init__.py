@@ -3,6 +3,6 @@
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.checkpoint.lease import Lease
-from tlx.checkpoint.reading import Loaded, load_params
+from tlx.checkpoint.reading import LoadedCheckpoint, load_params
 
-__all__ = ["CheckpointConfig", "Checkpoints", "Lease", "Loaded", "load_params"]
+__all__ = ["CheckpointConfig", "Checkpoints", "Lease", "LoadedCheckpoint", "load_params"]

@@ -18,7 +18,7 @@ from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import reading, saving, steps, trees
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.checkpoint.manifest import Damaged
-from tlx.checkpoint.reading import Loaded
+from tlx.checkpoint.reading import LoadedCheckpoint
 from tlx.parallel import consensus
 
 FREE_SPACE_FACTOR = 2.2  # the new step, the one it replaces, and some air
@@ -51,7 +51,7 @@ class Checkpoints:
         self._guard = guard or (lambda: None)
         self._event = on_event or (lambda kind, **fields: None)
         self._sound: set[int] = set()  # steps that this object sealed or verified
-        self._job: saving.Job | None = None
+        self._job: saving.SaveJob | None = None
         self._failures = 0
 
     def __enter__(self) -> "Checkpoints":
@@ -75,7 +75,7 @@ class Checkpoints:
                 steps.clean(self.folder)
             except OSError as error:
                 problem = error
-        if consensus.from_first(0 if problem is None else 1):
+        if consensus.broadcast_from_first(0 if problem is None else 1):
             raise StorageError(
                 f"cannot write checkpoints to {self.folder}: {problem or 'see process 0'}"
             ) from problem
@@ -104,11 +104,15 @@ class Checkpoints:
         leaves = trees.describe(tree)
         extra = json.loads(json.dumps(extra or {}))  # refuses what is not JSON now, not in the background
         self._settle()
-        if consensus.from_first(int(step in self._sound and steps.is_complete(self.folder / str(step)))):
+        if consensus.broadcast_from_first(
+            int(step in self._sound and steps.is_complete(self.folder / str(step)))
+        ):
             return False
         size = trees_by_path.num_bytes(tree)
         problem = self._make_place(step, size) if jax.process_index() == 0 else None
-        verdict = consensus.from_first(0 if problem is None else 2 if isinstance(problem, LeaseError) else 1)
+        verdict = consensus.broadcast_from_first(
+            0 if problem is None else 2 if isinstance(problem, LeaseError) else 1
+        )
         if verdict == 2:
             raise problem or LeaseError("process 0 lost the lease of the run directory")
         if verdict == 1:
@@ -116,7 +120,7 @@ class Checkpoints:
                 self._report_failure(step, problem, size)
             self._count_failure()
             return False
-        self._job = saving.Job(
+        self._job = saving.SaveJob(
             *(self.folder, step, tree, leaves, extra),
             guard=self._guard,
             sealed=self._after_seal,
@@ -129,7 +133,7 @@ class Checkpoints:
         self._settle()
         return self._failures == 0
 
-    def restore(self, abstract: Any, step: int | None = None) -> Loaded | None:
+    def restore(self, abstract: Any, step: int | None = None) -> LoadedCheckpoint | None:
         """(step, tree, extra) of the newest complete step that verifies, or None where there never was one.
 
         abstract: the tree wanted, as ShapeDtypeStructs (or arrays): leaves with a sharding come back as jax
@@ -151,26 +155,28 @@ class Checkpoints:
                 self._sound.add(number)
                 return loaded
         found = steps.listing(self.folder)
-        if consensus.from_first(int(bool(reasons or found.corrupt or found.incomplete))):
+        if consensus.broadcast_from_first(int(bool(reasons or found.corrupt or found.incomplete))):
             raise reading.nothing_left(self.folder, reasons)
         return None
 
-    def load_params(self, step: int | None = None, *, dtype: Any = None) -> Loaded:
+    def load_params(self, step: int | None = None, *, dtype: Any = None) -> LoadedCheckpoint:
         """Parameters only, as numpy: see `reading.load_params`."""
         return reading.load_params(self.folder, step, dtype=dtype, verify=self.config.verify)
 
     def _newest(self, reasons: dict[int, str], step: int | None) -> int | None:
         complete = [n for n in self.complete_steps() if n not in reasons and step in (None, n)]
-        number = consensus.from_first(max(complete, default=-1))
+        number = consensus.broadcast_from_first(max(complete, default=-1))
         return None if number < 0 else number
 
-    def _try(self, number: int, abstract: Any, reasons: dict[int, str], keep: bool) -> Loaded | None:
+    def _try(
+        self, number: int, abstract: Any, reasons: dict[int, str], keep: bool
+    ) -> LoadedCheckpoint | None:
         """Verifies and loads one step; on failure notes the reason and sets the step aside unless `keep`."""
         folder = self.folder / str(number)
         reason, found = self._check(folder, self.config.verify)
         if found is not None:
             try:
-                return Loaded(number, reading.load(folder, found, abstract), found.extra)
+                return LoadedCheckpoint(number, reading.load(folder, found, abstract), found.extra)
             except (CheckpointError, DeviceMemoryError):
                 raise
             except Exception as error:
@@ -184,7 +190,7 @@ class Checkpoints:
         elif jax.process_index() == 0:
             log.warning("checkpoint at step %d skipped: %s", number, reason)
         self._event("checkpoint_skipped", step=number, reason=reason)
-        consensus.all_ok(True)
+        consensus.all_processes(True)
         return None
 
     def _check(self, folder: pathlib.Path, level: str) -> tuple[str, manifests.Manifest | None]:
@@ -196,7 +202,7 @@ class Checkpoints:
             manifests.verify(folder, found, level, share)
         except Damaged as error:
             reason = str(error)
-        if consensus.all_ok(not reason):
+        if consensus.all_processes(not reason):
             return "", found
         return reason or "another process found a damaged file", None
 
@@ -220,11 +226,11 @@ class Checkpoints:
         if job is None:
             return
         job.thread.join()
-        if consensus.all_ok(job.error is None):
+        if consensus.all_processes(job.error is None):
             self._failures = 0
             self._sound.add(job.step)
             return
-        if consensus.from_first(int(isinstance(job.error, LeaseError))):
+        if consensus.broadcast_from_first(int(isinstance(job.error, LeaseError))):
             raise LeaseError(str(job.error or "process 0 lost the lease of the run directory"))
         if jax.process_index() == 0:
             job.remove()
@@ -248,7 +254,7 @@ class Checkpoints:
         if self._failures >= self.config.max_failures:
             raise StorageError(f"{self._failures} checkpoints in a row could not be saved to {self.folder}")
 
-    def _after_seal(self, job: saving.Job) -> None:
+    def _after_seal(self, job: saving.SaveJob) -> None:
         """Process 0, in the background."""
         self._sound.add(job.step)
         seconds = time.monotonic() - job.began

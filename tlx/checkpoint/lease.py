@@ -57,7 +57,9 @@ class Lease:
                 self._take()
             except (LeaseError, OSError) as error:
                 problem = error
-        verdict = consensus.from_first(0 if problem is None else 1 if isinstance(problem, LeaseError) else 2)
+        verdict = consensus.broadcast_from_first(
+            0 if problem is None else 1 if isinstance(problem, LeaseError) else 2
+        )
         if verdict == 1:
             raise problem or LeaseError(f"process 0 was refused the lease of {self.folder}")
         if verdict == 2:

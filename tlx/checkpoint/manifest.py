@@ -24,7 +24,7 @@ class Damaged(Exception):
     """The content of a step is not what was saved; the text says what was found."""
 
 
-class Leaf(NamedTuple):
+class LeafInfo(NamedTuple):
     """An array by its shape and the name of its dtype."""
 
     shape: tuple[int, ...]
@@ -36,7 +36,7 @@ class Manifest(NamedTuple):
 
     step: int
     files: dict[str, dict[str, Any]]  # {path: {"size": bytes, "sha256": hex}}
-    leaves: dict[str, Leaf]
+    leaves: dict[str, LeafInfo]
     extra: dict[str, Any]
 
 
@@ -95,7 +95,7 @@ def read(folder: pathlib.Path) -> Manifest:
             raise Damaged(f"{MANIFEST} does not have the hash it states")
         if body["format"] != FORMAT:
             raise Damaged(f"{MANIFEST} has format {body['format']}, this tlx reads {FORMAT}")
-        leaves = {name: Leaf(tuple(shape), dtype) for name, (shape, dtype) in body["leaves"].items()}
+        leaves = {name: LeafInfo(tuple(shape), dtype) for name, (shape, dtype) in body["leaves"].items()}
         return Manifest(body["step"], body["files"], leaves, body["extra"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be read: {type(error).__name__}: {error}") from error

@@ -5,12 +5,12 @@ import heapq
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tlx.checkpoint.manifest import Leaf
+from tlx.checkpoint.manifest import LeafInfo
 
 MAX_LINES = 40
 
 
-def table(saved: Mapping[str, Leaf], wanted: Mapping[str, Any]) -> str:
+def table(saved: Mapping[str, LeafInfo], wanted: Mapping[str, Any]) -> str:
     """One aligned line per leaf that differs in path, shape, dtype or does not divide; "" if all agree.
 
     `wanted` holds arrays or ShapeDtypeStructs by path:
@@ -37,7 +37,7 @@ def table(saved: Mapping[str, Leaf], wanted: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _differences(saved: Leaf, wanted: Any) -> list[str]:
+def _differences(saved: LeafInfo, wanted: Any) -> list[str]:
     found = []
     if saved.shape != tuple(wanted.shape):
         found.append(f"checkpoint {_shape(saved.shape)}, model {_shape(wanted.shape)}")

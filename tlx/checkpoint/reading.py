@@ -22,7 +22,7 @@ log = logging.getLogger("tlx")
 Verify = Literal["hash", "size"]
 
 
-class Loaded(NamedTuple):
+class LoadedCheckpoint(NamedTuple):
     """A step that was read: its number, the arrays, the JSON that was saved with them."""
 
     step: int
@@ -46,7 +46,7 @@ def load_params(
     *,
     dtype: Any = None,
     verify: Verify = "hash",
-) -> Loaded:
+) -> LoadedCheckpoint:
     """The `params` subtree of a step as nested dicts of numpy arrays, whatever devices wrote it.
 
     path: run directory, checkpoints folder or step folder. step: None for the newest that verifies.
@@ -62,7 +62,7 @@ def load_params(
         try:
             found = manifests.read(folder / str(number))
             tree = _read_params(folder / str(number), found, dtype, verify)
-            return Loaded(number, tree, found.extra)
+            return LoadedCheckpoint(number, tree, found.extra)
         except Damaged as error:
             log.warning("checkpoint at step %d skipped: %s", number, error)
             reasons[number] = str(error)
@@ -148,7 +148,7 @@ def _cast(leaf: np.ndarray, dtype: Any) -> np.ndarray:
     return leaf.astype(jnp.dtype(dtype), copy=False)
 
 
-def _refuse_too_large(folder: pathlib.Path, leaves: dict[str, manifests.Leaf]) -> None:
+def _refuse_too_large(folder: pathlib.Path, leaves: dict[str, manifests.LeafInfo]) -> None:
     """A manifest may ask for any size: nothing is allocated before it is known to fit this machine."""
     try:
         needed = sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves.values())

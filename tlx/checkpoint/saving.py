@@ -14,7 +14,7 @@ from tlx.base import tree as trees_by_path
 from tlx.base.errors import LeaseError
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import steps, store, trees
-from tlx.checkpoint.manifest import Leaf
+from tlx.checkpoint.manifest import LeafInfo
 
 PART_TIMEOUT = 900.0  # s that process 0 waits for the hashes of another
 REMOVE_TIMEOUT = 30.0  # s that a failed save's last writers may still be at work
@@ -22,7 +22,7 @@ REMOVE_TIMEOUT = 30.0  # s that a failed save's last writers may still be at wor
 log = logging.getLogger("tlx")
 
 
-class Job:
+class SaveJob:
     """Starts the save at once; the rest happens on `thread`, which nobody needs to watch.
 
     `error` is None once the thread has ended and the step is complete. On process 0 `guard` is called before
@@ -34,12 +34,12 @@ class Job:
         folder: pathlib.Path,
         step: int,
         tree: Any,
-        leaves: dict[str, Leaf],
+        leaves: dict[str, LeafInfo],
         extra: dict[str, Any],
         *,
         guard: Callable[[], None],
-        sealed: Callable[["Job"], None],
-        failed: Callable[["Job"], None],
+        sealed: Callable[["SaveJob"], None],
+        failed: Callable[["SaveJob"], None],
     ):
         self.folder, self.step, self.leaves, self.extra = folder, step, leaves, extra
         self.size = trees_by_path.num_bytes(tree)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from tlx.base import tree as trees
-from tlx.checkpoint.manifest import Leaf
+from tlx.checkpoint.manifest import LeafInfo
 
 PARAMS = "params"
 REST = "rest"
@@ -29,9 +29,9 @@ def flat(tree: Any) -> dict[str, Any]:
     return found
 
 
-def describe(tree: Any) -> dict[str, Leaf]:
+def describe(tree: Any) -> dict[str, LeafInfo]:
     """Shape and dtype name of every leaf by path."""
-    return {path: Leaf(tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat(tree).items()}
+    return {path: LeafInfo(tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat(tree).items()}
 
 
 def split(tree: Any) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ import tempfile
 import numpy as np
 
 import tlx
-from tlx.api.load import open_foreign
+from tlx.api.load import open_hub_checkpoint
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, StorageError
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 def _import(options: argparse.Namespace) -> int:
     """Tensor by tensor: only a piece of one is in memory at a time."""
     _refuse_full(options.target)
-    foreign = open_foreign(pathlib.Path(options.source).absolute(), options.dtype, options.ignore)
+    foreign = open_hub_checkpoint(pathlib.Path(options.source).absolute(), options.dtype, options.ignore)
     checkpoint, tokenizer = foreign.checkpoint, foreign.tokenizer
     target = _folder(options.target)
     tokenizer.save(target / "tokenizer")

@@ -16,9 +16,9 @@ from tlx.cli import data_records, flags
 from tlx.cli.data_tables import PREFIXES, Example, describe
 from tlx.data import Pipeline, build_pipeline, open_caches, prepare_tokenizer
 from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run import RunConfig
-from tlx.run.assemble import made_tokenizer
+from tlx.run.assemble import build_tokenizer
 from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer, Vocabulary
@@ -65,7 +65,7 @@ def _show_records(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.config.objective.name} reads records: there is no cache to prepare")
     config = completed(options.config.to_dict(), options.base and load_base(options.base))
     first = options.batch * config.train.batch_size
-    data_records.show(config, made_tokenizer(config), options.split, first, options.examples, options.places)
+    data_records.show(config, build_tokenizer(config), options.split, first, options.examples, options.places)
 
 
 def _rates(pipeline: Pipeline, config: RunConfig, vocab: Vocabulary) -> Iterator[str]:
@@ -127,7 +127,7 @@ def _prepare(config: RunConfig, tokenizer: Tokenizer) -> None:
 
 def _pipeline(config: RunConfig, tokenizer: Tokenizer, split: str) -> Pipeline:
     parts = OBJECTIVES.load(config.objective.name)
-    spec = Spec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
+    spec = ObjectiveSpec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
     return build_pipeline(
         config.data,
         tokenizer,

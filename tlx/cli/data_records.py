@@ -9,7 +9,7 @@ from tlx.data.order import row_generator
 from tlx.data.records import RecordPipeline
 from tlx.run import RunConfig
 from tlx.run.assemble import open_split
-from tlx.run.config import parts_of
+from tlx.run.config import get_objective
 from tlx.run.spec import spec_of
 from tlx.text import Tokenizer
 
@@ -70,7 +70,7 @@ def _rows(example: Example) -> Iterator[Example]:
 
 def _example(pipeline: RecordPipeline, config: RunConfig, tokenizer: Tokenizer, number: int) -> Example:
     rng = row_generator(config.seed, "shown", number)
-    return parts_of(config).example(rng, pipeline.items[number], spec_of(config, tokenizer))
+    return get_objective(config).example(rng, pipeline.items[number], spec_of(config, tokenizer))
 
 
 def _rates(pipeline: RecordPipeline, config: RunConfig, tokenizer: Tokenizer) -> Iterator[str]:

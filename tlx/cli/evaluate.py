@@ -36,9 +36,9 @@ from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, wi
 from tlx.evaluation.few_shot import FewShotConfig, FewShotData, evaluate_few_shot
 from tlx.evaluation.likelihood import evaluate, make_scorer
 from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run.assemble import open_split
-from tlx.run.config import parts_of
+from tlx.run.config import get_objective
 from tlx.run.spec import spec_of
 from tlx.tasks.shared.base import Task
 from tlx.trainer import outcome
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
         return harness.run(lm, options)
     if options.config is not None:
         return _few_shot(lm, options)
-    if isinstance(parts_of(lm.config), Task):
+    if isinstance(get_objective(lm.config), Task):
         return _evaluate_task(lm, options)
     for flag, given in (("--split=test", options.split == "test"), ("--predictions", options.predictions)):
         if given:
@@ -98,7 +98,7 @@ def _evaluate_task(lm: tlx.LoadedModel, options: argparse.Namespace) -> int:
     records = open_split(config, lm.tokenizer, split, options.batch_size or 0)
     spec, predictor = spec_of(config, lm.tokenizer), make_predictor(lm.module)
     rest = (None, lambda batch: batch, options.batches)
-    found = evaluate_task(predictor, lm.params, parts_of(config), spec, records, *rest)
+    found = evaluate_task(predictor, lm.params, get_objective(config), spec, records, *rest)
     return _told(lm, options, found, config.objective.name, options.data or split)
 
 
@@ -139,7 +139,7 @@ def open_text(lm: tlx.LoadedModel, options: argparse.Namespace) -> Pipeline:
     for source in data.sources:
         SOURCES.load(source.source, allow=tuple(options.allow) if options.data is None else None)
     parts = OBJECTIVES.load(config.objective.name)
-    spec = Spec.of(config.objective, data.sequence_length, lm.tokenizer, data.languages)
+    spec = ObjectiveSpec.of(config.objective, data.sequence_length, lm.tokenizer, data.languages)
     batch_size = options.batch_size or config.train.batch_size
     if batch_size < 1:
         raise ConfigError(f"--batch_size = {batch_size} must be at least 1")

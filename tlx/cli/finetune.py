@@ -31,16 +31,16 @@ from tlx.evaluation.answers import Evaluation, Predictor, evaluate_task, make_pr
 from tlx.evaluation.linear import check as check_linear
 from tlx.evaluation.linear import linear_scores
 from tlx.run import RunConfig
-from tlx.run.assemble import Run, assemble, made_tokenizer, open_split
-from tlx.run.config import parsed, parts_of
+from tlx.run.assemble import Run, assemble, build_tokenizer, open_split
+from tlx.run.config import get_objective, parse_config
 from tlx.run.program import Program
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
 from tlx.trainer import driver, outcome, seeds
-from tlx.trainer.base_model import Base, load_base
+from tlx.trainer.base_model import BaseModel, load_base
 from tlx.trainer.task_config import completed
 from tlx.training.state import State
-from tlx.training.step import merged
+from tlx.training.step import merge_params
 
 
 def main(argv: list[str]) -> int:
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
 
 
 def _carry_out(
-    groups: Sequence[Sequence[driver.Job]], options: argparse.Namespace, base: Base | None
+    groups: Sequence[Sequence[driver.Job]], options: argparse.Namespace, base: BaseModel | None
 ) -> None:
     """The runs, those of a group in one program."""
     build = _Builder(None if options.scratch else base, base)
@@ -104,12 +104,12 @@ def _carry_out(
 
 def _linear(options: argparse.Namespace) -> int:
     """The scores and predictions of a linear classifier, in WORKDIR."""
-    config = parsed(options.config)
+    config = parse_config(options.config)
     check_linear(config.objective, options.linear)
     if options.base is not None or options.scratch or options.seeds != 1:
         raise ConfigError("--linear has no base, and no seeds: leave out --from, --scratch and --seeds")
     records, seed = config.data.records, config.seed
-    train, task = read_records(records, "train", seed), parts_of(config)
+    train, task = read_records(records, "train", seed), get_objective(config)
     objective = task.complete(config.objective, train)
     splits = ("validation", "test") if records.tested else ("validation",)
     found = {
@@ -128,12 +128,12 @@ class _Builder:
     `start` is the model whose parameters they begin with, `known` the one that they are shaped as.
     """
 
-    def __init__(self, start: Base | None, known: Base | None):
+    def __init__(self, start: BaseModel | None, known: BaseModel | None):
         self._start, self._known = start, known
         self._made: tuple[RunConfig, str, Program] | None = None
 
     def __call__(self, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
-        tokenizer = tokenizer or (self._known and self._known.tokenizer) or made_tokenizer(config)
+        tokenizer = tokenizer or (self._known and self._known.tokenizer) or build_tokenizer(config)
         same = dataclasses.replace(config, seed=0)
         program = None
         if self._made is not None and self._made[:2] == (same, tokenizer.hash):
@@ -183,9 +183,9 @@ def _compiled(module: Any, whole: NamedSharding) -> Predictor:
 def _evaluation(
     run: Run, predictor: Predictor, state: State, split: Any, num_batches: int | None = None
 ) -> Evaluation:
-    params = merged(state.params, state.frozen)
-    rest = (split, run.rows, run.place, num_batches)
-    return evaluate_task(predictor, params, parts_of(run.config), run.spec, *rest)
+    params = merge_params(state.params, state.frozen)
+    rest = (split, run.local_row_indices, run.to_devices, num_batches)
+    return evaluate_task(predictor, params, get_objective(run.config), run.spec, *rest)
 
 
 def _end(

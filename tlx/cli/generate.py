@@ -19,7 +19,7 @@ import sys
 import tlx
 from tlx.base.errors import ConfigError
 from tlx.cli import flags
-from tlx.evaluation.choices import NORMS, compared
+from tlx.evaluation.choices import NORMS, normalized_scores
 
 
 def main(argv: list[str]) -> int:
@@ -120,7 +120,7 @@ def _show_choices(lm: tlx.LoadedModel, prompts: list[str], choices: list[str], b
     """A line for each choice, with its log-likelihood (in nats), as it is and over tokens and bytes."""
     for prompt, found in zip(prompts, lm.choose(prompts, choices, by), strict=True):
         print(prompt)
-        values = compared(found.scores, by)
+        values = normalized_scores(found.scores, by)
         for index in sorted(range(len(choices)), key=lambda index: -values[index]):
-            columns = (f"{compared(found.scores, norm)[index]:9.3f} {norm}" for norm in NORMS)
+            columns = (f"{normalized_scores(found.scores, norm)[index]:9.3f} {norm}" for norm in NORMS)
             print("  " + "  ".join(columns) + f"  {choices[index]!r}")

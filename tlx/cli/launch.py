@@ -20,7 +20,7 @@ import shlex
 from tlx.base.errors import USAGE, DeviceMemoryError, one_of
 from tlx.cli import flags
 from tlx.launch.clusters import CLUSTERS
-from tlx.launch.job import Job, check_name
+from tlx.launch.job import LaunchJob, check_name
 from tlx.launch.secrets import refuse_secrets
 from tlx.plan import plan
 from tlx.run import RunConfig
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     chosen.validate()
     if options.plan:
         _check_fits(config, options.plan)
-    job = Job(
+    job = LaunchJob(
         name=options.name,
         config=options.config_words[0].removeprefix("--config="),
         overrides=tuple(options.config_words[1:]),
@@ -83,7 +83,7 @@ def _check_fits(config: RunConfig, target: str) -> None:
     )
 
 
-def _act(cluster, job: Job, chosen, options: argparse.Namespace) -> int:
+def _act(cluster, job: LaunchJob, chosen, options: argparse.Namespace) -> int:
     """Shows, writes or starts."""
     files = cluster.render(job, chosen)
     if options.render:

@@ -21,7 +21,7 @@ from typing import Any
 
 from tlx.base.errors import MEMORY, OK, ConfigError
 from tlx.cli import flags
-from tlx.plan import METHODS, Change, Plan, front, layouts, plan
+from tlx.plan import METHODS, ConfigOverride, Plan, layouts, pareto_front, plan
 from tlx.tasks import TABLE as TASKS
 from tlx.trainer.base_model import load_base
 from tlx.trainer.task_config import completed
@@ -77,11 +77,13 @@ def _search(options: argparse.Namespace) -> int:
     if options.write:
         pathlib.Path(options.write).write_text(_as_config(options.config_words, best.change))
     if options.json:
-        rows = [{"changes": list(one.change.words), "plan": one.plan.to_json()} for one in front(found)]
+        rows = [
+            {"changes": list(one.change.words), "plan": one.plan.to_json()} for one in pareto_front(found)
+        ]
         print(json.dumps({"best": list(best.change.words), "front": rows}, indent=2))
         return OK
     print("of what fits, that which nothing is both faster and smaller than, fastest first:")
-    for one in front(found):
+    for one in pareto_front(found):
         rate = one.plan.to_json()["tokens_per_s_per_chip"]
         words = " ".join(word.removeprefix("--config.") for word in one.change.words) or _AS_IT_IS
         size = _gb(one.plan.memory["total"])
@@ -93,7 +95,7 @@ def _search(options: argparse.Namespace) -> int:
 _AS_IT_IS = "(as the config has it)"
 
 
-def _as_config(words: Sequence[str], chosen: Change) -> str:
+def _as_config(words: Sequence[str], chosen: ConfigOverride) -> str:
     """A config file that is another with these overrides; both --config's own words and the choice."""
     name, *overrides = words
     return _CONFIG.format(
@@ -150,7 +152,7 @@ def show(found: Plan) -> str:
         f"memory      {_gb(found.memory['total'])} of {_gb(found.memory_available)} GB a chip: "
         + ("fits" if found.fits else "DOES NOT FIT"),
         *(f"  {part:14}{_gb(size):>9} GB" for part, size in found.memory.items() if part != "total" and size),
-        f"FLOPs       {found.work.model:.4g} a step, {found.work.computed:.4g} with what is computed again"
+        f"FLOPs       {found.work.model_flops:.4g} a step, {found.work.hardware_flops:.4g} with what is computed again"
         + (f", {found.flops_compiled:.4g} compiled without kernels" if found.flops_compiled else ""),
         f"traffic     {_gb(values['collective_bytes_per_chip'])} GB a chip and step",
         *_traffic(found),

@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
     figures: dict[str, Any]
 
 
-class Row(NamedTuple):
+class ReportRow(NamedTuple):
     """Runs with the same values of what is compared."""
 
     values: tuple[Any, ...]
@@ -124,7 +124,7 @@ def _keys(found: Sequence[Outcome], by: str | None) -> list[str]:
     return [key for key in chosen if len({repr(run.config.get(key)) for run in found}) > 1]
 
 
-def grouped(found: Sequence[Outcome], keys: Sequence[str], score: str) -> list[Row]:
+def grouped(found: Sequence[Outcome], keys: Sequence[str], score: str) -> list[ReportRow]:
     """A row for each combination of values. Raises DataError for a score that a run does not have."""
     groups: dict[str, tuple[tuple[Any, ...], list[float]]] = {}
     for run in found:
@@ -133,7 +133,7 @@ def grouped(found: Sequence[Outcome], keys: Sequence[str], score: str) -> list[R
             raise DataError(f"{run.folder}: " + one_of("--score", score, sorted(figures)))
         values = tuple(run.config.get(key) for key in keys)
         groups.setdefault(repr(values), (values, []))[1].append(run.figures[score])
-    rows = [Row(values, of_runs(scores), scores) for values, scores in groups.values()]
+    rows = [ReportRow(values, of_runs(scores), scores) for values, scores in groups.values()]
     return sorted(rows, key=lambda row: [_order(value) for value in row.values])
 
 
@@ -142,7 +142,7 @@ def _order(value: Any) -> tuple[bool, float, str]:
     return not number, float(value) if number else 0.0, str(value)
 
 
-def table(rows: Sequence[Row], keys: Sequence[str], score: str) -> str:
+def table(rows: Sequence[ReportRow], keys: Sequence[str], score: str) -> str:
     """Markdown: a row for each group."""
     lines = [[*keys, score, "runs"]]
     for row in rows:
@@ -152,7 +152,7 @@ def table(rows: Sequence[Row], keys: Sequence[str], score: str) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def draw(path: str, rows: Sequence[Row], keys: Sequence[str], score: str) -> None:
+def draw(path: str, rows: Sequence[ReportRow], keys: Sequence[str], score: str) -> None:
     """The score over the first of `keys`, its interval as bars."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -185,5 +185,5 @@ def _word(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _told(row: Row) -> Mapping[str, Any]:
+def _told(row: ReportRow) -> Mapping[str, Any]:
     return {"mean": row.score.value, "interval_95": [row.score.low, row.score.high], "scores": row.scores}

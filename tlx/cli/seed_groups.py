@@ -14,7 +14,7 @@ from tlx.base.memory import machine_bytes
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import steps
 from tlx.nn.kernels.choice import choose
-from tlx.plan.footprint import device_bytes, kept
+from tlx.plan.footprint import device_bytes, residual_bytes
 from tlx.run import RunConfig
 from tlx.run.program import program
 from tlx.run.spec import spec_before_tokenizer
@@ -126,7 +126,7 @@ def _memory(config: RunConfig, count: int) -> tuple[int, int]:
     """
     made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
     own = device_bytes(saved_part(made.state))
-    each = own + device_bytes(made.state.params) + kept(config, made)
+    each = own + device_bytes(made.state.params) + residual_bytes(config, made)
     return count * each + own + device_bytes(made.state.frozen), _device_bytes()
 
 

@@ -27,10 +27,10 @@ from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
 from tlx.trainer import driver, summary
-from tlx.trainer.base_model import Base, kept, load_base
+from tlx.trainer.base_model import BaseModel, cache_tokenizer, load_base
 from tlx.training import carry
 from tlx.training.state import State
-from tlx.training.step import merged
+from tlx.training.step import merge_params
 
 
 def main(argv: list[str]) -> int:
@@ -53,15 +53,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _continued(values: dict[str, Any], base: Base) -> RunConfig:
+def _continued(values: dict[str, Any], base: BaseModel) -> RunConfig:
     """The config with the model and the tokenizer of the base; how it is run stays as configured."""
     own = {name: values["model"][name] for name in ("execution", "dtype")}
     values["model"] = to_dict(base.config.model) | own
-    values["tokenizer"] = to_dict(base.config.tokenizer) | {"path": kept(base.tokenizer)}
+    values["tokenizer"] = to_dict(base.config.tokenizer) | {"path": cache_tokenizer(base.tokenizer)}
     return resolve(values | {"base": to_dict(base.record)})
 
 
-def _build(base: Base, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
+def _build(base: BaseModel, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
     """The run, which begins with all of the base's parameters that it has a place for."""
     heads = {path: leaf for path, leaf in tree.flatten(base.params).items() if path.startswith("heads/")}
 
@@ -87,8 +87,8 @@ def _evaluator(run: Run) -> driver.Evaluator:
         if memory is not None:
             shardings = jax.tree.map(lambda leaf: leaf.sharding, memory)
             memory = jax.jit(lambda: carry.initial_carry(run.module, rows), out_shardings=shardings)()
-        batches = itertools.islice(run.validation.epoch_batches(run.rows), num_batches)
-        return evaluate(scorer, merged(state.params, state.frozen), batches, memory, run.place)
+        batches = itertools.islice(run.validation.epoch_batches(run.local_row_indices), num_batches)
+        return evaluate(scorer, merge_params(state.params, state.frozen), batches, memory, run.to_devices)
 
     return evaluator
 

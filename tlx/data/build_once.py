@@ -17,7 +17,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def made_once(
+def build_once(
     folder: pathlib.Path, make: Callable[[pathlib.Path], None], load: Callable[[pathlib.Path], T]
 ) -> T:
     """`load(folder)`, after `make` has filled it, if it is absent or `load` finds it damaged (DataError).

@@ -57,7 +57,7 @@ def epoch_permutation(seed: int, source: int, epoch: int, size: int) -> Permutat
     return Permutation(size, hash64("windows", seed, source, epoch))
 
 
-class Mixture:
+class SourceMixture:
     """A fixed sequence that gives each source its share of any stretch of rows, to within a row or two.
 
     Each next row goes to the source that is furthest behind its share. The sequence repeats after

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from tlx.base.errors import DataError
-from tlx.data.build_once import made_once
+from tlx.data.build_once import build_once
 from tlx.data.cache import TokenCache
 
 BLOCK = 16_384  # documents that are packed together; a window never holds documents of two blocks
 
 
-class Plan(NamedTuple):
+class PackingPlan(NamedTuple):
     """Window w holds the pieces p in ends[w-1]..ends[w]: tokens[starts[p] : starts[p] + sizes[p]]."""
 
     ends: np.ndarray  # int64 [windows]
@@ -21,17 +21,17 @@ class Plan(NamedTuple):
     sizes: np.ndarray  # int32 [pieces]
 
 
-def best_fit_plan(cache: TokenCache, capacity: int) -> Plan:
+def best_fit_plan(cache: TokenCache, capacity: int) -> PackingPlan:
     """The plan for windows of `capacity` tokens, read from beside the cache (memory-mapped) or made."""
     folder = cache.folder.with_name(f"{cache.folder.name}-best-fit-{capacity}")
-    return made_once(
+    return build_once(
         folder,
         lambda temporary: _write(temporary, make_plan(cache.offsets, capacity), cache.fingerprint),
         lambda whole: _read(whole, cache.fingerprint),
     )
 
 
-def make_plan(offsets: np.ndarray, capacity: int) -> Plan:
+def make_plan(offsets: np.ndarray, capacity: int) -> PackingPlan:
     """Cuts documents longer than `capacity` into full windows and a rest, and packs the rests.
 
     Rests go, longest first, where they leave least room (Ding et al., Fewer truncations improve language
@@ -46,7 +46,7 @@ def make_plan(offsets: np.ndarray, capacity: int) -> Plan:
                 starts.append(start)
                 sizes.append(size)
             ends.append(len(starts))
-    return Plan(np.array(ends, np.int64), np.array(starts, np.int64), np.array(sizes, np.int32))
+    return PackingPlan(np.array(ends, np.int64), np.array(starts, np.int64), np.array(sizes, np.int32))
 
 
 def _pack_block(offsets: np.ndarray, capacity: int) -> Iterator[list[tuple[int, int]]]:
@@ -86,15 +86,17 @@ def pack(pieces: list[tuple[int, int]], capacity: int) -> list[list[tuple[int, i
     return windows
 
 
-def _write(folder: pathlib.Path, plan: Plan, fingerprint: str) -> None:
+def _write(folder: pathlib.Path, plan: PackingPlan, fingerprint: str) -> None:
     for name, array in plan._asdict().items():
         np.save(folder / f"{name}.npy", array)
     (folder / "fingerprint").write_text(fingerprint)
 
 
-def _read(folder: pathlib.Path, fingerprint: str) -> Plan:
+def _read(folder: pathlib.Path, fingerprint: str) -> PackingPlan:
     try:
-        plan = Plan(*(np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in Plan._fields))
+        plan = PackingPlan(
+            *(np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in PackingPlan._fields)
+        )
         whole = (folder / "fingerprint").read_text() == fingerprint
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the packing plan: {error}") from error

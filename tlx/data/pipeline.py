@@ -9,11 +9,11 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import sha256_json
 from tlx.data.batches import Batch, Batches
 from tlx.data.config import DataConfig
-from tlx.data.order import Mixture, epoch_permutation, hash64, row_generator
+from tlx.data.order import SourceMixture, epoch_permutation, hash64, row_generator
 from tlx.data.prepare import open_caches
 from tlx.data.sources import Split
-from tlx.data.window import Reads, Window, padding_window, reversed_window
-from tlx.data.window_layouts import Layout, check_reads, make_layout
+from tlx.data.window import Window, WindowSpec, padding_window, reversed_window
+from tlx.data.window_layouts import WindowLayout, check_window_spec, make_layout
 from tlx.text import Tokenizer
 
 Example = Callable[[np.random.Generator, Window, Any], Batch]
@@ -24,7 +24,7 @@ def build_pipeline(
     tokenizer: Tokenizer,
     example: Example,
     spec: Any,
-    reads: Reads,
+    reads: WindowSpec,
     *,
     batch_size: int,
     seed: int,
@@ -34,7 +34,7 @@ def build_pipeline(
 
     ConfigError, or DataError where the text is missing, unreadable or too little for one batch.
     """
-    check_reads(reads, data.packing)
+    check_window_spec(reads, data.packing)
     caches = open_caches(data, tokenizer, split)
     layouts = [make_layout(cache, reads, data.packing, tokenizer.vocab.pad) for cache in caches]
     pipeline = Pipeline(data, layouts, example, spec, reads, batch_size, seed, split, tokenizer.vocab.pad)
@@ -54,10 +54,10 @@ class Pipeline(Batches):
     def __init__(
         self,
         data: DataConfig,
-        layouts: Sequence[Layout],
+        layouts: Sequence[WindowLayout],
         example: Example,
         spec: Any,
-        reads: Reads,
+        reads: WindowSpec,
         batch_size: int,
         seed: int,
         split: Split,
@@ -73,7 +73,7 @@ class Pipeline(Batches):
         sizes = np.array([layout.cache.num_tokens for layout in layouts], np.float64)
         powers = (sizes / sizes.sum()) ** data.mixture_power
         weights = [source.weight * power for source, power in zip(data.sources, powers.tolist(), strict=True)]
-        self._mixture = Mixture(weights)
+        self._mixture = SourceMixture(weights)
         self._languages = [data.language_numbers(source) for source in data.sources]
         self.num_tokens = sum(layout.cache.num_tokens for layout in layouts)
         self.num_windows = sum(layout.num_windows for layout in layouts)
@@ -131,7 +131,7 @@ class Pipeline(Batches):
         layout, epoch = self._layouts[place.source], place.epoch
         if self.reads.copies:
             epoch %= self.reads.copies
-            stream, row = f"{stream} copies {place.source} {epoch}", place.index
+            stream, row = f"{stream} copies {place.source} {epoch}", place.window_index
         rng = row_generator(self._seed, stream, row)
         origin = 0
         if self._shuffle and not in_order:
@@ -143,15 +143,15 @@ class Pipeline(Batches):
         layout = self._layouts[place.source]
         language, other_language = self._languages[place.source]
         if place.backwards:
-            window = layout.window(place.index, origin, backwards=True)._replace(language=language)
+            window = layout.window(place.window_index, origin, backwards=True)._replace(language=language)
         else:
-            window = layout.window(place.index, origin)._replace(language=language)
-        if not self.reads.other:
+            window = layout.window(place.window_index, origin)._replace(language=language)
+        if not self.reads.second_length:
             return window
-        other = layout.other(place.index, self.reads.other, rng)
+        other = layout.second_window(place.window_index, self.reads.second_length, rng)
         if place.backwards:
             other = reversed_window(other)
-        return window._replace(other=other._replace(language=other_language))
+        return window._replace(second=other._replace(language=other_language))
 
     def _place(self, k: int, b: int, in_order: bool) -> "_Place | None":
         """The window of row b of batch k, where rows are independent of each other."""
@@ -196,5 +196,5 @@ class Pipeline(Batches):
 class _Place(NamedTuple):
     source: int
     epoch: int
-    index: int  # of the window in its layout
+    window_index: int  # of the window in its layout
     backwards: bool = False

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from tlx.base.config import to_dict
 from tlx.base.files import cache_folder, sha256_json
-from tlx.data.build_once import made_once
+from tlx.data.build_once import build_once
 from tlx.data.cache import FORMAT, TokenCache
 from tlx.data.config import DataConfig, WeightedSource
 from tlx.data.sources import Source, Split, open_source
@@ -23,7 +23,7 @@ def prepare_tokenizer(config: TokenizerConfig, data: DataConfig) -> Tokenizer:
     key = sha256_json(
         [FORMAT, to_dict(config), weights, [[s.source for s in data.sources], [s.identity for s in sources]]]
     )
-    return made_once(
+    return build_once(
         cache_folder() / "tokenizers" / key[:32],
         lambda folder: make_tokenizer(config, _sample(sources, weights, config.train_bytes)).save(folder),
         load_tokenizer,
@@ -39,7 +39,7 @@ def open_caches(data: DataConfig, tokenizer: Tokenizer, split: Split) -> tuple[T
 def _open_cache(config: WeightedSource, tokenizer: Tokenizer, split: Split, add_eos: bool) -> TokenCache:
     source = open_source(config, split)
     key = sha256_json([FORMAT, config.source, source.identity, tokenizer.hash, add_eos])
-    return made_once(
+    return build_once(
         cache_folder() / "tokens" / key[:32],
         lambda folder: write_cache(folder, source, tokenizer, add_eos),
         TokenCache,

@@ -11,18 +11,18 @@ from tlx.base.config import to_dict
 from tlx.base.errors import DataError
 from tlx.base.files import cache_folder, sha256_json
 from tlx.data.batches import Batch, Batches
-from tlx.data.build_once import made_once
+from tlx.data.build_once import build_once
 from tlx.data.config import DataConfig
-from tlx.data.order import Mixture, Permutation, epoch_permutation, hash64, row_generator
+from tlx.data.order import Permutation, SourceMixture, epoch_permutation, hash64, row_generator
 from tlx.data.packing import pack
 from tlx.data.readers import Record, RecordFiles, RecordsConfig, read_files
 from tlx.data.sources.source import held_out
 from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer
 
-Part = Literal["train", "validation", "test"]
+RecordSplit = Literal["train", "validation", "test"]
 
 
-def read_records(config: RecordsConfig, part: Part, seed: int) -> list[Record]:
+def read_records(config: RecordsConfig, part: RecordSplit, seed: int) -> list[Record]:
     """The records of a part, in the files' order, set by set. DataError where there are none.
 
     Of the training records `limit` are chosen by the seed. What is held out for validation depends on the
@@ -41,7 +41,7 @@ def read_records(config: RecordsConfig, part: Part, seed: int) -> list[Record]:
     return found
 
 
-def _read_part(config: RecordFiles, part: Part, seed: int, field: str) -> list[Record]:
+def _read_part(config: RecordFiles, part: RecordSplit, seed: int, field: str) -> list[Record]:
     own = getattr(config, part)
     if part == "validation" and not own:
         return _held_out(config, True, field)
@@ -83,7 +83,7 @@ def build_records(
     *,
     batch_size: int,
     seed: int,
-    part: Part = "train",
+    part: RecordSplit = "train",
 ) -> "RecordPipeline":
     """Reads and tokenises a part's records. DataError naming the record that does not fit."""
     records = read_records(data.records, part, seed)
@@ -108,7 +108,7 @@ def prepare_records_tokenizer(
         if not record.set or name in record.values  # each set has columns of its own
     ]
     key = sha256_json([to_dict(config), texts])
-    return made_once(
+    return build_once(
         cache_folder() / "tokenizers" / key[:32],
         lambda folder: make_tokenizer(config, texts).save(folder),
         load_tokenizer,
@@ -139,7 +139,7 @@ class RecordPipeline(Batches):
         self._shuffle, self._workers = data.shuffle, data.workers
         self._sets = _by_set(items, records)
         weights = _weights([len(numbers) for numbers in self._sets], data.records)
-        self._mixture = Mixture(weights)
+        self._mixture = SourceMixture(weights)
         digest = hashlib.sha256()
         self.num_tokens = 0
         for array in _arrays(items):

@@ -6,11 +6,11 @@ import numpy as np
 
 from tlx.text.vocabulary import Vocabulary
 
-Layout = Literal["packed", "stream", "document", "parallel", "packed_or_parallel", "turns"]
+LayoutName = Literal["packed", "stream", "document", "parallel", "packed_or_parallel", "turns"]
 
 
 class Window(NamedTuple):
-    """A piece of text of n tokens, and where an objective asks for it (`Reads.other`) a second one.
+    """A piece of text of n tokens, and a second one where an objective asks for it.
 
     `segments` count the documents within the window from 1 and are 0 on padding; `positions` restart at
     0 in each document's piece (0 on padding); documents end with eos where the data config says so.
@@ -20,12 +20,12 @@ class Window(NamedTuple):
     tokens: np.ndarray  # int32 [n]
     segments: np.ndarray  # int32 [n]
     positions: np.ndarray  # int32 [n]
-    other: "Window | None" = None  # a translation, or text from elsewhere
+    second: "Window | None" = None  # a translation, or text from elsewhere
     language: int = 0
     backwards: bool = False
 
 
-class Reads(NamedTuple):
+class WindowSpec(NamedTuple):
     """What an objective reads for one row of a batch: windows of `length` tokens in a `layout`.
 
     packed: windows in shuffled order, cut from concatenated documents (or filled with whole ones);
@@ -43,17 +43,17 @@ class Reads(NamedTuple):
     """
 
     length: int
-    layout: Layout = "packed"
+    layout: LayoutName = "packed"
     overlap: int = 0
-    other: int = 0
+    second_length: int = 0
     copies: int = 0
     both_ways: bool = False
 
 
-def padding_window(reads: Reads, pad: int) -> Window:
+def padding_window(reads: WindowSpec, pad: int) -> Window:
     """A window without text."""
     zeros = np.zeros(reads.length, np.int32)
-    other = padding_window(Reads(reads.other), pad) if reads.other else None
+    other = padding_window(WindowSpec(reads.second_length), pad) if reads.second_length else None
     return Window(np.full(reads.length, pad, np.int32), zeros, zeros.copy(), other)
 
 
@@ -69,8 +69,8 @@ def reversed_window(window: Window) -> Window:
     return window._replace(tokens=tokens, segments=segments, positions=positions, backwards=True)
 
 
-def made_up_window(reads: Reads, vocab: Vocabulary) -> Window:
+def dummy_window(reads: WindowSpec, vocab: Vocabulary) -> Window:
     """A window full of made-up text, for the shapes of what an objective makes of it."""
     text, count = np.flatnonzero(~vocab.special).astype(np.int32), np.arange(reads.length, dtype=np.int32)
-    other = made_up_window(Reads(reads.other), vocab) if reads.other else None
+    other = dummy_window(WindowSpec(reads.second_length), vocab) if reads.second_length else None
     return Window(np.resize(text, reads.length), np.ones(reads.length, np.int32), count, other)

@@ -14,12 +14,12 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.cache import TokenCache
 from tlx.data.packing import best_fit_plan
-from tlx.data.window import Reads, Window, padding_window, reversed_window
+from tlx.data.window import Window, WindowSpec, padding_window, reversed_window
 
-Run = tuple[int, int]  # start and size in the cache's tokens
+TokenRange = tuple[int, int]  # start and size in the cache's tokens
 
 
-class Layout(Protocol):
+class WindowLayout(Protocol):
     """Windows 0..num_windows-1 of one token cache, each `length` tokens."""
 
     cache: TokenCache
@@ -30,25 +30,25 @@ class Layout(Protocol):
         without regard to documents."""
         ...
 
-    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+    def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
         """A second piece of text of up to `length` tokens beside the window."""
         ...
 
 
-class _Anywhere:
+class RandomSecondMixin:
     """Layouts whose other piece of text begins at any token of the split."""
 
     cache: TokenCache
     _pad: int
 
-    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+    def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
         """Tokens from a uniformly random place, `length` of them where there are so many."""
         size = min(length, self.cache.num_tokens)
         start = int(rng.integers(self.cache.num_tokens - size + 1))
         return _assemble(self.cache, [(start, size)], length, 0, self._pad)
 
 
-class Concat(_Anywhere):
+class Packed(RandomSecondMixin):
     """Documents in a row, cut every `length - overlap` tokens; before its own tokens, a window shows the
     `overlap` tokens that precede them (padding before the first window)."""
 
@@ -65,7 +65,7 @@ class Concat(_Anywhere):
         return _assemble(self.cache, runs, self._length, max(-start, 0), self._pad)
 
 
-class Stream(_Anywhere):
+class Stream(RandomSecondMixin):
     """Documents in a row; window i + 1 begins `length - overlap` tokens after window i."""
 
     def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
@@ -103,7 +103,7 @@ class Documents:
         size = min(self._stride, int(self.cache.offsets[document + 1]) - start)
         return _with_context(self.cache, [(start, size)], self._length, self._overlap, self._pad)
 
-    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+    def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
         """Another document from a random token on (the same one where there is no other)."""
         document, count = self._document(index), self.cache.num_documents
         if count > 1:
@@ -133,7 +133,7 @@ class Pairs:
         """The source text; `origin` does not matter."""
         return self._text(2 * index, self._length)
 
-    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+    def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
         """Its translation."""
         return self._text(2 * index + 1, length)
 
@@ -142,7 +142,7 @@ class Pairs:
         return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self._pad)
 
 
-class Replies:
+class Turns:
     """A turn of a conversation a window: in front of it the last tokens of what was said before, beside it
     the beginning of the turn, which ends with sep, or with the conversation."""
 
@@ -161,7 +161,7 @@ class Replies:
         size = min(start - int(self.cache.offsets[self._document(start)]), self._length)
         return _assemble(self.cache, [(start - size, size)], self._length, 0, self._pad)
 
-    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+    def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
         """The turn."""
         start = int(self.cache.replies[index])
         stop = int(self.cache.offsets[self._document(start) + 1])
@@ -173,15 +173,15 @@ class Replies:
         return int(np.searchsorted(self.cache.offsets, place, "right")) - 1
 
 
-class Alone(Concat):
+class Unpaired(Packed):
     """Packed text beside which an objective finds no translation."""
 
-    def other(self, index: int, length: int, rng: np.random.Generator) -> Window:
+    def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
         """Nothing."""
-        return padding_window(Reads(length), self._pad)
+        return padding_window(WindowSpec(length), self._pad)
 
 
-class BestFit(_Anywhere):
+class BestFit(RandomSecondMixin):
     """Whole documents, as many as fit; the `overlap` tokens before the first, where it is the rest of one
     that was too long, else padding."""
 
@@ -201,7 +201,7 @@ class BestFit(_Anywhere):
         return _with_context(self.cache, runs, self._length, self._overlap, self._pad)
 
 
-def check_reads(reads: Reads, packing: str) -> None:
+def check_window_spec(reads: WindowSpec, packing: str) -> None:
     """ConfigError where what an objective reads makes no sense, or not with this packing."""
     if not 0 <= reads.overlap < reads.length:
         raise ConfigError(
@@ -209,7 +209,7 @@ def check_reads(reads: Reads, packing: str) -> None:
         )
     if reads.both_ways and reads.layout != "stream":
         raise ConfigError(f"an objective reads the layout {reads.layout!r} both ways; only a stream can be")
-    if reads.layout in ("parallel", "packed_or_parallel", "turns") and not reads.other:
+    if reads.layout in ("parallel", "packed_or_parallel", "turns") and not reads.second_length:
         what = "an answer" if reads.layout == "turns" else "a translation"
         raise ConfigError(f"an objective reads the layout {reads.layout!r} without room for {what}")
     if reads.layout not in _LAYOUTS:
@@ -221,9 +221,9 @@ def check_reads(reads: Reads, packing: str) -> None:
         )
 
 
-def make_layout(cache: TokenCache, reads: Reads, packing: str, pad: int) -> Layout:
-    """The layout that an objective reads; ConfigError as `check_reads`."""
-    check_reads(reads, packing)
+def make_layout(cache: TokenCache, reads: WindowSpec, packing: str, pad: int) -> WindowLayout:
+    """The layout that an objective reads; ConfigError as `check_window_spec`."""
+    check_window_spec(reads, packing)
     parallel = bool(cache.meta.get("parallel"))
     if parallel and "parallel" not in reads.layout and reads.layout != "turns":
         raise ConfigError(
@@ -231,23 +231,23 @@ def make_layout(cache: TokenCache, reads: Reads, packing: str, pad: int) -> Layo
         )
     kind = BestFit if packing == "best_fit" else _LAYOUTS[reads.layout]
     if reads.layout == "packed_or_parallel":
-        kind = Pairs if parallel else Alone
+        kind = Pairs if parallel else Unpaired
     if reads.layout == "turns" and parallel:
         kind = Pairs  # conversations of two turns
     return kind(cache, reads.length, reads.overlap, pad)
 
 
-_LAYOUTS: dict[str, type[Layout]] = {
-    "packed": Concat,
+_LAYOUTS: dict[str, type[WindowLayout]] = {
+    "packed": Packed,
     "stream": Stream,
     "document": Documents,
     "parallel": Pairs,
-    "packed_or_parallel": Alone,
-    "turns": Replies,
+    "packed_or_parallel": Unpaired,
+    "turns": Turns,
 }
 
 
-def _rotated(start: int, stop: int, origin: int, total: int) -> list[Run]:
+def _rotated(start: int, stop: int, origin: int, total: int) -> list[TokenRange]:
     """Runs of the tokens start..stop of a text of `total` tokens that is read from `origin` around."""
     before_end = total - origin
     if stop <= before_end:
@@ -257,7 +257,7 @@ def _rotated(start: int, stop: int, origin: int, total: int) -> list[Run]:
     return [(origin + start, before_end - start), (0, stop - before_end)]
 
 
-def _with_context(cache: TokenCache, runs: list[Run], length: int, overlap: int, pad: int) -> Window:
+def _with_context(cache: TokenCache, runs: list[TokenRange], length: int, overlap: int, pad: int) -> Window:
     """The runs behind `overlap` places: tokens of the first run's document before it, or padding."""
     if not overlap:
         return _assemble(cache, runs, length, 0, pad)
@@ -267,7 +267,7 @@ def _with_context(cache: TokenCache, runs: list[Run], length: int, overlap: int,
     return _assemble(cache, [(start - context, size + context), *runs[1:]], length, overlap - context, pad)
 
 
-def _assemble(cache: TokenCache, runs: Sequence[Run], length: int, lead: int, pad: int) -> Window:
+def _assemble(cache: TokenCache, runs: Sequence[TokenRange], length: int, lead: int, pad: int) -> Window:
     """The runs one after the other, behind `lead` places of padding and before as many as are left."""
     tokens = np.full(length, pad, np.int32)
     begins = np.zeros(length, np.int32)

@@ -20,7 +20,7 @@ from tlx.decode.cache_rows import reorder, repeat
 from tlx.decode.generate import check, encoded
 from tlx.decode.padding import Padded, bucket, pad
 from tlx.decode.stop import BEGIN, FOUND
-from tlx.nn.cache import Cache
+from tlx.nn.cache import KVCache
 from tlx.parallel import constrain
 from tlx.text.vocabulary import Vocabulary
 
@@ -34,7 +34,7 @@ class Hypothesis(NamedTuple):
     score: float  # log-probability / (tokens with the eos) ** length_penalty
 
 
-class Beams(NamedTuple):
+class BeamState(NamedTuple):
     """State of the search; K beams in each of B rows, best first."""
 
     step: jax.Array  # tokens so far
@@ -79,8 +79,8 @@ def beam_search(
         source = None
         if sources is not None:
             source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
-        knobs = Knobs(jnp.int32(max_tokens), jnp.float32(length_penalty), stops_SV)
-        rules = Rules(num_beams, bucket(max_tokens), vocab.eos)
+        knobs = BeamInputs(jnp.int32(max_tokens), jnp.float32(length_penalty), stops_SV)
+        rules = BeamSettings(num_beams, bucket(max_tokens), vocab.eos)
         found = search(lm, params, prompt, source, knobs, rules)
         tokens, counts, scores = (np.asarray(array) for array in found)
         results += [
@@ -94,7 +94,7 @@ def beam_search(
     return results
 
 
-class Knobs(NamedTuple):
+class BeamInputs(NamedTuple):
     """What is different for every call."""
 
     max_tokens: jax.Array  # eos included
@@ -102,36 +102,36 @@ class Knobs(NamedTuple):
     stops_SV: jax.Array | None  # the automaton of stop strings (decode/stop.py), which end a beam
 
 
-class Rules(NamedTuple):
+class BeamSettings(NamedTuple):
     """What is fixed when the search is compiled."""
 
     num_beams: int
-    room: int
+    buffer_size: int
     eos: int
 
 
 @functools.partial(jax.jit, static_argnames=("lm", "rules"))
 def search(
-    lm: nn.Module, params: Any, prompt: Padded, source: Padded | None, knobs: Knobs, rules: Rules
+    lm: nn.Module, params: Any, prompt: Padded, source: Padded | None, knobs: BeamInputs, rules: BeamSettings
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(tokens [B, K, room], how many of them count [B, K], scores [B, K]), the best first."""
     num_beams = rules.num_beams
     call = functools.partial(lm.apply, {"params": params})
     batch, width = prompt.tokens.shape
-    cache = call(batch, width + rules.room, *encoded(call, source), method="init_cache")
+    cache = call(batch, width + rules.buffer_size, *encoded(call, source), method="init_cache")
     lengths_R = jnp.repeat(prompt.segments.sum(axis=1), num_beams)
 
-    def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: Cache) -> Any:
+    def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: KVCache) -> Any:
         hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
         return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
 
-    def advance(state: Beams) -> Beams:
+    def advance(state: BeamState) -> BeamState:
         last_R1 = state.running_BKN[:, :, state.step - 1].reshape(-1, 1)
         positions_R1 = (lengths_R + state.step - 1)[:, None]
         logits_RV, cache = step(last_R1, positions_R1, jnp.ones_like(positions_R1), state.cache)
         return extend(state._replace(cache=cache), logits_RV.reshape(batch, num_beams, -1), knobs, rules)
 
-    def going(state: Beams) -> jax.Array:
+    def going(state: BeamState) -> jax.Array:
         return (state.step < knobs.max_tokens) & state.open_B.any()
 
     logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
@@ -142,7 +142,7 @@ def search(
     return tuple(constrain(array, (None,) * array.ndim) for array in found)  # whole, on every process
 
 
-def extend(state: Beams, logits_BKV: jax.Array, knobs: Knobs, rules: Rules) -> Beams:
+def extend(state: BeamState, logits_BKV: jax.Array, knobs: BeamInputs, rules: BeamSettings) -> BeamState:
     """One more token for every beam."""
     batch, num_beams, vocab_size = logits_BKV.shape
     log_probs = jax.nn.log_softmax(logits_BKV, axis=-1) + state.log_probs_BK[:, :, None]
@@ -171,7 +171,7 @@ def extend(state: Beams, logits_BKV: jax.Array, knobs: Knobs, rules: Rules) -> B
     on_BK, going_BK = jax.lax.top_k(jnp.where(ends_BC, NONE, best_BC), num_beams)
     parents_BK = jnp.take_along_axis(parent_BC, going_BK, axis=1)
     possible_B = on_BK[:, 0] / length.astype(jnp.float32) ** knobs.length_penalty
-    return Beams(
+    return BeamState(
         length,
         _pick(text_BCN, going_BK),
         on_BK,
@@ -184,15 +184,15 @@ def extend(state: Beams, logits_BKV: jax.Array, knobs: Knobs, rules: Rules) -> B
     )
 
 
-def _start(batch: int, rules: Rules, cache: Any) -> Beams:
+def _start(batch: int, rules: BeamSettings, cache: Any) -> BeamState:
     """All beams are the prompt, and only the first counts."""
     nothing_BK = jnp.full((batch, rules.num_beams), NONE)
-    empty_BKN = jnp.zeros((batch, rules.num_beams, rules.room), jnp.int32)
+    empty_BKN = jnp.zeros((batch, rules.num_beams, rules.buffer_size), jnp.int32)
     counts_BK = jnp.zeros((batch, rules.num_beams), jnp.int32)
     first_BK = nothing_BK.at[:, 0].set(0.0)
     every_B = jnp.ones(batch, bool)
     found = (empty_BKN, nothing_BK, counts_BK)
-    return Beams(jnp.int32(0), empty_BKN, first_BK, *found, every_B, counts_BK + BEGIN, cache)
+    return BeamState(jnp.int32(0), empty_BKN, first_BK, *found, every_B, counts_BK + BEGIN, cache)
 
 
 def _pick(array: jax.Array, index_BK: jax.Array) -> jax.Array:

@@ -5,22 +5,22 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from tlx.nn.cache import Cache
+from tlx.nn.cache import KVCache
 
 
-def repeat(cache: Cache, times: int) -> Cache:
+def repeat(cache: KVCache, times: int) -> KVCache:
     """Every row so many times, one behind the other."""
     return _rows(cache, lambda array, axis: jnp.repeat(array, times, axis=axis), cross=True)
 
 
-def reorder(cache: Cache, parents_BK: jax.Array) -> Cache:
+def reorder(cache: KVCache, parents_BK: jax.Array) -> KVCache:
     """The row of every beam's parent. What is of the encoder is the same for all beams of a row."""
     batch, num_beams = parents_BK.shape
     rows_R = (jnp.arange(batch)[:, None] * num_beams + parents_BK).reshape(-1)
     return _rows(cache, lambda array, axis: jnp.take(array, rows_R, axis=axis), cross=False)
 
 
-def _rows(cache: Cache, change: Callable[[jax.Array, int], jax.Array], cross: bool) -> Cache:
+def _rows(cache: KVCache, change: Callable[[jax.Array, int], jax.Array], cross: bool) -> KVCache:
     """The cache with its dim of rows changed."""
     changed = {name: change(getattr(cache, name), 1) for name in ("key", "value")}
     changed["segments"] = change(cache.segments, 0)

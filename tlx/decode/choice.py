@@ -24,7 +24,7 @@ MAX_ROWS = 64
 MAX_LOGITS = 2**25  # in one batch
 
 
-class Scored(NamedTuple):
+class ScoredTokens(NamedTuple):
     """A choice, token by token."""
 
     log_probs: np.ndarray  # natural logarithms, float64 [tokens of the choice]
@@ -40,14 +40,14 @@ def score_choices(
     *,
     sources: Sequence[Sequence[int]] | None = None,
     max_length: int | None = None,
-) -> list[list[Scored]]:
+) -> list[list[ScoredTokens]]:
     """Each choice of each prompt, scored behind it.
 
     choices: for each prompt, its own. Other arguments as those of `generate`. Raises ConfigError for a prompt
     without choices, or one that does not fit with its longest one.
     """
     longest = _longest(prompts, choices, sources or (), max_length)
-    found: list[list[Scored]] = [[]] * len(prompts)
+    found: list[list[ScoredTokens]] = [[]] * len(prompts)
     most, widest = max(map(len, choices), default=1), bucket(max(longest, default=1))
     size = max(1, min(MAX_ROWS // most, MAX_LOGITS // (most * widest * lm.cfg.padded_vocab)))
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
@@ -71,7 +71,7 @@ def score_choices(
         logs_BKN = logs_BKN.astype(np.float64)
         for place, row in enumerate(rows):
             cuts = [(place, i, slice(len(choice))) for i, choice in enumerate(choices[row])]
-            found[row] = [Scored(logs_BKN[cut], hits_BKN[cut]) for cut in cuts]
+            found[row] = [ScoredTokens(logs_BKN[cut], hits_BKN[cut]) for cut in cuts]
     return found
 
 

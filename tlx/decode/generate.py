@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.decode.loop import Draws, Loop, Rules, run
+from tlx.decode.loop import DecodeInputs, DecodeSettings, DecodeState, run
 from tlx.decode.padding import Padded, bucket, pad
-from tlx.decode.sampling import Sampling, knobs
+from tlx.decode.sampling import Sampling, sampling_arrays
 from tlx.decode.two_stream import continue_two_stream
 from tlx.parallel import constrain
 from tlx.text.vocabulary import Vocabulary
@@ -48,7 +48,7 @@ def generate(
     sampling.validate()
     check(prompts, sources, max_tokens, max_length)
     how = sampling.greedy, sampling.truncated, sampling.penalised
-    rules = Rules(*how, bucket(max_tokens), vocab.eos, vocab.pad)
+    rules = DecodeSettings(*how, bucket(max_tokens), vocab.eos, vocab.pad)
     outputs: list[list[int]] = []
     for start in range(0, len(prompts), batch_size):
         rows = np.arange(start, min(start + batch_size, len(prompts)))
@@ -57,7 +57,7 @@ def generate(
         rows = np.pad(rows, (0, bucket(num_real, 1) - num_real), mode="edge")
         prompt = pad([prompts[row] for row in rows], vocab.pad, left=True, limit=max_length)
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
-        draws = Draws(keys_B, jnp.int32(max_tokens), knobs(sampling), stops_SV)
+        draws = DecodeInputs(keys_B, jnp.int32(max_tokens), sampling_arrays(sampling), stops_SV)
         if lm.cfg.kind == "two_stream":
             new_BN, counts_B = continue_two_stream(lm, params, prompt, draws, rules)
         else:
@@ -72,19 +72,24 @@ def generate(
 
 @functools.partial(jax.jit, static_argnames=("lm", "rules"))
 def continue_cached(
-    lm: nn.Module, params: Any, prompt: Padded, source: Padded | None, draws: Draws, rules: Rules
+    lm: nn.Module,
+    params: Any,
+    prompt: Padded,
+    source: Padded | None,
+    draws: DecodeInputs,
+    rules: DecodeSettings,
 ) -> tuple[jax.Array, jax.Array]:
     """New tokens [B, room] of prompts padded on the left, and how many of each row count."""
     call = functools.partial(lm.apply, {"params": params})
     batch, width = prompt.tokens.shape
-    cache = call(batch, width + rules.room, *encoded(call, source), method="init_cache")
+    cache = call(batch, width + rules.buffer_size, *encoded(call, source), method="init_cache")
     lengths_B = prompt.segments.sum(axis=1)
 
     def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: Any) -> Any:
         hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
         return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
 
-    def advance(state: Loop) -> tuple[jax.Array, Any]:
+    def advance(state: DecodeState) -> tuple[jax.Array, Any]:
         positions_B1 = (lengths_B + state.step - 1)[:, None]
         return step(state.last_B[:, None], positions_B1, jnp.ones_like(positions_B1), state.memory)
 

@@ -7,31 +7,31 @@ import jax
 import jax.numpy as jnp
 
 from tlx.decode.padding import Padded
-from tlx.decode.sampling import Knobs, penalised, sample
+from tlx.decode.sampling import SamplingArrays, penalised, sample
 from tlx.decode.stop import BEGIN, FOUND
 
 
-class Rules(NamedTuple):
+class DecodeSettings(NamedTuple):
     """What is fixed when the loop is compiled."""
 
     greedy: bool
     truncated: bool
     penalised: bool
-    room: int  # tokens that fit the buffer, at least as many as are drawn
+    buffer_size: int  # tokens that fit the buffer, at least as many as are drawn
     eos: int
     pad: int
 
 
-class Draws(NamedTuple):
+class DecodeInputs(NamedTuple):
     """What is different for every call."""
 
     keys_B: jax.Array  # step s of row b draws with fold_in(keys_B[b], s)
     max_tokens: jax.Array
-    knobs: Knobs
+    sampling: SamplingArrays
     stops_SV: jax.Array | None = None  # the automaton of stop strings (decode/stop.py)
 
 
-class Loop(NamedTuple):
+class DecodeState(NamedTuple):
     """State of the loop; `memory` belongs to whatever computes the logits."""
 
     step: jax.Array  # tokens drawn so far
@@ -47,9 +47,9 @@ class Loop(NamedTuple):
 def run(
     logits_BV: jax.Array,
     memory: Any,
-    advance: Callable[[Loop], tuple[jax.Array, Any]],
-    draws: Draws,
-    rules: Rules,
+    advance: Callable[[DecodeState], tuple[jax.Array, Any]],
+    draws: DecodeInputs,
+    rules: DecodeSettings,
     prompt: Padded,
 ) -> tuple[jax.Array, jax.Array]:
     """(new tokens [B, room], how many of each row count), until all rows have ended or `max_tokens`.
@@ -59,12 +59,12 @@ def run(
     """
     stops_SV, rows_B = draws.stops_SV, jnp.arange(logits_BV.shape[0])
 
-    def draw(state: Loop, logits_BV: jax.Array, memory: Any) -> Loop:
+    def draw(state: DecodeState, logits_BV: jax.Array, memory: Any) -> DecodeState:
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(draws.keys_B, state.step)
         seen_BV, stop_B = state.seen_BV, state.stop_B
         if seen_BV is not None:
-            logits_BV = penalised(logits_BV, seen_BV, draws.knobs.repetition_penalty)
-        token_B = sample(logits_BV, keys_B, draws.knobs, rules.greedy, rules.truncated)
+            logits_BV = penalised(logits_BV, seen_BV, draws.sampling.repetition_penalty)
+        token_B = sample(logits_BV, keys_B, draws.sampling, rules.greedy, rules.truncated)
         done_B = state.done_B | (token_B == rules.eos)
         token_B = jnp.where(done_B, rules.pad, token_B)
         counts_B = state.counts_B + ~done_B
@@ -74,15 +74,15 @@ def run(
             stop_B = jnp.where(done_B, stop_B, stops_SV[stop_B, token_B])
             done_B |= stop_B == FOUND
         new_BN = jax.lax.dynamic_update_index_in_dim(state.new_BN, token_B, state.step, axis=1)
-        return Loop(state.step + 1, token_B, counts_B, done_B, new_BN, seen_BV, stop_B, memory)
+        return DecodeState(state.step + 1, token_B, counts_B, done_B, new_BN, seen_BV, stop_B, memory)
 
     none_B = jnp.zeros_like(rows_B, jnp.int32)
     seen_BV = None
     if rules.penalised:
         seen_BV = jnp.zeros(logits_BV.shape, bool).at[rows_B[:, None], prompt.tokens].max(prompt.segments > 0)
     stop_B = None if stops_SV is None else none_B + BEGIN
-    empty_BN = jnp.full((len(rows_B), rules.room), rules.pad, jnp.int32)
-    first = Loop(jnp.int32(0), none_B, none_B, none_B > 0, empty_BN, seen_BV, stop_B, None)
+    empty_BN = jnp.full((len(rows_B), rules.buffer_size), rules.pad, jnp.int32)
+    first = DecodeState(jnp.int32(0), none_B, none_B, none_B > 0, empty_BN, seen_BV, stop_B, None)
     state = jax.lax.while_loop(
         lambda state: (state.step < draws.max_tokens) & ~state.done_B.all(),
         lambda state: draw(state, *advance(state)),

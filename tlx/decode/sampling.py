@@ -50,7 +50,7 @@ class Sampling:
         return self.repetition_penalty != 1
 
 
-class Knobs(NamedTuple):
+class SamplingArrays(NamedTuple):
     """The numbers of a Sampling as arrays, so that new values do not compile a new program."""
 
     temperature: jax.Array
@@ -60,9 +60,9 @@ class Knobs(NamedTuple):
     repetition_penalty: jax.Array
 
 
-def knobs(sampling: Sampling) -> Knobs:
+def sampling_arrays(sampling: Sampling) -> SamplingArrays:
     """Scalars of `sampling`."""
-    return Knobs(
+    return SamplingArrays(
         jnp.float32(sampling.temperature),
         jnp.int32(sampling.top_k),
         jnp.float32(sampling.top_p),
@@ -80,7 +80,7 @@ def penalised(logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array) -> j
 
 
 def sample(
-    logits_BV: jax.Array, keys_B: jax.Array, values: Knobs, greedy: bool, truncated: bool
+    logits_BV: jax.Array, keys_B: jax.Array, values: SamplingArrays, greedy: bool, truncated: bool
 ) -> jax.Array:
     """Next token of each row, int32 [B]; row b depends on its own logits and its own key alone.
 

@@ -13,7 +13,7 @@ from tlx.data.readers import Record
 from tlx.data.records import RecordPipeline
 from tlx.evaluation.writing import write
 from tlx.metrics.resampling import interval
-from tlx.tasks.shared.base import Answer, Scores, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.base import Prediction, Scores, Task, TaskModule, TaskSpec
 
 Batch = Mapping[str, Any]
 
@@ -25,12 +25,12 @@ class Predictor(NamedTuple):
     run: Callable[[Any, Batch], tuple[dict[str, Any], dict[str, jax.Array]]]
 
 
-class Answered(NamedTuple):
+class SplitPredictions(NamedTuple):
     """Answers to the first records of a split (all of them, unless cut short), and the means of the
     module's terms."""
 
     terms: dict[str, float]
-    answers: list[Answer]
+    answers: list[Prediction]
     records: Sequence[Record]
 
 
@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
 
     figures: dict[str, float]
     scores: Scores
-    answers: list[Answer]
+    answers: list[Prediction]
     records: Sequence[Record]
 
 
@@ -57,7 +57,7 @@ def make_predictor(module: TaskModule, whole: Any = None) -> Predictor:
     return Predictor(module, jax.jit(predict, out_shardings=whole))
 
 
-def answer(
+def predict_split(
     predictor: Predictor,
     params: Any,
     task: Task,
@@ -66,7 +66,7 @@ def answer(
     rows: Sequence[int] | None = None,
     place: Callable[[Batch], Batch] = lambda batch: batch,
     num_batches: int | None = None,
-) -> Answered:
+) -> SplitPredictions:
     """Goes over the split once, or over its first batches. rows, place: as in training."""
     batches = itertools.islice(pipeline.epoch_batches(rows), num_batches)
     found = [predictor.run(params, place(batch)) for batch in batches]
@@ -82,12 +82,12 @@ def answer(
     if asked is not None:
         model = predictor.module.model
         joined["written"] = write(model, params["model"], asked, spec, pipeline.batch_size)
-    return Answered(_means(terms), task.answers(joined, items, spec), pipeline.records[:seen])
+    return SplitPredictions(_means(terms), task.answers(joined, items, spec), pipeline.records[:seen])
 
 
 def evaluate_task(predictor: Predictor, params: Any, task: Task, spec: TaskSpec, *rest: Any) -> Evaluation:
     """Answers (`rest`: as answer has it) and their scores."""
-    terms, answers, records = answer(predictor, params, task, spec, *rest)
+    terms, answers, records = predict_split(predictor, params, task, spec, *rest)
     scores = task.score(answers, records, spec)
     return Evaluation(terms | scores.figures, scores, answers, records)
 
@@ -100,8 +100,8 @@ def with_interval(evaluation: Evaluation) -> dict[str, Any]:
         "records": len(evaluation.records),
         "main": evaluation.scores.main,
         "interval_95": [found.low, found.high],
-        "same_answer": [evaluation.scores.floor],
-        "lower_is_better": evaluation.scores.lower,
+        "same_answer": [evaluation.scores.majority_baseline],
+        "lower_is_better": evaluation.scores.lower_is_better,
         **evaluation.figures,
     }
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from tlx.base.errors import ConfigError, one_of
 
 
-class Score(NamedTuple):
+class TextScore(NamedTuple):
     """How likely a text is."""
 
     log_likelihood: float  # nats, of the whole text
@@ -15,34 +15,34 @@ class Score(NamedTuple):
     num_bytes: int
 
 
-class Choice(NamedTuple):
+class RankedChoice(NamedTuple):
     """The best of given continuations, and what each of them scores."""
 
     text: str
-    index: int
-    scores: list[Score]
+    best_index: int
+    scores: list[TextScore]
 
 
 # What a log-likelihood may be divided by before choices are compared.
-NORMS: dict[str, Callable[[Score], int]] = {
+NORMS: dict[str, Callable[[TextScore], int]] = {
     "total": lambda score: 1,
     "tokens": lambda score: max(1, score.num_tokens),
     "bytes": lambda score: max(1, score.num_bytes),
 }
 
 
-def compared(scores: Sequence[Score], by: str) -> list[float]:
+def normalized_scores(scores: Sequence[TextScore], by: str) -> list[float]:
     """The log-likelihoods as they are compared; ConfigError for an unknown `by`."""
     if by not in NORMS:
         raise ConfigError(one_of("by", by, NORMS))
     return [score.log_likelihood / NORMS[by](score) for score in scores]
 
 
-def best_of(texts: Sequence[str], scores: Sequence[Score], by: str) -> Choice:
+def best_of(texts: Sequence[str], scores: Sequence[TextScore], by: str) -> RankedChoice:
     """The best text by its score; the first of equals."""
-    values = compared(scores, by)
+    values = normalized_scores(scores, by)
     best = values.index(max(values))
-    return Choice(texts[best], best, list(scores))
+    return RankedChoice(texts[best], best, list(scores))
 
 
 def continuations(

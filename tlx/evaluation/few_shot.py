@@ -16,10 +16,10 @@ from tlx.data.order import row_generator
 from tlx.data.readers import Record, RecordsConfig
 from tlx.data.records import read_records
 from tlx.evaluation.answers import Evaluation
-from tlx.evaluation.choices import NORMS, Score, compared
+from tlx.evaluation.choices import NORMS, TextScore, normalized_scores
 from tlx.metrics.classification import accuracy, macro
 from tlx.metrics.resampling import mean_of
-from tlx.tasks.shared.base import Answer, Scores
+from tlx.tasks.shared.base import Prediction, Scores
 from tlx.tasks.shared.labels import class_of
 from tlx.tasks.shared.templates import filled
 
@@ -89,7 +89,9 @@ class FewShotConfig:
 class Reader(Protocol):
     """What is asked of a model: tlx.LoadedModel."""
 
-    def score_choices(self, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[list[Score]]:
+    def score_choices(
+        self, prompts: Sequence[str], choices: Sequence[Sequence[str]]
+    ) -> list[list[TextScore]]:
         """How likely each choice is behind its prompt."""
         ...
 
@@ -122,7 +124,7 @@ def evaluate_few_shot(lm: Reader, config: FewShotConfig, split: str, length: int
     prompts, choices = [one.prompt for one in asked], [one.choices for one in asked]
     neutral = _neutral(lm, how, choices)
     values = [
-        {norm: compared(scores, norm) for norm in NORMS}
+        {norm: normalized_scores(scores, norm) for norm in NORMS}
         | {
             UNCONDITIONAL: [
                 score.log_likelihood - neutral[text] for score, text in zip(scores, own, strict=True)
@@ -130,7 +132,7 @@ def evaluate_few_shot(lm: Reader, config: FewShotConfig, split: str, length: int
         }
         for scores, own in zip(lm.score_choices(prompts, choices), choices, strict=True)
     ]
-    answers: list[Answer] = [
+    answers: list[Prediction] = [
         {
             "label": how.labels[int(np.argmax(found[how.by]))],
             **{norm: [round(float(value), 4) for value in found[norm]] for norm in BY},

@@ -26,13 +26,13 @@ MAX_ROWS = 32
 MAX_LOGITS = 2**25  # in one batch
 
 
-class Row(NamedTuple):
+class ScoringRow(NamedTuple):
     """One row of a batch, and which tokens of which text its last `count` targets are."""
 
     example: dict[str, np.ndarray]
     text: int
     first: int
-    count: int
+    num_targets: int
 
 
 def log_probs(
@@ -72,7 +72,7 @@ def log_probs(
         scored = np.asarray(_score(module, params, arrays))
         for row, scores in zip(batch, scored, strict=False):
             end = len(row.example["targets"])
-            results[row.text][row.first : row.first + row.count] = scores[end - row.count : end]
+            results[row.text][row.first : row.first + row.num_targets] = scores[end - row.num_targets : end]
     return results
 
 
@@ -92,35 +92,46 @@ def _score(module: ObjectiveModule, params: Any, batch: dict[str, jax.Array]) ->
     return -token_losses(hidden, unembedding, batch["targets"])[0]
 
 
-def _decoder_rows(number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any) -> Iterator[Row]:
+def _decoder_rows(
+    number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any
+) -> Iterator[ScoringRow]:
     given = np.concatenate([[vocab.bos], text])
     for begin, end, first in windows(len(text), length):
-        yield Row({**placed(given[begin:end]), "targets": text[begin:end]}, number, first, end - first)
+        yield ScoringRow(
+            {**document_arrays(given[begin:end]), "targets": text[begin:end]}, number, first, end - first
+        )
 
 
-def _two_stream_rows(number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any) -> Iterator[Row]:
+def _two_stream_rows(
+    number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any
+) -> Iterator[ScoringRow]:
     given = np.concatenate([[vocab.eos], text])
     for begin, end, first in windows(len(text), length - 1):
-        yield Row(left_to_right(given[begin : end + 1]), number, first, end - first)
+        yield ScoringRow(left_to_right(given[begin : end + 1]), number, first, end - first)
 
 
-def _encoder_rows(number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any) -> Iterator[Row]:
+def _encoder_rows(
+    number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any
+) -> Iterator[ScoringRow]:
     for begin, end, first in windows(len(text), length - 2):
         given = np.concatenate([[vocab.cls], text[begin:end], [vocab.sep]])
         for target in range(first, end):
             place = target - begin + 1
             shown = np.where(np.arange(len(given)) == place, vocab.mask, given)
             example = {"target_positions": np.array([place]), "targets": text[target : target + 1]}
-            yield Row({**placed(shown), **example}, number, target, 1)
+            yield ScoringRow({**document_arrays(shown), **example}, number, target, 1)
 
 
 def _encoder_decoder_rows(
     number: int, text: np.ndarray, vocab: Vocabulary, _: int, sources: Sequence[Sequence[int]]
-) -> Iterator[Row]:
+) -> Iterator[ScoringRow]:
     if len(text):
         given = np.concatenate([[vocab.bos], text[:-1]])
-        example = {**placed(np.asarray(sources[number]), "encoder_"), **placed(given, "decoder_")}
-        yield Row({**example, "targets": text}, number, 0, len(text))
+        example = {
+            **document_arrays(np.asarray(sources[number]), "encoder_"),
+            **document_arrays(given, "decoder_"),
+        }
+        yield ScoringRow({**example, "targets": text}, number, 0, len(text))
 
 
 _ROWS = {
@@ -132,7 +143,7 @@ _ROWS = {
 }
 
 
-def placed(tokens: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
+def document_arrays(tokens: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
     """tokens, positions and segments of one document, [T] each."""
     return {
         prefix + "tokens": tokens,
@@ -145,10 +156,10 @@ def left_to_right(tokens: np.ndarray) -> dict[str, np.ndarray]:
     """A two-stream example in the order of the text: every token but the first is a target."""
     order = np.arange(len(tokens))
     ranks = {"rank": order, "query_rank": order}
-    return {**placed(tokens), **ranks, "target_positions": order[1:], "targets": tokens[1:]}
+    return {**document_arrays(tokens), **ranks, "target_positions": order[1:], "targets": tokens[1:]}
 
 
-def _batches(rows: list[Row], padded_vocab: int) -> Iterator[list[Row]]:
+def _batches(rows: list[ScoringRow], padded_vocab: int) -> Iterator[list[ScoringRow]]:
     """Rows of like length together, so many that their logits fit."""
     rows = sorted(rows, key=lambda row: _widest(row.example))
     while rows:
@@ -158,7 +169,7 @@ def _batches(rows: list[Row], padded_vocab: int) -> Iterator[list[Row]]:
         rows = rows[:-count]
 
 
-def _collate(batch: list[Row], vocab: Vocabulary) -> dict[str, np.ndarray]:
+def _collate(batch: list[ScoringRow], vocab: Vocabulary) -> dict[str, np.ndarray]:
     """Arrays at the width of their bucket; rows up to a power of two are padding (segment 0)."""
     arrays = {}
     for name in batch[0].example:

@@ -9,7 +9,7 @@ from tlx.decode.sampling import Sampling
 from tlx.decode.stop import automaton
 from tlx.models.config import ModelConfig
 from tlx.models.transformer import Transformer
-from tlx.tasks.shared.base import Asked, TaskSpec
+from tlx.tasks.shared.base import GenerationRequest, TaskSpec
 
 _GREEDY = Sampling(temperature=0.0)
 
@@ -21,7 +21,9 @@ def cached(model: ModelConfig) -> tuple[Transformer, int | None]:
     return Transformer(dataclasses.replace(model, execution=execution)), longest
 
 
-def write(model: ModelConfig, params: Any, asked: Asked, spec: TaskSpec, batch_size: int) -> list[list[int]]:
+def write(
+    model: ModelConfig, params: Any, asked: GenerationRequest, spec: TaskSpec, batch_size: int
+) -> list[list[int]]:
     """The ids of a text for each prompt, without what ends it (but a stop string, if any). params: those of
     the model itself.
 

@@ -6,7 +6,7 @@ from typing import Any
 from tlx.base import config as configs
 from tlx.base.errors import ConfigError, one_of
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Family, Fixed, Same, replaced
+from tlx.models.families.family import Family, FixedField, SameField, replaced
 
 # Keys that say nothing about the function: names, versions, ids of special tokens, defaults of generation,
 # losses and heads of tasks, and how Hugging Face's classes compute.
@@ -52,9 +52,9 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
             )
     changes: dict[str, Any] = {}
     for field in family.fields:
-        if isinstance(field, Same):
+        if isinstance(field, SameField):
             changes[field.path] = _translated(field, values.get(field.key, field.default))
-        elif isinstance(field, Fixed):
+        elif isinstance(field, FixedField):
             value = values.get(field.key, field.values[0])
             if value not in field.values:
                 raise ConfigError("config.json: " + one_of(field.key, value, field.values))
@@ -71,9 +71,9 @@ def write(family: Family, config: ModelConfig) -> dict[str, Any]:
     values: dict[str, Any] = {}
     config = _explicit(config)
     for field in family.fields:
-        if isinstance(field, Same):
+        if isinstance(field, SameField):
             values[field.key] = _back(field, _field(config, field.path))
-        elif isinstance(field, Fixed):
+        elif isinstance(field, FixedField):
             values[field.key] = field.values[0]
         else:
             values |= field.write(config)
@@ -114,7 +114,7 @@ def _keys(field: Any) -> tuple[str, ...]:
     return field.keys if hasattr(field, "keys") else (field.key,)
 
 
-def _translated(field: Same, value: Any) -> Any:
+def _translated(field: SameField, value: Any) -> Any:
     if field.names is None:
         return value
     if value not in field.names:
@@ -122,7 +122,7 @@ def _translated(field: Same, value: Any) -> Any:
     return field.names[value]
 
 
-def _back(field: Same, value: Any) -> Any:
+def _back(field: SameField, value: Any) -> Any:
     if field.names is None:
         return value
     for theirs, ours in field.names.items():

@@ -18,7 +18,7 @@ from tlx.hub import config_file, safetensors, weights
 from tlx.hub.network import abstract_params
 from tlx.models.config import ModelConfig
 from tlx.models.families import MODEL_TYPES, TABLE, Family
-from tlx.models.families.family import Row
+from tlx.models.families.family import WeightMapping
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Checkpoint:
     config: ModelConfig
     heads: tuple[str, ...]
     raw: Mapping[str, Any]  # config.json as it is
-    params: dict[str, weights.Lazy]  # by path
+    params: dict[str, weights.LazyTensor]  # by path
 
     @property
     def num_params(self) -> int:
@@ -192,11 +192,11 @@ def _renamed(tensors: Mapping[str, np.ndarray], family: Family) -> Mapping[str, 
         for pattern, replacement in rules.items():
             new = re.sub(pattern, replacement, new)
         names[name if new in tensors else new] = name
-    return safetensors.Renamed(tensors, names)
+    return safetensors.RenamedTensors(tensors, names)
 
 
 def _heads(
-    family: Family, values: Mapping[str, Any], rows: list[Row], tensors: Mapping[str, np.ndarray]
+    family: Family, values: Mapping[str, Any], rows: list[WeightMapping], tensors: Mapping[str, np.ndarray]
 ) -> tuple[str, ...]:
     """All heads whose tensors are there, and those that the class must have."""
     named = (values.get("architectures") or [""])[0]
@@ -206,7 +206,7 @@ def _heads(
     return tuple(sorted(h for h in there if not any(h.startswith(f"{other}/") for other in there)))
 
 
-def _lacking(family: Family, rows: list[Row], params: Mapping[str, Any]) -> str:
+def _lacking(family: Family, rows: list[WeightMapping], params: Mapping[str, Any]) -> str:
     """What to say where the family's classes have parameters that the model does not; "" where not."""
     missing = [row.path for row in rows if row.path not in params]
     return f"the model has no {', '.join(missing[:3])}, which {family.name} has" if missing else ""

@@ -16,7 +16,7 @@ from tlx.nn import embed
 from tlx.parallel import unbox
 
 
-class Heads(nn.Module):
+class PretrainingHeads(nn.Module):
     """The parameters "heads/...": those that `names` ("heads/mlm", "heads/nsp/pooler") ask for."""
 
     cfg: ModelConfig
@@ -47,7 +47,7 @@ class Network(nn.Module):
         kind = {"two_stream": TwoStream, "bilstm": BiLSTM}.get(self.cfg.kind, Transformer)
         self.lm = kind(self.cfg, name="model")
         if self.head_names:
-            self.heads = Heads(self.cfg, self.head_names)
+            self.heads = PretrainingHeads(self.cfg, self.head_names)
 
     def __call__(self, batch: dict[str, jax.Array], memory: Memory | None = None) -> dict[str, jax.Array]:
         """{"hidden": [B, T, D], "logits": [B, T, V] (not of an encoder's), head: its logits}.

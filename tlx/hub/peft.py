@@ -21,15 +21,15 @@ from tlx.hub.folder import is_bare
 from tlx.hub.pattern import parse
 from tlx.models.config import ModelConfig
 from tlx.models.families import TABLE, Family
-from tlx.models.families.family import Row
-from tlx.nn.config import SlotsConfig
+from tlx.models.families.family import WeightMapping
+from tlx.nn.config import AdapterConfig
 from tlx.optim.leaves import STACK
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _TASKS = {"decoder": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM"}
 
 
-class Update(NamedTuple):
+class LowRankUpdate(NamedTuple):
     """What a family's layer gets added: y += x A^T B^T, float32 A [r, inputs], B [outputs, r]."""
 
     module: str  # "transformer.h.0.attn.c_attn"
@@ -73,7 +73,7 @@ def save_adapter(
         "modules_to_save": None,
     }
     tensors = [
-        (f"base_model.model.{update.module}.lora_{name}.weight", weights.whole(array))
+        (f"base_model.model.{update.module}.lora_{name}.weight", weights.lazy_tensor(array))
         for update in found
         for name, array in (("A", update.a), ("B", update.b))
     ]
@@ -85,7 +85,7 @@ def save_adapter(
 
 def updates(
     family: Family, architecture: str, config: ModelConfig, params: Mapping[str, Any]
-) -> list[Update]:
+) -> list[LowRankUpdate]:
     """The updates of all layers, in the order of the family's tensors."""
     slots = config.slots
     if not slots.lora_rank or any((slots.adapter, slots.prefix, slots.prompt, slots.units)):
@@ -93,8 +93,8 @@ def updates(
             "an adapter for peft is made of a run with adapt.method = 'lora', and of that alone"
         )
     flat = tree.flatten(params)
-    groups: dict[str, list[Row]] = {}
-    for row in family.rows(dataclasses.replace(config, slots=SlotsConfig())):
+    groups: dict[str, list[WeightMapping]] = {}
+    for row in family.rows(dataclasses.replace(config, slots=AdapterConfig())):
         if row.path in flat:
             groups.setdefault(row.name, []).append(row)
     found = []
@@ -108,7 +108,7 @@ def updates(
         inputs_first = _inputs_first(adapted[0], flat[_low(adapted[0].path)].ndim)
         for name, tensor in weights.to_tensors(rows, changes, config.vocab_size).items():
             a, b = _factors(tensor.read(), slots.lora_rank * len(adapted), inputs_first)
-            found.append(Update(name.removesuffix(".weight"), a, b, inputs_first))
+            found.append(LowRankUpdate(name.removesuffix(".weight"), a, b, inputs_first))
     if not found:
         raise ConfigError(f"the family {family.name} has no place for the layers that are adapted")
     return found
@@ -128,7 +128,7 @@ def _change(path: str, flat: Mapping[str, Any], scale: float) -> np.ndarray:
     return (scale * a.reshape(*lead, -1, rank) @ b.reshape(*lead, rank, -1)).reshape(shape)
 
 
-def _inputs_first(row: Row, dims: int) -> bool:
+def _inputs_first(row: WeightMapping, dims: int) -> bool:
     """Whether the tensor is [inputs, outputs]. `dims`: of A, with its rank and maybe its layers."""
     pattern = parse(row.pattern)
     if pattern is None:

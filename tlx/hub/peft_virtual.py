@@ -63,7 +63,7 @@ def save_virtual_tokens(
     if slots.prefix:
         values |= {"encoder_hidden_size": width, "prefix_projection": False}
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    tensors = [("prompt_embeddings", weights.whole(np.ascontiguousarray(tokens_PE, np.float32)))]
+    tensors = [("prompt_embeddings", weights.lazy_tensor(np.ascontiguousarray(tokens_PE, np.float32)))]
     safetensors.write_file(pathlib.Path(folder) / TENSORS, tensors)
     write_json(pathlib.Path(folder) / CONFIG, values)
     return len(tokens_PE)

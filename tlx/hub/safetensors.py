@@ -69,7 +69,7 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self._entries)
 
 
-class Renamed(Mapping[str, np.ndarray]):
+class RenamedTensors(Mapping[str, np.ndarray]):
     """Tensors by other names: {new: old}."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):

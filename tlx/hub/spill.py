@@ -13,19 +13,21 @@ import numpy as np
 import tqdm
 
 from tlx.base.errors import StorageError
-from tlx.hub.weights import Index, Lazy
+from tlx.hub.weights import Index, LazyTensor
 
 PIECE_BYTES = 2**26
 
 
-class Mapped(np.ndarray):
+class MappedArray(np.ndarray):
     """An array over a file that nobody changes any more: a copy for safety is the array itself."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Mapped":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MappedArray":
         return self
 
 
-def spill(params: Mapping[str, Lazy], folder: pathlib.Path, progress: bool = False) -> dict[str, Mapped]:
+def spill(
+    params: Mapping[str, LazyTensor], folder: pathlib.Path, progress: bool = False
+) -> dict[str, MappedArray]:
     """{path: array} over files in `folder`, written in pieces of about 64 MiB. StorageError if it is full."""
     leaves = tqdm.tqdm(params.items(), "reading", unit="parameter", disable=not progress, leave=False)
     try:
@@ -48,13 +50,13 @@ def pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[Index]:
         yield from ((first, *rest) for rest in inner)
 
 
-def _mapped(leaf: Lazy, path: pathlib.Path) -> Mapped:
+def _mapped(leaf: LazyTensor, path: pathlib.Path) -> MappedArray:
     size = leaf.dtype.itemsize * math.prod(leaf.shape)
     with open(path, "wb") as handle:
         handle.truncate(size)
     if not size:
-        return np.empty(leaf.shape, leaf.dtype).view(Mapped)
+        return np.empty(leaf.shape, leaf.dtype).view(MappedArray)
     for index in pieces(leaf.shape, leaf.dtype.itemsize):
         # Mapped anew for each piece: what was written leaves this process's memory.
         np.memmap(path, leaf.dtype, "r+", shape=leaf.shape or (1,))[index] = leaf.read(index)
-    return np.memmap(path, leaf.dtype, "r", shape=leaf.shape or (1,)).reshape(leaf.shape).view(Mapped)
+    return np.memmap(path, leaf.dtype, "r", shape=leaf.shape or (1,)).reshape(leaf.shape).view(MappedArray)

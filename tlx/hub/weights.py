@@ -10,13 +10,13 @@ import numpy as np
 
 from tlx.base.errors import DataError
 from tlx.hub.pattern import Pattern, parse
-from tlx.models.families.family import Family, Row
+from tlx.models.families.family import Family, WeightMapping
 
 Index = tuple[slice, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Lazy:
+class LazyTensor:
     """An array that is read when asked for, whole or a slice of it."""
 
     shape: tuple[int, ...]
@@ -32,25 +32,28 @@ class Lazy:
         return jax.make_array_from_callback(self.shape, sharding, self.read)
 
 
-def whole(array: np.ndarray) -> Lazy:
+def lazy_tensor(array: np.ndarray) -> LazyTensor:
     """An array that is there."""
-    return Lazy(array.shape, array.dtype, array.__getitem__)
+    return LazyTensor(array.shape, array.dtype, array.__getitem__)
 
 
-def select(rows: Iterable[Row], heads: Iterable[str]) -> list[Row]:
+def select(rows: Iterable[WeightMapping], heads: Iterable[str]) -> list[WeightMapping]:
     """The rows of the model and of these heads ("heads/mlm", "heads/nsp/pooler")."""
     wanted = tuple(f"{head}/" for head in heads)
     return [row for row in rows if not row.path.startswith("heads/") or row.path.startswith(wanted)]
 
 
-def without_prefix(rows: Iterable[Row], prefix: str) -> list[Row]:
+def without_prefix(rows: Iterable[WeightMapping], prefix: str) -> list[WeightMapping]:
     """The rows with the names of a bare model's tensors."""
     return [dataclasses.replace(row, name=row.name.removeprefix(prefix)) for row in rows]
 
 
 def from_tensors(
-    rows: Iterable[Row], tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any], vocab_size: int
-) -> dict[str, Lazy]:
+    rows: Iterable[WeightMapping],
+    tensors: Mapping[str, np.ndarray],
+    abstract: Mapping[str, Any],
+    vocab_size: int,
+) -> dict[str, LazyTensor]:
     """{path: parameter} for `abstract` {path: shape and dtype}; reads nothing but shapes.
 
     Raises DataError naming tensors that are missing, or of another shape than the model's, with both.
@@ -64,7 +67,9 @@ def from_tensors(
     for path, like in abstract.items():
         row = by_path[path]
         problems += _problems(row, tensors, like.shape, vocab_size)
-        found[path] = Lazy(tuple(like.shape), np.dtype(like.dtype), _reader(row, tensors, like, vocab_size))
+        found[path] = LazyTensor(
+            tuple(like.shape), np.dtype(like.dtype), _reader(row, tensors, like, vocab_size)
+        )
     if problems:
         more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise DataError("the tensors do not fit the config:\n" + "\n".join(problems[:20]) + more)
@@ -72,10 +77,10 @@ def from_tensors(
 
 
 def to_tensors(
-    rows: Iterable[Row], params: Mapping[str, Any], vocab_size: int, dtype: np.dtype | None = None
-) -> dict[str, Lazy]:
+    rows: Iterable[WeightMapping], params: Mapping[str, Any], vocab_size: int, dtype: np.dtype | None = None
+) -> dict[str, LazyTensor]:
     """{name: tensor} of `params` {path: array}. A tensor that packs several parameters needs them all."""
-    groups: dict[tuple[str, int], list[tuple[Row, Any, int | tuple[int, int] | None]]] = {}
+    groups: dict[tuple[str, int], list[tuple[WeightMapping, Any, int | tuple[int, int] | None]]] = {}
     for row in rows:
         leaf = params[row.path]
         for name, at in _names(row, leaf.shape):
@@ -87,7 +92,10 @@ def to_tensors(
 
 
 def leftovers(
-    family: Family, rows: Iterable[Row], tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any]
+    family: Family,
+    rows: Iterable[WeightMapping],
+    tensors: Mapping[str, np.ndarray],
+    abstract: Mapping[str, Any],
 ) -> list[str]:
     """Names of tensors that nothing reads. DataError where a copy differs from what it is a copy of."""
     used = {name for row in rows if row.path in abstract for name, _ in _names(row, abstract[row.path].shape)}
@@ -107,13 +115,13 @@ def leftovers(
     return left
 
 
-def complete(rows: Iterable[Row], tensors: Mapping[str, np.ndarray], head: str) -> bool:
+def complete(rows: Iterable[WeightMapping], tensors: Mapping[str, np.ndarray], head: str) -> bool:
     """Whether all tensors of a head are there."""
     names = [row.name for row in rows if row.path.startswith(f"{head}/")]
     return bool(names) and all(name in tensors for name in names)
 
 
-def _names(row: Row, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+def _names(row: WeightMapping, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
     """The tensors that a parameter is, and where in its stacked dims each stands."""
     if "{layer}" not in row.name:
         return [(row.name, ())]
@@ -123,25 +131,25 @@ def _names(row: Row, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]
     return [(name.replace("{expert}", str(e)), (*at, e)) for name, at in names for e in range(shape[1])]
 
 
-def _one(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _one(row: WeightMapping, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of one layer's (one expert's) parameter."""
     return tuple(shape[("{layer}" in row.name) + ("{expert}" in row.name) :])
 
 
-def _their_shape(row: Row, shape: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+def _their_shape(row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
     pattern = parse(row.pattern)
     if pattern is None:
         return _one(row, shape)
     return pattern.their_shape(_sizes(pattern, row, shape, vocab_size))
 
 
-def _sizes(pattern: Pattern, row: Row, shape: tuple[int, ...], vocab_size: int) -> dict[str, int]:
+def _sizes(pattern: Pattern, row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -> dict[str, int]:
     sizes = pattern.sizes(_one(row, shape))
     return sizes | {"v": vocab_size} if "v" in sizes else sizes
 
 
 def _problems(
-    row: Row, tensors: Mapping[str, np.ndarray], shape: tuple[int, ...], vocab_size: int
+    row: WeightMapping, tensors: Mapping[str, np.ndarray], shape: tuple[int, ...], vocab_size: int
 ) -> list[str]:
     wanted, problems = _their_shape(row, shape, vocab_size), []
     for name, _ in _names(row, shape):
@@ -153,7 +161,7 @@ def _problems(
 
 
 def _reader(
-    row: Row, tensors: Mapping[str, np.ndarray], like: Any, vocab_size: int
+    row: WeightMapping, tensors: Mapping[str, np.ndarray], like: Any, vocab_size: int
 ) -> Callable[[Index], np.ndarray]:
     pattern, one = parse(row.pattern), _one(row, like.shape)
     dtype = np.dtype(like.dtype)
@@ -187,7 +195,9 @@ def _reader(
     return read
 
 
-def _writer(group: list[tuple[Row, Any, Any]], vocab_size: int, dtype: np.dtype | None) -> Lazy:
+def _writer(
+    group: list[tuple[WeightMapping, Any, Any]], vocab_size: int, dtype: np.dtype | None
+) -> LazyTensor:
     row, leaf, _ = group[0]
     pattern = parse(row.pattern)
     if pattern is not None and len(group) != pattern.parts:
@@ -203,4 +213,4 @@ def _writer(group: list[tuple[Row, Any, Any]], vocab_size: int, dtype: np.dtype 
         parts = [part[tuple(slice(0, sizes[word]) for word in pattern.ours)] for part in parts]
         return pattern.write(parts, sizes).astype(target)
 
-    return Lazy(_their_shape(row, leaf.shape, vocab_size), target, read)
+    return LazyTensor(_their_shape(row, leaf.shape, vocab_size), target, read)

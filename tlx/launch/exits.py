@@ -15,7 +15,7 @@ MEANINGS = {
     errors.CHECKPOINT: "no checkpoint can be read, or none fits the model",
     errors.LEASE: "another run holds the directory",
     errors.NUMERICS: "training is no longer finite",
-    errors.DIVERGENCE: "processes that must agree do not",
+    errors.REPLICA_MISMATCH: "processes that must agree do not",
     errors.MEMORY: "the devices have too little memory",
     errors.NOT_IDENTIFIED: "the data does not identify the scaling law that was asked for",
     134: "aborted (SIGABRT), as when another process of the run has died",
@@ -26,18 +26,18 @@ MEANINGS = {
 }
 
 
-class Move(NamedTuple):
+class RestartDecision(NamedTuple):
     """What comes next: start again or not, and whether the restart counts against the limit."""
 
     again: bool
     counts: bool
 
 
-def next_move(code: int) -> Move:
+def next_move(code: int) -> RestartDecision:
     """By the exit code of the process that ended first."""
     if code == errors.PREEMPTED:
-        return Move(again=True, counts=False)
-    return Move(again=code in errors.RETRYABLE, counts=True)
+        return RestartDecision(again=True, counts=False)
+    return RestartDecision(again=code in errors.RETRYABLE, counts=True)
 
 
 def shell_code(returncode: int) -> int:

@@ -9,7 +9,7 @@ import subprocess
 
 from tlx.base.errors import OK, PREEMPTED, RETRYABLE, ConfigError
 from tlx.launch.exits import MEANINGS
-from tlx.launch.job import Cluster, Job, Raw, fill, option, yaml
+from tlx.launch.job import Cluster, LaunchJob, Raw, fill, option, yaml
 
 FILE = "jobset.yaml"
 PORT = 8476
@@ -70,7 +70,7 @@ class GkeOptions:
             )
 
 
-def render(job: Job, options: GkeOptions) -> dict[str, str]:
+def render(job: LaunchJob, options: GkeOptions) -> dict[str, str]:
     """The JobSet, and a ConfigMap with the config's file."""
     text = job.config_file.read_text() if job.config_file else "# the config comes with tlx\n"
     if len(text.encode()) > _LARGEST_CONFIG:
@@ -105,13 +105,13 @@ def render(job: Job, options: GkeOptions) -> dict[str, str]:
     return {FILE: fill("gke/jobset.yaml", values, yaml)}
 
 
-def commands(job: Job, options: GkeOptions, folder: pathlib.Path) -> list[list[str]]:
+def commands(job: LaunchJob, options: GkeOptions, folder: pathlib.Path) -> list[list[str]]:
     """kubectl apply: starts it, or changes nothing where it runs already."""
     where = ["--namespace", options.namespace] if options.namespace else []
     return [["kubectl", *where, "apply", "-f", str(folder / FILE)]]
 
 
-def run(job: Job, options: GkeOptions, folder: pathlib.Path) -> int:
+def run(job: LaunchJob, options: GkeOptions, folder: pathlib.Path) -> int:
     """Submits the JobSet."""
     if shutil.which("kubectl") is None:
         raise ConfigError(

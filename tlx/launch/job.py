@@ -14,7 +14,7 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
 
 
-class Job(NamedTuple):
+class LaunchJob(NamedTuple):
     """One run: `tlx train` with these words, wherever it is started."""
 
     name: str  # of the run; started again under the same name it goes on
@@ -38,9 +38,9 @@ class Cluster(NamedTuple):
     """A kind of machine. `options` is a frozen dataclass: its fields are the flags of `tlx launch KIND`."""
 
     options: type
-    render: Callable[[Job, Any], dict[str, str]]  # files by name, which say all there is to say
-    commands: Callable[[Job, Any, pathlib.Path], list[list[str]]]  # what starts them, for --dry-run
-    run: Callable[[Job, Any, pathlib.Path], int]  # starts the files in the folder; an exit code
+    render: Callable[[LaunchJob, Any], dict[str, str]]  # files by name, which say all there is to say
+    commands: Callable[[LaunchJob, Any, pathlib.Path], list[list[str]]]  # what starts them, for --dry-run
+    run: Callable[[LaunchJob, Any, pathlib.Path], int]  # starts the files in the folder; an exit code
 
 
 def option(default: Any, help: str) -> Any:

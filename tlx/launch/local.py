@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from tlx.base.errors import ConfigError, StorageError
 from tlx.launch.exits import describe, next_move
-from tlx.launch.job import Cluster, Job, option
+from tlx.launch.job import Cluster, LaunchJob, option
 from tlx.launch.secrets import hider
 from tlx.launch.supervise import Supervisor
 
@@ -31,17 +31,17 @@ class LocalOptions:
                 raise ConfigError(f"--{name}={getattr(self, name)} must be {least} or more")
 
 
-def render(job: Job, options: LocalOptions) -> dict[str, str]:
+def render(job: LaunchJob, options: LocalOptions) -> dict[str, str]:
     """Nothing: what runs here needs no files."""
     return {}
 
 
-def commands(job: Job, options: LocalOptions, folder: pathlib.Path) -> list[list[str]]:
+def commands(job: LaunchJob, options: LocalOptions, folder: pathlib.Path) -> list[list[str]]:
     """The command, as often as there are processes."""
     return [job.words()] * options.processes
 
 
-def run(job: Job, options: LocalOptions, folder: pathlib.Path) -> int:
+def run(job: LaunchJob, options: LocalOptions, folder: pathlib.Path) -> int:
     """Runs to the end, restarts included; the exit code of the process that ended first."""
     logs = pathlib.Path(job.workdir) / "logs"
     try:

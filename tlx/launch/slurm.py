@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 from tlx.base.errors import RETRYABLE, ConfigError
-from tlx.launch.job import Cluster, Job, Raw, fill, option, shell
+from tlx.launch.job import Cluster, LaunchJob, Raw, fill, option, shell
 
 SCRIPT = "train.sbatch"
 
@@ -40,7 +40,7 @@ class SlurmOptions:
                 raise ConfigError(f"--{name} must be one line")
 
 
-def render(job: Job, options: SlurmOptions) -> dict[str, str]:
+def render(job: LaunchJob, options: SlurmOptions) -> dict[str, str]:
     """The batch script. Paths are absolute: all nodes see the file system of the submitting host."""
     workdir = pathlib.Path(job.workdir).absolute()
     words = job._replace(workdir=str(workdir)).words(
@@ -66,12 +66,12 @@ def render(job: Job, options: SlurmOptions) -> dict[str, str]:
     return {SCRIPT: text.replace("\n\nset -euo", "\nset -euo") if not lines else text}
 
 
-def commands(job: Job, options: SlurmOptions, folder: pathlib.Path) -> list[list[str]]:
+def commands(job: LaunchJob, options: SlurmOptions, folder: pathlib.Path) -> list[list[str]]:
     """sbatch."""
     return [["sbatch", str(folder / SCRIPT)]]
 
 
-def run(job: Job, options: SlurmOptions, folder: pathlib.Path) -> int:
+def run(job: LaunchJob, options: SlurmOptions, folder: pathlib.Path) -> int:
     """Submits the script."""
     if shutil.which("sbatch") is None:
         raise ConfigError(

@@ -20,7 +20,7 @@ from tlx.launch.exits import describe, shell_code
 LINGER_SECONDS = 45.0
 
 
-class Death(NamedTuple):
+class ProcessExit(NamedTuple):
     """How a process ended; `code` as a shell gives it."""
 
     process: int
@@ -48,11 +48,11 @@ class Supervisor:
         self.asked: signal.Signals | None = None  # what this process was asked to end by
         self.wake = threading.Event()  # set when it was
 
-    def run(self, environs: Sequence[Mapping[str, str]]) -> list[Death]:
+    def run(self, environs: Sequence[Mapping[str, str]]) -> list[ProcessExit]:
         """All deaths, in the order in which they happened."""
-        ended: queue.SimpleQueue[Death] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[ProcessExit] = queue.SimpleQueue()
         readers = [self._start(i, environ, ended) for i, environ in enumerate(environs)]
-        deaths: list[Death] = []
+        deaths: list[ProcessExit] = []
         deadline = None
         while len(deaths) < len(environs):
             try:
@@ -83,7 +83,7 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def _start(
-        self, i: int, environ: Mapping[str, str], ended: "queue.SimpleQueue[Death]"
+        self, i: int, environ: Mapping[str, str], ended: "queue.SimpleQueue[ProcessExit]"
     ) -> threading.Thread:
         process = subprocess.Popen(
             self._command,
@@ -99,7 +99,9 @@ class Supervisor:
         self._running[i] = process
         self._say(f"launch | process {i} is pid {process.pid}")
         threading.Thread(
-            target=lambda: ended.put(Death(i, shell_code(process.wait()))), name=f"wait-{i}", daemon=True
+            target=lambda: ended.put(ProcessExit(i, shell_code(process.wait()))),
+            name=f"wait-{i}",
+            daemon=True,
         ).start()
         reader = threading.Thread(target=self._read, args=(i, process), name=f"read-{i}", daemon=True)
         reader.start()
@@ -112,12 +114,12 @@ class Supervisor:
                 print(line, file=log, flush=True)
                 self._say(f"p{i} | {line}")
 
-    def _tell(self, death: Death) -> None:
+    def _tell(self, death: ProcessExit) -> None:
         verb = "stopped" if death.code == 42 else "died"
         log = self._logs / f"p{death.process}.log"
         self._say(f"launch | process {death.process} {verb} first ({describe(death.code)}), log: {log}")
 
-    def _kill_rest(self, deaths: Sequence[Death]) -> None:
+    def _kill_rest(self, deaths: Sequence[ProcessExit]) -> None:
         for i in sorted(set(self._running) - {death.process for death in deaths}):
             self._say(f"launch | process {i} did not end in {self._linger:.0f} s after it; killed")
             _kill_group(self._running[i])

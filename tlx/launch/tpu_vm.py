@@ -13,7 +13,7 @@ from types import FrameType
 
 from tlx.base.errors import PREEMPTED, WATCHDOG, ConfigError
 from tlx.launch.exits import describe, next_move
-from tlx.launch.job import Cluster, Job, Raw, fill, option, shell
+from tlx.launch.job import Cluster, LaunchJob, Raw, fill, option, shell
 
 WORKER = "worker.sh"
 CONFIG = "config.py"
@@ -50,7 +50,7 @@ class TpuVmOptions:
                 raise ConfigError(f"--{name.replace('_', '-')}={getattr(self, name)} must be {value} or more")
 
 
-def render(job: Job, options: TpuVmOptions) -> dict[str, str]:
+def render(job: LaunchJob, options: TpuVmOptions) -> dict[str, str]:
     """What every worker runs, and the config's file if it is the user's own."""
     if not job.workdir.startswith("/"):
         raise ConfigError(
@@ -69,7 +69,7 @@ def render(job: Job, options: TpuVmOptions) -> dict[str, str]:
     return files
 
 
-def commands(job: Job, options: TpuVmOptions, folder: pathlib.Path) -> list[list[str]]:
+def commands(job: LaunchJob, options: TpuVmOptions, folder: pathlib.Path) -> list[list[str]]:
     """Create, copy, start, delete; in between the state is asked for."""
     machines = Machines(job, options, folder)
     created = [machines.create(), machines.state_of(), *machines.copy(), machines.start()]
@@ -79,7 +79,7 @@ def commands(job: Job, options: TpuVmOptions, folder: pathlib.Path) -> list[list
 class Machines:
     """gcloud's words for the machines of one run."""
 
-    def __init__(self, job: Job, options: TpuVmOptions, folder: pathlib.Path):
+    def __init__(self, job: LaunchJob, options: TpuVmOptions, folder: pathlib.Path):
         self.name, self._options, self._folder = job.name, options, folder
         self._where = [f"--zone={options.zone}"]
         if options.project:
@@ -234,7 +234,7 @@ class Attendant:
         return found.stdout.strip() or "UNKNOWN"
 
 
-def run(job: Job, options: TpuVmOptions, folder: pathlib.Path) -> int:
+def run(job: LaunchJob, options: TpuVmOptions, folder: pathlib.Path) -> int:
     """Stays until the run is done, as a process that can itself be started again: the machines are found."""
     if shutil.which("gcloud") is None:
         raise ConfigError("there is no gcloud here; install Google's Cloud SDK")

@@ -8,7 +8,7 @@ from tlx.models.config import ModelConfig
 from tlx.models.transformer import Batch
 from tlx.nn.characters import CharacterEncoder
 from tlx.nn.dropout import fold
-from tlx.nn.recurrent import Layers, State, empty_state
+from tlx.nn.recurrent import RecurrentLayers, RecurrentState, empty_state
 from tlx.parallel.sharding import logical
 
 # Branches of a row's keys.
@@ -24,8 +24,8 @@ class BiLSTM(nn.Module):
         cfg, dtypes = self.cfg, (self.cfg.block("encoder").dtype, self.cfg.param_dtype)
         self.characters = CharacterEncoder(cfg.recurrent.characters, cfg.width, *dtypes)
         sizes = cfg.recurrent, cfg.width, cfg.num_layers, cfg.dropout
-        self.forward = Direction(Layers(*sizes, *dtypes, parent=None))
-        self.backward = Direction(Layers(*sizes, *dtypes, parent=None))
+        self.forward = Direction(RecurrentLayers(*sizes, *dtypes, parent=None))
+        self.backward = Direction(RecurrentLayers(*sizes, *dtypes, parent=None))
 
     def __call__(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
         """All representations of each token, [L + 1, B, T, 2 D], for a task's `ScalarMix`.
@@ -44,8 +44,12 @@ class BiLSTM(nn.Module):
         return self.characters(characters_BTC)
 
     def read_forward(
-        self, x_BTD: jax.Array, segments_BT: jax.Array, state: State | None, keys: jax.Array | None = None
-    ) -> tuple[list[jax.Array], State]:
+        self,
+        x_BTD: jax.Array,
+        segments_BT: jax.Array,
+        state: RecurrentState | None,
+        keys: jax.Array | None = None,
+    ) -> tuple[list[jax.Array], RecurrentState]:
         """(each layer's outputs [B, T, D], the state behind the last token); None is an empty state."""
         state = self.empty(len(x_BTD)) if state is None else state
         return self.forward(x_BTD, segments_BT, state, fold(keys, FORWARD))
@@ -57,7 +61,7 @@ class BiLSTM(nn.Module):
         state = self.empty(len(x_BTD))
         return self.backward(x_BTD, segments_BT, state, fold(keys, BACKWARD), backwards=True)[0]
 
-    def empty(self, batch_size: int) -> State:
+    def empty(self, batch_size: int) -> RecurrentState:
         """What either direction begins with."""
         cfg = self.cfg
         dtype = cfg.block("encoder").dtype
@@ -67,10 +71,10 @@ class BiLSTM(nn.Module):
 class Direction(nn.Module):
     """One direction's layers, under the name "blocks" as any stack's."""
 
-    blocks: Layers
+    blocks: RecurrentLayers
 
     def __call__(self, *args, **kwargs):
-        """As `Layers`."""
+        """As `RecurrentLayers`."""
         return self.blocks(*args, **kwargs)
 
 

@@ -8,6 +8,7 @@ from tlx.models import parametrization
 from tlx.models.parametrization import ParametrizationConfig
 from tlx.nn.config import (
     LORA_TARGETS,
+    AdapterConfig,
     AttentionConfig,
     BlockConfig,
     ExecutionConfig,
@@ -15,7 +16,6 @@ from tlx.nn.config import (
     InitConfig,
     NormConfig,
     PositionConfig,
-    SlotsConfig,
     compute_dtype,
 )
 from tlx.nn.embed import EmbeddingConfig
@@ -60,7 +60,7 @@ class ModelConfig:
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     recurrent: RecurrentConfig = dataclasses.field(default_factory=RecurrentConfig)  # of a bilstm
     init: InitConfig = dataclasses.field(default_factory=InitConfig)
-    slots: SlotsConfig = dataclasses.field(default_factory=SlotsConfig)
+    slots: AdapterConfig = dataclasses.field(default_factory=AdapterConfig)
     parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the computation
     param_dtype: Literal["float32", "bfloat16"] = "float32"

@@ -13,7 +13,7 @@ from tlx.nn.config import BlockConfig
 from tlx.nn.disentangled import span
 
 
-class Shape(NamedTuple):
+class BatchShape(NamedTuple):
     """Dims of a batch. targets: places of a row that are predicted; 0: all of the (decoder's) row."""
 
     rows: int
@@ -31,7 +31,7 @@ class Flops(NamedTuple):
     training: int
 
 
-def model_flops(cfg: ModelConfig, shape: Shape, masked_head: bool = False) -> Flops:
+def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) -> Flops:
     """A step of a model and its vocabulary head. masked_head: with BERT's transform before the table.
 
     Every product costs its two gradients once more, but those with a factor that has no gradient: the
@@ -172,7 +172,7 @@ def _tower(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
     return block.num_layers * layer, block.num_layers * constant
 
 
-def _two_streams(cfg: ModelConfig, shape: Shape) -> tuple[int, int]:
+def _two_streams(cfg: ModelConfig, shape: BatchShape) -> tuple[int, int]:
     """As `_tower`, for content of the whole row and queries at the targets."""
     block, rows, length = cfg.block("encoder"), shape.rows, shape.length
     keys = shape.memory + length
@@ -186,7 +186,7 @@ def _two_streams(cfg: ModelConfig, shape: Shape) -> tuple[int, int]:
     return block.num_layers * layer, block.num_layers * constant
 
 
-def _bilstm(cfg: ModelConfig, shape: Shape) -> Flops:
+def _bilstm(cfg: ModelConfig, shape: BatchShape) -> Flops:
     """Both directions over a row, and the characters of one token more, which each direction lacks."""
     part, width = cfg.recurrent.characters, cfg.width
     wide = part.num_filters

@@ -32,7 +32,7 @@ class MaskedHead(nn.Module):
         return hidden, unembedding._replace(bias=bias)
 
 
-class PlaceTable(nn.Module):
+class PositionTable(nn.Module):
     """DeBERTa's vectors of absolute places, which no layer but the mask decoder reads: [max_length, D]."""
 
     cfg: ModelConfig

@@ -64,7 +64,7 @@ def check(cfg: "ModelConfig") -> None:
         raise ConfigError("model.parametrization.name = 'completep' needs two towers of equal depth")
 
 
-def rates(cfg: "ModelConfig", optimizer: OptimizerConfig, boxed_params: Any) -> dict[str, float]:
+def lr_multipliers(cfg: "ModelConfig", optimizer: OptimizerConfig, boxed_params: Any) -> dict[str, float]:
     """{path: factor of the learning rate} of the parameters that do not learn at the optimizer's own."""
     m = scales(cfg).width
     if m == 1.0:

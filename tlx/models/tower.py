@@ -7,22 +7,22 @@ import jax
 import jax.numpy as jnp
 
 from tlx.nn.block import Block
-from tlx.nn.cache import Cache, Slot
+from tlx.nn.cache import KVCache, LayerCache
 from tlx.nn.config import BlockConfig
 from tlx.nn.convolution import Convolution
 from tlx.nn.disentangled import DistanceTable
 from tlx.nn.dropout import dropout, fold
-from tlx.nn.embed import FINAL, EmbeddingConfig, Front
+from tlx.nn.embed import FINAL, EmbeddingConfig, InputEmbedding
 from tlx.nn.feedforward import Routing
-from tlx.nn.fusion import apart
+from tlx.nn.fusion import fusion_barrier
 from tlx.nn.kernels.choice import kernel_name
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
-from tlx.nn.position import BucketedBias, apiece
+from tlx.nn.position import BucketedBias, per_device_bias
 from tlx.nn.stack import layer_params, run_layers
 
 
-class Tower(nn.Module):
+class TransformerStack(nn.Module):
     """The encoder or the decoder of a Transformer, [B, T, E] token vectors to [B, T, D]."""
 
     cfg: BlockConfig
@@ -31,7 +31,7 @@ class Tower(nn.Module):
 
     def setup(self):
         cfg = self.cfg
-        self.front = Front(cfg, self.embedding)
+        self.front = InputEmbedding(cfg, self.embedding)
         if self._shared_bias:
             self.position_bias = BucketedBias(cfg)
         if cfg.position.kind == "disentangled":
@@ -107,7 +107,7 @@ class Tower(nn.Module):
         batch, length, _ = shape
         bias = self.position_bias(length, length + memory, memory)
         fused = kernel_name(self.cfg, length, prefix, length + memory) in ("fused", "cudnn")
-        return apiece(bias, batch) if fused and not self.cfg.slots.prefix else bias
+        return per_device_bias(bias, batch) if fused and not self.cfg.slots.prefix else bias
 
     def _runner(self, apply):
         """What runs the layers: all of them alike, or the first apart."""
@@ -170,10 +170,10 @@ class Tower(nn.Module):
         return pair
 
     def step(
-        self, x_BTE: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
+        self, x_BTE: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, cache: KVCache
+    ) -> tuple[jax.Array, KVCache]:
         """The next T places of a row: hidden states [B, T, D] and the cache with them."""
-        cfg, start = self.cfg, cache.index
+        cfg, start = self.cfg, cache.num_filled
         length, room = x_BTE.shape[1], cache.segments.shape[1]
         segments = jax.lax.dynamic_update_slice(cache.segments, segments_BT, (0, start))
         mask = Mask(segments_BT, segments, start, cfg.causal)
@@ -189,7 +189,7 @@ class Tower(nn.Module):
                 mask._replace(window=block.cfg.attention.window),
                 bias=bias,
                 positions_BT=positions_BT,
-                slot=Slot(key, value, index, start),
+                slot=LayerCache(key, value, index, start),
                 encoded_keys_values=encoded,
                 cross_mask=cross,
             )
@@ -206,7 +206,7 @@ class Tower(nn.Module):
             num_layers=cfg.num_layers,
             share=self.share_layers,
         )
-        cache = cache._replace(key=key, value=value, segments=segments, index=start + length)
+        cache = cache._replace(key=key, value=value, segments=segments, num_filled=start + length)
         return self._finish(y_BTD, None), cache
 
     def _period(self, apply):
@@ -228,7 +228,7 @@ class Tower(nn.Module):
 
     def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
         if self.cfg.residual != "post":
-            y_BTD = apart(self.final_norm(y_BTD))
+            y_BTD = fusion_barrier(self.final_norm(y_BTD))
         # Its own branch of the keys: layers fold in 0, 1, ...
         return dropout(y_BTD, self._final_dropout, fold(keys_B, self.cfg.num_layers), FINAL)
 

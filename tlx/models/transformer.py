@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from tlx.base.term import Term
 from tlx.models import parametrization
 from tlx.models.config import ModelConfig
-from tlx.models.tower import Tower
+from tlx.models.tower import TransformerStack
 from tlx.nn import cache as caches
 from tlx.nn import embed
 from tlx.nn.adaptive import AdaptiveOutput, AdaptiveUnembedding, ClusterTables
-from tlx.nn.cache import Cache
+from tlx.nn.cache import KVCache
 from tlx.nn.embed import TokenTable, Unembedding
 from tlx.nn.feedforward import balance
 from tlx.parallel.sharding import logical
@@ -75,9 +75,9 @@ class Transformer(nn.Module):
         cfg = self.cfg
         self.embedding = token_table(cfg)
         if cfg.kind != "decoder":
-            self.encoder = Tower(cfg.block("encoder"), cfg.embedding, cfg.share_layers)
+            self.encoder = TransformerStack(cfg.block("encoder"), cfg.embedding, cfg.share_layers)
         if cfg.kind != "encoder":
-            self.decoder = Tower(cfg.block("decoder"), cfg.embedding, cfg.share_layers)
+            self.decoder = TransformerStack(cfg.block("decoder"), cfg.embedding, cfg.share_layers)
         self.output = output(cfg)
 
     def __call__(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
@@ -168,7 +168,7 @@ class Transformer(nn.Module):
         length: int,
         encoded_BSD: jax.Array | None = None,
         encoded_segments_BS: jax.Array | None = None,
-    ) -> Cache:
+    ) -> KVCache:
         """An empty cache for `length` places; with the encoder's keys and values for an encoder-decoder."""
         block = self.cfg.block("decoder")
         cache = caches.empty(
@@ -180,12 +180,12 @@ class Transformer(nn.Module):
         return cache._replace(cross_key=key, cross_value=value, cross_segments=encoded_segments_BS)
 
     def decode(
-        self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, cache: Cache
-    ) -> tuple[jax.Array, Cache]:
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, cache: KVCache
+    ) -> tuple[jax.Array, KVCache]:
         """Hidden states of the next T tokens of each row (segment 0: padding) and the cache with them."""
         return self.decoder.step(self.embedding(tokens_BT), positions_BT, segments_BT, cache)
 
-    def _run(self, tower: Tower, batch: Batch, prefix: str, keys: jax.Array | None, **rest):
+    def _run(self, tower: TransformerStack, batch: Batch, prefix: str, keys: jax.Array | None, **rest):
         return tower(
             self.embedding(batch[prefix + "tokens"]),
             batch[prefix + "positions"],

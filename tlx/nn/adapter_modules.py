@@ -13,7 +13,7 @@ from tlx.parallel.sharding import logical
 _STDDEV = 1e-3
 
 
-class Adapter(nn.Module):
+class BottleneckAdapter(nn.Module):
     """y + gelu(y W_down + b) W_up + b, a bottleneck that begins as good as nothing (Houlsby et al. 2019)."""
 
     cfg: BlockConfig

@@ -138,7 +138,7 @@ class AdaptiveOutput(nn.Module):
         return AdaptiveUnembedding(clusters, biases, self.gates, self.gate_bias, self.vocab_size)
 
 
-class Scores(NamedTuple):
+class ClusterLogits(NamedTuple):
     """One cluster's logits, and what added to them makes log-probabilities."""
 
     begin: int
@@ -146,7 +146,7 @@ class Scores(NamedTuple):
     offset: jax.Array  # float32[...]
 
 
-def scores(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> list[Scores]:
+def cluster_logits(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> list[ClusterLogits]:
     """log p(id) = logits + offset, cluster by cluster: that of the cluster, and that within it."""
     first, *rest = unembedding.clusters
     kernel = jnp.concatenate([first.table, unembedding.gates.astype(first.table.dtype)])
@@ -156,7 +156,7 @@ def scores(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> list[Scores]:
     shortlist, gates = head[..., :ids], head[..., ids:] + unembedding.gate_bias.astype(jnp.float32)
     shortlist = shortlist if bias is None else shortlist + bias.astype(jnp.float32)
     log_z = jax.nn.logsumexp(jnp.concatenate([shortlist, gates], axis=-1), axis=-1)
-    found = [Scores(0, shortlist, -log_z)]
+    found = [ClusterLogits(0, shortlist, -log_z)]
     for i, cluster in enumerate(rest):
         y = _product(_narrowed(hidden, cluster), cluster.table)
         bias = unembedding.biases[i + 1]
@@ -164,13 +164,13 @@ def scores(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> list[Scores]:
         real = cluster.begin + jnp.arange(y.shape[-1]) < unembedding.vocab_size
         y = jnp.where(real, y, MASKED)
         inside = gates[..., i] - log_z
-        found.append(Scores(cluster.begin, y, inside - jax.nn.logsumexp(y, axis=-1)))
+        found.append(ClusterLogits(cluster.begin, y, inside - jax.nn.logsumexp(y, axis=-1)))
     return found
 
 
 def log_probabilities(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> jax.Array:
     """float32[..., padded vocabulary] that sum to one, -1e9 and less on the padding."""
-    pieces = [part.logits + part.offset[..., None] for part in scores(hidden, unembedding)]
+    pieces = [part.logits + part.offset[..., None] for part in cluster_logits(hidden, unembedding)]
     return jnp.concatenate(pieces, axis=-1)
 
 
@@ -178,7 +178,7 @@ def token_losses(
     hidden: jax.Array, unembedding: AdaptiveUnembedding, targets: jax.Array, label_smoothing: float = 0.0
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As losses.token_losses; log Z is that of the first softmax, over frequent ids and clusters."""
-    found = scores(hidden, unembedding)
+    found = cluster_logits(hidden, unembedding)
     target = total = 0.0
     best = jnp.full(targets.shape, -jnp.inf)
     for first, y, offset in found:

@@ -11,11 +11,11 @@ from tlx.nn.config import BlockConfig
 from tlx.nn.disentangled import DisentangledLogits, dropped_distances
 from tlx.nn.kernels import KERNELS
 from tlx.nn.kernels.choice import joins_heads, kernel_name
-from tlx.nn.linear import Linear, joined, one_product_helps
+from tlx.nn.linear import Linear, fused_projections, should_fuse
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
 from tlx.nn.position import BucketedBias, RelativeLogits, rotate
-from tlx.nn.relative import Relative
+from tlx.nn.relative import RelativeTerms
 from tlx.parallel.sharding import constrain
 
 QUERY_DIMS = ("batch", "sequence", "heads", "head_dim")
@@ -74,7 +74,7 @@ class Attention(nn.Module):
         return self._place_query(query, positions_BT), *self._place_key_value(key, value, positions_BT)
 
     def _projected(self, x: jax.Array, *layers: Linear) -> list[jax.Array]:
-        return joined(x, layers) if one_product_helps() else [layer(x) for layer in layers]
+        return fused_projections(x, layers) if should_fuse() else [layer(x) for layer in layers]
 
     def _place_query(self, query: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         if self.cfg.attention.qk_norm:
@@ -99,7 +99,7 @@ class Attention(nn.Module):
         key_BSGH: jax.Array,
         value_BSGH: jax.Array,
         mask: Mask,
-        bias: jax.Array | Relative | None,
+        bias: jax.Array | RelativeTerms | None,
         keys_B: jax.Array | None,
         site: int,
     ) -> jax.Array:
@@ -132,11 +132,13 @@ class Attention(nn.Module):
         flat = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
         return checkpoint_name(flat, name).reshape(x_BTNH.shape)
 
-    def _kernel(self, num_queries: int, num_keys: int, mask: Mask, bias: jax.Array | Relative | None) -> str:
+    def _kernel(
+        self, num_queries: int, num_keys: int, mask: Mask, bias: jax.Array | RelativeTerms | None
+    ) -> str:
         if self.is_initializing():  # layers are initialised under a vmap, which cuDNN's kernel does not know
             return "xla"
         arbitrary = mask.visible is not None or mask.prefix is not None
-        if isinstance(bias, Relative):
+        if isinstance(bias, RelativeTerms):
             own = bias.keys_RNH.ndim == 4 or bool(self.cfg.slots.prefix)
         else:
             own = bias is not None and self.cfg.position.kind != "bucketed"
@@ -195,10 +197,10 @@ class Attention(nn.Module):
         different_BTS: jax.Array | None = None,
         keys_B: jax.Array | None = None,
         site: int = 0,
-        slot: caches.Slot | None = None,
+        slot: caches.LayerCache | None = None,
         given: tuple[jax.Array, jax.Array] | None = None,
         distances_RD: jax.Array | None = None,
-    ) -> tuple[jax.Array, caches.Slot | None]:
+    ) -> tuple[jax.Array, caches.LayerCache | None]:
         """Attends from x to `source` (memory and x itself, or the encoder's output).
 
         `given` are keys and values computed before (the encoder's, while decoding); `slot` is where this

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from tlx.nn.adapter_modules import Adapter
+from tlx.nn.adapter_modules import BottleneckAdapter
 from tlx.nn.attention import Attention
-from tlx.nn.cache import Slot
+from tlx.nn.cache import LayerCache
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import dropout
 from tlx.nn.feedforward import Experts, FeedForward, Routing
@@ -42,9 +42,9 @@ class Block(nn.Module):
         self.feedforward = Experts(cfg) if cfg.feedforward.num_experts else FeedForward(cfg)
         self.feedforward_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
         if cfg.slots.adapter:
-            self.adapter = Adapter(cfg)
+            self.adapter = BottleneckAdapter(cfg)
             if cfg.slots.adapter_attention:
-                self.attention_adapter = Adapter(cfg)
+                self.attention_adapter = BottleneckAdapter(cfg)
         if cfg.residual == "sandwich":
             self.attention_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
             self.feedforward_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
@@ -59,13 +59,13 @@ class Block(nn.Module):
         different_BTS: jax.Array | None = None,
         keys_B: jax.Array | None = None,
         memory_BMD: jax.Array | None = None,
-        slot: Slot | None = None,
+        slot: LayerCache | None = None,
         encoded_BSD: jax.Array | None = None,
         encoded_keys_values: tuple[jax.Array, jax.Array] | None = None,
         cross_mask: Mask | None = None,
         distances_RD: jax.Array | None = None,
         source_BTD: jax.Array | None = None,
-    ) -> tuple[jax.Array, Slot | None, Routing | None]:
+    ) -> tuple[jax.Array, LayerCache | None, Routing | None]:
         """x_BTD after the layer, its cache, and what its experts were chosen for.
 
         `memory` are the layer's earlier inputs, which x may attend to; `source` what it does in place of x.

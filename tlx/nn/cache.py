@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-class Cache(NamedTuple):
+class KVCache(NamedTuple):
     """What a decoder remembers of a batch.
 
     key, value: [L, B, S, G, H]; segments: int[B, S], -1 where nothing is stored yet; index: number of
@@ -16,13 +16,13 @@ class Cache(NamedTuple):
     key: jax.Array
     value: jax.Array
     segments: jax.Array
-    index: jax.Array
+    num_filled: jax.Array
     cross_key: jax.Array | None = None
     cross_value: jax.Array | None = None
     cross_segments: jax.Array | None = None
 
 
-class Slot(NamedTuple):
+class LayerCache(NamedTuple):
     """One layer's view of the cache: the whole arrays, the layer and where to write."""
 
     key: jax.Array
@@ -31,14 +31,18 @@ class Slot(NamedTuple):
     start: jax.Array
 
 
-def empty(num_layers: int, batch: int, length: int, kv_heads: int, head_dim: int, dtype: jnp.dtype) -> Cache:
+def empty(
+    num_layers: int, batch: int, length: int, kv_heads: int, head_dim: int, dtype: jnp.dtype
+) -> KVCache:
     """A cache with room for `length` places."""
     shape = (num_layers, batch, length, kv_heads, head_dim)
     segments = jnp.full((batch, length), -1, jnp.int32)
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), segments, jnp.zeros((), jnp.int32))
+    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), segments, jnp.zeros((), jnp.int32))
 
 
-def write(slot: Slot, key_BTGH: jax.Array, value_BTGH: jax.Array) -> tuple[Slot, jax.Array, jax.Array]:
+def write(
+    slot: LayerCache, key_BTGH: jax.Array, value_BTGH: jax.Array
+) -> tuple[LayerCache, jax.Array, jax.Array]:
     """Stores new keys and values and returns all of the layer's, [B, S, G, H] each."""
     at = (slot.layer, 0, slot.start, 0, 0)
     key = jax.lax.dynamic_update_slice(slot.key, key_BTGH[None].astype(slot.key.dtype), at)

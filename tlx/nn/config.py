@@ -116,7 +116,7 @@ class ExecutionConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SlotsConfig:
+class AdapterConfig:
     """What adaptation adds to the parts of a model; 0 is nothing. Slots are parameters of those parts.
 
     lora_rank, lora_alpha: W + (alpha / rank) A B in place of the matrices lora_targets: "attention/query",
@@ -173,7 +173,7 @@ class BlockConfig:
     execution: ExecutionConfig
     dtype: str
     param_dtype: str
-    slots: SlotsConfig = SlotsConfig()
+    slots: AdapterConfig = AdapterConfig()
     matmul: str = "dtype"
     width_scale: float = 1.0  # m of models/parametrization.py
     layers_scale: float = 1.0  # l

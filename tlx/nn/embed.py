@@ -99,7 +99,7 @@ class TokenTable(nn.Module):
         return constrain(x, ("batch", "sequence", "activation_embed"))
 
 
-class Front(nn.Module):
+class InputEmbedding(nn.Module):
     """Token vectors plus positions and types, normalised, dropped out and projected: what layer 0 reads."""
 
     cfg: BlockConfig

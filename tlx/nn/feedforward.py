@@ -12,8 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import dropout, fold
-from tlx.nn.fusion import apart, gradient_apart, value_apart
-from tlx.nn.linear import Linear, joined, one_product_helps
+from tlx.nn.fusion import backward_barrier, forward_barrier, fusion_barrier
+from tlx.nn.linear import Linear, fused_projections, should_fuse
 from tlx.nn.quantized import FORMATS
 from tlx.parallel.sharding import constrain, logical
 
@@ -32,7 +32,7 @@ def _barriers(cfg: BlockConfig) -> tuple[Callable, Callable]:
     if cfg.matmul in FORMATS:  # to round is to pass over all values: that joins the activation, no product
         return (lambda x: x), (lambda x: x)
     # Where one product ends in the activation, the two are joined; what is behind them is not.
-    return (apart, apart) if cfg.feedforward.gated else (gradient_apart, value_apart)
+    return (fusion_barrier, fusion_barrier) if cfg.feedforward.gated else (backward_barrier, forward_barrier)
 
 
 class FeedForward(nn.Module):
@@ -61,7 +61,7 @@ class FeedForward(nn.Module):
 
         inner = ("in", "gate") if part.gated else ("in",)
         layers = [linear(name, cfg.width, size, names, cfg.std(cfg.width)) for name in inner]
-        products = joined(x_BTD, layers) if one_product_helps() else [layer(x_BTD) for layer in layers]
+        products = fused_projections(x_BTD, layers) if should_fuse() else [layer(x_BTD) for layer in layers]
         before, after = _barriers(cfg)
         named = zip(before(products), ("in", "gate"), strict=False)
         h_BTF, *gate = (checkpoint_name(y, name) for y, name in named)

@@ -9,7 +9,7 @@ from tlx.base.platform import platform
 T = TypeVar("T")
 
 
-def apart(x: T) -> T:
+def fusion_barrier(x: T) -> T:
     """`x` and its gradient, on a TPU each computed before what reads it.
 
     Its compiler likes to put activations and norms into the loops of the matrix products beside them, where
@@ -19,27 +19,27 @@ def apart(x: T) -> T:
 
 
 @jax.custom_vjp
-def _value_apart(x: T) -> T:
+def _forward_barrier(x: T) -> T:
     return jax.lax.optimization_barrier(x)
 
 
 @jax.custom_vjp
-def _gradient_apart(x: T) -> T:
+def _backward_barrier(x: T) -> T:
     return x
 
 
-_value_apart.defvjp(lambda x: (jax.lax.optimization_barrier(x), None), lambda _, g: (g,))
-_gradient_apart.defvjp(lambda x: (x, None), lambda _, g: (jax.lax.optimization_barrier(g),))
+_forward_barrier.defvjp(lambda x: (jax.lax.optimization_barrier(x), None), lambda _, g: (g,))
+_backward_barrier.defvjp(lambda x: (x, None), lambda _, g: (jax.lax.optimization_barrier(g),))
 
 
-def value_apart(x: T) -> T:
+def forward_barrier(x: T) -> T:
     """`x`, on a TPU computed before what reads it; its gradient is left to the compiler.
 
     Behind an activation: it may end the product before it, and is not done again by each product after it.
     """
-    return _value_apart(x) if platform() == "tpu" else x
+    return _forward_barrier(x) if platform() == "tpu" else x
 
 
-def gradient_apart(x: T) -> T:
+def backward_barrier(x: T) -> T:
     """`x`, whose gradient on a TPU is computed before what reads that: the same, of the way back."""
-    return _gradient_apart(x) if platform() == "tpu" else x
+    return _backward_barrier(x) if platform() == "tpu" else x

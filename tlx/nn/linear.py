@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from tlx.base.platform import platform
 from tlx.nn.config import Lora
-from tlx.nn.fusion import gradient_apart, value_apart
+from tlx.nn.fusion import backward_barrier, forward_barrier
 from tlx.nn.quantized import FORMATS, product
 from tlx.parallel.sharding import logical
 
@@ -56,15 +56,15 @@ class Linear(nn.Module):
         if self.lora is not None:
             low = _product(x, self.low, len(self.inputs))
             y = y + _product(low, self.high, 1) * jnp.asarray(self.lora.scale, y.dtype)
-        return moved(y, self.offset) if self.bias else y
+        return add_bias(y, self.offset) if self.bias else y
 
     def _flat(self, x: jax.Array) -> jax.Array:
         """As `__call__`. Heads apart would be moved before and after, each tile of a head for itself."""
         x_flat = x.reshape(*x.shape[: x.ndim - len(self.inputs)], self.fan_in)
-        x_flat = gradient_apart(x_flat) if len(self.inputs) > 1 else x_flat
+        x_flat = backward_barrier(x_flat) if len(self.inputs) > 1 else x_flat
         y = _product(x_flat, self.kernel.reshape(self.fan_in, -1), 1)
-        y = moved(y, self.offset.reshape(-1)) if self.bias else y
-        y = value_apart(y) if len(self.outputs) > 1 else y
+        y = add_bias(y, self.offset.reshape(-1)) if self.bias else y
+        y = forward_barrier(y) if len(self.outputs) > 1 else y
         return y.reshape(*y.shape[:-1], *self.outputs)
 
     def _draw(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
@@ -76,19 +76,19 @@ class Linear(nn.Module):
         return math.prod(self.inputs)
 
 
-def moved(y: jax.Array, offset: jax.Array) -> jax.Array:
+def add_bias(y: jax.Array, offset: jax.Array) -> jax.Array:
     """y + offset, of as many last dims as it has."""
     if platform() == "tpu" and y.dtype == jnp.bfloat16:
-        return _moved(gradient_apart(y), offset)
+        return _add_bias(backward_barrier(y), offset)
     return y + offset.astype(y.dtype)
 
 
 @jax.custom_vjp
-def _moved(y: jax.Array, offset: jax.Array) -> jax.Array:
+def _add_bias(y: jax.Array, offset: jax.Array) -> jax.Array:
     return (y.astype(jnp.float32) + offset.astype(jnp.float32)).astype(y.dtype)
 
 
-def _moved_back(offset: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _add_bias_backward(offset: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum over places by the matrix unit, in float32: to add them up takes three times as long."""
     count = g.ndim - offset.ndim
     contract = (tuple(range(1, count + 1)), tuple(range(count)))
@@ -97,10 +97,10 @@ def _moved_back(offset: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
     return g, jnp.mean(total, axis=0).astype(offset.dtype)  # of eight that are equal
 
 
-_moved.defvjp(lambda y, offset: (_moved(y, offset), offset), _moved_back)
+_add_bias.defvjp(lambda y, offset: (_add_bias(y, offset), offset), _add_bias_backward)
 
 
-def one_product_helps() -> bool:
+def should_fuse() -> bool:
     """Whether maps of the same x should share a product: where a mesh axis splits their outputs.
 
     The gradient of x is a sum over that axis, once for each product (Shoeybi et al. 2019, 3).
@@ -109,7 +109,7 @@ def one_product_helps() -> bool:
     return not mesh.empty and mesh.shape.get("tensor", 1) > 1
 
 
-def joined(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
+def fused_projections(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
     """[layer(x) for layer in layers] by one product. Outputs: [F], or [N, H] with N a multiple of the least.
 
     Kernels are joined within groups of heads, so that the dim that is split over a mesh axis stays so.

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from tlx.base.platform import platform
 from tlx.nn.config import BlockConfig, PositionConfig
 from tlx.nn.kernels.choice import joins_heads
-from tlx.nn.linear import Linear, moved
-from tlx.nn.relative import Relative
+from tlx.nn.linear import Linear, add_bias
+from tlx.nn.relative import RelativeTerms
 from tlx.parallel.sharding import constrain, logical, spec_in_use
 
 
@@ -65,7 +65,7 @@ def _swap_halves(x: jax.Array) -> jax.Array:
     return jnp.concatenate([x[..., half:], x[..., :half]], axis=-1)
 
 
-def bucket(distance: jax.Array, cfg: PositionConfig, bidirectional: bool) -> jax.Array:
+def relative_bucket(distance: jax.Array, cfg: PositionConfig, bidirectional: bool) -> jax.Array:
     """T5's bucket of key index minus query index (Raffel et al. 2020, 2.1): exact, then logarithmic."""
     count = cfg.num_buckets
     first = jnp.zeros_like(distance)
@@ -95,11 +95,11 @@ class BucketedBias(nn.Module):
         table = self.param("table", init, shape, jnp.dtype(cfg.param_dtype))
         query = jnp.arange(num_queries)[:, None] + query_start
         distance = jnp.arange(num_keys)[None, :] - query
-        buckets = bucket(distance, cfg.position, bidirectional=not cfg.causal)
+        buckets = relative_bucket(distance, cfg.position, bidirectional=not cfg.causal)
         return jnp.transpose(table[buckets], (2, 0, 1))[None]
 
 
-def apiece(bias_1NTS: jax.Array, batch_size: int) -> jax.Array:
+def per_device_bias(bias_1NTS: jax.Array, batch_size: int) -> jax.Array:
     """The bias once for each device that has rows of its own, [devices, N, T, S].
 
     The devices' gradients of it are then summed once behind the layers, and not in each of them.
@@ -176,15 +176,15 @@ class RelativeLogits(nn.Module):
 
     def term(
         self, query_BTNH: jax.Array, keys_RNH: jax.Array, rows: int, places_BP: jax.Array | None
-    ) -> Relative:
+    ) -> RelativeTerms:
         """What `__call__` or `gathered` lay out over the keys."""
-        return Relative(self._moved(query_BTNH, self.position_bias), keys_RNH, rows, places_BP)
+        return RelativeTerms(self._moved(query_BTNH, self.position_bias), keys_RNH, rows, places_BP)
 
     def _moved(self, query_BTNH: jax.Array, bias_NH: jax.Array) -> jax.Array:
         if not joins_heads(self.cfg):
-            return moved(query_BTNH, bias_NH)
+            return add_bias(query_BTNH, bias_NH)
         flat = query_BTNH.reshape(*query_BTNH.shape[:2], -1)
-        return moved(flat, bias_NH.reshape(-1)).reshape(query_BTNH.shape)
+        return add_bias(flat, bias_NH.reshape(-1)).reshape(query_BTNH.shape)
 
     def __call__(self, query_BTNH: jax.Array, keys_RNH: jax.Array, num_keys: int) -> jax.Array:
         """float[B, N, T, S] for queries at consecutive places. keys: [R, N, H] or [B, R, N, H]."""

@@ -22,20 +22,22 @@ class RecurrentConfig:
     characters: CharacterConfig = dataclasses.field(default_factory=CharacterConfig)
 
 
-class State(NamedTuple):
+class RecurrentState(NamedTuple):
     """What the layers of one direction remember of a row."""
 
     cell: jax.Array  # float32[B, L, H]
     hidden: jax.Array  # [B, L, D]
 
 
-def empty_state(batch_size: int, num_layers: int, cfg: RecurrentConfig, width: int, dtype: str) -> State:
+def empty_state(
+    batch_size: int, num_layers: int, cfg: RecurrentConfig, width: int, dtype: str
+) -> RecurrentState:
     """Nothing remembered."""
     cell = jnp.zeros((batch_size, num_layers, cfg.cell), jnp.float32)
-    return State(cell, jnp.zeros((batch_size, num_layers, width), jnp.dtype(dtype)))
+    return RecurrentState(cell, jnp.zeros((batch_size, num_layers, width), jnp.dtype(dtype)))
 
 
-class Layers(nn.Module):
+class RecurrentLayers(nn.Module):
     """The layers of one direction, [layers, ...] each.
 
     With z = x W + h R + b split into i, j, f, o:
@@ -69,11 +71,11 @@ class Layers(nn.Module):
         self,
         x_BTD: jax.Array,
         segments_BT: jax.Array,
-        state: State,
+        state: RecurrentState,
         keys_B: jax.Array | None = None,
         *,
         backwards: bool = False,
-    ) -> tuple[list[jax.Array], State]:
+    ) -> tuple[list[jax.Array], RecurrentState]:
         """(each layer's outputs [B, T, D], the state behind the last place that is read).
 
         `backwards` reads from the last place to the first. The state is emptied where another segment
@@ -91,7 +93,7 @@ class Layers(nn.Module):
             found.append(x_BTD)
             cells.append(cell)
             hiddens.append(hidden)
-        return found, State(jnp.stack(cells, 1), jnp.stack(hiddens, 1))
+        return found, RecurrentState(jnp.stack(cells, 1), jnp.stack(hiddens, 1))
 
     def _run(self, layer, x_BTD, continues_BT, real_BT, state, backwards):
         """One layer's outputs, without its input, and its last state."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 
 
-class Relative(NamedTuple):
+class RelativeTerms(NamedTuple):
     """logits[b, n, i, j] += query[b, i, n] . keys[rows - 1 - place_i + j, n]: see nn/position.py.
 
     place_i is i, or `places[b, i]` where the queries are some of a row of `rows`. A kernel that keeps logits

@@ -27,9 +27,9 @@ from typing import Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Reads, Window
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 SPANS = ("infill", "mask", "delete")
 
@@ -63,7 +63,7 @@ class BART:
             raise ConfigError(f"objective.poisson = {self.poisson} must be above 0")
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows that leave room for bos and eos, and for masks put in between."""
     inserted = math.ceil(spec.length * spec.config.insert_share)
     if spec.length - inserted < 4:
@@ -71,19 +71,19 @@ def reads(spec: Spec) -> Reads:
             f"data.sequence_length = {spec.length} must be at least 4 for bart, and leave 4 tokens beside "
             "those that objective.insert_share puts in"
         )
-    return Reads(length=spec.length - 2 - inserted)
+    return WindowSpec(length=spec.length - 2 - inserted)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """Encoder input, decoder input and targets, [length] each."""
     vocab, lengths = spec.vocab, (spec.length, spec.length)
     text = row(window, spec)
     if len(text) == 0:
-        return two_towers(text, text, lengths, vocab)
-    return two_towers(damaged(rng, text, spec), text, lengths, vocab, start=vocab.eos)
+        return encoder_decoder_arrays(text, text, lengths, vocab)
+    return encoder_decoder_arrays(damaged(rng, text, spec), text, lengths, vocab, start=vocab.eos)
 
 
-def row(window: Window, spec: Spec) -> np.ndarray:
+def row(window: Window, spec: ObjectiveSpec) -> np.ndarray:
     """bos, the window's text, eos; nothing where there is none."""
     num_text = int(np.count_nonzero(window.segments))
     tokens = np.empty(num_text + 2 if num_text else 0, np.int32)
@@ -92,7 +92,7 @@ def row(window: Window, spec: Spec) -> np.ndarray:
     return tokens
 
 
-def damaged(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def damaged(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """What the encoder reads of bos, text, eos: at most spec.length tokens."""
     config, vocab = spec.config, spec.vocab
     if config.permute_share:
@@ -109,7 +109,7 @@ def damaged(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndar
     return tokens
 
 
-def permuted(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def permuted(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """The tokens with their sentences in another order, bos and eos in place."""
     if spec.ends_sentence is None:
         return tokens
@@ -128,7 +128,7 @@ def permuted(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.nda
     return np.concatenate([tokens[:1], tokens[1:-1][places], tokens[-1:]])
 
 
-def masked(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def masked(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """The tokens with spans of words replaced by masks, or gone."""
     config = spec.config
     begins = np.ones(len(tokens), bool) if spec.starts_word is None else spec.starts_word[tokens]
@@ -190,13 +190,13 @@ def covered(starts: np.ndarray, stops: np.ndarray, length: int) -> np.ndarray:
     return np.cumsum(edges)[:length] > 0
 
 
-def fillers(rng: np.random.Generator, count: int, spec: Spec) -> np.ndarray:
+def fillers(rng: np.random.Generator, count: int, spec: ObjectiveSpec) -> np.ndarray:
     """`count` masks, some of them random ids."""
     draw, ids = rng.random(count), rng.integers(1, spec.vocab.size, count)
     return np.where(draw < spec.config.random_share, ids, spec.vocab.mask)
 
 
-def inserted(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: Spec) -> np.ndarray:
+def inserted(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: ObjectiveSpec) -> np.ndarray:
     """The tokens with `count` more between bos and eos: ceil(count * random_share) random ids, masks else."""
     size = len(tokens) + count
     places = rng.permutation(size - 2)[:count] + 1

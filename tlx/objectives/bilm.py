@@ -18,15 +18,15 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.bilstm import BiLSTM
 from tlx.models.config import ModelConfig
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy
-from tlx.nn.recurrent import State
+from tlx.nn.recurrent import RecurrentState
 from tlx.nn.sampled import sampled_losses
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
 from tlx.parallel.sharding import logical
 from tlx.text.characters import PAD
 
@@ -50,12 +50,12 @@ class BiLM:
             raise ConfigError(f"objective.num_sampled = {self.num_sampled} must be 0 (all) or more")
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Windows of a stream of length + 1 tokens that share one token with the next."""
-    return Reads(spec.length + 1, "stream", overlap=1)
+    return WindowSpec(spec.length + 1, "stream", overlap=1)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """tokens, targets, weights, positions, segments [length]; characters [length + 1, C].
 
     `targets` are what the forward direction predicts, `tokens` what the backward one does. `characters` are
@@ -91,7 +91,7 @@ class Softmax(nn.Module):
         return Unembedding(kernel, self.param("bias", zeros, shape[:1], dtype), 1.0, cfg.vocab_size)
 
 
-class Heads(nn.Module):
+class BiLMHeads(nn.Module):
     """The parameters "heads/bilm"."""
 
     model: ModelConfig
@@ -116,15 +116,15 @@ class BiLMModule(ObjectiveModule):
                 f"objective.max_characters = {self.config.max_characters}"
             )
         self.lm = BiLSTM(self.model, name="model")
-        self.heads = Heads(self.model)
+        self.heads = BiLMHeads(self.model)
 
-    def initial_carry(self, batch_size: int) -> State:
+    def initial_carry(self, batch_size: int) -> RecurrentState:
         """The forward direction's empty state."""
         return BiLSTM(self.model, parent=None).empty(batch_size)
 
     def predictions(
-        self, batch: Batch, carry: State | None, keys: jax.Array | None
-    ) -> tuple[Predictions, State]:
+        self, batch: Batch, carry: RecurrentState | None, keys: jax.Array | None
+    ) -> tuple[Predictions, RecurrentState]:
         """The forward direction's hidden states [B, T, D], for `targets`."""
         length = batch["tokens"].shape[1]
         x_BTD = self.lm.tokens(batch["characters"][:, :length])
@@ -132,8 +132,8 @@ class BiLMModule(ObjectiveModule):
         return Predictions(layers[-1], self.heads.bilm()), state
 
     def __call__(
-        self, batch: Batch, carry: State | None = None, keys: jax.Array | None = None
-    ) -> tuple[Terms, State]:
+        self, batch: Batch, carry: RecurrentState | None = None, keys: jax.Array | None = None
+    ) -> tuple[Terms, RecurrentState]:
         """Terms "loss" and "accuracy" (means of both directions), "forward" and "backward" (metrics)."""
         x_BSD = self.lm.tokens(batch["characters"])
         forward, state = self.lm.read_forward(x_BSD[:, :-1], batch["segments"], carry, keys)
@@ -143,7 +143,7 @@ class BiLMModule(ObjectiveModule):
         ahead = self._terms(forward[-1], batch["targets"], batch["weights"], keys, 0)
         back = self._terms(backward[-1], batch["tokens"], batch["weights"], keys, 1)
         terms = {
-            name: Term((ahead[name].sum + back[name].sum) / 2, ahead[name].weight, ahead[name].scale)
+            name: Term((ahead[name].sum + back[name].sum) / 2, ahead[name].weight, ahead[name].loss_weight)
             for name in ahead
         }
         both = {"forward": ahead, "backward": back}

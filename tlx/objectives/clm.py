@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from tlx.base.term import Terms
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.transformer import Transformer
 from tlx.nn.losses import cross_entropy
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,12 @@ class CLM:
         """Nothing can be wrong."""
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows of length + 1 tokens that share one token with the next."""
-    return Reads(length=spec.length + 1, overlap=1)
+    return WindowSpec(length=spec.length + 1, overlap=1)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """tokens, targets, weights, positions, segments, each [length]; weight 0 on padding only."""
     del rng
     segments = window.segments[1:]

@@ -11,9 +11,9 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.clm import CLMModule
-from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +26,17 @@ class CTRL:
         """Nothing can be wrong."""
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows as long as the row; ConfigError if sources outnumber the vocabulary's marks."""
     if len(spec.languages) > spec.vocab.num_sentinels:
         raise ConfigError(
             f"data has {len(spec.languages)} control codes (the sources' languages), the vocabulary marks "
             f"for {spec.vocab.num_sentinels}"
         )
-    return Reads(length=spec.length)
+    return WindowSpec(length=spec.length)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """tokens, targets, weights, positions, segments, each [length]."""
     del rng
     segments, pad = window.segments, spec.vocab.pad

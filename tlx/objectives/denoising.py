@@ -23,9 +23,9 @@ from typing import Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Reads, Window
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 from tlx.text.vocabulary import Vocabulary
 
 STYLES = ("bert", "mask", "spans", "drop")
@@ -56,12 +56,12 @@ def most_noise(length: int, config: Denoising) -> int:
     return min(math.ceil(length * config.noise_density + 6 * spread), length)
 
 
-def most_spans(length: int, spec: Spec) -> int:
+def most_spans(length: int, spec: ObjectiveSpec) -> int:
     """Runs of noise, each of which needs a sentinel."""
     return min(spec.vocab.num_sentinels, most_noise(length, spec.config), (length + 1) // 2)
 
 
-def target_length(spec: Spec) -> int:
+def target_length(spec: ObjectiveSpec) -> int:
     """Length of the decoder's row."""
     length = spec.length - 1
     if spec.config.style in ("bert", "mask"):
@@ -71,7 +71,7 @@ def target_length(spec: Spec) -> int:
     return noise + 1 + (most_spans(length, spec) + 1 if spec.config.style == "spans" else 0)
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows that leave room for eos; ConfigError if the noise would often lack sentinels."""
     config, length = spec.config, spec.length - 1
     if length < 1:
@@ -83,21 +83,21 @@ def reads(spec: Spec) -> Reads:
             f"{spec.length}, and 3 standard deviations more; the vocabulary has {spec.vocab.num_sentinels}: "
             "shorten the sequence or lower objective.noise_density"
         )
-    return Reads(length=length)
+    return WindowSpec(length=length)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """Encoder input [length], decoder input and targets [target_length(spec)]."""
     text = window.tokens[: np.count_nonzero(window.segments)]
     lengths = (spec.length, target_length(spec))
     if len(text) == 0:
-        return two_towers(text, text, lengths, spec.vocab)
+        return encoder_decoder_arrays(text, text, lengths, spec.vocab)
     source, targets = corrupt(rng, text, spec)
     end = np.int32(spec.vocab.eos)
-    return two_towers(np.append(source, end), np.append(targets, end), lengths, spec.vocab)
+    return encoder_decoder_arrays(np.append(source, end), np.append(targets, end), lengths, spec.vocab)
 
 
-def corrupt(rng: np.random.Generator, text: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
+def corrupt(rng: np.random.Generator, text: np.ndarray, spec: ObjectiveSpec) -> tuple[np.ndarray, np.ndarray]:
     """(what the encoder reads, what the decoder writes), both without eos."""
     config, vocab = spec.config, spec.vocab
     noise = rng.random(len(text)) < config.noise_density

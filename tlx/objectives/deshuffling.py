@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +24,19 @@ class Deshuffling:
         """Nothing can be wrong."""
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows that leave room for eos; ConfigError if there is none."""
     if spec.length < 2:
         raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for deshuffling")
-    return Reads(length=spec.length - 1)
+    return WindowSpec(length=spec.length - 1)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """Encoder input, decoder input and targets, [length] each."""
     text = window.tokens[: np.count_nonzero(window.segments)]
     end = np.full(min(len(text), 1), spec.vocab.eos, np.int32)  # none behind nothing
     source, targets = np.append(rng.permutation(text), end), np.append(text, end)
-    return two_towers(source, targets, (spec.length, spec.length), spec.vocab)
+    return encoder_decoder_arrays(source, targets, (spec.length, spec.length), spec.vocab)
 
 
 OBJECTIVE = Objective(Deshuffling, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))

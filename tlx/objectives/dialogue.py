@@ -24,13 +24,13 @@ import numpy as np
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.data import turns
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.nn import embed
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy, token_losses
 from tlx.objectives.clm import CLMModule
-from tlx.objectives.shared.base import Batch, Objective, Spec
-from tlx.objectives.shared.encoder_decoder import ones, padded
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import ones, pad_to_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Exchange(NamedTuple):
     rated: np.ndarray
 
 
-def longest_response(spec: Spec) -> int:
+def longest_response(spec: ObjectiveSpec) -> int:
     """Its tokens, eos included."""
     return spec.config.response_length or spec.length // 2
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Turns of conversations; ConfigError where a row has no room for both sides or no mark between them."""
     longest = longest_response(spec)
     if not 2 <= longest <= spec.length - 3:
@@ -75,10 +75,10 @@ def reads(spec: Spec) -> Reads:
         raise ConfigError(
             "dialogue puts a mark before a response; the vocabulary has none (num_sentinels = 0)"
         )
-    return Reads(spec.length - 2, "turns", other=longest)
+    return WindowSpec(spec.length - 2, "turns", second_length=longest)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """tokens, positions, segments, targets, weights [length]; rating_place [], 0 where no rating is asked
     for, and rating_marks [2], the ids of the ratings 0 and 1."""
     vocab, length, longest = spec.vocab, spec.length, longest_response(spec)
@@ -98,20 +98,20 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
     first, places = count - num_targets, np.arange(length)
     targeted = (places >= first) & (places < count)
     return {
-        "tokens": padded(text[:-1], length, vocab.pad),
+        "tokens": pad_to_length(text[:-1], length, vocab.pad),
         "positions": np.where(places < count, places, 0).astype(np.int32),
         "segments": ones(count, length),
-        "targets": np.where(targeted, padded(text[1:], length, vocab.pad), vocab.pad).astype(np.int32),
+        "targets": np.where(targeted, pad_to_length(text[1:], length, vocab.pad), vocab.pad).astype(np.int32),
         "weights": targeted.astype(np.float32),
         "rating_place": np.array(count - 1 if len(rated) and count else 0, np.int32),
         "rating_marks": np.array([vocab.mark(turns.RATING + i) for i in (0, 1)], np.int32),
     }
 
 
-def exchange(window: Window, spec: Spec) -> Exchange:
+def exchange(window: Window, spec: ObjectiveSpec) -> Exchange:
     """The last turns of the context, and the response beside it, without what separates them."""
     vocab = spec.vocab
-    context, turn = (text.tokens[: np.count_nonzero(text.segments)] for text in (window, window.other))
+    context, turn = (text.tokens[: np.count_nonzero(text.segments)] for text in (window, window.second))
     if len(context) and context[-1] in (vocab.sep, vocab.eos):
         context = context[:-1]
     seps = np.flatnonzero(context == vocab.sep)
@@ -119,21 +119,21 @@ def exchange(window: Window, spec: Spec) -> Exchange:
         context = context[seps[-spec.config.max_turns] + 1 :]
     response, rated = turns.split_ratings(turn, vocab)
     ended = bool(len(response)) and response[-1] in (vocab.sep, vocab.eos)
-    whole = ended or 0 < len(response) and len(turn) < len(window.other.tokens)
+    whole = ended or 0 < len(response) and len(turn) < len(window.second.tokens)
     return Exchange(context, response[:-1] if ended else response, whole, rated)
 
 
 def question(
-    said: Sequence[np.ndarray], response: np.ndarray, attribute: int, spec: Spec
+    said: Sequence[np.ndarray], response: np.ndarray, attribute: int, spec: ObjectiveSpec
 ) -> dict[str, np.ndarray]:
     """The row that asks what a response to these turns (ids without special tokens) is rated."""
     tokens, begins = turns.conversation([*said, response], [None] * attribute + [1], spec.vocab)
     room, start = reads(spec), int(begins[-1])
-    sides = tokens[max(start - room.length, 0) : start], tokens[start:][: room.other]
+    sides = tokens[max(start - room.length, 0) : start], tokens[start:][: room.second_length]
     context, turn = (
         Window(side, np.ones(len(side), np.int32), np.arange(len(side), dtype=np.int32)) for side in sides
     )
-    return example(np.random.default_rng(0), context._replace(other=turn), spec)
+    return example(np.random.default_rng(0), context._replace(second=turn), spec)
 
 
 def ranked(ratings: Mapping[str, np.ndarray], safe: float = 0.9) -> np.ndarray:

@@ -23,11 +23,11 @@ from tlx.nn.losses import cross_entropy, soft_cross_entropy
 from tlx.objectives import mlm
 from tlx.objectives.shared.base import Batch, Objective, Predictions
 from tlx.objectives.shared.masking import Masking
-from tlx.objectives.shared.teacher import Taught, TaughtModule
+from tlx.objectives.shared.teacher import StudentModule, TeacherConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Distillation(Taught, Masking):
+class Distillation(TeacherConfig, Masking):
     """A teacher, what is learned from it, and what is masked (see Masking)."""
 
     name: str = "distillation"
@@ -47,7 +47,7 @@ class Distillation(Taught, Masking):
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
 
 
-class DistillationModule(TaughtModule):
+class DistillationModule(StudentModule):
     """The student; the teacher's parameters are "teacher"."""
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
@@ -56,7 +56,10 @@ class DistillationModule(TaughtModule):
         hidden_BTD, ours = self.everywhere(batch, keys)
         masked = at_targets(ours, batch)
         terms = cross_entropy(*masked, batch["targets"], batch["weights"], self.loss)
-        terms = {name: term._replace(scale=term.scale * config.loss_weight) for name, term in terms.items()}
+        terms = {
+            name: term._replace(loss_weight=term.loss_weight * config.loss_weight)
+            for name, term in terms.items()
+        }
         if teacher is None:
             return terms, None
         known_BTD, theirs = self.teacher().apply({"params": teacher}, batch, None, method="everywhere")
@@ -64,7 +67,7 @@ class DistillationModule(TaughtModule):
         if config.masked_only:
             ours, theirs, weights = masked, at_targets(theirs, batch), batch["weights"]
         soft = soft_cross_entropy(*ours, *theirs, weights, config.temperature, self.loss)
-        terms["soft_loss"] = soft._replace(scale=config.soft_weight * config.temperature**2)
+        terms["soft_loss"] = soft._replace(loss_weight=config.soft_weight * config.temperature**2)
         if cosine and known_BTD.shape != hidden_BTD.shape:
             raise ConfigError(
                 f"objective.cosine_weight = {cosine} compares hidden states: model.width = "

@@ -31,13 +31,13 @@ from tlx.objectives import mlm
 from tlx.objectives.distillation import at_targets
 from tlx.objectives.shared.base import Batch, Objective, Predictions
 from tlx.objectives.shared.masking import Masking
-from tlx.objectives.shared.teacher import Taught, TaughtModule, TeacherModule
+from tlx.objectives.shared.teacher import StudentModule, TeacherConfig, TeacherModule
 
 _WEIGHTS = ("attention_weight", "hidden_weight", "embedding_weight", "prediction_weight", "loss_weight")
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerDistillation(Taught, Masking):
+class LayerDistillation(TeacherConfig, Masking):
     """A teacher, what is learned from which of its layers, and what is masked (see Masking)."""
 
     name: str = "layer_distillation"
@@ -59,7 +59,7 @@ class LayerDistillation(Taught, Masking):
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
 
 
-class Heads(nn.Module):
+class LayerDistillationHeads(nn.Module):
     """The parameters "heads/mlm" and "heads/projection"."""
 
     model: ModelConfig
@@ -87,7 +87,7 @@ class LayerTeacherModule(TeacherModule):
         return states, logits, Predictions(*self.heads.mlm(hidden, self.lm.unembedding()))
 
 
-class LayerDistillationModule(LayerTeacherModule, TaughtModule):
+class LayerDistillationModule(LayerTeacherModule, StudentModule):
     """The student; the teacher's parameters are "teacher"."""
 
     teacher_class: ClassVar[type[TeacherModule]] = LayerTeacherModule
@@ -95,7 +95,7 @@ class LayerDistillationModule(LayerTeacherModule, TaughtModule):
     def setup(self):
         known = self.config.teacher_model
         self.lm = Transformer(self.model, name="model")
-        self.heads = Heads(self.model, known.width if known else self.model.width)
+        self.heads = LayerDistillationHeads(self.model, known.width if known else self.model.width)
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """ "loss" and "accuracy" of the masked tokens; "attention_loss", "hidden_loss", "embedding_loss" and
@@ -109,7 +109,10 @@ class LayerDistillationModule(LayerTeacherModule, TaughtModule):
             states, logits, ours = self.layers(batch, own, keys)
         masked = at_targets(ours, batch)
         terms = cross_entropy(*masked, batch["targets"], batch["weights"], self.loss)
-        terms = {name: term._replace(scale=term.scale * config.loss_weight) for name, term in terms.items()}
+        terms = {
+            name: term._replace(loss_weight=term.loss_weight * config.loss_weight)
+            for name, term in terms.items()
+        }
         if teacher is None:
             return terms, None
         method = {"method": "layers"}
@@ -119,14 +122,16 @@ class LayerDistillationModule(LayerTeacherModule, TaughtModule):
             _state_error(self.heads.projection(x), y, batch["segments"])
             for x, y in zip(states, their_states, strict=True)
         ]
-        terms["embedding_loss"] = first._replace(scale=config.embedding_weight)
+        terms["embedding_loss"] = first._replace(loss_weight=config.embedding_weight)
         terms["hidden_loss"] = _total(rest, config.hidden_weight)
         pairs = [_pair_error(*pair, batch["segments"]) for pair in zip(logits, their_logits, strict=True)]
         terms["attention_loss"] = _total(pairs, config.attention_weight)
         if config.prediction_weight:
             real = (batch["segments"] > 0).astype(jnp.float32)
             soft = soft_cross_entropy(*ours, *theirs, real, config.temperature, self.loss)
-            terms["prediction_loss"] = soft._replace(scale=config.prediction_weight * config.temperature**2)
+            terms["prediction_loss"] = soft._replace(
+                loss_weight=config.prediction_weight * config.temperature**2
+            )
         return terms, None
 
     def layer_map(self) -> tuple[int, ...]:

@@ -14,9 +14,9 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, padded, two_towers
+from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays, pad_to_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +48,20 @@ def span_length(length: int, config: MASS) -> int:
     return min(max(round(length * config.span_share), 1), length - 1)
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows that leave room for bos and eos; ConfigError if there is none."""
     if spec.length < 3:
         raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mass")
-    return Reads(length=spec.length - 2)
+    return WindowSpec(length=spec.length - 2)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """Encoder input [length]; decoder input and targets [span_length(length)]."""
     config, vocab = spec.config, spec.vocab
     num_text = int(np.count_nonzero(window.segments))
     lengths = (spec.length, span_length(spec.length, config))
     if num_text == 0:
-        return two_towers(window.tokens[:0], window.tokens[:0], lengths, vocab)
+        return encoder_decoder_arrays(window.tokens[:0], window.tokens[:0], lengths, vocab)
     row = np.empty(num_text + 2, np.int32)
     row[0], row[1:-1], row[-1] = vocab.bos, window.tokens[:num_text], vocab.eos
     size = span_length(len(row), config)
@@ -71,9 +71,9 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
     replaced = np.where(draw < config.mask_share + config.random_share, random_ids, row[span])
     source = row.copy()
     source[span] = np.where(draw < config.mask_share, vocab.mask, replaced)
-    arrays = two_towers(source, row[span], lengths, vocab, start=row[begin - 1])
+    arrays = encoder_decoder_arrays(source, row[span], lengths, vocab, start=row[begin - 1])
     positions = np.arange(begin - 1, begin - 1 + size, dtype=np.int32)
-    return {**arrays, "decoder_positions": padded(positions, lengths[1], 0)}
+    return {**arrays, "decoder_positions": pad_to_length(positions, lengths[1], 0)}
 
 
 def span_start(rng: np.random.Generator, length: int, size: int, config: MASS) -> int:

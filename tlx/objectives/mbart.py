@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives import bart
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class MBART(bart.BART):
     poisson: float = 3.5
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Windows for eos and the language; ConfigError if languages outnumber the vocabulary's marks."""
     if len(spec.languages) > spec.vocab.num_sentinels:
         raise ConfigError(
@@ -35,14 +35,14 @@ def reads(spec: Spec) -> Reads:
     return bart.reads(spec)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """Encoder input, decoder input and targets, [length] each."""
     text, lengths = bart.row(window, spec), (spec.length, spec.length)
     if len(text) == 0:
-        return two_towers(text, text, lengths, spec.vocab)
+        return encoder_decoder_arrays(text, text, lengths, spec.vocab)
     language = np.int32(spec.vocab.mark(window.language))
     source = np.append(bart.damaged(rng, text, spec)[1:], language)  # without bos
-    return two_towers(source, np.append(text[1:], language), lengths, spec.vocab, start=language)
+    return encoder_decoder_arrays(source, np.append(text[1:], language), lengths, spec.vocab, start=language)
 
 
 OBJECTIVE = Objective(MBART, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))

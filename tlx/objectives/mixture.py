@@ -24,12 +24,12 @@ import numpy as np
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, one_of
 from tlx.base.term import Term, Terms
-from tlx.data.window import Reads, Window
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Spec
+from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class MixtureComponent:
     """One objective of the mixture.
 
     objective: its config, with its name. rows: in each bundle. scale: of its loss in the sum. length: its
@@ -63,7 +63,7 @@ class Part:
 
         return TABLE.load(self.objective.name, allow=())
 
-    def spec(self, spec: Spec) -> Spec:
+    def spec(self, spec: ObjectiveSpec) -> ObjectiveSpec:
         """The spec of its examples."""
         return dataclasses.replace(spec, config=self.objective, length=self.length or spec.length)
 
@@ -73,7 +73,10 @@ class Mixture:
     """The parts; by default causal and prefix language modelling, half of the rows each."""
 
     name: str = "mixture"
-    parts: tuple[Part, ...] = (Part({"name": "clm"}), Part({"name": "prefix_lm"}))
+    parts: tuple[MixtureComponent, ...] = (
+        MixtureComponent({"name": "clm"}),
+        MixtureComponent({"name": "prefix_lm"}),
+    )
 
     def validate(self) -> None:
         """Raises ConfigError for no parts, names that repeat, or values that a part cannot have."""
@@ -91,13 +94,13 @@ class Mixture:
             part.objective.validate()
 
 
-def pieces(spec: Spec) -> list[tuple[Part, Spec, Reads]]:
+def pieces(spec: ObjectiveSpec) -> list[tuple[MixtureComponent, ObjectiveSpec, WindowSpec]]:
     """For each row of a bundle, in order: its part, spec, and what it reads. ConfigError as `reads`."""
     found = []
     for i, part in enumerate(spec.config.parts):
         own = part.spec(spec)
         reads = part.parts.reads(own)
-        if reads.layout != "packed" or reads.other or reads.copies:
+        if reads.layout != "packed" or reads.second_length or reads.copies:
             raise ConfigError(
                 f"objective.parts[{i}] = {part.objective.name!r} cannot be part of a mixture: it reads more "
                 "than packed text"
@@ -106,14 +109,16 @@ def pieces(spec: Spec) -> list[tuple[Part, Spec, Reads]]:
     return found
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """One window for all rows of a bundle, which overlaps as its first row does; ConfigError if a part
     reads anything but packed text."""
     rows = [reads for _, _, reads in pieces(spec)]
-    return Reads(length=rows[0].overlap + sum(r.length - r.overlap for r in rows), overlap=rows[0].overlap)
+    return WindowSpec(
+        length=rows[0].overlap + sum(r.length - r.overlap for r in rows), overlap=rows[0].overlap
+    )
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """The parts' arrays as "PART.KEY" [rows, ...]; `targets` and `weights` of all rows, flat."""
     rows = pieces(spec)
     made: dict[str, list[dict[str, np.ndarray]]] = {part.name: [] for part in spec.config.parts}
@@ -131,7 +136,7 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
     return arrays
 
 
-def piece(window: Window, start: int, stop: int, spec: Spec) -> Window:
+def piece(window: Window, start: int, stop: int, spec: ObjectiveSpec) -> Window:
     """The window's tokens start..stop, as a window of its own; padding before its first one."""
     lead, here = max(-start, 0), slice(max(start, 0), stop)
     tokens, segments, positions = (np.pad(array[here], (lead, 0)) for array in window[:3])
@@ -156,7 +161,7 @@ class MixtureModule(ObjectiveModule):
             own_keys = None if keys is None else _row_keys(keys, i, part.rows)
             found, _ = self._module(i).apply({"params": params}, _rows(batch, part), None, own_keys)
             for name, term in found.items():
-                terms[f"{part.name}/{name}"] = Term(term.sum, term.weight, term.scale * part.scale)
+                terms[f"{part.name}/{name}"] = Term(term.sum, term.weight, term.loss_weight * part.scale)
         for name in ("loss", "accuracy"):
             same = [term for key, term in terms.items() if key.endswith(f"/{name}")]
             terms[name] = Term(sum(term.sum for term in same), sum(term.weight for term in same))
@@ -182,7 +187,7 @@ class MixtureModule(ObjectiveModule):
         return {name: self.param(name, lambda _, name=name: made[name]) for name in made}
 
 
-def _rows(batch: Batch, part: Part) -> Batch:
+def _rows(batch: Batch, part: MixtureComponent) -> Batch:
     """A part's batch, [B * rows, ...]."""
     prefix = part.name + "."
     own = {key.removeprefix(prefix): x for key, x in batch.items() if key.startswith(prefix)}

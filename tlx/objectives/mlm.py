@@ -19,12 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
-from tlx.models.heads import MaskedHead, PlaceTable
+from tlx.models.heads import MaskedHead, PositionTable
 from tlx.models.transformer import Transformer
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
-from tlx.objectives.shared.masking import Masking, chosen_places, hide, num_predictions
+from tlx.objectives.shared.base import (
+    Batch,
+    Objective,
+    ObjectiveModule,
+    ObjectiveSpec,
+    Predictions,
+    sparse_targets,
+)
+from tlx.objectives.shared.masking import Masking, chosen_positions, hide, num_predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,18 +49,18 @@ class MLM(Masking):
             raise ConfigError(f"objective.mask_decoder = {self.mask_decoder} must not be negative")
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows that leave room for cls and sep; ConfigError if there is none."""
     if spec.length < 3:
         raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mlm")
-    return Reads(length=spec.length - 2, copies=spec.config.copies)
+    return WindowSpec(length=spec.length - 2, copies=spec.config.copies)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """tokens, positions, segments [length]; target_positions (ascending), targets, weights [P]."""
     config = spec.config
     tokens, segments, positions, *_ = framed(window, spec)
-    chosen = chosen_places(rng, tokens[: np.count_nonzero(segments)], spec, config)
+    chosen = chosen_positions(rng, tokens[: np.count_nonzero(segments)], spec, config)
     return {
         "tokens": hide(rng, tokens, chosen, spec, config),
         "positions": positions,
@@ -62,7 +69,7 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
     }
 
 
-def framed(window: Window, spec: Spec) -> Window:
+def framed(window: Window, spec: ObjectiveSpec) -> Window:
     """cls, the window's text, sep, padding: [length] each. cls belongs to the first document of the
     window and sep to the last; a window of nothing but padding stays that."""
     num_text = int(np.count_nonzero(window.segments))
@@ -80,7 +87,7 @@ def framed(window: Window, spec: Spec) -> Window:
     return Window(tokens, segments, positions)
 
 
-class Heads(nn.Module):
+class MLMHeads(nn.Module):
     """The parameters "heads/mlm", and "heads/places" of a mask decoder."""
 
     model: ModelConfig
@@ -89,7 +96,7 @@ class Heads(nn.Module):
     def setup(self):
         self.mlm = MaskedHead(self.model)
         if self.places_too:
-            self.places = PlaceTable(self.model)
+            self.places = PositionTable(self.model)
 
 
 class MaskedModule(ObjectiveModule):
@@ -97,7 +104,7 @@ class MaskedModule(ObjectiveModule):
 
     def setup(self):
         self.lm = Transformer(self.model, name="model")
-        self.heads = Heads(self.model)
+        self.heads = MLMHeads(self.model)
 
     def hidden(self, batch: Batch, keys: jax.Array | None) -> jax.Array:
         """What the head reads, [B, T, D]."""
@@ -115,7 +122,7 @@ class MLMModule(MaskedModule):
 
     def setup(self):
         self.lm = Transformer(self.model, name="model")
-        self.heads = Heads(self.model, self.config.mask_decoder > 0)
+        self.heads = MLMHeads(self.model, self.config.mask_decoder > 0)
 
     def hidden(self, batch: Batch, keys: jax.Array | None) -> jax.Array:
         """The model's hidden states, or the decoder's; ConfigError where places have no vectors to add."""

@@ -35,9 +35,16 @@ import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.two_stream import Memory, TwoStream, empty_memory
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.objectives.shared.base import (
+    Batch,
+    Objective,
+    ObjectiveModule,
+    ObjectiveSpec,
+    Predictions,
+    sparse_targets,
+)
 from tlx.objectives.shared.plm_pairs import NUM_FUNCTIONAL, second_part
 
 MAX_NGRAM = 5
@@ -84,7 +91,7 @@ def parts(length: int, config: PLM) -> tuple[tuple[int, int], tuple[int, int]]:
     return (reuse_len, num_predict - num_predict // 2), (length - reuse_len, num_predict // 2)
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Windows of a stream that advance by the reused part; ConfigError if the parts cannot be filled."""
     (reuse_len, first), (rest_len, second) = parts(spec.length, spec.config)
     if not 1 <= reuse_len < spec.length:
@@ -99,17 +106,17 @@ def reads(spec: Spec) -> Reads:
             f"{reuse_len} and {rest_len} tokens"
         )
     if not spec.config.pairs:
-        return Reads(spec.length, "stream", rest_len, both_ways=spec.config.bi_data)
+        return WindowSpec(spec.length, "stream", rest_len, both_ways=spec.config.bi_data)
     room = rest_len - NUM_FUNCTIONAL
     if room < 2 or second > room:
         raise ConfigError(
             f"data.sequence_length = {spec.length}: with objective.pairs the second part has {rest_len} "
             f"tokens, of which sep, sep and cls leave {room} for two texts and {second} targets"
         )
-    return Reads(reuse_len + room, "stream", room, other=2 * room, both_ways=spec.config.bi_data)
+    return WindowSpec(reuse_len + room, "stream", room, second_length=2 * room, both_ways=spec.config.bi_data)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """tokens, positions, segments, rank, query_rank [length]; target_positions, targets, weights [P].
 
     With pairs also types [length], with bi_data backwards []. Where no place is left but sep and cls, a
@@ -157,13 +164,13 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
     }
 
 
-def _with_pair(rng: np.random.Generator, window: Window, spec: Spec) -> tuple[np.ndarray, ...]:
+def _with_pair(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> tuple[np.ndarray, ...]:
     """(tokens, which are real, which are sep or cls, {"types": ...}), each [length]."""
-    assert window.other is not None
+    assert window.second is not None
     (reuse_len, _), (rest_len, _) = parts(spec.length, spec.config)
     real = window.segments > 0
     rest = window.tokens[reuse_len:][real[reuse_len:]]
-    second = second_part(rng, rest, window.other, rest_len, spec)
+    second = second_part(rng, rest, window.second, rest_len, spec)
     return (
         np.concatenate([window.tokens[:reuse_len], second.tokens]),
         np.concatenate([real[:reuse_len], np.arange(rest_len) < second.size]),
@@ -172,7 +179,7 @@ def _with_pair(rng: np.random.Generator, window: Window, spec: Spec) -> tuple[np
     )
 
 
-def word_starts(tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def word_starts(tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """bool, True where an n-gram may begin: at the start of a word or a special token."""
     if spec.starts_word is None:
         return np.ones(len(tokens), bool)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tlx.data.window import Window
 from tlx.objectives import clm
-from tlx.objectives.shared.base import Objective, Spec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class PrefixLM:
         """Nothing can be wrong."""
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """As clm.example, and `prefix` [length], 1 on the inputs that their whole document sees.
 
     The last token of the prefix has the first target with a weight.

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import Memory, empty_memory, remember
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
 
 # What tells how far back a token is, in whichever window it stood.
 POSITIONS = ("relative", "bucketed", "none")
@@ -34,12 +34,12 @@ class RecurrentLM:
             raise ConfigError(f"objective.mem_len = {self.mem_len} must be at least 1; clm has no memory")
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Windows of a stream of length + 1 tokens that share one token with the next."""
-    return Reads(spec.length + 1, "stream", overlap=1)
+    return WindowSpec(spec.length + 1, "stream", overlap=1)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """tokens, targets, weights, positions, segments, each [length]; weight 0 on padding only."""
     del rng
     real = window.segments[1:] > 0

@@ -23,10 +23,10 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.base.term import Term, Terms
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
 from tlx.models.heads import DetectionHead, MaskedHead
-from tlx.models.tower import Tower
+from tlx.models.tower import TransformerStack
 from tlx.models.transformer import Transformer, token_table
 from tlx.nn import embed
 from tlx.nn.dropout import fold
@@ -34,7 +34,14 @@ from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
 from tlx.objectives.mlm import framed
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.objectives.shared.base import (
+    Batch,
+    Objective,
+    ObjectiveModule,
+    ObjectiveSpec,
+    Predictions,
+    sparse_targets,
+)
 from tlx.parallel.sharding import logical
 
 
@@ -77,14 +84,14 @@ def max_predictions(length: int, config: RTD) -> int:
     return max(int((config.rate + 0.005) * length), 1)
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows that leave room for cls and sep; ConfigError if there is none."""
     if spec.length < 3:
         raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for rtd")
-    return Reads(length=spec.length - 2)
+    return WindowSpec(length=spec.length - 2)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """tokens (what the generator sees), original_tokens, positions, segments [length]; target_positions in
     the order drawn, targets, weights and fill_positions (0 for a place drawn before) [P]; noise []."""
     config, vocab = spec.config, spec.vocab
@@ -138,7 +145,7 @@ class Generator(nn.Module):
     own_table: bool
 
     def setup(self):
-        self.tower = Tower(self.cfg.block("encoder"), self.cfg.embedding, self.cfg.share_layers)
+        self.tower = TransformerStack(self.cfg.block("encoder"), self.cfg.embedding, self.cfg.share_layers)
         if self.own_table:
             self.embedding = token_table(self.cfg)
 
@@ -148,7 +155,7 @@ class Generator(nn.Module):
         )[0]
 
 
-class Heads(nn.Module):
+class RTDHeads(nn.Module):
     """The parameters "heads/generator", "heads/mlm" (the generator's) and "heads/rtd"; where the config
     asks for them "heads/rtd_norm" and "heads/difference"."""
 
@@ -174,7 +181,7 @@ class RTDModule(ObjectiveModule):
 
     def setup(self):
         self.lm = Transformer(self.model, name="model")
-        self.heads = Heads(self.model, self.config)
+        self.heads = RTDHeads(self.model, self.config)
 
     def standalone(self, params: Any) -> Any:
         """The model with a token table of its own: with "gdes" the difference is added to the generator's."""

@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.dialogue import Dialogue, exchange
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,23 +25,25 @@ class Seq2SeqDialogue(Dialogue):
     name: str = "seq2seq_dialogue"
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Turns of conversations; ConfigError where a response has no room."""
     if spec.config.response_length == 1 or spec.length < 2:
         raise ConfigError(
             f"objective.response_length = {spec.config.response_length} and data.sequence_length = "
             f"{spec.length} must be at least 2"
         )
-    return Reads(spec.length, "turns", other=spec.config.response_length or spec.length)
+    return WindowSpec(spec.length, "turns", second_length=spec.config.response_length or spec.length)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """Encoder input [length], decoder input and targets [response_length]."""
     del rng
     eos, lengths = spec.vocab.eos, (spec.length, spec.config.response_length or spec.length)
     context, response, whole, _ = exchange(window, spec)
     source = np.append(context, eos) if len(response) else context
-    return two_towers(source, np.append(response, eos) if whole else response, lengths, spec.vocab)
+    return encoder_decoder_arrays(
+        source, np.append(response, eos) if whole else response, lengths, spec.vocab
+    )
 
 
 OBJECTIVE = Objective(Seq2SeqDialogue, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))

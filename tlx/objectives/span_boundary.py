@@ -22,7 +22,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead
 from tlx.models.transformer import Transformer
@@ -32,7 +32,14 @@ from tlx.nn.linear import Linear
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
 from tlx.objectives.mlm import framed
-from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Predictions, Spec, sparse_targets
+from tlx.objectives.shared.base import (
+    Batch,
+    Objective,
+    ObjectiveModule,
+    ObjectiveSpec,
+    Predictions,
+    sparse_targets,
+)
 from tlx.objectives.shared.masking import check_shares
 from tlx.parallel.sharding import logical
 
@@ -61,11 +68,11 @@ class SpanBoundary:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be at least 1")
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows that leave room for cls and sep; ConfigError if there is none."""
     if spec.length < 3:
         raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for span_boundary")
-    return Reads(length=spec.length - 2)
+    return WindowSpec(length=spec.length - 2)
 
 
 def budget(num_tokens: int, config: SpanBoundary) -> int:
@@ -79,7 +86,7 @@ def span_lengths(rng: np.random.Generator, count: int, config: SpanBoundary) -> 
     return np.searchsorted(cumulative[:-1], cumulative[-1] * rng.random(count), side="right") + 1
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """tokens, positions, segments [length]; target_positions (ascending), targets, weights, and the edges
     left, right, the place offset in the span and edge_weights [P]."""
     config, vocab = spec.config, spec.vocab
@@ -121,7 +128,7 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
 
 
 def draw_spans(
-    rng: np.random.Generator, tokens: np.ndarray, segments: np.ndarray, spec: Spec
+    rng: np.random.Generator, tokens: np.ndarray, segments: np.ndarray, spec: ObjectiveSpec
 ) -> list[tuple[int, int]]:
     """(first place, place behind the last) of each span, ascending, none next to another."""
     config, length = spec.config, len(tokens)
@@ -184,7 +191,7 @@ class BoundaryHead(nn.Module):
         return Predictions(hidden, unembedding._replace(bias=bias))
 
 
-class Heads(nn.Module):
+class SpanBoundaryHeads(nn.Module):
     """The parameters "heads/mlm" and "heads/span_boundary"."""
 
     model: ModelConfig
@@ -200,7 +207,7 @@ class SpanBoundaryModule(ObjectiveModule):
 
     def setup(self):
         self.lm = Transformer(self.model, name="model")
-        self.heads = Heads(self.model, self.config)
+        self.heads = SpanBoundaryHeads(self.model, self.config)
 
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """Transformed hidden states [B, P, D] at `target_positions`."""

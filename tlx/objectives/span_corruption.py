@@ -20,9 +20,9 @@ import functools
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def raw_length(encoder_length: int, config: SpanCorruption) -> tuple[int, int]:
     return length, corrupted_lengths(length, config)[1]
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows that fill the encoder; ConfigError if their spans outnumber the sentinels."""
     length, _ = raw_length(spec.length, spec.config)
     num_spans = noise_counts(length, spec.config)[1]
@@ -88,18 +88,20 @@ def reads(spec: Spec) -> Reads:
             f"vocabulary has {spec.vocab.num_sentinels}; shorten the sequence, lower "
             "objective.noise_density or raise objective.mean_noise_span_length"
         )
-    return Reads(length=length)
+    return WindowSpec(length=length)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """Encoder input [length], decoder input and targets [raw_length(...)[1]] of one row."""
     num_real = int(np.count_nonzero(window.segments))
     encoder, targets = corrupt(rng, window.tokens[:num_real], spec)
     lengths = (spec.length, raw_length(spec.length, spec.config)[1])
-    return two_towers(encoder, targets, lengths, spec.vocab)
+    return encoder_decoder_arrays(encoder, targets, lengths, spec.vocab)
 
 
-def corrupt(rng: np.random.Generator, tokens: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
+def corrupt(
+    rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec
+) -> tuple[np.ndarray, np.ndarray]:
     """(encoder input, targets) of a text of any length: nothing from nothing, no noise in one token."""
     vocab, length = spec.vocab, len(tokens)
     if length == 0:

@@ -12,9 +12,9 @@ import dataclasses
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,19 +32,19 @@ class TextToText:
             raise ConfigError(f"objective.target_length = {self.target_length} must not be negative")
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Pairs whose texts end with eos where the data config says so (data.add_eos, the default)."""
-    return Reads(spec.length, "parallel", other=spec.config.target_length or spec.length)
+    return WindowSpec(spec.length, "parallel", second_length=spec.config.target_length or spec.length)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """Encoder input [length], decoder input and targets [target_length]."""
     del rng
     lengths = (spec.length, spec.config.target_length or spec.length)
-    source, target = (text.tokens[: np.count_nonzero(text.segments)] for text in (window, window.other))
+    source, target = (text.tokens[: np.count_nonzero(text.segments)] for text in (window, window.second))
     if spec.config.mark_target and len(source):
-        source = np.append(spec.vocab.mark(window.other.language), source)
-    return two_towers(source, target, lengths, spec.vocab)
+        source = np.append(spec.vocab.mark(window.second.language), source)
+    return encoder_decoder_arrays(source, target, lengths, spec.vocab)
 
 
 OBJECTIVE = Objective(TextToText, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))

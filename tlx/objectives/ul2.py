@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Reads, Window
-from tlx.objectives.shared.base import Objective, Spec
-from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, two_towers
+from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 from tlx.objectives.span_corruption import SpanCorruption, corrupt, noise_counts, raw_length
 
 MODES = ("R", "X", "S")
@@ -95,27 +95,27 @@ def fitted(denoiser: Denoiser, room: int, sentinels: int) -> tuple[SpanCorruptio
     return spans, size, num_targets
 
 
-def fit(denoiser: Denoiser, spec: Spec) -> tuple[SpanCorruption, int, int]:
+def fit(denoiser: Denoiser, spec: ObjectiveSpec) -> tuple[SpanCorruption, int, int]:
     """As `fitted`, with what the modes leave of the row and of the sentinels."""
     modes = len(MODES) if spec.config.mode_tokens else 0
     return fitted(denoiser, spec.length - spec.config.mode_tokens, spec.vocab.num_sentinels - modes)
 
 
-def target_length(spec: Spec) -> int:
+def target_length(spec: ObjectiveSpec) -> int:
     """Length of the decoder's row: that of the longest targets."""
     return max(fit(denoiser, spec)[2] for denoiser in spec.config.denoisers)
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows for the denoiser that reads most; ConfigError if row or vocabulary is too small."""
     if spec.length < 4:
         raise ConfigError(f"data.sequence_length = {spec.length} must be at least 4 for ul2")
     if spec.vocab.num_sentinels <= len(MODES):
         raise ConfigError(f"ul2 needs more than {len(MODES)} sentinels, not {spec.vocab.num_sentinels}")
-    return Reads(length=max(fit(denoiser, spec)[1] for denoiser in spec.config.denoisers))
+    return WindowSpec(length=max(fit(denoiser, spec)[1] for denoiser in spec.config.denoisers))
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """Encoder input [length], decoder input and targets [target_length(spec)]."""
     config, vocab = spec.config, spec.vocab
     text = window.tokens[: np.count_nonzero(window.segments)]
@@ -128,10 +128,10 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
         cut = int(rng.integers(1, size))
         source, targets = np.append(text[:cut], vocab.eos), np.append(text[cut:], vocab.eos)
     else:  # as span corruption has it where there are not two tokens to cut
-        source, targets = corrupt(rng, text, Spec(spans, spec.length, vocab))
+        source, targets = corrupt(rng, text, ObjectiveSpec(spans, spec.length, vocab))
     if config.mode_tokens and size:
         source = np.append(vocab.mark(MODES.index(denoiser.mode)), source)
-    return two_towers(source, targets, (spec.length, target_length(spec)), vocab)
+    return encoder_decoder_arrays(source, targets, (spec.length, target_length(spec)), vocab)
 
 
 OBJECTIVE = Objective(UL2, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",), fills_gaps=True)

@@ -17,9 +17,9 @@ import math
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.objectives.mlm import MaskedModule
-from tlx.objectives.shared.base import Objective, Spec, sparse_targets
+from tlx.objectives.shared.base import Objective, ObjectiveSpec, sparse_targets
 from tlx.objectives.shared.masking import check_shares, hide
 
 
@@ -46,17 +46,17 @@ def max_predictions(length: int, config: XLM) -> int:
     return min(math.ceil(mean + 6 * math.sqrt(mean * (1 - config.rate))), length - 1)
 
 
-def reads(spec: Spec) -> Reads:
+def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Pairs where the data has them, else packed windows; room for eos."""
     if spec.length < 6:
         raise ConfigError(f"data.sequence_length = {spec.length} must be at least 6 for xlm")
-    return Reads(spec.length - 1, "packed_or_parallel", other=spec.length - 1)
+    return WindowSpec(spec.length - 1, "packed_or_parallel", second_length=spec.length - 1)
 
 
-def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
     """tokens, positions, segments, langs [length]; target_positions (ascending), targets, weights [P]."""
     config, vocab = spec.config, spec.vocab
-    row, positions, langs = row_of(window, spec)
+    row, positions, langs = translation_row(window, spec)
     tokens = np.full(spec.length, vocab.pad, np.int32)
     tokens[: len(row)] = row
     drawn = 1 + np.flatnonzero(rng.random(max(len(row) - 1, 0)) <= config.rate)
@@ -72,14 +72,14 @@ def example(rng: np.random.Generator, window: Window, spec: Spec) -> dict[str, n
     }
 
 
-def row_of(window: Window, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def translation_row(window: Window, spec: ObjectiveSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(tokens, positions, languages) without padding, before anything is masked."""
     eos = spec.vocab.eos
     first = _text(window)
-    if window.other is None or not window.other.segments.any():
+    if window.second is None or not window.second.segments.any():
         tokens = np.append(eos, first) if len(first) else first
         return tokens, np.arange(len(tokens)), np.full(len(tokens), window.language)
-    first, second = (text[text != eos] for text in (first, _text(window.other)))
+    first, second = (text[text != eos] for text in (first, _text(window.second)))
     reset = spec.config.reset_positions
     first, second = shortened(first, second, spec.length - (4 if reset else 3))
     tokens = np.concatenate([[eos], first, [eos] if reset else [], [eos], second, [eos]]).astype(np.int32)
@@ -90,7 +90,7 @@ def row_of(window: Window, spec: Spec) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return (
         tokens,
         positions,
-        np.where(np.arange(len(tokens)) < switch, window.language, window.other.language),
+        np.where(np.arange(len(tokens)) < switch, window.language, window.second.language),
     )
 
 

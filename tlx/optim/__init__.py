@@ -9,7 +9,7 @@ from tlx.optim.config import (
     ScheduleConfig,
 )
 from tlx.optim.leaves import Leaf
-from tlx.optim.optimizers import Part
+from tlx.optim.optimizers import ParamGroup
 from tlx.optim.schedule import make_schedule
 from tlx.optim.state import state_shardings
 from tlx.optim.transform import OptimizerState, frozen_paths, make_optimizer
@@ -22,7 +22,7 @@ __all__ = [
     "MuonConfig",
     "OptimizerConfig",
     "OptimizerState",
-    "Part",
+    "ParamGroup",
     "ScheduleConfig",
     "frozen_paths",
     "make_optimizer",

@@ -31,7 +31,7 @@ SCHEDULES = Table(
     },
 )
 
-Rule = tuple[str, float]
+PathRule = tuple[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +109,10 @@ class OptimizerConfig:
     eps: float = 1e-8
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.1
-    decay: tuple[Rule, ...] = ()
-    rates: tuple[Rule, ...] = ()
+    decay: tuple[PathRule, ...] = ()
+    rates: tuple[PathRule, ...] = ()
     freeze: tuple[str, ...] = ()
-    unfreeze: tuple[Rule, ...] = ()
+    unfreeze: tuple[PathRule, ...] = ()
     adafactor: AdafactorConfig = dataclasses.field(default_factory=AdafactorConfig)
     muon: MuonConfig = dataclasses.field(default_factory=MuonConfig)
 

@@ -14,7 +14,7 @@ from tlx.optim.leaves import Leaf
 from tlx.optim.per_layer import as_matrices
 
 
-class Part(NamedTuple):
+class ParamGroup(NamedTuple):
     """Leaves that one transformation serves. `by_layer`: it judges a leaf by its shape or norm, so that
     it must see the layers of a stack one by one; False where it works on each number alone. `adapts`: the
     step of each matrix, weight decay and all, is made as long as the matrix (before the rate)."""
@@ -22,33 +22,33 @@ class Part(NamedTuple):
     name: str
     paths: tuple[str, ...]
     transform: optax.GradientTransformation
-    by_layer: bool
-    adapts: bool = False
+    per_layer: bool
+    trust_ratio: bool = False
 
 
-def adamw(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+def adamw(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
     """m / (sqrt(v) + eps), moments with bias correction (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
     return [_adam(config, leaves)]
 
 
-def lamb(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+def lamb(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
     """AdamW's step, decay included, as long as the matrix that it changes (You et al. 2020)."""
-    return [_adam(config, leaves)._replace(name="lamb", adapts=True)]
+    return [_adam(config, leaves)._replace(name="lamb", trust_ratio=True)]
 
 
-def adagrad(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+def adagrad(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
     """g / sqrt(.1 + sum of g^2) (Duchi et al. 2011; .1 as TensorFlow's, with which CTRL was trained)."""
     transform = optax.scale_by_rss(initial_accumulator_value=0.1, eps=config.eps)
-    return [Part("adagrad", tuple(leaves), transform, by_layer=False)]
+    return [ParamGroup("adagrad", tuple(leaves), transform, per_layer=False)]
 
 
-def lion(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+def lion(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
     """sign(beta1 m + (1 - beta1) g), momentum by beta2 (Chen et al. 2023)."""
     transform = optax.scale_by_lion(config.beta1, config.beta2, mu_dtype=config.momentum_dtype)
-    return [Part("lion", tuple(leaves), transform, by_layer=False)]
+    return [ParamGroup("lion", tuple(leaves), transform, per_layer=False)]
 
 
-def adafactor(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+def adafactor(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
     """g / sqrt(row and column means of g^2), clipped, times the parameter's RMS (Shazeer and Stern 2018)."""
     cfg = config.adafactor
     steps = [
@@ -57,10 +57,10 @@ def adafactor(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]
     ]
     if cfg.relative:
         steps.append(optax.scale_by_param_block_rms())
-    return [Part("adafactor", tuple(leaves), as_matrices(optax.chain(*steps), leaves), by_layer=True)]
+    return [ParamGroup("adafactor", tuple(leaves), as_matrices(optax.chain(*steps), leaves), per_layer=True)]
 
 
-def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
+def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
     """Momentum made orthogonal, for matrices between hidden vectors (Jordan et al. 2024); AdamW for the rest.
 
     Needs logical names: by shape alone [D, N, H] and [N, H, D] cannot be told apart.
@@ -85,7 +85,7 @@ def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Part]:
     )
     transform = optax.chain(orthogonal, optax.stateless(scale))
     rest = {path: leaf for path, leaf in leaves.items() if path not in dims}
-    return [Part("muon", tuple(dims), transform, by_layer=True), _adam(config, rest)]
+    return [ParamGroup("muon", tuple(dims), transform, per_layer=True), _adam(config, rest)]
 
 
 def _muon_scale(config: MuonConfig, leaf: Leaf) -> float:
@@ -95,6 +95,6 @@ def _muon_scale(config: MuonConfig, leaf: Leaf) -> float:
     return math.sqrt(max(1.0, outputs / inputs))
 
 
-def _adam(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> Part:
+def _adam(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> ParamGroup:
     transform = optax.scale_by_adam(config.beta1, config.beta2, config.eps, mu_dtype=config.momentum_dtype)
-    return Part("adam", tuple(leaves), transform, by_layer=False)
+    return ParamGroup("adam", tuple(leaves), transform, per_layer=False)

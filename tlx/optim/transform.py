@@ -23,10 +23,10 @@ class OptimizerState(NamedTuple):
     parts: dict[str, Any]
 
 
-class _Part(NamedTuple):
+class _ParamGroup(NamedTuple):
     paths: tuple[str, ...]
     transform: optax.GradientTransformation
-    adapts: bool
+    trust_ratio: bool
 
 
 def make_optimizer(
@@ -52,7 +52,7 @@ def make_optimizer(
     trained = {path: leaf for path, leaf in leaves.items() if np.any(rates[path])}
     parts = _parts(config, trained)
     adapted = {
-        path for part in parts.values() if part.adapts for path in part.paths if leaves[path].is_matrix
+        path for part in parts.values() if part.trust_ratio for path in part.paths if leaves[path].is_matrix
     }
 
     def init(params: Any) -> OptimizerState:
@@ -101,17 +101,17 @@ def _rates(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, Val
     return {path: rates[path] * kept[path] for path in leaves}
 
 
-def _parts(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, _Part]:
+def _parts(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, _ParamGroup]:
     """Each part of the optimizer as named; where layers are seen one by one, a part for each depth."""
-    parts: dict[str, _Part] = {}
+    parts: dict[str, _ParamGroup] = {}
     shared_out = OPTIMIZERS.load(config.name)(config, leaves)
     for part in (part for part in shared_out if part.paths):
-        depths = {leaves[path].layers for path in part.paths} if part.by_layer else {None}
+        depths = {leaves[path].layers for path in part.paths} if part.per_layer else {None}
         for layers in sorted(depths, key=lambda depth: depth or 0):
-            paths = tuple(p for p in part.paths if not part.by_layer or leaves[p].layers == layers)
+            paths = tuple(p for p in part.paths if not part.per_layer or leaves[p].layers == layers)
             name = part.name if layers is None else f"{part.name}_{layers}_layers"
             transform = part.transform if layers is None else per_layer(part.transform)
-            parts[name] = _Part(paths, transform, part.adapts)
+            parts[name] = _ParamGroup(paths, transform, part.trust_ratio)
     return parts
 
 

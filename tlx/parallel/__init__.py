@@ -3,7 +3,7 @@
 from tlx.parallel.batch import batch_sharding, local_rows, rows_by_process, to_global
 from tlx.parallel.config import MeshConfig, rules
 from tlx.parallel.mesh import abstract_mesh, make_mesh
-from tlx.parallel.presets import AXES, PRESETS, Rule, Rules
+from tlx.parallel.presets import AXES, PRESETS, ShardingRule, ShardingRules
 from tlx.parallel.process import leave, start_process
 from tlx.parallel.sharding import (
     PARTITION_NAME,
@@ -24,8 +24,8 @@ __all__ = [
     "PRESETS",
     "Logical",
     "MeshConfig",
-    "Rule",
-    "Rules",
+    "ShardingRule",
+    "ShardingRules",
     "abstract_mesh",
     "batch_sharding",
     "constrain",

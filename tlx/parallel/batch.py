@@ -6,11 +6,11 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
-from tlx.parallel.presets import Rules
+from tlx.parallel.presets import ShardingRules
 from tlx.parallel.sharding import spec
 
 
-def batch_sharding(mesh: Mesh | AbstractMesh, rules: Rules, batch: Any) -> Any:
+def batch_sharding(mesh: Mesh | AbstractMesh, rules: ShardingRules, batch: Any) -> Any:
     """NamedSharding of each array of a batch (real or abstract): rows split, the other dims whole.
 
     Raises ConfigError where the rows do not divide over the mesh's batch axes.

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.parallel.presets import AXES, PRESETS, Rules, used_axes
+from tlx.parallel.presets import AXES, PRESETS, ShardingRules, used_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ class MeshConfig:
         )
 
 
-def rules(config: MeshConfig) -> Rules:
+def rules(config: MeshConfig) -> ShardingRules:
     """The rows from logical names to mesh axes that `config.rules` names."""
     if config.rules not in PRESETS:
         raise ConfigError(one_of("mesh.rules", config.rules, PRESETS))

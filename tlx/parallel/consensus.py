@@ -6,14 +6,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
-def all_ok(ok: bool) -> bool:
+def all_processes(ok: bool) -> bool:
     """Whether `ok` holds on every process."""
     if jax.process_count() == 1:
         return ok
     return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))
 
 
-def from_first(value: int) -> int:
+def broadcast_from_first(value: int) -> int:
     """Process 0's `value` (what the others pass is ignored); below 2**31."""
     if jax.process_count() == 1:
         return value

@@ -6,41 +6,41 @@ from typing import NamedTuple
 AXES = ("data", "fsdp", "expert", "context", "tensor")
 
 
-class Rule(NamedTuple):
+class ShardingRule(NamedTuple):
     """A logical name and the mesh axes that its dims are split over (none: never split)."""
 
     name: str
     axes: tuple[str, ...]
 
 
-Rules = tuple[Rule, ...]
+ShardingRules = tuple[ShardingRule, ...]
 
 # A dim takes the axes of its row that no earlier dim of the same array has taken, so that one row for
 # "embed" serves parameters (split over fsdp) and activations (whose batch dim has taken fsdp already).
-_FULL: Rules = (
+_FULL: ShardingRules = (
     # activations
-    Rule("batch", ("data", "fsdp", "expert")),
-    Rule("sequence", ("context",)),
-    Rule("key_sequence", ()),
-    Rule("activation_embed", ()),
+    ShardingRule("batch", ("data", "fsdp", "expert")),
+    ShardingRule("sequence", ("context",)),
+    ShardingRule("key_sequence", ()),
+    ShardingRule("activation_embed", ()),
     # parameters, and the activations that they make
-    Rule("embed", ("fsdp",)),
-    Rule("heads", ("tensor",)),
-    Rule("kv_heads", ("tensor",)),
-    Rule("head_dim", ()),
-    Rule("mlp", ("tensor",)),
-    Rule("vocab", ("tensor",)),
-    Rule("expert", ("expert",)),
-    Rule("layers", ()),
-    Rule("norm", ()),
+    ShardingRule("embed", ("fsdp",)),
+    ShardingRule("heads", ("tensor",)),
+    ShardingRule("kv_heads", ("tensor",)),
+    ShardingRule("head_dim", ()),
+    ShardingRule("mlp", ("tensor",)),
+    ShardingRule("vocab", ("tensor",)),
+    ShardingRule("expert", ("expert",)),
+    ShardingRule("layers", ()),
+    ShardingRule("norm", ()),
 )
 
 
-def _only(*axes: str) -> Rules:
-    return tuple(Rule(rule.name, tuple(axis for axis in rule.axes if axis in axes)) for rule in _FULL)
+def _only(*axes: str) -> ShardingRules:
+    return tuple(ShardingRule(rule.name, tuple(axis for axis in rule.axes if axis in axes)) for rule in _FULL)
 
 
-PRESETS: dict[str, Rules] = {
+PRESETS: dict[str, ShardingRules] = {
     "dp": _only("data"),
     "fsdp": _only("data", "fsdp", "expert"),
     "tp": _only("data", "tensor", "expert"),
@@ -49,7 +49,7 @@ PRESETS: dict[str, Rules] = {
 }
 
 
-def used_axes(rules: Rules) -> tuple[str, ...]:
+def used_axes(rules: ShardingRules) -> tuple[str, ...]:
     """The mesh axes that some logical name is split over, in the order of AXES."""
     used = {axis for rule in rules for axis in rule.axes}
     return tuple(axis for axis in AXES if axis in used)

@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from tlx.base import tree
 from tlx.base.errors import ConfigError, one_of
-from tlx.parallel.presets import Rules
+from tlx.parallel.presets import ShardingRules
 
 Names = tuple[str | None, ...]
 
@@ -72,7 +72,11 @@ def logical_names(boxed: Any) -> Any:
 
 
 def spec(
-    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh, rules: Rules, what: str
+    names: Sequence[str | None],
+    shape: Sequence[int],
+    mesh: Mesh | AbstractMesh,
+    rules: ShardingRules,
+    what: str,
 ) -> PartitionSpec:
     """How an array with these names and this shape is split over the mesh.
 
@@ -94,7 +98,7 @@ def spec(
     return PartitionSpec(*entries)
 
 
-def param_shardings(boxed_params: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> Any:
+def param_shardings(boxed_params: Any, mesh: Mesh | AbstractMesh, rules: ShardingRules) -> Any:
     """NamedSharding of each leaf of the unboxed tree, from abstract (or real) boxed parameters.
 
     Parameters without a dim "embed" (norms, biases) get its axes on the largest dim that they divide, so
@@ -111,7 +115,7 @@ def param_shardings(boxed_params: Any, mesh: Mesh | AbstractMesh, rules: Rules) 
 
 
 @contextlib.contextmanager
-def use(mesh: Mesh | AbstractMesh, rules: Rules) -> Iterator[None]:
+def use(mesh: Mesh | AbstractMesh, rules: ShardingRules) -> Iterator[None]:
     """Within: `constrain` splits over `mesh` by `rules`; an AbstractMesh does for tracing."""
     enter = jax.sharding.use_abstract_mesh if isinstance(mesh, AbstractMesh) else jax.set_mesh
     with enter(mesh), _RULES(rules):
@@ -145,7 +149,7 @@ def _check_divides(what: str, name: str | None, size: int, axes: tuple[str, ...]
 
 
 def _spread(
-    layout: PartitionSpec, names: Names, shape: Sequence[int], mesh: Any, rules: Rules
+    layout: PartitionSpec, names: Names, shape: Sequence[int], mesh: Any, rules: ShardingRules
 ) -> PartitionSpec:
     """`layout`, and the axes of "embed" where no dim has them: on the largest dim that they divide."""
     entries = [(entry,) if isinstance(entry, str) else tuple(entry or ()) for entry in layout]

@@ -12,18 +12,28 @@ from ml_collections import ConfigDict
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.plan import compilers
-from tlx.plan.changes import Change, shortest
+from tlx.plan.changes import ConfigOverride, shortest
 from tlx.plan.estimate import estimate
 from tlx.plan.measure import measured, too_large
 from tlx.plan.result import Plan
-from tlx.plan.search import Found, front, search
+from tlx.plan.search import SearchResult, pareto_front, search
 from tlx.plan.target import Target, parse_target
 from tlx.run import RunConfig
 from tlx.run.checks import resolve
 
 METHODS = ("auto", "analytic", "compile")
 
-__all__ = ["METHODS", "Change", "Found", "Plan", "Target", "front", "layouts", "parse_target", "plan"]
+__all__ = [
+    "METHODS",
+    "ConfigOverride",
+    "SearchResult",
+    "Plan",
+    "Target",
+    "pareto_front",
+    "layouts",
+    "parse_target",
+    "plan",
+]
 
 
 def plan(
@@ -71,7 +81,7 @@ def layouts(
     *,
     compiler_python: str | None = None,
     allow: Sequence[str] = (),
-) -> list[Found]:
+) -> list[SearchResult]:
     """Mesh, microbatches and remat that fit, the fastest first; a handful of them compiled, as in `plan`."""
     config = config if isinstance(config, RunConfig) else resolve(config, tuple(allow))
     target = target if isinstance(target, Target) else parse_target(target)

@@ -25,14 +25,14 @@ REMAT = (
 _TRIES = 3
 
 
-class Change(NamedTuple):
+class ConfigOverride(NamedTuple):
     """Overrides that go together, as `tlx train` takes them."""
 
     words: tuple[str, ...]
     values: dict[str, Any]  # dotted path to value
 
 
-def apply(config: RunConfig, *changes: Change) -> RunConfig:
+def apply(config: RunConfig, *changes: ConfigOverride) -> RunConfig:
     """The config with the changes; ConfigError where it cannot be so."""
     values = copy.deepcopy(to_dict(config))
     for path, value in ((path, value) for change in changes for path, value in change.values.items()):
@@ -44,13 +44,13 @@ def apply(config: RunConfig, *changes: Change) -> RunConfig:
     return resolve(values)
 
 
-def change(**values: Any) -> Change:
+def change(**values: Any) -> ConfigOverride:
     """A change of fields, written with two underscores: train__microbatches=4."""
     paths = {name.replace("__", "."): value for name, value in values.items()}
-    return Change(tuple(f"--config.{path}={_word(value)}" for path, value in paths.items()), paths)
+    return ConfigOverride(tuple(f"--config.{path}={_word(value)}" for path, value in paths.items()), paths)
 
 
-def candidates(config: RunConfig, target: Target) -> list[list[Change]]:
+def candidates(config: RunConfig, target: Target) -> list[list[ConfigOverride]]:
     """Groups of changes, one of each to be taken at most; the gentlest first within a group."""
     keep = REMAT.index(config.model.execution.remat) if config.model.execution.remat in REMAT else 0
     remat = [change(model__execution__remat=name) for name in REMAT[keep + 1 :]]
@@ -106,14 +106,14 @@ def _works(config: RunConfig, target: Target, check: Callable[[RunConfig], Plan]
         return False
 
 
-def _try(config: RunConfig, target: Target, changes: tuple[Change, ...]) -> Plan | None:
+def _try(config: RunConfig, target: Target, changes: tuple[ConfigOverride, ...]) -> Plan | None:
     try:
         return estimate(apply(config, *changes), target, traced=False)
     except ConfigError:
         return None
 
 
-def _lists(groups: list[list[Change]], length: int) -> Iterator[tuple[Change, ...]]:
+def _lists(groups: list[list[ConfigOverride]], length: int) -> Iterator[tuple[ConfigOverride, ...]]:
     """Every choice of so many groups; of three and more, what saves most in each."""
     for chosen in itertools.combinations(groups, length):
         if length > 2:
@@ -122,7 +122,7 @@ def _lists(groups: list[list[Change]], length: int) -> Iterator[tuple[Change, ..
             yield from itertools.product(*chosen)
 
 
-def _more_tensor(mesh: dict[str, int], size: int) -> Change:
+def _more_tensor(mesh: dict[str, int], size: int) -> ConfigOverride:
     return change(
         mesh__tensor=size,
         mesh__fsdp=mesh["fsdp"] * mesh["tensor"] // size,

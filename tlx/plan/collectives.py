@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tlx.plan.hlo import Instruction, Module, arrays, attribute, num_bytes, runs
+from tlx.plan.hlo import HloModule, Instruction, arrays, attribute, execution_counts, num_bytes
 
 _SCATTER = re.compile(r"^all-reduce-scatter")  # computations
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
@@ -25,13 +25,13 @@ class Collective(NamedTuple):
     overlapped: bool  # it runs beside computation
 
 
-def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
+def collectives(module: HloModule, mesh: Mapping[str, int]) -> list[Collective]:
     """All collectives of a step; `mesh` as {axis: size}, in the order that its devices are numbered.
 
     A group of n devices: a gather sends (n-1)/n of its result, a scatter of what it reduces, a reduction
     twice that. A TPU's scatter is written as a reduction in a fusion that keeps a slice of it.
     """
-    times, found, seen = runs(module), [], set()
+    times, found, seen = execution_counts(module), [], set()
     for name, instructions in module.computations.items():
         shapes = {instruction.name: instruction.shape for instruction in instructions}
         for instruction in instructions:

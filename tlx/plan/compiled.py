@@ -11,7 +11,7 @@ from tlx.plan import hlo
 from tlx.plan.operations import matmul_flops
 
 
-class Facts(NamedTuple):
+class CompiledFacts(NamedTuple):
     """Of one device and one step; plain values, so that they pass between processes as JSON."""
 
     compiler: str
@@ -34,11 +34,11 @@ class Facts(NamedTuple):
         return self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes + self.code_bytes
 
 
-def read(compiled: Any, mesh: Mapping[str, int], compiler: str) -> Facts:
+def read(compiled: Any, mesh: Mapping[str, int], compiler: str) -> CompiledFacts:
     """The facts of `jax.stages.Compiled`; `mesh` is {axis: size} in the order of its devices."""
     module = hlo.parse(compiled.as_text())
     stats, found = compiled.memory_analysis(), wires.collectives(module, mesh)
-    return Facts(
+    return CompiledFacts(
         compiler=compiler,
         argument_bytes=stats.argument_size_in_bytes,
         output_bytes=stats.output_size_in_bytes,
@@ -55,16 +55,16 @@ def read(compiled: Any, mesh: Mapping[str, int], compiler: str) -> Facts:
     )
 
 
-def scheduled_cycles(module: hlo.Module) -> int:
+def scheduled_cycles(module: hlo.HloModule) -> int:
     """The sum of the schedule's estimates, each times how often its line runs; custom kernels have none."""
-    times = hlo.runs(module)
+    times = hlo.execution_counts(module)
     return sum(
         times[name].scheduled * sum(map(hlo.estimated_cycles, instructions))
         for name, instructions in module.computations.items()
     )
 
 
-def kernels(module: hlo.Module) -> dict[str, int]:
+def kernels(module: hlo.HloModule) -> dict[str, int]:
     """{name of a custom kernel: runs in a step}."""
     found = collections.Counter()
     for name, times, _ in _kernel_calls(module):
@@ -72,7 +72,7 @@ def kernels(module: hlo.Module) -> dict[str, int]:
     return dict(found)
 
 
-def stated_costs(module: hlo.Module) -> dict[str, list[int]]:
+def stated_costs(module: hlo.HloModule) -> dict[str, list[int]]:
     """{name of a custom kernel: [FLOPs, bytes] of its runs in a step}: as written with it, or cuDNN's."""
     found = {}
     for name, times, instruction in _kernel_calls(module):
@@ -97,9 +97,9 @@ def _cudnn_cost(instruction: hlo.Instruction) -> tuple[int, int] | None:
     return products * 2 * math.prod(query) * key[1], moved
 
 
-def _kernel_calls(module: hlo.Module) -> Iterator[tuple[str, int, hlo.Instruction]]:
+def _kernel_calls(module: hlo.HloModule) -> Iterator[tuple[str, int, hlo.Instruction]]:
     """(name, runs in a step, instruction) of every call of a custom kernel."""
-    times = hlo.runs(module)
+    times = hlo.execution_counts(module)
     for name, instructions in module.computations.items():
         for instruction in instructions:
             if instruction.opcode != "custom-call" or not times[name].times:
@@ -110,7 +110,7 @@ def _kernel_calls(module: hlo.Module) -> Iterator[tuple[str, int, hlo.Instructio
                 yield kernel, times[name].times, instruction
 
 
-def operations(module: hlo.Module) -> dict[str, int]:
+def operations(module: hlo.HloModule) -> dict[str, int]:
     """{opcode: instructions with it}, what only names or moves values left out."""
     quiet = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
     found = collections.Counter(

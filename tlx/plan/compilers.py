@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
-from tlx.plan.compiled import Facts
+from tlx.plan.compiled import CompiledFacts
 from tlx.plan.footprint import RunConfig
 from tlx.plan.target import Target
 
@@ -60,7 +60,7 @@ def compile_for_target(
     python: str,
     allow: Sequence[str] = (),
     keep: pathlib.Path | None = None,
-) -> Facts | TooLarge:
+) -> CompiledFacts | TooLarge:
     """The facts of the run's own step. `keep`: a file for the optimised module's text.
 
     Raises ConfigError for what the compiling process found wrong with the config, RuntimeError where it
@@ -88,7 +88,9 @@ def compile_for_target(
         found: dict[str, Any] = json.loads(answer.read_text())
     if "error" in found:
         raise ConfigError(found["error"])
-    return TooLarge(found["memory"], found["needed"]) if "memory" in found else Facts(**found["facts"])
+    return (
+        TooLarge(found["memory"], found["needed"]) if "memory" in found else CompiledFacts(**found["facts"])
+    )
 
 
 def _environment(target: Target) -> dict[str, str]:

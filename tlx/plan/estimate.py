@@ -16,7 +16,7 @@ def estimate(config: RunConfig, target: Target, price: float | None = None, trac
     The step time is a bound from below: the longest of the matrix products at the chip's peak, the least
     traffic with its memory, and the least traffic between chips, each as if it hid the other two.
     """
-    work = footprint.work(config)
+    work = footprint.step_flops(config)
     with footprint.traced_for(target):
         made = footprint.abstract_program(config, target, traced)
         memory = memory_parts(config, made)
@@ -24,7 +24,7 @@ def estimate(config: RunConfig, target: Target, price: float | None = None, trac
     mesh, chip = dict(made.mesh.shape), target.chip
     memory = {part: size * chip.devices for part, size in memory.items()}
     times = {
-        "compute": work.computed / (target.num_chips * chip.bf16_flops) * 1e3,
+        "compute": work.hardware_flops / (target.num_chips * chip.bf16_flops) * 1e3,
         "memory": _memory_moved(config, memory) / chip.memory_bandwidth * 1e3,
         "network": network_seconds(traffic, mesh, target) * 1e3,
     }
@@ -34,7 +34,7 @@ def estimate(config: RunConfig, target: Target, price: float | None = None, trac
         method="analytic",
         mesh=mesh,
         fits=memory["total"] <= chip.memory_usable,
-        parameters=footprint.parameters(made, config),
+        parameters=footprint.count_parameters(made, config),
         memory=memory,
         work=work,
         flops_compiled=None,
@@ -63,7 +63,7 @@ def memory_parts(config: RunConfig, made: Program) -> dict[str, int]:
         "carry": footprint.device_bytes(made.state.carry),
         "batch": footprint.device_bytes(made.batch),
         "gradients": footprint.device_bytes(made.state.params),
-        "activations": footprint.kept(config, made),
+        "activations": footprint.residual_bytes(config, made),
         "temporaries": _working(config, made),
     }
     return parts | {"total": sum(parts.values())}
@@ -73,7 +73,7 @@ def _working(config: RunConfig, made: Program) -> int:
     layers = config.model.num_layers + (
         config.model.decoder_layers if config.model.kind == "encoder_decoder" else 0
     )
-    whole = footprint.kept(footprint.with_execution(config, remat="none"), made)
+    whole = footprint.residual_bytes(footprint.with_execution(config, remat="none"), made)
     cast = footprint.device_bytes((made.state.params, made.state.frozen)) * made.mesh.shape["fsdp"] // 2
     return whole // layers + 2 * cast // layers
 

@@ -18,8 +18,8 @@ from tlx.run import RunConfig
 from tlx.run.checks import check_devices
 from tlx.run.program import Program, program
 from tlx.run.spec import spec_before_tokenizer
-from tlx.training.step import merged
-from tlx.training.step_flops import training_flops, undivided_loss
+from tlx.training.step import merge_params
+from tlx.training.step_flops import summed_loss, training_flops
 
 
 class Parameters(NamedTuple):
@@ -30,14 +30,14 @@ class Parameters(NamedTuple):
     non_embedding: int
 
 
-class Work(NamedTuple):
+class StepFlops(NamedTuple):
     """FLOPs of a step's matrix products, all devices together.
 
     model: what a step needs, see training/step_flops.py; computed: with what is computed again.
     """
 
-    model: int
-    computed: int
+    model_flops: int
+    hardware_flops: int
 
 
 @contextlib.contextmanager
@@ -66,11 +66,13 @@ def device_bytes(tree: Any) -> int:
     )
 
 
-def parameters(made: Program, config: RunConfig) -> Parameters:
+def count_parameters(made: Program, config: RunConfig) -> Parameters:
     """Counts of the whole model, heads of the objective included."""
     sizes = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(merged(made.state.params, made.state.frozen))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            merge_params(made.state.params, made.state.frozen)
+        )
     }
     total = sum(sizes.values())
     part = config.model.feedforward
@@ -84,7 +86,7 @@ def parameters(made: Program, config: RunConfig) -> Parameters:
     return Parameters(total, total - round(idle), total - tables)
 
 
-def work(config: RunConfig) -> Work:
+def step_flops(config: RunConfig) -> StepFlops:
     """Counted in the traced step, attention whole: the same for every kernel, mesh and number of parts."""
     train = dataclasses.replace(config.train, microbatches=1)
     config = dataclasses.replace(config, train=train, mesh=MeshConfig())
@@ -92,13 +94,13 @@ def work(config: RunConfig) -> Work:
 
 
 @functools.lru_cache(maxsize=64)
-def _work(config: RunConfig) -> Work:
+def _work(config: RunConfig) -> StepFlops:
     with compile_for("cpu"):
         made = program(config, spec_before_tokenizer(config), parallel.abstract_mesh(config.mesh, 1))
         keys = jax.random.split(jax.random.key(0), config.train.batch_size)
         loss = functools.partial(_loss, made, keys=keys)
         computed = matmul_flops(jax.grad(loss), made.state.params, made.state.frozen, made.batch)
-        return Work(training_flops(made.module, made.batch, config.adapt), computed)
+        return StepFlops(training_flops(made.module, made.batch, config.adapt), computed)
 
 
 def with_execution(config: RunConfig, **changes: Any) -> RunConfig:
@@ -107,7 +109,7 @@ def with_execution(config: RunConfig, **changes: Any) -> RunConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, execution=execution))
 
 
-def kept(config: RunConfig, made: Program) -> int:
+def residual_bytes(config: RunConfig, made: Program) -> int:
     """Bytes on one device that the forward pass keeps for the backward pass, of one microbatch."""
     params, parts = jax.tree.leaves((made.state.params, made.state.frozen)), config.train.microbatches
     mesh, split = made.mesh.shape, _split_dims(config)
@@ -148,4 +150,4 @@ def _split_dims(config: RunConfig) -> set[int]:
 
 
 def _loss(made: Program, params: Any, frozen: Any, batch: Any, keys: jax.Array | None = None) -> jax.Array:
-    return undivided_loss(made.module, merged(params, frozen), batch, keys)
+    return summed_loss(made.module, merge_params(params, frozen), batch, keys)

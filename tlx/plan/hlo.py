@@ -24,19 +24,19 @@ class Instruction(NamedTuple):
     attributes: str  # what follows them
 
 
-class Module(NamedTuple):
+class HloModule(NamedTuple):
     computations: dict[str, list[Instruction]]  # callees before their callers
     entry: str
 
 
-class Runs(NamedTuple):
+class ExecutionCounts(NamedTuple):
     """How often a computation runs in a step: in all, and as a line of the schedule (not inside a fusion)."""
 
     times: int
     scheduled: int
 
 
-def parse(text: str) -> Module:
+def parse(text: str) -> HloModule:
     """The module that `compiled.as_text()` gives."""
     computations: dict[str, list[Instruction]] = {}
     entry, current, pending = "", None, ""
@@ -56,10 +56,10 @@ def parse(text: str) -> Module:
             pending += line
     if not entry:
         raise ValueError("the text has no ENTRY computation: it is no module of XLA")
-    return Module(computations, entry)
+    return HloModule(computations, entry)
 
 
-def runs(module: Module) -> dict[str, Runs]:
+def execution_counts(module: HloModule) -> dict[str, ExecutionCounts]:
     """Runs of each computation in one step, loop counts included. Both branches of a choice count."""
     times: dict[str, int] = collections.Counter({module.entry: 1})
     scheduled: dict[str, int] = collections.Counter({module.entry: 1})
@@ -72,7 +72,7 @@ def runs(module: Module) -> dict[str, Runs]:
                 times[called] += factor * times[name]
                 if instruction.opcode in ("while", "call", "conditional"):
                     scheduled[called] += factor * scheduled[name]
-    return {name: Runs(times[name], scheduled[name]) for name in module.computations}
+    return {name: ExecutionCounts(times[name], scheduled[name]) for name in module.computations}
 
 
 def called_computations(instruction: Instruction) -> list[str]:
@@ -83,7 +83,7 @@ def called_computations(instruction: Instruction) -> list[str]:
     return names
 
 
-def trip_count(module: Module, loop: Instruction) -> int:
+def trip_count(module: HloModule, loop: Instruction) -> int:
     """Iterations of a while loop: as XLA noted them, or the bound that its condition compares with."""
     if found := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
         return int(found[1])
@@ -168,7 +168,7 @@ def _until_comma(text: str) -> str:
     return text
 
 
-def _below(module: Module, name: str) -> list[str]:
+def _below(module: HloModule, name: str) -> list[str]:
     """All computations that one runs, directly or not."""
     found = []
     for instruction in module.computations[name]:

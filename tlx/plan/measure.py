@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tlx.plan.compiled import Facts
+from tlx.plan.compiled import CompiledFacts
 from tlx.plan.compilers import TooLarge
 from tlx.plan.footprint import RunConfig
 from tlx.plan.links import network_seconds
@@ -13,7 +13,7 @@ from tlx.plan.target import Target
 _PRODUCTS = {"fwd": 2, "dkv": 4, "dq": 3}
 
 
-def measured(analytic: Plan, facts: Facts, config: RunConfig, target: Target) -> Plan:
+def measured(analytic: Plan, facts: CompiledFacts, config: RunConfig, target: Target) -> Plan:
     """The analytic plan with everything replaced that the compiler knows better.
 
     TPU: the step is the schedule's cycles, the kernels at the chip's peak (only what their mask shows), and
@@ -64,7 +64,7 @@ def too_large(analytic: Plan, facts: TooLarge, target: Target) -> Plan:
     return dataclasses.replace(analytic, fits=False, memory=memory, notes=(note, *analytic.notes))
 
 
-def _memory(analytic: Plan, facts: Facts, devices: int) -> dict[str, int]:
+def _memory(analytic: Plan, facts: CompiledFacts, devices: int) -> dict[str, int]:
     """The compiler's total; its temporaries are told apart as far as the estimate knows what they are."""
     known = {part: analytic.memory[part] for part in ("parameters", "optimizer", "carry", "batch")}
     left = facts.total_bytes * devices - sum(known.values())
@@ -74,7 +74,7 @@ def _memory(analytic: Plan, facts: Facts, devices: int) -> dict[str, int]:
     return known | {"temporaries": max(0, left), "total": facts.total_bytes * devices}
 
 
-def _kernel_seconds(facts: Facts, config: RunConfig, target: Target) -> float:
+def _kernel_seconds(facts: CompiledFacts, config: RunConfig, target: Target) -> float:
     """Of the attention kernels on one device, at peak, over what they work through.
 
     Splash skips what the mask hides. A kernel whose cost is known takes the longer of its products and its

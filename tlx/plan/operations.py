@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tlx.plan.hlo import Instruction, Module, arrays, attribute, runs, target_of
+from tlx.plan.hlo import HloModule, Instruction, arrays, attribute, execution_counts, target_of
 
 _ONE = {"size": 1, "stride": 1, "lhs_dilate": 1, "rhs_dilate": 1}
 
 
-def matmul_flops(module: Module) -> int:
+def matmul_flops(module: HloModule) -> int:
     """2 x multiply-adds of all dots and convolutions that one device runs in a step.
 
     Kernels that are not XLA's own (custom calls) are not seen, but for those of cuBLAS.
     """
-    total, times = 0, runs(module)
+    total, times = 0, execution_counts(module)
     for name, instructions in module.computations.items():
         if not times[name].times:
             continue

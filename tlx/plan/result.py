@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Any
 
-from tlx.plan.footprint import Parameters, RunConfig, Work
+from tlx.plan.footprint import Parameters, RunConfig, StepFlops
 from tlx.plan.target import Target
 from tlx.plan.traffic import Traffic
 
-MFU = (
+MFU_FORMULA = (
     "3 x the FLOPs of all matrix products of the forward pass (attention whole, nothing computed twice) / "
     "(step time x chips x dense bfloat16 peak)"
 )
@@ -24,7 +24,7 @@ class Plan:
     parameters: Parameters
     memory: dict[str, int]  # by part; "total" is what must fit
     memory_available: int
-    work: Work
+    work: StepFlops
     flops_compiled: int | None  # matrix products of the compiled module, kernels left out
     collectives: Traffic
     collectives_least: Traffic
@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def mfu(self) -> float:
-        return self.work.model / (self.step_ms / 1e3 * self.peak)
+        return self.work.model_flops / (self.step_ms / 1e3 * self.peak)
 
     @property
     def days(self) -> float:
@@ -63,8 +63,8 @@ class Plan:
             "memory_bytes_per_chip": self.memory["total"],
             "memory_bytes_available": self.memory_available,
             "memory": self.memory,
-            "flops_per_step": self.work.model,
-            "flops_per_step_computed": self.work.computed,
+            "flops_per_step": self.work.model_flops,
+            "flops_per_step_computed": self.work.hardware_flops,
             "flops_per_step_compiled": self.flops_compiled,
             "collective_bytes_per_chip": sum(sum(axes.values()) for axes in self.collectives.values()),
             "collectives": self.collectives,
@@ -73,7 +73,7 @@ class Plan:
             "step_ms_without_kernels": self.step_ms_without_kernels,
             "times_ms": self.times,
             "mfu": self.mfu,
-            "mfu_formula": MFU,
+            "mfu_formula": MFU_FORMULA,
             "tokens_per_step": self.tokens_per_step,
             "tokens_per_s_per_chip": self.tokens_per_step / (self.step_ms / 1e3) / self.num_chips,
             "chips": self.num_chips,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tlx.base.errors import ConfigError
-from tlx.plan.changes import REMAT, Change, apply, change
+from tlx.plan.changes import REMAT, ConfigOverride, apply, change
 from tlx.plan.estimate import estimate
 from tlx.plan.footprint import RunConfig
 from tlx.plan.result import Plan
@@ -15,16 +15,16 @@ from tlx.plan.target import Target
 HANDFUL = 4  # layouts that are compiled
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """A layout and its plan."""
 
-    change: Change
+    change: ConfigOverride
     plan: Plan
 
 
 def search(
     config: RunConfig, target: Target, check: Callable[[RunConfig], Plan] | None = None
-) -> list[Found]:
+) -> list[SearchResult]:
     """Layouts that fit, fastest first; with `check` (a compiler) the best few by the estimate, and no others.
 
     The layout as the config has it (a change without words) is always among them. Raises ConfigError where
@@ -57,7 +57,7 @@ def meshes(config: RunConfig, target: Target) -> Iterator[dict[str, int]]:
                 yield {"data": rest // fsdp, "fsdp": fsdp, "tensor": tensor}
 
 
-def _fitting(config: RunConfig, target: Target, mesh: dict[str, int]) -> Iterator[Found]:
+def _fitting(config: RunConfig, target: Target, mesh: dict[str, int]) -> Iterator[SearchResult]:
     """On one mesh: for each remat the fewest microbatches that fit, until nothing more is gained."""
     rows = config.train.batch_size // (mesh["data"] * mesh["fsdp"])
     fields = {f"mesh__{axis}": size for axis, size in mesh.items()} | {"mesh__rules": "fsdp_tp_cp"}
@@ -69,16 +69,16 @@ def _fitting(config: RunConfig, target: Target, mesh: dict[str, int]) -> Iterato
             except ConfigError:
                 return  # what does not divide
             if found.fits:
-                yield Found(layout, found)
+                yield SearchResult(layout, found)
                 break
 
 
-def _as_it_is(config: RunConfig, target: Target) -> Iterator[Found]:
+def _as_it_is(config: RunConfig, target: Target) -> Iterator[SearchResult]:
     with contextlib.suppress(ConfigError):  # it does not divide over the target
-        yield Found(change(), estimate(config, target))
+        yield SearchResult(change(), estimate(config, target))
 
 
-def front(found: list[Found]) -> list[Found]:
+def pareto_front(found: list[SearchResult]) -> list[SearchResult]:
     """Of these, those that nothing is both faster and smaller than."""
     best, kept = math.inf, []
     for one in sorted(found, key=_order):
@@ -88,7 +88,7 @@ def front(found: list[Found]) -> list[Found]:
     return kept
 
 
-def _order(one: Found) -> tuple[float, float]:
+def _order(one: SearchResult) -> tuple[float, float]:
     """A compiler's step time; by the estimate the time in which nothing hides anything, for a roofline
     cannot tell layouts apart whose products are the same."""
     estimated = one.plan.method == "analytic"

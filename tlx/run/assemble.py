@@ -13,9 +13,9 @@ from tlx.base.errors import ConfigError
 from tlx.data.batches import Batches
 from tlx.data.pipeline import build_pipeline
 from tlx.data.prepare import prepare_tokenizer
-from tlx.data.records import Part, build_records, prepare_records_tokenizer
-from tlx.objectives.shared.base import Spec
-from tlx.run.config import RunConfig, parts_of
+from tlx.data.records import RecordSplit, build_records, prepare_records_tokenizer
+from tlx.objectives.shared.base import ObjectiveSpec
+from tlx.run.config import RunConfig, get_objective
 from tlx.run.program import Program, program
 from tlx.run.spec import spec_of
 from tlx.tasks.shared.base import Task, TaskSpec
@@ -30,19 +30,19 @@ class Run(NamedTuple):
 
     config: RunConfig
     tokenizer: Tokenizer
-    spec: Spec | TaskSpec
+    spec: ObjectiveSpec | TaskSpec
     module: Any
     train: Batches
     validation: Batches
     mesh: Mesh
-    rules: parallel.Rules
+    rules: parallel.ShardingRules
     program: Program  # which another run, of another seed, can be made with
     state: State
     init: Callable[[], State]  # the state before the first step, never whole in one place
     frozen: Callable[[], Any]  # the part of the state that no checkpoint holds
     step: StepFn
-    rows: tuple[int, ...]  # of the global batch, those that this process makes
-    place: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # these rows onto the devices
+    local_row_indices: tuple[int, ...]  # of the global batch, those that this process makes
+    to_devices: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # these rows onto the devices
 
     def use(self) -> AbstractContextManager[None]:
         """The context in which init, step and restore are called: the mesh and its rules."""
@@ -64,7 +64,7 @@ def assemble(
     """
     if config.adapt.method != "full" and base is None:
         raise ConfigError(f"adapt.method = {config.adapt.method!r} adapts a base model; use: tlx finetune")
-    tokenizer = tokenizer or made_tokenizer(config)
+    tokenizer = tokenizer or build_tokenizer(config)
     check_tokenizer(config.objective, tokenizer.hash)
     spec = spec_of(config, tokenizer)
     splits = {split: open_split(config, tokenizer, split) for split in ("train", "validation")}
@@ -95,23 +95,25 @@ def assemble(
         init=init,
         frozen=frozen,
         step=made.step,
-        rows=tuple(parallel.local_rows(next(iter(rows.values())), config.train.batch_size).tolist()),
-        place=lambda local: parallel.to_global(local, rows),
+        local_row_indices=tuple(
+            parallel.local_rows(next(iter(rows.values())), config.train.batch_size).tolist()
+        ),
+        to_devices=lambda local: parallel.to_global(local, rows),
     )
 
 
-def made_tokenizer(config: RunConfig) -> Tokenizer:
+def build_tokenizer(config: RunConfig) -> Tokenizer:
     """The tokenizer that the config asks for, trained on the run's own text where it has to be."""
-    parts = parts_of(config)
+    parts = get_objective(config)
     if isinstance(parts, Task):
         columns = (*parts.texts(config.objective), *parts.written(config.objective))
         return prepare_records_tokenizer(config.tokenizer, config.data, columns)
     return prepare_tokenizer(config.tokenizer, config.data)
 
 
-def open_split(config: RunConfig, tokenizer: Tokenizer, split: Part, batch_size: int = 0) -> Batches:
+def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batch_size: int = 0) -> Batches:
     """The batches of a split of the run's data (of a task's also "test"), `batch_size` rows or the run's."""
-    parts, spec = parts_of(config), spec_of(config, tokenizer)
+    parts, spec = get_objective(config), spec_of(config, tokenizer)
     rest = {"batch_size": batch_size or config.train.batch_size, "seed": config.seed}
     if isinstance(parts, Task):
         return build_records(config.data, tokenizer, parts, spec, part=split, **rest)

@@ -11,15 +11,15 @@ from ml_collections import ConfigDict
 
 from tlx import parallel
 from tlx.adapt.parts import check_patterns, split
-from tlx.adapt.rates import optimizer_of
+from tlx.adapt.rates import adapted_optimizer_config
 from tlx.base.errors import ConfigError, one_of
 from tlx.models.config import ModelConfig
 from tlx.optim import make_optimizer, make_schedule
-from tlx.run.config import RunConfig, parsed, parts_of
+from tlx.run.config import RunConfig, get_objective, parse_config
 from tlx.run.spec import abstract_batch, make_module, spec_before_tokenizer
 from tlx.tasks.shared.base import Task
 from tlx.training.config import TrainConfig
-from tlx.training.state import begin, boxed_params, frozen_params
+from tlx.training.state import boxed_params, frozen_params, initial_params
 from tlx.training.step_flops import trace_forward
 
 
@@ -28,8 +28,8 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
 
     Raises ConfigError with the field, its value and the legal ones. `allow`: see base.lookup.Table.load.
     """
-    resolved = parsed(config, allow)
-    name, parts = resolved.objective.name, parts_of(resolved, allow)
+    resolved = parse_config(config, allow)
+    name, parts = resolved.objective.name, get_objective(resolved, allow)
     for field in dataclasses.fields(resolved):
         validate = getattr(getattr(resolved, field.name), "validate", None)
         if validate is not None:
@@ -62,11 +62,13 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     boxed = boxed_params(module, batch)
     check_patterns(config.adapt, boxed)
     trained, _ = split(config.adapt, boxed)
-    optimizer = optimizer_of(config.optimizer, config.adapt, module.model, trained, config.train.steps)
+    optimizer = adapted_optimizer_config(
+        config.optimizer, config.adapt, module.model, trained, config.train.steps
+    )
     make_optimizer(optimizer, make_schedule(optimizer, config.train.steps), trained)
     frozen = frozen_params(module)
     parallel.param_shardings((boxed, frozen), mesh, rules)
-    jax.eval_shape(partial(begin, module), parallel.unbox(boxed), parallel.unbox(frozen))
+    jax.eval_shape(partial(initial_params, module), parallel.unbox(boxed), parallel.unbox(frozen))
     with parallel.use(mesh, rules):
         jax.eval_shape(lambda: trace_forward(module, batch))
 

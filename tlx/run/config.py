@@ -24,7 +24,7 @@ from tlx.training.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
 from tlx.training.teacher import with_teacher
 
 # What a run's config.objective may be: self-supervised, or a task with labels.
-PARTS = Table("objective", {**OBJECTIVES, **TASKS})
+OBJECTIVES_AND_TASKS = Table("objective", {**OBJECTIVES, **TASKS})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def base_config(objective: str = "clm") -> ConfigDict:
 
     model.kind is the first that the objective works with.
     """
-    parts: Objective | Task = PARTS.load(objective)
+    parts: Objective | Task = OBJECTIVES_AND_TASKS.load(objective)
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
     return config_dict(values)
@@ -83,19 +83,19 @@ def finetune_config(task: str = "classification") -> ConfigDict:
     return config
 
 
-def parsed(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
+def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
     """The frozen config: its keys and types are right, its values are not checked."""
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     name = (values.get("objective") or {}).get("name")
-    parts: Objective | Task = PARTS.load(str(name), allow=allow)
+    parts: Objective | Task = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
     values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values)
 
 
-def parts_of(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective | Task:
+def get_objective(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective | Task:
     """The objective or the task that a run is about."""
-    return PARTS.load(config.objective.name, allow=allow)
+    return OBJECTIVES_AND_TASKS.load(config.objective.name, allow=allow)
 
 
 def without_nones(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tlx import parallel
 from tlx.adapt.parts import split
-from tlx.adapt.rates import optimizer_of
+from tlx.adapt.rates import adapted_optimizer_config
 from tlx.models import parametrization
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.optim import frozen_paths, make_optimizer, make_schedule
 from tlx.optim import state_shardings as opt_state_shardings
 from tlx.run.config import RunConfig
@@ -29,7 +29,7 @@ class Program(NamedTuple):
 
     module: Any  # apply({"params": p}, batch, carry, keys) -> (terms, carry)
     mesh: Mesh
-    rules: parallel.Rules
+    rules: parallel.ShardingRules
     boxed: Any  # abstract parameters with their logical names
     state: State  # abstract, with the sharding of each leaf
     batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with the sharding of each array
@@ -41,7 +41,7 @@ class Program(NamedTuple):
         return parallel.use(self.mesh, self.rules)
 
 
-def program(config: RunConfig, spec: Spec | TaskSpec, mesh: Mesh) -> Program:
+def program(config: RunConfig, spec: ObjectiveSpec | TaskSpec, mesh: Mesh) -> Program:
     """The very step of a run on a mesh, whose devices may be of a machine that is not here.
 
     It does not depend on config.seed.
@@ -51,9 +51,11 @@ def program(config: RunConfig, spec: Spec | TaskSpec, mesh: Mesh) -> Program:
     boxed = boxed_params(module, batch)
     apart = partial(split, config.adapt)
     trained, kept = apart(boxed)
-    chosen = optimizer_of(config.optimizer, config.adapt, module.model, trained, config.train.steps)
+    chosen = adapted_optimizer_config(
+        config.optimizer, config.adapt, module.model, trained, config.train.steps
+    )
     schedule = make_schedule(chosen, config.train.steps)
-    rates = parametrization.rates(module.model, chosen, trained)
+    rates = parametrization.lr_multipliers(module.model, chosen, trained)
     optimizer = make_optimizer(chosen, schedule, trained, rates)
 
     def init(frozen: Any, seed: Any) -> State:
@@ -82,7 +84,7 @@ def program(config: RunConfig, spec: Spec | TaskSpec, mesh: Mesh) -> Program:
 
 
 def state_shardings(
-    state: State, boxed: Any, frozen: Any, module: Any, mesh: Mesh, rules: parallel.Rules
+    state: State, boxed: Any, frozen: Any, module: Any, mesh: Mesh, rules: parallel.ShardingRules
 ) -> State:
     """NamedSharding of each leaf of the abstract state: as its parameter, its row of the batch, or whole."""
     params = parallel.param_shardings(boxed, mesh, rules)

@@ -27,7 +27,7 @@ from tlx.optim import make_optimizer
 from tlx.run import RunConfig
 from tlx.run.checks import resolve
 from tlx.run.spec import make_module, spec_before_tokenizer
-from tlx.scaling.ladder import LadderConfig, Size, feedforward_width, with_size
+from tlx.scaling.ladder import LadderConfig, ModelSize, feedforward_width, with_size
 from tlx.training.state import boxed_params, init_state
 from tlx.training.step import make_step
 
@@ -159,7 +159,7 @@ def _changes(values: list[np.ndarray]) -> list[float]:
 def _sized(ladder: LadderConfig, values: dict[str, Any], width: int) -> RunConfig:
     """The run's config at a width, with its own depth."""
     heads = width // ladder.head_dim
-    size = Size(values["model"]["num_layers"], width, heads, feedforward_width(ladder, width))
+    size = ModelSize(values["model"]["num_layers"], width, heads, feedforward_width(ladder, width))
     return resolve(with_size(copy.deepcopy(values), size))
 
 
@@ -170,7 +170,7 @@ def _activations(config: RunConfig, updates: int) -> dict[str, list[np.ndarray]]
     batch = _batch(config, spec)
     abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     boxed = boxed_params(module, abstract)
-    multipliers = parametrization.rates(module.model, config.optimizer, boxed)
+    multipliers = parametrization.lr_multipliers(module.model, config.optimizer, boxed)
 
     # No warm-up and no decay: the first updates are to be of full size.
     def schedule(count: Any) -> jax.Array:

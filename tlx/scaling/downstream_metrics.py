@@ -10,7 +10,7 @@ from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.fits import fit
 from tlx.scaling.laws import get_law
-from tlx.scaling.runs import Runs, load_runs, rows_of
+from tlx.scaling.runs import RunTable, load_runs, rows_of
 
 # Random starts of the least squares.
 _STARTS = 40
@@ -103,7 +103,7 @@ def downstream(
     return result
 
 
-def _one_step(rows: Runs, test: Runs, metric: str, law: str, loss: str) -> dict[str, Any]:
+def _one_step(rows: RunTable, test: RunTable, metric: str, law: str, loss: str) -> dict[str, Any]:
     """The metric by the law's own form, straight from N and D."""
     surface = fit(rows | {"loss": rows[metric]}, law, loss=loss, boot=0)
     result: dict[str, Any] = {
@@ -137,7 +137,7 @@ def _fit_curve(
     return params, lambda loss: function(constants, loss)
 
 
-def _held(table: Runs, held_out: Any) -> np.ndarray:
+def _held(table: RunTable, held_out: Any) -> np.ndarray:
     """Mask of the held-out rows: as given, or the fifth with the most compute."""
     count = len(table["loss"])
     if held_out is not None:

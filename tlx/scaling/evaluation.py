@@ -8,7 +8,7 @@ import numpy as np
 
 from tlx.base.errors import DataError
 from tlx.scaling.laws import Law
-from tlx.scaling.runs import Runs, require
+from tlx.scaling.runs import RunTable, require
 
 # A constant at one of these ends says that the data do not determine it.
 EXPONENT_BOUNDS = (1e-3, 5.0)
@@ -24,7 +24,7 @@ class Problem:
     constants.
     """
 
-    def __init__(self, law: Law, runs: Runs):
+    def __init__(self, law: Law, runs: RunTable):
         """Bind a law to a table. Raises DataError where the table lacks what the law needs."""
         require(runs, (*law.columns, law.target), f"law {law.name!r}")
         _refuse_repeated_data(law, runs)
@@ -93,7 +93,7 @@ class Problem:
         return lower, upper
 
 
-def predict_log(law: Law, runs: Runs, theta: np.ndarray) -> np.ndarray:
+def predict_log(law: Law, runs: RunTable, theta: np.ndarray) -> np.ndarray:
     """Predict ln loss for the rows of a table.
 
     Args:
@@ -112,7 +112,7 @@ def predict_log(law: Law, runs: Runs, theta: np.ndarray) -> np.ndarray:
     return value.reshape(*np.shape(theta)[:-1], -1)
 
 
-def design_matrix(law: Law, runs: Runs) -> np.ndarray:
+def design_matrix(law: Law, runs: RunTable) -> np.ndarray:
     """Return [n, K, p]: the factor of each constant in each term, where M = D / N is tokens per parameter."""
     columns = {name: np.log(np.asarray(runs[name], float)) for name in law.columns}
     if "M" in {column for _, parts in law.terms for signs in parts.values() for column in signs}:
@@ -127,7 +127,7 @@ def design_matrix(law: Law, runs: Runs) -> np.ndarray:
     return design
 
 
-def _refuse_repeated_data(law: Law, runs: Runs) -> None:
+def _refuse_repeated_data(law: Law, runs: RunTable) -> None:
     """Raise DataError where a law of one epoch meets runs with D > D_unique."""
     if not law.one_epoch or "D_unique" not in runs or "D" not in law.columns:
         return
@@ -177,7 +177,7 @@ def _evaluate_terms(law: Law, design: np.ndarray, phi: np.ndarray) -> tuple[np.n
     return value, slope
 
 
-def _evaluate_repeated(runs: Runs, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _evaluate_repeated(runs: RunTable, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Chinchilla's form at Muennighoff's effective N' and D' (2305.16264, equations 5 to 7).
 
     X' = U (1 + R (1 - exp(-(X / U - 1) / R))), with U the unique tokens, or the parameters that are optimal

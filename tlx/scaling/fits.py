@@ -14,7 +14,7 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.scaling import identification, isoflop
 from tlx.scaling.evaluation import Problem, predict_log
 from tlx.scaling.laws import LAWS, Law, get_law
-from tlx.scaling.runs import Runs, clusters, load_runs, rows_of, with_convention
+from tlx.scaling.runs import RunTable, clusters, load_runs, rows_of, with_convention
 from tlx.scaling.solver import parse_loss, polish, solve
 
 # Draws that are made in any case for a law whose constants are hard to tell apart.
@@ -77,7 +77,7 @@ class Fit:
     settings: FitSettings
     """What was asked for."""
 
-    runs: Runs
+    runs: RunTable
     """The table, with N and flops by the settings' convention."""
 
     flops_per: tuple[float, float] = (6.0, 1.0)
@@ -181,7 +181,7 @@ class Fit:
         d = np.exp(self.draws[:, 2] + self.draws[:, 3] * log_flops)
         return n, d
 
-    def row(self, **columns: float) -> Runs:
+    def row(self, **columns: float) -> RunTable:
         """Return a table of one row for a prediction, with flops where N and D are given.
 
         Columns of value 0 count as not given. Raises ConfigError naming the columns that the law lacks.
@@ -256,7 +256,7 @@ def _is_runs(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(column, np.ndarray) for column in value.values())
 
 
-def _flops_per(runs: Runs) -> tuple[float, float]:
+def _flops_per(runs: RunTable) -> tuple[float, float]:
     """Constants k and s of flops = k N^s D: 6 and 1 for the usual count, else fitted to the table."""
     ratio = np.log(runs["flops"] / runs["D"])
     n = np.log(runs["N"])
@@ -376,7 +376,7 @@ def _draw_lines(result: Fit) -> np.ndarray:
     return np.array(draws)
 
 
-def _envelope_lines(runs: Runs) -> tuple[isoflop.Line, isoflop.Line] | None:
+def _envelope_lines(runs: RunTable) -> tuple[isoflop.Line, isoflop.Line] | None:
     flops, n, d = isoflop.envelope(runs)
     if len(flops) < 3 or len(np.unique(n)) < 2:
         return None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.base.errors import DataError
-from tlx.scaling.runs import Runs, load_runs, require
+from tlx.scaling.runs import RunTable, load_runs, require
 
 # Runs further above the lowest loss of their cell than this fraction bend the quadratic.
 _NEAR = 0.15
@@ -74,14 +74,14 @@ def hparams(runs: Any, boot: int = 500, seed: int = 0) -> dict[str, Any]:
     return result
 
 
-def _cells(table: Runs) -> list[np.ndarray]:
+def _cells(table: RunTable) -> list[np.ndarray]:
     """Row indices of the runs that share N and D."""
     keys = np.stack([np.log(table["N"]), np.log(table["D"])], 1).round(6)
     _, group = np.unique(keys, axis=0, return_inverse=True)
     return [np.flatnonzero(group.ravel() == g) for g in range(int(group.max()) + 1)]
 
 
-def _cell(table: Runs, rows: np.ndarray) -> Cell:
+def _cell(table: RunTable, rows: np.ndarray) -> Cell:
     """The minimum of a quadratic through the runs of one cell."""
     n = float(table["N"][rows[0]])
     d = float(table["D"][rows[0]])

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import interpolate
 
 from tlx.base.errors import ConfigError, DataError, one_of
-from tlx.scaling.runs import Runs
+from tlx.scaling.runs import RunTable
 
 CURVES = ("auto", "quartic", "cubic", "parabola", "spline", "akima")
 _DEGREES = {"quartic": 4, "cubic": 3, "parabola": 2}
@@ -65,14 +65,14 @@ class Line(NamedTuple):
         return self.coefficient * np.asarray(flops, float) ** self.exponent
 
 
-def group_budgets(runs: Runs, tolerance: float = 0.1) -> list[np.ndarray]:
+def group_budgets(runs: RunTable, tolerance: float = 0.1) -> list[np.ndarray]:
     """Return the row indices of each budget: flops that follow each other within the fraction `tolerance`."""
     order = np.argsort(runs["flops"], kind="stable")
     logs = np.log(runs["flops"][order])
     return np.split(order, np.flatnonzero(np.diff(logs) > np.log1p(tolerance)) + 1)
 
 
-def minima(runs: Runs, curve: str = "auto", window: float = np.inf) -> list[Minimum]:
+def minima(runs: RunTable, curve: str = "auto", window: float = np.inf) -> list[Minimum]:
     """Find the minimum of each budget's curve.
 
     A minimum at the edge of its grid, or of fewer than 3 sizes, is marked and holds no number.
@@ -105,7 +105,7 @@ def fit_lines(found: list[Minimum]) -> tuple[Line, Line]:
     return size_line, token_line
 
 
-def bootstrap_lines(runs: Runs, found: list[Minimum], draws: int, seed: int = 0) -> np.ndarray:
+def bootstrap_lines(runs: RunTable, found: list[Minimum], draws: int, seed: int = 0) -> np.ndarray:
     """Draw lines by adding new noise to every point.
 
     The noise is that of all curves together, with their degrees of freedom. A draw in which a minimum leaves
@@ -152,7 +152,7 @@ def log_constants(size_line: Line, token_line: Line) -> tuple[float, float, floa
     )
 
 
-def pooled_noise(runs: Runs) -> float:
+def pooled_noise(runs: RunTable) -> float:
     """Estimate the standard deviation of ln loss over all budgets from residuals of local cubics.
 
     Each cubic is through 5 neighbouring sizes: over a wide grid no polynomial fits, and its misfit is not
@@ -171,7 +171,7 @@ def pooled_noise(runs: Runs) -> float:
     return float(np.sqrt(np.mean(squares))) if squares else 0.0
 
 
-def envelope(runs: Runs, bins: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def envelope(runs: RunTable, bins: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (flops, N, D) of the rows on the lower envelope of training curves (approach 1).
 
     A row is taken per interval of ln flops, of `bins` intervals, where its loss is below every loss at less
@@ -198,7 +198,7 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     return Line(float(np.exp(y.mean() - slope * x.mean())), slope)
 
 
-def _minimum(runs: Runs, rows: np.ndarray, curve: str, window: float) -> Minimum:
+def _minimum(runs: RunTable, rows: np.ndarray, curve: str, window: float) -> Minimum:
     flops = float(np.exp(np.log(runs["flops"][rows]).mean()))
     x = np.log(runs["N"][rows])
     y = np.log(runs["loss"][rows])
@@ -224,7 +224,7 @@ def _minimum(runs: Runs, rows: np.ndarray, curve: str, window: float) -> Minimum
     return Minimum(flops, n, _tokens_at(runs, rows, n), float(np.exp(lowest[1])), sizes, noise, name, "")
 
 
-def _tokens_at(runs: Runs, rows: np.ndarray, n: float) -> float:
+def _tokens_at(runs: RunTable, rows: np.ndarray, n: float) -> float:
     """Tokens at a size of a budget's curve, by interpolated flops per parameter and token."""
     x = np.log(runs["N"][rows])
     order = np.argsort(x)

@@ -158,7 +158,7 @@ class LadderConfig:
         return math.inf
 
 
-class Size(NamedTuple):
+class ModelSize(NamedTuple):
     """The dims of one model of a ladder."""
 
     depth: int
@@ -174,11 +174,11 @@ class Size(NamedTuple):
     """Width of the feed-forward."""
 
 
-def size_at(config: LadderConfig, width: int) -> Size:
+def size_at(config: LadderConfig, width: int) -> ModelSize:
     """Return the model of a width: depth by the aspect, heads and feed-forward by what the mesh divides."""
     first, last = config.depths
     depth = min(last, max(first, round(width / config.aspect)))
-    return Size(depth, width, width // config.head_dim, feedforward_width(config, width))
+    return ModelSize(depth, width, width // config.head_dim, feedforward_width(config, width))
 
 
 def feedforward_width(config: LadderConfig, width: int) -> int:
@@ -186,14 +186,14 @@ def feedforward_width(config: LadderConfig, width: int) -> int:
     return math.ceil(config.hidden_ratio * width / config.hidden_multiple) * config.hidden_multiple
 
 
-def sizes(config: LadderConfig) -> list[Size]:
+def sizes(config: LadderConfig) -> list[ModelSize]:
     """Return all sizes, smallest first: every width that heads and mesh allow, up to the deepest model."""
     step = config.head_dim * config.width_multiple
     widest = int(config.aspect * config.depths[1])
     return [size_at(config, width) for width in range(step, widest + 1, step)]
 
 
-def with_size(run: dict[str, Any], size: Size) -> dict[str, Any]:
+def with_size(run: dict[str, Any], size: ModelSize) -> dict[str, Any]:
     """Return a run's config (plain dict) with a model of the size.
 
     Both towers of an encoder-decoder get its depth. The number of key/value heads keeps its ratio to that of

@@ -12,14 +12,14 @@ from tlx.base.errors import ConfigError
 from tlx.base.files import sha256_json
 from tlx.base.tree import num_params
 from tlx.models.config import ModelConfig
-from tlx.models.flops_formula import Shape, model_flops, nonembedding_params
+from tlx.models.flops_formula import BatchShape, model_flops, nonembedding_params
 from tlx.models.flops_traced import matmul_flops
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.parallel import unbox
 from tlx.run import RunConfig
 from tlx.run.checks import resolve
 from tlx.run.spec import abstract_batch, make_module, spec_before_tokenizer
-from tlx.scaling.ladder import LadderConfig, Size, sizes, with_size
+from tlx.scaling.ladder import LadderConfig, ModelSize, sizes, with_size
 from tlx.scaling.trunks import with_trunks
 from tlx.training import carry as carries
 from tlx.training.state import boxed_params
@@ -87,7 +87,7 @@ def step_flops(values: dict[str, Any], rows: int) -> int:
 
     def loss(params: Any, batch: Any) -> jax.Array:
         terms, _ = module.apply({"params": params}, batch, carries.initial_carry(module, rows), None)
-        return sum(term.scale * term.sum for term in terms.values() if term.scale)
+        return sum(term.loss_weight * term.sum for term in terms.values() if term.loss_weight)
 
     return matmul_flops(jax.grad(loss), params, batch)
 
@@ -99,7 +99,7 @@ def _plain(run: Any) -> dict[str, Any]:
 class _Rung:
     """A size of the dial in the run's config, with what it costs a token; exact counts only when asked."""
 
-    def __init__(self, values: dict[str, Any], size: Size, vocab_size: int, shape: Shape):
+    def __init__(self, values: dict[str, Any], size: ModelSize, vocab_size: int, shape: BatchShape):
         self.size, self.values, self.shape = size, values, shape
         self.model = dataclasses.replace(
             from_dict(ModelConfig, values["model"], "model"), vocab_size=vocab_size
@@ -158,14 +158,14 @@ def _rungs(ladder: LadderConfig, base: dict[str, Any], config: RunConfig) -> lis
     return [_Rung(with_size(base, size), size, vocab, shape) for size in sizes(ladder)]
 
 
-def _row_shape(config: RunConfig, spec: Spec) -> Shape:
+def _row_shape(config: RunConfig, spec: ObjectiveSpec) -> BatchShape:
     """Dims of one row of a batch."""
     batch = abstract_batch(config, spec)
     decoder = batch["decoder_tokens"].shape[1] if "decoder_tokens" in batch else 0
     targets = batch["targets"].shape[1] if "target_positions" in batch else 0
     memory = getattr(config.objective, "mem_len", 0) if config.model.kind == "two_stream" else 0
     characters = getattr(config.objective, "max_characters", 0)
-    return Shape(1, config.data.sequence_length, decoder, targets, memory, characters)
+    return BatchShape(1, config.data.sequence_length, decoder, targets, memory, characters)
 
 
 def _budgets(config: LadderConfig, rungs: list[_Rung]) -> list[float]:

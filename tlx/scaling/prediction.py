@@ -9,10 +9,10 @@ from tlx.scaling.backtesting import backtest
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.fits import Fit
 from tlx.scaling.laws import get_law
-from tlx.scaling.runs import Runs
+from tlx.scaling.runs import RunTable
 
 
-class Prediction(NamedTuple):
+class LossPrediction(NamedTuple):
     """The loss that a fit expects of a run."""
 
     loss: float
@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
 
 def predict_loss(
     fit: Fit, N: float = 0.0, D: float = 0.0, interval: float = 0.95, **columns: float
-) -> Prediction:
+) -> LossPrediction:
     """Predict the loss of a run, with its interval.
 
     Args:
@@ -60,7 +60,7 @@ def predict_loss(
         octaves = max(0.0, float(np.log2(row["flops"][0] / fit.runs["flops"].max())))
     drift = 2 * backtest(fit).rate * octaves if octaves > 0 else 0.0
     low, high = _interval(fit, row, center, interval)
-    return Prediction(
+    return LossPrediction(
         loss=float(np.exp(center)),
         low=float(np.exp(low - drift)),
         high=float(np.exp(high + drift)),
@@ -69,7 +69,7 @@ def predict_loss(
     )
 
 
-def _interval(fit: Fit, row: Runs, center: float, interval: float) -> tuple[float, float]:
+def _interval(fit: Fit, row: RunTable, center: float, interval: float) -> tuple[float, float]:
     """Quantiles of ln loss over draws of the constants, each with the residual of a random run."""
     rng = np.random.default_rng(0)
     inflate = np.sqrt(len(fit.residuals) / max(1, len(fit.residuals) - len(fit.constants())))

@@ -19,7 +19,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.base.files import read_json
 
-Runs = dict[str, np.ndarray]
+RunTable = dict[str, np.ndarray]
 
 # Other names that a column goes by.
 ALIASES = {
@@ -35,7 +35,7 @@ ALIASES = {
 CONVENTIONS = ("given", "kaplan", "6nd", "chinchilla", "exact")
 
 
-def load_runs(source: Any, importer: str | None = None, **choose: Any) -> Runs:
+def load_runs(source: Any, importer: str | None = None, **choose: Any) -> RunTable:
     """Load a table of runs as columns.
 
     Args:
@@ -69,7 +69,7 @@ def load_runs(source: Any, importer: str | None = None, **choose: Any) -> Runs:
     return _finish(columns)
 
 
-def with_convention(runs: Runs, convention: str) -> Runs:
+def with_convention(runs: RunTable, convention: str) -> RunTable:
     """Return the table with N and flops as a convention counts them.
 
     given: as in the table; flops = 6 N D where it has none. 6nd: all parameters, flops = 6 N D. kaplan,
@@ -96,7 +96,7 @@ def with_convention(runs: Runs, convention: str) -> Runs:
     return changed
 
 
-def conventions_of(runs: Runs) -> list[str]:
+def conventions_of(runs: RunTable) -> list[str]:
     """List the conventions, besides "given", that a table has the columns for."""
     names = []
     if {"N", "D"} <= runs.keys():
@@ -106,7 +106,7 @@ def conventions_of(runs: Runs) -> list[str]:
     return names + [name for name in ("chinchilla", "exact") if f"flops_{name}" in runs]
 
 
-def require(runs: Runs, columns: Sequence[str], user: str) -> None:
+def require(runs: RunTable, columns: Sequence[str], user: str) -> None:
     """Check that columns exist and hold positive finite numbers.
 
     Args:
@@ -124,12 +124,12 @@ def require(runs: Runs, columns: Sequence[str], user: str) -> None:
             raise DataError(f"{name} must be positive and finite; {len(bad)} rows are not, first {bad[0]}")
 
 
-def rows_of(runs: Runs, keep: np.ndarray) -> Runs:
+def rows_of(runs: RunTable, keep: np.ndarray) -> RunTable:
     """Return the rows that a mask or an array of indices selects."""
     return {name: column[keep] for name, column in runs.items()}
 
 
-def clusters(runs: Runs, by: str | None) -> np.ndarray:
+def clusters(runs: RunTable, by: str | None) -> np.ndarray:
     """Number the bootstrap's clusters: an index [rows] of the run, or of the value of the column `by`.
 
     Raises DataError where the table has no column `by`.
@@ -142,7 +142,7 @@ def clusters(runs: Runs, by: str | None) -> np.ndarray:
     return np.unique(column, return_inverse=True)[1]
 
 
-def _need(runs: Runs, column: str, user: str) -> None:
+def _need(runs: RunTable, column: str, user: str) -> None:
     if column not in runs:
         raise DataError(f"{user} needs the column {column!r}; the table has {', '.join(runs)}")
 
@@ -167,7 +167,7 @@ def _read(source: Any) -> Any:
     raise DataError(f"{path}: a table of runs is a .csv, .jsonl or .json file, or a ladder's folder")
 
 
-def _columns(table: Any) -> Runs:
+def _columns(table: Any) -> RunTable:
     if hasattr(table, "to_dict") and not isinstance(table, Mapping):  # a data frame
         table = table.to_dict("list")
     if isinstance(table, Mapping):
@@ -186,14 +186,14 @@ def _array(values: list[Any]) -> np.ndarray:
         return np.array([str(value) for value in values], dtype=object)
 
 
-def _select(columns: Runs, choose: Mapping[str, Any]) -> Runs:
+def _select(columns: RunTable, choose: Mapping[str, Any]) -> RunTable:
     for name, value in choose.items():
         _need(columns, name, "the choice of rows")
         columns = rows_of(columns, columns[name] == value)
     return columns
 
 
-def _finish(columns: Runs) -> Runs:
+def _finish(columns: RunTable) -> RunTable:
     """Keep rows with a loss, and derive D from flops where it is missing (D = flops / 6N)."""
     if "loss" in columns:
         columns = rows_of(columns, np.isfinite(columns["loss"].astype(float)))
@@ -204,7 +204,7 @@ def _finish(columns: Runs) -> Runs:
     return columns
 
 
-def _import_epoch(table: Any, drop: int = 5) -> Runs:
+def _import_epoch(table: Any, drop: int = 5) -> RunTable:
     """Hoffmann's figure 4, digitised by Besiroglu et al. (2404.10102), without its `drop` highest losses."""
     columns = _finish(_columns(table))
     runs = {
@@ -217,7 +217,7 @@ def _import_epoch(table: Any, drop: int = 5) -> Runs:
     return rows_of(runs, np.sort(lowest))
 
 
-def _import_gadre(table: Any, metric: str = "loss_c4_val", **choose: Any) -> Runs:
+def _import_gadre(table: Any, metric: str = "loss_c4_val", **choose: Any) -> RunTable:
     """Gadre et al. 2024 (2403.08540): flops = 6 N D; the column `metric` is taken as the loss."""
     runs = _select(_columns(table), choose)
     runs["loss"] = runs[metric]
@@ -226,12 +226,12 @@ def _import_gadre(table: Any, metric: str = "loss_c4_val", **choose: Any) -> Run
     return runs
 
 
-def _import_plain(table: Any, **choose: Any) -> Runs:
+def _import_plain(table: Any, **choose: Any) -> RunTable:
     return load_runs(table, **choose)
 
 
 # Importers of public tables; each table names its source in its description.
-IMPORTERS: dict[str, Callable[..., Runs]] = {
+IMPORTERS: dict[str, Callable[..., RunTable]] = {
     "chinchilla_epoch": _import_epoch,
     "chinchilla_kyo_takano": _import_plain,
     "cs336": _import_plain,

@@ -6,7 +6,7 @@ import numpy as np
 
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.laws import get_law
-from tlx.scaling.runs import Runs
+from tlx.scaling.runs import RunTable
 
 # Besiroglu et al. 2404.10102, table 1.
 BESIROGLU = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}
@@ -18,7 +18,7 @@ def grid(
     span: float = 8.0,
     params: Mapping[str, float] = BESIROGLU,
     center: float = 1.0,
-) -> Runs:
+) -> RunTable:
     """Make the table of an iso-FLOP sweep, without losses.
 
     Args:
@@ -42,12 +42,12 @@ def grid(
 
 
 def draw(
-    runs: Runs,
+    runs: RunTable,
     params: Mapping[str, float] = BESIROGLU,
     noise: float = 0.0,
     law: str = "chinchilla",
     seed: int = 0,
-) -> Runs:
+) -> RunTable:
     """Add the losses of a law to a table, each times exp(noise * normal).
 
     Args:

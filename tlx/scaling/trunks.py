@@ -14,10 +14,10 @@ from tlx.base.errors import ConfigError
 from tlx.base.files import sha256_json
 from tlx.run.checks import resolve
 
-Row = dict[str, Any]
+LedgerRow = dict[str, Any]
 
 
-def with_trunks(rows: Sequence[Row], cool: float, warmup: float) -> list[Row]:
+def with_trunks(rows: Sequence[LedgerRow], cool: float, warmup: float) -> list[LedgerRow]:
     """Planned runs where those of one size and seed share a trunk, the longest of them.
 
     cool: share of every run in which the rate falls. warmup: share of the shortest run of each trunk. A
@@ -25,7 +25,7 @@ def with_trunks(rows: Sequence[Row], cool: float, warmup: float) -> list[Row]:
     of its own steps; its `flops` stay those of a whole run. Raises ConfigError where a run would cool down
     before it has warmed up.
     """
-    made: dict[int, Row] = {}
+    made: dict[int, LedgerRow] = {}
     for places in _groups(rows):
         group = sorted(places, key=lambda i: -rows[i]["steps"])
         warm = max(1, round(warmup * rows[group[-1]]["steps"]))
@@ -41,7 +41,7 @@ def with_trunks(rows: Sequence[Row], cool: float, warmup: float) -> list[Row]:
     return [made[i] for i in range(len(rows))]
 
 
-def _groups(rows: Sequence[Row]) -> list[list[int]]:
+def _groups(rows: Sequence[LedgerRow]) -> list[list[int]]:
     """Places of the runs that differ in their length alone."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, row in enumerate(rows):
@@ -50,7 +50,7 @@ def _groups(rows: Sequence[Row]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _scheduled(row: Row, rate: float, warm: int, begin: int, kept: Sequence[int]) -> Row:
+def _scheduled(row: LedgerRow, rate: float, warm: int, begin: int, kept: Sequence[int]) -> LedgerRow:
     """The run with its rate constant from step `warm` to step `begin`; the checkpoints at `kept` stay."""
     config = copy.deepcopy(row["config"])
     config["optimizer"]["learning_rate"] = rate

@@ -15,11 +15,11 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
-from tlx.tasks.shared.base import Answer, Asked, Scores, Task, TaskSpec
-from tlx.tasks.shared.generative import Decoding
+from tlx.tasks.shared.base import GenerationRequest, Prediction, Scores, Task, TaskSpec
+from tlx.tasks.shared.generative import DecodingConfig
 from tlx.tasks.shared.packed_text import (
     PackedModule,
-    Piece,
+    PackedSegment,
     blank,
     example,
     join,
@@ -28,14 +28,14 @@ from tlx.tasks.shared.packed_text import (
     size,
 )
 from tlx.tasks.shared.templates import columns_of, filled
-from tlx.tasks.shared.text_metrics import METRICS, same_answer
+from tlx.tasks.shared.text_metrics import METRICS, majority_baseline
 from tlx.text.chat import (
     ROLES,
     ChatTemplate,
     Message,
     ending,
-    parts_of,
     prompt_of,
+    segments_of,
     template_named,
     tokens_of,
 )
@@ -54,13 +54,13 @@ _OTHER_NAMES = {
 class Conversation(NamedTuple):
     """An item: one piece, the record, and the messages."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[PackedSegment, ...]
     record: int
     messages: tuple[Message, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Chat(Decoding):
+class Chat(DecodingConfig):
     """messages: the column with a list of them; role, content: their keys. prompt, answer: templates of
     columns for records with one question and its answer instead. system: said before all, where no message is
     the system's. template: one of TEMPLATES; format: that one or another, written out. packing: whether a row
@@ -170,13 +170,13 @@ def prepare(
     template, items = spec.config.chat_template, []
     for number, record in enumerate(records):
         messages = messages_of(record, spec.config, labelled)
-        tokens, asked = tokens_of(parts_of(messages, template), tokenizer)
+        tokens, asked = tokens_of(segments_of(messages, template), tokenizer)
         piece, *_ = pieces_of(tokens, asked, spec)
         items.append(Conversation((piece,), number, messages))
     return items
 
 
-def asks(items: Sequence[Conversation], spec: TaskSpec) -> Asked | None:
+def asks(items: Sequence[Conversation], spec: TaskSpec) -> GenerationRequest | None:
     """What stands before the last answer, the oldest messages left out where it is too long. None where no
     answers are to be written."""
     config, template = spec.config, spec.config.chat_template
@@ -190,16 +190,16 @@ def asks(items: Sequence[Conversation], spec: TaskSpec) -> Asked | None:
         prompts.append([int(ids[0]), *spec.prompt, *ids[1:].tolist()])
     end, stop = ending(template, spec.tokenizer)
     how = config.target_length, config.num_beams, config.length_penalty
-    return Asked(prompts, None, *how, end, stop)
+    return GenerationRequest(prompts, None, *how, end, stop)
 
 
 def _answered(item: Conversation) -> bool:
     return item.messages[-1].role == "assistant"
 
 
-def answers(outputs: Mapping[str, Any], items: Sequence[Conversation], spec: TaskSpec) -> list[Answer]:
+def answers(outputs: Mapping[str, Any], items: Sequence[Conversation], spec: TaskSpec) -> list[Prediction]:
     """{"answer"} where one was written; where there is one already {"nats", "tokens", "bytes"} of all."""
-    found: list[Answer] = []
+    found: list[Prediction] = []
     for number, one in enumerate(likelihoods(outputs, items, spec)):
         found.append(one if _answered(items[number]) else {})
         if "written" in outputs:
@@ -209,7 +209,7 @@ def answers(outputs: Mapping[str, Any], items: Sequence[Conversation], spec: Tas
     return found
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
+def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
     """The metrics of what was written, and the perplexity of a token of the answers."""
     config = spec.config
     nats, tokens = (np.array([answer[name] for answer in answers], np.float64) for name in ("nats", "tokens"))
@@ -220,13 +220,13 @@ def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) 
     everything = np.arange(len(nats))
     figures = {"perplexity": perplexity(everything)}
     if not config.metrics:
-        return Scores(figures, "perplexity", perplexity, lower=True)
+        return Scores(figures, "perplexity", perplexity, lower_is_better=True)
     said = [answer["answer"] for answer in answers]
     known = [[messages_of(record, config)[-1].content.strip()] for record in records]
     statistics = {name: METRICS[name](said, known) for name in config.metrics}
     figures = {name: statistic(everything) for name, statistic in statistics.items()} | figures
     main = config.metrics[0]
-    return Scores(figures, main, statistics[main], same_answer(main, known))
+    return Scores(figures, main, statistics[main], majority_baseline(main, known))
 
 
 TASK = Task(

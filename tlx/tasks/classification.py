@@ -21,11 +21,11 @@ from tlx.metrics import classification as metrics
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
 from tlx.nn.losses import cross_entropy
-from tlx.tasks.shared.base import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
-from tlx.tasks.shared.heads import Heads, at_place, hidden_states, language_model, mean_over
-from tlx.tasks.shared.inputs import KINDS, row_of
+from tlx.tasks.shared.base import Batch, Item, Prediction, Scores, Task, TaskModule, TaskSpec, encode_columns
+from tlx.tasks.shared.heads import TaskHeads, at_place, hidden_states, language_model, mean_over
+from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.labels import class_of, classes_of, names_of
-from tlx.tasks.shared.packed_examples import Joined, join, joined_row, size
+from tlx.tasks.shared.packed_examples import JoinedItems, join, joined_row, size
 from tlx.text.tokenizer import Tokenizer
 
 _LISTED = 10  # classes up to which each one's F1 is among the figures
@@ -97,12 +97,12 @@ def complete(config: Classes, records: Sequence[Record]) -> Classes:
 
 def items_of(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, columns: Any, labelled: bool = True
-) -> list[Item] | list[Joined]:
+) -> list[Item] | list[JoinedItems]:
     """An item for each record: its texts and its class, or the 0 and 1 of each class."""
     encoded = encode_columns(records, columns, tokenizer)
     found = [label_of(record, spec.config) if labelled else None for record in records]
     items = [Item(*pair, number) for number, pair in enumerate(zip(encoded, found, strict=True))]
-    return [Joined((item,), item.record) for item in items] if spec.config.packing else items
+    return [JoinedItems((item,), item.record) for item in items] if spec.config.packing else items
 
 
 def label_of(record: Record, config: Classes) -> int | np.ndarray:
@@ -114,14 +114,14 @@ def label_of(record: Record, config: Classes) -> int | np.ndarray:
 
 def prepare(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Item] | list[Joined]:
+) -> list[Item] | list[JoinedItems]:
     """An item for each record."""
     return items_of(records, tokenizer, spec, texts(spec.config), labelled)
 
 
-def blank(spec: TaskSpec, count: int = 1) -> Item | Joined:
+def blank(spec: TaskSpec, count: int = 1) -> Item | JoinedItems:
     """An item of empty texts, or of none."""
-    return Joined(()) if spec.config.packing else _empty(count)
+    return JoinedItems(()) if spec.config.packing else _empty(count)
 
 
 def _empty(count: int) -> Item:
@@ -129,13 +129,13 @@ def _empty(count: int) -> Item:
 
 
 def example(
-    rng: np.random.Generator, item: Item | Joined, spec: TaskSpec, count: int = 1
+    rng: np.random.Generator, item: Item | JoinedItems, spec: TaskSpec, count: int = 1
 ) -> dict[str, np.ndarray]:
     """The row of the item's texts; label [] int32 or [C] float32; weights []. Joined: a dim more."""
     del rng
-    if isinstance(item, Joined):
+    if isinstance(item, JoinedItems):
         return joined_row(item, spec, partial(_labels, config=spec.config), _empty(count))
-    return row_of(item.texts, spec) | _labels(item, spec.config)
+    return input_row(item.texts, spec) | _labels(item, spec.config)
 
 
 def _labels(item: Item, config: Classes) -> dict[str, np.ndarray]:
@@ -155,7 +155,7 @@ class ClassesModule(TaskModule):
 
     def setup(self):
         self.lm = language_model(self.model)
-        self.heads = Heads(self.model, self.config.name, max(len(self.config.labels), 2))
+        self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 2))
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """logits [B, C]; [B, M, C] where rows hold several examples."""
@@ -191,7 +191,7 @@ class ClassesModule(TaskModule):
         real = (segments[:, 1:] > 0) * (segments[:, 1:] == segments[:, :-1]) * rows_B[:, None]
         real = real * (batch["tokens"][:, 1:] < self.model.padded_vocab)  # a trained prompt is no target
         args = (hidden_BTD[:, :-1], self.lm.unembedding(), batch["tokens"][:, 1:], real, self.loss)
-        return cross_entropy(*args)["loss"]._replace(scale=self.config.lm_scale)
+        return cross_entropy(*args)["loss"]._replace(loss_weight=self.config.lm_scale)
 
 
 def class_terms(logits: jax.Array, batch: Batch, multi: bool, smoothing: float = 0.0) -> Terms:
@@ -212,7 +212,7 @@ def class_terms(logits: jax.Array, batch: Batch, multi: bool, smoothing: float =
     }
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Answer]:
+def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Prediction]:
     """{"label", "probability"}, or {"labels", "probabilities" of all classes}."""
     del items
     logits, names = outputs["logits"].astype(np.float64), spec.config.labels
@@ -236,7 +236,7 @@ def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: Task
     ]
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
+def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
     """Accuracy and F1s, where classes are few also each one's; of single labels Matthews' correlation."""
     predicted, true = labellings(answers, records, spec.config)
     count, names = len(spec.config.labels), spec.config.labels
@@ -269,7 +269,7 @@ def _scope(predicted: np.ndarray, true: np.ndarray, outside: int) -> dict[str, f
 
 
 def labellings(
-    answers: Sequence[Answer], records: Sequence[Record], config: Classes
+    answers: Sequence[Prediction], records: Sequence[Record], config: Classes
 ) -> tuple[np.ndarray, np.ndarray]:
     """(predicted, true): int [N], or bool [N, C]."""
     true = np.array([label_of(record, config) for record in records])
@@ -280,7 +280,7 @@ def labellings(
     return np.array([numbers[answer["label"]] for answer in answers]), true
 
 
-def draw(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec, path: Any) -> None:
+def draw(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec, path: Any) -> None:
     """The confusion matrix; nothing for sets of labels."""
     if not spec.config.multi:
         predicted, true = labellings(answers, records, spec.config)

@@ -15,12 +15,12 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
-from tlx.tasks.shared.base import Answer, Scores, Task, TaskSpec
+from tlx.tasks.shared.base import Prediction, Scores, Task, TaskSpec
 from tlx.tasks.shared.generative import (
     KINDS,
-    Decoding,
-    WritingModule,
-    Written,
+    DecodingConfig,
+    GenerationItem,
+    GenerationModule,
     asks,
     blank,
     ended,
@@ -28,12 +28,12 @@ from tlx.tasks.shared.generative import (
     framed,
 )
 from tlx.tasks.shared.templates import columns_of, filled, texts_of
-from tlx.tasks.shared.text_metrics import METRICS, same_answer
+from tlx.tasks.shared.text_metrics import METRICS, majority_baseline
 from tlx.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
+class GenerationColumns:
     """source, target: templates, in which {column} stands for a column's text. A target that is one column
     with a list of texts has several references. words: (label, what is written for it) of labels.
     number_step: targets are numbers, rounded to its multiples (T5: 0.2); 0: they are texts. metrics: by
@@ -87,14 +87,14 @@ class Asking:
 
 
 @dataclasses.dataclass(frozen=True)
-class Generation(Decoding, Asking):
+class Generation(DecodingConfig, GenerationColumns):
     """One way of asking for all records."""
 
     name: str = "generation"
 
     def validate(self) -> None:
         """As its two halves."""
-        Decoding.validate(self)
+        DecodingConfig.validate(self)
         self.check()
 
 
@@ -116,48 +116,52 @@ def written(config: Generation) -> tuple[tuple[str, str], ...]:
 
 def prepare(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Written]:
+) -> list[GenerationItem]:
     """An item for each record."""
     return items_of(records, [(spec.config, "objective")] * len(records), tokenizer, spec, labelled)
 
 
 def items_of(
     records: Sequence[Record],
-    asking: Sequence[tuple[Asking, str]],
+    asking: Sequence[tuple[GenerationColumns, str]],
     tokenizer: Tokenizer,
     spec: TaskSpec,
     labelled: bool,
-) -> list[Written]:
+) -> list[GenerationItem]:
     """An item for each record, which is asked by its own config (of that name in messages)."""
     pairs = list(zip(records, asking, strict=True))
     sources = tokenizer.encode_batch([how.read(record, field) for record, (how, field) in pairs])
     known = [how.references(record, field) if labelled else [] for record, (how, field) in pairs]
     targets = iter(tokenizer.encode_batch([text for accepted in known for text in accepted]))
     return [
-        Written(framed(source, tokenizer, spec), tuple(ended(next(targets), spec) for _ in accepted), number)
+        GenerationItem(
+            framed(source, tokenizer, spec), tuple(ended(next(targets), spec) for _ in accepted), number
+        )
         for number, (source, accepted) in enumerate(zip(sources, known, strict=True))
     ]
 
 
-def answers(outputs: Mapping[str, Any], items: Sequence[Written], spec: TaskSpec) -> list[Answer]:
+def answers(outputs: Mapping[str, Any], items: Sequence[GenerationItem], spec: TaskSpec) -> list[Prediction]:
     """{"answer": what was written}."""
     del items
     return [{"answer": spec.tokenizer.decode(ids).strip()} for ids in outputs["written"]]
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
+def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
     """The config's metrics."""
     return scores_of(spec.config, answers, records, "objective")
 
 
-def scores_of(how: Asking, answers: Sequence[Answer], records: Sequence[Record], field: str) -> Scores:
+def scores_of(
+    how: GenerationColumns, answers: Sequence[Prediction], records: Sequence[Record], field: str
+) -> Scores:
     """The metrics of answers to records that were asked like that."""
     said = [answer["answer"] for answer in answers]
     known = [how.references(record, field) for record in records]
     statistics = {name: METRICS[name](said, known) for name in how.metrics}
     everything, main = np.arange(len(said)), how.metrics[0]
     figures = {name: statistic(everything) for name, statistic in statistics.items()}
-    return Scores(figures, main, statistics[main], same_answer(main, known))
+    return Scores(figures, main, statistics[main], majority_baseline(main, known))
 
 
 TASK = Task(
@@ -167,7 +171,7 @@ TASK = Task(
     prepare,
     blank,
     example,
-    WritingModule,
+    GenerationModule,
     answers,
     score,
     KINDS,

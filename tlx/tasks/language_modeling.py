@@ -12,8 +12,17 @@ from typing import Any
 import numpy as np
 
 from tlx.data.readers import Record
-from tlx.tasks.shared.base import Answer, Scores, Task, TaskSpec, encode_columns
-from tlx.tasks.shared.packed_text import PackedModule, Row, blank, example, join, likelihoods, pieces_of, size
+from tlx.tasks.shared.base import Prediction, Scores, Task, TaskSpec, encode_columns
+from tlx.tasks.shared.packed_text import (
+    PackedModule,
+    PackedRow,
+    blank,
+    example,
+    join,
+    likelihoods,
+    pieces_of,
+    size,
+)
 from tlx.text.tokenizer import Tokenizer
 
 
@@ -42,24 +51,24 @@ def complete(config: LanguageModeling, records: Sequence[Record]) -> LanguageMod
 
 def prepare(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Row]:
+) -> list[PackedRow]:
     """An item for each piece of each record."""
     del labelled
     vocab, items = spec.vocab, []
     for number, (ids,) in enumerate(encode_columns(records, texts(spec.config), tokenizer)):
         tokens = np.concatenate([[vocab.bos], ids, [vocab.eos]])
         asked = np.arange(len(tokens)) > 0
-        items += [Row((piece,), number) for piece in pieces_of(tokens, asked, spec)]
+        items += [PackedRow((piece,), number) for piece in pieces_of(tokens, asked, spec)]
     return items
 
 
-def answers(outputs: Mapping[str, Any], items: Sequence[Row], spec: TaskSpec) -> list[Answer]:
+def answers(outputs: Mapping[str, Any], items: Sequence[PackedRow], spec: TaskSpec) -> list[Prediction]:
     """{"nats", "tokens", "bytes", "bits_per_byte"} of each text."""
     found = likelihoods(outputs, items, spec)
     return [one | {"bits_per_byte": one["nats"] / math.log(2) / max(one["bytes"], 1)} for one in found]
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
+def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
     """Bits per byte, and the perplexity of a token; of both, less is better."""
     del records, spec
     nats, tokens, sizes = (
@@ -73,7 +82,7 @@ def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) 
         "bits_per_byte": bits(np.arange(len(nats))),
         "perplexity": float(np.exp(nats.sum() / tokens.sum())),
     }
-    return Scores(figures, "bits_per_byte", bits, lower=True)
+    return Scores(figures, "bits_per_byte", bits, lower_is_better=True)
 
 
 TASK = Task(

@@ -16,9 +16,9 @@ from tlx.data.readers import Record
 from tlx.metrics.classification import accuracy
 from tlx.metrics.resampling import mean_of
 from tlx.tasks.classification import class_terms
-from tlx.tasks.shared.base import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
-from tlx.tasks.shared.heads import Heads, at_place, hidden_states, language_model
-from tlx.tasks.shared.inputs import KINDS, row_of
+from tlx.tasks.shared.base import Batch, Item, Prediction, Scores, Task, TaskModule, TaskSpec, encode_columns
+from tlx.tasks.shared.heads import TaskHeads, at_place, hidden_states, language_model
+from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.labels import class_of, names_of
 from tlx.text.tokenizer import Tokenizer
 
@@ -93,7 +93,7 @@ def example(rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, n
     """A row for each choice [R, length]; label and weights []."""
     del rng
     context, *choices = item.texts
-    rows = [row_of((context, choice), spec) for choice in choices]
+    rows = [input_row((context, choice), spec) for choice in choices]
     arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return arrays | {"label": np.asarray(item.label or 0, np.int32), "weights": np.ones((), np.float32)}
 
@@ -103,7 +103,7 @@ class ChoiceModule(TaskModule):
 
     def setup(self):
         self.lm = language_model(self.model)
-        self.heads = Heads(self.model, self.config.name, 1)
+        self.heads = TaskHeads(self.model, self.config.name, 1)
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """logits [B, R]."""
@@ -115,7 +115,7 @@ class ChoiceModule(TaskModule):
         return class_terms(outputs["logits"], batch, False, self.loss.label_smoothing)
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Answer]:
+def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Prediction]:
     """{"label", "probabilities" of the choices}."""
     del items
     logits = outputs["logits"].astype(np.float64)
@@ -127,7 +127,7 @@ def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: Task
     ]
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
+def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
     """Accuracy."""
     config = spec.config
     true = np.array([class_of(record, config.label, config.labels) for record in records])

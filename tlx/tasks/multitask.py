@@ -13,9 +13,17 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
-from tlx.tasks.generation import Asking, answers, complete, items_of, scores_of
-from tlx.tasks.shared.base import Answer, Scores, Task, TaskSpec
-from tlx.tasks.shared.generative import KINDS, Decoding, WritingModule, Written, asks, blank, example
+from tlx.tasks.generation import GenerationColumns, answers, complete, items_of, scores_of
+from tlx.tasks.shared.base import Prediction, Scores, Task, TaskSpec
+from tlx.tasks.shared.generative import (
+    KINDS,
+    DecodingConfig,
+    GenerationItem,
+    GenerationModule,
+    asks,
+    blank,
+    example,
+)
 from tlx.tasks.shared.templates import columns_of
 from tlx.tasks.shared.text_metrics import PERCENT
 from tlx.text.tokenizer import Tokenizer
@@ -24,18 +32,18 @@ TASK_COLUMN = "task"  # of a record that is of no set, for predict
 
 
 @dataclasses.dataclass(frozen=True)
-class Part(Asking):
+class TaskComponent(GenerationColumns):
     """One task; name: that of its set of records."""
 
     name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Multitask(Decoding):
+class Multitask(DecodingConfig):
     """The tasks."""
 
     name: str = "multitask"
-    parts: tuple[Part, ...] = ()
+    parts: tuple[TaskComponent, ...] = ()
 
     def validate(self) -> None:
         """Raises ConfigError naming the field, its value and what is legal."""
@@ -46,7 +54,7 @@ class Multitask(Decoding):
         for i, part in enumerate(self.parts):
             part.check(f"objective.parts[{i}]")
 
-    def asking(self, record: Record) -> tuple[Part, str]:
+    def asking(self, record: Record) -> tuple[TaskComponent, str]:
         """The part that a record is of, and what it is called in messages."""
         name = record.set or record.values.get(TASK_COLUMN, "")
         for i, part in enumerate(self.parts):
@@ -79,12 +87,12 @@ def written(config: Multitask) -> tuple[tuple[str, str], ...]:
 
 def prepare(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Written]:
+) -> list[GenerationItem]:
     """An item for each record."""
     return items_of(records, [spec.config.asking(record) for record in records], tokenizer, spec, labelled)
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
+def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
     """The scores of each task that has records, and their mean."""
     own: dict[str, np.ndarray] = {}
     scores: dict[str, Scores] = {}
@@ -114,7 +122,7 @@ def _joined(scores: dict[str, Scores], own: dict[str, np.ndarray], size: int) ->
     figures = {
         f"{name}.{metric}": value for name, found in scores.items() for metric, value in found.figures.items()
     }
-    floor = float(np.mean([units[name] * found.floor for name, found in scores.items()]))
+    floor = float(np.mean([units[name] * found.majority_baseline for name, found in scores.items()]))
     return Scores({"mean": mean(np.arange(size))} | figures, "mean", mean, floor)
 
 
@@ -125,7 +133,7 @@ TASK = Task(
     prepare,
     blank,
     example,
-    WritingModule,
+    GenerationModule,
     answers,
     score,
     KINDS,

@@ -12,7 +12,7 @@ from tlx.tasks.classification import Classes, ClassesModule, answers, blank, com
 from tlx.tasks.classification import score as score_classes
 from tlx.tasks.shared.base import Item, Task, TaskSpec
 from tlx.tasks.shared.inputs import KINDS
-from tlx.tasks.shared.packed_examples import Joined, join, size
+from tlx.tasks.shared.packed_examples import JoinedItems, join, size
 from tlx.text.tokenizer import Tokenizer
 
 
@@ -32,7 +32,7 @@ def texts(config: PairClassification) -> tuple[tuple[str, str], ...]:
 
 def prepare(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Item] | list[Joined]:
+) -> list[Item] | list[JoinedItems]:
     """An item for each record."""
     return items_of(records, tokenizer, spec, texts(spec.config), labelled)
 

@@ -19,9 +19,9 @@ from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics import squad
 from tlx.metrics.resampling import mean_of
-from tlx.tasks.shared.base import Answer, Batch, Scores, Task, TaskModule, TaskSpec
-from tlx.tasks.shared.heads import Heads, hidden_states, language_model
-from tlx.tasks.shared.inputs import KINDS, row_of
+from tlx.tasks.shared.base import Batch, Prediction, Scores, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
+from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.spans import begin_of, room_for, windows
 from tlx.text.spans import encode_with_spans, overlapping
 from tlx.text.tokenizer import Tokenizer
@@ -61,7 +61,7 @@ class QuestionAnswering:
             raise ConfigError(f"objective.misplaced = {self.misplaced!r} is not one of: mend, skip")
 
 
-class Window(NamedTuple):
+class ContextWindow(NamedTuple):
     """A question and a piece of a context. label: first and last id of the answer in the piece; (-1, -1)
     where it has none, None where that is not known. spans: characters of each of its ids; `text` is the
     context. skipped: nothing is learned from it."""
@@ -86,7 +86,7 @@ def texts(config: QuestionAnswering) -> tuple[tuple[str, str], ...]:
 
 def prepare(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Window]:
+) -> list[ContextWindow]:
     """A window or more of each record. Contexts are tokenised once each."""
     known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     made = []
@@ -108,7 +108,7 @@ def _windows(
     encoded: tuple[np.ndarray, np.ndarray],
     spec: TaskSpec,
     labelled: bool,
-) -> list[Window]:
+) -> list[ContextWindow]:
     ids, spans = encoded
     room = room_for(2, spec) - len(asked)
     if room < 1:
@@ -123,7 +123,9 @@ def _windows(
         inside = first < behind and start <= first and behind <= stop
         label = (first - start, behind - 1 - start) if inside else (-1, -1)
         piece = (asked, ids[start:stop])
-        made.append(Window(piece, label if labelled else None, number, spans[start:stop], text, skipped))
+        made.append(
+            ContextWindow(piece, label if labelled else None, number, spans[start:stop], text, skipped)
+        )
     return made
 
 
@@ -156,16 +158,16 @@ def _answer_columns(config: QuestionAnswering) -> tuple[tuple[str, str], ...]:
     return (config.answers, "answers"), (config.starts, "starts")
 
 
-def blank(spec: TaskSpec) -> Window:
+def blank(spec: TaskSpec) -> ContextWindow:
     """A window of nothing."""
     none = np.zeros(0, np.int32)
-    return Window((none, none), None, 0, np.zeros((0, 2), np.int32), "")
+    return ContextWindow((none, none), None, 0, np.zeros((0, 2), np.int32), "")
 
 
-def example(rng: np.random.Generator, item: Window, spec: TaskSpec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, item: ContextWindow, spec: TaskSpec) -> dict[str, np.ndarray]:
     """The row; label int32 [2], places in it; allowed [length]: 1 where an answer may be; weights []."""
     del rng
-    arrays, (begin, behind) = row_of(item.texts, spec), context_places(item, spec)
+    arrays, (begin, behind) = input_row(item.texts, spec), context_places(item, spec)
     place = int(arrays["place"])
     allowed = np.zeros(spec.length, np.float32)
     allowed[begin:behind] = 1.0
@@ -179,7 +181,7 @@ def example(rng: np.random.Generator, item: Window, spec: TaskSpec) -> dict[str,
     }
 
 
-def context_places(item: Window, spec: TaskSpec) -> tuple[int, int]:
+def context_places(item: ContextWindow, spec: TaskSpec) -> tuple[int, int]:
     """Where the piece of the context stands in the row whose hidden states count: first, behind last."""
     begin = begin_of(item.texts, 1, spec)
     return begin, begin + len(item.texts[1])
@@ -190,7 +192,7 @@ class SpanModule(TaskModule):
 
     def setup(self):
         self.lm = language_model(self.model)
-        self.heads = Heads(self.model, self.config.name, 2, of_places=True)
+        self.heads = TaskHeads(self.model, self.config.name, 2, of_places=True)
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """logits [B, T, 2]: of first places and of last ones."""
@@ -210,12 +212,14 @@ class SpanModule(TaskModule):
         }
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Window], spec: TaskSpec) -> list[Answer]:
+def answers(
+    outputs: Mapping[str, np.ndarray], items: Sequence[ContextWindow], spec: TaskSpec
+) -> list[Prediction]:
     """{"answer", "start", "score", "no_answer_score"}: of each record the best span of all its windows.
 
     Where the model may say that there is none, an answer is "" and its start -1.
     """
-    found: dict[int, Answer] = {}
+    found: dict[int, Prediction] = {}
     for logits, item in zip(outputs["logits"], items, strict=True):
         span, none = best_span(logits, item, spec)
         old = found.get(item.record)
@@ -227,10 +231,10 @@ def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Window], spec: Ta
     return [_said(answer, spec.config) for _, answer in sorted(found.items())]
 
 
-def best_span(logits: np.ndarray, item: Window, spec: TaskSpec) -> tuple[dict[str, Any], float]:
+def best_span(logits: np.ndarray, item: ContextWindow, spec: TaskSpec) -> tuple[dict[str, Any], float]:
     """(the best answer of a window, the score of there being none): sums of a first and a last logit."""
     begin, behind = context_places(item, spec)
-    place = int(row_of(item.texts, spec)["place"])
+    place = int(input_row(item.texts, spec)["place"])
     none = float(logits[place].sum())
     first, last = logits[begin:behind, 0], logits[begin:behind, 1]
     if not len(first):
@@ -245,13 +249,13 @@ def best_span(logits: np.ndarray, item: Window, spec: TaskSpec) -> tuple[dict[st
     return {"answer": text.strip(), "start": start, "score": float(sums[i, j])}, none
 
 
-def _said(answer: Answer, config: QuestionAnswering) -> Answer:
+def _said(answer: Prediction, config: QuestionAnswering) -> Prediction:
     if config.no_answer and answer["no_answer_score"] > answer["score"] - config.threshold:
         answer = answer | {"answer": "", "start": -1}
     return answer | {name: round(answer[name], 4) for name in ("score", "no_answer_score")}
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
+def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
     """Exact match and F1 as SQuAD's scripts have them."""
     said = [answer["answer"] for answer in answers]
     known = [record.get(spec.config.answers, "objective.answers") for record in records]

@@ -16,9 +16,9 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.correlation import pearson, spearman
-from tlx.tasks.shared.base import Answer, Batch, Item, Scores, Task, TaskModule, TaskSpec, encode_columns
-from tlx.tasks.shared.heads import Heads, at_place, hidden_states, language_model
-from tlx.tasks.shared.inputs import KINDS, row_of
+from tlx.tasks.shared.base import Batch, Item, Prediction, Scores, Task, TaskModule, TaskSpec, encode_columns
+from tlx.tasks.shared.heads import TaskHeads, at_place, hidden_states, language_model
+from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.labels import number_of
 from tlx.text.tokenizer import Tokenizer
 
@@ -68,9 +68,9 @@ def blank(spec: TaskSpec) -> Item:
 def example(rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
     """The row of both texts, for a decoder [2, T]: the rows of both orders; label and weights []."""
     del rng
-    arrays = row_of(item.texts, spec)
+    arrays = input_row(item.texts, spec)
     if spec.kind == "decoder":
-        other = row_of(item.texts[::-1], spec)
+        other = input_row(item.texts[::-1], spec)
         arrays = {name: np.stack([arrays[name], other[name]]) for name in arrays}
     return arrays | {"label": np.asarray(item.label, np.float32), "weights": np.ones((), np.float32)}
 
@@ -80,7 +80,7 @@ class SimilarityModule(TaskModule):
 
     def setup(self):
         self.lm = language_model(self.model)
-        self.heads = Heads(self.model, self.config.name, 1)
+        self.heads = TaskHeads(self.model, self.config.name, 1)
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """number [B], on the scale from 0 to 1."""
@@ -95,14 +95,14 @@ class SimilarityModule(TaskModule):
         return {"loss": Term(jnp.sum(jnp.square(errors) * weights), jnp.sum(weights), 1.0)}
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Answer]:
+def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Prediction]:
     """{"score": the number on the records' scale}."""
     del items
     low, high = spec.config.low, spec.config.high
     return [{"score": round(low + float(unit) * (high - low), 4)} for unit in outputs["number"]]
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
+def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
     """Pearson's and Spearman's correlation, and the root mean square of the error."""
     true = np.array([number_of(record, spec.config.label) for record in records])
     predicted = np.array([answer["score"] for answer in answers])

@@ -18,9 +18,9 @@ from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.entities import entity_counts, entity_scores, micro_f1
 from tlx.metrics.libraries import library
-from tlx.tasks.shared.base import Answer, Batch, Scores, Task, TaskModule, TaskSpec
-from tlx.tasks.shared.heads import Heads, hidden_states, language_model
-from tlx.tasks.shared.inputs import KINDS, row_of
+from tlx.tasks.shared.base import Batch, Prediction, Scores, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
+from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.spans import begin_of, room_for, windows
 from tlx.text.spans import encode_with_spans
 from tlx.text.tokenizer import Tokenizer
@@ -43,7 +43,7 @@ class TokenClassification:
             raise ConfigError(f"objective.labels = {self.labels} has a tag twice")
 
 
-class Piece(NamedTuple):
+class TokenItem(NamedTuple):
     """A row's part of a record: its ids, and the tag of each (-1: none is learned there). `tokens` are the
     record's tokens that it speaks for, and `places` the ids that do, counted from the piece's first."""
 
@@ -70,7 +70,7 @@ def texts(config: TokenClassification) -> tuple[tuple[str, str], ...]:
 
 def prepare(
     records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Piece]:
+) -> list[TokenItem]:
     """One piece or more of each record."""
     pieces = []
     for number, record in enumerate(records):
@@ -84,23 +84,23 @@ def prepare(
             here = np.flatnonzero((firsts >= start) & (firsts < stop))
             label = np.full(stop - start, -1, np.int32)
             label[firsts[here] - start] = tags[here]
-            pieces.append(Piece((ids[start:stop],), label, number, here, firsts[here] - start))
+            pieces.append(TokenItem((ids[start:stop],), label, number, here, firsts[here] - start))
     return pieces
 
 
-def blank(spec: TaskSpec) -> Piece:
+def blank(spec: TaskSpec) -> TokenItem:
     """A piece of nothing."""
     none = np.zeros(0, np.int32)
-    return Piece((none,), none, 0, none, none)
+    return TokenItem((none,), none, 0, none, none)
 
 
-def example(rng: np.random.Generator, item: Piece, spec: TaskSpec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, item: TokenItem, spec: TaskSpec) -> dict[str, np.ndarray]:
     """The row of the piece; label and label_weights [length]: 0 where no tag is learned; weights []."""
     del rng
     begin = begin_of(item.texts, 0, spec)
     label = np.full(spec.length, -1, np.int32)
     label[begin : begin + len(item.label)] = item.label
-    arrays = row_of(item.texts, spec)
+    arrays = input_row(item.texts, spec)
     return arrays | {
         "label": np.maximum(label, 0),
         "label_weights": (label >= 0).astype(np.float32),
@@ -113,7 +113,7 @@ class TokenModule(TaskModule):
 
     def setup(self):
         self.lm = language_model(self.model)
-        self.heads = Heads(self.model, self.config.name, max(len(self.config.labels), 1), of_places=True)
+        self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 1), of_places=True)
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """logits [B, T, C]."""
@@ -134,7 +134,9 @@ class TokenModule(TaskModule):
         }
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Piece], spec: TaskSpec) -> list[Answer]:
+def answers(
+    outputs: Mapping[str, np.ndarray], items: Sequence[TokenItem], spec: TaskSpec
+) -> list[Prediction]:
     """{"tags": one for each token}; what no id stands for is O, or else the first tag."""
     names = spec.config.labels
     none = "O" if "O" in names else names[0]
@@ -149,7 +151,7 @@ def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Piece], spec: Tas
     ]
 
 
-def score(answers: Sequence[Answer], records: Sequence[Record], spec: TaskSpec) -> Scores:
+def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
     """Precision, recall and F1 of entities, F1 by type, and the share of tokens that are right."""
     true = [_list(record, spec.config.tags, "objective.tags") for record in records]
     none = "O" if "O" in spec.config.labels else spec.config.labels[0]

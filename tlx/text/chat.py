@@ -31,7 +31,7 @@ class Message(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Around:
+class RoleTemplate:
     """What stands before and behind a message."""
 
     before: str = ""
@@ -44,9 +44,9 @@ class ChatTemplate:
     beginning of the first user's. trim: messages lose white space at their ends."""
 
     begin: str = ""
-    system: Around = Around()
-    user: Around = Around()
-    assistant: Around = Around()
+    system: RoleTemplate = RoleTemplate()
+    user: RoleTemplate = RoleTemplate()
+    assistant: RoleTemplate = RoleTemplate()
     system_in_user: bool = False
     trim: bool = False
 
@@ -63,47 +63,51 @@ class ChatTemplate:
             )
 
 
-def _chatml(role: str) -> Around:
-    return Around(f"<|im_start|>{role}\n", "<|im_end|>\n")
+def _chatml(role: str) -> RoleTemplate:
+    return RoleTemplate(f"<|im_start|>{role}\n", "<|im_end|>\n")
 
 
-def _llama3(role: str) -> Around:
-    return Around(f"<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>")
+def _llama3(role: str) -> RoleTemplate:
+    return RoleTemplate(f"<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>")
 
 
-def _zephyr(role: str) -> Around:
-    return Around(f"<|{role}|>\n", "{eos}\n")
+def _zephyr(role: str) -> RoleTemplate:
+    return RoleTemplate(f"<|{role}|>\n", "{eos}\n")
 
 
-def _gemma(role: str) -> Around:
-    return Around(f"<start_of_turn>{role}\n", "<end_of_turn>\n")
+def _gemma(role: str) -> RoleTemplate:
+    return RoleTemplate(f"<start_of_turn>{role}\n", "<end_of_turn>\n")
 
 
 # "words" needs no names in the vocabulary; the others are called as the models whose text is like that.
 TEMPLATES = {
     "words": ChatTemplate(
-        "{bos}", Around("", "\n\n"), Around("User: ", "\n"), Around("Assistant: ", "{eos}\n"), trim=True
+        "{bos}",
+        RoleTemplate("", "\n\n"),
+        RoleTemplate("User: ", "\n"),
+        RoleTemplate("Assistant: ", "{eos}\n"),
+        trim=True,
     ),
     "alpaca": ChatTemplate(
         "{bos}",
-        Around("", "\n\n"),
-        Around("### Instruction:\n", "\n\n"),
-        Around("### Response:\n", "{eos}\n\n"),
+        RoleTemplate("", "\n\n"),
+        RoleTemplate("### Instruction:\n", "\n\n"),
+        RoleTemplate("### Response:\n", "{eos}\n\n"),
         trim=True,
     ),
     "chatml": ChatTemplate("", *map(_chatml, ROLES)),
     "llama2": ChatTemplate(
         "",
-        Around("<<SYS>>\n", "\n<</SYS>>\n\n"),
-        Around("{bos}[INST] ", " [/INST]"),
-        Around(" ", " {eos}"),
+        RoleTemplate("<<SYS>>\n", "\n<</SYS>>\n\n"),
+        RoleTemplate("{bos}[INST] ", " [/INST]"),
+        RoleTemplate(" ", " {eos}"),
         system_in_user=True,
         trim=True,
     ),
     "llama3": ChatTemplate("{bos}", *map(_llama3, ROLES), trim=True),
     "zephyr": ChatTemplate("", *map(_zephyr, ROLES)),
     "gemma": ChatTemplate(
-        "{bos}", Around("", "\n\n"), _gemma("user"), _gemma("model"), system_in_user=True, trim=True
+        "{bos}", RoleTemplate("", "\n\n"), _gemma("user"), _gemma("model"), system_in_user=True, trim=True
     ),
 }
 
@@ -115,7 +119,7 @@ def template_named(name: str, field: str) -> ChatTemplate:
     return TEMPLATES[name]
 
 
-class Part(NamedTuple):
+class TemplateSegment(NamedTuple):
     """A stretch of a conversation's text, and whether the assistant is to say it. `special`: it is an id of
     the vocabulary, by its field's name."""
 
@@ -124,12 +128,14 @@ class Part(NamedTuple):
     special: bool = False
 
 
-def parts_of(messages: Sequence[Message], template: ChatTemplate, reply: bool = False) -> list[Part]:
+def segments_of(
+    messages: Sequence[Message], template: ChatTemplate, reply: bool = False
+) -> list[TemplateSegment]:
     """The whole text; `reply`: with what stands before an answer that is to come."""
     parts, system = _cut(template.begin), []
     for role, content in messages:
-        said = Part(content.strip() if template.trim else content, role == "assistant")
-        around: Around = getattr(template, role)
+        said = TemplateSegment(content.strip() if template.trim else content, role == "assistant")
+        around: RoleTemplate = getattr(template, role)
         if role == "system" and template.system_in_user:
             system = [*_cut(around.before), said, *_cut(around.behind)]
         elif role == "assistant":
@@ -146,18 +152,18 @@ def _spaces(text: str) -> str:
     return text[len(text.rstrip(" ")) :]
 
 
-def _cut(text: str, asked: bool = False) -> list[Part]:
+def _cut(text: str, asked: bool = False) -> list[TemplateSegment]:
     """A template's string at its special ids."""
     pieces = _SPECIAL.split(text)  # text, name, text, name ...
-    return [Part(piece, asked, bool(i % 2)) for i, piece in enumerate(pieces) if piece]
+    return [TemplateSegment(piece, asked, bool(i % 2)) for i, piece in enumerate(pieces) if piece]
 
 
-def text_of(parts: Sequence[Part], names: Mapping[str, str]) -> str:
+def text_of(parts: Sequence[TemplateSegment], names: Mapping[str, str]) -> str:
     """The text, with names (of "bos", "eos" ...) in place of the vocabulary's ids."""
     return "".join(names[part.text] if part.special else part.text for part in parts)
 
 
-def tokens_of(parts: Sequence[Part], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def tokens_of(parts: Sequence[TemplateSegment], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """(ids int32 [n], bool [n] which of them are the assistant's to say, in part at least)."""
     ids, asked = [np.zeros(0, np.int32)], [np.zeros(0, bool)]
     for special, run in itertools.groupby(parts, key=lambda part: part.special):
@@ -184,7 +190,7 @@ def prompt_of(
     first = 1 if messages and messages[0].role == "system" else 0
     for left_out in range(len(messages) - first):
         kept = [*messages[:first], *messages[first + left_out :]]
-        ids, _ = tokens_of(parts_of(kept, template, reply=True), tokenizer)
+        ids, _ = tokens_of(segments_of(kept, template, reply=True), tokenizer)
         if kept[first].role == "user" and len(ids) <= room:
             break
     return ids, left_out

@@ -37,7 +37,7 @@ _MBART = (
 ).split()
 
 
-class Layout(NamedTuple):
+class SentencePieceFormat(NamedTuple):
     """How a family numbers pieces, and what it puts around a text. Names in the frame are roles."""
 
     roles: dict[str, str]
@@ -50,8 +50,8 @@ class Layout(NamedTuple):
 
 
 _SENTINELS = tuple(f"<extra_id_{i}>" for i in reversed(range(100)))
-_T5 = Layout({"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}, behind=("eos",))
-_LLAMA = Layout({"bos": "<s>", "eos": "</s>", "unk": "<unk>"}, before=("bos",))
+_T5 = SentencePieceFormat({"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}, behind=("eos",))
+_LLAMA = SentencePieceFormat({"bos": "<s>", "eos": "</s>", "unk": "<unk>"}, before=("bos",))
 _BERT = {"cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]", "pad": "<pad>", "unk": "<unk>"}
 _XLMR = {
     "bos": "<s>",
@@ -69,14 +69,14 @@ LAYOUTS = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "mixtral": _LLAMA,
-    "albert": Layout(_BERT, ("cls",), ("sep",), tidy=True, lower=True),
-    "xlnet": Layout(
+    "albert": SentencePieceFormat(_BERT, ("cls",), ("sep",), tidy=True, lower=True),
+    "xlnet": SentencePieceFormat(
         _BERT | {"cls": "<cls>", "sep": "<sep>", "mask": "<mask>", "bos": "<s>", "eos": "</s>"},
         behind=("sep", "cls"),
         tidy=True,
     ),
-    "xlm-roberta": Layout(_XLMR, ("bos",), ("eos",), fairseq=True, behind_pieces=("<mask>",)),
-    "mbart": Layout(_XLMR, behind=("eos",), fairseq=True, behind_pieces=(*_MBART, "<mask>")),
+    "xlm-roberta": SentencePieceFormat(_XLMR, ("bos",), ("eos",), fairseq=True, behind_pieces=("<mask>",)),
+    "mbart": SentencePieceFormat(_XLMR, behind=("eos",), fairseq=True, behind_pieces=(*_MBART, "<mask>")),
 }
 
 

@@ -10,13 +10,13 @@ import tlx
 from tlx.adapt.transfer import base_hash
 from tlx.base.errors import ConfigError
 from tlx.base.files import cache_folder
-from tlx.data.build_once import made_once
+from tlx.data.build_once import build_once
 from tlx.run import RunConfig
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.training.config import BaseConfig
 
 
-class Base(NamedTuple):
+class BaseModel(NamedTuple):
     """What the run goes on from; the parameters on the host."""
 
     config: RunConfig
@@ -25,18 +25,18 @@ class Base(NamedTuple):
     record: BaseConfig
 
 
-def load_base(path: str, allow: Sequence[str] = ()) -> Base:
+def load_base(path: str, allow: Sequence[str] = ()) -> BaseModel:
     """Opens the model, its parameters on the host."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         lm = tlx.load(path, allow=allow)
     if lm.config.model.slots.any:
         raise ConfigError(f"{path} has slots beside its matrices; make them one: tlx convert merge {path} TO")
     params = jax.device_get(lm.standalone_params)
-    return Base(lm.config, lm.tokenizer, params, BaseConfig(os.path.abspath(path), base_hash(params)))
+    return BaseModel(lm.config, lm.tokenizer, params, BaseConfig(os.path.abspath(path), base_hash(params)))
 
 
-def kept(tokenizer: Tokenizer) -> str:
+def cache_tokenizer(tokenizer: Tokenizer) -> str:
     """A folder with the tokenizer in the user's cache: the base may go away."""
     folder = cache_folder() / "tokenizers" / tokenizer.hash[:32]
-    made_once(folder, tokenizer.save, load_tokenizer)
+    build_once(folder, tokenizer.save, load_tokenizer)
     return str(folder)

@@ -28,7 +28,7 @@ from tlx.checkpoint.lease import Lease
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble
 from tlx.run.checks import check_devices
-from tlx.run.config import parsed
+from tlx.run.config import parse_config
 from tlx.run.spec import abstract_batch
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.trainer.banner import introduce, record, tell_start
@@ -39,7 +39,7 @@ from tlx.training.loop import train
 from tlx.training.preemption import Preemption
 from tlx.training.preflight import check_room, preflight
 from tlx.training.progress import Progress
-from tlx.training.replica_check import Agreement, Batches
+from tlx.training.replica_check import BatchSource, ReplicaCheck
 from tlx.training.state import State
 from tlx.training.together import Together, alone, together
 from tlx.training.trackers import Trackers, start_trackers
@@ -129,7 +129,7 @@ def _started(job: Job, allow: Sequence[str]) -> dict[str, Any] | None:
     """run.json of a run that has begun, checked against the config; None of one that has not."""
     started = directory.read_run(job.workdir)
     if started is not None:
-        started["config"] = to_dict(parsed(started["config"]))  # with what older versions did not know
+        started["config"] = to_dict(parse_config(started["config"]))  # with what older versions did not know
         found = directory.changes(started["config"], to_dict(job.config), allow)
         directory.check_changes(found, job.workdir)
     return started
@@ -229,18 +229,18 @@ def _desk(run: Run, lease: Lease, clock: Clock, several: bool) -> Desk:
     return Desk(workdir, journal, checkpoints, lease, progress, clock)
 
 
-def _agreement(run: Run, hosts: Sequence[str]) -> Agreement:
+def _agreement(run: Run, hosts: Sequence[str]) -> ReplicaCheck:
     """What several processes compare while they train."""
     config = run.config
     sharding = next(
         iter(parallel.batch_sharding(run.mesh, run.rules, abstract_batch(config, run.spec)).values())
     )
-    return Agreement(
+    return ReplicaCheck(
         config.train.compare_every,
         run.mesh,
         hooks.saved_part(run.state),
         {"config": sha256_json(to_dict(config)), "data": run.train.fingerprint + run.tokenizer.hash},
-        Batches(parallel.rows_by_process(sharding, config.train.batch_size), run.train.batch),
+        BatchSource(parallel.rows_by_process(sharding, config.train.batch_size), run.train.batch),
         hosts,
     )
 
@@ -288,7 +288,7 @@ def _loop(
     costs: hooks.Costs,
     made: Together,
     evaluators: Sequence[Evaluator],
-    agreement: Agreement | None,
+    agreement: ReplicaCheck | None,
     profile: bool,
 ) -> State:
     """Trains to the last step and saves the end."""
@@ -327,11 +327,11 @@ def _loop(
 
 
 def _rows(
-    run: Run, begin: int, agreement: Agreement | None, stack: contextlib.ExitStack
+    run: Run, begin: int, agreement: ReplicaCheck | None, stack: contextlib.ExitStack
 ) -> Iterator[dict[str, jax.Array]]:
     """The run's batches from the `begin`-th on, on its devices."""
-    batches = stack.enter_context(contextlib.closing(run.train.iterate(begin, run.rows)))
-    return map(run.place, map(agreement.see, batches) if agreement else batches)
+    batches = stack.enter_context(contextlib.closing(run.train.iterate(begin, run.local_row_indices)))
+    return map(run.to_devices, map(agreement.see, batches) if agreement else batches)
 
 
 def _hooks(

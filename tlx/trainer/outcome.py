@@ -12,13 +12,13 @@ import numpy as np
 from tlx.base.files import atomic_open, write_json
 from tlx.evaluation.answers import Evaluation, with_interval
 from tlx.run.assemble import Run
-from tlx.run.config import parts_of
+from tlx.run.config import get_objective
 
 
 def show(run: Run, workdir: pathlib.Path, found: Mapping[str, Evaluation]) -> None:
     """Prints the scores of each split; writes scores.json, predictions/SPLIT.jsonl and the pictures."""
     write_scores(workdir, found)
-    task = parts_of(run.config)
+    task = get_objective(run.config)
     for split, evaluation in found.items():
         if task.draw is not None:
             path = workdir / f"confusion_{split}.png"
@@ -57,7 +57,7 @@ def show_next(run: Run, workdir: pathlib.Path) -> None:
     """Commands that go on from here."""
     inside = workdir.is_relative_to(pathlib.Path.cwd())
     place = str(workdir.relative_to(pathlib.Path.cwd()) if inside else workdir)
-    columns = [name for name, _ in parts_of(run.config).texts(run.config.objective)]
+    columns = [name for name, _ in get_objective(run.config).texts(run.config.objective)]
     example = repr({name: "..." for name in columns}) if len(columns) > 1 else "'...'"
     call = f"import tlx; print(tlx.load({place!r}).predict({example}))"
     print("\nnext:")

@@ -31,17 +31,17 @@ _GAP = (12, 13)  # the token of a prompt that a model fills in, where it does no
 _GAP_NAMES = {"encoder": "[MASK]", "encoder_decoder": "<extra_id_0>"}
 
 
-class Score(NamedTuple):
+class TextLoss(NamedTuple):
     """How well something predicts the targets of the evaluation."""
 
     nats: float  # per target
     bits_per_byte: float
 
 
-def show(run: Run, workdir: pathlib.Path, figures: Mapping[str, float]) -> dict[str, Score]:
+def show(run: Run, workdir: pathlib.Path, figures: Mapping[str, float]) -> dict[str, TextLoss]:
     """Prints all of it and draws workdir/loss.png; returns the baselines."""
     scores = baselines(run)
-    model = Score(figures["loss"], figures["bits_per_byte"])
+    model = TextLoss(figures["loss"], figures["bits_per_byte"])
     print(f"\nvalidation: {figures['targets']:,.0f} targets that stand for {figures['bytes']:,.0f} bytes")
     print(f"  {'':20} nats/target  bits/byte")
     for name, score in {"this model": model, **scores}.items():
@@ -55,7 +55,7 @@ def show(run: Run, workdir: pathlib.Path, figures: Mapping[str, float]) -> dict[
     return scores
 
 
-def baselines(run: Run) -> dict[str, Score]:
+def baselines(run: Run) -> dict[str, TextLoss]:
     """Best first, on the batches of the final evaluation.
 
     The unigram is that of the objective's own targets. A trigram of the text is comparable only with a
@@ -81,9 +81,9 @@ def _targets(batches: Iterable[Batch]) -> np.ndarray:
     return np.concatenate([batch["targets"][batch["weights"] > 0] for batch in batches]).astype(np.int64)
 
 
-def _score(log_probs: np.ndarray, tokens: np.ndarray, run: Run) -> Score:
+def _score(log_probs: np.ndarray, tokens: np.ndarray, run: Run) -> TextLoss:
     nats = -float(log_probs.mean())
-    return Score(nats, nats * len(tokens) / math.log(2) / int(run.tokenizer.num_bytes[tokens].sum()))
+    return TextLoss(nats, nats * len(tokens) / math.log(2) / int(run.tokenizer.num_bytes[tokens].sum()))
 
 
 def _joined(caches: tuple[TokenCache, ...], most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ _FREE = (
 )
 
 
-class Change(NamedTuple):
+class ConfigChange(NamedTuple):
     """A value that is not what the run was started with."""
 
     key: str
@@ -88,7 +88,7 @@ def versions() -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in names}
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str] = ()) -> list[Change]:
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str] = ()) -> list[ConfigChange]:
     """Differences between two flattened dicts of settings. `allow` names keys, or groups of them.
 
     More steps are always allowed; fewer are not, for the run may be past them.
@@ -101,11 +101,11 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str]
             continue
         longer = key == "train.steps" and after > before
         named = any(key == name or key.startswith(name + ".") for name in allow)
-        found.append(Change(key, before, after, longer or named or key.startswith(_FREE)))
+        found.append(ConfigChange(key, before, after, longer or named or key.startswith(_FREE)))
     return found
 
 
-def check_changes(found: Sequence[Change], workdir: pathlib.Path) -> None:
+def check_changes(found: Sequence[ConfigChange], workdir: pathlib.Path) -> None:
     """Raises ConfigError with a table of all changes where some are not allowed."""
     refused = [change.key for change in found if not change.allowed]
     if refused:
@@ -116,7 +116,7 @@ def check_changes(found: Sequence[Change], workdir: pathlib.Path) -> None:
         )
 
 
-def table(found: Sequence[Change]) -> str:
+def table(found: Sequence[ConfigChange]) -> str:
     """ "  key   was   now" in aligned columns, one change a line."""
     rows = [("key", "was", "now", "")]
     rows += [(c.key, repr(c.old), repr(c.new), "" if c.allowed else "refused") for c in found]

@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tlx.base.errors import ConfigError, DivergenceError, StorageError, UserError
+from tlx.base.errors import ConfigError, ReplicaMismatch, StorageError, UserError
 from tlx.checkpoint.checkpoints import FREE_SPACE_FACTOR
 from tlx.parallel import consensus
 
@@ -33,13 +33,13 @@ _TOKEN = ".preflight"
 
 log = logging.getLogger("tlx")
 
-Facts = Mapping[str, Any]
+HostFacts = Mapping[str, Any]
 
 
 def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, str]) -> list[str]:
     """Host name of each process, in order. Called by all, after start_process, before the lease.
 
-    Raises on all processes alike: ConfigError (versions, devices), DivergenceError (config, arithmetic) or
+    Raises on all processes alike: ConfigError (versions, devices), ReplicaMismatch (config, arithmetic) or
     StorageError (a host cannot write, or sees another directory), naming the processes and hosts.
     """
     if jax.process_count() == 1:
@@ -77,7 +77,7 @@ def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, st
     return [fact["host"] for fact in facts]
 
 
-def verdict(facts: Sequence[Facts], workdir: pathlib.Path) -> UserError | None:
+def verdict(facts: Sequence[HostFacts], workdir: pathlib.Path) -> UserError | None:
     """What is wrong with what the processes said, in their order; None where all is well."""
     bad = [f"process {i} ({fact['host']}): {fact['directory']}" for i, fact in enumerate(facts)]
     bad = [line for line, fact in zip(bad, facts, strict=True) if fact["directory"]]
@@ -89,7 +89,7 @@ def verdict(facts: Sequence[Facts], workdir: pathlib.Path) -> UserError | None:
     if any(odd):
         return ConfigError("the hosts are not alike:\n  " + "\n  ".join(filter(None, odd)))
     if line := _compare(facts, "config", [fact["config"][:12] for fact in facts]):
-        return DivergenceError(f"the processes were started with different configs (sha256):\n  {line}")
+        return ReplicaMismatch(f"the processes were started with different configs (sha256):\n  {line}")
     return None
 
 
@@ -97,14 +97,14 @@ def check_room(folder: pathlib.Path, state_bytes: int) -> None:
     """StorageError (exit 73) where `folder` has no room for two checkpoints of the state. Called by all."""
     wanted = FREE_SPACE_FACTOR * state_bytes
     free = shutil.disk_usage(folder).free
-    if consensus.from_first(int(free < wanted)):
+    if consensus.broadcast_from_first(int(free < wanted)):
         raise StorageError(
             f"{folder} has {free / 1e9:.1f} GB free; a checkpoint takes {state_bytes / 1e9:.1f} GB, and "
             f"{wanted / 1e9:.1f} GB ({FREE_SPACE_FACTOR} times as much) must be free"
         )
 
 
-def gather(said: Facts) -> list[Facts]:
+def gather(said: HostFacts) -> list[HostFacts]:
     """What each process said, on all of them. JSON of at most 8 kB."""
     data = json.dumps(said).encode()
     if len(data) > _BYTES:
@@ -140,7 +140,7 @@ def _tidy(workdir: pathlib.Path, is_new: bool) -> None:
         pass
 
 
-def _compare(facts: Sequence[Facts], name: str, values: Sequence[Any]) -> str:
+def _compare(facts: Sequence[HostFacts], name: str, values: Sequence[Any]) -> str:
     """Empty, or `name: VALUE on processes ..., VALUE on ...`, the most common value first."""
     groups = collections.defaultdict(list)
     for i, value in enumerate(values):
@@ -159,4 +159,4 @@ def _check_sum() -> None:
     ones = jax.make_array_from_callback((count,), spread, lambda index: np.ones(count, np.int32)[index])
     total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(ones)
     if (found := int(total.addressable_data(0))) != count:
-        raise DivergenceError(f"a sum of ones over {count} devices is {found}")
+        raise ReplicaMismatch(f"a sum of ones over {count} devices is {found}")

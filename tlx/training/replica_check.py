@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tlx.base import tree
-from tlx.base.errors import DivergenceError
+from tlx.base.errors import ReplicaMismatch
 from tlx.training.hooks import saved_part
 from tlx.training.preemption import LAG
 
@@ -24,20 +24,20 @@ Rows = dict[str, np.ndarray]
 Values = Mapping[int, Any]  # by process
 
 
-class Batches(NamedTuple):
+class BatchSource(NamedTuple):
     """Who makes which rows of a batch, and how any process makes any row."""
 
     rows: Mapping[int, np.ndarray]  # of the global batch, by process, ascending
     build: Callable[[int, Sequence[int]], Rows]  # (batch number, rows) -> arrays [rows, ...]
 
 
-class Agreement:
+class ReplicaCheck:
     """A hook of the loop, called by all processes after every step; compares every `every` steps.
 
     abstract: what a checkpoint holds (hooks.saved_part of the state), with shardings.
     facts: by name, what must be the same text on all processes ("config", "data").
     hosts: name of each process' machine, for the message.
-    Raises DivergenceError (exit 77) on all processes alike.
+    Raises ReplicaMismatch (exit 77) on all processes alike.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Agreement:
         mesh: Mesh,
         abstract: Any,
         facts: Mapping[str, str],
-        batches: Batches,
+        batches: BatchSource,
         hosts: Sequence[str],
     ):
         self._every, self._mesh, self._batches, self._hosts = every, mesh, batches, hosts
@@ -119,7 +119,7 @@ class Agreement:
         found += self._differing_copies(table[:, width:])
         if found:
             shown = "\n  ".join(found[:8]) + ("\n  ..." if len(found) > 8 else "")
-            raise DivergenceError(f"processes do not agree at step {step}; not like the others:\n  {shown}")
+            raise ReplicaMismatch(f"processes do not agree at step {step}; not like the others:\n  {shown}")
 
     def _differing_copies(self, sums: np.ndarray) -> list[str]:
         """Leaves of the state of which not all copies are equal. sums: [devices, leaves]"""

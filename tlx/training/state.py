@@ -38,7 +38,7 @@ def init_state(
     batch_size: int,
     seed: int | jax.Array,
     frozen: Any = None,
-    apart: Split = lambda params: (params, {}),
+    partition_params: Split = lambda params: (params, {}),
 ) -> State:
     """The state before the first step, but for its frozen part, which only says where parameters begin;
     `batch` gives the keys, shapes and dtypes of a batch, `apart` what is trained and what is frozen of the
@@ -48,7 +48,7 @@ def init_state(
     ever holds a whole array that is split. Parameters depend on the seed alone, not on the mesh.
     """
     key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)  # no step folds in this number
-    params, _ = apart(begin(module, parallel.unbox(_init(module, batch, key)), frozen))
+    params, _ = partition_params(initial_params(module, parallel.unbox(_init(module, batch, key)), frozen))
     return State(
         params=params,
         frozen={},
@@ -67,7 +67,7 @@ def frozen_params(module: Any) -> Any:
     return {} if made is None else made()
 
 
-def begin(module: Any, params: Any, frozen: Any) -> Any:
+def initial_params(module: Any, params: Any, frozen: Any) -> Any:
     """The parameters that training starts from: as drawn, or what the module makes of the frozen ones."""
     made = getattr(module, "begin", None)
     return params if made is None else made(params, frozen)

@@ -111,7 +111,7 @@ def term_weights(module: Any, state: State, batch: Batch, keys: jax.Array) -> di
 
     A metric's need not (the precision of a detector): it is not used here.
     """
-    terms, _ = module.apply({"params": merged(state.params, state.frozen)}, batch, state.carry, keys)
+    terms, _ = module.apply({"params": merge_params(state.params, state.frozen)}, batch, state.carry, keys)
     return {name: jnp.asarray(term.weight, jnp.float32) for name, term in terms.items()}
 
 
@@ -121,11 +121,11 @@ def row_keys(seed: jax.Array, step: jax.Array, batch_size: int) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch_size))
 
 
-def merged(params: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
+def merge_params(params: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
     """One tree of the trainable and the frozen parameters, which share no leaf."""
     joined = dict(params)
     for name, value in frozen.items():
-        joined[name] = merged(joined[name], value) if name in joined else value
+        joined[name] = merge_params(joined[name], value) if name in joined else value
     return joined
 
 
@@ -140,11 +140,13 @@ def _loss_and_grad(
 ) -> Any:
     def loss(params: Any) -> tuple[jax.Array, Any]:
         params = tree.map_with_path(lambda path, x: jax.lax.stop_gradient(x) if path in fixed else x, params)
-        terms, new_carry = module.apply({"params": merged(params, state.frozen)}, batch, carry, keys)
-        terms = {name: Term(term.sum, term.weight, term.scale) for name, term in terms.items()}
+        terms, new_carry = module.apply({"params": merge_params(params, state.frozen)}, batch, carry, keys)
+        terms = {name: Term(term.sum, term.weight, term.loss_weight) for name, term in terms.items()}
         divisors = weights or {name: jax.lax.stop_gradient(term.weight) for name, term in terms.items()}
         parts = [
-            term.scale * mean(Term(term.sum, divisors[name])) for name, term in terms.items() if term.scale
+            term.loss_weight * mean(Term(term.sum, divisors[name]))
+            for name, term in terms.items()
+            if term.loss_weight
         ]
         return sum(parts, start=jnp.zeros(())), (terms, jax.lax.stop_gradient(new_carry))
 

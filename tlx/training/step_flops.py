@@ -13,7 +13,7 @@ from tlx.adapt.parts import split
 from tlx.models.flops_traced import matmul_flops
 from tlx.training import carry as carries
 from tlx.training.state import boxed_params, frozen_params
-from tlx.training.step import merged
+from tlx.training.step import merge_params
 
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
 _FULL = AdaptConfig()
@@ -49,17 +49,19 @@ def _adapted_flops(module: Any, batch: Shapes, adapt: AdaptConfig) -> int:
     zeros = {name: _zeros(leaf) for name, leaf in batch.items()}
 
     def loss(params: Any) -> jax.Array:
-        return undivided_loss(module, merged(params, jax.tree.map(_zeros, kept)), zeros, _keys(batch))
+        return summed_loss(module, merge_params(params, jax.tree.map(_zeros, kept)), zeros, _keys(batch))
 
     return matmul_flops(jax.grad(loss), trained)
 
 
-def undivided_loss(
+def summed_loss(
     module: Any, params: Any, batch: Mapping[str, jax.Array], keys: jax.Array | None
 ) -> jax.Array:
     """float32 []: the loss as a sum, whose gradient is computed as a step's is."""
     terms = _terms(module, params, batch, keys)
-    parts = [term.scale * jnp.asarray(term.sum, jnp.float32) for term in terms.values() if term.scale]
+    parts = [
+        term.loss_weight * jnp.asarray(term.sum, jnp.float32) for term in terms.values() if term.loss_weight
+    ]
     return sum(parts, start=jnp.zeros(()))
 
 

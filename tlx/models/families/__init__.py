@@ -4,7 +4,7 @@ A family is one file with a `FAMILY`, and one name here.
 """
 
 from tlx.base.lookup import Table
-from tlx.models.families.family import Family, Fixed, Mapped, Outline, Row, Same
+from tlx.models.families.family import Family, FixedField, MappedField, Outline, SameField, WeightMapping
 
 TABLE = Table(
     "family",
@@ -97,4 +97,14 @@ MODEL_TYPES = Table(
     },
 )
 
-__all__ = ["MODEL_TYPES", "OUTLINES", "TABLE", "Family", "Fixed", "Mapped", "Outline", "Row", "Same"]
+__all__ = [
+    "MODEL_TYPES",
+    "OUTLINES",
+    "TABLE",
+    "Family",
+    "FixedField",
+    "MappedField",
+    "Outline",
+    "WeightMapping",
+    "SameField",
+]

@@ -6,7 +6,16 @@ from typing import Any
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 
 BASE = resized(
     bert.BASE,
@@ -19,7 +28,7 @@ BASE = resized(
 )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     path, name = "model/encoder/blocks", "albert.encoder.albert_layer_groups.0.albert_layers.0"
     found = bert.embeddings("albert.")
@@ -35,7 +44,7 @@ def rows(config: ModelConfig) -> list[Row]:
         *norm(f"{path}/feedforward_norm", f"{name}.full_layer_layer_norm"),
         *linear("heads/mlm/dense", "predictions.dense", bias="f"),
         *norm("heads/mlm/norm", "predictions.LayerNorm"),
-        Row("heads/mlm/bias", "predictions.bias", "v -> v"),
+        WeightMapping("heads/mlm/bias", "predictions.bias", "v -> v"),
         *linear("heads/sop/pooler", "albert.pooler", bias="f"),
         *linear("heads/sop/classifier", "sop_classifier.classifier", bias="f"),
     ]
@@ -77,12 +86,12 @@ FAMILY = Family(
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         ),
-        Same("max_position_embeddings", "position.max_length", 512),
-        Mapped(
+        SameField("max_position_embeddings", "position.max_length", 512),
+        MappedField(
             ("embedding_size",), _read_embedding, lambda config: {"embedding_size": config.embedding.factor}
         ),
-        Fixed("num_hidden_groups", (1,)),
-        Fixed("inner_group_num", (1,)),
+        FixedField("num_hidden_groups", (1,)),
+        FixedField("inner_group_num", (1,)),
     ),
     prefix="albert.",
     copies={

@@ -5,7 +5,17 @@ from typing import Any
 
 from tlx.base.errors import ConfigError
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    ACTIVATIONS,
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 
@@ -82,14 +92,14 @@ def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **
     )
 
 
-def _attention(path: str, name: str) -> list[Row]:
+def _attention(path: str, name: str) -> list[WeightMapping]:
     rows = linear(f"{path}/out", f"{name}.out_proj", "d (n h) -> n h d", "d")
     for which, letter in (("query", "q"), ("key", "k"), ("value", "v")):
         rows += linear(f"{path}/{which}", f"{name}.{letter}_proj", "(n h) d -> d n h", "(n h)")
     return rows
 
 
-def stack(side: str, config: ModelConfig) -> list[Row]:
+def stack(side: str, config: ModelConfig) -> list[WeightMapping]:
     """The rows of the encoder or the decoder."""
     path, name = f"model/{side}/blocks", f"model.{side}.layers.{{layer}}"
     rows = [
@@ -103,7 +113,7 @@ def stack(side: str, config: ModelConfig) -> list[Row]:
         rows += _attention(f"{path}/cross_attention", f"{name}.encoder_attn")
         rows += norm(f"{path}/cross_norm", f"{name}.encoder_attn_layer_norm")
     if config.position.kind == "learned":
-        rows.append(Row(f"model/{side}/front/positions", f"model.{side}.embed_positions.weight"))
+        rows.append(WeightMapping(f"model/{side}/front/positions", f"model.{side}.embed_positions.weight"))
     if config.embedding.norm:
         rows += norm(f"model/{side}/front/norm", f"model.{side}.layernorm_embedding")
     if config.residual == "pre":
@@ -111,14 +121,14 @@ def stack(side: str, config: ModelConfig) -> list[Row]:
     return rows
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     found = [
-        Row("model/embedding/table", "model.shared.weight", "v d -> v d"),
-        Row("model/output/bias", "final_logits_bias", "1 v -> v"),
+        WeightMapping("model/embedding/table", "model.shared.weight", "v d -> v d"),
+        WeightMapping("model/output/bias", "final_logits_bias", "1 v -> v"),
     ]
     if not config.head.tied:
-        found.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
     return [*found, *stack("encoder", config), *stack("decoder", config)]
 
 
@@ -132,7 +142,7 @@ def _equal(values: Mapping[str, Any], part: str, default: int) -> int:
     return encoder
 
 
-def _shape(layers: int, heads: int, hidden: int) -> Mapped:
+def _shape(layers: int, heads: int, hidden: int) -> MappedField:
     def read(values: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "num_layers": values.get("encoder_layers", layers),
@@ -149,7 +159,7 @@ def _shape(layers: int, heads: int, hidden: int) -> Mapped:
         return said
 
     parts = ("layers", "attention_heads", "ffn_dim")
-    return Mapped(tuple(f"{side}_{p}" for side in ("encoder", "decoder") for p in parts), read, write)
+    return MappedField(tuple(f"{side}_{p}" for side in ("encoder", "decoder") for p in parts), read, write)
 
 
 def _same_vocabulary(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,7 +172,7 @@ def _same_vocabulary(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # Of training, or of older code that the classes no longer read.
-PASSED = Mapped(
+PASSED = MappedField(
     tuple(
         """
         encoder_layerdrop decoder_layerdrop num_hidden_layers add_bias_logits add_final_layer_norm
@@ -178,18 +188,18 @@ PASSED = Mapped(
 def fields(config: ModelConfig, scale: bool = False, *more: Any) -> tuple:
     """The fields of config.json; what is absent is as in `config`, the class's defaults."""
     return (
-        Same("vocab_size", "vocab_size", config.vocab_size),
-        Same("d_model", "width", config.width),
+        SameField("vocab_size", "vocab_size", config.vocab_size),
+        SameField("d_model", "width", config.width),
         _shape(config.num_layers, config.attention.num_heads, config.block("encoder").hidden),
-        Same("max_position_embeddings", "position.max_length", config.position.max_length),
-        Same("activation_function", "feedforward.activation", "gelu", ACTIVATIONS),
-        Same("dropout", "dropout", 0.1),
-        Same("attention_dropout", "attention.dropout", 0.0),
-        Same("activation_dropout", "feedforward.dropout", 0.0),
-        Same("init_std", "init.stddev", 0.02),
-        Same("scale_embedding", "embedding.scale", scale),
-        Same("tie_word_embeddings", "head.tied", True),
-        Fixed("is_decoder", (False,)),
+        SameField("max_position_embeddings", "position.max_length", config.position.max_length),
+        SameField("activation_function", "feedforward.activation", "gelu", ACTIVATIONS),
+        SameField("dropout", "dropout", 0.1),
+        SameField("attention_dropout", "attention.dropout", 0.0),
+        SameField("activation_dropout", "feedforward.dropout", 0.0),
+        SameField("init_std", "init.stddev", 0.02),
+        SameField("scale_embedding", "embedding.scale", scale),
+        SameField("tie_word_embeddings", "head.tied", True),
+        FixedField("is_decoder", (False,)),
         PASSED,
         *more,
     )
@@ -260,8 +270,8 @@ MARIAN = _family(
     fields(
         resized(TRANSLATION, width=1024, num_layers=12, attention__num_heads=16, feedforward__hidden=4096),
         False,
-        Fixed("share_encoder_decoder_embeddings", (True,)),
-        Mapped(
+        FixedField("share_encoder_decoder_embeddings", (True,)),
+        MappedField(
             ("decoder_vocab_size",),
             _same_vocabulary,
             lambda config: {"decoder_vocab_size": config.vocab_size},

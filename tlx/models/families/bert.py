@@ -5,7 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    ACTIVATIONS,
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 
@@ -33,44 +43,44 @@ def size(layers: int, width: int, heads: int, base: ModelConfig = BASE) -> Model
     )
 
 
-def fields(**defaults: Any) -> tuple[Same | Fixed, ...]:
+def fields(**defaults: Any) -> tuple[SameField | FixedField, ...]:
     """What the configs of BERT's descendants share; `defaults` are those of a class, where they differ."""
     shared = (
-        Same("vocab_size", "vocab_size", 30522),
-        Same("hidden_size", "width", 768),
-        Same("num_hidden_layers", "num_layers", 12),
-        Same("num_attention_heads", "attention.num_heads", 12),
-        Same("intermediate_size", "feedforward.hidden", 3072),
-        Same("hidden_act", "feedforward.activation", "gelu", ACTIVATIONS),
-        Same("hidden_dropout_prob", "dropout", 0.1),
-        Same("attention_probs_dropout_prob", "attention.dropout", 0.1),
-        Same("layer_norm_eps", "norm.eps", 1e-12),
-        Same("initializer_range", "init.stddev", 0.02),
-        Same("type_vocab_size", "embedding.num_types", 2),
+        SameField("vocab_size", "vocab_size", 30522),
+        SameField("hidden_size", "width", 768),
+        SameField("num_hidden_layers", "num_layers", 12),
+        SameField("num_attention_heads", "attention.num_heads", 12),
+        SameField("intermediate_size", "feedforward.hidden", 3072),
+        SameField("hidden_act", "feedforward.activation", "gelu", ACTIVATIONS),
+        SameField("hidden_dropout_prob", "dropout", 0.1),
+        SameField("attention_probs_dropout_prob", "attention.dropout", 0.1),
+        SameField("layer_norm_eps", "norm.eps", 1e-12),
+        SameField("initializer_range", "init.stddev", 0.02),
+        SameField("type_vocab_size", "embedding.num_types", 2),
     )
     return (
         *(replace(field, default=defaults.get(field.key, field.default)) for field in shared),
-        Fixed("position_embedding_type", ("absolute",)),
-        Fixed("is_decoder", (False,)),
-        Fixed("add_cross_attention", (False,)),
-        Fixed("tie_word_embeddings", (True,)),
+        FixedField("position_embedding_type", ("absolute",)),
+        FixedField("is_decoder", (False,)),
+        FixedField("add_cross_attention", (False,)),
+        FixedField("tie_word_embeddings", (True,)),
     )
 
 
-def factored(key: str, default: int, width: int) -> Mapped:
+def factored(key: str, default: int, width: int) -> MappedField:
     """The key for the width of the tables, where a projection stands only between unequal widths."""
 
     def read(values: Mapping[str, Any]) -> dict[str, Any]:
         size = values.get(key, default)
         return {"embedding.factor": 0 if size == values.get("hidden_size", width) else size}
 
-    return Mapped((key,), read, lambda config: {key: config.embedding.factor or config.width})
+    return MappedField((key,), read, lambda config: {key: config.embedding.factor or config.width})
 
 
 QUERY, OUT = "(n h) d -> d n h", "d (n h) -> n h d"
 
 
-def layer(prefix: str) -> list[Row]:
+def layer(prefix: str) -> list[WeightMapping]:
     """The rows of one post-norm layer, as BERT, RoBERTa and ELECTRA name them."""
     path, name = "model/encoder/blocks", f"{prefix}encoder.layer.{{layer}}"
     rows = []
@@ -86,30 +96,30 @@ def layer(prefix: str) -> list[Row]:
     ]
 
 
-def embeddings(prefix: str, types: bool = True) -> list[Row]:
+def embeddings(prefix: str, types: bool = True) -> list[WeightMapping]:
     """The rows of the tables and the norm behind them."""
     path, name = "model/encoder/front", f"{prefix}embeddings"
     rows = [
-        Row("model/embedding/table", f"{name}.word_embeddings.weight", "v d -> v d"),
-        Row(f"{path}/positions", f"{name}.position_embeddings.weight"),
+        WeightMapping("model/embedding/table", f"{name}.word_embeddings.weight", "v d -> v d"),
+        WeightMapping(f"{path}/positions", f"{name}.position_embeddings.weight"),
     ]
     if types:
-        rows.append(Row(f"{path}/types", f"{name}.token_type_embeddings.weight"))
+        rows.append(WeightMapping(f"{path}/types", f"{name}.token_type_embeddings.weight"))
     return [*rows, *norm(f"{path}/norm", f"{name}.LayerNorm")]
 
 
-def pretraining_heads(prefix: str) -> list[Row]:
+def pretraining_heads(prefix: str) -> list[WeightMapping]:
     """The masked-token transform, the pooler and the next-sentence classifier."""
     return [
         *linear("heads/mlm/dense", "cls.predictions.transform.dense", bias="f"),
         *norm("heads/mlm/norm", "cls.predictions.transform.LayerNorm"),
-        Row("heads/mlm/bias", "cls.predictions.bias", "v -> v"),
+        WeightMapping("heads/mlm/bias", "cls.predictions.bias", "v -> v"),
         *linear("heads/nsp/pooler", f"{prefix}pooler.dense", bias="f"),
         *linear("heads/nsp/classifier", "cls.seq_relationship", bias="f"),
     ]
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     return [*embeddings("bert."), *layer("bert."), *pretraining_heads("bert.")]
 
@@ -133,7 +143,7 @@ FAMILY = Family(
         "BertForMaskedLM": ("heads/mlm",),
         "BertModel": ("heads/nsp/pooler",),
     },
-    fields=(*fields(), Same("max_position_embeddings", "position.max_length", 512)),
+    fields=(*fields(), SameField("max_position_embeddings", "position.max_length", 512)),
     prefix="bert.",
     copies={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",

@@ -1,7 +1,16 @@
 """CTRL: a pre-norm decoder with sinusoidal positions; the first token is the control code."""
 
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 
@@ -23,13 +32,13 @@ BASE = ModelConfig(
 )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     path, name = "model/decoder/blocks", "transformer.h.{layer}"
     attention = f"{name}.multi_head_attention"
     found = [
-        Row("model/embedding/table", "transformer.w.weight", "v d -> v d"),
-        Row("model/output/bias", "lm_head.bias", "v -> v"),
+        WeightMapping("model/embedding/table", "transformer.w.weight", "v d -> v d"),
+        WeightMapping("model/output/bias", "lm_head.bias", "v -> v"),
         *norm("model/decoder/final_norm", "transformer.layernorm"),
         *norm(f"{path}/attention_norm", f"{name}.layernorm1"),
         *norm(f"{path}/feedforward_norm", f"{name}.layernorm2"),
@@ -40,7 +49,7 @@ def rows(config: ModelConfig) -> list[Row]:
     for which, theirs in (("query", "Wq"), ("key", "Wk"), ("value", "Wv")):
         found += linear(f"{path}/attention/{which}", f"{attention}.{theirs}", "(n h) d -> d n h", "(n h)")
     if not config.head.tied:
-        found.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
     return found
 
 
@@ -53,20 +62,20 @@ FAMILY = Family(
     model_type="ctrl",
     architectures={"CTRLLMHeadModel": ()},
     fields=(
-        Same("vocab_size", "vocab_size", 246534),
-        Same("n_positions", "position.max_length", 256),
-        Same("n_embd", "width", 1280),
-        Same("dff", "feedforward.hidden", 8192),
-        Same("n_layer", "num_layers", 48),
-        Same("n_head", "attention.num_heads", 16),
-        Mapped(
+        SameField("vocab_size", "vocab_size", 246534),
+        SameField("n_positions", "position.max_length", 256),
+        SameField("n_embd", "width", 1280),
+        SameField("dff", "feedforward.hidden", 8192),
+        SameField("n_layer", "num_layers", 48),
+        SameField("n_head", "attention.num_heads", 16),
+        MappedField(
             ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
             lambda values: {"dropout": values.get("resid_pdrop", 0.1)},
             lambda config: {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout},
         ),
-        Fixed("layer_norm_epsilon", (1e-6,)),  # which the class takes for its last norm only
-        Same("initializer_range", "init.stddev", 0.02),
-        Same("tie_word_embeddings", "head.tied", True),
+        FixedField("layer_norm_epsilon", (1e-6,)),  # which the class takes for its last norm only
+        SameField("initializer_range", "init.stddev", 0.02),
+        SameField("tie_word_embeddings", "head.tied", True),
     ),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.w.weight"},

@@ -6,7 +6,7 @@ from typing import Any
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import Family, Fixed, Mapped, Row, linear, norm, resized
+from tlx.models.families.family import Family, FixedField, MappedField, WeightMapping, linear, norm, resized
 
 BASE = resized(
     bert.BASE,
@@ -21,16 +21,18 @@ BASE = resized(
 )
 
 
-def tables(config: ModelConfig) -> list[Row]:
+def tables(config: ModelConfig) -> list[WeightMapping]:
     """What v1 and v2 share: embeddings, the table of distances, the feed-forward and the head."""
     path, name = "model/encoder/blocks", "deberta.encoder.layer.{layer}"
     found = [
-        Row("model/embedding/table", "deberta.embeddings.word_embeddings.weight", "v d -> v d"),
+        WeightMapping("model/embedding/table", "deberta.embeddings.word_embeddings.weight", "v d -> v d"),
         *norm("model/encoder/front/norm", "deberta.embeddings.LayerNorm"),
-        Row("model/encoder/distances/table", "deberta.encoder.rel_embeddings.weight"),
+        WeightMapping("model/encoder/distances/table", "deberta.encoder.rel_embeddings.weight"),
     ]
     if config.embedding.num_types:
-        found.append(Row("model/encoder/front/types", "deberta.embeddings.token_type_embeddings.weight"))
+        found.append(
+            WeightMapping("model/encoder/front/types", "deberta.embeddings.token_type_embeddings.weight")
+        )
     return [
         *found,
         *linear(f"{path}/attention/out", f"{name}.attention.output.dense", bert.OUT, "d"),
@@ -40,22 +42,22 @@ def tables(config: ModelConfig) -> list[Row]:
         *norm(f"{path}/feedforward_norm", f"{name}.output.LayerNorm"),
         *linear("heads/mlm/dense", "cls.predictions.transform.dense", bias="f"),
         *norm("heads/mlm/norm", "cls.predictions.transform.LayerNorm"),
-        Row("heads/mlm/bias", "cls.predictions.bias", "v -> v"),
+        WeightMapping("heads/mlm/bias", "cls.predictions.bias", "v -> v"),
     ]
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table: queries, keys and values are packed head by head."""
     path, name = "model/encoder/blocks/attention", "deberta.encoder.layer.{layer}.attention.self"
     packed = [
-        Row(f"{path}/{part}/kernel", f"{name}.in_proj.weight", "(n 3 h) d -> d n h", number)
+        WeightMapping(f"{path}/{part}/kernel", f"{name}.in_proj.weight", "(n 3 h) d -> d n h", number)
         for number, part in enumerate(("query", "key", "value"))
     ]
     return [
         *tables(config),
         *packed,
-        Row(f"{path}/query/bias", f"{name}.q_bias", "(n h) -> n h"),
-        Row(f"{path}/value/bias", f"{name}.v_bias", "(n h) -> n h"),
+        WeightMapping(f"{path}/query/bias", f"{name}.q_bias", "(n h) -> n h"),
+        WeightMapping(f"{path}/value/bias", f"{name}.v_bias", "(n h) -> n h"),
         *linear(f"{path}/disentangled/key", f"{name}.pos_proj", bert.QUERY),
         *linear(f"{path}/disentangled/query", f"{name}.pos_q_proj", bert.QUERY, "(n h)"),
     ]
@@ -89,16 +91,16 @@ def _write_distances(config: ModelConfig) -> dict[str, Any]:
 
 # What the configs of v1 and v2 share.
 FIELDS = (
-    Mapped(("pos_att_type",), _read_terms, lambda _: {"pos_att_type": ["p2c", "c2p"]}),
-    Mapped(
+    MappedField(("pos_att_type",), _read_terms, lambda _: {"pos_att_type": ["p2c", "c2p"]}),
+    MappedField(
         ("max_relative_positions", "max_position_embeddings", "position_buckets"),
         _read_distances,
         _write_distances,
     ),
-    Fixed("relative_attention", (True,)),
-    Fixed("position_biased_input", (False,)),
-    Fixed("talking_head", (False,)),
-    Fixed("legacy", (True, False)),  # two names of one head
+    FixedField("relative_attention", (True,)),
+    FixedField("position_biased_input", (False,)),
+    FixedField("talking_head", (False,)),
+    FixedField("legacy", (True, False)),  # two names of one head
 )
 # The head's names in files of the original code.
 RENAMED = {

@@ -6,7 +6,7 @@ from typing import Any
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert, deberta
-from tlx.models.families.family import Family, Fixed, Mapped, Row, linear, norm, resized
+from tlx.models.families.family import Family, FixedField, MappedField, WeightMapping, linear, norm, resized
 
 BASE = resized(
     deberta.BASE,
@@ -22,7 +22,7 @@ def _convolved(layers: int) -> ModelConfig:
     return resized(bert.size(layers, 1536, 24, BASE), embedding__convolution=3)
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     path, name = "model/encoder/blocks/attention", "deberta.encoder.layer.{layer}.attention.self"
     found = deberta.tables(config)
@@ -93,9 +93,9 @@ FAMILY = Family(
             layer_norm_eps=1e-7,
         ),
         *deberta.FIELDS,
-        Fixed("share_att_key", (True,)),
-        Mapped(("norm_rel_ebd",), _read_norm, _write_norm),
-        Mapped(("conv_kernel_size", "conv_act", "conv_groups"), _read_convolution, _write_convolution),
+        FixedField("share_att_key", (True,)),
+        MappedField(("norm_rel_ebd",), _read_norm, _write_norm),
+        MappedField(("conv_kernel_size", "conv_act", "conv_groups"), _read_convolution, _write_convolution),
     ),
     prefix="deberta.",
     copies=deberta.FAMILY.copies,

@@ -2,12 +2,21 @@
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    ACTIVATIONS,
+    Family,
+    FixedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 
 BASE = resized(bert.BASE, num_layers=6, embedding__num_types=0)
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     path, name = "model/encoder/blocks", "distilbert.transformer.layer.{layer}"
     found = bert.embeddings("distilbert.", types=False)
@@ -22,7 +31,7 @@ def rows(config: ModelConfig) -> list[Row]:
         *norm(f"{path}/feedforward_norm", f"{name}.output_layer_norm"),
         *linear("heads/mlm/dense", "vocab_transform", bias="f"),
         *norm("heads/mlm/norm", "vocab_layer_norm"),
-        Row("heads/mlm/bias", "vocab_projector.bias", "v -> v"),
+        WeightMapping("heads/mlm/bias", "vocab_projector.bias", "v -> v"),
     ]
 
 
@@ -35,18 +44,18 @@ FAMILY = Family(
     model_type="distilbert",
     architectures={"DistilBertForMaskedLM": ("heads/mlm",), "DistilBertModel": ()},
     fields=(
-        Same("vocab_size", "vocab_size", 30522),
-        Same("dim", "width", 768),
-        Same("n_layers", "num_layers", 6),
-        Same("n_heads", "attention.num_heads", 12),
-        Same("hidden_dim", "feedforward.hidden", 3072),
-        Same("activation", "feedforward.activation", "gelu", ACTIVATIONS),
-        Same("dropout", "dropout", 0.1),
-        Same("attention_dropout", "attention.dropout", 0.1),
-        Same("initializer_range", "init.stddev", 0.02),
-        Same("max_position_embeddings", "position.max_length", 512),
-        Fixed("sinusoidal_pos_embds", (False, True)),  # only how the table started
-        Fixed("tie_word_embeddings", (True,)),
+        SameField("vocab_size", "vocab_size", 30522),
+        SameField("dim", "width", 768),
+        SameField("n_layers", "num_layers", 6),
+        SameField("n_heads", "attention.num_heads", 12),
+        SameField("hidden_dim", "feedforward.hidden", 3072),
+        SameField("activation", "feedforward.activation", "gelu", ACTIVATIONS),
+        SameField("dropout", "dropout", 0.1),
+        SameField("attention_dropout", "attention.dropout", 0.1),
+        SameField("initializer_range", "init.stddev", 0.02),
+        SameField("max_position_embeddings", "position.max_length", 512),
+        FixedField("sinusoidal_pos_embds", (False, True)),  # only how the table started
+        FixedField("tie_word_embeddings", (True,)),
     ),
     prefix="distilbert.",
     copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},

@@ -2,7 +2,7 @@
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import Family, Row, Same, linear, norm, resized
+from tlx.models.families.family import Family, SameField, WeightMapping, linear, norm, resized
 
 BASE = resized(bert.BASE, head__activation="gelu")
 
@@ -16,14 +16,14 @@ def _generator(width: int, heads: int, layers: int, embedding: int) -> ModelConf
     return resized(bert.size(layers, width, heads, BASE), embedding__factor=embedding)
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     found = [
         *bert.embeddings("electra."),
         *bert.layer("electra."),
         *linear("heads/mlm/dense", "generator_predictions.dense", bias="f"),
         *norm("heads/mlm/norm", "generator_predictions.LayerNorm"),
-        Row("heads/mlm/bias", "generator_lm_head.bias", "v -> v"),
+        WeightMapping("heads/mlm/bias", "generator_lm_head.bias", "v -> v"),
         *linear("heads/rtd/dense", "discriminator_predictions.dense", bias="f"),
         *linear("heads/rtd/classifier", "discriminator_predictions.dense_prediction", bias="f"),
     ]
@@ -53,7 +53,7 @@ FAMILY = Family(
     },
     fields=(
         *bert.fields(hidden_size=256, num_attention_heads=4, intermediate_size=1024),
-        Same("max_position_embeddings", "position.max_length", 512),
+        SameField("max_position_embeddings", "position.max_length", 512),
         bert.factored("embedding_size", 128, 256),
     ),
     prefix="electra.",

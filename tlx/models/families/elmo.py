@@ -12,7 +12,7 @@ Parameters of the published one, with d = 512, H = 4096, c = 16 and 2048 filters
 """
 
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Family, Row
+from tlx.models.families.family import Family, WeightMapping
 from tlx.nn.recurrent import RecurrentConfig
 
 BASE = ModelConfig(
@@ -25,7 +25,7 @@ BASE = ModelConfig(
 )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """It has no class in transformers, so that there is no format to convert."""
     return []
 

@@ -19,7 +19,7 @@ ACTIVATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class WeightMapping:
     """One parameter of tlx, and the tensor of a Hugging Face file that it is, or is a part of.
 
     `pattern` says how dims map, theirs first: "(n h) d -> d n h" splits, "d (3 n h) -> d n h" with `part=1`
@@ -38,7 +38,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Same:
+class SameField:
     """A key of config.json that is a field of ModelConfig ("attention.num_heads").
 
     `default` is what the Hugging Face class takes where the key is absent. `names` translates values,
@@ -52,7 +52,7 @@ class Same:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fixed:
+class FixedField:
     """A key whose other values tlx cannot represent in this family. The first of `values` is written."""
 
     key: str
@@ -60,7 +60,7 @@ class Fixed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mapped:
+class MappedField:
     """Keys that say something together.
 
     read: {key: value} of the whole config.json, to {path: value}; it may raise ConfigError naming the key.
@@ -90,10 +90,10 @@ class Family:
     citation: str
     base: ModelConfig
     sizes: Mapping[str, ModelConfig]
-    rows: Callable[[ModelConfig], Iterable[Row]]
+    rows: Callable[[ModelConfig], Iterable[WeightMapping]]
     model_type: str = ""  # of config.json; "": there is no Hugging Face class
     architectures: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    fields: tuple[Same | Fixed | Mapped, ...] = ()
+    fields: tuple[SameField | FixedField | MappedField, ...] = ()
     prefix: str = ""
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
@@ -131,18 +131,20 @@ def replaced(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     return dataclasses.replace(config, **own, **nested)
 
 
-def linear(path: str, name: str, pattern: str = "f d -> d f", bias: str = "", part: int = 0) -> list[Row]:
+def linear(
+    path: str, name: str, pattern: str = "f d -> d f", bias: str = "", part: int = 0
+) -> list[WeightMapping]:
     """The rows of a Linear: kernel, and the bias where `bias` gives its pattern ("f" for no change)."""
-    rows = [Row(f"{path}/kernel", f"{name}.weight", pattern, part)]
+    rows = [WeightMapping(f"{path}/kernel", f"{name}.weight", pattern, part)]
     if bias:
-        rows.append(Row(f"{path}/bias", f"{name}.bias", f"{bias} -> {_outputs(bias)}", part))
+        rows.append(WeightMapping(f"{path}/bias", f"{name}.bias", f"{bias} -> {_outputs(bias)}", part))
     return rows
 
 
-def norm(path: str, name: str, bias: bool = True) -> list[Row]:
+def norm(path: str, name: str, bias: bool = True) -> list[WeightMapping]:
     """The rows of a norm."""
-    rows = [Row(f"{path}/scale", f"{name}.weight")]
-    return [*rows, Row(f"{path}/bias", f"{name}.bias")] if bias else rows
+    rows = [WeightMapping(f"{path}/scale", f"{name}.weight")]
+    return [*rows, WeightMapping(f"{path}/bias", f"{name}.bias")] if bias else rows
 
 
 def _outputs(pattern: str) -> str:

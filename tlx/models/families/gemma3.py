@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Family, Fixed, Mapped, Row, Same, norm, resized
+from tlx.models.families.family import (
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    norm,
+    resized,
+)
 from tlx.models.families.llama import (
     ATTENTION_BIAS,
     COPIES,
@@ -50,7 +58,7 @@ BASE = resized(
 )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table. Norm scales are stored less one, and stay so."""
     path, name = "model/decoder/blocks", "model.layers.{layer}"
     return [
@@ -99,7 +107,7 @@ def _said(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-POSITIONS = Mapped(
+POSITIONS = MappedField(
     (
         "layer_types sliding_window sliding_window_pattern _sliding_window_pattern rope_parameters "
         "rope_scaling rope_theta rope_local_base_freq"
@@ -107,7 +115,7 @@ POSITIONS = Mapped(
     _positions,
     _said,
 )
-CAP = Mapped(
+CAP = MappedField(
     ("final_logit_softcapping",),
     lambda values: {"head.softcap": values.get("final_logit_softcapping") or 0.0},
     lambda config: {"final_logit_softcapping": config.head.softcap or None},
@@ -143,13 +151,13 @@ FAMILY = Family(
             for field in common("hidden_activation", positions=131072)
             if getattr(field, "key", "") != "tie_word_embeddings"
         ),
-        Same("tie_word_embeddings", "head.tied", True),
+        SameField("tie_word_embeddings", "head.tied", True),
         ATTENTION_BIAS,
-        Same("query_pre_attn_scalar", "attention.scale_width", 256),
+        SameField("query_pre_attn_scalar", "attention.scale_width", 256),
         POSITIONS,
         CAP,
-        Fixed("attn_logit_softcapping", (None,)),  # which the class reads and does not use
-        Fixed("use_bidirectional_attention", (False, None)),
+        FixedField("attn_logit_softcapping", (None,)),  # which the class reads and does not use
+        FixedField("use_bidirectional_attention", (False, None)),
     ),
     prefix="model.",
     copies=COPIES,

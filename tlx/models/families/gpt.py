@@ -1,7 +1,7 @@
 """GPT-1: a post-norm decoder with learned positions and no norm behind the last layer."""
 
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Family, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import Family, MappedField, SameField, WeightMapping, linear, norm, resized
 from tlx.models.families.gpt2 import BASE as GPT2
 
 BASE = resized(GPT2, vocab_size=40478, residual="post", position__max_length=512, init__scale_residual=False)
@@ -10,12 +10,12 @@ BASE = resized(GPT2, vocab_size=40478, residual="post", position__max_length=512
 ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table; matrices are stored inputs first."""
     path, name = "model/decoder/blocks", "transformer.h.{layer}"
     found = [
-        Row("model/embedding/table", "transformer.tokens_embed.weight", "v d -> v d"),
-        Row("model/decoder/front/positions", "transformer.positions_embed.weight"),
+        WeightMapping("model/embedding/table", "transformer.tokens_embed.weight", "v d -> v d"),
+        WeightMapping("model/decoder/front/positions", "transformer.positions_embed.weight"),
         *norm(f"{path}/attention_norm", f"{name}.ln_1"),
         *norm(f"{path}/feedforward_norm", f"{name}.ln_2"),
         *linear(f"{path}/attention/out", f"{name}.attn.c_proj", "(n h) d -> n h d", "d"),
@@ -27,7 +27,7 @@ def rows(config: ModelConfig) -> list[Row]:
             f"{path}/attention/{which}", f"{name}.attn.c_attn", "d (3 n h) -> d n h", "(3 n h)", part
         )
     if not config.head.tied:
-        found.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
     return found
 
 
@@ -40,26 +40,26 @@ FAMILY = Family(
     model_type="openai-gpt",
     architectures={"OpenAIGPTLMHeadModel": (), "OpenAIGPTModel": ()},
     fields=(
-        Same("vocab_size", "vocab_size", 40478),
-        Same("n_positions", "position.max_length", 512),
-        Same("n_embd", "width", 768),
-        Same("n_layer", "num_layers", 12),
-        Same("n_head", "attention.num_heads", 12),
-        Mapped(  # always four times the width
+        SameField("vocab_size", "vocab_size", 40478),
+        SameField("n_positions", "position.max_length", 512),
+        SameField("n_embd", "width", 768),
+        SameField("n_layer", "num_layers", 12),
+        SameField("n_head", "attention.num_heads", 12),
+        MappedField(  # always four times the width
             (),
             lambda values: {"feedforward.hidden": 4 * values.get("n_embd", 768)},
             lambda config: {},
         ),
-        Same("afn", "feedforward.activation", "gelu", ACTIVATIONS),
-        Mapped(
+        SameField("afn", "feedforward.activation", "gelu", ACTIVATIONS),
+        MappedField(
             ("resid_pdrop", "embd_pdrop"),
             lambda values: {"dropout": values.get("resid_pdrop", 0.1)},
             lambda config: {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout},
         ),
-        Same("attn_pdrop", "attention.dropout", 0.1),
-        Same("layer_norm_epsilon", "norm.eps", 1e-5),
-        Same("initializer_range", "init.stddev", 0.02),
-        Same("tie_word_embeddings", "head.tied", True),
+        SameField("attn_pdrop", "attention.dropout", 0.1),
+        SameField("layer_norm_epsilon", "norm.eps", 1e-5),
+        SameField("initializer_range", "init.stddev", 0.02),
+        SameField("tie_word_embeddings", "head.tied", True),
     ),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.tokens_embed.weight"},

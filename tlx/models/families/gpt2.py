@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    ACTIVATIONS,
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 
 BASE = ModelConfig(
@@ -29,12 +39,12 @@ def size(layers: int, width: int, heads: int) -> ModelConfig:
     )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table; matrices are stored inputs first."""
     path, name = "model/decoder/blocks", "transformer.h.{layer}"
     found = [
-        Row("model/embedding/table", "transformer.wte.weight", "v d -> v d"),
-        Row("model/decoder/front/positions", "transformer.wpe.weight"),
+        WeightMapping("model/embedding/table", "transformer.wte.weight", "v d -> v d"),
+        WeightMapping("model/decoder/front/positions", "transformer.wpe.weight"),
         *norm(f"{path}/attention_norm", f"{name}.ln_1"),
         *norm(f"{path}/feedforward_norm", f"{name}.ln_2"),
         *norm("model/decoder/final_norm", "transformer.ln_f"),
@@ -47,7 +57,7 @@ def rows(config: ModelConfig) -> list[Row]:
             f"{path}/attention/{which}", f"{name}.attn.c_attn", "d (3 n h) -> d n h", "(3 n h)", part
         )
     if not config.head.tied:
-        found.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
     return found
 
 
@@ -73,26 +83,26 @@ FAMILY = Family(
     model_type="gpt2",
     architectures={"GPT2LMHeadModel": (), "GPT2Model": ()},
     fields=(
-        Same("vocab_size", "vocab_size", 50257),
-        Same("n_positions", "position.max_length", 1024),
-        Same("n_embd", "width", 768),
-        Same("n_layer", "num_layers", 12),
-        Same("n_head", "attention.num_heads", 12),
-        Mapped(("n_inner",), _inner, lambda config: {"n_inner": config.block("decoder").hidden}),
-        Same("activation_function", "feedforward.activation", "gelu_new", ACTIVATIONS),
-        Mapped(
+        SameField("vocab_size", "vocab_size", 50257),
+        SameField("n_positions", "position.max_length", 1024),
+        SameField("n_embd", "width", 768),
+        SameField("n_layer", "num_layers", 12),
+        SameField("n_head", "attention.num_heads", 12),
+        MappedField(("n_inner",), _inner, lambda config: {"n_inner": config.block("decoder").hidden}),
+        SameField("activation_function", "feedforward.activation", "gelu_new", ACTIVATIONS),
+        MappedField(
             ("resid_pdrop", "embd_pdrop"),
             _dropout,
             lambda config: {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout},
         ),
-        Same("attn_pdrop", "attention.dropout", 0.1),
-        Same("layer_norm_epsilon", "norm.eps", 1e-5),
-        Same("initializer_range", "init.stddev", 0.02),
-        Same("scale_attn_weights", "attention.scale", True),
-        Same("tie_word_embeddings", "head.tied", True),
-        Fixed("scale_attn_by_inverse_layer_idx", (False,)),
-        Fixed("reorder_and_upcast_attn", (False, True)),  # the order of the same operations
-        Fixed("add_cross_attention", (False,)),
+        SameField("attn_pdrop", "attention.dropout", 0.1),
+        SameField("layer_norm_epsilon", "norm.eps", 1e-5),
+        SameField("initializer_range", "init.stddev", 0.02),
+        SameField("scale_attn_weights", "attention.scale", True),
+        SameField("tie_word_embeddings", "head.tied", True),
+        FixedField("scale_attn_by_inverse_layer_idx", (False,)),
+        FixedField("reorder_and_upcast_attn", (False, True)),  # the order of the same operations
+        FixedField("add_cross_attention", (False,)),
     ),
     prefix="transformer.",
     copies={"lm_head.weight": "transformer.wte.weight"},

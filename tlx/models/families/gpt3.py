@@ -1,7 +1,7 @@
 """GPT-3: GPT-2's block with dense and locally banded attention in turn."""
 
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Family, Row, resized
+from tlx.models.families.family import Family, WeightMapping, resized
 from tlx.models.families.gpt2 import BASE as GPT2
 from tlx.models.families.gpt2 import rows as gpt2_rows
 
@@ -23,7 +23,7 @@ def size(layers: int, width: int, heads: int, head_dim: int) -> ModelConfig:
     )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """As GPT-2's."""
     return gpt2_rows(config)
 

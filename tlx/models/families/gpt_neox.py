@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    ACTIVATIONS,
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 from tlx.models.families.rope import parameters_of, scaling_of
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 
@@ -36,12 +46,12 @@ def size(layers: int, width: int, heads: int, vocab: int, fraction: float = 0.25
     )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table; queries, keys and values of a head lie side by side."""
     path, name = "model/decoder/blocks", "gpt_neox.layers.{layer}"
     bias = config.attention.qkv_bias
     found = [
-        Row("model/embedding/table", "gpt_neox.embed_in.weight", "v d -> v d"),
+        WeightMapping("model/embedding/table", "gpt_neox.embed_in.weight", "v d -> v d"),
         *norm("model/decoder/final_norm", "gpt_neox.final_layer_norm"),
         *norm(f"{path}/attention_norm", f"{name}.input_layernorm"),
         *norm(f"{path}/feedforward_norm", f"{name}.post_attention_layernorm"),
@@ -55,7 +65,7 @@ def rows(config: ModelConfig) -> list[Row]:
             f"{path}/attention/{which}", packed, "(n 3 h) d -> d n h", "(n 3 h)" if bias else "", part
         )
     if not config.head.tied:
-        found.append(Row("model/output/kernel", "embed_out.weight", "v d -> v d"))
+        found.append(WeightMapping("model/output/kernel", "embed_out.weight", "v d -> v d"))
     return found
 
 
@@ -90,30 +100,30 @@ FAMILY = Family(
     model_type="gpt_neox",
     architectures={"GPTNeoXForCausalLM": (), "GPTNeoXModel": ()},
     fields=(
-        Same("vocab_size", "vocab_size", 50432),
-        Same("hidden_size", "width", 6144),
-        Same("num_hidden_layers", "num_layers", 44),
-        Same("num_attention_heads", "attention.num_heads", 64),
-        Same("intermediate_size", "feedforward.hidden", 24576),
-        Same("hidden_act", "feedforward.activation", "gelu", ACTIVATIONS),
-        Same("layer_norm_eps", "norm.eps", 1e-5),
-        Same("initializer_range", "init.stddev", 0.02),
-        Same("max_position_embeddings", "position.max_length", 2048),
-        Same("hidden_dropout", "dropout", 0.0),
-        Same("attention_dropout", "attention.dropout", 0.0),
-        Same("tie_word_embeddings", "head.tied", False),
-        Same("use_parallel_residual", "residual", True, {True: "parallel", False: "pre"}),
-        Mapped(
+        SameField("vocab_size", "vocab_size", 50432),
+        SameField("hidden_size", "width", 6144),
+        SameField("num_hidden_layers", "num_layers", 44),
+        SameField("num_attention_heads", "attention.num_heads", 64),
+        SameField("intermediate_size", "feedforward.hidden", 24576),
+        SameField("hidden_act", "feedforward.activation", "gelu", ACTIVATIONS),
+        SameField("layer_norm_eps", "norm.eps", 1e-5),
+        SameField("initializer_range", "init.stddev", 0.02),
+        SameField("max_position_embeddings", "position.max_length", 2048),
+        SameField("hidden_dropout", "dropout", 0.0),
+        SameField("attention_dropout", "attention.dropout", 0.0),
+        SameField("tie_word_embeddings", "head.tied", False),
+        SameField("use_parallel_residual", "residual", True, {True: "parallel", False: "pre"}),
+        MappedField(
             ("attention_bias",),
             lambda values: dict.fromkeys(
                 ("attention.qkv_bias", "attention.out_bias"), values.get("attention_bias", True)
             ),
             lambda config: {"attention_bias": config.attention.qkv_bias},
         ),
-        Mapped(
+        MappedField(
             ("rope_parameters", "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base"), _rope, _said
         ),
-        Fixed("is_decoder", (False, True)),
+        FixedField("is_decoder", (False, True)),
     ),
     prefix="gpt_neox.",
     copies={

@@ -1,7 +1,7 @@
 """LaMDA: a decoder with T5's relative bias and gated GELU, at the published shape."""
 
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import Family, Row, resized
+from tlx.models.families.family import Family, WeightMapping, resized
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 
 # Parameters of the 137B: 64 layers of 4 d (128 x 128) for attention and 3 d f for the gated network,
@@ -33,7 +33,7 @@ def size(layers: int, width: int, heads: int, head_dim: int, hidden: int) -> Mod
     )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """Nothing was released, so that there is no format to convert."""
     return []
 

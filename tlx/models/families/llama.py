@@ -3,7 +3,16 @@
 from typing import Any
 
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import ACTIVATIONS, Family, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    ACTIVATIONS,
+    Family,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 from tlx.models.families.rope import rope
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 
@@ -37,7 +46,7 @@ def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **
     )
 
 
-def attention(path: str, name: str, config: ModelConfig) -> list[Row]:
+def attention(path: str, name: str, config: ModelConfig) -> list[WeightMapping]:
     """The rows of separate projections called q_proj, k_proj, v_proj and o_proj."""
     bias, out_bias = (
         ("(n h)" if config.attention.qkv_bias else ""),
@@ -52,7 +61,7 @@ def attention(path: str, name: str, config: ModelConfig) -> list[Row]:
     return rows
 
 
-def feedforward(path: str, name: str, config: ModelConfig) -> list[Row]:
+def feedforward(path: str, name: str, config: ModelConfig) -> list[WeightMapping]:
     """The rows of the gated feed-forward."""
     bias = "f" if config.feedforward.bias else ""
     rows = []
@@ -61,18 +70,18 @@ def feedforward(path: str, name: str, config: ModelConfig) -> list[Row]:
     return rows
 
 
-def outside(config: ModelConfig) -> list[Row]:
+def outside(config: ModelConfig) -> list[WeightMapping]:
     """The rows of what is not in a layer."""
     rows = [
-        Row("model/embedding/table", "model.embed_tokens.weight", "v d -> v d"),
+        WeightMapping("model/embedding/table", "model.embed_tokens.weight", "v d -> v d"),
         *norm("model/decoder/final_norm", "model.norm", bias=False),
     ]
     if not config.head.tied:
-        rows.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+        rows.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
     return rows
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     path, name = "model/decoder/blocks", "model.layers.{layer}"
     return [
@@ -87,31 +96,31 @@ def rows(config: ModelConfig) -> list[Row]:
 def common(activation: str = "hidden_act", eps: float = 1e-6, positions: int = 2048) -> tuple:
     """What the configs of LLaMA and of what came after it share."""
     return (
-        Same("vocab_size", "vocab_size", 32000),
-        Same("hidden_size", "width", 4096),
-        Same("num_hidden_layers", "num_layers", 32),
-        Same("num_attention_heads", "attention.num_heads", 32),
-        Mapped(
+        SameField("vocab_size", "vocab_size", 32000),
+        SameField("hidden_size", "width", 4096),
+        SameField("num_hidden_layers", "num_layers", 32),
+        SameField("num_attention_heads", "attention.num_heads", 32),
+        MappedField(
             ("num_key_value_heads",),
             lambda values: {"attention.num_kv_heads": values.get("num_key_value_heads") or 0},
             lambda config: {"num_key_value_heads": config.block("decoder").num_kv_heads},
         ),
-        Mapped(
+        MappedField(
             ("head_dim",),
             lambda values: {"attention.head_dim": values.get("head_dim") or 0},
             lambda config: {"head_dim": config.block("decoder").head_dim},
         ),
-        Same("intermediate_size", "feedforward.hidden", 11008),
-        Same(activation, "feedforward.activation", "silu", ACTIVATIONS),
-        Same("rms_norm_eps", "norm.eps", eps),
-        Same("initializer_range", "init.stddev", 0.02),
-        Same("attention_dropout", "attention.dropout", 0.0),
-        Same("max_position_embeddings", "position.max_length", positions),
-        Same("tie_word_embeddings", "head.tied", False),
+        SameField("intermediate_size", "feedforward.hidden", 11008),
+        SameField(activation, "feedforward.activation", "silu", ACTIVATIONS),
+        SameField("rms_norm_eps", "norm.eps", eps),
+        SameField("initializer_range", "init.stddev", 0.02),
+        SameField("attention_dropout", "attention.dropout", 0.0),
+        SameField("max_position_embeddings", "position.max_length", positions),
+        SameField("tie_word_embeddings", "head.tied", False),
     )
 
 
-ATTENTION_BIAS = Mapped(
+ATTENTION_BIAS = MappedField(
     ("attention_bias",),
     lambda values: dict.fromkeys(
         ("attention.qkv_bias", "attention.out_bias"), values.get("attention_bias", False)
@@ -120,7 +129,7 @@ ATTENTION_BIAS = Mapped(
 )
 IGNORED = (r"rotary_emb\.inv_freq$",)
 COPIES = {"lm_head.weight": "model.embed_tokens.weight"}
-FIELDS = (*common(), ATTENTION_BIAS, Same("mlp_bias", "feedforward.bias", False), rope(10_000.0))
+FIELDS = (*common(), ATTENTION_BIAS, SameField("mlp_bias", "feedforward.bias", False), rope(10_000.0))
 
 FAMILY = Family(
     name="llama",

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from tlx.models.families.family import Outline
 
 
-class Size(NamedTuple):
+class MeenaSize(NamedTuple):
     """The numbers of one model."""
 
     encoder_blocks: int = 1
@@ -15,7 +15,7 @@ class Size(NamedTuple):
     vocab: int = 8192
 
 
-def num_params(size: Size) -> int:
+def num_params(size: MeenaSize) -> int:
     """Kernels of the blocks and the one table; biases, norms and depthwise filters (.1%) are left out.
 
     In units of D^2 (So et al. 2019, figure 3; D = width):
@@ -36,7 +36,7 @@ def num_params(size: Size) -> int:
 OUTLINE = Outline(
     name="meena",
     citation="Adiwardana et al. 2020, Towards a Human-like Open-Domain Chatbot, arXiv:2001.09977",
-    sizes={"2.6b": Size()},
+    sizes={"2.6b": MeenaSize()},
     num_params=num_params,
     missing="the Evolved Transformer's gated linear units, separable convolutions and parallel branches",
 )

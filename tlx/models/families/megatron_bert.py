@@ -2,12 +2,12 @@
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import Family, Row, Same, norm, resized
+from tlx.models.families.family import Family, SameField, WeightMapping, norm, resized
 
 BASE = resized(bert.BASE, vocab_size=29056, residual="pre", embedding__norm=False)
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table: BERT's, with the norms elsewhere."""
     path, name = "model/encoder/blocks", "bert.encoder.layer.{layer}"
     shared = [*bert.embeddings("bert."), *bert.layer("bert."), *bert.pretraining_heads("bert.")]
@@ -43,7 +43,7 @@ FAMILY = Family(
             num_attention_heads=16,
             intermediate_size=4096,
         ),
-        Same("max_position_embeddings", "position.max_length", 512),
+        SameField("max_position_embeddings", "position.max_length", 512),
     ),
     prefix="bert.",
     copies=bert.FAMILY.copies,

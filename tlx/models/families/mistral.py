@@ -1,6 +1,6 @@
 """Mistral: LLaMA's block with grouped queries and a sliding window."""
 
-from tlx.models.families.family import Family, Mapped, resized
+from tlx.models.families.family import Family, MappedField, resized
 from tlx.models.families.llama import COPIES, IGNORED, SECOND, common, rows, size
 from tlx.models.families.rope import rope
 
@@ -13,7 +13,7 @@ BASE = size(
     attention__num_kv_heads=8,
 )
 
-WINDOW = Mapped(
+WINDOW = MappedField(
     ("sliding_window",),
     lambda values: {"attention.window": values.get("sliding_window", 4096) or 0},
     lambda config: {"sliding_window": config.attention.window or None},

@@ -1,7 +1,15 @@
 """Mixtral: Mistral's block with eight networks for each layer, of which every token is read by two."""
 
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Family, Fixed, Mapped, Row, Same, norm, resized
+from tlx.models.families.family import (
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    norm,
+    resized,
+)
 from tlx.models.families.llama import COPIES, IGNORED, attention, common, outside, size
 from tlx.models.families.mistral import BASE as MISTRAL
 from tlx.models.families.rope import rope
@@ -16,17 +24,17 @@ BASE = resized(
 )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     path, name = "model/decoder/blocks", "model.layers.{layer}"
     experts = f"{name}.block_sparse_moe"
     return [
         *outside(config),
         *attention(f"{path}/attention", f"{name}.self_attn", config),
-        Row(f"{path}/feedforward/router/kernel", f"{experts}.gate.weight", "e d -> d e"),
-        Row(f"{path}/feedforward/gate", f"{experts}.experts.{{expert}}.w1.weight", "f d -> d f"),
-        Row(f"{path}/feedforward/out", f"{experts}.experts.{{expert}}.w2.weight", "d f -> f d"),
-        Row(f"{path}/feedforward/in", f"{experts}.experts.{{expert}}.w3.weight", "f d -> d f"),
+        WeightMapping(f"{path}/feedforward/router/kernel", f"{experts}.gate.weight", "e d -> d e"),
+        WeightMapping(f"{path}/feedforward/gate", f"{experts}.experts.{{expert}}.w1.weight", "f d -> d f"),
+        WeightMapping(f"{path}/feedforward/out", f"{experts}.experts.{{expert}}.w2.weight", "d f -> f d"),
+        WeightMapping(f"{path}/feedforward/in", f"{experts}.experts.{{expert}}.w3.weight", "f d -> d f"),
         *norm(f"{path}/attention_norm", f"{name}.input_layernorm", bias=False),
         *norm(f"{path}/feedforward_norm", f"{name}.post_attention_layernorm", bias=False),
     ]
@@ -52,16 +60,16 @@ FAMILY = Family(
     architectures={"MixtralForCausalLM": (), "MixtralModel": ()},
     fields=(
         *common(eps=1e-5, positions=131072),
-        Mapped(
+        MappedField(
             ("sliding_window",),
             lambda values: {"attention.window": values.get("sliding_window") or 0},
             lambda config: {"sliding_window": config.attention.window or None},
         ),
-        Same("num_local_experts", "feedforward.num_experts", 8),
-        Same("num_experts_per_tok", "feedforward.experts_per_token", 2),
-        Same("router_aux_loss_coef", "feedforward.balance", 0.001),
-        Fixed("router_jitter_noise", (0.0, 0)),
-        Fixed("output_router_logits", (False, True)),
+        SameField("num_local_experts", "feedforward.num_experts", 8),
+        SameField("num_experts_per_tok", "feedforward.experts_per_token", 2),
+        SameField("router_aux_loss_coef", "feedforward.balance", 0.001),
+        FixedField("router_jitter_noise", (0.0, 0)),
+        FixedField("output_router_logits", (False, True)),
         rope(1_000_000.0),
     ),
     prefix="model.",

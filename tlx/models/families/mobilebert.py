@@ -5,7 +5,7 @@ from typing import NamedTuple
 from tlx.models.families.family import Outline
 
 
-class Size(NamedTuple):
+class MobileBERTSize(NamedTuple):
     """The numbers of one model."""
 
     layers: int = 24
@@ -19,7 +19,7 @@ class Size(NamedTuple):
     types: int = 2
 
 
-def num_params(size: Size) -> int:
+def num_params(size: MobileBERTSize) -> int:
     """The body with its pooler, as MobileBertModel; heads are left out. Printed: 25.3M.
 
     With D, d, f and E for width, inner, hidden and embedding; kernels with their biases, and a gain and a
@@ -46,7 +46,7 @@ def num_params(size: Size) -> int:
 OUTLINE = Outline(
     name="mobilebert",
     citation="Sun et al. 2020, MobileBERT: a Compact Task-Agnostic BERT for Resource-Limited Devices, ACL",
-    sizes={"base": Size()},
+    sizes={"base": MobileBERTSize()},
     num_params=num_params,
     missing="a layer between two bottlenecks, several feed-forwards in it, and norms without statistics",
 )

@@ -5,7 +5,17 @@ from typing import Any
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    ACTIVATIONS,
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 from tlx.models.families.rope import kinds_of, parameters_of, scaling_of, windows_of
 from tlx.nn.config import (
     AttentionConfig,
@@ -34,22 +44,22 @@ BASE = ModelConfig(
 )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table: queries, keys and values are packed, and so are gate and input."""
     path, name = "model/encoder/blocks", "model.layers.{layer}"
     attention, bias = config.attention, config.norm.bias
     found = [
-        Row("model/embedding/table", "model.embeddings.tok_embeddings.weight", "v d -> v d"),
+        WeightMapping("model/embedding/table", "model.embeddings.tok_embeddings.weight", "v d -> v d"),
         *norm("model/encoder/front/norm", "model.embeddings.norm", bias),
         *norm("model/encoder/final_norm", "model.final_norm", bias),
         *norm(f"{path}/feedforward_norm", f"{name}.mlp_norm", bias),
         *(
-            Row(row.path, row.name, first=1)
+            WeightMapping(row.path, row.name, first=1)
             for row in norm(f"{path}/attention_norm", f"{name}.attn_norm", bias)
         ),
         *linear("heads/mlm/dense", "head.dense", bias="f" if config.head.transform_bias else ""),
         *norm("heads/mlm/norm", "head.norm", bias),
-        Row("heads/mlm/bias", "decoder.bias", "v -> v"),
+        WeightMapping("heads/mlm/bias", "decoder.bias", "v -> v"),
     ]
     for number, part in enumerate(("query", "key", "value")):
         packed = "(3 n h)" if attention.qkv_bias else ""
@@ -132,27 +142,27 @@ FAMILY = Family(
     model_type="modernbert",
     architectures={"ModernBertForMaskedLM": ("heads/mlm",), "ModernBertModel": ()},
     fields=(
-        Same("vocab_size", "vocab_size", 50368),
-        Same("hidden_size", "width", 768),
-        Same("num_hidden_layers", "num_layers", 22),
-        Same("num_attention_heads", "attention.num_heads", 12),
-        Same("intermediate_size", "feedforward.hidden", 1152),
-        Same("max_position_embeddings", "position.max_length", 8192),
-        Same("norm_eps", "norm.eps", 1e-5),
-        Same("norm_bias", "norm.bias", False),
-        Same("mlp_bias", "feedforward.bias", False),
-        Same("mlp_dropout", "feedforward.dropout", 0.0),
-        Same("classifier_bias", "head.transform_bias", False),
-        Same("initializer_range", "init.stddev", 0.02),
-        Mapped(("hidden_activation", "classifier_activation"), _read_activations, _write_activations),
-        Mapped(
+        SameField("vocab_size", "vocab_size", 50368),
+        SameField("hidden_size", "width", 768),
+        SameField("num_hidden_layers", "num_layers", 22),
+        SameField("num_attention_heads", "attention.num_heads", 12),
+        SameField("intermediate_size", "feedforward.hidden", 1152),
+        SameField("max_position_embeddings", "position.max_length", 8192),
+        SameField("norm_eps", "norm.eps", 1e-5),
+        SameField("norm_bias", "norm.bias", False),
+        SameField("mlp_bias", "feedforward.bias", False),
+        SameField("mlp_dropout", "feedforward.dropout", 0.0),
+        SameField("classifier_bias", "head.transform_bias", False),
+        SameField("initializer_range", "init.stddev", 0.02),
+        MappedField(("hidden_activation", "classifier_activation"), _read_activations, _write_activations),
+        MappedField(
             ("attention_bias",),
             lambda values: dict.fromkeys(
                 ("attention.qkv_bias", "attention.out_bias"), values.get("attention_bias", False)
             ),
             lambda config: {"attention_bias": config.attention.qkv_bias},
         ),
-        Mapped(
+        MappedField(
             (
                 "layer_types local_attention global_attn_every_n_layers rope_parameters rope_scaling "
                 "global_rope_theta local_rope_theta"
@@ -161,10 +171,10 @@ FAMILY = Family(
             _said,
         ),
         # One rate for probabilities and output there, and none behind the feed-forward: only 0 is the same.
-        Fixed("attention_dropout", (0.0,)),
-        Fixed("embedding_dropout", (0.0,)),
-        Fixed("decoder_bias", (True,)),
-        Fixed("tie_word_embeddings", (True,)),
+        FixedField("attention_dropout", (0.0,)),
+        FixedField("embedding_dropout", (0.0,)),
+        FixedField("decoder_bias", (True,)),
+        FixedField("tie_word_embeddings", (True,)),
     ),
     prefix="model.",
     copies={"decoder.weight": "model.embeddings.tok_embeddings.weight"},

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Family, Mapped, resized
+from tlx.models.families.family import Family, MappedField, resized
 from tlx.models.families.llama import ATTENTION_BIAS, COPIES, IGNORED, common, rows, size
 from tlx.models.families.llama import BASE as LLAMA
 from tlx.models.families.rope import kinds_of, rope, windows_of
@@ -58,7 +58,9 @@ FAMILY = Family(
     fields=(
         *common(positions=32768),
         ATTENTION_BIAS,
-        Mapped(("layer_types", "sliding_window", "use_sliding_window", "max_window_layers"), _windows, _said),
+        MappedField(
+            ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers"), _windows, _said
+        ),
         rope(10_000.0),
     ),
     prefix="model.",

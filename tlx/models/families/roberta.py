@@ -5,7 +5,7 @@ from typing import Any
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import Family, Mapped, Row, linear, norm, resized
+from tlx.models.families.family import Family, MappedField, WeightMapping, linear, norm, resized
 
 BASE = resized(
     bert.BASE,
@@ -18,14 +18,14 @@ BASE = resized(
 )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     return [
         *bert.embeddings("roberta."),
         *bert.layer("roberta."),
         *linear("heads/mlm/dense", "lm_head.dense", bias="f"),
         *norm("heads/mlm/norm", "lm_head.layer_norm"),
-        Row("heads/mlm/bias", "lm_head.bias", "v -> v"),
+        WeightMapping("heads/mlm/bias", "lm_head.bias", "v -> v"),
         *linear("heads/nsp/pooler", "roberta.pooler.dense", bias="f"),
     ]
 
@@ -60,7 +60,7 @@ def family(name: str, citation: str, vocab_size: int, classes: str) -> Family:
         architectures={f"{classes}ForMaskedLM": ("heads/mlm",), f"{classes}Model": ("heads/nsp/pooler",)},
         fields=(
             *bert.fields(vocab_size=vocab_size),
-            Mapped(("max_position_embeddings", "pad_token_id"), _read_positions, _write_positions),
+            MappedField(("max_position_embeddings", "pad_token_id"), _read_positions, _write_positions),
         ),
         prefix="roberta.",
         copies={

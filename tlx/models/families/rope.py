@@ -5,7 +5,7 @@ from typing import Any
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Mapped
+from tlx.models.families.family import MappedField
 from tlx.nn.config import RotaryScaling
 
 KINDS = ("default", "linear", "llama3")
@@ -43,7 +43,7 @@ def parameters_of(theta: float, scaling: RotaryScaling) -> dict[str, Any]:
     return values
 
 
-def rope(default_theta: float, theta_key: str = "rope_theta") -> Mapped:
+def rope(default_theta: float, theta_key: str = "rope_theta") -> MappedField:
     """Wavelength base and scaling: `rope_parameters`, or the older pair of keys."""
 
     def read(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def rope(default_theta: float, theta_key: str = "rope_theta") -> Mapped:
             "rope_scaling": None if plain else older,
         }
 
-    return Mapped(("rope_parameters", "rope_scaling", theta_key), read, write)
+    return MappedField(("rope_parameters", "rope_scaling", theta_key), read, write)
 
 
 def windows_of(kinds: Sequence[str], window: int) -> dict[str, Any]:

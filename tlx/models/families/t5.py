@@ -5,7 +5,16 @@ from typing import Any
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 
 BASE = ModelConfig(
@@ -60,7 +69,7 @@ def second_sizes(base: ModelConfig) -> dict[str, ModelConfig]:
     }
 
 
-def stack(side: str, config: ModelConfig) -> list[Row]:
+def stack(side: str, config: ModelConfig) -> list[WeightMapping]:
     """The rows of the encoder or the decoder."""
     path, name = f"model/{side}/blocks", f"{side}.block.{{layer}}.layer"
     parts = [("attention", 0, "SelfAttention")]
@@ -83,18 +92,18 @@ def stack(side: str, config: ModelConfig) -> list[Row]:
         rows += linear(f"{path}/feedforward/in", f"{dense}.wi")
     bias = "SelfAttention.relative_attention_bias.weight"
     if config.position.per_layer:
-        return [*rows, Row(f"{path}/attention/position_bias/table", f"{name}.0.{bias}")]
-    return [*rows, Row(f"model/{side}/position_bias/table", f"{side}.block.0.layer.0.{bias}")]
+        return [*rows, WeightMapping(f"{path}/attention/position_bias/table", f"{name}.0.{bias}")]
+    return [*rows, WeightMapping(f"model/{side}/position_bias/table", f"{side}.block.0.layer.0.{bias}")]
 
 
 NORMS = {"attention": "attention_norm", "cross_attention": "cross_norm"}
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
-    found = [Row("model/embedding/table", "shared.weight", "v d -> v d")]
+    found = [WeightMapping("model/embedding/table", "shared.weight", "v d -> v d")]
     if not config.head.tied:
-        found.append(Row("model/output/kernel", "lm_head.weight", "v d -> v d"))
+        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
     return [*found, *stack("encoder", config), *stack("decoder", config)]
 
 
@@ -128,54 +137,56 @@ def _activation(config: ModelConfig) -> dict[str, Any]:
     return {"feed_forward_proj": found[0]}
 
 
-def fields(proj: str, base: ModelConfig, scale: Mapped) -> tuple:
+def fields(proj: str, base: ModelConfig, scale: MappedField) -> tuple:
     """The fields of config.json, for a default activation and a rule for the scale of the logits."""
     return (
-        Same("vocab_size", "vocab_size", base.vocab_size),
-        Same("d_model", "width", 512),
-        Same("d_kv", "attention.head_dim", 64),
-        Same("d_ff", "feedforward.hidden", 2048 if proj == "relu" else 1024),
-        Same("num_layers", "num_layers", 6 if proj == "relu" else 8),
-        Mapped(
+        SameField("vocab_size", "vocab_size", base.vocab_size),
+        SameField("d_model", "width", 512),
+        SameField("d_kv", "attention.head_dim", 64),
+        SameField("d_ff", "feedforward.hidden", 2048 if proj == "relu" else 1024),
+        SameField("num_layers", "num_layers", 6 if proj == "relu" else 8),
+        MappedField(
             ("num_decoder_layers",),
             lambda values: {"num_decoder_layers": values.get("num_decoder_layers") or 0},
             lambda config: {"num_decoder_layers": config.decoder_layers},
         ),
-        Same("num_heads", "attention.num_heads", 8 if proj == "relu" else 6),
-        Same("relative_attention_num_buckets", "position.num_buckets", 32),
-        Same("relative_attention_max_distance", "position.max_distance", 128),
-        Mapped(
+        SameField("num_heads", "attention.num_heads", 8 if proj == "relu" else 6),
+        SameField("relative_attention_num_buckets", "position.num_buckets", 32),
+        SameField("relative_attention_max_distance", "position.max_distance", 128),
+        MappedField(
             ("dropout_rate",),
             lambda values: dict.fromkeys(
                 ("dropout", "attention.dropout", "feedforward.dropout"), values.get("dropout_rate", 0.1)
             ),
             lambda config: {"dropout_rate": config.dropout},
         ),
-        Same("layer_norm_epsilon", "norm.eps", 1e-6),
-        Mapped(
+        SameField("layer_norm_epsilon", "norm.eps", 1e-6),
+        MappedField(
             ("feed_forward_proj", "dense_act_fn", "is_gated_act"),
             lambda values: _feedforward(values, proj),
             _activation,
         ),
-        Same("tie_word_embeddings", "head.tied", True),
+        SameField("tie_word_embeddings", "head.tied", True),
         scale,
-        Fixed("is_decoder", (False,)),
-        Mapped(("initializer_factor", "n_positions"), lambda values: {}, lambda config: {}),  # nothing read
+        FixedField("is_decoder", (False,)),
+        MappedField(
+            ("initializer_factor", "n_positions"), lambda values: {}, lambda config: {}
+        ),  # nothing read
     )
 
 
 # Version 1.0 divides the logits by sqrt(width); whether a file means that is said by either key.
-SCALED = Mapped(
+SCALED = MappedField(
     ("scale_decoder_outputs",),
     lambda values: {
         "head.scale": values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True))
     },
     lambda config: {"scale_decoder_outputs": config.head.scale},
 )
-SCALED_IF_TIED = Mapped(
+SCALED_IF_TIED = MappedField(
     (), lambda values: {"head.scale": values.get("tie_word_embeddings", True)}, lambda config: {}
 )
-NEVER_SCALED = Mapped((), lambda values: {"head.scale": False}, lambda config: {})
+NEVER_SCALED = MappedField((), lambda values: {"head.scale": False}, lambda config: {})
 
 COPIES = {
     name: "shared.weight"

@@ -16,7 +16,7 @@ not what its released scripts for that model (wt103_large, 18 layers) make; with
 """
 
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import Family, Row, resized
+from tlx.models.families.family import Family, WeightMapping, resized
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 
@@ -37,7 +37,7 @@ BASE = ModelConfig(
 )
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """Its class is no longer in transformers, so that there is no format to convert."""
     return []
 

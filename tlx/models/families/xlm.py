@@ -5,7 +5,16 @@ from typing import Any
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 
 BASE = resized(
     bert.BASE,
@@ -22,17 +31,17 @@ def _size(layers: int, width: int, heads: int, vocab: int, langs: int) -> ModelC
     return resized(bert.size(layers, width, heads, BASE), vocab_size=vocab, embedding__num_languages=langs)
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     path, front = "model/encoder/blocks", "model/encoder/front"
     found = [
-        Row("model/embedding/table", "transformer.embeddings.weight", "v d -> v d"),
-        Row(f"{front}/positions", "transformer.position_embeddings.weight"),
+        WeightMapping("model/embedding/table", "transformer.embeddings.weight", "v d -> v d"),
+        WeightMapping(f"{front}/positions", "transformer.position_embeddings.weight"),
         *norm(f"{front}/norm", "transformer.layer_norm_emb"),
-        Row("heads/mlm/bias", "pred_layer.proj.bias", "v -> v"),
+        WeightMapping("heads/mlm/bias", "pred_layer.proj.bias", "v -> v"),
     ]
     if config.embedding.num_languages:
-        found.append(Row(f"{front}/languages", "transformer.lang_embeddings.weight"))
+        found.append(WeightMapping(f"{front}/languages", "transformer.lang_embeddings.weight"))
     for part, letter in (("query", "q"), ("key", "k"), ("value", "v")):
         name = f"transformer.attentions.{{layer}}.{letter}_lin"
         found += linear(f"{path}/attention/{part}", name, bert.QUERY, "(n h)")
@@ -73,25 +82,25 @@ FAMILY = Family(
     model_type="xlm",
     architectures={"XLMWithLMHeadModel": ("heads/mlm",), "XLMModel": ()},
     fields=(
-        Same("vocab_size", "vocab_size", 30145),
-        Same("emb_dim", "width", 2048),
-        Same("n_layers", "num_layers", 12),
-        Same("n_heads", "attention.num_heads", 16),
-        Same("dropout", "dropout", 0.1),
-        Same("attention_dropout", "attention.dropout", 0.1),
-        Same("gelu_activation", "feedforward.activation", True, {True: "gelu", False: "relu"}),
-        Same("layer_norm_eps", "norm.eps", 1e-12),
-        Same("init_std", "init.stddev", 0.02),
-        Same("embed_init_std", "init.embedding_stddev", 2048**-0.5),
-        Same("max_position_embeddings", "position.max_length", 512),
-        Mapped(("n_langs", "use_lang_emb"), _read_languages, _write_languages),
+        SameField("vocab_size", "vocab_size", 30145),
+        SameField("emb_dim", "width", 2048),
+        SameField("n_layers", "num_layers", 12),
+        SameField("n_heads", "attention.num_heads", 16),
+        SameField("dropout", "dropout", 0.1),
+        SameField("attention_dropout", "attention.dropout", 0.1),
+        SameField("gelu_activation", "feedforward.activation", True, {True: "gelu", False: "relu"}),
+        SameField("layer_norm_eps", "norm.eps", 1e-12),
+        SameField("init_std", "init.stddev", 0.02),
+        SameField("embed_init_std", "init.embedding_stddev", 2048**-0.5),
+        SameField("max_position_embeddings", "position.max_length", 512),
+        MappedField(("n_langs", "use_lang_emb"), _read_languages, _write_languages),
         # Of the feed-forward, which has four times the width and no key.
-        Mapped(("emb_dim",), _read_hidden, lambda _: {}),
-        Fixed("sinusoidal_embeddings", (False, True)),  # only how the table started
-        Fixed("causal", (False,)),
-        Fixed("asm", (False,)),
-        Fixed("is_encoder", (True,)),
-        Fixed("tie_word_embeddings", (True,)),
+        MappedField(("emb_dim",), _read_hidden, lambda _: {}),
+        FixedField("sinusoidal_embeddings", (False, True)),  # only how the table started
+        FixedField("causal", (False,)),
+        FixedField("asm", (False,)),
+        FixedField("is_encoder", (True,)),
+        FixedField("tie_word_embeddings", (True,)),
     ),
     prefix="transformer.",
     copies={"pred_layer.proj.weight": "transformer.embeddings.weight"},

@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlx.models.config import HeadConfig, ModelConfig
-from tlx.models.families.family import ACTIVATIONS, Family, Fixed, Mapped, Row, Same, linear, norm, resized
+from tlx.models.families.family import (
+    ACTIVATIONS,
+    Family,
+    FixedField,
+    MappedField,
+    SameField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 
 LARGE = ModelConfig(
@@ -26,21 +36,21 @@ _PATH, _NAME = "model/blocks", "transformer.layer.{layer}"
 _RELATIVE = f"{_PATH}/attention/relative"
 
 
-def rows(config: ModelConfig) -> list[Row]:
+def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table."""
     return [
-        Row("model/embedding/table", "transformer.word_embedding.weight", "v d -> v d"),
-        Row("model/query_embedding", "transformer.mask_emb", "1 1 d -> d"),
-        Row("model/output/bias", "lm_loss.bias", "v -> v"),
-        Row(f"{_PATH}/attention/query/kernel", f"{_NAME}.rel_attn.q"),
-        Row(f"{_PATH}/attention/key/kernel", f"{_NAME}.rel_attn.k"),
-        Row(f"{_PATH}/attention/value/kernel", f"{_NAME}.rel_attn.v"),
-        Row(f"{_PATH}/attention/out/kernel", f"{_NAME}.rel_attn.o", "d n h -> n h d"),
-        Row(f"{_RELATIVE}/position/kernel", f"{_NAME}.rel_attn.r"),
-        Row(f"{_RELATIVE}/content_bias", f"{_NAME}.rel_attn.r_w_bias"),
-        Row(f"{_RELATIVE}/position_bias", f"{_NAME}.rel_attn.r_r_bias"),
-        Row(f"{_RELATIVE}/segment_bias", f"{_NAME}.rel_attn.r_s_bias"),
-        Row(f"{_RELATIVE}/segment", f"{_NAME}.rel_attn.seg_embed"),
+        WeightMapping("model/embedding/table", "transformer.word_embedding.weight", "v d -> v d"),
+        WeightMapping("model/query_embedding", "transformer.mask_emb", "1 1 d -> d"),
+        WeightMapping("model/output/bias", "lm_loss.bias", "v -> v"),
+        WeightMapping(f"{_PATH}/attention/query/kernel", f"{_NAME}.rel_attn.q"),
+        WeightMapping(f"{_PATH}/attention/key/kernel", f"{_NAME}.rel_attn.k"),
+        WeightMapping(f"{_PATH}/attention/value/kernel", f"{_NAME}.rel_attn.v"),
+        WeightMapping(f"{_PATH}/attention/out/kernel", f"{_NAME}.rel_attn.o", "d n h -> n h d"),
+        WeightMapping(f"{_RELATIVE}/position/kernel", f"{_NAME}.rel_attn.r"),
+        WeightMapping(f"{_RELATIVE}/content_bias", f"{_NAME}.rel_attn.r_w_bias"),
+        WeightMapping(f"{_RELATIVE}/position_bias", f"{_NAME}.rel_attn.r_r_bias"),
+        WeightMapping(f"{_RELATIVE}/segment_bias", f"{_NAME}.rel_attn.r_s_bias"),
+        WeightMapping(f"{_RELATIVE}/segment", f"{_NAME}.rel_attn.seg_embed"),
         *norm(f"{_PATH}/attention_norm", f"{_NAME}.rel_attn.layer_norm"),
         *linear(f"{_PATH}/feedforward/in", f"{_NAME}.ff.layer_1", bias="f"),
         *linear(f"{_PATH}/feedforward/out", f"{_NAME}.ff.layer_2", bias="f"),
@@ -66,21 +76,21 @@ FAMILY = Family(
     model_type="xlnet",
     architectures={"XLNetLMHeadModel": ()},
     fields=(
-        Same("vocab_size", "vocab_size", 32000),
-        Same("d_model", "width", 1024),
-        Same("n_layer", "num_layers", 24),
-        Same("n_head", "attention.num_heads", 16),
-        Same("d_inner", "feedforward.hidden", 4096),
-        Same("ff_activation", "feedforward.activation", "gelu", ACTIVATIONS),
-        Same("layer_norm_eps", "norm.eps", 1e-12),
-        Same("initializer_range", "init.stddev", 0.02),
-        Mapped(("dropout",), _read_dropout, lambda config: {"dropout": config.dropout}),
-        Fixed("attn_type", ("bi",)),
-        Fixed("untie_r", (True,)),
-        Fixed("bi_data", (False,)),
-        Fixed("clamp_len", (-1,)),
-        Fixed("same_length", (False,)),
-        Fixed("tie_word_embeddings", (True,)),
+        SameField("vocab_size", "vocab_size", 32000),
+        SameField("d_model", "width", 1024),
+        SameField("n_layer", "num_layers", 24),
+        SameField("n_head", "attention.num_heads", 16),
+        SameField("d_inner", "feedforward.hidden", 4096),
+        SameField("ff_activation", "feedforward.activation", "gelu", ACTIVATIONS),
+        SameField("layer_norm_eps", "norm.eps", 1e-12),
+        SameField("initializer_range", "init.stddev", 0.02),
+        MappedField(("dropout",), _read_dropout, lambda config: {"dropout": config.dropout}),
+        FixedField("attn_type", ("bi",)),
+        FixedField("untie_r", (True,)),
+        FixedField("bi_data", (False,)),
+        FixedField("clamp_len", (-1,)),
+        FixedField("same_length", (False,)),
+        FixedField("tie_word_embeddings", (True,)),
     ),
     prefix="transformer.",
     copies={"lm_loss.weight": "transformer.word_embedding.weight"},

@@ -14,10 +14,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from tlx.base.platform import device_kind, platform
-from tlx.nn.fusion import value_apart
+from tlx.nn.fusion import forward_barrier
 from tlx.nn.kernels.xla import MASKED
 from tlx.nn.mask import Mask, dense
-from tlx.nn.relative import Relative
+from tlx.nn.relative import RelativeTerms
 from tlx.parallel.sharding import spec_in_use
 
 LANES = 128
@@ -51,7 +51,7 @@ def attend(
     key_BSGH: jax.Array,
     value_BSGH: jax.Array,
     mask: Mask,
-    bias: jax.Array | Relative | None,
+    bias: jax.Array | RelativeTerms | None,
     scale: float,
     dropout_rate: float = 0.0,
     keys_B: jax.Array | None = None,
@@ -73,7 +73,7 @@ def attend(
 
     def give(name: str, x: jax.Array, dims: tuple[str | None, ...]) -> None:
         # Joined before they are given away: else the compiler makes them heads apart, and moves each.
-        x = value_apart(x.reshape(*x.shape[:-2], -1)) if name.endswith("C") else x
+        x = forward_barrier(x.reshape(*x.shape[:-2], -1)) if name.endswith("C") else x
         arrays[name], names[name] = x, spec_in_use(dims, x.shape)
 
     give("query_BTC", query_BTNH, heads)
@@ -81,7 +81,7 @@ def attend(
     give("value_BSC", value_BSGH, heads)
     if visible is not None:
         give("visible_BTS", visible[:, 0].astype(jnp.int8), ("batch", None, None))
-    if isinstance(bias, Relative):
+    if isinstance(bias, RelativeTerms):
         give("shifted_BTC", bias.query_BTNH, heads)
         give("distances_RC", bias.keys_RNH, (None, "heads"))
         if bias.places_BP is not None:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from tlx.base.term import Terms
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
 from tlx.nn import embed
 from tlx.nn.adaptive import AdaptiveUnembedding
@@ -41,7 +41,7 @@ class Predictions(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Spec:
+class ObjectiveSpec:
     """What an example depends on besides its text and its randomness.
 
     `length` is the model's sequence length (the encoder's, where there are two). `starts_word` [V] is
@@ -59,7 +59,9 @@ class Spec:
     characters: np.ndarray | None = None
 
     @classmethod
-    def of(cls, config: Any, length: int, tokenizer: Tokenizer, languages: tuple[str, ...]) -> "Spec":
+    def of(
+        cls, config: Any, length: int, tokenizer: Tokenizer, languages: tuple[str, ...]
+    ) -> "ObjectiveSpec":
         """The spec of a run with this tokenizer."""
         tables = tokenizer.starts_word, tokenizer.ends_sentence
         count = getattr(config, "max_characters", 0)
@@ -119,8 +121,8 @@ class Objective(NamedTuple):
     """
 
     config_class: type
-    reads: Callable[[Spec], Reads]
-    example: Callable[[np.random.Generator, Window, Spec], dict[str, np.ndarray]]
+    reads: Callable[[ObjectiveSpec], WindowSpec]
+    example: Callable[[np.random.Generator, Window, ObjectiveSpec], dict[str, np.ndarray]]
     module: type[ObjectiveModule]
     kinds: tuple[str, ...]
     fills_gaps: bool = False

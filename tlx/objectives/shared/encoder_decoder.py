@@ -8,7 +8,7 @@ from tlx.objectives.shared.base import Batch, ObjectiveModule, Predictions
 from tlx.text.vocabulary import Vocabulary
 
 
-def two_towers(
+def encoder_decoder_arrays(
     source: np.ndarray,
     targets: np.ndarray,
     lengths: tuple[int, int],
@@ -25,18 +25,18 @@ def two_towers(
     decoder[1 : len(targets)] = targets[:-1]
     decoder[: min(len(targets), 1)] = vocab.bos if start is None else start
     return {
-        "encoder_tokens": padded(source, lengths[0], vocab.pad),
+        "encoder_tokens": pad_to_length(source, lengths[0], vocab.pad),
         "encoder_positions": np.arange(lengths[0], dtype=np.int32),
         "encoder_segments": ones(len(source), lengths[0]),
         "decoder_tokens": decoder,
         "decoder_positions": np.arange(lengths[1], dtype=np.int32),
         "decoder_segments": ones(len(targets), lengths[1]),
-        "targets": padded(targets, lengths[1], vocab.pad),
+        "targets": pad_to_length(targets, lengths[1], vocab.pad),
         "weights": ones(len(targets), lengths[1], np.float32),
     }
 
 
-def padded(values: np.ndarray, length: int, pad: int) -> np.ndarray:
+def pad_to_length(values: np.ndarray, length: int, pad: int) -> np.ndarray:
     """int32 [length]: the values, then pad."""
     row = np.full(length, pad, np.int32)
     row[: len(values)] = values

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,9 @@ def num_predictions(length: int, config: Masking) -> int:
     return wanted if config.max_predictions is None else min(config.max_predictions, wanted)
 
 
-def chosen_places(rng: np.random.Generator, tokens: np.ndarray, spec: Spec, config: Masking) -> np.ndarray:
+def chosen_positions(
+    rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec, config: Masking
+) -> np.ndarray:
     """The targets among the `tokens` of a row without its padding, ascending."""
     length = len(tokens)
     if config.recipe == "roberta":
@@ -99,7 +101,7 @@ def chosen_places(rng: np.random.Generator, tokens: np.ndarray, spec: Spec, conf
 _NONE = np.zeros(0, np.int64)
 
 
-def word_begins(candidates: np.ndarray, tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def word_begins(candidates: np.ndarray, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """Where words begin in `candidates` (places of the ordinary tokens), and behind them its length."""
     begins = np.ones(len(candidates), bool)
     if spec.starts_word is not None and len(candidates):
@@ -108,7 +110,7 @@ def word_begins(candidates: np.ndarray, tokens: np.ndarray, spec: Spec) -> np.nd
 
 
 def hide(
-    rng: np.random.Generator, tokens: np.ndarray, places: np.ndarray, spec: Spec, config: Any
+    rng: np.random.Generator, tokens: np.ndarray, places: np.ndarray, spec: ObjectiveSpec, config: Any
 ) -> np.ndarray:
     """`tokens` with mask (share mask_share), a random id (random_share) or themselves at `places`."""
     vocab, count = spec.vocab, len(places)

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from tlx.data.window import Window
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 
 NUM_FUNCTIONAL = 3  # sep, sep and cls
 
 
-class SecondPart(NamedTuple):
+class SecondSegment(NamedTuple):
     """Tokens, the type of each (0 for A, 1 for B, 2 for cls), and which are sep or cls; padding behind."""
 
     tokens: np.ndarray  # int32 [n]
@@ -30,14 +30,14 @@ class SecondPart(NamedTuple):
 
 
 def second_part(
-    rng: np.random.Generator, text: np.ndarray, other: Window, length: int, spec: Spec
-) -> SecondPart:
+    rng: np.random.Generator, text: np.ndarray, other: Window, length: int, spec: ObjectiveSpec
+) -> SecondSegment:
     """`length` tokens of `text`, which comes after the reused part, and of `other`; empty without text."""
     vocab = spec.vocab
     tokens = np.full(length, vocab.pad, np.int32)
     types, functional = np.zeros(length, np.int32), np.zeros(length, bool)
     if not len(text):
-        return SecondPart(tokens, types, functional, 0)
+        return SecondSegment(tokens, types, functional, 0)
     begun = other.tokens[other.segments > 0]
     a, b = two_texts(rng, text, begun, length - NUM_FUNCTIONAL, spec, other.backwards)
     size = len(a) + len(b) + NUM_FUNCTIONAL
@@ -45,7 +45,7 @@ def second_part(
     types[len(a) + 1 : size] = 1
     types[size - 1] = 2
     functional[[len(a), size - 2, size - 1]] = True
-    return SecondPart(tokens, types, functional, size)
+    return SecondSegment(tokens, types, functional, size)
 
 
 def two_texts(
@@ -53,7 +53,7 @@ def two_texts(
     text: np.ndarray,
     other: np.ndarray,
     room: int,
-    spec: Spec,
+    spec: ObjectiveSpec,
     backwards: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(A, B), `room` tokens together where there are as many; `backwards`: both are in reverse."""
@@ -72,7 +72,7 @@ def two_texts(
     return a[:a_size], b[:b_size]
 
 
-def between_sentences(tokens: np.ndarray, spec: Spec, backwards: bool) -> np.ndarray:
+def between_sentences(tokens: np.ndarray, spec: ObjectiveSpec, backwards: bool) -> np.ndarray:
     """Where a sentence has ended and another follows, from 1 to the number of `tokens` less one.
 
     Backwards a sentence begins with the token that ends it.

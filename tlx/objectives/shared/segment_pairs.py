@@ -22,13 +22,13 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.window import Reads, Window
+from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead, PairHead
 from tlx.models.transformer import Transformer
 from tlx.nn.losses import cross_entropy
-from tlx.objectives.shared.base import Batch, ObjectiveModule, Predictions, Spec, sparse_targets
-from tlx.objectives.shared.masking import Masking, chosen_places, hide, num_predictions
+from tlx.objectives.shared.base import Batch, ObjectiveModule, ObjectiveSpec, Predictions, sparse_targets
+from tlx.objectives.shared.masking import Masking, chosen_positions, hide, num_predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +44,17 @@ class Pairing(Masking):
             raise ConfigError(f"objective.short_rate = {self.short_rate} must lie in 0..1")
 
 
-def pair_reads(spec: Spec) -> Reads:
+def pair_reads(spec: ObjectiveSpec) -> WindowSpec:
     """Pieces of documents that leave room for cls, sep and sep, and as much of another document."""
     if spec.length < 5:
         raise ConfigError(f"data.sequence_length = {spec.length} must be at least 5 for {spec.config.name}")
     room = spec.length - 3
-    return Reads(length=room, layout="document", other=room, copies=spec.config.copies)
+    return WindowSpec(length=room, layout="document", second_length=room, copies=spec.config.copies)
 
 
-def pair_example(rng: np.random.Generator, window: Window, spec: Spec, swap: bool) -> dict[str, np.ndarray]:
+def pair_example(
+    rng: np.random.Generator, window: Window, spec: ObjectiveSpec, swap: bool
+) -> dict[str, np.ndarray]:
     """tokens, positions, segments, types [length]; target_positions, targets, weights [P]; label []."""
     a, b, label = two_texts(rng, window, spec, swap)
     vocab, count = spec.vocab, len(a) + len(b) + 3 if len(a) else 0
@@ -64,7 +66,7 @@ def pair_example(rng: np.random.Generator, window: Window, spec: Spec, swap: boo
         positions[:count] = np.arange(count)
         segments[:count] = 1
         types[len(a) + 2 : count] = 1
-        chosen = chosen_places(rng, tokens[:count], spec, spec.config)
+        chosen = chosen_positions(rng, tokens[:count], spec, spec.config)
     return {
         "tokens": hide(rng, tokens, chosen, spec, spec.config),
         "positions": positions,
@@ -76,10 +78,10 @@ def pair_example(rng: np.random.Generator, window: Window, spec: Spec, swap: boo
 
 
 def two_texts(
-    rng: np.random.Generator, window: Window, spec: Spec, swap: bool
+    rng: np.random.Generator, window: Window, spec: ObjectiveSpec, swap: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(A, B, label); nothing twice and label 0 where the window has no text."""
-    room, chunk, other = spec.length - 3, _text(window, spec), _text(window.other, spec)
+    room, chunk, other = spec.length - 3, _text(window, spec), _text(window.second, spec)
     if len(chunk) == 0:
         return chunk, chunk, 0
     target = int(rng.integers(2, room + 1)) if rng.random() < spec.config.short_rate else room
@@ -95,7 +97,7 @@ def two_texts(
     return *truncated(rng, a, b, room), label
 
 
-def sentence_ends(tokens: np.ndarray, spec: Spec) -> np.ndarray:
+def sentence_ends(tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """Where sentences end (counts of tokens before their ends), ascending; the text's end is the last."""
     if spec.ends_sentence is None:
         return np.arange(1, len(tokens) + 1)
@@ -133,7 +135,7 @@ def _up_to(ends: np.ndarray, target: int) -> np.ndarray:
     return ends[: np.searchsorted(ends, target) + 1]
 
 
-def _text(window: Window, spec: Spec) -> np.ndarray:
+def _text(window: Window, spec: ObjectiveSpec) -> np.ndarray:
     tokens = window.tokens[: np.count_nonzero(window.segments)]
     return tokens[tokens != spec.vocab.eos]
 

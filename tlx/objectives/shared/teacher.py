@@ -18,7 +18,7 @@ from tlx.objectives.shared.base import Batch, Predictions
 
 
 @dataclasses.dataclass(frozen=True)
-class Taught:
+class TeacherConfig:
     """teacher: a run directory, one of its checkpoints, or a Hugging Face directory. What is in it is read
     when a run starts and kept with the run's config: `teacher_model`, and `teacher_hash` of its weights.
     init_layers: the teacher's layers that the student begins as, with its tables and head; none: as drawn."""
@@ -38,7 +38,7 @@ class TeacherModule(MaskedModule):
         return hidden_BTD, Predictions(*self.heads.mlm(hidden_BTD, self.lm.unembedding()))
 
 
-class TaughtModule(TeacherModule):
+class StudentModule(TeacherModule):
     """A masked model that learns from another one; subclasses say what."""
 
     teacher_class: ClassVar[type[TeacherModule]] = TeacherModule

@@ -30,7 +30,7 @@ from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
 
 Batch = dict[str, jax.Array]
-Answer = dict[str, Any]  # what is written down as the prediction for a record: JSON
+Prediction = dict[str, Any]  # what is written down as the prediction for a record: JSON
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Item(NamedTuple):
     record: int = 0
 
 
-class Asked(NamedTuple):
+class GenerationRequest(NamedTuple):
     """What a model is to write for items: what it goes on from, its decoder's side where it has two, and how
     the text is searched for."""
 
@@ -77,8 +77,8 @@ class Scores(NamedTuple):
     figures: dict[str, float]
     main: str
     statistic: Statistic
-    floor: float = 0.0
-    lower: bool = False
+    majority_baseline: float = 0.0
+    lower_is_better: bool = False
 
 
 class TaskModule(nn.Module):
@@ -135,11 +135,11 @@ class Task(NamedTuple):
     blank: Callable[[TaskSpec], Any]
     example: Callable[[np.random.Generator, Any, TaskSpec], dict[str, np.ndarray]]
     module: type[TaskModule]
-    answers: Callable[[Mapping[str, np.ndarray], Sequence[Any], TaskSpec], list[Answer]]
-    score: Callable[[Sequence[Answer], Sequence[Record], TaskSpec], Scores]
+    answers: Callable[[Mapping[str, np.ndarray], Sequence[Any], TaskSpec], list[Prediction]]
+    score: Callable[[Sequence[Prediction], Sequence[Record], TaskSpec], Scores]
     kinds: tuple[str, ...]
     draw: Callable[..., None] | None = None
-    asks: Callable[[Sequence[Any], TaskSpec], Asked | None] | None = None
+    asks: Callable[[Sequence[Any], TaskSpec], GenerationRequest | None] | None = None
     written: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
     size: Callable[[Any, TaskSpec], int] | None = None
     join: Callable[[Sequence[Any]], Any] | None = None

@@ -21,16 +21,16 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
 from tlx.nn import embed
 from tlx.nn.losses import cross_entropy
-from tlx.tasks.shared.base import Asked, Batch, TaskModule, TaskSpec
+from tlx.tasks.shared.base import Batch, GenerationRequest, TaskModule, TaskSpec
 from tlx.tasks.shared.heads import hidden_states, language_model
-from tlx.tasks.shared.inputs import padded, placed
+from tlx.tasks.shared.inputs import pad_to_length, token_arrays
 from tlx.text.tokenizer import Tokenizer
 
 KINDS = ("encoder_decoder", "decoder")
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
+class DecodingConfig:
     """How texts are written. target_length: at most so many tokens, eos included. num_beams: 0 is greedy;
     length_penalty is theirs."""
 
@@ -46,7 +46,7 @@ class Decoding:
             raise ConfigError(f"objective.num_beams = {self.num_beams} must be 0 (greedy) or more")
 
 
-class Written(NamedTuple):
+class GenerationItem(NamedTuple):
     """An item: the source with its special ids, the targets (one of which is drawn each time it comes by),
     and from which record it comes."""
 
@@ -78,7 +78,7 @@ def ended(text: np.ndarray, spec: TaskSpec) -> np.ndarray:
     return np.append(text, spec.vocab.eos)[: spec.config.target_length].astype(np.int32)
 
 
-def blank(spec: TaskSpec) -> Written:
+def blank(spec: TaskSpec) -> GenerationItem:
     """An item of no text."""
     if spec.kind == "encoder_decoder" and spec.config.target_length > spec.length:
         raise ConfigError(
@@ -91,10 +91,10 @@ def blank(spec: TaskSpec) -> Written:
             f"data.sequence_length = {spec.length} leaves no room for a source beside "
             f"objective.target_length = {spec.config.target_length}"
         )
-    return Written(np.array([spec.vocab.eos], np.int32), ())
+    return GenerationItem(np.array([spec.vocab.eos], np.int32), ())
 
 
-def example(rng: np.random.Generator, item: Written, spec: TaskSpec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, item: GenerationItem, spec: TaskSpec) -> dict[str, np.ndarray]:
     """tokens, positions, segments, targets and weights, those of the decoder [target_length] where there are
     two towers, else all [length]."""
     count = len(item.targets)
@@ -103,19 +103,21 @@ def example(rng: np.random.Generator, item: Written, spec: TaskSpec) -> dict[str
     if spec.kind == "encoder_decoder":
         length, start = spec.config.target_length, 0
         pieces = [[vocab.bos], target[:-1]] if count else [target]
-        arrays = placed([item.source], spec, "encoder_") | placed(pieces, spec, "decoder_", length)
+        arrays = token_arrays([item.source], spec, "encoder_") | token_arrays(
+            pieces, spec, "decoder_", length
+        )
     else:
         length, start = spec.length, max(len(item.source) - 1, 0)
-        arrays = placed([item.source, target[:-1]], spec)
+        arrays = token_arrays([item.source, target[:-1]], spec)
     weights = np.zeros(length, np.float32)
     weights[start : start + len(target)] = 1.0
     return arrays | {
-        "targets": padded(np.append(np.full(start, vocab.pad), target), length, vocab.pad),
+        "targets": pad_to_length(np.append(np.full(start, vocab.pad), target), length, vocab.pad),
         "weights": weights,
     }
 
 
-class WritingModule(TaskModule):
+class GenerationModule(TaskModule):
     """An encoder-decoder or a decoder, without a head of the task's own: still a language model."""
 
     def setup(self):
@@ -144,10 +146,10 @@ class WritingModule(TaskModule):
         return self(batch)[0], {}
 
 
-def asks(items: Sequence[Written], spec: TaskSpec) -> Asked:
+def asks(items: Sequence[GenerationItem], spec: TaskSpec) -> GenerationRequest:
     """The sources, each to be followed by a text."""
     config, rows = spec.config, [item.source.tolist() for item in items]
     prompts, sources = rows, None
     if spec.kind == "encoder_decoder":
         prompts, sources = [[spec.vocab.bos]] * len(rows), rows
-    return Asked(prompts, sources, config.target_length, config.num_beams, config.length_penalty)
+    return GenerationRequest(prompts, sources, config.target_length, config.num_beams, config.length_penalty)

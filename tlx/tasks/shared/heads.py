@@ -77,7 +77,7 @@ class TextHead(nn.Module):
         )
 
 
-class Heads(nn.Module):
+class TaskHeads(nn.Module):
     """The parameters "heads/TASK"."""
 
     cfg: ModelConfig

@@ -20,7 +20,7 @@ KINDS = ("encoder", "decoder", "encoder_decoder", "two_stream")
 _FRAME = 4  # special ids of a row of two texts, at most
 
 
-def row_of(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarray]:
+def input_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarray]:
     """The arrays of a row, [length] each, and `place` []. ConfigError where the row has no room for texts."""
     least, prompt = _FRAME + len(spec.prompt), list(spec.prompt)
     if spec.length <= least:
@@ -31,21 +31,25 @@ def row_of(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarra
         pieces = [[vocab.cls, *prompt]] + [piece for part in parts for piece in (part, [vocab.sep])]
         sizes = [1 + len(prompt), *(len(part) + 1 for part in parts)]
         types = np.repeat([0, *range(len(parts))], sizes)
-        return {**placed(pieces, spec), "types": padded(types, spec.length), "place": _scalar(0)}
+        return {**token_arrays(pieces, spec), "types": pad_to_length(types, spec.length), "place": _scalar(0)}
     if spec.kind == "two_stream":
         pieces = [prompt, *(piece for part in parts for piece in (part, [vocab.sep])), [vocab.cls]]
         sizes = [len(prompt), *(len(part) + 1 for part in parts), 1]
         types = np.repeat([0, *range(len(parts)), 2], sizes)
-        return {**placed(pieces, spec), "types": padded(types, spec.length), "place": _last(pieces)}
+        return {
+            **token_arrays(pieces, spec),
+            "types": pad_to_length(types, spec.length),
+            "place": _last(pieces),
+        }
     between = [piece for part in parts for piece in ([vocab.sep], part)][1:]
     if spec.kind == "decoder":
         pieces = [[vocab.bos, *prompt], *between, [vocab.cls]]
-        return {**placed(pieces, spec), "place": _last(pieces)}
+        return {**token_arrays(pieces, spec), "place": _last(pieces)}
     pieces = [*between, [vocab.eos]]
     decoder = [[vocab.bos], *pieces]
     return {
-        **placed([prompt, *pieces], spec, "encoder_"),
-        **placed(decoder, spec, "decoder_"),
+        **token_arrays([prompt, *pieces], spec, "encoder_"),
+        **token_arrays(decoder, spec, "decoder_"),
         "place": _last(decoder),
     }
 
@@ -60,18 +64,20 @@ def truncated(texts: tuple[np.ndarray, ...], room: int) -> list[np.ndarray]:
     return [text[:size] for text, size in zip(texts, sizes, strict=True)]
 
 
-def placed(pieces: Sequence, spec: TaskSpec, prefix: str = "", length: int = 0) -> dict[str, np.ndarray]:
+def token_arrays(
+    pieces: Sequence, spec: TaskSpec, prefix: str = "", length: int = 0
+) -> dict[str, np.ndarray]:
     """The ids of the pieces one behind the other: tokens, positions and segments [length, or the row's]."""
     length = length or spec.length
     ids = np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
     return {
-        prefix + "tokens": padded(ids, length, spec.vocab.pad),
-        prefix + "positions": padded(np.arange(len(ids)), length),
-        prefix + "segments": padded(np.ones(len(ids)), length),
+        prefix + "tokens": pad_to_length(ids, length, spec.vocab.pad),
+        prefix + "positions": pad_to_length(np.arange(len(ids)), length),
+        prefix + "segments": pad_to_length(np.ones(len(ids)), length),
     }
 
 
-def padded(values: np.ndarray, length: int, pad: int = 0) -> np.ndarray:
+def pad_to_length(values: np.ndarray, length: int, pad: int = 0) -> np.ndarray:
     """int32 [length]: the values, then pad."""
     row = np.full(length, pad, np.int32)
     row[: len(values)] = values

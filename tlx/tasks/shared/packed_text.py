@@ -16,36 +16,36 @@ import numpy as np
 from tlx.base.term import Term, Terms
 from tlx.nn.losses import WHOLE, cross_entropy
 from tlx.tasks.shared.base import Batch, TaskSpec
-from tlx.tasks.shared.generative import WritingModule
-from tlx.tasks.shared.inputs import padded
+from tlx.tasks.shared.generative import GenerationModule
+from tlx.tasks.shared.inputs import pad_to_length
 
 
-class Piece(NamedTuple):
+class PackedSegment(NamedTuple):
     """Tokens int32 [n] in their order, and bool [n], which of them are asked for (never the first)."""
 
     tokens: np.ndarray
     asked: np.ndarray
 
 
-class Row(NamedTuple):
+class PackedRow(NamedTuple):
     """An item: the pieces of a row, and the record that they (or the first of them) are from."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[PackedSegment, ...]
     record: int = 0
 
 
-def size(item: Row, spec: TaskSpec) -> int:
+def size(item: PackedRow, spec: TaskSpec) -> int:
     """Places that an item takes in a row."""
     del spec  # a trained prompt is among the tokens
     return sum(len(piece.tokens) - 1 for piece in item.pieces)
 
 
-def join(items: Sequence[Row]) -> Row:
+def join(items: Sequence[PackedRow]) -> PackedRow:
     """One item of several."""
-    return Row(tuple(piece for item in items for piece in item.pieces), items[0].record)
+    return PackedRow(tuple(piece for item in items for piece in item.pieces), items[0].record)
 
 
-def pieces_of(tokens: np.ndarray, asked: np.ndarray, spec: TaskSpec) -> list[Piece]:
+def pieces_of(tokens: np.ndarray, asked: np.ndarray, spec: TaskSpec) -> list[PackedSegment]:
     """The pieces of a text, each token asked for in one at most: a piece begins with the last token of the
     one before, and a trained prompt stands behind it."""
     room = spec.length - len(spec.prompt)
@@ -54,17 +54,17 @@ def pieces_of(tokens: np.ndarray, asked: np.ndarray, spec: TaskSpec) -> list[Pie
     for start in range(0, max(len(tokens) - 1, 1), room):
         text, wanted = tokens[start + 1 : start + 1 + room], asked[start + 1 : start + 1 + room]
         ids = np.concatenate([tokens[start : start + 1], prompt, text]).astype(np.int32)
-        found.append(Piece(ids, np.concatenate([silent, wanted])))
+        found.append(PackedSegment(ids, np.concatenate([silent, wanted])))
     return found
 
 
-def blank(spec: TaskSpec) -> Row:
+def blank(spec: TaskSpec) -> PackedRow:
     """An item of no text."""
     del spec
-    return Row(())
+    return PackedRow(())
 
 
-def example(rng: np.random.Generator, item: Row, spec: TaskSpec) -> dict[str, np.ndarray]:
+def example(rng: np.random.Generator, item: PackedRow, spec: TaskSpec) -> dict[str, np.ndarray]:
     """tokens, positions, segments, targets and weights, [length] each; pieces count from segment 1."""
     del rng
     pad, length = spec.vocab.pad, spec.length
@@ -75,15 +75,17 @@ def example(rng: np.random.Generator, item: Row, spec: TaskSpec) -> dict[str, np
     weights = np.zeros(length, np.float32)
     weights[: len(asked)] = asked
     return {
-        "tokens": padded(np.concatenate([piece.tokens[:-1] for piece in item.pieces] + none), length, pad),
-        "positions": padded(np.concatenate([np.arange(count) for count in sizes] + none), length),
-        "segments": padded(np.repeat(np.arange(1, len(sizes) + 1), sizes), length),
-        "targets": padded(np.where(asked, targets, pad), length, pad),
+        "tokens": pad_to_length(
+            np.concatenate([piece.tokens[:-1] for piece in item.pieces] + none), length, pad
+        ),
+        "positions": pad_to_length(np.concatenate([np.arange(count) for count in sizes] + none), length),
+        "segments": pad_to_length(np.repeat(np.arange(1, len(sizes) + 1), sizes), length),
+        "targets": pad_to_length(np.where(asked, targets, pad), length, pad),
         "weights": weights,
     }
 
 
-class PackedModule(WritingModule):
+class PackedModule(GenerationModule):
     """A decoder, without a head of the task's own."""
 
     def evaluated(self, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
@@ -103,7 +105,7 @@ class PackedModule(WritingModule):
 
 
 def likelihoods(
-    outputs: Mapping[str, np.ndarray], items: Sequence[Row], spec: TaskSpec
+    outputs: Mapping[str, np.ndarray], items: Sequence[PackedRow], spec: TaskSpec
 ) -> list[dict[str, Any]]:
     """{"nats", "tokens", "bytes"} of each record: of all that is asked for in it."""
     found: dict[int, dict[str, Any]] = {}

@@ -70,7 +70,7 @@ PERCENT = ("bleu", "chrf", "chrf++")  # from 0 to 100; the others are from 0, or
 _OF_ORDER = ("pearson", "spearman")  # which the same answer for every record has none of
 
 
-def same_answer(metric: str, references: References) -> float:
+def majority_baseline(metric: str, references: References) -> float:
     """What the commonest reference scores as the answer to every record."""
     if metric in _OF_ORDER:
         return 0.0
