@@ -37,16 +37,16 @@ def get_config(arg: str = "") -> ConfigDict:
     if objective == "clm":
         config.data.sequence_length, config.train.batch_size = 256, 2
     if objective == "span_corruption":
-        model.position.kind = "bucketed"
+        model.position.kind = "relative_bias"
         model.num_layers, model.num_decoder_layers = 3, 3
     if objective == "plm":
-        model.residual, model.position.kind = "post", "relative"
+        model.block_layout, model.position.kind = "post", "relative_sinusoidal"
         config.objective.mem_len = 64
 
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 1e-2
     config.optimizer.beta2 = 0.99  # most rows of the table are in few of these small batches
-    config.optimizer.schedule.warmup, config.optimizer.schedule.final = 0.03, 0.0
+    config.optimizer.schedule.warmup, config.optimizer.schedule.final_fraction = 0.03, 0.0
     config.train.steps = {"clm": 2600, "mlm": 2400, "span_corruption": 2100, "plm": 1800}[objective]
     config.eval.every, config.eval.batches = 500, 50
     config.checkpoint.every = 1000

@@ -40,10 +40,10 @@ def get_config(arg=""):
         config.tokenizer.train_bytes = 300_000
         config.model.position.kind = "rotary"
     if arg == "span_corruption":
-        config.model.position.kind = "bucketed"
+        config.model.position.kind = "relative_bias"
         config.model.num_layers = 1
     if arg == "plm":
-        config.model.residual, config.model.position.kind = "post", "relative"
+        config.model.block_layout, config.model.position.kind = "post", "relative_sinusoidal"
         config.objective.mem_len = 8
     return config
 """

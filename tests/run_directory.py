@@ -23,19 +23,19 @@ def tiny_config(objective):
     config.tokenizer.kind = "bytes"
     config.data.sequence_length = 32
     config.model.width, config.model.num_layers, config.model.attention.num_heads = 16, 1, 2
-    kinds = {"plm": "relative", "recurrent_lm": "relative", "mlm": "learned"}
+    kinds = {"plm": "relative_sinusoidal", "recurrent_lm": "relative_sinusoidal", "mlm": "learned"}
     config.model.position.kind = kinds.get(objective, "rotary")
     config.model.position.max_length = 40
     config.model.init.stddev = config.model.init.embedding_stddev = 0.4
     config.model.execution.unroll = 1
     if objective == "plm":
-        config.model.residual, config.objective.mem_len = "post", 4
+        config.model.block_layout, config.objective.mem_len = "post", 4
     if objective == "recurrent_lm":
-        config.model.residual, config.objective.mem_len = "post", 4
+        config.model.block_layout, config.objective.mem_len = "post", 4
         config.model.embedding.cutoffs, config.model.embedding.divisor = (64, 128), 2
     if objective == "bilm":
         config.objective.max_characters = 6
-        config.model.recurrent.cell, config.model.recurrent.characters.filters = 24, ((1, 8), (3, 8))
+        config.model.recurrent.cell_dim, config.model.recurrent.characters.filters = 24, ((1, 8), (3, 8))
     return resolve(config)
 
 

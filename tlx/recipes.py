@@ -67,7 +67,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
     optimizer = config.optimizer
     optimizer.name, optimizer.learning_rate, optimizer.weight_decay = "muon", 1e-2, 0.1
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.99, 1e-8
-    optimizer.schedule.name, optimizer.schedule.warmup, optimizer.schedule.final = "linear", 0.1, 0.0
+    optimizer.schedule.name, optimizer.schedule.warmup, optimizer.schedule.final_fraction = "linear", 0.1, 0.0
     train = config.train
     train.steps, train.batch_size, train.microbatches, train.clip_norm = 60, 16, 1, 1.0
     config.eval.every, config.eval.batches, config.eval.final_batches = 30, 2, 4
@@ -101,14 +101,14 @@ def small_model(model: ConfigDict) -> None:
         model.num_decoder_layers = 2
     model.dropout = model.attention.dropout = model.feedforward.dropout = 0.0
     model.attention.num_heads, model.attention.num_kv_heads, model.attention.head_dim = 2, 0, 0
-    model.attention.windows = tuple(min(window, 16) for window in model.attention.windows)
-    model.feedforward.hidden = 0
+    model.attention.window_pattern = tuple(min(window, 16) for window in model.attention.window_pattern)
+    model.feedforward.ff_dim = 0
     if model.kind == "bilstm":
-        model.recurrent.cell, model.recurrent.characters.filters = 64, ((1, 16), (2, 16), (3, 32))
+        model.recurrent.cell_dim, model.recurrent.characters.filters = 64, ((1, 16), (2, 16), (3, 32))
     if model.embedding.cutoffs:
         model.embedding.cutoffs = (128, 256)
-    if model.embedding.factor:
-        model.embedding.factor = 32
+    if model.embedding.width:
+        model.embedding.width = 32
 
 
 def measured(config: ConfigDict, arg: str) -> ConfigDict:

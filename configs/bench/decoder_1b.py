@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base_config("clm")
     model = config.model
     model.width, model.num_layers, model.vocab_size = 2048, 20, 32_768
-    model.attention.num_heads, model.feedforward.hidden, model.feedforward.gated = 16, 5632, True
+    model.attention.num_heads, model.feedforward.ff_dim, model.feedforward.gated = 16, 5632, True
     model.feedforward.activation, model.norm.kind, model.position.kind = "silu", "rmsnorm", "rotary"
     model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
     config.data.sequence_length, config.train.batch_size = 2048, 8

@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     asked, records = config.objective, config.data.records
     asked.prompt, asked.choices = "{sentence} {question}:", (" {1}", " {2}")
     asked.label, asked.labels = "Answer", ("1", "2")
-    asked.by = "bytes"
+    asked.normalization = "bytes"
     records.format = "tsv"
     records.train, records.validation = ("COPA.train.tsv",), ("COPA.dev.tsv",)
     if words_of(arg, ("tiny",)):

@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
     asked, records = config.objective, config.data.records
     asked.prompt, asked.choices = "{text}\nIt was", (" terrible", " great")
     asked.label, asked.labels = "file", ("rt-polarity.neg", "rt-polarity.pos")
-    asked.by, asked.neutral = "unconditional", "It was"
+    asked.normalization, asked.unconditional_prompt = "unconditional", "It was"
     records.format, records.encoding = "lines", "latin-1"
     records.train = ("rt-polarity.*.gz",)
     if words_of(arg, ("tiny",)):

@@ -1,7 +1,8 @@
 """A small model of any shape, pretrained on texts of one's own: where the figures of README.md start from.
 
     tlx train --config=configs/finetune/base.py --workdir=runs/reviews-mlm \\
-        --config.data.text.files="('ko_reviews_text/train.txt.gz',)" --config.data.text.lines=True
+        --config.data.text.files="('ko_reviews_text/train.txt.gz',)" \\
+        --config.data.text.one_document_per_line=True
 
 ":clm", ":span_corruption" and ":plm" behind the name are the same with a decoder, an encoder-decoder or two
 streams, of as many layers in all. About two passes over 22 million characters of Korean.
@@ -13,7 +14,12 @@ from ml_collections import ConfigDict
 from tlx.recipes import tiny, words_of
 from tlx.run import base_config
 
-_POSITIONS = {"mlm": "rotary", "clm": "rotary", "span_corruption": "bucketed", "plm": "relative"}
+_POSITIONS = {
+    "mlm": "rotary",
+    "clm": "rotary",
+    "span_corruption": "relative_bias",
+    "plm": "relative_sinusoidal",
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -33,11 +39,11 @@ def get_config(arg: str = "") -> ConfigDict:
     model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
     model.norm.kind, model.position.kind = "rmsnorm", _POSITIONS[objective]
     if objective == "plm":
-        model.residual, config.objective.mem_len = "post", 64
+        model.block_layout, config.objective.mem_len = "post", 64
 
     config.optimizer.name, config.optimizer.learning_rate = "muon", 1e-2
     config.optimizer.beta2 = 0.99
-    config.optimizer.schedule.warmup, config.optimizer.schedule.final = 0.03, 0.0
+    config.optimizer.schedule.warmup, config.optimizer.schedule.final_fraction = 0.03, 0.0
     config.eval.every, config.eval.batches = 1000, 50
     config.checkpoint.every, config.log.print_every = 500, 200
     return tiny(config) if "tiny" in words else config

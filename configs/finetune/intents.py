@@ -18,7 +18,7 @@ from tlx.run import finetune_config
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
     config = finetune_config("classification")
-    config.objective.packing, config.objective.outside = True, "oos"
+    config.objective.packing, config.objective.out_of_scope_label = True, "oos"
     records = config.data.records
     records.format, records.columns = "json", ("text", "label")
     config.data.sequence_length, config.train.batch_size = 64, 8

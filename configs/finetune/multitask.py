@@ -21,7 +21,7 @@ _REVIEWS = {
     "name": "reviews",
     "source": "review: {document}",
     "target": "{label}",
-    "words": (("0", "negative"), ("1", "positive")),
+    "label_words": (("0", "negative"), ("1", "positive")),
     "metrics": ("accuracy",),
 }
 _INFERENCE = {
@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
         {"name": "sts", "train": (f"{inside}/sts-train.tsv*",), "format": "tsv", "quoting": False},
         {"name": "questions", "train": (f"{inside}/*train*.json*",), "format": "squad"},
     )
-    records.temperature, records.largest = 2.0, 2**21
+    records.temperature, records.max_set_size = 2.0, 2**21
     config.data.sequence_length = 384
     config.eval.every = 0  # writing takes longer than reading: once, at the end
     if "tiny" not in words:

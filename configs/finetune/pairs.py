@@ -18,8 +18,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config = finetune_config("pair_classification")
     config.objective.label = "gold_label"
     records = config.data.records
-    records.format, records.group = "json", "premise"  # each stands there with three hypotheses
+    records.format, records.group_column = "json", "premise"  # each stands there with three hypotheses
     if "kornli" in words:
-        records.format, records.quoting, records.group = "tsv", False, "sentence1"
+        records.format, records.quoting, records.group_column = "tsv", False, "sentence1"
         config.objective.first, config.objective.second = "sentence1", "sentence2"
     return few_records(config) if "tiny" in words else config

@@ -36,6 +36,6 @@ def get_config(arg: str = "") -> ConfigDict:
 def _shrink(config: ConfigDict) -> None:
     config.tokenizer.kind, config.data.source, config.model.vocab_size = "bytes", "python", 0
     config.model.width, config.model.num_layers, config.model.attention.num_heads = 64, 2, 4
-    config.model.feedforward.hidden, config.loss.chunk = 192, 0
+    config.model.feedforward.ff_dim, config.loss.chunk = 192, 0
     config.data.sequence_length, config.train.batch_size, config.train.steps = 64, 8, 20
     config.eval.final = False

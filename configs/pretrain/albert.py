@@ -25,6 +25,6 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer = config.optimizer
     optimizer.name = "lamb"
     optimizer.learning_rate, optimizer.schedule.name = 1.76e-3, "linear"
-    optimizer.schedule.warmup, optimizer.schedule.final = 3125, 0.0
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 3125, 0.0
     optimizer.weight_decay, config.train.clip_norm = 0.01, 1.0
     return sized(config, arg)

@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.sequence_length, config.train.batch_size, config.train.steps = 128, 2048, 200_000
     optimizer = config.optimizer
     optimizer.learning_rate, optimizer.schedule.name = 2e-4, "inverse_sqrt"
-    optimizer.schedule.warmup, optimizer.schedule.final = 5_000, 0.0
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 5_000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.98, 1e-6
     optimizer.weight_decay, config.train.clip_norm = 0.01, 0.1
     return tiny(config) if arg == "tiny" else config

@@ -33,6 +33,6 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer = config.optimizer
     optimizer.name = "adagrad"
     optimizer.learning_rate, optimizer.schedule.name = 0.05, "constant"
-    optimizer.schedule.warmup, optimizer.schedule.final = 25_000, 0.0
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 25_000, 0.0
     optimizer.weight_decay, config.train.clip_norm = 0.0, 0.25
     return sized(config, arg)

@@ -16,7 +16,7 @@ from tlx.recipes import published, sized, tfds
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "tiny", or nothing for the published size."""
     config = published("rtd", "deberta-v2", "v3-base")
-    config.objective.sharing, config.objective.head = "gdes", "deberta"
+    config.objective.embedding_sharing, config.objective.head = "gdes", "deberta"
     config.objective.generator_fraction, config.objective.generator_layers = 1.0, 6
     config.tokenizer.model_type = "unigram"
     config.data.mixture = (
@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.sequence_length, config.train.batch_size, config.train.steps = 512, 8192, 500_000
     optimizer = config.optimizer
     optimizer.learning_rate, optimizer.schedule.name = 6e-4, "linear"
-    optimizer.schedule.warmup, optimizer.schedule.final = 10_000, 0.0
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 10_000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.98, 1e-6
     optimizer.weight_decay, config.train.clip_norm = 0.01, 1.0
 

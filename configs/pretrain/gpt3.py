@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.sequence_length, config.train.batch_size, config.train.steps = 2048, 256, 572_205
     optimizer = config.optimizer
     optimizer.learning_rate, optimizer.schedule.name = 6e-4, "cosine"
-    optimizer.schedule.warmup, optimizer.schedule.final = 715, 0.1
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 715, 0.1
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.95, 1e-8
     optimizer.weight_decay, config.train.clip_norm = 0.1, 1.0
     return sized(config, arg)

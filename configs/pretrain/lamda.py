@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.objective.response_length = 256
     optimizer = config.optimizer
     optimizer.learning_rate, optimizer.schedule.name = 0.6e-4, "cosine"
-    optimizer.schedule.warmup, optimizer.schedule.final = 1_000, 0.1
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 1_000, 0.1
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.95, 1e-8
     optimizer.weight_decay, config.train.clip_norm = 0.1, 1.0
 

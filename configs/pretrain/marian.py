@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.sequence_length, config.train.batch_size, config.train.steps = 128, 512, 300_000
     optimizer = config.optimizer
     optimizer.learning_rate, optimizer.schedule.name = 3e-4, "inverse_sqrt"
-    optimizer.schedule.warmup, optimizer.schedule.final = 16_000, 0.0
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 16_000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.98, 1e-9
     optimizer.weight_decay, config.train.clip_norm = 0.0, 5.0
     return sized(config, arg)

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.sequence_length, config.train.batch_size, config.train.steps = 256, 128, 500_000
     optimizer = config.optimizer
     optimizer.learning_rate, optimizer.schedule.name = 1e-4, "inverse_sqrt"
-    optimizer.schedule.warmup, optimizer.schedule.final = 4000, 0.0
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 4000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.98, 1e-8
     optimizer.weight_decay, config.train.clip_norm = 0.0, 5.0
     return sized(config, arg)

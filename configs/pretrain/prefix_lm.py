@@ -23,6 +23,6 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer = config.optimizer
     optimizer.name = "adafactor"
     optimizer.learning_rate, optimizer.schedule.name = 1e-2, "inverse_sqrt"
-    optimizer.schedule.warmup, optimizer.schedule.final = 10_000, 0.0
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 10_000, 0.0
     optimizer.weight_decay, config.train.clip_norm = 0.0, None
     return sized(config, arg)

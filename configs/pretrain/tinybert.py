@@ -21,14 +21,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config = published("layer_distillation", "bert", "base")
     config.objective.teacher_model = config_dict(FAMILIES.load("bert").sizes["base"])
     model = config.model
-    model.num_layers, model.width, model.feedforward.hidden = 4, 312, 1200
+    model.num_layers, model.width, model.feedforward.ff_dim = 4, 312, 1200
     config.data.mixture = (
         tfds("wikipedia/20230601.en", train_split="train[:99%]", validation_split="train[99%:]"),
     )
     config.data.sequence_length, config.train.batch_size, config.train.steps = 128, 256, 1_000_000
     optimizer = config.optimizer
     optimizer.learning_rate, optimizer.schedule.name = 1e-4, "linear"
-    optimizer.schedule.warmup, optimizer.schedule.final = 0.1, 0.0
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 0.1, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.999, 1e-6
     optimizer.weight_decay, config.train.clip_norm = 0.01, 1.0
 

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.sequence_length, config.train.batch_size, config.train.steps = 150, 64, 187_500
     optimizer = config.optimizer
     optimizer.learning_rate, optimizer.schedule.name = 2.5e-4, "cosine"
-    optimizer.schedule.warmup, optimizer.schedule.final = 0, 0.0
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 0, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.999, 1e-8
     optimizer.weight_decay, config.train.clip_norm = 0.0, 0.25
     return sized(config, arg)

@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.sequence_length, config.train.batch_size, config.train.steps = 512, 2048, 500_000
     optimizer = config.optimizer
     optimizer.learning_rate, optimizer.schedule.name = 4e-4, "linear"
-    optimizer.schedule.warmup, optimizer.schedule.final = 40_000, 0.0
+    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 40_000, 0.0
     optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.999, 1e-6
     optimizer.weight_decay, config.train.clip_norm = 0.01, 1.0
 

@@ -29,8 +29,8 @@ def get_config(arg: str = "") -> ConfigDict:
     (objective,) = [word for word in words if word not in ("run", "tokens", "tiny")] or ["clm"]
     ladder, run = _ladder(words), _run(objective)
     if "tiny" in words:
-        ladder.budgets, ladder.sizes, ladder.span = (4e9, 8e9, 1.6e10), 3, 2.0
-        ladder.seeds, ladder.least_steps, ladder.aspect = 1, 20, 16.0
+        ladder.budgets, ladder.sizes, ladder.size_span = (4e9, 8e9, 1.6e10), 3, 2.0
+        ladder.seeds, ladder.min_steps, ladder.aspect_ratio = 1, 20, 16.0
         run.data.sequence_length, run.train.batch_size, run.eval.batches = 32, 4, 20
     if "run" not in words:
         return ConfigDict({"ladder": ladder, "run": run})
@@ -41,12 +41,12 @@ def _ladder(words: list[str]) -> ConfigDict:
     ladder = ConfigDict(to_dict(LadderConfig()))
     ladder.name = "-".join(["objectives", *words])
     ladder.budgets = (1e11, 2.5e11, 6e11, 1.5e12)
-    ladder.sizes, ladder.span = 4, 3.0
+    ladder.sizes, ladder.size_span = 4, 3.0
     ladder.seeds, ladder.seed_cells = 3, 1
-    ladder.tokens_per_param, ladder.least_steps = 80.0, 100
-    ladder.aspect, ladder.head_dim, ladder.hidden_multiple, ladder.depths = 32.0, 8, 8, (3, 3)
-    ladder.rate, ladder.rate_width, ladder.rate_power = 1.8e-2, 32, -0.4
-    ladder.rate_tokens, ladder.rate_data_power = 6e5, -0.4
+    ladder.tokens_per_param, ladder.min_steps = 80.0, 100
+    ladder.aspect_ratio, ladder.head_dim, ladder.ff_dim_multiple, ladder.depths = 32.0, 8, 8, (3, 3)
+    ladder.learning_rate, ladder.lr_base_width, ladder.lr_width_power = 1.8e-2, 32, -0.4
+    ladder.lr_base_tokens, ladder.lr_tokens_power = 6e5, -0.4
     ladder.accelerator, ladder.mfu = "cpu", 1.0
     return ladder
 
@@ -56,17 +56,17 @@ def _run(objective: str) -> ConfigDict:
     run.tokenizer.kind = "bytes"
     run.data.sequence_length, run.train.batch_size = 128, 4
     model = run.model
-    relative = {"plm": "relative", "span_corruption": "bucketed", "bart": "bucketed"}
+    relative = {"plm": "relative_sinusoidal", "span_corruption": "relative_bias", "bart": "relative_bias"}
     model.position.kind, model.position.theta = relative.get(objective, "rotary"), 100.0
     if objective == "plm":
-        model.residual, run.objective.mem_len = "post", 32
+        model.block_layout, run.objective.mem_len = "post", 32
     if objective == "rtd":
         run.objective.generator_fraction = 0.25
     model.execution.unroll = 1
     model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
     model.norm.kind = "rmsnorm"
     run.optimizer.name = "muon"
-    run.optimizer.schedule.name, run.optimizer.schedule.final = "cosine", 0.0
+    run.optimizer.schedule.name, run.optimizer.schedule.final_fraction = "cosine", 0.0
     run.eval.batches, run.log.every, run.log.tensorboard = 200, 50, False
     return run
 

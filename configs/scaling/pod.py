@@ -35,13 +35,13 @@ def get_config(arg: str = "") -> ConfigDict:
     ladder = ConfigDict(to_dict(LadderConfig()))
     ladder.name = f"pod-{budget}"
     ladder.budget, ladder.accelerator, ladder.accelerators, ladder.mfu = float(budget), chip, count, 0.4
-    ladder.num_budgets, ladder.ratio, ladder.sizes, ladder.span = 4, 4.0, 6, 4.0
+    ladder.num_budgets, ladder.budget_ratio, ladder.sizes, ladder.size_span = 4, 4.0, 6, 4.0
     # Heads of 128, as many as the mesh divides; a layer for every 128 of width; 20 tokens a parameter.
-    ladder.head_dim, ladder.aspect, ladder.depths = 128, 128.0, (4, 96)
+    ladder.head_dim, ladder.aspect_ratio, ladder.depths = 128, 128.0, (4, 96)
     ladder.width_multiple = max(2, mesh.get("tensor", 1))
-    ladder.hidden_ratio, ladder.hidden_multiple = 8 / 3, 256
-    ladder.rate, ladder.rate_width, ladder.rate_power = 4e-3, 512, 0.0
-    ladder.warmup, ladder.cool, ladder.least_steps = 0.02, 0.2, 500
+    ladder.ff_dim_ratio, ladder.ff_dim_multiple = 8 / 3, 256
+    ladder.learning_rate, ladder.lr_base_width, ladder.lr_width_power = 4e-3, 512, 0.0
+    ladder.warmup_fraction, ladder.cooldown_fraction, ladder.min_steps = 0.02, 0.2, 500
 
     run = base_config("clm")
     run.tokenizer.vocab_size = 32_768
@@ -55,7 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
     model.parametrization.name = "completep"
     model.parametrization.base_width, model.parametrization.base_layers = 512, 4
     model.execution.remat = "full"
-    run.optimizer.schedule.final = 0.0
+    run.optimizer.schedule.final_fraction = 0.0
     for axis, size in mesh.items():
         run.mesh[axis] = size
     run.eval.batches = 64
@@ -67,13 +67,13 @@ def get_config(arg: str = "") -> ConfigDict:
             "cpu",
             1,
         )
-        ladder.head_dim, ladder.aspect, ladder.depths, ladder.hidden_multiple = 8, 8.0, (2, 8), 8
-        ladder.width_multiple, ladder.sizes, ladder.span, ladder.least_steps = 1, 3, 2.0, 30
+        ladder.head_dim, ladder.aspect_ratio, ladder.depths, ladder.ff_dim_multiple = 8, 8.0, (2, 8), 8
+        ladder.width_multiple, ladder.sizes, ladder.size_span, ladder.min_steps = 1, 3, 2.0, 30
         ladder.seed_cells = 1
         run.tokenizer.kind, run.data.source = "bytes", "python"
         run.data.sequence_length, run.train.batch_size, run.eval.batches = 64, 8, 20
         run.mesh.fsdp = run.mesh.tensor = 1
         model.parametrization.base_width, model.parametrization.base_layers = 16, 2
         model.execution.remat = "none"
-        ladder.rate, ladder.rate_width = 1e-2, 16
+        ladder.learning_rate, ladder.lr_base_width = 1e-2, 16
     return ConfigDict({"ladder": ladder, "run": run})

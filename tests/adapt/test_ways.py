@@ -31,11 +31,11 @@ RECORDS = small.records_of(
 
 
 def case(shape, adapt, layers=2, **changes):
-    """(module, batch, parameters drawn at random, slots included)."""
+    """(module, batch, parameters drawn at random, adapters included)."""
     spec = small.spec_of("classification", shape, RECORDS)
-    model = dataclasses.replace(small.model_of(shape), slots=adapt.slots, num_layers=layers, **changes)
+    model = dataclasses.replace(small.model_of(shape), adapters=adapt.adapters, num_layers=layers, **changes)
     first = model.padded_vocab
-    spec = dataclasses.replace(spec, prompt=tuple(range(first, first + adapt.slots.prompt)))
+    spec = dataclasses.replace(spec, prompt=tuple(range(first, first + adapt.adapters.prompt_length)))
     batch = small.batch_of("classification", spec, RECORDS)
     module = TABLE.load("classification").module(spec.config, model)
     return module, batch, small.init(module, batch)
@@ -139,7 +139,7 @@ def test_merged_is_applied(shape):
     adapt = AdaptConfig("lora", size=3, lora_alpha=5.0, lora_targets=EVERYWHERE)
     module, batch, params = case(shape, adapt)
     model, plain = merge(module.model, params)
-    assert not model.slots.any and not any("lora" in path for path in tree.flatten(plain))
+    assert not model.adapters.any and not any("lora" in path for path in tree.flatten(plain))
     expected = logits(module, params, batch)
     np.testing.assert_allclose(
         logits(module.clone(model=model), plain, batch), expected, rtol=1e-4, atol=1e-5
@@ -156,7 +156,7 @@ def test_added_units_are_units_side_by_side(gated):
     part = dataclasses.replace(small.model_of(shape).feedforward, gated=gated)
     module, batch, params = case(shape, AdaptConfig("fl", size=6), feedforward=part)
     model, plain = merge(module.model, params)
-    assert model.block("decoder").hidden == 64 + 6
+    assert model.block("decoder").ff_dim == 64 + 6
     expected = logits(module, params, batch)
     np.testing.assert_allclose(
         logits(module.clone(model=model), plain, batch), expected, rtol=1e-4, atol=1e-5
@@ -165,7 +165,7 @@ def test_added_units_are_units_side_by_side(gated):
 
 def test_what_cannot_be_merged_says_so():
     module, _, params = case("encoder", AdaptConfig("prefix"))
-    with pytest.raises(ConfigError, match="slots.prefix: only LoRA and added hidden units"):
+    with pytest.raises(ConfigError, match="adapters.prefix_length: only LoRA and added hidden units"):
         merge(module.model, params)
 
 
@@ -176,10 +176,10 @@ def test_a_slot_begins_with_the_base(method, tolerance):
     module, batch, params = case("encoder", adapt, layers=1)
     row = {name: value[:1] for name, value in batch.items()}
     drawn = tree.flatten(parallel.unbox(jax.jit(lambda k: module.init(k, row)["params"])(jax.random.key(0))))
-    base, slots = tree.flatten(params), re.compile("lora_|adapter|units_")
-    mixed = {path: drawn[path] if slots.search(path) else leaf for path, leaf in base.items()}
-    plain = {path: leaf for path, leaf in base.items() if not slots.search(path)}
-    bare = module.clone(model=dataclasses.replace(module.model, slots=AdaptConfig().slots))
+    base, adapters = tree.flatten(params), re.compile("lora_|adapter|units_")
+    mixed = {path: drawn[path] if adapters.search(path) else leaf for path, leaf in base.items()}
+    plain = {path: leaf for path, leaf in base.items() if not adapters.search(path)}
+    bare = module.clone(model=dataclasses.replace(module.model, adapters=AdaptConfig().adapters))
     difference = logits(module, tree.unflatten(mixed), batch) - logits(bare, tree.unflatten(plain), batch)
     assert np.abs(difference).max() <= max(tolerance, 1e-6)
     if method == "lora":
@@ -205,7 +205,9 @@ def test_a_prefix_is_more_keys(shape):
     from tlx.nn.attention import Attention
     from tlx.nn.mask import Mask
 
-    cfg = dataclasses.replace(small.model_of(shape), slots=AdaptConfig("prefix", size=3).slots).block(shape)
+    cfg = dataclasses.replace(small.model_of(shape), adapters=AdaptConfig("prefix", size=3).adapters).block(
+        shape
+    )
     attention = Attention(cfg)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 5, 16)).astype(np.float32)
@@ -253,19 +255,21 @@ def _rates(shape, **settings):
 
 
 def test_rates_fall_from_layer_to_layer():
-    first, _, _ = _rates("encoder", layer_decay=0.5)
+    first, _, _ = _rates("encoder", layer_lr_decay=0.5)
     np.testing.assert_allclose(first["model/encoder/blocks/attention/query/kernel"], [1 / 8, 1 / 4])
     assert set(first["model/embedding/table"]) == {1 / 16} == set(first["model/encoder/front/positions"])
     assert set(first["heads/classification/classifier/kernel"]) == {1.0}
-    both, _, _ = _rates("encoder_decoder", layer_decay=0.5)
+    both, _, _ = _rates("encoder_decoder", layer_lr_decay=0.5)
     np.testing.assert_allclose(both["model/encoder/blocks/attention/query/kernel"], [1 / 32, 1 / 16])
     np.testing.assert_allclose(both["model/decoder/blocks/attention/query/kernel"], [1 / 8, 1 / 4])
-    two, _, _ = _rates("two_stream", layer_decay=0.5)
+    two, _, _ = _rates("two_stream", layer_lr_decay=0.5)
     np.testing.assert_allclose(two["model/blocks/attention/query/kernel"], [1 / 8, 1 / 4])
 
 
 def test_layers_join_from_the_top():
-    at = _rates("encoder", gradual=0.2)  # the top from step 2 on, the next from 4, embeddings from 6
+    at = _rates(
+        "encoder", gradual_unfreezing=0.2
+    )  # the top from step 2 on, the next from 4, embeddings from 6
     query = "model/encoder/blocks/attention/query/kernel"
     np.testing.assert_array_equal([rates[query] for rates in at], [[0, 0], [0, 1], [1, 1]])
     assert [rates["model/embedding/table"][0] for rates in at] == [0, 0, 1]
@@ -273,7 +277,7 @@ def test_layers_join_from_the_top():
 
 
 def test_what_has_not_joined_is_bit_equal():
-    adapt = AdaptConfig(gradual=0.5)
+    adapt = AdaptConfig(gradual_unfreezing=0.5)
     module, batch, params = case("decoder", adapt)
     state, step = state_of(module, batch, params, adapt)
     for _ in range(2):
@@ -309,8 +313,8 @@ def test_lora_is_the_gradient_of_its_matrix():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "lora", "train": ("(",)}, "no.*regular expression"),
-        ({"method": "lora", "train": ("nowhere",)}, "'nowhere' matches no parameter"),
+        ({"method": "lora", "also_train": ("(",)}, "no.*regular expression"),
+        ({"method": "lora", "also_train": ("nowhere",)}, "'nowhere' matches no parameter"),
         ({"method": "bitfit"}, "nothing to train in this model: it has no biases"),
     ],
 )
@@ -324,9 +328,9 @@ def test_patterns_that_find_nothing(settings, message):
     ("settings", "message"),
     [
         ({"size": -1}, "adapt.size = -1"),
-        ({"layer_decay": 0.0}, "adapt.layer_decay = 0.0"),
-        ({"gradual": 1.0}, "adapt.gradual = 1.0"),
-        ({"train": ("norm",)}, "method 'full' trains all"),
+        ({"layer_lr_decay": 0.0}, "adapt.layer_lr_decay = 0.0"),
+        ({"gradual_unfreezing": 1.0}, "adapt.gradual_unfreezing = 1.0"),
+        ({"also_train": ("norm",)}, "method 'full' trains all"),
     ],
 )
 def test_wrong_settings(settings, message):

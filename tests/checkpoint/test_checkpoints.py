@@ -55,7 +55,7 @@ def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path):
 
 def test_keeps_the_newest_and_the_permanent(tmp_path):
     events = []
-    config = CheckpointConfig(every=10, keep=2, keep_every=30, at=(5, 20))
+    config = CheckpointConfig(every=10, keep=2, keep_every=30, keep_at=(5, 20))
     with Checkpoints(tmp_path, config, on_event=lambda kind, **f: events.append((kind, f["step"]))) as kept:
         for step in range(1, 81):
             if kept.due(step):

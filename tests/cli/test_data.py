@@ -25,7 +25,7 @@ def get_config(arg):
     config.data.sequence_length = 64
     config.train.batch_size = 4
     if config.model.kind == "two_stream":
-        config.model.position.kind, config.model.residual = "relative", "post"
+        config.model.position.kind, config.model.block_layout = "relative_sinusoidal", "post"
     return config
 """
 

@@ -24,7 +24,7 @@ from tlx.run.config import config_dict
 def get_config(arg=""):
     config = config_dict(FewShotConfig())
     config.objective.prompt, config.objective.choices = "{{q}}:", (" no", " yes")
-    config.objective.length = 64
+    config.objective.max_length = 64
     config.data.records.train = ({files!r},)
     config.data.records.validation_fraction = 0.4
     return config
@@ -70,7 +70,7 @@ def test_real_records_are_asked(name, tmp_path, capsys):
         pytest.skip(f"no {SHARED / train}")
     run = write_run(tmp_path / "run", "clm")
     words = ["evaluate", str(run), f"--config={ROOT}/configs/evaluate/{name}.py:tiny", "--json"]
-    words += [f"--config.data.records.train={(str(SHARED / train),)}", "--config.objective.length=200"]
+    words += [f"--config.data.records.train={(str(SHARED / train),)}", "--config.objective.max_length=200"]
     words += [f"--config.data.records.validation={(str(SHARED / validation),)}"] if validation else []
     assert main([*words, "--config.objective.shots=1", "--config.objective.limit=4"]) == 0
     figures = json.loads(capsys.readouterr().out)

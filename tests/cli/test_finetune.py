@@ -147,7 +147,7 @@ def test_from_a_hugging_face_directory(folder, tmp_path):
         width=16,
         num_layers=1,
         attention=dataclasses.replace(base.attention, num_heads=2),
-        feedforward=dataclasses.replace(base.feedforward, hidden=32),
+        feedforward=dataclasses.replace(base.feedforward, ff_dim=32),
         position=dataclasses.replace(base.position, max_length=16),
     )
     folders.write(tmp_path / "hf", "bert", model, ("heads/nsp",))

@@ -35,7 +35,7 @@ def test_it_is_the_libraries_own_on_the_same_records(folder, tmp_path, capsys): 
     [
         (["--linear=letters"], "words, characters"),
         (["--linear=words", "--seeds=2"], "leave out --from, --scratch and --seeds"),
-        (["--linear=words", "--config.objective.multi=True"], "one class a record"),
+        (["--linear=words", "--config.objective.multi_label=True"], "one class a record"),
     ],
 )
 def test_what_it_is_not_for(folder, tmp_path, capsys, words, message):  # noqa: F811

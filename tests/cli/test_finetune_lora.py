@@ -52,7 +52,7 @@ def test_merged_runs_predict_the_same_and_need_no_base(runs, tmp_path):
     texts = ["aei", "bcd", "a", "b", "oooo"]
     assert cli.main(["convert", "merge", str(runs / "run"), str(tmp_path / "merged")]) == 0
     lm = tlx.load(tmp_path / "merged")
-    assert not lm.config.model.slots.any and lm.config.base.path == ""
+    assert not lm.config.model.adapters.any and lm.config.base.path == ""
     for one, other in zip(tlx.load(runs / "run").predict(texts), lm.predict(texts), strict=True):
         assert one["label"] == other["label"]
         assert one["probability"] == pytest.approx(other["probability"], abs=2e-4)

@@ -20,12 +20,16 @@ def get_config(arg="clm"):
     model = config.model
     model.width, model.num_layers, model.attention.num_heads, model.dropout = 32, 2, 4, 0.1
     model.execution.unroll = 1
-    kinds = {{"plm": "relative", "recurrent_lm": "relative", "span_corruption": "bucketed"}}
+    kinds = {{
+        "plm": "relative_sinusoidal",
+        "recurrent_lm": "relative_sinusoidal",
+        "span_corruption": "relative_bias",
+    }}
     model.position.kind = kinds.get(arg, "rotary")
     if arg in ("plm", "recurrent_lm"):
-        model.residual, config.objective.mem_len = "post", 16
+        model.block_layout, config.objective.mem_len = "post", 16
     if arg == "bilm":
-        model.recurrent.cell, model.recurrent.characters.filters = 32, ((1, 8), (3, 8))
+        model.recurrent.cell_dim, model.recurrent.characters.filters = 32, ((1, 8), (3, 8))
         config.objective.max_characters = 6
     if arg == "plm":
         config.objective.num_predict = 6

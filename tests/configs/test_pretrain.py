@@ -23,7 +23,7 @@ CHANGES = {
     "mt5": DROPOUTS,
     "ul2": DROPOUTS,
     "t5:1.1": DROPOUTS,
-    "tinybert": {"num_layers", "width", "feedforward.hidden", "attention.num_heads"},
+    "tinybert": {"num_layers", "width", "feedforward.ff_dim", "attention.num_heads"},
 }
 
 
@@ -57,7 +57,7 @@ def test_the_laptops_size_is_the_same_in_small(name, arg):
     full, small = load(name, arg), load(name, tiny(arg))
     check_devices(small, 1)
     assert small.objective.name == full.objective.name and small.model.kind == full.model.kind
-    for part in ("residual", "share_layers", "norm", "head", "position"):
+    for part in ("block_layout", "share_layers", "norm", "head", "position"):
         assert getattr(small.model, part) == getattr(full.model, part)
     assert all(source.source in ("python", "text", "docstrings") for source in small.data.sources)
     assert small.model.width == 64 and small.train.steps <= 100

@@ -75,7 +75,10 @@ def test_reviews_are_told_apart(tmp_path):
 def test_a_pretrained_encoder_needs_fewer_labels(folder):
     needed(LABELS)
     needed(REVIEWS)
-    lines = ("--config.data.text.lines=True", f"--config.data.text.files={files(REVIEWS / 'train.txt.gz')}")
+    lines = (
+        "--config.data.text.one_document_per_line=True",
+        f"--config.data.text.files={files(REVIEWS / 'train.txt.gz')}",
+    )
     known = f"--config.data.text.validation_files={files(REVIEWS / 'val.txt.gz')}"
     base = run(folder / "reviews-mlm", "train", "--config=configs/finetune/base.py", *lines, known)
     for limit, epochs, seeds in AMOUNTS:

@@ -27,7 +27,7 @@ def premises(config, part):
 def test_records_of_a_group_are_held_out_together(pairs):
     apart = [set(premises(pairs, part)) for part in ("train", "validation")]
     assert apart[0] & apart[1]  # by their places they are not
-    grouped = RecordsConfig(**{**vars(pairs), "group": "premise"})
+    grouped = RecordsConfig(**{**vars(pairs), "group_column": "premise"})
     train, validation = (premises(grouped, part) for part in ("train", "validation"))
     assert not set(train) & set(validation) and sorted(train + validation) == sorted(3 * PREMISES)
     assert 0.15 < len(validation) / 180 < 0.45
@@ -35,4 +35,4 @@ def test_records_of_a_group_are_held_out_together(pairs):
 
 def test_a_group_that_is_no_column(pairs):
     with pytest.raises(DataError, match=r"pairs\.jsonl:1.*data\.records\.group.*premise, label"):
-        premises(RecordsConfig(**{**vars(pairs), "group": "context"}), "train")
+        premises(RecordsConfig(**{**vars(pairs), "group_column": "context"}), "train")

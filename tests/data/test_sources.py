@@ -96,7 +96,7 @@ def test_plain_text(tmp_path, ending):
     _write(tmp_path / f"a{ending}", "zero\n")
     pattern = str(tmp_path / "**" / f"*{ending}")
     assert _texts(_text(**_same(pattern))) == ["zero\n", "one\r\ntwo\n\n한국어"]
-    lines = _text(**_same(pattern, lines=True))
+    lines = _text(**_same(pattern, one_document_per_line=True))
     assert [document[:2] for document in documents(lines)] == [
         (f"{tmp_path}/a{ending}:1", "zero"),
         (f"{tmp_path}/sub/b{ending}:1", "one\r"),

@@ -53,7 +53,7 @@ def test_ratings_are_0_1_or_null(tmp_path):
     rows = [{"talk": ["a", "b"], "sensible": 1, "safe": None}, {"talk": ["c"], "safe": 0}]
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    config = source(path, turns_column="talk", ratings=("sensible", "safe"))
+    config = source(path, turns_column="talk", rating_columns=("sensible", "safe"))
     assert [document.ratings for document in read(config)] == [(1, None), (None, 0)]
     for wrong, message in (
         ({"talk": ["a"], "safe": 3}, "a.jsonl:1: 'safe' is 3; a rating is 0, 1 or null"),
@@ -65,7 +65,7 @@ def test_ratings_are_0_1_or_null(tmp_path):
         with pytest.raises(DataError, match=message):
             read(config)
     for text, message in (
-        (TextConfig(files=("x",), ratings=("safe",)), "needs turns_column"),
+        (TextConfig(files=("x",), rating_columns=("safe",)), "needs turns_column"),
         (TextConfig(files=("x",), turns_column="t", target_column="u"), "target_column"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -45,7 +45,7 @@ def one_by_one(lm, params, prompt, max_tokens, source=None):
 DECODERS = [
     {"position": "learned"},
     {"position": "rotary", "norm": "rmsnorm", "window": 6},
-    {"position": "bucketed", "residual": "parallel"},
+    {"position": "relative_bias", "block_layout": "parallel"},
     {"position": "none", "share_layers": True},
 ]
 
@@ -60,7 +60,7 @@ def test_greedy_equals_the_full_pass_of_a_decoder(changes):
     assert len({token for tokens in got for token in tokens}) > 10
 
 
-@pytest.mark.parametrize("position", [pytest.param("learned", marks=pytest.mark.slow), "bucketed"])
+@pytest.mark.parametrize("position", [pytest.param("learned", marks=pytest.mark.slow), "relative_bias"])
 def test_greedy_equals_the_full_pass_of_an_encoder_decoder(position):
     lm, params = built("encoder_decoder", position, num_decoder_layers=1)
     got = generate(
@@ -136,9 +136,9 @@ def test_two_streams_continue_from_left_to_right():
         vocab_size=61,
         width=32,
         num_layers=2,
-        residual="post",
+        block_layout="post",
         attention=AttentionConfig(num_heads=4),
-        position=PositionConfig(kind="relative"),
+        position=PositionConfig(kind="relative_sinusoidal"),
         head=HeadConfig(tied=False),
         init=InitConfig(stddev=0.3, embedding_stddev=0.3),
         execution=ExecutionConfig(unroll=1),

@@ -12,7 +12,7 @@ from tlx.evaluation.choices import TextScore
 from tlx.evaluation.few_shot import BY, FewShot, FewShotConfig, FewShotData, evaluate_few_shot, question
 
 HOW = FewShot(
-    prompt="{q}\nA:", choices=(" no {q}", " yes"), instruction="Answer.\n", between="\n--\n", shots=2
+    prompt="{q}\nA:", choices=(" no {q}", " yes"), instruction="Answer.\n", separator="\n--\n", shots=2
 )
 EXAMPLES = [Record(f"train:{i}", {"q": f"q{i}", "label": str(i % 2)}) for i in range(6)]
 RECORD = Record("test:1", {"q": "is it", "label": "1"})
@@ -94,7 +94,7 @@ def likes(prompt, choice):
     ("by", "answer"), [("total", "1"), ("bytes", "0"), ("tokens", "0"), ("unconditional", "0")]
 )
 def test_choices_are_compared_as_the_config_says(by, answer, config):
-    how = dataclasses.replace(HOW, by=by, instruction="", shots=1)
+    how = dataclasses.replace(HOW, normalization=by, instruction="", shots=1)
     found = evaluate_few_shot(Reader(likes), dataclasses.replace(config, objective=how), "test", 99)
     assert {line["label"] for line in found.answers} == {answer}
     share = 0.4 if answer == "1" else 0.6
@@ -109,7 +109,7 @@ def test_choices_are_compared_as_the_config_says(by, answer, config):
 
 def test_a_text_that_says_nothing_is_scored_once(config):
     reader = Reader(likes)
-    how = dataclasses.replace(HOW, neutral="A:", limit=3)
+    how = dataclasses.replace(HOW, unconditional_prompt="A:", limit=3)
     found = evaluate_few_shot(reader, dataclasses.replace(config, objective=how), "test", 99)
     assert reader.asked[0] == ["A:"] and len(reader.asked[1]) == len(found.records) == 3
 
@@ -119,7 +119,7 @@ def test_a_text_that_says_nothing_is_scored_once(config):
     [
         ({"choices": ("a",)}, ConfigError, "objective.choices = .*two or more"),
         ({"labels": ("a", "b", "c")}, ConfigError, "objective.labels = .* as many"),
-        ({"by": "byte"}, ConfigError, "did you mean 'bytes'"),
+        ({"normalization": "byte"}, ConfigError, "did you mean 'bytes'"),
         ({"shots": 7}, ConfigError, "shots = 7 are more than the 5|shots = 7 are more than the 6"),
         ({"labels": ("0", "2")}, DataError, "test.jsonl:2.*'1' is not one of: 0, 2"),
         ({"prompt": "{w}"}, DataError, "'w' is not one of"),

@@ -29,9 +29,11 @@ def built(objective: str, position: str = "rotary"):
         vocab_size=61,
         width=16,
         num_layers=1,
-        residual="post" if objective == "plm" else "pre",
+        block_layout="post" if objective == "plm" else "pre",
         attention=AttentionConfig(num_heads=2),
-        position=PositionConfig(kind="relative" if objective == "plm" else position, max_length=32),
+        position=PositionConfig(
+            kind="relative_sinusoidal" if objective == "plm" else position, max_length=32
+        ),
         init=InitConfig(stddev=0.4, embedding_stddev=0.4),
         execution=ExecutionConfig(unroll=1),
     )

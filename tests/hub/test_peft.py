@@ -60,13 +60,13 @@ CASES = {
 
 @functools.cache
 def adapted(family):
-    """(config with slots, parameters drawn at random)."""
+    """(config with adapters, parameters drawn at random)."""
     changes = {"attention__num_heads": 2, "feedforward__hidden": 24, "vocab_size": 96, "vocab_multiple": 1}
     if TABLE.load(family).base.attention.head_dim:
         changes["attention__head_dim"] = 8
     config = resized(TABLE.load(family).base, width=16, num_layers=2, **changes)
     config = dataclasses.replace(
-        config, slots=AdapterConfig(lora_rank=3, lora_alpha=6.0, lora_targets=EVERYWHERE)
+        config, adapters=AdapterConfig(lora_rank=3, lora_alpha=6.0, lora_targets=EVERYWHERE)
     )
     rng = np.random.default_rng(0)
     flat = abstract_params(config, ("heads/mlm",) if family == "bert" else ())
@@ -76,7 +76,7 @@ def adapted(family):
 def saved(family, name, place):
     """(the adapter's config, its tensors) of the family's model, its base and the merged one beside it."""
     config, flat = adapted(family)
-    plain = dataclasses.replace(config, slots=AdapterConfig())
+    plain = dataclasses.replace(config, adapters=AdapterConfig())
     base = {path: leaf for path, leaf in flat.items() if "lora_" not in path}
     save_folder(place / "base", family, plain, tree.unflatten(base))
     save_folder(place / "merged", family, *merge(config, tree.unflatten(flat)))
@@ -145,13 +145,13 @@ def test_peft_computes_the_same(family, name, tmp_path):
 
 def test_what_is_no_lora_is_refused(tmp_path):
     config, flat = adapted("gpt2")
-    for slots in (AdapterConfig(), dataclasses.replace(config.slots, prefix=2)):
+    for adapters in (AdapterConfig(), dataclasses.replace(config.adapters, prefix_length=2)):
         with pytest.raises(ConfigError, match="a run with adapt.method = 'lora', and of that alone"):
             save_adapter(
                 tmp_path,
                 "gpt2",
                 "GPT2Model",
-                dataclasses.replace(config, slots=slots),
+                dataclasses.replace(config, adapters=adapters),
                 tree.unflatten(flat),
                 "",
             )
@@ -175,4 +175,4 @@ def test_the_command(folder, tmp_path, capsys):  # noqa: F811
     assert values["base_model_name_or_path"] == str(tmp_path / "gpt2") and values["r"] == 16
     assert main(["convert", "adapter", str(tmp_path / "gpt2"), str(tmp_path / "other")]) == 64
     assert "adapt.method = 'lora'" in capsys.readouterr().err
-    assert tlx.load(tmp_path / "run").config.model.slots.lora_rank == 8
+    assert tlx.load(tmp_path / "run").config.model.adapters.lora_rank == 8

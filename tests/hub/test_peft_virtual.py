@@ -35,7 +35,7 @@ def adapted(family, slot):
     if family == "llama":
         changes["attention__num_kv_heads"] = 2
     config = resized(TABLE.load(family).base, width=32, num_layers=2, **changes)
-    config = dataclasses.replace(config, slots=AdapterConfig(**{slot: SIZE}))
+    config = dataclasses.replace(config, adapters=AdapterConfig(**{f"{slot}_length": SIZE}))
     rng = np.random.default_rng(0)
     return config, {
         path: rng.normal(0, 0.3, leaf.shape).astype(np.float32)
@@ -49,7 +49,7 @@ def saved(family, slot, place):
         path: leaf for path, leaf in flat.items() if "prefix/" not in path and not path.endswith("/prompt")
     }
     save_folder(
-        place / "base", family, dataclasses.replace(config, slots=AdapterConfig()), tree.unflatten(base)
+        place / "base", family, dataclasses.replace(config, adapters=AdapterConfig()), tree.unflatten(base)
     )
     number = save_virtual_tokens(place / "adapter", config, tree.unflatten(flat), str(place / "base"), BEGIN)
     return number, json.loads((place / "adapter/adapter_config.json").read_text())
@@ -91,17 +91,17 @@ def test_peft_computes_the_same(family, slot, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "slots", "message"),
+    ("family", "adapters", "message"),
     [
-        ("gpt2", {"prefix": 2}, "with learned positions that is another text than ours"),
-        ("mistral", {"prefix": 2}, "goes out of sight where a layer has a window"),
-        ("gemma3", {"prompt": 2}, "scales, projects or normalises its embeddings first"),
-        ("bert", {"prompt": 2}, "only a decoder's can be exported"),
-        ("llama", {"prompt": 2, "lora_rank": 2}, "a prefix or a prompt, and of that alone"),
+        ("gpt2", {"prefix_length": 2}, "with learned positions that is another text than ours"),
+        ("mistral", {"prefix_length": 2}, "goes out of sight where a layer has a window"),
+        ("gemma3", {"prompt_length": 2}, "scales, projects or normalises its embeddings first"),
+        ("bert", {"prompt_length": 2}, "only a decoder's can be exported"),
+        ("llama", {"prompt_length": 2, "lora_rank": 2}, "a prefix or a prompt, and of that alone"),
     ],
 )
-def test_what_peft_cannot_say_is_refused(family, slots, message, tmp_path):
-    config = dataclasses.replace(TABLE.load(family).base, slots=AdapterConfig(**slots))
+def test_what_peft_cannot_say_is_refused(family, adapters, message, tmp_path):
+    config = dataclasses.replace(TABLE.load(family).base, adapters=AdapterConfig(**adapters))
     with pytest.raises(ConfigError, match=message):
         save_virtual_tokens(tmp_path / "adapter", config, {}, "", BEGIN)
     assert not (tmp_path / "adapter").exists()
@@ -109,7 +109,7 @@ def test_what_peft_cannot_say_is_refused(family, slots, message, tmp_path):
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     config = run_directory.tiny_config("clm")
-    model = dataclasses.replace(config.model, slots=AdapterConfig(prompt=SIZE))
+    model = dataclasses.replace(config.model, adapters=AdapterConfig(prompt_length=SIZE))
     monkeypatch.setattr(run_directory, "tiny_config", lambda name: dataclasses.replace(config, model=model))
     run_directory.write_run(tmp_path / "run", "clm")
     assert main(["convert", "adapter", str(tmp_path / "run"), str(tmp_path / "adapter")]) == 0

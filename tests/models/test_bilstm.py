@@ -15,7 +15,7 @@ from tlx.nn.recurrent import RecurrentConfig, RecurrentLayers, empty_state
 from tlx.parallel import unbox
 
 WIDTH, CELL, BATCH, LENGTH, CHARACTERS = 6, 10, 3, 7, 5
-SMALL = RecurrentConfig(cell=CELL, characters=CharacterConfig(4, ((1, 3), (3, 5)), 1))
+SMALL = RecurrentConfig(cell_dim=CELL, characters=CharacterConfig(4, ((1, 3), (3, 5)), 1))
 CFG = ModelConfig(kind="bilstm", vocab_size=30, width=WIDTH, num_layers=2, recurrent=SMALL)
 ONES = np.ones((BATCH, LENGTH), np.int32)
 

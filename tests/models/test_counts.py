@@ -22,16 +22,16 @@ from tlx.training.state import boxed_params
 # Changes of a model's config that change its products.
 FEATURES = {
     "clm": [
-        {"feedforward": FeedForwardConfig(gated=True, hidden=80)},
+        {"feedforward": FeedForwardConfig(gated=True, ff_dim=80)},
         {"attention": AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=16, qk_norm=True)},
-        {"residual": "parallel"},
-        {"residual": "sandwich"},
-        {"feedforward": FeedForwardConfig(gated=True, hidden=80, bias=False, num_experts=4)},
-        {"feedforward": FeedForwardConfig(bias=False, num_experts=4, capacity=1.25)},
+        {"block_layout": "parallel"},
+        {"block_layout": "sandwich"},
+        {"feedforward": FeedForwardConfig(gated=True, ff_dim=80, bias=False, num_experts=4)},
+        {"feedforward": FeedForwardConfig(bias=False, num_experts=4, capacity_factor=1.25)},
     ],
     "mlm": [
-        {"embedding": EmbeddingConfig(factor=16, num_types=2), "share_layers": True},
-        {"attention": AttentionConfig(num_heads=4, windows=(8, 0))},
+        {"embedding": EmbeddingConfig(width=16, num_types=2), "share_layers": True},
+        {"attention": AttentionConfig(num_heads=4, window_pattern=(8, 0))},
     ],
     "span_corruption": [{"num_layers": 4, "num_decoder_layers": 1}],
     "plm": [],
@@ -81,19 +81,19 @@ def tiny(base):
     part = base.attention
     grouped = part.num_kv_heads and part.num_kv_heads < part.num_heads
     wide = part.head_dim and part.head_dim * part.num_heads != base.width
-    changes = {"width": 32, "num_layers": max(2, len(part.windows)), "vocab_size": VOCAB.size}
+    changes = {"width": 32, "num_layers": max(2, len(part.window_pattern)), "vocab_size": VOCAB.size}
     changes |= {"num_decoder_layers": 1 if base.kind == "encoder_decoder" else 0, "dropout": 0.0}
     changes |= {"attention.num_heads": 4, "attention.num_kv_heads": 2 if grouped else 0}
-    changes |= {"attention.head_dim": 16 if wide else 0, "feedforward.hidden": 48}
+    changes |= {"attention.head_dim": 16 if wide else 0, "feedforward.ff_dim": 48}
     changes |= {
         "attention.window": part.window and 8,
-        "attention.windows": tuple(w and 8 for w in part.windows),
+        "attention.window_pattern": tuple(w and 8 for w in part.window_pattern),
     }
-    changes |= {"embedding.factor": 16 if base.embedding.factor else 0, "position.max_length": 64}
+    changes |= {"embedding.width": 16 if base.embedding.width else 0, "position.max_length": 64}
     changes |= {"feedforward.num_experts": min(4, base.feedforward.num_experts)}
     if base.kind == "bilstm":
-        characters = CharacterConfig(width=4, filters=((1, 8), (3, 16)), highways=2)
-        changes |= {"recurrent.cell": 24, "recurrent.characters": characters}
+        characters = CharacterConfig(width=4, filters=((1, 8), (3, 16)), num_highways=2)
+        changes |= {"recurrent.cell_dim": 24, "recurrent.characters": characters}
     if base.embedding.cutoffs:
         changes |= {"embedding.cutoffs": (20, 50), "embedding.divisor": 2}
     changes |= {"execution": ExecutionConfig(unroll=1)}

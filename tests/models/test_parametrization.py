@@ -97,7 +97,7 @@ def test_completep_divides_what_layers_add():
     kernel = params["model"]["decoder"]["blocks"]["feedforward"]["out"]["kernel"]
     assert np.std(kernel) == pytest.approx(0.02 / 2, rel=0.05)  # sqrt(2 x base_layers), whatever the depth
     assert loss(deep, params, batch) != loss(usual, params, batch)
-    with pytest.raises(ConfigError, match="'completep' with model.residual = 'post'"):
-        sized("completep", residual="post")
+    with pytest.raises(ConfigError, match="'completep' with model.block_layout = 'post'"):
+        sized("completep", block_layout="post")
     with pytest.raises(ConfigError, match="model.parametrization.name"):
         sized("mu")

@@ -14,7 +14,7 @@ from tlx.models.transformer import Transformer
 from tlx.nn.config import NormConfig
 from tlx.parallel import logical_names, unbox
 
-POSITIONS = ("learned", "sinusoidal", "rotary", "bucketed", "relative")
+POSITIONS = ("learned", "sinusoidal", "rotary", "relative_bias", "relative_sinusoidal")
 
 
 def config(kind="decoder", position="rotary", **changes):
@@ -79,7 +79,7 @@ def test_cached_decoding_equals_the_full_pass_of_a_decoder(position):
     assert np.abs(np.asarray(full)[real]).max() > 0.5
 
 
-@pytest.mark.parametrize("position", ["bucketed", "learned"])
+@pytest.mark.parametrize("position", ["relative_bias", "learned"])
 def test_cached_decoding_equals_the_full_pass_of_an_encoder_decoder(position):
     cfg = config("encoder_decoder", position, num_decoder_layers=3)
     batch = rows("encoder_", padding=4) | rows("decoder_", length=7, seed=3)
@@ -152,7 +152,7 @@ def test_packed_documents_equal_documents_alone(kind, position):
 
 def test_a_memory_of_the_past_equals_one_long_row():
     """With one layer's worth of reach the recurrence is exact: layer inputs are the same numbers."""
-    cfg = config(position="relative", residual="post")
+    cfg = config(position="relative_sinusoidal", block_layout="post")
     batch = rows(length=12)
     model, params = build(cfg, batch)
     full = run(model, params, batch)
@@ -198,7 +198,7 @@ def test_logits_stop_at_the_vocabulary():
 
 
 def test_every_parameter_names_its_dims():
-    cfg = config("encoder_decoder", "bucketed")
+    cfg = config("encoder_decoder", "relative_bias")
     batch = rows("encoder_") | rows("decoder_")
     boxed = jax.eval_shape(Transformer(cfg).init, jax.random.key(0), batch)["params"]
     names = tree.flatten(
@@ -216,8 +216,8 @@ def test_every_parameter_names_its_dims():
     [
         ({"attention": AttentionConfig(num_heads=5)}, "num_heads = 5 does not divide model.width = 32"),
         ({"attention": AttentionConfig(num_heads=4, num_kv_heads=3)}, "choose one of 1, 2, 4"),
-        ({"kind": "two_stream"}, "needs 'relative'"),
-        ({"norm": NormConfig(first=False)}, "only an encoder with residual = 'pre'"),
+        ({"kind": "two_stream"}, "needs 'relative_sinusoidal'"),
+        ({"norm": NormConfig(before_first_layer=False)}, "only an encoder with block_layout = 'pre'"),
         ({"execution": ExecutionConfig(remat="dotz")}, "none, full, dots"),
     ],
 )

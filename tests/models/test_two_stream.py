@@ -18,9 +18,9 @@ def setup(seed=0, types=True):
         vocab_size=31,
         width=16,
         num_layers=2,
-        residual="post",
+        block_layout="post",
         attention=AttentionConfig(num_heads=2, qkv_bias=False, out_bias=False),
-        position=PositionConfig(kind="relative", segment_relative=types),
+        position=PositionConfig(kind="relative_sinusoidal", segment_relative=types),
         execution=ExecutionConfig(unroll=1),
     )
     order = np.random.default_rng(seed).permutation(LENGTH)

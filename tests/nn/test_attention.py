@@ -21,7 +21,7 @@ def rms(x, scale, eps=1e-5):
 
 
 def test_normed_queries_a_scale_of_its_own_and_a_cap():
-    part = AttentionConfig(num_heads=4, num_kv_heads=2, qk_norm=True, softcap=2.0, scale_width=5)
+    part = AttentionConfig(num_heads=4, num_kv_heads=2, qk_norm=True, softcap=2.0, query_pre_attn_scalar=5)
     cfg = config(
         attention=part,
         position=PositionConfig(kind="none"),
@@ -50,8 +50,8 @@ def test_normed_queries_a_scale_of_its_own_and_a_cap():
 
 
 def test_each_layer_may_have_a_bias_of_its_own():
-    own = config(position=PositionConfig(kind="bucketed", per_layer=True))
-    shared = config(position="bucketed")
+    own = config(position=PositionConfig(kind="relative_bias", per_layer=True))
+    shared = config(position="relative_bias")
     batch = rows(padding=2)
     model, params = build(own, batch)
     tables = params["decoder"]["blocks"]["attention"].pop("position_bias")["table"]
@@ -70,7 +70,7 @@ def test_each_layer_may_have_a_bias_of_its_own():
 
 
 def test_the_sandwich_norms_what_a_part_adds():
-    cfg = config(residual="sandwich", num_layers=1, norm=NormConfig("rmsnorm"))
+    cfg = config(block_layout="sandwich", num_layers=1, norm=NormConfig("rmsnorm"))
     batch = rows()
     model, params = build(cfg, batch)
     nothing = jax.tree.map(jnp.zeros_like, params["decoder"]["blocks"]["attention_post_norm"])
@@ -85,7 +85,9 @@ def test_the_sandwich_norms_what_a_part_adds():
 @pytest.mark.parametrize("kind", ["linear", "llama3"])
 def test_scaled_rotations_keep_what_is_short_and_stretch_what_is_long(kind):
     plain = np.asarray(rotation_rates(PositionConfig(kind="rotary"), 128))
-    scaling = RotaryScaling(kind=kind, factor=8.0, low=1.0, high=4.0, original_length=8192)
+    scaling = RotaryScaling(
+        kind=kind, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=8192
+    )
     got = np.asarray(rotation_rates(PositionConfig(kind="rotary", scaling=scaling), 128))
     if kind == "linear":
         np.testing.assert_allclose(got, plain / 8, rtol=1e-6)

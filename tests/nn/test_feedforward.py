@@ -14,7 +14,7 @@ from tlx.models.transformer import Transformer
 from tlx.nn.feedforward import Experts
 from tlx.parallel.config import MeshConfig
 
-PART = FeedForwardConfig(hidden=24, activation="silu", gated=True, bias=False, num_experts=4)
+PART = FeedForwardConfig(ff_dim=24, activation="silu", gated=True, bias=False, num_experts=4)
 
 
 def experts(**changes):
@@ -45,9 +45,11 @@ def test_a_token_is_read_by_its_likeliest_experts():
 
 def test_room_for_all_changes_nothing_and_a_full_expert_is_passed_by():
     _, _, exact, _ = experts()
-    _, _, roomy, _ = experts(capacity=2.0)
+    _, _, roomy, _ = experts(capacity_factor=2.0)
     np.testing.assert_allclose(roomy, exact, atol=1e-4)
-    x, p, tight, routing = experts(capacity=0.3, experts_per_token=1)  # one token of each expert in a row
+    x, p, tight, routing = experts(
+        capacity_factor=0.3, experts_per_token=1
+    )  # one token of each expert in a row
     chosen = np.asarray(routing.chosen_BTE).argmax(-1)
     for row in range(2):
         for place in range(6):
@@ -62,7 +64,7 @@ def test_the_balance_of_a_batch_leaves_padding_out():
     model, params = build(cfg, batch)
     hidden, term = run(model, params, batch, method=Transformer.with_balance)
     np.testing.assert_allclose(hidden, run(model, params, batch), atol=1e-6)
-    assert term.weight == 20 and term.loss_weight == PART.balance
+    assert term.weight == 20 and term.loss_weight == PART.router_aux_weight
     even = jax.tree.map(lambda leaf: leaf, params)
     even["decoder"]["blocks"]["feedforward"]["router"]["kernel"] *= 0
     _, flat = run(model, even, batch, method=Transformer.with_balance)
@@ -76,7 +78,7 @@ def test_the_balance_of_a_batch_leaves_padding_out():
 
 @pytest.mark.parametrize("capacity", [0.0, 1.0])
 def test_experts_over_devices_equal_experts_on_one(capacity):
-    cfg = config(feedforward=dataclasses.replace(PART, capacity=capacity))
+    cfg = config(feedforward=dataclasses.replace(PART, capacity_factor=capacity))
     batch = rows(batch=4)
     model, params = build(cfg, batch)
     expected = run(model, params, batch)

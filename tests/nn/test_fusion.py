@@ -21,7 +21,7 @@ def linear(inputs, outputs):
 
 
 def feedforward(gated):
-    part = FeedForwardConfig(hidden=24, activation="gelu", gated=gated)
+    part = FeedForwardConfig(ff_dim=24, activation="gelu", gated=gated)
     cfg = ModelConfig(width=16, num_layers=1, feedforward=part).block("encoder")
     return FeedForward(dataclasses.replace(cfg, dtype="float32"))
 

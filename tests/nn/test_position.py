@@ -40,7 +40,7 @@ def reference_bucket(distance, count, max_distance, bidirectional):
 
 
 def test_buckets_are_exact_near_and_logarithmic_far():
-    cfg = PositionConfig(kind="bucketed")
+    cfg = PositionConfig(kind="relative_bias")
     distances = np.arange(-600, 600)
     for both in (True, False):
         expected = [reference_bucket(d, 32, 128, both) for d in distances]
@@ -69,9 +69,9 @@ def test_relative_logits_are_those_of_the_definition():
     block = ModelConfig(
         kind="two_stream",
         width=width,
-        residual="post",
+        block_layout="post",
         attention=AttentionConfig(num_heads=2),
-        position=PositionConfig(kind="relative"),
+        position=PositionConfig(kind="relative_sinusoidal"),
     ).block("encoder")
     keys = length + memory
     module, rng = RelativeLogits(block), np.random.default_rng(0)

@@ -16,12 +16,12 @@ from tlx.nn.mask import Mask
 
 WINDOWS = (3, 0, 5)
 POSITION = PositionConfig(
-    kind="rotary", theta=500.0, windowed_theta=30.0, scaling=RotaryScaling(kind="linear", factor=4.0)
+    kind="rotary", theta=500.0, local_theta=30.0, scaling=RotaryScaling(kind="linear", factor=4.0)
 )
 
 
 def patterned(num_layers=7, **changes):
-    attention = AttentionConfig(num_heads=4, num_kv_heads=2, windows=WINDOWS)
+    attention = AttentionConfig(num_heads=4, num_kv_heads=2, window_pattern=WINDOWS)
     return config(attention=attention, num_layers=num_layers, **{"position": POSITION} | changes)
 
 
@@ -34,7 +34,7 @@ def loop(cfg, params, batch):
         position = PositionConfig(
             kind="rotary", theta=theta, scaling=RotaryScaling(kind="linear", factor=factor)
         )
-        attention = dataclasses.replace(cfg.attention, window=window, windows=())
+        attention = dataclasses.replace(cfg.attention, window=window, window_pattern=())
         block = Block(
             dataclasses.replace(cfg, attention=attention, position=position).block("decoder"), parent=None
         )

@@ -28,9 +28,9 @@ VOCAB = Vocabulary(100, num_sentinels=10)
 LENGTH = 24
 # Where the defaults would leave too little to see in a row of LENGTH tokens.
 _CONFIGS = {
-    "bart": bart.BART(mask_share=0.6),
-    "mbart": mbart.MBART(mask_share=0.6),
-    "mlm": mlm.MLM(rate=0.4),
+    "bart": bart.BART(mask_fraction=0.6),
+    "mbart": mbart.MBART(mask_fraction=0.6),
+    "mlm": mlm.MLM(masking_rate=0.4),
     "span_corruption": span_corruption.SpanCorruption(noise_density=0.3, mean_noise_span_length=2),
     "plm": plm.PLM(num_predict=10, reuse_len=12, mem_len=16, mask_alpha=2),
 }
@@ -46,17 +46,17 @@ MODEL = ModelConfig(
 _KINDS = {
     "decoder": MODEL,
     "encoder": dataclasses.replace(
-        MODEL, kind="encoder", residual="post", embedding=EmbeddingConfig(norm=True)
+        MODEL, kind="encoder", block_layout="post", embedding=EmbeddingConfig(norm=True)
     ),
     "encoder_decoder": dataclasses.replace(
         MODEL,
         kind="encoder_decoder",
-        position=PositionConfig(kind="bucketed"),
+        position=PositionConfig(kind="relative_bias"),
         norm=NormConfig("rmsnorm"),
     ),
-    "bilstm": dataclasses.replace(MODEL, kind="bilstm", recurrent=RecurrentConfig(cell=12)),
+    "bilstm": dataclasses.replace(MODEL, kind="bilstm", recurrent=RecurrentConfig(cell_dim=12)),
     "two_stream": dataclasses.replace(
-        MODEL, kind="two_stream", residual="post", position=PositionConfig(kind="relative")
+        MODEL, kind="two_stream", block_layout="post", position=PositionConfig(kind="relative_sinusoidal")
     ),
 }
 MODELS = {name: _KINDS[TABLE.load(name).kinds[0]] for name in TABLE}

@@ -25,7 +25,7 @@ ENCODER = ModelConfig(
     vocab_size=VOCAB.size,
     width=16,
     num_layers=2,
-    residual="post",
+    block_layout="post",
     position=PositionConfig(max_length=64),
     attention=AttentionConfig(num_heads=2),
     embedding=EmbeddingConfig(num_types=2, norm=True),

@@ -20,7 +20,7 @@ from tlx.text.bytes_tokenizer import BytesTokenizer
 
 VOCAB = Vocabulary(1000)
 DRAWS = 20_000
-NOTHING = BART(mask_share=0.0, permute_share=0.0)
+NOTHING = BART(mask_fraction=0.0, permute_fraction=0.0)
 STOP = 50  # the full stop of these texts
 
 
@@ -72,7 +72,7 @@ def walked(
 
 def test_infilling_takes_away_less_than_its_budget():
     """27.2% of 98 words at 30%, for spans run into each other; spans that keep apart would take 30.6%."""
-    this, rng = spec(100, BART(permute_share=0.0, random_share=0.0)), np.random.default_rng(1)
+    this, rng = spec(100, BART(permute_fraction=0.0, random_token_fraction=0.0)), np.random.default_rng(1)
     text, gone, masks = framed(range(100, 198)), np.empty(4_000), np.empty(4_000)
     for i in range(4_000):
         read = bart.masked(rng, text, this)
@@ -91,7 +91,10 @@ def test_infilling_by_hand():
     words = np.ones(VOCAB.size, bool)
     words[600:] = False  # pieces that continue a word
     text = framed([100, 600, 601, 101, 102, 602, 103])
-    this, rng = spec(9, BART(mask_share=0.25, permute_share=0.0, random_share=0.0), words), None
+    this, rng = (
+        spec(9, BART(mask_fraction=0.25, permute_fraction=0.0, random_token_fraction=0.0), words),
+        None,
+    )
     seen = set()
     rng = np.random.default_rng(2)
     for _ in range(3_000):
@@ -107,7 +110,7 @@ def test_infilling_by_hand():
 
 @pytest.mark.parametrize("spans", ["mask", "delete"])
 def test_masking_and_deletion_take_single_words(spans):
-    config = BART(spans=spans, permute_share=0.0, random_share=0.0)
+    config = BART(spans=spans, permute_fraction=0.0, random_token_fraction=0.0)
     this, rng = spec(100, config), np.random.default_rng(3)
     text, counts = framed(range(100, 198)), np.zeros(98)
     for _ in range(2_000):
@@ -123,7 +126,7 @@ def test_masking_and_deletion_take_single_words(spans):
 
 
 def test_a_tenth_of_the_masks_is_random():
-    this, rng = spec(102, BART(spans="mask", permute_share=0.0)), np.random.default_rng(4)
+    this, rng = spec(102, BART(spans="mask", permute_fraction=0.0)), np.random.default_rng(4)
     text = framed(np.full(100, 500))
     seen = np.concatenate([bart.masked(rng, text, this)[1:-1] for _ in range(1_000)])
     masks = np.count_nonzero(seen == VOCAB.mask)
@@ -134,7 +137,7 @@ def test_sentences_change_places_uniformly():
     """All orders of four, the last one without a full stop; of two full stops the second starts the next."""
     sentences = [(100, STOP), (101, 102, STOP), (STOP, 103, STOP), (104, 105)]
     text = framed(sum(sentences, ()))
-    this, rng = spec(32, dataclasses.replace(NOTHING, permute_share=1.0)), np.random.default_rng(5)
+    this, rng = spec(32, dataclasses.replace(NOTHING, permute_fraction=1.0)), np.random.default_rng(5)
     counts: dict[tuple[int, ...], int] = {}
     for _ in range(DRAWS):
         read = bart.permuted(rng, text, this)
@@ -148,7 +151,7 @@ def test_sentences_change_places_uniformly():
 
 
 def test_half_of_the_sentences_stay():
-    this, rng = spec(32, dataclasses.replace(NOTHING, permute_share=0.5)), np.random.default_rng(6)
+    this, rng = spec(32, dataclasses.replace(NOTHING, permute_fraction=0.5)), np.random.default_rng(6)
     text, moved = framed([100, STOP, 101, STOP, 102, STOP, 103, STOP]), []
     for _ in range(4_000):
         read = bart.permuted(rng, text, this)
@@ -158,7 +161,7 @@ def test_half_of_the_sentences_stay():
 
 
 def test_rotation_keeps_the_ends_and_draws_its_offset_uniformly():
-    config = dataclasses.replace(NOTHING, rotate_share=0.5)
+    config = dataclasses.replace(NOTHING, rotate_fraction=0.5)
     this, rng, text = spec(8, config), np.random.default_rng(7), framed(range(100, 106))
     firsts = np.zeros(6, int)
     for _ in range(DRAWS):
@@ -171,7 +174,7 @@ def test_rotation_keeps_the_ends_and_draws_its_offset_uniformly():
 
 
 def test_insertion_keeps_the_text():
-    config = dataclasses.replace(NOTHING, insert_share=0.2, random_share=0.0)
+    config = dataclasses.replace(NOTHING, insert_fraction=0.2, random_token_fraction=0.0)
     this = spec(30, config)
     length = bart.reads(this).length
     row = bart.example(np.random.default_rng(8), window(np.arange(100, 100 + length)), this)
@@ -184,13 +187,13 @@ def test_insertion_keeps_the_text():
 @given(
     text=st.lists(st.integers(7, 899), max_size=60),
     share=st.floats(0, 1),
-    poisson=st.floats(0.5, 10),
+    poisson_lambda=st.floats(0.5, 10),
     spans=st.sampled_from(bart.SPANS),
     seed=st.integers(0, 2**32),
 )
 def test_all_together_on_any_text(text, share, poisson, spans, seed):
     """The targets are the text; the encoder reads nothing but it and masks, at most once each, and fits."""
-    config = BART("bart", share, spans, poisson, random_share=0.0, rotate_share=0.5)
+    config = BART("bart", share, spans, poisson, random_token_fraction=0.0, rotate_fraction=0.5)
     this = spec(62, config)
     row = bart.example(np.random.default_rng(seed), window(np.array(text, np.int32), 60), this)
     if not text:
@@ -214,20 +217,20 @@ def test_the_text_comes_back_from_the_targets(text):
 
 def test_mbart_marks_the_language():
     """text, eos, language on both sides, and the decoder starts from the language (mBART's wrap)."""
-    config = MBART(mask_share=0.0, permute_share=0.0)
+    config = MBART(mask_fraction=0.0, permute_fraction=0.0)
     row = mbart.example(np.random.default_rng(0), window(np.arange(20, 30), 14, 1), spec(16, config))
     language = VOCAB.mark(1)
     whole = [*range(20, 30), VOCAB.eos, language]
     assert encoder(row) == targets(row) == whole
     assert decoder(row) == [language, *whole[:-1]]
-    assert (MBART().mask_share, MBART().poisson) == (0.35, 3.5)
+    assert (MBART().mask_fraction, MBART().poisson_lambda) == (0.35, 3.5)
     noisy = mbart.example(np.random.default_rng(0), window(np.arange(100, 198), 98, 0), spec(100, MBART()))
     assert encoder(noisy)[-2:] == [VOCAB.eos, VOCAB.mark(0)] and VOCAB.mask in encoder(noisy)
 
 
 def test_mbarts_spans_are_longer_and_more():
     """Masks and words gone as with 35% in spans of 3.5 words, and neither as with BART's 30% nor its 3."""
-    config = MBART(permute_share=0.0, random_share=0.0)
+    config = MBART(permute_fraction=0.0, random_token_fraction=0.0)
     this, rng = spec(200, config), np.random.default_rng(1)
     found = []
     for _ in range(2_000):
@@ -255,8 +258,8 @@ def test_too_many_languages_are_an_error():
     "config, field",
     [
         (BART(spans="cut"), "objective.spans = 'cut'"),
-        (BART(mask_share=1.2), "objective.mask_share = 1.2"),
-        (BART(poisson=0.0), "objective.poisson = 0.0"),
+        (BART(mask_fraction=1.2), "objective.mask_fraction = 1.2"),
+        (BART(poisson_lambda=0.0), "objective.poisson_lambda = 0.0"),
     ],
 )
 def test_wrong_values_are_named(config, field):

@@ -26,10 +26,10 @@ TOKENIZER = BytesTokenizer()
 CONFIG = BiLM(max_characters=5)
 SPEC = ObjectiveSpec.of(CONFIG, LENGTH, TOKENIZER, ("",))
 PART = RecurrentConfig(
-    cell=10,
+    cell_dim=10,
     cell_clip=0.5,
     projection_clip=0.4,
-    characters=CharacterConfig(width=4, filters=((1, 3), (2, 4), (3, 5)), highways=2),
+    characters=CharacterConfig(width=4, filters=((1, 3), (2, 4), (3, 5)), num_highways=2),
 )
 MODEL = ModelConfig(
     kind="bilstm",
@@ -101,7 +101,7 @@ def read(xs, p, states):
 
 
 def nothing():
-    return [(np.zeros(PART.cell), np.zeros(WIDTH))] * 2
+    return [(np.zeros(PART.cell_dim), np.zeros(WIDTH))] * 2
 
 
 def test_both_losses_are_the_formulas_over_three_windows():

@@ -35,7 +35,7 @@ def row_of(text, style: str, seed: int, length: int = 200, **knobs):
 def test_tokens_are_noise_independently_of_each_other(style):
     """Each place at the density, and two neighbours together at its square: no fixed number, no spans."""
     text, length = np.arange(100, 140), 40
-    this, rng = spec(length + 1, style, random_share=0.0), np.random.default_rng(0)
+    this, rng = spec(length + 1, style, random_token_fraction=0.0), np.random.default_rng(0)
     shown = np.empty((DRAWS, length), bool)
     for i in range(DRAWS):
         shown[i] = np.isin(text, denoising.corrupt(rng, text, this)[0])
@@ -149,7 +149,7 @@ def test_too_few_sentinels_are_an_error():
     [
         (Denoising(style="words"), "objective.style = 'words'"),
         (Denoising(noise_density=0.0), "objective.noise_density = 0.0"),
-        (Denoising(random_share=1.5), "objective.random_share = 1.5"),
+        (Denoising(random_token_fraction=1.5), "objective.random_token_fraction = 1.5"),
     ],
 )
 def test_wrong_values_are_named(config, field):

@@ -32,7 +32,13 @@ TEACHER = dataclasses.replace(ENCODER, num_layers=4)
 STUDENT = dataclasses.replace(
     ENCODER, embedding=dataclasses.replace(ENCODER.embedding, num_types=0), vocab_multiple=8
 )
-CONFIG = Distillation(rate=0.4, mask_share=1.0, random_share=0.0, teacher="there", teacher_model=TEACHER)
+CONFIG = Distillation(
+    masking_rate=0.4,
+    mask_token_fraction=1.0,
+    random_token_fraction=0.0,
+    teacher="there",
+    teacher_model=TEACHER,
+)
 
 
 def drawn(boxed, seed: int):
@@ -118,7 +124,7 @@ def test_examples_are_those_of_masked_language_modelling():
     """So what its tests show of counts, shares and reconstruction holds here."""
     objective = TABLE.load("distillation")
     assert objective.example is mlm.example and objective.reads is mlm.reads
-    plain = mlm.MLM(rate=0.4, mask_share=1.0, random_share=0.0)
+    plain = mlm.MLM(masking_rate=0.4, mask_token_fraction=1.0, random_token_fraction=0.0)
     other = rows_of(spec_of("mlm", plain), [text(22, 22, seed=0), text(22, 13, seed=1)])
     assert all(np.array_equal(other[key], value) for key, value in batch().items())
 

@@ -21,7 +21,12 @@ from tlx.training.step import merge_params
 TEACHER = dataclasses.replace(ENCODER, num_layers=4, width=24)
 STUDENT = dataclasses.replace(ENCODER, num_layers=2)
 CONFIG = LayerDistillation(
-    rate=0.4, mask_share=1.0, random_share=0.0, teacher="there", teacher_model=TEACHER, prediction_weight=0.5
+    masking_rate=0.4,
+    mask_token_fraction=1.0,
+    random_token_fraction=0.0,
+    teacher="there",
+    teacher_model=TEACHER,
+    prediction_weight=0.5,
 )
 
 
@@ -170,7 +175,7 @@ def test_without_its_teacher_a_student_has_all_its_parameters():
         ({"layer_map": (0, 1)}, {}, "layer_map = .0, 1. must name"),
         ({}, {"num_layers": 3}, "no multiple of model.num_layers = 3"),
         ({}, {"attention": dataclasses.replace(ENCODER.attention, num_heads=4)}, "must be the teacher's 2"),
-        ({}, {"position": PositionConfig("bucketed")}, "'bucketed' has other terms"),
+        ({}, {"position": PositionConfig("relative_bias")}, "'relative_bias' has other terms"),
     ],
 )
 def test_what_cannot_be_compared_is_said(changes, model, message):

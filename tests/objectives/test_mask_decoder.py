@@ -15,7 +15,7 @@ from tlx.models.transformer import Transformer
 from tlx.nn.config import PositionConfig
 from tlx.objectives.mlm import MLM
 
-DECODED = MLM(rate=0.4, mask_decoder=2)
+DECODED = MLM(masking_rate=0.4, mask_decoder=2)
 # Exact distances with matrices of their own (v1), and buckets with the content's (v2).
 POSITIONS = {
     "v1": PositionConfig("disentangled", max_length=64, max_distance=6, num_buckets=0),
@@ -106,7 +106,7 @@ def test_only_the_decoder_knows_absolute_places(version):
 
 
 def test_a_hidden_token_is_not_seen(monkeypatch):
-    config = dataclasses.replace(DECODED, mask_share=1.0, random_share=0.0)
+    config = dataclasses.replace(DECODED, mask_token_fraction=1.0, random_token_fraction=0.0)
     monkeypatch.setitem(MODELS, "mlm", deberta("v1"))
     batch = batch_of("mlm", [None], config)
     seen = influence("mlm", batch, config)
@@ -121,7 +121,7 @@ def test_the_model_is_that_of_a_run_without_it():
     model, batch = deberta("v2"), batch_of("mlm", [None], DECODED)
     decoded, plain = (
         tree.flatten(jax.eval_shape(module_of("mlm", model, config).init, jax.random.key(0), batch)["params"])
-        for config in (DECODED, MLM(rate=0.4))
+        for config in (DECODED, MLM(masking_rate=0.4))
     )
     assert {p.removesuffix("/value") for p in set(decoded) - set(plain)} == {"heads/places/table"}
     assert set(plain) < set(decoded)
@@ -130,7 +130,7 @@ def test_the_model_is_that_of_a_run_without_it():
 def test_the_convolution_and_shared_layers_run_too():
     """Two layers: the decoder's one, and before it one that shares its weights or joins the convolution."""
     batch = batch_of("mlm", [None], DECODED)
-    tables = dataclasses.replace(MODELS["mlm"].embedding, convolution=3)
+    tables = dataclasses.replace(MODELS["mlm"].embedding, conv_kernel_size=3)
     for changes in ({"share_layers": True}, {"embedding": tables}, {"num_layers": 1}):
         terms, *_ = compiled("mlm", deberta("v2", **changes), DECODED).forward(batch)
         assert np.isfinite(terms["loss"].sum)

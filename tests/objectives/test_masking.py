@@ -52,7 +52,7 @@ def test_roberta_rounds_by_chance_and_masks_any_position():
 
 def test_robertas_random_ids_are_ordinary_tokens():
     rng, tokens = np.random.default_rng(1), np.full(4000, 9, np.int32)
-    config = Masking(recipe="roberta", mask_share=0.0, random_share=1.0)
+    config = Masking(recipe="roberta", mask_token_fraction=0.0, random_token_fraction=1.0)
     shown = masking.hide(rng, tokens, np.arange(4000), spec(config), config)
     counts = np.bincount(shown, minlength=60)
     assert counts[VOCAB.special].sum() == 0 and stats.chisquare(counts[~VOCAB.special]).pvalue > 1e-3
@@ -87,7 +87,7 @@ def whole_words(rng: np.random.Generator, words: list[list[int]], count: int, st
 
 
 def test_whole_words_are_taken_or_left():
-    config = Masking(unit="word", rate=0.36)
+    config = Masking(unit="word", masking_rate=0.36)
     words = words_of(TEXT)
     assert [len(word) for word in words] == [3, 1, 2, 1, 1, 2, 1]
     assert masking.num_predictions(len(TEXT), config) == 5
@@ -116,7 +116,7 @@ def ngrams(rng: np.random.Generator, words: list[list[int]], count: int, weights
 
 
 def test_ngrams_of_whole_words_have_alberts_lengths():
-    config = Masking(unit="ngram", rate=0.36)
+    config = Masking(unit="ngram", masking_rate=0.36)
     words, chosen = words_of(TEXT), draws(TEXT, config)
     for weights, equal in (([1, 1 / 2, 1 / 3], True), ([1, 1, 1], False), ([1 / 3, 1 / 2, 1], False)):
         rng = np.random.default_rng(3)
@@ -136,7 +136,7 @@ def test_ngram_lengths_are_6_3_2_of_11():
 
 def test_special_tokens_are_never_targets_of_any_unit():
     for unit in ("token", "word", "ngram"):
-        chosen = draws(TEXT, Masking(unit=unit, rate=1.0), count=50)
+        chosen = draws(TEXT, Masking(unit=unit, masking_rate=1.0), count=50)
         ordinary = set(np.flatnonzero(~VOCAB.special[TEXT]))
         assert all(ordinary.issuperset(c) and (unit == "ngram" or len(c) == len(ordinary)) for c in chosen)
 

@@ -74,7 +74,7 @@ def test_span_and_rest_rebuild_the_text(text, seed):
 def test_the_encoder_hides_what_the_decoder_writes():
     """With nothing kept or random no token of the span is left in the encoder: the shifted interval of
     MASS-supNMT would leave the first one visible."""
-    rng, this = np.random.default_rng(2), spec(42, mask_share=1.0, random_share=0.0)
+    rng, this = np.random.default_rng(2), spec(42, mask_token_fraction=1.0, random_token_fraction=0.0)
     for _ in range(300):
         row = mass.example(rng, window(np.arange(100, 140)), this)
         written = [token for token in targets(row) if token != VOCAB.eos]
@@ -83,7 +83,9 @@ def test_the_encoder_hides_what_the_decoder_writes():
 
 
 def test_wrong_values_are_named():
-    with pytest.raises(ConfigError, match="objective.span_share = 1.0"):
-        MASS(span_share=1.0).validate()
-    with pytest.raises(ConfigError, match="objective.mask_share = 0.8 and objective.random_share = 0.3"):
-        MASS(random_share=0.3).validate()
+    with pytest.raises(ConfigError, match="objective.span_fraction = 1.0"):
+        MASS(span_fraction=1.0).validate()
+    with pytest.raises(
+        ConfigError, match="objective.mask_token_fraction = 0.8 and objective.random_token_fraction = 0.3"
+    ):
+        MASS(random_token_fraction=0.3).validate()

@@ -23,22 +23,28 @@ from tlx.training import step as steps
 from tlx.training.state import State
 
 DECODER = Mixture(
-    parts=(MixtureComponent({"name": "clm"}, rows=2), MixtureComponent({"name": "prefix_lm"}, scale=0.5))
+    parts=(
+        MixtureComponent({"name": "clm"}, rows=2),
+        MixtureComponent({"name": "prefix_lm"}, loss_weight=0.5),
+    )
 )
 ENCODER = Mixture(
-    parts=(MixtureComponent({"name": "mlm"}), MixtureComponent({"name": "mlm", "rate": 0.4}, label="much"))
+    parts=(
+        MixtureComponent({"name": "mlm"}),
+        MixtureComponent({"name": "mlm", "masking_rate": 0.4}, label="much"),
+    )
 )
 BOTH = Mixture(
     parts=(
         MixtureComponent({"name": "span_corruption"}),
-        MixtureComponent({"name": "mass"}, rows=2, length=12),
+        MixtureComponent({"name": "mass"}, rows=2, sequence_length=12),
         MixtureComponent({"name": "denoising", "style": "drop"}),
     )
 )
 MODELS: dict[Mixture, ModelConfig] = {
     DECODER: MODEL,
     ENCODER: dataclasses.replace(MODEL, kind="encoder"),
-    BOTH: dataclasses.replace(MODEL, kind="encoder_decoder", position=PositionConfig("bucketed")),
+    BOTH: dataclasses.replace(MODEL, kind="encoder_decoder", position=PositionConfig("relative_bias")),
 }
 CASES = pytest.mark.parametrize(
     "config",
@@ -92,7 +98,7 @@ def test_the_text_is_cut_up_without_loss(tmp_path):
     config = Mixture(
         parts=(
             MixtureComponent({"name": "clm"}, rows=2),
-            MixtureComponent({"name": "clm"}, label="more", length=8),
+            MixtureComponent({"name": "clm"}, label="more", sequence_length=8),
         )
     )
     this = ObjectiveSpec(config, 16, corpus.VOCAB)
@@ -132,7 +138,7 @@ def test_loss_is_the_sum_of_the_parts(config):
         for name, term in found.items():
             here = terms[f"{part.name}/{name}"]
             np.testing.assert_allclose(here.sum, term.sum, rtol=1e-5)
-            assert here.weight == term.weight and here.loss_weight == term.loss_weight * part.scale
+            assert here.weight == term.weight and here.loss_weight == term.loss_weight * part.loss_weight
         total, weight = total + found["loss"].sum, weight + found["loss"].weight
     np.testing.assert_allclose(terms["loss"].sum, total, rtol=1e-5)
     assert terms["loss"].weight == weight == batch["weights"].sum() and terms["loss"].loss_weight == 0
@@ -162,7 +168,10 @@ def test_microbatches_do_not_change_the_gradient(config):
             "each with a label of its own",
         ),
         (Mixture(parts=(MixtureComponent({"name": "clm"}, rows=0),)), r"objective.parts\[0\].rows = 0"),
-        (Mixture(parts=(MixtureComponent({"name": "mlm", "rate": 2.0}),)), "objective.rate = 2.0"),
+        (
+            Mixture(parts=(MixtureComponent({"name": "mlm", "masking_rate": 2.0}),)),
+            "objective.masking_rate = 2.0",
+        ),
     ],
 )
 def test_wrong_values_are_named(config, message):

@@ -138,9 +138,9 @@ def test_shares_are_drawn_for_each_token(rows):
 @pytest.mark.parametrize(
     "config, field",
     [
-        (mlm.MLM(rate=0.0), "objective.rate = 0.0"),
-        (mlm.MLM(mask_share=1.5), "objective.mask_share = 1.5"),
-        (mlm.MLM(random_share=0.3), "objective.random_share = 0.3 must be at most"),
+        (mlm.MLM(masking_rate=0.0), "objective.masking_rate = 0.0"),
+        (mlm.MLM(mask_token_fraction=1.5), "objective.mask_token_fraction = 1.5"),
+        (mlm.MLM(random_token_fraction=0.3), "objective.random_token_fraction = 0.3 must be at most"),
         (mlm.MLM(max_predictions=0), "objective.max_predictions = 0"),
     ],
 )

@@ -61,7 +61,7 @@ def test_sentences_end_behind_their_last_mark():
 
 @pytest.mark.parametrize("name", ["nsp", "sop"])
 def test_half_follow_and_a_is_a_random_number_of_sentences(name):
-    found = two_texts(spec(name, short_rate=0.0), DRAWS)
+    found = two_texts(spec(name, short_sequence_fraction=0.0), DRAWS)
     labels = np.array([label for *_, label in found])
     assert stats.binomtest(int(labels.sum()), DRAWS, 0.5).pvalue > 1e-3
     for label in (0, 1) if name == "sop" else (0,):
@@ -85,7 +85,7 @@ def _within(piece: list[int], whole: list[int]) -> bool:
 
 
 def test_alberts_random_text_is_the_other_order_and_not_another_document():
-    found = two_texts(spec("sop", short_rate=0.0), 500)
+    found = two_texts(spec("sop", short_sequence_fraction=0.0), 500)
     assert all(not set(a + b) & set(range(40, 59)) for a, b, _ in found)
     assert any(set(a + b) & set(range(40, 59)) for a, b, _ in two_texts(spec("nsp"), 500))
 
@@ -154,7 +154,7 @@ def test_a_row_is_cls_a_sep_b_sep_and_can_be_rebuilt(chunk, other, name, seed):
 
 @pytest.mark.parametrize("name", ["nsp", "sop"])
 def test_loss_is_numpys(name):
-    this = spec(name, rate=0.4)
+    this = spec(name, masking_rate=0.4)
     empty = window([], [])
     windows = [text(21, seed=i)._replace(second=text(21, seed=9 + i)) for i in range(4)]
     batch = batch_of(this, [*windows, empty])
@@ -182,5 +182,5 @@ def test_loss_is_numpys(name):
 def test_too_short_a_sequence_or_a_wrong_rate_is_an_error():
     with pytest.raises(ConfigError, match="data.sequence_length = 4 must be at least 5 for nsp"):
         segment_pairs.pair_reads(spec_of("nsp", length=4))
-    with pytest.raises(ConfigError, match="objective.short_rate = 1.5"):
-        nsp.NSP(short_rate=1.5).validate()
+    with pytest.raises(ConfigError, match="objective.short_sequence_fraction = 1.5"):
+        nsp.NSP(short_sequence_fraction=1.5).validate()

@@ -15,7 +15,9 @@ from tlx.objectives.recurrent_lm import RecurrentLM
 from tlx.objectives.shared.base import ObjectiveSpec
 
 LENGTH = 12
-MODEL = dataclasses.replace(ENCODER, kind="decoder", residual="post", position=PositionConfig("relative"))
+MODEL = dataclasses.replace(
+    ENCODER, kind="decoder", block_layout="post", position=PositionConfig("relative_sinusoidal")
+)
 
 
 def batches(count: int = 3, mem_len: int = 40):

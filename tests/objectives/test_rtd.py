@@ -29,7 +29,7 @@ def test_counts(real, draws):
     this = spec_of("rtd", length=128)
     row = rtd.example(np.random.default_rng(0), text(126, real - 2), this)
     assert row["weights"].sum() == draws and len(row["weights"]) == 19
-    assert rtd.max_predictions(512, RTD()) == 79 and rtd.max_predictions(512, RTD(rate=0.25)) == 130
+    assert rtd.max_predictions(512, RTD()) == 79 and rtd.max_predictions(512, RTD(masking_rate=0.25)) == 130
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +95,13 @@ def test_samples_follow_the_generators_distribution_at_its_temperature():
 
 
 SHARINGS = ("all", "gdes", "none")
-CONFIG = RTD(rate=0.4, generator_fraction=0.5)
+CONFIG = RTD(masking_rate=0.4, generator_fraction=0.5)
 # Output through the table, as in all ELECTRAs.
 MODEL = dataclasses.replace(ENCODER, head=dataclasses.replace(ENCODER.head, tied=True))
 
 
 def case(sharing: str, **changes):
-    this = spec_of("rtd", dataclasses.replace(CONFIG, sharing=sharing, **changes))
+    this = spec_of("rtd", dataclasses.replace(CONFIG, embedding_sharing=sharing, **changes))
     batch = batch_of(this, [text(22, seed=1), text(22, 15, seed=2)])
     return small(this, batch, MODEL), batch
 
@@ -236,10 +236,10 @@ def test_an_evaluation_samples_the_same_each_time():
 @pytest.mark.parametrize(
     "config, field",
     [
-        (RTD(rate=0.0), "objective.rate = 0.0"),
+        (RTD(masking_rate=0.0), "objective.masking_rate = 0.0"),
         (RTD(temperature=0.0), "objective.temperature = 0.0"),
         (RTD(rtd_weight=-1.0), "objective.rtd_weight = -1.0"),
-        (RTD(sharing="gde"), "did you mean 'gdes'"),
+        (RTD(embedding_sharing="gde"), "did you mean 'gdes'"),
         (RTD(generator_fraction=1.5), "objective.generator_fraction = 1.5"),
     ],
 )

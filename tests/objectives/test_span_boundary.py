@@ -54,10 +54,10 @@ def literal_spans(rng: np.random.Generator, tokens: list[int], config: SpanBound
     """The official loop in words, on a text of ordinary tokens: the hidden places."""
     begins = [i for i, token in enumerate(tokens) if i == 0 or STARTS_WORD[token]] + [len(tokens)]
     hidden: set[int] = set()
-    weights = config.geometric * (1 - config.geometric) ** np.arange(config.max_words)
+    weights = config.geometric_p * (1 - config.geometric_p) ** np.arange(config.max_words)
     while len(hidden) < span_boundary.budget(len(tokens), config):
         length = (
-            min(int(rng.geometric(config.geometric)), config.max_words)
+            min(int(rng.geometric(config.geometric_p)), config.max_words)
             if clip
             else int(rng.choice(config.max_words, p=weights / weights.sum())) + 1
         )
@@ -72,7 +72,7 @@ def literal_spans(rng: np.random.Generator, tokens: list[int], config: SpanBound
 
 
 def test_hidden_places_are_distributed_as_the_official_loop_has_them():
-    config = SpanBoundary(rate=0.4, max_words=3)
+    config = SpanBoundary(masking_rate=0.4, max_words=3)
     this = spec_of("span_boundary", config, length=12, starts_word=STARTS_WORD)
     tokens = [10, 12, 11, 13, 15, 18, 14, 16, 17, 21]
     window = Window(np.array(tokens, np.int32), np.ones(10, np.int32), np.arange(10, dtype=np.int32))
@@ -107,7 +107,7 @@ def test_one_draw_decides_a_span():
 
 def test_edges_by_hand():
     """Documents of 9 and 8 tokens; which spans have edges, which tokens have offsets."""
-    this = spec_of("span_boundary", SpanBoundary(rate=0.4, max_targets=2), length=19)
+    this = spec_of("span_boundary", SpanBoundary(masking_rate=0.4, max_targets=2), length=19)
     segments = np.repeat([1, 2], [9, 8]).astype(np.int32)
     positions = np.r_[0:9, 0:8].astype(np.int32)
     seen = set()
@@ -133,7 +133,7 @@ def test_edges_by_hand():
 
 
 def test_special_tokens_are_neither_hidden_nor_crossed():
-    this, rng = spec_of("span_boundary", SpanBoundary(rate=0.5), length=26), np.random.default_rng(3)
+    this, rng = spec_of("span_boundary", SpanBoundary(masking_rate=0.5), length=26), np.random.default_rng(3)
     window = text(24)
     window.tokens[[5, 11, 23]] = VOCAB.eos
     for _ in range(300):
@@ -146,7 +146,7 @@ def test_special_tokens_are_neither_hidden_nor_crossed():
 
 
 def test_losses_are_numpys_and_no_hidden_token_is_read():
-    this = spec_of("span_boundary", SpanBoundary(rate=0.3, max_targets=3, position_width=8))
+    this = spec_of("span_boundary", SpanBoundary(masking_rate=0.3, max_targets=3, position_width=8))
     batch = batch_of(this, [text(22, seed=1), text(22, 15, seed=2)], seed=5)
     it = small(this, batch)
     terms, _ = it.forward(batch)
@@ -184,10 +184,10 @@ def test_losses_are_numpys_and_no_hidden_token_is_read():
 @pytest.mark.parametrize(
     "config, field",
     [
-        (SpanBoundary(rate=0.0), "objective.rate = 0.0"),
-        (SpanBoundary(geometric=1.0), "objective.geometric = 1.0"),
+        (SpanBoundary(masking_rate=0.0), "objective.masking_rate = 0.0"),
+        (SpanBoundary(geometric_p=1.0), "objective.geometric_p = 1.0"),
         (SpanBoundary(max_words=0), "objective.max_words = 0"),
-        (SpanBoundary(random_share=0.5), "objective.random_share = 0.5"),
+        (SpanBoundary(random_token_fraction=0.5), "objective.random_token_fraction = 0.5"),
     ],
 )
 def test_wrong_values_are_named(config, field):

@@ -16,7 +16,7 @@ from tlx.objectives.ul2 import UL2, Denoiser
 # Where a row of 24 would show too little: most of the text hidden, from an encoder that keeps its order.
 _HARDER = {
     "denoising": denoising.Denoising(noise_density=0.2),
-    "mass": MASS(mask_share=1.0, random_share=0.0),
+    "mass": MASS(mask_token_fraction=1.0, random_token_fraction=0.0),
     "ul2": UL2(denoisers=(Denoiser("X", 3, 0.5),)),
 }
 CASES = {
@@ -24,7 +24,9 @@ CASES = {
     for name in TABLE
     if TABLE.load(name).module is EncoderDecoderModule and name != "span_corruption"
 }
-CASES["denoising in style bert"] = denoising.Denoising(style="bert", noise_density=0.4, random_share=0.0)
+CASES["denoising in style bert"] = denoising.Denoising(
+    style="bert", noise_density=0.4, random_token_fraction=0.0
+)
 CASES["denoising in style drop"] = denoising.Denoising(style="drop", noise_density=0.4)
 CASES["S-denoising"] = UL2(denoisers=(Denoiser("S"),))
 

@@ -26,7 +26,7 @@ def spec(length: int, config: UL2 | None = None) -> ObjectiveSpec:
 
 
 def test_the_seven_denoisers_of_table_1():
-    assert [(d.mode, d.mean_length, d.density) for d in UL2().denoisers[:6]] == [
+    assert [(d.mode, d.mean_span_length, d.noise_density) for d in UL2().denoisers[:6]] == [
         ("R", 3, 0.15),
         ("R", 8, 0.15),
         ("X", 3, 0.5),
@@ -63,7 +63,8 @@ def test_spans_grow_where_they_would_outnumber_the_sentinels():
 def test_modes_and_denoisers_have_their_shares(weights):
     """Told apart by the mode and by how many sentinels and targets a row has."""
     denoisers = tuple(
-        Denoiser(d.mode, d.mean_length, d.density, w) for d, w in zip(ul2.TABLE_1, weights, strict=True)
+        Denoiser(d.mode, d.mean_span_length, d.noise_density, w)
+        for d, w in zip(ul2.TABLE_1, weights, strict=True)
     )
     this, rng = spec(128, UL2(denoisers=denoisers)), np.random.default_rng(0)
     length = ul2.reads(this).length

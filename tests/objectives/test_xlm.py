@@ -43,7 +43,7 @@ def test_a_pair_by_hand():
 def test_text_alone_is_eos_and_the_stream_in_one_segment():
     read = window([10, 11, EOS, 12], 3)
     read.segments[3] = 2
-    row = xlm.example(np.random.default_rng(0), read, spec_of("xlm", XLM(rate=1e-9)))
+    row = xlm.example(np.random.default_rng(0), read, spec_of("xlm", XLM(masking_rate=1e-9)))
     assert row["tokens"].tolist()[:5] == [EOS, 10, 11, EOS, 12]
     assert row["segments"].tolist() == [1] * 5 + [0] * 19
     assert row["langs"].tolist() == [3] * 5 + [0] * 19 and row["positions"][4] == 4
@@ -57,7 +57,7 @@ def test_text_alone_is_eos_and_the_stream_in_one_segment():
     st.integers(0, 2**32),
 )
 def test_pairs_can_be_rebuilt_and_have_exactly_their_eos(first, second, reset, seed):
-    this = spec_of("xlm", XLM(reset_positions=reset, rate=0.4))
+    this = spec_of("xlm", XLM(reset_positions=reset, masking_rate=0.4))
     row = xlm.example(np.random.default_rng(seed), pair(first, second), this)
     tokens, real = row["tokens"].copy(), row["weights"] > 0
     tokens[row["target_positions"][real]] = row["targets"][real]
@@ -86,11 +86,11 @@ def test_each_token_but_the_first_is_a_target_by_chance():
     assert stats.chisquare(np.bincount(places, minlength=24)[1:]).pvalue > 1e-3  # the inner eos too
     shown = np.concatenate([row["tokens"][row["target_positions"][row["weights"] > 0]] for row in rows])
     assert stats.binomtest(int((shown == VOCAB.mask).sum()), len(shown), 0.801).pvalue > 1e-3
-    assert xlm.max_predictions(256, XLM()) == 73 and xlm.max_predictions(6, XLM(rate=1.0)) == 5
+    assert xlm.max_predictions(256, XLM()) == 73 and xlm.max_predictions(6, XLM(masking_rate=1.0)) == 5
 
 
 def test_loss_is_numpys_and_knows_the_languages():
-    this = spec_of("xlm", XLM(rate=0.3))
+    this = spec_of("xlm", XLM(masking_rate=0.3))
     batch = batch_of(this, [pair(list(range(10, 20)), list(range(30, 38))), window(list(range(40, 63)))])
     model = {"embedding": ENCODER.embedding.__class__(num_languages=3, norm=True)}
     it = small(this, batch, **model)
@@ -113,5 +113,5 @@ def test_a_row_of_padding_has_no_weight_and_short_rows_are_refused():
     assert not any(row[key].any() for key in ("weights", "segments", "langs"))
     with pytest.raises(ConfigError, match="data.sequence_length = 5"):
         xlm.reads(spec_of("xlm", length=5))
-    with pytest.raises(ConfigError, match="objective.rate = 1.5"):
-        XLM(rate=1.5).validate()
+    with pytest.raises(ConfigError, match="objective.masking_rate = 1.5"):
+        XLM(masking_rate=1.5).validate()

@@ -19,7 +19,7 @@ def rate(count):
 
 
 def config_of(name, **changes):
-    small = {"adafactor": AdafactorConfig(min_dim=8), "muon": MuonConfig(steps=2)}
+    small = {"adafactor": AdafactorConfig(min_dim_size_to_factor=8), "muon": MuonConfig(ns_steps=2)}
     return OptimizerConfig(name=name, **small | changes)
 
 
@@ -170,8 +170,8 @@ def test_only_matrices_decay_by_default():
 def test_rules_give_layers_rates_and_decay_of_their_own():
     config = config_of(
         "adamw",
-        decay=(("blocks[1]/feedforward", 0.5), ("feedforward", 0.0)),
-        rates=(("blocks[:2]/norm", 0.25), ("blocks[-1]/norm", 0.5)),
+        weight_decay_multipliers=(("blocks[1]/feedforward", 0.5), ("feedforward", 0.0)),
+        lr_multipliers=(("blocks[:2]/norm", 0.25), ("blocks[-1]/norm", 0.5)),
     )
     params = trees.values(trees.abstract(), 0)
     still = jax.tree.map(jnp.zeros_like, params)
@@ -223,9 +223,15 @@ def test_frozen_parameters_stay_and_have_no_state(name):
     "changes, parts",
     [
         ({"freeze": ("embedd/",)}, ("optimizer.freeze", "'embedd/'", "model/embed/embedding")),
-        ({"rates": (("blocks[9]/norm", 0.0),)}, ("optimizer.rates", "stacks have 4 layers")),
-        ({"decay": (("(", 0.0),)}, ("optimizer.decay", "not a regular expression")),
-        ({"rates": (("norm", -1.0),)}, ("optimizer.rates", "less than 0")),
+        (
+            {"lr_multipliers": (("blocks[9]/norm", 0.0),)},
+            ("optimizer.lr_multipliers", "stacks have 4 layers"),
+        ),
+        (
+            {"weight_decay_multipliers": (("(", 0.0),)},
+            ("optimizer.weight_decay_multipliers", "not a regular expression"),
+        ),
+        ({"lr_multipliers": (("norm", -1.0),)}, ("optimizer.lr_multipliers", "less than 0")),
         ({"name": "adamv"}, ("optimizer.name", "did you mean 'adamw'")),
         ({"beta2": 1.0}, ("optimizer.beta2", "less than 1")),
         ({"learning_rate": 0.0}, ("optimizer.learning_rate", "more than 0")),
@@ -277,9 +283,14 @@ def test_other_parameters_are_refused():
 
 
 def test_config_reads_from_plain_values():
-    values = {"name": "muon", "decay": [["norm", 0]], "freeze": ["embed"], "muon": {"steps": 3}}
+    values = {
+        "name": "muon",
+        "weight_decay_multipliers": [["norm", 0]],
+        "freeze": ["embed"],
+        "muon": {"ns_steps": 3},
+    }
     config = from_dict(OptimizerConfig, values)
     assert config == OptimizerConfig(
-        name="muon", decay=(("norm", 0.0),), freeze=("embed",), muon=MuonConfig(steps=3)
+        name="muon", weight_decay_multipliers=(("norm", 0.0),), freeze=("embed",), muon=MuonConfig(ns_steps=3)
     )
     assert from_dict(OptimizerConfig, to_dict(config)) == config

@@ -27,12 +27,18 @@ def after(schedule, start=WARMUP):
     "changes, expected",
     [
         ({"name": "constant"}, after(optax.constant_schedule(PEAK))),
-        ({"name": "linear", "final": 0.25}, after(optax.linear_schedule(PEAK, PEAK / 4, TOTAL - WARMUP))),
+        (
+            {"name": "linear", "final_fraction": 0.25},
+            after(optax.linear_schedule(PEAK, PEAK / 4, TOTAL - WARMUP)),
+        ),
         ({"name": "cosine"}, after(optax.cosine_decay_schedule(PEAK, TOTAL - WARMUP, alpha=0.1))),
         ({"name": "cosine", "warmup": 0.1}, after(optax.cosine_decay_schedule(PEAK, TOTAL - WARMUP, 0.1))),
         ({"name": "inverse_sqrt"}, after(lambda t: PEAK * np.sqrt(WARMUP / (t + WARMUP)))),
-        ({"name": "wsd", "decay": 50, "final": 0.0}, after(optax.linear_schedule(PEAK, 0.0, 50), start=150)),
-        ({"name": "wsd", "decay": 0.25}, after(optax.linear_schedule(PEAK, PEAK / 10, 50), start=150)),
+        (
+            {"name": "wsd", "cooldown": 50, "final_fraction": 0.0},
+            after(optax.linear_schedule(PEAK, 0.0, 50), start=150),
+        ),
+        ({"name": "wsd", "cooldown": 0.25}, after(optax.linear_schedule(PEAK, PEAK / 10, 50), start=150)),
     ],
 )
 def test_schedule_is_the_rise_and_its_shape(changes, expected):
@@ -41,7 +47,7 @@ def test_schedule_is_the_rise_and_its_shape(changes, expected):
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine", "inverse_sqrt", "wsd"])
 def test_no_warmup_starts_at_the_peak_and_no_step_stands_still(name):
-    found = rates(name=name, warmup=0.0, final=0.0)
+    found = rates(name=name, warmup=0.0, final_fraction=0.0)
     assert found[0] == np.float32(PEAK) and (found > 0).all()
 
 
@@ -51,8 +57,8 @@ def test_no_warmup_starts_at_the_peak_and_no_step_stands_still(name):
         ({"name": "cosin"}, "did you mean 'cosine'"),
         ({"warmup": 300}, "warmup = 300 steps must be at most the run's 200"),
         ({"warmup": 2.5}, "whole number of steps"),
-        ({"final": 2.0}, "final = 2.0 must be 0 to 1"),
-        ({"name": "wsd", "decay": -1.0}, "decay = -1.0"),
+        ({"final_fraction": 2.0}, "final_fraction = 2.0 must be 0 to 1"),
+        ({"name": "wsd", "cooldown": -1.0}, "cooldown = -1.0"),
     ],
 )
 def test_what_cannot_be_used_is_refused(changes, message):

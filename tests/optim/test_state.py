@@ -17,11 +17,11 @@ CONFIGS = {
     "adagrad": OptimizerConfig(name="adagrad"),
     "lamb": OptimizerConfig(name="lamb"),
     "lion": OptimizerConfig(name="lion"),
-    "muon": OptimizerConfig(name="muon", muon=MuonConfig(steps=2)),
+    "muon": OptimizerConfig(name="muon", muon=MuonConfig(ns_steps=2)),
     "groups": OptimizerConfig(
         name="adafactor",
-        decay=(("embed", 0.0),),
-        rates=(("blocks[2:]/", 0.5), ("heads", 2.0)),
+        weight_decay_multipliers=(("embed", 0.0),),
+        lr_multipliers=(("blocks[2:]/", 0.5), ("heads", 2.0)),
         freeze=("position",),
     ),
 }

@@ -33,9 +33,11 @@ def get_config(arg=""):
     model.width, model.num_layers, model.attention.num_heads = 1024, 2, 16
     model.dropout = model.attention.dropout = model.feedforward.dropout = 0.0
     if "SHAPE" == "plm":
-        config.objective.num_predict, model.position.kind, model.residual = 85, "relative", "post"
+        config.objective.num_predict = 85
+        model.position.kind = "relative_sinusoidal"
+        model.block_layout = "post"
     else:
-        model.position.kind, config.optimizer.name = "bucketed", "adafactor"
+        model.position.kind, config.optimizer.name = "relative_bias", "adafactor"
         model.attention.num_heads = 64  # more than buckets: the table is split over its heads
     model.execution.remat = "attended+statistics"
     config.mesh.data, config.mesh.fsdp = 1, -1

@@ -19,9 +19,11 @@ def config(shape: str = "clm", mesh: str = "fsdp", **model) -> RunConfig:
     values.data.sequence_length, values.train.batch_size = 64, 16
     part = values.model
     part.width, part.num_layers, part.attention.num_heads, part.execution.unroll = 64, 2, 8, 1
-    part.position.kind = {"plm": "relative", "span_corruption": "bucketed"}.get(shape, "rotary")
+    part.position.kind = {"plm": "relative_sinusoidal", "span_corruption": "relative_bias"}.get(
+        shape, "rotary"
+    )
     if shape == "plm":
-        part.residual, values.objective.mem_len, values.objective.num_predict = "post", 16, 6
+        part.block_layout, values.objective.mem_len, values.objective.num_predict = "post", 16, 6
     for name, value in model.items():
         part[name] = value
     for axis, size in MESHES[mesh].items():

@@ -24,7 +24,7 @@ def test_pod_ladders_stay_within_their_budgets_and_are_made_of_trunks(budget):
     step = ladder.head_dim * ladder.width_multiple
     assert len(made["runs"]) == 26 and all(row["width"] % step == 0 for row in made["runs"])
     trunks = [row for row in made["runs"] if "trunk" not in row]
-    assert len(trunks) <= 19 and {row["lr"] for row in made["runs"]} == {ladder.rate}
+    assert len(trunks) <= 19 and {row["lr"] for row in made["runs"]} == {ladder.learning_rate}
     for row in trunks:
         bytes_per_chip = row["memory_bytes"] / ladder.accelerators
         assert bytes_per_chip < {"v5e": 16e9, "v5p": 95e9}[ladder.accelerator]

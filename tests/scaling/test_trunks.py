@@ -17,13 +17,13 @@ from tlx.training.journal import read_lines
 
 def ladder(**changes):
     config = runpy.run_path(str(ROOT / "configs/scaling/quickstart.py"))["get_config"]("tiny")
-    config.ladder.rate_data_power = 0.0
+    config.ladder.lr_tokens_power = 0.0
     config.ladder.update(changes)
     return plan(config.ladder.to_dict(), config.run)
 
 
 def test_runs_of_a_size_share_the_longest_and_pay_for_their_cooling():
-    apart, joined = ladder(), ladder(cool=0.2)
+    apart, joined = ladder(), ladder(cooldown_fraction=0.2)
     assert joined["total_flops"] < 0.8 * apart["total_flops"]
     rows = {row["run"]: row for row in joined["runs"]}
     branches = [row for row in joined["runs"] if "trunk" in row]
@@ -31,7 +31,7 @@ def test_runs_of_a_size_share_the_longest_and_pay_for_their_cooling():
     for row in branches:
         trunk = rows[row["trunk"]]
         assert (row["width"], row["lr"]) == (trunk["width"], trunk["lr"]) and row["steps"] < trunk["steps"]
-        assert row["from_step"] in trunk["config"]["checkpoint"]["at"]
+        assert row["from_step"] in trunk["config"]["checkpoint"]["keep_at"]
         assert row["steps"] - row["from_step"] == pytest.approx(0.2 * row["steps"], abs=1)
         assert row["spent"] == pytest.approx(0.2 * row["flops"], rel=0.1)
         assert row["run"] == sha256_json(row["config"])[:12]
@@ -40,10 +40,10 @@ def test_runs_of_a_size_share_the_longest_and_pay_for_their_cooling():
 
 
 def test_what_trunks_cannot_have_is_said():
-    with pytest.raises(ConfigError, match="rate_data_power = 0"):
-        ladder(cool=0.2, rate_data_power=-0.4)
+    with pytest.raises(ConfigError, match="lr_tokens_power = 0"):
+        ladder(cooldown_fraction=0.2, lr_tokens_power=-0.4)
     with pytest.raises(ConfigError, match="cool down while it warms up"):
-        ladder(cool=0.9, warmup=0.5)
+        ladder(cooldown_fraction=0.9, warmup_fraction=0.5)
 
 
 @pytest.mark.slow
@@ -55,8 +55,8 @@ def test_a_branch_ends_as_the_same_run_made_whole(tmp_path):
     rows = []
     for steps, at in ((20, [8]), (10, [])):
         values["train"]["steps"] = values["eval"]["every"] = steps
-        values["optimizer"]["schedule"] |= {"name": "wsd", "warmup": 2, "decay": steps // 5}
-        values["checkpoint"] |= {"every": 100, "keep": 1, "at": at}
+        values["optimizer"]["schedule"] |= {"name": "wsd", "warmup": 2, "cooldown": steps // 5}
+        values["checkpoint"] |= {"every": 100, "keep": 1, "keep_at": at}
         row = {"run": sha256_json(values)[:12], "N": steps, "D": steps, "steps": steps, "flops": steps}
         row |= {"lr": 3e-3, "seed": 0, "batch_tokens": 256, "config": values, "memory_bytes": 1}
         rows.append(row)

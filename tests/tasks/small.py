@@ -22,14 +22,14 @@ LENGTH = 16
 
 
 def model_of(shape: str, dropout: float = 0.0) -> ModelConfig:
-    position = {"two_stream": PositionConfig("relative", segment_relative=True)}
+    position = {"two_stream": PositionConfig("relative_sinusoidal", segment_relative=True)}
     return ModelConfig(
         kind=shape,
         vocab_size=TOKENIZER.vocab.size,
         width=16,
         num_layers=1,
         dropout=dropout,
-        residual="post" if shape == "two_stream" else "pre",
+        block_layout="post" if shape == "two_stream" else "pre",
         attention=AttentionConfig(num_heads=2),
         position=position.get(shape, PositionConfig("learned", max_length=LENGTH)),
         embedding=EmbeddingConfig(num_types=2 if shape == "encoder" else 0),

@@ -94,7 +94,7 @@ def test_the_loss_is_cross_entropy():
 
 
 def test_sets_of_labels():
-    spec, batch, module, params = made("classification", "encoder", SETS, multi=True)
+    spec, batch, module, params = made("classification", "encoder", SETS, multi_label=True)
     assert spec.config.labels == ("x", "y", "z")
     np.testing.assert_array_equal(batch["label"], [[1, 1, 0], [0, 0, 1], [0, 0, 0]])
     terms, outputs = small.evaluated(module, params, batch)
@@ -125,20 +125,22 @@ def test_answers_and_scores_of_classes(tmp_path):
 
 def test_what_is_outside_all_classes_is_counted_by_itself():
     records = small.records_of(*({"text": "t", "label": name} for name in ("a", "oos", "b", "oos")))
-    spec = small.spec_of("classification", "encoder", records, outside="oos")
+    spec = small.spec_of("classification", "encoder", records, out_of_scope_label="oos")
     answers = [{"label": name} for name in ("a", "oos", "oos", "b")]
     figures = TABLE.load("classification").score(answers, records, spec).figures
     assert figures["in_scope_accuracy"] == figures["out_of_scope_recall"] == figures["accuracy"] == 0.5
     figures = TABLE.load("classification").score(answers[:1], records[:1], spec).figures
     assert figures["in_scope_accuracy"] == 1.0 and "out_of_scope_recall" not in figures
-    unseen = small.spec_of("classification", "encoder", records, outside="other").config
+    unseen = small.spec_of("classification", "encoder", records, out_of_scope_label="other").config
     assert unseen.labels == ("a", "b", "oos", "other")  # few labels may have none of it
-    with pytest.raises(ConfigError, match=r"objective.outside = 'other' is none of the classes: a, b"):
+    with pytest.raises(
+        ConfigError, match=r"objective.out_of_scope_label = 'other' is none of the classes: a, b"
+    ):
         dataclasses.replace(unseen, labels=("a", "b")).validate()
 
 
 def test_a_decoder_keeps_its_language_model_loss():
-    spec, batch, module, params = made("classification", "decoder", lm_scale=0.5)
+    spec, batch, module, params = made("classification", "decoder", lm_loss_weight=0.5)
 
     @jax.jit
     def terms_of(batch):
@@ -184,7 +186,7 @@ def test_names_of_classes_are_sorted_numbers_by_value():
     [
         ("classification", {"text": "a", "label": "x"}, {}, ConfigError, "one value only.*'x'"),
         ("classification", {"text": "a", "lable": "x"}, {}, DataError, "file:1 .*did you mean 'lable'"),
-        ("classification", {"text": "a", "label": ["x"]}, {}, DataError, "file:1.*objective.multi"),
+        ("classification", {"text": "a", "label": ["x"]}, {}, DataError, "file:1.*objective.multi_label"),
         (
             "classification",
             {"text": "a", "label": "c"},

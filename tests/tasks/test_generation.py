@@ -155,9 +155,9 @@ def test_what_is_written_is_the_likeliest_token_each_time(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_adapted_models_write_what_they_learned(shape, method):
     """The cached decoder knows all that adaptation adds."""
-    slots = AdaptConfig(method, size=3).slots
-    model = dataclasses.replace(small.model_of(shape), slots=slots)
-    prompt = tuple(range(model.padded_vocab, model.padded_vocab + slots.prompt))
+    adapters = AdaptConfig(method, size=3).adapters
+    model = dataclasses.replace(small.model_of(shape), adapters=adapters)
+    prompt = tuple(range(model.padded_vocab, model.padded_vocab + adapters.prompt_length))
     spec = dataclasses.replace(spec_of(shape, target_length=4), prompt=prompt)
     module = TASK.module(spec.config, model)
     params = small.init(module, small.batch_of("generation", spec, RECORDS))
@@ -170,7 +170,7 @@ def test_adapted_models_write_what_they_learned(shape, method):
 def test_a_task_without_a_head_has_none_to_train():
     with pytest.raises(ConfigError, match="this task has none"):
         check_patterns(AdaptConfig("head"), {"model": {"kernel": np.zeros(1)}})
-    check_patterns(AdaptConfig("head", train=("kernel",)), {"model": {"kernel": np.zeros(1)}})
+    check_patterns(AdaptConfig("head", also_train=("kernel",)), {"model": {"kernel": np.zeros(1)}})
 
 
 def test_scores_are_the_libraries_own():
@@ -208,7 +208,7 @@ def test_scores_are_the_libraries_own():
 
 
 def test_labels_in_words_and_numbers():
-    how = Generation(target="{label}", words=(("0", "bad"), ("1", "good")), metrics=("accuracy",))
+    how = Generation(target="{label}", label_words=(("0", "bad"), ("1", "good")), metrics=("accuracy",))
     records = small.records_of({"label": 1}, {"label": "0"}, {"label": 1})
     assert [how.references(record) for record in records] == [["good"], ["bad"], ["good"]]
     spec = TaskSpec(how, 16, V, "decoder")
@@ -240,7 +240,7 @@ def spec_with(config):
         ({"target_length": 14}, {}, ConfigError, "sequence_length = 16 leaves no room"),
         ({}, {"sauce": "", "target": ""}, DataError, "file:1 .*did you mean 'sauce'"),
         ({}, {"source": {"a": 1}, "target": ""}, DataError, "file:1.*objective.source wants texts"),
-        ({"words": (("a", "b"),)}, {"source": "", "target": "c"}, DataError, "objective.words"),
+        ({"label_words": (("a", "b"),)}, {"source": "", "target": "c"}, DataError, "objective.label_words"),
         ({"number_step": 0.2}, {"source": "", "target": "c"}, DataError, "'c' is no number"),
     ],
 )

@@ -74,7 +74,7 @@ def graded(module, params, batch):
 
 @pytest.mark.parametrize(("task", "shape", "pooling"), CASES)
 def test_as_alone(task, shape, pooling):
-    config = {"pooling": pooling} | ({"lm_scale": 0.5} if shape == "decoder" else {})
+    config = {"pooling": pooling} | ({"lm_loss_weight": 0.5} if shape == "decoder" else {})
     (spec, alone), (packed, together) = both(task, shape, **config)
     assert {value.shape[1] for name, value in together.items() if name.endswith("tokens")} == {LENGTH}
     cfg = small.model_of(shape)
@@ -96,7 +96,7 @@ def test_sets_of_labels_as_alone():
     )
     found = []
     for packing in (False, True):
-        settings = Classification(labels=("x", "y", "z"), multi=True, packing=packing)
+        settings = Classification(labels=("x", "y", "z"), multi_label=True, packing=packing)
         spec = dataclasses.replace(spec_of("classification", "encoder"), config=settings)
         items = parts.prepare(records, small.TOKENIZER, spec)
         batch = rows_of("classification", [join(items)] if packing else items, spec)

@@ -20,7 +20,11 @@ CONFIG = Multitask(
     target_length=6,
     parts=(
         TaskComponent(
-            name="sort", source="sort: {text}", target="{label}", words=(("0", "no"),), metrics=("accuracy",)
+            name="sort",
+            source="sort: {text}",
+            target="{label}",
+            label_words=(("0", "no"),),
+            metrics=("accuracy",),
         ),
         TaskComponent(name="say", source="say: {q}", target="{a}", metrics=("chrf", "exact_match")),
     ),
@@ -77,7 +81,7 @@ def shown(rng, item, spec):
     [
         ({}, (40, 400, 4000)),
         ({"temperature": 2.0}, (40**0.5, 20, 4000**0.5)),
-        ({"temperature": 2.0, "largest": 500}, (40**0.5, 20, 500**0.5)),
+        ({"temperature": 2.0, "max_set_size": 500}, (40**0.5, 20, 500**0.5)),
         ({"temperature": 1e9}, (1, 1, 1)),
     ],
 )

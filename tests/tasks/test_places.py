@@ -89,7 +89,7 @@ def test_tags_of_characters():
 @pytest.mark.parametrize("shape", small.SHAPES)
 def test_windows_give_back_the_context_at_every_offset(shape):
     """Whatever the span of ids, its characters are those that the ids stand for."""
-    spec, items = made("question_answering", shape, ASKED, stride=3, question_tokens=4)
+    spec, items = made("question_answering", shape, ASKED, stride=3, max_question_tokens=4)
     for item in items:
         if item.text != CONTEXT:
             continue
@@ -104,7 +104,7 @@ def test_windows_give_back_the_context_at_every_offset(shape):
 
 @pytest.mark.parametrize("shape", small.SHAPES)
 def test_perfect_logits_answer_every_question(shape):
-    settings = {"stride": 3, "question_tokens": 3, "no_answer": True}
+    settings = {"stride": 3, "max_question_tokens": 3, "no_answer": True}
     spec, items = made("question_answering", shape, ASKED, **settings)
     batch = batch_of("question_answering", spec, items)
     logits = np.repeat(np.where(batch["allowed"] > 0, 0.0, -1e9)[..., None], 2, axis=2)
@@ -150,7 +150,7 @@ def test_choices_are_rows(shape):
     ("task", "records", "config"),
     [
         ("token_classification", TAGGED, {}),
-        ("question_answering", ASKED, {"question_tokens": 3, "stride": 5}),
+        ("question_answering", ASKED, {"max_question_tokens": 3, "stride": 5}),
         ("multiple_choice", CHOSEN, {"context": ("context",), "choices": ("1", "2")}),
     ],
 )

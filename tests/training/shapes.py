@@ -28,20 +28,20 @@ VOCAB = Vocabulary(363)
 BATCH, LENGTH = 8, 32
 
 _MODELS = {
-    "bilm": {"recurrent": RecurrentConfig(cell=48, characters=CharacterConfig(8, ((1, 16), (3, 32)), 2))},
+    "bilm": {"recurrent": RecurrentConfig(cell_dim=48, characters=CharacterConfig(8, ((1, 16), (3, 32)), 2))},
     "clm": {"position": PositionConfig("rotary")},
-    "span_corruption": {"position": PositionConfig("bucketed"), "num_decoder_layers": 2},
-    "plm": {"position": PositionConfig("relative"), "residual": "post"},
+    "span_corruption": {"position": PositionConfig("relative_bias"), "num_decoder_layers": 2},
+    "plm": {"position": PositionConfig("relative_sinusoidal"), "block_layout": "post"},
     "recurrent_lm": {
-        "position": PositionConfig("relative"),
-        "residual": "post",
+        "position": PositionConfig("relative_sinusoidal"),
+        "block_layout": "post",
         "embedding": EmbeddingConfig(cutoffs=(64, 128), divisor=2),
     },
     "rtd": {"width": 128},  # the generator has heads of 64
     "xlm": {"embedding": EmbeddingConfig(num_languages=2)},
 }
 _TEACHER = ModelConfig(
-    kind="encoder", width=32, num_layers=4, attention=AttentionConfig(num_heads=4), residual="post"
+    kind="encoder", width=32, num_layers=4, attention=AttentionConfig(num_heads=4), block_layout="post"
 )
 _CONFIGS = {
     "bilm": {"max_characters": 8},

@@ -25,40 +25,44 @@ class AdaptConfig:
         bitfit    all biases (Ben Zaken et al. 2022)
         fl        `size` hidden units added to each feed-forward network (FL-tuning, Liu et al. 2022)
 
-    size 0 is the method's own: 8, 64, 64, 5, 20, -, 160. train: regular expressions of further parameters
-    that are trained. layer_decay: each layer's rate is that of the one above times this (ELECTRA: 0.8).
-    gradual: share of the run after which one more layer from the top joins in (Howard and Ruder 2018); 0: all
-    from the start. Parts of a model are kept as they are with optimizer.freeze.
+    size 0 is the method's own: 8, 64, 64, 5, 20, -, 160. also_train: regular expressions of further
+    parameters that are trained. layer_lr_decay: each layer's rate is that of the one above times this
+    (ELECTRA: 0.8). gradual_unfreezing: fraction of the run after which one more layer from the top joins in
+    (Howard and Ruder 2018); 0: all from the start. Parts of a model are kept as they are with
+    optimizer.freeze.
     """
 
     method: Method = "full"
     size: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ("attention/query", "attention/value")
-    train: tuple[str, ...] = ()
-    layer_decay: float = 1.0
-    gradual: float = 0.0
+    also_train: tuple[str, ...] = ()
+    layer_lr_decay: float = 1.0
+    gradual_unfreezing: float = 0.0
 
     def validate(self) -> None:
         """Raises ConfigError naming the field, its value and what is legal."""
         if self.size < 0:
             raise ConfigError(f"adapt.size = {self.size} must not be negative; 0 is the method's own")
-        if not 0 < self.layer_decay <= 1:
-            raise ConfigError(f"adapt.layer_decay = {self.layer_decay} must be above 0 and at most 1")
-        if not 0 <= self.gradual < 1:
-            raise ConfigError(f"adapt.gradual = {self.gradual} must be a share of the run from 0 up to 1")
-        if self.method == "full" and self.train:
-            raise ConfigError("adapt.train adds to what the method trains; method 'full' trains all")
+        if not 0 < self.layer_lr_decay <= 1:
+            raise ConfigError(f"adapt.layer_lr_decay = {self.layer_lr_decay} must be above 0 and at most 1")
+        if not 0 <= self.gradual_unfreezing < 1:
+            raise ConfigError(
+                f"adapt.gradual_unfreezing = {self.gradual_unfreezing} must be a fraction of the run "
+                "from 0 up to 1"
+            )
+        if self.method == "full" and self.also_train:
+            raise ConfigError("adapt.also_train adds to what the method trains; method 'full' trains all")
 
     @property
-    def slots(self) -> AdapterConfig:
+    def adapters(self) -> AdapterConfig:
         """What the method adds to the model."""
         size = self.size or _SIZES.get(self.method, 0)
         if self.method == "lora":
             return AdapterConfig(lora_rank=size, lora_alpha=self.lora_alpha, lora_targets=self.lora_targets)
         if self.method in ("houlsby", "pfeiffer"):
-            return AdapterConfig(adapter=size, adapter_attention=self.method == "houlsby")
-        field = {"prefix": "prefix", "prompt": "prompt", "fl": "units"}.get(self.method)
+            return AdapterConfig(bottleneck_dim=size, bottleneck_after_attention=self.method == "houlsby")
+        field = {"prefix": "prefix_length", "prompt": "prompt_length", "fl": "extra_ff_dim"}.get(self.method)
         return AdapterConfig(**{field: size}) if field else AdapterConfig()
 
 

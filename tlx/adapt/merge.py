@@ -1,4 +1,4 @@
-"""Slots that can become part of the matrices beside them: a model without slots that computes the same."""
+"""Adapters that can be merged into the matrices beside them: an equal model without adapters."""
 
 import dataclasses
 from typing import Any
@@ -13,22 +13,22 @@ from tlx.optim.leaves import STACK
 
 
 def merge(model: ModelConfig, params: Any) -> tuple[ModelConfig, dict[str, Any]]:
-    """(the model without slots, its parameters): W + scale A B for LoRA, hidden units side by side for FL.
+    """(the model without adapters, its parameters): W + scale A B for LoRA, hidden units side by side for FL.
 
-    Raises ConfigError for slots that are no part of a matrix: adapters, prefixes and prompts.
+    Raises ConfigError for adapters that are no part of a matrix: adapters, prefixes and prompts.
     """
-    slots = model.slots
-    left = [name for name in ("adapter", "prefix", "prompt") if getattr(slots, name)]
+    adapters = model.adapters
+    left = [name for name in ("bottleneck_dim", "prefix_length", "prompt_length") if getattr(adapters, name)]
     if left:
-        raise ConfigError(f"model.slots.{left[0]}: only LoRA and added hidden units can be merged")
+        raise ConfigError(f"model.adapters.{left[0]}: only LoRA and added hidden units can be merged")
     flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()}
-    if slots.lora_rank:
-        flat = _with_low_rank(flat, slots.lora_alpha / slots.lora_rank)
-    if slots.units:
+    if adapters.lora_rank:
+        flat = _with_low_rank(flat, adapters.lora_alpha / adapters.lora_rank)
+    if adapters.extra_ff_dim:
         flat = _with_units(flat)
-        hidden = model.block("encoder").hidden + slots.units
-        model = dataclasses.replace(model, feedforward=dataclasses.replace(model.feedforward, hidden=hidden))
-    return dataclasses.replace(model, slots=AdapterConfig()), tree.unflatten(flat)
+        hidden = model.block("encoder").ff_dim + adapters.extra_ff_dim
+        model = dataclasses.replace(model, feedforward=dataclasses.replace(model.feedforward, ff_dim=hidden))
+    return dataclasses.replace(model, adapters=AdapterConfig()), tree.unflatten(flat)
 
 
 def _with_low_rank(flat: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:

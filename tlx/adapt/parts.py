@@ -25,7 +25,7 @@ _HEAD = "^heads/"
 
 def is_trained(config: AdaptConfig, path: str) -> bool:
     """Whether the parameter changes (as far as the optimizer's own rules let it)."""
-    patterns = (_HEAD, *_TRAINED[config.method], *config.train)
+    patterns = (_HEAD, *_TRAINED[config.method], *config.also_train)
     return any(tree.matches(pattern, path) for pattern in patterns)
 
 
@@ -42,13 +42,15 @@ def split(config: AdaptConfig, params: Any) -> tuple[dict[str, Any], dict[str, A
 def check_patterns(config: AdaptConfig, params: Any) -> None:
     """Raises ConfigError where what is to be trained is nowhere in the model."""
     paths = list(_leaves(params))
-    for pattern in config.train:
+    for pattern in config.also_train:
         try:
             found = any(tree.matches(pattern, path) for path in paths)
         except re.error as error:
-            raise ConfigError(f"adapt.train: {pattern!r} is not a regular expression: {error}") from error
+            raise ConfigError(
+                f"adapt.also_train: {pattern!r} is not a regular expression: {error}"
+            ) from error
         if not found:
-            raise ConfigError(f"adapt.train: {pattern!r} matches no parameter, such as {paths[0]}")
+            raise ConfigError(f"adapt.also_train: {pattern!r} matches no parameter, such as {paths[0]}")
     if config.method == "head" and not any(is_trained(config, path) for path in paths):
         raise ConfigError(
             "adapt.method = 'head' trains the task's head, and this task has none: what it says is the "

@@ -22,21 +22,23 @@ def adapted_optimizer_config(
     all else 1 (google-research/electra, layerwise decay of the learning rate). Gradual unfreezing trains the
     head first; each share `gradual` of the run adds a layer from the top, and at last the embeddings.
     """
-    if adapt.layer_decay == 1.0 and not adapt.gradual:
+    if adapt.layer_lr_decay == 1.0 and not adapt.gradual_unfreezing:
         return optimizer
     if model.share_layers:
-        raise ConfigError("adapt.layer_decay and adapt.gradual tell layers apart; this model shares one")
+        raise ConfigError(
+            "adapt.layer_lr_decay and adapt.gradual_unfreezing tell layers apart; this model shares one"
+        )
     layers = _layers(model)
     rates, begins = [], []
     for depth, pattern in enumerate((_EMBEDDINGS, *layers)):
         below = len(layers) - depth  # the top layer: 0, the embeddings: all
-        rates.append((pattern, adapt.layer_decay ** (below + 2)))
-        begins.append((pattern, round(adapt.gradual * (below + 1) * steps)))
+        rates.append((pattern, adapt.layer_lr_decay ** (below + 2)))
+        begins.append((pattern, round(adapt.gradual_unfreezing * (below + 1) * steps)))
     known = describe(boxed)
     changes: dict[str, Any] = {}
-    if adapt.layer_decay != 1.0:
-        changes["rates"] = (*optimizer.rates, *_present(rates, known))
-    if adapt.gradual:
+    if adapt.layer_lr_decay != 1.0:
+        changes["lr_multipliers"] = (*optimizer.lr_multipliers, *_present(rates, known))
+    if adapt.gradual_unfreezing:
         changes["unfreeze"] = (*optimizer.unfreeze, *_present(begins, known))
     return dataclasses.replace(optimizer, **changes)
 

@@ -3,9 +3,10 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
+from tlx.base import renamed_keys
 from tlx.base.errors import ConfigError, one_of
 
 T = TypeVar("T")
@@ -20,13 +21,21 @@ def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config") -> 
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
-            raise ConfigError("unknown key: " + one_of(path, key, fields))
+            raise unknown_key(path, key, fields)
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise ConfigError(f"{path}.{name} is missing")
     built = {key: _convert(hints[key], value, f"{path}.{key}") for key, value in values.items()}
     return cls(**built)
+
+
+def unknown_key(path: str, key: str, legal: Collection[str]) -> ConfigError:
+    """The error for a key that the group at `path` does not have: names its new name, or the nearest key."""
+    new = renamed_keys.new_name(path, key, legal)
+    if new is not None:
+        return ConfigError(f"{path}.{key} is now called {path}.{new}")
+    return ConfigError("unknown key: " + one_of(path, key, legal))
 
 
 def to_dict(config: Any) -> Any:
@@ -51,6 +60,13 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _unknown_value(path: str, value: Any, legal: Collection[Any]) -> ConfigError:
+    new = renamed_keys.new_value(path, value)
+    if new in legal:
+        return ConfigError(f"{path} = {value!r} is now called {new!r}")
+    return ConfigError(one_of(path, value, legal))
+
+
 def _convert(hint: Any, value: Any, path: str) -> Any:
     origin = typing.get_origin(hint)
     if hint is Any:
@@ -67,7 +83,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return _convert_tuple(hint, value, path)
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
-            raise ConfigError(one_of(path, value, typing.get_args(hint)))
+            raise _unknown_value(path, value, typing.get_args(hint))
         return value
     if origin in (dict, Mapping) or hint is dict:
         if not isinstance(value, Mapping):

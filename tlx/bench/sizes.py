@@ -52,13 +52,13 @@ def style(config: ConfigDict) -> None:
     """Makes the blocks those of the best known model of the kind; pairs of texts where they are needed."""
     model = config.model
     if model.kind == "encoder":
-        model.residual, model.embedding.norm = "post", True
+        model.block_layout, model.embedding.norm = "post", True
     if model.kind == "encoder_decoder":
-        model.position.kind, model.norm.kind = "bucketed", "rmsnorm"
+        model.position.kind, model.norm.kind = "relative_bias", "rmsnorm"
         model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
     if model.kind == "two_stream":
-        model.residual, model.position.kind = "post", "relative"
+        model.block_layout, model.position.kind = "post", "relative_sinusoidal"
     if config.objective.name == "recurrent_lm":
-        model.residual, model.position.kind = "post", "relative"
+        model.block_layout, model.position.kind = "post", "relative_sinusoidal"
     if config.objective.name == "text_to_text":
         config.data.source = "docstrings"

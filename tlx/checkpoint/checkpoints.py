@@ -83,7 +83,7 @@ class Checkpoints:
     def due(self, step: int) -> bool:
         """Whether the config asks for a save after `step` steps."""
         every = self.config.every > 0 and step > 0 and step % self.config.every == 0
-        return every or step in self.config.at
+        return every or step in self.config.keep_at
 
     def complete_steps(self) -> list[int]:
         """Steps that were committed and sealed, ascending."""
@@ -264,7 +264,7 @@ class Checkpoints:
     def _retain(self, newest: int) -> None:
         """Process 0: deletes what is neither among the newest nor permanent, if a sound step stays."""
         complete = self.complete_steps()
-        kept = set(complete[-self.config.keep :]) | {newest} | set(complete).intersection(self.config.at)
+        kept = set(complete[-self.config.keep :]) | {newest} | set(complete).intersection(self.config.keep_at)
         if self.config.keep_every:
             kept |= {step for step in complete if step % self.config.keep_every == 0}
         doomed = [step for step in complete if step not in kept]

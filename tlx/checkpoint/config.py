@@ -13,7 +13,7 @@ class CheckpointConfig:
     every: steps between saves; 0 saves at the end and on preemption only.
     keep: the newest so many steps are kept.
     keep_every: steps divisible by it are kept for ever; 0 for none.
-    at: steps that are saved whatever `every` says, and kept for ever.
+    keep_at: steps that are saved whatever `every` says, and kept for ever.
     verify: on reading, compare the "hash" of every file (1.5 GB/s a core) or only its "size".
     max_failures: so many failed saves in a row end the run with exit 73.
     """
@@ -21,7 +21,7 @@ class CheckpointConfig:
     every: int = 1000
     keep: int = 3
     keep_every: int = 0
-    at: tuple[int, ...] = ()
+    keep_at: tuple[int, ...] = ()
     verify: Literal["hash", "size"] = "hash"
     max_failures: int = 3
 
@@ -31,5 +31,5 @@ class CheckpointConfig:
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"config.checkpoint.{name} = {value} must be {least} or more")
-        if min(self.at, default=1) < 1:
-            raise ConfigError(f"config.checkpoint.at = {self.at} must be steps from 1 up")
+        if min(self.keep_at, default=1) < 1:
+            raise ConfigError(f"config.checkpoint.keep_at = {self.keep_at} must be steps from 1 up")

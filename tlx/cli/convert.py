@@ -131,13 +131,13 @@ def _adapter(options: argparse.Namespace) -> int:
     """For the base's own Hugging Face directory, or for what an export of it writes."""
     _refuse_full(options.target)
     lm = tlx.load(options.source, step=options.step, allow=options.allow)
-    base, slots = lm.config.base.path, lm.module.model.slots
-    if slots.prefix or slots.prompt:
+    base, adapters = lm.config.base.path, lm.module.model.adapters
+    if adapters.prefix_length or adapters.prompt_length:
         begin = lm.tokenizer.vocab.bos
         number = save_virtual_tokens(options.target, lm.module.model, lm.params, base, begin)
         what = (
             "a prefix"
-            if slots.prefix
+            if adapters.prefix_length
             else f"what a text begins with (id {begin}, not to be given) and a prompt"
         )
         print(f"{options.target}: {number} virtual tokens, {what}")

@@ -8,13 +8,17 @@ import argparse
 import ast
 import importlib.util
 import pathlib
+import re
 import textwrap
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from tlx.base.config import unknown_key
 from tlx.base.errors import USAGE, ConfigError, one_of
+from tlx.base.renamed_keys import new_name, new_paths_of
 
 _CONFIG_HELP = (
     "a Python file with get_config(arg), as FILE, FILE:arg, or the name of a packaged one (quickstart:mlm); "
@@ -72,7 +76,13 @@ def load_config(name: str) -> ConfigDict:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{path} has no function get_config(arg)")
-    return module.get_config(arg)
+    try:
+        return module.get_config(arg)
+    except (AttributeError, KeyError) as error:
+        renamed = _renamed_key(error, path)
+        if renamed is None:
+            raise
+        raise ConfigError(renamed) from error
 
 
 def config_file(name: str) -> pathlib.Path | None:
@@ -95,6 +105,7 @@ def override(config: ConfigDict, word: str) -> None:
     key, equals, text = word.removeprefix("--config.").partition("=")
     if not equals:
         raise ConfigError(f"{word} has no value; write {word}=VALUE")
+    _check_names(config, key)
     *groups, last = key.split(".")
     node, path = config, "config"
     for name in groups:
@@ -130,8 +141,40 @@ def _member(node: Any, path: str, name: str) -> Any:
     if not isinstance(node, Mapping | ConfigDict):
         raise ConfigError(f"{path} = {node!r} is a value, not a group: it has no key {name!r}")
     if name not in node:
-        raise ConfigError("unknown key: " + one_of(path, name, node))
+        raise unknown_key(path, name, list(node))
     return node[name]
+
+
+def _check_names(config: ConfigDict, key: str) -> None:
+    """Raises ConfigError with today's dotted path where a name in `key` is an old one."""
+    node: Any = config
+    names: list[str] = []
+    for name in key.split("."):
+        if not isinstance(node, Mapping | ConfigDict):
+            return
+        if name not in node:
+            name = new_name(".".join(["config", *names]), name, list(node)) or name
+        names.append(name)
+        node = node.get(name)
+    new = ".".join(names)
+    if new != key:
+        raise ConfigError(f"--config.{key} is now called --config.{new}")
+
+
+def _renamed_key(error: Exception, path: pathlib.Path) -> str | None:
+    """The message where a config file uses a key by an old name; None for any other error of it."""
+    match = re.search(r"""^[\\"']*(?:Key ")?([a-z_0-9]+)["'\\]*(?:$| does not exist)""", str(error))
+    found = new_paths_of(match[1]) if match else []
+    if not found:
+        return None
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = frames[-1].line or "" if frames else ""
+    where = f"{path}:{frames[-1].lineno}" if frames else str(path)
+    # Several groups had a key "decay": the line may say which, as in schedule.decay or schedule["decay"].
+    named = [
+        (old, new) for old, new in found if re.search(r"\b" + r"\W+".join(old.split(".")[-2:]) + r"\b", line)
+    ]
+    return f"{where}: " + ", ".join(f"{old} is now called {new}" for old, new in named or found)
 
 
 def _literal(text: str, old: Any) -> Any:

@@ -152,7 +152,8 @@ def show(found: Plan) -> str:
         f"memory      {_gb(found.memory['total'])} of {_gb(found.memory_available)} GB a chip: "
         + ("fits" if found.fits else "DOES NOT FIT"),
         *(f"  {part:14}{_gb(size):>9} GB" for part, size in found.memory.items() if part != "total" and size),
-        f"FLOPs       {found.work.model_flops:.4g} a step, {found.work.hardware_flops:.4g} with what is computed again"
+        f"FLOPs       {found.work.model_flops:.4g} a step, "
+        f"{found.work.hardware_flops:.4g} with rematerialisation"
         + (f", {found.flops_compiled:.4g} compiled without kernels" if found.flops_compiled else ""),
         f"traffic     {_gb(values['collective_bytes_per_chip'])} GB a chip and step",
         *_traffic(found),

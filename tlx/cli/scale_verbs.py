@@ -25,7 +25,7 @@ from tlx.scaling.forecast import predict as predict_run
 from tlx.scaling.hyperparameters import hparams as fit_hparams
 from tlx.scaling.ladder import LadderConfig
 from tlx.scaling.laws import get_law
-from tlx.scaling.ledger import Ledger
+from tlx.scaling.ledger import FORMAT, Ledger
 from tlx.scaling.prediction import predict_loss
 from tlx.scaling.running import run as run_ladder
 from tlx.scaling.running import status as ladder_status
@@ -244,10 +244,12 @@ def _buildable(options: argparse.Namespace, found: Fit, answer: dict[str, Any]) 
 
 def _train(options: argparse.Namespace, buildable: dict[str, Any]) -> dict[str, Any]:
     """Train the buildable run, in a ladder of its own beside the one that forecasts it."""
-    folder = _ladder(options)[2]
+    folder = _ladder(options)[2] / "forecast"
     row = {key: value for key, value in buildable.items() if key not in ("loss", "interval")}
-    lines = run_ladder({"runs": [row]}, folder / "forecast", options.backend, parallel=1)
-    line = next(line for line in lines if line["run"] == row["run"])
+    lines = run_ladder({"format": FORMAT, "runs": [row]}, folder, options.backend, parallel=1)
+    # A folder of an earlier format keeps the id that the run had there.
+    (stored,) = Ledger(folder).stored_runs([row])
+    line = next(line for line in lines if line["run"] == stored)
     low, high = buildable["interval"]
     measured = {"status": line["status"], "loss": line["loss"]}
     if line["loss"] is not None:

@@ -18,8 +18,12 @@ class TextConfig:
     column: str = "text"  # field of .jsonl and .parquet that holds the text
     target_column: str = ""  # field with its translation or answer: a record is a pair of texts
     turns_column: str = ""  # field with a list of turns, in place of the text: a record is a conversation
-    ratings: tuple[str, ...] = ()  # fields with 0, 1 or null: what the last turn of a conversation is rated
-    lines: bool = False  # whether each line of plain text is a document; else the whole file is one
+    rating_columns: tuple[
+        str, ...
+    ] = ()  # fields with 0, 1 or null: what the last turn of a conversation is rated
+    one_document_per_line: bool = (
+        False  # whether each line of plain text is a document; else the whole file is one
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +104,9 @@ class DataConfig(SourceConfig):
             raise ConfigError(f"data.mixture_power = {self.mixture_power} must lie in 0..1")
         if self.workers < 0:
             raise ConfigError(f"data.workers = {self.workers} must be 0 (a thread) or more processes")
-        rated = {source.text.ratings for source in self.sources if source.text.ratings}
+        rated = {source.text.rating_columns for source in self.sources if source.text.rating_columns}
         if len(rated) > 1:
-            raise ConfigError(f"data.mixture has sources with different text.ratings: {sorted(rated)}")
+            raise ConfigError(f"data.mixture has sources with different text.rating_columns: {sorted(rated)}")
         for i, source in enumerate(self.sources):
             where = f"data.mixture[{i}]" if self.mixture else "data"
             if not source.weight > 0:
@@ -116,7 +120,9 @@ class DataConfig(SourceConfig):
                 )
             if source.text.turns_column and source.text.target_column:
                 raise ConfigError(f"{where}.text: a record is a pair (target_column) or has turns_column")
-            if source.text.ratings and not source.text.turns_column:
-                raise ConfigError(f"{where}.text.ratings = {source.text.ratings} needs turns_column")
+            if source.text.rating_columns and not source.text.turns_column:
+                raise ConfigError(
+                    f"{where}.text.rating_columns = {source.text.rating_columns} needs turns_column"
+                )
             if source.source == "tfds" and not source.tfds.name:
                 raise ConfigError(f"{where}.tfds.name is empty; give one such as 'lm1b' or 'wiki40b:en'")

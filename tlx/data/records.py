@@ -70,8 +70,8 @@ def _held_out(config: RecordFiles, wanted: bool, field: str) -> list[Record]:
 
 
 def _held_by(record: Record, config: RecordFiles, field: str) -> str:
-    if config.group:
-        return record.joined(config.group, f"{field}.group")
+    if config.group_column:
+        return record.joined(config.group_column, f"{field}.group")
     return record.where.rsplit("/", 1)[-1]
 
 
@@ -197,7 +197,7 @@ def _by_set(items: Sequence[Any], records: Sequence[Record]) -> list[np.ndarray]
 
 
 def _weights(sizes: Sequence[int], config: RecordsConfig) -> list[float]:
-    return [min(size, config.largest or size) ** (1 / config.temperature) for size in sizes]
+    return [min(size, config.max_set_size or size) ** (1 / config.temperature) for size in sizes]
 
 
 def _arrays(values: Any) -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ LayoutName = Literal["packed", "stream", "document", "parallel", "packed_or_para
 
 
 class Window(NamedTuple):
-    """A piece of text of n tokens, and a second one where an objective asks for it.
+    """A piece of text of n tokens, and a second one where an objective asks for it (second_length).
 
     `segments` count the documents within the window from 1 and are 0 on padding; `positions` restart at
     0 in each document's piece (0 on padding); documents end with eos where the data config says so.

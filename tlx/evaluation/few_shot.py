@@ -35,13 +35,13 @@ class FewShot:
 
     prompt: a template of a record up to its answer, with {column} for a column. choices: templates of the
     answers. label: the column that says which is right, by one of `labels`, which stand for the choices in
-    order. instruction: what stands before everything; between: what stands between examples. shots: examples
-    before each record, drawn from the training records anew for each of them, by `seed` and the record's
-    number. by: how choices are compared, their log-likelihood ("total"), that over their "bytes" or "tokens",
-    or less their log-likelihood behind `neutral` alone ("unconditional"). length: tokens of the longest
-    prompt with its choice; 0: as long as the model was trained with. Examples that do not fit are left out,
-    the first ones first, then the beginning of the prompt. limit: so many of the records, the first ones; 0:
-    all.
+    order. instruction: what stands before everything; separator: what stands between examples. shots:
+    examples before each record, drawn from the training records anew for each of them, by `seed` and the
+    record's number. normalization: how choices are compared, their log-likelihood ("total"), that over their
+    "bytes" or "tokens", or less their log-likelihood behind `unconditional_prompt` alone ("unconditional").
+    max_length: tokens of the longest prompt with its choice; 0: as long as the model was trained with.
+    Examples that do not fit are left out, the first ones first, then the beginning of the prompt. limit: so
+    many of the records, the first ones; 0: all.
     """
 
     prompt: str = "{text}\n"
@@ -49,12 +49,12 @@ class FewShot:
     label: str = "label"
     labels: tuple[str, ...] = ("0", "1")
     instruction: str = ""
-    between: str = "\n\n"
+    separator: str = "\n\n"
     shots: int = 0
     seed: int = 0
-    by: str = "total"
-    neutral: str = ""
-    length: int = 0
+    normalization: str = "total"
+    unconditional_prompt: str = ""
+    max_length: int = 0
     limit: int = 0
 
     def validate(self) -> None:
@@ -64,9 +64,9 @@ class FewShot:
                 f"objective.choices = {self.choices} must be two or more, "
                 f"and objective.labels = {self.labels} as many"
             )
-        if self.by not in BY:
-            raise ConfigError(one_of("objective.by", self.by, BY))
-        for name in ("shots", "length", "limit"):
+        if self.normalization not in BY:
+            raise ConfigError(one_of("objective.normalization", self.normalization, BY))
+        for name in ("shots", "max_length", "limit"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
 
@@ -119,7 +119,7 @@ def evaluate_few_shot(lm: Reader, config: FewShotConfig, split: str, length: int
     if how.shots > len(examples):
         raise ConfigError(f"objective.shots = {how.shots} are more than the {len(examples)} training records")
     true = np.array([class_of(record, how.label, how.labels) for record in records])
-    length = how.length or length
+    length = how.max_length or length
     asked = [question(lm, how, record, examples, number, length) for number, record in enumerate(records)]
     prompts, choices = [one.prompt for one in asked], [one.choices for one in asked]
     neutral = _neutral(lm, how, choices)
@@ -134,7 +134,7 @@ def evaluate_few_shot(lm: Reader, config: FewShotConfig, split: str, length: int
     ]
     answers: list[Prediction] = [
         {
-            "label": how.labels[int(np.argmax(found[how.by]))],
+            "label": how.labels[int(np.argmax(found[how.normalization]))],
             **{norm: [round(float(value), 4) for value in found[norm]] for norm in BY},
             "shots": one.shots,
             "prompt": one.prompt,
@@ -160,7 +160,7 @@ def question(
     shown = [_shown(how, example) for example in chosen[: how.shots]]
     own = filled(how.prompt, record, "objective.prompt")
     for first in range(len(shown) + 1):
-        prompt = how.instruction + how.between.join([*shown[first:], own])
+        prompt = how.instruction + how.separator.join([*shown[first:], own])
         if lm.num_tokens(prompt, choices) <= length:
             return Question(prompt, len(shown) - first, choices)
     while prompt and lm.num_tokens(prompt, choices) > length:
@@ -178,7 +178,7 @@ def _neutral(lm: Reader, how: FewShot, choices: Sequence[Sequence[str]]) -> dict
     """The log-likelihood of every choice behind what says nothing; each text is scored once, in batches."""
     texts = sorted({text for own in choices for text in own})
     parts = [texts[start : start + _TOGETHER] for start in range(0, len(texts), _TOGETHER)]
-    scores = lm.score_choices([how.neutral] * len(parts), parts)
+    scores = lm.score_choices([how.unconditional_prompt] * len(parts), parts)
     return {
         text: score.log_likelihood
         for part, found in zip(parts, scores, strict=True)
@@ -188,10 +188,10 @@ def _neutral(lm: Reader, how: FewShot, choices: Sequence[Sequence[str]]) -> dict
 
 def _scores(how: FewShot, predicted: dict[str, np.ndarray], true: np.ndarray, shots: list[int]) -> Scores:
     figures = {
-        "accuracy": accuracy(predicted[how.by], true),
-        "macro_f1": float(macro(predicted[how.by], true, len(how.labels)).f1),
+        "accuracy": accuracy(predicted[how.normalization], true),
+        "macro_f1": float(macro(predicted[how.normalization], true, len(how.labels)).f1),
         **{f"accuracy_{norm}": accuracy(predicted[norm], true) for norm in BY},
         "shots": float(np.mean(shots)),
     }
     floor = float(np.bincount(true).max() / len(true))
-    return Scores(figures, "accuracy", mean_of(predicted[how.by] == true), floor)
+    return Scores(figures, "accuracy", mean_of(predicted[how.normalization] == true), floor)

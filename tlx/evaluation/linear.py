@@ -30,7 +30,7 @@ def check(config: Any, unit: str) -> None:
     scikit-learn is missing."""
     if unit not in UNITS:
         raise ConfigError(one_of("--linear", unit, UNITS))
-    if not isinstance(config, Classes) or config.multi:
+    if not isinstance(config, Classes) or config.multi_label:
         raise ConfigError("--linear is for tasks of one class a record: classification, pair_classification")
     library("sklearn", "scikit-learn", "--linear")
 

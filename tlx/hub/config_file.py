@@ -96,7 +96,7 @@ def _explicit(config: ModelConfig) -> ModelConfig:
         {
             "attention.head_dim": block.head_dim,
             "attention.num_kv_heads": block.num_kv_heads,
-            "feedforward.hidden": block.hidden,
+            "feedforward.ff_dim": block.ff_dim,
             "num_decoder_layers": config.decoder_layers,
         },
     )
@@ -105,7 +105,7 @@ def _explicit(config: ModelConfig) -> ModelConfig:
 def _comparable(config: ModelConfig) -> ModelConfig:
     """The same model, explicit, without what means nothing to it."""
     config = _explicit(config)
-    if config.position.kind in ("none", "bucketed", "relative"):
+    if config.position.kind in ("none", "relative_bias", "relative_sinusoidal"):
         config = replaced(config, {"position.max_length": 0})
     return config
 

@@ -50,7 +50,7 @@ def save_adapter(
 
     architecture: the class that peft wraps ("GPT2LMHeadModel"), without whose head names have no prefix.
     params: {"model": ...} of the adapted model. base: where the base is, for adapter_config.json. Raises
-    ConfigError for a model without LoRA, with other slots too, or whose tensors are no matrices.
+    ConfigError for a model without LoRA, with other adapters too, or whose tensors are no matrices.
     """
     family = TABLE.load(family) if isinstance(family, str) else family
     found = updates(family, architecture, config, params)
@@ -87,14 +87,16 @@ def updates(
     family: Family, architecture: str, config: ModelConfig, params: Mapping[str, Any]
 ) -> list[LowRankUpdate]:
     """The updates of all layers, in the order of the family's tensors."""
-    slots = config.slots
-    if not slots.lora_rank or any((slots.adapter, slots.prefix, slots.prompt, slots.units)):
+    adapters = config.adapters
+    if not adapters.lora_rank or any(
+        (adapters.bottleneck_dim, adapters.prefix_length, adapters.prompt_length, adapters.extra_ff_dim)
+    ):
         raise ConfigError(
             "an adapter for peft is made of a run with adapt.method = 'lora', and of that alone"
         )
     flat = tree.flatten(params)
     groups: dict[str, list[WeightMapping]] = {}
-    for row in family.rows(dataclasses.replace(config, slots=AdapterConfig())):
+    for row in family.rows(dataclasses.replace(config, adapters=AdapterConfig())):
         if row.path in flat:
             groups.setdefault(row.name, []).append(row)
     found = []
@@ -104,10 +106,12 @@ def updates(
             continue
         if is_bare(architecture):
             rows = weights.without_prefix(rows, family.prefix)
-        changes = {row.path: _change(row.path, flat, slots.lora_alpha / slots.lora_rank) for row in rows}
+        changes = {
+            row.path: _change(row.path, flat, adapters.lora_alpha / adapters.lora_rank) for row in rows
+        }
         inputs_first = _inputs_first(adapted[0], flat[_low(adapted[0].path)].ndim)
         for name, tensor in weights.to_tensors(rows, changes, config.vocab_size).items():
-            a, b = _factors(tensor.read(), slots.lora_rank * len(adapted), inputs_first)
+            a, b = _factors(tensor.read(), adapters.lora_rank * len(adapted), inputs_first)
             found.append(LowRankUpdate(name.removesuffix(".weight"), a, b, inputs_first))
     if not found:
         raise ConfigError(f"the family {family.name} has no place for the layers that are adapted")

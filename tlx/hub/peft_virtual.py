@@ -34,8 +34,10 @@ def save_virtual_tokens(
     id that texts begin with; with a prompt it is one of the virtual tokens, and no text that peft is given
     begins with it. Raises ConfigError where peft's form says something else than tlx's.
     """
-    slots = config.slots
-    if bool(slots.prefix) + bool(slots.prompt) != 1 or any((slots.lora_rank, slots.adapter, slots.units)):
+    adapters = config.adapters
+    if bool(adapters.prefix_length) + bool(adapters.prompt_length) != 1 or any(
+        (adapters.lora_rank, adapters.bottleneck_dim, adapters.extra_ff_dim)
+    ):
         raise ConfigError(
             "virtual tokens for peft are made of a run with a prefix or a prompt, and of that alone"
         )
@@ -45,12 +47,12 @@ def save_virtual_tokens(
             "only a decoder's can be exported"
         )
     flat = tree.flatten(params)
-    tokens_PE = _prefix(config, flat) if slots.prefix else _prompt(config, flat, begin)
+    tokens_PE = _prefix(config, flat) if adapters.prefix_length else _prompt(config, flat, begin)
     block = config.block("decoder")
-    heads = block.num_kv_heads if slots.prefix else config.attention.num_heads
-    width = heads * block.head_dim if slots.prefix else config.width
+    heads = block.num_kv_heads if adapters.prefix_length else config.attention.num_heads
+    width = heads * block.head_dim if adapters.prefix_length else config.width
     values = {
-        "peft_type": "PREFIX_TUNING" if slots.prefix else "PROMPT_TUNING",
+        "peft_type": "PREFIX_TUNING" if adapters.prefix_length else "PROMPT_TUNING",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "num_virtual_tokens": len(tokens_PE),
@@ -60,7 +62,7 @@ def save_virtual_tokens(
         "num_layers": config.num_layers,
         "inference_mode": True,
     }
-    if slots.prefix:
+    if adapters.prefix_length:
         values |= {"encoder_hidden_size": width, "prefix_projection": False}
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     tensors = [("prompt_embeddings", weights.lazy_tensor(np.ascontiguousarray(tokens_PE, np.float32)))]
@@ -73,22 +75,22 @@ def _prefix(config: ModelConfig, flat: Mapping[str, Any]) -> np.ndarray:
     """float32[P, L 2 G H]: of each virtual token its key and its value, layer by layer."""
     if config.position.kind != "rotary":
         raise ConfigError(
-            f"peft begins a text behind its prefix, at position {config.slots.prefix}: with "
+            f"peft begins a text behind its prefix, at position {config.adapters.prefix_length}: with "
             f"{config.position.kind} positions that is another text than ours, which begins at 0; only a "
             "prefix of a model with rotary positions can be exported"
         )
-    if any((config.attention.window, *config.attention.windows)):
+    if any((config.attention.window, *config.attention.window_pattern)):
         raise ConfigError("peft's prefix goes out of sight where a layer has a window, ours does not")
     keys_LPGH, values_LPGH = (np.asarray(flat[_PREFIX + name]) for name in ("key", "value"))
-    places = np.full(keys_LPGH.shape[:2], config.slots.prefix)
+    places = np.full(keys_LPGH.shape[:2], config.adapters.prefix_length)
     pair = (np.asarray(rotate(keys_LPGH, places, config.position)), values_LPGH)
-    return np.stack(pair).transpose(2, 1, 0, 3, 4).reshape(config.slots.prefix, -1)
+    return np.stack(pair).transpose(2, 1, 0, 3, 4).reshape(config.adapters.prefix_length, -1)
 
 
 def _prompt(config: ModelConfig, flat: Mapping[str, Any], begin: int) -> np.ndarray:
     """float32[1 + P, D]: the embedding of what a text begins with, and the prompt's."""
     embedding = config.embedding
-    if embedding.factor or embedding.scale or embedding.cutoffs or embedding.norm:
+    if embedding.width or embedding.scale or embedding.cutoffs or embedding.norm:
         raise ConfigError(
             "peft's prompt is of vectors that a model takes as they are; this one scales, projects or "
             "normalises its embeddings first"

@@ -49,7 +49,7 @@ class ModelConfig:
     width: int = 128
     num_layers: int = 4
     num_decoder_layers: int = 0  # of an encoder-decoder; 0: num_layers
-    residual: Literal["pre", "post", "parallel", "sandwich"] = "pre"
+    block_layout: Literal["pre", "post", "parallel", "sandwich"] = "pre"
     share_layers: bool = False  # one layer's parameters for all (ALBERT)
     dropout: float = 0.0
     embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
@@ -60,7 +60,7 @@ class ModelConfig:
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     recurrent: RecurrentConfig = dataclasses.field(default_factory=RecurrentConfig)  # of a bilstm
     init: InitConfig = dataclasses.field(default_factory=InitConfig)
-    slots: AdapterConfig = dataclasses.field(default_factory=AdapterConfig)
+    adapters: AdapterConfig = dataclasses.field(default_factory=AdapterConfig)
     parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the computation
     param_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -81,7 +81,7 @@ class ModelConfig:
         return BlockConfig(
             width=self.width,
             num_layers=self.decoder_layers if both and stack == "decoder" else self.num_layers,
-            residual=self.residual,
+            block_layout=self.block_layout,
             dropout=self.dropout,
             causal=stack == "decoder",
             cross=both and stack == "decoder",
@@ -93,7 +93,7 @@ class ModelConfig:
             execution=self.execution,
             dtype=str(compute_dtype(self.dtype)),
             param_dtype=self.param_dtype,
-            slots=self.slots,
+            adapters=self.adapters,
             matmul=self.matmul,
             width_scale=scales.width,
             layers_scale=scales.layers,
@@ -118,17 +118,21 @@ class ModelConfig:
                 f"model.attention.num_kv_heads = {kv_heads} does not divide num_heads = {heads}; "
                 f"choose one of {_short(legal)}"
             )
-        if (self.kind == "two_stream") != (position.kind == "relative" and self.kind == "two_stream"):
-            raise ConfigError(f"model.position.kind = {position.kind!r}: a two_stream model needs 'relative'")
-        if self.kind == "two_stream" and self.residual != "post":
-            raise ConfigError(f"model.residual = {self.residual!r}: a two_stream model needs 'post'")
-        if self.head.tied and self.embedding.factor and self.kind != "encoder":
-            raise ConfigError("model.head.tied with model.embedding.factor is for encoders; set tied = False")
+        if (self.kind == "two_stream") != (
+            position.kind == "relative_sinusoidal" and self.kind == "two_stream"
+        ):
+            raise ConfigError(
+                f"model.position.kind = {position.kind!r}: a two_stream model needs 'relative_sinusoidal'"
+            )
+        if self.kind == "two_stream" and self.block_layout != "post":
+            raise ConfigError(f"model.block_layout = {self.block_layout!r}: a two_stream model needs 'post'")
+        if self.head.tied and self.embedding.width and self.kind != "encoder":
+            raise ConfigError("model.head.tied with model.embedding.width is for encoders; set tied = False")
         for name, rate in (("dropout", self.dropout), ("attention.dropout", attention.dropout)):
             if not 0 <= rate < 1:
                 raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
-        if self.residual == "sandwich" and self.kind != "decoder":
-            raise ConfigError(f"model.residual = 'sandwich' is for decoders, not for {self.kind!r}")
+        if self.block_layout == "sandwich" and self.kind != "decoder":
+            raise ConfigError(f"model.block_layout = 'sandwich' is for decoders, not for {self.kind!r}")
         self._validate_layers()
         self._validate_clusters()
         self._validate_recurrent()
@@ -146,13 +150,13 @@ class ModelConfig:
         """The sizes of a bilstm; its width, layers and dropout are those of any model."""
         part = self.recurrent
         filters = part.characters.filters
-        if part.cell < 1 or part.characters.width < 1 or not filters or min(map(min, filters)) < 1:
+        if part.cell_dim < 1 or part.characters.width < 1 or not filters or min(map(min, filters)) < 1:
             raise ConfigError(
-                f"model.recurrent.cell = {part.cell}, characters.width = {part.characters.width}, "
+                f"model.recurrent.cell_dim = {part.cell_dim}, characters.width = {part.characters.width}, "
                 f"characters.filters = {filters}: all must be 1 or more, and filters one or more"
             )
-        if min(part.cell_clip, part.projection_clip, part.characters.highways) < 0:
-            raise ConfigError("model.recurrent: clips and characters.highways must be 0 (none) or more")
+        if min(part.cell_clip, part.projection_clip, part.characters.num_highways) < 0:
+            raise ConfigError("model.recurrent: clips and characters.num_highways must be 0 (none) or more")
         if self.kind == "bilstm" and self.parametrization.name != "standard":
             raise ConfigError(
                 f"model.parametrization.name = {self.parametrization.name!r}: a bilstm has 'standard' alone"
@@ -174,11 +178,11 @@ class ModelConfig:
                 f"model.embedding.cutoffs = {part.cutoffs} must rise, from above 0 to below the vocabulary's "
                 f"size, {self.vocab_size or 'the tokenizer says which'}"
             )
-        plain = not (part.factor or head.scale or head.softcap) and self.parametrization.name == "standard"
+        plain = not (part.width or head.scale or head.softcap) and self.parametrization.name == "standard"
         if self.kind != "decoder" or not plain:
             raise ConfigError(
                 f"model.embedding.cutoffs = {part.cutoffs}: an adaptive softmax is for decoders, without "
-                "embedding.factor, head.scale, head.softcap and another parametrization than 'standard'"
+                "embedding.width, head.scale, head.softcap and another parametrization than 'standard'"
             )
 
     def _validate_layers(self) -> None:
@@ -194,44 +198,46 @@ class ModelConfig:
         if experts and self.kind not in ("encoder", "decoder"):
             raise ConfigError(f"model.feedforward.num_experts = {experts}: not for kind = {self.kind!r}")
         plain = self.kind == "encoder" and not (self.share_layers or experts)
-        if not self.norm.first and not (plain and self.residual == "pre" and self.num_layers > 1):
+        if not self.norm.before_first_layer and not (
+            plain and self.block_layout == "pre" and self.num_layers > 1
+        ):
             raise ConfigError(
-                "model.norm.first = False: only an encoder with residual = 'pre' and several layers, without "
-                "share_layers and experts, can leave out its first norm"
+                "model.norm.before_first_layer = False: only an encoder with block_layout = 'pre' and "
+                "several layers, without share_layers and experts, can leave out its first norm"
             )
-        windows = (attention.window, *attention.windows)
+        windows = (attention.window, *attention.window_pattern)
         if min(windows) < 0:
             raise ConfigError(f"model.attention.window = {windows[0]}, windows = {windows[1:]}; 0 is none")
-        if attention.windows and self.kind == "two_stream":
-            raise ConfigError("model.attention.windows: a two_stream model has no windows")
-        if position.windowed_theta and not any(windows):
-            raise ConfigError(
-                f"model.position.windowed_theta = {position.windowed_theta}: no layer has a window"
-            )
-        if self.kind != "encoder" and (position.kind == "disentangled" or self.embedding.convolution):
+        if attention.window_pattern and self.kind == "two_stream":
+            raise ConfigError("model.attention.window_pattern: a two_stream model has no windows")
+        if position.local_theta and not any(windows):
+            raise ConfigError(f"model.position.local_theta = {position.local_theta}: no layer has a window")
+        if self.kind != "encoder" and (position.kind == "disentangled" or self.embedding.conv_kernel_size):
             raise ConfigError(
                 f"model.kind = {self.kind!r}: disentangled positions and a convolution are for encoders"
             )
-        if self.embedding.convolution and (self.share_layers or self.num_layers < 2 or attention.windows):
+        if self.embedding.conv_kernel_size and (
+            self.share_layers or self.num_layers < 2 or attention.window_pattern
+        ):
             raise ConfigError(
-                "model.embedding.convolution joins the first of several layers that share nothing; "
-                "model.share_layers and attention.windows do not go with it"
+                "model.embedding.conv_kernel_size joins the first of several layers that share nothing; "
+                "model.share_layers and attention.window_pattern do not go with it"
             )
 
 
 def _check_slots(model: ModelConfig) -> None:
-    slots = model.slots
-    for name in ("lora_rank", "adapter", "prefix", "prompt", "units"):
-        if getattr(slots, name) < 0:
-            raise ConfigError(f"model.slots.{name} = {getattr(slots, name)} must not be negative")
-    for target in slots.lora_targets:
+    adapters = model.adapters
+    for name in ("lora_rank", "bottleneck_dim", "prefix_length", "prompt_length", "extra_ff_dim"):
+        if getattr(adapters, name) < 0:
+            raise ConfigError(f"model.adapters.{name} = {getattr(adapters, name)} must not be negative")
+    for target in adapters.lora_targets:
         if target not in LORA_TARGETS:
-            raise ConfigError(one_of("model.slots.lora_targets", target, LORA_TARGETS))
-    inside = [target for target in slots.lora_targets if target.startswith("feedforward")]
-    if model.feedforward.num_experts and (slots.units or (slots.lora_rank and inside)):
+            raise ConfigError(one_of("model.adapters.lora_targets", target, LORA_TARGETS))
+    inside = [target for target in adapters.lora_targets if target.startswith("feedforward")]
+    if model.feedforward.num_experts and (adapters.extra_ff_dim or (adapters.lora_rank and inside)):
         raise ConfigError(
-            "model.slots: experts have no slots; use those of attention, not units or "
-            f"lora_targets = {slots.lora_targets}"
+            "model.adapters: experts have no adapters; use those of attention, not extra_ff_dim or "
+            f"lora_targets = {adapters.lora_targets}"
         )
 
 

@@ -50,9 +50,11 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
     else:
         block = cfg.block("decoder" if cfg.kind == "decoder" else "encoder")
         forward, constant = _tower(block, rows, length, shape.memory)
-        forward += _front(cfg, rows, length) + 2 * rows * length * cfg.embedding.convolution * cfg.width**2
+        forward += (
+            _front(cfg, rows, length) + 2 * rows * length * cfg.embedding.conv_kernel_size * cfg.width**2
+        )
     places = rows * (shape.targets or shape.decoder_length or length)
-    inner = cfg.embedding.factor or cfg.width
+    inner = cfg.embedding.width or cfg.width
     if masked_head and cfg.head.transform:
         forward += 2 * places * cfg.width * inner
     forward += _output(cfg, places, inner if cfg.head.tied else cfg.width)
@@ -62,7 +64,7 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
 def nonembedding_params(cfg: ModelConfig) -> int:
     """Kernels of the layers: what Kaplan et al. call N (no tables, biases or norms)."""
     if cfg.kind == "bilstm":
-        cell = cfg.recurrent.cell
+        cell = cfg.recurrent.cell_dim
         return 2 * cfg.num_layers * 9 * cfg.width * cell
     if cfg.kind == "encoder_decoder":
         encoder, decoder = cfg.block("encoder"), cfg.block("decoder")
@@ -78,10 +80,10 @@ def _attention_params(block: BlockConfig) -> int:
 
 def _layers_params(block: BlockConfig) -> int:
     part, matrices = block.feedforward, 3 if block.feedforward.gated else 2
-    each = _attention_params(block) + matrices * block.width * block.hidden * max(1, part.num_experts)
+    each = _attention_params(block) + matrices * block.width * block.ff_dim * max(1, part.num_experts)
     each += block.width * part.num_experts  # the router
     position, square = block.position, block.width * block.attention.num_heads * block.head_dim
-    if position.kind == "relative":
+    if position.kind == "relative_sinusoidal":
         each += square
     if position.kind == "disentangled" and not position.shared_projections:
         each += 2 * square
@@ -104,7 +106,7 @@ def _front(cfg: ModelConfig, rows: int, length: int) -> int:
     part = cfg.embedding
     if part.cutoffs and part.divisor > 1:
         return 2 * rows * length * cfg.width * sum(widths(cfg.width, part.cutoffs, part.divisor))
-    factor = part.factor
+    factor = part.width
     return 2 * rows * length * factor * cfg.width if factor and factor != cfg.width else 0
 
 
@@ -119,7 +121,7 @@ def _keys_values(block: BlockConfig, rows: int, keys: int) -> int:
 
 
 def _feed(block: BlockConfig, rows: int, length: int) -> int:
-    return 2 * rows * length * block.width * block.hidden * (3 if block.feedforward.gated else 2)
+    return 2 * rows * length * block.width * block.ff_dim * (3 if block.feedforward.gated else 2)
 
 
 def _experts(block: BlockConfig, rows: int, length: int) -> tuple[int, int]:
@@ -132,10 +134,10 @@ def _experts(block: BlockConfig, rows: int, length: int) -> tuple[int, int]:
     count, chosen, tokens = part.num_experts, part.experts_per_token, rows * length
     loads = 2 * tokens * count  # sums over the tokens, of choices and of probabilities
     shared, constant = 2 * tokens * block.width * count + 2 * loads, 3 * loads
-    if not part.capacity:
+    if not part.capacity_factor:
         gates, returned = 2 * tokens * count * chosen, 2 * tokens * count * block.width
         return shared + gates + count * _feed(block, rows, length) + returned, constant + gates
-    room = max(1, math.ceil(part.capacity * length * chosen / count))
+    room = max(1, math.ceil(part.capacity_factor * length * chosen / count))
     gates, moved = 2 * tokens * count * room * chosen, 2 * tokens * count * room * block.width
     return shared + gates + 2 * moved + count * _feed(block, rows, room), constant + gates + moved
 
@@ -164,7 +166,7 @@ def _tower(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
         layer += _feed(block, rows, length)
     if block.position.kind == "disentangled":
         layer += _disentangled(block, rows, length)
-    if block.position.kind == "relative":
+    if block.position.kind == "relative_sinusoidal":
         products, constant = _relative(block, rows, length, length + keys - 1)
         layer += products + constant
     if cross:
@@ -191,7 +193,7 @@ def _bilstm(cfg: ModelConfig, shape: BatchShape) -> Flops:
     part, width = cfg.recurrent.characters, cfg.width
     wide = part.num_filters
     token = sum((shape.characters - size + 1) * size * part.width * count for size, count in part.filters)
-    token += 2 * part.highways * wide**2 + wide * width
-    place = 2 * (cfg.num_layers * 9 * width * cfg.recurrent.cell + width * cfg.padded_vocab)
+    token += 2 * part.num_highways * wide**2 + wide * width
+    place = 2 * (cfg.num_layers * 9 * width * cfg.recurrent.cell_dim + width * cfg.padded_vocab)
     forward = 2 * shape.rows * ((shape.length + 1) * token + shape.length * place)
     return Flops(forward, 3 * forward)

@@ -55,9 +55,9 @@ def check(cfg: "ModelConfig") -> None:
     for name in ("base_width", "base_layers"):
         if getattr(part, name) < 1:
             raise ConfigError(f"model.parametrization.{name} = {getattr(part, name)} must be 1 or more")
-    if part.name == "completep" and cfg.residual not in ("pre", "parallel"):
+    if part.name == "completep" and cfg.block_layout not in ("pre", "parallel"):
         raise ConfigError(
-            f"model.parametrization.name = 'completep' with model.residual = {cfg.residual!r}: "
+            f"model.parametrization.name = 'completep' with model.block_layout = {cfg.block_layout!r}: "
             "only 'pre' and 'parallel' have a residual stream to scale"
         )
     if part.name == "completep" and cfg.decoder_layers != cfg.num_layers and cfg.kind == "encoder_decoder":
@@ -90,7 +90,7 @@ def _power(leaf: Leaf, optimizer: OptimizerConfig) -> float:
     """
     if optimizer.name == "muon" and leaf.hidden_sides is not None:
         return -0.5 if optimizer.muon.scale == "rms" else 0.0
-    return -0.5 if optimizer.name == "adafactor" and optimizer.adafactor.relative else -1.0
+    return -0.5 if optimizer.name == "adafactor" and optimizer.adafactor.multiply_by_parameter_scale else -1.0
 
 
 def base_std(cfg: "ModelConfig") -> float:

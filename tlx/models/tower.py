@@ -36,9 +36,9 @@ class TransformerStack(nn.Module):
             self.position_bias = BucketedBias(cfg)
         if cfg.position.kind == "disentangled":
             self.distances = DistanceTable(cfg)
-        if self.embedding.convolution:
-            self.convolution = Convolution(cfg, self.embedding.convolution)
-        if cfg.residual != "post":
+        if self.embedding.conv_kernel_size:
+            self.convolution = Convolution(cfg, self.embedding.conv_kernel_size)
+        if cfg.block_layout != "post":
             self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
 
     @nn.compact
@@ -107,13 +107,13 @@ class TransformerStack(nn.Module):
         batch, length, _ = shape
         bias = self.position_bias(length, length + memory, memory)
         fused = kernel_name(self.cfg, length, prefix, length + memory) in ("fused", "cudnn")
-        return per_device_bias(bias, batch) if fused and not self.cfg.slots.prefix else bias
+        return per_device_bias(bias, batch) if fused and not self.cfg.adapters.prefix_length else bias
 
     def _runner(self, apply):
         """What runs the layers: all of them alike, or the first apart."""
-        if not (self.embedding.convolution or self._absent):
+        if not (self.embedding.conv_kernel_size or self._absent):
             return self._plain
-        first = Block(self.cfg.layer(0), self.cfg.norm.first, parent=None)
+        first = Block(self.cfg.layer(0), self.cfg.norm.before_first_layer, parent=None)
         return functools.partial(self._first_apart, functools.partial(apply, first))
 
     def _queried(self, run, query, layers, blocks, count, x_BTD, *rest):
@@ -138,7 +138,7 @@ class TransformerStack(nn.Module):
         one, rest = (jax.tree.map(lambda x, part=part: x[part], kept) for part in (slice(1), slice(1, count)))
         rest |= {name: jax.tree.map(lambda x: x[: count - 1], blocks[name]) for name in self._absent}
         y_BTD, _ = run_layers((first,), self.cfg, one, x_BTD, num_layers=1, share=False)
-        if self.embedding.convolution:
+        if self.embedding.conv_kernel_size:
             y_BTD = self.convolution(x_BTD, y_BTD, segments_BT, keys_B)
         if count > 1:
             turned = [*layers[1:], layers[0]]  # the second of the pattern is the first of these
@@ -217,17 +217,17 @@ class TransformerStack(nn.Module):
     @property
     def _absent(self) -> tuple[str, ...]:
         """Parts that the first layer does not have."""
-        return () if self.cfg.norm.first else ("attention_norm",)
+        return () if self.cfg.norm.before_first_layer else ("attention_norm",)
 
     @property
     def _shared_bias(self) -> bool:
-        return self.cfg.position.kind == "bucketed" and not self.cfg.position.per_layer
+        return self.cfg.position.kind == "relative_bias" and not self.cfg.position.per_layer
 
     def _blocks(self):
         return layer_params(self, None, self.cfg.num_layers, self.share_layers)
 
     def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
-        if self.cfg.residual != "post":
+        if self.cfg.block_layout != "post":
             y_BTD = fusion_barrier(self.final_norm(y_BTD))
         # Its own branch of the keys: layers fold in 0, 1, ...
         return dropout(y_BTD, self._final_dropout, fold(keys_B, self.cfg.num_layers), FINAL)
@@ -235,7 +235,7 @@ class TransformerStack(nn.Module):
     @property
     def _final_dropout(self) -> float:
         """T5 and Transformer-XL drop what they hand to the output."""
-        return self.cfg.dropout if self.cfg.position.kind in ("bucketed", "relative") else 0.0
+        return self.cfg.dropout if self.cfg.position.kind in ("relative_bias", "relative_sinusoidal") else 0.0
 
 
 def _loads(routing: Routing | None, segments_BT: jax.Array) -> jax.Array | None:

@@ -61,8 +61,8 @@ def token_table(cfg: ModelConfig) -> TokenTable | ClusterTables:
     if part.cutoffs:
         sizes, stds = (cfg.padded_vocab, cfg.width), (cfg.init.embedding_stddev, cfg.init.stddev)
         return ClusterTables(*sizes, part.cutoffs, part.divisor, *stds, dtype, cfg.param_dtype)
-    width = cfg.embedding.factor or cfg.width
-    rest = (cfg.init.embedding_stddev, dtype, cfg.param_dtype, cfg.slots.prompt)
+    width = cfg.embedding.width or cfg.width
+    rest = (cfg.init.embedding_stddev, dtype, cfg.param_dtype, cfg.adapters.prompt_length)
     return TokenTable(cfg.padded_vocab, width, *rest)
 
 
@@ -152,7 +152,7 @@ class Transformer(nn.Module):
         tokens = jnp.sum(batch["segments"] > 0).astype(jnp.float32)
         chosen_E, probs_E = loads.mean(axis=0) / jnp.maximum(tokens, 1)
         part = self.cfg.feedforward
-        return hidden, Term(balance(chosen_E, probs_E) * tokens, tokens, part.balance)
+        return hidden, Term(balance(chosen_E, probs_E) * tokens, tokens, part.router_aux_weight)
 
     def unembedding(self) -> Unembedding | AdaptiveUnembedding:
         """Kernel, bias and scale of the output, for a loss that never builds all logits."""

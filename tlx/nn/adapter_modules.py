@@ -21,7 +21,7 @@ class BottleneckAdapter(nn.Module):
     @nn.compact
     def __call__(self, y_BTD: jax.Array) -> jax.Array:
         cfg, names = self.cfg, ("embed", None)
-        size, rest = (cfg.slots.adapter,), (_STDDEV, True, cfg.dtype, cfg.param_dtype)
+        size, rest = (cfg.adapters.bottleneck_dim,), (_STDDEV, True, cfg.dtype, cfg.param_dtype)
         h = jax.nn.gelu(Linear((cfg.width,), size, names, *rest, name="down")(y_BTD))
         return y_BTD + Linear(size, (cfg.width,), names[::-1], *rest, name="up")(h)
 
@@ -45,7 +45,7 @@ class Prefix(nn.Module):
         bias: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array, Mask, jax.Array | None]:
         """(keys, values, mask, bias) of P + S places; the mask is whole, so that plain einsums compute it."""
-        cfg, size, (batch, length) = self.cfg, self.cfg.slots.prefix, query_BTNH.shape[:2]
+        cfg, size, (batch, length) = self.cfg, self.cfg.adapters.prefix_length, query_BTNH.shape[:2]
         init = logical(nn.initializers.normal(cfg.init.stddev), (None, "kv_heads", "head_dim"))
         shape, dtype = (size, cfg.num_kv_heads, cfg.head_dim), jnp.dtype(cfg.param_dtype)
 

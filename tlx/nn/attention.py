@@ -48,7 +48,7 @@ class Attention(nn.Module):
         out_std = cfg.residual_std(cfg.attention.num_heads * cfg.head_dim)
         names = ("heads", "head_dim", "embed")
         self.out = Linear(heads, (cfg.width,), names, out_std, cfg.attention.out_bias, *rest[3])
-        if cfg.position.kind == "relative" and not self.cross:
+        if cfg.position.kind == "relative_sinusoidal" and not self.cross:
             self.relative = RelativeLogits(cfg)
         if cfg.position.kind == "disentangled" and not self.cross:
             self.disentangled = DisentangledLogits(cfg)
@@ -57,7 +57,7 @@ class Attention(nn.Module):
             self.key_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
         if self._own_bias:
             self.position_bias = BucketedBias(cfg)
-        if cfg.slots.prefix and not self.cross:
+        if cfg.adapters.prefix_length and not self.cross:
             self.prefix = Prefix(cfg)
 
     def queries(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
@@ -105,7 +105,7 @@ class Attention(nn.Module):
     ) -> jax.Array:
         """The kernel and the output projection, [B, T, D]."""
         cfg = self.cfg
-        if cfg.slots.prefix and not self.cross:
+        if cfg.adapters.prefix_length and not self.cross:
             key_BSGH, value_BSGH, mask, bias = self.prefix(query_BTNH, key_BSGH, value_BSGH, mask, bias)
         part, name = cfg.attention, self._kernel(query_BTNH.shape[1], key_BSGH.shape[1], mask, bias)
         y = KERNELS.load(name)(
@@ -139,9 +139,9 @@ class Attention(nn.Module):
             return "xla"
         arbitrary = mask.visible is not None or mask.prefix is not None
         if isinstance(bias, RelativeTerms):
-            own = bias.keys_RNH.ndim == 4 or bool(self.cfg.slots.prefix)
+            own = bias.keys_RNH.ndim == 4 or bool(self.cfg.adapters.prefix_length)
         else:
-            own = bias is not None and self.cfg.position.kind != "bucketed"
+            own = bias is not None and self.cfg.position.kind != "relative_bias"
         return kernel_name(self.cfg, num_queries, arbitrary, num_keys, own)
 
     def content_logits(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
@@ -214,7 +214,7 @@ class Attention(nn.Module):
             key, value = given if given is not None else self.keys_values(source_BSD, positions_BT)
         if slot is not None:
             slot, key, value = caches.write(slot, key, value)
-        if self.cfg.position.kind == "relative" and not self.cross:
+        if self.cfg.position.kind == "relative_sinusoidal" and not self.cross:
             query, bias = self.relative_terms(query, key.shape[1], mask, different_BTS)
         if self.cfg.position.kind == "disentangled" and not self.cross:
             table = dropped_distances(distances_RD, self.cfg.dropout, keys_B)
@@ -231,4 +231,4 @@ class Attention(nn.Module):
     @property
     def _own_bias(self) -> bool:
         position = self.cfg.position
-        return position.kind == "bucketed" and position.per_layer and not self.cross
+        return position.kind == "relative_bias" and position.per_layer and not self.cross

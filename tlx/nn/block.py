@@ -41,11 +41,11 @@ class Block(nn.Module):
             self.cross_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
         self.feedforward = Experts(cfg) if cfg.feedforward.num_experts else FeedForward(cfg)
         self.feedforward_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
-        if cfg.slots.adapter:
+        if cfg.adapters.bottleneck_dim:
             self.adapter = BottleneckAdapter(cfg)
-            if cfg.slots.adapter_attention:
+            if cfg.adapters.bottleneck_after_attention:
                 self.attention_adapter = BottleneckAdapter(cfg)
-        if cfg.residual == "sandwich":
+        if cfg.block_layout == "sandwich":
             self.attention_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
             self.feedforward_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
 
@@ -86,7 +86,7 @@ class Block(nn.Module):
                 slot=slot,
                 distances_RD=distances_RD,
             )
-            if cfg.residual == "sandwich":
+            if cfg.block_layout == "sandwich":
                 y = self.attention_post_norm(y)
             return self._adapted(dropout(y, cfg.dropout, keys_B, ATTENTION))
 
@@ -101,7 +101,7 @@ class Block(nn.Module):
             y, routing = self._feed(x, keys_B)
             return y
 
-        if cfg.residual == "parallel":
+        if cfg.block_layout == "parallel":
             mixed = self._scaled(attend(self.attention_norm(x_BTD)) + feed(self.feedforward_norm(x_BTD)))
             return constrain(x_BTD + mixed, RESIDUAL_DIMS), slot, routing
         x_BTD = self._residual(x_BTD, attend, self.attention_norm if self.normed else lambda x: x)
@@ -162,7 +162,7 @@ class Block(nn.Module):
         return finish(h_BTD, h_attended, 0), finish(g_BPD, g_attended, QUERY_STREAM + 1)
 
     def _residual(self, x: jax.Array, part, norm) -> jax.Array:
-        y = norm(x + part(x)) if self.cfg.residual == "post" else x + self._scaled(part(norm(x)))
+        y = norm(x + part(x)) if self.cfg.block_layout == "post" else x + self._scaled(part(norm(x)))
         return constrain(y, RESIDUAL_DIMS)
 
     def _scaled(self, y: jax.Array) -> jax.Array:
@@ -174,14 +174,18 @@ class Block(nn.Module):
         y, routing = self.feedforward(x, keys_B, HIDDEN + offset), None
         if self.cfg.feedforward.num_experts:
             y, routing = y
-        if self.cfg.residual == "sandwich":
+        if self.cfg.block_layout == "sandwich":
             y = self.feedforward_post_norm(y)
         y = dropout(checkpoint_name(y, "fed"), self.cfg.dropout, keys_B, FEEDFORWARD + offset)
-        return self.adapter(y) if self.cfg.slots.adapter else y, routing
+        return self.adapter(y) if self.cfg.adapters.bottleneck_dim else y, routing
 
     def _adapted(self, attended: jax.Array) -> jax.Array:
-        slots = self.cfg.slots
-        return self.attention_adapter(attended) if slots.adapter and slots.adapter_attention else attended
+        adapters = self.cfg.adapters
+        return (
+            self.attention_adapter(attended)
+            if adapters.bottleneck_dim and adapters.bottleneck_after_attention
+            else attended
+        )
 
     def _source(self, x: jax.Array, memory_BMD: jax.Array | None, source_BTD: jax.Array | None) -> jax.Array:
         source = x if source_BTD is None else self._read(source_BTD)
@@ -194,4 +198,4 @@ class Block(nn.Module):
 
     def _read(self, inputs: jax.Array) -> jax.Array:
         # A pre-norm layer attends to normalised inputs: what else it reads of the stream is normalised too.
-        return self.attention_norm(inputs) if self.cfg.residual != "post" else inputs
+        return self.attention_norm(inputs) if self.cfg.block_layout != "post" else inputs

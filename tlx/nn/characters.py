@@ -25,7 +25,7 @@ class CharacterConfig:
         (6, 512),
         (7, 1024),
     )
-    highways: int = 2
+    num_highways: int = 2
 
     @property
     def num_filters(self) -> int:
@@ -53,8 +53,8 @@ class CharacterEncoder(nn.Module):
         self.kernels, self.biases = kernels, biases
         wide = cfg.num_filters
         rest = (wide**-0.5, True, self.dtype, self.param_dtype)
-        self.gates = [Linear((wide,), (wide,), ("embed", "mlp"), *rest) for _ in range(cfg.highways)]
-        self.changes = [Linear((wide,), (wide,), ("embed", "mlp"), *rest) for _ in range(cfg.highways)]
+        self.gates = [Linear((wide,), (wide,), ("embed", "mlp"), *rest) for _ in range(cfg.num_highways)]
+        self.changes = [Linear((wide,), (wide,), ("embed", "mlp"), *rest) for _ in range(cfg.num_highways)]
         self.projection = Linear((wide,), (self.out_width,), ("mlp", "embed"), *rest)
 
     def __call__(self, characters_BTC: jax.Array) -> jax.Array:

@@ -17,21 +17,24 @@ class NormConfig:
     eps: float = 1e-5
     bias: bool = True
     unit_offset: bool = False  # times 1 + scale, which starts from 0 (Gemma)
-    first: bool = True  # before the first layer's attention too (ModernBERT: no, embeddings have theirs)
+    before_first_layer: bool = (
+        True  # before the first layer's attention too (ModernBERT: no, embeddings have theirs)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class RotaryScaling:
     """Rotary positions of a model that reads further than it was first trained to.
 
-    linear: positions / factor (Chen et al. 2023). llama3: wavelengths above original_length / low are
-    stretched by `factor`, those below original_length / high are not, and between there is a ramp.
+    linear: positions / factor (Chen et al. 2023). llama3: wavelengths above original_length / low_freq_factor
+    are stretched by `factor`, those below original_length / high_freq_factor are not, and between there is a
+    ramp.
     """
 
     kind: Literal["none", "linear", "llama3"] = "none"
     factor: float = 1.0
-    low: float = 1.0
-    high: float = 4.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
     original_length: int = 8192
 
 
@@ -39,24 +42,25 @@ class RotaryScaling:
 class PositionConfig:
     """How order enters: added to embeddings, rotated into queries and keys, or added to the logits.
 
-    learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. bucketed: T5's relative
-    bias, one table per stack. relative: Transformer-XL's and XLNet's sinusoidal relative attention.
-    disentangled: DeBERTa's vectors of distances; its num_buckets may be 0, and then none share a row.
+    learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. relative_bias: T5's relative
+    bias, one table per stack. relative_sinusoidal: Transformer-XL's and XLNet's sinusoidal relative
+    attention. disentangled: DeBERTa's vectors of distances; its num_buckets may be 0, and then none share a
+    row.
     """
 
-    kind: Literal["none", "learned", "sinusoidal", "rotary", "bucketed", "relative", "disentangled"] = (
-        "learned"
-    )
+    kind: Literal[
+        "none", "learned", "sinusoidal", "rotary", "relative_bias", "relative_sinusoidal", "disentangled"
+    ] = "learned"
     max_length: int = 1024  # rows of the learned table
     offset: int = 0  # first row in use of the learned table (BART and RoBERTa: 2)
     sinusoid_layout: Literal["halves", "interleaved"] = "halves"
     theta: float = 10_000.0  # wavelength base of rotary and sinusoidal positions
-    windowed_theta: float = 0.0  # of layers with a window, which are not scaled (Gemma 3); 0: theta
+    local_theta: float = 0.0  # of layers with a window, which are not scaled (Gemma 3); 0: theta
     scaling: RotaryScaling = dataclasses.field(default_factory=RotaryScaling)
     rotary_fraction: float = 1.0  # share of each head that is rotated (GPT-NeoX: .25)
     num_buckets: int = 32
     max_distance: int = 128
-    per_layer: bool = False  # a bucketed bias of its own for each layer (UMT5)
+    per_layer: bool = False  # a relative bias of its own for each layer (UMT5)
     shared_projections: bool = False  # distances are projected as the content is (DeBERTa v2)
     norm: bool = False  # the table of distances is normalised (DeBERTa v2)
     segment_relative: bool = False  # XLNet's same-or-different-segment term
@@ -73,11 +77,11 @@ class AttentionConfig:
     key_bias: bool = True  # False: of queries and values only, where qkv_bias (DeBERTa v1)
     out_bias: bool = True
     scale: bool = True  # logits times head_dim ** -.5 (T5: no)
-    scale_width: int = 0  # in place of head_dim there; 0: head_dim (Gemma: query_pre_attn_scalar)
+    query_pre_attn_scalar: int = 0  # in place of head_dim there; 0: head_dim (Gemma: query_pre_attn_scalar)
     softcap: float = 0.0  # c tanh(logits / c) (Gemma 2); 0: no cap
     qk_norm: bool = False  # queries and keys are normalised over head_dim before they are rotated (Qwen 3)
     window: int = 0  # keys nearer than this are seen, on both sides where not causal; 0: all
-    windows: tuple[int, ...] = ()  # of the layers of a period, repeated (GPT-3, Gemma); (): `window`
+    window_pattern: tuple[int, ...] = ()  # of the layers of a period, repeated (GPT-3, Gemma); (): `window`
     dropout: float = 0.0  # of the attention probabilities
 
 
@@ -85,15 +89,17 @@ class AttentionConfig:
 class FeedForwardConfig:
     """Two matrices around an activation, or three when gated; or a choice among many such networks."""
 
-    hidden: int = 0  # 0: 4 * width
+    ff_dim: int = 0  # 0: 4 * width
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
     gated: bool = False
     bias: bool = True
     dropout: float = 0.0  # of the hidden activations (T5)
     num_experts: int = 0  # 0: one network for all tokens
     experts_per_token: int = 2
-    capacity: float = 0.0  # tokens of a row per expert, over an even share; 0: all that choose it (exact)
-    balance: float = 0.01  # coefficient of the load-balancing term in the loss
+    capacity_factor: float = (
+        0.0  # tokens of a row per expert, over an even share; 0: all that choose it (exact)
+    )
+    router_aux_weight: float = 0.01  # coefficient of the load-balancing term in the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,29 +123,32 @@ class ExecutionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
-    """What adaptation adds to the parts of a model; 0 is nothing. Slots are parameters of those parts.
+    """What adaptation adds to the parts of a model; 0 is nothing. Adapters are parameters of those parts.
 
     lora_rank, lora_alpha: W + (alpha / rank) A B in place of the matrices lora_targets: "attention/query",
-    key, value, out (of cross-attention too), "feedforward/in", gate, out (Hu et al. 2022). adapter: width of
-    the bottleneck behind the feed-forward network, and with adapter_attention behind attention too (Houlsby
-    et al. 2019). prefix: keys and values before those of self-attention, in each layer (Li and Liang 2021).
-    prompt: rows of the token table, behind the vocabulary's, that stand before a text (Lester et al. 2021).
-    units: hidden units added to the feed-forward network (FL-tuning, Liu et al. 2022).
+    key, value, out (of cross-attention too), "feedforward/in", gate, out (Hu et al. 2022). bottleneck_dim:
+    width of the bottleneck behind the feed-forward network, and with bottleneck_after_attention behind
+    attention too (Houlsby et al. 2019). prefix_length: keys and values before those of self-attention, in
+    each layer (Li and Liang 2021). prompt_length: rows of the token table, behind the vocabulary's, that
+    stand before a text (Lester et al. 2021). extra_ff_dim: hidden units added to the feed-forward network
+    (FL-tuning, Liu et al. 2022).
     """
 
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ("attention/query", "attention/value")
-    adapter: int = 0
-    adapter_attention: bool = True
-    prefix: int = 0
-    prompt: int = 0
-    units: int = 0
+    bottleneck_dim: int = 0
+    bottleneck_after_attention: bool = True
+    prefix_length: int = 0
+    prompt_length: int = 0
+    extra_ff_dim: int = 0
 
     @property
     def any(self) -> bool:
         """Whether there is one."""
-        return any((self.lora_rank, self.adapter, self.prefix, self.prompt, self.units))
+        return any(
+            (self.lora_rank, self.bottleneck_dim, self.prefix_length, self.prompt_length, self.extra_ff_dim)
+        )
 
 
 LORA_TARGETS = (
@@ -161,7 +170,7 @@ class BlockConfig:
 
     width: int
     num_layers: int
-    residual: Literal["pre", "post", "parallel", "sandwich"]
+    block_layout: Literal["pre", "post", "parallel", "sandwich"]
     dropout: float
     causal: bool
     cross: bool
@@ -173,7 +182,7 @@ class BlockConfig:
     execution: ExecutionConfig
     dtype: str
     param_dtype: str
-    slots: AdapterConfig = AdapterConfig()
+    adapters: AdapterConfig = AdapterConfig()
     matmul: str = "dtype"
     width_scale: float = 1.0  # m of models/parametrization.py
     layers_scale: float = 1.0  # l
@@ -189,35 +198,35 @@ class BlockConfig:
     @property
     def period(self) -> int:
         """Number of layers after which the pattern repeats."""
-        return max(1, len(self.attention.windows))
+        return max(1, len(self.attention.window_pattern))
 
     def layer(self, place: int) -> "BlockConfig":
         """What the layers at `place` of every period are: their window and the rotation of that kind."""
-        windows, position = self.attention.windows, self.position
+        windows, position = self.attention.window_pattern, self.position
         window = windows[place] if windows else self.attention.window
-        if window and position.windowed_theta:
-            position = dataclasses.replace(position, theta=position.windowed_theta, scaling=RotaryScaling())
-        attention = dataclasses.replace(self.attention, window=window, windows=())
+        if window and position.local_theta:
+            position = dataclasses.replace(position, theta=position.local_theta, scaling=RotaryScaling())
+        attention = dataclasses.replace(self.attention, window=window, window_pattern=())
         return dataclasses.replace(self, attention=attention, position=position)
 
     def lora(self, target: str) -> Lora | None:
         """The slot of a matrix of LORA_TARGETS."""
-        slots = self.slots
-        if not slots.lora_rank or target not in slots.lora_targets:
+        adapters = self.adapters
+        if not adapters.lora_rank or target not in adapters.lora_targets:
             return None
-        return Lora(slots.lora_rank, slots.lora_alpha / slots.lora_rank)
+        return Lora(adapters.lora_rank, adapters.lora_alpha / adapters.lora_rank)
 
     @property
     def softmax_scale(self) -> float:
         """What attention logits are multiplied by."""
-        width = self.attention.scale_width or self.head_dim
+        width = self.attention.query_pre_attn_scalar or self.head_dim
         if self.position.kind == "disentangled":
             width *= 3  # terms of the logits
         return width**-0.5 if self.attention.scale else 1.0
 
     @property
-    def hidden(self) -> int:
-        return self.feedforward.hidden or 4 * self.width
+    def ff_dim(self) -> int:
+        return self.feedforward.ff_dim or 4 * self.width
 
     def std(self, fan_in: int) -> float:
         """Standard deviation of a kernel with `fan_in` inputs."""

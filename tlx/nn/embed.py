@@ -23,11 +23,13 @@ EMBEDDING, FINAL = 0, 1
 class EmbeddingConfig:
     """The token table and what is added before the first layer."""
 
-    factor: int = 0  # width of the tables, projected to the model's (ALBERT, ELECTRA); 0: the same
+    width: int = 0  # width of the tables, projected to the model's (ALBERT, ELECTRA); 0: the same
     num_types: int = 0  # rows of the segment-type table (BERT: 2)
     num_languages: int = 0  # rows of the table of languages (XLM)
     norm: bool = False  # normalise the sum (BERT)
-    convolution: int = 0  # places that one over the embeddings, joining the first layer, reads (DeBERTa v2)
+    conv_kernel_size: int = (
+        0  # places that one over the embeddings, joining the first layer, reads (DeBERTa v2)
+    )
     scale: bool = False  # times sqrt(width) (the original Transformer)
     cutoffs: tuple[int, ...] = ()  # first ids of rarer clusters: adaptive input and softmax (Transformer-XL)
     divisor: int = 1  # of a cluster's width from that before; 1: one table, and only the softmax is adaptive

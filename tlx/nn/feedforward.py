@@ -42,8 +42,8 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None = None, site: int = 0) -> jax.Array:
-        cfg, units = self.cfg, self.cfg.slots.units
-        y_BTD = self._network(x_BTD, cfg.hidden, "", keys_B, site)
+        cfg, units = self.cfg, self.cfg.adapters.extra_ff_dim
+        y_BTD = self._network(x_BTD, cfg.ff_dim, "", keys_B, site)
         if units:  # as if they were concatenated to the hidden ones
             y_BTD = y_BTD + self._network(x_BTD, units, "units_", fold(keys_B, _UNITS), site)
         return y_BTD
@@ -69,7 +69,7 @@ class FeedForward(nn.Module):
         h_BTF = after(activation(gate[0]) * h_BTF if gate else activation(h_BTF))
         h_BTF = checkpoint_name(constrain(h_BTF, ("batch", "sequence", "mlp")), "hidden")
         h_BTF = dropout(h_BTF, part.dropout, keys_B, site)
-        out_std = 0.0 if prefix else cfg.residual_std(cfg.hidden)
+        out_std = 0.0 if prefix else cfg.residual_std(cfg.ff_dim)
         return linear("out", size, cfg.width, names[::-1], out_std)(h_BTF)
 
 
@@ -91,14 +91,14 @@ class Experts(nn.Module):
 
     def setup(self):
         cfg, part = self.cfg, self.cfg.feedforward
-        names, shape = ("expert", "embed", "mlp"), (part.num_experts, cfg.width, cfg.hidden)
+        names, shape = ("expert", "embed", "mlp"), (part.num_experts, cfg.width, cfg.ff_dim)
         router = (cfg.width,), (part.num_experts,), ("embed", None), cfg.std(cfg.width), False
         self.router = Linear(*router, cfg.dtype, cfg.param_dtype)
         self.kernel_in = self._kernel("in", shape, names, cfg.std(cfg.width))
         if part.gated:
             self.kernel_gate = self._kernel("gate", shape, names, cfg.std(cfg.width))
-        shape, names = (part.num_experts, cfg.hidden, cfg.width), ("expert", "mlp", "embed")
-        self.kernel_out = self._kernel("out", shape, names, cfg.residual_std(cfg.hidden))
+        shape, names = (part.num_experts, cfg.ff_dim, cfg.width), ("expert", "mlp", "embed")
+        self.kernel_out = self._kernel("out", shape, names, cfg.residual_std(cfg.ff_dim))
 
     def __call__(
         self, x_BTD: jax.Array, keys_B: jax.Array | None = None, site: int = 0
@@ -110,7 +110,7 @@ class Experts(nn.Module):
         best_BTK = best_BTK / best_BTK.sum(axis=-1, keepdims=True)
         hot_BTKE = jax.nn.one_hot(which_BTK, part.num_experts)
         routing = Routing(probs_BTE, hot_BTKE.sum(axis=2))
-        if not part.capacity:
+        if not part.capacity_factor:
             gates_BTE = jnp.einsum("btk,btke->bte", best_BTK, hot_BTKE)
             y_EBTD = self._run(jnp.broadcast_to(x_BTD, (part.num_experts, *x_BTD.shape)), keys_B, site)
             return jnp.einsum("bte,ebtd->btd", gates_BTE.astype(x_BTD.dtype), y_EBTD), routing
@@ -127,7 +127,7 @@ class Experts(nn.Module):
     def _places(self, hot_BTKE: jax.Array) -> jax.Array:
         """The place [C] of every choice in its expert's queue, one-hot; zero for those beyond it."""
         part, (batch, length, count, experts) = self.cfg.feedforward, hot_BTKE.shape
-        room = max(1, math.ceil(part.capacity * length * count / experts))
+        room = max(1, math.ceil(part.capacity_factor * length * count / experts))
         queue = jnp.swapaxes(hot_BTKE, 1, 2).reshape(batch, count * length, experts)  # first choices first
         before = (jnp.cumsum(queue, axis=1) - queue).reshape(batch, count, length, experts)
         before_BTKE = jnp.swapaxes(before, 1, 2).astype(jnp.int32)

@@ -35,7 +35,9 @@ def rotation_rates(cfg: PositionConfig, rotated: int) -> jax.Array:
         return rates / scaling.factor
     if scaling.kind == "llama3":
         turns = scaling.original_length * rates / (2 * math.pi)  # in the length trained at first
-        kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+        kept = jnp.clip(
+            (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor), 0, 1
+        )
         return rates * (kept + (1 - kept) / scaling.factor)
     return rates
 

@@ -16,7 +16,7 @@ from tlx.parallel.sharding import constrain, logical
 class RecurrentConfig:
     """Of a recurrent model: its layers' cells, and what reads the characters of a token."""
 
-    cell: int = 4096  # width of a cell's memory; what it shows is projected to the model's width
+    cell_dim: int = 4096  # width of a cell's memory; what it shows is projected to the model's width
     cell_clip: float = 3.0
     projection_clip: float = 3.0
     characters: CharacterConfig = dataclasses.field(default_factory=CharacterConfig)
@@ -33,7 +33,7 @@ def empty_state(
     batch_size: int, num_layers: int, cfg: RecurrentConfig, width: int, dtype: str
 ) -> RecurrentState:
     """Nothing remembered."""
-    cell = jnp.zeros((batch_size, num_layers, cfg.cell), jnp.float32)
+    cell = jnp.zeros((batch_size, num_layers, cfg.cell_dim), jnp.float32)
     return RecurrentState(cell, jnp.zeros((batch_size, num_layers, width), jnp.dtype(dtype)))
 
 
@@ -56,7 +56,7 @@ class RecurrentLayers(nn.Module):
     param_dtype: str
 
     def setup(self):
-        layers, width, cell = self.num_layers, self.width, self.cfg.cell
+        layers, width, cell = self.num_layers, self.width, self.cfg.cell_dim
         dtype = jnp.dtype(self.param_dtype)
         normal, zeros = nn.initializers.normal, nn.initializers.zeros_init()
         names = ("layers", "embed", None, "mlp")

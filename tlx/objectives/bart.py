@@ -9,7 +9,7 @@ infilling             ceil(ratio * words) words in spans of Poisson(lambda) word
                       mask. Lengths are drawn until they fill that budget, the last is trimmed; spans of
                       no word insert a mask anywhere. Spans start at different words, but run into each
                       other: less than the budget is gone (27.2% of 98 words at 30%). A tenth of the masks
-                      (`random_share`) shows a random id instead.
+                      (`random_token_fraction`) shows a random id instead.
   token masking       the same with `spans = "mask"`: single words, each of their tokens masked
   token deletion      the same with `spans = "delete"`: single words, gone
 rotation              with probability `rotate` the text starts at an offset uniform in 1..n-1 of the n
@@ -38,38 +38,44 @@ SPANS = ("infill", "mask", "delete")
 class BART:
     """How much of each kind of noise; the defaults are those of the published models.
 
-    mask_share: of the words. spans: what becomes of them. poisson: mean words of an infilled span.
-    random_share: of the masks, shown as random ids. permute_share: of the sentences. rotate_share: of the
-    rows. insert_share: masks put in anywhere, as a share of the row's tokens.
+    mask_fraction: of the words. spans: what becomes of them. poisson_lambda: mean words of an infilled span.
+    random_token_fraction: of the masks, shown as random ids. permute_fraction: of the sentences.
+    rotate_fraction: of the rows. insert_fraction: masks put in anywhere, as a fraction of the row's tokens.
     """
 
     name: str = "bart"
-    mask_share: float = 0.3
+    mask_fraction: float = 0.3
     spans: Literal["infill", "mask", "delete"] = "infill"
-    poisson: float = 3.0
-    random_share: float = 0.1
-    permute_share: float = 1.0
-    rotate_share: float = 0.0
-    insert_share: float = 0.0
+    poisson_lambda: float = 3.0
+    random_token_fraction: float = 0.1
+    permute_fraction: float = 1.0
+    rotate_fraction: float = 0.0
+    insert_fraction: float = 0.0
 
     def validate(self) -> None:
         """Raises ConfigError for an unknown kind of spans or shares outside 0..1."""
         if self.spans not in SPANS:
             raise ConfigError(one_of("objective.spans", self.spans, SPANS))
-        for name in ("mask_share", "random_share", "permute_share", "rotate_share", "insert_share"):
+        for name in (
+            "mask_fraction",
+            "random_token_fraction",
+            "permute_fraction",
+            "rotate_fraction",
+            "insert_fraction",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must lie in 0..1")
-        if not self.poisson > 0:
-            raise ConfigError(f"objective.poisson = {self.poisson} must be above 0")
+        if not self.poisson_lambda > 0:
+            raise ConfigError(f"objective.poisson_lambda = {self.poisson_lambda} must be above 0")
 
 
 def reads(spec: ObjectiveSpec) -> WindowSpec:
     """Packed windows that leave room for bos and eos, and for masks put in between."""
-    inserted = math.ceil(spec.length * spec.config.insert_share)
+    inserted = math.ceil(spec.length * spec.config.insert_fraction)
     if spec.length - inserted < 4:
         raise ConfigError(
             f"data.sequence_length = {spec.length} must be at least 4 for bart, and leave 4 tokens beside "
-            "those that objective.insert_share puts in"
+            "those that objective.insert_fraction puts in"
         )
     return WindowSpec(length=spec.length - 2 - inserted)
 
@@ -95,13 +101,13 @@ def row(window: Window, spec: ObjectiveSpec) -> np.ndarray:
 def damaged(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
     """What the encoder reads of bos, text, eos: at most spec.length tokens."""
     config, vocab = spec.config, spec.vocab
-    if config.permute_share:
+    if config.permute_fraction:
         tokens = permuted(rng, tokens, spec)
-    if config.mask_share:
+    if config.mask_fraction:
         tokens = masked(rng, tokens, spec)
-    if config.insert_share:
-        tokens = inserted(rng, tokens, math.ceil(len(tokens) * config.insert_share), spec)
-    if config.rotate_share and rng.random() < config.rotate_share:
+    if config.insert_fraction:
+        tokens = inserted(rng, tokens, math.ceil(len(tokens) * config.insert_fraction), spec)
+    if config.rotate_fraction and rng.random() < config.rotate_fraction:
         offset = int(rng.integers(1, max(len(tokens) - 1, 1) + 1))
         tokens = np.concatenate([tokens[:1], tokens[offset:-1], tokens[1:offset], tokens[-1:]])
     if len(tokens) > spec.length:  # spans of nothing may add more than the others took away: rare
@@ -119,7 +125,7 @@ def permuted(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) 
     begins = np.append(0, stops[:-1])
     count = len(stops)
     order = np.arange(count)
-    chosen = rng.permutation(count)[: math.ceil(count * spec.config.permute_share)]
+    chosen = rng.permutation(count)[: math.ceil(count * spec.config.permute_fraction)]
     order[chosen] = chosen[rng.permutation(len(chosen))]
     sizes = (stops - begins)[order]
     shift = begins[order] - (np.cumsum(sizes) - sizes)
@@ -133,12 +139,12 @@ def masked(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) ->
     config = spec.config
     begins = np.ones(len(tokens), bool) if spec.starts_word is None else spec.starts_word[tokens]
     words = np.flatnonzero(begins[1:-1]) + 1
-    budget = math.ceil(len(words) * config.mask_share)
+    budget = math.ceil(len(words) * config.mask_fraction)
     if budget == 0:
         return tokens
     num_inserted, lengths = 0, np.ones(budget, np.int64)
     if config.spans == "infill":
-        drawn = span_lengths(rng, budget, config.poisson)
+        drawn = span_lengths(rng, budget, config.poisson_lambda)
         lengths = drawn[drawn > 0]
         num_inserted = len(drawn) - len(lengths)
     first = rng.permutation(len(words))[: len(lengths)]
@@ -193,14 +199,14 @@ def covered(starts: np.ndarray, stops: np.ndarray, length: int) -> np.ndarray:
 def fillers(rng: np.random.Generator, count: int, spec: ObjectiveSpec) -> np.ndarray:
     """`count` masks, some of them random ids."""
     draw, ids = rng.random(count), rng.integers(1, spec.vocab.size, count)
-    return np.where(draw < spec.config.random_share, ids, spec.vocab.mask)
+    return np.where(draw < spec.config.random_token_fraction, ids, spec.vocab.mask)
 
 
 def inserted(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: ObjectiveSpec) -> np.ndarray:
-    """The tokens with `count` more between bos and eos: ceil(count * random_share) random ids, masks else."""
+    """The tokens with `count` more between bos and eos: masks, a fraction of them random ids."""
     size = len(tokens) + count
     places = rng.permutation(size - 2)[:count] + 1
-    num_random = math.ceil(count * spec.config.random_share)
+    num_random = math.ceil(count * spec.config.random_token_fraction)
     result, old = np.empty(size, np.int32), np.ones(size, bool)
     old[places] = False
     result[places[:num_random]] = rng.integers(1, spec.vocab.size, num_random)

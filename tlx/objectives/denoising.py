@@ -38,7 +38,7 @@ class Denoising:
     name: str = "denoising"
     style: Literal["bert", "mask", "spans", "drop"] = "spans"
     noise_density: float = 0.15
-    random_share: float = 0.1  # of the noise of style "bert", shown as a random token
+    random_token_fraction: float = 0.1  # of the noise of style "bert", shown as a random token
 
     def validate(self) -> None:
         """Raises ConfigError for an unknown style or a share outside its range."""
@@ -46,8 +46,10 @@ class Denoising:
             raise ConfigError(one_of("objective.style", self.style, STYLES))
         if not 0 < self.noise_density < 1:
             raise ConfigError(f"objective.noise_density = {self.noise_density} must lie between 0 and 1")
-        if not 0 <= self.random_share <= 1:
-            raise ConfigError(f"objective.random_share = {self.random_share} must lie in 0..1")
+        if not 0 <= self.random_token_fraction <= 1:
+            raise ConfigError(
+                f"objective.random_token_fraction = {self.random_token_fraction} must lie in 0..1"
+            )
 
 
 def most_noise(length: int, config: Denoising) -> int:
@@ -110,7 +112,7 @@ def corrupt(rng: np.random.Generator, text: np.ndarray, spec: ObjectiveSpec) -> 
     shown = np.where(noise, vocab.mask, text).astype(np.int32)
     if config.style == "bert":
         places = np.flatnonzero(noise)
-        places = places[rng.random(len(places)) < config.random_share]
+        places = places[rng.random(len(places)) < config.random_token_fraction]
         shown[places] = rng.integers(0, vocab.size, len(places), dtype=np.int32)
     return shown, text
 

@@ -7,10 +7,10 @@ before it (Adiwardana et al. 2020, Meena: 7), without their beginning where they
     bos turn sep turn RESPONSE response ATTRIBUTE rating  the rating alone is a target
 
 The second one, Thoppilan et al. 2022, section 5, makes a ranker of the generator: of a turn whose ratings
-the data has (data.text.ratings, a 0 or 1 for each attribute) one is drawn each time it comes by. The paper
-has words for RESPONSE, the attributes and the ratings; here they are marks of the vocabulary (turns.py), and
-sep stands between turns, where ParlAI has spaces or a newline. `ratings` are then probabilities, and `ranked`
-orders candidates as the paper does.
+the data has (data.text.rating_columns, a 0 or 1 for each attribute) one is drawn each time it comes by. The
+paper has words for RESPONSE, the attributes and the ratings; here they are marks of the vocabulary
+(turns.py), and sep stands between turns, where ParlAI has spaces or a newline. `ratings` are then
+probabilities, and `ranked` orders candidates as the paper does.
 """
 
 import dataclasses

@@ -150,7 +150,7 @@ class LayerDistillationModule(LayerTeacherModule, StudentModule):
                 f"of the {count} of the model"
             )
         for one in (model, known):
-            if one.position.kind in ("relative", "bucketed", "disentangled"):
+            if one.position.kind in ("relative_sinusoidal", "relative_bias", "disentangled"):
                 raise ConfigError(
                     "layer_distillation compares logits of content alone: position.kind = "
                     f"{one.position.kind!r} has other terms"

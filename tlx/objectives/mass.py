@@ -24,17 +24,20 @@ class MASS:
     """The span's share of the row, where it lies, and what the encoder sees of it."""
 
     name: str = "mass"
-    span_share: float = 0.5
-    start_share: float = 0.2  # of the rows: the span is at the start
-    end_share: float = 0.2  # of the rows: the span is at the end
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    span_fraction: float = 0.5
+    start_fraction: float = 0.2  # of the rows: the span is at the start
+    end_fraction: float = 0.2  # of the rows: the span is at the end
+    mask_token_fraction: float = 0.8
+    random_token_fraction: float = 0.1
 
     def validate(self) -> None:
         """Raises ConfigError for shares outside 0..1, or that add up to more than one."""
-        if not 0 < self.span_share < 1:
-            raise ConfigError(f"objective.span_share = {self.span_share} must lie between 0 and 1")
-        for one, other in (("start_share", "end_share"), ("mask_share", "random_share")):
+        if not 0 < self.span_fraction < 1:
+            raise ConfigError(f"objective.span_fraction = {self.span_fraction} must lie between 0 and 1")
+        for one, other in (
+            ("start_fraction", "end_fraction"),
+            ("mask_token_fraction", "random_token_fraction"),
+        ):
             first, second = getattr(self, one), getattr(self, other)
             if first < 0 or second < 0 or first + second > 1:
                 raise ConfigError(
@@ -45,7 +48,7 @@ class MASS:
 
 def span_length(length: int, config: MASS) -> int:
     """Hidden tokens of a row of `length` >= 3 tokens, bos and eos included; never bos."""
-    return min(max(round(length * config.span_share), 1), length - 1)
+    return min(max(round(length * config.span_fraction), 1), length - 1)
 
 
 def reads(spec: ObjectiveSpec) -> WindowSpec:
@@ -68,9 +71,11 @@ def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> di
     begin = span_start(rng, len(row), size, config)
     span = slice(begin, begin + size)
     draw, random_ids = rng.random(size), rng.integers(0, vocab.size, size, dtype=np.int32)
-    replaced = np.where(draw < config.mask_share + config.random_share, random_ids, row[span])
+    replaced = np.where(
+        draw < config.mask_token_fraction + config.random_token_fraction, random_ids, row[span]
+    )
     source = row.copy()
-    source[span] = np.where(draw < config.mask_share, vocab.mask, replaced)
+    source[span] = np.where(draw < config.mask_token_fraction, vocab.mask, replaced)
     arrays = encoder_decoder_arrays(source, row[span], lengths, vocab, start=row[begin - 1])
     positions = np.arange(begin - 1, begin - 1 + size, dtype=np.int32)
     return {**arrays, "decoder_positions": pad_to_length(positions, lengths[1], 0)}
@@ -79,9 +84,9 @@ def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> di
 def span_start(rng: np.random.Generator, length: int, size: int, config: MASS) -> int:
     """Where a span of `size` of `length` tokens begins: 1 to length - size."""
     draw, last = rng.random(), length - size
-    if draw < config.start_share:
+    if draw < config.start_fraction:
         return 1
-    if draw < config.start_share + config.end_share:
+    if draw < config.start_fraction + config.end_fraction:
         return last
     return int(rng.integers(1, last + 1))
 

@@ -22,8 +22,8 @@ class MBART(bart.BART):
     """BART's noise with mBART's shares."""
 
     name: str = "mbart"
-    mask_share: float = 0.35
-    poisson: float = 3.5
+    mask_fraction: float = 0.35
+    poisson_lambda: float = 3.5
 
 
 def reads(spec: ObjectiveSpec) -> WindowSpec:

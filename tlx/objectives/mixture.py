@@ -3,8 +3,8 @@
 A row of the batch is a bundle: `rows` rows of each part, made of one long window of text that the parts cut
 up between them. So batch k stays a function of (seed, k), every batch has the same shares, and the bundle
 goes through microbatches and meshes whole. All parts share the model ("model"), each has its own heads. The
-loss is the sum of the parts' losses, each divided by its own weight and times its `scale`; their terms are
-called "PART/TERM", "loss" and "accuracy" are over all targets alike.
+loss is the sum of the parts' losses, each divided by its own weight and times its `loss_weight`; their terms
+are called "PART/TERM", "loss" and "accuracy" are over all targets alike.
 
 A batch has for each part the arrays of its examples as "PART.KEY" [B, rows, ...], and `targets` and `weights`
 of all of them, [B, all targets of a bundle]. A part is called as its objective, or `label`.
@@ -32,14 +32,15 @@ from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Object
 class MixtureComponent:
     """One objective of the mixture.
 
-    objective: its config, with its name. rows: in each bundle. scale: of its loss in the sum. length: its
-    sequence length; 0 is the data's. label: what its metrics are called, where two parts share a name.
+    objective: its config, with its name. rows: in each bundle. loss_weight: of its loss in the sum.
+    sequence_length: its sequence length; 0 is the data's. label: what its metrics are called, where two parts
+    share a name.
     """
 
     objective: Any
     rows: int = 1
-    scale: float = 1.0
-    length: int = 0
+    loss_weight: float = 1.0
+    sequence_length: int = 0
     label: str = ""
 
     def __post_init__(self) -> None:
@@ -65,7 +66,7 @@ class MixtureComponent:
 
     def spec(self, spec: ObjectiveSpec) -> ObjectiveSpec:
         """The spec of its examples."""
-        return dataclasses.replace(spec, config=self.objective, length=self.length or spec.length)
+        return dataclasses.replace(spec, config=self.objective, length=self.sequence_length or spec.length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +88,10 @@ class Mixture:
             where = f"objective.parts[{i}]"
             if part.rows < 1:
                 raise ConfigError(f"{where}.rows = {part.rows} must be at least 1")
-            if not part.scale > 0:
-                raise ConfigError(f"{where}.scale = {part.scale} must be above 0")
-            if part.length < 0:
-                raise ConfigError(f"{where}.length = {part.length} must not be negative")
+            if not part.loss_weight > 0:
+                raise ConfigError(f"{where}.loss_weight = {part.loss_weight} must be above 0")
+            if part.sequence_length < 0:
+                raise ConfigError(f"{where}.sequence_length = {part.sequence_length} must not be negative")
             part.objective.validate()
 
 
@@ -161,7 +162,9 @@ class MixtureModule(ObjectiveModule):
             own_keys = None if keys is None else _row_keys(keys, i, part.rows)
             found, _ = self._module(i).apply({"params": params}, _rows(batch, part), None, own_keys)
             for name, term in found.items():
-                terms[f"{part.name}/{name}"] = Term(term.sum, term.weight, term.loss_weight * part.scale)
+                terms[f"{part.name}/{name}"] = Term(
+                    term.sum, term.weight, term.loss_weight * part.loss_weight
+                )
         for name in ("loss", "accuracy"):
             same = [term for key, term in terms.items() if key.endswith(f"/{name}")]
             terms[name] = Term(sum(term.sum for term in same), sum(term.weight for term in same))

@@ -18,7 +18,7 @@ from tlx.models.two_stream import Memory, empty_memory, remember
 from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
 
 # What tells how far back a token is, in whichever window it stood.
-POSITIONS = ("relative", "bucketed", "none")
+POSITIONS = ("relative_sinusoidal", "relative_bias", "none")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """ELECTRA: a small generator fills in masked tokens, the model says of every token whether it was replaced.
 
-google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: max(1, min(N, round(n * rate)))
-places, N = int((rate + .005) * length), drawn with replacement from the ordinary tokens (19 draws of 126 are
-17.7 places on average); each draw shows mask (85%) or changes nothing. The generator predicts them, a
+google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: max(1,
+min(N, round(n * masking_rate))) places, N = int((masking_rate + .005) * length), drawn with replacement from
+the ordinary tokens (19 draws of 126 are 17.7 places on average); each draw shows mask (85%) or changes
+nothing. The generator predicts them, a
 sample of its prediction (Gumbel-max, no gradient) takes their place in the original text, and a sampled
 token that equals the original counts as real. Loss: MLM mean over draws + `rtd_weight` * mean over all
 tokens of the row, cls and sep too, of the binary cross-entropy. A place drawn twice is filled by its first
@@ -55,18 +56,18 @@ class RTD:
     """
 
     name: str = "rtd"
-    rate: float = 0.15
-    mask_share: float = 0.85
+    masking_rate: float = 0.15
+    mask_token_fraction: float = 0.85
     rtd_weight: float = 50.0
     generator_fraction: float = 0.25
     generator_layers: int = 0
     temperature: float = 1.0
-    sharing: Literal["all", "gdes", "none"] = "all"
+    embedding_sharing: Literal["all", "gdes", "none"] = "all"
     head: Literal["electra", "deberta"] = "electra"
 
     def validate(self) -> None:
         """Raises ConfigError for a share outside its range or an unknown choice."""
-        for name in ("rate", "mask_share", "generator_fraction"):
+        for name in ("masking_rate", "mask_token_fraction", "generator_fraction"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be above 0 and at most 1")
         for name in ("rtd_weight", "generator_layers"):
@@ -81,7 +82,7 @@ class RTD:
 
 def max_predictions(length: int, config: RTD) -> int:
     """Draws in a full row: 19 of 128."""
-    return max(int((config.rate + 0.005) * length), 1)
+    return max(int((config.masking_rate + 0.005) * length), 1)
 
 
 def reads(spec: ObjectiveSpec) -> WindowSpec:
@@ -98,11 +99,11 @@ def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> di
     tokens, segments, positions, *_ = framed(window, spec)
     num_real, size = int(np.count_nonzero(segments)), max_predictions(spec.length, config)
     candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])
-    count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.rate)))))
+    count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.masking_rate)))))
     count = count if len(candidates) else 0
     drawn = candidates[rng.integers(0, len(candidates), count)] if count else candidates
     shown = tokens.copy()
-    shown[drawn[rng.random(count) < config.mask_share]] = vocab.mask
+    shown[drawn[rng.random(count) < config.mask_token_fraction]] = vocab.mask
     fills = np.zeros(size, np.int32)
     first = np.unique(drawn, return_index=True)[1]
     fills[first] = drawn[first]
@@ -121,19 +122,19 @@ def generator_config(model: ModelConfig, config: RTD) -> ModelConfig:
     """The generator; its tables are as wide as the model's and projected."""
     width = max(int(model.width * config.generator_fraction), 1)
     tables, position = model.embedding, model.position
-    if config.sharing == "all":  # the model's own tables come in, added up and normalised
+    if config.embedding_sharing == "all":  # the model's own tables come in, added up and normalised
         tables = dataclasses.replace(tables, norm=False, num_types=0, num_languages=0, scale=False)
         if position.kind in ("learned", "sinusoidal"):
             position = dataclasses.replace(position, kind="none")
-    table_width = model.embedding.factor or model.width
+    table_width = model.embedding.width or model.width
     heads = {"num_heads": max(1, width // 64), "num_kv_heads": 0, "head_dim": 0}
     return dataclasses.replace(
         model,
         width=width,
         num_layers=config.generator_layers or model.num_layers,
         attention=dataclasses.replace(model.attention, **heads),
-        feedforward=dataclasses.replace(model.feedforward, hidden=4 * width),
-        embedding=dataclasses.replace(tables, factor=table_width if table_width != width else 0),
+        feedforward=dataclasses.replace(model.feedforward, ff_dim=4 * width),
+        embedding=dataclasses.replace(tables, width=table_width if table_width != width else 0),
         position=position,
     )
 
@@ -165,13 +166,13 @@ class RTDHeads(nn.Module):
     def setup(self):
         cfg = self.model
         generator = generator_config(cfg, self.config)
-        self.generator = Generator(generator, self.config.sharing == "none")
+        self.generator = Generator(generator, self.config.embedding_sharing == "none")
         self.mlm = MaskedHead(generator)
         self.rtd = DetectionHead(cfg)
         if self.config.head == "deberta":
             self.rtd_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
-        if self.config.sharing == "gdes":
-            shape = (cfg.padded_vocab, cfg.embedding.factor or cfg.width)
+        if self.config.embedding_sharing == "gdes":
+            shape = (cfg.padded_vocab, cfg.embedding.width or cfg.width)
             init = logical(nn.initializers.zeros_init(), ("vocab", "embed"))
             self.difference = self.param("difference", init, shape, jnp.dtype(cfg.param_dtype))
 
@@ -194,10 +195,10 @@ class RTDModule(ObjectiveModule):
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """What the generator predicts `targets` from, [B, P, E] at `target_positions`."""
         generator, masked = self.heads.generator, batch["tokens"]
-        own = self.config.sharing == "none"
+        own = self.config.embedding_sharing == "none"
         x_BTE = (generator.embedding if own else self.lm.embedding)(masked)
         table = (generator.embedding if own else self.lm.embedding).table
-        if self.config.sharing == "all":
+        if self.config.embedding_sharing == "all":
             front = self.lm.encoder.front
             x_BTE = front(x_BTE, batch["positions"], batch.get("types"), None, tables_only=True)
         hidden_BTD = generator(x_BTE, batch, keys)
@@ -238,7 +239,7 @@ class RTDModule(ObjectiveModule):
 
     def detected(self, tokens: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
         """Logits [B, T], above 0 where the model takes a token for replaced."""
-        if self.config.sharing == "gdes":
+        if self.config.embedding_sharing == "gdes":
             x_BTE = jax.lax.stop_gradient(self.lm.embedding(tokens))
             x_BTE = x_BTE + jnp.take(self.heads.difference, tokens, axis=0).astype(x_BTE.dtype)
             self.lm.unembedding()

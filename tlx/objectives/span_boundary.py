@@ -49,17 +49,17 @@ class SpanBoundary:
     """How much is hidden, in how long spans, and how far into a span its edges predict."""
 
     name: str = "span_boundary"
-    rate: float = 0.15
-    geometric: float = 0.2
+    masking_rate: float = 0.15
+    geometric_p: float = 0.2
     max_words: int = 10
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    mask_token_fraction: float = 0.8
+    random_token_fraction: float = 0.1
     max_targets: int = 15
     position_width: int = 200
 
     def validate(self) -> None:
         """Raises ConfigError for a share outside its range or a size below one."""
-        for name in ("rate", "geometric"):
+        for name in ("masking_rate", "geometric_p"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must lie between 0 and 1")
         check_shares(self)
@@ -77,12 +77,12 @@ def reads(spec: ObjectiveSpec) -> WindowSpec:
 
 def budget(num_tokens: int, config: SpanBoundary) -> int:
     """Hidden tokens among `num_tokens` ordinary ones: 20 of 127."""
-    return math.ceil(num_tokens * config.rate)
+    return math.ceil(num_tokens * config.masking_rate)
 
 
 def span_lengths(rng: np.random.Generator, count: int, config: SpanBoundary) -> np.ndarray:
     """Lengths in words: P(l) ~ p (1 - p)^(l - 1) for l in 1..max_words."""
-    cumulative = np.cumsum((1 - config.geometric) ** np.arange(config.max_words))
+    cumulative = np.cumsum((1 - config.geometric_p) ** np.arange(config.max_words))
     return np.searchsorted(cumulative[:-1], cumulative[-1] * rng.random(count), side="right") + 1
 
 
@@ -98,9 +98,11 @@ def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> di
     chosen = np.arange(len(span_of)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
     draw = rng.random(len(sizes))[span_of]
     random_ids = rng.integers(0, vocab.size, len(chosen), dtype=np.int32)
-    replaced = np.where(draw < config.mask_share + config.random_share, random_ids, tokens[chosen])
+    replaced = np.where(
+        draw < config.mask_token_fraction + config.random_token_fraction, random_ids, tokens[chosen]
+    )
     shown = tokens.copy()
-    shown[chosen] = np.where(draw < config.mask_share, vocab.mask, replaced)
+    shown[chosen] = np.where(draw < config.mask_token_fraction, vocab.mask, replaced)
     size, count = budget(spec.length - 2, config), len(chosen)
     found = {
         "tokens": shown,

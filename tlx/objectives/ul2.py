@@ -33,14 +33,14 @@ class Denoiser:
     """One way to noise a row: spans of a mean length (tokens) over a share of the text; S needs neither."""
 
     mode: Literal["R", "X", "S"]
-    mean_length: float = 3.0
-    density: float = 0.15
+    mean_span_length: float = 3.0
+    noise_density: float = 0.15
     weight: float = 1.0
 
     @functools.cached_property
     def spans(self) -> SpanCorruption:
         """The span corruption of modes R and X."""
-        return SpanCorruption(noise_density=self.density, mean_noise_span_length=self.mean_length)
+        return SpanCorruption(noise_density=self.noise_density, mean_noise_span_length=self.mean_span_length)
 
 
 TABLE_1 = (
@@ -86,9 +86,9 @@ def fitted(denoiser: Denoiser, room: int, sentinels: int) -> tuple[SpanCorruptio
     `room`; both lengths are the room's for S, at most a token less and eos on either side."""
     if denoiser.mode == "S":
         return denoiser.spans, room, room
-    mean, needed = denoiser.mean_length, sentinels + 1
+    mean, needed = denoiser.mean_span_length, sentinels + 1
     while needed > sentinels:
-        spans = SpanCorruption(noise_density=denoiser.density, mean_noise_span_length=mean)
+        spans = SpanCorruption(noise_density=denoiser.noise_density, mean_noise_span_length=mean)
         size, num_targets = raw_length(room, spans)
         needed = noise_counts(size, spans)[1]
         mean *= 1.02

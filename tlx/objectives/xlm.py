@@ -28,22 +28,22 @@ class XLM:
     """How much is masked, and whether positions begin again at a translation."""
 
     name: str = "xlm"
-    rate: float = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    masking_rate: float = 0.15
+    mask_token_fraction: float = 0.8
+    random_token_fraction: float = 0.1
     reset_positions: bool = True
 
     def validate(self) -> None:
         """Raises ConfigError for a rate outside (0, 1] or shares that exceed one."""
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"objective.rate = {self.rate} must be above 0 and at most 1")
+        if not 0 < self.masking_rate <= 1:
+            raise ConfigError(f"objective.masking_rate = {self.masking_rate} must be above 0 and at most 1")
         check_shares(self)
 
 
 def max_predictions(length: int, config: XLM) -> int:
     """Room for targets in a row of `length` tokens."""
-    mean = (length - 1) * config.rate
-    return min(math.ceil(mean + 6 * math.sqrt(mean * (1 - config.rate))), length - 1)
+    mean = (length - 1) * config.masking_rate
+    return min(math.ceil(mean + 6 * math.sqrt(mean * (1 - config.masking_rate))), length - 1)
 
 
 def reads(spec: ObjectiveSpec) -> WindowSpec:
@@ -59,7 +59,7 @@ def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> di
     row, positions, langs = translation_row(window, spec)
     tokens = np.full(spec.length, vocab.pad, np.int32)
     tokens[: len(row)] = row
-    drawn = 1 + np.flatnonzero(rng.random(max(len(row) - 1, 0)) <= config.rate)
+    drawn = 1 + np.flatnonzero(rng.random(max(len(row) - 1, 0)) <= config.masking_rate)
     size = max_predictions(spec.length, config)
     if len(drawn) > size:
         drawn = np.sort(rng.choice(drawn, size, replace=False))

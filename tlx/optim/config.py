@@ -39,48 +39,53 @@ class ScheduleConfig:
     """How the learning rate moves over the run, as a share of OptimizerConfig.learning_rate.
 
     name: one of SCHEDULES. warmup: a linear rise; from 1 up a number of steps, below 1 a share
-    of the run. final: what linear, cosine and wsd end on. decay: wsd's last stretch, as warmup is given.
+    of the run. final_fraction: what linear, cosine and wsd end on. cooldown: wsd's last stretch, as warmup is
+    given.
     """
 
     name: str = "cosine"
     warmup: float = 0.02
-    final: float = 0.1
-    decay: float = 0.2
+    final_fraction: float = 0.1
+    cooldown: float = 0.2
 
     def validate(self) -> None:
         """Raises ConfigError; lengths are checked where they meet the run's."""
         SCHEDULES.load(self.name)
-        for field in ("warmup", "decay"):
+        for field in ("warmup", "cooldown"):
             value = getattr(self, field)
             if value < 0 or value > 1 and value != int(value):
                 raise ConfigError(
                     f"optimizer.schedule.{field} = {value} must be a share of the run below 1, "
                     "or a whole number of steps"
                 )
-        if not 0 <= self.final <= 1:
-            raise ConfigError(f"optimizer.schedule.final = {self.final} must be 0 to 1: a share of the peak")
+        if not 0 <= self.final_fraction <= 1:
+            raise ConfigError(
+                f"optimizer.schedule.final_fraction = {self.final_fraction} must be 0 to 1: a "
+                "fraction of the peak"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class AdafactorConfig:
-    """decay: exponent of the second moment's memory, 1 - t^-decay. min_dim: matrices whose smaller side
-    is at least this wide are factored. clip: largest root mean square of an update. relative: updates
-    scale with the root mean square of the parameter."""
+    """decay_exponent: exponent of the second moment's memory, 1 - t^-decay_exponent. min_dim_size_to_factor:
+    matrices whose smaller side is at least this wide are factored. clipping_threshold: largest root mean
+    square of an update. multiply_by_parameter_scale: updates scale with the root mean square of the
+    parameter."""
 
-    decay: float = 0.8
-    min_dim: int = 128
-    clip: float = 1.0
-    relative: bool = True
+    decay_exponent: float = 0.8
+    min_dim_size_to_factor: int = 128
+    clipping_threshold: float = 1.0
+    multiply_by_parameter_scale: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class MuonConfig:
-    """beta: momentum (Nesterov). steps: of Newton and Schulz's iteration. scale: of the orthogonal
+    """beta: momentum (Nesterov). ns_steps: of Newton and Schulz's iteration. scale: of the orthogonal
     update of an [in, out] matrix: "rms" makes its root mean square 0.2, that of AdamW's, so that both
     share a learning rate and a decay (Liu et al. 2502.16982); "spectral" is sqrt(max(1, out / in))."""
 
     beta: float = 0.95
-    steps: int = 5
+    ns_steps: int = 5
     scale: Literal["rms", "spectral"] = "rms"
 
 
@@ -95,10 +100,10 @@ class OptimizerConfig:
     judged by itself) unless a rule says otherwise.
 
     Rules are regular expressions found in a parameter's path; the first that matches counts, and
-    "blocks[8:]/..." names layers of a stack as a Python slice or index would. decay: factors of
-    weight_decay. rates: factors of the learning rate. freeze: parameters that never change; they have
-    no optimizer state, except where other layers of their stack are trained. unfreeze: updates after which
-    parameters begin to change; until then their gradients count as 0.
+    "blocks[8:]/..." names layers of a stack as a Python slice or index would. weight_decay_multipliers:
+    factors of weight_decay. lr_multipliers: factors of the learning rate. freeze: parameters that never
+    change; they have no optimizer state, except where other layers of their stack are trained. unfreeze:
+    updates after which parameters begin to change; until then their gradients count as 0.
     """
 
     name: str = "adamw"
@@ -109,8 +114,8 @@ class OptimizerConfig:
     eps: float = 1e-8
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.1
-    decay: tuple[PathRule, ...] = ()
-    rates: tuple[PathRule, ...] = ()
+    weight_decay_multipliers: tuple[PathRule, ...] = ()
+    lr_multipliers: tuple[PathRule, ...] = ()
     freeze: tuple[str, ...] = ()
     unfreeze: tuple[PathRule, ...] = ()
     adafactor: AdafactorConfig = dataclasses.field(default_factory=AdafactorConfig)
@@ -128,12 +133,15 @@ class OptimizerConfig:
                 raise ConfigError(f"optimizer.{field} = {value} must be at least 0 and less than 1")
         if self.weight_decay < 0:
             raise ConfigError(f"optimizer.weight_decay = {self.weight_decay} must be 0 or more")
-        for field in ("decay", "rates", "unfreeze"):
+        for field in ("weight_decay_multipliers", "lr_multipliers", "unfreeze"):
             for pattern, factor in getattr(self, field):
                 if factor < 0:
                     raise ConfigError(f"optimizer.{field}: {pattern!r} has the factor {factor}, less than 0")
-        if self.adafactor.min_dim < 2:
-            raise ConfigError(f"optimizer.adafactor.min_dim = {self.adafactor.min_dim} must be 2 or more")
-        if self.muon.steps < 1:
-            raise ConfigError(f"optimizer.muon.steps = {self.muon.steps} must be 1 or more")
+        if self.adafactor.min_dim_size_to_factor < 2:
+            raise ConfigError(
+                f"optimizer.adafactor.min_dim_size_to_factor = {self.adafactor.min_dim_size_to_factor} "
+                "must be 2 or more"
+            )
+        if self.muon.ns_steps < 1:
+            raise ConfigError(f"optimizer.muon.ns_steps = {self.muon.ns_steps} must be 1 or more")
         self.schedule.validate()

@@ -52,10 +52,10 @@ def adafactor(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Param
     """g / sqrt(row and column means of g^2), clipped, times the parameter's RMS (Shazeer and Stern 2018)."""
     cfg = config.adafactor
     steps = [
-        scale_by_factored_rms(cfg.decay, cfg.min_dim),
-        optax.clip_by_block_rms(cfg.clip),
+        scale_by_factored_rms(cfg.decay_exponent, cfg.min_dim_size_to_factor),
+        optax.clip_by_block_rms(cfg.clipping_threshold),
     ]
-    if cfg.relative:
+    if cfg.multiply_by_parameter_scale:
         steps.append(optax.scale_by_param_block_rms())
     return [ParamGroup("adafactor", tuple(leaves), as_matrices(optax.chain(*steps), leaves), per_layer=True)]
 
@@ -78,7 +78,7 @@ def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup
         return tree.map_with_path(lambda path, u: _muon_scale(config.muon, leaves[path]) * u, updates)
 
     orthogonal = optax.contrib.scale_by_muon(
-        ns_steps=config.muon.steps,
+        ns_steps=config.muon.ns_steps,
         beta=config.muon.beta,
         mu_dtype=config.momentum_dtype,
         weight_dimension_numbers=dims_of,

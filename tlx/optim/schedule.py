@@ -35,12 +35,15 @@ def constant(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -
 
 def linear(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
     """A straight line from 1 at the end of the warm-up to `final` at the end of the run."""
-    return 1 - (1 - config.final) * _progress(step, warmup, total)
+    return 1 - (1 - config.final_fraction) * _progress(step, warmup, total)
 
 
 def cosine(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
     """Half a cosine from 1 to `final` (Loshchilov and Hutter 2017)."""
-    return config.final + (1 - config.final) * (1 + jnp.cos(jnp.pi * _progress(step, warmup, total))) / 2
+    return (
+        config.final_fraction
+        + (1 - config.final_fraction) * (1 + jnp.cos(jnp.pi * _progress(step, warmup, total))) / 2
+    )
 
 
 def inverse_sqrt(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
@@ -51,8 +54,8 @@ def inverse_sqrt(config: ScheduleConfig, step: jax.Array, warmup: int, total: in
 
 def warmup_stable_decay(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
     """1 until the last `decay` of the run, then a straight line to `final` (Hu et al. 2024)."""
-    start = max(warmup, total - _steps("decay", config.decay, total))
-    return 1 - (1 - config.final) * _progress(step, start, total)
+    start = max(warmup, total - _steps("cooldown", config.cooldown, total))
+    return 1 - (1 - config.final_fraction) * _progress(step, start, total)
 
 
 def _progress(step: jax.Array, start: int, end: int) -> jax.Array:

@@ -45,7 +45,12 @@ def make_optimizer(
     config.validate()
     leaves = describe(abstract_params)
     rates = _rates(config, leaves)
-    decays = by_path("optimizer.decay", config.decay, leaves, lambda leaf: float(leaf.is_matrix))
+    decays = by_path(
+        "optimizer.weight_decay_multipliers",
+        config.weight_decay_multipliers,
+        leaves,
+        lambda leaf: float(leaf.is_matrix),
+    )
     for path, factor in (factors or {}).items():
         rates[path], decays[path] = rates[path] * factor, decays[path] / factor
     begins = by_path("optimizer.unfreeze", config.unfreeze, leaves, lambda leaf: 0.0)
@@ -95,7 +100,7 @@ def frozen_paths(config: OptimizerConfig, abstract_params: Any) -> frozenset[str
 
 
 def _rates(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, Value]:
-    rates = by_path("optimizer.rates", config.rates, leaves, lambda leaf: 1.0)
+    rates = by_path("optimizer.lr_multipliers", config.lr_multipliers, leaves, lambda leaf: 1.0)
     frozen = [(pattern, 0.0) for pattern in config.freeze]
     kept = by_path("optimizer.freeze", frozen, leaves, lambda leaf: 1.0)
     return {path: rates[path] * kept[path] for path in leaves}

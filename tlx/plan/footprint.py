@@ -146,7 +146,7 @@ def _split_dims(config: RunConfig) -> set[int]:
     """Sizes of dims that the tensor axis splits."""
     model = config.model
     heads = model.attention.num_heads
-    return {heads, model.attention.num_kv_heads or heads, model.block("encoder").hidden, model.padded_vocab}
+    return {heads, model.attention.num_kv_heads or heads, model.block("encoder").ff_dim, model.padded_vocab}
 
 
 def _loss(made: Program, params: Any, frozen: Any, batch: Any, keys: jax.Array | None = None) -> jax.Array:

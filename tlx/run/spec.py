@@ -42,7 +42,7 @@ def spec_of(config: RunConfig, tokenizer: Tokenizer) -> ObjectiveSpec | TaskSpec
 
 def _task_spec(config: RunConfig, vocab: Vocabulary, tokenizer: Tokenizer | None = None) -> TaskSpec:
     first = dataclasses.replace(config.model, vocab_size=config.model.vocab_size or vocab.size).padded_vocab
-    prompt = tuple(range(first, first + config.model.slots.prompt))
+    prompt = tuple(range(first, first + config.model.adapters.prompt_length))
     length, kind = config.data.sequence_length, config.model.kind
     return TaskSpec(config.objective, length, vocab, kind, prompt, tokenizer)
 

@@ -104,10 +104,10 @@ def coordinate_check(
         ConfigError: The model is neither a decoder nor an encoder.
     """
     values = run.to_dict() if hasattr(run, "to_dict") else copy.deepcopy(dict(run))
-    widths = tuple(widths) or tuple(ladder.rate_width * 2**i for i in range(4))
+    widths = tuple(widths) or tuple(ladder.lr_base_width * 2**i for i in range(4))
     if values["model"]["kind"] not in ("decoder", "encoder"):
         raise ConfigError(f"model.kind = {values['model']['kind']!r}: the check is for decoders and encoders")
-    values["optimizer"]["learning_rate"] = ladder.rate
+    values["optimizer"]["learning_rate"] = ladder.learning_rate
     values["data"]["sequence_length"] = min(_MAX_LENGTH, values["data"]["sequence_length"])
     values["train"] |= {"batch_size": rows, "steps": updates, "microbatches": 1}
     base = {"name": name, "base_width": min(widths), "base_layers": values["model"]["num_layers"]}
@@ -217,7 +217,7 @@ def _forward(cfg: ModelConfig, params: Any, batch: dict[str, jax.Array]) -> dict
         part = model.decoder if cfg.kind == "decoder" else model.encoder
         length = positions.shape[1]
         bias = None
-        if cfg.position.kind == "bucketed" and not cfg.position.per_layer:
+        if cfg.position.kind == "relative_bias" and not cfg.position.per_layer:
             bias = part.position_bias(length, length, 0)
         return part.front(model.embedding(batch["tokens"]), positions, None, None), bias
 

@@ -40,7 +40,7 @@ class LadderConfig:
     num_budgets: int = 3
     """Number of budgets of single runs, where budgets is empty."""
 
-    ratio: float = 4.0
+    budget_ratio: float = 4.0
     """Factor from one budget to the next, above 1."""
 
     budgets: tuple[float, ...] = ()
@@ -49,7 +49,7 @@ class LadderConfig:
     sizes: int = 4
     """Sizes per budget, 3 or more."""
 
-    span: float = 4.0
+    size_span: float = 4.0
     """Factor from the prior optimum to the smallest and to the largest size, above 1."""
 
     tokens_per_param: float = 20.0
@@ -67,7 +67,7 @@ class LadderConfig:
     seed_cells: int = 2
     """Cells that are replicated: the middle sizes of the middle budget."""
 
-    aspect: float = 64.0
+    aspect_ratio: float = 64.0
     """Width over depth."""
 
     head_dim: int = 64
@@ -76,10 +76,10 @@ class LadderConfig:
     width_multiple: int = 1
     """Heads are a multiple of it, as the mesh's tensor axis needs, and widths of head_dim times it."""
 
-    hidden_multiple: int = 128
+    ff_dim_multiple: int = 128
     """Widths of the feed-forward are multiples of it."""
 
-    hidden_ratio: float = 4.0
+    ff_dim_ratio: float = 4.0
     """Width of the feed-forward over width of the model."""
 
     depths: tuple[int, int] = (1, 128)
@@ -91,30 +91,30 @@ class LadderConfig:
     batch_power: float = 0.5
     """Power of the training tokens D with which batch_tokens grows."""
 
-    rate: float = 4e-3
-    """Peak learning rate of a run of width rate_width and rate_tokens tokens."""
+    learning_rate: float = 4e-3
+    """Peak learning rate of a run of width lr_base_width and lr_base_tokens tokens."""
 
-    rate_width: int = 128
+    lr_base_width: int = 128
     """Width at which the learning rate is the one given."""
 
-    rate_power: float = -0.5
+    lr_width_power: float = -0.5
     """Power of the width with which the learning rate changes."""
 
-    rate_tokens: float = 1e9
+    lr_base_tokens: float = 1e9
     """Training tokens at which the learning rate is the one given."""
 
-    rate_data_power: float = 0.0
+    lr_tokens_power: float = 0.0
     """Power of the training tokens with which it changes; below 0 where all runs share one batch size."""
 
-    warmup: float = 0.05
+    warmup_fraction: float = 0.05
     """Fraction of each run in which the learning rate rises; with trunks, of each trunk's shortest run."""
 
-    cool: float = 0.0
+    cooldown_fraction: float = 0.0
     """Fraction of each run, at its end, in which the learning rate falls: 0 to below 1.
 
     Above 0, runs of one size are branches of one trunk; 0 gives every run the schedule of its own config."""
 
-    least_steps: int = 100
+    min_steps: int = 100
     """Steps that every size must reach to be used for a budget."""
 
     checkpoints: int = 10
@@ -126,19 +126,21 @@ class LadderConfig:
             raise ConfigError(one_of("ladder.accelerator", self.accelerator, ACCELERATORS))
         if not (self.budget > 0 or self.budget_hours > 0 or self.budgets):
             raise ConfigError("ladder.budget, ladder.budget_hours or ladder.budgets must say what to spend")
-        for name in ("ratio", "span"):
+        for name in ("budget_ratio", "size_span"):
             if getattr(self, name) <= 1:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be above 1")
         minimums = {"num_budgets": 1, "sizes": 3, "seeds": 1, "head_dim": 2, "accelerators": 1}
         for name, minimum in minimums.items():
             if getattr(self, name) < minimum:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be {minimum} or more")
-        if not 0 <= self.cool < 1:
-            raise ConfigError(f"ladder.cool = {self.cool} must be at least 0 and below 1")
-        if self.cool and (self.rate_data_power or self.batch_tokens):
+        if not 0 <= self.cooldown_fraction < 1:
             raise ConfigError(
-                f"ladder.cool = {self.cool}: branches share their trunk's rate and batch; "
-                "set ladder.rate_data_power = 0 and ladder.batch_tokens = 0"
+                f"ladder.cooldown_fraction = {self.cooldown_fraction} must be at least 0 and below 1"
+            )
+        if self.cooldown_fraction and (self.lr_tokens_power or self.batch_tokens):
+            raise ConfigError(
+                f"ladder.cooldown_fraction = {self.cooldown_fraction}: branches share their trunk's rate and batch; "
+                "set ladder.lr_tokens_power = 0 and ladder.batch_tokens = 0"
             )
         if not 0 < self.mfu <= 1:
             raise ConfigError(f"ladder.mfu = {self.mfu} must be above 0 and at most 1")
@@ -177,19 +179,19 @@ class ModelSize(NamedTuple):
 def size_at(config: LadderConfig, width: int) -> ModelSize:
     """Return the model of a width: depth by the aspect, heads and feed-forward by what the mesh divides."""
     first, last = config.depths
-    depth = min(last, max(first, round(width / config.aspect)))
+    depth = min(last, max(first, round(width / config.aspect_ratio)))
     return ModelSize(depth, width, width // config.head_dim, feedforward_width(config, width))
 
 
 def feedforward_width(config: LadderConfig, width: int) -> int:
     """Return the width of the feed-forward for a width of the model."""
-    return math.ceil(config.hidden_ratio * width / config.hidden_multiple) * config.hidden_multiple
+    return math.ceil(config.ff_dim_ratio * width / config.ff_dim_multiple) * config.ff_dim_multiple
 
 
 def sizes(config: LadderConfig) -> list[ModelSize]:
     """Return all sizes, smallest first: every width that heads and mesh allow, up to the deepest model."""
     step = config.head_dim * config.width_multiple
-    widest = int(config.aspect * config.depths[1])
+    widest = int(config.aspect_ratio * config.depths[1])
     return [size_at(config, width) for width in range(step, widest + 1, step)]
 
 
@@ -211,5 +213,5 @@ def with_size(run: dict[str, Any], size: ModelSize) -> dict[str, Any]:
         groups -= 1
     heads = {"num_heads": size.heads, "num_kv_heads": groups, "head_dim": 0}
     model["attention"] = model["attention"] | heads
-    model["feedforward"] = model["feedforward"] | {"hidden": size.hidden}
+    model["feedforward"] = model["feedforward"] | {"ff_dim": size.hidden}
     return run | {"model": model}

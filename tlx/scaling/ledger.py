@@ -3,7 +3,11 @@
 FOLDER/plan.json       what `plan` made
 FOLDER/ledger.jsonl    one line a planned run, in the plan's order: the table that `fit` reads
 FOLDER/events.jsonl    starts, ends and retries, with times
-FOLDER/runs/ID/        each run's own directory, ID the hash of its resolved config
+FOLDER/runs/ID/        each run's own directory
+
+A run's ID is made once, when it is planned (`new_id`), and stored in plan.json: from then on it is read,
+never computed again, and plan.json keeps the configs as they were written. So a ladder goes on under its own
+ids although keys of the config were renamed or added since.
 """
 
 import contextlib
@@ -13,17 +17,26 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, DataError, LeaseError
 from tlx.base.files import atomic_open, read_json, sha256_json, write_json
+from tlx.base.renamed_keys import upgrade
+
+FORMAT = 2  # of plan.json: that of the configs in it (run.json's). Plans without one are of format 1.
 
 # Columns of a planned run that its ledger line repeats.
 _NOT_IN_LINE = ("config", "memory_bytes", "seconds")
 
 # Columns of a branch that it has no more with a rate of its own: it is made from its first step.
 _OF_BRANCHES = ("trunk", "from_step", "spent")
+
+
+def new_id(config: Mapping[str, Any]) -> str:
+    """The id of a run that is planned now, from its resolved config."""
+    return sha256_json(config)[:12]
 
 
 class Ledger:
@@ -41,45 +54,63 @@ class Ledger:
         return read_json(path)
 
     def start(self, plan: Mapping[str, Any]) -> None:
-        """Writes a plan where there is none. Raises ConfigError where there is another one."""
+        """Writes a plan where there is none. Raises ConfigError where there is another one.
+
+        A plan that is there already keeps its ids, whatever those of `plan` are.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "plan.json"
-        if path.exists():
-            old = {row["run"] for row in self.plan["runs"]}
-            new = {row["run"] for row in plan["runs"]}
-            if not new <= old:
-                raise ConfigError(
-                    f"{self.folder} holds another plan: {len(new - old)} of {len(new)} runs are not in it; "
-                    "choose another --folder, or leave the config out to go on with this plan"
-                )
+        if not path.exists():
+            write_json(path, plan)
             return
-        write_json(path, plan)
+        ids = self.stored_runs(plan["runs"])
+        if None in ids:
+            raise ConfigError(
+                f"{self.folder} holds another plan: {ids.count(None)} of {len(ids)} runs are not in it; "
+                "choose another --folder, or leave the config out to go on with this plan"
+            )
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Adds a run to the plan, if it is not there yet."""
+    def stored_runs(self, runs: Sequence[Mapping[str, Any]]) -> list[str | None]:
+        """Returns the stored id of each planned run of `runs`; None where the stored plan lacks it.
+
+        A run is known by its id, or else by its config: equal in today's keys, where keys that the stored
+        plan did not have yet are at their defaults.
+        """
         plan = self.plan
-        if all(row["run"] != other["run"] for other in plan["runs"]):
-            plan["runs"].append(dict(row))
-            write_json(self.folder / "plan.json", plan)
+        stored = {row["run"] for row in plan["runs"]}
+        if all(run["run"] in stored for run in runs):
+            return [run["run"] for run in runs]
+        by_config = {_identity(row["config"], plan.get("format", 1)): row["run"] for row in plan["runs"]}
+        return [
+            run["run"] if run["run"] in stored else by_config.get(_identity(run["config"], FORMAT))
+            for run in runs
+        ]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every planned run, retries behind the run they repeat, with what is known of each."""
+        """Every planned run, retries behind the run they repeat, with what is known of each.
+
+        Configs are in the keys of today.
+        """
         done = {line["run"]: line for line in self.lines()}
-        found = []
-        for row in self.plan["runs"]:
-            found.append(row | _results(done.get(row["run"])))
-            again = self.retry(row)
-            if again["run"] in done or found[-1].get("status") == "diverged":
-                found.append(again | _results(done.get(again["run"])))
-        return found
+        plan = self.plan
+        rows = []
+        for row in plan["runs"]:
+            rows.append(row | _results(done.get(row["run"])))
+            retry = self.retry(row)
+            if retry["run"] in done or rows[-1].get("status") == "diverged":
+                rows.append(retry | _results(done.get(retry["run"])))
+        return [row | {"config": upgrade(row["config"], plan.get("format", 1))} for row in rows]
 
     def retry(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The same run with half the learning rate."""
+        """The same run with half the learning rate.
+
+        row: as plan.json has it. Its stored config, which never changes, gives the id of the retry.
+        """
         config = json.loads(json.dumps(row["config"]))
         config["optimizer"]["learning_rate"] = row["lr"] / 2
         changed = {"config": config, "lr": row["lr"] / 2, "retry_of": row["run"]}
         rest = {name: value for name, value in row.items() if name not in _OF_BRANCHES}
-        return rest | changed | {"run": sha256_json(config)[:12]}
+        return rest | changed | {"run": new_id(config)}
 
     def lines(self) -> list[dict[str, Any]]:
         """Lines of the ledger."""
@@ -117,6 +148,18 @@ class Ledger:
             except OSError as error:
                 raise LeaseError(f"another `tlx scale run` works on {self.folder}") from error
             yield
+
+
+def _identity(config: Mapping[str, Any], saved_format: int) -> str:
+    """What two planned runs have in common where they are the same run."""
+    from tlx.run.config import parse_config
+
+    config = upgrade(config, saved_format)
+    try:
+        config = to_dict(parse_config(config))  # with the defaults of keys that were added since
+    except ConfigError:
+        pass  # of a plan that was not made for `tlx train`: as it stands
+    return sha256_json(config)
 
 
 def _results(line: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import jax
 
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
-from tlx.base.files import sha256_json
 from tlx.base.tree import num_params
 from tlx.models.config import ModelConfig
 from tlx.models.flops_formula import BatchShape, model_flops, nonembedding_params
@@ -20,11 +19,10 @@ from tlx.run import RunConfig
 from tlx.run.checks import resolve
 from tlx.run.spec import abstract_batch, make_module, spec_before_tokenizer
 from tlx.scaling.ladder import LadderConfig, ModelSize, sizes, with_size
+from tlx.scaling.ledger import FORMAT, new_id
 from tlx.scaling.trunks import with_trunks
 from tlx.training import carry as carries
 from tlx.training.state import boxed_params
-
-FORMAT = 1
 
 # Objectives whose FLOPs models/flops_formula.py has. Those of others are counted in the traced gradient, a
 # second for each size.
@@ -34,7 +32,7 @@ _CLOSED_FORM = ("clm", "mlm", "span_corruption", "plm", "bart")
 def plan(ladder: Any, run: Any) -> dict[str, Any]:
     """The ladder of a LadderConfig over a run's config: {"runs": [...], "total_flops", "budgets", ...}.
 
-    Each run holds its resolved config, whose hash is its id, and N, D, flops by every convention. Raises
+    Each run holds its id, its resolved config, and N, D, flops by every convention. Raises
     ConfigError where the budget cannot pay for a ladder with bracketed minima.
     """
     config = ladder if isinstance(ladder, LadderConfig) else from_dict(LadderConfig, dict(ladder), "ladder")
@@ -47,14 +45,16 @@ def plan(ladder: Any, run: Any) -> dict[str, Any]:
     runs = [_run(config, rung, budget, base_config.seed) for budget, rung in cells]
     for cell in _replicated(config, budgets, cells):
         runs += [_run(config, cell[1], cell[0], base_config.seed + i) for i in range(1, config.seeds)]
-    if config.cool:
-        runs = with_trunks(runs, config.cool, config.warmup)
+    if config.cooldown_fraction:
+        runs = with_trunks(runs, config.cooldown_fraction, config.warmup_fraction)
     total = sum(row.get("spent", row["flops"]) for row in runs)
     if total > config.total * 1.0000001:
         raise ConfigError(f"the ladder costs {total:.3g} FLOP, more than the budget of {config.total:.3g}")
     ids = {row["run"] for row in runs}
     if len(ids) < len(runs):
-        raise ConfigError("two cells of the ladder are the same run; lower ladder.sizes or raise ladder.span")
+        raise ConfigError(
+            "two cells of the ladder are the same run; lower ladder.sizes or raise ladder.size_span"
+        )
     seconds = total / config.flops_per_second
     return {
         "format": FORMAT,
@@ -72,7 +72,11 @@ def nearest_run(ladder: LadderConfig, run: Any, N: float, flops: float) -> dict[
     base = to_dict(run) if isinstance(run, RunConfig) else copy.deepcopy(_plain(run))
     rungs = _rungs(ladder, base, resolve(base))
     row = _run(ladder, min(rungs, key=lambda r: abs(math.log(r.params / N))), flops, base["seed"])
-    return with_trunks([row], ladder.cool, ladder.warmup)[0] if ladder.cool else row
+    return (
+        with_trunks([row], ladder.cooldown_fraction, ladder.warmup_fraction)[0]
+        if ladder.cooldown_fraction
+        else row
+    )
 
 
 def step_flops(values: dict[str, Any], rows: int) -> int:
@@ -113,7 +117,7 @@ class _Rung:
     @property
     def params(self) -> int:
         """All parameters, about: layers and tables."""
-        width = self.model.embedding.factor or self.model.width
+        width = self.model.embedding.width or self.model.width
         return self.nonembed + self.model.padded_vocab * width * (1 if self.model.head.tied else 2)
 
     @property
@@ -170,7 +174,7 @@ def _row_shape(config: RunConfig, spec: ObjectiveSpec) -> BatchShape:
 
 def _budgets(config: LadderConfig, rungs: list[_Rung]) -> list[float]:
     """Geometric budgets whose runs, replicates included, cost the total."""
-    shares = [config.ratio**i for i in range(config.num_budgets)]
+    shares = [config.budget_ratio**i for i in range(config.num_budgets)]
     replicas = config.seed_cells * (config.seeds - 1)
     cost = config.sizes * sum(shares) + replicas * shares[(config.num_budgets - 1) // 2]
     unit = config.total / cost
@@ -190,16 +194,14 @@ def _optimum(config: LadderConfig, budget: float, rungs: list[_Rung]) -> float:
 
 def _chosen(config: LadderConfig, budget: float, rungs: list[_Rung]) -> list[_Rung]:
     """`sizes` rungs around the prior optimum, on both sides of it, of which each can make enough steps."""
-    able = [
-        r for r in rungs if budget / r.flops_per_token >= config.least_steps * r.tokens_per_step(config, 0)
-    ]
+    able = [r for r in rungs if budget / r.flops_per_token >= config.min_steps * r.tokens_per_step(config, 0)]
     if len(able) < config.sizes:
         raise ConfigError(
-            f"a budget of {budget:.3g} FLOP pays for {config.least_steps} steps of {len(able)} sizes; "
+            f"a budget of {budget:.3g} FLOP pays for {config.min_steps} steps of {len(able)} sizes; "
             f"ladder.sizes = {config.sizes} need more budget, a smaller batch or smaller depths"
         )
     middle = _optimum(config, budget, able)
-    aims = [middle * config.span ** (2 * i / (config.sizes - 1) - 1) for i in range(config.sizes)]
+    aims = [middle * config.size_span ** (2 * i / (config.sizes - 1) - 1) for i in range(config.sizes)]
     chosen: list[_Rung] = []
     for aim in aims:
         rest = [r for r in able if r not in chosen]
@@ -224,13 +226,13 @@ def _run(config: LadderConfig, rung: _Rung, budget: float, seed: int) -> dict[st
     steps = max(1, int(tokens / per_step))
     rows = per_step // rung.length
     values = copy.deepcopy(rung.values)
-    rate = config.rate * (rung.size.width / config.rate_width) ** config.rate_power
-    rate *= (steps * per_step / config.rate_tokens) ** config.rate_data_power
+    rate = config.learning_rate * (rung.size.width / config.lr_base_width) ** config.lr_width_power
+    rate *= (steps * per_step / config.lr_base_tokens) ** config.lr_tokens_power
     values["seed"] = seed
     values["name"] = f"{config.name}-d{rung.size.depth}-{steps}"
     values["train"] |= {"steps": steps, "batch_size": rows}
     values["optimizer"] |= {"learning_rate": float(f"{rate:.4g}")}
-    values["optimizer"]["schedule"] |= {"warmup": config.warmup}
+    values["optimizer"]["schedule"] |= {"warmup": config.warmup_fraction}
     values["eval"] |= {"every": steps, "final": False}
     every = max(1, -(-steps // config.checkpoints))
     values["checkpoint"] |= {"every": every, "keep": 1}
@@ -238,7 +240,7 @@ def _run(config: LadderConfig, rung: _Rung, budget: float, seed: int) -> dict[st
     counted = rung.exact_params()
     flops = conventions(rung, rows, steps)
     return {
-        "run": sha256_json(values)[:12],
+        "run": new_id(values),
         "objective": rung.objective,
         "budget": float(budget),
         **counted,

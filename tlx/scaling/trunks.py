@@ -11,8 +11,8 @@ from typing import Any
 
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
-from tlx.base.files import sha256_json
 from tlx.run.checks import resolve
+from tlx.scaling.ledger import new_id
 
 LedgerRow = dict[str, Any]
 
@@ -54,7 +54,7 @@ def _scheduled(row: LedgerRow, rate: float, warm: int, begin: int, kept: Sequenc
     """The run with its rate constant from step `warm` to step `begin`; the checkpoints at `kept` stay."""
     config = copy.deepcopy(row["config"])
     config["optimizer"]["learning_rate"] = rate
-    config["optimizer"]["schedule"] |= {"name": "wsd", "warmup": warm, "decay": row["steps"] - begin}
-    config["checkpoint"]["at"] = sorted(set(kept))
+    config["optimizer"]["schedule"] |= {"name": "wsd", "warmup": warm, "cooldown": row["steps"] - begin}
+    config["checkpoint"]["keep_at"] = sorted(set(kept))
     config = to_dict(resolve(config))
-    return row | {"run": sha256_json(config)[:12], "lr": rate, "config": config}
+    return row | {"run": new_id(config), "lr": rate, "config": config}

@@ -34,43 +34,45 @@ _LISTED = 10  # classes up to which each one's F1 is among the figures
 @dataclasses.dataclass(frozen=True)
 class Classes:
     """label: the column that has it. labels: names of the classes in order; (): those of the training
-    records, sorted. multi: any number of classes, a list or a text cut by `separator`. lm_scale: of the
-    language model's loss on the same row, for decoders. packing: a row of training holds as many examples as
-    fit it (joined.py), so that train.batch_size counts rows of several. outside: the class of what belongs to
-    none of the others; "": there is none. pooling: what the head reads, the hidden state of one place (cls of
-    an encoder, the last of others), or the mean over all places, which a base whose objective says nothing of
-    whole texts has better prepared (Reimers and Gurevych 2019, 6)."""
+    records, sorted. multi_label: any number of classes, a list or a text cut by `separator`. lm_loss_weight:
+    of the language model's loss on the same row, for decoders. packing: a row of training holds as many
+    examples as fit it (joined.py), so that train.batch_size counts rows of several. out_of_scope_label: the
+    class of what belongs to none of the others; "": there is none. pooling: what the head reads, the hidden
+    state of one place (cls of an encoder, the last of others), or the mean over all places, which a base
+    whose objective says nothing of whole texts has better prepared (Reimers and Gurevych 2019, 6)."""
 
     label: str = "label"
     labels: tuple[str, ...] = ()
-    multi: bool = False
+    multi_label: bool = False
     separator: str = ","
-    lm_scale: float = 0.0
+    lm_loss_weight: float = 0.0
     packing: bool = False
-    outside: str = ""
-    pooling: Literal["place", "mean"] = "place"
+    out_of_scope_label: str = ""
+    pooling: Literal["token", "mean"] = "token"
 
     def validate(self) -> None:
         """Raises ConfigError naming the field, its value and what is legal."""
         if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
             raise ConfigError(f"objective.labels = {self.labels} must be two or more, none of them twice")
-        if self.lm_scale < 0:
-            raise ConfigError(f"objective.lm_scale = {self.lm_scale} must not be negative")
-        if self.multi and not self.separator:
+        if self.lm_loss_weight < 0:
+            raise ConfigError(f"objective.lm_loss_weight = {self.lm_loss_weight} must not be negative")
+        if self.multi_label and not self.separator:
             raise ConfigError("objective.separator is empty; it cuts a text into its labels")
-        if self.multi and self.outside:
+        if self.multi_label and self.out_of_scope_label:
             raise ConfigError(
-                "objective.outside is for one label a record; with objective.multi have no label"
+                "objective.out_of_scope_label is for one label a record; with "
+                "objective.multi_label have no label"
             )
-        if self.labels and self.outside and self.outside not in self.labels:
+        if self.labels and self.out_of_scope_label and self.out_of_scope_label not in self.labels:
             raise ConfigError(
-                f"objective.outside = {self.outside!r} is none of the classes: {', '.join(self.labels)}"
+                f"objective.out_of_scope_label = {self.out_of_scope_label!r} is none of the classes: "
+                f"{', '.join(self.labels)}"
             )
 
     @property
     def cut(self) -> str | None:
         """What separates labels; None where there is one."""
-        return self.separator if self.multi else None
+        return self.separator if self.multi_label else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,11 @@ def complete(config: Classes, records: Sequence[Record]) -> Classes:
     if config.labels:
         return config
     names = names_of(records, config.label, config.cut)
-    rest = [config.outside] if config.outside and config.outside not in names else []
+    rest = (
+        [config.out_of_scope_label]
+        if config.out_of_scope_label and config.out_of_scope_label not in names
+        else []
+    )
     return dataclasses.replace(config, labels=(*names, *rest))
 
 
@@ -107,7 +113,7 @@ def items_of(
 
 def label_of(record: Record, config: Classes) -> int | np.ndarray:
     """The record's class, or the 0 and 1 of each class."""
-    if config.multi:
+    if config.multi_label:
         return classes_of(record, config.label, config.separator, config.labels)
     return class_of(record, config.label, config.labels)
 
@@ -144,9 +150,9 @@ def _labels(item: Item, config: Classes) -> dict[str, np.ndarray]:
 
 def labelled_as(label: Any, config: Classes) -> dict[str, np.ndarray]:
     """The arrays `label` and `weights`."""
-    none = np.zeros(max(len(config.labels), 2), np.float32) if config.multi else 0
+    none = np.zeros(max(len(config.labels), 2), np.float32) if config.multi_label else 0
     value = none if label is None else label
-    dtype = np.float32 if config.multi else np.int32
+    dtype = np.float32 if config.multi_label else np.int32
     return {"label": np.asarray(value, dtype), "weights": np.ones((), np.float32)}
 
 
@@ -163,11 +169,11 @@ class ClassesModule(TaskModule):
 
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Terms "loss" and "accuracy"."""
-        return class_terms(outputs["logits"], batch, self.config.multi, self.loss.label_smoothing)
+        return class_terms(outputs["logits"], batch, self.config.multi_label, self.loss.label_smoothing)
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """As the base; and "lm_loss" where it is asked for."""
-        if not self.config.lm_scale or self.model.kind != "decoder":
+        if not self.config.lm_loss_weight or self.model.kind != "decoder":
             return super().__call__(batch, carry, keys)
         hidden = hidden_states(self.lm, batch, keys)
         terms = self.terms(self._logits(hidden, batch, keys), batch)
@@ -179,7 +185,7 @@ class ClassesModule(TaskModule):
     def _pooled(self, hidden_BTD: jax.Array, batch: Batch) -> jax.Array:
         """[B, D]; [B, M, D] of M examples a row."""
         place = batch["place"]
-        if self.config.pooling == "place":
+        if self.config.pooling == "token":
             return at_place(hidden_BTD, place)
         segments = batch["decoder_segments" if self.model.kind == "encoder_decoder" else "segments"]
         means = mean_over(hidden_BTD, segments, place.shape[1] if place.ndim == 2 else 1)
@@ -191,7 +197,7 @@ class ClassesModule(TaskModule):
         real = (segments[:, 1:] > 0) * (segments[:, 1:] == segments[:, :-1]) * rows_B[:, None]
         real = real * (batch["tokens"][:, 1:] < self.model.padded_vocab)  # a trained prompt is no target
         args = (hidden_BTD[:, :-1], self.lm.unembedding(), batch["tokens"][:, 1:], real, self.loss)
-        return cross_entropy(*args)["loss"]._replace(loss_weight=self.config.lm_scale)
+        return cross_entropy(*args)["loss"]._replace(loss_weight=self.config.lm_loss_weight)
 
 
 def class_terms(logits: jax.Array, batch: Batch, multi: bool, smoothing: float = 0.0) -> Terms:
@@ -218,7 +224,7 @@ def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: Task
     logits, names = outputs["logits"].astype(np.float64), spec.config.labels
     if spec.config.packing:
         logits = logits[:, 0]  # what is evaluated stands alone
-    if spec.config.multi:
+    if spec.config.multi_label:
         rows = 1 / (1 + np.exp(-logits))
         return [
             {
@@ -245,16 +251,16 @@ def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSp
         "accuracy": metrics.accuracy(predicted, true),
         "f1_macro": metrics.macro(predicted, true, count).f1,
     }
-    if spec.config.multi:
+    if spec.config.multi_label:
         figures["f1_micro"] = metrics.micro(predicted, true, count).f1  # of single labels the accuracy
     else:
         figures["matthews"] = metrics.matthews(predicted, true)
     if count <= _LISTED:
         each = metrics.per_class(predicted, true, count).f1
         figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, each, strict=True)}
-    if spec.config.outside:
-        figures |= _scope(predicted, true, names.index(spec.config.outside))
-    if not spec.config.multi:
+    if spec.config.out_of_scope_label:
+        figures |= _scope(predicted, true, names.index(spec.config.out_of_scope_label))
+    if not spec.config.multi_label:
         return Scores(figures, "accuracy", mean_of(right), float(np.bincount(true).max() / len(true)))
     return Scores(
         figures, "f1_micro", lambda chosen: metrics.micro(predicted[chosen], true[chosen], count).f1
@@ -273,7 +279,7 @@ def labellings(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(predicted, true): int [N], or bool [N, C]."""
     true = np.array([label_of(record, config) for record in records])
-    if config.multi:
+    if config.multi_label:
         chosen = [[name in answer["labels"] for name in config.labels] for answer in answers]
         return np.array(chosen), true > 0
     numbers = {name: number for number, name in enumerate(config.labels)}
@@ -282,7 +288,7 @@ def labellings(
 
 def draw(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec, path: Any) -> None:
     """The confusion matrix; nothing for sets of labels."""
-    if not spec.config.multi:
+    if not spec.config.multi_label:
         predicted, true = labellings(answers, records, spec.config)
         count = len(spec.config.labels)
         draw_confusion(metrics.confusion(predicted, true, count), spec.config.labels, path)

@@ -2,7 +2,7 @@
 
 Source and target are templates of a record's columns, with whatever stands before them: "summarize:
 {source}" is T5's prefix (Raffel et al. 2020), "{article} TL;DR:" is GPT-2's. Any task whose label can be
-written is one of these: `words` are what the labels are called. Evaluated by what the model writes, by
+written is one of these: `label_words` are what the labels are called. Evaluated by what the model writes, by
 greedy or beam search, against one reference or several.
 """
 
@@ -35,13 +35,13 @@ from tlx.text.tokenizer import Tokenizer
 @dataclasses.dataclass(frozen=True)
 class GenerationColumns:
     """source, target: templates, in which {column} stands for a column's text. A target that is one column
-    with a list of texts has several references. words: (label, what is written for it) of labels.
+    with a list of texts has several references. label_words: (label, what is written for it) of labels.
     number_step: targets are numbers, rounded to its multiples (T5: 0.2); 0: they are texts. metrics: by
     text_scores.py, the first is the one that counts."""
 
     source: str = "{source}"
     target: str = "{target}"
-    words: tuple[tuple[str, str], ...] = ()
+    label_words: tuple[tuple[str, str], ...] = ()
     number_step: float = 0.0
     metrics: tuple[str, ...] = ("exact_match", "f1")
 
@@ -69,12 +69,12 @@ class GenerationColumns:
         found = texts_of(self.target, record, f"{field}.target") or [""]
         if self.number_step:
             return [self._rounded(record, text, field) for text in found]
-        if not self.words:
+        if not self.label_words:
             return found
-        words = dict(self.words)
+        words = dict(self.label_words)
         for text in found:
             if text.strip() not in words:
-                raise DataError(f"{record.where}: " + one_of(f"{field}.words", text.strip(), words))
+                raise DataError(f"{record.where}: " + one_of(f"{field}.label_words", text.strip(), words))
         return [words[text.strip()] for text in found]
 
     def _rounded(self, record: Record, text: str, field: str) -> str:

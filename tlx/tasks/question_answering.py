@@ -33,11 +33,11 @@ _HIDDEN = -1e9  # the logit of a place that cannot be
 class QuestionAnswering:
     """Columns as SQuAD's file has them: answers and starts are lists, empty where there is no answer.
 
-    question_tokens: a longer question loses its end. stride: ids from one window to the next. answer_tokens:
-    the longest answer. no_answer: whether the model may say that there is none; then it does where that
-    scores more than the best answer less `threshold`. misplaced: what becomes of an answer that does not
-    stand where the record says: it is looked for near by ("mend", an error where it is nowhere), or the
-    record is left out of training where it is nowhere ("skip").
+    max_question_tokens: a longer question loses its end. stride: ids from one window to the next.
+    max_answer_tokens: the longest answer. no_answer: whether the model may say that there is none; then it
+    does where that scores more than the best answer less `no_answer_threshold`. misplaced: what becomes of an
+    answer that does not stand where the record says: it is looked for near by ("mend", an error where it is
+    nowhere), or the record is left out of training where it is nowhere ("skip").
     """
 
     name: str = "question_answering"
@@ -45,16 +45,16 @@ class QuestionAnswering:
     question: str = "question"
     answers: str = "answers"
     starts: str = "starts"
-    question_tokens: int = 64
+    max_question_tokens: int = 64
     stride: int = 128
-    answer_tokens: int = 30
+    max_answer_tokens: int = 30
     no_answer: bool = False
-    threshold: float = 0.0
+    no_answer_threshold: float = 0.0
     misplaced: str = "mend"
 
     def validate(self) -> None:
         """Raises ConfigError naming the field, its value and what is legal."""
-        for name in ("question_tokens", "stride", "answer_tokens"):
+        for name in ("max_question_tokens", "stride", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be at least 1")
         if self.misplaced not in ("mend", "skip"):
@@ -92,7 +92,7 @@ def prepare(
     made = []
     for number, record in enumerate(records):
         (question, field), (context, other) = texts(spec.config)
-        asked = tokenizer.encode_batch([record.text(question, field)])[0][: spec.config.question_tokens]
+        asked = tokenizer.encode_batch([record.text(question, field)])[0][: spec.config.max_question_tokens]
         text = record.text(context, other)
         if text not in known:
             known[text] = encode_with_spans(tokenizer, text)
@@ -114,7 +114,7 @@ def _windows(
     if room < 1:
         raise ConfigError(
             f"data.sequence_length = {spec.length} leaves no room for a context behind "
-            f"objective.question_tokens = {spec.config.question_tokens}"
+            f"objective.max_question_tokens = {spec.config.max_question_tokens}"
         )
     where, skipped = answer_span(record, text, spec.config) if labelled else (None, False)
     first, behind = overlapping(spans, *where) if where else (0, 0)
@@ -241,7 +241,7 @@ def best_span(logits: np.ndarray, item: ContextWindow, spec: TaskSpec) -> tuple[
         return {"answer": "", "start": -1, "score": -np.inf}, none
     sums = first[:, None] + last[None, :]
     distance = np.arange(len(last))[None, :] - np.arange(len(first))[:, None]
-    sums = np.where((distance >= 0) & (distance < spec.config.answer_tokens), sums, -np.inf)
+    sums = np.where((distance >= 0) & (distance < spec.config.max_answer_tokens), sums, -np.inf)
     i, j = np.unravel_index(int(sums.argmax()), sums.shape)
     start, stop = int(item.spans[i, 0]), int(item.spans[j, 1])
     text = item.text[start:stop]
@@ -250,7 +250,7 @@ def best_span(logits: np.ndarray, item: ContextWindow, spec: TaskSpec) -> tuple[
 
 
 def _said(answer: Prediction, config: QuestionAnswering) -> Prediction:
-    if config.no_answer and answer["no_answer_score"] > answer["score"] - config.threshold:
+    if config.no_answer and answer["no_answer_score"] > answer["score"] - config.no_answer_threshold:
         answer = answer | {"answer": "", "start": -1}
     return answer | {name: round(answer[name], 4) for name in ("score", "no_answer_score")}
 

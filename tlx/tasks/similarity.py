@@ -25,19 +25,22 @@ from tlx.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Similarity:
-    """first, second: the columns that have the texts. label: the one with the number. low, high: its ends."""
+    """first, second: the columns that have the texts. label: the one with the number.
+    min_score, max_score: its ends."""
 
     name: str = "similarity"
     first: str = "sentence1"
     second: str = "sentence2"
     label: str = "score"
-    low: float = 0.0
-    high: float = 5.0
+    min_score: float = 0.0
+    max_score: float = 5.0
 
     def validate(self) -> None:
         """Raises ConfigError for a scale without extent."""
-        if not self.low < self.high:
-            raise ConfigError(f"objective.low = {self.low} must be below objective.high = {self.high}")
+        if not self.min_score < self.max_score:
+            raise ConfigError(
+                f"objective.min_score = {self.min_score} must be below objective.max_score = {self.max_score}"
+            )
 
 
 def texts(config: Similarity) -> tuple[tuple[str, str], ...]:
@@ -55,8 +58,8 @@ def prepare(
 ) -> list[Item]:
     """An item for each record, its label a number on the scale from 0 to 1."""
     config, encoded = spec.config, encode_columns(records, texts(spec.config), tokenizer)
-    numbers = [number_of(record, config.label) if labelled else config.low for record in records]
-    units = [(number - config.low) / (config.high - config.low) for number in numbers]
+    numbers = [number_of(record, config.label) if labelled else config.min_score for record in records]
+    units = [(number - config.min_score) / (config.max_score - config.min_score) for number in numbers]
     return [Item(*pair, number) for number, pair in enumerate(zip(encoded, units, strict=True))]
 
 
@@ -98,7 +101,7 @@ class SimilarityModule(TaskModule):
 def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Prediction]:
     """{"score": the number on the records' scale}."""
     del items
-    low, high = spec.config.low, spec.config.high
+    low, high = spec.config.min_score, spec.config.max_score
     return [{"score": round(low + float(unit) * (high - low), 4)} for unit in outputs["number"]]
 
 

@@ -29,8 +29,10 @@ def load_base(path: str, allow: Sequence[str] = ()) -> BaseModel:
     """Opens the model, its parameters on the host."""
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         lm = tlx.load(path, allow=allow)
-    if lm.config.model.slots.any:
-        raise ConfigError(f"{path} has slots beside its matrices; make them one: tlx convert merge {path} TO")
+    if lm.config.model.adapters.any:
+        raise ConfigError(
+            f"{path} has adapters beside its matrices; make them one: tlx convert merge {path} TO"
+        )
     params = jax.device_get(lm.standalone_params)
     return BaseModel(lm.config, lm.tokenizer, params, BaseConfig(os.path.abspath(path), base_hash(params)))
 

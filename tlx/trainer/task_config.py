@@ -20,7 +20,7 @@ def completed(values: dict[str, Any], base: BaseModel | None, scratch: bool = Fa
     adapt = from_dict(AdaptConfig, values["adapt"], "config.adapt")
     if adapt.method != "full" and (base is None or scratch):
         raise ConfigError(f"adapt.method = {adapt.method!r} keeps a base as it is; give it by --from=DIR")
-    values["model"]["slots"] = to_dict(adapt.slots)
+    values["model"]["adapters"] = to_dict(adapt.adapters)
     if base is not None:
         tokenizer = cache_tokenizer(base.tokenizer)
         values |= {

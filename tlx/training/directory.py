@@ -11,9 +11,10 @@ from tlx import __version__
 from tlx.base.config import flatten
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import read_json, write_json
+from tlx.base.renamed_keys import new_path, upgrade
 
 FILE = "run.json"
-FORMAT = 1
+FORMAT = 2  # 2: keys of the config have other names (tlx/base/renamed_keys.py)
 
 # What may change from one start to the next: how a run is watched, saved and computed, not what it is.
 _FREE = (
@@ -43,7 +44,10 @@ class ConfigChange(NamedTuple):
 
 
 def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """run.json, or None where no run was started. Raises DataError for a newer format or a broken file."""
+    """Reads run.json, its config in the keys of today whatever its format; None where no run was started.
+
+    Raises DataError for a newer format or a broken file.
+    """
     path = workdir / FILE
     if not path.exists():
         return None
@@ -51,9 +55,10 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
         run = read_json(path)
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}") from error
-    if run.get("format") != FORMAT:
-        raise DataError(f"{path} has format {run.get('format')!r}; this version of tlx reads {FORMAT}")
-    return run
+    saved = run.get("format")
+    if saved not in range(1, FORMAT + 1):
+        raise DataError(f"{path} has format {saved!r}; this version of tlx reads formats 1 to {FORMAT}")
+    return run | {"format": FORMAT, "config": upgrade(run["config"], saved)}
 
 
 def write_run(
@@ -91,8 +96,13 @@ def versions() -> dict[str, str]:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str] = ()) -> list[ConfigChange]:
     """Differences between two flattened dicts of settings. `allow` names keys, or groups of them.
 
-    More steps are always allowed; fewer are not, for the run may be past them.
+    More steps are always allowed; fewer are not, for the run may be past them. Raises ConfigError where
+    `allow` has the old name of a key.
     """
+    for name in allow:
+        renamed = new_path(name)
+        if renamed is not None:
+            raise ConfigError(f"--allow-change={name} is now called --allow-change={renamed}")
     old, new = flatten(old), flatten(new)
     found = []
     for key in [*old, *(key for key in new if key not in old)]:

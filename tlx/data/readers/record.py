@@ -64,7 +64,7 @@ class RecordFiles:
     tsv without a header, lists in json, CoNLL; "" is a column that does not matter).
 
     Without validation files a share of the training records is held out, chosen by a hash of their place; or
-    of what they have in column `group`, so that records of one premise, one context, stay on one side.
+    of what they have in column `group_column`, so that records of one premise, one context, stay on one side.
     limit: so many of the training records, a random choice by the run's seed; 0: all.
     """
 
@@ -72,7 +72,7 @@ class RecordFiles:
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     validation_fraction: float = 0.1
-    group: str = ""
+    group_column: str = ""
     format: str = ""
     quoting: bool = True
     columns: tuple[str, ...] = ()
@@ -105,15 +105,15 @@ class RecordSet(RecordFiles):
 class RecordsConfig(RecordFiles):
     """Files with labelled records; or several sets of them, for tasks that learn several things at once.
 
-    Of sets, the share of rows is a set's number of records, `largest` of them at most (0: all), to the power
-    1 / temperature: 1 is in proportion, more is more alike (Raffel et al. 2020, 3.5.2).
-    epochs: passes over the training records (rows made of them) that the run makes; 0: it makes train.steps.
+    Of sets, the share of rows is a set's number of records, `max_set_size` of them at most (0: all), to the
+    power 1 / temperature: 1 is in proportion, more is more alike (Raffel et al. 2020, 3.5.2). epochs: passes
+    over the training records (rows made of them) that the run makes; 0: it makes train.steps.
     """
 
     epochs: float = 0.0
     sets: tuple[RecordSet, ...] = ()
     temperature: float = 1.0
-    largest: int = 0
+    max_set_size: int = 0
 
     @property
     def tested(self) -> bool:
@@ -131,8 +131,8 @@ class RecordsConfig(RecordFiles):
             one.check(f"data.records.sets[{i}]")
         if not self.sets:
             self.check("data.records")
-        if self.epochs < 0 or self.largest < 0:
-            name = "epochs" if self.epochs < 0 else "largest"
+        if self.epochs < 0 or self.max_set_size < 0:
+            name = "epochs" if self.epochs < 0 else "max_set_size"
             raise ConfigError(f"data.records.{name} = {getattr(self, name)} must not be negative")
         if self.temperature < 1:
             raise ConfigError(f"data.records.temperature = {self.temperature} must be at least 1")

@@ -45,10 +45,10 @@ class TextSource:
         self.num_bytes = sum(stat.st_size for stat in sizes) if plain else None
         self.identity = [
             [[path, stat.st_size, stat.st_mtime_ns] for path, stat in zip(self.parts, sizes, strict=True)],
-            [self._columns, self._config.lines, self._fraction, split],
+            [self._columns, self._config.one_document_per_line, self._fraction, split],
         ]
         if config.text.turns_column:
-            self._columns = (config.text.turns_column, *config.text.ratings)
+            self._columns = (config.text.turns_column, *config.text.rating_columns)
             self.identity.append(self._columns)
 
     def read(self, part: str) -> Iterator[Document]:
@@ -79,7 +79,7 @@ class TextSource:
                 yield from self._fields(path, _parquet(path, self._columns))
             elif kind.endswith(".jsonl"):
                 yield from self._fields(path, _jsonl(path, self._columns, bool(self._config.turns_column)))
-            elif kind.endswith(".tsv") or self._config.lines:
+            elif kind.endswith(".tsv") or self._config.one_document_per_line:
                 with _open(path) as handle:
                     for number, line in enumerate(handle, start=1):
                         turns = (

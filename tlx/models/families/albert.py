@@ -56,7 +56,7 @@ def _read_embedding(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"config.json: embedding_size = {size} equals hidden_size; tlx projects unequal widths only"
         )
-    return {"embedding.factor": size}
+    return {"embedding.width": size}
 
 
 FAMILY = Family(
@@ -88,7 +88,7 @@ FAMILY = Family(
         ),
         SameField("max_position_embeddings", "position.max_length", 512),
         MappedField(
-            ("embedding_size",), _read_embedding, lambda config: {"embedding_size": config.embedding.factor}
+            ("embedding_size",), _read_embedding, lambda config: {"embedding_size": config.embedding.width}
         ),
         FixedField("num_hidden_groups", (1,)),
         FixedField("inner_group_num", (1,)),

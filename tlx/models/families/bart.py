@@ -24,21 +24,21 @@ LARGE = ModelConfig(
     vocab_size=50265,
     width=1024,
     num_layers=12,
-    residual="post",
+    block_layout="post",
     dropout=0.1,
     embedding=EmbeddingConfig(norm=True),
     position=PositionConfig(kind="learned", max_length=1024, offset=2),
     attention=AttentionConfig(num_heads=16),
-    feedforward=FeedForwardConfig(hidden=4096, activation="gelu"),
+    feedforward=FeedForwardConfig(ff_dim=4096, activation="gelu"),
     norm=NormConfig(eps=1e-5),
     head=HeadConfig(tied=True, bias=True),
     init=InitConfig(scale_residual=False),
 )
-MULTILINGUAL = resized(LARGE, vocab_size=250027, residual="pre", embedding__scale=True)
+MULTILINGUAL = resized(LARGE, vocab_size=250027, block_layout="pre", embedding__scale=True)
 DIALOGUE = resized(
     LARGE,
     vocab_size=8008,
-    residual="pre",
+    block_layout="pre",
     width=2560,
     embedding=EmbeddingConfig(scale=True),
     position=PositionConfig(kind="learned", max_length=128),
@@ -51,7 +51,7 @@ DIALOGUE = resized(
 SUMMARY = resized(
     LARGE,
     vocab_size=96103,
-    residual="pre",
+    block_layout="pre",
     num_layers=16,
     embedding=EmbeddingConfig(scale=True),
     position=PositionConfig(kind="learned", max_length=1024),
@@ -116,7 +116,7 @@ def stack(side: str, config: ModelConfig) -> list[WeightMapping]:
         rows.append(WeightMapping(f"model/{side}/front/positions", f"model.{side}.embed_positions.weight"))
     if config.embedding.norm:
         rows += norm(f"model/{side}/front/norm", f"model.{side}.layernorm_embedding")
-    if config.residual == "pre":
+    if config.block_layout == "pre":
         rows += norm(f"model/{side}/final_norm", f"model.{side}.layer_norm")
     return rows
 
@@ -148,14 +148,14 @@ def _shape(layers: int, heads: int, hidden: int) -> MappedField:
             "num_layers": values.get("encoder_layers", layers),
             "num_decoder_layers": values.get("decoder_layers", layers),
             "attention.num_heads": _equal(values, "attention_heads", heads),
-            "feedforward.hidden": _equal(values, "ffn_dim", hidden),
+            "feedforward.ff_dim": _equal(values, "ffn_dim", hidden),
         }
 
     def write(config: ModelConfig) -> dict[str, Any]:
         said = {"encoder_layers": config.num_layers, "decoder_layers": config.decoder_layers}
         for side in ("encoder", "decoder"):
             said[f"{side}_attention_heads"] = config.attention.num_heads
-            said[f"{side}_ffn_dim"] = config.block("encoder").hidden
+            said[f"{side}_ffn_dim"] = config.block("encoder").ff_dim
         return said
 
     parts = ("layers", "attention_heads", "ffn_dim")
@@ -190,7 +190,7 @@ def fields(config: ModelConfig, scale: bool = False, *more: Any) -> tuple:
     return (
         SameField("vocab_size", "vocab_size", config.vocab_size),
         SameField("d_model", "width", config.width),
-        _shape(config.num_layers, config.attention.num_heads, config.block("encoder").hidden),
+        _shape(config.num_layers, config.attention.num_heads, config.block("encoder").ff_dim),
         SameField("max_position_embeddings", "position.max_length", config.position.max_length),
         SameField("activation_function", "feedforward.activation", "gelu", ACTIVATIONS),
         SameField("dropout", "dropout", 0.1),

@@ -24,12 +24,12 @@ BASE = ModelConfig(
     vocab_size=30522,
     width=768,
     num_layers=12,
-    residual="post",
+    block_layout="post",
     dropout=0.1,
     embedding=EmbeddingConfig(num_types=2, norm=True),
     position=PositionConfig(kind="learned", max_length=512),
     attention=AttentionConfig(num_heads=12, dropout=0.1),
-    feedforward=FeedForwardConfig(hidden=3072, activation="gelu"),
+    feedforward=FeedForwardConfig(ff_dim=3072, activation="gelu"),
     norm=NormConfig(eps=1e-12),
     head=HeadConfig(tied=True),
     init=InitConfig(scale_residual=False),
@@ -50,7 +50,7 @@ def fields(**defaults: Any) -> tuple[SameField | FixedField, ...]:
         SameField("hidden_size", "width", 768),
         SameField("num_hidden_layers", "num_layers", 12),
         SameField("num_attention_heads", "attention.num_heads", 12),
-        SameField("intermediate_size", "feedforward.hidden", 3072),
+        SameField("intermediate_size", "feedforward.ff_dim", 3072),
         SameField("hidden_act", "feedforward.activation", "gelu", ACTIVATIONS),
         SameField("hidden_dropout_prob", "dropout", 0.1),
         SameField("attention_probs_dropout_prob", "attention.dropout", 0.1),
@@ -72,9 +72,9 @@ def factored(key: str, default: int, width: int) -> MappedField:
 
     def read(values: Mapping[str, Any]) -> dict[str, Any]:
         size = values.get(key, default)
-        return {"embedding.factor": 0 if size == values.get("hidden_size", width) else size}
+        return {"embedding.width": 0 if size == values.get("hidden_size", width) else size}
 
-    return MappedField((key,), read, lambda config: {key: config.embedding.factor or config.width})
+    return MappedField((key,), read, lambda config: {key: config.embedding.width or config.width})
 
 
 QUERY, OUT = "(n h) d -> d n h", "d (n h) -> n h d"

@@ -30,7 +30,7 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         found += linear(f"{path}/{part}", f"{name}.{part}_proj", bert.QUERY, "(n h)")
     if config.position.norm:
         found += norm("model/encoder/distances/norm", "deberta.encoder.LayerNorm")
-    if config.embedding.convolution:
+    if config.embedding.conv_kernel_size:
         place = "model/encoder/convolution"
         found += linear(place, "deberta.encoder.conv.conv", "o i k -> k i o", "o")
         found += norm(f"{place}/norm", "deberta.encoder.conv.LayerNorm")
@@ -55,15 +55,15 @@ def _read_convolution(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"config.json: conv_act = {act!r} must be hidden_act, {values.get('hidden_act')!r}")
     if size and (size % 2 == 0 or values.get("conv_groups", 1) != 1):
         raise ConfigError(f"config.json: conv_kernel_size = {size} must be odd, and conv_groups 1")
-    return {"embedding.convolution": max(0, size)}
+    return {"embedding.conv_kernel_size": max(0, size)}
 
 
 def _write_convolution(config: ModelConfig) -> dict[str, Any]:
-    if not config.embedding.convolution:
+    if not config.embedding.conv_kernel_size:
         return {}
     act = next(field for field in bert.fields() if getattr(field, "path", "") == "feedforward.activation")
     name = next(theirs for theirs, ours in act.names.items() if ours == config.feedforward.activation)
-    return {"conv_kernel_size": config.embedding.convolution, "conv_act": name}
+    return {"conv_kernel_size": config.embedding.conv_kernel_size, "conv_act": name}
 
 
 FAMILY = Family(

@@ -48,7 +48,7 @@ FAMILY = Family(
         SameField("dim", "width", 768),
         SameField("n_layers", "num_layers", 6),
         SameField("n_heads", "attention.num_heads", 12),
-        SameField("hidden_dim", "feedforward.hidden", 3072),
+        SameField("hidden_dim", "feedforward.ff_dim", 3072),
         SameField("activation", "feedforward.activation", "gelu", ACTIVATIONS),
         SameField("dropout", "dropout", 0.1),
         SameField("attention_dropout", "attention.dropout", 0.1),

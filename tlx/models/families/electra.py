@@ -27,7 +27,7 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         *linear("heads/rtd/dense", "discriminator_predictions.dense", bias="f"),
         *linear("heads/rtd/classifier", "discriminator_predictions.dense_prediction", bias="f"),
     ]
-    if config.embedding.factor:
+    if config.embedding.width:
         found += linear("model/encoder/front/projection", "electra.embeddings_project", bias="f")
     return found
 

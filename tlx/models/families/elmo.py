@@ -21,7 +21,7 @@ BASE = ModelConfig(
     width=512,
     num_layers=2,
     dropout=0.1,
-    recurrent=RecurrentConfig(cell=4096, cell_clip=3.0, projection_clip=3.0),
+    recurrent=RecurrentConfig(cell_dim=4096, cell_clip=3.0, projection_clip=3.0),
 )
 
 

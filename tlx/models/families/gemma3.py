@@ -36,7 +36,7 @@ def windows(size: int) -> tuple[int, ...]:
 FIRST = resized(
     LLAMA,
     vocab_size=262144,
-    residual="sandwich",
+    block_layout="sandwich",
     embedding__scale=True,
     position__max_length=32768,
     position__theta=1_000_000.0,
@@ -86,20 +86,20 @@ def _positions(values: Mapping[str, Any]) -> dict[str, Any]:
     ]
     local_theta = local.get("rope_theta", values.get("rope_local_base_freq", 10_000.0))
     found = windows_of(kinds, window)
-    any_window = any((found["attention.window"], *found["attention.windows"]))
+    any_window = any((found["attention.window"], *found["attention.window_pattern"]))
     return found | {
         "position.theta": float(full.get("rope_theta", values.get("rope_theta", 1_000_000.0))),
         "position.scaling": scaling_of(full),
-        "position.windowed_theta": float(local_theta) if any_window else 0.0,
+        "position.local_theta": float(local_theta) if any_window else 0.0,
     }
 
 
 def _said(config: ModelConfig) -> dict[str, Any]:
     position = config.position
-    local = position.windowed_theta or position.theta
+    local = position.local_theta or position.theta
     return {
         "layer_types": kinds_of(config),
-        "sliding_window": max((config.attention.window, *config.attention.windows)) or 4096,
+        "sliding_window": max((config.attention.window, *config.attention.window_pattern)) or 4096,
         "rope_parameters": {
             "full_attention": parameters_of(position.theta, position.scaling),
             "sliding_attention": parameters_of(local, RotaryScaling()),
@@ -153,7 +153,7 @@ FAMILY = Family(
         ),
         SameField("tie_word_embeddings", "head.tied", True),
         ATTENTION_BIAS,
-        SameField("query_pre_attn_scalar", "attention.scale_width", 256),
+        SameField("query_pre_attn_scalar", "attention.query_pre_attn_scalar", 256),
         POSITIONS,
         CAP,
         FixedField("attn_logit_softcapping", (None,)),  # which the class reads and does not use

@@ -4,7 +4,9 @@ from tlx.models.config import ModelConfig
 from tlx.models.families.family import Family, MappedField, SameField, WeightMapping, linear, norm, resized
 from tlx.models.families.gpt2 import BASE as GPT2
 
-BASE = resized(GPT2, vocab_size=40478, residual="post", position__max_length=512, init__scale_residual=False)
+BASE = resized(
+    GPT2, vocab_size=40478, block_layout="post", position__max_length=512, init__scale_residual=False
+)
 
 # What this class calls "gelu" is the tanh form. The official softmax also spans the table of positions.
 ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
@@ -47,7 +49,7 @@ FAMILY = Family(
         SameField("n_head", "attention.num_heads", 12),
         MappedField(  # always four times the width
             (),
-            lambda values: {"feedforward.hidden": 4 * values.get("n_embd", 768)},
+            lambda values: {"feedforward.ff_dim": 4 * values.get("n_embd", 768)},
             lambda config: {},
         ),
         SameField("afn", "feedforward.activation", "gelu", ACTIVATIONS),

@@ -22,11 +22,11 @@ BASE = ModelConfig(
     vocab_size=50257,
     width=768,
     num_layers=12,
-    residual="pre",
+    block_layout="pre",
     dropout=0.1,
     position=PositionConfig(kind="learned", max_length=1024),
     attention=AttentionConfig(num_heads=12, dropout=0.1),
-    feedforward=FeedForwardConfig(hidden=3072, activation="gelu_tanh"),
+    feedforward=FeedForwardConfig(ff_dim=3072, activation="gelu_tanh"),
     norm=NormConfig(eps=1e-5),
     init=InitConfig(scale_residual=True),
 )
@@ -62,7 +62,7 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
 
 
 def _inner(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"feedforward.hidden": values.get("n_inner") or 4 * values.get("n_embd", 768)}
+    return {"feedforward.ff_dim": values.get("n_inner") or 4 * values.get("n_embd", 768)}
 
 
 def _dropout(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +88,7 @@ FAMILY = Family(
         SameField("n_embd", "width", 768),
         SameField("n_layer", "num_layers", 12),
         SameField("n_head", "attention.num_heads", 12),
-        MappedField(("n_inner",), _inner, lambda config: {"n_inner": config.block("decoder").hidden}),
+        MappedField(("n_inner",), _inner, lambda config: {"n_inner": config.block("decoder").ff_dim}),
         SameField("activation_function", "feedforward.activation", "gelu_new", ACTIVATIONS),
         MappedField(
             ("resid_pdrop", "embd_pdrop"),

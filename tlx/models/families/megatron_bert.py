@@ -4,7 +4,7 @@ from tlx.models.config import ModelConfig
 from tlx.models.families import bert
 from tlx.models.families.family import Family, SameField, WeightMapping, norm, resized
 
-BASE = resized(bert.BASE, vocab_size=29056, residual="pre", embedding__norm=False)
+BASE = resized(bert.BASE, vocab_size=29056, block_layout="pre", embedding__norm=False)
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:

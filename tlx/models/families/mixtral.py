@@ -67,7 +67,7 @@ FAMILY = Family(
         ),
         SameField("num_local_experts", "feedforward.num_experts", 8),
         SameField("num_experts_per_tok", "feedforward.experts_per_token", 2),
-        SameField("router_aux_loss_coef", "feedforward.balance", 0.001),
+        SameField("router_aux_loss_coef", "feedforward.router_aux_weight", 0.001),
         FixedField("router_jitter_noise", (0.0, 0)),
         FixedField("output_router_logits", (False, True)),
         rope(1_000_000.0),

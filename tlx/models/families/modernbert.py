@@ -33,12 +33,12 @@ BASE = ModelConfig(
     vocab_size=50368,
     width=768,
     num_layers=22,
-    residual="pre",
+    block_layout="pre",
     embedding=EmbeddingConfig(norm=True),
-    position=PositionConfig(kind="rotary", max_length=8192, theta=160_000.0, windowed_theta=10_000.0),
-    attention=AttentionConfig(num_heads=12, qkv_bias=False, out_bias=False, windows=(0, 65, 65)),
-    feedforward=FeedForwardConfig(hidden=1152, activation="gelu", gated=True, bias=False),
-    norm=NormConfig(eps=1e-5, bias=False, first=False),
+    position=PositionConfig(kind="rotary", max_length=8192, theta=160_000.0, local_theta=10_000.0),
+    attention=AttentionConfig(num_heads=12, qkv_bias=False, out_bias=False, window_pattern=(0, 65, 65)),
+    feedforward=FeedForwardConfig(ff_dim=1152, activation="gelu", gated=True, bias=False),
+    norm=NormConfig(eps=1e-5, bias=False, before_first_layer=False),
     head=HeadConfig(tied=True, transform_bias=False),
     init=InitConfig(scale_residual=True),
 )
@@ -85,19 +85,19 @@ def _positions(values: Mapping[str, Any]) -> dict[str, Any]:
         "sliding_attention" if i % every else "full_attention" for i in range(values["num_hidden_layers"])
     ]
     found = windows_of(kinds, values.get("local_attention", 128) // 2 + 1)
-    any_window = any((found["attention.window"], *found["attention.windows"]))
+    any_window = any((found["attention.window"], *found["attention.window_pattern"]))
     theta = full.get("rope_theta", values.get("global_rope_theta") or 160_000.0)
     local_theta = local.get("rope_theta", values.get("local_rope_theta") or 10_000.0)
     return found | {
         "position.theta": float(theta),
         "position.scaling": scaling_of(full),
-        "position.windowed_theta": float(local_theta) if any_window else 0.0,
+        "position.local_theta": float(local_theta) if any_window else 0.0,
     }
 
 
 def _said(config: ModelConfig) -> dict[str, Any]:
-    position, window = config.position, max((config.attention.window, *config.attention.windows))
-    local = position.windowed_theta or position.theta
+    position, window = config.position, max((config.attention.window, *config.attention.window_pattern))
+    local = position.local_theta or position.theta
     return {
         "layer_types": kinds_of(config),
         "local_attention": 2 * (window - 1) if window else 128,
@@ -146,7 +146,7 @@ FAMILY = Family(
         SameField("hidden_size", "width", 768),
         SameField("num_hidden_layers", "num_layers", 22),
         SameField("num_attention_heads", "attention.num_heads", 12),
-        SameField("intermediate_size", "feedforward.hidden", 1152),
+        SameField("intermediate_size", "feedforward.ff_dim", 1152),
         SameField("max_position_embeddings", "position.max_length", 8192),
         SameField("norm_eps", "norm.eps", 1e-5),
         SameField("norm_bias", "norm.bias", False),

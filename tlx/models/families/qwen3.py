@@ -31,7 +31,7 @@ def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(config: ModelConfig) -> dict[str, Any]:
-    window = max((config.attention.window, *config.attention.windows))
+    window = max((config.attention.window, *config.attention.window_pattern))
     return {
         "layer_types": kinds_of(config),
         "sliding_window": window or None,

@@ -36,8 +36,8 @@ def parameters_of(theta: float, scaling: RotaryScaling) -> dict[str, Any]:
         values |= {"rope_type": scaling.kind, "factor": scaling.factor}
     if scaling.kind == "llama3":
         values |= {
-            "low_freq_factor": scaling.low,
-            "high_freq_factor": scaling.high,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_length,
         }
     return values
@@ -73,13 +73,13 @@ def windows_of(kinds: Sequence[str], window: int) -> dict[str, Any]:
     sizes = [window if kind == "sliding_attention" else 0 for kind in kinds]
     period = next(p for p in range(1, len(sizes) + 1) if all(s == sizes[i % p] for i, s in enumerate(sizes)))
     if period == 1:
-        return {"attention.window": sizes[0], "attention.windows": ()}
-    return {"attention.window": 0, "attention.windows": tuple(sizes[:period])}
+        return {"attention.window": sizes[0], "attention.window_pattern": ()}
+    return {"attention.window": 0, "attention.window_pattern": tuple(sizes[:period])}
 
 
 def kinds_of(config: ModelConfig) -> list[str]:
     """`layer_types` of a model."""
-    windows = config.attention.windows or (config.attention.window,)
+    windows = config.attention.window_pattern or (config.attention.window,)
     return [
         "sliding_attention" if windows[i % len(windows)] else "full_attention"
         for i in range(config.num_layers)

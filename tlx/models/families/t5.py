@@ -22,13 +22,13 @@ BASE = ModelConfig(
     vocab_size=32128,
     width=768,
     num_layers=12,
-    residual="pre",
+    block_layout="pre",
     dropout=0.1,
-    position=PositionConfig(kind="bucketed"),
+    position=PositionConfig(kind="relative_bias"),
     attention=AttentionConfig(
         num_heads=12, head_dim=64, qkv_bias=False, out_bias=False, scale=False, dropout=0.1
     ),
-    feedforward=FeedForwardConfig(hidden=3072, activation="relu", bias=False, dropout=0.1),
+    feedforward=FeedForwardConfig(ff_dim=3072, activation="relu", bias=False, dropout=0.1),
     norm=NormConfig(kind="rmsnorm", eps=1e-6),
     head=HeadConfig(tied=True, scale=True),
     init=InitConfig(kind="fan_in", embedding_stddev=1.0, scale_residual=False),
@@ -143,7 +143,7 @@ def fields(proj: str, base: ModelConfig, scale: MappedField) -> tuple:
         SameField("vocab_size", "vocab_size", base.vocab_size),
         SameField("d_model", "width", 512),
         SameField("d_kv", "attention.head_dim", 64),
-        SameField("d_ff", "feedforward.hidden", 2048 if proj == "relu" else 1024),
+        SameField("d_ff", "feedforward.ff_dim", 2048 if proj == "relu" else 1024),
         SameField("num_layers", "num_layers", 6 if proj == "relu" else 8),
         MappedField(
             ("num_decoder_layers",),

@@ -56,7 +56,7 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
 
 
 def _read_hidden(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {"feedforward.hidden": 4 * values.get("emb_dim", 2048)}
+    return {"feedforward.ff_dim": 4 * values.get("emb_dim", 2048)}
 
 
 def _read_languages(values: Mapping[str, Any]) -> dict[str, Any]:

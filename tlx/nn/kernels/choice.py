@@ -23,7 +23,7 @@ def obstacle(name: str, cfg: BlockConfig, platform: str, dtype: str, num_queries
     if name == "splash":
         if platform != "tpu":
             return f"it runs on tpu, not on {platform}"
-        if cfg.position.kind in ("bucketed", "relative", "disentangled"):
+        if cfg.position.kind in ("relative_bias", "relative_sinusoidal", "disentangled"):
             return f"model.position.kind = {cfg.position.kind!r} adds a bias to the logits"
         if cfg.head_dim % 64:
             return f"head_dim = {cfg.head_dim} is not a multiple of 64"

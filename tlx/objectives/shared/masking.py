@@ -2,11 +2,11 @@
 
 Counts and candidates, by recipe:
 
-    bert       min(max_predictions, max(1, round(n * rate))) of the n tokens, cls and sep counted, halves to
-               even; never a special token; random ids from the whole vocabulary
+    bert       min(max_predictions, max(1, round(n * masking_rate))) of the n tokens, cls and sep counted,
+               halves to even; never a special token; random ids from the whole vocabulary
                (google-research/bert create_pretraining_data.py: 18 of 123)
-    roberta    floor(n * rate + U), U uniform in [0, 1), of all n tokens, special ones too; random ids are
-               ordinary tokens (fairseq data/mask_tokens_dataset.py)
+    roberta    floor(n * masking_rate + U), U uniform in [0, 1), of all n tokens, special ones too; random ids
+               are ordinary tokens (fairseq data/mask_tokens_dataset.py)
 
 What is drawn, by unit: single tokens; whole words (bert's do_whole_word_mask: a word that would exceed the
 count is passed over); or n-grams of whole words (google-research/albert: a start at random, n in
@@ -31,9 +31,9 @@ class Masking:
     new masks each time a text comes by, n makes n masked versions of the data and repeats them (BERT: 10).
     """
 
-    rate: float = 0.15
-    mask_share: float = 0.8
-    random_share: float = 0.1
+    masking_rate: float = 0.15
+    mask_token_fraction: float = 0.8
+    random_token_fraction: float = 0.1
     max_predictions: int | None = None
     recipe: Literal["bert", "roberta"] = "bert"
     unit: Literal["token", "word", "ngram"] = "token"
@@ -42,8 +42,8 @@ class Masking:
 
     def validate(self) -> None:
         """Raises ConfigError for a rate outside (0, 1], shares that exceed one, or an unknown choice."""
-        if not 0 < self.rate <= 1:
-            raise ConfigError(f"objective.rate = {self.rate} must be above 0 and at most 1")
+        if not 0 < self.masking_rate <= 1:
+            raise ConfigError(f"objective.masking_rate = {self.masking_rate} must be above 0 and at most 1")
         check_shares(self)
         if self.max_predictions is not None and self.max_predictions < 1:
             raise ConfigError(f"objective.max_predictions = {self.max_predictions} must be at least 1")
@@ -60,22 +60,22 @@ class Masking:
 
 
 def check_shares(config: Any) -> None:
-    """ConfigError where `mask_share` and `random_share` are no shares of one whole."""
-    for name in ("mask_share", "random_share"):
+    """ConfigError where `mask_token_fraction` and `random_token_fraction` are no shares of one whole."""
+    for name in ("mask_token_fraction", "random_token_fraction"):
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"objective.{name} = {getattr(config, name)} must lie in 0..1")
-    if config.mask_share + config.random_share > 1:
+    if config.mask_token_fraction + config.random_token_fraction > 1:
         raise ConfigError(
-            f"objective.random_share = {config.random_share} must be at most "
-            f"1 - objective.mask_share = {1 - config.mask_share:g}"
+            f"objective.random_token_fraction = {config.random_token_fraction} must be at most "
+            f"1 - objective.mask_token_fraction = {1 - config.mask_token_fraction:g}"
         )
 
 
 def num_predictions(length: int, config: Masking) -> int:
     """The most targets in a row of `length` tokens, cls and sep included: with the recipe bert exactly."""
-    wanted = max(1, round(length * config.rate))
+    wanted = max(1, round(length * config.masking_rate))
     if config.recipe == "roberta":
-        wanted = min(int(length * config.rate) + 1, length)
+        wanted = min(int(length * config.masking_rate) + 1, length)
     return wanted if config.max_predictions is None else min(config.max_predictions, wanted)
 
 
@@ -85,7 +85,7 @@ def chosen_positions(
     """The targets among the `tokens` of a row without its padding, ascending."""
     length = len(tokens)
     if config.recipe == "roberta":
-        count = min(int(length * config.rate + rng.random()), num_predictions(length, config))
+        count = min(int(length * config.masking_rate + rng.random()), num_predictions(length, config))
         return np.sort(rng.choice(length, count, replace=False, shuffle=False)) if length else _NONE
     candidates = np.flatnonzero(~spec.vocab.special[tokens])
     count = min(num_predictions(length, config), len(candidates))
@@ -112,7 +112,7 @@ def word_begins(candidates: np.ndarray, tokens: np.ndarray, spec: ObjectiveSpec)
 def hide(
     rng: np.random.Generator, tokens: np.ndarray, places: np.ndarray, spec: ObjectiveSpec, config: Any
 ) -> np.ndarray:
-    """`tokens` with mask (share mask_share), a random id (random_share) or themselves at `places`."""
+    """`tokens` at `places`: mask, a random id or unchanged, by the fractions of `config`."""
     vocab, count = spec.vocab, len(places)
     shown = tokens.copy()
     draw = rng.random(count)
@@ -121,8 +121,10 @@ def hide(
         random_ids = ordinary[rng.integers(0, len(ordinary), count)]
     else:
         random_ids = rng.integers(0, vocab.size, count, dtype=np.int32)
-    replaced = np.where(draw < config.mask_share + config.random_share, random_ids, tokens[places])
-    shown[places] = np.where(draw < config.mask_share, vocab.mask, replaced)
+    replaced = np.where(
+        draw < config.mask_token_fraction + config.random_token_fraction, random_ids, tokens[places]
+    )
+    shown[places] = np.where(draw < config.mask_token_fraction, vocab.mask, replaced)
     return shown
 
 

@@ -1,11 +1,11 @@
 """Rows of two texts, cls A sep B sep, of which the model says whether B is what follows A.
 
 google-research/bert create_pretraining_data.py and google-research/albert's of the same name: a chunk of one
-document fills the row (with probability `short_rate` only a random part of it, down to 2 tokens), A is a
-random number of its sentences, at least one and not all. Half of the time B is the rest, label 0; else
-label 1: text of another document for BERT (nsp), for ALBERT (sop) A and B in the wrong order. A chunk of one
-sentence always gets text of another document, label 1, in both. Where A and B are too long, the longer one
-loses a token from a random end until they fit.
+document fills the row (with probability `short_sequence_fraction` only a random part of it, down to 2
+tokens), A is a random number of its sentences, at least one and not all. Half of the time B is the rest,
+label 0; else label 1: text of another document for BERT (nsp), for ALBERT (sop) A and B in the wrong order. A
+chunk of one sentence always gets text of another document, label 1, in both. Where A and B are too long, the
+longer one loses a token from a random end until they fit.
 
 What those scripts write to disk here is cut from the text by index: chunks are neighbouring windows of a
 document, which may begin or end inside a sentence, and the rest of a chunk whose B came from elsewhere is
@@ -35,13 +35,15 @@ from tlx.objectives.shared.masking import Masking, chosen_positions, hide, num_p
 class Pairing(Masking):
     """What is masked, and how often a row is cut short."""
 
-    short_rate: float = 0.1
+    short_sequence_fraction: float = 0.1
 
     def validate(self) -> None:
         """Raises ConfigError as Masking does, and for a rate outside [0, 1]."""
         super().validate()
-        if not 0 <= self.short_rate <= 1:
-            raise ConfigError(f"objective.short_rate = {self.short_rate} must lie in 0..1")
+        if not 0 <= self.short_sequence_fraction <= 1:
+            raise ConfigError(
+                f"objective.short_sequence_fraction = {self.short_sequence_fraction} must lie in 0..1"
+            )
 
 
 def pair_reads(spec: ObjectiveSpec) -> WindowSpec:
@@ -84,7 +86,7 @@ def two_texts(
     room, chunk, other = spec.length - 3, _text(window, spec), _text(window.second, spec)
     if len(chunk) == 0:
         return chunk, chunk, 0
-    target = int(rng.integers(2, room + 1)) if rng.random() < spec.config.short_rate else room
+    target = int(rng.integers(2, room + 1)) if rng.random() < spec.config.short_sequence_fraction else room
     ends = _up_to(sentence_ends(chunk, spec), target)
     alone = len(ends) == 1
     cut = int(ends[0 if alone else rng.integers(len(ends) - 1)])

@@ -28,7 +28,7 @@ def label_set(record: Record, column: str, separator: str | None) -> list[str]:
         if isinstance(value, list | dict) or value is None:
             raise DataError(
                 f"{record.where}: {column!r} is {type(value).__name__}, expected one label "
-                "(objective.multi = True for several)"
+                "(objective.multi_label = True for several)"
             )
         return [str(value).strip()]
     values = value if isinstance(value, list) else str(value).split(separator)
