@@ -26,8 +26,8 @@ from tlx.base.term import Term, Terms
 from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
 from tlx.models.heads import DetectionHead, MaskedHead
-from tlx.models.tower import TransformerStack
 from tlx.models.transformer import Transformer, token_table
+from tlx.models.transformer_stack import StackInputs, TransformerStack
 from tlx.nn import embed
 from tlx.nn.dropout import fold
 from tlx.nn.embed import Unembedding
@@ -126,9 +126,8 @@ class Generator(nn.Module):
 
     def __call__(self, x_BTE: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
         """Return the hidden states [B, T, D] of embedded tokens [B, T, E]."""
-        return self.tower(
-            x_BTE, batch["positions"], batch["segments"], types_BT=batch.get("types"), keys_B=keys
-        )[0]
+        inputs = StackInputs(batch["positions"], batch["segments"], types_BT=batch.get("types"))
+        return self.tower(x_BTE, inputs, keys_B=keys).hidden
 
 
 class RTDHeads(nn.Module):

@@ -1,4 +1,4 @@
-"""What a config says before anything is compiled: the module, the spec of examples, the shapes of a batch."""
+"""What follows from a config before anything is compiled: the module, the example spec, shapes of a batch."""
 
 import dataclasses
 from typing import Any
@@ -6,15 +6,13 @@ from typing import Any
 import jax
 
 from tlx.base.errors import ConfigError
-from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run.config import RunConfig, get_objective
-from tlx.tasks.shared.base import TaskSpec
 from tlx.text import Tokenizer, make_tokenizer
 from tlx.text.vocabulary import Vocabulary
 
 
 def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
-    """The objective's module, its model as large as the vocabulary."""
+    """Return the objective's module, its model as large as the vocabulary; ConfigError where it cannot be."""
     size = config.model.vocab_size or vocab.size
     if size < vocab.size - vocab.added:
         raise ConfigError(
@@ -31,22 +29,29 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
 
 
 def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Any:
-    """What the run's examples depend on, with this tokenizer: an ObjectiveSpec; a TaskSpec for tasks."""
+    """Return what the run's examples depend on besides text and randomness: an ObjectiveSpec,
+    or a task's TaskSpec."""
     data = config.data
     return get_objective(config).make_spec(
         config.objective, config.model, data.sequence_length, data.languages, tokenizer
     )
 
 
-def abstract_batch(config: RunConfig, spec: ObjectiveSpec | TaskSpec) -> dict[str, jax.ShapeDtypeStruct]:
-    """Names, shapes and dtypes of a global batch, from one example of made-up text, or of none."""
+def abstract_batch(config: RunConfig, spec: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the abstract global batch [train.batch_size, ...] by name.
+
+    Shapes and dtypes are those of one example of made-up text, or of a task's empty item.
+    """
     example = get_objective(config).abstract_example(spec)
     rows = config.train.batch_size
     return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
 
 
 def spec_before_tokenizer(config: RunConfig) -> Any:
-    """The spec as far as it is known before a vocabulary is trained: all that shapes depend on."""
+    """Return the spec as far as it is known before a vocabulary is trained: all that shapes depend on.
+
+    A vocabulary that is yet to be trained counts with its configured size; the trained one may be smaller.
+    """
     if config.tokenizer.path is None and config.tokenizer.kind == "sentencepiece":
         vocab = Vocabulary(config.tokenizer.vocab_size)
     else:

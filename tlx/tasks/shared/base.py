@@ -306,7 +306,7 @@ class Task(Objective):
         return self.example(np.random.default_rng(0), self.empty_item(spec), spec)
 
 
-def is_task(objective: Objective) -> TypeGuard[Task]:
+def is_supervised(objective: Objective) -> TypeGuard[Task]:
     """Return whether an objective is a task, for code that goes on with its records and labels."""
     return objective.supervised
 
