@@ -133,7 +133,7 @@ def open_hub_checkpoint(
     objective = _OBJECTIVES_OF_FAMILIES.get(checkpoint.family.name, _OBJECTIVES[model.kind])
     values = base_config(objective).to_dict()
     values["model"] = to_dict(model) | ({} if dtype is None else {"dtype": dtype})
-    longest = model.position.max_length if model.position.kind == "learned" else 512
+    longest = model.position.max_positions or 512
     values["data"]["sequence_length"] = min(512, longest)
     values["tokenizer"]["kind"] = "bytes"  # until it is saved: then tokenizer.path says which
     return HubCheckpoint(checkpoint, resolve(values), tokenizer)

@@ -21,7 +21,7 @@ from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer, Vocabulary
 from tlx.trainer.base_model import load_base
-from tlx.trainer.task_config import completed
+from tlx.trainer.task_config import complete_task_config
 
 _MEASURED = 1000  # examples behind the rates
 
@@ -61,7 +61,7 @@ def _show_records(options: argparse.Namespace) -> None:
     """A task's rows, for the base's shape and with its tokenizer where one is given."""
     if options.action == "prepare":
         raise ConfigError(f"{options.config.objective.name} reads records: there is no cache to prepare")
-    config = completed(options.config.to_dict(), options.base and load_base(options.base))
+    config = complete_task_config(options.config.to_dict(), options.base and load_base(options.base))
     first = options.batch * config.train.batch_size
     data_records.show(config, build_tokenizer(config), options.split, first, options.examples, options.places)
 
