@@ -242,8 +242,8 @@ class RTDModule(ObjectiveModule):
             x_BTE = jax.lax.stop_gradient(self.lm.embedding(tokens))
             x_BTE = x_BTE + jnp.take(self.heads.difference, tokens, axis=0).astype(x_BTE.dtype)
             self.lm.unembedding()
-            places = batch["positions"], batch["segments"]
-            hidden_BTD, *_ = self.lm.encoder(x_BTE, *places, types_BT=batch.get("types"), keys_B=keys)
+            inputs = StackInputs(batch["positions"], batch["segments"], types_BT=batch.get("types"))
+            hidden_BTD = self.lm.encoder(x_BTE, inputs, keys_B=keys).hidden
         else:
             hidden_BTD = self.lm({**batch, "tokens": tokens}, keys=keys)
         if self.config.head == "deberta":

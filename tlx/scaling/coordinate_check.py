@@ -10,7 +10,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -190,7 +190,7 @@ def _look(cfg: ModelConfig, params: Any, batch: dict[str, jax.Array]) -> dict[st
         own = jax.tree.map(lambda leaf, i=i: leaf if cfg.share_layers else leaf[i], tower["blocks"])
         layer = block.layer(i % block.period)
         mask = Mask(segments, segments, 0, layer.causal, layer.attention.window)
-        inputs = BlockInputs(mask, bias=bias, positions_BT=positions)
+        inputs = BlockInputs(mask, bias=cast(Any, bias), positions_BT=positions)
         x = Block(layer).apply({"params": own}, x, inputs)[0]
         found[f"layer {i + 1}"] = x
     hidden = Transformer(cfg).apply({"params": params}, batch)
