@@ -328,7 +328,7 @@ class Attention(nn.Module):
             return "xla"
         has_visible = mask.visible is not None or mask.prefix is not None
         if isinstance(bias, RelativeTerms):
-            # Rows in reverse have distances of their own; a prefix pads the bias, factors have no padding.
+            # Reversed rows have distances of their own; a prefix pads the bias, and factors have no padding.
             per_row_bias = bias.keys_RNH.ndim == 4 or bool(self.cfg.adapters.prefix_length)
         else:
             # T5's bias is the same for all rows; terms computed from queries are not.
