@@ -46,7 +46,7 @@ def entity_scores(
 
 
 def entity_counts(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> np.ndarray:
-    """Count the correct, predicted and true entities of each sequence, int64[N, 3], as conlleval reads tags."""
+    """Count each sequence's correct, predicted and true entities, int64[N, 3], as conlleval reads tags."""
     labeling = library("seqeval.metrics.sequence_labeling", "seqeval", "entity F1")
     rows = []
     for predicted_tags, true_tags in zip(predicted, true, strict=True):
