@@ -144,7 +144,7 @@ class _WordTokenizer:
 
 
 def _columns(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
-    """Return a list for each first, second ... reference, as sacreBLEU takes them; None where there is none."""
+    """Return a list for each first, second ... reference, as sacreBLEU takes them; None where one lacks."""
     count = max(map(len, references))
     columns = []
     for i in range(count):

@@ -1,4 +1,4 @@
-"""Confidence intervals of scores and of their differences: the bootstrap over examples (Efron 1979; Koehn 2004).
+"""Confidence intervals of scores and differences: the bootstrap over examples (Efron 1979; Koehn 2004).
 
 Over runs that differ in their seed it is Student's t.
 """

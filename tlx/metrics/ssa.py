@@ -17,7 +17,7 @@ class SSA(NamedTuple):
 
 
 def ssa(sensible: np.ndarray, specific: np.ndarray) -> SSA:
-    """Compute sensibleness and specificity from labels [answers, raters] of 0 and 1, or [answers] of one rater.
+    """Compute sensibleness and specificity from labels of 0 and 1, [answers, raters].
 
     The majority of an answer's raters decides. An answer that is not sensible is not specific, whatever its
     raters say. Raises ValueError where the two have different numbers of answers.
