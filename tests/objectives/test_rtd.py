@@ -13,13 +13,13 @@ from tests.objectives.small import ENCODER, VOCAB, batch_of, small, spec_of, tex
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.errors import ConfigError
-from tlx.cli.finetune import load_base
 from tlx.models.transformer import Transformer
 from tlx.nn.embed import Unembedding
 from tlx.objectives import rtd
 from tlx.objectives.rtd import RTD
 from tlx.objectives.shared.base import Predictions
 from tlx.run import RunConfig
+from tlx.trainer.base_model import load_base
 
 DRAWS = 20_000
 

@@ -386,8 +386,7 @@ class LoadedModel:
     @property
     def max_length(self) -> int | None:
         """Tokens of the longest text that there are positions for; None: no limit."""
-        position = self.config.model.position
-        return position.max_length if position.kind == "learned" else None
+        return self.config.model.position.max_positions
 
     @functools.cached_property
     def _fills_gaps(self) -> bool:

@@ -27,8 +27,8 @@ from tlx.base.term import Term, Terms
 from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
 from tlx.models.heads import DetectionHead, MaskedHead
-from tlx.models.tower import TransformerStack
 from tlx.models.transformer import Transformer, token_table
+from tlx.models.transformer_stack import StackInputs, TransformerStack
 from tlx.nn import embed
 from tlx.nn.dropout import fold
 from tlx.nn.embed import Unembedding
@@ -151,9 +151,8 @@ class Generator(nn.Module):
             self.embedding = token_table(self.cfg)
 
     def __call__(self, x_BTE: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
-        return self.tower(
-            x_BTE, batch["positions"], batch["segments"], types_BT=batch.get("types"), keys_B=keys
-        )[0]
+        inputs = StackInputs(batch["positions"], batch["segments"], types_BT=batch.get("types"))
+        return self.tower(x_BTE, inputs, keys_B=keys).hidden
 
 
 class RTDHeads(nn.Module):

@@ -16,7 +16,7 @@ from tlx.parallel import MeshConfig
 from tlx.plan.target import Target
 from tlx.run import RunConfig
 from tlx.run.checks import check_devices
-from tlx.run.program import Program, program
+from tlx.run.program import Program, build_program
 from tlx.run.spec import spec_before_tokenizer
 from tlx.training.step import merge_params
 from tlx.training.step_flops import summed_loss, training_flops
@@ -55,7 +55,7 @@ def abstract_program(config: RunConfig, target: Target, traced: bool = True) -> 
     if traced:
         check_devices(config, target.num_devices)
     mesh = parallel.abstract_mesh(config.mesh, target.num_devices)
-    return program(config, spec_before_tokenizer(config), mesh)
+    return build_program(config, spec_before_tokenizer(config), mesh)
 
 
 def device_bytes(tree: Any) -> int:
@@ -96,7 +96,7 @@ def step_flops(config: RunConfig) -> StepFlops:
 @functools.lru_cache(maxsize=64)
 def _work(config: RunConfig) -> StepFlops:
     with compile_for("cpu"):
-        made = program(config, spec_before_tokenizer(config), parallel.abstract_mesh(config.mesh, 1))
+        made = build_program(config, spec_before_tokenizer(config), parallel.abstract_mesh(config.mesh, 1))
         keys = jax.random.split(jax.random.key(0), config.train.batch_size)
         loss = functools.partial(_loss, made, keys=keys)
         computed = matmul_flops(jax.grad(loss), made.state.params, made.state.frozen, made.batch)
@@ -130,7 +130,7 @@ def residual_bytes(config: RunConfig, made: Program) -> int:
 @functools.lru_cache(maxsize=64)
 def _residuals(config: RunConfig, _: str) -> list[jax.ShapeDtypeStruct]:
     """What a microbatch' forward pass keeps, whole; the same on every mesh, for the platform in use."""
-    made = program(config, spec_before_tokenizer(config), parallel.abstract_mesh(config.mesh, 1))
+    made = build_program(config, spec_before_tokenizer(config), parallel.abstract_mesh(config.mesh, 1))
     rows = config.train.batch_size // config.train.microbatches
     batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), made.batch)
     pullback = jax.eval_shape(

@@ -19,7 +19,7 @@ from tlx.base.platform import compile_for
 from tlx.plan.compiled import read
 from tlx.plan.target import Target, parse_target
 from tlx.run.checks import resolve
-from tlx.run.program import program
+from tlx.run.program import build_program
 from tlx.run.spec import spec_before_tokenizer
 
 # How the compilers say that a program is too large: TPU, GPU.
@@ -52,7 +52,7 @@ def compile_step(request: dict[str, Any]) -> Any:
             f"--target={target.text!r}: its compiler shows {len(devices)} devices, not {target.num_devices}"
         )
     with compile_for(target.platform, devices[0].device_kind):
-        made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh, devices))
+        made = build_program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh, devices))
         with made.use():
             compiled = made.step.lower(made.state, made.batch).compile()
     if request.get("keep"):
