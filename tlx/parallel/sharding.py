@@ -8,7 +8,7 @@ stand for is decided outside, by the rules in `with use(mesh, rules):`.
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -49,8 +49,11 @@ class Logical(flax.struct.PyTreeNode, meta.AxisMetadata):
         return self.replace(names=self.names[:index] + self.names[index + 1 :])
 
 
-def logical(init: Callable[..., jax.Array], names: Sequence[str | None]) -> Callable[..., Logical]:
-    """The initializer `init`, its result boxed with one logical name per dim."""
+def logical(init: Callable[..., jax.Array], names: Sequence[str | None]) -> Callable[..., jax.Array]:
+    """The initializer `init`, its result boxed (Logical) with one logical name per dim.
+
+    Typed as an initializer of arrays: Module.param takes the box off.
+    """
 
     def boxed(*args: Any, **kwargs: Any) -> Logical:
         value = init(*args, **kwargs)
@@ -58,7 +61,7 @@ def logical(init: Callable[..., jax.Array], names: Sequence[str | None]) -> Call
             raise ValueError(f"{len(names)} logical names {tuple(names)} for shape {value.shape}")
         return Logical(value, tuple(names))
 
-    return boxed
+    return cast(Callable[..., jax.Array], boxed)
 
 
 def unbox(boxed: Any) -> Any:
