@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from tlx.base.errors import ConfigError, one_of
+from tlx.base.errors import ConfigError
 from tlx.data.readers import RecordsConfig
 
 
@@ -96,8 +96,6 @@ class DataConfig(SourceConfig):
 
     def validate(self) -> None:
         """Raises ConfigError naming the field, its value and what is legal."""
-        if self.packing not in ("concat", "best_fit"):
-            raise ConfigError(one_of("data.packing", self.packing, ("concat", "best_fit")))
         if self.sequence_length < 2:
             raise ConfigError(f"data.sequence_length = {self.sequence_length} must be 2 or more")
         if not 0 <= self.mixture_power <= 1:
