@@ -162,7 +162,7 @@ def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batc
     if not is_supervised(objective):
         if split == "test":
             raise ConfigError(f"objective {config.objective.name!r} has no split 'test'")
-        return open_text(config, tokenizer, split, batch_size)
+        return open_pipeline(config, tokenizer, split, batch_size)
     return build_records(
         config.data,
         tokenizer,
@@ -174,7 +174,7 @@ def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batc
     )
 
 
-def open_text(config: RunConfig, tokenizer: Tokenizer, split: Split, batch_size: int = 0) -> Pipeline:
+def open_pipeline(config: RunConfig, tokenizer: Tokenizer, split: Split, batch_size: int = 0) -> Pipeline:
     """Open the batches of an objective's text, as `open_split` does.
 
     Args:

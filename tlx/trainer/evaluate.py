@@ -17,7 +17,7 @@ from tlx.data.sources import TABLE as SOURCES
 from tlx.evaluation import likelihood
 from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_interval
 from tlx.evaluation.few_shot import FewShotConfig, FewShotData, evaluate_few_shot
-from tlx.run.assemble import open_split, open_text
+from tlx.run.assemble import open_pipeline, open_split
 from tlx.run.spec import spec_of
 from tlx.trainer.config_input import ConfigLike, read_config
 from tlx.trainer.outcome import write_predictions
@@ -199,7 +199,7 @@ def open_text(model: LoadedModel, request: EvaluationRequest) -> Pipeline:
     batch_size = request.batch_size or config.train.batch_size
     if batch_size < 1:
         raise ConfigError(f"--batch_size = {batch_size} must be at least 1")
-    return open_text(dataclasses.replace(config, data=data), model.tokenizer, split, batch_size)
+    return open_pipeline(dataclasses.replace(config, data=data), model.tokenizer, split, batch_size)
 
 
 def select_data(data: DataConfig, name: str | None, column: str) -> DataConfig:
