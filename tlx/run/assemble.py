@@ -110,6 +110,7 @@ def assemble(
         return base(abstract.frozen)
 
     def init() -> State:
+        # Read first: the initial values of a student are taken from its teacher's.
         frozen_params = frozen()
         state = initialise(frozen_params, np.uint32(config.seed))._replace(frozen=frozen_params)
         return state if base is None else state._replace(params=base(state.params))
