@@ -1,4 +1,4 @@
-"""The start of a run's processes: who coordinates, how many there are, and which one this is."""
+"""Start of the processes of a run: coordinator, number of processes, and index of this one."""
 
 import os
 import sys
@@ -11,21 +11,25 @@ import jax
 from tlx.base.errors import ConfigError
 from tlx.parallel.rendezvous import meet, split_address
 
-# A dead process is noticed after this many seconds, and ends the others.
+# A dead process is noticed after so many seconds, and ends the others.
 HEARTBEAT_SECONDS = 30
 # At the end process 0 may draw samples and figures while the others wait for it.
 SHUTDOWN_SECONDS = 1800
-# A process that leaves with an error: process 0 holds the connections, so it lets the others speak first.
+# Process 0 holds the connections, so when it leaves with an error it lets the others report first.
 _LAST_WORD_SECONDS = 2.0
 
 
 class ProcessSettings(NamedTuple):
-    """coordinator "host:port" of process 0, or "auto": JAX finds all out; local_device: None = all here."""
+    """How this process joins the run."""
 
     coordinator: str | None = None
+    """"host:port" of process 0; "auto": JAX finds out; None: there is one process."""
     num_processes: int = 1
+    """Number of processes of the run."""
     process_id: int = 0
+    """Index of this process."""
     local_device: int | None = None
+    """Index of the only device of this host that the process uses; None: all of them."""
 
 
 def start_process(
@@ -35,13 +39,24 @@ def start_process(
     *,
     timeout: float | None = None,
 ) -> ProcessSettings:
-    """Joins this process with the others of the run; nothing to do for one process.
+    """Join this process to the others of the run; does nothing for a single process.
 
-    Arguments left out come from TLX_COORDINATOR (host:port, or "auto"), TLX_NUM_PROCESSES and
-    TLX_PROCESS_ID, else from SLURM's variables under srun, else from those of a TPU with several hosts.
-    Call before anything touches a device. Raises ConfigError (incomplete or contradictory settings, two
-    processes of one id) and MissingProcess (after `timeout` seconds, else TLX_START_SECONDS, else 300), each
-    naming the processes.
+    Must be called before anything touches a device. Arguments that are None come from TLX_COORDINATOR,
+    TLX_NUM_PROCESSES and TLX_PROCESS_ID, else from SLURM's variables under srun, else from those of a TPU with
+    several hosts.
+
+    Args:
+        coordinator: "host:port" of process 0, or "auto" where JAX finds out.
+        num_processes: Number of processes.
+        process_id: Index of this process.
+        timeout: Seconds to wait for the others; None: TLX_START_SECONDS, else 300.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: Settings are incomplete or contradict each other, or two processes have one id.
+        MissingProcess: Not all processes have come in time; the message names them.
     """
     timeout = timeout or _number(os.environ, "TLX_START_SECONDS", None) or 300
     settings = process_settings(os.environ, coordinator, num_processes, process_id)
