@@ -6,8 +6,9 @@ import pytest
 
 from tests.cli.tiny import ROOT
 from tlx.run.checks import resolve
-from tlx.scaling import fit, load_runs
-from tlx.scaling.planning import plan, step_flops
+from tlx.scaling import fit, load_runs, predict_loss
+from tlx.scaling.costs import step_flops
+from tlx.scaling.planning import plan
 
 FOLDER = ROOT / "configs/scaling"
 
@@ -44,7 +45,7 @@ def test_the_recorded_ladder_is_identified_and_forecasts_the_run_that_was_made()
     """configs/scaling/README.md: 4 times the compute, measured 1.2455."""
     found = fit(load_runs(FOLDER / "quickstart.jsonl"), boot=200)
     assert found.status == "ok" and 0.4 < found.exponents[0] < 0.7
-    guess = found.predict(N=214_776, D=2_967_552)
+    guess = predict_loss(found, N=214_776, D=2_967_552)
     assert guess.low < 1.2455 < guess.high and abs(guess.loss / 1.2455 - 1) < 0.02
 
 

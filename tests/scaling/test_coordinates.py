@@ -14,8 +14,8 @@ from tlx.base.errors import ConfigError
 from tlx.models import parametrization
 from tlx.optim import make_optimizer
 from tlx.run.spec import make_module, spec_before_tokenizer
-from tlx.scaling import coordinate_check as coordinate_check_module
-from tlx.scaling.coordinate_check import STEADY, Coordinates, coordinate_check
+from tlx.scaling import coordinate_checks
+from tlx.scaling.coordinate_checks import STEADY, Coordinates, coordinate_check
 from tlx.scaling.ladder import LadderConfig
 from tlx.training.state import boxed_params, init_state
 from tlx.training.step import make_step
@@ -45,7 +45,7 @@ def test_the_check_is_a_verb_with_a_plot(tmp_path, monkeypatch, capsys):
         growth = np.array([[1.0], [4.0 if name == "standard" else 1.1]])
         return Coordinates(name, (32, 128), {"logits": growth}, {"logits": growth})
 
-    monkeypatch.setattr(coordinate_check_module, "coordinate_check", known)
+    monkeypatch.setattr(coordinate_checks, "coordinate_check", known)
     words = [f"--config={ROOT / 'configs/scaling/quickstart.py'}:tiny", f"--folder={tmp_path}"]
     assert cli.main(["scale", "hparams", "--coordinate-check", *words]) == 0
     said = capsys.readouterr().out
@@ -82,9 +82,9 @@ def final_loss(name, width):
     values["optimizer"]["weight_decay"] = 0.0
     base = {"name": name, "base_width": 32, "base_layers": 2}
     values["model"] |= {"parametrization": base}
-    cfg = coordinate_check._sized(ladder, values, width)
+    cfg = coordinate_checks._sized(ladder, values, width)
     spec = spec_before_tokenizer(cfg)
-    module, batch = make_module(cfg, spec.vocab), coordinate_check._batch(cfg, spec)
+    module, batch = make_module(cfg, spec.vocab), coordinate_checks._batch(cfg, spec)
     abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
     boxed = boxed_params(module, abstract)
     factors = parametrization.lr_multipliers(module.model, cfg.optimizer, boxed)

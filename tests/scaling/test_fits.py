@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tlx.base.errors import ConfigError, DataError
-from tlx.scaling import fit, isoflop
-from tlx.scaling.laws import LAWS, Problem, get_law
+from tlx.scaling import by_convention, by_delta, fit, isoflop, predict_loss
+from tlx.scaling.evaluation import Problem
+from tlx.scaling.laws import LAWS, get_law
 from tlx.scaling.runs import load_runs
 from tlx.scaling.simulation import BESIROGLU, draw, grid
 
@@ -59,7 +60,7 @@ def test_constants_of_an_exact_surface(name):
 
 
 def test_the_loss_is_named_and_a_wrong_one_refused():
-    assert fit(sample("chinchilla"), loss="lad", boot=0, starts=40).loss == "lad"
+    assert fit(sample("chinchilla"), loss="lad", boot=0, starts=40).settings.loss == "lad"
     with pytest.raises(ConfigError, match="loss = 'hubert' is not one of"):
         fit(sample("chinchilla"), loss="hubert")
     with pytest.raises(ConfigError, match="did you mean 'chinchilla'"):
@@ -146,10 +147,10 @@ def test_conventions_and_deltas_are_compared():
     runs["N_nonembed"] = runs["N"] * (1 - 1 / (1 + (runs["N"] / 3e8) ** 0.67))
     runs["flops_exact"] = runs["flops"] * 1.1
     found = fit(runs, boot=0, starts=40)
-    exponents = found.by_convention()
+    exponents = by_convention(found)
     assert exponents["kaplan"] > exponents["6nd"] + 0.02  # without embeddings the exponent comes out high
     assert exponents["exact"] == pytest.approx(exponents["6nd"], abs=1e-6)
-    deltas = found.by_delta()
+    deltas = by_delta(found)
     assert set(deltas) == {"huber:1e-4", "huber:1e-3", "huber:1e-2", "l2"}
     assert all(abs(a - found.exponents[0]) < 0.02 for a in deltas.values())
 
@@ -161,10 +162,19 @@ def test_flops_may_grow_faster_than_parameters():
     found = fit(draw(runs), boot=0, starts=40)
     best = found.optimal(1e22)
     n = best.N * np.geomspace(0.5, 2, 2001)
-    loss = [found.predict(N=x, D=1e22 / (3 * x**1.05)).loss for x in n[::100]]
+    loss = [predict_loss(found, N=x, D=1e22 / (3 * x**1.05)).loss for x in n[::100]]
     assert abs(n[::100][np.argmin(loss)] / best.N - 1) < 0.08
     one, two = found.optimal(1e22), found.optimal(1e24)
     assert np.log(two.N / one.N) / np.log(100) == pytest.approx(found.exponents[0], abs=1e-9)
+
+
+def test_the_optimum_under_repetition_is_that_of_fresh_text():
+    optima = [fit(sample(law), law, boot=0, starts=100).optimal(1e21) for law in ("repeat", "chinchilla")]
+    for optimum, law in zip(optima, ("repeat", "chinchilla"), strict=True):
+        constants = EXAMPLES[law]
+        loss = constants["E"] + constants["A"] * optimum.N ** -constants["alpha"]
+        loss += constants["B"] * optimum.D ** -constants["beta"]
+        assert optimum.loss == pytest.approx(loss, rel=1e-6)
 
 
 def test_tables_in_many_forms(tmp_path):

@@ -4,8 +4,19 @@ import numpy as np
 import pytest
 
 from tlx.base.errors import ConfigError, DataError
-from tlx.scaling import compare, critical_batch, downstream, fit, hparams, noise_scale, predict, suggest
-from tlx.scaling.forecast import chinchilla_answer, kaplan_answer
+from tlx.scaling import (
+    backtest,
+    compare,
+    critical_batch,
+    downstream,
+    fit,
+    hparams,
+    noise_scale,
+    predict,
+    predict_loss,
+    suggest,
+)
+from tlx.scaling.forecast import accelerator_hours, chinchilla_answer, kaplan_answer
 from tlx.scaling.simulation import BESIROGLU, draw, grid
 
 BUDGETS = np.geomspace(1e18, 1e21, 6)
@@ -26,7 +37,7 @@ def bent(runs, seed=0, noise=0.001):
 
 
 def test_a_law_that_holds_backtests_well(found):
-    result = found.backtest()
+    result = backtest(found)
     assert result.folds == 4 and result.warning == "" and result.rate < 0.002
     assert max(octave.error for octave in result.table) < 0.01
     assert np.average([o.coverage for o in result.table], weights=[o.runs for o in result.table]) > 0.85
@@ -40,10 +51,10 @@ def test_a_planted_change_of_slope_is_seen_and_covered():
         runs, _ = bent(grid(BUDGETS, 7), seed)
         surface = fit(runs, boot=100, starts=30, seed=seed)
         _, (truth,) = bent(far)
-        guess = surface.predict(N=far["N"][0], D=far["D"][0])
+        guess = predict_loss(surface, N=far["N"][0], D=far["D"][0])
         plain += guess.low * np.exp(guess.drift) <= truth <= guess.high * np.exp(-guess.drift)
         widened += guess.low <= truth <= guess.high
-        warned += "too high" in surface.backtest().warning
+        warned += "too high" in backtest(surface).warning
     assert plain < widened == 4 and warned >= 3
 
 
@@ -54,27 +65,29 @@ def test_of_many_bent_ladders_nearly_all_are_seen_and_covered_and_of_straight_on
     _, (truth,) = bent(far)
     for seed in range(1000, 1024):
         surface = fit(bent(grid(BUDGETS, 7), seed)[0], boot=100, starts=30, seed=seed)
-        guess = surface.predict(N=far["N"][0], D=far["D"][0])
+        guess = predict_loss(surface, N=far["N"][0], D=far["D"][0])
         plain += guess.low * np.exp(guess.drift) <= truth <= guess.high * np.exp(-guess.drift)
         widened += guess.low <= truth <= guess.high
-        warned += "too high" in surface.backtest().warning
+        warned += "too high" in backtest(surface).warning
         straight = fit(draw(grid(BUDGETS, 7), noise=0.001, seed=seed), boot=100, starts=30, seed=seed)
-        falsely += straight.backtest().warning != ""
+        falsely += backtest(straight).warning != ""
     assert plain <= 12 and widened >= 22 and warned >= 22 and falsely <= 2
 
 
 def test_predict_names_the_run_to_make(found):
-    answer = predict(found, 1e23, accelerator_flops=4e14)
+    answer = predict(found, 1e23)
     best = found.optimal(1e23)
     assert answer["N"] == pytest.approx(best.N, rel=0.002)
     assert answer["interval"][0] < answer["loss"] < answer["interval"][1]
     low, high = answer["flat"]["0.5%"]
     inner = answer["flat"]["0.1%"]
     assert low < inner[0] < answer["N"] < inner[1] < high
-    assert answer["accelerator_hours"] == pytest.approx(1e23 / 4e14 / 3600, rel=1e-6)
+    assert accelerator_hours(found, answer["N"], answer["D"], 4e14) == pytest.approx(
+        1e23 / 4e14 / 3600, rel=1e-6
+    )
     assert answer["octaves_beyond"] == pytest.approx(np.log2(100)) and answer["drift"] >= 0
     fixed = predict(found, N=1e9, D=1e11)
-    assert fixed["loss"] == pytest.approx(found.predict(N=1e9, D=1e11).loss)
+    assert fixed["loss"] == pytest.approx(predict_loss(found, N=1e9, D=1e11).loss)
 
 
 def test_little_data_and_much_use_move_the_optimum(found):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.scaling.published import table
-from tlx.scaling import downstream, fit, isoflop, load_runs
-from tlx.scaling.laws import get_law, predict_log
+from tlx.scaling import downstream, fit, influence, isoflop, load_runs
+from tlx.scaling.evaluation import predict_log
+from tlx.scaling.laws import get_law
 from tlx.scaling.runs import rows_of
 
 # Gadre et al. 2024, table 2: the runs that fit the laws, and the 17 tasks that small models do above chance.
@@ -62,7 +63,7 @@ def test_five_outliers_move_tokens_per_parameter():
     assert found.params["beta"] == pytest.approx(0.453, abs=0.001)
     best = found.optimal(5.76e23)
     assert best.D / best.N == pytest.approx(7, abs=0.5)
-    (name, change), *_ = found.influence(1)
+    (name, change), *_ = influence(found, 1)
     assert "loss 5.01" in name and abs(change) > 0.015  # the worst of the five stands out
 
 

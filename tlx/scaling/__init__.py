@@ -1,6 +1,8 @@
-"""Scaling laws: plan a ladder of runs, fit it, say how sure the fit is, and forecast the big run.
+"""Scaling laws: plan a ladder of runs, train it, fit a law, measure its uncertainty, forecast the big run.
 
-The verbs of `tlx scale` as functions; importing this imports no JAX.
+The functions behind the verbs of `tlx scale`; importing this imports no JAX. No module has the name of a
+function here: once it is imported, a submodule would take the function's place as an attribute of the
+package.
 """
 
 import importlib
@@ -8,23 +10,27 @@ from typing import Any
 
 _EXPORTS = {
     "Fit": "fits",
-    "fit": "fits",
-    "load_runs": "runs",
-    "backtest": "rolling",
-    "predict": "forecast",
-    "suggest": "design",
-    "compare": "comparison",
-    "hparams": "tuning",
-    "critical_batch": "tuning",
-    "noise_scale": "tuning",
-    "downstream": "metrics",
-    "plan": "planning",
-    "run": "running",
-    "status": "running",
-    "coordinate_check": "coordinates",
-    "report": "reporting",
     "LadderConfig": "ladder",
     "Ledger": "ledger",
+    "backtest": "backtesting",
+    "by_convention": "sensitivity",
+    "by_delta": "sensitivity",
+    "compare": "comparison",
+    "coordinate_check": "coordinate_checks",
+    "critical_batch": "hyperparameters",
+    "downstream": "downstream_metrics",
+    "fit": "fits",
+    "hparams": "hyperparameters",
+    "influence": "sensitivity",
+    "load_runs": "runs",
+    "noise_scale": "hyperparameters",
+    "plan": "planning",
+    "predict": "forecast",
+    "predict_loss": "prediction",
+    "report": "reporting",
+    "run": "running",
+    "status": "running",
+    "suggest": "suggestions",
 }
 
 __all__ = sorted(_EXPORTS)

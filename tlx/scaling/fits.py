@@ -1,249 +1,255 @@
-"""fit: a table of runs to a law's constants, how sure they are, and whether the data determine them."""
+"""fit: from a table of runs to the constants of a law, their intervals, and whether the data determine them.
+
+Functions of a Fit stand in modules of their own: prediction.py, backtesting.py, sensitivity.py, forecast.py,
+suggestions.py, comparison.py, reporting.py.
+"""
 
 import dataclasses
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tlx.base.errors import ConfigError, DataError
-from tlx.scaling import isoflop, sensitivity
-from tlx.scaling.laws import LAWS, Law, Problem, get_law, predict_log
-from tlx.scaling.runs import RunTable, clusters, load_runs, with_convention
-from tlx.scaling.solver import Loss, curvature, parse_loss, polish, solve
-
-# Below this smallest eigenvalue of the gradients' correlations two constants cannot be told apart.
-_FLAT = 1e-9
-
-# Share of bootstrap draws without an E from which it counts as undetermined; that of an exponent or of a
-# number of repeats is where its 95% interval has no end.
-_NO_FLOOR, _NO_END = 0.25, 0.025
-
-# So wide an interval (its end over its beginning) says nothing of an exponent or a number of repeats.
-_WIDE = 25.0
+from tlx.scaling import identification, isoflop
+from tlx.scaling.evaluation import Problem, predict_log
+from tlx.scaling.laws import LAWS, Law, get_law
+from tlx.scaling.runs import RunTable, clusters, load_runs, rows_of, with_convention
+from tlx.scaling.solver import parse_loss, polish, solve
 
 # Draws that are made in any case for a law whose constants are hard to tell apart.
-_LEAST_DRAWS = 100
+_MIN_DRAWS = 100
 
 
 class Optimum(NamedTuple):
-    """The best way to spend a budget. loss is NaN where a fit has no loss surface (approaches 1 and 2)."""
+    """The compute-optimal way to spend a budget."""
 
     flops: float
+    """The budget in training FLOPs."""
+
     N: float
+    """Parameters."""
+
     D: float
-    loss: float
-
-
-class LossPrediction(NamedTuple):
-    """A loss and its interval. drift: share by which each side was widened for what backtests missed."""
+    """Training tokens."""
 
     loss: float
-    low: float
-    high: float
-    octaves: float  # of compute beyond the largest run
-    drift: float
+    """Loss there; NaN where a fit has no loss surface (approaches 1 and 2)."""
 
 
-@dataclasses.dataclass
-class Fit:
-    """What `fit` found. Numbers are there only where `status` is "ok"."""
+@dataclasses.dataclass(frozen=True)
+class FitSettings:
+    """What `fit` is asked for, besides the table."""
 
-    law: str
-    approach: int
-    loss: str
-    convention: str
-    status: str  # "ok" or "not identified: why"
-    params: dict[str, float] | None = None
-    objective: float | None = None  # sum of the losses of all rows
-    ci: dict[str, tuple[float, float]] | None = None  # 95%, bootstrap by run; exponents a, b included
-    exponents: tuple[float, float] | None = None  # of N* and D* on compute
-    starts: int = 0
-    agreeing: int = 0  # starts that ended within 1e-4 of the best
-    gradient: float = 0.0  # relative norm at the end
-    noise: float = 0.0  # standard deviation of ln loss around the fit
-    minima: list[isoflop.Minimum] = dataclasses.field(default_factory=list)
-    theta: np.ndarray | None = None
-    draws: np.ndarray | None = None  # [boot, p] constants of the bootstrap
-    residuals: np.ndarray | None = None  # of ln loss
-    runs: RunTable = dataclasses.field(default_factory=dict)
-    flops_per: tuple[float, float] = (6.0, 1.0)  # flops = k N**s D
+    law: str = "chinchilla"
+    """Name in tlx.scaling.laws.LAWS."""
+
+    approach: int = 3
+    """1: envelope of training curves. 2: minima of iso-FLOP curves. 3: loss surface. 1 and 2 are for the law
+    chinchilla."""
+
+    loss: str = "huber:1e-3"
+    """Loss of the residuals: huber:DELTA, lad, l2 or l2:plain; see tlx.scaling.solver.parse_loss."""
+
+    boot: int = 1000
+    """Bootstrap draws; 0 for no intervals."""
+
     by: str | None = None
+    """Column whose values the bootstrap draws; None draws whole runs."""
+
+    convention: str = "given"
+    """How N and flops are counted; see tlx.scaling.runs.with_convention."""
+
     curve: str = "auto"
+    """Curve of approach 2, one of tlx.scaling.isoflop.CURVES."""
+
+    starts: int = 200
+    """Starting points of the solver (approach 3)."""
+
+    seed: int = 0
+    """Seed of the starts and of the bootstrap."""
+
+
+@dataclasses.dataclass(eq=False)
+class Fit:
+    """A fitted law. Constants are there only where `status` is "ok"."""
+
+    settings: FitSettings
+    """What was asked for."""
+
+    runs: RunTable
+    """The table, with N and flops by the settings' convention."""
+
+    flops_per: tuple[float, float] = (6.0, 1.0)
+    """(k, s) of flops = k N^s D in this table."""
+
+    status: str = "ok"
+    """"ok", or "not identified: " and why."""
+
+    params: dict[str, float] | None = None
+    """Constants as they are published."""
+
+    ci: dict[str, tuple[float, float]] | None = None
+    """95% bootstrap intervals of the constants, and of the exponents "a" and "b"; None without draws."""
+
+    exponents: tuple[float, float] | None = None
+    """(a, b) of N* ~ C^a and D* ~ C^b; None for a law without an optimum."""
+
+    theta: np.ndarray | None = None
+    """Vector of constants [p] in the order of Law.names (approach 3) or of isoflop.log_constants."""
+
+    draws: np.ndarray | None = None
+    """Constants [boot, p] of the bootstrap."""
+
+    residuals: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+    """Residuals [rows] of ln loss: measured minus fitted (approach 3)."""
+
+    noise: float = 0.0
+    """Standard deviation of ln loss around the fit."""
+
+    objective: float | None = None
+    """Sum of the losses of all rows (approach 3)."""
+
+    agreeing: int = 0
+    """Starts that ended within 1e-4 of the best objective."""
+
+    gradient: float = 0.0
+    """Relative norm of the gradient at the end."""
+
+    minima: list[isoflop.Minimum] = dataclasses.field(default_factory=list)
+    """Minima of the budgets' curves (approach 2)."""
+
+    @property
+    def law(self) -> str:
+        """Name of the law."""
+        return self.settings.law
+
+    @property
+    def approach(self) -> int:
+        """1, 2 or 3; only 3 has a loss surface."""
+        return self.settings.approach
 
     @property
     def ok(self) -> bool:
+        """Whether the data determine the constants."""
         return self.status == "ok"
 
     def check(self) -> "Fit":
-        """Itself; raises DataError where it is not identified."""
+        """Return the fit itself. Raises DataError where it is not identified."""
         if not self.ok:
             raise DataError(f"law {self.law}: {self.status}")
         return self
 
+    def constants(self) -> np.ndarray:
+        """Return the vector of constants [p]. Raises DataError where the fit is not identified."""
+        self.check()
+        if self.theta is None:
+            raise DataError(f"law {self.law}: the fit holds no constants")
+        return self.theta
+
+    def flops_per_token(self, N: Any) -> Any:
+        """Return the training FLOPs k N^s of a token, as the table counts them."""
+        k, s = self.flops_per
+        return k * N**s
+
     def optimal(self, flops: float) -> Optimum:
-        """The best N and D for a budget."""
-        self.check()
-        if self.approach != 3:
-            n, d = _lines_of(self.theta)
-            return Optimum(flops, float(n(flops)), float(d(flops)), float("nan"))
-        n, d = optimal_sizes(get_law(self.law), self.theta, flops, self.flops_per)
-        return Optimum(flops, float(n), float(d), self._loss(N=float(n), D=float(d)))
+        """Return the best N and D for a budget in training FLOPs.
 
-    def predict(
-        self, N: float = 0.0, D: float = 0.0, interval: float = 0.95, **columns: float
-    ) -> LossPrediction:
-        """Loss of a run with its interval: bootstrap, noise of a run, and drift seen in the backtest.
-
-        columns: what else the law reads (flops, D_unique, N_enc, N_dec).
+        Raises DataError where the fit is not identified, ConfigError for a law without an optimum.
         """
-        self.check()
+        theta = self.constants()
         if self.approach != 3:
-            raise ConfigError(f"approach {self.approach} has no loss surface; fit with approach=3")
-        rows = self._rows(N=N, D=D, **columns)
+            size_line = isoflop.Line(float(np.exp(theta[0])), theta[1])
+            token_line = isoflop.Line(float(np.exp(theta[2])), theta[3])
+            return Optimum(flops, float(size_line(flops)), float(token_line(flops)), float("nan"))
         law = get_law(self.law)
-        center = float(predict_log(law, rows, self.theta)[0])
-        flops, largest = rows.get("flops"), self.runs.get("flops")
-        octaves = 0.0
-        if flops is not None and largest is not None:
-            octaves = max(0.0, float(np.log2(flops[0] / largest.max())))
-        drift = 2 * self.backtest().rate * octaves if octaves > 0 else 0.0
-        low, high = self._interval(rows, center, interval)
-        return LossPrediction(
-            float(np.exp(center)), float(np.exp(low - drift)), float(np.exp(high + drift)), octaves, drift
-        )
+        n, d = law.optimal_sizes(theta, flops, self.flops_per)
+        columns = {"N": float(n), "D": float(d)}
+        if law.repeated:  # with as much text as the budget wants
+            columns["D_unique"] = float(d)
+        loss = float(np.exp(predict_log(law, self.row(**columns), theta)[0]))
+        return Optimum(flops, columns["N"], columns["D"], loss)
 
-    def backtest(self) -> Any:
-        """See tlx.scaling.backtest: fits below every budget, predicted above it."""
-        from tlx.scaling.backtest import backtest
+    def optimal_draws(self, flops: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return (N*, D*), each [boot], of every bootstrap draw. Raises DataError for a fit without draws."""
+        if self.draws is None:
+            raise DataError(f"law {self.law}: the fit has no bootstrap draws; fit with boot > 0")
+        if self.approach == 3:
+            return get_law(self.law).optimal_sizes(self.draws, flops, self.flops_per)
+        log_flops = np.log(flops)
+        n = np.exp(self.draws[:, 0] + self.draws[:, 1] * log_flops)
+        d = np.exp(self.draws[:, 2] + self.draws[:, 3] * log_flops)
+        return n, d
 
-        if not hasattr(self, "_backtest"):
-            self._backtest = backtest(self)
-        return self._backtest
+    def row(self, **columns: float) -> RunTable:
+        """Return a table of one row for a prediction, with flops where N and D are given.
 
-    def influence(self, top: int = 5) -> list[tuple[str, float]]:
-        """(run, change of a without it), largest first: outliers are shown, never dropped."""
-        return sensitivity.influence(self.check(), top)
-
-    def by_delta(self) -> dict[str, float | None]:
-        """Exponent a for Huber's delta of 1e-4 to infinity."""
-        return sensitivity.by_delta(self)
-
-    def by_convention(self) -> dict[str, float | None]:
-        """Exponent a as each convention that the table has columns for counts N and flops."""
-        return sensitivity.by_convention(self)
+        Columns of value 0 count as not given. Raises ConfigError naming the columns that the law lacks.
+        """
+        row = {name: np.array([float(value)]) for name, value in columns.items() if value}
+        if "flops" not in row and {"N", "D"} <= row.keys():
+            row["flops"] = self.flops_per_token(row["N"]) * row["D"]
+        missing = [name for name in get_law(self.law).columns if name not in row]
+        if missing:
+            raise ConfigError(f"law {self.law!r} needs {', '.join(missing)} to predict")
+        return row
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values in full precision, for fit.json. Without constants where they are not identified."""
-        found = {"law": self.law, "approach": self.approach, "loss": self.loss, "status": self.status}
-        found |= {"convention": self.convention, "runs": len(self.runs.get("loss", ()))}
+        """Return plain values in full precision, without constants where they are not identified."""
+        values: dict[str, Any] = {
+            "law": self.law,
+            "approach": self.approach,
+            "loss": self.settings.loss,
+            "status": self.status,
+            "convention": self.settings.convention,
+            "runs": len(self.runs.get("loss", ())),
+        }
         if not self.ok:
-            return found
-        found |= {"params": self.params, "exponents": self.exponents, "ci": self.ci, "noise": self.noise}
+            return values
+        values["params"] = self.params
+        values["exponents"] = self.exponents
+        values["ci"] = self.ci
+        values["noise"] = self.noise
         if self.approach == 3:
-            found |= {"objective": self.objective, "starts": self.starts, "agreeing": self.agreeing}
-            found |= {"gradient": self.gradient}
+            values["objective"] = self.objective
+            values["starts"] = self.settings.starts
+            values["agreeing"] = self.agreeing
+            values["gradient"] = self.gradient
         else:
-            found["minima"] = [m._asdict() for m in self.minima]
-        return found
-
-    def _rows(self, **columns: float) -> RunTable:
-        law = get_law(self.law)
-        given = {name: np.array([float(value)]) for name, value in columns.items() if value}
-        if "flops" not in given and {"N", "D"} <= given.keys():
-            k, s = self.flops_per
-            given["flops"] = k * given["N"] ** s * given["D"]
-        missing = [name for name in law.columns if name not in given]
-        if missing:
-            raise ConfigError(f"law {law.name!r} needs {', '.join(missing)} to predict")
-        return given
-
-    def _loss(self, **columns: float) -> float:
-        return float(np.exp(predict_log(get_law(self.law), self._rows(**columns), self.theta)[0]))
-
-    def _interval(self, rows: RunTable, center: float, interval: float) -> tuple[float, float]:
-        """ln loss: draws of the constants, each with the residual of a random run."""
-        rng = np.random.default_rng(0)
-        inflate = np.sqrt(len(self.residuals) / max(1, len(self.residuals) - len(self.theta)))
-        spread = np.array([center])
-        if self.draws is not None and len(self.draws):
-            spread = predict_log(get_law(self.law), rows, self.draws)[:, 0]
-        noise = rng.choice(self.residuals, (20, len(spread))) * inflate
-        return tuple(np.quantile(spread[None] + noise, [(1 - interval) / 2, (1 + interval) / 2]))
+            values["minima"] = [minimum._asdict() for minimum in self.minima]
+        return values
 
 
-def fit(
-    runs: Any,
-    law: str = "chinchilla",
-    approach: int = 3,
-    loss: str = "huber:1e-3",
-    boot: int = 1000,
-    by: str | None = None,
-    *,
-    convention: str = "given",
-    curve: str = "auto",
-    starts: int = 200,
-    seed: int = 0,
-) -> Fit:
-    """Fits a law to a table of runs (a path or columns; see tlx.scaling.runs).
+def fit(runs: Any, law: str = "chinchilla", **settings: Any) -> Fit:
+    """Fit a law to a table of runs.
 
-    approach (of law "chinchilla"): 1 the envelope of training curves, 2 the minima of iso-FLOP curves, 3
-    the loss surface. loss: see tlx.scaling.solver.parse_loss. boot: bootstrap draws, of whole runs, or of
-    the values of the column `by`. curve: see tlx.scaling.isoflop. Raises ConfigError or DataError; data
-    that do not determine the constants give a Fit whose status says so.
+    Args:
+        runs: Columns, or anything that tlx.scaling.load_runs takes.
+        law: Name of the law.
+        **settings: Other fields of FitSettings: approach, loss, boot, by, convention, curve, starts, seed.
+
+    Returns:
+        The fit. Data that do not determine the constants give a Fit whose status says why, with a warning.
+
+    Raises:
+        ConfigError: A setting is not legal.
+        DataError: The table lacks a column or has values that the law cannot describe.
     """
-    table = with_convention(runs if _is_runs(runs) else load_runs(runs), convention)
+    chosen = FitSettings(law=law, **settings)
+    table = with_convention(runs if _is_runs(runs) else load_runs(runs), chosen.convention)
     known = get_law(law)
-    if approach not in (1, 2, 3) or (approach != 3 and law != "chinchilla"):
+    if chosen.approach not in (1, 2, 3) or (chosen.approach != 3 and not known.isoflop):
+        able = ", ".join(repr(name) for name, other in LAWS.items() if other.isoflop)
         raise ConfigError(
-            f"approach = {approach} with law = {law!r}: 1 and 2 are for 'chinchilla', 3 for all"
+            f"approach = {chosen.approach} with law = {law!r}: 1 and 2 are for {able}, 3 for all"
         )
-    found = Fit(law, approach, parse_loss(loss).name, convention, "ok", by=by, curve=curve, runs=table)
+    parse_loss(chosen.loss)
+    result = Fit(chosen, table)
     if {"N", "D", "flops"} <= table.keys():
-        found.flops_per = _flops_per(table)
-    if approach == 3:
-        return _fit_surface(found, known, parse_loss(loss), boot, starts, seed)
-    return _fit_lines(found, boot, seed)
-
-
-def optimal_sizes(
-    law: Law, theta: np.ndarray, flops: Any, flops_per: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(N*, D*) of a budget, flops = k N^s D, for constants [..., p].
-
-    For Chinchilla's form, where alpha A N^-alpha = s beta B D^-beta."""
-    k, s = flops_per
-    if law.name == "overtrain":
-        params = law.params(theta)
-        ratio = (params["b"] / params["a"]) ** (1 / (2 * params["eta"]))  # M*
-        n = (flops / (k * ratio)) ** (1 / (s + 1))
-        return n, flops / (k * n**s)
-    if law.name == "kaplan":
-        params = law.params(theta)
-        p = params["p"]
-        n = (p * params["A"] * (flops / k) / (s * params["D_c"])) ** (1 / (s + p))
-        return n, flops / (k * n**s)
-    if law.name not in ("chinchilla", "repeat"):
-        raise ConfigError(f"law {law.name!r} has no optimum of N and D for a budget")
-    q = law.params(theta)
-    side = q["alpha"] * q["A"] / (s * q["beta"] * q["B"])
-    n = (side * (flops / k) ** q["beta"]) ** (1 / (q["alpha"] + s * q["beta"]))
-    return n, flops / (k * n**s)
-
-
-def exponents_of(law: Law, theta: np.ndarray, flops_per: tuple[float, float]) -> tuple[Any, Any] | None:
-    """(a, b) of N* ~ C^a and D* ~ C^b for constants [..., p]; None for laws without an optimum."""
-    s, params = flops_per[1], law.params(theta)
-    if law.name in ("chinchilla", "repeat"):
-        a = params["beta"] / (params["alpha"] + s * params["beta"])
-    elif law.name == "overtrain":
-        a = np.full(np.shape(params["eta"]), 1 / (1 + s))
-    elif law.name == "kaplan":
-        a = 1 / (s + params["p"])
-    else:
-        return None
-    return a, 1 - s * a
+        result.flops_per = _flops_per(table)
+    if chosen.approach == 3:
+        return _fit_surface(result, known)
+    return _fit_lines(result)
 
 
 def _is_runs(value: Any) -> bool:
@@ -251,7 +257,7 @@ def _is_runs(value: Any) -> bool:
 
 
 def _flops_per(runs: RunTable) -> tuple[float, float]:
-    """k and s of flops = k N^s D: 6 and 1 for the usual count, else fitted to the table."""
+    """Constants k and s of flops = k N^s D: 6 and 1 for the usual count, else fitted to the table."""
     ratio = np.log(runs["flops"] / runs["D"])
     n = np.log(runs["N"])
     if np.ptp(ratio - n) < 1e-3 or np.ptp(n) < 1e-9:
@@ -261,158 +267,121 @@ def _flops_per(runs: RunTable) -> tuple[float, float]:
     return float(np.exp(offset)), float(slope)
 
 
-def _fit_surface(found: Fit, law: Law, loss: Loss, boot: int, starts: int, seed: int) -> Fit:
-    problem = Problem(law, found.runs)
+def _fit_surface(result: Fit, law: Law) -> Fit:
+    """Approach 3: constants of the loss surface from many starts, checked and bootstrapped."""
+    settings = result.settings
+    loss = parse_loss(settings.loss)
+    problem = Problem(law, result.runs)
     rows = len(problem.target)
     if rows <= problem.size - ("" in law.names):
-        return _unknown(found, f"{rows} runs for {problem.size} constants")
-    coarse = solve(problem, loss, problem.starts(starts, seed), iterations=80, tolerance=1e-9)
+        return _not_identified(result, f"{rows} runs for {problem.size} constants")
+    starts = problem.starts(settings.starts, settings.seed)
+    coarse = solve(problem, loss, starts, iterations=80, tolerance=1e-9)
     best = polish(problem, loss, coarse.phi[np.argmin(coarse.objective)])
-    phi, objective = best.phi[0], float(best.objective[0])
-    found.objective, found.starts = objective, starts
-    found.agreeing = int((coarse.objective <= objective * (1 + 1e-4) + 1e-20).sum())
-    found.gradient = float(best.gradient[0])
-    found.theta = problem.outside(phi)
-    why = _undetermined(problem, loss, phi)
+    phi = best.phi[0]
+    objective = float(best.objective[0])
+    result.objective = objective
+    result.agreeing = int((coarse.objective <= objective * (1 + 1e-4) + 1e-20).sum())
+    result.gradient = float(best.gradient[0])
+    theta = problem.outside(phi)
+    result.theta = theta
+    why = identification.undetermined(problem, loss, phi)
     if why:
-        return _unknown(found, why)
+        return _not_identified(result, why)
     prediction, _ = problem.evaluate(phi[None])
-    found.residuals = problem.target - prediction[0]
-    found.noise = float(np.std(found.residuals) * np.sqrt(rows / (rows - problem.size)))
-    if boot or law.repeated:
-        groups = clusters(found.runs, found.by)
-        found.draws, why = _bootstrap(problem, loss, phi, groups, boot or _LEAST_DRAWS, seed)
+    result.residuals = problem.target - prediction[0]
+    result.noise = float(np.std(result.residuals) * np.sqrt(rows / (rows - problem.size)))
+    if settings.boot or law.repeated:
+        groups = clusters(result.runs, settings.by)
+        draws = settings.boot or _MIN_DRAWS
+        result.draws, why = identification.bootstrap(problem, loss, phi, groups, draws, settings.seed)
         if why:
-            return _unknown(found, why)
-    found.params = {name: float(value) for name, value in law.params(found.theta).items()}
-    exponents = exponents_of(law, found.theta, found.flops_per)
-    found.exponents = None if exponents is None else (float(exponents[0]), float(exponents[1]))
-    if found.draws is not None:
-        _add_intervals(found, law)
-    return found
-
-
-def _add_intervals(found: Fit, law: Law) -> None:
-    found.ci = {name: _quantiles(values) for name, values in law.params(found.draws).items()}
-    exponents = exponents_of(law, found.draws, found.flops_per)
+            return _not_identified(result, why)
+    result.params = {name: float(value) for name, value in law.params(theta).items()}
+    exponents = law.optimal_exponents(theta, result.flops_per)
     if exponents is not None:
-        found.ci |= {"a": _quantiles(exponents[0]), "b": _quantiles(exponents[1])}
+        result.exponents = (float(exponents[0]), float(exponents[1]))
+    if result.draws is not None:
+        result.ci = _surface_intervals(law, result.draws, result.flops_per)
+    return result
 
 
-def _bootstrap(
-    problem: Problem, loss: Loss, phi: np.ndarray, groups: np.ndarray, boot: int, seed: int
-) -> tuple[np.ndarray, str]:
-    """Constants [boot, p] of tables drawn by run, and why they show the data to be too poor (or "")."""
-    rng = np.random.default_rng(seed)
-    count = int(groups.max()) + 1
-    weights = rng.multinomial(count, np.full(count, 1 / count), boot)[:, groups].astype(float)
-    drawn = solve(problem, loss, np.repeat(phi[None], boot, 0), weights, iterations=60, tolerance=1e-7)
-    return problem.outside(drawn.phi), _too_wide(problem, drawn.phi)
+def _surface_intervals(
+    law: Law, draws: np.ndarray, flops_per: tuple[float, float]
+) -> dict[str, tuple[float, float]]:
+    intervals = {name: _quantiles(values) for name, values in law.params(draws).items()}
+    exponents = law.optimal_exponents(draws, flops_per)
+    if exponents is not None:
+        intervals["a"] = _quantiles(exponents[0])
+        intervals["b"] = _quantiles(exponents[1])
+    return intervals
 
 
-def _too_wide(problem: Problem, phi: np.ndarray) -> str:
-    """Why draws [boot, p] show that the data are too poor (or "")."""
-    law = problem.law
-    for i, name in enumerate(law.names):
-        if name == "" or (name in law.coefficients and name != "E"):
-            continue
-        span = problem.upper[i] - problem.lower[i]
-        share = float((phi[:, i] - problem.lower[i] < 1e-3 * span).mean())
-        if name != "E":
-            share += float((problem.upper[i] - phi[:, i] < 1e-3 * span).mean())
-        if share > (_NO_FLOOR if name == "E" else _NO_END):
-            return f"{name} has no value in {share:.0%} of the bootstrap draws"
-        low, high = np.quantile(law.params(phi)[name], [0.025, 0.975])
-        if name != "E" and high > _WIDE * low:
-            return f"{name} lies anywhere from {low:.3g} to {high:.3g}"
-    return ""
-
-
-def _undetermined(problem: Problem, loss: Loss, phi: np.ndarray) -> str:
-    """Why a minimum is none: a constant at the end of its range, or constants that move together."""
-    for i, name in enumerate(problem.law.names):
-        if name == "":
-            continue
-        span = problem.upper[i] - problem.lower[i]
-        if phi[i] - problem.lower[i] < 1e-3 * span:
-            return (
-                f"{name} goes to {'zero' if name in problem.law.coefficients else 'the low end of its range'}"
-            )
-        if problem.upper[i] - phi[i] < 1e-3 * span and name != "E":
-            return f"{name} grows without bound"
-        if name == "E" and problem.upper[i] - phi[i] < 1e-9:
-            return "E reaches the lowest loss"
-    free = [i for i, name in enumerate(problem.law.names) if name != ""]
-    matrix = curvature(problem, loss, phi)[np.ix_(free, free)]
-    values, vectors = np.linalg.eigh(matrix)
-    if values[0] < _FLAT:
-        names = [problem.law.names[free[i]] for i in np.flatnonzero(np.abs(vectors[:, 0]) > 0.3)]
-        return f"the runs do not tell {' and '.join(names)} apart"
-    return ""
-
-
-def _fit_lines(found: Fit, boot: int, seed: int) -> Fit:
-    runs = found.runs
+def _fit_lines(result: Fit) -> Fit:
+    """Approaches 1 and 2: power laws N*(C) and D*(C) through an envelope or through iso-FLOP minima."""
+    settings = result.settings
     for column in ("N", "D", "flops"):
-        if column not in runs:
-            raise DataError(f"approach {found.approach} needs the column {column!r}")
-    draw: Callable[[], np.ndarray]
-    if found.approach == 2:
-        found.minima = isoflop.minima(runs, found.curve)
-        inside = [m for m in found.minima if not m.edge]
+        if column not in result.runs:
+            raise DataError(f"approach {settings.approach} needs the column {column!r}")
+    if settings.approach == 2:
+        result.minima = isoflop.minima(result.runs, settings.curve)
+        inside = [minimum for minimum in result.minima if not minimum.edge]
         if len(inside) < 3:
-            edges = "; ".join(f"{m.flops:.3g}: {m.edge}" for m in found.minima if m.edge)
-            return _unknown(found, f"{len(inside)} budgets have a minimum, 3 are needed. {edges}")
-        lines = isoflop.fit_lines(found.minima)
-        found.noise = isoflop.pooled_noise(runs)
-
-        def draw() -> np.ndarray:
-            return isoflop.bootstrap_lines(runs, found.minima, boot, found.curve, seed)
+            edges = "; ".join(f"{m.flops:.3g}: {m.edge}" for m in result.minima if m.edge)
+            return _not_identified(result, f"{len(inside)} budgets have a minimum, 3 are needed. {edges}")
+        lines = isoflop.fit_lines(result.minima)
+        result.noise = isoflop.pooled_noise(result.runs)
     else:
-        lines = _envelope_lines(runs)
+        lines = _envelope_lines(result.runs)
         if lines is None:
-            return _unknown(found, "the envelope of the curves has fewer than 3 points or 2 sizes")
+            return _not_identified(result, "the envelope of the curves has fewer than 3 points or 2 sizes")
+    size_line, token_line = lines
+    result.params = {
+        "N_coefficient": size_line.coefficient,
+        "a": size_line.exponent,
+        "D_coefficient": token_line.coefficient,
+        "b": token_line.exponent,
+    }
+    result.exponents = (size_line.exponent, token_line.exponent)
+    result.theta = np.array(isoflop.log_constants(size_line, token_line))
+    if settings.boot:
+        draws = _draw_lines(result)
+        if len(draws) < settings.boot / 2:
+            return _not_identified(result, "most bootstrap draws have no minimum inside the grids")
+        result.draws = draws
+        result.ci = {
+            "N_coefficient": _quantiles(np.exp(draws[:, 0])),
+            "a": _quantiles(draws[:, 1]),
+            "D_coefficient": _quantiles(np.exp(draws[:, 2])),
+            "b": _quantiles(draws[:, 3]),
+        }
+    return result
 
-        def draw() -> np.ndarray:
-            return _draw_envelopes(runs, clusters(runs, found.by), boot, seed)
 
-    n, d = lines
-    found.params = {"N_coefficient": n.coefficient, "a": n.exponent}
-    found.params |= {"D_coefficient": d.coefficient, "b": d.exponent}
-    found.exponents = (n.exponent, d.exponent)
-    found.theta = np.array([np.log(n.coefficient), n.exponent, np.log(d.coefficient), d.exponent])
-    if boot:
-        found.draws = draw()
-        if len(found.draws) < boot / 2:
-            return _unknown(found, "most bootstrap draws have no minimum inside the grids")
-        names = ("N_coefficient", "a", "D_coefficient", "b")
-        columns = (np.exp(found.draws[:, i]) if i % 2 == 0 else found.draws[:, i] for i in range(4))
-        found.ci = {name: _quantiles(column) for name, column in zip(names, columns, strict=True)}
-    return found
+def _draw_lines(result: Fit) -> np.ndarray:
+    """Bootstrap of approaches 1 and 2: isoflop.log_constants [draws, 4], without draws that have no lines."""
+    settings = result.settings
+    if settings.approach == 2:
+        return isoflop.bootstrap_lines(result.runs, result.minima, settings.boot, settings.seed)
+    groups = clusters(result.runs, settings.by)
+    rng = np.random.default_rng(settings.seed)
+    count = int(groups.max()) + 1
+    members = [np.flatnonzero(groups == group) for group in range(count)]
+    draws = []
+    for _ in range(settings.boot):
+        rows = np.concatenate([members[group] for group in rng.integers(0, count, count)])
+        lines = _envelope_lines(rows_of(result.runs, rows))
+        if lines is not None:
+            draws.append(isoflop.log_constants(*lines))
+    return np.array(draws)
 
 
 def _envelope_lines(runs: RunTable) -> tuple[isoflop.Line, isoflop.Line] | None:
-    c, n, d = isoflop.envelope(runs)
-    if len(c) < 3 or len(np.unique(n)) < 2:
+    flops, n, d = isoflop.envelope(runs)
+    if len(flops) < 3 or len(np.unique(n)) < 2:
         return None
-    logs = np.log(c)
-    return isoflop.line(logs, np.log(n)), isoflop.line(logs, np.log(d))
-
-
-def _draw_envelopes(runs: RunTable, groups: np.ndarray, boot: int, seed: int) -> np.ndarray:
-    rng, count = np.random.default_rng(seed), int(groups.max()) + 1
-    members = [np.flatnonzero(groups == g) for g in range(count)]
-    found = []
-    for _ in range(boot):
-        rows = np.concatenate([members[g] for g in rng.integers(0, count, count)])
-        lines = _envelope_lines({name: column[rows] for name, column in runs.items()})
-        if lines is not None:
-            found.append([f(v) for line in lines for f, v in zip((np.log, float), line, strict=True)])
-    return np.array(found)
-
-
-def _lines_of(theta: np.ndarray) -> tuple[isoflop.Line, isoflop.Line]:
-    return isoflop.Line(float(np.exp(theta[0])), theta[1]), isoflop.Line(float(np.exp(theta[2])), theta[3])
+    log_flops = np.log(flops)
+    return isoflop.line(log_flops, np.log(n)), isoflop.line(log_flops, np.log(d))
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, float]:
@@ -420,12 +389,15 @@ def _quantiles(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _unknown(found: Fit, why: str) -> Fit:
-    """Without numbers that somebody could take for a result."""
-    found.status = f"not identified: {why}"
-    found.params = found.ci = found.exponents = found.draws = found.theta = found.objective = None
-    warnings.warn(f"law {found.law}, approach {found.approach}: {found.status}", stacklevel=4)
-    return found
-
-
-__all__ = ["LAWS", "Fit", "Optimum", "LossPrediction", "fit"]
+def _not_identified(result: Fit, why: str) -> Fit:
+    """Remove every number that somebody could take for a result, and warn."""
+    result.status = f"not identified: {why}"
+    result.params = None
+    result.ci = None
+    result.exponents = None
+    result.draws = None
+    result.theta = None
+    result.objective = None
+    # The caller of fit is four frames up.
+    warnings.warn(f"law {result.law}, approach {result.approach}: {result.status}", stacklevel=4)
+    return result

@@ -1,39 +1,57 @@
-"""predict: from a fit to the run to make: size, tokens, batch, learning rate, loss with interval, cost."""
+"""predict: from a fit to the run to train: size, tokens, batch, learning rate, loss with interval, cost."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
+from tlx.scaling.backtesting import backtest
+from tlx.scaling.evaluation import predict_log
 from tlx.scaling.fits import Fit
-from tlx.scaling.laws import get_law, predict_log
+from tlx.scaling.laws import get_law
+from tlx.scaling.prediction import predict_loss
 
-PF_DAY = 8.64e19  # FLOP
+PF_DAY = 8.64e19  # FLOPs
 
-# Published answers: (N, D) for a budget of 6 N D.
+# Hoffmann et al. 2203.15556, approach 3, with the unrounded constants of the paper's source.
 HOFFMANN = {"A": 406.4, "B": 410.7, "E": 1.6934, "alpha": 0.3392, "beta": 0.2849}
+
+# Muennighoff et al. 2305.16264: decay of the value of repeated tokens and of excess parameters.
 MUENNIGHOFF = {"R_D": 15.387756, "R_N": 5.309743}
 
-# (learning rate, batch in tokens) of N, D and C.
-RATE_LAWS = {
-    # StepLaw (2503.04715)
-    "steplaw": lambda n, d, c: (1.79 * n**-0.713 * d**0.307, 0.58 * d**0.571),
-    # DeepSeek LLM (2401.02954)
-    "deepseek": lambda n, d, c: (0.3118 * c**-0.125, 0.2920 * c**0.3271),
+
+def _steplaw(n: float, d: float, flops: float) -> tuple[float, float]:
+    """StepLaw (2503.04715)."""
+    return 1.79 * n**-0.713 * d**0.307, 0.58 * d**0.571
+
+
+def _deepseek(n: float, d: float, flops: float) -> tuple[float, float]:
+    """DeepSeek LLM (2401.02954)."""
+    return 0.3118 * flops**-0.125, 0.2920 * flops**0.3271
+
+
+# (learning rate, batch in tokens) of parameters, tokens and training FLOPs.
+RATE_LAWS: dict[str, Callable[[float, float, float], tuple[float, float]]] = {
+    "steplaw": _steplaw,
+    "deepseek": _deepseek,
 }
 
 # No law of learning rates was fitted on rates above this one.
-_MOST_RATE = 1e-2
+_MAX_RATE = 1e-2
 
 
 def kaplan_answer(flops: float) -> dict[str, float]:
-    """Kaplan et al. 2020: N = 1.3e9 C^.73 (C in PF-days), and tokens = C / 6N."""
+    """Return Kaplan et al.'s N and D for a budget (2001.08361): N = 1.3e9 C^.73, C in PF-days; D = C / 6N."""
     n = 1.3e9 * (flops / PF_DAY) ** 0.73
     return {"N": n, "D": flops / (6 * n)}
 
 
 def chinchilla_answer(flops: float) -> dict[str, float]:
-    """Hoffmann et al. 2022, approach 3 with unrounded constants."""
+    """Return Hoffmann et al.'s N and D for a budget (2203.15556, approach 3).
+
+    N = G (C / 6)^(beta / (alpha + beta)), G = (alpha A / beta B)^(1 / (alpha + beta)).
+    """
     h = HOFFMANN
     total = h["alpha"] + h["beta"]
     g = (h["alpha"] * h["A"] / (h["beta"] * h["B"])) ** (1 / total)
@@ -51,73 +69,113 @@ def predict(
     inference_tokens: float = 0.0,
     interval: float = 0.95,
     rate_law: str = "steplaw",
-    accelerator_flops: float | None = None,
 ) -> dict[str, Any]:
-    """The run that a budget should buy, or what the run of N and D will reach.
+    """Name the run that a budget should buy, or forecast the run of given N and D.
 
-    D_unique: tokens there are; a law without repetition then takes Muennighoff's two constants.
-    inference_tokens: tokens the model will read and write in its life, paid from the same budget at 2 N
-    each. accelerator_flops: FLOP/s that one accelerator really does, for the cost in hours. Also what
-    Kaplan and Chinchilla would say, the flat region of sizes, and the interval, with the drift that a
-    backtest found. Raises ConfigError; DataError where the fit is not identified.
+    Args:
+        fit: An identified fit.
+        flops: The budget in FLOPs, inference included; not needed where N and D are given.
+        N: Parameters of the run.
+        D: Training tokens of the run.
+        D_unique: Tokens of text that exist; a law without repetition then takes Muennighoff's two constants.
+        inference_tokens: Tokens that the model will read and write in its life, paid from the budget at 2 N
+            each.
+        interval: Probability of the intervals.
+        rate_law: Published law of learning rate and batch, one of RATE_LAWS.
+
+    Returns:
+        flops, N, D, tokens_per_param, batch_tokens, learning_rate, rate_law, kaplan, chinchilla (their N and
+        D for the budget); where they apply D_unique, epochs, loss, interval, octaves_beyond, drift, warning,
+        flat (ranges of N within 0.1% and 0.5% of the best loss), N_interval, D_interval.
+
+    Raises:
+        ConfigError: An argument is missing or not legal, or the budget does not pay for the inference.
+        DataError: The fit is not identified.
     """
     fit.check()
     if rate_law not in RATE_LAWS:
         raise ConfigError(one_of("rate_law", rate_law, RATE_LAWS))
-    if flops is None and (N is None or D is None):
-        raise ConfigError("predict needs flops, or N and D")
+    flat = None
     if N is not None and D is not None:
-        flops = _training(fit, N) * D + 2 * N * inference_tokens
-        n, d, flat = N, D, None
+        flops = fit.flops_per_token(N) * D + 2 * N * inference_tokens
+        n = N
+        d = D
+    elif flops is None:
+        raise ConfigError("predict needs flops, or N and D")
     elif fit.approach != 3:
         best = fit.optimal(flops)
-        n, d, flat = best.N, best.D, None
+        n = best.N
+        d = best.D
     else:
         n, d, flat = _search(fit, flops, D_unique, inference_tokens)
     rate, batch = RATE_LAWS[rate_law](n, d, flops)
-    found = {"flops": flops, "N": n, "D": d, "tokens_per_param": d / n}
+    answer: dict[str, Any] = {"flops": flops, "N": n, "D": d, "tokens_per_param": d / n}
     if D_unique is not None:
-        found |= {"D_unique": D_unique, "epochs": d / D_unique}
-    found |= {"batch_tokens": batch, "learning_rate": min(rate, _MOST_RATE), "rate_law": rate_law}
+        answer["D_unique"] = D_unique
+        answer["epochs"] = d / D_unique
+    answer["batch_tokens"] = batch
+    answer["learning_rate"] = min(rate, _MAX_RATE)
+    answer["rate_law"] = rate_law
     if fit.approach == 3:
-        found |= _loss_of(fit, n, d, D_unique, interval)
+        answer |= _loss_of(fit, n, d, D_unique, interval)
     if flat is not None:
-        found["flat"] = flat
+        answer["flat"] = flat
     if fit.draws is not None and fit.exponents is not None and D_unique is None:
-        found |= _size_intervals(fit, flops, interval)
-    if accelerator_flops:
-        found["accelerator_hours"] = _training(fit, n) * d / accelerator_flops / 3600
-    return found | {"kaplan": kaplan_answer(flops), "chinchilla": chinchilla_answer(flops)}
+        answer |= _size_intervals(fit, flops, interval)
+    answer["kaplan"] = kaplan_answer(flops)
+    answer["chinchilla"] = chinchilla_answer(flops)
+    return answer
 
 
-def _training(fit: Fit, n: Any) -> Any:
-    k, s = fit.flops_per
-    return k * n**s
+def accelerator_hours(fit: Fit, N: float, D: float, accelerator_flops: float) -> float:
+    """Return the hours that training takes on one accelerator.
+
+    Args:
+        fit: The fit, for how it counts training FLOPs.
+        N: Parameters.
+        D: Training tokens.
+        accelerator_flops: FLOP/s that the accelerator really achieves.
+
+    Returns:
+        Hours.
+    """
+    return fit.flops_per_token(N) * D / accelerator_flops / 3600
 
 
-def _search(fit: Fit, flops: float, unique: float | None, inference: float) -> tuple[float, float, dict]:
-    """Best N and D on a fine grid of sizes, and the ranges of N within .1% and .5% of its loss."""
+class _Search(NamedTuple):
+    """The best size on a grid."""
+
+    N: float
+    D: float
+    flat: dict[str, tuple[float, float]]  # range of N within a share of the best loss, by that share as text
+
+
+def _search(fit: Fit, flops: float, unique: float | None, inference: float) -> _Search:
+    """Best N and D on a fine grid of sizes, three decades around the closed-form optimum."""
     start = fit.optimal(flops).N if fit.exponents is not None else (flops / 120) ** 0.5
     n = start * np.exp(np.linspace(np.log(1e-3), np.log(1e3), 6001))
-    left = flops - 2 * n * inference
-    n, left = n[left > 0], left[left > 0]
+    training = flops - 2 * n * inference
+    n = n[training > 0]
+    training = training[training > 0]
     if not len(n):
         raise ConfigError(f"flops = {flops:.3g} do not pay for {inference:.3g} tokens of inference")
-    d = left / _training(fit, n)
+    d = training / fit.flops_per_token(n)
     loss = _losses(fit, n, d, unique)
     i = int(np.argmin(loss))
     flat = {}
     for share in (0.001, 0.005):
         inside = n[loss <= loss[i] * (1 + share)]
         flat[f"{share:.1%}"] = (float(inside[0]), float(inside[-1]))
-    return float(n[i]), float(d[i]), flat
+    return _Search(float(n[i]), float(d[i]), flat)
 
 
 def _losses(fit: Fit, n: np.ndarray, d: np.ndarray, unique: float | None) -> np.ndarray:
-    law, theta = get_law(fit.law), fit.theta
-    rows = {"N": n, "D": d, "flops": _training(fit, n) * d}
-    if unique is not None and law.name == "chinchilla":
-        law = get_law("repeat")
+    """Losses [i] of runs of N and D, with repetition where the text is limited."""
+    law = get_law(fit.law)
+    theta = fit.constants()
+    rows = {"N": n, "D": d, "flops": fit.flops_per_token(n) * d}
+    if unique is not None and law.with_repetition:
+        law = get_law(law.with_repetition)
         theta = np.concatenate([theta, np.log([MUENNIGHOFF["R_D"], MUENNIGHOFF["R_N"]])])
     if law.repeated:
         rows["D_unique"] = np.minimum(d, np.inf if unique is None else unique)
@@ -125,31 +183,30 @@ def _losses(fit: Fit, n: np.ndarray, d: np.ndarray, unique: float | None) -> np.
 
 
 def _loss_of(fit: Fit, n: float, d: float, unique: float | None, interval: float) -> dict[str, Any]:
-    """Loss with its interval; a repetition's cost, where the law has none, moves both ends."""
-    extra = {"D_unique": min(d, unique or d)} if get_law(fit.law).repeated else {}
-    found = fit.predict(N=n, D=d, interval=interval, **extra)
+    """Loss with its interval; the cost of repetition, where the law has none, moves both ends."""
+    columns = {}
+    if get_law(fit.law).repeated:
+        columns["D_unique"] = min(d, unique or d)
+    prediction = predict_loss(fit, N=n, D=d, interval=interval, **columns)
     shift = 1.0
-    if unique is not None and not extra:
-        one, two = _losses(fit, np.array([n]), np.array([d]), unique), found.loss
-        shift = float(one[0] / two)
+    if unique is not None and not columns:
+        shift = float(_losses(fit, np.array([n]), np.array([d]), unique)[0] / prediction.loss)
     return {
-        "loss": found.loss * shift,
-        "interval": (found.low * shift, found.high * shift),
-        "octaves_beyond": found.octaves,
-        "drift": found.drift,
-        "warning": fit.backtest().warning if found.octaves > 0 else "",
+        "loss": prediction.loss * shift,
+        "interval": (prediction.low * shift, prediction.high * shift),
+        "octaves_beyond": prediction.octaves,
+        "drift": prediction.drift,
+        "warning": backtest(fit).warning if prediction.octaves > 0 else "",
     }
 
 
 def _size_intervals(fit: Fit, flops: float, interval: float) -> dict[str, tuple[float, float]]:
-    from tlx.scaling.fits import optimal_sizes
-
+    """Quantiles of N* and D* over the bootstrap."""
+    n, d = fit.optimal_draws(flops)
     ends = [(1 - interval) / 2, (1 + interval) / 2]
-    if fit.approach == 3:
-        n, d = optimal_sizes(get_law(fit.law), fit.draws, flops, fit.flops_per)
-    else:
-        n, d = (np.exp(fit.draws[:, i] + fit.draws[:, i + 1] * np.log(flops)) for i in (0, 2))
+    n_low, n_high = np.quantile(n, ends)
+    d_low, d_high = np.quantile(d, ends)
     return {
-        "N_interval": tuple(map(float, np.quantile(n, ends))),
-        "D_interval": tuple(map(float, np.quantile(d, ends))),
+        "N_interval": (float(n_low), float(n_high)),
+        "D_interval": (float(d_low), float(d_high)),
     }

@@ -1,10 +1,11 @@
-"""Approaches 1 and 2: the best size at each budget, read off curves, and a line through the minima in logs.
+"""Approaches 1 and 2: the best size of each budget, read off curves, and a line through the minima in logs.
 
 Polynomials and splines are of ln loss on ln N. A parabola is biased wherever the two sides of the minimum
-differ (alpha != beta): 3 to 14% of D* on grids of +-8x, and up to .07 of the exponent on published sweeps;
-so the default is a quartic, or a cubic where there are few points.
+differ (alpha != beta): 3 to 14% of D* on grids of +-8x, and up to .07 of the exponent on published sweeps.
+The default is therefore a quartic, or a cubic where there are few points.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,44 +19,74 @@ _DEGREES = {"quartic": 4, "cubic": 3, "parabola": 2}
 
 _INTERPOLATE = {"spline": interpolate.CubicSpline, "akima": interpolate.Akima1DInterpolator}
 
-# Residuals below this share of the loss are no noise: the points can be interpolated.
+# Residuals below this share of the loss are not noise: the points can be interpolated.
 _SMOOTH = 3e-4
 
 
 class Minimum(NamedTuple):
-    """The best model at a budget. `edge`: why it is not used; empty where it is."""
+    """The best model of a budget."""
 
     flops: float
+    """The budget: geometric mean of the runs' training FLOPs."""
+
     N: float
+    """Parameters at the minimum; NaN where `edge` is set."""
+
     D: float
+    """Training tokens at the minimum; NaN where `edge` is set."""
+
     loss: float
+    """Loss at the minimum; NaN where `edge` is set."""
+
     points: int
-    noise: float  # standard deviation of ln loss around the curve
+    """Number of different sizes."""
+
+    noise: float
+    """Standard deviation of ln loss around the curve; NaN where the curve goes through every point."""
+
     curve: str
+    """The curve that was used."""
+
     edge: str
+    """Why the minimum is not used; empty where it is."""
 
 
 class Line(NamedTuple):
     """y = coefficient * flops ** exponent."""
 
     coefficient: float
+    """y at one FLOP."""
+
     exponent: float
+    """Power of compute."""
 
     def __call__(self, flops: Any) -> Any:
+        """Return y at budgets in FLOPs."""
         return self.coefficient * np.asarray(flops, float) ** self.exponent
 
 
 def group_budgets(runs: RunTable, tolerance: float = 0.1) -> list[np.ndarray]:
-    """Indices of the runs of each budget: flops that follow each other within `tolerance` (a share)."""
+    """Return the row indices of each budget: flops that follow each other within the fraction `tolerance`."""
     order = np.argsort(runs["flops"], kind="stable")
     logs = np.log(runs["flops"][order])
     return np.split(order, np.flatnonzero(np.diff(logs) > np.log1p(tolerance)) + 1)
 
 
 def minima(runs: RunTable, curve: str = "auto", window: float = np.inf) -> list[Minimum]:
-    """The minimum of each budget's curve. `window`: only sizes within this factor of the lowest point.
+    """Find the minimum of each budget's curve.
 
     A minimum at the edge of its grid, or of fewer than 3 sizes, is marked and holds no number.
+
+    Args:
+        runs: Table with N, D, flops and loss.
+        curve: One of CURVES; auto chooses by the number of sizes and the noise.
+        window: Only sizes within this factor of the lowest point are used.
+
+    Returns:
+        One minimum per budget, smallest budget first.
+
+    Raises:
+        ConfigError: `curve` is unknown.
     """
     if curve not in CURVES:
         raise ConfigError(one_of("curve", curve, CURVES))
@@ -63,110 +94,138 @@ def minima(runs: RunTable, curve: str = "auto", window: float = np.inf) -> list[
 
 
 def fit_lines(found: list[Minimum]) -> tuple[Line, Line]:
-    """N*(C) and D*(C) through the minima that are inside their grids. Raises DataError for fewer than 2."""
-    inside = [m for m in found if not m.edge]
+    """Fit N*(C) and D*(C) through the minima inside their grids. Raises DataError for fewer than 2."""
+    inside = [minimum for minimum in found if not minimum.edge]
     if len(inside) < 2:
         why = "; ".join(sorted({m.edge for m in found if m.edge})) or "too few budgets"
         raise DataError(f"{len(inside)} budgets have a minimum inside their grid, 2 are needed ({why})")
-    c = np.log([m.flops for m in inside])
-    return line(c, np.log([m.N for m in inside])), line(c, np.log([m.D for m in inside]))
+    log_flops = np.log([minimum.flops for minimum in inside])
+    size_line = line(log_flops, np.log([minimum.N for minimum in inside]))
+    token_line = line(log_flops, np.log([minimum.D for minimum in inside]))
+    return size_line, token_line
 
 
-def bootstrap_lines(
-    runs: RunTable, found: list[Minimum], draws: int, curve: str, seed: int = 0
-) -> np.ndarray:
-    """[draws, 4]: ln coefficient and exponent of N*(C) and of D*(C), with new noise on every point.
+def bootstrap_lines(runs: RunTable, found: list[Minimum], draws: int, seed: int = 0) -> np.ndarray:
+    """Draw lines by adding new noise to every point.
 
-    The noise is that of all curves together, with their degrees of freedom; draws in which a minimum leaves
-    its grid use the others.
+    The noise is that of all curves together, with their degrees of freedom. A draw in which a minimum leaves
+    its grid uses the other minima.
+
+    Args:
+        runs: Table with N, D, flops and loss.
+        found: The minima of the table's own curves; each is drawn again with its own curve.
+        draws: Number of draws.
+        seed: Seed of the noise.
+
+    Returns:
+        [draws, 4]: ln coefficient and exponent of N*(C) and of D*(C).
     """
-    inside = [m for m in found if not m.edge]
     noise = pooled_noise(runs)
     rng = np.random.default_rng(seed)
-    groups = [rows for rows, m in zip(group_budgets(runs), found, strict=True) if not m.edge]
-    result = []
+    groups = [
+        (rows, minimum) for rows, minimum in zip(group_budgets(runs), found, strict=True) if not minimum.edge
+    ]
+    lines = []
     for _ in range(draws):
         logs = []
-        for rows, m in zip(groups, inside, strict=True):
+        for rows, minimum in groups:
             noisy = np.log(runs["loss"][rows]) + rng.normal(0, noise, len(rows))
-            at = _lowest(np.log(runs["N"][rows]), noisy, m.curve)
-            if at is not None:
-                d = _tokens_at(runs, rows, np.exp(at[0]))
-                logs.append((np.log(m.flops), at[0], np.log(d)))
+            lowest = _lowest(np.log(runs["N"][rows]), noisy, minimum.curve)
+            if lowest is not None:
+                tokens = _tokens_at(runs, rows, np.exp(lowest[0]))
+                logs.append((np.log(minimum.flops), lowest[0], np.log(tokens)))
         if len(logs) >= 2:
-            c, n, d = np.array(logs).T
-            one, two = line(c, n), line(c, d)
-            result.append((np.log(one.coefficient), one.exponent, np.log(two.coefficient), two.exponent))
-    return np.array(result)
+            log_c, log_n, log_d = np.array(logs).T
+            size_line = line(log_c, log_n)
+            token_line = line(log_c, log_d)
+            lines.append(log_constants(size_line, token_line))
+    return np.array(lines)
+
+
+def log_constants(size_line: Line, token_line: Line) -> tuple[float, float, float, float]:
+    """Return ln coefficient and exponent of N*(C) and of D*(C): the vector of approaches 1 and 2."""
+    return (
+        np.log(size_line.coefficient),
+        size_line.exponent,
+        np.log(token_line.coefficient),
+        token_line.exponent,
+    )
 
 
 def pooled_noise(runs: RunTable) -> float:
-    """Standard deviation of ln loss over all budgets, from what a local cubic leaves of 5 neighbouring sizes.
+    """Estimate the standard deviation of ln loss over all budgets from residuals of local cubics.
 
-    (A local curve: over a wide grid no polynomial fits, and its misfit is not noise.)
+    Each cubic is through 5 neighbouring sizes: over a wide grid no polynomial fits, and its misfit is not
+    noise.
     """
     squares = []
     for rows in group_budgets(runs):
         order = rows[np.argsort(runs["N"][rows], kind="stable")]
-        x, y = np.log(runs["N"][order]), np.log(runs["loss"][order])
+        x = np.log(runs["N"][order])
+        y = np.log(runs["loss"][order])
         for begin in range(len(x) - 4):
             near = slice(begin, begin + 5)
             powers = np.vander((x[near] - x[near].mean()) / np.ptp(x[near]), 4)
-            left = np.linalg.svd(powers)[0][:, 4]  # what no cubic explains
-            squares.append(float(left @ y[near]) ** 2)
+            orthogonal = np.linalg.svd(powers)[0][:, 4]  # the direction that no cubic explains
+            squares.append(float(orthogonal @ y[near]) ** 2)
     return float(np.sqrt(np.mean(squares))) if squares else 0.0
 
 
 def envelope(runs: RunTable, bins: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Approach 1: (flops, N, D) of the rows with the lowest loss in each of `bins` intervals of ln flops.
+    """Return (flops, N, D) of the rows on the lower envelope of training curves (approach 1).
 
-    Rows are points of training curves. Only rows below every loss at less compute count, so that the ends
-    of the curves do not.
+    A row is taken per interval of ln flops, of `bins` intervals, where its loss is below every loss at less
+    compute; the ends of the curves therefore do not count.
     """
-    c = np.log(runs["flops"])
-    edges = np.linspace(c.min(), c.max() * (1 + 1e-12), bins + 1)
-    best, chosen = np.inf, []
+    log_flops = np.log(runs["flops"])
+    edges = np.linspace(log_flops.min(), log_flops.max() * (1 + 1e-12), bins + 1)
+    best = np.inf
+    chosen = []
     for low, high in zip(edges[:-1], edges[1:], strict=True):
-        rows = np.flatnonzero((c >= low) & (c < high))
+        rows = np.flatnonzero((log_flops >= low) & (log_flops < high))
         if len(rows):
             row = rows[np.argmin(runs["loss"][rows])]
             if runs["loss"][row] < best:
                 best = runs["loss"][row]
                 chosen.append(row)
-    chosen = np.array(chosen, int)
-    return runs["flops"][chosen], runs["N"][chosen], runs["D"][chosen]
+    rows = np.array(chosen, int)
+    return runs["flops"][rows], runs["N"][rows], runs["D"][rows]
 
 
 def line(x: np.ndarray, y: np.ndarray) -> Line:
+    """Fit a power law by least squares in logs, from ln flops x and ln y."""
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
     return Line(float(np.exp(y.mean() - slope * x.mean())), slope)
 
 
 def _minimum(runs: RunTable, rows: np.ndarray, curve: str, window: float) -> Minimum:
     flops = float(np.exp(np.log(runs["flops"][rows]).mean()))
-    x, y = np.log(runs["N"][rows]), np.log(runs["loss"][rows])
+    x = np.log(runs["N"][rows])
+    y = np.log(runs["loss"][rows])
     near = np.abs(x - x[np.argmin(y)]) <= np.log(window) + 1e-9
-    x, y, rows = x[near], y[near], rows[near]
+    x = x[near]
+    y = y[near]
+    rows = rows[near]
     sizes = len(np.unique(x))
     name = _curve_for(x, y) if curve == "auto" else curve
-    nothing = (flops, np.nan, np.nan, np.nan, sizes, np.nan, name)
+    unused = Minimum(flops, np.nan, np.nan, np.nan, sizes, np.nan, name, "")
     if sizes < 3:
-        return Minimum(*nothing, f"{sizes} sizes, 3 are needed")
-    lowest = np.unique(x)[np.argmin([y[x == size].mean() for size in np.unique(x)])]
-    if lowest in (x.min(), x.max()):
-        side = "smallest" if lowest == x.min() else "largest"
-        return Minimum(*nothing, f"the {side} size is the best: the minimum is not bracketed")
-    at = _lowest(x, y, name)
-    if at is None:
-        return Minimum(*nothing, "the curve has no minimum inside the grid")
+        return unused._replace(edge=f"{sizes} sizes, 3 are needed")
+    lowest_size = np.unique(x)[np.argmin([y[x == size].mean() for size in np.unique(x)])]
+    if lowest_size in (x.min(), x.max()):
+        side = "smallest" if lowest_size == x.min() else "largest"
+        return unused._replace(edge=f"the {side} size is the best: the minimum is not bracketed")
+    lowest = _lowest(x, y, name)
+    if lowest is None:
+        return unused._replace(edge="the curve has no minimum inside the grid")
     degree = min(_DEGREES.get(name, 4), sizes - 2)
     noise = float(np.std(y - _polynomial(x, y, degree)(x))) if sizes > degree + 1 else np.nan
-    n = float(np.exp(at[0]))
-    return Minimum(flops, n, _tokens_at(runs, rows, n), float(np.exp(at[1])), sizes, noise, name, "")
+    n = float(np.exp(lowest[0]))
+    return Minimum(flops, n, _tokens_at(runs, rows, n), float(np.exp(lowest[1])), sizes, noise, name, "")
 
 
 def _tokens_at(runs: RunTable, rows: np.ndarray, n: float) -> float:
-    """Tokens at a size of a budget's curve: interpolated flops per parameter and token."""
+    """Tokens at a size of a budget's curve, by interpolated flops per parameter and token."""
     x = np.log(runs["N"][rows])
     order = np.argsort(x)
     ratio = np.log(runs["flops"][rows] / runs["N"][rows] / runs["D"][rows])[order]
@@ -175,7 +234,7 @@ def _tokens_at(runs: RunTable, rows: np.ndarray, n: float) -> float:
 
 
 def _curve_for(x: np.ndarray, y: np.ndarray) -> str:
-    """quartic; a spline where the points lie on a smooth curve anyway; cubic or a parabola for few."""
+    """quartic; a spline where the points lie on a smooth curve anyway; cubic or a parabola for few sizes."""
     sizes = len(np.unique(x))
     if sizes <= 4:
         return "parabola"
@@ -189,7 +248,8 @@ def _curve_for(x: np.ndarray, y: np.ndarray) -> str:
 def _lowest(x: np.ndarray, y: np.ndarray, curve: str) -> tuple[float, float] | None:
     """(ln N, ln loss) of the lowest local minimum strictly inside the points; None without one."""
     order = np.argsort(x, kind="stable")
-    x, y = x[order], y[order]
+    x = x[order]
+    y = y[order]
     if curve in _DEGREES:
         degree = min(_DEGREES[curve], len(np.unique(x)) - 1)
         function = _polynomial(x, y, degree)
@@ -199,17 +259,22 @@ def _lowest(x: np.ndarray, y: np.ndarray, curve: str) -> tuple[float, float] | N
         x = sizes
         function = _INTERPOLATE[curve](x, y)
     grid = np.linspace(x[0], x[-1], 401)
-    values = function(grid)
-    i = int(np.argmin(values))
+    i = int(np.argmin(function(grid)))
     if i in (0, len(grid) - 1):
         return None
-    low, high = grid[i - 1], grid[i + 1]
-    for _ in range(40):  # golden section: the curve is smooth and has one minimum here
-        one, two = low + 0.381966 * (high - low), low + 0.618034 * (high - low)
-        low, high = (low, two) if function(one) < function(two) else (one, high)
-    at = (low + high) / 2
-    return float(at), float(function(at))
+    low = grid[i - 1]
+    high = grid[i + 1]
+    # Golden section: the curve is smooth and has one minimum between two grid points.
+    for _ in range(40):
+        left = low + 0.381966 * (high - low)
+        right = low + 0.618034 * (high - low)
+        if function(left) < function(right):
+            high = right
+        else:
+            low = left
+    middle = (low + high) / 2
+    return float(middle), float(function(middle))
 
 
-def _polynomial(x: np.ndarray, y: np.ndarray, degree: int) -> Any:
+def _polynomial(x: np.ndarray, y: np.ndarray, degree: int) -> Callable[[Any], Any]:
     return np.polynomial.Polynomial.fit(x, y, degree)

@@ -1,4 +1,4 @@
-"""A ladder's settings, and its dial: from one depth to a model that can be built."""
+"""Settings of a ladder of runs, and its sizes: from a width to a model that can be built."""
 
 import dataclasses
 import math
@@ -7,61 +7,121 @@ from typing import Any, NamedTuple
 from tlx.base.chips import chips
 from tlx.base.errors import ConfigError, one_of
 
-# Dense bf16 FLOP/s of one chip, from the table of chips; "cpu" is what two cores do on small models.
+# Dense bfloat16 FLOP/s of one chip, from the table of chips; "cpu" is what two cores do on small models.
 ACCELERATORS = {name: chip.bf16_flops for name, chip in chips().items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class LadderConfig:
-    """What `tlx scale plan` is told.
+    """What `tlx scale plan` is told: what to spend, on which sizes, at which learning rates.
 
-    budget: FLOPs of all runs together, or budget_hours of `accelerators` chips of the kind `accelerator` at
-    the utilisation `mfu`. Budgets of single runs are `num_budgets`, each `budget_ratio` times the one before;
-    or they are given in `budgets`, and the total is what they cost. Every budget gets `sizes` sizes within a
-    factor `size_span` on either side of the prior optimum: tokens_per_param tokens for each parameter of the
-    layers, where compute is `prior_budget`, and growing as compute ** (1 - 2 * prior_exponent) from there.
+    Every budget gets several sizes around a prior optimum, which lies where compute buys tokens_per_param
+    tokens for each parameter of the layers; this ratio grows as compute ** (1 - 2 * prior_exponent).
     """
 
     name: str = "ladder"
+    """Name of the ladder; its folder is runs/scaling/NAME."""
+
     budget: float = 0.0
+    """FLOPs of all runs together; 0 for budget_hours or budgets instead."""
+
     budget_hours: float = 0.0
+    """Hours of all accelerators for all runs together, where budget is 0; 0 for budgets instead."""
+
     accelerator: str = "cpu"
+    """Kind of chip, one of ACCELERATORS."""
+
     accelerators: int = 1
+    """Number of chips."""
+
     mfu: float = 0.4
+    """Expected model FLOPs utilisation of the chips, above 0 and at most 1."""
+
     num_budgets: int = 3
+    """Number of budgets of single runs, where budgets is empty."""
+
     budget_ratio: float = 4.0
+    """Factor from one budget to the next, above 1."""
+
     budgets: tuple[float, ...] = ()
+    """FLOPs of single runs, one entry per budget; empty to divide the total."""
+
     sizes: int = 4
+    """Sizes per budget, 3 or more."""
+
     size_span: float = 4.0
+    """Factor from the prior optimum to the smallest and to the largest size, above 1."""
+
     tokens_per_param: float = 20.0
+    """Tokens per parameter of the layers at the prior optimum of prior_budget."""
+
     prior_budget: float = 1e20
+    """FLOPs at which the prior optimum has tokens_per_param."""
+
     prior_exponent: float = 0.5
-    seeds: int = 2  # runs with other seeds at `seed_cells` cells in all
+    """Exponent a of the prior N* ~ C^a; 0.5 for the same tokens per parameter at every budget."""
+
+    seeds: int = 2
+    """Seeds of each replicated cell, where noise is measured; 1 for none."""
+
     seed_cells: int = 2
-    # The dial: depth = width / aspect_ratio; widths are multiples of head_dim * width_multiple.
+    """Cells that are replicated: the middle sizes of the middle budget."""
+
     aspect_ratio: float = 64.0
+    """Width over depth."""
+
     head_dim: int = 64
-    width_multiple: int = 1  # heads are a multiple of it: what the mesh's tensor axis divides
+    """Size of an attention head."""
+
+    width_multiple: int = 1
+    """Heads are a multiple of it, as the mesh's tensor axis needs, and widths of head_dim times it."""
+
     ff_dim_multiple: int = 128
+    """Widths of the feed-forward are multiples of it."""
+
     ff_dim_ratio: float = 4.0
+    """Width of the feed-forward over width of the model."""
+
     depths: tuple[int, int] = (1, 128)
-    # Batch, and the peak of the learning rate:
-    # learning_rate * (width / lr_base_width) ** lr_width_power * (D / lr_base_tokens) ** lr_tokens_power.
-    batch_tokens: float = 0.0  # 0: the run's batch; else batch_tokens * (D / 1e9) ** batch_power
+    """Smallest and largest number of layers."""
+
+    batch_tokens: float = 0.0
+    """Tokens of a batch for a run of 1e9 tokens; 0 for the run's own batch."""
+
     batch_power: float = 0.5
+    """Power of the training tokens D with which batch_tokens grows."""
+
     learning_rate: float = 4e-3
+    """Peak learning rate of a run of width lr_base_width and lr_base_tokens tokens."""
+
     lr_base_width: int = 128
+    """Width at which the learning rate is the one given."""
+
     lr_width_power: float = -0.5
+    """Power of the width with which the learning rate changes."""
+
     lr_base_tokens: float = 1e9
-    lr_tokens_power: float = 0.0  # where the batch stays as it is, longer runs want lower rates
-    warmup_fraction: float = 0.05  # share of each run
-    # Above 0 a share of each run at whose end the rate falls, and runs of a size are branches of one trunk.
+    """Training tokens at which the learning rate is the one given."""
+
+    lr_tokens_power: float = 0.0
+    """Power of the training tokens with which it changes; below 0 where all runs share one batch size."""
+
+    warmup_fraction: float = 0.05
+    """Fraction of each run in which the learning rate rises; with trunks, of each trunk's shortest run."""
+
     cooldown_fraction: float = 0.0
+    """Fraction of each run, at its end, in which the learning rate falls: 0 to below 1.
+
+    Above 0, runs of one size are branches of one trunk; 0 gives every run the schedule of its own config."""
+
     min_steps: int = 100
-    checkpoints: int = 10  # of each run
+    """Steps that every size must reach to be used for a budget."""
+
+    checkpoints: int = 10
+    """Checkpoints of each run."""
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Check the values. Raises ConfigError naming the field, its value and the legal ones."""
         if self.accelerator not in ACCELERATORS:
             raise ConfigError(one_of("ladder.accelerator", self.accelerator, ACCELERATORS))
         if not (self.budget > 0 or self.budget_hours > 0 or self.budgets):
@@ -69,15 +129,10 @@ class LadderConfig:
         for name in ("budget_ratio", "size_span"):
             if getattr(self, name) <= 1:
                 raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be above 1")
-        for name, least in (
-            ("num_budgets", 1),
-            ("sizes", 3),
-            ("seeds", 1),
-            ("head_dim", 2),
-            ("accelerators", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be {least} or more")
+        minimums = {"num_budgets": 1, "sizes": 3, "seeds": 1, "head_dim": 2, "accelerators": 1}
+        for name, minimum in minimums.items():
+            if getattr(self, name) < minimum:
+                raise ConfigError(f"ladder.{name} = {getattr(self, name)} must be {minimum} or more")
         if not 0 <= self.cooldown_fraction < 1:
             raise ConfigError(
                 f"ladder.cooldown_fraction = {self.cooldown_fraction} must be at least 0 and below 1"
@@ -92,51 +147,68 @@ class LadderConfig:
 
     @property
     def flops_per_second(self) -> float:
-        """Of all accelerators together, as far as they are used."""
+        """FLOP/s that all accelerators achieve together."""
         return ACCELERATORS[self.accelerator] * self.accelerators * self.mfu
 
     @property
     def total(self) -> float:
-        """FLOPs there are for all runs; infinite where single budgets are given instead."""
+        """FLOPs of all runs together; infinite where single budgets are given instead."""
         if self.budget > 0:
             return self.budget
-        return self.budget_hours * 3600 * self.flops_per_second if self.budget_hours > 0 else math.inf
+        if self.budget_hours > 0:
+            return self.budget_hours * 3600 * self.flops_per_second
+        return math.inf
 
 
 class ModelSize(NamedTuple):
-    """A rung of the dial."""
+    """The dims of one model of a ladder."""
 
     depth: int
+    """Layers, of each tower."""
+
     width: int
+    """Width of the model."""
+
     heads: int
+    """Attention heads."""
+
     hidden: int
+    """Width of the feed-forward."""
 
 
 def size_at(config: LadderConfig, width: int) -> ModelSize:
-    """The model of a width: depth by the aspect, heads and feed-forward by what the mesh divides."""
+    """Return the model of a width: depth by the aspect, heads and feed-forward by what the mesh divides."""
     first, last = config.depths
     depth = min(last, max(first, round(width / config.aspect_ratio)))
-    hidden = math.ceil(config.ff_dim_ratio * width / config.ff_dim_multiple) * config.ff_dim_multiple
-    return ModelSize(depth, width, width // config.head_dim, hidden)
+    return ModelSize(depth, width, width // config.head_dim, feedforward_width(config, width))
+
+
+def feedforward_width(config: LadderConfig, width: int) -> int:
+    """Return the width of the feed-forward for a width of the model."""
+    return math.ceil(config.ff_dim_ratio * width / config.ff_dim_multiple) * config.ff_dim_multiple
 
 
 def sizes(config: LadderConfig) -> list[ModelSize]:
-    """All rungs, smallest first: every width that heads and mesh allow, up to the deepest model."""
+    """Return all sizes, smallest first: every width that heads and mesh allow, up to the deepest model."""
     step = config.head_dim * config.width_multiple
-    return [
-        size_at(config, width) for width in range(step, int(config.aspect_ratio * config.depths[1]) + 1, step)
-    ]
+    widest = int(config.aspect_ratio * config.depths[1])
+    return [size_at(config, width) for width in range(step, widest + 1, step)]
 
 
 def with_size(run: dict[str, Any], size: ModelSize) -> dict[str, Any]:
-    """A run's config (plain dict) with its model at a rung. Towers of an encoder-decoder are equally deep."""
+    """Return a run's config (plain dict) with a model of the size.
+
+    Both towers of an encoder-decoder get its depth. The number of key/value heads keeps its ratio to that of
+    the query heads, rounded down to a divisor of them.
+    """
     model = dict(run["model"])
-    model["width"], model["num_layers"] = size.width, size.depth
+    model["width"] = size.width
+    model["num_layers"] = size.depth
     if model["kind"] == "encoder_decoder":
         model["num_decoder_layers"] = size.depth
-    kv = model["attention"]["num_kv_heads"]
-    old = model["attention"]["num_heads"]
-    groups = max(1, size.heads * kv // old) if kv else 0
+    kv_heads = model["attention"]["num_kv_heads"]
+    old_heads = model["attention"]["num_heads"]
+    groups = max(1, size.heads * kv_heads // old_heads) if kv_heads else 0
     while groups and size.heads % groups:
         groups -= 1
     heads = {"num_heads": size.heads, "num_kv_heads": groups, "head_dim": 0}

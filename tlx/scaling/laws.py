@@ -1,298 +1,267 @@
-"""Scaling laws as sums of power terms in log space: predictions and exact gradients.
+"""Scaling laws as sums of power terms in log space, and the division of a budget that each calls optimal.
 
-ln loss = logsumexp of terms, each linear in the constants: ln A - alpha ln N, ln B - beta ln D, ln E. A law
-is fitted in coordinates where every column has mean 0, so that constants hardly depend on each other.
+ln loss = logsumexp of terms, each linear in the constants: ln A - alpha ln N, ln B - beta ln D, ln E. A new
+law is one entry of LAWS: its terms, the columns that it reads, and, where it has one, its optimum.
+evaluation.py computes predictions and gradients of any of them.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.scaling.runs import RunTable, require
 
-Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# Constants by name, as they are published; each a number or an array [...] over bootstrap draws.
+Constants = Mapping[str, Any]
 
-# An exponent at one of these ends says that the data do not determine it.
-EXPONENTS = (1e-3, 5.0)
-REPEATS = (np.log(1e-2), np.log(1e4))
+# Coefficient of a term, and its exponents: {exponent: {column: sign}}.
+Term = tuple[str, Mapping[str, Mapping[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Allocation:
+    """The compute-optimal division of a budget between parameters and tokens, where flops = k N^s D."""
+
+    size: Callable[[Constants, Any, float, float], Any]
+    """N* of (constants, flops, k, s)."""
+
+    exponent: Callable[[Constants, float], Any]
+    """a in N* ~ C^a, of (constants, s)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """terms: (coefficient, {exponent: {column: sign}}); the exponent "" is 1. outer: an exponent on the
-    whole sum (Kaplan's L(N,D)). target: the column that is predicted. repeated: N and D are the effective
-    ones of Muennighoff et al."""
+    """A scaling law: its form, the columns that it reads, and how it divides a budget."""
 
     name: str
-    terms: tuple[tuple[str, Mapping[str, Mapping[str, float]]], ...]
+    """Name of the law, as --law takes it."""
+
+    terms: tuple[Term, ...]
+    """(coefficient, {exponent: {column: sign}}) of each term; the exponent "" is fixed at 1."""
+
     columns: tuple[str, ...]
+    """Columns of the table that a prediction reads."""
+
     target: str = "loss"
+    """The column that is predicted."""
+
     outer: str = ""
+    """Name of an exponent on the whole sum (beta in Kaplan's L(N, D)); empty for none."""
+
     repeated: bool = False
+    """Whether N and D are the effective ones of Muennighoff et al., for data seen more than once."""
+
+    allocation: Allocation | None = None
+    """Optimal N and D of a budget; None for a law without an optimum."""
+
+    one_epoch: bool = False
+    """Whether the law describes only runs that see each token once; tables with D > D_unique are refused."""
+
+    isoflop: bool = False
+    """Whether the constants can also be read off iso-FLOP minima and envelopes (approaches 1 and 2)."""
+
+    with_repetition: str = ""
+    """Name of the law with the same constants, followed by R_D and R_N, for repeated data; empty for none."""
+
     source: str = ""
+    """Citation."""
 
     @property
     def coefficients(self) -> tuple[str, ...]:
+        """Names of the terms' coefficients."""
         return tuple(name for name, _ in self.terms)
 
     @property
     def exponents(self) -> tuple[str, ...]:
+        """Names of the terms' exponents, each once."""
         return tuple(dict.fromkeys(name for _, parts in self.terms for name in parts))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Order of the vector of constants: logs of coefficients, exponents, the rest."""
-        extra = ((self.outer,) if self.outer else ()) + (("R_D", "R_N") if self.repeated else ())
-        return self.coefficients + self.exponents + extra
+        """Order of the vector: logs of coefficients, exponents, the outer exponent, logs of R_D and R_N."""
+        outer = (self.outer,) if self.outer else ()
+        return self.coefficients + self.exponents + outer + self._repeat_constants
 
     @property
     def logs(self) -> tuple[str, ...]:
         """Constants whose logarithm stands in the vector."""
-        return (*self.coefficients, *(("R_D", "R_N") if self.repeated else ()))
+        return self.coefficients + self._repeat_constants
 
-    def params(self, theta: np.ndarray) -> dict[str, float]:
-        """Constants as they are published, from the vector (or [..., p] vectors)."""
-        found = dict(zip(self.names, np.moveaxis(np.asarray(theta, float), -1, 0), strict=True))
+    @property
+    def is_surface_of_n_and_d(self) -> bool:
+        """Whether N, D and flops are all that a prediction reads."""
+        return set(self.columns) <= {"N", "D", "flops"}
+
+    @property
+    def _repeat_constants(self) -> tuple[str, ...]:
+        return ("R_D", "R_N") if self.repeated else ()
+
+    def params(self, theta: np.ndarray) -> dict[str, Any]:
+        """Return the constants as they are published, from the vector [p] (or from vectors [..., p])."""
+        values = dict(zip(self.names, np.moveaxis(np.asarray(theta, float), -1, 0), strict=True))
         for name in self.logs:
-            found[name] = np.exp(found[name])
-        found.pop("", None)
-        return found
+            values[name] = np.exp(values[name])
+        values.pop("", None)
+        return values
 
     def theta(self, params: Mapping[str, float]) -> np.ndarray:
-        """The vector of published constants."""
+        """Return the vector [p] of published constants."""
         values = {"": 1.0, **params}
-        return np.array([np.log(values[n]) if n in self.logs else values[n] for n in self.names], float)
+        vector = [np.log(values[name]) if name in self.logs else values[name] for name in self.names]
+        return np.array(vector, float)
+
+    def optimal_sizes(self, theta: np.ndarray, flops: Any, flops_per: tuple[float, float]) -> tuple[Any, Any]:
+        """Return the compute-optimal sizes of a budget.
+
+        Args:
+            theta: Constants [p], or [..., p] for many bootstrap draws.
+            flops: Training FLOPs, a number or an array that broadcasts against theta's leading dims.
+            flops_per: (k, s) of flops = k N^s D.
+
+        Returns:
+            (N*, D*): parameters and tokens.
+
+        Raises:
+            ConfigError: The law has no optimum.
+        """
+        if self.allocation is None:
+            raise ConfigError(f"law {self.name!r} has no optimum of N and D for a budget")
+        k, s = flops_per
+        n = self.allocation.size(self.params(theta), flops, k, s)
+        return n, flops / (k * n**s)
+
+    def optimal_exponents(self, theta: np.ndarray, flops_per: tuple[float, float]) -> tuple[Any, Any] | None:
+        """Return (a, b) of N* ~ C^a and D* ~ C^b for constants [..., p]; None without an optimum."""
+        if self.allocation is None:
+            return None
+        s = flops_per[1]
+        a = self.allocation.exponent(self.params(theta), s)
+        return a, 1 - s * a
 
 
-_CHINCHILLA = (("A", {"alpha": {"N": -1}}), ("B", {"beta": {"D": -1}}), ("E", {}))
+def _chinchilla_size(constants: Constants, flops: Any, k: float, s: float) -> Any:
+    """N* where alpha A N^-alpha = s beta B D^-beta (Hoffmann et al. 2203.15556, equation 4, with s = 1)."""
+    q = constants
+    ratio = q["alpha"] * q["A"] / (s * q["beta"] * q["B"])
+    return (ratio * (flops / k) ** q["beta"]) ** (1 / (q["alpha"] + s * q["beta"]))
 
-LAWS = {
-    law.name: law
-    for law in (
-        Law("chinchilla", _CHINCHILLA, ("N", "D"), source="Hoffmann et al. 2203.15556"),
-        Law("kaplan_n", (("A", {"alpha": {"N": -1}}),), ("N",), source="Kaplan et al. 2001.08361"),
-        Law("kaplan_d", (("B", {"beta": {"D": -1}}),), ("D",), source="Kaplan et al. 2001.08361"),
-        Law("kaplan_c", (("K", {"gamma": {"flops": -1}}),), ("flops",), source="Kaplan et al. 2001.08361"),
-        # ln L = beta logsumexp(ln A - p ln N, ln D_c - ln D), p = alpha_N / alpha_D
-        Law(
-            "kaplan",
-            (("A", {"p": {"N": -1}}), ("D_c", {"": {"D": -1}})),
-            ("N", "D"),
-            outer="beta",
-            source="Kaplan et al. 2001.08361",
+
+def _chinchilla_exponent(constants: Constants, s: float) -> Any:
+    return constants["beta"] / (constants["alpha"] + s * constants["beta"])
+
+
+def _overtrain_size(constants: Constants, flops: Any, k: float, s: float) -> Any:
+    """N* at the optimal tokens per parameter, M* = (b / a)^(1 / 2 eta) (Gadre et al. 2403.08540)."""
+    tokens_per_param = (constants["b"] / constants["a"]) ** (1 / (2 * constants["eta"]))
+    return (flops / (k * tokens_per_param)) ** (1 / (s + 1))
+
+
+def _overtrain_exponent(constants: Constants, s: float) -> Any:
+    return np.full(np.shape(constants["eta"]), 1 / (1 + s))
+
+
+def _kaplan_size(constants: Constants, flops: Any, k: float, s: float) -> Any:
+    """N* where the sum A N^-p + D_c / D is least at flops = k N^s D."""
+    p = constants["p"]
+    return (p * constants["A"] * (flops / k) / (s * constants["D_c"])) ** (1 / (s + p))
+
+
+def _kaplan_exponent(constants: Constants, s: float) -> Any:
+    return 1 / (s + constants["p"])
+
+
+_CHINCHILLA_TERMS: tuple[Term, ...] = (("A", {"alpha": {"N": -1}}), ("B", {"beta": {"D": -1}}), ("E", {}))
+_CHINCHILLA_ALLOCATION = Allocation(_chinchilla_size, _chinchilla_exponent)
+_TOWER_TERM: Term = ("A", {"p_enc": {"N_enc": -1}, "p_dec": {"N_dec": -1}})
+
+_ALL_LAWS = (
+    Law(
+        name="chinchilla",
+        terms=_CHINCHILLA_TERMS,
+        columns=("N", "D"),
+        allocation=_CHINCHILLA_ALLOCATION,
+        one_epoch=True,
+        isoflop=True,
+        with_repetition="repeat",
+        source="Hoffmann et al. 2203.15556",
+    ),
+    Law(
+        name="kaplan_n",
+        terms=(("A", {"alpha": {"N": -1}}),),
+        columns=("N",),
+        source="Kaplan et al. 2001.08361",
+    ),
+    Law(
+        name="kaplan_d",
+        terms=(("B", {"beta": {"D": -1}}),),
+        columns=("D",),
+        source="Kaplan et al. 2001.08361",
+    ),
+    Law(
+        name="kaplan_c",
+        terms=(("K", {"gamma": {"flops": -1}}),),
+        columns=("flops",),
+        source="Kaplan et al. 2001.08361",
+    ),
+    # ln L = beta logsumexp(ln A - p ln N, ln D_c - ln D), p = alpha_N / alpha_D
+    Law(
+        name="kaplan",
+        terms=(("A", {"p": {"N": -1}}), ("D_c", {"": {"D": -1}})),
+        columns=("N", "D"),
+        outer="beta",
+        allocation=Allocation(_kaplan_size, _kaplan_exponent),
+        one_epoch=True,
+        source="Kaplan et al. 2001.08361",
+    ),
+    # M is tokens per parameter: see evaluation.design_matrix
+    Law(
+        name="overtrain",
+        terms=(
+            ("a", {"eta": {"M": 1, "flops": -1}}),
+            ("b", {"eta": {"M": -1, "flops": -1}}),
+            ("E", {}),
         ),
-        Law(
-            "overtrain",
-            (
-                ("a", {"eta": {"M": 1, "flops": -1}}),
-                ("b", {"eta": {"M": -1, "flops": -1}}),
-                ("E", {}),
-            ),
-            ("N", "D", "flops"),
-            source="Gadre et al. 2403.08540",
-        ),
-        Law(
-            "repeat",
-            _CHINCHILLA,
-            ("N", "D", "D_unique"),
-            repeated=True,
-            source="Muennighoff et al. 2305.16264",
-        ),
-        Law(
-            "encdec",
-            (("A", {"p_enc": {"N_enc": -1}, "p_dec": {"N_dec": -1}}), ("E", {})),
-            ("N_enc", "N_dec"),
-            source="Ghorbani et al. 2109.07740",
-        ),
-        Law(
-            "encdec_data",
-            (("A", {"p_enc": {"N_enc": -1}, "p_dec": {"N_dec": -1}}), ("B", {"beta": {"D": -1}}), ("E", {})),
-            ("N_enc", "N_dec", "D"),
-            source="Ghorbani et al. 2109.07740, with a term for the data",
-        ),
-        Law(
-            "transfer",
-            (("k", {"a": {"D_F": 1}, "b": {"N": 1}}),),
-            ("D_F", "N"),
-            target="D_T",
-            source="Hernandez et al. 2102.01293",
-        ),
-    )
-}
+        columns=("N", "D", "flops"),
+        allocation=Allocation(_overtrain_size, _overtrain_exponent),
+        one_epoch=True,
+        source="Gadre et al. 2403.08540",
+    ),
+    Law(
+        name="repeat",
+        terms=_CHINCHILLA_TERMS,
+        columns=("N", "D", "D_unique"),
+        repeated=True,
+        allocation=_CHINCHILLA_ALLOCATION,
+        source="Muennighoff et al. 2305.16264",
+    ),
+    Law(
+        name="encdec",
+        terms=(_TOWER_TERM, ("E", {})),
+        columns=("N_enc", "N_dec"),
+        source="Ghorbani et al. 2109.07740",
+    ),
+    Law(
+        name="encdec_data",
+        terms=(_TOWER_TERM, ("B", {"beta": {"D": -1}}), ("E", {})),
+        columns=("N_enc", "N_dec", "D"),
+        source="Ghorbani et al. 2109.07740, with a term for the data",
+    ),
+    Law(
+        name="transfer",
+        terms=(("k", {"a": {"D_F": 1}, "b": {"N": 1}}),),
+        columns=("D_F", "N"),
+        target="D_T",
+        source="Hernandez et al. 2102.01293",
+    ),
+)
+
+LAWS = {law.name: law for law in _ALL_LAWS}
 
 
 def get_law(name: str) -> Law:
-    """The law called `name`. Raises ConfigError with the choices."""
+    """Return the law called `name`. Raises ConfigError with the choices."""
     if name not in LAWS:
         raise ConfigError(one_of("law", name, LAWS))
     return LAWS[name]
-
-
-class Problem:
-    """A law bound to a table: what a solver needs.
-
-    Vectors are in centred coordinates; `outside` and `inside` change between them and the law's own.
-    """
-
-    def __init__(self, law: Law, runs: RunTable):
-        require(runs, (*law.columns, law.target), law.name)
-        self.law, self.runs = law, runs
-        self.target = np.log(runs[law.target].astype(float))
-        self.design = _design(law, runs)  # [n, K, p]
-        self.change = _centring(law, self.design)
-        self.centred = self.design @ np.linalg.inv(self.change)
-        self.lower, self.upper = self._bounds()
-
-    @property
-    def size(self) -> int:
-        return len(self.law.names)
-
-    def outside(self, phi: np.ndarray) -> np.ndarray:
-        """Law's constants [..., p] of centred ones."""
-        return phi @ np.linalg.inv(self.change).T
-
-    def inside(self, theta: np.ndarray) -> np.ndarray:
-        """Centred constants [..., p] of the law's."""
-        return theta @ self.change.T
-
-    def evaluate(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ln prediction [S, n] and its gradient [S, n, p], for S vectors."""
-        if not self.law.repeated:
-            return _linear(self.law, self.centred, phi)
-        value, slope = _repeated(self.law, self.runs, self.outside(phi))
-        return value, slope @ np.linalg.inv(self.change)
-
-    def starts(self, count: int, seed: int = 0) -> np.ndarray:
-        """Vectors [count, p] to start from, spread over what losses can come from."""
-        rng = np.random.default_rng(seed)
-        law, level = self.law, float(np.median(self.target))
-        columns = []
-        for name in law.names:
-            if name in law.coefficients:
-                middle = 0.0 if law.outer else level
-                spread = rng.uniform(-4, 0.2, count) if len(law.terms) > 1 else rng.normal(0, 0.3, count)
-                columns.append(middle + spread)
-            elif name in ("R_D", "R_N"):
-                columns.append(rng.uniform(np.log(1), np.log(50), count))
-            else:
-                columns.append(np.exp(rng.uniform(np.log(0.05), np.log(1.2), count)))
-        found = np.stack(columns, -1)
-        return np.clip(found, self.lower, self.upper)
-
-    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        lower, upper = np.full(self.size, -60.0), np.full(self.size, 60.0)
-        for i, name in enumerate(self.law.names):
-            if name == "E":  # between almost nothing and the lowest loss
-                lower[i], upper[i] = self.target.min() - np.log(1000), self.target.min()
-            elif name == "":  # an exponent that is 1 by the law's form
-                lower[i] = upper[i] = 1.0
-            elif name in ("R_D", "R_N"):
-                lower[i], upper[i] = REPEATS
-            elif name not in self.law.coefficients:
-                lower[i], upper[i] = EXPONENTS
-        return lower, upper
-
-
-def predict_log(law: Law, runs: RunTable, theta: np.ndarray) -> np.ndarray:
-    """ln prediction [..., n] of constants [..., p] for the rows of a table (no target needed)."""
-    flat = np.atleast_2d(theta)
-    if law.repeated:
-        value, _ = _repeated(law, runs, flat)
-    else:
-        value, _ = _linear(law, _design(law, runs), flat)
-    return value.reshape(*np.shape(theta)[:-1], -1)
-
-
-def _design(law: Law, runs: RunTable) -> np.ndarray:
-    """[n, K, p]: what each constant is multiplied by in each term."""
-    columns = {name: np.log(np.asarray(runs[name], float)) for name in law.columns}
-    if "M" in {c for _, parts in law.terms for signs in parts.values() for c in signs}:
-        columns["M"] = columns["D"] - columns["N"]
-    rows = len(next(iter(columns.values())))
-    found = np.zeros((rows, len(law.terms), len(law.names)))
-    for k, (coefficient, parts) in enumerate(law.terms):
-        found[:, k, law.names.index(coefficient)] = 1
-        for exponent, signs in parts.items():
-            found[:, k, law.names.index(exponent)] = sum(s * columns[c] for c, s in signs.items())
-    return found
-
-
-def _centring(law: Law, design: np.ndarray) -> np.ndarray:
-    """[p, p]: to coefficients that stand for the table's geometric means."""
-    change = np.eye(len(law.names))
-    for k, (coefficient, parts) in enumerate(law.terms):
-        for exponent in parts:
-            j = law.names.index(exponent)
-            change[law.names.index(coefficient), j] = design[:, k, j].mean()
-    return change
-
-
-def _softmax(terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """logsumexp over the last dim and its weights."""
-    top = terms.max(-1, keepdims=True)
-    powers = np.exp(terms - top)
-    total = powers.sum(-1, keepdims=True)
-    return (top + np.log(total))[..., 0], powers / total
-
-
-def _linear(law: Law, design: np.ndarray, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    rows, terms, size = design.shape
-    flat = phi @ design.reshape(rows * terms, size).T
-    value, weights = _softmax(flat.reshape(len(phi), rows, terms))
-    slope = np.zeros((len(phi), rows, size))
-    for k in range(terms):  # a term touches few constants
-        for j in np.flatnonzero(design[:, k].any(0)):
-            slope[:, :, j] += weights[:, :, k] * design[:, k, j]
-    if law.outer:
-        power = phi[:, [law.names.index(law.outer)]]
-        slope *= power[..., None]
-        slope[:, :, law.names.index(law.outer)] = value
-        value = value * power
-    return value, slope
-
-
-def _repeated(law: Law, runs: RunTable, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Muennighoff's effective N' and D' in Chinchilla's form.
-
-    X' = U (1 + R (1 - exp(-(X / U - 1) / R))), with U the unique tokens, or the parameters that are optimal
-    for them: N_opt(U_D) on alpha A N^-alpha = beta B D^-beta, and never more than N.
-    """
-    a, b, e, alpha, beta, log_rd, log_rn = (column[:, None] for column in theta.T)
-    n, d = np.log(runs["N"])[None], np.log(runs["D"])[None]
-    unique = np.minimum(np.log(runs["D_unique"])[None], d)
-    best = (np.log(alpha) + a - np.log(beta) - b + beta * unique) / alpha
-    free = best < n  # where U_N is N_opt(U_D)
-    log_d, by_rd, _ = _effective(d, unique, log_rd)
-    log_n, by_rn, by_un = _effective(n, np.where(free, best, n), log_rn)
-    value, (w_a, w_b, w_e) = _three(a - alpha * log_n, b - beta * log_d, e)
-    through = np.where(free, -w_a * alpha * by_un, 0.0)
-    slope = np.stack(
-        [
-            w_a + through / alpha,
-            w_b - through / alpha,
-            w_e,
-            -w_a * log_n + through * (1 / alpha - best) / alpha,
-            -w_b * log_d + through * (unique - 1 / beta) / alpha,
-            -w_b * beta * by_rd,
-            -w_a * alpha * by_rn,
-        ],
-        -1,
-    )
-    return value, slope
-
-
-def _three(*terms: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    value, weights = _softmax(np.stack(np.broadcast_arrays(*terms), -1))
-    return value, tuple(np.moveaxis(weights, -1, 0))
-
-
-def _effective(x: np.ndarray, unique: np.ndarray, log_r: np.ndarray) -> tuple[np.ndarray, ...]:
-    """ln X', its derivative by ln R and by ln U. All logs."""
-    r = np.exp(log_r)
-    repeats = np.exp(np.clip(x - unique, 0, 50)) - 1
-    share = np.exp(-repeats / r)
-    total = 1 + r * (1 - share)
-    by_r = (1 - share) - share * repeats / r
-    return unique + np.log(total), r * by_r / total, 1 - (repeats + 1) * share / total

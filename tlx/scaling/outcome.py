@@ -1,4 +1,4 @@
-"""What a run's directory says of how it ended."""
+"""How a run ended, as its directory tells."""
 
 import json
 import pathlib
@@ -8,15 +8,18 @@ from tlx.training.journal import read_lines
 
 
 def result_of(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
-    """Loss and bits per byte after the last step, and the unique tokens; None before that."""
+    """Return loss, bits per byte and unique tokens after the last of `steps` steps; None before that."""
     for line in reversed(read_lines(workdir / "metrics.jsonl")):
         if line["kind"] == "validation" and line["step"] == steps:
-            found = {"loss": line.get("loss"), "bits_per_byte": line.get("bits_per_byte")}
-            run = json.loads((workdir / "run.json").read_text())
-            return found | {"D_unique": run["data"]["train_tokens"]}
+            saved = json.loads((workdir / "run.json").read_text())
+            return {
+                "loss": line.get("loss"),
+                "bits_per_byte": line.get("bits_per_byte"),
+                "D_unique": saved["data"]["train_tokens"],
+            }
     return None
 
 
 def ended(workdir: pathlib.Path) -> bool:
-    """Whether `tlx train` said that it had come to its end."""
+    """Return whether `tlx train` has recorded the end of the run."""
     return any(line["event"] == "end" for line in read_lines(workdir / "events.jsonl"))

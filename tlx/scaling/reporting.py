@@ -1,11 +1,11 @@
-"""report: one self-contained HTML page, and its plots as PNG files beside it."""
+"""report: one self-contained HTML page about a fit, and its plots as PNG files beside it."""
 
 import base64
 import html
 import os
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -14,8 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tlx.scaling import isoflop
-from tlx.scaling.fits import Fit, fit, optimal_sizes
-from tlx.scaling.laws import get_law, predict_log
+from tlx.scaling.backtesting import backtest
+from tlx.scaling.evaluation import predict_log
+from tlx.scaling.fits import Fit, fit
+from tlx.scaling.laws import get_law
+from tlx.scaling.prediction import predict_loss
+from tlx.scaling.sensitivity import influence
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222}"
@@ -26,34 +30,32 @@ _STYLE = (
 # Columns of the table of runs, as far as a table has them.
 _SHOWN = ("run", "N", "D", "flops", "lr", "seed", "loss", "bits_per_byte", "status")
 
+# Budgets above which a legend would cover the curves.
+_MAX_LEGEND = 14
+
 
 def report(found: Fit, folder: str | os.PathLike, flops: float | None = None) -> pathlib.Path:
-    """Writes FOLDER/index.html and its PNGs; returns the page's path.
+    """Write the report of a fit: FOLDER/index.html and its PNGs.
 
-    flops: the budget of the forecast; 10 times the largest by default. A fit that is not identified gives a
-    page that says so, with the runs and no constants.
+    Args:
+        found: The fit. One that is not identified gives a page that says so, with the runs and no constants.
+        folder: Folder that is written to; made where it does not exist.
+        flops: The budget of the forecast; None for 10 times the largest.
+
+    Returns:
+        Path of the page.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     flops = flops or 10 * float(found.runs["flops"].max())
-    plots: dict[str, Callable[[Axes], Any]] = {
-        "Iso-FLOP curves and their minima": lambda a: _curves(a, found)
-    }
-    if found.ok and found.exponents is not None:
-        plots["Best size and tokens against compute"] = lambda a: _optima(a, found, flops)
-    if found.ok and found.approach == 3:
-        plots["Loss surface and efficient frontier"] = lambda a: _surface(a, found, flops)
-        plots["Residuals"] = lambda a: _residuals(a, found)
-        if found.backtest().folds:
-            plots["Backtest: errors of extrapolations"] = lambda a: _backtest(a, found)
     parts = [_summary(found, flops)]
     with matplotlib.rc_context({"font.size": 10}):
-        for i, (title, plot) in enumerate(plots.items()):
+        for i, (title, plot) in enumerate(_plots(found, flops).items()):
             path = folder / f"{i + 1}-{title.split(':')[0].lower().replace(' ', '-')}.png"
             _draw(path, title, plot)
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(f"<h2>{title}</h2><img alt='{title}' src='data:image/png;base64,{data}'>")
-    parts.append("<h2>Runs</h2>" + _table(found))
+    parts.append("<h2>Runs</h2>" + _table_of_runs(found))
     page = folder / "index.html"
     title = f"Scaling law: {found.law}"
     page.write_text(
@@ -64,7 +66,23 @@ def report(found: Fit, folder: str | os.PathLike, flops: float | None = None) ->
     return page
 
 
-def _draw(path: pathlib.Path, title: str, plot: Callable[[Axes], Any]) -> None:
+def _plots(found: Fit, flops: float) -> dict[str, Callable[[Axes], None]]:
+    """The plots that a fit allows, by title."""
+    plots: dict[str, Callable[[Axes], None]] = {
+        "Iso-FLOP curves and their minima": lambda axes: _plot_curves(axes, found)
+    }
+    if found.ok and found.exponents is not None:
+        plots["Best size and tokens against compute"] = lambda axes: _plot_optima(axes, found, flops)
+    if found.ok and found.approach == 3:
+        plots["Loss surface and efficient frontier"] = lambda axes: _plot_surface(axes, found, flops)
+        plots["Residuals"] = lambda axes: _plot_residuals(axes, found)
+        if backtest(found).folds:
+            plots["Backtest: errors of extrapolations"] = lambda axes: _plot_backtest(axes, found)
+    return plots
+
+
+def _draw(path: pathlib.Path, title: str, plot: Callable[[Axes], None]) -> None:
+    # A Figure of its own, not pyplot's: no state is shared with a notebook that calls report().
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.add_subplot()
     plot(axes)
@@ -73,145 +91,160 @@ def _draw(path: pathlib.Path, title: str, plot: Callable[[Axes], Any]) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _curves(axes: Axes, found: Fit) -> None:
+def _plot_curves(axes: Axes, found: Fit) -> None:
+    law = get_law(found.law)
     groups = isoflop.group_budgets(found.runs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        minima = isoflop.minima(found.runs, found.curve)
+        minima = isoflop.minima(found.runs, found.settings.curve)
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(groups)))
     for rows, minimum, color in zip(groups, minima, colors, strict=True):
-        n, loss = found.runs["N"][rows], found.runs["loss"][rows]
+        n = found.runs["N"][rows]
+        loss = found.runs["loss"][rows]
         axes.plot(n, loss, "o", color=color, markersize=4, label=f"{minimum.flops:.2g} FLOP")
-        if found.ok and found.approach == 3 and set(get_law(found.law).columns) <= {"N", "D", "flops"}:
+        if found.ok and found.approach == 3 and law.is_surface_of_n_and_d:
             x = np.geomspace(n.min() / 1.3, n.max() * 1.3, 100)
-            k, s = found.flops_per
-            table = {"N": x, "D": minimum.flops / (k * x**s), "flops": np.full(100, minimum.flops)}
-            y = np.exp(predict_log(get_law(found.law), table, found.theta))
+            table = {
+                "N": x,
+                "D": minimum.flops / found.flops_per_token(x),
+                "flops": np.full(100, minimum.flops),
+            }
+            y = np.exp(predict_log(law, table, found.constants()))
             axes.plot(x, y, "-", color=color, linewidth=1)
         if not minimum.edge:
             axes.plot(minimum.N, minimum.loss, "*", color=color, markersize=12, markeredgecolor="black")
     axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="loss")
-    if len(groups) <= 14:
+    if len(groups) <= _MAX_LEGEND:
         axes.legend(fontsize=8)
 
 
-def _optima(axes: Axes, found: Fit, flops: float) -> None:
-    c = np.geomspace(found.runs["flops"].min(), flops, 60)
+def _plot_optima(axes: Axes, found: Fit, flops: float) -> None:
+    budgets = np.geomspace(found.runs["flops"].min(), flops, 60)
+    best = [found.optimal(budget) for budget in budgets]
     for i, (name, color) in enumerate((("N*", "tab:blue"), ("D*", "tab:orange"))):
-        best = [found.optimal(x) for x in c]
-        axes.plot(c, [(b.N, b.D)[i] for b in best], color=color, label=name)
+        axes.plot(budgets, [(optimum.N, optimum.D)[i] for optimum in best], color=color, label=name)
         if found.draws is not None and len(found.draws):
-            if found.approach == 3:
-                spread = [optimal_sizes(get_law(found.law), found.draws, x, found.flops_per)[i] for x in c]
-            else:
-                spread = [np.exp(found.draws[:, 2 * i] + found.draws[:, 2 * i + 1] * np.log(x)) for x in c]
-            low, high = np.quantile(np.array(spread), [0.025, 0.975], axis=1)
-            axes.fill_between(c, low, high, color=color, alpha=0.25)
-        for m in isoflop.minima(found.runs, found.curve):
-            if not m.edge:
-                axes.plot(m.flops, (m.N, m.D)[i], "*", color=color, markersize=9, markeredgecolor="black")
+            spread = np.array([found.optimal_draws(budget)[i] for budget in budgets])
+            low, high = np.quantile(spread, [0.025, 0.975], axis=1)
+            axes.fill_between(budgets, low, high, color=color, alpha=0.25)
+        for minimum in isoflop.minima(found.runs, found.settings.curve):
+            if not minimum.edge:
+                value = (minimum.N, minimum.D)[i]
+                axes.plot(minimum.flops, value, "*", color=color, markersize=9, markeredgecolor="black")
     axes.axvline(flops, color="gray", linestyle=":", label="forecast")
     axes.set(xscale="log", yscale="log", xlabel="training FLOP", ylabel="parameters, tokens")
     axes.legend()
 
 
-def _surface(axes: Axes, found: Fit, flops: float) -> None:
-    runs, law = found.runs, get_law(found.law)
-    if not set(law.columns) <= {"N", "D", "flops"} or found.exponents is None:
-        axes.plot(runs[law.target], np.exp(predict_log(law, runs, found.theta)), "o")
+def _plot_surface(axes: Axes, found: Fit, flops: float) -> None:
+    runs = found.runs
+    law = get_law(found.law)
+    if not law.is_surface_of_n_and_d or found.exponents is None:
+        axes.plot(runs[law.target], np.exp(predict_log(law, runs, found.constants())), "o")
         axes.set(xlabel="measured", ylabel="fitted")
         return
     best = found.optimal(flops)
     n = np.geomspace(runs["N"].min() / 2, max(runs["N"].max(), best.N) * 2, 80)
     c = np.geomspace(runs["flops"].min() / 2, flops * 2, 80)
-    k, s = found.flops_per
-    nn, cc = np.meshgrid(n, c)
-    table = {"N": nn.ravel(), "D": (cc / (k * nn**s)).ravel(), "flops": cc.ravel()}
-    loss = np.exp(predict_log(law, table, found.theta)).reshape(nn.shape)
+    n_grid, c_grid = np.meshgrid(n, c)
+    d_grid = c_grid / found.flops_per_token(n_grid)
+    table = {"N": n_grid.ravel(), "D": d_grid.ravel(), "flops": c_grid.ravel()}
+    loss = np.exp(predict_log(law, table, found.constants())).reshape(n_grid.shape)
     lines = axes.contour(c, n, np.log(loss).T, levels=18, cmap="viridis", linewidths=0.8)
     axes.clabel(lines, fmt=lambda value: f"{np.exp(value):.3g}", fontsize=7)
-    axes.plot(c, [found.optimal(x).N for x in c], color="tab:red", label="efficient frontier")
+    axes.plot(c, [found.optimal(budget).N for budget in c], color="tab:red", label="efficient frontier")
     axes.plot(runs["flops"], runs["N"], "k.", markersize=4, label="runs")
     axes.plot(flops, best.N, "r*", markersize=13, label="forecast")
     axes.set(xscale="log", yscale="log", xlabel="training FLOP", ylabel="parameters")
     axes.legend(loc="upper left")
 
 
-def _residuals(axes: Axes, found: Fit) -> None:
-    x = found.runs.get("flops", found.runs.get("N"))
+def _plot_residuals(axes: Axes, found: Fit) -> None:
+    x = found.runs["flops"] if "flops" in found.runs else found.runs["N"]
     shade = found.runs.get("N", np.ones(len(found.residuals)))
     points = axes.scatter(x, 100 * found.residuals, c=np.log10(shade), cmap="viridis", s=18)
-    axes.figure.colorbar(points, label="log10 parameters")
+    axes.get_figure(root=True).colorbar(points, label="log10 parameters", ax=axes)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xscale="log", xlabel="training FLOP", ylabel="measured over fitted, %")
 
 
-def _backtest(axes: Axes, found: Fit) -> None:
-    result = found.backtest()
-    x = [o.octaves for o in result.table]
-    axes.bar(x, [100 * o.error for o in result.table], color="tab:blue", alpha=0.5, label="mean error")
-    axes.plot(x, [100 * o.bias for o in result.table], "o-", color="tab:red", label="bias")
+def _plot_backtest(axes: Axes, found: Fit) -> None:
+    table = backtest(found).table
+    x = [octave.octaves for octave in table]
+    errors = [100 * octave.error for octave in table]
+    biases = [100 * octave.bias for octave in table]
+    axes.bar(x, errors, color="tab:blue", alpha=0.5, label="mean error")
+    axes.plot(x, biases, "o-", color="tab:red", label="bias")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="octaves of compute ahead", ylabel="predicted over measured, %")
     axes.legend()
 
 
 def _summary(found: Fit, flops: float) -> str:
+    """Constants with intervals, the forecast, and how far they can be trusted."""
+    rows = len(next(iter(found.runs.values())))
+    settings = found.settings
     lines = [
-        f"<p>{len(next(iter(found.runs.values())))} runs, approach {found.approach}, loss {found.loss}, "
-        f"convention {found.convention}.</p>"
+        f"<p>{rows} runs, approach {found.approach}, loss {settings.loss}, "
+        f"convention {settings.convention}.</p>"
     ]
     if not found.ok:
         return "".join(lines) + f"<p class='bad'>{html.escape(found.status)}</p>"
-    rows = []
-    for name, value in found.params.items():
-        low, high = (found.ci or {}).get(name, (float("nan"),) * 2)
-        rows.append((name, f"{value:.5g}", f"{low:.4g}", f"{high:.4g}"))
-    lines.append(_rows(("constant", "value", "2.5%", "97.5%"), rows))
+    intervals = found.ci or {}
+    constants = []
+    for name, value in (found.params or {}).items():
+        low, high = intervals.get(name, (float("nan"), float("nan")))
+        constants.append((name, f"{value:.5g}", f"{low:.4g}", f"{high:.4g}"))
+    lines.append(_html_table(("constant", "value", "2.5%", "97.5%"), constants))
     if found.exponents is not None:
         a, b = found.exponents
         lines.append(f"<p>N* ~ C<sup>{a:.3f}</sup>, D* ~ C<sup>{b:.3f}</sup></p>")
-    if found.exponents is not None:
-        best = found.optimal(flops)
-        text = f"At {flops:.3g} FLOP: N* {best.N:.3g}, D* {best.D:.3g}"
-        if found.approach == 3:
-            guess = found.predict(
-                N=best.N, D=best.D, **({"D_unique": best.D} if found.law == "repeat" else {})
-            )
-            text += f", loss {guess.loss:.4f} ({guess.low:.4f}, {guess.high:.4f})"
-        lines.append(f"<p>{text}</p>")
-    if found.approach == 3 and "flops" in found.runs and found.backtest().warning:
-        lines.append(f"<p class='bad'>{html.escape(found.backtest().warning)}</p>")
-    influence = found.influence(5)
-    if influence:
+        lines.append(f"<p>{_forecast(found, flops)}</p>")
+    surface = found.approach == 3 and "flops" in found.runs
+    if surface and backtest(found).warning:
+        lines.append(f"<p class='bad'>{html.escape(backtest(found).warning)}</p>")
+    changes = influence(found, 5)
+    if changes:
         lines.append("<p>Largest changes of the exponent without one run:</p>")
-        lines.append(_rows(("run", "change"), [(name, f"{change:+.4f}") for name, change in influence]))
-    if found.approach == 3 and found.law == "chinchilla" and "flops" in found.runs:
+        lines.append(_html_table(("run", "change"), [(name, f"{change:+.4f}") for name, change in changes]))
+    if surface and get_law(found.law).isoflop:
         lines.append(_cross_check(found))
     return "".join(lines)
 
 
+def _forecast(found: Fit, flops: float) -> str:
+    """Best size, tokens and loss of a budget as a sentence."""
+    best = found.optimal(flops)
+    text = f"At {flops:.3g} FLOP: N* {best.N:.3g}, D* {best.D:.3g}"
+    if found.approach == 3:
+        columns = {"D_unique": best.D} if get_law(found.law).repeated else {}
+        guess = predict_loss(found, N=best.N, D=best.D, **columns)
+        text += f", loss {guess.loss:.4f} ({guess.low:.4f}, {guess.high:.4f})"
+    return text
+
+
 def _cross_check(found: Fit) -> str:
+    """The exponent by approach 2, from the same runs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        other = fit(found.runs, approach=2, boot=0, curve=found.curve)
+        other = fit(found.runs, found.law, approach=2, boot=0, curve=found.settings.curve)
     if other.exponents is None:
         return f"<p>Iso-FLOP minima: {html.escape(other.status)}</p>"
     return f"<p>Iso-FLOP minima give N* ~ C<sup>{other.exponents[0]:.3f}</sup>.</p>"
 
 
-def _table(found: Fit) -> str:
+def _table_of_runs(found: Fit) -> str:
     names = [name for name in _SHOWN if name in found.runs]
     rows = []
     for i in range(len(found.runs[names[0]])):
         cells = (found.runs[name][i] for name in names)
-        rows.append([f"{c:.5g}" if isinstance(c, float) else str(c) for c in cells])
-    return _rows(names, rows)
+        rows.append([f"{cell:.5g}" if isinstance(cell, float) else str(cell) for cell in cells])
+    return _html_table(names, rows)
 
 
-def _rows(head: Any, rows: Any) -> str:
-    top = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
+def _html_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    body = ""
+    for row in rows:
+        body += "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
     return f"<table><tr>{top}</tr>{body}</table>"

@@ -1,9 +1,9 @@
-"""run and status: a plan's runs on some backend, from wherever they stand to the end, nothing twice.
+"""run and status: trains a plan's runs on a backend, from wherever they stand to the end, nothing twice.
 
-Backends: "local" (processes of this machine), "command:TEMPLATE" (any shell command that trains {config}
-into {workdir} and returns when it has ended), "launch:CLUSTER FLAGS" (`tlx launch`: each run is a job of
-its own, and the end is read from its directory, which this machine must see), "simulate[:NOISE]" (losses
-drawn from a law, in no time).
+Backends: "local" (processes of this machine), "command:TEMPLATE" (any shell command that trains {config} into
+{workdir} and returns when it has ended), "launch:CLUSTER FLAGS" (`tlx launch`: each run is a job of its own,
+and its end is read from its directory, which this machine must see), "simulate[:NOISE]" (losses drawn from a
+law, in no time).
 """
 
 import math
@@ -27,8 +27,14 @@ from tlx.scaling.outcome import ended, result_of
 from tlx.scaling.simulation import BESIROGLU, draw
 from tlx.training.journal import read_lines
 
-# A run that ends in a way that may pass is started so often in a row without a new checkpoint in between.
+# Starts in a row without a new checkpoint after which a run that dies is given up.
 _MOST_STARTS = 5
+
+_POLL_SECONDS = 0.2
+
+# Waits before a run is started again: until another process gives up its lease, and after other exits.
+_LEASE_SECONDS = 20.0
+_RESTART_SECONDS = 1.0
 
 _CONFIG_FILE = '''"""A planned run of a ladder; written by `tlx scale run`."""
 
@@ -43,19 +49,36 @@ def get_config(arg: str = "") -> ConfigDict:
 '''
 
 
+def _no_message(text: str) -> None:
+    """Print nothing."""
+
+
 def run(
     plan: Mapping[str, Any] | None,
     folder: str | os.PathLike,
     backend: str = "local",
     *,
     parallel: int = 1,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = _no_message,
 ) -> list[dict[str, Any]]:
-    """Brings every run of a plan to its end; returns the ledger's lines. plan: None goes on with FOLDER's.
+    """Train every run of a plan to its end.
 
-    Finished runs are left alone and interrupted ones go on from their checkpoints. A run that diverges is
-    recorded, and tried once more with half the learning rate. Raises LeaseError where another process does
-    the same at this time.
+    Finished runs are left alone, and interrupted ones resume from their checkpoints. A run that diverges is
+    recorded, and tried once more with half the learning rate.
+
+    Args:
+        plan: What tlx.scaling.plan returned; None for the plan that the folder holds.
+        folder: The ladder's folder.
+        backend: local, command:TEMPLATE, launch:CLUSTER FLAGS or simulate[:NOISE]; see the module.
+        parallel: Number of runs at once.
+        say: Receives one line of text when a run starts or ends.
+
+    Returns:
+        The lines of the ledger.
+
+    Raises:
+        ConfigError: The backend is unknown, or the folder holds another plan.
+        LeaseError: Another process works on the folder.
     """
     ledger = Ledger(folder)
     with ledger.writer():
@@ -71,6 +94,11 @@ def run(
     return ledger.lines()
 
 
+def _local(detail: str) -> str:
+    """An empty template: `tlx train` on this machine."""
+    return ""
+
+
 def _command(template: str) -> str:
     if "{config}" not in template:
         raise ConfigError("backend command:TEMPLATE needs {config}, and {workdir}, in its template")
@@ -82,57 +110,69 @@ def _launch(detail: str) -> str:
     cluster, *flags = shlex.split(detail) or [""]
     if cluster not in CLUSTERS:
         raise ConfigError(one_of("backend launch:CLUSTER", cluster, CLUSTERS))
-    given = shlex.join(flags).replace("{", "{{").replace("}", "}}")
+    # The template goes through str.format: braces of the user's flags are doubled.
+    escaped = shlex.join(flags).replace("{", "{{").replace("}", "}}")
     python = f"{shlex.quote(sys.executable)} -m"
     return (
         f"exec {python} tlx.scaling.wait_for_cluster {{workdir}} {python} tlx launch {cluster} "
-        f"--config={{config}} --name=ladder-{{run}} --workdir={{workdir}} {given}"
+        f"--config={{config}} --name=ladder-{{run}} --workdir={{workdir}} {escaped}"
     )
 
 
-# What starts a run, with {config}, {workdir} and others to be filled in; "": `tlx train` on this machine.
-_TEMPLATES = {"local": lambda detail: "", "command": _command, "launch": _launch}
+# Backend: the shell command that trains a run, with {config}, {workdir} and others to be filled in.
+_TEMPLATES: dict[str, Callable[[str], str]] = {"local": _local, "command": _command, "launch": _launch}
 
 
 def status(folder: str | os.PathLike) -> dict[str, Any]:
-    """What stands in a ladder's folder: {"done", "failed", "left", "seconds_left", "runs": [...]}.
+    """Return the state of a ladder's runs: {"done", "diverged", "failed", "left", "seconds_left", "runs"}.
 
-    seconds_left is by the speed of the finished and running runs, one after the other; None before there
-    is one.
+    seconds_left is for one run after the other at the speed of the finished and running ones; None before
+    there is one.
     """
     ledger = Ledger(folder)
-    rows, seconds, steps_flops, left = [], 0.0, 0.0, 0.0
+    rows = []
+    measured_seconds = 0.0
+    measured_flops = 0.0
+    left_flops = 0.0
     for row in ledger.rows():
         progress = _progress(ledger.run_folder(row), row)
         state = row.get("status") or ("started" if progress["step"] else "waiting")
-        step = row["steps"] if state == "done" else max(progress["step"], row.get("from_step", 0))
+        from_step = row.get("from_step", 0)
+        step = row["steps"] if state == "done" else max(progress["step"], from_step)
         share = step / row["steps"]
         if progress["seconds"] and state in ("done", "started"):
-            made = max(0.0, share - row.get("from_step", 0) / row["steps"])
-            seconds, steps_flops = seconds + made * progress["seconds"], steps_flops + made * row["flops"]
+            trained = max(0.0, share - from_step / row["steps"])
+            measured_seconds += trained * progress["seconds"]
+            measured_flops += trained * row["flops"]
         if state in ("started", "waiting"):
-            left += (1 - share) * row["flops"]
-        shown = {
-            name: row.get(name) for name in ("run", "budget", "N", "D", "lr", "seed", "loss", "retry_of")
-        }
+            left_flops += (1 - share) * row["flops"]
+        names = ("run", "budget", "N", "D", "lr", "seed", "loss", "retry_of")
+        shown = {name: row.get(name) for name in names}
         rows.append(shown | {"status": state, "step": step, "steps": row["steps"]})
-    count = {s: sum(r["status"] == s for r in rows) for s in ("done", "diverged", "failed")}
-    eta = left * seconds / steps_flops if steps_flops else (None if left else 0.0)
-    waiting = len(rows) - sum(count.values())
-    return count | {"left": waiting, "seconds_left": eta, "runs": rows}
+    count = {state: sum(row["status"] == state for row in rows) for state in ("done", "diverged", "failed")}
+    if measured_flops:
+        seconds_left = left_flops * measured_seconds / measured_flops
+    else:
+        seconds_left = None if left_flops else 0.0
+    left = len(rows) - sum(count.values())
+    return count | {"left": left, "seconds_left": seconds_left, "runs": rows}
 
 
 class _Processes:
     """Runs of a plan as processes, `parallel` at once."""
 
     def __init__(self, ledger: Ledger, template: str, parallel: int, say: Callable[[str], None]):
-        self.ledger, self.template, self.parallel, self.say = ledger, template, parallel, say
+        self.ledger = ledger
+        self.template = template
+        self.parallel = parallel
+        self.say = say
         self.running: dict[str, tuple[subprocess.Popen, dict[str, Any]]] = {}
-        self.starts: dict[str, int] = {}  # since the last new checkpoint
-        self.stood: dict[str, int] = {}
-        self.not_before: dict[str, float] = {}
+        self.starts: dict[str, int] = {}  # of each run, since its last new checkpoint
+        self.last_step: dict[str, int] = {}  # of the newest checkpoint at the last start
+        self.not_before: dict[str, float] = {}  # monotonic time of the next start
 
     def run(self) -> None:
+        """Start and collect processes until every run has ended."""
         try:
             while True:
                 self._collect()
@@ -142,23 +182,28 @@ class _Processes:
                 for row in waiting[: self.parallel - len(self.running)]:
                     if self.not_before.get(row["run"], 0) <= time.monotonic():
                         self._start(row)
-                time.sleep(0.2)
+                time.sleep(_POLL_SECONDS)
         finally:
             for process, _ in self.running.values():
                 process.terminate()
 
     def _waiting(self) -> list[dict[str, Any]]:
-        """Runs without an end, long ones first; branches when their trunk has got so far, or has ended."""
+        """Runs without an end, long ones first; branches once their trunk has got so far, or has ended."""
         rows = self.ledger.rows()
-        ended = {row["run"] for row in rows if "status" in row}
-        waiting = [row for row in rows if row["run"] not in ended and row["run"] not in self.running]
-        ready = [row for row in waiting if row.get("trunk") in (None, *ended) or self._root(row) is not None]
+        finished = {row["run"] for row in rows if "status" in row}
+        ready = []
+        for row in rows:
+            if row["run"] in finished or row["run"] in self.running:
+                continue
+            if row.get("trunk") in (None, *finished) or self._trunk_checkpoint(row) is not None:
+                ready.append(row)
         return sorted(ready, key=lambda row: -row["flops"])
 
-    def _root(self, row: Mapping[str, Any]) -> pathlib.Path | None:
+    def _trunk_checkpoint(self, row: Mapping[str, Any]) -> pathlib.Path | None:
         """The trunk's checkpoint that a branch starts from, where there is one."""
         if "trunk" not in row:
             return None
+        # Checkpoints bring Orbax and JAX: only ladders with branches wait for them.
         from tlx.checkpoint.steps import is_complete
 
         trunk = self.ledger.run_folder({"run": row["trunk"]})
@@ -166,51 +211,66 @@ class _Processes:
         return folder if is_complete(folder) else None
 
     def _start(self, row: dict[str, Any]) -> None:
+        """Start a run's process; a run that ended while no driver watched is recorded instead."""
         workdir = self.ledger.run_folder(row)
         workdir.mkdir(parents=True, exist_ok=True)
-        if (result := result_of(workdir, row["steps"])) is not None and ended(workdir):
-            return self._end(row, 0, result)
-        root = self._root(row)
-        if root is not None and not _checkpointed(workdir):
-            _graft(root, workdir / "checkpoints")
-        write_json(workdir / "planned.json", row["config"])
-        (workdir / "planned.py").write_text(_CONFIG_FILE)
-        config = workdir / "planned.py"
-        words = [sys.executable, "-m", "tlx", "train", f"--config={config}", f"--workdir={workdir}"]
-        if self.template:
-            fields = {"config": shlex.quote(str(config)), "workdir": shlex.quote(str(workdir))}
-            fields |= {name: row[name] for name in ("run", "memory_bytes", "flops")}
-            words = ["bash", "-c", self.template.format(**fields)]
+        result = result_of(workdir, row["steps"])
+        if result is not None and ended(workdir):
+            self._end(row, 0, result)
+            return
+        checkpoint = self._trunk_checkpoint(row)
+        if checkpoint is not None and not _checkpointed(workdir):
+            _graft(checkpoint, workdir / "checkpoints")
+        words = self._command(row, workdir)
         with open(workdir / "log.txt", "a", encoding="utf-8") as log:
             process = subprocess.Popen(_dying_with_us(words), stdout=log, stderr=log)
         self.running[row["run"]] = (process, row)
-        stands, stood = _checkpointed(workdir), self.stood.get(row["run"], -1)
-        self.starts[row["run"]] = 1 if stands > stood else self.starts[row["run"]] + 1
-        self.stood[row["run"]] = stands
+        step = _checkpointed(workdir)
+        advanced = step > self.last_step.get(row["run"], -1)
+        self.starts[row["run"]] = 1 if advanced else self.starts[row["run"]] + 1
+        self.last_step[row["run"]] = step
         self.ledger.event("start", run=row["run"])
         self.say(f"{row['run']}  started: {_about(row)}")
 
+    def _command(self, row: Mapping[str, Any], workdir: pathlib.Path) -> list[str]:
+        """Write the run's config, and return the words that train it."""
+        write_json(workdir / "planned.json", row["config"])
+        config = workdir / "planned.py"
+        config.write_text(_CONFIG_FILE)
+        if not self.template:
+            return [sys.executable, "-m", "tlx", "train", f"--config={config}", f"--workdir={workdir}"]
+        command = self.template.format(
+            config=shlex.quote(str(config)),
+            workdir=shlex.quote(str(workdir)),
+            run=row["run"],
+            memory_bytes=row["memory_bytes"],
+            flops=row["flops"],
+        )
+        return ["bash", "-c", command]
+
     def _collect(self) -> None:
-        for run, (process, row) in list(self.running.items()):
+        """Record the processes that have exited."""
+        for run_id, (process, row) in list(self.running.items()):
             code = process.poll()
             if code is None:
                 continue
-            del self.running[run]
-            self.ledger.event("exit", run=run, code=code)
+            del self.running[run_id]
+            self.ledger.event("exit", run=run_id, code=code)
             self._end(row, code, result_of(self.ledger.run_folder(row), row["steps"]))
 
     def _end(self, row: dict[str, Any], code: int, result: dict[str, Any] | None) -> None:
-        """Records what a process came to, or lets it be started again."""
+        """Record the result of a process that has exited, or let its run be started again."""
         code = 128 - code if code < 0 else code
         if code == 0 and result is not None:
-            bad = result["loss"] is None or not math.isfinite(result["loss"])
-            return self._record(row, "diverged" if bad else "done", result)
-        if code == NUMERICS:
-            return self._record(row, "diverged", {"loss": None, "exit": code})
-        if (code in RETRYABLE or code == LEASE) and self.starts[row["run"]] < _MOST_STARTS:
-            self.not_before[row["run"]] = time.monotonic() + (20.0 if code == LEASE else 1.0)
-            return None
-        return self._record(row, "failed", {"loss": None, "exit": code})
+            finite = result["loss"] is not None and math.isfinite(result["loss"])
+            self._record(row, "done" if finite else "diverged", result)
+        elif code == NUMERICS:
+            self._record(row, "diverged", {"loss": None, "exit": code})
+        elif (code in RETRYABLE or code == LEASE) and self.starts[row["run"]] < _MOST_STARTS:
+            pause = _LEASE_SECONDS if code == LEASE else _RESTART_SECONDS
+            self.not_before[row["run"]] = time.monotonic() + pause
+        else:
+            self._record(row, "failed", {"loss": None, "exit": code})
 
     def _record(self, row: dict[str, Any], status: str, result: Mapping[str, Any]) -> None:
         if status == "diverged" and "retry_of" not in row:
@@ -218,17 +278,18 @@ class _Processes:
         self.ledger.record(row, status, result)
         loss = result.get("loss")
         shown = f"loss {loss:.4f}" if loss is not None else f"exit {result.get('exit')}"
-        where = "" if status != "failed" else f", see {self.ledger.run_folder(row) / 'log.txt'}"
-        self.say(f"{row['run']}  {status}: {_about(row)}, {shown}{where}")
+        log = "" if status != "failed" else f", see {self.ledger.run_folder(row) / 'log.txt'}"
+        self.say(f"{row['run']}  {status}: {_about(row)}, {shown}{log}")
 
 
-def _graft(root: pathlib.Path, checkpoints: pathlib.Path) -> None:
-    """Copies a checkpoint to a run that goes on from it; whole or not at all, whenever it is killed."""
-    half = checkpoints.with_name("grafted")
-    shutil.rmtree(half, ignore_errors=True)
-    shutil.copytree(root, half)
+def _graft(checkpoint: pathlib.Path, checkpoints: pathlib.Path) -> None:
+    """Copy a trunk's checkpoint to a branch, complete or not at all, whenever it is killed."""
+    # A rename within one file system is atomic; a copy is not.
+    partial = checkpoints.with_name("grafted")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(checkpoint, partial)
     checkpoints.mkdir(exist_ok=True)
-    os.rename(half, checkpoints / root.name)
+    os.rename(partial, checkpoints / checkpoint.name)
 
 
 def _checkpointed(workdir: pathlib.Path) -> int:
@@ -238,10 +299,12 @@ def _checkpointed(workdir: pathlib.Path) -> int:
 
 
 def _about(row: Mapping[str, Any]) -> str:
-    return f"N {row['N']:,}, D {row['D']:,}, {row['flops']:.3g} FLOP, lr {row['lr']:.3g}, seed {row['seed']}"
+    size = f"N {row['N']:,}, D {row['D']:,}, {row['flops']:.3g} FLOP"
+    return f"{size}, lr {row['lr']:.3g}, seed {row['seed']}"
 
 
-# The kernel ends the process when its parent (argument 1) has ended; PR_SET_PDEATHSIG, SIGKILL.
+# The kernel ends the process when its parent (argument 1) has ended: PR_SET_PDEATHSIG, SIGKILL. The parent
+# may have died before prctl was called, hence the check of the parent's id.
 _BOUND = """import ctypes, os, sys
 ctypes.CDLL("libc.so.6").prctl(1, 9)
 if os.getppid() == int(sys.argv[1]):
@@ -250,14 +313,14 @@ sys.exit(137)"""
 
 
 def _dying_with_us(words: list[str]) -> list[str]:
-    """A killed driver leaves no process behind that would hold a run's directory (Linux)."""
+    """Words whose process dies with the driver (Linux), so that none keeps the lease of a run's directory."""
     if sys.platform != "linux":
         return words
     return [sys.executable, "-I", "-c", _BOUND, str(os.getpid()), *words]
 
 
 def _simulate(ledger: Ledger, noise: float) -> None:
-    """Losses of Besiroglu's law, with a noise that depends on the run's id alone."""
+    """Record losses of Besiroglu's law, with a noise that depends on the run's id alone."""
     for row in ledger.rows():
         if "status" in row:
             continue
@@ -267,9 +330,10 @@ def _simulate(ledger: Ledger, noise: float) -> None:
         ledger.record(row, "done", {"loss": float(loss), "D_unique": row["D"]})
 
 
-def _progress(workdir: pathlib.Path, row: Mapping[str, Any]) -> dict[str, float]:
-    """Last step logged, and the seconds that all steps take at its speed."""
-    step, seconds = 0, 0.0
+def _progress(workdir: pathlib.Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The last step logged, and the seconds that all steps take at its speed."""
+    step = 0
+    seconds = 0.0
     for line in read_lines(workdir / "metrics.jsonl"):
         if line["kind"] == "train":
             step = line["step"]

@@ -1,8 +1,9 @@
-"""The tidy table of runs that every verb reads: one row a run (or a checkpoint of one), plain columns.
+"""The table of runs that every verb reads: one row per run (or per checkpoint of a run), plain columns.
 
-Columns: N (parameters), D (training tokens), loss (nats, or bits per byte for all); and where a law needs
-them flops, D_unique, N_enc, N_dec, N_nonembed, D_F, D_T, batch, lr. `run` names what a row belongs to:
-bootstraps draw runs, not rows. Rows whose `status` is given and is not "done" are left out, with a count.
+Columns: N (parameters), D (training tokens), loss (nats or bits per byte, the same unit in every row); and
+where a law needs them flops, D_unique, N_enc, N_dec, N_nonembed, D_F, D_T, batch, lr. The column `run` names
+the run that a row belongs to: bootstraps resample runs, not rows. Where the table has a column `status`, rows
+whose status is not "done" are dropped with a warning that counts them.
 """
 
 import csv
@@ -35,35 +36,46 @@ CONVENTIONS = ("given", "kaplan", "6nd", "chinchilla", "exact")
 
 
 def load_runs(source: Any, importer: str | None = None, **choose: Any) -> RunTable:
-    """Columns as arrays from a path (.csv, .jsonl, .json, a ledger's folder), rows, or columns.
+    """Load a table of runs as columns.
 
-    `importer`: one of IMPORTERS, for public tables with conventions of their own. `choose`: keep the rows
-    whose column has this value. Raises DataError naming the column that is missing or the rows that are not
-    usable.
+    Args:
+        source: Path of a .csv, .jsonl or .json file or of a ladder's folder, a list of rows, a mapping of
+            columns, or a data frame.
+        importer: Name in IMPORTERS, for public tables with column names of their own.
+        **choose: Column = value; only rows with this value are kept.
+
+    Returns:
+        Columns by name: float64 arrays [rows], or object arrays where a column holds text.
+
+    Raises:
+        ConfigError: `importer` is unknown.
+        DataError: A file or a column is missing, or no row is usable.
     """
     if importer is not None:
         if importer not in IMPORTERS:
             raise ConfigError(one_of("importer", importer, IMPORTERS))
         return IMPORTERS[importer](_read(source), **choose)
     columns = _columns(_read(source))
-    for name, others in ALIASES.items():
-        found = next((other for other in others if other in columns), None)
-        if name not in columns and found is not None:
-            columns[name] = columns[found]
+    for name, aliases in ALIASES.items():
+        alias = next((alias for alias in aliases if alias in columns), None)
+        if name not in columns and alias is not None:
+            columns[name] = columns[alias]
     columns = _select(columns, choose)
     if "status" in columns:
         done = columns["status"] == "done"
         if not done.all():
             warnings.warn(f"{(~done).sum()} of {len(done)} runs are not done and are left out", stacklevel=2)
-        columns = _rows(columns, done)
+        columns = rows_of(columns, done)
     return _finish(columns)
 
 
 def with_convention(runs: RunTable, convention: str) -> RunTable:
-    """The table with N and flops as a convention counts them.
+    """Return the table with N and flops as a convention counts them.
 
-    given: as in the table, flops = 6 N D where it has none. 6nd: all parameters, flops = 6 N D. kaplan,
+    given: as in the table; flops = 6 N D where it has none. 6nd: all parameters, flops = 6 N D. kaplan,
     chinchilla, exact: the columns flops_<convention> (and N_nonembed for kaplan), which ledgers have.
+
+    Raises ConfigError for an unknown convention, DataError where its columns are missing.
     """
     if convention not in CONVENTIONS:
         raise ConfigError(one_of("convention", convention, CONVENTIONS))
@@ -72,57 +84,71 @@ def with_convention(runs: RunTable, convention: str) -> RunTable:
         _need(runs, "N_nonembed", "the convention kaplan")
         changed["N"] = runs["N_nonembed"]
     if convention == "6nd" or (convention == "given" and "flops" not in runs):
-        changed["flops"] = 6 * changed["N"] * runs["D"] if {"N", "D"} <= runs.keys() else None
+        if {"N", "D"} <= runs.keys():
+            changed["flops"] = 6 * changed["N"] * runs["D"]
+        else:
+            changed.pop("flops", None)
     elif convention == "kaplan" and "flops_kaplan" not in runs:
         changed["flops"] = 6 * changed["N"] * runs["D"]
     elif convention != "given":
         _need(runs, f"flops_{convention}", f"the convention {convention}")
         changed["flops"] = runs[f"flops_{convention}"]
-    return {name: column for name, column in changed.items() if column is not None}
+    return changed
 
 
 def conventions_of(runs: RunTable) -> list[str]:
-    """The conventions that a table has the columns for, besides "given"."""
-    found = ["6nd"] if {"N", "D"} <= runs.keys() else []
-    found += ["kaplan"] if "N_nonembed" in runs else []
-    return found + [name for name in ("chinchilla", "exact") if f"flops_{name}" in runs]
+    """List the conventions, besides "given", that a table has the columns for."""
+    names = []
+    if {"N", "D"} <= runs.keys():
+        names.append("6nd")
+    if "N_nonembed" in runs:
+        names.append("kaplan")
+    return names + [name for name in ("chinchilla", "exact") if f"flops_{name}" in runs]
 
 
-def _need(runs: RunTable, column: str, who: str) -> None:
-    if column not in runs:
-        raise DataError(f"{who} needs the column {column!r}; the table has {', '.join(runs)}")
+def require(runs: RunTable, columns: Sequence[str], user: str) -> None:
+    """Check that columns exist and hold positive finite numbers.
 
+    Args:
+        runs: The table.
+        columns: Names of the columns that are needed.
+        user: What needs them, for the message ("law 'chinchilla'").
 
-def require(runs: RunTable, columns: Sequence[str], law: str) -> None:
-    """Raises DataError where a law's columns are missing or not positive."""
+    Raises:
+        DataError: A column is missing, or a value of it is not positive and finite.
+    """
     for name in columns:
-        _need(runs, name, f"law {law!r}")
+        _need(runs, name, user)
         bad = np.flatnonzero(~(np.isfinite(runs[name]) & (runs[name] > 0)))
         if len(bad):
             raise DataError(f"{name} must be positive and finite; {len(bad)} rows are not, first {bad[0]}")
-    if law in ("chinchilla", "kaplan", "overtrain") and "D_unique" in runs and "D" in columns:
-        repeats = runs["D"] > runs["D_unique"] * (1 + 1e-6)
-        if repeats.any():
-            raise DataError(
-                f"{repeats.sum()} runs see their text more than once (D > D_unique), which law {law!r} does "
-                "not describe; use law='repeat' or leave them out"
-            )
 
 
 def rows_of(runs: RunTable, keep: np.ndarray) -> RunTable:
-    """The rows of a mask or of indices."""
-    return _rows(runs, keep)
+    """Return the rows that a mask or an array of indices selects."""
+    return {name: column[keep] for name, column in runs.items()}
 
 
 def clusters(runs: RunTable, by: str | None) -> np.ndarray:
-    """Number of the cluster of each row: the run it belongs to, or the values of the column `by`."""
+    """Number the bootstrap's clusters: an index [rows] of the run, or of the value of the column `by`.
+
+    Raises DataError where the table has no column `by`.
+    """
     if by is not None and by != "run":
         _need(runs, by, "by")
     column = runs.get(by or "run")
-    return np.arange(len(runs["loss"])) if column is None else np.unique(column, return_inverse=True)[1]
+    if column is None:
+        return np.arange(len(runs["loss"]))
+    return np.unique(column, return_inverse=True)[1]
+
+
+def _need(runs: RunTable, column: str, user: str) -> None:
+    if column not in runs:
+        raise DataError(f"{user} needs the column {column!r}; the table has {', '.join(runs)}")
 
 
 def _read(source: Any) -> Any:
+    """Rows or columns of a file; anything but a path is returned as it is."""
     if not isinstance(source, str | os.PathLike):
         return source
     path = pathlib.Path(source)
@@ -138,7 +164,7 @@ def _read(source: Any) -> Any:
             return [json.loads(line) for line in handle if line.strip()]
     if path.suffix == ".json":
         return read_json(path)
-    raise DataError(f"{path}: a table of runs is a .csv, .jsonl or .json file, or a ledger's folder")
+    raise DataError(f"{path}: a table of runs is a .csv, .jsonl or .json file, or a ladder's folder")
 
 
 def _columns(table: Any) -> RunTable:
@@ -163,18 +189,14 @@ def _array(values: list[Any]) -> np.ndarray:
 def _select(columns: RunTable, choose: Mapping[str, Any]) -> RunTable:
     for name, value in choose.items():
         _need(columns, name, "the choice of rows")
-        columns = _rows(columns, columns[name] == value)
+        columns = rows_of(columns, columns[name] == value)
     return columns
 
 
-def _rows(columns: RunTable, keep: np.ndarray) -> RunTable:
-    return {name: column[keep] for name, column in columns.items()}
-
-
 def _finish(columns: RunTable) -> RunTable:
-    """Rows with a loss; D_unique may be missing where every run sees its text once."""
+    """Keep rows with a loss, and derive D from flops where it is missing (D = flops / 6N)."""
     if "loss" in columns:
-        columns = _rows(columns, np.isfinite(columns["loss"].astype(float)))
+        columns = rows_of(columns, np.isfinite(columns["loss"].astype(float)))
     if "N" in columns and "flops" in columns and "D" not in columns:
         columns["D"] = columns["flops"] / (6 * columns["N"])
     if columns and not len(next(iter(columns.values()))):
@@ -182,33 +204,39 @@ def _finish(columns: RunTable) -> RunTable:
     return columns
 
 
-def _epoch(table: Any, drop: int = 5) -> RunTable:
-    """Hoffmann's figure 4 as digitised by Besiroglu et al.; the `drop` highest losses are left out."""
-    runs = _finish(_columns(table) | {})
-    runs = {"N": runs["Model Size"], "flops": runs["Training FLOP"], "loss": runs["loss"]}
+def _import_epoch(table: Any, drop: int = 5) -> RunTable:
+    """Hoffmann's figure 4, digitised by Besiroglu et al. (2404.10102), without its `drop` highest losses."""
+    columns = _finish(_columns(table))
+    runs = {
+        "N": columns["Model Size"],
+        "flops": columns["Training FLOP"],
+        "loss": columns["loss"],
+    }
     runs["D"] = runs["flops"] / (6 * runs["N"])
-    return _rows(runs, np.sort(np.argsort(runs["loss"], kind="stable")[: len(runs["loss"]) - drop]))
+    lowest = np.argsort(runs["loss"], kind="stable")[: len(runs["loss"]) - drop]
+    return rows_of(runs, np.sort(lowest))
 
 
-def _gadre(table: Any, metric: str = "loss_c4_val", **choose: Any) -> RunTable:
-    """Gadre et al. 2024; flops = 6 N D; `metric` is the column taken for the loss."""
+def _import_gadre(table: Any, metric: str = "loss_c4_val", **choose: Any) -> RunTable:
+    """Gadre et al. 2024 (2403.08540): flops = 6 N D; the column `metric` is taken as the loss."""
     runs = _select(_columns(table), choose)
-    runs["loss"], runs["run"] = runs[metric], runs["name"]
+    runs["loss"] = runs[metric]
+    runs["run"] = runs["name"]
     runs["flops"] = 6 * runs["N"] * runs["D"]
     return runs
 
 
-def _plain(table: Any, **choose: Any) -> RunTable:
+def _import_plain(table: Any, **choose: Any) -> RunTable:
     return load_runs(table, **choose)
 
 
-# Public tables (each with the source named in its description) to the tidy form.
+# Importers of public tables; each table names its source in its description.
 IMPORTERS: dict[str, Callable[..., RunTable]] = {
-    "chinchilla_epoch": _epoch,
-    "chinchilla_kyo_takano": _plain,
-    "cs336": _plain,
-    "porian": _plain,
-    "gadre": _gadre,
-    "llama3": _plain,
-    "datablations": _plain,
+    "chinchilla_epoch": _import_epoch,
+    "chinchilla_kyo_takano": _import_plain,
+    "cs336": _import_plain,
+    "porian": _import_plain,
+    "gadre": _import_gadre,
+    "llama3": _import_plain,
+    "datablations": _import_plain,
 }

@@ -1,75 +1,90 @@
-"""How much an exponent depends on one run, on the loss's delta, and on what N and flops count."""
+"""How much an exponent depends on one run, on the loss's delta, and on how N and flops are counted."""
 
 from typing import Any
 
 import numpy as np
 
 from tlx.base.errors import DataError
-from tlx.scaling.laws import Problem, get_law
+from tlx.scaling import fits
+from tlx.scaling.evaluation import Problem
+from tlx.scaling.fits import Fit
+from tlx.scaling.laws import get_law
 from tlx.scaling.runs import clusters, conventions_of
 from tlx.scaling.solver import parse_loss, solve
 
 DELTAS = ("huber:1e-4", "huber:1e-3", "huber:1e-2", "l2")
 
 
-def influence(fit: Any, top: int) -> list[tuple[str, float]]:
-    """(run, a without it - a), largest first; without an exponent a, of the law's first exponent."""
+def influence(fit: Fit, top: int = 5) -> list[tuple[str, float]]:
+    """Return (run, change of the exponent without it), largest first: outliers are shown, never dropped.
+
+    The exponent is a of N* ~ C^a, or the law's first exponent where it has no optimum. Empty for approaches 1
+    and 2. Raises DataError where the fit is not identified.
+    """
+    theta = fit.constants()
     if fit.approach != 3:
         return []
-    problem, loss = Problem(get_law(fit.law), fit.runs), parse_loss(fit.loss)
-    groups = clusters(fit.runs, fit.by)
+    problem = Problem(get_law(fit.law), fit.runs)
+    groups = clusters(fit.runs, fit.settings.by)
+    # One problem per run: the weights of its rows are 0, and each starts from the fit itself.
     weights = (groups[None] != np.arange(groups.max() + 1)[:, None]).astype(float)
-    starts = np.repeat(problem.inside(fit.theta)[None], len(weights), 0)
-    left_out = problem.outside(solve(problem, loss, starts, weights, iterations=80).phi)
-    change = _exponent(fit, left_out) - _exponent(fit, fit.theta)
+    starts = np.repeat(problem.inside(theta)[None], len(weights), 0)
+    solution = solve(problem, parse_loss(fit.settings.loss), starts, weights, iterations=80)
+    change = _exponent(fit, problem.outside(solution.phi)) - _exponent(fit, theta)
     order = np.argsort(-np.abs(change))[:top]
-    return [(_name(fit, groups, g), float(change[g])) for g in order]
+    return [(_name(fit, groups, group), float(change[group])) for group in order]
 
 
-def by_delta(fit: Any) -> dict[str, float | None]:
-    """a of refits with other losses; None where one is not identified."""
-    from tlx.scaling.fits import fit as refit
+def by_delta(fit: Fit) -> dict[str, float | None]:
+    """Return the exponent of refits by loss, for Huber's delta of 1e-4 to infinity.
 
-    found = {}
-    for loss in DELTAS if fit.approach == 3 else ():
-        again = refit(fit.runs, fit.law, 3, loss, boot=0, starts=60)
-        found[loss] = None if not again.ok else float(_exponent(again, again.theta))
-    return found
+    None where a refit is not identified; empty for approaches 1 and 2.
+    """
+    if fit.approach != 3:
+        return {}
+    exponents: dict[str, float | None] = {}
+    for loss in DELTAS:
+        refit = fits.fit(fit.runs, fit.law, loss=loss, boot=0, starts=60)
+        exponents[loss] = float(_exponent(refit, refit.constants())) if refit.ok else None
+    return exponents
 
 
-def by_convention(fit: Any) -> dict[str, float | None]:
-    """a of refits with other counts of N and flops; None where one is not identified."""
-    from tlx.scaling.fits import fit as refit
+def by_convention(fit: Fit) -> dict[str, float | None]:
+    """Return the exponent a of refits by each convention that the table has columns for.
 
-    found = {}
+    None where a refit is not identified; a convention that leaves no usable column is not listed.
+    """
+    exponents: dict[str, float | None] = {}
     for convention in conventions_of(fit.runs):
         try:
-            again = refit(
+            refit = fits.fit(
                 fit.runs,
                 fit.law,
-                fit.approach,
-                fit.loss,
-                0,
+                approach=fit.approach,
+                loss=fit.settings.loss,
+                boot=0,
                 convention=convention,
-                curve=fit.curve,
+                curve=fit.settings.curve,
                 starts=60,
             )
         except DataError:
             continue
-        found[convention] = None if not again.ok else again.exponents and again.exponents[0]
-    return found
+        exponents[convention] = refit.exponents[0] if refit.exponents is not None else None
+    return exponents
 
 
-def _exponent(fit: Any, theta: np.ndarray) -> Any:
-    from tlx.scaling.fits import exponents_of
-
+def _exponent(fit: Fit, theta: np.ndarray) -> Any:
+    """Exponent a for constants [..., p]; the law's first exponent where it has no optimum."""
     law = get_law(fit.law)
-    found = exponents_of(law, theta, fit.flops_per)
-    return found[0] if found is not None else law.params(theta)[law.exponents[0]]
+    exponents = law.optimal_exponents(theta, fit.flops_per)
+    return exponents[0] if exponents is not None else law.params(theta)[law.exponents[0]]
 
 
-def _name(fit: Any, groups: np.ndarray, group: int) -> str:
+def _name(fit: Fit, groups: np.ndarray, group: int) -> str:
+    """A run for the reader: its first row, its name where the table has one, its size and loss."""
     row = int(np.flatnonzero(groups == group)[0])
-    name = fit.runs.get(fit.by or "run")
-    where = ", ".join(f"{c} {fit.runs[c][row]:.3g}" for c in ("N", "D", "loss") if c in fit.runs)
-    return f"row {row} ({where})" if name is None else f"{name[row]} ({where})"
+    values = ", ".join(f"{c} {fit.runs[c][row]:.3g}" for c in ("N", "D", "loss") if c in fit.runs)
+    names = fit.runs.get(fit.settings.by or "run")
+    if names is None:
+        return f"row {row} ({values})"
+    return f"{names[row]} ({values})"

@@ -1,9 +1,9 @@
-"""A run that a cluster makes: started by `tlx launch`, then watched through its directory until it is over.
+"""Starts a run on a cluster with `tlx launch`, then watches the run's directory until it is over.
 
     python -m tlx.scaling.wait_for_cluster WORKDIR tlx launch slurm --config=...
 
-Exit: 0 where the run came to its end, else the code that it was given up with. A launcher that stays
-until the end (local) has nothing left to wait for; one that queues a job (SLURM, GKE) returns at once.
+Exit: 0 where the run came to its end, else the exit code of its last error. A launcher that stays until the
+end (local) leaves nothing to wait for; one that queues a job (SLURM, GKE) returns at once.
 """
 
 import pathlib
@@ -20,11 +20,15 @@ POLL_SECONDS = 2.0
 
 
 def wait(workdir: pathlib.Path, words: Sequence[str]) -> int:
-    """Starts the words, and waits for the run's end or for an error that no restart mends."""
+    """Run the launcher's words, and wait for the run's end or for an error that no restart can mend.
+
+    Returns 0 at the end of the run, else the launcher's exit code or that of the error.
+    """
     since = time.time()
     code = subprocess.call(list(words))
     while code == 0 and not ended(workdir):
         errors = [line for line in read_lines(workdir / "events.jsonl") if line["event"] == "error"]
+        # Errors of an earlier start are over; retryable ones are the launcher's to restart.
         final = [line for line in errors if line["time"] >= since and line["exit"] not in RETRYABLE]
         if final:
             return final[-1]["exit"]
@@ -33,5 +37,4 @@ def wait(workdir: pathlib.Path, words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    folder, *rest = sys.argv[1:]
-    sys.exit(wait(pathlib.Path(folder), rest))
+    sys.exit(wait(pathlib.Path(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,298 @@
+"""The verbs of `tlx scale`: each takes the parsed flags, prints its result and returns the exit code.
+
+Modules that import JAX (planning, coordinate_checks) or matplotlib (reporting) are imported by the verbs that
+need them: the other verbs answer sooner.
+"""
+
+import argparse
+import json
+import pathlib
+import warnings
+from typing import Any
+
+import numpy as np
+
+from tlx.base.config import from_dict
+from tlx.base.errors import NOT_IDENTIFIED, ConfigError
+from tlx.cli import scale_tables
+from tlx.scaling import fits
+from tlx.scaling.backtesting import backtest as run_backtest
+from tlx.scaling.comparison import compare as compare_fits
+from tlx.scaling.downstream_metrics import downstream as predict_downstream
+from tlx.scaling.fits import Fit
+from tlx.scaling.forecast import accelerator_hours
+from tlx.scaling.forecast import predict as predict_run
+from tlx.scaling.hyperparameters import hparams as fit_hparams
+from tlx.scaling.ladder import LadderConfig
+from tlx.scaling.laws import get_law
+from tlx.scaling.ledger import FORMAT, Ledger
+from tlx.scaling.prediction import predict_loss
+from tlx.scaling.running import run as run_ladder
+from tlx.scaling.running import status as ladder_status
+from tlx.scaling.runs import load_runs
+from tlx.scaling.sensitivity import by_convention, by_delta, influence
+from tlx.scaling.suggestions import suggest as suggest_runs
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Plan a ladder and write plan.json."""
+    from tlx.scaling.planning import plan as plan_ladder
+
+    ladder, run_config, folder = _ladder(options)
+    if ladder is None:
+        raise ConfigError("plan needs --config")
+    planned = plan_ladder(ladder, run_config)
+    Ledger(folder).start(planned)
+    _print(options, planned, scale_tables.plan(planned) + f"\nwritten to {folder / 'plan.json'}")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train every run of a ladder; exit 1 where one is left or has failed."""
+    from tlx.scaling.planning import plan as plan_ladder
+
+    ladder, run_config, folder = _ladder(options)
+    planned = None if ladder is None else plan_ladder(ladder, run_config)
+    say = _silent if options.json else _say
+    run_ladder(planned, folder, options.backend, parallel=options.parallel, say=say)
+    found = ladder_status(folder)
+    _print(options, found, scale_tables.status(found))
+    return 0 if not found["left"] and not found["failed"] else 1
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print the state of a ladder's runs."""
+    found = ladder_status(_ladder(options)[2])
+    _print(options, found, scale_tables.status(found))
+    return 0
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Fit a law, and print its constants with what they depend on."""
+    found = _fit_table(options)
+    if not found.ok:
+        return _not_identified(options, found)
+    tests: dict[str, Any] = {
+        "influence": influence(found),
+        "by_delta": by_delta(found),
+        "by_convention": by_convention(found),
+    }
+    if found.approach == 3 and get_law(found.law).isoflop and "flops" in found.runs:
+        tests["approach_2"] = _approach_2(found)
+    _print(options, found.to_dict() | tests, scale_tables.fit(found, tests))
+    return 0
+
+
+def backtest(options: argparse.Namespace) -> int:
+    """Print the errors of extrapolations from the smaller budgets."""
+    found = _fit_table(options)
+    if not found.ok:
+        return _not_identified(options, found)
+    result = run_backtest(found)
+    _print(options, result.to_dict(), scale_tables.backtest(result))
+    return 0
+
+
+def suggest(options: argparse.Namespace) -> int:
+    """Print the runs that narrow a forecast most per FLOP."""
+    found = _fit_table(options)
+    if not found.ok:
+        return _not_identified(options, found)
+    flops = _budget(options, found)
+    suggestions = suggest_runs(found, flops, options.count)
+    values = [suggestion._asdict() for suggestion in suggestions]
+    _print(options, values, scale_tables.suggest(suggestions, flops))
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Print the run that a budget should buy; with --train, train the nearest buildable one."""
+    found = _fit_table(options)
+    if not found.ok:
+        return _not_identified(options, found)
+    answer = predict_run(
+        found,
+        None if options.N and options.D else _budget(options, found),
+        N=options.N,
+        D=options.D,
+        D_unique=options.D_unique,
+        inference_tokens=options.inference_tokens or 0.0,
+    )
+    if options.accelerator_flops:
+        hours = accelerator_hours(found, answer["N"], answer["D"], options.accelerator_flops)
+        answer["accelerator_hours"] = hours
+    shown = dict(answer)
+    if options.config is not None:
+        buildable = _buildable(options, found, answer)
+        shown["buildable"] = {key: value for key, value in buildable.items() if key != "config"}
+        if options.train:
+            shown["measured"] = _train(options, buildable)
+    elif options.train:
+        raise ConfigError("--train needs --config, for the run to make")
+    _print(options, shown, scale_tables.predict(shown, found))
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Print which of two tables has the better recipe at a budget, and how surely."""
+    first = _fit_table(options)
+    second = _fit_table(options, options.other)
+    for found in (first, second):
+        if not found.ok:
+            return _not_identified(options, found)
+    result = compare_fits(first, second, times=options.times, flops=options.flops)
+    _print(options, result, scale_tables.compare(result))
+    return 0
+
+
+def hparams(options: argparse.Namespace) -> int:
+    """Print laws of learning rate and batch, or the coordinate check."""
+    if options.coordinate_check:
+        return _coordinate_check(options)
+    result = fit_hparams(_table(options), options.boot)
+    _print(options, result, scale_tables.hparams(result))
+    return 0 if result["status"] == "ok" else NOT_IDENTIFIED
+
+
+def downstream(options: argparse.Namespace) -> int:
+    """Print the errors of a task's metric predicted from the loss."""
+    result = predict_downstream(
+        _table(options),
+        options.metric,
+        form=options.form,
+        steps=options.steps,
+        law=options.law,
+        loss=options.loss,
+    )
+    _print(options, result, scale_tables.downstream(result))
+    return 0 if result["status"] == "ok" else NOT_IDENTIFIED
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the report of a fit."""
+    from tlx.scaling.reporting import report as write_report
+
+    folder = pathlib.Path(options.folder or ".") if options.runs else _ladder(options)[2]
+    found = _fit_table(options)
+    path = write_report(found, folder / "report", flops=_budget(options, found))
+    _print(options, {"report": str(path), "status": found.status}, f"{found.status}; report: {path}")
+    return 0 if found.ok else NOT_IDENTIFIED
+
+
+def _ladder(options: argparse.Namespace) -> tuple[LadderConfig | None, Any, pathlib.Path]:
+    """(ladder, run config, folder) of --config and --folder; the first two None without --config."""
+    if options.config is None:
+        if options.folder is None:
+            raise ConfigError("name a ladder with --config=FILE or --folder=FOLDER")
+        return None, None, pathlib.Path(options.folder)
+    if "ladder" not in options.config or "run" not in options.config:
+        raise ConfigError("--config must be a ladder: get_config returns {'ladder': ..., 'run': ...}")
+    ladder = from_dict(LadderConfig, options.config.ladder.to_dict(), "config.ladder")
+    return ladder, options.config.run, pathlib.Path(options.folder or f"runs/scaling/{ladder.name}")
+
+
+def _table(options: argparse.Namespace, path: str | None = None) -> Any:
+    """The table of runs at `path`, or that of --runs, or the ladder's ledger."""
+    path = path or options.runs or str(_ladder(options)[2])
+    choose: dict[str, Any] = {}
+    for word in options.where:
+        name, _, value = word.partition("=")
+        try:
+            choose[name] = float(value)
+        except ValueError:
+            choose[name] = value
+    return load_runs(path, options.importer, **choose)
+
+
+def _fit_table(options: argparse.Namespace, path: str | None = None) -> Fit:
+    return fits.fit(
+        _table(options, path),
+        options.law,
+        approach=options.approach,
+        loss=options.loss,
+        boot=options.boot,
+        by=options.by,
+        convention=options.convention,
+        curve=options.curve,
+    )
+
+
+def _budget(options: argparse.Namespace, found: Fit) -> float:
+    """FLOPs of the forecast: --flops, or --times the largest run's."""
+    return options.flops or options.times * float(found.runs["flops"].max())
+
+
+def _approach_2(found: Fit) -> dict[str, Any]:
+    """Exponents of the iso-FLOP minima, for a cross-check."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = fits.fit(found.runs, found.law, approach=2, boot=0, curve=found.settings.curve)
+    return {"status": other.status, "exponents": other.exponents}
+
+
+def _buildable(options: argparse.Namespace, found: Fit, answer: dict[str, Any]) -> dict[str, Any]:
+    """The nearest run of the ladder's sizes, with its own forecast."""
+    from tlx.scaling.planning import nearest_run
+
+    ladder, run_config, _ = _ladder(options)
+    if ladder is None:
+        raise ConfigError("predict needs --config for a run that can be built")
+    row = nearest_run(ladder, run_config, answer["N"], answer["flops"])
+    guess = predict_loss(found, N=row["N"], D=row["D"], flops=row["flops"])
+    return row | {"loss": guess.loss, "interval": (guess.low, guess.high)}
+
+
+def _train(options: argparse.Namespace, buildable: dict[str, Any]) -> dict[str, Any]:
+    """Train the buildable run, in a ladder of its own beside the one that forecasts it."""
+    folder = _ladder(options)[2] / "forecast"
+    row = {key: value for key, value in buildable.items() if key not in ("loss", "interval")}
+    lines = run_ladder({"format": FORMAT, "runs": [row]}, folder, options.backend, parallel=1)
+    # A folder of an earlier format keeps the id that the run had there.
+    (stored,) = Ledger(folder).stored_runs([row])
+    line = next(line for line in lines if line["run"] == stored)
+    low, high = buildable["interval"]
+    measured = {"status": line["status"], "loss": line["loss"]}
+    if line["loss"] is not None:
+        measured["error"] = buildable["loss"] / line["loss"] - 1
+        measured["inside"] = bool(low <= line["loss"] <= high)
+    return measured
+
+
+def _coordinate_check(options: argparse.Namespace) -> int:
+    """Exit 0 where the config's parametrisation (muP where it has none) is steady over widths."""
+    from tlx.scaling import coordinate_checks
+
+    ladder, run_config, folder = _ladder(options)
+    if ladder is None:
+        raise ConfigError("--coordinate-check needs --config")
+    configured = run_config.model.parametrization.name
+    names = ("standard", configured if configured != "standard" else "mup")
+    checks = [coordinate_checks.coordinate_check(ladder, run_config, name) for name in names]
+    path = coordinate_checks.plot(checks, folder / "report" / "coordinates.png")
+    values = {"checks": [check.to_dict() for check in checks], "plot": str(path)}
+    _print(options, values, scale_tables.coordinates(checks, str(path)))
+    return 0 if checks[-1].steady else NOT_IDENTIFIED
+
+
+def _not_identified(options: argparse.Namespace, found: Fit) -> int:
+    """Print why there are no constants; returns the exit code for it."""
+    _print(options, found.to_dict(), f"{found.law}: {found.status}")
+    return NOT_IDENTIFIED
+
+
+def _print(options: argparse.Namespace, value: Any, text: str) -> None:
+    print(json.dumps(value, indent=2, default=_to_plain) if options.json else text)
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(type(value).__name__)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _silent(text: str) -> None:
+    """Say nothing: with --json the output is one JSON value."""
