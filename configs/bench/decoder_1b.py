@@ -2,8 +2,8 @@
 
     tlx bench --config=configs/bench/decoder_1b.py
 
-On bytes of Python's standard library, so on any machine; hardware: one H200 (none was at hand:
-no figures are recorded yet). ":tiny" behind it is the same for a laptop, in seconds.
+It needs no data set: the text is bytes of Python's standard library. Hardware: one H200 (none was available,
+so no figures are recorded yet). ":tiny" after the name is the same for a laptop, in seconds.
 """
 
 from ml_collections import ConfigDict
@@ -13,13 +13,22 @@ from tlx.run import base_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" for the size above, "tiny" for a laptop."""
     config = base_config("clm")
     model = config.model
-    model.width, model.num_layers, model.vocab_size = 2048, 20, 32_768
-    model.attention.num_heads, model.feedforward.ff_dim, model.feedforward.gated = 16, 5632, True
-    model.feedforward.activation, model.norm.kind, model.position.kind = "silu", "rmsnorm", "rotary"
-    model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
-    config.data.sequence_length, config.train.batch_size = 2048, 8
+    model.width = 2048
+    model.num_layers = 20
+    model.vocab_size = 32_768
+    model.attention.num_heads = 16
+    model.feedforward.ff_dim = 5632
+    model.feedforward.gated = True
+    model.feedforward.activation = "silu"
+    model.norm.kind = "rmsnorm"
+    model.position.kind = "rotary"
+    model.attention.qkv_bias = False
+    model.attention.out_bias = False
+    model.feedforward.bias = False
+    config.data.sequence_length = 2048
+    config.train.batch_size = 8
     model.execution.remat = "query+key+value+attention+attended+in+gate"
     return measured(config, arg)

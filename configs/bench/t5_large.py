@@ -2,8 +2,8 @@
 
     tlx bench --config=configs/bench/t5_large.py
 
-On bytes of Python's standard library, so on any machine; hardware: one H200 (none was at hand:
-no figures are recorded yet). ":tiny" behind it is the same for a laptop, in seconds.
+It needs no data set: the text is bytes of Python's standard library. Hardware: one H200 (none was available,
+so no figures are recorded yet). ":tiny" after the name is the same for a laptop, in seconds.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,8 @@ from tlx.recipes import measured, published
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" for the size above, "tiny" for a laptop."""
     config = published("span_corruption", "t5", "large")
-    config.data.sequence_length, config.train.batch_size = 512, 32
+    config.data.sequence_length = 512
+    config.train.batch_size = 32
     return measured(config, arg)

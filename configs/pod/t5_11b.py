@@ -3,42 +3,41 @@
     tlx plan --config=configs/pod/t5_11b.py --target=tpu:v5e:16x16
     tlx launch tpu-vm --config=configs/pod/t5_11b.py --name=t5-11b --accelerator=v5litepod-256
 
-Parameters and optimizer state are split over groups of 64 chips (FSDP); layers are computed again in the
-backward pass but for what attention adds: their feed-forward is 65,536 wide. Say where the text is with
---config.data.text.files. README.md beside this file has what the compiler says; ":tiny" behind it is the
-same for a laptop, in seconds.
+Parameters and optimizer state are sharded over groups of 64 chips (FSDP). Layers are rematerialised in the
+backward pass except for the outputs of attention: their feed-forward dim is 65,536. --config.data.text.files
+names the text. README.md beside this file has the compiler's figures; ":tiny" is the same for a laptop, in
+seconds.
 """
 
 from ml_collections import ConfigDict
 
 from tlx.base.config import to_dict
 from tlx.models.families.t5 import FAMILY
+from tlx.recipes import tiny_pod, words_of
 from tlx.run import base_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" for the pod, "tiny" for a laptop."""
     config = base_config("span_corruption")
     config.model.update(to_dict(FAMILY.sizes["11b"]))
-    config.model.vocab_size = config.tokenizer.vocab_size = 32_128
-    config.model.dropout = config.model.feedforward.dropout = 0.0  # as T5 1.1 is pretrained
+    config.model.vocab_size = 32_128
+    config.tokenizer.vocab_size = 32_128
+    config.model.dropout = 0.0
+    config.model.feedforward.dropout = 0.0  # as T5 1.1 is pretrained
     config.model.attention.dropout = 0.0
     config.optimizer.name = "adafactor"
-    config.data.source, config.data.text.files = "text", ("/data/corpus/*.jsonl.gz",)
-    config.data.sequence_length, config.train.batch_size = 512, 2048
+    config.data.source = "text"
+    config.data.text.files = ("/data/corpus/*.jsonl.gz",)
+    config.data.sequence_length = 512
+    config.train.batch_size = 2048
     config.train.steps = 1_000_000
-    config.mesh.data, config.mesh.fsdp = -1, 64  # shards of 16 rows and more: thinner ones travel whole
+    config.mesh.data = -1
+    config.mesh.fsdp = 64  # a TPU sends thinner shards than 16 rows whole
     config.model.execution.remat = "attended+statistics"
     config.loss.chunk = 512
-    if arg == "tiny":
-        _shrink(config)
+    if words_of(arg, ("tiny",)):
+        tiny_pod(config)
+        config.model.attention.head_dim = 0
+        config.model.num_decoder_layers = 2
     return config
-
-
-def _shrink(config: ConfigDict) -> None:
-    config.tokenizer.kind, config.data.source, config.model.vocab_size = "bytes", "python", 0
-    config.model.width, config.model.num_layers, config.model.attention.num_heads = 64, 2, 4
-    config.model.feedforward.ff_dim, config.loss.chunk = 192, 0
-    config.model.attention.head_dim, config.model.num_decoder_layers = 0, 2
-    config.data.sequence_length, config.train.batch_size, config.train.steps = 64, 8, 20
-    config.mesh.fsdp, config.eval.final = 1, False

@@ -3,41 +3,41 @@
     tlx plan --config=configs/pod/xlnet_large.py --target=tpu:v5e:16x16
     tlx launch tpu-vm --config=configs/pod/xlnet_large.py --name=xlnet-large --accelerator=v5litepod-256
 
-Permutation language modelling without dropout. Parameters and optimizer state are split over groups of 16
-chips (FSDP). Say where the text is with --config.data.text.files. README.md beside this file has what the
-compiler says; ":tiny" behind it is the same for a laptop, in seconds.
+Permutation language modelling without dropout. Parameters and optimizer state are sharded over groups of 16
+chips (FSDP). --config.data.text.files names the text. README.md beside this file has the compiler's figures;
+":tiny" is the same for a laptop, in seconds.
 """
 
 from ml_collections import ConfigDict
 
 from tlx.base.config import to_dict
 from tlx.models.families.xlnet import FAMILY
+from tlx.recipes import tiny_pod, words_of
 from tlx.run import base_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" for the pod, "tiny" for a laptop."""
     config = base_config("plm")
     config.model.update(to_dict(FAMILY.sizes["large"]))
     config.model.feedforward.activation = "gelu_tanh"  # as its authors compute it
-    config.model.vocab_size = config.tokenizer.vocab_size = 32_000
-    config.model.dropout = config.model.attention.dropout = config.model.feedforward.dropout = 0.0
-    config.data.source, config.data.text.files = "text", ("/data/corpus/*.jsonl.gz",)
-    config.data.sequence_length, config.train.batch_size = 512, 4096
+    config.model.vocab_size = 32_000
+    config.tokenizer.vocab_size = 32_000
+    config.model.dropout = 0.0
+    config.model.attention.dropout = 0.0
+    config.model.feedforward.dropout = 0.0
+    config.data.source = "text"
+    config.data.text.files = ("/data/corpus/*.jsonl.gz",)
+    config.data.sequence_length = 512
+    config.train.batch_size = 4096
     config.objective.num_predict = 85
     config.train.steps = 500_000
-    config.mesh.data, config.mesh.fsdp = -1, 16  # shards of 16 rows and more: thinner ones travel whole
+    config.mesh.data = -1
+    config.mesh.fsdp = 16  # a TPU sends thinner shards than 16 rows whole
     config.model.execution.remat = "attention+attended+fed+statistics"
     config.loss.chunk = 512
-    if arg == "tiny":
-        _shrink(config)
+    if words_of(arg, ("tiny",)):
+        tiny_pod(config)
+        config.objective.mem_len = 16
+        config.objective.num_predict = 12
     return config
-
-
-def _shrink(config: ConfigDict) -> None:
-    config.tokenizer.kind, config.data.source, config.model.vocab_size = "bytes", "python", 0
-    config.model.width, config.model.num_layers, config.model.attention.num_heads = 64, 2, 4
-    config.model.feedforward.ff_dim, config.loss.chunk = 192, 0
-    config.objective.mem_len, config.objective.num_predict = 16, 12
-    config.data.sequence_length, config.train.batch_size, config.train.steps = 64, 8, 20
-    config.mesh.fsdp, config.eval.final = 1, False

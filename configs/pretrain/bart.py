@@ -4,8 +4,8 @@
     tlx train --config=configs/pretrain/bart.py:tiny
 
 Hardware: a batch of 8,000 rows of 512 on 64 chips or more; train.microbatches on fewer. 500,000 steps, as
-the published models; expected after fine-tuning (large): CNN/DailyMail ROUGE 44.16, 21.28, 40.90. The paper
-gives no rate: RoBERTa's. Text as RoBERTa's.
+the published models. Expected after fine-tuning (large): CNN/DailyMail ROUGE 44.16, 21.28, 40.90. The paper
+gives no learning rate: it is RoBERTa's here. Text: as RoBERTa's.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "tiny", or nothing for the published size."""
+    """Return the config; `arg` is "" for the published size, "tiny" for a laptop."""
     config = published("bart", "bart", "base")
     config.data.mixture = (
         tfds("wikipedia/20230601.en", train_split="train[:99%]", validation_split="train[99%:]"),
@@ -22,11 +22,18 @@ def get_config(arg: str = "") -> ConfigDict:
         tfds("c4/realnewslike"),
         tfds("c4/webtextlike"),
     )
-    config.data.mixture_power = 1.0  # by their sizes
-    config.data.sequence_length, config.train.batch_size, config.train.steps = 512, 8000, 500_000
+    config.data.mixture_power = 1.0  # in proportion to their sizes
+    config.data.sequence_length = 512
+    config.train.batch_size = 8000
+    config.train.steps = 500_000
     optimizer = config.optimizer
-    optimizer.learning_rate, optimizer.schedule.name = 6e-4, "linear"
-    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 24_000, 0.0
-    optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.98, 1e-6
-    optimizer.weight_decay, config.train.clip_norm = 0.01, None
+    optimizer.learning_rate = 6e-4
+    optimizer.schedule.name = "linear"
+    optimizer.schedule.warmup = 24_000
+    optimizer.schedule.final_fraction = 0.0
+    optimizer.beta1 = 0.9
+    optimizer.beta2 = 0.98
+    optimizer.eps = 1e-6
+    optimizer.weight_decay = 0.01
+    config.train.clip_norm = None
     return sized(config, arg)

@@ -1,11 +1,11 @@
-"""CTRL: causal language modelling from a control code (Keskar et al. 2019), its one size of 1.6 billion.
+"""CTRL: causal language modelling from a control code (Keskar et al. 2019), its only size, 1.6B.
 
     tlx train --config=configs/pretrain/ctrl.py
     tlx train --config=configs/pretrain/ctrl.py:tiny
 
-Hardware: 256 TPU v3 chips for two weeks (paper); mesh.fsdp=8 for the state to fit. Rows of 256, 1,024 in a
-batch. Expected: text in the style of its code. The codes are the sources' names. Of the paper's text TFDS
-has stand-ins.
+Hardware: 256 TPU v3 chips for two weeks (paper); with mesh.fsdp=8 the state fits. 1,024 rows of 256 a
+batch. Expected: text in the style of its code. The codes are the names of the sources. TFDS has substitutes
+for the paper's text.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "tiny", or nothing for the published size."""
+    """Return the config; `arg` is "" for the published size, "tiny" for a laptop."""
     config = published("ctrl", "ctrl", "large")
     config.data.mixture = (
         tfds(
@@ -28,11 +28,16 @@ def get_config(arg: str = "") -> ConfigDict:
         tfds("yelp_polarity_reviews", language="Reviews", validation_split="test"),
         tfds("c4/webtextlike", language="Links"),
     )
-    config.data.mixture_power = 1.0  # by their sizes
-    config.data.sequence_length, config.train.batch_size, config.train.steps = 256, 1024, 800_000
+    config.data.mixture_power = 1.0  # in proportion to their sizes
+    config.data.sequence_length = 256
+    config.train.batch_size = 1024
+    config.train.steps = 800_000
     optimizer = config.optimizer
     optimizer.name = "adagrad"
-    optimizer.learning_rate, optimizer.schedule.name = 0.05, "constant"
-    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 25_000, 0.0
-    optimizer.weight_decay, config.train.clip_norm = 0.0, 0.25
+    optimizer.learning_rate = 0.05
+    optimizer.schedule.name = "constant"
+    optimizer.schedule.warmup = 25_000
+    optimizer.schedule.final_fraction = 0.0
+    optimizer.weight_decay = 0.0
+    config.train.clip_norm = 0.25
     return sized(config, arg)

@@ -1,11 +1,11 @@
-"""DeBERTa v3: replaced tokens, disentangled attention, one gradient-free table (He et al. 2023), base.
+"""DeBERTa v3: replaced token detection, gradient-disentangled embeddings (He et al. 2023), base.
 
     tlx train --config=configs/pretrain/deberta_v3.py
     tlx train --config=configs/pretrain/deberta_v3.py:tiny
 
 12 layers of 768, a generator of 6. Hardware: a batch of 8,192 rows of 512 on 64 chips or more.
-Expected after fine-tuning: MNLI 90.6. The weight of the detection loss is the paper's 50, its code has 10.
-Text as RoBERTa's.
+Expected after fine-tuning: MNLI 90.6. The weight of the detection loss is the paper's 50; its code has 10.
+Text: as RoBERTa's.
 """
 
 from ml_collections import ConfigDict
@@ -14,10 +14,12 @@ from tlx.recipes import published, sized, tfds
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "tiny", or nothing for the published size."""
+    """Return the config; `arg` is "" for the published size, "tiny" for a laptop."""
     config = published("rtd", "deberta-v2", "v3-base")
-    config.objective.embedding_sharing, config.objective.head = "gdes", "deberta"
-    config.objective.generator_fraction, config.objective.generator_layers = 1.0, 6
+    config.objective.embedding_sharing = "gdes"
+    config.objective.head = "deberta"
+    config.objective.generator_fraction = 1.0
+    config.objective.generator_layers = 6
     config.tokenizer.model_type = "unigram"
     config.data.mixture = (
         tfds("wikipedia/20230601.en", train_split="train[:99%]", validation_split="train[99%:]"),
@@ -25,13 +27,20 @@ def get_config(arg: str = "") -> ConfigDict:
         tfds("c4/realnewslike"),
         tfds("c4/webtextlike"),
     )
-    config.data.mixture_power = 1.0  # by their sizes
-    config.data.sequence_length, config.train.batch_size, config.train.steps = 512, 8192, 500_000
+    config.data.mixture_power = 1.0  # in proportion to their sizes
+    config.data.sequence_length = 512
+    config.train.batch_size = 8192
+    config.train.steps = 500_000
     optimizer = config.optimizer
-    optimizer.learning_rate, optimizer.schedule.name = 6e-4, "linear"
-    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 10_000, 0.0
-    optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.98, 1e-6
-    optimizer.weight_decay, config.train.clip_norm = 0.01, 1.0
+    optimizer.learning_rate = 6e-4
+    optimizer.schedule.name = "linear"
+    optimizer.schedule.warmup = 10_000
+    optimizer.schedule.final_fraction = 0.0
+    optimizer.beta1 = 0.9
+    optimizer.beta2 = 0.98
+    optimizer.eps = 1e-6
+    optimizer.weight_decay = 0.01
+    config.train.clip_norm = 1.0
 
     if arg == "tiny":
         config.objective.generator_layers = 1

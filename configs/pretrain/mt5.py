@@ -1,10 +1,10 @@
-"""mT5: corrupted spans of a hundred languages, the small ones more often (Xue et al. 2021), base.
+"""mT5: span corruption in a hundred languages, small ones upsampled (Xue et al. 2021), base.
 
     tlx train --config=configs/pretrain/mt5.py
     tlx train --config=configs/pretrain/mt5.py:tiny
 
 Hardware: 64 TPU v3 chips and more, for 1,024 rows of 1,024. Expected after fine-tuning: XNLI 75.4 (base). A
-language's share is its size to the power of .3. ":tiny" has two sources in place of them.
+language is sampled in proportion to its size to the power of 0.3. ":tiny" has two sources.
 """
 
 from ml_collections import ConfigDict
@@ -20,19 +20,26 @@ LANGUAGES = """
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "tiny", or nothing for the published size."""
+    """Return the config; `arg` is "" for the published size, "tiny" for a laptop."""
     config = published("span_corruption", "mt5", "base")
-    config.model.dropout = config.model.attention.dropout = config.model.feedforward.dropout = 0.0
+    config.model.dropout = 0.0
+    config.model.attention.dropout = 0.0
+    config.model.feedforward.dropout = 0.0
     config.tokenizer.model_type = "unigram"
     config.data.mixture = tuple(
         tfds("c4/multilingual", language=code, train_split=code, validation_split=f"{code}-validation")
         for code in LANGUAGES
     )
     config.data.mixture_power = 0.3
-    config.data.sequence_length, config.train.batch_size, config.train.steps = 1024, 1024, 1_000_000
+    config.data.sequence_length = 1024
+    config.train.batch_size = 1024
+    config.train.steps = 1_000_000
     optimizer = config.optimizer
     optimizer.name = "adafactor"
-    optimizer.learning_rate, optimizer.schedule.name = 1e-2, "inverse_sqrt"
-    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 10_000, 0.0
-    optimizer.weight_decay, config.train.clip_norm = 0.0, None
+    optimizer.learning_rate = 1e-2
+    optimizer.schedule.name = "inverse_sqrt"
+    optimizer.schedule.warmup = 10_000
+    optimizer.schedule.final_fraction = 0.0
+    optimizer.weight_decay = 0.0
+    config.train.clip_norm = None
     return sized(config, arg)

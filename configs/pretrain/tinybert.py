@@ -1,12 +1,12 @@
-"""TinyBERT: BERT's attention, hidden states and embeddings by layers (Jiao et al. 2020), 4 layers of 312.
+"""TinyBERT: layer-wise distillation of attention, hidden states and embeddings (Jiao et al. 2020), 4 x 312.
 
     tlx train --config=configs/pretrain/tinybert.py --config.objective.teacher=DIR \\
         --config.tokenizer.kind=huggingface --config.tokenizer.path=DIR
     tlx train --config=configs/pretrain/bert.py:tiny --workdir=runs/bert
     tlx train --config=configs/pretrain/tinybert.py:tiny --config.objective.teacher=runs/bert
 
-DIR is bert-base-uncased as Hugging Face keeps it. The general stage: what follows is a task's. Hardware: 8
-GPUs for a few days. Expected after both stages: GLUE 77.0 (its teacher 79.5).
+DIR is bert-base-uncased in Hugging Face's format. This is the general stage; the second one is a task's.
+Hardware: 8 GPUs for a few days. Expected after both stages: GLUE 77.0 (its teacher 79.5).
 """
 
 from ml_collections import ConfigDict
@@ -17,20 +17,29 @@ from tlx.run.config import config_dict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "tiny", or nothing for the published size."""
+    """Return the config; `arg` is "" for the published size, "tiny" for a laptop."""
     config = published("layer_distillation", "bert", "base")
     config.objective.teacher_model = config_dict(FAMILIES.load("bert").sizes["base"])
     model = config.model
-    model.num_layers, model.width, model.feedforward.ff_dim = 4, 312, 1200
+    model.num_layers = 4
+    model.width = 312
+    model.feedforward.ff_dim = 1200
     config.data.mixture = (
         tfds("wikipedia/20230601.en", train_split="train[:99%]", validation_split="train[99%:]"),
     )
-    config.data.sequence_length, config.train.batch_size, config.train.steps = 128, 256, 1_000_000
+    config.data.sequence_length = 128
+    config.train.batch_size = 256
+    config.train.steps = 1_000_000
     optimizer = config.optimizer
-    optimizer.learning_rate, optimizer.schedule.name = 1e-4, "linear"
-    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 0.1, 0.0
-    optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.999, 1e-6
-    optimizer.weight_decay, config.train.clip_norm = 0.01, 1.0
+    optimizer.learning_rate = 1e-4
+    optimizer.schedule.name = "linear"
+    optimizer.schedule.warmup = 0.1
+    optimizer.schedule.final_fraction = 0.0
+    optimizer.beta1 = 0.9
+    optimizer.beta2 = 0.999
+    optimizer.eps = 1e-6
+    optimizer.weight_decay = 0.01
+    config.train.clip_norm = 1.0
 
     if arg == "tiny":
         small_model(config.objective.teacher_model)

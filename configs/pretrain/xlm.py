@@ -1,4 +1,4 @@
-"""XLM: masked tokens of fifteen languages and of translations side by side (Conneau and Lample 2019).
+"""XLM: masked tokens of fifteen languages and of pairs of translations (Conneau and Lample 2019).
 
     tlx train --config=configs/pretrain/xlm.py
     tlx train --config=configs/pretrain/xlm.py:tiny
@@ -22,7 +22,7 @@ TRANSLATIONS = (
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "tiny", or nothing for the published size."""
+    """Return the config; `arg` is "" for the published size, "tiny" for a laptop."""
     config = published("xlm", "xlm", "mlm-tlm-xnli15-1024")
     config.data.mixture = tuple(
         tfds(
@@ -45,10 +45,17 @@ def get_config(arg: str = "") -> ConfigDict:
         for name, language in TRANSLATIONS
     )
     config.data.mixture_power = 0.5
-    config.data.sequence_length, config.train.batch_size, config.train.steps = 256, 4096, 500_000
+    config.data.sequence_length = 256
+    config.train.batch_size = 4096
+    config.train.steps = 500_000
     optimizer = config.optimizer
-    optimizer.learning_rate, optimizer.schedule.name = 1e-4, "inverse_sqrt"
-    optimizer.schedule.warmup, optimizer.schedule.final_fraction = 30_000, 0.0
-    optimizer.beta1, optimizer.beta2, optimizer.eps = 0.9, 0.999, 1e-8
-    optimizer.weight_decay, config.train.clip_norm = 0.0, 5.0
+    optimizer.learning_rate = 1e-4
+    optimizer.schedule.name = "inverse_sqrt"
+    optimizer.schedule.warmup = 30_000
+    optimizer.schedule.final_fraction = 0.0
+    optimizer.beta1 = 0.9
+    optimizer.beta2 = 0.999
+    optimizer.eps = 1e-8
+    optimizer.weight_decay = 0.0
+    config.train.clip_norm = 5.0
     return sized(config, arg)

@@ -32,7 +32,7 @@ def bert(folder, heads=("heads/mlm", "heads/nsp")):
     size = folders.word_pieces(folder).get_vocab_size()
     base = TABLE.load("bert").base
     config = resized(
-        base, vocab_size=size, width=16, num_layers=2, attention__num_heads=2, feedforward__hidden=24
+        base, vocab_size=size, width=16, num_layers=2, attention__num_heads=2, feedforward__ff_dim=24
     )
     folders.write(folder, "bert", config, heads)
 
@@ -41,7 +41,7 @@ def gpt2(folder):
     size = folders.byte_pairs(folder).get_vocab_size()
     base = TABLE.load("gpt2").base
     config = resized(
-        base, vocab_size=size, width=16, num_layers=2, attention__num_heads=2, feedforward__hidden=24
+        base, vocab_size=size, width=16, num_layers=2, attention__num_heads=2, feedforward__ff_dim=24
     )
     folders.write(folder, "gpt2", config)
 
@@ -169,7 +169,7 @@ def bart(folder):
     config = resized(
         TABLE.load("bart").base,
         **{"vocab_size": size, "width": 16, "num_layers": 2, "attention__num_heads": 2},
-        feedforward__hidden=24,
+        feedforward__ff_dim=24,
     )
     folders.write(folder, "bart", config)
     path = folder / "config.json"
@@ -208,7 +208,7 @@ def test_a_sentencepiece_model_is_enough_of_a_tokenizer(tmp_path):
     (theirs / "spiece.model").write_bytes(train(**OF_T5))
     size = ImportedSentencePiece.from_folder(theirs, "t5").vocab.size - 4
     small = {"vocab_size": size, "width": 16, "num_layers": 1, "num_decoder_layers": 1}
-    config = resized(TABLE.load("t5").base, **small, attention__num_heads=2, feedforward__hidden=24)
+    config = resized(TABLE.load("t5").base, **small, attention__num_heads=2, feedforward__ff_dim=24)
     folders.write(theirs, "t5", config)
     assert main(["convert", "import", str(theirs), str(run)]) == 0
     direct, imported = tlx.load(theirs), tlx.load(run)
@@ -226,7 +226,7 @@ def test_a_sentencepiece_model_is_enough_of_a_tokenizer(tmp_path):
 def test_an_import_holds_a_piece_at_a_time(tmp_path):
     size = folders.byte_pairs(tmp_path / "theirs").get_vocab_size()
     base = TABLE.load("gpt2").base
-    config = resized(base, vocab_size=size, width=1152, num_layers=16, feedforward__hidden=4608)
+    config = resized(base, vocab_size=size, width=1152, num_layers=16, feedforward__ff_dim=4608)
     folders.write(tmp_path / "theirs", "gpt2", config)
     size = (tmp_path / "theirs" / "model.safetensors").stat().st_size
     assert size > 8e8

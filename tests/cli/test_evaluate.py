@@ -26,6 +26,8 @@ def test_every_shape_on_files(objective, files, tmp_path, capsys):
     assert main(["evaluate", str(run), f"--data={files}", "--batch_size=2", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["step"] == 3
+    library = tlx.evaluate(run, data=files, batch_size=2).metrics
+    assert library == {name: value for name, value in figures.items() if name not in ("run", "step")}
     assert figures["bits_per_byte"] == pytest.approx(
         figures["loss"] * figures["targets"] / math.log(2) / figures["bytes"]
     )

@@ -92,6 +92,13 @@ def test_from_a_run_to_scores_and_predictions(folder, tmp_path, capsys):
     assert again["interval_95"] == scores["test"]["interval_95"]
     assert again["loss"] == pytest.approx(scores["test"]["loss"], rel=1e-4)
     assert (tmp_path / "p").read_text() == (tmp_path / "run/predictions/test.jsonl").read_text()
+    # From Python: the finished run, resumed. Epochs, labels and the base's model act there too, or the config
+    # would not be the one that the run was started with.
+    result = tlx.finetune(f"{folder / 'task.py'}", base=base, workdir=tmp_path / "run")
+    assert result.metrics == scores
+    assert result.model.predict("aei") == lm.predict("aei")
+    evaluated = tlx.evaluate(result.model, data=str(folder / "test.jsonl")).metrics
+    assert evaluated == {name: value for name, value in again.items() if name not in ("run", "step")}
     saved = read_json(tmp_path / "run/run.json")["config"]
     assert saved["objective"]["labels"] == ["no", "yes"] and saved["base"]["path"] == str(base)
     assert saved["train"]["steps"] == round(15 * read_train_count(tmp_path / "run") / 16)

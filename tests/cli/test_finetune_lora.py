@@ -73,7 +73,7 @@ def test_a_run_goes_on_over_its_base(folder, runs, tmp_path, capsys):  # noqa: F
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config.adapt.method=lora"], "keeps a base as it is; give it by --from=DIR"),
+        (["--config.adapt.method=lora"], "adapts a base model; give one by --from=DIR"),
         (["--config.adapt.method=lore"], "config.adapt.method = 'lore' is not one of: full, head, lora"),
     ],
 )

@@ -1,5 +1,8 @@
 """The table of verbs: help, unknown verbs, exit codes of the errors a user can cause."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tlx import cli
@@ -29,3 +32,22 @@ def test_errors_are_one_line_and_a_code(monkeypatch, capsys, error, code):
     monkeypatch.setattr(cli.VERBS, "load", lambda name: verb)
     assert cli.main(["train"]) == code
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+LIGHT = ("train", "finetune", "evaluate")
+
+
+def test_help_loads_no_jax():
+    """So that it is there in half a second."""
+    code = f"""
+import sys
+from tlx import cli
+for verb in {LIGHT}:
+    try:
+        cli.main([verb, "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0
+    heavy = {{"jax", "flax", "numpy", "ml_collections", "matplotlib"}} & set(sys.modules)
+    assert not heavy, (verb, heavy)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -1,6 +1,5 @@
 """Several seeds of one fine-tuning."""
 
-import dataclasses
 import itertools
 import json
 
@@ -10,12 +9,8 @@ import pytest
 from tests.cli.test_finetune import finetune, folder, params_of  # noqa: F401 (the fixture)
 from tests.run_directory import write_run
 from tlx.base.files import read_json, write_json
-from tlx.checkpoint import steps
-from tlx.cli import seed_groups
-from tlx.run import RunConfig
-from tlx.trainer.driver import Job
+from tlx.run.assemble import assemble
 from tlx.trainer.seeds import summarize
-from tlx.training.config import TrainConfig
 from tlx.training.journal import read_lines
 from tlx.training.preemption import Preemption
 
@@ -70,112 +65,41 @@ def metrics_of(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_seed_among_others_is_the_seed_alone(folder, tmp_path, capsys, monkeypatch, method):  # noqa: F811
-    """Of eight devices; the seeds are stopped after three steps, and go on by the same command."""
+    """The second seed is stopped after three steps, and resumed; one program serves both."""
     base = write_run(tmp_path / "base", "mlm")
     words = [*RUN, f"--config.adapt.method={method}"]
     assert finetune(folder, tmp_path / "alone", *words, "--config.seed=4", base=base) == 0
-    together, agreed, calls = [*words, "--config.seed=3", "--seeds=2"], Preemption.agreed, itertools.count(1)
+    seeds = [*words, "--config.seed=3", "--seeds=2"]
+    agreed = Preemption.agreed
+    calls = itertools.count(1)
+    programs = []
 
     def stopping(preemption):
-        if next(calls) == 3:
+        if next(calls) == 10:  # the third step of the second run
             preemption.request("the test")
         return agreed(preemption)
 
+    def assembling(*parts):
+        run = assemble(*parts)
+        programs.append(run.program)
+        return run
+
     monkeypatch.setattr(Preemption, "agreed", stopping)
-    monkeypatch.setattr(seed_groups, "_ALONE", ())  # as on an accelerator
+    monkeypatch.setattr("tlx.trainer.finetune.assemble", assembling)
     capsys.readouterr()
-    assert finetune(folder, tmp_path / "run", *together, base=base) == 42
-    assert finetune(folder, tmp_path / "run", *together, base=base) == 0
+    assert finetune(folder, tmp_path / "run", *seeds, base=base) == 42
+    assert programs[0] is programs[1]
+    assert finetune(folder, tmp_path / "run", *seeds, base=base) == 0
     out = capsys.readouterr().out
-    assert out.count("seeds      seed-3, seed-4: in one program, 0.00 GB of") == 2
-    assert "seed-4  resuming   from checkpoints/3: 4 of 7 steps to go" in out
+    assert "resuming   from checkpoints/3: 4 of 7 steps to go" in out
     assert "2 seeds: accuracy" in out
     assert set(read_json(tmp_path / "run/seeds.json")["validation"]["scores"]) == {"3", "4"}
     assert [read_json(tmp_path / f"run/seed-{n}/run.json")["config"]["seed"] for n in (3, 4)] == [3, 4]
 
-    alone, among, other = (
-        metrics_of(tmp_path / "alone"),
-        *(metrics_of(tmp_path / f"run/seed-{n}") for n in (4, 3)),
-    )
-    assert len(alone) == 10  # seven steps, two evaluations, the end
-    assert [(line["step"], line["kind"]) for line in among] == [
-        (line["step"], line["kind"]) for line in alone
-    ]
-    for one, two in zip(alone, among, strict=True):
-        assert {**two, "kind": 0} == pytest.approx({**one, "kind": 0}, rel=1e-4, abs=1e-5)
-    assert other[0]["loss"] != pytest.approx(alone[0]["loss"], rel=1e-3)
-    params, expected = params_of(tmp_path / "run/seed-4"), params_of(tmp_path / "alone")
-    for path, leaf in expected.items():
-        if path.endswith("attention/key/bias"):
-            continue  # its gradient is 0 but for rounding, of which Adam makes steps
-        np.testing.assert_allclose(params[path], leaf, rtol=1e-4, atol=1e-5, err_msg=path)
+    assert metrics_of(tmp_path / "run/seed-4") == metrics_of(tmp_path / "alone")
+    assert metrics_of(tmp_path / "run/seed-3")[0]["loss"] != metrics_of(tmp_path / "alone")[0]["loss"]
+    params = params_of(tmp_path / "run/seed-4")
+    for path, leaf in params_of(tmp_path / "alone").items():
+        np.testing.assert_array_equal(params[path], leaf, err_msg=path)
     for file in ("scores.json", "predictions/test.jsonl", "confusion_test.png", "checkpoints/7"):
         assert (tmp_path / "run/seed-4" / file).exists()
-
-
-@pytest.fixture
-def jobs(tmp_path, monkeypatch):
-    """Three runs of 9 steps that have saved nothing; all steps there are sound, and memory is 16 GB."""
-    monkeypatch.setattr(seed_groups, "_ALONE", ())
-    monkeypatch.setattr(seed_groups, "_sound", lambda job, step: True)
-    monkeypatch.setattr(seed_groups, "_memory", lambda config, count: (int(2e9) * count, int(16e9)))
-    config = RunConfig(train=TrainConfig(steps=9))
-    return [Job(dataclasses.replace(config, seed=n), tmp_path / f"seed-{n}") for n in range(3)]
-
-
-def save(job, *numbers):
-    for number in numbers:
-        (job.workdir / "checkpoints" / str(number)).mkdir(parents=True)
-        for name in (steps.COMMIT, steps.MANIFEST):
-            (job.workdir / "checkpoints" / str(number) / name).write_text("")
-
-
-def grouped(jobs):
-    """[[(seed, step to go on from)]], and what is said."""
-    said = []
-    found = seed_groups.groups(jobs, said.append)
-    return [[(job.config.seed, job.step) for job in group] for group in found], said
-
-
-def test_which_go_together(jobs, monkeypatch):
-    assert grouped(jobs[:1]) == ([[(0, None)]], [])
-    together = [[(0, None), (1, None), (2, None)]]
-    said = "seeds      seed-0, seed-1, seed-2: in one program, 6.00 GB of 16.00 GB a device"
-    assert grouped(jobs) == (together, [said])
-    save(jobs[0], 4, 6)
-    assert grouped(jobs)[0] == [[(0, None)], [(1, None), (2, None)]]
-    save(jobs[1], 2, 4)
-    save(jobs[2], 4, 6)
-    assert grouped(jobs)[0] == [[(0, 4), (1, 4), (2, 4)]]
-    monkeypatch.setattr(seed_groups, "_sound", lambda job, step: step != 4 or job.config.seed != 1)
-    one_by_one = [[(0, None)], [(1, None)], [(2, None)]]
-    found, said = grouped(jobs)
-    assert found == one_by_one and said[0].endswith(
-        "one after the other, for they have saved no step in common"
-    )
-    save(jobs[1], 9)
-    assert grouped(jobs)[0] == [[(1, None)], [(0, 6), (2, 6)]]
-
-
-def test_why_they_do_not_go_together(jobs, monkeypatch):
-    one_by_one = [[(0, None)], [(1, None)], [(2, None)]]
-    other = dataclasses.replace(jobs[1].config, train=TrainConfig(steps=10))
-    found, said = grouped([jobs[0], jobs[1]._replace(config=other), jobs[2]])
-    assert found == [[(0, None), (2, None)], [(1, None)]]
-    assert said[0] == "seeds      seed-0, seed-1, seed-2: 2 programs at least, for they differ in train.steps"
-    assert said[1:] == ["seeds      seed-0, seed-2: in one program, 4.00 GB of 16.00 GB a device"]
-    monkeypatch.setattr(seed_groups, "_memory", lambda config, count: (int(5e9) * count, int(16e9)))
-    found, said = grouped(jobs)
-    needed = "together they need 15.00 GB of 16.00 GB a device, of which 75% may be used"
-    assert found == one_by_one and said[0].endswith(f"one after the other, for {needed}")
-    monkeypatch.setattr(seed_groups, "choose", lambda *block: ("cudnn", "the fastest"))
-    found, said = grouped(jobs)
-    assert found == one_by_one and "the attention kernel cudnn has not been tried on several" in said[0]
-    monkeypatch.setattr(seed_groups, "_ALONE", ("cpu",))
-    found, said = grouped(jobs)
-    assert (
-        found == one_by_one and "one after the other, for in one program processors are no faster" in said[0]
-    )
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    found, said = grouped(jobs)
-    assert found == one_by_one and said[0].endswith("for there are 2 processes")

@@ -19,8 +19,8 @@ from tlx import cli
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.run.assemble import assemble
 from tlx.run.checks import resolve
-from tlx.training.hooks import saved_part
 from tlx.training.journal import read_lines
+from tlx.training.state import saved_part
 
 SHAPES = ("clm", "mlm", "span_corruption", "plm")
 CARRIED = ("recurrent_lm", "bilm", "mixture")

@@ -15,7 +15,7 @@ from tlx.run.checks import resolve
 from tlx.run.config import get_objective
 from tlx.run.spec import abstract_batch, spec_of
 from tlx.text import make_tokenizer
-from tlx.trainer.task_config import completed
+from tlx.trainer.task_config import complete_task_config
 
 FOLDER = ROOT / "configs/finetune"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -69,7 +69,7 @@ def test_several_tasks_at_once_on_real_files():
     (*others, questions) = values.data.records.sets
     files = {"train": (str(SHARED / "xquad/xquad.en.articles01-36.json"),)}
     values.data.records.sets = (*others, {**questions, **files})
-    config = completed(values.to_dict(), None)
+    config = complete_task_config(values.to_dict(), None)
     tokenizer = make_tokenizer(config.tokenizer, ())
     rest = {"batch_size": 8, "seed": 0}
     pipeline = build_records(
@@ -81,7 +81,7 @@ def test_several_tasks_at_once_on_real_files():
 
 
 def test_the_quickstart_needs_no_files():
-    config = completed(load("quickstart", "tiny").to_dict(), None)
+    config = complete_task_config(load("quickstart", "tiny").to_dict(), None)
     assert len(config.objective.labels) == 8 and config.train.steps == 16
 
 
@@ -95,7 +95,7 @@ def test_a_pass_is_over_windows_where_records_are_cut(tmp_path):
     config.tokenizer.kind, config.data.sequence_length, config.train.batch_size = "bytes", 128, 1
     config.data.records.train = config.data.records.validation = (str(tmp_path / "asked.json"),)
     config.data.records.epochs = 2.0
-    config = completed(config.to_dict(), None)
+    config = complete_task_config(config.to_dict(), None)
     tokenizer = make_tokenizer(config.tokenizer, ())
     rest = {"batch_size": 1, "seed": 0}
     pipeline = build_records(
@@ -119,7 +119,7 @@ def test_real_records_become_batches(name, arg):
     values.tokenizer.kind = "bytes"
     values.data.records.train = (str(SHARED / train),)
     values.data.records.validation = (str(SHARED / validation),) if validation else ()
-    config = completed(values.to_dict(), None)
+    config = complete_task_config(values.to_dict(), None)
     tokenizer = make_tokenizer(config.tokenizer, ())
     task, spec = get_objective(config), spec_of(config, tokenizer)
     rest = {"batch_size": config.train.batch_size, "seed": 0}

@@ -10,8 +10,8 @@ from tests.training.shapes import examples, make
 from tlx import parallel
 from tlx.base import tree
 from tlx.base.errors import ConfigError
-from tlx.models.config import HeadConfig
-from tlx.models.parametrization import ParametrizationConfig, lr_multipliers
+from tlx.models.config import HeadConfig, ParametrizationConfig
+from tlx.models.parametrization import lr_multipliers
 from tlx.nn.config import AttentionConfig, ExecutionConfig
 from tlx.optim.config import MuonConfig, OptimizerConfig
 from tlx.training.state import boxed_params

@@ -40,7 +40,7 @@ def test_a_token_is_read_by_its_likeliest_experts():
         gates = np.exp(logits[best]) / np.exp(logits[best]).sum()
         expected = sum(g * one(p, token, e) for g, e in zip(gates, best, strict=True))
         np.testing.assert_allclose(y[row, place], expected, atol=1e-4)
-        assert set(np.flatnonzero(routing.chosen_BTE[row, place])) == set(best)
+        assert set(np.flatnonzero(routing.chosen_BTX[row, place])) == set(best)
 
 
 def test_room_for_all_changes_nothing_and_a_full_expert_is_passed_by():
@@ -50,7 +50,7 @@ def test_room_for_all_changes_nothing_and_a_full_expert_is_passed_by():
     x, p, tight, routing = experts(
         capacity_factor=0.3, experts_per_token=1
     )  # one token of each expert in a row
-    chosen = np.asarray(routing.chosen_BTE).argmax(-1)
+    chosen = np.asarray(routing.chosen_BTX).argmax(-1)
     for row in range(2):
         for place in range(6):
             first = chosen[row, place] not in chosen[row, :place]

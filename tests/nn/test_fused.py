@@ -7,6 +7,7 @@ import pytest
 
 from tlx import parallel
 from tlx.nn.kernels import fused, xla
+from tlx.nn.kernels.inputs import AttentionInputs
 from tlx.nn.mask import Mask
 from tlx.nn.position import per_device_bias, skew
 from tlx.nn.relative import RelativeTerms
@@ -69,7 +70,7 @@ def value_and_gradients(kernel, inputs, mask):
             bias = laid_out(bias, key.shape[1])
         elif kernel is fused and isinstance(bias, jax.Array):
             bias = per_device_bias(bias, query.shape[0])
-        return jnp.sum(kernel.attend(query, key, value, mask, bias, 0.125) * weights)
+        return jnp.sum(kernel.attend(AttentionInputs(query, key, value, mask, bias, 0.125)) * weights)
 
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), allow_int=True))
     value, grads = run(*inputs)

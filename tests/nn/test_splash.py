@@ -9,6 +9,7 @@ import pytest
 
 from tlx.base.errors import ConfigError
 from tlx.nn.kernels import splash, xla
+from tlx.nn.kernels.inputs import AttentionInputs
 from tlx.nn.mask import Mask
 
 
@@ -36,7 +37,7 @@ def test_equals_the_einsums(monkeypatch, num_keys, structure):
     arrays, segments = inputs(128, num_keys)
     mask = Mask(*segments, **structure)
     found, wanted = (
-        jax.jit(lambda *x, attend=kernel.attend: attend(*x, mask, None, 64**-0.5))(*arrays)
+        jax.jit(lambda *x, attend=kernel.attend: attend(AttentionInputs(*x, mask, scale=64**-0.5)))(*arrays)
         for kernel in (splash, xla)
     )
     np.testing.assert_allclose(found, wanted, atol=2e-6)
@@ -45,6 +46,6 @@ def test_equals_the_einsums(monkeypatch, num_keys, structure):
 def test_what_it_cannot_do_is_an_error():
     arrays, segments = inputs(128, 200)
     with pytest.raises(ConfigError, match="200 keys, no multiple of 128"):
-        splash.attend(*arrays, Mask(*segments), None, 1.0)
+        splash.attend(AttentionInputs(*arrays, Mask(*segments)))
     with pytest.raises(ValueError, match="128 queries of 200 keys, causal"):
-        splash.attend(*arrays, Mask(*segments, causal=True), None, 1.0)
+        splash.attend(AttentionInputs(*arrays, Mask(*segments, causal=True)))

@@ -10,7 +10,7 @@ import pytest
 from tests.models.test_transformer import build, config, rows, run
 from tlx.models.config import AttentionConfig, ExecutionConfig, PositionConfig
 from tlx.models.transformer import Transformer
-from tlx.nn.block import Block
+from tlx.nn.block import Block, BlockInputs
 from tlx.nn.config import RotaryScaling
 from tlx.nn.mask import Mask
 
@@ -40,7 +40,8 @@ def loop(cfg, params, batch):
         )
         layer = jax.tree.map(lambda leaf, index=index: leaf[index], params["decoder"]["blocks"])
         mask = Mask(batch["segments"], batch["segments"], 0, True, window)
-        x, _, _ = block.apply({"params": layer}, x, mask, positions_BT=batch["positions"])
+        inputs = BlockInputs(mask, positions_BT=batch["positions"])
+        x = block.apply({"params": layer}, x, inputs).hidden
     return x
 
 

@@ -12,10 +12,10 @@ from tlx import cli, parallel
 from tlx.base import tree
 from tlx.cli.flags import load_config, override
 from tlx.plan.compiled import read
-from tlx.run.program import program
+from tlx.run.program import build_program
 from tlx.run.spec import spec_before_tokenizer
 from tlx.trainer.base_model import load_base
-from tlx.trainer.task_config import completed
+from tlx.trainer.task_config import complete_task_config
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +34,14 @@ def config_of(words, method):
     values = load_config(str(path))
     for word in (f"adapt.method={method}", "adapt.size=1", "train.batch_size=32", "data.sequence_length=32"):
         override(values, f"--config.{word}")
-    return completed(values.to_dict(), load_base(str(base)))
+    return complete_task_config(values.to_dict(), load_base(str(base)))
 
 
 @pytest.mark.parametrize(("method", "least", "most"), [("lora", 1.9, 2.6), ("head", 1.0, 1.2)])
 def test_bytes_and_flops_are_those_of_the_step(words, method, least, most):
     config = config_of(words, method)
     mesh = parallel.make_mesh(config.mesh, jax.devices()[:1])
-    made = program(config, spec_before_tokenizer(config), mesh)
+    made = build_program(config, spec_before_tokenizer(config), mesh)
     found, full = (tlx.plan.plan(one, "cpu:1", "analytic") for one in (config, config_of(words, "full")))
     assert found.parameters.total == tree.num_params((made.state.params, made.state.frozen))
     trained = 4 * tree.num_params(made.state.params)
@@ -62,7 +62,7 @@ def test_the_command(words, capsys):
     assert cli.main([*plan, f"--from={base}", "--config.adapt.method=lora"]) == 0
     assert json.loads(capsys.readouterr().out)["fits"]
     assert cli.main([*plan, "--config.adapt.method=lora"]) == 64
-    assert "adapt.method = 'lora' keeps a base as it is; give it by --from=DIR" in capsys.readouterr().err
+    assert "adapt.method = 'lora' adapts a base model; give one by --from=DIR" in capsys.readouterr().err
     for other in ("--ladder=x", "--config=configs/quickstart.py"):
         assert cli.main(["plan", f"--from={base}", other, "--target=cpu:8"]) == 64
         assert "give it a --config of a task (" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from tlx.models.families.llama import LLAMA2
 from tlx.plan.target import parse_target
 from tlx.run import base_config
 from tlx.run.checks import resolve
-from tlx.run.program import program
+from tlx.run.program import build_program
 from tlx.run.spec import spec_before_tokenizer
 
 
@@ -26,7 +26,7 @@ def analytic(config, target):
 @pytest.mark.parametrize("shape, mesh", [("clm", "both"), ("plm", "fsdp"), ("span_corruption", "tensor")])
 def test_bytes_are_those_of_live_arrays(shape, mesh):
     config = tiny.config(shape, mesh)
-    made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
+    made = build_program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
     with made.use():
         state = made.init({}, np.uint32(0))
     batch = {name: jax.numpy.zeros(leaf.shape, leaf.dtype) for name, leaf in made.batch.items()}

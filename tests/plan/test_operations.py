@@ -15,7 +15,7 @@ from tests.plan import tiny
 from tlx import parallel
 from tlx.plan import hlo
 from tlx.plan.compiled import operations
-from tlx.run.program import program
+from tlx.run.program import build_program
 from tlx.run.spec import spec_before_tokenizer
 
 GOLDEN = pathlib.Path(__file__).with_name("operations.json")
@@ -23,7 +23,7 @@ GOLDEN = pathlib.Path(__file__).with_name("operations.json")
 
 def counted(shape: str) -> dict[str, int]:
     config = tiny.config(shape, "both")
-    made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
+    made = build_program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
     with made.use():
         return operations(hlo.parse(made.step.lower(made.state, made.batch).compile().as_text()))
 

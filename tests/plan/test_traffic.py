@@ -9,13 +9,13 @@ from tlx import parallel
 from tlx.plan.compiled import read
 from tlx.plan.footprint import step_flops
 from tlx.plan.traffic import least_traffic, total
-from tlx.run.program import program
+from tlx.run.program import build_program
 from tlx.run.spec import spec_before_tokenizer
 
 
 def compiled(config):
     """(the step's program, what its optimised module says) on the eight devices."""
-    made = program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
+    made = build_program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))
     with made.use():
         step = made.step.lower(made.state, made.batch).compile()
     return made, read(step, dict(made.mesh.shape), "cpu")
@@ -70,4 +70,4 @@ def test_flops_of_the_module_are_those_of_the_model():
     """Nothing is recomputed, so the step's products are three times the forward pass'."""
     config = tiny.config("clm", "fsdp", num_layers=4)
     _, facts = compiled(config)
-    assert facts.matmul_flops * 8 == pytest.approx(step_flops(config).model, rel=0.02)
+    assert facts.matmul_flops * 8 == pytest.approx(step_flops(config).model_flops, rel=0.02)

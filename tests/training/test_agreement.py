@@ -99,7 +99,7 @@ def test_equal_copies_agree(mesh):
 
 def test_only_copies_are_compared(mesh):
     abstract = tree_on(mesh)
-    found = replica_check.copies(abstract, list(mesh.devices.flat))
+    found = replica_check.replicas(abstract, list(mesh.devices.flat))
     assert found == {"weights": [[0, 2, 4, 6], [1, 3, 5, 7]], "scalar": [list(range(8))]}
 
 

@@ -95,7 +95,7 @@ def test_evaluation_is_written_and_shown(parts, tmp_path):
 
 def test_profile_writes_a_trace(parts, tmp_path):
     def profiling(log_hook, journal, progress, clock):
-        return hooks.profile_hook(TrainConfig(profile_steps=(2, 4)), str(tmp_path / "trace"), progress)
+        return hooks.ProfileHook(TrainConfig(profile_steps=(2, 4)), str(tmp_path / "trace"), progress)
 
     _, text = run(parts, parts[1](), range(1, 9), tmp_path, extra=[profiling])
     assert "trace of 2 steps up to step 4" in text

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -77,6 +78,39 @@ def test_request_from_inside_and_then_a_first_signal(left):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)
         assert not left and stop.why == "lease lost"
+
+
+def test_in_a_notebook_the_second_signal_interrupts_the_main_thread(left):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Preemption(leave=None) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert soon(lambda: stop.why is not None)
+        time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(20)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_on_another_thread_signals_are_left_alone():
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def enter():
+        with Preemption(leave=None) as stop:
+            seen.append(signal.getsignal(signal.SIGINT))
+            stop.request("the test")
+            seen.append(stop.agreed())
+            try:
+                threading.Thread(target=stop.raise_in_caller, args=(TimeoutError(),)).start()
+                while True:
+                    time.sleep(0.01)
+            except TimeoutError as error:
+                seen.append(type(error))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join(20)
+    assert seen == [before, True, TimeoutError]
 
 
 def test_second_signal_leaves_while_the_main_thread_is_in_c():

@@ -1,8 +1,10 @@
 """What is shown in a terminal and in a log."""
 
 import io
+import sys
+import types
 
-from tlx.training.progress import Progress, Speed, duration, line
+from tlx.training.progress import Progress, Speed, duration, in_notebook, line
 
 SPEED = Speed(61_234.0, 12.3e9, 36e9, 130.4)
 
@@ -31,12 +33,23 @@ def test_plain_lines_in_a_log():
     assert stream.getvalue().count("\n") == 2 and "\r" not in stream.getvalue()
 
 
-def test_runs_that_share_a_terminal_have_names_and_no_bar():
-    stream = Terminal()
-    progress = Progress(10, stream, label="seed-3  ")
+def test_a_notebook_has_a_bar_though_its_stream_is_no_terminal(monkeypatch):
+    monkeypatch.setattr("tlx.training.progress.in_notebook", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no ipywidgets: a bar of text
+    stream = io.StringIO()
+    progress = Progress(10, stream)
     progress.advance(5)
     progress.show(5, 1.0, SPEED)
-    assert stream.getvalue() == f"seed-3  {line(5, 10, 1.0, SPEED)}\n"
+    progress.close()
+    assert "50%" in stream.getvalue()
+
+
+def test_a_kernel_is_recognised(monkeypatch):
+    assert not in_notebook()
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})
+    ipython = types.SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    assert in_notebook()
 
 
 def test_a_bar_in_a_terminal():

@@ -23,8 +23,7 @@ from tlx.run.assemble import assemble
 from tlx.run.checks import resolve
 from tlx.training import teacher
 from tlx.training.directory import read_run
-from tlx.training.hooks import saved_part
-from tlx.training.state import State
+from tlx.training.state import State, saved_part
 
 # The teacher of write_run has 16 units, 2 heads, 1 layer and learned positions.
 WORDS = (

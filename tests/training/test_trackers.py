@@ -7,7 +7,7 @@ import time
 import types
 
 from tlx.training.config import LogConfig
-from tlx.training.trackers import _WAITING, Trackers, start_trackers
+from tlx.training.trackers import _QUEUE_SIZE, Trackers, start_trackers
 
 
 def test_one_that_fails_is_reported_once_and_the_others_go_on():
@@ -28,7 +28,7 @@ def test_one_that_hangs_costs_nothing():
     never = threading.Event()
     trackers = Trackers({"slow": lambda *item: never.wait()})
     start = time.perf_counter()
-    for step in range(3 * _WAITING):
+    for step in range(3 * _QUEUE_SIZE):
         trackers.metrics(step, {"loss": 1.0})
     trackers.close(seconds=0.1)
     assert time.perf_counter() - start < 5

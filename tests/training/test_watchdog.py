@@ -7,7 +7,9 @@ import time
 
 import pytest
 
+from tlx.base.errors import StallError
 from tlx.training.clock import Clock
+from tlx.training.preemption import Preemption
 from tlx.training.watchdog import Watchdog
 
 
@@ -62,6 +64,17 @@ def test_it_can_be_switched_off(report):
     left = []
     wait_in_the_data_phase(Watchdog(clock := Clock(), None, stream=report, leave=left.append), clock, 0.2)
     assert not left
+
+
+def test_in_a_notebook_it_raises_in_the_main_thread(report):
+    began = time.monotonic()
+    clock = Clock()
+    with pytest.raises(StallError, match="phase data, last step 17"), Preemption(leave=None) as stop:
+        watchdog = Watchdog(clock, 0.2, stream=report, raise_error=stop.raise_in_caller)
+        watchdog(17, None, None)
+        wait_in_the_data_phase(watchdog, clock, 30)
+    assert time.monotonic() - began < 20
+    assert "raising StallError" in read(report)
 
 
 def test_the_process_really_leaves():

@@ -29,7 +29,7 @@ from tlx.run.spec import make_module
 from tlx.text import Tokenizer, huggingface_tokenizer, load_tokenizer
 from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 from tlx.text.imported_sentencepiece import LAYOUTS, MODELS, ImportedSentencePiece
-from tlx.training.directory import read_run
+from tlx.training.directory import find_run_folder, read_run
 
 # What a model from elsewhere is taken to have been trained with.
 _OBJECTIVES = {
@@ -133,7 +133,7 @@ def open_hub_checkpoint(
     objective = _OBJECTIVES_OF_FAMILIES.get(checkpoint.family.name, _OBJECTIVES[model.kind])
     values = base_config(objective).to_dict()
     values["model"] = to_dict(model) | ({} if dtype is None else {"dtype": dtype})
-    longest = model.position.max_length if model.position.kind == "learned" else 512
+    longest = model.position.max_positions or 512
     values["data"]["sequence_length"] = min(512, longest)
     values["tokenizer"]["kind"] = "bytes"  # until it is saved: then tokenizer.path says which
     return HubCheckpoint(checkpoint, resolve(values), tokenizer)
@@ -182,9 +182,9 @@ def _placed(params: Any, shardings: dict[str, Any]) -> Any:
 
 def _run_folder(path: pathlib.Path) -> pathlib.Path:
     """The run directory that `path` is, or is a checkpoint of."""
-    for folder in (path, path.parent, path.parent.parent):
-        if (folder / "run.json").is_file():
-            return folder
+    folder = find_run_folder(path)
+    if folder is not None:
+        return folder
     if not path.is_dir():
         raise DataError(f"{path} is not there; give a run directory, which holds run.json and checkpoints/")
     raise DataError(f"{path} is neither a run directory (it has no run.json) nor a checkpoint of one")

@@ -69,6 +69,12 @@ class LostProcess(UserError):
     code = WATCHDOG
 
 
+class StallError(UserError):
+    """The run made no progress for train.stall_seconds."""
+
+    code = WATCHDOG
+
+
 class DeviceMemoryError(UserError):
     """The run does not fit the device."""
 

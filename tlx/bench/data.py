@@ -3,11 +3,10 @@
 import time
 
 from tlx.bench.sizes import BenchShape, style
-from tlx.data.pipeline import Pipeline, build_pipeline
+from tlx.data.pipeline import Pipeline
 from tlx.data.prepare import prepare_tokenizer
-from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run import base_config
+from tlx.run.assemble import open_text
 from tlx.run.checks import resolve
 
 LENGTH, BATCH = 512, 64
@@ -41,8 +40,4 @@ def pipeline_of(objective: str, length: int) -> Pipeline:
     style(config)
     resolved = resolve(config)
     tokenizer = prepare_tokenizer(resolved.tokenizer, resolved.data)
-    parts = OBJECTIVES.load(objective)
-    spec = ObjectiveSpec.of(resolved.objective, length, tokenizer, resolved.data.languages)
-    return build_pipeline(
-        resolved.data, tokenizer, parts.example, spec, parts.reads(spec), batch_size=BATCH, seed=0
-    )
+    return open_text(resolved, tokenizer, "train")

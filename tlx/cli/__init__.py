@@ -30,39 +30,39 @@ VERBS = Table(
 _ABOUT = {
     "config": "print the resolved configuration, or how two differ",
     "data": "look at the examples a model will get; prepare a token cache",
-    "train": "pretrain a model, or go on with a run",
+    "train": "pretrain a model, or resume a run",
     "finetune": "train a pretrained model on a task with labels",
     "evaluate": "bits per byte of a model on a text, or its scores on a task",
-    "convert": "take a model from a Hugging Face directory, or hand one back",
+    "convert": "import a model from a Hugging Face directory, or export one",
     "generate": "continue a prompt with a trained model",
-    "chat": "talk to a model that was tuned on conversations",
-    "plan": "does a run fit hardware that is not here, and how fast is it",
-    "scale": "scaling laws: plan a ladder of runs, make it, fit it, forecast the big run",
+    "chat": "talk to a model that was fine-tuned on conversations",
+    "plan": "whether a run fits hardware that is not here, and how fast it is",
+    "scale": "scaling laws: plan a ladder of runs, train it, fit it, forecast the big run",
     "launch": "start a run on this machine, under SLURM, on GKE or on TPU VMs",
-    "report": "what runs have come to, side by side, with intervals over seeds",
+    "report": "results of runs side by side, with intervals over seeds",
     "bench": "tokens/s and model FLOP/s of step, data pipeline and checkpoints",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs `tlx VERB ...` and returns its exit code (the table in tlx/base/errors.py).
+    """Run `tlx VERB ...` and return its exit code (the table in tlx/base/errors.py).
 
-    Each verb's `main(argv)` takes the words after the verb. What the user can mend is printed as one
+    Each verb's `main(argv)` takes the words after the verb. An error that the user can mend is printed as one
     message on stderr; a traceback means a defect of tlx.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_help())
         return 0 if argv else USAGE
-    verb, *rest = argv
+    verb = argv[0]
     if verb not in VERBS:
         print("tlx: " + one_of("verb", verb, VERBS), file=sys.stderr)
         return USAGE
     try:
-        return VERBS.load(verb)(rest) or 0
+        return VERBS.load(verb)(argv[1:]) or 0
     except UserError as error:
         print(f"tlx {verb}: {error}", file=sys.stderr)
-        return _leave_the_others(error.code)
+        return _end_process(error.code)
     except Preempted as stop:
         print(f"tlx {verb}: {stop}", file=sys.stderr)
         return stop.code
@@ -73,20 +73,20 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception:
-        if not _among_others():
+        if not _is_distributed():
             raise
         traceback.print_exc()
-        return _leave_the_others(1)
+        return _end_process(1)
 
 
-def _among_others() -> bool:
-    """Whether this is one of several processes of a run."""
+def _is_distributed() -> bool:
+    """Whether this process is one of several of a run."""
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
-def _leave_the_others(code: int) -> int:
-    """The code; one of several processes ends here, for an orderly end would wait for the others."""
-    if _among_others():
+def _end_process(code: int) -> int:
+    """Return the code; one of several processes ends here, for an orderly end would wait for the others."""
+    if _is_distributed():
         importlib.import_module("tlx.parallel").leave(code)
     return code
 

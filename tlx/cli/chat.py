@@ -16,7 +16,6 @@ import tlx
 from tlx.api.reply import reply, template_of
 from tlx.base.errors import ConfigError
 from tlx.cli import flags
-from tlx.cli.generate import add_run
 from tlx.decode.sampling import Sampling
 from tlx.text.chat import TEMPLATES, Message
 
@@ -67,7 +66,7 @@ def _read(at_terminal: bool) -> str | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("chat", __doc__)
-    add_run(parser)
+    flags.add_run(parser)
     parser.add_argument("--system", default="", metavar="TEXT", help="what the system says before all")
     parser.add_argument(
         "--template", default="", metavar="NAME", help=f"of a model from elsewhere: {', '.join(TEMPLATES)}"

@@ -14,16 +14,14 @@ import numpy as np
 from tlx.base.errors import ConfigError
 from tlx.cli import data_records, flags
 from tlx.cli.data_tables import PREFIXES, Example, describe
-from tlx.data import Pipeline, build_pipeline, open_caches, prepare_tokenizer
-from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.shared.base import ObjectiveSpec
+from tlx.data import Pipeline, open_caches, prepare_tokenizer
 from tlx.run import RunConfig
-from tlx.run.assemble import build_tokenizer
+from tlx.run.assemble import build_tokenizer, open_text
 from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer, Vocabulary
 from tlx.trainer.base_model import load_base
-from tlx.trainer.task_config import completed
+from tlx.trainer.task_config import complete_task_config
 
 _MEASURED = 1000  # examples behind the rates
 
@@ -49,7 +47,7 @@ def main(argv: list[str]) -> int:
     if options.action == "prepare":
         _prepare(config, tokenizer)
         return 0
-    pipeline = _pipeline(config, tokenizer, options.split)
+    pipeline = open_text(config, tokenizer, options.split)
     for b in range(min(options.examples, pipeline.batch_size)):
         row = pipeline.batch(options.batch, [b])
         example = {name: values[0] for name, values in row.items()}
@@ -63,7 +61,7 @@ def _show_records(options: argparse.Namespace) -> None:
     """A task's rows, for the base's shape and with its tokenizer where one is given."""
     if options.action == "prepare":
         raise ConfigError(f"{options.config.objective.name} reads records: there is no cache to prepare")
-    config = completed(options.config.to_dict(), options.base and load_base(options.base))
+    config = complete_task_config(options.config.to_dict(), options.base and load_base(options.base))
     first = options.batch * config.train.batch_size
     data_records.show(config, build_tokenizer(config), options.split, first, options.examples, options.places)
 
@@ -123,18 +121,3 @@ def _prepare(config: RunConfig, tokenizer: Tokenizer) -> None:
                 f"{cache.meta['source']}: {cache.num_documents:,} documents, {cache.num_tokens:,} tokens, "
                 f"{cache.num_bytes:,} bytes ({size:.2f} a token) in {cache.folder}"
             )
-
-
-def _pipeline(config: RunConfig, tokenizer: Tokenizer, split: str) -> Pipeline:
-    parts = OBJECTIVES.load(config.objective.name)
-    spec = ObjectiveSpec.of(config.objective, config.data.sequence_length, tokenizer, config.data.languages)
-    return build_pipeline(
-        config.data,
-        tokenizer,
-        parts.example,
-        spec,
-        parts.reads(spec),
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        split=split,
-    )

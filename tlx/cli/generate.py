@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("generate", __doc__)
-    add_run(parser)
+    flags.add_run(parser)
     parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
     parser.add_argument("--max_tokens", "--max-tokens", type=int, default=64, help="at most (64)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (0.8)")
@@ -96,16 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=1, help="continuations of each prompt (1)")
     parser.add_argument("--top", type=int, default=5, help="candidates shown for each gap (5)")
     return parser
-
-
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every verb that loads a model."""
-    parser.add_argument("run", metavar="RUN", help="run directory, or one of its checkpoint directories")
-    parser.add_argument("--step", type=int, help="which checkpoint; the newest sound one by default")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of parameters and computation")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="PACKAGE", help="code outside tlx that RUN may name"
-    )
 
 
 def _show_gaps(lm: tlx.LoadedModel, prompts: list[str], top: int) -> None:

@@ -2,10 +2,13 @@
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
-import tlx
 from tlx.base.errors import ConfigError
 from tlx.base.files import atomic_open
+
+if TYPE_CHECKING:
+    from tlx.api.loaded_model import LoadedModel
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tasks", metavar="FOLDER", help="of task files (yaml), in place of its own")
 
 
-def run(lm: tlx.LoadedModel, options: argparse.Namespace) -> int:
+def run(lm: "LoadedModel", options: argparse.Namespace) -> int:
     """Figures on the standard output, with --predictions each question with its answers in a file."""
     try:
         import lm_eval

@@ -24,7 +24,7 @@ from tlx.cli import flags
 from tlx.plan import METHODS, ConfigOverride, Plan, layouts, pareto_front, plan
 from tlx.tasks import TABLE as TASKS
 from tlx.trainer.base_model import load_base
-from tlx.trainer.task_config import completed
+from tlx.trainer.task_config import complete_task_config
 
 
 def main(argv: list[str]) -> int:
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         return _ladder(options)
     if options.config.objective.name in TASKS:
         base = None if options.base is None else load_base(options.base)
-        options.config = completed(options.config.to_dict(), base)
+        options.config = complete_task_config(options.config.to_dict(), base)
     if options.search:
         return _search(options)
     found = _plan(options, options.config)

@@ -17,8 +17,7 @@ _GREEDY = Sampling(temperature=0.0)
 def cached(model: ModelConfig) -> tuple[Transformer, int | None]:
     """(the module that decodes, by plain einsums whatever trained it; its places, None for any number)."""
     execution = dataclasses.replace(model.execution, attention="xla")
-    longest = model.position.max_length if model.position.kind == "learned" else None
-    return Transformer(dataclasses.replace(model, execution=execution)), longest
+    return Transformer(dataclasses.replace(model, execution=execution)), model.position.max_positions
 
 
 def write(

@@ -1,4 +1,9 @@
-"""ELMo: two stacks of LSTMs, one for each direction, over tokens read from their characters."""
+"""ELMo: two stacks of LSTMs, one for each direction, over tokens that are read from their characters.
+
+Shapes: W characters of a token.
+"""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,37 +16,47 @@ from tlx.nn.dropout import fold
 from tlx.nn.recurrent import RecurrentLayers, RecurrentState, empty_state
 from tlx.parallel.sharding import logical
 
-# Branches of a row's keys.
-FORWARD, BACKWARD = 2**20, 2**20 + 1
+# Folded into a row's keys, one for each direction.
+FORWARD = 2**20
+BACKWARD = 2**20 + 1
 
 
 class BiLSTM(nn.Module):
     """Peters et al. 2018, section 3: the biLM without its softmax."""
 
     cfg: ModelConfig
+    """The model."""
 
     def setup(self):
-        cfg, dtypes = self.cfg, (self.cfg.block("encoder").dtype, self.cfg.param_dtype)
-        self.characters = CharacterEncoder(cfg.recurrent.characters, cfg.width, *dtypes)
-        sizes = cfg.recurrent, cfg.width, cfg.num_layers, cfg.dropout
-        self.forward = Direction(RecurrentLayers(*sizes, *dtypes, parent=None))
-        self.backward = Direction(RecurrentLayers(*sizes, *dtypes, parent=None))
+        """Create parameters and submodules."""
+        cfg = self.cfg
+        dtype = cfg.block("encoder").dtype
+        self.characters = CharacterEncoder(cfg.recurrent.characters, cfg.width, dtype, cfg.param_dtype)
+        self.forward = Direction(self._layers())
+        self.backward = Direction(self._layers())
 
     def __call__(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
-        """All representations of each token, [L + 1, B, T, 2 D], for a task's `ScalarMix`.
+        """Compute all representations of each token, for a task's `ScalarMix`.
 
-        batch: characters int[B, T, C], segments int[B, T]. Layer 0 is the token's vector, twice; the others
-        are what both directions have seen up to the token, itself among it.
+        Args:
+            batch: characters int[B, T, W], segments int[B, T].
+            keys: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            float[L + 1, B, T, 2 D]. Layer 0 is the token's vector, twice; the others are what both
+            directions have read up to the token, itself included.
         """
-        x, segments = self.tokens(batch["characters"]), batch["segments"]
+        segments = batch["segments"]
+        x = self.tokens(batch["characters"])
         ahead, _ = self.read_forward(x, segments, None, keys)
         back = self.read_backward(x, segments, keys)
-        both = [jnp.concatenate(pair, axis=-1) for pair in zip([x, *ahead], [x, *back], strict=True)]
-        return jnp.stack(both)
+        # Layer 0 is the token's vector for either direction.
+        layers = zip([x, *ahead], [x, *back], strict=True)
+        return jnp.stack([jnp.concatenate(pair, axis=-1) for pair in layers])
 
-    def tokens(self, characters_BTC: jax.Array) -> jax.Array:
-        """The vector of each token, [B, T, D]."""
-        return self.characters(characters_BTC)
+    def tokens(self, characters_BTW: jax.Array) -> jax.Array:
+        """Compute the vector of each token, [B, T, D]."""
+        return self.characters(characters_BTW)
 
     def read_forward(
         self,
@@ -50,46 +65,85 @@ class BiLSTM(nn.Module):
         state: RecurrentState | None,
         keys: jax.Array | None = None,
     ) -> tuple[list[jax.Array], RecurrentState]:
-        """(each layer's outputs [B, T, D], the state behind the last token); None is an empty state."""
-        state = self.empty(len(x_BTD)) if state is None else state
+        """Run the forward direction.
+
+        Args:
+            x_BTD: token vectors.
+            segments_BT: int[B, T], 0 for padding.
+            state: the state before the first token; None: an empty one.
+            keys: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            (each layer's outputs [B, T, D], the state after the last token).
+        """
+        if state is None:
+            state = self.empty(len(x_BTD))
         return self.forward(x_BTD, segments_BT, state, fold(keys, FORWARD))
 
     def read_backward(
         self, x_BTD: jax.Array, segments_BT: jax.Array, keys: jax.Array | None = None
     ) -> list[jax.Array]:
-        """Each layer's outputs [B, T, D], read from the end."""
+        """Run the backward direction, from the row's end and an empty state.
+
+        Args:
+            x_BTD: token vectors.
+            segments_BT: int[B, T], 0 for padding.
+            keys: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            Each layer's outputs [B, T, D].
+        """
         state = self.empty(len(x_BTD))
         return self.backward(x_BTD, segments_BT, state, fold(keys, BACKWARD), backwards=True)[0]
 
     def empty(self, batch_size: int) -> RecurrentState:
-        """What either direction begins with."""
+        """Create the state in which either direction starts."""
         cfg = self.cfg
         dtype = cfg.block("encoder").dtype
         return empty_state(batch_size, cfg.num_layers, cfg.recurrent, cfg.width, dtype)
 
+    def _layers(self) -> RecurrentLayers:
+        cfg = self.cfg
+        return RecurrentLayers(
+            cfg=cfg.recurrent,
+            width=cfg.width,
+            num_layers=cfg.num_layers,
+            dropout=cfg.dropout,
+            # parent=None: the layers belong to the Direction, whose parameters are under "blocks".
+            dtype=cfg.block("encoder").dtype,
+            param_dtype=cfg.param_dtype,
+            parent=None,
+        )
+
 
 class Direction(nn.Module):
-    """One direction's layers, under the name "blocks" as any stack's."""
+    """One direction's layers, under the name "blocks" as those of any stack."""
 
     blocks: RecurrentLayers
+    """The layers."""
 
-    def __call__(self, *args, **kwargs):
-        """As `RecurrentLayers`."""
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[list[jax.Array], RecurrentState]:
+        """Call the layers: see RecurrentLayers."""
         return self.blocks(*args, **kwargs)
 
 
 class ScalarMix(nn.Module):
     """gamma sum_l softmax(w)_l h_l (Peters et al. 2018, eq. 1): what a task reads of a biLM."""
 
-    num_layers: int  # the tokens' own among them
+    num_layers: int
+    """Number of mixed layers, the token vectors included."""
+
     param_dtype: str = "float32"
+    """Of w and gamma."""
 
     @nn.compact
     def __call__(self, layers_LBTD: jax.Array) -> jax.Array:
-        """[B, T, D]."""
-        zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
+        """Mix the layers to [B, T, D]."""
         dtype = jnp.dtype(self.param_dtype)
+        zeros = nn.initializers.zeros_init()
+        ones = nn.initializers.ones_init()
         weights_L = self.param("weights", logical(zeros, (None,)), (self.num_layers,), dtype)
         gamma = self.param("gamma", logical(ones, ()), (), dtype)
+        # Mixed in the dtype of the layers, weights computed in that of the parameters.
         shares_L = (gamma * jax.nn.softmax(weights_L)).astype(layers_LBTD.dtype)
         return jnp.einsum("l,lbtd->btd", shares_L, layers_LBTD)

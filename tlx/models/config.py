@@ -1,11 +1,9 @@
 """A model as a value: BERT, T5, XLNet and Llama differ in these fields and in nothing else."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.models import parametrization
-from tlx.models.parametrization import ParametrizationConfig
 from tlx.nn.config import (
     LORA_TARGETS,
     AdapterConfig,
@@ -25,18 +23,59 @@ from tlx.nn.stack import remat_policy
 
 Kind = Literal["encoder", "decoder", "encoder_decoder", "two_stream", "bilstm"]
 
+PARAMETRIZATIONS = ("standard", "mup", "completep")
+"""Names of model.parametrization.name."""
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
     """From hidden states to vocabulary logits."""
 
-    tied: bool = True  # the token table is the output kernel
+    tied: bool = True
+    """Whether the token table is the output kernel."""
+
     bias: bool = False
-    scale: bool = False  # logits times width ** -.5 (T5 1.0)
-    transform: bool = True  # a masked model's: dense, activation and norm before the table (XLM: none)
-    transform_bias: bool = True  # of its dense layer (ModernBERT: none)
-    activation: Literal["", "gelu", "gelu_tanh", "relu", "silu"] = ""  # of the transform; "": as the layers'
-    softcap: float = 0.0  # c tanh(logits / c) (Gemma 2); 0: no cap
+    """Whether logits have a bias."""
+
+    scale: bool = False
+    """Multiply logits by width ** -0.5 (T5 1.0)."""
+
+    transform: bool = True
+    """Of a masked model: a dense layer, activation and norm before the output kernel (XLM: none)."""
+
+    transform_bias: bool = True
+    """Whether that dense layer has a bias (ModernBERT: no)."""
+
+    activation: Literal["", "gelu", "gelu_tanh", "relu", "silu"] = ""
+    """Activation of that transform; "": feedforward.activation."""
+
+    softcap: float = 0.0
+    """c of c tanh(logits / c) (Gemma 2); 0: no cap."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ParametrizationConfig:
+    """How initial values and learning rates depend on the model's size: see models/parametrization.py."""
+
+    name: Literal["standard", "mup", "completep"] = "standard"
+    """standard: not at all. mup: on the width (Yang et al. 2022). completep: on width and depth (Dey et al.
+    2025)."""
+
+    base_width: int = 128
+    """Width at which mup and completep are the standard parametrisation, at least 1."""
+
+    base_layers: int = 4
+    """Number of layers at which completep is the standard parametrisation, at least 1."""
+
+
+class Scales(NamedTuple):
+    """How much larger a model is than the base of its parametrisation."""
+
+    width: float = 1.0
+    """m, width / base_width; 1 in the standard parametrisation."""
+
+    layers: float = 1.0
+    """l, layers / base_layers; 1 but in completep."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,47 +83,106 @@ class ModelConfig:
     """Everything that fixes the parameters and the function; `execution` only how it is computed."""
 
     kind: Kind = "decoder"
-    vocab_size: int = 0  # 0: the tokenizer's
-    vocab_multiple: int = 128  # the table has this multiple of rows; the rest are masked
+    """Shape of the model: Transformer encoder, decoder or both, XLNet's two streams, or ELMo's LSTMs."""
+
+    vocab_size: int = 0
+    """Number of ids; 0: the tokenizer's."""
+
+    vocab_multiple: int = 128
+    """The token table has a multiple of this many rows, at least 1; ids beyond vocab_size are masked."""
+
     width: int = 128
+    """Size of hidden states, D."""
+
     num_layers: int = 4
-    num_decoder_layers: int = 0  # of an encoder-decoder; 0: num_layers
+    """Layers of the stack; of the encoder in an encoder-decoder."""
+
+    num_decoder_layers: int = 0
+    """Layers of the decoder in an encoder-decoder; 0: num_layers."""
+
     block_layout: Literal["pre", "post", "parallel", "sandwich"] = "pre"
-    share_layers: bool = False  # one layer's parameters for all (ALBERT)
+    """Where norms stand. pre: x + part(norm(x)). post: norm(x + part(x)). parallel: attention and
+    feed-forward read the same norm(x). sandwich: x + norm(part(norm(x))), of decoders."""
+
+    share_layers: bool = False
+    """One layer's parameters for all layers (ALBERT)."""
+
     dropout: float = 0.0
+    """Dropout rate of embeddings and of what each part adds to the stream, in [0, 1)."""
+
     embedding: EmbeddingConfig = dataclasses.field(default_factory=EmbeddingConfig)
+    """The token table and what is added to it."""
+
     position: PositionConfig = dataclasses.field(default_factory=PositionConfig)
+    """How order enters."""
+
     attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
+    """Heads, scale and windows."""
+
     feedforward: FeedForwardConfig = dataclasses.field(default_factory=FeedForwardConfig)
+    """The position-wise network, or its experts."""
+
     norm: NormConfig = dataclasses.field(default_factory=NormConfig)
+    """LayerNorm or RMSNorm."""
+
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
-    recurrent: RecurrentConfig = dataclasses.field(default_factory=RecurrentConfig)  # of a bilstm
+    """From hidden states to logits."""
+
+    recurrent: RecurrentConfig = dataclasses.field(default_factory=RecurrentConfig)
+    """Cells and character encoder of a bilstm."""
+
     init: InitConfig = dataclasses.field(default_factory=InitConfig)
+    """Initial values."""
+
     adapters: AdapterConfig = dataclasses.field(default_factory=AdapterConfig)
+    """Adapter modules."""
+
     parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the computation
+    """How initial values and learning rates depend on the size."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the computation; auto: bfloat16 on accelerators, float32 on CPU."""
+
     param_dtype: Literal["float32", "bfloat16"] = "float32"
-    matmul: Literal["dtype", "int8", "fp8"] = "dtype"  # of feed-forward networks: nn/quantized.py
+    """Of the parameters."""
+
+    matmul: Literal["dtype", "int8", "fp8"] = "dtype"
+    """How products of feed-forward networks are computed: in `dtype`, or in 8 bits (see nn/quantized.py)."""
+
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
+    """Kernel, rematerialisation and unrolling: no parameter and no result depends on them."""
 
     @property
     def padded_vocab(self) -> int:
+        """Rows of the token table: vocab_size rounded up to a multiple of vocab_multiple."""
+        # Rounded up by floor division of the negative.
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @property
     def decoder_layers(self) -> int:
+        """Layers of the decoder."""
         return self.num_decoder_layers or self.num_layers
 
+    @property
+    def scales(self) -> Scales:
+        """The ratios m and l of models/parametrization.py."""
+        part = self.parametrization
+        if part.name == "standard":
+            return Scales()
+        layers = self.num_layers / part.base_layers if part.name == "completep" else 1.0
+        return Scales(width=self.width / part.base_width, layers=layers)
+
     def block(self, stack: Literal["encoder", "decoder"]) -> BlockConfig:
-        """The layer of a stack: what it shares with the other one, and whether it is causal and crossed."""
-        both, scales = self.kind == "encoder_decoder", parametrization.scales(self)
+        """Return the config of a stack's layers; a decoder's are causal and may attend to an encoder."""
+        is_decoder = stack == "decoder"
+        is_encoder_decoder = self.kind == "encoder_decoder"
         return BlockConfig(
             width=self.width,
-            num_layers=self.decoder_layers if both and stack == "decoder" else self.num_layers,
+            num_layers=self.decoder_layers if is_encoder_decoder and is_decoder else self.num_layers,
             block_layout=self.block_layout,
             dropout=self.dropout,
-            causal=stack == "decoder",
-            cross=both and stack == "decoder",
+            causal=is_decoder,
+            cross=is_encoder_decoder and is_decoder,
             position=self.position,
             attention=self.attention,
             feedforward=self.feedforward,
@@ -95,137 +193,166 @@ class ModelConfig:
             param_dtype=self.param_dtype,
             adapters=self.adapters,
             matmul=self.matmul,
-            width_scale=scales.width,
-            layers_scale=scales.layers,
+            width_scale=self.scales.width,
+            layers_scale=self.scales.layers,
         )
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is allowed."""
-        attention, position = self.attention, self.position
-        heads, kv_heads = attention.num_heads, attention.num_kv_heads or attention.num_heads
-        for name in ("width", "num_layers", "vocab_multiple"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} = {getattr(self, name)} must be at least 1")
-        if heads < 1 or (not attention.head_dim and self.width % heads):
-            legal = [n for n in range(1, self.width + 1) if self.width % n == 0]
-            raise ConfigError(
-                f"model.attention.num_heads = {heads} does not divide model.width = {self.width}; "
-                f"choose one of {_short(legal)} or set model.attention.head_dim"
-            )
-        if heads % kv_heads:
-            legal = [n for n in range(1, heads + 1) if heads % n == 0]
-            raise ConfigError(
-                f"model.attention.num_kv_heads = {kv_heads} does not divide num_heads = {heads}; "
-                f"choose one of {_short(legal)}"
-            )
-        if (self.kind == "two_stream") != (
-            position.kind == "relative_sinusoidal" and self.kind == "two_stream"
-        ):
-            raise ConfigError(
-                f"model.position.kind = {position.kind!r}: a two_stream model needs 'relative_sinusoidal'"
-            )
-        if self.kind == "two_stream" and self.block_layout != "post":
-            raise ConfigError(f"model.block_layout = {self.block_layout!r}: a two_stream model needs 'post'")
-        if self.head.tied and self.embedding.width and self.kind != "encoder":
-            raise ConfigError("model.head.tied with model.embedding.width is for encoders; set tied = False")
-        for name, rate in (("dropout", self.dropout), ("attention.dropout", attention.dropout)):
-            if not 0 <= rate < 1:
-                raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
-        if self.block_layout == "sandwich" and self.kind != "decoder":
-            raise ConfigError(f"model.block_layout = 'sandwich' is for decoders, not for {self.kind!r}")
-        self._validate_layers()
-        self._validate_clusters()
-        self._validate_recurrent()
-        _check_slots(self)
-        parametrization.check(self)
+        """Raise ConfigError naming the field, its value and what is legal."""
+        _check_sizes(self)
+        _check_kind(self)
+        _check_experts(self)
+        _check_first_norm(self)
+        _check_windows(self)
+        _check_encoder_parts(self)
+        _check_clusters(self)
+        _check_recurrent(self)
+        _check_adapters(self)
+        _check_parametrization(self)
+        # Raises for an unknown policy.
         remat_policy(self.execution.remat)
-        check_matmul(self.matmul)
-        if self.matmul != "dtype" and (self.feedforward.num_experts or self.kind == "bilstm"):
-            raise ConfigError(
-                f"model.matmul = {self.matmul!r}: products of experts and of a bilstm are in model.dtype; "
-                "choose 'dtype'"
-            )
-
-    def _validate_recurrent(self) -> None:
-        """The sizes of a bilstm; its width, layers and dropout are those of any model."""
-        part = self.recurrent
-        filters = part.characters.filters
-        if part.cell_dim < 1 or part.characters.width < 1 or not filters or min(map(min, filters)) < 1:
-            raise ConfigError(
-                f"model.recurrent.cell_dim = {part.cell_dim}, characters.width = {part.characters.width}, "
-                f"characters.filters = {filters}: all must be 1 or more, and filters one or more"
-            )
-        if min(part.cell_clip, part.projection_clip, part.characters.num_highways) < 0:
-            raise ConfigError("model.recurrent: clips and characters.num_highways must be 0 (none) or more")
-        if self.kind == "bilstm" and self.parametrization.name != "standard":
-            raise ConfigError(
-                f"model.parametrization.name = {self.parametrization.name!r}: a bilstm has 'standard' alone"
-            )
-
-    def _validate_clusters(self) -> None:
-        """What a vocabulary in clusters goes with."""
-        part, head = self.embedding, self.head
-        if part.divisor < 1 or self.width // part.divisor ** len(part.cutoffs) < 1:
-            raise ConfigError(
-                f"model.embedding.divisor = {part.divisor} must be 1 or more, and leave the last of "
-                f"{len(part.cutoffs) + 1} clusters something of model.width = {self.width}"
-            )
-        if not part.cutoffs:
-            return
-        edges = (0, *part.cutoffs, self.vocab_size or part.cutoffs[-1] + 1)
-        if any(b <= a for a, b in zip(edges[:-1], edges[1:], strict=True)):
-            raise ConfigError(
-                f"model.embedding.cutoffs = {part.cutoffs} must rise, from above 0 to below the vocabulary's "
-                f"size, {self.vocab_size or 'the tokenizer says which'}"
-            )
-        plain = not (part.width or head.scale or head.softcap) and self.parametrization.name == "standard"
-        if self.kind != "decoder" or not plain:
-            raise ConfigError(
-                f"model.embedding.cutoffs = {part.cutoffs}: an adaptive softmax is for decoders, without "
-                "embedding.width, head.scale, head.softcap and another parametrization than 'standard'"
-            )
-
-    def _validate_layers(self) -> None:
-        """What experts, windows, distances and a first layer unlike the rest go with."""
-        attention, position = self.attention, self.position
-        experts, chosen = self.feedforward.num_experts, self.feedforward.experts_per_token
-        if experts and not 1 <= chosen <= experts:
-            raise ConfigError(
-                f"model.feedforward.experts_per_token = {chosen} must be 1 to num_experts = {experts}"
-            )
-        if experts and self.feedforward.bias:
-            raise ConfigError("model.feedforward.bias = True: experts have none; set it to False")
-        if experts and self.kind not in ("encoder", "decoder"):
-            raise ConfigError(f"model.feedforward.num_experts = {experts}: not for kind = {self.kind!r}")
-        plain = self.kind == "encoder" and not (self.share_layers or experts)
-        if not self.norm.before_first_layer and not (
-            plain and self.block_layout == "pre" and self.num_layers > 1
-        ):
-            raise ConfigError(
-                "model.norm.before_first_layer = False: only an encoder with block_layout = 'pre' and "
-                "several layers, without share_layers and experts, can leave out its first norm"
-            )
-        windows = (attention.window, *attention.window_pattern)
-        if min(windows) < 0:
-            raise ConfigError(f"model.attention.window = {windows[0]}, windows = {windows[1:]}; 0 is none")
-        if attention.window_pattern and self.kind == "two_stream":
-            raise ConfigError("model.attention.window_pattern: a two_stream model has no windows")
-        if position.local_theta and not any(windows):
-            raise ConfigError(f"model.position.local_theta = {position.local_theta}: no layer has a window")
-        if self.kind != "encoder" and (position.kind == "disentangled" or self.embedding.conv_kernel_size):
-            raise ConfigError(
-                f"model.kind = {self.kind!r}: disentangled positions and a convolution are for encoders"
-            )
-        if self.embedding.conv_kernel_size and (
-            self.share_layers or self.num_layers < 2 or attention.window_pattern
-        ):
-            raise ConfigError(
-                "model.embedding.conv_kernel_size joins the first of several layers that share nothing; "
-                "model.share_layers and attention.window_pattern do not go with it"
-            )
+        _check_matmul(self)
 
 
-def _check_slots(model: ModelConfig) -> None:
+def _check_sizes(model: ModelConfig) -> None:
+    """Widths, heads and rates."""
+    for name in ("width", "num_layers", "vocab_multiple"):
+        if getattr(model, name) < 1:
+            raise ConfigError(f"model.{name} = {getattr(model, name)} must be at least 1")
+    attention = model.attention
+    heads = attention.num_heads
+    kv_heads = attention.num_kv_heads or heads
+    if heads < 1 or (not attention.head_dim and model.width % heads):
+        raise ConfigError(
+            f"model.attention.num_heads = {heads} does not divide model.width = {model.width}; "
+            f"choose one of {_short(_divisors(model.width))} or set model.attention.head_dim"
+        )
+    if heads % kv_heads:
+        raise ConfigError(
+            f"model.attention.num_kv_heads = {kv_heads} does not divide num_heads = {heads}; "
+            f"choose one of {_short(_divisors(heads))}"
+        )
+    for name, rate in (("dropout", model.dropout), ("attention.dropout", attention.dropout)):
+        if not 0 <= rate < 1:
+            raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
+
+
+def _check_kind(model: ModelConfig) -> None:
+    """What two streams, tied heads and sandwich norms go with."""
+    if model.kind == "two_stream" and model.position.kind != "relative_sinusoidal":
+        raise ConfigError(
+            f"model.position.kind = {model.position.kind!r}: a two_stream model needs 'relative_sinusoidal'"
+        )
+    if model.kind == "two_stream" and model.block_layout != "post":
+        raise ConfigError(f"model.block_layout = {model.block_layout!r}: a two_stream model needs 'post'")
+    if model.head.tied and model.embedding.width and model.kind != "encoder":
+        raise ConfigError("model.head.tied with model.embedding.width is for encoders; set tied = False")
+    if model.block_layout == "sandwich" and model.kind != "decoder":
+        raise ConfigError(f"model.block_layout = 'sandwich' is for decoders, not for {model.kind!r}")
+
+
+def _check_experts(model: ModelConfig) -> None:
+    part = model.feedforward
+    if not part.num_experts:
+        return
+    if not 1 <= part.experts_per_token <= part.num_experts:
+        raise ConfigError(
+            f"model.feedforward.experts_per_token = {part.experts_per_token} must be 1 to "
+            f"num_experts = {part.num_experts}"
+        )
+    if part.bias:
+        raise ConfigError("model.feedforward.bias = True: experts have none; set it to False")
+    if model.kind not in ("encoder", "decoder"):
+        raise ConfigError(
+            f"model.feedforward.num_experts = {part.num_experts}: not for kind = {model.kind!r}"
+        )
+
+
+def _check_first_norm(model: ModelConfig) -> None:
+    """What a first layer without a norm before its attention goes with."""
+    if model.norm.before_first_layer:
+        return
+    is_separate = not model.share_layers and not model.feedforward.num_experts
+    if model.kind != "encoder" or not is_separate or model.block_layout != "pre" or model.num_layers < 2:
+        raise ConfigError(
+            "model.norm.before_first_layer = False: only an encoder with block_layout = 'pre' and several "
+            "layers, without share_layers and experts, can leave out its first norm"
+        )
+
+
+def _check_windows(model: ModelConfig) -> None:
+    attention = model.attention
+    # 0 stands for an empty pattern.
+    if min(attention.window, *attention.window_pattern, 0) < 0:
+        raise ConfigError(
+            f"model.attention.window = {attention.window}, window_pattern = {attention.window_pattern} must "
+            "not be negative; 0 is none"
+        )
+    if attention.window_pattern and model.kind == "two_stream":
+        raise ConfigError("model.attention.window_pattern: a two_stream model has no windows")
+    has_window = attention.window or any(attention.window_pattern)
+    if model.position.local_theta and not has_window:
+        raise ConfigError(f"model.position.local_theta = {model.position.local_theta}: no layer has a window")
+
+
+def _check_encoder_parts(model: ModelConfig) -> None:
+    """DeBERTa's parts: disentangled positions and a convolution."""
+    convolution = model.embedding.conv_kernel_size
+    if model.kind != "encoder" and (model.position.kind == "disentangled" or convolution):
+        raise ConfigError(
+            f"model.kind = {model.kind!r}: disentangled positions and a convolution are for encoders"
+        )
+    if convolution and (model.share_layers or model.num_layers < 2 or model.attention.window_pattern):
+        raise ConfigError(
+            "model.embedding.conv_kernel_size joins the first of several layers that share nothing; "
+            "model.share_layers and attention.window_pattern do not go with it"
+        )
+
+
+def _check_clusters(model: ModelConfig) -> None:
+    """What a vocabulary in clusters goes with."""
+    part = model.embedding
+    head = model.head
+    if part.divisor < 1 or model.width // part.divisor ** len(part.cutoffs) < 1:
+        raise ConfigError(
+            f"model.embedding.divisor = {part.divisor} must be 1 or more, and leave the last of "
+            f"{len(part.cutoffs) + 1} clusters something of model.width = {model.width}"
+        )
+    if not part.cutoffs:
+        return
+    # Without a size the last edge is checked when the tokenizer is known.
+    edges = (0, *part.cutoffs, model.vocab_size or part.cutoffs[-1] + 1)
+    if any(later <= earlier for earlier, later in zip(edges[:-1], edges[1:], strict=True)):
+        raise ConfigError(
+            f"model.embedding.cutoffs = {part.cutoffs} must rise, from above 0 to below the vocabulary's "
+            f"size, {model.vocab_size or 'the tokenizer says which'}"
+        )
+    is_plain = not (part.width or head.scale or head.softcap)
+    if model.kind != "decoder" or not is_plain or model.parametrization.name != "standard":
+        raise ConfigError(
+            f"model.embedding.cutoffs = {part.cutoffs}: an adaptive softmax is for decoders, without "
+            "embedding.width, head.scale, head.softcap and another parametrization than 'standard'"
+        )
+
+
+def _check_recurrent(model: ModelConfig) -> None:
+    """The sizes of a bilstm; its width, layers and dropout are those of any model."""
+    part = model.recurrent
+    filters = part.characters.filters
+    if part.cell_dim < 1 or part.characters.width < 1 or not filters or min(map(min, filters)) < 1:
+        raise ConfigError(
+            f"model.recurrent.cell_dim = {part.cell_dim}, characters.width = {part.characters.width}, "
+            f"characters.filters = {filters}: all must be 1 or more, and filters one or more"
+        )
+    if min(part.cell_clip, part.projection_clip, part.characters.num_highways) < 0:
+        raise ConfigError("model.recurrent: clips and characters.num_highways must be 0 (none) or more")
+    if model.kind == "bilstm" and model.parametrization.name != "standard":
+        raise ConfigError(
+            f"model.parametrization.name = {model.parametrization.name!r}: a bilstm has 'standard' alone"
+        )
+
+
+def _check_adapters(model: ModelConfig) -> None:
     adapters = model.adapters
     for name in ("lora_rank", "bottleneck_dim", "prefix_length", "prompt_length", "extra_ff_dim"):
         if getattr(adapters, name) < 0:
@@ -233,14 +360,50 @@ def _check_slots(model: ModelConfig) -> None:
     for target in adapters.lora_targets:
         if target not in LORA_TARGETS:
             raise ConfigError(one_of("model.adapters.lora_targets", target, LORA_TARGETS))
-    inside = [target for target in adapters.lora_targets if target.startswith("feedforward")]
-    if model.feedforward.num_experts and (adapters.extra_ff_dim or (adapters.lora_rank and inside)):
+    # Experts' kernels are no Linear modules, which alone have adapters.
+    in_feedforward = [target for target in adapters.lora_targets if target.startswith("feedforward")]
+    if model.feedforward.num_experts and (adapters.extra_ff_dim or (adapters.lora_rank and in_feedforward)):
         raise ConfigError(
             "model.adapters: experts have no adapters; use those of attention, not extra_ff_dim or "
             f"lora_targets = {adapters.lora_targets}"
         )
 
 
+def _check_parametrization(model: ModelConfig) -> None:
+    part = model.parametrization
+    if part.name not in PARAMETRIZATIONS:
+        raise ConfigError(one_of("model.parametrization.name", part.name, PARAMETRIZATIONS))
+    for name in ("base_width", "base_layers"):
+        if getattr(part, name) < 1:
+            raise ConfigError(f"model.parametrization.{name} = {getattr(part, name)} must be 1 or more")
+    if part.name != "completep":
+        return
+    if model.block_layout not in ("pre", "parallel"):
+        raise ConfigError(
+            f"model.parametrization.name = 'completep' with model.block_layout = {model.block_layout!r}: "
+            "only 'pre' and 'parallel' have a residual stream to scale"
+        )
+    if model.kind == "encoder_decoder" and model.decoder_layers != model.num_layers:
+        raise ConfigError(
+            f"model.num_decoder_layers = {model.num_decoder_layers}: model.parametrization.name = "
+            f"'completep' needs two stacks of equal depth, {model.num_layers} layers"
+        )
+
+
+def _check_matmul(model: ModelConfig) -> None:
+    check_matmul(model.matmul)
+    if model.matmul != "dtype" and (model.feedforward.num_experts or model.kind == "bilstm"):
+        raise ConfigError(
+            f"model.matmul = {model.matmul!r}: products of experts and of a bilstm are in model.dtype; "
+            "choose 'dtype'"
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
 def _short(values: list[int]) -> str:
+    """List numbers, at most the first and last six."""
     shown = values if len(values) <= 12 else values[:6] + values[-6:]
     return ", ".join(map(str, shown))

@@ -1,6 +1,6 @@
 """FLOPs of a model in closed form: what models/flops_traced.py counts in the traced step, without tracing it.
 
-Matrix multiplications only, two operations a multiply-add; attention is counted whole, causal or not, and
+Matrix multiplications only, two operations per multiply-add. Attention is counted whole, causal or not, and
 logits over the padded vocabulary, because that is what is computed.
 """
 
@@ -14,104 +14,139 @@ from tlx.nn.disentangled import span
 
 
 class BatchShape(NamedTuple):
-    """Dims of a batch. targets: places of a row that are predicted; 0: all of the (decoder's) row."""
+    """Sizes of a batch."""
 
     rows: int
-    length: int  # of the encoder, where there are two towers
+    """Rows B."""
+
+    length: int
+    """Tokens of a row; of the encoder's in an encoder-decoder."""
+
     decoder_length: int = 0
+    """Tokens of a decoder's row in an encoder-decoder."""
+
     targets: int = 0
-    memory: int = 0  # tokens of memory before each row
-    characters: int = 0  # of a token, where a model reads them
+    """Positions of a row that are predicted; 0: all of the row, the decoder's in an encoder-decoder."""
+
+    memory: int = 0
+    """Tokens of memory before each row."""
+
+    characters: int = 0
+    """Characters of a token, where a model reads them."""
 
 
 class Flops(NamedTuple):
-    """Of one batch. training: forward and backward, nothing computed twice."""
+    """FLOPs of one batch."""
 
     forward: int
+    """Of the forward pass."""
+
     training: int
+    """Of forward and backward pass, nothing rematerialised."""
 
 
 def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) -> Flops:
-    """A step of a model and its vocabulary head. masked_head: with BERT's transform before the table.
+    """Count the FLOPs of a step of a model and its vocabulary head.
 
-    Every product costs its two gradients once more, but those with a factor that has no gradient: the
+    Every product costs its two gradients once more, except those with a factor that has no gradient: the
     sinusoids of relative attention, and the choice of experts.
+
+    Args:
+        cfg: the model.
+        shape: of the batch.
+        masked_head: whether BERT's transform stands before the output kernel.
+
+    Returns:
+        FLOPs of the forward pass and of a training step.
     """
-    rows, length = shape.rows, shape.length
-    forward = constant = 0
     if cfg.kind == "bilstm":
         return _bilstm(cfg, shape)
+    rows = shape.rows
+    length = shape.length
+    constant = 0
     if cfg.kind == "two_stream":
         forward, constant = _two_streams(cfg, shape)
     elif cfg.kind == "encoder_decoder":
-        forward += _tower(cfg.block("encoder"), rows, length, 0)[0]
-        decoder = _tower(cfg.block("decoder"), rows, shape.decoder_length, 0, cross=length)
-        forward += decoder[0] + _front(cfg, rows, length + shape.decoder_length)
+        forward, _ = _stack(cfg.block("encoder"), rows, length, 0)
+        decoder, _ = _stack(cfg.block("decoder"), rows, shape.decoder_length, 0, cross=length)
+        forward += decoder + _input_embedding(cfg, rows, length + shape.decoder_length)
     else:
         block = cfg.block("decoder" if cfg.kind == "decoder" else "encoder")
-        forward, constant = _tower(block, rows, length, shape.memory)
-        forward += (
-            _front(cfg, rows, length) + 2 * rows * length * cfg.embedding.conv_kernel_size * cfg.width**2
-        )
-    places = rows * (shape.targets or shape.decoder_length or length)
-    inner = cfg.embedding.width or cfg.width
+        forward, constant = _stack(block, rows, length, shape.memory)
+        forward += _input_embedding(cfg, rows, length)
+        forward += 2 * rows * length * cfg.embedding.conv_kernel_size * cfg.width**2
+    num_targets = rows * (shape.targets or shape.decoder_length or length)
+    table_width = cfg.embedding.width or cfg.width
+    # The transform leads to the table's width, where the product with the table begins.
     if masked_head and cfg.head.transform:
-        forward += 2 * places * cfg.width * inner
-    forward += _output(cfg, places, inner if cfg.head.tied else cfg.width)
+        forward += 2 * num_targets * cfg.width * table_width
+    forward += _output(cfg, num_targets, table_width if cfg.head.tied else cfg.width)
     return Flops(forward, 3 * forward - constant)
 
 
 def nonembedding_params(cfg: ModelConfig) -> int:
-    """Kernels of the layers: what Kaplan et al. call N (no tables, biases or norms)."""
+    """Count the entries of the layers' kernels: N of Kaplan et al. 2020, without tables, biases and norms."""
     if cfg.kind == "bilstm":
-        cell = cfg.recurrent.cell_dim
-        return 2 * cfg.num_layers * 9 * cfg.width * cell
+        # Two directions; 4 gates from input and from output each, and the projection.
+        return 2 * cfg.num_layers * 9 * cfg.width * cfg.recurrent.cell_dim
     if cfg.kind == "encoder_decoder":
-        encoder, decoder = cfg.block("encoder"), cfg.block("decoder")
-        attention = _attention_params(decoder)
-        return _layers_params(encoder) + _layers_params(decoder) + decoder.num_layers * attention
-    return _layers_params(cfg.block("decoder" if cfg.kind == "decoder" else "encoder"))
+        encoder = cfg.block("encoder")
+        decoder = cfg.block("decoder")
+        cross_attention = decoder.num_layers * _attention_params(decoder)
+        return _stack_params(encoder) + _stack_params(decoder) + cross_attention
+    return _stack_params(cfg.block("decoder" if cfg.kind == "decoder" else "encoder"))
 
 
 def _attention_params(block: BlockConfig) -> int:
-    heads, kv_heads = block.attention.num_heads, block.num_kv_heads
-    return block.width * block.head_dim * 2 * (heads + kv_heads)
+    """Kernels of queries, keys, values and output of one layer."""
+    heads = block.attention.num_heads
+    return block.width * block.head_dim * 2 * (heads + block.num_kv_heads)
 
 
-def _layers_params(block: BlockConfig) -> int:
-    part, matrices = block.feedforward, 3 if block.feedforward.gated else 2
-    each = _attention_params(block) + matrices * block.width * block.ff_dim * max(1, part.num_experts)
-    each += block.width * part.num_experts  # the router
-    position, square = block.position, block.width * block.attention.num_heads * block.head_dim
+def _stack_params(block: BlockConfig) -> int:
+    """Kernels of all layers, without cross-attention."""
+    part = block.feedforward
+    position = block.position
+    num_matrices = 3 if part.gated else 2
+    layer = _attention_params(block)
+    layer += num_matrices * block.width * block.ff_dim * max(1, part.num_experts)
+    # The router.
+    layer += block.width * part.num_experts
+    projection = block.width * block.attention.num_heads * block.head_dim
     if position.kind == "relative_sinusoidal":
-        each += square
+        layer += projection
     if position.kind == "disentangled" and not position.shared_projections:
-        each += 2 * square
-    return block.num_layers * each
+        layer += 2 * projection
+    return block.num_layers * layer
 
 
-def _output(cfg: ModelConfig, places: int, width: int) -> int:
-    """Logits of every id; of every cluster's, where there are some, and of the clusters."""
+def _output(cfg: ModelConfig, num_targets: int, width: int) -> int:
+    """Logits of every id; of every cluster's ids and of the clusters, where there are some."""
     part = cfg.embedding
     if not part.cutoffs:
-        return 2 * places * width * cfg.padded_vocab
-    edges = bounds(part.cutoffs, cfg.padded_vocab)
-    each = widths(cfg.width, part.cutoffs, part.divisor)
-    products = sum(size * (last - first) for size, (first, last) in zip(each, edges, strict=True))
+        return 2 * num_targets * width * cfg.padded_vocab
+    ranges = bounds(part.cutoffs, cfg.padded_vocab)
+    cluster_widths = widths(cfg.width, part.cutoffs, part.divisor)
+    products = sum(size * (last - first) for size, (first, last) in zip(cluster_widths, ranges, strict=True))
+    # The clusters as entries of the first softmax.
     products += cfg.width * len(part.cutoffs)
-    return 2 * places * (products + (cfg.width * sum(each) if part.divisor > 1 else 0))
+    if part.divisor > 1:
+        products += cfg.width * sum(cluster_widths)
+    return 2 * num_targets * products
 
 
-def _front(cfg: ModelConfig, rows: int, length: int) -> int:
+def _input_embedding(cfg: ModelConfig, rows: int, length: int) -> int:
+    """Projections of the tables' vectors to the model's width."""
     part = cfg.embedding
     if part.cutoffs and part.divisor > 1:
         return 2 * rows * length * cfg.width * sum(widths(cfg.width, part.cutoffs, part.divisor))
-    factor = part.width
-    return 2 * rows * length * factor * cfg.width if factor and factor != cfg.width else 0
+    if part.width and part.width != cfg.width:
+        return 2 * rows * length * part.width * cfg.width
+    return 0
 
 
 def _attend(block: BlockConfig, rows: int, queries: int, keys: int) -> int:
-    """Queries, logits, weighted values and output; keys and values are `_keys_values`."""
+    """Queries, logits, weighted values and output of one layer; keys and values are `_keys_values`."""
     heads = block.attention.num_heads * block.head_dim
     return 2 * rows * queries * (2 * block.width * heads + 2 * keys * heads)
 
@@ -120,26 +155,32 @@ def _keys_values(block: BlockConfig, rows: int, keys: int) -> int:
     return 2 * rows * keys * block.width * 2 * block.num_kv_heads * block.head_dim
 
 
-def _feed(block: BlockConfig, rows: int, length: int) -> int:
+def _feedforward(block: BlockConfig, rows: int, length: int) -> int:
     return 2 * rows * length * block.width * block.ff_dim * (3 if block.feedforward.gated else 2)
 
 
 def _experts(block: BlockConfig, rows: int, length: int) -> tuple[int, int]:
     """(forward FLOPs of experts and their router, those whose other factor is a choice).
 
-    Without a capacity every expert reads every token; with one, as many as it has room for, and to collect
-    and to hand back the tokens are products too.
+    Without a capacity every expert reads every token. With one it reads as many as it has room for, and
+    dispatching and combining the tokens are products too.
     """
     part = block.feedforward
-    count, chosen, tokens = part.num_experts, part.experts_per_token, rows * length
-    loads = 2 * tokens * count  # sums over the tokens, of choices and of probabilities
-    shared, constant = 2 * tokens * block.width * count + 2 * loads, 3 * loads
+    num_experts = part.num_experts
+    num_tokens = rows * length
+    # Sums over the tokens, of choices and of probabilities, for the load-balancing term.
+    loads = 2 * num_tokens * num_experts
+    router = 2 * num_tokens * block.width * num_experts + 2 * loads
+    constant = 3 * loads
     if not part.capacity_factor:
-        gates, returned = 2 * tokens * count * chosen, 2 * tokens * count * block.width
-        return shared + gates + count * _feed(block, rows, length) + returned, constant + gates
-    room = max(1, math.ceil(part.capacity_factor * length * chosen / count))
-    gates, moved = 2 * tokens * count * room * chosen, 2 * tokens * count * room * block.width
-    return shared + gates + 2 * moved + count * _feed(block, rows, room), constant + gates + moved
+        gates = 2 * num_tokens * num_experts * part.experts_per_token
+        combined = 2 * num_tokens * num_experts * block.width
+        return router + gates + num_experts * _feedforward(block, rows, length) + combined, constant + gates
+    capacity = max(1, math.ceil(part.capacity_factor * length * part.experts_per_token / num_experts))
+    gates = 2 * num_tokens * num_experts * capacity * part.experts_per_token
+    dispatched = 2 * num_tokens * num_experts * capacity * block.width
+    forward = router + gates + 2 * dispatched + num_experts * _feedforward(block, rows, capacity)
+    return forward, constant + gates + dispatched
 
 
 def _disentangled(block: BlockConfig, rows: int, length: int) -> int:
@@ -155,15 +196,27 @@ def _relative(block: BlockConfig, rows: int, queries: int, distances: int) -> tu
     return 2 * rows * queries * distances * heads, 2 * distances * block.width * heads
 
 
-def _tower(block: BlockConfig, rows: int, length: int, memory: int, cross: int = 0) -> tuple[int, int]:
-    """(forward FLOPs, those among them whose input is constant) of all layers."""
-    keys, constant = memory + length, 0
+def _stack(block: BlockConfig, rows: int, length: int, memory: int, cross: int = 0) -> tuple[int, int]:
+    """Count all layers of a stack.
+
+    Args:
+        block: the layers.
+        rows: rows of the batch.
+        length: tokens of a row.
+        memory: tokens of memory before each row.
+        cross: tokens of the encoder's row; 0: no cross-attention.
+
+    Returns:
+        (forward FLOPs, those among them whose other factor has no gradient).
+    """
+    keys = memory + length
+    constant = 0
     layer = _attend(block, rows, length, keys) + _keys_values(block, rows, keys)
     if block.feedforward.num_experts:
         products, constant = _experts(block, rows, length)
         layer += products
     else:
-        layer += _feed(block, rows, length)
+        layer += _feedforward(block, rows, length)
     if block.position.kind == "disentangled":
         layer += _disentangled(block, rows, length)
     if block.position.kind == "relative_sinusoidal":
@@ -175,25 +228,31 @@ def _tower(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
 
 
 def _two_streams(cfg: ModelConfig, shape: BatchShape) -> tuple[int, int]:
-    """As `_tower`, for content of the whole row and queries at the targets."""
-    block, rows, length = cfg.block("encoder"), shape.rows, shape.length
+    """As `_stack`, for content of the whole row and queries at the targets."""
+    block = cfg.block("encoder")
+    rows = shape.rows
+    length = shape.length
     keys = shape.memory + length
-    layer, constant = _keys_values(block, rows, keys), 0
+    layer = _keys_values(block, rows, keys)
+    constant = 0
     for queries in (length, shape.targets):
         products, sinusoids = _relative(block, rows, queries, length + keys - 1)
-        layer += _attend(block, rows, queries, keys) + _feed(block, rows, queries) + products + sinusoids
-        if cfg.position.segment_relative:  # each query with the vectors of the same and of another segment
+        layer += _attend(block, rows, queries, keys) + _feedforward(block, rows, queries)
+        layer += products + sinusoids
+        if cfg.position.segment_relative:
+            # Each query with the vectors of the same and of another segment type.
             layer += 4 * rows * queries * cfg.attention.num_heads * block.head_dim
         constant += sinusoids
     return block.num_layers * layer, block.num_layers * constant
 
 
 def _bilstm(cfg: ModelConfig, shape: BatchShape) -> Flops:
-    """Both directions over a row, and the characters of one token more, which each direction lacks."""
-    part, width = cfg.recurrent.characters, cfg.width
-    wide = part.num_filters
+    """Both directions over a row, and the characters of one more token, which each direction lacks."""
+    part = cfg.recurrent.characters
+    width = cfg.width
+    features = part.num_filters
     token = sum((shape.characters - size + 1) * size * part.width * count for size, count in part.filters)
-    token += 2 * part.num_highways * wide**2 + wide * width
-    place = 2 * (cfg.num_layers * 9 * width * cfg.recurrent.cell_dim + width * cfg.padded_vocab)
-    forward = 2 * shape.rows * ((shape.length + 1) * token + shape.length * place)
+    token += 2 * part.num_highways * features**2 + features * width
+    position = 2 * (cfg.num_layers * 9 * width * cfg.recurrent.cell_dim + width * cfg.padded_vocab)
+    forward = 2 * shape.rows * ((shape.length + 1) * token + shape.length * position)
     return Flops(forward, 3 * forward)

@@ -8,9 +8,16 @@ import jax
 
 
 def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
-    """2 x multiply-adds of all matrix multiplications and convolutions of function(*args).
+    """Count 2 FLOPs per multiply-add of all matrix multiplications and convolutions of function(*args).
 
-    `args` may be ShapeDtypeStructs. Scan bodies count once per iteration; elementwise work counts nothing.
+    Bodies of scans count once per iteration; elementwise work counts nothing.
+
+    Args:
+        function: what is traced, never run.
+        *args: its arguments, which may be ShapeDtypeStructs.
+
+    Returns:
+        The number of FLOPs.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -24,25 +31,28 @@ def _count(jaxpr: Any) -> int:
         elif name == "conv_general_dilated":
             total += _convolution(equation)
         elif name == "cond":
+            # One branch runs: the most expensive one is counted.
             total += max(_count(branch.jaxpr) for branch in equation.params["branches"])
         elif name == "while":
             raise NotImplementedError("a while loop has no number of iterations to count")
         else:
-            inner = sum(_count(getattr(sub, "jaxpr", sub)) for sub in _subjaxprs(equation.params))
-            total += inner * (equation.params["length"] if name == "scan" else 1)
+            body = sum(_count(getattr(sub, "jaxpr", sub)) for sub in _subjaxprs(equation.params))
+            total += body * (equation.params["length"] if name == "scan" else 1)
     return total
 
 
 def _subjaxprs(params: dict[str, Any]) -> list[Any]:
+    """Programs inside an equation; those of a custom gradient's backward pass are not run forward."""
     values = [value for key, value in params.items() if key in ("jaxpr", "call_jaxpr", "fun_jaxpr")]
     return [value for value in values if hasattr(getattr(value, "jaxpr", value), "eqns")]
 
 
 def _dot(equation: Any) -> int:
-    left, right = (variable.aval.shape for variable in equation.invars[:2])
-    (contract, _), (batch, _) = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    # The output has every dim but the contracted ones: its size times theirs is the number of multiply-adds.
+    (contract, _), _ = equation.params["dimension_numbers"]
     contracted = math.prod(left[i] for i in contract)
-    return 2 * math.prod(equation.outvars[0].aval.shape) * contracted if right is not None else 0
+    return 2 * math.prod(equation.outvars[0].aval.shape) * contracted
 
 
 def _convolution(equation: Any) -> int:

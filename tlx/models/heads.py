@@ -12,19 +12,35 @@ from tlx.nn.norm import Norm
 from tlx.parallel.sharding import logical
 
 
+def _dense(cfg: ModelConfig, outputs: int, name: str, bias: bool = True) -> Linear:
+    """A dense layer from hidden states."""
+    block = cfg.block("encoder")
+    return Linear(
+        inputs=(cfg.width,),
+        outputs=(outputs,),
+        names=("embed", None),
+        std=block.std(cfg.width),
+        bias=bias,
+        dtype=block.dtype,
+        param_dtype=cfg.param_dtype,
+        name=name,
+    )
+
+
 class MaskedHead(nn.Module):
     """BERT's MLM transform: dense, activation, norm (none in XLM), then the token table and its own bias."""
 
     cfg: ModelConfig
+    """The model."""
 
     @nn.compact
     def __call__(self, hidden: jax.Array, unembedding: Unembedding) -> tuple[jax.Array, Unembedding]:
-        """(transformed hidden states [..., E], unembedding over the model's table with this bias)."""
-        cfg, block = self.cfg, self.cfg.block("encoder")
+        """Return hidden states transformed to [..., E], and the model's unembedding with this head's bias."""
+        cfg = self.cfg
         if cfg.head.transform:
-            width, names = unembedding.kernel.shape[1], ("embed", None)
-            rest = (block.std(cfg.width), cfg.head.transform_bias, block.dtype, cfg.param_dtype)
-            hidden = Linear((cfg.width,), (width,), names, *rest, name="dense")(hidden)
+            width = unembedding.kernel.shape[1]
+            hidden = _dense(cfg, width, "dense", cfg.head.transform_bias)(hidden)
+            # Before the norm, as in BERT.
             hidden = ACTIVATIONS[cfg.head.activation or cfg.feedforward.activation](hidden)
             hidden = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(hidden)
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
@@ -33,13 +49,14 @@ class MaskedHead(nn.Module):
 
 
 class PositionTable(nn.Module):
-    """DeBERTa's vectors of absolute places, which no layer but the mask decoder reads: [max_length, D]."""
+    """DeBERTa's vectors of absolute positions [max_length, D], which only the mask decoder reads."""
 
     cfg: ModelConfig
+    """The model."""
 
     @nn.compact
     def __call__(self, positions_BT: jax.Array) -> jax.Array:
-        """[B, T, D]."""
+        """Look up the vectors of positions, [B, T, D]."""
         cfg = self.cfg
         init = logical(nn.initializers.normal(cfg.init.embedding_stddev), (None, "embed"))
         shape = (cfg.position.max_length, cfg.width)
@@ -50,35 +67,35 @@ class PositionTable(nn.Module):
 class PairHead(nn.Module):
     """BERT's pooler, tanh of a dense layer on the first token, and a classifier of two segments.
 
-    Next-sentence prediction and sentence order: class 0 is the true order.
+    For next-sentence prediction and sentence order: class 0 is the true order.
     """
 
     cfg: ModelConfig
+    """The model."""
+
     classify: bool = True
+    """Whether there is a classifier after the pooler."""
 
     @nn.compact
     def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
-        """Logits [B, 2]; the pooled vector [B, D] without the classifier."""
-        cfg, block = self.cfg, self.cfg.block("encoder")
-        rest = (block.std(cfg.width), True, block.dtype, cfg.param_dtype)
-        names = ("embed", None)
-        pooled_BD = Linear((cfg.width,), (cfg.width,), names, *rest, name="pooler")(hidden_BTD[:, 0])
-        pooled_BD = jnp.tanh(pooled_BD)
+        """Compute logits [B, 2]; the pooled vector [B, D] without the classifier."""
+        # Read at the first token, cls.
+        pooled_BD = jnp.tanh(_dense(self.cfg, self.cfg.width, "pooler")(hidden_BTD[:, 0]))
         if not self.classify:
             return pooled_BD
-        return Linear((cfg.width,), (2,), names, *rest, name="classifier")(pooled_BD)
+        return _dense(self.cfg, 2, "classifier")(pooled_BD)
 
 
 class DetectionHead(nn.Module):
     """ELECTRA's discriminator: a logit for each token, above 0 where it was replaced."""
 
     cfg: ModelConfig
+    """The model."""
 
     @nn.compact
     def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
-        """Logits [B, T]."""
-        cfg, block = self.cfg, self.cfg.block("encoder")
-        rest = (block.std(cfg.width), True, block.dtype, cfg.param_dtype)
-        dense = Linear((cfg.width,), (cfg.width,), ("embed", None), *rest, name="dense")
-        hidden_BTD = ACTIVATIONS[cfg.feedforward.activation](dense(hidden_BTD))
-        return Linear((cfg.width,), (1,), ("embed", None), *rest, name="classifier")(hidden_BTD)[..., 0]
+        """Compute logits [B, T]."""
+        cfg = self.cfg
+        hidden_BTD = _dense(cfg, cfg.width, "dense")(hidden_BTD)
+        hidden_BTD = ACTIVATIONS[cfg.feedforward.activation](hidden_BTD)
+        return _dense(cfg, 1, "classifier")(hidden_BTD)[..., 0]

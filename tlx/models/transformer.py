@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from tlx.base.term import Term
 from tlx.models import parametrization
 from tlx.models.config import ModelConfig
-from tlx.models.tower import TransformerStack
+from tlx.models.transformer_stack import StackInputs, StackOutputs, TransformerStack
 from tlx.nn import cache as caches
 from tlx.nn import embed
 from tlx.nn.adaptive import AdaptiveOutput, AdaptiveUnembedding, ClusterTables
@@ -18,60 +18,101 @@ from tlx.parallel.sharding import logical
 
 Batch = dict[str, jax.Array]
 
+# Folded into the keys of a decoder that has an encoder, whose layers fold in 0, 1, ...
+_DECODER = 2**20
+
 
 class Output(nn.Module):
     """The parameters between hidden states and logits: an untied kernel, a bias."""
 
     cfg: ModelConfig
+    """The model."""
 
     def setup(self):
+        """Create parameters and submodules."""
         cfg = self.cfg
-        dtype, shape = jnp.dtype(cfg.param_dtype), (cfg.padded_vocab, cfg.width)
+        dtype = jnp.dtype(cfg.param_dtype)
         if not cfg.head.tied:
             init = logical(nn.initializers.normal(parametrization.base_std(cfg)), ("vocab", "embed"))
-            self.kernel = self.param("kernel", init, shape, dtype)
+            self.kernel = self.param("kernel", init, (cfg.padded_vocab, cfg.width), dtype)
         if cfg.head.bias:
             zeros = logical(nn.initializers.zeros_init(), ("vocab",))
-            self.bias = self.param("bias", zeros, shape[:1], dtype)
+            self.bias = self.param("bias", zeros, (cfg.padded_vocab,), dtype)
 
     def __call__(self, table_VE: jax.Array) -> Unembedding:
-        """The output kernel, which is `table_VE` where tied."""
+        """Return the output kernel, which is the token table where tied."""
         cfg = self.cfg
-        kernel = table_VE if cfg.head.tied else self.kernel
-        width = parametrization.scales(cfg).width
-        # T5's own factor is the square root of muP's.
-        scale = (cfg.width / width) ** -0.5 / width if cfg.head.scale else 1.0 / width
-        bias = self.bias if cfg.head.bias else None
-        return Unembedding(kernel, bias, scale, cfg.vocab_size, cfg.head.softcap)
+        width_ratio = cfg.scales.width
+        # muP divides logits by m. T5's own factor is that of the base's width, width ** -0.5.
+        scale = 1.0 / width_ratio
+        if cfg.head.scale:
+            scale = (cfg.width / width_ratio) ** -0.5 / width_ratio
+        return Unembedding(
+            kernel=table_VE if cfg.head.tied else self.kernel,
+            bias=self.bias if cfg.head.bias else None,
+            scale=scale,
+            vocab_size=cfg.vocab_size,
+            softcap=cfg.head.softcap,
+        )
 
 
 def output(cfg: ModelConfig) -> Output | AdaptiveOutput:
-    """What makes an unembedding of the `table` of `token_table`."""
-    part, head = cfg.embedding, cfg.head
+    """Make the module that turns the `table` of `token_table` into an unembedding."""
+    part = cfg.embedding
     if not part.cutoffs:
         return Output(cfg)
-    sizes = cfg.padded_vocab, cfg.vocab_size, cfg.width, part.cutoffs, part.divisor
-    dtype = cfg.block("decoder").dtype
-    return AdaptiveOutput(*sizes, head.tied, head.bias, cfg.init.stddev, dtype, cfg.param_dtype)
+    return AdaptiveOutput(
+        padded_size=cfg.padded_vocab,
+        vocab_size=cfg.vocab_size,
+        width=cfg.width,
+        cutoffs=part.cutoffs,
+        divisor=part.divisor,
+        tied=cfg.head.tied,
+        bias=cfg.head.bias,
+        std=cfg.init.stddev,
+        dtype=cfg.block("decoder").dtype,
+        param_dtype=cfg.param_dtype,
+    )
 
 
 def token_table(cfg: ModelConfig) -> TokenTable | ClusterTables:
-    """The table of ids that every model starts from."""
-    dtype, part = cfg.block("encoder").dtype, cfg.embedding
+    """Make the module that looks up the vectors of ids."""
+    part = cfg.embedding
+    dtype = cfg.block("encoder").dtype
     if part.cutoffs:
-        sizes, stds = (cfg.padded_vocab, cfg.width), (cfg.init.embedding_stddev, cfg.init.stddev)
-        return ClusterTables(*sizes, part.cutoffs, part.divisor, *stds, dtype, cfg.param_dtype)
-    width = cfg.embedding.width or cfg.width
-    rest = (cfg.init.embedding_stddev, dtype, cfg.param_dtype, cfg.adapters.prompt_length)
-    return TokenTable(cfg.padded_vocab, width, *rest)
+        return ClusterTables(
+            padded_size=cfg.padded_vocab,
+            width=cfg.width,
+            cutoffs=part.cutoffs,
+            divisor=part.divisor,
+            std=cfg.init.embedding_stddev,
+            projection_std=cfg.init.stddev,
+            dtype=dtype,
+            param_dtype=cfg.param_dtype,
+        )
+    return TokenTable(
+        padded_size=cfg.padded_vocab,
+        width=part.width or cfg.width,
+        std=cfg.init.embedding_stddev,
+        dtype=dtype,
+        param_dtype=cfg.param_dtype,
+        prompt=cfg.adapters.prompt_length,
+    )
 
 
 class Transformer(nn.Module):
-    """Vaswani et al. 2017 and what became of it; parts by config."""
+    """Vaswani et al. 2017 and its descendants, an encoder, a decoder or both, by config.
+
+    A batch is a dict of int arrays [B, T]: tokens, positions, segments, and where the model reads them
+    types, langs and prefix (1 where a decoder's input is visible to its whole segment). For an
+    encoder-decoder each name has encoder_ or decoder_ in front.
+    """
 
     cfg: ModelConfig
+    """The model."""
 
     def setup(self):
+        """Create parameters and submodules."""
         cfg = self.cfg
         self.embedding = token_table(cfg)
         if cfg.kind != "decoder":
@@ -81,30 +122,31 @@ class Transformer(nn.Module):
         self.output = output(cfg)
 
     def __call__(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
-        """Hidden states [B, T, D] of a batch; of its decoder half for an encoder-decoder.
+        """Compute the hidden states of a batch; of its decoder half for an encoder-decoder.
 
-        batch: tokens, positions, segments (types, langs), int[B, T]; with encoder_ and decoder_ in front for
-        an encoder-decoder; prefix [B, T] is 1 where a decoder's input is seen by its whole segment.
-        keys: a PRNG key for each row, or None for no dropout.
+        Args:
+            batch: see the class.
+            keys: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            float[B, T, D].
         """
         if self.is_initializing():
+            # Creates the output's parameters, which the hidden states do not need.
             self.unembedding()
         if self.cfg.kind == "encoder_decoder":
-            encoded = self.encode(batch, keys=keys)
-            return self._run(
-                self.decoder,
-                batch,
-                "decoder_",
-                _offset(keys),
-                encoded_BSD=encoded,
-                encoded_segments_BS=batch["encoder_segments"],
-            )[0]
-        tower = self.encoder if self.cfg.kind == "encoder" else self.decoder
-        return self._run(tower, batch, "", keys)[0]
+            encoded_BSD = self.encode(batch, keys=keys)
+            inputs = _stack_inputs(batch, "decoder_")._replace(
+                encoded_BSD=encoded_BSD, encoded_segments_BS=batch["encoder_segments"]
+            )
+            decoder_keys = _decoder_keys(keys)
+            return self.decoder(self.embedding(batch["decoder_tokens"]), inputs, keys_B=decoder_keys).hidden
+        return self._run_only_stack(batch, _stack_inputs(batch), keys).hidden
 
     def encode(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
-        """The encoder's hidden states [B, S, D] of an encoder-decoder."""
-        return self._run(self.encoder, batch, "encoder_", keys)[0]
+        """Compute the encoder's hidden states [B, S, D] of an encoder-decoder."""
+        x_BTE = self.embedding(batch["encoder_tokens"])
+        return self.encoder(x_BTE, _stack_inputs(batch, "encoder_"), keys_B=keys).hidden
 
     def with_memory(
         self,
@@ -114,52 +156,100 @@ class Transformer(nn.Module):
         *,
         keys: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """A decoder with Transformer-XL's segment recurrence: ([B, T, D], layer inputs [B, L, T, D])."""
-        hidden, inputs, _ = self._run(
-            self.decoder, batch, "", keys, memory_BLMD=memory_BLMD, memory_segments_BM=memory_segments_BM
-        )
-        return hidden, jnp.moveaxis(inputs, 0, 1)
+        """Run a decoder with Transformer-XL's segment recurrence.
+
+        Args:
+            batch: see the class.
+            memory_BLMD: every layer's inputs in earlier windows.
+            memory_segments_BM: int[B, M], their segments.
+            keys: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            (hidden states [B, T, D], every layer's inputs in this window [B, L, T, D]).
+        """
+        inputs = _stack_inputs(batch)._replace(memory_BLMD=memory_BLMD, memory_segments_BM=memory_segments_BM)
+        out = self.decoder(self.embedding(batch["tokens"]), inputs, keys_B=keys)
+        assert out.layer_inputs is not None
+        return out.hidden, jnp.moveaxis(out.layer_inputs, 0, 1)
 
     def with_queries(
         self, batch: Batch, query_BTD: jax.Array, times: int, *, keys: jax.Array | None = None
     ) -> jax.Array:
-        """[B, T, D] of an encoder whose last layer runs `times` times on its input plus `query`, and each
-        time attends to its input alone."""
+        """Run an encoder whose last layer runs on queries that attend to its input (DeBERTa's mask decoder).
+
+        Args:
+            batch: see the class.
+            query_BTD: added to the last layer's input to make the first queries.
+            times: how often the last layer runs, each time on what came out before; at least 1.
+            keys: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            float[B, T, D].
+        """
         if self.is_initializing():
             self.unembedding()
-        return self._run(self.encoder, batch, "", keys, query=(query_BTD, times))[0]
+        inputs = _stack_inputs(batch)._replace(query_BTD=query_BTD, query_passes=times)
+        return self.encoder(self.embedding(batch["tokens"]), inputs, keys_B=keys).hidden
 
     def with_layers(
         self, batch: Batch, *, keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """An encoder's hidden states [B, T, D] and the inputs of its layers [L, B, T, D]: None where the
-        first layer is unlike the others."""
-        return self._run(self.encoder, batch, "", keys, inputs_too=True)[:2]
+        """Run an encoder and return what its layers read.
+
+        Args:
+            batch: see the class.
+            keys: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            (hidden states [B, T, D], every layer's inputs [L, B, T, D]; None where the first layer is
+            unlike the others).
+        """
+        x_BTE = self.embedding(batch["tokens"])
+        out = self.encoder(x_BTE, _stack_inputs(batch), keys_B=keys, return_layer_inputs=True)
+        return out.hidden, out.layer_inputs
 
     def content_logits(
         self, batch: Batch, inputs_LBTD: jax.Array, layers: tuple[int, ...]
     ) -> list[jax.Array]:
-        """An encoder's attention logits float32[B, N, T, T] in these layers, given the inputs of all."""
+        """Compute an encoder's attention logits, without mask and relative terms.
+
+        Args:
+            batch: see the class.
+            inputs_LBTD: every layer's inputs.
+            layers: indices of the layers that are asked for.
+
+        Returns:
+            float32[B, N, T, T] for each of `layers`.
+        """
         return self.encoder.content_logits(inputs_LBTD, layers, batch["positions"])
 
     def with_balance(self, batch: Batch, *, keys: jax.Array | None = None) -> tuple[jax.Array, Term]:
-        """(hidden states of an encoder or decoder with experts, the term that keeps their loads even).
+        """Run an encoder or decoder with experts.
 
-        The term is of the batch it is given: with microbatches, of each by itself.
+        Args:
+            batch: see the class.
+            keys: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            (hidden states [B, T, D], the load-balancing term). The term is that of the batch it is given:
+            with microbatches, of each by itself.
         """
-        tower = self.encoder if self.cfg.kind == "encoder" else self.decoder
-        hidden, _, loads = self._run(tower, batch, "", keys)
-        tokens = jnp.sum(batch["segments"] > 0).astype(jnp.float32)
-        chosen_E, probs_E = loads.mean(axis=0) / jnp.maximum(tokens, 1)
-        part = self.cfg.feedforward
-        return hidden, Term(balance(chosen_E, probs_E) * tokens, tokens, part.router_aux_weight)
+        out = self._run_only_stack(batch, _stack_inputs(batch), keys)
+        assert out.expert_loads is not None
+        num_tokens = jnp.sum(batch["segments"] > 0).astype(jnp.float32)
+        # The mean over layers: one term for the whole stack.
+        chosen_X, probs_X = out.expert_loads.mean(axis=0) / jnp.maximum(num_tokens, 1)
+        loss_weight = self.cfg.feedforward.router_aux_weight
+        term = Term(balance(chosen_X, probs_X) * num_tokens, num_tokens, loss_weight)
+        return out.hidden, term
 
     def unembedding(self) -> Unembedding | AdaptiveUnembedding:
-        """Kernel, bias and scale of the output, for a loss that never builds all logits."""
+        """Return kernel, bias and scale of the output, for a loss that never builds all logits."""
         return self.output(self.embedding.table)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """float32[..., V], V the unpadded vocabulary."""
+        """Compute logits float32[..., V] over the unpadded vocabulary."""
+        # Padding ids are cut off, so that callers see the tokenizer's size.
         return embed.logits(hidden, self.unembedding())[..., : self.cfg.vocab_size]
 
     def init_cache(
@@ -169,35 +259,60 @@ class Transformer(nn.Module):
         encoded_BSD: jax.Array | None = None,
         encoded_segments_BS: jax.Array | None = None,
     ) -> KVCache:
-        """An empty cache for `length` places; with the encoder's keys and values for an encoder-decoder."""
+        """Create an empty cache.
+
+        Args:
+            batch_size: rows B.
+            length: capacity in tokens.
+            encoded_BSD: an encoder's output, of which keys and values are stored; None: a decoder alone.
+            encoded_segments_BS: int[B, S], its segments.
+
+        Returns:
+            The cache.
+        """
         block = self.cfg.block("decoder")
         cache = caches.empty(
             block.num_layers, batch_size, length, block.num_kv_heads, block.head_dim, jnp.dtype(block.dtype)
         )
         if encoded_BSD is None:
             return cache
+        # Once for a whole generation: each step reads them from the cache.
         key, value = self.decoder.encoded_keys_values(encoded_BSD)
         return cache._replace(cross_key=key, cross_value=value, cross_segments=encoded_segments_BS)
 
     def decode(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, cache: KVCache
     ) -> tuple[jax.Array, KVCache]:
-        """Hidden states of the next T tokens of each row (segment 0: padding) and the cache with them."""
+        """Run the decoder on the next T tokens of each row.
+
+        Args:
+            tokens_BT: their ids.
+            positions_BT: int[B, T], their positions inside the documents.
+            segments_BT: int[B, T], their segments; 0 is padding.
+            cache: keys and values of the tokens before.
+
+        Returns:
+            (hidden states [B, T, D], the cache with these tokens).
+        """
         return self.decoder.step(self.embedding(tokens_BT), positions_BT, segments_BT, cache)
 
-    def _run(self, tower: TransformerStack, batch: Batch, prefix: str, keys: jax.Array | None, **rest):
-        return tower(
-            self.embedding(batch[prefix + "tokens"]),
-            batch[prefix + "positions"],
-            batch[prefix + "segments"],
-            types_BT=batch.get(prefix + "types"),
-            languages_BT=batch.get(prefix + "langs"),
-            prefix_BT=batch.get(prefix + "prefix"),
-            keys_B=keys,
-            **rest,
-        )
+    def _run_only_stack(self, batch: Batch, inputs: StackInputs, keys: jax.Array | None) -> StackOutputs:
+        """Run the one stack of an encoder or a decoder."""
+        stack = self.encoder if self.cfg.kind == "encoder" else self.decoder
+        return stack(self.embedding(batch["tokens"]), inputs, keys_B=keys)
 
 
-def _offset(keys: jax.Array | None) -> jax.Array | None:
-    """The decoder's keys, unlike the encoder's (whose layers fold in 0, 1, ...)."""
-    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, 2**20)
+def _stack_inputs(batch: Batch, prefix: str = "") -> StackInputs:
+    """The arrays of a batch that a stack reads; `prefix` is "encoder_", "decoder_" or ""."""
+    return StackInputs(
+        positions_BT=batch[prefix + "positions"],
+        segments_BT=batch[prefix + "segments"],
+        types_BT=batch.get(prefix + "types"),
+        languages_BT=batch.get(prefix + "langs"),
+        prefix_BT=batch.get(prefix + "prefix"),
+    )
+
+
+def _decoder_keys(keys: jax.Array | None) -> jax.Array | None:
+    """The keys of an encoder-decoder's decoder, unlike the encoder's."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, _DECODER)

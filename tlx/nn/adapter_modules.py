@@ -1,4 +1,4 @@
-"""What adaptation adds inside a block besides low-rank matrices (linear.py): bottlenecks and prefixes."""
+"""Adapter modules inside a layer besides low-rank matrices (linear.py): bottlenecks and prefixes."""
 
 import flax.linen as nn
 import jax
@@ -7,33 +7,40 @@ import jax.numpy as jnp
 from tlx.nn.config import BlockConfig
 from tlx.nn.linear import Linear
 from tlx.nn.mask import Mask, dense
+from tlx.nn.relative import RelativeTerms
 from tlx.parallel.sharding import logical
 
-# So small that the layer is close to the identity at the start (Houlsby et al. 2019, 3.6).
+# So small that the adapter is close to the identity at the start (Houlsby et al. 2019, 3.6).
 _STDDEV = 1e-3
 
 
 class BottleneckAdapter(nn.Module):
-    """y + gelu(y W_down + b) W_up + b, a bottleneck that begins as good as nothing (Houlsby et al. 2019)."""
+    """y + gelu(y W_down + b) W_up + b, close to the identity at the start (Houlsby et al. 2019)."""
 
     cfg: BlockConfig
+    """The layer; its adapters give the width of the bottleneck."""
 
     @nn.compact
     def __call__(self, y_BTD: jax.Array) -> jax.Array:
-        cfg, names = self.cfg, ("embed", None)
-        size, rest = (cfg.adapters.bottleneck_dim,), (_STDDEV, True, cfg.dtype, cfg.param_dtype)
-        h = jax.nn.gelu(Linear((cfg.width,), size, names, *rest, name="down")(y_BTD))
-        return y_BTD + Linear(size, (cfg.width,), names[::-1], *rest, name="up")(h)
+        """Apply the adapter to what a part of the layer computed."""
+        cfg = self.cfg
+        width = (cfg.width,)
+        bottleneck = (cfg.adapters.bottleneck_dim,)
+        dtypes = (cfg.dtype, cfg.param_dtype)
+        down = Linear(width, bottleneck, ("embed", None), _STDDEV, True, *dtypes, name="down")
+        up = Linear(bottleneck, width, (None, "embed"), _STDDEV, True, *dtypes, name="up")
+        return y_BTD + up(jax.nn.gelu(down(y_BTD)))
 
 
 class Prefix(nn.Module):
-    """Keys and values that every query of a layer sees before those of the text (Li and Liang 2021).
+    """Trained keys and values that every query of a layer sees before those of the text (Li and Liang 2021).
 
-    They are parameters themselves, as in P-tuning v2 (Liu et al. 2022); the network that made them from a
+    They are parameters themselves, as in P-tuning v2 (Liu et al. 2022); the network that computed them from a
     smaller table in the first paper is left out. They have no position, and no bias by it.
     """
 
     cfg: BlockConfig
+    """The layer; its adapters give the length of the prefix."""
 
     @nn.compact
     def __call__(
@@ -42,21 +49,43 @@ class Prefix(nn.Module):
         key_BSGH: jax.Array,
         value_BSGH: jax.Array,
         mask: Mask,
-        bias: jax.Array | None,
+        bias: jax.Array | RelativeTerms | None,
     ) -> tuple[jax.Array, jax.Array, Mask, jax.Array | None]:
-        """(keys, values, mask, bias) of P + S places; the mask is whole, so that plain einsums compute it."""
-        cfg, size, (batch, length) = self.cfg, self.cfg.adapters.prefix_length, query_BTNH.shape[:2]
-        init = logical(nn.initializers.normal(cfg.init.stddev), (None, "kv_heads", "head_dim"))
-        shape, dtype = (size, cfg.num_kv_heads, cfg.head_dim), jnp.dtype(cfg.param_dtype)
+        """Put the prefix before keys and values.
 
-        def joined(name: str, rest: jax.Array) -> jax.Array:
-            own = self.param(name, init, shape, dtype).astype(rest.dtype)
-            return jnp.concatenate([jnp.broadcast_to(own, (batch, *shape)), rest], axis=1)
+        Args:
+            query_BTNH: queries; only their shape is read.
+            key_BSGH: the text's keys.
+            value_BSGH: the text's values.
+            mask: which keys of the text each query may attend to.
+            bias: float[..., N, T, S] or None.
 
-        visible = dense(mask, length, key_BSGH.shape[1])
+        Returns:
+            (keys, values, mask, bias) over prefix + S keys. The mask is dense, so that plain einsums
+            compute it.
+        """
+        cfg = self.cfg
+        size = cfg.adapters.prefix_length
+        batch, length = query_BTNH.shape[:2]
+        num_keys = key_BSGH.shape[1]
+        visible = dense(mask, length, num_keys)
         if visible is not None:
-            visible = jnp.broadcast_to(visible[:, 0], (batch, length, key_BSGH.shape[1]))
+            # Masks may be one for all rows; the padded one is stored for each.
+            visible = jnp.broadcast_to(visible[:, 0], (batch, length, num_keys))
+            # Every query sees the whole prefix, padding's queries too, which nothing reads.
             visible = jnp.pad(visible, ((0, 0), (0, 0), (size, 0)), constant_values=True)
         if bias is not None:
+            assert not isinstance(bias, RelativeTerms), "relative terms must be laid out over the keys"
+            # The prefix has no position: its bias is 0.
             bias = jnp.pad(bias, [(0, 0)] * (bias.ndim - 1) + [(size, 0)])
-        return joined("key", key_BSGH), joined("value", value_BSGH), Mask(None, None, visible=visible), bias
+        key = self._prepend("key", key_BSGH)
+        value = self._prepend("value", value_BSGH)
+        return key, value, Mask(None, None, visible=visible), bias
+
+    def _prepend(self, name: str, x_BSGH: jax.Array) -> jax.Array:
+        """Put the parameter `name`, equal for all rows, before x."""
+        cfg = self.cfg
+        init = logical(nn.initializers.normal(cfg.init.stddev), (None, "kv_heads", "head_dim"))
+        shape = (cfg.adapters.prefix_length, cfg.num_kv_heads, cfg.head_dim)
+        prefix = self.param(name, init, shape, jnp.dtype(cfg.param_dtype)).astype(x_BSGH.dtype)
+        return jnp.concatenate([jnp.broadcast_to(prefix, (x_BSGH.shape[0], *shape)), x_BSGH], axis=1)

@@ -1,5 +1,7 @@
-"""A vocabulary in clusters: frequent ids have wide vectors, rarer ones narrower (Baevski and Auli 2019), and
-the softmax is a short one over frequent ids and clusters, and one of each cluster (Grave et al. 2017).
+"""A vocabulary in clusters: adaptive input and softmax.
+
+Frequent ids have wide vectors, rarer ones narrower (Baevski and Auli 2019). The softmax is a short one over
+frequent ids and clusters, and one inside each cluster (Grave et al. 2017).
 """
 
 from typing import NamedTuple
@@ -11,39 +13,63 @@ import jax.numpy as jnp
 from tlx.parallel.sharding import constrain, logical
 
 MASKED = -1e9
+"""Logit of ids that are padding."""
 
 
 class Cluster(NamedTuple):
-    """The ids from `begin`: a table of their vectors, and what turns these into the model's width."""
+    """The ids from `begin` on, up to the next cluster's."""
 
     begin: int
-    table: jax.Array  # [n, E]
-    projection: jax.Array | None  # [E, D]; None: the vectors have the model's width
+    """First id."""
+
+    table: jax.Array
+    """Vectors of the ids, [ids, E]."""
+
+    projection: jax.Array | None
+    """[E, D], from these vectors to the model's width; None: they have that width."""
 
 
 class AdaptiveUnembedding(NamedTuple):
-    """What turns hidden states into log-probabilities, in two steps."""
+    """The output kernels of a vocabulary in clusters."""
 
     clusters: tuple[Cluster, ...]
-    biases: tuple[jax.Array | None, ...]  # [n] of each cluster's ids
-    gates: jax.Array  # [C - 1, E of the first]: the clusters as entries of the first softmax
-    gate_bias: jax.Array  # [C - 1]
-    vocab_size: int  # ids beyond it are padding
+    """The clusters, frequent ids first."""
+
+    biases: tuple[jax.Array | None, ...]
+    """Bias [ids] of each cluster; None: no bias."""
+
+    gates: jax.Array
+    """[clusters - 1, E of the first]: the rarer clusters as entries of the first softmax."""
+
+    gate_bias: jax.Array
+    """[clusters - 1]."""
+
+    vocab_size: int
+    """Ids from here on are padding."""
 
     @property
     def num_rows(self) -> int:
-        """Ids, padding among them."""
+        """Number of ids, padding included."""
         return self.clusters[-1].begin + self.clusters[-1].table.shape[0]
 
 
 def bounds(cutoffs: tuple[int, ...], size: int) -> list[tuple[int, int]]:
-    """[first id, the one behind the last) of every cluster of a vocabulary of `size` rows."""
+    """Return [first id, last id + 1) of every cluster of a vocabulary of `size` rows."""
     edges = [0, *cutoffs, size]
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 
 def widths(width: int, cutoffs: tuple[int, ...], divisor: int) -> list[int]:
-    """The width of every cluster's vectors: each `divisor` times narrower than the one before."""
+    """Return the width of every cluster's vectors, each `divisor` times narrower than the one before.
+
+    Args:
+        width: of the first cluster, the model's.
+        cutoffs: first ids of the rarer clusters.
+        divisor: embedding.divisor.
+
+    Returns:
+        One width for each cluster.
+    """
     return [width // divisor**i for i in range(len(cutoffs) + 1)]
 
 
@@ -51,125 +77,188 @@ class ClusterTables(nn.Module):
     """The vectors of a vocabulary in clusters: one table and no projections where divisor is 1."""
 
     padded_size: int
+    """Rows of the vocabulary, padding included."""
+
     width: int
+    """The model's width, D."""
+
     cutoffs: tuple[int, ...]
+    """First ids of the rarer clusters."""
+
     divisor: int
+    """How many times narrower each cluster's vectors are than those before."""
+
     std: float
+    """Standard deviation of initial vectors."""
+
     projection_std: float
+    """Standard deviation of initial projections."""
+
     dtype: str
+    """Of the vectors that are returned."""
+
     param_dtype: str
+    """Of the tables."""
 
     def setup(self):
+        """Create parameters and submodules."""
         dtype = jnp.dtype(self.param_dtype)
         init = logical(nn.initializers.normal(self.std), ("vocab", "embed"))
-        parts = bounds(self.cutoffs, self.padded_size)
+        ranges = bounds(self.cutoffs, self.padded_size)
         if self.divisor == 1:
-            whole = self.param("table", init, (self.padded_size, self.width), dtype)
-            self.table = tuple(Cluster(first, whole[first:last], None) for first, last in parts)
+            table = self.param("table", init, (self.padded_size, self.width), dtype)
+            # Slices of one parameter: the checkpoint is that of a model without clusters.
+            self.table = tuple(Cluster(first, table[first:last], None) for first, last in ranges)
             return
         project = logical(nn.initializers.normal(self.projection_std), (None, "embed"))
-        found = []
+        clusters = []
         for i, width in enumerate(widths(self.width, self.cutoffs, self.divisor)):
-            first, last = parts[i]
+            first, last = ranges[i]
             table = self.param(f"table_{i}", init, (last - first, width), dtype)
             projection = self.param(f"projection_{i}", project, (width, self.width), dtype)
-            found.append(Cluster(first, table, projection))
-        self.table = tuple(found)
+            clusters.append(Cluster(first, table, projection))
+        self.table = tuple(clusters)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """The vectors of ids [...], [..., D]."""
-        total, dtype = 0, jnp.dtype(self.dtype)
-        for first, table, projection in self.table:
-            place = tokens - first
-            inside = (place >= 0) & (place < table.shape[0])
-            x = jnp.take(table, jnp.where(inside, place, 0), axis=0).astype(dtype)
-            x = x if projection is None else x @ projection.astype(dtype)
-            total = total + jnp.where(inside[..., None], x, 0)
+        """Look up the vectors of ids [...], [..., D]."""
+        dtype = jnp.dtype(self.dtype)
+        total = 0
+        for cluster in self.table:
+            # Every cluster looks up every token, and those that are not its own count as zero: shapes stay
+            # fixed.
+            row = tokens - cluster.begin
+            is_inside = (row >= 0) & (row < cluster.table.shape[0])
+            x = jnp.take(cluster.table, jnp.where(is_inside, row, 0), axis=0).astype(dtype)
+            if cluster.projection is not None:
+                x = x @ cluster.projection.astype(dtype)
+            total = total + jnp.where(is_inside[..., None], x, 0)
+        assert isinstance(total, jax.Array)
         return constrain(total, ("batch", "sequence", "activation_embed"))
 
 
 class AdaptiveOutput(nn.Module):
-    """The parameters of the output: biases, the clusters' own entries, and what is not tied to the input.
+    """The parameters of an adaptive softmax that are not tied to the input.
 
     As in Transformer-XL's code for WikiText-103, tied outputs share all tables, and all projections but the
     first.
     """
 
     padded_size: int
+    """Rows of the vocabulary, padding included."""
+
     vocab_size: int
+    """Ids from here on are padding."""
+
     width: int
+    """The model's width, D."""
+
     cutoffs: tuple[int, ...]
+    """First ids of the rarer clusters."""
+
     divisor: int
+    """How many times narrower each cluster's vectors are than those before."""
+
     tied: bool
+    """Whether the tables are those of the input."""
+
     bias: bool
+    """Whether ids have biases."""
+
     std: float
+    """Standard deviation of initial values."""
+
     dtype: str
+    """Of the computation."""
+
     param_dtype: str
+    """Of the parameters."""
 
     def setup(self):
-        dtype, count = jnp.dtype(self.param_dtype), len(self.cutoffs)
-        zeros, init = nn.initializers.zeros_init(), nn.initializers.normal(self.std)
+        """Create parameters and submodules."""
+        dtype = jnp.dtype(self.param_dtype)
+        count = len(self.cutoffs)
+        zeros = nn.initializers.zeros_init()
+        init = nn.initializers.normal(self.std)
         self.gates = self.param("gates", logical(zeros, (None, "embed")), (count, self.width), dtype)
         self.gate_bias = self.param("gate_bias", logical(zeros, (None,)), (count,), dtype)
         if self.bias:
             self.ids_bias = self.param("bias", logical(zeros, ("vocab",)), (self.padded_size,), dtype)
         if not self.tied:
             self.own = ClusterTables(
-                self.padded_size,
-                self.width,
-                self.cutoffs,
-                self.divisor,
-                self.std,
-                self.std,
-                self.dtype,
-                self.param_dtype,
+                padded_size=self.padded_size,
+                width=self.width,
+                cutoffs=self.cutoffs,
+                divisor=self.divisor,
+                std=self.std,
+                projection_std=self.std,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
             )
         elif self.divisor > 1:
             shape = (self.width, self.width)
             self.projection = self.param("projection", logical(init, (None, "embed")), shape, dtype)
 
     def __call__(self, tables: tuple[Cluster, ...]) -> AdaptiveUnembedding:
-        """The output over `tables`, those of the input, where tied."""
+        """Return the output over `tables`, those of the input, where tied; else over its own."""
         clusters = tables if self.tied else self.own.table
         if self.tied and self.divisor > 1:
+            # The first projection alone is not tied: a frequent id has its own for the output.
             clusters = (clusters[0]._replace(projection=self.projection), *clusters[1:])
-        edges = bounds(self.cutoffs, self.padded_size)
-        biases = tuple(self.ids_bias[first:last] if self.bias else None for first, last in edges)
+        ranges = bounds(self.cutoffs, self.padded_size)
+        biases = tuple(self.ids_bias[first:last] if self.bias else None for first, last in ranges)
         return AdaptiveUnembedding(clusters, biases, self.gates, self.gate_bias, self.vocab_size)
 
 
 class ClusterLogits(NamedTuple):
-    """One cluster's logits, and what added to them makes log-probabilities."""
+    """The logits of one cluster, and what makes log-probabilities of them."""
 
     begin: int
-    logits: jax.Array  # float32[..., n], -1e9 on padding
-    offset: jax.Array  # float32[...]
+    """First id."""
+
+    logits: jax.Array
+    """float32[..., ids], -1e9 on the padding."""
+
+    offset: jax.Array
+    """float32[...]: log-probability = logit + offset."""
 
 
 def cluster_logits(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> list[ClusterLogits]:
-    """log p(id) = logits + offset, cluster by cluster: that of the cluster, and that within it."""
-    first, *rest = unembedding.clusters
+    """Compute log p(id) = log p(cluster) + log p(id | cluster) as logits and an offset, cluster by cluster.
+
+    Args:
+        hidden: float[..., D].
+        unembedding: the output kernels.
+
+    Returns:
+        One entry for each cluster.
+    """
+    first = unembedding.clusters[0]
+    # Clusters are further entries of the first softmax: one product computes ids and clusters.
     kernel = jnp.concatenate([first.table, unembedding.gates.astype(first.table.dtype)])
-    bias = unembedding.biases[0]
     head = _product(_narrowed(hidden, first), kernel)
-    ids = first.table.shape[0]
-    shortlist, gates = head[..., :ids], head[..., ids:] + unembedding.gate_bias.astype(jnp.float32)
-    shortlist = shortlist if bias is None else shortlist + bias.astype(jnp.float32)
+    num_frequent = first.table.shape[0]
+    shortlist = head[..., :num_frequent]
+    gates = head[..., num_frequent:] + unembedding.gate_bias.astype(jnp.float32)
+    bias = unembedding.biases[0]
+    if bias is not None:
+        shortlist = shortlist + bias.astype(jnp.float32)
     log_z = jax.nn.logsumexp(jnp.concatenate([shortlist, gates], axis=-1), axis=-1)
-    found = [ClusterLogits(0, shortlist, -log_z)]
-    for i, cluster in enumerate(rest):
+    results = [ClusterLogits(0, shortlist, -log_z)]
+    for i, cluster in enumerate(unembedding.clusters[1:]):
         y = _product(_narrowed(hidden, cluster), cluster.table)
         bias = unembedding.biases[i + 1]
-        y = y if bias is None else y + bias.astype(jnp.float32)
-        real = cluster.begin + jnp.arange(y.shape[-1]) < unembedding.vocab_size
-        y = jnp.where(real, y, MASKED)
-        inside = gates[..., i] - log_z
-        found.append(ClusterLogits(cluster.begin, y, inside - jax.nn.logsumexp(y, axis=-1)))
-    return found
+        if bias is not None:
+            y = y + bias.astype(jnp.float32)
+        # Only the last cluster can hold padding.
+        is_id = cluster.begin + jnp.arange(y.shape[-1]) < unembedding.vocab_size
+        y = jnp.where(is_id, y, MASKED)
+        log_gate = gates[..., i] - log_z
+        results.append(ClusterLogits(cluster.begin, y, log_gate - jax.nn.logsumexp(y, axis=-1)))
+    return results
 
 
 def log_probabilities(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> jax.Array:
-    """float32[..., padded vocabulary] that sum to one, -1e9 and less on the padding."""
+    """Compute float32[..., padded vocabulary] whose exponentials sum to one; -1e9 and less on the padding."""
     pieces = [part.logits + part.offset[..., None] for part in cluster_logits(hidden, unembedding)]
     return jnp.concatenate(pieces, axis=-1)
 
@@ -177,24 +266,39 @@ def log_probabilities(hidden: jax.Array, unembedding: AdaptiveUnembedding) -> ja
 def token_losses(
     hidden: jax.Array, unembedding: AdaptiveUnembedding, targets: jax.Array, label_smoothing: float = 0.0
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As losses.token_losses; log Z is that of the first softmax, over frequent ids and clusters."""
-    found = cluster_logits(hidden, unembedding)
-    target = total = 0.0
+    """Compute what losses.token_losses does; log Z is that of the softmax over frequent ids and clusters.
+
+    Args:
+        hidden: float[..., D].
+        unembedding: the output kernels.
+        targets: int[...].
+        label_smoothing: fraction of the target spread over the vocabulary.
+
+    Returns:
+        (cross-entropy, log Z, whether the likeliest id is the target), float32[...] each.
+    """
+    clusters = cluster_logits(hidden, unembedding)
+    target: jax.Array | float = 0.0
+    total: jax.Array | float = 0.0
     best = jnp.full(targets.shape, -jnp.inf)
-    for first, y, offset in found:
-        ids = first + jnp.arange(y.shape[-1])
-        hit, real = ids == targets[..., None], ids < unembedding.vocab_size
-        target += jnp.sum(jnp.where(hit, y + offset[..., None], 0.0), axis=-1)
+    for begin, y, offset in clusters:
+        ids = begin + jnp.arange(y.shape[-1])
+        is_target = ids == targets[..., None]
+        is_id = ids < unembedding.vocab_size
+        # A comparison and a sum shard over the vocabulary; a gather would collect the logits first.
+        target += jnp.sum(jnp.where(is_target, y + offset[..., None], 0.0), axis=-1)
         best = jnp.maximum(best, jnp.max(y, axis=-1) + offset)
         if label_smoothing:
-            total += jnp.sum(jnp.where(real, y + offset[..., None], 0.0), axis=-1)
+            total += jnp.sum(jnp.where(is_id, y + offset[..., None], 0.0), axis=-1)
+    assert isinstance(target, jax.Array)
     loss = -target
     if label_smoothing:
         loss = (1 - label_smoothing) * loss - label_smoothing * total / unembedding.vocab_size
-    return loss, -found[0].offset, target >= best
+    return loss, -clusters[0].offset, target >= best
 
 
 def _narrowed(hidden: jax.Array, cluster: Cluster) -> jax.Array:
+    """Project hidden states to the width of a cluster's vectors."""
     if cluster.projection is None:
         return hidden
     return jnp.einsum("...d,ed->...e", hidden, cluster.projection.astype(hidden.dtype))

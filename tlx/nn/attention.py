@@ -1,5 +1,7 @@
 """Multi-head attention: projections around a kernel, with positions of every kind."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,10 +9,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn import cache as caches
 from tlx.nn.adapter_modules import Prefix
+from tlx.nn.cache import LayerCache
 from tlx.nn.config import BlockConfig
 from tlx.nn.disentangled import DisentangledLogits, dropped_distances
+from tlx.nn.dropout import ATTENTION_PROBABILITIES, CROSS_ATTENTION_PROBABILITIES
 from tlx.nn.kernels import KERNELS
 from tlx.nn.kernels.choice import joins_heads, kernel_name
+from tlx.nn.kernels.inputs import AttentionInputs
 from tlx.nn.linear import Linear, fused_projections, should_fuse
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
@@ -23,75 +28,135 @@ KEY_DIMS = ("batch", "sequence", "kv_heads", "head_dim")
 
 
 class Attention(nn.Module):
-    """Attention from x to itself, or to another sequence where `cross`."""
+    """Attention of a sequence to itself, or to another sequence."""
 
     cfg: BlockConfig
+    """The layer."""
+
     cross: bool = False
+    """Whether keys and values come from another sequence (the encoder's output), which has no positions
+    here."""
 
     def setup(self):
+        """Create parameters and submodules."""
         cfg = self.cfg
-        heads, kv_heads = (cfg.attention.num_heads, cfg.head_dim), (cfg.num_kv_heads, cfg.head_dim)
-        bias, dtypes = cfg.attention.qkv_bias, (cfg.dtype, cfg.param_dtype)
+        part = cfg.attention
+        query_shape = (part.num_heads, cfg.head_dim)
+        key_shape = (cfg.num_kv_heads, cfg.head_dim)
+        query_names = ("embed", "heads", "head_dim")
+        key_names = ("embed", "kv_heads", "head_dim")
         std = cfg.std(cfg.width)
-        # An unscaled softmax (T5) wants queries that are smaller from the start.
-        query_std = std if cfg.attention.scale or cfg.init.kind == "normal" else std * cfg.head_dim**-0.5
-        rest = [
-            (*dtypes, cfg.lora(f"attention/{name}"), joins_heads(cfg))
-            for name in ("query", "key", "value", "out")
-        ]
-        names = ("embed", "heads", "head_dim")
-        self.query = Linear((cfg.width,), heads, names, query_std, bias, *rest[0])
-        names = ("embed", "kv_heads", "head_dim")
-        key_bias = bias and cfg.attention.key_bias
-        self.key = Linear((cfg.width,), kv_heads, names, std, key_bias, *rest[1])
-        self.value = Linear((cfg.width,), kv_heads, names, std, bias, *rest[2])
-        out_std = cfg.residual_std(cfg.attention.num_heads * cfg.head_dim)
-        names = ("heads", "head_dim", "embed")
-        self.out = Linear(heads, (cfg.width,), names, out_std, cfg.attention.out_bias, *rest[3])
+        # An unscaled softmax (T5) needs queries that are smaller from the start.
+        query_std = std if part.scale or cfg.init.kind == "normal" else std * cfg.head_dim**-0.5
+        # A key bias adds the same to all logits of a query, which the softmax cancels: DeBERTa v1 has none.
+        key_bias = part.qkv_bias and part.key_bias
+        self.query = self._linear("query", (cfg.width,), query_shape, query_names, query_std, part.qkv_bias)
+        self.key = self._linear("key", (cfg.width,), key_shape, key_names, std, key_bias)
+        self.value = self._linear("value", (cfg.width,), key_shape, key_names, std, part.qkv_bias)
+        out_std = cfg.residual_std(part.num_heads * cfg.head_dim)
+        out_names = ("heads", "head_dim", "embed")
+        self.out = self._linear("out", query_shape, (cfg.width,), out_names, out_std, part.out_bias)
         if cfg.position.kind == "relative_sinusoidal" and not self.cross:
             self.relative = RelativeLogits(cfg)
         if cfg.position.kind == "disentangled" and not self.cross:
             self.disentangled = DisentangledLogits(cfg)
-        if cfg.attention.qk_norm:
+        if part.qk_norm:
             self.query_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
             self.key_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
-        if self._own_bias:
+        if self._has_bias_table:
             self.position_bias = BucketedBias(cfg)
         if cfg.adapters.prefix_length and not self.cross:
             self.prefix = Prefix(cfg)
 
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        source_BSD: jax.Array,
+        mask: Mask,
+        *,
+        bias: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        keys_B: jax.Array | None = None,
+        cache: LayerCache | None = None,
+        distances_RD: jax.Array | None = None,
+    ) -> tuple[jax.Array, LayerCache | None]:
+        """Attend from x to a source.
+
+        Args:
+            x_BTD: what queries are made of.
+            source_BSD: what keys and values are made of: x itself, memory and x, or the encoder's output.
+            mask: which keys each query may attend to.
+            bias: float[1 or devices, N, T, S], the stack's bias by relative position; None: none.
+            positions_BT: int[B, T], positions inside the documents, for rotary embeddings.
+            keys_B: one PRNG key for each row; None: no dropout.
+            cache: where this layer's keys and values are stored while decoding; None: nowhere.
+            distances_RD: the table of distances of disentangled attention.
+
+        Returns:
+            (float[B, T, D], the cache with the new keys and values).
+        """
+        cfg = self.cfg
+        # By identity: only then do queries, keys and values read one array and may share a product.
+        if source_BSD is x_BTD:
+            query, key, value = self.queries_keys_values(x_BTD, positions_BT)
+        else:
+            query = self.queries(x_BTD, positions_BT)
+            key, value = self.keys_values(source_BSD, positions_BT)
+        if cache is not None:
+            # Keys are stored rotated, so that no step rotates them again.
+            cache, key, value = caches.write(cache, key, value)
+        logits_bias: jax.Array | RelativeTerms | None = bias
+        if cfg.position.kind == "relative_sinusoidal" and not self.cross:
+            query, logits_bias = self.relative_terms(query, key.shape[1], mask, None)
+        if cfg.position.kind == "disentangled" and not self.cross:
+            assert distances_RD is not None
+            table = dropped_distances(distances_RD, cfg.dropout, keys_B)
+            logits_bias = self.disentangled(query, key, *self._projected_distances(table))
+        if self._has_bias_table:
+            logits_bias = self.position_bias(query.shape[1], key.shape[1], mask.query_start)
+        site = CROSS_ATTENTION_PROBABILITIES if self.cross else ATTENTION_PROBABILITIES
+        return self.attend(query, key, value, mask, logits_bias, keys_B, site), cache
+
+    def attend_to_encoded(
+        self,
+        x_BTD: jax.Array,
+        key_BSGH: jax.Array,
+        value_BSGH: jax.Array,
+        mask: Mask,
+        keys_B: jax.Array | None,
+    ) -> jax.Array:
+        """Attend to keys and values computed before: the encoder's, while decoding.
+
+        Args:
+            x_BTD: what queries are made of.
+            key_BSGH: the encoder's keys.
+            value_BSGH: the encoder's values.
+            mask: which keys each query may attend to.
+            keys_B: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            float[B, T, D].
+        """
+        query = self.queries(x_BTD, None)
+        return self.attend(query, key_BSGH, value_BSGH, mask, None, keys_B, CROSS_ATTENTION_PROBABILITIES)
+
     def queries(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+        """Compute queries [B, T, N, H], normalised and rotated as the config says."""
         return self._place_query(self.query(x_BTD), positions_BT)
 
     def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        return self._place_key_value(*self._projected(x_BSD, self.key, self.value), positions_BS)
+        """Compute keys and values [B, S, G, H] each, normalised and rotated as the config says."""
+        key, value = self._project(x_BSD, (self.key, self.value))
+        return self._place_key_value(key, value, positions_BS)
 
     def queries_keys_values(
         self, x_BTD: jax.Array, positions_BT: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Of x attending to itself: `queries` and `keys_values`."""
-        query, key, value = self._projected(x_BTD, self.query, self.key, self.value)
-        return self._place_query(query, positions_BT), *self._place_key_value(key, value, positions_BT)
-
-    def _projected(self, x: jax.Array, *layers: Linear) -> list[jax.Array]:
-        return fused_projections(x, layers) if should_fuse() else [layer(x) for layer in layers]
-
-    def _place_query(self, query: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
-        if self.cfg.attention.qk_norm:
-            query = self.query_norm(query)
-        if self.cfg.position.kind == "rotary" and not self.cross:
-            query = rotate(query, positions_BT, self.cfg.position)
-        return self._named(constrain(query, QUERY_DIMS), "query")
-
-    def _place_key_value(
-        self, key: jax.Array, value: jax.Array, positions_BS: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        if self.cfg.attention.qk_norm:
-            key = self.key_norm(key)
-        if self.cfg.position.kind == "rotary" and not self.cross:
-            key = rotate(key, positions_BS, self.cfg.position)
-        key, value = constrain(key, KEY_DIMS), constrain(value, KEY_DIMS)
-        return self._named(key, "key"), self._named(value, "value")
+        """Compute `queries` and `keys_values` of the same sequence."""
+        query, key, value = self._project(x_BTD, (self.query, self.key, self.value))
+        query = self._place_query(query, positions_BT)
+        key, value = self._place_key_value(key, value, positions_BT)
+        return query, key, value
 
     def attend(
         self,
@@ -103,58 +168,58 @@ class Attention(nn.Module):
         keys_B: jax.Array | None,
         site: int,
     ) -> jax.Array:
-        """The kernel and the output projection, [B, T, D]."""
+        """Run the kernel and the output projection.
+
+        Args:
+            query_BTNH: queries.
+            key_BSGH: keys.
+            value_BSGH: values.
+            mask: which keys each query may attend to.
+            bias: added to the logits before scaling, see AttentionInputs.
+            keys_B: one PRNG key for each row; None: no dropout.
+            site: dropout site of the attention probabilities.
+
+        Returns:
+            float[B, T, D].
+        """
         cfg = self.cfg
         if cfg.adapters.prefix_length and not self.cross:
             key_BSGH, value_BSGH, mask, bias = self.prefix(query_BTNH, key_BSGH, value_BSGH, mask, bias)
-        part, name = cfg.attention, self._kernel(query_BTNH.shape[1], key_BSGH.shape[1], mask, bias)
-        y = KERNELS.load(name)(
-            query_BTNH,
-            key_BSGH,
-            value_BSGH,
-            mask,
-            bias,
-            cfg.softmax_scale,
-            part.dropout,
-            keys_B,
-            site,
-            part.softcap,
+        # Chosen after the prefix, which adds keys and makes the mask arbitrary.
+        name = self._kernel_name(query_BTNH.shape[1], key_BSGH.shape[1], mask, bias)
+        inputs = AttentionInputs(
+            query_BTNH=query_BTNH,
+            key_BSGH=key_BSGH,
+            value_BSGH=value_BSGH,
+            mask=mask,
+            bias=bias,
+            scale=cfg.softmax_scale,
+            dropout_rate=cfg.attention.dropout,
+            keys_B=keys_B,
+            site=site,
+            softcap=cfg.attention.softcap,
         )
-        y = constrain(y, QUERY_DIMS)
-        if name != "splash":  # which names what its own backward pass reads
-            y = self._named(y, "attention")
+        y = constrain(KERNELS.load(name)(inputs), QUERY_DIMS)
+        if name != "splash":
+            # Splash tags what its own backward pass reads; a second tag would keep the output twice.
+            y = self._tagged(y, "attention")
         return checkpoint_name(self.out(y), "attended")
 
-    def _named(self, x_BTNH: jax.Array, name: str) -> jax.Array:
-        """checkpoint_name; what is kept has heads joined where the kernel reads them so."""
-        if not joins_heads(self.cfg):
-            return checkpoint_name(x_BTNH, name)
-        flat = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
-        return checkpoint_name(flat, name).reshape(x_BTNH.shape)
-
-    def _kernel(
-        self, num_queries: int, num_keys: int, mask: Mask, bias: jax.Array | RelativeTerms | None
-    ) -> str:
-        if self.is_initializing():  # layers are initialised under a vmap, which cuDNN's kernel does not know
-            return "xla"
-        arbitrary = mask.visible is not None or mask.prefix is not None
-        if isinstance(bias, RelativeTerms):
-            own = bias.keys_RNH.ndim == 4 or bool(self.cfg.adapters.prefix_length)
-        else:
-            own = bias is not None and self.cfg.position.kind != "relative_bias"
-        return kernel_name(self.cfg, num_queries, arbitrary, num_keys, own)
-
     def content_logits(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
-        """What the softmax of `x` attending to itself is of, before any mask: float32[B, N, T, T].
+        """Compute the logits of x attending to itself before any mask, without terms of relative positions.
 
-        Without terms of relative positions. Query head n reads key head n // (N / G).
+        Returns:
+            float32[B, N, T, T]. Query head n reads key head n // (N / G).
         """
-        cfg, query_BTNH = self.cfg, self.queries(x_BTD, positions_BT)
+        cfg = self.cfg
+        softcap = cfg.attention.softcap
+        query_BTNH = self.queries(x_BTD, positions_BT)
         key_BSGH, _ = self.keys_values(x_BTD, positions_BT)
+        # Repeated for the caller's sake, who compares heads one by one; kernels never repeat keys.
         key_BSNH = jnp.repeat(key_BSGH, cfg.attention.num_heads // cfg.num_kv_heads, axis=2)
         y = jnp.einsum("btnh,bsnh->bnts", query_BTNH, key_BSNH, preferred_element_type=jnp.float32)
         y = y * cfg.softmax_scale
-        return cfg.attention.softcap * jnp.tanh(y / cfg.attention.softcap) if cfg.attention.softcap else y
+        return softcap * jnp.tanh(y / softcap) if softcap else y
 
     def relative_terms(
         self,
@@ -165,70 +230,119 @@ class Attention(nn.Module):
         places_BP: jax.Array | None = None,
         row_length: int = 0,
         backwards_B: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """(queries with the content bias, additive logits) of relative attention.
+    ) -> tuple[jax.Array, jax.Array | RelativeTerms]:
+        """Compute the position and segment terms of Transformer-XL's and XLNet's attention.
 
-        `places_BP` gives the places of the queries in a row of `row_length`, where they are not all of it;
-        `backwards` is 1 for rows in reverse.
+        Args:
+            query_BTNH: queries, of T consecutive positions unless `places_BP` is given.
+            num_keys: key length S, memory included.
+            mask: which keys each query may attend to; it decides which kernel runs.
+            different_BTS: bool[B, T, S], whether query and key are of different types; None: no segment term.
+            places_BP: int[B, P], the positions of the queries (P = T) in a row of `row_length`.
+            row_length: length of the row where `places_BP` is given.
+            backwards_B: int[B], 1 for rows whose text is in reverse.
+
+        Returns:
+            (queries with the content bias, what is added to the logits): float[B, N, T, S], or the factors of
+            it where the kernel multiplies them itself.
         """
-        cfg = self.cfg
         rows = row_length or query_BTNH.shape[1]
         keys_RNH = self.relative.keys(rows, num_keys, mask.query_start, backwards_B)
-        own = cfg.position.segment_relative and different_BTS is not None
-        term = self.relative.term(query_BTNH, keys_RNH, rows, places_BP)
-        if not own and self._kernel(query_BTNH.shape[1], num_keys, mask, term) == "fused":
-            return self.relative.bias_queries(query_BTNH), term
+        if not self.cfg.position.segment_relative:
+            different_BTS = None
+        # Only the fused kernel multiplies the factors itself; unused, they are dead code to the compiler.
+        terms = self.relative.term(query_BTNH, keys_RNH, rows, places_BP)
+        kernel = self._kernel_name(query_BTNH.shape[1], num_keys, mask, terms)
+        if different_BTS is None and kernel == "fused":
+            return self.relative.bias_queries(query_BTNH), terms
         if places_BP is None:
             bias = self.relative(query_BTNH, keys_RNH, num_keys)
         else:
             bias = self.relative.gathered(query_BTNH, places_BP, keys_RNH, rows, num_keys)
-        if own:
+        if different_BTS is not None:
             bias = bias + self.relative.segments(query_BTNH, different_BTS)
         return self.relative.bias_queries(query_BTNH), bias
 
-    def __call__(
+    def _linear(
         self,
-        x_BTD: jax.Array,
-        source_BSD: jax.Array | None,
-        mask: Mask,
-        *,
-        bias: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        different_BTS: jax.Array | None = None,
-        keys_B: jax.Array | None = None,
-        site: int = 0,
-        slot: caches.LayerCache | None = None,
-        given: tuple[jax.Array, jax.Array] | None = None,
-        distances_RD: jax.Array | None = None,
-    ) -> tuple[jax.Array, caches.LayerCache | None]:
-        """Attends from x to `source` (memory and x itself, or the encoder's output).
+        target: str,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        names: tuple[str, ...],
+        std: float,
+        bias: bool,
+    ) -> Linear:
+        """A projection of LORA_TARGETS."""
+        cfg = self.cfg
+        return Linear(
+            inputs=inputs,
+            outputs=outputs,
+            names=names,
+            std=std,
+            bias=bias,
+            dtype=cfg.dtype,
+            param_dtype=cfg.param_dtype,
+            lora=cfg.lora(f"attention/{target}"),
+            flat=joins_heads(cfg),
+        )
 
-        `given` are keys and values computed before (the encoder's, while decoding); `slot` is where this
-        layer's keys and values are cached. `distances` is the table of disentangled attention. Returns
-        [B, T, D] and the slot with the new ones.
-        """
-        if source_BSD is x_BTD and given is None:
-            query, key, value = self.queries_keys_values(x_BTD, positions_BT)
+    def _project(self, x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
+        return fused_projections(x, layers) if should_fuse() else [layer(x) for layer in layers]
+
+    def _place_query(self, query: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
+        """Normalise, rotate and shard queries."""
+        query = self._normed_and_rotated(query, "query", positions_BT)
+        return self._tagged(constrain(query, QUERY_DIMS), "query")
+
+    def _place_key_value(
+        self, key: jax.Array, value: jax.Array, positions_BS: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Normalise, rotate and shard keys; shard values."""
+        key = self._normed_and_rotated(key, "key", positions_BS)
+        key = constrain(key, KEY_DIMS)
+        value = constrain(value, KEY_DIMS)
+        key = self._tagged(key, "key")
+        return key, self._tagged(value, "value")
+
+    def _normed_and_rotated(self, x: jax.Array, side: str, positions: jax.Array | None) -> jax.Array:
+        """Normalise, then rotate queries or keys, as the config says (Qwen 3 has both)."""
+        if self.cfg.attention.qk_norm:
+            x = self.query_norm(x) if side == "query" else self.key_norm(x)
+        if self.cfg.position.kind == "rotary" and not self.cross:
+            assert positions is not None
+            x = rotate(x, positions, self.cfg.position)
+        return x
+
+    def _tagged(self, x_BTNH: jax.Array, name: str) -> jax.Array:
+        """Tag a tensor for remat = "name+name"; heads are joined where the kernel reads them so."""
+        if not joins_heads(self.cfg):
+            return checkpoint_name(x_BTNH, name)
+        joined = x_BTNH.reshape(*x_BTNH.shape[:2], -1)
+        return checkpoint_name(joined, name).reshape(x_BTNH.shape)
+
+    def _kernel_name(
+        self, num_queries: int, num_keys: int, mask: Mask, bias: jax.Array | RelativeTerms | None
+    ) -> str:
+        if self.is_initializing():
+            # Layers are initialised under a vmap, which cuDNN's kernel does not support.
+            return "xla"
+        has_visible = mask.visible is not None or mask.prefix is not None
+        if isinstance(bias, RelativeTerms):
+            # Reversed rows have distances of their own; a prefix pads the bias, and factors have no padding.
+            per_row_bias = bias.keys_RNH.ndim == 4 or bool(self.cfg.adapters.prefix_length)
         else:
-            query = self.queries(x_BTD, positions_BT)
-            key, value = given if given is not None else self.keys_values(source_BSD, positions_BT)
-        if slot is not None:
-            slot, key, value = caches.write(slot, key, value)
-        if self.cfg.position.kind == "relative_sinusoidal" and not self.cross:
-            query, bias = self.relative_terms(query, key.shape[1], mask, different_BTS)
-        if self.cfg.position.kind == "disentangled" and not self.cross:
-            table = dropped_distances(distances_RD, self.cfg.dropout, keys_B)
-            bias = self.disentangled(query, key, *self._positions(table))
-        if self._own_bias:
-            bias = self.position_bias(query.shape[1], key.shape[1], mask.query_start)
-        return self.attend(query, key, value, mask, bias, keys_B, site), slot
+            # T5's bias is the same for all rows; terms computed from queries are not.
+            per_row_bias = bias is not None and self.cfg.position.kind != "relative_bias"
+        return kernel_name(self.cfg, num_queries, has_visible, num_keys, per_row_bias)
 
-    def _positions(self, distances: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _projected_distances(self, distances: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(queries, keys) of disentangled attention's distances."""
         if self.cfg.position.shared_projections:
             return self.query(distances), self.key(distances)
         return self.disentangled.project(distances)
 
     @property
-    def _own_bias(self) -> bool:
+    def _has_bias_table(self) -> bool:
+        """Whether this layer has a table of relative biases of its own (UMT5)."""
         position = self.cfg.position
         return position.kind == "relative_bias" and position.per_layer and not self.cross

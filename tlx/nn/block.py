@@ -1,4 +1,6 @@
-"""One layer: attention, cross-attention and feed-forward around a residual stream."""
+"""One layer: attention, cross-attention and a feed-forward network around a residual stream."""
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,7 +11,16 @@ from tlx.nn.adapter_modules import BottleneckAdapter
 from tlx.nn.attention import Attention
 from tlx.nn.cache import LayerCache
 from tlx.nn.config import BlockConfig
-from tlx.nn.dropout import dropout
+from tlx.nn.dropout import (
+    ATTENTION_OUTPUT,
+    ATTENTION_PROBABILITIES,
+    CROSS_ATTENTION_OUTPUT,
+    FEEDFORWARD_HIDDEN,
+    FEEDFORWARD_OUTPUT,
+    QUERY_STREAM_OFFSET,
+    QUERY_STREAM_OUTPUT,
+    dropout,
+)
 from tlx.nn.feedforward import Experts, FeedForward, Routing
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
@@ -17,185 +28,280 @@ from tlx.parallel.sharding import constrain
 
 RESIDUAL_DIMS = ("batch", "sequence", "activation_embed")
 
-# Dropout sites of a layer.
-ATTENTION, CROSS, FEEDFORWARD, PROBABILITIES, CROSS_PROBABILITIES, HIDDEN, QUERY_STREAM = range(7)
+
+class BlockInputs(NamedTuple):
+    """What a layer reads besides the residual stream."""
+
+    mask: Mask
+    """Which keys each query of self-attention may attend to."""
+
+    bias: jax.Array | None = None
+    """float[1 or devices, N, T, S], a stack's shared bias by relative position; None: none."""
+
+    positions_BT: jax.Array | None = None
+    """int[B, T], positions inside the documents, for rotary embeddings."""
+
+    keys_B: jax.Array | None = None
+    """One PRNG key for each row, folded with the layer's index; None: no dropout."""
+
+    memory_BMD: jax.Array | None = None
+    """Inputs of this layer in earlier windows, to which x may attend (Transformer-XL); None: none."""
+
+    source_BTD: jax.Array | None = None
+    """What x attends to in place of itself (DeBERTa's mask decoder); None: x."""
+
+    encoded_BSD: jax.Array | None = None
+    """The encoder's output, for cross-attention."""
+
+    encoded_keys_values: tuple[jax.Array, jax.Array] | None = None
+    """Cross-attention's keys and values [B, S, G, H] computed before, in place of `encoded_BSD`."""
+
+    cross_mask: Mask | None = None
+    """Which of the encoder's tokens each query may attend to."""
+
+    cache: LayerCache | None = None
+    """Where self-attention's keys and values are stored while decoding; None: nowhere."""
+
+    distances_RD: jax.Array | None = None
+    """The stack's table of distances of disentangled attention."""
+
+
+class BlockOutputs(NamedTuple):
+    """What a layer computes."""
+
+    hidden: jax.Array
+    """float[B, T, D], the residual stream after the layer."""
+
+    cache: LayerCache | None
+    """The cache with the new keys and values."""
+
+    routing: Routing | None
+    """Which experts the tokens chose; None without experts."""
+
+
+class Stream(NamedTuple):
+    """One of XLNet's two streams at a layer."""
+
+    hidden: jax.Array
+    """float[B, T, D] of all positions (content), or [B, P, D] of the predicted ones (query)."""
+
+    mask: Mask
+    """Which of the memory and the content each position may attend to."""
+
+    different_BTS: jax.Array | None
+    """bool[B, T or P, M + T], whether query and key are of different types; None: no segment term."""
 
 
 class Block(nn.Module):
-    """Pre-norm (GPT-2), post-norm (the original Transformer, BERT), parallel (GPT-NeoX) or sandwich.
+    """A layer in one of four layouts, by `cfg.block_layout`.
 
-    sandwich: a part has norms before it and behind it, both inside the residual (Gemma 2).
-    Without `normed`, attention reads the stream as it is (ModernBERT's first layer).
+    "pre": x + part(norm(x)) (GPT-2). "post": norm(x + part(x)) (the original Transformer, BERT). "parallel":
+    x + attention(norm(x)) + feedforward(norm(x)) (GPT-NeoX). "sandwich": x + norm(part(norm(x))) (Gemma 2).
     """
 
     cfg: BlockConfig
-    normed: bool = True
+    """The layer."""
+
+    has_attention_norm: bool = True
+    """Whether attention reads norm(x); False: x as it is (ModernBERT's first layer)."""
 
     def setup(self):
+        """Create parameters and submodules."""
         cfg = self.cfg
         self.attention = Attention(cfg)
-        if self.normed:
-            self.attention_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+        if self.has_attention_norm:
+            self.attention_norm = self._norm()
         if cfg.cross:
             self.cross_attention = Attention(cfg, cross=True)
-            self.cross_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+            self.cross_norm = self._norm()
         self.feedforward = Experts(cfg) if cfg.feedforward.num_experts else FeedForward(cfg)
-        self.feedforward_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+        self.feedforward_norm = self._norm()
         if cfg.adapters.bottleneck_dim:
             self.adapter = BottleneckAdapter(cfg)
             if cfg.adapters.bottleneck_after_attention:
                 self.attention_adapter = BottleneckAdapter(cfg)
         if cfg.block_layout == "sandwich":
-            self.attention_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
-            self.feedforward_post_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+            self.attention_post_norm = self._norm()
+            self.feedforward_post_norm = self._norm()
 
-    def __call__(
-        self,
-        x_BTD: jax.Array,
-        mask: Mask,
-        *,
-        bias: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        different_BTS: jax.Array | None = None,
-        keys_B: jax.Array | None = None,
-        memory_BMD: jax.Array | None = None,
-        slot: LayerCache | None = None,
-        encoded_BSD: jax.Array | None = None,
-        encoded_keys_values: tuple[jax.Array, jax.Array] | None = None,
-        cross_mask: Mask | None = None,
-        distances_RD: jax.Array | None = None,
-        source_BTD: jax.Array | None = None,
-    ) -> tuple[jax.Array, LayerCache | None, Routing | None]:
-        """x_BTD after the layer, its cache, and what its experts were chosen for.
-
-        `memory` are the layer's earlier inputs, which x may attend to; `source` what it does in place of x.
-        """
-        cfg, routing = self.cfg, None
-
-        def attend(x: jax.Array) -> jax.Array:
-            nonlocal slot
-            y, slot = self.attention(
-                x,
-                self._source(x, memory_BMD, source_BTD),
-                mask,
-                bias=bias,
-                positions_BT=positions_BT,
-                different_BTS=different_BTS,
-                keys_B=keys_B,
-                site=PROBABILITIES,
-                slot=slot,
-                distances_RD=distances_RD,
-            )
-            if cfg.block_layout == "sandwich":
-                y = self.attention_post_norm(y)
-            return self._adapted(dropout(y, cfg.dropout, keys_B, ATTENTION))
-
-        def attend_across(x: jax.Array) -> jax.Array:
-            y, _ = self.cross_attention(
-                x, encoded_BSD, cross_mask, keys_B=keys_B, site=CROSS_PROBABILITIES, given=encoded_keys_values
-            )
-            return dropout(y, cfg.dropout, keys_B, CROSS)
-
-        def feed(x: jax.Array) -> jax.Array:
-            nonlocal routing
-            y, routing = self._feed(x, keys_B)
-            return y
-
+    def __call__(self, x_BTD: jax.Array, inputs: BlockInputs) -> BlockOutputs:
+        """Run the layer on the residual stream."""
+        cfg = self.cfg
         if cfg.block_layout == "parallel":
-            mixed = self._scaled(attend(self.attention_norm(x_BTD)) + feed(self.feedforward_norm(x_BTD)))
-            return constrain(x_BTD + mixed, RESIDUAL_DIMS), slot, routing
-        x_BTD = self._residual(x_BTD, attend, self.attention_norm if self.normed else lambda x: x)
+            # Both parts read the stream before the layer, each through a norm of its own.
+            attended, cache = self._attend(self.attention_norm(x_BTD), inputs)
+            fed, routing = self._feed(self.feedforward_norm(x_BTD), inputs.keys_B)
+            x_BTD = constrain(x_BTD + self._scaled(attended + fed), RESIDUAL_DIMS)
+            return BlockOutputs(x_BTD, cache, routing)
+        is_post = cfg.block_layout == "post"
+        y_BTD, cache = self._attend(x_BTD if is_post else self._attention_norm(x_BTD), inputs)
+        x_BTD = self._add(x_BTD, y_BTD)
+        if is_post:
+            x_BTD = self._attention_norm(x_BTD)
+        x_BTD = constrain(x_BTD, RESIDUAL_DIMS)
         if cfg.cross:
-            x_BTD = self._residual(x_BTD, attend_across, self.cross_norm)
-        x_BTD = self._residual(x_BTD, feed, self.feedforward_norm)
-        return x_BTD, slot, routing
+            y_BTD = self._attend_across(x_BTD if is_post else self.cross_norm(x_BTD), inputs)
+            x_BTD = self._add(x_BTD, y_BTD)
+            if is_post:
+                x_BTD = self.cross_norm(x_BTD)
+            x_BTD = constrain(x_BTD, RESIDUAL_DIMS)
+        y_BTD, routing = self._feed(x_BTD if is_post else self.feedforward_norm(x_BTD), inputs.keys_B)
+        x_BTD = self._add(x_BTD, y_BTD)
+        if is_post:
+            x_BTD = self.feedforward_norm(x_BTD)
+        return BlockOutputs(constrain(x_BTD, RESIDUAL_DIMS), cache, routing)
 
     def content_logits(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        """The attention logits of the layer that reads x, float32[B, N, T, T]: see Attention."""
-        return self.attention.content_logits(self._read(x_BTD), positions_BT)
+        """Compute the attention logits of the layer whose input is x, float32[B, N, T, T]; see Attention."""
+        return self.attention.content_logits(self._as_read(x_BTD), positions_BT)
 
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What cross-attention reads of the encoder's output, once for a whole generation."""
+        """Compute cross-attention's keys and values [B, S, G, H] of the encoder's output."""
         return self.cross_attention.keys_values(encoded_BSD, None)
 
     def two_streams(
         self,
-        h_BTD: jax.Array,
-        g_BPD: jax.Array,
+        content: Stream,
+        query: Stream,
         memory_BMD: jax.Array,
         places_BP: jax.Array,
-        content_mask: Mask,
-        query_mask: Mask,
-        content_different_BTS: jax.Array | None,
-        query_different_BPS: jax.Array | None,
         keys_B: jax.Array | None,
         backwards_B: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """XLNet's two streams (Yang et al. 2019, 2.6): both attend to memory and content h, post-norm.
+        """Run XLNet's two streams (Yang et al. 2019, 2.6): both attend to memory and content, post-norm.
 
-        The query stream g stands at P places of the row and does not see the content of its own.
-        `backwards` is 1 for rows in reverse.
+        Args:
+            content: the stream in which each position has seen its own token.
+            query: the stream of predicted positions, which have not seen theirs.
+            memory_BMD: inputs of this layer in earlier windows.
+            places_BP: int[B, P], the positions of the query stream in the row.
+            keys_B: one PRNG key for each row, folded with the layer's index; None: no dropout.
+            backwards_B: int[B], 1 for rows whose text is in reverse; None: no row.
+
+        Returns:
+            (content [B, T, D], query [B, P, D]) after the layer.
         """
-        cfg, attention = self.cfg, self.attention
-        key, value = attention.keys_values(jnp.concatenate([self._memory(memory_BMD, h_BTD), h_BTD], 1), None)
-        num_keys, length = key.shape[1], h_BTD.shape[1]
+        h_BTD = content.hidden
+        g_BPD = query.hidden
+        length = h_BTD.shape[1]
+        # Both streams read the same keys and values: those of the content and the memory.
+        source = jnp.concatenate([self._memory(memory_BMD, h_BTD), h_BTD], 1)
+        key_value = self.attention.keys_values(source, None)
+        h_attended = self._attend_stream(content, key_value, None, length, keys_B, backwards_B)
+        g_attended = self._attend_stream(query, key_value, places_BP, length, keys_B, backwards_B)
+        h_BTD = self._finish_stream(h_BTD, h_attended, keys_B, 0)
+        return h_BTD, self._finish_stream(g_BPD, g_attended, keys_B, QUERY_STREAM_OFFSET)
 
-        query = attention.queries(h_BTD, None)
+    def _attend_stream(
+        self,
+        stream: Stream,
+        key_value: tuple[jax.Array, jax.Array],
+        places_BP: jax.Array | None,
+        length: int,
+        keys_B: jax.Array | None,
+        backwards_B: jax.Array | None,
+    ) -> jax.Array:
+        """Self-attention of one stream; `places_BP` None is the content stream."""
+        attention = self.attention
+        key, value = key_value
+        is_content = places_BP is None
         query, bias = attention.relative_terms(
-            query, num_keys, content_mask, content_different_BTS, backwards_B=backwards_B
+            attention.queries(stream.hidden, None),
+            key.shape[1],
+            stream.mask,
+            stream.different_BTS,
+            places_BP,
+            0 if is_content else length,
+            backwards_B,
         )
-        h_attended = attention.attend(query, key, value, content_mask, bias, keys_B, PROBABILITIES)
-        h_attended = self._adapted(dropout(h_attended, cfg.dropout, keys_B, ATTENTION))
-        query = attention.queries(g_BPD, None)
-        query, bias = attention.relative_terms(
-            query, num_keys, query_mask, query_different_BPS, places_BP, length, backwards_B
+        # The streams draw their dropout bits apart, although they share parameters and keys.
+        probabilities_site = ATTENTION_PROBABILITIES + (0 if is_content else QUERY_STREAM_OFFSET)
+        output_site = ATTENTION_OUTPUT if is_content else QUERY_STREAM_OUTPUT
+        attended = attention.attend(query, key, value, stream.mask, bias, keys_B, probabilities_site)
+        return self._adapted(dropout(attended, self.cfg.dropout, keys_B, output_site))
+
+    def _finish_stream(
+        self, x: jax.Array, attended: jax.Array, keys_B: jax.Array | None, site_offset: int
+    ) -> jax.Array:
+        """Residual connections, norms and feed-forward network of one stream, post-norm."""
+        x = self.attention_norm(x + attended)
+        fed, _ = self._feed(x, keys_B, site_offset)
+        return constrain(self.feedforward_norm(x + fed), RESIDUAL_DIMS)
+
+    def _norm(self) -> Norm:
+        return Norm(self.cfg.norm, self.cfg.width, self.cfg.param_dtype)
+
+    def _attention_norm(self, x: jax.Array) -> jax.Array:
+        return self.attention_norm(x) if self.has_attention_norm else x
+
+    def _attend(self, x: jax.Array, inputs: BlockInputs) -> tuple[jax.Array, LayerCache | None]:
+        """Self-attention of x, which is normalised already where the layout says so."""
+        y, cache = self.attention(
+            x,
+            self._source(x, inputs),
+            inputs.mask,
+            bias=inputs.bias,
+            positions_BT=inputs.positions_BT,
+            keys_B=inputs.keys_B,
+            cache=inputs.cache,
+            distances_RD=inputs.distances_RD,
         )
-        g_attended = attention.attend(
-            query, key, value, query_mask, bias, keys_B, PROBABILITIES + QUERY_STREAM + 1
-        )
-        g_attended = self._adapted(dropout(g_attended, cfg.dropout, keys_B, QUERY_STREAM))
+        if self.cfg.block_layout == "sandwich":
+            # Before dropout and residual connection, as in Gemma 2.
+            y = self.attention_post_norm(y)
+        return self._adapted(dropout(y, self.cfg.dropout, inputs.keys_B, ATTENTION_OUTPUT)), cache
 
-        def finish(x: jax.Array, attended: jax.Array, offset: int) -> jax.Array:
-            x = self.attention_norm(x + attended)
-            return constrain(self.feedforward_norm(x + self._feed(x, keys_B, offset)[0]), RESIDUAL_DIMS)
-
-        return finish(h_BTD, h_attended, 0), finish(g_BPD, g_attended, QUERY_STREAM + 1)
-
-    def _residual(self, x: jax.Array, part, norm) -> jax.Array:
-        y = norm(x + part(x)) if self.cfg.block_layout == "post" else x + self._scaled(part(norm(x)))
-        return constrain(y, RESIDUAL_DIMS)
-
-    def _scaled(self, y: jax.Array) -> jax.Array:
-        return y if self.cfg.layers_scale == 1.0 else y / self.cfg.layers_scale
+    def _attend_across(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
+        """Cross-attention of x."""
+        assert inputs.cross_mask is not None
+        if inputs.encoded_keys_values is not None:
+            key, value = inputs.encoded_keys_values
+            y = self.cross_attention.attend_to_encoded(x, key, value, inputs.cross_mask, inputs.keys_B)
+        else:
+            assert inputs.encoded_BSD is not None
+            # The encoder's output is normalised already: by its own final norm, or post-norm.
+            y, _ = self.cross_attention(x, inputs.encoded_BSD, inputs.cross_mask, keys_B=inputs.keys_B)
+        return dropout(y, self.cfg.dropout, inputs.keys_B, CROSS_ATTENTION_OUTPUT)
 
     def _feed(
-        self, x: jax.Array, keys_B: jax.Array | None, offset: int = 0
+        self, x: jax.Array, keys_B: jax.Array | None, site_offset: int = 0
     ) -> tuple[jax.Array, Routing | None]:
-        y, routing = self.feedforward(x, keys_B, HIDDEN + offset), None
-        if self.cfg.feedforward.num_experts:
-            y, routing = y
+        """Feed-forward network or experts of x, and what was routed where."""
+        out = self.feedforward(x, keys_B, FEEDFORWARD_HIDDEN + site_offset)
+        # Experts return what they routed; the network its output alone.
+        y, routing = out if isinstance(out, tuple) else (out, None)
         if self.cfg.block_layout == "sandwich":
             y = self.feedforward_post_norm(y)
-        y = dropout(checkpoint_name(y, "fed"), self.cfg.dropout, keys_B, FEEDFORWARD + offset)
+        # Tagged before dropout, whose bits are drawn again for less than it costs to keep them.
+        y = dropout(checkpoint_name(y, "fed"), self.cfg.dropout, keys_B, FEEDFORWARD_OUTPUT + site_offset)
         return self.adapter(y) if self.cfg.adapters.bottleneck_dim else y, routing
+
+    def _add(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """The residual connection; post-norm streams are not scaled."""
+        return x + y if self.cfg.block_layout == "post" else x + self._scaled(y)
+
+    def _scaled(self, y: jax.Array) -> jax.Array:
+        """Divide what a part adds to the stream by the depth ratio of CompleteP."""
+        return y if self.cfg.layers_scale == 1.0 else y / self.cfg.layers_scale
 
     def _adapted(self, attended: jax.Array) -> jax.Array:
         adapters = self.cfg.adapters
-        return (
-            self.attention_adapter(attended)
-            if adapters.bottleneck_dim and adapters.bottleneck_after_attention
-            else attended
-        )
+        if adapters.bottleneck_dim and adapters.bottleneck_after_attention:
+            return self.attention_adapter(attended)
+        return attended
 
-    def _source(self, x: jax.Array, memory_BMD: jax.Array | None, source_BTD: jax.Array | None) -> jax.Array:
-        source = x if source_BTD is None else self._read(source_BTD)
-        if memory_BMD is None:
+    def _source(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
+        """What self-attention makes keys and values of: the memory, then x or what stands in its place."""
+        # x is normalised by the caller; what stands in its place is not yet.
+        source = x if inputs.source_BTD is None else self._as_read(inputs.source_BTD)
+        if inputs.memory_BMD is None:
             return source
-        return jnp.concatenate([self._memory(memory_BMD, x), source], axis=1)
+        return jnp.concatenate([self._memory(inputs.memory_BMD, x), source], axis=1)
 
     def _memory(self, memory_BMD: jax.Array, like: jax.Array) -> jax.Array:
-        return self._read(jax.lax.stop_gradient(memory_BMD).astype(like.dtype))
+        """The memory as attention reads it, without gradient."""
+        return self._as_read(jax.lax.stop_gradient(memory_BMD).astype(like.dtype))
 
-    def _read(self, inputs: jax.Array) -> jax.Array:
-        # A pre-norm layer attends to normalised inputs: what else it reads of the stream is normalised too.
-        return self.attention_norm(inputs) if self.cfg.block_layout != "post" else inputs
+    def _as_read(self, inputs: jax.Array) -> jax.Array:
+        # Attention of a pre-norm layer reads normalised inputs: other parts of the stream are normalised too.
+        return inputs if self.cfg.block_layout == "post" else self._attention_norm(inputs)

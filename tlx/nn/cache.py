@@ -1,4 +1,4 @@
-"""Key-value caches for decoding: plain arrays that ride in the carry of the layer loop."""
+"""Key/value caches for decoding: plain arrays that travel in the carry of the loop over layers."""
 
 from typing import NamedTuple
 
@@ -7,46 +7,93 @@ import jax.numpy as jnp
 
 
 class KVCache(NamedTuple):
-    """What a decoder remembers of a batch.
-
-    key, value: [L, B, S, G, H]; segments: int[B, S], -1 where nothing is stored yet; index: number of
-    places filled; cross_*: the encoder's keys, values [L, B, S', G, H] and segments int[B, S'].
-    """
+    """Keys and values of all layers of a decoder for the tokens so far."""
 
     key: jax.Array
+    """[L, B, S, G, H], S the capacity."""
+
     value: jax.Array
+    """[L, B, S, G, H]."""
+
     segments: jax.Array
+    """int[B, S]: segments of the stored tokens, 0 for padding, -1 where nothing is stored yet."""
+
     num_filled: jax.Array
+    """int[]: number of entries of S that are filled, equal for all rows."""
+
     cross_key: jax.Array | None = None
+    """Cross-attention's keys [L, B, S', G, H] of an encoder output of length S'; None for decoders alone."""
+
     cross_value: jax.Array | None = None
+    """Cross-attention's values [L, B, S', G, H]."""
+
     cross_segments: jax.Array | None = None
+    """int[B, S']: segments of the encoder's tokens."""
 
 
 class LayerCache(NamedTuple):
-    """One layer's view of the cache: the whole arrays, the layer and where to write."""
+    """One layer's view of the cache: the arrays of all layers, and where this one writes.
+
+    The arrays stay whole, so that the loop over layers updates them in place instead of copying a layer in
+    and out of each iteration.
+    """
 
     key: jax.Array
+    """[L, B, S, G, H]."""
+
     value: jax.Array
+    """[L, B, S, G, H]."""
+
     layer: jax.Array
+    """int[]: index of the layer."""
+
     start: jax.Array
+    """int[]: entry of S where the next keys and values are written."""
 
 
 def empty(
     num_layers: int, batch: int, length: int, kv_heads: int, head_dim: int, dtype: jnp.dtype
 ) -> KVCache:
-    """A cache with room for `length` places."""
+    """Create an empty cache.
+
+    Args:
+        num_layers: L.
+        batch: rows B.
+        length: capacity S, in tokens.
+        kv_heads: G.
+        head_dim: H.
+        dtype: of keys and values.
+
+    Returns:
+        The cache, without an encoder's part.
+    """
     shape = (num_layers, batch, length, kv_heads, head_dim)
-    segments = jnp.full((batch, length), -1, jnp.int32)
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), segments, jnp.zeros((), jnp.int32))
+    return KVCache(
+        key=jnp.zeros(shape, dtype),
+        value=jnp.zeros(shape, dtype),
+        # -1 is no token's segment, so that unfilled entries are visible to none.
+        segments=jnp.full((batch, length), -1, jnp.int32),
+        num_filled=jnp.zeros((), jnp.int32),
+    )
 
 
 def write(
-    slot: LayerCache, key_BTGH: jax.Array, value_BTGH: jax.Array
+    cache: LayerCache, key_BTGH: jax.Array, value_BTGH: jax.Array
 ) -> tuple[LayerCache, jax.Array, jax.Array]:
-    """Stores new keys and values and returns all of the layer's, [B, S, G, H] each."""
-    at = (slot.layer, 0, slot.start, 0, 0)
-    key = jax.lax.dynamic_update_slice(slot.key, key_BTGH[None].astype(slot.key.dtype), at)
-    value = jax.lax.dynamic_update_slice(slot.value, value_BTGH[None].astype(slot.value.dtype), at)
-    layer_key = jax.lax.dynamic_index_in_dim(key, slot.layer, keepdims=False)
-    layer_value = jax.lax.dynamic_index_in_dim(value, slot.layer, keepdims=False)
-    return slot._replace(key=key, value=value), layer_key, layer_value
+    """Store the keys and values of T new tokens.
+
+    Args:
+        cache: the layer's view.
+        key_BTGH: new keys.
+        value_BTGH: new values.
+
+    Returns:
+        (the updated view, all keys of the layer [B, S, G, H], all its values [B, S, G, H]).
+    """
+    # Written into the arrays of all layers, which XLA does in place inside the loop over layers.
+    start = (cache.layer, 0, cache.start, 0, 0)
+    key = jax.lax.dynamic_update_slice(cache.key, key_BTGH[None].astype(cache.key.dtype), start)
+    value = jax.lax.dynamic_update_slice(cache.value, value_BTGH[None].astype(cache.value.dtype), start)
+    layer_key = jax.lax.dynamic_index_in_dim(key, cache.layer, keepdims=False)
+    layer_value = jax.lax.dynamic_index_in_dim(value, cache.layer, keepdims=False)
+    return cache._replace(key=key, value=value), layer_key, layer_value

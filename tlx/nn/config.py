@@ -1,4 +1,4 @@
-"""The choices that make a block: one frozen dataclass per part, values and not subclasses."""
+"""The choices that make a layer: one frozen dataclass per part, values and not subclasses."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -11,20 +11,29 @@ from tlx.base.platform import platform
 
 @dataclasses.dataclass(frozen=True)
 class NormConfig:
-    """LayerNorm (scale and bias) or RMSNorm (scale)."""
+    """LayerNorm (scale and bias) or RMSNorm (scale), computed in float32."""
 
     kind: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Ba et al. 2016 or Zhang and Sennrich 2019."""
+
     eps: float = 1e-5
+    """Added to the variance (RMSNorm: to the mean square) before the root."""
+
     bias: bool = True
-    unit_offset: bool = False  # times 1 + scale, which starts from 0 (Gemma)
-    before_first_layer: bool = (
-        True  # before the first layer's attention too (ModernBERT: no, embeddings have theirs)
-    )
+    """Whether a LayerNorm has a bias; an RMSNorm never has one."""
+
+    unit_offset: bool = False
+    """Multiply by 1 + scale, with a scale that starts from 0 (Gemma), in place of a scale that starts from
+    1."""
+
+    before_first_layer: bool = True
+    """Whether the first layer has a norm before its attention (ModernBERT: no, its embeddings have
+    theirs)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RotaryScaling:
-    """Rotary positions of a model that reads further than it was first trained to.
+    """Rotary positions of a model that reads longer sequences than it was first trained on.
 
     linear: positions / factor (Chen et al. 2023). llama3: wavelengths above original_length / low_freq_factor
     are stretched by `factor`, those below original_length / high_freq_factor are not, and between there is a
@@ -32,38 +41,78 @@ class RotaryScaling:
     """
 
     kind: Literal["none", "linear", "llama3"] = "none"
+    """How rotations are slowed down; none: they are not."""
+
     factor: float = 1.0
+    """By how much the sequence length grows."""
+
     low_freq_factor: float = 1.0
+    """llama3: turns within original_length up to which a frequency is stretched by the whole factor."""
+
     high_freq_factor: float = 4.0
+    """llama3: turns within original_length from which a frequency is not stretched."""
+
     original_length: int = 8192
+    """llama3: tokens of the sequences of the first training."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PositionConfig:
     """How order enters: added to embeddings, rotated into queries and keys, or added to the logits.
 
-    learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. relative_bias: T5's relative
-    bias, one table per stack. relative_sinusoidal: Transformer-XL's and XLNet's sinusoidal relative
-    attention. disentangled: DeBERTa's vectors of distances; its num_buckets may be 0, and then none share a
-    row.
+    learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. relative_bias: T5's bias by
+    buckets of distances, one table per stack. relative_sinusoidal: Transformer-XL's and XLNet's attention.
+    disentangled: DeBERTa's vectors of distances.
     """
 
     kind: Literal[
         "none", "learned", "sinusoidal", "rotary", "relative_bias", "relative_sinusoidal", "disentangled"
     ] = "learned"
-    max_length: int = 1024  # rows of the learned table
-    offset: int = 0  # first row in use of the learned table (BART and RoBERTa: 2)
+    """Which of these; none: order is visible through the causal mask alone."""
+
+    max_length: int = 1024
+    """learned: positions that the table has, which is the longest sequence that the model reads."""
+
+    offset: int = 0
+    """learned: first row in use of the table (BART and RoBERTa: 2)."""
+
     sinusoid_layout: Literal["halves", "interleaved"] = "halves"
-    theta: float = 10_000.0  # wavelength base of rotary and sinusoidal positions
-    local_theta: float = 0.0  # of layers with a window, which are not scaled (Gemma 3); 0: theta
+    """sinusoidal: all sines before all cosines, or in pairs."""
+
+    theta: float = 10_000.0
+    """rotary, sinusoidal, relative_sinusoidal: base of the wavelengths."""
+
+    local_theta: float = 0.0
+    """rotary: base of layers with a window, which are not scaled (Gemma 3); 0: theta."""
+
     scaling: RotaryScaling = dataclasses.field(default_factory=RotaryScaling)
-    rotary_fraction: float = 1.0  # share of each head that is rotated (GPT-NeoX: .25)
+    """rotary: how rotations are slowed down for long sequences."""
+
+    rotary_fraction: float = 1.0
+    """rotary: fraction of each head that is rotated, in (0, 1] (GPT-NeoX: 0.25)."""
+
     num_buckets: int = 32
+    """relative_bias, disentangled: rows of distances; 0 (disentangled): one for every distance."""
+
     max_distance: int = 128
-    per_layer: bool = False  # a relative bias of its own for each layer (UMT5)
-    shared_projections: bool = False  # distances are projected as the content is (DeBERTa v2)
-    norm: bool = False  # the table of distances is normalised (DeBERTa v2)
-    segment_relative: bool = False  # XLNet's same-or-different-segment term
+    """relative_bias, disentangled: tokens from which all distances share a row."""
+
+    per_layer: bool = False
+    """relative_bias: a table for each layer in place of one for all (UMT5)."""
+
+    shared_projections: bool = False
+    """disentangled: distances are projected by the matrices of the content (DeBERTa v2)."""
+
+    norm: bool = False
+    """disentangled: the table of distances is normalised (DeBERTa v2)."""
+
+    segment_relative: bool = False
+    """relative_sinusoidal: XLNet's term by whether query and key are of the same segment type."""
+
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens of the longest sequence that has positions; None: no limit."""
+        return self.max_length if self.kind == "learned" else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,81 +120,144 @@ class AttentionConfig:
     """Multi-head attention with grouped keys."""
 
     num_heads: int = 4
-    num_kv_heads: int = 0  # 0: as many as num_heads
-    head_dim: int = 0  # 0: width / num_heads
+    """Query heads."""
+
+    num_kv_heads: int = 0
+    """Key/value heads, a divisor of num_heads; 0: as many as num_heads."""
+
+    head_dim: int = 0
+    """Size of a head; 0: width / num_heads."""
+
     qkv_bias: bool = True
-    key_bias: bool = True  # False: of queries and values only, where qkv_bias (DeBERTa v1)
+    """Whether queries, keys and values have biases."""
+
+    key_bias: bool = True
+    """Whether keys have a bias where qkv_bias is true (DeBERTa v1: no)."""
+
     out_bias: bool = True
-    scale: bool = True  # logits times head_dim ** -.5 (T5: no)
-    query_pre_attn_scalar: int = 0  # in place of head_dim there; 0: head_dim (Gemma: query_pre_attn_scalar)
-    softcap: float = 0.0  # c tanh(logits / c) (Gemma 2); 0: no cap
-    qk_norm: bool = False  # queries and keys are normalised over head_dim before they are rotated (Qwen 3)
-    window: int = 0  # keys nearer than this are seen, on both sides where not causal; 0: all
-    window_pattern: tuple[int, ...] = ()  # of the layers of a period, repeated (GPT-3, Gemma); (): `window`
-    dropout: float = 0.0  # of the attention probabilities
+    """Whether the output projection has a bias."""
+
+    scale: bool = True
+    """Multiply logits by head_dim ** -0.5 (T5: no)."""
+
+    query_pre_attn_scalar: int = 0
+    """In place of head_dim in that scale (Gemma); 0: head_dim."""
+
+    softcap: float = 0.0
+    """c of c tanh(logits / c) (Gemma 2); 0: no cap."""
+
+    qk_norm: bool = False
+    """Normalise queries and keys over head_dim before they are rotated (Qwen 3)."""
+
+    window: int = 0
+    """Keys nearer than this many tokens are visible, on both sides where attention is not causal; 0: all."""
+
+    window_pattern: tuple[int, ...] = ()
+    """Windows of the layers of a repeating pattern, 0 for all keys (GPT-3, Gemma); (): `window`
+    everywhere."""
+
+    dropout: float = 0.0
+    """Dropout rate of the attention probabilities, in [0, 1); above 0 only kernel "xla" runs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FeedForwardConfig:
-    """Two matrices around an activation, or three when gated; or a choice among many such networks."""
+    """Two matrices around an activation, or three when gated; or a mixture of such networks."""
 
-    ff_dim: int = 0  # 0: 4 * width
+    ff_dim: int = 0
+    """Hidden width of the network, of each expert where there are some; 0: 4 * width."""
+
     activation: Literal["gelu", "gelu_tanh", "relu", "silu"] = "gelu_tanh"
+    """gelu is exact, gelu_tanh its approximation (GPT-2, BERT's original code)."""
+
     gated: bool = False
+    """act(x W_gate) * x W_in in place of act(x W_in) (GLU variants: Llama, T5 1.1)."""
+
     bias: bool = True
-    dropout: float = 0.0  # of the hidden activations (T5)
-    num_experts: int = 0  # 0: one network for all tokens
+    """Whether the matrices have biases; experts have none."""
+
+    dropout: float = 0.0
+    """Dropout rate of the hidden activations (T5), in [0, 1)."""
+
+    num_experts: int = 0
+    """Number of experts; 0: one network for all tokens."""
+
     experts_per_token: int = 2
-    capacity_factor: float = (
-        0.0  # tokens of a row per expert, over an even share; 0: all that choose it (exact)
-    )
-    router_aux_weight: float = 0.01  # coefficient of the load-balancing term in the loss
+    """Experts that each token chooses, 1 to num_experts."""
+
+    capacity_factor: float = 0.0
+    """Tokens of a row that an expert reads, as a multiple of an even share; 0: all that choose it (exact)."""
+
+    router_aux_weight: float = 0.01
+    """Coefficient of the load-balancing term in the loss."""
 
 
 @dataclasses.dataclass(frozen=True)
 class InitConfig:
-    """Weights at the start: normal(stddev), or normal(fan_in ** -.5) (T5)."""
+    """Initial values of the weights: normal(stddev), or normal(fan_in ** -0.5) (T5)."""
 
     kind: Literal["normal", "fan_in"] = "normal"
+    """Which of the two."""
+
     stddev: float = 0.02
+    """Standard deviation of matrices; fan_in reads it for small tables only."""
+
     embedding_stddev: float = 0.02
-    scale_residual: bool = True  # outputs into the residual stream divided by sqrt(2 * num_layers) (GPT-2)
+    """Standard deviation of embedding tables."""
+
+    scale_residual: bool = True
+    """Divide outputs into the residual stream by sqrt(2 * num_layers) (GPT-2)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionConfig:
     """How the same function is computed: changes speed and memory, never the result."""
 
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    remat: str = "none"  # none, full, dots, or names of tensors to keep joined by "+" (see nn/stack.py)
-    unroll: int = 0  # layers per iteration of the scan; 0: all on CPU, one elsewhere
+    attention: Literal["auto", "xla", "cudnn", "splash", "fused"] = "auto"
+    """Attention kernel: xla runs everywhere; cudnn on NVIDIA GPUs; splash (causal, windows) and fused
+    (biases, any mask, up to 1024 tokens) on TPUs. auto: the fastest that can run; a named one that cannot
+    is an error."""
+
+    remat: str = "none"
+    """What the backward pass rematerialises: none, full (each layer), dots (all but matrix products), or
+    all but the named tensors, joined by "+" (see nn/stack.py)."""
+
+    unroll: int = 0
+    """Layers per iteration of the scan over layers; 0: all on CPU, one elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
-    """What adaptation adds to the parts of a model; 0 is nothing. Adapters are parameters of those parts.
-
-    lora_rank, lora_alpha: W + (alpha / rank) A B in place of the matrices lora_targets: "attention/query",
-    key, value, out (of cross-attention too), "feedforward/in", gate, out (Hu et al. 2022). bottleneck_dim:
-    width of the bottleneck behind the feed-forward network, and with bottleneck_after_attention behind
-    attention too (Houlsby et al. 2019). prefix_length: keys and values before those of self-attention, in
-    each layer (Li and Liang 2021). prompt_length: rows of the token table, behind the vocabulary's, that
-    stand before a text (Lester et al. 2021). extra_ff_dim: hidden units added to the feed-forward network
-    (FL-tuning, Liu et al. 2022).
-    """
+    """Adapter modules, which are parameters of the parts that they adapt; 0 is none of a kind."""
 
     lora_rank: int = 0
+    """r of W + (alpha / r) A B in place of the matrices `lora_targets` (Hu et al. 2022); 0: none."""
+
     lora_alpha: float = 16.0
+    """alpha of that scale."""
+
     lora_targets: tuple[str, ...] = ("attention/query", "attention/value")
+    """Matrices with low-rank adapters: attention/query, key, value, out (of cross-attention too),
+    feedforward/in, gate, out."""
+
     bottleneck_dim: int = 0
+    """Width of the bottleneck after the feed-forward network of each layer (Houlsby et al. 2019); 0: none."""
+
     bottleneck_after_attention: bool = True
+    """Whether there is such a bottleneck after attention too."""
+
     prefix_length: int = 0
+    """Trained keys and values before those of self-attention, in each layer (Li and Liang 2021); 0: none."""
+
     prompt_length: int = 0
+    """Trained token vectors before a text (Lester et al. 2021), ids after the vocabulary's; 0: none."""
+
     extra_ff_dim: int = 0
+    """Hidden units added to the feed-forward network of each layer (FL-tuning, Liu et al. 2022); 0: none."""
 
     @property
     def any(self) -> bool:
-        """Whether there is one."""
+        """Whether there is an adapter of any kind."""
         return any(
             (self.lora_rank, self.bottleneck_dim, self.prefix_length, self.prompt_length, self.extra_ff_dim)
         )
@@ -155,62 +267,105 @@ LORA_TARGETS = (
     *(f"attention/{name}" for name in ("query", "key", "value", "out")),
     *(f"feedforward/{name}" for name in ("in", "gate", "out")),
 )
+"""Matrices that may have a low-rank adapter."""
 
 
 class Lora(NamedTuple):
-    """A low-rank slot of a matrix."""
+    """A low-rank adapter of a matrix."""
 
     rank: int
+    """r, columns of A."""
+
     scale: float
+    """alpha / r."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockConfig:
-    """Everything one layer needs to know."""
+    """Everything one layer needs to know, and what is equal for all layers of its stack."""
 
     width: int
+    """Model width D."""
+
     num_layers: int
+    """Layers of the stack, by which outputs into the residual stream are scaled."""
+
     block_layout: Literal["pre", "post", "parallel", "sandwich"]
+    """Where norms stand: see nn/block.py."""
+
     dropout: float
+    """Dropout rate of what each part adds to the stream."""
+
     causal: bool
+    """Whether self-attention hides later tokens."""
+
     cross: bool
+    """Whether there is cross-attention to an encoder."""
+
     position: PositionConfig
+    """How order enters."""
+
     attention: AttentionConfig
+    """Heads, scale and windows."""
+
     feedforward: FeedForwardConfig
+    """The network, or its experts."""
+
     norm: NormConfig
+    """LayerNorm or RMSNorm."""
+
     init: InitConfig
+    """Initial values."""
+
     execution: ExecutionConfig
+    """Kernel, rematerialisation and unrolling."""
+
     dtype: str
+    """Of the computation: a concrete name, not "auto"."""
+
     param_dtype: str
+    """Of the parameters."""
+
     adapters: AdapterConfig = AdapterConfig()
+    """Adapter modules."""
+
     matmul: str = "dtype"
-    width_scale: float = 1.0  # m of models/parametrization.py
-    layers_scale: float = 1.0  # l
+    """How products of feed-forward networks are computed: see nn/quantized.py."""
+
+    width_scale: float = 1.0
+    """m of models/parametrization.py: width over that of the base model."""
+
+    layers_scale: float = 1.0
+    """l of models/parametrization.py: depth over that of the base model."""
 
     @property
     def num_kv_heads(self) -> int:
+        """Key/value heads G."""
         return self.attention.num_kv_heads or self.attention.num_heads
 
     @property
     def head_dim(self) -> int:
+        """Head size H."""
         return self.attention.head_dim or self.width // self.attention.num_heads
 
     @property
     def period(self) -> int:
-        """Number of layers after which the pattern repeats."""
+        """Number of layers after which the pattern of windows repeats."""
         return max(1, len(self.attention.window_pattern))
 
     def layer(self, place: int) -> "BlockConfig":
-        """What the layers at `place` of every period are: their window and the rotation of that kind."""
-        windows, position = self.attention.window_pattern, self.position
-        window = windows[place] if windows else self.attention.window
+        """Return the config of the layer at index `place` of the repeating pattern: one window, one theta."""
+        position = self.position
+        pattern = self.attention.window_pattern
+        window = pattern[place] if pattern else self.attention.window
         if window and position.local_theta:
             position = dataclasses.replace(position, theta=position.local_theta, scaling=RotaryScaling())
+        # Without the pattern, so that layers of one kind have equal configs.
         attention = dataclasses.replace(self.attention, window=window, window_pattern=())
         return dataclasses.replace(self, attention=attention, position=position)
 
     def lora(self, target: str) -> Lora | None:
-        """The slot of a matrix of LORA_TARGETS."""
+        """Return the low-rank adapter of a matrix of LORA_TARGETS; None: it has none."""
         adapters = self.adapters
         if not adapters.lora_rank or target not in adapters.lora_targets:
             return None
@@ -221,27 +376,35 @@ class BlockConfig:
         """What attention logits are multiplied by."""
         width = self.attention.query_pre_attn_scalar or self.head_dim
         if self.position.kind == "disentangled":
-            width *= 3  # terms of the logits
+            # The logits have three terms: content to content, content to position, position to content.
+            width *= 3
         return width**-0.5 if self.attention.scale else 1.0
 
     @property
     def ff_dim(self) -> int:
+        """Hidden width of the feed-forward network, F."""
         return self.feedforward.ff_dim or 4 * self.width
 
     def std(self, fan_in: int) -> float:
-        """Standard deviation of a kernel with `fan_in` inputs."""
+        """Return the initial standard deviation of a kernel with `fan_in` inputs."""
         return fan_in**-0.5 if self.init.kind == "fan_in" else self.init.stddev * self.width_scale**-0.5
 
     def residual_std(self, fan_in: int) -> float:
-        """The same for a kernel that writes into the residual stream."""
-        layers = self.num_layers / self.layers_scale  # what l does to the stream, initialisation need not
-        scale = (2 * layers) ** -0.5 if self.init.scale_residual else 1.0
+        """Return the initial standard deviation of a kernel that writes into the residual stream."""
+        # CompleteP divides the stream's parts by layers_scale itself; initial values must not do so again.
+        base_layers = self.num_layers / self.layers_scale
+        scale = (2 * base_layers) ** -0.5 if self.init.scale_residual else 1.0
         return self.std(fan_in) * scale
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """ "auto" is bfloat16 on accelerators and float32 on CPU."""
+    """Resolve model.dtype: "auto" is bfloat16 on accelerators and float32 on CPU.
+
+    Raises:
+        ConfigError: for a name that is none of auto, float32, bfloat16 and float16.
+    """
     if name == "auto":
+        # CPUs compute bfloat16 by way of float32, more slowly.
         return jnp.dtype(jnp.float32 if platform() == "cpu" else jnp.bfloat16)
     if name not in ("float32", "bfloat16", "float16"):
         raise ConfigError(one_of("dtype", name, ("auto", "float32", "bfloat16", "float16")))

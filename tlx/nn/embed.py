@@ -9,92 +9,133 @@ import jax.numpy as jnp
 
 from tlx.nn.adaptive import AdaptiveUnembedding, log_probabilities
 from tlx.nn.config import BlockConfig
-from tlx.nn.dropout import dropout
+from tlx.nn.dropout import EMBEDDING, dropout
 from tlx.nn.linear import Linear
 from tlx.nn.norm import Norm
 from tlx.nn.position import sinusoid
 from tlx.parallel.sharding import constrain, logical
-
-# Outside any layer, so that the numbers may repeat those of block.py.
-EMBEDDING, FINAL = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingConfig:
     """The token table and what is added before the first layer."""
 
-    width: int = 0  # width of the tables, projected to the model's (ALBERT, ELECTRA); 0: the same
-    num_types: int = 0  # rows of the segment-type table (BERT: 2)
-    num_languages: int = 0  # rows of the table of languages (XLM)
-    norm: bool = False  # normalise the sum (BERT)
-    conv_kernel_size: int = (
-        0  # places that one over the embeddings, joining the first layer, reads (DeBERTa v2)
-    )
-    scale: bool = False  # times sqrt(width) (the original Transformer)
-    cutoffs: tuple[int, ...] = ()  # first ids of rarer clusters: adaptive input and softmax (Transformer-XL)
-    divisor: int = 1  # of a cluster's width from that before; 1: one table, and only the softmax is adaptive
+    width: int = 0
+    """Width of the tables, projected to the model's width (ALBERT, ELECTRA); 0: model.width, no
+    projection."""
+
+    num_types: int = 0
+    """Rows of the table of segment types (BERT: 2); 0: no table."""
+
+    num_languages: int = 0
+    """Rows of the table of languages (XLM); 0: no table."""
+
+    norm: bool = False
+    """Normalise the sum of the tables (BERT)."""
+
+    conv_kernel_size: int = 0
+    """Kernel size, in positions, of a convolution over the embeddings whose output joins the first layer's
+    (DeBERTa v2); 0: none."""
+
+    scale: bool = False
+    """Multiply token vectors by sqrt(width) (the original Transformer)."""
+
+    cutoffs: tuple[int, ...] = ()
+    """First ids of clusters of rarer tokens, rising: adaptive input and softmax (Transformer-XL); (): one
+    table."""
+
+    divisor: int = 1
+    """Each cluster's vectors are this many times narrower than those of the cluster before; 1: one table,
+    and only the softmax is adaptive."""
 
 
 class Unembedding(NamedTuple):
-    """What turns hidden states into logits: scale * h kernel^T + bias, capped."""
+    """The output kernel: logits = cap(scale * h kernel^T + bias)."""
 
-    kernel: jax.Array  # [padded vocabulary, D]
-    bias: jax.Array | None  # [padded vocabulary]
+    kernel: jax.Array
+    """[padded vocabulary, D]."""
+
+    bias: jax.Array | None
+    """[padded vocabulary]; None: no bias."""
+
     scale: float
-    vocab_size: int  # ids beyond it are padding
-    softcap: float = 0.0  # c tanh(logits / c); 0: no cap
+    """Multiplies the products."""
+
+    vocab_size: int
+    """Ids from here on are padding."""
+
+    softcap: float = 0.0
+    """c of cap(x) = c tanh(x / c); 0: no cap."""
 
     @property
     def num_rows(self) -> int:
-        """Ids, padding among them."""
+        """Number of ids, padding included."""
         return self.kernel.shape[0]
 
 
 def logits(hidden: jax.Array, unembedding: Unembedding | AdaptiveUnembedding) -> jax.Array:
-    """float32[..., padded vocabulary], -1e9 on the padding; log-probabilities of an adaptive softmax."""
+    """Compute logits over the padded vocabulary; log-probabilities of an adaptive softmax.
+
+    Returns:
+        float32[..., padded vocabulary], -1e9 on the padding.
+    """
     if isinstance(unembedding, AdaptiveUnembedding):
         return log_probabilities(hidden, unembedding)
     kernel = unembedding.kernel.astype(hidden.dtype)
-    y = jax.lax.dot_general(
-        hidden, kernel, (((hidden.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-    )
+    contract = (((hidden.ndim - 1,), (1,)), ((), ()))
+    # Accumulated and kept in float32: a softmax over bfloat16 logits loses accuracy.
+    y = jax.lax.dot_general(hidden, kernel, contract, preferred_element_type=jnp.float32)
     if unembedding.scale != 1.0:
         y = y * unembedding.scale
     if unembedding.bias is not None:
         y = y + unembedding.bias.astype(jnp.float32)
     if unembedding.softcap:
         y = unembedding.softcap * jnp.tanh(y / unembedding.softcap)
-    padded = kernel.shape[0]
-    if padded == unembedding.vocab_size:
+    num_rows = kernel.shape[0]
+    if num_rows == unembedding.vocab_size:
         return y
-    return jnp.where(jnp.arange(padded) < unembedding.vocab_size, y, -1e9)
+    # Padding ids have no probability. Not -inf, whose product with a weight of 0 is NaN.
+    return jnp.where(jnp.arange(num_rows) < unembedding.vocab_size, y, -1e9)
 
 
 class TokenTable(nn.Module):
-    """The embedding of every id of the padded vocabulary, [V, E], and of `prompt` ids behind it."""
+    """The vectors of the ids of the padded vocabulary, [V, E], and of `prompt` trained ids after it."""
 
     padded_size: int
+    """Rows of the table, a multiple of model.vocab_multiple."""
+
     width: int
+    """Size of the vectors, E."""
+
     std: float
+    """Standard deviation of initial values."""
+
     dtype: str
+    """Of the vectors that are returned."""
+
     param_dtype: str
+    """Of the table."""
+
     prompt: int = 0
+    """Number of further ids with vectors of their own (prompt tuning)."""
 
     def setup(self):
+        """Create parameters and submodules."""
+        dtype = jnp.dtype(self.param_dtype)
         init = logical(nn.initializers.normal(self.std), ("vocab", "embed"))
-        shape = (self.padded_size, self.width)
-        self.table = self.param("table", init, shape, jnp.dtype(self.param_dtype))
+        self.table = self.param("table", init, (self.padded_size, self.width), dtype)
         if self.prompt:
             init = logical(nn.initializers.normal(self.std), (None, "embed"))
-            shape = (self.prompt, self.width)
-            self.prompt_table = self.param("prompt", init, shape, jnp.dtype(self.param_dtype))
+            self.prompt_table = self.param("prompt", init, (self.prompt, self.width), dtype)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Look up the vectors of ids [...], [..., E]."""
         if self.prompt:
+            # Two tables, so that the vocabulary's keeps its shape and its sharding.
             last = self.padded_size - 1
-            own = jnp.take(self.prompt_table, jnp.maximum(tokens - last - 1, 0), axis=0)
+            prompt = jnp.take(self.prompt_table, jnp.maximum(tokens - last - 1, 0), axis=0)
             x = jnp.take(self.table, jnp.minimum(tokens, last), axis=0)
-            x = jnp.where((tokens > last)[..., None], own, x)
+            x = jnp.where((tokens > last)[..., None], prompt, x)
         else:
             x = jnp.take(self.table, tokens, axis=0)
         x = x.astype(jnp.dtype(self.dtype))
@@ -102,10 +143,13 @@ class TokenTable(nn.Module):
 
 
 class InputEmbedding(nn.Module):
-    """Token vectors plus positions and types, normalised, dropped out and projected: what layer 0 reads."""
+    """Token vectors plus positions and types, normalised, dropped out and projected to the model's width."""
 
     cfg: BlockConfig
+    """The stack's layer."""
+
     embedding: EmbeddingConfig
+    """Tables that are added."""
 
     @nn.compact
     def __call__(
@@ -118,23 +162,38 @@ class InputEmbedding(nn.Module):
         *,
         tables_only: bool = False,
     ) -> jax.Array:
-        """[B, T, D]; with `tables_only` the sum, normalised, as another stack can read it too [B, T, E]."""
-        cfg, part = self.cfg, self.embedding
-        width, dtype = x_BTE.shape[-1], x_BTE.dtype
+        """Compute what the first layer reads.
+
+        Args:
+            x_BTE: token vectors.
+            positions_BT: int[B, T], positions inside the documents.
+            types_BT: int[B, T], segment types; None: 0 everywhere.
+            keys_B: one PRNG key for each row; None: no dropout.
+            languages_BT: int[B, T], languages; None: no language vector.
+            tables_only: stop after the norm of the sum, which another stack can read too.
+
+        Returns:
+            float[B, T, D]; [B, T, E] with `tables_only`.
+        """
+        cfg = self.cfg
+        part = self.embedding
+        position = cfg.position
+        width = x_BTE.shape[-1]
+        dtype = x_BTE.dtype
         if part.scale:
             x_BTE = x_BTE * jnp.asarray(width**0.5, dtype)
-        position = cfg.position
         if position.kind == "learned":
             table = self._table("positions", position.max_length + position.offset, width)
             x_BTE = x_BTE + jnp.take(table, positions_BT + position.offset, axis=0).astype(dtype)
         elif position.kind == "sinusoidal":
-            x_BTE = x_BTE + sinusoid(positions_BT, width, position.theta, position.sinusoid_layout).astype(
-                dtype
-            )
+            vectors = sinusoid(positions_BT, width, position.theta, position.sinusoid_layout)
+            x_BTE = x_BTE + vectors.astype(dtype)
         if part.num_types:
             types = jnp.zeros_like(positions_BT) if types_BT is None else types_BT
-            x_BTE = x_BTE + jnp.take(self._table("types", part.num_types, width), types, axis=0).astype(dtype)
+            table = self._table("types", part.num_types, width)
+            x_BTE = x_BTE + jnp.take(table, types, axis=0).astype(dtype)
         if part.num_languages:
+            # Created even where no languages are given, so that parameters depend on the config alone.
             table = self._table("languages", part.num_languages, width)
             if languages_BT is not None:
                 x_BTE = x_BTE + jnp.take(table, languages_BT, axis=0).astype(dtype)
@@ -143,11 +202,18 @@ class InputEmbedding(nn.Module):
         if tables_only:
             return x_BTE
         x_BTE = dropout(x_BTE, cfg.dropout, keys_B, EMBEDDING)
+        # Narrow tables are projected after norm and dropout (ALBERT, ELECTRA).
         if width == cfg.width:
             return x_BTE
-        names = (None, "embed")
         projection = Linear(
-            (width,), (cfg.width,), names, cfg.std(width), True, cfg.dtype, cfg.param_dtype, name="projection"
+            inputs=(width,),
+            outputs=(cfg.width,),
+            names=(None, "embed"),
+            std=cfg.std(width),
+            bias=True,
+            dtype=cfg.dtype,
+            param_dtype=cfg.param_dtype,
+            name="projection",
         )
         return projection(x_BTE)
 

@@ -1,4 +1,7 @@
-"""The position-wise network, and a choice among many."""
+"""The position-wise feed-forward network, and mixtures of many (experts).
+
+Shapes: Z capacity of an expert in tokens of a row.
+"""
 
 import functools
 import math
@@ -23,133 +26,206 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
 }
+"""Functions of feedforward.activation. "gelu" is exact; "gelu_tanh" is GPT-2's approximation."""
 
-_UNITS = 2**20  # branch of the keys of units that adaptation adds
+# Folded into the keys of the units that adaptation adds, so that they draw dropout bits of their own.
+_UNITS = 2**20
 
 
 def _barriers(cfg: BlockConfig) -> tuple[Callable, Callable]:
-    """What keeps the activation out of the products before and behind it."""
-    if cfg.matmul in FORMATS:  # to round is to pass over all values: that joins the activation, no product
+    """Barriers (before, after) that keep the activation out of the loops of the matrix products beside it."""
+    if cfg.matmul in FORMATS:
+        # Rounding to 8 bits passes over all values anyway: it absorbs the activation, and no product does.
         return (lambda x: x), (lambda x: x)
-    # Where one product ends in the activation, the two are joined; what is behind them is not.
-    return (fusion_barrier, fusion_barrier) if cfg.feedforward.gated else (backward_barrier, forward_barrier)
+    if cfg.feedforward.gated:
+        return fusion_barrier, fusion_barrier
+    # A product that ends in the activation is one fusion; only the products behind it are kept apart.
+    return backward_barrier, forward_barrier
 
 
 class FeedForward(nn.Module):
     """act(x W_in) W_out, or (act(x W_gate) * x W_in) W_out when gated (Shazeer 2020), [B, T, D]."""
 
     cfg: BlockConfig
+    """The layer."""
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, keys_B: jax.Array | None = None, site: int = 0) -> jax.Array:
-        cfg, units = self.cfg, self.cfg.adapters.extra_ff_dim
+        """Apply the network.
+
+        Args:
+            x_BTD: the stream, normalised where the layout says so.
+            keys_B: one PRNG key for each row; None: no dropout.
+            site: dropout site of the hidden activations.
+
+        Returns:
+            float[B, T, D].
+        """
+        cfg = self.cfg
         y_BTD = self._network(x_BTD, cfg.ff_dim, "", keys_B, site)
-        if units:  # as if they were concatenated to the hidden ones
-            y_BTD = y_BTD + self._network(x_BTD, units, "units_", fold(keys_B, _UNITS), site)
+        if cfg.adapters.extra_ff_dim:
+            # Equal to concatenating the added units to the hidden ones.
+            unit_keys = fold(keys_B, _UNITS)
+            y_BTD = y_BTD + self._network(x_BTD, cfg.adapters.extra_ff_dim, "units_", unit_keys, site)
         return y_BTD
 
     def _network(
         self, x_BTD: jax.Array, size: int, prefix: str, keys_B: jax.Array | None, site: int
     ) -> jax.Array:
-        """The network with `size` hidden units; added units begin with nothing to say."""
-        cfg, part, names = self.cfg, self.cfg.feedforward, ("embed", "mlp")
-
-        def linear(name: str, inputs: int, outputs: int, names: tuple[str, str], std: float) -> Linear:
-            lora = None if prefix else cfg.lora(f"feedforward/{name}")
-            rest = (names, std, part.bias, cfg.dtype, cfg.param_dtype, lora)
-            return Linear((inputs,), (outputs,), *rest, matmul=cfg.matmul, name=prefix + name)
-
-        inner = ("in", "gate") if part.gated else ("in",)
-        layers = [linear(name, cfg.width, size, names, cfg.std(cfg.width)) for name in inner]
+        """Apply the network with `size` hidden units; those of a prefix begin with an output of zero."""
+        cfg = self.cfg
+        part = cfg.feedforward
+        in_names = ("in", "gate") if part.gated else ("in",)
+        layers = [
+            self._linear(prefix, name, cfg.width, size, ("embed", "mlp"), cfg.std(cfg.width))
+            for name in in_names
+        ]
         products = fused_projections(x_BTD, layers) if should_fuse() else [layer(x_BTD) for layer in layers]
         before, after = _barriers(cfg)
-        named = zip(before(products), ("in", "gate"), strict=False)
-        h_BTF, *gate = (checkpoint_name(y, name) for y, name in named)
+        tagged = [checkpoint_name(y, name) for y, name in zip(before(products), in_names, strict=True)]
         activation = ACTIVATIONS[part.activation]
-        h_BTF = after(activation(gate[0]) * h_BTF if gate else activation(h_BTF))
+        if part.gated:
+            h_BTF, gate_BTF = tagged
+            h_BTF = after(activation(gate_BTF) * h_BTF)
+        else:
+            h_BTF = after(activation(tagged[0]))
         h_BTF = checkpoint_name(constrain(h_BTF, ("batch", "sequence", "mlp")), "hidden")
         h_BTF = dropout(h_BTF, part.dropout, keys_B, site)
         out_std = 0.0 if prefix else cfg.residual_std(cfg.ff_dim)
-        return linear("out", size, cfg.width, names[::-1], out_std)(h_BTF)
+        return self._linear(prefix, "out", size, cfg.width, ("mlp", "embed"), out_std)(h_BTF)
+
+    def _linear(
+        self, prefix: str, name: str, inputs: int, outputs: int, names: tuple[str, str], std: float
+    ) -> Linear:
+        """A matrix of the network; added units have no low-rank adaptation of their own."""
+        cfg = self.cfg
+        return Linear(
+            inputs=(inputs,),
+            outputs=(outputs,),
+            names=names,
+            std=std,
+            bias=cfg.feedforward.bias,
+            dtype=cfg.dtype,
+            param_dtype=cfg.param_dtype,
+            lora=None if prefix else cfg.lora(f"feedforward/{name}"),
+            matmul=cfg.matmul,
+            name=prefix + name,
+        )
 
 
 class Routing(NamedTuple):
-    """What every token's choice was."""
+    """Which experts every token chose."""
 
-    probs_BTE: jax.Array
-    chosen_BTE: jax.Array  # 1 for the experts that the token asked for
+    probs_BTX: jax.Array
+    """float32[B, T, X], the router's probabilities."""
+
+    chosen_BTX: jax.Array
+    """float32[B, T, X], 1 for the K experts that the token chose, in spite of their capacity."""
 
 
 class Experts(nn.Module):
-    """sum over the k likeliest experts e of g_e(x) f_e(x), the k probabilities scaled to sum to 1.
+    """sum over the K likeliest experts e of g_e(x) f_e(x), the K probabilities scaled to sum to 1.
 
-    Jiang et al. 2024, 2.1 (Mixtral); with a capacity, tokens beyond it (later in the row, or of second
-    choice) pass an expert by (Lepikhin et al. 2021, algorithm 1). Experts lie along the mesh axis "expert".
+    Jiang et al. 2024, 2.1 (Mixtral). With a capacity, tokens beyond it (later in the row, or of second
+    choice) skip the expert (Lepikhin et al. 2021, algorithm 1). Experts are sharded over the mesh axis
+    "expert".
     """
 
     cfg: BlockConfig
+    """The layer."""
 
     def setup(self):
-        cfg, part = self.cfg, self.cfg.feedforward
-        names, shape = ("expert", "embed", "mlp"), (part.num_experts, cfg.width, cfg.ff_dim)
-        router = (cfg.width,), (part.num_experts,), ("embed", None), cfg.std(cfg.width), False
-        self.router = Linear(*router, cfg.dtype, cfg.param_dtype)
-        self.kernel_in = self._kernel("in", shape, names, cfg.std(cfg.width))
+        """Create parameters and submodules."""
+        cfg = self.cfg
+        part = cfg.feedforward
+        self.router = Linear(
+            inputs=(cfg.width,),
+            outputs=(part.num_experts,),
+            names=("embed", None),
+            std=cfg.std(cfg.width),
+            bias=False,
+            dtype=cfg.dtype,
+            param_dtype=cfg.param_dtype,
+        )
+        in_shape = (part.num_experts, cfg.width, cfg.ff_dim)
+        in_names = ("expert", "embed", "mlp")
+        self.kernel_in = self._kernel("in", in_shape, in_names, cfg.std(cfg.width))
         if part.gated:
-            self.kernel_gate = self._kernel("gate", shape, names, cfg.std(cfg.width))
-        shape, names = (part.num_experts, cfg.ff_dim, cfg.width), ("expert", "mlp", "embed")
-        self.kernel_out = self._kernel("out", shape, names, cfg.residual_std(cfg.ff_dim))
+            self.kernel_gate = self._kernel("gate", in_shape, in_names, cfg.std(cfg.width))
+        out_shape = (part.num_experts, cfg.ff_dim, cfg.width)
+        out_names = ("expert", "mlp", "embed")
+        self.kernel_out = self._kernel("out", out_shape, out_names, cfg.residual_std(cfg.ff_dim))
 
     def __call__(
         self, x_BTD: jax.Array, keys_B: jax.Array | None = None, site: int = 0
     ) -> tuple[jax.Array, Routing]:
-        """[B, T, D], and what was chosen."""
+        """Apply to every token the experts that its router chooses.
+
+        Args:
+            x_BTD: the stream, normalised where the layout says so.
+            keys_B: one PRNG key for each row; None: no dropout.
+            site: dropout site of the hidden activations.
+
+        Returns:
+            (float[B, T, D], what was chosen).
+        """
         part = self.cfg.feedforward
-        probs_BTE = jax.nn.softmax(self.router(x_BTD).astype(jnp.float32), axis=-1)
-        best_BTK, which_BTK = jax.lax.top_k(probs_BTE, part.experts_per_token)
+        # In float32: small differences of logits decide the choice, and bfloat16 has ties.
+        probs_BTX = jax.nn.softmax(self.router(x_BTD).astype(jnp.float32), axis=-1)
+        best_BTK, which_BTK = jax.lax.top_k(probs_BTX, part.experts_per_token)
+        # The chosen probabilities alone are normalised, as in Mixtral.
         best_BTK = best_BTK / best_BTK.sum(axis=-1, keepdims=True)
-        hot_BTKE = jax.nn.one_hot(which_BTK, part.num_experts)
-        routing = Routing(probs_BTE, hot_BTKE.sum(axis=2))
+        hot_BTKX = jax.nn.one_hot(which_BTK, part.num_experts)
+        routing = Routing(probs_BTX, hot_BTKX.sum(axis=2))
         if not part.capacity_factor:
-            gates_BTE = jnp.einsum("btk,btke->bte", best_BTK, hot_BTKE)
-            y_EBTD = self._run(jnp.broadcast_to(x_BTD, (part.num_experts, *x_BTD.shape)), keys_B, site)
-            return jnp.einsum("bte,ebtd->btd", gates_BTE.astype(x_BTD.dtype), y_EBTD), routing
-        place_BTKEC = self._places(hot_BTKE)
-        x_EBCD = jnp.einsum("btkec,btd->ebcd", place_BTKEC.astype(x_BTD.dtype), x_BTD)
-        gates_BTEC = jnp.einsum("btk,btkec->btec", best_BTK, place_BTKEC)
-        y_EBCD = self._run(x_EBCD, keys_B, site)
-        return jnp.einsum("btec,ebcd->btd", gates_BTEC.astype(x_BTD.dtype), y_EBCD), routing
+            # Exact: every expert reads every token, and the gates of those not chosen are zero.
+            gates_BTX = jnp.einsum("btk,btke->bte", best_BTK, hot_BTKX)
+            y_XBTD = self._run(jnp.broadcast_to(x_BTD, (part.num_experts, *x_BTD.shape)), keys_B, site)
+            return jnp.einsum("bte,ebtd->btd", gates_BTX.astype(x_BTD.dtype), y_XBTD), routing
+        # Dispatch and combine as products with one-hot arrays, which shard over batch and experts.
+        slot_BTKXZ = self._queue_slots(hot_BTKX)
+        x_XBZD = jnp.einsum("btkec,btd->ebcd", slot_BTKXZ.astype(x_BTD.dtype), x_BTD)
+        gates_BTXZ = jnp.einsum("btk,btkec->btec", best_BTK, slot_BTKXZ)
+        y_XBZD = self._run(x_XBZD, keys_B, site)
+        return jnp.einsum("btec,ebcd->btd", gates_BTXZ.astype(x_BTD.dtype), y_XBZD), routing
 
     def _kernel(self, name: str, shape: tuple[int, ...], names: tuple[str, ...], std: float) -> jax.Array:
         init = logical(nn.initializers.normal(std), names)
         return self.param(name, init, shape, jnp.dtype(self.cfg.param_dtype))
 
-    def _places(self, hot_BTKE: jax.Array) -> jax.Array:
-        """The place [C] of every choice in its expert's queue, one-hot; zero for those beyond it."""
-        part, (batch, length, count, experts) = self.cfg.feedforward, hot_BTKE.shape
-        room = max(1, math.ceil(part.capacity_factor * length * count / experts))
-        queue = jnp.swapaxes(hot_BTKE, 1, 2).reshape(batch, count * length, experts)  # first choices first
-        before = (jnp.cumsum(queue, axis=1) - queue).reshape(batch, count, length, experts)
-        before_BTKE = jnp.swapaxes(before, 1, 2).astype(jnp.int32)
-        return jax.nn.one_hot(before_BTKE, room) * hot_BTKE[..., None]
+    def _queue_slots(self, hot_BTKX: jax.Array) -> jax.Array:
+        """The slot [Z] of every choice in its expert's queue, one-hot; zeros beyond the capacity."""
+        batch, length, count, num_experts = hot_BTKX.shape
+        capacity = max(1, math.ceil(self.cfg.feedforward.capacity_factor * length * count / num_experts))
+        # All first choices queue before all second choices.
+        queue = jnp.swapaxes(hot_BTKX, 1, 2).reshape(batch, count * length, num_experts)
+        before = (jnp.cumsum(queue, axis=1) - queue).reshape(batch, count, length, num_experts)
+        before_BTKX = jnp.swapaxes(before, 1, 2).astype(jnp.int32)
+        return jax.nn.one_hot(before_BTKX, capacity) * hot_BTKX[..., None]
 
-    def _run(self, x_EBCD: jax.Array, keys_B: jax.Array | None, site: int) -> jax.Array:
-        """Every expert on its own tokens."""
-        part, dims = self.cfg.feedforward, ("expert", "batch", None)
-        x_EBCD = constrain(x_EBCD, (*dims, "activation_embed"))
+    def _run(self, x_XBZD: jax.Array, keys_B: jax.Array | None, site: int) -> jax.Array:
+        """Apply every expert to its own tokens."""
+        part = self.cfg.feedforward
+        dims = ("expert", "batch", None)
+        x_XBZD = constrain(x_XBZD, (*dims, "activation_embed"))
         activation = ACTIVATIONS[part.activation]
-        h_EBCF = jnp.einsum("ebcd,edf->ebcf", x_EBCD, self.kernel_in.astype(x_EBCD.dtype))
+        h_XBZF = jnp.einsum("ebcd,edf->ebcf", x_XBZD, self.kernel_in.astype(x_XBZD.dtype))
         if part.gated:
-            gate_EBCF = jnp.einsum("ebcd,edf->ebcf", x_EBCD, self.kernel_gate.astype(x_EBCD.dtype))
-            h_EBCF = activation(gate_EBCF) * h_EBCF
+            gate_XBZF = jnp.einsum("ebcd,edf->ebcf", x_XBZD, self.kernel_gate.astype(x_XBZD.dtype))
+            h_XBZF = activation(gate_XBZF) * h_XBZF
         else:
-            h_EBCF = activation(h_EBCF)
-        h_EBCF = checkpoint_name(constrain(h_EBCF, (*dims, "mlp")), "hidden")
-        h_EBCF = jnp.swapaxes(dropout(jnp.swapaxes(h_EBCF, 0, 1), part.dropout, keys_B, site), 0, 1)
-        y_EBCD = jnp.einsum("ebcf,efd->ebcd", h_EBCF, self.kernel_out.astype(x_EBCD.dtype))
-        return constrain(y_EBCD, (*dims, "activation_embed"))
+            h_XBZF = activation(h_XBZF)
+        h_XBZF = checkpoint_name(constrain(h_XBZF, (*dims, "mlp")), "hidden")
+        # Dropout draws by row: the batch dim goes first.
+        h_XBZF = jnp.swapaxes(dropout(jnp.swapaxes(h_XBZF, 0, 1), part.dropout, keys_B, site), 0, 1)
+        y_XBZD = jnp.einsum("ebcf,efd->ebcd", h_XBZF, self.kernel_out.astype(x_XBZD.dtype))
+        return constrain(y_XBZD, (*dims, "activation_embed"))
 
 
-def balance(chosen_share_E: jax.Array, mean_prob_E: jax.Array) -> jax.Array:
-    """E sum_e f_e P_e, k where all experts are chosen alike (Fedus et al. 2022, eq. 4)."""
-    return chosen_share_E.size * jnp.sum(chosen_share_E * mean_prob_E)
+def balance(chosen_share_X: jax.Array, mean_prob_X: jax.Array) -> jax.Array:
+    """Compute the load-balancing term X sum_e f_e P_e (Fedus et al. 2022, eq. 4).
+
+    It is K where all experts are chosen alike, and larger otherwise. f_e is the fraction of tokens that
+    chose expert e, P_e the mean of its probability.
+    """
+    return chosen_share_X.size * jnp.sum(chosen_share_X * mean_prob_X)

@@ -18,67 +18,99 @@ from tlx.parallel.sharding import logical
 class Linear(nn.Module):
     """y[..., outputs] = x[..., inputs] W[inputs, outputs] + b[outputs].
 
-    `names` are the logical names of W's dims, inputs first. With `lora` W is W + scale A B, A drawn as
-    torch draws a layer's (uniform up to fan_in ** -.5) and B zero; A B is never built.
+    With `lora` W is W + scale A B (Hu et al. 2022). A is drawn as torch initialises a linear layer (uniform
+    up to fan_in ** -0.5) and B is zero. A B is never built.
     """
 
     inputs: tuple[int, ...]
+    """Sizes of the contracted dims."""
+
     outputs: tuple[int, ...]
-    names: tuple[str, ...]
+    """Sizes of the output dims."""
+
+    names: tuple[str | None, ...]
+    """Logical names of W's dims, inputs first, by which it is sharded."""
+
     std: float
+    """Standard deviation of W's initial values."""
+
     bias: bool
+    """Whether there is a b, which starts from 0."""
+
     dtype: str
+    """Of the computation."""
+
     param_dtype: str
+    """Of the parameters."""
+
     lora: Lora | None = None
-    flat: bool = False  # heads are joined while it is computed: what reads or makes x W reads them so
-    matmul: str = "dtype"  # how x W is computed: model.matmul
+    """Rank and scale of low-rank adaptation; None: none."""
+
+    flat: bool = False
+    """Whether heads are joined during the computation, because the neighbours read or write them so."""
+
+    matmul: str = "dtype"
+    """How x W is computed: model.matmul."""
 
     def setup(self):
-        count, dtype = len(self.inputs), jnp.dtype(self.param_dtype)
+        """Create parameters and submodules."""
+        count = len(self.inputs)
+        dtype = jnp.dtype(self.param_dtype)
+        input_names = self.names[:count]
+        output_names = self.names[count:]
         init = logical(nn.initializers.normal(self.std), self.names)
         self.kernel = self.param("kernel", init, self.inputs + self.outputs, dtype)
         if self.bias:
-            zeros = logical(nn.initializers.zeros_init(), self.names[count:])
+            zeros = logical(nn.initializers.zeros_init(), output_names)
             self.offset = self.param("bias", zeros, self.outputs, dtype)
         if self.lora is not None:
-            shape = (*self.inputs, self.lora.rank)
-            self.low = self.param("lora_a", logical(self._draw, (*self.names[:count], None)), shape, dtype)
-            zeros = logical(nn.initializers.zeros_init(), (None, *self.names[count:]))
-            self.high = self.param("lora_b", zeros, (self.lora.rank, *self.outputs), dtype)
+            rank = self.lora.rank
+            uniform = logical(self._draw_lora, (*input_names, None))
+            self.low = self.param("lora_a", uniform, (*self.inputs, rank), dtype)
+            zeros = logical(nn.initializers.zeros_init(), (None, *output_names))
+            self.high = self.param("lora_b", zeros, (rank, *self.outputs), dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Apply the map to x[..., inputs]."""
         if self.flat and self.lora is None:
-            return self._flat(x)
-        return self.shifted(_product(x, self.kernel, len(self.inputs), self.matmul), x)
+            return self._with_joined_heads(x)
+        return self.add_terms(_product(x, self.kernel, len(self.inputs), self.matmul), x)
 
-    def shifted(self, y: jax.Array, x: jax.Array) -> jax.Array:
-        """y = x W, with what is added to it: b, and the low-rank slot's part."""
+    def add_terms(self, y: jax.Array, x: jax.Array) -> jax.Array:
+        """Add the low-rank part and b to y = x W."""
         if self.lora is not None:
             low = _product(x, self.low, len(self.inputs))
+            # Two thin products in place of building A B, which is as large as W.
             y = y + _product(low, self.high, 1) * jnp.asarray(self.lora.scale, y.dtype)
         return add_bias(y, self.offset) if self.bias else y
 
-    def _flat(self, x: jax.Array) -> jax.Array:
-        """As `__call__`. Heads apart would be moved before and after, each tile of a head for itself."""
+    def _with_joined_heads(self, x: jax.Array) -> jax.Array:
+        """Apply the map over [N x H]: separate heads would be moved before and after, tile by tile."""
         x_flat = x.reshape(*x.shape[: x.ndim - len(self.inputs)], self.fan_in)
-        x_flat = backward_barrier(x_flat) if len(self.inputs) > 1 else x_flat
+        # Barriers where heads meet the kernel: else the compiler splits heads inside neighbouring fusions.
+        if len(self.inputs) > 1:
+            x_flat = backward_barrier(x_flat)
         y = _product(x_flat, self.kernel.reshape(self.fan_in, -1), 1)
-        y = add_bias(y, self.offset.reshape(-1)) if self.bias else y
-        y = forward_barrier(y) if len(self.outputs) > 1 else y
+        if self.bias:
+            y = add_bias(y, self.offset.reshape(-1))
+        if len(self.outputs) > 1:
+            y = forward_barrier(y)
         return y.reshape(*y.shape[:-1], *self.outputs)
 
-    def _draw(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    def _draw_lora(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         limit = self.fan_in**-0.5
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     @property
     def fan_in(self) -> int:
+        """Number of inputs of each output."""
         return math.prod(self.inputs)
 
 
 def add_bias(y: jax.Array, offset: jax.Array) -> jax.Array:
-    """y + offset, of as many last dims as it has."""
+    """Add offset[dims] to y[..., dims]."""
     if platform() == "tpu" and y.dtype == jnp.bfloat16:
+        # The barrier keeps the gradient of y whole, for the product that sums it and those that read it.
         return _add_bias(backward_barrier(y), offset)
     return y + offset.astype(y.dtype)
 
@@ -89,31 +121,34 @@ def _add_bias(y: jax.Array, offset: jax.Array) -> jax.Array:
 
 
 def _add_bias_backward(offset: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sum over places by the matrix unit, in float32: to add them up takes three times as long."""
+    """Bias gradient as a float32 matmul with ones: 3 times faster than a reduction on TPU."""
     count = g.ndim - offset.ndim
     contract = (tuple(range(1, count + 1)), tuple(range(count)))
+    # Eight rows of ones fill a tile; their results are equal.
     ones = jnp.ones((8, *g.shape[:count]), g.dtype)
     total = jax.lax.dot_general(ones, g, (contract, ((), ())), preferred_element_type=jnp.float32)
-    return g, jnp.mean(total, axis=0).astype(offset.dtype)  # of eight that are equal
+    return g, jnp.mean(total, axis=0).astype(offset.dtype)
 
 
 _add_bias.defvjp(lambda y, offset: (_add_bias(y, offset), offset), _add_bias_backward)
 
 
 def should_fuse() -> bool:
-    """Whether maps of the same x should share a product: where a mesh axis splits their outputs.
+    """Whether maps of the same x should share one product: where the "tensor" mesh axis shards their outputs.
 
-    The gradient of x is a sum over that axis, once for each product (Shoeybi et al. 2019, 3).
+    The gradient of x is summed over that axis, once for each product (Shoeybi et al. 2019, 3).
     """
     mesh = jax.sharding.get_abstract_mesh()
     return not mesh.empty and mesh.shape.get("tensor", 1) > 1
 
 
 def fused_projections(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
-    """[layer(x) for layer in layers] by one product. Outputs: [F], or [N, H] with N a multiple of the least.
+    """Compute [layer(x) for layer in layers] by one product.
 
-    Kernels are joined within groups of heads, so that the dim that is split over a mesh axis stays so.
+    Outputs are [F], or [N, H] where every N is a multiple of the least one. Kernels are concatenated within
+    groups of heads, so that a dim that is sharded over a mesh axis stays sharded.
     """
+    # Key heads are fewer than query heads: a group holds one key head and its query heads.
     groups = min(layer.outputs[0] for layer in layers)
     kernels = [
         layer.kernel.reshape(*layer.inputs, groups, layer.outputs[0] // groups, *layer.outputs[1:])
@@ -126,13 +161,13 @@ def fused_projections(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]
     ends = list(itertools.accumulate(kernel.shape[count + 1] for kernel in kernels))
     parts = jnp.split(y, ends[:-1], axis=dim)
     return [
-        layer.shifted(part.reshape(*x.shape[: x.ndim - count], *layer.outputs), x)
+        layer.add_terms(part.reshape(*x.shape[: x.ndim - count], *layer.outputs), x)
         for layer, part in zip(layers, parts, strict=True)
     ]
 
 
 def _product(x: jax.Array, kernel: jax.Array, count: int, matmul: str = "dtype") -> jax.Array:
-    """x[..., inputs] W[inputs, outputs], over `count` dims."""
+    """Contract the last `count` dims of x with the first ones of W, in the dtype of x or in 8 bits."""
     if matmul in FORMATS:
         return product(x, kernel.astype(x.dtype), count, matmul)
     contract = (tuple(range(x.ndim - count, x.ndim)), tuple(range(count)))

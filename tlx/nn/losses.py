@@ -13,19 +13,25 @@ from tlx.nn import adaptive
 from tlx.nn.adaptive import AdaptiveUnembedding
 from tlx.nn.embed import Unembedding, logits
 
-# Above this many logits in a batch they are built piece by piece, along the sequence.
 WHOLE = 2**25
+"""Largest number of logits of a batch that are built at once; more are built in chunks along the sequence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
     """What is added to the cross-entropy, and how it is computed."""
 
-    z_loss: float = 0.0  # times log(Z)^2 (PaLM: 1e-4)
-    label_smoothing: float = 0.0  # share of the target spread over the vocabulary
-    chunk: int = 0  # positions per piece; 0: all of them up to 2^25 logits, then pieces of 128
+    z_loss: float = 0.0
+    """Coefficient of log(Z)^2 (PaLM: 1e-4), at least 0; 0: none."""
+
+    label_smoothing: float = 0.0
+    """Fraction of the target that is spread over the vocabulary, in [0, 1)."""
+
+    chunk: int = 0
+    """Positions whose logits are built at once; 0: all of them up to 2^25 logits, above that 128."""
 
     def validate(self) -> None:
+        """Raise ConfigError for a value out of range."""
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"loss.label_smoothing = {self.label_smoothing} must be in [0, 1)")
         if self.z_loss < 0 or self.chunk < 0:
@@ -41,18 +47,31 @@ def cross_entropy(
     weights_BT: jax.Array,
     cfg: LossConfig,
 ) -> Terms:
-    """Terms "loss" (scale 1), "z_loss" (where asked for) and "accuracy" (a metric) over the weights.
+    """Compute the cross-entropy of the targets, summed over the weights.
 
-    With label smoothing e the target distribution is (1 - e) onehot + e / V, V the unpadded size; "loss"
-    is then the cross-entropy against it (Szegedy et al. 2016, sec. 7).
+    With label smoothing e the target distribution is (1 - e) onehot + e / V, V the unpadded vocabulary size
+    (Szegedy et al. 2016, sec. 7).
+
+    Args:
+        hidden_BTD: hidden states.
+        unembedding: the output kernel.
+        targets_BT: int[B, T].
+        weights_BT: weight of each position, 0 where there is no target.
+        cfg: z-loss, label smoothing and chunk.
+
+    Returns:
+        Terms "loss" (in the loss with weight 1), "z_loss" (where asked for) and "accuracy" (a metric).
     """
     length = targets_BT.shape[1]
+    smoothing = cfg.label_smoothing
     chunk = cfg.chunk or (length if targets_BT.size * unembedding.num_rows <= WHOLE else 128)
-    if chunk >= length:
-        sums = _sums(hidden_BTD, unembedding, targets_BT, weights_BT, cfg.label_smoothing)
-    else:
-        sums = _chunked_sums(hidden_BTD, unembedding, targets_BT, weights_BT, cfg.label_smoothing, chunk)
-    loss, z_squared, correct = sums
+
+    def sums(hidden: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+        loss, log_z, correct = token_losses(hidden, unembedding, targets, smoothing)
+        weights = weights.astype(jnp.float32)
+        return jnp.sum(loss * weights), jnp.sum(jnp.square(log_z) * weights), jnp.sum(correct * weights)
+
+    loss, z_squared, correct = _in_chunks(sums, (hidden_BTD, targets_BT, weights_BT), chunk)
     weight = jnp.sum(weights_BT.astype(jnp.float32))
     terms = {"loss": Term(loss, weight, 1.0), "accuracy": Term(correct, weight)}
     if cfg.z_loss:
@@ -66,74 +85,96 @@ def token_losses(
     targets: jax.Array,
     label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(cross-entropy, log Z, whether the largest logit is the target's) of each token, float32."""
+    """Compute the loss of each token.
+
+    Args:
+        hidden: float[..., D].
+        unembedding: the output kernel.
+        targets: int[...].
+        label_smoothing: fraction of the target spread over the vocabulary.
+
+    Returns:
+        (cross-entropy, log Z, whether the largest logit is the target's), float32[...] each.
+    """
     if isinstance(unembedding, AdaptiveUnembedding):
         return adaptive.token_losses(hidden, unembedding, targets, label_smoothing)
     y = logits(hidden, unembedding)
     log_z = jax.nn.logsumexp(y, axis=-1)
     # A comparison and a sum shard over the vocabulary; a gather would collect the logits first.
-    hit = jnp.arange(y.shape[-1]) == targets[..., None]
-    target = jnp.sum(jnp.where(hit, y, 0.0), axis=-1)
+    is_target = jnp.arange(y.shape[-1]) == targets[..., None]
+    target = jnp.sum(jnp.where(is_target, y, 0.0), axis=-1)
     loss = log_z - target
     if label_smoothing:
-        real = jnp.arange(y.shape[-1]) < unembedding.vocab_size
-        mean = jnp.sum(jnp.where(real, y, 0.0), axis=-1) / unembedding.vocab_size
+        is_id = jnp.arange(y.shape[-1]) < unembedding.vocab_size
+        mean = jnp.sum(jnp.where(is_id, y, 0.0), axis=-1) / unembedding.vocab_size
         loss = (1 - label_smoothing) * loss + label_smoothing * (log_z - mean)
     return loss, log_z, target >= jnp.max(y, axis=-1)
-
-
-def _sums(hidden, unembedding, targets, weights, smoothing) -> tuple[jax.Array, jax.Array, jax.Array]:
-    loss, log_z, correct = token_losses(hidden, unembedding, targets, smoothing)
-    weights = weights.astype(jnp.float32)
-    return jnp.sum(loss * weights), jnp.sum(jnp.square(log_z) * weights), jnp.sum(correct * weights)
 
 
 def soft_cross_entropy(
     hidden_BTD: jax.Array,
     unembedding: Unembedding,
-    teacher_BTE: jax.Array,
+    teacher_BTD: jax.Array,
     teacher_unembedding: Unembedding,
     weights_BT: jax.Array,
     temperature: float,
     cfg: LossConfig,
 ) -> Term:
-    """KL(p || q) in nats over the weights, q = softmax(y / temperature) of the logits, p of the teacher's.
+    """Compute KL(p || q) in nats, summed over the weights (Hinton et al. 2015, section 2).
 
-    Both vocabularies are one; the gradient goes to the hidden states and their unembedding, not to the
-    teacher (Hinton et al. 2015, section 2).
+    q = softmax(y / temperature) of the student's logits y, and p that of the teacher's. The gradient goes
+    to the student's hidden states and output kernel, not to the teacher.
+
+    Args:
+        hidden_BTD: the student's hidden states.
+        unembedding: the student's output kernel.
+        teacher_BTD: the teacher's hidden states, of a width of their own.
+        teacher_unembedding: the teacher's output kernel, over the same vocabulary.
+        weights_BT: weight of each position.
+        temperature: above 0.
+        cfg: chunk.
+
+    Returns:
+        A term that is in the loss with weight 1.
     """
-    length, size = weights_BT.shape[1], weights_BT.size * 2 * unembedding.num_rows
-    real = unembedding.vocab_size
+    length = weights_BT.shape[1]
+    num_logits = weights_BT.size * 2 * unembedding.num_rows
+    vocab_size = unembedding.vocab_size
 
-    def sums(hidden, theirs, weights):
-        ours = jax.nn.log_softmax(logits(hidden, unembedding)[..., :real] / temperature)
-        theirs = jax.lax.stop_gradient(logits(theirs, teacher_unembedding)[..., :real])
-        theirs = jax.nn.log_softmax(theirs / temperature)
-        divergences = jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=-1)
+    def sums(hidden: jax.Array, teacher: jax.Array, weights: jax.Array) -> jax.Array:
+        # Both in float32, the dtype of logits.
+        log_q = jax.nn.log_softmax(logits(hidden, unembedding)[..., :vocab_size] / temperature)
+        teacher_logits = jax.lax.stop_gradient(logits(teacher, teacher_unembedding)[..., :vocab_size])
+        log_p = jax.nn.log_softmax(teacher_logits / temperature)
+        divergences = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
         return jnp.sum(divergences * weights.astype(jnp.float32))
 
-    arrays = (hidden_BTD, teacher_BTE, weights_BT)
-    chunk = cfg.chunk or (length if size <= WHOLE else 128)
-    total = sums(*arrays) if chunk >= length else _in_chunks(sums, arrays, chunk)
+    chunk = cfg.chunk or (length if num_logits <= WHOLE else 128)
+    total = _in_chunks(sums, (hidden_BTD, teacher_BTD, weights_BT), chunk)
     return Term(total, jnp.sum(weights_BT.astype(jnp.float32)), 1.0)
 
 
-def _chunked_sums(hidden, unembedding, targets, weights, smoothing, chunk):
-    def sums(hidden, targets, weights):
-        return _sums(hidden, unembedding, targets, weights, smoothing)
-
-    return _in_chunks(sums, (hidden, targets, weights), chunk)
-
-
 def _in_chunks(sums: Callable[..., Any], arrays: Sequence[jax.Array], chunk: int) -> Any:
-    """The sum of sums(*pieces) over pieces of `chunk` places of [B, T, ...] arrays, the last one padded."""
-    pad = -arrays[0].shape[1] % chunk
+    """Sum sums(*pieces) over pieces of `chunk` positions of [B, T, ...] arrays, zero-padded at the end.
 
-    def pieces(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
+    Logits of a piece are rematerialised in the backward pass: only one piece of them exists at a time.
+    """
+    length = arrays[0].shape[1]
+    if chunk >= length:
+        return sums(*arrays)
+    padding = -length % chunk
+
+    def split(x: jax.Array) -> jax.Array:
+        """[pieces, B, chunk, ...] of x[B, T, ...]."""
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
         return jnp.swapaxes(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 0, 1)
 
-    body = jax.checkpoint(lambda total, piece: (jax.tree.map(jnp.add, total, sums(*piece)), None))
-    split = tuple(pieces(x) for x in arrays)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(sums, *(x[0] for x in split)))
-    return jax.lax.scan(body, zero, split)[0]
+    # Keeps the residuals of one piece at a time.
+    @jax.checkpoint
+    def add(total: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, sums(*piece)), None
+
+    pieces = tuple(split(x) for x in arrays)
+    shapes = jax.eval_shape(sums, *(x[0] for x in pieces))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, zero, pieces)[0]

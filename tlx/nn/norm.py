@@ -14,26 +14,38 @@ class Norm(nn.Module):
     """LayerNorm (Ba et al. 2016, eq. 3-4) or RMSNorm (Zhang and Sennrich 2019, eq. 4) of x[..., D]."""
 
     cfg: NormConfig
+    """Which one, and its details."""
+
     width: int
+    """Size of the normalised dim, D."""
+
     param_dtype: str = "float32"
+    """Of scale and bias."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalise x; the result has its dtype."""
+        cfg = self.cfg
         dtype = jnp.dtype(self.param_dtype)
-        init = nn.initializers.zeros_init() if self.cfg.unit_offset else nn.initializers.ones_init()
+        # With unit_offset the factor is 1 + scale: weight decay then pulls it to 1 and not to 0.
+        init = nn.initializers.zeros_init() if cfg.unit_offset else nn.initializers.ones_init()
         scale = self.param("scale", logical(init, ("norm",)), (self.width,), dtype)
         y = x.astype(jnp.float32)
-        # On a TPU both statistics come with the pass that makes x: a bfloat16's square is exact in float32.
-        at_once = self.cfg.kind == "layernorm" and x.dtype == jnp.bfloat16 and platform() == "tpu"
-        square = jnp.mean(jnp.square(y), axis=-1, keepdims=True) if at_once else None
-        if self.cfg.kind == "layernorm":
+        is_layernorm = cfg.kind == "layernorm"
+        if is_layernorm and x.dtype == jnp.bfloat16 and platform() == "tpu":
+            # Both statistics in the pass that computes x, where the variance would need a second one.
+            # E[x^2] - E[x]^2 is safe here: the square of a bfloat16 is exact in float32.
+            square = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
             mean = checkpoint_name(jnp.mean(y, axis=-1, keepdims=True), "statistics")
-            square = jnp.maximum(square - jnp.square(mean), 0.0) if at_once else None
+            square = jnp.maximum(square - jnp.square(mean), 0.0)
             y = y - mean
-        square = jnp.mean(jnp.square(y), axis=-1, keepdims=True) if square is None else square
-        y = y * checkpoint_name(jax.lax.rsqrt(square + self.cfg.eps), "statistics")
-        y = y * (scale.astype(jnp.float32) + float(self.cfg.unit_offset))
-        if self.cfg.kind == "layernorm" and self.cfg.bias:
+        else:
+            if is_layernorm:
+                y = y - checkpoint_name(jnp.mean(y, axis=-1, keepdims=True), "statistics")
+            square = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
+        y = y * checkpoint_name(jax.lax.rsqrt(square + cfg.eps), "statistics")
+        y = y * (scale.astype(jnp.float32) + float(cfg.unit_offset))
+        if is_layernorm and cfg.bias:
             bias = self.param("bias", logical(nn.initializers.zeros_init(), ("norm",)), (self.width,), dtype)
             y = y + bias.astype(jnp.float32)
         return y.astype(x.dtype)

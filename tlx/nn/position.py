@@ -15,12 +15,19 @@ from tlx.parallel.sharding import constrain, logical, spec_in_use
 
 
 def sinusoid(positions: jax.Array, width: int, theta: float, layout: str) -> jax.Array:
-    """float32[..., width]: sin and cos of positions / theta^(2i/width) (Vaswani et al. 2017, 3.5).
+    """Compute sin and cos of positions / theta^(2i/width) (Vaswani et al. 2017, 3.5).
 
-    "halves": sines then cosines; "interleaved": pairs.
+    Args:
+        positions: int[...].
+        width: size of the vectors.
+        theta: base of the wavelengths.
+        layout: "halves", all sines before all cosines, or "interleaved", in pairs.
+
+    Returns:
+        float32[..., width].
     """
-    rates = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-    angles = positions.astype(jnp.float32)[..., None] * rates
+    frequencies = theta ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angles = positions.astype(jnp.float32)[..., None] * frequencies
     pair = (jnp.sin(angles), jnp.cos(angles))
     if layout == "halves":
         return jnp.concatenate(pair, axis=-1)
@@ -28,38 +35,54 @@ def sinusoid(positions: jax.Array, width: int, theta: float, layout: str) -> jax
 
 
 def rotation_rates(cfg: PositionConfig, rotated: int) -> jax.Array:
-    """float32[rotated / 2]: radians per position of each pair, scaled as the config says."""
+    """Compute the radians per position of each pair of dims, scaled as the config says.
+
+    Returns:
+        float32[rotated / 2].
+    """
     rates = cfg.theta ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / rotated)
     scaling = cfg.scaling
     if scaling.kind == "linear":
         return rates / scaling.factor
     if scaling.kind == "llama3":
-        turns = scaling.original_length * rates / (2 * math.pi)  # in the length trained at first
-        kept = jnp.clip(
-            (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor), 0, 1
-        )
-        return rates * (kept + (1 - kept) / scaling.factor)
+        # Turns within the length of the first training: many turns are kept, few are stretched.
+        turns = scaling.original_length * rates / (2 * math.pi)
+        ramp = scaling.high_freq_factor - scaling.low_freq_factor
+        kept_fraction = jnp.clip((turns - scaling.low_freq_factor) / ramp, 0, 1)
+        return rates * (kept_fraction + (1 - kept_fraction) / scaling.factor)
     return rates
 
 
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, cfg: PositionConfig) -> jax.Array:
-    """Rotary embedding (Su et al. 2021, eq. 34) of the first share of each head, half-split pairs."""
+    """Apply rotary embeddings (Su et al. 2021, eq. 34) to the first fraction of each head.
+
+    Args:
+        x_BTNH: queries or keys.
+        positions_BT: int[B, T], positions inside the documents.
+        cfg: theta, rotary_fraction and scaling.
+
+    Returns:
+        An array like x. Dim i is paired with dim i + half of the rotated ones (GPT-NeoX's order).
+    """
     head_dim = x_BTNH.shape[-1]
     rotated = int(head_dim * cfg.rotary_fraction) // 2 * 2
     rates = rotation_rates(cfg, rotated)
+    # In float32: angles of late positions have no precision left in bfloat16.
     angles = positions_BT.astype(jnp.float32)[:, :, None, None] * rates
-    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    sin = jnp.sin(angles)
+    cos = jnp.cos(angles)
     x = x_BTNH[..., :rotated]
-    turned = x.astype(jnp.float32) * jnp.concatenate([cos, cos], axis=-1)
-    turned += _swap_halves(x).astype(jnp.float32) * jnp.concatenate([-sin, sin], axis=-1)
-    return jnp.concatenate([turned.astype(x_BTNH.dtype), x_BTNH[..., rotated:]], axis=-1)
+    y = x.astype(jnp.float32) * jnp.concatenate([cos, cos], axis=-1)
+    # (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), as two products over whole vectors.
+    y += _swap_halves(x).astype(jnp.float32) * jnp.concatenate([-sin, sin], axis=-1)
+    return jnp.concatenate([y.astype(x_BTNH.dtype), x_BTNH[..., rotated:]], axis=-1)
 
 
 def _swap_halves(x: jax.Array) -> jax.Array:
-    """The second half of the last dim, then the first.
+    """Put the second half of the last dim before the first.
 
-    On a TPU by the matrix unit, which is exact and takes no time: halves of a head fill half a vector
-    register, and moving them costs more than the rotation.
+    On TPU by a product with a permutation, which is exact and hidden behind other work: halves of a head
+    fill half a vector register, and moving them costs more than the rotation.
     """
     half = x.shape[-1] // 2
     if platform() == "tpu":
@@ -68,7 +91,16 @@ def _swap_halves(x: jax.Array) -> jax.Array:
 
 
 def relative_bucket(distance: jax.Array, cfg: PositionConfig, bidirectional: bool) -> jax.Array:
-    """T5's bucket of key index minus query index (Raffel et al. 2020, 2.1): exact, then logarithmic."""
+    """Map distances to T5's buckets (Raffel et al. 2020, 2.1): exact, then logarithmic.
+
+    Args:
+        distance: int[...], key index minus query index.
+        cfg: num_buckets and max_distance.
+        bidirectional: whether keys after the query have half of the buckets; else they share bucket 0.
+
+    Returns:
+        int[...], in [0, num_buckets).
+    """
     count = cfg.num_buckets
     first = jnp.zeros_like(distance)
     if bidirectional:
@@ -77,6 +109,7 @@ def relative_bucket(distance: jax.Array, cfg: PositionConfig, bidirectional: boo
         distance = jnp.abs(distance)
     else:
         distance = jnp.maximum(-distance, 0)
+    # Half of the buckets hold one distance each, the others logarithmic ranges up to max_distance.
     exact = count // 2
     ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(cfg.max_distance / exact)
     far = jnp.minimum(exact + (ratio * (count - exact)).astype(jnp.int32), count - 1)
@@ -87,11 +120,23 @@ class BucketedBias(nn.Module):
     """T5's relative bias float[1, N, T, S] from one table, of a stack or of a layer."""
 
     cfg: BlockConfig
+    """The layer."""
 
     @nn.compact
     def __call__(self, num_queries: int, num_keys: int, query_start: int | jax.Array = 0) -> jax.Array:
+        """Look up the bias of every pair of query and key.
+
+        Args:
+            num_queries: T.
+            num_keys: S.
+            query_start: index of the first query among the keys.
+
+        Returns:
+            float[1, N, T, S].
+        """
         cfg = self.cfg
         shape = (cfg.position.num_buckets, cfg.attention.num_heads)
+        # T5 draws its table as an embedding of the model's width.
         std = cfg.width**-0.5 if cfg.init.kind == "fan_in" else cfg.init.stddev
         init = logical(nn.initializers.normal(std), (None, "heads"))
         table = self.param("table", init, shape, jnp.dtype(cfg.param_dtype))
@@ -102,9 +147,17 @@ class BucketedBias(nn.Module):
 
 
 def per_device_bias(bias_1NTS: jax.Array, batch_size: int) -> jax.Array:
-    """The bias once for each device that has rows of its own, [devices, N, T, S].
+    """Repeat the bias once for each device that has rows of its own.
 
-    The devices' gradients of it are then summed once behind the layers, and not in each of them.
+    Each device then accumulates the gradient of its own copy, and the copies are summed once behind the
+    layers: an all-reduce in place of one in each layer.
+
+    Args:
+        bias_1NTS: the bias of all rows.
+        batch_size: number of rows, by which they are sharded.
+
+    Returns:
+        float[devices, N, T, S]; the bias itself where rows are not sharded.
     """
     layout = spec_in_use(("batch",), (batch_size,))
     if layout is None or layout[0] is None:
@@ -117,8 +170,12 @@ def per_device_bias(bias_1NTS: jax.Array, batch_size: int) -> jax.Array:
 
 
 def skew(x: jax.Array, num_keys: int) -> jax.Array:
-    """y[..., i, j] = x[..., i, T-1-i+j] for x[..., T, R], R >= T-1+num_keys (Transformer-XL, app. B)."""
+    """Shift each row of x[..., T, R] by one more than the last: y[..., i, j] = x[..., i, T-1-i+j].
+
+    R >= T - 1 + num_keys (Transformer-XL, app. B). By reshaping alone: rows of R + 1 read as rows of R.
+    """
     *lead, rows, width = x.shape
+    # One more column, and each row of the flat array begins one entry later than in x.
     padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
     flat = padded.reshape(*lead, rows * (width + 1))
     flat = flat[..., rows - 1 : rows - 1 + rows * width]
@@ -128,31 +185,39 @@ def skew(x: jax.Array, num_keys: int) -> jax.Array:
 class RelativeLogits(nn.Module):
     """The position and segment terms of Transformer-XL's and XLNet's attention logits, before scaling.
 
-    (b) and (d) of Dai et al. 2019, eq. 4: (q + v)^T W_r r[i - j]; and XLNet's (q + b)^T s[i, j]
-    (Yang et al. 2019, 2.5). The content bias u is added to the queries by the caller: `content_bias`.
+    Terms (b) and (d) of Dai et al. 2019, eq. 4: (q + v)^T W_r r[i - j]; and XLNet's (q + b)^T s[i, j] (Yang
+    et al. 2019, 2.5). The content bias u is added to the queries by `bias_queries`.
     """
 
     cfg: BlockConfig
+    """The layer."""
 
     def setup(self):
+        """Create parameters and submodules."""
         cfg = self.cfg
         heads = (cfg.attention.num_heads, cfg.head_dim)
+        head_names = ("heads", "head_dim")
         dtype = jnp.dtype(cfg.param_dtype)
         init = nn.initializers.normal(cfg.init.stddev)
-        self.content_bias = self.param("content_bias", logical(init, ("heads", "head_dim")), heads, dtype)
-        self.position_bias = self.param("position_bias", logical(init, ("heads", "head_dim")), heads, dtype)
-        names = ("embed", "heads", "head_dim")
-        std = cfg.std(cfg.width)
-        rest = (std, False, cfg.dtype, cfg.param_dtype, None, joins_heads(cfg))
-        self.position = Linear((cfg.width,), heads, names, *rest)
+        self.content_bias = self.param("content_bias", logical(init, head_names), heads, dtype)
+        self.position_bias = self.param("position_bias", logical(init, head_names), heads, dtype)
+        self.position = Linear(
+            inputs=(cfg.width,),
+            outputs=heads,
+            names=("embed", *head_names),
+            std=cfg.std(cfg.width),
+            bias=False,
+            dtype=cfg.dtype,
+            param_dtype=cfg.param_dtype,
+            flat=joins_heads(cfg),
+        )
         if cfg.position.segment_relative:
-            self.segment_bias = self.param("segment_bias", logical(init, names[1:]), heads, dtype)
-            shape = (2, *heads)
-            self.segment = self.param("segment", logical(init, (None, *names[1:])), shape, dtype)
+            self.segment_bias = self.param("segment_bias", logical(init, head_names), heads, dtype)
+            self.segment = self.param("segment", logical(init, (None, *head_names)), (2, *heads), dtype)
 
     def bias_queries(self, query_BTNH: jax.Array) -> jax.Array:
-        """q + u, what the content term uses."""
-        return self._moved(query_BTNH, self.content_bias)
+        """Compute q + u, which the content term reads."""
+        return self._add_head_bias(query_BTNH, self.content_bias)
 
     def keys(
         self,
@@ -161,38 +226,55 @@ class RelativeLogits(nn.Module):
         query_start: int | jax.Array,
         backwards_B: jax.Array | None = None,
     ) -> jax.Array:
-        """W_r r[R, N, H] for the distances i - j from query_start + T - 1 down to query_start - S + 1.
+        """Project the sinusoids of all distances i - j, from query_start + T - 1 down to query_start - S + 1.
 
-        `backwards` is 1 for rows whose text is in reverse: theirs are j - i, and the result is [B, R, N, H].
+        Args:
+            num_queries: T.
+            num_keys: S.
+            query_start: index of the first query among the keys.
+            backwards_B: int[B], 1 for rows whose text is in reverse: their distances are j - i. None: no row.
+
+        Returns:
+            W_r r, float[R, N, H]; [B, R, N, H] with `backwards_B`.
         """
-        cfg = self.cfg
+        # In falling order: row i of the shifted result begins at distance i.
         distance = query_start + num_queries - 1 - jnp.arange(num_queries + num_keys - 1)
-
-        def keys_of(distance: jax.Array) -> jax.Array:
-            table = sinusoid(distance, cfg.width, cfg.position.theta, "halves")
-            return self.position(table.astype(jnp.dtype(cfg.dtype)))
-
         if backwards_B is None:
-            return keys_of(distance)
-        return jnp.where(backwards_B[:, None, None, None] > 0, keys_of(-distance), keys_of(distance))
+            return self._distance_keys(distance)
+        is_backwards = backwards_B[:, None, None, None] > 0
+        return jnp.where(is_backwards, self._distance_keys(-distance), self._distance_keys(distance))
 
     def term(
         self, query_BTNH: jax.Array, keys_RNH: jax.Array, rows: int, places_BP: jax.Array | None
     ) -> RelativeTerms:
-        """What `__call__` or `gathered` lay out over the keys."""
-        return RelativeTerms(self._moved(query_BTNH, self.position_bias), keys_RNH, rows, places_BP)
+        """Return the factors that `__call__` and `gathered` multiply and lay out over the keys.
 
-    def _moved(self, query_BTNH: jax.Array, bias_NH: jax.Array) -> jax.Array:
-        if not joins_heads(self.cfg):
-            return add_bias(query_BTNH, bias_NH)
-        flat = query_BTNH.reshape(*query_BTNH.shape[:2], -1)
-        return add_bias(flat, bias_NH.reshape(-1)).reshape(query_BTNH.shape)
+        Args:
+            query_BTNH: queries.
+            keys_RNH: what `keys` returns.
+            rows: number of positions of a row.
+            places_BP: int[B, P], the positions of the queries; None: all of the row.
+
+        Returns:
+            The factors.
+        """
+        query = self._add_head_bias(query_BTNH, self.position_bias)
+        return RelativeTerms(query, keys_RNH, rows, places_BP)
 
     def __call__(self, query_BTNH: jax.Array, keys_RNH: jax.Array, num_keys: int) -> jax.Array:
-        """float[B, N, T, S] for queries at consecutive places. keys: [R, N, H] or [B, R, N, H]."""
+        """Compute the position term of queries at consecutive positions.
+
+        Args:
+            query_BTNH: queries.
+            keys_RNH: what `keys` returns, [R, N, H] or [B, R, N, H].
+            num_keys: S.
+
+        Returns:
+            float[B, N, T, S].
+        """
         shifted = query_BTNH + self.position_bias.astype(query_BTNH.dtype)
-        keys = "brnh" if keys_RNH.ndim == 4 else "rnh"
-        return skew(jnp.einsum(f"btnh,{keys}->bntr", shifted, keys_RNH), num_keys)
+        key_dims = "brnh" if keys_RNH.ndim == 4 else "rnh"
+        return skew(jnp.einsum(f"btnh,{key_dims}->bntr", shifted, keys_RNH), num_keys)
 
     def gathered(
         self,
@@ -202,18 +284,46 @@ class RelativeLogits(nn.Module):
         num_queries: int,
         num_keys: int,
     ) -> jax.Array:
-        """The same float[B, N, P, S] for queries at the given places of a row of `num_queries`."""
-        shifted = query_BPNH + self.position_bias.astype(query_BPNH.dtype)
-        keys = "brnh" if keys_RNH.ndim == 4 else "rnh"
-        terms_BPNR = jnp.einsum(f"bpnh,{keys}->bpnr", shifted, keys_RNH)
+        """Compute the position term of queries at some positions of a row.
 
-        def window(terms_NR: jax.Array, place: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_slice_in_dim(terms_NR, num_queries - 1 - place, num_keys, axis=1)
+        Args:
+            query_BPNH: queries.
+            places_BP: int[B, P], their positions.
+            keys_RNH: what `keys` returns, [R, N, H] or [B, R, N, H].
+            num_queries: number of positions of the row.
+            num_keys: S.
+
+        Returns:
+            float[B, N, P, S].
+        """
+        shifted = query_BPNH + self.position_bias.astype(query_BPNH.dtype)
+        key_dims = "brnh" if keys_RNH.ndim == 4 else "rnh"
+        terms_BPNR = jnp.einsum(f"bpnh,{key_dims}->bpnr", shifted, keys_RNH)
+
+        def window(terms_NR: jax.Array, position: jax.Array) -> jax.Array:
+            # The distances of a query at this position to all keys are consecutive.
+            return jax.lax.dynamic_slice_in_dim(terms_NR, num_queries - 1 - position, num_keys, axis=1)
 
         return jnp.swapaxes(jax.vmap(jax.vmap(window))(terms_BPNR, places_BP), 1, 2)
 
     def segments(self, query_BTNH: jax.Array, different_BTS: jax.Array) -> jax.Array:
-        """float[B, N, T, S]: s_0 where query and key are of one segment, s_1 where not."""
+        """Compute XLNet's segment term: s_0 where query and key are of one type, s_1 where not.
+
+        Returns:
+            float[B, N, T, S].
+        """
         shifted = query_BTNH + self.segment_bias.astype(query_BTNH.dtype)
         both = jnp.einsum("btnh,cnh->bntc", shifted, self.segment.astype(query_BTNH.dtype))
         return jnp.where(different_BTS[:, None], both[..., 1:], both[..., :1])
+
+    def _distance_keys(self, distance: jax.Array) -> jax.Array:
+        cfg = self.cfg
+        table = sinusoid(distance, cfg.width, cfg.position.theta, "halves")
+        return self.position(table.astype(jnp.dtype(cfg.dtype)))
+
+    def _add_head_bias(self, query_BTNH: jax.Array, bias_NH: jax.Array) -> jax.Array:
+        if not joins_heads(self.cfg):
+            return add_bias(query_BTNH, bias_NH)
+        # Joined, as the kernel reads the sum.
+        flat = query_BTNH.reshape(*query_BTNH.shape[:2], -1)
+        return add_bias(flat, bias_NH.reshape(-1)).reshape(query_BTNH.shape)

@@ -1,4 +1,4 @@
-"""A relative term of attention logits before it is laid out over the keys."""
+"""Relative terms of attention logits before they are laid out over the keys."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,20 @@ import jax
 
 
 class RelativeTerms(NamedTuple):
-    """logits[b, n, i, j] += query[b, i, n] . keys[rows - 1 - place_i + j, n]: see nn/position.py.
+    """Factors of logits[b, n, i, j] += query[b, i, n] . keys[rows - 1 - p_i + j, n]; see nn/position.py.
 
-    place_i is i, or `places[b, i]` where the queries are some of a row of `rows`. A kernel that keeps logits
-    on the chip makes the term there; laid out over the keys it is as large as the logits.
+    p_i is the position of query i in its row. A kernel that keeps the logits on the chip multiplies the
+    factors there; laid out over the keys in memory the terms are as large as the logits.
     """
 
     query_BTNH: jax.Array
-    keys_RNH: jax.Array  # R = rows - 1 + the number of keys
+    """Queries with the position bias added, float[B, T, N, H]."""
+
+    keys_RNH: jax.Array
+    """Projected distances, float[R, N, H] or float[B, R, N, H]; R = rows - 1 + the number of keys."""
+
     rows: int
+    """Number of positions of a row, which is T where all of them are queries."""
+
     places_BP: jax.Array | None = None
+    """int[B, P], the positions of the queries (P = T) in a row of `rows`; None: query i is at position i."""

@@ -13,21 +13,35 @@ from tlx.base.platform import platform
 from tlx.nn.config import BlockConfig
 from tlx.parallel.sharding import PARTITION_NAME
 
-# What the parts of a block tag for remat = "name+name": see checkpoint_name in attention.py, feedforward.py,
-# block.py (fed: what the feed-forward adds) and norm.py (statistics: two numbers of a place).
 TENSORS = (
     *("query", "key", "value", "attention", "attended"),
     *("in", "gate", "hidden", "fed", "statistics"),
 )
+"""What the parts of a layer tag for remat = "name+name".
 
-Layer = Callable[[Any, Any, jax.Array, Any], tuple[Any, Any]]
+See checkpoint_name in attention.py, feedforward.py, block.py ("fed": what the feed-forward network adds to
+the stream) and norm.py ("statistics": two numbers per position). """
+
+Layer = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+"""(parameters of one layer, carry, index of the layer, its inputs) -> (carry, its outputs)."""
 
 
 def remat_policy(name: str) -> tuple[bool, Any]:
-    """(whether to recompute, what to keep) for a policy's name; ConfigError with the legal names."""
+    """Look up a rematerialisation policy.
+
+    Args:
+        name: "none", "full", "dots" or names of TENSORS joined by "+": model.execution.remat.
+
+    Returns:
+        (whether to rematerialise, the policy of jax.checkpoint that says what is saved).
+
+    Raises:
+        ConfigError: naming what is legal.
+    """
     if name in ("none", "full"):
         return name == "full", jax.checkpoint_policies.nothing_saveable
     if name == "dots":
+        # Products of activations with weights are kept, those of attention (with batch dims) are not.
         return True, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     names = name.split("+")
     unknown = [part for part in names if part not in TENSORS]
@@ -40,13 +54,13 @@ def remat_policy(name: str) -> tuple[bool, Any]:
 
 
 def unroll_of(cfg: BlockConfig, num_layers: int) -> int:
-    """Layers per iteration of the scan: all of them on CPU, where that is faster, one elsewhere."""
+    """Return the layers per iteration of the scan; by default all on CPU, where that is faster, else one."""
     unroll = cfg.execution.unroll or (num_layers if platform() == "cpu" else 1)
     return min(unroll, num_layers)
 
 
 def stacked_init(init_one: Callable[[jax.Array], Any], num_layers: int) -> Callable[[jax.Array], Any]:
-    """The initialiser of `num_layers` layers, each from a key of its own, with a leading dim "layers"."""
+    """Make the initialiser of stacked layers, each from a key of its own, with a leading dim "layers"."""
 
     def init(key: jax.Array) -> Any:
         boxed = jax.vmap(init_one)(jax.random.split(key, num_layers))
@@ -57,22 +71,35 @@ def stacked_init(init_one: Callable[[jax.Array], Any], num_layers: int) -> Calla
 
 def layer_params(
     module: nn.Module,
-    init_one: Callable[[jax.Array], Any],
+    init_one: Callable[[jax.Array], Any] | None,
     num_layers: int,
     share: bool,
     absent: Sequence[str] = (),
 ) -> Any:
-    """The parameters called "blocks" of `module`: [layers, ...] each, or one layer's where they share.
+    """Return the parameters "blocks" of a module, created where they do not exist.
 
-    The parts `absent` from the first layer are [layers - 1, ...], those of the layers behind it. Read
-    without tracing the initialiser again, which would cost as much as the forward pass.
+    Existing ones are read without tracing the initialiser again, which would cost as much as the forward
+    pass.
+
+    Args:
+        module: the stack that owns them.
+        init_one: initialiser of one layer, from a key to its parameters; None where they must exist.
+        num_layers: L.
+        share: whether all layers have one layer's parameters (ALBERT).
+        absent: parts that the first layer does not have.
+
+    Returns:
+        A tree of [L, ...] arrays; [L - 1, ...] for `absent` parts, those of the second layer on; one
+        layer's tree where they are shared.
     """
     if module.has_variable("params", "blocks"):
         return meta.unbox(module.get_variable("params", "blocks"))
+    assert init_one is not None, "parameters must exist"
     init = init_one if share else stacked_init(init_one, num_layers)
 
     def without_first(key: jax.Array) -> Any:
         blocks = init(key)
+        # Drawn for all layers and cut: the values of the others do not depend on the first one's parts.
         return blocks | {name: jax.tree.map(lambda x: x[1:], blocks[name]) for name in absent}
 
     return module.param("blocks", without_first if absent else init)
@@ -85,42 +112,68 @@ def run_layers(
     carry: Any,
     inputs: Any = None,
     *,
-    num_layers: int,
     share: bool,
+    period: int = 1,
     first: int = 0,
 ) -> tuple[Any, Any]:
-    """Scans `layer(params, carry, index, inputs[index]) -> (carry, output)`; outputs are stacked.
+    """Run consecutive layers by one scan over whole periods of their pattern, then what is left over.
 
-    `layers` are those of one period of the pattern, which differ in what is static; one scan goes over the
-    whole periods, and the layers that are left over follow it. Parameters stay stacked [num_layers, ...].
-    `first` is the index of the first.
+    Args:
+        layers: one function for each layer; they repeat after `period` of them.
+        cfg: execution.remat and execution.unroll.
+        blocks: these layers' parameters, [len(layers), ...]; one layer's where they are shared.
+        carry: what goes from layer to layer.
+        inputs: a tree of [len(layers), ...] arrays, of which each layer gets its own; None: none.
+        share: whether all layers have one layer's parameters.
+        period: number of layers after which the pattern repeats. Fewer layers than that are not scanned.
+        first: index of the first of these layers in the stack.
+
+    Returns:
+        (carry, outputs of all layers stacked [len(layers), ...]).
     """
+    num_layers = len(layers)
     if not num_layers:
         return carry, None
     recompute, policy = remat_policy(cfg.execution.remat)
-    period = len(layers)
-    periods, unroll = num_layers // period, max(1, unroll_of(cfg, num_layers) // period)
+    num_periods = num_layers // period
+    num_scanned = num_periods * period
+    # An iteration is a period, and cannot be less.
+    unroll = max(1, unroll_of(cfg, num_layers) // period)
+    pattern = list(layers[:period])
     if recompute:
+        # A scan of one layer an iteration keeps XLA from undoing the rematerialisation by common
+        # subexpression elimination; several layers in one body need barriers against it.
         prevent_cse = unroll > 1 or period > 1
-        layers = [jax.checkpoint(layer, policy=policy, prevent_cse=prevent_cse) for layer in layers]
+        pattern = [jax.checkpoint(layer, policy=policy, prevent_cse=prevent_cse) for layer in pattern]
 
-    def some(carry: Any, scanned: Any, count: int) -> tuple[Any, Any]:
+    def run_pattern(carry: Any, scanned: Any, count: int) -> tuple[Any, Any]:
+        """Run the first `count` layers of the pattern on their slices of `scanned`."""
         outputs = []
-        for place, layer in enumerate(layers[:count]):
-            params, index, layer_inputs = jax.tree.map(lambda x, place=place: x[place], scanned)
+        for i, layer in enumerate(pattern[:count]):
+            params, index, layer_inputs = jax.tree.map(lambda x, i=i: x[i], scanned)
             carry, output = layer(blocks if share else params, carry, index, layer_inputs)
             outputs.append(output)
         return carry, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
+    def run_period(carry: Any, scanned: Any) -> tuple[Any, Any]:
+        return run_pattern(carry, scanned, period)
+
+    # Indices are scanned too: dropout keys and caches depend on them.
     scanned = (None if share else blocks, first + jnp.arange(num_layers), inputs)
-    whole = jax.tree.map(lambda x: x[: periods * period].reshape(periods, period, *x.shape[1:]), scanned)
+    by_period = jax.tree.map(lambda x: x[:num_scanned].reshape(num_periods, period, *x.shape[1:]), scanned)
     pieces = []
-    if periods:
-        body = lambda carry, scanned: some(carry, scanned, period)  # noqa: E731
-        carry, outputs = jax.lax.scan(body, carry, whole, length=periods, unroll=min(unroll, periods))
-        pieces.append(jax.tree.map(lambda x: x.reshape(periods * period, *x.shape[2:]), outputs))
-    if num_layers % period:
-        rest = jax.tree.map(lambda x: x[periods * period :], scanned)
-        carry, outputs = some(carry, rest, num_layers % period)
+    if num_periods:
+        carry, outputs = jax.lax.scan(
+            run_period, carry, by_period, length=num_periods, unroll=min(unroll, num_periods)
+        )
+        pieces.append(jax.tree.map(lambda x: x.reshape(num_scanned, *x.shape[2:]), outputs))
+    if num_layers > num_scanned:
+        remaining = jax.tree.map(lambda x: x[num_scanned:], scanned)
+        carry, outputs = run_pattern(carry, remaining, num_layers - num_scanned)
         pieces.append(outputs)
-    return carry, jax.tree.map(lambda *x: jnp.concatenate(x) if len(x) > 1 else x[0], *pieces)
+    return carry, jax.tree.map(_concatenate, *pieces)
+
+
+def _concatenate(*pieces: jax.Array) -> jax.Array:
+    """Join the outputs of the scan and of the layers after it."""
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)

@@ -11,14 +11,14 @@ from jax.sharding import Mesh
 from tlx import parallel
 from tlx.base.errors import ConfigError
 from tlx.data.batches import Batches
-from tlx.data.pipeline import build_pipeline
+from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.prepare import prepare_tokenizer
 from tlx.data.records import RecordSplit, build_records, prepare_records_tokenizer
-from tlx.objectives.shared.base import ObjectiveSpec
+from tlx.data.sources import Split
 from tlx.run.config import RunConfig, get_objective
-from tlx.run.program import Program, program
+from tlx.run.program import Program, build_program
 from tlx.run.spec import spec_of
-from tlx.tasks.shared.base import Task, TaskSpec
+from tlx.tasks.shared.base import is_supervised
 from tlx.text import Tokenizer
 from tlx.training.state import State
 from tlx.training.step import StepFn
@@ -26,26 +26,41 @@ from tlx.training.teacher import check_tokenizer, read_frozen
 
 
 class Run(NamedTuple):
-    """What training needs, assembled. Nothing is on a device yet, and nothing in the run's folder."""
+    """Everything that training needs. No array is on a device yet, and the run directory is untouched."""
 
     config: RunConfig
+    """Checked config."""
     tokenizer: Tokenizer
-    spec: ObjectiveSpec | TaskSpec
+    """Tokenizer of the run, trained where the config asks for it."""
+    spec: Any
+    """Spec or TaskSpec that examples are made with."""
     module: Any
+    """Linen module of the objective."""
     train: Batches
+    """Batches of the training split."""
     validation: Batches
+    """Batches of the validation split."""
     mesh: Mesh
+    """Device mesh."""
     rules: parallel.ShardingRules
-    program: Program  # which another run, of another seed, can be made with
+    """Sharding rules from logical dim names to mesh axes."""
+    program: Program
+    """Jitted init and step; a run that differs only in its seed can reuse it."""
     state: State
-    init: Callable[[], State]  # the state before the first step, never whole in one place
-    frozen: Callable[[], Any]  # the part of the state that no checkpoint holds
+    """Abstract train state, each leaf with its sharding."""
+    init: Callable[[], State]
+    """Returns the initial train state, created already sharded."""
+    frozen: Callable[[], Any]
+    """Returns the frozen parameters, which no checkpoint holds."""
     step: StepFn
-    local_row_indices: tuple[int, ...]  # of the global batch, those that this process makes
-    to_devices: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]  # these rows onto the devices
+    """Jitted train step; donates the state."""
+    local_row_indices: tuple[int, ...]
+    """Indices of the global batch rows that this process loads, ascending."""
+    to_devices: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
+    """Puts these rows onto the devices as global arrays."""
 
     def use(self) -> AbstractContextManager[None]:
-        """The context in which init, step and restore are called: the mesh and its rules."""
+        """Return the context, mesh and rules, in which init, step and restore are called."""
         return parallel.use(self.mesh, self.rules)
 
 
@@ -53,69 +68,139 @@ def assemble(
     config: RunConfig,
     tokenizer: Tokenizer | None = None,
     base: Callable[[Any], Any] | None = None,
-    made: Program | None = None,
+    program: Program | None = None,
 ) -> Run:
-    """Puts a checked config's parts together: tokenizer, data, model, mesh, optimizer, step.
+    """Assemble a run from a checked config: tokenizer, data, model, mesh, optimizer, step.
 
-    `tokenizer`: the one the run was started with; else it is made (and the text tokenised) as the config
-    says, once per machine. `base`: gives a tree of parameters, arrays or shapes with shardings, those of the
-    model that the run goes on from in place of its own. `made`: what is compiled, of a run that differs in
-    its seed alone. Raises ConfigError or DataError.
+    Args:
+        config: Checked config.
+        tokenizer: Tokenizer that the run was started with. None makes it (and tokenises the text) as the
+            config says, once per host.
+        base: Maps a tree of initial or abstract parameters with shardings to those of the base model. None
+            starts from fresh parameters.
+        program: A compiled program to reuse, from a run that differs only in its seed.
+
+    Returns:
+        The run. Nothing of it is computed before `init` and `step` are called.
+
+    Raises:
+        ConfigError: For adaptation without a base model, or what does not divide over the devices.
+        DataError: For text or records that are missing, unreadable or too few.
     """
     if config.adapt.method != "full" and base is None:
         raise ConfigError(f"adapt.method = {config.adapt.method!r} adapts a base model; use: tlx finetune")
     tokenizer = tokenizer or build_tokenizer(config)
     check_tokenizer(config.objective, tokenizer.hash)
     spec = spec_of(config, tokenizer)
-    splits = {split: open_split(config, tokenizer, split) for split in ("train", "validation")}
-    made = made or program(config, spec, parallel.make_mesh(config.mesh))
-    rows = {name: leaf.sharding for name, leaf in made.batch.items()}
+    train = open_split(config, tokenizer, "train")
+    validation = open_split(config, tokenizer, "validation")
+    if program is None:
+        program = build_program(config, spec, parallel.make_mesh(config.mesh))
+    mesh = program.mesh
+    if not isinstance(mesh, Mesh):
+        raise ValueError("a program on an abstract mesh has no devices to run on")
+    initialise = program.init
+    abstract = program.state
+    shardings = {name: leaf.sharding for name, leaf in program.batch.items()}
+    rows = parallel.local_rows(next(iter(shardings.values())), config.train.batch_size)
 
     def frozen() -> Any:
-        if config.adapt.method == "full":
-            return read_frozen(config.objective, made.state.frozen)
-        return base(made.state.frozen)
+        if base is None or config.adapt.method == "full":
+            return read_frozen(config.objective, abstract.frozen)
+        return base(abstract.frozen)
 
     def init() -> State:
-        kept = frozen()
-        state = made.init(kept, np.uint32(config.seed))._replace(frozen=kept)
+        frozen_params = frozen()
+        state = initialise(frozen_params, np.uint32(config.seed))._replace(frozen=frozen_params)
         return state if base is None else state._replace(params=base(state.params))
 
     return Run(
         config=config,
         tokenizer=tokenizer,
         spec=spec,
-        module=made.module,
-        train=splits["train"],
-        validation=splits["validation"],
-        mesh=made.mesh,
-        rules=made.rules,
-        program=made,
-        state=made.state,
+        module=program.module,
+        train=train,
+        validation=validation,
+        mesh=mesh,
+        rules=program.rules,
+        program=program,
+        state=program.state,
         init=init,
         frozen=frozen,
-        step=made.step,
-        local_row_indices=tuple(
-            parallel.local_rows(next(iter(rows.values())), config.train.batch_size).tolist()
-        ),
-        to_devices=lambda local: parallel.to_global(local, rows),
+        step=program.step,
+        local_row_indices=tuple(rows.tolist()),
+        to_devices=lambda local: parallel.to_global(local, shardings),
     )
 
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:
-    """The tokenizer that the config asks for, trained on the run's own text where it has to be."""
-    parts = get_objective(config)
-    if isinstance(parts, Task):
-        columns = (*parts.texts(config.objective), *parts.written(config.objective))
+    """Return the tokenizer that the config asks for, trained on the run's own text where it has to be."""
+    objective = get_objective(config)
+    if is_supervised(objective):
+        columns = (*objective.text_columns(config.objective), *objective.target_columns(config.objective))
         return prepare_records_tokenizer(config.tokenizer, config.data, columns)
     return prepare_tokenizer(config.tokenizer, config.data)
 
 
 def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batch_size: int = 0) -> Batches:
-    """The batches of a split of the run's data (of a task's also "test"), `batch_size` rows or the run's."""
-    parts, spec = get_objective(config), spec_of(config, tokenizer)
-    rest = {"batch_size": batch_size or config.train.batch_size, "seed": config.seed}
-    if isinstance(parts, Task):
-        return build_records(config.data, tokenizer, parts, spec, part=split, **rest)
-    reads = parts.reads(spec)
-    return build_pipeline(config.data, tokenizer, parts.example, spec, reads, split=split, **rest)
+    """Open the batches of a split of the run's data: text of an objective, or records of a task.
+
+    Args:
+        config: Checked config.
+        tokenizer: Tokenizer of the run.
+        split: "train" or "validation"; of a task also "test".
+        batch_size: Rows of a batch; 0 takes train.batch_size.
+
+    Returns:
+        Batches by number.
+
+    Raises:
+        ConfigError: For an objective without such a split, or what it cannot read.
+        DataError: For text or records that are missing, unreadable or too few.
+    """
+    objective = get_objective(config)
+    if not is_supervised(objective):
+        if split == "test":
+            raise ConfigError(f"objective {config.objective.name!r} has no split 'test'")
+        return open_text(config, tokenizer, split, batch_size)
+    return build_records(
+        config.data,
+        tokenizer,
+        objective,
+        spec_of(config, tokenizer),
+        part=split,
+        batch_size=batch_size or config.train.batch_size,
+        seed=config.seed,
+    )
+
+
+def open_text(config: RunConfig, tokenizer: Tokenizer, split: Split, batch_size: int = 0) -> Pipeline:
+    """Open the batches of an objective's text, as `open_split` does.
+
+    Args:
+        config: Checked config of an objective, not of a task.
+        tokenizer: Tokenizer that the text is read with.
+        split: "train" or "validation".
+        batch_size: Rows of a batch; 0 takes train.batch_size.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        ConfigError: For what the objective cannot read.
+        DataError: For text that is missing, unreadable or too little for one batch.
+    """
+    objective = get_objective(config)
+    if objective.supervised:
+        raise ConfigError(f"objective {config.objective.name!r} is a task: it reads records, not text")
+    spec = spec_of(config, tokenizer)
+    return build_pipeline(
+        config.data,
+        tokenizer,
+        objective.example,
+        spec,
+        objective.window_spec(spec),
+        batch_size=batch_size or config.train.batch_size,
+        seed=config.seed,
+        split=split,
+    )

@@ -17,19 +17,19 @@ from tlx.models.config import ModelConfig
 from tlx.optim import make_optimizer, make_schedule
 from tlx.run.config import RunConfig, get_objective, parse_config
 from tlx.run.spec import abstract_batch, make_module, spec_before_tokenizer
-from tlx.tasks.shared.base import Task
 from tlx.training.config import TrainConfig
 from tlx.training.state import boxed_params, frozen_params, initial_params
 from tlx.training.step_flops import trace_forward
 
 
 def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
-    """The frozen config, checked in all that does not depend on the devices.
+    """Return the frozen config, checked in everything that does not depend on the devices.
 
     Raises ConfigError with the field, its value and the legal ones. `allow`: see base.lookup.Table.load.
     """
     resolved = parse_config(config, allow)
-    name, parts = resolved.objective.name, get_objective(resolved, allow)
+    name = resolved.objective.name
+    parts = get_objective(resolved, allow)
     for field in dataclasses.fields(resolved):
         validate = getattr(getattr(resolved, field.name), "validate", None)
         if validate is not None:
@@ -37,17 +37,15 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
     _check_seed(resolved.seed)
     if resolved.model.kind not in parts.kinds:
         raise ConfigError(f"objective {name!r}: " + one_of("model.kind", resolved.model.kind, parts.kinds))
-    if isinstance(parts, Task):
+    if parts.supervised:
         resolved.data.records.validate()
-        abstract_batch(resolved, spec_before_tokenizer(resolved))
-    else:
-        parts.reads(spec_before_tokenizer(resolved))
+    parts.check_spec(spec_before_tokenizer(resolved))
     _check_positions(resolved)
     return resolved
 
 
 def check_devices(config: RunConfig, num_devices: int) -> None:
-    """Raises ConfigError where mesh, batch or model do not fit so many devices. Compiles nothing.
+    """Raise ConfigError where mesh, batch or model do not divide over so many devices. Compiles nothing.
 
     The whole model is traced with the mesh's shardings, so that no dim fails to divide later.
     """
@@ -58,14 +56,15 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     _check_heads(config.model, axes["heads"], math.prod(sizes[axis] for axis in axes["heads"]))
     mesh = parallel.abstract_mesh(config.mesh, num_devices)
     spec = spec_before_tokenizer(config)
-    module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
+    module = make_module(config, spec.vocab)
+    batch = abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
     check_patterns(config.adapt, boxed)
-    trained, _ = split(config.adapt, boxed)
+    trainable, _ = split(config.adapt, boxed)
     optimizer = adapted_optimizer_config(
-        config.optimizer, config.adapt, module.model, trained, config.train.steps
+        config.optimizer, config.adapt, module.model, trainable, config.train.steps
     )
-    make_optimizer(optimizer, make_schedule(optimizer, config.train.steps), trained)
+    make_optimizer(optimizer, make_schedule(optimizer, config.train.steps), trainable)
     frozen = frozen_params(module)
     parallel.param_shardings((boxed, frozen), mesh, rules)
     jax.eval_shape(partial(initial_params, module), parallel.unbox(boxed), parallel.unbox(frozen))
@@ -79,8 +78,9 @@ def _check_seed(seed: int) -> None:
 
 
 def _check_positions(config: RunConfig) -> None:
-    """A learned table must have a row for each place: an index beyond it would silently read the last."""
-    position, length = config.model.position, config.data.sequence_length
+    """Check that a learned table has a row for each position: an index beyond it would read the last one."""
+    position = config.model.position
+    length = config.data.sequence_length
     if position.kind == "learned" and length > position.max_length:
         raise ConfigError(
             f"data.sequence_length = {length} needs {length} rows of learned positions, "
@@ -89,19 +89,23 @@ def _check_positions(config: RunConfig) -> None:
 
 
 def _check_batch(train: TrainConfig, axes: Sequence[str], shards: int) -> None:
-    parts = shards * train.microbatches
-    if train.batch_size % parts:
-        split = " x ".join([f"{shards} devices of mesh.{' x mesh.'.join(axes)}"] if axes else [])
-        near = sorted({max(parts, train.batch_size // parts * parts), -(-train.batch_size // parts) * parts})
+    """Check that microbatches divide over the mesh axes that shard the batch."""
+    unit = shards * train.microbatches
+    if train.batch_size % unit:
+        devices = f"{shards} devices of mesh.{' x mesh.'.join(axes)}" if axes else ""
+        below = max(unit, train.batch_size // unit * unit)
+        above = -(-train.batch_size // unit) * unit
+        nearest = sorted({below, above})
         raise ConfigError(
             f"train.batch_size = {train.batch_size} does not divide into {train.microbatches} microbatches"
-            f" over {split}; it must be a multiple of {parts}, such as {' or '.join(map(str, near))}"
+            f" over {devices}; it must be a multiple of {unit}, such as {' or '.join(map(str, nearest))}"
         )
 
 
 def _check_heads(model: ModelConfig, axes: Sequence[str], shards: int) -> None:
-    heads, kv_heads = model.attention.num_heads, model.attention.num_kv_heads
-    for name, count in (("num_heads", heads), ("num_kv_heads", kv_heads)):
+    """Check that query and key-value heads divide over the mesh axes that shard them."""
+    counts = {"num_heads": model.attention.num_heads, "num_kv_heads": model.attention.num_kv_heads}
+    for name, count in counts.items():
         if count and count % shards:
             legal = [n for n in range(1, count + 1) if count % n == 0]
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""The config of a run: its dataclass, its defaults, and the way from a ConfigDict to it."""
+"""The config of a run: its dataclass, its defaults, and the conversion from a ConfigDict."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,98 +18,133 @@ from tlx.objectives.shared.base import Objective
 from tlx.optim.config import OptimizerConfig
 from tlx.parallel.config import MeshConfig
 from tlx.tasks import TABLE as TASKS
-from tlx.tasks.shared.base import Task
 from tlx.text.config import TokenizerConfig
 from tlx.training.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
 from tlx.training.teacher import with_teacher
 
-# What a run's config.objective may be: self-supervised, or a task with labels.
+# Legal values of config.objective.name: self-supervised objectives, and tasks with labels.
 OBJECTIVES_AND_TASKS = Table("objective", {**OBJECTIVES, **TASKS})
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides what a run does; saved in its directory as it is."""
+    """Everything that decides what a run does; stored in run.json as it is."""
 
-    name: str = ""  # what the run is called; empty: as its config file
-    seed: int = 0  # of parameters, data order and dropout
+    name: str = ""
+    """Name of the run; empty takes the name of its config file."""
+    seed: int = 0
+    """Seed of parameters, data order and dropout, from 0 to 2**32 - 1."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    objective: Any = None  # the dataclass of the objective, or of the task, called objective.name
+    """Architecture of the language model."""
+    objective: Any = None
+    """Config dataclass of the objective or task; its `name` selects which one."""
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    """Tokenizer: trained on the run's text, loaded from a directory, or bytes."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    """Text or labelled records, sequence length, packing and mixing."""
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    """Optimizer, learning rate schedule, weight decay and frozen parameters."""
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    """How cross-entropy is computed."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    """Device mesh and sharding rules."""
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    """Number of steps, batch size, gradient accumulation and clipping."""
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    """When checkpoints are saved and how many are kept."""
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+    """Evaluation on the validation split."""
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
+    """Intervals of metrics, and trackers."""
     base: BaseConfig = dataclasses.field(default_factory=BaseConfig)
+    """Base model of a fine-tuning; filled in when the run starts."""
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
+    """Which parameters a fine-tuning trains: all, LoRA, adapter modules, ..."""
 
 
-def base_config(objective: str = "clm") -> ConfigDict:
-    """A complete ConfigDict of all defaults, which get_config functions start from.
+def base_config(objective: str = "clm") -> Any:
+    """Return a ConfigDict of all defaults, from which get_config functions start.
 
-    model.kind is the first that the objective works with.
+    `model.kind` is the first that the objective works with. The return type is Any because the keys of a
+    ConfigDict are unknown to type checkers.
     """
-    parts: Objective | Task = OBJECTIVES_AND_TASKS.load(objective)
+    parts: Objective = OBJECTIVES_AND_TASKS.load(objective)
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
     return config_dict(values)
 
 
 def config_dict(values: Any) -> ConfigDict:
-    """A ConfigDict of a dataclass or of nested mappings, with tuples where they have tuples or lists."""
+    """Return a ConfigDict of a dataclass or nested mappings, with tuples in place of lists."""
     return ConfigDict(_tuples(to_dict(values)))
 
 
-def finetune_config(task: str = "classification") -> ConfigDict:
-    """As base_config, for a task: every value of `model` is None, which is as the base model has it.
+def finetune_config(task: str = "classification") -> Any:
+    """Return a ConfigDict like base_config's for a task, with every value of `model` None: the base model's.
 
-    AdamW with bias correction, a tenth of the run warming up, small rates and decay, then straight to 0
-    (Devlin et al. 2019; Mosbach et al. 2021). Models far smaller than theirs want larger rates.
+    AdamW with bias correction, linear warmup over a tenth of the run, small learning rate and weight decay,
+    then linear decay to 0 (Devlin et al. 2019; Mosbach et al. 2021). Models far smaller than theirs need a
+    larger learning rate.
     """
     config = base_config(task)
     config.model = ConfigDict(_nones(config.model.to_dict()))
-    optimizer, schedule = config.optimizer, config.optimizer.schedule
-    optimizer.learning_rate, optimizer.weight_decay = 2e-5, 0.01
-    optimizer.beta2, optimizer.eps = 0.999, 1e-8
-    schedule.name, schedule.warmup, schedule.final_fraction = "linear", 0.1, 0.0
+    optimizer = config.optimizer
+    optimizer.learning_rate = 2e-5
+    optimizer.weight_decay = 0.01
+    optimizer.beta2 = 0.999
+    optimizer.eps = 1e-8
+    optimizer.schedule.name = "linear"
+    optimizer.schedule.warmup = 0.1
+    optimizer.schedule.final_fraction = 0.0
     config.data.sequence_length = 128
     config.data.records.epochs = 3.0
     config.train.batch_size = 32
-    config.eval.batches = 1000  # all, as a rule: the records stand in the order of their files
+    config.eval.batches = 1000  # as a rule all of them: records stand in the order of their files
     return config
 
 
 def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
-    """The frozen config: its keys and types are right, its values are not checked."""
+    """Return the frozen config with keys and types checked, values not.
+
+    Args:
+        config: All keys of a RunConfig, or some of them.
+        allow: Packages outside tlx that `objective.name` may name code of; None allows any. See
+            base.lookup.Table.load.
+
+    Returns:
+        The config, with what its teacher is, where it names one, read from disk.
+
+    Raises:
+        ConfigError: For an unknown key, a wrong type or an unknown objective.
+    """
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     name = (values.get("objective") or {}).get("name")
-    parts: Objective | Task = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
+    parts: Objective = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
     values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values)
 
 
-def get_objective(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective | Task:
-    """The objective or the task that a run is about."""
+def get_objective(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective:
+    """Return the objective or task of a run."""
     return OBJECTIVES_AND_TASKS.load(config.objective.name, allow=allow)
 
 
 def without_nones(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config's group says: None is as the default, or as the base model."""
-    kept = {key: value for key, value in values.items() if value is not None}
-    return {key: without_nones(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
+    """Return nested values without those that are None, which stand for the default or the base model's."""
+    present = {key: value for key, value in values.items() if value is not None}
+    return {
+        key: without_nones(value) if isinstance(value, Mapping) else value for key, value in present.items()
+    }
 
 
 def _nones(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the nested keys, each value None."""
     return {key: _nones(value) if isinstance(value, Mapping) else None for key, value in values.items()}
 
 
 def _tuples(values: Any) -> Any:
-    """Lists as tuples: what a ConfigDict lets a config file replace by another tuple."""
+    """Return nested values with tuples in place of lists: a ConfigDict lets a tuple replace a tuple alone."""
     if isinstance(values, Mapping):
         return {key: _tuples(value) for key, value in values.items()}
     return tuple(_tuples(value) for value in values) if isinstance(values, list) else values

@@ -7,90 +7,138 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from tlx import parallel
 from tlx.adapt.parts import split
 from tlx.adapt.rates import adapted_optimizer_config
 from tlx.models import parametrization
-from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.optim import frozen_paths, make_optimizer, make_schedule
 from tlx.optim import state_shardings as opt_state_shardings
 from tlx.run.config import RunConfig
 from tlx.run.spec import abstract_batch, make_module
-from tlx.tasks.shared.base import TaskSpec
 from tlx.training import carry as carries
-from tlx.training.state import State, boxed_params, frozen_params, init_state
+from tlx.training.state import State, boxed_params, frozen_params, init_state, state_from_params
 from tlx.training.step import StepFn, make_step
 
 
 class Program(NamedTuple):
-    """What runs on the devices: the step, and what goes in and comes out, without an array anywhere."""
+    """The jitted train step with its abstract, sharded inputs and outputs; it holds no array."""
 
-    module: Any  # apply({"params": p}, batch, carry, keys) -> (terms, carry)
-    mesh: Mesh
+    module: Any
+    """Linen module: apply({"params": p}, batch, carry, keys) -> (terms, carry)."""
+    mesh: Mesh | AbstractMesh
+    """Device mesh; abstract where nothing is to run."""
     rules: parallel.ShardingRules
-    boxed: Any  # abstract parameters with their logical names
-    state: State  # abstract, with the sharding of each leaf
-    batch: dict[str, jax.ShapeDtypeStruct]  # abstract, with the sharding of each array
-    init: Callable[[Any, Any], State]  # of frozen parameters and seed: the first state, without the former
-    step: StepFn  # jitted; it takes the memory of the state it is given
+    """Sharding rules from logical dim names to mesh axes."""
+    boxed: Any
+    """Abstract parameters in boxes with their logical names."""
+    state: State
+    """Abstract train state, each leaf with its sharding."""
+    batch: dict[str, jax.ShapeDtypeStruct]
+    """Abstract global batch [B, ...] by name, each array with its sharding."""
+    init: Callable[[Any, Any], State]
+    """Jitted (frozen parameters, uint32 seed) -> initial state without frozen parameters, created sharded."""
+    step: StepFn
+    """Jitted (state, batch) -> (state, metrics); donates the state."""
 
     def use(self) -> AbstractContextManager[None]:
-        """The context in which init and step are called, traced or lowered: the mesh and its rules."""
+        """Return the context, mesh and rules, in which init and step are called, traced or lowered."""
         return parallel.use(self.mesh, self.rules)
 
 
-def program(config: RunConfig, spec: ObjectiveSpec | TaskSpec, mesh: Mesh) -> Program:
-    """The very step of a run on a mesh, whose devices may be of a machine that is not here.
+def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Program:
+    """Build the jitted step of a run on a mesh; nothing is compiled or computed.
 
-    It does not depend on config.seed.
+    Args:
+        config: Checked config; its seed does not matter.
+        spec: Spec or TaskSpec of the run's examples.
+        mesh: Mesh of this process, of devices that are only compiled for, or without devices.
+
+    Returns:
+        The program.
+
+    Raises:
+        ConfigError: Where a parameter or the batch does not divide over the mesh.
     """
     rules = parallel.rules(config.mesh)
-    module, batch = make_module(config, spec.vocab), abstract_batch(config, spec)
+    module = make_module(config, spec.vocab)
+    batch = abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
-    apart = partial(split, config.adapt)
-    trained, kept = apart(boxed)
-    chosen = adapted_optimizer_config(
-        config.optimizer, config.adapt, module.model, trained, config.train.steps
+    partition_params = partial(split, config.adapt)
+    trainable, base = partition_params(boxed)
+    frozen = frozen_params(module) | base
+    optimizer_config = adapted_optimizer_config(
+        config.optimizer, config.adapt, module.model, trainable, config.train.steps
     )
-    schedule = make_schedule(chosen, config.train.steps)
-    rates = parametrization.lr_multipliers(module.model, chosen, trained)
-    optimizer = make_optimizer(chosen, schedule, trained, rates)
+    schedule = make_schedule(optimizer_config, config.train.steps)
+    lr_multipliers = parametrization.lr_multipliers(module.model, optimizer_config, trainable)
+    optimizer = make_optimizer(optimizer_config, schedule, trainable, lr_multipliers)
+    batch_size = config.train.batch_size
 
     def init(frozen: Any, seed: Any) -> State:
-        return init_state(module, optimizer, batch, config.train.batch_size, seed, frozen, apart)
+        return init_state(module, optimizer, batch, batch_size, seed, frozen, partition_params)
 
-    frozen = frozen_params(module) | kept
-    state = jax.eval_shape(init, parallel.unbox(frozen), np.uint32(0))
-    shardings = state_shardings(state, trained, frozen, module, mesh, rules)
-    rows = parallel.batch_sharding(mesh, rules, batch)
-    whole = NamedSharding(mesh, PartitionSpec())
-    step = make_step(module, optimizer, schedule, config.train, frozen_paths(chosen, trained))
+    def init_from(params: Any, frozen: Any, seed: Any) -> State:
+        return state_from_params(module, optimizer, params, batch_size, seed, frozen, partition_params)
+
+    # From the abstract parameters: to trace `init` would trace the whole model a second time.
+    state = jax.eval_shape(init_from, parallel.unbox(boxed), parallel.unbox(frozen), np.uint32(0))
+    shardings = state_shardings(state, trainable, frozen, module, mesh, rules)
+    batch_shardings = parallel.batch_sharding(mesh, rules, batch)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    step = make_step(module, optimizer, schedule, config.train, frozen_paths(optimizer_config, trainable))
     return Program(
         module=module,
         mesh=mesh,
         rules=rules,
         boxed=boxed,
         state=jax.tree.map(_with_sharding, state._replace(frozen=parallel.unbox(frozen)), shardings),
-        batch=jax.tree.map(_with_sharding, batch, rows),
+        batch=jax.tree.map(_with_sharding, batch, batch_shardings),
         init=jax.jit(
-            init, in_shardings=(shardings.frozen, whole), out_shardings=shardings._replace(frozen={})
+            init,
+            in_shardings=(shardings.frozen, replicated),
+            out_shardings=shardings._replace(frozen={}),
         ),
         step=jax.jit(
-            step, in_shardings=(shardings, rows), out_shardings=(shardings, whole), donate_argnums=0
+            step,
+            in_shardings=(shardings, batch_shardings),
+            out_shardings=(shardings, replicated),
+            donate_argnums=0,
         ),
     )
 
 
 def state_shardings(
-    state: State, boxed: Any, frozen: Any, module: Any, mesh: Mesh, rules: parallel.ShardingRules
+    state: State,
+    boxed: Any,
+    frozen: Any,
+    module: Any,
+    mesh: Mesh | AbstractMesh,
+    rules: parallel.ShardingRules,
 ) -> State:
-    """NamedSharding of each leaf of the abstract state: as its parameter, its row of the batch, or whole."""
-    params = parallel.param_shardings(boxed, mesh, rules)
-    whole = NamedSharding(mesh, PartitionSpec())
+    """Return a NamedSharding for each leaf of the abstract state.
 
-    def carried(leaf: jax.ShapeDtypeStruct, batch_dim: int) -> NamedSharding:
+    A leaf follows its parameter, is sharded over the batch dimension, or is replicated.
+
+    Args:
+        state: Abstract state, unboxed; its `frozen` is not used.
+        boxed: Abstract trainable parameters in boxes.
+        frozen: Abstract frozen parameters in boxes.
+        module: Module, for the batch dimensions of the carry.
+        mesh: Mesh of the shardings.
+        rules: Rules from logical dim names to mesh axes.
+
+    Returns:
+        A State of NamedShardings.
+
+    Raises:
+        ConfigError: Where a dim does not divide over the mesh.
+    """
+    params = parallel.param_shardings(boxed, mesh, rules)
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def carry_sharding(leaf: jax.ShapeDtypeStruct, batch_dim: int) -> NamedSharding:
         names = ["batch" if dim == batch_dim else None for dim in range(leaf.ndim)]
         return NamedSharding(mesh, parallel.spec(names, leaf.shape, mesh, rules, "carry"))
 
@@ -98,11 +146,13 @@ def state_shardings(
         params=params,
         frozen=parallel.param_shardings(frozen, mesh, rules),
         opt_state=opt_state_shardings(state.opt_state, state.params, params, mesh),
-        carry=jax.tree.map(carried, state.carry, carries.batch_dims(module)),
-        seed=whole,
-        step=whole,
-        skipped=whole,
-        skipped_in_a_row=whole,
+        carry=jax.tree.map(carry_sharding, state.carry, carries.batch_dims(module)),
+        seed=replicated,
+        step=replicated,
+        skipped=replicated,
+        skipped_in_a_row=replicated,
+        # Like optimizer state: an average of the parameters is sharded as they are, a scalar replicated.
+        extra=opt_state_shardings(state.extra, state.params, params, mesh),
     )
 
 

@@ -1,0 +1,1 @@
+"""The trainer as a library: from a config to a trained model, resumed, with progress and summary."""

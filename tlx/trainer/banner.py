@@ -1,4 +1,4 @@
-"""What a run says of itself before it trains, and what it writes down first."""
+"""What a run prints before it trains, and what it writes down first."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from tlx.training.step_flops import training_flops
 
 
 def record(run: Run, workdir: pathlib.Path) -> None:
-    """Makes the directory self-contained: the tokenizer, then run.json."""
+    """Make the run directory self-contained: write the tokenizer, then run.json."""
     run.tokenizer.save(workdir / "tokenizer")
     directory.write_run(
         workdir,
@@ -34,27 +34,27 @@ def record(run: Run, workdir: pathlib.Path) -> None:
     )
 
 
-def introduce(run: Run, workdirs: Sequence[pathlib.Path], say: Callable[[str], None]) -> hooks.Costs:
-    """Says what will be trained on what, of the first of the runs; returns what a step of one costs."""
+def introduce(run: Run, workdir: pathlib.Path, say: Callable[[str], None]) -> hooks.Costs:
+    """Print what will be trained on what.
+
+    Args:
+        run: the assembled run.
+        workdir: its directory.
+        say: prints a line.
+
+    Returns:
+        The cost of a step, and the measured peak of the devices.
+    """
     config = run.config
     batch = abstract_batch(config, run.spec)
     tokens = sum(leaf.size for name, leaf in batch.items() if name.endswith("tokens"))
     flops = training_flops(run.module, batch, config.adapt)
     peak = matmul_peak()
     device = jax.devices()[0]
-    kernel, why = choose(
-        run.module.model.block("encoder"),
-        device.platform,
-        run.module.model.block("encoder").dtype,
-        run.spec.length,
-    )
-    for workdir in workdirs:
-        say(f"run        {workdir}")
-    trained, frozen = (tree.num_params(part) for part in (run.state.params, run.state.frozen))
-    share = f" ({trained:,} trained, {trained / (trained + frozen):.2%})" if frozen else ""
+    say(f"run        {workdir}")
     say(
-        f"model      {config.objective.name}, {config.model.kind}: {trained + frozen:,} "
-        f"parameters{share}, {flops / tokens / 1e6:.3g} MFLOP a token"
+        f"model      {config.objective.name}, {config.model.kind}: {_parameters(run)}, "
+        f"{flops / tokens / 1e6:.3g} MFLOP a token"
     )
     say(
         f"data       {run.train.num_tokens:,} tokens, one pass is {run.train.steps_per_epoch:,} of "
@@ -62,28 +62,47 @@ def introduce(run: Run, workdirs: Sequence[pathlib.Path], say: Callable[[str], N
     )
     say(f"devices    {jax.device_count()} x {device.device_kind}, mesh {_mesh(run) or 'of one device'}")
     if config.model.kind != "bilstm":
+        block = run.module.model.block("encoder")
+        kernel, why = choose(block, device.platform, block.dtype, run.spec.length)
         say(f"attention  {kernel} ({why})")
     say(f"peak       {peak.flops_per_s / 1e9:,.0f} GFLOP/s ({peak.source})")
     return hooks.Costs(tokens, flops, peak.flops_per_s)
 
 
 def tell_start(
-    run: Run, journal: Journal, say: Callable[[str], None], step: int, started: Any, allow: Sequence[str]
+    run: Run, journal: Journal, say: Callable[[str], None], step: int, saved: Any, allow: Sequence[str]
 ) -> None:
-    """Writes down that the run starts, or goes on (where `started` is its run.json); says from where."""
+    """Write to the journal that the run starts or resumes, and print from where it resumes.
+
+    Args:
+        run: the assembled run.
+        journal: its journal.
+        say: prints a line.
+        step: steps done.
+        saved: run.json of a run that is resumed, None of a new one.
+        allow: keys of the config that may change.
+    """
     event = {"step": step, "devices": jax.device_count(), "processes": jax.process_count()}
-    journal.event("start" if started is None else "resume", **event, mesh=_mesh(run))
-    if started is None:
+    journal.event("start" if saved is None else "resume", **event, mesh=_mesh(run))
+    if saved is None:
         return
     last = run.config.train.steps
-    found = directory.changes(started["config"], to_dict(run.config), allow)
+    changes = directory.changes(saved["config"], to_dict(run.config), allow)
     source = f"checkpoints/{step}" if step else "the beginning, no checkpoint was complete"
     say(f"resuming   from {source}: {last - step:,} of {last:,} steps to go")
-    if found:
-        say("changed since the last start:\n" + directory.table(found))
-        journal.event("changed", changes={change.key: [change.old, change.new] for change in found})
-    if started["mesh"] != dict(run.mesh.shape):
-        say(f"topology changed from {started['mesh']} to {dict(run.mesh.shape)}: not bit-exact")
+    if changes:
+        say("changed since the last start:\n" + directory.table(changes))
+        journal.event("changed", changes={change.key: [change.old, change.new] for change in changes})
+    if saved["mesh"] != dict(run.mesh.shape):
+        say(f"topology changed from {saved['mesh']} to {dict(run.mesh.shape)}: not bit-exact")
+
+
+def _parameters(run: Run) -> str:
+    """The number of parameters, and how many are trained where not all are."""
+    trained = tree.num_params(run.state.params)
+    frozen = tree.num_params(run.state.frozen)
+    share = f" ({trained:,} trained, {trained / (trained + frozen):.2%})" if frozen else ""
+    return f"{trained + frozen:,} parameters{share}"
 
 
 def _mesh(run: Run) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The model that a run goes on from: `--from=DIR`, a run, a checkpoint or a Hugging Face directory."""
+"""The base model of a run: a run, a checkpoint or a Hugging Face directory whose model is trained further."""
 
 import os
 from collections.abc import Sequence
@@ -17,28 +17,35 @@ from tlx.training.config import BaseConfig
 
 
 class BaseModel(NamedTuple):
-    """What the run goes on from; the parameters on the host."""
+    """A model that a run starts from."""
 
     config: RunConfig
+    """Of the run that trained it."""
     tokenizer: Tokenizer
+    """Its tokenizer, which the new run keeps."""
     params: Any
+    """Its parameters, on the host."""
     record: BaseConfig
+    """Its path and the hash of its parameters, for run.json."""
 
 
-def load_base(path: str, allow: Sequence[str] = ()) -> BaseModel:
-    """Opens the model, its parameters on the host."""
+def load_base(path: str | os.PathLike, allow: Sequence[str] = ()) -> BaseModel:
+    """Load a base model, its parameters on the host.
+
+    Raises ConfigError where it has adapter modules beside its matrices; else as tlx.load.
+    """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         lm = tlx.load(path, allow=allow)
     if lm.config.model.adapters.any:
         raise ConfigError(
-            f"{path} has adapters beside its matrices; make them one: tlx convert merge {path} TO"
+            f"{path} has adapter modules beside its matrices; merge them: tlx convert merge {path} TO"
         )
     params = jax.device_get(lm.standalone_params)
     return BaseModel(lm.config, lm.tokenizer, params, BaseConfig(os.path.abspath(path), base_hash(params)))
 
 
 def cache_tokenizer(tokenizer: Tokenizer) -> str:
-    """A folder with the tokenizer in the user's cache: the base may go away."""
+    """Save the tokenizer in the user's cache, and return its folder there: the base may be deleted."""
     folder = cache_folder() / "tokenizers" / tokenizer.hash[:32]
     build_once(folder, tokenizer.save, load_tokenizer)
     return str(folder)

@@ -1,28 +1,19 @@
-"""What all verbs that train share: from a checked config to the end of a run that may have begun before.
+"""The driver of every training: from a checked config to the end of a run that may have begun before."""
 
-Several runs that differ in their seed alone can be made in one program; one run is the usual case of that.
-"""
-
-import argparse
 import contextlib
-import dataclasses
-import logging
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from tlx import parallel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import DeviceMemoryError, LeaseError, LostProcess, Preempted, StorageError, UserError
 from tlx.base.files import sha256_json
-from tlx.base.memory import keep_freed_memory
+from tlx.base.memory import freed_memory_kept
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
 from tlx.run import RunConfig
@@ -32,139 +23,25 @@ from tlx.run.config import parse_config
 from tlx.run.spec import abstract_batch
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.trainer.banner import introduce, record, tell_start
+from tlx.trainer.process import ProcessServices, process_services
+from tlx.trainer.result import TrainingResult, trained_model
 from tlx.training import directory, hooks
 from tlx.training.clock import Clock
-from tlx.training.journal import Journal
-from tlx.training.loop import train
-from tlx.training.preemption import Preemption
+from tlx.training.journal import Journal, read_lines
+from tlx.training.loop import Hook, train
 from tlx.training.preflight import check_room, preflight
 from tlx.training.progress import Progress
 from tlx.training.replica_check import BatchSource, ReplicaCheck
-from tlx.training.state import State
-from tlx.training.together import Together, alone, together
-from tlx.training.trackers import Trackers, start_trackers
-from tlx.training.watchdog import Watchdog
+from tlx.training.state import State, saved_part
+from tlx.training.trackers import start_trackers
 
-# A run of a config, with the tokenizer that it was started with.
+# Assembles a run of a config, with the tokenizer that it was started with (None: a new run).
 Build = Callable[[RunConfig, Tokenizer | None], Run]
+# Evaluates a state on so many validation batches (None: all).
 Evaluator = Callable[[State, int | None], Mapping[str, float]]
-
-
-class Job(NamedTuple):
-    """A run to be carried out."""
-
-    config: RunConfig  # checked
-    workdir: pathlib.Path
-    step: int | None = None  # of the checkpoint that it goes on from; None: the newest, or the beginning
-
-
-class Room(NamedTuple):
-    """What watches all runs of a program while they train."""
-
-    preemption: Preemption
-    clock: Clock
-    watchdog: Watchdog
-
-
-class Desk(NamedTuple):
-    """What keeps one run while it trains."""
-
-    workdir: pathlib.Path
-    journal: Journal
-    checkpoints: Checkpoints
-    lease: Lease
-    progress: Progress
-    clock: Clock  # the room's
-
-
-class Verb(NamedTuple):
-    """What differs between the verbs.
-
-    evaluator(run) gives evaluate(state, number of batches or None). final(run, evaluate, state) is what is
-    computed at the end, where eval.final. Both are called on every process, in the mesh; end(run, desk,
-    final's result or None, peak, words) on one, outside it: it writes and says what came of the run. `words`
-    are those that gave the config.
-    """
-
-    evaluator: Callable[[Run], Evaluator]
-    final: Callable[[Run, Evaluator, State], Any]
-    end: Callable[[Run, Desk, Any, float, Sequence[str]], None]
-
-
-def begin() -> None:
-    """Joins the processes of the run; before anything else touches a device."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    parallel.start_process()
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
-
-
-def job(config: RunConfig, options: argparse.Namespace, workdir: str | os.PathLike | None = None) -> Job:
-    """The run of a checked config in `workdir`, which is by default as the flags or the config's name say."""
-    config = dataclasses.replace(config, name=config.name or options.config_name)
-    folder = pathlib.Path(workdir or options.workdir or f"runs/{config.name}")
-    return Job(config, folder.absolute())
-
-
-def carry_out(verb: Verb, jobs: Sequence[Job], options: argparse.Namespace, build: Build = assemble) -> None:
-    """Runs from their beginning or from where they were left. Several, in one program, must differ in their
-    seed alone and stand at the same step; there is one process then."""
-    first = jobs[0]
-    check_devices(first.config, jax.device_count())
-    started = [_started(each, options.allow_change) for each in jobs]
-    hosts = preflight(first.workdir, sha256_json(to_dict(first.config)), directory.versions())
-    with contextlib.ExitStack() as stack:
-        for each in jobs:
-            stack.enter_context(_noted(each.workdir))
-        try:
-            leases = [stack.enter_context(Lease(each.workdir)) for each in jobs]
-            preemption = stack.enter_context(Preemption(grace_seconds=_grace()))
-            _train(verb, jobs, build, started, options, leases, preemption, hosts)
-        except jax.errors.JaxRuntimeError as error:
-            _explain(error)
-            raise
-
-
-def _started(job: Job, allow: Sequence[str]) -> dict[str, Any] | None:
-    """run.json of a run that has begun, checked against the config; None of one that has not."""
-    started = directory.read_run(job.workdir)
-    if started is not None:
-        started["config"] = to_dict(parse_config(started["config"]))  # with what older versions did not know
-        found = directory.changes(started["config"], to_dict(job.config), allow)
-        directory.check_changes(found, job.workdir)
-    return started
-
-
-@contextlib.contextmanager
-def _noted(workdir: pathlib.Path) -> Iterator[None]:
-    """An error of the run stands in events.jsonl, for whoever waits for its end elsewhere."""
-    try:
-        yield
-    except UserError as error:
-        if not isinstance(error, LeaseError):  # the run is another's
-            first = (str(error).splitlines() or [""])[0]
-            Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
-        raise
-
-
-def _grace() -> float | None:
-    """Seconds between the first signal and SIGKILL, where a launcher has said so."""
-    given = os.environ.get("TLX_GRACE_SECONDS")
-    return float(given) if given else None
-
-
-def _explain(error: jax.errors.JaxRuntimeError) -> None:
-    """Raises what a user can act on in place of the runtime's own message, where there is such a thing."""
-    first = (str(error).splitlines() or [""])[0]
-    if "RESOURCE_EXHAUSTED" in str(error):
-        raise DeviceMemoryError(_OUT_OF_MEMORY + first) from error
-    if jax.process_count() > 1 and any(sign in str(error) for sign in _LOST):
-        raise LostProcess(f"another process of the run is gone; what the device said: {first}") from error
-
 
 # What collectives say when the other side has closed its connection or does not answer.
 _LOST = ("Gloo", "Connection", "connection", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "NCCL", "peer")
-
 
 _OUT_OF_MEMORY = (
     "the devices have too little memory for this run; raise train.microbatches, set "
@@ -172,227 +49,356 @@ _OUT_OF_MEMORY = (
 )
 
 
-def _train(
-    verb: Verb,
-    jobs: Sequence[Job],
-    build: Build,
-    started: Sequence[Any],
-    options: argparse.Namespace,
-    leases: Sequence[Lease],
-    preemption: Preemption,
-    hosts: Sequence[str],
-) -> None:
-    """From checked configs to the end of the runs."""
-    silent, clock, config = jax.process_index() > 0, Clock(), jobs[0].config
+class TrainerOptions(NamedTuple):
+    """How a training is started, besides its config."""
+
+    workdir: str | os.PathLike | None = None
+    """Run directory; None for runs/NAME."""
+    base: str | os.PathLike | None = None
+    """Run, checkpoint or Hugging Face directory whose model is trained further; None for fresh parameters."""
+    allow_change: Sequence[str] = ()
+    """Keys of the config, or groups of them, that may differ when the run is resumed."""
+    allow: Sequence[str] = ()
+    """Packages outside tlx whose code the base's saved config may name."""
+    profile: bool = False
+    """Whether to write a JAX trace of train.profile_steps."""
+    ends_process: bool = False
+    """Whether a second signal and the watchdog end the process at once, as on the command line."""
+
+
+class TrainingRequest(NamedTuple):
+    """A run to be started or resumed."""
+
+    config: RunConfig
+    """Checked."""
+    workdir: pathlib.Path
+    """Run directory, absolute."""
+    options: TrainerOptions
+    """allow_change, profile and ends_process count here."""
+
+
+class RunHandles(NamedTuple):
+    """What is open of a run while it trains."""
+
+    workdir: pathlib.Path
+    """Run directory, absolute."""
+    journal: Journal
+    """metrics.jsonl and events.jsonl; silent on all processes but the first."""
+    checkpoints: Checkpoints
+    """The run's checkpoints."""
+    lease: Lease
+    """Held while the run trains."""
+    progress: Progress
+    """What the user sees; silent on all processes but the first."""
+    clock: Clock
+    """Seconds by phase."""
+
+
+class TrainerCallbacks(NamedTuple):
+    """What pretraining and fine-tuning do differently."""
+
+    make_evaluator: Callable[[Run], Evaluator]
+    """Called on every process, within the mesh."""
+    final_evaluation: Callable[[Run, Evaluator, State], Any]
+    """Evaluation at the end, where eval.final. Called on every process, within the mesh."""
+    final_metrics: Callable[[Any], dict[str, Any]]
+    """Metrics to return, of the final evaluation's result. Called on every process."""
+    report: Callable[[Run, RunHandles, TrainingResult, Any, float], None]
+    """Writes and prints the end of a run, given the final evaluation's result (None without eval.final) and
+    the peak FLOP/s at the start. Called on the first process alone, outside the mesh."""
+
+
+def run_training(
+    request: TrainingRequest, callbacks: TrainerCallbacks, build: Build = assemble
+) -> TrainingResult:
+    """Start a run, or resume it from its newest sound checkpoint. Called by all processes.
+
+    Lease, signal handlers and settings of this process are given back on every exit.
+
+    Args:
+        request: the config and the run directory.
+        callbacks: what pretraining or fine-tuning do.
+        build: assembles the run.
+
+    Returns:
+        The trained model, sharing the trained arrays, and the final metrics.
+
+    Raises:
+        Preempted: the run was asked to stop and has saved; the next call resumes it.
+        UserError: one of its subclasses for what a user can mend (LeaseError, StorageError, NumericsError,
+            DeviceMemoryError ...); it also stands in events.jsonl.
+    """
+    config = request.config
+    check_devices(config, jax.device_count())
+    saved = _saved_run(request)
+    hosts = preflight(request.workdir, sha256_json(to_dict(config)), directory.versions())
+    with contextlib.ExitStack() as stack:
+        if jax.default_backend() == "cpu":
+            stack.enter_context(freed_memory_kept())
+        stack.enter_context(_errors_noted(request.workdir))
+        try:
+            lease = stack.enter_context(Lease(request.workdir))
+            services = stack.enter_context(
+                process_services(config.train.stall_seconds, request.options.ends_process)
+            )
+            run = _assemble(request, build, saved, services.clock)
+            return _train(request, callbacks, run, saved, lease, services, hosts)
+        except jax.errors.JaxRuntimeError as error:
+            _explain(error)
+            raise
+
+
+def _saved_run(request: TrainingRequest) -> dict[str, Any] | None:
+    """run.json of a run that has begun, checked against the config; None of one that has not."""
+    saved = directory.read_run(request.workdir)
+    if saved is not None:
+        # Parsed, so that keys which older versions did not know have their defaults.
+        saved["config"] = to_dict(parse_config(saved["config"]))
+        changes = directory.changes(saved["config"], to_dict(request.config), request.options.allow_change)
+        directory.check_changes(changes, request.workdir)
+    return saved
+
+
+@contextlib.contextmanager
+def _errors_noted(workdir: pathlib.Path) -> Iterator[None]:
+    """Write an error of the run to events.jsonl, for whoever waits for its end elsewhere."""
+    try:
+        yield
+    except UserError as error:
+        if not isinstance(error, LeaseError):  # with that one, the run is another process'
+            first = (str(error).splitlines() or [""])[0]
+            Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
+        raise
+
+
+def _explain(error: Exception) -> None:
+    """Raise an error that a user can act on in place of the runtime's own, where there is one."""
+    first = (str(error).splitlines() or [""])[0]
+    if "RESOURCE_EXHAUSTED" in str(error):
+        raise DeviceMemoryError(_OUT_OF_MEMORY + first) from error
+    if jax.process_count() > 1 and any(sign in str(error) for sign in _LOST):
+        raise LostProcess(f"another process of the run is gone; what the device said: {first}") from error
+
+
+def _assemble(request: TrainingRequest, build: Build, saved: dict[str, Any] | None, clock: Clock) -> Run:
+    """The run's parts; a resumed one keeps its tokenizer, and its data must be what they were."""
+    config = request.config
     with clock("prepare"):
-        starts = zip(jobs, started, strict=True)
-        runs = [_assemble(each, build, old, options.allow_change) for each, old in starts]
-    check_room(jobs[0].workdir, sum(tree.num_bytes(hooks.saved_part(run.state)) for run in runs))
-    watchdog = Watchdog(clock, config.train.stall_seconds, jax.process_index())
-    room = Room(preemption, clock, watchdog)
-    with runs[0].use(), contextlib.ExitStack() as stack, watchdog:
-        desks = [_desk(run, lease, clock, len(runs) > 1) for run, lease in zip(runs, leases, strict=True)]
-        for desk in desks:
-            stack.enter_context(desk.checkpoints).prepare()
+        if saved is None:
+            run = build(config, None)
+        else:
+            same = saved["config"]["tokenizer"] == to_dict(config)["tokenizer"]
+            run = build(config, load_tokenizer(request.workdir / "tokenizer") if same else None)
+            _check_data(run, saved, request)
+    check_room(request.workdir, tree.num_bytes(saved_part(run.state)))
+    return run
+
+
+def _check_data(run: Run, saved: dict[str, Any], request: TrainingRequest) -> None:
+    """Raise ConfigError where tokenizer or data are not those that the run was started with."""
+    now = {"tokenizer_hash": run.tokenizer.hash, "data": {"fingerprint": run.train.fingerprint}}
+    before = {
+        "tokenizer_hash": saved["tokenizer_hash"],
+        "data": {"fingerprint": saved["data"]["fingerprint"]},
+    }
+    changes = directory.changes(before, now, request.options.allow_change)
+    directory.check_changes(changes, request.workdir)
+
+
+def _train(
+    request: TrainingRequest,
+    callbacks: TrainerCallbacks,
+    run: Run,
+    saved: dict[str, Any] | None,
+    lease: Lease,
+    services: ProcessServices,
+    hosts: Sequence[str],
+) -> TrainingResult:
+    """Train an assembled run to its end, evaluate and report."""
+    config = request.config
+    clock = services.clock
+    is_first = jax.process_index() == 0
+    with run.use(), services.watchdog, _open_handles(run, lease, clock) as handles:
         with clock("compile"):
-            made = _first_states(runs, jobs, desks)
-        step = _step_of(made.state)
-        for run, desk in zip(runs, desks, strict=True):
-            if not silent:
-                record(run, desk.workdir)
-            desk.journal.resume(step)
-        costs = introduce(runs[0], [desk.workdir for desk in desks], Progress(0, silent=silent).say)
-        for run, desk, old in zip(runs, desks, started, strict=True):
-            tell_start(run, desk.journal, desk.progress.say, step, old, options.allow_change)
-        agreement = _agreement(runs[0], hosts) if len(hosts) > 1 else None
-        evaluators = [verb.evaluator(run) for run in runs]
-        state = _loop(runs, desks, room, costs, made, evaluators, agreement, options.profile)
-        results: list[Any] = [None] * len(runs)
-        with clock("evaluate"):
-            for place, run in enumerate(runs if config.eval.final else ()):
-                results[place] = verb.final(run, evaluators[place], made.view(state, place))
-    if not silent:  # outside the mesh: what follows is one process' own
-        for run, desk, result in zip(runs, desks, results, strict=True):
-            if len(runs) > 1:
-                print(f"\n{desk.workdir.name}")
-            verb.end(run, desk, result, costs.peak, options.config_words)
-            desk.journal.event("end", step=config.train.steps, seconds=clock.seconds)
+            state = _first_state(run, handles.checkpoints)
+        begin = int(jax.device_get(state.step))
+        if is_first:
+            record(run, handles.workdir)
+        handles.journal.resume(begin)
+        costs = introduce(run, handles.workdir, handles.progress.say)
+        tell_start(run, handles.journal, handles.progress.say, begin, saved, request.options.allow_change)
+        replica_check = _replica_check(run, hosts) if len(hosts) > 1 else None
+        evaluator = callbacks.make_evaluator(run)
+        profile = request.options.profile and is_first
+        with _Loop(run, handles, services, costs, evaluator, replica_check, profile) as loop:
+            state = loop.run(state, begin)
+        final = None
+        if config.eval.final:
+            with clock("evaluate"):
+                final = callbacks.final_evaluation(run, evaluator, state)
+        model = trained_model(run, state, handles.workdir)
+        del state  # the optimizer's part of it is freed here
+    metrics = _last_metrics(handles.workdir) if final is None else callbacks.final_metrics(final)
+    result = TrainingResult(model, metrics, handles.workdir)
+    if is_first:  # outside the mesh: what follows is one process' own
+        callbacks.report(run, handles, result, final, costs.peak)
+        handles.journal.event("end", step=config.train.steps, seconds=clock.seconds)
+    return result
 
 
-def _desk(run: Run, lease: Lease, clock: Clock, several: bool) -> Desk:
-    workdir, silent = lease.folder, jax.process_index() > 0
-    journal = Journal(workdir, silent)
-    rest = {"guard": lease.check, "on_event": journal.event}
-    checkpoints = Checkpoints(workdir / "checkpoints", run.config.checkpoint, **rest)
-    label = f"{workdir.name}  " if several else ""
-    progress = Progress(run.config.train.steps, silent=silent, label=label)
-    return Desk(workdir, journal, checkpoints, lease, progress, clock)
+@contextlib.contextmanager
+def _open_handles(run: Run, lease: Lease, clock: Clock) -> Iterator[RunHandles]:
+    """Open the run's journal, checkpoints and progress."""
+    silent = jax.process_index() > 0
+    journal = Journal(lease.folder, silent)
+    checkpoints = Checkpoints(
+        lease.folder / "checkpoints", run.config.checkpoint, guard=lease.check, on_event=journal.event
+    )
+    progress = Progress(run.config.train.steps, silent=silent)
+    with checkpoints, contextlib.closing(progress):
+        checkpoints.prepare()
+        yield RunHandles(lease.folder, journal, checkpoints, lease, progress, clock)
 
 
-def _agreement(run: Run, hosts: Sequence[str]) -> ReplicaCheck:
+def _first_state(run: Run, checkpoints: Checkpoints) -> State:
+    """The state of the newest sound checkpoint, or the initial one where there never was a checkpoint."""
+    loaded = checkpoints.restore(saved_part(run.state))
+    return run.init() if loaded is None else State(**loaded.tree, frozen=run.frozen())
+
+
+def _replica_check(run: Run, hosts: Sequence[str]) -> ReplicaCheck:
     """What several processes compare while they train."""
     config = run.config
-    sharding = next(
-        iter(parallel.batch_sharding(run.mesh, run.rules, abstract_batch(config, run.spec)).values())
-    )
+    shardings = parallel.batch_sharding(run.mesh, run.rules, abstract_batch(config, run.spec))
+    sharding = next(iter(shardings.values()))
     return ReplicaCheck(
         config.train.compare_every,
         run.mesh,
-        hooks.saved_part(run.state),
+        saved_part(run.state),
         {"config": sha256_json(to_dict(config)), "data": run.train.fingerprint + run.tokenizer.hash},
         BatchSource(parallel.rows_by_process(sharding, config.train.batch_size), run.train.batch),
         hosts,
     )
 
 
-def _assemble(job: Job, build: Build, started: Any, allow: Sequence[str]) -> Run:
-    """The run's parts; a resumed one keeps its tokenizer, and its data must be what they were."""
-    config, workdir = job.config, job.workdir
-    if started is None:
-        return build(config, None)
-    same = started["config"]["tokenizer"] == to_dict(config)["tokenizer"]
-    run = build(config, load_tokenizer(workdir / "tokenizer") if same else None)
-    now = {"tokenizer_hash": run.tokenizer.hash, "data": {"fingerprint": run.train.fingerprint}}
-    old = {
-        "tokenizer_hash": started["tokenizer_hash"],
-        "data": {"fingerprint": started["data"]["fingerprint"]},
-    }
-    directory.check_changes(directory.changes(old, now, allow), workdir)
-    return run
+def _last_metrics(workdir: pathlib.Path) -> dict[str, Any]:
+    """The metrics of the last step that were written; empty without any."""
+    lines = [line for line in read_lines(workdir / "metrics.jsonl") if line["kind"] == "train"]
+    if not lines:
+        return {}
+    return {name: value for name, value in lines[-1].items() if name not in ("step", "kind")}
 
 
-def _first_states(runs: Sequence[Run], jobs: Sequence[Job], desks: Sequence[Desk]) -> Together:
-    """The runs' states, each as its checkpoint has it, or as before the first step."""
-    first, three = runs[0], zip(runs, jobs, desks, strict=True)
-    states = (_first_state(run, desk.checkpoints, job.step) for run, job, desk in three)
-    if len(runs) == 1:
-        return alone(next(states), first.step)
-    return together(states, len(runs), first.state, first.step)
+class _Loop:
+    """The training loop of a run with its hooks; a context that closes trackers and profile on every exit."""
 
+    def __init__(
+        self,
+        run: Run,
+        handles: RunHandles,
+        services: ProcessServices,
+        costs: hooks.Costs,
+        evaluator: Evaluator,
+        replica_check: ReplicaCheck | None,
+        profile: bool,
+    ):
+        self._run = run
+        self._handles = handles
+        self._services = services
+        self._costs = costs
+        self._evaluator = evaluator
+        self._replica_check = replica_check
+        self._profile = profile
+        self._stack = contextlib.ExitStack()
 
-def _first_state(run: Run, checkpoints: Checkpoints, step: int | None) -> State:
-    """A sound checkpoint's state, or the one before the first step where there never was one."""
-    loaded = checkpoints.restore(hooks.saved_part(run.state), step)
-    return run.init() if loaded is None else State(**loaded.tree, frozen=run.frozen())
-
-
-def _step_of(state: State) -> int:
-    """Steps done, of one state or of several that are at the same one."""
-    return int(np.max(jax.device_get(state.step)))
-
-
-def _loop(
-    runs: Sequence[Run],
-    desks: Sequence[Desk],
-    room: Room,
-    costs: hooks.Costs,
-    made: Together,
-    evaluators: Sequence[Evaluator],
-    agreement: ReplicaCheck | None,
-    profile: bool,
-) -> State:
-    """Trains to the last step and saves the end."""
-    config, begin = runs[0].config, _step_of(made.state)
-    called: list[Any] = [room.watchdog, *([agreement] if agreement else [])]
-    logs, trackers = [], []
-    for place, (run, desk, evaluator) in enumerate(zip(runs, desks, evaluators, strict=True)):
+    def __enter__(self) -> "_Loop":
+        config = self._run.config
+        handles = self._handles
+        self._trackers = []
         if jax.process_index() == 0:
-            trackers.append(start_trackers(config.log, desk.workdir, config.name, to_dict(run.config)))
-        view = partial(made.view, place=place)
-        log, own = _hooks(run, desk, costs, evaluator, trackers[place : place + 1], view)
-        logs.append(log)
-        called += [_of(place, log), *own]
-    called.append(_stop_hook(desks, room, logs, made))
-    if profile and jax.process_index() == 0:
-        called.append(hooks.profile_hook(config.train, str(desks[0].workdir / "profile"), desks[0].progress))
-    steps = range(begin + 1, config.train.steps + 1)
-    with contextlib.ExitStack() as stack:
-        rows = [_rows(run, begin, agreement, stack) for run in runs]
-        state = train(made.step, made.state, zip(*rows, strict=True), steps, called, room.clock)
-    for log in logs:
-        log.finish()
-    if agreement:
-        agreement.finish()
-    for desk in desks:
-        desk.progress.close()
-    for tracker in trackers:
-        tracker.close()
-    with room.clock("checkpoint"):
-        for folder in _save(config.train.steps, state, desks, made):
-            raise StorageError(
-                f"step {config.train.steps}, the last, could not be saved to {folder} (the reason is in "
-                "events.jsonl); once there is room, the same command goes on from the newest one"
-            )
-    return state
+            trackers = start_trackers(config.log, handles.workdir, config.name, to_dict(config))
+            self._stack.callback(trackers.close)
+            self._trackers.append(trackers)
+        self._log = hooks.LogHook(
+            config.log,
+            config.train,
+            self._costs,
+            handles.journal,
+            self._trackers,
+            handles.progress,
+            handles.clock,
+        )
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-def _rows(
-    run: Run, begin: int, agreement: ReplicaCheck | None, stack: contextlib.ExitStack
-) -> Iterator[dict[str, jax.Array]]:
-    """The run's batches from the `begin`-th on, on its devices."""
-    batches = stack.enter_context(contextlib.closing(run.train.iterate(begin, run.local_row_indices)))
-    return map(run.to_devices, map(agreement.see, batches) if agreement else batches)
-
-
-def _hooks(
-    run: Run,
-    desk: Desk,
-    costs: hooks.Costs,
-    evaluator: Evaluator,
-    trackers: Sequence[Trackers],
-    view: Callable[[State], State],
-) -> tuple[hooks.LogHook, list[Any]]:
-    """What is told of one run: its log, which is given its metrics, and others, given the state of all."""
-    config = run.config
-    log = hooks.LogHook(config.log, config.train, costs, desk.journal, trackers, desk.progress, desk.clock)
-    sinks = (desk.journal, *trackers)
-
-    def evaluate(state: State, num_batches: int | None) -> Mapping[str, float]:
-        return evaluator(view(state), num_batches)
-
-    return log, [
-        hooks.eval_hook(config.eval, evaluate, log, sinks, desk.progress, desk.clock),
-        hooks.checkpoint_hook(desk.checkpoints, log, desk.clock, view),
-    ]
-
-
-def _of(place: int, log: hooks.LogHook) -> Callable[..., None]:
-    """The log of one run, given the metrics of all."""
-    return lambda step, state, metrics: log(step, state, metrics[place])
-
-
-def _save(step: int, state: State, desks: Sequence[Desk], made: Together) -> list[pathlib.Path]:
-    """Saves all runs, and waits for that. The folders of those that could not be saved."""
-    for place, desk in enumerate(desks):
-        desk.checkpoints.save(step, hooks.saved_part(made.view(state, place)))
-    saved = [desk.checkpoints.wait() for desk in desks]
-    return [desk.checkpoints.folder for desk, well in zip(desks, saved, strict=True) if not well]
-
-
-def _stop_hook(
-    desks: Sequence[Desk], room: Room, logs: Sequence[hooks.LogHook], made: Together
-) -> Callable[..., None]:
-    """Leaves the loop when all processes agree to, with checkpoints; or when a lease is lost."""
-
-    def hook(step: int, state: State, metrics: Any) -> None:
-        for desk in desks:
-            if desk.lease.lost:
-                raise LeaseError(f"another run has taken {desk.workdir} over; this one stops at step {step}")
-        if not room.preemption.agreed():
-            return
-        with room.clock("checkpoint"):
-            for log in logs:
-                log.finish()
-            _save(step, state, desks, made)
-        for desk in desks:
-            desk.progress.close()
-        for desk in desks:
-            if desk.checkpoints.latest != step:
+    def run(self, state: State, begin: int) -> State:
+        """Train from step `begin` to the last one, and save it."""
+        config = self._run.config
+        called = self._hooks()
+        steps = range(begin + 1, config.train.steps + 1)
+        rows: Any = self._run.train.iterate(begin, self._run.local_row_indices)
+        with contextlib.closing(rows):
+            local_batches = rows if self._replica_check is None else map(self._replica_check.see, rows)
+            batches = map(self._run.to_devices, local_batches)
+            state = train(self._run.step, state, batches, steps, called, self._handles.clock)
+        self._log.finish()
+        if self._replica_check is not None:
+            self._replica_check.finish()
+        self._handles.progress.close()
+        self._stack.close()
+        with self._handles.clock("checkpoint"):
+            if not self._save(config.train.steps, state):
                 raise StorageError(
-                    f"stopped at step {step}, but could not save it; an older checkpoint stands"
+                    f"step {config.train.steps}, the last, could not be saved to "
+                    f"{self._handles.checkpoints.folder} (the reason is in events.jsonl); once there is "
+                    "room, the same command resumes from the newest one"
                 )
-        for desk in desks:
-            desk.journal.event("preempt", step=step, why=room.preemption.why)
+        return state
+
+    def _hooks(self) -> list[Hook]:
+        """The hooks in the order in which they are called.
+
+        The watchdog first: a later hook may block. The log before the evaluation and the save, whose metrics
+        stand behind those of the steps before. The stop hook after the save, which it would repeat.
+        """
+        config = self._run.config
+        handles = self._handles
+        called: list[Hook] = [self._services.watchdog]
+        if self._replica_check is not None:
+            called.append(self._replica_check)
+        called.append(self._log)
+        sinks = (handles.journal, *self._trackers)
+        called.append(
+            hooks.eval_hook(config.eval, self._evaluator, self._log, sinks, handles.progress, handles.clock)
+        )
+        called.append(hooks.checkpoint_hook(handles.checkpoints, self._log, handles.clock))
+        called.append(self._stop_hook)
+        if self._profile:
+            profile = hooks.ProfileHook(config.train, str(handles.workdir / "profile"), handles.progress)
+            self._stack.callback(profile.close)
+            called.append(profile)
+        return called
+
+    def _stop_hook(self, step: int, state: State, metrics: Any) -> None:
+        """Leave the loop when all processes agree to, with a checkpoint; or when the lease is lost."""
+        handles = self._handles
+        preemption = self._services.preemption
+        if handles.lease.lost:
+            raise LeaseError(f"another run has taken {handles.workdir} over; this one stops at step {step}")
+        if not preemption.agreed():
+            return
+        with handles.clock("checkpoint"):
+            self._log.finish()
+            self._save(step, state)
+        handles.progress.close()
+        if handles.checkpoints.latest != step:
+            raise StorageError(f"stopped at step {step}, but could not save it; an older checkpoint stands")
+        handles.journal.event("preempt", step=step, why=preemption.why)
         raise Preempted(f"preempted at step {step}, saved, rerun to resume")
 
-    return hook
+    def _save(self, step: int, state: State) -> bool:
+        """Save the state and wait for it; returns whether it is saved."""
+        self._handles.checkpoints.save(step, saved_part(state))
+        return self._handles.checkpoints.wait()

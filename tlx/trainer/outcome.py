@@ -1,4 +1,4 @@
-"""How `tlx finetune` ends: scores with their interval, predictions next to them, what to type next."""
+"""The end of a fine-tuning: scores with their interval, predictions beside them, the next commands."""
 
 import json
 import os
@@ -10,33 +10,54 @@ from typing import Any
 import numpy as np
 
 from tlx.base.files import atomic_open, write_json
-from tlx.evaluation.answers import Evaluation, with_interval
+from tlx.evaluation.answers import Evaluation
+from tlx.run import RunConfig
 from tlx.run.assemble import Run
-from tlx.run.config import get_objective
+from tlx.trainer.config_input import shown_path
+from tlx.trainer.task_config import get_task
 
 
-def show(run: Run, workdir: pathlib.Path, found: Mapping[str, Evaluation]) -> None:
-    """Prints the scores of each split; writes scores.json, predictions/SPLIT.jsonl and the pictures."""
-    write_scores(workdir, found)
-    task = get_objective(run.config)
-    for split, evaluation in found.items():
-        if task.draw is not None:
-            path = workdir / f"confusion_{split}.png"
-            task.draw(evaluation.answers, evaluation.records, run.spec, path)
+def show(
+    run: Run,
+    workdir: pathlib.Path,
+    evaluations: Mapping[str, Evaluation],
+    metrics: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Print the scores of each split; write scores.json, predictions/SPLIT.jsonl and pictures.
+
+    Args:
+        run: the fine-tuned run.
+        workdir: its directory.
+        evaluations: by split.
+        metrics: figures with their intervals, by split.
+    """
+    write_scores(workdir, evaluations, metrics)
+    task = get_task(run.config)
+    for split, evaluation in evaluations.items():
+        task.draw(evaluation.answers, evaluation.records, run.spec, workdir / f"confusion_{split}.png")
 
 
-def write_scores(workdir: pathlib.Path, found: Mapping[str, Evaluation]) -> None:
-    """Prints the scores of each split; writes scores.json and predictions/SPLIT.jsonl."""
-    figures = {split: with_interval(evaluation) for split, evaluation in found.items()}
-    write_json(workdir / "scores.json", figures)
+def write_scores(
+    workdir: pathlib.Path,
+    evaluations: Mapping[str, Evaluation],
+    metrics: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Print the scores of each split; write scores.json and predictions/SPLIT.jsonl.
+
+    Args:
+        workdir: run directory, which exists.
+        evaluations: by split.
+        metrics: figures with their intervals, by split.
+    """
+    write_json(workdir / "scores.json", metrics)
     (workdir / "predictions").mkdir(exist_ok=True)
-    for split, evaluation in found.items():
-        show_figures(split, figures[split])
+    for split, evaluation in evaluations.items():
+        show_figures(split, metrics[split])
         write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluation)
 
 
 def write_predictions(path: str | os.PathLike, evaluation: Evaluation) -> None:
-    """A line of JSON for each record: where it stands, what it says, what was answered."""
+    """Write a line of JSON for each record: its file and line, its columns, the prediction."""
     with atomic_open(path) as handle:
         for record, answer in zip(evaluation.records, evaluation.answers, strict=True):
             line = {"where": record.where, "record": dict(record.values), "answer": answer}
@@ -44,8 +65,9 @@ def write_predictions(path: str | os.PathLike, evaluation: Evaluation) -> None:
 
 
 def show_figures(split: str, figures: Mapping[str, Any]) -> None:
-    """A line for each figure; the interval of the one that counts most."""
-    main, (low, high) = figures["main"], figures["interval_95"]
+    """Print a line for each figure, with the interval of the primary metric."""
+    main = figures["main"]
+    low, high = figures["interval_95"]
     print(f"\n{split}: {figures['records']:,} records")
     for name, value in figures.items():
         if isinstance(value, float):
@@ -53,21 +75,21 @@ def show_figures(split: str, figures: Mapping[str, Any]) -> None:
             print(f"  {name:20} {value:8.4f}{interval}")
 
 
-def show_next(run: Run, workdir: pathlib.Path) -> None:
-    """Commands that go on from here."""
-    inside = workdir.is_relative_to(pathlib.Path.cwd())
-    place = str(workdir.relative_to(pathlib.Path.cwd()) if inside else workdir)
-    columns = [name for name, _ in get_objective(run.config).texts(run.config.objective)]
+def show_next(config: RunConfig, workdir: pathlib.Path) -> None:
+    """Print commands that use the run."""
+    path = shown_path(workdir)
+    columns = [name for name, _ in get_task(config).text_columns(config.objective)]
     example = repr({name: "..." for name in columns}) if len(columns) > 1 else "'...'"
-    call = f"import tlx; print(tlx.load({place!r}).predict({example}))"
+    call = f"import tlx; print(tlx.load({path!r}).predict({example}))"
     print("\nnext:")
-    print(f"  less {shlex.quote(f'{place}/predictions/validation.jsonl')}   # each record with its answer")
+    print(f"  less {shlex.quote(f'{path}/predictions/validation.jsonl')}   # each record with its answer")
     print(f"  python -c {shlex.quote(call)}")
-    if run.config.objective.name == "chat":
-        print(f"  tlx chat {shlex.quote(place)}")
+    if config.objective.name == "chat":
+        print(f"  tlx chat {shlex.quote(path)}")
 
 
 def _plain(value: Any) -> Any:
+    """A numpy value as JSON can hold it; anything else as text."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return str(value)

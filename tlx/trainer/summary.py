@@ -1,23 +1,29 @@
-"""How `tlx train` ends: figures beside baselines, the loss curve, samples, and what to type next."""
+"""The end of a pretraining: metrics beside baselines, the loss curve, samples, and the next commands."""
 
 import itertools
 import math
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import numpy as np
 
 import tlx
+from tlx.data.batches import Batch
 from tlx.data.cache import TokenCache
 from tlx.data.prepare import open_caches
 from tlx.evaluation import ngram
+from tlx.run import RunConfig
 from tlx.run.assemble import Run
+from tlx.trainer.config_input import shown_path
 from tlx.training.clock import Clock
 from tlx.training.peak import matmul_peak
 from tlx.training.plot import plot_loss
-from tlx.training.step import Batch
+
+if TYPE_CHECKING:
+    from tlx.api.loaded_model import LoadedModel
 
 # Batches whose targets make the unigram of an objective's own targets.
 _UNIGRAM_BATCHES = 300
@@ -25,54 +31,72 @@ _UNIGRAM_BATCHES = 300
 # Tokens from which a trigram is counted, at most: it takes 60 bytes of memory for each.
 _TRIGRAM_TOKENS = 20_000_000
 
-_PROMPT_TOKENS, _SAMPLE_TOKENS = 24, 48
-_GAP = (12, 13)  # the token of a prompt that a model fills in, where it does not continue
+_PROMPT_TOKENS = 24
+_SAMPLE_TOKENS = 48
+# Token of a prompt, from and to, that a model fills in, where it does not continue the prompt.
+_GAP = (12, 13)
 
 _GAP_NAMES = {"encoder": "[MASK]", "encoder_decoder": "<extra_id_0>"}
 
 
 class TextLoss(NamedTuple):
-    """How well something predicts the targets of the evaluation."""
+    """Loss of a model or a baseline on the targets of the final evaluation."""
 
-    nats: float  # per target
+    nats: float
+    """Mean negative log-likelihood of a target, in nats."""
     bits_per_byte: float
+    """Bits of all targets over the bytes of text that they stand for."""
 
 
-def show(run: Run, workdir: pathlib.Path, figures: Mapping[str, float]) -> dict[str, TextLoss]:
-    """Prints all of it and draws workdir/loss.png; returns the baselines."""
-    scores = baselines(run)
-    model = TextLoss(figures["loss"], figures["bits_per_byte"])
+def show(
+    run: Run, workdir: pathlib.Path, figures: Mapping[str, float], model: "LoadedModel"
+) -> dict[str, TextLoss]:
+    """Print metrics beside baselines and samples of the model; draw workdir/loss.png.
+
+    Args:
+        run: the trained run.
+        workdir: its directory.
+        figures: metrics of the final evaluation.
+        model: the trained model.
+
+    Returns:
+        The baselines by name.
+    """
+    losses = baselines(run)
+    own = TextLoss(figures["loss"], figures["bits_per_byte"])
     print(f"\nvalidation: {figures['targets']:,.0f} targets that stand for {figures['bytes']:,.0f} bytes")
     print(f"  {'':20} nats/target  bits/byte")
-    for name, score in {"this model": model, **scores}.items():
-        print(f"  {name:20} {score.nats:11.4f}  {score.bits_per_byte:9.4f}")
-    for name, score in scores.items():
-        share = 1 - model.nats / score.nats
+    for name, loss in {"this model": own, **losses}.items():
+        print(f"  {name:20} {loss.nats:11.4f}  {loss.bits_per_byte:9.4f}")
+    for name, loss in losses.items():
+        share = 1 - own.nats / loss.nats
         print(f"  {abs(share):.1%} {'below' if share > 0 else 'ABOVE'} the {name}")
     title = f"{run.config.name}: {run.config.objective.name}"
-    print(f"loss curve: {plot_loss(workdir, title, {name: score.nats for name, score in scores.items()})}")
-    _show_samples(run, workdir)
-    return scores
+    print(f"loss curve: {plot_loss(workdir, title, {name: loss.nats for name, loss in losses.items()})}")
+    _show_samples(run, workdir, model)
+    return losses
 
 
 def baselines(run: Run) -> dict[str, TextLoss]:
-    """Best first, on the batches of the final evaluation.
+    """Return the losses of n-gram models, best first, on the batches of the final evaluation.
 
     The unigram is that of the objective's own targets. A trigram of the text is comparable only with a
     model that predicts all of the text from left to right.
     """
     targets = _targets(itertools.islice(run.validation.epoch_batches(), run.config.eval.final_batches))
+    vocab_size = run.tokenizer.vocab.size
     if run.config.model.kind != "decoder":
-        seen = _targets(run.train.batch(k) for k in range(_UNIGRAM_BATCHES))
-        unigram = ngram.fit_unigram(seen, run.tokenizer.vocab.size)
-        return {"unigram": _score(unigram.log_probs(targets), targets, run)}
-    tokens, offsets = _joined(open_caches(run.config.data, run.tokenizer, "train"), _TRIGRAM_TOKENS)
-    text, text_offsets = _joined(open_caches(run.config.data, run.tokenizer, "validation"), len(targets))
-    trigram = ngram.fit_trigram(tokens, offsets, run.tokenizer.vocab.size)
-    unigram = ngram.fit_unigram(tokens, run.tokenizer.vocab.size)
+        train_targets = _targets(run.train.batch(k) for k in range(_UNIGRAM_BATCHES))
+        unigram = ngram.fit_unigram(train_targets, vocab_size)
+        return {"unigram": _loss(unigram.log_probs(targets), targets, run)}
+    tokens, offsets = _concatenated(open_caches(run.config.data, run.tokenizer, "train"), _TRIGRAM_TOKENS)
+    caches = open_caches(run.config.data, run.tokenizer, "validation")
+    text, text_offsets = _concatenated(caches, len(targets))
+    trigram = ngram.fit_trigram(tokens, offsets, vocab_size)
+    unigram = ngram.fit_unigram(tokens, vocab_size)
     return {
-        "Kneser-Ney trigram": _score(trigram.log_probs(text, text_offsets), text, run),
-        "unigram": _score(unigram.log_probs(text), text, run),
+        "Kneser-Ney trigram": _loss(trigram.log_probs(text, text_offsets), text, run),
+        "unigram": _loss(unigram.log_probs(text), text, run),
     }
 
 
@@ -81,14 +105,17 @@ def _targets(batches: Iterable[Batch]) -> np.ndarray:
     return np.concatenate([batch["targets"][batch["weights"] > 0] for batch in batches]).astype(np.int64)
 
 
-def _score(log_probs: np.ndarray, tokens: np.ndarray, run: Run) -> TextLoss:
+def _loss(log_probs: np.ndarray, tokens: np.ndarray, run: Run) -> TextLoss:
     nats = -float(log_probs.mean())
-    return TextLoss(nats, nats * len(tokens) / math.log(2) / int(run.tokenizer.num_bytes[tokens].sum()))
+    bits = nats * len(tokens) / math.log(2)
+    return TextLoss(nats, bits / int(run.tokenizer.num_bytes[tokens].sum()))
 
 
-def _joined(caches: tuple[TokenCache, ...], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `most` tokens of all caches as one text, int64, and where its documents begin."""
-    tokens, offsets, start = [], [np.zeros(1, np.int64)], 0
+def _concatenated(caches: tuple[TokenCache, ...], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `most` tokens of all caches as one text, int64, and the offsets of its documents."""
+    tokens = []
+    offsets = [np.zeros(1, np.int64)]
+    start = 0
     for cache in caches:
         count = min(cache.num_tokens, most - start)
         tokens.append(np.asarray(cache.tokens[:count], np.int64))
@@ -98,39 +125,42 @@ def _joined(caches: tuple[TokenCache, ...], most: int) -> tuple[np.ndarray, np.n
     return np.concatenate(tokens), np.concatenate(offsets)
 
 
-def _show_samples(run: Run, workdir: pathlib.Path) -> None:
-    """Two continued prompts, or two filled gaps, through the same door that users take.
-
-    Nothing of a bilstm, which is there to be read by tasks.
-    """
+def _show_samples(run: Run, workdir: pathlib.Path, model: "LoadedModel") -> None:
+    """Print two continued prompts, or two filled gaps; nothing of a bilstm, which tasks read."""
     if run.config.model.kind == "bilstm":
         return
-    lm = tlx.load(workdir)
-    parts = [[run.tokenizer.decode(part) for part in np.split(x, _GAP)] for x in _beginnings(run, 2)]
-    if lm.kind in ("encoder", "encoder_decoder"):
-        for first, gap, rest in parts:
-            prompt = f"{first}{_GAP_NAMES[lm.kind]}{rest}"
-            _show_sample(prompt, f"{_filled(lm, prompt)}; it was {gap!r}")
+    if jax.process_count() > 1:
+        # The trained arrays belong to all processes, and only this one is here.
+        model = tlx.load(workdir)
+    texts = []
+    for tokens in _document_starts(run, 2):
+        texts.append([run.tokenizer.decode(part) for part in np.split(tokens, _GAP)])
+    if model.kind in _GAP_NAMES:
+        for before, gap, after in texts:
+            prompt = f"{before}{_GAP_NAMES[model.kind]}{after}"
+            _show_sample(prompt, f"{_filled(model, prompt)}; it was {gap!r}")
         return
-    prompts = ["".join(part) for part in parts]
-    texts = lm.generate(prompts, _SAMPLE_TOKENS, temperature=0.7, seed=run.config.seed)
-    for prompt, text in zip(prompts, texts, strict=True):
-        _show_sample(prompt, text)
+    prompts = ["".join(parts) for parts in texts]
+    answers = model.generate(prompts, _SAMPLE_TOKENS, temperature=0.7, seed=run.config.seed)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        _show_sample(prompt, answer)
 
 
-def _filled(lm: tlx.LoadedModel, prompt: str) -> str:
+def _filled(model: "LoadedModel", prompt: str) -> str:
     """What the model would write into the gap."""
-    if lm.kind == "encoder_decoder":
-        return lm.generate(prompt, max_tokens=12, temperature=0)
-    return ", ".join(f"{c.piece!r} {c.probability:.0%}" for c in lm.fill(prompt, top=3)[0])
+    if model.kind == "encoder_decoder":
+        return str(model.generate(prompt, max_tokens=12, temperature=0))
+    return ", ".join(f"{c.piece!r} {c.probability:.0%}" for c in model.fill(prompt, top=3)[0])
 
 
-def _beginnings(run: Run, count: int) -> list[np.ndarray]:
-    """Tokens that documents of the validation split begin with."""
+def _document_starts(run: Run, count: int) -> list[np.ndarray]:
+    """The first tokens of some documents of the validation split."""
     (cache, *_) = open_caches(run.config.data, run.tokenizer, "validation")
     length = min(_PROMPT_TOKENS, run.config.data.sequence_length // 2)
     long = np.flatnonzero(np.diff(cache.offsets) > length)
-    chosen = long[np.linspace(0, len(long), count, endpoint=False).astype(int)] if len(long) else []
+    chosen = []
+    if len(long):
+        chosen = long[np.linspace(0, len(long), count, endpoint=False).astype(int)]
     return [np.asarray(cache.tokens[cache.offsets[d] :][:length], np.int32) for d in chosen]
 
 
@@ -139,7 +169,7 @@ def _show_sample(prompt: str, answer: str) -> None:
 
 
 def show_times(clock: Clock, peak: float) -> None:
-    """Where the time went; and how fast the machine multiplies now, where that is not what it was."""
+    """Print where the time went, and the machine's speed where it has changed from `peak` FLOP/s."""
     clock.training()
     parts = sorted(clock.seconds.items(), key=lambda part: -part[1])
     shown = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in parts if seconds >= 0.5)
@@ -152,21 +182,26 @@ def show_times(clock: Clock, peak: float) -> None:
         )
 
 
-def show_next(run: Run, workdir: pathlib.Path, config_words: Sequence[str]) -> None:
-    """Commands that go on from here."""
-    inside = workdir.is_relative_to(pathlib.Path.cwd())
-    path = str(workdir.relative_to(pathlib.Path.cwd()) if inside else workdir)
-    place = shlex.quote(path)
+def show_next(config: RunConfig, workdir: pathlib.Path, config_words: Sequence[str]) -> None:
+    """Print commands that use the run.
+
+    Args:
+        config: of the run.
+        workdir: its directory.
+        config_words: words of the command line that gave its config.
+    """
+    path = shown_path(workdir)
+    quoted = shlex.quote(path)
     words = shlex.join(word for word in config_words if not word.startswith("--config.train.steps="))
     print("\nnext:")
-    gap = _GAP_NAMES.get(run.config.model.kind)
+    gap = _GAP_NAMES.get(config.model.kind)
     prompt = "def main(" if gap is None else f"for i in {gap}:"
-    call = f"fill({prompt!r})" if run.config.model.kind == "encoder" else f"generate({prompt!r})"
-    if run.config.model.kind == "bilstm":
+    call = f"fill({prompt!r})" if config.model.kind == "encoder" else f"generate({prompt!r})"
+    if config.model.kind == "bilstm":
         call = f"score({prompt!r})"
     else:
-        print(f"  tlx generate {place} --prompt={shlex.quote(prompt)}")
-    print(f"  tlx evaluate {place} --data='my/files/*.txt'")
-    longer = 2 * run.config.train.steps
-    print(f"  tlx train {words} --workdir={place} --config.train.steps={longer}   # goes on from here")
+        print(f"  tlx generate {quoted} --prompt={shlex.quote(prompt)}")
+    print(f"  tlx evaluate {quoted} --data='my/files/*.txt'")
+    longer = 2 * config.train.steps
+    print(f"  tlx train {words} --workdir={quoted} --config.train.steps={longer}   # resumes with more steps")
     print(f"  python -c {shlex.quote(f'import tlx; lm = tlx.load({path!r}); print(lm.{call})')}")

@@ -1,5 +1,6 @@
-"""A task's config, completed by what the base model and the training records say."""
+"""The config of a fine-tuning, completed from the base model and the training records."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tlx.adapt.config import AdaptConfig
@@ -10,45 +11,82 @@ from tlx.run import RunConfig
 from tlx.run.assemble import build_tokenizer, open_split
 from tlx.run.checks import resolve
 from tlx.run.config import get_objective, parse_config, without_nones
+from tlx.tasks import TABLE as TASKS
+from tlx.tasks.shared.base import Task, is_supervised
 from tlx.trainer.base_model import BaseModel, cache_tokenizer
 from tlx.training.config import BaseConfig
 
 
-def completed(values: dict[str, Any], base: BaseModel | None, scratch: bool = False) -> RunConfig:
-    """The config with all that the base model and the training records say: model, tokenizer, the names of
-    the classes, the number of steps. Raises ConfigError or DataError."""
+def complete_task_config(
+    values: Mapping[str, Any], base: BaseModel | None, scratch: bool = False
+) -> RunConfig:
+    """Return the config with what the base model and the training records determine.
+
+    These are: the model (values of None are as the base has them) and the tokenizer, the adapter modules of
+    adapt.method, the labels of the classes, and train.steps from data.records.epochs.
+
+    Args:
+        values: a task's config as nested dicts.
+        base: the base model; None trains from fresh parameters.
+        scratch: whether to take the base's architecture but not its parameters.
+
+    Returns:
+        The config, checked.
+
+    Raises:
+        ConfigError: a value is not usable, or adapt.method needs a base.
+        DataError: records cannot be read.
+    """
+    values = dict(values)
     adapt = from_dict(AdaptConfig, values["adapt"], "config.adapt")
     if adapt.method != "full" and (base is None or scratch):
-        raise ConfigError(f"adapt.method = {adapt.method!r} keeps a base as it is; give it by --from=DIR")
-    values["model"]["adapters"] = to_dict(adapt.adapters)
+        raise ConfigError(
+            f"adapt.method = {adapt.method!r} adapts a base model; give one by --from=DIR (base= in Python)"
+        )
+    values["model"] = {**values["model"], "adapters": to_dict(adapt.adapters)}
     if base is not None:
-        tokenizer = cache_tokenizer(base.tokenizer)
-        values |= {
-            "model": _joined(to_dict(base.config.model), without_nones(values["model"])),
-            "tokenizer": to_dict(base.config.tokenizer) | {"path": tokenizer},
-            "base": to_dict(BaseConfig() if scratch else base.record),
-        }
+        values["model"] = _merge_values(to_dict(base.config.model), without_nones(values["model"]))
+        values["tokenizer"] = {**to_dict(base.config.tokenizer), "path": cache_tokenizer(base.tokenizer)}
+        values["base"] = to_dict(BaseConfig() if scratch else base.record)
     config = parse_config(values)
     config.data.records.validate()
     records = read_records(config.data.records, "train", config.seed)
-    values["objective"] = to_dict(get_objective(config).complete(config.objective, records))
+    values["objective"] = to_dict(get_task(config).infer_labels(config.objective, records))
     if config.data.records.epochs:
         rows = _num_rows(parse_config(values), len(records))
         steps = config.data.records.epochs * rows / config.train.batch_size
-        values["train"] = to_dict(config.train) | {"steps": max(1, round(steps))}
+        values["train"] = {**to_dict(config.train), "steps": max(1, round(steps))}
     return resolve(values)
 
 
+def is_task(config: RunConfig) -> bool:
+    """Return whether a run is about a task with labels, not a self-supervised objective."""
+    return get_objective(config).supervised
+
+
+def get_task(config: RunConfig) -> Task:
+    """Return the task that a run is about. Raises ConfigError for a self-supervised objective."""
+    task = get_objective(config)
+    if not is_supervised(task):
+        raise ConfigError(
+            f"objective.name = {config.objective.name!r} is no task; tasks are {', '.join(TASKS)}"
+        )
+    return task
+
+
 def _num_rows(config: RunConfig, num_records: int) -> int:
-    """Rows of one pass over the training records: of packed ones there are fewer, of cut ones more."""
-    parts = get_objective(config)
-    if not parts.cuts and (parts.join is None or not config.objective.packing):
+    """Rows of one pass over the training records: fewer than records if packed, more if records are cut."""
+    task = get_task(config)
+    if not task.one_to_many and not task.packs(config.objective):
         return num_records
     return open_split(config, build_tokenizer(config), "train").num_windows
 
 
-def _joined(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    joined = dict(values)
+def _merge_values(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested values with changes on top; a group that is only in one of them is taken as it is."""
+    merged = dict(values)
     for key, value in changes.items():
-        joined[key] = _joined(joined[key], value) if isinstance(value, dict) and key in joined else value
-    return joined
+        if isinstance(value, dict) and key in merged:
+            value = _merge_values(merged[key], value)
+        merged[key] = value
+    return merged

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 
 class Clock:
-    """`with clock("data"): ...` adds to the seconds of a phase. A phase inside another interrupts it.
+    """Seconds by phase; `with clock("data"): ...` adds to one. A phase inside another one interrupts it.
 
-    Phases in use: data, step, compile, evaluate, checkpoint, log. `current` is what a watchdog names.
+    Phases in use: prepare, data, step, compile, evaluate, checkpoint, log, summary. `current` is the phase
+    that a watchdog names.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter):
@@ -19,6 +20,7 @@ class Clock:
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        """Count the time within the context as `phase`."""
         outer = self._switch(phase)
         try:
             yield
@@ -26,16 +28,19 @@ class Clock:
             self._switch(outer)
 
     def training(self) -> float:
-        """Seconds spent on batches and steps: what throughput is measured by."""
+        """Return the seconds spent on batches and steps, by which throughput is measured."""
         self._switch(self.current)
         return self.seconds.get("data", 0.0) + self.seconds.get("step", 0.0)
 
     def silent(self) -> float:
-        """Seconds since a phase was last entered or left; may be asked by another thread."""
+        """Return the seconds since a phase was last entered or left; another thread may ask."""
         return self._now() - self._since
 
     def _switch(self, phase: str) -> str:
-        outer, now = self.current, self._now()
+        """Enter `phase`; returns the phase that was left."""
+        outer = self.current
+        now = self._now()
         self.seconds[outer] = self.seconds.get(outer, 0.0) + now - self._since
-        self.current, self._since = phase, now
+        self.current = phase
+        self._since = now
         return outer

@@ -1,4 +1,4 @@
-"""What the trainer can be told: length and batch, evaluation, logging."""
+"""Config of the trainer: length and batch size, evaluation, logging."""
 
 import dataclasses
 
@@ -7,19 +7,28 @@ from tlx.base.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Length of a run and how a step is made."""
+    """Length of a run, and how a step is computed."""
 
-    steps: int = 1000  # batches to train on
-    batch_size: int = 8  # sequences in the global batch
-    microbatches: int = 1  # parts that the batch is worked through in, one after the other
-    clip_norm: float | None = 1.0  # largest global norm of the gradient; None: never clipped
-    max_skipped: int = 20  # non-finite steps in a row after which the run stops with exit 76
-    stall_seconds: float | None = 600.0  # so long without progress and the process leaves (170); None: never
-    compare_every: int = 100  # steps after which several processes compare what must agree; 0: never
-    profile_steps: tuple[int, int] = (10, 15)  # --profile traces from the end of one to that of the other
+    steps: int = 1000
+    """Number of batches to train on, 1 or more."""
+    batch_size: int = 8
+    """Number of sequences in the global batch, over all devices and microbatches."""
+    microbatches: int = 1
+    """Number of parts of the batch that are computed one after the other, their gradients accumulated; it
+    must divide batch_size."""
+    clip_norm: float | None = 1.0
+    """Largest global norm of the gradients, above 0; None does not clip."""
+    max_skipped: int = 20
+    """Number of non-finite steps in a row after which the run stops (exit code 76)."""
+    stall_seconds: float | None = 600.0
+    """Watchdog timeout in seconds without a step; the process then exits with code 170. None turns it off."""
+    compare_every: int = 100
+    """Number of steps between comparisons of the replicas of several processes; 0 never compares."""
+    profile_steps: tuple[int, int] = (10, 15)
+    """(first, last) step of this start between whose ends --profile records a trace."""
 
     def validate(self) -> None:
-        """Raises ConfigError for values that no run can have."""
+        """Raise ConfigError for values that no run can have."""
         _at_least("train.steps", self.steps, 1)
         _at_least("train.batch_size", self.batch_size, 1)
         _at_least("train.microbatches", self.microbatches, 1)
@@ -47,13 +56,17 @@ class TrainConfig:
 class EvalConfig:
     """Evaluation on the validation split."""
 
-    every: int = 0  # steps between evaluations; 0: none while training
-    batches: int = 20  # batches of an evaluation while training
-    final: bool = True  # whether the run ends with a long evaluation, baselines, a plot and samples
-    final_batches: int = 2000  # batches of that evaluation, at most
+    every: int = 0
+    """Number of steps between evaluations; 0 does not evaluate while training."""
+    batches: int = 20
+    """Number of batches of an evaluation while training, 1 or more."""
+    final: bool = True
+    """Whether the run ends with a long evaluation, baselines, a plot and samples."""
+    final_batches: int = 2000
+    """Largest number of batches of the evaluation at the end, 1 or more."""
 
     def validate(self) -> None:
-        """Raises ConfigError for values that no run can have."""
+        """Raise ConfigError for values that no run can have."""
         _at_least("eval.every", self.every, 0)
         _at_least("eval.batches", self.batches, 1)
         _at_least("eval.final_batches", self.final_batches, 1)
@@ -61,26 +74,31 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """What is written down while training; metrics.jsonl and events.jsonl always are."""
+    """What is logged while training; metrics.jsonl and events.jsonl always are."""
 
-    every: int = 10  # steps between lines of metrics.jsonl
-    print_every: int = 100  # steps between lines on the terminal or in its log
-    tensorboard: bool = True  # also write TensorBoard files, where a writer for them is installed
-    wandb_project: str | None = None  # also log to this Weights & Biases project
+    every: int = 10
+    """Number of steps between lines of metrics.jsonl, 1 or more."""
+    print_every: int = 100
+    """Number of steps between lines on the terminal or in its log, 1 or more."""
+    tensorboard: bool = True
+    """Whether TensorBoard files are written too, where a writer for them is installed."""
+    wandb_project: str | None = None
+    """Weights & Biases project to log to; None does not log there."""
 
     def validate(self) -> None:
-        """Raises ConfigError for values that no run can have."""
+        """Raise ConfigError for values that no run can have."""
         _at_least("log.every", self.every, 1)
         _at_least("log.print_every", self.print_every, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class BaseConfig:
-    """The model that a fine-tuning began from: its directory, and the sha256 of its parameters. Empty: from
-    fresh parameters."""
+    """Base model of a fine-tuning, filled in when the run starts; empty for fresh parameters."""
 
     path: str = ""
+    """Directory of the base model."""
     hash: str = ""
+    """sha256 of the base model's parameters."""
 
 
 def _at_least(field: str, value: int, least: int) -> None:

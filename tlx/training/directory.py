@@ -1,4 +1,4 @@
-"""The run directory's run.json: what made the run, and what a later start of it may change."""
+"""run.json of a run directory: what made the run, and what a later start of it may change."""
 
 import importlib.metadata
 import pathlib
@@ -14,9 +14,11 @@ from tlx.base.files import read_json, write_json
 from tlx.base.renamed_keys import new_path, upgrade
 
 FILE = "run.json"
-FORMAT = 2  # 2: keys of the config have other names (tlx/base/renamed_keys.py)
+# 2: keys of the config have other names (tlx/base/renamed_keys.py).
+FORMAT = 2
 
-# What may change from one start to the next: how a run is watched, saved and computed, not what it is.
+# Keys, and beginnings of keys, that may change from one start to the next: how a run is watched, saved and
+# computed, not what it is.
 _FREE = (
     "name",
     "log.",
@@ -35,16 +37,28 @@ _FREE = (
 
 
 class ConfigChange(NamedTuple):
-    """A value that is not what the run was started with."""
+    """A value of the config that differs from the one that the run was started with."""
 
     key: str
+    """Dotted key."""
     old: Any
+    """Value that the run was started with; None where there was none."""
     new: Any
+    """Value now."""
     allowed: bool
+    """Whether the run may be resumed with it."""
+
+
+def find_run_folder(path: pathlib.Path) -> pathlib.Path | None:
+    """Return the run directory that `path` is, or is a checkpoint of; None where it is neither."""
+    for folder in (path, path.parent, path.parent.parent):
+        if (folder / FILE).is_file():
+            return folder
+    return None
 
 
 def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """Reads run.json, its config in the keys of today whatever its format; None where no run was started.
+    """Return run.json, its config in today's keys whatever its format; None where no run was started.
 
     Raises DataError for a newer format or a broken file.
     """
@@ -69,7 +83,16 @@ def write_run(
     mesh: Mapping[str, int],
     num_params: int,
 ) -> None:
-    """Writes run.json, which `tlx.load` and the next start read. Keeps when the run was first started."""
+    """Write run.json, which `tlx.load` and the next start read; keeps the time of the run's first start.
+
+    Args:
+        workdir: run directory, which exists.
+        config: the run's config as nested dicts.
+        tokenizer_hash: of the tokenizer in workdir/tokenizer.
+        data: fingerprint and size of the run's data.
+        mesh: devices by mesh axis.
+        num_params: number of scalars in all parameters, frozen ones included.
+    """
     old = read_run(workdir) or {}
     write_json(
         workdir / FILE,
@@ -87,51 +110,63 @@ def write_run(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of tlx and of what computes for it."""
+    """Return the versions of Python, of tlx and of the packages that it computes with."""
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
-    found = {"python": platform.python_version(), "tlx": __version__}
-    return found | {name: importlib.metadata.version(name) for name in names}
+    base = {"python": platform.python_version(), "tlx": __version__}
+    return base | {name: importlib.metadata.version(name) for name in names}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str] = ()) -> list[ConfigChange]:
-    """Differences between two flattened dicts of settings. `allow` names keys, or groups of them.
+    """Return the differences between two dicts of settings, nested ones by their dotted keys.
 
-    More steps are always allowed; fewer are not, for the run may be past them. Raises ConfigError where
-    `allow` has the old name of a key.
+    More steps are always allowed; fewer are not, for the run may be past them.
+
+    Args:
+        old: settings that the run was started with.
+        new: settings now.
+        allow: keys that may change, or groups of them ("optimizer").
+
+    Raises:
+        ConfigError: `allow` has the old name of a key.
     """
     for name in allow:
         renamed = new_path(name)
         if renamed is not None:
             raise ConfigError(f"--allow-change={name} is now called --allow-change={renamed}")
-    old, new = flatten(old), flatten(new)
+    old = flatten(old)
+    new = flatten(new)
     found = []
     for key in [*old, *(key for key in new if key not in old)]:
-        before, after = old.get(key), new.get(key)
+        before = old.get(key)
+        after = new.get(key)
         if before == after:
             continue
-        longer = key == "train.steps" and after > before
+        longer = key == "train.steps" and after is not None and before is not None and after > before
         named = any(key == name or key.startswith(name + ".") for name in allow)
         found.append(ConfigChange(key, before, after, longer or named or key.startswith(_FREE)))
     return found
 
 
 def check_changes(found: Sequence[ConfigChange], workdir: pathlib.Path) -> None:
-    """Raises ConfigError with a table of all changes where some are not allowed."""
+    """Raise ConfigError with a table of all changes where some are not allowed."""
     refused = [change.key for change in found if not change.allowed]
     if refused:
         flags = " ".join(f"--allow-change={key}" for key in refused)
         raise ConfigError(
             f"the run in {workdir} was started with another configuration:\n{table(found)}\n"
-            f"choose another --workdir for a new run, or go on with this one with {flags}"
+            f"choose another --workdir for a new run, or resume this one with {flags}"
         )
 
 
 def table(found: Sequence[ConfigChange]) -> str:
-    """ "  key   was   now" in aligned columns, one change a line."""
+    """Return "  key   was   now" in aligned columns, one change a line."""
     rows = [("key", "was", "now", "")]
-    rows += [(c.key, repr(c.old), repr(c.new), "" if c.allowed else "refused") for c in found]
+    for change in found:
+        verdict = "" if change.allowed else "refused"
+        rows.append((change.key, repr(change.old), repr(change.new), verdict))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)) for row in rows
-    ]
-    return "\n".join("  " + line.rstrip() for line in lines)
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What happens around the steps: metrics are written and shown, evaluations made, a trace recorded."""
+"""Hooks of the training loop: metrics, evaluations, checkpoints, traces."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,32 +11,52 @@ from tlx.training.clock import Clock
 from tlx.training.config import EvalConfig, LogConfig, TrainConfig
 from tlx.training.journal import Journal
 from tlx.training.progress import Progress, Speed
-from tlx.training.state import State
+from tlx.training.state import State, saved_part
 from tlx.training.step import Metrics
 
-# Results of an evaluation that say how much was evaluated: written down, not shown.
+# Results of an evaluation that say how much was evaluated: written to the journal, not shown.
 _COUNTS = ("targets", "bytes")
 
 
 class Sink(Protocol):
-    """Where metrics go: the journal, the trackers."""
+    """Anything that takes metrics: the journal, the trackers."""
 
-    def metrics(self, step: int, values: Mapping[str, float], kind: str = "train") -> None: ...
+    def metrics(self, step: int, values: Mapping[str, float], kind: str = "train") -> None:
+        """Take metrics of a step.
+
+        Args:
+            step: steps done.
+            values: metrics by name.
+            kind: "train", "validation" or "final".
+        """
+        ...
 
 
 class Costs(NamedTuple):
-    """What one step is made of, and what the machine could do."""
+    """Cost of one step, and the peak of the hardware."""
 
-    tokens: int  # positions that go through the model
-    flops: int  # model FLOPs: three times the matrix products of the forward pass
-    peak: float  # FLOP/s of all devices
+    tokens: int
+    """Tokens of a global batch that go through the model."""
+    flops: int
+    """Model FLOPs of a step: three times the matrix products of the forward pass."""
+    peak: float
+    """Peak FLOP/s of all devices together."""
 
 
 class LogHook:
-    """Writes each `log.every`-th step's metrics, shows a line every `log.print_every` steps.
+    """Hook that writes each `log.every`-th step's metrics and shows a line every `log.print_every` steps.
 
     Metrics are read when the devices have gone on to later steps, so that none waits; `finish` reads the
     rest. Raises NumericsError (exit 76) after `train.max_skipped` non-finite steps in a row.
+
+    Args:
+        log: how often lines are written and shown.
+        train: the last step, and how many non-finite steps end the run.
+        costs: cost of one step, for throughput.
+        journal: the run's journal, which also gets the events of skipped steps.
+        sinks: where metrics go besides the journal.
+        progress: what the user sees.
+        clock: the run's clock; throughput counts its phases data and step.
     """
 
     def __init__(
@@ -49,17 +69,26 @@ class LogHook:
         progress: Progress,
         clock: Clock,
     ):
-        self._log, self._train, self._costs = log, train, costs
-        self._journal, self._sinks, self._progress, self._clock = journal, (journal, *sinks), progress, clock
+        self._log = log
+        self._train = train
+        self._costs = costs
+        self._journal = journal
+        self._sinks = (journal, *sinks)
+        self._progress = progress
+        self._clock = clock
         self._waiting: list[tuple[int, Metrics, float]] = []
         self._losses: list[float] = []
         self._skipped = 0
-        self._written: tuple[int, float] | None = None  # step and training seconds of the last line written
-        self._shown: tuple[int, float] | None = None  # and of the last line shown
+        # Step and training seconds of the last line written, and of the last line shown.
+        self._written: tuple[int, float] | None = None
+        self._shown: tuple[int, float] | None = None
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
-        if self._written is None:  # the first step compiles: speed is counted from its end
-            self._written = self._shown = (step, self._clock.training())
+        """Queue the step's metrics, and write those that the devices are done with."""
+        if self._written is None:
+            # The first step compiles: speed is counted from its end.
+            self._written = (step, self._clock.training())
+            self._shown = self._written
             self._skipped = int(metrics["skipped"]) - int(metrics["skipped_in_a_row"] > 0)
         self._progress.advance(step)
         last = step == self._train.steps
@@ -70,7 +99,7 @@ class LogHook:
                 self._write(*self._waiting.pop(0))
 
     def finish(self) -> None:
-        """Writes what is still waiting: before a save and at the end of the loop."""
+        """Write what is still waiting: before a save and at the end of the loop."""
         while self._waiting:
             self._write(*self._waiting.pop(0))
 
@@ -78,7 +107,8 @@ class LogHook:
         values = {name: value.item() for name, value in jax.device_get(metrics).items()}
         self._check(step, values)
         self._losses.append(values.get("loss", values["total_loss"]))
-        if (speed := self._speed(self._written, step, seconds)) is not None:
+        speed = self._speed(self._written, step, seconds)
+        if speed is not None:
             values["tokens_per_s"] = round(speed.tokens_per_s, 1)
             values["flops_per_s"] = round(speed.flops_per_s)
             values["peak_share"] = round(speed.flops_per_s / speed.peak, 4)
@@ -89,7 +119,7 @@ class LogHook:
             self._show(step, seconds)
 
     def _show(self, step: int, seconds: float) -> None:
-        """Mean loss and speed since the last line shown."""
+        """Show mean loss and speed since the last line shown."""
         speed = self._speed(self._shown, step, seconds)
         finite = [loss for loss in self._losses if math.isfinite(loss)]
         if speed is not None:
@@ -97,17 +127,22 @@ class LogHook:
         self._shown = (step, seconds)
         self._losses.clear()
 
-    def _speed(self, since: tuple[int, float], step: int, seconds: float) -> Speed | None:
+    def _speed(self, since: tuple[int, float] | None, step: int, seconds: float) -> Speed | None:
         """Throughput since an earlier step; None where no time has passed."""
-        done, passed = step - since[0], seconds - since[1]
-        if done <= 0 or passed <= 0:
+        if since is None:
             return None
-        per_step = passed / done
+        steps = step - since[0]
+        passed = seconds - since[1]
+        if steps <= 0 or passed <= 0:
+            return None
+        per_step = passed / steps
         left = (self._train.steps - step) * per_step
         return Speed(self._costs.tokens / per_step, self._costs.flops / per_step, self._costs.peak, left)
 
     def _check(self, step: int, values: Mapping[str, float]) -> None:
-        new, in_a_row = values["skipped"] - self._skipped, values["skipped_in_a_row"]
+        """Report newly skipped steps; raise NumericsError after too many in a row."""
+        new = values["skipped"] - self._skipped
+        in_a_row = values["skipped_in_a_row"]
         if new > 0:
             self._skipped = values["skipped"]
             self._journal.event("skip", step=step, new=new, total=values["skipped"])
@@ -129,13 +164,22 @@ def eval_hook(
     progress: Progress,
     clock: Clock,
 ) -> Callable[[int, State, Metrics], None]:
-    """Every `eval.every` steps, means over `eval.batches` batches of the validation split."""
+    """Return a hook that evaluates on the validation split every `eval.every` steps.
+
+    Args:
+        config: how often, and on how many batches.
+        evaluate: returns metrics of a state on so many batches (None: all).
+        log: finished before, so that lines stand in the order of their steps.
+        sinks: where the metrics go.
+        progress: what the user sees.
+        clock: counts the phase evaluate.
+    """
 
     def hook(step: int, state: State, metrics: Metrics) -> None:
         if not config.every or step % config.every:
             return
         with clock("evaluate"):
-            log.finish()  # lines stand in the order of their steps
+            log.finish()
             values = evaluate(state, config.batches)
         for sink in sinks:
             sink.metrics(step, values, kind="validation")
@@ -145,39 +189,58 @@ def eval_hook(
     return hook
 
 
-def profile_hook(config: TrainConfig, folder: str, progress: Progress) -> Callable[..., None]:
-    """Records a JAX trace between the ends of the two `train.profile_steps`, counted from this start."""
-    first, last = config.profile_steps
-    seen = 0
+class ProfileHook:
+    """Hook that records a JAX trace between the ends of the two `train.profile_steps`.
 
-    def hook(step: int, state: State, metrics: Metrics) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == first:
+    Steps are counted from this start of the run.
+
+    Args:
+        config: the steps, and the last one of the run.
+        folder: where the trace is written.
+        progress: told where the trace is.
+    """
+
+    def __init__(self, config: TrainConfig, folder: str, progress: Progress):
+        self._config = config
+        self._folder = folder
+        self._progress = progress
+        self._seen = 0
+        self._tracing = False
+
+    def __call__(self, step: int, state: State, metrics: Metrics) -> None:
+        """Start or stop the trace, once the devices are done with this step."""
+        first, last = self._config.profile_steps
+        self._seen += 1
+        if self._seen == first:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(folder)
-        if seen == last or first <= seen < last and step == config.steps:
+            jax.profiler.start_trace(self._folder)
+            self._tracing = True
+        ends = self._seen == last or step == self._config.steps
+        if self._tracing and ends:
             jax.block_until_ready(state)
+            self.close()
+            self._progress.say(f"trace of {self._seen - first} steps up to step {step:,} in {self._folder}")
+
+    def close(self) -> None:
+        """Stop the trace where one is being recorded: JAX allows one at a time in a process."""
+        if self._tracing:
+            self._tracing = False
             jax.profiler.stop_trace()
-            progress.say(f"trace of {seen - first} steps up to step {step:,} in {folder}")
-
-    return hook
 
 
-def checkpoint_hook(
-    checkpoints: Any, log: LogHook, clock: Clock, view: Callable[[State], State]
-) -> Callable[..., None]:
-    """Saves when the config says so, after the metrics up to that step are written; `view` of the state."""
+def checkpoint_hook(checkpoints: Any, log: LogHook, clock: Clock) -> Callable[[int, State, Metrics], None]:
+    """Return a hook that saves when the config says so, after the metrics up to that step are written.
+
+    Args:
+        checkpoints: the run's Checkpoints.
+        log: finished before a save.
+        clock: counts the phase checkpoint.
+    """
 
     def hook(step: int, state: State, metrics: Metrics) -> None:
         if checkpoints.due(step):
             with clock("checkpoint"):
                 log.finish()
-                checkpoints.save(step, saved_part(view(state)))
+                checkpoints.save(step, saved_part(state))
 
     return hook
-
-
-def saved_part(state: State) -> dict[str, Any]:
-    """What a checkpoint holds: all but the frozen parameters."""
-    return {name: value for name, value in state._asdict().items() if name != "frozen"}

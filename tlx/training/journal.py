@@ -1,4 +1,4 @@
-"""metrics.jsonl and events.jsonl: one JSON object a line, right after a kill and a resume too."""
+"""metrics.jsonl and events.jsonl: one JSON object a line, complete after a kill and a resume too."""
 
 import json
 import math
@@ -12,44 +12,50 @@ from tlx.base.files import atomic_open
 
 
 class Journal:
-    """The two files of a run directory. Lines are flushed at once; on a silent journal nothing is written."""
+    """The two files of a run directory. Lines are flushed at once; a silent journal writes nothing."""
 
     def __init__(self, folder: str | os.PathLike, silent: bool = False):
         self.folder = pathlib.Path(folder)
         self.silent = silent
 
     def resume(self, step: int) -> None:
-        """Forgets metrics of steps after `step` and final ones, which will come again; mends a line cut
-        by a kill.
+        """Remove metrics of steps after `step` and final ones, which will come again; repair cut lines.
 
         Events are history: they are all kept.
         """
         if self.silent:
             return
         lines = read_lines(self.folder / "metrics.jsonl")
-        kept = [line for line in lines if line["step"] <= step and line["kind"] != "final"]
+        lines = [line for line in lines if line["step"] <= step and line["kind"] != "final"]
         with atomic_open(self.folder / "metrics.jsonl") as handle:
-            handle.writelines(json.dumps(line) + "\n" for line in kept)
+            handle.writelines(json.dumps(line) + "\n" for line in lines)
         events = read_lines(self.folder / "events.jsonl")
         with atomic_open(self.folder / "events.jsonl") as handle:
             handle.writelines(json.dumps(line) + "\n" for line in events)
 
     def metrics(self, step: int, values: Mapping[str, float], kind: str = "train") -> None:
-        """Adds {"step", "kind", ...values}; what is not finite becomes null."""
-        self._add("metrics.jsonl", {"step": step, "kind": kind, **{k: _finite(v) for k, v in values.items()}})
+        """Append {"step", "kind", ...values} to metrics.jsonl.
+
+        Args:
+            step: steps done.
+            values: metrics by name; what is not finite becomes null.
+            kind: "train", "validation" or "final".
+        """
+        finite = {name: _finite(value) for name, value in values.items()}
+        self._append("metrics.jsonl", {"step": step, "kind": kind, **finite})
 
     def event(self, name: str, **fields: Any) -> None:
-        """Adds {"time", "event", ...fields}: start, resume, compiled, evaluate, skip, stop, end."""
-        self._add("events.jsonl", {"time": round(time.time(), 3), "event": name, **fields})
+        """Append {"time", "event", ...fields} to events.jsonl: start, resume, changed, skip, preempt, end."""
+        self._append("events.jsonl", {"time": round(time.time(), 3), "event": name, **fields})
 
-    def _add(self, file: str, line: dict[str, Any]) -> None:
+    def _append(self, file: str, line: dict[str, Any]) -> None:
         if not self.silent:
             with open(self.folder / file, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")
 
 
 def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; a line cut short by a kill is left out. No file: none."""
+    """Return the objects of a .jsonl file; a line cut short by a kill is left out. No file: none."""
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8") as handle:
@@ -58,4 +64,6 @@ def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _finite(value: Any) -> float | int | None:
-    return value if isinstance(value, int) else float(value) if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value
+    return float(value) if math.isfinite(value) else None

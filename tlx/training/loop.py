@@ -1,4 +1,4 @@
-"""The training loop: take a batch, make a step, tell the hooks."""
+"""The training loop: take a batch, make a step, call the hooks."""
 
 import collections
 from collections.abc import Iterator, Sequence
@@ -10,17 +10,20 @@ from tlx.training.clock import Clock
 from tlx.training.state import State
 from tlx.training.step import Batch, Metrics, StepFn
 
-# Steps the host may be ahead of the devices: they never wait for it, and batches do not pile up.
+# Steps by which the host may be ahead of the devices: they never wait for it, and batches do not pile up.
 _AHEAD = 2
 
 
 class Hook(Protocol):
-    """Called after every step, in order. `state` is valid until the next step, `metrics` for ever.
+    """Called after every step, in order.
 
-    Neither is computed yet: to look at a value is to wait for it.
+    Values are asynchronous; reading one blocks. `state` is valid until the next step, which donates it;
+    `metrics` stay valid.
     """
 
-    def __call__(self, step: int, state: State, metrics: Metrics) -> None: ...
+    def __call__(self, step: int, state: State, metrics: Metrics, /) -> None:
+        """Take the state and the metrics after a step."""
+        ...
 
 
 def train(
@@ -31,7 +34,19 @@ def train(
     hooks: Sequence[Hook] = (),
     clock: Clock | None = None,
 ) -> State:
-    """The state after the steps with these numbers; step n trains on batch n - 1."""
+    """Run the steps with the given numbers; step n trains on batch n - 1.
+
+    Args:
+        step_fn: jitted train step, which donates its state.
+        state: train state before the first of the steps.
+        batches: global batches on the devices, from that of the first step on.
+        steps: numbers of the steps; may be empty.
+        hooks: called after every step, in order.
+        clock: counts the phases data, compile (the first step) and step.
+
+    Returns:
+        The train state after the last step, computed.
+    """
     clock = clock or Clock()
     running: collections.deque[Metrics] = collections.deque()
     for step in steps:
@@ -41,6 +56,7 @@ def train(
         with clock("compile" if first else "step"):
             state, metrics = step_fn(state, batch)
             running.append(metrics)
+            # The first step is waited for, so that compilation does not count as training time.
             while len(running) > (0 if first else _AHEAD):
                 jax.block_until_ready(running.popleft())
         for hook in hooks:

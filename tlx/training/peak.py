@@ -1,4 +1,4 @@
-"""What the matrix units of this machine could do, which model FLOP/s are held against."""
+"""Peak FLOP/s of this machine's matrix units, which the model FLOP/s of MFU are divided by."""
 
 import time
 from typing import NamedTuple
@@ -11,30 +11,35 @@ from tlx.base.chips import chip_of
 
 
 class Peak(NamedTuple):
-    """FLOP/s of all devices together, and where the number is from."""
+    """Peak rate of all devices together."""
 
     flops_per_s: float
+    """FLOP/s."""
     source: str
+    """Where the number is from: a data sheet or a measurement."""
 
 
 def matmul_peak(size: int = 1024, repeats: int = 8) -> Peak:
-    """From the data sheet where the device is known, else measured (float32 products, best of `repeats`).
+    """Return the data sheet's peak where the device is known, else a measured one.
 
-    Simulated CPU devices share their machine, so each process counts once.
+    Measured is the best of `repeats` float32 products of [size, size] matrices. Simulated CPU devices share
+    their host, so that each process counts once.
     """
     device = jax.devices()[0]
     row = chip_of(device.device_kind) if device.platform != "cpu" else None
     if row is not None:
         flops = row.bf16_flops / row.devices * jax.device_count()
         return Peak(flops, f"{device.device_kind} data sheet, bfloat16")
-    machines = jax.process_count() if device.platform == "cpu" else jax.device_count()
-    return Peak(_measured(size, repeats) * machines, f"measured, float32 {size} x {size} products")
+    hosts = jax.process_count() if device.platform == "cpu" else jax.device_count()
+    return Peak(_measured(size, repeats) * hosts, f"measured, float32 {size} x {size} products")
 
 
 def _measured(size: int, repeats: int) -> float:
+    """Time a float32 product on one device; FLOP/s of the fastest run."""
     device = jax.local_devices()[0]
     seconds = []
-    with jax.set_mesh(Mesh([device], ("one",))):  # whatever mesh the caller is in
+    # A mesh of one device: the caller may be within a mesh of all, which would shard the product.
+    with jax.set_mesh(Mesh([device], ("one",))):
         x = jax.device_put(np.ones((size, size), np.float32), device)
         product = jax.jit(lambda x: x @ x)
         product(x).block_until_ready()

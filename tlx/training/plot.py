@@ -9,15 +9,22 @@ import numpy as np
 
 from tlx.training.journal import read_lines
 
-VALIDATION = ("validation", "final")  # on a part, and on all of it at the end
+# Kinds of lines with a validation loss: on a part of the split, and on all of it at the end.
+VALIDATION = ("validation", "final")
 
 
 def plot_loss(
     workdir: str | os.PathLike, title: str, baselines: Mapping[str, float] | None = None
 ) -> pathlib.Path:
-    """Draws workdir/loss.png from metrics.jsonl: training loss, its moving mean, validation, baselines.
+    """Draw workdir/loss.png from metrics.jsonl: training loss, its moving mean, validation, baselines.
 
-    Losses are in nats per target, as `baselines` {name: loss} must be.
+    Args:
+        workdir: run directory.
+        title: of the figure.
+        baselines: {name: loss}, in nats per target as the run's losses are.
+
+    Returns:
+        The path of the picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -26,6 +33,7 @@ def plot_loss(
     train = np.array([(x["step"], x["loss"]) for x in lines if x["kind"] == "train"]).reshape(-1, 2)
     valid = np.array([(x["step"], x["loss"]) for x in lines if x["kind"] in VALIDATION]).reshape(-1, 2)
     figure = Figure(figsize=(7, 4), layout="constrained")
+    # The canvas of files: pyplot, which keeps figures and opens windows, is not used.
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(*train.T, color="tab:blue", alpha=0.25, linewidth=0.8)
@@ -43,7 +51,7 @@ def plot_loss(
 
 
 def moving_mean(values: np.ndarray) -> np.ndarray:
-    """Mean of each value and those before it, over a thirtieth of all of them."""
+    """Return the mean of each value and those before it, over a thirtieth of all of them."""
     window = max(1, math.ceil(len(values) / 30))
     sums = np.cumsum(np.concatenate([[0.0], values]))
     ends = np.arange(1, len(values) + 1)

@@ -1,13 +1,14 @@
-"""Being asked to stop: the first signal saves at a step all processes agree on, the second leaves at once.
+"""Requests to stop: the first signal saves at a step that all processes agree on, the second stops at once.
 
 JAX's own `reached_preemption_sync_point` is not used: its notifier owns SIGTERM (so that a second one could
-not leave at once), knows nothing of SIGINT, and does nothing without jax.distributed. Here every process adds
-its flag to a sum over all devices, dispatched with each step and read `LAG` steps later: all processes read
-the same number at the same step, so they agree by construction, and nobody waits for a result that is not
-ready anyway.
+not stop the process at once), knows nothing of SIGINT, and does nothing without jax.distributed. Here every
+process adds its flag to a sum over all devices, dispatched with each step and read `LAG` steps later. All
+processes read the same number at the same step, so they agree by construction, and none waits for a result
+that is not ready anyway.
 """
 
 import collections
+import ctypes
 import functools
 import logging
 import os
@@ -18,27 +19,34 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-LAG = 2  # steps between sending a flag and reading the sum: what may be in flight without a stall
-ECHO_SECONDS = 0.5  # a terminal and a parent may both deliver the same request
+# Steps between sending a flag and reading the sum: what may be in flight without a stall.
+LAG = 2
+# A terminal and a parent process may both deliver the same request.
+ECHO_SECONDS = 0.5
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger("tlx")
 
 
 class Preemption:
-    """Catches SIGTERM and SIGINT while the context lasts; entered on the main thread, after jax.distributed.
-
-    grace_seconds: what the scheduler gives between its first signal and SIGKILL; when `margin_seconds` of it
-        are left and the context still lasts, the process exits as if killed and the last checkpoint stands.
-    leave: how the process ends at once (for tests); called with the exit status 128 + signal.
+    """Context that catches SIGTERM and SIGINT; entered after jax.distributed is initialized.
 
     Signals are seen by a thread of its own, so that the second one, and the timer, work while the main thread
-    is inside a compilation.
+    is inside a compilation. Entered on another thread than the main one, it leaves signals alone, for Python
+    handles them on the main thread only; `request` works all the same. Handlers are restored on exit.
+
+    Args:
+        grace_seconds: what the scheduler gives between its first signal and SIGKILL; None for no limit.
+        margin_seconds: when so much of the grace is left and the context still lasts, training stops as if
+            killed, and the last checkpoint stands.
+        leave: ends the process at once, called with the exit status 128 + signal; None raises
+            KeyboardInterrupt in the thread that entered the context, so that a notebook's kernel lives on.
     """
 
     def __init__(
@@ -46,7 +54,7 @@ class Preemption:
         *,
         grace_seconds: float | None = None,
         margin_seconds: float = 5.0,
-        leave: Callable[[int], None] = os._exit,
+        leave: Callable[[int], None] | None = os._exit,
     ):
         self._allowed = None if grace_seconds is None else max(0.0, grace_seconds - margin_seconds)
         self._leave = leave
@@ -54,7 +62,9 @@ class Preemption:
         self._first: tuple[signal.Signals, float] | None = None
         self._deadline: float | None = None
         self._flags: collections.deque[jax.Array] = collections.deque()
-        self._previous: dict[int, object] = {}
+        self._previous: dict[signal.Signals, Any] = {}
+        self._caller: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     @property
     def why(self) -> str | None:
@@ -62,11 +72,11 @@ class Preemption:
         return self._why
 
     def request(self, why: str) -> None:
-        """Asks all processes to stop as a signal would."""
+        """Ask all processes to stop, as a signal would."""
         self._why = self._why or why
 
     def agreed(self) -> bool:
-        """Whether to stop now: the same answer on all processes. Called by all, once after each step.
+        """Return whether to stop now: the same answer on all processes. Called by all, once after each step.
 
         With several processes a request is answered at most LAG + 1 steps later.
         """
@@ -80,17 +90,37 @@ class Preemption:
             self._why = "another process was asked to stop"
         return stop
 
+    def raise_in_caller(self, error: BaseException) -> None:
+        """Raise `error` in the thread that entered the context; called from any other thread.
+
+        In the main thread a system call that waits is interrupted. Another thread raises an error of the same
+        type without a message, once it is back in Python code.
+        """
+        assert self._caller is not None and self._caller.ident is not None
+        self._error = error
+        if self._previous:
+            # A real signal: it also wakes the thread from a call that waits, which a simulated one does not.
+            signal.pthread_kill(self._caller.ident, signal.SIGINT)
+            return
+        thread = ctypes.c_ulong(self._caller.ident)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(type(error)))
+
     def __enter__(self) -> "Preemption":
+        self._caller = threading.current_thread()
+        if self._caller is not threading.main_thread():
+            return self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._previous_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, _do_nothing)
+            self._previous[number] = signal.signal(number, self._handle)
         self._thread = threading.Thread(target=self._watch, name="preemption", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._previous:
+            return
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._previous_fd)
@@ -98,20 +128,27 @@ class Preemption:
         self._thread.join()
         self._reader.close()
 
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Python's handler: its C handler has already told the thread, and needs this one to do so."""
+        if self._error is not None:
+            raise self._error
+
     def _watch(self) -> None:
         while True:
             left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             if not select.select([self._reader], [], [], left)[0]:
-                return self._go(f"not saved within {self._allowed:.0f} s")
+                return self._stop_at_once(f"not saved within {self._allowed:.0f} s")
             received = self._reader.recv(64)
             if not received:
                 return None
+            if self._error is not None:
+                continue  # the signal of `raise_in_caller`, not a request
             for number in received:
                 if number in SIGNALS and self._is_second(signal.Signals(number)):
-                    return self._go("second signal")
+                    return self._stop_at_once("second signal")
 
     def _is_second(self, received: signal.Signals) -> bool:
-        """Takes note of a signal; whether one came before (an echo of it through a parent does not count)."""
+        """Note a signal; returns whether one came before (an echo of it through a parent does not count)."""
         now = time.monotonic()
         if self._first is not None:
             return now - self._first[1] > ECHO_SECONDS
@@ -122,18 +159,18 @@ class Preemption:
             self._deadline = now + self._allowed
         return False
 
-    def _go(self, reason: str) -> None:
+    def _stop_at_once(self, reason: str) -> None:
         assert self._first is not None
         log.warning("%s after %s: leaving now, the last checkpoint stands", reason, self._first[0].name)
-        self._leave(128 + self._first[0])
-
-
-def _do_nothing(number: int, frame: FrameType | None) -> None:
-    """Python's C handler has already told the thread; a handler must be set for it to do so."""
+        self._deadline = None
+        if self._leave is None:
+            self.raise_in_caller(KeyboardInterrupt())
+        else:
+            self._leave(128 + self._first[0])
 
 
 def _sum_over_processes(flag: bool) -> jax.Array:
-    """Dispatches the sum of all processes' flags; does not wait for it."""
+    """Dispatch the sum of all processes' flags; does not wait for it."""
     spread, total = _summation()
     local = np.full(jax.local_device_count(), flag, np.int32)
     return total(jax.make_array_from_process_local_data(spread, local, (jax.device_count(),)))
@@ -141,7 +178,8 @@ def _sum_over_processes(flag: bool) -> jax.Array:
 
 @functools.cache
 def _summation() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
-    """How flags lie on the devices, and the compiled sum of them."""
+    """The sharding of flags over all devices, and the compiled sum of them."""
     mesh = Mesh(np.array(jax.devices()), ("all",))
-    whole = NamedSharding(mesh, PartitionSpec())
-    return NamedSharding(mesh, PartitionSpec("all")), jax.jit(lambda flags: flags.sum(), out_shardings=whole)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    total = jax.jit(lambda flags: flags.sum(), out_shardings=replicated)
+    return NamedSharding(mesh, PartitionSpec("all")), total

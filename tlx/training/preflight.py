@@ -1,7 +1,7 @@
-"""Before the first compile: do all hosts see the same program, config, directory and devices?
+"""Checks before the first compile: whether all hosts see the same program, config, directory and devices.
 
-With several processes only. Each says what it sees, all read what everybody said, and all come to the same
-verdict: what would go wrong in an hour is refused in seconds, with the host's name.
+With several processes only. Each tells the others what it sees, and all come to the same verdict: what would
+go wrong in an hour is refused in seconds, with the host's name.
 """
 
 import collections
@@ -27,8 +27,10 @@ from tlx.base.errors import ConfigError, ReplicaMismatch, StorageError, UserErro
 from tlx.checkpoint.checkpoints import FREE_SPACE_FACTOR
 from tlx.parallel import consensus
 
-SKEW_SECONDS = 5.0  # clocks further apart make leases and logs hard to trust
-_BYTES = 8192  # of what one process may say
+# Clocks further apart make leases and logs hard to trust.
+SKEW_SECONDS = 5.0
+# Largest message of a process, in bytes of JSON.
+_BYTES = 8192
 _TOKEN = ".preflight"
 
 log = logging.getLogger("tlx")
@@ -37,22 +39,37 @@ HostFacts = Mapping[str, Any]
 
 
 def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, str]) -> list[str]:
-    """Host name of each process, in order. Called by all, after start_process, before the lease.
+    """Check that all processes can train one run together.
 
-    Raises on all processes alike: ConfigError (versions, devices), ReplicaMismatch (config, arithmetic) or
-    StorageError (a host cannot write, or sees another directory), naming the processes and hosts.
+    Called by all, after start_process and before the lease.
+
+    Args:
+        workdir: run directory; it need not exist yet.
+        config_hash: sha256 of the config that this process was started with.
+        versions: versions of Python and of the packages that compute.
+
+    Returns:
+        The host name of each process, in order.
+
+    Raises:
+        ConfigError: versions or devices differ. Errors are raised on all processes alike, naming processes
+            and hosts.
+        ReplicaMismatch: configs, or sums over all devices, differ.
+        StorageError: a host cannot write to the directory, or sees another one.
     """
     if jax.process_count() == 1:
         return [socket.gethostname()]
-    problem, is_new = "", not workdir.exists()
-    token = {"token": uuid.uuid4().hex}
+    problem = ""
+    is_new = not workdir.exists()
+    token = uuid.uuid4().hex
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            (workdir / _TOKEN).write_text(token["token"])
+            (workdir / _TOKEN).write_text(token)
         except OSError as error:
             problem = str(error)
-    token = gather(token)[0]  # a barrier too: the clocks are read at about one moment
+    # A barrier too: the clocks are read at about one moment.
+    token = gather({"token": token})[0]["token"]
     now = time.time()
     facts = gather(
         {
@@ -60,41 +77,42 @@ def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, st
             "config": config_hash,
             "versions": dict(versions),
             "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
-            "directory": problem[:200] or _directory(workdir, token["token"]),
+            "directory": problem[:200] or _directory_problem(workdir, token),
             "time": now,
         }
     )
     if jax.process_index() == 0:
-        _tidy(workdir, is_new)
+        _clean(workdir, is_new)
     error = verdict(facts, workdir)
     if error is not None:
         raise error
     _check_sum()
-    clocks = [fact["time"] for fact in facts]
-    if max(clocks) - min(clocks) > SKEW_SECONDS and jax.process_index() == 0:
-        apart = ", ".join(f"{fact['host']} {fact['time'] - min(clocks):+.0f} s" for fact in facts)
-        log.warning("the hosts' clocks differ: %s; is NTP running?", apart)
+    _check_clocks(facts)
     return [fact["host"] for fact in facts]
 
 
 def verdict(facts: Sequence[HostFacts], workdir: pathlib.Path) -> UserError | None:
-    """What is wrong with what the processes said, in their order; None where all is well."""
-    bad = [f"process {i} ({fact['host']}): {fact['directory']}" for i, fact in enumerate(facts)]
-    bad = [line for line, fact in zip(bad, facts, strict=True) if fact["directory"]]
-    if bad:
-        return StorageError(f"not every host can use the run directory {workdir}:\n  " + "\n  ".join(bad))
+    """Return what is wrong with the facts of all processes, in their order; None where nothing is."""
+    lines = [
+        f"process {i} ({fact['host']}): {fact['directory']}"
+        for i, fact in enumerate(facts)
+        if fact["directory"]
+    ]
+    if lines:
+        return StorageError(f"not every host can use the run directory {workdir}:\n  " + "\n  ".join(lines))
     names = sorted({name for fact in facts for name in fact["versions"]})
     odd = [_compare(facts, name, [fact["versions"].get(name) for fact in facts]) for name in names]
     odd.append(_compare(facts, "devices", [fact["devices"] for fact in facts]))
     if any(odd):
         return ConfigError("the hosts are not alike:\n  " + "\n  ".join(filter(None, odd)))
-    if line := _compare(facts, "config", [fact["config"][:12] for fact in facts]):
+    line = _compare(facts, "config", [fact["config"][:12] for fact in facts])
+    if line:
         return ReplicaMismatch(f"the processes were started with different configs (sha256):\n  {line}")
     return None
 
 
 def check_room(folder: pathlib.Path, state_bytes: int) -> None:
-    """StorageError (exit 73) where `folder` has no room for two checkpoints of the state. Called by all."""
+    """Raise StorageError where `folder` has no room for two checkpoints of the state. Called by all."""
     wanted = FREE_SPACE_FACTOR * state_bytes
     free = shutil.disk_usage(folder).free
     if consensus.broadcast_from_first(int(free < wanted)):
@@ -104,18 +122,18 @@ def check_room(folder: pathlib.Path, state_bytes: int) -> None:
         )
 
 
-def gather(said: HostFacts) -> list[HostFacts]:
-    """What each process said, on all of them. JSON of at most 8 kB."""
-    data = json.dumps(said).encode()
+def gather(facts: HostFacts) -> list[HostFacts]:
+    """Return the facts of each process, on all of them; at most 8 kB of JSON each."""
+    data = json.dumps(facts).encode()
     if len(data) > _BYTES:
-        raise ValueError(f"{len(data)} bytes are more than the {_BYTES} that a process may say")
+        raise ValueError(f"{len(data)} bytes are more than the {_BYTES} of a process' message")
     padded = np.frombuffer(data.ljust(_BYTES), np.uint8)
     rows = np.asarray(multihost_utils.process_allgather(padded))
     return [json.loads(row.tobytes()) for row in rows]
 
 
-def _directory(workdir: pathlib.Path, token: str) -> str:
-    """Empty, or why this process cannot use the run directory: it must be the one that process 0 sees."""
+def _directory_problem(workdir: pathlib.Path, token: str) -> str:
+    """Why this process cannot use the run directory, which process 0 must see too; else empty."""
     try:
         if (workdir / _TOKEN).read_text() != token:
             return "is not the directory that process 0 sees"
@@ -130,14 +148,22 @@ def _directory(workdir: pathlib.Path, token: str) -> str:
     return ""
 
 
-def _tidy(workdir: pathlib.Path, is_new: bool) -> None:
-    """What a refusal leaves behind is what was there before."""
+def _clean(workdir: pathlib.Path, is_new: bool) -> None:
+    """Remove what the check left, so that a refused run leaves no directory behind."""
     try:
         (workdir / _TOKEN).unlink(missing_ok=True)
         if is_new:
             workdir.rmdir()
     except OSError:
         pass
+
+
+def _check_clocks(facts: Sequence[HostFacts]) -> None:
+    """Warn, on process 0, where the hosts' clocks differ."""
+    clocks = [fact["time"] for fact in facts]
+    if max(clocks) - min(clocks) > SKEW_SECONDS and jax.process_index() == 0:
+        apart = ", ".join(f"{fact['host']} {fact['time'] - min(clocks):+.0f} s" for fact in facts)
+        log.warning("the hosts' clocks differ: %s; is NTP running?", apart)
 
 
 def _compare(facts: Sequence[HostFacts], name: str, values: Sequence[Any]) -> str:
@@ -152,11 +178,12 @@ def _compare(facts: Sequence[HostFacts], name: str, values: Sequence[Any]) -> st
 
 
 def _check_sum() -> None:
-    """One sum over all devices: the network works, and every device counts."""
+    """Sum ones over all devices: the network works, and every device takes part."""
     count = jax.device_count()
     mesh = Mesh(np.array(jax.devices()), ("all",))
     spread = NamedSharding(mesh, PartitionSpec("all"))
     ones = jax.make_array_from_callback((count,), spread, lambda index: np.ones(count, np.int32)[index])
     total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))(ones)
-    if (found := int(total.addressable_data(0))) != count:
-        raise ReplicaMismatch(f"a sum of ones over {count} devices is {found}")
+    summed = int(total.addressable_data(0))
+    if summed != count:
+        raise ReplicaMismatch(f"a sum of ones over {count} devices is {summed}")

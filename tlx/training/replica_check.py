@@ -1,8 +1,8 @@
-"""Processes compare what must agree, so that a host which drifts apart is found within steps and named.
+"""Comparison of replicas across processes: a host that goes wrong is found within steps and named.
 
-Compared are: shards of the state that are copies of each other (replicated scalars among them), by a checksum
-made on each device; the config and the data each process works with; and the batch, by asking a neighbour to
-build one row of it again. What is compared is sent with one step and read `LAG` steps later: nobody waits.
+Compared are replicated shards of the state (scalars among them), by a checksum computed on each device; the
+config and data of each process; and the batch, of which a neighbour builds one row again. Values are sent
+with one step and read `LAG` steps later, so that no process waits.
 """
 
 import collections
@@ -17,27 +17,26 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tlx.base import tree
 from tlx.base.errors import ReplicaMismatch
-from tlx.training.hooks import saved_part
 from tlx.training.preemption import LAG
+from tlx.training.state import saved_part
 
 Rows = dict[str, np.ndarray]
 Values = Mapping[int, Any]  # by process
 
 
 class BatchSource(NamedTuple):
-    """Who makes which rows of a batch, and how any process makes any row."""
+    """Which process loads which rows of a batch, and how any process builds any row."""
 
-    rows: Mapping[int, np.ndarray]  # of the global batch, by process, ascending
-    build: Callable[[int, Sequence[int]], Rows]  # (batch number, rows) -> arrays [rows, ...]
+    rows: Mapping[int, np.ndarray]
+    """Indices of global batch rows by process, ascending."""
+    build: Callable[[int, Sequence[int]], Rows]
+    """(batch number, row indices) -> arrays [rows, ...] by name."""
 
 
 class ReplicaCheck:
-    """A hook of the loop, called by all processes after every step; compares every `every` steps.
+    """Hook of the training loop that compares the processes' replicas every few steps.
 
-    abstract: what a checkpoint holds (hooks.saved_part of the state), with shardings.
-    facts: by name, what must be the same text on all processes ("config", "data").
-    hosts: name of each process' machine, for the message.
-    Raises ReplicaMismatch (exit 77) on all processes alike.
+    All processes call it after every step. Raises ReplicaMismatch (exit code 77) on all of them alike.
     """
 
     def __init__(
@@ -49,57 +48,82 @@ class ReplicaCheck:
         batches: BatchSource,
         hosts: Sequence[str],
     ):
-        self._every, self._mesh, self._batches, self._hosts = every, mesh, batches, hosts
+        """Prepare the checksums of a state.
+
+        Args:
+            every: Number of steps between comparisons; 0 never compares.
+            mesh: Mesh of all processes.
+            abstract: Saved part of the state (training.state.saved_part), abstract, with shardings.
+            facts: Texts by name that must be equal on all processes ("config", "data").
+            batches: Rows of each process, and how to build them.
+            hosts: Host name of each process, for the message.
+        """
+        self._every = every
+        self._mesh = mesh
+        self._batches = batches
+        self._hosts = hosts
         self._facts = {name: _hash(text.encode()) for name, text in facts.items()}
         self._devices = list(mesh.devices.flat)
-        self._copies = copies(abstract, self._devices)
-        self._checksums = checksums(mesh, abstract, list(self._copies))
+        self._replicas = replicas(abstract, self._devices)
+        self._checksums = checksums(mesh, abstract, list(self._replicas))
         self._sent: collections.deque[tuple[int, jax.Array]] = collections.deque()
         self._local: Rows = {}
-        self._me = jax.process_index()
-        whole = NamedSharding(mesh, PartitionSpec())
-        self._spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        self._gather = jax.jit(lambda *parts: jnp.concatenate(parts, 1), out_shardings=whole)
+        self._process = jax.process_index()
+        replicated = NamedSharding(mesh, PartitionSpec())
+        # One row a device: the values of each process are gathered by the same collective as the checksums.
+        self._by_device = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._gather = jax.jit(lambda *parts: jnp.concatenate(parts, 1), out_shardings=replicated)
 
     def see(self, local: Rows) -> Rows:
-        """Takes note of this process' rows of the next batch, and passes them on."""
+        """Remember this process' rows of the next batch, and return them."""
         self._local = local
         return local
 
     def __call__(self, step: int, state: Any, metrics: Any) -> None:
+        """Send the values of this step where it is time, and read those of an earlier one.
+
+        Args:
+            step: Number of the step.
+            state: Train state after it.
+            metrics: Not used.
+
+        Raises:
+            ReplicaMismatch: Where processes differ, on all of them.
+        """
         if self._every and step % self._every == 0:
             claims = self._claims(step)
             shape = (len(self._devices), claims.size)
-            spread = jax.make_array_from_callback(
-                shape, self._spread, lambda index: np.broadcast_to(claims, shape)[index]
+            rows = jax.make_array_from_callback(
+                shape, self._by_device, lambda index: np.broadcast_to(claims, shape)[index]
             )
-            self._sent.append((step, self._gather(spread, self._checksums(saved_part(state)))))
+            self._sent.append((step, self._gather(rows, self._checksums(saved_part(state)))))
         while self._sent and self._sent[0][0] + LAG <= step:
             self._read(*self._sent.popleft())
 
     def finish(self) -> None:
-        """Reads what is still on its way."""
+        """Read the values that were sent and not yet read."""
         while self._sent:
             self._read(*self._sent.popleft())
 
     def _claims(self, step: int) -> np.ndarray:
-        """uint32 [2 * names]: hashes of the facts, of a row used here, of the neighbour's as expected."""
+        """Return uint32 [2 * names]: hashes of the facts, of a row used here, of a neighbour's row."""
         ids = list(self._batches.rows)
-        neighbour = ids[(ids.index(self._me) + 1) % len(ids)]
-        mine, place = self._sample(self._me, step)
-        other, _ = self._sample(neighbour, step)
-        used = {name: values[place : place + 1] for name, values in self._local.items()}
-        expected = self._batches.build(step - 1, [other])
+        neighbour = ids[(ids.index(self._process) + 1) % len(ids)]
+        _, index = self._sample(self._process, step)
+        neighbours_row, _ = self._sample(neighbour, step)
+        used = {name: values[index : index + 1] for name, values in self._local.items()}
+        expected = self._batches.build(step - 1, [neighbours_row])
         numbers = [*self._facts.values(), step, hash_rows(used), hash_rows(expected)]
         return np.array(numbers, np.uint64).view(np.uint32)
 
     def _sample(self, process: int, step: int) -> tuple[int, int]:
-        """A row of a process' share of the batch, another each time, and its place in the share."""
+        """Return a row that a process loads, another one each time, and its index among its rows."""
         rows = self._batches.rows[process]
-        place = step // self._every % len(rows)
-        return int(rows[place]), place
+        index = step // self._every % len(rows)
+        return int(rows[index]), index
 
     def _read(self, step: int, sent: jax.Array) -> None:
+        """Raise ReplicaMismatch where the values of a step differ between processes or replicas."""
         table = np.asarray(sent.addressable_data(0))
         names = [*self._facts, "step"]
         width = 2 * (len(names) + 2)
@@ -107,40 +131,40 @@ class ReplicaCheck:
             device.process_index: np.ascontiguousarray(row[:width]).view(np.uint64)
             for device, row in zip(self._devices, table, strict=True)
         }
-        found = []
-        for place, name in enumerate(names):
-            odd = outliers({process: row[place] for process, row in claims.items()})
+        differences = []
+        for column, name in enumerate(names):
+            odd = outliers({process: row[column] for process, row in claims.items()})
             if odd:
-                found.append(f"{name}: {self._name(odd)}")
+                differences.append(f"{name}: {self._name(odd)}")
         used = {process: row[-2] for process, row in claims.items()}
         expected = {process: row[-1] for process, row in claims.items()}
         if odd := wrong_in_ring(used, expected):
-            found.append(f"rows of the batch: {self._name(odd)}")
-        found += self._differing_copies(table[:, width:])
-        if found:
-            shown = "\n  ".join(found[:8]) + ("\n  ..." if len(found) > 8 else "")
+            differences.append(f"rows of the batch: {self._name(odd)}")
+        differences += self._differing_replicas(table[:, width:])
+        if differences:
+            shown = "\n  ".join(differences[:8]) + ("\n  ..." if len(differences) > 8 else "")
             raise ReplicaMismatch(f"processes do not agree at step {step}; not like the others:\n  {shown}")
 
-    def _differing_copies(self, sums: np.ndarray) -> list[str]:
-        """Leaves of the state of which not all copies are equal. sums: [devices, leaves]"""
-        found = []
-        for (path, groups), column in zip(self._copies.items(), sums.T, strict=True):
+    def _differing_replicas(self, sums: np.ndarray) -> list[str]:
+        """Describe the leaves whose replicas are not all equal. sums: uint32 [devices, leaves]."""
+        differences = []
+        for (path, groups), column in zip(self._replicas.items(), sums.T, strict=True):
             for group in groups:
-                odd = outliers({place: int(column[place]) for place in group})
+                odd = outliers({index: int(column[index]) for index in group})
                 if odd:
-                    processes = sorted({self._devices[place].process_index for place in odd})
-                    devices = ", ".join(str(self._devices[place]) for place in odd)
-                    found.append(f"{path}: {self._name(processes)}, on {devices}")
-        return found
+                    processes = sorted({self._devices[index].process_index for index in odd})
+                    devices = ", ".join(str(self._devices[index]) for index in odd)
+                    differences.append(f"{path}: {self._name(processes)}, on {devices}")
+        return differences
 
     def _name(self, processes: Sequence[int]) -> str:
-        """ "process 1 (host-b)"; two that differ are both named, for nobody can tell which is right."""
+        """Return "process 1 (host-b)"; of two that differ both are named: which is right cannot be known."""
         word = "process" if len(processes) == 1 else "processes"
         return f"{word} " + ", ".join(f"{process} ({self._hosts[process]})" for process in processes)
 
 
 def outliers(values: Values) -> list[int]:
-    """Keys whose value is not that of the majority; all keys where the values differ without a majority."""
+    """Return the keys whose value is not the majority's; all keys where values differ without a majority."""
     counts = collections.Counter(values.values())
     (value, count), *others = counts.most_common()
     if not others:
@@ -149,34 +173,43 @@ def outliers(values: Values) -> list[int]:
 
 
 def wrong_in_ring(used: Values, expected: Values) -> list[int]:
-    """Who is wrong, where each process says what its neighbour (the next in order) should have.
+    """Return the processes that are wrong, where each says what the next one in order should have.
 
-    One that has gone astray disagrees on both sides; of two alone both are named.
+    A wrong process disagrees with both neighbours; of two processes both are returned.
     """
     ids = sorted(used)
-    pairs = [(a, ids[(i + 1) % len(ids)]) for i, a in enumerate(ids)]
+    pairs = [(process, ids[(i + 1) % len(ids)]) for i, process in enumerate(ids)]
     differ = [pair for pair in pairs if expected[pair[0]] != used[pair[1]]]
     votes = collections.Counter(process for pair in differ for process in set(pair))
     return sorted(process for process, count in votes.items() if count == max(votes.values()))
 
 
-def copies(abstract: Any, devices: Sequence[jax.Device]) -> dict[str, list[list[int]]]:
-    """For each leaf with copies, by path: groups of places in `devices` that hold the same part of it."""
-    found = {}
+def replicas(abstract: Any, devices: Sequence[jax.Device]) -> dict[str, list[list[int]]]:
+    """Return, for each leaf with replicas, groups of indices of devices that hold the same shard."""
+    replicated = {}
     for path, leaf in tree.flatten(abstract).items():
-        where = leaf.sharding.devices_indices_map(leaf.shape)
+        shards = leaf.sharding.devices_indices_map(leaf.shape)
         groups = collections.defaultdict(list)
-        for place, device in enumerate(devices):
-            bounds = zip(where[device], leaf.shape, strict=True)
-            groups[tuple(part.indices(size) for part, size in bounds)].append(place)
-        several = [group for group in groups.values() if len(group) > 1]
-        if several:
-            found[path] = several
-    return found
+        for index, device in enumerate(devices):
+            bounds = zip(shards[device], leaf.shape, strict=True)
+            groups[tuple(part.indices(size) for part, size in bounds)].append(index)
+        shared = [group for group in groups.values() if len(group) > 1]
+        if shared:
+            replicated[path] = shared
+    return replicated
 
 
 def checksums(mesh: Mesh, abstract: Any, paths: Sequence[str]) -> Callable[[Any], jax.Array]:
-    """tree -> uint32 [devices, paths]: what each device holds of each of these leaves, in mesh order."""
+    """Return a function that computes the checksum of each device's shard of some leaves.
+
+    Args:
+        mesh: Mesh of all processes.
+        abstract: Abstract tree with shardings.
+        paths: Paths of the leaves.
+
+    Returns:
+        Jitted tree -> uint32 [devices, paths], devices in mesh order.
+    """
     flat = tree.flatten(abstract)
     specs = tuple(flat[path].sharding.spec for path in paths)
 
@@ -199,7 +232,7 @@ def checksums(mesh: Mesh, abstract: Any, paths: Sequence[str]) -> Callable[[Any]
 
 
 def checksum(x: jax.Array) -> jax.Array:
-    """uint32 of all bits, each word weighted by an odd number of its place: a change of any word shows."""
+    """Return a uint32 [] of all bits; words have odd weights, so that a change of any one shows."""
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32).reshape(-1)
@@ -207,7 +240,7 @@ def checksum(x: jax.Array) -> jax.Array:
 
 
 def hash_rows(rows: Rows) -> int:
-    """64 bits of arrays by name."""
+    """Return a 64-bit hash of arrays by name."""
     return _hash(
         b"".join(name.encode() + np.ascontiguousarray(rows[name]).tobytes() for name in sorted(rows))
     )

@@ -1,4 +1,4 @@
-"""One training step: microbatched gradients, clipping, the skipped non-finite update, metrics."""
+"""One training step: accumulated gradients, clipping, the skipped non-finite update, metrics."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,26 +20,39 @@ StepFn = Callable[[State, Batch], tuple[State, Metrics]]
 
 
 class Gradients(NamedTuple):
-    """What one batch says: the loss that is minimised, its gradient, and the terms it is made of."""
+    """Loss, gradients and per-term metrics of one batch."""
 
     loss: jax.Array
+    """float32 []: the loss that is minimised."""
     grads: Any
+    """Gradients of the trainable parameters, float32 or wider where accumulated."""
     means: Metrics
+    """float32 [] for each term of the objective: its mean over the global batch."""
     carry: Any
+    """Carry for the next batch."""
 
 
 def make_step(
     module: Any,
     optimizer: optax.GradientTransformation,
-    schedule: Callable,
+    schedule: Callable[..., Any],
     config: TrainConfig,
     fixed: frozenset[str] = frozenset(),
 ) -> StepFn:
-    """`step(state, batch) -> (state, metrics)`, pure; to be jitted with the state's shardings.
+    """Return the pure function `step(state, batch) -> (state, metrics)`, to be jitted with shardings.
 
-    `module.apply({"params": p}, batch, carry, keys) -> (terms, carry)`. Where loss or gradient is not
-    finite, parameters, optimizer state and carry stay as they were, on every process alike. `fixed`: paths
-    of parameters that the optimizer never changes; they have no part in the gradient or its norm.
+    Where loss or gradient is not finite, parameters, optimizer state and carry stay as they were, on every
+    process alike. `frozen` and `extra` of the state are passed through.
+
+    Args:
+        module: `module.apply({"params": p}, batch, carry, keys) -> (terms, carry)`.
+        optimizer: Transformation of clipped gradients to updates.
+        schedule: Learning rate by number of updates; for the metrics, the optimizer has its own.
+        config: Batch size, microbatches and clipping.
+        fixed: Paths of parameters that the optimizer never changes; they have no part in the gradient's norm.
+
+    Returns:
+        The step.
     """
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -51,6 +64,7 @@ def make_step(
             _clip(result.grads, norm, config), state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
+        # Selected leaf by leaf, not by a branch: both sides exist, and the donated buffers are reused.
         params, opt_state, carry = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, opt_state, result.carry),
@@ -66,8 +80,15 @@ def make_step(
             "skipped": state.skipped + skipped,
             "skipped_in_a_row": (state.skipped_in_a_row + 1) * skipped,
         }
-        new = state._replace(params=params, opt_state=opt_state, carry=carry, step=state.step + 1)
-        return new._replace(skipped=metrics["skipped"], skipped_in_a_row=metrics["skipped_in_a_row"]), metrics
+        new_state = state._replace(
+            params=params,
+            opt_state=opt_state,
+            carry=carry,
+            step=state.step + 1,
+            skipped=metrics["skipped"],
+            skipped_in_a_row=metrics["skipped_in_a_row"],
+        )
+        return new_state, metrics
 
     return step
 
@@ -80,14 +101,26 @@ def gradients(
     microbatches: int = 1,
     fixed: frozenset[str] = frozenset(),
 ) -> Gradients:
-    """Loss sum_t scale_t * sum_t / weight_t with weights over the whole batch, and its gradient.
+    """Compute the loss sum_t scale_t * sum_t / weight_t, weights over the whole batch, and its gradients.
 
-    The batch is worked through in `microbatches` parts by a scan; equal for any number of them. keys: [B].
+    Gradients are accumulated over `microbatches` with lax.scan; the result does not depend on their number.
+
+    Args:
+        module: As in `make_step`.
+        state: Train state; params, frozen and carry are read.
+        batch: Arrays [B, ...] by name.
+        keys: PRNG keys [B], one for each row.
+        microbatches: Number of parts of the batch, computed one after the other.
+        fixed: Paths of parameters without a gradient.
+
+    Returns:
+        Loss, gradients, means of the terms, and the next carry.
     """
     differentiate = partial(_loss_and_grad, module, state, fixed)
     if microbatches == 1:
         (loss, (terms, carry)), grads = differentiate(batch, state.carry, keys, None)
         return Gradients(loss, grads, {name: mean(term) for name, term in terms.items()}, carry)
+    # The divisors must be known before the first microbatch, or each would be weighted by its own tokens.
     weights = term_weights(module, state, batch, keys)
     dims = carries.batch_dims(module)
     parts = jax.tree.map(lambda x: carries.split(x, microbatches), (batch, keys))
@@ -107,22 +140,41 @@ def gradients(
 
 
 def term_weights(module: Any, state: State, batch: Batch, keys: jax.Array) -> dict[str, jax.Array]:
-    """The global weight of each term. A loss's depends on the batch alone: the compiler drops the forward.
+    """Return the global weight of each term; of a loss it depends on the batch alone.
 
-    A metric's need not (the precision of a detector): it is not used here.
+    So the compiler drops the forward pass. A metric's weight may depend on it (the precision of a detector);
+    it is not used here.
+
+    Args:
+        module: As in `make_step`.
+        state: Train state.
+        batch: Arrays [B, ...] by name.
+        keys: PRNG keys [B].
+
+    Returns:
+        float32 [] by name of the term.
     """
     terms, _ = module.apply({"params": merge_params(state.params, state.frozen)}, batch, state.carry, keys)
     return {name: jnp.asarray(term.weight, jnp.float32) for name, term in terms.items()}
 
 
 def row_keys(seed: jax.Array, step: jax.Array, batch_size: int) -> jax.Array:
-    """Typed keys [B], each folded from (seed, step, row): microbatches and meshes do not change them."""
+    """Fold a PRNG key for each row from (seed, step, row), so that microbatches and meshes change none.
+
+    Args:
+        seed: uint32 [].
+        step: int32 []: number of the step.
+        batch_size: B, rows of the global batch.
+
+    Returns:
+        Typed keys [B].
+    """
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch_size))
 
 
 def merge_params(params: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
-    """One tree of the trainable and the frozen parameters, which share no leaf."""
+    """Merge trainable and frozen parameters, which share no leaf, into one tree."""
     joined = dict(params)
     for name, value in frozen.items():
         joined[name] = merge_params(joined[name], value) if name in joined else value
@@ -138,6 +190,8 @@ def _loss_and_grad(
     keys: jax.Array,
     weights: dict[str, jax.Array] | None,
 ) -> Any:
+    """Return ((loss, (terms, carry)), gradients); `weights` None divides by the batch's own weights."""
+
     def loss(params: Any) -> tuple[jax.Array, Any]:
         params = tree.map_with_path(lambda path, x: jax.lax.stop_gradient(x) if path in fixed else x, params)
         terms, new_carry = module.apply({"params": merge_params(params, state.frozen)}, batch, carry, keys)
@@ -148,12 +202,14 @@ def _loss_and_grad(
             for name, term in terms.items()
             if term.loss_weight
         ]
+        # Memories are data for the next batch: no gradient flows through them.
         return sum(parts, start=jnp.zeros(())), (terms, jax.lax.stop_gradient(new_carry))
 
     return jax.value_and_grad(loss, has_aux=True)(state.params)
 
 
 def _clip(grads: Any, norm: jax.Array, config: TrainConfig) -> Any:
+    """Scale gradients down to a global norm of train.clip_norm."""
     if config.clip_norm is None:
         return grads
     factor = jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-12))
@@ -161,5 +217,5 @@ def _clip(grads: Any, norm: jax.Array, config: TrainConfig) -> Any:
 
 
 def _zeros(param: jax.Array) -> jax.Array:
-    """An accumulator for the gradient: float32 at least, split over devices as the parameter is."""
+    """Return a gradient accumulator: float32 or wider, sharded over devices as the parameter is."""
     return jnp.zeros_like(param, dtype=jnp.promote_types(param.dtype, jnp.float32))

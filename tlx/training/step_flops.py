@@ -1,4 +1,4 @@
-"""What a training step computes: FLOPs of its matrix products, counted in its trace."""
+"""FLOPs of a training step's matrix products, counted in its trace."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,10 +20,18 @@ _FULL = AdaptConfig()
 
 
 def training_flops(module: Any, batch: Shapes, adapt: AdaptConfig = _FULL) -> int:
-    """Of a step, nothing computed twice: matrix products forward and twice backward, where all is trained.
+    """Count the model FLOPs of a step: matrix products forward and twice backward, nothing recomputed.
 
-    What is frozen has no gradient of its own, and beneath the first trained parameter there is no way back:
-    of a base that is adapted, and of a teacher.
+    Frozen parameters (of an adapted base model, of a teacher) have no gradient of their own, and there is no
+    backward pass below the first trainable parameter.
+
+    Args:
+        module: Module of the objective or task.
+        batch: Abstract arrays [B, ...] by name.
+        adapt: Which parameters are trained.
+
+    Returns:
+        FLOPs of all devices together, two for each multiply-add.
     """
     if adapt.method != "full":
         return _adapted_flops(module, batch, adapt)
@@ -34,30 +42,35 @@ def training_flops(module: Any, batch: Shapes, adapt: AdaptConfig = _FULL) -> in
 
 
 def trace_forward(module: Any, batch: Shapes, frozen: bool = True) -> Any:
-    """Loss terms of zeros, with keys as a step has: to be traced, for shapes or FLOPs, not to be computed."""
+    """Return the loss terms of zeros, with keys as in a step: traced for shapes or FLOPs, never computed.
+
+    Args:
+        module: Module of the objective or task.
+        batch: Abstract arrays [B, ...] by name.
+        frozen: Whether frozen parameters are there; a module whose teacher is not has other terms.
+
+    Returns:
+        Terms by name.
+    """
     boxed = boxed_params(module, batch) | (frozen_params(module) if frozen else {})
     zeros = {name: _zeros(leaf) for name, leaf in batch.items()}
     return _terms(module, jax.tree.map(_zeros, parallel.unbox(boxed)), zeros, _keys(batch))
 
 
-def _adapted_flops(module: Any, batch: Shapes, adapt: AdaptConfig) -> int:
-    """Of the gradient itself, with respect to what is trained."""
-    execution = dataclasses.replace(module.model.execution, remat="none", attention="xla")
-    module = module.clone(model=dataclasses.replace(module.model, execution=execution))
-    trained, kept = split(adapt, parallel.unbox(boxed_params(module, batch)))
-
-    zeros = {name: _zeros(leaf) for name, leaf in batch.items()}
-
-    def loss(params: Any) -> jax.Array:
-        return summed_loss(module, merge_params(params, jax.tree.map(_zeros, kept)), zeros, _keys(batch))
-
-    return matmul_flops(jax.grad(loss), trained)
-
-
 def summed_loss(
     module: Any, params: Any, batch: Mapping[str, jax.Array], keys: jax.Array | None
 ) -> jax.Array:
-    """float32 []: the loss as a sum, whose gradient is computed as a step's is."""
+    """Compute the loss as a sum over tokens, whose gradient takes the matrix products of a step.
+
+    Args:
+        module: Module of the objective or task.
+        params: Trainable and frozen parameters in one tree.
+        batch: Arrays [B, ...] by name.
+        keys: PRNG keys [B]; None draws nothing.
+
+    Returns:
+        float32 [].
+    """
     terms = _terms(module, params, batch, keys)
     parts = [
         term.loss_weight * jnp.asarray(term.sum, jnp.float32) for term in terms.values() if term.loss_weight
@@ -65,16 +78,30 @@ def summed_loss(
     return sum(parts, start=jnp.zeros(()))
 
 
+def _adapted_flops(module: Any, batch: Shapes, adapt: AdaptConfig) -> int:
+    """Count the FLOPs of the gradient with respect to what is trained."""
+    execution = dataclasses.replace(module.model.execution, remat="none", attention="xla")
+    module = module.clone(model=dataclasses.replace(module.model, execution=execution))
+    trainable, frozen = split(adapt, parallel.unbox(boxed_params(module, batch)))
+    zeros = {name: _zeros(leaf) for name, leaf in batch.items()}
+
+    def loss(params: Any) -> jax.Array:
+        return summed_loss(module, merge_params(params, jax.tree.map(_zeros, frozen)), zeros, _keys(batch))
+
+    return matmul_flops(jax.grad(loss), trainable)
+
+
 def _terms(module: Any, params: Any, batch: Mapping[str, jax.Array], keys: jax.Array | None) -> Any:
-    carry = carries.initial_carry(module, _rows(batch))
+    carry = carries.initial_carry(module, _num_rows(batch))
     return module.apply({"params": params}, batch, carry, keys)[0]
 
 
 def _keys(batch: Shapes) -> jax.Array:
-    return jax.random.split(jax.random.key(0), _rows(batch))
+    """PRNG keys [B], so that dropout is traced."""
+    return jax.random.split(jax.random.key(0), _num_rows(batch))
 
 
-def _rows(batch: Mapping[str, Any]) -> int:
+def _num_rows(batch: Mapping[str, Any]) -> int:
     return next(iter(batch.values())).shape[0]
 
 

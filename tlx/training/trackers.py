@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases. Whatever happens to them, training goes on."""
+"""Experiment trackers: TensorBoard and Weights & Biases. Whatever happens to them, training goes on."""
 
 import importlib
 import importlib.util
@@ -12,10 +12,11 @@ from typing import Any
 from tlx.base.files import sha256_json
 from tlx.training.config import LogConfig
 
+# Writes metrics of a step, {kind/name: value}.
 Write = Callable[[int, Mapping[str, float]], None]
 
 # Lines that may wait for a slow tracker; more are dropped.
-_WAITING = 1000
+_QUEUE_SIZE = 1000
 
 
 class Trackers:
@@ -24,19 +25,25 @@ class Trackers:
     def __init__(self, writers: Mapping[str, Write], report: Callable[[str], None] = print):
         self._writers = dict(writers)
         self._report = report
-        self._queue: queue.Queue = queue.Queue(_WAITING)
+        self._queue: queue.Queue = queue.Queue(_QUEUE_SIZE)
         self._thread = threading.Thread(target=self._work, daemon=True, name="trackers")
         self._thread.start()
 
     def metrics(self, step: int, values: Mapping[str, float], kind: str = "train") -> None:
-        """Queues {kind/name: value}; never waits."""
+        """Queue {kind/name: value}; never waits.
+
+        Args:
+            step: steps done.
+            values: metrics by name.
+            kind: "train", "validation" or "final".
+        """
         try:
             self._queue.put_nowait((step, {f"{kind}/{name}": value for name, value in values.items()}))
         except queue.Full:
             pass
 
     def close(self, seconds: float = 10.0) -> None:
-        """Lets what waits be written, for so long at most."""
+        """Let the queue be written, for so many seconds at most. May be called again."""
         try:
             self._queue.put(None, timeout=seconds)
         except queue.Full:
@@ -56,21 +63,33 @@ class Trackers:
 def start_trackers(
     config: LogConfig, workdir: pathlib.Path, name: str, settings: Mapping[str, Any]
 ) -> Trackers:
-    """The trackers that the config asks for and that are installed."""
-    report = _to_stderr
+    """Start the trackers that the config asks for and that are installed.
+
+    Args:
+        config: which trackers.
+        workdir: run directory; trackers write into it.
+        name: name of the run.
+        settings: the run's config as nested dicts, shown beside the run.
+
+    Returns:
+        The trackers; one that cannot be started is reported on stderr and left out.
+    """
     makers: dict[str, Callable[[], Write | None]] = {}
     if config.tensorboard:
         makers["TensorBoard"] = lambda: _tensorboard(workdir / "tensorboard")
-    if config.wandb_project is not None:
-        makers["Weights & Biases"] = lambda: _wandb(config.wandb_project, workdir, name, settings)
+    project = config.wandb_project
+    if project is not None:
+        makers["Weights & Biases"] = lambda: _wandb(project, workdir, name, settings)
     writers = {}
     for label, make in makers.items():
         try:
-            if (write := make()) is not None:
-                writers[label] = write
+            write = make()
         except Exception as error:
-            report(f"{label} cannot be used: {error!r}")
-    return Trackers(writers, report)
+            _to_stderr(f"{label} cannot be used: {error!r}")
+            continue
+        if write is not None:
+            writers[label] = write
+    return Trackers(writers, _to_stderr)
 
 
 def _tensorboard(folder: pathlib.Path) -> Write | None:

@@ -21,7 +21,7 @@ MODEL = resized(
     num_layers=2,
     dropout=0.0,
     attention__num_heads=2,
-    feedforward__hidden=20,
+    feedforward__ff_dim=20,
     feedforward__dropout=0.0,
     embedding__cutoffs=CUTOFFS,
     embedding__divisor=2,
@@ -88,7 +88,7 @@ def windows(count, spec):
     for start in range(0, count * LENGTH, LENGTH):
         names = ("tokens", "segments", "positions")
         piece = whole._replace(**{n: getattr(whole, n)[start : start + LENGTH + 1] for n in names})
-        row = recurrent_lm.example(None, piece, spec)
+        row = recurrent_lm.OBJECTIVE.example(None, piece, spec)
         found.append({key: row[key][None] for key in row})
     return found
 

@@ -23,7 +23,7 @@ BASE = resized(
     dropout=0.0,
     attention__dropout=0.0,
     share_layers=True,
-    embedding__factor=128,
+    embedding__width=128,
     feedforward__activation="gelu_tanh",
 )
 

@@ -43,7 +43,7 @@ DIALOGUE = resized(
     embedding=EmbeddingConfig(scale=True),
     position=PositionConfig(kind="learned", max_length=128),
     attention__num_heads=32,
-    feedforward__hidden=10240,
+    feedforward__ff_dim=10240,
     num_layers=2,
     num_decoder_layers=24,
 )
@@ -65,7 +65,7 @@ TRANSLATION = resized(
     embedding=EmbeddingConfig(scale=True),
     position=PositionConfig(kind="sinusoidal", max_length=512),
     attention__num_heads=8,
-    feedforward__hidden=2048,
+    feedforward__ff_dim=2048,
     feedforward__activation="silu",
 )
 # MASS: XLM's network as an encoder-decoder, 6 + 6 layers of 1024, with a table of languages (types).
@@ -87,7 +87,7 @@ def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **
         num_layers=layers,
         width=width,
         attention__num_heads=heads,
-        feedforward__hidden=hidden,
+        feedforward__ff_dim=hidden,
         **changes,
     )
 
@@ -268,7 +268,7 @@ MARIAN = _family(
     {"base": TRANSLATION, "big": size(TRANSLATION, 6, 1024, 16, 4096)},
     "MarianMTModel",
     fields(
-        resized(TRANSLATION, width=1024, num_layers=12, attention__num_heads=16, feedforward__hidden=4096),
+        resized(TRANSLATION, width=1024, num_layers=12, attention__num_heads=16, feedforward__ff_dim=4096),
         False,
         FixedField("share_encoder_decoder_embeddings", (True,)),
         MappedField(

@@ -39,7 +39,7 @@ BASE = ModelConfig(
 def size(layers: int, width: int, heads: int, base: ModelConfig = BASE) -> ModelConfig:
     """A feed-forward of four times the width, as all of the published ones."""
     return resized(
-        base, num_layers=layers, width=width, attention__num_heads=heads, feedforward__hidden=4 * width
+        base, num_layers=layers, width=width, attention__num_heads=heads, feedforward__ff_dim=4 * width
     )
 
 

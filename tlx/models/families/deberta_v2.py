@@ -19,7 +19,7 @@ BASE = resized(
 
 
 def _convolved(layers: int) -> ModelConfig:
-    return resized(bert.size(layers, 1536, 24, BASE), embedding__convolution=3)
+    return resized(bert.size(layers, 1536, 24, BASE), embedding__conv_kernel_size=3)
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:

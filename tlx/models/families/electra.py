@@ -8,12 +8,12 @@ BASE = resized(bert.BASE, head__activation="gelu")
 
 
 def _small(width: int, heads: int) -> ModelConfig:
-    return resized(bert.size(12, width, heads, BASE), embedding__factor=128 if width != 128 else 0)
+    return resized(bert.size(12, width, heads, BASE), embedding__width=128 if width != 128 else 0)
 
 
 def _generator(width: int, heads: int, layers: int, embedding: int) -> ModelConfig:
     """A fraction of the discriminator's width, the same depth; its tables have the discriminator's width."""
-    return resized(bert.size(layers, width, heads, BASE), embedding__factor=embedding)
+    return resized(bert.size(layers, width, heads, BASE), embedding__width=embedding)
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:

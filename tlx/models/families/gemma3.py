@@ -40,12 +40,12 @@ FIRST = resized(
     embedding__scale=True,
     position__max_length=32768,
     position__theta=1_000_000.0,
-    position__windowed_theta=10_000.0,
+    position__local_theta=10_000.0,
     attention__head_dim=256,
     attention__num_kv_heads=1,
     attention__qk_norm=True,
-    attention__scale_width=256,
-    attention__windows=windows(512),
+    attention__query_pre_attn_scalar=256,
+    attention__window_pattern=windows(512),
     feedforward__activation="gelu_tanh",
     norm__unit_offset=True,
     head__tied=True,
@@ -54,7 +54,7 @@ BASE = resized(
     FIRST,
     position__max_length=131072,
     position__scaling=RotaryScaling("linear", 8.0),
-    attention__windows=windows(1024),
+    attention__window_pattern=windows(1024),
 )
 
 
@@ -138,7 +138,7 @@ FAMILY = Family(
             21504,
             attention__num_kv_heads=16,
             attention__head_dim=128,
-            attention__scale_width=168,
+            attention__query_pre_attn_scalar=168,
             vocab_size=262208,
         ),
     },

@@ -35,7 +35,7 @@ BASE = ModelConfig(
 def size(layers: int, width: int, heads: int) -> ModelConfig:
     """A feed-forward of four times the width."""
     return resized(
-        BASE, num_layers=layers, width=width, attention__num_heads=heads, feedforward__hidden=4 * width
+        BASE, num_layers=layers, width=width, attention__num_heads=heads, feedforward__ff_dim=4 * width
     )
 
 

@@ -7,7 +7,7 @@ from tlx.models.families.gpt2 import rows as gpt2_rows
 
 # The paper gives no width of the band ("similar to the Sparse Transformer"): 256 is a choice of ours.
 BASE = resized(
-    GPT2, position__max_length=2048, attention__windows=(0, 256), dropout=0.0, attention__dropout=0.0
+    GPT2, position__max_length=2048, attention__window_pattern=(0, 256), dropout=0.0, attention__dropout=0.0
 )
 
 
@@ -19,7 +19,7 @@ def size(layers: int, width: int, heads: int, head_dim: int) -> ModelConfig:
         width=width,
         attention__num_heads=heads,
         attention__head_dim=head_dim,
-        feedforward__hidden=4 * width,
+        feedforward__ff_dim=4 * width,
     )
 
 

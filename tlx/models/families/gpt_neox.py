@@ -41,7 +41,7 @@ def size(layers: int, width: int, heads: int, vocab: int, fraction: float = 0.25
         width=width,
         vocab_size=vocab,
         attention__num_heads=heads,
-        feedforward__hidden=4 * width,
+        feedforward__ff_dim=4 * width,
         position__rotary_fraction=fraction,
     )
 

@@ -29,7 +29,7 @@ def size(layers: int, width: int, heads: int, head_dim: int, hidden: int) -> Mod
         width=width,
         attention__num_heads=heads,
         attention__head_dim=head_dim,
-        feedforward__hidden=hidden,
+        feedforward__ff_dim=hidden,
     )
 
 

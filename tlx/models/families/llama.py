@@ -41,7 +41,7 @@ def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **
         num_layers=layers,
         width=width,
         attention__num_heads=heads,
-        feedforward__hidden=hidden,
+        feedforward__ff_dim=hidden,
         **changes,
     )
 

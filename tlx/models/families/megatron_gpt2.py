@@ -10,7 +10,7 @@ FAMILY = dataclasses.replace(
     GPT2,
     name="megatron-gpt2",
     citation="Shoeybi et al. 2019, Megatron-LM, arXiv:1909.08053",
-    base=resized(BASE, num_layers=24, width=1024, attention__num_heads=16, feedforward__hidden=4096),
+    base=resized(BASE, num_layers=24, width=1024, attention__num_heads=16, feedforward__ff_dim=4096),
     sizes={
         "345m": size(24, 1024, 16),
         "1.2b": size(40, 1536, 16),

@@ -20,7 +20,7 @@ BASE = resized(
     attention__window=0,
     feedforward__num_experts=8,
     feedforward__experts_per_token=2,
-    feedforward__balance=0.02,
+    feedforward__router_aux_weight=0.02,
 )
 
 

@@ -136,7 +136,7 @@ FAMILY = Family(
     base=BASE,
     sizes={
         "base": BASE,
-        "large": resized(BASE, num_layers=28, width=1024, attention__num_heads=16, feedforward__hidden=2624),
+        "large": resized(BASE, num_layers=28, width=1024, attention__num_heads=16, feedforward__ff_dim=2624),
     },
     rows=rows,
     model_type="modernbert",

@@ -54,7 +54,7 @@ def size(
         width=width,
         attention__num_heads=heads,
         attention__head_dim=head_dim,
-        feedforward__hidden=hidden,
+        feedforward__ff_dim=hidden,
     )
 
 

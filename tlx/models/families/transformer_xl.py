@@ -56,7 +56,7 @@ FAMILY = Family(
             embedding__divisor=4,
             attention__num_heads=16,
             attention__dropout=0.2,
-            feedforward__hidden=4096,
+            feedforward__ff_dim=4096,
             feedforward__dropout=0.2,
         ),
     },

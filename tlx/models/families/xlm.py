@@ -21,7 +21,7 @@ BASE = resized(
     vocab_size=30145,
     width=2048,
     attention__num_heads=16,
-    feedforward__hidden=8192,
+    feedforward__ff_dim=8192,
     embedding__num_types=0,
     head__transform=False,
 )

@@ -69,7 +69,7 @@ FAMILY = Family(
     citation="Yang et al. 2019, XLNet: Generalized Autoregressive Pretraining, NeurIPS",
     base=LARGE,
     sizes={
-        "base": resized(LARGE, num_layers=12, width=768, attention__num_heads=12, feedforward__hidden=3072),
+        "base": resized(LARGE, num_layers=12, width=768, attention__num_heads=12, feedforward__ff_dim=3072),
         "large": LARGE,
     },
     rows=rows,

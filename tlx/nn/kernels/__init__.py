@@ -1,4 +1,8 @@
-"""Implementations of softmax attention over the same arguments, and the choice among them."""
+"""Implementations of softmax attention over one AttentionInputs, and the choice among them.
+
+A kernel is a function from an AttentionInputs (inputs.py) to float[B, T, N, H], named in the table KERNELS.
+choice.py says which one runs where.
+"""
 
 from tlx.base.lookup import Table
 

@@ -1,60 +1,74 @@
-"""Fused attention of cuDNN, through jax.nn.dot_product_attention."""
+"""cuDNN's fused attention for NVIDIA GPUs, through jax.nn.dot_product_attention."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from tlx.nn.mask import Mask, dense
+from tlx.nn.kernels.inputs import AttentionInputs
+from tlx.nn.mask import dense
+from tlx.nn.relative import RelativeTerms
 from tlx.parallel.sharding import spec_in_use
 
+# Logical names of the dims of each argument. Rows and heads may be sharded, the rest is whole on each device.
+_DIMS: dict[str, tuple[str | None, ...]] = {
+    "query": ("batch", None, "heads", None),
+    "key": ("batch", None, "kv_heads", None),
+    "value": ("batch", None, "kv_heads", None),
+    "mask": ("batch", None, None, None),
+    "bias": ("batch", "heads", None, None),
+}
 
-def attend(
-    query_BTNH: jax.Array,
-    key_BSGH: jax.Array,
-    value_BSGH: jax.Array,
-    mask: Mask,
-    bias: jax.Array | None,
-    scale: float,
-    dropout_rate: float = 0.0,
-    keys_B: jax.Array | None = None,
-    site: int = 0,
-    softcap: float = 0.0,
-) -> jax.Array:
-    """As kernels/xla.py; bfloat16 or float16 only, without dropout and cap (see kernels/choice.py).
 
-    bias: float[1, N, T, S], or [devices, N, T, S] with one for all rows of each. Each device works on its
-    own rows and heads: the kernel's own partitioning refuses a bias that the compiler has split.
+def attend(inputs: AttentionInputs) -> jax.Array:
+    """Compute what kernels/xla.py does, in bfloat16 or float16, without dropout and softcap.
+
+    Args:
+        inputs: dropout_rate and softcap must be 0 (kernels/choice.py holds this). bias: float[1, N, T, S],
+            [devices, N, T, S] with one bias for all rows of a device, or None.
+
+    Returns:
+        float[B, T, N, H].
     """
-    del dropout_rate, keys_B, site, softcap
-    num_queries, num_keys = query_BTNH.shape[1], key_BSGH.shape[1]
-    plain = mask.query_segments is None and mask.visible is None and not mask.window
-    if plain and isinstance(mask.query_start, int) and mask.query_start == 0:
-        visible, causal = None, mask.causal
+    mask = inputs.mask
+    num_queries = inputs.query_BTNH.shape[1]
+    num_keys = inputs.key_BSGH.shape[1]
+    arrays = {"query": inputs.query_BTNH, "key": inputs.key_BSGH, "value": inputs.value_BSGH}
+    # A causal mask alone is left to the kernel, which then skips the upper triangle; others are dense.
+    is_plain = mask.query_segments is None and mask.visible is None and not mask.window
+    causal = False
+    if is_plain and isinstance(mask.query_start, int) and mask.query_start == 0:
+        causal = mask.causal
     else:
-        visible, causal = dense(mask, num_queries, num_keys), False
-    names: dict[str, tuple[str | None, ...]] = {
-        "query": ("batch", None, "heads", None),
-        "key": ("batch", None, "kv_heads", None),
-        "value": ("batch", None, "kv_heads", None),
-        "mask": ("batch", None, None, None),
-        "bias": ("batch", "heads", None, None),
-    }
-    arrays = {"query": query_BTNH, "key": key_BSGH, "value": value_BSGH}
-    if visible is not None:
-        arrays["mask"] = visible
-    if bias is not None:
-        arrays["bias"] = (bias * scale).astype(query_BTNH.dtype)
-    run = functools.partial(_local, scale=scale, causal=causal)
-    specs = {name: spec_in_use(names[name], x.shape) for name, x in arrays.items()}
+        visible = dense(mask, num_queries, num_keys)
+        if visible is not None:
+            arrays["mask"] = visible
+    if inputs.bias is not None:
+        assert not isinstance(inputs.bias, RelativeTerms), "relative terms must be laid out over the keys"
+        # The kernel adds the bias after scaling, ours is added before.
+        arrays["bias"] = (inputs.bias * inputs.scale).astype(inputs.query_BTNH.dtype)
+    run = functools.partial(_attend_on_device, scale=inputs.scale, causal=causal)
+    specs = {name: spec_in_use(_DIMS[name], x.shape) for name, x in arrays.items()}
     if specs["query"] is not None:
+        # Each device runs the kernel on its own rows and heads: the kernel's own partitioning refuses a bias
+        # that the compiler has sharded.
         run = jax.shard_map(run, in_specs=(specs,), out_specs=specs["query"], check_vma=False)
     return run(arrays)
 
 
-def _local(arrays: dict[str, jax.Array], scale: float, causal: bool) -> jax.Array:
-    """One device's rows and heads."""
-    if "mask" in arrays:
-        visible = arrays["mask"]
-        arrays["mask"] = jnp.broadcast_to(visible, (arrays["query"].shape[0], *visible.shape[1:]))
-    return jax.nn.dot_product_attention(**arrays, scale=scale, is_causal=causal, implementation="cudnn")
+def _attend_on_device(arrays: dict[str, jax.Array], scale: float, causal: bool) -> jax.Array:
+    """Run the kernel on one device's rows and heads."""
+    visible = arrays.get("mask")
+    if visible is not None:
+        # The kernel wants a mask for every row.
+        visible = jnp.broadcast_to(visible, (arrays["query"].shape[0], *visible.shape[1:]))
+    return jax.nn.dot_product_attention(
+        arrays["query"],
+        arrays["key"],
+        arrays["value"],
+        arrays.get("bias"),
+        visible,
+        scale=scale,
+        is_causal=causal,
+        implementation="cudnn",
+    )

@@ -1,50 +1,55 @@
-"""Attention as two einsums: runs everywhere and supports everything."""
+"""Attention as two einsums: runs on every platform and supports every option."""
 
 import jax
 import jax.numpy as jnp
 
 from tlx.nn.dropout import dropout
-from tlx.nn.mask import Mask, dense
+from tlx.nn.kernels.inputs import AttentionInputs
+from tlx.nn.mask import dense
+from tlx.nn.relative import RelativeTerms
 
-MASKED = -1e30  # finite, so that a row with nothing visible has no NaN
+# Finite, so that the softmax of a row with nothing visible has no NaN.
+MASKED = -1e30
 
 
-def attend(
-    query_BTNH: jax.Array,
-    key_BSGH: jax.Array,
-    value_BSGH: jax.Array,
-    mask: Mask,
-    bias: jax.Array | None,
-    scale: float,
-    dropout_rate: float = 0.0,
-    keys_B: jax.Array | None = None,
-    site: int = 0,
-    softcap: float = 0.0,
-) -> jax.Array:
-    """softmax(cap(scale * (q k^T + bias))) v per head, [B, T, N, H] (Vaswani et al. 2017, eq. 1).
+def attend(inputs: AttentionInputs) -> jax.Array:
+    """Compute softmax(cap(scale (q k^T + bias))) v per head (Vaswani et al. 2017, eq. 1).
 
-    N is a multiple of G: query head n reads key head n // (N / G). bias: float[B or 1, N, T, S].
-    cap(x) = softcap * tanh(x / softcap) where one is given. Softmax is in float32.
+    cap(x) = softcap tanh(x / softcap) where a softcap is given. The softmax is in float32.
+
+    Args:
+        inputs: bias: float[B or 1, N, T, S] or None.
+
+    Returns:
+        float[B, T, N, H] in the dtype of the values.
     """
+    query_BTNH = inputs.query_BTNH
+    value_BSGH = inputs.value_BSGH
     batch, num_queries, num_heads, head_dim = query_BTNH.shape
-    num_keys, kv_heads = key_BSGH.shape[1:3]
-    grouped = (batch, num_queries, kv_heads, num_heads // kv_heads, head_dim)
-    query = query_BTNH.reshape(grouped)
-    logits = jnp.einsum("btgrh,bsgh->bgrts", query, key_BSGH, preferred_element_type=jnp.float32)
+    num_keys, num_kv_heads = inputs.key_BSGH.shape[1:3]
+    group_size = num_heads // num_kv_heads
+    # Grouped queries: keys and values are read once per group instead of being repeated for each query head.
+    query = query_BTNH.reshape(batch, num_queries, num_kv_heads, group_size, head_dim)
+    # float32 logits: the softmax of bfloat16 ones loses accuracy.
+    logits = jnp.einsum("btgrh,bsgh->bgrts", query, inputs.key_BSGH, preferred_element_type=jnp.float32)
     logits = logits.reshape(batch, num_heads, num_queries, num_keys)
-    if bias is not None:
-        logits = logits + bias.astype(jnp.float32)
-    if scale != 1.0:
-        logits = logits * scale
-    if softcap:
-        logits = softcap * jnp.tanh(logits / softcap)
-    visible = dense(mask, num_queries, num_keys)
+    if inputs.bias is not None:
+        assert not isinstance(inputs.bias, RelativeTerms), "relative terms must be laid out over the keys"
+        logits = logits + inputs.bias.astype(jnp.float32)
+    if inputs.scale != 1.0:
+        logits = logits * inputs.scale
+    if inputs.softcap:
+        logits = inputs.softcap * jnp.tanh(logits / inputs.softcap)
+    visible = dense(inputs.mask, num_queries, num_keys)
     if visible is not None:
         logits = jnp.where(visible, logits, MASKED)
+    # The product with the values is in their dtype, at the speed of the matrix unit.
     weights = jax.nn.softmax(logits, axis=-1).astype(value_BSGH.dtype)
-    if mask.visible is not None:
-        # A permutation may let a query see nothing, and then it must not see everything.
+    if inputs.mask.visible is not None:
+        assert visible is not None
+        # A permutation may let a query see nothing; its softmax is uniform over masked keys and must become
+        # 0.
         weights = jnp.where(visible, weights, 0)
-    weights = dropout(weights, dropout_rate, keys_B, site)
-    weights = weights.reshape(batch, kv_heads, num_heads // kv_heads, num_queries, num_keys)
+    weights = dropout(weights, inputs.dropout_rate, inputs.keys_B, inputs.site)
+    weights = weights.reshape(batch, num_kv_heads, group_size, num_queries, num_keys)
     return jnp.einsum("bgrts,bsgh->btgrh", weights, value_BSGH).reshape(query_BTNH.shape)

@@ -1,0 +1,413 @@
+"""A stack of layers with what goes before and after it: embeddings in, normalised hidden states out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tlx.models.layer_specs import LayerGroup, LayerSpec, group_layers, layer_specs
+from tlx.nn.block import Block, BlockInputs, BlockOutputs
+from tlx.nn.cache import KVCache, LayerCache
+from tlx.nn.config import BlockConfig
+from tlx.nn.convolution import Convolution
+from tlx.nn.disentangled import DistanceTable
+from tlx.nn.dropout import FINAL, dropout, fold
+from tlx.nn.embed import EmbeddingConfig, InputEmbedding
+from tlx.nn.feedforward import Routing
+from tlx.nn.fusion import fusion_barrier
+from tlx.nn.kernels.choice import kernel_name
+from tlx.nn.mask import Mask
+from tlx.nn.norm import Norm
+from tlx.nn.position import BucketedBias, per_device_bias
+from tlx.nn.stack import Layer, layer_params, run_layers
+
+
+class StackInputs(NamedTuple):
+    """What a stack reads besides token vectors."""
+
+    positions_BT: jax.Array
+    """int[B, T], positions inside the documents."""
+
+    segments_BT: jax.Array
+    """int[B, T]: attention stays within a segment; 0 is padding."""
+
+    types_BT: jax.Array | None = None
+    """int[B, T], segment types (BERT's A and B); None: 0 everywhere."""
+
+    languages_BT: jax.Array | None = None
+    """int[B, T], languages (XLM); None: no language vector."""
+
+    prefix_BT: jax.Array | None = None
+    """int[B, T]: tokens where it is not 0 are visible to their whole segment (prefix LM); None: causal."""
+
+    encoded_BSD: jax.Array | None = None
+    """The encoder's output, for cross-attention."""
+
+    encoded_segments_BS: jax.Array | None = None
+    """int[B, S], segments of the encoder's tokens."""
+
+    memory_BLMD: jax.Array | None = None
+    """Every layer's inputs in earlier windows (Transformer-XL); None: no memory."""
+
+    memory_segments_BM: jax.Array | None = None
+    """int[B, M], segments of the memory; 0 is visible to no token."""
+
+    query_BTD: jax.Array | None = None
+    """Added to the last layer's input to make the queries that attend to it (DeBERTa's mask decoder)."""
+
+    query_passes: int = 0
+    """How often the last layer runs on these queries, each time on what came out before; 0: no queries."""
+
+
+class StackOutputs(NamedTuple):
+    """What a stack computes."""
+
+    hidden: jax.Array
+    """float[B, T, D]."""
+
+    layer_inputs: jax.Array | None
+    """[L, B, T, D], every layer's input, with a memory or where asked for; None where layers are in
+    groups."""
+
+    expert_loads: jax.Array | None
+    """float32[L, 2, X]: tokens that chose each expert, and the sum of its probabilities; None without
+    experts."""
+
+
+class TransformerStack(nn.Module):
+    """The encoder or the decoder of a Transformer: token vectors [B, T, E] to hidden states [B, T, D]."""
+
+    cfg: BlockConfig
+    """What all layers share, and the pattern that they repeat."""
+
+    embedding: EmbeddingConfig
+    """What is added to token vectors."""
+
+    share_layers: bool
+    """Whether all layers have one layer's parameters (ALBERT)."""
+
+    def setup(self):
+        """Create parameters and submodules."""
+        cfg = self.cfg
+        self.front = InputEmbedding(cfg, self.embedding)
+        if self._has_shared_bias:
+            self.position_bias = BucketedBias(cfg)
+        if cfg.position.kind == "disentangled":
+            self.distances = DistanceTable(cfg)
+        if self.embedding.conv_kernel_size:
+            self.convolution = Convolution(cfg, self.embedding.conv_kernel_size)
+        if cfg.block_layout != "post":
+            self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTE: jax.Array,
+        inputs: StackInputs,
+        *,
+        keys_B: jax.Array | None = None,
+        return_layer_inputs: bool = False,
+    ) -> StackOutputs:
+        """Run the whole stack.
+
+        Args:
+            x_BTE: token vectors.
+            inputs: positions, segments and what else this kind of stack reads.
+            keys_B: one PRNG key for each row; None: no dropout.
+            return_layer_inputs: whether to return every layer's input.
+
+        Returns:
+            Hidden states, and what was asked for.
+        """
+        cfg = self.cfg
+        segments_BT = inputs.segments_BT
+        x_BTD = self.front(x_BTE, inputs.positions_BT, inputs.types_BT, keys_B, inputs.languages_BT)
+        block_inputs = self._block_inputs(x_BTD, inputs)
+        memory_length = _memory_length(inputs)
+        keeps_inputs = return_layer_inputs or memory_length > 0
+
+        def make_layer(spec: LayerSpec) -> Layer:
+            block = Block(spec.block, spec.attention_norm, parent=None)
+            mask = block_inputs.mask._replace(window=spec.block.attention.window)
+
+            def layer(params: Any, x: jax.Array, index: jax.Array, memory_BMD: jax.Array | None):
+                layer_inputs = block_inputs._replace(
+                    mask=mask, keys_B=fold(keys_B, index), memory_BMD=memory_BMD
+                )
+                out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
+                return out.hidden, (x if keeps_inputs else None, _expert_loads(out.routing, segments_BT))
+
+            def layer_on_queries(params: Any, source: jax.Array, index: jax.Array, memory_BMD: None):
+                assert inputs.query_BTD is not None
+                # The queries start from the source plus vectors of their own, and always attend to the
+                # source.
+                x = source + inputs.query_BTD
+                for i in range(spec.query_passes):
+                    layer_inputs = block_inputs._replace(
+                        mask=mask, keys_B=fold(keys_B, index + i), source_BTD=source
+                    )
+                    out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
+                    x = out.hidden
+                return x, None
+
+            return layer_on_queries if spec.query_passes else layer
+
+        def init(key: jax.Array) -> Any:
+            # Every layer's parameters are those of a whole layer: the config of the pattern, no window.
+            mask = Mask(segments_BT, segments_BT)
+            block = Block(cfg, parent=None)
+            # No bias: initial values do not depend on it.
+            return block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
+
+        blocks = layer_params(self, init, cfg.num_layers, self.share_layers, self._absent_from_first)
+        specs = layer_specs(
+            cfg, convolution=bool(self.embedding.conv_kernel_size), query_passes=inputs.query_passes
+        )
+        groups = group_layers(specs)
+        # Sliced before the first layer runs: slices of parameters depend on nothing else.
+        group_params = [self._params_of(blocks, group) for group in groups]
+        memory_LBMD = None
+        if inputs.memory_BLMD is not None and memory_length:
+            memory_LBMD = jnp.moveaxis(inputs.memory_BLMD, 1, 0)
+        y_BTD = x_BTD
+        outputs = (None, None)
+        for group, params in zip(groups, group_params, strict=True):
+            y_BTD, outputs = self._run_group(group, params, make_layer, y_BTD, memory_LBMD)
+            if group.specs[-1].convolution:
+                y_BTD = self.convolution(x_BTD, y_BTD, segments_BT, keys_B)
+        if len(groups) > 1:
+            # Outputs of a group are not those of all layers, and nothing reads them.
+            outputs = (None, None)
+        return StackOutputs(self._finish(y_BTD, keys_B), *outputs)
+
+    def content_logits(
+        self, inputs_LBTD: jax.Array, layers: Sequence[int], positions_BT: jax.Array
+    ) -> list[jax.Array]:
+        """Compute the attention logits of some layers, without mask and relative terms.
+
+        Args:
+            inputs_LBTD: every layer's input.
+            layers: indices of the layers.
+            positions_BT: int[B, T], for rotary embeddings.
+
+        Returns:
+            float32[B, N, T, T] for each of `layers`.
+        """
+        blocks = self._blocks()
+        specs = layer_specs(self.cfg)
+        logits = []
+        for layer in layers:
+            params = blocks if self.share_layers else jax.tree.map(lambda x, i=layer: x[i], blocks)
+            block = Block(specs[layer].block, parent=None)
+            logits.append(
+                block.apply({"params": params}, inputs_LBTD[layer], positions_BT, method=Block.content_logits)
+            )
+        return logits
+
+    def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Compute cross-attention's keys and values of every layer, [L, B, S, G, H] each.
+
+        They are equal for all tokens of a generation, and computed once.
+        """
+        block = Block(self.cfg, parent=None)
+
+        def layer(params: Any, carry: tuple[()], index: jax.Array, inputs: None):
+            key_value = block.apply({"params": params}, encoded_BSD, method=Block.encoded_keys_values)
+            return carry, key_value
+
+        # All layers are alike here: windows do not matter to cross-attention.
+        layers = [layer] * self.cfg.num_layers
+        _, key_value = run_layers(layers, self.cfg, self._blocks(), (), share=self.share_layers)
+        return key_value
+
+    def step(
+        self, x_BTE: jax.Array, positions_BT: jax.Array, segments_BT: jax.Array, cache: KVCache
+    ) -> tuple[jax.Array, KVCache]:
+        """Run a decoder on the next T tokens of each row.
+
+        Args:
+            x_BTE: their token vectors.
+            positions_BT: int[B, T], their positions inside the documents.
+            segments_BT: int[B, T], their segments; 0 is padding.
+            cache: keys and values of the tokens before.
+
+        Returns:
+            (hidden states [B, T, D], the cache with these tokens).
+        """
+        cfg = self.cfg
+        start = cache.num_filled
+        length = x_BTE.shape[1]
+        capacity = cache.segments.shape[1]
+        segments = jax.lax.dynamic_update_slice(cache.segments, segments_BT, (0, start))
+        cross_mask = None
+        encoded = None
+        if cache.cross_segments is not None:
+            cross_mask = Mask(segments_BT, cache.cross_segments)
+            # [L, ...], so that the scan hands each layer its own.
+            encoded = (cache.cross_key, cache.cross_value)
+        block_inputs = BlockInputs(
+            mask=Mask(segments_BT, segments, start, cfg.causal),
+            bias=self.position_bias(length, capacity, start) if self._has_shared_bias else None,
+            positions_BT=positions_BT,
+            cross_mask=cross_mask,
+        )
+        x_BTD = self.front(x_BTE, positions_BT, None, None)
+
+        def make_layer(spec: LayerSpec) -> Layer:
+            block = Block(spec.block, parent=None)
+            mask = block_inputs.mask._replace(window=spec.block.attention.window)
+
+            def layer(params: Any, carry: tuple[jax.Array, ...], index: jax.Array, encoded_key_value: Any):
+                # The cache of all layers is in the carry, where each layer updates it in place.
+                x, key, value = carry
+                layer_inputs = block_inputs._replace(
+                    mask=mask,
+                    cache=LayerCache(key, value, index, start),
+                    encoded_keys_values=encoded_key_value,
+                )
+                out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
+                assert out.cache is not None
+                return (out.hidden, out.cache.key, out.cache.value), None
+
+            return layer
+
+        (group,) = group_layers(layer_specs(cfg))
+        carry = (x_BTD, cache.key, cache.value)
+        (y_BTD, key, value), _ = self._run_group(group, self._blocks(), make_layer, carry, encoded)
+        cache = cache._replace(key=key, value=value, segments=segments, num_filled=start + length)
+        return self._finish(y_BTD, None), cache
+
+    def _block_inputs(self, x_BTD: jax.Array, inputs: StackInputs) -> BlockInputs:
+        """What all layers of a full pass read; masks without a window."""
+        cfg = self.cfg
+        segments_BT = inputs.segments_BT
+        memory_length = _memory_length(inputs)
+        key_segments = segments_BT
+        if memory_length:
+            assert inputs.memory_segments_BM is not None
+            key_segments = jnp.concatenate([inputs.memory_segments_BM, segments_BT], 1)
+        cross_mask = None
+        if inputs.encoded_BSD is not None:
+            cross_mask = Mask(segments_BT, inputs.encoded_segments_BS)
+        bias = None
+        if self._has_shared_bias:
+            bias = self._bias(x_BTD.shape, memory_length, inputs.prefix_BT is not None)
+        return BlockInputs(
+            mask=Mask(segments_BT, key_segments, memory_length, cfg.causal, prefix=inputs.prefix_BT),
+            bias=bias,
+            positions_BT=inputs.positions_BT,
+            encoded_BSD=inputs.encoded_BSD,
+            cross_mask=cross_mask,
+            distances_RD=self.distances() if cfg.position.kind == "disentangled" else None,
+        )
+
+    def _bias(self, shape: tuple[int, ...], memory_length: int, has_prefix: bool) -> jax.Array:
+        """The relative bias of all layers; once for each device where the kernel runs device by device."""
+        batch, length, _ = shape
+        num_keys = length + memory_length
+        bias = self.position_bias(length, num_keys, memory_length)
+        is_per_device = kernel_name(self.cfg, length, has_prefix, num_keys) in ("fused", "cudnn")
+        # A prefix of trained keys runs by plain einsums, which take one bias for all rows.
+        return per_device_bias(bias, batch) if is_per_device and not self.cfg.adapters.prefix_length else bias
+
+    def _run_group(
+        self,
+        group: LayerGroup,
+        params: Any,
+        make_layer: Callable[[LayerSpec], Layer],
+        carry: Any,
+        inputs: Any,
+    ) -> tuple[Any, Any]:
+        """Run a group's layers, the pattern by a scan.
+
+        Args:
+            group: the layers.
+            params: theirs, from `_params_of`.
+            make_layer: makes the function that runs layers of a spec.
+            carry: what goes from layer to layer.
+            inputs: a tree of [L, ...] arrays, of which each layer gets its own; None: none.
+
+        Returns:
+            (carry, outputs of the group's layers stacked; None of a layer on queries).
+        """
+        # One function for each kind of layer: equal layers share one traced program.
+        functions = {spec: make_layer(spec) for spec in dict.fromkeys(group.specs)}
+        layers = [functions[spec] for spec in group.specs]
+        if group.specs[0].query_passes:
+            # Run alone, and not rematerialised: it is one layer, and its passes share their parameters.
+            carry, _ = layers[0](params, carry, group.start, None)
+            return carry, (None, None)
+        # The period is the config's and not the shortest one that fits: a stack of fewer layers is not
+        # scanned.
+        period = self.cfg.period if group.specs[0].in_pattern else 1
+        return run_layers(
+            layers,
+            self.cfg,
+            params,
+            carry,
+            inputs,
+            share=self.share_layers,
+            period=period,
+            first=group.start,
+        )
+
+    def _params_of(self, blocks: Any, group: LayerGroup) -> Any:
+        """The parameters of a group's layers, [layers of the group, ...]; one layer's where they are shared.
+
+        A layer on queries, which no scan runs, gets its own without the leading dim.
+        """
+        if self.share_layers:
+            return blocks
+        params = {}
+        for name, part in blocks.items():
+            # Parts that the first layer lacks are stored from the second layer on.
+            offset = 1 if name in self._absent_from_first else 0
+            if group.start < offset:
+                continue
+            rows: int | slice = slice(group.start - offset, group.stop - offset)
+            if group.specs[0].query_passes:
+                rows = group.start - offset
+            params[name] = jax.tree.map(lambda x, rows=rows: x[rows], part)
+        return params
+
+    @property
+    def _absent_from_first(self) -> tuple[str, ...]:
+        """Parts that the first layer does not have."""
+        return () if self.cfg.norm.before_first_layer else ("attention_norm",)
+
+    @property
+    def _has_shared_bias(self) -> bool:
+        """Whether one table of relative biases serves all layers (T5)."""
+        return self.cfg.position.kind == "relative_bias" and not self.cfg.position.per_layer
+
+    def _blocks(self) -> Any:
+        """The layers' parameters, which exist."""
+        return layer_params(self, None, self.cfg.num_layers, self.share_layers)
+
+    def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        """Final norm and dropout."""
+        if self.cfg.block_layout != "post":
+            # The output's product is large: the norm must not move into its loop.
+            y_BTD = fusion_barrier(self.final_norm(y_BTD))
+        # Keys of a branch of their own: layers fold in 0, 1, ...
+        return dropout(y_BTD, self._final_dropout, fold(keys_B, self.cfg.num_layers), FINAL)
+
+    @property
+    def _final_dropout(self) -> float:
+        """Dropout rate of the output: T5 and Transformer-XL have one."""
+        return self.cfg.dropout if self.cfg.position.kind in ("relative_bias", "relative_sinusoidal") else 0.0
+
+
+def _expert_loads(routing: Routing | None, segments_BT: jax.Array) -> jax.Array | None:
+    """[2, X]: tokens that chose each expert, and the sum of its probabilities; padding does not count."""
+    if routing is None:
+        return None
+    real_BT = (segments_BT > 0).astype(jnp.float32)
+    return jnp.stack([jnp.einsum("bt,bte->e", real_BT, x) for x in (routing.chosen_BTX, routing.probs_BTX)])
+
+
+def _memory_length(inputs: StackInputs) -> int:
+    """Tokens of memory M; 0: none."""
+    return 0 if inputs.memory_BLMD is None else inputs.memory_BLMD.shape[2]

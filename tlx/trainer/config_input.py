@@ -1,0 +1,70 @@
+"""The config of a run as callers give it, and the run's directory."""
+
+import copy
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from tlx.base.config_files import load_config, run_name, set_value
+from tlx.base.errors import ConfigError
+from tlx.run import RunConfig
+from tlx.run.config import config_dict
+
+# A config, nested mappings, a path ("configs/mine.py:arg") or a packaged name ("quickstart:mlm:tiny").
+ConfigLike = ConfigDict | RunConfig | Mapping[str, Any] | str | os.PathLike
+
+
+class NamedConfig(NamedTuple):
+    """A config as its file has it, and what a run of it is called."""
+
+    config: ConfigDict
+    """Not checked yet; a task's model may have values of None."""
+    name: str
+    """config.name, or else as the config's file is called; empty where neither is known."""
+
+
+def read_config(config: ConfigLike, overrides: Mapping[str, Any] | None = None) -> NamedConfig:
+    """Return the config with overrides applied; what was given is not changed.
+
+    Args:
+        config: a ConfigDict, a RunConfig, nested mappings, a path, or a name of a packaged config.
+        overrides: values by dotted key, {"train.steps": 40}.
+
+    Returns:
+        The config, and the name of its run.
+
+    Raises:
+        ConfigError: there is no such file, or no such key (with the nearest).
+    """
+    name = ""
+    if isinstance(config, str | os.PathLike):
+        file = os.fspath(config)
+        values = load_config(file)
+        name = run_name(file)
+    elif isinstance(config, ConfigDict):
+        values = copy.deepcopy(config)
+    elif isinstance(config, RunConfig | Mapping):
+        values = config_dict(config)
+    else:
+        raise ConfigError(
+            f"config is a {type(config).__name__}; it may be a ConfigDict, a RunConfig, a path or a name"
+        )
+    for key, value in (overrides or {}).items():
+        set_value(values, key, value)
+    return NamedConfig(values, str(values.get("name") or name))
+
+
+def run_directory(workdir: str | os.PathLike | None, name: str) -> pathlib.Path:
+    """Return the absolute run directory: `workdir`, or else runs/NAME. Raises ConfigError without either."""
+    if workdir is None and not name:
+        raise ConfigError("workdir: give the run's directory, for the config has no name")
+    return pathlib.Path(workdir or f"runs/{name}").absolute()
+
+
+def shown_path(workdir: pathlib.Path) -> str:
+    """Return a run directory as commands show it: relative to the current folder where it is inside."""
+    folder = pathlib.Path.cwd()
+    return str(workdir.relative_to(folder) if workdir.is_relative_to(folder) else workdir)

@@ -1,0 +1,220 @@
+"""Fine-tuning: `tlx.finetune`, from a base model and labelled records to a model of a task."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from tlx.adapt.transfer import from_base
+from tlx.base.errors import ConfigError
+from tlx.data.batches import Batches
+from tlx.evaluation.answers import Evaluation, Predictor, evaluate_task, make_predictor, with_interval
+from tlx.run import RunConfig
+from tlx.run.assemble import Run, assemble, build_tokenizer, open_split
+from tlx.run.program import Program
+from tlx.tasks import TABLE as TASKS
+from tlx.text import Tokenizer
+from tlx.trainer import outcome
+from tlx.trainer.base_model import BaseModel, load_base
+from tlx.trainer.config_input import ConfigLike, read_config, run_directory
+from tlx.trainer.driver import (
+    Evaluator,
+    RunHandles,
+    TrainerCallbacks,
+    TrainerOptions,
+    TrainingRequest,
+    run_training,
+)
+from tlx.trainer.process import initialize_distributed
+from tlx.trainer.result import TrainingResult
+from tlx.trainer.seeds import summarize
+from tlx.trainer.task_config import complete_task_config, get_task
+from tlx.training.state import State
+from tlx.training.step import merge_params
+
+
+def finetune(
+    config: ConfigLike,
+    *,
+    base: str | os.PathLike | None = None,
+    workdir: str | os.PathLike | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    scratch: bool = False,
+    seeds: int = 1,
+    allow_change: Sequence[str] = (),
+    allow: Sequence[str] = (),
+) -> TrainingResult:
+    """Train a model on a task with labels, or resume a run, as `tlx finetune` does.
+
+        model, metrics = tlx.finetune("finetune/reviews", base="runs/mlm", workdir="runs/reviews")
+        print(model.predict("a fine film"), metrics["validation"]["accuracy"])
+
+    data.records.epochs sets train.steps, adapt.method the adapter modules, and the training records the names
+    of the classes. The same call resumes what was interrupted.
+
+    Args:
+        config: a task's ConfigDict (values of None in `model` are as the base has them), a RunConfig
+            (complete), a path or a name ("finetune/quickstart").
+        base: run, checkpoint or Hugging Face directory to start from; None for fresh parameters.
+        workdir: run directory; by default runs/NAME, NAME being config.name or the config file's.
+        overrides: values by dotted key, {"train.steps": 40}; the key must exist.
+        scratch: whether to take the base's architecture and tokenizer, but not its parameters.
+        seeds: number of runs, from config.seed on, one after the other, in workdir/seed-N.
+        allow_change: keys of the config, or groups of them, that may differ when the run is resumed.
+        allow: packages outside tlx whose code the base's saved config may name.
+
+    Returns:
+        The trained model, sharing the trained arrays, and the scores; unpacks to the two.
+
+    Raises:
+        Preempted: the run was asked to stop and has saved.
+        UserError: one of its subclasses for what the caller can mend, ConfigError above all.
+    """
+    values, name = read_config(config, overrides)
+    options = TrainerOptions(workdir, base, allow_change, allow)
+    return train_task(values, name, options, scratch, seeds)
+
+
+def train_task(
+    config: ConfigDict, name: str, options: TrainerOptions, scratch: bool = False, seeds: int = 1
+) -> TrainingResult:
+    """Fine-tune by the config of a file; the implementation of tlx.finetune and of the command line.
+
+    Args:
+        config: a task's, as its file has it, overrides applied.
+        name: what the run is called where config.name is empty.
+        options: how the training is started.
+        scratch: whether to take the base's architecture, but not its parameters.
+        seeds: number of runs.
+    """
+    values: Any = config  # the types of its attributes are unknown before it is parsed
+    check_is_task(values)
+    if scratch and options.base is None:
+        raise ConfigError("--scratch takes the model of --from=DIR (base= in Python), which is missing")
+    if seeds < 1:
+        raise ConfigError(f"--seeds = {seeds} must be at least 1")
+    name = values.name or name
+    workdir = run_directory(options.workdir, name)
+    initialize_distributed()
+    base = None if options.base is None else load_base(options.base, options.allow)
+    numbers = [values.seed + number for number in range(seeds)]
+    requests = []
+    # All configs are completed before the first run trains: a mistake in records is told at once.
+    for seed in numbers:
+        completed = complete_task_config({**values.to_dict(), "seed": seed}, base, scratch)
+        completed = dataclasses.replace(completed, name=completed.name or name)
+        folder = workdir if seeds == 1 else workdir / f"seed-{seed}"
+        requests.append(TrainingRequest(completed, folder, options))
+    build = _Builder(None if scratch else base, base)
+    callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, _final_metrics, _report)
+    for request in requests[:-1]:
+        # The result is dropped: models of several seeds need not fit the devices together.
+        run_training(request, callbacks, build)
+    result = run_training(requests[-1], callbacks, build)
+    if seeds == 1:
+        return result
+    metrics: dict[str, Any] = {}
+    if jax.process_index() == 0 and values.eval.final:
+        metrics = summarize(workdir, numbers)
+    return TrainingResult(result.model, metrics, workdir)
+
+
+def check_is_task(config: Any) -> None:
+    """Raise ConfigError where a ConfigDict is of no task; a name outside tlx ("pkg:attr") may be one."""
+    name = config.objective.name
+    if name not in TASKS and ":" not in name:
+        raise ConfigError(f"objective.name = {name!r} is no task; tasks are {', '.join(TASKS)}")
+
+
+class _Builder:
+    """Assembles runs of one base; those that differ only in their seed share a compiled program.
+
+    `start` is the model whose parameters they start from, `known` the one whose tokenizer they have.
+    """
+
+    def __init__(self, start: BaseModel | None, known: BaseModel | None):
+        self._start = start
+        self._known = known
+        self._compiled: tuple[RunConfig, str, Program] | None = None
+
+    def __call__(self, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
+        if tokenizer is None:
+            tokenizer = build_tokenizer(config) if self._known is None else self._known.tokenizer
+        unseeded = dataclasses.replace(config, seed=0)
+        program = None
+        if self._compiled is not None and self._compiled[:2] == (unseeded, tokenizer.hash):
+            program = self._compiled[2]
+        run = assemble(config, tokenizer, self._base_params(config), program)
+        self._compiled = (unseeded, tokenizer.hash, run.program)
+        return run
+
+    def _base_params(self, config: RunConfig) -> Callable[[Any], Any] | None:
+        start = self._start
+        if start is None:
+            return None
+        task = config.objective.name
+        return lambda like: from_base(like, start.params, task, start.tokenizer.vocab, config.seed)
+
+
+def _make_evaluator(run: Run) -> Evaluator:
+    """Loss and scores on the validation records, or on those of the first batches."""
+    predictor = _predictor(run)
+
+    def evaluator(state: State, num_batches: int | None) -> dict[str, float]:
+        figures = _evaluate(run, predictor, state, run.validation, num_batches).figures
+        return {name: value for name, value in figures.items() if "/" not in name}  # no single classes
+
+    return evaluator
+
+
+def _final_evaluation(run: Run, evaluator: Evaluator, state: State) -> dict[str, Evaluation]:
+    """Evaluate on all validation records, and on the test records where there are some."""
+    del evaluator
+    predictor = _predictor(run)
+    splits = {"validation": run.validation}
+    if run.config.data.records.tested:
+        splits["test"] = open_split(run.config, run.tokenizer, "test")
+    return {name: _evaluate(run, predictor, state, split) for name, split in splits.items()}
+
+
+def _final_metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+    return {split: with_interval(evaluation) for split, evaluation in evaluations.items()}
+
+
+def _predictor(run: Run) -> Predictor:
+    return _compiled_predictor(run.module, NamedSharding(run.mesh, PartitionSpec()))
+
+
+@functools.lru_cache(maxsize=2)
+def _compiled_predictor(module: Any, replicated: NamedSharding) -> Predictor:
+    """One predictor for all evaluations of a run, and of runs of other seeds."""
+    return make_predictor(module, replicated)
+
+
+def _evaluate(
+    run: Run, predictor: Predictor, state: State, split: Batches, num_batches: int | None = None
+) -> Evaluation:
+    params = merge_params(state.params, state.frozen)
+    task = get_task(run.config)
+    spec: Any = run.spec
+    rows = run.local_row_indices
+    return evaluate_task(predictor, params, task, spec, split, rows, run.to_devices, num_batches)
+
+
+def _report(
+    run: Run,
+    handles: RunHandles,
+    result: TrainingResult,
+    final: Mapping[str, Evaluation] | None,
+    peak: float,
+) -> None:
+    """Write and print scores and predictions."""
+    if final:
+        handles.journal.metrics(run.config.train.steps, final["validation"].figures, kind="final")
+        with handles.clock("summary"):
+            outcome.show(run, handles.workdir, final, result.metrics)

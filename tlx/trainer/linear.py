@@ -1,0 +1,45 @@
+"""The linear baseline of a task: a classifier of tf-idf weights on the same records."""
+
+import os
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tlx.data.records import read_records
+from tlx.evaluation.answers import with_interval
+from tlx.evaluation.linear import check, linear_scores
+from tlx.run.config import parse_config
+from tlx.trainer import outcome
+from tlx.trainer.config_input import run_directory
+from tlx.trainer.task_config import get_task
+
+
+def train_linear(
+    config: ConfigDict, name: str, unit: str, workdir: str | os.PathLike | None
+) -> dict[str, Any]:
+    """Fit a linear classifier, and write its scores and predictions to the run directory.
+
+    Args:
+        config: a task's, as its file has it.
+        name: what the run is called where config.name is empty.
+        unit: what the tf-idf weights are of, "words" or "characters".
+        workdir: run directory; None for runs/NAME-linear.
+
+    Returns:
+        The scores of each split, as scores.json has them.
+    """
+    parsed_config = parse_config(config)
+    check(parsed_config.objective, unit)
+    records = parsed_config.data.records
+    seed = parsed_config.seed
+    train = read_records(records, "train", seed)
+    task = get_task(parsed_config)
+    objective = task.infer_labels(parsed_config.objective, train)
+    evaluations = {}
+    for split in ("validation", "test") if records.tested else ("validation",):
+        evaluations[split] = linear_scores(task, objective, train, read_records(records, split, seed), unit)
+    folder = run_directory(workdir, f"{parsed_config.name or name}-linear")
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = {split: with_interval(evaluation) for split, evaluation in evaluations.items()}
+    outcome.write_scores(folder, evaluations, metrics)
+    return metrics

@@ -1,0 +1,165 @@
+"""Pretraining: `tlx.train`, from a config to a trained language model."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from tlx.adapt.transfer import from_base
+from tlx.base import tree
+from tlx.base.config import to_dict
+from tlx.base.errors import ConfigError
+from tlx.evaluation.likelihood import evaluate, make_scorer
+from tlx.run import RunConfig
+from tlx.run.assemble import Run, assemble
+from tlx.run.checks import resolve
+from tlx.tasks import TABLE as TASKS
+from tlx.text import Tokenizer
+from tlx.trainer import summary
+from tlx.trainer.base_model import BaseModel, cache_tokenizer, load_base
+from tlx.trainer.config_input import ConfigLike, read_config, run_directory
+from tlx.trainer.driver import (
+    Build,
+    Evaluator,
+    RunHandles,
+    TrainerCallbacks,
+    TrainerOptions,
+    TrainingRequest,
+    run_training,
+)
+from tlx.trainer.process import initialize_distributed
+from tlx.trainer.result import TrainingResult
+from tlx.training import carry
+from tlx.training.state import State
+from tlx.training.step import merge_params
+
+
+def train(
+    config: ConfigLike,
+    *,
+    workdir: str | os.PathLike | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    base: str | os.PathLike | None = None,
+    allow_change: Sequence[str] = (),
+    allow: Sequence[str] = (),
+    profile: bool = False,
+) -> TrainingResult:
+    """Pretrain a model, or resume a run, as `tlx train` does.
+
+        model, metrics = tlx.train("quickstart:tiny", workdir="runs/x", overrides={"train.steps": 40})
+        print(model.generate("def main("), metrics["loss"])
+
+    The same call resumes what was interrupted: by a signal, by a notebook's interrupt of its kernel, by a
+    kill. Data workers (data.workers) import the main module: where there are some, a script calls this under
+    `if __name__ == "__main__"`.
+
+    Args:
+        config: a ConfigDict, a RunConfig, a path ("configs/mine.py:arg") or a name ("quickstart:mlm:tiny").
+        workdir: run directory; by default runs/NAME, NAME being config.name or the config file's.
+        overrides: values by dotted key, {"train.steps": 40}; the key must exist.
+        base: run, checkpoint or Hugging Face directory whose model is trained further, with its tokenizer.
+        allow_change: keys of the config, or groups of them, that may differ when the run is resumed.
+        allow: packages outside tlx whose code the base's saved config may name.
+        profile: whether to write a JAX trace of train.profile_steps to workdir/profile.
+
+    Returns:
+        The trained model, sharing the trained arrays, and the final metrics; unpacks to the two.
+
+    Raises:
+        Preempted: the run was asked to stop and has saved.
+        UserError: one of its subclasses for what the caller can mend, ConfigError above all.
+    """
+    values, name = read_config(config, overrides)
+    options = TrainerOptions(workdir, base, allow_change, allow, profile)
+    return pretrain(values, name, options)
+
+
+def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> TrainingResult:
+    """Pretrain a model by the config of a file; the implementation of tlx.train and of the command line.
+
+    Args:
+        config: as its file has it, overrides applied.
+        name: what the run is called where config.name is empty.
+        options: how the training is started.
+    """
+    resolved = resolve(config)
+    if resolved.objective.name in TASKS:
+        raise ConfigError(
+            f"{resolved.objective.name} is a task with labels; use: tlx finetune (tlx.finetune)"
+        )
+    workdir = run_directory(options.workdir, resolved.name or name)
+    initialize_distributed()
+    build: Build = assemble
+    if options.base is not None:
+        base = load_base(options.base, options.allow)
+        resolved = _with_base(config.to_dict(), base)
+        build = partial(_build, base)
+    resolved = dataclasses.replace(resolved, name=resolved.name or name)
+    callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, dict, _report)
+    return run_training(TrainingRequest(resolved, workdir, options), callbacks, build)
+
+
+def _with_base(values: dict[str, Any], base: BaseModel) -> RunConfig:
+    """The config with the model and the tokenizer of the base; how it is run stays as configured."""
+    execution = {name: values["model"][name] for name in ("execution", "dtype")}
+    return resolve(
+        {
+            **values,
+            "model": {**to_dict(base.config.model), **execution},
+            "tokenizer": {**to_dict(base.config.tokenizer), "path": cache_tokenizer(base.tokenizer)},
+            "base": to_dict(base.record),
+        }
+    )
+
+
+def _build(base: BaseModel, config: RunConfig, tokenizer: Tokenizer | None) -> Run:
+    """Assemble a run that starts from all parameters of the base that it has too."""
+    heads = {path: leaf for path, leaf in tree.flatten(base.params).items() if path.startswith("heads/")}
+
+    def head(path: str, leaf: jax.Array) -> jax.Array:
+        if path not in heads or heads[path].shape != leaf.shape:
+            return leaf
+        values = heads[path].astype(leaf.dtype)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, values.__getitem__)
+
+    def from_base_params(like: Any) -> Any:
+        taken = from_base(like, base.params, config.objective.name, base.tokenizer.vocab, config.seed)
+        return tree.map_with_path(head, taken)
+
+    return assemble(config, tokenizer or base.tokenizer, from_base_params)
+
+
+def _make_evaluator(run: Run) -> Evaluator:
+    """Means over the validation split, or its first batches."""
+    scorer = make_scorer(run.module, run.tokenizer.num_bytes)
+    rows = run.config.train.batch_size
+
+    def evaluator(state: State, num_batches: int | None) -> dict[str, float]:
+        memory = run.state.carry
+        if memory is not None:
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, memory)
+            memory = jax.jit(lambda: carry.initial_carry(run.module, rows), out_shardings=shardings)()
+        batches = itertools.islice(run.validation.epoch_batches(run.local_row_indices), num_batches)
+        return evaluate(scorer, merge_params(state.params, state.frozen), batches, memory, run.to_devices)
+
+    return evaluator
+
+
+def _final_evaluation(run: Run, evaluator: Evaluator, state: State) -> dict[str, float]:
+    return dict(evaluator(state, run.config.eval.final_batches))
+
+
+def _report(
+    run: Run, handles: RunHandles, result: TrainingResult, final: dict[str, float] | None, peak: float
+) -> None:
+    """Write and print the final metrics, beside baselines, and where the time went."""
+    if final:
+        handles.journal.metrics(run.config.train.steps, final, kind="final")
+        with handles.clock("summary"):
+            summary.show(run, handles.workdir, final, result.model)
+    summary.show_times(handles.clock, peak)

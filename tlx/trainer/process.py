@@ -1,0 +1,65 @@
+"""Services of a process while it trains: signals, clock and watchdog; and how it joins other processes."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+
+from tlx import parallel
+from tlx.base.errors import ConfigError
+from tlx.training.clock import Clock
+from tlx.training.preemption import Preemption
+from tlx.training.watchdog import Watchdog
+
+
+class ProcessServices(NamedTuple):
+    """Services that watch a process while it trains."""
+
+    preemption: Preemption
+    """Requests to stop, entered."""
+    clock: Clock
+    """Seconds by phase."""
+    watchdog: Watchdog
+    """To be entered once training is prepared."""
+
+
+def initialize_distributed() -> None:
+    """Join the processes of the run, where a launcher's variables name them; before any use of a device.
+
+    Does nothing for a single process, so that it may be called where JAX runs already. Raises ConfigError
+    where it must join others and JAX runs already.
+    """
+    try:
+        parallel.start_process()
+    except RuntimeError as error:
+        if "must be called before" not in str(error):
+            raise
+        raise ConfigError(
+            "this process is one of several (a launcher's variables say so), but JAX runs in it already; "
+            f"train before anything else uses a device ({error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def process_services(stall_seconds: float | None, ends_process: bool) -> Iterator[ProcessServices]:
+    """Catch signals and make the clock and the watchdog of a training; handlers are restored on exit.
+
+    Args:
+        stall_seconds: seconds without progress after which the watchdog acts; None: never.
+        ends_process: whether a second signal and the watchdog end the process at once (the command line);
+            else they raise KeyboardInterrupt and StallError in the calling thread.
+    """
+    clock = Clock()
+    leave = os._exit if ends_process else None
+    with Preemption(grace_seconds=_grace_seconds(), leave=leave) as preemption:
+        raise_error = None if ends_process else preemption.raise_in_caller
+        watchdog = Watchdog(clock, stall_seconds, jax.process_index(), raise_error=raise_error)
+        yield ProcessServices(preemption, clock, watchdog)
+
+
+def _grace_seconds() -> float | None:
+    """Seconds between the first signal and SIGKILL, where a launcher has set them."""
+    value = os.environ.get("TLX_GRACE_SECONDS")
+    return float(value) if value else None
