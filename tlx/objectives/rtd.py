@@ -240,10 +240,10 @@ class RTDModule(ObjectiveModule):
         if self.config.embedding_sharing == "gdes":
             x_BTE = jax.lax.stop_gradient(self.lm.embedding(tokens))
             x_BTE = x_BTE + jnp.take(self.heads.difference, tokens, axis=0).astype(x_BTE.dtype)
-            self.lm.unembedding()  # so that an untied output table is drawn
-            hidden_BTD, *_ = self.lm.encoder(
-                x_BTE, batch["positions"], batch["segments"], types_BT=batch.get("types"), keys_B=keys
-            )
+            # So that an untied output table is initialised.
+            self.lm.unembedding()
+            inputs = StackInputs(batch["positions"], batch["segments"], types_BT=batch.get("types"))
+            hidden_BTD = self.lm.encoder(x_BTE, inputs, keys_B=keys).hidden
         else:
             hidden_BTD = self.lm({**batch, "tokens": tokens}, keys=keys)
         if self.config.head == "deberta":

@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -229,7 +229,7 @@ def _forward(cfg: ModelConfig, params: Any, batch: dict[str, jax.Array]) -> dict
         layer_params = blocks if cfg.share_layers else jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
         layer = block.layer(i % block.period)
         mask = Mask(segments, segments, 0, layer.causal, layer.attention.window)
-        inputs = BlockInputs(mask, bias=bias, positions_BT=positions)
+        inputs = BlockInputs(mask, bias=cast(Any, bias), positions_BT=positions)
         x = Block(layer).apply({"params": layer_params}, x, inputs)[0]
         values[f"layer {i + 1}"] = x
     hidden = Transformer(cfg).apply({"params": params}, batch)
