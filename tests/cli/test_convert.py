@@ -267,5 +267,5 @@ def test_a_run_of_our_own_goes_out_with_its_tokenizer(tmp_path):
 def test_a_model_that_no_class_computes_is_told_why(tmp_path, capsys):
     run = unpack(FOLDER / "format_1" / "span_corruption.tar.xz", tmp_path / "run")
     assert main(["convert", "export", str(run), str(tmp_path / "out")]) == 64
-    assert "t5: model.attention.qkv_bias = True cannot be said" in capsys.readouterr().err
+    assert "t5: model.attention.qkv_bias = True cannot be represented" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())

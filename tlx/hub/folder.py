@@ -175,7 +175,6 @@ def count(config: ModelConfig, heads: Collection[str] = ()) -> int:
     """Count the parameters of a model with these heads; tied ones once, without vocabulary padding."""
     unpadded = dataclasses.replace(config, vocab_multiple=1)
     abstract = abstract_params(unpadded, tuple(heads))
-    # A head is instantiated whole even where only a part of it ("heads/nsp/pooler") is asked for.
     counted = [path for path in abstract if not path.startswith("heads/") or path.startswith(tuple(heads))]
     return tree.num_params({path: abstract[path] for path in counted})
 
