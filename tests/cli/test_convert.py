@@ -102,7 +102,7 @@ def test_the_size_is_said_first_and_must_fit_the_memory(tmp_path, monkeypatch, c
     [
         ("missing", "transformer.h.1.mlp.c_fc.weight is missing"),
         ("left over", "1 tensors are no part of the family gpt2: somebody.else"),
-        ("cut short", "cut short"),
+        ("cut short", "truncated"),
     ],
 )
 def test_damaged_weights_are_named(damage, message, tmp_path, capsys):

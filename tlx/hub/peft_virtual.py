@@ -97,7 +97,9 @@ def _prefix(config: ModelConfig, flat: Mapping[str, Any]) -> np.ndarray:
             "prefix of a model with rotary positions can be exported"
         )
     if any((config.attention.window, *config.attention.window_pattern)):
-        raise ConfigError("in peft a prefix leaves the attention window of a layer that has one, in tlx it does not")
+        raise ConfigError(
+            "in peft a prefix leaves the attention window of a layer that has one, in tlx it does not"
+        )
     # [L, P, G, H]
     keys = np.asarray(flat[_PREFIX + "key"])
     values = np.asarray(flat[_PREFIX + "value"])
