@@ -103,7 +103,7 @@ def test_a_vocabulary_of_its_own_knows_the_answers(folder):
     config.model = base_config("generation").model
     config.tokenizer.vocab_size = 420
     config = resolve(config)
-    columns = (*TASK.texts(config.objective), *TASK.written(config.objective))
+    columns = (*TASK.text_columns(config.objective), *TASK.target_columns(config.objective))
     tokenizer = prepare_records_tokenizer(config.tokenizer, config.data, columns)
     pieces = {tokenizer.decode([index]).strip() for index in range(tokenizer.vocab.size)}
     assert any(len(piece) == 2 and piece.isupper() for piece in pieces)

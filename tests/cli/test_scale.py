@@ -5,6 +5,7 @@ import json
 from tests.cli.tiny import ROOT
 from tlx import cli
 from tlx.base.errors import NOT_IDENTIFIED, USAGE
+from tlx.cli import scale
 
 LADDER = f"--config={ROOT / 'configs/scaling/quickstart.py'}"
 
@@ -30,3 +31,8 @@ def test_what_is_not_identified_and_wrong_verbs_have_exit_codes(tmp_path, capsys
     assert cli.main(["scale", "fit", f"--runs={table}", "--json"]) == NOT_IDENTIFIED
     assert "params" not in json.loads(capsys.readouterr().out)
     assert cli.main(["scale", "fits"]) == USAGE
+
+
+def test_every_verb_has_a_function():
+    for verb in scale.VERBS:
+        assert callable(scale.VERBS.load(verb)), verb

@@ -88,7 +88,7 @@ def distinct_text(length: int, segments: list[int] | None = None, seed: int = 0,
 
 def batch_of(name: str, segments: list[list[int] | None], config: Any = None) -> dict[str, np.ndarray]:
     objective, spec = objective_and_spec(name, config)
-    reads = objective.reads(spec)
+    reads = objective.window_spec(spec)
     rows = []
     for seed, lengths in enumerate(segments):
         text = distinct_text(reads.length, lengths, seed)

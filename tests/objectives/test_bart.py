@@ -29,13 +29,13 @@ def spec(length: int, config: BART, words: np.ndarray | None = None) -> Objectiv
     return ObjectiveSpec(config, length, VOCAB, words, stops, ("en", "ko"))
 
 
-def framed(text) -> np.ndarray:
+def with_special_tokens(text) -> np.ndarray:
     return np.array([VOCAB.bos, *text, VOCAB.eos], np.int32)
 
 
 def test_without_noise_the_text_is_copied():
-    row = bart.example(np.random.default_rng(0), window(np.arange(20, 40), 30), spec(32, NOTHING))
-    whole = framed(range(20, 40)).tolist()
+    row = bart.OBJECTIVE.example(np.random.default_rng(0), window(np.arange(20, 40), 30), spec(32, NOTHING))
+    whole = with_special_tokens(range(20, 40)).tolist()
     assert encoder(row) == targets(row) == whole and decoder(row) == [VOCAB.eos, *whole[:-1]]
 
 
@@ -73,9 +73,9 @@ def walked(
 def test_infilling_takes_away_less_than_its_budget():
     """27.2% of 98 words at 30%, for spans run into each other; spans that keep apart would take 30.6%."""
     this, rng = spec(100, BART(permute_fraction=0.0, random_token_fraction=0.0)), np.random.default_rng(1)
-    text, gone, masks = framed(range(100, 198)), np.empty(4_000), np.empty(4_000)
+    text, gone, masks = with_special_tokens(range(100, 198)), np.empty(4_000), np.empty(4_000)
     for i in range(4_000):
-        read = bart.masked(rng, text, this)
+        read = bart.mask_spans(rng, text, this)
         gone[i] = 98 - np.count_nonzero(read >= 100)
         masks[i] = np.count_nonzero(read == VOCAB.mask)
         assert read[0] == VOCAB.bos and read[-1] == VOCAB.eos and gone[i] <= math.ceil(98 * 0.3)
@@ -90,7 +90,7 @@ def test_infilling_by_hand():
     """Spans of words: a word goes with all of its pieces, and one mask stands for a span."""
     words = np.ones(VOCAB.size, bool)
     words[600:] = False  # pieces that continue a word
-    text = framed([100, 600, 601, 101, 102, 602, 103])
+    text = with_special_tokens([100, 600, 601, 101, 102, 602, 103])
     this, rng = (
         spec(9, BART(mask_fraction=0.25, permute_fraction=0.0, random_token_fraction=0.0), words),
         None,
@@ -98,7 +98,7 @@ def test_infilling_by_hand():
     seen = set()
     rng = np.random.default_rng(2)
     for _ in range(3_000):
-        seen.add(tuple(bart.masked(rng, text, this)[1:-1].tolist()))
+        seen.add(tuple(bart.mask_spans(rng, text, this)[1:-1].tolist()))
     m, whole = VOCAB.mask, text[1:-1].tolist()
     one_word = {(m, 101, 102, 602, 103), (100, 600, 601, m, 102, 602, 103), (100, 600, 601, 101, m, 103)}
     one_word.add((100, 600, 601, 101, 102, 602, m))
@@ -112,9 +112,9 @@ def test_infilling_by_hand():
 def test_masking_and_deletion_take_single_words(spans):
     config = BART(spans=spans, permute_fraction=0.0, random_token_fraction=0.0)
     this, rng = spec(100, config), np.random.default_rng(3)
-    text, counts = framed(range(100, 198)), np.zeros(98)
+    text, counts = with_special_tokens(range(100, 198)), np.zeros(98)
     for _ in range(2_000):
-        read = bart.masked(rng, text, this)
+        read = bart.mask_spans(rng, text, this)
         gone = ~np.isin(text[1:-1], read)
         counts += gone
         assert gone.sum() == 30 and len(read) == (100 if spans == "mask" else 70)
@@ -127,8 +127,8 @@ def test_masking_and_deletion_take_single_words(spans):
 
 def test_a_tenth_of_the_masks_is_random():
     this, rng = spec(102, BART(spans="mask", permute_fraction=0.0)), np.random.default_rng(4)
-    text = framed(np.full(100, 500))
-    seen = np.concatenate([bart.masked(rng, text, this)[1:-1] for _ in range(1_000)])
+    text = with_special_tokens(np.full(100, 500))
+    seen = np.concatenate([bart.mask_spans(rng, text, this)[1:-1] for _ in range(1_000)])
     masks = np.count_nonzero(seen == VOCAB.mask)
     assert abs((30_000 - masks) / 30_000 - 0.1) < 4 * math.sqrt(0.09 / 30_000) + 1e-3
 
@@ -136,25 +136,25 @@ def test_a_tenth_of_the_masks_is_random():
 def test_sentences_change_places_uniformly():
     """All orders of four, the last one without a full stop; of two full stops the second starts the next."""
     sentences = [(100, STOP), (101, 102, STOP), (STOP, 103, STOP), (104, 105)]
-    text = framed(sum(sentences, ()))
+    text = with_special_tokens(sum(sentences, ()))
     this, rng = spec(32, dataclasses.replace(NOTHING, permute_fraction=1.0)), np.random.default_rng(5)
     counts: dict[tuple[int, ...], int] = {}
     for _ in range(DRAWS):
-        read = bart.permuted(rng, text, this)
+        read = bart.permute_sentences(rng, text, this)
         assert read[0] == VOCAB.bos and read[-1] == VOCAB.eos
         order = tuple(token for token in read.tolist() if token >= 100)
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 24 and stats.chisquare(list(counts.values())).pvalue > 1e-3
     joined = {sum((sentences[i] for i in order), ()) for order in ((0, 1, 2, 3), (3, 2, 1, 0))}
-    seen = {tuple(bart.permuted(rng, text, this)[1:-1].tolist()) for _ in range(1_000)}
+    seen = {tuple(bart.permute_sentences(rng, text, this)[1:-1].tolist()) for _ in range(1_000)}
     assert joined <= seen
 
 
 def test_half_of_the_sentences_stay():
     this, rng = spec(32, dataclasses.replace(NOTHING, permute_fraction=0.5)), np.random.default_rng(6)
-    text, moved = framed([100, STOP, 101, STOP, 102, STOP, 103, STOP]), []
+    text, moved = with_special_tokens([100, STOP, 101, STOP, 102, STOP, 103, STOP]), []
     for _ in range(4_000):
-        read = bart.permuted(rng, text, this)
+        read = bart.permute_sentences(rng, text, this)
         moved.append(np.count_nonzero(read[read >= 100] != np.arange(100, 104)))
     # Two are chosen: they change places or not.
     assert set(moved) == {0, 2} and abs(np.mean(moved) - 1.0) < 0.08
@@ -162,10 +162,10 @@ def test_half_of_the_sentences_stay():
 
 def test_rotation_keeps_the_ends_and_draws_its_offset_uniformly():
     config = dataclasses.replace(NOTHING, rotate_fraction=0.5)
-    this, rng, text = spec(8, config), np.random.default_rng(7), framed(range(100, 106))
+    this, rng, text = spec(8, config), np.random.default_rng(7), with_special_tokens(range(100, 106))
     firsts = np.zeros(6, int)
     for _ in range(DRAWS):
-        read = bart.damaged(rng, text, this)
+        read = bart.add_noise(rng, text, this)
         assert read[0] == VOCAB.bos and read[-1] == VOCAB.eos
         firsts[read[1] - 100] += 1
     # Offsets 1..7: the first and the last of them rotate nothing, as in the official code.
@@ -176,8 +176,8 @@ def test_rotation_keeps_the_ends_and_draws_its_offset_uniformly():
 def test_insertion_keeps_the_text():
     config = dataclasses.replace(NOTHING, insert_fraction=0.2, random_token_fraction=0.0)
     this = spec(30, config)
-    length = bart.reads(this).length
-    row = bart.example(np.random.default_rng(8), window(np.arange(100, 100 + length)), this)
+    length = bart.OBJECTIVE.window_spec(this).length
+    row = bart.OBJECTIVE.example(np.random.default_rng(8), window(np.arange(100, 100 + length)), this)
     read = np.array(encoder(row))
     assert np.count_nonzero(read == VOCAB.mask) == math.ceil((length + 2) * 0.2)
     assert read[read != VOCAB.mask].tolist() == targets(row)
@@ -195,11 +195,11 @@ def test_all_together_on_any_text(text, share, poisson, spans, seed):
     """The targets are the text; the encoder reads nothing but it and masks, at most once each, and fits."""
     config = BART("bart", share, spans, poisson, random_token_fraction=0.0, rotate_fraction=0.5)
     this = spec(62, config)
-    row = bart.example(np.random.default_rng(seed), window(np.array(text, np.int32), 60), this)
+    row = bart.OBJECTIVE.example(np.random.default_rng(seed), window(np.array(text, np.int32), 60), this)
     if not text:
         assert not encoder(row) and not targets(row)
         return
-    assert targets(row) == framed(text).tolist()
+    assert targets(row) == with_special_tokens(text).tolist()
     assert encoder(row)[0] == VOCAB.bos and encoder(row)[-1] == VOCAB.eos
     left = list(text)
     for token in encoder(row)[1:-1]:
@@ -211,20 +211,26 @@ def test_all_together_on_any_text(text, share, poisson, spans, seed):
 def test_the_text_comes_back_from_the_targets(text):
     tokenizer = BytesTokenizer()
     this = ObjectiveSpec.of(BART(), 128, tokenizer, ("",))
-    row = bart.example(np.random.default_rng(9), window(np.array(tokenizer.encode(text)), 126), this)
+    row = bart.OBJECTIVE.example(
+        np.random.default_rng(9), window(np.array(tokenizer.encode(text)), 126), this
+    )
     assert tokenizer.decode(targets(row)) == text
 
 
 def test_mbart_marks_the_language():
     """text, eos, language on both sides, and the decoder starts from the language (mBART's wrap)."""
     config = MBART(mask_fraction=0.0, permute_fraction=0.0)
-    row = mbart.example(np.random.default_rng(0), window(np.arange(20, 30), 14, 1), spec(16, config))
+    row = mbart.OBJECTIVE.example(
+        np.random.default_rng(0), window(np.arange(20, 30), 14, 1), spec(16, config)
+    )
     language = VOCAB.mark(1)
     whole = [*range(20, 30), VOCAB.eos, language]
     assert encoder(row) == targets(row) == whole
     assert decoder(row) == [language, *whole[:-1]]
     assert (MBART().mask_fraction, MBART().poisson_lambda) == (0.35, 3.5)
-    noisy = mbart.example(np.random.default_rng(0), window(np.arange(100, 198), 98, 0), spec(100, MBART()))
+    noisy = mbart.OBJECTIVE.example(
+        np.random.default_rng(0), window(np.arange(100, 198), 98, 0), spec(100, MBART())
+    )
     assert encoder(noisy)[-2:] == [VOCAB.eos, VOCAB.mark(0)] and VOCAB.mask in encoder(noisy)
 
 
@@ -234,7 +240,7 @@ def test_mbarts_spans_are_longer_and_more():
     this, rng = spec(200, config), np.random.default_rng(1)
     found = []
     for _ in range(2_000):
-        read = mbart.example(rng, window(np.arange(100, 298), 198), this)["encoder_tokens"]
+        read = mbart.OBJECTIVE.example(rng, window(np.arange(100, 298), 198), this)["encoder_tokens"]
         kept = np.count_nonzero((read >= 100) & (read < 298))  # the language's mark lies above
         found.append((198 - kept, np.count_nonzero(read == VOCAB.mask)))
     found = np.array(found)
@@ -251,7 +257,7 @@ def test_mbarts_spans_are_longer_and_more():
 def test_too_many_languages_are_an_error():
     many = dataclasses.replace(spec(16, MBART()), languages=tuple(f"l{i}" for i in range(101)))
     with pytest.raises(ConfigError, match="101 languages"):
-        mbart.reads(many)
+        mbart.OBJECTIVE.window_spec(many)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def windows(count=3, text="A biLM reads é twice."):
         tokens, real = np.zeros((2, LENGTH + 1), np.int32)
         piece = ids[start : start + LENGTH + 1]
         tokens[: len(piece)], real[: len(piece)] = piece, 1
-        row = bilm.example(None, Window(tokens, real, np.arange(LENGTH + 1)), SPEC)
+        row = bilm.OBJECTIVE.example(None, Window(tokens, real, np.arange(LENGTH + 1)), SPEC)
         found.append({key: row[key][None] for key in row})
     return found
 
@@ -135,7 +135,7 @@ def test_a_row_has_the_characters_of_one_token_more():
     np.testing.assert_array_equal(first["characters"][0, :-1], SPEC.characters[first["tokens"][0]])
     np.testing.assert_array_equal(first["characters"][0, 1:], SPEC.characters[first["targets"][0]])
     assert (last["characters"][0, -1] == PAD).all() and last["weights"].tolist() == [[1] * 5 + [0]]
-    asked = bilm.reads(SPEC)
+    asked = bilm.OBJECTIVE.window_spec(SPEC)
     assert asked.layout == "stream" and asked.length - asked.overlap == LENGTH
 
 

@@ -20,7 +20,7 @@ def packed_windows(lengths: list[int]) -> tuple[list[Window], np.ndarray, np.nda
     """Windows as clm reads them, all text, and the document of each token (documents count from 0)."""
     document = np.repeat(np.arange(len(lengths)), lengths)
     text = 10 + np.arange(len(document)) % 200
-    reads = clm.reads(SPEC)
+    reads = clm.OBJECTIVE.window_spec(SPEC)
     windows = []
     for start in range(0, len(text) - 1, reads.length - reads.overlap):
         tokens, docs = (x[start : start + reads.length] for x in (text, document))
@@ -35,7 +35,7 @@ def test_a_row_by_hand():
     tokens = np.r_[50:67].astype(np.int32)
     segments = np.repeat([1, 2, 3, 0], [5, 8, 2, 2]).astype(np.int32)
     positions = np.r_[0:5, 0:8, 0:2, 0, 0].astype(np.int32)
-    row = clm.example(None, Window(tokens, segments, positions), SPEC)
+    row = clm.OBJECTIVE.example(None, Window(tokens, segments, positions), SPEC)
     bos, pad = VOCAB.bos, VOCAB.pad
     assert row["tokens"].tolist() == [50, 51, 52, 53, bos, *range(55, 62), bos, 63, pad, pad]
     assert row["targets"].tolist() == [*range(51, 65), pad, pad]
@@ -48,7 +48,7 @@ def test_a_row_by_hand():
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda lengths: sum(lengths) > 1))
 def test_every_token_is_a_target_once_and_sees_only_its_document(lengths):
     windows, text, document = packed_windows(lengths)
-    rows = [clm.example(None, window, SPEC) for window in windows]
+    rows = [clm.OBJECTIVE.example(None, window, SPEC) for window in windows]
     targets = np.concatenate([row["targets"][row["weights"] > 0] for row in rows])
     assert targets.tolist() == text[1:].tolist()
     inputs = np.concatenate([row["tokens"][row["weights"] > 0] for row in rows])
@@ -64,7 +64,7 @@ def test_every_token_is_a_target_once_and_sees_only_its_document(lengths):
 
 def test_a_window_of_padding_has_no_weight():
     nothing = np.zeros(LENGTH + 1, np.int32)
-    row = clm.example(None, Window(nothing, nothing, nothing), SPEC)
+    row = clm.OBJECTIVE.example(None, Window(nothing, nothing, nothing), SPEC)
     assert not any(row[key].any() for key in ("weights", "segments", "positions"))
 
 
@@ -75,8 +75,8 @@ def test_every_token_of_a_split_is_a_target_once(tmp_path, packing):
     spec = ObjectiveSpec(clm.CLM(), LENGTH, corpus.VOCAB)
     pipeline = corpus.make_pipeline(
         [cache],
-        clm.reads(spec),
-        example=lambda rng, window, _: clm.example(rng, window, spec),
+        clm.OBJECTIVE.window_spec(spec),
+        example=lambda rng, window, _: clm.OBJECTIVE.example(rng, window, spec),
         packing=packing,
     )
     batches = list(pipeline.epoch_batches())

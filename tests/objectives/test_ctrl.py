@@ -26,7 +26,7 @@ def test_a_row_by_hand():
     segments = np.repeat([1, 2, 0], [5, 4, 3]).astype(np.int32)
     positions = np.concatenate([np.arange(5), np.arange(4), np.zeros(3)]).astype(np.int32)
     tokens[9:] = 0
-    row = ctrl.example(None, Window(tokens, segments, positions, language=1), SPEC)
+    row = ctrl.OBJECTIVE.example(None, Window(tokens, segments, positions, language=1), SPEC)
     code = VOCAB.mark(1)
     assert row["tokens"].tolist() == [code, 50, 51, 52, 53, code, 55, 56, 57, 0, 0, 0]
     assert row["targets"].tolist() == [*range(50, 59), 0, 0, 0]
@@ -37,7 +37,7 @@ def test_a_row_by_hand():
 @settings(deadline=None)
 @given(st.lists(st.integers(7, 299), max_size=12), st.integers(0, 1))
 def test_code_and_targets_are_the_text(text, language):
-    row = ctrl.example(None, window(np.array(text, np.int32), 12, language), SPEC)
+    row = ctrl.OBJECTIVE.example(None, window(np.array(text, np.int32), 12, language), SPEC)
     real = row["segments"] > 0
     assert row["targets"][real].tolist() == text
     assert row["tokens"][real].tolist() == ([VOCAB.mark(language), *text[:-1]] if text else [])
@@ -47,7 +47,9 @@ def test_every_token_of_a_split_is_a_target_once(tmp_path):
     cache = corpus.make_cache(tmp_path / "cache", corpus.random_lengths(0, 30, 50))
     spec = ObjectiveSpec(ctrl.CTRL(), 16, corpus.VOCAB)
     pipeline = corpus.make_pipeline(
-        [cache], ctrl.reads(spec), example=lambda rng, window, _: ctrl.example(rng, window, spec)
+        [cache],
+        ctrl.OBJECTIVE.window_spec(spec),
+        example=lambda rng, window, _: ctrl.OBJECTIVE.example(rng, window, spec),
     )
     batches = list(pipeline.epoch_batches())
     targets = np.concatenate([batch["targets"][batch["weights"] > 0] for batch in batches])
@@ -56,13 +58,13 @@ def test_every_token_of_a_split_is_a_target_once(tmp_path):
 
 def test_too_many_codes_are_an_error():
     with pytest.raises(ConfigError, match="101 control codes"):
-        ctrl.reads(dataclasses.replace(SPEC, languages=tuple(f"c{i}" for i in range(101))))
+        ctrl.OBJECTIVE.window_spec(dataclasses.replace(SPEC, languages=tuple(f"c{i}" for i in range(101))))
 
 
 def case() -> dict[str, np.ndarray]:
     """Two documents and padding, as the rows of the causal model are: the module is the same."""
     text = distinct_text(LENGTH, [10, 12])._replace(language=1)
-    row = ctrl.example(
+    row = ctrl.OBJECTIVE.example(
         None, text, ObjectiveSpec(ctrl.CTRL(), LENGTH, SMALL, languages=("Wikipedia", "Books"))
     )
     return {key: value[None] for key, value in row.items()}

@@ -24,7 +24,7 @@ def spec(length: int, style: str, **knobs) -> ObjectiveSpec:
 
 
 def row_of(text, style: str, seed: int, length: int = 200, **knobs):
-    return denoising.example(
+    return denoising.OBJECTIVE.example(
         np.random.default_rng(seed),
         window(np.array(text, np.int32), length - 1),
         spec(length, style, **knobs),
@@ -69,10 +69,20 @@ def test_a_row_of_each_style_by_hand():
     """The example of the paper's table 3: noise on "for inviting" and "last"."""
     text = np.arange(20, 30)
     noise = np.isin(np.arange(10), [2, 3, 8])
-    assert denoising.sentinels_for(text, noise, VOCAB).tolist() == [20, 21, 999, 24, 25, 26, 27, 998, 29]
-    assert denoising.sentinels_for(text, ~noise, VOCAB).tolist() == [999, 22, 23, 998, 28, 997]
+    assert denoising.replace_by_sentinels(text, noise, VOCAB).tolist() == [
+        20,
+        21,
+        999,
+        24,
+        25,
+        26,
+        27,
+        998,
+        29,
+    ]
+    assert denoising.replace_by_sentinels(text, ~noise, VOCAB).tolist() == [999, 22, 23, 998, 28, 997]
     imported = Vocabulary(1010, added=10)
-    assert denoising.sentinels_for(text, ~noise, imported).tolist() == [999, 22, 23, 998, 28, 997]
+    assert denoising.replace_by_sentinels(text, ~noise, imported).tolist() == [999, 22, 23, 998, 28, 997]
 
 
 @settings(deadline=None)
@@ -132,16 +142,16 @@ def test_noise_beyond_the_room_stays_text():
     this = dataclasses.replace(Denoising(noise_density=0.5), style="drop")
     rng, text = np.random.default_rng(3), np.arange(100, 108)
     for _ in range(2_000):
-        row = denoising.example(rng, window(text), ObjectiveSpec(this, 9, VOCAB))
+        row = denoising.OBJECTIVE.example(rng, window(text), ObjectiveSpec(this, 9, VOCAB))
         assert encoder(row)[-1] == targets(row)[-1] == VOCAB.eos
         assert len(encoder(row)) + len(targets(row)) == 10
 
 
 def test_too_few_sentinels_are_an_error():
     with pytest.raises(ConfigError, match="needs about 130 sentinels"):
-        denoising.reads(spec(1024, "spans"))
-    assert denoising.reads(spec(512, "spans")).length == 511
-    assert denoising.reads(spec(1024, "drop")).length == 1023
+        denoising.OBJECTIVE.window_spec(spec(1024, "spans"))
+    assert denoising.OBJECTIVE.window_spec(spec(512, "spans")).length == 511
+    assert denoising.OBJECTIVE.window_spec(spec(1024, "drop")).length == 1023
 
 
 @pytest.mark.parametrize(

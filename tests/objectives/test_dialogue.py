@@ -40,7 +40,7 @@ def padded(tokens, length: int) -> Window:
 def talk(said, reply, this: ObjectiveSpec, ratings=(), end: int = EOS) -> Window:
     """What the data floor makes of turns of ids (the layout "turns")."""
     tokens, begins = turns.conversation([*said, reply], ratings, this.vocab)
-    reads, start = TABLE.load(this.config.name).reads(this), int(begins[-1])
+    reads, start = TABLE.load(this.config.name).window_spec(this), int(begins[-1])
     context = padded(tokens[max(start - reads.length, 0) : start], reads.length)
     return context._replace(second=padded([*tokens[start:], end][: reads.second_length], reads.second_length))
 
@@ -117,7 +117,7 @@ def test_one_rating_is_asked_for():
     window = talk([[20]], [30, 31], this, ratings)
     rng, counts = np.random.default_rng(0), {0: 0, 2: 0, 3: 0}
     for _ in range(20_000):
-        one = dialogue.example(rng, window, this)
+        one = dialogue.OBJECTIVE.example(rng, window, this)
         attribute = inputs(one)[-1] - mark(turns.ATTRIBUTE)
         counts[attribute] += 1
         assert inputs(one)[:-1] == [BOS, 20, SAY, 30, 31] and one["rating_place"] == 5
@@ -133,7 +133,7 @@ def test_one_rating_is_asked_for():
 
 def test_a_question_is_the_row_of_a_rated_response():
     this = spec(length=24)
-    asked = dialogue.question([[20], [21, 22]], np.array([30, 31]), 2, this)
+    asked = dialogue.rating_question([[20], [21, 22]], np.array([30, 31]), 2, this)
     given_ = row(talk([[20], [21, 22]], [30, 31], this, (None, None, 1)), this)
     assert all(np.array_equal(asked[key], given_[key]) for key in given_)
     assert asked["rating_place"] > 0
@@ -147,10 +147,10 @@ def test_ranked_as_lamda_does():
         "interesting": np.array([0.1, 0.9, 1.0, 0.1, 0.0]),
         "safe": np.array([0.95, 0.99, 0.2, 0.9, 1.0]),
     }
-    assert dialogue.ranked(ratings).tolist() == [1, 0, 3, 4]
-    assert dialogue.ranked(ratings, safe=0.95).tolist() == [1, 0, 4]
+    assert dialogue.rank_responses(ratings).tolist() == [1, 0, 3, 4]
+    assert dialogue.rank_responses(ratings, safe=0.95).tolist() == [1, 0, 4]
     del ratings["safe"]
-    assert dialogue.ranked(ratings).tolist() == [2, 1, 0, 3, 4]
+    assert dialogue.rank_responses(ratings).tolist() == [2, 1, 0, 3, 4]
 
 
 def batch():
@@ -204,8 +204,8 @@ def test_wrong_values_are_named():
     with pytest.raises(ConfigError, match="objective.response_length = -1"):
         Seq2SeqDialogue(response_length=-1).validate()
     with pytest.raises(ConfigError, match="response_length = 10 must be 2 to data.sequence_length - 3 = 9"):
-        dialogue.reads(spec(Dialogue(response_length=10), length=12))
+        dialogue.OBJECTIVE.window_spec(spec(Dialogue(response_length=10), length=12))
     with pytest.raises(ConfigError, match="must be at least 2"):
-        seq2seq_dialogue.reads(spec(Seq2SeqDialogue(response_length=1)))
+        seq2seq_dialogue.OBJECTIVE.window_spec(spec(Seq2SeqDialogue(response_length=1)))
     with pytest.raises(ConfigError, match="num_sentinels = 0"):
-        dialogue.reads(spec(vocab=Vocabulary(50, num_sentinels=0)))
+        dialogue.OBJECTIVE.window_spec(spec(vocab=Vocabulary(50, num_sentinels=0)))

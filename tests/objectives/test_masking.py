@@ -148,9 +148,9 @@ def test_masks_are_new_each_epoch_or_one_of_the_copies(tmp_path):
         this = ObjectiveSpec(mlm.MLM(copies=copies), 32, corpus.VOCAB)
         pipeline = corpus.make_pipeline(
             [cache],
-            mlm.reads(this),
+            mlm.OBJECTIVE.window_spec(this),
             batch_size,
-            example=lambda rng, window, _: mlm.example(rng, window, this),
+            example=lambda rng, window, _: mlm.OBJECTIVE.example(rng, window, this),
         )
         assert pipeline.num_windows == 10
         rows = [divmod(row, batch_size) for row in range(10 * epoch, 10 * (epoch + 1))]

@@ -42,7 +42,7 @@ def test_the_encoder_sees_eighty_masks_ten_random_ids_and_ten_tokens():
     text = np.full(100, 500, np.int32)
     kinds = np.zeros(3)
     for _ in range(2_000):
-        row = mass.example(rng, window(text), this)
+        row = mass.OBJECTIVE.example(rng, window(text), this)
         begin = row["decoder_positions"][0] + 1
         seen = row["encoder_tokens"][begin : begin + 51]
         here = row["targets"] != VOCAB.eos
@@ -57,7 +57,7 @@ def test_the_encoder_sees_eighty_masks_ten_random_ids_and_ten_tokens():
 @settings(deadline=None)
 @given(st.lists(st.integers(7, 899), max_size=60), st.integers(0, 2**32))
 def test_span_and_rest_rebuild_the_text(text, seed):
-    row = mass.example(np.random.default_rng(seed), window(np.array(text, np.int32), 60), spec(62))
+    row = mass.OBJECTIVE.example(np.random.default_rng(seed), window(np.array(text, np.int32), 60), spec(62))
     if not text:
         assert not encoder(row) and not targets(row)
         return
@@ -76,7 +76,7 @@ def test_the_encoder_hides_what_the_decoder_writes():
     MASS-supNMT would leave the first one visible."""
     rng, this = np.random.default_rng(2), spec(42, mask_token_fraction=1.0, random_token_fraction=0.0)
     for _ in range(300):
-        row = mass.example(rng, window(np.arange(100, 140)), this)
+        row = mass.OBJECTIVE.example(rng, window(np.arange(100, 140)), this)
         written = [token for token in targets(row) if token != VOCAB.eos]
         assert not set(written) & set(encoder(row))
         assert decoder(row)[0] in encoder(row)

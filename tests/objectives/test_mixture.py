@@ -66,8 +66,8 @@ def text(length: int, seed: int = 0) -> Window:
 
 def batch_of(config: Mixture, rows: int) -> dict[str, np.ndarray]:
     this = spec(config)
-    length = mixture.reads(this).length
-    made = [mixture.example(np.random.default_rng(i), text(length, i), this) for i in range(rows)]
+    length = mixture.OBJECTIVE.window_spec(this).length
+    made = [mixture.OBJECTIVE.example(np.random.default_rng(i), text(length, i), this) for i in range(rows)]
     return {key: np.stack([row[key] for row in made]) for key in made[0]}
 
 
@@ -85,7 +85,9 @@ def test_a_config_comes_back_from_plain_values():
 
 
 def test_each_part_has_its_rows_of_every_bundle():
-    row = mixture.example(np.random.default_rng(0), text(mixture.reads(spec(BOTH)).length), spec(BOTH))
+    row = mixture.OBJECTIVE.example(
+        np.random.default_rng(0), text(mixture.OBJECTIVE.window_spec(spec(BOTH)).length), spec(BOTH)
+    )
     assert row["span_corruption.encoder_tokens"].shape == (1, 16)
     assert row["mass.encoder_tokens"].shape == (2, 12) and row["denoising.encoder_tokens"].shape == (1, 16)
     joined = [row[f"{name}.targets"].ravel() for name in ("span_corruption", "mass", "denoising")]
@@ -103,7 +105,9 @@ def test_the_text_is_cut_up_without_loss(tmp_path):
     )
     this = ObjectiveSpec(config, 16, corpus.VOCAB)
     pipeline = corpus.make_pipeline(
-        [cache], mixture.reads(this), example=lambda rng, window, _: mixture.example(rng, window, this)
+        [cache],
+        mixture.OBJECTIVE.window_spec(this),
+        example=lambda rng, window, _: mixture.OBJECTIVE.example(rng, window, this),
     )
     batches = list(pipeline.epoch_batches())
     targets = np.concatenate([batch["targets"][batch["weights"] > 0] for batch in batches])
@@ -115,10 +119,10 @@ def test_the_text_is_cut_up_without_loss(tmp_path):
 def test_pieces_are_windows():
     """Segments count from 1, positions restart, padding is padding: as from the cache itself."""
     window = Window(np.arange(20, 32), np.repeat([1, 2, 3], 4), np.tile(np.arange(4), 3))
-    cut = mixture.piece(window, 6, 11, spec(DECODER))
+    cut = mixture.window_slice(window, 6, 11, spec(DECODER))
     assert cut.tokens.tolist() == [26, 27, 28, 29, 30]
     assert cut.segments.tolist() == [1, 1, 2, 2, 2] and cut.positions.tolist() == [0, 1, 0, 1, 2]
-    lead = mixture.piece(window, -2, 3, spec(DECODER))
+    lead = mixture.window_slice(window, -2, 3, spec(DECODER))
     assert lead.tokens.tolist() == [0, 0, 20, 21, 22] and lead.segments.tolist() == [0, 0, 1, 1, 1]
 
 
@@ -181,7 +185,7 @@ def test_wrong_values_are_named(config, message):
 
 def test_what_cannot_be_mixed_is_an_error():
     with pytest.raises(ConfigError, match=r"objective.parts\[0\] = 'plm' cannot be part of a mixture"):
-        mixture.reads(spec(Mixture(parts=(MixtureComponent({"name": "plm"}),)), 32))
+        mixture.OBJECTIVE.window_spec(spec(Mixture(parts=(MixtureComponent({"name": "plm"}),)), 32))
     module = mixture.MixtureModule(ENCODER, MODEL, LossConfig())
     with pytest.raises(ConfigError, match=r"objective.parts\[0\] = 'mlm': model.kind = 'decoder'"):
         jax.eval_shape(module.init, jax.random.key(0), batch_of(ENCODER, 1))

@@ -34,7 +34,7 @@ def window(num_text: int, length: int = LENGTH, seed: int = 0) -> Window:
 )
 def test_counts_round_half_to_even_and_include_cls_and_sep(length, count):
     assert num_predictions(length, mlm.MLM()) == count
-    row = mlm.example(np.random.default_rng(0), window(length - 2, length), spec(length=length))
+    row = mlm.OBJECTIVE.example(np.random.default_rng(0), window(length - 2, length), spec(length=length))
     assert row["weights"].sum() == min(count, length - 2)
     assert row["weights"].shape == row["targets"].shape == (count,)
 
@@ -42,7 +42,7 @@ def test_counts_round_half_to_even_and_include_cls_and_sep(length, count):
 def test_max_predictions_caps():
     config = mlm.MLM(max_predictions=20)
     assert num_predictions(512, config) == 20
-    row = mlm.example(np.random.default_rng(0), window(510, 512), spec(config, 512))
+    row = mlm.OBJECTIVE.example(np.random.default_rng(0), window(510, 512), spec(config, 512))
     assert row["weights"].tolist() == [1.0] * 20
 
 
@@ -51,8 +51,15 @@ def test_frame_of_two_documents_and_padding():
     segments = np.repeat([1, 2, 0], [12, 15, 3]).astype(np.int32)
     positions = np.r_[0:12, 0:15, 0, 0, 0].astype(np.int32)
     text = Window(tokens, segments, positions)
-    assert mlm.framed(text, spec()).tokens.tolist() == [VOCAB.cls, *range(10, 37), VOCAB.sep, 0, 0, 0]
-    row = mlm.example(np.random.default_rng(0), text, spec())
+    assert mlm.with_special_tokens(text, spec()).tokens.tolist() == [
+        VOCAB.cls,
+        *range(10, 37),
+        VOCAB.sep,
+        0,
+        0,
+        0,
+    ]
+    row = mlm.OBJECTIVE.example(np.random.default_rng(0), text, spec())
     assert row["segments"].tolist() == [1] * 13 + [2] * 16 + [0] * 3
     assert row["positions"].tolist() == [*range(13), *range(16), 0, 0, 0]
 
@@ -61,12 +68,12 @@ def test_inputs_and_targets_rebuild_the_row():
     rng = np.random.default_rng(1)
     for num_text in (1, 2, 17, 29, 30):
         text = window(num_text, seed=num_text)
-        row = mlm.example(rng, text, spec())
+        row = mlm.OBJECTIVE.example(rng, text, spec())
         real = row["weights"] > 0
         assert np.all(np.diff(row["target_positions"][real]) > 0)
         rebuilt = row["tokens"].copy()
         rebuilt[row["target_positions"][real]] = row["targets"][real]
-        assert np.array_equal(rebuilt, mlm.framed(text, spec()).tokens)
+        assert np.array_equal(rebuilt, mlm.with_special_tokens(text, spec()).tokens)
 
 
 def test_special_tokens_are_never_targets():
@@ -76,15 +83,15 @@ def test_special_tokens_are_never_targets():
     text.tokens[5] = VOCAB.unk
     text.tokens[6] = VOCAB.sentinel(2)
     for _ in range(2000):
-        row = mlm.example(rng, text, spec())
+        row = mlm.OBJECTIVE.example(rng, text, spec())
         assert not VOCAB.special[row["targets"]].any()
         assert row["weights"].sum() == 5
     text.tokens[2:30] = VOCAB.eos
-    assert mlm.example(rng, text, spec())["weights"].tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert mlm.OBJECTIVE.example(rng, text, spec())["weights"].tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
 def test_a_window_of_padding_has_no_weight():
-    row = mlm.example(np.random.default_rng(3), window(0), spec())
+    row = mlm.OBJECTIVE.example(np.random.default_rng(3), window(0), spec())
     assert not any(row[key].any() for key in ("tokens", "weights", "segments", "positions"))
 
 
@@ -92,7 +99,7 @@ def test_a_window_of_padding_has_no_weight():
 def rows() -> dict[str, np.ndarray]:
     """20,000 draws from one window of 30 tokens: original, target positions and what is shown there."""
     rng, text, this = np.random.default_rng(4), window(30), spec()
-    drawn = [mlm.example(rng, text, this) for _ in range(DRAWS)]
+    drawn = [mlm.OBJECTIVE.example(rng, text, this) for _ in range(DRAWS)]
     positions = np.stack([row["target_positions"] for row in drawn])
     shown = np.take_along_axis(np.stack([row["tokens"] for row in drawn]), positions, axis=1)
     targets = np.stack([row["targets"] for row in drawn])
@@ -151,4 +158,4 @@ def test_wrong_values_are_named(config, field):
 
 def test_too_short_a_sequence_is_an_error():
     with pytest.raises(ConfigError, match="data.sequence_length = 2"):
-        mlm.reads(spec(length=2))
+        mlm.OBJECTIVE.window_spec(spec(length=2))

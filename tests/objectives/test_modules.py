@@ -193,7 +193,7 @@ def test_rows_of_padding_change_nothing(name):
     """No gradient, and nothing becomes NaN: evaluation fills its last batch with such rows."""
     objective, spec = objective_and_spec(name)
     row = batch_of(name, [None])
-    nothing = padding_window(objective.reads(spec), VOCAB.pad)
+    nothing = padding_window(objective.window_spec(spec), VOCAB.pad)
     empty = objective.example(np.random.default_rng(0), nothing, spec)
     twice = compiled(name).gradient({key: np.concatenate([row[key], row[key]]) for key in row})
     padded = compiled(name).gradient({key: np.concatenate([row[key], empty[key][None]]) for key in row})

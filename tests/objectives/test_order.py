@@ -42,7 +42,7 @@ def test_batches_do_not_depend_on_their_history(caches, name):
     objective = TABLE.load(name)
     tables = np.arange(VOCAB.size) % 3 == 0, np.arange(VOCAB.size) % 11 == 0
     spec = ObjectiveSpec(objective.config_class(), 32, VOCAB, *tables)
-    reads = objective.reads(spec)
+    reads = objective.window_spec(spec)
     pipeline = make_pipeline(caches, reads, example=Example(name, spec), batch_size=8, mixture=MIXED)
     expected = [pipeline.batch(k) for k in range(5)]
     assert not any(equal(expected[0], other) for other in expected[1:])

@@ -112,7 +112,7 @@ def test_one_row_in_ten_is_cut_short():
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(2, 30), st.integers(0, 2**32))
 def test_truncation_is_token_by_token(num_a, num_b, room, seed):
     a, b = np.arange(num_a), 100 + np.arange(num_b)
-    short_a, short_b = segment_pairs.truncated(np.random.default_rng(seed), a, b, room)
+    short_a, short_b = segment_pairs.truncate_pair(np.random.default_rng(seed), a, b, room)
     while num_a + num_b > room:  # BERT's loop
         if num_a > num_b:
             num_a -= 1
@@ -125,7 +125,7 @@ def test_truncation_is_token_by_token(num_a, num_b, room, seed):
 
 def test_truncation_takes_either_end_alike():
     rng, a = np.random.default_rng(1), np.arange(10)
-    fronts = [int(segment_pairs.truncated(rng, a, a[:3], 9)[0][0]) for _ in range(DRAWS)]
+    fronts = [int(segment_pairs.truncate_pair(rng, a, a[:3], 9)[0][0]) for _ in range(DRAWS)]
     expected = stats.binom.pmf(np.arange(5), 4, 0.5) * DRAWS
     assert stats.chisquare(np.bincount(fronts, minlength=5), expected).pvalue > 1e-3
 
@@ -139,7 +139,7 @@ def test_truncation_takes_either_end_alike():
 )
 def test_a_row_is_cls_a_sep_b_sep_and_can_be_rebuilt(chunk, other, name, seed):
     this, read = spec(name), window(chunk, other)
-    row = {"nsp": nsp, "sop": sop}[name].example(np.random.default_rng(seed), read, this)
+    row = {"nsp": nsp, "sop": sop}[name].OBJECTIVE.example(np.random.default_rng(seed), read, this)
     a, b, label = segment_pairs.two_texts(np.random.default_rng(seed), read, this, SWAPS[name])
     tokens, real = row["tokens"].copy(), row["weights"] > 0
     tokens[row["target_positions"][real]] = row["targets"][real]
@@ -181,6 +181,6 @@ def test_loss_is_numpys(name):
 
 def test_too_short_a_sequence_or_a_wrong_rate_is_an_error():
     with pytest.raises(ConfigError, match="data.sequence_length = 4 must be at least 5 for nsp"):
-        segment_pairs.pair_reads(spec_of("nsp", length=4))
+        nsp.OBJECTIVE.window_spec(spec_of("nsp", length=4))
     with pytest.raises(ConfigError, match="objective.short_sequence_fraction = 1.5"):
         nsp.NSP(short_sequence_fraction=1.5).validate()

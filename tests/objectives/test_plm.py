@@ -61,8 +61,8 @@ def hidden_by_definition(order: np.ndarray, is_masked: np.ndarray, reuse_len: in
 def test_ranks_say_what_perm_mask_says(length, reuse_len, seed):
     reuse_len = min(reuse_len, length - 3)
     this = spec(length, plm.PLM(reuse_len=reuse_len, num_predict=min(6, 2 * reuse_len)))
-    plm.reads(this)
-    row = plm.example(np.random.default_rng(seed), window(length), this)
+    plm.OBJECTIVE.window_spec(this)
+    row = plm.OBJECTIVE.example(np.random.default_rng(seed), window(length), this)
     is_masked = np.zeros(length, bool)
     is_masked[row["target_positions"]] = True
     # The order of tokens that are no target is not in the row, and must not matter: any will do.
@@ -74,7 +74,7 @@ def test_ranks_say_what_perm_mask_says(length, reuse_len, seed):
 def test_cut_is_the_order_itself():
     """Every token sees what comes before it in its part's order; the targets are the last."""
     this = spec(24, plm.PLM(targets="cut", num_predict=7, reuse_len=10))
-    row = plm.example(np.random.default_rng(0), window(24), this)
+    row = plm.OBJECTIVE.example(np.random.default_rng(0), window(24), this)
     sees = visible(row)
     for part, goal in ((slice(0, 10), 4), (slice(10, 24), 3)):
         num_seen = sees[part, part].sum(axis=1)
@@ -87,9 +87,9 @@ def test_cut_is_the_order_itself():
 def test_targets_are_the_tokens_themselves_and_counts_are_official():
     for targets in ("ngram", "cut"):
         this = spec(512, plm.PLM(targets=targets), STARTS_WORD)
-        assert plm.reads(this)[:3] == (512, "stream", 256)
+        assert plm.OBJECTIVE.window_spec(this)[:3] == (512, "stream", 256)
         text = window(512)
-        row = plm.example(np.random.default_rng(1), text, this)
+        row = plm.OBJECTIVE.example(np.random.default_rng(1), text, this)
         at = row["target_positions"]
         assert at.shape == (85,) and len(set(at.tolist())) == 85 and row["weights"].all()
         assert np.sum(at < 256) == 43
@@ -100,7 +100,7 @@ def test_targets_are_the_tokens_themselves_and_counts_are_official():
 def test_padding_is_never_a_target():
     this = spec(64, plm.PLM(num_predict=12))
     for num_text in (0, 3, 20, 40, 63):
-        row = plm.example(np.random.default_rng(2), window(64, num_text), this)
+        row = plm.OBJECTIVE.example(np.random.default_rng(2), window(64, num_text), this)
         real = row["weights"] > 0
         assert np.all(row["target_positions"][real] < max(num_text, 1))
         assert real.sum() == 6 * min(num_text, 32) // 32 + 6 * max(num_text - 32, 0) // 32
@@ -111,7 +111,7 @@ def test_every_order_of_the_targets_is_equally_likely():
     this, text, rng = spec(18, plm.PLM(num_predict=6)), window(18), np.random.default_rng(3)
     counts: dict[tuple[int, ...], int] = {}
     for _ in range(DRAWS):
-        row = plm.example(rng, text, this)
+        row = plm.OBJECTIVE.example(rng, text, this)
         order = tuple(np.argsort(row["rank"][row["target_positions"][:3]]).tolist())
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 6
@@ -121,7 +121,9 @@ def test_every_order_of_the_targets_is_equally_likely():
 def test_cut_draws_targets_uniformly():
     this, text = spec(40, plm.PLM(targets="cut", num_predict=12)), window(40)
     rng = np.random.default_rng(4)
-    at = np.concatenate([plm.example(rng, text, this)["target_positions"] for _ in range(DRAWS // 4)])
+    at = np.concatenate(
+        [plm.OBJECTIVE.example(rng, text, this)["target_positions"] for _ in range(DRAWS // 4)]
+    )
     assert stats.chisquare(np.bincount(at, minlength=40)).pvalue > 1e-3
 
 
@@ -209,7 +211,7 @@ def test_ngrams_begin_words_of_the_text_as_it_was(backwards):
     text = window(400)._replace(tokens=(9 + np.arange(400) % 279).astype(np.int32))
     read = reversed_window(text) if backwards else text
     for seed in range(100):
-        row = plm.example(np.random.default_rng(seed), read, this)
+        row = plm.OBJECTIVE.example(np.random.default_rng(seed), read, this)
         assert row["backwards"] == backwards and row["weights"].sum() == 30
         mask = np.zeros(400, bool)
         mask[row["target_positions"]] = True
@@ -231,7 +233,7 @@ def test_ngrams_begin_words_of_the_text_as_it_was(backwards):
 )
 def test_parts_that_cannot_be_filled_are_errors(config, length, field):
     with pytest.raises(ConfigError, match=field):
-        plm.reads(spec(length, config))
+        plm.OBJECTIVE.window_spec(spec(length, config))
 
 
 @pytest.mark.parametrize(

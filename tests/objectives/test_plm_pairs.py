@@ -27,11 +27,11 @@ def spec(length: int, **config) -> ObjectiveSpec:
 
 def row_of(seed: int, length: int = 32, num_text: int | None = None, **config):
     this = spec(length, **config)
-    reads = plm.reads(this)
+    reads = plm.OBJECTIVE.window_spec(this)
     size = reads.length if num_text is None else num_text
     text, other = 10 + np.arange(size), 110 + np.arange(reads.second_length)
-    given = window(text, reads.length, other=window(other))
-    return plm.example(np.random.default_rng(seed), given, this), this, text
+    given = window(text, reads.length, second=window(other))
+    return plm.OBJECTIVE.example(np.random.default_rng(seed), given, this), this, text
 
 
 def while_longer_loses(a: int, b: int, room: int) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def while_longer_loses(a: int, b: int, room: int) -> tuple[int, int]:
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 70))
 def test_the_longer_one_loses(a, b, room):
-    assert plm_pairs.trimmed(a, b, room) == while_longer_loses(a, b, room)
+    assert plm_pairs.trimmed_sizes(a, b, room) == while_longer_loses(a, b, room)
 
 
 @settings(deadline=None)
@@ -152,4 +152,4 @@ def test_padding_has_no_second_part():
 
 def test_a_part_too_short_for_two_texts_is_an_error():
     with pytest.raises(ConfigError, match="sep, sep and cls leave 1 for two texts"):
-        plm.reads(spec(8, num_predict=2))
+        plm.OBJECTIVE.window_spec(spec(8, num_predict=2))

@@ -25,7 +25,7 @@ def test_prefixes_are_uniform_from_one_to_all_but_one():
     text = window(np.arange(20, 30))
     counts = np.zeros(10, int)
     for _ in range(DRAWS):
-        row = prefix_lm.example(rng, text, this)
+        row = prefix_lm.OBJECTIVE.example(rng, text, this)
         counts[row["prefix"].sum()] += 1
         assert row["prefix"].sum() + row["weights"].sum() == 10
     assert counts[0] == 0 and stats.chisquare(counts[1:]).pvalue > 1e-3
@@ -37,7 +37,7 @@ def test_each_document_has_its_own_prefix():
     text = Window(np.where(segments > 0, np.arange(21) + 20, 0).astype(np.int32), segments, positions)
     rng, this, pairs = np.random.default_rng(1), spec(20), set()
     for _ in range(500):
-        row = prefix_lm.example(rng, text, this)
+        row = prefix_lm.OBJECTIVE.example(rng, text, this)
         sizes = [row["prefix"][row["segments"] == i].sum() for i in (1, 2, 3)]
         pairs.add((sizes[0], sizes[1]))
         assert not row["prefix"][-3:].any() and not row["weights"][-3:].any()
@@ -54,9 +54,9 @@ def test_each_document_has_its_own_prefix():
 @given(st.lists(st.integers(7, 299), min_size=2, max_size=40), st.integers(0, 2**32))
 def test_prefix_and_targets_are_the_text(text, seed):
     this = spec(40)
-    row = prefix_lm.example(np.random.default_rng(seed), window(np.array(text), 41), this)
+    row = prefix_lm.OBJECTIVE.example(np.random.default_rng(seed), window(np.array(text), 41), this)
     count = int(row["prefix"].sum())
     assert row["tokens"][:count].tolist() + row["targets"][row["weights"] > 0].tolist() == text
-    plain = clm.example(None, window(np.array(text), 41), this)
+    plain = clm.OBJECTIVE.example(None, window(np.array(text), 41), this)
     for key in ("tokens", "segments", "positions"):
         assert np.array_equal(row[key], plain[key])

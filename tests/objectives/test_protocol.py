@@ -46,7 +46,7 @@ def test_name_and_config(objective):
 
 def test_rows_have_one_shape_and_are_a_function_of_the_generator(objective):
     spec = ObjectiveSpec(objective.config_class(), LENGTH, VOCAB)
-    reads, draws, shapes = objective.reads(spec), np.random.default_rng(0), set()
+    reads, draws, shapes = objective.window_spec(spec), np.random.default_rng(0), set()
     for seed in range(200):
         text = window(draws, reads)
         before = [array.copy() for array in text[:3]]
@@ -67,7 +67,7 @@ def test_no_array_shares_memory_with_the_window(objective):
     """Rows may be kept and changed while the token cache is read-only."""
     spec = ObjectiveSpec(objective.config_class(), LENGTH, VOCAB)
     rng = np.random.default_rng(1)
-    text = window(rng, objective.reads(spec))
+    text = window(rng, objective.window_spec(spec))
     row = objective.example(rng, text, spec)
     assert not any(np.shares_memory(a, b) for a in row.values() for b in text[:3])
 
@@ -76,14 +76,15 @@ def test_workers_make_rows_without_a_jax_backend():
     program = f"""
 import numpy as np
 from tlx.objectives import TABLE
-from tlx.objectives.shared.base import Spec
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.text import Vocabulary
-from tlx.data.window import 
+
 from tlx.data.window import dummy_window
 for name in TABLE:
     objective = TABLE.load(name)
-    spec = Spec(objective.config_class(), {LENGTH}, Vocabulary(300))
-    objective.example(np.random.default_rng(0), dummy_window(objective.reads(spec), spec.vocab), spec)
+    spec = ObjectiveSpec(objective.config_class(), {LENGTH}, Vocabulary(300))
+    window = dummy_window(objective.window_spec(spec), spec.vocab)
+    objective.example(np.random.default_rng(0), window, spec)
 from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
 """

@@ -102,7 +102,7 @@ REBUILT = {
 def row_of(name: str, ids: list[int], seed: int, config=None):
     objective = TABLE.load(name)
     spec = ObjectiveSpec.of(config or objective.config_class(), LENGTH, TOKENIZER, LANGUAGES)
-    window = rows.window(np.array(ids, np.int32), objective.reads(spec).length, language=1)
+    window = rows.window(np.array(ids, np.int32), objective.window_spec(spec).length, language=1)
     return objective.example(np.random.default_rng(seed), window, spec)
 
 

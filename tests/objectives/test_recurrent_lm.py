@@ -32,7 +32,7 @@ def batches(count: int = 3, mem_len: int = 40):
                 for key in ("tokens", "segments", "positions")
             }
         )
-        row = recurrent_lm.example(None, piece, this)
+        row = recurrent_lm.OBJECTIVE.example(None, piece, this)
         found.append({key: row[key][None] for key in row})
     return found, this
 
@@ -48,7 +48,10 @@ def test_every_token_of_a_stream_but_its_first_is_a_target_once(tmp_path):
     cache = corpus.make_cache(tmp_path / "cache", [50, 7, 43])
     this = ObjectiveSpec(RecurrentLM(), LENGTH, corpus.VOCAB)
     pipeline = corpus.make_pipeline(
-        [cache], recurrent_lm.reads(this), 1, example=lambda r, w, _: recurrent_lm.example(r, w, this)
+        [cache],
+        recurrent_lm.OBJECTIVE.window_spec(this),
+        1,
+        example=lambda r, w, _: recurrent_lm.OBJECTIVE.example(r, w, this),
     )
     found = list(pipeline.epoch_batches())
     targets = np.concatenate([batch["targets"][batch["weights"] > 0] for batch in found])

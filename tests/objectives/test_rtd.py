@@ -27,7 +27,7 @@ DRAWS = 20_000
 @pytest.mark.parametrize("real, draws", [(128, 19), (126, 19), (123, 18), (10, 2), (3, 1)])
 def test_counts(real, draws):
     this = spec_of("rtd", length=128)
-    row = rtd.example(np.random.default_rng(0), text(126, real - 2), this)
+    row = rtd.OBJECTIVE.example(np.random.default_rng(0), text(126, real - 2), this)
     assert row["weights"].sum() == draws and len(row["weights"]) == 19
     assert rtd.max_predictions(512, RTD()) == 79 and rtd.max_predictions(512, RTD(masking_rate=0.25)) == 130
 
@@ -35,7 +35,7 @@ def test_counts(real, draws):
 @pytest.fixture(scope="module")
 def rows() -> dict[str, np.ndarray]:
     this, rng, window = spec_of("rtd", length=128), np.random.default_rng(1), text(126)
-    found = [rtd.example(rng, window, this) for _ in range(DRAWS)]
+    found = [rtd.OBJECTIVE.example(rng, window, this) for _ in range(DRAWS)]
     return {key: np.stack([row[key] for row in found]) for key in found[0]}
 
 

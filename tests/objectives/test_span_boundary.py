@@ -46,7 +46,7 @@ def test_the_budget_is_rounded_up(tokens, count):
     assert span_boundary.budget(tokens, SpanBoundary()) == count
     if tokens:
         this = spec_of("span_boundary", length=tokens + 2)
-        row = span_boundary.example(np.random.default_rng(0), text(tokens), this)
+        row = span_boundary.OBJECTIVE.example(np.random.default_rng(0), text(tokens), this)
         assert row["weights"].sum() == count == len(row["weights"])
 
 
@@ -77,7 +77,7 @@ def test_hidden_places_are_distributed_as_the_official_loop_has_them():
     tokens = [10, 12, 11, 13, 15, 18, 14, 16, 17, 21]
     window = Window(np.array(tokens, np.int32), np.ones(10, np.int32), np.arange(10, dtype=np.int32))
     rng = np.random.default_rng(1)
-    rows = [span_boundary.example(rng, window, this) for _ in range(DRAWS // 2)]
+    rows = [span_boundary.OBJECTIVE.example(rng, window, this) for _ in range(DRAWS // 2)]
     ours = collections.Counter(tuple((row["target_positions"] - 1).tolist()) for row in rows)
     for clip in (False, True):
         theirs = collections.Counter(literal_spans(rng, tokens, config, clip) for _ in range(DRAWS // 2))
@@ -91,7 +91,7 @@ def test_one_draw_decides_a_span():
     kinds = collections.Counter()
     for seed in range(3000):
         window = text(64, seed=seed, last=70)
-        row = span_boundary.example(rng, window, this)
+        row = span_boundary.OBJECTIVE.example(rng, window, this)
         at_places = row["target_positions"]
         shown = row["tokens"][at_places]
         for span in np.split(np.arange(len(at_places)), np.flatnonzero(np.diff(at_places) > 1) + 1):
@@ -113,7 +113,7 @@ def test_edges_by_hand():
     seen = set()
     for seed in range(300):
         window = Window(text(17, seed=seed).tokens, segments, positions)
-        row = span_boundary.example(np.random.default_rng(seed), window, this)
+        row = span_boundary.OBJECTIVE.example(np.random.default_rng(seed), window, this)
         places = row["target_positions"].tolist()
         own = np.r_[1, segments, 2][:19]
         for index, place in enumerate(places):
@@ -137,7 +137,7 @@ def test_special_tokens_are_neither_hidden_nor_crossed():
     window = text(24)
     window.tokens[[5, 11, 23]] = VOCAB.eos
     for _ in range(300):
-        row = span_boundary.example(rng, window, this)
+        row = span_boundary.OBJECTIVE.example(rng, window, this)
         real = row["weights"] > 0
         assert real.sum() == 11 and not VOCAB.special[row["targets"][real]].any()
         rebuilt = row["tokens"].copy()

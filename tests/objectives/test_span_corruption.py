@@ -75,8 +75,8 @@ def test_nothing_is_padded_or_cut_at_any_length():
     rng = np.random.default_rng(0)
     for length in range(3, 400):
         this = spec(length)
-        raw = span_corruption.reads(this).length
-        row = span_corruption.example(rng, window(np.full(raw, 9), raw), this)
+        raw = span_corruption.OBJECTIVE.window_spec(this).length
+        row = span_corruption.OBJECTIVE.example(rng, window(np.full(raw, 9), raw), this)
         assert row["encoder_segments"].all() and row["weights"].all() and row["decoder_segments"].all()
         assert row["encoder_tokens"][-1] == row["targets"][-1] == VOCAB.eos
 
@@ -90,7 +90,9 @@ def test_nothing_is_padded_or_cut_at_any_length():
 )
 def test_inputs_and_targets_rebuild_the_text(text, density, mean, seed):
     this = spec(200, SpanCorruption(noise_density=density, mean_noise_span_length=mean))
-    row = span_corruption.example(np.random.default_rng(seed), window(np.array(text, np.int32), 150), this)
+    row = span_corruption.OBJECTIVE.example(
+        np.random.default_rng(seed), window(np.array(text, np.int32), 150), this
+    )
     encoder = row["encoder_tokens"][row["encoder_segments"] > 0].tolist()
     targets = row["targets"][row["weights"] > 0].tolist()
     if not text:
@@ -148,8 +150,8 @@ def test_masks_are_uniform_among_the_legal_ones():
 
 def test_too_few_sentinels_are_an_error():
     with pytest.raises(ConfigError, match="needs 114 sentinels .* vocabulary has 100"):
-        span_corruption.reads(spec(2048))
-    assert span_corruption.reads(spec(1024)).length == 1137
+        span_corruption.OBJECTIVE.window_spec(spec(2048))
+    assert span_corruption.OBJECTIVE.window_spec(spec(1024)).length == 1137
 
 
 @pytest.mark.parametrize(

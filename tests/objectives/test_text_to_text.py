@@ -27,9 +27,12 @@ VOCAB = Vocabulary(400)
 )
 def test_both_texts_are_there(source, target, mark):
     spec = ObjectiveSpec(TextToText(target_length=12, mark_target=mark), 24, VOCAB, languages=("en", "de"))
-    assert text_to_text.reads(spec)[:2] == (24, "parallel") and text_to_text.reads(spec).second_length == 12
+    assert (
+        text_to_text.OBJECTIVE.window_spec(spec)[:2] == (24, "parallel")
+        and text_to_text.OBJECTIVE.window_spec(spec).second_length == 12
+    )
     pair = window([*target, VOCAB.eos], 12, 1)
-    row = text_to_text.example(None, window([*source, VOCAB.eos], 24, 0, pair), spec)
+    row = text_to_text.OBJECTIVE.example(None, window([*source, VOCAB.eos], 24, 0, pair), spec)
     marks = [VOCAB.mark(1)] if mark else []
     assert encoder(row) == [*marks, *source, VOCAB.eos]
     assert targets(row) == [*target, VOCAB.eos] and decoder(row) == [VOCAB.bos, *target]

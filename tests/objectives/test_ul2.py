@@ -43,20 +43,20 @@ def test_lengths_leave_room_for_the_mode_token():
     this = spec(512)
     for denoiser in UL2().denoisers:
         if denoiser.mode != "S" and denoiser != Denoiser("X", 3, 0.5):
-            assert ul2.fit(denoiser, this) == (denoiser.spans, *raw_length(511, denoiser.spans))
-    assert ul2.reads(this).length == raw_length(511, Denoiser("X", 64, 0.5).spans)[0]
+            assert ul2.fit_denoiser(denoiser, this) == (denoiser.spans, *raw_length(511, denoiser.spans))
+    assert ul2.OBJECTIVE.window_spec(this).length == raw_length(511, Denoiser("X", 64, 0.5).spans)[0]
     assert ul2.target_length(this) == 511
     without = spec(512, UL2(mode_tokens=False))
-    assert ul2.fit(UL2().denoisers[0], without)[1:] == (568, 114)
+    assert ul2.fit_denoiser(UL2().denoisers[0], without)[1:] == (568, 114)
 
 
 def test_spans_grow_where_they_would_outnumber_the_sentinels():
     many = Denoiser("X", 3, 0.5)
     assert span_corruption.noise_counts(raw_length(512, many.spans)[0], many.spans)[1] == 128
-    spans, size, _ = ul2.fit(many, spec(512))
+    spans, size, _ = ul2.fit_denoiser(many, spec(512))
     num_noise, num_spans = span_corruption.noise_counts(size, spans)
     assert 90 < num_spans <= 97 and 3.9 < num_noise / num_spans < 4.4 and spans.noise_density == 0.5
-    assert ul2.fit(many, spec(256))[0] == many.spans
+    assert ul2.fit_denoiser(many, spec(256))[0] == many.spans
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1, 1, 1, 1), (4, 4, 2, 2, 2, 2, 4)])
@@ -67,17 +67,17 @@ def test_modes_and_denoisers_have_their_shares(weights):
         for d, w in zip(ul2.TABLE_1, weights, strict=True)
     )
     this, rng = spec(128, UL2(denoisers=denoisers)), np.random.default_rng(0)
-    length = ul2.reads(this).length
+    length = ul2.OBJECTIVE.window_spec(this).length
     text = window(np.full(length, 500))
     counts: dict[tuple[str, int, int], int] = {}
     for _ in range(DRAWS):
-        row = ul2.example(rng, text, this)
+        row = ul2.OBJECTIVE.example(rng, text, this)
         mode = MARKS[int(row["encoder_tokens"][0])]
         kind = (mode, int(row["weights"].sum()) if mode != "S" else 0, int((row["targets"] > 902).sum()))
         counts[kind] = counts.get(kind, 0) + 1
     found, expected = [], []
     for denoiser in denoisers:
-        spans, size, num_targets = ul2.fit(denoiser, this)
+        spans, size, num_targets = ul2.fit_denoiser(denoiser, this)
         kind = denoiser.mode, num_targets, span_corruption.noise_counts(size, spans)[1]
         found.append(counts.pop(kind if denoiser.mode != "S" else ("S", 0, 0)))
         expected.append(denoiser.weight / sum(weights) * DRAWS)
@@ -87,7 +87,7 @@ def test_modes_and_denoisers_have_their_shares(weights):
 def test_s_denoising_cuts_uniformly():
     this, rng = spec(12, UL2(denoisers=(Denoiser("S"),))), np.random.default_rng(1)
     text = window(np.arange(20, 31))
-    sizes = np.array([len(targets(ul2.example(rng, text, this))) - 1 for _ in range(DRAWS)])
+    sizes = np.array([len(targets(ul2.OBJECTIVE.example(rng, text, this))) - 1 for _ in range(DRAWS)])
     assert sizes.min() == 1 and sizes.max() == 10
     assert stats.chisquare(np.bincount(sizes)[1:]).pvalue > 1e-3
 
@@ -96,11 +96,11 @@ def test_pieces_come_from_anywhere_in_the_window():
     """A denoiser that reads less than the window takes its piece from a uniform place."""
     this = spec(32, UL2(denoisers=(Denoiser("R", 3, 0.15), Denoiser("X", 3, 0.5, 1e-3))))
     rng = np.random.default_rng(2)
-    length = ul2.reads(this).length
-    free = length - ul2.fit(this.config.denoisers[0], this)[1]
+    length = ul2.OBJECTIVE.window_spec(this).length
+    free = length - ul2.fit_denoiser(this.config.denoisers[0], this)[1]
     assert free > 5
     text = window(np.arange(100, 100 + length))
-    first = [encoder(ul2.example(rng, text, this))[1] - 100 for _ in range(DRAWS)]
+    first = [encoder(ul2.OBJECTIVE.example(rng, text, this))[1] - 100 for _ in range(DRAWS)]
     counts = np.bincount(first)[: free + 1]
     assert stats.chisquare(counts, np.full(free + 1, counts.sum() / (free + 1))).pvalue > 1e-3
 
@@ -109,8 +109,8 @@ def test_pieces_come_from_anywhere_in_the_window():
 @given(st.lists(st.integers(7, 889), min_size=2, max_size=60), st.integers(0, 2**32))
 def test_inputs_and_targets_rebuild_a_piece_of_the_text(text, seed):
     this = spec(64)
-    text_window = window(np.array(text, np.int32), ul2.reads(this).length)
-    row = ul2.example(np.random.default_rng(seed), text_window, this)
+    text_window = window(np.array(text, np.int32), ul2.OBJECTIVE.window_spec(this).length)
+    row = ul2.OBJECTIVE.example(np.random.default_rng(seed), text_window, this)
     mode, *read = encoder(row)
     written = targets(row)
     assert decoder(row) == [VOCAB.bos, *written[:-1]]
@@ -124,7 +124,7 @@ def test_inputs_and_targets_rebuild_a_piece_of_the_text(text, seed):
 
 def test_a_vocabulary_without_sentinels_is_an_error():
     with pytest.raises(ConfigError, match="needs more than 3 sentinels, not 2"):
-        ul2.reads(ObjectiveSpec(UL2(), 64, Vocabulary(100, num_sentinels=2)))
+        ul2.OBJECTIVE.window_spec(ObjectiveSpec(UL2(), 64, Vocabulary(100, num_sentinels=2)))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_pair_by_hand():
 def test_text_alone_is_eos_and_the_stream_in_one_segment():
     read = window([10, 11, EOS, 12], 3)
     read.segments[3] = 2
-    row = xlm.example(np.random.default_rng(0), read, spec_of("xlm", XLM(masking_rate=1e-9)))
+    row = xlm.OBJECTIVE.example(np.random.default_rng(0), read, spec_of("xlm", XLM(masking_rate=1e-9)))
     assert row["tokens"].tolist()[:5] == [EOS, 10, 11, EOS, 12]
     assert row["segments"].tolist() == [1] * 5 + [0] * 19
     assert row["langs"].tolist() == [3] * 5 + [0] * 19 and row["positions"][4] == 4
@@ -58,7 +58,7 @@ def test_text_alone_is_eos_and_the_stream_in_one_segment():
 )
 def test_pairs_can_be_rebuilt_and_have_exactly_their_eos(first, second, reset, seed):
     this = spec_of("xlm", XLM(reset_positions=reset, masking_rate=0.4))
-    row = xlm.example(np.random.default_rng(seed), pair(first, second), this)
+    row = xlm.OBJECTIVE.example(np.random.default_rng(seed), pair(first, second), this)
     tokens, real = row["tokens"].copy(), row["weights"] > 0
     tokens[row["target_positions"][real]] = row["targets"][real]
     tokens = tokens[row["segments"] > 0]
@@ -76,7 +76,7 @@ def test_pairs_can_be_rebuilt_and_have_exactly_their_eos(first, second, reset, s
 def test_each_token_but_the_first_is_a_target_by_chance():
     """Counts are binomial: BERT's rule would always take the same number."""
     this, rng, read = spec_of("xlm"), np.random.default_rng(1), pair(list(range(10, 20)), list(range(30, 40)))
-    rows = [xlm.example(rng, read, this) for _ in range(20_000)]
+    rows = [xlm.OBJECTIVE.example(rng, read, this) for _ in range(20_000)]
     counts = np.bincount([int(row["weights"].sum()) for row in rows], minlength=24)
     expected = stats.binom.pmf(np.arange(24), 23, 0.15) * 20_000
     rare = expected < 5
@@ -109,9 +109,9 @@ def test_loss_is_numpys_and_knows_the_languages():
 
 
 def test_a_row_of_padding_has_no_weight_and_short_rows_are_refused():
-    row = xlm.example(np.random.default_rng(0), NOTHING._replace(second=NOTHING), spec_of("xlm"))
+    row = xlm.OBJECTIVE.example(np.random.default_rng(0), NOTHING._replace(second=NOTHING), spec_of("xlm"))
     assert not any(row[key].any() for key in ("weights", "segments", "langs"))
     with pytest.raises(ConfigError, match="data.sequence_length = 5"):
-        xlm.reads(spec_of("xlm", length=5))
+        xlm.OBJECTIVE.window_spec(spec_of("xlm", length=5))
     with pytest.raises(ConfigError, match="objective.masking_rate = 1.5"):
         XLM(masking_rate=1.5).validate()

@@ -46,5 +46,5 @@ def test_indivisible_batch_is_refused_with_the_legal_values():
 
 def test_wrong_number_of_rows_is_refused():
     mesh = make_mesh(MeshConfig())
-    with pytest.raises(ValueError, match="12 rows do not divide into the 8 parts"):
+    with pytest.raises(ValueError, match="12 rows do not divide into the 8 shards"):
         to_global(batch_of(12), NamedSharding(mesh, PartitionSpec("data")))

@@ -7,7 +7,8 @@ import pytest
 from tests.cli.tiny import ROOT
 from tlx.run.checks import resolve
 from tlx.scaling import fit, load_runs, predict_loss
-from tlx.scaling.planning import plan, step_flops
+from tlx.scaling.costs import step_flops
+from tlx.scaling.planning import plan
 
 FOLDER = ROOT / "configs/scaling"
 

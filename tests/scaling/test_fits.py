@@ -168,6 +168,15 @@ def test_flops_may_grow_faster_than_parameters():
     assert np.log(two.N / one.N) / np.log(100) == pytest.approx(found.exponents[0], abs=1e-9)
 
 
+def test_the_optimum_under_repetition_is_that_of_fresh_text():
+    optima = [fit(sample(law), law, boot=0, starts=100).optimal(1e21) for law in ("repeat", "chinchilla")]
+    for optimum, law in zip(optima, ("repeat", "chinchilla"), strict=True):
+        constants = EXAMPLES[law]
+        loss = constants["E"] + constants["A"] * optimum.N ** -constants["alpha"]
+        loss += constants["B"] * optimum.D ** -constants["beta"]
+        assert optimum.loss == pytest.approx(loss, rel=1e-6)
+
+
 def test_tables_in_many_forms(tmp_path):
     rows = [{"params": 1e6 * (i + 1), "tokens": 2e7 * (i + 1), "final_loss": 3.0 - i / 10} for i in range(4)]
     one = load_runs(rows)

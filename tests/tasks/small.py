@@ -44,7 +44,7 @@ def records_of(*values: dict) -> list[Record]:
 def spec_of(task: str, shape: str, records: list[Record], **config) -> TaskSpec:
     parts = TABLE.load(task)
     settings = parts.config_class(**config)
-    settings = parts.complete(settings, records)
+    settings = parts.infer_labels(settings, records)
     return TaskSpec(settings, LENGTH, TOKENIZER.vocab, shape)
 
 

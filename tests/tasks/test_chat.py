@@ -106,7 +106,7 @@ def test_what_is_written_follows_what_was_said():
         TASK.prepare(RECORDS, small.TOKENIZER, spec),
     )
     params = small.init(module, rows_of(items))
-    ids = write(module.model, params["model"], TASK.asks(items, spec), spec, 2)
+    ids = write(module.model, params["model"], TASK.generation_requests(items, spec), spec, 2)
     prompts = ("Uab.AcUd.A", "Ss.Ux.A", "Uq.A")
     for found, text in zip(ids, prompts, strict=True):
         prompt = [V.bos, *encode(text)]
@@ -122,25 +122,25 @@ def test_what_is_written_follows_what_was_said():
     assert found.figures["perplexity"] == pytest.approx(np.exp(found.figures["loss"]), rel=1e-5)
     assert found.scores.main == "accuracy" and not found.scores.lower_is_better
     assert found.scores.majority_baseline == pytest.approx(1 / 3)  # all three answers are others
-    assert TASK.asks(items, SPEC) is None  # no metrics: nothing is written
+    assert TASK.generation_requests(items, SPEC) is None  # no metrics: nothing is written
 
 
 def test_an_answer_ends_where_its_template_says():
     """At a text, where no id means the end."""
     spec = spec_of(format=dataclasses.replace(SHORT, assistant=RoleTemplate("A", "##")))
     items = TASK.prepare(small.records_of({"messages": "hi"}), small.TOKENIZER, spec, labelled=False)
-    asked = TASK.asks(items, spec)
+    asked = TASK.generation_requests(items, spec)
     assert asked.stop == "##" and asked.end == V.eos and asked.max_tokens == 4
     outputs = {"nats": np.zeros(1), "written": [encode(" yes## more")]}
-    assert TASK.answers(outputs, items, spec) == [{"answer": "yes"}]
+    assert TASK.predictions(outputs, items, spec) == [{"answer": "yes"}]
     longer = TASK.prepare(
         small.records_of({"messages": "much longer than a row is"}), small.TOKENIZER, spec, False
     )
-    assert len(TASK.asks(longer, spec).prompts[0]) == 12
+    assert len(TASK.generation_requests(longer, spec).prompts[0]) == 12
 
 
 def test_the_template_is_saved_with_the_config():
-    config = TASK.complete(Chat(template="chatml"), [])
+    config = TASK.infer_labels(Chat(template="chatml"), [])
     again = from_dict(Chat, json.loads(json.dumps(to_dict(config))))
     assert again == config and again.chat_template == TEMPLATES["chatml"]
 

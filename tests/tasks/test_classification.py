@@ -102,7 +102,7 @@ def test_sets_of_labels():
     expected = -np.where(batch["label"] > 0, np.log(p), np.log(1 - p)).mean(axis=1).sum()
     assert float(terms["loss"].sum) == pytest.approx(expected, rel=1e-5)
     task, logits = TABLE.load("classification"), np.array([[1, 2, -1], [-1, 1, 1], [-1, -1, -1.0]])
-    answers = task.answers({"logits": logits}, None, spec)
+    answers = task.predictions({"logits": logits}, None, spec)
     assert [answer["labels"] for answer in answers] == [["x", "y"], ["y", "z"], []]
     scores = task.score(answers, SETS, spec)
     assert scores.main == "f1_micro" and scores.figures["accuracy"] == pytest.approx(2 / 3)
@@ -112,7 +112,7 @@ def test_sets_of_labels():
 def test_answers_and_scores_of_classes(tmp_path):
     spec = small.spec_of("classification", "encoder", TEXTS)
     task = TABLE.load("classification")
-    answers = task.answers({"logits": np.array([[0, 3.0], [0, 3.0], [2.0, 0]])}, None, spec)
+    answers = task.predictions({"logits": np.array([[0, 3.0], [0, 3.0], [2.0, 0]])}, None, spec)
     assert [answer["label"] for answer in answers] == ["yes", "yes", "no"]
     assert answers[0]["probability"] == pytest.approx(1 / (1 + np.exp(-3)), abs=1e-4)
     scores = task.score(answers, TEXTS, spec)
@@ -169,7 +169,7 @@ def test_similarity_is_on_its_scale():
     batch = small.batch_of("similarity", spec, ALIKE)
     np.testing.assert_allclose(batch["label"], [1, 0, 0.5])
     task = TABLE.load("similarity")
-    answers = task.answers({"number": jnp.array([0.8, 0.2, 0.4])}, None, spec)
+    answers = task.predictions({"number": jnp.array([0.8, 0.2, 0.4])}, None, spec)
     assert [answer["score"] for answer in answers] == [4.0, 1.0, 2.0]
     scores = task.score(answers, ALIKE, spec)
     assert scores.main == "spearman" and scores.figures["spearman"] == 1.0

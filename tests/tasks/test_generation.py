@@ -132,7 +132,7 @@ def test_what_is_written_is_the_likeliest_token_each_time(shape):
     pipeline = RecordPipeline(DataConfig(), RECORDS, items, TASK, spec, 2, 0, "validation")
     predictor = make_predictor(module)
     found = evaluate_task(predictor, params, TASK, spec, pipeline)
-    ids = write(module.model, params["model"], TASK.asks(items, spec), spec, 2)
+    ids = write(module.model, params["model"], TASK.generation_requests(items, spec), spec, 2)
     for item, one, answer in zip(items, ids, found.answers, strict=True):
         written = []
         while len(written) < 6 and (not written or written[-1] != V.eos):
@@ -162,7 +162,7 @@ def test_adapted_models_write_what_they_learned(shape, method):
     module = TASK.module(spec.config, model)
     params = small.init(module, small.batch_of("generation", spec, RECORDS))
     items = TASK.prepare(RECORDS, small.TOKENIZER, spec)
-    one = write(model, params["model"], TASK.asks(items, spec), spec, 3)[0]
+    one = write(model, params["model"], TASK.generation_requests(items, spec), spec, 3)[0]
     y = logits_of(module, params, items[0].source, one[:-1], shape)
     assert len(one) == 4 and one == y[-4:].argmax(axis=-1).tolist()
 
@@ -203,7 +203,7 @@ def test_scores_are_the_libraries_own():
     again = sacrebleu.corpus_bleu([said[i] for i in some], [[col[i] for i in some] for col in columns])
     assert scores.statistic(some) == again.score and scores.main == "bleu"
     alike = small.records_of(*({"target": text} for text in ("the cat sat there", "a b c d e", "a b c d e")))
-    same = TASK.score([{"answer": ""}] * 3, alike, spec_of("decoder", metrics=("chrf",))).floor
+    same = TASK.score([{"answer": ""}] * 3, alike, spec_of("decoder", metrics=("chrf",))).majority_baseline
     assert same == sacrebleu.corpus_chrf(["a b c d e"] * 3, [["the cat sat there"] + ["a b c d e"] * 2]).score
 
 
@@ -247,5 +247,5 @@ def spec_with(config):
 def test_mistakes_are_told(config, values, error, message):
     with pytest.raises(error, match=message):
         spec = spec_of("decoder", **config)
-        TASK.blank(spec)
+        TASK.empty_item(spec)
         TASK.prepare(small.records_of(values), small.TOKENIZER, spec)

@@ -14,7 +14,7 @@ from tlx.tasks import TABLE
 from tlx.tasks.classification import Classification
 from tlx.tasks.pair_classification import PairClassification
 from tlx.tasks.shared.heads import mean_over
-from tlx.tasks.shared.packed_examples import JoinedItems, join, size
+from tlx.tasks.shared.packed_examples import JoinedItems
 
 LENGTH = 32  # room for four
 TEXTS = small.records_of(
@@ -33,7 +33,9 @@ CASES += [("classification", "encoder_decoder", "mean"), ("pair_classification",
 
 def spec_of(task, shape, **config):
     known = {"classification": Classification, "pair_classification": PairClassification}
-    settings = TABLE.load(task).complete(known[task](**config), TEXTS if task == "classification" else PAIRS)
+    settings = TABLE.load(task).infer_labels(
+        known[task](**config), TEXTS if task == "classification" else PAIRS
+    )
     return dataclasses.replace(
         small.spec_of(task, shape, PAIRS if "pair" in task else TEXTS), config=settings
     )
@@ -52,9 +54,9 @@ def both(task, shape, **config):
         spec = dataclasses.replace(spec_of(task, shape, packing=packing, **config), length=LENGTH)
         items = parts.prepare(records, small.TOKENIZER, spec)
         if packing and task == "classification":
-            items = [join([items[2], items[1], items[0]]), items[3], items[4]]
+            items = [TABLE.load(task).join([items[2], items[1], items[0]]), items[3], items[4]]
         elif packing:
-            items = [join(items)]
+            items = [TABLE.load(task).join(items)]
         found.append((spec, rows_of(task, items, spec)))
     return found
 
@@ -99,7 +101,9 @@ def test_sets_of_labels_as_alone():
         settings = Classification(labels=("x", "y", "z"), multi_label=True, packing=packing)
         spec = dataclasses.replace(spec_of("classification", "encoder"), config=settings)
         items = parts.prepare(records, small.TOKENIZER, spec)
-        batch = rows_of("classification", [join(items)] if packing else items, spec)
+        batch = rows_of(
+            "classification", [TABLE.load("classification").join(items)] if packing else items, spec
+        )
         module = small.module_of("classification", "encoder", settings)
         found.append(graded(module, small.init(module, batch), batch)[0])
     assert float(found[0]["loss"].weight) == float(found[1]["loss"].weight) == 2
@@ -119,7 +123,9 @@ def test_every_record_is_in_one_row_and_evaluation_has_a_row_for_each(tmp_path):
     files = (DataConfig(records=records), small.TOKENIZER, parts, spec)
     train, validation = build_records(*files, **rest), build_records(*files, **rest, part="validation")
     assert sorted(one.record for item in train.items for one in item.items) == list(range(40))
-    assert len(train.items) < 20 and all(size(item, spec) <= LENGTH for item in train.items)
+    assert len(train.items) < 20 and all(
+        TABLE.load("classification").example_size(item, spec) <= LENGTH for item in train.items
+    )
     assert [[one.record for one in item.items] for item in validation.items] == [[n] for n in range(40)]
     batch = train.batch(0)
     assert batch["label"].shape == batch["weights"].shape == batch["place"].shape == (4, LENGTH // 8)

@@ -37,7 +37,7 @@ def test_every_token_is_asked_for_once(prompt):
     items = items_of(spec)
     for number, text in enumerate(TEXTS):
         asked = [
-            piece.tokens[piece.asked] for item in items if item.record == number for piece in item.pieces
+            piece.tokens[piece.predicted] for item in items if item.record == number for piece in item.pieces
         ]
         assert np.concatenate(asked).tolist() == [*small.TOKENIZER.encode(text), V.eos]
     batch = rows_of(items, spec)
@@ -46,7 +46,7 @@ def test_every_token_is_asked_for_once(prompt):
         *small.TOKENIZER.encode("abc"),
         V.eos,
     ]
-    assert all(TASK.size(item, SPEC) <= small.LENGTH for item in items)
+    assert all(TASK.example_size(item, SPEC) <= small.LENGTH for item in items)
 
 
 def packed(tmp_path, **config):

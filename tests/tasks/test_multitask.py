@@ -12,7 +12,7 @@ from tlx.data.config import DataConfig
 from tlx.data.readers import Record, RecordsConfig, RecordSet
 from tlx.data.records import RecordPipeline, read_records
 from tlx.tasks import TABLE
-from tlx.tasks.multitask import Multitask, TaskComponent
+from tlx.tasks.multitask import Multitask, MultitaskTask, TaskComponent
 from tlx.tasks.shared.base import Item, TaskSpec
 
 TASK, V = TABLE.load("multitask"), small.TOKENIZER.vocab
@@ -67,13 +67,19 @@ def pipeline(sizes, batch_size=8, seed=0, **records):
         rows += [Record(f"{name}:{i}", {}, str(name)) for i in range(size)]
         items += [Item((np.array([name, i]),), None) for i in range(size)]
     items = [item._replace(record=number) for number, item in enumerate(items)]
-    task = TASK._replace(blank=lambda spec: items[0], example=shown)
+    task = ShownTask()
     data = DataConfig(records=RecordsConfig(**records))
     return RecordPipeline(data, rows, items, task, SPEC, batch_size, seed, "train")
 
 
-def shown(rng, item, spec):
-    return {"which": item.texts[0], "draw": rng.integers(1 << 30), "weights": np.float32(1)}
+class ShownTask(MultitaskTask):
+    """Shows which item a row is made of."""
+
+    def empty_item(self, spec):
+        return Item((np.zeros(2, int),), None)
+
+    def example(self, rng, item, spec):
+        return {"which": item.texts[0], "draw": rng.integers(1 << 30), "weights": np.float32(1)}
 
 
 @pytest.mark.parametrize(

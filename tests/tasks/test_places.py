@@ -70,7 +70,7 @@ def test_perfect_tags_score_one(shape):
     batch = batch_of("token_classification", spec, pieces)
     logits = np.eye(3)[batch["label"]] + 0.1 * (batch["label_weights"] == 0)[..., None]
     task = TABLE.load("token_classification")
-    answers = task.answers({"logits": logits}, pieces, spec)
+    answers = task.predictions({"logits": logits}, pieces, spec)
     assert [answer["tags"] for answer in answers] == [record.values["tags"] for record in TAGGED]
     scores = task.score(answers, TAGGED, spec)
     assert scores.main == "f1" and scores.figures["f1"] == scores.figures["token_accuracy"] == 1.0
@@ -82,7 +82,7 @@ def test_perfect_tags_score_one(shape):
 def test_tags_of_characters():
     records = small.records_of({"tokens": ["김", " ", "b"], "tags": ["B-P", "O", "O"]})
     spec, (piece,) = made("token_classification", "encoder", records, joiner="")
-    np.testing.assert_array_equal(piece.places, [0, 3, 4])  # three bytes of 김
+    np.testing.assert_array_equal(piece.positions, [0, 3, 4])  # three bytes of 김
     np.testing.assert_array_equal(piece.label, [0, -1, -1, 1, 1])
 
 
@@ -115,7 +115,7 @@ def test_perfect_logits_answer_every_question(shape):
         assert (begins == batch["place"][row]) == (item.label == (-1, -1))
         logits[row, begins, 0] = logits[row, ends, 1] = 10.0
     task = TABLE.load("question_answering")
-    answers = task.answers({"logits": logits}, items, spec)
+    answers = task.predictions({"logits": logits}, items, spec)
     assert [answer["answer"] for answer in answers] == ["고양이", "", "b"]
     assert CONTEXT[answers[0]["start"] :].startswith("고양이") and answers[1]["start"] == -1
     scores = task.score(answers, ASKED, spec)
@@ -141,7 +141,7 @@ def test_choices_are_rows(shape):
     batch = batch_of("multiple_choice", spec, items)
     assert tokens_of(batch).shape == (2, 2, small.LENGTH) and batch["label"].tolist() == [0, 1]
     task = TABLE.load("multiple_choice")
-    answers = task.answers({"logits": np.array([[2.0, 1], [3.0, 1]])}, items, spec)
+    answers = task.predictions({"logits": np.array([[2.0, 1], [3.0, 1]])}, items, spec)
     assert [answer["label"] for answer in answers] == ["1", "1"]
     assert task.score(answers, CHOSEN, spec).figures == {"accuracy": 0.5}
 

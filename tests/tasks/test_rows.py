@@ -6,7 +6,7 @@ import pytest
 from tests.tasks.small import LENGTH, SHAPES, TOKENIZER
 from tlx.base.errors import ConfigError
 from tlx.tasks.shared.base import TaskSpec
-from tlx.tasks.shared.inputs import input_row, truncated
+from tlx.tasks.shared.inputs import input_row, truncate
 
 V = TOKENIZER.vocab
 A, B = np.array([10, 11, 12], np.int32), np.array([20, 21], np.int32)
@@ -56,14 +56,14 @@ def test_long_texts_fill_the_row_and_keep_its_frame(kind, sizes):
 
 def test_the_longer_text_loses():
     def sizes(a, b, room):
-        return [len(text) for text in truncated((np.zeros(a), np.zeros(b)), room)]
+        return [len(text) for text in truncate((np.zeros(a), np.zeros(b)), room)]
 
     assert sizes(10, 4, 20) == [10, 4]
     assert sizes(10, 4, 10) == [6, 4]
     assert sizes(10, 4, 6) == [3, 3]
     assert sizes(10, 10, 5) == [3, 2]
     assert sizes(100, 100, 0) == [0, 0]
-    np.testing.assert_array_equal(truncated((np.arange(5),), 3)[0], [0, 1, 2])  # from the end
+    np.testing.assert_array_equal(truncate((np.arange(5),), 3)[0], [0, 1, 2])  # from the end
 
 
 def test_a_row_without_room_is_refused():

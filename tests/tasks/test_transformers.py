@@ -68,7 +68,7 @@ def test_the_loss_curve_is_that_of_transformers(family, tmp_path):
     task, asked = TABLE.load(name), {}
     if family == "t5":
         asked = {"source": "say it: {text}", "target": "{label} {text}", "target_length": 12}
-    config = task.complete(task.config_class(**asked), records)
+    config = task.infer_labels(task.config_class(**asked), records)
     spec = TaskSpec(config, LENGTH, lm.tokenizer.vocab, lm.kind)
     items = task.prepare(records, lm.tokenizer, spec)
     rows = [task.example(rng, item, spec) for item in items]

@@ -132,7 +132,7 @@ def assert_equal(one, other, tolerance: float = 1e-5) -> None:
 def examples(objective: str, spec: ObjectiveSpec, seed: int, documents: int = 2) -> dict[str, np.ndarray]:
     """A batch of windows of random tokens, each of one document or two."""
     parts = TABLE.load(objective)
-    reads = parts.reads(spec)
+    reads = parts.window_spec(spec)
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(BATCH):

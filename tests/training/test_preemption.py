@@ -100,8 +100,8 @@ def test_on_another_thread_signals_are_left_alone():
             seen.append(signal.getsignal(signal.SIGINT))
             stop.request("the test")
             seen.append(stop.agreed())
-            threading.Thread(target=stop.raise_in_caller, args=(TimeoutError(),)).start()
             try:
+                threading.Thread(target=stop.raise_in_caller, args=(TimeoutError(),)).start()
                 while True:
                     time.sleep(0.01)
             except TimeoutError as error:

@@ -1,1 +1,1 @@
-"""From one trained model to another: what is taken over, what is trained, what is saved."""
+"""Adaptation of a base model: which parameters are taken over, trained and saved."""

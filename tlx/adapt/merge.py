@@ -1,4 +1,4 @@
-"""Adapters that can be merged into the matrices beside them: an equal model without adapters."""
+"""Merging of adapters into the matrices that they adapt, which gives an equal model without adapters."""
 
 import dataclasses
 from typing import Any
@@ -13,21 +13,25 @@ from tlx.optim.leaves import STACK
 
 
 def merge(model: ModelConfig, params: Any) -> tuple[ModelConfig, dict[str, Any]]:
-    """(the model without adapters, its parameters): W + scale A B for LoRA, hidden units side by side for FL.
+    """Merge adapters: W + scale A B for LoRA, concatenated hidden units for FL.
 
-    Raises ConfigError for adapters that are no part of a matrix: adapters, prefixes and prompts.
+    Returns:
+        The config of the model without adapters, and its parameters as nested dicts of arrays.
+
+    Raises:
+        ConfigError: The model has bottleneck adapters, a prefix or a prompt, which are part of no matrix.
     """
     adapters = model.adapters
-    left = [name for name in ("bottleneck_dim", "prefix_length", "prompt_length") if getattr(adapters, name)]
-    if left:
-        raise ConfigError(f"model.adapters.{left[0]}: only LoRA and added hidden units can be merged")
+    for name in ("bottleneck_dim", "prefix_length", "prompt_length"):
+        if getattr(adapters, name):
+            raise ConfigError(f"model.adapters.{name}: only LoRA and added hidden units can be merged")
     flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()}
     if adapters.lora_rank:
         flat = _with_low_rank(flat, adapters.lora_alpha / adapters.lora_rank)
     if adapters.extra_ff_dim:
         flat = _with_units(flat)
-        hidden = model.block("encoder").ff_dim + adapters.extra_ff_dim
-        model = dataclasses.replace(model, feedforward=dataclasses.replace(model.feedforward, ff_dim=hidden))
+        ff_dim = model.block("encoder").ff_dim + adapters.extra_ff_dim
+        model = dataclasses.replace(model, feedforward=dataclasses.replace(model.feedforward, ff_dim=ff_dim))
     return dataclasses.replace(model, adapters=AdapterConfig()), tree.unflatten(flat)
 
 
@@ -37,10 +41,12 @@ def _with_low_rank(flat: dict[str, np.ndarray], scale: float) -> dict[str, np.nd
         if not path.endswith("/lora_a"):
             continue
         stem = path.removesuffix("lora_a")
-        kernel, b = flat[stem + "kernel"], flat[stem + "lora_b"]
+        kernel = flat[stem + "kernel"]
+        b = flat[stem + "lora_b"]
         stacked = STACK in path.split("/")
         lead = kernel.shape[:1] if stacked else (1,)
         rank = a.shape[-1]
+        # In float64, so that merging rounds once.
         update = a.reshape(*lead, -1, rank).astype(np.float64) @ b.reshape(*lead, rank, -1).astype(np.float64)
         merged[stem + "kernel"] = (kernel + scale * update.reshape(kernel.shape)).astype(kernel.dtype)
     return merged

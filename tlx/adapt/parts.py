@@ -1,4 +1,4 @@
-"""Which parameters a way to adapt trains; the others are the base's, bit for bit, and are not saved."""
+"""The parameters that an adaptation method trains; the others stay the base model's and are not saved."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from tlx.adapt.config import AdaptConfig
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 
-# Regular expressions over paths, besides the head.
+# Patterns of the paths of trained parameters, besides the head.
 _TRAINED = {
     "full": ("",),
     "head": (),
@@ -24,13 +24,13 @@ _HEAD = "^heads/"
 
 
 def is_trained(config: AdaptConfig, path: str) -> bool:
-    """Whether the parameter changes (as far as the optimizer's own rules let it)."""
+    """Return whether a parameter is trained, the optimizer's own rules aside."""
     patterns = (_HEAD, *_TRAINED[config.method], *config.also_train)
     return any(tree.matches(pattern, path) for pattern in patterns)
 
 
 def split(config: AdaptConfig, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(what is trained, what is frozen) of parameters, real, abstract or boxed, as two trees."""
+    """Split parameters, real, abstract or boxed, into the tree of trained and the tree of frozen ones."""
     if config.method == "full":
         return params, {}
     flat = _leaves(params)
@@ -40,7 +40,7 @@ def split(config: AdaptConfig, params: Any) -> tuple[dict[str, Any], dict[str, A
 
 
 def check_patterns(config: AdaptConfig, params: Any) -> None:
-    """Raises ConfigError where what is to be trained is nowhere in the model."""
+    """Raise ConfigError where the model has none of the parameters that are to be trained."""
     paths = list(_leaves(params))
     for pattern in config.also_train:
         try:
@@ -53,8 +53,8 @@ def check_patterns(config: AdaptConfig, params: Any) -> None:
             raise ConfigError(f"adapt.also_train: {pattern!r} matches no parameter, such as {paths[0]}")
     if config.method == "head" and not any(is_trained(config, path) for path in paths):
         raise ConfigError(
-            "adapt.method = 'head' trains the task's head, and this task has none: what it says is the "
-            "model's own; 'lora' and the others train a part of the model"
+            "adapt.method = 'head' trains the task's head, and this task has none: its output is the "
+            "language model's; 'lora' and the others train a part of the model"
         )
     inside = [path for path in paths if not path.startswith("heads/") and is_trained(config, path)]
     if config.method not in ("full", "head") and not inside:
@@ -65,15 +65,15 @@ def check_patterns(config: AdaptConfig, params: Any) -> None:
 
 
 def _leaves(params: Any) -> dict[str, Any]:
-    """{path: leaf}, boxes whole: of dicts alone, so that a box is a leaf."""
-    found: dict[str, Any] = {}
+    """Flatten nested dicts only, so that a box with logical names stays a leaf."""
+    leaves: dict[str, Any] = {}
 
     def walk(node: Any, prefix: str) -> None:
         if isinstance(node, Mapping):
             for name, value in node.items():
                 walk(value, f"{prefix}{name}/")
         else:
-            found[prefix.removesuffix("/")] = node
+            leaves[prefix.removesuffix("/")] = node
 
     walk(params, "")
-    return found
+    return leaves

@@ -1,4 +1,4 @@
-"""The parameters of a model that goes on from another one."""
+"""Initial parameters of a model that continues from a base model."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,14 +11,16 @@ from tlx.base import tree
 from tlx.base.errors import CheckpointError
 from tlx.text.vocabulary import Vocabulary
 
-TABLE, PROMPT = "model/embedding/table", "model/embedding/prompt"
-_FREQUENT = 5000  # ids from which a prompt is drawn: vocabularies are sorted by frequency, as a rule
-# BERT's pooler, which next-sentence prediction has trained, is where its classifiers begin.
+TABLE = "model/embedding/table"
+PROMPT = "model/embedding/prompt"
+# A prompt is drawn from so many ids: vocabularies are usually sorted by frequency.
+_FREQUENT = 5000
+# BERT's classifiers start from the pooler that next-sentence prediction has trained.
 _POOLERS = ("heads/nsp/pooler", "heads/sop/pooler")
 
 
 def base_hash(params: Mapping[str, Any]) -> str:
-    """sha256 of the language model's parameters: their paths, shapes, types and bytes."""
+    """Return the sha256 of the language model's parameters: their paths, shapes, dtypes and bytes."""
     digest = hashlib.sha256()
     for path, leaf in sorted(tree.flatten(params["model"]).items()):
         array = np.ascontiguousarray(leaf)
@@ -28,60 +30,80 @@ def base_hash(params: Mapping[str, Any]) -> str:
 
 
 def from_base(like: Any, base: Mapping[str, Any], task: str, vocab: Vocabulary, seed: int = 0) -> Any:
-    """`like` with the parameters of `base` (on the host) in place of its own, each laid out as there.
+    """Replace parameters by those of a base model, sharded as before.
 
-    `like`: a tree of arrays on devices, or of shapes with shardings, all of which the base must have; arrays
-    that it has not stay as they are. What is taken over: the language model, and a pooler that was trained
-    with it. Rows of ids that were added to an imported vocabulary and are empty there, and those of a
-    prompt, are drawn: from a normal law as wide as the table, and from its rows of frequent ids (Lester et
-    al. 2021). They depend on the base and the seed alone. Raises CheckpointError where one does not fit.
+    The language model is taken over, and a pooler that was trained with it. Empty rows of ids that were added to
+    an imported vocabulary are drawn from a normal distribution with the table's standard deviation, a prompt from
+    the table's rows of frequent ids (Lester et al. 2021). Both depend on the base model and the seed only.
+
+    Args:
+        like: Tree of arrays on devices, or of shapes with shardings. Every shape must be in the base model;
+            arrays that it lacks stay as they are.
+        base: Parameters of the base model, on the host.
+        task: Name of the objective or task, under which the heads stand.
+        vocab: Vocabulary of the base model.
+        seed: Seed of what is drawn.
+
+    Returns:
+        The tree with the base model's values.
+
+    Raises:
+        CheckpointError: A parameter of the base model is missing or has another shape.
     """
-    ours = tree.flatten(like)
-    theirs = base_leaves(base, ours, task, vocab, seed)
-    for path, leaf in ours.items():
-        if path in theirs and theirs[path].shape != leaf.shape:
+    leaves = tree.flatten(like)
+    base_values = base_leaves(base, leaves, task, vocab, seed)
+    for path, leaf in leaves.items():
+        if path in base_values and base_values[path].shape != leaf.shape:
             raise CheckpointError(
-                f"the base model does not fit: {path} has shape {theirs[path].shape} there and "
+                f"the base model does not fit: {path} has shape {base_values[path].shape} there and "
                 f"{leaf.shape} here"
             )
-        if path not in theirs and not isinstance(leaf, jax.Array):
+        if path not in base_values and not isinstance(leaf, jax.Array):
             raise CheckpointError(f"the base model does not fit: it has no {path}")
 
-    def taken(path: str, leaf: Any) -> Any:
-        if path not in theirs:
+    def replaced(path: str, leaf: Any) -> Any:
+        if path not in base_values:
             return leaf
-        values = np.asarray(theirs[path], leaf.dtype)
+        values = np.asarray(base_values[path], leaf.dtype)
         return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: values[index])
 
-    return tree.map_with_path(taken, like)
+    return tree.map_with_path(replaced, like)
 
 
 def base_leaves(
     base: Mapping[str, Any], wanted: Mapping[str, Any], task: str, vocab: Vocabulary, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """{path: array} of what goes on from the base: all of its language model, and what from_base adds.
+    """Return the initial values that a base model gives: its language model, and what `from_base` adds.
 
-    wanted: {path: anything with a shape} of the parameters that there are to be.
+    Args:
+        base: Parameters of the base model, on the host.
+        wanted: By path, anything with the shape of the parameter.
+        task: Name of the objective or task, under which the heads stand.
+        vocab: Vocabulary of the base model.
+        seed: Seed of what is drawn.
+
+    Returns:
+        Arrays by path.
     """
     flat = tree.flatten(base)
-    found = {path: np.asarray(leaf) for path, leaf in flat.items() if path.startswith("model/")}
+    values = {path: np.asarray(leaf) for path, leaf in flat.items() if path.startswith("model/")}
     rng = np.random.default_rng(seed)
-    table = found[TABLE]
+    table = values[TABLE]
     if vocab.added:
-        found[TABLE] = _with_added(table, vocab, rng)
-    if PROMPT not in found and PROMPT in wanted:
+        values[TABLE] = _with_added(table, vocab, rng)
+    if PROMPT not in values and PROMPT in wanted:
         frequent = np.flatnonzero(~vocab.special)[:_FREQUENT]
-        found[PROMPT] = table[rng.choice(frequent, wanted[PROMPT].shape[0])]
+        values[PROMPT] = table[rng.choice(frequent, wanted[PROMPT].shape[0])]
     for path, leaf in flat.items():
         for prefix in _POOLERS:
             target = path.replace(prefix, f"heads/{task}/pooler")
             if path.startswith(prefix) and target in wanted and wanted[target].shape == leaf.shape:
-                found[target] = np.asarray(leaf)
-    return found
+                values[target] = np.asarray(leaf)
+    return values
 
 
 def _with_added(table: np.ndarray, vocab: Vocabulary, rng: np.random.Generator) -> np.ndarray:
-    """The token table, its empty rows of added ids drawn."""
+    """Return the token table with the empty rows of added ids drawn."""
     added = np.arange(vocab.size - vocab.added, vocab.size)
     empty = added[~np.any(table[added], axis=1)]
     known = table[: vocab.size - vocab.added]

@@ -39,7 +39,7 @@ from tlx.parallel import unbox
 from tlx.run import RunConfig
 from tlx.run.config import get_objective
 from tlx.run.spec import make_module, spec_of
-from tlx.tasks.shared.base import Task
+from tlx.tasks.shared.base import is_supervised
 from tlx.text import Tokenizer
 from tlx.training.config import BaseConfig
 
@@ -313,10 +313,10 @@ class LoadedModel:
         A record is a mapping of the columns that the task reads, or its one text; one answer for one record.
         """
         task = get_objective(self.config)
-        if not isinstance(task, Task):
+        if not is_supervised(task):
             raise ConfigError(f"predict is for fine-tuned models, this is {self.config.objective.name}")
         alone = isinstance(records, str | Mapping)
-        asked, (column, *_) = [records] if alone else list(records), task.texts(self.config.objective)
+        asked, (column, *_) = [records] if alone else list(records), task.text_columns(self.config.objective)
         values = [{column[0]: record} if isinstance(record, str) else record for record in asked]
         rows = [Record(f"record {number}", value) for number, value in enumerate(values)]
         spec = spec_of(self.config, self.tokenizer)
@@ -359,7 +359,7 @@ class LoadedModel:
 
     def _need_heads(self) -> None:
         """ConfigError where the objective predicts with a head that the checkpoint does not hold."""
-        if isinstance(get_objective(self.config), Task) and not hasattr(self.module, "logits"):
+        if get_objective(self.config).supervised and not hasattr(self.module, "logits"):
             raise ConfigError(f"this model is fine-tuned for {self.config.objective.name}; use predict")
         if self._missing_heads:
             raise ConfigError(

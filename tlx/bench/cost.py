@@ -55,7 +55,7 @@ def cost(objective: str, shape: BenchShape) -> Cost:
     batch = abstract_batch(config, spec)
     module = make_module(config, vocab)
     flops = matmul_flops(lambda: trace_forward(module, batch))
-    reads = OBJECTIVES.load(objective).reads(spec)
+    reads = OBJECTIVES.load(objective).window_spec(spec)
     text = reads.length - reads.overlap
     return Cost(text, _targets(objective, shape), flops / shape.batch / text)
 

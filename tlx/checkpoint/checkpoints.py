@@ -1,4 +1,4 @@
-"""A run's checkpoints: saved in the background, sealed by hashes, restored from the newest that verifies."""
+"""Checkpoints of a run: saved asynchronously, sealed by hashes, restored from the newest that verifies."""
 
 import json
 import logging
@@ -21,21 +21,24 @@ from tlx.checkpoint.manifest import Damaged
 from tlx.checkpoint.reading import LoadedCheckpoint
 from tlx.parallel import consensus
 
-FREE_SPACE_FACTOR = 2.2  # the new step, the one it replaces, and some air
+# Free space that a save needs, over its own size: the new step, the one that it replaces, and a margin.
+FREE_SPACE_FACTOR = 2.2
 
 log = logging.getLogger("tlx")
 
 
 class Checkpoints:
-    """Saves and restores any pytree of arrays under `folder`/<step>/. Knows no model.
+    """Saves and restores pytrees of arrays under `folder`/<step>/.
 
-    Every method is called by all processes of the run, on the main thread, in the same order; all see the
-    same file system. A step counts from the moment it is committed and sealed, never before. What is on
-    disk: tlx/checkpoint/steps.py.
+    All processes of the run call every method, on the main thread and in the same order, and share a file system. A
+    step is complete once it is committed and sealed. checkpoint/steps.py describes the files.
 
-    guard: called on process 0 before it writes; raises LeaseError when the run directory was taken over.
-    on_event: called as on_event(kind, **fields) for events.jsonl, from the main or the background thread;
-        kinds checkpoint_saved, checkpoint_failed, checkpoint_skipped, checkpoint_deleted.
+    Args:
+        folder: The folder of steps.
+        config: When to save, what to keep and how to verify; None: the defaults.
+        guard: Called on process 0 before it writes; raises LeaseError where another run has the directory.
+        on_event: Called as on_event(kind, **fields) for events.jsonl, from the main or the background thread. Kinds:
+            checkpoint_saved, checkpoint_failed, checkpoint_skipped, checkpoint_deleted.
     """
 
     def __init__(
@@ -50,7 +53,8 @@ class Checkpoints:
         self.config = config or CheckpointConfig()
         self._guard = guard or (lambda: None)
         self._event = on_event or (lambda kind, **fields: None)
-        self._sound: set[int] = set()  # steps that this object sealed or verified
+        # Steps that this object has sealed or verified.
+        self._sound: set[int] = set()
         self._job: saving.SaveJob | None = None
         self._failures = 0
 
@@ -62,9 +66,9 @@ class Checkpoints:
             self._job.thread.join()
 
     def prepare(self) -> None:
-        """Makes the folder, proves that it can be written, removes what a killed run left half done.
+        """Create the folder, check that it can be written, and remove what a killed run has left unfinished.
 
-        Call it once the lease is held. Raises StorageError (exit 73) with path and reason.
+        To be called once the lease is held. Raises StorageError (exit code 73) with path and reason.
         """
         problem = None
         if jax.process_index() == 0:
@@ -81,12 +85,12 @@ class Checkpoints:
             ) from problem
 
     def due(self, step: int) -> bool:
-        """Whether the config asks for a save after `step` steps."""
+        """Return whether the config asks for a save after `step` steps."""
         every = self.config.every > 0 and step > 0 and step % self.config.every == 0
         return every or step in self.config.keep_at
 
     def complete_steps(self) -> list[int]:
-        """Steps that were committed and sealed, ascending."""
+        """Return the steps that were committed and sealed, ascending."""
         return list(steps.listing(self.folder).complete)
 
     @property
@@ -95,21 +99,31 @@ class Checkpoints:
         return max(self.complete_steps(), default=None)
 
     def save(self, step: int, tree: Any, extra: dict[str, Any] | None = None) -> bool:
-        """Starts saving `tree` and the JSON `extra` as `step`; the arrays may be donated once this returns.
+        """Start saving a step, after waiting for the save before it; arrays may be donated once this returns.
 
-        Waits for the save before it. Returns False where nothing was started: the step is saved already, or
-        there was no room (one error line; training goes on and the next interval tries again). Raises
-        StorageError (exit 73) after `max_failures` in a row, LeaseError (exit 75) when the lease is lost.
+        Args:
+            step: The step.
+            tree: Pytree of arrays.
+            extra: JSON that is stored with it.
+
+        Returns:
+            Whether a save was started. False where the step is saved already, or the disk is full: one error line,
+            training continues, and the next interval tries again.
+
+        Raises:
+            StorageError: `max_failures` saves in a row have failed (exit code 73).
+            LeaseError: The lease is lost (exit code 75).
         """
         leaves = trees.describe(tree)
-        extra = json.loads(json.dumps(extra or {}))  # refuses what is not JSON now, not in the background
+        # Refuses what is not JSON now rather than in the background.
+        extra = json.loads(json.dumps(extra or {}))
         self._settle()
         if consensus.broadcast_from_first(
             int(step in self._sound and steps.is_complete(self.folder / str(step)))
         ):
             return False
         size = trees_by_path.num_bytes(tree)
-        problem = self._make_place(step, size) if jax.process_index() == 0 else None
+        problem = self._make_room(step, size) if jax.process_index() == 0 else None
         verdict = consensus.broadcast_from_first(
             0 if problem is None else 2 if isinstance(problem, LeaseError) else 1
         )
@@ -121,7 +135,11 @@ class Checkpoints:
             self._count_failure()
             return False
         self._job = saving.SaveJob(
-            *(self.folder, step, tree, leaves, extra),
+            self.folder,
+            step,
+            tree,
+            leaves,
+            extra,
             guard=self._guard,
             sealed=self._after_seal,
             failed=lambda job: self._report_failure(job.step, job.error, job.size),
@@ -129,20 +147,28 @@ class Checkpoints:
         return True
 
     def wait(self) -> bool:
-        """Waits for the save in flight; whether the last save succeeded. Raises what `save` raises."""
+        """Wait for the save in flight; return whether the last one succeeded. Raises what `save` raises."""
         self._settle()
         return self._failures == 0
 
     def restore(self, abstract: Any, step: int | None = None) -> LoadedCheckpoint | None:
-        """(step, tree, extra) of the newest complete step that verifies, or None where there never was one.
+        """Restore the newest complete step that verifies.
 
-        abstract: the tree wanted, as ShapeDtypeStructs (or arrays): leaves with a sharding come back as jax
-        arrays so sharded, on any number of devices, the others as numpy. Damaged steps are renamed to
-        <step>.corrupt-<time>, with one log line, and the next older one is tried; a step whose content is
-        sound but that cannot be loaded is left in place. With `step` given only that one is tried.
+        A damaged step is renamed to <step>.corrupt-<time>, with one log line, and the next older one is tried. A step
+        whose content is sound but that cannot be loaded is left in place.
 
-        Raises CheckpointError (exit 74): leaves that do not match (a table of all), or steps were there and
-        none can be used (each with its reason); DeviceMemoryError (exit 78) when it does not fit.
+        Args:
+            abstract: The tree wanted, as ShapeDtypeStructs or arrays. Leaves with a sharding are restored as jax
+                arrays with it, on any number of devices; the others as numpy.
+            step: The only step to try; None: the newest.
+
+        Returns:
+            The checkpoint, or None where there never was one.
+
+        Raises:
+            CheckpointError: Leaves do not match (with a table), or no step can be used (each with its reason);
+                exit code 74.
+            DeviceMemoryError: It does not fit the devices (exit code 78).
         """
         if jax.process_index() == 0:
             steps.warn_of_strange(self.folder, steps.listing(self.folder))
@@ -160,7 +186,7 @@ class Checkpoints:
         return None
 
     def load_params(self, step: int | None = None, *, dtype: Any = None) -> LoadedCheckpoint:
-        """Parameters only, as numpy: see `reading.load_params`."""
+        """Load parameters only, as numpy; see `reading.load_params`."""
         return reading.load_params(self.folder, step, dtype=dtype, verify=self.config.verify)
 
     def _newest(self, reasons: dict[int, str], step: int | None) -> int | None:
@@ -171,21 +197,22 @@ class Checkpoints:
     def _try(
         self, number: int, abstract: Any, reasons: dict[int, str], keep: bool
     ) -> LoadedCheckpoint | None:
-        """Verifies and loads one step; on failure notes the reason and sets the step aside unless `keep`."""
+        """Verify and load one step; on failure record the reason, and set a damaged step aside unless `keep`."""
         folder = self.folder / str(number)
-        reason, found = self._check(folder, self.config.verify)
-        if found is not None:
+        reason, manifest = self._check(folder, self.config.verify)
+        if manifest is not None:
             try:
-                return LoadedCheckpoint(number, reading.load(folder, found, abstract), found.extra)
+                return LoadedCheckpoint(number, reading.load(folder, manifest, abstract), manifest.extra)
             except (CheckpointError, DeviceMemoryError):
                 raise
             except Exception as error:
                 first = (str(error).splitlines() or [""])[0]
                 reason = f"cannot be loaded: {type(error).__name__}: {first}"
-                damage, found = self._check(folder, "hash")
+                # An error of loading is blamed on the files only where their hashes differ.
+                damage, manifest = self._check(folder, "hash")
                 reason = damage or reason
         reasons[number] = reason
-        if found is None and not keep and jax.process_index() == 0:
+        if manifest is None and not keep and jax.process_index() == 0:
             steps.set_aside(self.folder, number, "corrupt", reason)
         elif jax.process_index() == 0:
             log.warning("checkpoint at step %d skipped: %s", number, reason)
@@ -193,21 +220,22 @@ class Checkpoints:
         consensus.all_processes(True)
         return None
 
-    def _check(self, folder: pathlib.Path, level: str) -> tuple[str, manifests.Manifest | None]:
-        """(reason, None) of a damaged step, ("", manifest) of a sound one; the files are shared out."""
-        reason, found = "", None
+    def _check(self, folder: pathlib.Path, level: reading.Verify) -> tuple[str, manifests.Manifest | None]:
+        """Verify a step, each process a part of its files; return (reason, None) or ("", manifest)."""
+        reason = ""
+        manifest = None
         try:
-            found = manifests.read(folder)
-            share = sorted(found.files)[jax.process_index() :: jax.process_count()]
-            manifests.verify(folder, found, level, share)
+            manifest = manifests.read(folder)
+            paths = sorted(manifest.files)[jax.process_index() :: jax.process_count()]
+            manifests.verify(folder, manifest, level, paths)
         except Damaged as error:
             reason = str(error)
         if consensus.all_processes(not reason):
-            return "", found
+            return "", manifest
         return reason or "another process found a damaged file", None
 
-    def _make_place(self, step: int, size: int) -> Exception | None:
-        """Process 0: room on the disk, nothing in the way, and a mark that tlx is at work."""
+    def _make_room(self, step: int, size: int) -> Exception | None:
+        """Check the free space, move what is in the way, and mark the step as unfinished; on process 0."""
         try:
             self._guard()
             free = shutil.disk_usage(self.folder).free
@@ -221,8 +249,9 @@ class Checkpoints:
         return None
 
     def _settle(self) -> None:
-        """Waits for the save in flight and takes note of how it went, on all processes alike."""
-        job, self._job = self._job, None
+        """Wait for the save in flight and record its outcome, the same on all processes."""
+        job = self._job
+        self._job = None
         if job is None:
             return
         job.thread.join()
@@ -237,7 +266,7 @@ class Checkpoints:
         self._count_failure()
 
     def _report_failure(self, step: int, error: BaseException, size: int) -> None:
-        """The one line that a failed save costs."""
+        """Log one line about a failed save."""
         first = (str(error).splitlines() or [type(error).__name__])[0]
         try:
             free = str(shutil.disk_usage(self.folder).free)
@@ -245,7 +274,11 @@ class Checkpoints:
             free = "?"
         log.error(
             "checkpoint at step %d not saved (%s); %s: %d bytes needed, %s free; training goes on",
-            *(step, first, self.folder, size, free),
+            step,
+            first,
+            self.folder,
+            size,
+            free,
         )
         self._event("checkpoint_failed", step=step, reason=first, needed=size, free=free)
 
@@ -255,14 +288,14 @@ class Checkpoints:
             raise StorageError(f"{self._failures} checkpoints in a row could not be saved to {self.folder}")
 
     def _after_seal(self, job: saving.SaveJob) -> None:
-        """Process 0, in the background."""
+        """Record a sealed step and delete old ones; on process 0, in the background."""
         self._sound.add(job.step)
         seconds = time.monotonic() - job.began
         self._event("checkpoint_saved", step=job.step, bytes=job.size, seconds=round(seconds, 3))
         self._retain(job.step)
 
     def _retain(self, newest: int) -> None:
-        """Process 0: deletes what is neither among the newest nor permanent, if a sound step stays."""
+        """Delete steps that are neither among the newest nor permanent, if a sound step stays; on process 0."""
         complete = self.complete_steps()
         kept = set(complete[-self.config.keep :]) | {newest} | set(complete).intersection(self.config.keep_at)
         if self.config.keep_every:

@@ -1,4 +1,4 @@
-"""What a run says about its checkpoints."""
+"""Config of the checkpoints of a run."""
 
 import dataclasses
 from typing import Literal
@@ -8,25 +8,23 @@ from tlx.base.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When to save, what to keep, how hard to check.
-
-    every: steps between saves; 0 saves at the end and on preemption only.
-    keep: the newest so many steps are kept.
-    keep_every: steps divisible by it are kept for ever; 0 for none.
-    keep_at: steps that are saved whatever `every` says, and kept for ever.
-    verify: on reading, compare the "hash" of every file (1.5 GB/s a core) or only its "size".
-    max_failures: so many failed saves in a row end the run with exit 73.
-    """
+    """When checkpoints are saved, which are kept, and how they are verified."""
 
     every: int = 1000
+    """Steps between saves; 0 saves at the end and on preemption only."""
     keep: int = 3
+    """Number of newest checkpoints that are kept, 1 or more."""
     keep_every: int = 0
+    """Checkpoints of steps that this divides are never deleted; 0: none."""
     keep_at: tuple[int, ...] = ()
+    """Steps that are saved whatever `every` says, and never deleted."""
     verify: Literal["hash", "size"] = "hash"
+    """What is compared for every file on reading: its sha256 (1.5 GB/s and core) or only its size."""
     max_failures: int = 3
+    """Number of failed saves in a row that ends the run with exit code 73, 1 or more."""
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Raise ConfigError, naming the field, its value and the legal ones, where a value is not usable."""
         for name, least in (("every", 0), ("keep", 1), ("keep_every", 0), ("max_failures", 1)):
             value = getattr(self, name)
             if value < least:

@@ -1,8 +1,8 @@
-"""One run per directory: `lease.json` names the holder and is touched every 30 s.
+"""The lease of a run directory, which allows one run at a time: `lease.json` names the holder.
 
-A holder is gone when its process is provably dead (same machine) or its last beat is 90 s old. Ages come from
-one clock: the machine's monotonic clock where holder and reader share a boot, else the file server's, by
-comparing the lease's modification time with that of a file made just now.
+The holder renews it every 30 s. It is gone when its process is provably dead (on the same machine) or its last
+heartbeat is 90 s old. Ages come from one clock: the machine's monotonic clock where holder and reader share a boot,
+else the file server's, by comparing the modification times of the lease and of a new file.
 """
 
 import contextlib
@@ -32,11 +32,11 @@ log = logging.getLogger("tlx")
 
 
 class Lease:
-    """Holds `run_dir` while the context lasts. Entered by all processes; process 0 takes and beats.
+    """A context that holds a run directory. All processes enter it; process 0 takes and renews the lease.
 
-    Raises LeaseError (exit 75) "lease held by host:pid, beat N s ago" on all of them where another run holds
-    it, StorageError (exit 73) where the directory cannot be written. `check()` (before every write) and
-    `lost` (for the loop) notice that another run took over while this process was stopped.
+    Entering raises LeaseError (exit code 75) on all processes where another run holds the directory, and
+    StorageError (exit code 73) where it cannot be written. `check()`, before every write, and `lost`, for the
+    loop, detect that another run took over while this process was stopped.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class Lease:
     ):
         self.folder = pathlib.Path(run_dir).absolute()
         self._path = self.folder / FILE
-        self._beat, self._stale = beat, stale
+        self._beat = beat
+        self._stale = stale
         self._me = {"id": uuid.uuid4().hex, **_here()}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -79,7 +80,7 @@ class Lease:
                 self._path.unlink()
 
     def check(self) -> None:
-        """Reads the lease now; raises LeaseError when it is not this run's any more. Process 0 only."""
+        """Read the lease; LeaseError where it is no longer this run's. Process 0 only."""
         if not self.lost and not self._is_mine():
             self.lost = True
         if self.lost:
@@ -101,7 +102,7 @@ class Lease:
             self._write()
 
     def _keep(self) -> None:
-        """The heartbeat. A failing disk is tried again; another holder ends it."""
+        """Renew the lease until another run holds it; a failing disk is tried again."""
         while not self._stop.wait(self._beat):
             try:
                 with self._locked():
@@ -117,7 +118,7 @@ class Lease:
         files.write_json(self._path, {**self._me, "monotonic": time.monotonic(), "time": time.time()})
 
     def _read(self) -> dict[str, Any] | None:
-        """The lease on disk; None without one; an unreadable one belongs to nobody known."""
+        """Read the lease on disk; None without one, {} where it cannot be parsed."""
         try:
             value = files.read_json(self._path)
             return value if isinstance(value, dict) else {}
@@ -131,7 +132,7 @@ class Lease:
         return holder is not None and holder.get("id") == self._me["id"]
 
     def _age(self, holder: dict[str, Any]) -> float:
-        """Seconds since the holder's last beat."""
+        """Return the seconds since the holder's last heartbeat."""
         if holder.get("boot") and holder.get("boot") == self._me["boot"]:
             return max(0.0, time.monotonic() - float(holder.get("monotonic", 0.0)))
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".clock-") as probe:
@@ -139,15 +140,16 @@ class Lease:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Makes reading and then writing the lease one act on one machine (and on NFS with locks)."""
+        """Make reading and writing the lease atomic on one machine, and on NFS with locks."""
         with open(self.folder / ".lease.lock", "w") as handle:
-            with contextlib.suppress(OSError):  # a file system without locks: the id is checked at every beat
+            # Without locks of the file system, a second holder is found at the next heartbeat.
+            with contextlib.suppress(OSError):
                 fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
 
 def _here() -> dict[str, Any]:
-    """Who this process is, in terms that another one on the same machine can check."""
+    """Identify this process by what another one on the same machine can check."""
     return {
         "host": socket.gethostname(),
         "boot": _read_text("/proc/sys/kernel/random/boot_id"),
@@ -158,14 +160,15 @@ def _here() -> dict[str, Any]:
 
 
 def _provably_dead(holder: dict[str, Any]) -> bool:
-    """Only where its process numbers are ours: same host, boot and namespace."""
+    """Return whether the holder is known to be dead, which takes the same host, boot and pid namespace."""
     here = _here()
     if any(holder.get(key) != here[key] for key in ("host", "boot", "namespace")):
         return False
     pid = holder.get("pid")
     if not isinstance(pid, int) or pid <= 0:
         return False
-    if here["started"] is not None:  # a number in use again has another start time, a zombie has none
+    # A pid in use again has another start time, and a zombie has none.
+    if here["started"] is not None:
         return _started(pid) != holder.get("started")
     try:
         os.kill(pid, 0)
@@ -177,12 +180,15 @@ def _provably_dead(holder: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """Start time of a living process in clock ticks since boot (Linux), else None."""
+    """Return the start time of a living process, in clock ticks since boot (Linux); else None."""
     text = _read_text(f"/proc/{pid}/stat")
     if text is None:
         return None
-    state, *rest = text.rpartition(")")[2].split()
-    return None if state in "ZX" else rest[18]
+    # The fields of proc(5) after the command: the state, and the start time 19 fields later.
+    fields = text.rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        return None
+    return fields[19]
 
 
 def _read_text(path: str) -> str | None:

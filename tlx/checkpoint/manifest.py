@@ -1,7 +1,7 @@
-"""The seal of a step: size and sha256 of every file, path, shape and dtype of every leaf, the caller's JSON.
+"""The manifest that seals a step: size and sha256 of every file, shape and dtype of every leaf, and JSON.
 
-Orbax restores a flipped bit as a wrong weight without an error; this is what notices. Each process hashes the
-files it wrote; process 0 merges the parts and writes MANIFEST, which carries its own hash too.
+Orbax restores a flipped bit as a wrong weight without an error; the manifest detects it. Each process hashes the
+files that it wrote. Process 0 merges these parts and writes MANIFEST, which also has its own hash.
 """
 
 import os
@@ -21,39 +21,69 @@ _OWNER = re.compile(r"(?:^|/)(?:ocdbt\.)?process_(\d+)(?:/|$)")
 
 
 class Damaged(Exception):
-    """The content of a step is not what was saved; the text says what was found."""
+    """The content of a step is not what was saved; the message says how it differs."""
 
 
 class LeafInfo(NamedTuple):
-    """An array by its shape and the name of its dtype."""
+    """Description of a stored array."""
 
     shape: tuple[int, ...]
+    """Its shape."""
     dtype: str
+    """Name of its dtype."""
 
 
 class Manifest(NamedTuple):
-    """What a step held when it was sealed."""
+    """The content of a step when it was sealed."""
 
     step: int
-    files: dict[str, dict[str, Any]]  # {path: {"size": bytes, "sha256": hex}}
+    """Its number."""
+    files: dict[str, dict[str, Any]]
+    """By path, {"size": bytes, "sha256": hex}."""
     leaves: dict[str, LeafInfo]
+    """The arrays by path."""
     extra: dict[str, Any]
+    """JSON of the caller."""
 
 
 def own_files(folder: pathlib.Path, process: int, count: int) -> dict[str, dict[str, Any]]:
-    """Sizes and hashes of the files under `folder` that process `process` of `count` wrote."""
+    """Return sizes and hashes of the files that a process wrote.
+
+    Args:
+        folder: Folder of the step.
+        process: Index of the process.
+        count: Number of processes.
+
+    Returns:
+        By path, {"size": bytes, "sha256": hex}.
+    """
     return {path: _describe(folder / path) for path in _walk(folder) if _owner(path, count) == process}
 
 
 def write_part(folder: pathlib.Path, process: int, value: Mapping[str, Any]) -> None:
-    """Hands {"files": ...} or {"error": text} to process 0."""
+    """Hand a process' part to process 0.
+
+    Args:
+        folder: Folder of the step.
+        process: Index of the process.
+        value: {"files": ...} or {"error": text}.
+    """
     files.write_json(folder / _PART.format(process), value)
 
 
 def gather_parts(folder: pathlib.Path, count: int, timeout: float) -> dict[str, dict[str, Any]]:
-    """Process 0 waits for the parts of processes 1..count-1 and removes them.
+    """Wait for the parts of processes 1 to count - 1, and remove them; called on process 0.
 
-    Raises OSError where one failed or does not come within `timeout` seconds.
+    Args:
+        folder: Folder of the step.
+        count: Number of processes.
+        timeout: Seconds to wait.
+
+    Returns:
+        The files of these processes.
+
+    Raises:
+        OSError: A process failed, or its part does not come in time.
     """
     deadline = time.monotonic() + timeout
     merged: dict[str, dict[str, Any]] = {}
@@ -72,7 +102,7 @@ def gather_parts(folder: pathlib.Path, count: int, timeout: float) -> dict[str, 
 
 
 def seal(folder: pathlib.Path, manifest: Manifest) -> None:
-    """Writes MANIFEST; from this moment the step is complete."""
+    """Write MANIFEST, which makes the step complete."""
     body = {
         "format": FORMAT,
         "step": manifest.step,
@@ -84,7 +114,7 @@ def seal(folder: pathlib.Path, manifest: Manifest) -> None:
 
 
 def read(folder: pathlib.Path) -> Manifest:
-    """The manifest of a step; Damaged when it cannot be trusted."""
+    """Read the manifest of a step; Damaged where it cannot be trusted."""
     path = folder / MANIFEST
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -107,7 +137,17 @@ def verify(
     level: Literal["hash", "size"],
     paths: Iterable[str] | None = None,
 ) -> None:
-    """Compares files (all, or `paths`) with the manifest; Damaged names the first difference."""
+    """Compare files with the manifest.
+
+    Args:
+        folder: Folder of the step.
+        manifest: Its manifest.
+        level: Whether "hash" or only "size" of a file is compared.
+        paths: The files; None: all.
+
+    Raises:
+        Damaged: A file differs; the message names the first one.
+    """
     _refuse_links(folder)
     for path in manifest.files if paths is None else paths:
         _refuse_escape(folder, path)
@@ -123,7 +163,7 @@ def verify(
 
 
 def is_sound(folder: pathlib.Path, level: Literal["hash", "size"]) -> bool:
-    """Whether a step has a manifest, and its files are those of it."""
+    """Return whether a step has a manifest and its files agree with it."""
     try:
         verify(folder, read(folder), level)
     except Damaged:
@@ -143,18 +183,18 @@ def _describe(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _walk(folder: pathlib.Path) -> list[str]:
-    """Relative paths of all files, "/" between folders, tlx's own left out."""
-    found = []
+    """Return the relative paths of all files, with "/" between folders, except those of tlx."""
+    paths = []
     for base, _, names in os.walk(folder):
         for name in names:
             path = (pathlib.Path(base) / name).relative_to(folder).as_posix()
             if not path.lstrip(".").startswith(("tlx_part.", MANIFEST)):
-                found.append(path)
-    return sorted(found)
+                paths.append(path)
+    return sorted(paths)
 
 
 def _owner(path: str, count: int) -> int:
-    """The process that wrote `path`: Orbax names each process's folder, the rest is written by process 0."""
+    """Return the process that wrote a file: Orbax names a folder for each; process 0 writes all else."""
     match = _OWNER.search(path)
     return int(match[1]) if match and int(match[1]) < count else 0
 

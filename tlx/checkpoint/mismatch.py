@@ -1,4 +1,4 @@
-"""Compares the leaves of a checkpoint with those that are wanted, all at once, before anything is read."""
+"""Comparison of all leaves of a checkpoint with those of the model, before any is read."""
 
 import difflib
 import heapq
@@ -11,9 +11,10 @@ MAX_LINES = 40
 
 
 def table(saved: Mapping[str, LeafInfo], wanted: Mapping[str, Any]) -> str:
-    """One aligned line per leaf that differs in path, shape, dtype or does not divide; "" if all agree.
+    """Return a table with a line for each leaf that differs in path, shape or dtype, or does not divide.
 
-    `wanted` holds arrays or ShapeDtypeStructs by path:
+    Empty where all agree. `wanted` holds arrays or ShapeDtypeStructs by path:
+
         params/embed  checkpoint (128,16), model (256,16)
         params/bias   not in the checkpoint; nearest there: params/biases
     """
@@ -38,20 +39,20 @@ def table(saved: Mapping[str, LeafInfo], wanted: Mapping[str, Any]) -> str:
 
 
 def _differences(saved: LeafInfo, wanted: Any) -> list[str]:
-    found = []
+    differences = []
     if saved.shape != tuple(wanted.shape):
-        found.append(f"checkpoint {_shape(saved.shape)}, model {_shape(wanted.shape)}")
+        differences.append(f"checkpoint {_shape(saved.shape)}, model {_shape(wanted.shape)}")
     if saved.dtype != str(wanted.dtype):
-        found.append(f"checkpoint {saved.dtype}, model {wanted.dtype}")
+        differences.append(f"checkpoint {saved.dtype}, model {wanted.dtype}")
     sharding = getattr(wanted, "sharding", None)
-    if sharding is not None and not found:
+    if sharding is not None and not differences:
         try:
             sharding.shard_shape(tuple(wanted.shape))
         except ValueError as error:
-            found.append(
+            differences.append(
                 f"{_shape(wanted.shape)} does not divide over the devices: {str(error).splitlines()[0]}"
             )
-    return found
+    return differences
 
 
 def _shape(shape: Iterable[int]) -> str:
@@ -59,7 +60,7 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def _nearest(path: str, choices: list[str]) -> str:
-    """The unmatched leaf most like `path` in spelling, among the 20 that share most of its names."""
+    """Return the unmatched leaf that is spelled most like `path`, of the 20 that share most of its names."""
     names = set(path.split("/"))
     likely = heapq.nlargest(20, choices, key=lambda choice: len(names.intersection(choice.split("/"))))
     return next(iter(difflib.get_close_matches(path, likely, n=1, cutoff=0.6)), "")

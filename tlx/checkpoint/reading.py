@@ -1,4 +1,4 @@
-"""Finding and reading steps: verified before a single weight is used. Nothing here writes."""
+"""Finding, verifying and reading steps. Nothing here writes."""
 
 import logging
 import math
@@ -23,21 +23,29 @@ Verify = Literal["hash", "size"]
 
 
 class LoadedCheckpoint(NamedTuple):
-    """A step that was read: its number, the arrays, the JSON that was saved with them."""
+    """A checkpoint that was read."""
 
     step: int
+    """Its step."""
     tree: Any
+    """Its arrays."""
     extra: dict[str, Any]
+    """The JSON that was saved with them."""
 
 
 def steps_folder(path: str | os.PathLike) -> pathlib.Path:
-    """The folder of steps that `path` means: a run directory, its `checkpoints`, or one step of them."""
+    """Return the folder of steps of a path: a run directory, its `checkpoints`, or one step of them.
+
+    Raises CheckpointError where there is no such directory.
+    """
     path = pathlib.Path(path).absolute()
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a directory")
     if steps.is_complete(path):
         return path.parent
-    return path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    if (path / "checkpoints").is_dir():
+        return path / "checkpoints"
+    return path
 
 
 def load_params(
@@ -47,12 +55,21 @@ def load_params(
     dtype: Any = None,
     verify: Verify = "hash",
 ) -> LoadedCheckpoint:
-    """The `params` subtree of a step as nested dicts of numpy arrays, whatever devices wrote it.
+    """Load the parameters of a step as nested dicts of numpy arrays, whatever devices wrote them.
 
-    path: run directory, checkpoints folder or step folder. step: None for the newest that verifies.
-    dtype: what floating-point leaves are cast to (a name or a dtype). Reads and verifies no other leaf's
-    data, takes no lease, changes nothing on disk, and works inside a running event loop.
-    Raises CheckpointError when there is no such step or none can be trusted, listing each with its reason.
+    Reads and verifies no other data, takes no lease, changes nothing on disk, and works inside a running event loop.
+
+    Args:
+        path: A run directory, a folder of checkpoints, or one step.
+        step: The step; None: the newest that verifies.
+        dtype: Dtype that floating-point leaves are cast to; None: as stored.
+        verify: What is compared for every file, its "hash" or its "size".
+
+    Returns:
+        The step, its parameters, and the JSON saved with them.
+
+    Raises:
+        CheckpointError: There is no such step, or none can be trusted; lists each with its reason.
     """
     folder = steps_folder(path)
     if step is None and steps.is_complete(pathlib.Path(path).absolute()):
@@ -60,9 +77,9 @@ def load_params(
     reasons = {}
     for number in candidates(folder, step):
         try:
-            found = manifests.read(folder / str(number))
-            tree = _read_params(folder / str(number), found, dtype, verify)
-            return LoadedCheckpoint(number, tree, found.extra)
+            manifest = manifests.read(folder / str(number))
+            tree = _read_params(folder / str(number), manifest, dtype, verify)
+            return LoadedCheckpoint(number, tree, manifest.extra)
         except Damaged as error:
             log.warning("checkpoint at step %d skipped: %s", number, error)
             reasons[number] = str(error)
@@ -70,7 +87,7 @@ def load_params(
 
 
 def candidates(folder: pathlib.Path, step: int | None) -> Iterator[int]:
-    """Complete steps from the newest, or only `step`; CheckpointError where that one is not there."""
+    """Return the complete steps from the newest on, or only `step`; CheckpointError where there is no such step."""
     complete = steps.listing(folder).complete
     if step is None:
         return iter(reversed(complete))
@@ -81,7 +98,7 @@ def candidates(folder: pathlib.Path, step: int | None) -> Iterator[int]:
 
 
 def nothing_left(folder: pathlib.Path, reasons: dict[int, str]) -> CheckpointError:
-    """The error that lists every step, with why it cannot be used."""
+    """Return the error that lists every step with the reason why it cannot be used."""
     found = steps.listing(folder)
     lines = [f"  step {number}: {reason}" for number, reason in sorted(reasons.items(), reverse=True)]
     lines += [
@@ -101,10 +118,19 @@ def nothing_left(folder: pathlib.Path, reasons: dict[int, str]) -> CheckpointErr
 
 
 def load(folder: pathlib.Path, found: Manifest, abstract: Any) -> Any:
-    """The tree of a verified step in the structure and shardings of `abstract`.
+    """Load a verified step.
 
-    Raises CheckpointError with a table of all leaves that do not match, DeviceMemoryError when it does not
-    fit.
+    Args:
+        folder: Folder of the step.
+        found: Its manifest.
+        abstract: The tree wanted, with shardings.
+
+    Returns:
+        The tree, in the structure and shardings of `abstract`.
+
+    Raises:
+        CheckpointError: Leaves do not match; the message is a table of them.
+        DeviceMemoryError: It does not fit the devices.
     """
     wanted = trees.flat(abstract)
     differences = mismatch.table(found.leaves, wanted)
@@ -149,7 +175,7 @@ def _cast(leaf: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def _refuse_too_large(folder: pathlib.Path, leaves: dict[str, manifests.LeafInfo]) -> None:
-    """A manifest may ask for any size: nothing is allocated before it is known to fit this machine."""
+    """Refuse parameters larger than this machine's memory, for a manifest may claim any size."""
     try:
         needed = sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves.values())
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""One save in flight: Orbax writes and commits, then the files are hashed and the step is sealed."""
+"""An asynchronous save: Orbax writes and commits, then the files are hashed and the step is sealed."""
 
 import logging
 import pathlib
@@ -16,17 +16,19 @@ from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import steps, store, trees
 from tlx.checkpoint.manifest import LeafInfo
 
-PART_TIMEOUT = 900.0  # s that process 0 waits for the hashes of another
-REMOVE_TIMEOUT = 30.0  # s that a failed save's last writers may still be at work
+# Seconds that process 0 waits for the hashes of another process.
+PART_TIMEOUT = 900.0
+# Seconds that the writers of a failed save may still be at work.
+REMOVE_TIMEOUT = 30.0
 
 log = logging.getLogger("tlx")
 
 
 class SaveJob:
-    """Starts the save at once; the rest happens on `thread`, which nobody needs to watch.
+    """A save that starts at once and is completed by a background thread, `thread`.
 
     `error` is None once the thread has ended and the step is complete. On process 0 `guard` is called before
-    the seal, `sealed(job)` after it; `failed(job)` is called where the error happened.
+    the step is sealed and `sealed(job)` after it; `failed(job)` is called on the process that failed.
     """
 
     def __init__(
@@ -41,13 +43,19 @@ class SaveJob:
         sealed: Callable[["SaveJob"], None],
         failed: Callable[["SaveJob"], None],
     ):
-        self.folder, self.step, self.leaves, self.extra = folder, step, leaves, extra
+        self.folder = folder
+        self.step = step
+        self.leaves = leaves
+        self.extra = extra
         self.size = trees_by_path.num_bytes(tree)
         self.error: BaseException | None = None
         self.began = time.monotonic()
-        self._guard, self._sealed, self._failed = guard, sealed, failed
-        self._process, self._count = jax.process_index(), jax.process_count()
-        self._response = None
+        self._guard = guard
+        self._sealed = sealed
+        self._failed = failed
+        self._process = jax.process_index()
+        self._count = jax.process_count()
+        self._response: Any = None
         try:
             self._response = store.start_save(folder / str(step), trees.split(tree))
         except OSError as error:
@@ -56,10 +64,10 @@ class SaveJob:
         self.thread.start()
 
     def remove(self) -> None:
-        """Process 0, after a failure that all processes know of: gives the disk space back.
+        """Remove a failed save; called on process 0 after all processes know of the failure.
 
-        Orbax reports the first file that failed while it still writes others, so that a folder can fill again
-        while it is emptied. What cannot be removed stays marked as unfinished, for `steps.clean`.
+        Orbax reports the first file that failed while it still writes others, so a folder can fill again while it
+        is emptied. What cannot be removed stays marked as unfinished, for `steps.clean`.
         """
         target = self.folder / str(self.step)
         deadline = time.monotonic() + REMOVE_TIMEOUT
@@ -90,11 +98,13 @@ class SaveJob:
                 self.remove()
             return
         finally:
-            self._response = None  # and with it Orbax's copies of the arrays
+            # Frees Orbax's host copies of the arrays.
+            self._response = None
         if self._process == 0:
             try:
                 self._sealed(self)
-            except Exception as error:  # the step itself is safe
+            except Exception as error:
+                # The step itself is safe.
                 log.warning("after saving step %d: %s", self.step, error)
 
     def _seal(self) -> None:
@@ -109,7 +119,7 @@ class SaveJob:
         steps.mark_finished(self.folder, self.step)
 
     def _tell_first(self) -> None:
-        """So that process 0 does not wait in vain; the disk may be why we failed, so this may fail too."""
+        """Report the error to process 0, which waits for this part; this may fail too where the disk is full."""
         if self._process == 0:
             return
         try:

@@ -1,11 +1,11 @@
-"""The folder of steps: which are complete, which were left half done, which are damaged.
+"""The folder of checkpoints: complete, unfinished and damaged steps.
 
     checkpoints/<step>/                  the data, COMMIT (Orbax's last file), MANIFEST (tlx's last file)
     checkpoints/<step>.corrupt-<time>/   set aside because its content is not what was saved; REASON inside
     checkpoints/<step>.replaced-<time>/  set aside because a new save needed its place
-    checkpoints/.unfinished-<step>       there while <step> is being written or deleted
+    checkpoints/.unfinished-<step>       exists while <step> is being written or deleted
 
-A step is complete when COMMIT and MANIFEST are both there. Local and network file systems (rename is used).
+A step is complete when it has both COMMIT and MANIFEST. Steps are renamed, so the file system must be local or NFS.
 """
 
 import logging
@@ -29,17 +29,24 @@ log = logging.getLogger("tlx")
 
 
 class Listing(NamedTuple):
-    """What lies in a folder of steps; all ascending."""
+    """The content of a folder of steps, each field ascending."""
 
     complete: tuple[int, ...]
-    incomplete: tuple[int, ...]  # numbered, but without COMMIT or MANIFEST
-    corrupt: tuple[str, ...]  # names of quarantined steps
-    strange: tuple[str, ...]  # anything else that is not tlx's: files, links, other names
+    """Steps with COMMIT and MANIFEST."""
+    incomplete: tuple[int, ...]
+    """Steps without COMMIT or without MANIFEST."""
+    corrupt: tuple[str, ...]
+    """Names of steps that were set aside as damaged."""
+    strange: tuple[str, ...]
+    """Names of files, links and folders that are not tlx's."""
 
 
 def listing(folder: pathlib.Path) -> Listing:
-    """Reads the folder; a missing one is empty."""
-    complete, incomplete, corrupt, strange = [], [], [], []
+    """List a folder of steps; a missing one is empty."""
+    complete: list[int] = []
+    incomplete: list[int] = []
+    corrupt: list[str] = []
+    strange: list[str] = []
     entries = list(os.scandir(folder)) if folder.is_dir() else []
     for entry in entries:
         aside = _ASIDE.fullmatch(entry.name)
@@ -48,32 +55,38 @@ def listing(folder: pathlib.Path) -> Listing:
         elif entry.is_symlink() or not entry.is_dir():
             strange.append(entry.name)
         elif _STEP.fullmatch(entry.name):
-            (complete if is_complete(folder / entry.name) else incomplete).append(int(entry.name))
+            steps = complete if is_complete(folder / entry.name) else incomplete
+            steps.append(int(entry.name))
         elif aside is None:
             strange.append(entry.name)
         elif aside[2] == "corrupt":
             corrupt.append(entry.name)
-    return Listing(*(tuple(sorted(part)) for part in (complete, incomplete, corrupt, strange)))
+    return Listing(
+        complete=tuple(sorted(complete)),
+        incomplete=tuple(sorted(incomplete)),
+        corrupt=tuple(sorted(corrupt)),
+        strange=tuple(sorted(strange)),
+    )
 
 
 def is_complete(step_folder: pathlib.Path) -> bool:
-    """Whether the step was committed and sealed (its content is not looked at)."""
+    """Return whether a step was committed and sealed; its content is not read."""
     return all(os.path.isfile(step_folder / name) for name in (COMMIT, MANIFEST))
 
 
 def mark_unfinished(folder: pathlib.Path, step: int) -> None:
-    """Before the first byte of a save and before a deletion: what is found half done was tlx's own work."""
+    """Mark a step before it is written or deleted, so that an unfinished one is known to be tlx's own."""
     with files.atomic_open(folder / f"{_UNFINISHED}{step}") as handle:
         handle.write(f"{os.getpid()}\n")
 
 
 def mark_finished(folder: pathlib.Path, step: int) -> None:
-    """After sealing, or after the last byte is deleted."""
+    """Remove the mark of a step that is sealed, or deleted."""
     (folder / f"{_UNFINISHED}{step}").unlink(missing_ok=True)
 
 
 def delete(folder: pathlib.Path, step: int) -> None:
-    """Removes a step, COMMIT first, so that no moment shows a complete step with files missing."""
+    """Delete a step, COMMIT first, so that it never looks complete while files are missing."""
     target = folder / str(step)
     mark_unfinished(folder, step)
     (target / COMMIT).unlink(missing_ok=True)
@@ -84,7 +97,7 @@ def delete(folder: pathlib.Path, step: int) -> None:
 
 
 def clean(folder: pathlib.Path) -> list[int]:
-    """Removes what killed saves and deletions left behind; returns those steps. For the lease holder."""
+    """Remove what killed saves and deletions have left, and return these steps; for the lease holder only."""
     removed = []
     for marker in sorted(folder.glob(_UNFINISHED + "*")):
         name = marker.name.removeprefix(_UNFINISHED)
@@ -95,7 +108,8 @@ def clean(folder: pathlib.Path) -> list[int]:
             shutil.rmtree(target)
             removed.append(int(name))
         marker.unlink()
-    for leftover in folder.glob(f".{_UNFINISHED}*"):  # of an atomic write that was killed
+    # Temporary files of atomic writes that were killed.
+    for leftover in folder.glob(f".{_UNFINISHED}*"):
         leftover.unlink(missing_ok=True)
     if removed:
         log.warning("removed unfinished checkpoints of a run that was stopped: steps %s", removed)
@@ -103,7 +117,17 @@ def clean(folder: pathlib.Path) -> list[int]:
 
 
 def set_aside(folder: pathlib.Path, step: int, kind: str, reason: str) -> pathlib.Path:
-    """Renames a step to `<step>.<kind>-<time>`, kind "corrupt" or "replaced", and says so in one line."""
+    """Rename a step to `<step>.<kind>-<time>` and log one line.
+
+    Args:
+        folder: The folder of steps.
+        step: The step.
+        kind: "corrupt" or "replaced".
+        reason: Why; stored in the renamed folder.
+
+    Returns:
+        The new path.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%S")
     target = folder / f"{step}.{kind}-{stamp}"
     number = 1
@@ -119,13 +143,13 @@ def set_aside(folder: pathlib.Path, step: int, kind: str, reason: str) -> pathli
 
 
 def reason_of(folder: pathlib.Path, name: str) -> str:
-    """Why a step was set aside."""
+    """Return why a step was set aside."""
     path = folder / name / REASON
     return path.read_text(encoding="utf-8").strip() if path.is_file() else "set aside earlier"
 
 
 def warn_of_strange(folder: pathlib.Path, found: Listing) -> None:
-    """One line for everything that is neither a step nor tlx's."""
+    """Log one line about everything that is neither a complete step nor tlx's."""
     names = [*found.strange, *(f"{step} (not complete)" for step in found.incomplete)]
     if names:
         log.warning("ignored in %s: %s", folder, ", ".join(names))

@@ -1,6 +1,6 @@
-"""Any pytree of arrays to and from the nested dicts that are stored, so that files know no Python class.
+"""Pytrees of arrays to and from nested dicts, which are stored: files know no Python class.
 
-The leaves under `params` are stored apart from the rest, so that reading a model reads no optimizer state.
+The leaves under `params` are stored apart from the others, so that loading a model reads no optimizer state.
 """
 
 from typing import Any
@@ -16,49 +16,51 @@ REST = "rest"
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """{path: leaf}; refuses leaves that are not arrays and paths that would collide."""
+    """Flatten a tree by path; ValueError where paths collide, TypeError for leaves that are not arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    found = {trees.path_string(path): leaf for path, leaf in leaves}
-    if len(found) != len(leaves) or "" in found:
+    by_path = {trees.path_string(path): leaf for path, leaf in leaves}
+    if len(by_path) != len(leaves) or "" in by_path:
         raise ValueError("a tree to store needs a distinct, non-empty path for every leaf")
-    for path, leaf in found.items():
+    for path, leaf in by_path.items():
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             raise TypeError(f"{path}: {type(leaf).__name__} is not an array")
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise TypeError(f"{path}: store jax.random.key_data of a key, not the key")
-    return found
+    return by_path
 
 
 def describe(tree: Any) -> dict[str, LeafInfo]:
-    """Shape and dtype name of every leaf by path."""
+    """Return the shape and the dtype of every leaf, by path."""
     return {path: LeafInfo(tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat(tree).items()}
 
 
 def split(tree: Any) -> dict[str, dict[str, Any]]:
-    """{"params": nested, "rest": nested} of what is there; arrays or ShapeDtypeStructs."""
+    """Split a tree of arrays or ShapeDtypeStructs into its parts "params" and "rest", nested dicts each."""
     parts: dict[str, dict[str, Any]] = {}
     for path, leaf in flat(tree).items():
-        part, name = _place(path)
+        part, name = _part_and_name(path)
         parts.setdefault(part, {})[name] = np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
     return {part: trees.unflatten(leaves) for part, leaves in parts.items()}
 
 
 def join(like: Any, parts: dict[str, dict[str, Any]]) -> Any:
-    """The stored leaves in the structure of `like`."""
+    """Arrange stored leaves in the structure of `like`."""
     stored = {part: trees.flatten(leaves) for part, leaves in parts.items()}
 
     def pick(path: str, _: Any) -> Any:
-        part, name = _place(path)
+        part, name = _part_and_name(path)
         return stored[part][name]
 
     return trees.map_with_path(pick, like)
 
 
 def part_of(path: str) -> str:
-    """The part ("params" or "rest") that stores the leaf `path`."""
-    return _place(path)[0]
+    """Return the part, "params" or "rest", that stores the leaf at `path`."""
+    return _part_and_name(path)[0]
 
 
-def _place(path: str) -> tuple[str, str]:
+def _part_and_name(path: str) -> tuple[str, str]:
     head, _, tail = path.partition("/")
-    return (PARAMS, tail) if head == PARAMS and tail else (REST, path)
+    if head == PARAMS and tail:
+        return PARAMS, tail
+    return REST, path

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -20,6 +20,36 @@ from tlx.data.sources.source import held_out
 from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer
 
 RecordSplit = Literal["train", "validation", "test"]
+
+
+class RecordTask(Protocol):
+    """What batches of records need of a task (tlx/tasks/shared/base.py, which stands above this package)."""
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: Any, labelled: bool = True
+    ) -> list[Any]:
+        """Make items of records; each has the index of its record as `record`."""
+        ...
+
+    def empty_item(self, spec: Any) -> Any:
+        """Return an item of no record."""
+        ...
+
+    def example(self, rng: np.random.Generator, item: Any, spec: Any) -> Batch:
+        """Make one row of a batch."""
+        ...
+
+    def packs(self, config: Any) -> bool:
+        """Return whether a row of training holds several items."""
+        ...
+
+    def example_size(self, item: Any, spec: Any) -> int:
+        """Return how many tokens of a row an item takes."""
+        ...
+
+    def join(self, items: Sequence[Any]) -> Any:
+        """Return one item of several."""
+        ...
 
 
 def read_records(config: RecordsConfig, part: RecordSplit, seed: int) -> list[Record]:
@@ -78,7 +108,7 @@ def _held_by(record: Record, config: RecordFiles, field: str) -> str:
 def build_records(
     data: DataConfig,
     tokenizer: Tokenizer,
-    task: Any,
+    task: RecordTask,
     spec: Any,
     *,
     batch_size: int,
@@ -88,7 +118,7 @@ def build_records(
     """Reads and tokenises a part's records. DataError naming the record that does not fit."""
     records = read_records(data.records, part, seed)
     items = task.prepare(records, tokenizer, spec)
-    if part == "train" and task.join is not None and spec.config.packing:
+    if part == "train" and task.packs(spec.config):
         items = _packed(items, records, task, spec)
     return RecordPipeline(data, records, items, task, spec, batch_size, seed, part)
 
@@ -126,7 +156,7 @@ class RecordPipeline(Batches):
         data: DataConfig,
         records: Sequence[Record],
         items: Sequence[Any],
-        task: Any,
+        task: RecordTask,
         spec: Any,
         batch_size: int,
         seed: int,
@@ -134,7 +164,7 @@ class RecordPipeline(Batches):
     ):
         self.batch_size, self.records, self.items = batch_size, records, items
         self.num_windows = len(items)
-        self._example, self._blank, self._spec = task.example, task.blank(spec), spec
+        self._example, self._blank, self._spec = task.example, task.empty_item(spec), spec
         self._seed, self._part = seed, part
         self._shuffle, self._workers = data.shuffle, data.workers
         self._sets = _by_set(items, records)
@@ -172,12 +202,12 @@ class RecordPipeline(Batches):
         return self._example(rng, self.items[numbers[index]], self._spec)
 
 
-def _packed(items: Sequence[Any], records: Sequence[Record], task: Any, spec: Any) -> list[Any]:
+def _packed(items: Sequence[Any], records: Sequence[Record], task: RecordTask, spec: Any) -> list[Any]:
     """The items, as many in one as fit a row, set by set; which of equal sizes meet has nothing to do with
     their order in the files."""
     joined = []
     for numbers in _by_set(items, records):
-        sizes = [(int(number), task.size(items[number], spec)) for number in numbers]
+        sizes = [(int(number), task.example_size(items[number], spec)) for number in numbers]
         order = sorted((pair for pair in sizes if pair[1]), key=_by_size)
         joined += [task.join([items[number] for number, _ in row]) for row in pack(order, spec.length)]
     return joined

@@ -78,11 +78,11 @@ def predict_split(
     seen = len(pipeline.records) if count >= size else max(1, pipeline.items[count].record)
     items = [item for item in pipeline.items[:count] if item.record < seen]
     joined = {name: np.concatenate([part[name] for part in outputs])[: len(items)] for name in outputs[0]}
-    asked = task.asks and task.asks(items, spec)
-    if asked is not None:
+    request = task.generation_requests(items, spec)
+    if request is not None:
         model = predictor.module.model
-        joined["written"] = write(model, params["model"], asked, spec, pipeline.batch_size)
-    return SplitPredictions(_means(terms), task.answers(joined, items, spec), pipeline.records[:seen])
+        joined["written"] = write(model, params["model"], request, spec, pipeline.batch_size)
+    return SplitPredictions(_means(terms), task.predictions(joined, items, spec), pipeline.records[:seen])
 
 
 def evaluate_task(predictor: Predictor, params: Any, task: Task, spec: TaskSpec, *rest: Any) -> Evaluation:

@@ -43,7 +43,7 @@ def linear_scores(
     text = library("sklearn.feature_extraction.text", "scikit-learn", "--linear")
     svm = library("sklearn.svm", "scikit-learn", "--linear")
     vectorizer = text.TfidfVectorizer(sublinear_tf=True, **UNITS[unit])
-    columns = task.texts(config)
+    columns = task.text_columns(config)
     known = np.array([class_of(record, config.label, config.labels) for record in train])
     classifier = svm.LinearSVC(random_state=0).fit(vectorizer.fit_transform(_texts(train, columns)), known)
     found = classifier.predict(vectorizer.transform(_texts(judged, columns)))

@@ -1,1 +1,1 @@
-"""How good predictions are: numpy (or texts) in, numbers out. Libraries are imported when they are used."""
+"""Metrics: numpy arrays or texts in, numbers out. Libraries are imported when they are used."""

@@ -1,16 +1,16 @@
-"""How predicted numbers go with true ones."""
+"""Correlations of predicted with true numbers."""
 
 import numpy as np
 import scipy.stats
 
 
 def pearson(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Linear correlation of two rows of numbers; 0 where one of them is constant."""
+    """Return the linear correlation of two arrays [N]; 0 where one of them is constant."""
     if np.ptp(predicted) == 0 or np.ptp(true) == 0:
         return 0.0
     return float(np.corrcoef(np.asarray(predicted, np.float64), np.asarray(true, np.float64))[0, 1])
 
 
 def spearman(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Pearson's correlation of the ranks, ties sharing the mean of theirs."""
+    """Return the rank correlation of two arrays [N]; ties share their mean rank."""
     return pearson(scipy.stats.rankdata(predicted), scipy.stats.rankdata(true))

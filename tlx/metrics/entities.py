@@ -1,7 +1,7 @@
-"""Entities in sequences of tags, scored as seqeval does."""
+"""Scores of entities in sequences of tags, as seqeval computes them."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,38 +13,52 @@ def entity_scores(
     true: Sequence[Sequence[str]],
     scheme: Literal["conll", "IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU"] = "conll",
 ) -> dict[str, float]:
-    """Precision, recall and F1 (micro) of whole entities, and the F1 of each type as "f1/TYPE".
+    """Compute precision, recall and F1 of whole entities.
 
-    An entity is right where type, begin and end are. "conll" reads tags as conlleval does (an I- that no B-
-    begins starts an entity); a scheme by its name counts only what is well formed in it (seqeval's strict
-    mode).
+    An entity is correct where its type, begin and end are.
+
+    Args:
+        predicted: Predicted tags of each sequence.
+        true: True tags of each sequence.
+        scheme: "conll" reads tags as conlleval does (an I- tag without a B- tag before it begins an entity);
+            any other scheme counts only what is well formed in it (seqeval's strict mode).
+
+    Returns:
+        "precision", "recall" and "f1" (micro averages), and "f1/TYPE" for each entity type.
+
+    Raises:
+        ConfigError: seqeval is not installed.
     """
     metrics = library("seqeval.metrics", "seqeval", "entity F1")
-    mode: dict = {"zero_division": 0}
+    options: dict[str, Any] = {"zero_division": 0}
     if scheme != "conll":
         schemes = library("seqeval.scheme", "seqeval", "entity F1")
-        mode |= {"mode": "strict", "scheme": getattr(schemes, scheme)}
-    true, predicted = [list(tags) for tags in true], [list(tags) for tags in predicted]
-    report = metrics.classification_report(true, predicted, output_dict=True, **mode)
-    mean = report.pop("micro avg")
-    found = {"precision": mean["precision"], "recall": mean["recall"], "f1": mean["f1-score"]}
-    for kind, rates in report.items():
-        if not kind.endswith(" avg"):
-            found[f"f1/{kind}"] = rates["f1-score"]
-    return {name: float(value) for name, value in found.items()}
+        options |= {"mode": "strict", "scheme": getattr(schemes, scheme)}
+    true_tags = [list(tags) for tags in true]
+    predicted_tags = [list(tags) for tags in predicted]
+    report = metrics.classification_report(true_tags, predicted_tags, output_dict=True, **options)
+    average = report.pop("micro avg")
+    scores = {"precision": average["precision"], "recall": average["recall"], "f1": average["f1-score"]}
+    for entity_type, rates in report.items():
+        if not entity_type.endswith(" avg"):
+            scores[f"f1/{entity_type}"] = rates["f1-score"]
+    return {name: float(value) for name, value in scores.items()}
 
 
 def entity_counts(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> np.ndarray:
-    """int64 [N, 3]: entities that are right, said and true in each sequence, as conlleval reads tags."""
+    """Count each sequence's correct, predicted and true entities, int64[N, 3], as conlleval reads tags."""
     labeling = library("seqeval.metrics.sequence_labeling", "seqeval", "entity F1")
     rows = []
-    for said, there in zip(predicted, true, strict=True):
-        said, there = (set(labeling.get_entities(list(tags))) for tags in (said, there))
-        rows.append([len(said & there), len(said), len(there)])
+    for predicted_tags, true_tags in zip(predicted, true, strict=True):
+        predicted_entities = set(labeling.get_entities(list(predicted_tags)))
+        true_entities = set(labeling.get_entities(list(true_tags)))
+        num_correct = len(predicted_entities & true_entities)
+        rows.append([num_correct, len(predicted_entities), len(true_entities)])
     return np.array(rows)
 
 
 def micro_f1(counts: np.ndarray) -> float:
-    """F1 of all entities of sequences with these counts [N, 3]."""
-    hits, said, there = counts.sum(axis=0)
-    return float(2 * hits / (said + there)) if said + there else 0.0
+    """Return the F1 of all entities, from counts [N, 3] of `entity_counts`; 0 where there are none."""
+    num_correct, num_predicted, num_true = counts.sum(axis=0)
+    total = num_predicted + num_true
+    return float(2 * num_correct / total) if total else 0.0

@@ -1,4 +1,4 @@
-"""The libraries that define a metric, imported when one is asked for."""
+"""The libraries that define metrics, imported when one is asked for."""
 
 import importlib
 from types import ModuleType
@@ -7,7 +7,19 @@ from tlx.base.errors import ConfigError
 
 
 def library(module: str, package: str, metric: str) -> ModuleType:
-    """The module; ConfigError saying what to install where it is missing."""
+    """Import a module of an optional package.
+
+    Args:
+        module: Dotted name of the module.
+        package: Name of the package that has it, on the package index.
+        metric: What needs it, for the message.
+
+    Returns:
+        The module.
+
+    Raises:
+        ConfigError: The package is not installed; the message says how to install it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A confusion matrix to look at."""
+"""Picture of a confusion matrix."""
 
 import os
 from collections.abc import Sequence
@@ -6,20 +6,30 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-_NUMBERED = 20  # classes up to which each cell shows its count
+# Up to so many classes each cell shows its count.
+_NUMBERED = 20
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], path: str | os.PathLike) -> None:
-    """Writes a picture of counts [C, C], rows true, columns predicted, coloured by the share of the row."""
+    """Draw a confusion matrix, coloured by the fraction of the row.
+
+    Args:
+        counts: Examples by true class (rows) and predicted class (columns), int[C, C].
+        names: Names of the C classes.
+        path: File to write; its suffix is the format.
+
+    Raises:
+        ValueError: The shape does not fit the names.
+    """
     count = len(names)
     if counts.shape != (count, count):
         raise ValueError(f"counts of shape {counts.shape} do not fit {count} names")
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(2.5 + 0.55 * count, 16)
     figure = Figure(figsize=(size + 0.8, size), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, label="share of the true class")
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="fraction of the true class")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if count <= 60:
@@ -27,6 +37,6 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], path: str | os.Path
         axes.set_yticks(range(count), names)
     if count <= _NUMBERED:
         for (row, column), number in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "white" if fractions[row, column] > 0.5 else "black"
             axes.text(column, row, f"{number:,}", ha="center", va="center", color=colour)
     figure.savefig(path, dpi=120)

@@ -1,4 +1,4 @@
-"""Sensibleness and specificity of a chatbot's answers, from people's labels (Adiwardana et al. 2020, 2.1)."""
+"""Sensibleness and specificity of a chatbot's answers, from human ratings (Adiwardana et al. 2020, 2.1)."""
 
 from typing import NamedTuple
 
@@ -6,25 +6,29 @@ import numpy as np
 
 
 class SSA(NamedTuple):
-    """Shares of answers, 0 to 1; `average` is the mean of the two."""
+    """Fractions of answers, 0 to 1."""
 
     sensibleness: float
+    """Fraction of answers that make sense."""
     specificity: float
+    """Fraction of answers that make sense and are specific."""
     average: float
+    """Mean of the two."""
 
 
 def ssa(sensible: np.ndarray, specific: np.ndarray) -> SSA:
-    """Labels [answers, raters] of 0 and 1 (or of [answers], one rater's).
+    """Compute sensibleness and specificity from labels of 0 and 1, [answers, raters].
 
-    An answer is what more than half of its raters say. An answer that is not sensible is not specific,
-    whatever was said of it.
+    The majority of an answer's raters decides. An answer that is not sensible is not specific, whatever its
+    raters say. Raises ValueError where the two have different numbers of answers.
     """
-    sensible, specific = _majority(sensible), _majority(specific)
+    sensible = _majority(sensible)
+    specific = _majority(specific)
     if sensible.shape != specific.shape:
         raise ValueError(f"{sensible.size} answers have a first label and {specific.size} a second one")
-    specific = specific & sensible
-    shares = float(sensible.mean()), float(specific.mean())
-    return SSA(*shares, sum(shares) / 2)
+    sensibleness = float(sensible.mean())
+    specificity = float((specific & sensible).mean())
+    return SSA(sensibleness, specificity, (sensibleness + specificity) / 2)
 
 
 def _majority(labels: np.ndarray) -> np.ndarray:

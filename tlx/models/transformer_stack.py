@@ -1,14 +1,14 @@
 """A stack of layers with what goes before and after it: embeddings in, normalised hidden states out."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from tlx.models.layer_specs import LayerGroup, LayerSpec, group_layers, layer_specs
-from tlx.nn.block import Block, BlockInputs
+from tlx.nn.block import Block, BlockInputs, BlockOutputs
 from tlx.nn.cache import KVCache, LayerCache
 from tlx.nn.config import BlockConfig
 from tlx.nn.convolution import Convolution
@@ -136,10 +136,11 @@ class TransformerStack(nn.Module):
                 layer_inputs = block_inputs._replace(
                     mask=mask, keys_B=fold(keys_B, index), memory_BMD=memory_BMD
                 )
-                out = block.apply({"params": params}, x, layer_inputs)
+                out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
                 return out.hidden, (x if keeps_inputs else None, _expert_loads(out.routing, segments_BT))
 
             def layer_on_queries(params: Any, source: jax.Array, index: jax.Array, memory_BMD: None):
+                assert inputs.query_BTD is not None
                 # The queries start from the source plus vectors of their own, and always attend to the
                 # source.
                 x = source + inputs.query_BTD
@@ -147,7 +148,8 @@ class TransformerStack(nn.Module):
                     layer_inputs = block_inputs._replace(
                         mask=mask, keys_B=fold(keys_B, index + i), source_BTD=source
                     )
-                    x = block.apply({"params": params}, x, layer_inputs).hidden
+                    out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
+                    x = out.hidden
                 return x, None
 
             return layer_on_queries if spec.query_passes else layer
@@ -166,7 +168,9 @@ class TransformerStack(nn.Module):
         groups = group_layers(specs)
         # Sliced before the first layer runs: slices of parameters depend on nothing else.
         group_params = [self._params_of(blocks, group) for group in groups]
-        memory_LBMD = jnp.moveaxis(inputs.memory_BLMD, 1, 0) if memory_length else None
+        memory_LBMD = None
+        if inputs.memory_BLMD is not None and memory_length:
+            memory_LBMD = jnp.moveaxis(inputs.memory_BLMD, 1, 0)
         y_BTD = x_BTD
         outputs = (None, None)
         for group, params in zip(groups, group_params, strict=True):
@@ -263,7 +267,7 @@ class TransformerStack(nn.Module):
                     cache=LayerCache(key, value, index, start),
                     encoded_keys_values=encoded_key_value,
                 )
-                out = block.apply({"params": params}, x, layer_inputs)
+                out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
                 assert out.cache is not None
                 return (out.hidden, out.cache.key, out.cache.value), None
 
@@ -282,6 +286,7 @@ class TransformerStack(nn.Module):
         memory_length = _memory_length(inputs)
         key_segments = segments_BT
         if memory_length:
+            assert inputs.memory_segments_BM is not None
             key_segments = jnp.concatenate([inputs.memory_segments_BM, segments_BT], 1)
         cross_mask = None
         if inputs.encoded_BSD is not None:

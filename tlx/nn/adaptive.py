@@ -278,8 +278,8 @@ def token_losses(
         (cross-entropy, log Z, whether the likeliest id is the target), float32[...] each.
     """
     clusters = cluster_logits(hidden, unembedding)
-    target = 0.0
-    total = 0.0
+    target: jax.Array | float = 0.0
+    total: jax.Array | float = 0.0
     best = jnp.full(targets.shape, -jnp.inf)
     for begin, y, offset in clusters:
         ids = begin + jnp.arange(y.shape[-1])
@@ -290,6 +290,7 @@ def token_losses(
         best = jnp.maximum(best, jnp.max(y, axis=-1) + offset)
         if label_smoothing:
             total += jnp.sum(jnp.where(is_id, y + offset[..., None], 0.0), axis=-1)
+    assert isinstance(target, jax.Array)
     loss = -target
     if label_smoothing:
         loss = (1 - label_smoothing) * loss - label_smoothing * total / unembedding.vocab_size

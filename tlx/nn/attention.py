@@ -248,17 +248,18 @@ class Attention(nn.Module):
         """
         rows = row_length or query_BTNH.shape[1]
         keys_RNH = self.relative.keys(rows, num_keys, mask.query_start, backwards_B)
-        has_segment_term = self.cfg.position.segment_relative and different_BTS is not None
+        if not self.cfg.position.segment_relative:
+            different_BTS = None
         # Only the fused kernel multiplies the factors itself; unused, they are dead code to the compiler.
         terms = self.relative.term(query_BTNH, keys_RNH, rows, places_BP)
         kernel = self._kernel_name(query_BTNH.shape[1], num_keys, mask, terms)
-        if not has_segment_term and kernel == "fused":
+        if different_BTS is None and kernel == "fused":
             return self.relative.bias_queries(query_BTNH), terms
         if places_BP is None:
             bias = self.relative(query_BTNH, keys_RNH, num_keys)
         else:
             bias = self.relative.gathered(query_BTNH, places_BP, keys_RNH, rows, num_keys)
-        if has_segment_term:
+        if different_BTS is not None:
             bias = bias + self.relative.segments(query_BTNH, different_BTS)
         return self.relative.bias_queries(query_BTNH), bias
 

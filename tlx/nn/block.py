@@ -267,11 +267,9 @@ class Block(nn.Module):
         self, x: jax.Array, keys_B: jax.Array | None, site_offset: int = 0
     ) -> tuple[jax.Array, Routing | None]:
         """Feed-forward network or experts of x, and what was routed where."""
-        routing = None
-        if self.cfg.feedforward.num_experts:
-            y, routing = self.feedforward(x, keys_B, FEEDFORWARD_HIDDEN + site_offset)
-        else:
-            y = self.feedforward(x, keys_B, FEEDFORWARD_HIDDEN + site_offset)
+        out = self.feedforward(x, keys_B, FEEDFORWARD_HIDDEN + site_offset)
+        # Experts return what they routed; the network its output alone.
+        y, routing = out if isinstance(out, tuple) else (out, None)
         if self.cfg.block_layout == "sandwich":
             y = self.feedforward_post_norm(y)
         # Tagged before dropout, whose bits are drawn again for less than it costs to keep them.

@@ -8,7 +8,7 @@ as bytes.
 import functools
 import importlib.util
 import math
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def product(x: jax.Array, kernel: jax.Array, count: int, name: str) -> jax.Array
     rows = x.shape[: x.ndim - count]
     outputs = kernel.shape[count:]
     inputs = math.prod(kernel.shape[:count])
-    y = _product(x.reshape(*rows, inputs), kernel.reshape(inputs, -1), name)
+    y = cast(jax.Array, _product(x.reshape(*rows, inputs), kernel.reshape(inputs, -1), name))
     return y.reshape(*rows, *outputs)
 
 

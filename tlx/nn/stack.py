@@ -22,7 +22,7 @@ TENSORS = (
 See checkpoint_name in attention.py, feedforward.py, block.py ("fed": what the feed-forward network adds to
 the stream) and norm.py ("statistics": two numbers per position). """
 
-Layer = Callable[[Any, Any, jax.Array, Any], tuple[Any, Any]]
+Layer = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 """(parameters of one layer, carry, index of the layer, its inputs) -> (carry, its outputs)."""
 
 
@@ -171,4 +171,9 @@ def run_layers(
         remaining = jax.tree.map(lambda x: x[num_scanned:], scanned)
         carry, outputs = run_pattern(carry, remaining, num_layers - num_scanned)
         pieces.append(outputs)
-    return carry, jax.tree.map(lambda *x: jnp.concatenate(x) if len(x) > 1 else x[0], *pieces)
+    return carry, jax.tree.map(_concatenate, *pieces)
+
+
+def _concatenate(*pieces: jax.Array) -> jax.Array:
+    """Join the outputs of the scan and of the layers after it."""
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)

@@ -1,4 +1,4 @@
-"""Self-supervised objectives: one file each, by the name a config gives."""
+"""Self-supervised objectives: one file each, in the table by the name that a config gives."""
 
 from tlx.base.lookup import Table
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
@@ -36,24 +37,27 @@ SPANS = ("infill", "mask", "delete")
 
 @dataclasses.dataclass(frozen=True)
 class BART:
-    """How much of each kind of noise; the defaults are those of the published models.
-
-    mask_fraction: of the words. spans: what becomes of them. poisson_lambda: mean words of an infilled span.
-    random_token_fraction: of the masks, shown as random ids. permute_fraction: of the sentences.
-    rotate_fraction: of the rows. insert_fraction: masks put in anywhere, as a fraction of the row's tokens.
-    """
+    """How much of each kind of noise; the defaults are those of the published models."""
 
     name: str = "bart"
+    """Name in the table of objectives."""
     mask_fraction: float = 0.3
+    """Fraction of the words in spans."""
     spans: Literal["infill", "mask", "delete"] = "infill"
+    """What becomes of spans: one mask ("infill"), a mask for each token ("mask"), or nothing ("delete")."""
     poisson_lambda: float = 3.0
+    """Mean length of an infilled span in words, above 0."""
     random_token_fraction: float = 0.1
+    """Fraction of the masks that are shown as random ids."""
     permute_fraction: float = 1.0
+    """Fraction of the sentences that change places."""
     rotate_fraction: float = 0.0
+    """Fraction of the rows that are rotated."""
     insert_fraction: float = 0.0
+    """Masks inserted anywhere, as a fraction of the row's tokens."""
 
     def validate(self) -> None:
-        """Raises ConfigError for an unknown kind of spans or shares outside 0..1."""
+        """Raise ConfigError for an unknown kind of spans or shares outside 0..1."""
         if self.spans not in SPANS:
             raise ConfigError(one_of("objective.spans", self.spans, SPANS))
         for name in (
@@ -69,80 +73,91 @@ class BART:
             raise ConfigError(f"objective.poisson_lambda = {self.poisson_lambda} must be above 0")
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Packed windows that leave room for bos and eos, and for masks put in between."""
-    inserted = math.ceil(spec.length * spec.config.insert_fraction)
-    if spec.length - inserted < 4:
-        raise ConfigError(
-            f"data.sequence_length = {spec.length} must be at least 4 for bart, and leave 4 tokens beside "
-            "those that objective.insert_fraction puts in"
-        )
-    return WindowSpec(length=spec.length - 2 - inserted)
-
-
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """Encoder input, decoder input and targets, [length] each."""
-    vocab, lengths = spec.vocab, (spec.length, spec.length)
-    text = row(window, spec)
-    if len(text) == 0:
-        return encoder_decoder_arrays(text, text, lengths, vocab)
-    return encoder_decoder_arrays(damaged(rng, text, spec), text, lengths, vocab, start=vocab.eos)
-
-
-def row(window: Window, spec: ObjectiveSpec) -> np.ndarray:
-    """bos, the window's text, eos; nothing where there is none."""
-    num_text = int(np.count_nonzero(window.segments))
-    tokens = np.empty(num_text + 2 if num_text else 0, np.int32)
-    if num_text:
-        tokens[0], tokens[1:-1], tokens[-1] = spec.vocab.bos, window.tokens[:num_text], spec.vocab.eos
+def text_with_ends(window: Window, spec: ObjectiveSpec) -> np.ndarray:
+    """Return bos, the window's text, eos; nothing where there is no text."""
+    text = text_of(window)
+    if not len(text):
+        return np.zeros(0, np.int32)
+    tokens = np.empty(len(text) + 2, np.int32)
+    tokens[0] = spec.vocab.bos
+    tokens[1:-1] = text
+    tokens[-1] = spec.vocab.eos
     return tokens
 
 
-def damaged(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
-    """What the encoder reads of bos, text, eos: at most spec.length tokens."""
-    config, vocab = spec.config, spec.vocab
+def add_noise(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
+    """Add the noise.
+
+    Args:
+        rng: Random generator of the row.
+        tokens: int32, bos, text, eos.
+        spec: What examples depend on.
+
+    Returns:
+        What the encoder reads, at most spec.length tokens.
+    """
+    config = spec.config
     if config.permute_fraction:
-        tokens = permuted(rng, tokens, spec)
+        tokens = permute_sentences(rng, tokens, spec)
     if config.mask_fraction:
-        tokens = masked(rng, tokens, spec)
+        tokens = mask_spans(rng, tokens, spec)
     if config.insert_fraction:
-        tokens = inserted(rng, tokens, math.ceil(len(tokens) * config.insert_fraction), spec)
+        tokens = insert_masks(rng, tokens, math.ceil(len(tokens) * config.insert_fraction), spec)
     if config.rotate_fraction and rng.random() < config.rotate_fraction:
         offset = int(rng.integers(1, max(len(tokens) - 1, 1) + 1))
         tokens = np.concatenate([tokens[:1], tokens[offset:-1], tokens[1:offset], tokens[-1:]])
     if len(tokens) > spec.length:  # spans of nothing may add more than the others took away: rare
-        tokens = np.append(tokens[: spec.length - 1], vocab.eos).astype(np.int32)
+        tokens = np.append(tokens[: spec.length - 1], spec.vocab.eos).astype(np.int32)
     return tokens
 
 
-def permuted(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
-    """The tokens with their sentences in another order, bos and eos in place."""
+def permute_sentences(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
+    """Permute the sentences.
+
+    Args:
+        rng: Random generator of the row.
+        tokens: int32, bos, text, eos.
+        spec: What examples depend on; without `ends_sentence` the tokens stay as they are.
+
+    Returns:
+        The tokens, bos and eos where they were.
+    """
     if spec.ends_sentence is None:
         return tokens
     ends = spec.ends_sentence[tokens[1:-1]]
     ends[-1:] = True
     stops = np.flatnonzero(ends & ~np.append(False, ends[:-1])) + 1
-    begins = np.append(0, stops[:-1])
+    starts = np.append(0, stops[:-1])
     count = len(stops)
     order = np.arange(count)
     chosen = rng.permutation(count)[: math.ceil(count * spec.config.permute_fraction)]
     order[chosen] = chosen[rng.permutation(len(chosen))]
-    sizes = (stops - begins)[order]
-    shift = begins[order] - (np.cumsum(sizes) - sizes)
-    places = np.arange(len(ends))  # what ends the row after the last stop stays there
-    places[: stops[-1]] += np.repeat(shift, sizes)
-    return np.concatenate([tokens[:1], tokens[1:-1][places], tokens[-1:]])
+    sizes = (stops - starts)[order]
+    shift = starts[order] - (np.cumsum(sizes) - sizes)
+    source = np.arange(len(ends))  # what ends the row after the last stop stays there
+    source[: stops[-1]] += np.repeat(shift, sizes)
+    return np.concatenate([tokens[:1], tokens[1:-1][source], tokens[-1:]])
 
 
-def masked(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
-    """The tokens with spans of words replaced by masks, or gone."""
+def mask_spans(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
+    """Replace spans of words by masks, or delete them.
+
+    Args:
+        rng: Random generator of the row.
+        tokens: int32, bos, text, eos.
+        spec: What examples depend on.
+
+    Returns:
+        The tokens that are left, bos and eos among them.
+    """
     config = spec.config
     begins = np.ones(len(tokens), bool) if spec.starts_word is None else spec.starts_word[tokens]
     words = np.flatnonzero(begins[1:-1]) + 1
     budget = math.ceil(len(words) * config.mask_fraction)
     if budget == 0:
         return tokens
-    num_inserted, lengths = 0, np.ones(budget, np.int64)
+    num_inserted = 0
+    lengths = np.ones(budget, np.int64)
     if config.spans == "infill":
         drawn = span_lengths(rng, budget, config.poisson_lambda)
         lengths = drawn[drawn > 0]
@@ -153,16 +168,25 @@ def masked(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec) ->
     result = tokens.copy()
     if config.spans == "mask":
         hidden = covered(starts, stops, len(tokens))
-        places = np.flatnonzero(hidden)
-        result[places] = fillers(rng, len(places), spec)
+        positions = np.flatnonzero(hidden)
+        result[positions] = mask_fillers(rng, len(positions), spec)
         return result
-    result[starts] = fillers(rng, len(starts), spec)
+    result[starts] = mask_fillers(rng, len(starts), spec)
     gone = covered(starts if config.spans == "delete" else starts + 1, stops, len(tokens))
-    return inserted(rng, result[~gone], num_inserted, spec) if num_inserted else result[~gone]
+    return insert_masks(rng, result[~gone], num_inserted, spec) if num_inserted else result[~gone]
 
 
 def span_lengths(rng: np.random.Generator, budget: int, mean: float) -> np.ndarray:
-    """Lengths (0 included) whose sum is `budget`, the last trimmed to it."""
+    """Draw lengths from a Poisson distribution until they fill a budget.
+
+    Args:
+        rng: Random generator of the row.
+        budget: Sum of the lengths.
+        mean: Mean of the distribution.
+
+    Returns:
+        Lengths (0 included) whose sum is `budget`; the last is trimmed to it.
+    """
     drawn = _poisson(rng, budget, mean)
     while drawn.sum() < budget:
         drawn = np.append(drawn, _poisson(rng, budget, mean))
@@ -179,8 +203,9 @@ def _poisson(rng: np.random.Generator, count: int, mean: float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _poisson_cumulative(mean: float) -> np.ndarray:
-    """Poisson's distribution function, cut as fairseq cuts it: where a probability falls below 1e-7."""
-    masses, mass = [], math.exp(-mean)
+    """Return Poisson's distribution function, cut as fairseq cuts it: where a probability is below 1e-7."""
+    masses = []
+    mass = math.exp(-mean)
     for k in range(1, 129):
         masses.append(mass)
         mass *= mean / k
@@ -191,28 +216,95 @@ def _poisson_cumulative(mean: float) -> np.ndarray:
 
 
 def covered(starts: np.ndarray, stops: np.ndarray, length: int) -> np.ndarray:
-    """bool [length], True in any of the stretches starts[i]..stops[i]."""
+    """Mark the indices that any of some ranges covers.
+
+    Args:
+        starts: int [n], first index of each range.
+        stops: int [n], the index after each range.
+        length: Length of the result.
+
+    Returns:
+        bool [length], True in any of the ranges.
+    """
     edges = np.bincount(starts, minlength=length + 1) - np.bincount(stops, minlength=length + 1)
     return np.cumsum(edges)[:length] > 0
 
 
-def fillers(rng: np.random.Generator, count: int, spec: ObjectiveSpec) -> np.ndarray:
-    """`count` masks, some of them random ids."""
-    draw, ids = rng.random(count), rng.integers(1, spec.vocab.size, count)
-    return np.where(draw < spec.config.random_token_fraction, ids, spec.vocab.mask)
+def mask_fillers(rng: np.random.Generator, count: int, spec: ObjectiveSpec) -> np.ndarray:
+    """Draw what is shown for spans.
+
+    Args:
+        rng: Random generator of the row.
+        count: How many.
+        spec: What examples depend on.
+
+    Returns:
+        `count` masks, some of them replaced by random ids.
+    """
+    draw = rng.random(count)
+    random_ids = rng.integers(1, spec.vocab.size, count)
+    return np.where(draw < spec.config.random_token_fraction, random_ids, spec.vocab.mask)
 
 
-def inserted(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: ObjectiveSpec) -> np.ndarray:
-    """The tokens with `count` more between bos and eos: masks, a fraction of them random ids."""
+def insert_masks(rng: np.random.Generator, tokens: np.ndarray, count: int, spec: ObjectiveSpec) -> np.ndarray:
+    """Insert masks anywhere between bos and eos.
+
+    Args:
+        rng: Random generator of the row.
+        tokens: int32, bos, text, eos.
+        count: How many; ceil(count * random_token_fraction) of them are random ids.
+        spec: What examples depend on.
+
+    Returns:
+        int32 [len(tokens) + count].
+    """
     size = len(tokens) + count
-    places = rng.permutation(size - 2)[:count] + 1
+    positions = rng.permutation(size - 2)[:count] + 1
     num_random = math.ceil(count * spec.config.random_token_fraction)
-    result, old = np.empty(size, np.int32), np.ones(size, bool)
-    old[places] = False
-    result[places[:num_random]] = rng.integers(1, spec.vocab.size, num_random)
-    result[places[num_random:]] = spec.vocab.mask
+    result = np.empty(size, np.int32)
+    old = np.ones(size, bool)
+    old[positions] = False
+    result[positions[:num_random]] = rng.integers(1, spec.vocab.size, num_random)
+    result[positions[num_random:]] = spec.vocab.mask
     result[old] = tokens
     return result
 
 
-OBJECTIVE = Objective(BART, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+class BARTObjective(Objective):
+    """BART's denoising."""
+
+    config_class = BART
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return packed windows that leave room for bos and eos, and for inserted masks."""
+        num_inserted = math.ceil(spec.length * spec.config.insert_fraction)
+        if spec.length - num_inserted < 4:
+            raise ConfigError(
+                f"data.sequence_length = {spec.length} must be at least 4 for bart, and leave 4 tokens "
+                "beside those that objective.insert_fraction puts in"
+            )
+        return WindowSpec(length=spec.length - 2 - num_inserted)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a damaged text and its original.
+
+        Args:
+            rng: Random generator of the row.
+            window: Packed text.
+            spec: What examples depend on.
+
+        Returns:
+            Encoder input, decoder input, targets and weights, [length] each.
+        """
+        lengths = (spec.length, spec.length)
+        text = text_with_ends(window, spec)
+        if len(text) == 0:
+            return encoder_decoder_arrays(text, text, lengths, spec.vocab)
+        return encoder_decoder_arrays(
+            add_noise(rng, text, spec), text, lengths, spec.vocab, start=spec.vocab.eos
+        )
+
+
+OBJECTIVE = BARTObjective()

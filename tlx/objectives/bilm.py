@@ -2,8 +2,8 @@
 
 The mean of -log p(t_k | t_1 .. t_{k-1}) and -log p(t_k | t_{k+1} .. t_n) (Peters et al. 2018, 3.1); the
 directions share what reads characters and the softmax, and have layers of their own. A row is a window of
-a stream. The forward direction goes on from the state that it had behind the row's last window; the
-backward one begins with nothing at each window's end, since what is behind it has not been read (the
+a stream. The forward direction goes on from the state that it had after the row's last window; the
+backward one begins with nothing at each window's end, since what follows has not been read (the
 official code reverses sentence by sentence and carries that state past the sentences before it).
 Documents follow one another in the stream, told apart by eos, as sentences do there. A token's characters
 are the bytes of its piece: pieces stand where the paper has words.
@@ -31,60 +31,40 @@ from tlx.parallel.sharding import logical
 from tlx.text.characters import PAD
 
 # Branches of a row's keys, beside those of models/bilstm.py.
-_SAMPLES, _OUTPUTS = 2**21, 2**21 + 1
+_SAMPLES = 2**21
+_OUTPUTS = 2**21 + 1
 
 
 @dataclasses.dataclass(frozen=True)
 class BiLM:
-    """What a token's characters are, and how the softmax is computed while training."""
+    """What a token's characters are, and how the softmax is computed in training."""
 
     name: str = "bilm"
-    max_characters: int = 50  # of a token, with those that begin and end it; more are cut
-    num_sampled: int = 0  # other ids in the softmax of a training step (ELMo: 8192); 0: all
+    """Name in the table of objectives."""
+    max_characters: int = 50
+    """Most characters of a token, at least 3, with those that begin and end it; more are cut."""
+    num_sampled: int = 0
+    """Other ids in the softmax of a training step (ELMo: 8192); 0 is all."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a number that makes no sense."""
+        """Raise ConfigError for a number that makes no sense."""
         if self.max_characters < 3:
             raise ConfigError(f"objective.max_characters = {self.max_characters} must be at least 3")
         if self.num_sampled < 0:
             raise ConfigError(f"objective.num_sampled = {self.num_sampled} must be 0 (all) or more")
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Windows of a stream of length + 1 tokens that share one token with the next."""
-    return WindowSpec(spec.length + 1, "stream", overlap=1)
-
-
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """tokens, targets, weights, positions, segments [length]; characters [length + 1, C].
-
-    `targets` are what the forward direction predicts, `tokens` what the backward one does. `characters` are
-    those of all length + 1 tokens; weight 0 on padding only.
-    """
-    del rng
-    real, size = window.segments > 0, spec.config.max_characters
-    table = spec.characters
-    characters = np.zeros((len(real), size), np.int32) if table is None else table[window.tokens]
-    return {
-        "tokens": np.where(real[:-1], window.tokens[:-1], spec.vocab.pad).astype(np.int32),
-        "targets": np.where(real[1:], window.tokens[1:], spec.vocab.pad).astype(np.int32),
-        "weights": real[1:].astype(np.float32),
-        "positions": np.arange(spec.length, dtype=np.int32),
-        "segments": real[:-1].astype(np.int32),
-        "characters": characters.astype(np.int32),
-    }
-
-
 class Softmax(nn.Module):
-    """The output of both directions."""
+    """The output layer of both directions."""
 
     model: ModelConfig
 
     @nn.compact
     def __call__(self) -> Unembedding:
-        """Its kernel and bias."""
+        """Return its kernel and bias."""
         cfg = self.model
-        dtype, shape = jnp.dtype(cfg.param_dtype), (cfg.padded_vocab, cfg.width)
+        dtype = jnp.dtype(cfg.param_dtype)
+        shape = (cfg.padded_vocab, cfg.width)
         init = logical(nn.initializers.normal(cfg.width**-0.5), ("vocab", "embed"))
         kernel = self.param("kernel", init, shape, dtype)
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
@@ -96,14 +76,16 @@ class BiLMHeads(nn.Module):
 
     model: ModelConfig
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the softmax."""
         self.bilm = Softmax(self.model)
 
 
 class BiLMModule(ObjectiveModule):
     """Both directions, and their softmax."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build both; raises ConfigError for settings that exclude each other."""
         if self.config.num_sampled and (self.loss.z_loss or self.loss.label_smoothing):
             raise ConfigError(
                 f"objective.num_sampled = {self.config.num_sampled}: a sampled softmax has no "
@@ -119,13 +101,22 @@ class BiLMModule(ObjectiveModule):
         self.heads = BiLMHeads(self.model)
 
     def initial_carry(self, batch_size: int) -> RecurrentState:
-        """The forward direction's empty state."""
+        """Return the forward direction's empty state."""
         return BiLSTM(self.model, parent=None).empty(batch_size)
 
     def predictions(
         self, batch: Batch, carry: RecurrentState | None, keys: jax.Array | None
     ) -> tuple[Predictions, RecurrentState]:
-        """The forward direction's hidden states [B, T, D], for `targets`."""
+        """Return the forward direction's hidden states.
+
+        Args:
+            batch: Arrays as `BiLMObjective.example` makes them, with a batch dim.
+            carry: The forward direction's state; None is empty.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            Hidden states [B, T, D] for `targets` with the softmax, and the new state.
+        """
         length = batch["tokens"].shape[1]
         x_BTD = self.lm.tokens(batch["characters"][:, :length])
         layers, state = self.lm.read_forward(x_BTD, batch["segments"], carry, keys)
@@ -134,22 +125,22 @@ class BiLMModule(ObjectiveModule):
     def __call__(
         self, batch: Batch, carry: RecurrentState | None = None, keys: jax.Array | None = None
     ) -> tuple[Terms, RecurrentState]:
-        """Terms "loss" and "accuracy" (means of both directions), "forward" and "backward" (metrics)."""
+        """Return "loss" and "accuracy" (means of both directions), "forward" and "backward" (metrics)."""
         x_BSD = self.lm.tokens(batch["characters"])
         forward, state = self.lm.read_forward(x_BSD[:, :-1], batch["segments"], carry, keys)
+        # The backward direction reads tokens 1..T: the last one is real if it has characters.
         last = (batch["characters"][:, -1:, 0] != PAD).astype(jnp.int32)
-        behind = jnp.concatenate([batch["segments"][:, 1:], last], axis=1)
-        backward = self.lm.read_backward(x_BSD[:, 1:], behind, keys)
+        segments = jnp.concatenate([batch["segments"][:, 1:], last], axis=1)
+        backward = self.lm.read_backward(x_BSD[:, 1:], segments, keys)
         ahead = self._terms(forward[-1], batch["targets"], batch["weights"], keys, 0)
         back = self._terms(backward[-1], batch["tokens"], batch["weights"], keys, 1)
         terms = {
             name: Term((ahead[name].sum + back[name].sum) / 2, ahead[name].weight, ahead[name].loss_weight)
             for name in ahead
         }
-        both = {"forward": ahead, "backward": back}
-        return terms | {
-            name: Term(part["loss"].sum, part["loss"].weight) for name, part in both.items()
-        }, state
+        terms["forward"] = Term(ahead["loss"].sum, ahead["loss"].weight)
+        terms["backward"] = Term(back["loss"].sum, back["loss"].weight)
+        return terms, state
 
     def _terms(
         self,
@@ -159,13 +150,54 @@ class BiLMModule(ObjectiveModule):
         keys: jax.Array | None,
         direction: int,
     ) -> Terms:
-        unembedding, cfg = self.heads.bilm(), self.loss
+        """Return the terms of one direction (0 forward, 1 backward)."""
+        unembedding = self.heads.bilm()
         hidden_BTD = dropout(hidden_BTD, self.model.dropout, fold(keys, _OUTPUTS), direction)
         if keys is None or not self.config.num_sampled:
-            return cross_entropy(hidden_BTD, unembedding, targets_BT, weights_BT, cfg)
+            return cross_entropy(hidden_BTD, unembedding, targets_BT, weights_BT, self.loss)
         keys = fold(fold(keys, _SAMPLES), direction)
         losses = sampled_losses(hidden_BTD, unembedding, targets_BT, keys, self.config.num_sampled)
         return {"loss": Term(jnp.sum(losses * weights_BT), jnp.sum(weights_BT), 1.0)}
 
 
-OBJECTIVE = Objective(BiLM, reads, example, BiLMModule, kinds=("bilstm",))
+class BiLMObjective(Objective):
+    """ELMo's bidirectional language modelling."""
+
+    config_class = BiLM
+    module = BiLMModule
+    kinds = ("bilstm",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return windows of a stream of length + 1 tokens that share one token with the next."""
+        return WindowSpec(spec.length + 1, "stream", overlap=1)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a row for both directions.
+
+        Args:
+            rng: Not used; nothing is random.
+            window: A piece of a stream, [length + 1].
+            spec: What examples depend on.
+
+        Returns:
+            tokens, targets, weights, positions, segments [length]; characters [length + 1, C]. `targets` are
+            what the forward direction predicts, `tokens` what the backward one does; `characters` are those
+            of all length + 1 tokens; weights are 0 on padding only.
+        """
+        del rng
+        real = window.segments > 0
+        if spec.characters is None:
+            characters = np.zeros((len(real), spec.config.max_characters), np.int32)
+        else:
+            characters = spec.characters[window.tokens]
+        return {
+            "tokens": np.where(real[:-1], window.tokens[:-1], spec.vocab.pad).astype(np.int32),
+            "targets": np.where(real[1:], window.tokens[1:], spec.vocab.pad).astype(np.int32),
+            "weights": real[1:].astype(np.float32),
+            "positions": np.arange(spec.length, dtype=np.int32),
+            "segments": real[:-1].astype(np.int32),
+            "characters": characters.astype(np.int32),
+        }
+
+
+OBJECTIVE = BiLMObjective()

@@ -21,59 +21,86 @@ from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Object
 
 @dataclasses.dataclass(frozen=True)
 class CLM:
-    """Causal language modelling has nothing to choose."""
+    """Causal language modelling has no settings."""
 
     name: str = "clm"
+    """Name in the table of objectives."""
 
     def validate(self) -> None:
-        """Nothing can be wrong."""
-
-
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Packed windows of length + 1 tokens that share one token with the next."""
-    return WindowSpec(length=spec.length + 1, overlap=1)
-
-
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """tokens, targets, weights, positions, segments, each [length]; weight 0 on padding only."""
-    del rng
-    segments = window.segments[1:]
-    real = segments > 0
-    starts = (segments != window.segments[:-1]) & real
-    behind_bos = segments != window.segments[0]
-    tokens = np.where(starts, spec.vocab.bos, np.where(real, window.tokens[:-1], spec.vocab.pad))
-    positions = np.where(starts | ~real, 0, window.positions[:-1] + behind_bos)
-    return {
-        "tokens": tokens.astype(np.int32),
-        "targets": np.where(real, window.tokens[1:], spec.vocab.pad).astype(np.int32),
-        "weights": real.astype(np.float32),
-        "positions": positions.astype(np.int32),
-        "segments": segments.astype(np.int32),
-    }
+        """Accept every value."""
 
 
 class CLMModule(ObjectiveModule):
     """A decoder."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model."""
         self.lm = Transformer(self.model, name="model")
 
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
-        """The decoder's hidden states [B, T, D]."""
+        """Return the decoder's hidden states.
+
+        Args:
+            batch: Arrays as `CLMObjective.example` makes them, with a batch dim.
+            carry: None.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            Hidden states [B, T, D] with the unembedding, and None.
+        """
         return Predictions(self.lm(batch, keys=keys), self.lm.unembedding()), None
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
-        """As the base; with experts, also the term "balance" of each microbatch."""
+        """Return the base class's terms; with experts, also the term "balance" of each microbatch."""
         hidden, balance = self.hidden(batch, keys)
         terms = cross_entropy(hidden, self.lm.unembedding(), batch["targets"], batch["weights"], self.loss)
         return terms | balance, None
 
     def hidden(self, batch: Batch, keys: jax.Array | None) -> tuple[jax.Array, Terms]:
-        """(the decoder's hidden states [B, T, D], the term "balance" where it has experts)."""
+        """Return the decoder's hidden states [B, T, D], and the term "balance" where it has experts."""
         if not self.model.feedforward.num_experts:
             return self.lm(batch, keys=keys), {}
         hidden, balance = self.lm.with_balance(batch, keys=keys)
         return hidden, {"balance": balance}
 
 
-OBJECTIVE = Objective(CLM, reads, example, CLMModule, kinds=("decoder",))
+class CLMObjective(Objective):
+    """Causal language modelling."""
+
+    config_class = CLM
+    module = CLMModule
+    kinds = ("decoder",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return packed windows of length + 1 tokens that share one token with the next."""
+        return WindowSpec(length=spec.length + 1, overlap=1)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a row whose targets are its next tokens.
+
+        Args:
+            rng: Not used; nothing is random.
+            window: Packed text, [length + 1].
+            spec: What examples depend on.
+
+        Returns:
+            tokens, targets, weights, positions, segments [length]; weights are 0 on padding only.
+        """
+        del rng
+        segments = window.segments[1:]
+        real = segments > 0
+        starts = (segments != window.segments[:-1]) & real
+        # Documents that start in this window begin with bos, which moves their positions by one.
+        after_bos = segments != window.segments[0]
+        tokens = np.where(starts, spec.vocab.bos, np.where(real, window.tokens[:-1], spec.vocab.pad))
+        positions = np.where(starts | ~real, 0, window.positions[:-1] + after_bos)
+        return {
+            "tokens": tokens.astype(np.int32),
+            "targets": np.where(real, window.tokens[1:], spec.vocab.pad).astype(np.int32),
+            "weights": real.astype(np.float32),
+            "positions": positions.astype(np.int32),
+            "segments": segments.astype(np.int32),
+        }
+
+
+OBJECTIVE = CLMObjective()

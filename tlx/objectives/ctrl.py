@@ -18,39 +18,56 @@ from tlx.objectives.shared.base import Objective, ObjectiveSpec
 
 @dataclasses.dataclass(frozen=True)
 class CTRL:
-    """Nothing to choose: the codes are the data's."""
+    """CTRL has no settings: the codes are the data's."""
 
     name: str = "ctrl"
+    """Name in the table of objectives."""
 
     def validate(self) -> None:
-        """Nothing can be wrong."""
+        """Accept every value."""
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Packed windows as long as the row; ConfigError if sources outnumber the vocabulary's marks."""
-    if len(spec.languages) > spec.vocab.num_sentinels:
-        raise ConfigError(
-            f"data has {len(spec.languages)} control codes (the sources' languages), the vocabulary marks "
-            f"for {spec.vocab.num_sentinels}"
-        )
-    return WindowSpec(length=spec.length)
+class CTRLObjective(Objective):
+    """CTRL's language modelling with a control code."""
+
+    config_class = CTRL
+    module = CLMModule
+    kinds = ("decoder",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return packed windows as long as the row; raises ConfigError if sources outnumber the marks."""
+        if len(spec.languages) > spec.vocab.num_sentinels:
+            raise ConfigError(
+                f"data has {len(spec.languages)} control codes (the sources' languages), the vocabulary "
+                f"marks for {spec.vocab.num_sentinels}"
+            )
+        return WindowSpec(length=spec.length)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a row whose documents start with their control code.
+
+        Args:
+            rng: Not used; nothing is random.
+            window: Packed text, [length].
+            spec: What examples depend on.
+
+        Returns:
+            tokens, targets, weights, positions, segments [length].
+        """
+        del rng
+        segments = window.segments
+        pad = spec.vocab.pad
+        real = segments > 0
+        starts = real & (segments != np.append(0, segments[:-1]))
+        previous = np.append(pad, window.tokens[:-1])
+        tokens = np.where(starts, spec.vocab.mark(window.language), np.where(real, previous, pad))
+        return {
+            "tokens": tokens.astype(np.int32),
+            "targets": np.where(real, window.tokens, pad).astype(np.int32),
+            "weights": real.astype(np.float32),
+            "positions": window.positions.copy(),
+            "segments": segments.copy(),
+        }
 
 
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """tokens, targets, weights, positions, segments, each [length]."""
-    del rng
-    segments, pad = window.segments, spec.vocab.pad
-    real = segments > 0
-    starts = real & (segments != np.append(0, segments[:-1]))
-    before = np.append(pad, window.tokens[:-1])
-    tokens = np.where(starts, spec.vocab.mark(window.language), np.where(real, before, pad))
-    return {
-        "tokens": tokens.astype(np.int32),
-        "targets": np.where(real, window.tokens, pad).astype(np.int32),
-        "weights": real.astype(np.float32),
-        "positions": window.positions.copy(),
-        "segments": segments.copy(),
-    }
-
-
-OBJECTIVE = Objective(CTRL, reads, example, CLMModule, kinds=("decoder",))
+OBJECTIVE = CTRLObjective()

@@ -24,6 +24,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 from tlx.text.vocabulary import Vocabulary
@@ -36,12 +37,16 @@ class Denoising:
     """How much of the text is noise, what the encoder sees of it, and what the decoder writes."""
 
     name: str = "denoising"
+    """Name in the table of objectives."""
     style: Literal["bert", "mask", "spans", "drop"] = "spans"
+    """Which form of the table in the module's docstring."""
     noise_density: float = 0.15
-    random_token_fraction: float = 0.1  # of the noise of style "bert", shown as a random token
+    """Fraction of the tokens that are noise, between 0 and 1."""
+    random_token_fraction: float = 0.1
+    """Fraction of the noise of style "bert" that is shown as a random token."""
 
     def validate(self) -> None:
-        """Raises ConfigError for an unknown style or a share outside its range."""
+        """Raise ConfigError for an unknown style or a share outside its range."""
         if self.style not in STYLES:
             raise ConfigError(one_of("objective.style", self.style, STYLES))
         if not 0 < self.noise_density < 1:
@@ -53,18 +58,18 @@ class Denoising:
 
 
 def most_noise(length: int, config: Denoising) -> int:
-    """Noise tokens in `length` tokens, six standard deviations above the mean."""
+    """Return the most noise tokens in `length` tokens: six standard deviations above the mean."""
     spread = math.sqrt(length * config.noise_density * (1 - config.noise_density))
     return min(math.ceil(length * config.noise_density + 6 * spread), length)
 
 
 def most_spans(length: int, spec: ObjectiveSpec) -> int:
-    """Runs of noise, each of which needs a sentinel."""
+    """Return the most runs of noise in `length` tokens, each of which needs a sentinel."""
     return min(spec.vocab.num_sentinels, most_noise(length, spec.config), (length + 1) // 2)
 
 
 def target_length(spec: ObjectiveSpec) -> int:
-    """Length of the decoder's row."""
+    """Return the length of the decoder's row."""
     length = spec.length - 1
     if spec.config.style in ("bert", "mask"):
         return spec.length
@@ -73,62 +78,96 @@ def target_length(spec: ObjectiveSpec) -> int:
     return noise + 1 + (most_spans(length, spec) + 1 if spec.config.style == "spans" else 0)
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Packed windows that leave room for eos; ConfigError if the noise would often lack sentinels."""
-    config, length = spec.config, spec.length - 1
-    if length < 1:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for denoising")
-    expected = length * config.noise_density * (1 - config.noise_density)
-    if config.style == "spans" and expected + 3 * math.sqrt(expected) > spec.vocab.num_sentinels:
-        raise ConfigError(
-            f"denoising in spans needs about {expected:.0f} sentinels for data.sequence_length = "
-            f"{spec.length}, and 3 standard deviations more; the vocabulary has {spec.vocab.num_sentinels}: "
-            "shorten the sequence or lower objective.noise_density"
-        )
-    return WindowSpec(length=length)
-
-
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """Encoder input [length], decoder input and targets [target_length(spec)]."""
-    text = window.tokens[: np.count_nonzero(window.segments)]
-    lengths = (spec.length, target_length(spec))
-    if len(text) == 0:
-        return encoder_decoder_arrays(text, text, lengths, spec.vocab)
-    source, targets = corrupt(rng, text, spec)
-    end = np.int32(spec.vocab.eos)
-    return encoder_decoder_arrays(np.append(source, end), np.append(targets, end), lengths, spec.vocab)
-
-
 def corrupt(rng: np.random.Generator, text: np.ndarray, spec: ObjectiveSpec) -> tuple[np.ndarray, np.ndarray]:
-    """(what the encoder reads, what the decoder writes), both without eos."""
-    config, vocab = spec.config, spec.vocab
+    """Add the noise.
+
+    Args:
+        rng: Random generator of the row.
+        text: int32 ids.
+        spec: What examples depend on.
+
+    Returns:
+        What the encoder reads, and what the decoder writes, both without eos.
+    """
+    config = spec.config
+    vocab = spec.vocab
     noise = rng.random(len(text)) < config.noise_density
     noise &= np.cumsum(noise) <= most_noise(spec.length - 1, config)
     if config.style == "drop":
         return text[~noise], text[noise]
     if config.style == "spans":
-        noise &= np.cumsum(starts(noise)) <= most_spans(spec.length - 1, spec)
-        return sentinels_for(text, noise, vocab), sentinels_for(text, ~noise, vocab)
+        noise &= np.cumsum(run_starts(noise)) <= most_spans(spec.length - 1, spec)
+        return replace_by_sentinels(text, noise, vocab), replace_by_sentinels(text, ~noise, vocab)
     shown = np.where(noise, vocab.mask, text).astype(np.int32)
     if config.style == "bert":
-        places = np.flatnonzero(noise)
-        places = places[rng.random(len(places)) < config.random_token_fraction]
-        shown[places] = rng.integers(0, vocab.size, len(places), dtype=np.int32)
+        positions = np.flatnonzero(noise)
+        positions = positions[rng.random(len(positions)) < config.random_token_fraction]
+        shown[positions] = rng.integers(0, vocab.size, len(positions), dtype=np.int32)
     return shown, text
 
 
-def starts(mask: np.ndarray) -> np.ndarray:
-    """bool, True where a run of True begins."""
+def run_starts(mask: np.ndarray) -> np.ndarray:
+    """Return bool, True where a run of True begins."""
     return mask & ~np.append(False, mask[:-1])
 
 
-def sentinels_for(text: np.ndarray, mask: np.ndarray, vocab: Vocabulary) -> np.ndarray:
-    """The text with each run of `mask` replaced by one sentinel, from the first of them on."""
-    first = starts(mask)
-    replaced = np.where(first, vocab.sentinel(0) + 1 - np.cumsum(first), text).astype(np.int32)
-    return replaced[~mask | first]
+def replace_by_sentinels(text: np.ndarray, mask: np.ndarray, vocab: Vocabulary) -> np.ndarray:
+    """Replace runs of tokens by sentinels.
+
+    Args:
+        text: int32 [n].
+        mask: bool [n], the runs.
+        vocab: The vocabulary.
+
+    Returns:
+        The text with one sentinel for each run, from the first of them on.
+    """
+    starts = run_starts(mask)
+    replaced = np.where(starts, vocab.sentinel(0) + 1 - np.cumsum(starts), text).astype(np.int32)
+    return replaced[~mask | starts]
 
 
-OBJECTIVE = Objective(
-    Denoising, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",), fills_gaps=True
-)
+class DenoisingObjective(Objective):
+    """T5's i.i.d. denoising."""
+
+    config_class = Denoising
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+    fills_gaps = True
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return packed windows with room for eos; raises ConfigError if noise would often lack sentinels."""
+        config = spec.config
+        length = spec.length - 1
+        if length < 1:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for denoising")
+        expected = length * config.noise_density * (1 - config.noise_density)
+        if config.style == "spans" and expected + 3 * math.sqrt(expected) > spec.vocab.num_sentinels:
+            raise ConfigError(
+                f"denoising in spans needs about {expected:.0f} sentinels for data.sequence_length = "
+                f"{spec.length}, and 3 standard deviations more; the vocabulary has "
+                f"{spec.vocab.num_sentinels}: shorten the sequence or lower objective.noise_density"
+            )
+        return WindowSpec(length=length)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a noisy text and its targets.
+
+        Args:
+            rng: Random generator of the row.
+            window: Packed text, [length - 1].
+            spec: What examples depend on.
+
+        Returns:
+            Encoder input [length]; decoder input, targets and weights [target_length(spec)].
+        """
+        text = text_of(window)
+        lengths = (spec.length, target_length(spec))
+        if len(text) == 0:
+            return encoder_decoder_arrays(text, text, lengths, spec.vocab)
+        source, targets = corrupt(rng, text, spec)
+        end = np.int32(spec.vocab.eos)
+        return encoder_decoder_arrays(np.append(source, end), np.append(targets, end), lengths, spec.vocab)
+
+
+OBJECTIVE = DenoisingObjective()

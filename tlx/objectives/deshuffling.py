@@ -1,7 +1,7 @@
 """Deshuffling: the encoder reads a text's tokens in random order, the decoder writes them in the right one.
 
 T5's all_permute (t5/models/gin/objectives, after Liu et al. 2019): every token is noise, the noise is
-permuted, and the targets are the whole text. eos stays behind both.
+permuted, and the targets are the whole text. eos stays after both.
 """
 
 import dataclasses
@@ -10,33 +10,51 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
 class Deshuffling:
-    """Deshuffling has nothing to choose."""
+    """Deshuffling has no settings."""
 
     name: str = "deshuffling"
+    """Name in the table of objectives."""
 
     def validate(self) -> None:
-        """Nothing can be wrong."""
+        """Accept every value."""
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Packed windows that leave room for eos; ConfigError if there is none."""
-    if spec.length < 2:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for deshuffling")
-    return WindowSpec(length=spec.length - 1)
+class DeshufflingObjective(Objective):
+    """T5's deshuffling."""
+
+    config_class = Deshuffling
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return packed windows that leave room for eos; raises ConfigError if there is none."""
+        if spec.length < 2:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for deshuffling")
+        return WindowSpec(length=spec.length - 1)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a shuffled text and its original.
+
+        Args:
+            rng: Random generator of the row.
+            window: Packed text, [length - 1].
+            spec: What examples depend on.
+
+        Returns:
+            Encoder input, decoder input, targets and weights, [length] each.
+        """
+        text = text_of(window)
+        end = np.full(min(len(text), 1), spec.vocab.eos, np.int32)  # none after nothing
+        source = np.append(rng.permutation(text), end)
+        targets = np.append(text, end)
+        return encoder_decoder_arrays(source, targets, (spec.length, spec.length), spec.vocab)
 
 
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """Encoder input, decoder input and targets, [length] each."""
-    text = window.tokens[: np.count_nonzero(window.segments)]
-    end = np.full(min(len(text), 1), spec.vocab.eos, np.int32)  # none behind nothing
-    source, targets = np.append(rng.permutation(text), end), np.append(text, end)
-    return encoder_decoder_arrays(source, targets, (spec.length, spec.length), spec.vocab)
-
-
-OBJECTIVE = Objective(Deshuffling, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+OBJECTIVE = DeshufflingObjective()

@@ -27,9 +27,9 @@ from tlx.models.heads import MaskedHead
 from tlx.models.transformer import Transformer
 from tlx.nn.linear import Linear
 from tlx.nn.losses import cross_entropy, soft_cross_entropy
-from tlx.objectives import mlm
 from tlx.objectives.distillation import at_targets
-from tlx.objectives.shared.base import Batch, Objective, Predictions
+from tlx.objectives.mlm import MLMObjective
+from tlx.objectives.shared.base import Batch, Predictions, full_unembedding
 from tlx.objectives.shared.masking import Masking
 from tlx.objectives.shared.teacher import StudentModule, TeacherConfig, TeacherModule
 
@@ -41,16 +41,24 @@ class LayerDistillation(TeacherConfig, Masking):
     """A teacher, what is learned from which of its layers, and what is masked (see Masking)."""
 
     name: str = "layer_distillation"
+    """Name in the table of objectives."""
     layer_map: tuple[int, ...] = ()
+    """The teacher's layer, from 1, for each of the student's; () is the uniform map."""
     attention_weight: float = 1.0
+    """Weight of the attention logits in the loss."""
     hidden_weight: float = 1.0
+    """Weight of the layers' outputs in the loss."""
     embedding_weight: float = 1.0
+    """Weight of the first layer's input in the loss."""
     prediction_weight: float = 0.0
+    """Weight of the teacher's distribution in the loss, times T^2; 0 leaves it out."""
     temperature: float = 1.0
+    """Temperature T of both distributions, above 0."""
     loss_weight: float = 0.0
+    """Weight of the masked tokens in the loss."""
 
     def validate(self) -> None:
-        """As Masking's; ConfigError for a temperature that is not above 0 or a negative weight too."""
+        """Raise ConfigError as Masking does, and for a temperature not above 0 or a negative weight."""
         super().validate()
         if not self.temperature > 0:
             raise ConfigError(f"objective.temperature = {self.temperature} must be above 0")
@@ -64,12 +72,21 @@ class LayerDistillationHeads(nn.Module):
 
     model: ModelConfig
     width: int
+    """Width of the teacher."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build both heads."""
         block = self.model.block("encoder")
-        rest = (block.std(block.width), True, block.dtype, self.model.param_dtype)
         self.mlm = MaskedHead(self.model)
-        self.projection = Linear((block.width,), (self.width,), ("embed", None), *rest)
+        self.projection = Linear(
+            (block.width,),
+            (self.width,),
+            ("embed", None),
+            block.std(block.width),
+            True,
+            block.dtype,
+            self.model.param_dtype,
+        )
 
 
 class LayerTeacherModule(TeacherModule):
@@ -78,13 +95,24 @@ class LayerTeacherModule(TeacherModule):
     def layers(
         self, batch: Batch, layers: tuple[int, ...], keys: jax.Array | None
     ) -> tuple[list[jax.Array], list[jax.Array], Predictions]:
-        """(H_0 and H of these layers, counted from 1, their attention logits, what predicts every token)."""
+        """Return what is compared of some layers.
+
+        Args:
+            batch: Arrays of masked language modelling, with a batch dim.
+            layers: The layers, counted from 1.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            H_0 and H of the layers, [B, T, D] each; their attention logits, [B, N, T, S] each; what every
+            token is predicted from.
+        """
         hidden, inputs = self.lm.with_layers(batch, keys=keys)
         if inputs is None:
             raise ConfigError("layer_distillation needs layers that are all alike, without a convolution")
+        # inputs[m] is what layer m + 1 reads, hence what layer m gives; the last output is `hidden`.
         states = [hidden if m == self.model.num_layers else inputs[m] for m in (0, *layers)]
         logits = self.lm.content_logits(batch, inputs, tuple(m - 1 for m in layers))
-        return states, logits, Predictions(*self.heads.mlm(hidden, self.lm.unembedding()))
+        return states, logits, Predictions(*self.heads.mlm(hidden, full_unembedding(self.lm.unembedding())))
 
 
 class LayerDistillationModule(LayerTeacherModule, StudentModule):
@@ -92,22 +120,29 @@ class LayerDistillationModule(LayerTeacherModule, StudentModule):
 
     teacher_class: ClassVar[type[TeacherModule]] = LayerTeacherModule
 
-    def setup(self):
-        known = self.config.teacher_model
+    def setup(self) -> None:
+        """Build the language model and the heads."""
+        teacher = self.config.teacher_model
         self.lm = Transformer(self.model, name="model")
-        self.heads = LayerDistillationHeads(self.model, known.width if known else self.model.width)
+        self.heads = LayerDistillationHeads(self.model, teacher.width if teacher else self.model.width)
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
-        """ "loss" and "accuracy" of the masked tokens; "attention_loss", "hidden_loss", "embedding_loss" and
-        "prediction_loss"."""
-        config, teacher = self.config, self.teacher_params()
-        own = tuple(range(1, self.model.num_layers + 1))
+        """Return the terms of the loss.
+
+        "loss" and "accuracy" of the masked tokens; "attention_loss", "hidden_loss", "embedding_loss" and
+        "prediction_loss".
+        """
+        config = self.config
+        teacher = self.teacher_params()
         if teacher is None:
-            hidden, ours = self.everywhere(batch, keys)
-            self.heads.projection(hidden)
+            hidden, student = self.everywhere(batch, keys)
+            self.heads.projection(hidden)  # so that initialisation draws it
+            states = []
+            logits = []
         else:
-            states, logits, ours = self.layers(batch, own, keys)
-        masked = at_targets(ours, batch)
+            every_layer = tuple(range(1, self.model.num_layers + 1))
+            states, logits, student = self.layers(batch, every_layer, keys)
+        masked = at_targets(student, batch)
         terms = cross_entropy(*masked, batch["targets"], batch["weights"], self.loss)
         terms = {
             name: term._replace(loss_weight=term.loss_weight * config.loss_weight)
@@ -115,29 +150,47 @@ class LayerDistillationModule(LayerTeacherModule, StudentModule):
         }
         if teacher is None:
             return terms, None
-        method = {"method": "layers"}
-        known = self.teacher().apply({"params": teacher}, batch, self.layer_map(), None, **method)
-        (their_states, their_logits), theirs = jax.lax.stop_gradient(known[:2]), known[2]
-        first, *rest = [
+        known_states, known_logits, known = self.teacher().apply(
+            {"params": teacher}, batch, self.layer_map(), None, method="layers"
+        )
+        known_states, known_logits = jax.lax.stop_gradient((known_states, known_logits))
+        embedding, *hidden_errors = [
             _state_error(self.heads.projection(x), y, batch["segments"])
-            for x, y in zip(states, their_states, strict=True)
+            for x, y in zip(states, known_states, strict=True)
         ]
-        terms["embedding_loss"] = first._replace(loss_weight=config.embedding_weight)
-        terms["hidden_loss"] = _total(rest, config.hidden_weight)
-        pairs = [_pair_error(*pair, batch["segments"]) for pair in zip(logits, their_logits, strict=True)]
-        terms["attention_loss"] = _total(pairs, config.attention_weight)
+        terms["embedding_loss"] = embedding._replace(loss_weight=config.embedding_weight)
+        terms["hidden_loss"] = _total(hidden_errors, config.hidden_weight)
+        attention_errors = [
+            _pair_error(x, y, batch["segments"]) for x, y in zip(logits, known_logits, strict=True)
+        ]
+        terms["attention_loss"] = _total(attention_errors, config.attention_weight)
         if config.prediction_weight:
             real = (batch["segments"] > 0).astype(jnp.float32)
-            soft = soft_cross_entropy(*ours, *theirs, real, config.temperature, self.loss)
+            soft = soft_cross_entropy(
+                student.hidden,
+                full_unembedding(student.unembedding),
+                known.hidden,
+                full_unembedding(known.unembedding),
+                real,
+                config.temperature,
+                self.loss,
+            )
             terms["prediction_loss"] = soft._replace(
                 loss_weight=config.prediction_weight * config.temperature**2
             )
         return terms, None
 
     def layer_map(self) -> tuple[int, ...]:
-        """g(1), ..., g(M); ConfigError where there is no such map, or layers cannot be compared."""
-        model, known, layers = self.model, self.config.teacher_model, self.config.layer_map
-        count, depth = model.num_layers, known.num_layers
+        """Return g(1), ..., g(M).
+
+        Raises:
+            ConfigError: There is no such map, or the layers cannot be compared.
+        """
+        student = self.model
+        teacher: ModelConfig = self.config.teacher_model
+        layers = self.config.layer_map
+        count = student.num_layers
+        depth = teacher.num_layers
         if not layers and depth % count:
             raise ConfigError(
                 f"objective.layer_map is empty, and the teacher's {depth} layers are no multiple of "
@@ -149,37 +202,44 @@ class LayerDistillationModule(LayerTeacherModule, StudentModule):
                 f"objective.layer_map = {layers} must name one of the teacher's layers 1 to {depth} for each "
                 f"of the {count} of the model"
             )
-        for one in (model, known):
-            if one.position.kind in ("relative_sinusoidal", "relative_bias", "disentangled"):
+        for model in (student, teacher):
+            if model.position.kind in ("relative_sinusoidal", "relative_bias", "disentangled"):
                 raise ConfigError(
                     "layer_distillation compares logits of content alone: position.kind = "
-                    f"{one.position.kind!r} has other terms"
+                    f"{model.position.kind!r} has other terms"
                 )
-        if model.attention.num_heads != known.attention.num_heads:
+        if student.attention.num_heads != teacher.attention.num_heads:
             raise ConfigError(
-                f"model.attention.num_heads = {model.attention.num_heads} must be the teacher's "
-                f"{known.attention.num_heads}, whose logits are compared head by head"
+                f"model.attention.num_heads = {student.attention.num_heads} must be the teacher's "
+                f"{teacher.attention.num_heads}, whose logits are compared head by head"
             )
         return layers
 
 
 def _state_error(x_BTD: jax.Array, y_BTD: jax.Array, segments_BT: jax.Array) -> Term:
-    """Mean squared difference of the tokens' vectors."""
+    """Return the mean squared difference of the tokens' vectors."""
     real = (segments_BT > 0).astype(jnp.float32)
     squares = jnp.mean(jnp.square(x_BTD.astype(jnp.float32) - y_BTD.astype(jnp.float32)), axis=-1)
     return Term(jnp.sum(squares * real), jnp.sum(real))
 
 
-def _pair_error(x_BNTT: jax.Array, y_BNTT: jax.Array, segments_BT: jax.Array) -> Term:
-    """Mean squared difference over heads and the pairs of tokens of one document."""
+def _pair_error(x_BNTS: jax.Array, y_BNTS: jax.Array, segments_BT: jax.Array) -> Term:
+    """Return the mean squared difference over heads and the pairs of tokens of one document."""
     seen = (segments_BT[:, :, None] == segments_BT[:, None]) & (segments_BT[:, None] > 0)
-    squares = jnp.mean(jnp.square(x_BNTT - y_BNTT), axis=1)
+    squares = jnp.mean(jnp.square(x_BNTS - y_BNTS), axis=1)
     return Term(jnp.sum(squares * seen), jnp.sum(seen.astype(jnp.float32)))
 
 
 def _total(terms: list[Term], scale: float) -> Term:
-    """The sum of means that have one weight."""
+    """Return the sum of means that have one weight."""
     return Term(sum(term.sum for term in terms), terms[0].weight, scale)
 
 
-OBJECTIVE = Objective(LayerDistillation, mlm.reads, mlm.example, LayerDistillationModule, kinds=("encoder",))
+class LayerDistillationObjective(MLMObjective):
+    """TinyBERT's layer-by-layer distillation, on rows of masked language modelling."""
+
+    config_class = LayerDistillation
+    module = LayerDistillationModule
+
+
+OBJECTIVE = LayerDistillationObjective()

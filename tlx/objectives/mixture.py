@@ -30,27 +30,28 @@ from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, Object
 
 @dataclasses.dataclass(frozen=True)
 class MixtureComponent:
-    """One objective of the mixture.
-
-    objective: its config, with its name. rows: in each bundle. loss_weight: of its loss in the sum.
-    sequence_length: its sequence length; 0 is the data's. label: what its metrics are called, where two parts
-    share a name.
-    """
+    """One objective of the mixture."""
 
     objective: Any
+    """Config of the objective, with its name."""
     rows: int = 1
+    """Rows in each bundle, at least 1."""
     loss_weight: float = 1.0
+    """Weight of its loss in the sum, above 0."""
     sequence_length: int = 0
+    """Its sequence length in tokens; 0 is the data's."""
     label: str = ""
+    """What its metrics are called, where two parts share a name; "" is the objective's name."""
 
     def __post_init__(self) -> None:
+        """Build the objective's config from a mapping, as config files have it."""
         if isinstance(self.objective, Mapping):
             from tlx.objectives import TABLE
 
             # Names of the table only: a saved config must not reach other code through its parts.
-            parts = TABLE.load(str(self.objective.get("name")), allow=())
-            built = from_dict(parts.config_class, self.objective, "config.objective.parts")
-            object.__setattr__(self, "objective", built)
+            implementation = TABLE.load(str(self.objective.get("name")), allow=())
+            config = from_dict(implementation.config_class, self.objective, "config.objective.parts")
+            object.__setattr__(self, "objective", config)
 
     @property
     def name(self) -> str:
@@ -58,14 +59,14 @@ class MixtureComponent:
         return self.label or self.objective.name
 
     @property
-    def parts(self) -> Objective:
-        """The halves of its objective."""
+    def implementation(self) -> Objective:
+        """The Objective instance that the table has under the objective's name."""
         from tlx.objectives import TABLE
 
         return TABLE.load(self.objective.name, allow=())
 
     def spec(self, spec: ObjectiveSpec) -> ObjectiveSpec:
-        """The spec of its examples."""
+        """Return the spec of its examples, given the mixture's."""
         return dataclasses.replace(spec, config=self.objective, length=self.sequence_length or spec.length)
 
 
@@ -74,73 +75,65 @@ class Mixture:
     """The parts; by default causal and prefix language modelling, half of the rows each."""
 
     name: str = "mixture"
+    """Name in the table of objectives."""
     parts: tuple[MixtureComponent, ...] = (
         MixtureComponent({"name": "clm"}),
         MixtureComponent({"name": "prefix_lm"}),
     )
+    """The objectives, at least one, each with a name of its own."""
 
     def validate(self) -> None:
-        """Raises ConfigError for no parts, names that repeat, or values that a part cannot have."""
+        """Raise ConfigError for no parts, names that repeat, or values that a part cannot have."""
         names = [part.name for part in self.parts]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"objective.parts are {names}: one or more, each with a label of its own")
         for i, part in enumerate(self.parts):
-            where = f"objective.parts[{i}]"
+            field = f"objective.parts[{i}]"
             if part.rows < 1:
-                raise ConfigError(f"{where}.rows = {part.rows} must be at least 1")
+                raise ConfigError(f"{field}.rows = {part.rows} must be at least 1")
             if not part.loss_weight > 0:
-                raise ConfigError(f"{where}.loss_weight = {part.loss_weight} must be above 0")
+                raise ConfigError(f"{field}.loss_weight = {part.loss_weight} must be above 0")
             if part.sequence_length < 0:
-                raise ConfigError(f"{where}.sequence_length = {part.sequence_length} must not be negative")
+                raise ConfigError(f"{field}.sequence_length = {part.sequence_length} must not be negative")
             part.objective.validate()
 
 
-def pieces(spec: ObjectiveSpec) -> list[tuple[MixtureComponent, ObjectiveSpec, WindowSpec]]:
-    """For each row of a bundle, in order: its part, spec, and what it reads. ConfigError as `reads`."""
-    found = []
+def bundle_rows(spec: ObjectiveSpec) -> list[tuple[MixtureComponent, ObjectiveSpec, WindowSpec]]:
+    """Return for each row of a bundle, in order, its part, its spec, and what it reads.
+
+    Raises:
+        ConfigError: A part reads anything but packed text.
+    """
+    rows = []
     for i, part in enumerate(spec.config.parts):
-        own = part.spec(spec)
-        reads = part.parts.reads(own)
-        if reads.layout != "packed" or reads.second_length or reads.copies:
+        part_spec = part.spec(spec)
+        window_spec = part.implementation.window_spec(part_spec)
+        if window_spec.layout != "packed" or window_spec.second_length or window_spec.copies:
             raise ConfigError(
                 f"objective.parts[{i}] = {part.objective.name!r} cannot be part of a mixture: it reads more "
                 "than packed text"
             )
-        found += [(part, own, reads)] * part.rows
-    return found
+        rows += [(part, part_spec, window_spec)] * part.rows
+    return rows
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """One window for all rows of a bundle, which overlaps as its first row does; ConfigError if a part
-    reads anything but packed text."""
-    rows = [reads for _, _, reads in pieces(spec)]
-    return WindowSpec(
-        length=rows[0].overlap + sum(r.length - r.overlap for r in rows), overlap=rows[0].overlap
-    )
+def window_slice(window: Window, start: int, stop: int, spec: ObjectiveSpec) -> Window:
+    """Cut a window from a longer one.
 
+    Args:
+        window: The window of a bundle.
+        start: First token; below 0 it is preceded by padding.
+        stop: Index after the last token.
+        spec: What examples depend on.
 
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """The parts' arrays as "PART.KEY" [rows, ...]; `targets` and `weights` of all rows, flat."""
-    rows = pieces(spec)
-    made: dict[str, list[dict[str, np.ndarray]]] = {part.name: [] for part in spec.config.parts}
-    stop = rows[0][2].overlap
-    for part, own, one in rows:
-        stop += one.length - one.overlap
-        made[part.name].append(part.parts.example(rng, piece(window, stop - one.length, stop, spec), own))
-    arrays = {
-        f"{name}.{key}": np.stack([row[key] for row in examples])
-        for name, examples in made.items()
-        for key in examples[0]
-    }
-    for key in ("targets", "weights"):
-        arrays[key] = np.concatenate([arrays[f"{name}.{key}"].ravel() for name in made])
-    return arrays
-
-
-def piece(window: Window, start: int, stop: int, spec: ObjectiveSpec) -> Window:
-    """The window's tokens start..stop, as a window of its own; padding before its first one."""
-    lead, here = max(-start, 0), slice(max(start, 0), stop)
-    tokens, segments, positions = (np.pad(array[here], (lead, 0)) for array in window[:3])
+    Returns:
+        Tokens start..stop, with positions and segments that begin anew.
+    """
+    lead = max(-start, 0)
+    inside = slice(max(start, 0), stop)
+    tokens = np.pad(window.tokens[inside], (lead, 0))
+    segments = np.pad(window.segments[inside], (lead, 0))
+    positions = np.pad(window.positions[inside], (lead, 0))
     real = segments > 0
     tokens[~real] = spec.vocab.pad
     if real.any():
@@ -155,56 +148,66 @@ class MixtureModule(ObjectiveModule):
 
     @nn.compact
     def __call__(self, batch: Batch, carry: Any = None, keys: jax.Array | None = None) -> tuple[Terms, Any]:
-        """(terms, None). keys: a PRNG key for each bundle, from which each of its rows has its own."""
+        """Return the terms of all parts, and None.
+
+        keys: a PRNG key for each bundle, from which each of its rows has its own.
+        """
         params = self._params(batch)
         terms: Terms = {}
         for i, part in enumerate(self.config.parts):
-            own_keys = None if keys is None else _row_keys(keys, i, part.rows)
-            found, _ = self._module(i).apply({"params": params}, _rows(batch, part), None, own_keys)
-            for name, term in found.items():
+            part_keys = None if keys is None else _row_keys(keys, i, part.rows)
+            part_terms, _ = self._module(i).apply({"params": params}, _rows(batch, part), None, part_keys)
+            for name, term in part_terms.items():
                 terms[f"{part.name}/{name}"] = Term(
                     term.sum, term.weight, term.loss_weight * part.loss_weight
                 )
         for name in ("loss", "accuracy"):
             same = [term for key, term in terms.items() if key.endswith(f"/{name}")]
+            # Without a weight in the loss: the parts' own terms are minimised.
             terms[name] = Term(sum(term.sum for term in same), sum(term.weight for term in same))
         return terms, None
 
     def logits(self, batch: Batch, carry: Any = None) -> jax.Array:
-        """As the first part's, of a batch of its own."""
+        """Return the first part's logits, of a batch of its own."""
         return self._module(0).apply({"params": self.variables["params"]}, batch, None, method="logits")
 
     def _module(self, index: int) -> ObjectiveModule:
         part = self.config.parts[index]
-        if self.model.kind not in part.parts.kinds:
-            where = f"objective.parts[{index}] = {part.objective.name!r}: "
-            raise ConfigError(where + one_of("model.kind", self.model.kind, part.parts.kinds))
-        return part.parts.module(part.objective, self.model, self.loss, parent=None)
+        implementation = part.implementation
+        if self.model.kind not in implementation.kinds:
+            field = f"objective.parts[{index}] = {part.objective.name!r}: "
+            raise ConfigError(field + one_of("model.kind", self.model.kind, implementation.kinds))
+        return implementation.module(part.objective, self.model, self.loss, parent=None)
 
     def _params(self, batch: Batch) -> dict[str, Any]:
-        """The union of the parts' parameters: the model's from the first part that has it."""
+        """Return the union of the parts' parameters: the model's from the first part that has it."""
         if not self.is_initializing():
             return {name: self.get_variable("params", name) for name in self.variables["params"]}
-        key, parts = self.make_rng("params"), enumerate(self.config.parts)
-        made = _union([self._module(i).init(key, _rows(batch, part))["params"] for i, part in parts])
-        return {name: self.param(name, lambda _, name=name: made[name]) for name in made}
+        key = self.make_rng("params")
+        drawn = _union(
+            [
+                self._module(i).init(key, _rows(batch, part))["params"]
+                for i, part in enumerate(self.config.parts)
+            ]
+        )
+        return {name: self.param(name, lambda _, name=name: drawn[name]) for name in drawn}
 
 
 def _rows(batch: Batch, part: MixtureComponent) -> Batch:
-    """A part's batch, [B * rows, ...]."""
+    """Return a part's batch, [B * rows, ...]."""
     prefix = part.name + "."
-    own = {key.removeprefix(prefix): x for key, x in batch.items() if key.startswith(prefix)}
-    return {key: x.reshape(-1, *x.shape[2:]) for key, x in own.items()}
+    arrays = {key.removeprefix(prefix): x for key, x in batch.items() if key.startswith(prefix)}
+    return {key: x.reshape(-1, *x.shape[2:]) for key, x in arrays.items()}
 
 
 def _row_keys(keys_B: jax.Array, part: int, rows: int) -> jax.Array:
-    """A key for each row of a part, [B * rows]."""
+    """Return a key for each row of a part, [B * rows]."""
     numbers = part * 2**16 + jnp.arange(rows)
     return jax.vmap(lambda key: jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers))(keys_B).reshape(-1)
 
 
 def _union(trees: list[Any]) -> Any:
-    """One tree with every leaf of the trees, the first one's where several have it."""
+    """Return one tree with every leaf of the trees, the first one's where several have it."""
     joined: dict[str, Any] = {}
     for tree in trees:
         for name, value in tree.items():
@@ -213,4 +216,49 @@ def _union(trees: list[Any]) -> Any:
     return joined
 
 
-OBJECTIVE = Objective(Mixture, reads, example, MixtureModule, kinds=("decoder", "encoder", "encoder_decoder"))
+class MixtureObjective(Objective):
+    """Several objectives on one model."""
+
+    config_class = Mixture
+    module = MixtureModule
+    kinds = ("decoder", "encoder", "encoder_decoder")
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return one window for all rows of a bundle, which overlaps as its first row does.
+
+        Raises:
+            ConfigError: A part reads anything but packed text.
+        """
+        rows = [window_spec for _, _, window_spec in bundle_rows(spec)]
+        length = rows[0].overlap + sum(row.length - row.overlap for row in rows)
+        return WindowSpec(length=length, overlap=rows[0].overlap)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a bundle.
+
+        Args:
+            rng: Random generator of the bundle.
+            window: Packed text of all rows.
+            spec: What examples depend on.
+
+        Returns:
+            The parts' arrays as "PART.KEY" [rows, ...]; `targets` and `weights` of all rows, flat.
+        """
+        rows = bundle_rows(spec)
+        examples: dict[str, list[dict[str, np.ndarray]]] = {part.name: [] for part in spec.config.parts}
+        stop = rows[0][2].overlap
+        for part, part_spec, window_spec in rows:
+            stop += window_spec.length - window_spec.overlap
+            text = window_slice(window, stop - window_spec.length, stop, spec)
+            examples[part.name].append(part.implementation.example(rng, text, part_spec))
+        arrays = {
+            f"{name}.{key}": np.stack([row[key] for row in part_examples])
+            for name, part_examples in examples.items()
+            for key in part_examples[0]
+        }
+        for key in ("targets", "weights"):
+            arrays[key] = np.concatenate([arrays[f"{name}.{key}"].ravel() for name in examples])
+        return arrays
+
+
+OBJECTIVE = MixtureObjective()

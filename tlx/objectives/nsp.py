@@ -1,22 +1,26 @@
 """BERT's pretraining: masked tokens, and whether the second text follows the first or is from elsewhere.
 
-Label 0 is "follows" (pairs.py has the rules).
+Label 0 is "follows" (segment_pairs.py has the rules).
 """
 
 import dataclasses
-import functools
 
-from tlx.objectives.shared.base import Objective
-from tlx.objectives.shared.segment_pairs import Pairing, PairModule, pair_example, pair_reads
+from tlx.objectives.shared.segment_pairs import Pairing, PairObjective
 
 
 @dataclasses.dataclass(frozen=True)
 class NSP(Pairing):
-    """What is masked, and how often a row is cut short."""
+    """What is masked, and how often a row is short."""
 
     name: str = "nsp"
+    """Name in the table of objectives."""
 
 
-example = functools.partial(pair_example, swap=False)
+class NSPObjective(PairObjective):
+    """BERT's masked tokens and next-sentence prediction."""
 
-OBJECTIVE = Objective(NSP, pair_reads, example, PairModule, kinds=("encoder",))
+    config_class = NSP
+    swap = False
+
+
+OBJECTIVE = NSPObjective()

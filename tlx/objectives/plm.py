@@ -8,19 +8,19 @@ integers per token, from which the model builds its masks:
     i sees j  iff  query_rank[i] > rank[j]      (in the content stream also iff i == j)
 
 as zihangdai/xlnet data_utils.py (_local_perm) does it: tokens that are no target have rank -1 (all see
-them) and query rank 0 (they see each other only); targets have their place in the order as both. The
+them) and query rank 0 (they see each other only); targets have their index in the order as both. The
 second part's numbers are raised above all of the first part's. perm_size is the part, as in every
 published command. Documents follow one another in the stream and see each other, told apart by eos, as
 there.
 
 Targets (`_sample_mask`): n-grams with n in 1..5, P(n) ~ 1/n, one in each context of n * alpha / beta
-tokens, placed at random in it and moved on to the next start of a word; single random tokens fill up to
+tokens, put at random in it and moved on to the next start of a word; single random tokens fill up to
 the goal. The official code tests seg[beg] where seg[end] was meant, so that n counts tokens and not
 words: followed here, for all published models were trained so. The paper's plain choice, the tail of the
-order, is `targets="cut"`: there every token has its place in the order, and sees only what comes before.
+order, is `targets="cut"`: there every token has its index in the order, and sees only what comes before.
 
 `pairs=True` makes the second part A sep B sep cls (plm_pairs.py), with the types that a model with
-position.segment_relative reads, as the published models were trained: sep and cls have a place in the
+position.segment_relative reads, as the published models were trained: sep and cls have an index in the
 order, see themselves, and are never targets.
 
 `bi_data=True`: half of the rows of a batch read the text backwards, with `backwards` = 1, which turns the
@@ -29,7 +29,7 @@ targets are drawn on the text as it was, so that n-grams begin with words.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -37,14 +37,8 @@ import numpy as np
 from tlx.base.errors import ConfigError, one_of
 from tlx.data.window import Window, WindowSpec
 from tlx.models.two_stream import Memory, TwoStream, empty_memory
-from tlx.objectives.shared.base import (
-    Batch,
-    Objective,
-    ObjectiveModule,
-    ObjectiveSpec,
-    Predictions,
-    sparse_targets,
-)
+from tlx.objectives.shared.arrays import sparse_targets
+from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
 from tlx.objectives.shared.plm_pairs import NUM_FUNCTIONAL, second_part
 
 MAX_NGRAM = 5
@@ -53,26 +47,29 @@ _CUMULATIVE = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1))  # of the unnormalised 
 
 @dataclasses.dataclass(frozen=True)
 class PLM:
-    """Which tokens are targets, how many, and how much of a window becomes memory.
-
-    `pairs`: whether a row ends with two texts. `bi_data`: whether half of the rows read backwards, which
-    takes an even number of them from every source. `num_predict` is per row, the first part gets the odd one;
-    None is a sixth of the length (85 of 512). `reuse_len` None is half of the length. An n-gram is drawn
-    about every n * mask_alpha / mask_beta tokens.
-    """
+    """Which tokens are targets, how many, and how much of a window becomes memory."""
 
     name: str = "plm"
+    """Name in the table of objectives."""
     targets: Literal["ngram", "cut"] = "ngram"
+    """Which tokens are targets: n-grams, or the tail of the order ("cut")."""
     pairs: bool = False
+    """Whether a row ends with two texts, A sep B sep cls."""
     bi_data: bool = False
+    """Whether half of the rows read backwards; every source then needs an even number of rows."""
     num_predict: int | None = None
+    """Targets of a row, the first part has the odd one; None is a sixth of the length (85 of 512)."""
     mask_alpha: int = 6
+    """An n-gram is drawn about every n * mask_alpha / mask_beta tokens."""
     mask_beta: int = 1
+    """See mask_alpha; 1 to mask_alpha."""
     reuse_len: int | None = None
+    """Tokens of the first part, which becomes memory; None is half of the length."""
     mem_len: int = 384
+    """Tokens of memory in every layer; 0 has no memory."""
 
     def validate(self) -> None:
-        """Raises ConfigError for values that make sense at no length; `reads` checks those of a length."""
+        """Raise ConfigError for values that fit no length; `window_spec` checks those of a length."""
         if self.targets not in ("ngram", "cut"):
             raise ConfigError(one_of("objective.targets", self.targets, ("ngram", "cut")))
         if not 1 <= self.mask_beta <= self.mask_alpha:
@@ -85,122 +82,71 @@ class PLM:
 
 
 def parts(length: int, config: PLM) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((tokens, targets) of the reused part, (tokens, targets) of the rest)."""
+    """Return ((tokens, targets) of the reused part, (tokens, targets) of the rest)."""
     reuse_len = length // 2 if config.reuse_len is None else config.reuse_len
     num_predict = length // 6 if config.num_predict is None else config.num_predict
     return (reuse_len, num_predict - num_predict // 2), (length - reuse_len, num_predict // 2)
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Windows of a stream that advance by the reused part; ConfigError if the parts cannot be filled."""
-    (reuse_len, first), (rest_len, second) = parts(spec.length, spec.config)
-    if not 1 <= reuse_len < spec.length:
-        raise ConfigError(
-            f"objective.reuse_len = {reuse_len} must lie in 1..{spec.length - 1}, "
-            f"below data.sequence_length = {spec.length}"
-        )
-    if second < 1 or first > reuse_len or second > rest_len:
-        most = min(2 * reuse_len, 2 * rest_len + 1)
-        raise ConfigError(
-            f"objective.num_predict = {first + second} must lie in 2..{most} for parts of "
-            f"{reuse_len} and {rest_len} tokens"
-        )
-    if not spec.config.pairs:
-        return WindowSpec(spec.length, "stream", rest_len, both_ways=spec.config.bi_data)
-    room = rest_len - NUM_FUNCTIONAL
-    if room < 2 or second > room:
-        raise ConfigError(
-            f"data.sequence_length = {spec.length}: with objective.pairs the second part has {rest_len} "
-            f"tokens, of which sep, sep and cls leave {room} for two texts and {second} targets"
-        )
-    return WindowSpec(reuse_len + room, "stream", room, second_length=2 * room, both_ways=spec.config.bi_data)
+class _Row(NamedTuple):
+    """A row before its order is drawn, [length] each."""
+
+    tokens: np.ndarray
+    real: np.ndarray  # no padding
+    functional: np.ndarray  # sep or cls of a pair
+    types: np.ndarray | None  # of pairs
 
 
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments, rank, query_rank [length]; target_positions, targets, weights [P].
-
-    With pairs also types [length], with bi_data backwards []. Where no place is left but sep and cls, a
-    target is missing (weight 0).
-    """
-    config = spec.config
-    tokens, real = window.tokens, window.segments > 0
-    functional, more = np.zeros(spec.length, bool), {}
-    if config.pairs:
-        tokens, real, functional, more = _with_pair(rng, window, spec)
-    if config.bi_data:
-        more["backwards"] = np.array(window.backwards, np.int32)
-    turn = slice(None, None, -1 if window.backwards else 1)
-    rank, query_rank = np.full((2, spec.length), -1, np.int32)
-    targets, start = [], 0
-    for length, goal in parts(spec.length, config):
-        here = slice(start, start + length)
-        num_real = int(np.count_nonzero(real[here]))
-        goal = goal * num_real // length
-        order = rng.permutation(num_real)
-        if config.targets == "cut":
-            is_target = (order >= num_real - goal) & ~functional[here][:num_real]
-            place, query = order, order
-        else:
-            starts = word_starts(tokens[here][:num_real][turn], spec)
-            is_target = ngram_targets(rng, starts, goal, config)[turn]
-            is_target &= ~functional[here][:num_real]
-            in_order = is_target | functional[here][:num_real]
-            place, query = np.where(in_order, order, -1), np.where(in_order, order, 0)
-        query = query + functional[here][:num_real]
-        # Raised by the length of the part before: above its ranks, and -1 still level with its last one.
-        rank[start : start + num_real] = start + place
-        query_rank[start : start + num_real] = start + query
-        targets.append(start + np.flatnonzero(is_target))
-        start += length
-    (_, first), (_, second) = parts(spec.length, config)
-    return {
-        "tokens": np.where(real, tokens, spec.vocab.pad).astype(np.int32),
-        "positions": np.arange(spec.length, dtype=np.int32),
-        "segments": real.astype(np.int32),
-        "rank": rank,
-        "query_rank": query_rank,
-        **more,
-        **sparse_targets(tokens, np.concatenate(targets), first + second, spec.vocab.pad),
-    }
+def _plain_row(window: Window) -> _Row:
+    return _Row(window.tokens, window.segments > 0, np.zeros(len(window.tokens), bool), None)
 
 
-def _with_pair(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> tuple[np.ndarray, ...]:
-    """(tokens, which are real, which are sep or cls, {"types": ...}), each [length]."""
+def _pair_row(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> _Row:
     assert window.second is not None
     (reuse_len, _), (rest_len, _) = parts(spec.length, spec.config)
     real = window.segments > 0
-    rest = window.tokens[reuse_len:][real[reuse_len:]]
-    second = second_part(rng, rest, window.second, rest_len, spec)
-    return (
+    text = window.tokens[reuse_len:][real[reuse_len:]]
+    second = second_part(rng, text, window.second, rest_len, spec)
+    return _Row(
         np.concatenate([window.tokens[:reuse_len], second.tokens]),
         np.concatenate([real[:reuse_len], np.arange(rest_len) < second.size]),
         np.concatenate([np.zeros(reuse_len, bool), second.functional]),
-        {"types": np.concatenate([np.zeros(reuse_len, np.int32), second.types])},
+        np.concatenate([np.zeros(reuse_len, np.int32), second.types]),
     )
 
 
 def word_starts(tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
-    """bool, True where an n-gram may begin: at the start of a word or a special token."""
+    """Return bool, True where an n-gram may begin: at the start of a word or a special token."""
     if spec.starts_word is None:
         return np.ones(len(tokens), bool)
     return spec.starts_word[tokens] | spec.vocab.special[tokens]
 
 
 def ngram_targets(rng: np.random.Generator, starts: np.ndarray, goal: int, config: PLM) -> np.ndarray:
-    """bool, True at exactly `goal` places, chosen as `_sample_mask` does it (see the top of the file).
+    """Choose targets as `_sample_mask` does it (see the module's docstring).
 
     An n-gram that would reach the last token ends the search, as there: that token is filled in only.
+
+    Args:
+        rng: Random generator of the row.
+        starts: bool [n], True where an n-gram may begin.
+        goal: Number of targets.
+        config: How often an n-gram is drawn.
+
+    Returns:
+        bool [n], True at exactly `goal` positions.
     """
     length = len(starts)
     is_target = np.zeros(length, bool)
     if goal == 0:
         return is_target
-    # The next place at or after each where an n-gram may begin; `length` where there is none.
-    places = np.where(starts, np.arange(length), length)
-    next_start = np.minimum.accumulate(places[::-1])[::-1].tolist()
+    # The next position at or after each where an n-gram may begin; `length` where there is none.
+    candidates = np.where(starts, np.arange(length), length)
+    next_start = np.minimum.accumulate(candidates[::-1])[::-1].tolist()
     sizes = (np.searchsorted(_CUMULATIVE[:-1], _CUMULATIVE[-1] * rng.random(goal), side="right") + 1).tolist()
     offsets = rng.random(goal).tolist()
-    current, missing = 0, goal
+    current = 0
+    missing = goal
     for size, offset in zip(sizes, offsets, strict=True):
         size = min(size, missing)
         context = size * config.mask_alpha // config.mask_beta
@@ -223,11 +169,12 @@ def ngram_targets(rng: np.random.Generator, starts: np.ndarray, goal: int, confi
 class PLMModule(ObjectiveModule):
     """Two streams with memory. A row begins with an empty memory, not with zeros to attend to."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model."""
         self.lm = TwoStream(self.model, name="model")
 
     def initial_carry(self, batch_size: int) -> Memory | None:
-        """Room for `mem_len` tokens in every layer, nothing in it; None for a `mem_len` of 0."""
+        """Return an empty memory of `mem_len` tokens in every layer; None for a `mem_len` of 0."""
         if self.config.mem_len == 0:
             return None
         return empty_memory(self.model, batch_size, self.config.mem_len)
@@ -235,7 +182,17 @@ class PLMModule(ObjectiveModule):
     def predictions(
         self, batch: Batch, carry: Memory | None, keys: jax.Array | None
     ) -> tuple[Predictions, Memory | None]:
-        """The query stream [B, P, D] at `target_positions`; carry None is an empty memory."""
+        """Return the query stream at the targets.
+
+        Args:
+            batch: Arrays as `PLMObjective.example` makes them, with a batch dim.
+            carry: The memory; None is an empty one.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            The query stream [B, P, D] at `target_positions` with the unembedding, and the memory for the next
+            batch.
+        """
         num_rows, length = batch["tokens"].shape
         (reuse_len, _), _ = parts(length, self.config)
         memory = empty_memory(self.model, num_rows, self.config.mem_len) if carry is None else carry
@@ -243,4 +200,108 @@ class PLMModule(ObjectiveModule):
         return Predictions(query_BPD, self.lm.unembedding()), memory if self.config.mem_len else None
 
 
-OBJECTIVE = Objective(PLM, reads, example, PLMModule, kinds=("two_stream",))
+class PLMObjective(Objective):
+    """XLNet's permutation language modelling."""
+
+    config_class = PLM
+    module = PLMModule
+    kinds = ("two_stream",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return windows of a stream that advance by the reused part.
+
+        Raises:
+            ConfigError: The two parts cannot be filled.
+        """
+        (reuse_len, first), (rest_len, second) = parts(spec.length, spec.config)
+        if not 1 <= reuse_len < spec.length:
+            raise ConfigError(
+                f"objective.reuse_len = {reuse_len} must lie in 1..{spec.length - 1}, "
+                f"below data.sequence_length = {spec.length}"
+            )
+        if second < 1 or first > reuse_len or second > rest_len:
+            most = min(2 * reuse_len, 2 * rest_len + 1)
+            raise ConfigError(
+                f"objective.num_predict = {first + second} must lie in 2..{most} for parts of "
+                f"{reuse_len} and {rest_len} tokens"
+            )
+        if not spec.config.pairs:
+            return WindowSpec(spec.length, "stream", rest_len, both_ways=spec.config.bi_data)
+        room = rest_len - NUM_FUNCTIONAL
+        if room < 2 or second > room:
+            raise ConfigError(
+                f"data.sequence_length = {spec.length}: with objective.pairs the second part has {rest_len} "
+                f"tokens, of which sep, sep and cls leave {room} for two texts and {second} targets"
+            )
+        return WindowSpec(
+            reuse_len + room, "stream", room, second_length=2 * room, both_ways=spec.config.bi_data
+        )
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a row with a factorisation order.
+
+        Args:
+            rng: Random generator of the row.
+            window: A piece of a stream; with pairs also text from elsewhere as a second text.
+            spec: What examples depend on.
+
+        Returns:
+            tokens, positions, segments, rank, query_rank [length]; target_positions, targets, weights [P].
+            With pairs also types [length], with bi_data backwards []. Where no token is left but sep and cls,
+            a target is missing (weight 0).
+        """
+        config = spec.config
+        row = _pair_row(rng, window, spec) if config.pairs else _plain_row(window)
+        rank, query_rank = np.full((2, spec.length), -1, np.int32)
+        targets = []
+        start = 0
+        part_sizes = parts(spec.length, config)
+        for length, goal in part_sizes:
+            num_real = int(np.count_nonzero(row.real[start : start + length]))
+            part = slice(start, start + num_real)
+            starts = word_starts(row.tokens[part], spec)
+            is_target, index, query = _drawn_order(
+                rng, starts, row.functional[part], goal * num_real // length, window.backwards, config
+            )
+            # Raised by the length of the part before: above its ranks, and -1 still level with its last one.
+            rank[part] = start + index
+            query_rank[part] = start + query
+            targets.append(start + np.flatnonzero(is_target))
+            start += length
+        arrays = {
+            "tokens": np.where(row.real, row.tokens, spec.vocab.pad).astype(np.int32),
+            "positions": np.arange(spec.length, dtype=np.int32),
+            "segments": row.real.astype(np.int32),
+            "rank": rank,
+            "query_rank": query_rank,
+        }
+        if row.types is not None:
+            arrays["types"] = row.types
+        if config.bi_data:
+            arrays["backwards"] = np.array(window.backwards, np.int32)
+        num_targets = sum(goal for _, goal in part_sizes)
+        return arrays | sparse_targets(row.tokens, np.concatenate(targets), num_targets, spec.vocab.pad)
+
+
+def _drawn_order(
+    rng: np.random.Generator,
+    starts: np.ndarray,
+    functional: np.ndarray,
+    goal: int,
+    backwards: bool,
+    config: PLM,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw the order and the targets of the n tokens of a part: (is_target, rank, query rank), [n] each."""
+    order = rng.permutation(len(starts))
+    if config.targets == "cut":
+        is_target = (order >= len(starts) - goal) & ~functional
+        return is_target, order, order + functional
+    # N-grams are drawn on the text as it was, in which they begin with words.
+    turn = slice(None, None, -1 if backwards else 1)
+    is_target = ngram_targets(rng, starts[turn], goal, config)[turn] & ~functional
+    in_order = is_target | functional
+    # Functional tokens see themselves: their query rank is one above their rank.
+    return is_target, np.where(in_order, order, -1), np.where(in_order, order, 0) + functional
+
+
+OBJECTIVE = PLMObjective()

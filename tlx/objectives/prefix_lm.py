@@ -11,40 +11,55 @@ import dataclasses
 import numpy as np
 
 from tlx.data.window import Window
-from tlx.objectives import clm
-from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.clm import CLMObjective
+from tlx.objectives.shared.base import ObjectiveSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class PrefixLM:
-    """Prefix language modelling has nothing to choose."""
+    """Prefix language modelling has no settings."""
 
     name: str = "prefix_lm"
+    """Name in the table of objectives."""
 
     def validate(self) -> None:
-        """Nothing can be wrong."""
+        """Accept every value."""
 
 
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """As clm.example, and `prefix` [length], 1 on the inputs that their whole document sees.
+class PrefixLMObjective(CLMObjective):
+    """Prefix language modelling in a decoder."""
 
-    The last token of the prefix has the first target with a weight.
-    """
-    row = clm.example(rng, window, spec)
-    segments = row["segments"]
-    sizes = np.bincount(segments)[1:]
-    # A document's n inputs and its last target are L = n + 1 tokens.
-    prefixes = np.floor(rng.random(len(sizes)) * sizes).astype(np.int64) + 1
-    begins = np.cumsum(sizes) - sizes
-    last = np.append(begins + prefixes - 1, len(segments))[segments - 1]  # padding, segment 0, takes the end
-    places, real = np.arange(len(segments)), segments > 0
-    predicted = real & (places >= last)
-    return {
-        **row,
-        "targets": np.where(predicted, row["targets"], spec.vocab.pad).astype(np.int32),
-        "weights": predicted.astype(np.float32),
-        "prefix": (real & (places <= last)).astype(np.int32),
-    }
+    config_class = PrefixLM
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a row whose targets follow a random prefix.
+
+        Args:
+            rng: Random generator of the row.
+            window: Packed text, [length + 1].
+            spec: What examples depend on.
+
+        Returns:
+            As CLM's, and `prefix` [length], 1 on the inputs that their whole document sees. The last token of
+            the prefix has the first target with a weight.
+        """
+        row = super().example(rng, window, spec)
+        segments = row["segments"]
+        sizes = np.bincount(segments)[1:]
+        # A document's n inputs and its last target are L = n + 1 tokens.
+        prefixes = np.floor(rng.random(len(sizes)) * sizes).astype(np.int64) + 1
+        starts = np.cumsum(sizes) - sizes
+        # Padding has segment 0, hence index -1: the end of the row.
+        last = np.append(starts + prefixes - 1, len(segments))[segments - 1]
+        indices = np.arange(len(segments))
+        real = segments > 0
+        predicted = real & (indices >= last)
+        return {
+            **row,
+            "targets": np.where(predicted, row["targets"], spec.vocab.pad).astype(np.int32),
+            "weights": predicted.astype(np.float32),
+            "prefix": (real & (indices <= last)).astype(np.int32),
+        }
 
 
-OBJECTIVE = Objective(PrefixLM, clm.reads, example, clm.CLMModule, kinds=("decoder",))
+OBJECTIVE = PrefixLMObjective()

@@ -26,56 +26,83 @@ class RecurrentLM:
     """How many tokens back each layer remembers."""
 
     name: str = "recurrent_lm"
+    """Name in the table of objectives."""
     mem_len: int = 384
+    """Tokens of memory in every layer, at least 1."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a memory of less than one token."""
+        """Raise ConfigError for a memory of less than one token."""
         if self.mem_len < 1:
             raise ConfigError(f"objective.mem_len = {self.mem_len} must be at least 1; clm has no memory")
-
-
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Windows of a stream of length + 1 tokens that share one token with the next."""
-    return WindowSpec(spec.length + 1, "stream", overlap=1)
-
-
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """tokens, targets, weights, positions, segments, each [length]; weight 0 on padding only."""
-    del rng
-    real = window.segments[1:] > 0
-    return {
-        "tokens": np.where(real, window.tokens[:-1], spec.vocab.pad).astype(np.int32),
-        "targets": np.where(real, window.tokens[1:], spec.vocab.pad).astype(np.int32),
-        "weights": real.astype(np.float32),
-        "positions": np.arange(spec.length, dtype=np.int32),
-        "segments": real.astype(np.int32),
-    }
 
 
 class RecurrentLMModule(ObjectiveModule):
     """A decoder with memory."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model; raises ConfigError for positions that do not reach into the memory."""
         kind = self.model.position.kind
         if kind not in POSITIONS:
             raise ConfigError("objective 'recurrent_lm': " + one_of("model.position.kind", kind, POSITIONS))
         self.lm = Transformer(self.model, name="model")
 
     def initial_carry(self, batch_size: int) -> Memory:
-        """Room for `mem_len` tokens in every layer, nothing in it."""
+        """Return an empty memory of `mem_len` tokens in every layer."""
         return empty_memory(self.model, batch_size, self.config.mem_len)
 
     def predictions(
         self, batch: Batch, carry: Memory | None, keys: jax.Array | None
     ) -> tuple[Predictions, Memory]:
-        """The decoder's hidden states [B, T, D]; carry None is an empty memory."""
-        rows, length = batch["tokens"].shape
-        memory = self.initial_carry(rows) if carry is None else carry
+        """Return the decoder's hidden states.
+
+        Args:
+            batch: Arrays as `RecurrentLMObjective.example` makes them, with a batch dim.
+            carry: The memory; None is an empty one.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            Hidden states [B, T, D] with the unembedding, and the memory for the next batch.
+        """
+        num_rows, length = batch["tokens"].shape
+        memory = self.initial_carry(num_rows) if carry is None else carry
         if self.is_initializing():
-            self.lm.unembedding()
+            self.lm.unembedding()  # so that an untied output table is drawn
         hidden_BTD, inputs = self.lm.with_memory(batch, memory.hidden, memory.segments, keys=keys)
         memory = remember(memory, inputs, batch["segments"], length)
         return Predictions(hidden_BTD, self.lm.unembedding()), memory
 
 
-OBJECTIVE = Objective(RecurrentLM, reads, example, RecurrentLMModule, kinds=("decoder",))
+class RecurrentLMObjective(Objective):
+    """Transformer-XL's language modelling with memory."""
+
+    config_class = RecurrentLM
+    module = RecurrentLMModule
+    kinds = ("decoder",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return windows of a stream of length + 1 tokens that share one token with the next."""
+        return WindowSpec(spec.length + 1, "stream", overlap=1)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a row whose targets are its next tokens.
+
+        Args:
+            rng: Not used; nothing is random.
+            window: A piece of a stream, [length + 1].
+            spec: What examples depend on.
+
+        Returns:
+            tokens, targets, weights, positions, segments [length]; weights are 0 on padding only.
+        """
+        del rng
+        real = window.segments[1:] > 0
+        return {
+            "tokens": np.where(real, window.tokens[:-1], spec.vocab.pad).astype(np.int32),
+            "targets": np.where(real, window.tokens[1:], spec.vocab.pad).astype(np.int32),
+            "weights": real.astype(np.float32),
+            "positions": np.arange(spec.length, dtype=np.int32),
+            "segments": real.astype(np.int32),
+        }
+
+
+OBJECTIVE = RecurrentLMObjective()

@@ -1,15 +1,14 @@
 """ELECTRA: a small generator fills in masked tokens, the model says of every token whether it was replaced.
 
-google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: max(1,
-min(N, round(n * masking_rate))) places, N = int((masking_rate + .005) * length), drawn with replacement from
-the ordinary tokens (19 draws of 126 are 17.7 places on average); each draw shows mask (85%) or changes
-nothing. The generator predicts them, a
-sample of its prediction (Gumbel-max, no gradient) takes their place in the original text, and a sampled
-token that equals the original counts as real. Loss: MLM mean over draws + `rtd_weight` * mean over all
-tokens of the row, cls and sep too, of the binary cross-entropy. A place drawn twice is filled by its first
-draw; the official code fills in the mean of the two ids, rounded down.
+google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: of n tokens max(1, min(N,
+round(n * masking_rate))) positions, N = int((masking_rate + .005) * length), drawn with replacement from the
+ordinary tokens (19 draws of 126 are 17.7 positions on average); each draw shows mask (85%) or changes
+nothing. The generator predicts them, a sample of its prediction (Gumbel-max, no gradient) takes their place
+in the original text, and a sampled token that equals the original counts as real. Loss: MLM mean over draws
++ `rtd_weight` * mean over all tokens of the row, cls and sep too, of the binary cross-entropy. A position
+drawn twice is filled by its first draw; the official code fills in the mean of the two ids, rounded down.
 
-Sharing of embeddings: "all" is ELECTRA's, tables and the norm behind them are one for both; "gdes" is
+Sharing of embeddings: "all" is ELECTRA's, tables and the norm after them are one for both; "gdes" is
 DeBERTa v3's: the model reads the generator's token table without sending it gradients, plus a difference of
 its own that begins at zero ("heads/difference": `standalone` adds it for use without a generator); "none".
 """
@@ -34,39 +33,44 @@ from tlx.nn.dropout import fold
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
-from tlx.objectives.mlm import framed
+from tlx.objectives.mlm import with_special_tokens
+from tlx.objectives.shared.arrays import sparse_targets
 from tlx.objectives.shared.base import (
     Batch,
     Objective,
     ObjectiveModule,
     ObjectiveSpec,
     Predictions,
-    sparse_targets,
+    at_positions,
 )
 from tlx.parallel.sharding import logical
 
 
 @dataclasses.dataclass(frozen=True)
 class RTD:
-    """What is replaced, by how large a generator, and how the losses are weighed.
-
-    The generator has `generator_fraction` of the model's width (heads of 64), a feed-forward of four times
-    that, and as many layers as the model or `generator_layers`. `head`: "deberta" adds the first token's
-    hidden state to each and normalises before the detection head (v3).
-    """
+    """What is replaced, by how large a generator, and how the losses are weighed."""
 
     name: str = "rtd"
+    """Name in the table of objectives."""
     masking_rate: float = 0.15
+    """Draws as a fraction of a row's tokens, above 0 and at most 1."""
     mask_token_fraction: float = 0.85
+    """Fraction of the draws that are shown to the generator as mask; the others as they are."""
     rtd_weight: float = 50.0
+    """Weight of the detection loss."""
     generator_fraction: float = 0.25
+    """Width of the generator as a fraction of the model's, with heads of 64."""
     generator_layers: int = 0
+    """Layers of the generator; 0 is as many as the model."""
     temperature: float = 1.0
+    """Temperature of the generator's samples, above 0."""
     embedding_sharing: Literal["all", "gdes", "none"] = "all"
+    """How embeddings are shared with the generator, see the module's docstring."""
     head: Literal["electra", "deberta"] = "electra"
+    """Detection head; "deberta" (v3) first adds the first token's hidden state to each and normalises."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a share outside its range or an unknown choice."""
+        """Raise ConfigError for a share outside its range or an unknown choice."""
         for name in ("masking_rate", "mask_token_fraction", "generator_fraction"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be above 0 and at most 1")
@@ -75,64 +79,33 @@ class RTD:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
         if not self.temperature > 0:
             raise ConfigError(f"objective.temperature = {self.temperature} must be above 0")
-        for name, legal in (("sharing", ("all", "gdes", "none")), ("head", ("electra", "deberta"))):
+        for name, legal in (("embedding_sharing", ("all", "gdes", "none")), ("head", ("electra", "deberta"))):
             if getattr(self, name) not in legal:
                 raise ConfigError(one_of(f"objective.{name}", getattr(self, name), legal))
 
 
 def max_predictions(length: int, config: RTD) -> int:
-    """Draws in a full row: 19 of 128."""
+    """Return the draws of a full row: 19 of 128."""
     return max(int((config.masking_rate + 0.005) * length), 1)
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Packed windows that leave room for cls and sep; ConfigError if there is none."""
-    if spec.length < 3:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for rtd")
-    return WindowSpec(length=spec.length - 2)
-
-
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """tokens (what the generator sees), original_tokens, positions, segments [length]; target_positions in
-    the order drawn, targets, weights and fill_positions (0 for a place drawn before) [P]; noise []."""
-    config, vocab = spec.config, spec.vocab
-    tokens, segments, positions, *_ = framed(window, spec)
-    num_real, size = int(np.count_nonzero(segments)), max_predictions(spec.length, config)
-    candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])
-    count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.masking_rate)))))
-    count = count if len(candidates) else 0
-    drawn = candidates[rng.integers(0, len(candidates), count)] if count else candidates
-    shown = tokens.copy()
-    shown[drawn[rng.random(count) < config.mask_token_fraction]] = vocab.mask
-    fills = np.zeros(size, np.int32)
-    first = np.unique(drawn, return_index=True)[1]
-    fills[first] = drawn[first]
-    return {
-        "tokens": shown,
-        "original_tokens": tokens,
-        "positions": positions,
-        "segments": segments,
-        **sparse_targets(tokens, drawn, size, vocab.pad),
-        "fill_positions": fills,
-        "noise": np.array(rng.integers(2**31), np.int32),
-    }
-
-
 def generator_config(model: ModelConfig, config: RTD) -> ModelConfig:
-    """The generator; its tables are as wide as the model's and projected."""
+    """Return the generator's config; its tables are as wide as the model's and projected."""
     width = max(int(model.width * config.generator_fraction), 1)
-    tables, position = model.embedding, model.position
+    tables = model.embedding
+    position = model.position
     if config.embedding_sharing == "all":  # the model's own tables come in, added up and normalised
         tables = dataclasses.replace(tables, norm=False, num_types=0, num_languages=0, scale=False)
         if position.kind in ("learned", "sinusoidal"):
             position = dataclasses.replace(position, kind="none")
     table_width = model.embedding.width or model.width
-    heads = {"num_heads": max(1, width // 64), "num_kv_heads": 0, "head_dim": 0}
     return dataclasses.replace(
         model,
         width=width,
         num_layers=config.generator_layers or model.num_layers,
-        attention=dataclasses.replace(model.attention, **heads),
+        attention=dataclasses.replace(
+            model.attention, num_heads=max(1, width // 64), num_kv_heads=0, head_dim=0
+        ),
         feedforward=dataclasses.replace(model.feedforward, ff_dim=4 * width),
         embedding=dataclasses.replace(tables, width=table_width if table_width != width else 0),
         position=position,
@@ -145,24 +118,29 @@ class Generator(nn.Module):
     cfg: ModelConfig
     own_table: bool
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the layers, and the token table where it is not shared."""
         self.tower = TransformerStack(self.cfg.block("encoder"), self.cfg.embedding, self.cfg.share_layers)
         if self.own_table:
             self.embedding = token_table(self.cfg)
 
     def __call__(self, x_BTE: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
+        """Return the hidden states [B, T, D] of embedded tokens [B, T, E]."""
         inputs = StackInputs(batch["positions"], batch["segments"], types_BT=batch.get("types"))
         return self.tower(x_BTE, inputs, keys_B=keys).hidden
 
 
 class RTDHeads(nn.Module):
-    """The parameters "heads/generator", "heads/mlm" (the generator's) and "heads/rtd"; where the config
-    asks for them "heads/rtd_norm" and "heads/difference"."""
+    """The parameters "heads/generator", "heads/mlm" (the generator's) and "heads/rtd".
+
+    Where the config asks for them also "heads/rtd_norm" and "heads/difference".
+    """
 
     model: ModelConfig
     config: RTD
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the generator and the heads."""
         cfg = self.model
         generator = generator_config(cfg, self.config)
         self.generator = Generator(generator, self.config.embedding_sharing == "none")
@@ -179,12 +157,13 @@ class RTDHeads(nn.Module):
 class RTDModule(ObjectiveModule):
     """The model is the discriminator; the generator is a head."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model and the heads."""
         self.lm = Transformer(self.model, name="model")
         self.heads = RTDHeads(self.model, self.config)
 
     def standalone(self, params: Any) -> Any:
-        """The model with a token table of its own: with "gdes" the difference is added to the generator's."""
+        """Return the model with a token table of its own: "gdes" adds its difference to the generator's."""
         heads = dict(params["heads"])
         if "difference" not in heads:
             return params
@@ -192,21 +171,31 @@ class RTDModule(ObjectiveModule):
         return {**params, "model": {**params["model"], "embedding": table}, "heads": heads}
 
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
-        """What the generator predicts `targets` from, [B, P, E] at `target_positions`."""
-        generator, masked = self.heads.generator, batch["tokens"]
-        own = self.config.embedding_sharing == "none"
-        x_BTE = (generator.embedding if own else self.lm.embedding)(masked)
-        table = (generator.embedding if own else self.lm.embedding).table
+        """Return what the generator predicts `targets` from.
+
+        Args:
+            batch: Arrays as `RTDObjective.example` makes them, with a batch dim.
+            carry: None.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            The generator's transformed hidden states [B, P, E] at `target_positions` with the token table,
+            and None.
+        """
+        generator = self.heads.generator
+        embedding = generator.embedding if self.config.embedding_sharing == "none" else self.lm.embedding
+        x_BTE = embedding(batch["tokens"])
+        table = embedding.table
         if self.config.embedding_sharing == "all":
             front = self.lm.encoder.front
             x_BTE = front(x_BTE, batch["positions"], batch.get("types"), None, tables_only=True)
         hidden_BTD = generator(x_BTE, batch, keys)
-        hidden_BPD = jnp.take_along_axis(hidden_BTD, batch["target_positions"][..., None], axis=1)
+        hidden_BPD = at_positions(hidden_BTD, batch["target_positions"])
         unembedding = Unembedding(table, None, 1.0, self.model.vocab_size)
         return Predictions(*self.heads.mlm(hidden_BPD, unembedding)), None
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
-        """Terms of the generator, "rtd_loss", and of the detection accuracy, precision and recall."""
+        """Return the generator's terms, "rtd_loss", and the accuracy, precision and recall of detection."""
         predictions, _ = self.predictions(batch, None, fold(keys, 2**20))  # unlike the model's
         terms = cross_entropy(*predictions, batch["targets"], batch["weights"], self.loss)
         tokens = self.filled(batch, predictions)
@@ -214,16 +203,17 @@ class RTDModule(ObjectiveModule):
         logits = self.detected(tokens, batch, keys).astype(jnp.float32)
         losses = jax.nn.softplus(logits) - jnp.where(replaced, logits, 0.0)
         real = (batch["segments"] > 0).astype(jnp.float32)
-        said, found, there = logits > 0, (logits > 0) & replaced, replaced
+        detected = logits > 0
+        hits = detected & replaced
         count = jnp.sum(real)
         terms["rtd_loss"] = Term(jnp.sum(losses * real), count, self.config.rtd_weight)
-        terms["rtd_accuracy"] = Term(jnp.sum((said == there) * real), count)
-        terms["rtd_precision"] = Term(jnp.sum(found * real), jnp.sum(said * real))
-        terms["rtd_recall"] = Term(jnp.sum(found * real), jnp.sum(there * real))
+        terms["rtd_accuracy"] = Term(jnp.sum((detected == replaced) * real), count)
+        terms["rtd_precision"] = Term(jnp.sum(hits * real), jnp.sum(detected * real))
+        terms["rtd_recall"] = Term(jnp.sum(hits * real), jnp.sum(replaced * real))
         return terms, None
 
     def filled(self, batch: Batch, predictions: Predictions) -> jax.Array:
-        """int[B, T]: the original text with samples of the predictions at `fill_positions`.
+        """Return int [B, T], the original text with samples of the predictions at `fill_positions`.
 
         The noise is the batch's own (`noise`), so that an evaluation samples the same each time.
         """
@@ -237,13 +227,23 @@ class RTDModule(ObjectiveModule):
         return original.at[rows, batch["fill_positions"]].set(samples).at[:, 0].set(original[:, 0])
 
     def detected(self, tokens: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
-        """Logits [B, T], above 0 where the model takes a token for replaced."""
+        """Compute the discriminator's logits.
+
+        Args:
+            tokens: int [B, T], the text with the generator's samples.
+            batch: Arrays of the batch.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            Logits [B, T], above 0 where the model takes a token for replaced.
+        """
         if self.config.embedding_sharing == "gdes":
             x_BTE = jax.lax.stop_gradient(self.lm.embedding(tokens))
             x_BTE = x_BTE + jnp.take(self.heads.difference, tokens, axis=0).astype(x_BTE.dtype)
+            # So that an untied output table is initialised.
             self.lm.unembedding()
-            places = batch["positions"], batch["segments"]
-            hidden_BTD, *_ = self.lm.encoder(x_BTE, *places, types_BT=batch.get("types"), keys_B=keys)
+            inputs = StackInputs(batch["positions"], batch["segments"], types_BT=batch.get("types"))
+            hidden_BTD = self.lm.encoder(x_BTE, inputs, keys_B=keys).hidden
         else:
             hidden_BTD = self.lm({**batch, "tokens": tokens}, keys=keys)
         if self.config.head == "deberta":
@@ -251,4 +251,56 @@ class RTDModule(ObjectiveModule):
         return self.heads.rtd(hidden_BTD)
 
 
-OBJECTIVE = Objective(RTD, reads, example, RTDModule, kinds=("encoder",))
+class RTDObjective(Objective):
+    """ELECTRA's replaced-token detection."""
+
+    config_class = RTD
+    module = RTDModule
+    kinds = ("encoder",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return packed windows that leave room for cls and sep; raises ConfigError if there is none."""
+        if spec.length < 3:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for rtd")
+        return WindowSpec(length=spec.length - 2)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a row with masked tokens for the generator.
+
+        Args:
+            rng: Random generator of the row.
+            window: Packed text, [length - 2].
+            spec: What examples depend on.
+
+        Returns:
+            tokens (what the generator sees), original_tokens, positions, segments [length]; target_positions
+            in the order drawn, targets, weights and fill_positions (0 for a position drawn before) [P];
+            noise [].
+        """
+        config = spec.config
+        vocab = spec.vocab
+        tokens, segments, positions, *_ = with_special_tokens(window, spec)
+        num_real = int(np.count_nonzero(segments))
+        size = max_predictions(spec.length, config)
+        candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])
+        # In float32, as the official code rounds.
+        count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.masking_rate)))))
+        count = count if len(candidates) else 0
+        drawn = candidates[rng.integers(0, len(candidates), count)] if count else candidates
+        shown = tokens.copy()
+        shown[drawn[rng.random(count) < config.mask_token_fraction]] = vocab.mask
+        fills = np.zeros(size, np.int32)
+        first = np.unique(drawn, return_index=True)[1]
+        fills[first] = drawn[first]
+        return {
+            "tokens": shown,
+            "original_tokens": tokens,
+            "positions": positions,
+            "segments": segments,
+            **sparse_targets(tokens, drawn, size, vocab.pad),
+            "fill_positions": fills,
+            "noise": np.array(rng.integers(2**31), np.int32),
+        }
+
+
+OBJECTIVE = RTDObjective()

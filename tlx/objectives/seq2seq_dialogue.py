@@ -19,31 +19,49 @@ from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_
 
 @dataclasses.dataclass(frozen=True)
 class Seq2SeqDialogue(Dialogue):
-    """response_length: of the decoder's row, eos included; 0 is that of the encoder's. What is longer is cut,
-    and then has no eos. max_turns: of the context."""
+    """Lengths of a response and of its context."""
 
     name: str = "seq2seq_dialogue"
+    """Name in the table of objectives."""
+    response_length: int = 0
+    """Length of the decoder's row in tokens, eos included; 0 is the encoder's. What is longer is cut, without
+    eos."""
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Turns of conversations; ConfigError where a response has no room."""
-    if spec.config.response_length == 1 or spec.length < 2:
-        raise ConfigError(
-            f"objective.response_length = {spec.config.response_length} and data.sequence_length = "
-            f"{spec.length} must be at least 2"
-        )
-    return WindowSpec(spec.length, "turns", second_length=spec.config.response_length or spec.length)
+class Seq2SeqDialogueObjective(Objective):
+    """Dialogue in an encoder-decoder."""
+
+    config_class = Seq2SeqDialogue
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return turns of conversations; raises ConfigError where a response has no room."""
+        if spec.config.response_length == 1 or spec.length < 2:
+            raise ConfigError(
+                f"objective.response_length = {spec.config.response_length} and data.sequence_length = "
+                f"{spec.length} must be at least 2"
+            )
+        return WindowSpec(spec.length, "turns", second_length=spec.config.response_length or spec.length)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a context and its response.
+
+        Args:
+            rng: Not used; nothing is random.
+            window: The context, and as a second text the response.
+            spec: What examples depend on.
+
+        Returns:
+            Encoder input [length]; decoder input, targets and weights [response_length].
+        """
+        del rng
+        eos = spec.vocab.eos
+        lengths = (spec.length, spec.config.response_length or spec.length)
+        context, response, whole, _ = exchange(window, spec)
+        source = np.append(context, eos) if len(response) else context
+        target = np.append(response, eos) if whole else response
+        return encoder_decoder_arrays(source, target, lengths, spec.vocab)
 
 
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """Encoder input [length], decoder input and targets [response_length]."""
-    del rng
-    eos, lengths = spec.vocab.eos, (spec.length, spec.config.response_length or spec.length)
-    context, response, whole, _ = exchange(window, spec)
-    source = np.append(context, eos) if len(response) else context
-    return encoder_decoder_arrays(
-        source, np.append(response, eos) if whole else response, lengths, spec.vocab
-    )
-
-
-OBJECTIVE = Objective(Seq2SeqDialogue, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+OBJECTIVE = Seq2SeqDialogueObjective()

@@ -1,24 +1,29 @@
 """ALBERT's pretraining: masked n-grams, and whether two neighbouring texts are in their order or swapped.
 
-Label 1 is "swapped" (pairs.py has the rules).
+Label 1 is "swapped" (segment_pairs.py has the rules).
 """
 
 import dataclasses
-import functools
 from typing import Literal
 
-from tlx.objectives.shared.base import Objective
-from tlx.objectives.shared.segment_pairs import Pairing, PairModule, pair_example, pair_reads
+from tlx.objectives.shared.segment_pairs import Pairing, PairObjective
 
 
 @dataclasses.dataclass(frozen=True)
 class SOP(Pairing):
-    """What is masked (ALBERT: n-grams), and how often a row is cut short."""
+    """What is masked (ALBERT: n-grams), and how often a row is short."""
 
     name: str = "sop"
+    """Name in the table of objectives."""
     unit: Literal["token", "word", "ngram"] = "ngram"
+    """What is drawn: "token", "word" (whole words) or "ngram" (of whole words)."""
 
 
-example = functools.partial(pair_example, swap=True)
+class SOPObjective(PairObjective):
+    """ALBERT's masked n-grams and sentence-order prediction."""
 
-OBJECTIVE = Objective(SOP, pair_reads, example, PairModule, kinds=("encoder",))
+    config_class = SOP
+    swap = True
+
+
+OBJECTIVE = SOPObjective()

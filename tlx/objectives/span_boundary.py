@@ -1,11 +1,11 @@
-"""SpanBERT: spans of whole words are hidden, and predicted twice: from their places and from their edges.
+"""SpanBERT: spans of whole words are hidden, and predicted twice: from their positions and from their edges.
 
 facebookresearch/SpanBERT pretraining/fairseq/data/masking.py (PairWithSpanMaskingScheme): of n ordinary
-tokens ceil(n * rate) are hidden. A span begins with the word of a random token and is as many words long as
-a geometric distribution says that is cut off at `max_words` and renormalised (mean 3.797 for .2 and 10; the
-clipped min(G, 10) of other code has 4.463). It ends early at the end of the text or of the budget, inside a
-word if need be; here also at special tokens and at the end of a document. Spans that meet are one. Each is
-shown as mask (80%), as random tokens (10%, drawn for each) or as it is: one draw a span.
+tokens ceil(n * masking_rate) are hidden. A span begins with the word of a random token and is as many words
+long as a geometric distribution says that is cut off at `max_words` and renormalised (mean 3.797 for .2 and
+10; the clipped min(G, 10) of other code has 4.463). It ends early at the end of the text or of the budget,
+inside a word if need be; here also at special tokens and at the end of a document. Spans that meet are one.
+Each is shown as mask (80%), as random tokens (10%, drawn for each) or as it is: one draw a span.
 
 The span-boundary objective (models/pair_bert.py) predicts token i of a span from the hidden states of the
 tokens just outside it and an embedding of i, for spans with a token of their document on both sides, up to
@@ -31,14 +31,16 @@ from tlx.nn.feedforward import ACTIVATIONS
 from tlx.nn.linear import Linear
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
-from tlx.objectives.mlm import framed
+from tlx.objectives.mlm import with_special_tokens
+from tlx.objectives.shared.arrays import sparse_targets
 from tlx.objectives.shared.base import (
     Batch,
     Objective,
     ObjectiveModule,
     ObjectiveSpec,
     Predictions,
-    sparse_targets,
+    at_positions,
+    full_unembedding,
 )
 from tlx.objectives.shared.masking import check_shares
 from tlx.parallel.sharding import logical
@@ -49,16 +51,24 @@ class SpanBoundary:
     """How much is hidden, in how long spans, and how far into a span its edges predict."""
 
     name: str = "span_boundary"
+    """Name in the table of objectives."""
     masking_rate: float = 0.15
+    """Fraction of the ordinary tokens that are hidden, between 0 and 1."""
     geometric_p: float = 0.2
+    """Parameter p of the geometric distribution of span lengths, between 0 and 1."""
     max_words: int = 10
+    """Most words of a span."""
     mask_token_fraction: float = 0.8
+    """Fraction of the spans that are shown as mask."""
     random_token_fraction: float = 0.1
+    """Fraction of the spans that are shown as random ids."""
     max_targets: int = 15
+    """Tokens of a span that its edges predict."""
     position_width: int = 200
+    """Width of the embedding of a token's index in its span."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a share outside its range or a size below one."""
+        """Raise ConfigError for a share outside its range or a size below one."""
         for name in ("masking_rate", "geometric_p"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must lie between 0 and 1")
@@ -68,77 +78,48 @@ class SpanBoundary:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be at least 1")
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Packed windows that leave room for cls and sep; ConfigError if there is none."""
-    if spec.length < 3:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for span_boundary")
-    return WindowSpec(length=spec.length - 2)
-
-
 def budget(num_tokens: int, config: SpanBoundary) -> int:
-    """Hidden tokens among `num_tokens` ordinary ones: 20 of 127."""
+    """Return the hidden tokens among `num_tokens` ordinary ones: 20 of 127."""
     return math.ceil(num_tokens * config.masking_rate)
 
 
 def span_lengths(rng: np.random.Generator, count: int, config: SpanBoundary) -> np.ndarray:
-    """Lengths in words: P(l) ~ p (1 - p)^(l - 1) for l in 1..max_words."""
+    """Draw lengths of spans.
+
+    Args:
+        rng: Random generator of the row.
+        count: How many.
+        config: The distribution.
+
+    Returns:
+        Lengths in words, P(l) ~ p (1 - p)^(l - 1) for l in 1..max_words.
+    """
     cumulative = np.cumsum((1 - config.geometric_p) ** np.arange(config.max_words))
     return np.searchsorted(cumulative[:-1], cumulative[-1] * rng.random(count), side="right") + 1
-
-
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments [length]; target_positions (ascending), targets, weights, and the edges
-    left, right, the place offset in the span and edge_weights [P]."""
-    config, vocab = spec.config, spec.vocab
-    tokens, segments, positions, *_ = framed(window, spec)
-    spans = draw_spans(rng, tokens, segments, spec)
-    starts, stops = np.array(spans, np.int64).reshape(-1, 2).T
-    sizes = stops - starts
-    span_of = np.repeat(np.arange(len(sizes)), sizes)
-    chosen = np.arange(len(span_of)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
-    draw = rng.random(len(sizes))[span_of]
-    random_ids = rng.integers(0, vocab.size, len(chosen), dtype=np.int32)
-    replaced = np.where(
-        draw < config.mask_token_fraction + config.random_token_fraction, random_ids, tokens[chosen]
-    )
-    shown = tokens.copy()
-    shown[chosen] = np.where(draw < config.mask_token_fraction, vocab.mask, replaced)
-    size, count = budget(spec.length - 2, config), len(chosen)
-    found = {
-        "tokens": shown,
-        "positions": positions,
-        "segments": segments,
-        **sparse_targets(tokens, chosen, size, vocab.pad),
-    }
-    # Edges are text of the span's own document: cls and sep are none.
-    last = int(np.count_nonzero(segments)) - 1
-    inside = (starts > 1) & (stops < last)
-    inside &= (segments[starts - 1] == segments[starts]) & (
-        segments[stops % len(segments)] == segments[starts]
-    )
-    offset = chosen - starts[span_of]
-    edges = {
-        "left": starts[span_of] - 1,
-        "right": stops[span_of],
-        "offset": np.minimum(offset, config.max_targets - 1),
-        "edge_weights": (inside[span_of] & (offset < config.max_targets)).astype(np.float32),
-    }
-    for name, values in edges.items():
-        found[name] = np.zeros(size, np.float32 if name == "edge_weights" else np.int32)
-        found[name][:count] = np.where(edges["edge_weights"] > 0, values, 0)
-    return found
 
 
 def draw_spans(
     rng: np.random.Generator, tokens: np.ndarray, segments: np.ndarray, spec: ObjectiveSpec
 ) -> list[tuple[int, int]]:
-    """(first place, place behind the last) of each span, ascending, none next to another."""
-    config, length = spec.config, len(tokens)
+    """Draw the spans to hide.
+
+    Args:
+        rng: Random generator of the row.
+        tokens: int32 [T], cls, text, sep and padding.
+        segments: int32 [T].
+        spec: What examples depend on; without `starts_word` every token is a word.
+
+    Returns:
+        (first position, position after the last) of each span, ascending, none next to another.
+    """
+    config = spec.config
+    length = len(tokens)
     ordinary = (segments > 0) & ~spec.vocab.special[tokens]
     candidates = np.flatnonzero(ordinary)
     missing = budget(len(candidates), config)
     begins = ~ordinary
     begins[1:] |= ~ordinary[:-1] | (segments[1:] != segments[:-1])
+    # No span reaches over a special token or the end of a document.
     walls = np.append(np.flatnonzero(~ordinary | (np.diff(segments, prepend=segments[:1]) != 0)), length)
     if spec.starts_word is not None:
         begins |= spec.starts_word[tokens]
@@ -147,11 +128,14 @@ def draw_spans(
     word_starts = np.append(np.flatnonzero(begins), length)
     words = (np.searchsorted(word_starts, candidates, "right") - 1).tolist()
     ends = walls[np.searchsorted(walls, candidates, "right")].tolist()
-    edges, taken, places = word_starts.tolist(), bytearray(length), candidates.tolist()
+    # Python's bytes and lists are faster than numpy's scalars in this loop.
+    edges = word_starts.tolist()
+    positions = candidates.tolist()
+    taken = bytearray(length)
     while missing:
-        anchors = rng.integers(0, len(places), missing).tolist()
+        anchors = rng.integers(0, len(positions), missing).tolist()
         for anchor, num_words in zip(anchors, span_lengths(rng, missing, config).tolist(), strict=True):
-            if taken[places[anchor]]:
+            if taken[positions[anchor]]:
                 continue
             first = edges[words[anchor]]
             last = min(edges[min(words[anchor] + num_words, len(edges) - 1)], ends[anchor])
@@ -173,19 +157,29 @@ class BoundaryHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, left: jax.Array, right: jax.Array, offset: jax.Array, unembedding: Unembedding
+        self, left_BPD: jax.Array, right_BPD: jax.Array, offset_BP: jax.Array, unembedding: Unembedding
     ) -> Predictions:
-        """Of left and right [B, P, D] and offset int[B, P]."""
-        cfg, block = self.model, self.model.block("encoder")
-        width, dtype = unembedding.kernel.shape[1], jnp.dtype(cfg.param_dtype)
+        """Return what tokens of spans are predicted from, given the hidden states at their edges."""
+        cfg = self.model
+        block = cfg.block("encoder")
+        width = unembedding.kernel.shape[1]
+        dtype = jnp.dtype(cfg.param_dtype)
         init = logical(nn.initializers.normal(cfg.init.embedding_stddev), (None, None))
         shape = (self.config.max_targets, self.config.position_width)
-        places = jnp.take(self.param("positions", init, shape, dtype), offset, axis=0)
-        hidden = jnp.concatenate([left, right, places.astype(left.dtype)], axis=-1)
+        position_BPE = jnp.take(self.param("positions", init, shape, dtype), offset_BP, axis=0)
+        hidden = jnp.concatenate([left_BPD, right_BPD, position_BPE.astype(left_BPD.dtype)], axis=-1)
         for number in (1, 2):
             fan_in = hidden.shape[-1]
-            rest = (block.std(fan_in), True, block.dtype, cfg.param_dtype)
-            hidden = Linear((fan_in,), (width,), ("embed", None), *rest, name=f"dense_{number}")(hidden)
+            hidden = Linear(
+                (fan_in,),
+                (width,),
+                ("embed", None),
+                block.std(fan_in),
+                True,
+                block.dtype,
+                cfg.param_dtype,
+                name=f"dense_{number}",
+            )(hidden)
             hidden = ACTIVATIONS[cfg.feedforward.activation](hidden)
             hidden = Norm(cfg.norm, width, cfg.param_dtype, name=f"norm_{number}")(hidden)
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
@@ -199,7 +193,8 @@ class SpanBoundaryHeads(nn.Module):
     model: ModelConfig
     config: SpanBoundary
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build both heads."""
         self.mlm = MaskedHead(self.model)
         self.span_boundary = BoundaryHead(self.model, self.config)
 
@@ -207,31 +202,116 @@ class SpanBoundaryHeads(nn.Module):
 class SpanBoundaryModule(ObjectiveModule):
     """An encoder with BERT's masked-token transform and the span-boundary head."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model and the heads."""
         self.lm = Transformer(self.model, name="model")
         self.heads = SpanBoundaryHeads(self.model, self.config)
 
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
-        """Transformed hidden states [B, P, D] at `target_positions`."""
+        """Return what the hidden tokens are predicted from.
+
+        Args:
+            batch: Arrays as `SpanBoundaryObjective.example` makes them, with a batch dim.
+            carry: None.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            Transformed hidden states [B, P, D] at `target_positions` with the unembedding, and None.
+        """
         return self._masked(batch, self.lm(batch, keys=keys)), None
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
-        """Terms of the masked tokens, and "boundary_loss" and "boundary_accuracy"."""
+        """Return the terms of the hidden tokens, and "boundary_loss" and "boundary_accuracy"."""
         hidden_BTD = self.lm(batch, keys=keys)
         terms = cross_entropy(*self._masked(batch, hidden_BTD), batch["targets"], batch["weights"], self.loss)
-        left, right = (_gathered(hidden_BTD, batch[side]) for side in ("left", "right"))
-        edges = self.heads.span_boundary(left, right, batch["offset"], self.lm.unembedding())
+        left_BPD = at_positions(hidden_BTD, batch["left"])
+        right_BPD = at_positions(hidden_BTD, batch["right"])
+        edges = self.heads.span_boundary(
+            left_BPD, right_BPD, batch["offset"], full_unembedding(self.lm.unembedding())
+        )
         for name, term in cross_entropy(*edges, batch["targets"], batch["edge_weights"], self.loss).items():
             terms[f"boundary_{name}"] = Term(*term)
         return terms, None
 
     def _masked(self, batch: Batch, hidden_BTD: jax.Array) -> Predictions:
-        hidden_BPD = _gathered(hidden_BTD, batch["target_positions"])
-        return Predictions(*self.heads.mlm(hidden_BPD, self.lm.unembedding()))
+        hidden_BPD = at_positions(hidden_BTD, batch["target_positions"])
+        return Predictions(*self.heads.mlm(hidden_BPD, full_unembedding(self.lm.unembedding())))
 
 
-def _gathered(hidden_BTD: jax.Array, places_BP: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(hidden_BTD, places_BP[..., None], axis=1)
+class SpanBoundaryObjective(Objective):
+    """SpanBERT's span masking and span-boundary objective."""
+
+    config_class = SpanBoundary
+    module = SpanBoundaryModule
+    kinds = ("encoder",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return packed windows that leave room for cls and sep; raises ConfigError if there is none."""
+        if spec.length < 3:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for span_boundary")
+        return WindowSpec(length=spec.length - 2)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a row with hidden spans.
+
+        Args:
+            rng: Random generator of the row.
+            window: Packed text, [length - 2].
+            spec: What examples depend on.
+
+        Returns:
+            tokens, positions, segments [length]; target_positions (ascending), targets, weights, and the
+            edges left, right, the index offset in the span and edge_weights [P].
+        """
+        config = spec.config
+        vocab = spec.vocab
+        tokens, segments, positions, *_ = with_special_tokens(window, spec)
+        spans = draw_spans(rng, tokens, segments, spec)
+        starts, stops = np.array(spans, np.int64).reshape(-1, 2).T
+        sizes = stops - starts
+        span_of = np.repeat(np.arange(len(sizes)), sizes)
+        chosen = np.arange(len(span_of)) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+        draw = rng.random(len(sizes))[span_of]
+        random_ids = rng.integers(0, vocab.size, len(chosen), dtype=np.int32)
+        replaced = np.where(
+            draw < config.mask_token_fraction + config.random_token_fraction, random_ids, tokens[chosen]
+        )
+        shown = tokens.copy()
+        shown[chosen] = np.where(draw < config.mask_token_fraction, vocab.mask, replaced)
+        size = budget(spec.length - 2, config)
+        return {
+            "tokens": shown,
+            "positions": positions,
+            "segments": segments,
+            **sparse_targets(tokens, chosen, size, vocab.pad),
+            **_edges(starts, stops, segments, size, config),
+        }
 
 
-OBJECTIVE = Objective(SpanBoundary, reads, example, SpanBoundaryModule, kinds=("encoder",))
+def _edges(
+    starts: np.ndarray, stops: np.ndarray, segments: np.ndarray, size: int, config: SpanBoundary
+) -> dict[str, np.ndarray]:
+    """Return left, right, offset and edge_weights [P] of the tokens of all spans."""
+    # Edges are text of the span's own document: cls and sep are none.
+    last = int(np.count_nonzero(segments)) - 1
+    inside = (starts > 1) & (stops < last)
+    inside &= segments[starts - 1] == segments[starts]
+    inside &= segments[stops % len(segments)] == segments[starts]
+    sizes = stops - starts
+    span_of = np.repeat(np.arange(len(sizes)), sizes)
+    offset = np.arange(len(span_of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    predicted = inside[span_of] & (offset < config.max_targets)
+    edges = {
+        "left": starts[span_of] - 1,
+        "right": stops[span_of],
+        "offset": np.minimum(offset, config.max_targets - 1),
+        "edge_weights": predicted.astype(np.float32),
+    }
+    arrays = {}
+    for name, values in edges.items():
+        arrays[name] = np.zeros(size, np.float32 if name == "edge_weights" else np.int32)
+        arrays[name][: len(values)] = np.where(predicted, values, 0)
+    return arrays
+
+
+OBJECTIVE = SpanBoundaryObjective()

@@ -21,20 +21,24 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption:
-    """How much of the text is noise, and in runs of which mean length (tokens)."""
+    """How much of the text is noise, and in runs of which mean length."""
 
     name: str = "span_corruption"
+    """Name in the table of objectives."""
     noise_density: float = 0.15
+    """Fraction of the tokens that are noise, between 0 and 1."""
     mean_noise_span_length: float = 3.0
+    """Mean length of a run of noise in tokens, at least 1."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a density outside (0, 1) or a mean below one token."""
+        """Raise ConfigError for a density outside (0, 1) or a mean below one token."""
         if not 0 < self.noise_density < 1:
             raise ConfigError(f"objective.noise_density = {self.noise_density} must lie between 0 and 1")
         if not self.mean_noise_span_length >= 1:
@@ -44,7 +48,7 @@ class SpanCorruption:
 
 
 def noise_counts(length: int, config: SpanCorruption) -> tuple[int, int]:
-    """(noise tokens, noise spans) in `length` >= 2 tokens, rounded half to even in float32.
+    """Return (noise tokens, noise spans) in `length` >= 2 tokens, rounded half to even in float32.
 
     In float64 the product .15 * 190 lies below 28.5 and rounds to 28; T5 computes 29.
     """
@@ -55,17 +59,17 @@ def noise_counts(length: int, config: SpanCorruption) -> tuple[int, int]:
 
 
 def corrupted_lengths(length: int, config: SpanCorruption) -> tuple[int, int]:
-    """(encoder tokens, target tokens) that `length` >= 2 raw tokens become, sentinels and eos included."""
+    """Return (encoder tokens, target tokens) of `length` >= 2 raw tokens, with sentinels and eos."""
     num_noise, num_spans = noise_counts(length, config)
     return length - num_noise + num_spans + 1, num_noise + num_spans + 1
 
 
 @functools.lru_cache(maxsize=64)
 def raw_length(encoder_length: int, config: SpanCorruption) -> tuple[int, int]:
-    """(raw tokens, target tokens) of the rows that fill an encoder of `encoder_length` tokens.
+    """Return (raw tokens, target tokens) of the rows that fill an encoder of `encoder_length` tokens.
 
     T5's random_spans_helper: (512, density .15, mean 3) gives (568, 114). It also gives up one token
-    where a density of .5 would make the targets longer than the inputs. ConfigError below 3 tokens.
+    where a density of .5 would make the targets longer than the inputs. Raises ConfigError below 3 tokens.
     """
     if encoder_length < 3:
         raise ConfigError(f"data.sequence_length = {encoder_length} must be at least 3 for span_corruption")
@@ -78,32 +82,21 @@ def raw_length(encoder_length: int, config: SpanCorruption) -> tuple[int, int]:
     return length, corrupted_lengths(length, config)[1]
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Packed windows that fill the encoder; ConfigError if their spans outnumber the sentinels."""
-    length, _ = raw_length(spec.length, spec.config)
-    num_spans = noise_counts(length, spec.config)[1]
-    if num_spans > spec.vocab.num_sentinels:
-        raise ConfigError(
-            f"span_corruption needs {num_spans} sentinels for data.sequence_length = {spec.length}, the "
-            f"vocabulary has {spec.vocab.num_sentinels}; shorten the sequence, lower "
-            "objective.noise_density or raise objective.mean_noise_span_length"
-        )
-    return WindowSpec(length=length)
-
-
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """Encoder input [length], decoder input and targets [raw_length(...)[1]] of one row."""
-    num_real = int(np.count_nonzero(window.segments))
-    encoder, targets = corrupt(rng, window.tokens[:num_real], spec)
-    lengths = (spec.length, raw_length(spec.length, spec.config)[1])
-    return encoder_decoder_arrays(encoder, targets, lengths, spec.vocab)
-
-
 def corrupt(
     rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(encoder input, targets) of a text of any length: nothing from nothing, no noise in one token."""
-    vocab, length = spec.vocab, len(tokens)
+    """Cut the noise out of a text of any length.
+
+    Args:
+        rng: Random generator of the row.
+        tokens: int32 [n].
+        spec: What examples depend on; its config is a SpanCorruption.
+
+    Returns:
+        Encoder input and targets: nothing from nothing, no noise in one token.
+    """
+    vocab = spec.vocab
+    length = len(tokens)
     if length == 0:
         return tokens, tokens
     if length == 1:
@@ -123,25 +116,68 @@ def corrupt(
 
 
 def composition(rng: np.random.Generator, total: int, parts: int) -> np.ndarray:
-    """`parts` positive integers that add up to `total`, uniform among all such lists."""
+    """Draw positive integers with a given sum, uniformly among all such lists.
+
+    Args:
+        rng: Random generator of the row.
+        total: Their sum.
+        parts: How many.
+
+    Returns:
+        int64 [parts].
+    """
     cuts = np.zeros(parts + 1, np.int64)
     cuts[1:-1] = np.sort(rng.choice(total - 1, parts - 1, replace=False, shuffle=False)) + 1
     cuts[-1] = total
     return np.diff(cuts)
 
 
-def _interleave(sentinels: np.ndarray, at: np.ndarray, rest: np.ndarray, eos: int) -> np.ndarray:
-    """Array with `sentinels` at the indices `at`, `rest` in the gaps in order, and eos behind."""
-    merged = np.empty(len(sentinels) + len(rest) + 1, np.int32)
+def _interleave(sentinels: np.ndarray, at: np.ndarray, text: np.ndarray, eos: int) -> np.ndarray:
+    """Return `sentinels` at the indices `at`, `text` in the gaps in order, and eos at the end."""
+    merged = np.empty(len(sentinels) + len(text) + 1, np.int32)
     gaps = np.ones(len(merged), bool)
     gaps[at] = False
     gaps[-1] = False
     merged[at] = sentinels
-    merged[gaps] = rest
+    merged[gaps] = text
     merged[-1] = eos
     return merged
 
 
-OBJECTIVE = Objective(
-    SpanCorruption, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",), fills_gaps=True
-)
+class SpanCorruptionObjective(Objective):
+    """T5's span corruption."""
+
+    config_class = SpanCorruption
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+    fills_gaps = True
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return packed windows that fill the encoder; ConfigError if spans outnumber the sentinels."""
+        length, _ = raw_length(spec.length, spec.config)
+        num_spans = noise_counts(length, spec.config)[1]
+        if num_spans > spec.vocab.num_sentinels:
+            raise ConfigError(
+                f"span_corruption needs {num_spans} sentinels for data.sequence_length = {spec.length}, the "
+                f"vocabulary has {spec.vocab.num_sentinels}; shorten the sequence, lower "
+                "objective.noise_density or raise objective.mean_noise_span_length"
+            )
+        return WindowSpec(length=length)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a text without its noise, and the noise.
+
+        Args:
+            rng: Random generator of the row.
+            window: Packed text, [raw_length(length)[0]].
+            spec: What examples depend on.
+
+        Returns:
+            Encoder input [length]; decoder input, targets and weights [raw_length(length)[1]].
+        """
+        encoder, targets = corrupt(rng, text_of(window), spec)
+        lengths = (spec.length, raw_length(spec.length, spec.config)[1])
+        return encoder_decoder_arrays(encoder, targets, lengths, spec.vocab)
+
+
+OBJECTIVE = SpanCorruptionObjective()

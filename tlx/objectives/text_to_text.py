@@ -13,38 +13,58 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 
 
 @dataclasses.dataclass(frozen=True)
 class TextToText:
-    """target_length: of the decoder's row; 0 is that of the encoder's. Longer texts are cut, eos included
-    only where a text ends. mark_target: whether the encoder is told the target's language."""
+    """Length of the targets, and whether the source names their language."""
 
     name: str = "text_to_text"
+    """Name in the table of objectives."""
     target_length: int = 0
+    """Length of the decoder's row in tokens; 0 is the encoder's. Longer texts are cut, without eos."""
     mark_target: bool = False
+    """Whether the source starts with a mark of the target's language."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a negative length."""
+        """Raise ConfigError for a negative length."""
         if self.target_length < 0:
             raise ConfigError(f"objective.target_length = {self.target_length} must not be negative")
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Pairs whose texts end with eos where the data config says so (data.add_eos, the default)."""
-    return WindowSpec(spec.length, "parallel", second_length=spec.config.target_length or spec.length)
+class TextToTextObjective(Objective):
+    """Supervised text to text."""
+
+    config_class = TextToText
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return pairs, whose texts end with eos where the data config says so (data.add_eos)."""
+        return WindowSpec(spec.length, "parallel", second_length=spec.config.target_length or spec.length)
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a source and its target.
+
+        Args:
+            rng: Not used; nothing is random.
+            window: The source, and as a second text the target.
+            spec: What examples depend on.
+
+        Returns:
+            Encoder input [length]; decoder input, targets and weights [target_length].
+        """
+        del rng
+        assert window.second is not None
+        source = text_of(window)
+        target = text_of(window.second)
+        if spec.config.mark_target and len(source):
+            source = np.append(spec.vocab.mark(window.second.language), source)
+        lengths = (spec.length, spec.config.target_length or spec.length)
+        return encoder_decoder_arrays(source, target, lengths, spec.vocab)
 
 
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """Encoder input [length], decoder input and targets [target_length]."""
-    del rng
-    lengths = (spec.length, spec.config.target_length or spec.length)
-    source, target = (text.tokens[: np.count_nonzero(text.segments)] for text in (window, window.second))
-    if spec.config.mark_target and len(source):
-        source = np.append(spec.vocab.mark(window.second.language), source)
-    return encoder_decoder_arrays(source, target, lengths, spec.vocab)
-
-
-OBJECTIVE = Objective(TextToText, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",))
+OBJECTIVE = TextToTextObjective()

@@ -2,11 +2,11 @@
 
 Tay et al. 2022, table 1 and its appendix: R-denoising (short spans, little noise: T5's) and X-denoising
 (long spans or much noise) are span corruption with their own mean length and density; S-denoising writes
-the rest of a text from its beginning, cut at a uniform place as T5's prefix_lm does it. A mode token stands
+the rest of a text from its beginning, cut at a uniform point as T5's prefix_lm does it. A mode token stands
 before the encoder's text: [NLU] for R, [NLG] for X, [S2S] for S, here the vocabulary's first three marks.
 Each row draws its denoiser by the weights (table 1: all alike; section 4.5 prefers 40/40/20 for R/X/S).
 Denoisers read texts of different lengths: a row reads the longest of them, and a shorter one works on a
-piece from a uniformly random place of it.
+piece from a uniformly random point of it.
 
 (3, .5) at 512 tokens has 127 spans, more than there are sentinels: the official code goes on into ordinary
 ids, which no longer tell what is missing. Here spans grow until each has a sentinel of its own (4.3 tokens
@@ -21,6 +21,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.data.window import Window, WindowSpec
+from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 from tlx.objectives.span_corruption import SpanCorruption, corrupt, noise_counts, raw_length
@@ -30,12 +31,16 @@ MODES = ("R", "X", "S")
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """One way to noise a row: spans of a mean length (tokens) over a share of the text; S needs neither."""
+    """One way to noise a row."""
 
     mode: Literal["R", "X", "S"]
+    """Kind of denoising; "S" writes the rest of a text and needs no spans."""
     mean_span_length: float = 3.0
+    """Mean length of a span in tokens, at least 1."""
     noise_density: float = 0.15
+    """Fraction of the tokens that are noise, between 0 and 1."""
     weight: float = 1.0
+    """Relative probability of this denoiser, above 0."""
 
     @functools.cached_property
     def spans(self) -> SpanCorruption:
@@ -59,11 +64,14 @@ class UL2:
     """The denoisers with their weights, and whether the encoder is told the mode."""
 
     name: str = "ul2"
+    """Name in the table of objectives."""
     denoisers: tuple[Denoiser, ...] = TABLE_1
+    """The denoisers, at least one."""
     mode_tokens: bool = True
+    """Whether the encoder's text begins with a mark of the mode."""
 
     def validate(self) -> None:
-        """Raises ConfigError for no denoisers, or values that one cannot have."""
+        """Raise ConfigError for no denoisers, or values that one cannot have."""
         if not self.denoisers:
             raise ConfigError("objective.denoisers is empty")
         for i, denoiser in enumerate(self.denoisers):
@@ -75,63 +83,95 @@ class UL2:
 
     @functools.cached_property
     def cumulative(self) -> np.ndarray:
-        """Where in 0..1 each denoiser's share ends."""
+        """Where in 0..1 the share of each denoiser ends."""
         weights = np.array([denoiser.weight for denoiser in self.denoisers])
         return np.cumsum(weights) / weights.sum()
 
 
 @functools.lru_cache(maxsize=256)
-def fitted(denoiser: Denoiser, room: int, sentinels: int) -> tuple[SpanCorruption, int, int]:
-    """(span corruption with no more spans than `sentinels`, text tokens, target tokens) for an encoder with
-    `room`; both lengths are the room's for S, at most a token less and eos on either side."""
+def _fitted(denoiser: Denoiser, room: int, sentinels: int) -> tuple[SpanCorruption, int, int]:
+    """Fit a denoiser to the encoder and to the sentinels.
+
+    Args:
+        denoiser: The denoiser.
+        room: Tokens of the encoder.
+        sentinels: Sentinels that spans may take.
+
+    Returns:
+        (span corruption with no more spans than `sentinels`, text tokens, target tokens); both lengths are
+        `room` for mode S, at most a token less and eos on either side.
+    """
+    spans = denoiser.spans
     if denoiser.mode == "S":
-        return denoiser.spans, room, room
-    mean, needed = denoiser.mean_span_length, sentinels + 1
-    while needed > sentinels:
+        return spans, room, room
+    mean = denoiser.mean_span_length
+    while True:
         spans = SpanCorruption(noise_density=denoiser.noise_density, mean_noise_span_length=mean)
         size, num_targets = raw_length(room, spans)
-        needed = noise_counts(size, spans)[1]
+        if noise_counts(size, spans)[1] <= sentinels:
+            return spans, size, num_targets
         mean *= 1.02
-    return spans, size, num_targets
 
 
-def fit(denoiser: Denoiser, spec: ObjectiveSpec) -> tuple[SpanCorruption, int, int]:
-    """As `fitted`, with what the modes leave of the row and of the sentinels."""
-    modes = len(MODES) if spec.config.mode_tokens else 0
-    return fitted(denoiser, spec.length - spec.config.mode_tokens, spec.vocab.num_sentinels - modes)
+def fit_denoiser(denoiser: Denoiser, spec: ObjectiveSpec) -> tuple[SpanCorruption, int, int]:
+    """Fit a denoiser to what the modes leave of the row and of the sentinels, see `_fitted`."""
+    num_modes = len(MODES) if spec.config.mode_tokens else 0
+    return _fitted(denoiser, spec.length - spec.config.mode_tokens, spec.vocab.num_sentinels - num_modes)
 
 
 def target_length(spec: ObjectiveSpec) -> int:
-    """Length of the decoder's row: that of the longest targets."""
-    return max(fit(denoiser, spec)[2] for denoiser in spec.config.denoisers)
+    """Return the length of the decoder's row, that of the longest targets."""
+    return max(fit_denoiser(denoiser, spec)[2] for denoiser in spec.config.denoisers)
 
 
-def reads(spec: ObjectiveSpec) -> WindowSpec:
-    """Packed windows for the denoiser that reads most; ConfigError if row or vocabulary is too small."""
-    if spec.length < 4:
-        raise ConfigError(f"data.sequence_length = {spec.length} must be at least 4 for ul2")
-    if spec.vocab.num_sentinels <= len(MODES):
-        raise ConfigError(f"ul2 needs more than {len(MODES)} sentinels, not {spec.vocab.num_sentinels}")
-    return WindowSpec(length=max(fit(denoiser, spec)[1] for denoiser in spec.config.denoisers))
+class UL2Objective(Objective):
+    """UL2's mixture of denoisers."""
+
+    config_class = UL2
+    module = EncoderDecoderModule
+    kinds = ("encoder_decoder",)
+    fills_gaps = True
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return packed windows for the denoiser that reads most.
+
+        Raises:
+            ConfigError: The row or the vocabulary is too small.
+        """
+        if spec.length < 4:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 4 for ul2")
+        if spec.vocab.num_sentinels <= len(MODES):
+            raise ConfigError(f"ul2 needs more than {len(MODES)} sentinels, not {spec.vocab.num_sentinels}")
+        return WindowSpec(length=max(fit_denoiser(denoiser, spec)[1] for denoiser in spec.config.denoisers))
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make a row by one of the denoisers.
+
+        Args:
+            rng: Random generator of the row.
+            window: Packed text, as long as the longest that a denoiser reads.
+            spec: What examples depend on.
+
+        Returns:
+            Encoder input [length]; decoder input, targets and weights [target_length(spec)].
+        """
+        config = spec.config
+        vocab = spec.vocab
+        text = text_of(window)
+        denoiser = config.denoisers[int(np.searchsorted(config.cumulative, rng.random(), side="right"))]
+        spans, most, _ = fit_denoiser(denoiser, spec)
+        size = min(len(text), most)
+        start = int(rng.integers(len(text) - size + 1))
+        text = text[start : start + size]
+        if denoiser.mode == "S" and size > 1:
+            cut = int(rng.integers(1, size))
+            source = np.append(text[:cut], vocab.eos)
+            targets = np.append(text[cut:], vocab.eos)
+        else:  # as span corruption has it where there are not two tokens to cut
+            source, targets = corrupt(rng, text, ObjectiveSpec(spans, spec.length, vocab))
+        if config.mode_tokens and size:
+            source = np.append(vocab.mark(MODES.index(denoiser.mode)), source)
+        return encoder_decoder_arrays(source, targets, (spec.length, target_length(spec)), vocab)
 
 
-def example(rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-    """Encoder input [length], decoder input and targets [target_length(spec)]."""
-    config, vocab = spec.config, spec.vocab
-    text = window.tokens[: np.count_nonzero(window.segments)]
-    denoiser = config.denoisers[int(np.searchsorted(config.cumulative, rng.random(), side="right"))]
-    spans, most, _ = fit(denoiser, spec)
-    size = min(len(text), most)
-    begin = int(rng.integers(len(text) - size + 1))
-    text = text[begin : begin + size]
-    if denoiser.mode == "S" and size > 1:
-        cut = int(rng.integers(1, size))
-        source, targets = np.append(text[:cut], vocab.eos), np.append(text[cut:], vocab.eos)
-    else:  # as span corruption has it where there are not two tokens to cut
-        source, targets = corrupt(rng, text, ObjectiveSpec(spans, spec.length, vocab))
-    if config.mode_tokens and size:
-        source = np.append(vocab.mark(MODES.index(denoiser.mode)), source)
-    return encoder_decoder_arrays(source, targets, (spec.length, target_length(spec)), vocab)
-
-
-OBJECTIVE = Objective(UL2, reads, example, EncoderDecoderModule, kinds=("encoder_decoder",), fills_gaps=True)
+OBJECTIVE = UL2Objective()

@@ -1,4 +1,4 @@
-"""The optimizer's part of a run's configuration."""
+"""Config of the optimizer and its schedule."""
 
 import dataclasses
 from typing import Literal
@@ -6,7 +6,8 @@ from typing import Literal
 from tlx.base.errors import ConfigError
 from tlx.base.lookup import Table
 
-# (OptimizerConfig, {path: Leaf}) -> the parts that share the leaves out among them: see directions.Part.
+# (OptimizerConfig, {path: Leaf}) -> the groups of leaves, each with its transformation: see
+# optimizers.ParamGroup.
 OPTIMIZERS = Table(
     "optimizer.name",
     {
@@ -19,7 +20,7 @@ OPTIMIZERS = Table(
     },
 )
 
-# (ScheduleConfig, updates made so far, those of the warm-up, those of the run) -> share of the peak.
+# (ScheduleConfig, updates so far, warm-up updates, updates of the run) -> fraction of the peak learning rate.
 SCHEDULES = Table(
     "optimizer.schedule.name",
     {
@@ -36,26 +37,25 @@ PathRule = tuple[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate moves over the run, as a share of OptimizerConfig.learning_rate.
-
-    name: one of SCHEDULES. warmup: a linear rise; from 1 up a number of steps, below 1 a share
-    of the run. final_fraction: what linear, cosine and wsd end on. cooldown: wsd's last stretch, as warmup is
-    given.
-    """
+    """The learning rate over the run, as a fraction of OptimizerConfig.learning_rate."""
 
     name: str = "cosine"
+    """constant, linear, cosine, inverse_sqrt or wsd (warmup, stable, decay)."""
     warmup: float = 0.02
+    """Length of the linear warm-up: below 1 a fraction of the run, from 1 up a number of steps."""
     final_fraction: float = 0.1
+    """Fraction of the peak that linear, cosine and wsd end on, 0 to 1."""
     cooldown: float = 0.2
+    """Length of wsd's final decay, in the same units as warmup."""
 
     def validate(self) -> None:
-        """Raises ConfigError; lengths are checked where they meet the run's."""
+        """Raise ConfigError where a value is not usable; lengths are checked once the run's length is known."""
         SCHEDULES.load(self.name)
         for field in ("warmup", "cooldown"):
             value = getattr(self, field)
             if value < 0 or value > 1 and value != int(value):
                 raise ConfigError(
-                    f"optimizer.schedule.{field} = {value} must be a share of the run below 1, "
+                    f"optimizer.schedule.{field} = {value} must be a fraction of the run below 1, "
                     "or a whole number of steps"
                 )
         if not 0 <= self.final_fraction <= 1:
@@ -67,68 +67,78 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AdafactorConfig:
-    """decay_exponent: exponent of the second moment's memory, 1 - t^-decay_exponent. min_dim_size_to_factor:
-    matrices whose smaller side is at least this wide are factored. clipping_threshold: largest root mean
-    square of an update. multiply_by_parameter_scale: updates scale with the root mean square of the
-    parameter."""
+    """Adafactor (Shazeer and Stern 2018)."""
 
     decay_exponent: float = 0.8
+    """c in 1 - t^-c, the decay of the second moment at step t."""
     min_dim_size_to_factor: int = 128
+    """Matrices whose smaller side is at least so large have a factored second moment; 2 or more."""
     clipping_threshold: float = 1.0
+    """Largest root mean square of an update."""
     multiply_by_parameter_scale: bool = True
+    """Whether updates are multiplied by the root mean square of the parameter."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MuonConfig:
-    """beta: momentum (Nesterov). ns_steps: of Newton and Schulz's iteration. scale: of the orthogonal
-    update of an [in, out] matrix: "rms" makes its root mean square 0.2, that of AdamW's, so that both
-    share a learning rate and a decay (Liu et al. 2502.16982); "spectral" is sqrt(max(1, out / in))."""
+    """Muon (Jordan et al. 2024)."""
 
     beta: float = 0.95
+    """Nesterov momentum, at least 0 and less than 1."""
     ns_steps: int = 5
+    """Newton-Schulz iterations, 1 or more."""
     scale: Literal["rms", "spectral"] = "rms"
+    """Scale of the orthogonal update of an [in, out] matrix. rms makes its root mean square 0.2, that of AdamW,
+    so that both share a learning rate and a weight decay (Liu et al. 2502.16982); spectral is
+    sqrt(max(1, out / in))."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """How gradients become updates.
+    """The optimizer: how gradients become updates.
 
-    learning_rate: the schedule's peak. beta1, beta2, eps: of AdamW, of LAMB, of Lion (no eps), and of the
-    AdamW that serves Muon's vectors, embeddings and output matrix; Adagrad has eps. momentum_dtype: of first
-    moments.
-    weight_decay: update -= learning rate * weight_decay * parameter, on matrices only (each layer
-    judged by itself) unless a rule says otherwise.
-
-    Rules are regular expressions found in a parameter's path; the first that matches counts, and
-    "blocks[8:]/..." names layers of a stack as a Python slice or index would. weight_decay_multipliers:
-    factors of weight_decay. lr_multipliers: factors of the learning rate. freeze: parameters that never
-    change; they have no optimizer state, except where other layers of their stack are trained. unfreeze:
-    updates after which parameters begin to change; until then their gradients count as 0.
+    Rules are regular expressions that are searched for in a parameter's path. The first that matches counts,
+    and "blocks[8:]/..." selects layers of a stack as a Python slice or index would.
     """
 
     name: str = "adamw"
+    """adamw, adafactor, adagrad, lamb, lion or muon."""
     learning_rate: float = 1e-3
+    """Peak of the schedule, more than 0."""
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
+    """The learning rate over the run."""
     beta1: float = 0.9
+    """Decay of the first moment (AdamW, LAMB, Lion, and the AdamW beside Muon), at least 0 and less than 1."""
     beta2: float = 0.95
+    """Decay of the second moment (AdamW, LAMB, and the AdamW beside Muon), and of Lion's momentum."""
     eps: float = 1e-8
+    """Added to the root of the second moment (AdamW, LAMB, Adagrad, and the AdamW beside Muon), more than 0."""
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of first moments."""
     weight_decay: float = 0.1
+    """Decoupled weight decay of matrices, 0 or more: update -= learning rate * weight_decay * parameter."""
     weight_decay_multipliers: tuple[PathRule, ...] = ()
+    """Rules (pattern, factor of weight_decay); by default 1 for matrices and 0 for all else."""
     lr_multipliers: tuple[PathRule, ...] = ()
+    """Rules (pattern, factor of the learning rate); by default 1."""
     freeze: tuple[str, ...] = ()
+    """Patterns of parameters that never change. They have no optimizer state, except where other layers of
+    their stack are trained."""
     unfreeze: tuple[PathRule, ...] = ()
+    """Rules (pattern, update from which on parameters change); until then their gradients count as 0."""
     adafactor: AdafactorConfig = dataclasses.field(default_factory=AdafactorConfig)
+    """Values of Adafactor alone."""
     muon: MuonConfig = dataclasses.field(default_factory=MuonConfig)
+    """Values of Muon alone."""
 
     def validate(self) -> None:
-        """Raises ConfigError; rules are checked where they meet the parameters."""
+        """Raise ConfigError where a value is not usable; rules are checked once the parameters are known."""
         OPTIMIZERS.load(self.name)
         for field in ("learning_rate", "eps"):
             if getattr(self, field) <= 0:
                 raise ConfigError(f"optimizer.{field} = {getattr(self, field)} must be more than 0")
-        shares = {"beta1": self.beta1, "beta2": self.beta2, "muon.beta": self.muon.beta}
-        for field, value in shares.items():
+        decays = {"beta1": self.beta1, "beta2": self.beta2, "muon.beta": self.muon.beta}
+        for field, value in decays.items():
             if not 0 <= value < 1:
                 raise ConfigError(f"optimizer.{field} = {value} must be at least 0 and less than 1")
         if self.weight_decay < 0:

@@ -1,4 +1,4 @@
-"""What an optimizer knows of a parameter: its path, the shape of one layer, and what its dims mean."""
+"""Parameters as an optimizer sees them: path, shape of one layer, and meaning of its dims."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -14,20 +14,24 @@ _VECTORS = ("bias", "scale")
 
 
 class Leaf(NamedTuple):
-    """One parameter. `shape` and `names` are those of one layer; `layers` is None where none are stacked."""
+    """One parameter."""
 
     path: str
+    """Its path, "model/blocks/attention/query/kernel"."""
     shape: tuple[int, ...]
+    """Shape of one layer."""
     names: tuple[str | None, ...] | None
+    """Logical names of the dims of one layer; None where they are not known."""
     layers: int | None
+    """Number of layers that are stacked along a leading dim; None where none are."""
 
     @property
     def sides(self) -> tuple[tuple[int, ...], ...]:
-        """Dims that together are one side of a matrix: those of all heads are one, any other is its own."""
+        """Groups of dims that are one side of a matrix: heads and head_dim are one group, any other dim its own."""
         sides: list[tuple[int, ...]] = []
         for dim in range(len(self.shape)):
-            name, before = self._name(dim), self._name(dim - 1) if dim else None
-            if name == "head_dim" and before in ("heads", "kv_heads"):
+            previous = self._name(dim - 1) if dim else None
+            if self._name(dim) == "head_dim" and previous in ("heads", "kv_heads"):
                 sides[-1] += (dim,)
             else:
                 sides.append((dim,))
@@ -35,16 +39,16 @@ class Leaf(NamedTuple):
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it maps vectors to vectors; biases, scales and norms do not, of however many heads."""
+        """Whether the parameter maps vectors to vectors; biases and scales do not, whatever their number of dims."""
         sides = [side for side in self.sides if self._name(side[0]) != "expert"]
         return len(sides) >= 2 and self.path.rsplit("/", 1)[-1] not in _VECTORS
 
     @property
     def hidden_sides(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-        """(inputs' dims, outputs' dims) of a matrix between hidden vectors; None for anything else.
+        """Input dims and output dims of a matrix between hidden vectors; None for anything else.
 
-        Experts are matrices of their own, and so are the parts of a fused kernel (a nameless third dim).
-        Tables (vocabulary, positions: a nameless side) and the output matrix are not hidden.
+        Each expert is a matrix, and so is each part of a fused kernel (a third dim without a name). Tables of
+        the vocabulary or of positions (a side without a name) and the output matrix are not hidden.
         """
         if not self.is_matrix or self.names is None:
             return None
@@ -60,10 +64,10 @@ class Leaf(NamedTuple):
 
 
 def describe(abstract_params: Any) -> dict[str, Leaf]:
-    """{path: Leaf} of parameters, real or abstract.
+    """Describe parameters, real or abstract, by path.
 
-    Boxed ones (with logical names) say what their dims mean and whether layers are stacked; of plain
-    ones those under "blocks/" are taken to be stacked.
+    The logical names of boxed parameters tell what their dims mean and whether layers are stacked. Plain
+    parameters are taken to be stacked where they are under "blocks/".
     """
     leaves = jax.tree_util.tree_leaves_with_path(abstract_params, is_leaf=meta.is_axis_metadata)
     described = (_describe(tree.path_string(path), leaf) for path, leaf in leaves)
@@ -71,7 +75,8 @@ def describe(abstract_params: Any) -> dict[str, Leaf]:
 
 
 def _describe(path: str, leaf: Any) -> Leaf:
-    shape, names = tuple(meta.unbox(leaf).shape), getattr(leaf, "names", None)
+    shape = tuple(meta.unbox(leaf).shape)
+    names = getattr(leaf, "names", None)
     stacked = names[0] == "layers" if names else STACK in path.split("/")[:-1]
     if not stacked:
         return Leaf(path, shape, names, None)
@@ -79,12 +84,12 @@ def _describe(path: str, leaf: Any) -> Leaf:
 
 
 def select(flat: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
-    """The nested tree of the leaves at `paths`."""
+    """Return the nested tree of the leaves at `paths`."""
     return tree.unflatten({path: flat[path] for path in paths})
 
 
 def owner(state_path: str, paths: Mapping[str, Any]) -> str | None:
-    """The parameter that a leaf of optimizer state belongs to: the longest path that ends its own."""
+    """Return the parameter of a leaf of optimizer state: the longest path that is a suffix of the leaf's."""
     names = state_path.split("/")
     suffixes = ("/".join(names[start:]) for start in range(len(names)))
     return next((suffix for suffix in suffixes if suffix in paths), None)

@@ -1,4 +1,4 @@
-"""The optimizers: what turns gradients into directions, before the learning rate and weight decay."""
+"""The optimizers: transformations of gradients into steps, before weight decay and the learning rate."""
 
 import math
 from collections.abc import Mapping
@@ -15,41 +15,44 @@ from tlx.optim.per_layer import as_matrices
 
 
 class ParamGroup(NamedTuple):
-    """Leaves that one transformation serves. `by_layer`: it judges a leaf by its shape or norm, so that
-    it must see the layers of a stack one by one; False where it works on each number alone. `adapts`: the
-    step of each matrix, weight decay and all, is made as long as the matrix (before the rate)."""
+    """Parameters that one transformation updates."""
 
     name: str
+    """Name of the group's state in OptimizerState.parts: a path in checkpoints."""
     paths: tuple[str, ...]
+    """Paths of the parameters."""
     transform: optax.GradientTransformation
+    """The transformation of their gradients."""
     per_layer: bool
+    """Whether it depends on a leaf's shape or norm, and so is applied to each layer of a stack alone."""
     trust_ratio: bool = False
+    """Whether each matrix' step, weight decay included, is scaled to the norm of the matrix (LAMB)."""
 
 
 def adamw(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
-    """m / (sqrt(v) + eps), moments with bias correction (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
+    """AdamW: m / (sqrt(v) + eps), with bias correction (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
     return [_adam(config, leaves)]
 
 
 def lamb(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
-    """AdamW's step, decay included, as long as the matrix that it changes (You et al. 2020)."""
+    """LAMB: AdamW's step, weight decay included, scaled to the norm of the matrix (You et al. 2020)."""
     return [_adam(config, leaves)._replace(name="lamb", trust_ratio=True)]
 
 
 def adagrad(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
-    """g / sqrt(.1 + sum of g^2) (Duchi et al. 2011; .1 as TensorFlow's, with which CTRL was trained)."""
+    """Adagrad: g / sqrt(.1 + sum of g^2) (Duchi et al. 2011; .1 is TensorFlow's, which trained CTRL)."""
     transform = optax.scale_by_rss(initial_accumulator_value=0.1, eps=config.eps)
     return [ParamGroup("adagrad", tuple(leaves), transform, per_layer=False)]
 
 
 def lion(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
-    """sign(beta1 m + (1 - beta1) g), momentum by beta2 (Chen et al. 2023)."""
+    """Lion: sign(beta1 m + (1 - beta1) g), with momentum decayed by beta2 (Chen et al. 2023)."""
     transform = optax.scale_by_lion(config.beta1, config.beta2, mu_dtype=config.momentum_dtype)
     return [ParamGroup("lion", tuple(leaves), transform, per_layer=False)]
 
 
 def adafactor(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
-    """g / sqrt(row and column means of g^2), clipped, times the parameter's RMS (Shazeer and Stern 2018)."""
+    """Adafactor: g / sqrt(factored mean of g^2), clipped, times the parameter's RMS (Shazeer and Stern 2018)."""
     cfg = config.adafactor
     steps = [
         scale_by_factored_rms(cfg.decay_exponent, cfg.min_dim_size_to_factor),
@@ -61,9 +64,9 @@ def adafactor(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Param
 
 
 def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
-    """Momentum made orthogonal, for matrices between hidden vectors (Jordan et al. 2024); AdamW for the rest.
+    """Muon: orthogonalised momentum for matrices between hidden vectors (Jordan et al. 2024), AdamW for the rest.
 
-    Needs logical names: by shape alone [D, N, H] and [N, H, D] cannot be told apart.
+    Needs logical names, for by shape alone [D, N, H] and [N, H, D] cannot be distinguished.
     """
     unnamed = next((path for path, leaf in leaves.items() if leaf.names is None), None)
     if unnamed is not None:
@@ -84,11 +87,12 @@ def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup
         weight_dimension_numbers=dims_of,
     )
     transform = optax.chain(orthogonal, optax.stateless(scale))
-    rest = {path: leaf for path, leaf in leaves.items() if path not in dims}
-    return [ParamGroup("muon", tuple(dims), transform, per_layer=True), _adam(config, rest)]
+    others = {path: leaf for path, leaf in leaves.items() if path not in dims}
+    return [ParamGroup("muon", tuple(dims), transform, per_layer=True), _adam(config, others)]
 
 
 def _muon_scale(config: MuonConfig, leaf: Leaf) -> float:
+    assert leaf.hidden_sides is not None
     inputs, outputs = (math.prod(leaf.shape[dim] for dim in side) for side in leaf.hidden_sides)
     if config.scale == "rms":
         return 0.2 * math.sqrt(max(inputs, outputs))

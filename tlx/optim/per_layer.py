@@ -1,4 +1,4 @@
-"""Transformations that judge a leaf as a whole, made to see each layer of a stack, and each matrix, alone."""
+"""Transformations that depend on a leaf's shape or norm, applied to each layer and each matrix alone."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from tlx.optim.leaves import Leaf, owner
 
 
 def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`transform` under a vmap over the leading dim of all leaves; counts, no leaf's own, are shared."""
+    """Vectorise a transformation over the leading dim of all leaves; counts belong to no leaf and are shared."""
 
     def init(params: Any) -> Any:
         layer = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
@@ -30,7 +30,7 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
 def as_matrices(
     transform: optax.GradientTransformation, leaves: Mapping[str, Leaf]
 ) -> optax.GradientTransformation:
-    """`transform` on leaves whose dims of all heads are joined: [D, N, H] becomes [D, N H]."""
+    """Apply a transformation to leaves whose heads are joined: [D, N, H] becomes [D, N H]."""
 
     def join(values: Any) -> Any:
         return tree.map_with_path(lambda path, x: x.reshape(_joined(leaves[path])), values)

@@ -1,4 +1,4 @@
-"""Numbers for parameters by regular expressions over their paths, which can name layers of a stack."""
+"""Numbers for parameters by regular expressions over their paths, which can select layers of a stack."""
 
 import difflib
 import re
@@ -18,22 +18,22 @@ _LAYERS = re.compile(STACK + r"\[(?:(?P<index>-?\d+)|(?P<start>-?\d+)?:(?P<stop>
 
 
 class _Pattern(NamedTuple):
-    """A regular expression, and the layers of the stack that it is about (None: all)."""
+    """A regular expression with the layers of the stack that it selects."""
 
     regex: str
-    layers: slice | int | None
+    layers: slice | int | None  # None: all
 
     def matches(self, leaf: Leaf, depth: int) -> np.ndarray:
-        """bool [layers], or [1] where none are stacked; a part of fewer than `depth` is the last layers'."""
-        found = tree.matches(self.regex, leaf.path)
-        if self.layers is None or not found:
-            return np.full(leaf.layers or 1, found)
+        """Return bool[layers], or [1] without a stack; a leaf with fewer layers than `depth` has the last ones."""
+        matches = tree.matches(self.regex, leaf.path)
+        if self.layers is None or not matches:
+            return np.full(leaf.layers or 1, matches)
         if leaf.layers is None:
             return np.zeros(1, bool)
-        hit = np.zeros(depth, bool)
+        selected = np.zeros(depth, bool)
         if isinstance(self.layers, slice) or -depth <= self.layers < depth:
-            hit[self.layers] = True
-        return hit[depth - leaf.layers :]
+            selected[self.layers] = True
+        return selected[depth - leaf.layers :]
 
 
 def by_path(
@@ -42,9 +42,19 @@ def by_path(
     leaves: Mapping[str, Leaf],
     default: Callable[[Leaf], float],
 ) -> dict[str, Value]:
-    """{path: value of the first rule that matches, else default(leaf)}; an array where layers differ.
+    """Give each parameter the value of the first rule that matches it.
 
-    Raises ConfigError for an expression that cannot be read or that matches no parameter.
+    Args:
+        field: Name of the config's field, for messages.
+        rules: Pairs of pattern and value.
+        leaves: The parameters by path.
+        default: The value of a parameter, or layer, that no rule matches.
+
+    Returns:
+        By path, a number, or an array [layers] where layers differ.
+
+    Raises:
+        ConfigError: A pattern is no regular expression, or matches no parameter.
     """
     parsed = [(_parse(field, pattern), factor) for pattern, factor in rules]
     depths: dict[str, int] = {}
@@ -60,6 +70,7 @@ def by_path(
     values: dict[str, Value] = {}
     for path, leaf in leaves.items():
         value = np.full(leaf.layers or 1, default(leaf), np.float32)
+        # The first rule is written last, so that it wins.
         for (_, factor), hits in reversed(list(zip(parsed, matched, strict=True))):
             value[hits[path]] = factor
         values[path] = float(value[0]) if (value == value[0]).all() else value
@@ -67,7 +78,7 @@ def by_path(
 
 
 def _stack(path: str) -> str:
-    """The stack of layers that a parameter is in."""
+    """Return the prefix of the stack that a parameter is in."""
     return path.split(STACK)[0]
 
 

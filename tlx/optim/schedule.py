@@ -1,4 +1,4 @@
-"""Learning rates over a run: a linear rise to the peak, times a shape."""
+"""Learning rate schedules: a linear warm-up to the peak, times a shape."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,10 @@ Schedule = Callable[[int | jax.Array], jax.Array]
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
-    """Number of updates made so far -> learning rate of the next, float32.
+    """Build the schedule: from the number of updates so far to the learning rate of the next, float32.
 
-    Of W warm-up steps the first has 1/W of the peak and the last the peak. Raises ConfigError.
+    The first of W warm-up steps has 1/W of the peak, the last has the peak. Raises ConfigError where the config
+    is not usable or the warm-up is longer than the run.
     """
     config.schedule.validate()
     shape = SCHEDULES.load(config.schedule.name)
@@ -29,17 +30,47 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
 
 
 def constant(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
-    """1"""
+    """Keep the peak.
+
+    Args:
+        config: The schedule's config.
+        step: Updates so far, float32.
+        warmup: Updates of the warm-up.
+        total: Updates of the run.
+
+    Returns:
+        Fraction of the peak, float32.
+    """
     return jnp.ones_like(step)
 
 
 def linear(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
-    """A straight line from 1 at the end of the warm-up to `final` at the end of the run."""
+    """Decay linearly from 1 at the end of the warm-up to final_fraction at the end of the run.
+
+    Args:
+        config: The schedule's config.
+        step: Updates so far, float32.
+        warmup: Updates of the warm-up.
+        total: Updates of the run.
+
+    Returns:
+        Fraction of the peak, float32.
+    """
     return 1 - (1 - config.final_fraction) * _progress(step, warmup, total)
 
 
 def cosine(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
-    """Half a cosine from 1 to `final` (Loshchilov and Hutter 2017)."""
+    """Decay from 1 to final_fraction by half a cosine (Loshchilov and Hutter 2017).
+
+    Args:
+        config: The schedule's config.
+        step: Updates so far, float32.
+        warmup: Updates of the warm-up.
+        total: Updates of the run.
+
+    Returns:
+        Fraction of the peak, float32.
+    """
     return (
         config.final_fraction
         + (1 - config.final_fraction) * (1 + jnp.cos(jnp.pi * _progress(step, warmup, total))) / 2
@@ -47,13 +78,33 @@ def cosine(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> 
 
 
 def inverse_sqrt(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
-    """sqrt(W / t) after W warm-up steps (Vaswani et al. 2017); knows no end, so that a run can go on."""
+    """Decay as sqrt(W / t) after W warm-up steps (Vaswani et al. 2017), whatever the length of the run.
+
+    Args:
+        config: The schedule's config.
+        step: Updates so far, float32.
+        warmup: Updates of the warm-up.
+        total: Updates of the run.
+
+    Returns:
+        Fraction of the peak, float32.
+    """
     start = max(warmup, 1)
     return jnp.sqrt(start / jnp.maximum(step, start))
 
 
 def warmup_stable_decay(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
-    """1 until the last `decay` of the run, then a straight line to `final` (Hu et al. 2024)."""
+    """Keep 1 until the cooldown, then decay linearly to final_fraction (Hu et al. 2024).
+
+    Args:
+        config: The schedule's config.
+        step: Updates so far, float32.
+        warmup: Updates of the warm-up.
+        total: Updates of the run.
+
+    Returns:
+        Fraction of the peak, float32.
+    """
     start = max(warmup, total - _steps("cooldown", config.cooldown, total))
     return 1 - (1 - config.final_fraction) * _progress(step, start, total)
 
@@ -67,6 +118,6 @@ def _steps(field: str, value: float, total_steps: int) -> int:
     if steps > total_steps:
         raise ConfigError(
             f"optimizer.schedule.{field} = {steps} steps must be at most the run's {total_steps}; "
-            "below 1 it is a share of the run"
+            "below 1 it is a fraction of the run"
         )
     return steps

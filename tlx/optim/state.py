@@ -1,4 +1,4 @@
-"""Shardings of optimizer state: each leaf is split as the parameter that it belongs to."""
+"""Shardings of optimizer state: each leaf follows its parameter."""
 
 import itertools
 import math
@@ -14,20 +14,31 @@ _Axes = tuple[str, ...]
 
 
 def state_shardings(abstract_state: Any, abstract_params: Any, param_shardings: Any, mesh: Any) -> Any:
-    """NamedSharding of each leaf of an optimizer's state, from its abstract value (jax.eval_shape of init).
+    """Choose the sharding of each leaf of an optimizer's state.
 
-    A leaf belongs to the parameter whose path ends its own. Same shape: the parameter's sharding.
-    Factored, dims left out or joined: the dims that remain keep their axes, and axes of the others go to
-    the largest dim that they divide, so that the state as a whole is split as often as the parameters.
-    Anything else is on every device. All trees are plain (unboxed).
+    A leaf belongs to the parameter whose path is a suffix of its own. A leaf of the same shape has the
+    parameter's sharding. In a factored leaf, with dims left out or joined, the dims that remain keep their
+    mesh axes, and the axes of the others go to the largest dim that they divide, so that the state is sharded
+    as many ways as the parameters. Anything else is replicated.
+
+    Args:
+        abstract_state: The optimizer's state (jax.eval_shape of init), unboxed.
+        abstract_params: The parameters, unboxed.
+        param_shardings: NamedSharding of each parameter.
+        mesh: The mesh.
+
+    Returns:
+        NamedSharding of each leaf of the state.
     """
-    params, shardings = tree.flatten(abstract_params), tree.flatten(param_shardings)
+    params = tree.flatten(abstract_params)
+    shardings = tree.flatten(param_shardings)
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
         param = owner(path, params)
         if param is None:
             return NamedSharding(mesh, PartitionSpec())
-        spec, shape = shardings[param].spec, params[param].shape
+        spec = shardings[param].spec
+        shape = params[param].shape
         if leaf.shape == shape:
             return NamedSharding(mesh, spec)
         split = [_axes(entry) for entry in spec] + [()] * (len(shape) - len(spec))
@@ -39,7 +50,7 @@ def state_shardings(abstract_state: Any, abstract_params: Any, param_shardings: 
 def _factored(
     shape: tuple[int, ...], whole: tuple[int, ...], split: list[_Axes], sizes: dict[str, int]
 ) -> PartitionSpec:
-    """The spec of what is left of a parameter of shape `whole`, whose dims are split as `split` says."""
+    """Return the spec of a factor of a parameter of shape `whole`, whose dims have the mesh axes `split`."""
     best = max(_matches(shape, whole, split), key=lambda kept: _ways(sum(kept, ()), sizes), default=None)
     if best is None:
         return PartitionSpec()
@@ -58,7 +69,7 @@ def _factored(
 def _matches(
     shape: tuple[int, ...], whole: tuple[int, ...], split: list[_Axes]
 ) -> Iterator[tuple[_Axes, ...]]:
-    """Axes of `shape`'s dims for each way in which they are runs of `whole`'s dims, in order."""
+    """Yield the axes of `shape`'s dims for each way in which they are runs of `whole`'s dims, in order."""
     ends = range(len(whole) + 1)
     runs = [(start, stop) for start, stop in itertools.combinations(ends, 2)]
     for chosen in itertools.combinations(runs, len(shape)):
@@ -66,7 +77,7 @@ def _matches(
         if apart and all(
             math.prod(whole[start:stop]) == size for (start, stop), size in zip(chosen, shape, strict=True)
         ):
-            # Of joined dims the first varies slowest: only its parts stay in one piece.
+            # Of joined dims the first varies slowest: only its shards are contiguous.
             yield tuple(split[start] for start, _ in chosen)
 
 
@@ -77,4 +88,6 @@ def _ways(axes: _Axes, sizes: dict[str, int]) -> int:
 def _axes(entry: Any) -> _Axes:
     if entry is None:
         return ()
-    return (entry,) if isinstance(entry, str) else tuple(entry)
+    if isinstance(entry, str):
+        return (entry,)
+    return tuple(entry)

@@ -1,4 +1,4 @@
-"""One optax transformation from a config: directions, weight decay and rates, for each leaf and layer."""
+"""The optax transformation of a config: steps, weight decay and learning rates of each leaf and layer."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,10 +17,12 @@ from tlx.optim.schedule import Schedule
 
 
 class OptimizerState(NamedTuple):
-    """count: updates made. parts: {part: its optax state over the leaves that it serves}."""
+    """State of the optimizer."""
 
     count: jax.Array
+    """int32[], updates made."""
     parts: dict[str, Any]
+    """optax state of each group of parameters, by the group's name."""
 
 
 class _ParamGroup(NamedTuple):
@@ -35,12 +37,24 @@ def make_optimizer(
     abstract_params: Any,
     factors: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformation:
-    """update -= schedule(count) * rate * (direction + weight_decay * decay * parameter), leaf by leaf.
+    """Build the optimizer: update = -schedule(count) * lr multiplier * (step + weight decay * parameter).
 
-    `abstract_params` should be boxed (logical names say what is a matrix, and Muon cannot do without);
-    `init` and `update` take plain trees of the same paths, nested dicts of arrays. A leaf whose rate is
-    0 in all layers is frozen: no state, no update. Arithmetic is float32. `factors`: of the rates of some
-    paths, on top of the config's; their weight decay per step stays what it was. Raises ConfigError.
+    A leaf whose learning rate multiplier is 0 in all layers is frozen: it has no state and no update. Arithmetic
+    is float32.
+
+    Args:
+        config: The optimizer's config.
+        schedule: From the number of updates to the learning rate.
+        abstract_params: The parameters, boxed where logical names are known: they tell what is a matrix, and
+            Muon needs them. `init` and `update` take plain nested dicts of the same paths.
+        factors: Further learning rate multipliers by path (of the parametrization); the weight decay of a step
+            stays the same.
+
+    Returns:
+        The transformation.
+
+    Raises:
+        ConfigError: A value or a rule of the config is not usable.
     """
     config.validate()
     leaves = describe(abstract_params)
@@ -52,7 +66,8 @@ def make_optimizer(
         lambda leaf: float(leaf.is_matrix),
     )
     for path, factor in (factors or {}).items():
-        rates[path], decays[path] = rates[path] * factor, decays[path] / factor
+        rates[path] = rates[path] * factor
+        decays[path] = decays[path] / factor
     begins = by_path("optimizer.unfreeze", config.unfreeze, leaves, lambda leaf: 0.0)
     trained = {path: leaf for path, leaf in leaves.items() if np.any(rates[path])}
     parts = _parts(config, trained)
@@ -66,7 +81,8 @@ def make_optimizer(
         return OptimizerState(jnp.zeros((), jnp.int32), states)
 
     def update(grads: Any, state: OptimizerState, params: Any = None) -> tuple[Any, OptimizerState]:
-        flat_grads, flat_params = _float32(grads, leaves), _float32(params, leaves)
+        flat_grads = _float32(grads, leaves)
+        flat_params = _float32(params, leaves)
         open_now = {path: _open(begins[path], state.count, leaf) for path, leaf in flat_params.items()}
         flat_grads = {path: grad * open_now[path] for path, grad in flat_grads.items()}
         directions: dict[str, jax.Array] = {}
@@ -94,7 +110,7 @@ def make_optimizer(
 
 
 def frozen_paths(config: OptimizerConfig, abstract_params: Any) -> frozenset[str]:
-    """Paths of the parameters that no update changes: their gradients need not be computed."""
+    """Return the paths of parameters that no update changes, whose gradients need not be computed."""
     rates = _rates(config, describe(abstract_params))
     return frozenset(path for path, rate in rates.items() if not np.any(rate))
 
@@ -102,15 +118,15 @@ def frozen_paths(config: OptimizerConfig, abstract_params: Any) -> frozenset[str
 def _rates(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, Value]:
     rates = by_path("optimizer.lr_multipliers", config.lr_multipliers, leaves, lambda leaf: 1.0)
     frozen = [(pattern, 0.0) for pattern in config.freeze]
-    kept = by_path("optimizer.freeze", frozen, leaves, lambda leaf: 1.0)
-    return {path: rates[path] * kept[path] for path in leaves}
+    not_frozen = by_path("optimizer.freeze", frozen, leaves, lambda leaf: 1.0)
+    return {path: rates[path] * not_frozen[path] for path in leaves}
 
 
 def _parts(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, _ParamGroup]:
-    """Each part of the optimizer as named; where layers are seen one by one, a part for each depth."""
+    """Return the optimizer's groups by name; a group that is applied per layer is one for each depth of stack."""
     parts: dict[str, _ParamGroup] = {}
-    shared_out = OPTIMIZERS.load(config.name)(config, leaves)
-    for part in (part for part in shared_out if part.paths):
+    groups = OPTIMIZERS.load(config.name)(config, leaves)
+    for part in (part for part in groups if part.paths):
         depths = {leaves[path].layers for path in part.paths} if part.per_layer else {None}
         for layers in sorted(depths, key=lambda depth: depth or 0):
             paths = tuple(p for p in part.paths if not part.per_layer or leaves[p].layers == layers)
@@ -121,10 +137,13 @@ def _parts(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, _Pa
 
 
 def _trust_ratio(param: jax.Array, step: jax.Array, stacked: bool) -> jax.Array:
-    """Norm of the parameter over that of the step, for each layer of a stack; 1 where either is 0."""
+    """Return the norm of the parameter over that of the step, for each layer; 1 where either is 0."""
     dims = tuple(range(int(stacked), param.ndim))
-    own, other = (jnp.sqrt(jnp.sum(jnp.square(x), axis=dims, keepdims=True)) for x in (param, step))
-    return jnp.where((own > 0) & (other > 0), own / jnp.where(other > 0, other, 1.0), 1.0)
+    param_norm = jnp.sqrt(jnp.sum(jnp.square(param), axis=dims, keepdims=True))
+    step_norm = jnp.sqrt(jnp.sum(jnp.square(step), axis=dims, keepdims=True))
+    # The inner where keeps the division finite where it is not used.
+    ratio = param_norm / jnp.where(step_norm > 0, step_norm, 1.0)
+    return jnp.where((param_norm > 0) & (step_norm > 0), ratio, 1.0)
 
 
 def _float32(values: Any, leaves: Mapping[str, Leaf]) -> dict[str, jax.Array]:
@@ -137,12 +156,12 @@ def _float32(values: Any, leaves: Mapping[str, Leaf]) -> dict[str, jax.Array]:
 
 
 def _open(begin: Value, count: jax.Array, param: jax.Array) -> jax.Array | float:
-    """1 for what is trained by now, for each layer where they differ; 0 for what is to come."""
+    """Return 1 for what is trained at this update and 0 for what is not yet, for each layer where they differ."""
     if isinstance(begin, float) and begin == 0.0:
         return 1.0
     return (count >= jnp.asarray(_column(begin, param))).astype(jnp.float32)
 
 
 def _column(value: Value, param: jax.Array) -> Value:
-    """One number per layer, shaped to multiply a stack."""
+    """Return one number per layer, shaped to multiply a stack."""
     return value if isinstance(value, float) else value.reshape((-1,) + (1,) * (param.ndim - 1))

@@ -1,4 +1,4 @@
-"""Floor 1: meshes, the rules from logical names to mesh axes, shardings, and the start of processes."""
+"""Meshes, rules from logical names to mesh axes, shardings, and the start of processes."""
 
 from tlx.parallel.batch import batch_sharding, local_rows, rows_by_process, to_global
 from tlx.parallel.config import MeshConfig, rules

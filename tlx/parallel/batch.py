@@ -1,4 +1,4 @@
-"""Rows of the global batch: which of them this process builds, and how they become global arrays."""
+"""Rows of the global batch: those that this process loads, and the global arrays made of them."""
 
 from typing import Any
 
@@ -11,9 +11,18 @@ from tlx.parallel.sharding import spec
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh, rules: ShardingRules, batch: Any) -> Any:
-    """NamedSharding of each array of a batch (real or abstract): rows split, the other dims whole.
+    """Choose the sharding of each array of a batch: rows are sharded, the other dims replicated.
 
-    Raises ConfigError where the rows do not divide over the mesh's batch axes.
+    Args:
+        mesh: The mesh.
+        rules: Rules from logical names to mesh axes.
+        batch: Arrays, real or abstract, [B, ...].
+
+    Returns:
+        NamedSharding of each array.
+
+    Raises:
+        ConfigError: B does not divide over the mesh axes of the batch.
     """
 
     def sharding(leaf: Any) -> NamedSharding:
@@ -25,13 +34,13 @@ def batch_sharding(mesh: Mesh | AbstractMesh, rules: ShardingRules, batch: Any) 
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
-    """Indices, ascending, of the rows of the global batch that this process' devices hold. int64 [rows]"""
+    """Return the indices, ascending int64, of the global batch rows that this process' devices hold."""
     indices = sharding.addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices]))
 
 
 def rows_by_process(sharding: NamedSharding, batch_size: int) -> dict[int, np.ndarray]:
-    """What `local_rows` is on each process of the mesh."""
+    """Return `local_rows` of every process of the mesh."""
     held: dict[int, list[np.ndarray]] = {}
     for device, index in sharding.devices_indices_map((batch_size,)).items():
         held.setdefault(device.process_index, []).append(np.arange(batch_size)[index])
@@ -39,7 +48,7 @@ def rows_by_process(sharding: NamedSharding, batch_size: int) -> dict[int, np.nd
 
 
 def to_global(local: Any, sharding: Any) -> Any:
-    """Global arrays from numpy arrays of `local_rows` alone; each device gets its rows and no others.
+    """Build global arrays from numpy arrays of the local rows; each device gets its own rows only.
 
     `sharding` is one NamedSharding for all arrays, or a tree of them.
     """
@@ -49,24 +58,25 @@ def to_global(local: Any, sharding: Any) -> Any:
 
 
 def _to_global(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    here = _num_parts(sharding, everywhere=False)
-    if len(rows) % here:
-        raise ValueError(f"{len(rows)} rows do not divide into the {here} parts that this process holds")
-    batch_size = len(rows) // here * _num_parts(sharding, everywhere=True)
-    held = local_rows(sharding, batch_size)
+    num_local = _num_shards(sharding, local=True)
+    if len(rows) % num_local:
+        raise ValueError(f"{len(rows)} rows do not divide into the {num_local} shards of this process")
+    batch_size = len(rows) // num_local * _num_shards(sharding, local=False)
+    local_indices = local_rows(sharding, batch_size)
 
-    def piece(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
         start, stop, _ = index[0].indices(batch_size)
-        first = int(np.searchsorted(held, start))
+        first = int(np.searchsorted(local_indices, start))
         return rows[(slice(first, first + stop - start), *index[1:])]
 
-    return jax.make_array_from_callback((batch_size, *rows.shape[1:]), sharding, piece, dtype=rows.dtype)
+    return jax.make_array_from_callback((batch_size, *rows.shape[1:]), sharding, shard, dtype=rows.dtype)
 
 
-def _num_parts(sharding: NamedSharding, everywhere: bool) -> int:
-    """Number of different pieces that the rows are cut into: in all, or those on this process."""
+def _num_shards(sharding: NamedSharding, local: bool) -> int:
+    """Count the different shards of the rows: those of this process, or all."""
     total = sharding.num_devices
-    indices = (sharding.devices_indices_map if everywhere else sharding.addressable_devices_indices_map)(
-        (total,)
-    )
+    if local:
+        indices = sharding.addressable_devices_indices_map((total,))
+    else:
+        indices = sharding.devices_indices_map((total,))
     return len({index[0].indices(total) for index in indices.values()})

@@ -1,4 +1,4 @@
-"""The mesh's part of a run's configuration, and its check against the devices that there are."""
+"""Config of the mesh, and its check against a number of devices."""
 
 import dataclasses
 import math
@@ -9,61 +9,60 @@ from tlx.parallel.presets import AXES, PRESETS, ShardingRules, used_axes
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each mesh axis; one axis may be -1: the rest of the devices.
-
-    data: copies of the parameters, each with rows of its own. fsdp: rows too, and the parameters and
-    the optimizer state split. tensor: heads, feed-forward width and vocabulary. context: the sequence.
-    expert: the experts of a mixture, and rows. num_slices: groups of devices joined by the slow network
-    only (TPU slices, GPU hosts); they split data first, then fsdp.
-    """
+    """Number of devices along each mesh axis; one axis may be -1, the remaining devices."""
 
     data: int = -1
+    """Number of data-parallel replicas: the batch is sharded, parameters are replicated."""
     fsdp: int = 1
+    """Shards of the batch, of the parameters and of the optimizer state (fully sharded data parallelism)."""
     tensor: int = 1
+    """Shards of heads, feed-forward dims and vocabulary (tensor parallelism)."""
     context: int = 1
+    """Shards of the sequence (context parallelism)."""
     expert: int = 1
+    """Shards of the experts of a mixture, and of the batch (expert parallelism)."""
     num_slices: int = 1
+    """Groups of devices joined by the slow network only (TPU slices, GPU hosts): along data first, then fsdp."""
     rules: str = "fsdp_tp_cp"
+    """Preset of rules from logical names to mesh axes: dp, fsdp, tp, fsdp_tp or fsdp_tp_cp."""
 
     def validate(self) -> None:
-        """Raises ConfigError for what no number of devices can make right."""
+        """Raise ConfigError for what is wrong with any number of devices."""
         if self.rules not in PRESETS:
             raise ConfigError(one_of("mesh.rules", self.rules, PRESETS))
         for axis, size in self._axes().items():
             if size < 1 and size != -1:
-                raise ConfigError(
-                    f"mesh.{axis} = {size} must be 1 or more, or -1 for the rest of the devices"
-                )
+                raise ConfigError(f"mesh.{axis} = {size} must be 1 or more, or -1 for the remaining devices")
             if size > 1:
                 self._check_used(axis, size)
-        rest = [axis for axis, size in self._axes().items() if size == -1]
-        if len(rest) > 1:
-            raise ConfigError(f"mesh.{' and mesh.'.join(rest)} are both -1; only one axis can be the rest")
+        open_axes = [axis for axis, size in self._axes().items() if size == -1]
+        if len(open_axes) > 1:
+            raise ConfigError(f"mesh.{' and mesh.'.join(open_axes)} are both -1; only one axis can be")
         if self.num_slices < 1:
             raise ConfigError(f"mesh.num_slices = {self.num_slices} must be 1 or more")
 
     def sizes(self, num_devices: int) -> dict[str, int]:
-        """{axis: devices} in the order of AXES, -1 resolved. Raises ConfigError with the legal values."""
+        """Return devices by axis, in the order of AXES, with -1 resolved; ConfigError where they do not fit."""
         self.validate()
         sizes = self._axes()
         fixed = math.prod(size for size in sizes.values() if size != -1)
         shown = " x ".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1) or "data=1"
-        rest = next((axis for axis, size in sizes.items() if size == -1), None)
+        open_axis = next((axis for axis, size in sizes.items() if size == -1), None)
         if num_devices % fixed:
             self._raise_indivisible(sizes, num_devices, shown)
-        if rest is None and fixed != num_devices:
+        if open_axis is None and fixed != num_devices:
             raise ConfigError(
-                f"mesh {shown} uses {fixed} of {num_devices} devices; set one axis to -1 (the rest), "
+                f"mesh {shown} uses {fixed} of {num_devices} devices; set one axis to -1 (the remaining devices), "
                 f"or mesh.data = {sizes['data'] * num_devices // fixed}"
             )
-        if rest is not None:
-            sizes[rest] = num_devices // fixed
-            self._check_used(rest, sizes[rest])
+        if open_axis is not None:
+            sizes[open_axis] = num_devices // fixed
+            self._check_used(open_axis, sizes[open_axis])
         self._slices(sizes)
         return sizes
 
     def slices(self, num_devices: int) -> dict[str, int]:
-        """{axis: slices along it}: how num_slices splits the axes; the product is num_slices."""
+        """Return slices by axis; their product is num_slices."""
         return self._slices(self.sizes(num_devices))
 
     def _slices(self, sizes: dict[str, int]) -> dict[str, int]:
@@ -85,7 +84,7 @@ class MeshConfig:
             able = [name for name, rules in PRESETS.items() if axis in used_axes(rules)]
             raise ConfigError(
                 f"mesh.{axis} = {size} would repeat the same work {size} times: mesh.rules = {self.rules!r} "
-                f"split nothing over it; rules that do: {', '.join(able)}"
+                f"shard nothing over it; rules that do: {', '.join(able)}"
             )
 
     def _raise_indivisible(self, sizes: dict[str, int], num_devices: int, shown: str) -> None:
@@ -104,7 +103,7 @@ class MeshConfig:
 
 
 def rules(config: MeshConfig) -> ShardingRules:
-    """The rows from logical names to mesh axes that `config.rules` names."""
+    """Return the preset of rules that the config names."""
     if config.rules not in PRESETS:
         raise ConfigError(one_of("mesh.rules", config.rules, PRESETS))
     return PRESETS[config.rules]

@@ -1,4 +1,4 @@
-"""Devices laid out as a mesh, so that the axes that talk most sit on the fastest links."""
+"""Device meshes, whose busiest axes are on the fastest links."""
 
 import collections
 from collections.abc import Sequence
@@ -14,39 +14,42 @@ from tlx.parallel.presets import AXES
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh of `config` over `devices` (default: all of them, of all processes), with Auto axes.
+    """Build the mesh of a config over devices, by default those of all processes, with Auto axes.
 
-    With several slices each axis' slices vary slowest. Raises ConfigError where they do not fit.
+    With several slices, each axis' slices vary slowest. Raises ConfigError where the devices do not fit.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes, slices = config.sizes(len(devices)), config.slices(len(devices))
+    sizes = config.sizes(len(devices))
+    slices = config.slices(len(devices))
     inner = [sizes[axis] // slices[axis] for axis in AXES]
     outer = [slices[axis] for axis in AXES]
-    found = _count(devices, "slice_index")
+    num_slices = _count(devices, "slice_index")
     if config.num_slices == 1:
-        if found > 1 and devices[0].platform == "tpu":
-            raise ConfigError(f"mesh.num_slices = 1, but the devices form {found} slices: set it to {found}")
+        if num_slices > 1 and devices[0].platform == "tpu":
+            raise ConfigError(
+                f"mesh.num_slices = 1, but the devices form {num_slices} slices: set it to {num_slices}"
+            )
         grid = mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
         return _mesh(grid)
     processes = _count(devices, "process_index")
-    if config.num_slices not in (found, processes):
+    if config.num_slices not in (num_slices, processes):
         raise ConfigError(
-            f"mesh.num_slices = {config.num_slices}, but the devices form {found} slices "
-            f"and belong to {processes} processes: one of 1, {found}, {processes}"
+            f"mesh.num_slices = {config.num_slices}, but the devices form {num_slices} slices "
+            f"and belong to {processes} processes: one of 1, {num_slices}, {processes}"
         )
-    _check_even(devices, "slice_index" if config.num_slices == found else "process_index")
+    _check_even(devices, "slice_index" if config.num_slices == num_slices else "process_index")
     grid = mesh_utils.create_hybrid_device_mesh(
         inner,
         outer,
         devices,
-        process_is_granule=config.num_slices != found,
+        process_is_granule=config.num_slices != num_slices,
         allow_split_physical_axes=True,
     )
     return _mesh(grid)
 
 
 def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
-    """The same mesh without devices: shapes, shardings and traces of a machine that is not here."""
+    """Build the same mesh without devices, to trace shapes and shardings for another machine."""
     sizes = config.sizes(num_devices)
     return AbstractMesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 

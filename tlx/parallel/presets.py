@@ -1,22 +1,24 @@
-"""Which mesh axes each logical name of a dim is split over: one table, one preset per way of sharding."""
+"""Presets of sharding rules: the mesh axes that each logical name of a dim is sharded over."""
 
 from typing import NamedTuple
 
-# Mesh axes, slowest network first: neighbours on the last ones talk most.
+# Mesh axes, slowest network first: the last ones carry the most traffic.
 AXES = ("data", "fsdp", "expert", "context", "tensor")
 
 
 class ShardingRule(NamedTuple):
-    """A logical name and the mesh axes that its dims are split over (none: never split)."""
+    """A logical name with the mesh axes that its dims are sharded over."""
 
     name: str
+    """Logical name of a dim."""
     axes: tuple[str, ...]
+    """Mesh axes; none: the dim is never sharded."""
 
 
 ShardingRules = tuple[ShardingRule, ...]
 
-# A dim takes the axes of its row that no earlier dim of the same array has taken, so that one row for
-# "embed" serves parameters (split over fsdp) and activations (whose batch dim has taken fsdp already).
+# A dim takes the axes of its rule that no earlier dim of the same array has taken. So one rule for "embed"
+# serves parameters, which are sharded over fsdp, and activations, whose batch dim has taken fsdp already.
 _FULL: ShardingRules = (
     # activations
     ShardingRule("batch", ("data", "fsdp", "expert")),
@@ -50,6 +52,6 @@ PRESETS: dict[str, ShardingRules] = {
 
 
 def used_axes(rules: ShardingRules) -> tuple[str, ...]:
-    """The mesh axes that some logical name is split over, in the order of AXES."""
+    """Return the mesh axes that some logical name is sharded over, in the order of AXES."""
     used = {axis for rule in rules for axis in rule.axes}
     return tuple(axis for axis in AXES if axis in used)

@@ -1,4 +1,4 @@
-"""The start of a run's processes: who coordinates, how many there are, and which one this is."""
+"""Start of the processes of a run: coordinator, number of processes, and index of this one."""
 
 import os
 import sys
@@ -11,21 +11,25 @@ import jax
 from tlx.base.errors import ConfigError
 from tlx.parallel.rendezvous import meet, split_address
 
-# A dead process is noticed after this many seconds, and ends the others.
+# A dead process is noticed after so many seconds, and ends the others.
 HEARTBEAT_SECONDS = 30
 # At the end process 0 may draw samples and figures while the others wait for it.
 SHUTDOWN_SECONDS = 1800
-# A process that leaves with an error: process 0 holds the connections, so it lets the others speak first.
+# Process 0 holds the connections, so when it leaves with an error it lets the others report first.
 _LAST_WORD_SECONDS = 2.0
 
 
 class ProcessSettings(NamedTuple):
-    """coordinator "host:port" of process 0, or "auto": JAX finds all out; local_device: None = all here."""
+    """How this process joins the run."""
 
     coordinator: str | None = None
+    """"host:port" of process 0; "auto": JAX finds out; None: there is one process."""
     num_processes: int = 1
+    """Number of processes of the run."""
     process_id: int = 0
+    """Index of this process."""
     local_device: int | None = None
+    """Index of the only device of this host that the process uses; None: all of them."""
 
 
 def start_process(
@@ -35,13 +39,24 @@ def start_process(
     *,
     timeout: float | None = None,
 ) -> ProcessSettings:
-    """Joins this process with the others of the run; nothing to do for one process.
+    """Join this process to the others of the run; does nothing for a single process.
 
-    Arguments left out come from TLX_COORDINATOR (host:port, or "auto"), TLX_NUM_PROCESSES and
-    TLX_PROCESS_ID, else from SLURM's variables under srun, else from those of a TPU with several hosts.
-    Call before anything touches a device. Raises ConfigError (incomplete or contradictory settings, two
-    processes of one id) and MissingProcess (after `timeout` seconds, else TLX_START_SECONDS, else 300), each
-    naming the processes.
+    Must be called before anything touches a device. Arguments that are None come from TLX_COORDINATOR,
+    TLX_NUM_PROCESSES and TLX_PROCESS_ID, else from SLURM's variables under srun, else from those of a TPU with
+    several hosts.
+
+    Args:
+        coordinator: "host:port" of process 0, or "auto" where JAX finds out.
+        num_processes: Number of processes.
+        process_id: Index of this process.
+        timeout: Seconds to wait for the others; None: TLX_START_SECONDS, else 300.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: Settings are incomplete or contradict each other, or two processes have one id.
+        MissingProcess: Not all processes have come in time; the message names them.
     """
     timeout = timeout or _number(os.environ, "TLX_START_SECONDS", None) or 300
     settings = process_settings(os.environ, coordinator, num_processes, process_id)
@@ -68,7 +83,7 @@ def start_process(
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process at once, without the orderly exit's wait for the others.
+    """End this process at once, without waiting for the others as an orderly exit does.
 
     For a process that failed alone: the others may be inside a collective that only its end will break.
     """
@@ -85,7 +100,20 @@ def process_settings(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> ProcessSettings:
-    """What `start_process` will do, from its arguments and the environment. Raises ConfigError."""
+    """Determine how `start_process` joins the run.
+
+    Args:
+        environ: Environment variables.
+        coordinator: As in `start_process`.
+        num_processes: As in `start_process`.
+        process_id: As in `start_process`.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: Settings are incomplete or contradict each other.
+    """
     coordinator = coordinator or environ.get("TLX_COORDINATOR") or None
     num_processes = _number(environ, "TLX_NUM_PROCESSES", num_processes)
     process_id = _number(environ, "TLX_PROCESS_ID", process_id)
@@ -97,7 +125,7 @@ def process_settings(
         return ProcessSettings()
     settings = {"COORDINATOR": coordinator, "NUM_PROCESSES": num_processes, "PROCESS_ID": process_id}
     missing = [f"TLX_{name}" for name, value in settings.items() if value is None]
-    if missing:
+    if coordinator is None or num_processes is None or process_id is None:
         raise ConfigError(f"several processes need {', '.join(missing)} too; given: {_given(settings)}")
     split_address(coordinator)
     if num_processes < 1:
@@ -121,13 +149,14 @@ def _number(environ: Mapping[str, str], name: str, given: int | None) -> int | N
 
 
 def _from_slurm(environ: Mapping[str, str]) -> ProcessSettings | None:
-    """Tasks of one `srun`. The coordinator is task 0's host, the first of the step's node list."""
+    """Return the settings of a task of `srun`; task 0 runs on the first host of the step's node list."""
     needed = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
     if any(name not in environ for name in needed) or int(environ["SLURM_NTASKS"]) == 1:
         return None
-    # One job's port, out of the upper 4,096: jobs that share a host do not meet.
+    # The port depends on the job, so that jobs that share a host do not meet.
     port = 61440 + int(environ["SLURM_JOB_ID"]) % 4096
-    tasks, nodes = int(environ["SLURM_NTASKS"]), int(environ.get("SLURM_STEP_NUM_NODES", 1))
+    tasks = int(environ["SLURM_NTASKS"])
+    nodes = int(environ.get("SLURM_STEP_NUM_NODES", 1))
     return ProcessSettings(
         coordinator=f"{first_host(environ['SLURM_STEP_NODELIST'])}:{port}",
         num_processes=tasks,
@@ -137,16 +166,17 @@ def _from_slurm(environ: Mapping[str, str]) -> ProcessSettings | None:
 
 
 def first_host(nodelist: str) -> str:
-    """First name of SLURM's compressed list: "gpu-03" from "gpu-[03-07,11],login1"."""
+    """Return the first name of SLURM's compressed list: "gpu-03" of "gpu-[03-07,11],login1"."""
     head, bracket, tail = nodelist.partition("[")
     if not bracket or "," in head:
         return head.split(",")[0]
-    number, suffix = tail.split("]")[0], tail.partition("]")[2].split(",")[0]
+    number = tail.split("]")[0]
+    suffix = tail.partition("]")[2].split(",")[0]
     return head + number.split(",")[0].split("-")[0] + suffix
 
 
 def _from_tpu(environ: Mapping[str, str]) -> ProcessSettings | None:
-    """Several hosts of a TPU, as GKE and multi-slice launchers announce them; JAX finds the rest out."""
+    """Return the settings on a TPU with several hosts, as GKE and multi-slice launchers announce them."""
     hosts = [host for host in environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
     if len(hosts) > 1 or environ.get("MEGASCALE_COORDINATOR_ADDRESS"):
         return ProcessSettings("auto")

@@ -1,9 +1,9 @@
-"""Processes of a run find each other before JAX does, so that a missing or doubled one has a name.
+"""Rendezvous of a run's processes before jax.distributed starts, so that a missing or doubled one is named.
 
-JAX's own start aborts in C++ with DEADLINE_EXCEEDED or ALREADY_EXISTS and names no host. Here every
-process tells process 0, on the coordinator's port, its id, host and pid; when all have come process 0
-answers and leaves the port to JAX. One line of JSON each way. Like JAX's coordinator it has no
-authentication: for private networks.
+JAX's own start aborts in C++ with DEADLINE_EXCEEDED or ALREADY_EXISTS and names no host. Here every process
+sends process 0 its id, host and pid on the coordinator's port. When all have connected, process 0 answers and
+leaves the port to JAX. Each message is one line of JSON. Like JAX's coordinator it has no authentication: it is
+for private networks.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ _LINE_BYTES = 4096
 
 
 class MissingProcess(LostProcess):
-    """Some processes of the run did not come in time. Worth a retry: a host may be starting still."""
+    """Some processes of the run did not connect in time; a retry may help, as a host may still be starting."""
 
 
 @dataclasses.dataclass
 class _Guest:
-    """A process that has said who it is, and the connection it waits on (None: process 0 itself)."""
+    """A process that has identified itself, and the connection it waits on (None: process 0 itself)."""
 
     id: int
     host: str
@@ -37,10 +37,17 @@ class _Guest:
 
 
 def meet(address: str, num_processes: int, process_id: int, timeout: float) -> None:
-    """Returns once all processes have come to `address` ("host:port"), or raises on each of them.
+    """Wait until all processes have connected.
 
-    Raises MissingProcess after `timeout` seconds, naming who came and who did not, and ConfigError
-    for two processes of one id or for different ideas of how many there are.
+    Args:
+        address: "host:port" of process 0.
+        num_processes: Number of processes of the run.
+        process_id: Index of this process.
+        timeout: Seconds.
+
+    Raises:
+        MissingProcess: Not all have connected in time; the message names those that have and those that have not.
+        ConfigError: Two processes have one id, or different numbers of processes; raised on each process.
     """
     host, port = split_address(address)
     if process_id != 0:
@@ -57,7 +64,7 @@ def meet(address: str, num_processes: int, process_id: int, timeout: float) -> N
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """("host", port) from "host:port". Raises ConfigError."""
+    """Split "host:port" into host and port; ConfigError where it is neither."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f"coordinator = {address!r} must be host:port, as in 10.0.0.2:1234")
@@ -69,13 +76,13 @@ def _host(server: socket.socket, num_processes: int, timeout: float) -> None:
     guests = {0: _Guest(0, socket.gethostname(), os.getpid())}
     error: UserError | None = None
     while len(guests) < num_processes and error is None:
-        left = deadline - time.monotonic()
-        if left <= 0:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
             error = _missing(guests, num_processes, timeout)
             break
         waiting = [guest.connection for guest in guests.values() if guest.connection]
-        ready, _, _ = select.select([server, *waiting], [], [], min(left, 1.0))
-        _forget_the_gone(guests, ready)
+        ready, _, _ = select.select([server, *waiting], [], [], min(remaining, 1.0))
+        _drop_disconnected(guests, ready)
         if server in ready:
             error = _admit(server.accept()[0], guests, num_processes)
     _answer(guests, error)
@@ -84,13 +91,14 @@ def _host(server: socket.socket, num_processes: int, timeout: float) -> None:
 
 
 def _admit(connection: socket.socket, guests: dict[int, _Guest], num_processes: int) -> ConfigError | None:
-    """Adds the process behind `connection`; an error if it cannot be part of this run."""
-    said = _read(connection, timeout=5.0)
+    """Add the process of a connection; return an error if it cannot be part of this run."""
+    message = _read(connection, timeout=5.0) or {}
     try:
-        guest = _Guest(int(said["id"]), str(said["host"]), int(said["pid"]), connection)
-        count = int(said["count"])
+        guest = _Guest(int(message["id"]), str(message["host"]), int(message["pid"]), connection)
+        count = int(message["count"])
     except (KeyError, TypeError, ValueError):
-        connection.close()  # a port scanner, a health check
+        # A port scanner or a health check.
+        connection.close()
         return None
     error = None
     if count != num_processes:
@@ -107,8 +115,8 @@ def _admit(connection: socket.socket, guests: dict[int, _Guest], num_processes: 
     return ConfigError(error)
 
 
-def _forget_the_gone(guests: dict[int, _Guest], ready: list[socket.socket]) -> None:
-    """A guest says nothing while it waits: a readable connection is one that has closed."""
+def _drop_disconnected(guests: dict[int, _Guest], ready: list[socket.socket]) -> None:
+    """Drop processes that have disconnected: they send nothing while they wait, so readable means closed."""
     for guest in [guest for guest in guests.values() if guest.connection in ready and guest.connection]:
         guest.connection.close()
         del guests[guest.id]
@@ -121,14 +129,15 @@ def _answer(guests: dict[int, _Guest], error: UserError | None) -> None:
             _say(guest.connection, answer)
     for guest in guests.values():
         if guest.connection is not None:
-            _read(guest.connection, timeout=2.0)  # let them close first: no TIME_WAIT on the port
+            # The other side closes first, so that no TIME_WAIT is left on this port, which JAX takes next.
+            _read(guest.connection, timeout=2.0)
             guest.connection.close()
 
 
 def _join(host: str, port: int, num_processes: int, process_id: int, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     me = _Guest(process_id, socket.gethostname(), os.getpid())
-    said = {"id": me.id, "host": me.host, "pid": me.pid, "count": num_processes}
+    message = {"id": me.id, "host": me.host, "pid": me.pid, "count": num_processes}
     while time.monotonic() < deadline:
         try:
             connection = socket.create_connection((host, port), timeout=2.0)
@@ -136,10 +145,11 @@ def _join(host: str, port: int, num_processes: int, process_id: int, timeout: fl
             time.sleep(0.2)
             continue
         with connection:
-            _say(connection, said)
+            _say(connection, message)
             answer = _read(connection, timeout=deadline - time.monotonic() + 5.0)
         if answer is None:
-            time.sleep(0.2)  # process 0 died, or something else holds the port
+            # Process 0 has died, or another program holds the port.
+            time.sleep(0.2)
             continue
         if "error" in answer:
             raise (MissingProcess if answer.get("missing") else ConfigError)(answer["error"])
@@ -151,10 +161,10 @@ def _join(host: str, port: int, num_processes: int, process_id: int, timeout: fl
 
 
 def _missing(guests: dict[int, _Guest], num_processes: int, timeout: float) -> MissingProcess:
-    seen = ", ".join(str(guests[i]) for i in sorted(guests))
+    connected = ", ".join(str(guests[i]) for i in sorted(guests))
     missing = ", ".join(str(i) for i in range(num_processes) if i not in guests)
     return MissingProcess(
-        f"waited {timeout:.0f} s for {num_processes} processes; seen: {seen}; missing: {missing}"
+        f"waited {timeout:.0f} s for {num_processes} processes; seen: {connected}; missing: {missing}"
     )
 
 
@@ -164,7 +174,7 @@ def _say(connection: socket.socket, message: dict) -> None:
 
 
 def _read(connection: socket.socket, timeout: float) -> dict | None:
-    """One line of JSON, or None: closed, late, too long or not JSON."""
+    """Read one line of JSON; None where the connection closes, is late, or sends anything else."""
     data = b""
     try:
         connection.settimeout(max(timeout, 0.1))

@@ -1,14 +1,14 @@
-"""Logical names on the dims of parameters and activations, and the shardings that follow from them.
+"""Logical names of the dims of parameters and activations, and the shardings that follow from them.
 
 A module declares `self.param("kernel", logical(init, ("embed", "mlp")), shape)` and constrains what it
-computes with `constrain(x_BTD, ("batch", "sequence", "activation_embed"))`. Which mesh axes these names
-stand for is decided outside, by the rules in `with use(mesh, rules):`.
+computes with `constrain(x_BTD, ("batch", "sequence", "activation_embed"))`. The rules in `with use(mesh, rules):`
+decide which mesh axes these names stand for.
 """
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -21,36 +21,43 @@ from tlx.parallel.presets import ShardingRules
 
 Names = tuple[str | None, ...]
 
-# What nn.scan(..., metadata_params={PARTITION_NAME: "layers"}) calls the dim that it adds.
+# The key under which nn.scan(..., metadata_params={PARTITION_NAME: "layers"}) names the dim that it adds.
 PARTITION_NAME = meta.PARTITION_NAME
 
-# Part of the key of jit's caches, unlike a contextvar: other rules trace again.
+# A user context is part of the key of jit's caches, unlike a contextvar: other rules are traced anew.
 _RULES = jax.make_user_context(())
 
 
 class Logical(flax.struct.PyTreeNode, meta.AxisMetadata):
-    """A parameter in a box that carries the logical name of each dim; None: never split."""
+    """A box around a parameter with the logical name of each dim; None: the dim is never sharded."""
 
     value: Any
     names: Names = flax.struct.field(pytree_node=False)
 
     def unbox(self) -> Any:
+        """Return the parameter."""
         return self.value
 
     def replace_boxed(self, val: Any) -> "Logical":
+        """Return the box around another value."""
         return self.replace(value=val)
 
     def add_axis(self, index: int, params: dict[Any, Any]) -> "Logical":
+        """Insert the name of a dim that a transformation of Flax adds."""
         names = list(self.names)
         names.insert(index, params.get(PARTITION_NAME))
         return self.replace(names=tuple(names))
 
     def remove_axis(self, index: int, params: dict[Any, Any]) -> "Logical":
+        """Remove the name of a dim that a transformation of Flax removes."""
         return self.replace(names=self.names[:index] + self.names[index + 1 :])
 
 
-def logical(init: Callable[..., jax.Array], names: Sequence[str | None]) -> Callable[..., Logical]:
-    """The initializer `init`, its result boxed with one logical name per dim."""
+def logical(init: Callable[..., jax.Array], names: Sequence[str | None]) -> Callable[..., jax.Array]:
+    """Wrap an initializer so that its result is boxed (Logical) with one logical name per dim.
+
+    It is typed as an initializer of arrays, since Module.param removes the box.
+    """
 
     def boxed(*args: Any, **kwargs: Any) -> Logical:
         value = init(*args, **kwargs)
@@ -58,16 +65,16 @@ def logical(init: Callable[..., jax.Array], names: Sequence[str | None]) -> Call
             raise ValueError(f"{len(names)} logical names {tuple(names)} for shape {value.shape}")
         return Logical(value, tuple(names))
 
-    return boxed
+    return cast(Callable[..., jax.Array], boxed)
 
 
 def unbox(boxed: Any) -> Any:
-    """The same tree with the boxes taken off; arrays as they were."""
+    """Remove the boxes of a tree; arrays stay as they are."""
     return meta.unbox(boxed)
 
 
 def logical_names(boxed: Any) -> Any:
-    """The unboxed tree's structure with a tuple of logical names for each leaf (all None where unboxed)."""
+    """Return the unboxed tree with a tuple of logical names for each leaf; all None where it had no box."""
     return jax.tree.map(_names, boxed, is_leaf=_is_box)
 
 
@@ -78,10 +85,24 @@ def spec(
     rules: ShardingRules,
     what: str,
 ) -> PartitionSpec:
-    """How an array with these names and this shape is split over the mesh.
+    """Choose the PartitionSpec of an array.
 
-    A dim takes its row's axes, less those of size 1 and those an earlier dim has; a dim of size 1 stays
-    whole. Raises ConfigError, with `what` in it, where a dim does not divide.
+    A dim takes the axes of its rule, except those of size 1 and those that an earlier dim has; a dim of size 1 is
+    not sharded.
+
+    Args:
+        names: Logical name of each dim; None: not sharded.
+        shape: Shape of the array.
+        mesh: The mesh.
+        rules: Rules from logical names to mesh axes.
+        what: Name of the array, for messages.
+
+    Returns:
+        The spec.
+
+    Raises:
+        ConfigError: A dim does not divide over its mesh axes.
+        ValueError: The names do not fit the shape, or a name is not in the rules.
     """
     if len(names) != len(shape):
         raise ValueError(f"{what}: {len(names)} logical names {tuple(names)} for shape {tuple(shape)}")
@@ -91,7 +112,8 @@ def spec(
     for name, size in zip(names, shape, strict=True):
         if name is not None and name not in table:
             raise ValueError(f"{what}: " + one_of("logical name", name, table))
-        axes = tuple(axis for axis in table.get(name, ()) if axis in free and size != 1)
+        candidates = () if name is None else table[name]
+        axes = tuple(axis for axis in candidates if axis in free and size != 1)
         _check_divides(what, name, size, axes, mesh)
         free = [axis for axis in free if axis not in axes]
         entries.append(axes[0] if len(axes) == 1 else axes or None)
@@ -99,15 +121,26 @@ def spec(
 
 
 def param_shardings(boxed_params: Any, mesh: Mesh | AbstractMesh, rules: ShardingRules) -> Any:
-    """NamedSharding of each leaf of the unboxed tree, from abstract (or real) boxed parameters.
+    """Choose the sharding of each parameter.
 
-    Parameters without a dim "embed" (norms, biases) get its axes on the largest dim that they divide, so
-    that no device holds more than its share of anything. Raises ConfigError naming the parameter, the
-    size, the axis and the legal values.
+    Parameters without a dim "embed" (norms, biases) are sharded over its axes along the largest dim that these
+    divide, so that no parameter is replicated over them.
+
+    Args:
+        boxed_params: Boxed parameters, abstract or real.
+        mesh: The mesh.
+        rules: Rules from logical names to mesh axes.
+
+    Returns:
+        NamedSharding of each leaf of the unboxed tree.
+
+    Raises:
+        ConfigError: A dim does not divide; names the parameter, the size, the axis and the legal values.
     """
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        names, shape = _names(leaf), unbox(leaf).shape
+        names = _names(leaf)
+        shape = unbox(leaf).shape
         layout = spec(names, shape, mesh, rules, f"parameter {tree.path_string(path)}")
         return NamedSharding(mesh, _spread(layout, names, shape, mesh, rules))
 
@@ -116,21 +149,25 @@ def param_shardings(boxed_params: Any, mesh: Mesh | AbstractMesh, rules: Shardin
 
 @contextlib.contextmanager
 def use(mesh: Mesh | AbstractMesh, rules: ShardingRules) -> Iterator[None]:
-    """Within: `constrain` splits over `mesh` by `rules`; an AbstractMesh does for tracing."""
-    enter = jax.sharding.use_abstract_mesh if isinstance(mesh, AbstractMesh) else jax.set_mesh
-    with enter(mesh), _RULES(rules):
+    """Make `constrain` shard over a mesh by these rules; an AbstractMesh is enough for tracing."""
+    if isinstance(mesh, AbstractMesh):
+        context = jax.sharding.use_abstract_mesh(mesh)
+    else:
+        context = jax.set_mesh(mesh)
+    with context, _RULES(rules):
         yield
 
 
 def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
-    """`x`, laid out over the mesh in use as the logical names of its dims say; `x` itself without a mesh."""
+    """Constrain the sharding of `x` to the logical names of its dims; `x` itself where there is no mesh."""
     layout = spec_in_use(names, x.shape)
     return x if layout is None else jax.lax.with_sharding_constraint(x, layout)
 
 
 def spec_in_use(names: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec | None:
-    """How such an array is split by the mesh and the rules in use; None without a mesh of several devices."""
-    mesh, rules = jax.sharding.get_abstract_mesh(), _RULES.value
+    """Return the spec of such an array by the mesh and rules in use; None without a mesh of several devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    rules = _RULES.value
     if mesh.empty or mesh.size == 1 or not rules:
         return None
     return spec(names, shape, mesh, rules, f"activation {'x'.join(map(str, shape))}")
@@ -144,25 +181,25 @@ def _check_divides(what: str, name: str | None, size: int, axes: tuple[str, ...]
         shown = ", ".join(divisors if len(divisors) <= 16 else divisors[:12] + ["...", divisors[-1]])
         raise ConfigError(
             f"{what}: the dim {name!r} of size {size} does not divide over mesh axes {sizes}; "
-            f"make it a multiple of {ways}, or split it by one of: {shown}"
+            f"make it a multiple of {ways}, or shard it over one of: {shown}"
         )
 
 
 def _spread(
     layout: PartitionSpec, names: Names, shape: Sequence[int], mesh: Any, rules: ShardingRules
 ) -> PartitionSpec:
-    """`layout`, and the axes of "embed" where no dim has them: on the largest dim that they divide."""
+    """Add the axes of "embed", where no dim has them, to the largest dim that they divide."""
     entries = [(entry,) if isinstance(entry, str) else tuple(entry or ()) for entry in layout]
     wanted = [axis for rule in rules if rule.name == "embed" for axis in rule.axes if mesh.shape[axis] > 1]
     for axis in wanted:
-        rest = {
+        shard_sizes = {
             dim: shape[dim] // math.prod(mesh.shape[other] for other in axes)
             for dim, axes in enumerate(entries)
             if names[dim] != "layers"
         }
-        fits = [dim for dim, size in rest.items() if size % mesh.shape[axis] == 0]
+        fits = [dim for dim, size in shard_sizes.items() if size % mesh.shape[axis] == 0]
         if fits and not any(axis in axes for axes in entries):
-            entries[max(fits, key=rest.__getitem__)] += (axis,)
+            entries[max(fits, key=shard_sizes.__getitem__)] += (axis,)
     return PartitionSpec(*(axes[0] if len(axes) == 1 else axes or None for axes in entries))
 
 

@@ -1,4 +1,4 @@
-"""What a compiled step sends between devices: bytes by kind of collective and by mesh axis."""
+"""Traffic of a compiled step: bytes between devices by kind of collective and by mesh axis."""
 
 import collections
 import math
@@ -10,28 +10,37 @@ import numpy as np
 
 from tlx.plan.hlo import HloModule, Instruction, arrays, attribute, execution_counts, num_bytes
 
-_SCATTER = re.compile(r"^all-reduce-scatter")  # computations
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+# Name of a computation that a TPU's reduce-scatter is written as.
+_SCATTER = re.compile(r"^all-reduce-scatter")
 
 
 class Collective(NamedTuple):
-    """One collective of the module. bytes: that a device sends each time, over the best ring."""
+    """One collective of a module."""
 
     name: str
+    """Name of the instruction."""
     kind: str
-    axes: tuple[str, ...]  # of the mesh, that its groups go along
+    """One of KINDS."""
+    axes: tuple[str, ...]
+    """Mesh axes along which its groups go."""
     bytes: float
-    times: int  # a step
-    overlapped: bool  # it runs beside computation
+    """Bytes that a device sends each time, over the best ring."""
+    times: int
+    """Executions in a step."""
+    overlapped: bool
+    """Whether it runs beside computation."""
 
 
 def collectives(module: HloModule, mesh: Mapping[str, int]) -> list[Collective]:
-    """All collectives of a step; `mesh` as {axis: size}, in the order that its devices are numbered.
+    """Return all collectives of a step; `mesh` is {axis: size} in the order that its devices are numbered.
 
-    A group of n devices: a gather sends (n-1)/n of its result, a scatter of what it reduces, a reduction
-    twice that. A TPU's scatter is written as a reduction in a fusion that keeps a slice of it.
+    In a group of n devices a gather sends (n-1)/n of its result, a scatter (n-1)/n of its operand, a
+    reduction twice that. A TPU's scatter is written as a reduction in a fusion that keeps a slice of it.
     """
-    times, found, seen = execution_counts(module), [], set()
+    times = execution_counts(module)
+    result: list[Collective] = []
+    channels: set[str] = set()
     for name, instructions in module.computations.items():
         shapes = {instruction.name: instruction.shape for instruction in instructions}
         for instruction in instructions:
@@ -43,95 +52,113 @@ def collectives(module: HloModule, mesh: Mapping[str, int]) -> list[Collective]:
             fused = not times[name].scheduled and not scatter
             # A gather that is spread over several fusions stands in each of them, under one number.
             channel = attribute(instruction, "channel_id") if fused else None
-            if channel is not None and channel in seen:
-                continue
-            seen.add(channel)
+            if channel is not None:
+                if channel in channels:
+                    continue
+                channels.add(channel)
             group = _group(instruction, math.prod(mesh.values()))
             if len(group) > 1:
-                size = _sent(kind, instruction, shapes, len(group))
-                overlapped = fused or instruction.opcode.endswith("-start")
-                axes = _axes(group, mesh)
-                found.append(Collective(instruction.name, kind, axes, size, times[name].times, overlapped))
-    return found
+                result.append(
+                    Collective(
+                        name=instruction.name,
+                        kind=kind,
+                        axes=_axes(group, mesh),
+                        bytes=_sent(kind, instruction, shapes, len(group)),
+                        times=times[name].times,
+                        overlapped=fused or instruction.opcode.endswith("-start"),
+                    )
+                )
+    return result
 
 
 def by_kind_and_axis(found: list[Collective]) -> dict[str, dict[str, float]]:
-    """{kind: {"fsdp" or "fsdp+tensor": bytes that a device sends in a step}}."""
+    """Return {kind: {"fsdp" or "fsdp+tensor": bytes that a device sends in a step}}."""
     totals: dict[str, dict[str, float]] = collections.defaultdict(lambda: collections.defaultdict(float))
-    for one in found:
-        totals[one.kind]["+".join(one.axes)] += one.bytes * one.times
+    for collective in found:
+        totals[collective.kind]["+".join(collective.axes)] += collective.bytes * collective.times
     return {kind: dict(axes) for kind, axes in totals.items()}
 
 
 def _sent(kind: str, instruction: Instruction, shapes: Mapping[str, str], group: int) -> float:
+    """Return the bytes that a device of a group of so many sends."""
     operands = [shapes[name] for name in re.findall(r"%([\w.\-]+)", instruction.operands) if name in shapes]
-    given = sum(num_bytes(*array) for shape in operands for array in arrays(shape))
-    share = (group - 1) / group
+    size = sum(num_bytes(*array) for shape in operands for array in arrays(shape))
+    fraction = (group - 1) / group
     factors = {
-        "all-gather": given * group * share,
-        "reduce-scatter": given * share,
-        "all-reduce": 2 * given * share,
-        "all-to-all": given * share,
-        "collective-permute": float(given),
+        "all-gather": size * group * fraction,
+        "reduce-scatter": size * fraction,
+        "all-reduce": 2 * size * fraction,
+        "all-to-all": size * fraction,
+        "collective-permute": float(size),
     }
     return factors[kind]
 
 
 def _group(instruction: Instruction, devices: int) -> list[int]:
-    """The first group of devices that exchange; a permutation's: the longest of its rings."""
+    """Return the first group of devices that exchange; of a permutation the longest of its rings."""
     if instruction.opcode.startswith("collective-permute"):
         return _ring(attribute(instruction, "source_target_pairs") or "{}")
     text = attribute(instruction, "replica_groups") or "{}"
     if text.startswith("mesh["):
-        whole = re.search(r"replica_groups=(mesh\[[^{]*\{[^}]*\})", instruction.attributes)
-        return _named_group(whole[1], devices)
-    if found := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, sides = ([int(n) for n in part.split(",")] for part in found.groups()[:2])
-        ids = np.arange(math.prod(sides)).reshape(sides)
-        if found[3]:
-            ids = ids.transpose([int(n) for n in found[3].split(",")])
+        named = re.search(r"replica_groups=(mesh\[[^{]*\{[^}]*\})", instruction.attributes)
+        if named is None:
+            raise ValueError(f"replica groups of {instruction.name} cannot be read: {instruction.attributes}")
+        return _named_group(named[1], devices)
+    if match := re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        shape = _numbers(match[1])
+        ids = np.arange(math.prod(_numbers(match[2]))).reshape(_numbers(match[2]))
+        if match[3]:
+            ids = ids.transpose(_numbers(match[3]))
         return ids.reshape(shape)[0].tolist()
     first = re.search(r"\{([\d,]+)\}", text)
-    return [int(n) for n in first[1].split(",")] if first else list(range(devices))
+    return _numbers(first[1]) if first else list(range(devices))
 
 
 def _named_group(text: str, devices: int) -> list[int]:
-    """mesh['a'=16,'b'=16] {'b'}: devices numbered along a, then b; groups go along b, or a part of it."""
-    body, _, rest = text.partition("]")
-    along = rest[rest.rindex("{") :]
+    """Parse mesh['a'=16,'b'=16] {'b'}: devices numbered along a, then b; groups along b or a part of it."""
+    body, _, tail = text.partition("]")
+    along = tail[tail.rindex("{") :]
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", body)}
-    ids, names = _order(text, devices).reshape(list(sizes.values())), list(sizes)
-    index: list[object] = [0] * len(names)
+    ids = _order(text, devices).reshape(list(sizes.values()))
+    names = list(sizes)
+    index: list[int | slice] = [0] * len(names)
     for name, before, part in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", along):
-        place, size = names.index(name), sizes[name]
-        step = size // (int(before) * int(part)) if before else 1
-        index[place] = slice(0, step * int(part), step) if before else slice(None)
+        dim = names.index(name)
+        step = sizes[name] // (int(before) * int(part)) if before else 1
+        index[dim] = slice(0, step * int(part), step) if before else slice(None)
     return np.asarray(ids[tuple(index)]).ravel().tolist()
 
 
 def _order(text: str, devices: int) -> np.ndarray:
-    """device_ids=([8,256]T(1,0)): the devices counted along these sides, turned; or all of them listed."""
-    if found := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        ids = np.arange(devices).reshape([int(n) for n in found[1].split(",")])
-        return ids.transpose([int(n) for n in found[2].split(",")]).ravel() if found[2] else ids.ravel()
-    found = re.search(r"device_ids=\(([\d, ]+)\)", text)
-    return np.array([int(n) for n in found[1].split(",")]) if found else np.arange(devices)
+    """Parse device_ids=([8,256]T(1,0)), devices counted along transposed sides, or a list of all of them."""
+    if match := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
+        ids = np.arange(devices).reshape(_numbers(match[1]))
+        return ids.transpose(_numbers(match[2])).ravel() if match[2] else ids.ravel()
+    listed = re.search(r"device_ids=\(([\d, ]+)\)", text)
+    return np.array(_numbers(listed[1])) if listed else np.arange(devices)
 
 
 def _ring(text: str) -> list[int]:
+    """Return the longest chain of devices in pairs {source,target}."""
     target = {int(a): int(b) for a, b in re.findall(r"\{(\d+),(\d+)\}", text)}
     longest: list[int] = []
     for start in target:
-        ring, at = [start], target[start]
-        while at in target and at not in ring:
-            ring.append(at)
-            at = target[at]
-        ring += [] if at in ring else [at]
+        ring = [start]
+        device = target[start]
+        while device in target and device not in ring:
+            ring.append(device)
+            device = target[device]
+        if device not in ring:
+            ring.append(device)
         longest = max(longest, ring, key=len)
     return longest
 
 
 def _axes(group: list[int], mesh: Mapping[str, int]) -> tuple[str, ...]:
-    """The mesh axes along which the places of a group's devices differ."""
-    places = np.array(np.unravel_index(group, list(mesh.values())))
-    return tuple(axis for axis, row in zip(mesh, places, strict=True) if len(set(row.tolist())) > 1)
+    """Return the mesh axes along which the coordinates of a group's devices differ."""
+    coordinates = np.array(np.unravel_index(group, list(mesh.values())))
+    return tuple(axis for axis, row in zip(mesh, coordinates, strict=True) if len(set(row.tolist())) > 1)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]

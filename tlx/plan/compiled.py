@@ -1,4 +1,4 @@
-"""What a compiled step says of itself: memory, FLOPs, traffic, the schedule's cycles, the kernels."""
+"""Facts of a compiled step: memory, FLOPs, traffic, the schedule's cycles, the kernels."""
 
 import collections
 import math
@@ -12,32 +12,55 @@ from tlx.plan.operations import matmul_flops
 
 
 class CompiledFacts(NamedTuple):
-    """Of one device and one step; plain values, so that they pass between processes as JSON."""
+    """Facts of one device and one step; plain values, so that they pass between processes as JSON."""
 
     compiler: str
+    """Name and version of the compiler."""
     argument_bytes: int
+    """Bytes of the arguments."""
     output_bytes: int
-    alias_bytes: int  # of the output, that are the arguments' own
+    """Bytes of the results."""
+    alias_bytes: int
+    """Bytes of the results that reuse donated arguments."""
     temp_bytes: int
+    """Bytes of temporaries."""
     code_bytes: int
+    """Bytes of the program."""
     matmul_flops: int
+    """FLOPs of matrix products, custom kernels left out."""
     collectives: dict[str, dict[str, float]]
-    collectives_waited_for: dict[str, dict[str, float]]  # those of them that nothing runs beside
-    cycles: int  # of the schedule, as the TPU compiler estimates them; elsewhere 0
-    kernels: dict[str, int]  # custom kernels: runs in a step
-    operations: dict[str, int]  # opcodes of the module as it is written: the golden files' counts
-    costs: dict[str, list[int]] = {}  # of kernels that state theirs: [FLOPs, bytes] in a step
+    """{kind: {mesh axes: bytes sent}}."""
+    collectives_waited_for: dict[str, dict[str, float]]
+    """Those of them that nothing overlaps."""
+    cycles: int
+    """Cycles of the schedule as the TPU compiler estimates them; elsewhere 0."""
+    kernels: dict[str, int]
+    """{custom kernel: executions}."""
+    operations: dict[str, int]
+    """{opcode: instructions of the module}; the golden files' counts."""
+    costs: dict[str, list[int]] = {}
+    """{custom kernel that states its cost: [FLOPs, bytes]}."""
 
     @property
     def total_bytes(self) -> int:
-        """What a device must hold."""
+        """Bytes that a device must hold."""
         return self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes + self.code_bytes
 
 
 def read(compiled: Any, mesh: Mapping[str, int], compiler: str) -> CompiledFacts:
-    """The facts of `jax.stages.Compiled`; `mesh` is {axis: size} in the order of its devices."""
+    """Return the facts of a compiled step.
+
+    Args:
+        compiled: jax.stages.Compiled.
+        mesh: {axis: size} in the order of its devices.
+        compiler: Name and version of the compiler.
+
+    Returns:
+        The facts.
+    """
     module = hlo.parse(compiled.as_text())
-    stats, found = compiled.memory_analysis(), wires.collectives(module, mesh)
+    stats = compiled.memory_analysis()
+    collectives = wires.collectives(module, mesh)
     return CompiledFacts(
         compiler=compiler,
         argument_bytes=stats.argument_size_in_bytes,
@@ -46,8 +69,8 @@ def read(compiled: Any, mesh: Mapping[str, int], compiler: str) -> CompiledFacts
         temp_bytes=stats.temp_size_in_bytes,
         code_bytes=stats.generated_code_size_in_bytes,
         matmul_flops=matmul_flops(module),
-        collectives=wires.by_kind_and_axis(found),
-        collectives_waited_for=wires.by_kind_and_axis([one for one in found if not one.overlapped]),
+        collectives=wires.by_kind_and_axis(collectives),
+        collectives_waited_for=wires.by_kind_and_axis([each for each in collectives if not each.overlapped]),
         cycles=scheduled_cycles(module),
         kernels=kernels(module),
         operations=operations(module),
@@ -56,7 +79,7 @@ def read(compiled: Any, mesh: Mapping[str, int], compiler: str) -> CompiledFacts
 
 
 def scheduled_cycles(module: hlo.HloModule) -> int:
-    """The sum of the schedule's estimates, each times how often its line runs; custom kernels have none."""
+    """Sum the schedule's estimates, each times the executions of its line; custom kernels have none."""
     times = hlo.execution_counts(module)
     return sum(
         times[name].scheduled * sum(map(hlo.estimated_cycles, instructions))
@@ -65,40 +88,42 @@ def scheduled_cycles(module: hlo.HloModule) -> int:
 
 
 def kernels(module: hlo.HloModule) -> dict[str, int]:
-    """{name of a custom kernel: runs in a step}."""
-    found = collections.Counter()
+    """Return {name of a custom kernel: executions in a step}."""
+    counts = collections.Counter()
     for name, times, _ in _kernel_calls(module):
-        found[name] += times
-    return dict(found)
+        counts[name] += times
+    return dict(counts)
 
 
 def stated_costs(module: hlo.HloModule) -> dict[str, list[int]]:
-    """{name of a custom kernel: [FLOPs, bytes] of its runs in a step}: as written with it, or cuDNN's."""
-    found = {}
+    """Return {name of a custom kernel: [FLOPs, bytes] in a step}, as stated with it or counted (cuDNN's)."""
+    costs: dict[str, list[int]] = {}
     for name, times, instruction in _kernel_calls(module):
         if cost := hlo.stated_cost(instruction) or _cudnn_cost(instruction):
-            total = found.setdefault(name, [0, 0])
-            total[:] = [total[0] + times * cost[0], total[1] + times * cost[1]]
-    return found
+            total = costs.setdefault(name, [0, 0])
+            total[0] += times * cost[0]
+            total[1] += times * cost[1]
+    return costs
 
 
 def _cudnn_cost(instruction: hlo.Instruction) -> tuple[int, int] | None:
-    """(FLOPs, bytes) of a call of cuDNN's attention, nothing skipped; None of another kernel.
+    """Return (FLOPs, bytes) of a call of cuDNN's attention, unmasked; None for another kernel.
 
-    Of what it reads the first are queries [B, T, N, H] and keys [B, S, G, H].
+    Its first operands are queries [B, T, N, H] and keys [B, S, G, H].
     """
     target = hlo.target_of(instruction)
     if not target.startswith("__cudnn$fmha"):
         return None
-    read = hlo.arrays(hlo.attribute(instruction, "operand_layout_constraints"))
-    query, key = read[0][1], read[1][1]
+    operands = hlo.arrays(hlo.attribute(instruction, "operand_layout_constraints") or "")
+    query = operands[0][1]
+    key = operands[1][1]
     products = 5 if target.endswith("Backward") else 2
-    moved = sum(hlo.num_bytes(*array) for array in [*read, *hlo.arrays(instruction.shape)])
-    return products * 2 * math.prod(query) * key[1], moved
+    num_bytes = sum(hlo.num_bytes(*array) for array in [*operands, *hlo.arrays(instruction.shape)])
+    return products * 2 * math.prod(query) * key[1], num_bytes
 
 
 def _kernel_calls(module: hlo.HloModule) -> Iterator[tuple[str, int, hlo.Instruction]]:
-    """(name, runs in a step, instruction) of every call of a custom kernel."""
+    """Yield (name, executions in a step, instruction) of every call of a custom kernel."""
     times = hlo.execution_counts(module)
     for name, instructions in module.computations.items():
         for instruction in instructions:
@@ -111,12 +136,12 @@ def _kernel_calls(module: hlo.HloModule) -> Iterator[tuple[str, int, hlo.Instruc
 
 
 def operations(module: hlo.HloModule) -> dict[str, int]:
-    """{opcode: instructions with it}, what only names or moves values left out."""
+    """Return {opcode: instructions with it}, without those that only name or move values."""
     quiet = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast")
-    found = collections.Counter(
+    counts = collections.Counter(
         instruction.opcode
         for instructions in module.computations.values()
         for instruction in instructions
         if instruction.opcode not in quiet
     )
-    return dict(sorted(found.items()))
+    return dict(sorted(counts.items()))

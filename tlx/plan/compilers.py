@@ -1,4 +1,4 @@
-"""Compiling for a target in a process of its own, by a Python that has the target's compiler."""
+"""Compilation for a target in a process of its own, by a Python that has the target's compiler."""
 
 import importlib.util
 import json
@@ -16,37 +16,40 @@ from tlx.plan.compiled import CompiledFacts
 from tlx.plan.footprint import RunConfig
 from tlx.plan.target import Target
 
-# Packages that a target's compiler is, and how they are installed.
+# Modules of a target's compiler, and the command that installs them.
 _PACKAGES = {
     "tpu": (("libtpu",), "pip install 'tlx-lm[tpu]'"),
     "gpu": (("jax_plugins.xla_cuda13", "nvidia.cudnn"), "pip install 'tlx-lm[plan-gpu]'"),
     "cpu": ((), ""),
 }
+# Environment variable that names the Python with a target's compiler.
 PYTHON = {"tpu": "TLX_TPU_PYTHON", "gpu": "TLX_GPU_PYTHON", "cpu": "TLX_CPU_PYTHON"}
 
 
 class TooLarge(NamedTuple):
-    """The compiler found no place for the program. needed: bytes of a device; None where it did not say."""
+    """A program that needs more memory than the target has."""
 
     message: str
+    """First line of the compiler's error."""
     needed: int | None
+    """Bytes of a device that it needs; None where the compiler did not say."""
 
 
 def compiler_python(target: Target, given: str | None = None) -> str | None:
-    """The Python that compiles for the target: as given, as the environment says, or this one.
+    """Return the Python that compiles for the target: `given`, the environment's, or this one.
 
-    None where none of them is set and this Python has no such compiler.
+    None where neither is set and this Python has no such compiler; ConfigError where it is no file.
     """
-    asked = given or os.environ.get(PYTHON[target.platform])
-    if asked:
-        if not pathlib.Path(asked).is_file():
-            raise ConfigError(f"{asked!r}, the Python to compile for {target.platform}, is no file")
-        return asked
+    named = given or os.environ.get(PYTHON[target.platform])
+    if named:
+        if not pathlib.Path(named).is_file():
+            raise ConfigError(f"{named!r}, the Python to compile for {target.platform}, is no file")
+        return named
     return sys.executable if all(map(_has, _PACKAGES[target.platform][0])) else None
 
 
 def how_to_install(target: Target) -> str:
-    """What to type to have the target's compiler."""
+    """Return a sentence on how to install the target's compiler."""
     _, command = _PACKAGES[target.platform]
     return (
         f"no {target.platform.upper()} compiler is installed here: {command}, or name a Python that has one "
@@ -61,10 +64,21 @@ def compile_for_target(
     allow: Sequence[str] = (),
     keep: pathlib.Path | None = None,
 ) -> CompiledFacts | TooLarge:
-    """The facts of the run's own step. `keep`: a file for the optimised module's text.
+    """Compile the run's own step for the target, and return its facts.
 
-    Raises ConfigError for what the compiling process found wrong with the config, RuntimeError where it
-    broke.
+    Args:
+        config: Checked config.
+        target: Hardware that it is compiled for.
+        python: Python that has the compiler.
+        allow: Packages outside tlx whose code the config may name.
+        keep: File for the optimised module's text; None keeps none.
+
+    Returns:
+        The facts, or TooLarge where the compiler had too little memory.
+
+    Raises:
+        ConfigError: For what the compiling process found wrong with the config.
+        RuntimeError: Where the compiling process broke.
     """
     request = {
         "config": to_dict(config),
@@ -85,34 +99,36 @@ def compile_for_target(
             raise RuntimeError(
                 f"compiling for {target.text} failed (exit {process.returncode}):\n{process.stderr[-3000:]}"
             )
-        found: dict[str, Any] = json.loads(answer.read_text())
-    if "error" in found:
-        raise ConfigError(found["error"])
-    return (
-        TooLarge(found["memory"], found["needed"]) if "memory" in found else CompiledFacts(**found["facts"])
-    )
+        reply: dict[str, Any] = json.loads(answer.read_text())
+    if "error" in reply:
+        raise ConfigError(reply["error"])
+    if "memory" in reply:
+        return TooLarge(reply["memory"], reply["needed"])
+    return CompiledFacts(**reply["facts"])
 
 
 def _environment(target: Target) -> dict[str, str]:
-    """No device is looked for, and the compiler takes the target for granted."""
-    mine = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    """Return an environment in which no device is looked for and the compiler assumes the target."""
+    variables = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
     if target.platform == "tpu":
         cores = 2 if target.chip.name in ("v4", "v5p") else 1
-        mine |= {
+        variables |= {
             "TPU_SKIP_MDS_QUERY": "1",
             "TPU_ACCELERATOR_TYPE": f"{target.chip.accelerator_type}-{target.num_chips * cores}",
             "TPU_WORKER_HOSTNAMES": "localhost",
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }
-    if target.platform == "gpu":  # no device to time tiles on, and those of its Triton fit not every product
+    if target.platform == "gpu":
+        # Without a device tiles cannot be timed, and Triton's default ones do not fit every product.
         flags = os.environ.get("XLA_FLAGS", "")
-        mine["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_triton_gemm=false".strip()
+        variables["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_triton_gemm=false".strip()
     if target.platform == "cpu":
-        mine["JAX_NUM_CPU_DEVICES"] = str(target.num_devices)
+        variables["JAX_NUM_CPU_DEVICES"] = str(target.num_devices)
     root = pathlib.Path(__file__).parents[2]
-    if (root / "pyproject.toml").is_file():  # a checkout: the other Python need not have tlx itself
-        mine["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    return os.environ | mine
+    if (root / "pyproject.toml").is_file():
+        # A checkout: the other Python need not have tlx itself.
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    return os.environ | variables
 
 
 def _has(package: str) -> bool:

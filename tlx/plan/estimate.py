@@ -9,76 +9,89 @@ from tlx.plan.traffic import least_traffic
 
 
 def estimate(config: RunConfig, target: Target, price: float | None = None, traced: bool = True) -> Plan:
-    """Raises ConfigError where the config does not divide over the target's devices.
+    """Estimate memory and step time of a run on a target.
 
-    traced: see footprint.abstract_program; where many layouts are compared it is left out.
+    The step time is a lower bound: the longest of the matrix products at the chip's peak, the least memory
+    traffic, and the least traffic between chips, as if each hid the other two.
 
-    The step time is a bound from below: the longest of the matrix products at the chip's peak, the least
-    traffic with its memory, and the least traffic between chips, each as if it hid the other two.
+    Args:
+        config: Checked config.
+        target: Hardware that is planned for.
+        price: Of a chip for an hour; None leaves out the cost.
+        traced: See footprint.abstract_program; False where many layouts are compared.
+
+    Returns:
+        The plan, its method "analytic".
+
+    Raises:
+        ConfigError: Where the config does not divide over the target's devices.
     """
     work = footprint.step_flops(config)
     with footprint.traced_for(target):
-        made = footprint.abstract_program(config, target, traced)
-        memory = memory_parts(config, made)
-        traffic = least_traffic(config, made)
-    mesh, chip = dict(made.mesh.shape), target.chip
+        program = footprint.abstract_program(config, target, traced)
+        memory = memory_parts(config, program)
+        traffic = least_traffic(config, program)
+    mesh = dict(program.mesh.shape)
+    chip = target.chip
     memory = {part: size * chip.devices for part, size in memory.items()}
     times = {
         "compute": work.hardware_flops / (target.num_chips * chip.bf16_flops) * 1e3,
-        "memory": _memory_moved(config, memory) / chip.memory_bandwidth * 1e3,
+        "memory": _memory_traffic(config, memory) / chip.memory_bandwidth * 1e3,
         "network": network_seconds(traffic, mesh, target) * 1e3,
     }
-    step = max(times.values())
+    step_ms = max(times.values())
     return Plan(
         target=target.text,
         method="analytic",
         mesh=mesh,
         fits=memory["total"] <= chip.memory_usable,
-        parameters=footprint.count_parameters(made, config),
+        parameters=footprint.count_parameters(program, config),
         memory=memory,
         work=work,
         flops_compiled=None,
         collectives=traffic,
         collectives_least=traffic,
         times=times,
-        step_ms=step,
-        step_ms_without_kernels=step,
-        tokens_per_step=tokens_per_step(config, made.batch),
+        step_ms=step_ms,
+        step_ms_without_kernels=step_ms,
+        tokens_per_step=tokens_per_step(program.batch),
         steps=config.train.steps,
         notes=("a roofline: the step cannot be faster; how much slower it is a compiler must say",),
         **chip_figures(target, price),
     )
 
 
-def memory_parts(config: RunConfig, made: Program) -> dict[str, int]:
-    """Bytes on one device, and their total at the step's fullest moment.
+def memory_parts(config: RunConfig, program: Program) -> dict[str, int]:
+    """Return bytes on one device by part, and their total at the step's peak.
 
-    Parameters, optimizer state, carry and batch are exact. Activations are what the forward pass keeps;
-    working memory is one layer's as if nothing were recomputed, two layers' gathered kernels, and the
-    logits of a piece of the loss.
+    Parameters, optimizer state, carry and batch are exact. Activations are the residuals of the forward pass.
+    Temporaries are one layer's residuals without rematerialisation and two layers' gathered kernels.
     """
+    state = program.state
     parts = {
-        "parameters": footprint.device_bytes((made.state.params, made.state.frozen)),
-        "optimizer": footprint.device_bytes(made.state.opt_state),
-        "carry": footprint.device_bytes(made.state.carry),
-        "batch": footprint.device_bytes(made.batch),
-        "gradients": footprint.device_bytes(made.state.params),
-        "activations": footprint.residual_bytes(config, made),
-        "temporaries": _working(config, made),
+        "parameters": footprint.device_bytes((state.params, state.frozen)),
+        "optimizer": footprint.device_bytes((state.opt_state, state.extra)),
+        "carry": footprint.device_bytes(state.carry),
+        "batch": footprint.device_bytes(program.batch),
+        "gradients": footprint.device_bytes(state.params),
+        "activations": footprint.residual_bytes(config, program),
+        "temporaries": _temporaries(config, program),
     }
     return parts | {"total": sum(parts.values())}
 
 
-def _working(config: RunConfig, made: Program) -> int:
-    layers = config.model.num_layers + (
-        config.model.decoder_layers if config.model.kind == "encoder_decoder" else 0
-    )
-    whole = footprint.residual_bytes(footprint.with_execution(config, remat="none"), made)
-    cast = footprint.device_bytes((made.state.params, made.state.frozen)) * made.mesh.shape["fsdp"] // 2
-    return whole // layers + 2 * cast // layers
+def _temporaries(config: RunConfig, program: Program) -> int:
+    """Return the bytes of one layer's residuals and of two layers' kernels, gathered in half their width."""
+    layers = config.model.num_layers
+    if config.model.kind == "encoder_decoder":
+        layers += config.model.decoder_layers
+    residuals = footprint.residual_bytes(footprint.with_execution(config, remat="none"), program)
+    params = (program.state.params, program.state.frozen)
+    gathered = footprint.device_bytes(params) * program.mesh.shape["fsdp"] // 2
+    return residuals // layers + 2 * gathered // layers
 
 
-def _memory_moved(config: RunConfig, memory: dict[str, int]) -> float:
-    """Bytes that a chip reads and writes at least: the state in and out, gradients and activations too."""
+def _memory_traffic(config: RunConfig, memory: dict[str, int]) -> float:
+    """Return the least bytes that a chip reads and writes: state, gradients and activations, in and out."""
     state = memory["parameters"] + memory["optimizer"] + memory["carry"]
     return 2 * (state + memory["gradients"] + memory["activations"] * config.train.microbatches)

@@ -1,4 +1,4 @@
-"""What a step keeps on each device, from shapes and shardings alone: nothing is compiled."""
+"""Memory and FLOPs of a step, from shapes and shardings alone; nothing is compiled."""
 
 import contextlib
 import dataclasses
@@ -23,34 +23,47 @@ from tlx.training.step_flops import summed_loss, training_flops
 
 
 class Parameters(NamedTuple):
-    """Numbers of parameters. active: those that a token meets; non_embedding: without tables of ids."""
+    """Numbers of parameters."""
 
     total: int
+    """All of them."""
     active: int
+    """Those that a token is computed with: of a mixture of experts the chosen ones."""
     non_embedding: int
+    """All without tables of token ids."""
 
 
 class StepFlops(NamedTuple):
-    """FLOPs of a step's matrix products, all devices together.
-
-    model: what a step needs, see training/step_flops.py; computed: with what is computed again.
-    """
+    """FLOPs of a step's matrix products, all devices together."""
 
     model_flops: int
+    """What the model needs, nothing recomputed: see training/step_flops.py."""
     hardware_flops: int
+    """What is executed, rematerialisation included."""
 
 
 @contextlib.contextmanager
 def traced_for(target: Target) -> Iterator[None]:
-    """Within: dtypes and fused attention of the target, as far as this process can trace them."""
+    """Trace with the target's dtypes and fused attention, as far as this process can."""
+    # Kernels of a GPU cannot be traced without one: those of a TPU stand for them.
     with compile_for("cpu" if target.platform == "cpu" else "tpu"):
         yield
 
 
 def abstract_program(config: RunConfig, target: Target, traced: bool = True) -> Program:
-    """The run's step on a mesh without devices. Raises ConfigError where the config does not divide over it.
+    """Return the run's program on a mesh without devices.
 
-    traced: the whole model is traced, so that no activation fails to divide later; else only parameters.
+    Args:
+        config: Checked config.
+        target: Hardware that is planned for.
+        traced: Whether the whole model is traced, so that no activation fails to divide later; otherwise only
+            parameters are checked.
+
+    Returns:
+        The program.
+
+    Raises:
+        ConfigError: Where the config does not divide over the target's devices.
     """
     if traced:
         check_devices(config, target.num_devices)
@@ -59,95 +72,106 @@ def abstract_program(config: RunConfig, target: Target, traced: bool = True) -> 
 
 
 def device_bytes(tree: Any) -> int:
-    """Bytes on one device of abstract arrays with shardings."""
+    """Return the bytes on one device of abstract arrays with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
 
 
-def count_parameters(made: Program, config: RunConfig) -> Parameters:
-    """Counts of the whole model, heads of the objective included."""
+def count_parameters(program: Program, config: RunConfig) -> Parameters:
+    """Count the parameters of the whole model, heads of the objective included."""
+    params = merge_params(program.state.params, program.state.frozen)
     sizes = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            merge_params(made.state.params, made.state.frozen)
-        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
     total = sum(sizes.values())
-    part = config.model.feedforward
+    feedforward = config.model.feedforward
     idle = 0.0
-    if part.num_experts:
+    if feedforward.num_experts:
         experts = sum(
             size for path, size in sizes.items() if path.rpartition("/")[2] in ("in", "gate", "out")
         )
-        idle = experts * (1 - part.experts_per_token / part.num_experts)
+        idle = experts * (1 - feedforward.experts_per_token / feedforward.num_experts)
     tables = sum(size for path, size in sizes.items() if "embedding" in path or "unembedding" in path)
     return Parameters(total, total - round(idle), total - tables)
 
 
 def step_flops(config: RunConfig) -> StepFlops:
-    """Counted in the traced step, attention whole: the same for every kernel, mesh and number of parts."""
+    """Count the FLOPs of a step in its trace, attention unmasked.
+
+    The counts are the same for every attention kernel, mesh and number of microbatches.
+    """
     train = dataclasses.replace(config.train, microbatches=1)
     config = dataclasses.replace(config, train=train, mesh=MeshConfig())
-    return _work(with_execution(config, attention="xla"))
-
-
-@functools.lru_cache(maxsize=64)
-def _work(config: RunConfig) -> StepFlops:
-    with compile_for("cpu"):
-        made = build_program(config, spec_before_tokenizer(config), parallel.abstract_mesh(config.mesh, 1))
-        keys = jax.random.split(jax.random.key(0), config.train.batch_size)
-        loss = functools.partial(_loss, made, keys=keys)
-        computed = matmul_flops(jax.grad(loss), made.state.params, made.state.frozen, made.batch)
-        return StepFlops(training_flops(made.module, made.batch, config.adapt), computed)
+    return _step_flops(with_execution(config, attention="xla"))
 
 
 def with_execution(config: RunConfig, **changes: Any) -> RunConfig:
-    """The config with fields of model.execution replaced."""
+    """Return the config with fields of model.execution replaced."""
     execution = dataclasses.replace(config.model.execution, **changes)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, execution=execution))
 
 
-def residual_bytes(config: RunConfig, made: Program) -> int:
-    """Bytes on one device that the forward pass keeps for the backward pass, of one microbatch."""
-    params, parts = jax.tree.leaves((made.state.params, made.state.frozen)), config.train.microbatches
-    mesh, split = made.mesh.shape, _split_dims(config)
-    rows = config.train.batch_size // parts
+def residual_bytes(config: RunConfig, program: Program) -> int:
+    """Return the bytes on one device that the forward pass of a microbatch keeps for the backward pass."""
+    params = jax.tree.leaves((program.state.params, program.state.frozen))
+    mesh = program.mesh.shape
+    tensor_dims = _tensor_dims(config)
+    rows = config.train.batch_size // config.train.microbatches
     ways = mesh["data"] * mesh["fsdp"] * mesh["expert"] * mesh["context"]
-    shares = {leaf.shape: math.prod(leaf.sharding.shard_shape(leaf.shape)) / leaf.size for leaf in params}
+    fractions = {leaf.shape: math.prod(leaf.sharding.shard_shape(leaf.shape)) / leaf.size for leaf in params}
     total = 0.0
+    # The mesh is left out of the cached trace: residuals are counted whole and divided by it here.
     for leaf in _residuals(dataclasses.replace(config, mesh=MeshConfig()), platform()):
         size = leaf.size * leaf.dtype.itemsize
-        if leaf.shape in shares:
+        if leaf.shape in fractions:
             dtypes = {param.dtype for param in params if param.shape == leaf.shape}
-            total += 0 if leaf.dtype in dtypes else size * shares[leaf.shape]  # a cast of the parameter
+            # In another dtype it is a cast of the parameter; in its own it is the parameter, counted already.
+            total += 0 if leaf.dtype in dtypes else size * fractions[leaf.shape]
         elif rows in leaf.shape:
-            total += size / (ways * (mesh["tensor"] if split & set(leaf.shape) else 1))
+            total += size / (ways * (mesh["tensor"] if tensor_dims & set(leaf.shape) else 1))
     return round(total)
 
 
 @functools.lru_cache(maxsize=64)
+def _step_flops(config: RunConfig) -> StepFlops:
+    with compile_for("cpu"):
+        mesh = parallel.abstract_mesh(config.mesh, 1)
+        program = build_program(config, spec_before_tokenizer(config), mesh)
+        keys = jax.random.split(jax.random.key(0), config.train.batch_size)
+        loss = functools.partial(_loss, program, keys=keys)
+        state = program.state
+        executed = matmul_flops(jax.grad(loss), state.params, state.frozen, program.batch)
+        return StepFlops(training_flops(program.module, program.batch, config.adapt), executed)
+
+
+@functools.lru_cache(maxsize=64)
 def _residuals(config: RunConfig, _: str) -> list[jax.ShapeDtypeStruct]:
-    """What a microbatch' forward pass keeps, whole; the same on every mesh, for the platform in use."""
-    made = build_program(config, spec_before_tokenizer(config), parallel.abstract_mesh(config.mesh, 1))
+    """Return what a microbatch's forward pass keeps, unsharded; cached by config and platform."""
+    mesh = parallel.abstract_mesh(config.mesh, 1)
+    program = build_program(config, spec_before_tokenizer(config), mesh)
     rows = config.train.batch_size // config.train.microbatches
-    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), made.batch)
+    batch = {
+        name: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype)
+        for name, leaf in program.batch.items()
+    }
     pullback = jax.eval_shape(
-        lambda p, f, b: jax.vjp(lambda p: _loss(made, p, f, b), p)[1],
-        made.state.params,
-        made.state.frozen,
+        lambda p, f, b: jax.vjp(lambda p: _loss(program, p, f, b), p)[1],
+        program.state.params,
+        program.state.frozen,
         batch,
     )
     return jax.tree.leaves(pullback)
 
 
-def _split_dims(config: RunConfig) -> set[int]:
-    """Sizes of dims that the tensor axis splits."""
+def _tensor_dims(config: RunConfig) -> set[int]:
+    """Return the sizes of dims that the tensor axis shards."""
     model = config.model
     heads = model.attention.num_heads
     return {heads, model.attention.num_kv_heads or heads, model.block("encoder").ff_dim, model.padded_vocab}
 
 
-def _loss(made: Program, params: Any, frozen: Any, batch: Any, keys: jax.Array | None = None) -> jax.Array:
-    return summed_loss(made.module, merge_params(params, frozen), batch, keys)
+def _loss(program: Program, params: Any, frozen: Any, batch: Any, keys: jax.Array | None = None) -> jax.Array:
+    return summed_loss(program.module, merge_params(params, frozen), batch, keys)

@@ -1,4 +1,4 @@
-"""An optimised module of XLA, read from its text: instructions, and how often each of them runs."""
+"""An optimised module of XLA, parsed from its text: instructions, and how often each is executed."""
 
 import collections
 import json
@@ -17,29 +17,44 @@ _BYTES = {"pred": 1, "token": 0, "opaque": 0}
 
 
 class Instruction(NamedTuple):
+    """One line of a computation."""
+
     name: str
-    shape: str  # of the result, as written; a tuple in parentheses
+    """Name of the result."""
+    shape: str
+    """Shape of the result as written; a tuple is in parentheses."""
     opcode: str
-    operands: str  # as written between the parentheses
-    attributes: str  # what follows them
+    """Operation."""
+    operands: str
+    """Text between the parentheses."""
+    attributes: str
+    """Text after them."""
 
 
 class HloModule(NamedTuple):
-    computations: dict[str, list[Instruction]]  # callees before their callers
+    """A module of XLA."""
+
+    computations: dict[str, list[Instruction]]
+    """Instructions by computation, callees before their callers."""
     entry: str
+    """Name of the computation that a step starts with."""
 
 
 class ExecutionCounts(NamedTuple):
-    """How often a computation runs in a step: in all, and as a line of the schedule (not inside a fusion)."""
+    """How often a computation is executed in a step."""
 
     times: int
+    """All executions."""
     scheduled: int
+    """Those as lines of the schedule, not inside a fusion."""
 
 
 def parse(text: str) -> HloModule:
-    """The module that `compiled.as_text()` gives."""
+    """Parse the text of `compiled.as_text()`; ValueError where it is no module."""
     computations: dict[str, list[Instruction]] = {}
-    entry, current, pending = "", None, ""
+    entry = ""
+    current: list[Instruction] | None = None  # of the computation that is read
+    pending = ""  # text of an instruction that may go on in the next line
     for line in text.splitlines():
         header = _HEADER.match(line)
         if header:
@@ -60,7 +75,7 @@ def parse(text: str) -> HloModule:
 
 
 def execution_counts(module: HloModule) -> dict[str, ExecutionCounts]:
-    """Runs of each computation in one step, loop counts included. Both branches of a choice count."""
+    """Return the executions of each computation in a step, trip counts included; both branches count."""
     times: dict[str, int] = collections.Counter({module.entry: 1})
     scheduled: dict[str, int] = collections.Counter({module.entry: 1})
     for name in reversed(module.computations):
@@ -76,7 +91,7 @@ def execution_counts(module: HloModule) -> dict[str, ExecutionCounts]:
 
 
 def called_computations(instruction: Instruction) -> list[str]:
-    """Names of the computations that an instruction runs."""
+    """Return the names of the computations that an instruction executes."""
     names = []
     for _, value in _CALLED.findall(instruction.attributes):
         names += [word.strip().lstrip("%") for word in value.strip("{}").split(",") if word.strip()]
@@ -84,9 +99,9 @@ def called_computations(instruction: Instruction) -> list[str]:
 
 
 def trip_count(module: HloModule, loop: Instruction) -> int:
-    """Iterations of a while loop: as XLA noted them, or the bound that its condition compares with."""
-    if found := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
-        return int(found[1])
+    """Return the iterations of a while loop: as XLA noted them, or the bound of its condition."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes):
+        return int(known[1])
     (condition,) = re.findall(r"condition=%?([\w.\-]+)", loop.attributes)
     bounds = [
         int(instruction.operands)
@@ -100,57 +115,70 @@ def trip_count(module: HloModule, loop: Instruction) -> int:
 
 
 def arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
-    """(dtype, dims) of each array in a shape as written."""
+    """Return (dtype, dims) of each array in a shape as written."""
     return [(kind, tuple(int(n) for n in dims.split(",") if n)) for kind, dims in _ARRAY.findall(shape)]
 
 
 def num_bytes(dtype: str, dims: tuple[int, ...]) -> int:
-    """Size of an array, without the padding of its layout."""
+    """Return the size of an array without the padding of its layout."""
     size = 1
     for dim in dims:
         size *= dim
     if dtype in _BYTES:
         return _BYTES[dtype] * size
-    return size * int(re.match(r"[a-z]+(\d+)", dtype)[1]) // 8
+    bits = re.match(r"[a-z]+(\d+)", dtype)
+    if bits is None:
+        raise ValueError(f"{dtype!r} is no dtype of known size")
+    return size * int(bits[1]) // 8
 
 
 def attribute(instruction: Instruction, name: str) -> str | None:
-    """The value of `name=` up to the next comma at its level; None without one."""
-    found = re.search(rf"(?:^|[ ,]){name}=", instruction.attributes)
-    return _until_comma(instruction.attributes[found.end() :]) if found else None
+    """Return the value of `name=` up to the next comma at its level; None without one."""
+    match = re.search(rf"(?:^|[ ,]){name}=", instruction.attributes)
+    return _until_comma(instruction.attributes[match.end() :]) if match else None
 
 
 def estimated_cycles(instruction: Instruction) -> int:
-    """What the TPU compiler's cost model gives an instruction; 0 where it gives nothing."""
-    found = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
-    return int(found[1]) if found else 0
+    """Return the cycles of an instruction by the TPU compiler's cost model; 0 where it has none."""
+    match = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
+    return int(match[1]) if match else 0
 
 
 def stated_cost(instruction: Instruction) -> tuple[int, int] | None:
-    """(FLOPs, bytes) that a Pallas kernel was written with; None without them."""
-    found = re.search(
+    """Return (FLOPs, bytes) that a Pallas kernel states; None where it states none."""
+    match = re.search(
         r'"cost_estimate":\{"flops":"(\d+)"[^}]*"bytes_accessed":"(\d+)"', instruction.attributes
     )
-    return (int(found[1]), int(found[2])) if found else None
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def target_of(instruction: Instruction) -> str:
-    """The name of the kernel that a custom call runs."""
+    """Return the name of the kernel that a custom call executes."""
     value = attribute(instruction, "custom_call_target")
     return json.loads(value) if value else ""
 
 
 def _instruction(line: str) -> Instruction:
-    name, rest = _INSTRUCTION.match(line).groups()
-    end = _close(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
-    shape, rest = rest[:end], rest[end:].strip()
-    start = rest.index("(")
-    stop = _close(rest, start)
-    return Instruction(name, shape, rest[:start], rest[start + 1 : stop], rest[stop + 1 :].lstrip(", "))
+    """Parse "NAME = SHAPE OPCODE(OPERANDS), ATTRIBUTES"."""
+    match = _INSTRUCTION.match(line)
+    if match is None:
+        raise ValueError(f"{line[:80]!r} is no instruction")
+    name, definition = match.groups()
+    end = _close(definition, 0) + 1 if definition.startswith("(") else definition.index(" ")
+    call = definition[end:].strip()
+    start = call.index("(")
+    stop = _close(call, start)
+    return Instruction(
+        name=name,
+        shape=definition[:end],
+        opcode=call[:start],
+        operands=call[start + 1 : stop],
+        attributes=call[stop + 1 :].lstrip(", "),
+    )
 
 
 def _close(text: str, start: int) -> int:
-    """Index of the parenthesis that closes the one at `start`."""
+    """Return the index of the parenthesis that closes the one at `start`."""
     depth = 0
     for index in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[index], 0)
@@ -160,6 +188,7 @@ def _close(text: str, start: int) -> int:
 
 
 def _until_comma(text: str) -> str:
+    """Return the text before the first comma outside brackets."""
     depth = 0
     for index, letter in enumerate(text):
         depth += {"{": 1, "[": 1, "(": 1, "}": -1, "]": -1, ")": -1}.get(letter, 0)
@@ -169,9 +198,9 @@ def _until_comma(text: str) -> str:
 
 
 def _below(module: HloModule, name: str) -> list[str]:
-    """All computations that one runs, directly or not."""
-    found = []
+    """Return all computations that one executes, directly or not."""
+    names = []
     for instruction in module.computations[name]:
         for called in called_computations(instruction):
-            found += [called, *_below(module, called)]
-    return found
+            names += [called, *_below(module, called)]
+    return names

@@ -1,4 +1,4 @@
-"""How long a step's traffic takes on a machine's links, if it does nothing else."""
+"""Time of a step's traffic on a machine's links, if they do nothing else."""
 
 import math
 from collections.abc import Mapping
@@ -8,14 +8,23 @@ from tlx.plan.traffic import Traffic
 
 
 def network_seconds(traffic: Traffic, mesh: Mapping[str, int], target: Target) -> float:
-    """The time of the busier network: the fast one within a slice or host, and the slow one between them.
+    """Return the time of the busier network: the fast one within an island, or the slow one between islands.
 
-    Axes lie as the mesh lays them out: the first (data, then fsdp) cross slices or hosts where there are
-    several. Of what goes along such an axis, all but a share of 1 / (devices of it within an island)
-    stays on the fast links.
+    An island is a TPU slice or a host of GPUs. The first mesh axes (data, then fsdp) cross islands where
+    there are several. Of the traffic along such an axis all but 1 / (devices of it within an island) stays on
+    the fast links.
+
+    Args:
+        traffic: {kind: {"axis" or "axis+axis": bytes that a device sends}}.
+        mesh: {axis: devices}.
+        target: Hardware with its links.
+
+    Returns:
+        Seconds a step.
     """
     crossing = _crossing(mesh, target)
-    fast = slow = 0.0
+    fast = 0.0
+    slow = 0.0
     for axes in traffic.values():
         for names, size in axes.items():
             outside = math.prod(crossing.get(axis, 1) for axis in names.split("+"))
@@ -32,10 +41,12 @@ def network_seconds(traffic: Traffic, mesh: Mapping[str, int], target: Target) -
 
 
 def _crossing(mesh: Mapping[str, int], target: Target) -> dict[str, int]:
-    """{axis: islands along it}: an island is a TPU slice, or a host of GPUs."""
-    left, found = target.islands, {}
+    """Return {axis: islands along it}."""
+    left = target.islands
+    crossing = {}
     for axis, size in mesh.items():
         part = math.gcd(size, left)
         if part > 1:
-            found[axis], left = part, left // part
-    return found
+            crossing[axis] = part
+            left //= part
+    return crossing

@@ -1,9 +1,9 @@
-"""What a plan says, and the figures that follow from step time and memory."""
+"""The result of planning, and the figures that follow from step time and memory."""
 
 import dataclasses
 from typing import Any
 
-from tlx.plan.footprint import Parameters, RunConfig, StepFlops
+from tlx.plan.footprint import Parameters, StepFlops
 from tlx.plan.target import Target
 from tlx.plan.traffic import Traffic
 
@@ -15,45 +15,73 @@ MFU_FORMULA = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A run on a machine that is not here. Bytes are of one chip, FLOPs of all; `to_json` has the keys."""
+    """Memory, FLOPs, traffic and step time of a run on a machine that is not here.
+
+    Bytes are of one chip, FLOPs of all chips together.
+    """
 
     target: str
-    method: str  # "analytic", or which compiler said so
+    """The hardware, as it was written."""
+    method: str
+    """Name of the compiler that said so, or "analytic"."""
     mesh: dict[str, int]
+    """{axis: devices}."""
     fits: bool
+    """Whether memory["total"] is at most memory_available."""
     parameters: Parameters
-    memory: dict[str, int]  # by part; "total" is what must fit
+    """Numbers of parameters."""
+    memory: dict[str, int]
+    """Bytes by part; "total" is what must fit."""
     memory_available: int
+    """Bytes that a program may use on a chip."""
     work: StepFlops
-    flops_compiled: int | None  # matrix products of the compiled module, kernels left out
+    """FLOPs of a step."""
+    flops_compiled: int | None
+    """FLOPs of the compiled matrix products without custom kernels; None where nothing is compiled."""
     collectives: Traffic
+    """Bytes that are sent in a step, by kind of collective and mesh axes."""
     collectives_least: Traffic
-    times: dict[str, float]  # ms: what the step time is made of
+    """The same as the layout needs at least."""
+    times: dict[str, float]
+    """Milliseconds of the parts that the step time is made of."""
     step_ms: float
+    """Step time in milliseconds."""
     step_ms_without_kernels: float
+    """The same without custom kernels."""
     tokens_per_step: int
+    """Token positions of a batch, of both stacks where there are two."""
     steps: int
+    """Number of steps of the run."""
     num_chips: int
-    peak: float  # FLOP/s of all chips
-    watts: float  # of a chip; 0: not published
-    price: float | None  # of a chip for an hour
+    """Number of chips."""
+    peak: float
+    """Dense bfloat16 FLOP/s of all chips."""
+    watts: float
+    """Power of a chip; 0 where it is not published."""
+    price: float | None
+    """Price of a chip for an hour; None leaves out the cost."""
     notes: tuple[str, ...] = ()
-    changes: tuple[str, ...] = ()  # overrides that make it fit, each checked
+    """Sentences on how far the figures hold."""
+    changes: tuple[str, ...] = ()
+    """Overrides after which it fits, each checked; empty where it fits or none is known."""
 
     @property
     def mfu(self) -> float:
+        """Model FLOPs over the chips' peak FLOPs in the step time."""
         return self.work.model_flops / (self.step_ms / 1e3 * self.peak)
 
     @property
     def days(self) -> float:
+        """Duration of the run."""
         return self.steps * self.step_ms / 1e3 / 86400
 
     @property
     def chip_hours(self) -> float:
+        """Duration of the run times its chips."""
         return self.days * 24 * self.num_chips
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the keys that the README names."""
+        """Return plain values under the keys that the README names."""
         return {
             "target": self.target,
             "method": self.method,
@@ -87,13 +115,13 @@ class Plan:
         }
 
 
-def tokens_per_step(config: RunConfig, batch: dict[str, Any]) -> int:
-    """Places of a batch that are read, of both towers where there are two."""
+def tokens_per_step(batch: dict[str, Any]) -> int:
+    """Return the number of token positions of a batch, of both stacks where there are two."""
     return sum(leaf.size for name, leaf in batch.items() if name.endswith("tokens"))
 
 
 def chip_figures(target: Target, price: float | None) -> dict[str, Any]:
-    """What a plan takes from the target's chip."""
+    """Return the fields of a plan that follow from the target's chip."""
     return {
         "num_chips": target.num_chips,
         "peak": target.num_chips * target.chip.bf16_flops,

@@ -1,4 +1,4 @@
-"""The fastest layout that fits: mesh, microbatches and remat, by the estimate and then the compiler."""
+"""Search for the fastest layout that fits: mesh, microbatches and remat, by the estimate, then a compiler."""
 
 import contextlib
 import math
@@ -19,82 +19,102 @@ class SearchResult(NamedTuple):
     """A layout and its plan."""
 
     change: ConfigOverride
+    """Overrides that make the config's layout this one; without words the config's own."""
     plan: Plan
+    """Plan of the config with them."""
 
 
 def search(
     config: RunConfig, target: Target, check: Callable[[RunConfig], Plan] | None = None
 ) -> list[SearchResult]:
-    """Layouts that fit, fastest first; with `check` (a compiler) the best few by the estimate, and no others.
+    """Return layouts that fit, fastest first; the config's own layout is always considered.
 
-    The layout as the config has it (a change without words) is always among them. Raises ConfigError where
-    none fits.
+    Args:
+        config: Checked config.
+        target: Hardware that is planned for.
+        check: Plans a config by a compiler. With it only the best few by the estimate are returned, as the
+            compiler plans them.
+
+    Returns:
+        One or more layouts with their plans.
+
+    Raises:
+        ConfigError: Where no layout fits.
     """
-    found = [found for mesh in meshes(config, target) for found in _fitting(config, target, mesh)]
-    found = [*_as_it_is(config, target), *sorted(found, key=_order)]
+    by_mesh = [layout for mesh in meshes(config, target) for layout in _fitting(config, target, mesh)]
+    layouts = [*_as_it_is(config, target), *sorted(by_mesh, key=_order)]
     if check is not None:
-        found = [one._replace(plan=check(apply(config, one.change))) for one in found[: HANDFUL + 1]]
-    fitting = sorted((one for one in found if one.plan.fits), key=_order)
+        layouts = [
+            layout._replace(plan=check(apply(config, layout.change))) for layout in layouts[: HANDFUL + 1]
+        ]
+    fitting = sorted((layout for layout in layouts if layout.plan.fits), key=_order)
     if not fitting:
         raise ConfigError(f"no mesh, microbatches and remat of this config fit {target.text}")
     return fitting
 
 
 def meshes(config: RunConfig, target: Target) -> Iterator[dict[str, int]]:
-    """Sizes of data, fsdp and tensor (up to 8) that fill the target and that the batch divides over.
+    """Yield sizes of data, fsdp and tensor (up to 8) that fill the target and divide the batch.
 
     fsdp is 1, the devices of an island (what the fast network joins), all, or as the config has it.
     """
-    devices, own = target.num_devices, 1
+    devices = target.num_devices
+    configured = 1
     with contextlib.suppress(ConfigError):  # a mesh for other devices
-        own = config.mesh.sizes(devices)["fsdp"]
+        configured = config.mesh.sizes(devices)["fsdp"]
     for tensor in (1, 2, 4, 8):
-        rest = devices // tensor
-        if devices % tensor or config.train.batch_size % rest:
+        left = devices // tensor
+        if devices % tensor or config.train.batch_size % left:
             continue
-        for fsdp in sorted({1, own, max(1, rest // target.islands), rest}):
-            if rest % fsdp == 0:
-                yield {"data": rest // fsdp, "fsdp": fsdp, "tensor": tensor}
+        for fsdp in sorted({1, configured, max(1, left // target.islands), left}):
+            if left % fsdp == 0:
+                yield {"data": left // fsdp, "fsdp": fsdp, "tensor": tensor}
+
+
+def pareto_front(found: list[SearchResult]) -> list[SearchResult]:
+    """Return the layouts that no other one is both faster and smaller than, fastest first."""
+    smallest = math.inf
+    front = []
+    for layout in sorted(found, key=_order):
+        if layout.plan.memory["total"] < smallest:
+            smallest = layout.plan.memory["total"]
+            front.append(layout)
+    return front
 
 
 def _fitting(config: RunConfig, target: Target, mesh: dict[str, int]) -> Iterator[SearchResult]:
-    """On one mesh: for each remat the fewest microbatches that fit, until nothing more is gained."""
+    """Yield, on one mesh and for each remat, the layout of the fewest microbatches that fits."""
     rows = config.train.batch_size // (mesh["data"] * mesh["fsdp"])
     fields = {f"mesh__{axis}": size for axis, size in mesh.items()} | {"mesh__rules": "fsdp_tp_cp"}
     for remat in dict.fromkeys((config.model.execution.remat, *REMAT)):
-        for parts in _powers(rows):
-            layout = change(**fields, train__microbatches=parts, model__execution__remat=remat)
+        for microbatches in _powers(rows):
+            layout = change(**fields, train__microbatches=microbatches, model__execution__remat=remat)
             try:
-                found = estimate(apply(config, layout), target, traced=False)
+                plan = estimate(apply(config, layout), target, traced=False)
             except ConfigError:
                 return  # what does not divide
-            if found.fits:
-                yield SearchResult(layout, found)
+            if plan.fits:
+                yield SearchResult(layout, plan)
                 break
 
 
 def _as_it_is(config: RunConfig, target: Target) -> Iterator[SearchResult]:
-    with contextlib.suppress(ConfigError):  # it does not divide over the target
+    """Yield the config's own layout where it divides over the target."""
+    with contextlib.suppress(ConfigError):
         yield SearchResult(change(), estimate(config, target))
 
 
-def pareto_front(found: list[SearchResult]) -> list[SearchResult]:
-    """Of these, those that nothing is both faster and smaller than."""
-    best, kept = math.inf, []
-    for one in sorted(found, key=_order):
-        if one.plan.memory["total"] < best:
-            best = one.plan.memory["total"]
-            kept.append(one)
-    return kept
+def _order(layout: SearchResult) -> tuple[float, float]:
+    """Return (milliseconds, bytes) to sort by.
 
-
-def _order(one: SearchResult) -> tuple[float, float]:
-    """A compiler's step time; by the estimate the time in which nothing hides anything, for a roofline
-    cannot tell layouts apart whose products are the same."""
-    estimated = one.plan.method == "analytic"
-    return sum(one.plan.times.values()) if estimated else one.plan.step_ms, one.plan.memory["total"]
+    By the estimate the milliseconds are those without any overlap: a roofline cannot distinguish layouts with
+    the same products.
+    """
+    plan = layout.plan
+    milliseconds = sum(plan.times.values()) if plan.method == "analytic" else plan.step_ms
+    return milliseconds, plan.memory["total"]
 
 
 def _powers(number: int) -> list[int]:
-    """1 and the number's divisors that are powers of two, and itself."""
+    """Return the number, and its divisors that are powers of two."""
     return sorted({2**k for k in range(number.bit_length()) if number % 2**k == 0} | {number})

@@ -18,7 +18,7 @@ from tlx.data.sources import Split
 from tlx.run.config import RunConfig, get_objective
 from tlx.run.program import Program, build_program
 from tlx.run.spec import spec_of
-from tlx.tasks.shared.base import Task
+from tlx.tasks.shared.base import is_supervised
 from tlx.text import Tokenizer
 from tlx.training.state import State
 from tlx.training.step import StepFn
@@ -135,9 +135,9 @@ def assemble(
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:
     """Return the tokenizer that the config asks for, trained on the run's own text where it has to be."""
-    parts = get_objective(config)
-    if isinstance(parts, Task):
-        columns = (*parts.texts(config.objective), *parts.written(config.objective))
+    objective = get_objective(config)
+    if is_supervised(objective):
+        columns = (*objective.text_columns(config.objective), *objective.target_columns(config.objective))
         return prepare_records_tokenizer(config.tokenizer, config.data, columns)
     return prepare_tokenizer(config.tokenizer, config.data)
 
@@ -158,15 +158,15 @@ def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batc
         ConfigError: For an objective without such a split, or what it cannot read.
         DataError: For text or records that are missing, unreadable or too few.
     """
-    parts = get_objective(config)
-    if not isinstance(parts, Task):
+    objective = get_objective(config)
+    if not is_supervised(objective):
         if split == "test":
             raise ConfigError(f"objective {config.objective.name!r} has no split 'test'")
         return open_text(config, tokenizer, split, batch_size)
     return build_records(
         config.data,
         tokenizer,
-        parts,
+        objective,
         spec_of(config, tokenizer),
         part=split,
         batch_size=batch_size or config.train.batch_size,
@@ -191,7 +191,7 @@ def open_text(config: RunConfig, tokenizer: Tokenizer, split: Split, batch_size:
         DataError: For text that is missing, unreadable or too little for one batch.
     """
     objective = get_objective(config)
-    if isinstance(objective, Task):
+    if objective.supervised:
         raise ConfigError(f"objective {config.objective.name!r} is a task: it reads records, not text")
     spec = spec_of(config, tokenizer)
     return build_pipeline(
@@ -199,7 +199,7 @@ def open_text(config: RunConfig, tokenizer: Tokenizer, split: Split, batch_size:
         tokenizer,
         objective.example,
         spec,
-        objective.reads(spec),
+        objective.window_spec(spec),
         batch_size=batch_size or config.train.batch_size,
         seed=config.seed,
         split=split,

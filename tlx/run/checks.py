@@ -17,7 +17,6 @@ from tlx.models.config import ModelConfig
 from tlx.optim import make_optimizer, make_schedule
 from tlx.run.config import RunConfig, get_objective, parse_config
 from tlx.run.spec import abstract_batch, make_module, spec_before_tokenizer
-from tlx.tasks.shared.base import Task
 from tlx.training.config import TrainConfig
 from tlx.training.state import boxed_params, frozen_params, initial_params
 from tlx.training.step_flops import trace_forward
@@ -38,11 +37,9 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
     _check_seed(resolved.seed)
     if resolved.model.kind not in parts.kinds:
         raise ConfigError(f"objective {name!r}: " + one_of("model.kind", resolved.model.kind, parts.kinds))
-    if isinstance(parts, Task):
+    if parts.supervised:
         resolved.data.records.validate()
-        abstract_batch(resolved, spec_before_tokenizer(resolved))
-    else:
-        parts.reads(spec_before_tokenizer(resolved))
+    parts.check_spec(spec_before_tokenizer(resolved))
     _check_positions(resolved)
     return resolved
 

@@ -18,7 +18,6 @@ from tlx.objectives.shared.base import Objective
 from tlx.optim.config import OptimizerConfig
 from tlx.parallel.config import MeshConfig
 from tlx.tasks import TABLE as TASKS
-from tlx.tasks.shared.base import Task
 from tlx.text.config import TokenizerConfig
 from tlx.training.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
 from tlx.training.teacher import with_teacher
@@ -69,7 +68,7 @@ def base_config(objective: str = "clm") -> Any:
     `model.kind` is the first that the objective works with. The return type is Any because the keys of a
     ConfigDict are unknown to type checkers.
     """
-    parts: Objective | Task = OBJECTIVES_AND_TASKS.load(objective)
+    parts: Objective = OBJECTIVES_AND_TASKS.load(objective)
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
     return config_dict(values)
@@ -120,13 +119,13 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] 
     """
     values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     name = (values.get("objective") or {}).get("name")
-    parts: Objective | Task = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
+    parts: Objective = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
     values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values)
 
 
-def get_objective(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective | Task:
+def get_objective(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective:
     """Return the objective or task of a run."""
     return OBJECTIVES_AND_TASKS.load(config.objective.name, allow=allow)
 

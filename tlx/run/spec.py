@@ -4,13 +4,9 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import dummy_window
-from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run.config import RunConfig, get_objective
-from tlx.tasks.shared.base import Task, TaskSpec
 from tlx.text import Tokenizer, make_tokenizer
 from tlx.text.vocabulary import Vocabulary
 
@@ -33,24 +29,20 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
 
 
 def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Any:
-    """Return what the run's examples depend on besides text and randomness: a Spec, or a task's TaskSpec."""
-    length = config.data.sequence_length
-    if isinstance(get_objective(config), Task):
-        return _task_spec(config, tokenizer.vocab, tokenizer)
-    return ObjectiveSpec.of(config.objective, length, tokenizer, config.data.languages)
+    """Return what the run's examples depend on besides text and randomness: an ObjectiveSpec,
+    or a task's TaskSpec."""
+    data = config.data
+    return get_objective(config).make_spec(
+        config.objective, config.model, data.sequence_length, data.languages, tokenizer
+    )
 
 
 def abstract_batch(config: RunConfig, spec: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Return the abstract global batch [train.batch_size, ...] by name.
 
-    Shapes and dtypes are those of one example of made-up text, or of a task's blank item.
+    Shapes and dtypes are those of one example of made-up text, or of a task's empty item.
     """
-    parts = get_objective(config)
-    if isinstance(parts, Task):
-        source = parts.blank(spec)
-    else:
-        source = dummy_window(parts.reads(spec), spec.vocab)
-    example = parts.example(np.random.default_rng(0), source, spec)
+    example = get_objective(config).abstract_example(spec)
     rows = config.train.batch_size
     return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
 
@@ -64,27 +56,7 @@ def spec_before_tokenizer(config: RunConfig) -> Any:
         vocab = Vocabulary(config.tokenizer.vocab_size)
     else:
         vocab = make_tokenizer(config.tokenizer, ()).vocab
-    if isinstance(get_objective(config), Task):
-        return _task_spec(config, vocab)
-    return ObjectiveSpec(
-        config=config.objective,
-        length=config.data.sequence_length,
-        vocab=vocab,
-        starts_word=np.ones(vocab.size, bool),
-        ends_sentence=np.ones(vocab.size, bool),
-        languages=config.data.languages,
-    )
-
-
-def _task_spec(config: RunConfig, vocab: Vocabulary, tokenizer: Tokenizer | None = None) -> TaskSpec:
-    """Return a task's spec; ids of a trained prompt follow the padded vocabulary."""
-    size = config.model.vocab_size or vocab.size
-    first = dataclasses.replace(config.model, vocab_size=size).padded_vocab
-    return TaskSpec(
-        config=config.objective,
-        length=config.data.sequence_length,
-        vocab=vocab,
-        kind=config.model.kind,
-        prompt=tuple(range(first, first + config.model.adapters.prompt_length)),
-        tokenizer=tokenizer,
+    data = config.data
+    return get_objective(config).abstract_spec(
+        config.objective, config.model, data.sequence_length, data.languages, vocab
     )

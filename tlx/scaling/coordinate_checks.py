@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -193,7 +193,7 @@ def _activations(config: RunConfig, updates: int) -> dict[str, list[np.ndarray]]
 def _batch(config: RunConfig, spec: Any) -> dict[str, np.ndarray]:
     """One batch of the objective's examples of random tokens, with frequencies that fall as 1 / rank."""
     objective = OBJECTIVES.load(config.objective.name)
-    length = objective.reads(spec).length
+    length = objective.window_spec(spec).length
     rng = np.random.default_rng(0)
     likely = np.flatnonzero(~spec.vocab.special)[:64]
     weights = 1 / np.arange(1, len(likely) + 1)
@@ -229,7 +229,7 @@ def _forward(cfg: ModelConfig, params: Any, batch: dict[str, jax.Array]) -> dict
         layer_params = blocks if cfg.share_layers else jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
         layer = block.layer(i % block.period)
         mask = Mask(segments, segments, 0, layer.causal, layer.attention.window)
-        inputs = BlockInputs(mask, bias=bias, positions_BT=positions)
+        inputs = BlockInputs(mask, bias=cast(Any, bias), positions_BT=positions)
         x = Block(layer).apply({"params": layer_params}, x, inputs)[0]
         values[f"layer {i + 1}"] = x
     hidden = Transformer(cfg).apply({"params": params}, batch)

@@ -139,8 +139,8 @@ class LadderConfig:
             )
         if self.cooldown_fraction and (self.lr_tokens_power or self.batch_tokens):
             raise ConfigError(
-                f"ladder.cooldown_fraction = {self.cooldown_fraction}: branches share their trunk's rate and batch; "
-                "set ladder.lr_tokens_power = 0 and ladder.batch_tokens = 0"
+                f"ladder.cooldown_fraction = {self.cooldown_fraction}: branches share their trunk's rate "
+                "and batch; set ladder.lr_tokens_power = 0 and ladder.batch_tokens = 0"
             )
         if not 0 < self.mfu <= 1:
             raise ConfigError(f"ladder.mfu = {self.mfu} must be above 0 and at most 1")

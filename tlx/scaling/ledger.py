@@ -1,13 +1,13 @@
-"""The ledger of a ladder: what each planned run came to. One writer, whole files, the same after any kill.
+"""The ledger of a ladder: the outcome of each planned run. One writer, whole files, the same after any kill.
 
-FOLDER/plan.json       what `plan` made
-FOLDER/ledger.jsonl    one line a planned run, in the plan's order: the table that `fit` reads
-FOLDER/events.jsonl    starts, ends and retries, with times
+FOLDER/plan.json       what `plan` returned
+FOLDER/ledger.jsonl    one line per planned run, in the plan's order: the table that `fit` reads
+FOLDER/events.jsonl    starts, exits and retries, with times
 FOLDER/runs/ID/        each run's own directory
 
 A run's ID is made once, when it is planned (`new_id`), and stored in plan.json: from then on it is read,
-never computed again, and plan.json keeps the configs as they were written. So a ladder goes on under its own
-ids although keys of the config were renamed or added since.
+never computed again, and plan.json keeps the configs as they were written. A ladder therefore goes on under
+its own ids although keys of the config were renamed or added since.
 """
 
 import contextlib
@@ -27,22 +27,26 @@ from tlx.base.renamed_keys import upgrade
 
 FORMAT = 2  # of plan.json: that of the configs in it (run.json's). Plans without one are of format 1.
 
-# Columns of a planned run that its ledger line repeats.
+# Columns of a planned run that its ledger line does not repeat.
 _NOT_IN_LINE = ("config", "memory_bytes", "seconds")
 
-# Columns of a branch that it has no more with a rate of its own: it is made from its first step.
+# Columns of a branch that its retry lacks: at another learning rate it trains from the first step.
 _OF_BRANCHES = ("trunk", "from_step", "spent")
+
+# Columns of a ledger line that are results of training, not of planning.
+_RESULTS = ("status", "loss", "bits_per_byte", "D_unique", "exit")
 
 
 def new_id(config: Mapping[str, Any]) -> str:
-    """The id of a run that is planned now, from its resolved config."""
+    """Return the id of a run that is planned now, from its resolved config."""
     return sha256_json(config)[:12]
 
 
 class Ledger:
-    """Planned runs and what they came to, kept in a folder."""
+    """Planned runs and their outcomes, kept in a folder."""
 
     def __init__(self, folder: str | os.PathLike):
+        """Open a ladder's folder; nothing is read or written yet."""
         self.folder = pathlib.Path(folder)
 
     @property
@@ -54,7 +58,7 @@ class Ledger:
         return read_json(path)
 
     def start(self, plan: Mapping[str, Any]) -> None:
-        """Writes a plan where there is none. Raises ConfigError where there is another one.
+        """Write a plan where there is none. Raises ConfigError where there is another one.
 
         A plan that is there already keeps its ids, whatever those of `plan` are.
         """
@@ -71,7 +75,7 @@ class Ledger:
             )
 
     def stored_runs(self, runs: Sequence[Mapping[str, Any]]) -> list[str | None]:
-        """Returns the stored id of each planned run of `runs`; None where the stored plan lacks it.
+        """Return the stored id of each planned run of `runs`; None where the stored plan lacks it.
 
         A run is known by its id, or else by its config: equal in today's keys, where keys that the stored
         plan did not have yet are at their defaults.
@@ -81,39 +85,44 @@ class Ledger:
         if all(run["run"] in stored for run in runs):
             return [run["run"] for run in runs]
         by_config = {_identity(row["config"], plan.get("format", 1)): row["run"] for row in plan["runs"]}
-        return [
-            run["run"] if run["run"] in stored else by_config.get(_identity(run["config"], FORMAT))
-            for run in runs
-        ]
+        ids = []
+        for run in runs:
+            if run["run"] in stored:
+                ids.append(run["run"])
+            else:
+                ids.append(by_config.get(_identity(run["config"], FORMAT)))
+        return ids
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every planned run, retries behind the run they repeat, with what is known of each.
+        """Return every planned run with its results, if any; a retry follows the run that it repeats.
 
         Configs are in the keys of today.
         """
-        done = {line["run"]: line for line in self.lines()}
         plan = self.plan
+        saved_format = plan.get("format", 1)
+        lines = {line["run"]: line for line in self.lines()}
         rows = []
-        for row in plan["runs"]:
-            rows.append(row | _results(done.get(row["run"])))
-            retry = self.retry(row)
-            if retry["run"] in done or rows[-1].get("status") == "diverged":
-                rows.append(retry | _results(done.get(retry["run"])))
-        return [row | {"config": upgrade(row["config"], plan.get("format", 1))} for row in rows]
+        for planned in plan["runs"]:
+            row = planned | _results(lines.get(planned["run"]))
+            rows.append(row)
+            retry = self.retry(planned)
+            if retry["run"] in lines or row.get("status") == "diverged":
+                rows.append(retry | _results(lines.get(retry["run"])))
+        return [row | {"config": upgrade(row["config"], saved_format)} for row in rows]
 
     def retry(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The same run with half the learning rate.
+        """Return the same run with half the learning rate.
 
-        row: as plan.json has it. Its stored config, which never changes, gives the id of the retry.
+        `row` is as plan.json has it: its stored config, which never changes, gives the id of the retry.
         """
+        lr = row["lr"] / 2
         config = json.loads(json.dumps(row["config"]))
-        config["optimizer"]["learning_rate"] = row["lr"] / 2
-        changed = {"config": config, "lr": row["lr"] / 2, "retry_of": row["run"]}
-        rest = {name: value for name, value in row.items() if name not in _OF_BRANCHES}
-        return rest | changed | {"run": new_id(config)}
+        config["optimizer"]["learning_rate"] = lr
+        retry = {name: value for name, value in row.items() if name not in _OF_BRANCHES}
+        return retry | {"config": config, "lr": lr, "retry_of": row["run"], "run": new_id(config)}
 
     def lines(self) -> list[dict[str, Any]]:
-        """Lines of the ledger."""
+        """Return the lines of the ledger."""
         path = self.folder / "ledger.jsonl"
         if not path.exists():
             return []
@@ -121,28 +130,40 @@ class Ledger:
             return [json.loads(line) for line in handle if line.strip()]
 
     def record(self, row: Mapping[str, Any], status: str, results: Mapping[str, Any]) -> None:
-        """Adds or replaces a run's line; the file stays in the plan's order and is never half written."""
+        """Add or replace a run's line; the file stays in the plan's order and is never half written.
+
+        Args:
+            row: The planned run, or a retry of one.
+            status: done, diverged or failed.
+            results: loss, bits_per_byte, D_unique, exit, as far as known; numbers that are not finite become
+                None.
+        """
         line = {name: value for name, value in row.items() if name not in _NOT_IN_LINE}
-        line |= {"status": status, **{k: _finite(v) for k, v in results.items()}}
-        known = {old["run"]: old for old in self.lines()} | {line["run"]: line}
-        order = [r["run"] for planned in self.plan["runs"] for r in (planned, self.retry(planned))]
+        line["status"] = status
+        line |= {name: _finite(value) for name, value in results.items()}
+        known = {old["run"]: old for old in self.lines()}
+        known[line["run"]] = line
+        order = []
+        for planned in self.plan["runs"]:
+            order += [planned["run"], self.retry(planned)["run"]]
         with atomic_open(self.folder / "ledger.jsonl") as handle:
             handle.writelines(json.dumps(known[run]) + "\n" for run in order if run in known)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Adds a line to events.jsonl."""
+        """Add a line to events.jsonl."""
         with open(self.folder / "events.jsonl", "a", encoding="utf-8") as handle:
             handle.write(json.dumps({"time": round(time.time(), 3), "event": name, **fields}) + "\n")
 
     def run_folder(self, row: Mapping[str, Any]) -> pathlib.Path:
-        """Where a run trains."""
+        """Return the directory in which a run trains."""
         return self.folder / "runs" / row["run"]
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[None]:
-        """The one writer while the context lasts; a killed one leaves nothing behind. Raises LeaseError."""
+        """Hold the ladder's lock while the context lasts. Raises LeaseError where another process has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".lock", "w", encoding="utf-8") as handle:
+            # A lock of the kernel, not a file's existence: it ends with its process, however that is killed.
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -151,7 +172,8 @@ class Ledger:
 
 
 def _identity(config: Mapping[str, Any], saved_format: int) -> str:
-    """What two planned runs have in common where they are the same run."""
+    """A hash that two planned runs share where they are the same run."""
+    # Brings JAX: only plans of another version come here.
     from tlx.run.config import parse_config
 
     config = upgrade(config, saved_format)
@@ -163,10 +185,10 @@ def _identity(config: Mapping[str, Any], saved_format: int) -> str:
 
 
 def _results(line: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The results in a ledger line; none where there is no line."""
     if line is None:
         return {}
-    names = ("status", "loss", "bits_per_byte", "D_unique", "exit")
-    return {name: line[name] for name in names if name in line}
+    return {name: line[name] for name in _RESULTS if name in line}
 
 
 def _finite(value: Any) -> Any:

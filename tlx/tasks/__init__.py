@@ -1,5 +1,7 @@
-"""Supervised tasks: one file each, by the name a config gives. Of objectives they differ in having labels,
-records in place of text, and metrics."""
+"""Supervised tasks: one file each, in the table by the name that a config gives.
+
+A task is an objective with labels: it has records in place of text, and metrics.
+"""
 
 from tlx.base.lookup import Table
 

@@ -1,10 +1,10 @@
-"""Instruction tuning: conversations of several turns, of which the assistant's are to be said.
+"""Instruction tuning: conversations of several turns, of which the assistant's are learned.
 
 A record holds a list of messages, or a question and its answer as templates of columns. They become text by
 a chat template (text/chat.py), which is saved with the run. Every token of an answer, and what ends it, is
-asked for, nothing else; rows of training are packed. A conversation that is longer than a row loses its end.
+predicted, nothing else; rows of training are packed. A conversation that is longer than a row loses its end.
 
-Evaluated by the perplexity of answers and, where metrics are asked for, by what is written as the last one.
+Evaluated by the perplexity of answers and, where the config has metrics, by generated last answers.
 """
 
 import dataclasses
@@ -15,18 +15,9 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
-from tlx.tasks.shared.base import GenerationRequest, Prediction, Scores, Task, TaskSpec
+from tlx.tasks.shared.base import Columns, GenerationRequest, Prediction, Scores, TaskSpec
 from tlx.tasks.shared.generative import DecodingConfig
-from tlx.tasks.shared.packed_text import (
-    PackedModule,
-    PackedSegment,
-    blank,
-    example,
-    join,
-    likelihoods,
-    pieces_of,
-    size,
-)
+from tlx.tasks.shared.packed_text import PackedSegment, PackedTextTask, cut_segments, likelihoods
 from tlx.tasks.shared.templates import columns_of, filled
 from tlx.tasks.shared.text_metrics import METRICS, majority_baseline
 from tlx.text.chat import (
@@ -52,35 +43,45 @@ _OTHER_NAMES = {
 
 
 class Conversation(NamedTuple):
-    """An item: one piece, the record, and the messages."""
+    """The first segment of a conversation."""
 
     pieces: tuple[PackedSegment, ...]
+    """The one segment."""
     record: int
+    """Index of the record."""
     messages: tuple[Message, ...]
+    """All messages."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Chat(DecodingConfig):
-    """messages: the column with a list of them; role, content: their keys. prompt, answer: templates of
-    columns for records with one question and its answer instead. system: said before all, where no message is
-    the system's. template: one of TEMPLATES; format: that one or another, written out. packing: whether a row
-    of training holds several conversations. metrics: by text_scores.py, of the last answer; (): none is
-    written."""
+    """Columns of conversations, the chat template, and how answers are evaluated."""
 
     name: str = "chat"
+    """Name in the table of tasks."""
     messages: str = "messages"
+    """Column with a list of messages."""
     role: str = "role"
+    """Key of a message's role."""
     content: str = "content"
+    """Key of a message's text."""
     prompt: str = ""
+    """Template of columns for records with one question, instead of `messages`; "" is none."""
     answer: str = ""
+    """Template of columns for the answer to `prompt`."""
     system: str = ""
+    """System message of conversations that have none; "" is none."""
     template: str = "words"
+    """Name of the chat template, one of text/chat.py's."""
     format: ChatTemplate | None = None
+    """The chat template written out; None is the one called `template`."""
     packing: bool = True
+    """Whether a row of training holds several conversations."""
     metrics: tuple[str, ...] = ()
+    """Metrics of text_metrics.py for the last answer, the first is the primary one; () generates none."""
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Raise ConfigError naming the field, its value and what is legal."""
         super().validate()
         self.chat_template.validate("objective.format")
         for metric in self.metrics:
@@ -100,149 +101,189 @@ class Chat(DecodingConfig):
         return self.format or template_named(self.template, "objective.template")
 
 
-def texts(config: Chat) -> tuple[tuple[str, str], ...]:
-    """The messages, or the columns of the question."""
-    if not config.prompt:
-        return ((config.messages, "objective.messages"),)
-    return tuple((name, "objective.prompt") for name in columns_of(config.prompt))
-
-
-def written(config: Chat) -> tuple[tuple[str, str], ...]:
-    """The columns of the answer."""
-    return tuple((name, "objective.answer") for name in columns_of(config.answer))
-
-
-def complete(config: Chat, records: Sequence[Record]) -> Chat:
-    """The config with its template written out, as it is saved."""
-    del records
-    return dataclasses.replace(config, format=config.chat_template)
-
-
 def messages_of(record: Record, config: Chat, labelled: bool = True) -> tuple[Message, ...]:
-    """What was said, up to the assistant's last answer or, without labels, to what asks for one.
+    """Read the messages of a record.
 
-    DataError naming the record that is no conversation.
+    Args:
+        record: The record.
+        config: Its columns.
+        labelled: Whether the messages end with the assistant's last answer; else with what asks for one.
+
+    Returns:
+        The messages, the config's system message first where there is none.
+
+    Raises:
+        DataError: The record is no conversation.
     """
     if config.prompt:
-        found = [Message("user", filled(config.prompt, record, "objective.prompt"))]
+        messages = [Message("user", filled(config.prompt, record, "objective.prompt"))]
         if labelled:
-            found.append(Message("assistant", filled(config.answer, record, "objective.answer")))
+            messages.append(Message("assistant", filled(config.answer, record, "objective.answer")))
     else:
         value = record.get(config.messages, "objective.messages")
-        found = [Message("user", value)] if isinstance(value, str) else _listed(value, record, config)
-    while labelled and found and found[-1].role != "assistant":
-        found.pop()
-    if not found or (not labelled and found[-1].role == "assistant"):
+        messages = [Message("user", value)] if isinstance(value, str) else _listed(value, record, config)
+    while labelled and messages and messages[-1].role != "assistant":
+        messages.pop()
+    if not messages or (not labelled and messages[-1].role == "assistant"):
         raise DataError(
             f"{record.where}: "
             + ("no message is the assistant's" if labelled else "nothing is to be answered")
         )
-    if config.system and all(message.role != "system" for message in found):
-        found.insert(0, Message("system", config.system))
-    return tuple(found)
+    if config.system and all(message.role != "system" for message in messages):
+        messages.insert(0, Message("system", config.system))
+    return tuple(messages)
 
 
 def _listed(value: Any, record: Record, config: Chat) -> list[Message]:
+    """Check and read a list of messages."""
     wanted = f"a list of messages, each with {config.role!r} and {config.content!r}"
     if not isinstance(value, list | tuple):
         raise DataError(f"{record.where}: {config.messages!r} is {type(value).__name__}, expected {wanted}")
-    found = []
+    messages = []
     for i, message in enumerate(value):
         where = f"{record.where}: {config.messages}[{i}]"
         if not isinstance(message, Mapping) or not {config.role, config.content} <= set(message):
             raise DataError(
                 f"{where} is {message!r:.60}, expected {wanted} (objective.role, objective.content)"
             )
-        role, content = message[config.role], message[config.content]
+        role = message[config.role]
+        content = message[config.content]
         role = _OTHER_NAMES.get(role, role)
         if role not in ROLES:
             raise DataError(f"{where}: " + one_of(config.role, role, [*ROLES, *_OTHER_NAMES]))
         if not isinstance(content, str):
             raise DataError(f"{where}: {config.content!r} is {type(content).__name__}, expected text")
-        found.append(Message(role, content))
-    return found
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Conversation]:
-    """An item for each record."""
-    template, items = spec.config.chat_template, []
-    for number, record in enumerate(records):
-        messages = messages_of(record, spec.config, labelled)
-        tokens, asked = tokens_of(segments_of(messages, template), tokenizer)
-        piece, *_ = pieces_of(tokens, asked, spec)
-        items.append(Conversation((piece,), number, messages))
-    return items
-
-
-def asks(items: Sequence[Conversation], spec: TaskSpec) -> GenerationRequest | None:
-    """What stands before the last answer, the oldest messages left out where it is too long. None where no
-    answers are to be written."""
-    config, template = spec.config, spec.config.chat_template
-    alone = [item.messages[:-1] if _answered(item) else item.messages for item in items]
-    if not config.metrics and all(map(_answered, items)):
-        return None
-    room = spec.length - config.target_length - len(spec.prompt)
-    prompts = []
-    for messages in alone:
-        ids = prompt_of(messages, template, spec.tokenizer, room)[0][-room:]
-        prompts.append([int(ids[0]), *spec.prompt, *ids[1:].tolist()])
-    end, stop = ending(template, spec.tokenizer)
-    how = config.target_length, config.num_beams, config.length_penalty
-    return GenerationRequest(prompts, None, *how, end, stop)
+        messages.append(Message(role, content))
+    return messages
 
 
 def _answered(item: Conversation) -> bool:
     return item.messages[-1].role == "assistant"
 
 
-def answers(outputs: Mapping[str, Any], items: Sequence[Conversation], spec: TaskSpec) -> list[Prediction]:
-    """{"answer"} where one was written; where there is one already {"nats", "tokens", "bytes"} of all."""
-    found: list[Prediction] = []
-    for number, one in enumerate(likelihoods(outputs, items, spec)):
-        found.append(one if _answered(items[number]) else {})
-        if "written" in outputs:
-            stop = ending(spec.config.chat_template, spec.tokenizer)[1]
-            text = spec.tokenizer.decode(outputs["written"][number])
-            found[-1]["answer"] = (text.partition(stop)[0] if stop else text).strip()
-    return found
+class ChatTask(PackedTextTask):
+    """Conversations, the assistant's turns of which are learned."""
+
+    config_class = Chat
+
+    def infer_labels(self, config: Chat, records: Sequence[Record]) -> Chat:
+        """Return the config with its template written out, as it is saved."""
+        del records
+        return dataclasses.replace(config, format=config.chat_template)
+
+    def text_columns(self, config: Chat) -> Columns:
+        """Return the messages' column, or those of the question."""
+        if not config.prompt:
+            return ((config.messages, "objective.messages"),)
+        return tuple((name, "objective.prompt") for name in columns_of(config.prompt))
+
+    def target_columns(self, config: Chat) -> Columns:
+        """Return the columns of the answer."""
+        return tuple((name, "objective.answer") for name in columns_of(config.answer))
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Conversation]:
+        """Make an item of each record.
+
+        Args:
+            records: The records.
+            tokenizer: The run's tokenizer.
+            spec: What examples depend on.
+            labelled: Whether the last answer is read.
+
+        Returns:
+            The items.
+        """
+        template = spec.config.chat_template
+        items = []
+        for number, record in enumerate(records):
+            messages = messages_of(record, spec.config, labelled)
+            tokens, predicted = tokens_of(segments_of(messages, template), tokenizer)
+            segment, *_ = cut_segments(tokens, predicted, spec)
+            items.append(Conversation((segment,), number, messages))
+        return items
+
+    def generation_requests(self, items: Sequence[Conversation], spec: TaskSpec) -> GenerationRequest | None:
+        """Return what stands before the last answers, the oldest messages left out where it is too long.
+
+        None where no answers are to be generated.
+        """
+        config = spec.config
+        template = config.chat_template
+        if not config.metrics and all(map(_answered, items)):
+            return None
+        assert spec.tokenizer is not None
+        room = spec.length - config.target_length - len(spec.prompt)
+        prompts = []
+        for item in items:
+            messages = item.messages[:-1] if _answered(item) else item.messages
+            ids = prompt_of(messages, template, spec.tokenizer, room)[0][-room:]
+            # A trained prompt follows the first id, as in rows of training.
+            prompts.append([int(ids[0]), *spec.prompt, *ids[1:].tolist()])
+        end, stop = ending(template, spec.tokenizer)
+        return GenerationRequest(
+            prompts=prompts,
+            sources=None,
+            max_tokens=config.target_length,
+            num_beams=config.num_beams,
+            length_penalty=config.length_penalty,
+            end=end,
+            stop=stop,
+        )
+
+    def predictions(
+        self, outputs: Mapping[str, Any], items: Sequence[Conversation], spec: TaskSpec
+    ) -> list[Prediction]:
+        """Compute the likelihood of answers, and decode generated ones.
+
+        Args:
+            outputs: "nats" [items]; "written", the ids generated for each item, where there are any.
+            items: The conversations.
+            spec: What examples depend on; with the tokenizer.
+
+        Returns:
+            {"answer"} where one was generated; where the record has one {"nats", "tokens", "bytes"} of all.
+        """
+        assert spec.tokenizer is not None
+        predictions: list[Prediction] = []
+        for number, total in enumerate(likelihoods(outputs, items, spec)):
+            prediction = total if _answered(items[number]) else {}
+            if "written" in outputs:
+                stop = ending(spec.config.chat_template, spec.tokenizer)[1]
+                text = spec.tokenizer.decode(outputs["written"][number])
+                prediction["answer"] = (text.partition(stop)[0] if stop else text).strip()
+            predictions.append(prediction)
+        return predictions
+
+    def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Compute the config's metrics, and the perplexity of a token of the answers.
+
+        Args:
+            predictions: One for each record.
+            records: The records, with answers.
+            spec: What examples depend on.
+
+        Returns:
+            The metrics.
+        """
+        config = spec.config
+        nats = np.array([prediction["nats"] for prediction in predictions], np.float64)
+        tokens = np.array([prediction["tokens"] for prediction in predictions], np.float64)
+
+        def perplexity(chosen: np.ndarray) -> float:
+            return float(np.exp(nats[chosen].sum() / max(tokens[chosen].sum(), 1)))
+
+        everything = np.arange(len(nats))
+        figures = {"perplexity": perplexity(everything)}
+        if not config.metrics:
+            return Scores(figures, "perplexity", perplexity, lower_is_better=True)
+        texts = [prediction["answer"] for prediction in predictions]
+        references = [[messages_of(record, config)[-1].content.strip()] for record in records]
+        statistics = {name: METRICS[name](texts, references) for name in config.metrics}
+        figures = {name: statistic(everything) for name, statistic in statistics.items()} | figures
+        main = config.metrics[0]
+        return Scores(figures, main, statistics[main], majority_baseline(main, references))
 
 
-def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """The metrics of what was written, and the perplexity of a token of the answers."""
-    config = spec.config
-    nats, tokens = (np.array([answer[name] for answer in answers], np.float64) for name in ("nats", "tokens"))
-
-    def perplexity(chosen: np.ndarray) -> float:
-        return float(np.exp(nats[chosen].sum() / max(tokens[chosen].sum(), 1)))
-
-    everything = np.arange(len(nats))
-    figures = {"perplexity": perplexity(everything)}
-    if not config.metrics:
-        return Scores(figures, "perplexity", perplexity, lower_is_better=True)
-    said = [answer["answer"] for answer in answers]
-    known = [[messages_of(record, config)[-1].content.strip()] for record in records]
-    statistics = {name: METRICS[name](said, known) for name in config.metrics}
-    figures = {name: statistic(everything) for name, statistic in statistics.items()} | figures
-    main = config.metrics[0]
-    return Scores(figures, main, statistics[main], majority_baseline(main, known))
-
-
-TASK = Task(
-    Chat,
-    complete,
-    texts,
-    prepare,
-    blank,
-    example,
-    PackedModule,
-    answers,
-    score,
-    ("decoder",),
-    asks=asks,
-    written=written,
-    size=size,
-    join=join,
-    cuts=True,
-)
+TASK = ChatTask()

@@ -15,17 +15,13 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
-from tlx.tasks.shared.base import Prediction, Scores, Task, TaskSpec
+from tlx.tasks.shared.base import Columns, Prediction, Scores, TaskSpec
 from tlx.tasks.shared.generative import (
-    KINDS,
     DecodingConfig,
     GenerationItem,
-    GenerationModule,
-    asks,
-    blank,
-    ended,
-    example,
-    framed,
+    GenerativeTask,
+    source_ids,
+    target_ids,
 )
 from tlx.tasks.shared.templates import columns_of, filled, texts_of
 from tlx.tasks.shared.text_metrics import METRICS, majority_baseline
@@ -34,19 +30,21 @@ from tlx.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class GenerationColumns:
-    """source, target: templates, in which {column} stands for a column's text. A target that is one column
-    with a list of texts has several references. label_words: (label, what is written for it) of labels.
-    number_step: targets are numbers, rounded to its multiples (T5: 0.2); 0: they are texts. metrics: by
-    text_scores.py, the first is the one that counts."""
+    """How records become sources and targets, and how generated texts are scored."""
 
     source: str = "{source}"
+    """Template of the source, in which {column} is a column's text."""
     target: str = "{target}"
+    """Template of the target; one column with a list of texts has several references."""
     label_words: tuple[tuple[str, str], ...] = ()
+    """Pairs (label, what is written for it); () writes targets as they are."""
     number_step: float = 0.0
+    """Targets are numbers, rounded to multiples of this (T5: 0.2); 0: they are texts."""
     metrics: tuple[str, ...] = ("exact_match", "f1")
+    """Metrics of text_metrics.py; the first is the primary one."""
 
     def check(self, field: str = "objective") -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Raise ConfigError naming the field, its value and what is legal."""
         for name in ("source", "target"):
             if not columns_of(getattr(self, name)):
                 raise ConfigError(
@@ -61,21 +59,22 @@ class GenerationColumns:
             raise ConfigError(f"{field}.number_step = {self.number_step} must not be negative")
 
     def read(self, record: Record, field: str = "objective") -> str:
-        """What the model reads."""
+        """Return the source of a record."""
         return filled(self.source, record, f"{field}.source")
 
     def references(self, record: Record, field: str = "objective") -> list[str]:
-        """What it may write, at least one text."""
-        found = texts_of(self.target, record, f"{field}.target") or [""]
+        """Return the targets of a record, at least one."""
+        texts = texts_of(self.target, record, f"{field}.target") or [""]
         if self.number_step:
-            return [self._rounded(record, text, field) for text in found]
+            return [self._rounded(record, text, field) for text in texts]
         if not self.label_words:
-            return found
+            return texts
         words = dict(self.label_words)
-        for text in found:
-            if text.strip() not in words:
-                raise DataError(f"{record.where}: " + one_of(f"{field}.label_words", text.strip(), words))
-        return [words[text.strip()] for text in found]
+        labels = [text.strip() for text in texts]
+        for label in labels:
+            if label not in words:
+                raise DataError(f"{record.where}: " + one_of(f"{field}.label_words", label, words))
+        return [words[label] for label in labels]
 
     def _rounded(self, record: Record, text: str, field: str) -> str:
         try:
@@ -88,93 +87,128 @@ class GenerationColumns:
 
 @dataclasses.dataclass(frozen=True)
 class Generation(DecodingConfig, GenerationColumns):
-    """One way of asking for all records."""
+    """One set of templates for all records."""
 
     name: str = "generation"
+    """Name in the table of tasks."""
 
     def validate(self) -> None:
-        """As its two halves."""
+        """Raise ConfigError as both base classes do."""
         DecodingConfig.validate(self)
         self.check()
 
 
-def complete(config: Any, records: Sequence[Record]) -> Any:
-    """Nothing is left open."""
-    del records
-    return config
-
-
-def texts(config: Generation) -> tuple[tuple[str, str], ...]:
-    """Columns of the source."""
-    return tuple((name, "objective.source") for name in columns_of(config.source))
-
-
-def written(config: Generation) -> tuple[tuple[str, str], ...]:
-    """Columns of the target."""
-    return tuple((name, "objective.target") for name in columns_of(config.target))
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[GenerationItem]:
-    """An item for each record."""
-    return items_of(records, [(spec.config, "objective")] * len(records), tokenizer, spec, labelled)
-
-
 def items_of(
     records: Sequence[Record],
-    asking: Sequence[tuple[GenerationColumns, str]],
+    columns: Sequence[tuple[GenerationColumns, str]],
     tokenizer: Tokenizer,
     spec: TaskSpec,
     labelled: bool,
 ) -> list[GenerationItem]:
-    """An item for each record, which is asked by its own config (of that name in messages)."""
-    pairs = list(zip(records, asking, strict=True))
+    """Make an item of each record.
+
+    Args:
+        records: The records.
+        columns: For each record its templates, and what they are called in messages.
+        tokenizer: The run's tokenizer.
+        spec: What examples depend on.
+        labelled: Whether targets are read.
+
+    Returns:
+        The items.
+    """
+    pairs = list(zip(records, columns, strict=True))
     sources = tokenizer.encode_batch([how.read(record, field) for record, (how, field) in pairs])
-    known = [how.references(record, field) if labelled else [] for record, (how, field) in pairs]
-    targets = iter(tokenizer.encode_batch([text for accepted in known for text in accepted]))
-    return [
-        GenerationItem(
-            framed(source, tokenizer, spec), tuple(ended(next(targets), spec) for _ in accepted), number
-        )
-        for number, (source, accepted) in enumerate(zip(sources, known, strict=True))
-    ]
+    references = [how.references(record, field) if labelled else [] for record, (how, field) in pairs]
+    targets = iter(tokenizer.encode_batch([text for texts in references for text in texts]))
+    items = []
+    for number, (source, texts) in enumerate(zip(sources, references, strict=True)):
+        ids = source_ids(source, tokenizer, spec)
+        items.append(GenerationItem(ids, tuple(target_ids(next(targets), spec) for _ in texts), number))
+    return items
 
 
-def answers(outputs: Mapping[str, Any], items: Sequence[GenerationItem], spec: TaskSpec) -> list[Prediction]:
-    """{"answer": what was written}."""
-    del items
-    return [{"answer": spec.tokenizer.decode(ids).strip()} for ids in outputs["written"]]
-
-
-def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """The config's metrics."""
-    return scores_of(spec.config, answers, records, "objective")
-
-
-def scores_of(
-    how: GenerationColumns, answers: Sequence[Prediction], records: Sequence[Record], field: str
+def text_scores(
+    how: GenerationColumns, predictions: Sequence[Prediction], records: Sequence[Record], field: str
 ) -> Scores:
-    """The metrics of answers to records that were asked like that."""
-    said = [answer["answer"] for answer in answers]
-    known = [how.references(record, field) for record in records]
-    statistics = {name: METRICS[name](said, known) for name in how.metrics}
-    everything, main = np.arange(len(said)), how.metrics[0]
+    """Score generated texts.
+
+    Args:
+        how: Templates and metrics of these records.
+        predictions: One for each record.
+        records: The records.
+        field: What the templates are called in messages.
+
+    Returns:
+        The metrics.
+    """
+    texts = [prediction["answer"] for prediction in predictions]
+    references = [how.references(record, field) for record in records]
+    statistics = {name: METRICS[name](texts, references) for name in how.metrics}
+    everything = np.arange(len(texts))
+    main = how.metrics[0]
     figures = {name: statistic(everything) for name, statistic in statistics.items()}
-    return Scores(figures, main, statistics[main], majority_baseline(main, known))
+    return Scores(figures, main, statistics[main], majority_baseline(main, references))
 
 
-TASK = Task(
-    Generation,
-    complete,
-    texts,
-    prepare,
-    blank,
-    example,
-    GenerationModule,
-    answers,
-    score,
-    KINDS,
-    asks=asks,
-    written=written,
-)
+class GenerationTask(GenerativeTask):
+    """A text from a text."""
+
+    config_class = Generation
+
+    def text_columns(self, config: Any) -> Columns:
+        """Return the columns of the source."""
+        return tuple((name, "objective.source") for name in columns_of(config.source))
+
+    def target_columns(self, config: Any) -> Columns:
+        """Return the columns of the target."""
+        return tuple((name, "objective.target") for name in columns_of(config.target))
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[GenerationItem]:
+        """Make an item of each record.
+
+        Args:
+            records: The records.
+            tokenizer: The run's tokenizer.
+            spec: What examples depend on.
+            labelled: Whether targets are read.
+
+        Returns:
+            The items.
+        """
+        return items_of(records, [(spec.config, "objective")] * len(records), tokenizer, spec, labelled)
+
+    def predictions(
+        self, outputs: Mapping[str, Any], items: Sequence[GenerationItem], spec: TaskSpec
+    ) -> list[Prediction]:
+        """Decode generated ids.
+
+        Args:
+            outputs: "written", the ids that were generated for each item.
+            items: Not used.
+            spec: What examples depend on; with the tokenizer.
+
+        Returns:
+            {"answer": the text}.
+        """
+        del items
+        assert spec.tokenizer is not None
+        return [{"answer": spec.tokenizer.decode(ids).strip()} for ids in outputs["written"]]
+
+    def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Compute the config's metrics.
+
+        Args:
+            predictions: One for each record.
+            records: The records.
+            spec: What examples depend on.
+
+        Returns:
+            The metrics.
+        """
+        return text_scores(spec.config, predictions, records, "objective")
+
+
+TASK = GenerationTask()

@@ -1,6 +1,6 @@
 """A decoder goes on with language modelling, on texts of its own kind: perplexity and bits per byte.
 
-Every token of a text, and eos, is asked for; bos stands before it. A text that is longer than a row goes on
+Every token of a text, and eos, is predicted; bos stands before it. A text that is longer than a row goes on
 in the next one.
 """
 
@@ -12,91 +12,99 @@ from typing import Any
 import numpy as np
 
 from tlx.data.readers import Record
-from tlx.tasks.shared.base import Prediction, Scores, Task, TaskSpec, encode_columns
-from tlx.tasks.shared.packed_text import (
-    PackedModule,
-    PackedRow,
-    blank,
-    example,
-    join,
-    likelihoods,
-    pieces_of,
-    size,
-)
+from tlx.tasks.shared.base import Columns, Prediction, Scores, TaskSpec, encode_columns
+from tlx.tasks.shared.packed_text import PackedRow, PackedTextTask, cut_segments, likelihoods
 from tlx.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModeling:
-    """text: the column that has it. packing: whether a row of training holds several texts."""
+    """Column of the text, and whether rows are packed."""
 
     name: str = "language_modeling"
+    """Name in the table of tasks."""
     text: str = "text"
+    """Column with the text."""
     packing: bool = True
+    """Whether a row of training holds several texts."""
 
     def validate(self) -> None:
-        """Nothing can be wrong."""
+        """Accept every value."""
 
 
-def texts(config: LanguageModeling) -> tuple[tuple[str, str], ...]:
-    """The one column."""
-    return ((config.text, "objective.text"),)
+class LanguageModelingTask(PackedTextTask):
+    """Language modelling of records."""
+
+    config_class = LanguageModeling
+
+    def text_columns(self, config: LanguageModeling) -> Columns:
+        """Return the one column."""
+        return ((config.text, "objective.text"),)
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[PackedRow]:
+        """Make the segments of each record.
+
+        Args:
+            records: The records.
+            tokenizer: The run's tokenizer.
+            spec: What examples depend on.
+            labelled: Not used; texts are their own labels.
+
+        Returns:
+            An item for each segment.
+        """
+        del labelled
+        items = []
+        for number, (ids,) in enumerate(encode_columns(records, self.text_columns(spec.config), tokenizer)):
+            tokens = np.concatenate([[spec.vocab.bos], ids, [spec.vocab.eos]])
+            predicted = np.arange(len(tokens)) > 0
+            items += [PackedRow((segment,), number) for segment in cut_segments(tokens, predicted, spec)]
+        return items
+
+    def predictions(
+        self, outputs: Mapping[str, Any], items: Sequence[PackedRow], spec: TaskSpec
+    ) -> list[Prediction]:
+        """Compute the likelihood of each text.
+
+        Args:
+            outputs: "nats" [items].
+            items: The segments.
+            spec: What examples depend on; with the tokenizer.
+
+        Returns:
+            {"nats", "tokens", "bytes", "bits_per_byte"} of each text.
+        """
+        return [
+            total | {"bits_per_byte": total["nats"] / math.log(2) / max(total["bytes"], 1)}
+            for total in likelihoods(outputs, items, spec)
+        ]
+
+    def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Compute bits per byte, and the perplexity of a token; of both, less is better.
+
+        Args:
+            predictions: One for each record.
+            records: Not used.
+            spec: Not used.
+
+        Returns:
+            The metrics.
+        """
+        del records, spec
+        nats = np.array([prediction["nats"] for prediction in predictions], np.float64)
+        tokens = np.array([prediction["tokens"] for prediction in predictions], np.float64)
+        num_bytes = np.array([prediction["bytes"] for prediction in predictions], np.float64)
+
+        def bits_per_byte(chosen: np.ndarray) -> float:
+            return float(nats[chosen].sum() / math.log(2) / max(num_bytes[chosen].sum(), 1))
+
+        figures = {
+            "bits_per_byte": bits_per_byte(np.arange(len(nats))),
+            "perplexity": float(np.exp(nats.sum() / tokens.sum())),
+        }
+        return Scores(figures, "bits_per_byte", bits_per_byte, lower_is_better=True)
 
 
-def complete(config: LanguageModeling, records: Sequence[Record]) -> LanguageModeling:
-    """Nothing is left open."""
-    del records
-    return config
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[PackedRow]:
-    """An item for each piece of each record."""
-    del labelled
-    vocab, items = spec.vocab, []
-    for number, (ids,) in enumerate(encode_columns(records, texts(spec.config), tokenizer)):
-        tokens = np.concatenate([[vocab.bos], ids, [vocab.eos]])
-        asked = np.arange(len(tokens)) > 0
-        items += [PackedRow((piece,), number) for piece in pieces_of(tokens, asked, spec)]
-    return items
-
-
-def answers(outputs: Mapping[str, Any], items: Sequence[PackedRow], spec: TaskSpec) -> list[Prediction]:
-    """{"nats", "tokens", "bytes", "bits_per_byte"} of each text."""
-    found = likelihoods(outputs, items, spec)
-    return [one | {"bits_per_byte": one["nats"] / math.log(2) / max(one["bytes"], 1)} for one in found]
-
-
-def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """Bits per byte, and the perplexity of a token; of both, less is better."""
-    del records, spec
-    nats, tokens, sizes = (
-        np.array([answer[name] for answer in answers], np.float64) for name in ("nats", "tokens", "bytes")
-    )
-
-    def bits(chosen: np.ndarray) -> float:
-        return float(nats[chosen].sum() / math.log(2) / max(sizes[chosen].sum(), 1))
-
-    figures = {
-        "bits_per_byte": bits(np.arange(len(nats))),
-        "perplexity": float(np.exp(nats.sum() / tokens.sum())),
-    }
-    return Scores(figures, "bits_per_byte", bits, lower_is_better=True)
-
-
-TASK = Task(
-    LanguageModeling,
-    complete,
-    texts,
-    prepare,
-    blank,
-    example,
-    PackedModule,
-    answers,
-    score,
-    ("decoder",),
-    size=size,
-    join=join,
-    cuts=True,
-)
+TASK = LanguageModelingTask()

@@ -1,6 +1,6 @@
 """Which of a few texts goes on, or answers, best: causes and effects, endings, reading tests.
 
-Each choice is a row behind what all share (the context, and a question where there is one); a head gives
+Each choice is a row after what all share (the context, and a question where there is one); a head gives
 each row a number, and the softmax over the rows is the answer (Radford et al. 2018, 3.3).
 """
 
@@ -15,28 +15,43 @@ from tlx.base.term import Terms
 from tlx.data.readers import Record
 from tlx.metrics.classification import accuracy
 from tlx.metrics.resampling import mean_of
-from tlx.tasks.classification import class_terms
-from tlx.tasks.shared.base import Batch, Item, Prediction, Scores, Task, TaskModule, TaskSpec, encode_columns
-from tlx.tasks.shared.heads import TaskHeads, at_place, hidden_states, language_model
+from tlx.tasks.classification import class_terms, softmax
+from tlx.tasks.shared.base import (
+    Batch,
+    Columns,
+    Item,
+    Prediction,
+    Scores,
+    Task,
+    TaskModule,
+    TaskSpec,
+    encode_columns,
+)
+from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.labels import class_of, names_of
 from tlx.text.tokenizer import Tokenizer
 
+_CONTEXT = "all of the context"  # a column that no file has
+
 
 @dataclasses.dataclass(frozen=True)
 class MultipleChoice:
-    """context: columns of what the choices share, joined by a space. choices: columns of the choices, in
-    order. label: the column that says which is right, by one of `labels`, which stand for the choices in
-    order; (): the training records' own, sorted."""
+    """Columns of the context, the choices and the label."""
 
     name: str = "multiple_choice"
+    """Name in the table of tasks."""
     context: tuple[str, ...] = ("context",)
+    """Columns of what the choices share, joined by a space."""
     choices: tuple[str, ...] = ("choice1", "choice2")
+    """Columns of the choices, in order; two or more."""
     label: str = "label"
+    """Column that says which is right, by one of `labels`."""
     labels: tuple[str, ...] = ()
+    """What stands for the choices, in order; () is the training records' labels, sorted."""
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Raise ConfigError naming the field, its value and what is legal."""
         if len(self.choices) < 2 or not self.context:
             raise ConfigError(
                 f"objective.choices = {self.choices} must be two columns or more, "
@@ -48,92 +63,133 @@ class MultipleChoice:
             )
 
 
-def complete(config: MultipleChoice, records: Sequence[Record]) -> MultipleChoice:
-    """The config with what its choices are called."""
-    if config.labels:
-        return config
-    found = dataclasses.replace(config, labels=names_of(records, config.label))
-    found.validate()
-    return found
-
-
-def texts(config: MultipleChoice) -> tuple[tuple[str, str], ...]:
-    """All columns with text."""
-    shared = tuple((name, "objective.context") for name in config.context)
-    return shared + tuple((name, "objective.choices") for name in config.choices)
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Item]:
-    """An item for each record: the context, then the choices."""
-    config = spec.config
-    shared = [
-        " ".join(record.text(name, "objective.context") for name in config.context) for record in records
-    ]
-    joined = [
-        record._replace(values={**record.values, _SHARED: text})
-        for record, text in zip(records, shared, strict=True)
-    ]
-    columns = ((_SHARED, "objective.context"), *((name, "objective.choices") for name in config.choices))
-    encoded = encode_columns(joined, columns, tokenizer)
-    found = [class_of(record, config.label, config.labels) if labelled else None for record in records]
-    return [Item(*pair, number) for number, pair in enumerate(zip(encoded, found, strict=True))]
-
-
-_SHARED = "all of the context"
-
-
-def blank(spec: TaskSpec) -> Item:
-    """An item of empty texts."""
-    return Item((np.zeros(0, np.int32),) * (1 + len(spec.config.choices)), None)
-
-
-def example(rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """A row for each choice [R, length]; label and weights []."""
-    del rng
-    context, *choices = item.texts
-    rows = [input_row((context, choice), spec) for choice in choices]
-    arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    return arrays | {"label": np.asarray(item.label or 0, np.int32), "weights": np.ones((), np.float32)}
-
-
 class ChoiceModule(TaskModule):
-    """A model of any shape and a head with one output for each row."""
+    """A model of any kind and a head with one output for each row."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model and the head."""
         self.lm = language_model(self.model)
         self.heads = TaskHeads(self.model, self.config.name, 1)
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
-        """logits [B, R]."""
-        hidden_BRD = at_place(hidden_states(self.lm, batch, keys), batch["place"])
-        return {"logits": self.heads(hidden_BRD, keys)[..., 0]}
+        """Return logits [B, K]."""
+        hidden_BKD = select_place(hidden_states(self.lm, batch, keys), batch["place"])
+        return {"logits": self.heads(hidden_BKD, keys)[..., 0]}
 
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
-        """Terms "loss" and "accuracy"."""
+        """Return the terms "loss" and "accuracy"."""
         return class_terms(outputs["logits"], batch, False, self.loss.label_smoothing)
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Prediction]:
-    """{"label", "probabilities" of the choices}."""
-    del items
-    logits = outputs["logits"].astype(np.float64)
-    rows = np.exp(logits - logits.max(axis=1, keepdims=True))
-    rows /= rows.sum(axis=1, keepdims=True)
-    return [
-        {"label": spec.config.labels[int(row.argmax())], "probabilities": [round(float(p), 4) for p in row]}
-        for row in rows
-    ]
+class MultipleChoiceTask(Task):
+    """A context, the best of some texts."""
+
+    config_class = MultipleChoice
+    module = ChoiceModule
+    kinds = KINDS
+
+    def infer_labels(self, config: MultipleChoice, records: Sequence[Record]) -> MultipleChoice:
+        """Return the config with what its choices are called."""
+        if config.labels:
+            return config
+        config = dataclasses.replace(config, labels=names_of(records, config.label))
+        config.validate()
+        return config
+
+    def text_columns(self, config: MultipleChoice) -> Columns:
+        """Return all columns with text."""
+        context = tuple((name, "objective.context") for name in config.context)
+        return context + tuple((name, "objective.choices") for name in config.choices)
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Item]:
+        """Make an item of each record: the context, then the choices.
+
+        Args:
+            records: The records.
+            tokenizer: The run's tokenizer.
+            spec: What examples depend on.
+            labelled: Whether labels are read.
+
+        Returns:
+            The items.
+        """
+        config = spec.config
+        contexts = [
+            " ".join(record.text(name, "objective.context") for name in config.context) for record in records
+        ]
+        joined = [
+            record._replace(values={**record.values, _CONTEXT: context})
+            for record, context in zip(records, contexts, strict=True)
+        ]
+        choices = [(name, "objective.choices") for name in config.choices]
+        texts = encode_columns(joined, [(_CONTEXT, "objective.context"), *choices], tokenizer)
+        labels = [class_of(record, config.label, config.labels) if labelled else None for record in records]
+        return [
+            Item(pair, label, index) for index, (pair, label) in enumerate(zip(texts, labels, strict=True))
+        ]
+
+    def empty_item(self, spec: TaskSpec) -> Item:
+        """Return an item of empty texts."""
+        return Item((np.zeros(0, np.int32),) * (1 + len(spec.config.choices)), None)
+
+    def example(self, rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """Make a row for each choice.
+
+        Args:
+            rng: Not used; nothing is random.
+            item: The context and the choices, and the label.
+            spec: What examples depend on.
+
+        Returns:
+            The rows' arrays [K, length]; label and weights [].
+        """
+        del rng
+        context, *choices = item.texts
+        rows = [input_row((context, choice), spec) for choice in choices]
+        arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return arrays | {"label": np.asarray(item.label or 0, np.int32), "weights": np.ones((), np.float32)}
+
+    def predictions(
+        self, outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec
+    ) -> list[Prediction]:
+        """Make predictions of logits.
+
+        Args:
+            outputs: "logits" [items, K].
+            items: Not used.
+            spec: What examples depend on.
+
+        Returns:
+            {"label", "probabilities" of the choices}.
+        """
+        del items
+        return [
+            {
+                "label": spec.config.labels[int(row.argmax())],
+                "probabilities": [round(float(p), 4) for p in row],
+            }
+            for row in softmax(outputs["logits"].astype(np.float64))
+        ]
+
+    def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Compute the accuracy.
+
+        Args:
+            predictions: One for each record.
+            records: The records, with labels.
+            spec: What examples depend on.
+
+        Returns:
+            The metrics.
+        """
+        config = spec.config
+        true = np.array([class_of(record, config.label, config.labels) for record in records])
+        predicted = np.array([config.labels.index(prediction["label"]) for prediction in predictions])
+        baseline = float(np.bincount(true).max() / len(true))
+        figures = {"accuracy": accuracy(predicted, true)}
+        return Scores(figures, "accuracy", mean_of(predicted == true), baseline)
 
 
-def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """Accuracy."""
-    config = spec.config
-    true = np.array([class_of(record, config.label, config.labels) for record in records])
-    predicted = np.array([config.labels.index(answer["label"]) for answer in answers])
-    floor = float(np.bincount(true).max() / len(true))
-    return Scores({"accuracy": accuracy(predicted, true)}, "accuracy", mean_of(predicted == true), floor)
-
-
-TASK = Task(MultipleChoice, complete, texts, prepare, blank, example, ChoiceModule, answers, score, KINDS)
+TASK = MultipleChoiceTask()

@@ -2,8 +2,8 @@
 
 data.records.sets has the records, a set for each task; the set called "nli" is asked as the part called "nli"
 says. How often each comes by is data.records.temperature, T5's examples-proportional mixing where it is 1.
-Each task has the scores of its own metrics, "nli.accuracy", and the mean over tasks of what counts most in
-each (of metrics from 0 to 100, a hundredth) is what counts most of all.
+Each task has the scores of its own metrics, "nli.accuracy", and the mean over tasks of the primary metric of
+each (of metrics from 0 to 100, a hundredth) is the primary metric of all.
 """
 
 import dataclasses
@@ -13,17 +13,9 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
-from tlx.tasks.generation import GenerationColumns, answers, complete, items_of, scores_of
-from tlx.tasks.shared.base import Prediction, Scores, Task, TaskSpec
-from tlx.tasks.shared.generative import (
-    KINDS,
-    DecodingConfig,
-    GenerationItem,
-    GenerationModule,
-    asks,
-    blank,
-    example,
-)
+from tlx.tasks.generation import GenerationColumns, GenerationTask, items_of, text_scores
+from tlx.tasks.shared.base import Columns, Prediction, Scores, TaskSpec
+from tlx.tasks.shared.generative import DecodingConfig, GenerationItem
 from tlx.tasks.shared.templates import columns_of
 from tlx.tasks.shared.text_metrics import PERCENT
 from tlx.text.tokenizer import Tokenizer
@@ -33,9 +25,10 @@ TASK_COLUMN = "task"  # of a record that is of no set, for predict
 
 @dataclasses.dataclass(frozen=True)
 class TaskComponent(GenerationColumns):
-    """One task; name: that of its set of records."""
+    """One task."""
 
     name: str = ""
+    """Name of its set of records."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +36,12 @@ class Multitask(DecodingConfig):
     """The tasks."""
 
     name: str = "multitask"
+    """Name in the table of tasks."""
     parts: tuple[TaskComponent, ...] = ()
+    """The tasks, at least one, each with a name of its own."""
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Raise ConfigError naming the field, its value and what is legal."""
         super().validate()
         names = [part.name for part in self.parts]
         if not names or len(set(names)) < len(names) or "" in names:
@@ -54,8 +49,8 @@ class Multitask(DecodingConfig):
         for i, part in enumerate(self.parts):
             part.check(f"objective.parts[{i}]")
 
-    def asking(self, record: Record) -> tuple[TaskComponent, str]:
-        """The part that a record is of, and what it is called in messages."""
+    def part_of(self, record: Record) -> tuple[TaskComponent, str]:
+        """Return the task of a record, and what it is called in messages."""
         name = record.set or record.values.get(TASK_COLUMN, "")
         for i, part in enumerate(self.parts):
             if part.name == name:
@@ -66,77 +61,93 @@ class Multitask(DecodingConfig):
         raise DataError(f"{record.where}: " + one_of(f"the column {TASK_COLUMN!r}", name, names))
 
 
-def texts(config: Multitask) -> tuple[tuple[str, str], ...]:
-    """The name of the task, and columns of all sources."""
-    columns = [
-        (name, f"objective.parts[{i}].source")
-        for i, part in enumerate(config.parts)
-        for name in columns_of(part.source)
-    ]
-    return ((TASK_COLUMN, "objective.parts"), *columns)
+class MultitaskTask(GenerationTask):
+    """Several tasks of generation on one model."""
+
+    config_class = Multitask
+
+    def text_columns(self, config: Multitask) -> Columns:
+        """Return the task's name, and the columns of all sources."""
+        columns = [
+            (name, f"objective.parts[{i}].source")
+            for i, part in enumerate(config.parts)
+            for name in columns_of(part.source)
+        ]
+        return ((TASK_COLUMN, "objective.parts"), *columns)
+
+    def target_columns(self, config: Multitask) -> Columns:
+        """Return the columns of all targets."""
+        return tuple(
+            (name, f"objective.parts[{i}].target")
+            for i, part in enumerate(config.parts)
+            for name in columns_of(part.target)
+        )
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[GenerationItem]:
+        """Make an item of each record.
+
+        Args:
+            records: The records.
+            tokenizer: The run's tokenizer.
+            spec: What examples depend on.
+            labelled: Whether targets are read.
+
+        Returns:
+            The items.
+        """
+        parts = [spec.config.part_of(record) for record in records]
+        return items_of(records, parts, tokenizer, spec, labelled)
+
+    def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Compute the metrics of each task that has records, and their mean.
+
+        Args:
+            predictions: One for each record.
+            records: The records.
+            spec: What examples depend on.
+
+        Returns:
+            The metrics.
+        """
+        indices: dict[str, np.ndarray] = {}
+        scores: dict[str, Scores] = {}
+        parts = [spec.config.part_of(record) for record in records]
+        for part, field in dict.fromkeys(parts):
+            members = [number for number, (other, _) in enumerate(parts) if other is part]
+            indices[part.name] = np.array(members)
+            scores[part.name] = text_scores(
+                part,
+                [predictions[number] for number in members],
+                [records[number] for number in members],
+                field,
+            )
+        return _mean_scores(scores, indices, len(records))
 
 
-def written(config: Multitask) -> tuple[tuple[str, str], ...]:
-    """Columns of all targets."""
-    return tuple(
-        (name, f"objective.parts[{i}].target")
-        for i, part in enumerate(config.parts)
-        for name in columns_of(part.target)
-    )
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[GenerationItem]:
-    """An item for each record."""
-    return items_of(records, [spec.config.asking(record) for record in records], tokenizer, spec, labelled)
-
-
-def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """The scores of each task that has records, and their mean."""
-    own: dict[str, np.ndarray] = {}
-    scores: dict[str, Scores] = {}
-    asked = [spec.config.asking(record) for record in records]
-    for part, field in dict.fromkeys(asked):
-        mine = [number for number, pair in enumerate(asked) if pair[0] is part]
-        found = [answers[number] for number in mine], [records[number] for number in mine]
-        own[part.name], scores[part.name] = np.array(mine), scores_of(part, *found, field)
-    return _joined(scores, own, len(records))
-
-
-def _joined(scores: dict[str, Scores], own: dict[str, np.ndarray], size: int) -> Scores:
-    place = np.zeros(size, int)  # of each record among those of its task
+def _mean_scores(scores: dict[str, Scores], indices: dict[str, np.ndarray], size: int) -> Scores:
+    """Combine the scores of tasks, given the records of each."""
+    index_in_task = np.zeros(size, int)
     task = np.zeros(size, int)
-    for number, numbers in enumerate(own.values()):
-        place[numbers], task[numbers] = np.arange(len(numbers)), number
-    units = {name: 0.01 if found.main in PERCENT else 1.0 for name, found in scores.items()}
+    for number, members in enumerate(indices.values()):
+        index_in_task[members] = np.arange(len(members))
+        task[members] = number
+    units = {name: 0.01 if part.main in PERCENT else 1.0 for name, part in scores.items()}
 
     def mean(chosen: np.ndarray) -> float:
         values = []
-        for number, (name, found) in enumerate(scores.items()):
-            mine = place[chosen[task[chosen] == number]]
-            if len(mine):
-                values.append(units[name] * found.statistic(mine))
+        for number, (name, part) in enumerate(scores.items()):
+            members = index_in_task[chosen[task[chosen] == number]]
+            if len(members):
+                values.append(units[name] * part.statistic(members))
         return float(np.mean(values))
 
-    figures = {
-        f"{name}.{metric}": value for name, found in scores.items() for metric, value in found.figures.items()
-    }
-    floor = float(np.mean([units[name] * found.majority_baseline for name, found in scores.items()]))
-    return Scores({"mean": mean(np.arange(size))} | figures, "mean", mean, floor)
+    figures = {"mean": mean(np.arange(size))}
+    for name, part in scores.items():
+        figures |= {f"{name}.{metric}": value for metric, value in part.figures.items()}
+    baseline = float(np.mean([units[name] * part.majority_baseline for name, part in scores.items()]))
+    return Scores(figures, "mean", mean, baseline)
 
 
-TASK = Task(
-    Multitask,
-    complete,
-    texts,
-    prepare,
-    blank,
-    example,
-    GenerationModule,
-    answers,
-    score,
-    KINDS,
-    asks=asks,
-    written=written,
-)
+TASK = MultitaskTask()

@@ -1,9 +1,9 @@
 """Where in a context the answer to a question stands: SQuAD, with and without questions that have none.
 
 A row is the question and a window of the context (Devlin et al. 2019, 4.2 and 4.3); long contexts are read in
-windows that overlap. The model says for each place how well an answer begins and ends there; the place whose
-hidden state speaks for the row means that the window has none. Spans go by characters into the context as it
-was, so that an answer is a piece of it, letter for letter.
+windows that overlap. The model says for each token how well an answer begins and ends there; the position
+whose hidden state represents the row means that the window has none. Spans go by characters into the context
+as it was, so that an answer is a piece of it, letter for letter.
 """
 
 import dataclasses
@@ -19,41 +19,46 @@ from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics import squad
 from tlx.metrics.resampling import mean_of
-from tlx.tasks.shared.base import Batch, Prediction, Scores, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.base import Batch, Columns, Prediction, Scores, Task, TaskModule, TaskSpec
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, input_row
-from tlx.tasks.shared.spans import begin_of, room_for, windows
+from tlx.tasks.shared.spans import max_text_tokens, text_start, windows
 from tlx.text.spans import encode_with_spans, overlapping
 from tlx.text.tokenizer import Tokenizer
 
-_HIDDEN = -1e9  # the logit of a place that cannot be
+_HIDDEN = -1e9  # the logit of a position where no answer can be
 
 
 @dataclasses.dataclass(frozen=True)
 class QuestionAnswering:
-    """Columns as SQuAD's file has them: answers and starts are lists, empty where there is no answer.
-
-    max_question_tokens: a longer question loses its end. stride: ids from one window to the next.
-    max_answer_tokens: the longest answer. no_answer: whether the model may say that there is none; then it
-    does where that scores more than the best answer less `no_answer_threshold`. misplaced: what becomes of an
-    answer that does not stand where the record says: it is looked for near by ("mend", an error where it is
-    nowhere), or the record is left out of training where it is nowhere ("skip").
-    """
+    """Columns as SQuAD's file has them, and how contexts are read and answers chosen."""
 
     name: str = "question_answering"
+    """Name in the table of tasks."""
     context: str = "context"
+    """Column with the context."""
     question: str = "question"
+    """Column with the question."""
     answers: str = "answers"
+    """Column with a list of answers, empty where there is none."""
     starts: str = "starts"
+    """Column with a list of the characters in the context at which the answers begin."""
     max_question_tokens: int = 64
+    """Most tokens of a question, at least 1; a longer one loses its end."""
     stride: int = 128
+    """Tokens from one window of the context to the next, at least 1."""
     max_answer_tokens: int = 30
+    """Most tokens of an answer, at least 1."""
     no_answer: bool = False
+    """Whether the model may predict that there is no answer."""
     no_answer_threshold: float = 0.0
+    """There is none where that scores more than the best answer less this."""
     misplaced: str = "mend"
+    """What becomes of an answer that does not stand where its record says: the nearest one counts ("mend", an
+    error where there is none), or also the record is left out of training where there is none ("skip")."""
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Raise ConfigError naming the field, its value and what is legal."""
         for name in ("max_question_tokens", "stride", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be at least 1")
@@ -62,90 +67,51 @@ class QuestionAnswering:
 
 
 class ContextWindow(NamedTuple):
-    """A question and a piece of a context. label: first and last id of the answer in the piece; (-1, -1)
-    where it has none, None where that is not known. spans: characters of each of its ids; `text` is the
-    context. skipped: nothing is learned from it."""
+    """A question and a piece of a context."""
 
     texts: tuple[np.ndarray, ...]
+    """int32 ids of the question and of the piece."""
     label: tuple[int, int] | None
+    """First and last id of the answer in the piece; (-1, -1) where it has none, None if not known."""
     record: int
+    """Index of the record."""
     spans: np.ndarray
+    """int [n, 2], characters of each id of the piece in the context."""
     text: str
+    """The context."""
     skipped: bool = False
-
-
-def complete(config: QuestionAnswering, records: Sequence[Record]) -> QuestionAnswering:
-    """Nothing is left open."""
-    return config
-
-
-def texts(config: QuestionAnswering) -> tuple[tuple[str, str], ...]:
-    """Question and context."""
-    return ((config.question, "objective.question"), (config.context, "objective.context"))
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[ContextWindow]:
-    """A window or more of each record. Contexts are tokenised once each."""
-    known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    made = []
-    for number, record in enumerate(records):
-        (question, field), (context, other) = texts(spec.config)
-        asked = tokenizer.encode_batch([record.text(question, field)])[0][: spec.config.max_question_tokens]
-        text = record.text(context, other)
-        if text not in known:
-            known[text] = encode_with_spans(tokenizer, text)
-        made += _windows(record, number, asked, text, known[text], spec, labelled)
-    return made
-
-
-def _windows(
-    record: Record,
-    number: int,
-    asked: np.ndarray,
-    text: str,
-    encoded: tuple[np.ndarray, np.ndarray],
-    spec: TaskSpec,
-    labelled: bool,
-) -> list[ContextWindow]:
-    ids, spans = encoded
-    room = room_for(2, spec) - len(asked)
-    if room < 1:
-        raise ConfigError(
-            f"data.sequence_length = {spec.length} leaves no room for a context behind "
-            f"objective.max_question_tokens = {spec.config.max_question_tokens}"
-        )
-    where, skipped = answer_span(record, text, spec.config) if labelled else (None, False)
-    first, behind = overlapping(spans, *where) if where else (0, 0)
-    made = []
-    for start, stop in windows(len(ids), room, min(spec.config.stride, room)):
-        inside = first < behind and start <= first and behind <= stop
-        label = (first - start, behind - 1 - start) if inside else (-1, -1)
-        piece = (asked, ids[start:stop])
-        made.append(
-            ContextWindow(piece, label if labelled else None, number, spans[start:stop], text, skipped)
-        )
-    return made
+    """Whether nothing is learned from it."""
 
 
 def answer_span(record: Record, text: str, config: QuestionAnswering) -> tuple[tuple[int, int] | None, bool]:
-    """(characters of the record's first answer, or None where it has none; whether it is to be skipped).
+    """Find a record's first answer in its context.
 
-    DataError where the answer is nowhere in the context.
+    Args:
+        record: The record.
+        text: The context.
+        config: Its columns, and what becomes of misplaced answers.
+
+    Returns:
+        (start and stop of the answer in characters, or None where the record has none; whether the record is
+        skipped).
+
+    Raises:
+        DataError: The answer is nowhere in the context.
     """
-    answers, starts = (record.get(name, f"objective.{field}") for name, field in _answer_columns(config))
+    answers = record.get(config.answers, "objective.answers")
+    starts = record.get(config.starts, "objective.starts")
     if not isinstance(answers, list) or not isinstance(starts, list) or len(answers) != len(starts):
         raise DataError(f"{record.where}: {config.answers} and {config.starts} must be lists of one length")
     if not answers or not answers[0].strip():
         return None, False
-    answer, start = answers[0], int(starts[0])
+    answer = answers[0]
+    start = int(starts[0])
     if text[start : start + len(answer)] == answer:
         return (start, start + len(answer)), False
     found = [at for at in range(len(text) - len(answer) + 1) if text.startswith(answer, at)]
     if found:
-        near = min(found, key=lambda at: abs(at - start))
-        return (near, near + len(answer)), False
+        nearest = min(found, key=lambda at: abs(at - start))
+        return (nearest, nearest + len(answer)), False
     if config.misplaced == "skip":
         return None, True
     raise DataError(
@@ -154,54 +120,30 @@ def answer_span(record: Record, text: str, config: QuestionAnswering) -> tuple[t
     )
 
 
-def _answer_columns(config: QuestionAnswering) -> tuple[tuple[str, str], ...]:
-    return (config.answers, "answers"), (config.starts, "starts")
-
-
-def blank(spec: TaskSpec) -> ContextWindow:
-    """A window of nothing."""
-    none = np.zeros(0, np.int32)
-    return ContextWindow((none, none), None, 0, np.zeros((0, 2), np.int32), "")
-
-
-def example(rng: np.random.Generator, item: ContextWindow, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """The row; label int32 [2], places in it; allowed [length]: 1 where an answer may be; weights []."""
-    del rng
-    arrays, (begin, behind) = input_row(item.texts, spec), context_places(item, spec)
-    place = int(arrays["place"])
-    allowed = np.zeros(spec.length, np.float32)
-    allowed[begin:behind] = 1.0
-    allowed[place] = 1.0
-    label = item.label or (-1, -1)
-    places = [begin + at if label[0] >= 0 else place for at in label]
-    return arrays | {
-        "label": np.array(places, np.int32),
-        "allowed": allowed,
-        "weights": np.array(not item.skipped, np.float32),
-    }
-
-
-def context_places(item: ContextWindow, spec: TaskSpec) -> tuple[int, int]:
-    """Where the piece of the context stands in the row whose hidden states count: first, behind last."""
-    begin = begin_of(item.texts, 1, spec)
-    return begin, begin + len(item.texts[1])
+def context_range(item: ContextWindow, spec: TaskSpec) -> tuple[int, int]:
+    """Return (start, stop) of the piece of the context in the row whose hidden states count."""
+    start = text_start(item.texts, 1, spec)
+    return start, start + len(item.texts[1])
 
 
 class SpanModule(TaskModule):
-    """A model of any shape and a linear map of every hidden state to two numbers."""
+    """A model of any kind and a linear map of every hidden state to two numbers."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, 2, of_places=True)
+        self.heads = TaskHeads(self.model, self.config.name, 2, per_token=True)
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
-        """logits [B, T, 2]: of first places and of last ones."""
+        """Return logits [B, T, 2] of first and of last positions."""
         logits_BT2 = self.heads(hidden_states(self.lm, batch, keys), keys)
         return {"logits": jnp.where(batch["allowed"][..., None] > 0, logits_BT2, _HIDDEN)}
 
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
-        """The mean of both cross-entropies, and how often both places are right."""
-        logits_BT2, label, weights = outputs["logits"], batch["label"], batch["weights"]
+        """Return the mean of both cross-entropies, and how often both positions are right."""
+        logits_BT2 = outputs["logits"]
+        label = batch["label"]
+        weights = batch["weights"]
         log_p = jax.nn.log_softmax(logits_BT2, axis=1)
         chosen = jnp.take_along_axis(log_p, label[:, None, :], axis=1)[:, 0]
         hits = jnp.all(jnp.argmax(logits_BT2, axis=1) == label, axis=-1)
@@ -212,56 +154,174 @@ class SpanModule(TaskModule):
         }
 
 
-def answers(
-    outputs: Mapping[str, np.ndarray], items: Sequence[ContextWindow], spec: TaskSpec
-) -> list[Prediction]:
-    """{"answer", "start", "score", "no_answer_score"}: of each record the best span of all its windows.
-
-    Where the model may say that there is none, an answer is "" and its start -1.
-    """
-    found: dict[int, Prediction] = {}
-    for logits, item in zip(outputs["logits"], items, strict=True):
-        span, none = best_span(logits, item, spec)
-        old = found.get(item.record)
-        if old is None:
-            found[item.record] = span | {"no_answer_score": none}
-            continue
-        best = span if span["score"] > old["score"] else old
-        found[item.record] = {**old, **best, "no_answer_score": min(none, old["no_answer_score"])}
-    return [_said(answer, spec.config) for _, answer in sorted(found.items())]
-
-
 def best_span(logits: np.ndarray, item: ContextWindow, spec: TaskSpec) -> tuple[dict[str, Any], float]:
-    """(the best answer of a window, the score of there being none): sums of a first and a last logit."""
-    begin, behind = context_places(item, spec)
+    """Choose the best answer of a window.
+
+    Args:
+        logits: float [T, 2] of first and of last positions.
+        item: The window.
+        spec: What examples depend on.
+
+    Returns:
+        ({"answer", "start", "score"}, the score of there being none): sums of a first and a last logit.
+    """
+    start, stop = context_range(item, spec)
     place = int(input_row(item.texts, spec)["place"])
-    none = float(logits[place].sum())
-    first, last = logits[begin:behind, 0], logits[begin:behind, 1]
+    none_score = float(logits[place].sum())
+    first = logits[start:stop, 0]
+    last = logits[start:stop, 1]
     if not len(first):
-        return {"answer": "", "start": -1, "score": -np.inf}, none
+        return {"answer": "", "start": -1, "score": -np.inf}, none_score
     sums = first[:, None] + last[None, :]
     distance = np.arange(len(last))[None, :] - np.arange(len(first))[:, None]
     sums = np.where((distance >= 0) & (distance < spec.config.max_answer_tokens), sums, -np.inf)
     i, j = np.unravel_index(int(sums.argmax()), sums.shape)
-    start, stop = int(item.spans[i, 0]), int(item.spans[j, 1])
-    text = item.text[start:stop]
-    start += len(text) - len(text.lstrip())  # ids may begin with the space before a word
-    return {"answer": text.strip(), "start": start, "score": float(sums[i, j])}, none
+    begin = int(item.spans[i, 0])
+    end = int(item.spans[j, 1])
+    text = item.text[begin:end]
+    begin += len(text) - len(text.lstrip())  # ids may begin with the space before a word
+    return {"answer": text.strip(), "start": begin, "score": float(sums[i, j])}, none_score
 
 
-def _said(answer: Prediction, config: QuestionAnswering) -> Prediction:
-    if config.no_answer and answer["no_answer_score"] > answer["score"] - config.no_answer_threshold:
-        answer = answer | {"answer": "", "start": -1}
-    return answer | {name: round(answer[name], 4) for name in ("score", "no_answer_score")}
+class QuestionAnsweringTask(Task):
+    """A question and a context, a span of the context."""
+
+    config_class = QuestionAnswering
+    module = SpanModule
+    kinds = KINDS
+    one_to_many = True
+
+    def text_columns(self, config: QuestionAnswering) -> Columns:
+        """Return question and context."""
+        return ((config.question, "objective.question"), (config.context, "objective.context"))
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[ContextWindow]:
+        """Make the windows of each record. Each context is tokenized once.
+
+        Args:
+            records: The records.
+            tokenizer: The run's tokenizer.
+            spec: What examples depend on.
+            labelled: Whether labels are read.
+
+        Returns:
+            A window or more of each record.
+        """
+        config = spec.config
+        encoded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        items = []
+        for number, record in enumerate(records):
+            question = tokenizer.encode_batch([record.text(config.question, "objective.question")])[0]
+            question = question[: config.max_question_tokens]
+            text = record.text(config.context, "objective.context")
+            if text not in encoded:
+                encoded[text] = encode_with_spans(tokenizer, text)
+            room = max_text_tokens(2, spec) - len(question)
+            if room < 1:
+                raise ConfigError(
+                    f"data.sequence_length = {spec.length} leaves no room for a context after "
+                    f"objective.max_question_tokens = {config.max_question_tokens}"
+                )
+            characters, skipped = answer_span(record, text, config) if labelled else (None, False)
+            ids, spans = encoded[text]
+            first, stop_answer = overlapping(spans, *characters) if characters else (0, 0)
+            for start, stop in windows(len(ids), room, min(config.stride, room)):
+                inside = first < stop_answer and start <= first and stop_answer <= stop
+                label = (first - start, stop_answer - 1 - start) if inside else (-1, -1)
+                items.append(
+                    ContextWindow(
+                        (question, ids[start:stop]),
+                        label if labelled else None,
+                        number,
+                        spans[start:stop],
+                        text,
+                        skipped,
+                    )
+                )
+        return items
+
+    def empty_item(self, spec: TaskSpec) -> ContextWindow:
+        """Return a window of nothing."""
+        none = np.zeros(0, np.int32)
+        return ContextWindow((none, none), None, 0, np.zeros((0, 2), np.int32), "")
+
+    def example(self, rng: np.random.Generator, item: ContextWindow, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """Make the row of a window.
+
+        Args:
+            rng: Not used; nothing is random.
+            item: The window.
+            spec: What examples depend on.
+
+        Returns:
+            The row's arrays; label int32 [2], positions in it; allowed [length], 1 where an answer may be;
+            weights [].
+        """
+        del rng
+        arrays = input_row(item.texts, spec)
+        start, stop = context_range(item, spec)
+        place = int(arrays["place"])
+        allowed = np.zeros(spec.length, np.float32)
+        allowed[start:stop] = 1.0
+        allowed[place] = 1.0
+        label = item.label or (-1, -1)
+        positions = [start + at if label[0] >= 0 else place for at in label]
+        return arrays | {
+            "label": np.array(positions, np.int32),
+            "allowed": allowed,
+            "weights": np.array(not item.skipped, np.float32),
+        }
+
+    def predictions(
+        self, outputs: Mapping[str, np.ndarray], items: Sequence[ContextWindow], spec: TaskSpec
+    ) -> list[Prediction]:
+        """Choose the best span of all windows of each record.
+
+        Args:
+            outputs: "logits" [items, T, 2].
+            items: The windows.
+            spec: What examples depend on.
+
+        Returns:
+            {"answer", "start", "score", "no_answer_score"}; where the model predicts that there is no
+            answer, that is "" and its start -1.
+        """
+        best: dict[int, Prediction] = {}
+        for logits, item in zip(outputs["logits"], items, strict=True):
+            span, none_score = best_span(logits, item, spec)
+            old = best.get(item.record)
+            if old is None:
+                best[item.record] = span | {"no_answer_score": none_score}
+                continue
+            better = span if span["score"] > old["score"] else old
+            none_score = min(none_score, old["no_answer_score"])
+            best[item.record] = {**old, **better, "no_answer_score": none_score}
+        return [_final(prediction, spec.config) for _, prediction in sorted(best.items())]
+
+    def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Compute exact match and F1 as SQuAD's scripts do.
+
+        Args:
+            predictions: One for each record.
+            records: The records, with labels.
+            spec: What examples depend on.
+
+        Returns:
+            The metrics.
+        """
+        predicted = [prediction["answer"] for prediction in predictions]
+        true = [record.get(spec.config.answers, "objective.answers") for record in records]
+        return Scores(
+            squad.scores(predicted, true), "f1", mean_of(squad.per_example(predicted, true, squad.f1))
+        )
 
 
-def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """Exact match and F1 as SQuAD's scripts have them."""
-    said = [answer["answer"] for answer in answers]
-    known = [record.get(spec.config.answers, "objective.answers") for record in records]
-    return Scores(squad.scores(said, known), "f1", mean_of(squad.per_example(said, known, squad.f1)))
+def _final(prediction: Prediction, config: QuestionAnswering) -> Prediction:
+    if config.no_answer and prediction["no_answer_score"] > prediction["score"] - config.no_answer_threshold:
+        prediction = prediction | {"answer": "", "start": -1}
+    return prediction | {name: round(prediction[name], 4) for name in ("score", "no_answer_score")}
 
 
-TASK = Task(
-    QuestionAnswering, complete, texts, prepare, blank, example, SpanModule, answers, score, KINDS, cuts=True
-)
+TASK = QuestionAnsweringTask()

@@ -1,8 +1,8 @@
 """How alike two texts are, a number: STS.
 
-The loss is the mean square of the error in units of the scale from `low` to `high`. A decoder reads the pair
-in both orders, whose hidden states are added before the head (Radford et al. 2018, 3.3), for the order of a
-pair of likes means nothing; other shapes see both texts from both sides and read one.
+The loss is the mean square of the error in units of the scale from `min_score` to `max_score`. A decoder
+reads the pair in both orders, whose hidden states are added before the head (Radford et al. 2018, 3.3), for
+the order of a pair of likes means nothing; other kinds see both texts from both sides and read one.
 """
 
 import dataclasses
@@ -16,8 +16,18 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.correlation import pearson, spearman
-from tlx.tasks.shared.base import Batch, Item, Prediction, Scores, Task, TaskModule, TaskSpec, encode_columns
-from tlx.tasks.shared.heads import TaskHeads, at_place, hidden_states, language_model
+from tlx.tasks.shared.base import (
+    Batch,
+    Columns,
+    Item,
+    Prediction,
+    Scores,
+    Task,
+    TaskModule,
+    TaskSpec,
+    encode_columns,
+)
+from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.labels import number_of
 from tlx.text.tokenizer import Tokenizer
@@ -25,96 +35,145 @@ from tlx.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Similarity:
-    """first, second: the columns that have the texts. label: the one with the number.
-    min_score, max_score: its ends."""
+    """Columns of the pair, and the scale of its label."""
 
     name: str = "similarity"
+    """Name in the table of tasks."""
     first: str = "sentence1"
+    """Column with the first text."""
     second: str = "sentence2"
+    """Column with the second text."""
     label: str = "score"
+    """Column with the number."""
     min_score: float = 0.0
+    """Lower end of the scale."""
     max_score: float = 5.0
+    """Upper end of the scale."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a scale without extent."""
+        """Raise ConfigError for a scale without extent."""
         if not self.min_score < self.max_score:
             raise ConfigError(
                 f"objective.min_score = {self.min_score} must be below objective.max_score = {self.max_score}"
             )
 
 
-def texts(config: Similarity) -> tuple[tuple[str, str], ...]:
-    """Both columns."""
-    return ((config.first, "objective.first"), (config.second, "objective.second"))
-
-
-def complete(config: Similarity, records: Sequence[Record]) -> Similarity:
-    """Nothing is left open."""
-    return config
-
-
-def prepare(
-    records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
-) -> list[Item]:
-    """An item for each record, its label a number on the scale from 0 to 1."""
-    config, encoded = spec.config, encode_columns(records, texts(spec.config), tokenizer)
-    numbers = [number_of(record, config.label) if labelled else config.min_score for record in records]
-    units = [(number - config.min_score) / (config.max_score - config.min_score) for number in numbers]
-    return [Item(*pair, number) for number, pair in enumerate(zip(encoded, units, strict=True))]
-
-
-def blank(spec: TaskSpec) -> Item:
-    """An item of empty texts."""
-    return Item((np.zeros(0, np.int32),) * 2, 0.0)
-
-
-def example(rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """The row of both texts, for a decoder [2, T]: the rows of both orders; label and weights []."""
-    del rng
-    arrays = input_row(item.texts, spec)
-    if spec.kind == "decoder":
-        other = input_row(item.texts[::-1], spec)
-        arrays = {name: np.stack([arrays[name], other[name]]) for name in arrays}
-    return arrays | {"label": np.asarray(item.label, np.float32), "weights": np.ones((), np.float32)}
-
-
 class SimilarityModule(TaskModule):
-    """A model of any shape and a head with one output."""
+    """A model of any kind and a head with one output."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model and the head."""
         self.lm = language_model(self.model)
         self.heads = TaskHeads(self.model, self.config.name, 1)
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
-        """number [B], on the scale from 0 to 1."""
-        hidden = at_place(hidden_states(self.lm, batch, keys), batch["place"])
-        if hidden.ndim == 3:
+        """Return number [B], on the scale from 0 to 1."""
+        hidden = select_place(hidden_states(self.lm, batch, keys), batch["place"])
+        if hidden.ndim == 3:  # both orders of a pair
             hidden = jnp.sum(hidden, axis=1)
         return {"number": self.heads(hidden, keys)[:, 0]}
 
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
-        """The term "loss"."""
-        errors, weights = outputs["number"] - batch["label"], batch["weights"]
+        """Return the term "loss"."""
+        errors = outputs["number"] - batch["label"]
+        weights = batch["weights"]
         return {"loss": Term(jnp.sum(jnp.square(errors) * weights), jnp.sum(weights), 1.0)}
 
 
-def answers(outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec) -> list[Prediction]:
-    """{"score": the number on the records' scale}."""
-    del items
-    low, high = spec.config.min_score, spec.config.max_score
-    return [{"score": round(low + float(unit) * (high - low), 4)} for unit in outputs["number"]]
+class SimilarityTask(Task):
+    """Two texts, a number."""
+
+    config_class = Similarity
+    module = SimilarityModule
+    kinds = KINDS
+
+    def text_columns(self, config: Similarity) -> Columns:
+        """Return both columns."""
+        return ((config.first, "objective.first"), (config.second, "objective.second"))
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Item]:
+        """Make an item of each record, its label a number on the scale from 0 to 1.
+
+        Args:
+            records: The records.
+            tokenizer: The run's tokenizer.
+            spec: What examples depend on.
+            labelled: Whether labels are read.
+
+        Returns:
+            The items.
+        """
+        config = spec.config
+        texts = encode_columns(records, self.text_columns(config), tokenizer)
+        numbers = [number_of(record, config.label) if labelled else config.min_score for record in records]
+        labels = [(number - config.min_score) / (config.max_score - config.min_score) for number in numbers]
+        return [
+            Item(pair, label, index) for index, (pair, label) in enumerate(zip(texts, labels, strict=True))
+        ]
+
+    def empty_item(self, spec: TaskSpec) -> Item:
+        """Return an item of empty texts."""
+        return Item((np.zeros(0, np.int32),) * 2, 0.0)
+
+    def example(self, rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """Make the row of both texts; for decoders [2, length], the rows of both orders.
+
+        Args:
+            rng: Not used; nothing is random.
+            item: The texts and their label.
+            spec: What examples depend on.
+
+        Returns:
+            The row's arrays; label and weights [].
+        """
+        del rng
+        arrays = input_row(item.texts, spec)
+        if spec.kind == "decoder":
+            swapped = input_row(item.texts[::-1], spec)
+            arrays = {name: np.stack([arrays[name], swapped[name]]) for name in arrays}
+        return arrays | {"label": np.asarray(item.label, np.float32), "weights": np.ones((), np.float32)}
+
+    def predictions(
+        self, outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec
+    ) -> list[Prediction]:
+        """Make predictions of numbers.
+
+        Args:
+            outputs: "number" [items], on the scale from 0 to 1.
+            items: Not used.
+            spec: What examples depend on.
+
+        Returns:
+            {"score": the number on the records' scale}.
+        """
+        del items
+        config = spec.config
+        return [
+            {"score": round(config.min_score + float(unit) * (config.max_score - config.min_score), 4)}
+            for unit in outputs["number"]
+        ]
+
+    def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Compute Pearson's and Spearman's correlation, and the root mean square of the error.
+
+        Args:
+            predictions: One for each record.
+            records: The records, with labels.
+            spec: What examples depend on.
+
+        Returns:
+            The metrics.
+        """
+        true = np.array([number_of(record, spec.config.label) for record in records])
+        predicted = np.array([prediction["score"] for prediction in predictions])
+        figures = {
+            "spearman": spearman(predicted, true),
+            "pearson": pearson(predicted, true),
+            "rmse": float(np.sqrt(np.mean(np.square(predicted - true)))),
+        }
+        return Scores(figures, "spearman", lambda chosen: spearman(predicted[chosen], true[chosen]))
 
 
-def score(answers: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-    """Pearson's and Spearman's correlation, and the root mean square of the error."""
-    true = np.array([number_of(record, spec.config.label) for record in records])
-    predicted = np.array([answer["score"] for answer in answers])
-    figures = {
-        "spearman": spearman(predicted, true),
-        "pearson": pearson(predicted, true),
-        "rmse": float(np.sqrt(np.mean(np.square(predicted - true)))),
-    }
-    return Scores(figures, "spearman", lambda chosen: spearman(predicted[chosen], true[chosen]))
-
-
-TASK = Task(Similarity, complete, texts, prepare, blank, example, SimilarityModule, answers, score, KINDS)
+TASK = SimilarityTask()

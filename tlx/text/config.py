@@ -1,4 +1,4 @@
-"""The tokenizer part of a run's config."""
+"""Config of the tokenizer of a run."""
 
 import dataclasses
 import os
@@ -11,16 +11,21 @@ KINDS = ("sentencepiece", "huggingface", "bytes")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """Which tokenizer, and how to train it when it is trained on the run's own text."""
+    """The tokenizer of a run, and how it is trained where it is trained on the run's own text."""
 
     kind: Literal["sentencepiece", "huggingface", "bytes"] = "sentencepiece"
-    vocab_size: int = 4096  # of a trained vocabulary: special ids, bytes and sentinels included
+    """sentencepiece (trained on the run's text), huggingface (needs `path`), or bytes."""
+    vocab_size: int = 4096
+    """Number of ids of a trained vocabulary, special ids, bytes and sentinels included; more than 364."""
     model_type: Literal["bpe", "unigram"] = "bpe"
-    train_bytes: int = 100_000_000  # text read for training, spread evenly over the files
-    path: str | None = None  # folder of an existing tokenizer, instead of all the above
+    """Algorithm of SentencePiece that trains the vocabulary."""
+    train_bytes: int = 100_000_000
+    """Bytes of text that are read to train the vocabulary, spread evenly over the files."""
+    path: str | None = None
+    """Folder of an existing tokenizer (tokenizer.json) that is used instead; None trains one."""
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Raise ConfigError, naming the field, its value and the legal ones, where a value is not usable."""
         if self.kind not in KINDS:
             raise ConfigError(one_of("tokenizer.kind", self.kind, KINDS))
         if self.model_type not in ("bpe", "unigram"):

@@ -1,4 +1,4 @@
-"""Where in a text each of its ids stands."""
+"""Character spans of the ids of a text."""
 
 import numpy as np
 
@@ -7,28 +7,47 @@ from tlx.text.tokenizer import Tokenizer
 
 
 def encode_with_spans(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
-    """(ids int32 [n], their first character and the one behind their last int32 [n, 2]).
+    """Encode a text and return the character span of each id.
 
-    An id that is only a part of a character spans it whole. Tokenizers that change the text (lower case,
-    accents) say themselves where an id is from; of the others, ids stand for all of its bytes in order.
+    An id that is only part of a character spans the whole character. Tokenizers that change the text (lower
+    case, accents) have a method of this name; the ids of all others stand for the bytes of the text in order.
+
+    Returns:
+        Ids int32[T], and spans int32[T, 2]: the first character of each id and the one after its last.
+
+    Raises:
+        DataError: The ids do not stand for the bytes of the text.
     """
-    own = getattr(tokenizer, "encode_with_spans", None)
-    if own is not None:
-        return own(text)
+    method = getattr(tokenizer, "encode_with_spans", None)
+    if method is not None:
+        return method(text)
     (ids,) = tokenizer.encode_batch([text])
     sizes = tokenizer.num_bytes[ids]
     encoded = text.encode()
     if int(sizes.sum()) != len(encoded):
         raise DataError(f"the tokenizer's ids do not stand for the bytes of {text[:40]!r}")
-    first = (np.frombuffer(encoded, np.uint8) & 0xC0) != 0x80  # a character begins here
-    number = np.concatenate([np.cumsum(first) - 1, [len(text)]])  # of the character that a byte is in
+    # In UTF-8 every byte of a character but its first begins with the bits 10.
+    begins_character = (np.frombuffer(encoded, np.uint8) & 0xC0) != 0x80
+    # The character that each byte belongs to, and one beyond the last.
+    character = np.concatenate([np.cumsum(begins_character) - 1, [len(text)]])
     ends = np.cumsum(sizes)
     starts = ends - sizes
-    last = np.where(sizes > 0, number[np.maximum(ends - 1, 0)] + 1, number[starts])
-    return ids, np.stack([number[starts], last], axis=1).astype(np.int32)
+    last = np.where(sizes > 0, character[np.maximum(ends - 1, 0)] + 1, character[starts])
+    return ids, np.stack([character[starts], last], axis=1).astype(np.int32)
 
 
 def overlapping(spans: np.ndarray, start: int, stop: int) -> tuple[int, int]:
-    """(first, behind the last) id of those that share a character with start..stop; equal where none does."""
+    """Return the range of ids that share a character with start..stop.
+
+    Args:
+        spans: Character spans of the ids, int32[T, 2].
+        start: First character.
+        stop: The character after the last.
+
+    Returns:
+        The index of the first id and the one after the last; both 0 where there is none.
+    """
     touching = np.flatnonzero((spans[:, 1] > start) & (spans[:, 0] < stop) & (spans[:, 1] > spans[:, 0]))
-    return (int(touching[0]), int(touching[-1]) + 1) if len(touching) else (0, 0)
+    if not len(touching):
+        return 0, 0
+    return int(touching[0]), int(touching[-1]) + 1

@@ -1,4 +1,4 @@
-"""What a tokenizer is, and how one is made, saved and opened again."""
+"""The interface of tokenizers, and how one is built, saved and loaded."""
 
 import os
 import pathlib
@@ -28,47 +28,53 @@ TABLE = Table(
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back without loss: `decode(encode(text)) == text` for every valid str."""
+    """A lossless map from text to ids: `decode(encode(text)) == text` for every valid str."""
 
     vocab: Vocabulary
-    starts_word: np.ndarray  # bool [V]: the piece begins a word, for whole-word masks
-    ends_sentence: np.ndarray  # bool [V]: the piece ends a line, or a sentence with . ! ? and their like
-    num_bytes: np.ndarray  # int32 [V]: bytes of text that the id stands for, 0 for special ids
-    hash: str  # sha256 of what defines the mapping
+    """Size and special ids."""
+    starts_word: np.ndarray
+    """bool[V], whether the piece begins a word; for whole-word masking."""
+    ends_sentence: np.ndarray
+    """bool[V], whether the piece ends a line, or a sentence with . ! ? and their like."""
+    num_bytes: np.ndarray
+    """int32[V], bytes of text that the id stands for; 0 for special ids."""
+    hash: str
+    """sha256 of what defines the map."""
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no special ids added."""
+        """Encode a text, without adding special ids."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text. Runs outside the interpreter lock where the library can."""
+        """Encode texts to int32 arrays, outside the interpreter lock where the library can."""
         ...
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, keep_special: bool = False) -> str:
-        """Text of `ids`; special ids vanish, or show as their pieces with `keep_special`."""
+        """Decode ids; special ids are dropped, or shown as their pieces with `keep_special`."""
         ...
 
     def piece(self, index: int) -> str:
-        """How one id is written, for people."""
+        """Return the piece of one id, for display."""
         ...
 
     def piece_bytes(self, index: int) -> bytes:
-        """The text that one id stands for, UTF-8; nothing for a special id."""
+        """Return the text that one id stands for, in UTF-8; empty for a special id."""
         ...
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes everything that `load_tokenizer` needs."""
+        """Write everything that `load_tokenizer` needs."""
         ...
 
     def export(self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]]) -> None:
-        """Writes tokenizer.json and what else other programs read; `frame`: ids before and behind a text."""
+        """Write the files that other programs read; `frame` holds the ids before and after a text."""
         ...
 
 
 def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer that `config` asks for; `texts` is read only where a vocabulary is trained.
+    """Build the tokenizer of a config; `texts` is read only where a vocabulary is trained.
 
-    The same config and texts give the same tokenizer, hash included, on every machine.
+    The same config and texts give the same tokenizer, hash included, on every machine. Raises ConfigError
+    where the config is not usable.
     """
     config.validate()
     if config.path is not None:
@@ -77,7 +83,7 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
 
 
 def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
-    """Opens what `save` wrote. DataError where a file is missing, damaged or from a newer tlx."""
+    """Load what `save` wrote; DataError where a file is missing, damaged or from a newer tlx."""
     path = pathlib.Path(folder) / FILE
     try:
         definition = read_json(path)
@@ -93,5 +99,5 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
 
 
 def write_definition(folder: str | os.PathLike, definition: dict[str, Any]) -> None:
-    """Writes tokenizer.json, last, so that a folder with one is complete."""
+    """Write tokenizer.json; called last, so that a folder that has one is complete."""
     write_json(pathlib.Path(folder) / FILE, {"format": FORMAT, **definition})

@@ -1,4 +1,4 @@
-"""Which ids of a vocabulary have a meaning of their own."""
+"""Size and special ids of a vocabulary."""
 
 import dataclasses
 import functools
@@ -14,20 +14,31 @@ NUM_SENTINELS = 100
 class Vocabulary:
     """Size and special ids of a tokenizer. Code uses these fields, never literal ids.
 
-    The sentinels are the last `num_sentinels` ids, counted downwards: `sentinel(0) = size - 1`. An imported
-    vocabulary has `added` ids behind them, which its model never predicts.
+    The sentinels are the last `num_sentinels` ids before the added ones, counted downwards: `sentinel(0) =
+    size - 1` without added ids.
     """
 
     size: int
+    """V, the number of ids, added ones included."""
     pad: int = 0
+    """Id of padding."""
     unk: int = 1
+    """Id of text that has no piece."""
     bos: int = 2
+    """Id of the beginning of a sequence."""
     eos: int = 3
+    """Id of the end of a sequence."""
     mask: int = 4
+    """Id of a masked token."""
     cls: int = 5
+    """Id of the token whose hidden state represents the sequence."""
     sep: int = 6
+    """Id of the separator of segments."""
     num_sentinels: int = NUM_SENTINELS
+    """Number of sentinels, ids that stand for a missing span."""
     added: int = 0
+    """Number of ids that were added to an imported vocabulary; they are the last ones, and its model never
+    predicts them."""
 
     def __post_init__(self) -> None:
         names = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
@@ -36,25 +47,26 @@ class Vocabulary:
             raise ValueError(f"{', '.join(bad) or 'num_sentinels'} lies outside a vocabulary of {self.size}")
 
     def sentinel(self, index: int) -> int:
-        """Id of the sentinel `<extra_id_index>`; ValueError beyond the last one."""
+        """Return the id of the sentinel `<extra_id_index>`; ValueError beyond the last one."""
         if not 0 <= index < self.num_sentinels:
             raise ValueError(f"sentinel {index} is not among {self.num_sentinels}")
         return self.size - self.added - 1 - index
 
     def is_sentinel(self, index: int) -> bool:
-        """Whether an id is one of the sentinels."""
+        """Return whether an id is one of the sentinels."""
         return 0 <= self.size - self.added - 1 - index < self.num_sentinels
 
     def mark(self, index: int) -> int:
-        """Id that objectives put before a text to say which kind it is: a language, a control code, a mode.
+        """Return the id that objectives put before a text to name its language, control code or mode.
 
-        The sentinels from the other end, so that the two meet last; ValueError beyond the first sentinel.
+        These are the sentinels counted from the other end, so that the two uses meet last. ValueError beyond
+        the first sentinel.
         """
         return self.sentinel(self.num_sentinels - 1 - index)
 
     @functools.cached_property
     def special(self) -> np.ndarray:
-        """bool [V]: True for ids that stand for no text (the seven named ones and the sentinels)."""
+        """bool[V], True for ids without text: the seven named ones, the sentinels and the added ones."""
         special = np.zeros(self.size, bool)
         special[[self.pad, self.unk, self.bos, self.eos, self.mask, self.cls, self.sep]] = True
         special[self.size - self.added - self.num_sentinels :] = True

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+import tlx
 from tlx.adapt.transfer import base_hash
-from tlx.api.load import load
 from tlx.base.errors import ConfigError
 from tlx.base.files import cache_folder
 from tlx.data.build_once import build_once
@@ -35,7 +35,7 @@ def load_base(path: str | os.PathLike, allow: Sequence[str] = ()) -> BaseModel:
     Raises ConfigError where it has adapter modules beside its matrices; else as tlx.load.
     """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        lm = load(path, allow=allow)
+        lm = tlx.load(path, allow=allow)
     if lm.config.model.adapters.any:
         raise ConfigError(
             f"{path} has adapter modules beside its matrices; merge them: tlx convert merge {path} TO"

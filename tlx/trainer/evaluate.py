@@ -208,7 +208,7 @@ def open_text(model: LoadedModel, request: EvaluationRequest) -> Pipeline:
         model.tokenizer,
         objective.example,
         spec,
-        objective.reads(spec),
+        objective.window_spec(spec),
         batch_size=batch_size,
         seed=config.seed,
         split=split,

@@ -34,7 +34,7 @@ def train_linear(
     seed = parsed_config.seed
     train = read_records(records, "train", seed)
     task = get_task(parsed_config)
-    objective = task.complete(parsed_config.objective, train)
+    objective = task.infer_labels(parsed_config.objective, train)
     evaluations = {}
     for split in ("validation", "test") if records.tested else ("validation",):
         evaluations[split] = linear_scores(task, objective, train, read_records(records, split, seed), unit)

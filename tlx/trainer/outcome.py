@@ -33,8 +33,6 @@ def show(
     """
     write_scores(workdir, evaluations, metrics)
     task = get_task(run.config)
-    if task.draw is None:
-        return
     for split, evaluation in evaluations.items():
         task.draw(evaluation.answers, evaluation.records, run.spec, workdir / f"confusion_{split}.png")
 
@@ -80,7 +78,7 @@ def show_figures(split: str, figures: Mapping[str, Any]) -> None:
 def show_next(config: RunConfig, workdir: pathlib.Path) -> None:
     """Print commands that use the run."""
     path = shown_path(workdir)
-    columns = [name for name, _ in get_task(config).texts(config.objective)]
+    columns = [name for name, _ in get_task(config).text_columns(config.objective)]
     example = repr({name: "..." for name in columns}) if len(columns) > 1 else "'...'"
     call = f"import tlx; print(tlx.load({path!r}).predict({example}))"
     print("\nnext:")

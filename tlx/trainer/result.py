@@ -3,15 +3,17 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from tlx.api.loaded_model import LoadedModel
 from tlx.run.assemble import Run
 from tlx.run.spec import make_module
 from tlx.training.state import State
 from tlx.training.step import merge_params
+
+if TYPE_CHECKING:
+    from tlx.api.loaded_model import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class TrainingResult:
     print() shows a short summary.
     """
 
-    model: LoadedModel
+    model: "LoadedModel"
     """The trained model; of several seeds that of the last one. Its arrays are those that were trained."""
     metrics: dict[str, Any]
     """Final metrics. Of a pretraining: {name: value} on the validation split. Of a fine-tuning: {split:
@@ -53,7 +55,7 @@ def _figures(prefix: str, metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {prefix + name:28} {shown}"
 
 
-def trained_model(run: Run, state: State, workdir: pathlib.Path) -> LoadedModel:
+def trained_model(run: Run, state: State, workdir: pathlib.Path) -> "LoadedModel":
     """Return the model of a train state, as tlx.load(workdir) would; no array is copied.
 
     Args:
@@ -65,6 +67,9 @@ def trained_model(run: Run, state: State, workdir: pathlib.Path) -> LoadedModel:
         The model. Parameters that every device has whole are on this process' first device; sharded ones
         stay as they are.
     """
+    # Loaded here: decoding and scoring are not needed to refuse a wrong config, which is to take little time.
+    from tlx.api.loaded_model import LoadedModel
+
     config = run.config
     params = state.params
     if config.adapt.method != "full":

@@ -5,13 +5,12 @@ import math
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
-from tlx.api.load import load
-from tlx.api.loaded_model import LoadedModel
+import tlx
 from tlx.data.batches import Batch
 from tlx.data.cache import TokenCache
 from tlx.data.prepare import open_caches
@@ -22,6 +21,9 @@ from tlx.trainer.config_input import shown_path
 from tlx.training.clock import Clock
 from tlx.training.peak import matmul_peak
 from tlx.training.plot import plot_loss
+
+if TYPE_CHECKING:
+    from tlx.api.loaded_model import LoadedModel
 
 # Batches whose targets make the unigram of an objective's own targets.
 _UNIGRAM_BATCHES = 300
@@ -47,7 +49,7 @@ class TextLoss(NamedTuple):
 
 
 def show(
-    run: Run, workdir: pathlib.Path, figures: Mapping[str, float], model: LoadedModel
+    run: Run, workdir: pathlib.Path, figures: Mapping[str, float], model: "LoadedModel"
 ) -> dict[str, TextLoss]:
     """Print metrics beside baselines and samples of the model; draw workdir/loss.png.
 
@@ -123,13 +125,13 @@ def _concatenated(caches: tuple[TokenCache, ...], most: int) -> tuple[np.ndarray
     return np.concatenate(tokens), np.concatenate(offsets)
 
 
-def _show_samples(run: Run, workdir: pathlib.Path, model: LoadedModel) -> None:
+def _show_samples(run: Run, workdir: pathlib.Path, model: "LoadedModel") -> None:
     """Print two continued prompts, or two filled gaps; nothing of a bilstm, which tasks read."""
     if run.config.model.kind == "bilstm":
         return
     if jax.process_count() > 1:
         # The trained arrays belong to all processes, and only this one is here.
-        model = load(workdir)
+        model = tlx.load(workdir)
     texts = []
     for tokens in _document_starts(run, 2):
         texts.append([run.tokenizer.decode(part) for part in np.split(tokens, _GAP)])
@@ -144,7 +146,7 @@ def _show_samples(run: Run, workdir: pathlib.Path, model: LoadedModel) -> None:
         _show_sample(prompt, answer)
 
 
-def _filled(model: LoadedModel, prompt: str) -> str:
+def _filled(model: "LoadedModel", prompt: str) -> str:
     """What the model would write into the gap."""
     if model.kind == "encoder_decoder":
         return str(model.generate(prompt, max_tokens=12, temperature=0))

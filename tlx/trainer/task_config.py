@@ -12,7 +12,7 @@ from tlx.run.assemble import build_tokenizer, open_split
 from tlx.run.checks import resolve
 from tlx.run.config import get_objective, parse_config, without_nones
 from tlx.tasks import TABLE as TASKS
-from tlx.tasks.shared.base import Task
+from tlx.tasks.shared.base import Task, is_supervised
 from tlx.trainer.base_model import BaseModel, cache_tokenizer
 from tlx.training.config import BaseConfig
 
@@ -51,7 +51,7 @@ def complete_task_config(
     config = parse_config(values)
     config.data.records.validate()
     records = read_records(config.data.records, "train", config.seed)
-    values["objective"] = to_dict(get_task(config).complete(config.objective, records))
+    values["objective"] = to_dict(get_task(config).infer_labels(config.objective, records))
     if config.data.records.epochs:
         rows = _num_rows(parse_config(values), len(records))
         steps = config.data.records.epochs * rows / config.train.batch_size
@@ -61,13 +61,13 @@ def complete_task_config(
 
 def is_task(config: RunConfig) -> bool:
     """Return whether a run is about a task with labels, not a self-supervised objective."""
-    return isinstance(get_objective(config), Task)
+    return get_objective(config).supervised
 
 
 def get_task(config: RunConfig) -> Task:
     """Return the task that a run is about. Raises ConfigError for a self-supervised objective."""
     task = get_objective(config)
-    if not isinstance(task, Task):
+    if not is_supervised(task):
         raise ConfigError(
             f"objective.name = {config.objective.name!r} is no task; tasks are {', '.join(TASKS)}"
         )
@@ -77,7 +77,7 @@ def get_task(config: RunConfig) -> Task:
 def _num_rows(config: RunConfig, num_records: int) -> int:
     """Rows of one pass over the training records: fewer than records if packed, more if records are cut."""
     task = get_task(config)
-    if not task.cuts and (task.join is None or not config.objective.packing):
+    if not task.one_to_many and not task.packs(config.objective):
         return num_records
     return open_split(config, build_tokenizer(config), "train").num_windows
 

@@ -88,7 +88,7 @@ def windows(count, spec):
     for start in range(0, count * LENGTH, LENGTH):
         names = ("tokens", "segments", "positions")
         piece = whole._replace(**{n: getattr(whole, n)[start : start + LENGTH + 1] for n in names})
-        row = recurrent_lm.example(None, piece, spec)
+        row = recurrent_lm.OBJECTIVE.example(None, piece, spec)
         found.append({key: row[key][None] for key in row})
     return found
 

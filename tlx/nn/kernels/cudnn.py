@@ -58,8 +58,17 @@ def attend(inputs: AttentionInputs) -> jax.Array:
 
 def _attend_on_device(arrays: dict[str, jax.Array], scale: float, causal: bool) -> jax.Array:
     """Run the kernel on one device's rows and heads."""
-    if "mask" in arrays:
-        visible = arrays["mask"]
+    visible = arrays.get("mask")
+    if visible is not None:
         # The kernel wants a mask for every row.
-        arrays["mask"] = jnp.broadcast_to(visible, (arrays["query"].shape[0], *visible.shape[1:]))
-    return jax.nn.dot_product_attention(**arrays, scale=scale, is_causal=causal, implementation="cudnn")
+        visible = jnp.broadcast_to(visible, (arrays["query"].shape[0], *visible.shape[1:]))
+    return jax.nn.dot_product_attention(
+        arrays["query"],
+        arrays["key"],
+        arrays["value"],
+        arrays.get("bias"),
+        visible,
+        scale=scale,
+        is_causal=causal,
+        implementation="cudnn",
+    )

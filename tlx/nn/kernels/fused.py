@@ -9,7 +9,7 @@ Shapes: J heads times head size (heads joined), W lanes of a grid step or distan
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ LANES = 128
 _MIN_ROW_MAX = 0.1 * MASKED
 # Bytes of the chip's vector memory (VMEM) that the kernel may use.
 _VMEM_LIMIT = 48 * 2**20
+# Where sums over heads and blocks of queries start.
+_ZERO: Any = 0.0
 
 
 class KernelArrays(NamedTuple):
@@ -154,7 +156,8 @@ def _attend_on_device(arrays: dict[str, jax.Array], static: Static) -> jax.Array
         before = query_padding if is_consecutive else 0
         x = jnp.pad(padded["distances_RJ"], ((before, key_padding), (0, 0)))
         padded["distances_RJ"] = _pad_end(x, 0, -x.shape[0] % LANES)
-    return _attend(KernelArrays(**padded), static)[:, :num_queries]
+    output = cast(jax.Array, _attend(KernelArrays(**padded), static))
+    return output[:, :num_queries]
 
 
 def _pad_end(x: jax.Array, dim: int, count: int) -> jax.Array:
@@ -281,7 +284,7 @@ def _forward(*refs: Any, names: tuple[str, ...], static: Static) -> None:
     heads = _heads(x, static)
     for start in range(0, out.shape[1], _block_rows(out.shape[1])):
         rows = slice(start, start + _block_rows(out.shape[1]))
-        y = 0.0
+        y = _ZERO
         for head, (lanes, key, value) in enumerate(heads):
             weights, total = _weights(x, rows, head, lanes, key, static)
             # Divided after the product: [T, W] has fewer entries than [T, S].
@@ -306,12 +309,12 @@ def _backward(*refs: Any, names: tuple[str, ...], static: Static) -> None:
 
     num_queries = output_grad.shape[1]
     dtype = output_grad.dtype
-    key_grad = 0.0
-    value_grad = 0.0
+    key_grad = _ZERO
+    value_grad = _ZERO
     for start in range(0, num_queries, _block_rows(num_queries)):
         rows = slice(start, start + _block_rows(num_queries))
-        query_grad = 0.0
-        shifted_grad = 0.0
+        query_grad = _ZERO
+        shifted_grad = _ZERO
         for head, (lanes, key, value) in enumerate(heads):
             weights, total = _weights(x, rows, head, lanes, key, static)
             weights = weights * (1 / total)
@@ -418,6 +421,7 @@ def _relative_backward(
         wide = _skew(wide, 0).astype(dtype)
         shifted_grad = _dot(reversal, _dot(wide, distances, 1, 0).astype(dtype), 1, 0)
     else:
+        assert x.left_BT1 is not None
         max_shift = width - x.key_BSJ.shape[1]
         wide = _roll_rows(wide, x.left_BT1[0, rows, :], max_shift, left=False).astype(dtype)
         shifted_grad = _dot(wide, distances, 1, 0)

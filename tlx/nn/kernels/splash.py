@@ -1,6 +1,7 @@
 """Splash attention: JAX's Pallas kernel for TPU, which skips blocks that the mask hides."""
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -40,21 +41,19 @@ def attend(inputs: AttentionInputs) -> jax.Array:
             f"model.execution.attention = 'splash' cannot be used: {num_keys} keys, no multiple of 128; "
             "choose 'xla', or another data.sequence_length"
         )
-    segments = [
-        _segments(mask.query_segments, query_BTNH),
-        _segments(mask.key_segments, key_BSGH),
-    ]
+    query_segments = _segments(mask.query_segments, query_BTNH)
+    key_segments = _segments(mask.key_segments, key_BSGH)
     run = functools.partial(_attend_on_device, causal=mask.causal, window=mask.window)
     query_spec = spec_in_use(("batch", None, "heads", None), query_BTNH.shape)
     if query_spec is not None:
         # The compiler cannot partition a Pallas call: each device runs it on its own rows and heads.
         key_spec = spec_in_use(("batch", None, "kv_heads", None), key_BSGH.shape)
-        segment_specs = [spec_in_use(("batch", None), x.shape) for x in segments]
+        segment_specs = [spec_in_use(("batch", None), x.shape) for x in (query_segments, key_segments)]
         specs = (query_spec, key_spec, key_spec, *segment_specs)
         run = jax.shard_map(run, in_specs=specs, out_specs=query_spec, check_vma=False)
     # The kernel has no scale of its own.
     scaled_query = query_BTNH * jnp.asarray(inputs.scale, query_BTNH.dtype)
-    return run(scaled_query, key_BSGH, inputs.value_BSGH, *segments)
+    return run(scaled_query, key_BSGH, inputs.value_BSGH, query_segments, key_segments)
 
 
 def _segments(segments: jax.Array | None, x: jax.Array) -> jax.Array:
@@ -108,4 +107,5 @@ def _attend_on_device(
         for x in (query_BTNH, jnp.repeat(key_BSGH, group_size, 2), jnp.repeat(value_BSGH, group_size, 2))
     ]
     segment_ids = splash.SegmentIds(query_segments_BT, key_segments_BS)
-    return jnp.swapaxes(jax.vmap(kernel)(*heads_first, segment_ids=segment_ids), 1, 2)
+    output = cast(jax.Array, jax.vmap(kernel)(*heads_first, segment_ids=segment_ids))
+    return jnp.swapaxes(output, 1, 2)

@@ -1,26 +1,28 @@
-"""What every objective is: a config, what it reads, an example in numpy, and a module with its loss.
+"""The base class of objectives, and of their modules.
 
-An objective is one file. Its `example` runs in data workers: pure, fixed shapes, numpy only. Its module
-owns the language model (submodule "model") and the heads it needs (submodule "heads", by objective), and
-turns a batch of examples into Terms. Keys of a batch, each with a leading batch dim:
+An objective is one file: a config dataclass, an `Objective` subclass with the examples in numpy, and a Linen
+module with the loss. `Objective.example` runs in data workers: pure, fixed shapes, numpy only. The module
+owns the language model (submodule "model") and the heads that the objective needs (submodule "heads", by
+objective), and turns a batch of examples into Terms. Keys of a batch, each with a leading batch dim:
 
-    tokens, positions, segments     int32 [B, T]; with encoder_ and decoder_ in front for two towers
+    tokens, positions, segments     int32 [B, T]; with encoder_ and decoder_ in front for encoder-decoders
     targets, weights                int32 and float32 [B, T], or [B, P] beside
-    target_positions                int32 [B, P]: the places in the row that `targets` belong to
+    target_positions                int32 [B, P]: the positions in the row that `targets` belong to
 
 and keys of an objective's own (`rank`, `types`, ...).
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
-from tlx.data.window import Window, WindowSpec
+from tlx.data.window import Window, WindowSpec, dummy_window
 from tlx.models.config import ModelConfig
 from tlx.nn import embed
 from tlx.nn.adaptive import AdaptiveUnembedding
@@ -36,45 +38,63 @@ Batch = dict[str, jax.Array]
 class Predictions(NamedTuple):
     """Hidden states in the shape of `targets`, and the kernel that turns them into logits."""
 
-    hidden: jax.Array  # [B, T or P, D]
+    hidden: jax.Array
+    """[B, T, D] or [B, P, D]."""
     unembedding: Unembedding | AdaptiveUnembedding
+    """The kernel, and the bias where there is one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ObjectiveSpec:
-    """What an example depends on besides its text and its randomness.
-
-    `length` is the model's sequence length (the encoder's, where there are two). `starts_word` [V] is
-    True for pieces that begin a word, `ends_sentence` [V] for those that end a sentence; None where the
-    tokenizer does not know. `languages` are the data's, by their numbers. `characters` [V, C] are those of
-    each id (nn/characters.py), for an objective whose config has `max_characters`.
-    """
+    """What an example depends on besides its text and its random generator."""
 
     config: Any
+    """The objective's config."""
     length: int
+    """Sequence length of the model, in tokens; of the encoder where there are two."""
     vocab: Vocabulary
+    """Vocabulary of the tokenizer."""
     starts_word: np.ndarray | None = None
+    """bool [V], True for pieces that begin a word; None where the tokenizer does not know."""
     ends_sentence: np.ndarray | None = None
+    """bool [V], True for pieces that end a sentence; None where the tokenizer does not know."""
     languages: tuple[str, ...] = ("",)
+    """Languages of the data, by their index."""
     characters: np.ndarray | None = None
+    """int32 [V, C], the characters of each id (nn/characters.py), for configs with `max_characters`."""
 
     @classmethod
     def of(
         cls, config: Any, length: int, tokenizer: Tokenizer, languages: tuple[str, ...]
     ) -> "ObjectiveSpec":
-        """The spec of a run with this tokenizer."""
-        tables = tokenizer.starts_word, tokenizer.ends_sentence
-        count = getattr(config, "max_characters", 0)
-        characters = character_table(tokenizer, count) if count else None
-        return cls(config, length, tokenizer.vocab, *tables, languages, characters)
+        """Build the spec of a run with this tokenizer.
+
+        Args:
+            config: The objective's config.
+            length: Sequence length in tokens.
+            tokenizer: The run's tokenizer.
+            languages: Languages of the data.
+
+        Returns:
+            The spec, with the tables that the tokenizer has.
+        """
+        num_characters = getattr(config, "max_characters", 0)
+        return cls(
+            config=config,
+            length=length,
+            vocab=tokenizer.vocab,
+            starts_word=tokenizer.starts_word,
+            ends_sentence=tokenizer.ends_sentence,
+            languages=languages,
+            characters=character_table(tokenizer, num_characters) if num_characters else None,
+        )
 
 
-class ObjectiveModule(nn.Module):
-    """The base of every module: cross-entropy of `targets` from what `predictions` returns.
+class LossModule(nn.Module):
+    """Base of the modules of objectives and tasks: a language model, heads, and a loss.
 
-    An objective whose loss is something else, or more, overrides `__call__`; one with memories overrides
-    `initial_carry`. Weights of terms are functions of the batch alone. Parameters are {"model": ...} and
-    {"heads": {objective: ...}} where there are heads.
+    Parameters are {"model": ...} and {"heads": {objective: ...}} where there are heads. `__call__(batch,
+    carry, keys)` returns the terms of the loss and the carry for the next batch.
     """
 
     config: Any
@@ -82,59 +102,164 @@ class ObjectiveModule(nn.Module):
     loss: LossConfig = LossConfig()
 
     def initial_carry(self, batch_size: int) -> Any:
-        """What the first batch continues; None where rows have no memory."""
+        """Return what the first batch continues; None where rows have no memory."""
         return None
 
     def frozen(self) -> dict[str, Any]:
-        """Abstract parameters in boxes that a run loads and never changes, none of them among the others."""
+        """Return abstract, boxed parameters that a run loads and never trains; none is among the others."""
         return {}
 
     def begin(self, params: Any, frozen: Any) -> Any:
-        """The parameters before the first step, from those that were drawn and those that are frozen."""
+        """Return the parameters before the first step, given the drawn ones and the frozen ones."""
         return params
 
     def standalone(self, params: Any) -> Any:
-        """Parameters whose "model" is whole without the heads: what a task or another format goes on from."""
+        """Return parameters whose "model" is whole without the heads, for tasks and exports."""
         return params
 
+
+class ObjectiveModule(LossModule):
+    """Base of every objective's module: cross-entropy of `targets` from what `predictions` returns.
+
+    An objective whose loss is something else, or more, overrides `__call__`; one with memories overrides
+    `initial_carry`. Weights of terms are functions of the batch alone.
+    """
+
     def predictions(self, batch: Batch, carry: Any, keys: jax.Array | None) -> tuple[Predictions, Any]:
-        """(what to predict `targets` from, the carry for the next batch)."""
+        """Compute what `targets` are predicted from.
+
+        Args:
+            batch: Arrays of a batch, see the module's docstring.
+            carry: What this batch continues, as `initial_carry` has it.
+            keys: A PRNG key for each row, [B]; None draws nothing (no dropout).
+
+        Returns:
+            The predictions, and the carry for the next batch.
+        """
         raise NotImplementedError
 
     def __call__(self, batch: Batch, carry: Any = None, keys: jax.Array | None = None) -> tuple[Terms, Any]:
-        """(terms, the carry for the next batch). keys: a PRNG key for each row; None draws nothing."""
+        """Compute the terms of the loss.
+
+        Args:
+            batch: Arrays of a batch, see the module's docstring.
+            carry: What this batch continues, as `initial_carry` has it.
+            keys: A PRNG key for each row, [B]; None draws nothing (no dropout).
+
+        Returns:
+            The terms, and the carry for the next batch.
+        """
         (hidden, unembedding), carry = self.predictions(batch, carry, keys)
         return cross_entropy(hidden, unembedding, batch["targets"], batch["weights"], self.loss), carry
 
     def logits(self, batch: Batch, carry: Any = None) -> jax.Array:
-        """float32 [..., V] for every place of `targets`, without dropout; V the unpadded vocabulary."""
+        """Return float32 logits [..., V] of each target, without dropout; V is the unpadded vocabulary."""
         (hidden, unembedding), _ = self.predictions(batch, carry, None)
         return embed.logits(hidden, unembedding)[..., : unembedding.vocab_size]
 
 
-class Objective(NamedTuple):
-    """The halves of an objective, as its file exports them under the name OBJECTIVE.
+class Objective:
+    """Base class of objectives and, through `Task`, of tasks.
 
-    reads(spec) says which text one row needs, ConfigError if `spec` makes no sense. example(rng, window,
-    spec) gives one row's arrays (int32 and float32, always of the same shapes). `kinds` are the values of
-    ModelConfig.kind it works with. `fills_gaps`: a sentinel in the source asks for the text in its place.
+    A file exports one instance under the name OBJECTIVE. Instances are pickled to data workers: they hold no
+    array, tokenizer or model, and all that varies is in the spec.
     """
 
-    config_class: type
-    reads: Callable[[ObjectiveSpec], WindowSpec]
-    example: Callable[[np.random.Generator, Window, ObjectiveSpec], dict[str, np.ndarray]]
-    module: type[ObjectiveModule]
-    kinds: tuple[str, ...]
-    fills_gaps: bool = False
+    config_class: ClassVar[type]
+    """Dataclass of the objective's settings; its `name` is the name in the table."""
+    module: ClassVar[type[LossModule]]
+    """Class of the Linen module, called with (config, model config, loss config)."""
+    kinds: ClassVar[tuple[str, ...]]
+    """Values of ModelConfig.kind that the objective works with; the first is the default."""
+    fills_gaps: ClassVar[bool] = False
+    """Whether a sentinel in the source asks for the text that is missing there."""
+    supervised: ClassVar[bool] = False
+    """Whether examples are made of labelled records (a task) instead of text."""
+
+    def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
+        """Return which text one row needs; raises ConfigError if the spec makes no sense."""
+        raise NotImplementedError
+
+    def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
+        """Make one row of a batch.
+
+        Args:
+            rng: Random generator of this row.
+            window: Text as `window_spec` asks for it.
+            spec: What examples depend on.
+
+        Returns:
+            int32 and float32 arrays, of the same names and shapes for every window.
+        """
+        raise NotImplementedError
+
+    def make_spec(
+        self,
+        config: Any,
+        model: ModelConfig,
+        length: int,
+        languages: tuple[str, ...],
+        tokenizer: Tokenizer,
+    ) -> Any:
+        """Build what the examples of a run depend on.
+
+        Args:
+            config: The objective's config.
+            model: Config of the model.
+            length: Sequence length in tokens.
+            languages: Languages of the data.
+            tokenizer: The run's tokenizer.
+
+        Returns:
+            An ObjectiveSpec; a TaskSpec for tasks.
+        """
+        return ObjectiveSpec.of(config, length, tokenizer, languages)
+
+    def abstract_spec(
+        self,
+        config: Any,
+        model: ModelConfig,
+        length: int,
+        languages: tuple[str, ...],
+        vocab: Vocabulary,
+    ) -> Any:
+        """Build the spec as far as shapes depend on it, before there is a tokenizer.
+
+        Args:
+            config: The objective's config.
+            model: Config of the model.
+            length: Sequence length in tokens.
+            languages: Languages of the data.
+            vocab: The vocabulary that the tokenizer will have.
+
+        Returns:
+            An ObjectiveSpec; a TaskSpec for tasks.
+        """
+        starts_word = np.ones(vocab.size, bool)
+        ends_sentence = np.ones(vocab.size, bool)
+        return ObjectiveSpec(config, length, vocab, starts_word, ends_sentence, languages)
+
+    def check_spec(self, spec: Any) -> None:
+        """Raise ConfigError if rows cannot be made with this spec."""
+        self.window_spec(spec)
+
+    def abstract_example(self, spec: Any) -> dict[str, np.ndarray]:
+        """Make an example of placeholder text, for the names, shapes and dtypes of a batch."""
+        window = dummy_window(self.window_spec(spec), spec.vocab)
+        return self.example(np.random.default_rng(0), window, spec)
 
 
-def sparse_targets(tokens: np.ndarray, positions: np.ndarray, size: int, pad: int) -> dict[str, np.ndarray]:
-    """`target_positions`, `targets`, `weights`, each [size]: what stands at `positions`, then weight 0."""
-    count = len(positions)
-    target_positions = np.zeros(size, np.int32)
-    target_positions[:count] = positions
-    targets = np.full(size, pad, np.int32)
-    targets[:count] = tokens[positions]
-    weights = np.zeros(size, np.float32)
-    weights[:count] = 1.0
-    return {"target_positions": target_positions, "targets": targets, "weights": weights}
+def full_unembedding(unembedding: Unembedding | AdaptiveUnembedding) -> Unembedding:
+    """Return the unembedding of a model whose softmax is over the whole vocabulary.
+
+    Raises:
+        ConfigError: The model has an adaptive softmax.
+    """
+    if isinstance(unembedding, AdaptiveUnembedding):
+        raise ConfigError("this objective needs a softmax over the whole vocabulary, the model's is adaptive")
+    return unembedding
+
+
+def at_positions(hidden_BTD: jax.Array, positions_BP: jax.Array) -> jax.Array:
+    """Gather the hidden states [B, P, D] at some positions of each row."""
+    return jnp.take_along_axis(hidden_BTD, positions_BP[..., None], axis=1)

@@ -1,9 +1,10 @@
-"""What objectives of two towers share: the arrays of a row, and the module."""
+"""Parts of objectives of encoder-decoders: the arrays of a row, and the module."""
 
 import jax
 import numpy as np
 
 from tlx.models.transformer import Transformer
+from tlx.objectives.shared.arrays import leading_ones, pad_to_length
 from tlx.objectives.shared.base import Batch, ObjectiveModule, Predictions
 from tlx.text.vocabulary import Vocabulary
 
@@ -15,47 +16,56 @@ def encoder_decoder_arrays(
     vocab: Vocabulary,
     start: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Arrays of a row whose encoder reads `source` and whose decoder writes `targets`, padded.
+    """Make the arrays of a row whose encoder reads `source` and whose decoder writes `targets`.
 
-    `lengths` are those of the encoder and the decoder; what is longer is cut. The decoder reads `start`
-    (bos, unless given) and then the targets but the last.
+    The decoder reads `start` and then the targets but the last (teacher forcing).
+
+    Args:
+        source: int32 ids of the encoder; what is longer than its length is cut.
+        targets: int32 ids to predict; what is longer than the decoder's length is cut.
+        lengths: Lengths of the encoder and of the decoder.
+        vocab: The vocabulary, for padding and bos.
+        start: First id that the decoder reads; None is bos.
+
+    Returns:
+        tokens, positions and segments of both with encoder_ and decoder_ in front; targets and weights of the
+        decoder's length. Segments are 1, and 0 on padding.
     """
-    source, targets = source[: lengths[0]], targets[: lengths[1]]
-    decoder = np.full(lengths[1], vocab.pad, np.int32)
+    encoder_length, decoder_length = lengths
+    source = source[:encoder_length]
+    targets = targets[:decoder_length]
+    decoder = np.full(decoder_length, vocab.pad, np.int32)
     decoder[1 : len(targets)] = targets[:-1]
+    # A row without targets stays padding: it gets no start either.
     decoder[: min(len(targets), 1)] = vocab.bos if start is None else start
     return {
-        "encoder_tokens": pad_to_length(source, lengths[0], vocab.pad),
-        "encoder_positions": np.arange(lengths[0], dtype=np.int32),
-        "encoder_segments": ones(len(source), lengths[0]),
+        "encoder_tokens": pad_to_length(source, encoder_length, vocab.pad),
+        "encoder_positions": np.arange(encoder_length, dtype=np.int32),
+        "encoder_segments": leading_ones(len(source), encoder_length),
         "decoder_tokens": decoder,
-        "decoder_positions": np.arange(lengths[1], dtype=np.int32),
-        "decoder_segments": ones(len(targets), lengths[1]),
-        "targets": pad_to_length(targets, lengths[1], vocab.pad),
-        "weights": ones(len(targets), lengths[1], np.float32),
+        "decoder_positions": np.arange(decoder_length, dtype=np.int32),
+        "decoder_segments": leading_ones(len(targets), decoder_length),
+        "targets": pad_to_length(targets, decoder_length, vocab.pad),
+        "weights": leading_ones(len(targets), decoder_length, np.float32),
     }
 
 
-def pad_to_length(values: np.ndarray, length: int, pad: int) -> np.ndarray:
-    """int32 [length]: the values, then pad."""
-    row = np.full(length, pad, np.int32)
-    row[: len(values)] = values
-    return row
-
-
-def ones(count: int, length: int, dtype: type = np.int32) -> np.ndarray:
-    """[length]: `count` ones, then zeros."""
-    row = np.zeros(length, dtype)
-    row[:count] = 1
-    return row
-
-
 class EncoderDecoderModule(ObjectiveModule):
-    """An encoder-decoder."""
+    """An encoder-decoder without further heads."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model."""
         self.lm = Transformer(self.model, name="model")
 
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
-        """The decoder's hidden states [B, T, D]."""
+        """Return the decoder's hidden states.
+
+        Args:
+            batch: Arrays as `encoder_decoder_arrays` makes them, with a batch dim.
+            carry: None.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            Hidden states [B, T, D] with the unembedding, and None.
+        """
         return Predictions(self.lm(batch, keys=keys), self.lm.unembedding()), None

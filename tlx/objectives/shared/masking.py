@@ -25,23 +25,27 @@ from tlx.objectives.shared.base import ObjectiveSpec
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    """How many tokens are predicted, and what the model sees in their place.
-
-    `max_predictions` caps the targets of a row (BERT: 20 at length 128); None is no cap. `copies`: 0 draws
-    new masks each time a text comes by, n makes n masked versions of the data and repeats them (BERT: 10).
-    """
+    """How many tokens are predicted, and what the model sees in their place."""
 
     masking_rate: float = 0.15
+    """Fraction of a row's tokens to predict, above 0 and at most 1."""
     mask_token_fraction: float = 0.8
+    """Fraction of the predicted tokens that are shown as mask."""
     random_token_fraction: float = 0.1
+    """Fraction of the predicted tokens that are shown as a random id; the others are shown as they are."""
     max_predictions: int | None = None
+    """Most targets of a row (BERT: 20 at length 128); None is no limit."""
     recipe: Literal["bert", "roberta"] = "bert"
+    """Whose rules for counts and candidates: "bert" or "roberta"."""
     unit: Literal["token", "word", "ngram"] = "token"
+    """What is drawn: "token", "word" (whole words) or "ngram" (of whole words)."""
     max_ngram: int = 3
+    """Longest n-gram in words, for unit "ngram"."""
     copies: int = 0
+    """Number of masked versions of the data, repeated in turn (BERT: 10); 0 draws new masks every epoch."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a rate outside (0, 1], shares that exceed one, or an unknown choice."""
+        """Raise ConfigError for a rate outside (0, 1], shares that exceed one, or an unknown choice."""
         if not 0 < self.masking_rate <= 1:
             raise ConfigError(f"objective.masking_rate = {self.masking_rate} must be above 0 and at most 1")
         check_shares(self)
@@ -60,7 +64,7 @@ class Masking:
 
 
 def check_shares(config: Any) -> None:
-    """ConfigError where `mask_token_fraction` and `random_token_fraction` are no shares of one whole."""
+    """Raise ConfigError unless the fractions of mask and random tokens add up to at most 1."""
     for name in ("mask_token_fraction", "random_token_fraction"):
         if not 0 <= getattr(config, name) <= 1:
             raise ConfigError(f"objective.{name} = {getattr(config, name)} must lie in 0..1")
@@ -72,7 +76,7 @@ def check_shares(config: Any) -> None:
 
 
 def num_predictions(length: int, config: Masking) -> int:
-    """The most targets in a row of `length` tokens, cls and sep included: with the recipe bert exactly."""
+    """Return the most targets of a row of `length` tokens, cls and sep included; the exact count for bert."""
     wanted = max(1, round(length * config.masking_rate))
     if config.recipe == "roberta":
         wanted = min(int(length * config.masking_rate) + 1, length)
@@ -82,7 +86,17 @@ def num_predictions(length: int, config: Masking) -> int:
 def chosen_positions(
     rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec, config: Masking
 ) -> np.ndarray:
-    """The targets among the `tokens` of a row without its padding, ascending."""
+    """Choose the positions to predict.
+
+    Args:
+        rng: Random generator of the row.
+        tokens: int32 [n], a row without its padding.
+        spec: What examples depend on.
+        config: How many tokens are chosen, and by which unit.
+
+    Returns:
+        int positions in 0..n-1, ascending.
+    """
     length = len(tokens)
     if config.recipe == "roberta":
         count = min(int(length * config.masking_rate + rng.random()), num_predictions(length, config))
@@ -91,29 +105,51 @@ def chosen_positions(
     count = min(num_predictions(length, config), len(candidates))
     if config.unit == "token":
         return np.sort(rng.choice(candidates, count, replace=False, shuffle=False))
-    begins = word_begins(candidates, tokens, spec)
+    edges = word_edges(candidates, tokens, spec)
     if config.unit == "word":
-        places = _words(rng, np.diff(begins), count)
-        return candidates[np.sort(_concatenated(begins[:-1][places], begins[1:][places]))]
-    return candidates[_ngrams(rng, begins, count, config.max_ngram)]
+        words = _draw_words(rng, np.diff(edges), count)
+        return candidates[np.sort(_concatenated_ranges(edges[:-1][words], edges[1:][words]))]
+    return candidates[_ngrams(rng, edges, count, config.max_ngram)]
 
 
 _NONE = np.zeros(0, np.int64)
 
 
-def word_begins(candidates: np.ndarray, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
-    """Where words begin in `candidates` (places of the ordinary tokens), and behind them its length."""
-    begins = np.ones(len(candidates), bool)
+def word_edges(candidates: np.ndarray, tokens: np.ndarray, spec: ObjectiveSpec) -> np.ndarray:
+    """Find where words begin among the ordinary tokens of a row.
+
+    Args:
+        candidates: int [n], positions of the ordinary tokens.
+        tokens: int32 ids of the row.
+        spec: What examples depend on; without `starts_word` every token is a word.
+
+    Returns:
+        Indices into `candidates` at which words begin, ascending, and n at the end.
+    """
+    starts = np.ones(len(candidates), bool)
     if spec.starts_word is not None and len(candidates):
-        begins[1:] = spec.starts_word[tokens[candidates[1:]]] | (np.diff(candidates) > 1)
-    return np.append(np.flatnonzero(begins), len(candidates))
+        # A special token between two candidates ends a word.
+        starts[1:] = spec.starts_word[tokens[candidates[1:]]] | (np.diff(candidates) > 1)
+    return np.append(np.flatnonzero(starts), len(candidates))
 
 
 def hide(
-    rng: np.random.Generator, tokens: np.ndarray, places: np.ndarray, spec: ObjectiveSpec, config: Any
+    rng: np.random.Generator, tokens: np.ndarray, positions: np.ndarray, spec: ObjectiveSpec, config: Any
 ) -> np.ndarray:
-    """`tokens` at `places`: mask, a random id or unchanged, by the fractions of `config`."""
-    vocab, count = spec.vocab, len(places)
+    """Replace the tokens to predict by mask, by a random id, or by themselves.
+
+    Args:
+        rng: Random generator of the row.
+        tokens: int32 [T].
+        positions: Positions to predict.
+        spec: What examples depend on.
+        config: Has `mask_token_fraction`, `random_token_fraction` and perhaps `recipe`, as Masking.
+
+    Returns:
+        int32 [T], a copy.
+    """
+    vocab = spec.vocab
+    count = len(positions)
     shown = tokens.copy()
     draw = rng.random(count)
     if getattr(config, "recipe", "bert") == "roberta":
@@ -122,14 +158,14 @@ def hide(
     else:
         random_ids = rng.integers(0, vocab.size, count, dtype=np.int32)
     replaced = np.where(
-        draw < config.mask_token_fraction + config.random_token_fraction, random_ids, tokens[places]
+        draw < config.mask_token_fraction + config.random_token_fraction, random_ids, tokens[positions]
     )
-    shown[places] = np.where(draw < config.mask_token_fraction, vocab.mask, replaced)
+    shown[positions] = np.where(draw < config.mask_token_fraction, vocab.mask, replaced)
     return shown
 
 
-def _words(rng: np.random.Generator, sizes: np.ndarray, count: int) -> np.ndarray:
-    """Words in random order, each taken if it still fits into `count` tokens."""
+def _draw_words(rng: np.random.Generator, sizes: np.ndarray, count: int) -> np.ndarray:
+    """Draw words in random order, each taken if it still fits into `count` tokens."""
     order = rng.permutation(len(sizes))
     ends = np.cumsum(sizes[order])
     fit = int(np.searchsorted(ends, count, side="right"))
@@ -144,20 +180,25 @@ def _words(rng: np.random.Generator, sizes: np.ndarray, count: int) -> np.ndarra
     return np.array(taken, np.int64)
 
 
-def _ngrams(rng: np.random.Generator, begins: np.ndarray, count: int, longest: int) -> np.ndarray:
-    """Indices of at most `count` candidates in n-grams of words, ascending."""
-    num_words = len(begins) - 1
+def _ngrams(rng: np.random.Generator, edges: np.ndarray, count: int, longest: int) -> np.ndarray:
+    """Return the indices of at most `count` candidates in n-grams of words, ascending."""
+    num_words = len(edges) - 1
     weights = np.cumsum(1 / np.arange(1, longest + 1))
     order = rng.permutation(num_words)
     # Near the end fewer words are left than n, as in albert: the n-gram is what is there.
     drawn = np.searchsorted(weights[:-1], weights[-1] * rng.random(num_words), side="right") + 1
-    covered, missing, edges = bytearray(int(begins[-1])), count, begins.tolist()
+    # Python's bytes and lists are faster than numpy's scalars in this loop.
+    covered = bytearray(int(edges[-1]))
+    missing = count
+    word_starts = edges.tolist()
     for first, n in zip(order.tolist(), drawn.tolist(), strict=True):
         if missing == 0:
             break
-        start = edges[first]
-        while n and (stop := edges[min(first + n, num_words)]) - start > missing:
+        start = word_starts[first]
+        stop = word_starts[min(first + n, num_words)]
+        while n and stop - start > missing:
             n -= 1
+            stop = word_starts[min(first + n, num_words)]
         if n == 0 or any(covered[start:stop]):
             continue
         covered[start:stop] = b"\x01" * (stop - start)
@@ -165,8 +206,8 @@ def _ngrams(rng: np.random.Generator, begins: np.ndarray, count: int, longest: i
     return np.flatnonzero(np.frombuffer(covered, np.uint8))
 
 
-def _concatenated(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """All integers of the ranges starts[i]..stops[i], one range after the other."""
+def _concatenated_ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Return all integers of the ranges starts[i]..stops[i], one range after the other."""
     sizes = stops - starts
     offsets = np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
     return offsets + np.arange(len(offsets))

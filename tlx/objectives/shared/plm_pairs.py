@@ -2,12 +2,13 @@
 
 zihangdai/xlnet data_utils.py (_split_a_and_b): A is a random number of the sentences that come after the
 reused part. With probability .5, and always where there is no end of a sentence to cut at, B begins at a
-sentence of another place of the text; else B goes on where A ends. The longer of the two loses tokens from
+sentence elsewhere in the text; else B goes on where A ends. The longer of the two loses tokens from
 its end until both fill the part exactly. Nothing is predicted of which case it was.
 
-There, sentences are lines of the input, and B's place is drawn and then widened to whole sentences; here
-they end as Spec.ends_sentence says (anywhere where the tokenizer does not know), and B begins with the first
-sentence of a window drawn at random that leaves enough behind it, at its first token where there is none.
+There, sentences are lines of the input, and B's beginning is drawn and then widened to whole sentences; here
+they end as ObjectiveSpec.ends_sentence says (anywhere where the tokenizer does not know), and B begins with
+the first sentence of a window drawn at random that leaves enough after it, at its first token where there is
+none.
 """
 
 from typing import NamedTuple
@@ -21,21 +22,37 @@ NUM_FUNCTIONAL = 3  # sep, sep and cls
 
 
 class SecondSegment(NamedTuple):
-    """Tokens, the type of each (0 for A, 1 for B, 2 for cls), and which are sep or cls; padding behind."""
+    """The second part of a row, padded at its end."""
 
-    tokens: np.ndarray  # int32 [n]
-    types: np.ndarray  # int32 [n]
-    functional: np.ndarray  # bool [n]
-    size: int  # tokens that are no padding
+    tokens: np.ndarray
+    """int32 [n]."""
+    types: np.ndarray
+    """int32 [n]: 0 for A, 1 for B, 2 for cls."""
+    functional: np.ndarray
+    """bool [n], True at sep and cls."""
+    size: int
+    """Number of tokens that are no padding."""
 
 
 def second_part(
     rng: np.random.Generator, text: np.ndarray, other: Window, length: int, spec: ObjectiveSpec
 ) -> SecondSegment:
-    """`length` tokens of `text`, which comes after the reused part, and of `other`; empty without text."""
+    """Make the second part of a row of two texts.
+
+    Args:
+        rng: Random generator of the row.
+        text: int32 ids after the reused part.
+        other: Text from elsewhere.
+        length: Tokens of the part.
+        spec: What examples depend on.
+
+    Returns:
+        The part; nothing but padding where there is no text.
+    """
     vocab = spec.vocab
     tokens = np.full(length, vocab.pad, np.int32)
-    types, functional = np.zeros(length, np.int32), np.zeros(length, bool)
+    types = np.zeros(length, np.int32)
+    functional = np.zeros(length, bool)
     if not len(text):
         return SecondSegment(tokens, types, functional, 0)
     begun = other.tokens[other.segments > 0]
@@ -56,7 +73,19 @@ def two_texts(
     spec: ObjectiveSpec,
     backwards: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(A, B), `room` tokens together where there are as many; `backwards`: both are in reverse."""
+    """Cut A and B.
+
+    Args:
+        rng: Random generator of the row.
+        text: int32 ids after the reused part.
+        other: int32 ids of text from elsewhere.
+        room: Tokens of A and B together, where there are as many.
+        spec: What examples depend on.
+        backwards: Whether both texts are in reverse.
+
+    Returns:
+        (A, B), int32 ids.
+    """
     cuts = between_sentences(text, spec, backwards)
     if len(cuts) and rng.random() < 0.5:
         a_size = int(rng.choice(cuts))
@@ -68,14 +97,20 @@ def two_texts(
     # As many sentences of B as fill the rest, and at least one.
     ends = np.append(between_sentences(b, spec, backwards), len(b))
     b = b[: int(ends[min(np.searchsorted(ends, missing), len(ends) - 1)])]
-    a_size, b_size = trimmed(len(a), len(b), room)
+    a_size, b_size = trimmed_sizes(len(a), len(b), room)
     return a[:a_size], b[:b_size]
 
 
 def between_sentences(tokens: np.ndarray, spec: ObjectiveSpec, backwards: bool) -> np.ndarray:
-    """Where a sentence has ended and another follows, from 1 to the number of `tokens` less one.
+    """Find where a sentence has ended and another follows.
 
-    Backwards a sentence begins with the token that ends it.
+    Args:
+        tokens: int32 [n].
+        spec: What examples depend on.
+        backwards: Whether the text is in reverse; a sentence then begins with the token that ends it.
+
+    Returns:
+        Indices in 1..n-1 of the first tokens of sentences, ascending.
     """
     if spec.ends_sentence is None:
         return np.arange(1, len(tokens))
@@ -83,10 +118,19 @@ def between_sentences(tokens: np.ndarray, spec: ObjectiveSpec, backwards: bool) 
     return np.flatnonzero(spec.ends_sentence[tokens] | (tokens == spec.vocab.eos)) + 1
 
 
-def trimmed(a_size: int, b_size: int, room: int) -> tuple[int, int]:
-    """What is left of both where the longer one (of equals the second) loses a token until they fit."""
+def trimmed_sizes(a_size: int, b_size: int, room: int) -> tuple[int, int]:
+    """Return the sizes of two texts of which the longer one loses tokens until both fit.
+
+    Args:
+        a_size: Tokens of A.
+        b_size: Tokens of B, which loses first where both are equal.
+        room: Most tokens of both together.
+
+    Returns:
+        What is left of A and of B.
+    """
     excess = max(0, a_size + b_size - room)
     from_a = min(excess, max(0, a_size - b_size))
     from_b = min(excess, max(0, b_size - a_size))
-    rest = excess - from_a - from_b
-    return a_size - from_a - rest // 2, b_size - from_b - (rest + 1) // 2
+    from_both = excess - from_a - from_b
+    return a_size - from_a - from_both // 2, b_size - from_b - (from_both + 1) // 2

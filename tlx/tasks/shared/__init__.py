@@ -1,0 +1,1 @@
+"""What tasks share: their base class, and helpers that are no tasks themselves."""

@@ -1,23 +1,22 @@
-"""What every task is: an objective with labels. Its config, what it makes of records, an example in numpy,
-a module with its loss and its predictions, and how the predictions score.
+"""The base class of tasks: objectives whose examples are made of labelled records.
 
 Keys of a batch, each with a leading batch dim: those of objectives (tokens, positions, segments, types, with
-encoder_ and decoder_ in front for two towers), and
+encoder_ and decoder_ in front for encoder-decoders), and
 
-    place       int32 [B]: where the hidden state stands that speaks for the row
+    place       int32 [B]: the position whose hidden state represents the row
     label       int32 or float32 [B, ...]
     weights     float32 [B]: 0 for rows that only fill a batch
 
 Where an example is several rows of tokens (both orders of a pair, the choices of a question) they have a dim
-behind the batch's: tokens [B, R, T], place [B, R]. Where a row holds several examples (joined.py), place,
-label and weights have one: tokens [B, T], place [B, M].
+after the batch's: tokens [B, K, T], place [B, K]. Where a row holds several examples (packed_examples.py),
+place, label and weights have one: tokens [B, T], place [B, P].
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -25,132 +24,306 @@ from tlx.base.term import Terms
 from tlx.data.readers import Record
 from tlx.metrics.resampling import Statistic
 from tlx.models.config import ModelConfig
-from tlx.nn.losses import LossConfig
+from tlx.objectives.shared.base import Batch, LossModule, Objective
 from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
 
-Batch = dict[str, jax.Array]
-Prediction = dict[str, Any]  # what is written down as the prediction for a record: JSON
+Prediction = dict[str, Any]
+"""What is written to a file as the prediction for a record: JSON."""
+
+Columns = tuple[tuple[str, str], ...]
+"""Names of a record's columns, each with the config's field that names it."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TaskSpec:
-    """What examples and scores depend on besides the records. `length` is the model's sequence length, of
-    each of its towers; `kind` its shape; `prompt` the ids of a trained prompt, which stand before texts.
-    `tokenizer`: for answers that are texts; data workers, which make examples alone, have none."""
+    """What examples and scores depend on besides the records."""
 
     config: Any
+    """The task's config."""
     length: int
+    """Sequence length of the model, in tokens; of the encoder and of the decoder where there are two."""
     vocab: Vocabulary
+    """Vocabulary of the tokenizer."""
     kind: str
+    """ModelConfig.kind."""
     prompt: tuple[int, ...] = ()
+    """Ids of a trained prompt (prompt tuning), which precede the texts."""
     tokenizer: Tokenizer | None = None
+    """For predictions that are texts; None in data workers, which only make examples."""
 
 
 class Item(NamedTuple):
-    """A record as an example is made of it: its texts as ids, its label (None: not known), and from which
-    record it comes."""
+    """A record ready for `Task.example`."""
 
     texts: tuple[np.ndarray, ...]
+    """int32 ids of each text, without special ids."""
     label: Any
+    """The label as a number or an array; None where it is not known."""
     record: int = 0
+    """Index of the record."""
 
 
 class GenerationRequest(NamedTuple):
-    """What a model is to write for items: what it goes on from, its decoder's side where it has two, and how
-    the text is searched for."""
+    """What a model is to generate for items, and how."""
 
     prompts: Sequence[Sequence[int]]
-    sources: Sequence[Sequence[int]] | None  # for the encoder
-    max_tokens: int  # eos included
-    num_beams: int = 0  # 0: greedy
+    """Ids that each text continues; of the decoder where there is an encoder."""
+    sources: Sequence[Sequence[int]] | None
+    """Ids that the encoder reads; None for decoders."""
+    max_tokens: int
+    """Most ids of a text, eos included."""
+    num_beams: int = 0
+    """Beams; 0 is greedy search."""
     length_penalty: float = 1.0
-    end: int | None = None  # the id that ends a text; None: eos
-    stop: str = ""  # a text that does so too
+    """Exponent of the length by which the scores of beams are divided."""
+    end: int | None = None
+    """Id that ends a text; None is eos."""
+    stop: str = ""
+    """A string that ends a text too; empty is none."""
 
 
 class Scores(NamedTuple):
-    """How good answers are: figures, the one that counts most, that one as a function of the records that it
-    is computed from (for its interval), what it is where every record gets the same answer, and whether less
-    of it is better."""
+    """Metrics of predictions."""
 
     figures: dict[str, float]
+    """Metrics by name."""
     main: str
+    """Name of the primary metric."""
     statistic: Statistic
+    """The primary metric as a function of record indices, for the bootstrap."""
     majority_baseline: float = 0.0
+    """The primary metric where every record gets the same, most frequent prediction."""
     lower_is_better: bool = False
+    """Whether a smaller primary metric is better."""
 
 
-class TaskModule(nn.Module):
-    """The base of every task's module. Parameters are {"model": ...} and {"heads": {task: ...}}."""
-
-    config: Any
-    model: ModelConfig
-    loss: LossConfig = LossConfig()
-
-    def initial_carry(self, batch_size: int) -> None:
-        """Rows of tasks have no memory."""
-        return None
+class TaskModule(LossModule):
+    """Base of every task's module: outputs of a head, from which the loss and the predictions are made."""
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
-        """What predictions and losses are made of, float32 [B, ...] each. keys: as in __call__."""
+        """Return what predictions and losses are made of, float32 [B, ...] each; keys as in `__call__`."""
         raise NotImplementedError
 
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
-        """The term "loss" and what else is to be known of a batch. Weights are a function of it alone."""
+        """Return the term "loss" and further metrics; weights are a function of the batch alone."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
-        """(terms, None). keys: a PRNG key for each row; None draws nothing."""
+        """Compute the terms of the loss.
+
+        Args:
+            batch: Arrays of a batch, see the module's docstring.
+            carry: None: rows of tasks have no memory.
+            keys: A PRNG key for each row, [B]; None draws nothing (no dropout).
+
+        Returns:
+            The terms, and None.
+        """
         return self.terms(self.outputs(batch, keys), batch), None
 
     def evaluated(self, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
-        """(terms, outputs) without dropout."""
+        """Return (terms, outputs) without dropout."""
         outputs = self.outputs(batch)
         return self.terms(outputs, batch), outputs
 
 
-class Task(NamedTuple):
-    """The halves of a task, as its file exports them under the name TASK.
+class Task(Objective):
+    """Base class of tasks; a file exports one instance under the name TASK.
 
-    complete(config, records) fills in what only the training data say (the names of the classes).
-    prepare(records, tokenizer, spec) makes items, DataError naming the record that does not fit; `labelled`
-    False wants no labels. texts(config) are the columns that hold text, (name, the config's field).
-    example(rng, item, spec) gives one row's arrays (int32 and float32, always of the same shapes).
-    blank(spec) is an item of no record. answers(outputs, items, spec): one for each record.
-    score(answers, records, spec), and draw(answers, records, spec, path) a picture, where there is one.
-    `kinds` are the values of ModelConfig.kind it works with.
-
-    Of a task whose answers are written, asks(items, spec) says from what, and outputs["written"] are the ids,
-    a list for each item; written(config) are columns with answers, which a vocabulary has to know too.
-    `cuts`: a record may be several items (windows, pieces).
-    Of one that packs where its config says `packing`, size(item, spec) are the places that an item takes in a
-    row of training, and join(items) is one item of several.
+    `prepare` makes items of records, `example` a row of an item, `predictions` what is said of each record,
+    `score` how good that is. As of objectives, instances are pickled to data workers and hold nothing.
     """
 
-    config_class: type
-    complete: Callable[[Any, Sequence[Record]], Any]
-    texts: Callable[[Any], tuple[tuple[str, str], ...]]
-    prepare: Callable[..., list[Any]]
-    blank: Callable[[TaskSpec], Any]
-    example: Callable[[np.random.Generator, Any, TaskSpec], dict[str, np.ndarray]]
-    module: type[TaskModule]
-    answers: Callable[[Mapping[str, np.ndarray], Sequence[Any], TaskSpec], list[Prediction]]
-    score: Callable[[Sequence[Prediction], Sequence[Record], TaskSpec], Scores]
-    kinds: tuple[str, ...]
-    draw: Callable[..., None] | None = None
-    asks: Callable[[Sequence[Any], TaskSpec], GenerationRequest | None] | None = None
-    written: Callable[[Any], tuple[tuple[str, str], ...]] = lambda config: ()
-    size: Callable[[Any, TaskSpec], int] | None = None
-    join: Callable[[Sequence[Any]], Any] | None = None
-    cuts: bool = False
-    fills_gaps: bool = False  # as an objective's
+    supervised = True
+    one_to_many: bool = False
+    """Whether a record may become several items (windows, pieces)."""
+
+    def infer_labels(self, config: Any, records: Sequence[Record]) -> Any:
+        """Return the config with what only training records say: the names of the classes."""
+        return config
+
+    def text_columns(self, config: Any) -> Columns:
+        """Return the columns that hold input texts."""
+        raise NotImplementedError
+
+    def target_columns(self, config: Any) -> Columns:
+        """Return the columns that hold texts to generate, which a vocabulary has to cover too."""
+        return ()
+
+    def prepare(
+        self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
+    ) -> list[Any]:
+        """Make items of records.
+
+        Args:
+            records: The records.
+            tokenizer: The run's tokenizer.
+            spec: What examples depend on.
+            labelled: Whether labels are read; False is for prediction.
+
+        Returns:
+            Items in the order of the records, one for each, or several with `one_to_many`. Each has the index
+            of its record as `record`.
+
+        Raises:
+            DataError: A record does not fit; the message names it.
+        """
+        raise NotImplementedError
+
+    def empty_item(self, spec: TaskSpec) -> Any:
+        """Return an item of no record, whose example fills up batches and has the shapes of all others."""
+        raise NotImplementedError
+
+    def example(self, rng: np.random.Generator, item: Any, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """Make one row of a batch.
+
+        Args:
+            rng: Random generator of this row.
+            item: What `prepare` made.
+            spec: What examples depend on.
+
+        Returns:
+            int32 and float32 arrays, of the same names and shapes for every item.
+        """
+        raise NotImplementedError
+
+    def predictions(
+        self, outputs: Mapping[str, Any], items: Sequence[Any], spec: TaskSpec
+    ) -> list[Prediction]:
+        """Make predictions of the module's outputs.
+
+        Args:
+            outputs: Arrays [items, ...] of `TaskModule.outputs`; "written" has the ids that were generated
+                for each item, where `generation_requests` asked for them.
+            items: The items, all of each record that occurs.
+            spec: What examples depend on.
+
+        Returns:
+            One prediction for each record, in their order.
+        """
+        raise NotImplementedError
+
+    def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Compare predictions with the labels of their records.
+
+        Args:
+            predictions: One prediction for each record.
+            records: The records, with labels.
+            spec: What examples depend on.
+
+        Returns:
+            The metrics.
+        """
+        raise NotImplementedError
+
+    def draw(
+        self,
+        predictions: Sequence[Prediction],
+        records: Sequence[Record],
+        spec: TaskSpec,
+        path: str | pathlib.Path,
+    ) -> None:
+        """Draw a picture of the predictions, where the task has one.
+
+        Args:
+            predictions: One prediction for each record.
+            records: The records, with labels.
+            spec: What examples depend on.
+            path: File to write.
+        """
+
+    def generation_requests(self, items: Sequence[Any], spec: TaskSpec) -> GenerationRequest | None:
+        """Return what to generate for items; None where predictions need no generated text."""
+        return None
+
+    def packs(self, config: Any) -> bool:
+        """Return whether a row of training holds several items: `example_size` and `join` then apply."""
+        return False
+
+    def example_size(self, item: Any, spec: TaskSpec) -> int:
+        """Return how many tokens of a row an item takes, for packing."""
+        raise NotImplementedError
+
+    def join(self, items: Sequence[Any]) -> Any:
+        """Return one item of several, for packing."""
+        raise NotImplementedError
+
+    def make_spec(
+        self,
+        config: Any,
+        model: ModelConfig,
+        length: int,
+        languages: tuple[str, ...],
+        tokenizer: Tokenizer,
+    ) -> TaskSpec:
+        """Build what the examples of a run depend on.
+
+        Args:
+            config: The task's config.
+            model: Config of the model.
+            length: Sequence length in tokens.
+            languages: Ignored; records have no language.
+            tokenizer: The run's tokenizer.
+
+        Returns:
+            The spec.
+        """
+        spec = self.abstract_spec(config, model, length, languages, tokenizer.vocab)
+        return dataclasses.replace(spec, tokenizer=tokenizer)
+
+    def abstract_spec(
+        self,
+        config: Any,
+        model: ModelConfig,
+        length: int,
+        languages: tuple[str, ...],
+        vocab: Vocabulary,
+    ) -> TaskSpec:
+        """Build the spec as far as shapes depend on it, before there is a tokenizer.
+
+        Args:
+            config: The task's config.
+            model: Config of the model.
+            length: Sequence length in tokens.
+            languages: Ignored; records have no language.
+            vocab: The vocabulary that the tokenizer will have.
+
+        Returns:
+            The spec.
+        """
+        # The ids of a trained prompt follow those of the padded vocabulary.
+        first = dataclasses.replace(model, vocab_size=model.vocab_size or vocab.size).padded_vocab
+        prompt = tuple(range(first, first + model.adapters.prompt_length))
+        return TaskSpec(config, length, vocab, model.kind, prompt)
+
+    def check_spec(self, spec: TaskSpec) -> None:
+        """Raise ConfigError if rows cannot be made with this spec."""
+        self.abstract_example(spec)
+
+    def abstract_example(self, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """Make the example of an empty item, for the names, shapes and dtypes of a batch."""
+        return self.example(np.random.default_rng(0), self.empty_item(spec), spec)
+
+
+def is_supervised(objective: Objective) -> TypeGuard[Task]:
+    """Return whether an objective is a task, for code that goes on with its records and labels."""
+    return objective.supervised
 
 
 def encode_columns(
     records: Sequence[Record], columns: Sequence[tuple[str, str]], tokenizer: Tokenizer
 ) -> list[tuple[np.ndarray, ...]]:
-    """For each record the ids of its columns (name, field of the config), no special ids among them."""
+    """Tokenize columns of records.
+
+    Args:
+        records: The records.
+        columns: Names of columns, each with the config's field that names it (for messages).
+        tokenizer: The run's tokenizer.
+
+    Returns:
+        For each record int32 ids of its columns, without special ids.
+    """
     encoded = [
         tokenizer.encode_batch([record.text(name, field) for record in records]) for name, field in columns
     ]

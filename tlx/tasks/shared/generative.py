@@ -1,13 +1,13 @@
-"""What tasks share whose answers are texts that the model writes: rows, the module, what to go on from.
+"""Parts of tasks whose predictions are generated texts: rows, the module, what to generate from.
 
-    encoder_decoder    the encoder reads SOURCE eos (or the frame that an imported tokenizer has); the decoder
-                       starts from bos and writes TARGET eos
+    encoder_decoder    the encoder reads SOURCE eos (or what an imported tokenizer puts around it); the
+                       decoder starts from bos and writes TARGET eos
     decoder            bos SOURCE sep TARGET eos
 
 Every token of the target, and eos, is to be predicted, and nothing else. A trained prompt (prompt tuning)
-stands before the source. Sources lose their ends where they are too long, targets theirs and the eos. The
+precedes the source. Sources lose their ends where they are too long, targets theirs and the eos. The
 room for the source is what the longest target leaves, whatever the row's own target is: what is read while
-answers are written is what was read in training.
+texts are generated is what was read in training.
 """
 
 import dataclasses
@@ -21,9 +21,10 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
 from tlx.nn import embed
 from tlx.nn.losses import cross_entropy
-from tlx.tasks.shared.base import Batch, GenerationRequest, TaskModule, TaskSpec
+from tlx.objectives.shared.arrays import pad_to_length
+from tlx.tasks.shared.base import Batch, GenerationRequest, Task, TaskModule, TaskSpec
 from tlx.tasks.shared.heads import hidden_states, language_model
-from tlx.tasks.shared.inputs import pad_to_length, token_arrays
+from tlx.tasks.shared.inputs import token_arrays
 from tlx.text.tokenizer import Tokenizer
 
 KINDS = ("encoder_decoder", "decoder")
@@ -31,15 +32,17 @@ KINDS = ("encoder_decoder", "decoder")
 
 @dataclasses.dataclass(frozen=True)
 class DecodingConfig:
-    """How texts are written. target_length: at most so many tokens, eos included. num_beams: 0 is greedy;
-    length_penalty is theirs."""
+    """How texts are generated."""
 
     target_length: int = 64
+    """Most tokens of a text, eos included; at least 2."""
     num_beams: int = 0
+    """Beams; 0 is greedy search."""
     length_penalty: float = 1.0
+    """Exponent of the length by which the scores of beams are divided; larger favours longer texts."""
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Raise ConfigError naming the field, its value and what is legal."""
         if self.target_length < 2:
             raise ConfigError(f"objective.target_length = {self.target_length} must be at least 2")
         if self.num_beams < 0:
@@ -47,109 +50,158 @@ class DecodingConfig:
 
 
 class GenerationItem(NamedTuple):
-    """An item: the source with its special ids, the targets (one of which is drawn each time it comes by),
-    and from which record it comes."""
+    """A source and its targets."""
 
     source: np.ndarray
+    """int32 ids with the special ids around them."""
     targets: tuple[np.ndarray, ...]
+    """int32 ids of each reference with eos, one of which is drawn each time the item comes by."""
     record: int = 0
+    """Index of the record."""
 
 
-def framed(text: np.ndarray, tokenizer: Tokenizer, spec: TaskSpec) -> np.ndarray:
-    """A source with what stands around it, int32 [n]. ConfigError where the row has no room for any."""
-    vocab, target = spec.vocab, spec.config.target_length
+def source_ids(text: np.ndarray, tokenizer: Tokenizer, spec: TaskSpec) -> np.ndarray:
+    """Add the special ids around a source, and truncate it.
+
+    Args:
+        text: int32 ids of the source.
+        tokenizer: The run's tokenizer.
+        spec: What examples depend on.
+
+    Returns:
+        int32 [n].
+
+    Raises:
+        ConfigError: The row has no room for a source.
+    """
+    vocab = spec.vocab
+    target_length = spec.config.target_length
     if spec.kind == "encoder_decoder":
-        before, behind = getattr(tokenizer, "frame", ((), (vocab.eos,)))
-        before, room = [*spec.prompt, *before], spec.length
+        before, after = getattr(tokenizer, "frame", ((), (vocab.eos,)))
+        before = [*spec.prompt, *before]
+        room = spec.length
     else:
-        before, behind = [vocab.bos, *spec.prompt], [vocab.sep]
-        room = spec.length - target
-    room -= len(before) + len(behind)
+        before = [vocab.bos, *spec.prompt]
+        after = [vocab.sep]
+        room = spec.length - target_length
+    room -= len(before) + len(after)
     if room < 1:
         raise ConfigError(
             f"data.sequence_length = {spec.length} leaves no room for a source"
-            + (f" beside objective.target_length = {target}" if spec.kind == "decoder" else "")
+            + (f" beside objective.target_length = {target_length}" if spec.kind == "decoder" else "")
         )
-    return np.concatenate([before, text[:room], behind]).astype(np.int32)
+    return np.concatenate([before, text[:room], after]).astype(np.int32)
 
 
-def ended(text: np.ndarray, spec: TaskSpec) -> np.ndarray:
-    """A target with its eos, cut to its length, int32 [n]."""
+def target_ids(text: np.ndarray, spec: TaskSpec) -> np.ndarray:
+    """Return a target with its eos, truncated to its length, int32 [n]."""
     return np.append(text, spec.vocab.eos)[: spec.config.target_length].astype(np.int32)
-
-
-def blank(spec: TaskSpec) -> GenerationItem:
-    """An item of no text."""
-    if spec.kind == "encoder_decoder" and spec.config.target_length > spec.length:
-        raise ConfigError(
-            f"objective.target_length = {spec.config.target_length} must be at most "
-            f"data.sequence_length = {spec.length}"
-        )
-    room = spec.length if spec.kind == "encoder_decoder" else spec.length - spec.config.target_length
-    if room <= 2 + len(spec.prompt):
-        raise ConfigError(
-            f"data.sequence_length = {spec.length} leaves no room for a source beside "
-            f"objective.target_length = {spec.config.target_length}"
-        )
-    return GenerationItem(np.array([spec.vocab.eos], np.int32), ())
-
-
-def example(rng: np.random.Generator, item: GenerationItem, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments, targets and weights, those of the decoder [target_length] where there are
-    two towers, else all [length]."""
-    count = len(item.targets)
-    target = item.targets[int(rng.integers(count)) if count > 1 else 0] if count else np.zeros(0, np.int32)
-    vocab = spec.vocab
-    if spec.kind == "encoder_decoder":
-        length, start = spec.config.target_length, 0
-        pieces = [[vocab.bos], target[:-1]] if count else [target]
-        arrays = token_arrays([item.source], spec, "encoder_") | token_arrays(
-            pieces, spec, "decoder_", length
-        )
-    else:
-        length, start = spec.length, max(len(item.source) - 1, 0)
-        arrays = token_arrays([item.source, target[:-1]], spec)
-    weights = np.zeros(length, np.float32)
-    weights[start : start + len(target)] = 1.0
-    return arrays | {
-        "targets": pad_to_length(np.append(np.full(start, vocab.pad), target), length, vocab.pad),
-        "weights": weights,
-    }
 
 
 class GenerationModule(TaskModule):
     """An encoder-decoder or a decoder, without a head of the task's own: still a language model."""
 
-    def setup(self):
+    def setup(self) -> None:
+        """Build the language model."""
         self.lm = language_model(self.model)
 
     def predictions(
         self, batch: Batch, carry: None = None, keys: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, Any], None]:
-        """((hidden states [B, T, D] of what writes, the unembedding), None), as objectives have it."""
+        """Return what targets are predicted from, as objectives have it.
+
+        Args:
+            batch: Arrays as `GenerativeTask.example` makes them, with a batch dim.
+            carry: None.
+            keys: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            (hidden states [B, T, D] of the decoder, the unembedding), and None.
+        """
         return (hidden_states(self.lm, batch, keys), self.lm.unembedding()), None
 
     def logits(self, batch: Batch, carry: None = None) -> jax.Array:
-        """float32 [B, T, V] without dropout; V the unpadded vocabulary."""
+        """Return float32 logits [B, T, V] without dropout; V is the unpadded vocabulary."""
         (hidden, unembedding), _ = self.predictions(batch)
         return embed.logits(hidden, unembedding)[..., : unembedding.vocab_size]
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
-        """Terms "loss" and "token_accuracy", over the tokens that are asked for."""
+        """Return the terms "loss" and "token_accuracy", over the tokens to predict."""
         (hidden, unembedding), _ = self.predictions(batch, carry, keys)
         terms = cross_entropy(hidden, unembedding, batch["targets"], batch["weights"], self.loss)
         terms["token_accuracy"] = terms.pop("accuracy")
         return terms, None
 
     def evaluated(self, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
-        """(terms, nothing: answers are written)."""
+        """Return the terms and no outputs: predictions are generated."""
         return self(batch)[0], {}
 
 
-def asks(items: Sequence[GenerationItem], spec: TaskSpec) -> GenerationRequest:
-    """The sources, each to be followed by a text."""
-    config, rows = spec.config, [item.source.tolist() for item in items]
-    prompts, sources = rows, None
-    if spec.kind == "encoder_decoder":
-        prompts, sources = [[spec.vocab.bos]] * len(rows), rows
-    return GenerationRequest(prompts, sources, config.target_length, config.num_beams, config.length_penalty)
+class GenerativeTask(Task):
+    """Base of tasks whose predictions are generated texts."""
+
+    module = GenerationModule
+    kinds = KINDS
+
+    def empty_item(self, spec: TaskSpec) -> GenerationItem:
+        """Return an item of no text; raises ConfigError where the row has no room for a source."""
+        if spec.kind == "encoder_decoder" and spec.config.target_length > spec.length:
+            raise ConfigError(
+                f"objective.target_length = {spec.config.target_length} must be at most "
+                f"data.sequence_length = {spec.length}"
+            )
+        room = spec.length if spec.kind == "encoder_decoder" else spec.length - spec.config.target_length
+        if room <= 2 + len(spec.prompt):
+            raise ConfigError(
+                f"data.sequence_length = {spec.length} leaves no room for a source beside "
+                f"objective.target_length = {spec.config.target_length}"
+            )
+        return GenerationItem(np.array([spec.vocab.eos], np.int32), ())
+
+    def example(
+        self, rng: np.random.Generator, item: GenerationItem, spec: TaskSpec
+    ) -> dict[str, np.ndarray]:
+        """Make a row of a source and one of its targets.
+
+        Args:
+            rng: Random generator of the row.
+            item: The source and its targets.
+            spec: What examples depend on.
+
+        Returns:
+            tokens, positions, segments, targets and weights [length]; for encoder-decoders the tokens of
+            both, targets and weights [target_length].
+        """
+        vocab = spec.vocab
+        num_targets = len(item.targets)
+        target = np.zeros(0, np.int32)
+        if num_targets:
+            target = item.targets[int(rng.integers(num_targets)) if num_targets > 1 else 0]
+        if spec.kind == "encoder_decoder":
+            length = spec.config.target_length
+            start = 0
+            decoder = [[vocab.bos], target[:-1]] if num_targets else [target]
+            arrays = token_arrays([item.source], spec, "encoder_")
+            arrays |= token_arrays(decoder, spec, "decoder_", length)
+        else:
+            length = spec.length
+            start = max(len(item.source) - 1, 0)
+            arrays = token_arrays([item.source, target[:-1]], spec)
+        weights = np.zeros(length, np.float32)
+        weights[start : start + len(target)] = 1.0
+        targets = np.append(np.full(start, vocab.pad), target)
+        return arrays | {"targets": pad_to_length(targets, length, vocab.pad), "weights": weights}
+
+    def generation_requests(
+        self, items: Sequence[GenerationItem], spec: TaskSpec
+    ) -> GenerationRequest | None:
+        """Return the sources, each to be followed by a text."""
+        config = spec.config
+        prompts = [item.source.tolist() for item in items]
+        sources = None
+        if spec.kind == "encoder_decoder":
+            sources = prompts
+            prompts = [[spec.vocab.bos]] * len(sources)
+        return GenerationRequest(
+            prompts, sources, config.target_length, config.num_beams, config.length_penalty
+        )

@@ -1,32 +1,35 @@
-"""One text or two as a row of a model of each shape, and the place whose hidden state speaks for them.
+"""One text or two as a row of a model of each kind, and the position whose hidden state represents the row.
 
-    encoder            cls A sep [B sep]            the first place (Devlin et al. 2019)
+    encoder            cls A sep [B sep]            the first position (Devlin et al. 2019)
     two_stream         A sep [B sep] cls            the last (Yang et al. 2019)
     decoder            bos A [sep B] cls            the last (Radford et al. 2018: start, delimiter, extract)
-    encoder_decoder    A [sep B] eos; bos before it in the decoder: its last place (Lewis et al. 2020)
+    encoder_decoder    A [sep B] eos; bos before it in the decoder: its last position (Lewis et al. 2020)
 
-A trained prompt (prompt tuning) stands before A, in the encoder alone where there are two towers. Texts that
+A trained prompt (prompt tuning) precedes A, in the encoder alone where there is a decoder too. Texts that
 are too long lose tokens from their ends, the longer of two first.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tlx.base.errors import ConfigError
+from tlx.objectives.shared.arrays import leading_ones, pad_to_length
 from tlx.tasks.shared.base import TaskSpec
 
 KINDS = ("encoder", "decoder", "encoder_decoder", "two_stream")
-_FRAME = 4  # special ids of a row of two texts, at most
+_MAX_SPECIAL = 4  # special ids of a row of two texts, at most
 
 
 def input_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarray]:
-    """The arrays of a row, [length] each, and `place` []. ConfigError where the row has no room for texts."""
-    least, prompt = _FRAME + len(spec.prompt), list(spec.prompt)
+    """Return the arrays of a row, [length] each, and `place` []; ConfigError where texts have no room."""
+    prompt = list(spec.prompt)
+    least = _MAX_SPECIAL + len(prompt)
     if spec.length <= least:
         raise ConfigError(f"data.sequence_length = {spec.length} must be more than {least} for this task")
     vocab = spec.vocab
-    parts = truncated(texts, spec.length - 1 - len(texts) - len(prompt))
+    parts = truncate(texts, spec.length - 1 - len(texts) - len(prompt))
     if spec.kind == "encoder":
         pieces = [[vocab.cls, *prompt]] + [piece for part in parts for piece in (part, [vocab.sep])]
         sizes = [1 + len(prompt), *(len(part) + 1 for part in parts)]
@@ -54,8 +57,8 @@ def input_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.nda
     }
 
 
-def truncated(texts: tuple[np.ndarray, ...], room: int) -> list[np.ndarray]:
-    """Texts of at most `room` tokens together: the longest (the last of equals) loses one after the other."""
+def truncate(texts: tuple[np.ndarray, ...], room: int) -> list[np.ndarray]:
+    """Truncate texts to `room` tokens together; the longest (the last of equals) loses tokens first."""
     sizes = [min(len(text), room) for text in texts]
     while sum(sizes) > room:
         longest = max(range(len(sizes)), key=lambda i: (sizes[i], i))
@@ -65,26 +68,29 @@ def truncated(texts: tuple[np.ndarray, ...], room: int) -> list[np.ndarray]:
 
 
 def token_arrays(
-    pieces: Sequence, spec: TaskSpec, prefix: str = "", length: int = 0
+    pieces: Sequence[Any], spec: TaskSpec, prefix: str = "", length: int = 0
 ) -> dict[str, np.ndarray]:
-    """The ids of the pieces one behind the other: tokens, positions and segments [length, or the row's]."""
+    """Concatenate ids to the arrays of a row.
+
+    Args:
+        pieces: Lists or arrays of ids.
+        spec: What examples depend on.
+        prefix: "encoder_", "decoder_" or nothing.
+        length: Length of the row; 0 is the model's.
+
+    Returns:
+        tokens, positions and segments, int32 [length], with the prefix in front of their names.
+    """
     length = length or spec.length
     ids = np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
     return {
         prefix + "tokens": pad_to_length(ids, length, spec.vocab.pad),
         prefix + "positions": pad_to_length(np.arange(len(ids)), length),
-        prefix + "segments": pad_to_length(np.ones(len(ids)), length),
+        prefix + "segments": leading_ones(len(ids), length),
     }
 
 
-def pad_to_length(values: np.ndarray, length: int, pad: int = 0) -> np.ndarray:
-    """int32 [length]: the values, then pad."""
-    row = np.full(length, pad, np.int32)
-    row[: len(values)] = values
-    return row
-
-
-def _last(pieces: list) -> np.ndarray:
+def _last(pieces: Sequence[Any]) -> np.ndarray:
     return _scalar(sum(map(len, pieces)) - 1)
 
 

@@ -11,18 +11,42 @@ from tlx.data.readers import Record
 
 
 def names_of(records: Sequence[Record], column: str, separator: str | None = None) -> tuple[str, ...]:
-    """All labels that occur, sorted (numbers by value). ConfigError where there are fewer than two."""
-    found = {name for record in records for name in label_set(record, column, separator)}
-    if len(found) < 2:
+    """Return all labels that occur.
+
+    Args:
+        records: The training records.
+        column: Column with the label.
+        separator: What separates labels; None where a record has one.
+
+    Returns:
+        The labels, sorted (numbers by value).
+
+    Raises:
+        ConfigError: There are fewer than two.
+    """
+    names = {name for record in records for name in label_set(record, column, separator)}
+    if len(names) < 2:
         raise ConfigError(
             f"objective.label = {column!r} has one value only in all {len(records)} training records: "
-            f"{', '.join(found)!r}; there is nothing to tell apart"
+            f"{', '.join(names)!r}; there is nothing to tell apart"
         )
-    return tuple(sorted(found, key=_order))
+    return tuple(sorted(names, key=_order))
 
 
 def label_set(record: Record, column: str, separator: str | None) -> list[str]:
-    """The labels of a record: one, or with a separator those of a list or of a text that it cuts."""
+    """Return the labels of a record.
+
+    Args:
+        record: The record.
+        column: Column with the label: one, a list, or a text of several.
+        separator: What separates labels in a text; None where a record has one label.
+
+    Returns:
+        The labels, without white space around them.
+
+    Raises:
+        DataError: The column has several values where one is expected.
+    """
     value = record.get(column, "objective.label")
     if separator is None:
         if isinstance(value, list | dict) or value is None:
@@ -36,21 +60,46 @@ def label_set(record: Record, column: str, separator: str | None) -> list[str]:
 
 
 def class_of(record: Record, column: str, names: Sequence[str]) -> int:
-    """The number of a record's label; DataError naming the record where it is none of `names`."""
+    """Return the index of a record's label.
+
+    Args:
+        record: The record.
+        column: Column with the label.
+        names: All labels.
+
+    Returns:
+        Index into `names`.
+
+    Raises:
+        DataError: The label is none of `names`.
+    """
     (name,) = label_set(record, column, None)
-    return _number(record, column, name, names)
+    return _index(record, column, name, names)
 
 
 def classes_of(record: Record, column: str, separator: str, names: Sequence[str]) -> np.ndarray:
-    """float32 [C]: 1 for each of a record's labels."""
-    chosen = np.zeros(len(names), np.float32)
+    """Return a record's set of labels as an indicator vector.
+
+    Args:
+        record: The record.
+        column: Column with the labels.
+        separator: What separates labels in a text.
+        names: All labels.
+
+    Returns:
+        float32 [C], 1 for each of the record's labels.
+
+    Raises:
+        DataError: A label is none of `names`.
+    """
+    indicator = np.zeros(len(names), np.float32)
     for name in label_set(record, column, separator):
-        chosen[_number(record, column, name, names)] = 1.0
-    return chosen
+        indicator[_index(record, column, name, names)] = 1.0
+    return indicator
 
 
 def number_of(record: Record, column: str) -> float:
-    """A record's label that is a number; DataError where it is none."""
+    """Return a record's label that is a number; raises DataError where it is none."""
     value = record.get(column, "objective.label")
     try:
         number = float(value)
@@ -61,7 +110,7 @@ def number_of(record: Record, column: str) -> float:
     return number
 
 
-def _number(record: Record, column: str, name: str, names: Sequence[str]) -> int:
+def _index(record: Record, column: str, name: str, names: Sequence[str]) -> int:
     if name not in names:
         raise DataError(f"{record.where}: " + one_of(column, name, names[:20]))
     return names.index(name)

@@ -1,67 +1,94 @@
 """Several short examples in one row of training, so that little of it is padding.
 
-Each example stands as it would alone (rows.py): positions begin anew, no example sees another, and `place`,
-`label` and `weights` have a dim for the examples of a row. Texts that take fewer places than SHORTEST are
-counted as that long, so that a row of T places has at most T // SHORTEST examples.
+Each example is as it would be alone (inputs.py): positions begin anew, no example sees another, and `place`,
+`label` and `weights` have a dim for the examples of a row. Texts that take fewer tokens than SHORTEST are
+counted as that long, so that a row of T tokens has at most T // SHORTEST examples.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.tasks.shared.base import Item, TaskSpec
-from tlx.tasks.shared.inputs import input_row, pad_to_length
+from tlx.objectives.shared.arrays import pad_to_length
+from tlx.tasks.shared.base import Item, Task, TaskSpec
+from tlx.tasks.shared.inputs import input_row
 
 SHORTEST = 8
 
 
 class JoinedItems(NamedTuple):
-    """An item: the examples of a row, and the record that they (or the first of them) are from."""
+    """The examples of a row."""
 
     items: tuple[Item, ...]
+    """The examples, in order."""
     record: int = 0
+    """Index of the record that they, or the first of them, are from."""
 
 
-def size(item: JoinedItems, spec: TaskSpec) -> int:
-    """Places that an item takes in a row."""
-    frames = (len(spec.prompt) + 1 + sum(len(text) + 1 for text in one.texts) for one in item.items)
-    return sum(min(max(frame, SHORTEST), spec.length) for frame in frames)
+class PackableTask(Task):
+    """Base of tasks whose config has `packing`: a row of training then holds as many examples as fit it."""
 
+    def packs(self, config: Any) -> bool:
+        """Return config.packing."""
+        return config.packing
 
-def join(items: Sequence[JoinedItems]) -> JoinedItems:
-    """One item of several."""
-    return JoinedItems(tuple(one for item in items for one in item.items), items[0].record)
+    def example_size(self, item: JoinedItems, spec: TaskSpec) -> int:
+        """Return how many tokens of a row the examples of an item take."""
+        frames = (
+            len(spec.prompt) + 1 + sum(len(text) + 1 for text in example.texts) for example in item.items
+        )
+        return sum(min(max(frame, SHORTEST), spec.length) for frame in frames)
+
+    def join(self, items: Sequence[JoinedItems]) -> JoinedItems:
+        """Return one item of the examples of several."""
+        return JoinedItems(tuple(example for item in items for example in item.items), items[0].record)
 
 
 def joined_row(
-    item: JoinedItems, spec: TaskSpec, labels_of: Callable[[Item], dict[str, np.ndarray]], blank: Item
+    item: JoinedItems, spec: TaskSpec, labels_of: Callable[[Item], dict[str, np.ndarray]], empty: Item
 ) -> dict[str, np.ndarray]:
-    """The row's arrays [length]; `place` and labels_of's [length // SHORTEST, ...], of which those that stand
-    for no example have weights 0. Examples count from segment 1."""
+    """Make the arrays of a row of several examples.
+
+    Args:
+        item: The examples.
+        spec: What examples depend on.
+        labels_of: Returns `label` and `weights` of one example.
+        empty: An example of empty texts, for what is left of the row.
+
+    Returns:
+        tokens, positions, segments (from 1, a number for each example), types [length]; `place` and those of
+        labels_of [length // SHORTEST, ...], of which those that stand for no example have weights 0.
+    """
     slots = max(spec.length // SHORTEST, 1)
-    rows, like = [input_row(one.texts, spec) for one in item.items], input_row(blank.texts, spec)
-    found, begins = _labels(item, slots, labels_of, blank), np.zeros(0)
-    for tower in [name.removesuffix("tokens") for name in like if name.endswith("tokens")]:
-        sizes = [int(row[tower + "segments"].sum()) for row in rows]
-        begins = np.cumsum([0, *sizes])  # at the end those of the decoder, where places are
-        for name in [tower + "tokens", tower + "positions", "types"]:
+    rows = [input_row(example.texts, spec) for example in item.items]
+    like = input_row(empty.texts, spec)
+    arrays = _labels(item, slots, labels_of, empty)
+    begins = np.zeros(0)
+    for prefix in [name.removesuffix("tokens") for name in like if name.endswith("tokens")]:
+        sizes = [int(row[prefix + "segments"].sum()) for row in rows]
+        begins = np.cumsum([0, *sizes])  # at the end the decoder's, to whose row `place` belongs
+        for name in [prefix + "tokens", prefix + "positions", "types"]:
             if name in like:
-                pad = spec.vocab.pad if name == tower + "tokens" else 0
-                found[name] = pad_to_length(_cut([row[name] for row in rows], sizes), spec.length, pad)
-        found[tower + "segments"] = pad_to_length(np.repeat(np.arange(1, len(sizes) + 1), sizes), spec.length)
+                pad = spec.vocab.pad if name == prefix + "tokens" else 0
+                values = _concatenated([row[name] for row in rows], sizes)
+                arrays[name] = pad_to_length(values, spec.length, pad)
+        numbers = np.repeat(np.arange(1, len(sizes) + 1), sizes)
+        arrays[prefix + "segments"] = pad_to_length(numbers, spec.length)
     places = [row["place"] + begin for row, begin in zip(rows, begins[:-1], strict=True)]
-    return found | {"place": pad_to_length(np.array(places, np.int32), slots)}
+    return arrays | {"place": pad_to_length(np.array(places, np.int32), slots)}
 
 
-def _labels(item: JoinedItems, slots: int, labels_of: Callable, blank: Item) -> dict[str, np.ndarray]:
-    empty = labels_of(blank)
-    empty |= {"weights": np.zeros_like(empty["weights"])}
-    labels = [labels_of(one) for one in item.items] + [empty] * (slots - len(item.items))
-    return {name: np.stack([one[name] for one in labels]) for name in empty}
+def _labels(
+    item: JoinedItems, slots: int, labels_of: Callable[[Item], dict[str, np.ndarray]], empty: Item
+) -> dict[str, np.ndarray]:
+    filler = labels_of(empty)
+    filler |= {"weights": np.zeros_like(filler["weights"])}
+    labels = [labels_of(example) for example in item.items] + [filler] * (slots - len(item.items))
+    return {name: np.stack([arrays[name] for arrays in labels]) for name in filler}
 
 
-def _cut(rows: list[np.ndarray], sizes: list[int]) -> np.ndarray:
-    """The first of each row, one behind the other."""
+def _concatenated(rows: list[np.ndarray], sizes: list[int]) -> np.ndarray:
+    """Return the first sizes[i] values of each row, one after the other."""
     pieces = [row[:count] for row, count in zip(rows, sizes, strict=True)]
     return np.concatenate([*pieces, np.zeros(0, np.int32)])

@@ -1,8 +1,8 @@
-"""What tasks of decoders share whose rows hold one text or several, and ask for some of their tokens.
+"""Parts of tasks of decoders whose rows hold one text or several, of whose tokens some are predicted.
 
-A text is cut to pieces that fit a row. A row of training holds as many pieces as fit it where the config says
-`packing`: positions begin anew with each, and no piece sees another, so that the loss is that of the pieces
-alone. Evaluation has a row for each piece, and says how many nats each text takes.
+A text is cut to segments that fit a row. A row of training holds as many segments as fit it where the config
+says `packing`: positions begin anew with each, and no segment sees another, so that the loss is that of the
+segments alone. Evaluation has a row for each segment, and returns how many nats each text takes.
 """
 
 import dataclasses
@@ -15,82 +15,61 @@ import numpy as np
 
 from tlx.base.term import Term, Terms
 from tlx.nn.losses import WHOLE, cross_entropy
-from tlx.tasks.shared.base import Batch, TaskSpec
+from tlx.objectives.shared.arrays import pad_to_length
+from tlx.tasks.shared.base import Batch, Task, TaskSpec
 from tlx.tasks.shared.generative import GenerationModule
-from tlx.tasks.shared.inputs import pad_to_length
 
 
 class PackedSegment(NamedTuple):
-    """Tokens int32 [n] in their order, and bool [n], which of them are asked for (never the first)."""
+    """A piece of a text."""
 
     tokens: np.ndarray
-    asked: np.ndarray
+    """int32 [n]."""
+    predicted: np.ndarray
+    """bool [n], which of them are predicted; never the first."""
 
 
 class PackedRow(NamedTuple):
-    """An item: the pieces of a row, and the record that they (or the first of them) are from."""
+    """The segments of a row."""
 
     pieces: tuple[PackedSegment, ...]
+    """The segments, in order."""
     record: int = 0
+    """Index of the record that they, or the first of them, are from."""
 
 
-def size(item: PackedRow, spec: TaskSpec) -> int:
-    """Places that an item takes in a row."""
-    del spec  # a trained prompt is among the tokens
-    return sum(len(piece.tokens) - 1 for piece in item.pieces)
+def cut_segments(tokens: np.ndarray, predicted: np.ndarray, spec: TaskSpec) -> list[PackedSegment]:
+    """Cut a text to segments.
 
+    A segment begins with the last token of the one before, and a trained prompt follows that token; each
+    token is predicted in one segment at most.
 
-def join(items: Sequence[PackedRow]) -> PackedRow:
-    """One item of several."""
-    return PackedRow(tuple(piece for item in items for piece in item.pieces), items[0].record)
+    Args:
+        tokens: int32 ids of the text, special ids included.
+        predicted: bool [n], which of them are predicted.
+        spec: What examples depend on.
 
-
-def pieces_of(tokens: np.ndarray, asked: np.ndarray, spec: TaskSpec) -> list[PackedSegment]:
-    """The pieces of a text, each token asked for in one at most: a piece begins with the last token of the
-    one before, and a trained prompt stands behind it."""
+    Returns:
+        The segments, one at least.
+    """
     room = spec.length - len(spec.prompt)
-    prompt, silent = np.array(spec.prompt, np.int32), np.zeros(len(spec.prompt) + 1, bool)
-    found = []
+    prompt = np.array(spec.prompt, np.int32)
+    not_predicted = np.zeros(len(spec.prompt) + 1, bool)
+    segments = []
     for start in range(0, max(len(tokens) - 1, 1), room):
-        text, wanted = tokens[start + 1 : start + 1 + room], asked[start + 1 : start + 1 + room]
-        ids = np.concatenate([tokens[start : start + 1], prompt, text]).astype(np.int32)
-        found.append(PackedSegment(ids, np.concatenate([silent, wanted])))
-    return found
-
-
-def blank(spec: TaskSpec) -> PackedRow:
-    """An item of no text."""
-    del spec
-    return PackedRow(())
-
-
-def example(rng: np.random.Generator, item: PackedRow, spec: TaskSpec) -> dict[str, np.ndarray]:
-    """tokens, positions, segments, targets and weights, [length] each; pieces count from segment 1."""
-    del rng
-    pad, length = spec.vocab.pad, spec.length
-    none = [np.zeros(0, np.int32)]
-    sizes = [len(piece.tokens) - 1 for piece in item.pieces]
-    asked = np.concatenate([piece.asked[1:] for piece in item.pieces] + none).astype(bool)
-    targets = np.concatenate([piece.tokens[1:] for piece in item.pieces] + none)
-    weights = np.zeros(length, np.float32)
-    weights[: len(asked)] = asked
-    return {
-        "tokens": pad_to_length(
-            np.concatenate([piece.tokens[:-1] for piece in item.pieces] + none), length, pad
-        ),
-        "positions": pad_to_length(np.concatenate([np.arange(count) for count in sizes] + none), length),
-        "segments": pad_to_length(np.repeat(np.arange(1, len(sizes) + 1), sizes), length),
-        "targets": pad_to_length(np.where(asked, targets, pad), length, pad),
-        "weights": weights,
-    }
+        piece = slice(start + 1, start + 1 + room)
+        ids = np.concatenate([tokens[start : start + 1], prompt, tokens[piece]]).astype(np.int32)
+        segments.append(PackedSegment(ids, np.concatenate([not_predicted, predicted[piece]])))
+    return segments
 
 
 class PackedModule(GenerationModule):
     """A decoder, without a head of the task's own."""
 
     def evaluated(self, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
-        """(terms, nats [B] of each row)."""
+        """Return the terms, and the nats [B] of each row."""
         (hidden, unembedding), _ = self.predictions(batch)
+        # More logits than WHOLE are computed in chunks of tokens, to bound their memory.
         many = batch["targets"].size * unembedding.num_rows > WHOLE
         loss = dataclasses.replace(self.loss, chunk=self.loss.chunk or (128 if many else 0))
 
@@ -104,15 +83,81 @@ class PackedModule(GenerationModule):
         return terms, {"nats": nats_B}
 
 
+class PackedTextTask(Task):
+    """Base of tasks of decoders whose rows hold one text or several."""
+
+    module = PackedModule
+    kinds = ("decoder",)
+    one_to_many = True
+
+    def packs(self, config: Any) -> bool:
+        """Return config.packing."""
+        return config.packing
+
+    def example_size(self, item: PackedRow, spec: TaskSpec) -> int:
+        """Return how many tokens of a row the segments of an item take."""
+        del spec  # a trained prompt is among the tokens
+        return sum(len(piece.tokens) - 1 for piece in item.pieces)
+
+    def join(self, items: Sequence[PackedRow]) -> PackedRow:
+        """Return one item of the segments of several."""
+        return PackedRow(tuple(piece for item in items for piece in item.pieces), items[0].record)
+
+    def empty_item(self, spec: TaskSpec) -> PackedRow:
+        """Return an item of no text."""
+        del spec
+        return PackedRow(())
+
+    def example(self, rng: np.random.Generator, item: PackedRow, spec: TaskSpec) -> dict[str, np.ndarray]:
+        """Make a row whose targets are its next tokens.
+
+        Args:
+            rng: Not used; nothing is random.
+            item: The segments of the row.
+            spec: What examples depend on.
+
+        Returns:
+            tokens, positions, segments (from 1), targets and weights [length].
+        """
+        del rng
+        pad = spec.vocab.pad
+        length = spec.length
+        none = [np.zeros(0, np.int32)]
+        sizes = [len(piece.tokens) - 1 for piece in item.pieces]
+        inputs = np.concatenate([piece.tokens[:-1] for piece in item.pieces] + none)
+        targets = np.concatenate([piece.tokens[1:] for piece in item.pieces] + none)
+        predicted = np.concatenate([piece.predicted[1:] for piece in item.pieces] + none).astype(bool)
+        positions = np.concatenate([np.arange(count) for count in sizes] + none)
+        weights = np.zeros(length, np.float32)
+        weights[: len(predicted)] = predicted
+        return {
+            "tokens": pad_to_length(inputs, length, pad),
+            "positions": pad_to_length(positions, length),
+            "segments": pad_to_length(np.repeat(np.arange(1, len(sizes) + 1), sizes), length),
+            "targets": pad_to_length(np.where(predicted, targets, pad), length, pad),
+            "weights": weights,
+        }
+
+
 def likelihoods(
-    outputs: Mapping[str, np.ndarray], items: Sequence[PackedRow], spec: TaskSpec
+    outputs: Mapping[str, np.ndarray], items: Sequence[Any], spec: TaskSpec
 ) -> list[dict[str, Any]]:
-    """{"nats", "tokens", "bytes"} of each record: of all that is asked for in it."""
-    found: dict[int, dict[str, Any]] = {}
+    """Add up the nats of each record.
+
+    Args:
+        outputs: "nats" [items], of `PackedModule.evaluated`.
+        items: Items with `pieces` and `record`, one segment each.
+        spec: What examples depend on; with the tokenizer.
+
+    Returns:
+        {"nats", "tokens", "bytes"} of each record, of all tokens that are predicted in it.
+    """
+    assert spec.tokenizer is not None
+    totals: dict[int, dict[str, Any]] = {}
     for nats, item in zip(outputs["nats"], items, strict=True):
-        asked = np.concatenate([piece.tokens[piece.asked] for piece in item.pieces])
-        total = found.setdefault(item.record, {"nats": 0.0, "tokens": 0, "bytes": 0})
+        tokens = np.concatenate([piece.tokens[piece.predicted] for piece in item.pieces])
+        total = totals.setdefault(item.record, {"nats": 0.0, "tokens": 0, "bytes": 0})
         total["nats"] += float(nats)
-        total["tokens"] += len(asked)
-        total["bytes"] += int(spec.tokenizer.num_bytes[asked].sum())
-    return [found[number] for number in sorted(found)]
+        total["tokens"] += len(tokens)
+        total["bytes"] += int(spec.tokenizer.num_bytes[tokens].sum())
+    return [totals[number] for number in sorted(totals)]

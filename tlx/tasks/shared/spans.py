@@ -1,4 +1,4 @@
-"""Rows of one piece of text whose every place counts: where the piece stands in the row of each shape."""
+"""Rows of one piece of text whose every token counts: where the piece is in the row of each kind of model."""
 
 from collections.abc import Sequence
 
@@ -6,23 +6,41 @@ import numpy as np
 
 from tlx.tasks.shared.base import TaskSpec
 
-# Special ids around texts, by shape: before the first one in the row whose hidden states count.
-_BEFORE = {"encoder": 1, "decoder": 1, "encoder_decoder": 1, "two_stream": 0}
+# Special ids before the first text, by kind, in the row whose hidden states count.
+_LEADING = {"encoder": 1, "decoder": 1, "encoder_decoder": 1, "two_stream": 0}
 
 
-def begin_of(texts: Sequence[np.ndarray], number: int, spec: TaskSpec) -> int:
-    """Place of the first id of text `number`, in the decoder's row where there are two towers."""
+def text_start(texts: Sequence[np.ndarray], number: int, spec: TaskSpec) -> int:
+    """Return where a text begins in its row, the decoder's for encoder-decoders.
+
+    Args:
+        texts: int32 ids of each text of the row.
+        number: Index of the text.
+        spec: What examples depend on.
+
+    Returns:
+        Position of the text's first id.
+    """
     prompt = 0 if spec.kind == "encoder_decoder" else len(spec.prompt)
-    return _BEFORE[spec.kind] + prompt + sum(len(text) + 1 for text in texts[:number])
+    return _LEADING[spec.kind] + prompt + sum(len(text) + 1 for text in texts[:number])
 
 
-def room_for(texts: int, spec: TaskSpec) -> int:
-    """Ids of so many texts together that fit a row."""
-    return spec.length - 1 - texts - len(spec.prompt)
+def max_text_tokens(num_texts: int, spec: TaskSpec) -> int:
+    """Return how many ids of so many texts together fit into a row."""
+    return spec.length - 1 - num_texts - len(spec.prompt)
 
 
 def windows(size: int, length: int, stride: int) -> list[tuple[int, int]]:
-    """(start, stop) of windows of `length` over `size` ids, `stride` ids from one to the next."""
+    """Cut a text into overlapping windows.
+
+    Args:
+        size: Ids of the text.
+        length: Ids of a window.
+        stride: Ids from one window to the next.
+
+    Returns:
+        (start, stop) of each window; one at least.
+    """
     starts = [0]
     while starts[-1] + length < size:
         starts.append(starts[-1] + stride)

@@ -1,4 +1,4 @@
-"""How good written texts are, by the names that configs give; each is a function of any of the records.
+"""Metrics of generated texts, by the names that configs give; each is a function of record indices.
 
 accuracy                        the text is one of the references, white space around it aside
 exact_match, f1                 SQuAD's
@@ -18,7 +18,8 @@ from tlx.metrics.correlation import pearson, spearman
 from tlx.metrics.resampling import Statistic, mean_of
 
 Texts = Sequence[str]
-References = Sequence[Sequence[str]]  # of each text those that are accepted, one or more
+References = Sequence[Sequence[str]]
+"""Of each text those that are accepted, one or more."""
 
 
 def _accuracy(texts: Texts, references: References) -> Statistic:
@@ -38,9 +39,9 @@ def _rouge(name: str) -> Callable[[Texts, References], Statistic]:
 
 def _correlation(score: Callable[..., float]) -> Callable[[Texts, References], Statistic]:
     def statistic(texts: Texts, references: References) -> Statistic:
-        said = np.array([_number(text) for text in texts])
+        predicted = np.array([_number(text) for text in texts])
         true = np.array([_number(accepted[0]) for accepted in references])
-        return lambda chosen: score(said[chosen], true[chosen])
+        return lambda chosen: score(predicted[chosen], true[chosen])
 
     return statistic
 
@@ -67,14 +68,14 @@ METRICS: dict[str, Callable[[Texts, References], Statistic]] = {
 
 PERCENT = ("bleu", "chrf", "chrf++")  # from 0 to 100; the others are from 0, or -1, to 1
 
-_OF_ORDER = ("pearson", "spearman")  # which the same answer for every record has none of
+_CORRELATIONS = ("pearson", "spearman")
 
 
 def majority_baseline(metric: str, references: References) -> float:
-    """What the commonest reference scores as the answer to every record."""
-    if metric in _OF_ORDER:
-        return 0.0
+    """Return what the most frequent reference scores as the prediction for every record."""
+    if metric in _CORRELATIONS:
+        return 0.0  # a constant correlates with nothing
     counts = collections.Counter(accepted[0] for accepted in references if accepted)
-    (answer, _), *_ = counts.most_common(1) or [("", 0)]
-    statistic = METRICS[metric]([answer] * len(references), references)
+    (text, _), *_ = counts.most_common(1) or [("", 0)]
+    statistic = METRICS[metric]([text] * len(references), references)
     return float(statistic(np.arange(len(references))))
