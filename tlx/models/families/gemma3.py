@@ -60,7 +60,8 @@ BASE = resized(
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table. Norm scales are stored less one, and stay so."""
-    path, name = "model/decoder/blocks", "model.layers.{layer}"
+    path = "model/decoder/blocks"
+    name = "model.layers.{layer}"
     return [
         *outside(config),
         *attention(f"{path}/attention", f"{name}.self_attn", config),
@@ -85,9 +86,9 @@ def _positions(values: Mapping[str, Any]) -> dict[str, Any]:
         for i in range(values.get("num_hidden_layers", 26))
     ]
     local_theta = local.get("rope_theta", values.get("rope_local_base_freq", 10_000.0))
-    found = windows_of(kinds, window)
-    any_window = any((found["attention.window"], *found["attention.window_pattern"]))
-    return found | {
+    mappings = windows_of(kinds, window)
+    any_window = any((mappings["attention.window"], *mappings["attention.window_pattern"]))
+    return mappings | {
         "position.theta": float(full.get("rope_theta", values.get("rope_theta", 1_000_000.0))),
         "position.scaling": scaling_of(full),
         "position.local_theta": float(local_theta) if any_window else 0.0,

@@ -14,8 +14,9 @@ ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "si
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table; matrices are stored inputs first."""
-    path, name = "model/decoder/blocks", "transformer.h.{layer}"
-    found = [
+    path = "model/decoder/blocks"
+    name = "transformer.h.{layer}"
+    mappings = [
         WeightMapping("model/embedding/table", "transformer.tokens_embed.weight", "v d -> v d"),
         WeightMapping("model/decoder/front/positions", "transformer.positions_embed.weight"),
         *norm(f"{path}/attention_norm", f"{name}.ln_1"),
@@ -25,12 +26,12 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         *linear(f"{path}/feedforward/out", f"{name}.mlp.c_proj", "f d -> f d", "d"),
     ]
     for part, which in enumerate(("query", "key", "value")):
-        found += linear(
+        mappings += linear(
             f"{path}/attention/{which}", f"{name}.attn.c_attn", "d (3 n h) -> d n h", "(3 n h)", part
         )
     if not config.head.tied:
-        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
-    return found
+        mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return mappings
 
 
 FAMILY = Family(

@@ -41,8 +41,9 @@ def size(layers: int, width: int, heads: int) -> ModelConfig:
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table; matrices are stored inputs first."""
-    path, name = "model/decoder/blocks", "transformer.h.{layer}"
-    found = [
+    path = "model/decoder/blocks"
+    name = "transformer.h.{layer}"
+    mappings = [
         WeightMapping("model/embedding/table", "transformer.wte.weight", "v d -> v d"),
         WeightMapping("model/decoder/front/positions", "transformer.wpe.weight"),
         *norm(f"{path}/attention_norm", f"{name}.ln_1"),
@@ -53,12 +54,12 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         *linear(f"{path}/feedforward/out", f"{name}.mlp.c_proj", "f d -> f d", "d"),
     ]
     for part, which in enumerate(("query", "key", "value")):
-        found += linear(
+        mappings += linear(
             f"{path}/attention/{which}", f"{name}.attn.c_attn", "d (3 n h) -> d n h", "(3 n h)", part
         )
     if not config.head.tied:
-        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
-    return found
+        mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return mappings
 
 
 def _inner(values: Mapping[str, Any]) -> dict[str, Any]:

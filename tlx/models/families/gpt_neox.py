@@ -48,9 +48,10 @@ def size(layers: int, width: int, heads: int, vocab: int, fraction: float = 0.25
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table; queries, keys and values of a head lie side by side."""
-    path, name = "model/decoder/blocks", "gpt_neox.layers.{layer}"
+    path = "model/decoder/blocks"
+    name = "gpt_neox.layers.{layer}"
     bias = config.attention.qkv_bias
-    found = [
+    mappings = [
         WeightMapping("model/embedding/table", "gpt_neox.embed_in.weight", "v d -> v d"),
         *norm("model/decoder/final_norm", "gpt_neox.final_layer_norm"),
         *norm(f"{path}/attention_norm", f"{name}.input_layernorm"),
@@ -61,12 +62,12 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     ]
     packed = f"{name}.attention.query_key_value"
     for part, which in enumerate(("query", "key", "value")):
-        found += linear(
+        mappings += linear(
             f"{path}/attention/{which}", packed, "(n 3 h) d -> d n h", "(n 3 h)" if bias else "", part
         )
     if not config.head.tied:
-        found.append(WeightMapping("model/output/kernel", "embed_out.weight", "v d -> v d"))
-    return found
+        mappings.append(WeightMapping("model/output/kernel", "embed_out.weight", "v d -> v d"))
+    return mappings
 
 
 def _rope(values: Mapping[str, Any]) -> dict[str, Any]:

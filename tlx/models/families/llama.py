@@ -48,10 +48,8 @@ def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **
 
 def attention(path: str, name: str, config: ModelConfig) -> list[WeightMapping]:
     """The rows of separate projections called q_proj, k_proj, v_proj and o_proj."""
-    bias, out_bias = (
-        ("(n h)" if config.attention.qkv_bias else ""),
-        ("d" if config.attention.out_bias else ""),
-    )
+    bias = "(n h)" if config.attention.qkv_bias else ""
+    out_bias = "d" if config.attention.out_bias else ""
     rows = linear(f"{path}/out", f"{name}.o_proj", "d (n h) -> n h d", out_bias)
     for part, letter in (("query", "q"), ("key", "k"), ("value", "v")):
         rows += linear(f"{path}/{part}", f"{name}.{letter}_proj", "(n h) d -> d n h", bias)
@@ -82,8 +80,9 @@ def outside(config: ModelConfig) -> list[WeightMapping]:
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    path, name = "model/decoder/blocks", "model.layers.{layer}"
+    """Return the key table of a model."""
+    path = "model/decoder/blocks"
+    name = "model.layers.{layer}"
     return [
         *outside(config),
         *attention(f"{path}/attention", f"{name}.self_attn", config),

@@ -9,7 +9,8 @@ BASE = resized(bert.BASE, vocab_size=29056, block_layout="pre", embedding__norm=
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table: BERT's, with the norms elsewhere."""
-    path, name = "model/encoder/blocks", "bert.encoder.layer.{layer}"
+    path = "model/encoder/blocks"
+    name = "bert.encoder.layer.{layer}"
     shared = [*bert.embeddings("bert."), *bert.layer("bert."), *bert.pretraining_heads("bert.")]
     return [
         *(row for row in shared if "_norm/" not in row.path and "front/norm" not in row.path),

@@ -25,8 +25,9 @@ BASE = resized(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    path, name = "model/decoder/blocks", "model.layers.{layer}"
+    """Return the key table of a model."""
+    path = "model/decoder/blocks"
+    name = "model.layers.{layer}"
     experts = f"{name}.block_sparse_moe"
     return [
         *outside(config),

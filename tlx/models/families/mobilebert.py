@@ -32,7 +32,8 @@ def num_params(size: MobileBERTSize) -> int:
         widening      d D + D + 2 D
         pooler        D D + D
     """
-    wide, inner = size.width, size.inner
+    wide = size.width
+    inner = size.inner
     embeddings = size.vocab * size.embedding + (size.positions + size.types) * wide
     embeddings += 3 * size.embedding * wide + 3 * wide
     narrowing = 2 * (wide * inner + 3 * inner)

@@ -46,9 +46,11 @@ BASE = ModelConfig(
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
     """The key table: queries, keys and values are packed, and so are gate and input."""
-    path, name = "model/encoder/blocks", "model.layers.{layer}"
-    attention, bias = config.attention, config.norm.bias
-    found = [
+    path = "model/encoder/blocks"
+    name = "model.layers.{layer}"
+    attention = config.attention
+    bias = config.norm.bias
+    mappings = [
         WeightMapping("model/embedding/table", "model.embeddings.tok_embeddings.weight", "v d -> v d"),
         *norm("model/encoder/front/norm", "model.embeddings.norm", bias),
         *norm("model/encoder/final_norm", "model.final_norm", bias),
@@ -63,14 +65,16 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     ]
     for number, part in enumerate(("query", "key", "value")):
         packed = "(3 n h)" if attention.qkv_bias else ""
-        found += linear(f"{path}/attention/{part}", f"{name}.attn.Wqkv", "(3 n h) d -> d n h", packed, number)
-    found += linear(
+        mappings += linear(
+            f"{path}/attention/{part}", f"{name}.attn.Wqkv", "(3 n h) d -> d n h", packed, number
+        )
+    mappings += linear(
         f"{path}/attention/out", f"{name}.attn.Wo", "d (n h) -> n h d", "d" if attention.out_bias else ""
     )
     packed = "(2 f)" if config.feedforward.bias else ""
     for number, part in enumerate(("gate", "in")):
-        found += linear(f"{path}/feedforward/{part}", f"{name}.mlp.Wi", "(2 f) d -> d f", packed, number)
-    return found + linear(f"{path}/feedforward/out", f"{name}.mlp.Wo", bias=packed and "f")
+        mappings += linear(f"{path}/feedforward/{part}", f"{name}.mlp.Wi", "(2 f) d -> d f", packed, number)
+    return mappings + linear(f"{path}/feedforward/out", f"{name}.mlp.Wo", bias=packed and "f")
 
 
 def _positions(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,11 +88,11 @@ def _positions(values: Mapping[str, Any]) -> dict[str, Any]:
     kinds = values.get("layer_types") or [
         "sliding_attention" if i % every else "full_attention" for i in range(values["num_hidden_layers"])
     ]
-    found = windows_of(kinds, values.get("local_attention", 128) // 2 + 1)
-    any_window = any((found["attention.window"], *found["attention.window_pattern"]))
+    mappings = windows_of(kinds, values.get("local_attention", 128) // 2 + 1)
+    any_window = any((mappings["attention.window"], *mappings["attention.window_pattern"]))
     theta = full.get("rope_theta", values.get("global_rope_theta") or 160_000.0)
     local_theta = local.get("rope_theta", values.get("local_rope_theta") or 10_000.0)
-    return found | {
+    return mappings | {
         "position.theta": float(theta),
         "position.scaling": scaling_of(full),
         "position.local_theta": float(local_theta) if any_window else 0.0,
@@ -96,7 +100,8 @@ def _positions(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(config: ModelConfig) -> dict[str, Any]:
-    position, window = config.position, max((config.attention.window, *config.attention.window_pattern))
+    position = config.position
+    window = max((config.attention.window, *config.attention.window_pattern))
     local = position.local_theta or position.theta
     return {
         "layer_types": kinds_of(config),
@@ -110,13 +115,14 @@ def _said(config: ModelConfig) -> dict[str, Any]:
 
 def _read_activations(values: Mapping[str, Any]) -> dict[str, Any]:
     """The head's is said only where it is not that of the layers."""
-    found = {}
+    mappings = {}
     for key in ("hidden_activation", "classifier_activation"):
         name = values.get(key, "gelu")
         if name not in ACTIVATIONS:
             raise ConfigError("config.json: " + one_of(key, name, ACTIVATIONS))
-        found[key] = ACTIVATIONS[name]
-    layers, head = found["hidden_activation"], found["classifier_activation"]
+        mappings[key] = ACTIVATIONS[name]
+    layers = mappings["hidden_activation"]
+    head = mappings["classifier_activation"]
     return {"feedforward.activation": layers, "head.activation": "" if head == layers else head}
 
 

@@ -23,7 +23,8 @@ TIED = resized(BASE, head__tied=True)
 
 def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
     window = values.get("sliding_window", 4096) if values.get("use_sliding_window", False) else None
-    first, layers = values.get("max_window_layers", 28), values.get("num_hidden_layers", 32)
+    first = values.get("max_window_layers", 28)
+    layers = values.get("num_hidden_layers", 32)
     kinds = values.get("layer_types") or [
         "sliding_attention" if window and i >= first else "full_attention" for i in range(layers)
     ]

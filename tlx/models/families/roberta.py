@@ -19,7 +19,7 @@ BASE = resized(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
+    """Return the key table of a model."""
     return [
         *bert.embeddings("roberta."),
         *bert.layer("roberta."),

@@ -71,11 +71,13 @@ def second_sizes(base: ModelConfig) -> dict[str, ModelConfig]:
 
 def stack(side: str, config: ModelConfig) -> list[WeightMapping]:
     """The rows of the encoder or the decoder."""
-    path, name = f"model/{side}/blocks", f"{side}.block.{{layer}}.layer"
+    path = f"model/{side}/blocks"
+    name = f"{side}.block.{{layer}}.layer"
     parts = [("attention", 0, "SelfAttention")]
     if side == "decoder":
         parts.append(("cross_attention", 1, "EncDecAttention"))
-    last, rows = len(parts), []
+    last = len(parts)
+    rows = []
     for part, place, theirs in parts:
         for which, letter in (("query", "q"), ("key", "k"), ("value", "v")):
             rows += linear(f"{path}/{part}/{which}", f"{name}.{place}.{theirs}.{letter}", "(n h) d -> d n h")
@@ -100,11 +102,11 @@ NORMS = {"attention": "attention_norm", "cross_attention": "cross_norm"}
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    found = [WeightMapping("model/embedding/table", "shared.weight", "v d -> v d")]
+    """Return the key table of a model."""
+    mappings = [WeightMapping("model/embedding/table", "shared.weight", "v d -> v d")]
     if not config.head.tied:
-        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
-    return [*found, *stack("encoder", config), *stack("decoder", config)]
+        mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return [*mappings, *stack("encoder", config), *stack("decoder", config)]
 
 
 # "gated-gelu" has always meant the tanh form.
@@ -129,12 +131,12 @@ def _feedforward(values: Mapping[str, Any], default: str) -> dict[str, Any]:
 
 def _activation(config: ModelConfig) -> dict[str, Any]:
     part = config.feedforward
-    found = [name for name, value in ACTIVATIONS.items() if value == (part.activation, part.gated)]
-    if not found:
+    mappings = [name for name, value in ACTIVATIONS.items() if value == (part.activation, part.gated)]
+    if not mappings:
         raise ConfigError(
             f"model.feedforward.activation = {part.activation!r}, gated = {part.gated}: T5 has no name for it"
         )
-    return {"feed_forward_proj": found[0]}
+    return {"feed_forward_proj": mappings[0]}
 
 
 def fields(proj: str, base: ModelConfig, scale: MappedField) -> tuple:

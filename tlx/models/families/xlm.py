@@ -32,21 +32,22 @@ def _size(layers: int, width: int, heads: int, vocab: int, langs: int) -> ModelC
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    path, front = "model/encoder/blocks", "model/encoder/front"
-    found = [
+    """Return the key table of a model."""
+    path = "model/encoder/blocks"
+    front = "model/encoder/front"
+    mappings = [
         WeightMapping("model/embedding/table", "transformer.embeddings.weight", "v d -> v d"),
         WeightMapping(f"{front}/positions", "transformer.position_embeddings.weight"),
         *norm(f"{front}/norm", "transformer.layer_norm_emb"),
         WeightMapping("heads/mlm/bias", "pred_layer.proj.bias", "v -> v"),
     ]
     if config.embedding.num_languages:
-        found.append(WeightMapping(f"{front}/languages", "transformer.lang_embeddings.weight"))
+        mappings.append(WeightMapping(f"{front}/languages", "transformer.lang_embeddings.weight"))
     for part, letter in (("query", "q"), ("key", "k"), ("value", "v")):
         name = f"transformer.attentions.{{layer}}.{letter}_lin"
-        found += linear(f"{path}/attention/{part}", name, bert.QUERY, "(n h)")
+        mappings += linear(f"{path}/attention/{part}", name, bert.QUERY, "(n h)")
     return [
-        *found,
+        *mappings,
         *linear(f"{path}/attention/out", "transformer.attentions.{layer}.out_lin", bert.OUT, "d"),
         *norm(f"{path}/attention_norm", "transformer.layer_norm1.{layer}"),
         *linear(f"{path}/feedforward/in", "transformer.ffns.{layer}.lin1", bias="f"),

@@ -32,12 +32,13 @@ LARGE = ModelConfig(
     init=InitConfig(scale_residual=False),
 )
 
-_PATH, _NAME = "model/blocks", "transformer.layer.{layer}"
+_PATH = "model/blocks"
+_NAME = "transformer.layer.{layer}"
 _RELATIVE = f"{_PATH}/attention/relative"
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
+    """Return the key table of a model."""
     return [
         WeightMapping("model/embedding/table", "transformer.word_embedding.weight", "v d -> v d"),
         WeightMapping("model/query_embedding", "transformer.mask_emb", "1 1 d -> d"),
