@@ -1,4 +1,4 @@
-"""Mixtral: Mistral's block with eight networks for each layer, of which every token is read by two."""
+"""Mixtral: Mistral's block with eight experts in each layer, two of which process each token."""
 
 from tlx.models.config import ModelConfig
 from tlx.models.families.family import (

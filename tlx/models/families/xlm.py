@@ -1,4 +1,4 @@
-"""XLM: an encoder of several languages, each with a vector that is added to its tokens."""
+"""XLM: a multilingual encoder with language embeddings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +56,7 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     ]
 
 
-def _read_hidden(values: Mapping[str, Any]) -> dict[str, Any]:
+def _read_ff_dim(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"feedforward.ff_dim": 4 * values.get("emb_dim", 2048)}
 
 
@@ -95,9 +95,9 @@ FAMILY = Family(
         SameField("embed_init_std", "init.embedding_stddev", 2048**-0.5),
         SameField("max_position_embeddings", "position.max_length", 512),
         MappedField(("n_langs", "use_lang_emb"), _read_languages, _write_languages),
-        # Of the feed-forward, which has four times the width and no key.
-        MappedField(("emb_dim",), _read_hidden, lambda _: {}),
-        FixedField("sinusoidal_embeddings", (False, True)),  # only how the table started
+        # The feed-forward has four times the width and no key.
+        MappedField(("emb_dim",), _read_ff_dim, lambda _: {}),
+        FixedField("sinusoidal_embeddings", (False, True)),  # only the initialisation of the table
         FixedField("causal", (False,)),
         FixedField("asm", (False,)),
         FixedField("is_encoder", (True,)),
