@@ -146,7 +146,7 @@ def test_peft_computes_the_same(family, name, tmp_path):
 def test_what_is_no_lora_is_refused(tmp_path):
     config, flat = adapted("gpt2")
     for adapters in (AdapterConfig(), dataclasses.replace(config.adapters, prefix_length=2)):
-        with pytest.raises(ConfigError, match="a run with adapt.method = 'lora', and of that alone"):
+        with pytest.raises(ConfigError, match="a run with adapt.method = 'lora' and without other adapters"):
             save_adapter(
                 tmp_path,
                 "gpt2",

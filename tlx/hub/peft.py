@@ -124,7 +124,7 @@ def updates(
         (adapters.bottleneck_dim, adapters.prefix_length, adapters.prompt_length, adapters.extra_ff_dim)
     ):
         raise ConfigError(
-            "an adapter for peft is made of a run with adapt.method = 'lora', and of that alone"
+            "an adapter for peft needs a run with adapt.method = 'lora' and without other adapters"
         )
     flat = tree.flatten(params)
     groups: dict[str, list[WeightMapping]] = {}
@@ -172,8 +172,8 @@ def _inputs_first(row: WeightMapping, lora_a_ndim: int) -> bool:
     pattern = parse(row.pattern)
     if pattern is None:
         return True
-    inputs = set(pattern.ours[: lora_a_ndim - 1 - (STACK in row.path.split("/"))])
-    sides = [{word for word in group if not word.isdigit()} <= inputs for group in pattern.theirs]
+    inputs = set(pattern.param_dims[: lora_a_ndim - 1 - (STACK in row.path.split("/"))])
+    sides = [{word for word in group if not word.isdigit()} <= inputs for group in pattern.tensor_dims]
     if len(sides) != 2 or sides[0] == sides[1]:
         raise ConfigError(f"{row.name} is not a matrix of inputs and outputs: peft cannot adapt it")
     return sides[0]

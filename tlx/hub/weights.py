@@ -196,7 +196,7 @@ def _tensor_shape(row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -
     pattern = parse(row.pattern)
     if pattern is None:
         return _unstacked_shape(row, shape)
-    return pattern.their_shape(_sizes(pattern, row, shape, vocab_size))
+    return pattern.tensor_shape(_sizes(pattern, row, shape, vocab_size))
 
 
 def _sizes(pattern: Pattern, row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -> dict[str, int]:
@@ -282,7 +282,7 @@ def _writer(
             return tensor.astype(target_dtype)
         sizes = _sizes(pattern, row, leaf.shape, vocab_size)
         # Cut off the rows that pad the vocabulary.
-        parts = [part[tuple(slice(0, sizes[word]) for word in pattern.ours)] for part in parts]
+        parts = [part[tuple(slice(0, sizes[word]) for word in pattern.param_dims)] for part in parts]
         return pattern.write(parts, sizes).astype(target_dtype)
 
     return LazyTensor(_tensor_shape(row, leaf.shape, vocab_size), target_dtype, read_slice)

@@ -33,7 +33,7 @@ def windows(size: int) -> tuple[int, ...]:
     return (size,) * 5 + (0,)
 
 
-# The 270m and 1b models are of a shorter context, without scaling of the rotary positions.
+# The 270m and 1b models have a shorter context, and no scaling of rotary positions.
 SMALL_BASE = resized(
     LLAMA,
     vocab_size=262144,

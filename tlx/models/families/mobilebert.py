@@ -58,5 +58,5 @@ OUTLINE = Outline(
     citation="Sun et al. 2020, MobileBERT: a Compact Task-Agnostic BERT for Resource-Limited Devices, ACL",
     sizes={"base": MobileBERTSize()},
     num_params=num_params,
-    missing="a layer between two bottlenecks, several feed-forwards in a layer, and norms without statistics",
+    missing="a layer with several feed-forwards between two bottlenecks, and norms without statistics",
 )
