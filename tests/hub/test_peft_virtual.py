@@ -56,7 +56,7 @@ def saved(family, slot, place):
 
 
 @pytest.mark.parametrize(("family", "slot"), CASES)
-def test_what_is_said_of_them(family, slot, tmp_path):
+def test_adapter_config(family, slot, tmp_path):
     number, values = saved(family, slot, tmp_path)
     assert number == values["num_virtual_tokens"] == SIZE + (slot == "prompt")
     assert values["peft_type"] == f"{slot.upper()}_TUNING" and values["num_layers"] == 2

@@ -18,10 +18,10 @@ from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.base.files import write_json
 from tlx.hub import safetensors, weights
-from tlx.hub.folder import is_bare
+from tlx.hub.folder import as_family, is_bare
 from tlx.hub.pattern import parse
 from tlx.models.config import ModelConfig
-from tlx.models.families import TABLE, Family
+from tlx.models.families import Family
 from tlx.models.families.family import WeightMapping
 from tlx.nn.config import AdapterConfig
 from tlx.optim.leaves import STACK
@@ -70,7 +70,7 @@ def save_adapter(
         ConfigError: If the model has no LoRA, has other adapters as well, or if an adapted tensor is not a
             matrix.
     """
-    family = TABLE.load(family) if isinstance(family, str) else family
+    family = as_family(family)
     low_rank_updates = updates(family, architecture, config, params)
     ranks = {update.module: len(update.a) for update in low_rank_updates}
     max_rank = max(ranks.values())

@@ -108,7 +108,7 @@ def to_tensors(
     Raises:
         DataError: If the rows do not have all parameters that a tensor packs.
     """
-    groups: dict[tuple[str, int], list[tuple[WeightMapping, Any, int | tuple[int, int] | None]]] = {}
+    groups: dict[str, list[tuple[WeightMapping, Any, tuple[int, ...]]]] = {}
     for row in rows:
         leaf = params[row.path]
         for name, stack_index in _names(row, leaf.shape):
@@ -144,9 +144,9 @@ def leftovers(
     for name in tensors:
         if name in used or any(re.search(pattern, name) for pattern in family.ignored):
             continue
-        original = family.copies.get(name) or family.copies.get(family.prefix + name)
+        original = family.copies.get(name) or family.copies.get(family.prefix + name) or ""
         if original not in tensors:
-            original = (original or "").removeprefix(family.prefix)
+            original = original.removeprefix(family.prefix)
         if original not in tensors:
             unused.append(name)
         elif not np.array_equal(tensors[name], tensors[original]):
@@ -263,7 +263,7 @@ def _reader(
 
 
 def _writer(
-    group: list[tuple[WeightMapping, Any, Any]], vocab_size: int, dtype: np.dtype | None
+    group: list[tuple[WeightMapping, Any, tuple[int, ...]]], vocab_size: int, dtype: np.dtype | None
 ) -> LazyTensor:
     """Return the tensor that packs the parameters of `group`: (row, array, index in the stacked dims)."""
     row, leaf, _ = group[0]
