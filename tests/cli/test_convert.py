@@ -102,7 +102,7 @@ def test_the_size_is_said_first_and_must_fit_the_memory(tmp_path, monkeypatch, c
     [
         ("missing", "transformer.h.1.mlp.c_fc.weight is missing"),
         ("left over", "1 tensors are no part of the family gpt2: somebody.else"),
-        ("cut short", "cut short"),
+        ("cut short", "truncated"),
     ],
 )
 def test_damaged_weights_are_named(damage, message, tmp_path, capsys):
@@ -267,5 +267,5 @@ def test_a_run_of_our_own_goes_out_with_its_tokenizer(tmp_path):
 def test_a_model_that_no_class_computes_is_told_why(tmp_path, capsys):
     run = unpack(FOLDER / "format_1" / "span_corruption.tar.xz", tmp_path / "run")
     assert main(["convert", "export", str(run), str(tmp_path / "out")]) == 64
-    assert "t5: model.attention.qkv_bias = True cannot be said" in capsys.readouterr().err
+    assert "t5: model.attention.qkv_bias = True cannot be represented" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())

@@ -86,25 +86,21 @@ def test_a_run_in_two_halves_is_the_run_in_one(config_file, tmp_path, capsys, sh
     ]
 
 
-def test_another_config_is_refused_or_allowed_by_name(config_file, tmp_path, capsys):
+def test_another_config_or_other_text_is_refused_or_allowed_by_name(tmp_path, capsys):
+    own = tiny.write_config(tmp_path)
     short = "--config.train.steps=2"
-    assert train(config_file, tmp_path / "run", short) == 0
+    assert train(own, tmp_path / "run", short) == 0
     before = (tmp_path / "run/run.json").read_text()
     capsys.readouterr()
-    assert train(config_file, tmp_path / "run", short, "--config.optimizer.learning_rate=0.01") == 64
+    assert train(own, tmp_path / "run", short, "--config.optimizer.learning_rate=0.01") == 64
     assert "optimizer.learning_rate  0.003  0.01  refused" in capsys.readouterr().err
     assert (tmp_path / "run/run.json").read_text() == before
     allowed = "--allow-change=optimizer.learning_rate"
     words = ("--config.train.steps=4", "--config.optimizer.learning_rate=0.01", allowed)
-    assert train(config_file, tmp_path / "run", *words) == 0
+    assert train(own, tmp_path / "run", *words) == 0
     assert json.loads((tmp_path / "run/run.json").read_text())["config"]["optimizer"]["learning_rate"] == 0.01
-
-
-def test_other_text_is_refused(config_file, tmp_path, capsys):
-    own = tiny.write_config(tmp_path)
-    assert train(own, tmp_path / "run", "--config.train.steps=2") == 0
     (tmp_path / "text" / "0.txt").write_text("something else entirely, and longer than it was before\n" * 9)
-    assert train(own, tmp_path / "run", "--config.train.steps=4") == 64
+    assert train(own, tmp_path / "run", *words) == 64
     assert "data.fingerprint" in capsys.readouterr().err
 
 
@@ -187,6 +183,9 @@ def test_a_last_save_that_fails_is_an_error(config_file, tmp_path, monkeypatch, 
     monkeypatch.setattr(Checkpoints, "_make_place", full)
     assert train(config_file, tmp_path / "run", "--config.train.steps=12") == 73
     assert "step 12, the last, could not be saved" in capsys.readouterr().err
+    assert not (tmp_path / "run/lease.json").exists()
+    errors = [line for line in read_lines(tmp_path / "run/events.jsonl") if line["event"] == "error"]
+    assert [error["exit"] for error in errors] == [73]
     monkeypatch.undo()
     assert train(config_file, tmp_path / "run", "--config.train.steps=12") == 0
     assert "from checkpoints/10" in capsys.readouterr().out

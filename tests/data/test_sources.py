@@ -336,7 +336,6 @@ def test_tfds_that_is_not_installed(monkeypatch):
 @pytest.mark.parametrize(
     "config, message",
     [
-        (DataConfig(packing="best"), "data.packing = 'best' is not one of: concat, best_fit; did you mean"),
         (DataConfig(sequence_length=1), "data.sequence_length = 1 must be 2 or more"),
         (DataConfig(workers=-1), "data.workers = -1 must be 0"),
         (DataConfig(source="text"), "data.text.files is empty"),

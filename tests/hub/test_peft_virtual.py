@@ -94,7 +94,7 @@ def test_peft_computes_the_same(family, slot, tmp_path):
     ("family", "adapters", "message"),
     [
         ("gpt2", {"prefix_length": 2}, "with learned positions that is another text than ours"),
-        ("mistral", {"prefix_length": 2}, "goes out of sight where a layer has a window"),
+        ("mistral", {"prefix_length": 2}, "leaves the attention window of a layer"),
         ("gemma3", {"prompt_length": 2}, "scales, projects or normalises its embeddings first"),
         ("bert", {"prompt_length": 2}, "only a decoder's can be exported"),
         ("llama", {"prompt_length": 2, "lora_rank": 2}, "a prefix or a prompt, and of that alone"),

@@ -99,5 +99,3 @@ def test_completep_divides_what_layers_add():
     assert loss(deep, params, batch) != loss(usual, params, batch)
     with pytest.raises(ConfigError, match="'completep' with model.block_layout = 'post'"):
         sized("completep", block_layout="post")
-    with pytest.raises(ConfigError, match="model.parametrization.name"):
-        sized("mu")

@@ -239,7 +239,6 @@ def test_parts_that_cannot_be_filled_are_errors(config, length, field):
 @pytest.mark.parametrize(
     "config, field",
     [
-        (plm.PLM(targets="ngrams"), "did you mean 'ngram'"),
         (plm.PLM(mask_alpha=1, mask_beta=2), "objective.mask_beta = 2"),
         (plm.PLM(mem_len=-1), "objective.mem_len = -1"),
     ],

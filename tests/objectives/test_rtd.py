@@ -239,7 +239,6 @@ def test_an_evaluation_samples_the_same_each_time():
         (RTD(masking_rate=0.0), "objective.masking_rate = 0.0"),
         (RTD(temperature=0.0), "objective.temperature = 0.0"),
         (RTD(rtd_weight=-1.0), "objective.rtd_weight = -1.0"),
-        (RTD(embedding_sharing="gde"), "did you mean 'gdes'"),
         (RTD(generator_fraction=1.5), "objective.generator_fraction = 1.5"),
     ],
 )

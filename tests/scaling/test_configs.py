@@ -5,6 +5,7 @@ import runpy
 import pytest
 
 from tests.cli.tiny import ROOT
+from tlx.plan import plan as plan_hardware
 from tlx.run.checks import resolve
 from tlx.scaling import fit, load_runs, predict_loss
 from tlx.scaling.costs import step_flops
@@ -13,9 +14,9 @@ from tlx.scaling.planning import plan
 FOLDER = ROOT / "configs/scaling"
 
 
-def planned(name, arg=""):
+def planned(name, arg="", memory=False):
     config = runpy.run_path(str(FOLDER / f"{name}.py"))["get_config"](arg)
-    return config.ladder, plan(config.ladder.to_dict(), config.run)
+    return config.ladder, plan(config.ladder.to_dict(), config.run, memory)
 
 
 @pytest.mark.parametrize("budget", ["1e21", "1e22", "1e23", "1e24"])
@@ -26,9 +27,21 @@ def test_pod_ladders_stay_within_their_budgets_and_are_made_of_trunks(budget):
     assert len(made["runs"]) == 26 and all(row["width"] % step == 0 for row in made["runs"])
     trunks = [row for row in made["runs"] if "trunk" not in row]
     assert len(trunks) <= 19 and {row["lr"] for row in made["runs"]} == {ladder.learning_rate}
-    for row in trunks:
-        bytes_per_chip = row["memory_bytes"] / ladder.accelerators
-        assert bytes_per_chip < {"v5e": 16e9, "v5p": 95e9}[ladder.accelerator]
+
+
+@pytest.mark.slow
+def test_runs_of_a_pod_fit_its_chips():
+    ladder, made = planned("pod", "1e21", memory=True)
+    for row in made["runs"]:
+        assert row["memory_bytes"] / ladder.accelerators < 16e9
+
+
+def test_memory_is_what_tlx_plan_estimates():
+    config = runpy.run_path(str(FOLDER / "quickstart.py"))["get_config"]("tiny")
+    ladder = config.ladder.to_dict() | {"budgets": (4e9,)}
+    for row in plan(ladder, config.run)["runs"]:
+        estimate = plan_hardware(row["config"], "cpu:1", "analytic")
+        assert row["memory_bytes"] == estimate.memory["total"]
 
 
 @pytest.mark.parametrize("arg", ["", "mlm", "span_corruption", "plm", "tiny", "mlm:tiny"])
@@ -79,6 +92,6 @@ def test_a_traced_step_costs_what_the_formula_says():
         costs[objective] = step_flops(run, 4)
         if objective != "rtd":
             ladder = get_config(objective).ladder.to_dict() | {"budgets": (1e11,), "seeds": 1}
-            row = plan(ladder, run)["runs"][-1]
+            row = plan(ladder, run, memory=False)["runs"][-1]
             assert row["flops"] == row["steps"] * step_flops(row["config"], 4)
     assert costs["mlm"] < costs["rtd"] < 1.5 * costs["mlm"]

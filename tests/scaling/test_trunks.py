@@ -19,7 +19,7 @@ def ladder(**changes):
     config = runpy.run_path(str(ROOT / "configs/scaling/quickstart.py"))["get_config"]("tiny")
     config.ladder.lr_tokens_power = 0.0
     config.ladder.update(changes)
-    return plan(config.ladder.to_dict(), config.run)
+    return plan(config.ladder.to_dict(), config.run, memory=False)
 
 
 def test_runs_of_a_size_share_the_longest_and_pay_for_their_cooling():

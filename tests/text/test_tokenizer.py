@@ -136,8 +136,6 @@ def test_words_start_at_spaces_newlines_and_punctuation(tokenizer):
             {"vocab_size": 100_000},
             r"vocab_size = 100000 does not suit this text: it can fill at most \d+ ids",
         ),
-        ({"model_type": "wordpiece"}, "model_type = 'wordpiece' is not one of: bpe, unigram"),
-        ({"kind": "byte"}, "kind = 'byte' is not one of: .*did you mean 'bytes'"),
         ({"path": "/nowhere"}, "'/nowhere' is not a folder with a tokenizer.json"),
         ({"train_bytes": 0}, "train_bytes = 0 must be positive"),
     ],

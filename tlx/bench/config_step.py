@@ -36,19 +36,20 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
         theirs, about = both_ways(stack, model, "step", 1) if model else ({}, {})
         found = in_turns({"tlx": step.call, **theirs}, seconds)
     per_step = statistics.median(found["tlx"])
-    rate, share = step.flops / per_step, step.flops / per_step / peak.flops_per_s
+    flops_per_s = step.flops / per_step
+    mfu = flops_per_s / peak.flops_per_s
     print(
         f"{step.num_params:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}, "
         f"jax {jax.__version__}\n"
         f"{1e3 * per_step:,.1f} ms a step, {step.tokens / per_step:,.0f} tokens/s, "
-        f"{rate / 1e12:.3f} TFLOP/s, {share:.1%} of {peak.flops_per_s / 1e12:.3f} ({peak.source})"
+        f"{flops_per_s / 1e12:.3f} TFLOP/s, {mfu:.1%} of {peak.flops_per_s / 1e12:.3f} ({peak.source})"
     )
     figures = {
         "step_ms": 1e3 * per_step,
         "tokens_per_s": step.tokens / per_step,
-        "flops_per_s": rate,
+        "flops_per_s": flops_per_s,
         "peak_flops_per_s": peak.flops_per_s,
-        "mfu": share,
+        "mfu": mfu,
     }
     if not theirs:
         return figures

@@ -6,7 +6,7 @@ from tlx.bench.sizes import BenchShape, style
 from tlx.data.pipeline import Pipeline
 from tlx.data.prepare import prepare_tokenizer
 from tlx.run import base_config
-from tlx.run.assemble import open_text
+from tlx.run.assemble import open_pipeline
 from tlx.run.checks import resolve
 
 LENGTH, BATCH = 512, 64
@@ -40,4 +40,4 @@ def pipeline_of(objective: str, length: int) -> Pipeline:
     style(config)
     resolved = resolve(config)
     tokenizer = prepare_tokenizer(resolved.tokenizer, resolved.data)
-    return open_text(resolved, tokenizer, "train")
+    return open_pipeline(resolved, tokenizer, "train")

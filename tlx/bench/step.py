@@ -1,4 +1,4 @@
-"""The train step: tokens/s, model FLOP/s and their share of the matmul peak, for each shape of model."""
+"""The train step: tokens/s, model FLOP/s and MFU (by the matmul peak), for each shape of model."""
 
 import statistics
 from collections.abc import Callable
@@ -40,17 +40,17 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
         found = in_turns({"step": step.call, "clm": clm.call, "peak": product}, seconds)
         per_step = statistics.median(found["step"])
         peak = product_flops / min(found["peak"]) * num_machines()
-        share = step.flops / per_step / peak
+        mfu = step.flops / per_step / peak
         figures[objective] = {
             "tokens_per_s": step.tokens / per_step,
             "flops_per_s": step.flops / per_step,
             "peak_flops_per_s": peak,
-            "peak_share": share,
+            "peak_share": mfu,
             "over_clm": median_ratio(found["clm"], found["step"]) * step.flops / clm.flops,
         }
         print(
             f"  {objective:16} {step.num_params:12,} {step.tokens / per_step:10,.0f} "
-            f"{step.flops / per_step / 1e12:8.3f} {share:8.1%} {1e3 * per_step:9.1f} "
+            f"{step.flops / per_step / 1e12:8.3f} {mfu:8.1%} {1e3 * per_step:9.1f} "
             f"{figures[objective]['over_clm']:7.2f}",
             flush=True,
         )

@@ -16,7 +16,7 @@ from tlx.cli import data_records, flags
 from tlx.cli.data_tables import PREFIXES, Example, describe
 from tlx.data import Pipeline, open_caches, prepare_tokenizer
 from tlx.run import RunConfig
-from tlx.run.assemble import build_tokenizer, open_text
+from tlx.run.assemble import build_tokenizer, open_pipeline
 from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer, Vocabulary
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     if options.action == "prepare":
         _prepare(config, tokenizer)
         return 0
-    pipeline = open_text(config, tokenizer, options.split)
+    pipeline = open_pipeline(config, tokenizer, options.split)
     for b in range(min(options.examples, pipeline.batch_size)):
         row = pipeline.batch(options.batch, [b])
         example = {name: values[0] for name, values in row.items()}

@@ -80,13 +80,17 @@ def plan(planned: Mapping[str, Any]) -> str:
                 f"{row['batch_tokens']:,}",
                 f"{row['lr']:.3g}",
                 row["seed"],
-                f"{row['memory_bytes'] / 2**20:,.0f}",
+                _mebibytes(row["memory_bytes"]),
                 duration(row["seconds"]),
             )
         )
     time = duration(planned["hours"] * 3600)
     total = f"{len(planned['runs'])} runs, {planned['total_flops']:.4g} FLOP, {time}"
     return columns(rows) + f"\n{total} one after the other"
+
+
+def _mebibytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 2**20:,.0f}"
 
 
 def status(found: Mapping[str, Any]) -> str:

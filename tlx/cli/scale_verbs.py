@@ -52,7 +52,10 @@ def run(options: argparse.Namespace) -> int:
     from tlx.scaling.planning import plan as plan_ladder
 
     ladder, run_config, folder = _ladder(options)
-    planned = None if ladder is None else plan_ladder(ladder, run_config)
+    planned = None
+    if ladder is not None:
+        # A stored plan keeps its rows: the new one is only compared with it.
+        planned = plan_ladder(ladder, run_config, memory=not Ledger(folder).has_plan)
     say = _silent if options.json else _say
     run_ladder(planned, folder, options.backend, parallel=options.parallel, say=say)
     found = ladder_status(folder)

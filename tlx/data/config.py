@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from tlx.base.errors import ConfigError, one_of
+from tlx.base.errors import ConfigError
 from tlx.data.readers import RecordsConfig
 
 
@@ -127,8 +127,6 @@ class DataConfig(SourceConfig):
 
     def validate(self) -> None:
         """Check all fields. Raises ConfigError naming the field, its value and the legal values."""
-        if self.packing not in ("concat", "best_fit"):
-            raise ConfigError(one_of("data.packing", self.packing, ("concat", "best_fit")))
         if self.sequence_length < 2:
             raise ConfigError(f"data.sequence_length = {self.sequence_length} must be 2 or more")
         if not 0 <= self.mixture_power <= 1:

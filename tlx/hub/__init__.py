@@ -1,1 +1,1 @@
-"""Hugging Face directories in and out, driven by the families' tables."""
+"""Import and export of Hugging Face directories, driven by the key tables of the model families."""

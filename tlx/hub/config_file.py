@@ -1,4 +1,7 @@
-"""config.json to a ModelConfig and back, by the fields of a family; what cannot be said is an error."""
+"""Conversion between config.json and ModelConfig, by the fields of a family.
+
+What one side cannot represent is an error, never a silent approximation.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -6,10 +9,10 @@ from typing import Any
 from tlx.base import config as configs
 from tlx.base.errors import ConfigError, one_of
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Family, FixedField, SameField, replaced
+from tlx.models.families.family import Family, FixedField, MappedField, SameField, replaced
 
-# Keys that say nothing about the function: names, versions, ids of special tokens, defaults of generation,
-# losses and heads of tasks, and how Hugging Face's classes compute.
+# Keys that do not change the function computed: names, versions, ids of special tokens, generation defaults,
+# losses and heads of downstream tasks, and implementation switches of Hugging Face's classes.
 HARMLESS = frozenset(
     """
     _name_or_path architectures model_type transformers_version torch_dtype dtype return_dict
@@ -32,12 +35,24 @@ HARMLESS = frozenset(
     """.split()
 )
 
-# Of ModelConfig, what is no part of the function, or the user's own choice.
-OWN = ("execution", "dtype", "param_dtype", "vocab_multiple", "init")
+# Parts of ModelConfig that are not in the function computed, or that the user chooses.
+NOT_COMPARED = ("execution", "dtype", "param_dtype", "vocab_multiple", "init")
 
 
 def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()) -> ModelConfig:
-    """The model of a config.json. ConfigError naming the first key that cannot be represented."""
+    """Convert the contents of a config.json to a model config.
+
+    Args:
+        family: The family whose fields translate the keys.
+        values: The parsed config.json.
+        ignore: Keys that are skipped even if the family does not know them.
+
+    Returns:
+        The validated model config. Absent keys take the defaults of the Hugging Face class.
+
+    Raises:
+        ConfigError: If a key or value cannot be represented; names the first such key.
+    """
     known = {key for field in family.fields for key in _keys(field)} | set(family.harmless)
     quantised = values.get("quantization_config")
     if quantised:
@@ -53,7 +68,7 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
     changes: dict[str, Any] = {}
     for field in family.fields:
         if isinstance(field, SameField):
-            changes[field.path] = _translated(field, values.get(field.key, field.default))
+            changes[field.path] = _to_tlx(field, values.get(field.key, field.default))
         elif isinstance(field, FixedField):
             value = values.get(field.key, field.values[0])
             if value not in field.values:
@@ -61,35 +76,40 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
         else:
             changes |= field.read(values)
     config = replaced(family.base, changes)
+    # The round trip through a dict checks the types of what came from JSON.
     config = configs.from_dict(ModelConfig, configs.to_dict(config), "config.json: model")
     config.validate()
     return config
 
 
 def write(family: Family, config: ModelConfig) -> dict[str, Any]:
-    """The keys of config.json for a model. ConfigError naming what this family's format cannot say."""
+    """Convert a model config to the keys of a family's config.json.
+
+    Raises ConfigError naming the first field that the family's format cannot represent.
+    """
     values: dict[str, Any] = {}
     config = _explicit(config)
     for field in family.fields:
         if isinstance(field, SameField):
-            values[field.key] = _back(field, _field(config, field.path))
+            values[field.key] = _to_hugging_face(field, _get_field(config, field.path))
         elif isinstance(field, FixedField):
             values[field.key] = field.values[0]
         else:
             values |= field.write(config)
-    said = configs.flatten(configs.to_dict(_comparable(read(family, values))))
-    wanted = configs.flatten(configs.to_dict(_comparable(config)))
-    for path, value in wanted.items():
-        if path.split(".")[0] not in OWN and said[path] != value:
+    # Reading back shows every field that was lost on the way.
+    restored = configs.flatten(configs.to_dict(_comparable(read(family, values))))
+    expected = configs.flatten(configs.to_dict(_comparable(config)))
+    for path, value in expected.items():
+        if path.split(".")[0] not in NOT_COMPARED and restored[path] != value:
             raise ConfigError(
-                f"model.{path} = {value!r} cannot be said in a {family.model_type} config.json, "
-                f"where it is {said[path]!r}"
+                f"model.{path} = {value!r} cannot be represented in a {family.model_type} config.json, "
+                f"where it is {restored[path]!r}"
             )
     return values
 
 
 def _explicit(config: ModelConfig) -> ModelConfig:
-    """The same model with the sizes that 0 stands for written out."""
+    """Replace sizes of 0 by the sizes that they stand for."""
     block = config.block("encoder")
     return replaced(
         config,
@@ -103,18 +123,21 @@ def _explicit(config: ModelConfig) -> ModelConfig:
 
 
 def _comparable(config: ModelConfig) -> ModelConfig:
-    """The same model, explicit, without what means nothing to it."""
+    """Make sizes explicit and reset fields that have no effect on this model."""
     config = _explicit(config)
     if config.position.kind in ("none", "relative_bias", "relative_sinusoidal"):
         config = replaced(config, {"position.max_length": 0})
     return config
 
 
-def _keys(field: Any) -> tuple[str, ...]:
-    return field.keys if hasattr(field, "keys") else (field.key,)
+def _keys(field: SameField | FixedField | MappedField) -> tuple[str, ...]:
+    if isinstance(field, MappedField):
+        return tuple(field.keys)
+    return (field.key,)
 
 
-def _translated(field: SameField, value: Any) -> Any:
+def _to_tlx(field: SameField, value: Any) -> Any:
+    """Translate a value of config.json."""
     if field.names is None:
         return value
     if value not in field.names:
@@ -122,16 +145,17 @@ def _translated(field: SameField, value: Any) -> Any:
     return field.names[value]
 
 
-def _back(field: SameField, value: Any) -> Any:
+def _to_hugging_face(field: SameField, value: Any) -> Any:
+    """Translate a value of ModelConfig; of several names for it, the first."""
     if field.names is None:
         return value
-    for theirs, ours in field.names.items():
-        if ours == value:
-            return theirs
+    for hugging_face_value, tlx_value in field.names.items():
+        if tlx_value == value:
+            return hugging_face_value
     raise ConfigError(one_of(f"model.{field.path}", value, set(field.names.values())))
 
 
-def _field(config: ModelConfig, path: str) -> Any:
+def _get_field(config: ModelConfig, path: str) -> Any:
     value: Any = config
     for name in path.split("."):
         value = getattr(value, name)

@@ -1,4 +1,4 @@
-"""A Hugging Face directory as a model, and a model as such a directory."""
+"""Opening a Hugging Face directory as a model, and saving a model as one."""
 
 import dataclasses
 import json
@@ -23,14 +23,20 @@ from tlx.models.families.family import WeightMapping
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """An opened Hugging Face directory: everything is known, no weight is read yet."""
+    """An opened Hugging Face directory, of which no weight is read yet."""
 
     folder: pathlib.Path
+    """Absolute path of the directory."""
     family: Family
+    """The family that its model_type names."""
     config: ModelConfig
+    """The model config that config.json describes."""
     heads: tuple[str, ...]
-    raw: Mapping[str, Any]  # config.json as it is
-    params: dict[str, weights.LazyTensor]  # by path
+    """Parameter paths of the heads it holds ("heads/mlm", "heads/nsp/pooler")."""
+    raw: Mapping[str, Any]
+    """The parsed config.json, unchanged."""
+    params: dict[str, weights.LazyTensor]
+    """{parameter path: tensor that is read on demand}."""
 
     @property
     def num_params(self) -> int:
@@ -38,21 +44,22 @@ class Checkpoint:
         return count(self.config, self.heads)
 
     def read(self, shardings: Any = None, progress: bool = False) -> dict[str, Any]:
-        """The parameters {"model": ..., "heads": ...} as numpy arrays; `progress` shows a bar.
+        """Read the parameters {"model": ..., "heads": ...}; `progress` shows a progress bar.
 
-        shardings: a tree of the same paths; then jax arrays, of which every device reads its own part only.
+        They are numpy arrays, or with `shardings` (a tree of the same paths) sharded jax arrays, of which
+        every device reads its own shard only.
         """
         leaves = tqdm.tqdm(
             self.params.items(), "reading", unit="parameter", disable=not progress, leave=False
         )
         if shardings is None:
             return tree.unflatten({path: leaf.read() for path, leaf in leaves})
-        where = tree.flatten(shardings)
-        return tree.unflatten({path: leaf.place(where[path]) for path, leaf in leaves})
+        flat_shardings = tree.flatten(shardings)
+        return tree.unflatten({path: leaf.to_devices(flat_shardings[path]) for path, leaf in leaves})
 
 
 def is_hugging_face(folder: str | os.PathLike) -> bool:
-    """Whether a directory looks like one that `save_pretrained` wrote."""
+    """Tell whether a directory looks like the output of `save_pretrained`."""
     folder = pathlib.Path(folder)
     return (folder / "config.json").is_file() and not (folder / "run.json").is_file()
 
@@ -63,11 +70,21 @@ def open_folder(
     param_dtype: str = "float32",
     vocab_multiple: int = 128,
 ) -> Checkpoint:
-    """Reads config.json and the tensors' names and shapes; weights are read by what is returned.
+    """Open a Hugging Face directory: read config.json and the names and shapes of its tensors.
 
-    Raises ConfigError for a config that tlx cannot represent, DataError for files that are missing, cut
-    short or pickled, and for tensors that are missing, left over or of the wrong shape. `ignore` are keys of
-    config.json, and names of tensors, that shall not matter.
+    Args:
+        folder: The directory.
+        ignore: Keys of config.json and names of tensors that do not matter.
+        param_dtype: Dtype of the parameters that will be read.
+        vocab_multiple: The vocabulary is padded to a multiple of this.
+
+    Returns:
+        The checkpoint, which reads weights on demand.
+
+    Raises:
+        ConfigError: If the config cannot be represented.
+        DataError: If files are missing, truncated or pickled, or if tensors are missing, left over or of the
+            wrong shape.
     """
     folder = pathlib.Path(folder).absolute()
     try:
@@ -80,19 +97,19 @@ def open_folder(
     config = dataclasses.replace(
         config_file.read(family, values, ignore), param_dtype=param_dtype, vocab_multiple=vocab_multiple
     )
-    tensors = _renamed(safetensors.Tensors(folder), family)
+    tensors = _with_current_names(safetensors.Tensors(folder), family)
     rows = list(family.rows(config))
     if family.prefix and not any(name.startswith(family.prefix) for name in tensors):
         rows = weights.without_prefix(rows, family.prefix)
-    heads = _heads(family, values, rows, tensors)
+    heads = _find_heads(family, values, rows, tensors)
     rows = weights.select(rows, heads)
     abstract = abstract_params(config, heads)
     params = weights.from_tensors(rows, tensors, abstract, config.vocab_size)
-    left = [name for name in weights.leftovers(family, rows, tensors, abstract) if name not in ignore]
-    if left:
+    unused = [name for name in weights.leftovers(family, rows, tensors, abstract) if name not in ignore]
+    if unused:
         raise DataError(
-            f"{folder}: {len(left)} tensors are no part of the family {family.name}: {', '.join(left[:10])}. "
-            f"Pass ignore= (--ignore={left[0]}) for what does not matter"
+            f"{folder}: {len(unused)} tensors are not part of the family {family.name}: "
+            f"{', '.join(unused[:10])}. Pass ignore= (--ignore={unused[0]}) for what does not matter"
         )
     return Checkpoint(folder, family, config, heads, values, params)
 
@@ -107,30 +124,42 @@ def save_folder(
     dtype: Any = None,
     shard_bytes: int = safetensors.SHARD_BYTES,
 ) -> str:
-    """Writes config.json and safetensors that `from_pretrained` loads whole; the class's name.
+    """Write config.json and safetensors files that `from_pretrained` loads without missing keys.
 
-    params: {"model": ..., "heads": ...} or {path: array}. special: ids for config.json ("pad_token_id").
-    The class is the first of the family's whose heads are all there. Raises ConfigError for a model that
-    the family's config.json cannot say, before anything is written.
+    Args:
+        folder: The directory to write.
+        family: The family, or its name, whose format is written.
+        config: The model config.
+        params: {"model": ..., "heads": ...}, or {path: array}.
+        special: Ids of special tokens for config.json ("pad_token_id").
+        dtype: Dtype of the tensors; None keeps that of each parameter.
+        shard_bytes: Size of a file, above which the weights are written as several.
+
+    Returns:
+        The name of the Hugging Face class: the first of the family whose heads are all in `params`.
+
+    Raises:
+        ConfigError: If the family's config.json cannot represent the model, before anything is written.
     """
     family = TABLE.load(family) if isinstance(family, str) else family
     flat = tree.flatten(params)
     values = config_file.write(family, config)
-    architecture, heads = _architecture(family, flat)
+    architecture, heads = _find_architecture(family, flat)
     rows = weights.select(family.rows(config), heads)
-    if lacking := _lacking(family, rows, flat):
-        raise ConfigError(lacking)
+    if message := _missing_params(family, rows, flat):
+        raise ConfigError(message)
     if is_bare(architecture):
         rows = weights.without_prefix(rows, family.prefix)
-    tensors = weights.to_tensors(rows, flat, config.vocab_size, None if dtype is None else np.dtype(dtype))
+    target_dtype = None if dtype is None else np.dtype(dtype)
+    tensors = weights.to_tensors(rows, flat, config.vocab_size, target_dtype)
     safetensors.write(folder, list(tensors.items()), shard_bytes)
-    head = {"architectures": [architecture], "model_type": family.model_type}
-    write_json(pathlib.Path(folder) / "config.json", head | values | dict(special or {}))
+    class_keys = {"architectures": [architecture], "model_type": family.model_type}
+    write_json(pathlib.Path(folder) / "config.json", class_keys | values | dict(special or {}))
     return architecture
 
 
 def check_room(size: int, what: str) -> None:
-    """Raises DeviceMemoryError with both numbers where `size` bytes do not fit the free memory."""
+    """Raise DeviceMemoryError with both numbers if `size` bytes exceed the free host memory."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
@@ -143,30 +172,34 @@ def check_room(size: int, what: str) -> None:
 
 
 def count(config: ModelConfig, heads: Collection[str] = ()) -> int:
-    """Parameters of a model with these heads, tied ones once, without the rows that pad the vocabulary."""
-    exact = dataclasses.replace(config, vocab_multiple=1)
-    found = abstract_params(exact, tuple(heads))
-    kept = [path for path in found if not path.startswith("heads/") or path.startswith(tuple(heads))]
-    return tree.num_params({path: found[path] for path in kept})
+    """Count the parameters of a model with these heads; tied ones once, without vocabulary padding."""
+    unpadded = dataclasses.replace(config, vocab_multiple=1)
+    abstract = abstract_params(unpadded, tuple(heads))
+    counted = [path for path in abstract if not path.startswith("heads/") or path.startswith(tuple(heads))]
+    return tree.num_params({path: abstract[path] for path in counted})
 
 
 def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
-    """The first family whose files can hold the model as it is. ConfigError where there is none."""
-    flat, reasons = tree.flatten(params), []
+    """Find the first family whose files can hold the model unchanged. Raises ConfigError if none can."""
+    flat = tree.flatten(params)
+    reasons = []
     for name in TABLE:
         family: Family = TABLE.load(name)
         if not family.architectures or family.base.kind != config.kind:
             continue
         try:
             config_file.write(family, config)
-            _, heads = _architecture(family, flat)
+            _, heads = _find_architecture(family, flat)
         except ConfigError as error:
             reasons.append(f"  {name}: {error}")
             continue
         rows = weights.select(family.rows(config), heads)
         paths = {row.path for row in rows}
-        left = [path for path in flat if path.startswith("model/") and path not in paths]
-        reason = f"it has no place for {', '.join(left[:3])}" if left else _lacking(family, rows, flat)
+        unmapped = [path for path in flat if path.startswith("model/") and path not in paths]
+        if unmapped:
+            reason = f"it has no tensor for {', '.join(unmapped[:3])}"
+        else:
+            reason = _missing_params(family, rows, flat)
         if not reason:
             return name
         reasons.append(f"  {name}: {reason}")
@@ -175,49 +208,55 @@ def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
 
 
 def is_bare(architecture: str) -> bool:
-    """Whether a class is the model without a head, whose tensors have no prefix."""
+    """Tell whether a class is the model without a head, whose tensor names have no prefix."""
     return architecture.endswith("Model") and not architecture.endswith("HeadModel")
 
 
-def _renamed(tensors: Mapping[str, np.ndarray], family: Family) -> Mapping[str, np.ndarray]:
-    """The tensors by the names that the key table uses; norms of old files have gamma and beta."""
+def class_of(family: str, params: Mapping[str, Any]) -> str:
+    """Return the Hugging Face class for which `params` would be exported."""
+    architecture, _ = _find_architecture(TABLE.load(family), tree.flatten(params))
+    return architecture
+
+
+def _with_current_names(tensors: Mapping[str, np.ndarray], family: Family) -> Mapping[str, np.ndarray]:
+    """Rename the tensors of old files to the names of the key table."""
+    # TensorFlow's names of the parameters of a norm survive in the first releases of BERT.
     rules = {
         r"LayerNorm\.gamma$": "LayerNorm.weight",
         r"LayerNorm\.beta$": "LayerNorm.bias",
         **family.renamed,
     }
-    names = {}
+    old_names = {}
     for name in tensors:
-        new = name
+        new_name = name
         for pattern, replacement in rules.items():
-            new = re.sub(pattern, replacement, new)
-        names[name if new in tensors else new] = name
-    return safetensors.RenamedTensors(tensors, names)
+            new_name = re.sub(pattern, replacement, new_name)
+        # A file that holds both names keeps the tensor of each.
+        old_names[name if new_name in tensors else new_name] = name
+    return safetensors.RenamedTensors(tensors, old_names)
 
 
-def _heads(
+def _find_heads(
     family: Family, values: Mapping[str, Any], rows: list[WeightMapping], tensors: Mapping[str, np.ndarray]
 ) -> tuple[str, ...]:
-    """All heads whose tensors are there, and those that the class must have."""
-    named = (values.get("architectures") or [""])[0]
-    every = {head for heads in family.architectures.values() for head in heads}
-    there = {head for head in every if weights.complete(rows, tensors, head)}
-    there |= set(family.architectures.get(named, ()))
-    return tuple(sorted(h for h in there if not any(h.startswith(f"{other}/") for other in there)))
+    """Return the heads whose tensors are all present, and those that the class of config.json must have."""
+    architecture = (values.get("architectures") or [""])[0]
+    known = {head for heads in family.architectures.values() for head in heads}
+    heads = {head for head in known if weights.complete(rows, tensors, head)}
+    heads |= set(family.architectures.get(architecture, ()))
+    # A whole head ("heads/nsp") includes its parts ("heads/nsp/pooler").
+    whole = [head for head in heads if not any(head.startswith(f"{other}/") for other in heads)]
+    return tuple(sorted(whole))
 
 
-def _lacking(family: Family, rows: list[WeightMapping], params: Mapping[str, Any]) -> str:
-    """What to say where the family's classes have parameters that the model does not; "" where not."""
+def _missing_params(family: Family, rows: list[WeightMapping], params: Mapping[str, Any]) -> str:
+    """Return a message if the family's classes have parameters that the model lacks, else ""."""
     missing = [row.path for row in rows if row.path not in params]
     return f"the model has no {', '.join(missing[:3])}, which {family.name} has" if missing else ""
 
 
-def class_of(family: str, params: Mapping[str, Any]) -> str:
-    """The Hugging Face class that an export of `params` to the family is for."""
-    return _architecture(TABLE.load(family), tree.flatten(params))[0]
-
-
-def _architecture(family: Family, params: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+def _find_architecture(family: Family, params: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the first class whose heads are all in `params`, and these heads."""
     for name, heads in family.architectures.items():
         if all(any(path.startswith(f"{head}/") for path in params) for head in heads):
             return name, heads

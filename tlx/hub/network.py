@@ -17,74 +17,83 @@ from tlx.parallel import unbox
 
 
 class PretrainingHeads(nn.Module):
-    """The parameters "heads/...": those that `names` ("heads/mlm", "heads/nsp/pooler") ask for."""
+    """The pretraining heads of a checkpoint, whose parameters are under "heads/"."""
 
     cfg: ModelConfig
+    """The model config."""
     names: tuple[str, ...]
+    """Parameter paths of the heads, or of a part of one ("heads/mlm", "heads/nsp/pooler")."""
 
     @nn.compact
     def __call__(self, hidden: jax.Array, unembedding: embed.Unembedding) -> dict[str, jax.Array]:
-        """{name: logits} of each head."""
-        found = {}
+        """Compute the logits of each head from the hidden states [B, T, D], as {name: logits}."""
+        outputs = {}
         for name in sorted({path.split("/")[1] for path in self.names}):
             if name == "mlm":
                 logits = embed.logits(*MaskedHead(self.cfg, name=name)(hidden, unembedding))
-                found[name] = logits[..., : unembedding.vocab_size]
+                outputs[name] = logits[..., : unembedding.vocab_size]
             elif name == "rtd":
-                found[name] = DetectionHead(self.cfg, name=name)(hidden)
+                outputs[name] = DetectionHead(self.cfg, name=name)(hidden)
             else:
-                found[name] = PairHead(self.cfg, f"heads/{name}" in self.names, name=name)(hidden)
-        return found
+                # Without the whole head in `names`, only its pooler is a parameter.
+                with_classifier = f"heads/{name}" in self.names
+                outputs[name] = PairHead(self.cfg, with_classifier, name=name)(hidden)
+        return outputs
 
 
 class Network(nn.Module):
-    """What a checkpoint of a family computes: hidden states, and logits of every head."""
+    """The network of a checkpoint: hidden states, and the logits of every head."""
 
     cfg: ModelConfig
+    """The model config."""
     head_names: tuple[str, ...] = ()
+    """Parameter paths of the pretraining heads; () for none."""
 
     def setup(self):
+        """Create the model, and the pretraining heads where there are any."""
         kind = {"two_stream": TwoStream, "bilstm": BiLSTM}.get(self.cfg.kind, Transformer)
         self.lm = kind(self.cfg, name="model")
         if self.head_names:
             self.heads = PretrainingHeads(self.cfg, self.head_names)
 
     def __call__(self, batch: dict[str, jax.Array], memory: Memory | None = None) -> dict[str, jax.Array]:
-        """{"hidden": [B, T, D], "logits": [B, T, V] (not of an encoder's), head: its logits}.
+        """Compute {"hidden": [B, T, D], "logits": [B, T, V], head: its logits}.
 
-        "encoded": [B, S, D] of an encoder-decoder. Of two streams `hidden` is the content stream, which sees
-        the whole row and `memory` where the batch has no order; "logits" are the query stream's [B, P, V]
-        where it has `target_positions`, else the content stream's. Of a bilstm "layers" [L + 1, B, T, 2 D].
+        An encoder with heads has no "logits". An encoder-decoder also has "encoded" [B, S, D]. A bilstm has
+        "layers" [L + 1, B, T, 2 D] only. With two streams, "hidden" is the content stream, which attends to
+        the whole sequence and to `memory` unless the batch has an order; "logits" [B, P, V] are those of the
+        query stream if the batch has `target_positions`, else those of the content stream.
         """
         if self.cfg.kind == "bilstm":
             return {"layers": self.lm(batch)}
         if self.cfg.kind == "two_stream":
             return self._two_streams(batch, memory)
         hidden = self.lm(batch)
-        found = {"hidden": hidden}
+        outputs = {"hidden": hidden}
         if self.cfg.kind == "encoder_decoder":
-            found["encoded"] = self.lm.encode(batch)
+            outputs["encoded"] = self.lm.encode(batch)
         if self.cfg.kind != "encoder" or not self.head_names:
-            found["logits"] = self.lm.logits(hidden)
+            outputs["logits"] = self.lm.logits(hidden)
         if self.head_names:
-            found |= self.heads(hidden, self.lm.unembedding())
-        return found
+            outputs |= self.heads(hidden, self.lm.unembedding())
+        return outputs
 
     def _two_streams(self, batch: dict[str, jax.Array], memory: Memory | None) -> dict[str, jax.Array]:
         tokens = batch["tokens"]
-        everything = {
+        # Rank -1 for every token: the content stream attends to the whole sequence.
+        full_attention = {
             "rank": jnp.full_like(tokens, -1),
             "query_rank": jnp.zeros_like(tokens),
             "target_positions": tokens[:, :0],
         }
         memory = empty_memory(self.cfg, len(tokens), 0) if memory is None else memory
-        content, query, _ = self.lm(everything | batch, memory, 0)
+        content, query, _ = self.lm(full_attention | batch, memory, 0)
         predicted = query if "target_positions" in batch else content
         return {"hidden": content, "logits": self.lm.logits(predicted)}
 
 
 def boxed_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> Any:
-    """The parameters {"model": ..., "heads": ...}, abstract, in boxes with their logical names."""
+    """Return the abstract parameters {"model": ..., "heads": ...}, boxed with their logical axis names."""
     ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     parts = ("tokens", "positions", "segments")
     prefixes = ("encoder_", "decoder_") if cfg.kind == "encoder_decoder" else ("",)
@@ -97,5 +106,5 @@ def boxed_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> Any:
 
 
 def abstract_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> dict[str, jax.ShapeDtypeStruct]:
-    """{path: shape and type} of the parameters, without making them."""
+    """Return {path: shape and dtype} of the parameters, without allocating them."""
     return tree.flatten(unbox(boxed_params(cfg, heads)))

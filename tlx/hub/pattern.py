@@ -1,4 +1,4 @@
-"""How the dims of a tensor map: "(n h) d -> d n h", theirs to ours, and back."""
+"""Mapping of tensor dimensions between Hugging Face and tlx: "(n h) d -> d n h" and back."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,48 +8,60 @@ import numpy as np
 
 
 class Pattern(NamedTuple):
-    """A parsed pattern: groups of their dims, and the order of ours. A number is a dim of that size."""
+    """A parsed pattern; its left side is the Hugging Face tensor, its right side the tlx parameter."""
 
     theirs: tuple[tuple[str, ...], ...]
+    """Groups of named dimensions, one for each dimension of the Hugging Face tensor; a number is a size."""
     ours: tuple[str, ...]
+    """Named dimensions of the tlx parameter, in order."""
 
     @property
     def parts(self) -> int:
-        """How many of our tensors are packed in one of theirs."""
+        """Number of tlx parameters that are packed in one Hugging Face tensor."""
         return max((int(word) for group in self.theirs for word in group if word.isdigit()), default=1)
 
     def sizes(self, shape: Sequence[int]) -> dict[str, int]:
-        """The size of each dim, from the shape of ours."""
+        """Return the size of each named dimension, from the shape of the tlx parameter."""
         numbers = {word: int(word) for group in self.theirs for word in group if word.isdigit()}
         return dict(zip(self.ours, shape, strict=True)) | numbers
 
     def their_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The shape of theirs."""
+        """Return the shape of the Hugging Face tensor."""
         return tuple(int(np.prod([sizes[word] for word in group], dtype=np.int64)) for group in self.theirs)
 
     def read(self, tensor: np.ndarray, sizes: Mapping[str, int], part: int) -> np.ndarray:
-        """Ours from theirs: a view where numpy can make one."""
+        """Extract one tlx parameter from a Hugging Face tensor, as a view where numpy can make one.
+
+        Args:
+            tensor: The Hugging Face tensor.
+            sizes: Size of each dimension of the pattern.
+            part: Index of the parameter among those packed in the tensor.
+
+        Returns:
+            The parameter in the layout of tlx.
+        """
         words = [word for group in self.theirs for word in group]
-        whole = tensor.reshape([sizes[word] for word in words])
-        picked = whole[tuple(_index(word, part) for word in words)]
-        left = [word for word in words if not word.isdigit()]
-        return picked.transpose([left.index(word) for word in self.ours])
+        split = tensor.reshape([sizes[word] for word in words])
+        selected = split[tuple(_index(word, part) for word in words)]
+        named = [word for word in words if not word.isdigit()]
+        return selected.transpose([named.index(word) for word in self.ours])
 
     def write(self, parts: Sequence[np.ndarray], sizes: Mapping[str, int]) -> np.ndarray:
-        """Theirs from all that is packed in it, in order."""
+        """Build the Hugging Face tensor from all tlx parameters that are packed in it, in order."""
         words = [word for group in self.theirs for word in group]
-        left = [word for word in words if not word.isdigit()]
-        turned = [part.transpose([self.ours.index(word) for word in left]) for part in parts]
-        packed = [i for i, word in enumerate(word for word in words if word != "1") if word.isdigit()]
-        if packed:
-            whole = np.stack(turned, axis=packed[0])
+        named = [word for word in words if not word.isdigit()]
+        transposed = [part.transpose([self.ours.index(word) for word in named]) for part in parts]
+        # A literal 1 adds no axis to stack along: the final reshape inserts it.
+        axes = [i for i, word in enumerate(word for word in words if word != "1") if word.isdigit()]
+        if axes:
+            packed = np.stack(transposed, axis=axes[0])
         else:
-            (whole,) = turned
-        return whole.reshape(self.their_shape(sizes))
+            (packed,) = transposed
+        return packed.reshape(self.their_shape(sizes))
 
 
 def parse(text: str) -> Pattern | None:
-    """The pattern that a Row writes; None for no change."""
+    """Parse the pattern of a WeightMapping; None if the layouts are the same."""
     if not text:
         return None
     theirs, ours = text.split("->")

@@ -1,8 +1,9 @@
-"""Low-rank updates as the library `peft` keeps them: adapter_config.json and adapter_model.safetensors.
+"""LoRA adapters in the format of the library `peft`: adapter_config.json and adapter_model.safetensors.
 
 Where a family packs several of tlx's matrices in one tensor (GPT-2's queries, keys and values), their updates
-become one of the sum of their ranks. The factors are found anew from the update in the tensor's own layout,
-so that any of a family's layouts does; the scale is in them (lora_alpha = r).
+become one whose rank is the sum of their ranks. The factors are recomputed from the update in the layout of
+the Hugging Face tensor, so that every layout of a family is supported. They include the LoRA scale
+(lora_alpha = r).
 """
 
 import dataclasses
@@ -25,17 +26,22 @@ from tlx.models.families.family import WeightMapping
 from tlx.nn.config import AdapterConfig
 from tlx.optim.leaves import STACK
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
 _TASKS = {"decoder": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM"}
 
 
 class LowRankUpdate(NamedTuple):
-    """What a family's layer gets added: y += x A^T B^T, float32 A [r, inputs], B [outputs, r]."""
+    """The low-rank update of one linear layer: y += x A^T B^T."""
 
-    module: str  # "transformer.h.0.attn.c_attn"
+    module: str
+    """Name of the Hugging Face module ("transformer.h.0.attn.c_attn")."""
     a: np.ndarray
+    """A, float32 [rank, inputs]."""
     b: np.ndarray
-    inputs_first: bool  # the layer stores its kernel [inputs, outputs]
+    """B, float32 [outputs, rank]."""
+    inputs_first: bool
+    """Whether the layer stores its kernel as [inputs, outputs]."""
 
 
 def save_adapter(
@@ -46,27 +52,39 @@ def save_adapter(
     params: Mapping[str, Any],
     base: str,
 ) -> list[str]:
-    """Writes both files; the names of the layers that are adapted.
+    """Write a LoRA adapter as a directory that `peft` loads.
 
-    architecture: the class that peft wraps ("GPT2LMHeadModel"), without whose head names have no prefix.
-    params: {"model": ...} of the adapted model. base: where the base is, for adapter_config.json. Raises
-    ConfigError for a model without LoRA, with other adapters too, or whose tensors are no matrices.
+    Args:
+        folder: The directory to write.
+        family: The family of the base model, or its name.
+        architecture: The Hugging Face class that peft wraps ("GPT2LMHeadModel"); tensor names of a class
+            without a head have no prefix.
+        config: Config of the adapted model.
+        params: {"model": ...} of the adapted model.
+        base: Path or name of the base model, for adapter_config.json.
+
+    Returns:
+        The names of the adapted modules.
+
+    Raises:
+        ConfigError: If the model has no LoRA, has other adapters as well, or if an adapted tensor is not a
+            matrix.
     """
     family = TABLE.load(family) if isinstance(family, str) else family
-    found = updates(family, architecture, config, params)
-    ranks = {update.module: len(update.a) for update in found}
-    first = max(ranks.values())
-    others = {module: rank for module, rank in ranks.items() if rank != first}
+    low_rank_updates = updates(family, architecture, config, params)
+    ranks = {update.module: len(update.a) for update in low_rank_updates}
+    max_rank = max(ranks.values())
+    rank_pattern = {module: rank for module, rank in ranks.items() if rank != max_rank}
     values = {
         "peft_type": "LORA",
         "task_type": None if is_bare(architecture) else _TASKS.get(config.kind),
         "base_model_name_or_path": base,
-        "r": first,
-        "lora_alpha": first,
-        "rank_pattern": others,
-        "alpha_pattern": others,
+        "r": max_rank,
+        "lora_alpha": max_rank,  # the factors include the scale
+        "rank_pattern": rank_pattern,
+        "alpha_pattern": rank_pattern,
         "target_modules": list(ranks),
-        "fan_in_fan_out": any(update.inputs_first for update in found),
+        "fan_in_fan_out": any(update.inputs_first for update in low_rank_updates),
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
@@ -74,7 +92,7 @@ def save_adapter(
     }
     tensors = [
         (f"base_model.model.{update.module}.lora_{name}.weight", weights.lazy_tensor(array))
-        for update in found
+        for update in low_rank_updates
         for name, array in (("A", update.a), ("B", update.b))
     ]
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
@@ -86,7 +104,21 @@ def save_adapter(
 def updates(
     family: Family, architecture: str, config: ModelConfig, params: Mapping[str, Any]
 ) -> list[LowRankUpdate]:
-    """The updates of all layers, in the order of the family's tensors."""
+    """Compute the low-rank updates of all adapted layers.
+
+    Args:
+        family: The family of the base model.
+        architecture: The Hugging Face class that peft wraps.
+        config: Config of the adapted model.
+        params: {"model": ...} of the adapted model.
+
+    Returns:
+        The updates, in the order of the family's tensors.
+
+    Raises:
+        ConfigError: If the model has no LoRA, has other adapters as well, or if an adapted tensor is not a
+            matrix.
+    """
     adapters = config.adapters
     if not adapters.lora_rank or any(
         (adapters.bottleneck_dim, adapters.prefix_length, adapters.prompt_length, adapters.extra_ff_dim)
@@ -99,57 +131,62 @@ def updates(
     for row in family.rows(dataclasses.replace(config, adapters=AdapterConfig())):
         if row.path in flat:
             groups.setdefault(row.name, []).append(row)
-    found = []
+    low_rank_updates = []
     for rows in groups.values():
-        adapted = [row for row in rows if _low(row.path) in flat]
+        adapted = [row for row in rows if _lora_a_path(row.path) in flat]
         if not adapted:
             continue
         if is_bare(architecture):
             rows = weights.without_prefix(rows, family.prefix)
-        changes = {
-            row.path: _change(row.path, flat, adapters.lora_alpha / adapters.lora_rank) for row in rows
-        }
-        inputs_first = _inputs_first(adapted[0], flat[_low(adapted[0].path)].ndim)
-        for name, tensor in weights.to_tensors(rows, changes, config.vocab_size).items():
+        scale = adapters.lora_alpha / adapters.lora_rank
+        deltas = {row.path: _kernel_delta(row.path, flat, scale) for row in rows}
+        inputs_first = _inputs_first(adapted[0], flat[_lora_a_path(adapted[0].path)].ndim)
+        for name, tensor in weights.to_tensors(rows, deltas, config.vocab_size).items():
             a, b = _factors(tensor.read(), adapters.lora_rank * len(adapted), inputs_first)
-            found.append(LowRankUpdate(name.removesuffix(".weight"), a, b, inputs_first))
-    if not found:
-        raise ConfigError(f"the family {family.name} has no place for the layers that are adapted")
-    return found
+            low_rank_updates.append(LowRankUpdate(name.removesuffix(".weight"), a, b, inputs_first))
+    if not low_rank_updates:
+        raise ConfigError(f"the family {family.name} has no tensors for the layers that are adapted")
+    return low_rank_updates
 
 
-def _low(path: str) -> str:
-    return path.removesuffix("kernel") + "lora_a"
+def _lora_a_path(kernel_path: str) -> str:
+    return kernel_path.removesuffix("kernel") + "lora_a"
 
 
-def _change(path: str, flat: Mapping[str, Any], scale: float) -> np.ndarray:
-    """What the kernel at `path` gets added, float64; zeros where it is not adapted."""
+def _kernel_delta(path: str, flat: Mapping[str, Any], scale: float) -> np.ndarray:
+    """Compute the LoRA update of the kernel at `path` in float64; zeros if it is not adapted."""
     shape = np.shape(flat[path])
-    if _low(path) not in flat:
+    if _lora_a_path(path) not in flat:
         return np.zeros(shape)
-    a, b = (np.asarray(flat[path.removesuffix("kernel") + name], np.float64) for name in ("lora_a", "lora_b"))
-    rank, lead = a.shape[-1], shape[:1] if STACK in path.split("/") else (1,)
-    return (scale * a.reshape(*lead, -1, rank) @ b.reshape(*lead, rank, -1)).reshape(shape)
+    prefix = path.removesuffix("kernel")
+    a = np.asarray(flat[prefix + "lora_a"], np.float64)
+    b = np.asarray(flat[prefix + "lora_b"], np.float64)
+    rank = a.shape[-1]
+    # Inputs and outputs of a kernel may each span several dims: the product is one matmul for each layer.
+    layers = shape[:1] if STACK in path.split("/") else (1,)
+    return (scale * a.reshape(*layers, -1, rank) @ b.reshape(*layers, rank, -1)).reshape(shape)
 
 
-def _inputs_first(row: WeightMapping, dims: int) -> bool:
-    """Whether the tensor is [inputs, outputs]. `dims`: of A, with its rank and maybe its layers."""
+def _inputs_first(row: WeightMapping, lora_a_ndim: int) -> bool:
+    """Tell whether the tensor is [inputs, outputs]. A has the input dims, its rank and maybe the layers."""
     pattern = parse(row.pattern)
     if pattern is None:
         return True
-    inputs = set(pattern.ours[: dims - 1 - (STACK in row.path.split("/"))])
+    inputs = set(pattern.ours[: lora_a_ndim - 1 - (STACK in row.path.split("/"))])
     sides = [{word for word in group if not word.isdigit()} <= inputs for group in pattern.theirs]
     if len(sides) != 2 or sides[0] == sides[1]:
-        raise ConfigError(f"{row.name} is no matrix of inputs and outputs: peft cannot adapt it")
+        raise ConfigError(f"{row.name} is not a matrix of inputs and outputs: peft cannot adapt it")
     return sides[0]
 
 
-def _factors(change: np.ndarray, rank: int, inputs_first: bool) -> tuple[np.ndarray, np.ndarray]:
-    """float32 A [rank, inputs] and B [outputs, rank] with B A the change, whose rank is no larger.
+def _factors(delta: np.ndarray, rank: int, inputs_first: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Factor `delta`, of rank at most `rank`, into float32 A [rank, inputs] and B [outputs, rank].
 
-    B is an orthonormal basis of what the change makes of random inputs, which is all that it can make.
+    B is an orthonormal basis of the images of `rank` random inputs, which span the range of `delta`
+    (Halko et al. 2011, Finding Structure with Randomness, algorithm 4.1).
     """
-    change = change.T if inputs_first else change
-    rank = min(rank, *change.shape)
-    basis, _ = np.linalg.qr(change @ np.random.default_rng(0).normal(size=(change.shape[1], rank)))
-    return (basis.T @ change).astype(np.float32), basis.astype(np.float32)
+    delta = delta.T if inputs_first else delta
+    rank = min(rank, *delta.shape)
+    random_inputs = np.random.default_rng(0).normal(size=(delta.shape[1], rank))
+    basis, _ = np.linalg.qr(delta @ random_inputs)
+    return (basis.T @ delta).astype(np.float32), basis.astype(np.float32)

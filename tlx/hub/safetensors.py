@@ -1,4 +1,4 @@
-"""The safetensors format: tensors behind a JSON header, memory-mapped, so that reading one reads only it.
+"""The safetensors format: tensors after a JSON header, memory-mapped, so that each is read on its own.
 
 A file is the header's length (8 bytes, little-endian), the header {name: {dtype, shape, data_offsets}} and
 the data (huggingface/safetensors, README). Larger checkpoints are several files and an index.
@@ -18,7 +18,8 @@ import numpy as np
 from tlx.base.errors import DataError
 from tlx.base.files import atomic_open, read_json, write_json
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 
 DTYPES = {
@@ -34,11 +35,12 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# The limit of the reference implementation; it rejects damaged lengths.
 _MAX_HEADER = 100 * 2**20
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of a directory by name: read-only views of mapped files. DataError for what is damaged."""
+    """The tensors of a directory by name, as read-only views of mapped files; DataError if one is damaged."""
 
     def __init__(self, folder: str | os.PathLike):
         folder = pathlib.Path(folder)
@@ -59,7 +61,7 @@ class Tensors(Mapping[str, np.ndarray]):
         start, end = entry["data_offsets"]
         shape = tuple(entry["shape"])
         if not 0 <= start <= end <= data.size or end - start != math.prod(shape) * dtype.itemsize:
-            raise DataError(f"{path}: tensor {name} {shape} does not lie within the file: it is cut short")
+            raise DataError(f"{path}: tensor {name} {shape} does not lie within the file: it is truncated")
         return np.ndarray(shape, dtype, buffer=data, offset=start)
 
     def __iter__(self) -> Iterator[str]:
@@ -70,61 +72,66 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 class RenamedTensors(Mapping[str, np.ndarray]):
-    """Tensors by other names: {new: old}."""
+    """Tensors under new names; `names` is {new: old}."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):
-        self._tensors, self._old = tensors, dict(names)
+        self._tensors = tensors
+        self._old_names = dict(names)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[self._old[name]]
+        return self._tensors[self._old_names[name]]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._old)
+        return iter(self._old_names)
 
     def __len__(self) -> int:
-        return len(self._old)
+        return len(self._old_names)
 
 
 def write(
     folder: str | os.PathLike, tensors: Sequence[tuple[str, Any]], shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Writes model.safetensors, or shards of about `shard_bytes` and their index.
+    """Write model.safetensors, or several files and their index. One tensor is in memory at a time.
 
-    `tensors` are (name, a ShapeDtypeStruct-like with `shape`, `dtype` and `read() -> array`): only one is in
-    memory at a time.
+    Args:
+        folder: The directory; it is created.
+        tensors: (name, tensor) in order; a tensor has `shape`, `dtype` and `read() -> array`.
+        shard_bytes: Size above which a new file is started; a larger tensor has a file of its own.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[list[tuple[str, Any]]] = [[]]
-    room = shard_bytes
+    free_bytes = shard_bytes
     for name, tensor in tensors:
         size = _num_bytes(tensor)
-        if shards[-1] and size > room:
+        if shards[-1] and size > free_bytes:
             shards.append([])
-            room = shard_bytes
+            free_bytes = shard_bytes
         shards[-1].append((name, tensor))
-        room -= size
+        free_bytes -= size
     if len(shards) == 1:
         write_file(folder / SINGLE, shards[0])
         return
-    places = {}
+    weight_map = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         write_file(folder / file, shard)
-        places |= {name: file for name, _ in shard}
+        weight_map |= {name: file for name, _ in shard}
     total = sum(_num_bytes(tensor) for _, tensor in tensors)
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the safetensors files of a directory; DataError if there are none or some are missing."""
     if (folder / INDEX).is_file():
-        named = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-        if any(os.path.basename(name) != name for name in named):
+        files = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        # An index from elsewhere must not make us read any other file of this host.
+        if any(os.path.basename(name) != name for name in files):
             raise DataError(f"{folder / INDEX} names files outside the directory")
-        missing = [name for name in named if not (folder / name).is_file()]
+        missing = [name for name in files if not (folder / name).is_file()]
         if missing:
-            raise DataError(f"{folder}: {', '.join(missing)} of {INDEX} is not there")
-        return [folder / name for name in named]
+            raise DataError(f"{folder}: {', '.join(missing)} of {INDEX} is missing")
+        return [folder / name for name in files]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     pickles = sorted(path.name for path in folder.glob("*.bin"))
@@ -139,23 +146,24 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _open(path: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
+    """Read the header of a file and map its data as bytes."""
     size = path.stat().st_size
     with open(path, "rb") as handle:
         length = struct.unpack("<Q", handle.read(8))[0] if size >= 8 else size
         if 8 + length > size or length > _MAX_HEADER:
-            raise DataError(f"{path} is no safetensors file, or cut short")
+            raise DataError(f"{path} is not a safetensors file, or is truncated")
         try:
             header = json.loads(handle.read(length))
         except ValueError as error:
-            raise DataError(f"{path} is no safetensors file: {error}") from error
+            raise DataError(f"{path} is not a safetensors file: {error}") from error
     header.pop("__metadata__", None)
-    if 8 + length == size:
+    if 8 + length == size:  # an empty range cannot be mapped
         return header, np.empty(0, np.uint8)
     return header, np.memmap(path, np.uint8, mode="r", offset=8 + length)
 
 
 def write_file(path: pathlib.Path, tensors: Sequence[tuple[str, Any]]) -> None:
-    """One file; tensors as those of `write`."""
+    """Write one file; `tensors` are as in `write`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors:
@@ -164,7 +172,7 @@ def write_file(path: pathlib.Path, tensors: Sequence[tuple[str, Any]]) -> None:
         header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8 bytes
     with atomic_open(path, "wb") as handle:
         handle.write(struct.pack("<Q", len(text)) + text)
         for _, tensor in tensors:

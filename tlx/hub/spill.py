@@ -1,7 +1,7 @@
-"""Parameters written to mapped files piece by piece, so that a model larger than the memory can be saved.
+"""Parameters assembled in memory-mapped files, so that a model larger than host memory can be converted.
 
-A stacked parameter is made of one tensor per layer: no file holds it as it is. It is put together on disk,
-and read back from there by whoever stores it.
+A parameter stacked over layers is read from one tensor per layer, so that no file of the checkpoint holds it
+whole. It is assembled on disk, and the writer of the new checkpoint reads it from there.
 """
 
 import math
@@ -16,10 +16,11 @@ from tlx.base.errors import StorageError
 from tlx.hub.weights import Index, LazyTensor
 
 PIECE_BYTES = 2**26
+"""Size in bytes of the slices that are read and written at a time."""
 
 
 class MappedArray(np.ndarray):
-    """An array over a file that nobody changes any more: a copy for safety is the array itself."""
+    """An array mapped from a file that is no longer written; a deep copy returns the array itself."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "MappedArray":
         return self
@@ -28,7 +29,19 @@ class MappedArray(np.ndarray):
 def spill(
     params: Mapping[str, LazyTensor], folder: pathlib.Path, progress: bool = False
 ) -> dict[str, MappedArray]:
-    """{path: array} over files in `folder`, written in pieces of about 64 MiB. StorageError if it is full."""
+    """Write parameters to files, in slices of about 64 MiB, and map them.
+
+    Args:
+        params: {path: tensor that is read on demand}.
+        folder: An existing directory for the files.
+        progress: Show a progress bar.
+
+    Returns:
+        {path: array mapped from its file}.
+
+    Raises:
+        StorageError: If a file cannot be written, as when the disk is full.
+    """
     leaves = tqdm.tqdm(params.items(), "reading", unit="parameter", disable=not progress, leave=False)
     try:
         return {path: _mapped(leaf, folder / str(number)) for number, (path, leaf) in enumerate(leaves)}
@@ -37,26 +50,31 @@ def spill(
 
 
 def pieces(shape: tuple[int, ...], itemsize: int) -> Iterator[Index]:
-    """Slices that together are an array of `shape`, about PIECE_BYTES each, along its first dims."""
+    """Yield slices of about PIECE_BYTES that together cover an array, along its leading dims."""
     size = itemsize * math.prod(shape)
     if size <= PIECE_BYTES or not shape:
         yield tuple(slice(None) for _ in shape)
         return
-    row = size // shape[0]
-    step = max(1, PIECE_BYTES // row)
+    row_bytes = size // shape[0]
+    step = max(1, PIECE_BYTES // row_bytes)
     for start in range(0, shape[0], step):
         first = slice(start, min(start + step, shape[0]))
-        inner = pieces(shape[1:], itemsize) if step == 1 else [tuple(slice(None) for _ in shape[1:])]
-        yield from ((first, *rest) for rest in inner)
+        if step == 1:
+            inner = pieces(shape[1:], itemsize)
+        else:
+            inner = [tuple(slice(None) for _ in shape[1:])]
+        for index in inner:
+            yield (first, *index)
 
 
 def _mapped(leaf: LazyTensor, path: pathlib.Path) -> MappedArray:
+    """Write a parameter to a file and map it read-only."""
     size = leaf.dtype.itemsize * math.prod(leaf.shape)
     with open(path, "wb") as handle:
         handle.truncate(size)
     if not size:
         return np.empty(leaf.shape, leaf.dtype).view(MappedArray)
     for index in pieces(leaf.shape, leaf.dtype.itemsize):
-        # Mapped anew for each piece: what was written leaves this process's memory.
+        # Mapped again for each slice, so that written pages do not stay in the memory of this process.
         np.memmap(path, leaf.dtype, "r+", shape=leaf.shape or (1,))[index] = leaf.read(index)
     return np.memmap(path, leaf.dtype, "r", shape=leaf.shape or (1,)).reshape(leaf.shape).view(MappedArray)

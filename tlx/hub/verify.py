@@ -1,4 +1,4 @@
-"""The largest difference between our logits and those of the class in `transformers`."""
+"""Comparison of the outputs of a converted model with those of its class in `transformers`."""
 
 import importlib.util
 import os
@@ -12,8 +12,8 @@ from tlx.base.errors import ConfigError
 from tlx.hub.folder import Checkpoint
 from tlx.hub.network import Network
 
-# Where a class puts what we call so.
-_THEIRS = {
+# Names of the same output in classes of `transformers`, in order of preference.
+_OUTPUT_NAMES = {
     "mlm": ("prediction_logits", "logits"),
     "nsp": ("seq_relationship_logits", "pooler_output"),
     "sop": ("sop_logits", "pooler_output"),
@@ -24,33 +24,50 @@ _THEIRS = {
 
 
 class Difference(NamedTuple):
-    """Of one output: the largest |difference|, and the largest |value| to compare it with."""
+    """The difference between both models in one output."""
 
     name: str
+    """Name of the output in tlx ("logits", "mlm")."""
     largest: float
+    """Largest absolute difference."""
     scale: float
+    """Largest absolute value of the output of `transformers`."""
 
 
 def compare(checkpoint: Checkpoint, params: Any, length: int = 16) -> list[Difference]:
-    """Both models on the same two rows of random ids, float32. ConfigError without transformers and torch."""
+    """Run both models in float32 on the same two sequences of random ids.
+
+    Args:
+        checkpoint: The opened Hugging Face directory.
+        params: Parameters of the checkpoint, as `checkpoint.read` returns them.
+        length: Number of ids in a sequence.
+
+    Returns:
+        The difference of each output that both models have.
+
+    Raises:
+        ConfigError: If transformers or torch is not installed.
+    """
     missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"verifying needs {' and '.join(missing)}: pip install transformers torch")
     tokens = np.random.default_rng(0).integers(0, checkpoint.config.vocab_size, (2, length))
-    wanted = _theirs(checkpoint, tokens)
+    expected = _transformers_outputs(checkpoint, tokens)
     batch = _batch(tokens, checkpoint.config.kind)
     module = Network(checkpoint.config, checkpoint.heads)
-    found = jax.jit(lambda params, batch: module.apply({"params": params}, batch))(params, batch)
+    outputs = jax.jit(lambda params, batch: module.apply({"params": params}, batch))(params, batch)
     differences = []
-    for name, value in found.items():
-        theirs = next((wanted[key] for key in _THEIRS.get(name, ()) if key in wanted), None)
-        if theirs is not None and theirs.shape == value.shape:
-            largest = float(np.abs(np.asarray(value) - theirs).max())
-            differences.append(Difference(name, largest, float(np.abs(theirs).max())))
+    for name, value in outputs.items():
+        reference = next((expected[key] for key in _OUTPUT_NAMES.get(name, ()) if key in expected), None)
+        if reference is not None and reference.shape == value.shape:
+            largest = float(np.abs(np.asarray(value) - reference).max())
+            differences.append(Difference(name, largest, float(np.abs(reference).max())))
     return differences
 
 
-def _theirs(checkpoint: Checkpoint, tokens: np.ndarray) -> dict[str, np.ndarray]:
+def _transformers_outputs(checkpoint: Checkpoint, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Run the class of `transformers` on `tokens` [2, T]."""
+    # Before the import, which reads it.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import torch
     import transformers
@@ -66,11 +83,12 @@ def _theirs(checkpoint: Checkpoint, tokens: np.ndarray) -> dict[str, np.ndarray]
     if checkpoint.config.kind == "encoder_decoder":
         arguments = {**arguments, "decoder_input_ids": ids}
     with torch.no_grad():
-        found = model.eval()(**arguments)
-    return {key: value.numpy() for key, value in found.items() if isinstance(value, torch.Tensor)}
+        outputs = model.eval()(**arguments)
+    return {key: value.numpy() for key, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 
 def _batch(tokens: np.ndarray, kind: str) -> dict[str, np.ndarray]:
+    """Return the batch of one unpadded document per row; both stacks of an encoder-decoder read `tokens`."""
     positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     parts = {"tokens": tokens, "segments": np.ones_like(tokens), "positions": positions}
     prefixes = ("encoder_", "decoder_") if kind == "encoder_decoder" else ("",)

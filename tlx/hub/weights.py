@@ -17,34 +17,39 @@ Index = tuple[slice, ...]
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """An array that is read when asked for, whole or a slice of it."""
+    """An array that is read on demand, whole or a slice of it."""
 
     shape: tuple[int, ...]
+    """Shape of the whole array."""
     dtype: np.dtype
-    part: Callable[[Index], np.ndarray]
+    """Dtype of the array."""
+    read_slice: Callable[[Index], np.ndarray]
+    """Reads the slice at an index, which has one `slice` for each dimension."""
 
     def read(self, index: Index | None = None) -> np.ndarray:
-        """The array, or the slice `index`."""
-        return self.part(tuple(slice(None) for _ in self.shape) if index is None else index)
+        """Read the whole array, or the slice `index`."""
+        if index is None:
+            index = tuple(slice(None) for _ in self.shape)
+        return self.read_slice(index)
 
-    def place(self, sharding: jax.sharding.Sharding) -> jax.Array:
-        """The array so sharded; each device's part is read alone."""
+    def to_devices(self, sharding: jax.sharding.Sharding) -> jax.Array:
+        """Read the array into a sharded one; only the shards of local devices are read."""
         return jax.make_array_from_callback(self.shape, sharding, self.read)
 
 
 def lazy_tensor(array: np.ndarray) -> LazyTensor:
-    """An array that is there."""
+    """Wrap an array that is already in memory."""
     return LazyTensor(array.shape, array.dtype, array.__getitem__)
 
 
 def select(rows: Iterable[WeightMapping], heads: Iterable[str]) -> list[WeightMapping]:
-    """The rows of the model and of these heads ("heads/mlm", "heads/nsp/pooler")."""
-    wanted = tuple(f"{head}/" for head in heads)
-    return [row for row in rows if not row.path.startswith("heads/") or row.path.startswith(wanted)]
+    """Select the rows of the model and of these heads ("heads/mlm", "heads/nsp/pooler")."""
+    prefixes = tuple(f"{head}/" for head in heads)
+    return [row for row in rows if not row.path.startswith("heads/") or row.path.startswith(prefixes)]
 
 
 def without_prefix(rows: Iterable[WeightMapping], prefix: str) -> list[WeightMapping]:
-    """The rows with the names of a bare model's tensors."""
+    """Rename the tensors of the rows to those of a class without a head."""
     return [dataclasses.replace(row, name=row.name.removeprefix(prefix)) for row in rows]
 
 
@@ -54,37 +59,60 @@ def from_tensors(
     abstract: Mapping[str, Any],
     vocab_size: int,
 ) -> dict[str, LazyTensor]:
-    """{path: parameter} for `abstract` {path: shape and dtype}; reads nothing but shapes.
+    """Map parameters to the tensors of a checkpoint. Only shapes are read.
 
-    Raises DataError naming tensors that are missing, or of another shape than the model's, with both.
+    Args:
+        rows: The key table of the model.
+        tensors: {name: tensor} of the checkpoint.
+        abstract: {path: shape and dtype} of the parameters.
+        vocab_size: Vocabulary size of the checkpoint, without padding.
+
+    Returns:
+        {path: parameter that is read on demand}.
+
+    Raises:
+        DataError: If tensors are missing or have another shape than the model needs; names them with both
+            shapes.
     """
     by_path = {row.path: row for row in rows}
     unknown = [path for path in abstract if path not in by_path]
     if unknown:
         raise DataError(f"the key table has no row for {', '.join(unknown)}")
     problems: list[str] = []
-    found = {}
+    params = {}
     for path, like in abstract.items():
         row = by_path[path]
         problems += _problems(row, tensors, like.shape, vocab_size)
-        found[path] = LazyTensor(
-            tuple(like.shape), np.dtype(like.dtype), _reader(row, tensors, like, vocab_size)
-        )
+        read_slice = _reader(row, tensors, like, vocab_size)
+        params[path] = LazyTensor(tuple(like.shape), np.dtype(like.dtype), read_slice)
     if problems:
         more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise DataError("the tensors do not fit the config:\n" + "\n".join(problems[:20]) + more)
-    return found
+    return params
 
 
 def to_tensors(
     rows: Iterable[WeightMapping], params: Mapping[str, Any], vocab_size: int, dtype: np.dtype | None = None
 ) -> dict[str, LazyTensor]:
-    """{name: tensor} of `params` {path: array}. A tensor that packs several parameters needs them all."""
+    """Map the tensors of a checkpoint to parameters.
+
+    Args:
+        rows: The key table of the model.
+        params: {path: array}.
+        vocab_size: Vocabulary size of the checkpoint, without padding.
+        dtype: Dtype of the tensors; None keeps that of each parameter.
+
+    Returns:
+        {name: tensor that is read on demand}.
+
+    Raises:
+        DataError: If the rows do not have all parameters that a tensor packs.
+    """
     groups: dict[tuple[str, int], list[tuple[WeightMapping, Any, int | tuple[int, int] | None]]] = {}
     for row in rows:
         leaf = params[row.path]
-        for name, at in _names(row, leaf.shape):
-            groups.setdefault(name, []).append((row, leaf, at))
+        for name, stack_index in _names(row, leaf.shape):
+            groups.setdefault(name, []).append((row, leaf, stack_index))
     return {
         name: _writer(sorted(group, key=lambda item: item[0].part), vocab_size, dtype)
         for name, group in groups.items()
@@ -97,120 +125,164 @@ def leftovers(
     tensors: Mapping[str, np.ndarray],
     abstract: Mapping[str, Any],
 ) -> list[str]:
-    """Names of tensors that nothing reads. DataError where a copy differs from what it is a copy of."""
+    """List the tensors of a checkpoint that no parameter reads.
+
+    Args:
+        family: The family, which knows copies of tied weights and tensors to ignore.
+        rows: The key table of the model.
+        tensors: {name: tensor} of the checkpoint.
+        abstract: {path: shape and dtype} of the parameters.
+
+    Returns:
+        The names, in the order of `tensors`.
+
+    Raises:
+        DataError: If a copy of a tied weight differs from the original.
+    """
     used = {name for row in rows if row.path in abstract for name, _ in _names(row, abstract[row.path].shape)}
-    left = []
+    unused = []
     for name in tensors:
         if name in used or any(re.search(pattern, name) for pattern in family.ignored):
             continue
-        source = family.copies.get(name) or family.copies.get(family.prefix + name)
-        source = source if source in tensors else (source or "").removeprefix(family.prefix)
-        if source not in tensors:
-            left.append(name)
-        elif not np.array_equal(tensors[name], tensors[source]):
+        original = family.copies.get(name) or family.copies.get(family.prefix + name)
+        if original not in tensors:
+            original = (original or "").removeprefix(family.prefix)
+        if original not in tensors:
+            unused.append(name)
+        elif not np.array_equal(tensors[name], tensors[original]):
             raise DataError(
-                f"tensor {name} differs from {source}, and the config says that they are tied; "
+                f"tensor {name} differs from {original}, and the config says that they are tied; "
                 'set "tie_word_embeddings": false in config.json if the checkpoint means that'
             )
-    return left
+    return unused
 
 
 def complete(rows: Iterable[WeightMapping], tensors: Mapping[str, np.ndarray], head: str) -> bool:
-    """Whether all tensors of a head are there."""
+    """Tell whether a checkpoint has all tensors of a head.
+
+    Args:
+        rows: The key table of the model.
+        tensors: {name: tensor} of the checkpoint.
+        head: Parameter path of the head ("heads/mlm").
+
+    Returns:
+        False also if the key table has no row for the head.
+    """
     names = [row.name for row in rows if row.path.startswith(f"{head}/")]
     return bool(names) and all(name in tensors for name in names)
 
 
 def _names(row: WeightMapping, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
-    """The tensors that a parameter is, and where in its stacked dims each stands."""
+    """Return the tensors that make up a parameter, each with its index in the stacked dims."""
     if "{layer}" not in row.name:
         return [(row.name, ())]
-    names = [(row.name.replace("{layer}", str(i + row.first)), (i,)) for i in range(shape[0])]
+    layers = [(row.name.replace("{layer}", str(i + row.first)), (i,)) for i in range(shape[0])]
     if "{expert}" not in row.name:
-        return names
-    return [(name.replace("{expert}", str(e)), (*at, e)) for name, at in names for e in range(shape[1])]
+        return layers
+    return [
+        (name.replace("{expert}", str(expert)), (*layer_index, expert))
+        for name, layer_index in layers
+        for expert in range(shape[1])
+    ]
 
 
-def _one(row: WeightMapping, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one layer's (one expert's) parameter."""
+def _unstacked_shape(row: WeightMapping, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the parameter of one layer, or of one expert."""
     return tuple(shape[("{layer}" in row.name) + ("{expert}" in row.name) :])
 
 
-def _their_shape(row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+def _tensor_shape(row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+    """Return the shape of the Hugging Face tensor for a parameter of `shape`."""
     pattern = parse(row.pattern)
     if pattern is None:
-        return _one(row, shape)
+        return _unstacked_shape(row, shape)
     return pattern.their_shape(_sizes(pattern, row, shape, vocab_size))
 
 
 def _sizes(pattern: Pattern, row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -> dict[str, int]:
-    sizes = pattern.sizes(_one(row, shape))
+    """Return the sizes of the dims in the checkpoint, where the vocabulary is not padded."""
+    sizes = pattern.sizes(_unstacked_shape(row, shape))
     return sizes | {"v": vocab_size} if "v" in sizes else sizes
 
 
 def _problems(
     row: WeightMapping, tensors: Mapping[str, np.ndarray], shape: tuple[int, ...], vocab_size: int
 ) -> list[str]:
-    wanted, problems = _their_shape(row, shape, vocab_size), []
+    """Describe the tensors of a parameter that are missing or have a wrong shape."""
+    expected = _tensor_shape(row, shape, vocab_size)
+    problems = []
     for name, _ in _names(row, shape):
         if name not in tensors:
             problems.append(f"  {name} is missing ({row.path})")
-        elif tensors[name].shape != wanted:
-            problems.append(f"  {name} has shape {tensors[name].shape}, the model needs {wanted}")
+        elif tensors[name].shape != expected:
+            problems.append(f"  {name} has shape {tensors[name].shape}, the model needs {expected}")
     return problems
 
 
 def _reader(
     row: WeightMapping, tensors: Mapping[str, np.ndarray], like: Any, vocab_size: int
 ) -> Callable[[Index], np.ndarray]:
-    pattern, one = parse(row.pattern), _one(row, like.shape)
+    """Return a function that reads a slice of a parameter from the tensors that make it up."""
+    pattern = parse(row.pattern)
+    unstacked = _unstacked_shape(row, like.shape)
+    num_stacked = len(like.shape) - len(unstacked)
     dtype = np.dtype(like.dtype)
 
-    def single(name: str, index: Index) -> np.ndarray:
+    def read_tensor(name: str, index: Index) -> np.ndarray:
         tensor = tensors[name]
         if pattern is not None:
             tensor = pattern.read(tensor, _sizes(pattern, row, like.shape, vocab_size), row.part)
-        picked = tensor[tuple(slice(*i.indices(size)) for i, size in zip(index, one, strict=True))]
-        values = np.asarray(picked, dtype)
+        selected = tensor[tuple(slice(*i.indices(size)) for i, size in zip(index, unstacked, strict=True))]
+        values = np.asarray(selected, dtype)
+        # The vocabulary is padded in tlx only: rows past the end of the tensor are zeros.
         missing = [
-            len(range(*i.indices(n))) - have for i, n, have in zip(index, one, values.shape, strict=True)
+            len(range(*i.indices(size))) - present
+            for i, size, present in zip(index, unstacked, values.shape, strict=True)
         ]
-        if any(missing):  # rows of the padded vocabulary
+        if any(missing):
             values = np.pad(values, [(0, count) for count in missing])
         return values + dtype.type(row.plus) if row.plus else values
 
-    def read(index: Index) -> np.ndarray:
-        lead = len(like.shape) - len(one)
-        if not lead:
-            return single(row.name, index)
-        picked = [range(*i.indices(n)) for i, n in zip(index[:lead], like.shape[:lead], strict=True)]
-        inner = tuple(len(range(*i.indices(n))) for i, n in zip(index[lead:], one, strict=True))
-        values = np.empty((*map(len, picked), *inner), dtype)
-        for name, at in _names(row, like.shape):
-            if all(i in wanted for i, wanted in zip(at, picked, strict=True)):
-                place = tuple(wanted.index(i) for i, wanted in zip(at, picked, strict=True))
-                values[place] = single(name, index[lead:])
+    def read_slice(index: Index) -> np.ndarray:
+        if not num_stacked:
+            return read_tensor(row.name, index)
+        stacked_shape = like.shape[:num_stacked]
+        stacked = [
+            range(*i.indices(size)) for i, size in zip(index[:num_stacked], stacked_shape, strict=True)
+        ]
+        inner_index = index[num_stacked:]
+        inner = tuple(len(range(*i.indices(size))) for i, size in zip(inner_index, unstacked, strict=True))
+        values = np.empty((*map(len, stacked), *inner), dtype)
+        for name, stack_index in _names(row, like.shape):
+            if all(i in selected for i, selected in zip(stack_index, stacked, strict=True)):
+                target = tuple(selected.index(i) for i, selected in zip(stack_index, stacked, strict=True))
+                values[target] = read_tensor(name, inner_index)
         return values
 
-    return read
+    return read_slice
 
 
 def _writer(
     group: list[tuple[WeightMapping, Any, Any]], vocab_size: int, dtype: np.dtype | None
 ) -> LazyTensor:
+    """Return the tensor that packs the parameters of `group`: (row, array, index in the stacked dims)."""
     row, leaf, _ = group[0]
     pattern = parse(row.pattern)
     if pattern is not None and len(group) != pattern.parts:
         raise DataError(f"{row.name} packs {pattern.parts} parameters, the key table has {len(group)}")
-    target = np.dtype(dtype or leaf.dtype)
+    target_dtype = np.dtype(dtype or leaf.dtype)
 
-    def read(_: Index) -> np.ndarray:
-        parts = [np.asarray(leaf[at] if at else leaf) - (row.plus or 0) for row, leaf, at in group]
+    def read_slice(_: Index) -> np.ndarray:
+        parts = []
+        for part_row, param, stack_index in group:
+            values = np.asarray(param[stack_index] if stack_index else param)
+            parts.append(values - (part_row.plus or 0))
         if pattern is None:
-            (whole,) = parts
-            return whole.astype(target)
+            (tensor,) = parts
+            return tensor.astype(target_dtype)
         sizes = _sizes(pattern, row, leaf.shape, vocab_size)
+        # Cut off the rows that pad the vocabulary.
         parts = [part[tuple(slice(0, sizes[word]) for word in pattern.ours)] for part in parts]
-        return pattern.write(parts, sizes).astype(target)
+        return pattern.write(parts, sizes).astype(target_dtype)
 
-    return LazyTensor(_their_shape(row, leaf.shape, vocab_size), target, read)
+    return LazyTensor(_tensor_shape(row, leaf.shape, vocab_size), target_dtype, read_slice)

@@ -23,9 +23,6 @@ from tlx.nn.stack import remat_policy
 
 Kind = Literal["encoder", "decoder", "encoder_decoder", "two_stream", "bilstm"]
 
-PARAMETRIZATIONS = ("standard", "mup", "completep")
-"""Names of model.parametrization.name."""
-
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
@@ -371,8 +368,6 @@ def _check_adapters(model: ModelConfig) -> None:
 
 def _check_parametrization(model: ModelConfig) -> None:
     part = model.parametrization
-    if part.name not in PARAMETRIZATIONS:
-        raise ConfigError(one_of("model.parametrization.name", part.name, PARAMETRIZATIONS))
     for name in ("base_width", "base_layers"):
         if getattr(part, name) < 1:
             raise ConfigError(f"model.parametrization.{name} = {getattr(part, name)} must be 1 or more")

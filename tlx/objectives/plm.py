@@ -34,7 +34,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from tlx.base.errors import ConfigError, one_of
+from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
 from tlx.models.two_stream import Memory, TwoStream, empty_memory
 from tlx.objectives.shared.arrays import sparse_targets
@@ -70,8 +70,6 @@ class PLM:
 
     def validate(self) -> None:
         """Raise ConfigError for values that fit no length; `window_spec` checks those of a length."""
-        if self.targets not in ("ngram", "cut"):
-            raise ConfigError(one_of("objective.targets", self.targets, ("ngram", "cut")))
         if not 1 <= self.mask_beta <= self.mask_alpha:
             raise ConfigError(
                 f"objective.mask_beta = {self.mask_beta} must lie in "

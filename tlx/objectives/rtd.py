@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlx.base.errors import ConfigError, one_of
+from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
@@ -70,7 +70,7 @@ class RTD:
     """Detection head; "deberta" (v3) first adds the first token's hidden state to each and normalises."""
 
     def validate(self) -> None:
-        """Raise ConfigError for a share outside its range or an unknown choice."""
+        """Raise ConfigError for a share outside its range."""
         for name in ("masking_rate", "mask_token_fraction", "generator_fraction"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be above 0 and at most 1")
@@ -79,9 +79,6 @@ class RTD:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
         if not self.temperature > 0:
             raise ConfigError(f"objective.temperature = {self.temperature} must be above 0")
-        for name, legal in (("embedding_sharing", ("all", "gdes", "none")), ("head", ("electra", "deberta"))):
-            if getattr(self, name) not in legal:
-                raise ConfigError(one_of(f"objective.{name}", getattr(self, name), legal))
 
 
 def max_predictions(length: int, config: RTD) -> int:

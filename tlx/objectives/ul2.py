@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from tlx.base.errors import ConfigError, one_of
+from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
@@ -75,8 +75,6 @@ class UL2:
         if not self.denoisers:
             raise ConfigError("objective.denoisers is empty")
         for i, denoiser in enumerate(self.denoisers):
-            if denoiser.mode not in MODES:
-                raise ConfigError(one_of(f"objective.denoisers[{i}].mode", denoiser.mode, MODES))
             if not denoiser.weight > 0:
                 raise ConfigError(f"objective.denoisers[{i}].weight = {denoiser.weight} must be above 0")
             denoiser.spans.validate()

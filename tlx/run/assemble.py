@@ -110,6 +110,7 @@ def assemble(
         return base(abstract.frozen)
 
     def init() -> State:
+        # Read first: the initial values of a student are taken from its teacher's.
         frozen_params = frozen()
         state = initialise(frozen_params, np.uint32(config.seed))._replace(frozen=frozen_params)
         return state if base is None else state._replace(params=base(state.params))
@@ -162,7 +163,7 @@ def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batc
     if not is_supervised(objective):
         if split == "test":
             raise ConfigError(f"objective {config.objective.name!r} has no split 'test'")
-        return open_text(config, tokenizer, split, batch_size)
+        return open_pipeline(config, tokenizer, split, batch_size)
     return build_records(
         config.data,
         tokenizer,
@@ -174,7 +175,7 @@ def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batc
     )
 
 
-def open_text(config: RunConfig, tokenizer: Tokenizer, split: Split, batch_size: int = 0) -> Pipeline:
+def open_pipeline(config: RunConfig, tokenizer: Tokenizer, split: Split, batch_size: int = 0) -> Pipeline:
     """Open the batches of an objective's text, as `open_split` does.
 
     Args:

@@ -68,6 +68,7 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     frozen = frozen_params(module)
     parallel.param_shardings((boxed, frozen), mesh, rules)
     jax.eval_shape(partial(initial_params, module), parallel.unbox(boxed), parallel.unbox(frozen))
+    # Activations are constrained while they are traced: what does not divide raises here, in seconds.
     with parallel.use(mesh, rules):
         jax.eval_shape(lambda: trace_forward(module, batch))
 

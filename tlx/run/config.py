@@ -117,7 +117,8 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] 
     Raises:
         ConfigError: For an unknown key, a wrong type or an unknown objective.
     """
-    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    source: Any = config  # a ConfigDict has no types
+    values = source.to_dict() if isinstance(source, ConfigDict) else dict(source)
     name = (values.get("objective") or {}).get("name")
     parts: Objective = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
     values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))

@@ -87,6 +87,7 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
     shardings = state_shardings(state, trainable, frozen, module, mesh, rules)
     batch_shardings = parallel.batch_sharding(mesh, rules, batch)
     replicated = NamedSharding(mesh, PartitionSpec())
+    # The step is jitted with the shardings of its own results, so that no step reshards the state.
     step = make_step(module, optimizer, schedule, config.train, frozen_paths(optimizer_config, trainable))
     return Program(
         module=module,

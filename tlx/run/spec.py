@@ -29,8 +29,7 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
 
 
 def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Any:
-    """Return what the run's examples depend on besides text and randomness: an ObjectiveSpec,
-    or a task's TaskSpec."""
+    """Return the ObjectiveSpec or TaskSpec: what examples depend on besides text and randomness."""
     data = config.data
     return get_objective(config).make_spec(
         config.objective, config.model, data.sequence_length, data.languages, tokenizer

@@ -50,12 +50,16 @@ class Ledger:
         self.folder = pathlib.Path(folder)
 
     @property
+    def has_plan(self) -> bool:
+        """Whether the folder holds a plan."""
+        return (self.folder / "plan.json").exists()
+
+    @property
     def plan(self) -> dict[str, Any]:
         """The plan as it was written. Raises DataError where there is none."""
-        path = self.folder / "plan.json"
-        if not path.exists():
+        if not self.has_plan:
             raise DataError(f"no plan in {self.folder}: make one with `tlx scale plan`")
-        return read_json(path)
+        return read_json(self.folder / "plan.json")
 
     def start(self, plan: Mapping[str, Any]) -> None:
         """Write a plan where there is none. Raises ConfigError where there is another one.
@@ -63,9 +67,8 @@ class Ledger:
         A plan that is there already keeps its ids, whatever those of `plan` are.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "plan.json"
-        if not path.exists():
-            write_json(path, plan)
+        if not self.has_plan:
+            write_json(self.folder / "plan.json", plan)
             return
         ids = self.stored_runs(plan["runs"])
         if None in ids:

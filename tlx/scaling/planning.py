@@ -17,12 +17,20 @@ from tlx.scaling.trunks import with_trunks
 Cell = tuple[float, SizedRun]
 
 
-def plan(ladder: Any, run: Any) -> dict[str, Any]:
-    """Plan the ladder of a LadderConfig (or its dict) over a run's config.
+def plan(ladder: Any, run: Any, memory: bool = True) -> dict[str, Any]:
+    """Plan a ladder of runs over one run's config.
 
-    Returns {"format", "name", "ladder", "budgets", "total_flops", "hours", "runs"}. Each run holds its id,
-    its resolved config, and N, D and flops by every convention. Raises ConfigError where the budget cannot
-    pay for a ladder with bracketed minima.
+    Args:
+        ladder: A LadderConfig, or its dict.
+        run: The run's config: a RunConfig, a ConfigDict or a dict.
+        memory: Whether memory_bytes is estimated, which takes seconds for each size; else it is None.
+
+    Returns:
+        {"format", "name", "ladder", "budgets", "total_flops", "hours", "runs"}. Each run holds its id, its
+        resolved config, and N, D and flops by every convention.
+
+    Raises:
+        ConfigError: A setting is not legal, or the budget cannot pay for a ladder with bracketed minima.
     """
     config = ladder if isinstance(ladder, LadderConfig) else from_dict(LadderConfig, dict(ladder), "ladder")
     config.validate()
@@ -31,10 +39,10 @@ def plan(ladder: Any, run: Any) -> dict[str, Any]:
     candidates = sized_runs(config, values, base_config)
     budgets = config.budgets or _budgets(config)
     cells = [(budget, sized) for budget in budgets for sized in _chosen(config, budget, candidates)]
-    runs = [_planned_run(config, sized, budget, base_config.seed) for budget, sized in cells]
+    runs = [_planned_run(config, sized, budget, base_config.seed, memory) for budget, sized in cells]
     for budget, sized in _replicated(config, budgets, cells):
         for i in range(1, config.seeds):
-            runs.append(_planned_run(config, sized, budget, base_config.seed + i))
+            runs.append(_planned_run(config, sized, budget, base_config.seed + i, memory))
     if config.cooldown_fraction:
         runs = with_trunks(runs, config.cooldown_fraction, config.warmup_fraction)
     total = sum(row.get("spent", row["flops"]) for row in runs)
@@ -71,7 +79,7 @@ def nearest_run(ladder: LadderConfig, run: Any, N: float, flops: float) -> dict[
     values = plain_config(run)
     candidates = sized_runs(ladder, values, resolve(values))
     nearest = min(candidates, key=lambda sized: abs(math.log(sized.params / N)))
-    row = _planned_run(ladder, nearest, flops, values["seed"])
+    row = _planned_run(ladder, nearest, flops, values["seed"], memory=True)
     if not ladder.cooldown_fraction:
         return row
     return with_trunks([row], ladder.cooldown_fraction, ladder.warmup_fraction)[0]
@@ -128,7 +136,9 @@ def _replicated(config: LadderConfig, budgets: Sequence[float], cells: list[Cell
     return inside[begin : begin + config.seed_cells]
 
 
-def _planned_run(config: LadderConfig, sized: SizedRun, budget: float, seed: int) -> dict[str, Any]:
+def _planned_run(
+    config: LadderConfig, sized: SizedRun, budget: float, seed: int, memory: bool
+) -> dict[str, Any]:
     """A row of the plan: the resolved config and all that it costs."""
     tokens = budget / sized.flops_per_token
     per_step = sized.tokens_per_step(config, tokens)
@@ -163,7 +173,7 @@ def _planned_run(config: LadderConfig, sized: SizedRun, budget: float, seed: int
         "batch_tokens": per_step,
         "lr": values["optimizer"]["learning_rate"],
         "seed": seed,
-        "memory_bytes": sized.memory_bytes(config, rows),
+        "memory_bytes": sized.memory_bytes(config, rows) if memory else None,
         "seconds": flops["exact"] / config.flops_per_second,
         "config": values,
     }

@@ -4,9 +4,7 @@ import dataclasses
 import os
 from typing import Literal
 
-from tlx.base.errors import ConfigError, one_of
-
-KINDS = ("sentencepiece", "huggingface", "bytes")
+from tlx.base.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +24,6 @@ class TokenizerConfig:
 
     def validate(self) -> None:
         """Raise ConfigError, naming the field, its value and the legal ones, where a value is not usable."""
-        if self.kind not in KINDS:
-            raise ConfigError(one_of("tokenizer.kind", self.kind, KINDS))
-        if self.model_type not in ("bpe", "unigram"):
-            raise ConfigError(one_of("tokenizer.model_type", self.model_type, ("bpe", "unigram")))
         if self.kind == "sentencepiece" and self.path is None and self.vocab_size <= 364:
             raise ConfigError(
                 f"tokenizer.vocab_size = {self.vocab_size} must be more than 364: "

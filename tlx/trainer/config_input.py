@@ -40,6 +40,7 @@ def read_config(config: ConfigLike, overrides: Mapping[str, Any] | None = None) 
         ConfigError: there is no such file, or no such key (with the nearest).
     """
     name = ""
+    values: Any
     if isinstance(config, str | os.PathLike):
         file = os.fspath(config)
         values = load_config(file)

@@ -11,15 +11,13 @@ from tlx.api.loaded_model import LoadedModel
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, one_of
 from tlx.data.config import DataConfig, TextConfig, TfdsConfig
-from tlx.data.pipeline import Pipeline, build_pipeline
+from tlx.data.pipeline import Pipeline
 from tlx.data.records import RecordSplit
 from tlx.data.sources import TABLE as SOURCES
 from tlx.evaluation import likelihood
 from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_interval
 from tlx.evaluation.few_shot import FewShotConfig, FewShotData, evaluate_few_shot
-from tlx.objectives import TABLE as OBJECTIVES
-from tlx.objectives.shared.base import ObjectiveSpec
-from tlx.run.assemble import open_split
+from tlx.run.assemble import open_pipeline, open_split
 from tlx.run.spec import spec_of
 from tlx.trainer.config_input import ConfigLike, read_config
 from tlx.trainer.outcome import write_predictions
@@ -198,21 +196,10 @@ def open_text(model: LoadedModel, request: EvaluationRequest) -> Pipeline:
     allow = tuple(request.allow) if request.data is None else None
     for source in data.sources:
         SOURCES.load(source.source, allow=allow)
-    objective = OBJECTIVES.load(config.objective.name)
-    spec = ObjectiveSpec.of(config.objective, data.sequence_length, model.tokenizer, data.languages)
     batch_size = request.batch_size or config.train.batch_size
     if batch_size < 1:
         raise ConfigError(f"--batch_size = {batch_size} must be at least 1")
-    return build_pipeline(
-        data,
-        model.tokenizer,
-        objective.example,
-        spec,
-        objective.window_spec(spec),
-        batch_size=batch_size,
-        seed=config.seed,
-        split=split,
-    )
+    return open_pipeline(dataclasses.replace(config, data=data), model.tokenizer, split, batch_size)
 
 
 def select_data(data: DataConfig, name: str | None, column: str) -> DataConfig:

@@ -18,6 +18,7 @@ def batch_dims(module: Any) -> Any:
     Row b of that dim belongs to row b of the batch, so that the carry is split into microbatches and sharded
     over devices as the batch is.
     """
+    # Found by comparing two sizes: a fixed size could equal another dim by chance.
     of_two = jax.eval_shape(lambda: initial_carry(module, 2))
     of_three = jax.eval_shape(lambda: initial_carry(module, 3))
     return jax.tree.map(_grown_dim, of_two, of_three)
@@ -37,6 +38,7 @@ def split(x: jax.Array, parts: int, dim: int = 0) -> jax.Array:
     Returns:
         Array [parts, ..., B / parts, ...].
     """
+    # Rows before parts: [parts, rows] would give a device's rows to one microbatch, and move them.
     shape = (*x.shape[:dim], x.shape[dim] // parts, parts, *x.shape[dim + 1 :])
     return jnp.moveaxis(x.reshape(shape), dim + 1, 0)
 

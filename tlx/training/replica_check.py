@@ -97,6 +97,7 @@ class ReplicaCheck:
                 shape, self._by_device, lambda index: np.broadcast_to(claims, shape)[index]
             )
             self._sent.append((step, self._gather(rows, self._checksums(saved_part(state)))))
+        # Read when the devices have long finished it, so that the loop never waits for the comparison.
         while self._sent and self._sent[0][0] + LAG <= step:
             self._read(*self._sent.popleft())
 
@@ -110,6 +111,7 @@ class ReplicaCheck:
         ids = list(self._batches.rows)
         neighbour = ids[(ids.index(self._process) + 1) % len(ids)]
         _, index = self._sample(self._process, step)
+        # Built from the seed alone: a process whose data or code differs builds another row.
         neighbours_row, _ = self._sample(neighbour, step)
         used = {name: values[index : index + 1] for name, values in self._local.items()}
         expected = self._batches.build(step - 1, [neighbours_row])
@@ -216,6 +218,7 @@ def checksums(mesh: Mesh, abstract: Any, paths: Sequence[str]) -> Callable[[Any]
     def on_device(*parts: jax.Array) -> jax.Array:
         return jnp.stack([checksum(part) for part in parts])[None]
 
+    # On each device by itself: a global sum would be taken of one replica, and see no difference.
     summed = jax.shard_map(
         on_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(mesh.axis_names), check_vma=False
     )
@@ -235,6 +238,7 @@ def checksum(x: jax.Array) -> jax.Array:
     """Return a uint32 [] of all bits; words have odd weights, so that a change of any one shows."""
     if x.dtype == jnp.bool_:
         x = x.astype(jnp.uint8)
+    # Bits and not values: NaN differs from itself, and 0 equals -0.
     bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}").astype(jnp.uint32).reshape(-1)
     return (bits * (2 * jax.lax.iota(jnp.uint32, bits.size) + 1)).sum(dtype=jnp.uint32)
 

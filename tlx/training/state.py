@@ -57,6 +57,7 @@ def boxed_params(module: Any, batch: Shapes) -> Any:
     callers, who must not change it.
     """
     module = _with_default_execution(module)
+    # Shapes of a row alone, so that the batch of a step and that of a microbatch share one trace.
     row = tuple((name, batch[name].shape[1:], batch[name].dtype) for name in sorted(batch))
     return _remembered(_trace_params, module, row)
 
@@ -161,6 +162,7 @@ def saved_part(state: State) -> dict[str, Any]:
 
 def _draw_params(module: Any, batch: Mapping[str, Any], key: jax.Array) -> Any:
     """Draw boxed parameters from one row of zeros: the forward pass is not used, so it is not computed."""
+    # No parameter depends on the number of rows; of one row the compiler drops all but the draws.
     row = {name: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype) for name, leaf in batch.items()}
     return module.init(key, row, carries.initial_carry(module, 1), None)["params"]
 
@@ -170,6 +172,7 @@ def _with_default_execution(module: Any) -> Any:
     model = getattr(module, "model", None)
     if not isinstance(model, ModelConfig):
         return module
+    # One layer of the scan is enough to trace, and no kernel of another platform is asked for.
     plain = ExecutionConfig(attention="xla", unroll=1)
     return module.clone(model=dataclasses.replace(model, execution=plain))
 

@@ -70,12 +70,14 @@ def make_step(
             (params, opt_state, result.carry),
             (state.params, state.opt_state, state.carry),
         )
+        # Counted on the device: to decide on the host would wait for every step.
         skipped = 1 - finite.astype(jnp.int32)
         metrics = {
             **result.means,
             "total_loss": result.loss,
             "grad_norm": norm,
             "param_norm": optax.tree.norm(params),
+            # The optimizer has made one update fewer for each skipped step.
             "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
             "skipped": state.skipped + skipped,
             "skipped_in_a_row": (state.skipped_in_a_row + 1) * skipped,
@@ -132,6 +134,7 @@ def gradients(
         sums = {name: (term.sum, jnp.asarray(term.weight, jnp.float32)) for name, term in terms.items()}
         return jax.tree.map(jnp.add, total, (loss, sums, grads)), carry
 
+    # float32 sums: microbatches added up in bfloat16 would lose what is small beside the total.
     sums = {name: (jnp.zeros(()), jnp.zeros(())) for name in weights}
     zeros = (jnp.zeros(()), sums, jax.tree.map(_zeros, state.params))
     (loss, sums, grads), carry = jax.lax.scan(add, zeros, (parts, carry_parts))
@@ -169,6 +172,7 @@ def row_keys(seed: jax.Array, step: jax.Array, batch_size: int) -> jax.Array:
     Returns:
         Typed keys [B].
     """
+    # By row of the global batch and not by device: any mesh draws the same dropout.
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(batch_size))
 
@@ -193,6 +197,7 @@ def _loss_and_grad(
     """Return ((loss, (terms, carry)), gradients); `weights` None divides by the batch's own weights."""
 
     def loss(params: Any) -> tuple[jax.Array, Any]:
+        # Stopped here and not masked later, so that no product for the gradient of a fixed one is left.
         params = tree.map_with_path(lambda path, x: jax.lax.stop_gradient(x) if path in fixed else x, params)
         terms, new_carry = module.apply({"params": merge_params(params, state.frozen)}, batch, carry, keys)
         terms = {name: Term(term.sum, term.weight, term.loss_weight) for name, term in terms.items()}
@@ -212,6 +217,7 @@ def _clip(grads: Any, norm: jax.Array, config: TrainConfig) -> Any:
     """Scale gradients down to a global norm of train.clip_norm."""
     if config.clip_norm is None:
         return grads
+    # The floor keeps a gradient of zeros from 0 / 0.
     factor = jnp.minimum(1.0, config.clip_norm / jnp.maximum(norm, 1e-12))
     return jax.tree.map(lambda grad: (grad * factor).astype(grad.dtype), grads)
 

@@ -35,6 +35,7 @@ def training_flops(module: Any, batch: Shapes, adapt: AdaptConfig = _FULL) -> in
     """
     if adapt.method != "full":
         return _adapted_flops(module, batch, adapt)
+    # Twice the forward's products go backward: one for the gradient of either factor.
     all_forward = matmul_flops(lambda: trace_forward(module, batch))
     if not frozen_params(module):
         return 3 * all_forward
@@ -80,6 +81,7 @@ def summed_loss(
 
 def _adapted_flops(module: Any, batch: Shapes, adapt: AdaptConfig) -> int:
     """Count the FLOPs of the gradient with respect to what is trained."""
+    # Products of a kernel are not in the trace, and rematerialised ones would count twice.
     execution = dataclasses.replace(module.model.execution, remat="none", attention="xla")
     module = module.clone(model=dataclasses.replace(module.model, execution=execution))
     trainable, frozen = split(adapt, parallel.unbox(boxed_params(module, batch)))

@@ -87,6 +87,7 @@ def read_frozen(objective: Any, wanted: Any) -> Any:
             f"objective.teacher = {objective.teacher!r} has other weights than when this run started; name "
             "the checkpoint that it had (RUN/checkpoints/STEP), or start a new run"
         )
+    # A large teacher of Hugging Face is never read whole: each device's slice comes from the file.
     if is_hugging_face(folder):
         multiple = objective.teacher_model.vocab_multiple
         params = open_folder(folder, vocab_multiple=multiple).params

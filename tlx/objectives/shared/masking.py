@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tlx.base.errors import ConfigError, one_of
+from tlx.base.errors import ConfigError
 from tlx.objectives.shared.base import ObjectiveSpec
 
 
@@ -45,15 +45,12 @@ class Masking:
     """Number of masked versions of the data, repeated in turn (BERT: 10); 0 draws new masks every epoch."""
 
     def validate(self) -> None:
-        """Raise ConfigError for a rate outside (0, 1], shares that exceed one, or an unknown choice."""
+        """Raise ConfigError for a rate outside (0, 1] or shares that exceed one."""
         if not 0 < self.masking_rate <= 1:
             raise ConfigError(f"objective.masking_rate = {self.masking_rate} must be above 0 and at most 1")
         check_shares(self)
         if self.max_predictions is not None and self.max_predictions < 1:
             raise ConfigError(f"objective.max_predictions = {self.max_predictions} must be at least 1")
-        for name, legal in (("recipe", ("bert", "roberta")), ("unit", ("token", "word", "ngram"))):
-            if getattr(self, name) not in legal:
-                raise ConfigError(one_of(f"objective.{name}", getattr(self, name), legal))
         if self.recipe == "roberta" and self.unit != "token":
             raise ConfigError(f"objective.unit = {self.unit!r}: the recipe 'roberta' draws tokens")
         if self.max_ngram < 1 or self.copies < 0:
