@@ -1,12 +1,15 @@
 """The house keeps its shape: imports go down the floors of tlx/README.md, and files stay readable."""
 
 import ast
+import collections
 import pathlib
 import re
 import sys
 import tomllib
 
 import pytest
+
+from tests import counts
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -24,9 +27,6 @@ FLOORS = {
     10: ("cli",),
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
-
-MAX_FILE_LINES = 500
-MAX_FUNCTION_LINES = 60
 
 # What a lookup table holds: "package.module:attr".
 TARGET = re.compile(r"(tlx(?:\.\w+)+):\w+")
@@ -70,14 +70,6 @@ def wrong_imports(source, part):
             yield f"line {line}: {part} (floor {FLOOR_OF[part]}) imports {module} (floor {FLOOR_OF[other]})"
 
 
-def long_functions(source):
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = node.end_lineno - node.lineno + 1
-            if lines > MAX_FUNCTION_LINES:
-                yield f"line {node.lineno}: {node.name} has {lines} lines, more than {MAX_FUNCTION_LINES}"
-
-
 def test_imports_go_down():
     wrong = []
     for path in sources("tlx"):
@@ -117,17 +109,32 @@ def test_the_floors_are_those_of_the_page():
     assert named == set(FLOOR_OF)
 
 
-def test_files_and_functions_stay_readable():
-    wrong = []
-    for path in sources("tlx", "configs", "launch", "tests"):
-        source, name = path.read_text(), path.relative_to(ROOT)
-        lines = source.count("\n")
-        if lines > MAX_FILE_LINES:
-            wrong.append(f"{name} has {lines} lines, more than {MAX_FILE_LINES}")
-        if path.name in ("utils.py", "helpers.py", "misc.py"):
-            wrong.append(f"{name}: name the thing")
-        wrong += [f"{name} {message}" for message in long_functions(source)]
-    assert not wrong, "\n".join(wrong)
+@pytest.fixture(scope="module")
+def style_faults():
+    """{kind: messages} of everything that tests.counts finds in tlx/, configs/ and launch/."""
+    faults = collections.defaultdict(list)
+    for path in counts.sources():
+        for kind, message in counts.faults(path):
+            faults[kind].append(message)
+    return faults
+
+
+@pytest.mark.parametrize("kind", ["statements", "lines", "parameters", "docstring", "arguments", "fields"])
+def test_files_and_functions_stay_readable(style_faults, kind):
+    assert not style_faults[kind], "\n".join(style_faults[kind])
+
+
+def test_code_is_not_packed(style_faults):
+    assert counts.density("tuples", counts.FOLDERS) < 2, "\n".join(style_faults["tuples"])
+
+
+def test_comments_say_why():
+    assert counts.density("comments", ("tlx/nn", "tlx/models")) > 25
+
+
+def test_files_say_what_they_are():
+    names = [path.name for path in counts.sources(("tlx", "configs", "launch", "tests"))]
+    assert not {"utils.py", "helpers.py", "misc.py"} & set(names)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +157,22 @@ def test_an_import_down_is_allowed(source):
     assert not list(wrong_imports(source, "nn"))
 
 
-def test_a_long_function_is_found():
-    body = "    x = 1\n" * MAX_FUNCTION_LINES
-    assert list(long_functions(f"def f():\n{body}")) and not list(long_functions("def f():\n    x = 1\n"))
+PACKED = """
+def start(a, b, c):
+    x, y = 1, 2
+
+
+class Config(NamedTuple):
+    \"\"\"A config.\"\"\"
+
+    size: int
+"""
+
+
+def test_faults_of_style_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(counts, "ROOT", tmp_path)
+    long = "def f():\n" + "    x = 1\n" * (counts.MAX_STATEMENTS + 1)
+    many = "def g(" + ", ".join(f"a{i}" for i in range(counts.MAX_PARAMETERS + 1)) + "): pass\n"
+    (tmp_path / "file.py").write_text(PACKED + long + many + "x = 1\n" * counts.MAX_CODE_LINES)
+    kinds = {kind for kind, _ in counts.faults("file.py")}
+    assert kinds == {"statements", "lines", "parameters", "docstring", "arguments", "fields", "tuples"}

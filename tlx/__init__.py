@@ -11,7 +11,7 @@ Attributes load lazily, so that data workers which import a submodule never pay 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     "LoadedModel": "tlx.api.loaded_model:LoadedModel",

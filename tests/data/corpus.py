@@ -76,7 +76,7 @@ def make_pipeline(
     """A pipeline over finished caches."""
     data = DataConfig(**config)
     layouts = [make_layout(cache, reads, data.packing, VOCAB.pad) for cache in caches]
-    return Pipeline(data, layouts, example, None, reads, batch_size, seed, split, VOCAB.pad)
+    return Pipeline(data, layouts, example, None, reads, batch_size, seed, split)
 
 
 def text(batch) -> list[int]:

@@ -246,7 +246,7 @@ def test_a_source_without_a_row_of_the_stream(caches):
 
 def test_a_token_outside_the_vocabulary_names_its_record(tmp_path, monkeypatch):
     documents = ["100:110", f"{VOCAB.size - 2}:{VOCAB.size + 3}"]
-    with pytest.raises(DataError, match=rf"a.jsonl:2: token {VOCAB.size} at place 2 is outside the vocab"):
+    with pytest.raises(DataError, match=rf"a.jsonl:2: token {VOCAB.size} at position 2 is outside the vocab"):
         _build(tmp_path, monkeypatch, documents)
 
 

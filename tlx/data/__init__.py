@@ -1,4 +1,4 @@
-"""Documents to batches: sources, token cache, packing, mixture, pipeline."""
+"""From documents to batches: sources, token caches, packing, mixtures and the pipeline."""
 
 from tlx.data.cache import TokenCache
 from tlx.data.config import DataConfig, SourceConfig, TextConfig, TfdsConfig, WeightedSource

@@ -1,4 +1,4 @@
-"""Batches by number, built ahead by grain: what every pipeline offers, whatever its rows are made of."""
+"""Random access to batches by index, and prefetching with grain: the base class of all pipelines."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -7,52 +7,58 @@ import numpy as np
 
 Batch = dict[str, np.ndarray]
 
-_AHEAD = 8  # batches built before they are asked for
+_PREFETCHED_BATCHES = 8
 
 
 class Batches:
-    """Batches of rows that are a function of their numbers. Picklable: data workers get a copy.
+    """Batches that are a pure function of their index. Picklable: each data worker gets a copy.
 
-    A subclass has the row: `_row(k, b, in_order)` gives the arrays of row b of batch k, in the order of
-    training or in the split's own; in that, rows behind the end have weight 0.
+    A subclass implements `_row(k, b, in_order)`, which returns the arrays of row b of batch k, either in
+    training order or in the split's own order. In the split's own order, rows after its end have weight 0.
     """
 
     batch_size: int
+    """Rows of a global batch."""
     num_tokens: int
-    num_windows: int  # rows of an epoch
-    fingerprint: str  # of the data and of the order in which they come
+    """Tokens of the split."""
+    num_windows: int
+    """Rows of one epoch."""
+    fingerprint: str
+    """Hash of the data and of its order."""
     _workers: int
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches after which every row was read about once."""
+        """Number of batches in which every row is read about once."""
         return -(-self.num_windows // self.batch_size)
 
     def _row(self, k: int, b: int, in_order: bool = False) -> Batch:
         raise NotImplementedError
 
     def batch(self, k: int, rows: Sequence[int] | None = None) -> Batch:
-        """Arrays [rows, ...] of batch k: of all its rows, or of those given (numbers in 0..batch_size-1)."""
-        rows = range(self.batch_size) if rows is None else rows
+        """Return batch k as arrays [rows, ...]: all its rows, or those with the given indices."""
+        if rows is None:
+            rows = range(self.batch_size)
         return _stack([self._row(int(k), int(b)) for b in rows])
 
     def iterate(self, start: int = 0, rows: Sequence[int] | None = None) -> Iterator[Batch]:
-        """batch(start, rows), batch(start + 1, rows), ... for ever, built ahead by grain.
+        """Yield batch(start, rows), batch(start + 1, rows), ... without end, prefetched by grain.
 
-        In a thread, or in `data.workers` processes. Close the generator to stop them.
+        Batches are built in a thread, or in `data.workers` processes. Close the generator to stop them.
         """
-        import grain  # here: a second that only those who iterate have to wait
+        import grain  # imported here: it takes about a second, which only iteration needs
 
-        read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
-        batches = grain.MapDataset.source(_From(self, start, None if rows is None else tuple(rows)))
-        dataset = batches.to_iter_dataset(read)
+        rows = None if rows is None else tuple(rows)
+        batches = grain.MapDataset.source(_BatchSource(self, start, rows))
+        read_options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED_BATCHES)
+        dataset = batches.to_iter_dataset(read_options)
         if self._workers:
             from absl import flags
 
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain reads its own absl flags, which tlx does not offer
-            options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
-            dataset = dataset.mp_prefetch(options, worker_init_fn=_on_cpu)
+            worker_options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
+            dataset = dataset.mp_prefetch(worker_options, worker_init_fn=_force_cpu)
         iterator = iter(dataset)
         try:
             yield from iterator
@@ -60,23 +66,26 @@ class Batches:
             iterator.close()
 
     def epoch_batches(self, rows: Sequence[int] | None = None) -> Iterator[Batch]:
-        """The split once, in its own order: `steps_per_epoch` batches; rows behind its end have weight 0.
+        """Yield the split once, in its own order: `steps_per_epoch` batches, padded with rows of weight 0.
 
-        The randomness of a row is that of its place in this order, so every pass is the same.
+        The random numbers of a row follow from its index in this order, so every pass is the same.
         """
-        rows = range(self.batch_size) if rows is None else rows
+        if rows is None:
+            rows = range(self.batch_size)
         for k in range(self.steps_per_epoch):
             yield _stack([self._row(k, int(b), in_order=True) for b in rows])
 
 
-class _From:
-    """Batches from `start` on, as the random-access source that grain wants."""
+class _BatchSource:
+    """The batches from `start` on, as the random-access source that grain expects."""
 
     def __init__(self, pipeline: Batches, start: int, rows: tuple[int, ...] | None):
-        self._pipeline, self._start, self._rows = pipeline, start, rows
+        self._pipeline = pipeline
+        self._start = start
+        self._rows = rows
 
     def __len__(self) -> int:
-        return 1 << 40
+        return 1 << 40  # endless in practice; grain wants a length
 
     def __getitem__(self, index: int) -> Batch:
         return self._pipeline.batch(self._start + index, self._rows)
@@ -86,7 +95,7 @@ def _stack(rows: list[Batch]) -> Batch:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def _on_cpu(worker: int, workers: int) -> None:
-    """A data worker that touches JAX after all must not reach for the accelerator."""
+def _force_cpu(worker: int, workers: int) -> None:
+    """Keep a data worker that imports JAX from claiming the accelerator."""
     del worker, workers
     os.environ["JAX_PLATFORMS"] = "cpu"

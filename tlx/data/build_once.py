@@ -1,4 +1,4 @@
-"""Folders that many processes want and one makes."""
+"""Builds a cache folder exactly once across processes."""
 
 import contextlib
 import fcntl
@@ -20,26 +20,38 @@ _log = logging.getLogger(__name__)
 def build_once(
     folder: pathlib.Path, make: Callable[[pathlib.Path], None], load: Callable[[pathlib.Path], T]
 ) -> T:
-    """`load(folder)`, after `make` has filled it, if it is absent or `load` finds it damaged (DataError).
+    """Load a folder, and build it first where it is absent or damaged.
 
-    One process makes, the others wait for it. The folder appears whole or not at all: `make` gets a
-    temporary one that is renamed when it returns. StorageError where nothing can be written.
+    One process builds under a file lock, the others wait. The folder appears complete or not at all: it is
+    built under a temporary name and renamed.
+
+    Args:
+        folder: The final folder.
+        make: Writes the content into the temporary folder that it gets.
+        load: Reads the finished folder; raises DataError where it is damaged.
+
+    Returns:
+        The result of `load`.
+
+    Raises:
+        StorageError: The folder cannot be written.
     """
     if folder.exists():
-        with contextlib.suppress(DataError):  # said below, once, by the process that makes it again
+        with contextlib.suppress(DataError):  # logged below, once, by the process that builds it again
             return load(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_name(folder.name + ".lock")):
             return _make_locked(folder, make, load)
     except OSError as error:
-        raise StorageError(f"cannot write {folder}: {error}; TLX_CACHE names another place") from error
+        raise StorageError(f"cannot write {folder}: {error}; TLX_CACHE names another folder") from error
 
 
 def _make_locked(
     folder: pathlib.Path, make: Callable[[pathlib.Path], None], load: Callable[[pathlib.Path], T]
 ) -> T:
-    for stale in folder.parent.glob(f".{folder.name}.*"):  # of a process that died: the lock is ours
+    # The lock is held, so temporary folders are left over from processes that died.
+    for stale in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(stale, ignore_errors=True)
     temporary = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -53,7 +65,7 @@ def _make_locked(
             with path.open("rb") as handle:
                 os.fsync(handle.fileno())
         if folder.exists():
-            # Renamed before it is removed: a process that has it open goes on reading.
+            # Renamed before it is removed, so that a process that has it open can go on reading.
             os.rename(folder, temporary.with_name(temporary.name + ".damaged"))
         os.rename(temporary, folder)
         sync_folder(folder.parent)
@@ -65,7 +77,7 @@ def _make_locked(
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
-    """An exclusive lock that the system releases when its process ends, however it ends."""
+    """Hold an exclusive lock, which the system releases when the process ends in any way."""
     with open(path, "a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""A split's tokens on disk: one flat memory-mapped array and where its documents begin."""
+"""Tokens of a split on disk: one flat memory-mapped array and the offsets of its documents."""
 
 import pathlib
 from typing import Any
@@ -9,24 +9,32 @@ from tlx.base.errors import DataError
 from tlx.base.files import read_json
 
 FORMAT = 1
-META, TOKENS, OFFSETS, REPLIES = "meta.json", "tokens.bin", "offsets.bin", "replies.bin"
+META = "meta.json"
+TOKENS = "tokens.bin"
+OFFSETS = "offsets.bin"
+REPLIES = "replies.bin"
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """uint16 where every id fits, else uint32."""
+    """Return uint16 where every id fits, else uint32."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
 class TokenCache:
-    """Read-only view of a token cache. Pickles as its path: data workers map the same pages.
+    """Read-only view of a token cache. Pickles as its path, so that data workers map the same pages.
 
-    `tokens` [N] uint16 or uint32; `offsets` [D + 1] int64, document d is tokens[offsets[d]:offsets[d+1]],
-    eos included where the cache was made with it. No document is empty. `replies` [R] int64 are the places
-    where the turns of conversations begin, but the first of each.
+    Attributes:
+        folder: Folder of the cache.
+        meta: Content of meta.json.
+        tokens: uint16 or uint32 [num_tokens], all documents in order.
+        offsets: int64 [num_documents + 1]; document d is tokens[offsets[d]:offsets[d + 1]], including eos
+            where the cache was written with it. No document is empty.
+        replies: int64 [num_replies], positions in `tokens` where the turns of conversations begin, without
+            the first turn of each.
     """
 
     def __init__(self, folder: str | pathlib.Path):
-        """Maps the files; DataError naming what does not fit."""
+        """Map the files. Raises DataError naming the file that is missing or damaged."""
         self.folder = pathlib.Path(folder)
         self.meta = _read_meta(self.folder)
         dtype = token_dtype(self.meta["vocab_size"])
@@ -50,22 +58,22 @@ class TokenCache:
 
     @property
     def num_tokens(self) -> int:
-        """N, eos included."""
+        """Number of tokens, including eos."""
         return self.meta["num_tokens"]
 
     @property
     def num_documents(self) -> int:
-        """D."""
+        """Number of documents."""
         return self.meta["num_documents"]
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes of the documents' text."""
+        """UTF-8 bytes of the text of all documents."""
         return self.meta["num_bytes"]
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the tokens and the lengths of the documents: equal text and tokenizer, equal value."""
+        """sha256 of tokens and document lengths: equal for equal text and tokenizer."""
         return self.meta["fingerprint"]
 
 
@@ -82,7 +90,7 @@ def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _map(path: pathlib.Path, dtype: np.dtype, count: int) -> np.ndarray:
-    """A plain array over the mapped file (np.memmap's own slices cost microseconds each)."""
+    """Map a file as a plain array, whose slices are microseconds cheaper than those of np.memmap."""
     try:
         size = path.stat().st_size
         if size != count * dtype.itemsize:

@@ -1,4 +1,4 @@
-"""The data part of a run's config: where the text comes from and how it is cut into windows."""
+"""Data config: the sources of text and records, and how text is cut into windows."""
 
 import dataclasses
 from typing import Literal
@@ -9,93 +9,124 @@ from tlx.data.readers import RecordsConfig
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """Files of the source "text": plain (.txt, .md, .py), .jsonl, .tsv (a conversation a line, tabs between
-    its turns) and .parquet; all but the last also .gz."""
+    """Files of the source "text".
 
-    files: tuple[str, ...] = ()  # globs, ** included
-    validation_files: tuple[str, ...] = ()  # globs; none: a share of the documents is held out instead
-    validation_fraction: float = 0.05  # that share, chosen by a hash of each document's place
-    column: str = "text"  # field of .jsonl and .parquet that holds the text
-    target_column: str = ""  # field with its translation or answer: a record is a pair of texts
-    turns_column: str = ""  # field with a list of turns, in place of the text: a record is a conversation
-    rating_columns: tuple[
-        str, ...
-    ] = ()  # fields with 0, 1 or null: what the last turn of a conversation is rated
-    one_document_per_line: bool = (
-        False  # whether each line of plain text is a document; else the whole file is one
-    )
+    Formats by file ending: plain text (.txt, .md, .py), .jsonl, .tsv (one conversation per line, its turns
+    separated by tabs) and .parquet. All but .parquet may be compressed (.gz).
+    """
+
+    files: tuple[str, ...] = ()
+    """Globs of the training files; ** matches folders of any depth."""
+    validation_files: tuple[str, ...] = ()
+    """Globs of the validation files; empty: `validation_fraction` of the documents is held out instead."""
+    validation_fraction: float = 0.05
+    """Fraction of the documents that is held out, between 0 and 1; chosen by a hash of each document's name."""
+    column: str = "text"
+    """Field of .jsonl and .parquet records that holds the text."""
+    target_column: str = ""
+    """Field with the translation or the answer: each record is then a pair of texts; empty: no pairs."""
+    turns_column: str = ""
+    """Field with a list of turns, read instead of `column`: each record is then a conversation; empty: none."""
+    rating_columns: tuple[str, ...] = ()
+    """Fields with the ratings of a conversation's last turn: 0, 1, or null for not rated."""
+    one_document_per_line: bool = False
+    """Whether each line of plain text is a document; otherwise each file is one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TfdsConfig:
-    """A data set of the source "tfds", read without TensorFlow: stored as array_record or parquet."""
+    """A data set of the source "tfds", read without TensorFlow; stored as array_record or parquet."""
 
-    name: str = ""  # "name", "name:config" or TFDS's own "name/config:version"
-    data_dir: str | None = None  # folder with prepared data sets; None: TFDS's own
-    column: str = "text"  # feature that holds the text
-    target_column: str = ""  # feature with its translation or answer: a record is a pair of texts
-    turns_column: str = (
-        ""  # feature with a sequence of turns, in place of the text: a record is a conversation
-    )
+    name: str = ""
+    """Name of the data set: "name", "name:config", or TFDS's own "name/config:version"."""
+    data_dir: str | None = None
+    """Folder of the prepared data sets; None: the default folder of TFDS."""
+    column: str = "text"
+    """Feature that holds the text."""
+    target_column: str = ""
+    """Feature with the translation or the answer: each record is then a pair of texts; empty: no pairs."""
+    turns_column: str = ""
+    """Feature with a sequence of turns, read instead of `column`: each record is then a conversation."""
     train_split: str = "train"
-    validation_split: str = "validation"  # TFDS's slices too: "train[:1%]"
+    """Split to train on; slices of TFDS are allowed ("train[1%:]")."""
+    validation_split: str = "validation"
+    """Split to validate on; slices of TFDS are allowed ("train[:1%]")."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
-    """One source of documents, by name, and the options of each kind of source."""
+    """One source of documents by name, and the options of each kind of source."""
 
-    source: str = "python"  # "python", "docstrings", "text", "tfds", or "package.module:attr"
-    language: str = ""  # of the text, for objectives that tell languages apart
-    target_language: str = ""  # of the second texts of pairs; empty: the same
+    source: str = "python"
+    """Name of the source: "python", "docstrings", "text", "tfds", or "package.module:attr"."""
+    language: str = ""
+    """Language of the text, for objectives that distinguish languages; empty: none is named."""
+    target_language: str = ""
+    """Language of the second texts of pairs; empty: the same as `language`."""
     text: TextConfig = TextConfig()
+    """Options of the source "text"."""
     tfds: TfdsConfig = TfdsConfig()
+    """Options of the source "tfds"."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightedSource(SourceConfig):
-    """A source of a mixture; its share of the rows is its weight over the sum of all weights."""
+    """One source of a mixture, with its sampling weight."""
 
     weight: float = 1.0
+    """Sampling weight, above 0: the source's fraction of the rows is its weight over the sum of all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(SourceConfig):
-    """Text, and how it becomes batches."""
+    """The text to train on, and how it is turned into batches."""
 
-    mixture: tuple[WeightedSource, ...] = ()  # several sources instead of the one above
-    # A source's share is its weight times its number of tokens to this power (XLM: .5 or .7, mT5: .3).
+    mixture: tuple[WeightedSource, ...] = ()
+    """Several sources with weights, used instead of `source`; empty: `source` alone."""
     mixture_power: float = 0.0
-    sequence_length: int = 512  # tokens of a row of the model (of the encoder, where there are two)
-    packing: Literal["concat", "best_fit"] = (
-        "concat"  # cut the joined documents, or fill rows with whole ones
-    )
-    add_eos: bool = True  # whether every document ends with eos
-    shuffle: bool = True  # a new order of the windows each epoch
-    workers: int = 0  # processes that build batches ahead; 0: a thread
-    records: RecordsConfig = RecordsConfig()  # of a task, which reads these and none of the sources
+    """Exponent in 0..1: weights are multiplied by a source's number of tokens to this power (XLM .5, mT5 .3)."""
+    sequence_length: int = 512
+    """Tokens of one row of the model (of the encoder, in an encoder-decoder), 2 or more."""
+    packing: Literal["concat", "best_fit"] = "concat"
+    """Mode: "concat" cuts the concatenated documents into rows; "best_fit" fills rows with whole documents."""
+    add_eos: bool = True
+    """Whether eos is appended to every document."""
+    shuffle: bool = True
+    """Whether the windows come in a new order each epoch."""
+    workers: int = 0
+    """Number of processes that build batches ahead; 0: one thread of this process."""
+    records: RecordsConfig = RecordsConfig()
+    """Labelled records, which tasks read instead of the sources."""
 
     @property
     def sources(self) -> tuple[WeightedSource, ...]:
-        """The sources with their weights, one or more."""
+        """Sources with their weights; at least one."""
         if self.mixture:
             return self.mixture
-        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(SourceConfig)}
-        return (WeightedSource(**shared),)
+        single = WeightedSource(
+            source=self.source,
+            language=self.language,
+            target_language=self.target_language,
+            text=self.text,
+            tfds=self.tfds,
+        )
+        return (single,)
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """The names of all sources' languages, each once, in the order in which they come."""
+        """Distinct languages of all sources, in order of first appearance; one empty name where none is given."""
         names = [name for source in self.sources for name in (source.language, source.target_language)]
         return tuple(dict.fromkeys(name for name in names if name)) or ("",)
 
     def language_numbers(self, source: SourceConfig) -> tuple[int, int]:
-        """Places in `languages` of a source's texts and of their translations."""
-        own = self.languages.index(source.language) if source.language else 0
-        return own, self.languages.index(source.target_language) if source.target_language else own
+        """Return the indices in `languages` of a source's texts and of their translations."""
+        language = self.languages.index(source.language) if source.language else 0
+        if not source.target_language:
+            return language, language
+        return language, self.languages.index(source.target_language)
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Check all fields. Raises ConfigError naming the field, its value and the legal values."""
         if self.sequence_length < 2:
             raise ConfigError(f"data.sequence_length = {self.sequence_length} must be 2 or more")
         if not 0 <= self.mixture_power <= 1:

@@ -1,4 +1,4 @@
-"""The order of rows, as functions that need no state: permutations by index and the mixture's sequence."""
+"""The order of rows, without state: permutations by index and the sequence of a mixture's sources."""
 
 import functools
 import hashlib
@@ -11,25 +11,34 @@ from tlx.base.errors import ConfigError
 
 _MASK = (1 << 64) - 1
 _ROUNDS = 6
-_PERIOD = 10_000  # rows after which a mixture's sequence repeats: shares are multiples of 1/10,000
+_PERIOD = 10_000  # rows after which a mixture's sequence repeats: fractions are multiples of 1/10,000
 
 
 def hash64(*parts: object) -> int:
-    """64 bits from integers and strings, the same on every machine."""
+    """Hash integers and strings to 64 bits, the same on every machine."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
 
 
 def row_generator(seed: int, split: str, row: int) -> np.random.Generator:
-    """The random numbers of one row of the global stream of rows (row = batch index * batch size + b)."""
+    """Return the random generator of one row of the global stream of rows.
+
+    Args:
+        seed: Seed of the run.
+        split: Name of the split, or of another stream of rows.
+        row: Row index in the stream: batch index * batch size + index in the batch.
+
+    Returns:
+        A Philox generator whose key is (stream, row), independent of all others.
+    """
     return np.random.Generator(np.random.Philox(key=[_stream(seed, split), row]))
 
 
 class Permutation:
-    """A bijection of 0..size-1 in O(1) memory, one of (at most) 2**64 by its key.
+    """A pseudorandom permutation of 0..size-1 in O(1) memory, selected by a 64-bit key.
 
-    A Feistel network over a x b >= size, alternately L += F(R) mod a and R += F(L) mod b, walked until it
-    lands inside (Black and Rogaway, Ciphers with arbitrary finite domains, 2002). a x b exceeds size by
-    less than 2 sqrt(size) + 1, so one walk nearly always suffices.
+    A Feistel network over a x b >= size, alternately L += F(R) mod a and R += F(L) mod b, repeated until the
+    result is below size (cycle walking; Black and Rogaway, Ciphers with arbitrary finite domains, 2002).
+    a x b exceeds size by less than 2 sqrt(size) + 1, so one pass nearly always suffices.
     """
 
     def __init__(self, size: int, key: int):
@@ -39,8 +48,9 @@ class Permutation:
         self._keys = [hash64(key, i) for i in range(_ROUNDS)]
 
     def __call__(self, index: int) -> int:
-        """Where `index` goes."""
-        a, b = self._a, self._b
+        """Return the image of `index`."""
+        a = self._a
+        b = self._b
         while True:
             left, right = divmod(index, b)
             for i in range(0, _ROUNDS, 2):
@@ -53,15 +63,25 @@ class Permutation:
 
 @functools.lru_cache(maxsize=256)
 def epoch_permutation(seed: int, source: int, epoch: int, size: int) -> Permutation:
-    """The order of a source's windows in one epoch."""
+    """Return the order of a source's windows in one epoch.
+
+    Args:
+        seed: Seed of the run.
+        source: Index of the source in the mixture.
+        epoch: Epoch of that source.
+        size: Number of its windows.
+
+    Returns:
+        The permutation of the window indices.
+    """
     return Permutation(size, hash64("windows", seed, source, epoch))
 
 
 class SourceMixture:
-    """A fixed sequence that gives each source its share of any stretch of rows, to within a row or two.
+    """A fixed sequence of sources that keeps each source within a row or two of its fraction at any row.
 
-    Each next row goes to the source that is furthest behind its share. The sequence repeats after
-    `_PERIOD` rows, so that the number of a source's rows before any row is known without counting.
+    Each next row goes to the source with the largest deficit. The sequence repeats after at most `_PERIOD`
+    rows, so that the number of a source's rows before any row follows from one cumulative table.
     """
 
     def __init__(self, weights: Sequence[float]):
@@ -74,22 +94,22 @@ class SourceMixture:
         self._before = np.cumsum(rows, axis=0)
 
     def source(self, row: int) -> tuple[int, int]:
-        """(source of the row, how many earlier rows that source had)."""
+        """Return the source of a row, and the number of earlier rows of that source."""
         cycle, row = divmod(row, self._period)
         source = self._source[row]
         return source, cycle * self.quotas[source] + int(self._before[row, source])
 
     def count(self, source: int, rows: int) -> int:
-        """How many of the first `rows` rows come from the source."""
-        cycle, rest = divmod(rows, self._period)
-        return cycle * self.quotas[source] + int(self._before[rest, source])
+        """Return how many of the first `rows` rows come from the source."""
+        cycle, remainder = divmod(rows, self._period)
+        return cycle * self.quotas[source] + int(self._before[remainder, source])
 
 
 def _quotas(weights: Sequence[float]) -> list[int]:
-    """Integers in the weights' proportions, by largest remainder, divided by their common divisor."""
-    shares = np.asarray(weights, np.float64) / np.sum(weights) * _PERIOD
-    quotas = np.floor(shares).astype(np.int64)
-    quotas[np.argsort(quotas - shares, kind="stable")[: _PERIOD - int(quotas.sum())]] += 1
+    """Round weights to integers by the largest-remainder method, divided by their common divisor."""
+    fractions = np.asarray(weights, np.float64) / np.sum(weights) * _PERIOD
+    quotas = np.floor(fractions).astype(np.int64)
+    quotas[np.argsort(quotas - fractions, kind="stable")[: _PERIOD - int(quotas.sum())]] += 1
     if (quotas == 0).any():
         index = int(np.argmin(quotas))
         raise ConfigError(
@@ -100,19 +120,21 @@ def _quotas(weights: Sequence[float]) -> list[int]:
 
 
 def _sequence(quotas: Sequence[int]) -> np.ndarray:
-    shares = np.asarray(quotas, np.float64) / sum(quotas)
-    left = np.asarray(quotas, np.int64)
+    """One period of sources: each row goes to the source with the largest deficit that has rows left."""
+    fractions = np.asarray(quotas, np.float64) / sum(quotas)
+    limit = np.asarray(quotas, np.int64)
     taken = np.zeros(len(quotas), np.int64)
     sequence = np.empty(sum(quotas), np.int64)
     for row in range(len(sequence)):
-        behind = np.where(taken < left, shares * (row + 1) - taken, -np.inf)
-        sequence[row] = source = int(np.argmax(behind))
+        deficit = np.where(taken < limit, fractions * (row + 1) - taken, -np.inf)
+        source = int(np.argmax(deficit))
+        sequence[row] = source
         taken[source] += 1
     return sequence
 
 
 def _mix(x: int) -> int:
-    """SplitMix64's finaliser (Steele, Lea and Flood, 2014)."""
+    """Apply the finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
     return x ^ (x >> 31)

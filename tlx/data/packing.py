@@ -1,4 +1,4 @@
-"""Best-fit packing: windows filled with whole documents, planned once per token cache and kept beside it."""
+"""Best-fit packing: windows filled with whole documents, planned once per token cache and stored beside it."""
 
 import pathlib
 from collections.abc import Iterator
@@ -10,32 +10,37 @@ from tlx.base.errors import DataError
 from tlx.data.build_once import build_once
 from tlx.data.cache import TokenCache
 
-BLOCK = 16_384  # documents that are packed together; a window never holds documents of two blocks
+# Documents that are packed together; a window never holds documents of two blocks. Bounds time and memory.
+BLOCK = 16_384
 
 
 class PackingPlan(NamedTuple):
-    """Window w holds the pieces p in ends[w-1]..ends[w]: tokens[starts[p] : starts[p] + sizes[p]]."""
+    """The pieces of each window: window w holds pieces ends[w - 1]..ends[w] - 1."""
 
-    ends: np.ndarray  # int64 [windows]
-    starts: np.ndarray  # int64 [pieces]
-    sizes: np.ndarray  # int32 [pieces]
+    ends: np.ndarray
+    """int64 [windows], index after the last piece of each window."""
+    starts: np.ndarray
+    """int64 [pieces], first token of each piece in the cache."""
+    sizes: np.ndarray
+    """int32 [pieces], tokens of each piece."""
 
 
 def best_fit_plan(cache: TokenCache, capacity: int) -> PackingPlan:
-    """The plan for windows of `capacity` tokens, read from beside the cache (memory-mapped) or made."""
+    """Return the plan for windows of `capacity` tokens; computed once, then memory-mapped from disk."""
     folder = cache.folder.with_name(f"{cache.folder.name}-best-fit-{capacity}")
     return build_once(
         folder,
         lambda temporary: _write(temporary, make_plan(cache.offsets, capacity), cache.fingerprint),
-        lambda whole: _read(whole, cache.fingerprint),
+        lambda finished: _read(finished, cache.fingerprint),
     )
 
 
 def make_plan(offsets: np.ndarray, capacity: int) -> PackingPlan:
-    """Cuts documents longer than `capacity` into full windows and a rest, and packs the rests.
+    """Plan windows: documents longer than `capacity` are split into full windows and a remainder.
 
-    Rests go, longest first, where they leave least room (Ding et al., Fewer truncations improve language
-    modeling, 2024). Every token is in exactly one window.
+    Remainders are packed longest first, each into the window where it leaves the least space (best-fit
+    decreasing; Ding et al., Fewer truncations improve language modeling, 2024). Every token is in exactly
+    one window.
     """
     starts: list[int] = []
     sizes: list[int] = []
@@ -51,38 +56,45 @@ def make_plan(offsets: np.ndarray, capacity: int) -> PackingPlan:
 
 def _pack_block(offsets: np.ndarray, capacity: int) -> Iterator[list[tuple[int, int]]]:
     lengths = np.diff(offsets)
-    rests = lengths % capacity
+    remainders = lengths % capacity
     for document in np.flatnonzero(lengths >= capacity):
         start = int(offsets[document])
         for piece in range(int(lengths[document]) // capacity):
             yield [(start + piece * capacity, capacity)]
-    order = np.argsort(-rests, kind="stable")
-    order = order[rests[order] > 0]
-    rest_starts = offsets[1:] - rests
-    yield from pack(list(zip(rest_starts[order].tolist(), rests[order].tolist(), strict=True)), capacity)
+    order = np.argsort(-remainders, kind="stable")
+    order = order[remainders[order] > 0]
+    remainder_starts = offsets[1:] - remainders
+    pieces = list(zip(remainder_starts[order].tolist(), remainders[order].tolist(), strict=True))
+    yield from pack(pieces, capacity)
 
 
 def pack(pieces: list[tuple[int, int]], capacity: int) -> list[list[tuple[int, int]]]:
-    """Pieces (start, or number, and size), longest first, into windows; sizes from 1 to the capacity."""
+    """Pack pieces (key, size) into windows by best fit.
+
+    `pieces` are sorted from longest to shortest, with sizes from 1 to `capacity`. Takes O(1) big-integer
+    operations a piece.
+    """
     windows: list[list[tuple[int, int]]] = []
-    with_room: list[list[int]] = [[] for _ in range(capacity)]  # windows by the room they have left
-    rooms = 0  # bit r is set where with_room[r] is not empty
+    by_space: list[list[int]] = [[] for _ in range(capacity)]  # window indices by the space left
+    spaces = 0  # bit s is set where by_space[s] is not empty
     for piece in pieces:
         size = piece[1]
-        fitting = rooms >> size
+        fitting = spaces >> size
         if fitting:
-            room = size + (fitting & -fitting).bit_length() - 1
-            window = with_room[room].pop()
-            if not with_room[room]:
-                rooms ^= 1 << room
+            # The lowest set bit is the smallest space that is large enough.
+            space = size + (fitting & -fitting).bit_length() - 1
+            window = by_space[space].pop()
+            if not by_space[space]:
+                spaces ^= 1 << space
             windows[window].append(piece)
         else:
-            room, window = capacity, len(windows)
+            space = capacity
+            window = len(windows)
             windows.append([piece])
-        left = room - size
+        left = space - size
         if left:
-            with_room[left].append(window)
-            rooms |= 1 << left
+            by_space[left].append(window)
+            spaces |= 1 << left
     return windows
 
 
@@ -94,12 +106,13 @@ def _write(folder: pathlib.Path, plan: PackingPlan, fingerprint: str) -> None:
 
 def _read(folder: pathlib.Path, fingerprint: str) -> PackingPlan:
     try:
-        plan = PackingPlan(
-            *(np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in PackingPlan._fields)
-        )
-        whole = (folder / "fingerprint").read_text() == fingerprint
+        arrays = {
+            name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in PackingPlan._fields
+        }
+        plan = PackingPlan(**arrays)
+        matches = (folder / "fingerprint").read_text() == fingerprint
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the packing plan: {error}") from error
-    if not whole or plan.ends[-1] != len(plan.starts) or len(plan.starts) != len(plan.sizes):
+    if not matches or plan.ends[-1] != len(plan.starts) or len(plan.starts) != len(plan.sizes):
         raise DataError(f"the packing plan {folder} does not belong to its token cache")
     return plan

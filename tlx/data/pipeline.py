@@ -1,4 +1,4 @@
-"""Batches of an objective's examples: batch k is a function of (seed, k) and nothing else."""
+"""Batches of an objective's examples: batch k is a pure function of (seed, k)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from tlx.data.order import SourceMixture, epoch_permutation, hash64, row_generat
 from tlx.data.prepare import open_caches
 from tlx.data.sources import Split
 from tlx.data.window import Window, WindowSpec, padding_window, reversed_window
-from tlx.data.window_layouts import WindowLayout, check_window_spec, make_layout
+from tlx.data.window_layouts import Stream, WindowLayout, check_window_spec, make_layout
 from tlx.text import Tokenizer
 
 Example = Callable[[np.random.Generator, Window, Any], Batch]
@@ -30,14 +30,29 @@ def build_pipeline(
     seed: int,
     split: Split = "train",
 ) -> "Pipeline":
-    """Opens (or writes) the token caches of `split` and lays out their windows.
+    """Open (or write) the token caches of a split and build the pipeline over their windows.
 
-    ConfigError, or DataError where the text is missing, unreadable or too little for one batch.
+    Args:
+        data: Config of sources and packing.
+        tokenizer: Tokenizer of the run.
+        example: Function (rng, window, spec) that makes one row of a batch.
+        spec: Passed to `example` as it is.
+        reads: Specification of the windows.
+        batch_size: Rows of a global batch.
+        seed: Seed of the order and of all random numbers.
+        split: "train" or "validation".
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        ConfigError: The config is not valid, or does not suit the windows that the objective reads.
+        DataError: The text is missing, unreadable, or too short for one batch.
     """
     check_window_spec(reads, data.packing)
     caches = open_caches(data, tokenizer, split)
     layouts = [make_layout(cache, reads, data.packing, tokenizer.vocab.pad) for cache in caches]
-    pipeline = Pipeline(data, layouts, example, spec, reads, batch_size, seed, split, tokenizer.vocab.pad)
+    pipeline = Pipeline(data, layouts, example, spec, reads, batch_size, seed, split)
     pipeline.check_lanes()
     if split == "train":
         pipeline.check_size()
@@ -45,10 +60,10 @@ def build_pipeline(
 
 
 class Pipeline(Batches):
-    """Rows of windows, made into examples and batches. Picklable: data workers get a copy.
+    """Examples of windows, stacked to batches. Picklable: each data worker gets a copy.
 
-    Rows of the global stream are numbered r = k * batch_size + b. A row's source, window and random
-    numbers follow from r; in a stream layout its window follows from b (a lane of the text) and k.
+    Rows of the global stream have the index r = k * batch_size + b. A row's source, window and random
+    numbers follow from r. In a stream layout its window follows from b (a lane of the text) and k.
     """
 
     def __init__(
@@ -61,13 +76,14 @@ class Pipeline(Batches):
         batch_size: int,
         seed: int,
         split: Split,
-        pad: int,
     ):
         self.batch_size = batch_size
         self.reads = reads
         self._layouts = list(layouts)
-        self._example, self._spec = example, spec
-        self._seed, self._split, self._pad = seed, split, pad
+        self._example = example
+        self._spec = spec
+        self._seed = seed
+        self._split: Split = split
         self._shuffle = data.shuffle
         self._workers = data.workers
         sizes = np.array([layout.cache.num_tokens for layout in layouts], np.float64)
@@ -89,17 +105,18 @@ class Pipeline(Batches):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches after which every window was read about once (in a stream: the longest lane, exactly)."""
+        """Batches in which every window is read about once (in a stream, the steps of the longest lane)."""
         if self.reads.layout == "stream":
-            return max(self._lane_steps(j) for j in range(len(self._layouts)))
+            return max(self._lane_steps(source) for source in range(len(self._layouts)))
         return super().steps_per_epoch
 
     def check_size(self) -> None:
-        """DataError where a source has fewer windows than its rows of one batch."""
+        """Raise DataError where a source has fewer windows than its rows of one batch."""
         for source, layout in enumerate(self._layouts):
             rows = self._mixture.count(source, self.batch_size)
             if layout.num_windows < rows:
-                tokens, name = layout.cache.num_tokens, layout.cache.meta["source"]
+                tokens = layout.cache.num_tokens
+                name = layout.cache.meta["source"]
                 raise DataError(
                     f"{name} is smaller than a batch: {tokens} tokens are {layout.num_windows} windows of "
                     f"{self.reads.length}, a batch takes {rows}; use more text, a smaller train.batch_size "
@@ -107,7 +124,7 @@ class Pipeline(Batches):
                 )
 
     def check_lanes(self) -> None:
-        """ConfigError where rows go on from batch to batch and a source of the mixture gets none of them."""
+        """Raise ConfigError where the rows of a stream cannot be divided over its sources and directions."""
         if self.reads.both_ways and self.batch_size % 2:
             raise ConfigError(
                 f"train.batch_size = {self.batch_size}: where half of the rows read backwards, their number "
@@ -117,49 +134,57 @@ class Pipeline(Batches):
             if self.reads.layout == "stream" and not self._lanes(source):
                 raise ConfigError(
                     f"train.batch_size = {self.batch_size} gives {layout.cache.meta['source']} no row: where "
-                    "rows go on from batch to batch, each source of data.mixture needs one of its own"
+                    "rows continue from batch to batch, each source of data.mixture needs at least one row"
                 )
 
     def _row(self, k: int, b: int, in_order: bool = False) -> Batch:
-        place = self._lane_place(k, b) if self.reads.layout == "stream" else self._place(k, b, in_order)
+        if self.reads.layout == "stream":
+            address = self._lane_address(k, b)
+        else:
+            address = self._address(k, b, in_order)
         stream = f"{self._split} in order" if in_order else self._split
         row = k * self.batch_size + b
-        if place is None or (in_order and place.epoch):
+        if address is None or (in_order and address.epoch):
             rng = row_generator(self._seed, stream, row)
-            example = self._example(rng, padding_window(self.reads, self._pad), self._spec)
+            example = self._example(rng, padding_window(self.reads, self._layouts[0].pad), self._spec)
             return example | {"weights": np.zeros_like(example["weights"])}
-        layout, epoch = self._layouts[place.source], place.epoch
+        cache = self._layouts[address.source].cache
+        epoch = address.epoch
         if self.reads.copies:
+            # The random numbers follow from the version and the window, so that the version repeats exactly.
             epoch %= self.reads.copies
-            stream, row = f"{stream} copies {place.source} {epoch}", place.window_index
+            stream = f"{stream} copies {address.source} {epoch}"
+            row = address.window_index
         rng = row_generator(self._seed, stream, row)
         origin = 0
         if self._shuffle and not in_order:
-            document = hash64("origin", self._seed, place.source, epoch) % layout.cache.num_documents
-            origin = int(layout.cache.offsets[document])
-        return self._example(rng, self._window(place, origin, rng), self._spec)
+            document = hash64("origin", self._seed, address.source, epoch) % cache.num_documents
+            origin = int(cache.offsets[document])
+        return self._example(rng, self._window(address, origin, rng), self._spec)
 
-    def _window(self, place: "_Place", origin: int, rng: np.random.Generator) -> Window:
-        layout = self._layouts[place.source]
-        language, other_language = self._languages[place.source]
-        if place.backwards:
-            window = layout.window(place.window_index, origin, backwards=True)._replace(language=language)
+    def _window(self, address: "_WindowAddress", origin: int, rng: np.random.Generator) -> Window:
+        layout = self._layouts[address.source]
+        language, second_language = self._languages[address.source]
+        if address.backwards:
+            assert isinstance(layout, Stream)  # only rows of a stream read backwards
+            window = layout.window(address.window_index, origin, backwards=True)
         else:
-            window = layout.window(place.window_index, origin)._replace(language=language)
+            window = layout.window(address.window_index, origin)
+        window = window._replace(language=language)
         if not self.reads.second_length:
             return window
-        other = layout.second_window(place.window_index, self.reads.second_length, rng)
-        if place.backwards:
-            other = reversed_window(other)
-        return window._replace(second=other._replace(language=other_language))
+        second = layout.second_window(address.window_index, self.reads.second_length, rng)
+        if address.backwards:
+            second = reversed_window(second)
+        return window._replace(second=second._replace(language=second_language))
 
-    def _place(self, k: int, b: int, in_order: bool) -> "_Place | None":
-        """The window of row b of batch k, where rows are independent of each other."""
+    def _address(self, k: int, b: int, in_order: bool) -> "_WindowAddress | None":
+        """Address of the window of row b of batch k, where rows are independent; None after the end."""
         row = k * self.batch_size + b
         if in_order:
             for source, layout in enumerate(self._layouts):
                 if row < layout.num_windows:
-                    return _Place(source, 0, row)
+                    return _WindowAddress(source, 0, row)
                 row -= layout.num_windows
             return None
         source, count = self._mixture.source(row)
@@ -167,34 +192,40 @@ class Pipeline(Batches):
         epoch, index = divmod(count, size)
         if self._shuffle:
             index = epoch_permutation(self._seed, source, epoch, size)(index)
-        return _Place(source, epoch, index)
+        return _WindowAddress(source, epoch, index)
 
-    def _lane_place(self, k: int, b: int) -> "_Place | None":
-        """The window of row b of batch k, where row b reads on from batch to batch: each source's windows
-        are dealt in equal stretches to the rows that the mixture gives it (both ways: to half of them, and
-        those of the reversed text to the others). None behind a stretch's end."""
-        backwards, place = divmod(b, self._ways)
-        source, lane = self._mixture.source(place)
-        size, lanes = self._layouts[source].num_windows, self._lanes(source)
+    def _lane_address(self, k: int, b: int) -> "_WindowAddress | None":
+        """Address of the window of row b of batch k in a stream; None after the end of the row's lane.
+
+        Each source's windows are divided into lanes of equal length, one for each row that the mixture gives
+        the source. Where text is read both ways, half of the rows read the lanes of the reversed text.
+        """
+        backwards, row = divmod(b, self._rows_one_way)
+        source, lane = self._mixture.source(row)
+        size = self._layouts[source].num_windows
+        lanes = self._lanes(source)
         epoch, step = divmod(k, self._lane_steps(source))
         index = lane * size // lanes + step
-        inside = index < (lane + 1) * size // lanes
-        return _Place(source, epoch, index, bool(backwards)) if inside else None
+        if index >= (lane + 1) * size // lanes:
+            return None
+        return _WindowAddress(source, epoch, index, bool(backwards))
 
     def _lanes(self, source: int) -> int:
-        return self._mixture.count(source, self._ways)
+        """Number of lanes of a source: its rows of a batch in one direction."""
+        return self._mixture.count(source, self._rows_one_way)
 
     @property
-    def _ways(self) -> int:
-        """Rows of a batch that read the text one way: the first half, or all."""
+    def _rows_one_way(self) -> int:
+        """Rows of a batch that read the text in one direction: all, or the first half."""
         return self.batch_size // (2 if self.reads.both_ways else 1)
 
     def _lane_steps(self, source: int) -> int:
+        """Windows of a source's longest lane."""
         return -(-self._layouts[source].num_windows // self._lanes(source))
 
 
-class _Place(NamedTuple):
+class _WindowAddress(NamedTuple):
     source: int
     epoch: int
-    window_index: int  # of the window in its layout
+    window_index: int  # within its layout
     backwards: bool = False

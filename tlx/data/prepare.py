@@ -1,4 +1,4 @@
-"""From a config to the tokenizer and the token caches, both made once and kept in the user's cache folder."""
+"""The tokenizer and the token caches of a config, built once in the user's cache folder."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,16 +13,16 @@ from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer
 
 
 def prepare_tokenizer(config: TokenizerConfig, data: DataConfig) -> Tokenizer:
-    """The run's tokenizer; where one has to be trained, on the train split of `data`, and only once."""
+    """Load or build the tokenizer; a vocabulary is trained once, on the train split of `data`."""
     config.validate()
     if config.path is not None or config.kind == "bytes":
         return make_tokenizer(config, ())
     data.validate()
     sources = [open_source(source, "train") for source in data.sources]
     weights = [source.weight for source in data.sources]
-    key = sha256_json(
-        [FORMAT, to_dict(config), weights, [[s.source for s in data.sources], [s.identity for s in sources]]]
-    )
+    names = [source.source for source in data.sources]
+    identities = [source.identity for source in sources]
+    key = sha256_json([FORMAT, to_dict(config), weights, [names, identities]])
     return build_once(
         cache_folder() / "tokenizers" / key[:32],
         lambda folder: make_tokenizer(config, _sample(sources, weights, config.train_bytes)).save(folder),
@@ -31,7 +31,20 @@ def prepare_tokenizer(config: TokenizerConfig, data: DataConfig) -> Tokenizer:
 
 
 def open_caches(data: DataConfig, tokenizer: Tokenizer, split: Split) -> tuple[TokenCache, ...]:
-    """The token cache of each of the config's sources, written first where it is missing or damaged."""
+    """Open the token cache of each source; writes those that are missing or damaged.
+
+    Args:
+        data: Config of the sources.
+        tokenizer: Tokenizer of the run; its hash is part of the key of a cache.
+        split: "train" or "validation".
+
+    Returns:
+        One cache per source, in the order of `data.sources`.
+
+    Raises:
+        ConfigError: The config is not valid.
+        DataError: A source cannot be read or has no documents.
+    """
     data.validate()
     return tuple(_open_cache(source, tokenizer, split, data.add_eos) for source in data.sources)
 
@@ -47,15 +60,20 @@ def _open_cache(config: WeightedSource, tokenizer: Tokenizer, split: Split, add_
 
 
 def _sample(sources: Sequence[Source], weights: Sequence[float], num_bytes: int) -> Iterator[str]:
-    """At most about `num_bytes` of text: each source by its weight, each of its parts the same, from its
-    beginning (a document is never cut)."""
+    """Yield about `num_bytes` of text for training a vocabulary.
+
+    Each source contributes by its weight, equally from the beginning of each of its parts. Documents are
+    never cut.
+    """
     for source, weight in zip(sources, weights, strict=True):
-        share = num_bytes * weight / sum(weights) / len(source.parts)
+        part_bytes = num_bytes * weight / sum(weights) / len(source.parts)
         for part in source.parts:
-            yield from _first(share, (text for document in source.read(part) for text in document.texts))
+            texts = (text for document in source.read(part) for text in document.texts)
+            yield from _first(part_bytes, texts)
 
 
 def _first(num_bytes: float, texts: Iterator[str]) -> Iterator[str]:
+    """Yield texts until their total length reaches `num_bytes`."""
     size = 0
     for text in texts:
         if size >= num_bytes:

@@ -1,4 +1,4 @@
-"""Batches of a task's examples from labelled records: batch k is a function of (seed, k) here too."""
+"""Batches of a task's examples from labelled records: batch k is a pure function of (seed, k)."""
 
 import dataclasses
 import hashlib
@@ -23,85 +23,122 @@ RecordSplit = Literal["train", "validation", "test"]
 
 
 class RecordTask(Protocol):
-    """What batches of records need of a task (tlx/tasks/shared/base.py, which stands above this package)."""
+    """The part of a task that batches of records use (tlx/tasks/shared/base.py, on a floor above)."""
 
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: Any, labelled: bool = True
     ) -> list[Any]:
-        """Make items of records; each has the index of its record as `record`."""
+        """Tokenize records to items.
+
+        Args:
+            records: The records.
+            tokenizer: Tokenizer of the run.
+            spec: Spec of the task.
+            labelled: Whether the records have targets.
+
+        Returns:
+            Items; each has the index of its record as `record`.
+        """
         ...
 
     def empty_item(self, spec: Any) -> Any:
-        """Return an item of no record."""
+        """Return an item without a record, for padding rows."""
         ...
 
     def example(self, rng: np.random.Generator, item: Any, spec: Any) -> Batch:
-        """Make one row of a batch."""
+        """Make one row of a batch.
+
+        Args:
+            rng: Random numbers of the row.
+            item: An item of `prepare` or `join`.
+            spec: Spec of the task.
+
+        Returns:
+            Arrays of the row by name.
+        """
         ...
 
     def packs(self, config: Any) -> bool:
-        """Return whether a row of training holds several items."""
+        """Return whether several items are packed into a training row."""
         ...
 
     def example_size(self, item: Any, spec: Any) -> int:
-        """Return how many tokens of a row an item takes."""
+        """Return the number of tokens that an item takes in a row."""
         ...
 
     def join(self, items: Sequence[Any]) -> Any:
-        """Return one item of several."""
+        """Join several items to one."""
         ...
 
 
 def read_records(config: RecordsConfig, part: RecordSplit, seed: int) -> list[Record]:
-    """The records of a part, in the files' order, set by set. DataError where there are none.
+    """Read the records of a split, in the order of the files, set by set.
 
-    Of the training records `limit` are chosen by the seed. What is held out for validation depends on the
-    records' places alone, or on their values of `group`.
+    Records held out for validation depend only on their locations, or on their values in `group_column`.
+
+    Args:
+        config: Files, or sets of files.
+        part: The split.
+        seed: Selects the `limit` training records.
+
+    Returns:
+        The records; their `set` names the set they belong to.
+
+    Raises:
+        ConfigError: The config is not valid.
+        DataError: There is no record, or a file cannot be read.
     """
     config.validate()
     if not config.sets:
         return _read_part(config, part, seed, "data.records")
-    found: list[Record] = []
-    for i, one in enumerate(config.sets):
-        if part != "test" or one.test:
-            records = _read_part(one, part, seed, f"data.records.sets[{i}]")
-            found += [record._replace(set=one.name) for record in records]
-    if not found:
+    records: list[Record] = []
+    for i, record_set in enumerate(config.sets):
+        if part != "test" or record_set.test:
+            set_records = _read_part(record_set, part, seed, f"data.records.sets[{i}]")
+            records += [record._replace(set=record_set.name) for record in set_records]
+    if not records:
         raise DataError("no set of data.records.sets has test files")
-    return found
+    return records
 
 
 def _read_part(config: RecordFiles, part: RecordSplit, seed: int, field: str) -> list[Record]:
-    own = getattr(config, part)
-    if part == "validation" and not own:
+    """Records of one set of files; `field` is the config key of the set."""
+    globs = getattr(config, part)
+    if part == "validation" and not globs:
         return _held_out(config, True, field)
-    if not own:
+    if not globs:
         raise DataError(f"{field}.{part} is empty; give globs such as ('reviews/{part}*.jsonl',)")
     if part != "train":
-        return read_files(own, config, f"{field}.{part}")
-    known = config.validation
-    records = read_files(own, config, f"{field}.train") if known else _held_out(config, False, field)
+        return read_files(globs, config, f"{field}.{part}")
+    if config.validation:
+        records = read_files(globs, config, f"{field}.train")
+    else:
+        records = _held_out(config, False, field)
     if not config.limit or config.limit >= len(records):
         return records
     order = Permutation(len(records), hash64("limit", seed))
     return [records[index] for index in sorted(order(i) for i in range(config.limit))]
 
 
-def _held_out(config: RecordFiles, wanted: bool, field: str) -> list[Record]:
+def _held_out(config: RecordFiles, validation: bool, field: str) -> list[Record]:
+    """Training records that are held out for validation, or those that are not."""
     records = read_files(config.train, config, f"{field}.train")
-    share = config.validation_fraction
-    kept = [record for record in records if held_out(_held_by(record, config, field), share) == wanted]
-    if not kept:
+    fraction = config.validation_fraction
+    selected = [
+        record for record in records if held_out(_hash_key(record, config, field), fraction) == validation
+    ]
+    if not selected:
         raise DataError(
-            f"{field}.train has {len(records)} records, and a share of {share} held out for validation "
-            f"leaves {'none for it' if wanted else 'none to train on'}; give {field}.validation"
+            f"{field}.train has {len(records)} records, and a fraction of {fraction} held out for validation "
+            f"leaves {'none for it' if validation else 'none to train on'}; give {field}.validation"
         )
-    return kept
+    return selected
 
 
-def _held_by(record: Record, config: RecordFiles, field: str) -> str:
+def _hash_key(record: Record, config: RecordFiles, field: str) -> str:
+    """Text whose hash decides whether a record is held out."""
     if config.group_column:
-        return record.joined(config.group_column, f"{field}.group")
+        return record.joined(config.group_column, f"{field}.group_column")
     return record.where.rsplit("/", 1)[-1]
 
 
@@ -115,7 +152,24 @@ def build_records(
     seed: int,
     part: RecordSplit = "train",
 ) -> "RecordPipeline":
-    """Reads and tokenises a part's records. DataError naming the record that does not fit."""
+    """Read and tokenize the records of a split.
+
+    Args:
+        data: Config of the records.
+        tokenizer: Tokenizer of the run.
+        task: Makes items and rows.
+        spec: Spec of the task.
+        batch_size: Rows of a global batch.
+        seed: Seed of the order and of all random numbers.
+        part: The split.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        ConfigError: The config is not valid.
+        DataError: A record (which is named) is not usable, or there is none.
+    """
     records = read_records(data.records, part, seed)
     items = task.prepare(records, tokenizer, spec)
     if part == "train" and task.packs(spec.config):
@@ -126,8 +180,20 @@ def build_records(
 def prepare_records_tokenizer(
     config: TokenizerConfig, data: DataConfig, columns: Sequence[tuple[str, str]]
 ) -> Tokenizer:
-    """The run's tokenizer; where one has to be trained, on the columns (name, the config's field) of all
-    training records, and only once."""
+    """Load or build the tokenizer; a vocabulary is trained once, on columns of all training records.
+
+    Args:
+        config: Config of the tokenizer.
+        data: Config of the records.
+        columns: Pairs (column, config key that names it) of the texts to train on.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ConfigError: A config is not valid.
+        DataError: The records cannot be read or have no such column.
+    """
     if config.path is not None or config.kind == "bytes":
         return make_tokenizer(config, ())
     records = read_records(dataclasses.replace(data.records, limit=0), "train", 0)
@@ -135,7 +201,7 @@ def prepare_records_tokenizer(
         record.joined(name, field)
         for record in records
         for name, field in columns
-        if not record.set or name in record.values  # each set has columns of its own
+        if not record.set or name in record.values  # sets may have different columns
     ]
     key = sha256_json([to_dict(config), texts])
     return build_once(
@@ -146,9 +212,9 @@ def prepare_records_tokenizer(
 
 
 class RecordPipeline(Batches):
-    """Rows of items. An epoch of training takes each once, in a new order; `records` are what they are of.
+    """Rows of items; a training epoch reads each once, in a new order.
 
-    Where records are of several sets, each set has its share of the rows, and epochs of its own.
+    With several sets of records, each set has its fraction of the rows and its own epochs.
     """
 
     def __init__(
@@ -162,13 +228,19 @@ class RecordPipeline(Batches):
         seed: int,
         part: str,
     ):
-        self.batch_size, self.records, self.items = batch_size, records, items
+        self.batch_size = batch_size
+        self.records = records
+        self.items = items
         self.num_windows = len(items)
-        self._example, self._blank, self._spec = task.example, task.empty_item(spec), spec
-        self._seed, self._part = seed, part
-        self._shuffle, self._workers = data.shuffle, data.workers
+        self._example = task.example
+        self._empty_item = task.empty_item(spec)
+        self._spec = spec
+        self._seed = seed
+        self._part = part
+        self._shuffle = data.shuffle
+        self._workers = data.workers
         self._sets = _by_set(items, records)
-        weights = _weights([len(numbers) for numbers in self._sets], data.records)
+        weights = _weights([len(indices) for indices in self._sets], data.records)
         self._mixture = SourceMixture(weights)
         digest = hashlib.sha256()
         self.num_tokens = 0
@@ -182,7 +254,7 @@ class RecordPipeline(Batches):
         self.fingerprint = digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without records and tokenizer: data workers make examples of items alone."""
+        """Leave out records and tokenizer: data workers need only the items."""
         return self.__dict__ | {"records": (), "_spec": dataclasses.replace(self._spec, tokenizer=None)}
 
     def _row(self, k: int, b: int, in_order: bool = False) -> Batch:
@@ -190,48 +262,49 @@ class RecordPipeline(Batches):
         stream = f"{self._part} in order" if in_order else self._part
         rng = row_generator(self._seed, stream, row)
         if in_order and row >= self.num_windows:
-            example = self._example(rng, self._blank, self._spec)
+            example = self._example(rng, self._empty_item, self._spec)
             return example | {"weights": np.zeros_like(example["weights"])}
         if in_order:
             return self._example(rng, self.items[row], self._spec)
         source, count = self._mixture.source(row)
-        numbers = self._sets[source]
-        epoch, index = divmod(count, len(numbers))
+        indices = self._sets[source]
+        epoch, index = divmod(count, len(indices))
         if self._shuffle:
-            index = epoch_permutation(self._seed, source, epoch, len(numbers))(index)
-        return self._example(rng, self.items[numbers[index]], self._spec)
+            index = epoch_permutation(self._seed, source, epoch, len(indices))(index)
+        return self._example(rng, self.items[indices[index]], self._spec)
 
 
 def _packed(items: Sequence[Any], records: Sequence[Record], task: RecordTask, spec: Any) -> list[Any]:
-    """The items, as many in one as fit a row, set by set; which of equal sizes meet has nothing to do with
-    their order in the files."""
-    joined = []
-    for numbers in _by_set(items, records):
-        sizes = [(int(number), task.example_size(items[number], spec)) for number in numbers]
-        order = sorted((pair for pair in sizes if pair[1]), key=_by_size)
-        joined += [task.join([items[number] for number, _ in row]) for row in pack(order, spec.length)]
-    return joined
+    """Pack items to rows, set by set; items of equal size are combined independently of their file order."""
+    rows: list[Any] = []
+    for indices in _by_set(items, records):
+        sizes = [(int(index), task.example_size(items[index], spec)) for index in indices]
+        order = sorted((pair for pair in sizes if pair[1]), key=_largest_first)
+        rows += [task.join([items[index] for index, _ in row]) for row in pack(order, spec.length)]
+    return rows
 
 
-def _by_size(pair: tuple[int, int]) -> tuple[int, int]:
-    number, size = pair
-    return -size, hash64("pack", number)
+def _largest_first(pair: tuple[int, int]) -> tuple[int, int]:
+    """Sort key of (index, size): by size, then by a hash of the index."""
+    index, size = pair
+    return -size, hash64("pack", index)
 
 
 def _by_set(items: Sequence[Any], records: Sequence[Record]) -> list[np.ndarray]:
-    """Numbers of the items of each set, sets in the order in which they come."""
-    found: dict[str, list[int]] = {}
-    for number, item in enumerate(items):
-        found.setdefault(records[item.record].set, []).append(number)
-    return [np.array(numbers) for numbers in found.values()]
+    """Indices of the items of each set, sets in order of first appearance."""
+    indices: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
+        indices.setdefault(records[item.record].set, []).append(index)
+    return [np.array(of_set) for of_set in indices.values()]
 
 
 def _weights(sizes: Sequence[int], config: RecordsConfig) -> list[float]:
+    """Sampling weight of each set, for its number of items."""
     return [min(size, config.max_set_size or size) ** (1 / config.temperature) for size in sizes]
 
 
 def _arrays(values: Any) -> Iterator[np.ndarray]:
-    """All integer arrays inside nested tuples and lists: the ids of items."""
+    """Yield all integer arrays inside nested tuples and lists: the token ids of items."""
     if isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.integer):
         yield values
     elif isinstance(values, list | tuple):

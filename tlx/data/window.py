@@ -1,4 +1,4 @@
-"""What flows from the data to an objective: a fixed-length piece of text, and which kind of piece."""
+"""Windows: fixed-length pieces of text that flow from the data to an objective, and their specification."""
 
 from typing import Literal, NamedTuple
 
@@ -10,67 +10,79 @@ LayoutName = Literal["packed", "stream", "document", "parallel", "packed_or_para
 
 
 class Window(NamedTuple):
-    """A piece of text of n tokens, and a second one where an objective asks for it (second_length).
+    """A piece of text of fixed length, and a second one where an objective asks for it (second_length)."""
 
-    `segments` count the documents within the window from 1 and are 0 on padding; `positions` restart at
-    0 in each document's piece (0 on padding); documents end with eos where the data config says so.
-    `language` is a number in the data config's `languages`. `backwards`: the text is in reverse.
-    """
-
-    tokens: np.ndarray  # int32 [n]
-    segments: np.ndarray  # int32 [n]
-    positions: np.ndarray  # int32 [n]
-    second: "Window | None" = None  # a translation, or text from elsewhere
+    tokens: np.ndarray
+    """int32 [length]; documents end with eos where the data config says so."""
+    segments: np.ndarray
+    """int32 [length], index of the document within the window, from 1; 0 on padding."""
+    positions: np.ndarray
+    """int32 [length], restarting at 0 in each document's piece; 0 on padding."""
+    second: "Window | None" = None
+    """A second piece of text, such as a translation; None where the spec has no second_length."""
     language: int = 0
+    """Index in the `languages` of the data config."""
     backwards: bool = False
+    """Whether the text is reversed."""
 
 
 class WindowSpec(NamedTuple):
-    """What an objective reads for one row of a batch: windows of `length` tokens in a `layout`.
-
-    packed: windows in shuffled order, cut from concatenated documents (or filled with whole ones);
-    stream: row b of batch k+1 continues row b of batch k, `length - overlap` tokens further on;
-    document: one document's piece per window, padded;
-    parallel: a text of a pair per window, cut or padded, its translation in `other`;
-    packed_or_parallel: that where a source has pairs; else as packed, and `other` is empty;
-    turns: what was said before a turn of a conversation, its end where it is longer, and in `other` that turn
-    with what separates it from the next one, or with its ratings (turns.py); of a pair, its second text.
-
-    other: tokens of a second piece of text. But for pairs and turns it is from a random place: in the layout
-    document of another document, else of the whole text. copies: 0 draws what is random anew each epoch;
-    n makes n versions of the data and repeats them, epoch e being version e mod n. both_ways: half of the
-    rows of a stream read the text backwards, from its end.
-    """
+    """Specification of the windows that an objective reads, one window per row of a batch."""
 
     length: int
+    """Tokens of a window."""
     layout: LayoutName = "packed"
+    """How windows are cut from documents.
+
+    packed: windows in shuffled order, cut from concatenated documents (or filled with whole documents);
+    stream: row b of batch k + 1 continues row b of batch k, `length - overlap` tokens further on;
+    document: one piece of one document per window, padded;
+    parallel: a text of a pair per window, truncated or padded, and its translation in `second`;
+    packed_or_parallel: parallel where a source has pairs; otherwise packed, and `second` is empty;
+    turns: the last `length` tokens before a turn of a conversation, and in `second` that turn, with its
+    ratings and the separator after it (turns.py); of a pair, its second text.
+    """
     overlap: int = 0
+    """Tokens that a window shares with its neighbour, from 0 to length - 1."""
     second_length: int = 0
+    """Tokens of the second piece of text; 0: none.
+
+    In the layouts packed, stream and document it begins at a random position: in document, that of another
+    document; otherwise, of the whole split.
+    """
     copies: int = 0
+    """0: new random numbers each epoch; n: n versions of the data, epoch e being version e mod n."""
     both_ways: bool = False
+    """Whether half of the rows of a stream read the text backwards, from its end."""
 
 
 def padding_window(reads: WindowSpec, pad: int) -> Window:
-    """A window without text."""
+    """Return a window that holds only padding."""
     zeros = np.zeros(reads.length, np.int32)
-    other = padding_window(WindowSpec(reads.second_length), pad) if reads.second_length else None
-    return Window(np.full(reads.length, pad, np.int32), zeros, zeros.copy(), other)
+    second = padding_window(WindowSpec(reads.second_length), pad) if reads.second_length else None
+    return Window(np.full(reads.length, pad, np.int32), zeros, zeros.copy(), second)
 
 
 def reversed_window(window: Window) -> Window:
-    """The same text from its end to its beginning, padding behind it."""
+    """Return the window with its text reversed; padding stays at the end."""
     size = int(np.count_nonzero(window.segments))
-    tokens, segments, positions = (array.copy() for array in window[:3])
+    tokens = window.tokens.copy()
+    segments = window.segments.copy()
+    positions = window.positions.copy()
     tokens[:size] = window.tokens[:size][::-1]
+    # Segments count from 1 in reading order, so the last document becomes number 1.
     segments[:size] = window.segments[size - 1 : size] + 1 - window.segments[:size][::-1]
-    place = np.arange(size)
+    index = np.arange(size)
     begins = np.diff(segments[:size], prepend=0) > 0
-    positions[:size] = place - np.maximum.accumulate(np.where(begins, place, 0))
+    positions[:size] = index - np.maximum.accumulate(np.where(begins, index, 0))
     return window._replace(tokens=tokens, segments=segments, positions=positions, backwards=True)
 
 
 def dummy_window(reads: WindowSpec, vocab: Vocabulary) -> Window:
-    """A window full of made-up text, for the shapes of what an objective makes of it."""
-    text, count = np.flatnonzero(~vocab.special).astype(np.int32), np.arange(reads.length, dtype=np.int32)
-    other = dummy_window(WindowSpec(reads.second_length), vocab) if reads.second_length else None
-    return Window(np.resize(text, reads.length), np.ones(reads.length, np.int32), count, other)
+    """Return a window of made-up text, from which the shapes of an objective's batch are derived."""
+    text_ids = np.flatnonzero(~vocab.special).astype(np.int32)
+    tokens = np.resize(text_ids, reads.length)
+    segments = np.ones(reads.length, np.int32)
+    positions = np.arange(reads.length, dtype=np.int32)
+    second = dummy_window(WindowSpec(reads.second_length), vocab) if reads.second_length else None
+    return Window(tokens, segments, positions, second)

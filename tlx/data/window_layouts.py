@@ -1,9 +1,9 @@
-"""Windows of a token cache by index: what one row of a batch is cut from.
+"""Layouts: random access to the windows of a token cache, one window per row of a batch.
 
-Every layout gives each token of the split to exactly one window of an epoch (pairs give what fits);
-beyond that, windows repeat the `overlap` that an objective reads (the tokens before a window, or in a
-stream those behind), and show an `other` piece of text where it reads one.
-Fetching one costs a few numpy calls on a slice of the mapped file, whatever the size of the split.
+Every layout puts each token of the split in exactly one window of an epoch (pairs are truncated to what
+fits). Windows additionally repeat `overlap` tokens of their neighbour, and come with a second piece of text
+where an objective reads one. Reading a window costs a few numpy calls on a slice of the mapped file,
+independent of the size of the split.
 """
 
 from collections.abc import Sequence
@@ -16,109 +16,164 @@ from tlx.data.cache import TokenCache
 from tlx.data.packing import best_fit_plan
 from tlx.data.window import Window, WindowSpec, padding_window, reversed_window
 
-TokenRange = tuple[int, int]  # start and size in the cache's tokens
+TokenRange = tuple[int, int]  # first token in the cache, and number of tokens
 
 
 class WindowLayout(Protocol):
-    """Windows 0..num_windows-1 of one token cache, each `length` tokens."""
+    """Windows 0..num_windows - 1 of one token cache, all of the same length."""
 
     cache: TokenCache
+    """The tokens."""
     num_windows: int
+    """Windows of an epoch."""
+    pad: int
+    """Id of padding."""
 
     def window(self, index: int, origin: int) -> Window:
-        """The window; `origin` is the document start at which this epoch's text begins, where it is cut
-        without regard to documents."""
+        """Return a window.
+
+        `origin` is the token at which this epoch's text begins, always the start of a document; only layouts
+        that cut concatenated documents use it.
+        """
         ...
 
     def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
-        """A second piece of text of up to `length` tokens beside the window."""
+        """Return the second piece of text that goes with a window.
+
+        Args:
+            index: Index of the window.
+            length: Tokens of the second window; shorter text is padded.
+            rng: Chooses the text where the choice is random.
+
+        Returns:
+            The second window.
+        """
         ...
 
 
 class RandomSecondMixin:
-    """Layouts whose other piece of text begins at any token of the split."""
+    """Layouts whose second piece of text begins at a random token of the split."""
 
     cache: TokenCache
-    _pad: int
+    """The tokens."""
+    pad: int
+    """Id of padding."""
 
     def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
-        """Tokens from a uniformly random place, `length` of them where there are so many."""
+        """Return consecutive tokens from a uniformly random position.
+
+        Args:
+            index: Index of the window.
+            length: Tokens of the second window.
+            rng: Chooses the position.
+
+        Returns:
+            The second window.
+        """
         size = min(length, self.cache.num_tokens)
         start = int(rng.integers(self.cache.num_tokens - size + 1))
-        return _assemble(self.cache, [(start, size)], length, 0, self._pad)
+        return _assemble(self.cache, [(start, size)], length, 0, self.pad)
 
 
 class Packed(RandomSecondMixin):
-    """Documents in a row, cut every `length - overlap` tokens; before its own tokens, a window shows the
-    `overlap` tokens that precede them (padding before the first window)."""
+    """Concatenated documents, cut every `length - overlap` tokens.
+
+    A window begins with the `overlap` tokens before its own tokens (the first window, with padding).
+    """
 
     def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
-        self.cache, self._length, self._overlap, self._pad = cache, length, overlap, pad
+        self.cache = cache
+        self.pad = pad
+        self._length = length
+        self._overlap = overlap
         self._stride = length - overlap
         self.num_windows = -(-cache.num_tokens // self._stride)
 
     def window(self, index: int, origin: int) -> Window:
-        """Tokens index * stride - overlap .. (index + 1) * stride, counted from `origin`."""
+        """Return tokens index * stride - overlap to (index + 1) * stride, counted from `origin`."""
         start = index * self._stride - self._overlap
         stop = min(start + self._length, self.cache.num_tokens)
         runs = _rotated(max(start, 0), stop, origin, self.cache.num_tokens)
-        return _assemble(self.cache, runs, self._length, max(-start, 0), self._pad)
+        return _assemble(self.cache, runs, self._length, max(-start, 0), self.pad)
 
 
 class Stream(RandomSecondMixin):
-    """Documents in a row; window i + 1 begins `length - overlap` tokens after window i."""
+    """Concatenated documents; window i + 1 begins `length - overlap` tokens after window i."""
 
     def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
-        self.cache, self._length, self._pad = cache, length, pad
+        self.cache = cache
+        self.pad = pad
+        self._length = length
         self._stride = length - overlap
         self.num_windows = max(-(-(cache.num_tokens - overlap) // self._stride), 1)
 
     def window(self, index: int, origin: int, backwards: bool = False) -> Window:
-        """Tokens index * stride .. index * stride + length, counted from `origin`; `backwards` those of the
-        reversed text, which begins at the token before `origin`."""
+        """Return tokens index * stride to index * stride + length, counted from `origin`.
+
+        Args:
+            index: Index of the window.
+            origin: Token of the cache at which the text begins.
+            backwards: Whether to read the reversed text, which begins at the token before `origin`.
+
+        Returns:
+            The window.
+        """
         total = self.cache.num_tokens
         start = index * self._stride
         stop = min(start + self._length, total)
         if backwards:
             runs = _rotated(total - stop, total - start, origin, total)
-            return reversed_window(_assemble(self.cache, runs, self._length, 0, self._pad))
-        runs = _rotated(start, stop, origin, self.cache.num_tokens)
-        return _assemble(self.cache, runs, self._length, 0, self._pad)
+            return reversed_window(_assemble(self.cache, runs, self._length, 0, self.pad))
+        runs = _rotated(start, stop, origin, total)
+        return _assemble(self.cache, runs, self._length, 0, self.pad)
 
 
 class Documents:
-    """One piece of one document a window; the `overlap` tokens before it, or padding where it begins."""
+    """One piece of one document per window, after the `overlap` tokens before it (padding at the beginning)."""
 
     def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
-        self.cache, self._length, self._overlap, self._pad = cache, length, overlap, pad
+        self.cache = cache
+        self.pad = pad
+        self._length = length
+        self._overlap = overlap
         self._stride = length - overlap
         self._ends = np.cumsum(-(-np.diff(cache.offsets) // self._stride))
         self.num_windows = int(self._ends[-1])
 
     def window(self, index: int, origin: int) -> Window:
-        """The piece; `origin` does not matter."""
+        """Return a piece of a document; `origin` is not used."""
         document = self._document(index)
         piece = index - (int(self._ends[document - 1]) if document else 0)
         start = int(self.cache.offsets[document]) + piece * self._stride
         size = min(self._stride, int(self.cache.offsets[document + 1]) - start)
-        return _with_context(self.cache, [(start, size)], self._length, self._overlap, self._pad)
+        return _with_context(self.cache, [(start, size)], self._length, self._overlap, self.pad)
 
     def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
-        """Another document from a random token on (the same one where there is no other)."""
-        document, count = self._document(index), self.cache.num_documents
+        """Return another document from a random token on (the same document where it is the only one).
+
+        Args:
+            index: Index of the window.
+            length: Tokens of the second window.
+            rng: Chooses the document and the token.
+
+        Returns:
+            The second window.
+        """
+        document = self._document(index)
+        count = self.cache.num_documents
         if count > 1:
             document = (document + 1 + int(rng.integers(count - 1))) % count
         start, stop = map(int, self.cache.offsets[document : document + 2])
         start += int(rng.integers(stop - start))
-        return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self._pad)
+        return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self.pad)
 
     def _document(self, index: int) -> int:
+        """Index of the document of a window."""
         return int(np.searchsorted(self._ends, index, "right"))
 
 
 class Pairs:
-    """A text and its translation a window: documents 2i and 2i + 1 of the cache, their beginnings where
-    they are longer than what is read."""
+    """One (text, translation) pair per window, each truncated to its length: documents 2i and 2i + 1."""
 
     def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
         if not cache.meta.get("parallel"):
@@ -126,25 +181,38 @@ class Pairs:
                 f"the objective reads pairs of texts, but {cache.meta['source']} has none; name the field "
                 "of the translation in target_column"
             )
-        self.cache, self._length, self._pad = cache, length, pad
+        self.cache = cache
+        self.pad = pad
+        self._length = length
         self.num_windows = cache.num_documents // 2
 
     def window(self, index: int, origin: int) -> Window:
-        """The source text; `origin` does not matter."""
+        """Return the source text; `origin` is not used."""
         return self._text(2 * index, self._length)
 
     def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
-        """Its translation."""
+        """Return the translation.
+
+        Args:
+            index: Index of the window.
+            length: Tokens of the second window.
+            rng: Not used.
+
+        Returns:
+            The second window.
+        """
         return self._text(2 * index + 1, length)
 
     def _text(self, document: int, length: int) -> Window:
         start, stop = map(int, self.cache.offsets[document : document + 2])
-        return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self._pad)
+        return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self.pad)
 
 
 class Turns:
-    """A turn of a conversation a window: in front of it the last tokens of what was said before, beside it
-    the beginning of the turn, which ends with sep, or with the conversation."""
+    """One turn of a conversation per window: the end of the dialogue before it, and as second text the turn.
+
+    The turn includes the separator after it, or ends with the conversation; its end is truncated.
+    """
 
     def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
         if not len(cache.replies):
@@ -152,57 +220,84 @@ class Turns:
                 f"the objective reads conversations, but {cache.meta['source']} has none; name the field "
                 "with the list of turns in data.text.turns_column, or use .tsv files"
             )
-        self.cache, self._length, self._pad = cache, length, pad
+        self.cache = cache
+        self.pad = pad
+        self._length = length
         self.num_windows = len(cache.replies)
 
     def window(self, index: int, origin: int) -> Window:
-        """What was said before; `origin` does not matter."""
+        """Return the last tokens before the turn; `origin` is not used."""
         start = int(self.cache.replies[index])
         size = min(start - int(self.cache.offsets[self._document(start)]), self._length)
-        return _assemble(self.cache, [(start - size, size)], self._length, 0, self._pad)
+        return _assemble(self.cache, [(start - size, size)], self._length, 0, self.pad)
 
     def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
-        """The turn."""
+        """Return the turn.
+
+        Args:
+            index: Index of the window.
+            length: Tokens of the second window.
+            rng: Not used.
+
+        Returns:
+            The second window.
+        """
         start = int(self.cache.replies[index])
         stop = int(self.cache.offsets[self._document(start) + 1])
         if index + 1 < self.num_windows:
             stop = min(stop, int(self.cache.replies[index + 1]))
-        return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self._pad)
+        return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self.pad)
 
-    def _document(self, place: int) -> int:
-        return int(np.searchsorted(self.cache.offsets, place, "right")) - 1
+    def _document(self, token: int) -> int:
+        """Index of the document that holds a token of the cache."""
+        return int(np.searchsorted(self.cache.offsets, token, "right")) - 1
 
 
 class Unpaired(Packed):
-    """Packed text beside which an objective finds no translation."""
+    """Packed text without translations, for objectives that read pairs where there are some."""
 
     def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
-        """Nothing."""
-        return padding_window(WindowSpec(length), self._pad)
+        """Return padding.
+
+        Args:
+            index: Index of the window.
+            length: Tokens of the second window.
+            rng: Not used.
+
+        Returns:
+            The second window.
+        """
+        return padding_window(WindowSpec(length), self.pad)
 
 
 class BestFit(RandomSecondMixin):
-    """Whole documents, as many as fit; the `overlap` tokens before the first, where it is the rest of one
-    that was too long, else padding."""
+    """As many whole documents as fit, by a best-fit plan.
+
+    Before them stand the `overlap` tokens that precede the first piece in its document, or padding.
+    """
 
     def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
-        self.cache, self._length, self._overlap, self._pad = cache, length, overlap, pad
+        self.cache = cache
+        self.pad = pad
+        self._length = length
+        self._overlap = overlap
         self._plan = best_fit_plan(cache, length - overlap)
         self.num_windows = len(self._plan.ends)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BestFit, (self.cache, self._length, self._overlap, self._pad)
+        return BestFit, (self.cache, self._length, self._overlap, self.pad)
 
     def window(self, index: int, origin: int) -> Window:
-        """The pieces that the plan puts together; `origin` does not matter."""
+        """Return the pieces that the plan assigns to the window; `origin` is not used."""
         plan = self._plan
-        pieces = slice(int(plan.ends[index - 1]) if index else 0, int(plan.ends[index]))
+        first = int(plan.ends[index - 1]) if index else 0
+        pieces = slice(first, int(plan.ends[index]))
         runs = list(zip(plan.starts[pieces].tolist(), plan.sizes[pieces].tolist(), strict=True))
-        return _with_context(self.cache, runs, self._length, self._overlap, self._pad)
+        return _with_context(self.cache, runs, self._length, self._overlap, self.pad)
 
 
 def check_window_spec(reads: WindowSpec, packing: str) -> None:
-    """ConfigError where what an objective reads makes no sense, or not with this packing."""
+    """Raise ConfigError where a window spec is inconsistent, or not possible with this packing."""
     if not 0 <= reads.overlap < reads.length:
         raise ConfigError(
             f"an objective reads windows of {reads.length} tokens that overlap by {reads.overlap}"
@@ -210,8 +305,8 @@ def check_window_spec(reads: WindowSpec, packing: str) -> None:
     if reads.both_ways and reads.layout != "stream":
         raise ConfigError(f"an objective reads the layout {reads.layout!r} both ways; only a stream can be")
     if reads.layout in ("parallel", "packed_or_parallel", "turns") and not reads.second_length:
-        what = "an answer" if reads.layout == "turns" else "a translation"
-        raise ConfigError(f"an objective reads the layout {reads.layout!r} without room for {what}")
+        second = "an answer" if reads.layout == "turns" else "a translation"
+        raise ConfigError(f"an objective reads the layout {reads.layout!r} without room for {second}")
     if reads.layout not in _LAYOUTS:
         raise ConfigError(one_of("layout that an objective reads", reads.layout, _LAYOUTS))
     if reads.layout != "packed" and packing != "concat":
@@ -222,7 +317,20 @@ def check_window_spec(reads: WindowSpec, packing: str) -> None:
 
 
 def make_layout(cache: TokenCache, reads: WindowSpec, packing: str, pad: int) -> WindowLayout:
-    """The layout that an objective reads; ConfigError as `check_window_spec`."""
+    """Build the layout of a token cache that a window spec asks for.
+
+    Args:
+        cache: The tokens.
+        reads: Specification of the windows.
+        packing: "concat" or "best_fit", as data.packing.
+        pad: Id of padding.
+
+    Returns:
+        The layout.
+
+    Raises:
+        ConfigError: As `check_window_spec`, or the cache has no pairs or turns that the layout needs.
+    """
     check_window_spec(reads, packing)
     parallel = bool(cache.meta.get("parallel"))
     if parallel and "parallel" not in reads.layout and reads.layout != "turns":
@@ -233,7 +341,7 @@ def make_layout(cache: TokenCache, reads: WindowSpec, packing: str, pad: int) ->
     if reads.layout == "packed_or_parallel":
         kind = Pairs if parallel else Unpaired
     if reads.layout == "turns" and parallel:
-        kind = Pairs  # conversations of two turns
+        kind = Pairs  # a pair is a conversation of two turns
     return kind(cache, reads.length, reads.overlap, pad)
 
 
@@ -248,7 +356,7 @@ _LAYOUTS: dict[str, type[WindowLayout]] = {
 
 
 def _rotated(start: int, stop: int, origin: int, total: int) -> list[TokenRange]:
-    """Runs of the tokens start..stop of a text of `total` tokens that is read from `origin` around."""
+    """Token ranges of start..stop in a text of `total` tokens that begins at `origin` and wraps around."""
     before_end = total - origin
     if stop <= before_end:
         return [(origin + start, stop - start)]
@@ -258,7 +366,7 @@ def _rotated(start: int, stop: int, origin: int, total: int) -> list[TokenRange]
 
 
 def _with_context(cache: TokenCache, runs: list[TokenRange], length: int, overlap: int, pad: int) -> Window:
-    """The runs behind `overlap` places: tokens of the first run's document before it, or padding."""
+    """Assemble runs after `overlap` positions, which hold the tokens before the first run in its document."""
     if not overlap:
         return _assemble(cache, runs, length, 0, pad)
     start, size = runs[0]
@@ -268,9 +376,9 @@ def _with_context(cache: TokenCache, runs: list[TokenRange], length: int, overla
 
 
 def _assemble(cache: TokenCache, runs: Sequence[TokenRange], length: int, lead: int, pad: int) -> Window:
-    """The runs one after the other, behind `lead` places of padding and before as many as are left."""
+    """Concatenate runs to a window, with `lead` positions of padding before and the remaining ones after."""
     tokens = np.full(length, pad, np.int32)
-    begins = np.zeros(length, np.int32)
+    begins = np.zeros(length, np.int32)  # 1 where a document's piece begins
     at = lead
     for start, size in runs:
         tokens[at : at + size] = cache.tokens[start : start + size]
@@ -278,12 +386,13 @@ def _assemble(cache: TokenCache, runs: Sequence[TokenRange], length: int, lead: 
         first, last = np.searchsorted(cache.offsets, (start + 1, start + size))
         begins[cache.offsets[first:last] - (start - at)] = 1
         at += size
-    places = np.arange(length, dtype=np.int32)
+    index = np.arange(length, dtype=np.int32)
     segments = np.cumsum(begins, dtype=np.int32)
-    positions = places - np.maximum.accumulate(places * begins)
+    positions = index - np.maximum.accumulate(index * begins)
     segments[at:] = 0
     positions[at:] = 0
     positions[:lead] = 0
+    # Checked here, since an id outside the vocabulary would be clipped silently on the device.
     if tokens.max() >= cache.meta["vocab_size"]:
         raise DataError(_outside(cache, tokens))
     return Window(tokens, segments, positions)

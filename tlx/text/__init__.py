@@ -1,4 +1,4 @@
-"""Tokenizers and their vocabularies, and the pieces of text that objectives read."""
+"""Tokenizers, vocabularies and chat templates."""
 
 from tlx.text.config import TokenizerConfig
 from tlx.text.tokenizer import Tokenizer, load_tokenizer, make_tokenizer

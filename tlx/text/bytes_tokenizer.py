@@ -1,4 +1,4 @@
-"""One id per UTF-8 byte, behind the special ids and before the sentinels."""
+"""Byte tokenizer: one id per UTF-8 byte, after the special ids and before the sentinels."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ _OFFSET = len(SPECIAL_PIECES)
 
 
 class BytesTokenizer:
-    """id = byte + 7; the vocabulary has 7 + 256 + 100 ids whatever `vocab_size` says."""
+    """Tokenizer with id = byte + 7; the vocabulary has 7 + 256 + 100 ids, regardless of `vocab_size`."""
 
     def __init__(self) -> None:
         self.vocab = Vocabulary(_OFFSET + 256 + NUM_SENTINELS)
@@ -33,45 +33,46 @@ class BytesTokenizer:
 
     @classmethod
     def make(cls, config: TokenizerConfig, texts: Iterable[str]) -> "BytesTokenizer":
-        """Nothing is trained."""
+        """Return the tokenizer; nothing is trained."""
         del config, texts
         return cls()
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "BytesTokenizer":
-        """Nothing is read beyond tokenizer.json."""
+        """Return the tokenizer; it has no files besides tokenizer.json."""
         del folder, definition
         return cls()
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes tokenizer.json."""
+        """Write tokenizer.json."""
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         write_definition(folder, {"kind": "bytes", "hash": self.hash})
 
     def export(self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]]) -> None:
-        """Writes tokenizer.json for other programs; `frame`: ids put before and behind a text."""
-        export.write(folder, export.bytes_tokenizer(_OFFSET, self._names), self.vocab, self._names, frame)
+        """Write tokenizer.json for other programs; `frame` holds the ids added before and after a text."""
+        tokenizer = export.bytes_tokenizer(_OFFSET, self._names)
+        export.write(folder, tokenizer, self.vocab, self._names, frame)
 
     def encode(self, text: str) -> list[int]:
-        """UTF-8 bytes of `text`, shifted."""
+        """Return the UTF-8 bytes of a text as ids."""
         return [value + _OFFSET for value in text.encode()]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 [bytes of the text] for each text."""
+        """Return int32 [bytes] ids of each text."""
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + _OFFSET for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, keep_special: bool = False) -> str:
-        """Text of `ids`; special ids vanish unless `keep_special`."""
+        """Decode ids; special ids are dropped unless `keep_special`."""
         if keep_special:
             return self._pieces.decode_named(ids, self._names)
         return self._pieces.decode(ids)
 
     def piece_bytes(self, index: int) -> bytes:
-        """The text that one id stands for, UTF-8; nothing for a special id."""
+        """Return the text that one id stands for, in UTF-8; empty for a special id."""
         return self._pieces.bytes[index]
 
     def piece(self, index: int) -> str:
-        """ "a", "<0xEA>" or "<mask>"."""
+        """Return an id for display: "a", "<0xEA>" or "<mask>"."""
         if index in self._names:
             return self._names[index]
         value = index - _OFFSET

@@ -1,10 +1,10 @@
-"""Conversations as text: chat templates, which are data, and which of the tokens are the assistant's.
+"""Chat templates: conversations as text, and which of the tokens the assistant is trained to predict.
 
-A template says what stands before and behind each role's messages. In its strings {bos}, {eos}, {sep} and
-{cls} are the vocabulary's ids; everything else is text, in which a tokenizer may know names such as
-<|im_end|> for ids of its own. The text of a conversation is cut into tokens as a whole (between the
-vocabulary's ids), so that they are those of any other program that renders it to the same text. Spaces in
-front of an answer are the assistant's to say, for tokens begin with them.
+A template is data: the text before and after the messages of each role. In its strings {bos}, {eos}, {sep}
+and {cls} stand for ids of the vocabulary. Everything else is text, in which a tokenizer may recognise names
+of its ids such as <|im_end|>. The text between ids of the vocabulary is encoded as one piece, so that the ids
+equal those of any other program that renders the conversation to the same text. Spaces before an answer are
+predicted by the assistant, since tokens begin with them.
 """
 
 import dataclasses
@@ -24,39 +24,48 @@ _SPECIAL = re.compile(r"\{(bos|eos|sep|cls)\}")
 
 
 class Message(NamedTuple):
-    """What one of ROLES said."""
+    """One message of a conversation."""
 
     role: str
+    """One of ROLES."""
     content: str
+    """The text."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RoleTemplate:
-    """What stands before and behind a message."""
+    """Text around the messages of one role."""
 
     before: str = ""
+    """Text before a message."""
     behind: str = ""
+    """Text after a message."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ChatTemplate:
-    """begin: before all messages. system_in_user: the system's message, with what is around it, is the
-    beginning of the first user's. trim: messages lose white space at their ends."""
+    """The text around the messages of a conversation."""
 
     begin: str = ""
+    """Text before all messages."""
     system: RoleTemplate = RoleTemplate()
+    """Text around the system message."""
     user: RoleTemplate = RoleTemplate()
+    """Text around messages of the user."""
     assistant: RoleTemplate = RoleTemplate()
+    """Text around answers; the text after them must not be empty, since it ends an answer."""
     system_in_user: bool = False
+    """Whether the system message, with the text around it, is put at the beginning of the next user message."""
     trim: bool = False
+    """Whether white space at both ends of a message is removed."""
 
     @property
     def end(self) -> str:
-        """What ends an answer: what stands behind it, white space at its end aside."""
+        """The text that ends an answer: the text after it, without trailing white space."""
         return self.assistant.behind.rstrip() or self.assistant.behind
 
     def validate(self, field: str) -> None:
-        """Raises ConfigError where an answer has no end."""
+        """Raise ConfigError where nothing ends an answer; `field` is the config key of the template."""
         if not self.assistant.behind:
             raise ConfigError(
                 f"{field}.assistant.behind is empty: nothing would end an answer, such as '{{eos}}'"
@@ -79,7 +88,7 @@ def _gemma(role: str) -> RoleTemplate:
     return RoleTemplate(f"<start_of_turn>{role}\n", "<end_of_turn>\n")
 
 
-# "words" needs no names in the vocabulary; the others are called as the models whose text is like that.
+# "words" needs no special names in the vocabulary; the other templates are named after the models that use them.
 TEMPLATES = {
     "words": ChatTemplate(
         "{bos}",
@@ -113,94 +122,134 @@ TEMPLATES = {
 
 
 def template_named(name: str, field: str) -> ChatTemplate:
-    """One of TEMPLATES; ConfigError naming the config's field."""
+    """Return one of TEMPLATES. Raises ConfigError that names the config key `field`."""
     if name not in TEMPLATES:
         raise ConfigError(one_of(field, name, TEMPLATES))
     return TEMPLATES[name]
 
 
 class TemplateSegment(NamedTuple):
-    """A stretch of a conversation's text, and whether the assistant is to say it. `special`: it is an id of
-    the vocabulary, by its field's name."""
+    """A piece of the text of a conversation."""
 
     text: str
-    asked: bool = False
+    """The text, or for a special id its field in the vocabulary, such as "eos"."""
+    predicted: bool = False
+    """Whether the assistant is trained to predict it."""
     special: bool = False
+    """Whether it is a special id of the vocabulary."""
 
 
 def segments_of(
     messages: Sequence[Message], template: ChatTemplate, reply: bool = False
 ) -> list[TemplateSegment]:
-    """The whole text; `reply`: with what stands before an answer that is to come."""
-    parts, system = _cut(template.begin), []
+    """Render a conversation to segments.
+
+    Args:
+        messages: The conversation.
+        template: Text around the messages.
+        reply: Whether to add the text before an answer that is to be generated.
+
+    Returns:
+        The segments of the whole text in order.
+    """
+    segments = _split_special(template.begin)
+    pending_system: list[TemplateSegment] = []
     for role, content in messages:
-        said = TemplateSegment(content.strip() if template.trim else content, role == "assistant")
+        message = TemplateSegment(content.strip() if template.trim else content, role == "assistant")
         around: RoleTemplate = getattr(template, role)
+        before = _split_special(around.before)
+        behind = _split_special(around.behind)
         if role == "system" and template.system_in_user:
-            system = [*_cut(around.before), said, *_cut(around.behind)]
+            pending_system = [*before, message, *behind]
         elif role == "assistant":
-            parts += [*_cut(around.before.rstrip(" ")), *_cut(_spaces(around.before), True)]
-            parts += [said, *_cut(template.end, True)]
-            parts += _cut(around.behind.removeprefix(template.end))
+            # Trailing spaces belong to the answer's first token; the end is predicted, what follows is not.
+            segments += _split_special(around.before.rstrip(" "))
+            segments += _split_special(_trailing_spaces(around.before), predicted=True)
+            segments.append(message)
+            segments += _split_special(template.end, predicted=True)
+            segments += _split_special(around.behind.removeprefix(template.end))
         else:
-            parts += [*_cut(around.before), *(system if role == "user" else []), said, *_cut(around.behind)]
-            system = system if role == "system" else []
-    return parts + (_cut(template.assistant.before.rstrip(" ")) if reply else [])
+            system = pending_system if role == "user" else []
+            segments += [*before, *system, message, *behind]
+            if role == "user":
+                pending_system = []
+    if reply:
+        segments += _split_special(template.assistant.before.rstrip(" "))
+    return segments
 
 
-def _spaces(text: str) -> str:
+def _trailing_spaces(text: str) -> str:
     return text[len(text.rstrip(" ")) :]
 
 
-def _cut(text: str, asked: bool = False) -> list[TemplateSegment]:
-    """A template's string at its special ids."""
+def _split_special(text: str, predicted: bool = False) -> list[TemplateSegment]:
+    """Split a string of a template at its special ids."""
     pieces = _SPECIAL.split(text)  # text, name, text, name ...
-    return [TemplateSegment(piece, asked, bool(i % 2)) for i, piece in enumerate(pieces) if piece]
+    return [TemplateSegment(piece, predicted, bool(i % 2)) for i, piece in enumerate(pieces) if piece]
 
 
-def text_of(parts: Sequence[TemplateSegment], names: Mapping[str, str]) -> str:
-    """The text, with names (of "bos", "eos" ...) in place of the vocabulary's ids."""
-    return "".join(names[part.text] if part.special else part.text for part in parts)
+def text_of(segments: Sequence[TemplateSegment], names: Mapping[str, str]) -> str:
+    """Return the text, with `names` of "bos", "eos" ... in place of the ids of the vocabulary."""
+    return "".join(names[segment.text] if segment.special else segment.text for segment in segments)
 
 
-def tokens_of(parts: Sequence[TemplateSegment], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """(ids int32 [n], bool [n] which of them are the assistant's to say, in part at least)."""
-    ids, asked = [np.zeros(0, np.int32)], [np.zeros(0, bool)]
-    for special, run in itertools.groupby(parts, key=lambda part: part.special):
-        stretch = list(run)
+def tokens_of(segments: Sequence[TemplateSegment], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Encode segments.
+
+    Returns:
+        Ids int32 [n], and bool [n]: which of them the assistant predicts, at least in part.
+    """
+    ids = [np.zeros(0, np.int32)]
+    predicted = [np.zeros(0, bool)]
+    for special, group in itertools.groupby(segments, key=lambda segment: segment.special):
+        run = list(group)
         if special:
-            ids.append(np.array([getattr(tokenizer.vocab, part.text) for part in stretch], np.int32))
-            asked.append(np.array([part.asked for part in stretch]))
+            ids.append(np.array([getattr(tokenizer.vocab, segment.text) for segment in run], np.int32))
+            predicted.append(np.array([segment.predicted for segment in run]))
             continue
-        found, spans = encode_with_spans(tokenizer, "".join(part.text for part in stretch))
-        wanted = np.repeat([part.asked for part in stretch], [len(part.text) for part in stretch])
-        before = np.concatenate([[0], np.cumsum(wanted)])  # of each character: how many before it are
-        ids.append(found)
-        asked.append(before[spans[:, 1]] > before[spans[:, 0]])
-    return np.concatenate(ids), np.concatenate(asked)
+        run_ids, spans = encode_with_spans(tokenizer, "".join(segment.text for segment in run))
+        lengths = [len(segment.text) for segment in run]
+        predicted_characters = np.repeat([segment.predicted for segment in run], lengths)
+        # Predicted characters before each position: an id is predicted if the count rises within its span.
+        count = np.concatenate([[0], np.cumsum(predicted_characters)])
+        ids.append(run_ids)
+        predicted.append(count[spans[:, 1]] > count[spans[:, 0]])
+    return np.concatenate(ids), np.concatenate(predicted)
 
 
 def prompt_of(
-    messages: Sequence[Message], template: ChatTemplate, tokenizer: Tokenizer, room: int
+    messages: Sequence[Message], template: ChatTemplate, tokenizer: Tokenizer, max_tokens: int
 ) -> tuple[np.ndarray, int]:
-    """(ids of what an answer follows; how many of the oldest messages were left out so that they fit `room`).
+    """Encode a conversation as the prompt of the next answer, without its oldest messages if it is too long.
 
-    The system's message and the last one stay, too long or not.
+    The system message and the last message are always included, so the prompt can be longer than `max_tokens`.
+
+    Args:
+        messages: The conversation; at least one message that is not of the system.
+        template: Text around the messages.
+        tokenizer: Encodes the text.
+        max_tokens: Wanted maximum length of the prompt, in tokens.
+
+    Returns:
+        Ids int32 [n] of the prompt, and the number of messages that were left out.
     """
     first = 1 if messages and messages[0].role == "system" else 0
-    for left_out in range(len(messages) - first):
-        kept = [*messages[:first], *messages[first + left_out :]]
-        ids, _ = tokens_of(segments_of(kept, template, reply=True), tokenizer)
-        if kept[first].role == "user" and len(ids) <= room:
-            break
-    return ids, left_out
+    left_out = 0
+    while True:
+        remaining = [*messages[:first], *messages[first + left_out :]]
+        ids, _ = tokens_of(segments_of(remaining, template, reply=True), tokenizer)
+        fits = remaining[first].role == "user" and len(ids) <= max_tokens
+        if fits or first + left_out + 1 >= len(messages):
+            return ids, left_out
+        left_out += 1
 
 
 def ending(template: ChatTemplate, tokenizer: Tokenizer) -> tuple[int, str]:
-    """(the id that ends an answer, the text that does where no single id does, else "")."""
-    parts = _cut(template.end)
-    if any(part.special for part in parts):
-        return next(getattr(tokenizer.vocab, part.text) for part in parts if part.special), ""
+    """Return the id that ends an answer, and the text that does where no single id does (else "")."""
+    segments = _split_special(template.end)
+    if any(segment.special for segment in segments):
+        field = next(segment.text for segment in segments if segment.special)
+        return getattr(tokenizer.vocab, field), ""
     ids = tokenizer.encode(template.end)
     if len(ids) == 1:
         return ids[0], ""

@@ -1,4 +1,4 @@
-"""Ids as byte strings: lossless decoding and the tables that objectives and evaluation need."""
+"""Ids as byte strings: lossless decoding, and the tables that objectives and evaluation use."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,14 @@ _SENTENCE_ENDS = tuple(end.encode() for end in "\n.!?。！？…।؟")
 
 
 class Pieces:
-    """The bytes that each id stands for (none for special ids), and what follows from them."""
+    """The bytes that each id stands for (none for special ids), and tables derived from them.
+
+    Attributes:
+        bytes: The bytes of each id.
+        num_bytes: int32 [V], their number.
+        starts_word: bool [V], whether an id begins a word; true for special ids.
+        ends_sentence: bool [V], whether an id ends a line or a sentence.
+    """
 
     def __init__(self, vocab: Vocabulary, pieces: Sequence[bytes]):
         self.bytes = list(pieces)
@@ -21,26 +28,25 @@ class Pieces:
         self.ends_sentence = np.array([piece.rstrip(b" \t").endswith(_SENTENCE_ENDS) for piece in pieces])
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Text of the ids; bytes that are not UTF-8 (a cut character) become U+FFFD."""
+        """Decode ids; bytes that are not UTF-8 (a truncated character) become U+FFFD."""
         table = self.bytes
         return b"".join([table[index] for index in ids]).decode("utf-8", "replace")
 
     def decode_named(self, ids: Sequence[int] | np.ndarray, names: dict[int, str]) -> str:
-        """`decode` with the special ids written as `names` says."""
+        """Decode ids, with the special ids written as in `names`."""
         table = self.bytes
-        return b"".join(
-            [names[index].encode() if index in names else table[index] for index in map(int, ids)]
-        ).decode("utf-8", "replace")
+        pieces = [names[index].encode() if index in names else table[index] for index in map(int, ids)]
+        return b"".join(pieces).decode("utf-8", "replace")
 
 
 def special_names(size: int) -> dict[int, str]:
-    """{id: how it is written} in the layout of the vocabularies that tlx makes."""
+    """Return {id: name} of the special ids in a vocabulary that tlx makes, of `size` ids."""
     names = dict(enumerate(SPECIAL_PIECES))
     return names | {size - 1 - index: f"<extra_id_{index}>" for index in range(NUM_SENTINELS)}
 
 
 def _starts_word(piece: bytes) -> bool:
-    """Whitespace and ASCII punctuation begin a word, and so does the first byte of a longer character."""
+    """Whether a piece begins a word: white space, ASCII punctuation, the first byte of a longer character."""
     if len(piece) == 1 and piece[0] >= 0x80:
         return piece[0] >= 0xC0
     first = piece.decode("utf-8", "replace")[:1]

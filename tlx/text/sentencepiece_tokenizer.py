@@ -1,5 +1,7 @@
-"""SentencePiece vocabularies, trained and run so that text survives: identity normalisation, newlines as
-a symbol of their own, bytes where a character is unknown."""
+"""SentencePiece vocabularies that are lossless.
+
+Text is not normalised, a newline is a separate symbol, and unknown characters are encoded as bytes.
+"""
 
 import hashlib
 import io
@@ -22,13 +24,13 @@ from tlx.text.tokenizer import write_definition
 from tlx.text.vocabulary import NUM_SENTINELS, SPECIAL_PIECES, Vocabulary
 
 _MODEL = "sentencepiece.model"
-_SPACE = "\u2581"  # how SentencePiece writes a space; in the text itself it would come back as one
-_LINE = 4096  # characters of training text in one piece: longer lines (minified code) are cut
-_THREADS = 8  # fixed: unigram training sums its counts thread by thread
+_SPACE = "\u2581"  # how SentencePiece writes a space; in a text it would be decoded to a space
+_LINE = 4096  # maximum characters of a line of training text: longer ones (minified code) are split
+_THREADS = 8  # fixed: unigram training sums counts by thread, so the result depends on their number
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model in tlx's layout: 7 special ids, "\\n", 256 bytes, pieces, 100 sentinels."""
+    """Tokenizer of a SentencePiece model with 7 special ids, newline, 256 bytes, pieces and 100 sentinels."""
 
     def __init__(self, model: bytes):
         self._model = model
@@ -47,12 +49,12 @@ class SentencePieceTokenizer:
 
     @classmethod
     def make(cls, config: TokenizerConfig, texts: Iterable[str]) -> "SentencePieceTokenizer":
-        """Trains on `texts`. ConfigError where the size does not suit the text."""
+        """Train on `texts`. Raises ConfigError where the vocabulary size does not suit the text."""
         return cls(_with_sentinels(_train(config, texts)))
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "SentencePieceTokenizer":
-        """Reads sentencepiece.model and compares its sha256 with tokenizer.json's."""
+        """Read sentencepiece.model. Raises DataError where its sha256 is not the one in tokenizer.json."""
         path = folder / _MODEL
         try:
             model = path.read_bytes()
@@ -63,7 +65,7 @@ class SentencePieceTokenizer:
         return cls(model)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes sentencepiece.model and tokenizer.json."""
+        """Write sentencepiece.model and tokenizer.json."""
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_open(folder / _MODEL, "wb") as handle:
@@ -71,26 +73,26 @@ class SentencePieceTokenizer:
         write_definition(folder, {"kind": "sentencepiece", "hash": self.hash, "size": self.vocab.size})
 
     def export(self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]]) -> None:
-        """Writes tokenizer.json for other programs; `frame`: ids put before and behind a text."""
+        """Write tokenizer.json for other programs; `frame` holds the ids added before and after a text."""
         size = self.vocab.size
         pieces = [self.piece(index).replace(_SPACE, " ") for index in range(size)]
         scores = [self._processor.get_score(index) for index in range(size)]
-        text = {i for i in range(size) if i not in self._names and not self._processor.is_byte(i)}
-        # BPE's scores are 0, -1, -2 ... in the order of merging, unigram's are log-probabilities.
-        if all(scores[index] == round(scores[index]) for index in text):
-            made = export.byte_pair_tokenizer(pieces, scores, text)
+        text_ids = {i for i in range(size) if i not in self._names and not self._processor.is_byte(i)}
+        # Scores of BPE are 0, -1, -2 ... in the order of merging; those of unigram are log-probabilities.
+        if all(scores[index] == round(scores[index]) for index in text_ids):
+            tokenizer = export.byte_pair_tokenizer(pieces, scores, text_ids)
         else:
-            made = export.unigram_tokenizer(pieces, scores)
-        export.write(folder, made, self.vocab, self._names, frame)
+            tokenizer = export.unigram_tokenizer(pieces, scores)
+        export.write(folder, tokenizer, self.vocab, self._names, frame)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no special ids added."""
+        """Encode a text, without adding special ids."""
         if _SPACE in text:
             return self._encode_around_space_mark(text)
         return self._processor.encode(text, out_type=int)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text; one thread, outside the interpreter lock, so callers may thread."""
+        """Encode texts to int32 arrays in one thread, outside the interpreter lock, so that callers can thread."""
         encoded = self._processor.encode(list(texts), out_type=int, num_threads=1)
         for row, text in enumerate(texts):
             if _SPACE in text:
@@ -98,23 +100,24 @@ class SentencePieceTokenizer:
         return [np.array(ids, np.int32) for ids in encoded]
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, keep_special: bool = False) -> str:
-        """Text of `ids`; special ids vanish unless `keep_special`."""
+        """Decode ids; special ids are dropped unless `keep_special`."""
         if keep_special:
             return self._pieces.decode_named(ids, self._names)
         return self._pieces.decode(ids)
 
     def piece_bytes(self, index: int) -> bytes:
-        """The text that one id stands for, UTF-8; nothing for a special id."""
+        """Return the text that one id stands for, in UTF-8; empty for a special id."""
         return self._pieces.bytes[index]
 
     def piece(self, index: int) -> str:
-        """As SentencePiece writes it: "▁the", "<0xEA>", "<mask>"."""
+        """Return an id as SentencePiece writes it: "▁the", "<0xEA>", "<mask>"."""
         return self._names.get(index) or self._processor.id_to_piece(int(index))
 
     def _encode_around_space_mark(self, text: str) -> list[int]:
-        first, *rest = text.split(_SPACE)
-        ids = self._processor.encode(first, out_type=int)
-        for part in rest:
+        """Encode a text that contains the space mark itself: the mark becomes its three bytes."""
+        parts = text.split(_SPACE)
+        ids = self._processor.encode(parts[0], out_type=int)
+        for part in parts[1:]:
             ids += self._space_ids + self._processor.encode(part, out_type=int)
         return ids
 
@@ -129,7 +132,7 @@ class SentencePieceTokenizer:
 
 def _train(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
     model = io.BytesIO()
-    lines = list(_lines(texts))  # here, so that an error of reading is not taken for one of training
+    lines = list(_lines(texts))  # outside the try, so that a read error is not reported as a training error
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
@@ -157,7 +160,7 @@ def _train(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """Lines, since a newline is a symbol of its own and no piece can contain one."""
+    """Yield lines of limited length: a newline is a separate symbol, so no piece can contain one."""
     for text in texts:
         for line in text.split("\n"):
             for start in range(0, len(line), _LINE):
@@ -165,7 +168,7 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _training_error(config: TokenizerConfig, message: str) -> str:
-    """SentencePiece's reason, with its sizes (which leave out the sentinels) put right."""
+    """Error message of SentencePiece, with its sizes corrected by the sentinels, which it does not count."""
     start = f"tokenizer.vocab_size = {config.vocab_size} does not suit this text: "
     if limit := re.search(r"value <= (\d+)", message):
         return start + f"it can fill at most {int(limit[1]) + NUM_SENTINELS} ids"
@@ -175,7 +178,7 @@ def _training_error(config: TokenizerConfig, message: str) -> str:
 
 
 def _with_sentinels(model: bytes) -> bytes:
-    """Appends the sentinels as control pieces, <extra_id_0> last.
+    """Append the sentinels to a model as control pieces, <extra_id_0> last.
 
     Concatenated protocol buffers merge, and repeated fields append: ModelProto.pieces is field 1, a piece
     is (1: string, 2: float score, 3: type, of which 3 is CONTROL).

@@ -1,4 +1,4 @@
-"""Records of CoNLL files: a token a line with its columns, an empty line behind each sentence."""
+"""Reader of CoNLL files: one token and its columns per line, an empty line after each sentence."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,21 @@ _COMMENT = re.compile(r"#[^\t]*($| )")
 
 
 def read_conll(path: str, text: str, columns: Sequence[str]) -> Iterator[Record]:
-    """A record for each sentence: lists by column, "tokens" the first and "tags" the last unless named.
+    """Yield one record per sentence, with a list for each column.
 
-    Columns are separated by tabs, or by white space in lines without a tab. Before a sentence's first token,
-    lines that start with # are comments, unless a tab ends their first word ("#tag<tab>O"). DataError for a
-    line with too few columns.
+    Columns are separated by tabs, or by white space in lines without a tab. Before the first token of a
+    sentence, lines that start with # are comments, unless a tab ends their first word ("#tag<tab>O").
+
+    Args:
+        path: Path of the file, for messages.
+        text: Content of the file.
+        columns: Names of the columns, "" for one to skip; empty: the first is "tokens", the last is "tags".
+
+    Yields:
+        The records.
+
+    Raises:
+        DataError: A line has too few columns.
     """
     names = list(columns)
     rows: list[list[str]] = []
@@ -29,9 +39,12 @@ def read_conll(path: str, text: str, columns: Sequence[str]) -> Iterator[Record]
         if not rows and _COMMENT.match(line):
             continue
         fields = line.split("\t") if "\t" in line else line.split()
-        wanted = max(len(names), 2)
+        wanted = max(len(names), 2)  # a token and a tag at least
         if len(fields) < wanted or (rows and not names and len(fields) != len(rows[0])):
-            expected = f"{wanted}: {', '.join(names)}" if names else f"{len(rows[0]) if rows else 2}"
+            if names:
+                expected = f"{wanted}: {', '.join(names)}"
+            else:
+                expected = str(len(rows[0]) if rows else 2)
             raise DataError(f"{path}:{number} has {len(fields)} columns, expected {expected}")
         begin = begin if rows else number
         rows.append(fields)

@@ -1,4 +1,4 @@
-"""From globs to records: which files, which format, and their text."""
+"""Finds the files of globs, detects their format and reads their records."""
 
 import functools
 import glob
@@ -20,21 +20,31 @@ from tlx.data.readers.tfds import read_tfds
 
 
 def read_files(globs: Sequence[str], config: RecordFiles, field: str) -> list[Record]:
-    """All records of all files, files by path, records in their order.
+    """Read the records of all files, sorted by path.
 
-    `field` names the globs in messages. DataError for what does not fit, with file, line and what was
-    expected.
+    Args:
+        globs: Globs, "FILE.json::key", or "tfds:NAME::SPLIT".
+        config: Format of the files and how to read them; its file names are not used.
+        field: Config key of the globs, for messages.
+
+    Returns:
+        The records, those of data sets of TensorFlow Datasets last.
+
+    Raises:
+        DataError: A file is missing or malformed (names file and line), or there is no record.
     """
-    alike = ("format", "quoting", "columns", "encoding")
-    how = RecordFiles(**{name: getattr(config, name) for name in alike})
-    prepared = [name.removeprefix(TFDS) for name in globs if name.startswith(TFDS)]
-    found = _matches([name for name in globs if not name.startswith(TFDS)], field)
-    files = ((path, key, os.stat(path)) for path, key in found)
-    parts = [_file(path, key, (stat.st_size, stat.st_mtime_ns), how) for path, key, stat in files]
-    for name in prepared:
-        name, _, split = name.partition("::")
-        parts.append(read_tfds(name, split, config.data_dir, field))
-    records = [record for part in parts for record in part]
+    # Only the options that change how a file is read, so that splits of one file share the cache of _file.
+    reading = RecordFiles(
+        format=config.format, quoting=config.quoting, columns=config.columns, encoding=config.encoding
+    )
+    records: list[Record] = []
+    for path, key in _matches([name for name in globs if not name.startswith(TFDS)], field):
+        stat = os.stat(path)
+        records += _file(path, key, (stat.st_size, stat.st_mtime_ns), reading)
+    for name in globs:
+        if name.startswith(TFDS):
+            dataset, _, split = name.removeprefix(TFDS).partition("::")
+            records += read_tfds(dataset, split, config.data_dir, field)
     if not records:
         raise DataError(f"{field} = {tuple(globs)} has no records")
     return records
@@ -42,7 +52,7 @@ def read_files(globs: Sequence[str], config: RecordFiles, field: str) -> list[Re
 
 @functools.lru_cache(maxsize=4)
 def _file(path: str, key: str, stamp: tuple[int, int], config: RecordFiles) -> tuple[Record, ...]:
-    """A file's records, read once while it stays as it is: several splits are cut from one file."""
+    """Records of one file, cached while size and time of change (`stamp`) stay: splits share a file."""
     try:
         return tuple(_read(path, key, config))
     except (UnicodeDecodeError, LookupError) as error:
@@ -54,47 +64,50 @@ def _file(path: str, key: str, stamp: tuple[int, int], config: RecordFiles) -> t
 
 
 def _matches(globs: Sequence[str], field: str) -> list[tuple[str, str]]:
-    """(path, key inside it) of all files, each once, sorted."""
-    found: set[tuple[str, str]] = set()
+    """Pairs (absolute path, key of the records inside it) of all files, without duplicates, sorted."""
+    matches: set[tuple[str, str]] = set()
     for pattern in globs:
         pattern, _, key = pattern.partition("::")
-        paths = [path for path in glob.glob(os.path.expanduser(pattern), recursive=True)]
+        paths = glob.glob(os.path.expanduser(pattern), recursive=True)
         files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]
         if not files:
             raise DataError(f"{field} = {pattern!r} matches no file (the current folder is {os.getcwd()})")
-        found.update((path, key) for path in files)
-    return sorted(found)
+        matches.update((path, key) for path in files)
+    return sorted(matches)
 
 
 def _read(path: str, key: str, config: RecordFiles) -> Iterator[Record]:
-    kind = config.format or os.path.splitext(path.removesuffix(".gz"))[1].removeprefix(".")
-    if kind not in FORMATS:
-        raise DataError(f"{path}: " + one_of("ending", kind, FORMATS) + "; data.records.format says which")
-    if kind == "parquet":
+    format_name = config.format or os.path.splitext(path.removesuffix(".gz"))[1].removeprefix(".")
+    if format_name not in FORMATS:
+        raise DataError(
+            f"{path}: " + one_of("ending", format_name, FORMATS) + "; data.records.format sets it"
+        )
+    if format_name == "parquet":
         return read_parquet(path)
     text = _text(path, config.encoding)
-    if kind == "jsonl":
+    if format_name == "jsonl":
         return read_jsonl(path, text, config.columns)
-    if kind == "json":
+    if format_name == "json":
         return read_json(path, text, key, config.columns)
-    if kind == "squad":
+    if format_name == "squad":
         return read_squad(path, text)
-    if kind == "conll":
+    if format_name == "conll":
         return read_conll(path, text, config.columns)
-    if kind == "lines":
+    if format_name == "lines":
         return _lines(path, text)
-    return read_table(path, text, "," if kind == "csv" else "\t", config.quoting, config.columns)
+    delimiter = "," if format_name == "csv" else "\t"
+    return read_table(path, text, delimiter, config.quoting, config.columns)
 
 
 def _text(path: str, encoding: str) -> str:
-    """The whole file, its line ends as they are, without a byte order mark."""
-    opened = gzip.open if path.endswith(".gz") else open
-    with opened(path, "rt", encoding=encoding, newline="") as handle:
+    """Content of a text file, line ends unchanged, without a byte order mark."""
+    opener = gzip.open if path.endswith(".gz") else open
+    with opener(path, "rt", encoding=encoding, newline="") as handle:
         return handle.read().removeprefix("\ufeff")
 
 
 def _lines(path: str, text: str) -> Iterator[Record]:
-    """Columns "text" and "file", the file's name without its folder and .gz: one class a file."""
+    """Records with the columns "text" and "file" (name without folder and .gz), for one class per file."""
     name = os.path.basename(path).removesuffix(".gz")
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():

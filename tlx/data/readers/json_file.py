@@ -1,4 +1,4 @@
-"""Records of jsonl and json files."""
+"""Readers of .jsonl and .json files."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,19 @@ from tlx.data.readers.record import Record
 
 
 def read_jsonl(path: str, text: str, columns: Sequence[str]) -> Iterator[Record]:
-    """One JSON object (or, with `columns`, list) a line."""
+    """Yield one record per line, each a JSON object.
+
+    Args:
+        path: Path of the file, for messages.
+        text: Content of the file.
+        columns: Names of the items where lines are JSON lists; "" for one to skip.
+
+    Yields:
+        The records.
+
+    Raises:
+        DataError: A line is not JSON, or not an object (or a list of that length).
+    """
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path}:{number}"
@@ -17,7 +29,20 @@ def read_jsonl(path: str, text: str, columns: Sequence[str]) -> Iterator[Record]
 
 
 def read_json(path: str, text: str, key: str, columns: Sequence[str]) -> Iterator[Record]:
-    """A list of objects (or, with `columns`, of lists), which may stand under a key of an object."""
+    """Yield the records of one JSON list of objects.
+
+    Args:
+        path: Path of the file, for messages.
+        text: Content of the file.
+        key: Key of the list, where the file is an object; else "".
+        columns: Names of the items where records are JSON lists; "" for one to skip.
+
+    Yields:
+        The records.
+
+    Raises:
+        DataError: The file is not JSON, has no such list, or an item is not an object.
+    """
     values = _parsed(path, text)
     if isinstance(values, dict):
         if key not in values:
@@ -26,18 +51,18 @@ def read_json(path: str, text: str, key: str, columns: Sequence[str]) -> Iterato
             )
         values = values[key]
     if not isinstance(values, list):
-        place = f"{path} under {key!r}" if key else path
-        raise DataError(f"{place} is {type(values).__name__}, expected a list of records")
-    inside = f"{path}::{key}" if key else path
+        location = f"{path} under {key!r}" if key else path
+        raise DataError(f"{location} is {type(values).__name__}, expected a list of records")
+    prefix = f"{path}::{key}" if key else path
     for index, value in enumerate(values):
-        yield _record(f"{inside}[{index}]", value, columns)
+        yield _record(f"{prefix}[{index}]", value, columns)
 
 
 def _parsed(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        line = "" if "\n" not in text.strip() else f" in line {error.lineno}"
+        line = f" in line {error.lineno}" if "\n" in text.strip() else ""
         raise DataError(f"{where} is not JSON{line}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""Records of SQuAD's json, versions 1.1 and 2.0."""
+"""Reader of the JSON format of SQuAD, versions 1.1 and 2.0."""
 
 import json
 from collections.abc import Iterator
@@ -9,9 +9,10 @@ from tlx.data.readers.record import Record
 
 
 def read_squad(path: str, text: str) -> Iterator[Record]:
-    """A record for each question: id, title, context, question, answers (texts), starts (characters).
+    """Yield one record per question: id, title, context, question, answers (texts), starts (characters).
 
-    A question of SQuAD 2 without an answer (is_impossible) has none of both.
+    Both lists are empty for an unanswerable question of SQuAD 2 (is_impossible). Raises DataError where the
+    file has another structure.
     """
     try:
         root = json.loads(text)
@@ -37,6 +38,7 @@ def read_squad(path: str, text: str) -> Iterator[Record]:
 
 
 def _answers(question: dict[str, Any], where: str) -> tuple[list[str], list[int]]:
+    """Texts of the answers, and their first characters in the context."""
     if question.get("is_impossible"):
         return [], []
     answers = _get(question, "answers", list, where)

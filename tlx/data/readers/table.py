@@ -1,4 +1,4 @@
-"""Records of csv, tsv and parquet files."""
+"""Readers of .csv, .tsv and .parquet files."""
 
 import csv
 import io
@@ -15,9 +15,20 @@ _LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 128 Ki
 def read_table(
     path: str, text: str, delimiter: str, quoting: bool, columns: Sequence[str]
 ) -> Iterator[Record]:
-    """Records of a table whose first row names the columns, unless `columns` does.
+    """Yield the rows of a table as records.
 
-    DataError for a row with another number of fields.
+    Args:
+        path: Path of the file, for messages.
+        text: Content of the file.
+        delimiter: Comma or tab.
+        quoting: Whether quotes enclose fields; otherwise they are part of the text.
+        columns: Names of the columns, "" for one to skip; empty: the first row names them.
+
+    Yields:
+        The records.
+
+    Raises:
+        DataError: A row has another number of fields, or quotes do not match.
     """
     rows = _quoted(path, text, delimiter) if quoting else _plain(text, delimiter)
     names = list(columns)
@@ -33,7 +44,7 @@ def read_table(
 
 
 def read_parquet(path: str) -> Iterator[Record]:
-    """Records of a parquet file, values as they are stored; `where` has the row from 1."""
+    """Yield the rows of a parquet file as records; `where` has the row number, from 1."""
     number = 0
     with pyarrow.parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1024):
@@ -43,6 +54,7 @@ def read_parquet(path: str) -> Iterator[Record]:
 
 
 def _plain(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Pairs (line number, fields) of a table whose quotes are text."""
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.rstrip("\r")
         if line:
@@ -50,7 +62,7 @@ def _plain(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _quoted(path: str, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line at which the row begins, its fields); a quoted field may go over several lines."""
+    """Pairs (line number where the row begins, fields); a quoted field may span several lines."""
     csv.field_size_limit(_LONGEST_FIELD)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     begin = 1

@@ -1,4 +1,4 @@
-"""Records that TensorFlow Datasets has prepared, read by index without TensorFlow."""
+"""Reader of data sets prepared by TensorFlow Datasets, without TensorFlow."""
 
 import functools
 import importlib
@@ -16,56 +16,70 @@ PREFIX = "tfds:"
 
 @functools.lru_cache(maxsize=4)
 def read_tfds(name: str, split: str, data_dir: str, field: str) -> tuple[Record, ...]:
-    """The records of a split. Texts are str, classes the names that the data set has for them, sequences
-    lists, and other numbers as they are. data_dir "": where TFDS has its data sets."""
+    """Read the records of a split.
+
+    Texts become str, class labels their names in the data set, sequences lists; other numbers stay.
+
+    Args:
+        name: Name of the data set, "name" or "name:config".
+        split: Name of the split, with TFDS's slices.
+        data_dir: Folder of the prepared data sets; "": the default folder of TFDS.
+        field: Config key that names the data set, for messages.
+
+    Returns:
+        The records.
+
+    Raises:
+        DataError: TFDS is not installed, or the split cannot be read.
+    """
     title = f"{PREFIX}{name}::{split}"
     if not split:
         raise DataError(f"{field} = {title!r} names no split: write {PREFIX}{name}::train")
-    tfds = library(field)
-    where = {"name": spelled(name), "data_dir": data_dir or None}
+    tfds = import_tfds(field)
+    folder = data_dir or None
     try:
-        source = tfds.data_source(split=split, **where)
-        builder = tfds.builder(**where)
-        features, size = builder.info.features, builder.info.splits[split].num_examples
-        found = tuple(
-            Record(
-                f"{title} record {index}", {key: _plain(value, features[key]) for key, value in row.items()}
-            )
-            for index, row in enumerate(source)
-        )
+        source = tfds.data_source(name=tfds_name(name), data_dir=folder, split=split)
+        builder = tfds.builder(name=tfds_name(name), data_dir=folder)
+        features = builder.info.features
+        size = builder.info.splits[split].num_examples
+        records = []
+        for index, row in enumerate(source):
+            values = {key: _plain(value, features[key]) for key, value in row.items()}
+            records.append(Record(f"{title} record {index}", values))
     except Exception as error:  # TFDS raises some twenty classes, most of them its own
         raise DataError(f"{field}: {title} cannot be read: {error}") from error
-    if len(found) != size:  # TFDS 4.9 ignores the slice where files are parquet
+    if len(records) != size:  # TFDS 4.9 ignores the slice where files are parquet
         raise DataError(
-            f"{field}: {title} should have {size} records but TFDS reads {len(found)}: it cannot slice this "
+            f"{field}: {title} should have {size} records but TFDS reads {len(records)}: it cannot slice this "
             "file format; prepare the data as array_record, or name whole splits"
         )
-    return found
+    return tuple(records)
 
 
-def library(what: str) -> ModuleType:
-    """TFDS; DataError saying what to install where it is missing."""
+def import_tfds(field: str) -> ModuleType:
+    """Import TFDS for the config key `field`. Raises DataError saying how to install it."""
     try:
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
         raise DataError(
-            f"{what} needs the package tensorflow-datasets ({error}); "
+            f"{field} needs the package tensorflow-datasets ({error}); "
             "install it with: pip install 'tlx-lm[tfds]'"
         ) from error
 
 
-def spelled(name: str) -> str:
-    """TFDS's spelling of "name:config"; a version behind the colon stays one."""
-    base, colon, rest = name.partition(":")
-    if not colon or "/" in base or re.fullmatch(r"(\d+|\*)(\.(\d+|\*)){0,2}", rest):
+def tfds_name(name: str) -> str:
+    """Return TFDS's spelling "name/config" of "name:config"; a version after the colon is left as it is."""
+    base, colon, config = name.partition(":")
+    if not colon or "/" in base or re.fullmatch(r"(\d+|\*)(\.(\d+|\*)){0,2}", config):
         return name
-    return f"{base}/{rest}"
+    return f"{base}/{config}"
 
 
 def _plain(value: Any, feature: Any) -> Any:
+    """Value of a feature as plain Python types."""
     names = getattr(feature, "names", None)
     if names and np.ndim(value) == 0:
-        return names[int(value)] if int(value) >= 0 else None  # -1: not known
+        return names[int(value)] if int(value) >= 0 else None  # -1: unlabelled
     inner = getattr(feature, "feature", None)
     if isinstance(value, dict):
         return {key: _plain(item, feature[key]) for key, item in value.items()}

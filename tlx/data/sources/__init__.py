@@ -1,4 +1,4 @@
-"""Sources of documents by name. A new one is one file with a class(config, split) and one line here."""
+"""Sources of documents by name. A new source is one file with a class(config, split), and one line here."""
 
 from tlx.base.lookup import Table
 from tlx.data.config import SourceConfig
@@ -16,7 +16,7 @@ TABLE = Table(
 
 
 def open_source(config: SourceConfig, split: Split) -> Source:
-    """The documents of `split` of the source that `config` names; DataError if there are none."""
+    """Open the source that a config names. Raises DataError where the split has no documents."""
     return TABLE.load(config.source)(config, split)
 
 

@@ -1,4 +1,4 @@
-"""Functions of Python's standard library and what they say of themselves: pairs that are on every machine."""
+"""Functions of Python's standard library and their docstrings: text pairs available on every machine."""
 
 import ast
 import pathlib
@@ -11,7 +11,7 @@ from tlx.data.sources.source import Document, Split
 
 
 class DocstringSource:
-    """A function's code without its docstring, and the docstring; files and their split as PythonSource's."""
+    """Pairs (code of a function without its docstring, docstring), with the files and splits of PythonSource."""
 
     parallel = True
 
@@ -23,7 +23,7 @@ class DocstringSource:
         self.identity = ["docstrings", self._files.identity]
 
     def read(self, part: str) -> Iterator[Document]:
-        """For each function of the file that has a docstring, in their order: code, docstring."""
+        """Yield code and docstring of each function of a file that has a docstring."""
         for document in self._files.read(part):
             try:
                 nodes = list(ast.walk(ast.parse(document.text)))
@@ -36,7 +36,7 @@ class DocstringSource:
 
 
 def _pair(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], name: str) -> tuple[Document, ...]:
-    """Nothing where there is no docstring, or nothing else."""
+    """Code and docstring; empty where the function lacks a docstring or has nothing else."""
     docstring = ast.get_docstring(node)
     first = node.body[0]
     code = lines[node.lineno - 1 : first.lineno - 1] + lines[first.end_lineno : node.end_lineno]

@@ -1,4 +1,4 @@
-"""The source code of Python's own standard library: real text that is on every machine."""
+"""The source code of Python's standard library: real text available on every machine."""
 
 import io
 import os
@@ -12,26 +12,28 @@ from tlx.base.errors import DataError
 from tlx.data.config import SourceConfig
 from tlx.data.sources.source import Document, Split, held_out
 
-# Near-copies of one another (lib2to3, encodings), data in disguise (pydoc_data), not the library's own
-# (site-packages), or absent from slim images of Python (test, tests, idlelib).
+# Near-duplicates (lib2to3, encodings), data (pydoc_data), third-party code (site-packages), or absent from
+# slim images of Python (test, tests, idlelib).
 EXCLUDED = frozenset(
     "test tests idlelib lib2to3 encodings pydoc_data site-packages dist-packages __pycache__".split()
 )
-_VALIDATION = 0.1
+_VALIDATION_FRACTION = 0.1
 
 
 class PythonSource:
-    """One document a file, a tenth of the files held out by a hash of their path."""
+    """One document per file; a tenth of the files is held out by a hash of their path."""
 
     parallel = False
 
     def __init__(self, config: SourceConfig, split: Split, root: pathlib.Path | None = None):
         del config
         self._root = root or pathlib.Path(sysconfig.get_paths()["stdlib"])
-        wanted = [
-            path for path in _modules(self._root) if held_out(path, _VALIDATION) == (split == "validation")
-        ]
-        files = {path: (self._root / path).stat() for path in wanted}
+        validation = split == "validation"
+        files = {
+            path: (self._root / path).stat()
+            for path in _modules(self._root)
+            if held_out(path, _VALIDATION_FRACTION) == validation
+        }
         if not files:
             raise DataError(
                 f"the standard library in {self._root} has no .py files for {split}; use data.source = 'text'"
@@ -45,7 +47,7 @@ class PythonSource:
         ]
 
     def read(self, part: str) -> Iterator[Document]:
-        """The file, decoded as Python would, line ends as they are."""
+        """Yield the file, decoded as Python does, line ends unchanged; nothing where it is blank."""
         path = self._root / part
         try:
             content = path.read_bytes()
@@ -58,9 +60,9 @@ class PythonSource:
 
 
 def _modules(root: pathlib.Path) -> list[str]:
-    """Paths below `root` of all its .py files, without the excluded folders, sorted."""
-    found = []
+    """Relative paths of all .py files below `root`, without the excluded folders, sorted."""
+    paths: list[pathlib.Path] = []
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in EXCLUDED]
-        found += [pathlib.Path(folder, name) for name in files if name.endswith(".py")]
-    return sorted(path.relative_to(root).as_posix() for path in found)
+        paths += [pathlib.Path(folder, name) for name in files if name.endswith(".py")]
+    return sorted(path.relative_to(root).as_posix() for path in paths)

@@ -1,4 +1,4 @@
-"""What a source of documents is."""
+"""The interface of sources of documents."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -8,42 +8,42 @@ Split = Literal["train", "validation"]
 
 
 class Document(NamedTuple):
-    """A text and how to call it in a message: its file, and its line or record where there are several.
-
-    `replies` are the turns of a conversation that follow the first one; `ratings` what its last turn was
-    rated, 0, 1 or None for each attribute.
-    """
+    """A text or a conversation, with a name for messages."""
 
     name: str
+    """File, and line or record where a file has several documents."""
     text: str
+    """The text, or the first turn of a conversation."""
     replies: tuple[str, ...] = ()
+    """Further turns of a conversation; empty for a text."""
     ratings: tuple[int | None, ...] = ()
+    """Rating of the last turn for each attribute: 0, 1, or None for not rated."""
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The text, or all turns."""
+        """All turns; for a text, the text alone."""
         return (self.text, *self.replies)
 
 
 class Source(Protocol):
-    """Documents of one split, in an order that never changes.
-
-    `identity` is a JSON value that changes whenever the documents may have changed: a token cache is kept
-    under its hash. `parts` are files (or ranges of records) in order; `num_bytes` of text, None if unknown
-    without reading. `parallel`: documents come in pairs, a text and its translation (or answer).
-    """
+    """Documents of one split, in a fixed order."""
 
     name: str
+    """Name for messages."""
     identity: Any
+    """JSON value that changes whenever the documents may have changed; its hash keys the token cache."""
     parts: Sequence[str]
+    """Files (or ranges of records), in order."""
     num_bytes: int | None
+    """UTF-8 bytes of text; None where it is unknown without reading."""
     parallel: bool
+    """Whether documents come in pairs: a text, then its translation or answer."""
 
     def read(self, part: str) -> Iterator[Document]:
-        """Documents of one part, none of them blank. DataError naming what cannot be read."""
+        """Yield the documents of one part, none of them blank. Raises DataError where it cannot be read."""
         ...
 
 
 def held_out(name: str, fraction: float) -> bool:
-    """Whether the document called `name` belongs to the validation split: a hash, so it stays there."""
+    """Return whether a document belongs to the validation split, by a hash of its name."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) < fraction * 16**12

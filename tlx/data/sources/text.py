@@ -1,4 +1,4 @@
-"""Text in files: plain (.txt, .md, .py), .jsonl, .tsv and .parquet."""
+"""Text files: plain text (.txt, .md, .py), .jsonl, .tsv and .parquet."""
 
 import contextlib
 import glob
@@ -22,10 +22,10 @@ _ENDINGS = (*_PLAIN, *(ending + ".gz" for ending in _PLAIN), *_RECORDS)
 
 
 class TextSource:
-    """Documents of all files that the globs match, files by path, records in their order.
+    """Documents of all files that the globs match, sorted by path.
 
-    Without validation files of their own, documents are held out by a hash of their file (its path below
-    the files' common folder) and record.
+    Without validation files, documents are held out by a hash of the file's path below the common folder and
+    of the record's number, so that the split does not depend on where the data is stored.
     """
 
     def __init__(self, config: SourceConfig, split: Split):
@@ -33,14 +33,17 @@ class TextSource:
         self._split = split
         self._columns = tuple(filter(None, (config.text.column, config.text.target_column)))
         self.parallel = len(self._columns) == 2
-        own_files = bool(config.text.validation_files)
-        self._fraction = None if own_files else config.text.validation_fraction
-        field = "validation_files" if own_files and split == "validation" else "files"
+        has_validation_files = bool(config.text.validation_files)
+        # None: all documents of the files belong to the split.
+        self._fraction = None if has_validation_files else config.text.validation_fraction
+        field = "validation_files" if has_validation_files and split == "validation" else "files"
         globs = getattr(config.text, field)
         self.parts = _matches(globs, f"data.text.{field}")
         self._root = os.path.commonpath([os.path.dirname(path) for path in self.parts])
         sizes = [os.stat(path) for path in self.parts]
-        plain = all(path.endswith(_PLAIN) for path in self.parts) and (own_files or split == "train")
+        plain = all(path.endswith(_PLAIN) for path in self.parts) and (
+            has_validation_files or split == "train"
+        )
         self.name = f"text {', '.join(globs)} ({split})"
         self.num_bytes = sum(stat.st_size for stat in sizes) if plain else None
         self.identity = [
@@ -52,39 +55,42 @@ class TextSource:
             self.identity.append(self._columns)
 
     def read(self, part: str) -> Iterator[Document]:
-        """Documents of the file `part` that belong to the split."""
-        place = os.path.relpath(part, self._root)
+        """Yield the documents of the file `part` that belong to the split."""
+        relative_path = os.path.relpath(part, self._root)
         empty = True
         for record, documents in self._records(part):
             empty = False
-            where = "" if record is None else f":{record}"
+            number = "" if record is None else f":{record}"
             texts = [text for document in documents for text in document.texts]
-            if texts and all(text.strip() for text in texts) and self._belongs(place + where):
-                yield from (document._replace(name=part + where) for document in documents)
+            blank = not all(text.strip() for text in texts)
+            if texts and not blank and self._in_split(relative_path + number):
+                for document in documents:
+                    yield document._replace(name=part + number)
         if empty:
             raise DataError(f"{part} is empty")
 
-    def _belongs(self, place: str) -> bool:
-        return self._fraction is None or held_out(place, self._fraction) == (self._split == "validation")
+    def _in_split(self, name: str) -> bool:
+        if self._fraction is None:
+            return True
+        return held_out(name, self._fraction) == (self._split == "validation")
 
     def _records(self, path: str) -> Iterator[tuple[int | None, Sequence[Document]]]:
-        """(number from 1 or None, its text, pair of texts or conversation) of each record, blank ones too."""
-        kind = path.removesuffix(".gz")
-        if self.parallel and kind.endswith((*_PLAIN, ".tsv")):
+        """Pairs (record number from 1, or None for a whole file; documents of the record), blank ones too."""
+        ending = path.removesuffix(".gz")
+        if self.parallel and ending.endswith((*_PLAIN, ".tsv")):
             raise DataError(
                 f"{path} has no field {self._columns[1]!r}; data.text.target_column needs records"
             )
         try:
             if path.endswith(".parquet"):
                 yield from self._fields(path, _parquet(path, self._columns))
-            elif kind.endswith(".jsonl"):
+            elif ending.endswith(".jsonl"):
                 yield from self._fields(path, _jsonl(path, self._columns, bool(self._config.turns_column)))
-            elif kind.endswith(".tsv") or self._config.one_document_per_line:
+            elif ending.endswith(".tsv") or self._config.one_document_per_line:
                 with _open(path) as handle:
                     for number, line in enumerate(handle, start=1):
-                        turns = (
-                            line.rstrip("\n").split("\t") if kind.endswith(".tsv") else [line.rstrip("\n")]
-                        )
+                        line = line.rstrip("\n")
+                        turns = line.split("\t") if ending.endswith(".tsv") else [line]
                         yield number, [Document("", turns[0], tuple(turns[1:]))]
             else:
                 with _open(path) as handle:
@@ -99,7 +105,7 @@ class TextSource:
     def _fields(
         self, path: str, records: Iterator[tuple[int, Mapping[str, Any]]]
     ) -> Iterator[tuple[int, Sequence[Document]]]:
-        """The documents of records with named fields."""
+        """Documents of records with named fields."""
         for number, record in records:
             where = f"{path}:{number}"
             if self._config.turns_column:
@@ -109,11 +115,11 @@ class TextSource:
 
 
 def _matches(globs: Sequence[str], field: str) -> list[str]:
-    """Absolute paths of all files, each once, sorted."""
+    """Absolute paths of all files, without duplicates, sorted."""
     paths: set[str] = set()
     for pattern in globs:
-        found = glob.glob(os.path.expanduser(pattern), recursive=True)
-        files = [os.path.abspath(path) for path in found if os.path.isfile(path)]
+        matches = glob.glob(os.path.expanduser(pattern), recursive=True)
+        files = [os.path.abspath(path) for path in matches if os.path.isfile(path)]
         if not files:
             raise DataError(f"{field} = {pattern!r} matches no file (the current folder is {os.getcwd()})")
         paths.update(files)
@@ -125,14 +131,14 @@ def _matches(globs: Sequence[str], field: str) -> list[str]:
 
 @contextlib.contextmanager
 def _open(path: str) -> Iterator[IO[str]]:
-    """The file as text, unzipped, line ends untouched."""
-    opened = gzip.open if path.endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8", newline="\n") as handle:
+    """Open a file as text, decompressed, line ends unchanged."""
+    opener = gzip.open if path.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8", newline="\n") as handle:
         yield handle
 
 
 def _jsonl(path: str, columns: Sequence[str], optional: bool) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The records; where `optional`, all fields but the first may be missing."""
+    """Pairs (line number, record); where `optional`, all fields but the first may be missing."""
     with _open(path) as handle:
         for number, line in enumerate(handle, start=1):
             if not line.strip():
@@ -153,6 +159,7 @@ def _jsonl(path: str, columns: Sequence[str], optional: bool) -> Iterator[tuple[
 
 
 def _parquet(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Pairs (row number from 1, record with the given columns)."""
     with pyarrow.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         for column in columns:
@@ -172,7 +179,7 @@ def _text(value: Any, column: str, where: str) -> str:
 
 
 def _conversation(record: Mapping[str, Any], columns: Sequence[str], where: str) -> Document:
-    """The turns in the first column, and the ratings in the others."""
+    """Document of the turns in the first column and the ratings in the others."""
     turns = record[columns[0]]
     if not isinstance(turns, list) or not turns:
         raise DataError(f"{where}: {columns[0]!r} is {type(turns).__name__}, not a list of one or more turns")
@@ -181,4 +188,6 @@ def _conversation(record: Mapping[str, Any], columns: Sequence[str], where: str)
     for name, rating in zip(columns[1:], ratings, strict=True):
         if rating not in (0, 1, None):
             raise DataError(f"{where}: {name!r} is {rating!r}; a rating is 0, 1 or null")
-    return Document("", texts[0], tuple(texts[1:]), tuple(None if r is None else int(r) for r in ratings))
+    # True and False are ratings too.
+    numbers = tuple(None if rating is None else int(rating) for rating in ratings)
+    return Document("", texts[0], tuple(texts[1:]), numbers)

@@ -5,14 +5,14 @@ from typing import Any
 
 from tlx.base.errors import DataError, one_of
 from tlx.data.config import SourceConfig
-from tlx.data.readers.tfds import library, spelled
+from tlx.data.readers.tfds import import_tfds, tfds_name
 from tlx.data.sources.source import Document, Split
 
-_RECORDS = 8192  # of one part
+_PART_RECORDS = 8192
 
 
 class TfdsSource:
-    """Records of one split, stored as array_record or parquet (TFDS's `file_format`), in stored order."""
+    """Documents of one split, stored as array_record or parquet (TFDS's `file_format`), in stored order."""
 
     def __init__(self, config: SourceConfig, split: Split):
         self._turns = config.tfds.turns_column
@@ -21,12 +21,12 @@ class TfdsSource:
             self._columns = (self._turns,)
         self.parallel = len(self._columns) == 2
         self._split = config.tfds.validation_split if split == "validation" else config.tfds.train_split
-        tfds = library("data.source = 'tfds'")
+        tfds = import_tfds("data.source = 'tfds'")
         title = f"tfds {config.tfds.name} [{self._split}]"
         try:
-            where = {"name": spelled(config.tfds.name), "data_dir": config.tfds.data_dir}
-            self._records = tfds.data_source(split=self._split, **where)
-            builder = tfds.builder(**where)
+            name = tfds_name(config.tfds.name)
+            self._records = tfds.data_source(name=name, data_dir=config.tfds.data_dir, split=self._split)
+            builder = tfds.builder(name=name, data_dir=config.tfds.data_dir)
         except Exception as error:  # TFDS raises some twenty classes, most of them its own
             raise DataError(f"{title} cannot be opened: {error}") from error
         features = builder.info.features
@@ -36,8 +36,8 @@ class TfdsSource:
                 raise DataError(f"{title}: " + one_of(f"data.tfds.{field}", column, features))
         self.name = title
         self.parts = [
-            f"{start}:{min(start + _RECORDS, len(self._records))}"
-            for start in range(0, len(self._records), _RECORDS)
+            f"{start}:{min(start + _PART_RECORDS, len(self._records))}"
+            for start in range(0, len(self._records), _PART_RECORDS)
         ]
         self.num_bytes = None
         info = builder.info.splits[self._split]
@@ -55,14 +55,17 @@ class TfdsSource:
             raise DataError(f"{title} has no records")
 
     def read(self, part: str) -> Iterator[Document]:
-        """Documents of the records `part` = "start:stop"."""
+        """Yield the documents of the records `part` = "start:stop"."""
         for index in range(*map(int, part.split(":"))):
             name = f"{self.name} record {index}"
             try:
                 record = self._records[index]
-                values = record[self._turns] if self._turns else [record[column] for column in self._columns]
+                if self._turns:
+                    values = record[self._turns]
+                else:
+                    values = [record[column] for column in self._columns]
                 texts = [_decoded(value) for value in values]
-            except Exception as error:  # array_record's readers raise their own
+            except Exception as error:  # the readers of array_record raise their own classes
                 raise DataError(f"{name} cannot be read: {error}") from error
             if not texts or not all(text.strip() for text in texts):
                 continue
