@@ -5,8 +5,7 @@ beams, those that end within the first K compete for the K finished hypotheses, 
 (number of new tokens) ** length_penalty; the first K that do not end stay running. A row is done when its
 best running beam, at its present length, is no better than its worst finished hypothesis.
 
-Suffixes beside the legend of tlx/nn: N positions of the output buffer, C the 2K candidates, R the B K rows of
-the cache.
+Shapes: A states of the automaton, U candidates of a row (2 K), W rows of the cache (B times K).
 """
 
 import functools
@@ -45,11 +44,11 @@ class BeamState(NamedTuple):
 
     step: jax.Array
     """Number of tokens so far, int32 []."""
-    running_BKN: jax.Array
+    running_BKT: jax.Array
     """Token ids of the running beams."""
     log_probs_BK: jax.Array
     """Log-probabilities of the running beams."""
-    finished_BKN: jax.Array
+    finished_BKT: jax.Array
     """Token ids of the finished hypotheses."""
     scores_BK: jax.Array
     """Scores of the finished hypotheses; NONE where there is none."""
@@ -75,7 +74,7 @@ def beam_search(
     sources: Sequence[Sequence[int]] | None = None,
     max_length: int | None = None,
     batch_size: int = 8,
-    stops_SV: np.ndarray | None = None,
+    stops_AV: np.ndarray | None = None,
 ) -> list[list[Hypothesis]]:
     """Search the `num_beams` best continuations of each prompt.
 
@@ -90,7 +89,7 @@ def beam_search(
         sources: Token ids that the encoder reads, one sequence per prompt; None for a decoder.
         max_length: Number of positions of the model; None: no limit.
         batch_size: Prompts per batch.
-        stops_SV: `decode.stop.automaton` of strings that end a hypothesis, which then contains the string.
+        stops_AV: `decode.stop.automaton` of strings that end a hypothesis, which then contains the string.
 
     Returns:
         Hypotheses of each prompt, best first.
@@ -110,7 +109,7 @@ def beam_search(
         source = None
         if sources is not None:
             source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
-        inputs = BeamInputs(jnp.int32(max_tokens), jnp.float32(length_penalty), stops_SV)
+        inputs = BeamInputs(jnp.int32(max_tokens), jnp.float32(length_penalty), stops_AV)
         settings = BeamSettings(num_beams, bucket(max_tokens), vocab.eos)
         outputs = search(lm, params, prompt, source, inputs, settings)
         tokens, counts, scores = (np.asarray(array) for array in outputs)
@@ -132,7 +131,7 @@ class BeamInputs(NamedTuple):
     """Largest number of new tokens, eos included."""
     length_penalty: jax.Array
     """Exponent of the length by which log-probabilities are divided."""
-    stops_SV: jax.Array | np.ndarray | None
+    stops_AV: jax.Array | np.ndarray | None
     """Automaton of stop strings (decode/stop.py), which end a beam; None without stop strings."""
 
 
@@ -167,23 +166,23 @@ def search(
         settings: Static values.
 
     Returns:
-        (token ids [B, K, N], number of tokens [B, K], scores [B, K]) of the hypotheses, best first.
+        (token ids [B, K, T], number of tokens [B, K], scores [B, K]) of the hypotheses, best first.
     """
     num_beams = settings.num_beams
     call = functools.partial(lm.apply, {"params": params})
     batch, width = prompt.tokens.shape
     cache = call(batch, width + settings.buffer_size, *encoded(call, source), method="init_cache")
-    lengths_R = jnp.repeat(prompt.segments.sum(axis=1), num_beams)
+    lengths_W = jnp.repeat(prompt.segments.sum(axis=1), num_beams)
 
     def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: KVCache) -> Any:
         hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
         return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
 
     def advance(state: BeamState) -> BeamState:
-        last_R1 = state.running_BKN[:, :, state.step - 1].reshape(-1, 1)
-        positions_R1 = (lengths_R + state.step - 1)[:, None]
-        logits_RV, cache = step(last_R1, positions_R1, jnp.ones_like(positions_R1), state.cache)
-        return extend(state._replace(cache=cache), logits_RV.reshape(batch, num_beams, -1), inputs, settings)
+        last_W1 = state.running_BKT[:, :, state.step - 1].reshape(-1, 1)
+        positions_W1 = (lengths_W + state.step - 1)[:, None]
+        logits_WV, cache = step(last_W1, positions_W1, jnp.ones_like(positions_W1), state.cache)
+        return extend(state._replace(cache=cache), logits_WV.reshape(batch, num_beams, -1), inputs, settings)
 
     def is_running(state: BeamState) -> jax.Array:
         return (state.step < inputs.max_tokens) & state.open_B.any()
@@ -194,7 +193,7 @@ def search(
     state = jax.lax.while_loop(is_running, advance, extend(state, logits_BKV, inputs, settings))
     # Replicated, so that every process can read all rows.
     return (
-        constrain(state.finished_BKN, (None, None, None)),
+        constrain(state.finished_BKT, (None, None, None)),
         constrain(state.counts_BK, (None, None)),
         constrain(state.scores_BK, (None, None)),
     )
@@ -214,43 +213,43 @@ def extend(state: BeamState, logits_BKV: jax.Array, inputs: BeamInputs, settings
     """
     batch, num_beams, vocab_size = logits_BKV.shape
     log_probs = jax.nn.log_softmax(logits_BKV, axis=-1) + state.log_probs_BK[:, :, None]
-    best_BC, flat_BC = jax.lax.top_k(log_probs.reshape(batch, -1), 2 * num_beams)
-    parent_BC = flat_BC // vocab_size
-    token_BC = (flat_BC % vocab_size).astype(jnp.int32)
-    text_BCN = jnp.take_along_axis(state.running_BKN, parent_BC[:, :, None], axis=1)
-    text_BCN = jax.lax.dynamic_update_index_in_dim(text_BCN, token_BC, state.step, axis=2)
+    best_BU, flat_BU = jax.lax.top_k(log_probs.reshape(batch, -1), 2 * num_beams)
+    parent_BU = flat_BU // vocab_size
+    token_BU = (flat_BU % vocab_size).astype(jnp.int32)
+    text_BUT = jnp.take_along_axis(state.running_BKT, parent_BU[:, :, None], axis=1)
+    text_BUT = jax.lax.dynamic_update_index_in_dim(text_BUT, token_BU, state.step, axis=2)
     length = state.step + 1
-    stop_BC = jnp.take_along_axis(state.stop_BK, parent_BC, axis=1)
-    if inputs.stops_SV is not None:
-        stop_BC = inputs.stops_SV[stop_BC, token_BC]
-    ends_BC = (token_BC == settings.eos) | (stop_BC == FOUND) | (length >= inputs.max_tokens)
+    stop_BU = jnp.take_along_axis(state.stop_BK, parent_BU, axis=1)
+    if inputs.stops_AV is not None:
+        stop_BU = inputs.stops_AV[stop_BU, token_BU]
+    ends_BU = (token_BU == settings.eos) | (stop_BU == FOUND) | (length >= inputs.max_tokens)
 
-    scores_BC = best_BC / length.astype(jnp.float32) ** inputs.length_penalty
-    first_C = jnp.arange(2 * num_beams) < num_beams
-    counted_BC = ends_BC & first_C & state.open_B[:, None] & (best_BC > NONE / 2)
-    scores_BC = jnp.where(counted_BC, scores_BC, NONE)
-    counts_BC = jnp.where(token_BC == settings.eos, length - 1, length)
+    scores_BU = best_BU / length.astype(jnp.float32) ** inputs.length_penalty
+    first_U = jnp.arange(2 * num_beams) < num_beams
+    counted_BU = ends_BU & first_U & state.open_B[:, None] & (best_BU > NONE / 2)
+    scores_BU = jnp.where(counted_BU, scores_BU, NONE)
+    counts_BU = jnp.where(token_BU == settings.eos, length - 1, length)
     # Old and new finished hypotheses compete; the old ones come first, so that they win ties.
-    old = (state.finished_BKN, state.scores_BK, state.counts_BK)
+    old = (state.finished_BKT, state.scores_BK, state.counts_BK)
     merged = [
-        jnp.concatenate(pair, axis=1) for pair in zip(old, (text_BCN, scores_BC, counts_BC), strict=True)
+        jnp.concatenate(pair, axis=1) for pair in zip(old, (text_BUT, scores_BU, counts_BU), strict=True)
     ]
     best_BK = jax.lax.top_k(merged[1], num_beams)[1]
-    finished_BKN, scores_BK, counts_BK = (_pick(array, best_BK) for array in merged)
+    finished_BKT, scores_BK, counts_BK = (_pick(array, best_BK) for array in merged)
 
     # The best candidates that do not end become the running beams.
-    log_probs_BK, running_BK = jax.lax.top_k(jnp.where(ends_BC, NONE, best_BC), num_beams)
-    parents_BK = jnp.take_along_axis(parent_BC, running_BK, axis=1)
+    log_probs_BK, running_BK = jax.lax.top_k(jnp.where(ends_BU, NONE, best_BU), num_beams)
+    parents_BK = jnp.take_along_axis(parent_BU, running_BK, axis=1)
     possible_B = log_probs_BK[:, 0] / length.astype(jnp.float32) ** inputs.length_penalty
     return BeamState(
         length,
-        _pick(text_BCN, running_BK),
+        _pick(text_BUT, running_BK),
         log_probs_BK,
-        finished_BKN,
+        finished_BKT,
         scores_BK,
         counts_BK,
         state.open_B & (possible_B > scores_BK.min(axis=1)),
-        _pick(stop_BC, running_BK),
+        _pick(stop_BU, running_BK),
         reorder(state.cache, parents_BK),
     )
 
@@ -258,13 +257,13 @@ def extend(state: BeamState, logits_BKV: jax.Array, inputs: BeamInputs, settings
 def _initial_state(batch: int, settings: BeamSettings, cache: Any) -> BeamState:
     """Return the state in which all beams are the prompt, and only the first has a chance."""
     nothing_BK = jnp.full((batch, settings.num_beams), NONE)
-    empty_BKN = jnp.zeros((batch, settings.num_beams, settings.buffer_size), jnp.int32)
+    empty_BKT = jnp.zeros((batch, settings.num_beams, settings.buffer_size), jnp.int32)
     counts_BK = jnp.zeros((batch, settings.num_beams), jnp.int32)
     return BeamState(
         step=jnp.int32(0),
-        running_BKN=empty_BKN,
+        running_BKT=empty_BKT,
         log_probs_BK=nothing_BK.at[:, 0].set(0.0),
-        finished_BKN=empty_BKN,
+        finished_BKT=empty_BKT,
         scores_BK=nothing_BK,
         counts_BK=counts_BK,
         open_B=jnp.ones(batch, bool),

@@ -1,4 +1,7 @@
-"""Repetition and reordering of a cache's rows: the beams of a row, the choices after a prompt."""
+"""Repetition and reordering of a cache's rows: the beams of a row, the choices after a prompt.
+
+Shapes: W rows of the cache (B times K).
+"""
 
 from collections.abc import Callable
 
@@ -16,8 +19,8 @@ def repeat(cache: KVCache, times: int) -> KVCache:
 def reorder(cache: KVCache, parents_BK: jax.Array) -> KVCache:
     """Give every beam its parent's row; the encoder's part is the same for all beams of a row."""
     batch, num_beams = parents_BK.shape
-    rows_R = (jnp.arange(batch)[:, None] * num_beams + parents_BK).reshape(-1)
-    return _rows(cache, lambda array, axis: jnp.take(array, rows_R, axis=axis), cross=False)
+    rows_W = (jnp.arange(batch)[:, None] * num_beams + parents_BK).reshape(-1)
+    return _rows(cache, lambda array, axis: jnp.take(array, rows_W, axis=axis), cross=False)
 
 
 def _rows(cache: KVCache, change: Callable[[jax.Array, int], jax.Array], cross: bool) -> KVCache:

@@ -1,7 +1,8 @@
 """Log-probabilities of a few given continuations of a prompt, which goes through the model once.
 
 Shapes are rounded up to powers of two, as in generate.py; prompts are padded on the left, choices on the
-right. Suffixes beside the legend of tlx/nn: N positions of a choice, R the B K rows of the repeated cache.
+right.
+Shapes: W rows of the repeated cache (B times K).
 """
 
 import functools
@@ -78,20 +79,20 @@ def score_choices(
             source = pad([sources[row] for row in filled], vocab.pad, left=False, limit=max_length)
         count = bucket(max(len(choices[row]) for row in rows), 1)
         width = bucket(max(longest[row] for row in rows), 1)
-        tokens_BKN = np.full((len(filled), count, width), vocab.pad, np.int32)
-        real_BKN = np.zeros_like(tokens_BKN)
+        tokens_BKT = np.full((len(filled), count, width), vocab.pad, np.int32)
+        real_BKT = np.zeros_like(tokens_BKT)
         for index, row in enumerate(rows):
             for number, choice in enumerate(choices[row]):
-                tokens_BKN[index, number, : len(choice)] = choice
+                tokens_BKT[index, number, : len(choice)] = choice
                 # The model does not read a choice's last token, which is only a target.
-                real_BKN[index, number, : max(0, len(choice) - 1)] = 1
-        log_probs_BKN, likeliest_BKN = jax.device_get(
-            _score(lm, params, prompt, source, tokens_BKN, real_BKN)
+                real_BKT[index, number, : max(0, len(choice) - 1)] = 1
+        log_probs_BKT, likeliest_BKT = jax.device_get(
+            _score(lm, params, prompt, source, tokens_BKT, real_BKT)
         )
-        log_probs_BKN = log_probs_BKN.astype(np.float64)
+        log_probs_BKT = log_probs_BKT.astype(np.float64)
         for index, row in enumerate(rows):
             cuts = [(index, number, slice(len(choice))) for number, choice in enumerate(choices[row])]
-            results[row] = [ScoredTokens(log_probs_BKN[cut], likeliest_BKN[cut]) for cut in cuts]
+            results[row] = [ScoredTokens(log_probs_BKT[cut], likeliest_BKT[cut]) for cut in cuts]
     return results
 
 
@@ -127,25 +128,25 @@ def _score(
     params: Any,
     prompt: Padded,
     source: Padded | None,
-    tokens_BKN: jax.Array,
-    real_BKN: jax.Array,
+    tokens_BKT: jax.Array,
+    real_BKT: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Return (log-probabilities float32 [B, K, N], whether no token was likelier)."""
     call = functools.partial(lm.apply, {"params": params})
     batch, width = prompt.tokens.shape
-    _, count, length = tokens_BKN.shape
+    _, count, length = tokens_BKT.shape
     cache = call(batch, width + length, *encoded(call, source), method="init_cache")
     prompt_BTD, cache = call(prompt.tokens, prompt.positions, prompt.segments, cache, method="decode")
     # The prompt's last position predicts the first token of every choice.
-    hidden_RND = jnp.repeat(prompt_BTD[:, -1:], count, axis=0)
+    hidden_WTD = jnp.repeat(prompt_BTD[:, -1:], count, axis=0)
     if length > 1:
-        inputs_RN = tokens_BKN.reshape(batch * count, length)[:, :-1]
-        segments_RN = real_BKN.reshape(batch * count, length)[:, :-1]
-        positions_BN = prompt.segments.sum(axis=1, keepdims=True) + jnp.arange(length - 1)
-        positions_RN = jnp.repeat(positions_BN, count, axis=0) * segments_RN
-        choice_RND = call(inputs_RN, positions_RN, segments_RN, repeat(cache, count), method="decode")[0]
-        hidden_RND = jnp.concatenate([hidden_RND, choice_RND], axis=1)
+        inputs_WT = tokens_BKT.reshape(batch * count, length)[:, :-1]
+        segments_WT = real_BKT.reshape(batch * count, length)[:, :-1]
+        positions_BT = prompt.segments.sum(axis=1, keepdims=True) + jnp.arange(length - 1)
+        positions_WT = jnp.repeat(positions_BT, count, axis=0) * segments_WT
+        choice_WTD = call(inputs_WT, positions_WT, segments_WT, repeat(cache, count), method="decode")[0]
+        hidden_WTD = jnp.concatenate([hidden_WTD, choice_WTD], axis=1)
     unembedding = call(method="unembedding")
-    targets_RN = tokens_BKN.reshape(batch * count, length)
-    losses_RN, _, likeliest_RN = token_losses(hidden_RND, unembedding, targets_RN)
-    return -losses_RN.reshape(tokens_BKN.shape), likeliest_RN.reshape(tokens_BKN.shape)
+    targets_WT = tokens_BKT.reshape(batch * count, length)
+    losses_WT, _, likeliest_WT = token_losses(hidden_WTD, unembedding, targets_WT)
+    return -losses_WT.reshape(tokens_BKT.shape), likeliest_WT.reshape(tokens_BKT.shape)

@@ -2,6 +2,8 @@
 
 Prompts of different lengths are padded on the left (segment 0), so that all rows write the same cache position
 at each step. Shapes are rounded up to powers of two: a program is compiled once per bucket.
+
+Shapes: A states of the automaton of stop strings.
 """
 
 import functools
@@ -34,7 +36,7 @@ def generate(
     sources: Sequence[Sequence[int]] | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
-    stops_SV: np.ndarray | None = None,
+    stops_AV: np.ndarray | None = None,
 ) -> list[list[int]]:
     """Continue each prompt.
 
@@ -49,7 +51,7 @@ def generate(
         sources: Token ids that the encoder reads, one sequence per prompt; None for other models.
         max_length: Number of positions of the model; None: no limit.
         batch_size: Prompts per batch.
-        stops_SV: `decode.stop.automaton` of strings that end a row; the token that completes one is its last.
+        stops_AV: `decode.stop.automaton` of strings that end a row; the token that completes one is its last.
 
     Returns:
         New token ids of each prompt, without the eos that ended it.
@@ -75,15 +77,15 @@ def generate(
         rows = np.pad(rows, (0, bucket(num_real, 1) - num_real), mode="edge")
         prompt = pad([prompts[row] for row in rows], vocab.pad, left=True, limit=max_length)
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
-        inputs = DecodeInputs(keys_B, jnp.int32(max_tokens), sampling_arrays(sampling), stops_SV)
+        inputs = DecodeInputs(keys_B, jnp.int32(max_tokens), sampling_arrays(sampling), stops_AV)
         if lm.cfg.kind == "two_stream":
-            new_BN, counts_B = continue_two_stream(lm, params, prompt, inputs, settings)
+            new_BT, counts_B = continue_two_stream(lm, params, prompt, inputs, settings)
         else:
             source = None
             if sources is not None:
                 source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
-            new_BN, counts_B = continue_cached(lm, params, prompt, source, inputs, settings)
-        tokens = np.asarray(new_BN)
+            new_BT, counts_B = continue_cached(lm, params, prompt, source, inputs, settings)
+        tokens = np.asarray(new_BT)
         counts = np.asarray(counts_B)
         outputs += [tokens[row, : counts[row]].tolist() for row in range(num_real)]
     return outputs
@@ -109,7 +111,7 @@ def continue_cached(
         settings: Static values.
 
     Returns:
-        (new token ids [B, N], number of tokens of each row [B]).
+        (new token ids [B, T], number of tokens of each row [B]).
     """
     call = functools.partial(lm.apply, {"params": params})
     batch, width = prompt.tokens.shape
@@ -125,9 +127,9 @@ def continue_cached(
         return step(state.last_B[:, None], positions_B1, jnp.ones_like(positions_B1), state.memory)
 
     logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
-    new_BN, counts_B = run(logits_BV, cache, advance, inputs, settings, prompt)
+    new_BT, counts_B = run(logits_BV, cache, advance, inputs, settings, prompt)
     # Replicated, so that every process can read all rows.
-    return constrain(new_BN, (None, None)), constrain(counts_B, (None,))
+    return constrain(new_BT, (None, None)), constrain(counts_B, (None,))
 
 
 def encoded(call: Any, source: Padded | None) -> tuple[Any, ...]:

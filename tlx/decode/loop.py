@@ -1,6 +1,6 @@
 """Loop that draws one token of each row at a time, for any function that computes logits.
 
-Suffix beside the legend of tlx/nn: N positions of the output buffer.
+Shapes: A states of the automaton of stop strings.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class DecodeInputs(NamedTuple):
     """Largest number of new tokens, eos included."""
     sampling: SamplingArrays
     """Temperature and the like."""
-    stops_SV: jax.Array | np.ndarray | None = None
+    stops_AV: jax.Array | np.ndarray | None = None
     """Automaton of stop strings (decode/stop.py); None without stop strings."""
 
 
@@ -56,7 +56,7 @@ class DecodeState(NamedTuple):
     """Number of tokens of each row before its eos."""
     done_B: jax.Array
     """Whether a row has ended."""
-    new_BN: jax.Array
+    new_BT: jax.Array
     """New token ids."""
     seen_BV: jax.Array | None
     """Whether the text contains a token; None without a repetition penalty."""
@@ -87,9 +87,9 @@ def run(
         prompt: The prompts, whose tokens a repetition penalty counts.
 
     Returns:
-        (new token ids [B, N], number of tokens of each row [B]).
+        (new token ids [B, T], number of tokens of each row [B]).
     """
-    stops_SV = inputs.stops_SV
+    stops_AV = inputs.stops_AV
     rows_B = jnp.arange(logits_BV.shape[0])
 
     def draw(state: DecodeState, logits_BV: jax.Array, memory: Any) -> DecodeState:
@@ -104,22 +104,22 @@ def run(
         counts_B = state.counts_B + ~done_B
         if seen_BV is not None:
             seen_BV = seen_BV.at[rows_B, token_B].set(True)
-        if stops_SV is not None:
-            stop_B = jnp.where(done_B, stop_B, stops_SV[stop_B, token_B])
+        if stops_AV is not None:
+            stop_B = jnp.where(done_B, stop_B, stops_AV[stop_B, token_B])
             done_B |= stop_B == FOUND
-        new_BN = jax.lax.dynamic_update_index_in_dim(state.new_BN, token_B, state.step, axis=1)
-        return DecodeState(state.step + 1, token_B, counts_B, done_B, new_BN, seen_BV, stop_B, memory)
+        new_BT = jax.lax.dynamic_update_index_in_dim(state.new_BT, token_B, state.step, axis=1)
+        return DecodeState(state.step + 1, token_B, counts_B, done_B, new_BT, seen_BV, stop_B, memory)
 
     zeros_B = jnp.zeros_like(rows_B, jnp.int32)
     seen_BV = None
     if settings.penalised:
         seen_BV = jnp.zeros(logits_BV.shape, bool).at[rows_B[:, None], prompt.tokens].max(prompt.segments > 0)
-    stop_B = None if stops_SV is None else zeros_B + BEGIN
-    empty_BN = jnp.full((len(rows_B), settings.buffer_size), settings.pad, jnp.int32)
-    first = DecodeState(jnp.int32(0), zeros_B, zeros_B, zeros_B > 0, empty_BN, seen_BV, stop_B, None)
+    stop_B = None if stops_AV is None else zeros_B + BEGIN
+    empty_BT = jnp.full((len(rows_B), settings.buffer_size), settings.pad, jnp.int32)
+    first = DecodeState(jnp.int32(0), zeros_B, zeros_B, zeros_B > 0, empty_BT, seen_BV, stop_B, None)
     state = jax.lax.while_loop(
         lambda state: (state.step < inputs.max_tokens) & ~state.done_B.all(),
         lambda state: draw(state, *advance(state)),
         draw(first, logits_BV, memory),
     )
-    return state.new_BN, state.counts_B
+    return state.new_BT, state.counts_B

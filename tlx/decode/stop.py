@@ -3,7 +3,7 @@
 The automaton reads the bytes that tokens stand for (Aho and Corasick 1975), so that a stop string is found
 wherever token boundaries lie: inside one token or across several.
 
-Suffixes beside the legend of tlx/nn: S states of the automaton in place of key length; 256 the byte values.
+Shapes: A states of the automaton.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def automaton(strings: Sequence[str], tokenizer: Tokenizer, names_too: bool = Fa
         names_too: Special ids stand for the bytes of their names.
 
     Returns:
-        int32 [S, V], S a power of two. None if there are no strings, or if a text is not the concatenation of
+        int32 [A, V], A a power of two. None if there are no strings, or if a text is not the concatenation of
         its tokens' bytes (word pieces, which get spaces between them): such a text is truncated afterwards.
 
     Raises:
@@ -58,7 +58,7 @@ def automaton(strings: Sequence[str], tokenizer: Tokenizer, names_too: bool = Fa
     joined = b"".join(tokenizer.piece_bytes(index) for index in ids).decode("utf-8", "replace")
     if not strings or joined.strip() != tokenizer.decode(ids).strip():
         return None
-    moves_S256 = _byte_moves([string.encode() for string in strings])
+    moves_A256 = _byte_moves([string.encode() for string in strings])
     special_V = tokenizer.vocab.special
     pieces = [
         tokenizer.piece(index).encode() if names_too and special_V[index] else tokenizer.piece_bytes(index)
@@ -66,20 +66,20 @@ def automaton(strings: Sequence[str], tokenizer: Tokenizer, names_too: bool = Fa
     ]
     lengths_V = np.array([len(piece) for piece in pieces])
     order_V = np.argsort(-lengths_V, kind="stable")
-    size = len(moves_S256)
-    states_SV = np.repeat(np.arange(size, dtype=np.int32)[:, None], len(pieces), axis=1)
+    size = len(moves_A256)
+    states_AV = np.repeat(np.arange(size, dtype=np.int32)[:, None], len(pieces), axis=1)
     # All tokens are followed together, byte by byte; the longest come first in order_V.
     for offset in range(lengths_V.max(initial=0)):
         longer = order_V[: np.count_nonzero(lengths_V > offset)]
-        bytes_N = np.array([pieces[index][offset] for index in longer])
-        states_SV[:, longer] = moves_S256[states_SV[:, longer], bytes_N]
+        next_bytes = np.array([pieces[index][offset] for index in longer])
+        states_AV[:, longer] = moves_A256[states_AV[:, longer], next_bytes]
     # A power of two, so that few shapes are compiled.
     num_states = bucket(size)
-    return np.pad(states_SV, ((0, num_states - size), (0, 0)))
+    return np.pad(states_AV, ((0, num_states - size), (0, 0)))
 
 
 def _byte_moves(strings: Sequence[bytes]) -> np.ndarray:
-    """Return the state after each byte, int32 [S, 256]; states are BEGIN, FOUND and the strings' prefixes."""
+    """Return the state after each byte, int32 [A, 256]; states are BEGIN, FOUND and the strings' prefixes."""
     prefixes = {string[:n] for string in strings for n in range(1, len(string))}
     prefixes = sorted(text for text in prefixes if not any(string in text for string in strings))
     numbers = {b"": BEGIN} | {text: 2 + i for i, text in enumerate(prefixes)}

@@ -30,29 +30,29 @@ def continue_two_stream(
         settings: Static values.
 
     Returns:
-        (new token ids [B, N], number of tokens of each row [B]).
+        (new token ids [B, T], number of tokens of each row [B]).
     """
     batch, width = prompt.tokens.shape
     length = width + settings.buffer_size
-    order_BN = jnp.broadcast_to(jnp.arange(length), (batch, length))
-    segments_BN = jnp.pad(prompt.segments, ((0, 0), (0, settings.buffer_size)), constant_values=1)
+    order_BT = jnp.broadcast_to(jnp.arange(length), (batch, length))
+    segments_BT = jnp.pad(prompt.segments, ((0, 0), (0, settings.buffer_size)), constant_values=1)
     memory = empty_memory(lm.cfg, batch, 0)
 
-    def logits_at(tokens_BN: jax.Array, position: jax.Array) -> jax.Array:
+    def logits_at(tokens_BT: jax.Array, position: jax.Array) -> jax.Array:
         features = {
-            "tokens": tokens_BN,
-            "positions": order_BN,
-            "segments": segments_BN,
-            "rank": order_BN,
-            "query_rank": order_BN,
+            "tokens": tokens_BT,
+            "positions": order_BT,
+            "segments": segments_BT,
+            "rank": order_BT,
+            "query_rank": order_BT,
             "target_positions": jnp.broadcast_to(position, (batch, 1)),
         }
         query_B1D = lm.apply({"params": params}, features, memory, 0).query
         return lm.apply({"params": params}, query_B1D, method="logits")[:, 0]
 
     def advance(state: DecodeState) -> tuple[jax.Array, None]:
-        tokens_BN = jnp.concatenate([prompt.tokens, state.new_BN], axis=1)
-        return logits_at(tokens_BN, width + state.step), None
+        tokens_BT = jnp.concatenate([prompt.tokens, state.new_BT], axis=1)
+        return logits_at(tokens_BT, width + state.step), None
 
-    prompt_BN = jnp.pad(prompt.tokens, ((0, 0), (0, settings.buffer_size)), constant_values=settings.pad)
-    return run(logits_at(prompt_BN, jnp.int32(width)), None, advance, inputs, settings, prompt)
+    prompt_BT = jnp.pad(prompt.tokens, ((0, 0), (0, settings.buffer_size)), constant_values=settings.pad)
+    return run(logits_at(prompt_BT, jnp.int32(width)), None, advance, inputs, settings, prompt)

@@ -1,4 +1,7 @@
-"""Generation of the texts that a task's model writes for its items, by the cached decoder."""
+"""Generation of the texts that a task's model writes for its items, by the cached decoder.
+
+Shapes: A states of the automaton of stop strings.
+"""
 
 import dataclasses
 from typing import Any
@@ -47,7 +50,7 @@ def write(
     sources = request.sources and list(request.sources)
     if sources:
         sources += sources[-1:] * num_copies
-    stops_SV = automaton((request.stop,), spec.tokenizer) if request.stop else None
+    stops_AV = automaton((request.stop,), spec.tokenizer) if request.stop else None
     if request.num_beams:
         hypotheses = beam_search(
             lm,
@@ -60,7 +63,7 @@ def write(
             sources=sources,
             max_length=max_length,
             batch_size=batch_size,
-            stops_SV=stops_SV,
+            stops_AV=stops_AV,
         )
         texts = [beams[0].tokens if beams else [] for beams in hypotheses]
     else:
@@ -74,6 +77,6 @@ def write(
             sources=sources,
             max_length=max_length,
             batch_size=batch_size,
-            stops_SV=stops_SV,
+            stops_AV=stops_AV,
         )
     return texts[: len(request.prompts)]
