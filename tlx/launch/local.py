@@ -73,6 +73,7 @@ def run(job: LaunchJob, options: LocalOptions, folder: pathlib.Path) -> int:
     except OSError as error:
         raise StorageError(f"cannot make {logs}: {error.strerror}") from error
     supervisor = Supervisor([sys.executable, "-u", "-m", *job.words()], logs, hide=hider(os.environ))
+    # Restarts that count against the limit; they also lengthen the pause before the next one.
     failures = 0
     with supervisor.signals():
         while True:
@@ -83,11 +84,15 @@ def run(job: LaunchJob, options: LocalOptions, folder: pathlib.Path) -> int:
             decision = next_move(code)
             failures += decision.counts
             if not decision.again or failures > options.restarts:
-                why = "no restart mends that" if not decision.again else f"restarted {options.restarts} times"
+                why = (
+                    "a restart would not help"
+                    if not decision.again
+                    else f"restarted {options.restarts} times"
+                )
                 print(f"launch | {describe(code)}; {why}", flush=True)
                 return code
             pause = min(_LONGEST_PAUSE, 2.0**failures) if decision.counts else 1.0
-            print(f"launch | starting again in {pause:.0f} s ({failures} of {options.restarts})", flush=True)
+            print(f"launch | restarting in {pause:.0f} s ({failures} of {options.restarts})", flush=True)
             if supervisor.wake.wait(pause):
                 return code
 
