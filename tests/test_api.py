@@ -146,25 +146,25 @@ def test_an_encoder_decoder_chooses_what_fills_its_gap(loaded):
 def test_sentinels_mark_the_gaps_of_a_prompt(loaded):
     lm = loaded("span_corruption")
     vocab = lm.tokenizer.vocab
-    assert lm._source("a<extra_id_0>b<extra_id_1>") == [
+    assert lm._encode_source("a<extra_id_0>b<extra_id_1>") == [
         *lm.tokenizer.encode("a"),
         vocab.sentinel(0),
         *lm.tokenizer.encode("b"),
         vocab.sentinel(1),
         vocab.eos,
     ]
-    assert lm._source("ab") == [*lm.tokenizer.encode("ab"), vocab.sentinel(0), vocab.eos]
+    assert lm._encode_source("ab") == [*lm.tokenizer.encode("ab"), vocab.sentinel(0), vocab.eos]
     ids = [vocab.sentinel(0), *lm.tokenizer.encode("x"), vocab.sentinel(1), *lm.tokenizer.encode("y")]
-    assert lm._answer("a<extra_id_0>b<extra_id_1>", ids) == "<extra_id_0>x<extra_id_1>y"
-    assert lm._answer("ab", ids) == "x"
+    assert lm._decode_answer("a<extra_id_0>b<extra_id_1>", ids) == "<extra_id_0>x<extra_id_1>y"
+    assert lm._decode_answer("ab", ids) == "x"
 
 
 def test_a_prompt_is_read_as_it_is_where_no_gaps_are_filled(loaded):
     config = to_dict(loaded("span_corruption").config) | {"objective": {"name": "text_to_text"}}
     lm = dataclasses.replace(loaded("span_corruption"), config=resolve(config))
     vocab, tokenizer = lm.tokenizer.vocab, lm.tokenizer
-    assert lm._source("ab[MASK]") == [*tokenizer.encode("ab"), vocab.mask, vocab.eos]
-    assert lm._answer("ab", [*tokenizer.encode("x"), vocab.sentinel(1), *tokenizer.encode("y")]) == "xy"
+    assert lm._encode_source("ab[MASK]") == [*tokenizer.encode("ab"), vocab.mask, vocab.eos]
+    assert lm._decode_answer("ab", [*tokenizer.encode("x"), vocab.sentinel(1), *tokenizer.encode("y")]) == "xy"
 
 
 def test_special_names_in_other_models_are_plain_text(loaded):

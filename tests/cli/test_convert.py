@@ -101,7 +101,7 @@ def test_the_size_is_said_first_and_must_fit_the_memory(tmp_path, monkeypatch, c
     "damage, message",
     [
         ("missing", "transformer.h.1.mlp.c_fc.weight is missing"),
-        ("left over", "1 tensors are no part of the family gpt2: somebody.else"),
+        ("left over", "1 tensors are not part of the family gpt2: somebody.else"),
         ("cut short", "truncated"),
     ],
 )

@@ -126,7 +126,7 @@ def test_loss_and_gradients(name, tmp_path):
         assert np.abs(found[path] - value).max() <= 1e-3 * floor, path
 
 
-def test_a_run_of_our_own_is_theirs_with_its_vocabulary(tmp_path):
+def test_export_of_a_run_loads_with_its_tokenizer(tmp_path):
     import torch
     import transformers
 
@@ -147,7 +147,7 @@ def test_a_run_of_our_own_is_theirs_with_its_vocabulary(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["t5", "albert", "xlnet", "xlm-roberta", "mbart"])
-def test_a_sentencepiece_model_alone_is_read_as_they_read_it(layout, tmp_path):
+def test_sentencepiece_model_alone_tokenizes_as_transformers(layout, tmp_path):
     import transformers
 
     from tests.text.test_imported_sentencepiece import FAMILIES, train

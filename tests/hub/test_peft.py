@@ -88,7 +88,7 @@ def saved(family, name, place):
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
-def test_the_layers_and_what_they_add(family, name, tmp_path):
+def test_layers_and_their_updates(family, name, tmp_path):
     config, tensors = saved(family, name, tmp_path)
     shapes = {}
     for layer in config["target_modules"]:
@@ -143,10 +143,10 @@ def test_peft_computes_the_same(family, name, tmp_path):
     np.testing.assert_allclose(found, expected, atol=3e-5 * np.abs(expected).max())
 
 
-def test_what_is_no_lora_is_refused(tmp_path):
+def test_models_without_lora_are_refused(tmp_path):
     config, flat = adapted("gpt2")
     for adapters in (AdapterConfig(), dataclasses.replace(config.adapters, prefix_length=2)):
-        with pytest.raises(ConfigError, match="a run with adapt.method = 'lora', and of that alone"):
+        with pytest.raises(ConfigError, match="a run with adapt.method = 'lora' and without other adapters"):
             save_adapter(
                 tmp_path,
                 "gpt2",

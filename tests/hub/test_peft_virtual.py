@@ -56,7 +56,7 @@ def saved(family, slot, place):
 
 
 @pytest.mark.parametrize(("family", "slot"), CASES)
-def test_what_is_said_of_them(family, slot, tmp_path):
+def test_adapter_config(family, slot, tmp_path):
     number, values = saved(family, slot, tmp_path)
     assert number == values["num_virtual_tokens"] == SIZE + (slot == "prompt")
     assert values["peft_type"] == f"{slot.upper()}_TUNING" and values["num_layers"] == 2
@@ -97,10 +97,10 @@ def test_peft_computes_the_same(family, slot, tmp_path):
         ("mistral", {"prefix_length": 2}, "leaves the attention window of a layer"),
         ("gemma3", {"prompt_length": 2}, "scales, projects or normalises its embeddings first"),
         ("bert", {"prompt_length": 2}, "only a decoder's can be exported"),
-        ("llama", {"prompt_length": 2, "lora_rank": 2}, "a prefix or a prompt, and of that alone"),
+        ("llama", {"prompt_length": 2, "lora_rank": 2}, "a prefix or a prompt and without other adapters"),
     ],
 )
-def test_what_peft_cannot_say_is_refused(family, adapters, message, tmp_path):
+def test_unrepresentable_virtual_tokens_are_refused(family, adapters, message, tmp_path):
     config = dataclasses.replace(TABLE.load(family).base, adapters=AdapterConfig(**adapters))
     with pytest.raises(ConfigError, match=message):
         save_virtual_tokens(tmp_path / "adapter", config, {}, "", BEGIN)

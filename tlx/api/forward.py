@@ -1,4 +1,4 @@
-"""What is computed with a loaded model's parameters, one jitted program for each model and shape."""
+"""Jitted forward passes of a loaded model, compiled once per model and shape."""
 
 import functools
 from typing import Any
@@ -17,20 +17,47 @@ from tlx.training.state import boxed_params
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward_hidden(lm: Transformer | TwoStream, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    """[B, T, D] of what reads the text."""
+    """Compute the last hidden states of the stack that reads the text.
+
+    Args:
+        lm: The language model; static in the compiled program.
+        params: Its parameters, those under "model".
+        batch: tokens, segments and positions [B, T], and characters where the model reads them.
+
+    Returns:
+        [B, T, D]; of a bilstm the mean over its layers.
+    """
     if lm.cfg.kind == "encoder_decoder":
         batch = {f"encoder_{name}": value for name, value in batch.items()}
         return lm.apply({"params": params}, batch, method="encode")
-    found = Network(lm.cfg).apply({"params": {"model": params}}, batch)
-    return found["layers"].mean(axis=0) if lm.cfg.kind == "bilstm" else found["hidden"]
+    outputs = Network(lm.cfg).apply({"params": {"model": params}}, batch)
+    return outputs["layers"].mean(axis=0) if lm.cfg.kind == "bilstm" else outputs["hidden"]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward_logits(module: ObjectiveModule, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    """float32 [B, T, V] of the module's own predictions."""
+    """Compute the logits of the objective's predictions.
+
+    Args:
+        module: The objective's module; static in the compiled program.
+        params: Its parameters {"model": ..., "heads": ...}.
+        batch: The arrays that the module reads, [B, T].
+
+    Returns:
+        float32 [B, T, V].
+    """
     return module.apply({"params": params}, batch, method="logits")
 
 
 def expected_params(module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The module's parameters, abstract and in boxes with their logical names."""
+    """Return the module's abstract parameters, boxed with their logical axis names.
+
+    Args:
+        module: The objective's module.
+        config: Config of the run, which gives the shapes of a batch.
+        tokenizer: Tokenizer of the run.
+
+    Returns:
+        A tree of boxed jax.ShapeDtypeStructs.
+    """
     return boxed_params(module, abstract_batch(config, spec_of(config, tokenizer)))

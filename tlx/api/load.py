@@ -1,4 +1,4 @@
-"""`tlx.load`: a model and all it needs, from a run directory or a Hugging Face directory alone."""
+"""`tlx.load`: reads a trained model from a run directory or a Hugging Face directory."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 from tlx.text.imported_sentencepiece import LAYOUTS, MODELS, ImportedSentencePiece
 from tlx.training.directory import find_run_folder, read_run
 
-# What a model from elsewhere is taken to have been trained with.
+# Objective that an imported model is assumed to have been trained with, by kind and by family.
 _OBJECTIVES = {
     "encoder": "mlm",
     "decoder": "clm",
@@ -56,17 +56,28 @@ def load(
     mesh: MeshConfig | None = None,
     base: str | os.PathLike | None = None,
 ) -> LoadedModel:
-    """The model of a run directory, of one of its checkpoint directories, or of a Hugging Face directory.
+    """Load the model of a run directory, one of its checkpoint directories, or a Hugging Face directory.
 
-    step: which checkpoint; None for the newest that verifies. dtype: "float32" or "bfloat16" for
-    parameters and computation; None keeps the parameters' own. allow: packages outside tlx whose code the
-    saved config may name ("package.module:attr"); without it nothing of the directory is executed.
-    ignore: for a Hugging Face directory, keys of config.json and tensors that shall not matter.
-    mesh: spreads the parameters over all devices, MeshConfig(tensor=4) say; each gets its own part only.
-    base: where the model is that an adapted run keeps as it is, if no longer where it was.
-    Needs no other file (but an adapted run its base) and any number of devices; reads parameters only.
-    Raises DataError where there is no run, CheckpointError where no checkpoint can be read or it does not
-    fit the config, ConfigError for a config that this version cannot build.
+    No other file is needed (except an adapted run's base model), the number of devices may differ from that
+    in training, and optimizer state is not read.
+
+    Args:
+        path: The directory.
+        step: Training step of the checkpoint; None: the newest that verifies.
+        dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
+        allow: Packages outside tlx whose code the saved config may name ("package.module:attr"). Without it
+            no code of the directory is executed.
+        ignore: For a Hugging Face directory, keys of config.json and tensors to disregard.
+        mesh: Shards the parameters over all devices, MeshConfig(tensor=4) say; None: the default device.
+        base: Directory of an adapted run's base model, if it has moved since training.
+
+    Returns:
+        The model.
+
+    Raises:
+        DataError: there is no run, or its tokenizer is not the one it was trained with.
+        CheckpointError: no checkpoint can be read, or it does not fit the config.
+        ConfigError: this version cannot build the config.
     """
     if is_hugging_face(path):
         return _load_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, mesh)
@@ -75,46 +86,52 @@ def load(
     tokenizer = load_tokenizer(folder / "tokenizer")
     if tokenizer.hash != saved["tokenizer_hash"]:
         raise DataError(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
-    config = resolve(_here(saved["config"], folder, dtype), allow=tuple(allow))
+    config = resolve(_localized(saved["config"], folder, dtype), allow=tuple(allow))
     loaded = load_params(path, step, dtype=dtype)
-    module, params = make_module(config, tokenizer.vocab), loaded.tree
+    module = make_module(config, tokenizer.vocab)
+    params = loaded.tree
     if config.adapt.method != "full":
-        known = load(base or config.base.path, dtype=dtype, allow=allow)
-        params = _with_base(params, module, config, tokenizer, known)
+        base_model = load(base or config.base.path, dtype=dtype, allow=allow)
+        params = _with_base(params, module, config, tokenizer, base_model)
     _check_params(params, module, config, tokenizer, folder)
     if mesh is None:
         params = jax.device_put(params)
     else:
-        params = _placed(params, _shardings(expected_params(module, config, tokenizer), mesh))
+        params = _shard(params, _shardings(expected_params(module, config, tokenizer), mesh))
     return LoadedModel(config, params, tokenizer, module, loaded.step)
 
 
 def _with_base(
     params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, base: LoadedModel
 ) -> dict[str, Any]:
-    """The whole parameters of an adapted run, which holds only what was trained."""
-    theirs = jax.device_get(base.standalone_params)
-    if base_hash(theirs) != config.base.hash:
+    """Add the frozen parameters of the base model to the trained ones of an adapted run."""
+    base_params = jax.device_get(base.standalone_params)
+    if base_hash(base_params) != config.base.hash:
         raise CheckpointError(
             f"the model is adapted from {config.base.path}, whose parameters were others (their sha256 began "
             f"with {config.base.hash[:8]}); give that model as base="
         )
-    wanted = tree.flatten(parallel.unbox(expected_params(module, config, tokenizer)))
-    known = base_leaves(theirs, wanted, config.objective.name, tokenizer.vocab, config.seed)
-    kept = {path: known[path] for path in wanted if path in known and not is_trained(config.adapt, path)}
-    return tree.unflatten(kept | tree.flatten(params))
+    expected = tree.flatten(parallel.unbox(expected_params(module, config, tokenizer)))
+    leaves = base_leaves(base_params, expected, config.objective.name, tokenizer.vocab, config.seed)
+    frozen = {
+        path: leaves[path] for path in expected if path in leaves and not is_trained(config.adapt, path)
+    }
+    return tree.unflatten(frozen | tree.flatten(params))
 
 
 class HubCheckpoint(NamedTuple):
-    """A Hugging Face directory in the terms of a run; no weight is read yet."""
+    """A Hugging Face directory, opened as a run; no weights are read yet."""
 
     checkpoint: Checkpoint
+    """Its model config, tensor shapes and weight files."""
     config: RunConfig
+    """The model's config with the objective of its family."""
     tokenizer: Tokenizer
+    """Its tokenizer."""
 
     @property
     def num_bytes(self) -> int:
-        """Of all parameters."""
+        """Size of all parameters, bytes."""
         leaves = self.checkpoint.params.values()
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
@@ -122,10 +139,20 @@ class HubCheckpoint(NamedTuple):
 def open_hub_checkpoint(
     folder: pathlib.Path, dtype: str | None = None, ignore: Sequence[str] = ()
 ) -> HubCheckpoint:
-    """Reads config.json, tokenizer.json and the tensors' shapes; raises as `tlx.load`."""
+    """Read config.json, tokenizer.json and the tensors' shapes, without weights.
+
+    Args:
+        folder: The Hugging Face directory.
+        dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
+        ignore: Keys of config.json and tensors to disregard.
+
+    Returns:
+        The opened checkpoint. Raises as `tlx.load` does.
+    """
     checkpoint = open_folder(folder, ignore, dtype or "float32")
     tokenizer = _open_tokenizer(folder, checkpoint.raw)
     model = checkpoint.config
+    # A tokenizer with added ids may be larger than the embedding: pad the vocabulary until it fits.
     while model.padded_vocab < tokenizer.vocab.size and model.vocab_multiple < 2**20:
         model = dataclasses.replace(model, vocab_multiple=2 * model.vocab_multiple)
     if model != checkpoint.config:
@@ -133,27 +160,31 @@ def open_hub_checkpoint(
     objective = _OBJECTIVES_OF_FAMILIES.get(checkpoint.family.name, _OBJECTIVES[model.kind])
     values = base_config(objective).to_dict()
     values["model"] = to_dict(model) | ({} if dtype is None else {"dtype": dtype})
-    longest = model.position.max_positions or 512
-    values["data"]["sequence_length"] = min(512, longest)
-    values["tokenizer"]["kind"] = "bytes"  # until it is saved: then tokenizer.path says which
+    max_positions = model.position.max_positions or 512
+    values["data"]["sequence_length"] = min(512, max_positions)
+    # A stand-in until the model is saved: then tokenizer.path names the tokenizer.
+    values["tokenizer"]["kind"] = "bytes"
     return HubCheckpoint(checkpoint, resolve(values), tokenizer)
 
 
 def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any]) -> Tokenizer:
-    """Of tokenizer.json, or of a SentencePiece model where there is none."""
-    start, layout = values.get("decoder_start_token_id"), values["model_type"]
-    alone = not (folder / huggingface_tokenizer.MAIN).is_file()
-    if alone and layout in LAYOUTS and any((folder / name).is_file() for name in MODELS):
-        return ImportedSentencePiece.from_folder(folder, layout, start)
-    return HuggingFaceTokenizer.from_folder(folder, start)
+    """Open tokenizer.json, or a SentencePiece model if there is none."""
+    start_id = values.get("decoder_start_token_id")
+    layout = values["model_type"]
+    has_main_file = (folder / huggingface_tokenizer.MAIN).is_file()
+    has_model = any((folder / name).is_file() for name in MODELS)
+    if not has_main_file and layout in LAYOUTS and has_model:
+        return ImportedSentencePiece.from_folder(folder, layout, start_id)
+    return HuggingFaceTokenizer.from_folder(folder, start_id)
 
 
 def _load_hub_checkpoint(
     folder: pathlib.Path, dtype: str | None, ignore: Sequence[str], mesh: MeshConfig | None
 ) -> LoadedModel:
-    """Says the size first, and whether there is room."""
-    checkpoint, config, tokenizer = foreign = open_hub_checkpoint(folder, dtype, ignore)
-    size = foreign.num_bytes
+    """Print the size and check that it fits in memory before any weight is read."""
+    opened = open_hub_checkpoint(folder, dtype, ignore)
+    checkpoint, config, tokenizer = opened
+    size = opened.num_bytes
     print(f"{folder}: {checkpoint.num_params:,} parameters, {size / 1e9:.2f} GB", file=sys.stderr)
     if mesh is None:
         check_room(size, str(folder))
@@ -165,23 +196,24 @@ def _load_hub_checkpoint(
 
 
 def _shardings(boxed: Any, mesh: MeshConfig) -> dict[str, Any]:
-    """{path: sharding} over all devices."""
+    """Return {path: sharding} over all devices."""
     return tree.flatten(parallel.param_shardings(boxed, parallel.make_mesh(mesh), parallel.rules(mesh)))
 
 
-def _placed(params: Any, shardings: dict[str, Any]) -> Any:
-    """Heads of other objectives are in full on every device."""
+def _shard(params: Any, shardings: dict[str, Any]) -> Any:
+    """Shard the parameters; heads of other objectives, which have no sharding, are replicated."""
     mesh = next(iter(shardings.values())).mesh
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
-    def place(path: str, leaf: Any) -> jax.Array:
-        return jax.make_array_from_callback(leaf.shape, shardings.get(path, whole), leaf.__getitem__)
+    def shard_leaf(path: str, leaf: Any) -> jax.Array:
+        # By callback, so that each device receives its own shard only.
+        return jax.make_array_from_callback(leaf.shape, shardings.get(path, replicated), leaf.__getitem__)
 
-    return tree.map_with_path(place, params)
+    return tree.map_with_path(shard_leaf, params)
 
 
 def _run_folder(path: pathlib.Path) -> pathlib.Path:
-    """The run directory that `path` is, or is a checkpoint of."""
+    """Return the run directory that `path` is, or is a checkpoint of."""
     folder = find_run_folder(path)
     if folder is not None:
         return folder
@@ -190,8 +222,8 @@ def _run_folder(path: pathlib.Path) -> pathlib.Path:
     raise DataError(f"{path} is neither a run directory (it has no run.json) nor a checkpoint of one")
 
 
-def _here(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
-    """The saved config with what belonged to the machine that trained it put right for this one."""
+def _localized(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
+    """Replace the values of a saved config that belong to the machine that trained it."""
     values = dict(values)
     if values["tokenizer"].get("path") is not None:
         values["tokenizer"] = values["tokenizer"] | {"path": str(folder / "tokenizer")}
@@ -205,19 +237,22 @@ def _here(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> di
 def _check_params(
     params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, folder: pathlib.Path
 ) -> None:
-    """Raises CheckpointError listing parameters whose path or shape is not the module's.
+    """Raise CheckpointError listing parameters whose path or shape is not the module's.
 
     An imported model may have heads of other objectives, and lack this one's.
     """
-    wanted = tree.flatten(parallel.unbox(expected_params(module, config, tokenizer)))
-    found = tree.flatten(params)
-    wrong = [
-        f"  {path}: checkpoint {found[path].shape if path in found else 'none'}, "
-        f"model {wanted[path].shape if path in wanted else 'none'}"
-        for path in sorted({*found, *wanted})
-        if not (path.startswith("heads/") and (path not in found or path not in wanted))
-        and (path not in found or path not in wanted or found[path].shape != wanted[path].shape)
-    ]
-    if wrong:
-        lines = "\n".join(wrong[:20] + (["  ..."] if len(wrong) > 20 else []))
+    expected = tree.flatten(parallel.unbox(expected_params(module, config, tokenizer)))
+    actual = tree.flatten(params)
+    mismatches = []
+    for path in sorted({*actual, *expected}):
+        is_missing = path not in actual or path not in expected
+        if path.startswith("heads/") and is_missing:
+            continue
+        if is_missing or actual[path].shape != expected[path].shape:
+            mismatches.append(
+                f"  {path}: checkpoint {actual[path].shape if path in actual else 'none'}, "
+                f"model {expected[path].shape if path in expected else 'none'}"
+            )
+    if mismatches:
+        lines = "\n".join(mismatches[:20] + (["  ..."] if len(mismatches) > 20 else []))
         raise CheckpointError(f"the checkpoint does not fit {folder / 'run.json'}:\n{lines}")

@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from tlx.api.core import ModelCore
 from tlx.base.errors import ConfigError, one_of
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
@@ -11,19 +12,22 @@ from tlx.decode.stop import automaton, cut
 from tlx.evaluation.writing import cached
 from tlx.text.chat import ROLES, ChatTemplate, Message, ending, prompt_of, template_named
 
-if TYPE_CHECKING:
-    from tlx.api.loaded_model import LoadedModel
-
 
 class Reply(NamedTuple):
-    """An answer, and how many of the oldest messages had no room before it."""
+    """An answer."""
 
     text: str
+    """The answer, without its end and without white space around it."""
     left_out: int
+    """Number of the oldest messages that did not fit before it."""
 
 
-def template_of(lm: "LoadedModel", name: str = "") -> ChatTemplate:
-    """The template that a run was tuned with, or the one that is named. ConfigError where there is none."""
+def template_of(lm: ModelCore, name: str = "") -> ChatTemplate:
+    """Return the chat template called `name`, or the one that the run was tuned with.
+
+    Raises:
+        ConfigError: the model is no decoder, or has no template and none is named.
+    """
     if lm.kind != "decoder":
         raise ConfigError(f"a conversation needs a decoder, this is {lm.kind}")
     if name:
@@ -37,54 +41,75 @@ def template_of(lm: "LoadedModel", name: str = "") -> ChatTemplate:
     return lm.config.objective.chat_template
 
 
-def messages_from(said: str | Sequence[Mapping[str, str]]) -> list[Message]:
-    """Messages of {"role", "content"}, or one question. ConfigError for what is none."""
-    if isinstance(said, str):
-        return [Message("user", said)]
-    found = []
-    for number, message in enumerate(said):
+def messages_from(messages: str | Sequence[Mapping[str, str]]) -> list[Message]:
+    """Convert {"role", "content"} mappings, or one question, into Messages.
+
+    Raises:
+        ConfigError: a message lacks a key or has an unknown role, or the last one is not the user's.
+    """
+    if isinstance(messages, str):
+        return [Message("user", messages)]
+    converted = []
+    for number, message in enumerate(messages):
         if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
             raise ConfigError(f"message {number} = {message!r} must have a 'role' and a 'content'")
         if message["role"] not in ROLES:
             raise ConfigError(one_of(f"message {number}'s role", message["role"], ROLES))
-        found.append(Message(message["role"], message["content"]))
-    if not found or found[-1].role != "user":
+        converted.append(Message(message["role"], message["content"]))
+    if not converted or converted[-1].role != "user":
         raise ConfigError("the last message must be the user's: there is nothing to answer")
-    return found
+    return converted
 
 
 def reply(
-    lm: "LoadedModel",
+    lm: ModelCore,
     messages: Sequence[Message],
     max_tokens: int,
     sampling: Sampling,
     seed: int = 0,
     template: str = "",
 ) -> Reply:
-    """The next answer. ConfigError where the last message has no room before `max_tokens`."""
-    around, vocab = template_of(lm, template), lm.tokenizer.vocab
+    """Generate the assistant's next answer.
+
+    Args:
+        lm: A decoder.
+        messages: The conversation, the last message being the user's.
+        max_tokens: Largest number of tokens of the answer.
+        sampling: How tokens are drawn.
+        seed: Seed of the random draws.
+        template: Name of a chat template; "" is the one that the model was tuned with.
+
+    Returns:
+        The answer, and how many of the oldest messages were left out.
+
+    Raises:
+        ConfigError: the last message does not fit before `max_tokens`, or `max_tokens` is not legal.
+    """
+    chat_template = template_of(lm, template)
     length = lm.config.data.sequence_length
     if not 0 < max_tokens < length:
         raise ConfigError(f"max_tokens = {max_tokens} must be 1 to {length - 1}: the model reads {length}")
-    room = length - max_tokens
-    ids, left_out = prompt_of(messages, around, lm.tokenizer, room)
-    if len(ids) > room:
+    max_prompt = length - max_tokens
+    ids, left_out = prompt_of(messages, chat_template, lm.tokenizer, max_prompt)
+    if len(ids) > max_prompt:
         raise ConfigError(
             f"the last message takes {len(ids)} tokens with what stands around it; the model reads {length}, "
             f"of which max_tokens = {max_tokens} are for the answer: shorten one of them"
         )
-    end, stop = ending(around, lm.tokenizer)
-    decoder, longest = cached(lm.module.model)
-    (found,) = generate(
+    end, stop = ending(chat_template, lm.tokenizer)
+    decoder, max_length = cached(lm.module.model)
+    (tokens,) = generate(
         decoder,
         lm.params["model"],
         [ids.tolist()],
-        dataclasses.replace(vocab, eos=end),
+        dataclasses.replace(lm.tokenizer.vocab, eos=end),
         max_tokens=max_tokens,
         sampling=sampling,
         seed=seed,
-        max_length=longest,
+        max_length=max_length,
         stops_SV=automaton((stop,), lm.tokenizer) if stop else None,
     )
-    text = lm.tokenizer.decode(found)
-    return Reply((cut(text, (stop,)) if stop else text).strip(), left_out)
+    text = lm.tokenizer.decode(tokens)
+    if stop:
+        text = cut(text, (stop,))
+    return Reply(text.strip(), left_out)

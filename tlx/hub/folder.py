@@ -141,7 +141,7 @@ def save_folder(
     Raises:
         ConfigError: If the family's config.json cannot represent the model, before anything is written.
     """
-    family = TABLE.load(family) if isinstance(family, str) else family
+    family = as_family(family)
     flat = tree.flatten(params)
     values = config_file.write(family, config)
     architecture, heads = _find_architecture(family, flat)
@@ -205,6 +205,11 @@ def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
         reasons.append(f"  {name}: {reason}")
     lines = "\n".join(reasons)
     raise ConfigError(f"no Hugging Face class computes what this model does:\n{lines}")
+
+
+def as_family(family: Family | str) -> Family:
+    """Look up a family by name; a family is returned as it is."""
+    return TABLE.load(family) if isinstance(family, str) else family
 
 
 def is_bare(architecture: str) -> bool:

@@ -18,10 +18,10 @@ from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.base.files import write_json
 from tlx.hub import safetensors, weights
-from tlx.hub.folder import is_bare
+from tlx.hub.folder import as_family, is_bare
 from tlx.hub.pattern import parse
 from tlx.models.config import ModelConfig
-from tlx.models.families import TABLE, Family
+from tlx.models.families import Family
 from tlx.models.families.family import WeightMapping
 from tlx.nn.config import AdapterConfig
 from tlx.optim.leaves import STACK
@@ -70,7 +70,7 @@ def save_adapter(
         ConfigError: If the model has no LoRA, has other adapters as well, or if an adapted tensor is not a
             matrix.
     """
-    family = TABLE.load(family) if isinstance(family, str) else family
+    family = as_family(family)
     low_rank_updates = updates(family, architecture, config, params)
     ranks = {update.module: len(update.a) for update in low_rank_updates}
     max_rank = max(ranks.values())
@@ -124,7 +124,7 @@ def updates(
         (adapters.bottleneck_dim, adapters.prefix_length, adapters.prompt_length, adapters.extra_ff_dim)
     ):
         raise ConfigError(
-            "an adapter for peft is made of a run with adapt.method = 'lora', and of that alone"
+            "an adapter for peft needs a run with adapt.method = 'lora' and without other adapters"
         )
     flat = tree.flatten(params)
     groups: dict[str, list[WeightMapping]] = {}
@@ -172,8 +172,8 @@ def _inputs_first(row: WeightMapping, lora_a_ndim: int) -> bool:
     pattern = parse(row.pattern)
     if pattern is None:
         return True
-    inputs = set(pattern.ours[: lora_a_ndim - 1 - (STACK in row.path.split("/"))])
-    sides = [{word for word in group if not word.isdigit()} <= inputs for group in pattern.theirs]
+    inputs = set(pattern.param_dims[: lora_a_ndim - 1 - (STACK in row.path.split("/"))])
+    sides = [{word for word in group if not word.isdigit()} <= inputs for group in pattern.tensor_dims]
     if len(sides) != 2 or sides[0] == sides[1]:
         raise ConfigError(f"{row.name} is not a matrix of inputs and outputs: peft cannot adapt it")
     return sides[0]

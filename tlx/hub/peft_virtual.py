@@ -51,11 +51,11 @@ def save_virtual_tokens(
         (adapters.lora_rank, adapters.bottleneck_dim, adapters.extra_ff_dim)
     ):
         raise ConfigError(
-            "virtual tokens for peft are made of a run with a prefix or a prompt, and of that alone"
+            "virtual tokens for peft need a run with a prefix or a prompt and without other adapters"
         )
     if config.kind != "decoder":
         raise ConfigError(
-            f"peft's virtual tokens stand before all else in each tower; those of this {config.kind} do not: "
+            f"peft's virtual tokens come first in each stack; those of this {config.kind} do not: "
             "only a decoder's can be exported"
         )
     flat = tree.flatten(params)

@@ -108,7 +108,7 @@ def to_tensors(
     Raises:
         DataError: If the rows do not have all parameters that a tensor packs.
     """
-    groups: dict[tuple[str, int], list[tuple[WeightMapping, Any, int | tuple[int, int] | None]]] = {}
+    groups: dict[str, list[tuple[WeightMapping, Any, tuple[int, ...]]]] = {}
     for row in rows:
         leaf = params[row.path]
         for name, stack_index in _names(row, leaf.shape):
@@ -144,9 +144,9 @@ def leftovers(
     for name in tensors:
         if name in used or any(re.search(pattern, name) for pattern in family.ignored):
             continue
-        original = family.copies.get(name) or family.copies.get(family.prefix + name)
+        original = family.copies.get(name) or family.copies.get(family.prefix + name) or ""
         if original not in tensors:
-            original = (original or "").removeprefix(family.prefix)
+            original = original.removeprefix(family.prefix)
         if original not in tensors:
             unused.append(name)
         elif not np.array_equal(tensors[name], tensors[original]):
@@ -196,7 +196,7 @@ def _tensor_shape(row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -
     pattern = parse(row.pattern)
     if pattern is None:
         return _unstacked_shape(row, shape)
-    return pattern.their_shape(_sizes(pattern, row, shape, vocab_size))
+    return pattern.tensor_shape(_sizes(pattern, row, shape, vocab_size))
 
 
 def _sizes(pattern: Pattern, row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -> dict[str, int]:
@@ -263,7 +263,7 @@ def _reader(
 
 
 def _writer(
-    group: list[tuple[WeightMapping, Any, Any]], vocab_size: int, dtype: np.dtype | None
+    group: list[tuple[WeightMapping, Any, tuple[int, ...]]], vocab_size: int, dtype: np.dtype | None
 ) -> LazyTensor:
     """Return the tensor that packs the parameters of `group`: (row, array, index in the stacked dims)."""
     row, leaf, _ = group[0]
@@ -282,7 +282,7 @@ def _writer(
             return tensor.astype(target_dtype)
         sizes = _sizes(pattern, row, leaf.shape, vocab_size)
         # Cut off the rows that pad the vocabulary.
-        parts = [part[tuple(slice(0, sizes[word]) for word in pattern.ours)] for part in parts]
+        parts = [part[tuple(slice(0, sizes[word]) for word in pattern.param_dims)] for part in parts]
         return pattern.write(parts, sizes).astype(target_dtype)
 
     return LazyTensor(_tensor_shape(row, leaf.shape, vocab_size), target_dtype, read_slice)

@@ -125,8 +125,7 @@ class TransformerStack(nn.Module):
         segments_BT = inputs.segments_BT
         x_BTD = self.front(x_BTE, inputs.positions_BT, inputs.types_BT, keys_B, inputs.languages_BT)
         block_inputs = self._block_inputs(x_BTD, inputs)
-        memory_length = _memory_length(inputs)
-        keeps_inputs = return_layer_inputs or memory_length > 0
+        keeps_inputs = return_layer_inputs or _memory_length(inputs) > 0
 
         def make_layer(spec: LayerSpec) -> Layer:
             block = Block(spec.block, spec.attention_norm, parent=None)
@@ -168,9 +167,7 @@ class TransformerStack(nn.Module):
         groups = group_layers(specs)
         # Sliced before the first layer runs: slices of parameters depend on nothing else.
         group_params = [self._params_of(blocks, group) for group in groups]
-        memory_LBMD = None
-        if inputs.memory_BLMD is not None and memory_length:
-            memory_LBMD = jnp.moveaxis(inputs.memory_BLMD, 1, 0)
+        memory_LBMD = _memory_by_layer(inputs)
         y_BTD = x_BTD
         outputs = (None, None)
         for group, params in zip(groups, group_params, strict=True):
@@ -411,3 +408,10 @@ def _expert_loads(routing: Routing | None, segments_BT: jax.Array) -> jax.Array 
 def _memory_length(inputs: StackInputs) -> int:
     """Tokens of memory M; 0: none."""
     return 0 if inputs.memory_BLMD is None else inputs.memory_BLMD.shape[2]
+
+
+def _memory_by_layer(inputs: StackInputs) -> jax.Array | None:
+    """[L, B, M, D], so that the scan hands each layer its own; None without a memory."""
+    if inputs.memory_BLMD is None or not _memory_length(inputs):
+        return None
+    return jnp.moveaxis(inputs.memory_BLMD, 1, 0)

@@ -161,7 +161,7 @@ def step_flops(values: dict[str, Any], rows: int) -> int:
     batch = abstract_batch(config, spec)
     params = jax.eval_shape(lambda: unbox(boxed_params(module, batch)))
 
-    def loss(params: Any, batch: Any) -> jax.Array:
+    def loss(params: Any, batch: Any) -> Any:
         terms, _ = module.apply({"params": params}, batch, carries.initial_carry(module, rows), None)
         return sum(term.loss_weight * term.sum for term in terms.values() if term.loss_weight)
 

@@ -97,19 +97,21 @@ def predict(
         raise ConfigError(one_of("rate_law", rate_law, RATE_LAWS))
     flat = None
     if N is not None and D is not None:
-        flops = fit.flops_per_token(N) * D + 2 * N * inference_tokens
+        budget = fit.flops_per_token(N) * D + 2 * N * inference_tokens
         n = N
         d = D
     elif flops is None:
         raise ConfigError("predict needs flops, or N and D")
-    elif fit.approach != 3:
-        best = fit.optimal(flops)
-        n = best.N
-        d = best.D
     else:
-        n, d, flat = _search(fit, flops, D_unique, inference_tokens)
-    rate, batch = RATE_LAWS[rate_law](n, d, flops)
-    answer: dict[str, Any] = {"flops": flops, "N": n, "D": d, "tokens_per_param": d / n}
+        budget = flops
+        if fit.approach == 3:
+            n, d, flat = _search(fit, budget, D_unique, inference_tokens)
+        else:
+            best = fit.optimal(budget)
+            n = best.N
+            d = best.D
+    rate, batch = RATE_LAWS[rate_law](n, d, budget)
+    answer: dict[str, Any] = {"flops": budget, "N": n, "D": d, "tokens_per_param": d / n}
     if D_unique is not None:
         answer["D_unique"] = D_unique
         answer["epochs"] = d / D_unique
@@ -121,9 +123,9 @@ def predict(
     if flat is not None:
         answer["flat"] = flat
     if fit.draws is not None and fit.exponents is not None and D_unique is None:
-        answer |= _size_intervals(fit, flops, interval)
-    answer["kaplan"] = kaplan_answer(flops)
-    answer["chinchilla"] = chinchilla_answer(flops)
+        answer |= _size_intervals(fit, budget, interval)
+    answer["kaplan"] = kaplan_answer(budget)
+    answer["chinchilla"] = chinchilla_answer(budget)
     return answer
 
 

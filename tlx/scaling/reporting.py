@@ -163,7 +163,9 @@ def _plot_residuals(axes: Axes, found: Fit) -> None:
     x = found.runs["flops"] if "flops" in found.runs else found.runs["N"]
     shade = found.runs.get("N", np.ones(len(found.residuals)))
     points = axes.scatter(x, 100 * found.residuals, c=np.log10(shade), cmap="viridis", s=18)
-    axes.get_figure(root=True).colorbar(points, label="log10 parameters", ax=axes)
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        figure.colorbar(points, label="log10 parameters", ax=axes)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xscale="log", xlabel="training FLOP", ylabel="measured over fitted, %")
 

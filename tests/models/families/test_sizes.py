@@ -141,20 +141,20 @@ def test_gpt3_13b_as_printed():
 
 
 @pytest.mark.parametrize(("name", "size", "expected"), rows(PRINTED))
-def test_parameters_are_those_printed(name, size, expected):
+def test_parameters_are_as_published(name, size, expected):
     found = count(TABLE.load(name).sizes[size])
     assert abs(found / float(expected) - 1) < 0.015, f"{found:,}"
 
 
 @pytest.mark.parametrize(("name", "size", "expected", "tolerance"), rows(OUTLINED))
-def test_the_arithmetic_of_an_outline_is_the_published_number(name, size, expected, tolerance):
+def test_outline_has_the_published_number_of_parameters(name, size, expected, tolerance):
     outline = OUTLINES.load(name)
     found = outline.num_params(outline.sizes[size])
     assert abs(found - float(expected)) <= float(tolerance) * found, f"{found:,}"
     assert outline.citation and outline.missing and name not in TABLE
 
 
-def test_every_size_of_every_family_is_a_model():
+def test_every_size_is_a_valid_model():
     for name in TABLE:
         family = TABLE.load(name)
         assert family.sizes and family.citation

@@ -93,7 +93,7 @@ def windows(count, spec):
     return found
 
 
-def test_three_windows_with_memory_are_the_papers_formulas():
+def test_three_windows_with_memory_match_the_paper():
     """A memory shorter than what was read, so that it is also forgotten."""
     spec = spec_of("recurrent_lm", RecurrentLM(mem_len=8), length=LENGTH)
     rows = windows(3, spec)
@@ -113,7 +113,7 @@ def test_three_windows_with_memory_are_the_papers_formulas():
     assert {int(np.searchsorted(CUTOFFS, t, "right")) for t in targets} == {0, 1, 2}  # of every cluster
 
 
-def test_memory_of_one_layer_is_one_long_window():
+def test_memory_of_one_layer_equals_one_long_window():
     """What a layer remembers are its inputs, which for the first are the text itself."""
     spec = spec_of("recurrent_lm", RecurrentLM(mem_len=40), length=LENGTH)
     rows = windows(3, spec)

@@ -1,6 +1,6 @@
-"""The well-known models as data: published sizes, and how Hugging Face writes their configs and weights.
+"""Well-known models as data: published sizes, and the format of their Hugging Face configs and weights.
 
-A family is one file with a `FAMILY`, and one name here.
+To add a family, write one file with a `FAMILY` and add its name to the tables here.
 """
 
 from tlx.base.lookup import Table
@@ -52,7 +52,7 @@ TABLE = Table(
     },
 )
 
-# Architectures that are not here as networks: sizes with their arithmetic.
+# Architectures whose networks are not implemented: sizes and parameter arithmetic only.
 OUTLINES = Table(
     "outline",
     {
@@ -61,7 +61,7 @@ OUTLINES = Table(
     },
 )
 
-# What config.json calls `model_type`, and the family that reads it.
+# `model_type` in config.json, and the family that reads it.
 MODEL_TYPES = Table(
     "model_type",
     {

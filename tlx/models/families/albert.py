@@ -1,4 +1,4 @@
-"""ALBERT: BERT with one layer's parameters for all layers, and narrow tables."""
+"""ALBERT: BERT with parameters shared by all layers, and a factorised embedding."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,13 +29,14 @@ BASE = resized(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    path, name = "model/encoder/blocks", "albert.encoder.albert_layer_groups.0.albert_layers.0"
-    found = bert.embeddings("albert.")
+    """Return the key table of a model."""
+    path = "model/encoder/blocks"
+    name = "albert.encoder.albert_layer_groups.0.albert_layers.0"
+    mappings = bert.embeddings("albert.")
     for part in ("query", "key", "value"):
-        found += linear(f"{path}/attention/{part}", f"{name}.attention.{part}", bert.QUERY, "(n h)")
+        mappings += linear(f"{path}/attention/{part}", f"{name}.attention.{part}", bert.QUERY, "(n h)")
     return [
-        *found,
+        *mappings,
         *linear("model/encoder/front/projection", "albert.encoder.embedding_hidden_mapping_in", bias="f"),
         *linear(f"{path}/attention/out", f"{name}.attention.dense", bert.OUT, "d"),
         *norm(f"{path}/attention_norm", f"{name}.attention.LayerNorm"),
@@ -51,10 +52,11 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
 
 
 def _read_embedding(values: Mapping[str, Any]) -> dict[str, Any]:
+    # Hugging Face always projects the embedding; tlx only where its width differs from the model's.
     size = values.get("embedding_size", 128)
     if size == values.get("hidden_size", 4096):
         raise ConfigError(
-            f"config.json: embedding_size = {size} equals hidden_size; tlx projects unequal widths only"
+            f"config.json: embedding_size = {size} equals hidden_size: tlx has no projection between equal widths"
         )
     return {"embedding.width": size}
 

@@ -1,4 +1,4 @@
-"""BART and its kin: mBART, Marian, Pegasus, Blenderbot, MASS: encoder-decoders with absolute positions."""
+"""Encoder-decoders with absolute positions: BART, mBART, Marian, Pegasus, Blenderbot and MASS."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from tlx.models.families.family import (
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 
-LARGE = ModelConfig(
+BART_LARGE = ModelConfig(
     kind="encoder_decoder",
     vocab_size=50265,
     width=1024,
@@ -34,9 +34,9 @@ LARGE = ModelConfig(
     head=HeadConfig(tied=True, bias=True),
     init=InitConfig(scale_residual=False),
 )
-MULTILINGUAL = resized(LARGE, vocab_size=250027, block_layout="pre", embedding__scale=True)
-DIALOGUE = resized(
-    LARGE,
+MBART_BASE = resized(BART_LARGE, vocab_size=250027, block_layout="pre", embedding__scale=True)
+BLENDERBOT_BASE = resized(
+    BART_LARGE,
     vocab_size=8008,
     block_layout="pre",
     width=2560,
@@ -47,9 +47,9 @@ DIALOGUE = resized(
     num_layers=2,
     num_decoder_layers=24,
 )
-# The tables hold sinusoids, which the classes keep as parameters that are never trained.
-SUMMARY = resized(
-    LARGE,
+# Positions are sinusoids, but Hugging Face stores them as parameters, so that tlx reads a learned table.
+PEGASUS_BASE = resized(
+    BART_LARGE,
     vocab_size=96103,
     block_layout="pre",
     num_layers=16,
@@ -57,8 +57,8 @@ SUMMARY = resized(
     position=PositionConfig(kind="learned", max_length=1024),
     feedforward__activation="relu",
 )
-TRANSLATION = resized(
-    LARGE,
+MARIAN_BASE = resized(
+    BART_LARGE,
     vocab_size=58101,
     width=512,
     num_layers=6,
@@ -68,9 +68,9 @@ TRANSLATION = resized(
     feedforward__ff_dim=2048,
     feedforward__activation="silu",
 )
-# MASS: XLM's network as an encoder-decoder, 6 + 6 layers of 1024, with a table of languages (types).
-MASKED = resized(
-    LARGE,
+# XLM's network as an encoder-decoder of 6 + 6 layers; the language embeddings are token types.
+MASS_BASE = resized(
+    BART_LARGE,
     vocab_size=60000,
     num_layers=6,
     attention__num_heads=8,
@@ -81,7 +81,19 @@ MASKED = resized(
 
 
 def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **changes: Any) -> ModelConfig:
-    """As many layers in the decoder as in the encoder, unless said."""
+    """Resize a model; the decoder has as many layers as the encoder unless `changes` say otherwise.
+
+    Args:
+        base: The model whose other fields are kept.
+        layers: Number of encoder layers.
+        width: Model width.
+        heads: Number of attention heads.
+        hidden: Width of the feed-forward.
+        **changes: Other fields, as in `resized`.
+
+    Returns:
+        The resized model config.
+    """
     return resized(
         base,
         num_layers=layers,
@@ -94,14 +106,15 @@ def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **
 
 def _attention(path: str, name: str) -> list[WeightMapping]:
     rows = linear(f"{path}/out", f"{name}.out_proj", "d (n h) -> n h d", "d")
-    for which, letter in (("query", "q"), ("key", "k"), ("value", "v")):
-        rows += linear(f"{path}/{which}", f"{name}.{letter}_proj", "(n h) d -> d n h", "(n h)")
+    for projection, letter in (("query", "q"), ("key", "k"), ("value", "v")):
+        rows += linear(f"{path}/{projection}", f"{name}.{letter}_proj", "(n h) d -> d n h", "(n h)")
     return rows
 
 
 def stack(side: str, config: ModelConfig) -> list[WeightMapping]:
-    """The rows of the encoder or the decoder."""
-    path, name = f"model/{side}/blocks", f"model.{side}.layers.{{layer}}"
+    """Return the mappings of one stack; `side` is "encoder" or "decoder"."""
+    path = f"model/{side}/blocks"
+    name = f"model.{side}.layers.{{layer}}"
     rows = [
         *_attention(f"{path}/attention", f"{name}.self_attn"),
         *norm(f"{path}/attention_norm", f"{name}.self_attn_layer_norm"),
@@ -122,18 +135,20 @@ def stack(side: str, config: ModelConfig) -> list[WeightMapping]:
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    found = [
+    """Return the key table of a model."""
+    mappings = [
         WeightMapping("model/embedding/table", "model.shared.weight", "v d -> v d"),
         WeightMapping("model/output/bias", "final_logits_bias", "1 v -> v"),
     ]
     if not config.head.tied:
-        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
-    return [*found, *stack("encoder", config), *stack("decoder", config)]
+        mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return [*mappings, *stack("encoder", config), *stack("decoder", config)]
 
 
-def _equal(values: Mapping[str, Any], part: str, default: int) -> int:
-    encoder, decoder = (values.get(f"{side}_{part}", default) for side in ("encoder", "decoder"))
+def _require_equal(values: Mapping[str, Any], part: str, default: int) -> int:
+    """Return a size that must be the same in the encoder and the decoder."""
+    encoder = values.get(f"encoder_{part}", default)
+    decoder = values.get(f"decoder_{part}", default)
     if encoder != decoder:
         raise ConfigError(
             f"config.json: decoder_{part} = {decoder} must be encoder_{part} = {encoder}: "
@@ -143,36 +158,47 @@ def _equal(values: Mapping[str, Any], part: str, default: int) -> int:
 
 
 def _shape(layers: int, heads: int, hidden: int) -> MappedField:
+    """Return the field of the sizes that config.json gives for each stack, with their defaults."""
+
     def read(values: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "num_layers": values.get("encoder_layers", layers),
             "num_decoder_layers": values.get("decoder_layers", layers),
-            "attention.num_heads": _equal(values, "attention_heads", heads),
-            "feedforward.ff_dim": _equal(values, "ffn_dim", hidden),
+            "attention.num_heads": _require_equal(values, "attention_heads", heads),
+            "feedforward.ff_dim": _require_equal(values, "ffn_dim", hidden),
         }
 
     def write(config: ModelConfig) -> dict[str, Any]:
-        said = {"encoder_layers": config.num_layers, "decoder_layers": config.decoder_layers}
+        values = {"encoder_layers": config.num_layers, "decoder_layers": config.decoder_layers}
         for side in ("encoder", "decoder"):
-            said[f"{side}_attention_heads"] = config.attention.num_heads
-            said[f"{side}_ffn_dim"] = config.block("encoder").ff_dim
-        return said
+            values[f"{side}_attention_heads"] = config.attention.num_heads
+            values[f"{side}_ffn_dim"] = config.block("encoder").ff_dim
+        return values
 
-    parts = ("layers", "attention_heads", "ffn_dim")
-    return MappedField(tuple(f"{side}_{p}" for side in ("encoder", "decoder") for p in parts), read, write)
+    keys = (
+        "encoder_layers",
+        "encoder_attention_heads",
+        "encoder_ffn_dim",
+        "decoder_layers",
+        "decoder_attention_heads",
+        "decoder_ffn_dim",
+    )
+    return MappedField(keys, read, write)
 
 
 def _same_vocabulary(values: Mapping[str, Any]) -> dict[str, Any]:
-    size, decoder = values.get("vocab_size", 58101), values.get("decoder_vocab_size")
-    if decoder not in (None, size):
+    vocab_size = values.get("vocab_size", 58101)
+    decoder_vocab_size = values.get("decoder_vocab_size")
+    if decoder_vocab_size not in (None, vocab_size):
         raise ConfigError(
-            f"config.json: decoder_vocab_size = {decoder} must be vocab_size = {size}: tlx shares the table"
+            f"config.json: decoder_vocab_size = {decoder_vocab_size} must be vocab_size = {vocab_size}: "
+            "tlx shares the embedding"
         )
     return {}
 
 
-# Of training, or of older code that the classes no longer read.
-PASSED = MappedField(
+# Keys of training, and keys of old versions that the classes no longer read.
+IGNORED_KEYS = MappedField(
     tuple(
         """
         encoder_layerdrop decoder_layerdrop num_hidden_layers add_bias_logits add_final_layer_norm
@@ -186,7 +212,16 @@ PASSED = MappedField(
 
 
 def fields(config: ModelConfig, scale: bool = False, *more: Any) -> tuple:
-    """The fields of config.json; what is absent is as in `config`, the class's defaults."""
+    """Return the translation of config.json.
+
+    Args:
+        config: A model with the default sizes of the Hugging Face class.
+        scale: Default of scale_embedding.
+        *more: Fields that only this class has.
+
+    Returns:
+        The fields.
+    """
     return (
         SameField("vocab_size", "vocab_size", config.vocab_size),
         SameField("d_model", "width", config.width),
@@ -200,7 +235,7 @@ def fields(config: ModelConfig, scale: bool = False, *more: Any) -> tuple:
         SameField("scale_embedding", "embedding.scale", scale),
         SameField("tie_word_embeddings", "head.tied", True),
         FixedField("is_decoder", (False,)),
-        PASSED,
+        IGNORED_KEYS,
         *more,
     )
 
@@ -212,7 +247,12 @@ COPIES = {
 
 
 def _family(
-    name: str, citation: str, sizes: dict[str, ModelConfig], cls: str, read: tuple, **rest: Any
+    name: str,
+    citation: str,
+    sizes: dict[str, ModelConfig],
+    architecture: str,
+    family_fields: tuple,
+    ignored: tuple[str, ...] = (),
 ) -> Family:
     return Family(
         name=name,
@@ -221,10 +261,10 @@ def _family(
         sizes=sizes,
         rows=rows,
         model_type=name,
-        architectures={cls: ()},
-        fields=read,
+        architectures={architecture: ()},
+        fields=family_fields,
         copies=COPIES,
-        **rest,
+        ignored=ignored,
     )
 
 
@@ -232,43 +272,43 @@ FAMILY = _family(
     "bart",
     "Lewis et al. 2020, BART: Denoising Sequence-to-Sequence Pre-training, ACL",
     {
-        "base": size(LARGE, 6, 768, 12, 3072),
-        "large": resized(LARGE, vocab_size=50264),
+        "base": size(BART_LARGE, 6, 768, 12, 3072),
+        "large": resized(BART_LARGE, vocab_size=50264),
     },
     "BartForConditionalGeneration",
-    fields(LARGE),
+    fields(BART_LARGE),
 )
 MBART = _family(
     "mbart",
     "Liu et al. 2020, Multilingual Denoising Pre-training for Neural Machine Translation, TACL",
-    {"cc25": MULTILINGUAL},
+    {"cc25": MBART_BASE},
     "MBartForConditionalGeneration",
-    fields(resized(MULTILINGUAL, vocab_size=50265)),
+    fields(resized(MBART_BASE, vocab_size=50265)),
 )
 PEGASUS = _family(
     "pegasus",
     "Zhang et al. 2020, PEGASUS: Pre-training with Extracted Gap-sentences, ICML",
-    {"base": size(SUMMARY, 12, 768, 12, 3072, position__max_length=512), "large": SUMMARY},
+    {"base": size(PEGASUS_BASE, 12, 768, 12, 3072, position__max_length=512), "large": PEGASUS_BASE},
     "PegasusForConditionalGeneration",
-    fields(resized(SUMMARY, vocab_size=50265, num_layers=12)),
+    fields(resized(PEGASUS_BASE, vocab_size=50265, num_layers=12)),
 )
 BLENDERBOT = _family(
     "blenderbot",
     "Roller et al. 2021, Recipes for Building an Open-Domain Chatbot, EACL",
     {
-        "400m": size(DIALOGUE, 2, 1280, 32, 5120, num_decoder_layers=12),
-        "3b": DIALOGUE,
+        "400m": size(BLENDERBOT_BASE, 2, 1280, 32, 5120, num_decoder_layers=12),
+        "3b": BLENDERBOT_BASE,
     },
     "BlenderbotForConditionalGeneration",
-    fields(DIALOGUE),
+    fields(BLENDERBOT_BASE),
 )
 MARIAN = _family(
     "marian",
     "Junczys-Dowmunt et al. 2018, Marian: Fast Neural Machine Translation in C++, ACL",
-    {"base": TRANSLATION, "big": size(TRANSLATION, 6, 1024, 16, 4096)},
+    {"base": MARIAN_BASE, "big": size(MARIAN_BASE, 6, 1024, 16, 4096)},
     "MarianMTModel",
     fields(
-        resized(TRANSLATION, width=1024, num_layers=12, attention__num_heads=16, feedforward__ff_dim=4096),
+        resized(MARIAN_BASE, width=1024, num_layers=12, attention__num_heads=16, feedforward__ff_dim=4096),
         False,
         FixedField("share_encoder_decoder_embeddings", (True,)),
         MappedField(
@@ -282,7 +322,7 @@ MARIAN = _family(
 MASS = Family(
     name="mass",
     citation="Song et al. 2019, MASS: Masked Sequence to Sequence Pre-training for Language Generation, ICML",
-    base=MASKED,
-    sizes={"base": MASKED},
-    rows=lambda config: [],  # released as pickles of its own code
+    base=MASS_BASE,
+    sizes={"base": MASS_BASE},
+    rows=lambda config: [],  # released only as pickles of its own code
 )

@@ -37,15 +37,25 @@ BASE = ModelConfig(
 
 
 def size(layers: int, width: int, heads: int, base: ModelConfig = BASE) -> ModelConfig:
-    """A feed-forward of four times the width, as all of the published ones."""
+    """Resize a model; the feed-forward has four times the width, as in all published sizes.
+
+    Args:
+        layers: Number of layers.
+        width: Model width.
+        heads: Number of attention heads.
+        base: The model whose other fields are kept.
+
+    Returns:
+        The resized model config.
+    """
     return resized(
         base, num_layers=layers, width=width, attention__num_heads=heads, feedforward__ff_dim=4 * width
     )
 
 
 def fields(**defaults: Any) -> tuple[SameField | FixedField, ...]:
-    """What the configs of BERT's descendants share; `defaults` are those of a class, where they differ."""
-    shared = (
+    """Return the fields that models derived from BERT share; `defaults` replace those of BERT's class."""
+    bert_fields = (
         SameField("vocab_size", "vocab_size", 30522),
         SameField("hidden_size", "width", 768),
         SameField("num_hidden_layers", "num_layers", 12),
@@ -59,7 +69,7 @@ def fields(**defaults: Any) -> tuple[SameField | FixedField, ...]:
         SameField("type_vocab_size", "embedding.num_types", 2),
     )
     return (
-        *(replace(field, default=defaults.get(field.key, field.default)) for field in shared),
+        *(replace(field, default=defaults.get(field.key, field.default)) for field in bert_fields),
         FixedField("position_embedding_type", ("absolute",)),
         FixedField("is_decoder", (False,)),
         FixedField("add_cross_attention", (False,)),
@@ -68,7 +78,16 @@ def fields(**defaults: Any) -> tuple[SameField | FixedField, ...]:
 
 
 def factored(key: str, default: int, width: int) -> MappedField:
-    """The key for the width of the tables, where a projection stands only between unequal widths."""
+    """Return the field of the embedding width, where equal widths have no projection.
+
+    Args:
+        key: Key of config.json.
+        default: Default embedding width of the Hugging Face class.
+        width: Default model width of the Hugging Face class.
+
+    Returns:
+        The field; tlx's width of 0 stands for the width of the model.
+    """
 
     def read(values: Mapping[str, Any]) -> dict[str, Any]:
         size = values.get(key, default)
@@ -77,17 +96,20 @@ def factored(key: str, default: int, width: int) -> MappedField:
     return MappedField((key,), read, lambda config: {key: config.embedding.width or config.width})
 
 
-QUERY, OUT = "(n h) d -> d n h", "d (n h) -> n h d"
+# Patterns of the projections of attention.
+QUERY = "(n h) d -> d n h"
+OUT = "d (n h) -> n h d"
 
 
 def layer(prefix: str) -> list[WeightMapping]:
-    """The rows of one post-norm layer, as BERT, RoBERTa and ELECTRA name them."""
-    path, name = "model/encoder/blocks", f"{prefix}encoder.layer.{{layer}}"
-    rows = []
+    """Return the mappings of the post-norm layers, named as in BERT, RoBERTa and ELECTRA."""
+    path = "model/encoder/blocks"
+    name = f"{prefix}encoder.layer.{{layer}}"
+    mappings = []
     for part in ("query", "key", "value"):
-        rows += linear(f"{path}/attention/{part}", f"{name}.attention.self.{part}", QUERY, "(n h)")
+        mappings += linear(f"{path}/attention/{part}", f"{name}.attention.self.{part}", QUERY, "(n h)")
     return [
-        *rows,
+        *mappings,
         *linear(f"{path}/attention/out", f"{name}.attention.output.dense", OUT, "d"),
         *norm(f"{path}/attention_norm", f"{name}.attention.output.LayerNorm"),
         *linear(f"{path}/feedforward/in", f"{name}.intermediate.dense", bias="f"),
@@ -97,19 +119,20 @@ def layer(prefix: str) -> list[WeightMapping]:
 
 
 def embeddings(prefix: str, types: bool = True) -> list[WeightMapping]:
-    """The rows of the tables and the norm behind them."""
-    path, name = "model/encoder/front", f"{prefix}embeddings"
-    rows = [
+    """Return the mappings of the embeddings and of their norm."""
+    path = "model/encoder/front"
+    name = f"{prefix}embeddings"
+    mappings = [
         WeightMapping("model/embedding/table", f"{name}.word_embeddings.weight", "v d -> v d"),
         WeightMapping(f"{path}/positions", f"{name}.position_embeddings.weight"),
     ]
     if types:
-        rows.append(WeightMapping(f"{path}/types", f"{name}.token_type_embeddings.weight"))
-    return [*rows, *norm(f"{path}/norm", f"{name}.LayerNorm")]
+        mappings.append(WeightMapping(f"{path}/types", f"{name}.token_type_embeddings.weight"))
+    return [*mappings, *norm(f"{path}/norm", f"{name}.LayerNorm")]
 
 
 def pretraining_heads(prefix: str) -> list[WeightMapping]:
-    """The masked-token transform, the pooler and the next-sentence classifier."""
+    """Return the mappings of the MLM transform, the pooler and the next-sentence classifier."""
     return [
         *linear("heads/mlm/dense", "cls.predictions.transform.dense", bias="f"),
         *norm("heads/mlm/norm", "cls.predictions.transform.LayerNorm"),
@@ -120,7 +143,7 @@ def pretraining_heads(prefix: str) -> list[WeightMapping]:
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
+    """Return the key table of a model."""
     return [*embeddings("bert."), *layer("bert."), *pretraining_heads("bert.")]
 
 

@@ -14,7 +14,7 @@ from tlx.models.families.family import (
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 
-# max_length bounds nothing: sinusoids are computed.
+# Sinusoids are computed, so that max_length is not a limit.
 BASE = ModelConfig(
     kind="decoder",
     vocab_size=246534,
@@ -33,10 +33,11 @@ BASE = ModelConfig(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    path, name = "model/decoder/blocks", "transformer.h.{layer}"
+    """Return the key table of a model."""
+    path = "model/decoder/blocks"
+    name = "transformer.h.{layer}"
     attention = f"{name}.multi_head_attention"
-    found = [
+    mappings = [
         WeightMapping("model/embedding/table", "transformer.w.weight", "v d -> v d"),
         WeightMapping("model/output/bias", "lm_head.bias", "v -> v"),
         *norm("model/decoder/final_norm", "transformer.layernorm"),
@@ -46,11 +47,13 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         *linear(f"{path}/feedforward/in", f"{name}.ffn.0", bias="f"),
         *linear(f"{path}/feedforward/out", f"{name}.ffn.2", bias="f"),
     ]
-    for which, theirs in (("query", "Wq"), ("key", "Wk"), ("value", "Wv")):
-        found += linear(f"{path}/attention/{which}", f"{attention}.{theirs}", "(n h) d -> d n h", "(n h)")
+    for projection, module in (("query", "Wq"), ("key", "Wk"), ("value", "Wv")):
+        mappings += linear(
+            f"{path}/attention/{projection}", f"{attention}.{module}", "(n h) d -> d n h", "(n h)"
+        )
     if not config.head.tied:
-        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
-    return found
+        mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return mappings
 
 
 FAMILY = Family(
@@ -73,7 +76,7 @@ FAMILY = Family(
             lambda values: {"dropout": values.get("resid_pdrop", 0.1)},
             lambda config: {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout},
         ),
-        FixedField("layer_norm_epsilon", (1e-6,)),  # which the class takes for its last norm only
+        FixedField("layer_norm_epsilon", (1e-6,)),  # the class uses it for its last norm only
         SameField("initializer_range", "init.stddev", 0.02),
         SameField("tie_word_embeddings", "head.tied", True),
     ),

@@ -1,4 +1,4 @@
-"""DeBERTa v1: disentangled attention over exact distances, with matrices of its own for positions."""
+"""DeBERTa v1: disentangled attention over exact distances, with separate projections of positions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,19 +22,20 @@ BASE = resized(
 
 
 def tables(config: ModelConfig) -> list[WeightMapping]:
-    """What v1 and v2 share: embeddings, the table of distances, the feed-forward and the head."""
-    path, name = "model/encoder/blocks", "deberta.encoder.layer.{layer}"
-    found = [
+    """Return what v1 and v2 share: embeddings, distance table, attention output, feed-forward and head."""
+    path = "model/encoder/blocks"
+    name = "deberta.encoder.layer.{layer}"
+    mappings = [
         WeightMapping("model/embedding/table", "deberta.embeddings.word_embeddings.weight", "v d -> v d"),
         *norm("model/encoder/front/norm", "deberta.embeddings.LayerNorm"),
         WeightMapping("model/encoder/distances/table", "deberta.encoder.rel_embeddings.weight"),
     ]
     if config.embedding.num_types:
-        found.append(
+        mappings.append(
             WeightMapping("model/encoder/front/types", "deberta.embeddings.token_type_embeddings.weight")
         )
     return [
-        *found,
+        *mappings,
         *linear(f"{path}/attention/out", f"{name}.attention.output.dense", bert.OUT, "d"),
         *norm(f"{path}/attention_norm", f"{name}.attention.output.LayerNorm"),
         *linear(f"{path}/feedforward/in", f"{name}.intermediate.dense", bias="f"),
@@ -47,8 +48,9 @@ def tables(config: ModelConfig) -> list[WeightMapping]:
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table: queries, keys and values are packed head by head."""
-    path, name = "model/encoder/blocks/attention", "deberta.encoder.layer.{layer}.attention.self"
+    """Return the key table of a model; queries, keys and values are packed head by head."""
+    path = "model/encoder/blocks/attention"
+    name = "deberta.encoder.layer.{layer}.attention.self"
     packed = [
         WeightMapping(f"{path}/{part}/kernel", f"{name}.in_proj.weight", "(n 3 h) d -> d n h", number)
         for number, part in enumerate(("query", "key", "value"))
@@ -72,10 +74,11 @@ def _read_terms(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_distances(values: Mapping[str, Any]) -> dict[str, Any]:
-    longest, distance = values.get("max_position_embeddings", 512), values.get("max_relative_positions", -1)
+    max_length = values.get("max_position_embeddings", 512)
+    max_distance = values.get("max_relative_positions", -1)
     return {
-        "position.max_length": longest,
-        "position.max_distance": distance if distance > 0 else longest,
+        "position.max_length": max_length,
+        "position.max_distance": max_distance if max_distance > 0 else max_length,
         "position.num_buckets": max(0, values.get("position_buckets", -1)),
     }
 
@@ -89,7 +92,7 @@ def _write_distances(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-# What the configs of v1 and v2 share.
+# Shared by v1 and v2.
 FIELDS = (
     MappedField(("pos_att_type",), _read_terms, lambda _: {"pos_att_type": ["p2c", "c2p"]}),
     MappedField(
@@ -100,9 +103,9 @@ FIELDS = (
     FixedField("relative_attention", (True,)),
     FixedField("position_biased_input", (False,)),
     FixedField("talking_head", (False,)),
-    FixedField("legacy", (True, False)),  # two names of one head
+    FixedField("legacy", (True, False)),  # affects the names of the head only
 )
-# The head's names in files of the original code.
+# Names of the head in files of the original code.
 RENAMED = {
     r"^lm_predictions\.lm_head\.(dense|LayerNorm)\.": r"cls.predictions.transform.\1.",
     r"^lm_predictions\.lm_head\.bias$": "cls.predictions.bias",

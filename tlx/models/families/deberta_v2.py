@@ -1,4 +1,4 @@
-"""DeBERTa v2 and v3: logarithmic distances projected as the content is, and a convolution in the largest."""
+"""DeBERTa v2 and v3: bucketed distances, projections shared with the content, and an optional convolution."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,16 @@ from typing import Any
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert, deberta
-from tlx.models.families.family import Family, FixedField, MappedField, WeightMapping, linear, norm, resized
+from tlx.models.families.family import (
+    ACTIVATIONS,
+    Family,
+    FixedField,
+    MappedField,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 
 BASE = resized(
     deberta.BASE,
@@ -18,23 +27,24 @@ BASE = resized(
 )
 
 
-def _convolved(layers: int) -> ModelConfig:
+def _with_convolution(layers: int) -> ModelConfig:
     return resized(bert.size(layers, 1536, 24, BASE), embedding__conv_kernel_size=3)
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    path, name = "model/encoder/blocks/attention", "deberta.encoder.layer.{layer}.attention.self"
-    found = deberta.tables(config)
+    """Return the key table of a model."""
+    path = "model/encoder/blocks/attention"
+    name = "deberta.encoder.layer.{layer}.attention.self"
+    mappings = deberta.tables(config)
     for part in ("query", "key", "value"):
-        found += linear(f"{path}/{part}", f"{name}.{part}_proj", bert.QUERY, "(n h)")
+        mappings += linear(f"{path}/{part}", f"{name}.{part}_proj", bert.QUERY, "(n h)")
     if config.position.norm:
-        found += norm("model/encoder/distances/norm", "deberta.encoder.LayerNorm")
+        mappings += norm("model/encoder/distances/norm", "deberta.encoder.LayerNorm")
     if config.embedding.conv_kernel_size:
-        place = "model/encoder/convolution"
-        found += linear(place, "deberta.encoder.conv.conv", "o i k -> k i o", "o")
-        found += norm(f"{place}/norm", "deberta.encoder.conv.LayerNorm")
-    return found
+        convolution = "model/encoder/convolution"
+        mappings += linear(convolution, "deberta.encoder.conv.conv", "o i k -> k i o", "o")
+        mappings += norm(f"{convolution}/norm", "deberta.encoder.conv.LayerNorm")
+    return mappings
 
 
 def _read_norm(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,9 +60,11 @@ def _write_norm(config: ModelConfig) -> dict[str, Any]:
 
 def _read_convolution(values: Mapping[str, Any]) -> dict[str, Any]:
     size = values.get("conv_kernel_size", 0)
-    act = values.get("conv_act", "tanh")
-    if size and act != values.get("hidden_act", "gelu"):
-        raise ConfigError(f"config.json: conv_act = {act!r} must be hidden_act, {values.get('hidden_act')!r}")
+    activation = values.get("conv_act", "tanh")
+    if size and activation != values.get("hidden_act", "gelu"):
+        raise ConfigError(
+            f"config.json: conv_act = {activation!r} must be hidden_act = {values.get('hidden_act')!r}"
+        )
     if size and (size % 2 == 0 or values.get("conv_groups", 1) != 1):
         raise ConfigError(f"config.json: conv_kernel_size = {size} must be odd, and conv_groups 1")
     return {"embedding.conv_kernel_size": max(0, size)}
@@ -61,8 +73,7 @@ def _read_convolution(values: Mapping[str, Any]) -> dict[str, Any]:
 def _write_convolution(config: ModelConfig) -> dict[str, Any]:
     if not config.embedding.conv_kernel_size:
         return {}
-    act = next(field for field in bert.fields() if getattr(field, "path", "") == "feedforward.activation")
-    name = next(theirs for theirs, ours in act.names.items() if ours == config.feedforward.activation)
+    name = next(name for name, value in ACTIVATIONS.items() if value == config.feedforward.activation)
     return {"conv_kernel_size": config.embedding.conv_kernel_size, "conv_act": name}
 
 
@@ -76,8 +87,8 @@ FAMILY = Family(
         "v3-base": BASE,
         "v3-large": bert.size(24, 1024, 16, BASE),
         "mdeberta-v3-base": resized(BASE, vocab_size=251000),
-        "v2-xlarge": _convolved(24),
-        "v2-xxlarge": _convolved(48),
+        "v2-xlarge": _with_convolution(24),
+        "v2-xxlarge": _with_convolution(48),
     },
     rows=rows,
     model_type="deberta-v2",

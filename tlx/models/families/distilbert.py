@@ -1,4 +1,4 @@
-"""DistilBERT: six of BERT's layers, without segment types."""
+"""DistilBERT: BERT with six layers and without token types."""
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
@@ -17,13 +17,14 @@ BASE = resized(bert.BASE, num_layers=6, embedding__num_types=0)
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    path, name = "model/encoder/blocks", "distilbert.transformer.layer.{layer}"
-    found = bert.embeddings("distilbert.", types=False)
+    """Return the key table of a model."""
+    path = "model/encoder/blocks"
+    name = "distilbert.transformer.layer.{layer}"
+    mappings = bert.embeddings("distilbert.", types=False)
     for part, letter in (("query", "q"), ("key", "k"), ("value", "v")):
-        found += linear(f"{path}/attention/{part}", f"{name}.attention.{letter}_lin", bert.QUERY, "(n h)")
+        mappings += linear(f"{path}/attention/{part}", f"{name}.attention.{letter}_lin", bert.QUERY, "(n h)")
     return [
-        *found,
+        *mappings,
         *linear(f"{path}/attention/out", f"{name}.attention.out_lin", bert.OUT, "d"),
         *norm(f"{path}/attention_norm", f"{name}.sa_layer_norm"),
         *linear(f"{path}/feedforward/in", f"{name}.ffn.lin1", bias="f"),
@@ -54,7 +55,7 @@ FAMILY = Family(
         SameField("attention_dropout", "attention.dropout", 0.1),
         SameField("initializer_range", "init.stddev", 0.02),
         SameField("max_position_embeddings", "position.max_length", 512),
-        FixedField("sinusoidal_pos_embds", (False, True)),  # only how the table started
+        FixedField("sinusoidal_pos_embds", (False, True)),  # only the initialisation of the table
         FixedField("tie_word_embeddings", (True,)),
     ),
     prefix="distilbert.",

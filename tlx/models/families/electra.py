@@ -1,4 +1,4 @@
-"""ELECTRA: an encoder that tells replaced tokens, and the smaller one that replaced them."""
+"""ELECTRA: a discriminator that detects replaced tokens, and the smaller generator that replaces them."""
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
@@ -7,18 +7,14 @@ from tlx.models.families.family import Family, SameField, WeightMapping, linear,
 BASE = resized(bert.BASE, head__activation="gelu")
 
 
-def _small(width: int, heads: int) -> ModelConfig:
-    return resized(bert.size(12, width, heads, BASE), embedding__width=128 if width != 128 else 0)
-
-
 def _generator(width: int, heads: int, layers: int, embedding: int) -> ModelConfig:
-    """A fraction of the discriminator's width, the same depth; its tables have the discriminator's width."""
+    """A fraction of the discriminator's width, with its depth and the width of its embeddings."""
     return resized(bert.size(layers, width, heads, BASE), embedding__width=embedding)
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    found = [
+    """Return the key table of a model."""
+    mappings = [
         *bert.embeddings("electra."),
         *bert.layer("electra."),
         *linear("heads/mlm/dense", "generator_predictions.dense", bias="f"),
@@ -28,8 +24,8 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         *linear("heads/rtd/classifier", "discriminator_predictions.dense_prediction", bias="f"),
     ]
     if config.embedding.width:
-        found += linear("model/encoder/front/projection", "electra.embeddings_project", bias="f")
-    return found
+        mappings += linear("model/encoder/front/projection", "electra.embeddings_project", bias="f")
+    return mappings
 
 
 FAMILY = Family(
@@ -37,7 +33,7 @@ FAMILY = Family(
     citation="Clark et al. 2020, ELECTRA: Pre-training Text Encoders as Discriminators, ICLR",
     base=BASE,
     sizes={
-        "small": _small(256, 4),
+        "small": resized(bert.size(12, 256, 4, BASE), embedding__width=128),
         "base": BASE,
         "large": bert.size(24, 1024, 16, BASE),
         "small-generator": _generator(64, 1, 12, 128),

@@ -1,6 +1,6 @@
 """ELMo: a bidirectional LSTM language model over characters (objective bilm).
 
-Parameters of the published one, with d = 512, H = 4096, c = 16 and 2048 filters n_w of widths w = 1 .. 7:
+Parameters of the published model, with d = 512, H = 4096, c = 16 and 2048 filters n_w of widths w = 1 .. 7:
 
     characters   261 c                                           4,176
     filters      sum n_w (w c + 1)                             199,168
@@ -8,7 +8,7 @@ Parameters of the published one, with d = 512, H = 4096, c = 16 and 2048 filters
     projection   2048 d + d                                  1,049,088
     LSTMs        2 directions x 2 layers (8 d H + 4 H + H d) 75,563,008
 
-93,600,848 in all; printed: 93.6M. The softmax over 793,471 words is beside it (heads/bilm).
+93,600,848 in total; published: 93.6M. The softmax over 793,471 words is not included (heads/bilm).
 """
 
 from tlx.models.config import ModelConfig
@@ -26,7 +26,7 @@ BASE = ModelConfig(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """It has no class in transformers, so that there is no format to convert."""
+    """Return no mappings: transformers has no class for it."""
     return []
 
 

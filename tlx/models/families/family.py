@@ -1,4 +1,4 @@
-"""What a family is: a base model, its published sizes, and the two tables that conversion is driven by."""
+"""The type of a family: a base model, its published sizes, and the two tables that drive conversion."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from tlx.models.config import ModelConfig
 
-# config.json's names of activations. A family whose "gelu" is another one brings its own table.
+# Names of activations in config.json. A family that gives "gelu" another meaning has its own table.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -20,133 +20,174 @@ ACTIVATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class WeightMapping:
-    """One parameter of tlx, and the tensor of a Hugging Face file that it is, or is a part of.
+    """A row of a key table: one tlx parameter, and the Hugging Face tensor that holds it or packs it."""
 
-    `pattern` says how dims map, theirs first: "(n h) d -> d n h" splits, "d (3 n h) -> d n h" with `part=1`
-    takes the second of three, a literal 1 is a dim that tlx does not have. "" is no change. The dim called
-    v is the vocabulary: padded here, not there. A name with "{layer}" is a parameter stacked over layers
-    (its pattern is of one layer); "{expert}" then stacks the dim after that. `first` is the number of the
-    first layer in the name. `plus` is added when reading (Gemma writes norm scales less one).
+    path: str
+    """Parameter path in tlx ("model/decoder/blocks/attention/query/kernel")."""
+    name: str
+    """Tensor name ("h.{layer}.attn.c_attn.weight").
+
+    With "{layer}" the parameter is stacked over layers, one tensor each; with "{expert}" also over experts,
+    along the next dimension.
     """
-
-    path: str  # "model/decoder/blocks/attention/query/kernel"
-    name: str  # "h.{layer}.attn.c_attn.weight"
     pattern: str = ""
+    """Dimensions of the tensor and of the parameter of one layer; "" if they are the same.
+
+    "(n h) d -> d n h" splits a dimension; "d (3 n h) -> d n h" takes one of three packed parameters. A
+    literal 1 is a dimension that tlx does not have. The dimension v is the vocabulary: padded in tlx only.
+    """
     part: int = 0
+    """Index of the parameter among those that the tensor packs."""
     first: int = 0
+    """Number of the first layer in the tensor name."""
     plus: float = 0.0
+    """Constant added when reading and subtracted when writing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SameField:
-    """A key of config.json that is a field of ModelConfig ("attention.num_heads").
-
-    `default` is what the Hugging Face class takes where the key is absent. `names` translates values,
-    theirs to ours; a value that it does not have is an error. The first of equal translations is written.
-    """
+    """A key of config.json that corresponds to one field of ModelConfig."""
 
     key: str
+    """Key of config.json."""
     path: str
+    """Dotted path of the field ("attention.num_heads")."""
     default: Any
+    """Default of the Hugging Face class, used where the key is absent."""
     names: Mapping[Any, Any] | None = None
+    """{value in config.json: value in tlx}; None if they are the same.
+
+    A value that is not in it is an error. Of several keys with the same value, the first is written.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedField:
-    """A key whose other values tlx cannot represent in this family. The first of `values` is written."""
+    """A key of config.json of which the family supports certain values only."""
 
     key: str
+    """Key of config.json."""
     values: tuple[Any, ...]
+    """Supported values; the first is written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MappedField:
-    """Keys that say something together.
-
-    read: {key: value} of the whole config.json, to {path: value}; it may raise ConfigError naming the key.
-    write: ModelConfig to {key: value}.
-    """
+    """Keys of config.json that are translated together, by functions."""
 
     keys: tuple[str, ...]
+    """Keys of config.json that `read` uses."""
     read: Callable[[Mapping[str, Any]], dict[str, Any]]
+    """Converts the whole config.json to {dotted path: value}; raises ConfigError naming the key."""
     write: Callable[[ModelConfig], dict[str, Any]]
+    """Converts a model config to {key: value}."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """One well-known architecture, as data.
-
-    base: the model whose fields config.json's keys replace. sizes: published name to model.
-    architectures: Hugging Face's class name to the heads whose weights it holds, as parameter paths
-    ("heads/mlm"; "heads/nsp/pooler" for a part); the first class that fits is the one written.
-    prefix: what the classes with a head put before the names of the bare model's tensors. rows: the key
-    table of a model, heads included. copies: names that may hold a tensor once more (tied weights), and of
-    what. ignored: regular expressions of names that hold no parameter. harmless: keys of
-    config.json that do not matter, besides those that never do.
-    renamed: regular expressions of old names of tensors, and what stands there now.
-    """
+    """One well-known architecture, as data."""
 
     name: str
+    """Name in the table of families."""
     citation: str
+    """Authors, year, title and venue of the paper."""
     base: ModelConfig
+    """The model whose fields the keys of config.json replace."""
     sizes: Mapping[str, ModelConfig]
+    """{published name of a size: model config}."""
     rows: Callable[[ModelConfig], Iterable[WeightMapping]]
-    model_type: str = ""  # of config.json; "": there is no Hugging Face class
+    """Returns the key table of a model, with all heads."""
+    model_type: str = ""
+    """`model_type` in config.json; "" if transformers has no class."""
     architectures: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """{Hugging Face class: parameter paths of its heads ("heads/mlm", or a part "heads/nsp/pooler")}.
+
+    The first class whose heads a model has is the one written.
+    """
     fields: tuple[SameField | FixedField | MappedField, ...] = ()
+    """Translation of the keys of config.json."""
     prefix: str = ""
+    """Prefix that classes with a head add to the tensor names of the bare model."""
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """{name of a tensor that may repeat another because of tied weights: name of the original}."""
     ignored: tuple[str, ...] = ()
+    """Regular expressions of names of tensors that hold no parameter."""
     harmless: tuple[str, ...] = ()
+    """Keys of config.json without effect, besides those that no family reads."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """{regular expression of old tensor names: replacement}."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """A well-known architecture whose network is not here: its sizes, and the arithmetic of its parameters.
-
-    sizes: published name to the numbers that `num_params` counts with. missing: what it would take.
-    """
+    """A well-known architecture whose network is not implemented: sizes and parameter arithmetic."""
 
     name: str
+    """Name in the table of outlines."""
     citation: str
+    """Authors, year, title and venue of the paper."""
     sizes: Mapping[str, Any]
+    """{published name of a size: the dimensions that `num_params` uses}."""
     num_params: Callable[[Any], int]
+    """Computes the number of parameters of a size."""
     missing: str
+    """The modules that an implementation would need."""
 
 
 def resized(base: ModelConfig, **changes: Any) -> ModelConfig:
-    """`base` with fields replaced; a part's field is written with two underscores: attention__num_heads."""
+    """Replace fields of `base`; two underscores separate part and field: attention__num_heads."""
     return replaced(base, {name.replace("__", "."): value for name, value in changes.items()})
 
 
 def replaced(config: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
-    """`config` with the fields at dotted paths replaced."""
+    """Replace the fields at dotted paths."""
     parts: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         part, _, name = path.rpartition(".")
         parts.setdefault(part, {})[name] = value
-    own = parts.pop("", {})
+    top_level = parts.pop("", {})
     nested = {part: dataclasses.replace(getattr(config, part), **values) for part, values in parts.items()}
-    return dataclasses.replace(config, **own, **nested)
+    return dataclasses.replace(config, **top_level, **nested)
 
 
 def linear(
     path: str, name: str, pattern: str = "f d -> d f", bias: str = "", part: int = 0
 ) -> list[WeightMapping]:
-    """The rows of a Linear: kernel, and the bias where `bias` gives its pattern ("f" for no change)."""
-    rows = [WeightMapping(f"{path}/kernel", f"{name}.weight", pattern, part)]
+    """Return the mappings of a linear layer.
+
+    Args:
+        path: Parameter path of the layer.
+        name: Name of the Hugging Face module.
+        pattern: Pattern of the kernel.
+        bias: Left side of the pattern of the bias ("f" for no change); "" if there is no bias.
+        part: Index of the layer among those that the tensors pack.
+
+    Returns:
+        The mapping of the kernel, and of the bias if there is one.
+    """
+    mappings = [WeightMapping(f"{path}/kernel", f"{name}.weight", pattern, part)]
     if bias:
-        rows.append(WeightMapping(f"{path}/bias", f"{name}.bias", f"{bias} -> {_outputs(bias)}", part))
-    return rows
+        mappings.append(WeightMapping(f"{path}/bias", f"{name}.bias", f"{bias} -> {_named_dims(bias)}", part))
+    return mappings
 
 
 def norm(path: str, name: str, bias: bool = True) -> list[WeightMapping]:
-    """The rows of a norm."""
-    rows = [WeightMapping(f"{path}/scale", f"{name}.weight")]
-    return [*rows, WeightMapping(f"{path}/bias", f"{name}.bias")] if bias else rows
+    """Return the mappings of a norm.
+
+    Args:
+        path: Parameter path of the norm.
+        name: Name of the Hugging Face module.
+        bias: Whether the norm has a bias.
+
+    Returns:
+        The mapping of the scale, and of the bias if there is one.
+    """
+    mappings = [WeightMapping(f"{path}/scale", f"{name}.weight")]
+    if bias:
+        mappings.append(WeightMapping(f"{path}/bias", f"{name}.bias"))
+    return mappings
 
 
-def _outputs(pattern: str) -> str:
-    """ "n h" of "(3 n h)": the named dims in order."""
+def _named_dims(pattern: str) -> str:
+    """Return the named dimensions of a pattern in order: those of "(3 n h)" are "n h"."""
     return " ".join(word for word in pattern.replace("(", " ").replace(")", " ").split() if word.isalpha())

@@ -1,4 +1,4 @@
-"""Gemma 3 (text): sandwich norms, five layers with a window to one without, a rotation for each kind."""
+"""Gemma 3 (text): sandwich norms, five local layers to one global, each kind with its own rotary base."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,11 +29,12 @@ from tlx.nn.config import RotaryScaling
 
 
 def windows(size: int) -> tuple[int, ...]:
-    """Five layers with a window, one that sees everything."""
+    """Return the window pattern: five layers with a window of `size`, one without."""
     return (size,) * 5 + (0,)
 
 
-FIRST = resized(
+# The 270m and 1b models have a shorter context, and no scaling of rotary positions.
+SMALL_BASE = resized(
     LLAMA,
     vocab_size=262144,
     block_layout="sandwich",
@@ -51,7 +52,7 @@ FIRST = resized(
     head__tied=True,
 )
 BASE = resized(
-    FIRST,
+    SMALL_BASE,
     position__max_length=131072,
     position__scaling=RotaryScaling("linear", 8.0),
     attention__window_pattern=windows(1024),
@@ -59,8 +60,9 @@ BASE = resized(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table. Norm scales are stored less one, and stay so."""
-    path, name = "model/decoder/blocks", "model.layers.{layer}"
+    """Return the key table of a model; norm scales are stored as an offset from 1 in both formats."""
+    path = "model/decoder/blocks"
+    name = "model.layers.{layer}"
     return [
         *outside(config),
         *attention(f"{path}/attention", f"{name}.self_attn", config),
@@ -72,10 +74,12 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     ]
 
 
-def _positions(values: Mapping[str, Any]) -> dict[str, Any]:
-    said = values.get("rope_parameters") or {}
-    full = dict(values.get("rope_scaling") or {}) | dict(said.get("full_attention") or {})
-    local = dict(said.get("sliding_attention") or {})
+def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Read windows and rotary parameters, in the current keys or in the older ones."""
+    by_kind = values.get("rope_parameters") or {}
+    full = dict(values.get("rope_scaling") or {}) | dict(by_kind.get("full_attention") or {})
+    local = dict(by_kind.get("sliding_attention") or {})
+    # tlx scales the positions of global layers only: raises the error that names the kind.
     if scaling_of(local).kind != "none":
         scaling_of({"rope_type": f"{local['rope_type']} of layers with a window"})
     window = values.get("sliding_window", 4096)
@@ -85,16 +89,16 @@ def _positions(values: Mapping[str, Any]) -> dict[str, Any]:
         for i in range(values.get("num_hidden_layers", 26))
     ]
     local_theta = local.get("rope_theta", values.get("rope_local_base_freq", 10_000.0))
-    found = windows_of(kinds, window)
-    any_window = any((found["attention.window"], *found["attention.window_pattern"]))
-    return found | {
+    fields = windows_of(kinds, window)
+    any_window = any((fields["attention.window"], *fields["attention.window_pattern"]))
+    return fields | {
         "position.theta": float(full.get("rope_theta", values.get("rope_theta", 1_000_000.0))),
         "position.scaling": scaling_of(full),
         "position.local_theta": float(local_theta) if any_window else 0.0,
     }
 
 
-def _said(config: ModelConfig) -> dict[str, Any]:
+def _write_positions(config: ModelConfig) -> dict[str, Any]:
     position = config.position
     local = position.local_theta or position.theta
     return {
@@ -109,11 +113,17 @@ def _said(config: ModelConfig) -> dict[str, Any]:
 
 POSITIONS = MappedField(
     (
-        "layer_types sliding_window sliding_window_pattern _sliding_window_pattern rope_parameters "
-        "rope_scaling rope_theta rope_local_base_freq"
-    ).split(),
-    _positions,
-    _said,
+        "layer_types",
+        "sliding_window",
+        "sliding_window_pattern",
+        "_sliding_window_pattern",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "rope_local_base_freq",
+    ),
+    _read_positions,
+    _write_positions,
 )
 CAP = MappedField(
     ("final_logit_softcapping",),
@@ -126,8 +136,8 @@ FAMILY = Family(
     citation="Gemma Team 2025, Gemma 3 Technical Report, arXiv:2503.19786",
     base=BASE,
     sizes={
-        "270m": resized(size(FIRST, 18, 640, 4, 2048)),
-        "1b": size(FIRST, 26, 1152, 4, 6912),
+        "270m": resized(size(SMALL_BASE, 18, 640, 4, 2048)),
+        "1b": size(SMALL_BASE, 26, 1152, 4, 6912),
         "4b": size(BASE, 34, 2560, 8, 10240, attention__num_kv_heads=4, vocab_size=262208),
         "12b": size(BASE, 48, 3840, 16, 15360, attention__num_kv_heads=8, vocab_size=262208),
         "27b": size(
@@ -156,7 +166,7 @@ FAMILY = Family(
         SameField("query_pre_attn_scalar", "attention.query_pre_attn_scalar", 256),
         POSITIONS,
         CAP,
-        FixedField("attn_logit_softcapping", (None,)),  # which the class reads and does not use
+        FixedField("attn_logit_softcapping", (None,)),  # the class does not use it
         FixedField("use_bidirectional_attention", (False, None)),
     ),
     prefix="model.",

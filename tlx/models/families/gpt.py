@@ -1,4 +1,4 @@
-"""GPT-1: a post-norm decoder with learned positions and no norm behind the last layer."""
+"""GPT-1: a post-norm decoder with learned positions and no final norm."""
 
 from tlx.models.config import ModelConfig
 from tlx.models.families.family import Family, MappedField, SameField, WeightMapping, linear, norm, resized
@@ -8,14 +8,15 @@ BASE = resized(
     GPT2, vocab_size=40478, block_layout="post", position__max_length=512, init__scale_residual=False
 )
 
-# What this class calls "gelu" is the tanh form. The official softmax also spans the table of positions.
+# In this class "gelu" is the tanh approximation. The official softmax also includes the position embeddings.
 ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table; matrices are stored inputs first."""
-    path, name = "model/decoder/blocks", "transformer.h.{layer}"
-    found = [
+    """Return the key table of a model; matrices are stored as [inputs, outputs]."""
+    path = "model/decoder/blocks"
+    name = "transformer.h.{layer}"
+    mappings = [
         WeightMapping("model/embedding/table", "transformer.tokens_embed.weight", "v d -> v d"),
         WeightMapping("model/decoder/front/positions", "transformer.positions_embed.weight"),
         *norm(f"{path}/attention_norm", f"{name}.ln_1"),
@@ -24,13 +25,13 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         *linear(f"{path}/feedforward/in", f"{name}.mlp.c_fc", "d f -> d f", "f"),
         *linear(f"{path}/feedforward/out", f"{name}.mlp.c_proj", "f d -> f d", "d"),
     ]
-    for part, which in enumerate(("query", "key", "value")):
-        found += linear(
-            f"{path}/attention/{which}", f"{name}.attn.c_attn", "d (3 n h) -> d n h", "(3 n h)", part
+    for index, projection in enumerate(("query", "key", "value")):
+        mappings += linear(
+            f"{path}/attention/{projection}", f"{name}.attn.c_attn", "d (3 n h) -> d n h", "(3 n h)", index
         )
     if not config.head.tied:
-        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
-    return found
+        mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return mappings
 
 
 FAMILY = Family(
@@ -47,7 +48,7 @@ FAMILY = Family(
         SameField("n_embd", "width", 768),
         SameField("n_layer", "num_layers", 12),
         SameField("n_head", "attention.num_heads", 12),
-        MappedField(  # always four times the width
+        MappedField(  # it has no key, and is always four times the width
             (),
             lambda values: {"feedforward.ff_dim": 4 * values.get("n_embd", 768)},
             lambda config: {},

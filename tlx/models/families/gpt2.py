@@ -33,16 +33,26 @@ BASE = ModelConfig(
 
 
 def size(layers: int, width: int, heads: int) -> ModelConfig:
-    """A feed-forward of four times the width."""
+    """Resize the base model; the feed-forward has four times the width.
+
+    Args:
+        layers: Number of layers.
+        width: Model width.
+        heads: Number of attention heads.
+
+    Returns:
+        The resized model config.
+    """
     return resized(
         BASE, num_layers=layers, width=width, attention__num_heads=heads, feedforward__ff_dim=4 * width
     )
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table; matrices are stored inputs first."""
-    path, name = "model/decoder/blocks", "transformer.h.{layer}"
-    found = [
+    """Return the key table of a model; matrices are stored as [inputs, outputs]."""
+    path = "model/decoder/blocks"
+    name = "transformer.h.{layer}"
+    mappings = [
         WeightMapping("model/embedding/table", "transformer.wte.weight", "v d -> v d"),
         WeightMapping("model/decoder/front/positions", "transformer.wpe.weight"),
         *norm(f"{path}/attention_norm", f"{name}.ln_1"),
@@ -52,20 +62,20 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         *linear(f"{path}/feedforward/in", f"{name}.mlp.c_fc", "d f -> d f", "f"),
         *linear(f"{path}/feedforward/out", f"{name}.mlp.c_proj", "f d -> f d", "d"),
     ]
-    for part, which in enumerate(("query", "key", "value")):
-        found += linear(
-            f"{path}/attention/{which}", f"{name}.attn.c_attn", "d (3 n h) -> d n h", "(3 n h)", part
+    for index, projection in enumerate(("query", "key", "value")):
+        mappings += linear(
+            f"{path}/attention/{projection}", f"{name}.attn.c_attn", "d (3 n h) -> d n h", "(3 n h)", index
         )
     if not config.head.tied:
-        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
-    return found
+        mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return mappings
 
 
-def _inner(values: Mapping[str, Any]) -> dict[str, Any]:
+def _read_ff_dim(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"feedforward.ff_dim": values.get("n_inner") or 4 * values.get("n_embd", 768)}
 
 
-def _dropout(values: Mapping[str, Any]) -> dict[str, Any]:
+def _read_dropout(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"dropout": values.get("resid_pdrop", 0.1)}
 
 
@@ -88,11 +98,11 @@ FAMILY = Family(
         SameField("n_embd", "width", 768),
         SameField("n_layer", "num_layers", 12),
         SameField("n_head", "attention.num_heads", 12),
-        MappedField(("n_inner",), _inner, lambda config: {"n_inner": config.block("decoder").ff_dim}),
+        MappedField(("n_inner",), _read_ff_dim, lambda config: {"n_inner": config.block("decoder").ff_dim}),
         SameField("activation_function", "feedforward.activation", "gelu_new", ACTIVATIONS),
         MappedField(
             ("resid_pdrop", "embd_pdrop"),
-            _dropout,
+            _read_dropout,
             lambda config: {"resid_pdrop": config.dropout, "embd_pdrop": config.dropout},
         ),
         SameField("attn_pdrop", "attention.dropout", 0.1),
@@ -101,7 +111,7 @@ FAMILY = Family(
         SameField("scale_attn_weights", "attention.scale", True),
         SameField("tie_word_embeddings", "head.tied", True),
         FixedField("scale_attn_by_inverse_layer_idx", (False,)),
-        FixedField("reorder_and_upcast_attn", (False, True)),  # the order of the same operations
+        FixedField("reorder_and_upcast_attn", (False, True)),  # changes the order of the operations only
         FixedField("add_cross_attention", (False,)),
     ),
     prefix="transformer.",

@@ -1,4 +1,4 @@
-"""GPT-NeoX, the architecture of Pythia and Polyglot-Ko: attention and feed-forward side by side."""
+"""GPT-NeoX, the architecture of Pythia and Polyglot-Ko: parallel attention and feed-forward."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +34,18 @@ BASE = ModelConfig(
 
 
 def size(layers: int, width: int, heads: int, vocab: int, fraction: float = 0.25) -> ModelConfig:
-    """A feed-forward of four times the width, as all of the published ones."""
+    """Resize the base model; the feed-forward has four times the width, as in all published sizes.
+
+    Args:
+        layers: Number of layers.
+        width: Model width.
+        heads: Number of attention heads.
+        vocab: Vocabulary size.
+        fraction: Fraction of each head that is rotated.
+
+    Returns:
+        The resized model config.
+    """
     return resized(
         BASE,
         num_layers=layers,
@@ -47,10 +58,11 @@ def size(layers: int, width: int, heads: int, vocab: int, fraction: float = 0.25
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table; queries, keys and values of a head lie side by side."""
-    path, name = "model/decoder/blocks", "gpt_neox.layers.{layer}"
+    """Return the key table of a model; queries, keys and values are packed head by head."""
+    path = "model/decoder/blocks"
+    name = "gpt_neox.layers.{layer}"
     bias = config.attention.qkv_bias
-    found = [
+    mappings = [
         WeightMapping("model/embedding/table", "gpt_neox.embed_in.weight", "v d -> v d"),
         *norm("model/decoder/final_norm", "gpt_neox.final_layer_norm"),
         *norm(f"{path}/attention_norm", f"{name}.input_layernorm"),
@@ -60,32 +72,33 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         *linear(f"{path}/feedforward/out", f"{name}.mlp.dense_4h_to_h", bias="f"),
     ]
     packed = f"{name}.attention.query_key_value"
-    for part, which in enumerate(("query", "key", "value")):
-        found += linear(
-            f"{path}/attention/{which}", packed, "(n 3 h) d -> d n h", "(n 3 h)" if bias else "", part
+    for index, projection in enumerate(("query", "key", "value")):
+        mappings += linear(
+            f"{path}/attention/{projection}", packed, "(n 3 h) d -> d n h", "(n 3 h)" if bias else "", index
         )
     if not config.head.tied:
-        found.append(WeightMapping("model/output/kernel", "embed_out.weight", "v d -> v d"))
-    return found
+        mappings.append(WeightMapping("model/output/kernel", "embed_out.weight", "v d -> v d"))
+    return mappings
 
 
-def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
-    said = dict(values.get("rope_scaling") or {}) | dict(values.get("rope_parameters") or {})
-    theta = said.get("rope_theta", values.get("rotary_emb_base", values.get("rope_theta", 10_000.0)))
-    fraction = said.get("partial_rotary_factor", values.get("rotary_pct", 0.25))
+def _read_rope(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Read rotary parameters, in the current keys or in the older ones."""
+    parameters = dict(values.get("rope_scaling") or {}) | dict(values.get("rope_parameters") or {})
+    theta = parameters.get("rope_theta", values.get("rotary_emb_base", values.get("rope_theta", 10_000.0)))
+    fraction = parameters.get("partial_rotary_factor", values.get("rotary_pct", 0.25))
     return {
         "position.theta": float(theta),
         "position.rotary_fraction": float(fraction),
-        "position.scaling": scaling_of(said),
+        "position.scaling": scaling_of(parameters),
     }
 
 
-def _said(config: ModelConfig) -> dict[str, Any]:
+def _write_rope(config: ModelConfig) -> dict[str, Any]:
     position = config.position
-    said = parameters_of(position.theta, position.scaling)
-    said["partial_rotary_factor"] = position.rotary_fraction
+    parameters = parameters_of(position.theta, position.scaling)
+    parameters["partial_rotary_factor"] = position.rotary_fraction
     return {
-        "rope_parameters": said,
+        "rope_parameters": parameters,
         "rotary_pct": position.rotary_fraction,
         "rotary_emb_base": position.theta,
     }
@@ -121,7 +134,9 @@ FAMILY = Family(
             lambda config: {"attention_bias": config.attention.qkv_bias},
         ),
         MappedField(
-            ("rope_parameters", "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base"), _rope, _said
+            ("rope_parameters", "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base"),
+            _read_rope,
+            _write_rope,
         ),
         FixedField("is_decoder", (False, True)),
     ),
@@ -134,7 +149,8 @@ FAMILY = Family(
 )
 
 
-def _published(name: str, citation: str, sizes: dict[str, ModelConfig]) -> Family:
+def _family(name: str, citation: str, sizes: dict[str, ModelConfig]) -> Family:
+    """Return a family of this architecture with other sizes."""
     return Family(
         name=name,
         citation=citation,
@@ -150,8 +166,8 @@ def _published(name: str, citation: str, sizes: dict[str, ModelConfig]) -> Famil
     )
 
 
-# Trained with a fused tanh GELU, released with configs that say the exact one, as here.
-PYTHIA = _published(
+# Trained with a fused tanh GELU, but released with configs that name the exact one, as here.
+PYTHIA = _family(
     "pythia",
     "Biderman et al. 2023, Pythia: A Suite for Analyzing Large Language Models, ICML",
     {
@@ -166,8 +182,8 @@ PYTHIA = _published(
     },
 )
 
-# Always 64 rotated dims: half of a head, a quarter where heads are 256 wide.
-POLYGLOT = _published(
+# 64 dims of a head are rotated: half of the head, or a quarter where heads have 256 dims.
+POLYGLOT = _family(
     "polyglot-ko",
     "Ko et al. 2023, A Technical Report for Polyglot-Ko, arXiv:2306.02254",
     {

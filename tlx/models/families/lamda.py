@@ -1,11 +1,11 @@
-"""LaMDA: a decoder with T5's relative bias and gated GELU, at the published shape."""
+"""LaMDA: a decoder with T5's relative position bias and a gated GELU, in the published size."""
 
 from tlx.models.config import HeadConfig, ModelConfig
 from tlx.models.families.family import Family, WeightMapping, resized
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 
-# Parameters of the 137B: 64 layers of 4 d (128 x 128) for attention and 3 d f for the gated network,
-# 64 (4 x 8192 x 16384 + 3 x 8192 x 65536) = 137.4e9, and 32000 x 8192 = .26e9 for the table.
+# Parameters of the 137B: 64 layers of 4 d (128 x 128) for attention and 3 d f for the gated feed-forward,
+# 64 (4 x 8192 x 16384 + 3 x 8192 x 65536) = 137.4e9, and 32000 x 8192 = .26e9 for the embedding.
 BASE = ModelConfig(
     kind="decoder",
     vocab_size=32000,
@@ -22,7 +22,18 @@ BASE = ModelConfig(
 
 
 def size(layers: int, width: int, heads: int, head_dim: int, hidden: int) -> ModelConfig:
-    """A model of this shape."""
+    """Resize the base model.
+
+    Args:
+        layers: Number of layers.
+        width: Model width.
+        heads: Number of attention heads.
+        head_dim: Size of an attention head.
+        hidden: Width of the feed-forward.
+
+    Returns:
+        The resized model config.
+    """
     return resized(
         BASE,
         num_layers=layers,
@@ -34,7 +45,7 @@ def size(layers: int, width: int, heads: int, head_dim: int, hidden: int) -> Mod
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """Nothing was released, so that there is no format to convert."""
+    """Return no mappings: no weights were released."""
     return []
 
 

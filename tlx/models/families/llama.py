@@ -1,4 +1,4 @@
-"""LLaMA and LLaMA-2: pre-norm decoders with RMSNorm, rotated heads and gated feed-forward."""
+"""LLaMA and LLaMA-2: pre-norm decoders with RMSNorm, rotary positions and a gated feed-forward."""
 
 from typing import Any
 
@@ -30,12 +30,24 @@ BASE = ModelConfig(
     init=InitConfig(scale_residual=False),
 )
 
-# A released file holds heads in the half-split order: Meta's interleaved one is permuted when converted.
-SECOND = resized(BASE, norm__eps=1e-5, position__max_length=4096)
+# Hugging Face's files have the half-split order of rotated dims; their conversion permutes Meta's order.
+LLAMA2_BASE = resized(BASE, norm__eps=1e-5, position__max_length=4096)
 
 
 def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **changes: Any) -> ModelConfig:
-    """A model of this shape."""
+    """Resize a model.
+
+    Args:
+        base: The model whose other fields are kept.
+        layers: Number of layers.
+        width: Model width.
+        heads: Number of attention heads.
+        hidden: Width of the feed-forward.
+        **changes: Other fields, as in `resized`.
+
+    Returns:
+        The resized model config.
+    """
     return resized(
         base,
         num_layers=layers,
@@ -47,11 +59,18 @@ def size(base: ModelConfig, layers: int, width: int, heads: int, hidden: int, **
 
 
 def attention(path: str, name: str, config: ModelConfig) -> list[WeightMapping]:
-    """The rows of separate projections called q_proj, k_proj, v_proj and o_proj."""
-    bias, out_bias = (
-        ("(n h)" if config.attention.qkv_bias else ""),
-        ("d" if config.attention.out_bias else ""),
-    )
+    """Return the mappings of attention with modules q_proj, k_proj, v_proj and o_proj.
+
+    Args:
+        path: Parameter path of attention.
+        name: Name of the Hugging Face module.
+        config: The model config, for its biases and norms of queries and keys.
+
+    Returns:
+        The mappings.
+    """
+    bias = "(n h)" if config.attention.qkv_bias else ""
+    out_bias = "d" if config.attention.out_bias else ""
     rows = linear(f"{path}/out", f"{name}.o_proj", "d (n h) -> n h d", out_bias)
     for part, letter in (("query", "q"), ("key", "k"), ("value", "v")):
         rows += linear(f"{path}/{part}", f"{name}.{letter}_proj", "(n h) d -> d n h", bias)
@@ -62,16 +81,25 @@ def attention(path: str, name: str, config: ModelConfig) -> list[WeightMapping]:
 
 
 def feedforward(path: str, name: str, config: ModelConfig) -> list[WeightMapping]:
-    """The rows of the gated feed-forward."""
+    """Return the mappings of a gated feed-forward.
+
+    Args:
+        path: Parameter path of the feed-forward.
+        name: Name of the Hugging Face module.
+        config: The model config, for its biases.
+
+    Returns:
+        The mappings.
+    """
     bias = "f" if config.feedforward.bias else ""
     rows = []
-    for part, theirs in (("gate", "gate_proj"), ("in", "up_proj"), ("out", "down_proj")):
-        rows += linear(f"{path}/{part}", f"{name}.{theirs}", bias=bias)
+    for part, module in (("gate", "gate_proj"), ("in", "up_proj"), ("out", "down_proj")):
+        rows += linear(f"{path}/{part}", f"{name}.{module}", bias=bias)
     return rows
 
 
 def outside(config: ModelConfig) -> list[WeightMapping]:
-    """The rows of what is not in a layer."""
+    """Return the mappings of what is not in a layer: embedding, final norm and output."""
     rows = [
         WeightMapping("model/embedding/table", "model.embed_tokens.weight", "v d -> v d"),
         *norm("model/decoder/final_norm", "model.norm", bias=False),
@@ -82,8 +110,9 @@ def outside(config: ModelConfig) -> list[WeightMapping]:
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    path, name = "model/decoder/blocks", "model.layers.{layer}"
+    """Return the key table of a model."""
+    path = "model/decoder/blocks"
+    name = "model.layers.{layer}"
     return [
         *outside(config),
         *attention(f"{path}/attention", f"{name}.self_attn", config),
@@ -94,7 +123,16 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
 
 
 def common(activation: str = "hidden_act", eps: float = 1e-6, positions: int = 2048) -> tuple:
-    """What the configs of LLaMA and of what came after it share."""
+    """Return the fields that LLaMA and the families derived from it share.
+
+    Args:
+        activation: Key of the activation.
+        eps: Default of rms_norm_eps.
+        positions: Default of max_position_embeddings.
+
+    Returns:
+        The fields.
+    """
     return (
         SameField("vocab_size", "vocab_size", 32000),
         SameField("hidden_size", "width", 4096),
@@ -153,11 +191,11 @@ FAMILY = Family(
 LLAMA2 = Family(
     name="llama2",
     citation="Touvron et al. 2023, Llama 2: Open Foundation and Fine-Tuned Chat Models, arXiv:2307.09288",
-    base=SECOND,
+    base=LLAMA2_BASE,
     sizes={
-        "7b": SECOND,
-        "13b": size(SECOND, 40, 5120, 40, 13824),
-        "70b": size(SECOND, 80, 8192, 64, 28672, attention__num_kv_heads=8),
+        "7b": LLAMA2_BASE,
+        "13b": size(LLAMA2_BASE, 40, 5120, 40, 13824),
+        "70b": size(LLAMA2_BASE, 80, 8192, 64, 28672, attention__num_kv_heads=8),
     },
     rows=rows,
     model_type="llama",

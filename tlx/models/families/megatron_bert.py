@@ -1,4 +1,4 @@
-"""Megatron-LM's BERT: pre-norm, without a norm behind the embeddings."""
+"""Megatron-LM's BERT: pre-norm, without a norm of the embeddings."""
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
@@ -8,11 +8,12 @@ BASE = resized(bert.BASE, vocab_size=29056, block_layout="pre", embedding__norm=
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table: BERT's, with the norms elsewhere."""
-    path, name = "model/encoder/blocks", "bert.encoder.layer.{layer}"
-    shared = [*bert.embeddings("bert."), *bert.layer("bert."), *bert.pretraining_heads("bert.")]
+    """Return the key table of a model: that of BERT with other norms."""
+    path = "model/encoder/blocks"
+    name = "bert.encoder.layer.{layer}"
+    bert_mappings = [*bert.embeddings("bert."), *bert.layer("bert."), *bert.pretraining_heads("bert.")]
     return [
-        *(row for row in shared if "_norm/" not in row.path and "front/norm" not in row.path),
+        *(row for row in bert_mappings if "_norm/" not in row.path and "front/norm" not in row.path),
         *norm(f"{path}/attention_norm", f"{name}.attention.ln"),
         *norm(f"{path}/feedforward_norm", f"{name}.ln"),
         *norm("model/encoder/final_norm", "bert.encoder.ln"),

@@ -1,4 +1,4 @@
-"""Megatron-LM's GPT-2: the same network, larger; files are those of GPT-2."""
+"""Megatron-LM's GPT-2: larger sizes of the same network, in the file format of GPT-2."""
 
 import dataclasses
 

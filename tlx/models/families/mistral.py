@@ -1,11 +1,11 @@
-"""Mistral: LLaMA's block with grouped queries and a sliding window."""
+"""Mistral: LLaMA's block with grouped-query attention and a sliding window."""
 
 from tlx.models.families.family import Family, MappedField, resized
-from tlx.models.families.llama import COPIES, IGNORED, SECOND, common, rows, size
+from tlx.models.families.llama import COPIES, IGNORED, LLAMA2_BASE, common, rows, size
 from tlx.models.families.rope import rope
 
 BASE = size(
-    resized(SECOND, position__max_length=32768, attention__window=4096),
+    resized(LLAMA2_BASE, position__max_length=32768, attention__window=4096),
     32,
     4096,
     32,

@@ -1,4 +1,4 @@
-"""Mixtral: Mistral's block with eight networks for each layer, of which every token is read by two."""
+"""Mixtral: Mistral's block with eight experts in each layer, two of which process each token."""
 
 from tlx.models.config import ModelConfig
 from tlx.models.families.family import (
@@ -25,8 +25,9 @@ BASE = resized(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    path, name = "model/decoder/blocks", "model.layers.{layer}"
+    """Return the key table of a model."""
+    path = "model/decoder/blocks"
+    name = "model.layers.{layer}"
     experts = f"{name}.block_sparse_moe"
     return [
         *outside(config),

@@ -1,4 +1,4 @@
-"""ModernBERT: a pre-norm encoder, rotated heads, gated feed-forward, windows in two layers of three."""
+"""ModernBERT: a pre-norm encoder with rotary positions, gated feed-forward and mostly local attention."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +27,7 @@ from tlx.nn.config import (
 )
 from tlx.nn.embed import EmbeddingConfig
 
-# A layer with a window of 128 sees 64 tokens on either side, and its own.
+# Hugging Face's window of 128 is 64 tokens on either side and the token itself: 65 in tlx, for each side.
 BASE = ModelConfig(
     kind="encoder",
     vocab_size=50368,
@@ -45,14 +45,17 @@ BASE = ModelConfig(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table: queries, keys and values are packed, and so are gate and input."""
-    path, name = "model/encoder/blocks", "model.layers.{layer}"
-    attention, bias = config.attention, config.norm.bias
-    found = [
+    """Return the key table of a model; queries, keys and values are packed, and so are gate and input."""
+    path = "model/encoder/blocks"
+    name = "model.layers.{layer}"
+    attention = config.attention
+    bias = config.norm.bias
+    mappings = [
         WeightMapping("model/embedding/table", "model.embeddings.tok_embeddings.weight", "v d -> v d"),
         *norm("model/encoder/front/norm", "model.embeddings.norm", bias),
         *norm("model/encoder/final_norm", "model.final_norm", bias),
         *norm(f"{path}/feedforward_norm", f"{name}.mlp_norm", bias),
+        # The first layer has no norm before attention.
         *(
             WeightMapping(row.path, row.name, first=1)
             for row in norm(f"{path}/attention_norm", f"{name}.attn_norm", bias)
@@ -61,42 +64,48 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         *norm("heads/mlm/norm", "head.norm", bias),
         WeightMapping("heads/mlm/bias", "decoder.bias", "v -> v"),
     ]
-    for number, part in enumerate(("query", "key", "value")):
-        packed = "(3 n h)" if attention.qkv_bias else ""
-        found += linear(f"{path}/attention/{part}", f"{name}.attn.Wqkv", "(3 n h) d -> d n h", packed, number)
-    found += linear(
+    qkv_bias = "(3 n h)" if attention.qkv_bias else ""
+    for index, part in enumerate(("query", "key", "value")):
+        mappings += linear(
+            f"{path}/attention/{part}", f"{name}.attn.Wqkv", "(3 n h) d -> d n h", qkv_bias, index
+        )
+    mappings += linear(
         f"{path}/attention/out", f"{name}.attn.Wo", "d (n h) -> n h d", "d" if attention.out_bias else ""
     )
-    packed = "(2 f)" if config.feedforward.bias else ""
-    for number, part in enumerate(("gate", "in")):
-        found += linear(f"{path}/feedforward/{part}", f"{name}.mlp.Wi", "(2 f) d -> d f", packed, number)
-    return found + linear(f"{path}/feedforward/out", f"{name}.mlp.Wo", bias=packed and "f")
+    in_bias = "(2 f)" if config.feedforward.bias else ""
+    for index, part in enumerate(("gate", "in")):
+        mappings += linear(f"{path}/feedforward/{part}", f"{name}.mlp.Wi", "(2 f) d -> d f", in_bias, index)
+    feedforward_bias = "f" if config.feedforward.bias else ""
+    return mappings + linear(f"{path}/feedforward/out", f"{name}.mlp.Wo", bias=feedforward_bias)
 
 
-def _positions(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Windows and rotations: by kind of layer, or in the older keys."""
-    said = values.get("rope_parameters") or {}
-    older = dict(values.get("rope_scaling") or {})
-    full, local = (older | dict(said.get(kind) or {}) for kind in ("full_attention", "sliding_attention"))
+def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Read windows and rotary parameters, in the current keys or in the older ones."""
+    by_kind = values.get("rope_parameters") or {}
+    scaling = dict(values.get("rope_scaling") or {})
+    full = scaling | dict(by_kind.get("full_attention") or {})
+    local = scaling | dict(by_kind.get("sliding_attention") or {})
+    # tlx scales the positions of global layers only: raises the error that names the kind.
     if scaling_of(local).kind != "none":
         scaling_of({"rope_type": f"{local['rope_type']} of layers with a window"})
-    every = values.get("global_attn_every_n_layers") or 3
+    period = values.get("global_attn_every_n_layers") or 3
     kinds = values.get("layer_types") or [
-        "sliding_attention" if i % every else "full_attention" for i in range(values["num_hidden_layers"])
+        "sliding_attention" if i % period else "full_attention" for i in range(values["num_hidden_layers"])
     ]
-    found = windows_of(kinds, values.get("local_attention", 128) // 2 + 1)
-    any_window = any((found["attention.window"], *found["attention.window_pattern"]))
+    fields = windows_of(kinds, values.get("local_attention", 128) // 2 + 1)
+    any_window = any((fields["attention.window"], *fields["attention.window_pattern"]))
     theta = full.get("rope_theta", values.get("global_rope_theta") or 160_000.0)
     local_theta = local.get("rope_theta", values.get("local_rope_theta") or 10_000.0)
-    return found | {
+    return fields | {
         "position.theta": float(theta),
         "position.scaling": scaling_of(full),
         "position.local_theta": float(local_theta) if any_window else 0.0,
     }
 
 
-def _said(config: ModelConfig) -> dict[str, Any]:
-    position, window = config.position, max((config.attention.window, *config.attention.window_pattern))
+def _write_positions(config: ModelConfig) -> dict[str, Any]:
+    position = config.position
+    window = max((config.attention.window, *config.attention.window_pattern))
     local = position.local_theta or position.theta
     return {
         "layer_types": kinds_of(config),
@@ -109,19 +118,21 @@ def _said(config: ModelConfig) -> dict[str, Any]:
 
 
 def _read_activations(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The head's is said only where it is not that of the layers."""
-    found = {}
+    """Read both activations; that of the head is set only where it differs from that of the layers."""
+    activations = {}
     for key in ("hidden_activation", "classifier_activation"):
         name = values.get(key, "gelu")
         if name not in ACTIVATIONS:
             raise ConfigError("config.json: " + one_of(key, name, ACTIVATIONS))
-        found[key] = ACTIVATIONS[name]
-    layers, head = found["hidden_activation"], found["classifier_activation"]
+        activations[key] = ACTIVATIONS[name]
+    layers = activations["hidden_activation"]
+    head = activations["classifier_activation"]
     return {"feedforward.activation": layers, "head.activation": "" if head == layers else head}
 
 
 def _write_activations(config: ModelConfig) -> dict[str, Any]:
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    # Reversed: of several names of one activation the first is written.
+    names = {activation: name for name, activation in reversed(ACTIVATIONS.items())}
     layers = config.feedforward.activation
     return {
         "hidden_activation": names[layers],
@@ -164,13 +175,19 @@ FAMILY = Family(
         ),
         MappedField(
             (
-                "layer_types local_attention global_attn_every_n_layers rope_parameters rope_scaling "
-                "global_rope_theta local_rope_theta"
-            ).split(),
-            _positions,
-            _said,
+                "layer_types",
+                "local_attention",
+                "global_attn_every_n_layers",
+                "rope_parameters",
+                "rope_scaling",
+                "global_rope_theta",
+                "local_rope_theta",
+            ),
+            _read_positions,
+            _write_positions,
         ),
-        # One rate for probabilities and output there, and none behind the feed-forward: only 0 is the same.
+        # There one rate is for attention probabilities and output, and none for the feed-forward output: only
+        # a rate of 0 is the same in tlx.
         FixedField("attention_dropout", (0.0,)),
         FixedField("embedding_dropout", (0.0,)),
         FixedField("decoder_bias", (True,)),
@@ -179,7 +196,7 @@ FAMILY = Family(
     prefix="model.",
     copies={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
     harmless=(
-        "layer_norm_eps",  # norm_eps is what the class reads
+        "layer_norm_eps",  # the class reads norm_eps
         "position_embedding_type",
         "initializer_cutoff_factor",
         "deterministic_flash_attn",

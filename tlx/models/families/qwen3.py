@@ -1,4 +1,4 @@
-"""Qwen 3 (dense): LLaMA's block with normed queries and keys."""
+"""Qwen 3 (dense): LLaMA's block with norms of queries and keys."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,16 +21,19 @@ BASE = resized(
 TIED = resized(BASE, head__tied=True)
 
 
-def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
-    window = values.get("sliding_window", 4096) if values.get("use_sliding_window", False) else None
-    first, layers = values.get("max_window_layers", 28), values.get("num_hidden_layers", 32)
+def _read_windows(values: Mapping[str, Any]) -> dict[str, Any]:
+    window = None
+    if values.get("use_sliding_window", False):
+        window = values.get("sliding_window", 4096)
+    first_local = values.get("max_window_layers", 28)
+    layers = values.get("num_hidden_layers", 32)
     kinds = values.get("layer_types") or [
-        "sliding_attention" if window and i >= first else "full_attention" for i in range(layers)
+        "sliding_attention" if window and i >= first_local else "full_attention" for i in range(layers)
     ]
     return windows_of(kinds, window or 0)
 
 
-def _said(config: ModelConfig) -> dict[str, Any]:
+def _write_windows(config: ModelConfig) -> dict[str, Any]:
     window = max((config.attention.window, *config.attention.window_pattern))
     return {
         "layer_types": kinds_of(config),
@@ -59,7 +62,9 @@ FAMILY = Family(
         *common(positions=32768),
         ATTENTION_BIAS,
         MappedField(
-            ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers"), _windows, _said
+            ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers"),
+            _read_windows,
+            _write_windows,
         ),
         rope(10_000.0),
     ),

@@ -1,4 +1,4 @@
-"""RoBERTa: BERT's network without the second sentence, positions that begin behind the padding's id."""
+"""RoBERTa: BERT without next-sentence prediction; positions are numbered from the padding id + 1."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ BASE = resized(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
+    """Return the key table of a model."""
     return [
         *bert.embeddings("roberta."),
         *bert.layer("roberta."),
@@ -31,7 +31,7 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
 
 
 def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The row after the padding's is the first position's."""
+    """Read the position table, whose first row in use follows that of the padding id."""
     offset = values.get("pad_token_id", 1) + 1
     return {
         "position.offset": offset,
@@ -48,7 +48,17 @@ def _write_positions(config: ModelConfig) -> dict[str, Any]:
 
 
 def family(name: str, citation: str, vocab_size: int, classes: str) -> Family:
-    """RoBERTa and XLM-RoBERTa: one network, two vocabularies."""
+    """Return a family of this architecture with another vocabulary.
+
+    Args:
+        name: Name of the family, and `model_type` in config.json.
+        citation: Authors, year, title and venue of the paper.
+        vocab_size: Vocabulary size.
+        classes: Prefix of the Hugging Face classes ("Roberta").
+
+    Returns:
+        The family.
+    """
     base = resized(BASE, vocab_size=vocab_size)
     return Family(
         name=name,

@@ -1,4 +1,4 @@
-"""What config.json says of rotary positions and of windows, the same for many families."""
+"""Translation of the keys for rotary positions and attention windows, shared by many families."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ KINDS = ("default", "linear", "llama3")
 
 
 def scaling_of(parameters: Mapping[str, Any]) -> RotaryScaling:
-    """The scaling of `rope_parameters` (or `rope_scaling`). ConfigError naming a kind that is unknown."""
+    """Convert `rope_parameters` (or `rope_scaling`) to a scaling. Raises ConfigError for an unknown kind."""
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in KINDS:
         raise ConfigError("config.json: " + one_of("rope_parameters.rope_type", kind, KINDS))
@@ -30,7 +30,7 @@ def scaling_of(parameters: Mapping[str, Any]) -> RotaryScaling:
 
 
 def parameters_of(theta: float, scaling: RotaryScaling) -> dict[str, Any]:
-    """`rope_parameters` for a wavelength base and a scaling."""
+    """Convert theta and a scaling to `rope_parameters`."""
     values: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
     if scaling.kind != "none":
         values |= {"rope_type": scaling.kind, "factor": scaling.factor}
@@ -44,41 +44,46 @@ def parameters_of(theta: float, scaling: RotaryScaling) -> dict[str, Any]:
 
 
 def rope(default_theta: float, theta_key: str = "rope_theta") -> MappedField:
-    """Wavelength base and scaling: `rope_parameters`, or the older pair of keys."""
+    """Return the field of theta and scaling: `rope_parameters`, or the older keys for each."""
 
     def read(values: Mapping[str, Any]) -> dict[str, Any]:
-        said = dict(values.get("rope_scaling") or {}) | dict(values.get("rope_parameters") or {})
-        theta = said.get("rope_theta", values.get(theta_key, default_theta))
-        return {"position.theta": float(theta), "position.scaling": scaling_of(said)}
+        parameters = dict(values.get("rope_scaling") or {}) | dict(values.get("rope_parameters") or {})
+        theta = parameters.get("rope_theta", values.get(theta_key, default_theta))
+        return {"position.theta": float(theta), "position.scaling": scaling_of(parameters)}
 
     def write(config: ModelConfig) -> dict[str, Any]:
-        said = parameters_of(config.position.theta, config.position.scaling)
-        older = {name: value for name, value in said.items() if name != "rope_theta"}
-        plain = config.position.scaling.kind == "none"
+        parameters = parameters_of(config.position.theta, config.position.scaling)
+        scaling = None
+        if config.position.scaling.kind != "none":
+            scaling = {name: value for name, value in parameters.items() if name != "rope_theta"}
         return {
-            "rope_parameters": said,
+            "rope_parameters": parameters,
             theta_key: config.position.theta,
-            "rope_scaling": None if plain else older,
+            "rope_scaling": scaling,
         }
 
     return MappedField(("rope_parameters", "rope_scaling", theta_key), read, write)
 
 
 def windows_of(kinds: Sequence[str], window: int) -> dict[str, Any]:
-    """The window of every layer from `layer_types`, as the shortest period that repeats."""
+    """Convert `layer_types` to the window of each layer, as the shortest repeating pattern."""
+    known = ("sliding_attention", "full_attention")
     for kind in kinds:
-        if kind not in ("sliding_attention", "full_attention"):
-            known = ("sliding_attention", "full_attention")
+        if kind not in known:
             raise ConfigError("config.json: " + one_of("layer_types", kind, known))
     sizes = [window if kind == "sliding_attention" else 0 for kind in kinds]
-    period = next(p for p in range(1, len(sizes) + 1) if all(s == sizes[i % p] for i, s in enumerate(sizes)))
+    period = next(
+        period
+        for period in range(1, len(sizes) + 1)
+        if all(size == sizes[i % period] for i, size in enumerate(sizes))
+    )
     if period == 1:
         return {"attention.window": sizes[0], "attention.window_pattern": ()}
     return {"attention.window": 0, "attention.window_pattern": tuple(sizes[:period])}
 
 
 def kinds_of(config: ModelConfig) -> list[str]:
-    """`layer_types` of a model."""
+    """Return the `layer_types` of a model."""
     windows = config.attention.window_pattern or (config.attention.window,)
     return [
         "sliding_attention" if windows[i % len(windows)] else "full_attention"

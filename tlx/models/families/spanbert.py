@@ -1,4 +1,4 @@
-"""SpanBERT: BERT's cased body. Its span-boundary head is no part of the published files."""
+"""SpanBERT: cased BERT. The published files do not include the span-boundary head."""
 
 import dataclasses
 

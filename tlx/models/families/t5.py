@@ -1,4 +1,4 @@
-"""T5 1.0 and 1.1, mT5, UMT5: encoder-decoders with a bias for relative positions and no other bias."""
+"""T5 1.0 and 1.1, mT5 and UMT5: encoder-decoders with a relative position bias and no other biases."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,21 +33,33 @@ BASE = ModelConfig(
     head=HeadConfig(tied=True, scale=True),
     init=InitConfig(kind="fan_in", embedding_stddev=1.0, scale_residual=False),
 )
-SECOND = resized(
+T5_1_1_BASE = resized(
     BASE,
     feedforward__activation="gelu_tanh",
     feedforward__gated=True,
     head__tied=False,
     head__scale=False,
 )
-MULTILINGUAL = resized(SECOND, vocab_size=250112)
-PER_LAYER = resized(MULTILINGUAL, vocab_size=256384, position__per_layer=True)
+MT5_BASE = resized(T5_1_1_BASE, vocab_size=250112)
+UMT5_BASE = resized(MT5_BASE, vocab_size=256384, position__per_layer=True)
 
 
 def size(
     base: ModelConfig, layers: int, width: int, heads: int, hidden: int, head_dim: int = 64
 ) -> ModelConfig:
-    """As many layers in the decoder as in the encoder."""
+    """Resize a model; the decoder has as many layers as the encoder.
+
+    Args:
+        base: The model whose other fields are kept.
+        layers: Number of layers.
+        width: Model width.
+        heads: Number of attention heads.
+        hidden: Width of the feed-forward.
+        head_dim: Size of an attention head.
+
+    Returns:
+        The resized model config.
+    """
     return resized(
         base,
         num_layers=layers,
@@ -58,8 +70,8 @@ def size(
     )
 
 
-def second_sizes(base: ModelConfig) -> dict[str, ModelConfig]:
-    """The five shapes of version 1.1."""
+def version_1_1_sizes(base: ModelConfig) -> dict[str, ModelConfig]:
+    """Return the five sizes of version 1.1."""
     return {
         "small": size(base, 8, 512, 6, 1024),
         "base": size(base, 12, 768, 12, 2048),
@@ -70,44 +82,47 @@ def second_sizes(base: ModelConfig) -> dict[str, ModelConfig]:
 
 
 def stack(side: str, config: ModelConfig) -> list[WeightMapping]:
-    """The rows of the encoder or the decoder."""
-    path, name = f"model/{side}/blocks", f"{side}.block.{{layer}}.layer"
+    """Return the mappings of one stack; `side` is "encoder" or "decoder"."""
+    path = f"model/{side}/blocks"
+    name = f"{side}.block.{{layer}}.layer"
     parts = [("attention", 0, "SelfAttention")]
     if side == "decoder":
         parts.append(("cross_attention", 1, "EncDecAttention"))
-    last, rows = len(parts), []
-    for part, place, theirs in parts:
-        for which, letter in (("query", "q"), ("key", "k"), ("value", "v")):
-            rows += linear(f"{path}/{part}/{which}", f"{name}.{place}.{theirs}.{letter}", "(n h) d -> d n h")
-        rows += linear(f"{path}/{part}/out", f"{name}.{place}.{theirs}.o", "d (n h) -> n h d")
-        rows += norm(f"{path}/{NORMS[part]}", f"{name}.{place}.layer_norm", bias=False)
-    rows += norm(f"{path}/feedforward_norm", f"{name}.{last}.layer_norm", bias=False)
-    rows += norm(f"model/{side}/final_norm", f"{side}.final_layer_norm", bias=False)
+    last = len(parts)
+    mappings = []
+    for part, number, module in parts:
+        attention = f"{name}.{number}.{module}"
+        for projection, letter in (("query", "q"), ("key", "k"), ("value", "v")):
+            mappings += linear(f"{path}/{part}/{projection}", f"{attention}.{letter}", "(n h) d -> d n h")
+        mappings += linear(f"{path}/{part}/out", f"{attention}.o", "d (n h) -> n h d")
+        mappings += norm(f"{path}/{NORMS[part]}", f"{name}.{number}.layer_norm", bias=False)
+    mappings += norm(f"{path}/feedforward_norm", f"{name}.{last}.layer_norm", bias=False)
+    mappings += norm(f"model/{side}/final_norm", f"{side}.final_layer_norm", bias=False)
     dense = f"{name}.{last}.DenseReluDense"
-    rows += linear(f"{path}/feedforward/out", f"{dense}.wo")
+    mappings += linear(f"{path}/feedforward/out", f"{dense}.wo")
     if config.feedforward.gated:
-        rows += linear(f"{path}/feedforward/gate", f"{dense}.wi_0")
-        rows += linear(f"{path}/feedforward/in", f"{dense}.wi_1")
+        mappings += linear(f"{path}/feedforward/gate", f"{dense}.wi_0")
+        mappings += linear(f"{path}/feedforward/in", f"{dense}.wi_1")
     else:
-        rows += linear(f"{path}/feedforward/in", f"{dense}.wi")
+        mappings += linear(f"{path}/feedforward/in", f"{dense}.wi")
     bias = "SelfAttention.relative_attention_bias.weight"
     if config.position.per_layer:
-        return [*rows, WeightMapping(f"{path}/attention/position_bias/table", f"{name}.0.{bias}")]
-    return [*rows, WeightMapping(f"model/{side}/position_bias/table", f"{side}.block.0.layer.0.{bias}")]
+        return [*mappings, WeightMapping(f"{path}/attention/position_bias/table", f"{name}.0.{bias}")]
+    return [*mappings, WeightMapping(f"model/{side}/position_bias/table", f"{side}.block.0.layer.0.{bias}")]
 
 
 NORMS = {"attention": "attention_norm", "cross_attention": "cross_norm"}
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    found = [WeightMapping("model/embedding/table", "shared.weight", "v d -> v d")]
+    """Return the key table of a model."""
+    mappings = [WeightMapping("model/embedding/table", "shared.weight", "v d -> v d")]
     if not config.head.tied:
-        found.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
-    return [*found, *stack("encoder", config), *stack("decoder", config)]
+        mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
+    return [*mappings, *stack("encoder", config), *stack("decoder", config)]
 
 
-# "gated-gelu" has always meant the tanh form.
+# "gated-gelu" is the tanh approximation, "gelu" is exact.
 ACTIVATIONS = {
     "relu": ("relu", False),
     "gated-gelu": ("gelu_tanh", True),
@@ -119,26 +134,35 @@ ACTIVATIONS = {
 }
 
 
-def _feedforward(values: Mapping[str, Any], default: str) -> dict[str, Any]:
-    said = values.get("feed_forward_proj", default)
-    if said not in ACTIVATIONS:
-        raise ConfigError("config.json: " + one_of("feed_forward_proj", said, ACTIVATIONS))
-    activation, gated = ACTIVATIONS[said]
+def _read_feedforward(values: Mapping[str, Any], default: str) -> dict[str, Any]:
+    name = values.get("feed_forward_proj", default)
+    if name not in ACTIVATIONS:
+        raise ConfigError("config.json: " + one_of("feed_forward_proj", name, ACTIVATIONS))
+    activation, gated = ACTIVATIONS[name]
     return {"feedforward.activation": activation, "feedforward.gated": gated}
 
 
-def _activation(config: ModelConfig) -> dict[str, Any]:
+def _write_feedforward(config: ModelConfig) -> dict[str, Any]:
     part = config.feedforward
-    found = [name for name, value in ACTIVATIONS.items() if value == (part.activation, part.gated)]
-    if not found:
+    names = [name for name, value in ACTIVATIONS.items() if value == (part.activation, part.gated)]
+    if not names:
         raise ConfigError(
             f"model.feedforward.activation = {part.activation!r}, gated = {part.gated}: T5 has no name for it"
         )
-    return {"feed_forward_proj": found[0]}
+    return {"feed_forward_proj": names[0]}
 
 
 def fields(proj: str, base: ModelConfig, scale: MappedField) -> tuple:
-    """The fields of config.json, for a default activation and a rule for the scale of the logits."""
+    """Return the translation of config.json.
+
+    Args:
+        proj: Default of feed_forward_proj.
+        base: The model with the default vocabulary.
+        scale: The field for the scale of the logits.
+
+    Returns:
+        The fields.
+    """
     return (
         SameField("vocab_size", "vocab_size", base.vocab_size),
         SameField("d_model", "width", 512),
@@ -163,19 +187,18 @@ def fields(proj: str, base: ModelConfig, scale: MappedField) -> tuple:
         SameField("layer_norm_epsilon", "norm.eps", 1e-6),
         MappedField(
             ("feed_forward_proj", "dense_act_fn", "is_gated_act"),
-            lambda values: _feedforward(values, proj),
-            _activation,
+            lambda values: _read_feedforward(values, proj),
+            _write_feedforward,
         ),
         SameField("tie_word_embeddings", "head.tied", True),
         scale,
         FixedField("is_decoder", (False,)),
-        MappedField(
-            ("initializer_factor", "n_positions"), lambda values: {}, lambda config: {}
-        ),  # nothing read
+        # Accepted and not used: they do not change the function computed.
+        MappedField(("initializer_factor", "n_positions"), lambda values: {}, lambda config: {}),
     )
 
 
-# Version 1.0 divides the logits by sqrt(width); whether a file means that is said by either key.
+# Version 1.0 divides the logits by sqrt(width). Either key of config.json can request that.
 SCALED = MappedField(
     ("scale_decoder_outputs",),
     lambda values: {
@@ -192,12 +215,18 @@ COPIES = {
     name: "shared.weight"
     for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
 }
-# Files of the first releases hold a table that cross-attention never read.
+# Files of the first releases have a relative bias of cross-attention, which is never used.
 IGNORED = (r"EncDecAttention\.relative_attention_bias\.weight$",)
 
 
 def _family(
-    name: str, citation: str, base: ModelConfig, sizes: dict, kind: str, cls: str, read: tuple
+    name: str,
+    citation: str,
+    base: ModelConfig,
+    sizes: dict[str, ModelConfig],
+    model_type: str,
+    class_prefix: str,
+    family_fields: tuple,
 ) -> Family:
     return Family(
         name=name,
@@ -205,15 +234,15 @@ def _family(
         base=base,
         sizes=sizes,
         rows=rows,
-        model_type=kind,
-        architectures={f"{cls}ForConditionalGeneration": ()},
-        fields=read,
+        model_type=model_type,
+        architectures={f"{class_prefix}ForConditionalGeneration": ()},
+        fields=family_fields,
         copies=COPIES,
         ignored=IGNORED,
     )
 
 
-_T5 = fields("relu", BASE, SCALED)
+_T5_FIELDS = fields("relu", BASE, SCALED)
 
 FAMILY = _family(
     "t5",
@@ -228,32 +257,32 @@ FAMILY = _family(
     },
     "t5",
     "T5",
-    _T5,
+    _T5_FIELDS,
 )
 T5_1_1 = _family(
     "t5-1.1",
     "Shazeer 2020, GLU Variants Improve Transformer, arXiv:2002.05202",
-    SECOND,
-    second_sizes(SECOND),
+    T5_1_1_BASE,
+    version_1_1_sizes(T5_1_1_BASE),
     "t5",
     "T5",
-    _T5,
+    _T5_FIELDS,
 )
 MT5 = _family(
     "mt5",
     "Xue et al. 2021, mT5: A Massively Multilingual Pre-trained Text-to-Text Transformer, NAACL",
-    MULTILINGUAL,
-    second_sizes(MULTILINGUAL),
+    MT5_BASE,
+    version_1_1_sizes(MT5_BASE),
     "mt5",
     "MT5",
-    fields("gated-gelu", MULTILINGUAL, NEVER_SCALED),
+    fields("gated-gelu", MT5_BASE, NEVER_SCALED),
 )
 UMT5 = _family(
     "umt5",
     "Chung et al. 2023, UniMax: Fairer and More Effective Language Sampling, ICLR",
-    PER_LAYER,
-    {name: value for name, value in second_sizes(PER_LAYER).items() if name != "large"},
+    UMT5_BASE,
+    {name: value for name, value in version_1_1_sizes(UMT5_BASE).items() if name != "large"},
     "umt5",
     "UMT5",
-    fields("gated-gelu", PER_LAYER, SCALED_IF_TIED),
+    fields("gated-gelu", UMT5_BASE, SCALED_IF_TIED),
 )

@@ -1,18 +1,18 @@
-"""Transformer-XL: relative positions, memory of the text before (objective recurrent_lm), adaptive softmax.
+"""Transformer-XL: relative positions, segment memory (objective recurrent_lm) and adaptive softmax.
 
-Parameters of a size, with d = width, f = hidden and the vocabulary in clusters of n_i ids and widths d_i:
+Number of parameters, with d = width, f = ff_dim and a vocabulary in clusters of n_i ids and widths d_i:
 
     layers      L (5 d^2 + 2 d f + f + 5 d + 2 d)       q, k, v, out and distances; f and d biases; two norms;
                                                         u and v
     tables      sum n_i d_i
-    projections d sum d_i + d^2                         where they differ in width: of the input, which the
-                                                        output shares but for the first
-    output      267735 + 3 d + 3                        biases, and the clusters' own entries
+    projections d sum d_i + d^2                         where the widths differ: of the input, which the
+                                                        output shares except for the first
+    output      267735 + 3 d + 3                        biases, and the entries of the clusters
 
-base: 16 x 2,567,470 + 109,771,350 + 268,968 = 151,119,838. Printed: 151M; the paper's PyTorch code shares
-u and v over the layers, 12,300 fewer.
-large: 18 x 13,642,752 + 36,923,760 + 2,441,216 + 270,810 = 285,205,322. The paper prints 257M, which is
-not what its released scripts for that model (wt103_large, 18 layers) make; with 16 layers it would be 257.9M.
+base: 16 x 2,567,470 + 109,771,350 + 268,968 = 151,119,838. Published: 151M; the paper's PyTorch code shares
+u and v over the layers: 12,300 fewer.
+large: 18 x 13,642,752 + 36,923,760 + 2,441,216 + 270,810 = 285,205,322. The paper prints 257M, which
+differs from its released scripts for that model (wt103_large, 18 layers); with 16 layers it would be 257.9M.
 """
 
 from tlx.models.config import HeadConfig, ModelConfig
@@ -38,7 +38,7 @@ BASE = ModelConfig(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """Its class is no longer in transformers, so that there is no format to convert."""
+    """Return no mappings: its class is no longer in transformers."""
     return []
 
 

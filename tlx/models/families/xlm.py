@@ -1,4 +1,4 @@
-"""XLM: an encoder of several languages, each with a vector that is added to its tokens."""
+"""XLM: a multilingual encoder with language embeddings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,21 +32,22 @@ def _size(layers: int, width: int, heads: int, vocab: int, langs: int) -> ModelC
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
-    path, front = "model/encoder/blocks", "model/encoder/front"
-    found = [
+    """Return the key table of a model."""
+    path = "model/encoder/blocks"
+    front = "model/encoder/front"
+    mappings = [
         WeightMapping("model/embedding/table", "transformer.embeddings.weight", "v d -> v d"),
         WeightMapping(f"{front}/positions", "transformer.position_embeddings.weight"),
         *norm(f"{front}/norm", "transformer.layer_norm_emb"),
         WeightMapping("heads/mlm/bias", "pred_layer.proj.bias", "v -> v"),
     ]
     if config.embedding.num_languages:
-        found.append(WeightMapping(f"{front}/languages", "transformer.lang_embeddings.weight"))
+        mappings.append(WeightMapping(f"{front}/languages", "transformer.lang_embeddings.weight"))
     for part, letter in (("query", "q"), ("key", "k"), ("value", "v")):
         name = f"transformer.attentions.{{layer}}.{letter}_lin"
-        found += linear(f"{path}/attention/{part}", name, bert.QUERY, "(n h)")
+        mappings += linear(f"{path}/attention/{part}", name, bert.QUERY, "(n h)")
     return [
-        *found,
+        *mappings,
         *linear(f"{path}/attention/out", "transformer.attentions.{layer}.out_lin", bert.OUT, "d"),
         *norm(f"{path}/attention_norm", "transformer.layer_norm1.{layer}"),
         *linear(f"{path}/feedforward/in", "transformer.ffns.{layer}.lin1", bias="f"),
@@ -55,7 +56,7 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     ]
 
 
-def _read_hidden(values: Mapping[str, Any]) -> dict[str, Any]:
+def _read_ff_dim(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"feedforward.ff_dim": 4 * values.get("emb_dim", 2048)}
 
 
@@ -94,9 +95,9 @@ FAMILY = Family(
         SameField("embed_init_std", "init.embedding_stddev", 2048**-0.5),
         SameField("max_position_embeddings", "position.max_length", 512),
         MappedField(("n_langs", "use_lang_emb"), _read_languages, _write_languages),
-        # Of the feed-forward, which has four times the width and no key.
-        MappedField(("emb_dim",), _read_hidden, lambda _: {}),
-        FixedField("sinusoidal_embeddings", (False, True)),  # only how the table started
+        # The feed-forward has four times the width and no key.
+        MappedField(("emb_dim",), _read_ff_dim, lambda _: {}),
+        FixedField("sinusoidal_embeddings", (False, True)),  # only the initialisation of the table
         FixedField("causal", (False,)),
         FixedField("asm", (False,)),
         FixedField("is_encoder", (True,)),

@@ -1,4 +1,4 @@
-"""XLM-RoBERTa: RoBERTa with 250,002 SentencePiece pieces of a hundred languages."""
+"""XLM-RoBERTa: RoBERTa with a SentencePiece vocabulary of 250,002 pieces for a hundred languages."""
 
 from tlx.models.families import roberta
 

@@ -1,4 +1,4 @@
-"""XLNet: two streams through one post-norm stack, relative positions, memory; tokens in a random order."""
+"""XLNet: permutation language modelling with two-stream attention, relative positions and memory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,12 +32,13 @@ LARGE = ModelConfig(
     init=InitConfig(scale_residual=False),
 )
 
-_PATH, _NAME = "model/blocks", "transformer.layer.{layer}"
+_PATH = "model/blocks"
+_NAME = "transformer.layer.{layer}"
 _RELATIVE = f"{_PATH}/attention/relative"
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """The key table."""
+    """Return the key table of a model."""
     return [
         WeightMapping("model/embedding/table", "transformer.word_embedding.weight", "v d -> v d"),
         WeightMapping("model/query_embedding", "transformer.mask_emb", "1 1 d -> d"),
@@ -59,7 +60,7 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
 
 
 def _read_dropout(values: Mapping[str, Any]) -> dict[str, Any]:
-    """One rate for all dropouts."""
+    """Read the one rate of all dropouts."""
     rate = values.get("dropout", 0.1)
     return {"dropout": rate, "attention.dropout": rate, "feedforward.dropout": rate}
 
@@ -94,7 +95,7 @@ FAMILY = Family(
     ),
     prefix="transformer.",
     copies={"lm_loss.weight": "transformer.word_embedding.weight"},
-    # How far memory reaches and what of a window it keeps is the objective's.
+    # The length of memory and of what a window adds to it are settings of the objective.
     harmless=(
         "mem_len",
         "reuse_len",

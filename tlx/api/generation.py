@@ -1,0 +1,203 @@
+"""Text written by a loaded model: continuations, filled masks, a conversation's next answer."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from tlx.api.forward import forward_logits
+from tlx.api.reply import messages_from, reply
+from tlx.api.text import PLACEHOLDERS, TextMixin, as_list, encode_with_specials
+from tlx.base.errors import ConfigError
+from tlx.decode import generate as decoding
+from tlx.decode import stop as stopping
+from tlx.decode.beam import beam_search
+from tlx.decode.sampling import Sampling
+
+
+class Candidate(NamedTuple):
+    """A token that may fill a gap."""
+
+    piece: str
+    """Text of the token."""
+    probability: float
+    """Its probability among all tokens but special ones, 0 to 1."""
+
+
+class GenerationMixin(TextMixin):
+    """Generation of text."""
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        max_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        num_beams: int = 0,
+        length_penalty: float = 1.0,
+        begin: str = "",
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+    ) -> str | list[str]:
+        """Continue each prompt by sampling, greedily or with beam search.
+
+        An encoder-decoder trained to fill gaps fills the "<extra_id_0>", "<extra_id_1>" ... of its prompt and
+        answers in that form; a prompt without a gap is continued. Others read the prompt as it is, where
+        "[MASK]" is their mask. A permutation model continues from left to right (slowly: it has no cache).
+        A masked model cannot: see `fill`.
+
+        Args:
+            prompts: One prompt or several.
+            max_tokens: Largest number of new tokens, the end of the text included.
+            temperature: Divides the logits; 0 takes the likeliest token (greedy).
+            top_k: Sample from the k likeliest tokens only; 0: from all.
+            top_p: Sample from the fewest tokens whose probabilities reach this sum (nucleus); 1: from all.
+            seed: Seed of the random draws; prompt i has its own stream, whatever the other prompts are.
+            num_beams: Number of beams of a beam search, instead of sampling; 0: sample.
+            length_penalty: Exponent of the length by which beam scores are divided; larger favours longer.
+            begin: Text that an encoder-decoder's decoder starts with (a language's token, say); it is not
+                part of the answer.
+            min_p: Drop tokens whose probability is below min_p times that of the likeliest; 0: none.
+            repetition_penalty: Penalty on tokens that the text contains already; 1: none.
+            stop: Strings that end the answer wherever token boundaries lie; they are not part of it.
+
+        Returns:
+            The continuations without their prompts; one str for one str.
+
+        Raises:
+            ConfigError: an argument is not legal, a prompt does not fit, or the model cannot continue texts.
+        """
+        if self.kind == "encoder":
+            raise ConfigError('a masked model does not continue texts; use fill("... [MASK] ...")')
+        if self.kind == "bilstm":
+            raise ConfigError("a bilstm is there to be read by tasks, not to continue texts; use score")
+        stopping.check(stop)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+        if num_beams and (sampling.penalised or sampling.min_p):
+            raise ConfigError(
+                f"min_p and repetition_penalty are for drawing tokens; num_beams = {num_beams} searches"
+            )
+        texts = as_list(prompts)
+        vocab = self.tokenizer.vocab
+        sources = None
+        if self.kind == "encoder_decoder":
+            sources = [self._encode_source(text) for text in texts]
+            rows = [[vocab.bos, *self._encode(begin)]] * len(texts)
+        else:
+            first = vocab.eos if self.kind == "two_stream" else vocab.bos
+            rows = [[first, *self._encode(text)] for text in texts]
+        stops_SV = self.automaton(tuple(stop), any(map(self._keeps_special, texts)))
+        if num_beams:
+            hypotheses = beam_search(
+                self.network,
+                self.params["model"],
+                rows,
+                vocab,
+                num_beams=num_beams,
+                max_tokens=max_tokens,
+                length_penalty=length_penalty,
+                sources=sources,
+                max_length=self.max_length,
+                stops_SV=stops_SV,
+            )
+            outputs = [best.tokens for best, *_ in hypotheses]
+        else:
+            outputs = decoding.generate(
+                self.network,
+                self.params["model"],
+                rows,
+                vocab,
+                max_tokens=max_tokens,
+                sampling=sampling,
+                seed=seed,
+                sources=sources,
+                max_length=self.max_length,
+                stops_SV=stops_SV,
+            )
+        answers = [self._decode_answer(text, tokens) for text, tokens in zip(texts, outputs, strict=True)]
+        answers = [stopping.cut(answer, stop) for answer in answers]
+        return answers[0] if isinstance(prompts, str) else answers
+
+    def fill(self, text: str, top: int = 5) -> list[list[Candidate]]:
+        """Return the likeliest tokens for each mask of a text; each gap is filled independently.
+
+        Args:
+            text: A text with "[MASK]" (or "<mask>") in it.
+            top: Number of candidates per gap.
+
+        Returns:
+            Candidates of each gap, the likeliest first.
+
+        Raises:
+            ConfigError: the model is no masked or permutation model, or the text has no mask or is too long.
+        """
+        if self.kind not in ("encoder", "two_stream"):
+            alternative = '("... <extra_id_0> ...")' if self.kind == "encoder_decoder" else ""
+            raise ConfigError(f"fill is for masked models, this is {self.kind}; use generate{alternative}")
+        self._require_heads()
+        vocab = self.tokenizer.vocab
+        tokens = encode_with_specials(self.tokenizer, text, self._mask_pieces)
+        frame = (vocab.cls, vocab.sep) if self.kind == "encoder" else (vocab.eos,)
+        row = np.array([frame[0], *tokens, *frame[1:]])
+        (gaps,) = np.nonzero(row == vocab.mask)
+        if not len(gaps):
+            raise ConfigError(f"the text to fill has no {PLACEHOLDERS[0]}")
+        if len(row) > self.config.data.sequence_length:
+            raise ConfigError(
+                f"the text to fill has {len(row)} tokens, the model reads {self.config.data.sequence_length}"
+            )
+        rows = self._pad_to_bucket(row[None])
+        batch = self._token_arrays(rows) | {"target_positions": gaps[None]}
+        if self.kind == "two_stream":
+            # Rank -1 makes a token visible to all others; the gaps come after them.
+            batch |= {"rank": np.where(rows == vocab.mask, 0, -1), "query_rank": np.zeros_like(rows)}
+        logits_PV = np.asarray(forward_logits(self.module, self.params, batch))[0]
+        probs_PV = np.asarray(jax.nn.softmax(np.where(vocab.special, -np.inf, logits_PV[:, : vocab.size])))
+        best_PK = np.argsort(-probs_PV, axis=-1)[:, :top]
+        return [
+            [Candidate(self.tokenizer.decode([index]), float(probs[index])) for index in best]
+            for best, probs in zip(best_PK, probs_PV, strict=True)
+        ]
+
+    def chat(
+        self,
+        messages: str | Sequence[Mapping[str, str]],
+        max_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        template: str = "",
+    ) -> str:
+        """Generate the assistant's next answer, with a decoder tuned on the task "chat".
+
+        Args:
+            messages: {"role": "user", "content": ...} and so on, the last one the user's; or one question.
+                The oldest are dropped if the model's length has no room for all.
+            max_tokens: Largest number of tokens of the answer.
+            temperature: Divides the logits; 0 takes the likeliest token (greedy).
+            top_k: Sample from the k likeliest tokens only; 0: from all.
+            top_p: Sample from the fewest tokens whose probabilities reach this sum (nucleus); 1: from all.
+            seed: Seed of the random draws.
+            template: Name of a chat template (text/chat.py); "" is the one that the model was tuned with.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ConfigError: the model is no chat decoder, or messages or max_tokens are not legal.
+        """
+        sampling = Sampling(temperature, top_k, top_p)
+        return reply(self, messages_from(messages), max_tokens, sampling, seed, template).text
+
+    @functools.cached_property
+    def automaton(self) -> Callable[[tuple[str, ...], bool], np.ndarray | None]:
+        """Function that builds the automaton of stop strings; it caches those of the last calls."""
+        return functools.lru_cache(4)(
+            lambda stop, names_too: stopping.automaton(stop, self.tokenizer, names_too) if stop else None
+        )
