@@ -27,7 +27,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config") -> 
         ConfigError: A key is unknown or missing, or a value has the wrong type.
     """
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    dataclass_type: Any = cls  # T has no bound: there is no public type of all dataclasses
+    fields = {field.name: field for field in dataclasses.fields(dataclass_type)}
     for key in values:
         if key not in fields:
             raise unknown_key(path, key, fields)
@@ -90,7 +91,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     origin = typing.get_origin(hint)
     if hint is Any:
         return value
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):

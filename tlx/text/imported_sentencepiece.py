@@ -142,7 +142,7 @@ class ImportedSentencePiece:
         Args:
             folder: Folder of the model.
             layout: `model_type` of its config.json, a key of LAYOUTS.
-            start: Id that the decoder begins with, which becomes bos; None: the model's own bos.
+            start: Id that the decoder begins with, which becomes bos; None: the bos of the model.
 
         Returns:
             The tokenizer.
