@@ -59,7 +59,7 @@ def describe(code: int) -> str:
 
 def table() -> str:
     """Return the table as Markdown: exit code, meaning, whether launchers restart the run."""
-    rows = ["| code | meaning | started again |", "|---|---|---|"]
+    rows = ["| code | meaning | restarted |", "|---|---|---|"]
     for code, meaning in MEANINGS.items():
         decision = next_move(code)
         if code == errors.OK:
