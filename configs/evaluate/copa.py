@@ -16,12 +16,16 @@ from tlx.run.config import config_dict
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
     config = config_dict(FewShotConfig())
-    asked, records = config.objective, config.data.records
-    asked.prompt, asked.choices = "{sentence} {question}:", (" {1}", " {2}")
-    asked.label, asked.labels = "Answer", ("1", "2")
+    asked = config.objective
+    records = config.data.records
+    asked.prompt = "{sentence} {question}:"
+    asked.choices = (" {1}", " {2}")
+    asked.label = "Answer"
+    asked.labels = ("1", "2")
     asked.normalization = "bytes"
     records.format = "tsv"
-    records.train, records.validation = ("COPA.train.tsv",), ("COPA.dev.tsv",)
+    records.train = ("COPA.train.tsv",)
+    records.validation = ("COPA.dev.tsv",)
     if words_of(arg, ("tiny",)):
         asked.limit = 16
     return config

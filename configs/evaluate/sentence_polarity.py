@@ -16,11 +16,16 @@ from tlx.run.config import config_dict
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
     config = config_dict(FewShotConfig())
-    asked, records = config.objective, config.data.records
-    asked.prompt, asked.choices = "{text}\nIt was", (" terrible", " great")
-    asked.label, asked.labels = "file", ("rt-polarity.neg", "rt-polarity.pos")
-    asked.normalization, asked.unconditional_prompt = "unconditional", "It was"
-    records.format, records.encoding = "lines", "latin-1"
+    asked = config.objective
+    records = config.data.records
+    asked.prompt = "{text}\nIt was"
+    asked.choices = (" terrible", " great")
+    asked.label = "file"
+    asked.labels = ("rt-polarity.neg", "rt-polarity.pos")
+    asked.normalization = "unconditional"
+    asked.unconditional_prompt = "It was"
+    records.format = "lines"
+    records.encoding = "latin-1"
     records.train = ("rt-polarity.*.gz",)
     if words_of(arg, ("tiny",)):
         asked.limit = 16

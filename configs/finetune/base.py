@@ -30,20 +30,32 @@ def get_config(arg: str = "") -> ConfigDict:
     config.tokenizer.vocab_size = 8192
     config.data.source = "text"
     config.data.sequence_length = 128
-    config.train.batch_size, config.train.steps = 16, 10_000
+    config.train.batch_size = 16
+    config.train.steps = 10_000
 
     model = config.model
-    model.num_layers, model.width, model.attention.num_heads = 4, 192, 6
+    model.num_layers = 4
+    model.width = 192
+    model.attention.num_heads = 6
     if objective == "span_corruption":
-        model.num_layers, model.num_decoder_layers = 2, 2
-    model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
-    model.norm.kind, model.position.kind = "rmsnorm", _POSITIONS[objective]
+        model.num_layers = 2
+        model.num_decoder_layers = 2
+    model.attention.qkv_bias = False
+    model.attention.out_bias = False
+    model.feedforward.bias = False
+    model.norm.kind = "rmsnorm"
+    model.position.kind = _POSITIONS[objective]
     if objective == "plm":
-        model.block_layout, config.objective.mem_len = "post", 64
+        model.block_layout = "post"
+        config.objective.mem_len = 64
 
-    config.optimizer.name, config.optimizer.learning_rate = "muon", 1e-2
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 1e-2
     config.optimizer.beta2 = 0.99
-    config.optimizer.schedule.warmup, config.optimizer.schedule.final_fraction = 0.03, 0.0
-    config.eval.every, config.eval.batches = 1000, 50
-    config.checkpoint.every, config.log.print_every = 500, 200
+    config.optimizer.schedule.warmup = 0.03
+    config.optimizer.schedule.final_fraction = 0.0
+    config.eval.every = 1000
+    config.eval.batches = 50
+    config.checkpoint.every = 500
+    config.log.print_every = 200
     return tiny(config) if "tiny" in words else config

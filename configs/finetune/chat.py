@@ -24,7 +24,8 @@ def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "", "self_instruct", "tiny", or both joined by a colon."""
     words = words_of(arg, ("self_instruct", "tiny"))
     config = finetune_config("chat")
-    config.data.sequence_length, config.objective.target_length = 1024, 256
+    config.data.sequence_length = 1024
+    config.objective.target_length = 256
     if "self_instruct" in words:
         config.objective.prompt = "{instruction}\n{instances.0.input}"
         config.objective.answer = "{instances.0.output}"

@@ -20,8 +20,10 @@ def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
     config = finetune_config("generation")
     objective = config.objective
-    objective.source, objective.target = "{Q}", "{A}"
+    objective.source = "{Q}"
+    objective.target = "{A}"
     objective.metrics = ("chrf", "bleu", "accuracy")
-    config.data.sequence_length, objective.target_length = 128, 48
+    config.data.sequence_length = 128
+    objective.target_length = 48
     config.eval.every = 0  # writing takes longer than reading: once, at the end
     return few_records(config) if words_of(arg, ("tiny",)) else config

@@ -16,8 +16,10 @@ def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
     config = finetune_config("multiple_choice")
     config.objective.context = ("sentence", "question")
-    config.objective.choices, config.objective.labels = ("1", "2"), ("1", "2")
+    config.objective.choices = ("1", "2")
+    config.objective.labels = ("1", "2")
     config.objective.label = "Answer"
     records = config.data.records
-    records.format, records.epochs = "tsv", 10.0
+    records.format = "tsv"
+    records.epochs = 10.0
     return few_records(config) if words_of(arg, ("tiny",)) else config

@@ -20,7 +20,8 @@ def get_config(arg: str = "") -> ConfigDict:
     words = words_of(arg, ("characters", "tiny"))
     config = finetune_config("token_classification")
     records = config.data.records
-    records.format, records.epochs = "conll", 10.0
+    records.format = "conll"
+    records.epochs = 10.0
     config.data.sequence_length = 128
     if "characters" in words:
         config.objective.joiner = ""

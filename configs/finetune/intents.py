@@ -18,9 +18,12 @@ from tlx.run import finetune_config
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
     config = finetune_config("classification")
-    config.objective.packing, config.objective.out_of_scope_label = True, "oos"
+    config.objective.packing = True
+    config.objective.out_of_scope_label = "oos"
     records = config.data.records
-    records.format, records.columns = "json", ("text", "label")
-    config.data.sequence_length, config.train.batch_size = 64, 8
+    records.format = "json"
+    records.columns = ("text", "label")
+    config.data.sequence_length = 64
+    config.train.batch_size = 8
     config.eval.every = 500
     return few_records(config) if words_of(arg, ("tiny",)) else config

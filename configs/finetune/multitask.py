@@ -60,7 +60,8 @@ def get_config(arg: str = "") -> ConfigDict:
         {"name": "sts", "train": (f"{inside}/sts-train.tsv*",), "format": "tsv", "quoting": False},
         {"name": "questions", "train": (f"{inside}/*train*.json*",), "format": "squad"},
     )
-    records.temperature, records.max_set_size = 2.0, 2**21
+    records.temperature = 2.0
+    records.max_set_size = 2**21
     config.data.sequence_length = 384
     config.eval.every = 0  # writing takes longer than reading: once, at the end
     if "tiny" not in words:

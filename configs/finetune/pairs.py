@@ -18,8 +18,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config = finetune_config("pair_classification")
     config.objective.label = "gold_label"
     records = config.data.records
-    records.format, records.group_column = "json", "premise"  # each stands there with three hypotheses
+    # each stands there with three hypotheses
+    records.format = "json"
+    records.group_column = "premise"
     if "kornli" in words:
-        records.format, records.quoting, records.group_column = "tsv", False, "sentence1"
-        config.objective.first, config.objective.second = "sentence1", "sentence2"
+        records.format = "tsv"
+        records.quoting = False
+        records.group_column = "sentence1"
+        config.objective.first = "sentence1"
+        config.objective.second = "sentence2"
     return few_records(config) if "tiny" in words else config

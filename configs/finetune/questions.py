@@ -21,7 +21,9 @@ def get_config(arg: str = "") -> ConfigDict:
     words = words_of(arg, ("no_answer", "tiny"))
     config = finetune_config("question_answering")
     records = config.data.records
-    records.format, records.group_column, records.epochs = "squad", "context", 2.0
+    records.format = "squad"
+    records.group_column = "context"
+    records.epochs = 2.0
     config.data.sequence_length = 384
     config.objective.no_answer = "no_answer" in words
     return few_records(config) if "tiny" in words else config

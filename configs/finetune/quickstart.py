@@ -35,7 +35,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.every = 200
     config.log.print_every = 100
     if words_of(arg, ("tiny",)):
-        records.epochs, records.limit = 1.0, 256
-        config.train.batch_size, config.data.sequence_length = 16, 16
-        config.eval.every, config.log.print_every = 8, 4
+        records.epochs = 1.0
+        records.limit = 256
+        config.train.batch_size = 16
+        config.data.sequence_length = 16
+        config.eval.every = 8
+        config.log.print_every = 4
     return config

@@ -18,10 +18,13 @@ from tlx.run import finetune_config
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
     config = finetune_config("classification")
-    config.objective.text, config.objective.label = "document", "label"
+    config.objective.text = "document"
+    config.objective.label = "label"
     records = config.data.records
     records.format = "tsv"
     records.train = ("ratings_train.txt",)
-    config.data.sequence_length, config.objective.packing, config.train.batch_size = 64, True, 8
+    config.data.sequence_length = 64
+    config.objective.packing = True
+    config.train.batch_size = 8
     config.eval.every = 500
     return few_records(config) if words_of(arg, ("tiny",)) else config

@@ -16,5 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "tiny"."""
     config = finetune_config("similarity")
     records = config.data.records
-    records.format, records.quoting, records.epochs = "tsv", False, 10.0
+    records.format = "tsv"
+    records.quoting = False
+    records.epochs = 10.0
     return few_records(config) if words_of(arg, ("tiny",)) else config

@@ -23,7 +23,8 @@ def get_config(arg: str = "") -> ConfigDict:
     objective.source = "{source} TL;DR:" if "tldr" in words else "summarize: {source}"
     objective.target = "{target}"
     objective.metrics = ("rougeL", "rouge1", "rouge2")
-    objective.num_beams, objective.length_penalty = 4, 0.8
+    objective.num_beams = 4
+    objective.length_penalty = 0.8
     config.data.sequence_length = 512
     config.eval.every = 0  # writing takes longer than reading: once, at the end
     return few_records(config) if "tiny" in words else config

@@ -21,11 +21,14 @@ def get_config(arg: str = "") -> ConfigDict:
     words = words_of(arg, ("en", "tiny"))
     config = finetune_config("generation")
     objective = config.objective
-    objective.source, objective.target = "translate English to Korean: {en}", "{ko}"
+    objective.source = "translate English to Korean: {en}"
+    objective.target = "{ko}"
     if "en" in words:
-        objective.source, objective.target = "translate Korean to English: {ko}", "{en}"
+        objective.source = "translate Korean to English: {ko}"
+        objective.target = "{en}"
     objective.metrics = ("chrf", "bleu")
-    objective.num_beams, objective.target_length = 4, 128
+    objective.num_beams = 4
+    objective.target_length = 128
     config.data.sequence_length = 256
     config.loss.label_smoothing = 0.1
     config.eval.every = 0  # writing takes longer than reading: once, at the end

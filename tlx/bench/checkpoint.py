@@ -27,7 +27,8 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     logging.getLogger("absl").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".tlx-bench-") as folder:
-        path, step = pathlib.Path(folder) / "plain", 0
+        path = pathlib.Path(folder) / "plain"
+        step = 0
         with Checkpoints(pathlib.Path(folder) / "checkpoints", CheckpointConfig(keep=1)) as checkpoints:
             checkpoints.prepare()
 

@@ -30,8 +30,10 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
     alone = missing()
     if not alone:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the rest of a GPU is PyTorch's
-    run, peak = assemble(resolve(config)), matmul_peak()
-    step, model = prepared(run), None if alone else _twin(run)
+    run = assemble(resolve(config))
+    peak = matmul_peak()
+    step = prepared(run)
+    model = None if alone else _twin(run)
     with contextlib.ExitStack() as stack:
         theirs, about = both_ways(stack, model, "step", 1) if model else ({}, {})
         found = in_turns({"tlx": step.call, **theirs}, seconds)
@@ -54,7 +56,8 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
     if not theirs:
         return figures
     best = quickest(found, theirs)
-    torch_ms, ratio = 1e3 * statistics.median(found[best]), median_ratio(found[best], found["tlx"])
+    torch_ms = 1e3 * statistics.median(found[best])
+    ratio = median_ratio(found[best], found["tlx"])
     print(f"{torch_ms:,.1f} ms a step of PyTorch, {about['parameters']:,} parameters, {about['how']}")
     print(f"tlx / PyTorch: {ratio:.2f}")
     return figures | {"torch_step_ms": torch_ms, "ratio": ratio}
@@ -62,7 +65,8 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
 
 def _twin(run: Run) -> dict[str, Any] | None:
     """What the process of PyTorch is told of the same model and batch; None where no class computes it."""
-    model, batch = run.module.model, abstract_batch(run.config, run.spec)
+    model = run.module.model
+    batch = abstract_batch(run.config, run.spec)
     device = jax.devices()[0]
     if device.platform == "tpu" or device.platform == "gpu" and jax.device_count() > 1:
         print(f"not compared with PyTorch: it has no {jax.device_count()} x {device.device_kind} here")

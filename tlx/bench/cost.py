@@ -34,7 +34,8 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
     del seconds
     print(f"{shape}; FLOPs are those of a forward pass")
     print(f"  {'':16} {'text a row':>10} {'targets per token':>18} {'FLOPs per token':>16} {'of clm':>8}")
-    figures, base = {}, cost("clm", shape).flops
+    figures = {}
+    base = cost("clm", shape).flops
     for objective in objectives:
         found = cost(objective, shape)
         figures[objective] = found._asdict() | {"times_clm": found.flops / base}

@@ -9,7 +9,8 @@ from tlx.run import base_config
 from tlx.run.assemble import open_pipeline
 from tlx.run.checks import resolve
 
-LENGTH, BATCH = 512, 64
+LENGTH = 512
+BATCH = 64
 
 
 def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
@@ -23,7 +24,8 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
     for objective in objectives:
         pipeline = pipeline_of(objective, LENGTH)
         pipeline.batch(0)
-        start, count = time.process_time(), 0
+        start = time.process_time()
+        count = 0
         while (spent := time.process_time() - start) < seconds / 2:
             count += 1
             pipeline.batch(count)
@@ -36,7 +38,8 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
 def pipeline_of(objective: str, length: int) -> Pipeline:
     """Batches of an objective with its default settings, from the standard library in 4,096 pieces."""
     config = base_config(objective)
-    config.data.sequence_length, config.train.batch_size = length, BATCH
+    config.data.sequence_length = length
+    config.train.batch_size = BATCH
     style(config)
     resolved = resolve(config)
     tokenizer = prepare_tokenizer(resolved.tokenizer, resolved.data)

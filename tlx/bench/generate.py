@@ -26,7 +26,8 @@ from tlx.text.vocabulary import Vocabulary
 def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
     """Prints new tokens/s of both and their ratio; of tlx alone where there is nothing to compare with."""
     del objectives
-    ours, new = _ours(shape), shape.batch * (shape.length // 2)
+    ours = _ours(shape)
+    new = shape.batch * (shape.length // 2)
     with contextlib.ExitStack() as stack:
         theirs, about = ({}, {}) if missing() else both_ways(stack, shape._asdict(), "generate", 1)
         found = in_turns({"tlx": ours, **theirs}, seconds)
@@ -51,7 +52,8 @@ def _ours(shape: BenchShape) -> Callable[[], object]:
     lm = Transformer(
         dataclasses.replace(model, execution=dataclasses.replace(model.execution, attention="xla"))
     )
-    half, rng = shape.length // 2, np.random.default_rng(0)
+    half = shape.length // 2
+    rng = np.random.default_rng(0)
     prompts = rng.integers(0, shape.vocab, (shape.batch, half)).tolist()
     never = Vocabulary(model.vocab_size + 1, eos=model.vocab_size, num_sentinels=0)
     given = {"max_tokens": half, "sampling": Sampling(temperature=0.0), "batch_size": shape.batch}

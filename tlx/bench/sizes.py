@@ -39,9 +39,12 @@ def run_config(objective: str, shape: BenchShape) -> RunConfig:
     """A run of that size, with blocks like those of GPT-2, BERT, T5 and XLNet, on bytes of Python source."""
     config = base_config(objective)
     config.tokenizer.kind = "bytes"
-    config.data.sequence_length, config.train.batch_size = shape.length, shape.batch
+    config.data.sequence_length = shape.length
+    config.train.batch_size = shape.batch
     model = config.model
-    model.vocab_size, model.width, model.num_layers = shape.vocab, shape.width, shape.layers
+    model.vocab_size = shape.vocab
+    model.width = shape.width
+    model.num_layers = shape.layers
     model.attention.num_heads = max(1, shape.width // 64)
     model.position.max_length = shape.length
     style(config)
@@ -52,13 +55,19 @@ def style(config: ConfigDict) -> None:
     """Makes the blocks those of the best known model of the kind; pairs of texts where they are needed."""
     model = config.model
     if model.kind == "encoder":
-        model.block_layout, model.embedding.norm = "post", True
+        model.block_layout = "post"
+        model.embedding.norm = True
     if model.kind == "encoder_decoder":
-        model.position.kind, model.norm.kind = "relative_bias", "rmsnorm"
-        model.attention.qkv_bias = model.attention.out_bias = model.feedforward.bias = False
+        model.position.kind = "relative_bias"
+        model.norm.kind = "rmsnorm"
+        model.attention.qkv_bias = False
+        model.attention.out_bias = False
+        model.feedforward.bias = False
     if model.kind == "two_stream":
-        model.block_layout, model.position.kind = "post", "relative_sinusoidal"
+        model.block_layout = "post"
+        model.position.kind = "relative_sinusoidal"
     if config.objective.name == "recurrent_lm":
-        model.block_layout, model.position.kind = "post", "relative_sinusoidal"
+        model.block_layout = "post"
+        model.position.kind = "relative_sinusoidal"
     if config.objective.name == "text_to_text":
         config.data.source = "docstrings"

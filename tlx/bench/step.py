@@ -80,7 +80,8 @@ def num_machines() -> int:
 
 def _caller(run: Run) -> Callable[[], object]:
     with parallel.use(run.mesh, run.rules):
-        state, batch = run.init(), run.to_devices(run.train.batch(0, run.local_row_indices))
+        state = run.init()
+        batch = run.to_devices(run.train.batch(0, run.local_row_indices))
 
     def call() -> None:
         nonlocal state

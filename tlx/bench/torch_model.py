@@ -48,7 +48,8 @@ def _given(transformers: Any, shape: dict[str, Any]) -> Any:
     config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
     config.use_cache = False
     if shape["kind"] == "encoder_decoder":
-        config.decoder_start_token_id = config.pad_token_id = 0
+        config.decoder_start_token_id = 0
+        config.pad_token_id = 0
     return getattr(transformers, _CLASSES[shape["kind"]]).from_config(config)
 
 

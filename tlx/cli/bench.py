@@ -58,7 +58,8 @@ def main(argv: list[str]) -> int:
         figures = config_step.measure(options.config, options.seconds)
         _write(options.json, {"config": options.config_name, **figures})
         return 0
-    what, objectives = options.what.split(","), tuple(options.objective.split(","))
+    what = options.what.split(",")
+    objectives = tuple(options.objective.split(","))
     for field, chosen, table in (("--what", what, MEASURES), ("--objective", objectives, OBJECTIVES)):
         for name in chosen:
             if name not in table:

@@ -31,7 +31,9 @@ def main(argv: list[str]) -> int:
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     sampling.validate()
     begin = [Message("system", options.system)] if options.system else []
-    said, seed, at_terminal = list(begin), options.seed, sys.stdin.isatty()
+    said = list(begin)
+    seed = options.seed
+    at_terminal = sys.stdin.isatty()
     if at_terminal:
         print(f"{options.run} at step {lm.step}; /new begins again, /exit ends", file=sys.stderr)
     while True:
@@ -50,7 +52,8 @@ def main(argv: list[str]) -> int:
             if answer.left_out:
                 print(f"(no room for the {answer.left_out} oldest messages)", file=sys.stderr)
             print(answer.text, flush=True)
-            said, seed = [*asked, Message("assistant", answer.text)], seed + 1
+            said = [*asked, Message("assistant", answer.text)]
+            seed = seed + 1
 
 
 def _read(at_terminal: bool) -> str | None:

@@ -62,7 +62,8 @@ def _import(options: argparse.Namespace) -> int:
     """Tensor by tensor: only a piece of one is in memory at a time."""
     _refuse_full(options.target)
     foreign = open_hub_checkpoint(pathlib.Path(options.source).absolute(), options.dtype, options.ignore)
-    checkpoint, tokenizer = foreign.checkpoint, foreign.tokenizer
+    checkpoint = foreign.checkpoint
+    tokenizer = foreign.tokenizer
     target = _folder(options.target)
     tokenizer.save(target / "tokenizer")
     path = str((target / "tokenizer").absolute())
@@ -131,7 +132,8 @@ def _adapter(options: argparse.Namespace) -> int:
     """For the base's own Hugging Face directory, or for what an export of it writes."""
     _refuse_full(options.target)
     lm = tlx.load(options.source, step=options.step, allow=options.allow)
-    base, adapters = lm.config.base.path, lm.module.model.adapters
+    base = lm.config.base.path
+    adapters = lm.module.model.adapters
     if adapters.prefix_length or adapters.prompt_length:
         begin = lm.tokenizer.vocab.bos
         number = save_virtual_tokens(options.target, lm.module.model, lm.params, base, begin)

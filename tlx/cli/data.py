@@ -92,8 +92,10 @@ def measure(batch: Example, vocab: Vocabulary) -> dict[str, float]:
     for prefix in PREFIXES:
         if f"{prefix}tokens" not in batch:
             continue
-        tokens, segments = batch[f"{prefix}tokens"], batch[f"{prefix}segments"]
-        real, name = segments > 0, prefix.replace("_", " ")
+        tokens = batch[f"{prefix}tokens"]
+        segments = batch[f"{prefix}segments"]
+        real = segments > 0
+        name = prefix.replace("_", " ")
         rates[f"{name}padding, share of places"] = float(1 - real.mean())
         rates[f"{name}segments per row"] = float(segments.max(axis=1).mean())
         first_sentinel = vocab.size - vocab.added - vocab.num_sentinels
@@ -104,7 +106,8 @@ def measure(batch: Example, vocab: Vocabulary) -> dict[str, float]:
     rates["targets, share of places"] = float(counted.mean())
     if "target_positions" in batch:
         shown = np.take_along_axis(batch["tokens"], batch["target_positions"], axis=1)[counted]
-        masked, same = shown == vocab.mask, shown == batch["targets"][counted]
+        masked = shown == vocab.mask
+        same = shown == batch["targets"][counted]
         rates["targets, share of tokens"] = float(counted.sum() / max((batch["segments"] > 0).sum(), 1))
         rates["targets shown as mask"] = float(masked.mean())
         rates["targets shown unchanged"] = float(same.mean())

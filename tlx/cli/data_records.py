@@ -83,7 +83,8 @@ def _rates(pipeline: RecordPipeline, config: RunConfig, tokenizer: Tokenizer) ->
         if f"{prefix}segments" not in made[0]:
             continue
         real = np.stack([example[f"{prefix}segments"] > 0 for example in made])
-        real, name = real.reshape(-1, real.shape[-1]), prefix.replace("_", " ")
+        real = real.reshape(-1, real.shape[-1])
+        name = prefix.replace("_", " ")
         lengths = real.sum(axis=1)
         most = f"{lengths.max()} at most of {real.shape[1]}"
         yield f"{name + 'tokens in a row':32} {lengths.mean():.1f}, {most}"

@@ -25,7 +25,8 @@ def describe(example: Example, tokenizer: Tokenizer, places: int) -> Iterator[st
 
 def describe_text(example: Example, prefix: str, tokenizer: Tokenizer) -> Iterator[str]:
     """Lines with one input's text, segment by segment."""
-    tokens, segments = example[f"{prefix}tokens"], example[f"{prefix}segments"]
+    tokens = example[f"{prefix}tokens"]
+    segments = example[f"{prefix}segments"]
     numbers = [int(number) for number in np.unique(segments) if number]
     yield (
         f"{prefix.rstrip('_') or 'input'}: {len(tokens)} places, {int((segments == 0).sum())} of padding, "

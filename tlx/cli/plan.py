@@ -132,7 +132,8 @@ def _ladder(options: argparse.Namespace) -> int:
     else:
         print(f"{'run':16}{'parameters':>16}{'GB':>9}{'step ms':>11}{'MFU':>7}  fits, by which method")
         for name, one in found.items():
-            size, fits = _gb(one.memory["total"]), "yes" if one.fits else "NO: " + " ".join(one.changes)
+            size = _gb(one.memory["total"])
+            fits = "yes" if one.fits else "NO: " + " ".join(one.changes)
             print(
                 f"{name[:15]:16}{one.parameters.total:16,}{size:>9}{one.step_ms:11,.1f}"
                 f"{100 * one.mfu:6.1f}%  {fits}, {one.method}"
@@ -182,7 +183,8 @@ def _traffic(found: Plan) -> list[str]:
 
 
 def _costs(values: dict) -> str:
-    energy, cost = values["energy_kwh"], values["cost"]
+    energy = values["energy_kwh"]
+    cost = values["cost"]
     return (f", {energy:,.0f} kWh" if energy else "") + (f", cost {cost:,.2f}" if cost is not None else "")
 
 
