@@ -15,7 +15,7 @@ import itertools
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlx.base.config import flatten
@@ -224,7 +224,7 @@ def draw(path: str, rows: Sequence[ReportRow], keys: Sequence[str], score: str) 
     rows_by_line = sorted(rows, key=lambda row: [_sort_key(value) for value in row.values[1:]])
     for values, line in itertools.groupby(rows_by_line, key=lambda row: row.values[1:]):
         points = list(line)
-        x = [_x_value(row.values[0]) for row in points]
+        x = [_x_value(row.values[0]) if row.values else "all" for row in points]
         bars = [row.score.high - row.score.value for row in points]
         label = ", ".join(
             f"{key.rsplit('.', 1)[-1]} {_format(value)}" for key, value in zip(others, values, strict=True)
