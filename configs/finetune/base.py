@@ -1,12 +1,12 @@
-"""A small model of any shape, pretrained on texts of one's own: where the figures of README.md start from.
+r"""A small model of any kind, pretrained on your own texts: the base model of the figures in README.md.
 
-    tlx train --config=configs/finetune/base.py --workdir=runs/reviews-mlm \\
-        --config.data.text.files="('ko_reviews_text/train.txt.gz',)" \\
+    tlx train --config=configs/finetune/base.py --workdir=runs/reviews-mlm \
+        --config.data.text.files="('ko_reviews_text/train.txt.gz',)" \
         --config.data.text.one_document_per_line=True
 
-":clm", ":span_corruption" and ":plm" behind the name are the same with a decoder, an encoder-decoder or two
-streams, of as many layers in all. About two passes over 22 million characters of Korean.
-Hardware: any; 2 cores take about an hour. ":tiny" behind it is a handful of steps on the standard library.
+":clm", ":span_corruption" and ":plm" after the name are the same with a decoder, an encoder-decoder or two
+streams, with the same total number of layers. About two epochs of 22 million characters of Korean.
+Hardware: any; 2 cores take about an hour. ":tiny" after the name is a few steps on the standard library.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ _POSITIONS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: an objective (mlm), "tiny", or both joined by a colon."""
+    """Return the config; `arg` is an objective ("mlm" by default), "tiny", or both joined by a colon."""
     words = words_of(arg, (*_POSITIONS, "tiny"))
     (objective,) = [word for word in words if word != "tiny"] or ["mlm"]
     config = base_config(objective)

@@ -1,12 +1,12 @@
-"""Sentiment of film reviews: NSMC's file, or any table with a text and a label.
+r"""Sentiment of film reviews: NSMC's file, or any table with a text and a label.
 
-    tlx finetune --config=configs/finetune/reviews.py --from=BASE \\
+    tlx finetune --config=configs/finetune/reviews.py --from=BASE \
         --config.data.records.train="('ratings_train.txt',)" --config.data.records.limit=1000
 
-A tenth of the records is held out for validation. `limit` takes so many of the others, chosen by the seed.
-A row of training holds as many reviews as fit it, about four: batches of 8 rows are batches of 32 reviews.
+A tenth of the records is held out for validation. `limit` is the number of the others to use, chosen by the
+seed. A training row is packed with as many reviews as fit, about four: 8 rows are about 32 reviews.
 Hardware: any; on 2 cores with a base of a few million parameters 1,000 labels take a minute.
-":tiny" behind it is a handful of steps with short rows, to see that everything works.
+":tiny" after the name is a few steps with short rows, to check that everything works.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,7 @@ from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" or "tiny"."""
     config = finetune_config("classification")
     config.objective.text = "document"
     config.objective.label = "label"

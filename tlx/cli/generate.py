@@ -1,9 +1,9 @@
-"""Continue a prompt with a trained model, or fill its gaps.
+r"""Continue a prompt with a trained model, or fill its gaps.
 
     tlx generate runs/quickstart --prompt='def main('
     tlx generate runs/quickstart --prompt='import' --prompt='class' --max_tokens=40 --temperature=0
     tlx generate runs/quickstart --prompt='for i in ' --num_beams=4
-    tlx generate runs/quickstart --prompt='def main(' --stop=$'\\n\\n' --stop='def '
+    tlx generate runs/quickstart --prompt='def main(' --stop=$'\n\n' --stop='def '
     tlx generate runs/quickstart --prompt='for i in ' --choice='range(10)' --choice='None' --by=bytes
     tlx generate runs/quickstart-mlm --prompt='for i in [MASK](10):'
     tlx generate runs/quickstart-span_corruption --prompt='for i in <extra_id_0>(10):'
