@@ -164,7 +164,9 @@ def test_a_prompt_is_read_as_it_is_where_no_gaps_are_filled(loaded):
     lm = dataclasses.replace(loaded("span_corruption"), config=resolve(config))
     vocab, tokenizer = lm.tokenizer.vocab, lm.tokenizer
     assert lm._encode_source("ab[MASK]") == [*tokenizer.encode("ab"), vocab.mask, vocab.eos]
-    assert lm._decode_answer("ab", [*tokenizer.encode("x"), vocab.sentinel(1), *tokenizer.encode("y")]) == "xy"
+    assert (
+        lm._decode_answer("ab", [*tokenizer.encode("x"), vocab.sentinel(1), *tokenizer.encode("y")]) == "xy"
+    )
 
 
 def test_special_names_in_other_models_are_plain_text(loaded):

@@ -8,6 +8,8 @@ from tests.make_golden_run import FOLDER, answers, unpack
 from tlx.base.files import read_json
 from tlx.training.directory import FORMAT
 
+pytestmark = pytest.mark.jax_versions
+
 ARCHIVES = sorted(FOLDER.glob("format_*/*.tar.xz"))
 
 

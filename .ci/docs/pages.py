@@ -7,7 +7,6 @@ that does not exist fails the build, for mkdocs runs with --strict.
 import ast
 import pathlib
 import re
-import subprocess
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -15,6 +14,7 @@ from mkdocs.structure.files import File, Files
 ROOT = pathlib.Path(__file__).parents[2]
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)#\s]+)([^)]*\))")
 PICTURES = (".png", ".svg")
+FOLDERS = ("tlx", "configs", "launch")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -32,15 +32,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def tracked(*patterns: str) -> list[pathlib.Path]:
-    """Files of the repository that match one of the patterns, relative to its root."""
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
-    listing = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return [path for path in map(pathlib.Path, listing.splitlines()) if (ROOT / path).exists()]
+    """Files below FOLDERS, and at the root, that match one of the patterns, relative to the root."""
+    paths = []
+    for pattern in patterns:
+        paths += ROOT.glob(pattern)
+        for folder in FOLDERS:
+            paths += (ROOT / folder).rglob(pattern)
+    return sorted(path.relative_to(ROOT) for path in paths)
 
 
 def guides() -> dict[str, str]:
     """The README.md and other pages of the folders, by the URI of their page."""
-    pages = [path for path in tracked("*.md") if path.parts[0] not in ("tests", ".ci")]
+    pages = tracked("*.md")
     uris = {path: guide_uri(path) for path in pages}
     return {uris[path]: linked((ROOT / path).read_text(), path, uris) for path in pages}
 
@@ -87,7 +90,9 @@ def references() -> dict[str, str]:
     """One page for each module of tlx, made of its docstrings, and an index of them by folder."""
     pages = {}
     index = ["# API reference", ""]
-    for path in tracked("tlx/*.py"):
+    for path in tracked("*.py"):
+        if path.parts[0] != "tlx":
+            continue
         module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
         uri = f"reference/{module}.md"
         pages[uri] = f"# {module}\n\n::: {module}\n"

@@ -8,6 +8,8 @@ import pytest
 from tlx.base import config
 from tlx.base.errors import ConfigError
 
+pytestmark = pytest.mark.jax_versions
+
 
 @dataclasses.dataclass(frozen=True)
 class Inner:

@@ -47,7 +47,7 @@ def test_mean_of_a_term_and_of_nothing():
     assert term.mean(term.Term(jnp.float32(6), jnp.float32(0))) == 0.0
 
 
-def test_errors_carry_codes_that_launchers_do_not_retry_but_where_another_process_is_lost():
+def test_errors_carry_codes_that_launchers_do_not_retry_but_for_lost_processes_and_stalls():
     codes = {}
 
     def collect(kind):
@@ -58,6 +58,7 @@ def test_errors_carry_codes_that_launchers_do_not_retry_but_where_another_proces
 
     collect(UserError)
     assert codes.pop("LostProcess") in RETRYABLE
+    assert codes.pop("StallError") in RETRYABLE
     assert not set(codes.values()) & set(RETRYABLE)
     assert (codes["StorageError"], codes["CheckpointError"], codes["LeaseError"]) == (73, 74, 75)
     assert one_of("x", "adm", ["adam", "lion"]) == "x = 'adm' is not one of: adam, lion; did you mean 'adam'?"

@@ -11,6 +11,8 @@ from tlx.base.errors import CheckpointError, ConfigError
 from tlx.checkpoint import CheckpointConfig, Checkpoints
 from tlx.checkpoint import manifest as manifests
 
+pytestmark = pytest.mark.jax_versions
+
 
 @pytest.mark.parametrize("count", [8, 4, 1])
 def test_restores_bit_for_bit_on_other_devices(tmp_path, count):

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from tlx.base.errors import ConfigError
 from tlx.data.order import Permutation, SourceMixture, row_generator
 
+pytestmark = pytest.mark.jax_versions
+
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 700), st.integers(0, 2**64 - 1))

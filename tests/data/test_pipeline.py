@@ -22,6 +22,8 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, TextConfig, WeightedSource, build_pipeline
 from tlx.data.window import WindowSpec
 
+pytestmark = pytest.mark.jax_versions
+
 LAYOUTS = [
     (WindowSpec(16), "concat"),
     (WindowSpec(17, overlap=1), "concat"),

@@ -18,6 +18,8 @@ from tlx.nn.config import AttentionConfig, ExecutionConfig, InitConfig, Position
 from tlx.parallel import unbox
 from tlx.text import Vocabulary
 
+pytestmark = pytest.mark.jax_versions
+
 
 def one_by_one(lm, params, prompt, max_tokens, source=None):
     """Greedy continuation from full forward passes over the whole sequence, unpadded rows of one width."""

@@ -8,6 +8,8 @@ import pytest
 from tlx.base.errors import ConfigError
 from tlx.decode.sampling import Sampling, penalised, sample, sampling_arrays
 
+pytestmark = pytest.mark.jax_versions
+
 LOGITS_V = np.log(np.array([0.1, 0.4, 0.05, 0.2, 0.25], np.float32))
 
 

@@ -118,7 +118,7 @@ def test_a_row_ends_at_its_stop_string_and_the_others_go_on(temperature):
     given = dict(max_tokens=18, sampling=Sampling(temperature), seed=2)
     whole = generate(lm, params, PROMPTS, VOCAB, **given)
     pair = tuple(whole[3][3:5])
-    found = generate(lm, params, PROMPTS, VOCAB, **given, stops_SV=pair_automaton(pair))
+    found = generate(lm, params, PROMPTS, VOCAB, **given, stops_AV=pair_automaton(pair))
     assert found == [ends_at(tokens, pair) for tokens in whole]
     assert len(found[3]) <= 5 and max(map(len, found)) > 5
 
@@ -127,7 +127,7 @@ def test_a_beam_ends_at_its_stop_string():
     lm, params = built()
     (free,) = beam_search(lm, params, PROMPTS[:1], VOCAB, num_beams=2, max_tokens=6)
     pair = tuple(free[0].tokens[1:3])
-    given = dict(num_beams=2, max_tokens=6, stops_SV=pair_automaton(pair))
+    given = dict(num_beams=2, max_tokens=6, stops_AV=pair_automaton(pair))
     (found,) = beam_search(lm, params, PROMPTS[:1], VOCAB, **given)
     assert free[0].tokens[:3] in [hypothesis.tokens for hypothesis in found]
     for hypothesis in found:

@@ -14,6 +14,8 @@ from tlx.models.transformer import Transformer
 from tlx.nn.config import NormConfig
 from tlx.parallel import logical_names, unbox
 
+pytestmark = pytest.mark.jax_versions
+
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative_bias", "relative_sinusoidal")
 
 

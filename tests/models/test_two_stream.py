@@ -9,6 +9,8 @@ from tlx.models.config import AttentionConfig, ExecutionConfig, ModelConfig, Pos
 from tlx.models.two_stream import Memory, TwoStream, empty_memory
 from tlx.parallel import unbox
 
+pytestmark = pytest.mark.jax_versions
+
 LENGTH, MEMORY = 8, 4
 
 

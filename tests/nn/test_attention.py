@@ -15,6 +15,8 @@ from tlx.nn.mask import Mask
 from tlx.nn.position import rotation_rates
 from tlx.parallel import unbox
 
+pytestmark = pytest.mark.jax_versions
+
 
 def rms(x, scale, eps=1e-5):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * (1 + scale)

@@ -10,6 +10,8 @@ from tlx.base.errors import ConfigError
 from tlx.nn.embed import Unembedding, logits
 from tlx.nn.losses import LossConfig, cross_entropy
 
+pytestmark = pytest.mark.jax_versions
+
 
 def problem(padded=32, vocab=27, bias=True):
     keys = jax.random.split(jax.random.key(0), 5)

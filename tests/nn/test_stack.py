@@ -14,6 +14,8 @@ from tlx.nn.block import Block, BlockInputs
 from tlx.nn.config import RotaryScaling
 from tlx.nn.mask import Mask
 
+pytestmark = pytest.mark.jax_versions
+
 WINDOWS = (3, 0, 5)
 POSITION = PositionConfig(
     kind="rotary", theta=500.0, local_theta=30.0, scaling=RotaryScaling(kind="linear", factor=4.0)

@@ -157,7 +157,6 @@ def test_too_few_sentinels_are_an_error():
 @pytest.mark.parametrize(
     "config, field",
     [
-        (Denoising(style="words"), "objective.style = 'words'"),
         (Denoising(noise_density=0.0), "objective.noise_density = 0.0"),
         (Denoising(random_token_fraction=1.5), "objective.random_token_fraction = 1.5"),
     ],

@@ -26,6 +26,8 @@ from tlx.models.transformer import Transformer
 from tlx.models.two_stream import Memory
 from tlx.objectives import TABLE
 
+pytestmark = pytest.mark.jax_versions
+
 
 @pytest.mark.parametrize("name", MODULES)
 def test_parameters_are_model_and_heads(name):

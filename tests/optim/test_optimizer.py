@@ -13,6 +13,8 @@ from tlx.base.errors import ConfigError
 from tlx.optim import AdafactorConfig, MuonConfig, OptimizerConfig, frozen_paths, make_optimizer
 from tlx.optim.leaves import describe
 
+pytestmark = pytest.mark.jax_versions
+
 
 def rate(count):
     return 0.01 / (1 + count)

@@ -11,6 +11,8 @@ from tlx.base import tree
 from tlx.optim import MuonConfig, OptimizerConfig, make_optimizer, state_shardings
 from tlx.parallel import PRESETS, MeshConfig, make_mesh, param_shardings, unbox
 
+pytestmark = pytest.mark.jax_versions
+
 CONFIGS = {
     "adamw": OptimizerConfig(),
     "adafactor": OptimizerConfig(name="adafactor"),

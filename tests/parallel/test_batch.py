@@ -9,6 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tlx.base.errors import ConfigError
 from tlx.parallel import PRESETS, MeshConfig, abstract_mesh, batch_sharding, local_rows, make_mesh, to_global
 
+pytestmark = pytest.mark.jax_versions
+
 RULES = PRESETS["fsdp_tp_cp"]
 
 

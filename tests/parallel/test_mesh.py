@@ -11,6 +11,8 @@ from tlx.base.errors import ConfigError
 from tlx.parallel import AXES, PRESETS, MeshConfig, abstract_mesh, make_mesh, rules
 from tlx.parallel.presets import used_axes
 
+pytestmark = pytest.mark.jax_versions
+
 
 @dataclasses.dataclass(frozen=True)
 class FakeDevice:

@@ -23,6 +23,8 @@ from tlx.parallel import (
     use,
 )
 
+pytestmark = pytest.mark.jax_versions
+
 
 def mesh_of(**sizes):
     shape = tuple(sizes.get(axis, 1) for axis in AXES)

@@ -18,6 +18,8 @@ from tlx.plan.compiled import operations
 from tlx.run.program import build_program
 from tlx.run.spec import spec_before_tokenizer
 
+pytestmark = pytest.mark.jax_versions
+
 GOLDEN = pathlib.Path(__file__).with_name("operations.json")
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from tlx.base.errors import ConfigError, DataError
 from tlx.text import TokenizerConfig, load_tokenizer, make_tokenizer
 
+pytestmark = pytest.mark.jax_versions
+
 CORPUS = [
     "def f(x):\n    return x + 1  # adds one\n\n\nclass A:\n\tdef g(self):\n\t\tpass\n" * 20,
     "The quick brown fox jumps over the lazy dog. 안녕하세요, 세계! 반갑습니다.\n" * 20,

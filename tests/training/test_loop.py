@@ -18,6 +18,8 @@ from tlx.training.progress import Progress
 from tlx.training.state import init_state
 from tlx.training.step import make_step
 
+pytestmark = pytest.mark.jax_versions
+
 TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
 
 

@@ -11,6 +11,8 @@ from tlx.training import step as steps
 from tlx.training.config import TrainConfig
 from tlx.training.state import init_state
 
+pytestmark = pytest.mark.jax_versions
+
 
 def make(memory=True, **config):
     module = Toy(memory=memory)

@@ -39,11 +39,11 @@ class EmbeddingMixin(TextMixin):
         arrays = batch._asdict()
         if self._characters is not None:
             arrays["characters"] = self._characters[arrays["tokens"]]
-        hidden_NTD = np.asarray(forward_hidden(self.network, self.params["model"], arrays), np.float32)
+        hidden_BTD = np.asarray(forward_hidden(self.network, self.params["model"], arrays), np.float32)
         # Special tokens around the text are left out of the mean.
-        position_1T = np.arange(hidden_NTD.shape[1])[None]
-        lengths_N1 = np.array([[len(row) - len(suffix)] for row in rows])
-        weight_NT = (position_1T >= len(prefix)) & (position_1T < lengths_N1)
-        totals = np.einsum("ntd,nt->nd", hidden_NTD, weight_NT.astype(np.float32))
-        means = totals / np.float32(np.maximum(weight_NT.sum(axis=1, keepdims=True), 1))
+        position_1T = np.arange(hidden_BTD.shape[1])[None]
+        lengths_B1 = np.array([[len(row) - len(suffix)] for row in rows])
+        weight_BT = (position_1T >= len(prefix)) & (position_1T < lengths_B1)
+        totals = np.einsum("ntd,nt->nd", hidden_BTD, weight_BT.astype(np.float32))
+        means = totals / np.float32(np.maximum(weight_BT.sum(axis=1, keepdims=True), 1))
         return means[0] if isinstance(texts, str) else means

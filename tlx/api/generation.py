@@ -1,4 +1,7 @@
-"""Text written by a loaded model: continuations, filled masks, a conversation's next answer."""
+"""Text written by a loaded model: continuations, filled masks, a conversation's next answer.
+
+Shapes: A states of the automaton of stop strings.
+"""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -91,7 +94,7 @@ class GenerationMixin(TextMixin):
         else:
             first = vocab.eos if self.kind == "two_stream" else vocab.bos
             rows = [[first, *self._encode(text)] for text in texts]
-        stops_SV = self.automaton(tuple(stop), any(map(self._keeps_special, texts)))
+        stops_AV = self.automaton(tuple(stop), any(map(self._keeps_special, texts)))
         if num_beams:
             hypotheses = beam_search(
                 self.network,
@@ -103,7 +106,7 @@ class GenerationMixin(TextMixin):
                 length_penalty=length_penalty,
                 sources=sources,
                 max_length=self.max_length,
-                stops_SV=stops_SV,
+                stops_AV=stops_AV,
             )
             outputs = [best.tokens for best, *_ in hypotheses]
         else:
@@ -117,7 +120,7 @@ class GenerationMixin(TextMixin):
                 seed=seed,
                 sources=sources,
                 max_length=self.max_length,
-                stops_SV=stops_SV,
+                stops_AV=stops_AV,
             )
         answers = [self._decode_answer(text, tokens) for text, tokens in zip(texts, outputs, strict=True)]
         answers = [stopping.cut(answer, stop) for answer in answers]

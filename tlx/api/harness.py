@@ -8,6 +8,8 @@ or `tlx evaluate RUN --harness=hellaswag --shots=5`. Requests are tokenized and 
 harness's own Hugging Face model, so that an imported model gets the scores that the original gets there; a
 model trained by tlx reads the special ids around a text that it was trained with.
 
+Shapes: A states of the automaton of stop strings.
+
 Importing this module needs the package lm-eval (the extra "harness").
 """
 
@@ -240,7 +242,7 @@ class HarnessModel(TemplateLM):
         # The end of a context that is too long is what the answer depends on.
         rows = [self.tok_encode(context)[-max_context:] or [self._prefix] for context in contexts]
         prompts, sources = self._decoder_inputs(rows)
-        stops_SV = lm.automaton(tuple(until), False)
+        stops_AV = lm.automaton(tuple(until), False)
         if num_beams > 1:
             hypotheses = beam_search(
                 lm.network,
@@ -252,7 +254,7 @@ class HarnessModel(TemplateLM):
                 length_penalty=kwargs.get("length_penalty", 1.0),
                 sources=sources,
                 max_length=lm.max_length,
-                stops_SV=stops_SV,
+                stops_AV=stops_AV,
             )
             outputs = [best.tokens for best, *_ in hypotheses]
         else:
@@ -265,7 +267,7 @@ class HarnessModel(TemplateLM):
                 sampling=_sampling(kwargs),
                 sources=sources,
                 max_length=lm.max_length,
-                stops_SV=stops_SV,
+                stops_AV=stops_AV,
             )
         return [stopping.cut(lm.tokenizer.decode(ids), until) for ids in outputs]
 

@@ -107,7 +107,7 @@ def reply(
         sampling=sampling,
         seed=seed,
         max_length=max_length,
-        stops_SV=automaton((stop,), lm.tokenizer) if stop else None,
+        stops_AV=automaton((stop,), lm.tokenizer) if stop else None,
     )
     text = lm.tokenizer.decode(tokens)
     if stop:

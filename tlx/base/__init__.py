@@ -1,1 +1,1 @@
-"""Floor 0: what everything else stands on. Imports nothing of tlx above it."""
+"""Floor 0: configs, errors, files and parameter trees. Imports nothing of tlx above it."""

@@ -1,4 +1,4 @@
-"""What is known of each kind of chip: chips.json beside this file, with the source of every row."""
+"""Specifications of accelerators: chips.json beside this file, with the source of every row."""
 
 import dataclasses
 import functools
@@ -10,47 +10,66 @@ from tlx.base.errors import ConfigError, one_of
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One kind of chip. Bytes, FLOP/s (dense), bytes/s; zero where the maker says nothing."""
+    """Specification of one kind of chip; 0 where the manufacturer publishes no value."""
 
     name: str
-    platform: str  # "tpu", "gpu" or "cpu"
-    names: tuple[str, ...]  # how a device's kind names it
-    accelerator_type: str  # of a TPU: what a slice's name begins with
-    devices: int  # that JAX shows for a chip
+    """Name of the row."""
+    platform: str
+    """Platform in JAX: "tpu", "gpu" or "cpu"."""
+    names: tuple[str, ...]
+    """Parts of JAX's `device_kind` that identify the chip."""
+    accelerator_type: str
+    """Prefix of the accelerator types of Cloud TPU slices; empty for other platforms."""
+    devices: int
+    """JAX devices per chip."""
     chips_per_host: int
-    torus: int  # dims of the network between the chips of a slice; 0: all to all within a host
+    """Chips of one host."""
+    torus: int
+    """Dimensions of the network between the chips of a slice; 0: all to all within a host."""
     memory: int
-    memory_usable: int  # what the compiler lets a program have
+    """Device memory, in bytes."""
+    memory_usable: int
+    """Device memory that the compiler gives a program, in bytes."""
     memory_bandwidth: float
+    """Bandwidth of device memory, in bytes/s."""
     bf16_flops: float
+    """Peak of dense bfloat16 products, in FLOP/s."""
     int8_ops: float
+    """Peak of dense int8 products, in operations/s."""
     clock_hz: float
-    link_bandwidth: float  # out of a chip over the fast network
-    network_bandwidth: float  # a chip's share of its host's network
+    """Clock frequency, in Hz."""
+    link_bandwidth: float
+    """Bandwidth out of a chip over the fast network, in bytes/s."""
+    network_bandwidth: float
+    """Bandwidth of the host's network divided by its chips, in bytes/s."""
     watts: float
+    """Power, in watts."""
     source: str
+    """Where the values were published."""
 
 
 @functools.cache
 def chips() -> dict[str, Chip]:
-    """All rows of the table, by name."""
+    """Return all rows of the table by name."""
     rows = json.loads(pathlib.Path(__file__).with_name("chips.json").read_text())["chips"]
     return {name: Chip(name=name, **row | {"names": tuple(row["names"])}) for name, row in rows.items()}
 
 
 def chip(name: str, field: str = "chip") -> Chip:
-    """The row of that name; ConfigError with the legal ones."""
+    """Return the row of a name. Raises ConfigError with the legal names; `field` is the config key."""
     if name not in chips():
         raise ConfigError(one_of(field, name, chips()))
     return chips()[name]
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The row that a JAX device's `device_kind` belongs to; None for one that is not in the table."""
-    found = [
+    """Return the row of a JAX device's `device_kind`, by the longest matching name; None if there is none."""
+    matches = [
         (len(part), row)
         for row in chips().values()
         for part in row.names
         if part.lower() in device_kind.lower()
     ]
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+    if not matches:
+        return None
+    return max(matches, key=lambda pair: pair[0])[1]

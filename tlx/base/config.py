@@ -1,4 +1,4 @@
-"""Nested frozen dataclasses from plain mappings and back; unknown keys and wrong types are errors."""
+"""Converts plain mappings to nested frozen dataclasses and back, with type checks."""
 
 import dataclasses
 import types
@@ -13,12 +13,22 @@ T = TypeVar("T")
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
-    """Builds the dataclass `cls` from `values`, nested dataclasses included.
+    """Build a dataclass from a mapping, with nested dataclasses.
 
-    Raises ConfigError naming the key (`path.key`), the legal keys or the expected type.
+    Args:
+        cls: Type of the dataclass.
+        values: Values by field; fields with a default may be missing.
+        path: Dotted key of `values`, for messages.
+
+    Returns:
+        An instance of `cls`.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value has the wrong type.
     """
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    dataclass_type: Any = cls  # T has no bound: there is no public type of all dataclasses
+    fields = {field.name: field for field in dataclasses.fields(dataclass_type)}
     for key in values:
         if key not in fields:
             raise unknown_key(path, key, fields)
@@ -31,7 +41,16 @@ def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config") -> 
 
 
 def unknown_key(path: str, key: str, legal: Collection[str]) -> ConfigError:
-    """The error for a key that the group at `path` does not have: names its new name, or the nearest key."""
+    """Make the error for an unknown key, with its new name or the nearest legal key.
+
+    Args:
+        path: Dotted key of the group.
+        key: The unknown key.
+        legal: Keys of the group.
+
+    Returns:
+        The error, to be raised.
+    """
     new = renamed_keys.new_name(path, key, legal)
     if new is not None:
         return ConfigError(f"{path}.{key} is now called {path}.{new}")
@@ -39,7 +58,7 @@ def unknown_key(path: str, key: str, legal: Collection[str]) -> ConfigError:
 
 
 def to_dict(config: Any) -> Any:
-    """Plain dicts, lists and scalars (what JSON and ConfigDict hold) from nested dataclasses."""
+    """Convert nested dataclasses to plain dicts, lists and scalars, as JSON and ConfigDict hold."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {field.name: to_dict(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, Mapping):
@@ -50,7 +69,7 @@ def to_dict(config: Any) -> Any:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a.b": value} from nested mappings, for printing and comparing configs."""
+    """Flatten nested mappings to {"a.b": value}, for printing and comparing configs."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -68,10 +87,11 @@ def _unknown_value(path: str, value: Any, legal: Collection[Any]) -> ConfigError
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
+    """Check a value against a type hint and convert it; `path` is its dotted key."""
     origin = typing.get_origin(hint)
     if hint is Any:
         return value
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
@@ -93,6 +113,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def _convert_union(hint: Any, value: Any, path: str) -> Any:
+    """Convert to the first option of a union that fits; reports the error of the first option."""
     options = [option for option in typing.get_args(hint) if option is not type(None)]
     if value is None:
         if len(options) == len(typing.get_args(hint)):
@@ -116,9 +137,10 @@ def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
         return tuple(_convert(inner[0], item, f"{path}[{i}]") for i, item in enumerate(items))
     if inner and len(inner) != len(items):
         raise ConfigError(f"{path} = {value!r} must have {len(inner)} items")
-    return tuple(
-        _convert(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(inner, items, strict=True))
-    )
+    converted = []
+    for i, (item_hint, item) in enumerate(zip(inner, items, strict=True)):
+        converted.append(_convert(item_hint, item, f"{path}[{i}]"))
+    return tuple(converted)
 
 
 def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
@@ -126,6 +148,7 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
+    # bool is a subclass of int, but no number.
     if isinstance(value, bool) and hint is not bool or not isinstance(value, hint):
         raise ConfigError(f"{path} = {value!r} must be {hint.__name__}, not {type(value).__name__}")
     return value

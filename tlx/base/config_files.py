@@ -1,4 +1,4 @@
-"""Config files: how one is found by its path or packaged name, run, and changed by dotted keys."""
+"""Config files: located by path or packaged name, executed, and changed by dotted keys."""
 
 import ast
 import importlib.util
@@ -67,21 +67,21 @@ def set_value(config: ConfigDict, key: str, value: Any) -> None:
     """Set the existing dotted key ("train.steps") to `value`.
 
     Args:
-        config: changed in place.
-        key: dotted path of a value; not of a group of values.
-        value: any type; types are checked when the config is made a RunConfig.
+        config: Changed in place.
+        key: Dotted path of a value; not of a group of values.
+        value: Any type; types are checked when the config is converted to RunConfig.
 
     Raises:
-        ConfigError: there is no such key (names the nearest, or the key's new name), or it is a group.
+        ConfigError: There is no such key (names the nearest, or the key's new name), or it is a group.
     """
     _check_names(config, key, "")
     get_value(config, key)
-    *groups, last = key.split(".")
+    names = key.split(".")
     node: Any = config
-    for name in groups:
+    for name in names[:-1]:
         node = node[name]
     with node.ignore_type():
-        node[last] = value
+        node[names[-1]] = value
 
 
 def get_value(config: ConfigDict, key: str) -> Any:
@@ -104,7 +104,7 @@ def packaged_configs() -> pathlib.Path:
 
 
 def _split(name: str) -> tuple[pathlib.Path, str]:
-    """File and argument of FILE:arg; a path wins over a packaged name."""
+    """Split FILE:arg to path and argument; an existing path takes precedence over a packaged name."""
     file, _, arg = name.partition(":")
     path = pathlib.Path(file)
     if path.is_file():
@@ -117,6 +117,7 @@ def _split(name: str) -> tuple[pathlib.Path, str]:
 
 
 def _member(node: Any, path: str, name: str) -> Any:
+    """Value of the key `name` of a group. Raises ConfigError where there is none."""
     if not isinstance(node, Mapping | ConfigDict):
         raise ConfigError(f"{path} = {node!r} is a value, not a group: it has no key {name!r}")
     if name not in node:
@@ -125,7 +126,7 @@ def _member(node: Any, path: str, name: str) -> Any:
 
 
 def _check_names(config: ConfigDict, key: str, prefix: str) -> None:
-    """Raise ConfigError with today's dotted key where a name in `key` is an old one."""
+    """Raise ConfigError with the current dotted key where `key` has an old name in it."""
     node: Any = config
     names: list[str] = []
     for name in key.split("."):
@@ -141,7 +142,7 @@ def _check_names(config: ConfigDict, key: str, prefix: str) -> None:
 
 
 def _renamed_key(error: Exception, path: pathlib.Path) -> str | None:
-    """The message where a config file uses a key by an old name; None for any other error of it."""
+    """Message for a config file that uses an old name of a key; None for any other error."""
     match = re.search(r"""^[\\"']*(?:Key ")?([a-z_0-9]+)["'\\]*(?:$| does not exist)""", str(error))
     renamings = new_paths_of(match[1]) if match else []
     if not renamings:
@@ -152,16 +153,16 @@ def _renamed_key(error: Exception, path: pathlib.Path) -> str | None:
     if frames:
         line = frames[-1].line or ""
         where = f"{path}:{frames[-1].lineno}"
-    # Several groups had a key "decay": the line may say which, as in schedule.decay or schedule["decay"].
-    named = []
+    # Several groups had a key "decay"; the line may name the group, as in schedule.decay or schedule["decay"].
+    in_line = []
     for old, new in renamings:
         if re.search(r"\b" + r"\W+".join(old.split(".")[-2:]) + r"\b", line):
-            named.append((old, new))
-    return f"{where}: " + ", ".join(f"{old} is now called {new}" for old, new in named or renamings)
+            in_line.append((old, new))
+    return f"{where}: " + ", ".join(f"{old} is now called {new}" for old, new in in_line or renamings)
 
 
 def _literal(text: str, old: Any) -> Any:
-    """The value that a word of the command line means, in place of `old`."""
+    """Value of a word of the command line that replaces `old`: a Python literal, or text."""
     if isinstance(old, str) and text != "None":
         return text
     try:

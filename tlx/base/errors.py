@@ -1,9 +1,9 @@
-"""Errors a user can cause, and the exit codes that launchers act on."""
+"""Errors that a user can cause, and the exit codes that launchers act on."""
 
 import difflib
 from collections.abc import Iterable
 
-# One table for the code and for every launcher: restart on RETRYABLE, give up on the rest.
+# One table for the code and for every launcher: restart on RETRYABLE, stop on all others.
 OK = 0
 USAGE = 2
 PREEMPTED = 42
@@ -20,7 +20,7 @@ RETRYABLE = (PREEMPTED, 134, 137, 139, 143, WATCHDOG)
 
 
 class UserError(Exception):
-    """Something the user can mend: printed as one message without a traceback, then exit `code`."""
+    """An error that the user can fix: printed as one message without a traceback, then exit with `code`."""
 
     code = CONFIG
 
@@ -46,25 +46,25 @@ class CheckpointError(UserError):
 
 
 class LeaseError(UserError):
-    """Another run holds the directory."""
+    """Another run holds the lease of the directory."""
 
     code = LEASE
 
 
 class NumericsError(UserError):
-    """Training stopped being finite."""
+    """The loss or a gradient is not finite."""
 
     code = NUMERICS
 
 
 class ReplicaMismatch(UserError):
-    """Processes that must agree do not."""
+    """Replicas that must be equal differ."""
 
     code = REPLICA_MISMATCH
 
 
 class LostProcess(UserError):
-    """Another process of the run is missing or gone: nothing is wrong here, and a restart may mend it."""
+    """Another process of the run is missing or has ended; a restart may fix it."""
 
     code = WATCHDOG
 
@@ -76,19 +76,28 @@ class StallError(UserError):
 
 
 class DeviceMemoryError(UserError):
-    """The run does not fit the device."""
+    """The run does not fit the memory of the device."""
 
     code = MEMORY
 
 
 class Preempted(Exception):
-    """The run was asked to stop and has saved; rerun the same command to go on."""
+    """The run was asked to stop and has saved a checkpoint; the same command resumes it."""
 
     code = PREEMPTED
 
 
 def one_of(field: str, value: object, choices: Iterable[object]) -> str:
-    """Message for a value that is not among `choices`: names the field, the choices and the nearest."""
+    """Make the message for a value that is not legal, with the nearest legal value.
+
+    Args:
+        field: Config key, or name of the value.
+        value: The value.
+        choices: Legal values.
+
+    Returns:
+        The message.
+    """
     names = [str(choice) for choice in choices]
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, hashes, and the user's cache folder."""
+"""Atomic writes, JSON files, hashes, and the user's cache folder."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from tlx.base.errors import StorageError
 
 @contextlib.contextmanager
 def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """Writes under a temporary name in the same folder, syncs, and renames: readers see all or nothing."""
+    """Open a file for writing under a temporary name, then sync and rename it: readers see all or nothing."""
     path = pathlib.Path(path)
     name = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the user's umask
@@ -33,20 +33,20 @@ def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Atomically writes indented JSON."""
+    """Write indented JSON atomically."""
     with atomic_open(path) as handle:
         json.dump(value, handle, indent=2, sort_keys=False)
         handle.write("\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Parses a JSON file."""
+    """Parse a JSON file."""
     with open(path, encoding="utf-8") as handle:
         return json.load(handle)
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
-    """Makes a rename in `folder` survive a power cut."""
+    """Sync a folder, so that a rename in it survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -55,7 +55,7 @@ def sync_folder(folder: str | os.PathLike) -> None:
 
 
 def sha256_file(path: str | os.PathLike) -> str:
-    """Hex sha256 of a file's content, read in 1 MiB pieces."""
+    """Return the hex sha256 of a file's content, read in pieces of 1 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
         while piece := handle.read(1 << 20):
@@ -64,16 +64,18 @@ def sha256_file(path: str | os.PathLike) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Hex sha256 of a JSON value in canonical form."""
+    """Return the hex sha256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def cache_folder() -> pathlib.Path:
-    """$TLX_CACHE, else $XDG_CACHE_HOME/tlx, else ~/.cache/tlx; made if absent."""
-    base = os.environ.get("TLX_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tlx"
-    )
-    folder = pathlib.Path(base)
+    """Return the cache folder, and create it where it is missing.
+
+    It is $TLX_CACHE, else $XDG_CACHE_HOME/tlx, else ~/.cache/tlx. Raises StorageError where it cannot be
+    created.
+    """
+    user_cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = pathlib.Path(os.environ.get("TLX_CACHE") or os.path.join(user_cache, "tlx"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Tables from a name to the code behind it, imported only when asked for."""
+"""Tables from names in configs to code, imported only when it is used."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -8,10 +8,10 @@ from tlx.base.errors import ConfigError, one_of
 
 
 class Table(Mapping[str, str]):
-    """Names to "module:attr" strings. What a config says is looked up here and nowhere else.
+    """Mapping from names to "module:attr" strings; the only way in which names in configs become code.
 
-    A name of the form "package.module:attr" reaches code outside tlx; `load` refuses it unless its
-    top-level package is in `allow`, so that a config read from a checkpoint cannot execute anything.
+    A name of the form "package.module:attr" refers to code outside tlx. `load` refuses it unless its
+    top-level package is in `allow`, so that a config read from a checkpoint cannot execute other code.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, str]):
@@ -28,7 +28,11 @@ class Table(Mapping[str, str]):
         return len(self._entries)
 
     def load(self, name: str, *, allow: tuple[str, ...] | None = None) -> Any:
-        """The object called `name`. `allow=None` trusts any package (a config the user named)."""
+        """Import the object of a name.
+
+        `allow` lists the trusted packages outside tlx; None trusts every package, for a config that the user
+        named. Raises ConfigError where the name is unknown, not allowed, or cannot be imported.
+        """
         target = self._entries.get(name)
         if target is None:
             if ":" not in name:

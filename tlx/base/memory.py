@@ -1,4 +1,4 @@
-"""How much memory this machine has, and how this process keeps what it frees of it."""
+"""Main memory of the host, and the allocator of this process."""
 
 import contextlib
 import ctypes
@@ -10,25 +10,25 @@ from collections.abc import Callable, Iterator
 _TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
 
-# What glibc's own adjustment of the thresholds comes to in a program with large arrays
-# (DEFAULT_MMAP_THRESHOLD_MAX and twice that). Once they were set, it adjusts them no more, and their values
-# before cannot be read.
+# The values that glibc's dynamic adjustment reaches in a program with large arrays
+# (DEFAULT_MMAP_THRESHOLD_MAX and twice that). Setting a threshold ends the adjustment, and earlier values
+# cannot be read, so these are restored instead.
 _USUAL_MMAP_THRESHOLD = 2**25
 _USUAL_TRIM_THRESHOLD = 2**26
 
 
 def machine_bytes() -> int:
-    """Main memory of this machine, in bytes."""
+    """Return the main memory of this host, in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Let glibc keep freed blocks for the next step while the context lasts, not return them to the system.
+    """Make glibc reuse freed blocks instead of returning them to the system, inside the context.
 
-    A training step on CPU frees and asks for the same large buffers again each time; with the default
-    thresholds a seventh of its time goes into page faults. Afterwards what is free is returned. Does nothing
-    where there is no glibc.
+    A training step on CPU frees and allocates the same large buffers each time; with the default thresholds
+    a seventh of its time goes into page faults. Free blocks are returned at the end of the context. Does
+    nothing without glibc.
     """
     mallopt = _c_function("mallopt")
     if mallopt is None:
@@ -47,7 +47,7 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 def _c_function(name: str) -> Callable[..., int] | None:
-    """A function of this process' C library on Linux; None where it has no such function."""
+    """Function of the C library on Linux; None where there is no such function."""
     if sys.platform != "linux":
         return None
     return getattr(ctypes.CDLL(None), name, None)

@@ -1,4 +1,4 @@
-"""The platform that a step is made for: the one of this process, or one that it only compiles for."""
+"""The platform that a step is compiled for: that of this process, or one that only is compiled for."""
 
 import contextlib
 import contextvars
@@ -12,22 +12,22 @@ _COMPILED_FOR: contextvars.ContextVar[tuple[str, str] | None] = contextvars.Cont
 
 
 def platform() -> str:
-    """ "cpu", "tpu" or "gpu": what decides the dtype "auto", the attention kernel and the unrolling."""
-    made_for = _COMPILED_FOR.get()
-    return made_for[0] if made_for else jax.default_backend()
+    """Return "cpu", "tpu" or "gpu"; it selects the dtype "auto", the attention kernel and the unrolling."""
+    target = _COMPILED_FOR.get()
+    return target[0] if target else jax.default_backend()
 
 
 def device_kind() -> str:
-    """JAX's name of the device that steps are made for, "TPU v4"; "" where only the platform was named."""
-    made_for = _COMPILED_FOR.get()
-    return made_for[1] if made_for else jax.devices()[0].device_kind
+    """Return JAX's name of the target device, such as "TPU v4"; "" where only the platform was named."""
+    target = _COMPILED_FOR.get()
+    return target[1] if target else jax.devices()[0].device_kind
 
 
 @contextlib.contextmanager
 def compile_for(name: str, kind: str = "") -> Iterator[None]:
-    """Within: steps are made as they would be on platform `name`, on a device of that kind, if one is named.
+    """Build steps for platform `name`, and for devices of that kind where one is named, inside the context.
 
-    Neither need be here.
+    The devices need not be present.
     """
     token = _COMPILED_FOR.set((name, kind))
     try:

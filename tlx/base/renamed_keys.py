@@ -1,13 +1,13 @@
-"""Config keys and values that had other names in earlier formats of run.json: the one table of them.
+"""Config keys and values that had other names in earlier formats of run.json; the only table of them.
 
-Saved configs (run.json, plans of ladders) are upgraded when they are read, with `upgrade`. On the command
-line and in config files an old name is an error of one line that names the new one: `new_name`, `new_value`,
+Saved configs (run.json, plans of ladders) are converted by `upgrade` when they are read. On the command line
+and in config files an old name is an error of one line with the new name: `new_name`, `new_value`,
 `new_path`.
 
 To rename a key: rename the field, raise FORMAT in the module that writes run.json, and add the old name here
-under that format. Groups have the names that they have in that format, so that a key of a group that is
-renamed too stands under the group's new name. "objective:NAME" holds the keys of that objective alone, which
-go before those of "objective".
+under that format. Groups are listed by their name in that format, so a key of a group that is renamed too
+stands under the new name of the group. "objective:NAME" holds keys of that objective alone, which take
+precedence over those of "objective".
 """
 
 import re
@@ -79,7 +79,7 @@ KEYS: dict[int, dict[str, dict[str, str]]] = {
             "largest": "max_set_size",
         },
         "objective": {
-            # Masked objectives and those that damage a text.
+            # Objectives that mask or corrupt text.
             "rate": "masking_rate",
             "mask_share": "mask_token_fraction",
             "random_share": "random_token_fraction",
@@ -149,8 +149,8 @@ VALUES: dict[int, dict[str, dict[str, str]]] = {
     },
 }
 
-# Groups that have the keys of another one.
-_ALIKE = {
+# Groups with the same keys as another group.
+_SAME_KEYS = {
     "objective.teacher_model": "model",
     "objective.parts[].objective": "objective",
     "data.mixture[]": "data",
@@ -159,15 +159,18 @@ _ALIKE = {
 
 
 def upgrade(values: Mapping[str, Any], saved_format: int, group: str = "") -> dict[str, Any]:
-    """Returns a copy of a saved config with the keys and values of today.
+    """Return a copy of a saved config with the current keys and values.
 
-    Keys that no table knows stay as they are; an objective from outside tlx ("package.module:attr") has keys
-    of its own, which all stay.
+    Keys that are in no table are left as they are, and so are all keys of an objective from outside tlx
+    ("package.module:attr").
 
     Args:
-        values: the config as it was saved, nested mappings and lists.
-        saved_format: the format of the file that holds it.
-        group: what `values` is; "" for the config of a run, "ladder" for that of a ladder.
+        values: The config as it was saved, nested mappings and lists.
+        saved_format: Format of the file that holds it.
+        group: Kind of config: "" for that of a run, "ladder" for that of a ladder.
+
+    Returns:
+        The config in the current format.
     """
     upgraded: Any = values
     for renaming in sorted(KEYS):
@@ -177,9 +180,16 @@ def upgrade(values: Mapping[str, Any], saved_format: int, group: str = "") -> di
 
 
 def new_name(path: str, key: str, legal: Container[str]) -> str | None:
-    """Returns today's name of an old key of the group at `path`, if it is among the `legal` ones.
+    """Return the current name of an old key, if it is a legal key of its group.
 
-    path: as messages have it, such as "config.model", "config.run.objective" or "config.data.mixture[0]".
+    Args:
+        path: Dotted key of the group as in messages, such as "config.model", "config.run.objective" or
+            "config.data.mixture[0]".
+        key: The old key.
+        legal: Keys of the group.
+
+    Returns:
+        The current name; None where the key was not renamed.
     """
     for group in _groups(_canonical(path)):
         new = group.get(key)
@@ -189,41 +199,42 @@ def new_name(path: str, key: str, legal: Container[str]) -> str | None:
 
 
 def new_value(path: str, value: Any) -> str | None:
-    """Returns today's name of an old value of the key at `path`."""
+    """Return the current name of an old value of the key at `path`; None where it was not renamed."""
     for table in VALUES.values():
-        new = table.get(_canonical(path), {}).get(value) if isinstance(value, str) else None
-        if new is not None:
-            return new
+        values = table.get(_canonical(path), {})
+        if isinstance(value, str) and value in values:
+            return values[value]
     return None
 
 
 def new_path(path: str) -> str | None:
-    """Returns today's dotted path of a path with an old name in it, None where there is none.
+    """Return the current form of a dotted path with an old name in it; None where there is none.
 
-    Old names that objectives call differently get the name that most of them have.
+    An old name that objectives renamed differently gets the name that most of them use.
     """
-    parts: list[str] = []
+    names: list[str] = []
     for key in path.split("."):
-        name, index, rest = key.partition("[")
-        old = next((group[name] for group in _groups(_canonical(".".join(parts))) if name in group), name)
-        parts.append(old + index + rest)
-    new = ".".join(parts)
+        old, bracket, index = key.partition("[")
+        groups = _groups(_canonical(".".join(names)))
+        name = next((group[old] for group in groups if old in group), old)
+        names.append(name + bracket + index)
+    new = ".".join(names)
     return new if new != path else None
 
 
 def new_paths_of(key: str) -> list[tuple[str, str]]:
-    """Returns (old path, new path) of every group that had a key of this name."""
-    found = []
+    """Return pairs (old path, new path) of all groups that had a key of this name."""
+    paths: list[tuple[str, str]] = []
     for table in KEYS.values():
         for name, group in table.items():
             if key in group:
                 shown = name.partition(":")[0]
-                found.append((f"{shown}.{key}", f"{shown}.{group[key]}"))
-    return list(dict.fromkeys(found))
+                paths.append((f"{shown}.{key}", f"{shown}.{group[key]}"))
+    return list(dict.fromkeys(paths))
 
 
 def _groups(group: str) -> Iterator[Mapping[str, str]]:
-    """Renamed keys of a group, those that all objectives share before those of one."""
+    """Renamed keys of a group: first those of all objectives, then those of single objectives."""
     for table in KEYS.values():
         if group in table:
             yield table[group]
@@ -233,18 +244,18 @@ def _groups(group: str) -> Iterator[Mapping[str, str]]:
 
 
 def _canonical(path: str) -> str:
-    """A group's path as the tables have it."""
+    """Path of a group as in the tables: without indices and prefixes of messages."""
     path = re.sub(r"\[\d+\]", "[]", path)
     path = re.sub(r"^(config|run)(\.|$)", "", path)
     path = re.sub(r"^run(\.|$)", "", path)
-    for group, like in _ALIKE.items():
+    for group, like in _SAME_KEYS.items():
         if path == group or path.startswith(group + "."):
             return _canonical(like + path[len(group) :])
     return path
 
 
 def _renamed(values: Mapping[str, Any], group: str, renaming: int, objective: str) -> dict[str, Any]:
-    """The values of a group after one renaming. `objective`: the name of the objective that they are in."""
+    """Values of a group after the renaming of one format; `objective` names the objective they belong to."""
     if group == "objective":
         objective = str(values.get("name", ""))
         if ":" in objective:
@@ -255,15 +266,16 @@ def _renamed(values: Mapping[str, Any], group: str, renaming: int, objective: st
     for key, value in values.items():
         key = keys.get(key, key)
         inner = f"{group}.{key}" if group else key
-        result[key] = _renamed_value(value, _ALIKE.get(inner, inner), renaming, objective)
+        result[key] = _renamed_value(value, _SAME_KEYS.get(inner, inner), renaming, objective)
     return result
 
 
 def _renamed_value(value: Any, path: str, renaming: int, objective: str) -> Any:
+    """One value at `path` after the renaming of one format."""
     if isinstance(value, Mapping):
         return _renamed(value, path, renaming, objective)
     if isinstance(value, list | tuple):
-        inner = _ALIKE.get(f"{path}[]", f"{path}[]")
+        inner = _SAME_KEYS.get(f"{path}[]", f"{path}[]")
         items = (
             _renamed(item, inner, renaming, objective) if isinstance(item, Mapping) else item
             for item in value

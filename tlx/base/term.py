@@ -1,4 +1,4 @@
-"""(sum, weight) pairs: what objectives and evaluations return, so that shards and microbatches add up."""
+"""Losses and metrics as (sum, weight) pairs, which add up over shards and microbatches."""
 
 from typing import NamedTuple
 
@@ -7,19 +7,19 @@ import jax.numpy as jnp
 
 
 class Term(NamedTuple):
-    """A quantity as a float32 sum and the weight to divide it by, once, at the end.
-
-    `scale` is its coefficient in the loss that is minimised; 0 makes it a metric.
-    """
+    """A loss or a metric as a sum and the weight by which it is divided once, at the end."""
 
     sum: jax.Array
+    """float32 [], weighted sum over examples."""
     weight: jax.Array
+    """float32 [], sum of the weights."""
     loss_weight: float = 0.0
+    """Coefficient of the mean in the loss that is minimised; 0: a metric."""
 
 
 Terms = dict[str, Term]
 
 
 def mean(term: Term) -> jax.Array:
-    """sum / weight, and 0 where the weight is 0."""
+    """Return sum / weight, and 0 where the weight is 0."""
     return jnp.where(term.weight > 0, term.sum / jnp.maximum(term.weight, 1e-9), 0.0)

@@ -1,4 +1,4 @@
-"""Parameters by path: every rule of tlx (decay, freezing, sharding, conversion) names leaves this way."""
+"""Parameters by path; rules of weight decay, freezing, sharding and conversion match these paths."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -8,49 +8,60 @@ import jax
 
 
 def path_string(path: tuple[Any, ...]) -> str:
-    """ "model/blocks/attention/query/kernel" from a jax key path."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+    """Convert a JAX key path to a string such as "model/blocks/attention/query/kernel"."""
+    # Keys of a dict, an attribute and a sequence store their value under different names.
+    names = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in path)
+    return "/".join(str(name) for name in names)
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """{path: leaf} in the tree's own order."""
+    """Return {path: leaf} in the order of the tree."""
     return {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts from {path: leaf}."""
+    """Build nested dicts from {path: leaf}."""
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
-        *parents, name = path.split("/")
+        names = path.split("/")
         node = tree
-        for parent in parents:
+        for parent in names[:-1]:
             node = node.setdefault(parent, {})
-        node[name] = leaf
+        node[names[-1]] = leaf
     return tree
 
 
-def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`jax.tree.map` whose function takes the path string first."""
+def map_with_path(function: Callable[..., Any], tree: Any, *other_trees: Any) -> Any:
+    """Map a function (path string, leaf, leaves of the other trees) over a tree, as `jax.tree.map` does."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, *leaves: function(path_string(path), *leaves), tree, *rest
+        lambda path, *leaves: function(path_string(path), *leaves), tree, *other_trees
     )
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether the regular expression is found in the path (anchor it with ^ and $ where that matters)."""
+    """Return whether a regular expression matches anywhere in a path (^ and $ anchor it)."""
     return re.search(pattern, path) is not None
 
 
 def num_params(tree: Any) -> int:
-    """Number of scalars in all leaves (arrays or ShapeDtypeStructs)."""
+    """Return the number of scalars in all leaves (arrays or ShapeDtypeStructs)."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def num_bytes(tree: Any) -> int:
-    """Bytes of all leaves (arrays or ShapeDtypeStructs)."""
+    """Return the bytes of all leaves (arrays or ShapeDtypeStructs)."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def first_match(rules: Iterable[tuple[str, Any]], path: str, default: Any) -> Any:
-    """Value of the first rule (regex, value) that matches the path."""
+    """Return the value of the first rule that matches a path.
+
+    Args:
+        rules: Pairs (regular expression, value).
+        path: Path of a parameter.
+        default: Returned where no rule matches.
+
+    Returns:
+        The value.
+    """
     return next((value for pattern, value in rules if matches(pattern, path)), default)

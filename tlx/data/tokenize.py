@@ -65,7 +65,7 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
     with bar, (folder / TOKENS).open("wb") as out:
         for encoded in _ordered_map(lambda chunk: _encode(chunk, tokenizer, add_eos), _chunks(source)):
             out.write(encoded.tokens.tobytes())
-            digest.update(encoded.tokens)
+            digest.update(encoded.tokens.data)
             lengths.append(encoded.lengths)
             replies.append(encoded.replies + num_tokens)
             num_tokens += len(encoded.tokens)
@@ -75,12 +75,12 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
     if not lengths:
         raise DataError(f"{source.name} has no documents")
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-    digest.update(offsets)
+    digest.update(offsets.data)
     (folder / OFFSETS).write_bytes(offsets.tobytes())
     num_replies = sum(len(starts) for starts in replies)
     if num_replies:
         turn_starts = np.concatenate(replies)
-        digest.update(turn_starts)
+        digest.update(turn_starts.data)
         (folder / REPLIES).write_bytes(turn_starts.tobytes())
     assert offsets[-1] * dtype.itemsize == (folder / TOKENS).stat().st_size
     write_json(

@@ -6,7 +6,7 @@ where an objective reads one. Reading a window costs a few numpy calls on a slic
 independent of the size of the split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -337,15 +337,16 @@ def make_layout(cache: TokenCache, reads: WindowSpec, packing: str, pad: int) ->
         raise ConfigError(
             f"{cache.meta['source']} has pairs of texts (target_column), which this objective does not read"
         )
-    kind = BestFit if packing == "best_fit" else _LAYOUTS[reads.layout]
+    layout = BestFit if packing == "best_fit" else _LAYOUTS[reads.layout]
     if reads.layout == "packed_or_parallel":
-        kind = Pairs if parallel else Unpaired
+        layout = Pairs if parallel else Unpaired
     if reads.layout == "turns" and parallel:
-        kind = Pairs  # a pair is a conversation of two turns
-    return kind(cache, reads.length, reads.overlap, pad)
+        layout = Pairs  # a pair is a conversation of two turns
+    return layout(cache, reads.length, reads.overlap, pad)
 
 
-_LAYOUTS: dict[str, type[WindowLayout]] = {
+# Constructors (cache, length, overlap, pad) by the name of a layout.
+_LAYOUTS: dict[str, Callable[[TokenCache, int, int, int], WindowLayout]] = {
     "packed": Packed,
     "stream": Stream,
     "document": Documents,

@@ -1,1 +1,1 @@
-"""From a model to text: choice of the next token, and the loop around the cached model."""
+"""Decoding: choice of the next token, and the loops around the cached model."""

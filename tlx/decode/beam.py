@@ -1,9 +1,11 @@
-"""Beam search through the cached model: the likeliest continuations that a narrow search finds.
+"""Beam search through the cached model.
 
-The rules are those of `transformers` (early_stopping = False): of the 2K likeliest continuations of a row's
-K beams, those that end within the first K compete for the K places of finished ones, by log-probability
-over (number of new tokens) ** length_penalty, and the first K that do not end go on; a row is done when its
-best running beam, at its present length, is no better than its worst finished one.
+The rules are those of `transformers` (early_stopping = False). Of the 2K likeliest continuations of a row's K
+beams, those that end within the first K compete for the K finished hypotheses, by log-probability over
+(number of new tokens) ** length_penalty; the first K that do not end stay running. A row is done when its
+best running beam, at its present length, is no better than its worst finished hypothesis.
+
+Shapes: A states of the automaton, U candidates of a row (2 K), W rows of the cache (B times K).
 """
 
 import functools
@@ -24,28 +26,40 @@ from tlx.nn.cache import KVCache
 from tlx.parallel import constrain
 from tlx.text.vocabulary import Vocabulary
 
-NONE = -1e9  # the score of what does not exist
+# Score of a hypothesis that does not exist; finite, so that arithmetic with it gives no nan.
+NONE = -1e9
 
 
 class Hypothesis(NamedTuple):
-    """A continuation without its prompt and its eos."""
+    """A continuation of a prompt."""
 
     tokens: list[int]
-    score: float  # log-probability / (tokens with the eos) ** length_penalty
+    """Token ids without the prompt and without eos."""
+    score: float
+    """Log-probability / (number of tokens with the eos) ** length_penalty."""
 
 
 class BeamState(NamedTuple):
     """State of the search; K beams in each of B rows, best first."""
 
-    step: jax.Array  # tokens so far
-    running_BKN: jax.Array
+    step: jax.Array
+    """Number of tokens so far, int32 []."""
+    running_BKT: jax.Array
+    """Token ids of the running beams."""
     log_probs_BK: jax.Array
-    finished_BKN: jax.Array
+    """Log-probabilities of the running beams."""
+    finished_BKT: jax.Array
+    """Token ids of the finished hypotheses."""
     scores_BK: jax.Array
-    counts_BK: jax.Array  # tokens of the finished ones, without eos
-    open_B: jax.Array  # rows that may still get better
-    stop_BK: jax.Array  # states of the automaton of stop strings
+    """Scores of the finished hypotheses; NONE where there is none."""
+    counts_BK: jax.Array
+    """Number of tokens of the finished hypotheses, without eos."""
+    open_B: jax.Array
+    """Whether a row may still find a better hypothesis."""
+    stop_BK: jax.Array
+    """State of the stop strings' automaton of each running beam."""
     cache: Any
+    """The model's KV cache, with B K rows."""
 
 
 def beam_search(
@@ -60,12 +74,28 @@ def beam_search(
     sources: Sequence[Sequence[int]] | None = None,
     max_length: int | None = None,
     batch_size: int = 8,
-    stops_SV: np.ndarray | None = None,
+    stops_AV: np.ndarray | None = None,
 ) -> list[list[Hypothesis]]:
-    """The `num_beams` best continuations of each prompt, best first; arguments as those of `generate`.
-    Where a stop string ends one, it is in it.
+    """Search the `num_beams` best continuations of each prompt.
 
-    Raises ConfigError for a prompt that does not fit, or a model without a cache (two streams).
+    Args:
+        lm: A Transformer of kind decoder or encoder_decoder.
+        params: Its parameters.
+        prompts: Token ids to continue; of an encoder-decoder the beginnings of the decoder's input.
+        vocab: The vocabulary, for its pad and eos.
+        num_beams: Number of beams, 1 or more.
+        max_tokens: Largest number of new tokens, eos included.
+        length_penalty: Exponent of the length by which log-probabilities are divided.
+        sources: Token ids that the encoder reads, one sequence per prompt; None for a decoder.
+        max_length: Number of positions of the model; None: no limit.
+        batch_size: Prompts per batch.
+        stops_AV: `decode.stop.automaton` of strings that end a hypothesis, which then contains the string.
+
+    Returns:
+        Hypotheses of each prompt, best first.
+
+    Raises:
+        ConfigError: a prompt does not fit, or the model has no cache (two streams).
     """
     check(prompts, sources, max_tokens, max_length)
     if num_beams < 1:
@@ -79,10 +109,10 @@ def beam_search(
         source = None
         if sources is not None:
             source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
-        knobs = BeamInputs(jnp.int32(max_tokens), jnp.float32(length_penalty), stops_SV)
-        rules = BeamSettings(num_beams, bucket(max_tokens), vocab.eos)
-        found = search(lm, params, prompt, source, knobs, rules)
-        tokens, counts, scores = (np.asarray(array) for array in found)
+        inputs = BeamInputs(jnp.int32(max_tokens), jnp.float32(length_penalty), stops_AV)
+        settings = BeamSettings(num_beams, bucket(max_tokens), vocab.eos)
+        outputs = search(lm, params, prompt, source, inputs, settings)
+        tokens, counts, scores = (np.asarray(array) for array in outputs)
         results += [
             [
                 Hypothesis(tokens[row, beam, : counts[row, beam]].tolist(), float(scores[row, beam]))
@@ -95,106 +125,154 @@ def beam_search(
 
 
 class BeamInputs(NamedTuple):
-    """What is different for every call."""
+    """Values of one call, traced: new values do not compile a new program."""
 
-    max_tokens: jax.Array  # eos included
+    max_tokens: jax.Array
+    """Largest number of new tokens, eos included."""
     length_penalty: jax.Array
-    stops_SV: jax.Array | None  # the automaton of stop strings (decode/stop.py), which end a beam
+    """Exponent of the length by which log-probabilities are divided."""
+    stops_AV: jax.Array | np.ndarray | None
+    """Automaton of stop strings (decode/stop.py), which end a beam; None without stop strings."""
 
 
 class BeamSettings(NamedTuple):
-    """What is fixed when the search is compiled."""
+    """Static values, for each of which a program is compiled."""
 
     num_beams: int
+    """K."""
     buffer_size: int
+    """Positions of the output buffer, at least max_tokens."""
     eos: int
+    """Id that ends a hypothesis."""
 
 
-@functools.partial(jax.jit, static_argnames=("lm", "rules"))
+@functools.partial(jax.jit, static_argnames=("lm", "settings"))
 def search(
-    lm: nn.Module, params: Any, prompt: Padded, source: Padded | None, knobs: BeamInputs, rules: BeamSettings
+    lm: nn.Module,
+    params: Any,
+    prompt: Padded,
+    source: Padded | None,
+    inputs: BeamInputs,
+    settings: BeamSettings,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(tokens [B, K, room], how many of them count [B, K], scores [B, K]), the best first."""
-    num_beams = rules.num_beams
+    """Search one batch.
+
+    Args:
+        lm: The model; static.
+        params: Its parameters.
+        prompt: Prompts, padded on the left.
+        source: Inputs of the encoder, padded on the right; None for a decoder.
+        inputs: Values of this call.
+        settings: Static values.
+
+    Returns:
+        (token ids [B, K, T], number of tokens [B, K], scores [B, K]) of the hypotheses, best first.
+    """
+    num_beams = settings.num_beams
     call = functools.partial(lm.apply, {"params": params})
     batch, width = prompt.tokens.shape
-    cache = call(batch, width + rules.buffer_size, *encoded(call, source), method="init_cache")
-    lengths_R = jnp.repeat(prompt.segments.sum(axis=1), num_beams)
+    cache = call(batch, width + settings.buffer_size, *encoded(call, source), method="init_cache")
+    lengths_W = jnp.repeat(prompt.segments.sum(axis=1), num_beams)
 
     def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: KVCache) -> Any:
         hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
         return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
 
     def advance(state: BeamState) -> BeamState:
-        last_R1 = state.running_BKN[:, :, state.step - 1].reshape(-1, 1)
-        positions_R1 = (lengths_R + state.step - 1)[:, None]
-        logits_RV, cache = step(last_R1, positions_R1, jnp.ones_like(positions_R1), state.cache)
-        return extend(state._replace(cache=cache), logits_RV.reshape(batch, num_beams, -1), knobs, rules)
+        last_W1 = state.running_BKT[:, :, state.step - 1].reshape(-1, 1)
+        positions_W1 = (lengths_W + state.step - 1)[:, None]
+        logits_WV, cache = step(last_W1, positions_W1, jnp.ones_like(positions_W1), state.cache)
+        return extend(state._replace(cache=cache), logits_WV.reshape(batch, num_beams, -1), inputs, settings)
 
-    def going(state: BeamState) -> jax.Array:
-        return (state.step < knobs.max_tokens) & state.open_B.any()
+    def is_running(state: BeamState) -> jax.Array:
+        return (state.step < inputs.max_tokens) & state.open_B.any()
 
     logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
-    state = _start(batch, rules, repeat(cache, num_beams))
+    state = _initial_state(batch, settings, repeat(cache, num_beams))
     logits_BKV = jnp.broadcast_to(logits_BV[:, None], (batch, num_beams, logits_BV.shape[-1]))
-    state = jax.lax.while_loop(going, advance, extend(state, logits_BKV, knobs, rules))
-    found = state.finished_BKN, state.counts_BK, state.scores_BK
-    return tuple(constrain(array, (None,) * array.ndim) for array in found)  # whole, on every process
+    state = jax.lax.while_loop(is_running, advance, extend(state, logits_BKV, inputs, settings))
+    # Replicated, so that every process can read all rows.
+    return (
+        constrain(state.finished_BKT, (None, None, None)),
+        constrain(state.counts_BK, (None, None)),
+        constrain(state.scores_BK, (None, None)),
+    )
 
 
-def extend(state: BeamState, logits_BKV: jax.Array, knobs: BeamInputs, rules: BeamSettings) -> BeamState:
-    """One more token for every beam."""
+def extend(state: BeamState, logits_BKV: jax.Array, inputs: BeamInputs, settings: BeamSettings) -> BeamState:
+    """Add one token to every beam.
+
+    Args:
+        state: State before the token.
+        logits_BKV: Logits of the token of each running beam.
+        inputs: Values of this call.
+        settings: Static values.
+
+    Returns:
+        The state after the token.
+    """
     batch, num_beams, vocab_size = logits_BKV.shape
     log_probs = jax.nn.log_softmax(logits_BKV, axis=-1) + state.log_probs_BK[:, :, None]
-    best_BC, flat_BC = jax.lax.top_k(log_probs.reshape(batch, -1), 2 * num_beams)
-    parent_BC, token_BC = flat_BC // vocab_size, (flat_BC % vocab_size).astype(jnp.int32)
-    text_BCN = jnp.take_along_axis(state.running_BKN, parent_BC[:, :, None], axis=1)
-    text_BCN = jax.lax.dynamic_update_index_in_dim(text_BCN, token_BC, state.step, axis=2)
+    best_BU, flat_BU = jax.lax.top_k(log_probs.reshape(batch, -1), 2 * num_beams)
+    parent_BU = flat_BU // vocab_size
+    token_BU = (flat_BU % vocab_size).astype(jnp.int32)
+    text_BUT = jnp.take_along_axis(state.running_BKT, parent_BU[:, :, None], axis=1)
+    text_BUT = jax.lax.dynamic_update_index_in_dim(text_BUT, token_BU, state.step, axis=2)
     length = state.step + 1
-    stop_BC = jnp.take_along_axis(state.stop_BK, parent_BC, axis=1)
-    if knobs.stops_SV is not None:
-        stop_BC = knobs.stops_SV[stop_BC, token_BC]
-    ends_BC = (token_BC == rules.eos) | (stop_BC == FOUND) | (length >= knobs.max_tokens)
+    stop_BU = jnp.take_along_axis(state.stop_BK, parent_BU, axis=1)
+    if inputs.stops_AV is not None:
+        stop_BU = inputs.stops_AV[stop_BU, token_BU]
+    ends_BU = (token_BU == settings.eos) | (stop_BU == FOUND) | (length >= inputs.max_tokens)
 
-    scores_BC = best_BC / length.astype(jnp.float32) ** knobs.length_penalty
-    first_C = jnp.arange(2 * num_beams) < num_beams
-    counted_BC = ends_BC & first_C & state.open_B[:, None] & (best_BC > NONE / 2)
-    scores_BC = jnp.where(counted_BC, scores_BC, NONE)
-    counts_BC = jnp.where(token_BC == rules.eos, length - 1, length)
-    old = (state.finished_BKN, state.scores_BK, state.counts_BK)
+    scores_BU = best_BU / length.astype(jnp.float32) ** inputs.length_penalty
+    first_U = jnp.arange(2 * num_beams) < num_beams
+    counted_BU = ends_BU & first_U & state.open_B[:, None] & (best_BU > NONE / 2)
+    scores_BU = jnp.where(counted_BU, scores_BU, NONE)
+    counts_BU = jnp.where(token_BU == settings.eos, length - 1, length)
+    # Old and new finished hypotheses compete; the old ones come first, so that they win ties.
+    old = (state.finished_BKT, state.scores_BK, state.counts_BK)
     merged = [
-        jnp.concatenate(pair, axis=1) for pair in zip(old, (text_BCN, scores_BC, counts_BC), strict=True)
+        jnp.concatenate(pair, axis=1) for pair in zip(old, (text_BUT, scores_BU, counts_BU), strict=True)
     ]
-    kept_BK = jax.lax.top_k(merged[1], num_beams)[1]
-    finished_BKN, scores_BK, counts_BK = (_pick(array, kept_BK) for array in merged)
+    best_BK = jax.lax.top_k(merged[1], num_beams)[1]
+    finished_BKT, scores_BK, counts_BK = (_pick(array, best_BK) for array in merged)
 
-    on_BK, going_BK = jax.lax.top_k(jnp.where(ends_BC, NONE, best_BC), num_beams)
-    parents_BK = jnp.take_along_axis(parent_BC, going_BK, axis=1)
-    possible_B = on_BK[:, 0] / length.astype(jnp.float32) ** knobs.length_penalty
+    # The best candidates that do not end become the running beams.
+    log_probs_BK, running_BK = jax.lax.top_k(jnp.where(ends_BU, NONE, best_BU), num_beams)
+    parents_BK = jnp.take_along_axis(parent_BU, running_BK, axis=1)
+    possible_B = log_probs_BK[:, 0] / length.astype(jnp.float32) ** inputs.length_penalty
     return BeamState(
         length,
-        _pick(text_BCN, going_BK),
-        on_BK,
-        finished_BKN,
+        _pick(text_BUT, running_BK),
+        log_probs_BK,
+        finished_BKT,
         scores_BK,
         counts_BK,
         state.open_B & (possible_B > scores_BK.min(axis=1)),
-        _pick(stop_BC, going_BK),
+        _pick(stop_BU, running_BK),
         reorder(state.cache, parents_BK),
     )
 
 
-def _start(batch: int, rules: BeamSettings, cache: Any) -> BeamState:
-    """All beams are the prompt, and only the first counts."""
-    nothing_BK = jnp.full((batch, rules.num_beams), NONE)
-    empty_BKN = jnp.zeros((batch, rules.num_beams, rules.buffer_size), jnp.int32)
-    counts_BK = jnp.zeros((batch, rules.num_beams), jnp.int32)
-    first_BK = nothing_BK.at[:, 0].set(0.0)
-    every_B = jnp.ones(batch, bool)
-    found = (empty_BKN, nothing_BK, counts_BK)
-    return BeamState(jnp.int32(0), empty_BKN, first_BK, *found, every_B, counts_BK + BEGIN, cache)
+def _initial_state(batch: int, settings: BeamSettings, cache: Any) -> BeamState:
+    """Return the state in which all beams are the prompt, and only the first has a chance."""
+    nothing_BK = jnp.full((batch, settings.num_beams), NONE)
+    empty_BKT = jnp.zeros((batch, settings.num_beams, settings.buffer_size), jnp.int32)
+    counts_BK = jnp.zeros((batch, settings.num_beams), jnp.int32)
+    return BeamState(
+        step=jnp.int32(0),
+        running_BKT=empty_BKT,
+        log_probs_BK=nothing_BK.at[:, 0].set(0.0),
+        finished_BKT=empty_BKT,
+        scores_BK=nothing_BK,
+        counts_BK=counts_BK,
+        open_B=jnp.ones(batch, bool),
+        stop_BK=counts_BK + BEGIN,
+        cache=cache,
+    )
 
 
 def _pick(array: jax.Array, index_BK: jax.Array) -> jax.Array:
+    """Gather along axis 1, for an array of any rank."""
     index = index_BK.reshape(index_BK.shape + (1,) * (array.ndim - 2))
     return jnp.take_along_axis(array, index, axis=1)

@@ -1,7 +1,9 @@
 """Batched continuation of prompts: one prefill through the cached model, then one token at a time.
 
-Prompts of different lengths are padded on the left (segment 0), so that all rows write the same slot of
-the cache at each step. Shapes are rounded up to powers of two: a program is compiled once per bucket.
+Prompts of different lengths are padded on the left (segment 0), so that all rows write the same cache position
+at each step. Shapes are rounded up to powers of two: a program is compiled once per bucket.
+
+Shapes: A states of the automaton of stop strings.
 """
 
 import functools
@@ -34,55 +36,86 @@ def generate(
     sources: Sequence[Sequence[int]] | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
-    stops_SV: np.ndarray | None = None,
+    stops_AV: np.ndarray | None = None,
 ) -> list[list[int]]:
-    """Continuations of `prompts` (token ids), each without its prompt and without the eos that ended it.
+    """Continue each prompt.
 
-    stops_SV: `decode.stop.automaton` of strings that end a row; the token that completes one is its last.
+    Args:
+        lm: A Transformer or TwoStream.
+        params: Its parameters.
+        prompts: Token ids to continue; of an encoder-decoder the beginnings of the decoder's input.
+        vocab: The vocabulary, for its pad and eos.
+        max_tokens: Largest number of new tokens, eos included.
+        sampling: How tokens are drawn.
+        seed: Seed. Prompt i inputs from fold_in(key(seed), i), whatever else is in its batch.
+        sources: Token ids that the encoder reads, one sequence per prompt; None for other models.
+        max_length: Number of positions of the model; None: no limit.
+        batch_size: Prompts per batch.
+        stops_AV: `decode.stop.automaton` of strings that end a row; the token that completes one is its last.
 
-    `lm` is a tlx.models Transformer or TwoStream and `params` its own parameters. With `sources` it is an
-    encoder-decoder: source i is encoded, and prompt i begins the decoder's side. `max_length` is the
-    longest sequence the model has positions for (None: no limit). Prompt i draws from
-    fold_in(key(seed), i), whatever else is in its batch.
+    Returns:
+        New token ids of each prompt, without the eos that ended it.
+
+    Raises:
+        ConfigError: sampling is not legal, or a prompt or source does not fit.
     """
     sampling.validate()
     check(prompts, sources, max_tokens, max_length)
-    how = sampling.greedy, sampling.truncated, sampling.penalised
-    rules = DecodeSettings(*how, bucket(max_tokens), vocab.eos, vocab.pad)
+    settings = DecodeSettings(
+        greedy=sampling.greedy,
+        truncated=sampling.truncated,
+        penalised=sampling.penalised,
+        buffer_size=bucket(max_tokens),
+        eos=vocab.eos,
+        pad=vocab.pad,
+    )
     outputs: list[list[int]] = []
     for start in range(0, len(prompts), batch_size):
         rows = np.arange(start, min(start + batch_size, len(prompts)))
         num_real = len(rows)
-        # Rows that fill the batch up to its bucket repeat the last prompt and are thrown away.
+        # Rows that fill the batch up to its bucket repeat the last prompt and are dropped.
         rows = np.pad(rows, (0, bucket(num_real, 1) - num_real), mode="edge")
         prompt = pad([prompts[row] for row in rows], vocab.pad, left=True, limit=max_length)
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
-        draws = DecodeInputs(keys_B, jnp.int32(max_tokens), sampling_arrays(sampling), stops_SV)
+        inputs = DecodeInputs(keys_B, jnp.int32(max_tokens), sampling_arrays(sampling), stops_AV)
         if lm.cfg.kind == "two_stream":
-            new_BN, counts_B = continue_two_stream(lm, params, prompt, draws, rules)
+            new_BT, counts_B = continue_two_stream(lm, params, prompt, inputs, settings)
         else:
             source = None
             if sources is not None:
                 source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
-            new_BN, counts_B = continue_cached(lm, params, prompt, source, draws, rules)
-        new_BN, counts_B = np.asarray(new_BN), np.asarray(counts_B)
-        outputs += [new_BN[row, : counts_B[row]].tolist() for row in range(num_real)]
+            new_BT, counts_B = continue_cached(lm, params, prompt, source, inputs, settings)
+        tokens = np.asarray(new_BT)
+        counts = np.asarray(counts_B)
+        outputs += [tokens[row, : counts[row]].tolist() for row in range(num_real)]
     return outputs
 
 
-@functools.partial(jax.jit, static_argnames=("lm", "rules"))
+@functools.partial(jax.jit, static_argnames=("lm", "settings"))
 def continue_cached(
     lm: nn.Module,
     params: Any,
     prompt: Padded,
     source: Padded | None,
-    draws: DecodeInputs,
-    rules: DecodeSettings,
+    inputs: DecodeInputs,
+    settings: DecodeSettings,
 ) -> tuple[jax.Array, jax.Array]:
-    """New tokens [B, room] of prompts padded on the left, and how many of each row count."""
+    """Continue one batch of prompts through the cache.
+
+    Args:
+        lm: The model; static.
+        params: Its parameters.
+        prompt: Prompts, padded on the left.
+        source: Inputs of the encoder, padded on the right; None for a decoder.
+        inputs: Values of this call.
+        settings: Static values.
+
+    Returns:
+        (new token ids [B, T], number of tokens of each row [B]).
+    """
     call = functools.partial(lm.apply, {"params": params})
     batch, width = prompt.tokens.shape
-    cache = call(batch, width + rules.buffer_size, *encoded(call, source), method="init_cache")
+    cache = call(batch, width + settings.buffer_size, *encoded(call, source), method="init_cache")
     lengths_B = prompt.segments.sum(axis=1)
 
     def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: Any) -> Any:
@@ -94,12 +127,13 @@ def continue_cached(
         return step(state.last_B[:, None], positions_B1, jnp.ones_like(positions_B1), state.memory)
 
     logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
-    new_BN, counts_B = run(logits_BV, cache, advance, draws, rules, prompt)
-    return constrain(new_BN, (None, None)), constrain(counts_B, (None,))  # whole, on every process
+    new_BT, counts_B = run(logits_BV, cache, advance, inputs, settings, prompt)
+    # Replicated, so that every process can read all rows.
+    return constrain(new_BT, (None, None)), constrain(counts_B, (None,))
 
 
 def encoded(call: Any, source: Padded | None) -> tuple[Any, ...]:
-    """Arguments of `init_cache` that come from the encoder."""
+    """Return the arguments of `init_cache` that come from the encoder."""
     if source is None:
         return ()
     batch = {"encoder_" + name: value for name, value in source._asdict().items()}
@@ -107,7 +141,17 @@ def encoded(call: Any, source: Padded | None) -> tuple[Any, ...]:
 
 
 def check(prompts: Sequence, sources: Sequence | None, max_tokens: int, max_length: int | None) -> None:
-    """Raises ConfigError for a prompt or source that the model has no room for."""
+    """Check that prompts and sources fit the positions of the model.
+
+    Args:
+        prompts: Token ids of each prompt.
+        sources: Token ids that the encoder reads; None for other models.
+        max_tokens: Largest number of new tokens.
+        max_length: Number of positions of the model; None: no limit.
+
+    Raises:
+        ConfigError: max_tokens is not positive, or a prompt or source is empty or too long.
+    """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens = {max_tokens!r} must be at least 1")
     for number, source in enumerate(sources or ()):

@@ -1,10 +1,14 @@
-"""The loop that draws one token of each row at a time, whatever computes the logits."""
+"""Loop that draws one token of each row at a time, for any function that computes logits.
+
+Shapes: A states of the automaton of stop strings.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tlx.decode.padding import Padded
 from tlx.decode.sampling import SamplingArrays, penalised, sample
@@ -12,80 +16,110 @@ from tlx.decode.stop import BEGIN, FOUND
 
 
 class DecodeSettings(NamedTuple):
-    """What is fixed when the loop is compiled."""
+    """Static values, for each of which a program is compiled."""
 
     greedy: bool
+    """Always take the likeliest token."""
     truncated: bool
+    """Some tokens are ruled out (top-k, top-p or min-p)."""
     penalised: bool
-    buffer_size: int  # tokens that fit the buffer, at least as many as are drawn
+    """Tokens that the text contains already are penalised."""
+    buffer_size: int
+    """Positions of the output buffer, at least max_tokens."""
     eos: int
+    """Id that ends a row."""
     pad: int
+    """Id after the end of a row."""
 
 
 class DecodeInputs(NamedTuple):
-    """What is different for every call."""
+    """Values of one call, traced: new values do not compile a new program."""
 
-    keys_B: jax.Array  # step s of row b draws with fold_in(keys_B[b], s)
+    keys_B: jax.Array
+    """Key of each row; step s of row b draws with fold_in(keys_B[b], s)."""
     max_tokens: jax.Array
+    """Largest number of new tokens, eos included."""
     sampling: SamplingArrays
-    stops_SV: jax.Array | None = None  # the automaton of stop strings (decode/stop.py)
+    """Temperature and the like."""
+    stops_AV: jax.Array | np.ndarray | None = None
+    """Automaton of stop strings (decode/stop.py); None without stop strings."""
 
 
 class DecodeState(NamedTuple):
-    """State of the loop; `memory` belongs to whatever computes the logits."""
+    """State of the loop."""
 
-    step: jax.Array  # tokens drawn so far
+    step: jax.Array
+    """Number of tokens drawn so far, int32 []."""
     last_B: jax.Array
-    counts_B: jax.Array  # tokens of each row before its eos
+    """Last token of each row."""
+    counts_B: jax.Array
+    """Number of tokens of each row before its eos."""
     done_B: jax.Array
-    new_BN: jax.Array
-    seen_BV: jax.Array | None  # tokens of the text so far, where they are penalised
-    stop_B: jax.Array | None  # states of the automaton of stop strings
+    """Whether a row has ended."""
+    new_BT: jax.Array
+    """New token ids."""
+    seen_BV: jax.Array | None
+    """Whether the text contains a token; None without a repetition penalty."""
+    stop_B: jax.Array | None
+    """State of the stop strings' automaton; None without stop strings."""
     memory: Any
+    """State of the function that computes logits, such as a KV cache."""
 
 
 def run(
     logits_BV: jax.Array,
     memory: Any,
     advance: Callable[[DecodeState], tuple[jax.Array, Any]],
-    draws: DecodeInputs,
-    rules: DecodeSettings,
+    inputs: DecodeInputs,
+    settings: DecodeSettings,
     prompt: Padded,
 ) -> tuple[jax.Array, jax.Array]:
-    """(new tokens [B, room], how many of each row count), until all rows have ended or `max_tokens`.
+    """Draw tokens until all rows have ended or have `max_tokens`.
 
-    A row ends with eos, which does not count, or with the token that completes a stop string, which does.
-    `logits_BV` are those of the first token; advance(state) computes the next ones and the new memory.
+    A row ends with eos, which is not counted, or with the token that completes a stop string, which is.
+
+    Args:
+        logits_BV: Logits of the first token.
+        memory: Memory after the prompt.
+        advance: Computes the next logits and the new memory from the state.
+        inputs: Values of this call.
+        settings: Static values.
+        prompt: The prompts, whose tokens a repetition penalty counts.
+
+    Returns:
+        (new token ids [B, T], number of tokens of each row [B]).
     """
-    stops_SV, rows_B = draws.stops_SV, jnp.arange(logits_BV.shape[0])
+    stops_AV = inputs.stops_AV
+    rows_B = jnp.arange(logits_BV.shape[0])
 
     def draw(state: DecodeState, logits_BV: jax.Array, memory: Any) -> DecodeState:
-        keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(draws.keys_B, state.step)
-        seen_BV, stop_B = state.seen_BV, state.stop_B
+        keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys_B, state.step)
+        seen_BV = state.seen_BV
+        stop_B = state.stop_B
         if seen_BV is not None:
-            logits_BV = penalised(logits_BV, seen_BV, draws.sampling.repetition_penalty)
-        token_B = sample(logits_BV, keys_B, draws.sampling, rules.greedy, rules.truncated)
-        done_B = state.done_B | (token_B == rules.eos)
-        token_B = jnp.where(done_B, rules.pad, token_B)
+            logits_BV = penalised(logits_BV, seen_BV, inputs.sampling.repetition_penalty)
+        token_B = sample(logits_BV, keys_B, inputs.sampling, settings.greedy, settings.truncated)
+        done_B = state.done_B | (token_B == settings.eos)
+        token_B = jnp.where(done_B, settings.pad, token_B)
         counts_B = state.counts_B + ~done_B
         if seen_BV is not None:
             seen_BV = seen_BV.at[rows_B, token_B].set(True)
-        if stops_SV is not None:
-            stop_B = jnp.where(done_B, stop_B, stops_SV[stop_B, token_B])
+        if stops_AV is not None:
+            stop_B = jnp.where(done_B, stop_B, stops_AV[stop_B, token_B])
             done_B |= stop_B == FOUND
-        new_BN = jax.lax.dynamic_update_index_in_dim(state.new_BN, token_B, state.step, axis=1)
-        return DecodeState(state.step + 1, token_B, counts_B, done_B, new_BN, seen_BV, stop_B, memory)
+        new_BT = jax.lax.dynamic_update_index_in_dim(state.new_BT, token_B, state.step, axis=1)
+        return DecodeState(state.step + 1, token_B, counts_B, done_B, new_BT, seen_BV, stop_B, memory)
 
-    none_B = jnp.zeros_like(rows_B, jnp.int32)
+    zeros_B = jnp.zeros_like(rows_B, jnp.int32)
     seen_BV = None
-    if rules.penalised:
+    if settings.penalised:
         seen_BV = jnp.zeros(logits_BV.shape, bool).at[rows_B[:, None], prompt.tokens].max(prompt.segments > 0)
-    stop_B = None if stops_SV is None else none_B + BEGIN
-    empty_BN = jnp.full((len(rows_B), rules.buffer_size), rules.pad, jnp.int32)
-    first = DecodeState(jnp.int32(0), none_B, none_B, none_B > 0, empty_BN, seen_BV, stop_B, None)
+    stop_B = None if stops_AV is None else zeros_B + BEGIN
+    empty_BT = jnp.full((len(rows_B), settings.buffer_size), settings.pad, jnp.int32)
+    first = DecodeState(jnp.int32(0), zeros_B, zeros_B, zeros_B > 0, empty_BT, seen_BV, stop_B, None)
     state = jax.lax.while_loop(
-        lambda state: (state.step < draws.max_tokens) & ~state.done_B.all(),
+        lambda state: (state.step < inputs.max_tokens) & ~state.done_B.all(),
         lambda state: draw(state, *advance(state)),
         draw(first, logits_BV, memory),
     )
-    return state.new_BN, state.counts_B
+    return state.new_BT, state.counts_B

@@ -1,5 +1,4 @@
-"""Choice of the next token from logits: greedy, repetition penalty, temperature, top-k, top-p, min-p, with a
-random key per row."""
+"""Sampling of the next token: greedy, repetition penalty, temperature, top-k, top-p and min-p, a key per row."""
 
 import dataclasses
 import math
@@ -13,16 +12,21 @@ from tlx.base.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. The default draws from the model's own distribution."""
+    """Parameters of sampling. The default draws from the model's own distribution."""
 
-    temperature: float = 1.0  # 0: greedy
-    top_k: int = 0  # only the k likeliest tokens; 0: all
-    top_p: float = 1.0  # only the fewest tokens that together reach this probability (nucleus)
-    min_p: float = 0.0  # only tokens at least this times as likely as the likeliest (Nguyen et al. 2024)
-    repetition_penalty: float = 1.0  # what stands in the text already: logits over it, or times it below 0
+    temperature: float = 1.0
+    """Divisor of the logits; 0: greedy."""
+    top_k: int = 0
+    """Draw from the k likeliest tokens only; 0: from all."""
+    top_p: float = 1.0
+    """Draw from the fewest tokens whose probabilities reach this sum (nucleus sampling), in (0, 1]."""
+    min_p: float = 0.0
+    """Drop tokens whose probability is below min_p times that of the likeliest (Nguyen et al. 2024), 0 to 1."""
+    repetition_penalty: float = 1.0
+    """Divisor of positive logits, and factor of negative ones, of tokens in the text; 1: none."""
 
     def validate(self) -> None:
-        """Raises ConfigError for a value that cannot be used."""
+        """Raise ConfigError for a value that cannot be used."""
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"temperature = {self.temperature!r} must be 0 (greedy) or a positive number")
         if self.top_k < 0 or self.top_k != int(self.top_k):
@@ -41,27 +45,32 @@ class Sampling:
 
     @property
     def truncated(self) -> bool:
-        """Whether some tokens are ruled out, which needs a sort of the vocabulary."""
+        """Whether some tokens are ruled out, which requires sorting the vocabulary."""
         return not self.greedy and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
 
     @property
     def penalised(self) -> bool:
-        """Whether what a text holds already matters."""
+        """Whether tokens that the text contains already are penalised."""
         return self.repetition_penalty != 1
 
 
 class SamplingArrays(NamedTuple):
-    """The numbers of a Sampling as arrays, so that new values do not compile a new program."""
+    """Values of a Sampling as arrays, so that new values do not compile a new program."""
 
     temperature: jax.Array
+    """Divisor of the logits, float32 []."""
     top_k: jax.Array
+    """Number of likeliest tokens to draw from, int32 []; 0: all."""
     top_p: jax.Array
+    """Probability that the drawn-from tokens reach, float32 []."""
     min_p: jax.Array
+    """Smallest probability relative to the likeliest token's, float32 []."""
     repetition_penalty: jax.Array
+    """Penalty on tokens of the text, float32 []."""
 
 
 def sampling_arrays(sampling: Sampling) -> SamplingArrays:
-    """Scalars of `sampling`."""
+    """Convert a Sampling to scalar arrays."""
     return SamplingArrays(
         jnp.float32(sampling.temperature),
         jnp.int32(sampling.top_k),
@@ -72,20 +81,40 @@ def sampling_arrays(sampling: Sampling) -> SamplingArrays:
 
 
 def penalised(logits_BV: jax.Array, seen_BV: jax.Array, penalty: jax.Array) -> jax.Array:
-    """Logits with those of seen tokens over the penalty, or times it where negative (Keskar et al. 2019, as
-    transformers reads it)."""
+    """Divide positive logits of seen tokens by the penalty, and multiply negative ones by it.
+
+    Keskar et al. 2019, section 4.1, in the form of transformers' RepetitionPenaltyLogitsProcessor.
+
+    Args:
+        logits_BV: Logits.
+        seen_BV: Whether the text contains a token.
+        penalty: The penalty; 1 changes nothing.
+
+    Returns:
+        float32 [B, V].
+    """
     logits_BV = logits_BV.astype(jnp.float32)
-    lower_BV = jnp.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty)
-    return jnp.where(seen_BV, lower_BV, logits_BV)
+    penalised_BV = jnp.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty)
+    return jnp.where(seen_BV, penalised_BV, logits_BV)
 
 
 def sample(
     logits_BV: jax.Array, keys_B: jax.Array, values: SamplingArrays, greedy: bool, truncated: bool
 ) -> jax.Array:
-    """Next token of each row, int32 [B]; row b depends on its own logits and its own key alone.
+    """Draw the next token of each row; row b depends on its own logits and key only.
 
-    Order of operations: logits / temperature, then top-k, then top-p on what is left, then min-p (as
-    transformers does). `greedy` and `truncated` are those of the Sampling.
+    Order of operations: logits / temperature, then top-k, then top-p of the remaining tokens, then min-p (as
+    in transformers).
+
+    Args:
+        logits_BV: Logits.
+        keys_B: Random key of each row.
+        values: Temperature and the like.
+        greedy: `Sampling.greedy`; static.
+        truncated: `Sampling.truncated`; static.
+
+    Returns:
+        Token ids, int32 [B].
     """
     if greedy:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
@@ -95,16 +124,24 @@ def sample(
         return draw(keys_B, logits_BV).astype(jnp.int32)
     order_BV = jnp.argsort(logits_BV, axis=-1, descending=True)
     sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
-    kept_BV = truncate(sorted_BV, values.top_k, values.top_p, values.min_p)
-    rank_B = draw(keys_B, kept_BV)
+    truncated_BV = truncate(sorted_BV, values.top_k, values.top_p, values.min_p)
+    rank_B = draw(keys_B, truncated_BV)
     return jnp.take_along_axis(order_BV, rank_B[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
 def truncate(sorted_BV: jax.Array, top_k: jax.Array, top_p: jax.Array, min_p: jax.Array) -> jax.Array:
-    """Logits sorted downwards with -inf in place of those outside the top k, then outside the top p, then of
-    less than min_p times the first one's probability.
+    """Set logits outside the top k, then outside the top p, then below min_p to -inf.
 
     The likeliest token always stays, and so does the one that crosses `top_p`.
+
+    Args:
+        sorted_BV: Logits in descending order.
+        top_k: Number of tokens that stay; 0: all.
+        top_p: Sum of probabilities that the remaining tokens reach.
+        min_p: Smallest probability relative to the first token's.
+
+    Returns:
+        [B, V].
     """
     rank_V = jnp.arange(sorted_BV.shape[-1])
     sorted_BV = jnp.where((top_k == 0) | (rank_V < top_k), sorted_BV, -jnp.inf)

@@ -1,4 +1,4 @@
-"""What a task's model answers for records, and how good that is."""
+"""Predictions of a task's model for records, and their scores."""
 
 import dataclasses
 import itertools
@@ -19,34 +19,42 @@ Batch = Mapping[str, Any]
 
 
 class Predictor(NamedTuple):
-    """A task's module, jitted: run(params, batch) gives ({term: (sum, weight)}, outputs [B, ...])."""
+    """A task's module with its jitted forward pass."""
 
     module: TaskModule
+    """The module, without label smoothing."""
     run: Callable[[Any, Batch], tuple[dict[str, Any], dict[str, jax.Array]]]
+    """(params, batch) -> ({term: (sum, weight)}, {output: [B, ...]})."""
 
 
 class SplitPredictions(NamedTuple):
-    """Answers to the first records of a split (all of them, unless cut short), and the means of the
-    module's terms."""
+    """Predictions for the first records of a split: all of them, unless cut short."""
 
     terms: dict[str, float]
+    """Mean of each of the module's terms."""
     answers: list[Prediction]
+    """The prediction for each record."""
     records: Sequence[Record]
+    """The records, in the same order."""
 
 
 class Evaluation(NamedTuple):
-    """What answers are worth; figures are the means of terms and the task's scores."""
+    """Predictions for a split and their scores."""
 
     figures: dict[str, float]
+    """Means of the module's terms and the task's metrics, by name."""
     scores: Scores
+    """The task's metrics with the primary one's statistic and baseline."""
     answers: list[Prediction]
+    """The prediction for each record."""
     records: Sequence[Record]
+    """The records, in the same order."""
 
 
-def make_predictor(module: TaskModule, whole: Any = None) -> Predictor:
-    """Jitted, without dropout and label smoothing. Build it once: every call compiles again.
+def make_predictor(module: TaskModule, out_sharding: Any = None) -> Predictor:
+    """Jit a task's module, without dropout and label smoothing. Build it once: every call compiles again.
 
-    `whole`: the sharding of results, on every device, where there are several.
+    `out_sharding` replicates the results over several devices; None for one device.
     """
     module = module.clone(loss=dataclasses.replace(module.loss, label_smoothing=0.0))
 
@@ -54,7 +62,7 @@ def make_predictor(module: TaskModule, whole: Any = None) -> Predictor:
         terms, outputs = module.apply({"params": params}, batch, method="evaluated")
         return {name: (term.sum, term.weight) for name, term in terms.items()}, outputs
 
-    return Predictor(module, jax.jit(predict, out_shardings=whole))
+    return Predictor(module, jax.jit(predict, out_shardings=out_sharding))
 
 
 def predict_split(
@@ -67,39 +75,83 @@ def predict_split(
     place: Callable[[Batch], Batch] = lambda batch: batch,
     num_batches: int | None = None,
 ) -> SplitPredictions:
-    """Goes over the split once, or over its first batches. rows, place: as in training."""
+    """Predict the records of a split, in one pass or over its first batches.
+
+    Args:
+        predictor: The jitted module.
+        params: Its parameters {"model": ..., "heads": ...}.
+        task: The task, which turns outputs into predictions.
+        spec: The task's spec.
+        pipeline: Records and items of the split.
+        rows: Indices of the global batch rows that this process loads; None: all.
+        place: Puts a batch on the devices.
+        num_batches: Number of batches; None: the whole split.
+
+    Returns:
+        Predictions and mean terms.
+
+    Raises:
+        DataError: the split has no batches.
+    """
     batches = itertools.islice(pipeline.epoch_batches(rows), num_batches)
-    found = [predictor.run(params, place(batch)) for batch in batches]
-    if not found:
+    results = [predictor.run(params, place(batch)) for batch in batches]
+    if not results:
         raise DataError("there is nothing to answer: the split has no batches")
-    terms, outputs = zip(*jax.device_get(found), strict=True)
-    count, size = len(found) * pipeline.batch_size, len(pipeline.items)
-    # A record may be several items: only those count of which all items were seen.
-    seen = len(pipeline.records) if count >= size else max(1, pipeline.items[count].record)
-    items = [item for item in pipeline.items[:count] if item.record < seen]
-    joined = {name: np.concatenate([part[name] for part in outputs])[: len(items)] for name in outputs[0]}
+    terms, outputs = zip(*jax.device_get(results), strict=True)
+    count = len(results) * pipeline.batch_size
+    num_items = len(pipeline.items)
+    # A record may be several items: only records count of which all items were seen.
+    num_records = len(pipeline.records) if count >= num_items else max(1, pipeline.items[count].record)
+    items = [item for item in pipeline.items[:count] if item.record < num_records]
+    arrays = {name: np.concatenate([batch[name] for batch in outputs])[: len(items)] for name in outputs[0]}
     request = task.generation_requests(items, spec)
     if request is not None:
         model = predictor.module.model
-        joined["written"] = write(model, params["model"], request, spec, pipeline.batch_size)
-    return SplitPredictions(_means(terms), task.predictions(joined, items, spec), pipeline.records[:seen])
+        arrays["written"] = write(model, params["model"], request, spec, pipeline.batch_size)
+    answers = task.predictions(arrays, items, spec)
+    return SplitPredictions(_means(terms), answers, pipeline.records[:num_records])
 
 
-def evaluate_task(predictor: Predictor, params: Any, task: Task, spec: TaskSpec, *rest: Any) -> Evaluation:
-    """Answers (`rest`: as answer has it) and their scores."""
-    terms, answers, records = predict_split(predictor, params, task, spec, *rest)
+def evaluate_task(
+    predictor: Predictor,
+    params: Any,
+    task: Task,
+    spec: TaskSpec,
+    pipeline: RecordPipeline,
+    rows: Sequence[int] | None = None,
+    place: Callable[[Batch], Batch] = lambda batch: batch,
+    num_batches: int | None = None,
+) -> Evaluation:
+    """Predict the records of a split and score the predictions.
+
+    Args:
+        predictor: The jitted module.
+        params: Its parameters {"model": ..., "heads": ...}.
+        task: The task, which turns outputs into predictions and scores them.
+        spec: The task's spec.
+        pipeline: Records and items of the split.
+        rows: Indices of the global batch rows that this process loads; None: all.
+        place: Puts a batch on the devices.
+        num_batches: Number of batches; None: the whole split.
+
+    Returns:
+        Predictions and scores.
+
+    Raises:
+        DataError: the split has no batches.
+    """
+    terms, answers, records = predict_split(predictor, params, task, spec, pipeline, rows, place, num_batches)
     scores = task.score(answers, records, spec)
     return Evaluation(terms | scores.figures, scores, answers, records)
 
 
 def with_interval(evaluation: Evaluation) -> dict[str, Any]:
-    """The figures, the interval of the one that counts most (and what it is where every record gets the same
-    answer), and of how many records, for a file."""
-    found = interval(evaluation.scores.statistic, len(evaluation.records))
+    """Return the metrics, the primary one's bootstrap interval and majority baseline, for a file."""
+    bounds = interval(evaluation.scores.statistic, len(evaluation.records))
     return {
         "records": len(evaluation.records),
         "main": evaluation.scores.main,
-        "interval_95": [found.low, found.high],
+        "interval_95": [bounds.low, bounds.high],
         "same_answer": [evaluation.scores.majority_baseline],
         "lower_is_better": evaluation.scores.lower_is_better,
         **evaluation.figures,
@@ -107,6 +159,6 @@ def with_interval(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _means(terms: Sequence[Mapping[str, tuple[Any, Any]]]) -> dict[str, float]:
-    """Of each term over all batches, sums in float64."""
-    totals = {name: np.sum([part[name] for part in terms], axis=0, dtype=np.float64) for name in terms[0]}
+    """Average each term over all batches, with sums in float64."""
+    totals = {name: np.sum([batch[name] for batch in terms], axis=0, dtype=np.float64) for name in terms[0]}
     return {name: float(total / weight) if weight else 0.0 for name, (total, weight) in totals.items()}

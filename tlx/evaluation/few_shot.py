@@ -1,8 +1,8 @@
 """In-context learning: records answered by likelihood, with zero, one or a few examples and no update.
 
-Each record's prompt is a template filled with its columns, examples of the training records and their right
-answers before it (Brown et al. 2020, 2.4); what is answered is the choice that the model finds likeliest
-behind it, by four ways to compare choices, of which `by` is the one that counts.
+Each record's prompt is a template filled with its columns, preceded by examples of the training records with
+their right answers (Brown et al. 2020, 2.4). The prediction is the likeliest choice after the prompt. Choices
+are compared in four ways, of which `normalization` selects the one that is the answer.
 """
 
 import dataclasses
@@ -23,42 +23,46 @@ from tlx.tasks.shared.base import Prediction, Scores
 from tlx.tasks.shared.labels import class_of
 from tlx.tasks.shared.templates import filled
 
-# Besides the norms of a choice by itself: how much likelier the prompt makes it (Brown et al. 2020, 2.4).
+# Beside length normalization: divide by the choice's probability without the prompt (Brown et al. 2020, 2.4).
 UNCONDITIONAL = "unconditional"
 BY = (*NORMS, UNCONDITIONAL)
-_TOGETHER = 16  # choices behind one neutral prompt
+# Choices that are scored after one unconditional prompt.
+_CHOICES_PER_PROMPT = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class FewShot:
-    """What is asked, and how often it is shown.
-
-    prompt: a template of a record up to its answer, with {column} for a column. choices: templates of the
-    answers. label: the column that says which is right, by one of `labels`, which stand for the choices in
-    order. instruction: what stands before everything; separator: what stands between examples. shots:
-    examples before each record, drawn from the training records anew for each of them, by `seed` and the
-    record's number. normalization: how choices are compared, their log-likelihood ("total"), that over their
-    "bytes" or "tokens", or less their log-likelihood behind `unconditional_prompt` alone ("unconditional").
-    max_length: tokens of the longest prompt with its choice; 0: as long as the model was trained with.
-    Examples that do not fit are left out, the first ones first, then the beginning of the prompt. limit: so
-    many of the records, the first ones; 0: all.
-    """
+    """How records become prompts, and how their choices are compared."""
 
     prompt: str = "{text}\n"
+    """Template of a record up to its answer, with {column} for a column."""
     choices: tuple[str, ...] = ("no", "yes")
+    """Templates of the answers, two or more."""
     label: str = "label"
+    """Column with the right answer."""
     labels: tuple[str, ...] = ("0", "1")
+    """Values of that column, one per choice, in the same order."""
     instruction: str = ""
+    """Text before everything else."""
     separator: str = "\n\n"
+    """Text between examples."""
     shots: int = 0
+    """Number of examples before each record, drawn from the training records anew for each record."""
     seed: int = 0
+    """Seed of the examples, folded with the record's number."""
     normalization: str = "total"
+    """How choices are compared: log-likelihood ("total"), the same per "bytes" or "tokens", or minus the
+    log-likelihood after `unconditional_prompt` alone ("unconditional")."""
     unconditional_prompt: str = ""
+    """Prompt of the normalization "unconditional"."""
     max_length: int = 0
+    """Tokens of the longest prompt with its choice; 0: the training length. Examples that do not fit are
+    dropped, the first ones first, then the beginning of the prompt."""
     limit: int = 0
+    """Number of records, the first ones of the split; 0: all."""
 
     def validate(self) -> None:
-        """Raises ConfigError naming the field, its value and what is legal."""
+        """Raise ConfigError naming the field, its value and what is legal."""
         if len(self.choices) < 2 or len(self.choices) != len(self.labels):
             raise ConfigError(
                 f"objective.choices = {self.choices} must be two or more, "
@@ -73,125 +77,181 @@ class FewShot:
 
 @dataclasses.dataclass(frozen=True)
 class FewShotData:
-    """Where the records are, as for tasks that are trained."""
+    """Data of an evaluation."""
 
     records: RecordsConfig = RecordsConfig()
+    """Files and splits of the records, as for tasks that are trained."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FewShotConfig:
-    """What `tlx evaluate RUN --config=...` reads."""
+    """Config that `tlx evaluate RUN --config=...` reads."""
 
     objective: FewShot = FewShot()
+    """Prompts and choices."""
     data: FewShotData = FewShotData()
+    """Records."""
 
 
-class Reader(Protocol):
-    """What is asked of a model: tlx.LoadedModel."""
+class ChoiceScorer(Protocol):
+    """The methods that an evaluation needs of a model, such as tlx.LoadedModel."""
 
     def score_choices(
         self, prompts: Sequence[str], choices: Sequence[Sequence[str]]
     ) -> list[list[TextScore]]:
-        """How likely each choice is behind its prompt."""
+        """Compute the likelihood of each choice after its prompt."""
         ...
 
     def num_tokens(self, prompt: str, choices: Sequence[str]) -> int:
-        """Of the prompt with the longest of its choices, as the model reads them."""
+        """Count the tokens of the prompt with its longest choice, as the model reads them."""
         ...
 
 
 class Question(NamedTuple):
-    """A record as it is asked: its prompt, the examples that are in it, and its choices."""
+    """A record as the model reads it."""
 
     prompt: str
+    """The instruction, examples and the record's prompt."""
     shots: int
+    """Number of examples in the prompt."""
     choices: tuple[str, ...]
+    """The answers, filled with the record's columns."""
 
 
-def evaluate_few_shot(lm: Reader, config: FewShotConfig, split: str, length: int) -> Evaluation:
-    """Answers to the records of a split, and their scores. length: the longest prompt, where the config says
-    0. ConfigError and DataError for what does not fit, before anything is scored."""
-    how = config.objective
-    how.validate()
-    records = read_records(config.data.records, split, how.seed)
-    records = records[: how.limit or len(records)]
-    examples = read_records(config.data.records, "train", how.seed) if how.shots else []
-    if how.shots > len(examples):
-        raise ConfigError(f"objective.shots = {how.shots} are more than the {len(examples)} training records")
-    true = np.array([class_of(record, how.label, how.labels) for record in records])
-    length = how.max_length or length
-    asked = [question(lm, how, record, examples, number, length) for number, record in enumerate(records)]
-    prompts, choices = [one.prompt for one in asked], [one.choices for one in asked]
-    neutral = _neutral(lm, how, choices)
-    values = [
-        {norm: normalized_scores(scores, norm) for norm in NORMS}
-        | {
-            UNCONDITIONAL: [
-                score.log_likelihood - neutral[text] for score, text in zip(scores, own, strict=True)
-            ]
-        }
-        for scores, own in zip(lm.score_choices(prompts, choices), choices, strict=True)
+def evaluate_few_shot(lm: ChoiceScorer, config: FewShotConfig, split: str, length: int) -> Evaluation:
+    """Answer the records of a split by likelihood, and score the answers.
+
+    Args:
+        lm: The model.
+        config: Prompts, choices and records.
+        split: "train", "validation" or "test".
+        length: Tokens of the longest prompt with its choice if the config says 0.
+
+    Returns:
+        Predictions and scores.
+
+    Raises:
+        ConfigError: the config is not legal; raised before anything is scored.
+        DataError: records cannot be read.
+    """
+    few_shot = config.objective
+    few_shot.validate()
+    records = read_records(config.data.records, split, few_shot.seed)
+    records = records[: few_shot.limit or len(records)]
+    examples: Sequence[Record] = ()
+    if few_shot.shots:
+        examples = read_records(config.data.records, "train", few_shot.seed)
+    if few_shot.shots > len(examples):
+        raise ConfigError(
+            f"objective.shots = {few_shot.shots} are more than the {len(examples)} training records"
+        )
+    true = np.array([class_of(record, few_shot.label, few_shot.labels) for record in records])
+    length = few_shot.max_length or length
+    questions = [
+        question(lm, few_shot, record, examples, number, length) for number, record in enumerate(records)
     ]
+    values = _choice_values(lm, few_shot, questions)
     answers: list[Prediction] = [
         {
-            "label": how.labels[int(np.argmax(found[how.normalization]))],
-            **{norm: [round(float(value), 4) for value in found[norm]] for norm in BY},
-            "shots": one.shots,
-            "prompt": one.prompt,
-            "choices": list(one.choices),
+            "label": few_shot.labels[int(np.argmax(by_norm[few_shot.normalization]))],
+            **{norm: [round(float(value), 4) for value in by_norm[norm]] for norm in BY},
+            "shots": asked.shots,
+            "prompt": asked.prompt,
+            "choices": list(asked.choices),
         }
-        for found, one in zip(values, asked, strict=True)
+        for by_norm, asked in zip(values, questions, strict=True)
     ]
-    predicted = {norm: np.array([int(np.argmax(found[norm])) for found in values]) for norm in BY}
-    scores = _scores(how, predicted, true, [one.shots for one in asked])
+    predicted = {norm: np.array([int(np.argmax(by_norm[norm])) for by_norm in values]) for norm in BY}
+    scores = _scores(few_shot, predicted, true, [asked.shots for asked in questions])
     return Evaluation(scores.figures, scores, answers, records)
 
 
 def question(
-    lm: Reader, how: FewShot, record: Record, examples: Sequence[Record], number: int, length: int
+    lm: ChoiceScorer,
+    few_shot: FewShot,
+    record: Record,
+    examples: Sequence[Record],
+    number: int,
+    length: int,
 ) -> Question:
-    """The record's prompt, with as many examples as fit `length` tokens with its longest choice.
+    """Build a record's prompt, with as many examples as fit `length` tokens with its longest choice.
 
-    An example that is the record itself is passed over.
+    Args:
+        lm: The model, which counts tokens.
+        few_shot: Prompts and choices.
+        record: The record.
+        examples: Training records; one that is the record itself is skipped.
+        number: Number of the record, which selects its examples.
+        length: Tokens of the longest prompt with its choice.
+
+    Returns:
+        The prompt, the number of examples in it, and the choices.
     """
-    choices = tuple(filled(choice, record, "objective.choices") for choice in how.choices)
-    order = row_generator(how.seed, "shots", number).permutation(len(examples)) if how.shots else ()
-    chosen = [examples[index] for index in order[: how.shots + 1] if examples[index].where != record.where]
-    shown = [_shown(how, example) for example in chosen[: how.shots]]
-    own = filled(how.prompt, record, "objective.prompt")
-    for first in range(len(shown) + 1):
-        prompt = how.instruction + how.separator.join([*shown[first:], own])
+    choices = tuple(filled(choice, record, "objective.choices") for choice in few_shot.choices)
+    order: Sequence[int] | np.ndarray = ()
+    if few_shot.shots:
+        order = row_generator(few_shot.seed, "shots", number).permutation(len(examples))
+    # One more than needed, since the record itself may be among them.
+    candidates = [examples[index] for index in order[: few_shot.shots + 1]]
+    chosen = [example for example in candidates if example.where != record.where]
+    texts = [_solved_example(few_shot, example) for example in chosen[: few_shot.shots]]
+    record_prompt = filled(few_shot.prompt, record, "objective.prompt")
+    prompt = record_prompt
+    for first in range(len(texts) + 1):
+        prompt = few_shot.instruction + few_shot.separator.join([*texts[first:], record_prompt])
         if lm.num_tokens(prompt, choices) <= length:
-            return Question(prompt, len(shown) - first, choices)
+            return Question(prompt, len(texts) - first, choices)
     while prompt and lm.num_tokens(prompt, choices) > length:
         prompt = prompt[1 + len(prompt) // 16 :]
     return Question(prompt, 0, choices)
 
 
-def _shown(how: FewShot, example: Record) -> str:
-    """An example with its right answer."""
-    right = how.choices[class_of(example, how.label, how.labels)]
-    return filled(how.prompt + right, example, "objective.prompt")
+def _solved_example(few_shot: FewShot, example: Record) -> str:
+    """Return an example with its right answer."""
+    answer = few_shot.choices[class_of(example, few_shot.label, few_shot.labels)]
+    return filled(few_shot.prompt + answer, example, "objective.prompt")
 
 
-def _neutral(lm: Reader, how: FewShot, choices: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The log-likelihood of every choice behind what says nothing; each text is scored once, in batches."""
-    texts = sorted({text for own in choices for text in own})
-    parts = [texts[start : start + _TOGETHER] for start in range(0, len(texts), _TOGETHER)]
-    scores = lm.score_choices([how.unconditional_prompt] * len(parts), parts)
+def _choice_values(
+    lm: ChoiceScorer, few_shot: FewShot, questions: Sequence[Question]
+) -> list[dict[str, list[float]]]:
+    """Return {normalization: value of each choice} of each question."""
+    prompts = [asked.prompt for asked in questions]
+    choices = [asked.choices for asked in questions]
+    unconditional = _unconditional(lm, few_shot, choices)
+    values = []
+    for scores, texts in zip(lm.score_choices(prompts, choices), choices, strict=True):
+        by_norm = {norm: normalized_scores(scores, norm) for norm in NORMS}
+        by_norm[UNCONDITIONAL] = [
+            score.log_likelihood - unconditional[text] for score, text in zip(scores, texts, strict=True)
+        ]
+        values.append(by_norm)
+    return values
+
+
+def _unconditional(lm: ChoiceScorer, few_shot: FewShot, choices: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return the log-likelihood of every distinct choice after the unconditional prompt."""
+    texts = sorted({text for options in choices for text in options})
+    groups = [
+        texts[start : start + _CHOICES_PER_PROMPT] for start in range(0, len(texts), _CHOICES_PER_PROMPT)
+    ]
+    scores = lm.score_choices([few_shot.unconditional_prompt] * len(groups), groups)
     return {
         text: score.log_likelihood
-        for part, found in zip(parts, scores, strict=True)
-        for text, score in zip(part, found, strict=True)
+        for group, group_scores in zip(groups, scores, strict=True)
+        for text, score in zip(group, group_scores, strict=True)
     }
 
 
-def _scores(how: FewShot, predicted: dict[str, np.ndarray], true: np.ndarray, shots: list[int]) -> Scores:
+def _scores(
+    few_shot: FewShot, predicted: dict[str, np.ndarray], true: np.ndarray, shots: list[int]
+) -> Scores:
+    answers = predicted[few_shot.normalization]
     figures = {
-        "accuracy": accuracy(predicted[how.normalization], true),
-        "macro_f1": float(macro(predicted[how.normalization], true, len(how.labels)).f1),
+        "accuracy": accuracy(answers, true),
+        "macro_f1": float(macro(answers, true, len(few_shot.labels)).f1),
         **{f"accuracy_{norm}": accuracy(predicted[norm], true) for norm in BY},
         "shots": float(np.mean(shots)),
     }
-    floor = float(np.bincount(true).max() / len(true))
-    return Scores(figures, "accuracy", mean_of(predicted[how.normalization] == true), floor)
+    majority_baseline = float(np.bincount(true).max() / len(true))
+    return Scores(figures, "accuracy", mean_of(answers == true), majority_baseline)

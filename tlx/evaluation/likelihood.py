@@ -18,10 +18,10 @@ Scorer = Callable[[Any, Any, Batch], tuple[dict[str, Term], Any]]
 
 
 def make_scorer(module: ObjectiveModule, num_bytes_V: np.ndarray) -> Scorer:
-    """Jitted (params, carry, batch) -> (terms, carry), without dropout.
+    """Return a jitted (params, carry, batch) -> (terms, carry), without dropout.
 
-    The terms are the module's, and "bytes": the bytes of text behind the targets that count, as its sum.
-    "loss" is the cross-entropy, without label smoothing. Build it once and keep it: every call of this
+    The terms are the module's and "bytes", the sum of the bytes of text of the targets with positive weight.
+    "loss" is the cross-entropy without label smoothing. Build it once and reuse it: every call of this
     function compiles again.
     """
     module = module.clone(loss=dataclasses.replace(module.loss, label_smoothing=0.0))
@@ -43,12 +43,23 @@ def evaluate(
     carry: Any = None,
     place: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> dict[str, float]:
-    """Means over all `batches` (each once: a split's `epoch_batches()`), every target with its own weight.
+    """Average an objective's terms over all batches, every target with its own weight.
 
-    Returns each term's mean ("loss" in nats per target), "bits_per_byte" of the targets' text,
-    "targets" and "bytes". `place` puts a batch on the devices. `carry` is the memory before the first
-    batch. Sums are float64 on the host; batches are not waited for one by one.
+    Args:
+        scorer: The function that make_scorer returns.
+        params: The module's parameters.
+        batches: Batches, each visited once: a split's `epoch_batches()`.
+        carry: Memory before the first batch.
+        place: Puts a batch on the devices.
+
+    Returns:
+        Each term's mean ("loss" in nats per target), "bits_per_byte" of the targets' text, "targets" and
+        "bytes". Sums are float64 on the host.
+
+    Raises:
+        DataError: there are no batches.
     """
+    # The terms stay on the device until the end, so that no batch waits for another.
     per_batch = []
     for batch in batches:
         terms, carry = scorer(params, carry, place(batch))

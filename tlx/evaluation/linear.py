@@ -1,7 +1,7 @@
-"""What a model has to beat: a linear classifier of tf-idf weights of a record's words or characters.
+"""Linear baseline of a classification task: tf-idf weights of a record's words or characters.
 
-Support vector machine, one against the rest, on sublinear term frequencies of n-grams: the strong simple
-baseline of text classification (Joachims 1998; Wang and Manning 2012), in seconds and by scikit-learn.
+A one-against-the-rest support vector machine on sublinear term frequencies of n-grams: the strong simple
+baseline of text classification (Joachims 1998; Wang and Manning 2012), in seconds, by scikit-learn.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from tlx.tasks.shared.base import Task, TaskSpec
 from tlx.tasks.shared.labels import class_of
 from tlx.text.vocabulary import Vocabulary
 
-# The n-grams that are counted; those of characters stay inside words, with the spaces around them.
+# The n-grams counted; character n-grams stay inside words, padded with a space at each end.
 UNITS = {
     "words": {"analyzer": "word", "ngram_range": (1, 2), "token_pattern": r"(?u)\S+"},
     "characters": {"analyzer": "char_wb", "ngram_range": (1, 4), "min_df": 2},
@@ -26,8 +26,7 @@ UNITS = {
 
 
 def check(config: Any, unit: str) -> None:
-    """Raises ConfigError for a task that is no choice of one class, a unit that there is not, and where
-    scikit-learn is missing."""
+    """Raise ConfigError unless the task has one class per record, `unit` is known and scikit-learn exists."""
     if unit not in UNITS:
         raise ConfigError(one_of("--linear", unit, UNITS))
     if not isinstance(config, Classes) or config.multi_label:
@@ -36,21 +35,36 @@ def check(config: Any, unit: str) -> None:
 
 
 def linear_scores(
-    task: Task, config: Classes, train: Sequence[Record], judged: Sequence[Record], unit: str
+    task: Task, config: Classes, train: Sequence[Record], evaluated: Sequence[Record], unit: str
 ) -> Evaluation:
-    """Fitted to `train`, whose labels `config` has; answers to `judged` and their scores."""
+    """Fit the baseline to training records and score its predictions.
+
+    Args:
+        task: The classification task, which scores.
+        config: Its config, with the labels.
+        train: Training records.
+        evaluated: Records to predict.
+        unit: "words" or "characters".
+
+    Returns:
+        Predictions for `evaluated` and their scores.
+
+    Raises:
+        ConfigError: as `check` does.
+    """
     check(config, unit)
     text = library("sklearn.feature_extraction.text", "scikit-learn", "--linear")
     svm = library("sklearn.svm", "scikit-learn", "--linear")
     vectorizer = text.TfidfVectorizer(sublinear_tf=True, **UNITS[unit])
     columns = task.text_columns(config)
-    known = np.array([class_of(record, config.label, config.labels) for record in train])
-    classifier = svm.LinearSVC(random_state=0).fit(vectorizer.fit_transform(_texts(train, columns)), known)
-    found = classifier.predict(vectorizer.transform(_texts(judged, columns)))
-    answers = [{"label": config.labels[number]} for number in found]
-    spec = TaskSpec(config, 0, Vocabulary(7, num_sentinels=0), "encoder")  # of which scores need the config
-    scores = task.score(answers, judged, spec)
-    return Evaluation(scores.figures, scores, answers, judged)
+    labels = np.array([class_of(record, config.label, config.labels) for record in train])
+    classifier = svm.LinearSVC(random_state=0).fit(vectorizer.fit_transform(_texts(train, columns)), labels)
+    predicted = classifier.predict(vectorizer.transform(_texts(evaluated, columns)))
+    answers = [{"label": config.labels[number]} for number in predicted]
+    # Scoring reads only the config of the spec; the other values are placeholders.
+    spec = TaskSpec(config, 0, Vocabulary(7, num_sentinels=0), "encoder")
+    scores = task.score(answers, evaluated, spec)
+    return Evaluation(scores.figures, scores, answers, evaluated)
 
 
 def _texts(records: Sequence[Record], columns: Sequence[tuple[str, str]]) -> list[str]:

@@ -1,7 +1,7 @@
 """Count-based baselines on token ids: add-one unigram and interpolated modified Kneser-Ney trigram.
 
-The figures that a trained model is held against, from the same tokens and in the same unit. Documents
-are a flat int array of tokens and int offsets [num_documents + 1]; no context crosses a boundary.
+Baselines of a trained model, from the same tokens and in the same unit. Documents are a flat int array of
+tokens and int offsets [num_documents + 1]; no context crosses a boundary.
 """
 
 import math
@@ -11,17 +11,18 @@ import numpy as np
 
 from tlx.base.errors import ConfigError, DataError
 
-# Discounts where the counts of counts cannot give any (an order in which no n-gram occurs once, ...).
+# Used if the counts of counts give no discounts (no n-gram of that order occurs once, ...).
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
 
 class Unigram(NamedTuple):
-    """Frequencies of tokens, one added to each."""
+    """Add-one token frequencies."""
 
     log_prob_V: np.ndarray
+    """Natural logarithm of each token's probability, float64 [V]."""
 
     def log_probs(self, tokens: np.ndarray, offsets: np.ndarray | None = None) -> np.ndarray:
-        """Natural logarithm of each token's probability, float64 [num_tokens]; `offsets` do not matter."""
+        """Return the log-probability of each token, float64 [num_tokens]; `offsets` is not used."""
         return self.log_prob_V[tokens]
 
 
@@ -32,24 +33,38 @@ class Trigram(NamedTuple):
     are sorted integer keys in base V + 1; the digit V stands for the beginning of a document.
     """
 
-    unigram_V: np.ndarray  # p(w), interpolated with 1 / V
+    unigram_V: np.ndarray
+    """p(w), interpolated with 1 / V, float64 [V]."""
     bigram_keys: np.ndarray
+    """Sorted keys of the bigrams, int64."""
     bigram_alpha: np.ndarray
-    bigram_gamma: np.ndarray  # [V + 1], dense over contexts
+    """alpha of each bigram."""
+    bigram_gamma: np.ndarray
+    """gamma of each one-token context, dense [V + 1]."""
     trigram_keys: np.ndarray
+    """Sorted keys of the trigrams, int64."""
     trigram_alpha: np.ndarray
+    """alpha of each trigram."""
     context_keys: np.ndarray
+    """Sorted keys of the two-token contexts, int64."""
     context_gamma: np.ndarray
+    """gamma of each two-token context."""
 
     def log_probs(self, tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Natural logarithm of each token's probability given its document so far, float64 [num_tokens]."""
+        """Return the log-probability of each token given its document so far, float64 [num_tokens]."""
         first_n, second_n = _histories(tokens, offsets, len(self.unigram_V))
         return np.log(self.probs(first_n, second_n, tokens))
 
     def probs(self, first_n: np.ndarray, second_n: np.ndarray, token_n: np.ndarray) -> np.ndarray:
-        """p(token | first second), float64 [n]; -1 as first: the document begins with `second`.
+        """Compute p(token | first second), float64 [n].
 
-        The beginning itself is written V as `second`, with -1 as first.
+        Args:
+            first_n: Tokens two positions before, [n]; -1 where the document begins with `second`.
+            second_n: Tokens one position before, [n]; V for the beginning itself, with -1 as first.
+            token_n: The tokens, [n].
+
+        Returns:
+            Probabilities, float64 [n].
         """
         base = len(self.unigram_V) + 1
         second_n = second_n.astype(np.int64)
@@ -64,18 +79,30 @@ class Trigram(NamedTuple):
 
 
 def fit_unigram(tokens: np.ndarray, vocab_size: int) -> Unigram:
-    """Add-one frequencies of `tokens`."""
+    """Fit add-one frequencies to `tokens`."""
     _check(tokens, vocab_size)
     counts_V = np.bincount(tokens, minlength=vocab_size)
     return Unigram(np.log((counts_V + 1.0) / (len(tokens) + vocab_size)))
 
 
 def fit_trigram(tokens: np.ndarray, offsets: np.ndarray, vocab_size: int) -> Trigram:
-    """Counts documents into a Trigram; about 1 s and 60 bytes per token for a few million tokens.
+    """Fit a trigram model; about 1 s and 60 bytes per token for a few million tokens.
 
     A document's first token is predicted from its beginning alone, the second from the beginning and the
     first. Lower orders count the distinct tokens that precede an n-gram, and plain occurrences at the
-    beginning of documents, which nothing precedes.
+    beginning of documents, which no token precedes.
+
+    Args:
+        tokens: Token ids of all documents, int [num_tokens].
+        offsets: Start of each document and the end of the last, int [num_documents + 1].
+        vocab_size: V.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConfigError: vocab_size is too large for the integer keys.
+        DataError: there are no tokens, or some are outside the vocabulary.
     """
     _check(tokens, vocab_size)
     base = vocab_size + 1
@@ -110,7 +137,19 @@ def fit_trigram(tokens: np.ndarray, offsets: np.ndarray, vocab_size: int) -> Tri
 
 
 def bits_per_byte(log_probs_n: np.ndarray, tokens: np.ndarray, num_bytes_V: np.ndarray) -> float:
-    """-sum of log2 probabilities over the bytes of text the tokens stand for."""
+    """Compute the negative sum of log2 probabilities divided by the bytes of the text.
+
+    Args:
+        log_probs_n: Natural log-probability of each token, [n].
+        tokens: Token ids, int [n].
+        num_bytes_V: Bytes of each token's text, [V].
+
+    Returns:
+        Bits per byte.
+
+    Raises:
+        DataError: the tokens stand for no bytes.
+    """
     total = int(num_bytes_V[tokens].sum(dtype=np.int64))
     if total == 0:
         raise DataError("bits per byte of tokens that stand for no text")
@@ -118,10 +157,10 @@ def bits_per_byte(log_probs_n: np.ndarray, tokens: np.ndarray, num_bytes_V: np.n
 
 
 def discounts(counts: np.ndarray) -> tuple[float, float, float]:
-    """D1, D2, D3+ from the counts of counts n1 to n4 of the n-grams of one order.
+    """Compute D1, D2, D3+ from the counts of counts n1 to n4 of the n-grams of one order.
 
-    Y = n1 / (n1 + 2 n2); Dk = k - (k + 1) Y n(k+1) / nk. FALLBACK_DISCOUNTS where one is undefined or
-    outside 0..k, which happens on a handful of tokens only.
+    Y = n1 / (n1 + 2 n2); Dk = k - (k + 1) Y n(k+1) / nk. Returns FALLBACK_DISCOUNTS if one is undefined
+    or outside 0..k, which happens with very few tokens only.
     """
     n1, n2, n3, n4 = (int((counts == k).sum()) for k in (1, 2, 3, 4))
     if min(n1, n2, n3) == 0:
@@ -133,20 +172,20 @@ def discounts(counts: np.ndarray) -> tuple[float, float, float]:
 
 
 def _discounted(contexts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """alpha of each n-gram, the distinct contexts (sorted) and the mass gamma each leaves to the order below.
+    """Return alpha of each n-gram, the distinct contexts (sorted) and gamma, the mass each leaves to lower orders.
 
-    `contexts` [n], sorted, is the context of each n-gram, `counts` [n] how often it was seen (0: never).
+    `contexts` [n], sorted, is the context of each n-gram, `counts` [n] its number of occurrences.
     """
     discount = np.array((0.0, *discounts(counts)))[np.minimum(counts, 3)]
     starts = np.flatnonzero(np.diff(contexts, prepend=-1))
     totals = np.add.reduceat(counts, starts) if len(starts) else np.zeros(0)
-    left = np.add.reduceat(discount, starts) if len(starts) else np.zeros(0)
+    discounted = np.add.reduceat(discount, starts) if len(starts) else np.zeros(0)
     lengths = np.diff(starts, append=len(contexts))
-    return (counts - discount) / np.repeat(totals, lengths), contexts[starts], left / totals
+    return (counts - discount) / np.repeat(totals, lengths), contexts[starts], discounted / totals
 
 
 def _histories(tokens: np.ndarray, offsets: np.ndarray, begin: int) -> tuple[np.ndarray, np.ndarray]:
-    """The two tokens before each one: `begin` before a document's first, -1 before that."""
+    """Return the two tokens before each one: `begin` before a document's first, -1 before that."""
     starts = offsets[:-1][np.diff(offsets) > 0]
     second_n = np.empty(len(tokens), np.int64)
     second_n[1:] = tokens[:-1]
@@ -157,11 +196,12 @@ def _histories(tokens: np.ndarray, offsets: np.ndarray, begin: int) -> tuple[np.
     return first_n, second_n
 
 
-def _find(keys: np.ndarray, values: np.ndarray, wanted_n: np.ndarray, default: float) -> np.ndarray:
+def _find(keys: np.ndarray, values: np.ndarray, queries_n: np.ndarray, default: float) -> np.ndarray:
+    """Look up the values of `queries_n` in sorted keys; `default` for a missing key."""
     if not len(keys):
-        return np.full(len(wanted_n), default)
-    at_n = np.minimum(np.searchsorted(keys, wanted_n), len(keys) - 1)
-    return np.where(keys[at_n] == wanted_n, values[at_n], default)
+        return np.full(len(queries_n), default)
+    index_n = np.minimum(np.searchsorted(keys, queries_n), len(keys) - 1)
+    return np.where(keys[index_n] == queries_n, values[index_n], default)
 
 
 def _check(tokens: np.ndarray, vocab_size: int) -> None:

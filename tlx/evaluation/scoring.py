@@ -2,11 +2,11 @@
 
 decoder: each token after those before it, the first after bos. encoder: each token alone masked, all
 others visible (pseudo-log-likelihood, Salazar et al. 2020: one row per token). bilstm: its forward
-direction, as a decoder. two_stream: read left to
-right, after an eos. encoder_decoder: each token of a target text after those before it, given a source.
+direction, as a decoder. two_stream: read left to right, after an eos. encoder_decoder: each token of a
+target text after those before it, given a source.
 
-Texts longer than the model's row are read in windows that overlap by half of a row, so that every token
-but the first ones has at least that much text before it.
+Texts longer than the training length are read in windows that overlap by half, so that every token but the
+first ones has at least half a window of context.
 """
 
 import functools
@@ -23,16 +23,21 @@ from tlx.objectives.shared.base import ObjectiveModule
 from tlx.text.vocabulary import Vocabulary
 
 MAX_ROWS = 32
-MAX_LOGITS = 2**25  # in one batch
+# Largest number of logits of one batch, which bounds its memory.
+MAX_LOGITS = 2**25
 
 
 class ScoringRow(NamedTuple):
-    """One row of a batch, and which tokens of which text its last `count` targets are."""
+    """One row of a batch, and the tokens that its last targets score."""
 
     example: dict[str, np.ndarray]
+    """Arrays of the row, [T] each."""
     text: int
+    """Index of the text."""
     first: int
+    """Position in the text of the first token scored."""
     num_targets: int
+    """Number of tokens scored: the row's last targets."""
 
 
 def log_probs(
@@ -44,11 +49,22 @@ def log_probs(
     sources: Sequence[Sequence[int]] | None = None,
     characters: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-    """Natural log-probability of each token of each text, float64 [number of tokens].
+    """Compute the natural log-probability of each token of each text.
 
-    `length` is the longest row the model is given (its training length). `sources`: one for each text,
-    ids that the encoder reads, for an encoder-decoder and for it alone. Raises ConfigError otherwise.
-    `characters` [V, C]: those of each id, for a model that reads them.
+    Args:
+        module: An objective's module.
+        params: Its parameters {"model": ..., "heads": ...}.
+        texts: Token ids of each text, without special ids around it.
+        vocab: The vocabulary, with its special ids.
+        length: Tokens of the longest row given to the model, its training length.
+        sources: Token ids that an encoder-decoder's encoder reads, one sequence per text; None for others.
+        characters: Character ids of each token [V, characters], for a model that reads them; else None.
+
+    Returns:
+        float64 [number of tokens] of each text.
+
+    Raises:
+        ConfigError: sources do not fit the kind of model, or the number of texts.
     """
     kind = module.model.kind
     if (kind == "encoder_decoder") != (sources is not None):
@@ -77,17 +93,20 @@ def log_probs(
 
 
 def windows(length: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """(begin, end, first to score) of windows of at most `size` that score each of `length` tokens once."""
-    begin, end, first = 0, min(size, length), 0
+    """Yield (begin, end, first to score) of windows of at most `size` that score each token once."""
+    begin = 0
+    end = min(size, length)
+    first = 0
     while first < length:
         yield begin, end, first
-        first, end = end, min(length, end + size - size // 2)
+        first = end
+        end = min(length, end + size - size // 2)
         begin = end - size
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _score(module: ObjectiveModule, params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-    """float32 in the shape of the targets."""
+    """Return log-probabilities, float32 in the shape of the targets."""
     (hidden, unembedding), _ = module.apply({"params": params}, batch, None, None, method="predictions")
     return -token_losses(hidden, unembedding, batch["targets"])[0]
 
@@ -95,41 +114,41 @@ def _score(module: ObjectiveModule, params: Any, batch: dict[str, jax.Array]) ->
 def _decoder_rows(
     number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any
 ) -> Iterator[ScoringRow]:
-    given = np.concatenate([[vocab.bos], text])
+    inputs = np.concatenate([[vocab.bos], text])
     for begin, end, first in windows(len(text), length):
         yield ScoringRow(
-            {**document_arrays(given[begin:end]), "targets": text[begin:end]}, number, first, end - first
+            {**document_arrays(inputs[begin:end]), "targets": text[begin:end]}, number, first, end - first
         )
 
 
 def _two_stream_rows(
     number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any
 ) -> Iterator[ScoringRow]:
-    given = np.concatenate([[vocab.eos], text])
+    inputs = np.concatenate([[vocab.eos], text])
     for begin, end, first in windows(len(text), length - 1):
-        yield ScoringRow(left_to_right(given[begin : end + 1]), number, first, end - first)
+        yield ScoringRow(left_to_right(inputs[begin : end + 1]), number, first, end - first)
 
 
 def _encoder_rows(
     number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any
 ) -> Iterator[ScoringRow]:
     for begin, end, first in windows(len(text), length - 2):
-        given = np.concatenate([[vocab.cls], text[begin:end], [vocab.sep]])
+        inputs = np.concatenate([[vocab.cls], text[begin:end], [vocab.sep]])
         for target in range(first, end):
-            place = target - begin + 1
-            shown = np.where(np.arange(len(given)) == place, vocab.mask, given)
-            example = {"target_positions": np.array([place]), "targets": text[target : target + 1]}
-            yield ScoringRow({**document_arrays(shown), **example}, number, target, 1)
+            position = target - begin + 1
+            masked = np.where(np.arange(len(inputs)) == position, vocab.mask, inputs)
+            example = {"target_positions": np.array([position]), "targets": text[target : target + 1]}
+            yield ScoringRow({**document_arrays(masked), **example}, number, target, 1)
 
 
 def _encoder_decoder_rows(
     number: int, text: np.ndarray, vocab: Vocabulary, _: int, sources: Sequence[Sequence[int]]
 ) -> Iterator[ScoringRow]:
     if len(text):
-        given = np.concatenate([[vocab.bos], text[:-1]])
+        inputs = np.concatenate([[vocab.bos], text[:-1]])
         example = {
             **document_arrays(np.asarray(sources[number]), "encoder_"),
-            **document_arrays(given, "decoder_"),
+            **document_arrays(inputs, "decoder_"),
         }
         yield ScoringRow({**example, "targets": text}, number, 0, len(text))
 
@@ -144,7 +163,7 @@ _ROWS = {
 
 
 def document_arrays(tokens: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:
-    """tokens, positions and segments of one document, [T] each."""
+    """Return tokens, positions and segments of one document, [T] each."""
     return {
         prefix + "tokens": tokens,
         prefix + "positions": np.arange(len(tokens)),
@@ -153,14 +172,14 @@ def document_arrays(tokens: np.ndarray, prefix: str = "") -> dict[str, np.ndarra
 
 
 def left_to_right(tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """A two-stream example in the order of the text: every token but the first is a target."""
+    """Return a two-stream example in the order of the text: every token but the first is a target."""
     order = np.arange(len(tokens))
     ranks = {"rank": order, "query_rank": order}
     return {**document_arrays(tokens), **ranks, "target_positions": order[1:], "targets": tokens[1:]}
 
 
 def _batches(rows: list[ScoringRow], padded_vocab: int) -> Iterator[list[ScoringRow]]:
-    """Rows of like length together, so many that their logits fit."""
+    """Group rows of similar length into batches whose logits fit MAX_LOGITS."""
     rows = sorted(rows, key=lambda row: _widest(row.example))
     while rows:
         logits = bucket(len(rows[-1].example["targets"])) * padded_vocab
@@ -170,7 +189,7 @@ def _batches(rows: list[ScoringRow], padded_vocab: int) -> Iterator[list[Scoring
 
 
 def _collate(batch: list[ScoringRow], vocab: Vocabulary) -> dict[str, np.ndarray]:
-    """Arrays at the width of their bucket; rows up to a power of two are padding (segment 0)."""
+    """Stack rows at their bucket's width and pad their number to a power of two (segment 0)."""
     arrays = {}
     for name in batch[0].example:
         values = [row.example[name] for row in batch]

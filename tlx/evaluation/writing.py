@@ -1,4 +1,7 @@
-"""Texts that a task's model writes for its items, by the cached decoder."""
+"""Generation of the texts that a task's model writes for its items, by the cached decoder.
+
+Shapes: A states of the automaton of stop strings.
+"""
 
 import dataclasses
 from typing import Any
@@ -15,34 +18,65 @@ _GREEDY = Sampling(temperature=0.0)
 
 
 def cached(model: ModelConfig) -> tuple[Transformer, int | None]:
-    """(the module that decodes, by plain einsums whatever trained it; its places, None for any number)."""
+    """Return the decoding module, with plain einsum attention, and its number of positions (None: no limit)."""
     execution = dataclasses.replace(model.execution, attention="xla")
     return Transformer(dataclasses.replace(model, execution=execution)), model.position.max_positions
 
 
 def write(
-    model: ModelConfig, params: Any, asked: GenerationRequest, spec: TaskSpec, batch_size: int
+    model: ModelConfig, params: Any, request: GenerationRequest, spec: TaskSpec, batch_size: int
 ) -> list[list[int]]:
-    """The ids of a text for each prompt, without what ends it (but a stop string, if any). params: those of
-    the model itself.
+    """Generate a text for each prompt of a request.
 
-    Every batch has `batch_size` rows, the last one some of them twice, so that it divides over a mesh where
-    training's batches do.
+    Args:
+        model: Config of the language model.
+        params: Parameters of the language model, those under "model".
+        request: Prompts, sources and how they are continued.
+        spec: Spec of the task, with its vocabulary and tokenizer.
+        batch_size: Rows of every batch. The last batch is filled with copies of the last prompt, so that it
+            divides over a mesh wherever training's batches do.
+
+    Returns:
+        Token ids of each text, without its eos, but with the stop string that ended it.
     """
-    lm, longest = cached(model)
-    room = asked.max_tokens if longest is None else longest - max(map(len, asked.prompts))
-    prompts, sources = list(asked.prompts), asked.sources and list(asked.sources)
-    vocab = spec.vocab if asked.end is None else dataclasses.replace(spec.vocab, eos=asked.end)
-    more = -len(prompts) % batch_size
-    prompts += prompts[-1:] * more
-    sources = sources and sources + sources[-1:] * more
-    given: dict[str, Any] = {"sources": sources, "max_tokens": min(asked.max_tokens, room)}
-    given |= {"max_length": longest, "batch_size": batch_size}
-    given["stops_SV"] = automaton((asked.stop,), spec.tokenizer) if asked.stop else None
-    if asked.num_beams:
-        given |= {"num_beams": asked.num_beams, "length_penalty": asked.length_penalty}
-        found = beam_search(lm, params, prompts, vocab, **given)
-        texts = [rows[0].tokens if rows else [] for rows in found]
+    lm, max_length = cached(model)
+    max_tokens = request.max_tokens
+    if max_length is not None:
+        max_tokens = min(max_tokens, max_length - max(map(len, request.prompts)))
+    vocab = spec.vocab if request.end is None else dataclasses.replace(spec.vocab, eos=request.end)
+    num_copies = -len(request.prompts) % batch_size
+    prompts = list(request.prompts)
+    prompts += prompts[-1:] * num_copies
+    sources = request.sources and list(request.sources)
+    if sources:
+        sources += sources[-1:] * num_copies
+    stops_AV = automaton((request.stop,), spec.tokenizer) if request.stop else None
+    if request.num_beams:
+        hypotheses = beam_search(
+            lm,
+            params,
+            prompts,
+            vocab,
+            num_beams=request.num_beams,
+            max_tokens=max_tokens,
+            length_penalty=request.length_penalty,
+            sources=sources,
+            max_length=max_length,
+            batch_size=batch_size,
+            stops_AV=stops_AV,
+        )
+        texts = [beams[0].tokens if beams else [] for beams in hypotheses]
     else:
-        texts = generate(lm, params, prompts, vocab, sampling=_GREEDY, **given)
-    return texts[: len(asked.prompts)]
+        texts = generate(
+            lm,
+            params,
+            prompts,
+            vocab,
+            max_tokens=max_tokens,
+            sampling=_GREEDY,
+            sources=sources,
+            max_length=max_length,
+            batch_size=batch_size,
+            stops_AV=stops_AV,
+        )
+    return texts[: len(request.prompts)]

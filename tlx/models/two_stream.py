@@ -1,6 +1,6 @@
 """XLNet: a content stream and a query stream through the same layers, with memory across segments."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -174,7 +174,8 @@ class TwoStream(nn.Module):
 
     def unembedding(self) -> Unembedding:
         """Return kernel, bias and scale of the output, as Transformer.unembedding does."""
-        return self.output(self.embedding.table)
+        # A two-stream model has no clusters: its table is one array.
+        return self.output(cast(Any, self.embedding.table))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Compute logits float32[..., V] over the unpadded vocabulary."""

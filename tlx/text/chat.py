@@ -91,32 +91,50 @@ def _gemma(role: str) -> RoleTemplate:
 # "words" needs no special names in the vocabulary; the other templates are named after the models that use them.
 TEMPLATES = {
     "words": ChatTemplate(
-        "{bos}",
-        RoleTemplate("", "\n\n"),
-        RoleTemplate("User: ", "\n"),
-        RoleTemplate("Assistant: ", "{eos}\n"),
+        begin="{bos}",
+        system=RoleTemplate("", "\n\n"),
+        user=RoleTemplate("User: ", "\n"),
+        assistant=RoleTemplate("Assistant: ", "{eos}\n"),
         trim=True,
     ),
     "alpaca": ChatTemplate(
-        "{bos}",
-        RoleTemplate("", "\n\n"),
-        RoleTemplate("### Instruction:\n", "\n\n"),
-        RoleTemplate("### Response:\n", "{eos}\n\n"),
+        begin="{bos}",
+        system=RoleTemplate("", "\n\n"),
+        user=RoleTemplate("### Instruction:\n", "\n\n"),
+        assistant=RoleTemplate("### Response:\n", "{eos}\n\n"),
         trim=True,
     ),
-    "chatml": ChatTemplate("", *map(_chatml, ROLES)),
+    "chatml": ChatTemplate(
+        system=_chatml("system"),
+        user=_chatml("user"),
+        assistant=_chatml("assistant"),
+    ),
     "llama2": ChatTemplate(
-        "",
-        RoleTemplate("<<SYS>>\n", "\n<</SYS>>\n\n"),
-        RoleTemplate("{bos}[INST] ", " [/INST]"),
-        RoleTemplate(" ", " {eos}"),
+        system=RoleTemplate("<<SYS>>\n", "\n<</SYS>>\n\n"),
+        user=RoleTemplate("{bos}[INST] ", " [/INST]"),
+        assistant=RoleTemplate(" ", " {eos}"),
         system_in_user=True,
         trim=True,
     ),
-    "llama3": ChatTemplate("{bos}", *map(_llama3, ROLES), trim=True),
-    "zephyr": ChatTemplate("", *map(_zephyr, ROLES)),
+    "llama3": ChatTemplate(
+        begin="{bos}",
+        system=_llama3("system"),
+        user=_llama3("user"),
+        assistant=_llama3("assistant"),
+        trim=True,
+    ),
+    "zephyr": ChatTemplate(
+        system=_zephyr("system"),
+        user=_zephyr("user"),
+        assistant=_zephyr("assistant"),
+    ),
     "gemma": ChatTemplate(
-        "{bos}", RoleTemplate("", "\n\n"), _gemma("user"), _gemma("model"), system_in_user=True, trim=True
+        begin="{bos}",
+        system=RoleTemplate("", "\n\n"),
+        user=_gemma("user"),
+        assistant=_gemma("model"),
+        system_in_user=True,
+        trim=True,
     ),
 }
 

@@ -9,7 +9,7 @@ from tlx.base.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """The tokenizer of a run, and how it is trained where it is trained on the run's own text."""
+    """The tokenizer of a run, and how its vocabulary is trained on the text of the run."""
 
     kind: Literal["sentencepiece", "huggingface", "bytes"] = "sentencepiece"
     """sentencepiece (trained on the run's text), huggingface (needs `path`), or bytes."""

@@ -1,7 +1,7 @@
-"""Tokenizers of other programs, run by the `tokenizers` library: the same ids as theirs for any text.
+"""Tokenizers of other programs, run by the `tokenizers` library, with the same ids for any text.
 
-What a vocabulary of tlx needs and theirs lacks is added behind their last id; cls and sep serve as bos and
-eos where there is nothing else. The files that came are kept as they are, and given back by an export.
+Special ids that a vocabulary of tlx needs and the imported one lacks are added after its last id; cls and sep
+serve as bos and eos where there is nothing else. The imported files are stored unchanged, and exported again.
 """
 
 import functools
@@ -18,7 +18,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import atomic_open
 from tlx.text.config import TokenizerConfig
-from tlx.text.export import byte_letters, library
+from tlx.text.export import byte_letters, import_tokenizers
 from tlx.text.pieces import Pieces
 from tlx.text.tokenizer import write_definition
 from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
@@ -34,38 +34,42 @@ _FOLDER = "huggingface"  # inside a tokenizer's folder
 
 
 class HuggingFaceTokenizer:
-    """A tokenizer.json and the special ids that the files around it name.
+    """Tokenizer of a tokenizer.json, and of the special ids that the files beside it name.
 
-    start: id that the decoder's side of an encoder-decoder begins with, where its config.json names one:
-    that is what the vocabulary's bos is for there.
+    `start` is the id that the decoder of an encoder-decoder begins with, where its config.json names one; it
+    becomes the bos of the vocabulary.
     """
 
     def __init__(self, files: Mapping[str, bytes], start: int | None = None):
-        self.files, self.start = dict(files), start
-        self._tokenizer = library().Tokenizer.from_str(self.files[MAIN].decode())
+        self.files = dict(files)
+        self.start = start
+        self._tokenizer = import_tokenizers().Tokenizer.from_str(self.files[MAIN].decode())
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        names, size = self._roles(), self._size()
+        names = self._roles()
+        size = self._size()
         added = [role for role in ROLES if role not in names]
         ids = {role: self._tokenizer.token_to_id(name) for role, name in names.items()}
         ids |= {role: size + i for i, role in enumerate(added)}
         if start is not None:
             ids["bos"] = start
-        self._extra = {ids[role]: SPECIAL_PIECES[ROLES.index(role)] for role in added}
-        count = self._sentinels(size)
-        text = json.loads(self.files[MAIN])
-        self._word_pieces = text["model"].get("type") == "WordPiece"
-        self._byte_level = '"ByteLevel"' in json.dumps([text.get("pre_tokenizer"), text.get("decoder")])
-        more = self._tokenizer.get_added_tokens_decoder()
-        self._special_ids = frozenset(index for index, token in more.items() if token.special)
-        self.vocab = Vocabulary(size + len(added), **ids, num_sentinels=count, added=len(added))
-        table = [self._bytes(index) for index in range(self.vocab.size)]
-        self._pieces = pieces = Pieces(self.vocab, table)
-        self.num_bytes, self.ends_sentence = pieces.num_bytes, pieces.ends_sentence
-        self.starts_word = pieces.starts_word
+        self._added_pieces = {ids[role]: SPECIAL_PIECES[ROLES.index(role)] for role in added}
+        definition = json.loads(self.files[MAIN])
+        byte_level_users = [definition.get("pre_tokenizer"), definition.get("decoder")]
+        self._word_pieces = definition["model"].get("type") == "WordPiece"
+        self._byte_level = '"ByteLevel"' in json.dumps(byte_level_users)
+        known_tokens = self._tokenizer.get_added_tokens_decoder()
+        self._special_ids = frozenset(index for index, token in known_tokens.items() if token.special)
+        self.vocab = Vocabulary(
+            size + len(added), **ids, num_sentinels=self._num_sentinels(size), added=len(added)
+        )
+        self._pieces = Pieces(self.vocab, [self._bytes(index) for index in range(self.vocab.size)])
+        self.num_bytes = self._pieces.num_bytes
+        self.ends_sentence = self._pieces.ends_sentence
+        self.starts_word = self._pieces.starts_word
         if self._word_pieces:
             self.starts_word = np.array([not self.piece(i).startswith("##") for i in range(self.vocab.size)])
-        content = b"".join(k.encode() + self.files[k] for k in sorted(self.files))
+        content = b"".join(name.encode() + self.files[name] for name in sorted(self.files))
         content += b"" if start is None else f"start={start}".encode()
         self.hash = hashlib.sha256(content).hexdigest()
 
@@ -74,13 +78,13 @@ class HuggingFaceTokenizer:
 
     @classmethod
     def make(cls, config: TokenizerConfig, texts: Iterable[str]) -> "HuggingFaceTokenizer":
-        """ConfigError: nothing is trained."""
+        """Raise ConfigError: a tokenizer of this kind is imported, not trained."""
         del config, texts
         raise ConfigError("tokenizer.kind = 'huggingface' needs tokenizer.path, a folder that was imported")
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike, start: int | None = None) -> "HuggingFaceTokenizer":
-        """From a directory that `save_pretrained` wrote. DataError where there is no tokenizer.json."""
+        """Load a folder that `save_pretrained` wrote. Raises DataError where there is no tokenizer.json."""
         folder = pathlib.Path(folder)
         files = {name: (folder / name).read_bytes() for name in KNOWN if (folder / name).is_file()}
         if MAIN not in files:
@@ -93,19 +97,19 @@ class HuggingFaceTokenizer:
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "HuggingFaceTokenizer":
-        """Reads what `save` wrote, and compares its sha256 with tokenizer.json's."""
+        """Load what `save` wrote. Raises DataError where its sha256 is not the one in tokenizer.json."""
         inner = folder / _FOLDER
         try:
             files = {name: (inner / name).read_bytes() for name in definition["files"]}
         except OSError as error:
             raise DataError(f"cannot read the tokenizer: {error}") from error
-        found = cls(files, definition.get("start"))
-        if found.hash != definition["hash"]:
+        tokenizer = cls(files, definition.get("start"))
+        if tokenizer.hash != definition["hash"]:
             raise DataError(f"{inner} is damaged: its sha256 is not the one in {folder / MAIN}")
-        return found
+        return tokenizer
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes huggingface/ with the files that came, and tlx's tokenizer.json."""
+        """Write the imported files to huggingface/, and the tokenizer.json of tlx."""
         inner = pathlib.Path(folder) / _FOLDER
         self.export(inner)
         definition = {"kind": "huggingface", "hash": self.hash, "files": sorted(self.files)}
@@ -115,76 +119,80 @@ class HuggingFaceTokenizer:
     def export(
         self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]] | None = None
     ) -> None:
-        """Writes the files that came, for other programs; they have a frame of their own."""
+        """Write the imported files for other programs; they define their own frame, so `frame` is not used."""
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             with atomic_open(pathlib.Path(folder) / name, "wb") as handle:
                 handle.write(content)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no special ids added (those that stand in it by name are found)."""
+        """Encode a text, without adding special ids; names of special ids in the text become those ids."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     @functools.cached_property
     def frame(self) -> tuple[list[int], list[int]]:
-        """The special ids that it puts before and behind a text, as its own post-processor has it."""
-        alone, whole = self.encode("a"), self._tokenizer.encode("a").ids
-        place = next(i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
-        return whole[:place], whole[place + len(alone) :]
+        """The special ids that its post-processor adds before and after a text."""
+        plain = self.encode("a")
+        framed = self._tokenizer.encode("a").ids
+        start = next(i for i in range(len(framed)) if framed[i : i + len(plain)] == plain)
+        return framed[:start], framed[start + len(plain) :]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text."""
-        found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(row.ids, np.int32) for row in found]
+        """Encode texts to int32 arrays."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def encode_with_spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """(ids int32 [n], characters of the text as it was, int32 [n, 2])."""
-        found = self._tokenizer.encode(text, add_special_tokens=False)
-        return np.array(found.ids, np.int32), np.array(found.offsets, np.int32).reshape(-1, 2)
+        """Return ids int32 [n], and their character spans int32 [n, 2] in the text before normalisation."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
+        spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
+        return ids, spans
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, keep_special: bool = False) -> str:
-        """Text of `ids`, as their own decoder writes it; special ids vanish unless `keep_special`."""
-        known = [int(index) for index in ids if int(index) not in self._extra]
+        """Decode ids with the imported decoder; special ids are dropped unless `keep_special`."""
+        known = [int(index) for index in ids if int(index) not in self._added_pieces]
         return self._tokenizer.decode(known, skip_special_tokens=not keep_special)
 
     def piece_bytes(self, index: int) -> bytes:
-        """The text that one id stands for, UTF-8; nothing for a special id."""
+        """Return the text that one id stands for, in UTF-8; empty for a special id."""
         return self._pieces.bytes[index]
 
     def piece(self, index: int) -> str:
-        """As the vocabulary writes it."""
-        return self._extra.get(int(index)) or self._tokenizer.id_to_token(int(index)) or ""
+        """Return an id as the vocabulary writes it."""
+        return self._added_pieces.get(int(index)) or self._tokenizer.id_to_token(int(index)) or ""
 
     def _size(self) -> int:
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def _roles(self) -> dict[str, str]:
-        """{role: token} of the roles that the files name and the vocabulary has."""
-        named: dict[str, Any] = {}
+        """{role: token} of the roles that the files name and whose token the vocabulary has."""
+        settings: dict[str, Any] = {}
         for file in ("special_tokens_map.json", "tokenizer_config.json"):
-            named |= json.loads(self.files.get(file, b"{}"))
-        found = {}
+            settings |= json.loads(self.files.get(file, b"{}"))
+        roles: dict[str, str] = {}
         for role in ROLES:
-            token = named.get(f"{role}_token")
-            token = token.get("content") if isinstance(token, dict) else token
+            token = settings.get(f"{role}_token")
+            if isinstance(token, dict):
+                token = token.get("content")
             if isinstance(token, str) and self._tokenizer.token_to_id(token) is not None:
-                found[role] = token
-        for role, stand_in in (("bos", "cls"), ("eos", "sep")):
-            if role not in found and stand_in in found:
-                found[role] = found[stand_in]
-        return found
+                roles[role] = token
+        for role, substitute in (("bos", "cls"), ("eos", "sep")):
+            if role not in roles and substitute in roles:
+                roles[role] = roles[substitute]
+        return roles
 
-    def _sentinels(self, size: int) -> int:
-        """How many <extra_id_...> are the last ids, counted downwards."""
+    def _num_sentinels(self, size: int) -> int:
+        """Number of <extra_id_...> at the end of the vocabulary, of which <extra_id_0> is the last id."""
         count = 0
         while re.fullmatch(f"▁?<extra_id_{count}>", self._tokenizer.id_to_token(size - 1 - count) or ""):
             count += 1
         return count
 
     def _bytes(self, index: int) -> bytes:
-        """About what the id stands for in a text (a normalizer may have changed that)."""
+        """Bytes that an id stands for; approximate where a normalizer changes the text."""
         piece = self.piece(index)
-        if index in self._extra or index in self._special_ids:
+        if index in self._added_pieces or index in self._special_ids:
             return b""
         if self._byte_level:
             return bytes(_BYTE_OF.get(letter, 0x3F) for letter in piece)

@@ -1,8 +1,8 @@
-"""SentencePiece models of other programs, run by SentencePiece itself: the same ids as theirs for any text.
+"""SentencePiece models of other programs, run by SentencePiece itself, with the same ids for any text.
 
-A family's ids are the model's own (T5, LLaMA), or fairseq's: four special ids, then the model's pieces from
-its third on (XLM-RoBERTa, mBART). What a vocabulary of tlx needs and theirs lacks is added behind their last
-id.
+The ids of a family are those of the model (T5, LLaMA), or fairseq's: four special ids, then the model's
+pieces from the fourth on (XLM-RoBERTa, mBART). Special ids that a vocabulary of tlx needs and the imported
+one lacks are added after its last id.
 """
 
 import functools
@@ -30,7 +30,7 @@ ROLES = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
 _FOLDER = "sentencepiece"  # inside a tokenizer's folder
 _SPACE = "\u2581"
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
-# In the order of their ids (Liu et al. 2020, the 25 languages of mBART's pretraining).
+# Language codes of mBART in the order of their ids (Liu et al. 2020, 25 languages of pretraining).
 _MBART = (
     "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM "
     "ne_NP nl_XX ro_RO ru_RU si_LK tr_TR vi_VN zh_CN"
@@ -38,15 +38,22 @@ _MBART = (
 
 
 class SentencePieceFormat(NamedTuple):
-    """How a family numbers pieces, and what it puts around a text. Names in the frame are roles."""
+    """How a model family numbers its pieces, and which special ids it adds to a text."""
 
     roles: dict[str, str]
+    """Piece of each role of special ids."""
     before: tuple[str, ...] = ()
+    """Roles of the ids added before a text."""
     behind: tuple[str, ...] = ()
+    """Roles of the ids added after a text."""
     fairseq: bool = False
-    behind_pieces: tuple[str, ...] = ()  # ids after the model's last piece
-    tidy: bool = False  # ALBERT's and XLNet's cleaning of texts and numbers
-    lower: bool = False  # and in small letters, unless the files say otherwise
+    """Whether pieces are numbered as in fairseq."""
+    behind_pieces: tuple[str, ...] = ()
+    """Pieces whose ids follow the last piece of the model."""
+    tidy: bool = False
+    """Whether texts and numbers are cleaned as ALBERT and XLNet do."""
+    lower: bool = False
+    """Whether cleaning converts to lower case, unless the files set do_lower_case."""
 
 
 _SENTINELS = tuple(f"<extra_id_{i}>" for i in reversed(range(100)))
@@ -81,15 +88,18 @@ LAYOUTS = {
 
 
 class ImportedSentencePiece:
-    """A SentencePiece model and the files around it.
+    """Tokenizer of an imported SentencePiece model and the files beside it.
 
-    layout: the `model_type` of the config.json that it came with. start: as HuggingFaceTokenizer.
+    `layout` is the `model_type` of the model's config.json, a key of LAYOUTS. `start` is as for
+    HuggingFaceTokenizer.
     """
 
     def __init__(self, files: Mapping[str, bytes], layout: str, start: int | None = None):
         if layout not in LAYOUTS:
             raise ConfigError(one_of("the layout of a SentencePiece model", layout, LAYOUTS))
-        self.files, self.name, self.start = dict(files), layout, start
+        self.files = dict(files)
+        self.name = layout
+        self.start = start
         self.layout = LAYOUTS[layout]
         model = next(self.files[name] for name in MODELS if name in self.files)
         try:
@@ -97,22 +107,26 @@ class ImportedSentencePiece:
         except RuntimeError as error:
             raise DataError(f"the SentencePiece model of the {layout} cannot be read: {error}") from error
         self._config = json.loads(self.files.get(CONFIGS[0], b"{}"))
-        self._names = self._numbered()
+        self._names = self._pieces_by_id()
         self._ids = {name: index for index, name in self._names.items()}
         size = 1 + max(self._names)
         roles = {role: self._ids[name] for role, name in self._roles().items() if name in self._ids}
-        for role, stand_in in (("bos", "cls"), ("eos", "sep")):
-            if role not in roles and stand_in in roles:
-                roles[role] = roles[stand_in]
+        for role, substitute in (("bos", "cls"), ("eos", "sep")):
+            if role not in roles and substitute in roles:
+                roles[role] = roles[substitute]
         added = [role for role in ROLES if role not in roles]
         roles |= {role: size + i for i, role in enumerate(added)}
         self._names |= {roles[role]: SPECIAL_PIECES[ROLES.index(role)] for role in added}
         if start is not None:
             roles["bos"] = start
-        count = next((i for i in range(size + 1) if self._names.get(size - 1 - i) != f"<extra_id_{i}>"), 0)
-        self.vocab = Vocabulary(size + len(added), **roles, num_sentinels=count, added=len(added))
+        # Sentinels are the last ids, counted downwards from <extra_id_0>.
+        num_sentinels = 0
+        while self._names.get(size - 1 - num_sentinels) == f"<extra_id_{num_sentinels}>":
+            num_sentinels += 1
+        self.vocab = Vocabulary(size + len(added), **roles, num_sentinels=num_sentinels, added=len(added))
         self._pieces = Pieces(self.vocab, [self._bytes(index) for index in range(self.vocab.size)])
-        self.starts_word, self.num_bytes = self._pieces.starts_word, self._pieces.num_bytes
+        self.starts_word = self._pieces.starts_word
+        self.num_bytes = self._pieces.num_bytes
         self.ends_sentence = self._pieces.ends_sentence
         self.hash = _hash(self.files, layout, start)
 
@@ -123,35 +137,55 @@ class ImportedSentencePiece:
     def from_folder(
         cls, folder: str | os.PathLike, layout: str, start: int | None = None
     ) -> "ImportedSentencePiece":
-        """From a directory with one of MODELS. ConfigError for a family whose numbering is not known."""
+        """Load a folder that holds one of MODELS.
+
+        Args:
+            folder: Folder of the model.
+            layout: `model_type` of its config.json, a key of LAYOUTS.
+            start: Id that the decoder begins with, which becomes bos; None: the bos of the model.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ConfigError: The numbering of this family is not known.
+            DataError: The model cannot be read.
+        """
         folder = pathlib.Path(folder)
         names = [name for name in (*MODELS, *CONFIGS) if (folder / name).is_file()]
         return cls({name: (folder / name).read_bytes() for name in names}, layout, start)
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "ImportedSentencePiece":
-        """Reads what `save` wrote, and compares its sha256 with tokenizer.json's."""
+        """Load what `save` wrote. Raises DataError where its sha256 is not the one in tokenizer.json."""
         inner = folder / _FOLDER
         try:
             files = {name: (inner / name).read_bytes() for name in definition["files"]}
         except OSError as error:
             raise DataError(f"cannot read the tokenizer: {error}") from error
-        layout, start = definition["layout"], definition["start"]
+        layout = definition["layout"]
+        start = definition["start"]
         if _hash(files, layout, start) != definition["hash"]:
             raise DataError(f"{inner} is damaged: its sha256 is not the one in {folder / 'tokenizer.json'}")
         return cls(files, layout, start)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes sentencepiece/ with the files that came, and tlx's tokenizer.json."""
+        """Write the imported files to sentencepiece/, and the tokenizer.json of tlx."""
         self.export(pathlib.Path(folder) / _FOLDER)
-        known = {"kind": "imported_sentencepiece", "hash": self.hash, "files": sorted(self.files)}
-        rest = {"layout": self.name, "start": self.start, "size": self.vocab.size}
-        write_definition(folder, known | rest)
+        definition = {
+            "kind": "imported_sentencepiece",
+            "hash": self.hash,
+            "files": sorted(self.files),
+            "layout": self.name,
+            "start": self.start,
+            "size": self.vocab.size,
+        }
+        write_definition(folder, definition)
 
     def export(
         self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]] | None = None
     ) -> None:
-        """Writes the files that came, for other programs; their class knows the frame."""
+        """Write the imported files for other programs; their class knows the frame, so `frame` is not used."""
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             with atomic_open(pathlib.Path(folder) / name, "wb") as handle:
@@ -159,14 +193,16 @@ class ImportedSentencePiece:
 
     @property
     def frame(self) -> tuple[list[int], list[int]]:
-        """The special ids that the family puts before and behind a text."""
-        sides = (self.layout.before, self.layout.behind)
-        before, behind = ([getattr(self.vocab, role) for role in side] for side in sides)
-        source = self._config.get("src_lang")
-        return before, behind + ([self._ids[source]] if source in self._ids else [])
+        """The special ids that the family adds before and after a text; mBART adds the language at the end."""
+        before = [getattr(self.vocab, role) for role in self.layout.before]
+        behind = [getattr(self.vocab, role) for role in self.layout.behind]
+        source_language = self._config.get("src_lang")
+        if source_language in self._ids:
+            behind.append(self._ids[source_language])
+        return before, behind
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no special ids added (those that stand in it by name are found)."""
+        """Encode a text, without adding special ids; names of special ids in the text become those ids."""
         ids: list[int] = []
         for part in self._by_name.split(text):
             if part in self._special:
@@ -176,85 +212,94 @@ class ImportedSentencePiece:
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of each text."""
+        """Encode texts to int32 arrays."""
         return [np.array(self.encode(text), np.int32) for text in texts]
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, keep_special: bool = False) -> str:
-        """Text of `ids`; special ids vanish unless `keep_special`. A leading space is the model's own."""
-        named = {index: self._names[index] for index in self._special.values()} if keep_special else {}
+        """Decode ids; drops special ids unless `keep_special`, and the leading space, which the model adds."""
+        named: dict[int, str] = {}
+        if keep_special:
+            named = {index: self._names[index] for index in self._special.values()}
         return self._pieces.decode_named([int(index) for index in ids], named).removeprefix(" ")
 
     def piece(self, index: int) -> str:
-        """As the vocabulary writes it."""
+        """Return an id as the vocabulary writes it."""
         return self._names[int(index)]
 
     def _encode(self, text: str) -> list[int]:
+        """Encode a text that contains no names of special ids."""
         if not self.layout.tidy:
-            found = self._processor.encode(text, out_type=int)
-            return [self._number(index) for index in found]
-        pieces = self._processor.encode(_tidied(text, self._config, self.layout.lower), out_type=str)
-        return [self._ids.get(piece, self.vocab.unk) for piece in self._without_commas(pieces)]
+            return [self._family_id(index) for index in self._processor.encode(text, out_type=int)]
+        pieces = self._processor.encode(_cleaned(text, self._config, self.layout.lower), out_type=str)
+        return [self._ids.get(piece, self.vocab.unk) for piece in self._split_commas(pieces)]
 
-    def _without_commas(self, pieces: Sequence[str]) -> list[str]:
-        """A comma behind digits is a piece of its own (XLNet's and ALBERT's preprocessing)."""
-        found: list[str] = []
+    def _split_commas(self, pieces: Sequence[str]) -> list[str]:
+        """Split a comma after digits off its piece (preprocessing of XLNet and ALBERT)."""
+        result: list[str] = []
         for piece in pieces:
             if len(piece) > 1 and piece[-1] == "," and piece[-2].isdigit():
                 parts = self._processor.encode(piece[:-1].replace(_SPACE, ""), out_type=str)
                 if piece[0] != _SPACE and parts[0][0] == _SPACE:
+                    # Encoding the number alone has added a space, which the piece did not have.
                     parts = parts[1:] if len(parts[0]) == 1 else [parts[0][1:], *parts[1:]]
-                found += [*parts, ","]
+                result += [*parts, ","]
             else:
-                found.append(piece)
-        return found
+                result.append(piece)
+        return result
 
-    def _number(self, index: int) -> int:
-        """The family's id of one of the model's."""
+    def _family_id(self, index: int) -> int:
+        """Id in the family's numbering of an id of the model."""
         if not self.layout.fairseq:
             return index
-        return index + 1 if index >= 3 else {0: 3, 1: 0, 2: 2}[index]
+        if index >= 3:
+            return index + 1
+        return {0: 3, 1: 0, 2: 2}[index]  # <unk>, <s> and </s>
 
-    def _numbered(self) -> dict[int, str]:
-        """{id: piece} of all ids of theirs."""
+    def _pieces_by_id(self) -> dict[int, str]:
+        """{id: piece} of the imported vocabulary."""
         count = self._processor.get_piece_size()
         if self.layout.fairseq:
             names = dict(enumerate(_FAIRSEQ))
             names |= {index + 1: self._processor.id_to_piece(index) for index in range(3, count)}
         else:
             names = {index: self._processor.id_to_piece(index) for index in range(count)}
-        last = self.layout.behind_pieces
-        if last == _SENTINELS and "extra_ids" in self._config:
-            last = tuple(f"<extra_id_{i}>" for i in reversed(range(self._config["extra_ids"])))
-        names |= {1 + max(names) + i: name for i, name in enumerate(last)}
+        last_pieces = self.layout.behind_pieces
+        if last_pieces == _SENTINELS and "extra_ids" in self._config:
+            last_pieces = tuple(f"<extra_id_{i}>" for i in reversed(range(self._config["extra_ids"])))
+        size = 1 + max(names)
+        names |= {size + i: name for i, name in enumerate(last_pieces)}
         for index, token in self._config.get("added_tokens_decoder", {}).items():
             names[int(index)] = token["content"]
-        return names | {i: name for name, i in json.loads(self.files.get(CONFIGS[2], b"{}")).items()}
+        added_tokens = json.loads(self.files.get(CONFIGS[2], b"{}"))
+        return names | {index: name for name, index in added_tokens.items()}
 
     def _roles(self) -> dict[str, str]:
-        """{role: token}: the family's, and what the files say."""
-        named = self._config | json.loads(self.files.get(CONFIGS[1], b"{}"))
-        found = dict(self.layout.roles)
+        """{role: token} of the family, updated by what the files name."""
+        settings = self._config | json.loads(self.files.get(CONFIGS[1], b"{}"))
+        roles = dict(self.layout.roles)
         for role in ROLES:
-            token = named.get(f"{role}_token")
-            token = token.get("content") if isinstance(token, dict) else token
+            token = settings.get(f"{role}_token")
+            if isinstance(token, dict):
+                token = token.get("content")
             if isinstance(token, str):
-                found[role] = token
-        return found
+                roles[role] = token
+        return roles
 
     @functools.cached_property
     def _special(self) -> dict[str, int]:
-        """Names that are found in a text."""
-        vocab = self.vocab
-        ids = {getattr(vocab, role) for role in ROLES} | set(range(self._count, vocab.size - vocab.added))
-        return {self._names[i]: i for i in ids if i < vocab.size - vocab.added}
+        """Ids of the names that are recognised in a text."""
+        imported_size = self.vocab.size - self.vocab.added
+        ids = {getattr(self.vocab, role) for role in ROLES} | set(range(self._count, imported_size))
+        return {self._names[index]: index for index in ids if index < imported_size}
 
     @property
     def _count(self) -> int:
-        """Ids before those that no piece of the model has."""
+        """Number of ids that stand for pieces of the model; those after them are special."""
         return self._processor.get_piece_size() + self.layout.fairseq
 
     @functools.cached_property
     def _by_name(self) -> re.Pattern[str]:
+        """Pattern of the names of special ids, longest first."""
         names = sorted(self._special, key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, names)) + ")")
 
@@ -272,8 +317,8 @@ def _hash(files: Mapping[str, bytes], layout: str, start: int | None) -> str:
     return hashlib.sha256(content + f"layout={layout} start={start}".encode()).hexdigest()
 
 
-def _tidied(text: str, config: Mapping[str, Any], lower: bool) -> str:
-    """ALBERT's and XLNet's: spaces joined, two kinds of quotes made one, accents and case as configured."""
+def _cleaned(text: str, config: Mapping[str, Any], lower: bool) -> str:
+    """Clean a text as ALBERT and XLNet do: white space and quotes normalised, accents and case as configured."""
     if config.get("remove_space", True):
         text = " ".join(text.strip().split())
     text = text.replace("``", '"').replace("''", '"')

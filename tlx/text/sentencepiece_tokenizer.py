@@ -30,7 +30,7 @@ _THREADS = 8  # fixed: unigram training sums counts by thread, so the result dep
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece model in tlx's layout: 7 special ids, "\\n", 256 bytes, pieces, 100 sentinels."""
+    """Tokenizer of a SentencePiece model with 7 special ids, newline, 256 bytes, pieces and 100 sentinels."""
 
     def __init__(self, model: bytes):
         self._model = model
