@@ -20,6 +20,7 @@ MAX_PARAMETERS = 8
 # Functions whose keyword arguments are the interface that callers write, one option each: "path:name".
 KEYWORD_INTERFACES = {
     "tlx/api/generation.py:generate",
+    "tlx/trainer/evaluate.py:evaluate",
     "tlx/decode/beam.py:beam_search",
     "tlx/decode/generate.py:generate",
 }

@@ -63,6 +63,7 @@ def test_records_are_answered_by_likelihood(objective, runs, tmp_path, capsys):
         assert "--batches is not for prompts" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_real_records_are_asked(name, tmp_path, capsys):
     train, validation = FILES[name]

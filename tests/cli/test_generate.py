@@ -22,6 +22,7 @@ def test_prompts_and_their_continuations(run, capsys):
     assert capsys.readouterr().out.count("-" * 60) == 4
 
 
+@pytest.mark.slow
 def test_prompts_from_standard_input(run, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
     assert main(["generate", str(run), "--max_tokens=2"]) == 0

@@ -10,6 +10,7 @@ from tlx.cli import scale
 LADDER = f"--config={ROOT / 'configs/scaling/quickstart.py'}"
 
 
+@pytest.mark.slow
 def test_a_ladder_from_plan_to_report(tmp_path, capsys):
     words = [LADDER, f"--folder={tmp_path}"]
     assert cli.main(["scale", "plan", *words]) == 0

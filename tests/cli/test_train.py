@@ -86,6 +86,7 @@ def test_a_run_in_two_halves_is_the_run_in_one(config_file, tmp_path, capsys, sh
     ]
 
 
+@pytest.mark.slow
 def test_another_config_or_other_text_is_refused_or_allowed_by_name(tmp_path, capsys):
     own = tiny.write_config(tmp_path)
     short = "--config.train.steps=2"

@@ -31,6 +31,7 @@ def row_of(text, style: str, seed: int, length: int = 200, **knobs):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", denoising.STYLES)
 def test_tokens_are_noise_independently_of_each_other(style):
     """Each place at the density, and two neighbours together at its square: no fixed number, no spans."""

@@ -115,6 +115,7 @@ def ngrams(rng: np.random.Generator, words: list[list[int]], count: int, weights
     return tuple(sorted(taken))
 
 
+@pytest.mark.slow
 def test_ngrams_of_whole_words_have_alberts_lengths():
     config = Masking(unit="ngram", masking_rate=0.36)
     words, chosen = words_of(TEXT), draws(TEXT, config)

@@ -59,6 +59,7 @@ def test_sentences_end_behind_their_last_mark():
     assert segment_pairs.sentence_ends(np.array([9, 9]), spec(ends=None)).tolist() == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nsp", "sop"])
 def test_half_follow_and_a_is_a_random_number_of_sentences(name):
     found = two_texts(spec(name, short_sequence_fraction=0.0), DRAWS)

@@ -107,6 +107,7 @@ def test_padding_is_never_a_target():
         assert np.array_equal(row["segments"], np.arange(64) < num_text)
 
 
+@pytest.mark.slow
 def test_every_order_of_the_targets_is_equally_likely():
     this, text, rng = spec(18, plm.PLM(num_predict=6)), window(18), np.random.default_rng(3)
     counts: dict[tuple[int, ...], int] = {}
@@ -164,6 +165,7 @@ def run_lengths(mask: np.ndarray) -> np.ndarray:
     return edges[1::2] - edges[::2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share_of_starts", [1.0, 0.4])
 def test_ngrams_are_chosen_as_officially(share_of_starts):
     """The same distribution as the procedure walked token by token: places, runs, gaps before the first."""

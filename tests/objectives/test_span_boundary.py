@@ -71,6 +71,7 @@ def literal_spans(rng: np.random.Generator, tokens: list[int], config: SpanBound
     return tuple(sorted(hidden))
 
 
+@pytest.mark.slow
 def test_hidden_places_are_distributed_as_the_official_loop_has_them():
     config = SpanBoundary(masking_rate=0.4, max_words=3)
     this = spec_of("span_boundary", config, length=12, starts_word=STARTS_WORD)
@@ -86,6 +87,7 @@ def test_hidden_places_are_distributed_as_the_official_loop_has_them():
         assert (stats.chi2_contingency(table).pvalue > 1e-3) == (not clip)
 
 
+@pytest.mark.slow
 def test_one_draw_decides_a_span():
     this, rng = spec_of("span_boundary", length=66), np.random.default_rng(2)
     kinds = collections.Counter()

@@ -135,6 +135,7 @@ def test_compositions_are_uniform():
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_masks_are_uniform_among_the_legal_ones():
     """12 tokens, 3 of them noise in 2 spans: 2 x 8 masks that start with text and end with noise."""
     rng, text = np.random.default_rng(2), np.arange(10, 22, dtype=np.int32)

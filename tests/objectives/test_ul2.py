@@ -59,6 +59,7 @@ def test_spans_grow_where_they_would_outnumber_the_sentinels():
     assert ul2.fit_denoiser(many, spec(256))[0] == many.spans
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1, 1, 1, 1), (4, 4, 2, 2, 2, 2, 4)])
 def test_modes_and_denoisers_have_their_shares(weights):
     """Told apart by the mode and by how many sentinels and targets a row has."""
@@ -84,6 +85,7 @@ def test_modes_and_denoisers_have_their_shares(weights):
     assert not counts and stats.chisquare(found, expected).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_s_denoising_cuts_uniformly():
     this, rng = spec(12, UL2(denoisers=(Denoiser("S"),))), np.random.default_rng(1)
     text = window(np.arange(20, 31))
@@ -92,6 +94,7 @@ def test_s_denoising_cuts_uniformly():
     assert stats.chisquare(np.bincount(sizes)[1:]).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_pieces_come_from_anywhere_in_the_window():
     """A denoiser that reads less than the window takes its piece from a uniform place."""
     this = spec(32, UL2(denoisers=(Denoiser("R", 3, 0.15), Denoiser("X", 3, 0.5, 1e-3))))

@@ -73,6 +73,7 @@ def test_pairs_can_be_rebuilt_and_have_exactly_their_eos(first, second, reset, s
     assert 0 not in row["target_positions"][real]
 
 
+@pytest.mark.slow
 def test_each_token_but_the_first_is_a_target_by_chance():
     """Counts are binomial: BERT's rule would always take the same number."""
     this, rng, read = spec_of("xlm"), np.random.default_rng(1), pair(list(range(10, 20)), list(range(30, 40)))
