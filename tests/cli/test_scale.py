@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.cli.tiny import ROOT
 from tlx import cli
 from tlx.base.errors import NOT_IDENTIFIED, USAGE
