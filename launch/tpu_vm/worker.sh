@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # One host of a run on TPU VMs; `tlx launch tpu-vm` copies it to every worker and starts it on all.
-#   worker.sh run    ends an older start, prepares, trains, and says how it ended: "tlx-exit CODE HOST"
-#   worker.sh stop   asks the run on this host to save and leave
+#   worker.sh run    stops an older start, runs the setup, trains, and reports the end: "tlx-exit CODE HOST"
+#   worker.sh stop   asks the run on this host to save and exit
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
 
 alive() { kill -0 "$1" 2>/dev/null; }
 
-# worker.pid: this script and its tlx. A start that is over has removed it; one that was killed has not.
+# worker.pid: process ids of this script and of its tlx. A start that ended has removed it; a killed one has not.
 old=0 tlx=0
 if [ -f worker.pid ]; then read -r old tlx < worker.pid; fi
 if ! alive "$tlx" || [ "$tlx" -eq 0 ]; then tlx=0; fi
@@ -38,7 +38,7 @@ fi
 PATH="$HOME/.local/bin:$PATH" {{command}} &
 tlx=$!
 echo "$$ $tlx" > worker.pid
-# A signal to this script goes to tlx, which saves.
+# Forward signals to tlx, which saves.
 trap 'kill -TERM "$tlx"' TERM INT HUP
 while true; do
   code=0

@@ -31,12 +31,12 @@ def broken_rules(jobset, text):
         "hosts are counted": int(env["HOSTS"]) == hosts,
         "tlx knows the grace period": int(env["TLX_GRACE_SECONDS"]) == pod["terminationGracePeriodSeconds"],
         "there is time to save": pod["terminationGracePeriodSeconds"] >= 30,
-        "retryable codes are not hopeless": not {134, 137, 139, 143, 170} & set(exits) and 0 not in exits,
-        "hopeless codes are": {1, 2, 64, 73, 74, 75, 76, 77, 78} <= set(policy[2]["onExitCodes"]["values"]),
+        "retryable codes are not fatal": not {134, 137, 139, 143, 170} & set(exits) and 0 not in exits,
+        "fatal codes are": {1, 2, 64, 73, 74, 75, 76, 77, 78} <= set(policy[2]["onExitCodes"]["values"]),
         "preemption is free of charge": rules[0]["action"] == "RestartJobSetAndIgnoreMaxRestarts"
         and policy[0]["onPodConditions"][0]["type"] == "DisruptionTarget"
         and policy[1]["onExitCodes"]["values"] == [42],
-        "hopeless codes fail the JobSet": rules[1]["action"] == "FailJobSet",
+        "fatal codes fail the JobSet": rules[1]["action"] == "FailJobSet",
         "policies name the container": all(
             rule["onExitCodes"]["containerName"] == container["name"] for rule in policy[1:]
         ),

@@ -102,7 +102,7 @@ def render(job: LaunchJob, options: GkeOptions) -> dict[str, str]:
         "restarts": options.restarts,
         "slices": options.slices,
         "hosts": options.hosts,
-        "hopeless": _flow([code for code in MEANINGS if code not in (OK, PREEMPTED, *RETRYABLE)]),
+        "fatal": _flow([code for code in MEANINGS if code not in (OK, PREEMPTED, *RETRYABLE)]),
         "grace_seconds": options.grace_seconds,
         "node_selector": _flow(_selector(options)),
         "tolerations": _flow(_tolerations(options, is_gpu)),
