@@ -1,9 +1,10 @@
-"""Which of two sentences is the cause or the effect of another, asked without training: KoBEST's COPA.
+r"""Which of two sentences is the cause or the effect of another, without training: KoBEST's COPA.
 
-    tlx evaluate RUN --config=configs/evaluate/copa.py --config.objective.shots=4 \\
-        --config.data.records.train="('COPA.train.tsv',)" \\
+    tlx evaluate RUN --config=configs/evaluate/copa.py --config.objective.shots=4 \
+        --config.data.records.train="('COPA.train.tsv',)" \
         --config.data.records.validation="('COPA.dev.tsv',)"
-Hardware: any. ":tiny" behind it asks 16.
+
+Hardware: any. ":tiny" after the name evaluates 16 records.
 """
 
 from ml_collections import ConfigDict
@@ -14,14 +15,18 @@ from tlx.run.config import config_dict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" or "tiny"."""
     config = config_dict(FewShotConfig())
-    asked, records = config.objective, config.data.records
-    asked.prompt, asked.choices = "{sentence} {question}:", (" {1}", " {2}")
-    asked.label, asked.labels = "Answer", ("1", "2")
-    asked.normalization = "bytes"
+    objective = config.objective
+    records = config.data.records
+    objective.prompt = "{sentence} {question}:"
+    objective.choices = (" {1}", " {2}")
+    objective.label = "Answer"
+    objective.labels = ("1", "2")
+    objective.normalization = "bytes"
     records.format = "tsv"
-    records.train, records.validation = ("COPA.train.tsv",), ("COPA.dev.tsv",)
+    records.train = ("COPA.train.tsv",)
+    records.validation = ("COPA.dev.tsv",)
     if words_of(arg, ("tiny",)):
-        asked.limit = 16
+        objective.limit = 16
     return config

@@ -1,9 +1,10 @@
-"""Whether a sentence about a film is for or against it, asked without training: two files of sentences.
+r"""Whether a sentence about a film is positive or negative, without training: two files of sentences.
 
-    tlx evaluate RUN --config=configs/evaluate/sentence_polarity.py \\
+    tlx evaluate RUN --config=configs/evaluate/sentence_polarity.py \
         --config.data.records.train="('rt-polarity.*.gz',)" --config.objective.shots=4
-Any files with one sentence a line do, one file a class. A tenth is held out and scored, the examples are of
-the rest. Hardware: any. ":tiny" behind it asks 16.
+
+Works for any files with one sentence per line, one file per class. A tenth is held out and scored; the examples
+are drawn from the rest. Hardware: any. ":tiny" after the name evaluates 16 records.
 """
 
 from ml_collections import ConfigDict
@@ -14,14 +15,19 @@ from tlx.run.config import config_dict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" or "tiny"."""
     config = config_dict(FewShotConfig())
-    asked, records = config.objective, config.data.records
-    asked.prompt, asked.choices = "{text}\nIt was", (" terrible", " great")
-    asked.label, asked.labels = "file", ("rt-polarity.neg", "rt-polarity.pos")
-    asked.normalization, asked.unconditional_prompt = "unconditional", "It was"
-    records.format, records.encoding = "lines", "latin-1"
+    objective = config.objective
+    records = config.data.records
+    objective.prompt = "{text}\nIt was"
+    objective.choices = (" terrible", " great")
+    objective.label = "file"
+    objective.labels = ("rt-polarity.neg", "rt-polarity.pos")
+    objective.normalization = "unconditional"
+    objective.unconditional_prompt = "It was"
+    records.format = "lines"
+    records.encoding = "latin-1"
     records.train = ("rt-polarity.*.gz",)
     if words_of(arg, ("tiny",)):
-        asked.limit = 16
+        objective.limit = 16
     return config

@@ -1,9 +1,10 @@
-"""Which of two texts goes on best: COPA of KoBEST, or any table with a column for each choice.
+r"""The likelier of two continuations: COPA of KoBEST, or any table with a column for each choice.
 
-    tlx finetune --config=configs/finetune/choices.py --from=BASE \\
-        --config.data.records.train="('COPA.train.tsv',)" \\
+    tlx finetune --config=configs/finetune/choices.py --from=BASE \
+        --config.data.records.train="('COPA.train.tsv',)" \
         --config.data.records.validation="('COPA.dev.tsv',)"
-Hardware: any. Expected: the score in README.md. ":tiny" behind it is a handful of steps.
+
+Hardware: any. Expected: the score in README.md. ":tiny" after the name is a run of a few steps.
 """
 
 from ml_collections import ConfigDict
@@ -13,11 +14,13 @@ from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" or "tiny"."""
     config = finetune_config("multiple_choice")
     config.objective.context = ("sentence", "question")
-    config.objective.choices, config.objective.labels = ("1", "2"), ("1", "2")
+    config.objective.choices = ("1", "2")
+    config.objective.labels = ("1", "2")
     config.objective.label = "Answer"
     records = config.data.records
-    records.format, records.epochs = "tsv", 10.0
+    records.format = "tsv"
+    records.epochs = 10.0
     return few_records(config) if words_of(arg, ("tiny",)) else config

@@ -1,12 +1,12 @@
-"""Which of 150 intents a request has, or none of them: CLINC150's file, or any table with a text and a label.
+r"""The intent of a request, one of 150 or none of them: CLINC150, or any table with a text and a label.
 
-    tlx finetune --config=configs/finetune/intents.py --from=BASE \\
-        --config.data.records.train="('data_full.json::train', 'data_full.json::oos_train')" \\
+    tlx finetune --config=configs/finetune/intents.py --from=BASE \
+        --config.data.records.train="('data_full.json::train', 'data_full.json::oos_train')" \
         --config.data.records.validation="('data_full.json::val', 'data_full.json::oos_val')"
 
-Scores name the accuracy where an intent applies and the share found of what is outside (class "oos").
+The scores include the accuracy on requests with an intent, and the recall of those without (class "oos").
 Hardware: any; on 2 cores with a base of a few million parameters three minutes.
-":tiny" behind it is a handful of steps with short rows, to see that everything works.
+":tiny" after the name is a run of a few steps.
 """
 
 from ml_collections import ConfigDict
@@ -16,11 +16,14 @@ from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" or "tiny"."""
     config = finetune_config("classification")
-    config.objective.packing, config.objective.out_of_scope_label = True, "oos"
+    config.objective.packing = True
+    config.objective.out_of_scope_label = "oos"
     records = config.data.records
-    records.format, records.columns = "json", ("text", "label")
-    config.data.sequence_length, config.train.batch_size = 64, 8
+    records.format = "json"
+    records.columns = ("text", "label")
+    config.data.sequence_length = 64
+    config.train.batch_size = 8
     config.eval.every = 500
     return few_records(config) if words_of(arg, ("tiny",)) else config

@@ -1,13 +1,13 @@
-"""Four tasks in one model, T5's way: reviews, inference, similarity and questions, each with its own words.
+"""Four tasks in one text-to-text model, as in T5: reviews, inference, similarity and questions.
 
     tlx finetune --config=configs/finetune/multitask.py:FOLDER --from=BASE
 
-FOLDER (./data where none is named) holds NSMC's ratings_train.txt, KLUE's klue-nli-v1.1_train.json (or _dev),
-KorSTS' sts-train.tsv and a SQuAD file named *train*.json, each in any folder below it (and .gz, if you like).
-For encoder-decoders, and decoders. Rows are mixed as T5's were, by the square root of the sizes (temperature
-2) with a limit of 2^21; a label is a word, a similarity a number rounded to fifths. scores.json has each
-task's scores and their mean; `predict({"task": "nli", "premise": ..., "hypothesis": ...})` asks.
-Hardware: any. Expected: no figures are recorded yet. ":tiny" behind it is a handful of steps.
+FOLDER (./data by default) holds NSMC's ratings_train.txt, KLUE's klue-nli-v1.1_train.json (or _dev), KorSTS'
+sts-train.tsv and a SQuAD file named *train*.json, each in any folder below it (optionally with .gz).
+For encoder-decoders and decoders. Rows are mixed as in T5, by the square root of the set sizes (temperature
+2) with a limit of 2^21. A label is a word, a similarity is a number rounded to fifths. scores.json has each
+task's scores and their mean; `predict({"task": "nli", "premise": ..., "hypothesis": ...})` predicts.
+Hardware: any. Expected: no figures are recorded yet. ":tiny" after the name is a run of a few steps.
 """
 
 import pathlib
@@ -46,7 +46,7 @@ _QUESTIONS = {
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: the folder with the records, "tiny", or both joined by a colon."""
+    """Return the config; `arg` is the folder with the records, "tiny", or both joined by a colon."""
     folders = [word for word in arg.split(":") if word and pathlib.Path(word).is_dir()]
     words = words_of(arg, ("tiny", *folders))
     config = finetune_config("multitask")
@@ -60,10 +60,11 @@ def get_config(arg: str = "") -> ConfigDict:
         {"name": "sts", "train": (f"{inside}/sts-train.tsv*",), "format": "tsv", "quoting": False},
         {"name": "questions", "train": (f"{inside}/*train*.json*",), "format": "squad"},
     )
-    records.temperature, records.max_set_size = 2.0, 2**21
+    records.temperature = 2.0
+    records.max_set_size = 2**21
     config.data.sequence_length = 384
-    config.eval.every = 0  # writing takes longer than reading: once, at the end
+    config.eval.every = 0  # generation takes longer than training: once, at the end
     if "tiny" not in words:
         return config
-    records.sets = tuple({**one, "limit": 8} for one in records.sets)
+    records.sets = tuple({**record_set, "limit": 8} for record_set in records.sets)
     return few_records(config)

@@ -1,9 +1,10 @@
-"""Whether one sentence follows from another: KLUE's NLI, KorNLI, or any file with two texts and a label.
+r"""Whether one sentence follows from another: KLUE's NLI, KorNLI, or any file with two texts and a label.
 
-    tlx finetune --config=configs/finetune/pairs.py --from=BASE \\
+    tlx finetune --config=configs/finetune/pairs.py --from=BASE \
         --config.data.records.train="('klue-nli-v1.1_train.json',)"
-    tlx finetune --config=configs/finetune/pairs.py:kornli --from=BASE ...           tab-separated, no quotes
-Hardware: any. Expected: the score in README.md. ":tiny" behind it is a handful of steps.
+    tlx finetune --config=configs/finetune/pairs.py:kornli --from=BASE ...           tab-separated, unquoted
+
+Hardware: any. Expected: the score in README.md. ":tiny" after the name is a run of a few steps.
 """
 
 from ml_collections import ConfigDict
@@ -13,13 +14,17 @@ from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "", "kornli", "tiny", or both joined by a colon."""
+    """Return the config; `arg` is "", "kornli", "tiny", or both joined by a colon."""
     words = words_of(arg, ("kornli", "tiny"))
     config = finetune_config("pair_classification")
     config.objective.label = "gold_label"
     records = config.data.records
-    records.format, records.group_column = "json", "premise"  # each stands there with three hypotheses
+    records.format = "json"
+    records.group_column = "premise"  # each occurs with three hypotheses
     if "kornli" in words:
-        records.format, records.quoting, records.group_column = "tsv", False, "sentence1"
-        config.objective.first, config.objective.second = "sentence1", "sentence2"
+        records.format = "tsv"
+        records.quoting = False
+        records.group_column = "sentence1"
+        config.objective.first = "sentence1"
+        config.objective.second = "sentence2"
     return few_records(config) if "tiny" in words else config

@@ -1,13 +1,13 @@
-"""Answers that stand in a context: SQuAD 1.1 and 2.0, XQuAD, COVID-QA, or any file in their form.
+r"""Answers that are spans of a context: SQuAD 1.1 and 2.0, XQuAD, COVID-QA, or any file of this format.
 
-    tlx finetune --config=configs/finetune/questions.py --from=BASE \\
-        --config.data.records.train="('train-v1.1.json',)" \\
+    tlx finetune --config=configs/finetune/questions.py --from=BASE \
+        --config.data.records.train="('train-v1.1.json',)" \
         --config.data.records.validation="('dev-v1.1.json',)"
     tlx finetune --config=configs/finetune/questions.py:no_answer --from=BASE ...       SQuAD 2.0
 
-Contexts longer than a row are read in windows that overlap. Of COVID-QA 17% of the offsets are wrong: the
-answer is looked for near by, and --config.objective.misplaced=skip leaves out what is nowhere.
-Hardware: any. Expected: the score in README.md. ":tiny" behind it is a handful of steps.
+Contexts longer than a row are read in overlapping windows. In COVID-QA 17% of the offsets are wrong: the
+answer is searched for nearby, and --config.objective.misplaced=skip leaves out the ones that are not found.
+Hardware: any. Expected: the score in README.md. ":tiny" after the name is a run of a few steps.
 """
 
 from ml_collections import ConfigDict
@@ -17,11 +17,16 @@ from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "", "no_answer" (some questions have none), "tiny", or both joined by a colon."""
+    """Return the config; `arg` is "", "no_answer", "tiny", or both joined by a colon.
+
+    With "no_answer" some questions have no answer.
+    """
     words = words_of(arg, ("no_answer", "tiny"))
     config = finetune_config("question_answering")
     records = config.data.records
-    records.format, records.group_column, records.epochs = "squad", "context", 2.0
+    records.format = "squad"
+    records.group_column = "context"
+    records.epochs = 2.0
     config.data.sequence_length = 384
     config.objective.no_answer = "no_answer" in words
     return few_records(config) if "tiny" in words else config

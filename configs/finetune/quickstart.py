@@ -3,10 +3,10 @@
     tlx train --config=configs/quickstart.py:mlm
     tlx finetune --config=configs/finetune/quickstart.py --from=runs/quickstart-mlm
 
---scratch takes the base's shape and tokenizer alone: what pretraining was good for. The base may be of any
-shape: quickstart's clm, span_corruption and plm as well, or a Hugging Face directory.
+--scratch takes only the base's architecture and tokenizer, which shows the gain of pretraining. The base may be
+of any kind: quickstart's clm, span_corruption and plm as well, or a Hugging Face directory.
 Hardware: any CPU; about a minute on 2 cores. Expected: not recorded yet.
-":tiny" behind it is the same in seconds, to see that everything works.
+":tiny" after the name is the same in seconds, to check that everything works.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ MODULES = ("argparse", "ast", "difflib", "inspect", "statistics", "subprocess", 
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" or "tiny"."""
     config = finetune_config("classification")
     config.objective.label = "file"
     folder = pathlib.Path(sysconfig.get_paths()["stdlib"])
@@ -35,7 +35,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.every = 200
     config.log.print_every = 100
     if words_of(arg, ("tiny",)):
-        records.epochs, records.limit = 1.0, 256
-        config.train.batch_size, config.data.sequence_length = 16, 16
-        config.eval.every, config.log.print_every = 8, 4
+        records.epochs = 1.0
+        records.limit = 256
+        config.train.batch_size = 16
+        config.data.sequence_length = 16
+        config.eval.every = 8
+        config.log.print_every = 4
     return config

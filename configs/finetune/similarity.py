@@ -1,9 +1,10 @@
-"""How alike two sentences are, from 0 to 5: KorSTS, or any table with two texts and a number.
+r"""Similarity of two sentences, from 0 to 5: KorSTS, or any table with two texts and a number.
 
-    tlx finetune --config=configs/finetune/similarity.py --from=BASE \\
-        --config.data.records.train="('sts-train.tsv',)" \\
+    tlx finetune --config=configs/finetune/similarity.py --from=BASE \
+        --config.data.records.train="('sts-train.tsv',)" \
         --config.data.records.validation="('sts-dev.tsv',)"
-Hardware: any. Expected: the score in README.md. ":tiny" behind it is a handful of steps.
+
+Hardware: any. Expected: the score in README.md. ":tiny" after the name is a run of a few steps.
 """
 
 from ml_collections import ConfigDict
@@ -13,8 +14,10 @@ from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "tiny"."""
+    """Return the config; `arg` is "" or "tiny"."""
     config = finetune_config("similarity")
     records = config.data.records
-    records.format, records.quoting, records.epochs = "tsv", False, 10.0
+    records.format = "tsv"
+    records.quoting = False
+    records.epochs = 10.0
     return few_records(config) if words_of(arg, ("tiny",)) else config

@@ -1,12 +1,12 @@
-"""Summaries: of papers in a sentence (SciTLDR), or any file with texts and one or several summaries of each.
+r"""Summaries: of papers in a sentence (SciTLDR), or any file with texts and one or several summaries of each.
 
-    tlx finetune --config=configs/finetune/summaries.py --from=BASE \\
-        --config.data.records.train="('SciTLDR-A/train.jsonl',)" \\
+    tlx finetune --config=configs/finetune/summaries.py --from=BASE \
+        --config.data.records.train="('SciTLDR-A/train.jsonl',)" \
         --config.data.records.validation="('SciTLDR-A/dev.jsonl',)"
 
-For encoder-decoders, and for decoders with ":tldr", which read "... TL;DR:" (Radford et al. 2019). Beam
-search with 4 beams writes at most 64 tokens; of several references, ROUGE is that with the best.
-Hardware: any. Expected: the score in README.md. ":tiny" behind it is a handful of steps.
+For encoder-decoders, and with ":tldr" for decoders, which read "... TL;DR:" (Radford et al. 2019). Beam
+search with 4 beams generates at most 64 tokens. With several references, ROUGE is the maximum over them.
+Hardware: any. Expected: the score in README.md. ":tiny" after the name is a run of a few steps.
 """
 
 from ml_collections import ConfigDict
@@ -16,14 +16,15 @@ from tlx.run import finetune_config
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "", "tldr", "tiny", or both joined by a colon."""
+    """Return the config; `arg` is "", "tldr", "tiny", or both joined by a colon."""
     words = words_of(arg, ("tldr", "tiny"))
     config = finetune_config("generation")
     objective = config.objective
     objective.source = "{source} TL;DR:" if "tldr" in words else "summarize: {source}"
     objective.target = "{target}"
     objective.metrics = ("rougeL", "rouge1", "rouge2")
-    objective.num_beams, objective.length_penalty = 4, 0.8
+    objective.num_beams = 4
+    objective.length_penalty = 0.8
     config.data.sequence_length = 512
-    config.eval.every = 0  # writing takes longer than reading: once, at the end
+    config.eval.every = 0  # generation takes longer than training: once, at the end
     return few_records(config) if "tiny" in words else config

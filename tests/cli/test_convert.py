@@ -214,8 +214,8 @@ def test_a_sentencepiece_model_is_enough_of_a_tokenizer(tmp_path):
     direct, imported = tlx.load(theirs), tlx.load(run)
     asked = {"max_tokens": 6, "temperature": 0.0}
     text = "the cat <extra_id_0> on the mat"
-    assert direct._source(text)[-1] == direct.tokenizer.vocab.eos
-    assert direct.tokenizer.vocab.sentinel(0) in direct._source(text)
+    assert direct._encode_source(text)[-1] == direct.tokenizer.vocab.eos
+    assert direct.tokenizer.vocab.sentinel(0) in direct._encode_source(text)
     assert imported.generate(text, **asked) == direct.generate(text, **asked)
     assert main(["convert", "export", str(run), str(back)]) == 0
     assert (back / "spiece.model").read_bytes() == (theirs / "spiece.model").read_bytes()

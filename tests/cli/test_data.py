@@ -1,4 +1,4 @@
-"""`tlx data` shows what a model will get, and says what share of it is what."""
+"""`tlx data` prints the examples a model gets, and what they contain on average."""
 
 import json
 import re
@@ -8,7 +8,8 @@ import pytest
 
 from tests.run_directory import write_run
 from tlx.base.errors import ConfigError, DataError
-from tlx.cli.data import main, measure
+from tlx.cli.data import main
+from tlx.cli.data_rates import measure
 from tlx.cli.data_tables import describe
 from tlx.text import TokenizerConfig, make_tokenizer
 
@@ -46,9 +47,9 @@ def test_a_dense_example():
         "positions": np.array([0, 1, 2, 0, 1, 0], np.int32),
         "segments": np.array([1, 1, 1, 2, 2, 0], np.int32),
     }
-    lines = list(describe(example, TOKENIZER, places=2))
+    lines = list(describe(example, TOKENIZER, positions=2))
     assert lines[:6] == [
-        "input: 6 places, 1 of padding, 2 segments",
+        "input: 6 positions, 1 of padding, 2 segments",
         "  segment 1, 3 tokens",
         "  | <s>ab",
         "  segment 2, 2 tokens",
@@ -56,7 +57,7 @@ def test_a_dense_example():
         "targets: 5, of text: 'abc'",
     ]
     assert [line.split() for line in lines[7:]] == [
-        ["place", "tokens", "targets", "weights", "positions", "segments"],
+        ["index", "tokens", "targets", "weights", "positions", "segments"],
         ["0", "2", "'<s>'", "104", "'a'", "1", "0", "1"],
         ["1", "104", "'a'", "105", "'b'", "1", "1", "1"],
         ["...", "4", "more"],
@@ -74,10 +75,10 @@ SPARSE = {
 
 
 def test_a_sparse_example():
-    lines = list(describe(SPARSE, TOKENIZER, places=9))
+    lines = list(describe(SPARSE, TOKENIZER, positions=9))
     assert "  | x<mask>yz" in lines and "targets: 3, of text: 'bcz'" in lines
     rows = [line.split() for line in lines[lines.index("targets:") + 1 :]]
-    assert rows[0] == ["place", "target_positions", "targets", "weights", "shown"]
+    assert rows[0] == ["index", "target_positions", "targets", "weights", "shown"]
     assert rows[1] == ["0", "1", "105", "'b'", "1", "4", "'<mask>'"]
     assert rows[2] == ["1", "2", "106", "'c'", "1", "128", "'y'"]
 
@@ -87,7 +88,7 @@ def test_rates_of_sparse_targets():
     third = pytest.approx(1 / 3)
     assert rates["targets shown as mask"] == rates["targets shown unchanged"] == third
     assert rates["targets shown as another"] == third
-    assert rates["targets, share of tokens"] == 0.75 and rates["masks, share of tokens"] == 0.25
+    assert rates["targets per token"] == 0.75 and rates["masks per token"] == 0.25
 
 
 def test_an_example_of_two_inputs():
@@ -102,9 +103,9 @@ def test_an_example_of_two_inputs():
         "targets": np.array([sentinel, *_ids("b"), VOCAB.eos], np.int32),
         "weights": np.ones(3, np.float32),
     }
-    text = "\n".join(describe(example, TOKENIZER, places=3))
+    text = "\n".join(describe(example, TOKENIZER, positions=3))
     assert "  | a<extra_id_0></s>" in text and "  | <s><extra_id_0>b" in text
-    assert re.search(r"decoder:\n  place +tokens +positions +segments +targets +weights\n", text)
+    assert re.search(r"decoder:\n  index +tokens +positions +segments +targets +weights\n", text)
     rates = measure({name: value[None] for name, value in example.items()}, VOCAB)
     assert rates["encoder sentinels per row"] == rates["decoder sentinels per row"] == 1
 
@@ -127,7 +128,7 @@ def test_show(config, capsys, objective):
     rates = dict(re.findall(r"^(\w.*?) {2,}([\d.,e+]+)$", out, re.M))
     if objective == "mlm":
         assert abs(float(rates["targets shown as mask"]) - 0.8) < 0.02
-        assert abs(float(rates["targets, share of tokens"]) - 0.15) < 0.02
+        assert abs(float(rates["targets per token"]) - 0.15) < 0.02
     assert f"over 1000 examples of {objective}" in out
 
 
@@ -176,7 +177,7 @@ def task(tmp_path):
 
 
 def test_records_stand_beside_their_rows(task, capsys):
-    words = [f"--config={task}:classification:encoder", "--examples=2", "--places=3", "--batch=1"]
+    words = [f"--config={task}:classification:encoder", "--examples=2", "--positions=3", "--batch=1"]
     assert main(["show", *words]) == 0
     out = capsys.readouterr().out
     found = re.findall(r"=== train, row (\d) of (\d+) ===\nrecord (.*)\n  text: (.*)\n", out)
@@ -184,17 +185,17 @@ def test_records_stand_beside_their_rows(task, capsys):
     number = found[0][2].rsplit(":", 1)[1]
     assert found[0][3] == f"text {int(number) - 1}"
     assert f"  | <cls>{found[0][3]}<sep>" in out and f"label: {(int(number) - 1) % 3} " in out
-    assert re.search(r"  place +tokens +positions +segments", out) and "  0      5 '<cls>'" in out
+    assert re.search(r"  index +tokens +positions +segments", out) and "  0      5 '<cls>'" in out
     shares = [float(share) for share in re.findall(r"^label '\d' +([\d.]+)$", out, re.M)]
     assert len(shares) == 3 and sum(shares) == pytest.approx(1, abs=0.01)
     assert re.search(r"tokens in a row +[\d.]+, \d+ at most of 24", out)
 
 
 def test_rows_of_other_shapes(task, capsys):
-    assert main(["show", f"--config={task}:similarity:decoder", "--places=1"]) == 0
+    assert main(["show", f"--config={task}:similarity:decoder", "--positions=1"]) == 0
     out = capsys.readouterr().out
     assert "  | <s>ab<sep>cd" in out and "  | <s>cd<sep>ab" in out  # both orders
-    assert main(["show", f"--config={task}:generation:encoder_decoder", "--places=1"]) == 0
+    assert main(["show", f"--config={task}:generation:encoder_decoder", "--positions=1"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"  \| say: text \d+</s>", out) and re.search(r"targets: 2, of text: '\d'", out)
     with pytest.raises(ConfigError, match="there is no cache to prepare"):

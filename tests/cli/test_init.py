@@ -34,11 +34,23 @@ def test_errors_are_one_line_and_a_code(monkeypatch, capsys, error, code):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-LIGHT = ("train", "finetune", "evaluate")
+LIGHT = (
+    "train",
+    "finetune",
+    "evaluate",
+    "bench",
+    "chat",
+    "config",
+    "convert",
+    "data",
+    "generate",
+    "plan",
+    "report",
+)
 
 
 def test_help_loads_no_jax():
-    """So that it is there in half a second."""
+    """Help answers in half a second."""
     code = f"""
 import sys
 from tlx import cli

@@ -170,7 +170,7 @@ def test_the_command(folder, tmp_path, capsys):  # noqa: F811
     assert main(["convert", "adapter", str(tmp_path / "run"), str(tmp_path / "adapter")]) == 0
     out = capsys.readouterr().out
     assert "LoRA of 1 layers of GPT2LMHeadModel, such as transformer.h.0.attn.c_attn" in out
-    assert "the head of classification is no part of it" in out
+    assert "the head of classification is not included" in out
     values = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert values["base_model_name_or_path"] == str(tmp_path / "gpt2") and values["r"] == 16
     assert main(["convert", "adapter", str(tmp_path / "gpt2"), str(tmp_path / "other")]) == 64

@@ -114,5 +114,6 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     run_directory.write_run(tmp_path / "run", "clm")
     assert main(["convert", "adapter", str(tmp_path / "run"), str(tmp_path / "adapter")]) == 0
     bos = tlx.load(tmp_path / "run").tokenizer.vocab.bos
-    assert f"4 virtual tokens, what a text begins with (id {bos}, not to be given)" in capsys.readouterr().out
+    message = f"4 virtual tokens, the beginning of a text (id {bos}, which inputs must leave out)"
+    assert message in capsys.readouterr().out
     assert {file.name for file in (tmp_path / "adapter").iterdir()} == {peft.CONFIG, peft.TENSORS}

@@ -83,7 +83,7 @@ def test_signals_go_to_the_processes(tmp_path):
     with supervisor.signals():
         threading.Thread(target=ask, daemon=True).start()
         deaths = supervisor.run(environs)
-    assert [death.code for death in deaths] == [42, 42] and supervisor.asked == signal.SIGTERM
+    assert [death.code for death in deaths] == [42, 42] and supervisor.received == signal.SIGTERM
 
 
 def test_secrets_are_hidden_and_refused(tmp_path):

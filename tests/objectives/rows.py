@@ -5,14 +5,14 @@ import numpy as np
 from tlx.data.window import Window
 
 
-def window(tokens, length: int | None = None, language: int = 0, other: Window | None = None) -> Window:
+def window(tokens, length: int | None = None, language: int = 0, second: Window | None = None) -> Window:
     """One document of these tokens, padded to `length`."""
     length = len(tokens) if length is None else length
     padded, segments, positions = np.zeros((3, length), np.int32)
     padded[: len(tokens)] = tokens
     segments[: len(tokens)] = 1
     positions[: len(tokens)] = np.arange(len(tokens))
-    return Window(padded, segments, positions, other, language)
+    return Window(padded, segments, positions, second, language)
 
 
 def encoder(row: dict[str, np.ndarray]) -> list[int]:

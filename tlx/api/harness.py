@@ -274,7 +274,9 @@ class HarnessModel(TemplateLM):
 
 def _sampling(kwargs: Mapping[str, Any]) -> Sampling:
     """Return the Sampling of generation_kwargs; greedy unless do_sample or a temperature is given."""
-    values = {name: kwargs[name] for name in _SAMPLING if name in kwargs}
+    values: dict[str, Any] = {name: kwargs[name] for name in _SAMPLING if name in kwargs}
     if kwargs.get("do_sample", values.get("temperature", 0) > 0):
-        return Sampling(**({"temperature": 1.0} | values))
-    return Sampling(**(values | {"temperature": 0.0}))
+        values = {"temperature": 1.0} | values
+    else:
+        values = values | {"temperature": 0.0}
+    return Sampling(**values)

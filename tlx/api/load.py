@@ -83,6 +83,8 @@ def load(
         return _load_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, mesh)
     folder = _run_folder(pathlib.Path(path).absolute())
     saved = read_run(folder)
+    if saved is None:
+        raise DataError(f"{folder} has no run.json")
     tokenizer = load_tokenizer(folder / "tokenizer")
     if tokenizer.hash != saved["tokenizer_hash"]:
         raise DataError(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")

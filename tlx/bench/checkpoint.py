@@ -1,4 +1,4 @@
-"""Checkpoints: bandwidth of saving and restoring against a plain file in the same place."""
+"""Checkpoints: bandwidth of saving and restoring relative to a plain file in the same folder."""
 
 import logging
 import os
@@ -10,15 +10,28 @@ import jax
 import numpy as np
 
 from tlx.base import tree
-from tlx.bench.sizes import BenchShape
-from tlx.bench.step import run_config
+from tlx.bench.shape import BenchShape
+from tlx.bench.sizes import run_config
 from tlx.bench.timing import in_turns, median_ratio
 from tlx.checkpoint import CheckpointConfig, Checkpoints
 from tlx.run.assemble import assemble
 
 
 def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
-    """Prints GB/s of a whole state: hashed, sealed and synced when written, verified when read."""
+    """Print and return the bandwidth of checkpoints of a whole state.
+
+    Saving includes hashing, the manifest and fsync; restoring includes verification.
+
+    Args:
+        shape: Size of the model.
+        objectives: Unused: the state is that of causal LM.
+        seconds: Measuring time of a function; half of it is used, as there are four.
+
+    Returns:
+        Bytes/s of "save", "write", "restore" and "read", and the ratios "save_ratio" and "restore_ratio" to
+        the plain file.
+    """
+    del objectives
     run = assemble(run_config("clm", shape))
     with run.use():
         state = {"params": run.init().params, "opt_state": run.init().opt_state}
@@ -26,8 +39,10 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
     plain = np.random.default_rng(0).integers(0, 255, size, np.uint8)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     logging.getLogger("absl").setLevel(logging.ERROR)
+    # In the working directory: /tmp is often memory, on which nothing would be measured.
     with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".tlx-bench-") as folder:
-        path, step = pathlib.Path(folder) / "plain", 0
+        path = pathlib.Path(folder) / "plain"
+        step = 0
         with Checkpoints(pathlib.Path(folder) / "checkpoints", CheckpointConfig(keep=1)) as checkpoints:
             checkpoints.prepare()
 
@@ -39,20 +54,25 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
 
             def write() -> None:
                 with open(path, "wb") as handle:
-                    handle.write(plain)
+                    handle.write(plain.data)
                     handle.flush()
                     os.fsync(handle.fileno())
 
-            functions = {"save": save, "write": write}
-            functions |= {"restore": lambda: checkpoints.restore(abstract), "read": path.read_bytes}
-            found = in_turns(functions, seconds / 2)
+            # In this order: what is restored and read was saved and written before.
+            functions = {
+                "save": save,
+                "write": write,
+                "restore": lambda: checkpoints.restore(abstract),
+                "read": path.read_bytes,
+            }
+            times = in_turns(functions, seconds / 2)
     print(f"  a state of {size / 1e6:,.0f} MB, in {os.getcwd()}")
-    figures = {name: size / statistics.median(times) for name, times in found.items()}
-    for ours, theirs, verb in (("save", "write", "written"), ("restore", "read", "read")):
-        ratio = median_ratio(found[theirs], found[ours])
+    figures = {name: size / statistics.median(values) for name, values in times.items()}
+    for ours, plain_file, verb in (("save", "write", "written"), ("restore", "read", "read")):
+        ratio = median_ratio(times[plain_file], times[ours])
         figures[f"{ours}_ratio"] = ratio
         print(
             f"  {ours:8} {figures[ours] / 1e9:6.2f} GB/s; the same bytes {verb} as a plain file "
-            f"{figures[theirs] / 1e9:6.2f} GB/s: {ratio:.2f} of it"
+            f"{figures[plain_file] / 1e9:6.2f} GB/s: {ratio:.2f} of it"
         )
     return figures

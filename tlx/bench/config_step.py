@@ -9,8 +9,8 @@ import jax
 from ml_collections import ConfigDict
 
 from tlx.base.errors import ConfigError
-from tlx.bench.eager import both_ways, missing
-from tlx.bench.step import prepared
+from tlx.bench.eager import report_missing_packages, torch_functions
+from tlx.bench.step import prepare_run
 from tlx.bench.timing import in_turns, median_ratio, quickest
 from tlx.hub import config_file
 from tlx.hub.folder import family_of
@@ -22,20 +22,25 @@ from tlx.training.peak import matmul_peak
 
 
 def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
-    """Prints and returns the figures of the config's step on all devices.
+    """Print and return the figures of the config's step on all devices.
 
-    PyTorch's step, in turns with it, is of as many rows and tokens, and on a GPU in bfloat16 and compiled.
-    Where there is no class or no package for it, or several accelerators, that is said.
+    PyTorch's step, in turns with it, has as many rows and tokens; on a GPU it is compiled and in bfloat16.
+    Without a class or the packages for it, or with several accelerators, a line says so.
     """
-    alone = missing()
-    if not alone:
+    torch_missing = report_missing_packages()
+    if not torch_missing:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the rest of a GPU is PyTorch's
-    run, peak = assemble(resolve(config)), matmul_peak()
-    step, model = prepared(run), None if alone else _twin(run)
+    run = assemble(resolve(config))
+    peak = matmul_peak()
+    step = prepare_run(run)
+    model = None if torch_missing else _torch_description(run)
+    torch_calls = {}
+    about = {}
     with contextlib.ExitStack() as stack:
-        theirs, about = both_ways(stack, model, "step", 1) if model else ({}, {})
-        found = in_turns({"tlx": step.call, **theirs}, seconds)
-    per_step = statistics.median(found["tlx"])
+        if model:
+            torch_calls, about = torch_functions(stack, model, "step", 1)
+        times = in_turns({"tlx": step.call, **torch_calls}, seconds)
+    per_step = statistics.median(times["tlx"])
     flops_per_s = step.flops / per_step
     mfu = flops_per_s / peak.flops_per_s
     print(
@@ -51,18 +56,20 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, float]:
         "peak_flops_per_s": peak.flops_per_s,
         "mfu": mfu,
     }
-    if not theirs:
+    if not torch_calls:
         return figures
-    best = quickest(found, theirs)
-    torch_ms, ratio = 1e3 * statistics.median(found[best]), median_ratio(found[best], found["tlx"])
+    best = quickest(times, torch_calls)
+    torch_ms = 1e3 * statistics.median(times[best])
+    ratio = median_ratio(times[best], times["tlx"])
     print(f"{torch_ms:,.1f} ms a step of PyTorch, {about['parameters']:,} parameters, {about['how']}")
     print(f"tlx / PyTorch: {ratio:.2f}")
     return figures | {"torch_step_ms": torch_ms, "ratio": ratio}
 
 
-def _twin(run: Run) -> dict[str, Any] | None:
-    """What the process of PyTorch is told of the same model and batch; None where no class computes it."""
-    model, batch = run.module.model, abstract_batch(run.config, run.spec)
+def _torch_description(run: Run) -> dict[str, Any] | None:
+    """Return the run's model and batch as torch_model.py reads them; None where no class computes them."""
+    model = run.module.model
+    batch = abstract_batch(run.config, run.spec)
     device = jax.devices()[0]
     if device.platform == "tpu" or device.platform == "gpu" and jax.device_count() > 1:
         print(f"not compared with PyTorch: it has no {jax.device_count()} x {device.device_kind} here")

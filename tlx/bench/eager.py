@@ -1,8 +1,8 @@
 """The train step of a GPT-2-shaped model against the same model in eager PyTorch (transformers).
 
-PyTorch runs in processes of its own, in turns with tlx: in one process the threads of both, waiting for
-work, take the cores from each other. There are two of them, one for each way OpenMP threads wait (on a
-busy machine the usual one, spinning, can be a hundred times slower); the faster one counts.
+PyTorch runs in processes of its own, in turns with tlx: in one process the idle threads of both libraries would
+take the cores from each other. There are two such processes, one for each wait policy of OpenMP threads (on a
+busy machine the default one, spinning, can be a hundred times slower); the faster one counts.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from tlx.bench.sizes import BenchShape
+from tlx.bench.shape import BenchShape
 from tlx.bench.step import prepare
 from tlx.bench.timing import in_turns, median_ratio, quickest
 
@@ -26,45 +26,65 @@ STEPS = 5  # in a turn
 
 
 def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
-    """Prints tokens/s of both and their ratio; says so where there is nothing to compare with."""
+    """Print and return tokens/s of both and their ratio; nothing where PyTorch is not installed.
+
+    Args:
+        shape: Size of the model and the batch.
+        objectives: Unused: both train causal LM.
+        seconds: Measuring time of each function.
+
+    Returns:
+        "ratio" of tlx to PyTorch and the tokens/s of each; empty where PyTorch is not installed.
+    """
     del objectives
-    if missing():
+    if report_missing_packages():
         return {}
-    ours = prepare("clm", shape)
+    step = prepare("clm", shape)
     with contextlib.ExitStack() as stack:
-        theirs, about = both_ways(stack, shape._asdict(), "step", STEPS)
-        found = in_turns({"tlx": lambda: [ours.call() for _ in range(STEPS)], **theirs}, seconds)
-    best = quickest(found, theirs)
-    speed = {name: STEPS * ours.tokens / statistics.median(times) for name, times in found.items()}
-    ratio = median_ratio(found[best], found["tlx"])
-    print(f"  tlx      {speed['tlx']:10,.0f} tokens/s, {ours.num_params:,} parameters")
+        torch_calls, about = torch_functions(stack, shape._asdict(), "step", STEPS)
+        times = in_turns({"tlx": lambda: [step.call() for _ in range(STEPS)], **torch_calls}, seconds)
+    best = quickest(times, torch_calls)
+    speed = {name: STEPS * step.tokens / statistics.median(values) for name, values in times.items()}
+    ratio = median_ratio(times[best], times["tlx"])
+    print(f"  tlx      {speed['tlx']:10,.0f} tokens/s, {step.num_params:,} parameters")
     print(f"  PyTorch  {speed[best]:10,.0f} tokens/s, {about['parameters']:,} parameters, {about['how']}")
     print(f"  tlx / PyTorch: {ratio:.2f}")
     return {"ratio": ratio, "tlx_tokens_per_s": speed["tlx"], "torch_tokens_per_s": speed[best]}
 
 
-def missing() -> bool:
-    """Whether there is nothing to compare with, which is then said."""
+def report_missing_packages() -> bool:
+    """Return whether torch or transformers is missing, and print which."""
     names = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     if names:
         print(f"not measured: {' and '.join(names)} cannot be imported (pip install torch transformers)")
     return bool(names)
 
 
-def both_ways(
+def torch_functions(
     stack: contextlib.ExitStack, model: dict[str, Any], work: str, times: int
-) -> tuple[dict[str, Callable[[], object]], dict]:
-    """({way of waiting: `times` pieces of work in PyTorch}, what it is), as long as `stack` is open."""
-    spinning, about = stack.enter_context(_torch(model, {}, work, times))
-    sleeping, _ = stack.enter_context(_torch(model, {"OMP_WAIT_POLICY": "passive"}, work, times))
+) -> tuple[dict[str, Callable[[], object]], dict[str, Any]]:
+    """Start a PyTorch process for each wait policy of OpenMP threads.
+
+    Args:
+        stack: Ends the processes when it is closed.
+        model: Description of the model, as torch_model.py reads it.
+        work: "step" (a train step) or "generate".
+        times: How often a call does the work.
+
+    Returns:
+        Wait policy -> function that does the work and blocks; and the process's description of itself:
+        "parameters" and "how".
+    """
+    spinning, about = stack.enter_context(_torch_process(model, {}, work, times))
+    sleeping, _ = stack.enter_context(_torch_process(model, {"OMP_WAIT_POLICY": "passive"}, work, times))
     return {"spinning": spinning, "sleeping": sleeping}, about
 
 
 @contextlib.contextmanager
-def _torch(
+def _torch_process(
     model: dict[str, Any], environment: dict[str, str], work: str, times: int
-) -> Iterator[tuple[Callable[[], object], dict]]:
-    """(`times` pieces of work of PyTorch in another process, what it is)."""
+) -> Iterator[tuple[Callable[[], object], dict[str, Any]]]:
+    """Yield a function that does the work `times` times in a PyTorch process, and the process's description."""
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     script = str(pathlib.Path(__file__).with_name("torch_model.py"))
     process = subprocess.Popen(
@@ -74,15 +94,18 @@ def _torch(
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdin is not None and process.stdout is not None  # both are pipes
+    requests = process.stdin
+    answers = process.stdout
 
     def call() -> None:
-        process.stdin.write(f"{times}\n")
-        process.stdin.flush()
-        if not process.stdout.readline():
+        requests.write(f"{times}\n")
+        requests.flush()
+        if not answers.readline():
             raise RuntimeError(f"PyTorch ended with exit code {process.wait()}")
 
     try:
-        yield call, json.loads(process.stdout.readline() or "{}")
+        yield call, json.loads(answers.readline() or "{}")
     finally:
         process.kill()
         process.wait()

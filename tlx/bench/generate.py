@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from tlx import parallel
-from tlx.bench.eager import both_ways, missing
-from tlx.bench.sizes import BenchShape, run_config
+from tlx.bench.eager import report_missing_packages, torch_functions
+from tlx.bench.shape import BenchShape
+from tlx.bench.sizes import run_config
 from tlx.bench.timing import in_turns, median_ratio, quickest
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
@@ -24,40 +25,63 @@ from tlx.text.vocabulary import Vocabulary
 
 
 def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> dict[str, float]:
-    """Prints new tokens/s of both and their ratio; of tlx alone where there is nothing to compare with."""
+    """Print and return new tokens/s of both and their ratio; of tlx alone where PyTorch is not installed.
+
+    Args:
+        shape: Size of the model and the batch.
+        objectives: Unused: both are decoders.
+        seconds: Measuring time of each function.
+
+    Returns:
+        "tlx_tokens_per_s" and, where PyTorch is installed, "torch_tokens_per_s" and their "ratio".
+    """
     del objectives
-    ours, new = _ours(shape), shape.batch * (shape.length // 2)
+    tlx_call = _tlx_generation(shape)
+    num_new = shape.batch * (shape.length // 2)
+    torch_calls = {}
+    about = {}
     with contextlib.ExitStack() as stack:
-        theirs, about = ({}, {}) if missing() else both_ways(stack, shape._asdict(), "generate", 1)
-        found = in_turns({"tlx": ours, **theirs}, seconds)
-    speed = {name: new / statistics.median(times) for name, times in found.items()}
-    each = f"{shape.batch} prompts of {shape.length // 2} tokens and as many new ones"
-    print(f"  tlx           {speed['tlx']:10,.0f} new tokens/s, {each}")
-    if not theirs:
+        if not report_missing_packages():
+            torch_calls, about = torch_functions(stack, shape._asdict(), "generate", 1)
+        times = in_turns({"tlx": tlx_call, **torch_calls}, seconds)
+    speed = {name: num_new / statistics.median(values) for name, values in times.items()}
+    work = f"{shape.batch} prompts of {shape.length // 2} tokens and as many new ones"
+    print(f"  tlx           {speed['tlx']:10,.0f} new tokens/s, {work}")
+    if not torch_calls:
         return {"tlx_tokens_per_s": speed["tlx"]}
-    best = quickest(found, theirs)
-    ratio = median_ratio(found[best], found["tlx"])
+    best = quickest(times, torch_calls)
+    ratio = median_ratio(times[best], times["tlx"])
     print(f"  transformers  {speed[best]:10,.0f} new tokens/s, {about['how']}")
     print(f"  tlx / transformers: {ratio:.2f}")
     return {"ratio": ratio, "tlx_tokens_per_s": speed["tlx"], "torch_tokens_per_s": speed[best]}
 
 
-def _ours(shape: BenchShape) -> Callable[[], object]:
-    """One batch of answers that nothing ends early."""
+def _tlx_generation(shape: BenchShape) -> Callable[[], object]:
+    """Return a function that continues one batch of random prompts, each to its full length."""
     run = assemble(run_config("clm", shape))
     with parallel.use(run.mesh, run.rules):
         params = jax.device_put(jax.device_get(run.init().params["model"]))
     model = run.module.model
-    lm = Transformer(
+    module = Transformer(
         dataclasses.replace(model, execution=dataclasses.replace(model.execution, attention="xla"))
     )
-    half, rng = shape.length // 2, np.random.default_rng(0)
+    half = shape.length // 2
+    rng = np.random.default_rng(0)
     prompts = rng.integers(0, shape.vocab, (shape.batch, half)).tolist()
-    never = Vocabulary(model.vocab_size + 1, eos=model.vocab_size, num_sentinels=0)
-    given = {"max_tokens": half, "sampling": Sampling(temperature=0.0), "batch_size": shape.batch}
+    # Its end of text is outside the model's vocabulary, so that no row ends early.
+    vocab = Vocabulary(model.vocab_size + 1, eos=model.vocab_size, num_sentinels=0)
 
     def call() -> None:
-        found = generate(lm, params, prompts, never, max_length=shape.length, **given)
-        assert [len(row) for row in found] == [half] * shape.batch
+        rows = generate(
+            module,
+            params,
+            prompts,
+            vocab,
+            max_length=shape.length,
+            max_tokens=half,
+            sampling=Sampling(temperature=0.0),
+            batch_size=shape.batch,
+        )
+        assert [len(row) for row in rows] == [half] * shape.batch
 
     return call

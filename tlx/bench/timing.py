@@ -1,4 +1,4 @@
-"""Timing on a machine whose speed drifts: in turns, and medians."""
+"""Timing on a machine whose speed drifts: functions are called in turns, and medians are compared."""
 
 import statistics
 import time
@@ -9,30 +9,30 @@ import jax.numpy as jnp
 
 
 def in_turns(functions: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
-    """Seconds per call of each function, one value a turn, the functions called one after the other.
+    """Return seconds per call of each function, one value a turn; the functions are called alternately.
 
-    Each function waits for its own result. The first call of each (which compiles) is not counted. Goes
-    on until every function has had `seconds` on average, for three turns at least.
+    Each function blocks on its own result. The first call of each (which compiles) is not counted. Continues
+    until every function has had `seconds` on average, for three turns at least.
     """
     for function in functions.values():
         function()
-    found: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     stop = time.perf_counter() + seconds * len(functions)
-    while time.perf_counter() < stop or len(next(iter(found.values()))) < 3:
+    while time.perf_counter() < stop or len(next(iter(times.values()))) < 3:
         for name, function in functions.items():
             start = time.perf_counter()
             function()
-            found[name].append(time.perf_counter() - start)
-    return found
+            times[name].append(time.perf_counter() - start)
+    return times
 
 
 def median_ratio(over: list[float], under: list[float]) -> float:
-    """Median of over / under, turn by turn."""
+    """Return the median of over / under, turn by turn."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
 def matmul(size: int = 0, repeats: int = 4) -> tuple[Callable[[], object], int]:
-    """(a chain of square matrix products in the dtype models compute in, its FLOPs).
+    """Return a chain of square matrix products in the dtype that models compute in, and its FLOPs.
 
     The dtype is float32 on CPU and bfloat16 elsewhere. The best turn of it is the matmul peak.
     """
@@ -47,6 +47,6 @@ def matmul(size: int = 0, repeats: int = 4) -> tuple[Callable[[], object], int]:
     return lambda: chain(matrix).block_until_ready(), 2 * size**3 * repeats
 
 
-def quickest(found: Mapping[str, Sequence[float]], names: Iterable[str]) -> str:
-    """Of these the one with the smallest median."""
-    return min(names, key=lambda name: statistics.median(found[name]))
+def quickest(times: Mapping[str, Sequence[float]], names: Iterable[str]) -> str:
+    """Return the one of `names` with the smallest median time."""
+    return min(names, key=lambda name: statistics.median(times[name]))

@@ -1,9 +1,9 @@
-"""A process of its own in which a model of transformers works in PyTorch when told to.
+"""A process in which a model of transformers trains or generates in PyTorch on request.
 
-Started as a script: argument 1 is JSON, the work ("step", a train step, or "generate") and the model: the
+Started as a script. Argument 1 is JSON: the work ("step", a train step, or "generate") and the model, either the
 sizes of a GPT-2, or a `config` with its `kind`, which is compiled on a GPU. Each line of the standard input
-says how often to do it; each answer is a line of JSON. It imports nothing of tlx, so no JAX backend wakes
-up here.
+says how often to do the work; each answer is a line of JSON. It imports nothing of tlx, so that no JAX backend
+starts here.
 """
 
 import json
@@ -13,14 +13,15 @@ from typing import Any
 
 
 def main() -> None:
-    """Answers {"parameters", "how"} first, then an empty line's worth of JSON after each request."""
+    """Answer {"parameters", "how"} at the start, then {} after each request."""
     import torch
     import transformers
 
     shape = json.loads(sys.argv[1])
     device = shape["device"]
     transformers.logging.set_verbosity_error()
-    model = (_given if "config" in shape else _gpt2)(transformers, shape).to(device)
+    build = _from_config if "config" in shape else _gpt2
+    model = build(transformers, shape).to(device)
     config = model.config
     if "config" in shape and device == "cuda":
         model = torch.compile(model)
@@ -43,25 +44,38 @@ _CLASSES = {
 }
 
 
-def _given(transformers: Any, shape: dict[str, Any]) -> Any:
+def _from_config(transformers: Any, shape: dict[str, Any]) -> Any:
+    """Return the model of a Hugging Face config with random weights."""
     values = dict(shape["config"])
     config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
     config.use_cache = False
     if shape["kind"] == "encoder_decoder":
-        config.decoder_start_token_id = config.pad_token_id = 0
+        config.decoder_start_token_id = 0
+        config.pad_token_id = 0
     return getattr(transformers, _CLASSES[shape["kind"]]).from_config(config)
 
 
 def _gpt2(transformers: Any, shape: dict[str, Any]) -> Any:
+    """Return a GPT-2 of these sizes with random weights."""
     config = transformers.GPT2Config(
-        vocab_size=shape["vocab"], n_positions=shape["length"], n_embd=shape["width"],
-        n_layer=shape["layers"], n_head=max(1, shape["width"] // 64), use_cache=shape["work"] == "generate",
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=shape["vocab"],
+        n_positions=shape["length"],
+        n_embd=shape["width"],
+        n_layer=shape["layers"],
+        n_head=max(1, shape["width"] // 64),
+        use_cache=shape["work"] == "generate",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=None,  # no answer ends early
+        pad_token_id=0,
+    )
     return transformers.GPT2LMHeadModel(config)
 
 
 def _step(torch: Any, model: Any, tokens: Any, labels: Any) -> Callable[[], None]:
+    """Return a function that does a train step of AdamW and blocks."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=tokens.is_cuda)
 
@@ -78,17 +92,17 @@ def _step(torch: Any, model: Any, tokens: Any, labels: Any) -> Callable[[], None
 
 
 def _generation(torch: Any, model: Any, tokens: Any, labels: Any) -> Callable[[], None]:
-    """Greedy, the second half of each row behind its first."""
+    """Return a function that continues the first half of each row by greedy decoding."""
     del labels
     model = model.eval().to(torch.bfloat16 if tokens.is_cuda else torch.float32)
     half = tokens.shape[1] // 2
     prompt = tokens[:, :half]
 
     def generate() -> None:
-        found = model.generate(
+        rows = model.generate(
             input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=half
         )
-        assert found.shape == (len(tokens), 2 * half)
+        assert rows.shape == (len(tokens), 2 * half)
 
     return generate
 

@@ -2,59 +2,77 @@
 
     tlx chat runs/chat
     tlx chat runs/chat --system='Answer in one sentence.' --temperature=0
-    tlx chat DIR --template=chatml                  a model from elsewhere that knows such a template
+    tlx chat DIR --template=chatml                  an imported model that was tuned with this template
 
 RUN is a run directory or one of its checkpoints, tuned with the task chat (configs/finetune/chat.py). A line
-is a message; /new begins another conversation, /exit or the end of the input (Ctrl-D) ends. Where the model's
-length has no room for all that was said, the oldest messages are left out, and it says so.
+is a message; /new starts another conversation, /exit or the end of the input (Ctrl-D) ends. When the
+conversation is longer than the model's context, the oldest messages are left out, and a line says so.
 """
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-import tlx
-from tlx.api.reply import reply, template_of
 from tlx.base.errors import ConfigError
 from tlx.cli import flags
-from tlx.decode.sampling import Sampling
-from tlx.text.chat import TEMPLATES, Message
 
-_MOST = 256  # tokens of an answer, where nothing is said
+if TYPE_CHECKING:
+    from tlx.api.loaded_model import LoadedModel
+
+_MAX_TOKENS = 256  # of an answer, by default
 
 
 def main(argv: list[str]) -> int:
-    """`tlx chat`: answers on the standard output; exit 64 for a model that was not tuned so."""
+    """Run `tlx chat`: answers on the standard output; exit 64 for a model that was not tuned for it."""
     options = flags.parse(_parser(), argv)
-    lm = tlx.load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
-    template_of(lm, options.template)
-    most = options.max_tokens or min(_MOST, lm.config.data.sequence_length // 2)
+    # After the parser: these load jax, which --help does not wait for.
+    from tlx.api.load import load
+    from tlx.api.reply import template_of
+
+    model = load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
+    template_of(model, options.template)  # an error before the first message
+    _converse(model, options)
+    return 0
+
+
+def _converse(model: "LoadedModel", options: argparse.Namespace) -> None:
+    """Answer messages from the standard input until /exit or its end."""
+    from tlx.api.reply import reply
+    from tlx.decode.sampling import Sampling
+    from tlx.text.chat import Message
+
+    max_tokens = options.max_tokens or min(_MAX_TOKENS, model.config.data.sequence_length // 2)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     sampling.validate()
-    begin = [Message("system", options.system)] if options.system else []
-    said, seed, at_terminal = list(begin), options.seed, sys.stdin.isatty()
+    beginning = [Message("system", options.system)] if options.system else []
+    history = list(beginning)
+    seed = options.seed
+    at_terminal = sys.stdin.isatty()
     if at_terminal:
-        print(f"{options.run} at step {lm.step}; /new begins again, /exit ends", file=sys.stderr)
+        print(f"{options.run} at step {model.step}; /new begins again, /exit ends", file=sys.stderr)
     while True:
         line = _read(at_terminal)
         if line is None or line == "/exit":
-            return 0
+            return
         if line == "/new":
-            said = list(begin)
+            history = list(beginning)
         elif line:
-            asked = [*said, Message("user", line)]
+            messages = [*history, Message("user", line)]
             try:
-                answer = reply(lm, asked, most, sampling, seed, options.template)
+                answer = reply(model, messages, max_tokens, sampling, seed, options.template)
             except ConfigError as error:
+                # Such as a message that is too long: the conversation goes on without it.
                 print(f"tlx chat: {error}", file=sys.stderr)
                 continue
             if answer.left_out:
                 print(f"(no room for the {answer.left_out} oldest messages)", file=sys.stderr)
             print(answer.text, flush=True)
-            said, seed = [*asked, Message("assistant", answer.text)], seed + 1
+            history = [*messages, Message("assistant", answer.text)]
+            seed += 1
 
 
 def _read(at_terminal: bool) -> str | None:
-    """The next line; None at the end."""
+    """Return the next line without surrounding spaces; None at the end of the input."""
     if not at_terminal:
         line = sys.stdin.readline()
         return line.strip() if line else None
@@ -67,21 +85,32 @@ def _read(at_terminal: bool) -> str | None:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("chat", __doc__)
     flags.add_run(parser)
-    parser.add_argument("--system", default="", metavar="TEXT", help="what the system says before all")
+    parser.add_argument("--system", default="", metavar="TEXT", help="system message of every conversation")
     parser.add_argument(
-        "--template", default="", metavar="NAME", help=f"of a model from elsewhere: {', '.join(TEMPLATES)}"
+        "--template",
+        default="",
+        metavar="NAME",
+        help="chat template of an imported model, such as chatml, llama3 or zephyr; the run's own by default",
     )
     parser.add_argument(
         "--max_tokens",
         "--max-tokens",
         type=int,
         default=0,
-        help=f"of an answer ({_MOST}, half of the length)",
+        help=f"maximum tokens of an answer; 0: {_MAX_TOKENS}, but at most half of the sequence length",
     )
-    parser.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (0.7)")
-    parser.add_argument("--top_k", "--top-k", type=int, default=0, help="draw from the k likeliest; 0: all")
     parser.add_argument(
-        "--top_p", "--top-p", type=float, default=1.0, help="draw from the fewest tokens of this probability"
+        "--temperature", type=float, default=0.7, help="sampling temperature; 0 is greedy (0.7)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--top_k", "--top-k", type=int, default=0, help="sample from the k likeliest tokens; 0: from all"
+    )
+    parser.add_argument(
+        "--top_p",
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="sample from the fewest tokens whose probabilities sum to at least this; 1.0: from all",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
     return parser

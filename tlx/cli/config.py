@@ -7,23 +7,25 @@ tlx config --config=quickstart --diff=runs/quickstart
 
 import json
 import pathlib
+from typing import Any
 
-from tlx.base.config import flatten, to_dict
 from tlx.cli import flags
-from tlx.run.checks import resolve
-from tlx.training import directory
 
 
 def main(argv: list[str]) -> int:
-    """`tlx config`: one "key = value" a line, or a table of differences; exit 64 for a wrong config."""
+    """Run `tlx config`: one "key = value" a line, or a table of differences; exit 64 for a wrong config."""
     parser = flags.parser("config", __doc__)
     flags.add_config(parser)
-    parser.add_argument("--diff", metavar="OTHER", help="another config, or a run's directory")
+    parser.add_argument("--diff", metavar="OTHER", help="another config, or a run directory")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = flags.parse(parser, argv)
+    # After the parser: these load jax, which --help does not wait for.
+    from tlx.base.config import flatten, to_dict
+    from tlx.run.checks import resolve
+
     config = to_dict(resolve(options.config))
     if options.diff is not None:
-        _print_diff(_other(options.diff), config, options.json)
+        _print_diff(_read_other(options.diff), config, options.json)
     elif options.json:
         print(json.dumps(config, indent=2))
     else:
@@ -31,19 +33,33 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _other(name: str) -> dict:
-    run = directory.read_run(pathlib.Path(name)) if pathlib.Path(name).is_dir() else None
-    return run["config"] if run is not None else to_dict(resolve(flags.load_config(name)))
+def _read_other(name: str) -> dict[str, Any]:
+    """Return the config of a run directory, or the resolved config of a name as --config takes it."""
+    from tlx.base import config_files
+    from tlx.base.config import to_dict
+    from tlx.run.checks import resolve
+    from tlx.training import directory
+
+    path = pathlib.Path(name)
+    run = directory.read_run(path) if path.is_dir() else None
+    if run is not None:
+        return run["config"]
+    return to_dict(resolve(config_files.load_config(name)))
 
 
-def _print_diff(other: dict, config: dict, as_json: bool) -> None:
-    found = directory.changes(other, config)
+def _print_diff(other: dict[str, Any], config: dict[str, Any], as_json: bool) -> None:
+    from tlx.training import directory
+
+    changes = directory.changes(other, config)
     if as_json:
-        print(
-            json.dumps({change.key: {"other": change.old, "this": change.new} for change in found}, indent=2)
-        )
+        values = {change.key: {"other": change.old, "this": change.new} for change in changes}
+        print(json.dumps(values, indent=2))
         return
-    rows = [("key", "other", "this"), *((c.key, repr(c.old), repr(c.new)) for c in found)]
+    if not changes:
+        print("no difference")
+        return
+    rows = [("key", "other", "this")]
+    rows += [(change.key, repr(change.old), repr(change.new)) for change in changes]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows if found else [("no difference", "", "")]:
+    for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,43 +1,142 @@
-"""Continue a prompt with a trained model, or fill its gaps.
+r"""Continue a prompt with a trained model, or fill its gaps.
 
     tlx generate runs/quickstart --prompt='def main('
     tlx generate runs/quickstart --prompt='import' --prompt='class' --max_tokens=40 --temperature=0
     tlx generate runs/quickstart --prompt='for i in ' --num_beams=4
-    tlx generate runs/quickstart --prompt='def main(' --stop=$'\\n\\n' --stop='def '
+    tlx generate runs/quickstart --prompt='def main(' --stop=$'\n\n' --stop='def '
     tlx generate runs/quickstart --prompt='for i in ' --choice='range(10)' --choice='None' --by=bytes
     tlx generate runs/quickstart-mlm --prompt='for i in [MASK](10):'
     tlx generate runs/quickstart-span_corruption --prompt='for i in <extra_id_0>(10):'
 
 RUN is a run directory or one of its checkpoints. Without --prompt, each line of the standard input is
-one. A masked model shows the likeliest tokens for each [MASK]. With --choice nothing is drawn: the given
-texts are compared by their likelihood behind the prompt, the best one first.
+one. A masked language model prints the likeliest tokens for each [MASK]. With --choice nothing is sampled: the
+given texts are ranked by their likelihood after the prompt, the best one first.
 """
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-import tlx
 from tlx.base.errors import ConfigError
 from tlx.cli import flags
 from tlx.evaluation.choices import NORMS, normalized_scores
 
+if TYPE_CHECKING:
+    from tlx.api.loaded_model import LoadedModel
+
 
 def main(argv: list[str]) -> int:
-    """`tlx generate`: texts on the standard output; exit 64, 74 ... for what cannot be read or asked."""
+    """Run `tlx generate`: texts on the standard output; exit codes as in tlx/base/errors.py."""
     options = flags.parse(_parser(), argv)
     prompts = options.prompt or [line.rstrip("\n") for line in sys.stdin]
     if not prompts:
         raise ConfigError("there is no prompt: give --prompt='...', or lines on the standard input")
-    lm = tlx.load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
-    if lm.kind == "encoder":
-        _show_gaps(lm, prompts, options.top)
-        return 0
-    if options.choice:
-        _show_choices(lm, prompts, options.choice, options.by)
-        return 0
-    asked = [prompt for prompt in prompts for _ in range(options.samples)]
-    texts = lm.generate(
-        asked,
+    # After the parser: this loads jax, which --help does not wait for.
+    from tlx.api.load import load
+
+    model = load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
+    if model.kind == "encoder":
+        _show_gaps(model, prompts, options.top)
+    elif options.choice:
+        _show_choices(model, prompts, options.choice, options.by)
+    else:
+        _show_continuations(model, prompts, options)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.parser("generate", __doc__)
+    flags.add_run(parser)
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        metavar="TEXT",
+        help="text to continue, or with gaps to fill; may be repeated",
+    )
+    parser.add_argument(
+        "--max_tokens", "--max-tokens", type=int, default=64, help="maximum number of new tokens (64)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (0)")
+    parser.add_argument("--samples", type=int, default=1, help="continuations of each prompt (1)")
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="text that ends an output; may be repeated",
+    )
+    parser.add_argument(
+        "--begin", default="", metavar="TEXT", help="text with which the output of an encoder-decoder begins"
+    )
+    parser.add_argument("--top", type=int, default=5, help="candidates printed for each gap (5)")
+    _add_sampling(parser)
+    _add_search(parser)
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of sampling."""
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="sampling temperature; 0 is greedy (0.8)"
+    )
+    parser.add_argument(
+        "--top_k", "--top-k", type=int, default=0, help="sample from the k likeliest tokens; 0: from all"
+    )
+    parser.add_argument(
+        "--top_p",
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="sample from the fewest tokens whose probabilities sum to at least this; 1.0: from all",
+    )
+    parser.add_argument(
+        "--min_p",
+        "--min-p",
+        type=float,
+        default=0.0,
+        help="drop tokens whose probability is below min_p times that of the likeliest token",
+    )
+    parser.add_argument(
+        "--repetition_penalty",
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        help="penalty on tokens that already occur; above 1: fewer repetitions (1.0)",
+    )
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of beam search and of ranking given texts."""
+    parser.add_argument(
+        "--num_beams",
+        "--num-beams",
+        type=int,
+        default=0,
+        help="width of a beam search; 0: sample instead",
+    )
+    parser.add_argument(
+        "--length_penalty",
+        "--length-penalty",
+        type=float,
+        default=1.0,
+        help="exponent of the length by which beam scores are divided; larger favours longer outputs (1.0)",
+    )
+    parser.add_argument(
+        "--choice", action="append", metavar="TEXT", help="a text to rank after the prompt; twice or more"
+    )
+    parser.add_argument(
+        "--by",
+        choices=NORMS,
+        default="total",
+        help="score of a choice: its total log-likelihood, or that divided by its length (total)",
+    )
+
+
+def _show_continuations(model: "LoadedModel", prompts: list[str], options: argparse.Namespace) -> None:
+    """Print --samples continuations of each prompt."""
+    repeated = [prompt for prompt in prompts for _ in range(options.samples)]
+    texts = model.generate(
+        repeated,
         options.max_tokens,
         options.temperature,
         options.top_k,
@@ -50,67 +149,29 @@ def main(argv: list[str]) -> int:
         options.repetition_penalty,
         tuple(options.stop),
     )
-    for prompt, text in zip(asked, texts, strict=True):
-        if len(asked) > 1:
+    for prompt, text in zip(repeated, texts, strict=True):
+        if len(repeated) > 1:
             print("-" * 60)
-        # A gap's answer stands below its prompt, a continuation right behind.
+        # The text of a gap stands on the line below its prompt; a continuation follows on the same line.
         print(prompt, text, sep="\n" if text.startswith("<extra_id_") else "")
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = flags.parser("generate", __doc__)
-    flags.add_run(parser)
-    parser.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
-    parser.add_argument("--max_tokens", "--max-tokens", type=int, default=64, help="at most (64)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (0.8)")
-    parser.add_argument("--top_k", "--top-k", type=int, default=0, help="draw from the k likeliest; 0: all")
-    parser.add_argument(
-        "--top_p", "--top-p", type=float, default=1.0, help="draw from the fewest tokens of this probability"
-    )
-    parser.add_argument(
-        "--min_p", "--min-p", type=float, default=0.0, help="only tokens so likely, beside the likeliest"
-    )
-    parser.add_argument(
-        "--repetition_penalty", "--repetition-penalty", type=float, default=1.0, help="above 1: fewer (1.0)"
-    )
-    parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="ends an answer; may be repeated"
-    )
-    parser.add_argument(
-        "--choice", action="append", metavar="TEXT", help="compare these instead; twice or more"
-    )
-    parser.add_argument(
-        "--by", choices=NORMS, default="total", help="choices' log-likelihood, or that over their length"
-    )
-    parser.add_argument(
-        "--num_beams", "--num-beams", type=int, default=0, help="search for the likeliest instead of drawing"
-    )
-    parser.add_argument(
-        "--length_penalty", "--length-penalty", type=float, default=1.0, help="of beams; more: longer (1.0)"
-    )
-    parser.add_argument(
-        "--begin", default="", metavar="TEXT", help="what an encoder-decoder's answer begins with"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=int, default=1, help="continuations of each prompt (1)")
-    parser.add_argument("--top", type=int, default=5, help="candidates shown for each gap (5)")
-    return parser
-
-
-def _show_gaps(lm: tlx.LoadedModel, prompts: list[str], top: int) -> None:
+def _show_gaps(model: "LoadedModel", prompts: list[str], top: int) -> None:
+    """Print the `top` likeliest tokens of each gap."""
     for prompt in prompts:
         print(prompt)
-        for number, candidates in enumerate(lm.fill(prompt, top), start=1):
-            shown = "  ".join(f"{c.piece!r} {c.probability:.3f}" for c in candidates)
-            print(f"  gap {number}: {shown}")
+        for number, candidates in enumerate(model.fill(prompt, top), start=1):
+            columns = (f"{candidate.piece!r} {candidate.probability:.3f}" for candidate in candidates)
+            print(f"  gap {number}: " + "  ".join(columns))
 
 
-def _show_choices(lm: tlx.LoadedModel, prompts: list[str], choices: list[str], by: str) -> None:
-    """A line for each choice, with its log-likelihood (in nats), as it is and over tokens and bytes."""
-    for prompt, found in zip(prompts, lm.choose(prompts, choices, by), strict=True):
+def _show_choices(model: "LoadedModel", prompts: list[str], choices: list[str], by: str) -> None:
+    """Print a line for each choice with its log-likelihood in nats: total, and per token and byte."""
+    ranking = model.choose(prompts, choices, by)
+    assert isinstance(ranking, list)  # of a list of prompts
+    for prompt, ranked in zip(prompts, ranking, strict=True):
         print(prompt)
-        values = normalized_scores(found.scores, by)
+        values = normalized_scores(ranked.scores, by)
         for index in sorted(range(len(choices)), key=lambda index: -values[index]):
-            columns = (f"{normalized_scores(found.scores, norm)[index]:9.3f} {norm}" for norm in NORMS)
+            columns = (f"{normalized_scores(ranked.scores, norm)[index]:9.3f} {norm}" for norm in NORMS)
             print("  " + "  ".join(columns) + f"  {choices[index]!r}")

@@ -2,7 +2,8 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from tlx.base.errors import ConfigError
 from tlx.base.files import atomic_open
@@ -12,23 +13,25 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the harness."""
+    """Add the flags of the harness."""
     group = parser.add_argument_group("the lm-evaluation-harness")
-    group.add_argument("--harness", metavar="TASKS", help="names of its tasks, with commas between them")
-    group.add_argument("--shots", type=int, help="examples before each question; the task's own by default")
-    group.add_argument("--limit", type=int, help="questions of each task; all by default")
+    group.add_argument("--harness", metavar="TASKS", help="names of its tasks, separated by commas")
+    group.add_argument(
+        "--shots", type=int, help="examples before each question; the task's own number by default"
+    )
+    group.add_argument("--limit", type=int, help="maximum number of questions of each task; all by default")
     group.add_argument(
         "--chat",
         nargs="?",
         const="",
         metavar="TEMPLATE",
-        help="ask in conversations, examples as turns of them; by the run's own template, or the named one",
+        help="ask in conversations, with examples as turns, by the named chat template or the run's own",
     )
-    group.add_argument("--tasks", metavar="FOLDER", help="of task files (yaml), in place of its own")
+    group.add_argument("--tasks", metavar="FOLDER", help="folder of task files (yaml) that replace its own")
 
 
-def run(lm: "LoadedModel", options: argparse.Namespace) -> int:
-    """Figures on the standard output, with --predictions each question with its answers in a file."""
+def run(model: "LoadedModel", options: argparse.Namespace) -> int:
+    """Print the metrics of the harness's tasks; with --predictions, write each question with its answers."""
     try:
         import lm_eval
         from lm_eval.tasks import TaskManager
@@ -43,8 +46,8 @@ def run(lm: "LoadedModel", options: argparse.Namespace) -> int:
     unknown = [name for name in names if not manager.match_tasks([name])]
     if unknown:
         raise ConfigError(f"--harness: lm-eval {lm_eval.__version__} has no task {unknown[0]!r}")
-    found = lm_eval.simple_evaluate(
-        HarnessModel(lm, template=options.chat or ""),
+    results = lm_eval.simple_evaluate(
+        HarnessModel(model, template=options.chat or ""),
         tasks=names,
         apply_chat_template=options.chat is not None,
         fewshot_as_multiturn=options.chat is not None,
@@ -55,20 +58,26 @@ def run(lm: "LoadedModel", options: argparse.Namespace) -> int:
     )
     if options.predictions:
         with atomic_open(options.predictions) as handle:
-            for task, samples in found["samples"].items():
+            for task, samples in results["samples"].items():
                 for sample in samples:
                     handle.write(json.dumps({"task": task, **sample}, ensure_ascii=False, default=str) + "\n")
     if options.json:
-        figures = {"run": str(options.run), "step": lm.step, "results": found["results"]}
+        figures = {"run": str(options.run), "step": model.step, "results": results["results"]}
         print(json.dumps(figures, indent=2, default=str))
         return 0
-    print(f"{options.run} at step {lm.step}, lm-eval {lm_eval.__version__}")
-    for task, figures in found["results"].items():
-        print(f"\n{task}: {found['n-samples'][task]['effective']:,} questions, {found['n-shot'][task]} shots")
-        for name, value in figures.items():
-            if isinstance(value, float) and "_stderr" not in name:
-                metric, _, kind = name.partition(",")
-                error = figures.get(f"{metric}_stderr,{kind}")
-                deviation = f"   +- {error:.4f}" if isinstance(error, float) else ""
-                print(f"  {metric:20} {value:8.4f}{deviation}")
+    print(f"{options.run} at step {model.step}, lm-eval {lm_eval.__version__}")
+    for task, metrics in results["results"].items():
+        num_questions = results["n-samples"][task]["effective"]
+        print(f"\n{task}: {num_questions:,} questions, {results['n-shot'][task]} shots")
+        _print_metrics(metrics)
     return 0
+
+
+def _print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Print a task's metrics with their standard errors; keys are "METRIC,FILTER"."""
+    for name, value in metrics.items():
+        if isinstance(value, float) and "_stderr" not in name:
+            metric, _, kind = name.partition(",")
+            error = metrics.get(f"{metric}_stderr,{kind}")
+            deviation = f"   +- {error:.4f}" if isinstance(error, float) else ""
+            print(f"  {metric:20} {value:8.4f}{deviation}")

@@ -1,14 +1,14 @@
-"""Start a run on this machine or a cluster: checked here first, started again there after a preemption.
+"""Start a run on this machine or a cluster: checked here first, restarted there after a preemption.
 
     tlx launch local   --config=quickstart:tiny --name=try --processes=2 --devices=1
     tlx launch slurm   --config=configs/mine.py --name=llama-1b --nodes=4
     tlx launch gke     --config=quickstart:mlm  --name=bert --image=REGISTRY/tlx:TAG --dry-run
     tlx launch tpu-vm  --config=configs/mine.py --name=llama-1b --accelerator=v5litepod-64
 
-The same command goes on with the run of that name. --dry-run shows every file and command and starts nothing;
---render writes the files and starts nothing; --plan=TARGET first asks `tlx plan`, and refuses what does not
-fit. `tlx launch CLUSTER --help` lists a cluster's own flags; what exit codes mean and which of them are
-started again: launch/EXIT_CODES.md.
+The same command resumes the run of that name. --dry-run shows every file and command and starts nothing;
+--render writes the files and starts nothing; --plan=TARGET first runs `tlx plan`, and refuses a run that does
+not fit. `tlx launch CLUSTER --help` lists a cluster's own flags; launch/EXIT_CODES.md says what exit codes mean
+and which of them are restarted.
 """
 
 import argparse
@@ -16,11 +16,12 @@ import dataclasses
 import os
 import pathlib
 import shlex
+from typing import Any
 
 from tlx.base.errors import USAGE, DeviceMemoryError, one_of
 from tlx.cli import flags
 from tlx.launch.clusters import CLUSTERS
-from tlx.launch.job import LaunchJob, check_name
+from tlx.launch.job import Cluster, LaunchJob, check_name, field_docs
 from tlx.launch.secrets import refuse_secrets
 from tlx.plan import plan
 from tlx.run import RunConfig
@@ -28,33 +29,33 @@ from tlx.run.checks import resolve
 
 
 def main(argv: list[str]) -> int:
-    """`tlx launch CLUSTER`: exit 0 started (local: done), else the table in tlx/base/errors.py."""
+    """Run `tlx launch CLUSTER`; exit 0: started (local: done), else the table in tlx/base/errors.py."""
     if not argv or argv[0].startswith("-"):
         parser = flags.parser(f"launch {{{','.join(CLUSTERS)}}}", __doc__)
         if argv and argv[0] in ("-h", "--help"):
             parser.print_help()
             return 0
         parser.exit(USAGE, "tlx launch: " + one_of("cluster", argv[0] if argv else "", CLUSTERS) + "\n")
-    name, *rest = argv
+    name, *words = argv
     cluster = CLUSTERS.load(name)
     parser = flags.parser(f"launch {name}", __doc__)
     flags.add_config(parser)
-    parser.add_argument("--name", required=True, help="of the run: small letters, digits and dashes")
-    parser.add_argument("--workdir", help="the run's directory as its hosts see it; runs/NAME by default")
+    parser.add_argument("--name", required=True, help="name of the run: small letters, digits and dashes")
+    parser.add_argument("--workdir", help="directory of the run as its hosts see it; default: runs/NAME")
     parser.add_argument("--dry-run", action="store_true", help="show files and commands, start nothing")
     parser.add_argument("--render", metavar="DIR", help="write the files there, start nothing")
     parser.add_argument(
-        "--plan", metavar="TARGET", help="refuse what does not fit there: see tlx plan --help"
+        "--plan", metavar="TARGET", help="refuse a run that does not fit this machine: see tlx plan --help"
     )
     _add_options(parser, cluster.options)
-    refuse_secrets(rest, os.environ)
-    options = flags.parse(parser, rest)
+    refuse_secrets(words, os.environ)
+    options = flags.parse(parser, words)
     check_name(options.name)
-    config = resolve(options.config)  # what is wrong with the config is said here, not in an hour
-    chosen = cluster.options(
-        **{f.name: getattr(options, f.name) for f in dataclasses.fields(cluster.options)}
-    )
-    chosen.validate()
+    # An error in the config is reported here, not after an hour in a queue.
+    config = resolve(options.config)
+    fields = dataclasses.fields(cluster.options)
+    cluster_options = cluster.options(**{field.name: getattr(options, field.name) for field in fields})
+    cluster_options.validate()
     if options.plan:
         _check_fits(config, options.plan)
     job = LaunchJob(
@@ -64,28 +65,31 @@ def main(argv: list[str]) -> int:
         workdir=options.workdir or f"runs/{options.name}",
         config_file=flags.config_file(options.config_words[0].removeprefix("--config=")),
     )
-    return _act(cluster, job, chosen, options)
+    return _launch(cluster, job, cluster_options, options)
 
 
 def _check_fits(config: RunConfig, target: str) -> None:
-    """Prints what the plan says; DeviceMemoryError (exit 78), with what would help, where it does not fit."""
-    found = plan(config, target)
-    total, room = found.memory["total"], found.memory_available
-    if not found.fits:
-        advice = f"it fits with {' '.join(found.changes)}" if found.changes else "no change known here helps"
+    """Print the plan; raise DeviceMemoryError (exit 78) with changes that would help if the run does not fit."""
+    estimate = plan(config, target)
+    total = estimate.memory["total"]
+    available = estimate.memory_available
+    if not estimate.fits:
+        advice = "no change known here helps"
+        if estimate.changes:
+            advice = f"it fits with {' '.join(estimate.changes)}"
         raise DeviceMemoryError(
-            f"this run needs {total / 1e9:.3g} GB a chip and {target} has {room / 1e9:.3g} ({found.method}); "
+            f"this run needs {total / 1e9:.3g} GB a chip and {target} has {available / 1e9:.3g} ({estimate.method}); "
             + advice
         )
     print(
-        f"plan: {total / 1e9:.3g} of {room / 1e9:.3g} GB a chip, {found.step_ms:,.0f} ms a step, "
-        f"{100 * found.mfu:.0f}% MFU, {found.days:,.1f} days ({found.method})"
+        f"plan: {total / 1e9:.3g} of {available / 1e9:.3g} GB a chip, {estimate.step_ms:,.0f} ms a step, "
+        f"{100 * estimate.mfu:.0f}% MFU, {estimate.days:,.1f} days ({estimate.method})"
     )
 
 
-def _act(cluster, job: LaunchJob, chosen, options: argparse.Namespace) -> int:
-    """Shows, writes or starts."""
-    files = cluster.render(job, chosen)
+def _launch(cluster: Cluster, job: LaunchJob, cluster_options: Any, options: argparse.Namespace) -> int:
+    """Show, write or start the files and commands, as the flags say; return the exit code."""
+    files = cluster.render(job, cluster_options)
     if options.render:
         folder = pathlib.Path(options.render)
         _write(folder, files)
@@ -96,11 +100,11 @@ def _act(cluster, job: LaunchJob, chosen, options: argparse.Namespace) -> int:
         for file, text in files.items():
             print(f"# ---- {folder / file}\n{text}")
         print("# ---- commands")
-        for command in cluster.commands(job, chosen, folder):
+        for command in cluster.commands(job, cluster_options, folder):
             print(shlex.join(command))
         return 0
     _write(folder, files)
-    return cluster.run(job, chosen, folder)
+    return cluster.run(job, cluster_options, folder)
 
 
 def _write(folder: pathlib.Path, files: dict[str, str]) -> None:
@@ -112,13 +116,18 @@ def _write(folder: pathlib.Path, files: dict[str, str]) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser, kind: type) -> None:
-    """A flag for each field of a cluster's options."""
+    """Add a flag for each field of a cluster's options."""
+    docs = field_docs(kind)
     for field in dataclasses.fields(kind):
-        flag, about = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        flag = "--" + field.name.replace("_", "-")
         if isinstance(field.default, bool):
-            parser.add_argument(flag, action="store_true", dest=field.name, help=about)
-        else:
-            shown = f" (default: {field.default})" if field.default not in ("", None) else ""
-            parser.add_argument(
-                flag, type=type(field.default), default=field.default, dest=field.name, help=about + shown
-            )
+            parser.add_argument(flag, action="store_true", dest=field.name, help=docs[field.name])
+            continue
+        default = "" if field.default in ("", None) else f" (default: {field.default})"
+        parser.add_argument(
+            flag,
+            type=type(field.default),
+            default=field.default,
+            dest=field.name,
+            help=docs[field.name] + default,
+        )

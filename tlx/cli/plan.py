@@ -1,4 +1,4 @@
-"""Ask before a chip is rented: does a run fit, how fast is it, what must change.
+"""Plan a run before renting hardware: whether it fits, how fast it is, and what must change.
 
 tlx plan --config=configs/pod/llama2_7b_v5e.py --target=tpu:v5e:16x16
 tlx plan --config=C --target=gpu:h100:8x8 --method=analytic --json
@@ -8,60 +8,80 @@ tlx plan --config=C --target=T --search --write=chosen.py
 tlx plan --ladder=runs/scaling/NAME/plan.json --target=T
 tlx plan --config=configs/finetune/C --from=BASE --config.adapt.method=lora --target=T
 
-The very step that `tlx train` would run is compiled by the target's own compiler, which needs no device
-(pip install 'tlx-lm[tpu]', or 'tlx-lm[plan-gpu]'; --compiler-python names a Python that has one). Without one
-the plan is an analytic estimate, and says so. Exit 78: it does not fit.
+The train step that `tlx train` would run is compiled by the target's own compiler, which needs no device
+(pip install 'tlx-lm[tpu]', or 'tlx-lm[plan-gpu]'; --compiler-python names a Python that has one). Without a
+compiler the plan is an analytic estimate, and says so. Exit 78: it does not fit.
 """
 
 import argparse
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlx.base.errors import MEMORY, OK, ConfigError
 from tlx.cli import flags
-from tlx.plan import METHODS, ConfigOverride, Plan, layouts, pareto_front, plan
 from tlx.tasks import TABLE as TASKS
-from tlx.trainer.base_model import load_base
-from tlx.trainer.task_config import complete_task_config
+
+if TYPE_CHECKING:
+    from tlx.plan import ConfigOverride, Plan
+
+_NO_CHANGE = "(as the config has it)"
 
 
 def main(argv: list[str]) -> int:
-    """`tlx plan`: exit 0 it fits, 78 it does not, 64 a config or target that cannot be."""
-    parser = flags.parser("plan", __doc__)
-    flags.add_config(parser, required=False)
-    parser.add_argument("--from", dest="base", metavar="DIR", help="of a fine-tuning: what it goes on from")
-    parser.add_argument("--ladder", metavar="PLAN", help="plan every size of a scaling ladder's plan.json")
-    parser.add_argument("--search", action="store_true", help="look for the fastest mesh and remat that fit")
-    parser.add_argument("--write", metavar="FILE", help="with --search: the choice as a config of its own")
-    parser.add_argument("--target", required=True, help="tpu:v5e:16x16, gpu:h200:8x8, cpu:8 ...")
-    parser.add_argument("--method", default="auto", help=f"{', '.join(METHODS)} (default: auto)")
-    parser.add_argument("--compiler-python", metavar="PYTHON", help="one that has the target's compiler")
-    parser.add_argument("--price", type=float, help="of a chip for an hour, in any currency")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = flags.parse(parser, argv)
+    """Run `tlx plan`: exit 0 it fits, 78 it does not, 64 an invalid config or target."""
+    options = flags.parse(_parser(), argv)
     if (options.config is None) == (options.ladder is None):
         raise ConfigError("say what to plan: --config=FILE, or --ladder=PLAN")
     if options.base and (options.config is None or options.config.objective.name not in TASKS):
         raise ConfigError(
-            f"--from is what a fine-tuning goes on from: give it a --config of a task ({', '.join(TASKS)})"
+            f"--from is the base model of a fine-tuning: give it a --config of a task ({', '.join(TASKS)})"
         )
     if options.write and not options.search:
-        raise ConfigError("--write says where the choice of --search goes")
+        raise ConfigError("--write is the file for the choice of --search: add --search")
     if options.ladder:
-        return _ladder(options)
+        return _plan_ladder(options)
     if options.config.objective.name in TASKS:
+        # After the parser: these load jax, which --help does not wait for.
+        from tlx.trainer.base_model import load_base
+        from tlx.trainer.task_config import complete_task_config
+
         base = None if options.base is None else load_base(options.base)
         options.config = complete_task_config(options.config.to_dict(), base)
     if options.search:
         return _search(options)
-    found = _plan(options, options.config)
-    print(json.dumps(found.to_json(), indent=2) if options.json else show(found))
-    return OK if found.fits else MEMORY
+    result = _plan(options, options.config)
+    print(json.dumps(result.to_json(), indent=2) if options.json else show(result))
+    return OK if result.fits else MEMORY
 
 
-def _plan(options: argparse.Namespace, config: Any) -> Plan:
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.parser("plan", __doc__)
+    flags.add_config(parser, required=False)
+    parser.add_argument("--from", dest="base", metavar="DIR", help="for a fine-tuning: its base model")
+    parser.add_argument(
+        "--ladder", metavar="PLAN", help="plan every model size of a scaling ladder's plan.json"
+    )
+    parser.add_argument(
+        "--search", action="store_true", help="search for the fastest mesh and rematerialisation that fit"
+    )
+    parser.add_argument("--write", metavar="FILE", help="with --search: write the choice as a config file")
+    parser.add_argument("--target", required=True, help="hardware: tpu:v5e:16x16, gpu:h200:8x8, cpu:8 ...")
+    parser.add_argument(
+        "--method", default="auto", help="auto (compile where possible), analytic or compile (default: auto)"
+    )
+    parser.add_argument(
+        "--compiler-python", metavar="PYTHON", help="Python executable that has the target's compiler"
+    )
+    parser.add_argument("--price", type=float, help="price of one chip for one hour, in any currency")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _plan(options: argparse.Namespace, config: Any) -> "Plan":
+    from tlx.plan import plan
+
     return plan(
         config,
         options.target,
@@ -72,40 +92,41 @@ def _plan(options: argparse.Namespace, config: Any) -> Plan:
 
 
 def _search(options: argparse.Namespace) -> int:
-    found = layouts(options.config, options.target, options.method, compiler_python=options.compiler_python)
-    best = found[0]
+    """Print the layouts that fit and that no other is both faster and smaller than."""
+    from tlx.plan import layouts, pareto_front
+
+    results = layouts(options.config, options.target, options.method, compiler_python=options.compiler_python)
+    best = results[0]
     if options.write:
-        pathlib.Path(options.write).write_text(_as_config(options.config_words, best.change))
+        pathlib.Path(options.write).write_text(_config_file(options.config_words, best.change))
     if options.json:
         rows = [
-            {"changes": list(one.change.words), "plan": one.plan.to_json()} for one in pareto_front(found)
+            {"changes": list(result.change.words), "plan": result.plan.to_json()}
+            for result in pareto_front(results)
         ]
         print(json.dumps({"best": list(best.change.words), "front": rows}, indent=2))
         return OK
-    print("of what fits, that which nothing is both faster and smaller than, fastest first:")
-    for one in pareto_front(found):
-        rate = one.plan.to_json()["tokens_per_s_per_chip"]
-        words = " ".join(word.removeprefix("--config.") for word in one.change.words) or _AS_IT_IS
-        size = _gb(one.plan.memory["total"])
-        print(f"  {one.plan.step_ms:10,.1f} ms {rate:9,.0f} tokens/s a chip {size:>6} GB  {words}")
-    print(f"by {best.plan.method}; the first as overrides:\n  {' '.join(best.change.words) or _AS_IT_IS}")
+    print("of the layouts that fit, those that no other is both faster and smaller than, fastest first:")
+    for result in pareto_front(results):
+        tokens_per_s = result.plan.to_json()["tokens_per_s_per_chip"]
+        words = " ".join(word.removeprefix("--config.") for word in result.change.words) or _NO_CHANGE
+        size = _gb(result.plan.memory["total"])
+        print(f"  {result.plan.step_ms:10,.1f} ms {tokens_per_s:9,.0f} tokens/s a chip {size:>6} GB  {words}")
+    print(f"by {best.plan.method}; the first as overrides:\n  {' '.join(best.change.words) or _NO_CHANGE}")
     return OK
 
 
-_AS_IT_IS = "(as the config has it)"
-
-
-def _as_config(words: Sequence[str], chosen: ConfigOverride) -> str:
-    """A config file that is another with these overrides; both --config's own words and the choice."""
+def _config_file(words: Sequence[str], choice: "ConfigOverride") -> str:
+    """Return the text of a config file: --config with the overrides of the command line and of the choice."""
     name, *overrides = words
     return _CONFIG.format(
-        name=name.removeprefix("--config="), overrides=[*overrides, *chosen.words], command=" ".join(words)
+        name=name.removeprefix("--config="), overrides=[*overrides, *choice.words], command=" ".join(words)
     )
 
 
 _CONFIG = '''"""The layout that `tlx plan --search {command}` chose."""
 
-from tlx.cli.flags import load_config, override
+from tlx.base.config_files import load_config, override
 
 
 def get_config(arg: str = ""):
@@ -116,74 +137,82 @@ def get_config(arg: str = ""):
 '''
 
 
-def _ladder(options: argparse.Namespace) -> int:
-    """One line for each model and batch of the ladder; exit 78 where one does not fit."""
+def _plan_ladder(options: argparse.Namespace) -> int:
+    """Print a line for each model and batch size of the ladder; exit 78 where one does not fit."""
     path = pathlib.Path(options.ladder)
     try:
         runs = json.loads(path.read_text())["runs"]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"--ladder={path} is no plan.json of `tlx scale plan`: {error!r}") from error
-    plans = {}
+    # Runs that differ in their length or learning rate alone have the same plan.
+    distinct = {}
     for run in runs:
-        plans.setdefault(json.dumps([run["config"]["model"], run["config"]["train"]["batch_size"]]), run)
-    found = {run["run"]: _plan(options, run["config"]) for run in plans.values()}
+        key = json.dumps([run["config"]["model"], run["config"]["train"]["batch_size"]])
+        distinct.setdefault(key, run)
+    plans = {run["run"]: _plan(options, run["config"]) for run in distinct.values()}
     if options.json:
-        print(json.dumps({name: one.to_json() for name, one in found.items()}, indent=2))
+        print(json.dumps({name: result.to_json() for name, result in plans.items()}, indent=2))
     else:
         print(f"{'run':16}{'parameters':>16}{'GB':>9}{'step ms':>11}{'MFU':>7}  fits, by which method")
-        for name, one in found.items():
-            size, fits = _gb(one.memory["total"]), "yes" if one.fits else "NO: " + " ".join(one.changes)
+        for name, result in plans.items():
+            size = _gb(result.memory["total"])
+            fits = "yes" if result.fits else "NO: " + " ".join(result.changes)
             print(
-                f"{name[:15]:16}{one.parameters.total:16,}{size:>9}{one.step_ms:11,.1f}"
-                f"{100 * one.mfu:6.1f}%  {fits}, {one.method}"
+                f"{name[:15]:16}{result.parameters.total:16,}{size:>9}{result.step_ms:11,.1f}"
+                f"{100 * result.mfu:6.1f}%  {fits}, {result.method}"
             )
-    return OK if all(one.fits for one in found.values()) else MEMORY
+    return OK if all(result.fits for result in plans.values()) else MEMORY
 
 
-def show(found: Plan) -> str:
-    """The plan as lines."""
-    values = found.to_json()
-    params = found.parameters
+def show(result: "Plan") -> str:
+    """Format a plan as lines of text."""
+    values = result.to_json()
+    params = result.parameters
     mesh = " x ".join(f"{axis}={size}" for axis, size in values["mesh"].items()) or "one device"
+    fits = "fits" if result.fits else "DOES NOT FIT"
+    parts = [(part, size) for part, size in result.memory.items() if part != "total" and size]
+    compiled = f", {result.flops_compiled:.4g} compiled without kernels" if result.flops_compiled else ""
+    times = ", ".join(f"{part.replace('_', ' ')} {ms:,.1f}" for part, ms in result.times.items())
     lines = [
-        f"target      {found.target}: {found.num_chips:,} chips, mesh {mesh}",
-        f"method      {found.method}",
+        f"target      {result.target}: {result.num_chips:,} chips, mesh {mesh}",
+        f"method      {result.method}",
         f"parameters  {params.total:,} ({params.active:,} active, {params.non_embedding:,} without tables)",
-        f"memory      {_gb(found.memory['total'])} of {_gb(found.memory_available)} GB a chip: "
-        + ("fits" if found.fits else "DOES NOT FIT"),
-        *(f"  {part:14}{_gb(size):>9} GB" for part, size in found.memory.items() if part != "total" and size),
-        f"FLOPs       {found.work.model_flops:.4g} a step, "
-        f"{found.work.hardware_flops:.4g} with rematerialisation"
-        + (f", {found.flops_compiled:.4g} compiled without kernels" if found.flops_compiled else ""),
+        f"memory      {_gb(result.memory['total'])} of {_gb(result.memory_available)} GB a chip: {fits}",
+        *(f"  {part:14}{_gb(size):>9} GB" for part, size in parts),
+        f"FLOPs       {result.work.model_flops:.4g} a step, "
+        f"{result.work.hardware_flops:.4g} with rematerialisation{compiled}",
         f"traffic     {_gb(values['collective_bytes_per_chip'])} GB a chip and step",
-        *_traffic(found),
-        f"step        {found.step_ms:,.1f} ms, {found.step_ms_without_kernels:,.1f} without kernels ("
-        + ", ".join(f"{part.replace('_', ' ')} {ms:,.1f}" for part, ms in found.times.items())
-        + ")",
-        f"MFU         {100 * found.mfu:.1f}%",
+        *_traffic(result),
+        f"step        {result.step_ms:,.1f} ms, {result.step_ms_without_kernels:,.1f} without kernels ({times})",
+        f"MFU         {100 * result.mfu:.1f}%",
         f"tokens/s    {values['tokens_per_s_per_chip']:,.0f} a chip",
-        f"run         {values['tokens']:.4g} tokens in {found.days:,.2f} days, "
-        f"{found.chip_hours:,.0f} chip-hours" + _costs(values),
-        *(f"note        {note}" for note in found.notes),
-        *(f"change      {change}" for change in found.changes),
+        f"run         {values['tokens']:.4g} tokens in {result.days:,.2f} days, "
+        f"{result.chip_hours:,.0f} chip-hours" + _costs(values),
+        *(f"note        {note}" for note in result.notes),
+        *(f"change      {change}" for change in result.changes),
     ]
     return "\n".join(lines)
 
 
-def _traffic(found: Plan) -> list[str]:
+def _traffic(result: "Plan") -> list[str]:
+    """Return a line for each collective and mesh axis: bytes sent, and the least that the layout needs."""
     lines = []
-    for kind in sorted({*found.collectives, *found.collectives_least}):
-        axes = {*found.collectives.get(kind, {}), *found.collectives_least.get(kind, {})}
+    for kind in sorted({*result.collectives, *result.collectives_least}):
+        axes = {*result.collectives.get(kind, {}), *result.collectives_least.get(kind, {})}
         for axis in sorted(axes):
-            sent = found.collectives.get(kind, {}).get(axis, 0)
-            least = found.collectives_least.get(kind, {}).get(axis, 0)
+            sent = result.collectives.get(kind, {}).get(axis, 0)
+            least = result.collectives_least.get(kind, {}).get(axis, 0)
             lines.append(f"  {kind} over {axis}: {_gb(sent)} GB, of which the layout needs {_gb(least)}")
     return lines
 
 
-def _costs(values: dict) -> str:
-    energy, cost = values["energy_kwh"], values["cost"]
-    return (f", {energy:,.0f} kWh" if energy else "") + (f", cost {cost:,.2f}" if cost is not None else "")
+def _costs(values: dict[str, Any]) -> str:
+    energy = values["energy_kwh"]
+    cost = values["cost"]
+    text = f", {energy:,.0f} kWh" if energy else ""
+    if cost is not None:
+        text += f", cost {cost:,.2f}"
+    return text
 
 
 def _gb(size: float) -> str:

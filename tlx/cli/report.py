@@ -1,107 +1,134 @@
-"""What runs have come to, side by side: a table with intervals over seeds, and a picture.
+"""Compare the results of runs: a table with intervals over seeds, and a plot.
 
     tlx report runs/reviews-*                              scores, runs that differ in their seed together
     tlx report runs/reviews-* --by=data.records.limit,base.path --plot=gain.png
-    tlx report runs/clm runs/mlm --score=loss              what `tlx train` evaluated at its end
+    tlx report runs/clm runs/mlm --score=loss              the last evaluation of `tlx train`
 
-Each PATH is a run's directory, or a folder of such (that of --seeds=5 too). A row is a group of runs with the
-same values of --by, which are by default all values of the configs that differ; the interval is Student's, of
-95% over the runs of a group. The picture has the first value of --by along its bottom, a line for each
-combination of the others. Runs without a score yet are named, and left out.
+Each PATH is a run directory, or a folder of them (such as that of --seeds=5). A row is a group of runs with the
+same values of the config keys in --by, by default all keys that differ. The interval is Student's 95% interval
+over the runs of a group. The plot has the first key of --by on its x axis, and a line for each combination of
+the others. Runs without scores yet are named and left out.
 """
 
+import argparse
 import itertools
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
-
-from matplotlib.figure import Figure
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlx.base.config import flatten
 from tlx.base.errors import DataError, one_of
 from tlx.base.files import read_json
 from tlx.cli import flags
-from tlx.metrics.resampling import Interval, of_runs
 from tlx.training.directory import FILE, read_run
 
-# What is no choice between runs: where they are kept, what follows from the choices, how they are watched.
-_NO_CHOICE = ("name", "seed", "base.hash", "tokenizer.path", "train.steps")
-_NO_PARTS = ("log.", "checkpoint.", "eval.")
+if TYPE_CHECKING:
+    from tlx.metrics.resampling import Interval
+
+# Keys that do not define a group by default: names, what follows from other keys, and observation only.
+_IGNORED_KEYS = ("name", "seed", "base.hash", "tokenizer.path", "train.steps")
+_IGNORED_PREFIXES = ("log.", "checkpoint.", "eval.")
 
 
 class Outcome(NamedTuple):
-    """A run's config, flat, and the figures of a split."""
+    """The config of a run and its metrics on one split."""
 
     folder: pathlib.Path
+    """Run directory."""
     config: dict[str, Any]
+    """Flat: dotted key -> value."""
     figures: dict[str, Any]
+    """Name -> metric; "main" is the name of the primary one."""
 
 
 class ReportRow(NamedTuple):
-    """Runs with the same values of what is compared."""
+    """Runs with the same values of the keys that define groups."""
 
     values: tuple[Any, ...]
-    score: Interval
+    """Value of each key."""
+    score: "Interval"
+    """Mean of the scores and its 95% interval."""
     scores: list[float]
+    """Score of each run."""
 
 
 def main(argv: list[str]) -> int:
-    """`tlx report`: a table, or JSON."""
-    parser = flags.parser("report", __doc__)
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="run directories, or folders of them")
-    parser.add_argument("--by", metavar="KEY,KEY", help="values of the config that tell groups apart")
-    parser.add_argument("--split", help="default: test where all runs have it, else validation")
-    parser.add_argument("--score", help="the one that counts most by default")
-    parser.add_argument("--plot", metavar="FILE", help="draw it too (.png, .svg, .pdf)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    options = flags.parse(parser, argv)
-    found = outcomes(options.paths, options.split)
-    keys = _keys(found, options.by)
-    score = options.score or found[0].figures.get("main", "loss")
-    rows = grouped(found, keys, score)
+    """Run `tlx report`: prints a table, or JSON."""
+    options = flags.parse(_parser(), argv)
+    runs = outcomes(options.paths, options.split)
+    keys = _grouping_keys(runs, options.by)
+    score = options.score or runs[0].figures.get("main", "loss")
+    rows = group_rows(runs, keys, score)
     if options.plot:
         draw(options.plot, rows, keys, score)
     if options.json:
-        named = [dict(zip(keys, row.values, strict=True)) | _told(row) for row in rows]
+        named = [dict(zip(keys, row.values, strict=True)) | _row_to_json(row) for row in rows]
         print(json.dumps({"score": score, "rows": named}, indent=2))
     else:
         print(table(rows, keys, score))
     return 0
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.parser("report", __doc__)
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="run directories, or folders of them")
+    parser.add_argument(
+        "--by", metavar="KEY,KEY", help="config keys that define groups; by default those that differ"
+    )
+    parser.add_argument("--split", help="split; by default test where all runs have it, else validation")
+    parser.add_argument("--score", help="name of a metric; the primary one by default")
+    parser.add_argument("--plot", metavar="FILE", help="also draw a plot (.png, .svg, .pdf)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
 def outcomes(paths: Sequence[str], split: str | None = None) -> list[Outcome]:
-    """Of all runs in these folders that have ended. Raises DataError where there is none, and for a split
-    that one of them does not have."""
-    folders = sorted({folder for path in paths for folder in _runs(pathlib.Path(path))})
+    """Read the results of all runs in these folders that have ended.
+
+    Raises DataError where there is none, and for a split that one of them does not have.
+    """
+    folders = sorted({folder for path in paths for folder in _run_folders(pathlib.Path(path))})
     if not folders:
         raise DataError(f"there is no run (no {FILE}) in {', '.join(map(str, paths))}")
-    splits = {folder: _splits(folder) for folder in folders}
-    for folder in [folder for folder, own in splits.items() if not own]:
-        print(f"{folder} has no scores yet, and is left out", file=sys.stderr)
-        del splits[folder]
+    splits = {}
+    for folder in folders:
+        run_splits = _read_splits(folder)
+        if run_splits:
+            splits[folder] = run_splits
+        else:
+            print(f"{folder} has no scores yet, and is left out", file=sys.stderr)
     if not splits:
         raise DataError(f"none of the {len(folders)} runs has scores yet")
-    split = split or ("test" if all("test" in own for own in splits.values()) else "validation")
-    for folder, own in splits.items():
-        if split not in own:
-            raise DataError(f"{folder}: " + one_of("--split", split, own))
+    if not split:
+        all_have_test = all("test" in run_splits for run_splits in splits.values())
+        split = "test" if all_have_test else "validation"
+    for folder, run_splits in splits.items():
+        if split not in run_splits:
+            raise DataError(f"{folder}: " + one_of("--split", split, run_splits))
     return [
-        Outcome(folder, flatten(read_run(folder)["config"]), own[split]) for folder, own in splits.items()
+        Outcome(folder, flatten(_read_config(folder)), run_splits[split])
+        for folder, run_splits in splits.items()
     ]
 
 
-def _runs(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The run directories at `path` and one level below it."""
+def _run_folders(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield the run directories at `path` and one level below it."""
     if (path / FILE).exists():
         yield path
     elif path.is_dir():
-        yield from (place.parent for place in path.glob(f"*/{FILE}"))
+        yield from (run_file.parent for run_file in path.glob(f"*/{FILE}"))
 
 
-def _splits(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """{split: figures}: of a task's run its scores, of another one its last evaluation."""
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+    run = read_run(folder)
+    assert run is not None  # the folder has run.json
+    return run["config"]
+
+
+def _read_splits(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Return split -> metrics: the scores of a task's run, the last evaluation of another one."""
     if (folder / "scores.json").exists():
         return read_json(folder / "scores.json")
     if not (folder / "metrics.jsonl").exists():
@@ -111,62 +138,96 @@ def _splits(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     return {"validation": final[-1]} if final else {}
 
 
-def _keys(found: Sequence[Outcome], by: str | None) -> list[str]:
-    """What tells groups apart; ConfigError for what no config has."""
+def _grouping_keys(runs: Sequence[Outcome], by: str | None) -> list[str]:
+    """Return the keys of --by, or those whose values differ; DataError for a key that a config lacks."""
     if by:
-        wanted = by.split(",")
-        for key in wanted:
-            if not all(key in run.config for run in found):
-                raise DataError(one_of("--by", key, found[0].config))
-        return wanted
-    keys = dict.fromkeys(key for run in found for key in run.config)
-    chosen = [key for key in keys if key not in _NO_CHOICE and not key.startswith(_NO_PARTS)]
-    return [key for key in chosen if len({repr(run.config.get(key)) for run in found}) > 1]
+        keys = by.split(",")
+        for key in keys:
+            if not all(key in run.config for run in runs):
+                raise DataError(one_of("--by", key, runs[0].config))
+        return keys
+    all_keys = dict.fromkeys(key for run in runs for key in run.config)
+    candidates = [
+        key for key in all_keys if key not in _IGNORED_KEYS and not key.startswith(_IGNORED_PREFIXES)
+    ]
+    return [key for key in candidates if len({repr(run.config.get(key)) for run in runs}) > 1]
 
 
-def grouped(found: Sequence[Outcome], keys: Sequence[str], score: str) -> list[ReportRow]:
-    """A row for each combination of values. Raises DataError for a score that a run does not have."""
+def group_rows(runs: Sequence[Outcome], keys: Sequence[str], score: str) -> list[ReportRow]:
+    """Group runs by their values of `keys`.
+
+    Args:
+        runs: Results of runs.
+        keys: Dotted config keys.
+        score: Name of a metric.
+
+    Returns:
+        A row for each combination of values, sorted by them.
+
+    Raises:
+        DataError: For a metric that a run does not have.
+    """
+    from tlx.metrics.resampling import of_runs
+
     groups: dict[str, tuple[tuple[Any, ...], list[float]]] = {}
-    for run in found:
-        figures = {name for name, value in run.figures.items() if isinstance(value, float)}
-        if score not in figures:
-            raise DataError(f"{run.folder}: " + one_of("--score", score, sorted(figures)))
+    for run in runs:
+        metrics = {name for name, value in run.figures.items() if isinstance(value, float)}
+        if score not in metrics:
+            raise DataError(f"{run.folder}: " + one_of("--score", score, sorted(metrics)))
         values = tuple(run.config.get(key) for key in keys)
+        # By repr: a value may be a list.
         groups.setdefault(repr(values), (values, []))[1].append(run.figures[score])
     rows = [ReportRow(values, of_runs(scores), scores) for values, scores in groups.values()]
-    return sorted(rows, key=lambda row: [_order(value) for value in row.values])
+    return sorted(rows, key=lambda row: [_sort_key(value) for value in row.values])
 
 
-def _order(value: Any) -> tuple[bool, float, str]:
-    number = isinstance(value, int | float)
-    return not number, float(value) if number else 0.0, str(value)
+def _sort_key(value: Any) -> tuple[bool, float, str]:
+    """Order numbers by size before everything else by its text."""
+    is_number = isinstance(value, int | float)
+    return not is_number, float(value) if is_number else 0.0, str(value)
 
 
 def table(rows: Sequence[ReportRow], keys: Sequence[str], score: str) -> str:
-    """Markdown: a row for each group."""
+    """Format rows as a Markdown table.
+
+    Args:
+        rows: Groups of runs.
+        keys: Config keys that define the groups.
+        score: Name of the metric.
+
+    Returns:
+        The table, a line for each group.
+    """
     lines = [[*keys, score, "runs"]]
     for row in rows:
         spread = f" ± {row.score.high - row.score.value:.4f}" if len(row.scores) > 1 else ""
-        lines.append([*map(_word, row.values), f"{row.score.value:.4f}{spread}", str(len(row.scores))])
+        lines.append([*map(_format, row.values), f"{row.score.value:.4f}{spread}", str(len(row.scores))])
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def draw(path: str, rows: Sequence[ReportRow], keys: Sequence[str], score: str) -> None:
-    """The score over the first of `keys`, its interval as bars."""
+    """Plot the score over the first key, with its interval as error bars.
+
+    Args:
+        path: File to write; its ending is the format.
+        rows: Groups of runs.
+        keys: Config keys that define the groups.
+        score: Name of the metric.
+    """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     first, *others = keys or ["run"]
-    lines = sorted(rows, key=lambda row: [_order(value) for value in row.values[1:]])
-    for values, own in itertools.groupby(lines, key=lambda row: row.values[1:]):
-        points = list(own)
-        x = [
-            row.values[0] if isinstance(row.values[0], int | float) else _word(row.values[0])
-            for row in points
-        ]
+    # groupby needs the rows of a line next to each other.
+    rows_by_line = sorted(rows, key=lambda row: [_sort_key(value) for value in row.values[1:]])
+    for values, line in itertools.groupby(rows_by_line, key=lambda row: row.values[1:]):
+        points = list(line)
+        x = [_x_value(row.values[0]) if row.values else "all" for row in points]
         bars = [row.score.high - row.score.value for row in points]
         label = ", ".join(
-            f"{key.rsplit('.', 1)[-1]} {_word(value)}" for key, value in zip(others, values, strict=True)
+            f"{key.rsplit('.', 1)[-1]} {_format(value)}" for key, value in zip(others, values, strict=True)
         )
         axes.errorbar(x, [row.score.value for row in points], bars, fmt="o-", capsize=3, label=label or None)
     numbers = [row.values[0] for row in rows if keys and isinstance(row.values[0], int | float)]
@@ -179,11 +240,16 @@ def draw(path: str, rows: Sequence[ReportRow], keys: Sequence[str], score: str) 
     figure.savefig(path, dpi=120)
 
 
-def _word(value: Any) -> str:
+def _x_value(value: Any) -> Any:
+    """Return a number as it is, anything else as the name of a category."""
+    return value if isinstance(value, int | float) else _format(value)
+
+
+def _format(value: Any) -> str:
     if value is None or value == "":
         return "none"
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _told(row: ReportRow) -> Mapping[str, Any]:
+def _row_to_json(row: ReportRow) -> dict[str, Any]:
     return {"mean": row.score.value, "interval_95": [row.score.low, row.score.high], "scores": row.scores}

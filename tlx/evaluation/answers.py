@@ -103,7 +103,9 @@ def predict_split(
     # A record may be several items: only records count of which all items were seen.
     num_records = len(pipeline.records) if count >= num_items else max(1, pipeline.items[count].record)
     items = [item for item in pipeline.items[:count] if item.record < num_records]
-    arrays = {name: np.concatenate([batch[name] for batch in outputs])[: len(items)] for name in outputs[0]}
+    arrays: dict[str, Any] = {
+        name: np.concatenate([batch[name] for batch in outputs])[: len(items)] for name in outputs[0]
+    }
     request = task.generation_requests(items, spec)
     if request is not None:
         model = predictor.module.model
@@ -160,5 +162,8 @@ def with_interval(evaluation: Evaluation) -> dict[str, Any]:
 
 def _means(terms: Sequence[Mapping[str, tuple[Any, Any]]]) -> dict[str, float]:
     """Average each term over all batches, with sums in float64."""
-    totals = {name: np.sum([batch[name] for batch in terms], axis=0, dtype=np.float64) for name in terms[0]}
-    return {name: float(total / weight) if weight else 0.0 for name, (total, weight) in totals.items()}
+    means = {}
+    for name in terms[0]:
+        sums = np.asarray(np.sum([batch[name] for batch in terms], axis=0, dtype=np.float64))
+        means[name] = float(sums[0] / sums[1]) if sums[1] else 0.0
+    return means

@@ -14,7 +14,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, one_of
 from tlx.data.order import row_generator
 from tlx.data.readers import Record, RecordsConfig
-from tlx.data.records import read_records
+from tlx.data.records import RecordSplit, read_records
 from tlx.evaluation.answers import Evaluation
 from tlx.evaluation.choices import NORMS, TextScore, normalized_scores
 from tlx.metrics.classification import accuracy, macro
@@ -118,7 +118,7 @@ class Question(NamedTuple):
     """The answers, filled with the record's columns."""
 
 
-def evaluate_few_shot(lm: ChoiceScorer, config: FewShotConfig, split: str, length: int) -> Evaluation:
+def evaluate_few_shot(lm: ChoiceScorer, config: FewShotConfig, split: RecordSplit, length: int) -> Evaluation:
     """Answer the records of a split by likelihood, and score the answers.
 
     Args:

@@ -67,11 +67,12 @@ def evaluate(
     if not per_batch:
         raise DataError("there is nothing to evaluate: the split has no batches")
     columns = jax.device_get(per_batch)
-    totals = {
-        name: np.sum([column[name] for column in columns], axis=0, dtype=np.float64) for name in columns[0]
-    }
-    num_bytes = float(totals.pop("bytes")[0])
+    totals: dict[str, tuple[float, float]] = {}
+    for name in columns[0]:
+        sums = np.asarray(np.sum([column[name] for column in columns], axis=0, dtype=np.float64))
+        totals[name] = float(sums[0]), float(sums[1])
+    num_bytes, _ = totals.pop("bytes")
     nats, num_targets = totals["loss"]
-    results = {name: float(total / weight) if weight else 0.0 for name, (total, weight) in totals.items()}
-    results["bits_per_byte"] = float(nats / math.log(2) / num_bytes) if num_bytes else math.nan
-    return {**results, "targets": float(num_targets), "bytes": num_bytes}
+    results = {name: value / weight if weight else 0.0 for name, (value, weight) in totals.items()}
+    results["bits_per_byte"] = nats / math.log(2) / num_bytes if num_bytes else math.nan
+    return {**results, "targets": num_targets, "bytes": num_bytes}

@@ -47,10 +47,14 @@ def write(
     num_copies = -len(request.prompts) % batch_size
     prompts = list(request.prompts)
     prompts += prompts[-1:] * num_copies
-    sources = request.sources and list(request.sources)
-    if sources:
+    sources = None
+    if request.sources is not None:
+        sources = list(request.sources)
         sources += sources[-1:] * num_copies
-    stops_AV = automaton((request.stop,), spec.tokenizer) if request.stop else None
+    stops_AV = None
+    if request.stop:
+        assert spec.tokenizer is not None, "a stop string needs a tokenizer"
+        stops_AV = automaton((request.stop,), spec.tokenizer)
     if request.num_beams:
         hypotheses = beam_search(
             lm,

@@ -1,4 +1,4 @@
-"""The clusters that `tlx launch` knows."""
+"""Kinds of cluster that `tlx launch` starts runs on."""
 
 from tlx.base.lookup import Table
 

@@ -1,4 +1,4 @@
-"""What an exit code means, and what a launcher does about it: one table for all of them."""
+"""Meaning of each exit code and whether launchers restart the run: one table for all of them."""
 
 import signal
 from typing import NamedTuple
@@ -27,26 +27,28 @@ MEANINGS = {
 
 
 class RestartDecision(NamedTuple):
-    """What comes next: start again or not, and whether the restart counts against the limit."""
+    """Whether to restart a run, and whether the restart counts against the limit."""
 
     again: bool
+    """Restart the run."""
     counts: bool
+    """The restart counts against `--restarts`."""
 
 
 def next_move(code: int) -> RestartDecision:
-    """By the exit code of the process that ended first."""
+    """Decide about a restart by the exit code of the process that ended first."""
     if code == errors.PREEMPTED:
         return RestartDecision(again=True, counts=False)
     return RestartDecision(again=code in errors.RETRYABLE, counts=True)
 
 
 def shell_code(returncode: int) -> int:
-    """A Popen's return code as a shell gives it: 128 + signal where a signal ended the process."""
+    """Convert a Popen's return code to a shell's: 128 + signal if a signal ended the process."""
     return 128 - returncode if returncode < 0 else returncode
 
 
 def describe(code: int) -> str:
-    """ "signal 9 (SIGKILL)" or "exit 77: processes that must agree do not"."""
+    """Return a text such as "signal 9 (SIGKILL)" or "exit 77: processes that must agree do not"."""
     if 128 < code < 160:
         try:
             return f"signal {code - 128} ({signal.Signals(code - 128).name})"
@@ -56,12 +58,15 @@ def describe(code: int) -> str:
 
 
 def table() -> str:
-    """The table as Markdown: exit code, meaning, whether launchers start the run again."""
-    rows = ["| code | meaning | started again |", "|---|---|---|"]
+    """Return the table as Markdown: exit code, meaning, whether launchers restart the run."""
+    rows = ["| code | meaning | restarted |", "|---|---|---|"]
     for code, meaning in MEANINGS.items():
-        again, counts = next_move(code)
-        answer = (
-            "-" if code == errors.OK else "no" if not again else "yes" if counts else "yes, free of charge"
-        )
+        decision = next_move(code)
+        if code == errors.OK:
+            answer = "-"
+        elif not decision.again:
+            answer = "no"
+        else:
+            answer = "yes" if decision.counts else "yes, free of charge"
         rows.append(f"| {code} | {meaning} | {answer} |")
     return "\n".join(rows)

@@ -1,4 +1,4 @@
-"""GKE: a JobSet, one Job a slice and one Pod a host. What xpk submits too."""
+"""Launch on GKE: a JobSet with one Job per slice and one Pod per host, as xpk submits."""
 
 import dataclasses
 import json
@@ -9,46 +9,58 @@ import subprocess
 
 from tlx.base.errors import OK, PREEMPTED, RETRYABLE, ConfigError
 from tlx.launch.exits import MEANINGS
-from tlx.launch.job import Cluster, LaunchJob, Raw, fill, option, yaml
+from tlx.launch.job import Cluster, LaunchJob, Raw, field_docs, fill, yaml
 
 FILE = "jobset.yaml"
 PORT = 8476
-_PLACE = "/config/config.py"
-_LARGEST_CONFIG = 900_000  # bytes; a ConfigMap holds 1 MiB
+_CONFIG_PATH = "/config/config.py"
+# Bytes; a ConfigMap holds 1 MiB.
+_LARGEST_CONFIG = 900_000
 
 
 @dataclasses.dataclass(frozen=True)
 class GkeOptions:
     """Flags of `tlx launch gke`."""
 
-    image: str = option("", "container image with tlx in it (launch/docker/Dockerfile), with tag or digest")
-    claim: str = option(
-        "", "PersistentVolumeClaim that all hosts can write (ReadWriteMany); mounted at /runs"
-    )
-    accelerator: str = option("", "as tpu-v5-lite-podslice or nvidia-h100-80gb; empty: CPU")
-    topology: str = option("", "of a TPU slice, as 4x4 or 2x2x2")
-    chips_per_host: int = option(4, "TPU chips or GPUs of each host")
-    hosts: int = option(1, "hosts of each slice; of TPUs: chips of the topology / chips per host")
-    slices: int = option(1, "slices; of GPUs 1")
-    spot: bool = option(False, "on spot nodes")
-    restarts: int = option(50, "restarts after failures; preemptions do not count")
-    grace_seconds: int = option(300, "between SIGTERM and SIGKILL: time to save")
-    secret: str = option("", "Kubernetes Secret whose entries become environment variables")
-    queue: str = option("", "Kueue queue")
-    namespace: str = option("", "namespace; empty: kubectl's own choice")
+    image: str = ""
+    """Container image with tlx in it (launch/docker/Dockerfile), with tag or digest."""
+    claim: str = ""
+    """PersistentVolumeClaim that all hosts can write (ReadWriteMany), mounted at /runs."""
+    accelerator: str = ""
+    """Accelerator, as tpu-v5-lite-podslice or nvidia-h100-80gb; empty: CPU."""
+    topology: str = ""
+    """Topology of a TPU slice, as 4x4 or 2x2x2."""
+    chips_per_host: int = 4
+    """TPU chips or GPUs of each host."""
+    hosts: int = 1
+    """Hosts of each slice; for TPUs: chips of the topology / chips per host."""
+    slices: int = 1
+    """Number of slices; 1 for GPUs."""
+    spot: bool = False
+    """Use spot nodes."""
+    restarts: int = 50
+    """Largest number of restarts after failures; preemptions do not count."""
+    grace_seconds: int = 300
+    """Seconds between SIGTERM and SIGKILL, in which the run saves."""
+    secret: str = ""
+    """Kubernetes Secret whose entries become environment variables."""
+    queue: str = ""
+    """Kueue queue; empty: none."""
+    namespace: str = ""
+    """Namespace; empty: kubectl's default."""
 
     def validate(self) -> None:
-        """Raises ConfigError for what the API server would refuse, or take and never start."""
+        """Raise ConfigError for values that the API server would refuse, or accept and never start."""
         for name in ("image", "claim"):
             if not getattr(self, name):
-                raise ConfigError(f"--{name} is needed: {_help(name)}")
-        last = self.image.rpartition("/")[2]
-        if ":" not in last and "@" not in last or last.endswith(":latest"):
+                raise ConfigError(f"--{name} is needed: {field_docs(GkeOptions)[name]}")
+        image = self.image.rpartition("/")[2]
+        if ":" not in image and "@" not in image or image.endswith(":latest"):
             raise ConfigError(
                 f"--image={self.image} needs a tag other than latest, or a digest: hosts must agree"
             )
-        least = {"hosts": 1, "slices": 1, "chips_per_host": 1, "restarts": 0, "grace_seconds": 30}
-        for name, value in least.items():
+        minimum = {"hosts": 1, "slices": 1, "chips_per_host": 1, "restarts": 0, "grace_seconds": 30}
+        for name, value in minimum.items():
             if getattr(self, name) < value:
                 raise ConfigError(f"--{name.replace('_', '-')}={getattr(self, name)} must be {value} or more")
         if self.accelerator.startswith("tpu") != bool(self.topology):
@@ -57,29 +69,33 @@ class GkeOptions:
             self._check_topology()
 
     def _check_topology(self) -> None:
+        """Raise ConfigError unless hosts and chips per host fit the topology."""
         if not re.fullmatch(r"\d+(x\d+){1,2}", self.topology):
             raise ConfigError(f"--topology={self.topology} must look like 4x4 or 2x2x2")
         chips = 1
         for size in self.topology.split("x"):
             chips *= int(size)
         if chips != self.hosts * self.chips_per_host:
-            wanted = max(1, chips // self.chips_per_host)
+            hosts = max(1, chips // self.chips_per_host)
             raise ConfigError(
                 f"--topology={self.topology} has {chips} chips, {self.hosts} hosts of {self.chips_per_host} "
-                f"chips each have {self.hosts * self.chips_per_host}; --hosts={wanted} would fit"
+                f"chips each have {self.hosts * self.chips_per_host}; --hosts={hosts} would fit"
             )
 
 
 def render(job: LaunchJob, options: GkeOptions) -> dict[str, str]:
-    """The JobSet, and a ConfigMap with the config's file."""
+    """Return the JobSet, and a ConfigMap with the config's file."""
     text = job.config_file.read_text() if job.config_file else "# the config comes with tlx\n"
     if len(text.encode()) > _LARGEST_CONFIG:
         raise ConfigError(f"{job.config_file} is larger than a ConfigMap; put it into the image")
     workdir = job.workdir if job.workdir.startswith("/") else f"/runs/{job.name}"
-    words = job._replace(workdir=workdir).words(job.moved(_PLACE) if job.config_file else job.config)
-    tpu, gpu = options.accelerator.startswith("tpu"), options.accelerator.startswith("nvidia")
-    device = {"google.com/tpu": options.chips_per_host} if tpu else {}
-    device = {"nvidia.com/gpu": options.chips_per_host} if gpu else device
+    words = job._replace(workdir=workdir).words(job.moved(_CONFIG_PATH) if job.config_file else job.config)
+    is_gpu = options.accelerator.startswith("nvidia")
+    limits = {}
+    if options.accelerator.startswith("tpu"):
+        limits = {"google.com/tpu": options.chips_per_host}
+    elif is_gpu:
+        limits = {"nvidia.com/gpu": options.chips_per_host}
     values = {
         "name": job.name,
         "labels": _flow({"kueue.x-k8s.io/queue-name": options.queue} if options.queue else {}),
@@ -89,7 +105,7 @@ def render(job: LaunchJob, options: GkeOptions) -> dict[str, str]:
         "hopeless": _flow([code for code in MEANINGS if code not in (OK, PREEMPTED, *RETRYABLE)]),
         "grace_seconds": options.grace_seconds,
         "node_selector": _flow(_selector(options)),
-        "tolerations": _flow(_tolerations(options, gpu)),
+        "tolerations": _flow(_tolerations(options, is_gpu)),
         "image": options.image,
         "command": _flow(words),
         "hosts_text": str(options.hosts),
@@ -97,7 +113,7 @@ def render(job: LaunchJob, options: GkeOptions) -> dict[str, str]:
         "processes_text": str(options.hosts * options.slices),
         "grace_text": str(options.grace_seconds),
         "env_from": _flow([{"secretRef": {"name": options.secret}}] if options.secret else []),
-        "resources": _flow({"limits": device} if device else {}),
+        "resources": _flow({"limits": limits} if limits else {}),
         "claim": options.claim,
         "config_map": f"{job.name}-config",
         "config_text": text,
@@ -106,13 +122,34 @@ def render(job: LaunchJob, options: GkeOptions) -> dict[str, str]:
 
 
 def commands(job: LaunchJob, options: GkeOptions, folder: pathlib.Path) -> list[list[str]]:
-    """kubectl apply: starts it, or changes nothing where it runs already."""
-    where = ["--namespace", options.namespace] if options.namespace else []
-    return [["kubectl", *where, "apply", "-f", str(folder / FILE)]]
+    """Return the kubectl command, which starts the run, or changes nothing if it runs already.
+
+    Args:
+        job: The run.
+        options: Flags of `tlx launch gke`.
+        folder: Folder of the rendered files.
+
+    Returns:
+        One command.
+    """
+    namespace = ["--namespace", options.namespace] if options.namespace else []
+    return [["kubectl", *namespace, "apply", "-f", str(folder / FILE)]]
 
 
 def run(job: LaunchJob, options: GkeOptions, folder: pathlib.Path) -> int:
-    """Submits the JobSet."""
+    """Submit the JobSet.
+
+    Args:
+        job: The run.
+        options: Flags of `tlx launch gke`.
+        folder: Folder of the rendered files.
+
+    Returns:
+        Exit code of kubectl.
+
+    Raises:
+        ConfigError: there is no kubectl on this machine.
+    """
     if shutil.which("kubectl") is None:
         raise ConfigError(
             "there is no kubectl here; install it, or use --render=DIR and apply the file elsewhere"
@@ -121,33 +158,28 @@ def run(job: LaunchJob, options: GkeOptions, folder: pathlib.Path) -> int:
 
 
 def _selector(options: GkeOptions) -> dict[str, str]:
-    chosen = {}
+    selector = {}
     if options.topology:
-        chosen["cloud.google.com/gke-tpu-accelerator"] = options.accelerator
-        chosen["cloud.google.com/gke-tpu-topology"] = options.topology
+        selector["cloud.google.com/gke-tpu-accelerator"] = options.accelerator
+        selector["cloud.google.com/gke-tpu-topology"] = options.topology
     elif options.accelerator:
-        chosen["cloud.google.com/gke-accelerator"] = options.accelerator
+        selector["cloud.google.com/gke-accelerator"] = options.accelerator
     if options.spot:
-        chosen["cloud.google.com/gke-spot"] = "true"
-    return chosen
+        selector["cloud.google.com/gke-spot"] = "true"
+    return selector
 
 
-def _tolerations(options: GkeOptions, gpu: bool) -> list[dict[str, str]]:
-    borne = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if gpu else []
+def _tolerations(options: GkeOptions, is_gpu: bool) -> list[dict[str, str]]:
+    tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}] if is_gpu else []
     if options.spot:
         spot = {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true"}
-        borne.append({**spot, "effect": "NoSchedule"})
-    return borne
+        tolerations.append({**spot, "effect": "NoSchedule"})
+    return tolerations
 
 
 def _flow(value: list | dict) -> Raw:
-    """A value in one line: JSON is YAML."""
+    """Write a value in one line as JSON, which is YAML too."""
     return Raw(json.dumps(value, ensure_ascii=False))
-
-
-def _help(name: str) -> str:
-    (found,) = [field for field in dataclasses.fields(GkeOptions) if field.name == name]
-    return found.metadata["help"]
 
 
 CLUSTER = Cluster(GkeOptions, render, commands, run)

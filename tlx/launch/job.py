@@ -1,55 +1,75 @@
-"""What is to be run, the same for every cluster, and how a cluster is described."""
+"""The run to launch, the same for every cluster, and the description of a cluster."""
 
+import ast
+import inspect
+import itertools
 import json
 import pathlib
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from typing import Any, NamedTuple
 
 from tlx.base.errors import ConfigError
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
-_SLOT = re.compile(r"\{\{(\w+)\}\}")
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 class LaunchJob(NamedTuple):
-    """One run: `tlx train` with these words, wherever it is started."""
+    """One run: arguments of `tlx train`, wherever it is started."""
 
-    name: str  # of the run; started again under the same name it goes on
-    config: str  # as given to --config
-    overrides: tuple[str, ...]  # "--config.a.b=value"
-    workdir: str  # the run's directory as its hosts see it
-    config_file: pathlib.Path | None  # the file behind `config`; None for one that comes with tlx
+    name: str
+    """Name of the run; launched again under the same name it resumes."""
+    config: str
+    """Config as given to --config."""
+    overrides: tuple[str, ...]
+    """Overrides such as "--config.train.steps=40"."""
+    workdir: str
+    """Directory of the run as its hosts see it."""
+    config_file: pathlib.Path | None
+    """File that `config` names; None for one that comes with tlx."""
 
     def words(self, config: str | None = None) -> list[str]:
-        """`tlx train ...`; `config`: where the file lies there, if not as given."""
-        named = [*self.overrides, f"--config.name={self.name}", f"--workdir={self.workdir}"]
-        return ["tlx", "train", f"--config={config or self.config}", *named]
+        """Return the command `tlx train ...`; `config` replaces the config's path if the file was moved."""
+        flags = [*self.overrides, f"--config.name={self.name}", f"--workdir={self.workdir}"]
+        return ["tlx", "train", f"--config={config or self.config}", *flags]
 
-    def moved(self, place: str) -> str:
-        """The config's name once its file lies at `place`, its argument kept."""
-        _, colon, arg = self.config.partition(":")
-        return place + colon + arg
+    def moved(self, path: str) -> str:
+        """Return the value of --config after its file moved to `path`, with its argument."""
+        _, colon, argument = self.config.partition(":")
+        return path + colon + argument
 
 
 class Cluster(NamedTuple):
-    """A kind of machine. `options` is a frozen dataclass: its fields are the flags of `tlx launch KIND`."""
+    """A kind of cluster."""
 
     options: type
-    render: Callable[[LaunchJob, Any], dict[str, str]]  # files by name, which say all there is to say
-    commands: Callable[[LaunchJob, Any, pathlib.Path], list[list[str]]]  # what starts them, for --dry-run
-    run: Callable[[LaunchJob, Any, pathlib.Path], int]  # starts the files in the folder; an exit code
+    """Frozen dataclass whose fields are the flags of `tlx launch KIND`."""
+    render: Callable[[LaunchJob, Any], dict[str, str]]
+    """(job, options) -> {file name: text} of everything that the cluster reads."""
+    commands: Callable[[LaunchJob, Any, pathlib.Path], list[list[str]]]
+    """(job, options, folder of the files) -> commands that start the run, for --dry-run."""
+    run: Callable[[LaunchJob, Any, pathlib.Path], int]
+    """(job, options, folder of the files) -> exit code; starts the run."""
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of a cluster's options: a flag of the same name, its help text."""
-    return field(default=default, metadata={"help": help})
+def field_docs(kind: type) -> dict[str, str]:
+    """Return {field: the string literal below it} of a dataclass, which is its flag's help text."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    docs = {}
+    for statement, below in itertools.pairwise(definition.body):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            docs[statement.target.id] = " ".join(str(below.value.value).split())
+    return docs
 
 
 def check_name(name: str) -> None:
-    """Names become host names, job names and folders: what all of them can bear."""
+    """Raise ConfigError for a name that is no legal host name, job name and folder."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"--name={name!r} must be up to 40 small letters, digits and dashes after a letter, as in llama-2"
@@ -57,38 +77,47 @@ def check_name(name: str) -> None:
 
 
 def templates() -> pathlib.Path:
-    """Folder of the templates: in an installed package, or in the checkout."""
+    """Return the folder of the templates, in an installed package or in the checkout."""
     root = pathlib.Path(__file__).parents[1]
-    inside = root / "_packaged" / "launch"
-    return inside if inside.is_dir() else root.parent / "launch"
+    packaged = root / "_packaged" / "launch"
+    return packaged if packaged.is_dir() else root.parent / "launch"
 
 
 def fill(template: str, values: Mapping[str, Any], quote: Callable[[str], str]) -> str:
-    """The template's file with {{name}} replaced; texts are quoted, numbers and Raw parts put as they are.
+    """Replace {{name}} in a template by values.
 
-    A slot without a value and a value without a slot are defects: KeyError.
+    Args:
+        template: File under launch/, such as "slurm/train.sbatch".
+        values: Value of each name; texts are quoted, numbers and Raw texts inserted as they are.
+        quote: Quotes a text in the language of the template.
+
+    Returns:
+        The filled text.
+
+    Raises:
+        KeyError: a name has no value, or a value no name; both are defects of tlx.
     """
     text = (templates() / template).read_text()
-    slots = set(_SLOT.findall(text))
-    if slots != set(values):
-        raise KeyError(f"{template}: slots and values differ in {sorted(slots ^ set(values))}")
+    names = set(_PLACEHOLDER.findall(text))
+    if names != set(values):
+        raise KeyError(f"{template}: placeholders and values differ in {sorted(names ^ set(values))}")
 
-    def put(match: re.Match) -> str:
+    def replacement(match: re.Match) -> str:
         value = values[match[1]]
         return quote(value) if isinstance(value, str) and not isinstance(value, Raw) else str(value)
 
-    return _SLOT.sub(put, text)
+    return _PLACEHOLDER.sub(replacement, text)
 
 
 class Raw(str):
-    """A text that is put into a template as it is: a part already quoted."""
+    """A text that is inserted into a template as it is, already quoted."""
 
 
 def shell(word: str) -> str:
-    """A word as a shell reads it back."""
+    """Quote a word for a shell."""
     return shlex.quote(word)
 
 
 def yaml(value: str) -> str:
-    """A text as YAML reads it back: JSON's strings are YAML's."""
+    """Quote a text for YAML, which accepts JSON's strings."""
     return json.dumps(value, ensure_ascii=False)

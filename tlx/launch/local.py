@@ -1,4 +1,4 @@
-"""This machine: N processes, started again by exit code. One host with several GPUs, and every test."""
+"""Launch on this machine: N processes, restarted depending on the exit code."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from tlx.base.errors import ConfigError, StorageError
 from tlx.launch.exits import describe, next_move
-from tlx.launch.job import Cluster, LaunchJob, option
+from tlx.launch.job import Cluster, LaunchJob
 from tlx.launch.secrets import hider
 from tlx.launch.supervise import Supervisor
 
@@ -20,72 +20,111 @@ _LONGEST_PAUSE = 60.0
 class LocalOptions:
     """Flags of `tlx launch local`."""
 
-    processes: int = option(1, "processes, which find each other on 127.0.0.1")
-    devices: int = option(0, "devices of each process; 0: all there are, for one process")
-    restarts: int = option(10, "how often to start again after a failure; a preemption does not count")
+    processes: int = 1
+    """Number of processes, which connect on 127.0.0.1."""
+    devices: int = 0
+    """Devices of each process; 0: all devices, for one process."""
+    restarts: int = 10
+    """Largest number of restarts after failures; preemptions do not count."""
 
     def validate(self) -> None:
-        """Raises ConfigError for numbers that make no sense."""
+        """Raise ConfigError for a number below its minimum."""
         for name, least in (("processes", 1), ("devices", 0), ("restarts", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"--{name}={getattr(self, name)} must be {least} or more")
 
 
 def render(job: LaunchJob, options: LocalOptions) -> dict[str, str]:
-    """Nothing: what runs here needs no files."""
+    """Return no files: a local run needs none."""
     return {}
 
 
 def commands(job: LaunchJob, options: LocalOptions, folder: pathlib.Path) -> list[list[str]]:
-    """The command, as often as there are processes."""
+    """Return the command of each process.
+
+    Args:
+        job: The run.
+        options: Flags of `tlx launch local`.
+        folder: Folder of the rendered files.
+
+    Returns:
+        Commands of `tlx train`.
+    """
     return [job.words()] * options.processes
 
 
 def run(job: LaunchJob, options: LocalOptions, folder: pathlib.Path) -> int:
-    """Runs to the end, restarts included; the exit code of the process that ended first."""
+    """Run until the end, restarts included.
+
+    Args:
+        job: The run.
+        options: Flags of `tlx launch local`.
+        folder: Folder of the rendered files; not used.
+
+    Returns:
+        Exit code of the process that ended first.
+
+    Raises:
+        StorageError: the folder of the logs cannot be created.
+    """
     logs = pathlib.Path(job.workdir) / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make {logs}: {error.strerror}") from error
     supervisor = Supervisor([sys.executable, "-u", "-m", *job.words()], logs, hide=hider(os.environ))
+    # Restarts that count against the limit; they also lengthen the pause before the next one.
     failures = 0
     with supervisor.signals():
         while True:
-            deaths = supervisor.run(environs(os.environ, options, free_port()))
-            code = next((death.code for death in deaths if death.code), 0)
-            if code == 0 or supervisor.asked:
+            exits = supervisor.run(environs(os.environ, options, free_port()))
+            code = next((exit.code for exit in exits if exit.code), 0)
+            if code == 0 or supervisor.received:
                 return code
-            move = next_move(code)
-            failures += move.counts
-            if not move.again or failures > options.restarts:
-                why = "no restart mends that" if not move.again else f"restarted {options.restarts} times"
+            decision = next_move(code)
+            failures += decision.counts
+            if not decision.again or failures > options.restarts:
+                why = (
+                    "a restart would not help"
+                    if not decision.again
+                    else f"restarted {options.restarts} times"
+                )
                 print(f"launch | {describe(code)}; {why}", flush=True)
                 return code
-            pause = min(_LONGEST_PAUSE, 2.0**failures) if move.counts else 1.0
-            print(f"launch | starting again in {pause:.0f} s ({failures} of {options.restarts})", flush=True)
+            pause = min(_LONGEST_PAUSE, 2.0**failures) if decision.counts else 1.0
+            print(f"launch | restarting in {pause:.0f} s ({failures} of {options.restarts})", flush=True)
             if supervisor.wake.wait(pause):
                 return code
 
 
 def environs(environ: Mapping[str, str], options: LocalOptions, port: int) -> list[dict[str, str]]:
-    """What each process finds in its environment: who it is, whom it meets, which devices are its own."""
-    found = []
-    for i in range(options.processes):
-        own = dict(environ)
+    """Build the environment of each process: its id, the coordinator's address, its devices.
+
+    Args:
+        environ: Environment of this process, which the others inherit.
+        options: Numbers of processes and devices.
+        port: Port of the coordinator.
+
+    Returns:
+        Environment variables of each process.
+    """
+    environments = []
+    for process_id in range(options.processes):
+        variables = dict(environ)
         if options.processes > 1:
-            own |= {"TLX_COORDINATOR": f"127.0.0.1:{port}", "TLX_NUM_PROCESSES": str(options.processes)}
-            own["TLX_PROCESS_ID"] = str(i)
+            variables["TLX_COORDINATOR"] = f"127.0.0.1:{port}"
+            variables["TLX_NUM_PROCESSES"] = str(options.processes)
+            variables["TLX_PROCESS_ID"] = str(process_id)
         if options.devices:
-            first = i * options.devices
-            own["JAX_NUM_CPU_DEVICES"] = str(options.devices)
-            own["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + k) for k in range(options.devices))
-        found.append(own)
-    return found
+            first = process_id * options.devices
+            variables["JAX_NUM_CPU_DEVICES"] = str(options.devices)
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + k) for k in range(options.devices))
+        environments.append(variables)
+    return environments
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""SLURM: one batch script, which queues itself again when a restart helps."""
+"""Launch on SLURM: one batch script, which requeues itself if a restart helps."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 
 from tlx.base.errors import RETRYABLE, ConfigError
-from tlx.launch.job import Cluster, LaunchJob, Raw, fill, option, shell
+from tlx.launch.job import Cluster, LaunchJob, Raw, fill, shell
 
 SCRIPT = "train.sbatch"
 
@@ -17,19 +17,29 @@ SCRIPT = "train.sbatch"
 class SlurmOptions:
     """Flags of `tlx launch slurm`."""
 
-    nodes: int = option(1, "hosts")
-    tasks_per_node: int = option(1, "processes on each host: 1, or one per GPU")
-    gpus_per_node: int = option(0, "GPUs of each host; 0: no --gpus-per-node line")
-    time: str = option("24:00:00", "time limit of one start, as SLURM writes it")
-    grace_seconds: int = option(180, "how long before the limit the run is told to save")
-    restarts: int = option(50, "how often to queue again after a failure")
-    partition: str = option("", "partition; empty: the cluster's own choice")
-    account: str = option("", "account; empty: your own choice")
-    sbatch: str = option("", "further sbatch options, as in '--qos=low --constraint=h100'")
-    python: str = option("", "command that starts tlx there instead of `tlx`, as in '/venv/bin/tlx'")
+    nodes: int = 1
+    """Number of hosts."""
+    tasks_per_node: int = 1
+    """Processes of each host: 1, or one per GPU."""
+    gpus_per_node: int = 0
+    """GPUs of each host; 0: no --gpus-per-node directive."""
+    time: str = "24:00:00"
+    """Time limit of one start, in SLURM's format."""
+    grace_seconds: int = 180
+    """Seconds before the time limit at which the run is asked to save and exit."""
+    restarts: int = 50
+    """Largest number of requeues after failures; preemptions do not count."""
+    partition: str = ""
+    """Partition; empty: the cluster's default."""
+    account: str = ""
+    """Account; empty: your default."""
+    sbatch: str = ""
+    """Further sbatch options, as in '--qos=low --constraint=h100'."""
+    python: str = ""
+    """Command that starts tlx on the hosts instead of `tlx`, as in '/venv/bin/tlx'."""
 
     def validate(self) -> None:
-        """Raises ConfigError for what sbatch would refuse, or take for something else."""
+        """Raise ConfigError for values that sbatch would refuse or misread."""
         for name, least in (("nodes", 1), ("tasks_per_node", 1), ("gpus_per_node", 0), ("grace_seconds", 30)):
             if getattr(self, name) < least:
                 raise ConfigError(f"--{name.replace('_', '-')}={getattr(self, name)} must be {least} or more")
@@ -41,12 +51,12 @@ class SlurmOptions:
 
 
 def render(job: LaunchJob, options: SlurmOptions) -> dict[str, str]:
-    """The batch script. Paths are absolute: all nodes see the file system of the submitting host."""
+    """Return the batch script. Paths are absolute: hosts share the submitting host's file system."""
     workdir = pathlib.Path(job.workdir).absolute()
     words = job._replace(workdir=str(workdir)).words(
         job.moved(str(job.config_file)) if job.config_file else job.config
     )
-    start = shlex.split(options.python) or ["tlx"]
+    program = shlex.split(options.python) or ["tlx"]
     lines = [f"#SBATCH --{name}={value}" for name, value in _extra(options).items()]
     lines += [f"#SBATCH {word}" for word in shlex.split(options.sbatch)]
     values = {
@@ -58,7 +68,7 @@ def render(job: LaunchJob, options: SlurmOptions) -> dict[str, str]:
         "grace_seconds": options.grace_seconds,
         "extra": Raw("\n".join(lines)),
         "first": f"{workdir}/logs/first-exit",
-        "command": Raw(shlex.join([*start, *words[1:]])),
+        "command": Raw(shlex.join([*program, *words[1:]])),
         "again": Raw(" | ".join(map(str, RETRYABLE))),
         "restarts": options.restarts,
     }
@@ -67,28 +77,50 @@ def render(job: LaunchJob, options: SlurmOptions) -> dict[str, str]:
 
 
 def commands(job: LaunchJob, options: SlurmOptions, folder: pathlib.Path) -> list[list[str]]:
-    """sbatch."""
+    """Return the sbatch command.
+
+    Args:
+        job: The run.
+        options: Flags of `tlx launch slurm`.
+        folder: Folder of the rendered files.
+
+    Returns:
+        One command.
+    """
     return [["sbatch", str(folder / SCRIPT)]]
 
 
 def run(job: LaunchJob, options: SlurmOptions, folder: pathlib.Path) -> int:
-    """Submits the script."""
+    """Submit the script.
+
+    Args:
+        job: The run.
+        options: Flags of `tlx launch slurm`.
+        folder: Folder of the rendered files.
+
+    Returns:
+        Exit code of sbatch.
+
+    Raises:
+        ConfigError: there is no sbatch on this machine.
+    """
     if shutil.which("sbatch") is None:
         raise ConfigError(
             "there is no sbatch here; run this on a login node of the cluster, or use --render=DIR"
         )
-    (pathlib.Path(job.workdir) / "logs").mkdir(parents=True, exist_ok=True)  # or SLURM drops the log
+    # SLURM drops the log if its folder does not exist.
+    (pathlib.Path(job.workdir) / "logs").mkdir(parents=True, exist_ok=True)
     return subprocess.run(commands(job, options, folder)[0]).returncode
 
 
 def _extra(options: SlurmOptions) -> dict[str, str | int]:
-    """Directives that stand in the script only where they say something."""
-    given = {
+    """Return the directives that are left out of the script unless they have a value."""
+    directives = {
         "gpus-per-node": options.gpus_per_node,
         "partition": options.partition,
         "account": options.account,
     }
-    return {name: value for name, value in given.items() if value}
+    return {name: value for name, value in directives.items() if value}
 
 
 CLUSTER = Cluster(SlurmOptions, render, commands, run)

@@ -1,4 +1,4 @@
-"""Several processes of one run on this machine: their lines with a prefix, the first to die by name."""
+"""Supervision of several processes of one run on this machine: their output, signals and exits."""
 
 import contextlib
 import os
@@ -13,26 +13,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import NamedTuple
 
+from tlx.base.errors import PREEMPTED
 from tlx.launch.exits import describe, shell_code
 
-# After the first death the others find out by themselves within JAX's heartbeat (parallel.process); later
-# than this they are killed.
+# After the first process has died, the others notice within JAX's heartbeat (parallel.process) and exit by
+# themselves; after this time they are killed.
 LINGER_SECONDS = 45.0
 
 
 class ProcessExit(NamedTuple):
-    """How a process ended; `code` as a shell gives it."""
+    """Exit of a process."""
 
     process: int
+    """Number of the process."""
     code: int
+    """Exit code as a shell gives it: 128 + signal if a signal ended the process."""
 
 
 class Supervisor:
-    """Starts processes together, passes signals on to them, and waits until all have ended.
-
-    command: the same for all. environs: one per process. Lines go to `say` as "p0 | line" and, whole, to
-    logs/p0.log. hide: applied to every line.
-    """
+    """Starts processes together, forwards signals to them, and waits until all have ended."""
 
     def __init__(
         self,
@@ -42,44 +41,63 @@ class Supervisor:
         hide: Callable[[str], str] = str,
         linger: float = LINGER_SECONDS,
     ):
-        self._command, self._logs, self._linger = list(command), logs, linger
-        self._say, self._hide = say or _print, hide
-        self._running: dict[int, subprocess.Popen] = {}
-        self.asked: signal.Signals | None = None  # what this process was asked to end by
-        self.wake = threading.Event()  # set when it was
+        """Prepare a supervisor.
+
+        Args:
+            command: Command of every process.
+            logs: Folder in which each process has its log, such as p0.log.
+            say: Called with every line, which starts with "p0 | "; None: print.
+            hide: Applied to every line first, to remove secrets.
+            linger: Seconds after the first failure at which the remaining processes are killed.
+        """
+        self._command = list(command)
+        self._logs = logs
+        self._linger = linger
+        self._say = say or _print
+        self._hide = hide
+        self._running: dict[int, subprocess.Popen[str]] = {}
+        # The signal by which this process was asked to stop; `wake` is set with it.
+        self.received: signal.Signals | None = None
+        self.wake = threading.Event()
 
     def run(self, environs: Sequence[Mapping[str, str]]) -> list[ProcessExit]:
-        """All deaths, in the order in which they happened."""
+        """Run one process per environment until all have ended; return their exits in order of time."""
         ended: queue.SimpleQueue[ProcessExit] = queue.SimpleQueue()
         readers = [self._start(i, environ, ended) for i, environ in enumerate(environs)]
-        deaths: list[ProcessExit] = []
+        exits: list[ProcessExit] = []
         deadline = None
-        while len(deaths) < len(environs):
+        while len(exits) < len(environs):
             try:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                deaths.append(ended.get(timeout=1.0 if left is None else min(left, 1.0)))
+                # At most a second, so that signals of this process are handled meanwhile.
+                timeout = 1.0
+                if deadline is not None:
+                    timeout = min(max(0.0, deadline - time.monotonic()), 1.0)
+                exits.append(ended.get(timeout=timeout))
             except queue.Empty:
                 if deadline is not None and time.monotonic() >= deadline:
-                    self._kill_rest(deaths)
+                    self._kill_remaining(exits)
                     deadline = time.monotonic() + self._linger
                 continue
-            if deaths[-1].code and deadline is None:
-                self._tell(deaths[-1])
+            if exits[-1].code and deadline is None:
+                self._report_first(exits[-1])
                 deadline = time.monotonic() + self._linger
         for i, process in self._running.items():
-            _kill_group(process)  # data workers of a process that was killed
+            # Data workers of a process that was killed are still in its group.
+            _kill_group(process)
             readers[i].join(timeout=5.0)
         self._running.clear()
-        return deaths
+        return exits
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """While the context lasts SIGTERM and SIGINT go to the processes, which save and leave."""
-        before = {number: signal.signal(number, self._pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        """Forward SIGTERM and SIGINT to the processes, which save and exit, while the context lasts."""
+        handlers = {
+            number: signal.signal(number, self._forward) for number in (signal.SIGTERM, signal.SIGINT)
+        }
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
     def _start(
@@ -94,7 +112,8 @@ class Supervisor:
             text=True,
             errors="replace",
             bufsize=1,
-            start_new_session=True,  # a terminal's ^C comes once, through this process
+            # A terminal's ^C reaches the process once, forwarded by this one.
+            start_new_session=True,
         )
         self._running[i] = process
         self._say(f"launch | process {i} is pid {process.pid}")
@@ -109,23 +128,25 @@ class Supervisor:
 
     def _read(self, i: int, process: subprocess.Popen) -> None:
         with open(self._logs / f"p{i}.log", "a", encoding="utf-8") as log:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 line = self._hide(line.rstrip("\n"))
                 print(line, file=log, flush=True)
                 self._say(f"p{i} | {line}")
 
-    def _tell(self, death: ProcessExit) -> None:
-        verb = "stopped" if death.code == 42 else "died"
-        log = self._logs / f"p{death.process}.log"
-        self._say(f"launch | process {death.process} {verb} first ({describe(death.code)}), log: {log}")
+    def _report_first(self, process_exit: ProcessExit) -> None:
+        verb = "stopped" if process_exit.code == PREEMPTED else "died"
+        log = self._logs / f"p{process_exit.process}.log"
+        self._say(
+            f"launch | process {process_exit.process} {verb} first ({describe(process_exit.code)}), log: {log}"
+        )
 
-    def _kill_rest(self, deaths: Sequence[ProcessExit]) -> None:
-        for i in sorted(set(self._running) - {death.process for death in deaths}):
+    def _kill_remaining(self, exits: Sequence[ProcessExit]) -> None:
+        for i in sorted(set(self._running) - {process_exit.process for process_exit in exits}):
             self._say(f"launch | process {i} did not end in {self._linger:.0f} s after it; killed")
             _kill_group(self._running[i])
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self.asked = signal.Signals(number)
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
         self.wake.set()
         for process in list(self._running.values()):
             if process.poll() is None:

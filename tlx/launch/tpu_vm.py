@@ -1,4 +1,4 @@
-"""TPU VMs: asks for them, starts the run on all hosts, and begins again when they are taken away."""
+"""Launch on TPU VMs: requests them, starts the run on all hosts, and repeats after a preemption."""
 
 import dataclasses
 import pathlib
@@ -8,16 +8,17 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType
 
 from tlx.base.errors import PREEMPTED, WATCHDOG, ConfigError
 from tlx.launch.exits import describe, next_move
-from tlx.launch.job import Cluster, LaunchJob, Raw, fill, option, shell
+from tlx.launch.job import Cluster, LaunchJob, Raw, fill, shell
 
 WORKER = "worker.sh"
 CONFIG = "config.py"
-_FOLDER = "tlx-run"  # in the home of each worker
+# Folder of the run in the home directory of each worker.
+_FOLDER = "tlx-run"
 _EXIT = re.compile(r"tlx-exit (\d+) (\S+)")
 _GONE = ("FAILED", "SUSPENDED", "SUSPENDING", "DELETING", "NOT_FOUND")
 
@@ -26,32 +27,44 @@ _GONE = ("FAILED", "SUSPENDED", "SUSPENDING", "DELETING", "NOT_FOUND")
 class TpuVmOptions:
     """Flags of `tlx launch tpu-vm`."""
 
-    accelerator: str = option("", "accelerator type, as v5litepod-64 or v6e-256")
-    zone: str = option("", "zone, as us-west4-a")
-    project: str = option("", "project; empty: gcloud's own choice")
-    runtime: str = option("v2-alpha-tpuv5-lite", "runtime version of the VM image")
-    slices: int = option(1, "slices, each of the accelerator type")
-    spot: bool = option(False, "spot capacity: cheaper, taken away at any time")
-    service_account: str = option("", "service account of the VMs")
-    setup: str = option("pip install -q 'tlx-lm[tpu]'", "command on every worker before each start")
-    restarts: int = option(50, "restarts after failures; preemptions do not count")
-    grace_seconds: int = option(120, "time to save when asked to stop")
-    poll_seconds: int = option(30, "seconds between looks at the state of the machines")
-    keep: bool = option(False, "leave the machines there at the end (they cost money until deleted)")
+    accelerator: str = ""
+    """Accelerator type, as v5litepod-64 or v6e-256."""
+    zone: str = ""
+    """Zone, as us-west4-a."""
+    project: str = ""
+    """Project; empty: gcloud's default."""
+    runtime: str = "v2-alpha-tpuv5-lite"
+    """Runtime version of the VM image."""
+    slices: int = 1
+    """Number of slices, each of the accelerator type."""
+    spot: bool = False
+    """Use spot capacity: cheaper, preempted at any time."""
+    service_account: str = ""
+    """Service account of the VMs; empty: the project's default."""
+    setup: str = "pip install -q 'tlx-lm[tpu]'"
+    """Command that every worker runs before each start."""
+    restarts: int = 50
+    """Largest number of restarts after failures; preemptions do not count."""
+    grace_seconds: int = 120
+    """Seconds in which the run saves after it was asked to stop."""
+    poll_seconds: int = 30
+    """Seconds between queries of the machines' state."""
+    keep: bool = False
+    """Keep the machines at the end (they cost money until deleted)."""
 
     def validate(self) -> None:
-        """Raises ConfigError naming the flag."""
+        """Raise ConfigError naming the flag."""
         for name in ("accelerator", "zone"):
             if not getattr(self, name):
                 raise ConfigError(f"--{name} is needed")
-        least = {"slices": 1, "restarts": 0, "grace_seconds": 10, "poll_seconds": 0}
-        for name, value in least.items():
+        minimum = {"slices": 1, "restarts": 0, "grace_seconds": 10, "poll_seconds": 0}
+        for name, value in minimum.items():
             if getattr(self, name) < value:
                 raise ConfigError(f"--{name.replace('_', '-')}={getattr(self, name)} must be {value} or more")
 
 
 def render(job: LaunchJob, options: TpuVmOptions) -> dict[str, str]:
-    """What every worker runs, and the config's file if it is the user's own."""
+    """Return the script of every worker, and the config's file unless it comes with tlx."""
     if not job.workdir.startswith("/"):
         raise ConfigError(
             f"--workdir={job.workdir} must be an absolute path that all workers share, such as a bucket that "
@@ -70,24 +83,42 @@ def render(job: LaunchJob, options: TpuVmOptions) -> dict[str, str]:
 
 
 def commands(job: LaunchJob, options: TpuVmOptions, folder: pathlib.Path) -> list[list[str]]:
-    """Create, copy, start, delete; in between the state is asked for."""
+    """Return the gcloud commands: create, copy, start, delete, with queries of the state between them.
+
+    Args:
+        job: The run.
+        options: Flags of `tlx launch tpu-vm`.
+        folder: Folder of the rendered files.
+
+    Returns:
+        Commands in order.
+    """
     machines = Machines(job, options, folder)
     created = [machines.create(), machines.state_of(), *machines.copy(), machines.start()]
     return created + ([] if options.keep else [machines.delete()])
 
 
 class Machines:
-    """gcloud's words for the machines of one run."""
+    """gcloud commands for the machines of one run."""
 
     def __init__(self, job: LaunchJob, options: TpuVmOptions, folder: pathlib.Path):
-        self.name, self._options, self._folder = job.name, options, folder
-        self._where = [f"--zone={options.zone}"]
+        """Prepare the commands.
+
+        Args:
+            job: The run, whose name the machines get.
+            options: Flags of `tlx launch tpu-vm`.
+            folder: Folder of the rendered files.
+        """
+        self.name = job.name
+        self._options = options
+        self._folder = folder
+        self._location = [f"--zone={options.zone}"]
         if options.project:
-            self._where.append(f"--project={options.project}")
+            self._location.append(f"--project={options.project}")
         self.nodes = [f"{job.name}-{i}" for i in range(options.slices)] if options.slices > 1 else [job.name]
 
     def create(self) -> list[str]:
-        """Asks for all slices at once: all of them or none."""
+        """Return the command that requests all slices in one request, which is granted as a whole."""
         options = self._options
         nodes = [f"--node-id={self.name}"]
         if options.slices > 1:
@@ -100,84 +131,88 @@ class Machines:
         return [*self._queued("create"), *nodes, *flags]
 
     def state_of(self) -> list[str]:
-        """Prints one word."""
+        """Return the command that prints the request's state as one word."""
         return [*self._queued("describe"), "--format=value(state.state)"]
 
     def delete(self) -> list[str]:
-        """The request and its machines."""
+        """Return the command that deletes the request and its machines."""
         return [*self._queued("delete"), "--force", "--quiet"]
 
     def copy(self) -> list[list[str]]:
-        """A folder for the run on every worker of every slice, and the files into it."""
+        """Return the commands that create the run's folder on every worker and copy the files to it."""
         files = [str(self._folder / WORKER)]
         if (self._folder / CONFIG).exists():
             files.append(str(self._folder / CONFIG))
-        made = [self._ssh(node, f"mkdir -p {_FOLDER}") for node in self.nodes]
+        folders = [self._ssh(node, f"mkdir -p {_FOLDER}") for node in self.nodes]
         base = ["gcloud", "compute", "tpus", "tpu-vm", "scp", *files]
-        copied = [[*base, f"{node}:{_FOLDER}/", "--worker=all", *self._where] for node in self.nodes]
-        return made + copied
+        copies = [[*base, f"{node}:{_FOLDER}/", "--worker=all", *self._location] for node in self.nodes]
+        return folders + copies
 
     def start(self, node: int = 0) -> list[str]:
-        """Runs on all workers of a slice until the run has ended there."""
+        """Return the command that runs on all workers of a slice until the run has ended there."""
         return self._ssh(self.nodes[node], f"bash {_FOLDER}/{WORKER} run")
 
     def stop(self, node: int = 0) -> list[str]:
-        """Asks all workers of a slice to save and leave."""
+        """Return the command that asks all workers of a slice to save and exit."""
         return self._ssh(self.nodes[node], f"bash {_FOLDER}/{WORKER} stop")
 
     def _queued(self, verb: str) -> list[str]:
-        return ["gcloud", "compute", "tpus", "queued-resources", verb, self.name, *self._where]
+        return ["gcloud", "compute", "tpus", "queued-resources", verb, self.name, *self._location]
 
     def _ssh(self, node: str, command: str) -> list[str]:
-        base = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", node, "--worker=all", *self._where]
+        base = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", node, "--worker=all", *self._location]
         return [*base, f"--command={command}"]
 
 
-class Attendant:
-    """Keeps one run going: create, wait, start, watch; again when the machines are taken or it failed."""
+class RunMonitor:
+    """Creates machines, starts the run and watches it; repeats after a preemption or a failure."""
 
     def __init__(self, machines: Machines, options: TpuVmOptions):
-        self._machines, self._options = machines, options
-        self._asked = threading.Event()
+        """Prepare a monitor of a run that is not started yet."""
+        self._machines = machines
+        self._options = options
+        self._stop_requested = threading.Event()
 
     def run(self) -> int:
-        """The exit code of the process that ended first, once no restart follows."""
-        failures, code = 0, PREEMPTED
-        while not self._asked.is_set():
+        """Run until no restart follows; return the exit code of the process that ended first."""
+        failures = 0
+        code = PREEMPTED
+        while not self._stop_requested.is_set():
             if not self._ready():
                 break
             code = self._attempt()
-            if self._asked.is_set() or code == 0:
+            if self._stop_requested.is_set() or code == 0:
                 break
             if self._state() != "ACTIVE":
-                _say("the machines were taken away; asking for new ones")
-                continue  # free of charge, whatever the code was
-            move = next_move(code)
-            failures += move.counts
-            if not move.again or failures > self._options.restarts:
-                _say(f"{describe(code)}; not started again")
+                _say("the machines were preempted; requesting new ones")
+                # Not a failure of the run, whatever its exit code was.
+                continue
+            decision = next_move(code)
+            failures += decision.counts
+            if not decision.again or failures > self._options.restarts:
+                _say(f"{describe(code)}; not restarted")
                 break
-            _say(f"{describe(code)}; starting again ({failures} of {self._options.restarts})")
+            _say(f"{describe(code)}; restarting ({failures} of {self._options.restarts})")
         if not self._options.keep:
             _call(self._machines.delete())
         return code
 
     def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        """SIGTERM, SIGINT: the run saves and leaves; the machines are given back."""
-        if not self._asked.is_set():
-            _say("asking the run to save and leave")
-            self._asked.set()
+        """Handle SIGTERM and SIGINT: the run saves and exits, and the machines are deleted."""
+        if not self._stop_requested.is_set():
+            _say("asking the run to save and exit")
+            self._stop_requested.set()
             for node in range(len(self._machines.nodes)):
                 subprocess.Popen(self._machines.stop(node))
 
     def _ready(self) -> bool:
-        """Waits until the machines are there; False where that was given up."""
-        shown = ""
-        while not self._asked.is_set():
+        """Wait until the machines exist and have the files; return False if that failed or a stop was requested."""
+        last_state = ""
+        while not self._stop_requested.is_set():
             state = self._state()
-            if state != shown:
+            if state != last_state:
                 _say(f"{self._machines.name}: {state}")
-                shown = state
+                last_state = state
             if state == "ACTIVE":
                 return all(_call(command) == 0 for command in self._machines.copy())
             if state == "NOT_FOUND":
@@ -185,11 +220,11 @@ class Attendant:
                     raise ConfigError("gcloud would not create the machines; its message is above")
             elif state in ("FAILED", "SUSPENDED"):
                 _call(self._machines.delete())
-            self._asked.wait(self._options.poll_seconds)
+            self._stop_requested.wait(self._options.poll_seconds)
         return False
 
     def _attempt(self) -> int:
-        """Starts the run on all slices and waits for its end; the code of the process that ended first."""
+        """Run once on all slices; return the exit code of the process that ended first."""
         ssh = [
             subprocess.Popen(
                 self._machines.start(node),
@@ -203,7 +238,9 @@ class Attendant:
             for node in range(len(self._machines.nodes))
         ]
         codes: list[int] = []
-        readers = [threading.Thread(target=self._read, args=(p.stdout, codes), daemon=True) for p in ssh]
+        readers = [
+            threading.Thread(target=self._read, args=(process.stdout, codes), daemon=True) for process in ssh
+        ]
         for reader in readers:
             reader.start()
         while any(process.poll() is None for process in ssh):
@@ -213,39 +250,53 @@ class Attendant:
                 except subprocess.TimeoutExpired:
                     pass
             if any(process.poll() is None for process in ssh) and self._state() in _GONE:
-                for process in ssh:  # a connection to a machine that is gone may hang for hours
+                # A connection to a machine that is gone may hang for hours.
+                for process in ssh:
                     process.kill()
         for reader in readers:
             reader.join(timeout=5.0)
         return next((code for code in codes if code), 0 if codes else WATCHDOG)
 
-    def _read(self, lines: Iterator[str], codes: list[int]) -> None:
+    def _read(self, lines: Iterable[str], codes: list[int]) -> None:
+        """Print the workers' lines and collect the exit codes that they report."""
         for line in lines:
             print(line, end="", flush=True)
-            if found := _EXIT.search(line):
-                codes.append(int(found[1]))
+            if report := _EXIT.search(line):
+                codes.append(int(report[1]))
                 if codes[-1] and not any(codes[:-1]):
-                    _say(f"{found[2]} ended first ({describe(codes[-1])})")
+                    _say(f"{report[2]} ended first ({describe(codes[-1])})")
 
     def _state(self) -> str:
-        found = subprocess.run(self._machines.state_of(), capture_output=True, text=True)
-        if found.returncode:
-            return "NOT_FOUND" if "NOT_FOUND" in found.stderr else "UNKNOWN"
-        return found.stdout.strip() or "UNKNOWN"
+        query = subprocess.run(self._machines.state_of(), capture_output=True, text=True)
+        if query.returncode:
+            return "NOT_FOUND" if "NOT_FOUND" in query.stderr else "UNKNOWN"
+        return query.stdout.strip() or "UNKNOWN"
 
 
 def run(job: LaunchJob, options: TpuVmOptions, folder: pathlib.Path) -> int:
-    """Stays until the run is done, as a process that can itself be started again: the machines are found."""
+    """Run until the end. A second launch of the same name finds the machines of the first.
+
+    Args:
+        job: The run.
+        options: Flags of `tlx launch tpu-vm`.
+        folder: Folder of the rendered files.
+
+    Returns:
+        Exit code of the process that ended first.
+
+    Raises:
+        ConfigError: there is no gcloud on this machine, or it refuses to create the machines.
+    """
     if shutil.which("gcloud") is None:
         raise ConfigError("there is no gcloud here; install Google's Cloud SDK")
-    attendant = Attendant(Machines(job, options, folder), options)
-    before = {
-        number: signal.signal(number, attendant.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)
+    monitor = RunMonitor(Machines(job, options, folder), options)
+    handlers = {
+        number: signal.signal(number, monitor.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        return attendant.run()
+        return monitor.run()
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

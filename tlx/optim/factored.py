@@ -1,4 +1,4 @@
-"""Adafactor's second moments, holding for each leaf only what it uses."""
+"""Adafactor's second moments, which hold for each leaf only what it uses."""
 
 from typing import Any, NamedTuple
 
@@ -10,18 +10,22 @@ from tlx.base import tree
 
 
 class FactoredState(NamedTuple):
-    """rows, columns: {path: mean of g^2} of the leaves that are factored; whole: g^2 of the others."""
+    """Adafactor's second moments, as nested dicts by path."""
 
     count: jax.Array
+    """int32[], updates made."""
     rows: Any
+    """Running mean of g^2 over the columns, of the factored leaves."""
     columns: Any
+    """Running mean of g^2 over the rows, of the factored leaves."""
     whole: Any
+    """Running mean of g^2 of the other leaves."""
 
 
 def scale_by_factored_rms(decay: float, min_dim: int) -> optax.GradientTransformation:
-    """`optax.scale_by_factored_rms` without the placeholder that it keeps for each statistic a leaf has not.
+    """Build `optax.scale_by_factored_rms` without its placeholders for the statistics that a leaf lacks.
 
-    Of small models those are several percent of the state, and no device could hold less than all.
+    These are several percent of a small model's state, and they cannot be sharded.
     """
     inner = optax.scale_by_factored_rms(decay_rate=decay, min_dim_size_to_factor=min_dim)
 
@@ -48,7 +52,7 @@ def _drop(full: Any) -> FactoredState:
 
 def _fill(state: FactoredState, params: Any) -> Any:
     def full(part: Any) -> Any:
-        held = tree.flatten(part)
-        return tree.map_with_path(lambda path, leaf: held.get(path, jnp.zeros((1,), leaf.dtype)), params)
+        stored = tree.flatten(part)
+        return tree.map_with_path(lambda path, leaf: stored.get(path, jnp.zeros((1,), leaf.dtype)), params)
 
     return optax.FactoredState(state.count, full(state.rows), full(state.columns), full(state.whole))

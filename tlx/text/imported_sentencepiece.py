@@ -124,7 +124,7 @@ class ImportedSentencePiece:
         while self._names.get(size - 1 - num_sentinels) == f"<extra_id_{num_sentinels}>":
             num_sentinels += 1
         self.vocab = Vocabulary(size + len(added), **roles, num_sentinels=num_sentinels, added=len(added))
-        self._pieces = Pieces(self.vocab, [self._bytes(index) for index in range(self.vocab.size)])
+        self._pieces = Pieces(self.vocab, [self.piece_bytes(index) for index in range(self.vocab.size)])
         self.starts_word = self._pieces.starts_word
         self.num_bytes = self._pieces.num_bytes
         self.ends_sentence = self._pieces.ends_sentence
@@ -226,6 +226,15 @@ class ImportedSentencePiece:
         """Return an id as the vocabulary writes it."""
         return self._names[int(index)]
 
+    def piece_bytes(self, index: int) -> bytes:
+        """Return the text that one id stands for, in UTF-8; empty for a special id."""
+        piece = self._names.get(index, "")
+        if self.vocab.special[index] or index >= self._count:
+            return b""
+        if re.fullmatch("<0x[0-9A-F]{2}>", piece):
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace(_SPACE, " ").encode()
+
     def _encode(self, text: str) -> list[int]:
         """Encode a text that contains no names of special ids."""
         if not self.layout.tidy:
@@ -302,14 +311,6 @@ class ImportedSentencePiece:
         """Pattern of the names of special ids, longest first."""
         names = sorted(self._special, key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, names)) + ")")
-
-    def _bytes(self, index: int) -> bytes:
-        piece = self._names.get(index, "")
-        if self.vocab.special[index] or index >= self._count:
-            return b""
-        if re.fullmatch("<0x[0-9A-F]{2}>", piece):
-            return bytes([int(piece[3:5], 16)])
-        return piece.replace(_SPACE, " ").encode()
 
 
 def _hash(files: Mapping[str, bytes], layout: str, start: int | None) -> str:

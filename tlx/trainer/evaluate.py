@@ -144,7 +144,7 @@ def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> Evaluation
         records = dataclasses.replace(config.data.records, test=(request.data,))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, records=records))
         split = "test"
-    pipeline = open_split(config, model.tokenizer, split, request.batch_size or 0)
+    pipeline: Any = open_split(config, model.tokenizer, split, request.batch_size or 0)
     module: Any = model.module
     spec: Any = spec_of(config, model.tokenizer)
     evaluation = evaluate_task(

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from tlx.adapt.transfer import from_base
 from tlx.base.errors import ConfigError
-from tlx.data.batches import Batches
 from tlx.evaluation.answers import Evaluation, Predictor, evaluate_task, make_predictor, with_interval
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble, build_tokenizer, open_split
@@ -197,7 +196,7 @@ def _compiled_predictor(module: Any, replicated: NamedSharding) -> Predictor:
 
 
 def _evaluate(
-    run: Run, predictor: Predictor, state: State, split: Batches, num_batches: int | None = None
+    run: Run, predictor: Predictor, state: State, split: Any, num_batches: int | None = None
 ) -> Evaluation:
     params = merge_params(state.params, state.frozen)
     task = get_task(run.config)

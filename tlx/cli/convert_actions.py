@@ -1,0 +1,176 @@
+"""The conversions of `tlx convert`: import, export, merge and adapter."""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from tlx.api.load import load, open_hub_checkpoint
+from tlx.api.loaded_model import LoadedModel
+from tlx.base import tree
+from tlx.base.config import to_dict
+from tlx.base.errors import ConfigError, StorageError
+from tlx.base.files import read_json
+from tlx.checkpoint import Checkpoints
+from tlx.hub import folder as hub
+from tlx.hub import peft, verify
+from tlx.hub.peft_virtual import save_virtual_tokens
+from tlx.hub.spill import spill
+from tlx.models.families import MODEL_TYPES, TABLE
+from tlx.run import RunConfig
+from tlx.text import Tokenizer
+from tlx.training import directory
+
+
+def _import(options: argparse.Namespace) -> None:
+    """Import a model tensor by tensor: only a slice of one is in memory at a time."""
+    _require_empty(options.target)
+    foreign = open_hub_checkpoint(pathlib.Path(options.source).absolute(), options.dtype, options.ignore)
+    checkpoint = foreign.checkpoint
+    tokenizer = foreign.tokenizer
+    target = _make_folder(options.target)
+    config = _save_tokenizer(target, foreign.config, tokenizer)
+    source = {"imported_from": str(checkpoint.folder), "family": checkpoint.family.name}
+    with (
+        tempfile.TemporaryDirectory(prefix=".import-", dir=target) as pieces,
+        Checkpoints(target / "checkpoints", config.checkpoint) as checkpoints,
+    ):
+        checkpoints.prepare()
+        params = spill(checkpoint.params, pathlib.Path(pieces), progress=True)
+        checkpoints.save(0, {"params": tree.unflatten(params)})
+        if not checkpoints.wait():
+            raise StorageError(f"{target}: the checkpoint could not be written; see above")
+    directory.write_run(target, to_dict(config), tokenizer.hash, source, {"data": 1}, checkpoint.num_params)
+    dtypes = sorted({str(leaf.dtype) for leaf in checkpoint.params.values()})
+    print(f"{options.source}: {checkpoint.family.name}, {checkpoint.num_params:,} parameters")
+    print(f"{target}: {', '.join(dtypes)}, heads: {', '.join(checkpoint.heads) or 'none'}")
+    if options.verify:
+        for name, largest, scale in verify.compare(checkpoint, checkpoint.read()):
+            print(f"{name}: largest difference {largest:.2e} of {scale:.3g}")
+
+
+def _merge(options: argparse.Namespace) -> None:
+    """Write a run with its adapter added to the base model's parameters."""
+    _require_empty(options.target)
+    model = load(options.source, step=options.step, dtype=options.dtype, allow=options.allow).merged()
+    source = {"merged_from": os.path.abspath(options.source)}
+    target = _write_run(model, options.target, source, model.num_params)
+    print(f"{target}: {model.num_params:,} parameters, {model.config.objective.name}")
+
+
+def _write_run(model: LoadedModel, path: str, source: dict[str, str], num_params: int) -> pathlib.Path:
+    """Write a model as a run directory; run.json records `source`."""
+    target = _make_folder(path)
+    config = _save_tokenizer(target, model.config, model.tokenizer)
+    directory.write_run(target, to_dict(config), model.tokenizer.hash, source, {"data": 1}, num_params)
+    with Checkpoints(target / "checkpoints", config.checkpoint) as checkpoints:
+        checkpoints.prepare()
+        checkpoints.save(model.step, {"params": model.params})
+        checkpoints.wait()
+    return target
+
+
+def _save_tokenizer(target: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
+    """Save the tokenizer in the run directory, and return the config that reads it from there."""
+    tokenizer.save(target / "tokenizer")
+    path = str((target / "tokenizer").absolute())
+    return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, path=path))
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Write a Hugging Face directory."""
+    _require_empty(options.target)
+    model = load(options.source, step=options.step, allow=options.allow)
+    config = model.module.model
+    params = model.standalone_params
+    family = options.family or hub.family_of(config, params)
+    if family not in TABLE:
+        TABLE.load(family)  # raises an error that lists the families
+    target = _make_folder(options.target)
+    special = _special_ids(model)
+    dtype = None if options.dtype is None else np.dtype(options.dtype)
+    name = hub.save_folder(target, family, config, params, special=special, dtype=dtype)
+    model.tokenizer.export(target, _special_frame(model))
+    print(f"{target}: {name} of the family {family}, with its tokenizer")
+
+
+def _adapter(options: argparse.Namespace) -> None:
+    """Write a run's adapter for peft, on the base's own Hugging Face directory or on an export of it."""
+    _require_empty(options.target)
+    model = load(options.source, step=options.step, allow=options.allow)
+    base = model.config.base.path
+    adapters = model.module.model.adapters
+    if adapters.prefix_length or adapters.prompt_length:
+        bos = model.tokenizer.vocab.bos
+        number = save_virtual_tokens(options.target, model.module.model, model.params, base, bos)
+        if adapters.prefix_length:
+            kind = "a prefix"
+        else:
+            kind = f"the beginning of a text (id {bos}, which inputs must leave out) and a prompt"
+        print(f"{options.target}: {number} virtual tokens, {kind}")
+    else:
+        family, name = _base_class(options, model)
+        layers = peft.save_adapter(options.target, family, name, model.module.model, model.params, base)
+        print(f"{options.target}: LoRA of {len(layers)} layers of {name}, such as {layers[0]}")
+    if model.params.get("heads"):
+        print(f"the head of {model.config.objective.name} is not included: it stays in {options.source}")
+
+
+def _base_class(options: argparse.Namespace, model: LoadedModel) -> tuple[str, str]:
+    """Return the family and the Hugging Face class of the base model."""
+    base = model.config.base.path
+    if base and hub.is_hugging_face(base):
+        values = read_json(pathlib.Path(base) / "config.json")
+        family = MODEL_TYPES.load(values["model_type"], allow=()).name
+        return family, (values.get("architectures") or [""])[0] or hub.class_of(family, model.params)
+    base_model = load(base, allow=options.allow) if base else model
+    params = base_model.standalone_params
+    family = options.family or hub.family_of(base_model.module.model, params)
+    return family, hub.class_of(family, params)
+
+
+# Word of the command line -> conversion.
+ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "import": _import,
+    "export": _export,
+    "merge": _merge,
+    "adapter": _adapter,
+}
+
+
+def _special_frame(model: LoadedModel) -> tuple[list[int], list[int]]:
+    """Return the special tokens before and after a text, as the model was trained."""
+    vocab = model.tokenizer.vocab
+    frames = {
+        "encoder": ([vocab.cls], [vocab.sep]),
+        "decoder": ([vocab.bos], []),
+        "encoder_decoder": ([], [vocab.eos]),
+        "two_stream": ([vocab.eos], []),
+    }
+    return frames[model.kind]
+
+
+def _special_ids(model: LoadedModel) -> dict[str, int]:
+    """Return the ids of special tokens for config.json; an encoder-decoder starts decoding with tlx's bos."""
+    vocab = model.tokenizer.vocab
+    bos_key = "decoder_start_token_id" if model.kind == "encoder_decoder" else "bos_token_id"
+    ids = {"pad_token_id": vocab.pad, "eos_token_id": vocab.eos, bos_key: vocab.bos}
+    # Ids that tlx added to the vocabulary are outside the exported embedding.
+    return {key: index for key, index in ids.items() if index < vocab.size - vocab.added}
+
+
+def _require_empty(path: str) -> None:
+    if os.path.isdir(path) and os.listdir(path):
+        raise ConfigError(f"{path} is not empty; name a new folder")
+
+
+def _make_folder(path: str) -> pathlib.Path:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {path}: {error}") from error
+    return pathlib.Path(path)
