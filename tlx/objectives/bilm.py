@@ -155,8 +155,9 @@ class BiLMModule(ObjectiveModule):
         hidden_BTD = dropout(hidden_BTD, self.model.dropout, fold(keys, _OUTPUTS), direction)
         if keys is None or not self.config.num_sampled:
             return cross_entropy(hidden_BTD, unembedding, targets_BT, weights_BT, self.loss)
-        keys = fold(fold(keys, _SAMPLES), direction)
-        losses = sampled_losses(hidden_BTD, unembedding, targets_BT, keys, self.config.num_sampled)
+        sample_keys = fold(fold(keys, _SAMPLES), direction)
+        assert sample_keys is not None
+        losses = sampled_losses(hidden_BTD, unembedding, targets_BT, sample_keys, self.config.num_sampled)
         return {"loss": Term(jnp.sum(losses * weights_BT), jnp.sum(weights_BT), 1.0)}
 
 

@@ -13,6 +13,7 @@ DistilBERT begins as layers 0, 2, 4, 7, 9, 11 of its 12-layer teacher (extract_d
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,8 @@ class DistillationModule(StudentModule):
         }
         if teacher is None:
             return terms, None
-        known_BTD, known = self.teacher().apply({"params": teacher}, batch, None, method="everywhere")
+        outputs: Any = self.teacher().apply({"params": teacher}, batch, None, method="everywhere")
+        known_BTD, known = outputs
         real = (batch["segments"] > 0).astype(jnp.float32)
         weights = real
         if config.masked_only:

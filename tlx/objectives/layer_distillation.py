@@ -14,7 +14,7 @@ the official ones count padding too.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -150,9 +150,10 @@ class LayerDistillationModule(LayerTeacherModule, StudentModule):
         }
         if teacher is None:
             return terms, None
-        known_states, known_logits, known = self.teacher().apply(
+        outputs: Any = self.teacher().apply(
             {"params": teacher}, batch, self.layer_map(), None, method="layers"
         )
+        known_states, known_logits, known = outputs
         known_states, known_logits = jax.lax.stop_gradient((known_states, known_logits))
         embedding, *hidden_errors = [
             _state_error(self.heads.projection(x), y, batch["segments"])
@@ -232,7 +233,8 @@ def _pair_error(x_BNTS: jax.Array, y_BNTS: jax.Array, segments_BT: jax.Array) ->
 
 def _total(terms: list[Term], scale: float) -> Term:
     """Return the sum of means that have one weight."""
-    return Term(sum(term.sum for term in terms), terms[0].weight, scale)
+    total: Any = sum(term.sum for term in terms)
+    return Term(total, terms[0].weight, scale)
 
 
 class LayerDistillationObjective(MLMObjective):

@@ -164,12 +164,16 @@ class MixtureModule(ObjectiveModule):
         for name in ("loss", "accuracy"):
             same = [term for key, term in terms.items() if key.endswith(f"/{name}")]
             # Without a weight in the loss: the parts' own terms are minimised.
-            terms[name] = Term(sum(term.sum for term in same), sum(term.weight for term in same))
+            total: Any = sum(term.sum for term in same)
+            weight: Any = sum(term.weight for term in same)
+            terms[name] = Term(total, weight)
         return terms, None
 
     def logits(self, batch: Batch, carry: Any = None) -> jax.Array:
         """Return the first part's logits, of a batch of its own."""
-        return self._module(0).apply({"params": self.variables["params"]}, batch, None, method="logits")
+        params = self.variables["params"]
+        logits: Any = self._module(0).apply({"params": params}, batch, None, method="logits")
+        return logits
 
     def _module(self, index: int) -> ObjectiveModule:
         part = self.config.parts[index]

@@ -182,7 +182,7 @@ class RTDModule(ObjectiveModule):
         generator = self.heads.generator
         embedding = generator.embedding if self.config.embedding_sharing == "none" else self.lm.embedding
         x_BTE = embedding(batch["tokens"])
-        table = embedding.table
+        table: Any = embedding.table
         if self.config.embedding_sharing == "all":
             front = self.lm.encoder.front
             x_BTE = front(x_BTE, batch["positions"], batch.get("types"), None, tables_only=True)

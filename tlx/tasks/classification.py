@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -348,7 +348,7 @@ class ClassificationTask(PackableTask):
         else:
             figures["matthews"] = metrics.matthews(predicted, true)
         if count <= _LISTED:
-            by_class = metrics.per_class(predicted, true, count).f1
+            by_class: Any = metrics.per_class(predicted, true, count).f1
             figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, by_class, strict=True)}
         if config.out_of_scope_label:
             figures |= _scope_figures(predicted, true, names.index(config.out_of_scope_label))
@@ -356,7 +356,9 @@ class ClassificationTask(PackableTask):
             baseline = float(np.bincount(true).max() / len(true))
             return Scores(figures, "accuracy", mean_of(predicted == true), baseline)
         return Scores(
-            figures, "f1_micro", lambda chosen: metrics.micro(predicted[chosen], true[chosen], count).f1
+            figures,
+            "f1_micro",
+            lambda chosen: float(metrics.micro(predicted[chosen], true[chosen], count).f1),
         )
 
     def draw(

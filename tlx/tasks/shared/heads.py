@@ -146,7 +146,8 @@ def _row_keys(keys_B: jax.Array | None, rows: int) -> jax.Array | None:
     """Return a key for each of the rows of each example, [B * rows]."""
     if keys_B is None:
         return None
-    return jnp.stack([fold(keys_B, _ROWS + row) for row in range(rows)], axis=1).reshape(-1)
+    row_keys: list[Any] = [fold(keys_B, _ROWS + row) for row in range(rows)]
+    return jnp.stack(row_keys, axis=1).reshape(-1)
 
 
 def _content_stream(lm: TwoStream, batch: Batch, keys_B: jax.Array | None) -> jax.Array:
