@@ -1,7 +1,7 @@
 """Jitted forward passes of a loaded model, compiled once per model and shape."""
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 
@@ -29,8 +29,8 @@ def forward_hidden(lm: Transformer | TwoStream, params: Any, batch: dict[str, ja
     """
     if lm.cfg.kind == "encoder_decoder":
         batch = {f"encoder_{name}": value for name, value in batch.items()}
-        return lm.apply({"params": params}, batch, method="encode")
-    outputs = Network(lm.cfg).apply({"params": {"model": params}}, batch)
+        return cast(jax.Array, lm.apply({"params": params}, batch, method="encode"))
+    outputs = cast(Any, Network(lm.cfg).apply({"params": {"model": params}}, batch))
     return outputs["layers"].mean(axis=0) if lm.cfg.kind == "bilstm" else outputs["hidden"]
 
 
@@ -46,7 +46,7 @@ def forward_logits(module: ObjectiveModule, params: Any, batch: dict[str, jax.Ar
     Returns:
         float32 [B, T, V].
     """
-    return module.apply({"params": params}, batch, method="logits")
+    return cast(jax.Array, module.apply({"params": params}, batch, method="logits"))
 
 
 def expected_params(module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:

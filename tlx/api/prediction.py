@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from tlx.api.core import ModelCore
 from tlx.base.errors import ConfigError
@@ -12,7 +12,7 @@ from tlx.decode.padding import bucket
 from tlx.evaluation.answers import Predictor, make_predictor, predict_split
 from tlx.run.config import get_objective
 from tlx.run.spec import spec_of
-from tlx.tasks.shared.base import is_supervised
+from tlx.tasks.shared.base import TaskModule, is_supervised
 
 
 class PredictionMixin(ModelCore):
@@ -48,4 +48,5 @@ class PredictionMixin(ModelCore):
 
     @functools.cached_property
     def _predictor(self) -> Predictor:
-        return make_predictor(self.module)
+        # Only `predict` comes here, which has checked that the objective is a task.
+        return make_predictor(cast(TaskModule, self.module))

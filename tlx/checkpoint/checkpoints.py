@@ -116,7 +116,7 @@ class Checkpoints:
         """
         leaves = trees.describe(tree)
         # Refuses what is not JSON now rather than in the background.
-        extra = json.loads(json.dumps(extra or {}))
+        stored_extra = json.loads(json.dumps(extra or {}))
         self._settle()
         if consensus.broadcast_from_first(
             int(step in self._sound and steps.is_complete(self.folder / str(step)))
@@ -139,10 +139,10 @@ class Checkpoints:
             step,
             tree,
             leaves,
-            extra,
+            stored_extra,
             guard=self._guard,
             sealed=self._after_seal,
-            failed=lambda job: self._report_failure(job.step, job.error, job.size),
+            failed=lambda job, error: self._report_failure(job.step, error, job.size),
         )
         return True
 

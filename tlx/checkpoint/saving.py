@@ -28,7 +28,7 @@ class SaveJob:
     """A save that starts at once and is completed by a background thread, `thread`.
 
     `error` is None once the thread has ended and the step is complete. On process 0 `guard` is called before
-    the step is sealed and `sealed(job)` after it; `failed(job)` is called on the process that failed.
+    the step is sealed and `sealed(job)` after it; `failed(job, error)` is called on the process that failed.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class SaveJob:
         *,
         guard: Callable[[], None],
         sealed: Callable[["SaveJob"], None],
-        failed: Callable[["SaveJob"], None],
+        failed: Callable[["SaveJob", BaseException], None],
     ):
         self.folder = folder
         self.step = step
@@ -93,7 +93,7 @@ class SaveJob:
             self.error = error
             self._tell_first()
             if not isinstance(error, LeaseError):
-                self._failed(self)
+                self._failed(self, error)
             if self._count == 1 and not isinstance(error, LeaseError):
                 self.remove()
             return

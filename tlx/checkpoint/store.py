@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import pathlib
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -39,13 +39,14 @@ def start_save(folder: pathlib.Path, parts: dict[str, Any]) -> ocp.AsyncResponse
     All processes call this. The arrays may be donated or changed as soon as it returns.
     """
     with _context():
-        return ocp.save_checkpointables_async(folder, parts)
+        # Orbax names its own protocol of paths, which pathlib.Path meets at run time only.
+        return ocp.save_checkpointables_async(cast(Any, folder), parts)
 
 
 def load(folder: pathlib.Path, parts: dict[str, Any]) -> dict[str, Any]:
     """Load the named parts, each leaf with the sharding of its abstract leaf, or as numpy without one."""
     with _context():
-        return ocp.load_checkpointables(folder, jax.tree.map(_abstract, parts))
+        return ocp.load_checkpointables(cast(Any, folder), jax.tree.map(_abstract, parts))
 
 
 def _abstract(leaf: Any) -> Any:

@@ -6,6 +6,7 @@ The leaves under `params` are stored apart from the others, so that loading a mo
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tlx.base import tree as trees
@@ -24,7 +25,7 @@ def flat(tree: Any) -> dict[str, Any]:
     for path, leaf in by_path.items():
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             raise TypeError(f"{path}: {type(leaf).__name__} is not an array")
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise TypeError(f"{path}: store jax.random.key_data of a key, not the key")
     return by_path
 

@@ -10,7 +10,7 @@ Shapes: A states of the automaton, U candidates of a row (2 K), W rows of the ca
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.decode.cache_rows import reorder, repeat
-from tlx.decode.generate import check, encoded
+from tlx.decode.generate import Tokens, check, encoded
 from tlx.decode.padding import Padded, bucket, pad
 from tlx.decode.stop import BEGIN, FOUND
 from tlx.nn.cache import KVCache
@@ -169,12 +169,13 @@ def search(
         (token ids [B, K, T], number of tokens [B, K], scores [B, K]) of the hypotheses, best first.
     """
     num_beams = settings.num_beams
-    call = functools.partial(lm.apply, {"params": params})
+    # `apply` is typed as a union over `mutable`, which is not used here.
+    call = cast(Any, functools.partial(lm.apply, {"params": params}))
     batch, width = prompt.tokens.shape
     cache = call(batch, width + settings.buffer_size, *encoded(call, source), method="init_cache")
     lengths_W = jnp.repeat(prompt.segments.sum(axis=1), num_beams)
 
-    def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: KVCache) -> Any:
+    def step(tokens: Tokens, positions: Tokens, segments: Tokens, cache: KVCache) -> Any:
         hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
         return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
 

@@ -29,5 +29,7 @@ def _rows(cache: KVCache, change: Callable[[jax.Array, int], jax.Array], cross: 
     changed["segments"] = change(cache.segments, 0)
     if cross and cache.cross_key is not None:
         changed |= {name: change(getattr(cache, name), 1) for name in ("cross_key", "cross_value")}
+        # The three arrays of the encoder are set together.
+        assert cache.cross_segments is not None
         changed["cross_segments"] = change(cache.cross_segments, 0)
     return cache._replace(**changed)

@@ -7,7 +7,7 @@ Shapes: W rows of the repeated cache (B times K).
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -132,7 +132,8 @@ def _score(
     real_BKT: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Return (log-probabilities float32 [B, K, N], whether no token was likelier)."""
-    call = functools.partial(lm.apply, {"params": params})
+    # `apply` is typed as a union over `mutable`, which is not used here.
+    call = cast(Any, functools.partial(lm.apply, {"params": params}))
     batch, width = prompt.tokens.shape
     _, count, length = tokens_BKT.shape
     cache = call(batch, width + length, *encoded(call, source), method="init_cache")

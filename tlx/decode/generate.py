@@ -8,7 +8,7 @@ Shapes: A states of the automaton of stop strings.
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -22,6 +22,8 @@ from tlx.decode.sampling import Sampling, sampling_arrays
 from tlx.decode.two_stream import continue_two_stream
 from tlx.parallel import constrain
 from tlx.text.vocabulary import Vocabulary
+
+Tokens = jax.Array | np.ndarray
 
 
 def generate(
@@ -113,12 +115,13 @@ def continue_cached(
     Returns:
         (new token ids [B, T], number of tokens of each row [B]).
     """
-    call = functools.partial(lm.apply, {"params": params})
+    # `apply` is typed as a union over `mutable`, which is not used here.
+    call = cast(Any, functools.partial(lm.apply, {"params": params}))
     batch, width = prompt.tokens.shape
     cache = call(batch, width + settings.buffer_size, *encoded(call, source), method="init_cache")
     lengths_B = prompt.segments.sum(axis=1)
 
-    def step(tokens: jax.Array, positions: jax.Array, segments: jax.Array, cache: Any) -> Any:
+    def step(tokens: Tokens, positions: Tokens, segments: Tokens, cache: Any) -> Any:
         hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
         return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
 

@@ -105,6 +105,7 @@ def run(
         if seen_BV is not None:
             seen_BV = seen_BV.at[rows_B, token_B].set(True)
         if stops_AV is not None:
+            assert stop_B is not None
             stop_B = jnp.where(done_B, stop_B, stops_AV[stop_B, token_B])
             done_B |= stop_B == FOUND
         new_BT = jax.lax.dynamic_update_index_in_dim(state.new_BT, token_B, state.step, axis=1)

@@ -5,7 +5,7 @@ one position of the query stream.
 """
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,8 @@ def continue_two_stream(
     length = width + settings.buffer_size
     order_BT = jnp.broadcast_to(jnp.arange(length), (batch, length))
     segments_BT = jnp.pad(prompt.segments, ((0, 0), (0, settings.buffer_size)), constant_values=1)
+    # `apply` is typed as a union over `mutable`, which is not used here.
+    call = cast(Any, functools.partial(lm.apply, {"params": params}))
     memory = empty_memory(lm.cfg, batch, 0)
 
     def logits_at(tokens_BT: jax.Array, position: jax.Array) -> jax.Array:
@@ -47,8 +49,8 @@ def continue_two_stream(
             "query_rank": order_BT,
             "target_positions": jnp.broadcast_to(position, (batch, 1)),
         }
-        query_B1D = lm.apply({"params": params}, features, memory, 0).query
-        return lm.apply({"params": params}, query_B1D, method="logits")[:, 0]
+        query_B1D = call(features, memory, 0).query
+        return call(query_B1D, method="logits")[:, 0]
 
     def advance(state: DecodeState) -> tuple[jax.Array, None]:
         tokens_BT = jnp.concatenate([prompt.tokens, state.new_BT], axis=1)

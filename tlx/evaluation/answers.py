@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -59,7 +59,7 @@ def make_predictor(module: TaskModule, out_sharding: Any = None) -> Predictor:
     module = module.clone(loss=dataclasses.replace(module.loss, label_smoothing=0.0))
 
     def predict(params: Any, batch: Batch) -> tuple[dict[str, Any], dict[str, jax.Array]]:
-        terms, outputs = module.apply({"params": params}, batch, method="evaluated")
+        terms, outputs = cast(Any, module.apply({"params": params}, batch, method="evaluated"))
         return {name: (term.sum, term.weight) for name, term in terms.items()}, outputs
 
     return Predictor(module, jax.jit(predict, out_shardings=out_sharding))

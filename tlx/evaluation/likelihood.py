@@ -25,12 +25,12 @@ def make_scorer(module: ObjectiveModule, num_bytes_V: np.ndarray) -> Scorer:
     function compiles again.
     """
     module = module.clone(loss=dataclasses.replace(module.loss, label_smoothing=0.0))
-    num_bytes_V = jnp.asarray(num_bytes_V, jnp.float32)
+    table_V = jnp.asarray(num_bytes_V, jnp.float32)
 
     @jax.jit
     def scorer(params: Any, carry: Any, batch: Batch) -> tuple[dict[str, Term], Any]:
         terms, carry = module.apply({"params": params}, batch, carry)
-        counted = jnp.where(batch["weights"] > 0, num_bytes_V[batch["targets"]], 0.0)
+        counted = jnp.where(batch["weights"] > 0, table_V[batch["targets"]], 0.0)
         return {**terms, "bytes": Term(counted.sum(), jnp.float32(1))}, carry
 
     return scorer

@@ -10,7 +10,7 @@ virtual token of the export.
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -105,7 +105,8 @@ def _prefix(config: ModelConfig, flat: Mapping[str, Any]) -> np.ndarray:
     values = np.asarray(flat[_PREFIX + "value"])
     # The text starts P positions later in peft, and rotary attention depends on distances only.
     positions = np.full(keys.shape[:2], config.adapters.prefix_length)
-    keys = np.asarray(rotate(keys, positions, config.position))
+    # `rotate` is typed for jax arrays, and takes numpy arrays too.
+    keys = np.asarray(rotate(cast(Any, keys), cast(Any, positions), config.position))
     return np.stack((keys, values)).transpose(2, 1, 0, 3, 4).reshape(config.adapters.prefix_length, -1)
 
 

@@ -1,6 +1,6 @@
 """Adafactor's second moments, which hold for each leaf only what it uses."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,8 @@ def scale_by_factored_rms(decay: float, min_dim: int) -> optax.GradientTransform
         updates, full = inner.update(updates, _fill(state, params), params)
         return updates, _drop(full)
 
-    return optax.GradientTransformation(init, update)
+    # optax passes the parameters always, though its protocol has None as their default.
+    return optax.GradientTransformation(init, cast(optax.TransformUpdateFn, update))
 
 
 def _drop(full: Any) -> FactoredState:

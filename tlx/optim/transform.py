@@ -1,7 +1,7 @@
 """The optax transformation of a config: steps, weight decay and learning rates of each leaf and layer."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -104,9 +104,11 @@ def make_optimizer(
             return (-rate * _column(rates[path], param) * open_now[path] * step).astype(param.dtype)
 
         updates = tree.map_with_path(finish, params)
-        return updates, OptimizerState(optax.safe_increment(state.count), states)
+        count = cast(jax.Array, optax.safe_increment(state.count))
+        return updates, OptimizerState(count, states)
 
-    return optax.GradientTransformation(init, update)
+    # optax names the first parameter `updates` and passes it by position.
+    return optax.GradientTransformation(init, cast(optax.TransformUpdateFn, update))
 
 
 def frozen_paths(config: OptimizerConfig, abstract_params: Any) -> frozenset[str]:
@@ -164,4 +166,4 @@ def _open(begin: Value, count: jax.Array, param: jax.Array) -> jax.Array | float
 
 def _column(value: Value, param: jax.Array) -> Value:
     """Return one number per layer, shaped to multiply a stack."""
-    return value if isinstance(value, float) else value.reshape((-1,) + (1,) * (param.ndim - 1))
+    return value if isinstance(value, float | int) else value.reshape((-1,) + (1,) * (param.ndim - 1))

@@ -1,6 +1,6 @@
 """Rows of the global batch: those that this process loads, and the global arrays made of them."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -64,7 +64,7 @@ def _to_global(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
     batch_size = len(rows) // num_local * _num_shards(sharding, local=False)
     local_indices = local_rows(sharding, batch_size)
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(batch_size)
         first = int(np.searchsorted(local_indices, start))
         return rows[(slice(first, first + stop - start), *index[1:])]
@@ -79,4 +79,5 @@ def _num_shards(sharding: NamedSharding, local: bool) -> int:
         indices = sharding.addressable_devices_indices_map((total,))
     else:
         indices = sharding.devices_indices_map((total,))
-    return len({index[0].indices(total) for index in indices.values()})
+    # JAX allows None as an index, which a sharding over a mesh never gives.
+    return len({index[0].indices(total) for index in cast(dict[Any, Any], indices).values()})

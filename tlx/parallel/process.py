@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 
@@ -62,7 +62,7 @@ def start_process(
     settings = process_settings(os.environ, coordinator, num_processes, process_id)
     if settings.coordinator is None or jax.distributed.is_initialized():
         return settings
-    limits = {
+    limits: dict[str, Any] = {
         "initialization_timeout": int(timeout),
         "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
         "shutdown_timeout_seconds": SHUTDOWN_SECONDS,

@@ -117,9 +117,10 @@ def _admit(connection: socket.socket, guests: dict[int, _Guest], num_processes: 
 
 def _drop_disconnected(guests: dict[int, _Guest], ready: list[socket.socket]) -> None:
     """Drop processes that have disconnected: they send nothing while they wait, so readable means closed."""
-    for guest in [guest for guest in guests.values() if guest.connection in ready and guest.connection]:
-        guest.connection.close()
-        del guests[guest.id]
+    for guest in list(guests.values()):
+        if guest.connection is not None and guest.connection in ready:
+            guest.connection.close()
+            del guests[guest.id]
 
 
 def _answer(guests: dict[int, _Guest], error: UserError | None) -> None:

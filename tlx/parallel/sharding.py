@@ -189,7 +189,9 @@ def _spread(
     layout: PartitionSpec, names: Names, shape: Sequence[int], mesh: Any, rules: ShardingRules
 ) -> PartitionSpec:
     """Add the axes of "embed", where no dim has them, to the largest dim that they divide."""
-    entries = [(entry,) if isinstance(entry, str) else tuple(entry or ()) for entry in layout]
+    entries: list[tuple[str, ...]] = [
+        (entry,) if isinstance(entry, str) else tuple(entry or ()) for entry in layout
+    ]
     wanted = [axis for rule in rules if rule.name == "embed" for axis in rule.axes if mesh.shape[axis] > 1]
     for axis in wanted:
         shard_sizes = {

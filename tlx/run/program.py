@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -137,7 +137,8 @@ def state_shardings(
         ConfigError: Where a dim does not divide over the mesh.
     """
     params = parallel.param_shardings(boxed, mesh, rules)
-    replicated = NamedSharding(mesh, PartitionSpec())
+    # Any: the fields of the State are typed as arrays, and hold shardings here.
+    replicated = cast(Any, NamedSharding(mesh, PartitionSpec()))
 
     def carry_sharding(leaf: jax.ShapeDtypeStruct, batch_dim: int) -> NamedSharding:
         names = ["batch" if dim == batch_dim else None for dim in range(leaf.ndim)]

@@ -186,7 +186,7 @@ def wrong_in_ring(used: Values, expected: Values) -> list[int]:
     return sorted(process for process, count in votes.items() if count == max(votes.values()))
 
 
-def replicas(abstract: Any, devices: Sequence[jax.Device]) -> dict[str, list[list[int]]]:
+def replicas(abstract: Any, devices: Sequence[Any]) -> dict[str, list[list[int]]]:
     """Return, for each leaf with replicas, groups of indices of devices that hold the same shard."""
     replicated = {}
     for path, leaf in tree.flatten(abstract).items():
@@ -201,7 +201,7 @@ def replicas(abstract: Any, devices: Sequence[jax.Device]) -> dict[str, list[lis
     return replicated
 
 
-def checksums(mesh: Mesh, abstract: Any, paths: Sequence[str]) -> Callable[[Any], jax.Array]:
+def checksums(mesh: Mesh, abstract: Any, paths: Sequence[str]) -> Callable[[Any], jax.Array | np.ndarray]:
     """Return a function that computes the checksum of each device's shard of some leaves.
 
     Args:
