@@ -174,14 +174,14 @@ def test_asked_to_stop_it_saves_and_goes_on(config_file, tmp_path, workers, ask)
 
 
 def test_a_last_save_that_fails_is_an_error(config_file, tmp_path, monkeypatch, capsys):
-    make_place = Checkpoints._make_place
+    make_place = Checkpoints._make_room
 
     def full(self, step, size):
         return (
             OSError(errno.ENOSPC, "No space left on device") if step == 12 else make_place(self, step, size)
         )
 
-    monkeypatch.setattr(Checkpoints, "_make_place", full)
+    monkeypatch.setattr(Checkpoints, "_make_room", full)
     assert train(config_file, tmp_path / "run", "--config.train.steps=12") == 73
     assert "step 12, the last, could not be saved" in capsys.readouterr().err
     assert not (tmp_path / "run/lease.json").exists()

@@ -198,16 +198,13 @@ def fields(proj: str, base: ModelConfig, scale: MappedField) -> tuple:
     )
 
 
-# Version 1.0 divides the logits by sqrt(width). Either key of config.json can request that.
+# T5 1.0 and UMT5 divide the logits by sqrt(width). Either key of config.json can request that.
 SCALED = MappedField(
     ("scale_decoder_outputs",),
     lambda values: {
         "head.scale": values.get("scale_decoder_outputs", values.get("tie_word_embeddings", True))
     },
     lambda config: {"scale_decoder_outputs": config.head.scale},
-)
-SCALED_IF_TIED = MappedField(
-    (), lambda values: {"head.scale": values.get("tie_word_embeddings", True)}, lambda config: {}
 )
 NEVER_SCALED = MappedField((), lambda values: {"head.scale": False}, lambda config: {})
 
@@ -284,5 +281,5 @@ UMT5 = _family(
     {name: value for name, value in version_1_1_sizes(UMT5_BASE).items() if name != "large"},
     "umt5",
     "UMT5",
-    fields("gated-gelu", UMT5_BASE, SCALED_IF_TIED),
+    fields("gated-gelu", UMT5_BASE, SCALED),
 )
