@@ -39,7 +39,7 @@ def start_save(folder: pathlib.Path, parts: dict[str, Any]) -> ocp.AsyncResponse
     All processes call this. The arrays may be donated or changed as soon as it returns.
     """
     with _context():
-        # Orbax names its own protocol of paths, which pathlib.Path meets at run time only.
+        # Orbax declares epath.Path, and takes any pathlib.Path.
         return ocp.save_checkpointables_async(cast(Any, folder), parts)
 
 

@@ -36,7 +36,7 @@ def scale_by_factored_rms(decay: float, min_dim: int) -> optax.GradientTransform
         updates, full = inner.update(updates, _fill(state, params), params)
         return updates, _drop(full)
 
-    # optax passes the parameters always, though its protocol has None as their default.
+    # The parameters are always passed here, while optax's protocol has None as their default.
     return optax.GradientTransformation(init, cast(optax.TransformUpdateFn, update))
 
 
