@@ -61,7 +61,7 @@ CASES = {
 @functools.cache
 def adapted(family):
     """(config with adapters, parameters drawn at random)."""
-    changes = {"attention__num_heads": 2, "feedforward__hidden": 24, "vocab_size": 96, "vocab_multiple": 1}
+    changes = {"attention__num_heads": 2, "feedforward__ff_dim": 24, "vocab_size": 96, "vocab_multiple": 1}
     if TABLE.load(family).base.attention.head_dim:
         changes["attention__head_dim"] = 8
     config = resized(TABLE.load(family).base, width=16, num_layers=2, **changes)

@@ -31,7 +31,7 @@ CASES = [("llama", "prefix"), ("llama", "prompt"), ("gpt2", "prompt")]
 @functools.cache
 def adapted(family, slot):
     """(config with the slot, parameters drawn at random); llama's keys are shared by two heads."""
-    changes = {"attention__num_heads": 4, "feedforward__hidden": 24, "vocab_size": VOCAB, "vocab_multiple": 1}
+    changes = {"attention__num_heads": 4, "feedforward__ff_dim": 24, "vocab_size": VOCAB, "vocab_multiple": 1}
     if family == "llama":
         changes["attention__num_kv_heads"] = 2
     config = resized(TABLE.load(family).base, width=32, num_layers=2, **changes)

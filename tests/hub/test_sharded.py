@@ -18,7 +18,7 @@ from tlx.models.two_stream import Memory
 from tlx.nn.config import ExecutionConfig
 
 MESH = parallel.MeshConfig(fsdp=4, tensor=2)
-SMALL = {"vocab_size": 60, "width": 16, "attention__num_heads": 4, "feedforward__hidden": 24}
+SMALL = {"vocab_size": 60, "width": 16, "attention__num_heads": 4, "feedforward__ff_dim": 24}
 # family: (what is small, how it is read, heads)
 SHAPES = {
     "bert": ({"num_layers": 2}, "encoder", ("heads/mlm",)),

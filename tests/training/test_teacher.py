@@ -90,7 +90,7 @@ def _shardings(state):
 
 def test_a_hugging_face_directory_teaches_too(tmp_path):
     size = folders.word_pieces(tmp_path / "bert").get_vocab_size()
-    small = {"width": 16, "num_layers": 2, "attention__num_heads": 2, "feedforward__hidden": 24}
+    small = {"width": 16, "num_layers": 2, "attention__num_heads": 2, "feedforward__ff_dim": 24}
     model = resized(TABLE.load("bert").base, vocab_size=size, **small)
     folders.write(tmp_path / "bert", "bert", model, ("heads/mlm", "heads/nsp"))
     found, value = teacher.open_teacher(str(tmp_path / "bert"))

@@ -33,7 +33,30 @@ _EXPORTS = {
     "suggest": "suggestions",
 }
 
-__all__ = sorted(_EXPORTS)
+__all__ = [
+    "Fit",
+    "LadderConfig",
+    "Ledger",
+    "backtest",
+    "by_convention",
+    "by_delta",
+    "compare",
+    "coordinate_check",
+    "critical_batch",
+    "downstream",
+    "fit",
+    "hparams",
+    "influence",
+    "load_runs",
+    "noise_scale",
+    "plan",
+    "predict",
+    "predict_loss",
+    "report",
+    "run",
+    "status",
+    "suggest",
+]
 
 
 def __getattr__(name: str) -> Any:
