@@ -33,30 +33,7 @@ _EXPORTS = {
     "suggest": "suggestions",
 }
 
-__all__ = [
-    "Fit",
-    "LadderConfig",
-    "Ledger",
-    "backtest",
-    "by_convention",
-    "by_delta",
-    "compare",
-    "coordinate_check",
-    "critical_batch",
-    "downstream",
-    "fit",
-    "hparams",
-    "influence",
-    "load_runs",
-    "noise_scale",
-    "plan",
-    "predict",
-    "predict_loss",
-    "report",
-    "run",
-    "status",
-    "suggest",
-]
+__all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
