@@ -164,9 +164,15 @@ def faults(path):
         yield kind, f"{path}:{line}: {message}"
 
 
-def density(kind, folders):
-    """Return how many faults of a kind, or comments, a thousand lines have."""
-    paths = sources(folders)
+def density(kind, folders, without=None):
+    """Return how many faults of a kind, or comments, a thousand lines have.
+
+    Args:
+        kind: A kind of fault, or "comments".
+        folders: The folders that are counted.
+        without: Name of a folder below them that is not.
+    """
+    paths = [path for path in sources(folders) if without not in path.parts]
     lines = sum((ROOT / path).read_text().count("\n") for path in paths)
     if kind == "comments":
         count = sum(comments((ROOT / path).read_text()) for path in paths)

@@ -44,8 +44,10 @@ LIGHT = (
     "convert",
     "data",
     "generate",
+    "launch",
     "plan",
     "report",
+    "scale",
 )
 
 

@@ -16,16 +16,16 @@ import dataclasses
 import os
 import pathlib
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlx.base.errors import USAGE, DeviceMemoryError, one_of
 from tlx.cli import flags
 from tlx.launch.clusters import CLUSTERS
 from tlx.launch.job import Cluster, LaunchJob, check_name, field_docs
 from tlx.launch.secrets import refuse_secrets
-from tlx.plan import plan
-from tlx.run import RunConfig
-from tlx.run.checks import resolve
+
+if TYPE_CHECKING:
+    from tlx.run import RunConfig
 
 
 def main(argv: list[str]) -> int:
@@ -50,6 +50,9 @@ def main(argv: list[str]) -> int:
     _add_options(parser, cluster.options)
     refuse_secrets(words, os.environ)
     options = flags.parse(parser, words)
+    # Loaded after the parser, so that --help answers at once.
+    from tlx.run.checks import resolve
+
     check_name(options.name)
     # An error in the config is reported here, not after an hour in a queue.
     config = resolve(options.config)
@@ -68,8 +71,10 @@ def main(argv: list[str]) -> int:
     return _launch(cluster, job, cluster_options, options)
 
 
-def _check_fits(config: RunConfig, target: str) -> None:
+def _check_fits(config: "RunConfig", target: str) -> None:
     """Print the plan; raise DeviceMemoryError (exit 78) with changes that would help if the run does not fit."""
+    from tlx.plan import plan
+
     estimate = plan(config, target)
     total = estimate.memory["total"]
     available = estimate.memory_available
