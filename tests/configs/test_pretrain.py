@@ -79,5 +79,5 @@ def _check_batch(config):
 def test_a_word_that_is_none_is_named():
     with pytest.raises(ConfigError, match="did you mean 'tiny'"):
         load("bert", "tniy")
-    with pytest.raises(ConfigError, match="objective.style = 'spam'"):
+    with pytest.raises(ConfigError, match="a word behind the config's name = 'spam'"):
         load("t5", "spam")

@@ -127,7 +127,7 @@ def test_sets_are_read_as_they_are_told(tmp_path):
     assert {record.set for record in read_records(config, "test", 0)} == {"b"} and config.tested
     for changes, message in [
         ({"train": ("x",)}, "has files and sets"),
-        ({"sets": (sets[0], sets[0])}, "each needs a name"),
+        ({"sets": (sets[0], sets[0])}, "each needs a unique name"),
         ({"sets": (RecordSet(name="c"),)}, r"data.records.sets\[0\].train is empty"),
         ({"temperature": 0.5}, "data.records.temperature = 0.5"),
     ]:
