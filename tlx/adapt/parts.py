@@ -44,12 +44,12 @@ def check_patterns(config: AdaptConfig, params: Any) -> None:
     paths = list(_leaves(params))
     for pattern in config.also_train:
         try:
-            found = any(tree.matches(pattern, path) for path in paths)
+            matched = any(tree.matches(pattern, path) for path in paths)
         except re.error as error:
             raise ConfigError(
                 f"adapt.also_train: {pattern!r} is not a regular expression: {error}"
             ) from error
-        if not found:
+        if not matched:
             raise ConfigError(f"adapt.also_train: {pattern!r} matches no parameter, such as {paths[0]}")
     if config.method == "head" and not any(is_trained(config, path) for path in paths):
         raise ConfigError(

@@ -45,7 +45,7 @@ class Chip:
     watts: float
     """Power, in watts."""
     source: str
-    """Where the values were published."""
+    """Source of the values."""
 
 
 @functools.cache

@@ -68,11 +68,11 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
             times = in_turns(functions, seconds / 2)
     print(f"  a state of {size / 1e6:,.0f} MB, in {os.getcwd()}")
     figures = {name: size / statistics.median(values) for name, values in times.items()}
-    for ours, plain_file, verb in (("save", "write", "written"), ("restore", "read", "read")):
-        ratio = median_ratio(times[plain_file], times[ours])
-        figures[f"{ours}_ratio"] = ratio
+    for operation, plain_file, verb in (("save", "write", "written"), ("restore", "read", "read")):
+        ratio = median_ratio(times[plain_file], times[operation])
+        figures[f"{operation}_ratio"] = ratio
         print(
-            f"  {ours:8} {figures[ours] / 1e9:6.2f} GB/s; the same bytes {verb} as a plain file "
+            f"  {operation:8} {figures[operation] / 1e9:6.2f} GB/s; the same bytes {verb} as a plain file "
             f"{figures[plain_file] / 1e9:6.2f} GB/s: {ratio:.2f} of it"
         )
     return figures

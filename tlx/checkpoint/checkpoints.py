@@ -180,8 +180,8 @@ class Checkpoints:
             if loaded is not None:
                 self._sound.add(number)
                 return loaded
-        found = steps.listing(self.folder)
-        if consensus.broadcast_from_first(int(bool(reasons or found.corrupt or found.incomplete))):
+        listing = steps.listing(self.folder)
+        if consensus.broadcast_from_first(int(bool(reasons or listing.corrupt or listing.incomplete))):
             raise reading.nothing_left(self.folder, reasons)
         return None
 
@@ -297,13 +297,15 @@ class Checkpoints:
     def _retain(self, newest: int) -> None:
         """Delete steps that are neither among the newest nor permanent, if a sound step stays; on process 0."""
         complete = self.complete_steps()
-        kept = set(complete[-self.config.keep :]) | {newest} | set(complete).intersection(self.config.keep_at)
+        retained = (
+            set(complete[-self.config.keep :]) | {newest} | set(complete).intersection(self.config.keep_at)
+        )
         if self.config.keep_every:
-            kept |= {step for step in complete if step % self.config.keep_every == 0}
-        doomed = [step for step in complete if step not in kept]
-        if doomed and not any(self._still_sound(step) for step in sorted(kept, reverse=True)):
+            retained |= {step for step in complete if step % self.config.keep_every == 0}
+        doomed = [step for step in complete if step not in retained]
+        if doomed and not any(self._still_sound(step) for step in sorted(retained, reverse=True)):
             log.warning(
-                "no checkpoint deleted: none of %s that would stay is known to be sound", sorted(kept)
+                "no checkpoint deleted: none of %s that would stay is known to be sound", sorted(retained)
             )
             return
         for step in doomed:

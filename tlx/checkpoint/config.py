@@ -19,7 +19,7 @@ class CheckpointConfig:
     keep_at: tuple[int, ...] = ()
     """Steps that are saved whatever `every` says, and never deleted."""
     verify: Literal["hash", "size"] = "hash"
-    """What is compared for every file on reading: its sha256 (1.5 GB/s and core) or only its size."""
+    """Property of every file that is compared on reading: its sha256 (1.5 GB/s and core) or only its size."""
     max_failures: int = 3
     """Number of failed saves in a row that ends the run with exit code 73, 1 or more."""
 

@@ -99,16 +99,16 @@ def candidates(folder: pathlib.Path, step: int | None) -> Iterator[int]:
 
 def nothing_left(folder: pathlib.Path, reasons: dict[int, str]) -> CheckpointError:
     """Return the error that lists every step with the reason why it cannot be used."""
-    found = steps.listing(folder)
+    listing = steps.listing(folder)
     lines = [f"  step {number}: {reason}" for number, reason in sorted(reasons.items(), reverse=True)]
     lines += [
         f"  step {number}: not complete (no {steps.COMMIT} or no {steps.MANIFEST})"
-        for number in found.incomplete
+        for number in listing.incomplete
     ]
     known = {f"{number}.corrupt-" for number in reasons}
     lines += [
         f"  {name}: {steps.reason_of(folder, name)}"
-        for name in found.corrupt
+        for name in listing.corrupt
         if not name.startswith(tuple(known))
     ]
     what = "\n".join(lines) or "  no checkpoint is there"
@@ -117,12 +117,12 @@ def nothing_left(folder: pathlib.Path, reasons: dict[int, str]) -> CheckpointErr
     )
 
 
-def load(folder: pathlib.Path, found: Manifest, abstract: Any) -> Any:
+def load(folder: pathlib.Path, manifest: Manifest, abstract: Any) -> Any:
     """Load a verified step.
 
     Args:
         folder: Folder of the step.
-        found: Its manifest.
+        manifest: Its manifest.
         abstract: The tree wanted, with shardings.
 
     Returns:
@@ -133,7 +133,7 @@ def load(folder: pathlib.Path, found: Manifest, abstract: Any) -> Any:
         DeviceMemoryError: It does not fit the devices.
     """
     wanted = trees.flat(abstract)
-    differences = mismatch.table(found.leaves, wanted)
+    differences = mismatch.table(manifest.leaves, wanted)
     if differences:
         raise CheckpointError(f"the checkpoint {folder} does not match the model:\n{differences}")
     try:
@@ -147,13 +147,13 @@ def load(folder: pathlib.Path, found: Manifest, abstract: Any) -> Any:
         raise
 
 
-def _read_params(folder: pathlib.Path, found: Manifest, dtype: Any, verify: Verify) -> dict[str, Any]:
-    leaves = {path: leaf for path, leaf in found.leaves.items() if trees.part_of(path) == trees.PARAMS}
+def _read_params(folder: pathlib.Path, manifest: Manifest, dtype: Any, verify: Verify) -> dict[str, Any]:
+    leaves = {path: leaf for path, leaf in manifest.leaves.items() if trees.part_of(path) == trees.PARAMS}
     if not leaves:
         raise CheckpointError(f"{folder} holds no parameters")
     _refuse_too_large(folder, leaves)
-    part = [path for path in found.files if path.startswith(f"{trees.PARAMS}/") or "/" not in path]
-    manifests.verify(folder, found, verify, part)
+    part = [path for path in manifest.files if path.startswith(f"{trees.PARAMS}/") or "/" not in path]
+    manifests.verify(folder, manifest, verify, part)
     abstract = {
         path.removeprefix(f"{trees.PARAMS}/"): jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
         for path, leaf in leaves.items()

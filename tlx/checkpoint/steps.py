@@ -148,8 +148,8 @@ def reason_of(folder: pathlib.Path, name: str) -> str:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else "set aside earlier"
 
 
-def warn_of_strange(folder: pathlib.Path, found: Listing) -> None:
+def warn_of_strange(folder: pathlib.Path, entries: Listing) -> None:
     """Log one line about everything that is neither a complete step nor tlx's."""
-    names = [*found.strange, *(f"{step} (not complete)" for step in found.incomplete)]
+    names = [*entries.strange, *(f"{step} (not complete)" for step in entries.incomplete)]
     if names:
         log.warning("ignored in %s: %s", folder, ", ".join(names))

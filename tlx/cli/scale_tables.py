@@ -1,4 +1,4 @@
-"""What `tlx scale` prints for people: numbers rounded to the digits that their intervals leave certain."""
+"""Tables that `tlx scale` prints, with numbers rounded to the digits that their intervals support."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,10 +93,10 @@ def _mebibytes(size: int | None) -> str:
     return "-" if size is None else f"{size / 2**20:,.0f}"
 
 
-def status(found: Mapping[str, Any]) -> str:
+def status(progress: Mapping[str, Any]) -> str:
     """Return the table of a ladder's runs, and what is left."""
     rows: list[Sequence[Any]] = [("run", "status", "step", "of", "N", "D", "lr", "loss")]
-    for row in found["runs"]:
+    for row in progress["runs"]:
         retry = f" (again {row['retry_of']})" if row.get("retry_of") else ""
         rows.append(
             (
@@ -111,40 +111,40 @@ def status(found: Mapping[str, Any]) -> str:
             )
         )
     left = ""
-    if found["seconds_left"] not in (None, 0):
-        left = f", about {duration(found['seconds_left'])} of work"
-    counts = f"{found['done']} done, {found['diverged']} diverged, {found['failed']} failed"
-    return columns(rows) + f"\n{counts}, {found['left']} left{left}"
+    if progress["seconds_left"] not in (None, 0):
+        left = f", about {duration(progress['seconds_left'])} of work"
+    counts = f"{progress['done']} done, {progress['diverged']} diverged, {progress['failed']} failed"
+    return columns(rows) + f"\n{counts}, {progress['left']} left{left}"
 
 
-def fit(found: Fit, tests: Mapping[str, Any]) -> str:
+def fit(fitted: Fit, tests: Mapping[str, Any]) -> str:
     """Return the constants with intervals, then how far they can be trusted.
 
     tests: influence, by_delta, by_convention and approach_2, as far as they were made.
     """
-    intervals = found.ci or {}
-    settings = found.settings
-    rows = len(found.runs["loss"] if "loss" in found.runs else found.residuals)
+    intervals = fitted.ci or {}
+    settings = fitted.settings
+    rows = len(fitted.runs["loss"] if "loss" in fitted.runs else fitted.residuals)
     lines = [
-        f"law {found.law}, approach {found.approach}, loss {settings.loss}, convention {settings.convention}",
-        f"{rows} runs: {found.status}",
+        f"law {fitted.law}, approach {fitted.approach}, loss {settings.loss}, convention {settings.convention}",
+        f"{rows} runs: {fitted.status}",
     ]
-    for name, value in (found.params or {}).items():
+    for name, value in (fitted.params or {}).items():
         lines.append(f"  {name:14} {rounded(value, intervals.get(name))}")
-    if found.exponents is not None:
-        a, b = found.exponents
+    if fitted.exponents is not None:
+        a, b = fitted.exponents
         lines.append(f"N* ~ C^{rounded(a, intervals.get('a'))}, D* ~ C^{rounded(b, intervals.get('b'))}")
-    if found.approach == 3:
-        agree = f"{found.agreeing} of {settings.starts} starts agree"
-        lines.append(f"objective {found.objective:.10g}; {agree}")
-        lines.append(f"residuals {found.noise:.2%} of the loss")
-    for minimum in found.minima:
+    if fitted.approach == 3:
+        agree = f"{fitted.agreeing} of {settings.starts} starts agree"
+        lines.append(f"objective {fitted.objective:.10g}; {agree}")
+        lines.append(f"residuals {fitted.noise:.2%} of the loss")
+    for minimum in fitted.minima:
         text = f"N* {number(minimum.N)}, D* {number(minimum.D)}, loss {minimum.loss:.4f} ({minimum.curve})"
         lines.append(f"  {minimum.flops:.3g} FLOP: {minimum.edge or text}")
-    return "\n".join(lines + _tests(found, tests))
+    return "\n".join(lines + _tests(fitted, tests))
 
 
-def _tests(found: Fit, tests: Mapping[str, Any]) -> list[str]:
+def _tests(fitted: Fit, tests: Mapping[str, Any]) -> list[str]:
     lines = []
     if tests.get("influence"):
         lines.append("largest changes of the exponent without one run:")
@@ -156,15 +156,15 @@ def _tests(found: Fit, tests: Mapping[str, Any]) -> list[str]:
                 shown.append(f"{name} not identified" if value is None else f"{name} {value:.4f}")
             lines.append(f"exponent {title}: {', '.join(shown)}")
     if "approach_2" in tests:
-        lines.append(_cross_check(found, tests["approach_2"]))
+        lines.append(_cross_check(fitted, tests["approach_2"]))
     return lines
 
 
-def _cross_check(found: Fit, other: Mapping[str, Any]) -> str:
+def _cross_check(fitted: Fit, other: Mapping[str, Any]) -> str:
     if other["exponents"] is None:
         return f"iso-FLOP minima: {other['status']}"
     a = other["exponents"][0]
-    low, high = (found.ci or {}).get("a", _UNBOUNDED)
+    low, high = (fitted.ci or {}).get("a", _UNBOUNDED)
     verdict = "agrees" if low <= a <= high else "DISAGREES: outside the interval above"
     return f"iso-FLOP minima: exponent {a:.4f}, {verdict}"
 
@@ -197,9 +197,9 @@ def suggest(suggestions: Sequence[Suggestion], flops: float) -> str:
     return f"to forecast {flops:.3g} FLOP:\n" + columns(rows)
 
 
-def predict(answer: Mapping[str, Any], found: Fit) -> str:
+def predict(answer: Mapping[str, Any], fitted: Fit) -> str:
     """Return the run to train, as lines."""
-    lines = [f"{answer['flops']:.4g} FLOP, law {found.law}, convention {found.settings.convention}"]
+    lines = [f"{answer['flops']:.4g} FLOP, law {fitted.law}, convention {fitted.settings.convention}"]
     for name in ("N", "D"):
         lines.append(f"  {name}* {rounded(answer[name], answer.get(f'{name}_interval'))}")
     lines.append(f"  tokens per parameter {answer['tokens_per_param']:.3g}")

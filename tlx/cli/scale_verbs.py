@@ -58,51 +58,51 @@ def run(options: argparse.Namespace) -> int:
         planned = plan_ladder(ladder, run_config, memory=not Ledger(folder).has_plan)
     say = _silent if options.json else _say
     run_ladder(planned, folder, options.backend, parallel=options.parallel, say=say)
-    found = ladder_status(folder)
-    _print(options, found, scale_tables.status(found))
-    return 0 if not found["left"] and not found["failed"] else 1
+    progress = ladder_status(folder)
+    _print(options, progress, scale_tables.status(progress))
+    return 0 if not progress["left"] and not progress["failed"] else 1
 
 
 def status(options: argparse.Namespace) -> int:
     """Print the state of a ladder's runs."""
-    found = ladder_status(_ladder(options)[2])
-    _print(options, found, scale_tables.status(found))
+    progress = ladder_status(_ladder(options)[2])
+    _print(options, progress, scale_tables.status(progress))
     return 0
 
 
 def fit(options: argparse.Namespace) -> int:
     """Fit a law, and print its constants with what they depend on."""
-    found = _fit_table(options)
-    if not found.ok:
-        return _not_identified(options, found)
+    fitted = _fit_table(options)
+    if not fitted.ok:
+        return _not_identified(options, fitted)
     tests: dict[str, Any] = {
-        "influence": influence(found),
-        "by_delta": by_delta(found),
-        "by_convention": by_convention(found),
+        "influence": influence(fitted),
+        "by_delta": by_delta(fitted),
+        "by_convention": by_convention(fitted),
     }
-    if found.approach == 3 and get_law(found.law).isoflop and "flops" in found.runs:
-        tests["approach_2"] = _approach_2(found)
-    _print(options, found.to_dict() | tests, scale_tables.fit(found, tests))
+    if fitted.approach == 3 and get_law(fitted.law).isoflop and "flops" in fitted.runs:
+        tests["approach_2"] = _approach_2(fitted)
+    _print(options, fitted.to_dict() | tests, scale_tables.fit(fitted, tests))
     return 0
 
 
 def backtest(options: argparse.Namespace) -> int:
     """Print the errors of extrapolations from the smaller budgets."""
-    found = _fit_table(options)
-    if not found.ok:
-        return _not_identified(options, found)
-    result = run_backtest(found)
+    fitted = _fit_table(options)
+    if not fitted.ok:
+        return _not_identified(options, fitted)
+    result = run_backtest(fitted)
     _print(options, result.to_dict(), scale_tables.backtest(result))
     return 0
 
 
 def suggest(options: argparse.Namespace) -> int:
     """Print the runs that narrow a forecast most per FLOP."""
-    found = _fit_table(options)
-    if not found.ok:
-        return _not_identified(options, found)
-    flops = _budget(options, found)
-    suggestions = suggest_runs(found, flops, options.count)
+    fitted = _fit_table(options)
+    if not fitted.ok:
+        return _not_identified(options, fitted)
+    flops = _budget(options, fitted)
+    suggestions = suggest_runs(fitted, flops, options.count)
     values = [suggestion._asdict() for suggestion in suggestions]
     _print(options, values, scale_tables.suggest(suggestions, flops))
     return 0
@@ -110,29 +110,29 @@ def suggest(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Print the run that a budget should buy; with --train, train the nearest buildable one."""
-    found = _fit_table(options)
-    if not found.ok:
-        return _not_identified(options, found)
+    fitted = _fit_table(options)
+    if not fitted.ok:
+        return _not_identified(options, fitted)
     answer = predict_run(
-        found,
-        None if options.N and options.D else _budget(options, found),
+        fitted,
+        None if options.N and options.D else _budget(options, fitted),
         N=options.N,
         D=options.D,
         D_unique=options.D_unique,
         inference_tokens=options.inference_tokens or 0.0,
     )
     if options.accelerator_flops:
-        hours = accelerator_hours(found, answer["N"], answer["D"], options.accelerator_flops)
+        hours = accelerator_hours(fitted, answer["N"], answer["D"], options.accelerator_flops)
         answer["accelerator_hours"] = hours
     shown = dict(answer)
     if options.config is not None:
-        buildable = _buildable(options, found, answer)
+        buildable = _buildable(options, fitted, answer)
         shown["buildable"] = {key: value for key, value in buildable.items() if key != "config"}
         if options.train:
             shown["measured"] = _train(options, buildable)
     elif options.train:
         raise ConfigError("--train needs --config, for the run to make")
-    _print(options, shown, scale_tables.predict(shown, found))
+    _print(options, shown, scale_tables.predict(shown, fitted))
     return 0
 
 
@@ -140,9 +140,9 @@ def compare(options: argparse.Namespace) -> int:
     """Print which of two tables has the better recipe at a budget, and how surely."""
     first = _fit_table(options)
     second = _fit_table(options, options.other)
-    for found in (first, second):
-        if not found.ok:
-            return _not_identified(options, found)
+    for fitted in (first, second):
+        if not fitted.ok:
+            return _not_identified(options, fitted)
     result = compare_fits(first, second, times=options.times, flops=options.flops)
     _print(options, result, scale_tables.compare(result))
     return 0
@@ -176,10 +176,10 @@ def report(options: argparse.Namespace) -> int:
     from tlx.scaling.reporting import report as write_report
 
     folder = pathlib.Path(options.folder or ".") if options.runs else _ladder(options)[2]
-    found = _fit_table(options)
-    path = write_report(found, folder / "report", flops=_budget(options, found))
-    _print(options, {"report": str(path), "status": found.status}, f"{found.status}; report: {path}")
-    return 0 if found.ok else NOT_IDENTIFIED
+    fitted = _fit_table(options)
+    path = write_report(fitted, folder / "report", flops=_budget(options, fitted))
+    _print(options, {"report": str(path), "status": fitted.status}, f"{fitted.status}; report: {path}")
+    return 0 if fitted.ok else NOT_IDENTIFIED
 
 
 def _ladder(options: argparse.Namespace) -> tuple[LadderConfig | None, Any, pathlib.Path]:
@@ -220,20 +220,20 @@ def _fit_table(options: argparse.Namespace, path: str | None = None) -> Fit:
     )
 
 
-def _budget(options: argparse.Namespace, found: Fit) -> float:
+def _budget(options: argparse.Namespace, fitted: Fit) -> float:
     """FLOPs of the forecast: --flops, or --times the largest run's."""
-    return options.flops or options.times * float(found.runs["flops"].max())
+    return options.flops or options.times * float(fitted.runs["flops"].max())
 
 
-def _approach_2(found: Fit) -> dict[str, Any]:
+def _approach_2(fitted: Fit) -> dict[str, Any]:
     """Exponents of the iso-FLOP minima, for a cross-check."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        other = fits.fit(found.runs, found.law, approach=2, boot=0, curve=found.settings.curve)
+        other = fits.fit(fitted.runs, fitted.law, approach=2, boot=0, curve=fitted.settings.curve)
     return {"status": other.status, "exponents": other.exponents}
 
 
-def _buildable(options: argparse.Namespace, found: Fit, answer: dict[str, Any]) -> dict[str, Any]:
+def _buildable(options: argparse.Namespace, fitted: Fit, answer: dict[str, Any]) -> dict[str, Any]:
     """The nearest run of the ladder's sizes, with its own forecast."""
     from tlx.scaling.planning import nearest_run
 
@@ -241,7 +241,7 @@ def _buildable(options: argparse.Namespace, found: Fit, answer: dict[str, Any]) 
     if ladder is None:
         raise ConfigError("predict needs --config for a run that can be built")
     row = nearest_run(ladder, run_config, answer["N"], answer["flops"])
-    guess = predict_loss(found, N=row["N"], D=row["D"], flops=row["flops"])
+    guess = predict_loss(fitted, N=row["N"], D=row["D"], flops=row["flops"])
     return row | {"loss": guess.loss, "interval": (guess.low, guess.high)}
 
 
@@ -277,9 +277,9 @@ def _coordinate_check(options: argparse.Namespace) -> int:
     return 0 if checks[-1].steady else NOT_IDENTIFIED
 
 
-def _not_identified(options: argparse.Namespace, found: Fit) -> int:
+def _not_identified(options: argparse.Namespace, fitted: Fit) -> int:
     """Print why there are no constants; returns the exit code for it."""
-    _print(options, found.to_dict(), f"{found.law}: {found.status}")
+    _print(options, fitted.to_dict(), f"{fitted.law}: {fitted.status}")
     return NOT_IDENTIFIED
 
 

@@ -32,7 +32,7 @@ class WindowSpec(NamedTuple):
     length: int
     """Tokens of a window."""
     layout: LayoutName = "packed"
-    """How windows are cut from documents.
+    """Specification of how windows are cut from documents.
 
     packed: windows in shuffled order, cut from concatenated documents (or filled with whole documents);
     stream: row b of batch k + 1 continues row b of batch k, `length - overlap` tokens further on;

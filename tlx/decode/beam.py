@@ -139,7 +139,7 @@ class BeamSettings(NamedTuple):
     """Static values, for each of which a program is compiled."""
 
     num_beams: int
-    """K."""
+    """Number of hypotheses of each prompt."""
     buffer_size: int
     """Positions of the output buffer, at least max_tokens."""
     eos: int

@@ -32,7 +32,7 @@ _CHOICES_PER_PROMPT = 16
 
 @dataclasses.dataclass(frozen=True)
 class FewShot:
-    """How records become prompts, and how their choices are compared."""
+    """Templates that make prompts of records, and the comparison of their choices."""
 
     prompt: str = "{text}\n"
     """Template of a record up to its answer, with {column} for a column."""
@@ -51,7 +51,7 @@ class FewShot:
     seed: int = 0
     """Seed of the examples, folded with the record's number."""
     normalization: str = "total"
-    """How choices are compared: log-likelihood ("total"), the same per "bytes" or "tokens", or minus the
+    """Score by which choices are compared: log-likelihood ("total"), the same per "bytes" or "tokens", or minus the
     log-likelihood after `unconditional_prompt` alone ("unconditional")."""
     unconditional_prompt: str = ""
     """Prompt of the normalization "unconditional"."""

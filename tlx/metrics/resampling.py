@@ -25,7 +25,7 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """How much the second of two systems scores above the first."""
+    """Difference of the scores of two systems."""
 
     difference: Interval
     """Score of the second less that of the first."""

@@ -52,7 +52,7 @@ class HeadConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ParametrizationConfig:
-    """How initial values and learning rates depend on the model's size: see models/parametrization.py."""
+    """Dependence of initial values and learning rates on the model's size: see models/parametrization.py."""
 
     name: Literal["standard", "mup", "completep"] = "standard"
     """standard: not at all. mup: on the width (Yang et al. 2022). completep: on width and depth (Dey et al.
@@ -66,7 +66,7 @@ class ParametrizationConfig:
 
 
 class Scales(NamedTuple):
-    """How much larger a model is than the base of its parametrisation."""
+    """Ratios of a model's size to the base of its parametrisation."""
 
     width: float = 1.0
     """m, width / base_width; 1 in the standard parametrisation."""
@@ -98,7 +98,7 @@ class ModelConfig:
     """Layers of the decoder in an encoder-decoder; 0: num_layers."""
 
     block_layout: Literal["pre", "post", "parallel", "sandwich"] = "pre"
-    """Where norms stand. pre: x + part(norm(x)). post: norm(x + part(x)). parallel: attention and
+    """Placement of the norms. pre: x + part(norm(x)). post: norm(x + part(x)). parallel: attention and
     feed-forward read the same norm(x). sandwich: x + norm(part(norm(x))), of decoders."""
 
     share_layers: bool = False
@@ -111,7 +111,7 @@ class ModelConfig:
     """The token table and what is added to it."""
 
     position: PositionConfig = dataclasses.field(default_factory=PositionConfig)
-    """How order enters."""
+    """Position scheme."""
 
     attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)
     """Heads, scale and windows."""
@@ -135,7 +135,7 @@ class ModelConfig:
     """Adapter modules."""
 
     parametrization: ParametrizationConfig = dataclasses.field(default_factory=ParametrizationConfig)
-    """How initial values and learning rates depend on the size."""
+    """Dependence of initial values and learning rates on the size."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the computation; auto: bfloat16 on accelerators, float32 on CPU."""
@@ -144,7 +144,7 @@ class ModelConfig:
     """Of the parameters."""
 
     matmul: Literal["dtype", "int8", "fp8"] = "dtype"
-    """How products of feed-forward networks are computed: in `dtype`, or in 8 bits (see nn/quantized.py)."""
+    """Precision of the matrix products of feed-forward networks: `dtype`, or in 8 bits (see nn/quantized.py)."""
 
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
     """Kernel, rematerialisation and unrolling: no parameter and no result depends on them."""
@@ -235,7 +235,7 @@ def _check_sizes(model: ModelConfig) -> None:
 
 
 def _check_kind(model: ModelConfig) -> None:
-    """What two streams, tied heads and sandwich norms go with."""
+    """Raise ConfigError where two streams, tied heads or sandwich norms are combined with what they exclude."""
     if model.kind == "two_stream" and model.position.kind != "relative_sinusoidal":
         raise ConfigError(
             f"model.position.kind = {model.position.kind!r}: a two_stream model needs 'relative_sinusoidal'"
@@ -266,7 +266,7 @@ def _check_experts(model: ModelConfig) -> None:
 
 
 def _check_first_norm(model: ModelConfig) -> None:
-    """What a first layer without a norm before its attention goes with."""
+    """Raise ConfigError where a first layer without a norm before its attention cannot be used."""
     if model.norm.before_first_layer:
         return
     is_separate = not model.share_layers and not model.feedforward.num_experts
@@ -307,7 +307,7 @@ def _check_encoder_parts(model: ModelConfig) -> None:
 
 
 def _check_clusters(model: ModelConfig) -> None:
-    """What a vocabulary in clusters goes with."""
+    """Raise ConfigError where a vocabulary in clusters cannot be used."""
     part = model.embedding
     head = model.head
     if part.divisor < 1 or model.width // part.divisor ** len(part.cutoffs) < 1:

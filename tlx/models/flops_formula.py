@@ -17,7 +17,7 @@ class BatchShape(NamedTuple):
     """Sizes of a batch."""
 
     rows: int
-    """Rows B."""
+    """Number of rows B."""
 
     length: int
     """Tokens of a row; of the encoder's in an encoder-decoder."""

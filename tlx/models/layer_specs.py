@@ -8,7 +8,7 @@ from tlx.nn.config import BlockConfig
 
 @dataclasses.dataclass(frozen=True)
 class LayerSpec:
-    """How one layer is computed. Layers with equal specs differ in their parameters alone."""
+    """Description of one layer. Layers with equal specs differ in their parameters only."""
 
     block: BlockConfig
     """The layer's own config: one window, one rotation."""
@@ -20,7 +20,7 @@ class LayerSpec:
     """Whether the convolution over the embeddings joins the layer's output (DeBERTa v2's first layer)."""
 
     query_passes: int = 0
-    """How often the layer runs on queries that attend to its input (DeBERTa's mask decoder); 0: once, on
+    """Number of times that the layer runs on queries that attend to its input (DeBERTa's mask decoder); 0: once, on
     its input."""
 
     @property

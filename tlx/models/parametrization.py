@@ -1,4 +1,4 @@
-"""How models of another width or depth start and learn, so that one learning rate fits all of them.
+"""Initial values and learning rates over width and depth, so that one learning rate fits all sizes.
 
 mup: Yang et al. 2203.03466, table 8. With m = width / base_width, matrices between hidden vectors start
     with a variance of 1 / m of the base's and, under Adam, learn at 1 / m of its learning rate; logits are

@@ -25,7 +25,7 @@ from tlx.nn.stack import Layer, layer_params, run_layers
 
 
 class StackInputs(NamedTuple):
-    """What a stack reads besides token vectors."""
+    """Inputs of a stack besides token vectors."""
 
     positions_BT: jax.Array
     """int[B, T], positions inside the documents."""
@@ -58,11 +58,11 @@ class StackInputs(NamedTuple):
     """Added to the last layer's input to make the queries that attend to it (DeBERTa's mask decoder)."""
 
     query_passes: int = 0
-    """How often the last layer runs on these queries, each time on what came out before; 0: no queries."""
+    """Number of times that the last layer runs on these queries, each time on its previous output; 0: no queries."""
 
 
 class StackOutputs(NamedTuple):
-    """What a stack computes."""
+    """Outputs of a stack."""
 
     hidden: jax.Array
     """float[B, T, D]."""
@@ -80,10 +80,10 @@ class TransformerStack(nn.Module):
     """The encoder or the decoder of a Transformer: token vectors [B, T, E] to hidden states [B, T, D]."""
 
     cfg: BlockConfig
-    """What all layers share, and the pattern that they repeat."""
+    """Config that all layers share, with the pattern that they repeat."""
 
     embedding: EmbeddingConfig
-    """What is added to token vectors."""
+    """Embeddings that are added to token vectors."""
 
     share_layers: bool
     """Whether all layers have one layer's parameters (ALBERT)."""
@@ -277,7 +277,7 @@ class TransformerStack(nn.Module):
         return self._finish(y_BTD, None), cache
 
     def _block_inputs(self, x_BTD: jax.Array, inputs: StackInputs) -> BlockInputs:
-        """What all layers of a full pass read; masks without a window."""
+        """Return the inputs of all layers in a full pass; masks have no window yet."""
         cfg = self.cfg
         segments_BT = inputs.segments_BT
         memory_length = _memory_length(inputs)

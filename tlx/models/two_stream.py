@@ -23,7 +23,7 @@ _CONTENT_FINAL = FINAL + 1
 
 
 class Memory(NamedTuple):
-    """What a row remembers of the windows before."""
+    """Memory of the windows before, for each row."""
 
     hidden: jax.Array
     """[B, L, M, D], every layer's inputs."""

@@ -86,7 +86,7 @@ class ClusterTables(nn.Module):
     """First ids of the rarer clusters."""
 
     divisor: int
-    """How many times narrower each cluster's vectors are than those before."""
+    """Factor by which each cluster's vectors are narrower than those of the cluster before."""
 
     std: float
     """Standard deviation of initial vectors."""
@@ -156,7 +156,7 @@ class AdaptiveOutput(nn.Module):
     """First ids of the rarer clusters."""
 
     divisor: int
-    """How many times narrower each cluster's vectors are than those before."""
+    """Factor by which each cluster's vectors are narrower than those of the cluster before."""
 
     tied: bool
     """Whether the tables are those of the input."""

@@ -30,7 +30,7 @@ RESIDUAL_DIMS = ("batch", "sequence", "activation_embed")
 
 
 class BlockInputs(NamedTuple):
-    """What a layer reads besides the residual stream."""
+    """Inputs of a layer besides the residual stream."""
 
     mask: Mask
     """Which keys each query of self-attention may attend to."""
@@ -48,7 +48,7 @@ class BlockInputs(NamedTuple):
     """Inputs of this layer in earlier windows, to which x may attend (Transformer-XL); None: none."""
 
     source_BTD: jax.Array | None = None
-    """What x attends to in place of itself (DeBERTa's mask decoder); None: x."""
+    """Sequence that x attends to in place of itself (DeBERTa's mask decoder); None: x."""
 
     encoded_BSD: jax.Array | None = None
     """The encoder's output, for cross-attention."""
@@ -60,14 +60,14 @@ class BlockInputs(NamedTuple):
     """Which of the encoder's tokens each query may attend to."""
 
     cache: LayerCache | None = None
-    """Where self-attention's keys and values are stored while decoding; None: nowhere."""
+    """Cache of self-attention's keys and values while decoding; None: no cache."""
 
     distances_RD: jax.Array | None = None
     """The stack's table of distances of disentangled attention."""
 
 
 class BlockOutputs(NamedTuple):
-    """What a layer computes."""
+    """Outputs of a layer."""
 
     hidden: jax.Array
     """float[B, T, D], the residual stream after the layer."""
@@ -291,7 +291,7 @@ class Block(nn.Module):
         return attended
 
     def _source(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
-        """What self-attention makes keys and values of: the memory, then x or what stands in its place."""
+        """Return the sequence of self-attention's keys and values: the memory, then x or its replacement."""
         # x is normalised by the caller; what stands in its place is not yet.
         source = x if inputs.source_BTD is None else self._as_read(inputs.source_BTD)
         if inputs.memory_BMD is None:

@@ -41,7 +41,7 @@ class RotaryScaling:
     """
 
     kind: Literal["none", "linear", "llama3"] = "none"
-    """How rotations are slowed down; none: they are not."""
+    """Kind of rotary scaling; none: no scaling."""
 
     factor: float = 1.0
     """By how much the sequence length grows."""
@@ -58,7 +58,7 @@ class RotaryScaling:
 
 @dataclasses.dataclass(frozen=True)
 class PositionConfig:
-    """How order enters: added to embeddings, rotated into queries and keys, or added to the logits.
+    """Position scheme: added to embeddings, rotated into queries and keys, or added to the attention logits.
 
     learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. relative_bias: T5's bias by
     buckets of distances, one table per stack. relative_sinusoidal: Transformer-XL's and XLNet's attention.
@@ -211,7 +211,7 @@ class InitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExecutionConfig:
-    """How the same function is computed: changes speed and memory, never the result."""
+    """Execution of the layers: it changes speed and memory, never the result."""
 
     attention: Literal["auto", "xla", "cudnn", "splash", "fused"] = "auto"
     """Attention kernel: xla runs everywhere; cudnn on NVIDIA GPUs; splash (causal, windows) and fused
@@ -219,7 +219,7 @@ class ExecutionConfig:
     is an error."""
 
     remat: str = "none"
-    """What the backward pass rematerialises: none, full (each layer), dots (all but matrix products), or
+    """Activations that the backward pass rematerialises: none, full (each layer), dots (all but matrix products), or
     all but the named tensors, joined by "+" (see nn/stack.py)."""
 
     unroll: int = 0
@@ -291,7 +291,7 @@ class BlockConfig:
     """Layers of the stack, by which outputs into the residual stream are scaled."""
 
     block_layout: Literal["pre", "post", "parallel", "sandwich"]
-    """Where norms stand: see nn/block.py."""
+    """Placement of the norms: see nn/block.py."""
 
     dropout: float
     """Dropout rate of what each part adds to the stream."""
@@ -303,7 +303,7 @@ class BlockConfig:
     """Whether there is cross-attention to an encoder."""
 
     position: PositionConfig
-    """How order enters."""
+    """Position scheme."""
 
     attention: AttentionConfig
     """Heads, scale and windows."""
@@ -330,7 +330,7 @@ class BlockConfig:
     """Adapter modules."""
 
     matmul: str = "dtype"
-    """How products of feed-forward networks are computed: see nn/quantized.py."""
+    """Precision of the matrix products of feed-forward networks: see nn/quantized.py."""
 
     width_scale: float = 1.0
     """m of models/parametrization.py: width over that of the base model."""
@@ -373,7 +373,7 @@ class BlockConfig:
 
     @property
     def softmax_scale(self) -> float:
-        """What attention logits are multiplied by."""
+        """Factor of the attention logits before the softmax."""
         width = self.attention.query_pre_attn_scalar or self.head_dim
         if self.position.kind == "disentangled":
             # The logits have three terms: content to content, content to position, position to content.

@@ -50,7 +50,7 @@ class Linear(nn.Module):
     """Whether heads are joined during the computation, because the neighbours read or write them so."""
 
     matmul: str = "dtype"
-    """How x W is computed: model.matmul."""
+    """Precision of the product x W: model.matmul."""
 
     def setup(self):
         """Create parameters and submodules."""

@@ -19,7 +19,7 @@ WHOLE = 2**25
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """What is added to the cross-entropy, and how it is computed."""
+    """Terms beside the cross-entropy, and the chunks in which it is computed."""
 
     z_loss: float = 0.0
     """Coefficient of log(Z)^2 (PaLM: 1e-4), at least 0; 0: none."""

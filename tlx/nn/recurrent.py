@@ -79,7 +79,7 @@ class RecurrentLayers(nn.Module):
     """The model's width, D."""
 
     num_layers: int
-    """L."""
+    """Number of layers."""
 
     dropout: float
     """Dropout rate of each layer's input."""

@@ -17,7 +17,7 @@ TENSORS = (
     *("query", "key", "value", "attention", "attended"),
     *("in", "gate", "hidden", "fed", "statistics"),
 )
-"""What the parts of a layer tag for remat = "name+name".
+"""Names under which a layer tags activations for remat = "name+name".
 
 See checkpoint_name in attention.py, feedforward.py, block.py ("fed": what the feed-forward network adds to
 the stream) and norm.py ("statistics": two numbers per position). """

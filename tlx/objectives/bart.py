@@ -37,14 +37,14 @@ SPANS = ("infill", "mask", "delete")
 
 @dataclasses.dataclass(frozen=True)
 class BART:
-    """How much of each kind of noise; the defaults are those of the published models."""
+    """Fractions of each kind of noise; the defaults are those of the published models."""
 
     name: str = "bart"
     """Name in the table of objectives."""
     mask_fraction: float = 0.3
     """Fraction of the words in spans."""
     spans: Literal["infill", "mask", "delete"] = "infill"
-    """What becomes of spans: one mask ("infill"), a mask for each token ("mask"), or nothing ("delete")."""
+    """Replacement of spans: one mask ("infill"), a mask for each token ("mask"), or nothing ("delete")."""
     poisson_lambda: float = 3.0
     """Mean length of an infilled span in words, above 0."""
     random_token_fraction: float = 0.1

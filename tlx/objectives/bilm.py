@@ -37,7 +37,7 @@ _OUTPUTS = 2**21 + 1
 
 @dataclasses.dataclass(frozen=True)
 class BiLM:
-    """What a token's characters are, and how the softmax is computed in training."""
+    """Number of characters of a token, and the sampling of the softmax in training."""
 
     name: str = "bilm"
     """Name in the table of objectives."""

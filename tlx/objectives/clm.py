@@ -31,7 +31,7 @@ class CLM:
 
 
 class CLMModule(ObjectiveModule):
-    """A decoder."""
+    """A causal decoder with its loss."""
 
     def setup(self) -> None:
         """Build the language model."""

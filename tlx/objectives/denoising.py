@@ -34,7 +34,7 @@ STYLES = ("bert", "mask", "spans", "drop")
 
 @dataclasses.dataclass(frozen=True)
 class Denoising:
-    """How much of the text is noise, what the encoder sees of it, and what the decoder writes."""
+    """Fraction of noise, its form in the encoder's input, and the decoder's target."""
 
     name: str = "denoising"
     """Name in the table of objectives."""

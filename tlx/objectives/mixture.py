@@ -41,7 +41,7 @@ class MixtureComponent:
     sequence_length: int = 0
     """Its sequence length in tokens; 0 is the data's."""
     label: str = ""
-    """What its metrics are called, where two parts share a name; "" is the objective's name."""
+    """Name of its metrics, where two parts share a name; "" is the objective's name."""
 
     def __post_init__(self) -> None:
         """Build the objective's config from a mapping, as config files have it."""
@@ -55,7 +55,7 @@ class MixtureComponent:
 
     @property
     def name(self) -> str:
-        """What its metrics and arrays are called."""
+        """Name of its metrics and arrays."""
         return self.label or self.objective.name
 
     @property

@@ -37,7 +37,7 @@ from tlx.objectives.shared.masking import Masking, chosen_positions, hide, num_p
 
 @dataclasses.dataclass(frozen=True)
 class MLM(Masking):
-    """What is masked, and how (see Masking)."""
+    """Masked language modelling (see Masking)."""
 
     name: str = "mlm"
     """Name in the table of objectives."""

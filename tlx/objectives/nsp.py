@@ -10,7 +10,7 @@ from tlx.objectives.shared.segment_pairs import Pairing, PairObjective
 
 @dataclasses.dataclass(frozen=True)
 class NSP(Pairing):
-    """What is masked, and how often a row is short."""
+    """Masking, and the fraction of short rows."""
 
     name: str = "nsp"
     """Name in the table of objectives."""

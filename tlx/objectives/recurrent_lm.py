@@ -23,7 +23,7 @@ POSITIONS = ("relative_sinusoidal", "relative_bias", "none")
 
 @dataclasses.dataclass(frozen=True)
 class RecurrentLM:
-    """How many tokens back each layer remembers."""
+    """Length of the memory of each layer, in tokens."""
 
     name: str = "recurrent_lm"
     """Name in the table of objectives."""

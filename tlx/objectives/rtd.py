@@ -48,7 +48,7 @@ from tlx.parallel.sharding import logical
 
 @dataclasses.dataclass(frozen=True)
 class RTD:
-    """What is replaced, by how large a generator, and how the losses are weighed."""
+    """Replaced-token detection: masking, size of the generator, and weights of the losses."""
 
     name: str = "rtd"
     """Name in the table of objectives."""
@@ -65,7 +65,7 @@ class RTD:
     temperature: float = 1.0
     """Temperature of the generator's samples, above 0."""
     embedding_sharing: Literal["all", "gdes", "none"] = "all"
-    """How embeddings are shared with the generator, see the module's docstring."""
+    """Sharing of embeddings with the generator: see the module's docstring."""
     head: Literal["electra", "deberta"] = "electra"
     """Detection head; "deberta" (v3) first adds the first token's hidden state to each and normalises."""
 

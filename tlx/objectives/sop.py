@@ -11,12 +11,12 @@ from tlx.objectives.shared.segment_pairs import Pairing, PairObjective
 
 @dataclasses.dataclass(frozen=True)
 class SOP(Pairing):
-    """What is masked (ALBERT: n-grams), and how often a row is short."""
+    """Masking (ALBERT: n-grams), and the fraction of short rows."""
 
     name: str = "sop"
     """Name in the table of objectives."""
     unit: Literal["token", "word", "ngram"] = "ngram"
-    """What is drawn: "token", "word" (whole words) or "ngram" (of whole words)."""
+    """Unit of masking: "token", "word" (whole words) or "ngram" (of whole words)."""
 
 
 class SOPObjective(PairObjective):

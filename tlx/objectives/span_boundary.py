@@ -48,7 +48,7 @@ from tlx.parallel.sharding import logical
 
 @dataclasses.dataclass(frozen=True)
 class SpanBoundary:
-    """How much is hidden, in how long spans, and how far into a span its edges predict."""
+    """Fraction of masked tokens, lengths of spans, and the number of positions that span edges predict."""
 
     name: str = "span_boundary"
     """Name in the table of objectives."""

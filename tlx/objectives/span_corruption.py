@@ -28,7 +28,7 @@ from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_
 
 @dataclasses.dataclass(frozen=True)
 class SpanCorruption:
-    """How much of the text is noise, and in runs of which mean length."""
+    """Fraction of noise, and the mean length of its spans."""
 
     name: str = "span_corruption"
     """Name in the table of objectives."""

@@ -81,7 +81,7 @@ class UL2:
 
     @functools.cached_property
     def cumulative(self) -> np.ndarray:
-        """Where in 0..1 the share of each denoiser ends."""
+        """Return the cumulative fractions of the denoisers, 0 to 1."""
         weights = np.array([denoiser.weight for denoiser in self.denoisers])
         return np.cumsum(weights) / weights.sum()
 

@@ -26,7 +26,7 @@ from tlx.objectives.shared.masking import check_shares, hide
 
 @dataclasses.dataclass(frozen=True)
 class XLM:
-    """How much is masked, and whether positions begin again at a translation."""
+    """Fraction of masked tokens, and whether positions restart at a translation."""
 
     name: str = "xlm"
     """Name in the table of objectives."""

@@ -83,11 +83,11 @@ def _stack(path: str) -> str:
 
 
 def _parse(field: str, pattern: str) -> _Pattern:
-    found = _LAYERS.search(pattern)
+    match = _LAYERS.search(pattern)
     layers: slice | int | None = None
-    if found:
-        start, stop = (int(text) if text else None for text in found.group("start", "stop"))
-        layers = int(found["index"]) if found["index"] else slice(start, stop)
+    if match:
+        start, stop = (int(text) if text else None for text in match.group("start", "stop"))
+        layers = int(match["index"]) if match["index"] else slice(start, stop)
     regex = _LAYERS.sub(STACK, pattern)
     try:
         re.compile(regex)

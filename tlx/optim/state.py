@@ -51,19 +51,23 @@ def _factored(
     shape: tuple[int, ...], whole: tuple[int, ...], split: list[_Axes], sizes: dict[str, int]
 ) -> PartitionSpec:
     """Return the spec of a factor of a parameter of shape `whole`, whose dims have the mesh axes `split`."""
-    best = max(_matches(shape, whole, split), key=lambda kept: _ways(sum(kept, ()), sizes), default=None)
+
+    def ways(chosen: tuple[_Axes, ...]) -> int:
+        return _ways(sum(chosen, ()), sizes)
+
+    best = max(_matches(shape, whole, split), key=ways, default=None)
     if best is None:
         return PartitionSpec()
-    kept = list(best)
+    chosen_axes = list(best)
     for axis in sum(split, ()):
-        if axis in sum(kept, ()):
+        if axis in sum(chosen_axes, ()):
             continue
-        rest = [size // _ways(axes, sizes) for size, axes in zip(shape, kept, strict=True)]
-        fits = [dim for dim, size in enumerate(rest) if size % sizes[axis] == 0]
+        shard_sizes = [size // _ways(axes, sizes) for size, axes in zip(shape, chosen_axes, strict=True)]
+        fits = [dim for dim, size in enumerate(shard_sizes) if size % sizes[axis] == 0]
         if fits:
-            dim = max(fits, key=lambda dim: rest[dim])
-            kept[dim] += (axis,)
-    return PartitionSpec(*(axes[0] if len(axes) == 1 else axes or None for axes in kept))
+            dim = max(fits, key=lambda dim: shard_sizes[dim])
+            chosen_axes[dim] += (axis,)
+    return PartitionSpec(*(axes[0] if len(axes) == 1 else axes or None for axes in chosen_axes))
 
 
 def _matches(

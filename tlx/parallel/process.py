@@ -20,7 +20,7 @@ _LAST_WORD_SECONDS = 2.0
 
 
 class ProcessSettings(NamedTuple):
-    """How this process joins the run."""
+    """Settings by which this process joins the run."""
 
     coordinator: str | None = None
     """"host:port" of process 0; "auto": JAX finds out; None: there is one process."""
@@ -139,9 +139,9 @@ def _given(settings: Mapping[str, object]) -> str:
     return ", ".join(f"TLX_{name} = {value}" for name, value in settings.items() if value is not None)
 
 
-def _number(environ: Mapping[str, str], name: str, given: int | None) -> int | None:
-    if given is not None or not environ.get(name):
-        return given
+def _number(environ: Mapping[str, str], name: str, argument: int | None) -> int | None:
+    if argument is not None or not environ.get(name):
+        return argument
     try:
         return int(environ[name])
     except ValueError as error:

@@ -71,10 +71,10 @@ def collectives(module: HloModule, mesh: Mapping[str, int]) -> list[Collective]:
     return result
 
 
-def by_kind_and_axis(found: list[Collective]) -> dict[str, dict[str, float]]:
+def by_kind_and_axis(collectives: list[Collective]) -> dict[str, dict[str, float]]:
     """Return {kind: {"fsdp" or "fsdp+tensor": bytes that a device sends in a step}}."""
     totals: dict[str, dict[str, float]] = collections.defaultdict(lambda: collections.defaultdict(float))
-    for collective in found:
+    for collective in collectives:
         totals[collective.kind]["+".join(collective.axes)] += collective.bytes * collective.times
     return {kind: dict(axes) for kind, axes in totals.items()}
 

@@ -37,9 +37,9 @@ class StepFlops(NamedTuple):
     """FLOPs of a step's matrix products, all devices together."""
 
     model_flops: int
-    """What the model needs, nothing recomputed: see training/step_flops.py."""
+    """FLOPs of the model, without rematerialisation: see training/step_flops.py."""
     hardware_flops: int
-    """What is executed, rematerialisation included."""
+    """FLOPs that are executed, rematerialisation included."""
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ class Instruction(NamedTuple):
     shape: str
     """Shape of the result as written; a tuple is in parentheses."""
     opcode: str
-    """Operation."""
+    """Opcode, such as dot or all-gather."""
     operands: str
     """Text between the parentheses."""
     attributes: str
@@ -41,10 +41,10 @@ class HloModule(NamedTuple):
 
 
 class ExecutionCounts(NamedTuple):
-    """How often a computation is executed in a step."""
+    """Number of executions of a computation in a step."""
 
     times: int
-    """All executions."""
+    """Number of all executions."""
     scheduled: int
     """Those as lines of the schedule, not inside a fusion."""
 

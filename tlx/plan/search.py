@@ -71,11 +71,11 @@ def meshes(config: RunConfig, target: Target) -> Iterator[dict[str, int]]:
                 yield {"data": left // fsdp, "fsdp": fsdp, "tensor": tensor}
 
 
-def pareto_front(found: list[SearchResult]) -> list[SearchResult]:
+def pareto_front(candidates: list[SearchResult]) -> list[SearchResult]:
     """Return the layouts that no other one is both faster and smaller than, fastest first."""
     smallest = math.inf
     front = []
-    for layout in sorted(found, key=_order):
+    for layout in sorted(candidates, key=_order):
         if layout.plan.memory["total"] < smallest:
             smallest = layout.plan.memory["total"]
             front.append(layout)

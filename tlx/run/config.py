@@ -45,7 +45,7 @@ class RunConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     """Optimizer, learning rate schedule, weight decay and frozen parameters."""
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
-    """How cross-entropy is computed."""
+    """Computation of the cross-entropy."""
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     """Device mesh and sharding rules."""
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)

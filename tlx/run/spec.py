@@ -1,4 +1,4 @@
-"""What follows from a config before anything is compiled: the module, the example spec, shapes of a batch."""
+"""Values that follow from a config before compilation: module, example spec, shapes of a batch."""
 
 import dataclasses
 from typing import Any

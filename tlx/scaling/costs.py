@@ -1,4 +1,4 @@
-"""What a model of a ladder costs: parameters, FLOPs by every convention, memory."""
+"""Costs of a model of a ladder: parameters, FLOPs by every convention, memory."""
 
 import copy
 import dataclasses

@@ -39,7 +39,7 @@ class Optimum(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FitSettings:
-    """What `fit` is asked for, besides the table."""
+    """Settings of a fit besides the table."""
 
     law: str = "chinchilla"
     """Name in tlx.scaling.laws.LAWS."""
@@ -58,7 +58,7 @@ class FitSettings:
     """Column whose values the bootstrap draws; None draws whole runs."""
 
     convention: str = "given"
-    """How N and flops are counted; see tlx.scaling.runs.with_convention."""
+    """Convention by which N and FLOPs are counted; see tlx.scaling.runs.with_convention."""
 
     curve: str = "auto"
     """Curve of approach 2, one of tlx.scaling.isoflop.CURVES."""
@@ -75,7 +75,7 @@ class Fit:
     """A fitted law. Constants are there only where `status` is "ok"."""
 
     settings: FitSettings
-    """What was asked for."""
+    """Settings of the fit."""
 
     runs: RunTable
     """The table, with N and flops by the settings' convention."""

@@ -93,11 +93,11 @@ def minima(runs: RunTable, curve: str = "auto", window: float = np.inf) -> list[
     return [_minimum(runs, rows, curve, window) for rows in group_budgets(runs)]
 
 
-def fit_lines(found: list[Minimum]) -> tuple[Line, Line]:
+def fit_lines(minima: list[Minimum]) -> tuple[Line, Line]:
     """Fit N*(C) and D*(C) through the minima inside their grids. Raises DataError for fewer than 2."""
-    inside = [minimum for minimum in found if not minimum.edge]
+    inside = [minimum for minimum in minima if not minimum.edge]
     if len(inside) < 2:
-        why = "; ".join(sorted({m.edge for m in found if m.edge})) or "too few budgets"
+        why = "; ".join(sorted({m.edge for m in minima if m.edge})) or "too few budgets"
         raise DataError(f"{len(inside)} budgets have a minimum inside their grid, 2 are needed ({why})")
     log_flops = np.log([minimum.flops for minimum in inside])
     size_line = line(log_flops, np.log([minimum.N for minimum in inside]))
@@ -105,7 +105,7 @@ def fit_lines(found: list[Minimum]) -> tuple[Line, Line]:
     return size_line, token_line
 
 
-def bootstrap_lines(runs: RunTable, found: list[Minimum], draws: int, seed: int = 0) -> np.ndarray:
+def bootstrap_lines(runs: RunTable, minima: list[Minimum], draws: int, seed: int = 0) -> np.ndarray:
     """Draw lines by adding new noise to every point.
 
     The noise is that of all curves together, with their degrees of freedom. A draw in which a minimum leaves
@@ -113,7 +113,7 @@ def bootstrap_lines(runs: RunTable, found: list[Minimum], draws: int, seed: int 
 
     Args:
         runs: Table with N, D, flops and loss.
-        found: The minima of the table's own curves; each is drawn again with its own curve.
+        minima: The minima of the table's own curves; each is drawn again with its own curve.
         draws: Number of draws.
         seed: Seed of the noise.
 
@@ -123,7 +123,7 @@ def bootstrap_lines(runs: RunTable, found: list[Minimum], draws: int, seed: int 
     noise = pooled_noise(runs)
     rng = np.random.default_rng(seed)
     groups = [
-        (rows, minimum) for rows, minimum in zip(group_budgets(runs), found, strict=True) if not minimum.edge
+        (rows, minimum) for rows, minimum in zip(group_budgets(runs), minima, strict=True) if not minimum.edge
     ]
     lines = []
     for _ in range(draws):

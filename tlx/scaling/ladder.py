@@ -13,7 +13,7 @@ ACCELERATORS = {name: chip.bf16_flops for name, chip in chips().items()}
 
 @dataclasses.dataclass(frozen=True)
 class LadderConfig:
-    """What `tlx scale plan` is told: what to spend, on which sizes, at which learning rates.
+    """Config of a ladder: its budgets, sizes and learning rates.
 
     Every budget gets several sizes around a prior optimum, which lies where compute buys tokens_per_param
     tokens for each parameter of the layers; this ratio grows as compute ** (1 - 2 * prior_exponent).

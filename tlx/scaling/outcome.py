@@ -1,4 +1,4 @@
-"""How a run ended, as its directory tells."""
+"""Outcome of a run, read from its directory."""
 
 import json
 import pathlib

@@ -34,11 +34,11 @@ _SHOWN = ("run", "N", "D", "flops", "lr", "seed", "loss", "bits_per_byte", "stat
 _MAX_LEGEND = 14
 
 
-def report(found: Fit, folder: str | os.PathLike, flops: float | None = None) -> pathlib.Path:
+def report(fitted: Fit, folder: str | os.PathLike, flops: float | None = None) -> pathlib.Path:
     """Write the report of a fit: FOLDER/index.html and its PNGs.
 
     Args:
-        found: The fit. One that is not identified gives a page that says so, with the runs and no constants.
+        fitted: The fit. One that is not identified gives a page that says so, with the runs and no constants.
         folder: Folder that is written to; made where it does not exist.
         flops: The budget of the forecast; None for 10 times the largest.
 
@@ -47,17 +47,17 @@ def report(found: Fit, folder: str | os.PathLike, flops: float | None = None) ->
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    flops = flops or 10 * float(found.runs["flops"].max())
-    parts = [_summary(found, flops)]
+    flops = flops or 10 * float(fitted.runs["flops"].max())
+    parts = [_summary(fitted, flops)]
     with matplotlib.rc_context({"font.size": 10}):
-        for i, (title, plot) in enumerate(_plots(found, flops).items()):
+        for i, (title, plot) in enumerate(_plots(fitted, flops).items()):
             path = folder / f"{i + 1}-{title.split(':')[0].lower().replace(' ', '-')}.png"
             _draw(path, title, plot)
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(f"<h2>{title}</h2><img alt='{title}' src='data:image/png;base64,{data}'>")
-    parts.append("<h2>Runs</h2>" + _table_of_runs(found))
+    parts.append("<h2>Runs</h2>" + _table_of_runs(fitted))
     page = folder / "index.html"
-    title = f"Scaling law: {found.law}"
+    title = f"Scaling law: {fitted.law}"
     page.write_text(
         f"<!doctype html><html><head><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
         f"</head><body><h1>{title}</h1>{''.join(parts)}</body></html>",
@@ -66,18 +66,18 @@ def report(found: Fit, folder: str | os.PathLike, flops: float | None = None) ->
     return page
 
 
-def _plots(found: Fit, flops: float) -> dict[str, Callable[[Axes], None]]:
+def _plots(fitted: Fit, flops: float) -> dict[str, Callable[[Axes], None]]:
     """The plots that a fit allows, by title."""
     plots: dict[str, Callable[[Axes], None]] = {
-        "Iso-FLOP curves and their minima": lambda axes: _plot_curves(axes, found)
+        "Iso-FLOP curves and their minima": lambda axes: _plot_curves(axes, fitted)
     }
-    if found.ok and found.exponents is not None:
-        plots["Best size and tokens against compute"] = lambda axes: _plot_optima(axes, found, flops)
-    if found.ok and found.approach == 3:
-        plots["Loss surface and efficient frontier"] = lambda axes: _plot_surface(axes, found, flops)
-        plots["Residuals"] = lambda axes: _plot_residuals(axes, found)
-        if backtest(found).folds:
-            plots["Backtest: errors of extrapolations"] = lambda axes: _plot_backtest(axes, found)
+    if fitted.ok and fitted.exponents is not None:
+        plots["Best size and tokens against compute"] = lambda axes: _plot_optima(axes, fitted, flops)
+    if fitted.ok and fitted.approach == 3:
+        plots["Loss surface and efficient frontier"] = lambda axes: _plot_surface(axes, fitted, flops)
+        plots["Residuals"] = lambda axes: _plot_residuals(axes, fitted)
+        if backtest(fitted).folds:
+            plots["Backtest: errors of extrapolations"] = lambda axes: _plot_backtest(axes, fitted)
     return plots
 
 
@@ -91,25 +91,25 @@ def _draw(path: pathlib.Path, title: str, plot: Callable[[Axes], None]) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _plot_curves(axes: Axes, found: Fit) -> None:
-    law = get_law(found.law)
-    groups = isoflop.group_budgets(found.runs)
+def _plot_curves(axes: Axes, fitted: Fit) -> None:
+    law = get_law(fitted.law)
+    groups = isoflop.group_budgets(fitted.runs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        minima = isoflop.minima(found.runs, found.settings.curve)
+        minima = isoflop.minima(fitted.runs, fitted.settings.curve)
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(groups)))
     for rows, minimum, color in zip(groups, minima, colors, strict=True):
-        n = found.runs["N"][rows]
-        loss = found.runs["loss"][rows]
+        n = fitted.runs["N"][rows]
+        loss = fitted.runs["loss"][rows]
         axes.plot(n, loss, "o", color=color, markersize=4, label=f"{minimum.flops:.2g} FLOP")
-        if found.ok and found.approach == 3 and law.is_surface_of_n_and_d:
+        if fitted.ok and fitted.approach == 3 and law.is_surface_of_n_and_d:
             x = np.geomspace(n.min() / 1.3, n.max() * 1.3, 100)
             table = {
                 "N": x,
-                "D": minimum.flops / found.flops_per_token(x),
+                "D": minimum.flops / fitted.flops_per_token(x),
                 "flops": np.full(100, minimum.flops),
             }
-            y = np.exp(predict_log(law, table, found.constants()))
+            y = np.exp(predict_log(law, table, fitted.constants()))
             axes.plot(x, y, "-", color=color, linewidth=1)
         if not minimum.edge:
             axes.plot(minimum.N, minimum.loss, "*", color=color, markersize=12, markeredgecolor="black")
@@ -118,16 +118,16 @@ def _plot_curves(axes: Axes, found: Fit) -> None:
         axes.legend(fontsize=8)
 
 
-def _plot_optima(axes: Axes, found: Fit, flops: float) -> None:
-    budgets = np.geomspace(found.runs["flops"].min(), flops, 60)
-    best = [found.optimal(budget) for budget in budgets]
+def _plot_optima(axes: Axes, fitted: Fit, flops: float) -> None:
+    budgets = np.geomspace(fitted.runs["flops"].min(), flops, 60)
+    best = [fitted.optimal(budget) for budget in budgets]
     for i, (name, color) in enumerate((("N*", "tab:blue"), ("D*", "tab:orange"))):
         axes.plot(budgets, [(optimum.N, optimum.D)[i] for optimum in best], color=color, label=name)
-        if found.draws is not None and len(found.draws):
-            spread = np.array([found.optimal_draws(budget)[i] for budget in budgets])
+        if fitted.draws is not None and len(fitted.draws):
+            spread = np.array([fitted.optimal_draws(budget)[i] for budget in budgets])
             low, high = np.quantile(spread, [0.025, 0.975], axis=1)
             axes.fill_between(budgets, low, high, color=color, alpha=0.25)
-        for minimum in isoflop.minima(found.runs, found.settings.curve):
+        for minimum in isoflop.minima(fitted.runs, fitted.settings.curve):
             if not minimum.edge:
                 value = (minimum.N, minimum.D)[i]
                 axes.plot(minimum.flops, value, "*", color=color, markersize=9, markeredgecolor="black")
@@ -136,33 +136,33 @@ def _plot_optima(axes: Axes, found: Fit, flops: float) -> None:
     axes.legend()
 
 
-def _plot_surface(axes: Axes, found: Fit, flops: float) -> None:
-    runs = found.runs
-    law = get_law(found.law)
-    if not law.is_surface_of_n_and_d or found.exponents is None:
-        axes.plot(runs[law.target], np.exp(predict_log(law, runs, found.constants())), "o")
+def _plot_surface(axes: Axes, fitted: Fit, flops: float) -> None:
+    runs = fitted.runs
+    law = get_law(fitted.law)
+    if not law.is_surface_of_n_and_d or fitted.exponents is None:
+        axes.plot(runs[law.target], np.exp(predict_log(law, runs, fitted.constants())), "o")
         axes.set(xlabel="measured", ylabel="fitted")
         return
-    best = found.optimal(flops)
+    best = fitted.optimal(flops)
     n = np.geomspace(runs["N"].min() / 2, max(runs["N"].max(), best.N) * 2, 80)
     c = np.geomspace(runs["flops"].min() / 2, flops * 2, 80)
     n_grid, c_grid = np.meshgrid(n, c)
-    d_grid = c_grid / found.flops_per_token(n_grid)
+    d_grid = c_grid / fitted.flops_per_token(n_grid)
     table = {"N": n_grid.ravel(), "D": d_grid.ravel(), "flops": c_grid.ravel()}
-    loss = np.exp(predict_log(law, table, found.constants())).reshape(n_grid.shape)
+    loss = np.exp(predict_log(law, table, fitted.constants())).reshape(n_grid.shape)
     lines = axes.contour(c, n, np.log(loss).T, levels=18, cmap="viridis", linewidths=0.8)
     axes.clabel(lines, fmt=lambda value: f"{np.exp(value):.3g}", fontsize=7)
-    axes.plot(c, [found.optimal(budget).N for budget in c], color="tab:red", label="efficient frontier")
+    axes.plot(c, [fitted.optimal(budget).N for budget in c], color="tab:red", label="efficient frontier")
     axes.plot(runs["flops"], runs["N"], "k.", markersize=4, label="runs")
     axes.plot(flops, best.N, "r*", markersize=13, label="forecast")
     axes.set(xscale="log", yscale="log", xlabel="training FLOP", ylabel="parameters")
     axes.legend(loc="upper left")
 
 
-def _plot_residuals(axes: Axes, found: Fit) -> None:
-    x = found.runs["flops"] if "flops" in found.runs else found.runs["N"]
-    shade = found.runs.get("N", np.ones(len(found.residuals)))
-    points = axes.scatter(x, 100 * found.residuals, c=np.log10(shade), cmap="viridis", s=18)
+def _plot_residuals(axes: Axes, fitted: Fit) -> None:
+    x = fitted.runs["flops"] if "flops" in fitted.runs else fitted.runs["N"]
+    shade = fitted.runs.get("N", np.ones(len(fitted.residuals)))
+    points = axes.scatter(x, 100 * fitted.residuals, c=np.log10(shade), cmap="viridis", s=18)
     figure = axes.get_figure(root=True)
     if figure is not None:
         figure.colorbar(points, label="log10 parameters", ax=axes)
@@ -170,8 +170,8 @@ def _plot_residuals(axes: Axes, found: Fit) -> None:
     axes.set(xscale="log", xlabel="training FLOP", ylabel="measured over fitted, %")
 
 
-def _plot_backtest(axes: Axes, found: Fit) -> None:
-    table = backtest(found).table
+def _plot_backtest(axes: Axes, fitted: Fit) -> None:
+    table = backtest(fitted).table
     x = [octave.octaves for octave in table]
     errors = [100 * octave.error for octave in table]
     biases = [100 * octave.bias for octave in table]
@@ -182,64 +182,64 @@ def _plot_backtest(axes: Axes, found: Fit) -> None:
     axes.legend()
 
 
-def _summary(found: Fit, flops: float) -> str:
+def _summary(fitted: Fit, flops: float) -> str:
     """Constants with intervals, the forecast, and how far they can be trusted."""
-    rows = len(next(iter(found.runs.values())))
-    settings = found.settings
+    rows = len(next(iter(fitted.runs.values())))
+    settings = fitted.settings
     lines = [
-        f"<p>{rows} runs, approach {found.approach}, loss {settings.loss}, "
+        f"<p>{rows} runs, approach {fitted.approach}, loss {settings.loss}, "
         f"convention {settings.convention}.</p>"
     ]
-    if not found.ok:
-        return "".join(lines) + f"<p class='bad'>{html.escape(found.status)}</p>"
-    intervals = found.ci or {}
+    if not fitted.ok:
+        return "".join(lines) + f"<p class='bad'>{html.escape(fitted.status)}</p>"
+    intervals = fitted.ci or {}
     constants = []
-    for name, value in (found.params or {}).items():
+    for name, value in (fitted.params or {}).items():
         low, high = intervals.get(name, (float("nan"), float("nan")))
         constants.append((name, f"{value:.5g}", f"{low:.4g}", f"{high:.4g}"))
     lines.append(_html_table(("constant", "value", "2.5%", "97.5%"), constants))
-    if found.exponents is not None:
-        a, b = found.exponents
+    if fitted.exponents is not None:
+        a, b = fitted.exponents
         lines.append(f"<p>N* ~ C<sup>{a:.3f}</sup>, D* ~ C<sup>{b:.3f}</sup></p>")
-        lines.append(f"<p>{_forecast(found, flops)}</p>")
-    surface = found.approach == 3 and "flops" in found.runs
-    if surface and backtest(found).warning:
-        lines.append(f"<p class='bad'>{html.escape(backtest(found).warning)}</p>")
-    changes = influence(found, 5)
+        lines.append(f"<p>{_forecast(fitted, flops)}</p>")
+    surface = fitted.approach == 3 and "flops" in fitted.runs
+    if surface and backtest(fitted).warning:
+        lines.append(f"<p class='bad'>{html.escape(backtest(fitted).warning)}</p>")
+    changes = influence(fitted, 5)
     if changes:
         lines.append("<p>Largest changes of the exponent without one run:</p>")
         lines.append(_html_table(("run", "change"), [(name, f"{change:+.4f}") for name, change in changes]))
-    if surface and get_law(found.law).isoflop:
-        lines.append(_cross_check(found))
+    if surface and get_law(fitted.law).isoflop:
+        lines.append(_cross_check(fitted))
     return "".join(lines)
 
 
-def _forecast(found: Fit, flops: float) -> str:
+def _forecast(fitted: Fit, flops: float) -> str:
     """Best size, tokens and loss of a budget as a sentence."""
-    best = found.optimal(flops)
+    best = fitted.optimal(flops)
     text = f"At {flops:.3g} FLOP: N* {best.N:.3g}, D* {best.D:.3g}"
-    if found.approach == 3:
-        columns = {"D_unique": best.D} if get_law(found.law).repeated else {}
-        guess = predict_loss(found, N=best.N, D=best.D, **columns)
+    if fitted.approach == 3:
+        columns = {"D_unique": best.D} if get_law(fitted.law).repeated else {}
+        guess = predict_loss(fitted, N=best.N, D=best.D, **columns)
         text += f", loss {guess.loss:.4f} ({guess.low:.4f}, {guess.high:.4f})"
     return text
 
 
-def _cross_check(found: Fit) -> str:
+def _cross_check(fitted: Fit) -> str:
     """The exponent by approach 2, from the same runs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        other = fit(found.runs, found.law, approach=2, boot=0, curve=found.settings.curve)
+        other = fit(fitted.runs, fitted.law, approach=2, boot=0, curve=fitted.settings.curve)
     if other.exponents is None:
         return f"<p>Iso-FLOP minima: {html.escape(other.status)}</p>"
     return f"<p>Iso-FLOP minima give N* ~ C<sup>{other.exponents[0]:.3f}</sup>.</p>"
 
 
-def _table_of_runs(found: Fit) -> str:
-    names = [name for name in _SHOWN if name in found.runs]
+def _table_of_runs(fitted: Fit) -> str:
+    names = [name for name in _SHOWN if name in fitted.runs]
     rows = []
-    for i in range(len(found.runs[names[0]])):
-        cells = (found.runs[name][i] for name in names)
+    for i in range(len(fitted.runs[names[0]])):
+        cells = (fitted.runs[name][i] for name in names)
         rows.append([f"{cell:.5g}" if isinstance(cell, float) else str(cell) for cell in cells])
     return _html_table(names, rows)
 

@@ -1,4 +1,4 @@
-"""How much an exponent depends on one run, on the loss's delta, and on how N and flops are counted."""
+"""Sensitivity of exponents to single runs, to the loss's delta, and to the counting of N and FLOPs."""
 
 from typing import Any
 

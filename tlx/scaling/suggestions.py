@@ -25,7 +25,7 @@ class Suggestion(NamedTuple):
     """Training FLOPs."""
 
     why: str
-    """What the run is for."""
+    """Purpose of the run."""
 
     interval: float
     """Width of the forecast's 95% interval of ln loss once the run is made; NaN where it was not computed."""

@@ -52,7 +52,7 @@ class Classes:
     multi_label: bool = False
     """Whether a record has any number of classes, as a list or as a text that `separator` cuts."""
     separator: str = ","
-    """What separates the classes in a text."""
+    """Separator of the classes in a text."""
     lm_loss_weight: float = 0.0
     """Weight of the language model's loss on the same row, for decoders; 0 leaves it out."""
     packing: bool = False
@@ -61,7 +61,7 @@ class Classes:
     out_of_scope_label: str = ""
     """Class of records that belong to none of the others; "" is none."""
     pooling: Literal["token", "mean"] = "token"
-    """What the head reads: the hidden state of one position (cls of an encoder, the last of others), or the
+    """Input of the head: the hidden state of one position (cls of an encoder, the last of others), or the
     mean over all, for which a base model whose objective has no sentence representation is better prepared
     (Reimers and Gurevych 2019, section 6)."""
 
@@ -86,7 +86,7 @@ class Classes:
 
     @property
     def label_separator(self) -> str | None:
-        """What separates labels; None where a record has one."""
+        """Return the separator of labels; None where a record has one label."""
         return self.separator if self.multi_label else None
 
 

@@ -30,7 +30,7 @@ from tlx.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class GenerationColumns:
-    """How records become sources and targets, and how generated texts are scored."""
+    """Templates that make sources and targets of records, and the metrics of generated texts."""
 
     source: str = "{source}"
     """Template of the source, in which {column} is a column's text."""

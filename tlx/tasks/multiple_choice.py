@@ -48,7 +48,7 @@ class MultipleChoice:
     label: str = "label"
     """Column that says which is right, by one of `labels`."""
     labels: tuple[str, ...] = ()
-    """What stands for the choices, in order; () is the training records' labels, sorted."""
+    """Labels of the choices, in order; () takes the training records' labels, sorted."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""

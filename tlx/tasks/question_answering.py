@@ -1,4 +1,4 @@
-"""Where in a context the answer to a question stands: SQuAD, with and without questions that have none.
+"""Extractive question answering: SQuAD, with and without unanswerable questions.
 
 A row is the question and a window of the context (Devlin et al. 2019, 4.2 and 4.3); long contexts are read in
 windows that overlap. The model says for each token how well an answer begins and ends there; the position
@@ -54,7 +54,7 @@ class QuestionAnswering:
     no_answer_threshold: float = 0.0
     """There is none where that scores more than the best answer less this."""
     misplaced: str = "mend"
-    """What becomes of an answer that does not stand where its record says: the nearest one counts ("mend", an
+    """Treatment of an answer that is not at the position that its record states: the nearest one counts ("mend", an
     error where there is none), or also the record is left out of training where there is none ("skip")."""
 
     def validate(self) -> None:
@@ -108,9 +108,9 @@ def answer_span(record: Record, text: str, config: QuestionAnswering) -> tuple[t
     start = int(starts[0])
     if text[start : start + len(answer)] == answer:
         return (start, start + len(answer)), False
-    found = [at for at in range(len(text) - len(answer) + 1) if text.startswith(answer, at)]
-    if found:
-        nearest = min(found, key=lambda at: abs(at - start))
+    occurrences = [at for at in range(len(text) - len(answer) + 1) if text.startswith(answer, at)]
+    if occurrences:
+        nearest = min(occurrences, key=lambda at: abs(at - start))
         return (nearest, nearest + len(answer)), False
     if config.misplaced == "skip":
         return None, True

@@ -1,4 +1,4 @@
-"""How alike two texts are, a number: STS.
+"""Semantic similarity of two texts, a number: STS.
 
 The loss is the mean square of the error in units of the scale from `min_score` to `max_score`. A decoder
 reads the pair in both orders, whose hidden states are added before the head (Radford et al. 2018, 3.3), for

@@ -37,7 +37,7 @@ class TokenClassification:
     tags: str = "tags"
     """Column with a list of tags, as many as tokens."""
     joiner: str = " "
-    """What stands between tokens in the text; "" where they are characters."""
+    """Text between two tokens; "" where tokens are characters."""
     labels: tuple[str, ...] = ()
     """All tags, in order; () is those of the training records, sorted."""
 

@@ -38,7 +38,7 @@ _MBART = (
 
 
 class SentencePieceFormat(NamedTuple):
-    """How a model family numbers its pieces, and which special ids it adds to a text."""
+    """Numbering of a model family's pieces, and the special ids that it adds to a text."""
 
     roles: dict[str, str]
     """Piece of each role of special ids."""

@@ -1,4 +1,4 @@
-"""What a run prints before it trains, and what it writes down first."""
+"""Facts of a run that are printed and recorded before it trains."""
 
 import pathlib
 from collections.abc import Callable, Sequence

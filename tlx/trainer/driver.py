@@ -50,7 +50,7 @@ _OUT_OF_MEMORY = (
 
 
 class TrainerOptions(NamedTuple):
-    """How a training is started, besides its config."""
+    """Options of a training besides its config."""
 
     workdir: str | os.PathLike | None = None
     """Run directory; None for runs/NAME."""
@@ -70,7 +70,7 @@ class TrainingRequest(NamedTuple):
     """A run to be started or resumed."""
 
     config: RunConfig
-    """Checked."""
+    """The run's config, already validated."""
     workdir: pathlib.Path
     """Run directory, absolute."""
     options: TrainerOptions
@@ -78,7 +78,7 @@ class TrainingRequest(NamedTuple):
 
 
 class RunHandles(NamedTuple):
-    """What is open of a run while it trains."""
+    """Open handles of a run while it trains."""
 
     workdir: pathlib.Path
     """Run directory, absolute."""
@@ -89,13 +89,13 @@ class RunHandles(NamedTuple):
     lease: Lease
     """Held while the run trains."""
     progress: Progress
-    """What the user sees; silent on all processes but the first."""
+    """Progress shown to the user; silent on all processes but the first."""
     clock: Clock
     """Seconds by phase."""
 
 
 class TrainerCallbacks(NamedTuple):
-    """What pretraining and fine-tuning do differently."""
+    """Callbacks in which pretraining and fine-tuning differ."""
 
     make_evaluator: Callable[[Run], Evaluator]
     """Called on every process, within the mesh."""
@@ -267,7 +267,7 @@ def _first_state(run: Run, checkpoints: Checkpoints) -> State:
 
 
 def _replica_check(run: Run, hosts: Sequence[str]) -> ReplicaCheck:
-    """What several processes compare while they train."""
+    """Return the check that several processes hold equal state, data and config."""
     config = run.config
     shardings = parallel.batch_sharding(run.mesh, run.rules, abstract_batch(config, run.spec))
     sharding = next(iter(shardings.values()))

@@ -212,10 +212,10 @@ def select_data(data: DataConfig, name: str | None, column: str) -> DataConfig:
     """
     if name is None:
         return data
-    kind, _, rest = name.partition(":")
+    kind, _, dataset = name.partition(":")
     changes: dict[str, Any] = {"mixture": (), "source": kind}
     if kind == "tfds":
-        changes["tfds"] = TfdsConfig(name=rest, column=column)
+        changes["tfds"] = TfdsConfig(name=dataset, column=column)
     elif name not in SOURCES:
         if not any(mark in name for mark in "./*"):
             raise ConfigError(one_of("--data", name, [*SOURCES, "tfds:NAME"]) + "; files are given as a glob")

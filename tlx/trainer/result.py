@@ -1,4 +1,4 @@
-"""What a training returns: the trained model, sharing the trained arrays, and the final metrics."""
+"""Result of a training: the trained model, which shares the trained arrays, and the final metrics."""
 
 import dataclasses
 import pathlib

@@ -63,13 +63,13 @@ def show(
         The baselines by name.
     """
     losses = baselines(run)
-    own = TextLoss(figures["loss"], figures["bits_per_byte"])
+    loss_of_model = TextLoss(figures["loss"], figures["bits_per_byte"])
     print(f"\nvalidation: {figures['targets']:,.0f} targets that stand for {figures['bytes']:,.0f} bytes")
     print(f"  {'':20} nats/target  bits/byte")
-    for name, loss in {"this model": own, **losses}.items():
+    for name, loss in {"this model": loss_of_model, **losses}.items():
         print(f"  {name:20} {loss.nats:11.4f}  {loss.bits_per_byte:9.4f}")
     for name, loss in losses.items():
-        share = 1 - own.nats / loss.nats
+        share = 1 - loss_of_model.nats / loss.nats
         print(f"  {abs(share):.1%} {'below' if share > 0 else 'ABOVE'} the {name}")
     title = f"{run.config.name}: {run.config.objective.name}"
     print(f"loss curve: {plot_loss(workdir, title, {name: loss.nats for name, loss in losses.items()})}")
@@ -147,7 +147,7 @@ def _show_samples(run: Run, workdir: pathlib.Path, model: "LoadedModel") -> None
 
 
 def _filled(model: "LoadedModel", prompt: str) -> str:
-    """What the model would write into the gap."""
+    """Return the text that the model would write into the gap."""
     if model.kind == "encoder_decoder":
         return str(model.generate(prompt, max_tokens=12, temperature=0))
     return ", ".join(f"{c.piece!r} {c.probability:.0%}" for c in model.fill(prompt, top=3)[0])

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: seconds by phase, and which phase it is in now."""
+"""Time of a run: seconds by phase, and the current phase."""
 
 import contextlib
 import time

@@ -74,7 +74,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """What is logged while training; metrics.jsonl and events.jsonl always are."""
+    """Logging during training; metrics.jsonl and events.jsonl are always written."""
 
     every: int = 10
     """Number of steps between lines of metrics.jsonl, 1 or more."""

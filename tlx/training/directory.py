@@ -40,11 +40,11 @@ class ConfigChange(NamedTuple):
     """A value of the config that differs from the one that the run was started with."""
 
     key: str
-    """Dotted key."""
+    """Dotted key of the config."""
     old: Any
     """Value that the run was started with; None where there was none."""
     new: Any
-    """Value now."""
+    """Value in the current config."""
     allowed: bool
     """Whether the run may be resumed with it."""
 
@@ -135,7 +135,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str]
             raise ConfigError(f"--allow-change={name} is now called --allow-change={renamed}")
     old = flatten(old)
     new = flatten(new)
-    found = []
+    differences = []
     for key in [*old, *(key for key in new if key not in old)]:
         before = old.get(key)
         after = new.get(key)
@@ -143,25 +143,25 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str]
             continue
         longer = key == "train.steps" and after is not None and before is not None and after > before
         named = any(key == name or key.startswith(name + ".") for name in allow)
-        found.append(ConfigChange(key, before, after, longer or named or key.startswith(_FREE)))
-    return found
+        differences.append(ConfigChange(key, before, after, longer or named or key.startswith(_FREE)))
+    return differences
 
 
-def check_changes(found: Sequence[ConfigChange], workdir: pathlib.Path) -> None:
+def check_changes(differences: Sequence[ConfigChange], workdir: pathlib.Path) -> None:
     """Raise ConfigError with a table of all changes where some are not allowed."""
-    refused = [change.key for change in found if not change.allowed]
+    refused = [change.key for change in differences if not change.allowed]
     if refused:
         flags = " ".join(f"--allow-change={key}" for key in refused)
         raise ConfigError(
-            f"the run in {workdir} was started with another configuration:\n{table(found)}\n"
+            f"the run in {workdir} was started with another configuration:\n{table(differences)}\n"
             f"choose another --workdir for a new run, or resume this one with {flags}"
         )
 
 
-def table(found: Sequence[ConfigChange]) -> str:
+def table(differences: Sequence[ConfigChange]) -> str:
     """Return "  key   was   now" in aligned columns, one change a line."""
     rows = [("key", "was", "now", "")]
-    for change in found:
+    for change in differences:
         verdict = "" if change.allowed else "refused"
         rows.append((change.key, repr(change.old), repr(change.new), verdict))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]

@@ -16,7 +16,7 @@ class Peak(NamedTuple):
     flops_per_s: float
     """FLOP/s."""
     source: str
-    """Where the number is from: a data sheet or a measurement."""
+    """Source of the number: a data sheet or a measurement."""
 
 
 def matmul_peak(size: int = 1024, repeats: int = 8) -> Peak:

@@ -68,7 +68,7 @@ class Preemption:
 
     @property
     def why(self) -> str | None:
-        """What asked this process to stop ("SIGTERM"), None if nothing did."""
+        """Name of the signal that asked this process to stop ("SIGTERM"); None without one."""
         return self._why
 
     def request(self, why: str) -> None:

@@ -22,7 +22,7 @@ _HASHED_BYTES = 1 << 20  # bytes of each end of a weights file that its hash cov
 
 
 class Teacher(NamedTuple):
-    """What is known of a teacher before its parameters are read."""
+    """Description of a teacher, read before its parameters."""
 
     model: ModelConfig
     """Its architecture."""

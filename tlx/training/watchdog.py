@@ -87,12 +87,12 @@ class Watchdog:
 
     def _report(self, phase: str, silent: float) -> None:
         """Report where the process is stuck, then stop it."""
-        found = f"{self._who} made no progress for {silent:.0f} s, phase {phase}, last step {self.step}"
+        stall = f"{self._who} made no progress for {silent:.0f} s, phase {phase}, last step {self.step}"
         end = f"leaving with {WATCHDOG}" if self._raise_error is None else "raising StallError"
-        print(f"watchdog: {found}; {end}; stacks of all threads:", file=self._stream, flush=True)
+        print(f"watchdog: {stall}; {end}; stacks of all threads:", file=self._stream, flush=True)
         self._dump_stacks()
         if self._raise_error is not None:
-            self._raise_error(StallError(f"{found} (train.stall_seconds = {self._seconds})"))
+            self._raise_error(StallError(f"{stall} (train.stall_seconds = {self._seconds})"))
         else:
             self._leave(WATCHDOG)
 

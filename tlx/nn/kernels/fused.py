@@ -35,7 +35,7 @@ _ZERO: Any = 0.0
 
 
 class KernelArrays(NamedTuple):
-    """What the kernel reads. Heads are joined, so that a block of 128 lanes is contiguous."""
+    """Arrays that the kernel reads. Heads are joined, so that a block of 128 lanes is contiguous."""
 
     query_BTJ: Any
     """Queries."""
@@ -59,11 +59,11 @@ class KernelArrays(NamedTuple):
     """Keys of the relative terms, from the farthest before the last query to the nearest."""
 
     left_BT1: Any = None
-    """Where queries are not consecutive: the index of the first distance of each query."""
+    """Index of the first distance of each query, for queries that are not consecutive."""
 
 
 class Static(NamedTuple):
-    """What a kernel is compiled for."""
+    """Static values that a kernel is compiled for."""
 
     head_dim: int
     """Head size."""

@@ -1,1 +1,1 @@
-"""What objectives share: their base class, and helpers that are no objectives themselves."""
+"""Shared parts of objectives: their base class, and helpers that are no objectives themselves."""

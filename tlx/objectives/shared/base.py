@@ -46,7 +46,7 @@ class Predictions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ObjectiveSpec:
-    """What an example depends on besides its text and its random generator."""
+    """Values that an example depends on besides its text and its random generator."""
 
     config: Any
     """The objective's config."""

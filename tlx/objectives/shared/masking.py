@@ -25,7 +25,7 @@ from tlx.objectives.shared.base import ObjectiveSpec
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    """How many tokens are predicted, and what the model sees in their place."""
+    """Number of predicted tokens, and their replacements in the input."""
 
     masking_rate: float = 0.15
     """Fraction of a row's tokens to predict, above 0 and at most 1."""
@@ -36,9 +36,9 @@ class Masking:
     max_predictions: int | None = None
     """Most targets of a row (BERT: 20 at length 128); None is no limit."""
     recipe: Literal["bert", "roberta"] = "bert"
-    """Whose rules for counts and candidates: "bert" or "roberta"."""
+    """Rules of counts and candidates: those of "bert" or "roberta"."""
     unit: Literal["token", "word", "ngram"] = "token"
-    """What is drawn: "token", "word" (whole words) or "ngram" (of whole words)."""
+    """Unit of masking: "token", "word" (whole words) or "ngram" (of whole words)."""
     max_ngram: int = 3
     """Longest n-gram in words, for unit "ngram"."""
     copies: int = 0

@@ -45,7 +45,7 @@ NUM_SPECIAL = 3  # cls, sep and sep
 
 @dataclasses.dataclass(frozen=True)
 class Pairing(Masking):
-    """What is masked, and how often a row is short."""
+    """Masking, and the fraction of short rows."""
 
     short_sequence_fraction: float = 0.1
     """Fraction of the rows that are cut to a random length, 0 to 1."""

@@ -116,17 +116,17 @@ def from_layers(params: Any, teacher: Any, layers: tuple[int, ...]) -> Any:
 
     def taken(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         names = [key.key for key in path]
-        found = teacher
+        value = teacher
         for name in names:
-            if not isinstance(found, dict) or name not in found:
+            if not isinstance(value, dict) or name not in value:
                 return leaf
-            found = found[name]
+            value = value[name]
         if "blocks" in names:  # stacked over the layers
-            found = found[jnp.array(layers)]
-        if found.shape != leaf.shape:
-            wrong.append(f"{'/'.join(names)}: {leaf.shape}, the teacher's {found.shape}")
+            value = value[jnp.array(layers)]
+        if value.shape != leaf.shape:
+            wrong.append(f"{'/'.join(names)}: {leaf.shape}, the teacher's {value.shape}")
             return leaf
-        return found.astype(leaf.dtype)
+        return value.astype(leaf.dtype)
 
     initialized = jax.tree_util.tree_map_with_path(taken, params)
     if wrong:

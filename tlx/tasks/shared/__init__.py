@@ -1,1 +1,1 @@
-"""What tasks share: their base class, and helpers that are no tasks themselves."""
+"""Shared parts of tasks: their base class, and helpers that are no tasks themselves."""

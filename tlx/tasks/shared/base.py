@@ -29,7 +29,7 @@ from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
 
 Prediction = dict[str, Any]
-"""What is written to a file as the prediction for a record: JSON."""
+"""The prediction for a record, as it is written to a file: JSON."""
 
 Columns = tuple[tuple[str, str], ...]
 """Names of a record's columns, each with the config's field that names it."""
@@ -37,7 +37,7 @@ Columns = tuple[tuple[str, str], ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TaskSpec:
-    """What examples and scores depend on besides the records."""
+    """Values that examples and scores depend on besides the records."""
 
     config: Any
     """The task's config."""
@@ -65,7 +65,7 @@ class Item(NamedTuple):
 
 
 class GenerationRequest(NamedTuple):
-    """What a model is to generate for items, and how."""
+    """Texts that a model is to generate for items, with their decoding settings."""
 
     prompts: Sequence[Sequence[int]]
     """Ids that each text continues; of the decoder where there is an encoder."""

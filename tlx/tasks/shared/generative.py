@@ -32,7 +32,7 @@ KINDS = ("encoder_decoder", "decoder")
 
 @dataclasses.dataclass(frozen=True)
 class DecodingConfig:
-    """How texts are generated."""
+    """Settings of the generation of texts."""
 
     target_length: int = 64
     """Most tokens of a text, eos included; at least 2."""

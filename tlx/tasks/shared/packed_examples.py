@@ -75,8 +75,8 @@ def joined_row(
                 arrays[name] = pad_to_length(values, spec.length, pad)
         numbers = np.repeat(np.arange(1, len(sizes) + 1), sizes)
         arrays[prefix + "segments"] = pad_to_length(numbers, spec.length)
-    places = [row["place"] + begin for row, begin in zip(rows, begins[:-1], strict=True)]
-    return arrays | {"place": pad_to_length(np.array(places, np.int32), slots)}
+    positions = [row["place"] + begin for row, begin in zip(rows, begins[:-1], strict=True)]
+    return arrays | {"place": pad_to_length(np.array(positions, np.int32), slots)}
 
 
 def _labels(
