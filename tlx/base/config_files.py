@@ -24,7 +24,7 @@ def load_config(name: str) -> ConfigDict:
     path, arg = _split(name)
     spec = importlib.util.spec_from_file_location(f"tlx_config_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--config: {path} is not a Python file")
+        raise ConfigError(f"config: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
@@ -113,7 +113,7 @@ def _split(name: str) -> tuple[pathlib.Path, str]:
     if packaged.is_file():
         return packaged, arg
     names = sorted(str(p.relative_to(packaged_configs()))[:-3] for p in packaged_configs().rglob("*.py"))
-    raise ConfigError(f"--config: no file {file!r}, and " + one_of("name", file, names))
+    raise ConfigError(f"config: no file {file!r}, and " + one_of("name", file, names))
 
 
 def _member(node: Any, path: str, name: str) -> Any:

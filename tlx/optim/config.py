@@ -20,7 +20,7 @@ OPTIMIZERS = Table(
     },
 )
 
-# (ScheduleConfig, updates so far, warm-up updates, updates of the run) -> fraction of the peak learning rate.
+# (ScheduleConfig, SchedulePoint) -> fraction of the peak learning rate: see schedule.SchedulePoint.
 SCHEDULES = Table(
     "optimizer.schedule.name",
     {

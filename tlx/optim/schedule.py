@@ -1,6 +1,7 @@
 """Learning rate schedules: a linear warm-up to the peak, times a shape."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,17 @@ from tlx.base.errors import ConfigError
 from tlx.optim.config import SCHEDULES, OptimizerConfig, ScheduleConfig
 
 Schedule = Callable[[int | jax.Array], jax.Array]
+
+
+class SchedulePoint(NamedTuple):
+    """Argument of the shapes below, each of which returns the fraction of the peak learning rate, float32."""
+
+    step: jax.Array
+    """float32[], updates so far."""
+    warmup: int
+    """Updates of the warm-up."""
+    total: int
+    """Updates of the run."""
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
@@ -24,89 +36,41 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     def schedule(count: int | jax.Array) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
         rise = jnp.minimum(1.0, (step + 1) / max(warmup, 1))
-        return config.learning_rate * rise * shape(config.schedule, step, warmup, total_steps)
+        return config.learning_rate * rise * shape(config.schedule, SchedulePoint(step, warmup, total_steps))
 
     return schedule
 
 
-def constant(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
-    """Keep the peak.
-
-    Args:
-        config: The schedule's config.
-        step: Updates so far, float32.
-        warmup: Updates of the warm-up.
-        total: Updates of the run.
-
-    Returns:
-        Fraction of the peak, float32.
-    """
-    return jnp.ones_like(step)
+def constant(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
+    """Keep the peak."""
+    return jnp.ones_like(point.step)
 
 
-def linear(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
-    """Decay linearly from 1 at the end of the warm-up to final_fraction at the end of the run.
-
-    Args:
-        config: The schedule's config.
-        step: Updates so far, float32.
-        warmup: Updates of the warm-up.
-        total: Updates of the run.
-
-    Returns:
-        Fraction of the peak, float32.
-    """
-    return 1 - (1 - config.final_fraction) * _progress(step, warmup, total)
+def linear(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
+    """Decay linearly from 1 at the end of the warm-up to final_fraction at the end of the run."""
+    return 1 - (1 - config.final_fraction) * _progress(point.step, point.warmup, point.total)
 
 
-def cosine(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
-    """Decay from 1 to final_fraction by half a cosine (Loshchilov and Hutter 2017).
-
-    Args:
-        config: The schedule's config.
-        step: Updates so far, float32.
-        warmup: Updates of the warm-up.
-        total: Updates of the run.
-
-    Returns:
-        Fraction of the peak, float32.
-    """
+def cosine(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
+    """Decay from 1 to final_fraction by half a cosine (Loshchilov and Hutter 2017)."""
     return (
         config.final_fraction
-        + (1 - config.final_fraction) * (1 + jnp.cos(jnp.pi * _progress(step, warmup, total))) / 2
+        + (1 - config.final_fraction)
+        * (1 + jnp.cos(jnp.pi * _progress(point.step, point.warmup, point.total)))
+        / 2
     )
 
 
-def inverse_sqrt(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
-    """Decay as sqrt(W / t) after W warm-up steps (Vaswani et al. 2017), whatever the length of the run.
-
-    Args:
-        config: The schedule's config.
-        step: Updates so far, float32.
-        warmup: Updates of the warm-up.
-        total: Updates of the run.
-
-    Returns:
-        Fraction of the peak, float32.
-    """
-    start = max(warmup, 1)
-    return jnp.sqrt(start / jnp.maximum(step, start))
+def inverse_sqrt(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
+    """Decay as sqrt(W / t) after W warm-up steps (Vaswani et al. 2017), whatever the length of the run."""
+    start = max(point.warmup, 1)
+    return jnp.sqrt(start / jnp.maximum(point.step, start))
 
 
-def warmup_stable_decay(config: ScheduleConfig, step: jax.Array, warmup: int, total: int) -> jax.Array:
-    """Keep 1 until the cooldown, then decay linearly to final_fraction (Hu et al. 2024).
-
-    Args:
-        config: The schedule's config.
-        step: Updates so far, float32.
-        warmup: Updates of the warm-up.
-        total: Updates of the run.
-
-    Returns:
-        Fraction of the peak, float32.
-    """
-    start = max(warmup, total - _steps("cooldown", config.cooldown, total))
-    return 1 - (1 - config.final_fraction) * _progress(step, start, total)
+def warmup_stable_decay(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
+    """Keep 1 until the cooldown, then decay linearly to final_fraction (Hu et al. 2024)."""
+    start = max(point.warmup, point.total - _steps("cooldown", config.cooldown, point.total))
+    return 1 - (1 - config.final_fraction) * _progress(point.step, start, point.total)
 
 
 def _progress(step: jax.Array, start: int, end: int) -> jax.Array:
