@@ -65,3 +65,15 @@ for verb in {LIGHT}:
     assert not heavy, (verb, heavy)
 """
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_log_messages_are_printed_as_they_are():
+    code = """
+import logging
+from tlx import cli
+assert cli.main(["train", "--config=nowhere"]) == 64
+import tlx.trainer.pretrain
+logging.getLogger("tlx").warning("a message")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "a message"

@@ -1,6 +1,7 @@
 """The command `tlx`: one verb a file, imported only when it is called."""
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -58,6 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         print("tlx: " + one_of("verb", verb, VERBS), file=sys.stderr)
         return USAGE
+    # Before a verb loads its modules: Orbax's import gives the root logger a handler where it has none, whose lines
+    # begin with the level and the logger's name.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
     try:
         return VERBS.load(verb)(argv[1:]) or 0
     except UserError as error:

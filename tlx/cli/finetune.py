@@ -29,7 +29,6 @@ def main(argv: list[str]) -> int:
     if options.linear:
         _train_linear(options)
         return 0
-    flags.start_logging()
     result = finetune.train_task(
         options.config, options.config_name, flags.trainer_options(options), options.scratch, options.seeds
     )

@@ -8,8 +8,6 @@ None, and ends a bad value with absl's code 1. Types are checked in one place in
 
 import argparse
 import importlib
-import logging
-import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -105,11 +103,6 @@ def trainer_options(options: argparse.Namespace) -> "TrainerOptions":
         profile=options.profile,
         ends_process=True,
     )
-
-
-def start_logging() -> None:
-    """Print log messages as they are, on stderr: of the command line, where the process is the run's own."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
 
 
 def __getattr__(name: str) -> Any:

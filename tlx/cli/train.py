@@ -26,7 +26,6 @@ def main(argv: list[str]) -> int:
 
     from tlx.trainer import pretrain, summary
 
-    flags.start_logging()
     result = pretrain.pretrain(options.config, options.config_name, flags.trainer_options(options))
     if jax.process_index() == 0:
         summary.show_next(result.model.config, result.workdir, options.config_words)
