@@ -150,9 +150,14 @@ def test_what_is_written_is_the_likeliest_token_each_time(shape):
     assert again.answers == found.answers
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "prefix", "prompt"])
-@pytest.mark.parametrize("shape", SHAPES)
+WAYS = [(shape, method) for shape in SHAPES for method in ("lora", "prefix", "prompt")]
+IN_CI = [("decoder", "prompt"), ("encoder_decoder", "prefix")]
+
+
+@pytest.mark.parametrize(
+    "shape, method",
+    [pytest.param(*way, marks=getattr(pytest.mark, "slow" if way in IN_CI else "long")) for way in WAYS],
+)
 def test_adapted_models_write_what_they_learned(shape, method):
     """The cached decoder knows all that adaptation adds."""
     adapters = AdaptConfig(method, size=3).adapters
