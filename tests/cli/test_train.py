@@ -24,8 +24,6 @@ from tlx.run.checks import resolve
 from tlx.training.journal import read_lines
 from tlx.training.state import saved_part
 
-SHAPES = ("clm", "mlm", "span_corruption", "plm")
-CARRIED = ("recurrent_lm", "bilm", "mixture")
 TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
 
 

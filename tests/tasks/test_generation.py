@@ -152,12 +152,11 @@ def test_what_is_written_is_the_likeliest_token_each_time(shape):
 
 WAYS = [(shape, method) for shape in SHAPES for method in ("lora", "prefix", "prompt")]
 IN_CI = [("decoder", "prompt"), ("encoder_decoder", "prefix")]
+BY_HAND = [pytest.param(*way, marks=pytest.mark.long) for way in WAYS if way not in IN_CI]
 
 
-@pytest.mark.parametrize(
-    "shape, method",
-    [pytest.param(*way, marks=getattr(pytest.mark, "slow" if way in IN_CI else "long")) for way in WAYS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape, method", [*IN_CI, *BY_HAND])
 def test_adapted_models_write_what_they_learned(shape, method):
     """The cached decoder knows all that adaptation adds."""
     adapters = AdaptConfig(method, size=3).adapters
