@@ -336,7 +336,7 @@ def test_tfds_that_is_not_installed(monkeypatch):
 @pytest.mark.parametrize(
     "config, message",
     [
-        (DataConfig(sequence_length=1), "data.sequence_length = 1 must be 2 or more"),
+        (DataConfig(sequence_length=1), "data.sequence_length = 1 must lie in 2..16777216"),
         (DataConfig(workers=-1), "data.workers = -1 must be 0"),
         (DataConfig(source="text"), "data.text.files is empty"),
         (DataConfig(source="tfds"), "data.tfds.name is empty"),

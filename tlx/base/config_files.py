@@ -5,13 +5,14 @@ import importlib.util
 import pathlib
 import re
 import traceback
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from tlx.base.config import unknown_key
-from tlx.base.errors import ConfigError, one_of
+from tlx.base.errors import ConfigError, one_of, shown
 from tlx.base.renamed_keys import new_name, new_paths_of
 
 
@@ -80,8 +81,12 @@ def set_value(config: ConfigDict, key: str, value: Any) -> None:
     node: Any = config
     for name in names[:-1]:
         node = node[name]
-    with node.ignore_type():
-        node[names[-1]] = value
+    try:
+        with node.ignore_type():
+            node[names[-1]] = value
+    except (ValueError, TypeError, AttributeError) as error:
+        # ConfigDict takes no mapping whose keys are numbers or have dots.
+        raise ConfigError(f"config.{key} = {shown(value)} cannot be stored: {error}") from error
 
 
 def get_value(config: ConfigDict, key: str) -> Any:
@@ -166,6 +171,10 @@ def _literal(text: str, old: Any) -> Any:
     if isinstance(old, str) and text != "None":
         return text
     try:
-        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
+        with warnings.catch_warnings():
+            # Text such as "1is" is no mistake in a program.
+            warnings.simplefilter("ignore")
+            return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        # The last three: a list in a set, and nesting that is too deep for Python's parser.
         return text

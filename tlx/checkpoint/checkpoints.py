@@ -74,11 +74,13 @@ class Checkpoints:
         if jax.process_index() == 0:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                # Found out before training: a folder may exist and still refuse files.
                 with tempfile.TemporaryFile(dir=self.folder):
                     pass
                 steps.clean(self.folder)
             except OSError as error:
                 problem = error
+        # Only process 0 writes here, but all must stop: one that went on would wait for it in a collective.
         if consensus.broadcast_from_first(0 if problem is None else 1):
             raise StorageError(
                 f"cannot write checkpoints to {self.folder}: {problem or 'see process 0'}"
@@ -114,6 +116,7 @@ class Checkpoints:
             StorageError: `max_failures` saves in a row have failed (exit code 73).
             LeaseError: The lease is lost (exit code 75).
         """
+        # On this thread, while the arrays still exist: they may be donated once this returns.
         leaves = trees.describe(tree)
         # Refuses what is not JSON now rather than in the background.
         stored_extra = json.loads(json.dumps(extra or {}))
@@ -178,6 +181,7 @@ class Checkpoints:
         while (number := self._newest(reasons, step)) is not None:
             loaded = self._try(number, abstract, reasons, keep=step is not None)
             if loaded is not None:
+                # Known to be good, so that older steps may be deleted while this one stays.
                 self._sound.add(number)
                 return loaded
         listing = steps.listing(self.folder)
@@ -226,6 +230,8 @@ class Checkpoints:
         manifest = None
         try:
             manifest = manifests.read(folder)
+            # Hashing is bound by one core; each process takes its share, dealt out so that large neighbouring
+            # files do not fall to one.
             paths = sorted(manifest.files)[jax.process_index() :: jax.process_count()]
             manifests.verify(folder, manifest, level, paths)
         except Damaged as error:
@@ -239,10 +245,14 @@ class Checkpoints:
         try:
             self._guard()
             free = shutil.disk_usage(self.folder).free
+            # Checked before, for a disk that fills up while Orbax writes leaves files of many gigabytes
+            # behind.
             if free < FREE_SPACE_FACTOR * size:
                 return OSError(f"too little room ({FREE_SPACE_FACTOR} x {size} bytes wanted)")
             if os.path.lexists(self.folder / str(step)):
                 steps.set_aside(self.folder, step, "replaced", "in the way of a new save of this step")
+            # Before the first byte: a kill at any moment leaves either a complete step or one that `clean`
+            # recognises.
             steps.mark_unfinished(self.folder, step)
         except (OSError, LeaseError) as error:
             return error
@@ -283,6 +293,8 @@ class Checkpoints:
         self._event("checkpoint_failed", step=step, reason=first, needed=size, free=free)
 
     def _count_failure(self) -> None:
+        # A disk may be full for a while; several failures in a row mean that the work since the last save is
+        # at risk.
         self._failures += 1
         if self._failures >= self.config.max_failures:
             raise StorageError(f"{self._failures} checkpoints in a row could not be saved to {self.folder}")
@@ -303,6 +315,8 @@ class Checkpoints:
         if self.config.keep_every:
             retained |= {step for step in complete if step % self.config.keep_every == 0}
         doomed = [step for step in complete if step not in retained]
+        # Deleting is the one thing that cannot be undone: a step that will stay must have been read back or
+        # sealed here.
         if doomed and not any(self._still_sound(step) for step in sorted(retained, reverse=True)):
             log.warning(
                 "no checkpoint deleted: none of %s that would stay is known to be sound", sorted(retained)
@@ -311,6 +325,7 @@ class Checkpoints:
         for step in doomed:
             self._guard()
             steps.delete(self.folder, step)
+            # The number may be saved again after a resume from an earlier step.
             self._sound.discard(step)
             self._event("checkpoint_deleted", step=step)
 

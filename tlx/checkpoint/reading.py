@@ -90,6 +90,7 @@ def candidates(folder: pathlib.Path, step: int | None) -> Iterator[int]:
     """Return the complete steps from the newest on, or only `step`; CheckpointError where there is no such step."""
     complete = steps.listing(folder).complete
     if step is None:
+        # The newest first: each older step costs training that was already paid for.
         return iter(reversed(complete))
     if step not in complete:
         known = ", ".join(map(str, complete)) or "none"
@@ -139,6 +140,7 @@ def load(folder: pathlib.Path, manifest: Manifest, abstract: Any) -> Any:
     try:
         return trees.join(abstract, store.load(folder, trees.split(abstract)))
     except Exception as error:
+        # Told apart from damage: a step that is only too large must not be set aside.
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             needed = trees_by_path.num_bytes(abstract)
             raise DeviceMemoryError(
@@ -152,6 +154,8 @@ def _read_params(folder: pathlib.Path, manifest: Manifest, dtype: Any, verify: V
     if not leaves:
         raise CheckpointError(f"{folder} holds no parameters")
     _refuse_too_large(folder, leaves)
+    # Files at the top belong to all parts (Orbax's metadata); those of the optimizer are not read, so not
+    # hashed.
     part = [path for path in manifest.files if path.startswith(f"{trees.PARAMS}/") or "/" not in path]
     manifests.verify(folder, manifest, verify, part)
     abstract = {
@@ -162,6 +166,7 @@ def _read_params(folder: pathlib.Path, manifest: Manifest, dtype: Any, verify: V
         nested = store.load(folder, {trees.PARAMS: trees_by_path.unflatten(abstract)})[trees.PARAMS]
     except Exception as error:
         raise Damaged(f"cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    # Orbax reads shape and dtype from its own metadata, which the manifest must agree with.
     for path, leaf in trees_by_path.flatten(nested).items():
         if leaf.shape != abstract[path].shape or leaf.dtype != abstract[path].dtype:
             raise Damaged(f"params/{path} is {leaf.dtype}{leaf.shape}, the manifest says {abstract[path]}")

@@ -69,6 +69,9 @@ class SourceConfig:
     """Options of the source "tfds"."""
 
 
+MAX_SEQUENCE_LENGTH = 2**24
+
+
 @dataclasses.dataclass(frozen=True)
 class WeightedSource(SourceConfig):
     """One source of a mixture, with its sampling weight."""
@@ -127,8 +130,11 @@ class DataConfig(SourceConfig):
 
     def validate(self) -> None:
         """Check all fields. Raises ConfigError naming the field, its value and the legal values."""
-        if self.sequence_length < 2:
-            raise ConfigError(f"data.sequence_length = {self.sequence_length} must be 2 or more")
+        # Rows are made in memory to learn their shapes, before anything is compiled.
+        if not 2 <= self.sequence_length <= MAX_SEQUENCE_LENGTH:
+            raise ConfigError(
+                f"data.sequence_length = {self.sequence_length} must lie in 2..{MAX_SEQUENCE_LENGTH}"
+            )
         if not 0 <= self.mixture_power <= 1:
             raise ConfigError(f"data.mixture_power = {self.mixture_power} must lie in 0..1")
         if self.workers < 0:

@@ -49,6 +49,7 @@ def build_pipeline(
         ConfigError: The config is not valid, or does not suit the windows that the objective reads.
         DataError: The text is missing, unreadable, or too short for one batch.
     """
+    # Before the text is tokenized, which may take hours.
     check_window_spec(reads, data.packing)
     caches = open_caches(data, tokenizer, split)
     layouts = [make_layout(cache, reads, data.packing, tokenizer.vocab.pad) for cache in caches]
@@ -87,6 +88,7 @@ class Pipeline(Batches):
         self._shuffle = data.shuffle
         self._workers = data.workers
         sizes = np.array([layout.cache.num_tokens for layout in layouts], np.float64)
+        # A power below 1 raises small sources (Conneau and Lample 2019), 0 makes all equal.
         powers = (sizes / sizes.sum()) ** data.mixture_power
         weights = [source.weight * power for source, power in zip(data.sources, powers.tolist(), strict=True)]
         self._mixture = SourceMixture(weights)

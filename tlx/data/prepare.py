@@ -51,6 +51,7 @@ def open_caches(data: DataConfig, tokenizer: Tokenizer, split: Split) -> tuple[T
 
 def _open_cache(config: WeightedSource, tokenizer: Tokenizer, split: Split, add_eos: bool) -> TokenCache:
     source = open_source(config, split)
+    # All that the tokens depend on, so that a changed file or tokenizer never meets an old cache.
     key = sha256_json([FORMAT, config.source, source.identity, tokenizer.hash, add_eos])
     return build_once(
         cache_folder() / "tokens" / key[:32],
@@ -66,6 +67,7 @@ def _sample(sources: Sequence[Source], weights: Sequence[float], num_bytes: int)
     never cut.
     """
     for source, weight in zip(sources, weights, strict=True):
+        # From every file: the first file alone may be of one kind or language.
         part_bytes = num_bytes * weight / sum(weights) / len(source.parts)
         for part in source.parts:
             texts = (text for document in source.read(part) for text in document.texts)

@@ -116,6 +116,7 @@ def _read_part(config: RecordFiles, part: RecordSplit, seed: int, field: str) ->
         records = _held_out(config, False, field)
     if not config.limit or config.limit >= len(records):
         return records
+    # A sample and not the first ones: files are often sorted by label. A larger limit adds to it.
     order = Permutation(len(records), hash64("limit", seed))
     return [records[index] for index in sorted(order(i) for i in range(config.limit))]
 
@@ -138,7 +139,10 @@ def _held_out(config: RecordFiles, validation: bool, field: str) -> list[Record]
 def _hash_key(record: Record, config: RecordFiles, field: str) -> str:
     """Text whose hash decides whether a record is held out."""
     if config.group_column:
+        # Records of one group (paraphrases, a dialogue) stay on one side, else validation would repeat
+        # training.
         return record.joined(config.group_column, f"{field}.group_column")
+    # The file's name and the line, not its folder: moved data keeps its split.
     return record.where.rsplit("/", 1)[-1]
 
 
@@ -196,6 +200,7 @@ def prepare_records_tokenizer(
     """
     if config.path is not None or config.kind == "bytes":
         return make_tokenizer(config, ())
+    # All of them, whatever the limit: learning curves over the number of labels share one vocabulary.
     records = read_records(dataclasses.replace(data.records, limit=0), "train", 0)
     texts = [
         record.joined(name, field)
@@ -262,6 +267,7 @@ class RecordPipeline(Batches):
         stream = f"{self._part} in order" if in_order else self._part
         rng = row_generator(self._seed, stream, row)
         if in_order and row >= self.num_windows:
+            # A batch has one shape; weights of 0 keep the filling rows out of every figure.
             example = self._example(rng, self._empty_item, self._spec)
             return example | {"weights": np.zeros_like(example["weights"])}
         if in_order:
@@ -287,6 +293,7 @@ def _packed(items: Sequence[Any], records: Sequence[Record], task: RecordTask, s
 def _largest_first(pair: tuple[int, int]) -> tuple[int, int]:
     """Sort key of (index, size): by size, then by a hash of the index."""
     index, size = pair
+    # By a hash: files sorted by label would fill rows with one class.
     return -size, hash64("pack", index)
 
 
@@ -300,6 +307,7 @@ def _by_set(items: Sequence[Any], records: Sequence[Record]) -> list[np.ndarray]
 
 def _weights(sizes: Sequence[int], config: RecordsConfig) -> list[float]:
     """Sampling weight of each set, for its number of items."""
+    # Raffel et al. 2020, section 3.5.2: examples-proportional mixing with a limit and a temperature.
     return [min(size, config.max_set_size or size) ** (1 / config.temperature) for size in sizes]
 
 

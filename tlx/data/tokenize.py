@@ -65,6 +65,7 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
     with bar, (folder / TOKENS).open("wb") as out:
         for encoded in _ordered_map(lambda chunk: _encode(chunk, tokenizer, add_eos), _chunks(source)):
             out.write(encoded.tokens.tobytes())
+            # Hashed while it is in memory: the file is too large to be read once more.
             digest.update(encoded.tokens.data)
             lengths.append(encoded.lengths)
             replies.append(encoded.replies + num_tokens)
@@ -128,6 +129,7 @@ def _encode(chunk: list[Document], tokenizer: Tokenizer, add_eos: bool) -> _Enco
     encoded = tokenizer.encode_batch([text for document in chunk for text in document.texts])
     document_of_text = (document for document in chunk for _ in document.texts)
     for document, ids in zip(document_of_text, encoded, strict=True):
+        # Every id is checked once here, so that training need not.
         if not len(ids) or ids.min() < 0 or ids.max() >= vocab.size:
             raise DataError(_outside(document, ids, vocab.size))
     begins = None
@@ -184,6 +186,7 @@ def _ordered_map(function: Callable[[X], Y], values: Iterable[X]) -> Iterator[Y]
     with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="tokenize") as pool:
         for value in values:
             waiting.append(pool.submit(function, value))
+            # Enough to keep every thread busy; more would only hold text in memory.
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:

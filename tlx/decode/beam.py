@@ -117,6 +117,7 @@ def beam_search(
             [
                 Hypothesis(tokens[row, beam, : counts[row, beam]].tolist(), float(scores[row, beam]))
                 for beam in range(num_beams)
+                # NONE plus a few log-probabilities is still far below half of it.
                 if scores[row, beam] > NONE / 2
             ]
             for row in range(len(rows))
@@ -213,7 +214,9 @@ def extend(state: BeamState, logits_BKV: jax.Array, inputs: BeamInputs, settings
         The state after the token.
     """
     batch, num_beams, vocab_size = logits_BKV.shape
+    # Normalised per step: scores of beams of different texts are compared with each other.
     log_probs = jax.nn.log_softmax(logits_BKV, axis=-1) + state.log_probs_BK[:, :, None]
+    # 2 K candidates: even where K of them end, K remain to run.
     best_BU, flat_BU = jax.lax.top_k(log_probs.reshape(batch, -1), 2 * num_beams)
     parent_BU = flat_BU // vocab_size
     token_BU = (flat_BU % vocab_size).astype(jnp.int32)
@@ -263,6 +266,7 @@ def _initial_state(batch: int, settings: BeamSettings, cache: Any) -> BeamState:
     return BeamState(
         step=jnp.int32(0),
         running_BKT=empty_BKT,
+        # Equal beams would all find the same K candidates, K times.
         log_probs_BK=nothing_BK.at[:, 0].set(0.0),
         finished_BKT=empty_BKT,
         scores_BK=nothing_BK,

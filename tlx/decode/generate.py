@@ -78,6 +78,7 @@ def generate(
         # Rows that fill the batch up to its bucket repeat the last prompt and are dropped.
         rows = np.pad(rows, (0, bucket(num_real, 1) - num_real), mode="edge")
         prompt = pad([prompts[row] for row in rows], vocab.pad, left=True, limit=max_length)
+        # By the prompt's number, so that neither batch_size nor other prompts change what is drawn.
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
         inputs = DecodeInputs(keys_B, jnp.int32(max_tokens), sampling_arrays(sampling), stops_AV)
         if lm.cfg.kind == "two_stream":
@@ -118,11 +119,13 @@ def continue_cached(
     # `apply` is typed as a union over `mutable`, which is not used here.
     call = cast(Any, functools.partial(lm.apply, {"params": params}))
     batch, width = prompt.tokens.shape
+    # Its full size at once: a cache that grew would be compiled again at every length.
     cache = call(batch, width + settings.buffer_size, *encoded(call, source), method="init_cache")
     lengths_B = prompt.segments.sum(axis=1)
 
     def step(tokens: Tokens, positions: Tokens, segments: Tokens, cache: Any) -> Any:
         hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
+        # Logits of the last position only: those of a whole prompt would be [T, V].
         return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
 
     def advance(state: DecodeState) -> tuple[jax.Array, Any]:

@@ -39,7 +39,10 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
         raise ConfigError(f"objective {name!r}: " + one_of("model.kind", resolved.model.kind, parts.kinds))
     if parts.supervised:
         resolved.data.records.validate()
-    parts.check_spec(spec_before_tokenizer(resolved))
+    try:
+        parts.check_spec(spec_before_tokenizer(resolved))
+    except MemoryError as error:
+        raise ConfigError(f"a row of this config does not fit the memory of this machine: {error}") from error
     _check_positions(resolved)
     return resolved
 

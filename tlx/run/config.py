@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from tlx.adapt.config import AdaptConfig
 from tlx.base.config import from_dict, to_dict
+from tlx.base.errors import ConfigError, shown
 from tlx.base.lookup import Table
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.data.config import DataConfig
@@ -119,8 +120,15 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] 
     """
     source: Any = config  # a ConfigDict has no types
     values = source.to_dict() if isinstance(source, ConfigDict) else dict(source)
+    for group in ("objective", "model"):
+        if not isinstance(values.get(group) or {}, Mapping):
+            raise ConfigError(f"config.{group} = {shown(values[group])} must be a group of keys")
     name = (values.get("objective") or {}).get("name")
     parts: Objective = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
+    if not hasattr(parts, "config_class"):
+        raise ConfigError(
+            f"config.objective.name = {name!r} is a {type(parts).__name__}, not an objective or a task"
+        )
     values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values)

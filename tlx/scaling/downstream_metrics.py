@@ -10,7 +10,7 @@ from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.fits import fit
 from tlx.scaling.laws import get_law
-from tlx.scaling.runs import RunTable, load_runs, rows_of
+from tlx.scaling.runs import RunTable, as_table, require, rows_of
 
 # Random starts of the least squares.
 _STARTS = 40
@@ -80,9 +80,8 @@ def downstream(
     """
     if form not in FORMS:
         raise ConfigError(one_of("form", form, FORMS))
-    table = runs if isinstance(runs, dict) else load_runs(runs)
-    if metric not in table:
-        raise DataError(f"the table has no column {metric!r}; it has {', '.join(table)}")
+    table = as_table(runs)
+    require(table, (*get_law(law).columns, "loss", metric), "downstream")
     held = _held(table, held_out)
     fitted = rows_of(table, ~held)
     test = rows_of(table, held)

@@ -102,6 +102,10 @@ def predict(
         d = D
     elif flops is None:
         raise ConfigError("predict needs flops, or N and D")
+    elif get_law(fit.law).allocation is None:
+        raise ConfigError(
+            f"law {fit.law!r} has no optimum of N and D for a budget; predict the loss of N and D"
+        )
     else:
         budget = flops
         if fit.approach == 3:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
@@ -124,14 +125,17 @@ class ClassesModule(TaskModule):
         self.lm = language_model(self.model)
         self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 2))
 
+    @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, C]; [B, P, C] where rows hold several examples."""
         return self._logits(hidden_states(self.lm, batch, keys), batch, keys)
 
+    @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the terms "loss" and "accuracy"."""
         return class_terms(outputs["logits"], batch, self.config.multi_label, self.loss.label_smoothing)
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the base class's terms, and "lm_loss" where the config asks for it."""
         if not self.config.lm_loss_weight or self.model.kind != "decoder":
@@ -229,6 +233,7 @@ class ClassificationTask(PackableTask):
     module = ClassesModule
     kinds = KINDS
 
+    @override
     def infer_labels(self, config: Classes, records: Sequence[Record]) -> Classes:
         """Return the config with the names of its classes."""
         if config.labels:
@@ -238,20 +243,16 @@ class ClassificationTask(PackableTask):
             names = (*names, config.out_of_scope_label)
         return dataclasses.replace(config, labels=names)
 
+    @override
     def text_columns(self, config: Classification) -> Columns:
         """Return the one column."""
         return ((config.text, "objective.text"),)
 
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[Item] | list[JoinedItems]:
         """Make an item of each record: its texts, and its class or the 0 and 1 of each class.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether labels are read.
 
         Returns:
             The items, where the config packs as JoinedItems of one.
@@ -263,6 +264,7 @@ class ClassificationTask(PackableTask):
         ]
         return [JoinedItems((item,), item.record) for item in items] if spec.config.packing else items
 
+    @override
     def empty_item(self, spec: TaskSpec) -> Item | JoinedItems:
         """Return an item of empty texts, or of no examples where the config packs."""
         return JoinedItems(()) if spec.config.packing else self._empty_texts(spec)
@@ -271,15 +273,13 @@ class ClassificationTask(PackableTask):
         num_texts = len(self.text_columns(spec.config))
         return Item((np.zeros(0, np.int32),) * num_texts, None)
 
+    @override
     def example(
         self, rng: np.random.Generator, item: Item | JoinedItems, spec: TaskSpec
     ) -> dict[str, np.ndarray]:
         """Make the row of the item's texts.
 
-        Args:
-            rng: Not used; nothing is random.
-            item: One example, or several.
-            spec: What examples depend on.
+        item: One example, or several.
 
         Returns:
             The row's arrays; label [] int32, or [C] float32 of several labels; weights []. Of JoinedItems
@@ -291,15 +291,13 @@ class ClassificationTask(PackableTask):
             return joined_row(item, spec, labels_of, self._empty_texts(spec))
         return input_row(item.texts, spec) | label_arrays(item, spec.config)
 
+    @override
     def predictions(
         self, outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec
     ) -> list[Prediction]:
         """Make predictions of logits.
 
-        Args:
-            outputs: "logits" [items, C], or [items, P, C] where the config packs.
-            items: Not used.
-            spec: What examples depend on.
+        outputs: "logits" [items, C], or [items, P, C] where the config packs.
 
         Returns:
             {"label", "probability"}, or {"labels", "probabilities" of all classes}.
@@ -324,13 +322,9 @@ class ClassificationTask(PackableTask):
             for index, row in zip(best, probabilities, strict=True)
         ]
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
         """Compute accuracy and F1, where classes are few also each one's.
-
-        Args:
-            predictions: One for each record.
-            records: The records, with labels.
-            spec: What examples depend on.
 
         Returns:
             The metrics; of single labels also Matthews' correlation.
@@ -361,6 +355,7 @@ class ClassificationTask(PackableTask):
             lambda chosen: float(metrics.micro(predicted[chosen], true[chosen], count).f1),
         )
 
+    @override
     def draw(
         self,
         predictions: Sequence[Prediction],
@@ -368,14 +363,7 @@ class ClassificationTask(PackableTask):
         spec: TaskSpec,
         path: str | pathlib.Path,
     ) -> None:
-        """Draw the confusion matrix; nothing for sets of labels.
-
-        Args:
-            predictions: One for each record.
-            records: The records, with labels.
-            spec: What examples depend on.
-            path: File to write.
-        """
+        """Draw the confusion matrix; nothing for sets of labels."""
         if not spec.config.multi_label:
             predicted, true = labellings(predictions, records, spec.config)
             names = spec.config.labels

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.term import Term, Terms
@@ -134,11 +135,13 @@ class SpanModule(TaskModule):
         self.lm = language_model(self.model)
         self.heads = TaskHeads(self.model, self.config.name, 2, per_token=True)
 
+    @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, T, 2] of first and of last positions."""
         logits_BT2 = self.heads(hidden_states(self.lm, batch, keys), keys)
         return {"logits": jnp.where(batch["allowed"][..., None] > 0, logits_BT2, _HIDDEN)}
 
+    @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the mean of both cross-entropies, and how often both positions are right."""
         logits_BT2 = outputs["logits"]
@@ -191,20 +194,16 @@ class QuestionAnsweringTask(Task):
     kinds = KINDS
     one_to_many = True
 
+    @override
     def text_columns(self, config: QuestionAnswering) -> Columns:
         """Return question and context."""
         return ((config.question, "objective.question"), (config.context, "objective.context"))
 
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[ContextWindow]:
         """Make the windows of each record. Each context is tokenized once.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether labels are read.
 
         Returns:
             A window or more of each record.
@@ -242,18 +241,17 @@ class QuestionAnsweringTask(Task):
                 )
         return items
 
+    @override
     def empty_item(self, spec: TaskSpec) -> ContextWindow:
         """Return a window of nothing."""
         none = np.zeros(0, np.int32)
         return ContextWindow((none, none), None, 0, np.zeros((0, 2), np.int32), "")
 
+    @override
     def example(self, rng: np.random.Generator, item: ContextWindow, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make the row of a window.
 
-        Args:
-            rng: Not used; nothing is random.
-            item: The window.
-            spec: What examples depend on.
+        item: The window.
 
         Returns:
             The row's arrays; label int32 [2], positions in it; allowed [length], 1 where an answer may be;
@@ -274,15 +272,14 @@ class QuestionAnsweringTask(Task):
             "weights": np.array(not item.skipped, np.float32),
         }
 
+    @override
     def predictions(
         self, outputs: Mapping[str, np.ndarray], items: Sequence[ContextWindow], spec: TaskSpec
     ) -> list[Prediction]:
         """Choose the best span of all windows of each record.
 
-        Args:
-            outputs: "logits" [items, T, 2].
-            items: The windows.
-            spec: What examples depend on.
+        outputs: "logits" [items, T, 2].
+        items: The windows.
 
         Returns:
             {"answer", "start", "score", "no_answer_score"}; where the model predicts that there is no
@@ -300,17 +297,9 @@ class QuestionAnsweringTask(Task):
             best[item.record] = {**old, **better, "no_answer_score": none_score}
         return [_final(prediction, spec.config) for _, prediction in sorted(best.items())]
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute exact match and F1 as SQuAD's scripts do.
-
-        Args:
-            predictions: One for each record.
-            records: The records, with labels.
-            spec: What examples depend on.
-
-        Returns:
-            The metrics.
-        """
+        """Compute exact match and F1 as SQuAD's scripts do."""
         predicted = [prediction["answer"] for prediction in predictions]
         true = [record.get(spec.config.answers, "objective.answers") for record in records]
         return Scores(

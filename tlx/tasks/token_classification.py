@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.base.term import Term, Terms
@@ -70,10 +71,12 @@ class TokenModule(TaskModule):
         self.lm = language_model(self.model)
         self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 1), per_token=True)
 
+    @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, T, C]."""
         return {"logits": self.heads(hidden_states(self.lm, batch, keys), keys)}
 
+    @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the terms "loss" and "accuracy", means over tokens."""
         label = batch["label"]
@@ -98,6 +101,7 @@ class TokenClassificationTask(Task):
     kinds = KINDS
     one_to_many = True
 
+    @override
     def infer_labels(self, config: TokenClassification, records: Sequence[Record]) -> TokenClassification:
         """Return the config with all tags; raises ConfigError where seqeval is missing, before training."""
         library("seqeval.metrics", "seqeval", "entity F1")
@@ -106,20 +110,16 @@ class TokenClassificationTask(Task):
         tags = {tag for record in records for tag in _list(record, config.tags, "objective.tags")}
         return dataclasses.replace(config, labels=tuple(sorted(tags)))
 
+    @override
     def text_columns(self, config: TokenClassification) -> Columns:
         """Return the tokens' column."""
         return ((config.tokens, "objective.tokens"),)
 
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[TokenItem]:
         """Cut each record to parts that fit a row.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether tags are read.
 
         Returns:
             One part or more of each record.
@@ -140,18 +140,17 @@ class TokenClassificationTask(Task):
                 items.append(TokenItem((ids[start:stop],), label, number, inside, positions))
         return items
 
+    @override
     def empty_item(self, spec: TaskSpec) -> TokenItem:
         """Return a part of no tokens."""
         none = np.zeros(0, np.int32)
         return TokenItem((none,), none, 0, none, none)
 
+    @override
     def example(self, rng: np.random.Generator, item: TokenItem, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make the row of a part.
 
-        Args:
-            rng: Not used; nothing is random.
-            item: The part.
-            spec: What examples depend on.
+        item: The part.
 
         Returns:
             The row's arrays; label and label_weights [length], 0 where no tag is learned; weights [].
@@ -166,15 +165,14 @@ class TokenClassificationTask(Task):
             "weights": np.ones((), np.float32),
         }
 
+    @override
     def predictions(
         self, outputs: Mapping[str, np.ndarray], items: Sequence[TokenItem], spec: TaskSpec
     ) -> list[Prediction]:
         """Read the tags of each record.
 
-        Args:
-            outputs: "logits" [items, T, C].
-            items: The parts.
-            spec: What examples depend on.
+        outputs: "logits" [items, T, C].
+        items: The parts.
 
         Returns:
             {"tags": one for each token}; O, or else the first tag, for tokens that no id stands for.
@@ -191,17 +189,9 @@ class TokenClassificationTask(Task):
             for _, tags in sorted(tags_by_record.items())
         ]
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute precision, recall and F1 of entities, F1 by type, and the accuracy of tokens.
-
-        Args:
-            predictions: One for each record.
-            records: The records, with tags.
-            spec: What examples depend on.
-
-        Returns:
-            The metrics.
-        """
+        """Compute precision, recall and F1 of entities, F1 by type, and the accuracy of tokens."""
         true = [_list(record, spec.config.tags, "objective.tags") for record in records]
         default = _default_tag(spec.config.labels)
         predicted = [

@@ -70,6 +70,7 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}") from error
     saved = run.get("format")
+    # A newer format may have renamed or added keys: dropping those silently would resume another run.
     if saved not in range(1, FORMAT + 1):
         raise DataError(f"{path} has format {saved!r}; this version of tlx reads formats 1 to {FORMAT}")
     return run | {"format": FORMAT, "config": upgrade(run["config"], saved)}
@@ -98,6 +99,7 @@ def write_run(
         workdir / FILE,
         {
             "format": FORMAT,
+            # A resumed run was created when it was first started.
             "created": old.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
             "config": config,
             "num_params": num_params,
@@ -130,6 +132,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str]
         ConfigError: `allow` has the old name of a key.
     """
     for name in allow:
+        # An old name would match no key: it would allow nothing, without a word.
         renamed = new_path(name)
         if renamed is not None:
             raise ConfigError(f"--allow-change={name} is now called --allow-change={renamed}")

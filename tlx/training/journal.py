@@ -26,6 +26,7 @@ class Journal:
         if self.silent:
             return
         lines = read_lines(self.folder / "metrics.jsonl")
+        # Those steps are trained again: kept, they would stand twice and curves would run backwards.
         lines = [line for line in lines if line["step"] <= step and line["kind"] != "final"]
         with atomic_open(self.folder / "metrics.jsonl") as handle:
             handle.writelines(json.dumps(line) + "\n" for line in lines)
@@ -50,6 +51,7 @@ class Journal:
 
     def _append(self, file: str, line: dict[str, Any]) -> None:
         if not self.silent:
+            # Closed after each line, so that it is in the file where the process is killed next.
             with open(self.folder / file, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")
 
@@ -59,6 +61,7 @@ def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8") as handle:
+        # A line without its end was being written when the process was killed.
         whole = [line for line in handle if line.endswith("\n")]
     return [json.loads(line) for line in whole]
 
@@ -66,4 +69,5 @@ def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
 def _finite(value: Any) -> float | int | None:
     if isinstance(value, int):
         return value
+    # NaN is no JSON: other readers than Python's would refuse the whole file.
     return float(value) if math.isfinite(value) else None

@@ -47,6 +47,8 @@ class TextSource:
         self.name = f"text {', '.join(globs)} ({split})"
         self.num_bytes = sum(stat.st_size for stat in sizes) if plain else None
         self.identity = [
+            # Size and time stand for the content: hashing a corpus at each start would take as long as
+            # reading it.
             [[path, stat.st_size, stat.st_mtime_ns] for path, stat in zip(self.parts, sizes, strict=True)],
             [self._columns, self._config.one_document_per_line, self._fraction, split],
         ]
@@ -56,6 +58,7 @@ class TextSource:
 
     def read(self, part: str) -> Iterator[Document]:
         """Yield the documents of the file `part` that belong to the split."""
+        # Not the absolute path: the same files in another folder have the same split.
         relative_path = os.path.relpath(part, self._root)
         empty = True
         for record, documents in self._records(part):
@@ -126,6 +129,8 @@ def _matches(globs: Sequence[str], field: str) -> list[str]:
     for path in sorted(paths):
         if not path.endswith(_ENDINGS):
             raise DataError(f"{path}: " + one_of("ending", os.path.splitext(path)[1], _ENDINGS))
+    # By path: the order of a directory differs between file systems, and the order of documents is part of
+    # the data.
     return sorted(paths)
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.term import Terms
 from tlx.data.readers import Record
@@ -175,6 +176,7 @@ class Task(Objective):
         """Return an item of no record, whose example fills up batches and has the shapes of all others."""
         raise NotImplementedError
 
+    @override
     def example(self, rng: np.random.Generator, item: Any, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make one row of a batch.
 
@@ -249,6 +251,7 @@ class Task(Objective):
         """Return one item of several, for packing."""
         raise NotImplementedError
 
+    @override
     def make_spec(
         self,
         config: Any,
@@ -272,6 +275,7 @@ class Task(Objective):
         spec = self.abstract_spec(config, model, length, languages, tokenizer.vocab)
         return dataclasses.replace(spec, tokenizer=tokenizer)
 
+    @override
     def abstract_spec(
         self,
         config: Any,
@@ -297,10 +301,12 @@ class Task(Objective):
         prompt = tuple(range(first, first + model.adapters.prompt_length))
         return TaskSpec(config, length, vocab, model.kind, prompt)
 
+    @override
     def check_spec(self, spec: TaskSpec) -> None:
         """Raise ConfigError if rows cannot be made with this spec."""
         self.abstract_example(spec)
 
+    @override
     def abstract_example(self, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make the example of an empty item, for the names, shapes and dtypes of a batch."""
         return self.example(np.random.default_rng(0), self.empty_item(spec), spec)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.objectives.shared.arrays import pad_to_length
 from tlx.tasks.shared.base import Item, Task, TaskSpec
@@ -29,10 +30,12 @@ class JoinedItems(NamedTuple):
 class PackableTask(Task):
     """Base of tasks whose config has `packing`: a row of training then holds as many examples as fit it."""
 
+    @override
     def packs(self, config: Any) -> bool:
         """Return config.packing."""
         return config.packing
 
+    @override
     def example_size(self, item: JoinedItems, spec: TaskSpec) -> int:
         """Return how many tokens of a row the examples of an item take."""
         frames = (
@@ -40,6 +43,7 @@ class PackableTask(Task):
         )
         return sum(min(max(frame, SHORTEST), spec.length) for frame in frames)
 
+    @override
     def join(self, items: Sequence[JoinedItems]) -> JoinedItems:
         """Return one item of the examples of several."""
         return JoinedItems(tuple(example for item in items for example in item.items), items[0].record)
