@@ -129,6 +129,8 @@ def _convert_union(hint: Any, value: Any, path: str) -> Any:
 
 
 def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
+    if isinstance(value, str) and _takes_texts(hint):
+        return (value,)
     if isinstance(value, str) or not hasattr(value, "__iter__"):
         raise ConfigError(f"{path} = {value!r} must be a list")
     items = list(value)
@@ -141,6 +143,12 @@ def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
     for i, (item_hint, item) in enumerate(zip(inner, items, strict=True)):
         converted.append(_convert(item_hint, item, f"{path}[{i}]"))
     return tuple(converted)
+
+
+def _takes_texts(hint: Any) -> bool:
+    """Whether a hint is of a tuple of any number of texts, for which one text may stand."""
+    inner = typing.get_args(hint)
+    return len(inner) == 2 and inner[1] is Ellipsis and str in (inner[0], *typing.get_args(inner[0]))
 
 
 def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
