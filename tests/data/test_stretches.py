@@ -92,11 +92,17 @@ def test_no_file_of_a_few_is_lost_to_validation(tmp_path):
     assert len(before["train"]) == 2 and len(before["validation"]) == 1
 
 
-def test_whole_files_are_held_out_where_there_are_many(tmp_path):
-    for number in range(101):
+@pytest.mark.parametrize("count", [11, 40, 101])
+def test_whole_files_are_held_out_where_there_are_many_short_ones(tmp_path, count):
+    for number in range(count):
         (tmp_path / f"{number}.txt").write_text(f"text {number}")
     both = splits((f"{tmp_path}/*.txt",))
-    assert sorted(d.text for split in both.values() for d in split) == sorted(f"text {n}" for n in range(101))
+    assert sorted(d.text for split in both.values() for d in split) == sorted(
+        f"text {n}" for n in range(count)
+    )
+    assert 1 <= len(both["validation"]) <= 10
+    if count == 101:  # by a hash of each name alone, as before
+        assert both == splits((f"{tmp_path}/*.txt",), hold_out="documents", clean=False)
 
 
 def test_records_and_lines_are_held_out_whole(tmp_path):

@@ -98,7 +98,7 @@ class Ledger:
                 ids.append(run["run"])
             else:
                 # All runs of a plan were saved by one version: they lack the same keys.
-                adopted, _ = adopt(run["config"], configs[0])
+                adopted, _ = adopt(run["config"], configs[0] if configs else {})
                 ids.append(by_config.get(_identity(adopted)))
         return ids
 

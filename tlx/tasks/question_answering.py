@@ -102,6 +102,10 @@ def answer_span(record: Record, text: str, config: QuestionAnswering) -> tuple[t
     starts = record.get(config.starts, "objective.starts")
     if not isinstance(answers, list) or not isinstance(starts, list) or len(answers) != len(starts):
         raise DataError(f"{record.where}: {config.answers} and {config.starts} must be lists of one length")
+    if not all(isinstance(answer, str) for answer in answers):
+        raise DataError(f"{record.where}: {config.answers} must be a list of texts")
+    if not all(type(start) is int for start in starts):
+        raise DataError(f"{record.where}: {config.starts} must be a list of character positions")
     if not answers or not answers[0].strip():
         return None, False
     answer = answers[0]

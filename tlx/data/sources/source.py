@@ -51,6 +51,9 @@ class Source(Protocol):
 
 def held_out(name: str, fraction: float) -> bool:
     """Return whether a document belongs to the validation split, by a hash of its name."""
-    return (
-        int(hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12], 16) < fraction * 16**12
-    )
+    return name_hash(name) < fraction * 16**12
+
+
+def name_hash(name: str) -> int:
+    """Return a hash of a document's name, from 0 to 16**12 - 1."""
+    return int(hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12], 16)

@@ -15,15 +15,18 @@ from tlx.base.errors import DataError, one_of
 from tlx.data.bad_records import BadRecord, is_invisible, surrogate_in
 from tlx.data.config import SourceConfig
 from tlx.data.file_names import matching_files
-from tlx.data.sources.source import Document, Split, held_out
+from tlx.data.sources.source import Document, Split, held_out, name_hash
 from tlx.data.stretches import split_stretches
 
 _PLAIN = (".txt", ".md", ".py")
 _RECORDS = (".jsonl", ".jsonl.gz", ".tsv", ".tsv.gz", ".parquet")
 _ENDINGS = (*_PLAIN, *(ending + ".gz" for ending in _PLAIN), *_RECORDS)
 
-# Files of plain text of which stretches are held out; of more files, whole ones are enough.
-_MAX_CUT_FILES = 100
+# Plain text files up to which each is cut, whatever its size; up to which they are cut if the stretches have a
+# useful length; and that length, in bytes.
+_FEW_FILES = 10
+_SEVERAL_FILES = 100
+_USEFUL_STRETCH = 200
 _BOM = b"\xef\xbb\xbf"
 _REMEDY = (
     ": the fraction that is held out is too small for so little text; give data.text.validation_files or raise "
@@ -54,8 +57,8 @@ class TextSource:
             if not path.endswith(_ENDINGS):
                 raise DataError(f"{path}: " + one_of("ending", os.path.splitext(path)[1], _ENDINGS))
         self._root = os.path.commonpath([os.path.dirname(path) for path in self.parts])
-        self._cuts = self._cuts_files()
         sizes = [os.stat(path) for path in self.parts]
+        self._cuts, self._held_files = self._hold_out([stat.st_size for stat in sizes])
         plain = all(path.endswith(_PLAIN) for path in self.parts) and (
             has_validation_files or split == "train"
         )
@@ -70,7 +73,7 @@ class TextSource:
             self._columns = (config.text.turns_column, *config.text.rating_columns)
             self.identity.append(self._columns)
         # Added only where they change the documents, so that caches of older runs stay valid.
-        if self._cuts:
+        if self._cuts or self._held_files:
             self.identity.append("stretches")
         if self._config.clean:
             self.identity.append("clean")
@@ -83,23 +86,37 @@ class TextSource:
             empty = False
             number = "" if record is None else f":{record}"
             if isinstance(documents, BadRecord):
-                if self._in_split(relative_path + number):
+                if self._in_split(relative_path, record):
                     yield documents
             elif record is None and self._cuts:
                 yield from self._stretches(part, relative_path, documents[0].text)
-            elif self._in_split(relative_path + number):
+            elif self._in_split(relative_path, record):
                 yield from self._checked(part + number, documents)
         if empty:
             yield BadRecord(f"{part} is empty")
 
-    def _cuts_files(self) -> bool:
-        """Whether stretches of plain text files are held out."""
+    def _hold_out(self, sizes: Sequence[int]) -> tuple[bool, frozenset[str]]:
+        """Whether stretches of plain text files are held out, or else the paths of the files that are.
+
+        Both are empty where a hash of each document's name decides.
+        """
         if self._fraction is None or self._config.hold_out != "stretches":
-            return False
+            return False, frozenset()
         if self._config.one_document_per_line:
-            return False
-        plain = [path for path in self.parts if path.removesuffix(".gz").endswith(_PLAIN)]
-        return 0 < len(plain) <= _MAX_CUT_FILES
+            return False, frozenset()
+        plain = {
+            os.path.relpath(path, self._root): size
+            for path, size in zip(self.parts, sizes, strict=True)
+            if path.removesuffix(".gz").endswith(_PLAIN)
+        }
+        if not plain or len(plain) > _SEVERAL_FILES:
+            return False, frozenset()
+        mean_size = sum(plain.values()) / len(plain)
+        if len(plain) <= _FEW_FILES or mean_size * self._fraction >= _USEFUL_STRETCH:
+            return True, frozenset()
+        # So few that by chance none might be held out.
+        count = max(1, round(len(plain) * self._fraction))
+        return False, frozenset(sorted(plain, key=name_hash)[: min(count, len(plain) - 1)])
 
     def _stretches(self, part: str, relative_path: str, text: str) -> Iterator[Document | BadRecord]:
         """Documents of the stretches of a file that belong to the split."""
@@ -130,9 +147,13 @@ class TextSource:
     def _is_blank(self, text: str) -> bool:
         return is_invisible(text) if self._config.clean else not text.strip()
 
-    def _in_split(self, name: str) -> bool:
+    def _in_split(self, name: str, record: int | None) -> bool:
+        """Whether a record, or a whole file where it is None, belongs to the split."""
         if self._fraction is None:
             return True
+        if record is None and self._held_files:
+            return (name in self._held_files) == (self._split == "validation")
+        name = name if record is None else f"{name}:{record}"
         return held_out(name, self._fraction) == (self._split == "validation")
 
     def _records(self, path: str) -> Iterator[tuple[int | None, Sequence[Document] | BadRecord]]:
