@@ -10,7 +10,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record, valid_text
 
-_NO_LABEL = ("", "nan", "null", "none")  # in lower case
+_NO_LABEL = ("", "nan", "NaN")
 _UNLABELLED = "-1"  # of GLUE's test sets and of others
 _WHOLE_NUMBER = re.compile(r"(-?\d+)\.0*")
 
@@ -78,7 +78,7 @@ def label_set(record: Record, column: str, separator: str | None) -> list[str]:
 def check_label(record: Record, column: str, names: Sequence[str], separator: str | None = None) -> None:
     """Raise DataError where a record has no label, or none of the labels.
 
-    An empty label, null and NaN are no label, unless `names` has them; no labels at all are a set of labels.
+    An empty label, null and NaN are no label, unless `names` has them; an empty text or list is an empty set.
 
     Args:
         record: The record.
@@ -88,10 +88,10 @@ def check_label(record: Record, column: str, names: Sequence[str], separator: st
     """
     value = record.get(column, "objective.label")
     if separator is None:
-        missing = value is None or str(value).strip().lower() in _NO_LABEL
+        missing = value is None or str(value).strip() in _NO_LABEL
         if missing and str(value).strip() not in names:
             raise DataError(f"{record.where} has no label: {column!r} is {value!r}{_SKIP}")
-    elif value is None or isinstance(value, float):
+    elif value is None or isinstance(value, float) or value in _NO_LABEL[1:]:
         raise DataError(f"{record.where} has no labels: {column!r} is {value!r}{_SKIP}")
     for name in label_set(record, column, separator):
         if names:
