@@ -138,6 +138,8 @@ def _convert_literal(legal: tuple[Any, ...], value: Any, path: str) -> Any:
 
 
 def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
+    if isinstance(value, str) and _takes_texts(hint):
+        return (value,)
     # bytes would be a list of numbers, a mapping one of its keys, and a set has no order.
     if isinstance(value, str | bytes | Mapping | set | frozenset) or not hasattr(value, "__iter__"):
         raise ConfigError(f"{path} = {shown(value)} must be a list")
@@ -151,6 +153,12 @@ def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
     for i, (item_hint, item) in enumerate(zip(inner, items, strict=True)):
         converted.append(_convert(item_hint, item, f"{path}[{i}]"))
     return tuple(converted)
+
+
+def _takes_texts(hint: Any) -> bool:
+    """Whether a hint is of a tuple of any number of texts, for which one text may stand."""
+    inner = typing.get_args(hint)
+    return len(inner) == 2 and inner[1] is Ellipsis and str in (inner[0], *typing.get_args(inner[0]))
 
 
 def _convert_scalar(hint: Any, value: Any, path: str) -> Any:

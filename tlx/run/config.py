@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from tlx.adapt.config import AdaptConfig
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError, shown
+from tlx.base.config_dict import nested_config_dict
 from tlx.base.lookup import Table
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.data.config import DataConfig
@@ -77,7 +78,7 @@ def base_config(objective: str = "clm") -> Any:
 
 def config_dict(values: Any) -> ConfigDict:
     """Return a ConfigDict of a dataclass or nested mappings, with tuples in place of lists."""
-    return ConfigDict(_tuples(to_dict(values)))
+    return nested_config_dict(_tuples(to_dict(values)))
 
 
 def finetune_config(task: str = "classification") -> Any:

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
-from tlx.data.readers import Record
+from tlx.data.readers import Record, valid_text
 from tlx.metrics.classification import accuracy
 from tlx.metrics.resampling import mean_of
 from tlx.tasks.classification import class_terms, softmax
@@ -30,7 +30,7 @@ from tlx.tasks.shared.base import (
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row
-from tlx.tasks.shared.labels import class_of, names_of
+from tlx.tasks.shared.labels import check_label, class_of, names_of
 from tlx.text.tokenizer import Tokenizer
 
 _CONTEXT = "all of the context"  # a column that no file has
@@ -105,6 +105,12 @@ class MultipleChoiceTask(Task):
         """Return all columns with text."""
         context = tuple((name, "objective.context") for name in config.context)
         return context + tuple((name, "objective.choices") for name in config.choices)
+
+    def check_record(self, config: MultipleChoice, record: Record) -> None:
+        """Raise DataError where a text or the label is missing or not valid."""
+        for name, field in self.text_columns(config):
+            valid_text(record, record.text(name, field))
+        check_label(record, config.label, config.labels)
 
     @override
     def prepare(

@@ -17,14 +17,14 @@ from typing_extensions import override
 
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.term import Term, Terms
-from tlx.data.readers import Record
+from tlx.data.readers import Record, valid_text
 from tlx.metrics import squad
 from tlx.metrics.resampling import mean_of
 from tlx.tasks.shared.base import Batch, Columns, Prediction, Scores, Task, TaskModule, TaskSpec
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.spans import max_text_tokens, text_start, windows
-from tlx.text.spans import encode_with_spans, overlapping
+from tlx.text.spans import encode_with_spans, len_of_marks, overlapping
 from tlx.text.tokenizer import Tokenizer
 
 _HIDDEN = -1e9  # the logit of a position where no answer can be
@@ -103,6 +103,10 @@ def answer_span(record: Record, text: str, config: QuestionAnswering) -> tuple[t
     starts = record.get(config.starts, "objective.starts")
     if not isinstance(answers, list) or not isinstance(starts, list) or len(answers) != len(starts):
         raise DataError(f"{record.where}: {config.answers} and {config.starts} must be lists of one length")
+    if not all(isinstance(answer, str) for answer in answers):
+        raise DataError(f"{record.where}: {config.answers} must be a list of texts")
+    if not all(type(start) is int for start in starts):
+        raise DataError(f"{record.where}: {config.starts} must be a list of character positions")
     if not answers or not answers[0].strip():
         return None, False
     answer = answers[0]
@@ -179,11 +183,20 @@ def best_span(logits: np.ndarray, item: ContextWindow, spec: TaskSpec) -> tuple[
     distance = np.arange(len(last))[None, :] - np.arange(len(first))[:, None]
     sums = np.where((distance >= 0) & (distance < spec.config.max_answer_tokens), sums, -np.inf)
     i, j = np.unravel_index(int(sums.argmax()), sums.shape)
-    begin = int(item.spans[i, 0])
-    end = int(item.spans[j, 1])
+    return _answer_of(item, int(i), int(j)) | {"score": float(sums[i, j])}, none_score
+
+
+def _answer_of(item: ContextWindow, first: int, last: int) -> dict[str, Any]:
+    """The piece of the context that ids first..last of a window stand for, and where it starts."""
+    begin = int(item.spans[first, 0])
+    end = int(item.spans[last, 1])
+    # A tokenizer that composes characters leaves the marks of decomposed text without an id.
+    following = item.spans[last + 1 :, 0]
+    limit = int(following[following >= end].min(initial=len(item.text)))
+    end += len_of_marks(item.text[end:limit])
     text = item.text[begin:end]
     begin += len(text) - len(text.lstrip())  # ids may begin with the space before a word
-    return {"answer": text.strip(), "start": begin, "score": float(sums[i, j])}, none_score
+    return {"answer": text.strip(), "start": begin}
 
 
 class QuestionAnsweringTask(Task):
@@ -198,6 +211,33 @@ class QuestionAnsweringTask(Task):
     def text_columns(self, config: QuestionAnswering) -> Columns:
         """Return question and context."""
         return ((config.question, "objective.question"), (config.context, "objective.context"))
+
+    def check_record(self, config: QuestionAnswering, record: Record) -> None:
+        """Raise DataError where question or context is missing or not valid, or the answer is not in it."""
+        for name, field in self.text_columns(config):
+            valid_text(record, record.text(name, field))
+        answer_span(record, record.text(config.context, "objective.context"), config)
+
+    def ceiling(self, items: Sequence[ContextWindow], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Return the scores where the labelled span of every window is predicted.
+
+        Args:
+            items: The windows, with labels.
+            records: The records.
+            spec: What examples depend on.
+
+        Returns:
+            The scores; below 1 where no span of ids is an answer, or none of max_answer_tokens.
+        """
+        best: dict[int, Prediction] = {}
+        for item in items:
+            span = {"answer": "", "start": -1}
+            if item.label is not None and item.label[0] >= 0:
+                first, last = item.label
+                span = _answer_of(item, first, min(last, first + spec.config.max_answer_tokens - 1))
+            if item.record not in best or (span["answer"] and not best[item.record]["answer"]):
+                best[item.record] = span
+        return self.score([best[number] for number in sorted(best)], records, spec)
 
     @override
     def prepare(

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.readers import Record
+from tlx.data.readers import Record, valid_text
 from tlx.metrics.correlation import pearson, spearman
 from tlx.tasks.shared.base import (
     Batch,
@@ -94,6 +94,12 @@ class SimilarityTask(Task):
     def text_columns(self, config: Similarity) -> Columns:
         """Return both columns."""
         return ((config.first, "objective.first"), (config.second, "objective.second"))
+
+    def check_record(self, config: Similarity, record: Record) -> None:
+        """Raise DataError where a text or the number is missing or not valid."""
+        for name, field in self.text_columns(config):
+            valid_text(record, record.text(name, field))
+        number_of(record, config.label)
 
     @override
     def prepare(

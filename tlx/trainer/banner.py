@@ -10,7 +10,9 @@ from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.nn.kernels.choice import choose
 from tlx.run.assemble import Run
+from tlx.run.config import get_objective
 from tlx.run.spec import abstract_batch
+from tlx.tasks.shared.base import is_supervised
 from tlx.training import directory, hooks
 from tlx.training.journal import Journal
 from tlx.training.peak import matmul_peak
@@ -60,6 +62,9 @@ def introduce(run: Run, workdir: pathlib.Path, say: Callable[[str], None]) -> ho
         f"data       {run.train.num_tokens:,} tokens, one pass is {run.train.steps_per_epoch:,} of "
         f"{config.train.steps:,} steps; {run.validation.num_tokens:,} tokens for validation"
     )
+    ceiling = _ceiling(run)
+    if ceiling is not None:
+        say(f"ceiling    right predictions score {ceiling} through this tokenizer, on the validation records")
     say(f"devices    {jax.device_count()} x {device.device_kind}, mesh {_mesh(run) or 'of one device'}")
     if config.model.kind != "bilstm":
         block = run.module.model.block("encoder")
@@ -67,6 +72,17 @@ def introduce(run: Run, workdir: pathlib.Path, say: Callable[[str], None]) -> ho
         say(f"attention  {kernel} ({why})")
     say(f"peak       {peak.flops_per_s / 1e9:,.0f} GFLOP/s ({peak.source})")
     return hooks.Costs(tokens, flops, peak.flops_per_s)
+
+
+def _ceiling(run: Run) -> str | None:
+    """The best score that the tokenizer allows, with its name; None for what has none."""
+    objective = get_objective(run.config)
+    if not is_supervised(objective):
+        return None
+    split: Any = run.validation
+    spec: Any = run.spec
+    scores = objective.ceiling(split.items, split.records, spec)
+    return None if scores is None else f"{scores.main} = {scores.figures[scores.main]:.4f}"
 
 
 def tell_start(

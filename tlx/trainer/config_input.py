@@ -1,6 +1,7 @@
 """The config of a run as callers give it, and the run's directory."""
 
 import copy
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ from tlx.base.config_files import load_config, run_name, set_value
 from tlx.base.errors import ConfigError
 from tlx.run import RunConfig
 from tlx.run.config import config_dict
+from tlx.training.directory import resumed_config
+
+_log = logging.getLogger("tlx")
 
 # A config, nested mappings, a path ("configs/mine.py:arg") or a packaged name ("quickstart:mlm:tiny").
 ConfigLike = ConfigDict | RunConfig | Mapping[str, Any] | str | os.PathLike
@@ -63,6 +67,18 @@ def run_directory(workdir: str | os.PathLike | None, name: str) -> pathlib.Path:
     if workdir is None and not name:
         raise ConfigError("workdir: give the run's directory, for the config has no name")
     return pathlib.Path(workdir or f"runs/{name}").absolute()
+
+
+def as_resumed(values: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """Return the config with which the run in `workdir`, if one has begun there, goes on as it began.
+
+    Logs the values that are not as given, because the run was saved before there were their keys.
+    """
+    config, changed = resumed_config(workdir, values)
+    if changed:
+        listed = ", ".join(f"{key.path} = {key.value!r}" for key in changed)
+        _log.warning("resumed as it was started, before there were these keys: %s", listed)
+    return config
 
 
 def shown_path(workdir: pathlib.Path) -> str:

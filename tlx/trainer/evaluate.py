@@ -15,8 +15,8 @@ from tlx.data.pipeline import Pipeline
 from tlx.data.records import RecordSplit
 from tlx.data.sources import TABLE as SOURCES
 from tlx.evaluation import likelihood
-from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_interval
-from tlx.evaluation.few_shot import FewShotConfig, FewShotData, evaluate_few_shot
+from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_ceiling, with_interval
+from tlx.evaluation.few_shot import FewShotConfig, evaluate_few_shot
 from tlx.run.assemble import open_pipeline, open_split
 from tlx.run.spec import spec_of
 from tlx.trainer.config_input import ConfigLike, read_config
@@ -157,6 +157,7 @@ def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> Evaluation
         lambda batch: batch,
         request.batches,
     )
+    evaluation = with_ceiling(evaluation, get_task(config), spec, pipeline)
     return EvaluationResult(with_interval(evaluation), request.data or split, evaluation)
 
 
@@ -174,7 +175,7 @@ def evaluate_prompts(model: LoadedModel, config: Any, request: EvaluationRequest
         records = dataclasses.replace(few_shot.data.records, test=(request.data,))
         if not few_shot.objective.shots:
             records = dataclasses.replace(records, train=(request.data,))
-        few_shot = dataclasses.replace(few_shot, data=FewShotData(records))
+        few_shot = dataclasses.replace(few_shot, data=dataclasses.replace(few_shot.data, records=records))
         split = "test"
     for flag in ("batches", "batch_size"):
         if getattr(request, flag) is not None:

@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 
 from tlx.adapt.transfer import from_base
 from tlx.base.errors import ConfigError
-from tlx.evaluation.answers import Evaluation, Predictor, evaluate_task, make_predictor, with_interval
+from tlx.evaluation.answers import (
+    Evaluation,
+    Predictor,
+    evaluate_task,
+    make_predictor,
+    with_ceiling,
+    with_interval,
+)
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble, build_tokenizer, open_split
 from tlx.run.program import Program
@@ -20,7 +27,7 @@ from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
 from tlx.trainer import outcome
 from tlx.trainer.base_model import BaseModel, load_base
-from tlx.trainer.config_input import ConfigLike, read_config, run_directory
+from tlx.trainer.config_input import ConfigLike, as_resumed, read_config, run_directory
 from tlx.trainer.driver import (
     Evaluator,
     RunHandles,
@@ -105,9 +112,10 @@ def train_task(
     requests = []
     # All configs are completed before the first run trains: a mistake in records is told at once.
     for seed in numbers:
-        completed = complete_task_config({**values.to_dict(), "seed": seed}, base, scratch)
-        completed = dataclasses.replace(completed, name=completed.name or name)
         folder = workdir if seeds == 1 else workdir / f"seed-{seed}"
+        seeded = as_resumed({**values.to_dict(), "seed": seed}, folder)
+        completed = complete_task_config(seeded, base, scratch)
+        completed = dataclasses.replace(completed, name=completed.name or name)
         requests.append(TrainingRequest(completed, folder, options))
     build = _Builder(None if scratch else base, base)
     callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, _final_metrics, _report)
@@ -178,7 +186,13 @@ def _final_evaluation(run: Run, evaluator: Evaluator, state: State) -> dict[str,
     splits = {"validation": run.validation}
     if run.config.data.records.tested:
         splits["test"] = open_split(run.config, run.tokenizer, "test")
-    return {name: _evaluate(run, predictor, state, split) for name, split in splits.items()}
+    spec: Any = run.spec
+    evaluations = {}
+    for name, split in splits.items():
+        records: Any = split
+        evaluation = _evaluate(run, predictor, state, records)
+        evaluations[name] = with_ceiling(evaluation, get_task(run.config), spec, records)
+    return evaluations
 
 
 def _final_metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
 from tlx.trainer import summary
 from tlx.trainer.base_model import BaseModel, cache_tokenizer, load_base
-from tlx.trainer.config_input import ConfigLike, read_config, run_directory
+from tlx.trainer.config_input import ConfigLike, as_resumed, read_config, run_directory
 from tlx.trainer.driver import (
     Build,
     Evaluator,
@@ -93,11 +93,13 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
             f"{resolved.objective.name} is a task with labels; use: tlx finetune (tlx.finetune)"
         )
     workdir = run_directory(options.workdir, resolved.name or name)
+    values = as_resumed(config.to_dict(), workdir)
+    resolved = resolve(values)
     initialize_distributed()
     build: Build = assemble
     if options.base is not None:
         base = load_base(options.base, options.allow)
-        resolved = _with_base(config.to_dict(), base)
+        resolved = _with_base(values, base)
         build = partial(_build, base)
     resolved = dataclasses.replace(resolved, name=resolved.name or name)
     callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, dict, _report)

@@ -1,5 +1,6 @@
 """The config of a fine-tuning, completed from the base model and the training records."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,8 +51,10 @@ def complete_task_config(
         values["base"] = to_dict(BaseConfig() if scratch else base.record)
     config = parse_config(values)
     config.data.records.validate()
-    records = read_records(config.data.records, "train", config.seed)
-    values["objective"] = to_dict(get_task(config).infer_labels(config.objective, records))
+    task = get_task(config)
+    check = functools.partial(task.check_record, config.objective)
+    records = read_records(config.data.records, "train", config.seed, config.data.bad_records, check)
+    values["objective"] = to_dict(task.infer_labels(config.objective, records))
     if config.data.records.epochs:
         rows = _num_rows(parse_config(values), len(records))
         steps = config.data.records.epochs * rows / config.train.batch_size

@@ -12,6 +12,7 @@ from tlx.base.config import flatten
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import read_json, write_json
 from tlx.base.renamed_keys import new_path, upgrade
+from tlx.base.saved_defaults import AddedKey, adopt, fill
 
 FILE = "run.json"
 # 2: keys of the config have other names (tlx/base/renamed_keys.py).
@@ -60,8 +61,44 @@ def find_run_folder(path: pathlib.Path) -> pathlib.Path | None:
 def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
     """Return run.json, its config in today's keys whatever its format; None where no run was started.
 
-    Raises DataError for a newer format or a broken file.
+    Keys that were added since the run was saved have the values that it was trained with. Raises DataError
+    for a newer format or a broken file.
     """
+    run = _upgraded(workdir)
+    return None if run is None else run | {"config": fill(run["config"])}
+
+
+def resumed_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[AddedKey]]:
+    """Return the config with which a run goes on, where its saved config lacks keys of today.
+
+    Labels that the run took from its training records are kept too, where the config names none.
+
+    Args:
+        workdir: Run directory; a run need not have begun there.
+        config: Config that the run is started with now, as nested dicts.
+
+    Returns:
+        The config, and the keys whose values are not as given but as the run began.
+
+    Raises:
+        DataError: run.json is of a newer format or broken.
+    """
+    run = _upgraded(workdir)
+    if run is None:
+        return dict(config), []
+    saved = run["config"]
+    adopted, changed = adopt(config, saved)
+    objective = adopted.get("objective") or {}
+    before = saved.get("objective") or {}
+    if objective.get("name") == before.get("name") and not objective.get("labels"):
+        labels = before.get("labels")
+        if labels:
+            adopted["objective"] = {**objective, "labels": tuple(labels)}
+    return adopted, changed
+
+
+def _upgraded(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """run.json with the keys that it was saved with, under their names of today."""
     path = workdir / FILE
     if not path.exists():
         return None

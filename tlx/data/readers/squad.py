@@ -16,7 +16,7 @@ def read_squad(path: str, text: str) -> Iterator[Record]:
     """
     try:
         root = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     for a, article in enumerate(_get(root, "data", list, path)):
         at = f"{path}: data[{a}]"

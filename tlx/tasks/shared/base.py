@@ -22,7 +22,7 @@ import numpy as np
 from typing_extensions import override
 
 from tlx.base.term import Terms
-from tlx.data.readers import Record
+from tlx.data.readers import Record, valid_text
 from tlx.metrics.resampling import Statistic
 from tlx.models.config import ModelConfig
 from tlx.objectives.shared.base import Batch, LossModule, Objective
@@ -151,6 +151,29 @@ class Task(Objective):
     def target_columns(self, config: Any) -> Columns:
         """Return the columns that hold texts to generate, which a vocabulary has to cover too."""
         return ()
+
+    def check_record(self, config: Any, record: Record) -> None:
+        """Raise DataError for a labelled record that cannot be used, before anything is tokenized.
+
+        `config` may still lack what `infer_labels` adds. What only a tokenizer shows, `prepare` raises.
+        """
+        for name, _ in (*self.text_columns(config), *self.target_columns(config)):
+            check_unicode(record, record.values.get(name))
+
+    def ceiling(self, items: Sequence[Any], records: Sequence[Record], spec: TaskSpec) -> Scores | None:
+        """Return the scores of predictions that are right at every position that is learned.
+
+        They are below perfect where the tokenizer cannot express the labels, or a row cannot hold them.
+
+        Args:
+            items: What `prepare` made of the records, with labels.
+            records: The records.
+            spec: What examples depend on.
+
+        Returns:
+            The scores; None for tasks whose labels do not go through the tokenizer.
+        """
+        return None
 
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
@@ -317,6 +340,18 @@ def is_supervised(objective: Objective) -> TypeGuard[Task]:
     return objective.supervised
 
 
+def check_unicode(record: Record, value: Any) -> None:
+    """Raise DataError where a text in a value, or nested in it, is not valid Unicode."""
+    if isinstance(value, str):
+        valid_text(record, value)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            check_unicode(record, item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_unicode(record, item)
+
+
 def encode_columns(
     records: Sequence[Record], columns: Sequence[tuple[str, str]], tokenizer: Tokenizer
 ) -> list[tuple[np.ndarray, ...]]:
@@ -331,6 +366,7 @@ def encode_columns(
         For each record int32 ids of its columns, without special ids.
     """
     encoded = [
-        tokenizer.encode_batch([record.text(name, field) for record in records]) for name, field in columns
+        tokenizer.encode_batch([valid_text(record, record.text(name, field)) for record in records])
+        for name, field in columns
     ]
     return list(zip(*encoded, strict=True))
