@@ -41,6 +41,11 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
         resolved.data.records.validate()
     parts.check_spec(spec_before_tokenizer(resolved))
     _check_positions(resolved)
+    if resolved.checkpoint.keep_best and not resolved.eval.every:
+        raise ConfigError(
+            "checkpoint.keep_best = True keeps the step with the best evaluation, but eval.every = 0 makes none; "
+            "set it to the number of steps between them"
+        )
     return resolved
 
 
