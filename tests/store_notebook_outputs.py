@@ -40,15 +40,15 @@ def cleaned(outputs):
             joined[-1]["text"] = "".join(joined[-1]["text"]) + "".join(output["text"])
         else:
             joined.append(output)
-    kept = []
+    stored = []
     for output in joined:
         if output["output_type"] == "stream":
             text = re.sub(r"/tmp/tmp\w+", "/tmp/example", shown("".join(output["text"])))
             output["text"] = text.splitlines(keepends=True)
             if not text.strip():
                 continue
-        kept.append(output)
-    return kept
+        stored.append(output)
+    return stored
 
 
 def clean(notebook):

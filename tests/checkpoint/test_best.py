@@ -19,15 +19,17 @@ def test_the_best_step_outlives_newer_ones_until_a_better_one_is_sealed(tmp_path
     events = []
     config = CheckpointConfig(every=10, keep=1)
     folder = tmp_path / "checkpoints"
-    with Checkpoints(folder, config, on_event=lambda kind, **f: events.append((kind, f["step"]))) as kept:
-        kept.prepare()
+    with Checkpoints(
+        folder, config, on_event=lambda kind, **f: events.append((kind, f["step"]))
+    ) as checkpoints:
+        checkpoints.prepare()
         for step in (10, 15, 20, 30, 33, 40, 50):
             if step in (15, 33):
-                kept.mark_best(BestStep(step, "loss", 1 / step))
-            assert kept.due(step), "whatever `every` says"
-            save(kept, step)
-        assert not kept.due(35)
-        assert kept.complete_steps() == [33, 50]
+                checkpoints.mark_best(BestStep(step, "loss", 1 / step))
+            assert checkpoints.due(step), "whatever `every` says"
+            save(checkpoints, step)
+        assert not checkpoints.due(35)
+        assert checkpoints.complete_steps() == [33, 50]
         assert read_best(folder) == BestStep(33, "loss", 1 / 33)
     assert [step for kind, step in events if kind == "checkpoint_best"] == [15, 33]
     assert [step for kind, step in events if kind == "checkpoint_deleted"] == [10, 20, 15, 30, 40]
