@@ -49,7 +49,7 @@ _OBJECTIVES_OF_FAMILIES = {
 
 def load(
     path: str | os.PathLike,
-    step: int | None = None,
+    step: int | str | None = None,
     dtype: str | None = None,
     allow: Sequence[str] = (),
     ignore: Sequence[str] = (),
@@ -63,7 +63,8 @@ def load(
 
     Args:
         path: The directory.
-        step: Training step of the checkpoint; None: the newest that verifies.
+        step: Training step of the checkpoint; "best": the one with the best evaluation, where the run had
+            checkpoint.keep_best; None: the newest that verifies.
         dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
         allow: Packages outside tlx whose code the saved config may name ("package.module:attr"). Without it
             no code of the directory is executed.

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from tlx.base.config import unknown_key
 from tlx.base.errors import ConfigError, one_of, shown
+from tlx.base.packaged import packaged_folder
 from tlx.base.renamed_keys import new_name, new_paths_of
 
 
@@ -103,18 +104,20 @@ def get_value(config: ConfigDict, key: str) -> Any:
 
 def packaged_configs() -> pathlib.Path:
     """Return the folder of the configs that come with tlx: of an installed package, or of the checkout."""
-    root = pathlib.Path(__file__).parents[1]
-    inside = root / "_packaged" / "configs"
-    return inside if inside.is_dir() else root.parent / "configs"
+    return packaged_folder("configs")
 
 
 def _split(name: str) -> tuple[pathlib.Path, str]:
-    """Split FILE:arg to path and argument; an existing path takes precedence over a packaged name."""
+    """Split FILE:arg to path and argument; an existing path takes precedence over a packaged name.
+
+    A packaged config may be named by its path in a checkout too ("configs/quickstart.py"), as commands in its
+    docstring and in README.md are written.
+    """
     file, _, arg = name.partition(":")
     path = pathlib.Path(file)
     if path.is_file():
         return path, arg
-    packaged = packaged_configs() / f"{file}.py"
+    packaged = packaged_configs() / f"{file.removeprefix('configs/').removesuffix('.py')}.py"
     if packaged.is_file():
         return packaged, arg
     names = sorted(str(p.relative_to(packaged_configs()))[:-3] for p in packaged_configs().rglob("*.py"))

@@ -16,6 +16,7 @@ from tlx.base import tree as trees_by_path
 from tlx.base.errors import CheckpointError, DeviceMemoryError, LeaseError, StorageError
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import reading, saving, steps, trees
+from tlx.checkpoint.best import BestStep, write_best
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.checkpoint.manifest import Damaged
 from tlx.checkpoint.reading import LoadedCheckpoint
@@ -38,7 +39,7 @@ class Checkpoints:
         config: When to save, what to keep and how to verify; None: the defaults.
         guard: Called on process 0 before it writes; raises LeaseError where another run has the directory.
         on_event: Called as on_event(kind, **fields) for events.jsonl, from the main or the background thread. Kinds:
-            checkpoint_saved, checkpoint_failed, checkpoint_skipped, checkpoint_deleted.
+            checkpoint_saved, checkpoint_best, checkpoint_failed, checkpoint_skipped, checkpoint_deleted.
     """
 
     def __init__(
@@ -57,6 +58,9 @@ class Checkpoints:
         self._sound: set[int] = set()
         self._job: saving.SaveJob | None = None
         self._failures = 0
+        # The best step that is saved, and a better one that is to be saved.
+        self._best: BestStep | None = None
+        self._better: BestStep | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -89,7 +93,16 @@ class Checkpoints:
     def due(self, step: int) -> bool:
         """Return whether the config asks for a save after `step` steps."""
         every = self.config.every > 0 and step > 0 and step % self.config.every == 0
-        return every or step in self.config.keep_at
+        best = self._better is not None and self._better.step == step
+        return every or best or step in self.config.keep_at
+
+    def set_best(self, best: BestStep | None) -> None:
+        """Never delete the best step of an earlier start, which is complete; None: there is none."""
+        self._best = best
+
+    def mark_best(self, best: BestStep) -> None:
+        """Make its step due. Once that is sealed, best.json names it and the best one before may be deleted."""
+        self._better = best
 
     def complete_steps(self) -> list[int]:
         """Return the steps that were committed and sealed, ascending."""
@@ -189,7 +202,7 @@ class Checkpoints:
             raise reading.nothing_left(self.folder, reasons)
         return None
 
-    def load_params(self, step: int | None = None, *, dtype: Any = None) -> LoadedCheckpoint:
+    def load_params(self, step: int | str | None = None, *, dtype: Any = None) -> LoadedCheckpoint:
         """Load parameters only, as numpy; see `reading.load_params`."""
         return reading.load_params(self.folder, step, dtype=dtype, verify=self.config.verify)
 
@@ -304,6 +317,11 @@ class Checkpoints:
         self._sound.add(job.step)
         seconds = time.monotonic() - job.began
         self._event("checkpoint_saved", step=job.step, bytes=job.size, seconds=round(seconds, 3))
+        better = self._better
+        if better is not None and better.step == job.step:
+            write_best(self.folder, better)
+            self._best = better
+            self._event("checkpoint_best", **better._asdict())
         self._retain(job.step)
 
     def _retain(self, newest: int) -> None:
@@ -312,6 +330,8 @@ class Checkpoints:
         retained = (
             set(complete[-self.config.keep :]) | {newest} | set(complete).intersection(self.config.keep_at)
         )
+        if self._best is not None:
+            retained |= {self._best.step}.intersection(complete)
         if self.config.keep_every:
             retained |= {step for step in complete if step % self.config.keep_every == 0}
         doomed = [step for step in complete if step not in retained]

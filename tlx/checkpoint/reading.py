@@ -16,6 +16,7 @@ from tlx.base.errors import CheckpointError, DeviceMemoryError
 from tlx.base.memory import machine_bytes
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import mismatch, steps, store, trees
+from tlx.checkpoint.best import resolve_step
 from tlx.checkpoint.manifest import Damaged, Manifest
 
 log = logging.getLogger("tlx")
@@ -50,7 +51,7 @@ def steps_folder(path: str | os.PathLike) -> pathlib.Path:
 
 def load_params(
     path: str | os.PathLike,
-    step: int | None = None,
+    step: int | str | None = None,
     *,
     dtype: Any = None,
     verify: Verify = "hash",
@@ -61,7 +62,7 @@ def load_params(
 
     Args:
         path: A run directory, a folder of checkpoints, or one step.
-        step: The step; None: the newest that verifies.
+        step: The step; "best": the one that best.json names; None: the newest that verifies.
         dtype: Dtype that floating-point leaves are cast to; None: as stored.
         verify: What is compared for every file, its "hash" or its "size".
 
@@ -75,7 +76,7 @@ def load_params(
     if step is None and steps.is_complete(pathlib.Path(path).absolute()):
         step = _number(pathlib.Path(path))
     reasons = {}
-    for number in candidates(folder, step):
+    for number in candidates(folder, resolve_step(folder, step)):
         try:
             manifest = manifests.read(folder / str(number))
             tree = _read_params(folder / str(number), manifest, dtype, verify)

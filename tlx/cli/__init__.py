@@ -21,6 +21,7 @@ VERBS = Table(
         "generate": "tlx.cli.generate:main",
         "chat": "tlx.cli.chat:main",
         "bench": "tlx.cli.bench:main",
+        "cache": "tlx.cli.cache:main",
         "plan": "tlx.cli.plan:main",
         "scale": "tlx.cli.scale:main",
         "launch": "tlx.cli.launch:main",
@@ -41,6 +42,7 @@ _ABOUT = {
     "scale": "scaling laws: plan a ladder of runs, train it, fit it, forecast the big run",
     "launch": "start a run on this machine, under SLURM, on GKE or on TPU VMs",
     "report": "results of runs side by side, with intervals over seeds",
+    "cache": "size of the token cache, and what to remove from it",
     "bench": "tokens/s and model FLOP/s of step, data pipeline and checkpoints",
 }
 

@@ -1,6 +1,7 @@
 """The conversions of `tlx convert`: import, export, merge and adapter."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -17,7 +18,7 @@ from tlx.base.errors import ConfigError, StorageError
 from tlx.base.files import read_json
 from tlx.checkpoint import Checkpoints
 from tlx.hub import folder as hub
-from tlx.hub import peft, verify
+from tlx.hub import peft, push, verify
 from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
@@ -82,20 +83,38 @@ def _save_tokenizer(target: pathlib.Path, config: RunConfig, tokenizer: Tokenize
 
 
 def _export(options: argparse.Namespace) -> None:
-    """Write a Hugging Face directory."""
-    _require_empty(options.target)
+    """Write a Hugging Face directory, and upload it with --push."""
+    if options.push is None:
+        _export_folder(options, options.target)
+        return
+    # First, so that a missing token or package is told before minutes of export.
+    repository = push.open_repository(options.push)
+    with contextlib.ExitStack() as stack:
+        target = options.target or stack.enter_context(tempfile.TemporaryDirectory(prefix="tlx-export-"))
+        model = _export_folder(options, target)
+        message = (
+            f"{model.config.name or pathlib.Path(options.source).name} at step {model.step}, exported by tlx"
+        )
+        print(f"uploading to {options.push}", flush=True)
+        print(f"uploaded: {push.upload(repository, target, message, options.public)}")
+
+
+def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
+    """Write a Hugging Face directory; returns the model."""
+    _require_empty(path)
     model = load(options.source, step=options.step, allow=options.allow)
     config = model.module.model
     params = model.standalone_params
     family = options.family or hub.family_of(config, params)
     if family not in TABLE:
         TABLE.load(family)  # raises an error that lists the families
-    target = _make_folder(options.target)
+    target = _make_folder(path)
     special = _special_ids(model)
     dtype = None if options.dtype is None else np.dtype(options.dtype)
     name = hub.save_folder(target, family, config, params, special=special, dtype=dtype)
     model.tokenizer.export(target, _special_frame(model))
     print(f"{target}: {name} of the family {family}, with its tokenizer")
+    return model
 
 
 def _adapter(options: argparse.Namespace) -> None:

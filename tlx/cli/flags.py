@@ -24,7 +24,9 @@ _ALLOW_CHANGE_HELP = (
     "when resuming, let this value (or group of values) of the config differ; may be repeated"
 )
 _ALLOW_HELP = "a package outside tlx whose code the saved config may name; may be repeated"
-_STEP_HELP = "step of the checkpoint; the newest sound one by default"
+STEP_HELP = (
+    'step of the checkpoint, or "best" of a run with checkpoint.keep_best; the newest sound one by default'
+)
 _DTYPE_HELP = "dtype of parameters and computation; the run's own by default"
 
 
@@ -54,9 +56,19 @@ def training_parser(verb: str, about: str | None) -> argparse.ArgumentParser:
 def add_run(arguments: argparse.ArgumentParser) -> None:
     """Add the arguments of every verb that loads a model."""
     arguments.add_argument("run", metavar="RUN", help="run directory, or one of its checkpoint directories")
-    arguments.add_argument("--step", type=int, help=_STEP_HELP)
+    arguments.add_argument("--step", type=checkpoint_step, help=STEP_HELP)
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), help=_DTYPE_HELP)
     arguments.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=_ALLOW_HELP)
+
+
+def checkpoint_step(word: str) -> int | str:
+    """Return the value of --step: a number or "best". Raises argparse's error (exit 2) for another word."""
+    if word == "best":
+        return word
+    try:
+        return int(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither a number nor 'best'") from error
 
 
 def add_config(arguments: argparse.ArgumentParser, required: bool = True) -> None:

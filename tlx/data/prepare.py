@@ -57,6 +57,7 @@ def _open_cache(config: WeightedSource, tokenizer: Tokenizer, split: Split, data
     source = open_source(config, split)
     add_eos = data.add_eos
     policy = data.bad_records
+    # All that the tokens depend on, so that a changed file or tokenizer never meets an old cache.
     key = sha256_json([FORMAT, config.source, source.identity, tokenizer.hash, add_eos, *_policy_key(policy)])
     cache = build_once(
         cache_folder() / "tokens" / key[:32],

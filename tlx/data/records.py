@@ -270,6 +270,7 @@ def prepare_records_tokenizer(
     """
     if config.path is not None or config.kind == "bytes":
         return make_tokenizer(config, ())
+    # All of them, whatever the limit: learning curves over the number of labels share one vocabulary.
     unlimited = dataclasses.replace(data.records, limit=0)
 
     def texts_of(record: Record) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tlx.base.errors import ConfigError
+from tlx.base.packaged import packaged_folder
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
@@ -78,9 +79,7 @@ def check_name(name: str) -> None:
 
 def templates() -> pathlib.Path:
     """Return the folder of the templates, in an installed package or in the checkout."""
-    root = pathlib.Path(__file__).parents[1]
-    packaged = root / "_packaged" / "launch"
-    return packaged if packaged.is_dir() else root.parent / "launch"
+    return packaged_folder("launch")
 
 
 def fill(template: str, values: Mapping[str, Any], quote: Callable[[str], str]) -> str:

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from tlx.adapt.config import AdaptConfig
 from tlx.base.config import from_dict, to_dict
-from tlx.base.errors import ConfigError, shown
 from tlx.base.config_dict import nested_config_dict
+from tlx.base.errors import ConfigError, shown
 from tlx.base.lookup import Table
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.data.config import DataConfig

@@ -189,7 +189,8 @@ def _identity(config: Mapping[str, Any]) -> str:
         config = to_dict(parse_config(config))  # with the defaults of keys that were added since
     except ConfigError:
         pass  # of a plan that was not made for `tlx train`: as it stands
-    return sha256_json(config)
+    # How a run is watched is no part of what it is.
+    return sha256_json({key: value for key, value in config.items() if key != "log"})
 
 
 def _results(line: Mapping[str, Any] | None) -> dict[str, Any]:

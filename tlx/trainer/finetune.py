@@ -38,6 +38,7 @@ from tlx.trainer.driver import (
 )
 from tlx.trainer.process import initialize_distributed
 from tlx.trainer.result import TrainingResult
+from tlx.trainer.samples import Sampler
 from tlx.trainer.seeds import summarize
 from tlx.trainer.task_config import complete_task_config, get_task
 from tlx.training.state import State
@@ -118,7 +119,7 @@ def train_task(
         completed = dataclasses.replace(completed, name=completed.name or name)
         requests.append(TrainingRequest(completed, folder, options))
     build = _Builder(None if scratch else base, base)
-    callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, _final_metrics, _report)
+    callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, _final_metrics, _report, _make_sampler)
     for request in requests[:-1]:
         # The result is dropped: models of several seeds need not fit the devices together.
         run_training(request, callbacks, build)
@@ -195,6 +196,25 @@ def _final_evaluation(run: Run, evaluator: Evaluator, state: State) -> dict[str,
     return evaluations
 
 
+def _make_sampler(run: Run) -> Sampler | None:
+    """Predictions for the first validation records, as many as log.samples says."""
+    log = run.config.log
+    if not log.samples:
+        return None
+    predictor = _predictor(run)
+    num_batches = -(-log.samples // run.config.train.batch_size)
+
+    def sampler(state: State) -> list[dict[str, str]]:
+        evaluation = _evaluate(run, predictor, state, run.validation, num_batches)
+        pairs = list(zip(evaluation.records, evaluation.answers, strict=True))[: log.samples]
+        return [
+            {"prompt": outcome.to_json(dict(record.values)), "text": outcome.to_json(answer)}
+            for record, answer in pairs
+        ]
+
+    return sampler
+
+
 def _final_metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
     return {split: with_interval(evaluation) for split, evaluation in evaluations.items()}
 
@@ -228,6 +248,6 @@ def _report(
 ) -> None:
     """Write and print scores and predictions."""
     if final:
-        handles.journal.metrics(run.config.train.steps, final["validation"].figures, kind="final")
+        handles.journal.metrics(result.model.step, final["validation"].figures, kind="final")
         with handles.clock("summary"):
             outcome.show(run, handles.workdir, final, result.metrics)

@@ -61,7 +61,12 @@ def write_predictions(path: str | os.PathLike, evaluation: Evaluation) -> None:
     with atomic_open(path) as handle:
         for record, answer in zip(evaluation.records, evaluation.answers, strict=True):
             line = {"where": record.where, "record": dict(record.values), "answer": answer}
-            handle.write(json.dumps(line, ensure_ascii=False, default=_plain) + "\n")
+            handle.write(to_json(line) + "\n")
+
+
+def to_json(value: Any) -> str:
+    """Return a line of JSON; numpy's numbers and arrays as JSON has them."""
+    return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
 def show_figures(split: str, figures: Mapping[str, Any]) -> None:

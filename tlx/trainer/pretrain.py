@@ -34,6 +34,7 @@ from tlx.trainer.driver import (
 )
 from tlx.trainer.process import initialize_distributed
 from tlx.trainer.result import TrainingResult
+from tlx.trainer.samples import make_sampler
 from tlx.training import carry
 from tlx.training.state import State
 from tlx.training.step import merge_params
@@ -102,7 +103,7 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
         resolved = _with_base(values, base)
         build = partial(_build, base)
     resolved = dataclasses.replace(resolved, name=resolved.name or name)
-    callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, dict, _report)
+    callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, dict, _report, make_sampler)
     return run_training(TrainingRequest(resolved, workdir, options), callbacks, build)
 
 
@@ -161,7 +162,7 @@ def _report(
 ) -> None:
     """Write and print the final metrics, beside baselines, and where the time went."""
     if final:
-        handles.journal.metrics(run.config.train.steps, final, kind="final")
+        handles.journal.metrics(result.model.step, final, kind="final")
         with handles.clock("summary"):
             summary.show(run, handles.workdir, final, result.model)
     summary.show_times(handles.clock, peak)

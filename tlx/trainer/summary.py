@@ -17,6 +17,7 @@ from tlx.data.prepare import open_caches
 from tlx.evaluation import ngram
 from tlx.run import RunConfig
 from tlx.run.assemble import Run
+from tlx.trainer import samples
 from tlx.trainer.config_input import shown_path
 from tlx.training.clock import Clock
 from tlx.training.peak import matmul_peak
@@ -31,12 +32,7 @@ _UNIGRAM_BATCHES = 300
 # Tokens from which a trigram is counted, at most: it takes 60 bytes of memory for each.
 _TRIGRAM_TOKENS = 20_000_000
 
-_PROMPT_TOKENS = 24
 _SAMPLE_TOKENS = 48
-# Token of a prompt, from and to, that a model fills in, where it does not continue the prompt.
-_GAP = (12, 13)
-
-_GAP_NAMES = {"encoder": "[MASK]", "encoder_decoder": "<extra_id_0>"}
 
 
 class TextLoss(NamedTuple):
@@ -132,36 +128,14 @@ def _show_samples(run: Run, workdir: pathlib.Path, model: "LoadedModel") -> None
     if jax.process_count() > 1:
         # The trained arrays belong to all processes, and only this one is here.
         model = tlx.load(workdir)
-    texts = []
-    for tokens in _document_starts(run, 2):
-        texts.append([run.tokenizer.decode(part) for part in np.split(tokens, _GAP)])
-    if model.kind in _GAP_NAMES:
-        for before, gap, after in texts:
-            prompt = f"{before}{_GAP_NAMES[model.kind]}{after}"
-            _show_sample(prompt, f"{_filled(model, prompt)}; it was {gap!r}")
+    prompts = samples.held_out_prompts(run, 2)
+    if not prompts:
         return
-    prompts = ["".join(parts) for parts in texts]
-    answers = model.generate(prompts, _SAMPLE_TOKENS, temperature=0.7, seed=run.config.seed)
+    texts = [prompt.text for prompt in prompts]
+    answers = samples.write_answers(model, texts, _SAMPLE_TOKENS, run.config.seed)
     for prompt, answer in zip(prompts, answers, strict=True):
-        _show_sample(prompt, answer)
-
-
-def _filled(model: "LoadedModel", prompt: str) -> str:
-    """Return the text that the model would write into the gap."""
-    if model.kind == "encoder_decoder":
-        return str(model.generate(prompt, max_tokens=12, temperature=0))
-    return ", ".join(f"{c.piece!r} {c.probability:.0%}" for c in model.fill(prompt, top=3)[0])
-
-
-def _document_starts(run: Run, count: int) -> list[np.ndarray]:
-    """The first tokens of some documents of the validation split."""
-    (cache, *_) = open_caches(run.config.data, run.tokenizer, "validation")
-    length = min(_PROMPT_TOKENS, run.config.data.sequence_length // 2)
-    long = np.flatnonzero(np.diff(cache.offsets) > length)
-    chosen = []
-    if len(long):
-        chosen = long[np.linspace(0, len(long), count, endpoint=False).astype(int)]
-    return [np.asarray(cache.tokens[cache.offsets[d] :][:length], np.int32) for d in chosen]
+        shown = answer if prompt.truth is None else f"{answer}; it was {prompt.truth!r}"
+        _show_sample(prompt.text, shown)
 
 
 def _show_sample(prompt: str, answer: str) -> None:
@@ -194,7 +168,7 @@ def show_next(config: RunConfig, workdir: pathlib.Path, config_words: Sequence[s
     quoted = shlex.quote(path)
     words = shlex.join(word for word in config_words if not word.startswith("--config.train.steps="))
     print("\nnext:")
-    gap = _GAP_NAMES.get(config.model.kind)
+    gap = samples.gap_name(config.model.kind)
     prompt = "def main(" if gap is None else f"for i in {gap}:"
     call = f"fill({prompt!r})" if config.model.kind == "encoder" else f"generate({prompt!r})"
     if config.model.kind == "bilstm":

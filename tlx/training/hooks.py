@@ -32,6 +32,10 @@ class Sink(Protocol):
         ...
 
 
+# Called on every process after an evaluation: step, state and its metrics.
+Observer = Callable[[int, State, Mapping[str, float]], None]
+
+
 class Costs(NamedTuple):
     """Cost of one step, and the peak of the hardware."""
 
@@ -167,6 +171,7 @@ def eval_hook(
     sinks: Sequence[Sink],
     progress: Progress,
     clock: Clock,
+    observers: Sequence[Observer] = (),
 ) -> Callable[[int, State, Metrics], None]:
     """Return a hook that evaluates on the validation split every `eval.every` steps.
 
@@ -177,6 +182,7 @@ def eval_hook(
         sinks: where the metrics go.
         progress: what the user sees.
         clock: counts the phase evaluate.
+        observers: called with the metrics, in order.
     """
 
     def hook(step: int, state: State, metrics: Metrics) -> None:
@@ -189,6 +195,9 @@ def eval_hook(
             sink.metrics(step, values, kind="validation")
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name not in _COUNTS)
         progress.say(f"step {step:,}  validation: {shown}")
+        with clock("evaluate"):
+            for observer in observers:
+                observer(step, state, values)
 
     return hook
 

@@ -1,25 +1,25 @@
-"""metrics.jsonl and events.jsonl: one JSON object a line, complete after a kill and a resume too."""
+"""metrics.jsonl, samples.jsonl and events.jsonl: a JSON object a line, complete after a kill and a resume too."""
 
 import json
 import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tlx.base.files import atomic_open
 
 
 class Journal:
-    """The two files of a run directory. Lines are flushed at once; a silent journal writes nothing."""
+    """The three files of a run directory. Lines are flushed at once; a silent journal writes nothing."""
 
     def __init__(self, folder: str | os.PathLike, silent: bool = False):
         self.folder = pathlib.Path(folder)
         self.silent = silent
 
     def resume(self, step: int) -> None:
-        """Remove metrics of steps after `step` and final ones, which will come again; repair cut lines.
+        """Remove metrics and samples of steps after `step` and final ones, which come again; repair cut lines.
 
         Events are history: they are all kept.
         """
@@ -30,6 +30,10 @@ class Journal:
         lines = [line for line in lines if line["step"] <= step and line["kind"] != "final"]
         with atomic_open(self.folder / "metrics.jsonl") as handle:
             handle.writelines(json.dumps(line) + "\n" for line in lines)
+        if (self.folder / "samples.jsonl").exists():
+            samples = read_lines(self.folder / "samples.jsonl")
+            with atomic_open(self.folder / "samples.jsonl") as handle:
+                handle.writelines(json.dumps(line) + "\n" for line in samples if line["step"] <= step)
         events = read_lines(self.folder / "events.jsonl")
         with atomic_open(self.folder / "events.jsonl") as handle:
             handle.writelines(json.dumps(line) + "\n" for line in events)
@@ -44,6 +48,11 @@ class Journal:
         """
         finite = {name: _finite(value) for name, value in values.items()}
         self._append("metrics.jsonl", {"step": step, "kind": kind, **finite})
+
+    def samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Append {"step", ...sample} to samples.jsonl for each sample."""
+        for sample in samples:
+            self._append("samples.jsonl", {"step": step, **sample})
 
     def event(self, name: str, **fields: Any) -> None:
         """Append {"time", "event", ...fields} to events.jsonl: start, resume, changed, skip, preempt, end."""

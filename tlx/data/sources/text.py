@@ -82,6 +82,7 @@ class TextSource:
 
     def read(self, part: str) -> Iterator[Document | BadRecord]:
         """Yield the documents of the file `part` that belong to the split, and its bad records."""
+        # Not the absolute path: the same files in another folder have the same split.
         relative_path = os.path.relpath(part, self._root)
         empty = True
         for record, documents in self._records(part):
