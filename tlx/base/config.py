@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from tlx.base import renamed_keys
 from tlx.base.errors import ConfigError, one_of
+from tlx.base.synonyms import canonical, unknown_value
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ def _unknown_value(path: str, value: Any, legal: Collection[Any]) -> ConfigError
     new = renamed_keys.new_value(path, value)
     if new in legal:
         return ConfigError(f"{path} = {value!r} is now called {new!r}")
-    return ConfigError(one_of(path, value, legal))
+    return unknown_value(path, value, legal)
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -102,6 +103,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         return _convert_tuple(hint, value, path)
     if origin is typing.Literal:
+        value = canonical(path, value, typing.get_args(hint))
         if value not in typing.get_args(hint):
             raise _unknown_value(path, value, typing.get_args(hint))
         return value
@@ -151,4 +153,4 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     # bool is a subclass of int, but no number.
     if isinstance(value, bool) and hint is not bool or not isinstance(value, hint):
         raise ConfigError(f"{path} = {value!r} must be {hint.__name__}, not {type(value).__name__}")
-    return value
+    return canonical(path, value) if hint is str else value

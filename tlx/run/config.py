@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from tlx.adapt.config import AdaptConfig
 from tlx.base.config import from_dict, to_dict
 from tlx.base.lookup import Table
+from tlx.base.synonyms import canonical
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.data.config import DataConfig
 from tlx.models.config import ModelConfig
@@ -68,7 +69,7 @@ def base_config(objective: str = "clm") -> Any:
     `model.kind` is the first that the objective works with. The return type is Any because the keys of a
     ConfigDict are unknown to type checkers.
     """
-    parts: Objective = OBJECTIVES_AND_TASKS.load(objective)
+    parts: Objective = OBJECTIVES_AND_TASKS.load(canonical("objective.name", objective))
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
     return config_dict(values)
@@ -119,7 +120,7 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] 
     """
     source: Any = config  # a ConfigDict has no types
     values = source.to_dict() if isinstance(source, ConfigDict) else dict(source)
-    name = (values.get("objective") or {}).get("name")
+    name = canonical("objective.name", (values.get("objective") or {}).get("name"))
     parts: Objective = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
     values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     values["model"] = without_nones(values.get("model") or {})

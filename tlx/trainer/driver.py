@@ -12,7 +12,7 @@ from tlx import parallel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import DeviceMemoryError, LeaseError, LostProcess, Preempted, StorageError, UserError
-from tlx.base.files import sha256_json
+from tlx.base.files import sha256_json, storage_error
 from tlx.base.memory import freed_memory_kept
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
@@ -146,6 +146,11 @@ def run_training(
         except jax.errors.JaxRuntimeError as error:
             _explain(error)
             raise
+        except OSError as error:
+            known = storage_error(error)
+            if known is None:
+                raise
+            raise known from error
 
 
 def _saved_run(request: TrainingRequest) -> dict[str, Any] | None:
@@ -167,7 +172,9 @@ def _errors_noted(workdir: pathlib.Path) -> Iterator[None]:
     except UserError as error:
         if not isinstance(error, LeaseError):  # with that one, the run is another process'
             first = (str(error).splitlines() or [""])[0]
-            Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
+            # The folder may be what cannot be written: then the error itself is what counts.
+            with contextlib.suppress(OSError):
+                Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
         raise
 
 
