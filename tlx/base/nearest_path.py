@@ -31,7 +31,8 @@ def suggest_paths(
         if candidate not in near:
             near.append(candidate)
     near = difflib.get_close_matches(str(path), near, n=count, cutoff=0.6) or near[:count]
-    shown = f"the nearest: {', '.join(near)}; " if near else ""
+    folder = os.getcwd() + os.sep
+    shown = f"the nearest: {', '.join(one.removeprefix(folder) for one in near)}; " if near else ""
     return f"{shown}the current folder is {os.getcwd()}"
 
 

@@ -133,7 +133,9 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-_GATED = "is an activation and a gate, two keys here: set {group}.activation = '{activation}' and {group}.gated = True"
+_GATED = (
+    "is an activation and a gate, two keys: set {group}.activation = '{activation}' and {group}.gated = True"
+)
 
 # {key: {name of another thing: how it differs, and what to set instead}}.
 OTHERS: Mapping[str, Mapping[str, str]] = {

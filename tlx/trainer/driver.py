@@ -234,6 +234,10 @@ def _train(
         handles.journal.resume(begin)
         costs = introduce(run, handles.workdir, handles.progress.say)
         tell_start(run, handles.journal, handles.progress.say, begin, saved, request.options.allow_change)
+        if begin < config.train.steps:
+            handles.progress.say(
+                "compiling  the train step: seconds for a small model, minutes for a large one"
+            )
         replica_check = _replica_check(run, hosts) if len(hosts) > 1 else None
         evaluator = callbacks.make_evaluator(run)
         profile = request.options.profile and is_first

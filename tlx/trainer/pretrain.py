@@ -92,7 +92,7 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
         raise ConfigError(
             f"{resolved.objective.name} is a task with labels; use: tlx finetune (tlx.finetune)"
         )
-    workdir = run_directory(options.workdir, resolved.name or name)
+    workdir = run_directory(options.workdir, resolved.name or name, resolved.objective.name)
     initialize_distributed()
     build: Build = assemble
     if options.base is not None:

@@ -17,6 +17,7 @@ from tlx.data.prepare import open_caches
 from tlx.evaluation import ngram
 from tlx.run import RunConfig
 from tlx.run.assemble import Run
+from tlx.text import Tokenizer
 from tlx.trainer.config_input import shown_path
 from tlx.training.clock import Clock
 from tlx.training.peak import matmul_peak
@@ -32,6 +33,9 @@ _UNIGRAM_BATCHES = 300
 _TRIGRAM_TOKENS = 20_000_000
 
 _PROMPT_TOKENS = 24
+# Characters of a prompt that is suggested: from so many letters on, up to about so many in all.
+_PROMPT_LETTERS = 6
+_PROMPT_LENGTH = 24
 _SAMPLE_TOKENS = 48
 # Token of a prompt, from and to, that a model fills in, where it does not continue the prompt.
 _GAP = (12, 13)
@@ -133,7 +137,7 @@ def _show_samples(run: Run, workdir: pathlib.Path, model: "LoadedModel") -> None
         # The trained arrays belong to all processes, and only this one is here.
         model = tlx.load(workdir)
     texts = []
-    for tokens in _document_starts(run, 2):
+    for tokens in _document_starts(run.config, run.tokenizer, 2):
         texts.append([run.tokenizer.decode(part) for part in np.split(tokens, _GAP)])
     if model.kind in _GAP_NAMES:
         for before, gap, after in texts:
@@ -153,10 +157,10 @@ def _filled(model: "LoadedModel", prompt: str) -> str:
     return ", ".join(f"{c.piece!r} {c.probability:.0%}" for c in model.fill(prompt, top=3)[0])
 
 
-def _document_starts(run: Run, count: int) -> list[np.ndarray]:
+def _document_starts(config: RunConfig, tokenizer: Tokenizer, count: int) -> list[np.ndarray]:
     """The first tokens of some documents of the validation split."""
-    (cache, *_) = open_caches(run.config.data, run.tokenizer, "validation")
-    length = min(_PROMPT_TOKENS, run.config.data.sequence_length // 2)
+    (cache, *_) = open_caches(config.data, tokenizer, "validation")
+    length = min(_PROMPT_TOKENS, config.data.sequence_length // 2)
     long = np.flatnonzero(np.diff(cache.offsets) > length)
     chosen = []
     if len(long):
@@ -182,20 +186,21 @@ def show_times(clock: Clock, peak: float) -> None:
         )
 
 
-def show_next(config: RunConfig, workdir: pathlib.Path, config_words: Sequence[str]) -> None:
-    """Print commands that use the run.
+def show_next(model: "LoadedModel", workdir: pathlib.Path, config_words: Sequence[str]) -> None:
+    """Print commands that use the run, on a text of its own validation split.
 
     Args:
-        config: of the run.
-        workdir: its directory.
+        model: the trained model.
+        workdir: its run directory.
         config_words: words of the command line that gave its config.
     """
+    config = model.config
     path = shown_path(workdir)
     quoted = shlex.quote(path)
     words = shlex.join(word for word in config_words if not word.startswith("--config.train.steps="))
     print("\nnext:")
-    gap = _GAP_NAMES.get(config.model.kind)
-    prompt = "def main(" if gap is None else f"for i in {gap}:"
+    texts = [model.tokenizer.decode(tokens) for tokens in _document_starts(config, model.tokenizer, 4)]
+    prompt = example_prompt(texts, _GAP_NAMES.get(config.model.kind))
     call = f"fill({prompt!r})" if config.model.kind == "encoder" else f"generate({prompt!r})"
     if config.model.kind == "bilstm":
         call = f"score({prompt!r})"
@@ -203,5 +208,27 @@ def show_next(config: RunConfig, workdir: pathlib.Path, config_words: Sequence[s
         print(f"  tlx generate {quoted} --prompt={shlex.quote(prompt)}")
     print(f"  tlx evaluate {quoted} --data='my/files/*.txt'")
     longer = 2 * config.train.steps
-    print(f"  tlx train {words} --workdir={quoted} --config.train.steps={longer}   # resumes with more steps")
+    print(
+        f"  tlx train {words} --workdir={quoted} --config.train.steps={longer}   "
+        f"# resumes; the schedule is stretched to {longer:,} steps"
+    )
     print(f"  python -c {shlex.quote(f'import tlx; lm = tlx.load({path!r}); print(lm.{call})')}")
+
+
+def example_prompt(texts: Sequence[str], gap: str | None) -> str:
+    """Return the beginning of a line of the texts, one that is easy to type.
+
+    Args:
+        texts: beginnings of documents.
+        gap: the mark of a gap that the model fills, which replaces the last word; None continues the line.
+    """
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    # The last line of a text may be cut within a word; letters are what a model has most to say about.
+    good = [line for line in lines if line.isprintable() and sum(map(str.isalpha, line)) >= _PROMPT_LETTERS]
+    words = (max(good, key=lambda line: sum(map(str.isalpha, line)) / len(line)) if good else "The").split()
+    kept: list[str] = []
+    while words and len(" ".join(kept)) < _PROMPT_LENGTH:
+        kept.append(words.pop(0))
+    if gap is not None:
+        kept = [*(kept[:-1] or kept), gap]
+    return " ".join(kept)[: 2 * _PROMPT_LENGTH]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow
 
 from tlx.base.errors import DataError, one_of
+from tlx.base.nearest_path import suggest_paths
 from tlx.data.readers.conll import read_conll
 from tlx.data.readers.json_file import read_json, read_jsonl
 from tlx.data.readers.record import FORMATS, Record, RecordFiles
@@ -71,7 +72,7 @@ def _matches(globs: Sequence[str], field: str) -> list[tuple[str, str]]:
         paths = glob.glob(os.path.expanduser(pattern), recursive=True)
         files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]
         if not files:
-            raise DataError(f"{field} = {pattern!r} matches no file (the current folder is {os.getcwd()})")
+            raise DataError(f"{field} = {pattern!r} matches no file ({suggest_paths(pattern)})")
         matches.update((path, key) for path in files)
     return sorted(matches)
 

@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from tlx.base.errors import DataError, one_of
+from tlx.base.nearest_path import suggest_paths
 from tlx.data.config import SourceConfig
 from tlx.data.sources.source import Document, Split, held_out
 
@@ -121,7 +122,7 @@ def _matches(globs: Sequence[str], field: str) -> list[str]:
         matches = glob.glob(os.path.expanduser(pattern), recursive=True)
         files = [os.path.abspath(path) for path in matches if os.path.isfile(path)]
         if not files:
-            raise DataError(f"{field} = {pattern!r} matches no file (the current folder is {os.getcwd()})")
+            raise DataError(f"{field} = {pattern!r} matches no file ({suggest_paths(pattern)})")
         paths.update(files)
     for path in sorted(paths):
         if not path.endswith(_ENDINGS):
