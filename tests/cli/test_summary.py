@@ -43,6 +43,15 @@ def test_the_end_of_a_run(config_file, tmp_path, capsys, shape):
     subprocess.run([sys.executable, *shlex.split(python)[1:]], check=True, cwd=tiny.ROOT, timeout=120)
 
 
+def test_the_suggested_prompt_is_a_line_of_the_text():
+    texts = ["#!/x\n\n", "1 2 3\nThe quick brown fox jumps over the lazy dog\n", "\x00abcdefgh"]
+    assert summary.example_prompt(texts, None) == "The quick brown fox jumps"
+    assert summary.example_prompt(texts, "[MASK]") == "The quick brown fox [MASK]"
+    assert summary.example_prompt(["import os"], "[MASK]") == "import [MASK]"
+    assert summary.example_prompt(["", "\x00"], None) == "The"
+    assert len(summary.example_prompt(["x" * 500], None)) < 60
+
+
 def test_baselines_are_of_the_text_that_is_evaluated(config_file):
     run = assemble(resolve(flags.load_config(str(config_file))))
     scores = summary.baselines(run)

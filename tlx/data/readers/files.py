@@ -72,7 +72,9 @@ def _matches(globs: Sequence[str], field: str) -> list[tuple[str, str]]:
         paths = glob.glob(os.path.expanduser(pattern), recursive=True)
         files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]
         if not files:
-            raise DataError(f"{field} = {pattern!r} matches no file ({suggest_paths(pattern)})")
+            raise DataError(
+                f"{field} = {pattern!r} matches no file ({suggest_paths(pattern)}); name your own files there"
+            )
         matches.update((path, key) for path in files)
     return sorted(matches)
 
