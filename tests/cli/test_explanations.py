@@ -61,6 +61,7 @@ def test_with_a_config_its_objective_and_its_values(capsys):
     assert "objective.masking_rate" in out and "objective.mem_len" not in out
     assert "here: 2400" in explanations.explain("config.train.steps", "quickstart:mlm")
     assert "ladder.size_span" in explanations.explain("size_span", "scaling/quickstart")
+    assert "here: " in explanations.explain("run.optimizer.learning_rate", "scaling/quickstart")
 
 
 @pytest.mark.parametrize(

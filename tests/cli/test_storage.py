@@ -10,6 +10,7 @@ from tlx import cli
 from tlx.base.errors import ConfigError, StorageError
 from tlx.base.lookup import Table
 from tlx.cli import convert_actions
+from tlx.trainer import driver
 from tlx.trainer.driver import _errors_noted
 from tlx.training.journal import read_lines
 
@@ -41,9 +42,25 @@ def test_an_error_of_a_directory_that_cannot_be_written_is_not_lost(tmp_path):
     assert [line["what"] for line in read_lines(tmp_path / "events.jsonl")] == ["full"]
 
 
-def test_a_run_directory_below_a_file(tmp_path, capsys):
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "check_devices", lambda config, num_devices: None)  # seconds of tracing
+    return tiny.write_config(tmp_path)
+
+
+def test_a_disk_that_is_full_while_a_run_trains(config, tmp_path, monkeypatch, capsys):
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
+
+    monkeypatch.setattr(driver, "_assemble", full)
+    assert cli.main(["train", str(config), f"--workdir={tmp_path}/run"]) == 73
+    assert capsys.readouterr().err.startswith("tlx train: metrics.jsonl: No space left on device; free some")
+    (line,) = read_lines(tmp_path / "run" / "events.jsonl")
+    assert (line["event"], line["exit"]) == ("error", 73)
+
+
+def test_a_run_directory_below_a_file(config, capsys):
     """As a read-only one: nothing can be made there."""
-    config = tiny.write_config(tmp_path)
     assert cli.main(["train", str(config), f"--workdir={config}/run"]) == 73
     err = capsys.readouterr().err
     assert f"cannot write to the run directory {config}/run" in err and "Traceback" not in err

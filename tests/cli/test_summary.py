@@ -29,6 +29,7 @@ def test_the_end_of_a_run(config_file, tmp_path, capsys, shape):
     words = [f"--config={config_file}:{shape}", f"--workdir={tmp_path}/run"]
     assert cli.main(["train", *words, "--config.eval.final=true", "--config.train.steps=10"]) == 0
     out = capsys.readouterr().out
+    assert out.count("compiling  the train step") == 1
     assert "this model" in out and "unigram" in out and ("trigram" in out) == (shape == "clm")
     assert out.count("--- from the validation files") == 2
     assert (tmp_path / "run" / "loss.png").stat().st_size > 10_000

@@ -79,9 +79,9 @@ def _errors_located(path: pathlib.Path, is_packaged: bool) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        place, _ = _place(error, path)
-        if not is_packaged and place:
-            error.args = (f"{place}: {error}",)
+        location, _ = _location(error, path)
+        if not is_packaged and location:
+            error.args = (f"{location}: {error}",)
         raise
     except SyntaxError as error:
         text = f": {error.text.strip()}" if error.text else ""
@@ -95,14 +95,14 @@ def _errors_located(path: pathlib.Path, is_packaged: bool) -> Iterator[None]:
 
 def _located(error: Exception, path: pathlib.Path) -> str:
     """Message of any error of a config file."""
-    place, line = _place(error, path)
+    location, line = _location(error, path)
     # str() of a KeyError is the repr of its message.
     message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = f" (line: {line})" if line else ""
-    return f"{place or path}: {type(error).__name__}: {' '.join(message.split())}{text}"
+    return f"{location or path}: {type(error).__name__}: {' '.join(message.split())}{text}"
 
 
-def _place(error: Exception, path: pathlib.Path) -> tuple[str, str]:
+def _location(error: Exception, path: pathlib.Path) -> tuple[str, str]:
     """Return "file:line" where an error passed last through the file, and the line; ("", "") where it did not."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     if not frames:
@@ -127,10 +127,12 @@ def _renamed_key(error: Exception, path: pathlib.Path) -> str | None:
     renamings = new_paths_of(match[1]) if match else []
     if not renamings:
         return None
-    place, line = _place(error, path)
+    location, line = _location(error, path)
     # Several groups had a key "decay"; the line may name the group, as in schedule.decay or schedule["decay"].
     in_line = []
     for old, new in renamings:
         if re.search(r"\b" + r"\W+".join(old.split(".")[-2:]) + r"\b", line):
             in_line.append((old, new))
-    return f"{place or path}: " + ", ".join(f"{old} is now called {new}" for old, new in in_line or renamings)
+    return f"{location or path}: " + ", ".join(
+        f"{old} is now called {new}" for old, new in in_line or renamings
+    )

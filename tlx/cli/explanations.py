@@ -55,7 +55,10 @@ def explain(key: str, config_name: str | None = None) -> str:
     known = every_key()
     config = None if config_name is None else config_files.load_config(config_name)
     if config is not None:
-        known = [one for one in known if not one.owners or _owner(config) in one.owners]
+        owners = _owners(config)
+        known = [one for one in known if not one.owners or not owners.isdisjoint(one.owners)]
+        if "ladder" in config:
+            key = key.removeprefix("run.") if key != "run" else ""
     if not key:
         groups = [one for one in known if "." not in one.doc.key]
         return "\n".join(_lines(one, config) for one in groups)
@@ -145,12 +148,11 @@ def _unknown(key: str, known: list[Explained]) -> ConfigError:
     return ConfigError(f"unknown key {key!r}; the nearest: {shown}. `tlx config --explain` lists all groups")
 
 
-def _owner(config: Any) -> str:
-    """Return the name of the objective or task of a config; of a ladder "ladder"."""
-    if "ladder" in config:
-        return "ladder"
-    objective = config.get("objective") or {}
-    return str(objective.get("name") or _FEW_SHOT)
+def _owners(config: Any) -> set[str]:
+    """Return the name of the objective or task of a config, and "ladder" for a ladder's."""
+    ladder = {"ladder"} if "ladder" in config else set()
+    objective = (config.run if ladder else config).get("objective") or {}
+    return ladder | {str(objective.get("name") or _FEW_SHOT)}
 
 
 def _lines(one: Explained, config: Any) -> str:
@@ -171,7 +173,7 @@ def _lines(one: Explained, config: Any) -> str:
 
 def _value(config: Any, key: str) -> str | None:
     """Return the value of a key in a config, as Python writes it; None where the config does not have it."""
-    node = config
+    node = config.run if "ladder" in config and not key.startswith("ladder.") else config
     for name in key.split("."):
         if name not in node:
             return None

@@ -78,7 +78,7 @@ def parse(arguments: argparse.ArgumentParser, argv: list[str]) -> argparse.Names
     overrides = [word for word in argv if word.startswith(_OVERRIDE)]
     words = [word for word in argv if not word.startswith(_OVERRIDE)]
     if overrides and not {"-h", "--help"}.isdisjoint(words):
-        _explain(arguments, words, overrides)
+        _print_explanations(arguments, words, overrides)
     options, unknown = arguments.parse_known_args(words)
     if unknown:
         arguments.exit(USAGE, f"{arguments.prog}: {_unknown_word(arguments, unknown[0])}\n")
@@ -141,7 +141,7 @@ def _unknown_word(arguments: argparse.ArgumentParser, word: str) -> str:
     return one_of("flag", name, flags)
 
 
-def _explain(arguments: argparse.ArgumentParser, words: list[str], overrides: list[str]) -> None:
+def _print_explanations(arguments: argparse.ArgumentParser, words: list[str], overrides: list[str]) -> None:
     """Print the meaning of the keys in `overrides`, and end the process."""
     from tlx.cli import explanations
 

@@ -226,9 +226,9 @@ def example_prompt(texts: Sequence[str], gap: str | None) -> str:
     # The last line of a text may be cut within a word; letters are what a model has most to say about.
     good = [line for line in lines if line.isprintable() and sum(map(str.isalpha, line)) >= _PROMPT_LETTERS]
     words = (max(good, key=lambda line: sum(map(str.isalpha, line)) / len(line)) if good else "The").split()
-    kept: list[str] = []
-    while words and len(" ".join(kept)) < _PROMPT_LENGTH:
-        kept.append(words.pop(0))
+    chosen: list[str] = []
+    while words and len(" ".join(chosen)) < _PROMPT_LENGTH:
+        chosen.append(words.pop(0))
     if gap is not None:
-        kept = [*(kept[:-1] or kept), gap]
-    return " ".join(kept)[: 2 * _PROMPT_LENGTH]
+        chosen = [*(chosen[:-1] or chosen), gap]
+    return " ".join(chosen)[: 2 * _PROMPT_LENGTH]
