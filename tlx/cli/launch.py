@@ -1,8 +1,8 @@
 r"""Start a run on this machine or a cluster: checked here first, restarted there after a preemption.
 
-    tlx launch local  --config=quickstart:tiny --name=try --processes=2 --devices=1
-    tlx launch slurm  --config=pretrain/bert --name=bert --nodes=4 --gpus-per-node=8 --dry-run
-    tlx launch gke    --config=quickstart:mlm --name=mlm --image=registry.io/me/tlx:1 --claim=runs --dry-run
+    tlx launch local --config=quickstart:tiny --name=try --processes=2 --devices=1
+    tlx launch slurm --config=pretrain/bert --name=bert --nodes=4 --gpus-per-node=8 --dry-run
+    tlx launch gke --config=quickstart:mlm --name=mlm --image=registry.io/me/tlx:1 --claim=runs --dry-run
     tlx launch tpu-vm --config=pretrain/gpt2 --name=gpt2 --accelerator=v5litepod-64 --zone=us-west4-a \
         --workdir=/mnt/bucket/gpt2 --dry-run
 
