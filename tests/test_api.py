@@ -43,6 +43,8 @@ def test_every_shape_loads_and_scores(objective, loaded):
     assert (first.num_tokens, second.num_bytes) == (2, 54)
     assert second.log_likelihood < first.log_likelihood < 0
     assert second.bits_per_byte == pytest.approx(-second.log_likelihood / math.log(2) / 54)
+    assert str(lm).startswith(f"LoadedModel at step 3: {objective}, {lm.kind}\n")
+    assert len(str(lm)) < 400 and f"{lm.num_params:,} parameters (float32)" in repr(lm)
 
 
 def test_scores_are_those_of_the_logits(loaded):

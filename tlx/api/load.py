@@ -18,6 +18,7 @@ from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, DataError
+from tlx.base.nearest_path import suggest_paths
 from tlx.checkpoint import load_params
 from tlx.hub import network
 from tlx.hub.folder import Checkpoint, check_room, is_hugging_face, open_folder
@@ -221,8 +222,16 @@ def _run_folder(path: pathlib.Path) -> pathlib.Path:
     if folder is not None:
         return folder
     if not path.is_dir():
-        raise DataError(f"{path} is not there; give a run directory, which holds run.json and checkpoints/")
+        hint = suggest_paths(path, _is_model)
+        raise DataError(
+            f"{path} is not there; give a run directory, which holds run.json and checkpoints/; {hint}"
+        )
     raise DataError(f"{path} is neither a run directory (it has no run.json) nor a checkpoint of one")
+
+
+def _is_model(path: pathlib.Path) -> bool:
+    """Return whether a path is a directory that `load` takes."""
+    return (path / "run.json").is_file() or is_hugging_face(path)
 
 
 def _localized(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:

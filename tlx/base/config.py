@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from tlx.base import renamed_keys
 from tlx.base.errors import ConfigError, one_of, shown
+from tlx.base.synonyms import canonical, unknown_value
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ def _unknown_value(path: str, value: Any, legal: Collection[Any]) -> ConfigError
     new = renamed_keys.new_value(path, value)
     if new in legal:
         return ConfigError(f"{path} = {value!r} is now called {new!r}")
-    return ConfigError(one_of(path, value, legal))
+    return unknown_value(path, value, legal)
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -105,7 +106,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         return _convert_tuple(hint, value, path)
     if origin is typing.Literal:
-        return _convert_literal(typing.get_args(hint), value, path)
+        legal = typing.get_args(hint)
+        return _convert_literal(legal, canonical(path, value, legal), path)
     if origin in (dict, Mapping) or hint is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} = {shown(value)} must be a group of keys")
@@ -173,4 +175,4 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     # bool is a subclass of int, but no number.
     if isinstance(value, bool) and hint is not bool or not isinstance(value, hint):
         raise ConfigError(f"{path} = {shown(value)} must be {hint.__name__}, not {type(value).__name__}")
-    return value
+    return canonical(path, value) if hint is str else value

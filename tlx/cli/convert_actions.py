@@ -7,6 +7,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, StorageError
-from tlx.base.files import read_json
+from tlx.base.files import PARTIAL, new_folder, read_json
 from tlx.checkpoint import Checkpoints
 from tlx.hub import folder as hub
 from tlx.hub import peft, push, verify
@@ -30,22 +31,25 @@ from tlx.training import directory
 def _import(options: argparse.Namespace) -> None:
     """Import a model tensor by tensor: only a slice of one is in memory at a time."""
     _require_empty(options.target)
+    if options.verify:
+        verify.require_libraries()
     foreign = open_hub_checkpoint(pathlib.Path(options.source).absolute(), options.dtype, options.ignore)
     checkpoint = foreign.checkpoint
     tokenizer = foreign.tokenizer
-    target = _make_folder(options.target)
-    config = _save_tokenizer(target, foreign.config, tokenizer)
     source = {"imported_from": str(checkpoint.folder), "family": checkpoint.family.name}
-    with (
-        tempfile.TemporaryDirectory(prefix=".import-", dir=target) as pieces,
-        Checkpoints(target / "checkpoints", config.checkpoint) as checkpoints,
-    ):
-        checkpoints.prepare()
-        params = spill(checkpoint.params, pathlib.Path(pieces), progress=True)
-        checkpoints.save(0, {"params": tree.unflatten(params)})
-        if not checkpoints.wait():
-            raise StorageError(f"{target}: the checkpoint could not be written; see above")
-    directory.write_run(target, to_dict(config), tokenizer.hash, source, {"data": 1}, checkpoint.num_params)
+    target = pathlib.Path(options.target).absolute()
+    with new_folder(target) as folder:
+        config = _save_tokenizer(folder, target, foreign.config, tokenizer)
+        with (
+            tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as pieces,
+            Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints,
+        ):
+            checkpoints.prepare()
+            params = spill(checkpoint.params, pathlib.Path(pieces), progress=True)
+            _save(checkpoints, 0, tree.unflatten(params))
+        directory.write_run(
+            folder, to_dict(config), tokenizer.hash, source, {"data": 1}, checkpoint.num_params
+        )
     dtypes = sorted({str(leaf.dtype) for leaf in checkpoint.params.values()})
     print(f"{options.source}: {checkpoint.family.name}, {checkpoint.num_params:,} parameters")
     print(f"{target}: {', '.join(dtypes)}, heads: {', '.join(checkpoint.heads) or 'none'}")
@@ -65,20 +69,39 @@ def _merge(options: argparse.Namespace) -> None:
 
 def _write_run(model: LoadedModel, path: str, source: dict[str, str], num_params: int) -> pathlib.Path:
     """Write a model as a run directory; run.json records `source`."""
-    target = _make_folder(path)
-    config = _save_tokenizer(target, model.config, model.tokenizer)
-    directory.write_run(target, to_dict(config), model.tokenizer.hash, source, {"data": 1}, num_params)
-    with Checkpoints(target / "checkpoints", config.checkpoint) as checkpoints:
-        checkpoints.prepare()
-        checkpoints.save(model.step, {"params": model.params})
-        checkpoints.wait()
+    target = pathlib.Path(path).absolute()
+    with new_folder(target) as folder:
+        config = _save_tokenizer(folder, target, model.config, model.tokenizer)
+        directory.write_run(folder, to_dict(config), model.tokenizer.hash, source, {"data": 1}, num_params)
+        with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
+            checkpoints.prepare()
+            _save(checkpoints, model.step, model.params)
     return target
 
 
-def _save_tokenizer(target: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
-    """Save the tokenizer in the run directory, and return the config that reads it from there."""
-    tokenizer.save(target / "tokenizer")
-    path = str((target / "tokenizer").absolute())
+def _save(checkpoints: Checkpoints, step: int, params: Any) -> None:
+    """Save the parameters. Raises StorageError where they could not be written."""
+    checkpoints.save(step, {"params": params})
+    if not checkpoints.wait():
+        raise StorageError(f"{checkpoints.folder}: the checkpoint could not be written; see above")
+
+
+def _save_tokenizer(
+    folder: pathlib.Path, target: pathlib.Path, config: RunConfig, tokenizer: Tokenizer
+) -> RunConfig:
+    """Save the tokenizer of a run directory.
+
+    Args:
+        folder: the directory as it is written.
+        target: the directory as it will be called.
+        config: the run's config.
+        tokenizer: its tokenizer.
+
+    Returns:
+        The config that reads the tokenizer from there.
+    """
+    tokenizer.save(folder / "tokenizer")
+    path = str(target / "tokenizer")
     return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, path=path))
 
 
@@ -108,12 +131,13 @@ def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
     family = options.family or hub.family_of(config, params)
     if family not in TABLE:
         TABLE.load(family)  # raises an error that lists the families
-    target = _make_folder(path)
     special = _special_ids(model)
     dtype = None if options.dtype is None else np.dtype(options.dtype)
-    name = hub.save_folder(target, family, config, params, special=special, dtype=dtype)
-    model.tokenizer.export(target, _special_frame(model))
-    print(f"{target}: {name} of the family {family}, with its tokenizer")
+    with new_folder(path) as folder:
+        # The tokenizer first: it may need a package that is not installed.
+        model.tokenizer.export(folder, _special_frame(model))
+        name = hub.save_folder(folder, family, config, params, special=special, dtype=dtype)
+    print(f"{path}: {name} of the family {family}, with its tokenizer")
     return model
 
 
@@ -125,7 +149,8 @@ def _adapter(options: argparse.Namespace) -> None:
     adapters = model.module.model.adapters
     if adapters.prefix_length or adapters.prompt_length:
         bos = model.tokenizer.vocab.bos
-        number = save_virtual_tokens(options.target, model.module.model, model.params, base, bos)
+        with new_folder(options.target) as folder:
+            number = save_virtual_tokens(folder, model.module.model, model.params, base, bos)
         if adapters.prefix_length:
             kind = "a prefix"
         else:
@@ -133,7 +158,8 @@ def _adapter(options: argparse.Namespace) -> None:
         print(f"{options.target}: {number} virtual tokens, {kind}")
     else:
         family, name = _base_class(options, model)
-        layers = peft.save_adapter(options.target, family, name, model.module.model, model.params, base)
+        with new_folder(options.target) as folder:
+            layers = peft.save_adapter(folder, family, name, model.module.model, model.params, base)
         print(f"{options.target}: LoRA of {len(layers)} layers of {name}, such as {layers[0]}")
     if model.params.get("heads"):
         print(f"the head of {model.config.objective.name} is not included: it stays in {options.source}")
@@ -183,13 +209,8 @@ def _special_ids(model: LoadedModel) -> dict[str, int]:
 
 
 def _require_empty(path: str) -> None:
-    if os.path.isdir(path) and os.listdir(path):
+    """Raise ConfigError where something would be overwritten; what a kill has left half done does not count."""
+    if os.path.isdir(path) and any(not name.startswith(PARTIAL) for name in os.listdir(path)):
         raise ConfigError(f"{path} is not empty; name a new folder")
-
-
-def _make_folder(path: str) -> pathlib.Path:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make {path}: {error}") from error
-    return pathlib.Path(path)
+    if os.path.isfile(path):
+        raise ConfigError(f"{path} is a file; name a new folder")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from tlx.base.errors import DataError
+from tlx.base.nearest_path import suggest_paths
 
 _log = logging.getLogger("tlx")
 
@@ -37,7 +38,7 @@ def matching_files(patterns: Sequence[str], field: str, endings: tuple[str, ...]
         matches = [expanded] if os.path.isfile(expanded) else glob.glob(expanded, recursive=True)
         files = [os.path.abspath(path) for path in matches if os.path.isfile(path)]
         if not files:
-            raise DataError(f"{field} = {pattern!r} matches no file (the current folder is {os.getcwd()})")
+            raise DataError(f"{field} = {pattern!r} matches no file ({suggest_paths(pattern)})")
         paths.update(files)
     return sorted(paths)
 

@@ -183,6 +183,7 @@ def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
     """Find the first family whose files can hold the model unchanged. Raises ConfigError if none can."""
     flat = tree.flatten(params)
     reasons = []
+    required: dict[str, Mapping[str, Any]] = {}
     for name in TABLE:
         family: Family = TABLE.load(name)
         if not family.architectures or family.base.kind != config.kind:
@@ -192,6 +193,8 @@ def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
             _, heads = _find_architecture(family, flat)
         except ConfigError as error:
             reasons.append(f"  {name}: {error}")
+            if isinstance(error, config_file.NotRepresentable):
+                required[name] = error.required
             continue
         rows = weights.select(family.rows(config), heads)
         paths = {row.path for row in rows}
@@ -204,7 +207,19 @@ def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
             return name
         reasons.append(f"  {name}: {reason}")
     lines = "\n".join(reasons)
-    raise ConfigError(f"no Hugging Face class computes what this model does:\n{lines}")
+    raise ConfigError(f"no Hugging Face class computes what this model does:\n{lines}{_advice(required)}")
+
+
+def _advice(required: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the values with which a model would have been of the nearest family; empty where none is near.
+
+    `required` maps a family to the values that it needs, by dotted key of the run's config.
+    """
+    if not required:
+        return ""
+    name = min(required, key=lambda family: len(required[family]))
+    flags = " ".join(f"--config.{key}={value}" for key, value in required[name].items())
+    return f"\nThe nearest is {name}. To export, train a run with: {flags}"
 
 
 def as_family(family: Family | str) -> Family:

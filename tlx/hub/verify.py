@@ -34,6 +34,13 @@ class Difference(NamedTuple):
     """Largest absolute value of the output of `transformers`."""
 
 
+def require_libraries() -> None:
+    """Raise ConfigError where the packages that run the original are not installed."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"verifying needs {' and '.join(missing)}: pip install transformers torch")
+
+
 def compare(checkpoint: Checkpoint, params: Any, length: int = 16) -> list[Difference]:
     """Run both models in float32 on the same two sequences of random ids.
 
@@ -48,9 +55,7 @@ def compare(checkpoint: Checkpoint, params: Any, length: int = 16) -> list[Diffe
     Raises:
         ConfigError: If transformers or torch is not installed.
     """
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"verifying needs {' and '.join(missing)}: pip install transformers torch")
+    require_libraries()
     tokens = np.random.default_rng(0).integers(0, checkpoint.config.vocab_size, (2, length))
     expected = _transformers_outputs(checkpoint, tokens)
     batch = _batch(tokens, checkpoint.config.kind)

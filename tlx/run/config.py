@@ -11,6 +11,7 @@ from tlx.base.config import from_dict, to_dict
 from tlx.base.config_dict import nested_config_dict
 from tlx.base.errors import ConfigError, shown
 from tlx.base.lookup import Table
+from tlx.base.synonyms import canonical
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.data.config import DataConfig
 from tlx.models.config import ModelConfig
@@ -70,7 +71,7 @@ def base_config(objective: str = "clm") -> Any:
     `model.kind` is the first that the objective works with. The return type is Any because the keys of a
     ConfigDict are unknown to type checkers.
     """
-    parts: Objective = OBJECTIVES_AND_TASKS.load(objective)
+    parts: Objective = OBJECTIVES_AND_TASKS.load(canonical("objective.name", objective))
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
     return config_dict(values)
@@ -124,7 +125,7 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] 
     for group in ("objective", "model"):
         if not isinstance(values.get(group) or {}, Mapping):
             raise ConfigError(f"config.{group} = {shown(values[group])} must be a group of keys")
-    name = (values.get("objective") or {}).get("name")
+    name = canonical("objective.name", (values.get("objective") or {}).get("name"))
     parts: Objective = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
     if not hasattr(parts, "config_class"):
         raise ConfigError(

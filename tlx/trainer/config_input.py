@@ -13,7 +13,7 @@ from tlx.base.config_files import load_config, run_name, set_value
 from tlx.base.errors import ConfigError
 from tlx.run import RunConfig
 from tlx.run.config import config_dict
-from tlx.training.directory import resumed_config
+from tlx.training import directory
 
 _log = logging.getLogger("tlx")
 
@@ -62,11 +62,34 @@ def read_config(config: ConfigLike, overrides: Mapping[str, Any] | None = None) 
     return NamedConfig(values, str(values.get("name") or name))
 
 
-def run_directory(workdir: str | os.PathLike | None, name: str) -> pathlib.Path:
-    """Return the absolute run directory: `workdir`, or else runs/NAME. Raises ConfigError without either."""
-    if workdir is None and not name:
+def run_directory(workdir: str | os.PathLike | None, name: str, objective: str = "") -> pathlib.Path:
+    """Return the absolute run directory: `workdir`, or else runs/NAME.
+
+    Args:
+        workdir: the directory that the user named; None for runs/NAME.
+        name: name of the run.
+        objective: name of its objective. A run of it that was begun while configs in folders had names
+            without the folder (runs/bert for pretrain/bert) is resumed where it is.
+
+    Returns:
+        The directory, which need not exist.
+
+    Raises:
+        ConfigError: there is neither a directory nor a name.
+    """
+    if workdir is not None:
+        return pathlib.Path(workdir).absolute()
+    if not name:
         raise ConfigError("workdir: give the run's directory, for the config has no name")
-    return pathlib.Path(workdir or f"runs/{name}").absolute()
+    folder = pathlib.Path("runs", name).absolute()
+    if not folder.exists():
+        words = name.split("-")
+        for former in ("-".join(words[i:]) for i in range(1, len(words))):
+            saved = directory.read_run(folder.parent / former)
+            values = {} if saved is None else saved["config"]
+            if values.get("name") == former and values["objective"]["name"] == objective:
+                return folder.parent / former
+    return folder
 
 
 def as_resumed(values: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
@@ -74,7 +97,7 @@ def as_resumed(values: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, An
 
     Logs the values that are not as given, because the run was saved before there were their keys.
     """
-    config, changed = resumed_config(workdir, values)
+    config, changed = directory.resumed_config(workdir, values)
     if changed:
         listed = ", ".join(f"{key.path} = {key.value!r}" for key in changed)
         _log.warning("resumed as it was started, before there were these keys: %s", listed)

@@ -20,7 +20,7 @@ from tlx.base.errors import (
     StorageError,
     UserError,
 )
-from tlx.base.files import sha256_json
+from tlx.base.files import sha256_json, storage_error
 from tlx.base.memory import freed_memory_kept
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
@@ -160,6 +160,11 @@ def run_training(
         except jax.errors.JaxRuntimeError as error:
             _explain(error)
             raise
+        except OSError as error:
+            known = storage_error(error)
+            if known is None:
+                raise
+            raise known from error
 
 
 def _check_trackers(config: RunConfig) -> None:
@@ -193,7 +198,9 @@ def _errors_noted(workdir: pathlib.Path) -> Iterator[None]:
     except UserError as error:
         if not isinstance(error, LeaseError):  # with that one, the run is another process'
             first = (str(error).splitlines() or [""])[0]
-            Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
+            # The folder may be what cannot be written: then the error itself is what counts.
+            with contextlib.suppress(OSError):
+                Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
         raise
 
 
@@ -254,6 +261,10 @@ def _train(
         handles.journal.resume(begin)
         costs = introduce(run, handles.workdir, handles.progress.say)
         tell_start(run, handles.journal, handles.progress.say, begin, saved, request.options.allow_change)
+        if begin < config.train.steps:
+            handles.progress.say(
+                "compiling  the train step: seconds for a small model, minutes for a large one"
+            )
         replica_check = _replica_check(run, hosts) if len(hosts) > 1 else None
         evaluator = callbacks.make_evaluator(run)
         profile = request.options.profile and is_first

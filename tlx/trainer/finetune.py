@@ -106,7 +106,7 @@ def train_task(
     if seeds < 1:
         raise ConfigError(f"--seeds = {seeds} must be at least 1")
     name = values.name or name
-    workdir = run_directory(options.workdir, name)
+    workdir = run_directory(options.workdir, name, values.objective.name)
     initialize_distributed()
     base = None if options.base is None else load_base(options.base, options.allow)
     numbers = [values.seed + number for number in range(seeds)]

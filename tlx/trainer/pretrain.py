@@ -93,7 +93,7 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
         raise ConfigError(
             f"{resolved.objective.name} is a task with labels; use: tlx finetune (tlx.finetune)"
         )
-    workdir = run_directory(options.workdir, resolved.name or name)
+    workdir = run_directory(options.workdir, resolved.name or name, resolved.objective.name)
     values = as_resumed(config.to_dict(), workdir)
     resolved = resolve(values)
     initialize_distributed()

@@ -11,6 +11,7 @@ from tlx.data.prepare import open_caches
 from tlx.run import RunConfig
 from tlx.run.assemble import Run
 from tlx.run.config import get_objective
+from tlx.text import Tokenizer
 from tlx.training.state import State
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def held_out_prompts(run: Run, count: int) -> list[Prompt]:
     """Return the beginnings of `count` documents of the validation split, with a gap where the model fills."""
     name = gap_name(run.config.model.kind)
     prompts = []
-    for tokens in _document_starts(run, count):
+    for tokens in document_starts(run.config, run.tokenizer, count):
         before, gap, after = (run.tokenizer.decode(part) for part in np.split(tokens, _GAP))
         if name is None:
             prompts.append(Prompt(before + gap + after, None))
@@ -140,10 +141,19 @@ def make_sampler(run: Run) -> Sampler | None:
     return sampler
 
 
-def _document_starts(run: Run, count: int) -> list[np.ndarray]:
-    """The first tokens of some documents of the validation split."""
-    (cache, *_) = open_caches(run.config.data, run.tokenizer, "validation")
-    length = min(_PROMPT_TOKENS, run.config.data.sequence_length // 2)
+def document_starts(config: RunConfig, tokenizer: Tokenizer, count: int) -> list[np.ndarray]:
+    """Return the first tokens of `count` documents of the validation split; fewer where they are short.
+
+    Args:
+        config: the run's config.
+        tokenizer: its tokenizer.
+        count: the largest number of documents.
+
+    Returns:
+        Token ids, at most half a sequence of each document.
+    """
+    (cache, *_) = open_caches(config.data, tokenizer, "validation")
+    length = min(_PROMPT_TOKENS, config.data.sequence_length // 2)
     long = np.flatnonzero(np.diff(cache.offsets) > length)
     chosen = []
     if len(long):

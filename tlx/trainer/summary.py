@@ -15,7 +15,6 @@ from tlx.data.batches import Batch
 from tlx.data.cache import TokenCache
 from tlx.data.prepare import open_caches
 from tlx.evaluation import ngram
-from tlx.run import RunConfig
 from tlx.run.assemble import Run
 from tlx.trainer import samples
 from tlx.trainer.config_input import shown_path
@@ -32,6 +31,9 @@ _UNIGRAM_BATCHES = 300
 # Tokens from which a trigram is counted, at most: it takes 60 bytes of memory for each.
 _TRIGRAM_TOKENS = 20_000_000
 
+# Characters of a prompt that is suggested: from so many letters on, up to about so many in all.
+_PROMPT_LETTERS = 6
+_PROMPT_LENGTH = 24
 _SAMPLE_TOKENS = 48
 
 
@@ -156,20 +158,22 @@ def show_times(clock: Clock, peak: float) -> None:
         )
 
 
-def show_next(config: RunConfig, workdir: pathlib.Path, config_words: Sequence[str]) -> None:
-    """Print commands that use the run.
+def show_next(model: "LoadedModel", workdir: pathlib.Path, config_words: Sequence[str]) -> None:
+    """Print commands that use the run, on a text of its own validation split.
 
     Args:
-        config: of the run.
-        workdir: its directory.
+        model: the trained model.
+        workdir: its run directory.
         config_words: words of the command line that gave its config.
     """
+    config = model.config
     path = shown_path(workdir)
     quoted = shlex.quote(path)
     words = shlex.join(word for word in config_words if not word.startswith("--config.train.steps="))
     print("\nnext:")
-    gap = samples.gap_name(config.model.kind)
-    prompt = "def main(" if gap is None else f"for i in {gap}:"
+    starts = samples.document_starts(config, model.tokenizer, 4)
+    texts = [model.tokenizer.decode(tokens) for tokens in starts]
+    prompt = example_prompt(texts, samples.gap_name(config.model.kind))
     call = f"fill({prompt!r})" if config.model.kind == "encoder" else f"generate({prompt!r})"
     if config.model.kind == "bilstm":
         call = f"score({prompt!r})"
@@ -177,5 +181,27 @@ def show_next(config: RunConfig, workdir: pathlib.Path, config_words: Sequence[s
         print(f"  tlx generate {quoted} --prompt={shlex.quote(prompt)}")
     print(f"  tlx evaluate {quoted} --data='my/files/*.txt'")
     longer = 2 * config.train.steps
-    print(f"  tlx train {words} --workdir={quoted} --config.train.steps={longer}   # resumes with more steps")
+    print(
+        f"  tlx train {words} --workdir={quoted} --config.train.steps={longer}   "
+        f"# resumes; the schedule is stretched to {longer:,} steps"
+    )
     print(f"  python -c {shlex.quote(f'import tlx; lm = tlx.load({path!r}); print(lm.{call})')}")
+
+
+def example_prompt(texts: Sequence[str], gap: str | None) -> str:
+    """Return the beginning of a line of the texts, one that is easy to type.
+
+    Args:
+        texts: beginnings of documents.
+        gap: the mark of a gap that the model fills, which replaces the last word; None continues the line.
+    """
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    # The last line of a text may be cut within a word; letters are what a model has most to say about.
+    good = [line for line in lines if line.isprintable() and sum(map(str.isalpha, line)) >= _PROMPT_LETTERS]
+    words = (max(good, key=lambda line: sum(map(str.isalpha, line)) / len(line)) if good else "The").split()
+    chosen: list[str] = []
+    while words and len(" ".join(chosen)) < _PROMPT_LENGTH:
+        chosen.append(words.pop(0))
+    if gap is not None:
+        chosen = [*(chosen[:-1] or chosen), gap]
+    return " ".join(chosen)[: 2 * _PROMPT_LENGTH]

@@ -14,6 +14,7 @@ from tlx.run.checks import resolve
 from tlx.run.config import get_objective, parse_config, without_nones
 from tlx.tasks import TABLE as TASKS
 from tlx.tasks.shared.base import Task, is_supervised
+from tlx.tasks.shared.text_metrics import check_libraries
 from tlx.trainer.base_model import BaseModel, cache_tokenizer
 from tlx.training.config import BaseConfig
 
@@ -51,6 +52,7 @@ def complete_task_config(
         values["base"] = to_dict(BaseConfig() if scratch else base.record)
     config = parse_config(values)
     config.data.records.validate()
+    check_libraries(config.objective)
     task = get_task(config)
     check = functools.partial(task.check_record, config.objective)
     records = read_records(config.data.records, "train", config.seed, config.data.bad_records, check)

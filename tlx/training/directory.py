@@ -194,8 +194,15 @@ def check_changes(differences: Sequence[ConfigChange], workdir: pathlib.Path) ->
         flags = " ".join(f"--allow-change={key}" for key in refused)
         raise ConfigError(
             f"the run in {workdir} was started with another configuration:\n{table(differences)}\n"
-            f"choose another --workdir for a new run, or resume this one with {flags}"
+            f"choose another --workdir for a new run, or resume this one with {flags}{_meaning(refused)}"
         )
+
+
+def _meaning(keys: Sequence[str]) -> str:
+    """Return what a change of these keys in the middle of a run does, where it is no other run's result."""
+    if not any(key.startswith(("optimizer.learning_rate", "optimizer.schedule")) for key in keys):
+        return ""
+    return " (the learning rate is then that of the new schedule at the step reached; all else goes on as it was)"
 
 
 def table(differences: Sequence[ConfigChange]) -> str:
