@@ -46,7 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         help="import: ignore this key of config.json, or tensor of this name; may be repeated",
     )
     parser.add_argument(
+        "--task",
+        help="import: the task that a model's head is read as, pair_classification for pairs of texts, say",
+    )
+    parser.add_argument(
         "--family", help="export: family to write; by default the first that can represent the model"
+    )
+    parser.add_argument(
+        "--without-head", action="store_true", help="export: leave out the head of a fine-tuned model's task"
     )
     parser.add_argument(
         "--step", type=int, help="step of the run's checkpoint; the newest sound one by default"

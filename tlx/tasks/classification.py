@@ -21,6 +21,7 @@ from tlx.data.readers import Record
 from tlx.metrics import classification as metrics
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
+from tlx.models.heads import TaskHeadConfig
 from tlx.nn.losses import cross_entropy
 from tlx.tasks.shared.base import (
     Batch,
@@ -64,6 +65,11 @@ class Classes:
     """Input of the head: the hidden state of one position (cls of an encoder, the last of others), or the
     mean over all, for which a base model whose objective has no sentence representation is better prepared
     (Reimers and Gurevych 2019, section 6)."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
@@ -122,7 +128,9 @@ class ClassesModule(TaskModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 2))
+        self.heads = TaskHeads(
+            self.model, self.config.name, max(len(self.config.labels), 2), shape=self.config.head
+        )
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, C]; [B, P, C] where rows hold several examples."""

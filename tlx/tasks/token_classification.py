@@ -7,7 +7,7 @@ that shares a character with it (Devlin et al. 2019, 5.3). Long records become s
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.entities import entity_counts, entity_scores, micro_f1
 from tlx.metrics.libraries import library
+from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import Batch, Columns, Prediction, Scores, Task, TaskModule, TaskSpec
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, input_row
@@ -40,6 +41,11 @@ class TokenClassification:
     """Text between two tokens; "" where tokens are characters."""
     labels: tuple[str, ...] = ()
     """All tags, in order; () is those of the training records, sorted."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError for tags that are there twice."""
@@ -68,7 +74,13 @@ class TokenModule(TaskModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 1), per_token=True)
+        self.heads = TaskHeads(
+            self.model,
+            self.config.name,
+            max(len(self.config.labels), 1),
+            per_token=True,
+            shape=self.config.head,
+        )
 
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, T, C]."""
