@@ -15,7 +15,6 @@ from tlx.nn.linear import Linear
 from tlx.nn.norm import Norm
 from tlx.parallel.sharding import logical
 
-
 # Branch of a row's key, outside those of the layers.
 _HEAD = 2**21
 
