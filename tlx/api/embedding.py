@@ -59,10 +59,12 @@ class EmbeddingMixin(TextMixin):
     @property
     def _embedding_frame(self) -> tuple[list[int], list[int]]:
         """Ids before and after a text that is embedded."""
-        if self.config.embed.special_tokens and hasattr(self.tokenizer, "frame"):
+        vocab = self.tokenizer.vocab
+        # The encoder of T5 knows no cls: an id that was added to its vocabulary is in no text that it has seen.
+        unknown = self.kind == "encoder" and vocab.cls >= vocab.size - vocab.added
+        if (self.config.embed.special_tokens or unknown) and hasattr(self.tokenizer, "frame"):
             imported: Any = self.tokenizer
             return imported.frame
-        vocab = self.tokenizer.vocab
         frames = {"encoder": ([vocab.cls], [vocab.sep]), "encoder_decoder": ([], [vocab.eos])}
         return frames.get(self.kind, ([vocab.bos], []))
 

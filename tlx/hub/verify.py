@@ -55,6 +55,10 @@ def compare(checkpoint: Checkpoint, params: Any, length: int = 16) -> list[Diffe
     if missing:
         raise ConfigError(f"verifying needs {' and '.join(missing)}: pip install transformers torch")
     tokens = np.random.default_rng(0).integers(0, checkpoint.config.vocab_size, (2, length))
+    pad = checkpoint.raw.get("pad_token_id")
+    if isinstance(pad, int):
+        # Classes number positions, and look for the last token, by the ids that are not padding.
+        tokens = np.where(tokens == pad, (pad + 1) % checkpoint.config.vocab_size, tokens)
     head = checkpoint.task_head
     is_shifted = head is not None and checkpoint.config.kind == "encoder_decoder"
     if is_shifted:

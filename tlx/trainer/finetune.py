@@ -105,9 +105,9 @@ def train_task(
     requests = []
     # All configs are completed before the first run trains: a mistake in records is told at once.
     for seed in numbers:
-        completed = complete_task_config({**values.to_dict(), "seed": seed}, base, scratch)
-        completed = dataclasses.replace(completed, name=completed.name or name)
         folder = workdir if seeds == 1 else workdir / f"seed-{seed}"
+        completed = complete_task_config({**values.to_dict(), "seed": seed}, base, scratch, folder)
+        completed = dataclasses.replace(completed, name=completed.name or name)
         requests.append(TrainingRequest(completed, folder, options))
     build = _Builder(None if scratch else base, base)
     callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, _final_metrics, _report)
