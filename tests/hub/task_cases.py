@@ -55,7 +55,6 @@ FAMILIES = {
     "Mistral": ("MistralConfig", LLAMA | {"pad_token_id": 0}, "QTS"),
     "Qwen3": ("Qwen3Config", LLAMA | {"pad_token_id": 0, "head_dim": 8}, "QTS"),
     "Bart": ("BartConfig", BART, "QS"),
-    "MBart": ("MBartConfig", BART, "QS"),
     "T5": ("T5Config", T5, "QS"),
     "MT5": ("MT5Config", T5 | {"feed_forward_proj": "gated-gelu"}, "S"),
 }

@@ -43,7 +43,7 @@ def test_modules_and_settings_are_read_and_written_again(tmp_path):
         config_sentence_transformers={"prompts": {"query": "find: "}, "default_prompt_name": "query"},
     )
     config = sentence_transformers.read(tmp_path / "in")
-    assert config == SentenceConfig(("mean",), True, True, 12, True, {"query": "find: "}, "query")
+    assert config == SentenceConfig(("mean",), True, True, 12, True, True, {"query": "find: "}, "query")
     (tmp_path / "out").mkdir()
     sentence_transformers.write(tmp_path / "out", config, 16)
     assert sentence_transformers.read(tmp_path / "out") == config
@@ -61,6 +61,8 @@ def test_defaults_are_those_of_sentence_transformers(tmp_path):
     assert is_hugging_face(tmp_path / "a")
     write(tmp_path / "b", tokenizer_config={"model_max_length": 30})
     assert sentence_transformers.read(tmp_path / "b").max_tokens == 30
+    write(tmp_path / "old", sentence_roberta_config={"max_seq_length": 9})
+    assert sentence_transformers.read(tmp_path / "old").max_tokens == 9
     (tmp_path / "c").mkdir()
     assert sentence_transformers.read(tmp_path / "c") == SentenceConfig()
 

@@ -71,6 +71,7 @@ class EmbeddingMixin(TextMixin):
     def _embedding_row(self, text: str) -> list[int]:
         config = self.config.embed
         prefix, suffix = self._embedding_frame
+        text = text.strip() if config.strip else text
         tokens = self._encode(text.lower() if config.lower_case else text)
         if config.max_tokens:
             tokens = tokens[: max(0, config.max_tokens - len(prefix) - len(suffix))]

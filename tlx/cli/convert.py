@@ -2,14 +2,16 @@
 
     tlx convert import bert-base-uncased/ runs/bert
     tlx convert import gpt2/ runs/gpt2 --verify
+    tlx convert import roberta-large-mnli/ runs/mnli --task=pair_classification
     tlx convert export runs/bert my-bert/
     tlx convert merge runs/lora runs/merged                a run with its LoRA added to the matrices
     tlx convert adapter runs/lora my-adapter/              its LoRA alone, for the library peft; or the
                                                            prefix, or the prompt, of a decoder
 
-A directory is one that `save_pretrained` wrote: config.json, safetensors and the tokenizer's files. A setting
-that tlx cannot represent is an error that names it. An import ends with a summary of what was read; --verify
-also runs the original (with transformers and torch) and prints the largest difference in logits.
+A directory is one that `save_pretrained` or sentence-transformers wrote: config.json, safetensors and the
+tokenizer's files. A model with the head of a task (classes, numbers, tags, answers) becomes a run of that
+task. A setting that tlx cannot represent is an error that names it. An import ends with a summary of what was
+read; --verify also runs the original (with transformers and torch) and prints the largest difference in logits.
 """
 
 import argparse

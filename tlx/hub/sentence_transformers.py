@@ -54,7 +54,7 @@ def read(folder: str | os.PathLike, ignore: Collection[str] = ()) -> SentenceCon
     folder = pathlib.Path(folder)
     if not (folder / MODULES).is_file() or MODULES in ignore:
         return SentenceConfig()
-    changes: dict[str, Any] = {"special_tokens": True}
+    changes: dict[str, Any] = {"special_tokens": True, "strip": True}
     counts_prompts = True
     for number, module in enumerate(_modules(folder)):
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
@@ -131,7 +131,10 @@ def _modules(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 def _read_transformer(folder: pathlib.Path) -> dict[str, Any]:
     """Read the largest number of tokens and the case; both files are optional."""
-    values = _read(folder / _TRANSFORMER) if (folder / _TRANSFORMER).is_file() else {}
+    # Older releases name the file after the family: sentence_roberta_config.json.
+    files = [folder / _TRANSFORMER, *sorted(folder.glob("sentence_*_config.json"))]
+    existing = [path for path in files if path.is_file()]
+    values = _read(existing[0]) if existing else {}
     limit = values.get("max_seq_length")
     if limit is None:
         limit = _default_limit(folder)

@@ -98,7 +98,19 @@ def read(
 
 
 def choose_class(family: Family, config: ModelConfig, head: TaskHead) -> tuple[str, TaskClass]:
-    """Return the class of a family that computes a head. Raises ConfigError if none does, saying why."""
+    """Choose the class of a family that computes a head.
+
+    Args:
+        family: The family.
+        config: The model config.
+        head: The head.
+
+    Returns:
+        Its name, and where its head is.
+
+    Raises:
+        ConfigError: If no class does; it says why.
+    """
     reasons = []
     for name, candidate in family.task_classes.items():
         if candidate.kind != head.kind:
@@ -149,7 +161,16 @@ def rows(task_class: TaskClass, head: TaskHead, config: ModelConfig) -> list[Wei
 
 
 def body_rows(table: Sequence[WeightMapping], family: Family, task_class: TaskClass) -> list[WeightMapping]:
-    """Return the rows of the model alone, with the names that they have in a class with a head."""
+    """Return the rows of the model alone, with the names that they have in a class with a head.
+
+    Args:
+        table: The key table of the family.
+        family: The family.
+        task_class: The class with a head.
+
+    Returns:
+        The rows.
+    """
     body = [row for row in table if row.path.startswith("model/")]
     if task_class.body is None:
         return body

@@ -27,6 +27,8 @@ class SentenceConfig:
     error."""
     lower_case: bool = False
     """Whether texts are converted to lower case first."""
+    strip: bool = False
+    """Whether white space around a text and its prompt is removed."""
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Named texts that can be put before a text."""
     default_prompt: str = ""

@@ -275,7 +275,10 @@ def _family(
 
 
 def _task_classes(classes: str) -> dict[str, TaskClass]:
-    """Return the classes with a head, whose decoder reads the encoder's text."""
+    """Return the classes with a head, whose decoder reads the encoder's text after its start id.
+
+    mBART's begin with the text's last id, its language, in place of that.
+    """
     head = "classification_head"
     return {
         f"{classes}ForSequenceClassification": TaskClass("sequence", f"{head}.out_proj", f"{head}.dense"),
@@ -300,7 +303,6 @@ MBART = _family(
     {"cc25": MBART_BASE},
     "MBartForConditionalGeneration",
     fields(resized(MBART_BASE, vocab_size=50265)),
-    heads=True,
 )
 PEGASUS = _family(
     "pegasus",
