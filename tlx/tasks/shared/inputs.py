@@ -123,7 +123,8 @@ def token_arrays(
 
 
 def _last(pieces: Sequence[Any]) -> np.ndarray:
-    return _scalar(sum(map(len, pieces)) - 1)
+    # A template may have no special ids, and a text no tokens.
+    return _scalar(max(sum(map(len, pieces)) - 1, 0))
 
 
 def _scalar(value: int) -> np.ndarray:
