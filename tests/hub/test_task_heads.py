@@ -268,3 +268,68 @@ def test_answers_and_tags_in_the_tokenizers_own_form(tmp_path):
         best = model(torch.tensor([encoding.ids])).logits[0].argmax(-1).tolist()
     firsts = [next(i for i, (a, b) in enumerate(encoding.offsets) if b > start) for start in (0, 4, 8)]
     assert tags == [LABELS[best[i]] for i in firsts]
+
+
+def test_a_head_that_no_class_has_says_what_differs():
+    from tlx.hub.task_head import TaskHead, choose_class
+    from tlx.models.families import TABLE
+    from tlx.models.heads import TaskHeadConfig
+
+    def choose(family, **shape):
+        found = TABLE.load(family)
+        head = TaskHead(
+            "classification", "sequence", ("a", "b"), TaskHeadConfig(**shape), mean=family == "bert"
+        )
+        return choose_class(found, found.base, head)
+
+    with pytest.raises(
+        ConfigError, match="has 'relu' where objective.head.activation = 'tanh'; fine-tune with"
+    ):
+        choose("distilbert")
+    assert choose("distilbert", activation="relu")[0] == "DistilBertForSequenceClassification"
+    with pytest.raises(ConfigError, match="has False where objective.head.bias = True; fine-tune with"):
+        choose("llama")
+    assert choose("llama", bias=False)[0] == "LlamaForSequenceClassification"
+    with pytest.raises(ConfigError, match="reads one position, the head the mean over the text"):
+        choose("bert")
+    with pytest.raises(ConfigError, match="it has no class with a head for classification"):
+        choose("pegasus")
+
+
+@pytest.mark.slow
+def test_a_model_fine_tuned_here_predicts_the_same_there(bert, tmp_path, capsys):
+    """A run of tlx's own rows, exported: the class and the tokenizer's template give its probabilities."""
+    import torch
+    import transformers
+
+    folder, _, library = bert
+    rows = [{"text": text, "label": str(index % 2)} for index, text in enumerate(TEXTS * 8)]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "task.py").write_text(
+        "from tlx.run import finetune_config\n\n\ndef get_config(arg=''):\n"
+        "    config = finetune_config('classification')\n"
+        f"    config.data.records.train = ({str(tmp_path / 'r.jsonl')!r},)\n"
+        "    config.data.sequence_length = 24\n    config.train.batch_size = 8\n"
+        "    config.data.records.epochs = 0\n    config.train.steps = 2\n"
+        "    config.optimizer.learning_rate = 1e-2\n    config.eval.final = False\n    return config\n"
+    )
+    words = [
+        "finetune",
+        f"--config={tmp_path / 'task.py'}",
+        f"--from={folder}",
+        "--config.log.tensorboard=False",
+    ]
+    assert main([*words, f"--workdir={tmp_path / 'run'}"]) == 0
+    assert main(["convert", "export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    assert model.config.id2label == {0: "0", 1: "1"}
+    for text, answer in zip(TEXTS, tlx.load(tmp_path / "run").predict(TEXTS), strict=True):
+        wanted = torch.softmax(theirs(model, library.encode(text)).logits[0], 0).numpy()
+        assert answer["label"] == str(wanted.argmax())
+        assert answer["probability"] == pytest.approx(wanted.max(), abs=1e-4)
+    mean = [*words, f"--workdir={tmp_path / 'mean'}", "--config.objective.pooling=mean"]
+    assert main(mean) == 0
+    capsys.readouterr()
+    assert main(["convert", "export", str(tmp_path / "mean"), str(tmp_path / "no")]) == 64
+    assert "reads one position, the head the mean over the text" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
