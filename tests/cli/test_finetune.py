@@ -139,7 +139,11 @@ def test_scratch_is_the_same_model_with_fresh_parameters(folder, tmp_path):
     }.items()
     path = "model/encoder/blocks/attention/query/kernel"
     assert not np.allclose(fresh[path], theirs[path], atol=0.05)
-    assert read_json(tmp_path / "run/run.json")["config"]["base"] == {"path": "", "hash": ""}
+    assert read_json(tmp_path / "run/run.json")["config"]["base"] == {
+        "path": "",
+        "hash": "",
+        "param_dtype": "",
+    }
 
 
 @pytest.mark.slow

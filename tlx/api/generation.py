@@ -79,6 +79,7 @@ class GenerationMixin(TextMixin):
             raise ConfigError('a masked model does not continue texts; use fill("... [MASK] ...")')
         if self.kind == "bilstm":
             raise ConfigError("a bilstm is there to be read by tasks, not to continue texts; use score")
+        self._require_output()
         stopping.check(stop)
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         if num_beams and (sampling.penalised or sampling.min_p):

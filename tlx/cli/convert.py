@@ -2,15 +2,17 @@
 
     tlx convert import bert-base-uncased/ runs/bert
     tlx convert import gpt2/ runs/gpt2 --verify
+    tlx convert import roberta-large-mnli/ runs/mnli --task=pair_classification
     tlx convert export runs/bert my-bert/
     tlx convert export runs/bert my-bert/ --push=hf://OWNER/NAME       and upload it; without my-bert/ too
     tlx convert merge runs/lora runs/merged                a run with its LoRA added to the matrices
     tlx convert adapter runs/lora my-adapter/              its LoRA alone, for the library peft; or the
                                                            prefix, or the prompt, of a decoder
 
-A directory is one that `save_pretrained` wrote: config.json, safetensors and the tokenizer's files. A setting
-that tlx cannot represent is an error that names it. An import ends with a summary of what was read; --verify
-also runs the original (with transformers and torch) and prints the largest difference in logits.
+A directory is one that `save_pretrained` or sentence-transformers wrote: config.json, safetensors and the
+tokenizer's files. A model with the head of a task (classes, numbers, tags, answers) becomes a run of that
+task. A setting that tlx cannot represent is an error that names it. An import ends with a summary of what was
+read; --verify also runs the original (with transformers and torch) and prints the largest difference in logits.
 """
 
 import argparse
@@ -59,6 +61,10 @@ def _parser() -> argparse.ArgumentParser:
         help="import: ignore this key of config.json, or tensor of this name; may be repeated",
     )
     parser.add_argument(
+        "--task",
+        help="import: the task that a model's head is read as, pair_classification for pairs of texts, say",
+    )
+    parser.add_argument(
         "--family", help="export: family to write; by default the first that can represent the model"
     )
     parser.add_argument(
@@ -66,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="hf://OWNER/NAME",
         help="export: upload the directory to this repository of the Hugging Face Hub, with the token of HF_TOKEN "
         "or of `hf auth login`; one that does not exist is created, private",
+    )
+    parser.add_argument(
+        "--without-head", action="store_true", help="export: leave out the head of a fine-tuned model's task"
     )
     parser.add_argument(
         "--public", action="store_true", help="--push: a repository that is created is public"

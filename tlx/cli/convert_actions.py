@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tlx.api.export import exported_frame, exported_head
 from tlx.api.load import load, open_hub_checkpoint
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
@@ -19,7 +20,7 @@ from tlx.base.errors import ConfigError, StorageError
 from tlx.base.files import PARTIAL, new_folder, read_json
 from tlx.checkpoint import Checkpoints
 from tlx.hub import folder as hub
-from tlx.hub import peft, push, verify
+from tlx.hub import peft, push, sentence_transformers, verify
 from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
@@ -33,7 +34,9 @@ def _import(options: argparse.Namespace) -> None:
     _require_empty(options.target)
     if options.verify:
         verify.require_libraries()
-    foreign = open_hub_checkpoint(pathlib.Path(options.source).absolute(), options.dtype, options.ignore)
+    foreign = open_hub_checkpoint(
+        pathlib.Path(options.source).absolute(), options.dtype, options.ignore, options.task
+    )
     checkpoint = foreign.checkpoint
     tokenizer = foreign.tokenizer
     source = {"imported_from": str(checkpoint.folder), "family": checkpoint.family.name}
@@ -52,7 +55,9 @@ def _import(options: argparse.Namespace) -> None:
         )
     dtypes = sorted({str(leaf.dtype) for leaf in checkpoint.params.values()})
     print(f"{options.source}: {checkpoint.family.name}, {checkpoint.num_params:,} parameters")
-    print(f"{target}: {', '.join(dtypes)}, heads: {', '.join(checkpoint.heads) or 'none'}")
+    head = checkpoint.task_head
+    heads = checkpoint.heads if head is None else (f"heads/{head.task}",)
+    print(f"{target}: {', '.join(dtypes)}, heads: {', '.join(heads) or 'none'}")
     if options.verify:
         for name, largest, scale in verify.compare(checkpoint, checkpoint.read()):
             print(f"{name}: largest difference {largest:.2e} of {scale:.3g}")
@@ -127,16 +132,17 @@ def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
     _require_empty(path)
     model = load(options.source, step=options.step, allow=options.allow)
     config = model.module.model
-    params = model.standalone_params
-    family = options.family or hub.family_of(config, params)
+    params, head = exported_head(model, options.without_head)
+    family = options.family or hub.family_of(config, params, head)
     if family not in TABLE:
         TABLE.load(family)  # raises an error that lists the families
     special = _special_ids(model)
     dtype = None if options.dtype is None else np.dtype(options.dtype)
     with new_folder(path) as folder:
         # The tokenizer first: it may need a package that is not installed.
-        model.tokenizer.export(folder, _special_frame(model))
-        name = hub.save_folder(folder, family, config, params, special=special, dtype=dtype)
+        model.tokenizer.export(folder, exported_frame(model))
+        name = hub.save_folder(folder, family, config, params, special=special, dtype=dtype, task_head=head)
+        sentence_transformers.write(folder, model.config.embed, config.width)
     print(f"{path}: {name} of the family {family}, with its tokenizer")
     return model
 
@@ -185,18 +191,6 @@ ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "merge": _merge,
     "adapter": _adapter,
 }
-
-
-def _special_frame(model: LoadedModel) -> tuple[list[int], list[int]]:
-    """Return the special tokens before and after a text, as the model was trained."""
-    vocab = model.tokenizer.vocab
-    frames = {
-        "encoder": ([vocab.cls], [vocab.sep]),
-        "decoder": ([vocab.bos], []),
-        "encoder_decoder": ([], [vocab.eos]),
-        "two_stream": ([vocab.eos], []),
-    }
-    return frames[model.kind]
 
 
 def _special_ids(model: LoadedModel) -> dict[str, int]:

@@ -15,6 +15,7 @@ from tlx.base.synonyms import canonical
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.data.config import DataConfig
 from tlx.models.config import ModelConfig
+from tlx.models.pooling import SentenceConfig
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.shared.base import Objective
@@ -61,6 +62,8 @@ class RunConfig:
     """Intervals of metrics, and trackers."""
     base: BaseConfig = dataclasses.field(default_factory=BaseConfig)
     """Base model of a fine-tuning; filled in when the run starts."""
+    embed: SentenceConfig = dataclasses.field(default_factory=SentenceConfig)
+    """How `embed` makes a vector of a text; filled in by an import of a sentence-transformers directory."""
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
     """Which parameters a fine-tuning trains: all, LoRA, adapter modules, ..."""
 

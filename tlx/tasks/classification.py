@@ -22,6 +22,7 @@ from tlx.data.readers import Record, valid_text
 from tlx.metrics import classification as metrics
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
+from tlx.models.heads import TaskHeadConfig
 from tlx.nn.losses import cross_entropy
 from tlx.tasks.shared.base import (
     Batch,
@@ -78,6 +79,11 @@ class Classes:
     x records of the class), which becomes numbers when the run starts; () is 1 for all. A batch's loss is divided
     by the sum of its weights. Of several labels a record they multiply the loss where a class is present, and
     "balanced" is the ratio of the records without it to those with it."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
@@ -137,7 +143,9 @@ class ClassesModule(TaskModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 2))
+        self.heads = TaskHeads(
+            self.model, self.config.name, max(len(self.config.labels), 2), shape=self.config.head
+        )
 
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:

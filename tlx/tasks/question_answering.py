@@ -8,7 +8,7 @@ as it was, so that an answer is a piece of it, letter for letter.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from tlx.base.term import Term, Terms
 from tlx.data.readers import Record, valid_text
 from tlx.metrics import squad
 from tlx.metrics.resampling import mean_of
+from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import Batch, Columns, Prediction, Scores, Task, TaskModule, TaskSpec
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, input_row
@@ -57,6 +58,11 @@ class QuestionAnswering:
     misplaced: str = "mend"
     """Treatment of an answer that is not at the position that its record states: the nearest one counts ("mend", an
     error where there is none), or also the record is left out of training where there is none ("skip")."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
@@ -137,7 +143,7 @@ class SpanModule(TaskModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, 2, per_token=True)
+        self.heads = TaskHeads(self.model, self.config.name, 2, per_token=True, shape=self.config.head)
 
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:

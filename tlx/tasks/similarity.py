@@ -7,6 +7,7 @@ the order of a pair of likes means nothing; other kinds see both texts from both
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.data.readers import Record, valid_text
 from tlx.metrics.correlation import pearson, spearman
+from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import (
     Batch,
     Columns,
@@ -50,6 +52,11 @@ class Similarity:
     """Lower end of the scale."""
     max_score: float = 5.0
     """Upper end of the scale."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError for a scale without extent."""
@@ -65,7 +72,7 @@ class SimilarityModule(TaskModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, 1)
+        self.heads = TaskHeads(self.model, self.config.name, 1, shape=self.config.head)
 
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
@@ -117,7 +124,7 @@ class SimilarityTask(Task):
     @override
     def empty_item(self, spec: TaskSpec) -> Item:
         """Return an item of empty texts."""
-        return Item((np.zeros(0, np.int32),) * 2, 0.0)
+        return Item((np.zeros(0, np.int32),) * len(self.text_columns(spec.config)), 0.0)
 
     @override
     def example(self, rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
@@ -130,7 +137,8 @@ class SimilarityTask(Task):
         """
         del rng
         arrays = input_row(item.texts, spec)
-        if spec.kind == "decoder":
+        # A template is the form in which a model was trained by others: with the pair in one order.
+        if spec.kind == "decoder" and spec.config.frame == "tlx" and len(item.texts) == 2:
             swapped = input_row(item.texts[::-1], spec)
             arrays = {name: np.stack([arrays[name], swapped[name]]) for name in arrays}
         return arrays | {"label": np.asarray(item.label, np.float32), "weights": np.ones((), np.float32)}

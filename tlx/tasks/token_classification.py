@@ -20,6 +20,7 @@ from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.entities import entity_counts, entity_scores, micro_f1
 from tlx.metrics.libraries import library
+from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import (
     Batch,
     Columns,
@@ -65,6 +66,11 @@ class TokenClassification:
     class_weights: tuple[float | str, ...] = ()
     """Weight of each tag in the loss, in the order of `labels`: numbers above 0, or "balanced", tokens / (tags x
     tokens of the tag), which becomes numbers when the run starts; () is 1 for all."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
@@ -99,7 +105,13 @@ class TokenModule(TaskModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 1), per_token=True)
+        self.heads = TaskHeads(
+            self.model,
+            self.config.name,
+            max(len(self.config.labels), 1),
+            per_token=True,
+            shape=self.config.head,
+        )
 
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:

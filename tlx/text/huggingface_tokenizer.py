@@ -19,6 +19,7 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import atomic_open
 from tlx.text.config import TokenizerConfig
 from tlx.text.export import byte_letters, import_tokenizers
+from tlx.text.frames import RowFrame, frame_of_encoding
 from tlx.text.pieces import Pieces
 from tlx.text.tokenizer import write_definition
 from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
@@ -136,6 +137,11 @@ class HuggingFaceTokenizer:
         framed = self._tokenizer.encode("a").ids
         start = next(i for i in range(len(framed)) if framed[i : i + len(plain)] == plain)
         return framed[:start], framed[start + len(plain) :]
+
+    def row_frame(self, num_texts: int) -> RowFrame:
+        """Return the special ids that its post-processor puts around one text, or around and between two."""
+        encoding = self._tokenizer.encode("a", "b") if num_texts == 2 else self._tokenizer.encode("a")
+        return frame_of_encoding(encoding.ids, encoding.type_ids, encoding.sequence_ids, num_texts)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode texts to int32 arrays."""

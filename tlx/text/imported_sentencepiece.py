@@ -20,6 +20,7 @@ import sentencepiece
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.base.files import atomic_open
+from tlx.text.frames import RowFrame
 from tlx.text.pieces import Pieces
 from tlx.text.tokenizer import write_definition
 from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
@@ -84,6 +85,15 @@ LAYOUTS = {
     ),
     "xlm-roberta": SentencePieceFormat(_XLMR, ("bos",), ("eos",), fairseq=True, behind_pieces=("<mask>",)),
     "mbart": SentencePieceFormat(_XLMR, behind=("eos",), fairseq=True, behind_pieces=(*_MBART, "<mask>")),
+}
+# Rows of two texts: roles of the ids between them, and the token types of these and of the last ids.
+_PAIRS = {
+    "t5": (("eos",), (0,), (0,)),
+    "mt5": (("eos",), (0,), (0,)),
+    "umt5": (("eos",), (0,), (0,)),
+    "albert": (("sep",), (0,), (1,)),
+    "xlnet": (("sep",), (0,), (1, 2)),
+    "xlm-roberta": (("eos", "eos"), (0, 0), (0,)),
 }
 
 
@@ -200,6 +210,26 @@ class ImportedSentencePiece:
         if source_language in self._ids:
             behind.append(self._ids[source_language])
         return before, behind
+
+    def row_frame(self, num_texts: int) -> RowFrame:
+        """Return the special ids of the family's template for one text, or for two.
+
+        Raises ConfigError for two texts of a family that has no template for them.
+        """
+        before, behind = map(tuple, self.frame)
+        if num_texts == 1:
+            # XLNet's last id, cls, has a type of its own.
+            types = (0, 2) if self.name == "xlnet" else (0,) * len(behind)
+            return RowFrame((before, behind), ((0,) * len(before), types), (0,))
+        if self.name not in _PAIRS:
+            raise ConfigError(f"the SentencePiece model of a {self.name} has no template of two texts")
+        roles, between_types, behind_types = _PAIRS[self.name]
+        between = tuple(getattr(self.vocab, role) for role in roles)
+        return RowFrame(
+            (before, between, behind),
+            ((0,) * len(before), between_types, behind_types),
+            (0, behind_types[0]),
+        )
 
     def encode(self, text: str) -> list[int]:
         """Encode a text, without adding special ids; names of special ids in the text become those ids."""

@@ -115,7 +115,7 @@ def train_task(
     for seed in numbers:
         folder = workdir if seeds == 1 else workdir / f"seed-{seed}"
         seeded = as_resumed({**values.to_dict(), "seed": seed}, folder)
-        completed = complete_task_config(seeded, base, scratch)
+        completed = complete_task_config(seeded, base, scratch, folder)
         completed = dataclasses.replace(completed, name=completed.name or name)
         requests.append(TrainingRequest(completed, folder, options))
     build = _Builder(None if scratch else base, base)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
 from tlx.trainer import summary
-from tlx.trainer.base_model import BaseModel, cache_tokenizer, load_base
+from tlx.trainer.base_model import BaseModel, cache_tokenizer, load_base, parameter_dtypes
 from tlx.trainer.config_input import ConfigLike, as_resumed, read_config, run_directory
 from tlx.trainer.driver import (
     Build,
@@ -100,16 +101,20 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
     build: Build = assemble
     if options.base is not None:
         base = load_base(options.base, options.allow)
-        resolved = _with_base(values, base)
+        resolved = _with_base(values, base, workdir)
         build = partial(_build, base)
     resolved = dataclasses.replace(resolved, name=resolved.name or name)
     callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, dict, _report, make_sampler)
     return run_training(TrainingRequest(resolved, workdir, options), callbacks, build)
 
 
-def _with_base(values: dict[str, Any], base: BaseModel) -> RunConfig:
-    """The config with the model and the tokenizer of the base; how it is run stays as configured."""
+def _with_base(values: dict[str, Any], base: BaseModel, workdir: pathlib.Path) -> RunConfig:
+    """Return the config with the model and the tokenizer of the base; how it is run stays as configured."""
     execution = {name: values["model"][name] for name in ("execution", "dtype")}
+    # A run that has begun keeps its dtype: in earlier versions that of the base.
+    saved = parameter_dtypes(base, None, workdir).trained
+    chosen = values["model"]["param_dtype"]
+    execution["param_dtype"] = saved if chosen == "float32" else chosen
     return resolve(
         {
             **values,

@@ -1,6 +1,7 @@
 """Config of the trainer: length and batch size, evaluation, logging."""
 
 import dataclasses
+from typing import Literal
 
 from tlx.base.errors import ConfigError
 
@@ -133,6 +134,8 @@ class BaseConfig:
     """Directory of the base model."""
     hash: str = ""
     """sha256 of the base model's parameters."""
+    param_dtype: Literal["", "float32", "bfloat16"] = ""
+    """Dtype of the base model's frozen parameters, float32 or bfloat16; empty for that of model.param_dtype."""
 
 
 def _at_least(field: str, value: int, least: int) -> None:

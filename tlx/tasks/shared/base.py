@@ -26,6 +26,8 @@ from tlx.data.readers import Record, valid_text
 from tlx.metrics.resampling import Statistic
 from tlx.models.config import ModelConfig
 from tlx.objectives.shared.base import Batch, LossModule, Objective
+from tlx.tasks.shared.frames import frames_of
+from tlx.text.frames import RowFrame
 from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
 
@@ -50,6 +52,8 @@ class TaskSpec:
     """ModelConfig.kind."""
     prompt: tuple[int, ...] = ()
     """Ids of a trained prompt (prompt tuning), which precede the texts."""
+    frames: tuple[RowFrame, ...] = ()
+    """The tokenizer's own template of a row of one text and, where it has one, of two; () takes tlx's rows."""
     tokenizer: Tokenizer | None = None
     """For predictions that are texts; None in data workers, which only make examples."""
 
@@ -296,7 +300,10 @@ class Task(Objective):
             The spec.
         """
         spec = self.abstract_spec(config, model, length, languages, tokenizer.vocab)
-        return dataclasses.replace(spec, tokenizer=tokenizer)
+        frames: tuple[RowFrame, ...] = ()
+        if getattr(config, "frame", "tlx") == "tokenizer":
+            frames = frames_of(tokenizer, len(self.text_columns(config)))
+        return dataclasses.replace(spec, tokenizer=tokenizer, frames=frames)
 
     @override
     def abstract_spec(

@@ -14,6 +14,7 @@ from typing_extensions import override
 from tlx.objectives.shared.arrays import pad_to_length
 from tlx.tasks.shared.base import Item, Task, TaskSpec
 from tlx.tasks.shared.inputs import input_row
+from tlx.tasks.shared.spans import max_text_tokens
 
 SHORTEST = 8
 
@@ -38,10 +39,11 @@ class PackableTask(Task):
     @override
     def example_size(self, item: JoinedItems, spec: TaskSpec) -> int:
         """Return how many tokens of a row the examples of an item take."""
-        frames = (
-            len(spec.prompt) + 1 + sum(len(text) + 1 for text in example.texts) for example in item.items
-        )
-        return sum(min(max(frame, SHORTEST), spec.length) for frame in frames)
+        sizes = []
+        for example in item.items:
+            special = spec.length - max_text_tokens(len(example.texts), spec)
+            sizes.append(special + sum(len(text) for text in example.texts))
+        return sum(min(max(size, SHORTEST), spec.length) for size in sizes)
 
     @override
     def join(self, items: Sequence[JoinedItems]) -> JoinedItems:
