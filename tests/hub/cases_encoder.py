@@ -105,6 +105,12 @@ CASES = {
         DEBERTA_V2 | {"conv_kernel_size": 3, "conv_act": "gelu", "norm_rel_ebd": "none"},
         MASKED,
     ),
+    "deberta-v2-tanh": Case(
+        "DebertaV2ForMaskedLM",
+        "DebertaV2Config",
+        DEBERTA_V2 | {"conv_kernel_size": 5, "conv_act": "tanh"},
+        MASKED,
+    ),
     "modernbert": Case("ModernBertForMaskedLM", "ModernBertConfig", MODERN, MASKED),
     "modernbert-biases": Case(
         "ModernBertForMaskedLM",

@@ -31,6 +31,9 @@ from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 from tlx.text.imported_sentencepiece import LAYOUTS, MODELS, ImportedSentencePiece
 from tlx.training.directory import find_run_folder, read_run
 
+# Rows of a token table are a multiple of it, which the usual meshes divide.
+VOCAB_MULTIPLE = 128
+
 # Objective that an imported model is assumed to have been trained with, by kind and by family.
 _OBJECTIVES = {
     "encoder": "mlm",
@@ -55,6 +58,7 @@ def load(
     ignore: Sequence[str] = (),
     mesh: MeshConfig | None = None,
     base: str | os.PathLike | None = None,
+    vocab_multiple: int = 0,
 ) -> LoadedModel:
     """Load the model of a run directory, one of its checkpoint directories, or a Hugging Face directory.
 
@@ -70,6 +74,8 @@ def load(
         ignore: For a Hugging Face directory, keys of config.json and tensors to disregard.
         mesh: Shards the parameters over all devices, MeshConfig(tensor=4) say; None: the default device.
         base: Directory of an adapted run's base model, if it has moved since training.
+        vocab_multiple: For a Hugging Face directory, the token table has a multiple of this many rows, where
+            those are enough for the tokenizer; 0: the least multiple of 128 that is.
 
     Returns:
         The model.
@@ -80,7 +86,7 @@ def load(
         ConfigError: this version cannot build the config.
     """
     if is_hugging_face(path):
-        return _load_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, mesh)
+        return _load_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, mesh, vocab_multiple)
     folder = _run_folder(pathlib.Path(path).absolute())
     saved = read_run(folder)
     if saved is None:
@@ -93,7 +99,8 @@ def load(
     module = make_module(config, tokenizer.vocab)
     params = loaded.tree
     if config.adapt.method != "full":
-        base_model = load(base or config.base.path, dtype=dtype, allow=allow)
+        multiple = config.model.vocab_multiple
+        base_model = load(base or config.base.path, dtype=dtype, allow=allow, vocab_multiple=multiple)
         params = _with_base(params, module, config, tokenizer, base_model)
     _check_params(params, module, config, tokenizer, folder)
     if mesh is None:
@@ -139,7 +146,7 @@ class HubCheckpoint(NamedTuple):
 
 
 def open_hub_checkpoint(
-    folder: pathlib.Path, dtype: str | None = None, ignore: Sequence[str] = ()
+    folder: pathlib.Path, dtype: str | None = None, ignore: Sequence[str] = (), vocab_multiple: int = 0
 ) -> HubCheckpoint:
     """Read config.json, tokenizer.json and the tensors' shapes, without weights.
 
@@ -147,18 +154,20 @@ def open_hub_checkpoint(
         folder: The Hugging Face directory.
         dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
         ignore: Keys of config.json and tensors to disregard.
+        vocab_multiple: The token table has a multiple of this many rows, where those are enough for the
+            tokenizer; 0: the least multiple of 128 that is.
 
     Returns:
         The opened checkpoint. Raises as `tlx.load` does.
     """
-    checkpoint = open_folder(folder, ignore, dtype or "float32")
+    checkpoint = open_folder(folder, ignore, dtype or "float32", vocab_multiple or VOCAB_MULTIPLE)
     tokenizer = _open_tokenizer(folder, checkpoint.raw)
     model = checkpoint.config
     # A tokenizer with added ids may be larger than the embedding: pad the vocabulary until it fits.
-    while model.padded_vocab < tokenizer.vocab.size and model.vocab_multiple < 2**20:
-        model = dataclasses.replace(model, vocab_multiple=2 * model.vocab_multiple)
-    if model != checkpoint.config:
-        checkpoint = open_folder(folder, ignore, dtype or "float32", model.vocab_multiple)
+    if model.padded_vocab < tokenizer.vocab.size:
+        num_rows = math.ceil(tokenizer.vocab.size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        model = dataclasses.replace(model, vocab_multiple=num_rows)
+        checkpoint = open_folder(folder, ignore, dtype or "float32", num_rows)
     objective = _OBJECTIVES_OF_FAMILIES.get(checkpoint.family.name, _OBJECTIVES[model.kind])
     values = base_config(objective).to_dict()
     values["model"] = to_dict(model) | ({} if dtype is None else {"dtype": dtype})
@@ -181,10 +190,14 @@ def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any]) -> Tokenize
 
 
 def _load_hub_checkpoint(
-    folder: pathlib.Path, dtype: str | None, ignore: Sequence[str], mesh: MeshConfig | None
+    folder: pathlib.Path,
+    dtype: str | None,
+    ignore: Sequence[str],
+    mesh: MeshConfig | None,
+    vocab_multiple: int,
 ) -> LoadedModel:
     """Print the size and check that it fits in memory before any weight is read."""
-    opened = open_hub_checkpoint(folder, dtype, ignore)
+    opened = open_hub_checkpoint(folder, dtype, ignore, vocab_multiple)
     checkpoint, config, tokenizer = opened
     size = opened.num_bytes
     print(f"{folder}: {checkpoint.num_params:,} parameters, {size / 1e9:.2f} GB", file=sys.stderr)

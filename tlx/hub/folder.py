@@ -98,9 +98,13 @@ def open_folder(
         config_file.read(family, values, ignore), param_dtype=param_dtype, vocab_multiple=vocab_multiple
     )
     tensors = _with_current_names(safetensors.Tensors(folder), family)
+    if family.tied_by_tensors:
+        config = _tied_as_stored(family, config, tensors)
     rows = list(family.rows(config))
     if family.prefix and not any(name.startswith(family.prefix) for name in tensors):
         rows = weights.without_prefix(rows, family.prefix)
+    tensors = weights.with_tied_names(family, rows, tensors)
+    weights.check_sinusoids(family, config, tensors)
     heads = _find_heads(family, values, rows, tensors)
     rows = weights.select(rows, heads)
     abstract = abstract_params(config, heads)
@@ -239,6 +243,24 @@ def _with_current_names(tensors: Mapping[str, np.ndarray], family: Family) -> Ma
         # A file that holds both names keeps the tensor of each.
         old_names[name if new_name in tensors else new_name] = name
     return safetensors.RenamedTensors(tensors, old_names)
+
+
+def _tied_as_stored(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> ModelConfig:
+    """Return the config with an output kernel of its own if the tensors hold one that differs from the token table.
+
+    It is tied where they hold none, and as the config says where they hold two equal ones.
+    """
+    untied = dataclasses.replace(config, head=dataclasses.replace(config.head, tied=False))
+    names = {row.path: row.name for row in family.rows(untied)}
+    table = tensors.get(names["model/embedding/table"])
+    kernel = tensors.get(names["model/output/kernel"])
+    if table is None or kernel is None:
+        tied = True
+    elif np.array_equal(table, kernel):
+        tied = config.head.tied
+    else:
+        tied = False
+    return dataclasses.replace(config, head=dataclasses.replace(config.head, tied=tied))
 
 
 def _find_heads(

@@ -97,6 +97,12 @@ class ModelConfig:
     num_decoder_layers: int = 0
     """Layers of the decoder in an encoder-decoder; 0: num_layers."""
 
+    num_decoder_heads: int = 0
+    """Query heads of the decoder in an encoder-decoder; 0: attention.num_heads."""
+
+    decoder_ff_dim: int = 0
+    """Hidden width of the decoder's feed-forward networks in an encoder-decoder; 0: feedforward.ff_dim."""
+
     block_layout: Literal["pre", "post", "parallel", "sandwich"] = "pre"
     """Placement of the norms. pre: x + part(norm(x)). post: norm(x + part(x)). parallel: attention and
     feed-forward read the same norm(x). sandwich: x + norm(part(norm(x))), of decoders."""
@@ -173,6 +179,13 @@ class ModelConfig:
         """Return the config of a stack's layers; a decoder's are causal and may attend to an encoder."""
         is_decoder = stack == "decoder"
         is_encoder_decoder = self.kind == "encoder_decoder"
+        attention = self.attention
+        feedforward = self.feedforward
+        if is_encoder_decoder and is_decoder:
+            num_heads = self.num_decoder_heads or attention.num_heads
+            attention = dataclasses.replace(attention, num_heads=num_heads)
+            ff_dim = self.decoder_ff_dim or feedforward.ff_dim
+            feedforward = dataclasses.replace(feedforward, ff_dim=ff_dim)
         return BlockConfig(
             width=self.width,
             num_layers=self.decoder_layers if is_encoder_decoder and is_decoder else self.num_layers,
@@ -181,8 +194,8 @@ class ModelConfig:
             causal=is_decoder,
             cross=is_encoder_decoder and is_decoder,
             position=self.position,
-            attention=self.attention,
-            feedforward=self.feedforward,
+            attention=attention,
+            feedforward=feedforward,
             norm=self.norm,
             init=self.init,
             execution=self.execution,
@@ -217,21 +230,36 @@ def _check_sizes(model: ModelConfig) -> None:
         if getattr(model, name) < 1:
             raise ConfigError(f"model.{name} = {getattr(model, name)} must be at least 1")
     attention = model.attention
-    heads = attention.num_heads
+    _check_heads(model, "attention.num_heads", attention.num_heads)
+    for name in ("num_decoder_heads", "decoder_ff_dim"):
+        size = getattr(model, name)
+        if size and (size < 0 or model.kind != "encoder_decoder"):
+            raise ConfigError(
+                f"model.{name} = {size} must be 0, or at least 1 in an encoder_decoder, not in {model.kind!r}"
+            )
+    if model.num_decoder_heads:
+        _check_heads(model, "num_decoder_heads", model.num_decoder_heads)
+    if attention.scale_by_layer and model.kind not in ("encoder", "decoder"):
+        raise ConfigError(f"model.attention.scale_by_layer = True: not for kind = {model.kind!r}")
+    for name, rate in (("dropout", model.dropout), ("attention.dropout", attention.dropout)):
+        if not 0 <= rate < 1:
+            raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
+
+
+def _check_heads(model: ModelConfig, name: str, heads: int) -> None:
+    """Raise ConfigError where a number of query heads does not divide the width, or has no groups of keys."""
+    attention = model.attention
     kv_heads = attention.num_kv_heads or heads
     if heads < 1 or (not attention.head_dim and model.width % heads):
         raise ConfigError(
-            f"model.attention.num_heads = {heads} does not divide model.width = {model.width}; "
+            f"model.{name} = {heads} does not divide model.width = {model.width}; "
             f"choose one of {_short(_divisors(model.width))} or set model.attention.head_dim"
         )
     if heads % kv_heads:
         raise ConfigError(
-            f"model.attention.num_kv_heads = {kv_heads} does not divide num_heads = {heads}; "
+            f"model.attention.num_kv_heads = {kv_heads} does not divide {name.rpartition('.')[-1]} = {heads}; "
             f"choose one of {_short(_divisors(heads))}"
         )
-    for name, rate in (("dropout", model.dropout), ("attention.dropout", attention.dropout)):
-        if not 0 <= rate < 1:
-            raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
 
 
 def _check_kind(model: ModelConfig) -> None:

@@ -97,7 +97,9 @@ class TransformerStack(nn.Module):
         if cfg.position.kind == "disentangled":
             self.distances = DistanceTable(cfg)
         if self.embedding.conv_kernel_size:
-            self.convolution = Convolution(cfg, self.embedding.conv_kernel_size)
+            self.convolution = Convolution(
+                cfg, self.embedding.conv_kernel_size, self.embedding.conv_activation
+            )
         if cfg.block_layout != "post":
             self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
 

@@ -101,5 +101,4 @@ FAMILY = Family(
         "predictions.decoder.bias": "predictions.bias",
     },
     ignored=bert.FAMILY.ignored,
-    harmless=("down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks"),
 )

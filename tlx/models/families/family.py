@@ -110,10 +110,13 @@ class Family:
     """Prefix that classes with a head add to the tensor names of the bare model."""
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """{name of a tensor that may repeat another because of tied weights: name of the original}."""
+    tied_by_tensors: bool = False
+    """Whether the class writes tie_word_embeddings = true for models with an output kernel of their own too, so that
+    the tensors say which it is."""
+    sinusoids: tuple[str, ...] = ()
+    """Regular expressions of names of tensors that repeat the sinusoids of `position`; also in `ignored`."""
     ignored: tuple[str, ...] = ()
     """Regular expressions of names of tensors that hold no parameter."""
-    harmless: tuple[str, ...] = ()
-    """Keys of config.json without effect, besides those that no family reads."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """{regular expression of old tensor names: replacement}."""
 

@@ -193,8 +193,6 @@ def fields(proj: str, base: ModelConfig, scale: MappedField) -> tuple:
         SameField("tie_word_embeddings", "head.tied", True),
         scale,
         FixedField("is_decoder", (False,)),
-        # Accepted and not used: they do not change the function computed.
-        MappedField(("initializer_factor", "n_positions"), lambda values: {}, lambda config: {}),
     )
 
 
@@ -235,6 +233,7 @@ def _family(
         architectures={f"{class_prefix}ForConditionalGeneration": ()},
         fields=family_fields,
         copies=COPIES,
+        tied_by_tensors=True,
         ignored=IGNORED,
     )
 
