@@ -90,6 +90,12 @@ CASES = {
         {"hidden": "hidden_states", "mlm": "prediction_logits", "sop": "sop_logits"},
         types=2,
     ),
+    "albert-groups": Case(
+        "AlbertForMaskedLM",
+        "AlbertConfig",
+        BERT | {"embedding_size": 16, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+        MASKED,
+    ),
     "xlm": Case(
         "XLMWithLMHeadModel", "XLMConfig", XLM | {"n_langs": 4, "gelu_activation": False}, MASKED, languages=4
     ),

@@ -232,7 +232,11 @@ def _names(row: WeightMapping, shape: tuple[int, ...]) -> list[tuple[str, tuple[
     """Return the tensors that make up a parameter, each with its index in the stacked dims."""
     if "{layer}" not in row.name:
         return [(row.name, ())]
-    layers = [(row.name.replace("{layer}", str(i + row.first)), (i,)) for i in range(shape[0])]
+    layers = []
+    for i in range(shape[0]):
+        group, inner = divmod(i, row.group_layers)
+        name = row.name.replace("{layer}", str(group + row.first)).replace("{inner}", str(inner))
+        layers.append((name, (i,)))
     if "{expert}" not in row.name:
         return layers
     return [

@@ -110,6 +110,13 @@ class ModelConfig:
     share_layers: bool = False
     """One layer's parameters for all layers (ALBERT)."""
 
+    num_layer_groups: int = 1
+    """With share_layers: number of groups of consecutive layers, each of which has parameters of its own, 1 to
+    num_layers."""
+
+    num_group_layers: int = 1
+    """With share_layers: layers of a group whose parameters differ, and which it repeats in turn."""
+
     dropout: float = 0.0
     """Dropout rate of embeddings and of what each part adds to the stream, in [0, 1)."""
 
@@ -205,6 +212,8 @@ class ModelConfig:
             matmul=self.matmul,
             width_scale=self.scales.width,
             layers_scale=self.scales.layers,
+            num_layer_groups=self.num_layer_groups,
+            num_group_layers=self.num_group_layers,
         )
 
     def validate(self) -> None:
@@ -213,6 +222,7 @@ class ModelConfig:
         _check_kind(self)
         _check_experts(self)
         _check_first_norm(self)
+        _check_sharing(self)
         _check_windows(self)
         _check_encoder_parts(self)
         _check_clusters(self)
@@ -302,6 +312,20 @@ def _check_first_norm(model: ModelConfig) -> None:
         raise ConfigError(
             "model.norm.before_first_layer = False: only an encoder with block_layout = 'pre' and several "
             "layers, without share_layers and experts, can leave out its first norm"
+        )
+
+
+def _check_sharing(model: ModelConfig) -> None:
+    """Raise ConfigError where groups of layers with shared parameters do not divide the layers."""
+    groups = model.num_layer_groups
+    size = model.num_group_layers
+    if groups == size == 1:
+        return
+    is_stack = model.kind in ("encoder", "decoder") and model.share_layers
+    if min(groups, size) < 1 or not is_stack or model.num_layers % (groups * size):
+        raise ConfigError(
+            f"model.num_layer_groups = {groups}, num_group_layers = {size}: their product must divide "
+            f"model.num_layers = {model.num_layers}, and model.share_layers be True in an encoder or decoder"
         )
 
 

@@ -342,6 +342,12 @@ class BlockConfig:
     layers_scale: float = 1.0
     """l of models/parametrization.py: depth over that of the base model."""
 
+    num_layer_groups: int = 1
+    """Groups of consecutive layers that share parameters, where layers do."""
+
+    num_group_layers: int = 1
+    """Layers of such a group whose parameters differ."""
+
     layer_number: int = 0
     """Number of the layer in its stack, from 1, where attention.scale_by_layer reads it; 0: no such layer."""
 
@@ -354,6 +360,20 @@ class BlockConfig:
     def head_dim(self) -> int:
         """Head size H."""
         return self.attention.head_dim or self.width // self.attention.num_heads
+
+    @property
+    def shared_order(self) -> tuple[int, ...]:
+        """Index of the stored layer whose parameters each layer has, where several are stored and shared."""
+        size = self.num_group_layers
+        if self.num_layer_groups == size == 1:
+            return ()
+        repeats = self.num_layers // (self.num_layer_groups * size)
+        return tuple(
+            group * size + i
+            for group in range(self.num_layer_groups)
+            for _ in range(repeats)
+            for i in range(size)
+        )
 
     @property
     def period(self) -> int:

@@ -40,6 +40,8 @@ class WeightMapping:
     """Index of the parameter among those that the tensor packs."""
     first: int = 0
     """Number of the first layer in the tensor name."""
+    group_layers: int = 1
+    """Stacked layers that share a number "{layer}" and are told apart by "{inner}" in the tensor name."""
     plus: float = 0.0
     """Constant added when reading and subtracted when writing."""
 
