@@ -10,10 +10,10 @@ import pytest
 from tests.hub.folders import byte_pairs, write
 from tlx.api.load import open_hub_checkpoint
 from tlx.base.errors import DataError
-from tlx.hub import safetensors
+from tlx.hub import config_file, folder, safetensors, weights
 from tlx.hub.folder import open_folder
 from tlx.hub.weights import lazy_tensor
-from tlx.models.families import TABLE
+from tlx.models.families import MODEL_TYPES, TABLE
 from tlx.models.families.family import resized
 
 
@@ -23,14 +23,14 @@ def small(family, **changes):
     return resized(base, width=8, num_layers=1, attention__num_heads=2, feedforward__ff_dim=12, **changes)
 
 
-def tensors_of(folder):
-    stored = safetensors.Tensors(folder)
+def tensors_of(path):
+    stored = safetensors.Tensors(path)
     return {name: np.array(stored[name]) for name in stored}
 
 
-def store(folder, tensors, metadata=None):
+def store(path, tensors, metadata=None):
     """Write model.safetensors with entries in its __metadata__."""
-    path = folder / safetensors.SINGLE
+    path = path / safetensors.SINGLE
     safetensors.write_file(path, [(name, lazy_tensor(value)) for name, value in tensors.items()])
     if metadata is None:
         return
@@ -42,54 +42,56 @@ def store(folder, tensors, metadata=None):
     path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
 
 
-COPIES = {
-    "llama": ("model.embed_tokens.weight", "lm_head.weight"),
-    "gpt2": ("transformer.wte.weight", "lm_head.weight"),
-    "t5": ("shared.weight", "decoder.embed_tokens.weight"),
-    "bart": ("model.shared.weight", "lm_head.weight"),
-}
+def test_names_without_a_tensor_are_read_as_the_metadata_says(tmp_path):
+    table = np.arange(6, dtype=np.float32).reshape(2, 3)
+    store(tmp_path, {"lm_head.weight": table}, {"model.embed_tokens.weight": "lm_head.weight", "x": "y"})
+    stored = safetensors.Tensors(tmp_path)
+    assert set(stored) == {"lm_head.weight", "model.embed_tokens.weight"}
+    np.testing.assert_array_equal(stored["model.embed_tokens.weight"], table)
 
 
-@pytest.mark.parametrize("has_metadata", [True, False])
-@pytest.mark.parametrize("family", COPIES)
-def test_tied_tensors_stored_once_under_the_name_of_the_copy(family, has_metadata, tmp_path):
-    original, copy = COPIES[family]
-    write(tmp_path, family, small(family, vocab_size=20, head__tied=True))
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_tied_tensors_stored_once_under_the_name_of_any_copy(model_type):
+    family = MODEL_TYPES.load(model_type)
+    rows = list(family.rows(resized(family.base, head__tied=True)))
+    names = {row.name for row in rows}
+    for copy, original in family.copies.items():
+        if original not in names:
+            continue
+        tensors = dict.fromkeys(names - {original}, np.zeros(1)) | {copy: np.ones(1)}
+        renamed = weights.with_tied_names(family, rows, tensors)
+        assert set(renamed) == names
+        assert renamed[original] is tensors[copy]
+    untied = list(family.rows(resized(family.base, head__tied=False)))
+    kernel = {row.path: row.name for row in untied}.get("model/output/kernel")
+    if kernel is not None:  # a kernel of its own does not stand for the table
+        assert set(weights.with_tied_names(family, untied, {kernel: np.ones(1)})) == {kernel}
+
+
+def test_a_folder_of_tied_tensors_stored_once(tmp_path):
+    write(tmp_path, "llama", small("llama", vocab_size=20, head__tied=True))
     tensors = tensors_of(tmp_path)
-    table = tensors.pop(original)
-    store(tmp_path, tensors | {copy: table}, {original: copy} if has_metadata else None)
-    found = open_folder(tmp_path).params["model/embedding/table"].read()
-    np.testing.assert_array_equal(found[:20], table)
+    table = tensors.pop("model.embed_tokens.weight")
+    store(tmp_path, tensors | {"lm_head.weight": table})
+    read = open_folder(tmp_path).params["model/embedding/table"].read()
+    np.testing.assert_array_equal(read[:20], table)
 
 
-def test_an_output_kernel_of_its_own_does_not_stand_for_the_token_table(tmp_path):
-    write(tmp_path, "llama", small("llama", vocab_size=20, head__tied=False))
-    tensors = tensors_of(tmp_path)
-    del tensors["model.embed_tokens.weight"]
-    store(tmp_path, tensors)
-    with pytest.raises(DataError, match="model.embed_tokens.weight is missing"):
-        open_folder(tmp_path)
-
-
-@pytest.mark.parametrize("family", ["t5", "mt5", "umt5"])
-def test_tensors_say_whether_a_t5_is_tied(family, tmp_path):
+@pytest.mark.parametrize("model_type", ["t5", "mt5", "umt5"])
+def test_tensors_say_whether_a_t5_is_tied(model_type):
     """Current classes write tie_word_embeddings = true for every model, and the kernel where it has one."""
-    write(tmp_path, family, small(family, vocab_size=20, head__tied=False, head__scale=False))
-    path = tmp_path / "config.json"
-    values = json.loads(path.read_text()) | {"tie_word_embeddings": True}
-    if family != "mt5":
-        values["scale_decoder_outputs"] = False
-    path.write_text(json.dumps(values))
-    checkpoint = open_folder(tmp_path)
-    assert not checkpoint.config.head.tied and not checkpoint.config.head.scale
-    kernel = checkpoint.params["model/output/kernel"].read()[:20]
-    np.testing.assert_array_equal(kernel, tensors_of(tmp_path)["lm_head.weight"])
-    tensors = tensors_of(tmp_path)
-    del tensors["lm_head.weight"]
-    store(tmp_path, tensors)
-    path.write_text(json.dumps(values | {"tie_word_embeddings": False}))
-    tied = open_folder(tmp_path)
-    assert tied.config.head.tied and not tied.config.head.scale
+    family = MODEL_TYPES.load(model_type)
+    table = np.zeros((4, 2))
+    values = {"tie_word_embeddings": True, "scale_decoder_outputs": False}
+    config = config_file.read(family, values)
+    assert config.head.tied and not config.head.scale
+    both = {"shared.weight": table, "lm_head.weight": table + 1}
+    assert not folder.tied_as_stored(family, config, both).head.tied
+    assert folder.tied_as_stored(family, config, both | {"lm_head.weight": table}).head.tied
+    untied = config_file.read(family, values | {"tie_word_embeddings": False})
+    assert not untied.head.tied
+    assert folder.tied_as_stored(family, untied, {"shared.weight": table}).head.tied
+    assert not folder.tied_as_stored(family, untied, both | {"lm_head.weight": table}).head.tied
 
 
 def arrays(value):
@@ -117,22 +119,19 @@ def test_writing_again_leaves_one_form_of_the_weights(first, second, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_stored_sinusoids_of_marian_are_checked(dtype, tmp_path):
-    write(tmp_path, "marian", small("marian", vocab_size=20, position__max_length=16))
-    tensors = tensors_of(tmp_path)
+def test_stored_sinusoids_of_marian_are_checked(dtype):
+    family = MODEL_TYPES.load("marian")
+    config = small("marian")
     angles = np.arange(16)[:, None] / 10_000.0 ** (np.arange(0, 8, 2) / 8)
     table = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(dtype)
     name = "model.encoder.embed_positions.weight"
-    store(tmp_path, tensors | {name: table})
-    open_folder(tmp_path)
+    weights.check_sinusoids(family, config, {name: table, "model.shared.weight": table + 1})
     trained = table.copy()
     trained[3, 2] += dtype(0.5)
-    store(tmp_path, tensors | {name: trained})
     with pytest.raises(DataError, match="differs by up to 0.5 from the sinusoids"):
-        open_folder(tmp_path)
-    store(tmp_path, tensors | {name: table[:, :6]})
-    with pytest.raises(DataError, match=name):
-        open_folder(tmp_path)
+        weights.check_sinusoids(family, config, {name: trained})
+    with pytest.raises(DataError, match=r"shape \(16, 6\)"):
+        weights.check_sinusoids(family, config, {name: table[:, :6]})
 
 
 def test_ids_that_a_tokenizer_adds_do_not_double_the_table(tmp_path):

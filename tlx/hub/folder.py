@@ -99,7 +99,7 @@ def open_folder(
     )
     tensors = _with_current_names(safetensors.Tensors(folder), family)
     if family.tied_by_tensors:
-        config = _tied_as_stored(family, config, tensors)
+        config = tied_as_stored(family, config, tensors)
     rows = list(family.rows(config))
     if family.prefix and not any(name.startswith(family.prefix) for name in tensors):
         rows = weights.without_prefix(rows, family.prefix)
@@ -211,6 +211,30 @@ def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
     raise ConfigError(f"no Hugging Face class computes what this model does:\n{lines}")
 
 
+def tied_as_stored(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> ModelConfig:
+    """Return the config with an output kernel of its own if the tensors hold one that differs from the token table.
+
+    Args:
+        family: A family whose files do not say whether the two are tied (`tied_by_tensors`).
+        config: The model config, as config.json has it.
+        tensors: {name: tensor} of the checkpoint.
+
+    Returns:
+        The config: tied where the tensors hold no kernel, and as before where they hold an equal one.
+    """
+    untied = dataclasses.replace(config, head=dataclasses.replace(config.head, tied=False))
+    names = {row.path: row.name for row in family.rows(untied)}
+    table = tensors.get(names["model/embedding/table"])
+    kernel = tensors.get(names["model/output/kernel"])
+    if table is None or kernel is None:
+        tied = True
+    elif np.array_equal(table, kernel):
+        tied = config.head.tied
+    else:
+        tied = False
+    return dataclasses.replace(config, head=dataclasses.replace(config.head, tied=tied))
+
+
 def as_family(family: Family | str) -> Family:
     """Look up a family by name; a family is returned as it is."""
     return TABLE.load(family) if isinstance(family, str) else family
@@ -243,24 +267,6 @@ def _with_current_names(tensors: Mapping[str, np.ndarray], family: Family) -> Ma
         # A file that holds both names keeps the tensor of each.
         old_names[name if new_name in tensors else new_name] = name
     return safetensors.RenamedTensors(tensors, old_names)
-
-
-def _tied_as_stored(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> ModelConfig:
-    """Return the config with an output kernel of its own if the tensors hold one that differs from the token table.
-
-    It is tied where they hold none, and as the config says where they hold two equal ones.
-    """
-    untied = dataclasses.replace(config, head=dataclasses.replace(config.head, tied=False))
-    names = {row.path: row.name for row in family.rows(untied)}
-    table = tensors.get(names["model/embedding/table"])
-    kernel = tensors.get(names["model/output/kernel"])
-    if table is None or kernel is None:
-        tied = True
-    elif np.array_equal(table, kernel):
-        tied = config.head.tied
-    else:
-        tied = False
-    return dataclasses.replace(config, head=dataclasses.replace(config.head, tied=tied))
 
 
 def _find_heads(
