@@ -1,7 +1,7 @@
 """config.json of well-known releases: {name: Release}.
 
-Those with a `copy` were compared with a copy of the file that a public repository holds; the others are recalled.
-Lists of labels and of task parameters are shortened.
+Those with a `copy` were compared with a copy of the file that a public repository holds (or one of a fine-tuning,
+whose vocabulary and dropout may be others); the rest are recalled. Labels and task parameters are shortened.
 """
 
 from typing import Any, NamedTuple

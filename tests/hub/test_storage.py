@@ -15,6 +15,7 @@ from tlx.hub.folder import open_folder
 from tlx.hub.weights import lazy_tensor
 from tlx.models.families import MODEL_TYPES, TABLE
 from tlx.models.families.family import resized
+from tlx.trainer import base_model
 
 
 def small(family, **changes):
@@ -134,7 +135,7 @@ def test_stored_sinusoids_of_marian_are_checked(dtype):
         weights.check_sinusoids(family, config, {name: table[:, :6]})
 
 
-def test_ids_that_a_tokenizer_adds_do_not_double_the_table(tmp_path):
+def test_ids_that_a_tokenizer_adds_do_not_double_the_table(tmp_path, monkeypatch):
     tokenizer = byte_pairs(tmp_path)
     assert 256 < tokenizer.get_vocab_size() <= 300
     write(tmp_path, "llama", small("llama", vocab_size=256, head__tied=True))
@@ -144,3 +145,7 @@ def test_ids_that_a_tokenizer_adds_do_not_double_the_table(tmp_path):
     # Runs that were begun with more rows keep them.
     assert open_hub_checkpoint(tmp_path, vocab_multiple=512).config.model.padded_vocab == 512
     assert open_hub_checkpoint(tmp_path, vocab_multiple=128).config.model.padded_vocab == 384
+    saved = {"config": {"model": {"vocab_multiple": 512}}}
+    monkeypatch.setattr(base_model, "read_run", lambda workdir: saved if workdir.name == "begun" else None)
+    assert base_model.load_base(tmp_path, workdir="begun").config.model.padded_vocab == 512
+    assert base_model.load_base(tmp_path, workdir="new").config.model.padded_vocab == 384
