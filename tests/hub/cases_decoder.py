@@ -59,6 +59,11 @@ CASES = {
         GPT2 | {"activation_function": "relu", "scale_attn_weights": False},
         padding="left",
     ),
+    "gpt2-by-layer": case(
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        GPT2 | {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True},
+    ),
     "gpt": case("OpenAIGPTLMHeadModel", "OpenAIGPTConfig", GPT | {"layer_norm_epsilon": 1e-4}),
     "gpt-silu": case("OpenAIGPTLMHeadModel", "OpenAIGPTConfig", GPT | {"afn": "silu"}),
     "ctrl": case("CTRLLMHeadModel", "CTRLConfig", GPT | {"dff": 40}),

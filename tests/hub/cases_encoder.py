@@ -90,6 +90,12 @@ CASES = {
         {"hidden": "hidden_states", "mlm": "prediction_logits", "sop": "sop_logits"},
         types=2,
     ),
+    "albert-groups": Case(
+        "AlbertForMaskedLM",
+        "AlbertConfig",
+        BERT | {"embedding_size": 16, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+        MASKED,
+    ),
     "xlm": Case(
         "XLMWithLMHeadModel", "XLMConfig", XLM | {"n_langs": 4, "gelu_activation": False}, MASKED, languages=4
     ),
@@ -103,6 +109,12 @@ CASES = {
         "DebertaV2ForMaskedLM",
         "DebertaV2Config",
         DEBERTA_V2 | {"conv_kernel_size": 3, "conv_act": "gelu", "norm_rel_ebd": "none"},
+        MASKED,
+    ),
+    "deberta-v2-tanh": Case(
+        "DebertaV2ForMaskedLM",
+        "DebertaV2Config",
+        DEBERTA_V2 | {"conv_kernel_size": 5, "conv_act": "tanh"},
         MASKED,
     ),
     "modernbert": Case("ModernBertForMaskedLM", "ModernBertConfig", MODERN, MASKED),

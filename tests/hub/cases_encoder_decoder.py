@@ -52,6 +52,11 @@ CASES = {
         "BartConfig",
         BART | {"scale_embedding": True, "activation_function": "relu"},
     ),
+    "bart-unlike-stacks": case(
+        "BartForConditionalGeneration",
+        "BartConfig",
+        BART | {"decoder_attention_heads": 3, "decoder_ffn_dim": 50},
+    ),
     "mbart": case("MBartForConditionalGeneration", "MBartConfig", BART | {"scale_embedding": True}),
     "pegasus": case(
         "PegasusForConditionalGeneration",

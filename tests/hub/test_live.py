@@ -1,5 +1,6 @@
 """Parity and round trip against the classes of `transformers` themselves, where torch is installed."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -49,6 +50,37 @@ def test_logits_and_round_trip(name, tmp_path):
         assert torch.equal(after[key], value), key
     for output, values in judge.run(case, judge.settled(case, again.eval()), made).items():
         assert difference(values, wanted[output], visible(output, made)) < TOLERANCE / 10, output
+
+
+@pytest.mark.parametrize("name", ["llama-3", "gpt2", "t5", "bart"])
+def test_tied_tensors_that_save_model_stores_once(name, tmp_path):
+    from safetensors.torch import save_model
+
+    from tests.hub import judge
+
+    model = judge.make(CASES[name])
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(tmp_path)
+    save_model(model, str(tmp_path / "model.safetensors"))
+    table = open_folder(tmp_path).params["model/embedding/table"].read()[: model.config.vocab_size]
+    np.testing.assert_array_equal(table, model.get_input_embeddings().weight.detach().numpy())
+
+
+@pytest.mark.parametrize("name", ["t5-1.1", "mt5", "umt5"])
+def test_untied_kernel_as_current_classes_write_it(name, tmp_path):
+    import torch
+
+    from tests.hub import judge
+
+    model = judge.make(dataclasses.replace(CASES[name], untied=False))
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is True
+    checkpoint = open_folder(tmp_path)
+    assert not checkpoint.config.head.tied
+    assert checkpoint.config.head.scale == getattr(model.config, "scale_decoder_outputs", False)
+    kernel = checkpoint.params["model/output/kernel"].read()[: model.config.vocab_size]
+    np.testing.assert_array_equal(kernel, model.lm_head.weight.detach().numpy())
 
 
 @pytest.mark.parametrize("name", generation.NAMES)

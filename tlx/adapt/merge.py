@@ -32,6 +32,8 @@ def merge(model: ModelConfig, params: Any) -> tuple[ModelConfig, dict[str, Any]]
         flat = _with_units(flat)
         ff_dim = model.block("encoder").ff_dim + adapters.extra_ff_dim
         model = dataclasses.replace(model, feedforward=dataclasses.replace(model.feedforward, ff_dim=ff_dim))
+        if model.decoder_ff_dim:
+            model = dataclasses.replace(model, decoder_ff_dim=model.decoder_ff_dim + adapters.extra_ff_dim)
     return dataclasses.replace(model, adapters=AdapterConfig()), tree.unflatten(flat)
 
 

@@ -33,6 +33,9 @@ from tlx.text.imported_sentencepiece import LAYOUTS, MODELS, ImportedSentencePie
 from tlx.text.missing_tokenizer import MissingTokenizer
 from tlx.training.directory import find_run_folder, read_run
 
+# Rows of a token table are a multiple of it, which the usual meshes divide.
+VOCAB_MULTIPLE = 128
+
 # Objective that an imported model is assumed to have been trained with, by kind and by family.
 _OBJECTIVES = {
     "encoder": "mlm",
@@ -58,6 +61,7 @@ def load(
     mesh: MeshConfig | None = None,
     base: str | os.PathLike | None = None,
     task: str | None = None,
+    vocab_multiple: int = 0,
 ) -> LoadedModel:
     """Load the model of a run directory, one of its checkpoint directories, or a Hugging Face directory.
 
@@ -76,6 +80,8 @@ def load(
         base: Directory of an adapted run's base model, if it has moved since training.
         task: For a Hugging Face directory whose model has a head, the task that it is read as:
             "pair_classification" for pairs of texts, say; None takes the usual one.
+        vocab_multiple: For a Hugging Face directory, the token table has a multiple of this many rows, where
+            those are enough for the tokenizer; 0: the least multiple of 128 that is.
 
     Returns:
         The model.
@@ -86,7 +92,7 @@ def load(
         ConfigError: this version cannot build the config.
     """
     if is_hugging_face(path):
-        opened = open_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, task)
+        opened = open_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, task, vocab_multiple)
         return _load_hub_checkpoint(opened, mesh)
     if task is not None:
         raise ConfigError(
@@ -104,7 +110,8 @@ def load(
     module = make_module(config, tokenizer.vocab)
     params = loaded.tree
     if config.adapt.method != "full":
-        base_model = load(base or config.base.path, dtype=dtype, allow=allow)
+        multiple = config.model.vocab_multiple
+        base_model = load(base or config.base.path, dtype=dtype, allow=allow, vocab_multiple=multiple)
         params = _with_base(params, module, config, tokenizer, base_model)
     _check_params(params, module, config, tokenizer, folder)
     if mesh is None:
@@ -150,7 +157,11 @@ class HubCheckpoint(NamedTuple):
 
 
 def open_hub_checkpoint(
-    folder: pathlib.Path, dtype: str | None = None, ignore: Sequence[str] = (), task: str | None = None
+    folder: pathlib.Path,
+    dtype: str | None = None,
+    ignore: Sequence[str] = (),
+    task: str | None = None,
+    vocab_multiple: int = 0,
 ) -> HubCheckpoint:
     """Read config.json, tokenizer.json and the tensors' shapes, without weights.
 
@@ -159,20 +170,22 @@ def open_hub_checkpoint(
         dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
         ignore: Keys of config.json and tensors to disregard.
         task: Task that a head is read as; None takes the usual one.
+        vocab_multiple: The token table has a multiple of this many rows, where those are enough for the
+            tokenizer; 0: the least multiple of 128 that is.
 
     Returns:
         The opened checkpoint. Raises as `tlx.load` does.
     """
     sentence = sentence_transformers.read(folder, ignore)
     folder = sentence_transformers.transformer_folder(folder)
-    checkpoint = open_folder(folder, ignore, dtype or "float32", task=task)
+    checkpoint = open_folder(folder, ignore, dtype or "float32", vocab_multiple or VOCAB_MULTIPLE, task)
     model = checkpoint.config
     tokenizer = _open_tokenizer(folder, checkpoint.raw, model.vocab_size)
     # A tokenizer with added ids may be larger than the embedding: pad the vocabulary until it fits.
-    while model.padded_vocab < tokenizer.vocab.size and model.vocab_multiple < 2**20:
-        model = dataclasses.replace(model, vocab_multiple=2 * model.vocab_multiple)
-    if model != checkpoint.config:
-        checkpoint = open_folder(folder, ignore, dtype or "float32", model.vocab_multiple, task)
+    if model.padded_vocab < tokenizer.vocab.size:
+        num_rows = math.ceil(tokenizer.vocab.size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        model = dataclasses.replace(model, vocab_multiple=num_rows)
+        checkpoint = open_folder(folder, ignore, dtype or "float32", num_rows, task)
     values = _objective_values(checkpoint, tokenizer)
     values["model"] = to_dict(model) | ({} if dtype is None else {"dtype": dtype})
     values["embed"] = to_dict(sentence)

@@ -3,37 +3,16 @@
 What one side cannot represent is an error, never a silent approximation.
 """
 
+import difflib
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from tlx.base import config as configs
 from tlx.base.errors import ConfigError, one_of
+from tlx.hub import dead_keys
 from tlx.models.config import ModelConfig
 from tlx.models.families.family import Family, FixedField, MappedField, SameField, replaced
-
-# Keys that do not change the function computed: names, versions, ids of special tokens, generation defaults,
-# losses and heads of downstream tasks, and implementation switches of Hugging Face's classes.
-HARMLESS = frozenset(
-    """
-    _name_or_path architectures model_type transformers_version torch_dtype dtype return_dict
-    output_hidden_states output_attentions output_past torchscript use_bfloat16 use_cache
-    gradient_checkpointing
-    pad_token_id bos_token_id eos_token_id sep_token_id cls_token_id mask_token_id unk_token_id
-    decoder_start_token_id forced_bos_token_id forced_eos_token_id prefix
-    id2label label2id num_labels problem_type finetuning_task task_specific_params tokenizer_class
-    classifier_dropout classifier_dropout_prob classifier_bias classifier_pooling summary_type
-    summary_use_proj summary_activation summary_last_dropout summary_first_dropout summary_proj_to_labels
-    pretraining_tp chunk_size_feed_forward pruned_heads
-    directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head
-    pooler_type language auto_map _attn_implementation _attn_implementation_autoset attn_implementation
-    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature
-    top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size bad_words_ids
-    encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate
-    remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
-    tf_legacy_loss
-    cross_attention_hidden_size predict_special_tokens is_encoder_decoder
-    """.split()
-)
 
 # Parts of ModelConfig that are not in the function computed, or that the user chooses.
 NOT_COMPARED = ("execution", "dtype", "param_dtype", "vocab_multiple", "init")
@@ -62,20 +41,15 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
         The validated model config. Absent keys take the defaults of the Hugging Face class.
 
     Raises:
-        ConfigError: If a key or value cannot be represented; names the first such key.
+        ConfigError: If keys or values cannot be represented. One message names all keys that neither the
+            family nor the table of dead keys knows; else it names the first value.
     """
-    known = {key for field in family.fields for key in _keys(field)} | set(family.harmless)
-    quantised = values.get("quantization_config")
-    if quantised:
-        raise ConfigError(
-            f"config.json: quantization_config = {quantised!r}: tlx does not read quantised weights"
-        )
-    for key, value in values.items():
-        if key not in known and key not in HARMLESS and key not in ignore and value is not None:
+    for key in ("quantization_config", "quantization"):
+        if values.get(key) and key not in ignore:
             raise ConfigError(
-                f"config.json: {key} = {value!r} is unknown to the family {family.name}: the model might be "
-                f"another one. Pass ignore=({key!r},) (--ignore={key}) if it does not matter"
+                f"config.json: {key} = {_short(values[key])}: tlx does not read quantised weights"
             )
+    _check_keys(family, values, ignore)
     changes: dict[str, Any] = {}
     for field in family.fields:
         if isinstance(field, SameField):
@@ -90,6 +64,7 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
     # The round trip through a dict checks the types of what came from JSON.
     config = configs.from_dict(ModelConfig, configs.to_dict(config), "config.json: model")
     config.validate()
+    _check_rotated(config)
     return config
 
 
@@ -125,13 +100,63 @@ def write(family: Family, config: ModelConfig) -> dict[str, Any]:
     return values
 
 
+def _check_keys(family: Family, values: Mapping[str, Any], ignore: Collection[str]) -> None:
+    """Raise ConfigError with every key that the family does not know and that may change the function."""
+    known = {key for field in family.fields for key in _keys(field)}
+    problems = []
+    for key, value in values.items():
+        if key in known or key in ignore or value is None:
+            continue
+        dead = dead_keys.find(family.model_type, key)
+        if dead is None:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.85)
+            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+            problems.append((key, f"{key} = {_short(value)}: unknown{hint}"))
+        elif dead.values and value not in dead.values:
+            legal = " or ".join(json.dumps(legal_value) for legal_value in dead.values)
+            problems.append((key, f"{key} = {_short(value)}: must be {legal} ({dead.reason})"))
+    if not problems:
+        return
+    lines = "\n".join(f"  {problem}" for _, problem in problems)
+    keys = [key for key, _ in problems]
+    raise ConfigError(
+        f"config.json: the family {family.name} does not know what to do with {len(keys)} "
+        f"key{'s' if len(keys) > 1 else ''}, so that the model might be another one:\n{lines}\n"
+        f"Pass ignore={tuple(keys)!r} ({' '.join(f'--ignore={key}' for key in keys)}) for those that do not matter"
+    )
+
+
+def _check_rotated(config: ModelConfig) -> None:
+    """Raise ConfigError for an odd number of rotated dims, which Hugging Face's classes round up and tlx down."""
+    if config.position.kind != "rotary":
+        return
+    head_dim = config.block("encoder").head_dim
+    rotated = int(head_dim * config.position.rotary_fraction)
+    if rotated % 2:
+        raise ConfigError(
+            f"config.json: {config.position.rotary_fraction} of a head of {head_dim} dims is {rotated} rotated dims: "
+            "tlx rotates an even number (rotary_pct, partial_rotary_factor)"
+        )
+
+
+def _short(value: Any) -> str:
+    """Show a value of config.json in at most 60 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _explicit(config: ModelConfig) -> ModelConfig:
     """Replace sizes of 0 by the sizes that they stand for."""
     block = config.block("encoder")
+    decoder = config.block("decoder")
+    has_same_heads = config.num_decoder_heads in (0, config.attention.num_heads)
     return replaced(
         config,
         {
-            "attention.head_dim": block.head_dim,
+            # With unlike numbers of heads a size of 0 stands for another one in each stack.
+            "attention.head_dim": block.head_dim if has_same_heads else config.attention.head_dim,
+            "num_decoder_heads": 0 if has_same_heads else config.num_decoder_heads,
+            "decoder_ff_dim": 0 if decoder.ff_dim == block.ff_dim else decoder.ff_dim,
             "attention.num_kv_heads": block.num_kv_heads,
             "feedforward.ff_dim": block.ff_dim,
             "num_decoder_layers": config.decoder_layers,

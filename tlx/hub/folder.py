@@ -108,9 +108,13 @@ def open_folder(
         config_file.read(family, values, ignore), param_dtype=param_dtype, vocab_multiple=vocab_multiple
     )
     tensors = _with_current_names(safetensors.Tensors(folder), family)
+    if family.tied_by_tensors:
+        config = tied_as_stored(family, config, tensors)
+    weights.check_sinusoids(family, config, tensors)
     head = task_heads.read(family, values, tensors, task)
     config = architecture.stored_part(family, config, values, tensors)
     rows = architecture.stored_rows(family, config, values, tensors, head)
+    tensors = weights.with_tied_names(family, rows, tensors)
     heads = () if head is not None else architecture.stored_heads(family, values, rows, tensors)
     rows = rows if head is not None else weights.select(rows, heads)
     abstract = abstract_params(config, heads, head)
@@ -257,6 +261,30 @@ def _advice(required: Mapping[str, Mapping[str, Any]]) -> str:
     name = min(required, key=lambda family: len(required[family]))
     flags = " ".join(f"--config.{key}={value}" for key, value in required[name].items())
     return f"\nThe nearest is {name}. To export, train a run with: {flags}"
+
+
+def tied_as_stored(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> ModelConfig:
+    """Return the config with an output kernel of its own if the tensors hold one that differs from the token table.
+
+    Args:
+        family: A family whose files do not say whether the two are tied (`tied_by_tensors`).
+        config: The model config, as config.json has it.
+        tensors: {name: tensor} of the checkpoint.
+
+    Returns:
+        The config: tied where the tensors hold no kernel, and as before where they hold an equal one.
+    """
+    untied = dataclasses.replace(config, head=dataclasses.replace(config.head, tied=False))
+    names = {row.path: row.name for row in family.rows(untied)}
+    table = tensors.get(names["model/embedding/table"])
+    kernel = tensors.get(names["model/output/kernel"])
+    if table is None or kernel is None:
+        tied = True
+    elif np.array_equal(table, kernel):
+        tied = config.head.tied
+    else:
+        tied = False
+    return dataclasses.replace(config, head=dataclasses.replace(config.head, tied=tied))
 
 
 def as_family(family: Family | str) -> Family:

@@ -5,9 +5,11 @@ the data (huggingface/safetensors, README). Larger checkpoints are several files
 """
 
 import json
+import logging
 import math
 import os
 import pathlib
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -34,6 +36,8 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+_log = logging.getLogger(__name__)
+
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # The limit of the reference implementation; it rejects damaged lengths.
 _MAX_HEADER = 100 * 2**20
@@ -45,10 +49,16 @@ class Tensors(Mapping[str, np.ndarray]):
     def __init__(self, folder: str | os.PathLike):
         folder = pathlib.Path(folder)
         self._entries: dict[str, tuple[np.ndarray, dict[str, Any], pathlib.Path]] = {}
+        stored_names: dict[str, str] = {}
         for path in _files(folder):
             header, data = _open(path)
+            stored_names |= header.pop("__metadata__", None) or {}
             for name, entry in header.items():
                 self._entries[name] = (data, entry, path)
+        # safetensors.torch.save_model stores tied tensors once: {name without a tensor: name of the tensor}.
+        for name, stored in stored_names.items():
+            if name not in self._entries and stored in self._entries:
+                self._entries[name] = self._entries[stored]
 
     def __getitem__(self, name: str) -> np.ndarray:
         data, entry, path = self._entries[name]
@@ -93,6 +103,8 @@ def write(
 ) -> None:
     """Write model.safetensors, or several files and their index. One tensor is in memory at a time.
 
+    The other form of the weights is removed where an earlier call has left it.
+
     Args:
         folder: The directory; it is created.
         tensors: (name, tensor) in order; a tensor has `shape`, `dtype` and `read() -> array`.
@@ -109,8 +121,12 @@ def write(
             free_bytes = shard_bytes
         shards[-1].append((name, tensor))
         free_bytes -= size
+    old_names = _shard_names(folder)
     if len(shards) == 1:
         write_file(folder / SINGLE, shards[0])
+        # After the new file is complete, so that an interrupted call loses nothing.
+        (folder / INDEX).unlink(missing_ok=True)
+        _remove(folder, old_names)
         return
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
@@ -119,10 +135,31 @@ def write(
         weight_map |= {name: file for name, _ in shard}
     total = sum(_num_bytes(tensor) for _, tensor in tensors)
     write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    _remove(folder, (old_names | {SINGLE}) - set(weight_map.values()))
+
+
+def _shard_names(folder: pathlib.Path) -> set[str]:
+    """Return the names of the files that an earlier call of `write` has listed in the directory's index."""
+    if not (folder / INDEX).is_file():
+        return set()
+    names = read_json(folder / INDEX)["weight_map"].values()
+    return {name for name in names if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name)}
+
+
+def _remove(folder: pathlib.Path, names: set[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return the safetensors files of a directory; DataError if there are none or some are missing."""
+    """Return the safetensors files of a directory; DataError if there are none or some are missing.
+
+    A single file wins over an index, as in transformers.
+    """
+    if (folder / SINGLE).is_file():
+        if (folder / INDEX).is_file():
+            _log.warning("%s holds %s and %s with its files: the single file is read", folder, SINGLE, INDEX)
+        return [folder / SINGLE]
     if (folder / INDEX).is_file():
         files = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
         # An index from elsewhere must not make us read any other file of this host.
@@ -132,8 +169,6 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
         if missing:
             raise DataError(f"{folder}: {', '.join(missing)} of {INDEX} is missing")
         return [folder / name for name in files]
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     if pickles:
         raise DataError(
@@ -156,7 +191,6 @@ def _open(path: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
             header = json.loads(handle.read(length))
         except ValueError as error:
             raise DataError(f"{path} is not a safetensors file: {error}") from error
-    header.pop("__metadata__", None)
     if 8 + length == size:  # an empty range cannot be mapped
         return header, np.empty(0, np.uint8)
     return header, np.memmap(path, np.uint8, mode="r", offset=8 + length)

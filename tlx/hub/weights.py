@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.errors import DataError
 from tlx.hub.pattern import Pattern, parse
+from tlx.hub.safetensors import RenamedTensors
+from tlx.models.config import ModelConfig
 from tlx.models.families.family import Family, WeightMapping
+from tlx.nn.position import sinusoid
 
 Index = tuple[slice, ...]
 
@@ -119,6 +123,29 @@ def to_tensors(
     }
 
 
+def with_tied_names(
+    family: Family, rows: Iterable[WeightMapping], tensors: Mapping[str, np.ndarray]
+) -> Mapping[str, np.ndarray]:
+    """Rename tied tensors that a file stores once, under the name of a copy, to the name that the key table reads.
+
+    Args:
+        family: The family, which knows the names of copies.
+        rows: The key table of the model.
+        tensors: {name: tensor} of the checkpoint.
+
+    Returns:
+        The tensors; those whose original is there keep their names.
+    """
+    needed = {row.name for row in rows}
+    names = {name: name for name in tensors}
+    for copy, original in family.copies.items():
+        for target in {original, original.removeprefix(family.prefix)} & needed:
+            for stored in {copy, copy.removeprefix(family.prefix)} - needed:
+                if stored in names and target not in names:
+                    names[target] = names.pop(stored)
+    return RenamedTensors(tensors, names)
+
+
 def leftovers(
     family: Family,
     rows: Iterable[WeightMapping],
@@ -157,6 +184,35 @@ def leftovers(
     return unused
 
 
+def check_sinusoids(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> None:
+    """Check stored sinusoids against those that the network computes.
+
+    Args:
+        family: The family, which knows the names of such tensors.
+        config: The model config.
+        tensors: {name: tensor} of the checkpoint.
+
+    Raises:
+        DataError: If a table holds other values, those of a trained one say.
+    """
+    for name in tensors:
+        if not any(re.search(pattern, name) for pattern in family.sinusoids):
+            continue
+        stored = np.asarray(tensors[name], np.float32)
+        num_rows = stored.shape[0]
+        position = config.position
+        computed = sinusoid(jnp.arange(num_rows), config.width, position.theta, position.sinusoid_layout)
+        if stored.shape != computed.shape:
+            raise DataError(f"{name} has shape {stored.shape}, the model needs {computed.shape}")
+        difference = float(np.abs(stored - np.asarray(computed)).max(initial=0))
+        # Tables that were stored in bfloat16 are rounded by .004.
+        if not difference < 0.01:
+            raise DataError(
+                f"{name} differs by up to {difference:.3g} from the sinusoids that the family {family.name} "
+                "computes: its positions were trained, or are of another kind"
+            )
+
+
 def complete(rows: Iterable[WeightMapping], tensors: Mapping[str, np.ndarray], head: str) -> bool:
     """Tell whether a checkpoint has all tensors of a head.
 
@@ -176,7 +232,11 @@ def _names(row: WeightMapping, shape: tuple[int, ...]) -> list[tuple[str, tuple[
     """Return the tensors that make up a parameter, each with its index in the stacked dims."""
     if "{layer}" not in row.name:
         return [(row.name, ())]
-    layers = [(row.name.replace("{layer}", str(i + row.first)), (i,)) for i in range(shape[0])]
+    layers = []
+    for i in range(shape[0]):
+        group, inner = divmod(i, row.group_layers)
+        name = row.name.replace("{layer}", str(group + row.first)).replace("{inner}", str(inner))
+        layers.append((name, (i,)))
     if "{expert}" not in row.name:
         return layers
     return [

@@ -100,12 +100,25 @@ class ModelConfig:
     num_decoder_layers: int = 0
     """Layers of the decoder in an encoder-decoder; 0: num_layers."""
 
+    num_decoder_heads: int = 0
+    """Query heads of the decoder in an encoder-decoder; 0: attention.num_heads."""
+
+    decoder_ff_dim: int = 0
+    """Hidden width of the decoder's feed-forward networks in an encoder-decoder; 0: feedforward.ff_dim."""
+
     block_layout: Literal["pre", "post", "parallel", "sandwich"] = "pre"
     """Placement of the norms. pre: x + part(norm(x)). post: norm(x + part(x)). parallel: attention and
     feed-forward read the same norm(x). sandwich: x + norm(part(norm(x))), of decoders."""
 
     share_layers: bool = False
     """One layer's parameters for all layers (ALBERT)."""
+
+    num_layer_groups: int = 1
+    """With share_layers: number of groups of consecutive layers, each of which has parameters of its own, 1 to
+    num_layers."""
+
+    num_group_layers: int = 1
+    """With share_layers: layers of a group whose parameters differ, and which it repeats in turn."""
 
     dropout: float = 0.0
     """Dropout rate of embeddings and of what each part adds to the stream, in [0, 1)."""
@@ -176,6 +189,13 @@ class ModelConfig:
         """Return the config of a stack's layers; a decoder's are causal and may attend to an encoder."""
         is_decoder = stack == "decoder"
         is_encoder_decoder = self.kind == "encoder_decoder"
+        attention = self.attention
+        feedforward = self.feedforward
+        if is_encoder_decoder and is_decoder:
+            num_heads = self.num_decoder_heads or attention.num_heads
+            attention = dataclasses.replace(attention, num_heads=num_heads)
+            ff_dim = self.decoder_ff_dim or feedforward.ff_dim
+            feedforward = dataclasses.replace(feedforward, ff_dim=ff_dim)
         return BlockConfig(
             width=self.width,
             num_layers=self.decoder_layers if is_encoder_decoder and is_decoder else self.num_layers,
@@ -184,8 +204,8 @@ class ModelConfig:
             causal=is_decoder,
             cross=is_encoder_decoder and is_decoder,
             position=self.position,
-            attention=self.attention,
-            feedforward=self.feedforward,
+            attention=attention,
+            feedforward=feedforward,
             norm=self.norm,
             init=self.init,
             execution=self.execution,
@@ -195,6 +215,8 @@ class ModelConfig:
             matmul=self.matmul,
             width_scale=self.scales.width,
             layers_scale=self.scales.layers,
+            num_layer_groups=self.num_layer_groups,
+            num_group_layers=self.num_group_layers,
         )
 
     def validate(self) -> None:
@@ -203,6 +225,7 @@ class ModelConfig:
         _check_kind(self)
         _check_experts(self)
         _check_first_norm(self)
+        _check_sharing(self)
         _check_windows(self)
         _check_encoder_parts(self)
         _check_clusters(self)
@@ -220,21 +243,36 @@ def _check_sizes(model: ModelConfig) -> None:
         if getattr(model, name) < 1:
             raise ConfigError(f"model.{name} = {getattr(model, name)} must be at least 1")
     attention = model.attention
-    heads = attention.num_heads
+    _check_heads(model, "attention.num_heads", attention.num_heads)
+    for name in ("num_decoder_heads", "decoder_ff_dim"):
+        size = getattr(model, name)
+        if size and (size < 0 or model.kind != "encoder_decoder"):
+            raise ConfigError(
+                f"model.{name} = {size} must be 0, or at least 1 in an encoder_decoder, not in {model.kind!r}"
+            )
+    if model.num_decoder_heads:
+        _check_heads(model, "num_decoder_heads", model.num_decoder_heads)
+    if attention.scale_by_layer and model.kind not in ("encoder", "decoder"):
+        raise ConfigError(f"model.attention.scale_by_layer = True: not for kind = {model.kind!r}")
+    for name, rate in (("dropout", model.dropout), ("attention.dropout", attention.dropout)):
+        if not 0 <= rate < 1:
+            raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
+
+
+def _check_heads(model: ModelConfig, name: str, heads: int) -> None:
+    """Raise ConfigError where a number of query heads does not divide the width, or has no groups of keys."""
+    attention = model.attention
     kv_heads = attention.num_kv_heads or heads
     if heads < 1 or (not attention.head_dim and model.width % heads):
         raise ConfigError(
-            f"model.attention.num_heads = {heads} does not divide model.width = {model.width}; "
+            f"model.{name} = {heads} does not divide model.width = {model.width}; "
             f"choose one of {_short(_divisors(model.width))} or set model.attention.head_dim"
         )
     if heads % kv_heads:
         raise ConfigError(
-            f"model.attention.num_kv_heads = {kv_heads} does not divide num_heads = {heads}; "
+            f"model.attention.num_kv_heads = {kv_heads} does not divide {name.rpartition('.')[-1]} = {heads}; "
             f"choose one of {_short(_divisors(heads))}"
         )
-    for name, rate in (("dropout", model.dropout), ("attention.dropout", attention.dropout)):
-        if not 0 <= rate < 1:
-            raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
 
 
 def _check_kind(model: ModelConfig) -> None:
@@ -277,6 +315,20 @@ def _check_first_norm(model: ModelConfig) -> None:
         raise ConfigError(
             "model.norm.before_first_layer = False: only an encoder with block_layout = 'pre' and several "
             "layers, without share_layers and experts, can leave out its first norm"
+        )
+
+
+def _check_sharing(model: ModelConfig) -> None:
+    """Raise ConfigError where groups of layers with shared parameters do not divide the layers."""
+    groups = model.num_layer_groups
+    size = model.num_group_layers
+    if groups == size == 1:
+        return
+    is_stack = model.kind in ("encoder", "decoder") and model.share_layers
+    if min(groups, size) < 1 or not is_stack or model.num_layers % (groups * size):
+        raise ConfigError(
+            f"model.num_layer_groups = {groups}, num_group_layers = {size}: their product must divide "
+            f"model.num_layers = {model.num_layers}, and model.share_layers be True in an encoder or decoder"
         )
 
 

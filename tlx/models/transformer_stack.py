@@ -97,7 +97,9 @@ class TransformerStack(nn.Module):
         if cfg.position.kind == "disentangled":
             self.distances = DistanceTable(cfg)
         if self.embedding.conv_kernel_size:
-            self.convolution = Convolution(cfg, self.embedding.conv_kernel_size)
+            self.convolution = Convolution(
+                cfg, self.embedding.conv_kernel_size, self.embedding.conv_activation
+            )
         if cfg.block_layout != "post":
             self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
 
@@ -160,7 +162,7 @@ class TransformerStack(nn.Module):
             # No bias: initial values do not depend on it.
             return block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
 
-        blocks = layer_params(self, init, cfg.num_layers, self.share_layers, self._absent_from_first)
+        blocks = self._blocks(init)
         specs = layer_specs(
             cfg, convolution=bool(self.embedding.conv_kernel_size), query_passes=inputs.query_passes
         )
@@ -196,7 +198,7 @@ class TransformerStack(nn.Module):
         specs = layer_specs(self.cfg)
         logits = []
         for layer in layers:
-            params = blocks if self.share_layers else jax.tree.map(lambda x, i=layer: x[i], blocks)
+            params = blocks if self._has_one_layer else jax.tree.map(lambda x, i=layer: x[i], blocks)
             block = Block(specs[layer].block, parent=None)
             logits.append(
                 block.apply({"params": params}, inputs_LBTD[layer], positions_BT, method=Block.content_logits)
@@ -216,7 +218,7 @@ class TransformerStack(nn.Module):
 
         # All layers are alike here: windows do not matter to cross-attention.
         layers = [layer] * self.cfg.num_layers
-        _, key_value = run_layers(layers, self.cfg, self._blocks(), (), share=self.share_layers)
+        _, key_value = run_layers(layers, self.cfg, self._blocks(), (), share=self._has_one_layer)
         return key_value
 
     def step(
@@ -345,7 +347,7 @@ class TransformerStack(nn.Module):
             params,
             carry,
             inputs,
-            share=self.share_layers,
+            share=self._has_one_layer,
             period=period,
             first=group.start,
         )
@@ -355,7 +357,7 @@ class TransformerStack(nn.Module):
 
         A layer on queries, which no scan runs, gets its own without the leading dim.
         """
-        if self.share_layers:
+        if self._has_one_layer:
             return blocks
         params = {}
         for name, part in blocks.items():
@@ -379,9 +381,17 @@ class TransformerStack(nn.Module):
         """Whether one table of relative biases serves all layers (T5)."""
         return self.cfg.position.kind == "relative_bias" and not self.cfg.position.per_layer
 
-    def _blocks(self) -> Any:
-        """The layers' parameters, which exist."""
-        return layer_params(self, None, self.cfg.num_layers, self.share_layers)
+    @property
+    def _has_one_layer(self) -> bool:
+        """Whether one layer's parameters serve all layers."""
+        return self.share_layers and not self.cfg.shared_order
+
+    def _blocks(self, init: Callable[[jax.Array], Any] | None = None) -> Any:
+        """The layers' parameters, [L, ...], or one layer's; without `init` they exist."""
+        order = self.cfg.shared_order
+        num_stored = max(order) + 1 if order else self.cfg.num_layers
+        blocks = layer_params(self, init, num_stored, self._has_one_layer, self._absent_from_first)
+        return jax.tree.map(lambda x: x[jnp.array(order)], blocks) if order else blocks
 
     def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:
         """Final norm and dropout."""

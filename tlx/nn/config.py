@@ -140,6 +140,10 @@ class AttentionConfig:
     scale: bool = True
     """Multiply logits by head_dim ** -0.5 (T5: no)."""
 
+    scale_by_layer: bool = False
+    """Divide the logits of a stack's layer by its number, from 1 (a variant of GPT-2); every layer then is
+    compiled by itself."""
+
     query_pre_attn_scalar: int = 0
     """In place of head_dim in that scale (Gemma); 0: head_dim."""
 
@@ -338,6 +342,15 @@ class BlockConfig:
     layers_scale: float = 1.0
     """l of models/parametrization.py: depth over that of the base model."""
 
+    num_layer_groups: int = 1
+    """Groups of consecutive layers that share parameters, where layers do."""
+
+    num_group_layers: int = 1
+    """Layers of such a group whose parameters differ."""
+
+    layer_number: int = 0
+    """Number of the layer in its stack, from 1, where attention.scale_by_layer reads it; 0: no such layer."""
+
     @property
     def num_kv_heads(self) -> int:
         """Key/value heads G."""
@@ -349,20 +362,37 @@ class BlockConfig:
         return self.attention.head_dim or self.width // self.attention.num_heads
 
     @property
+    def shared_order(self) -> tuple[int, ...]:
+        """Index of the stored layer whose parameters each layer has, where several are stored and shared."""
+        size = self.num_group_layers
+        if self.num_layer_groups == size == 1:
+            return ()
+        repeats = self.num_layers // (self.num_layer_groups * size)
+        return tuple(
+            group * size + i
+            for group in range(self.num_layer_groups)
+            for _ in range(repeats)
+            for i in range(size)
+        )
+
+    @property
     def period(self) -> int:
-        """Number of layers after which the pattern of windows repeats."""
+        """Number of layers after which the pattern of windows repeats; of all where no two are alike."""
+        if self.attention.scale_by_layer:
+            return self.num_layers
         return max(1, len(self.attention.window_pattern))
 
     def layer(self, place: int) -> "BlockConfig":
         """Return the config of the layer at index `place` of the repeating pattern: one window, one theta."""
         position = self.position
         pattern = self.attention.window_pattern
-        window = pattern[place] if pattern else self.attention.window
+        window = pattern[place % len(pattern)] if pattern else self.attention.window
         if window and position.local_theta:
             position = dataclasses.replace(position, theta=position.local_theta, scaling=RotaryScaling())
         # Without the pattern, so that layers of one kind have equal configs.
         attention = dataclasses.replace(self.attention, window=window, window_pattern=())
-        return dataclasses.replace(self, attention=attention, position=position)
+        layer_number = place + 1 if self.attention.scale_by_layer else 0
+        return dataclasses.replace(self, attention=attention, position=position, layer_number=layer_number)
 
     def lora(self, target: str) -> Lora | None:
         """Return the low-rank adapter of a matrix of LORA_TARGETS; None: it has none."""
@@ -378,7 +408,8 @@ class BlockConfig:
         if self.position.kind == "disentangled":
             # The logits have three terms: content to content, content to position, position to content.
             width *= 3
-        return width**-0.5 if self.attention.scale else 1.0
+        scale = width**-0.5 if self.attention.scale else 1.0
+        return scale / self.layer_number if self.layer_number else scale
 
     @property
     def ff_dim(self) -> int:

@@ -23,6 +23,9 @@ class Convolution(nn.Module):
     kernel_size: int
     """Positions that each output reads."""
 
+    activation: str = ""
+    """Name in ACTIVATIONS; "": feedforward.activation."""
+
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, y_BTD: jax.Array, segments_BT: jax.Array, keys_B: jax.Array | None
@@ -56,5 +59,5 @@ class Convolution(nn.Module):
         z_BTD = jnp.where(is_token, z_BTD + bias.astype(z_BTD.dtype), 0)
         # Dropout comes before the activation here, as in microsoft/DeBERTa.
         z_BTD = dropout(z_BTD, cfg.dropout, keys_B, CONVOLUTION)
-        z_BTD = ACTIVATIONS[cfg.feedforward.activation](z_BTD)
+        z_BTD = ACTIVATIONS[self.activation or cfg.feedforward.activation](z_BTD)
         return Norm(cfg.norm, cfg.width, cfg.param_dtype, name="norm")(y_BTD + z_BTD)

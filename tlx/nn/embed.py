@@ -1,7 +1,7 @@
 """From ids to vectors and back: the token table, what is added to it, and the output kernel."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,6 +36,9 @@ class EmbeddingConfig:
     conv_kernel_size: int = 0
     """Kernel size, in positions, of a convolution over the embeddings whose output joins the first layer's
     (DeBERTa v2); 0: none."""
+
+    conv_activation: Literal["", "gelu", "gelu_tanh", "relu", "silu", "tanh"] = ""
+    """Activation of that convolution; "": feedforward.activation."""
 
     scale: bool = False
     """Multiply token vectors by sqrt(width) (the original Transformer)."""

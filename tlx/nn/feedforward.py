@@ -25,6 +25,7 @@ ACTIVATIONS = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 """Functions of feedforward.activation. "gelu" is exact; "gelu_tanh" is GPT-2's approximation."""
 

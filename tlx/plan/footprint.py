@@ -169,8 +169,10 @@ def _residuals(config: RunConfig, _: str) -> list[jax.ShapeDtypeStruct]:
 def _tensor_dims(config: RunConfig) -> set[int]:
     """Return the sizes of dims that the tensor axis shards."""
     model = config.model
-    heads = model.attention.num_heads
-    return {heads, model.attention.num_kv_heads or heads, model.block("encoder").ff_dim, model.padded_vocab}
+    dims = {model.padded_vocab}
+    for block in (model.block("encoder"), model.block("decoder")):
+        dims |= {block.attention.num_heads, block.num_kv_heads, block.ff_dim}
+    return dims
 
 
 def _loss(program: Program, params: Any, frozen: Any, batch: Any, keys: jax.Array | None = None) -> jax.Array:

@@ -113,11 +113,15 @@ def _check_batch(train: TrainConfig, axes: Sequence[str], shards: int) -> None:
 
 def _check_heads(model: ModelConfig, axes: Sequence[str], shards: int) -> None:
     """Check that query and key-value heads divide over the mesh axes that shard them."""
-    counts = {"num_heads": model.attention.num_heads, "num_kv_heads": model.attention.num_kv_heads}
+    counts = {
+        "attention.num_heads": model.attention.num_heads,
+        "attention.num_kv_heads": model.attention.num_kv_heads,
+        "num_decoder_heads": model.num_decoder_heads,
+    }
     for name, count in counts.items():
         if count and count % shards:
             legal = [n for n in range(1, count + 1) if count % n == 0]
             raise ConfigError(
-                f"model.attention.{name} = {count} does not divide over mesh.{' x mesh.'.join(axes)} = "
+                f"model.{name} = {count} does not divide over mesh.{' x mesh.'.join(axes)} = "
                 f"{shards}; with so many heads the mesh's may be {', '.join(map(str, legal))}"
             )

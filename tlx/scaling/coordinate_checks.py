@@ -226,7 +226,9 @@ def _forward(cfg: ModelConfig, params: Any, batch: dict[str, jax.Array]) -> dict
     # Layers one by one, from slices of their stacked parameters: the scan of the model shows only its end.
     for i in range(cfg.num_layers):
         blocks = params[cfg.kind]["blocks"]
-        layer_params = blocks if cfg.share_layers else jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
+        stored = block.shared_order[i] if block.shared_order else i
+        has_one_layer = cfg.share_layers and not block.shared_order
+        layer_params = blocks if has_one_layer else jax.tree.map(lambda leaf, i=stored: leaf[i], blocks)
         layer = block.layer(i % block.period)
         mask = Mask(segments, segments, 0, layer.causal, layer.attention.window)
         inputs = BlockInputs(mask, bias=cast(Any, bias), positions_BT=positions)

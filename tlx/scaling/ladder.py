@@ -206,6 +206,8 @@ def with_size(run: dict[str, Any], size: ModelSize) -> dict[str, Any]:
     model["num_layers"] = size.depth
     if model["kind"] == "encoder_decoder":
         model["num_decoder_layers"] = size.depth
+        # Both towers have the heads and the feed-forward width of the size.
+        model |= {"num_decoder_heads": 0, "decoder_ff_dim": 0}
     kv_heads = model["attention"]["num_kv_heads"]
     old_heads = model["attention"]["num_heads"]
     groups = max(1, size.heads * kv_heads // old_heads) if kv_heads else 0

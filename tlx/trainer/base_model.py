@@ -66,13 +66,27 @@ def parameter_dtypes(
     return ParameterDtypes(trained, "" if trained == stored else stored)
 
 
-def load_base(path: str | os.PathLike, allow: Sequence[str] = ()) -> BaseModel:
+def load_base(
+    path: str | os.PathLike, allow: Sequence[str] = (), workdir: str | os.PathLike | None = None
+) -> BaseModel:
     """Load a base model, its parameters on the host.
 
-    Raises ConfigError where it has adapter modules beside its matrices; else as tlx.load.
+    Args:
+        path: Directory of the base model.
+        allow: Packages outside tlx whose code its saved config may name.
+        workdir: Directory of the run that starts from it; a run that was begun there keeps the number of rows
+            that its token table has. None: a new run.
+
+    Returns:
+        The base model.
+
+    Raises:
+        ConfigError: It has adapter modules beside its matrices; else as tlx.load.
     """
+    saved = None if workdir is None else read_run(pathlib.Path(workdir))
+    vocab_multiple = 0 if saved is None else saved["config"]["model"]["vocab_multiple"]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        lm = tlx.load(path, allow=allow)
+        lm = tlx.load(path, allow=allow, vocab_multiple=vocab_multiple)
     if lm.config.model.adapters.any:
         raise ConfigError(
             f"{path} has adapter modules beside its matrices; merge them: tlx convert merge {path} TO"

@@ -108,7 +108,8 @@ def train_task(
     name = values.name or name
     workdir = run_directory(options.workdir, name, values.objective.name)
     initialize_distributed()
-    base = None if options.base is None else load_base(options.base, options.allow)
+    first = workdir if seeds == 1 else workdir / f"seed-{values.seed}"
+    base = None if options.base is None else load_base(options.base, options.allow, first)
     numbers = [values.seed + number for number in range(seeds)]
     requests = []
     # All configs are completed before the first run trains: a mistake in records is told at once.

@@ -1,5 +1,6 @@
 """ALBERT: BERT with parameters shared by all layers, and a factorised embedding."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,6 @@ from tlx.models.config import ModelConfig
 from tlx.models.families import bert
 from tlx.models.families.family import (
     Family,
-    FixedField,
     MappedField,
     SameField,
     WeightMapping,
@@ -32,11 +32,14 @@ BASE = resized(
 def rows(config: ModelConfig) -> list[WeightMapping]:
     """Return the key table of a model."""
     path = "model/encoder/blocks"
-    name = "albert.encoder.albert_layer_groups.0.albert_layers.0"
+    group_layers = config.num_group_layers
+    # One layer's parameters are not stacked.
+    numbers = ("{layer}", "{inner}") if config.num_layer_groups * group_layers > 1 else ("0", "0")
+    name = "albert.encoder.albert_layer_groups.{}.albert_layers.{}".format(*numbers)
     mappings = bert.embeddings("albert.")
     for part in ("query", "key", "value"):
         mappings += linear(f"{path}/attention/{part}", f"{name}.attention.{part}", bert.QUERY, "(n h)")
-    return [
+    mappings = [
         *mappings,
         *linear("model/encoder/front/projection", "albert.encoder.embedding_hidden_mapping_in", bias="f"),
         *linear(f"{path}/attention/out", f"{name}.attention.dense", bert.OUT, "d"),
@@ -50,6 +53,32 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
         *linear("heads/sop/pooler", "albert.pooler", bias="f"),
         *linear("heads/sop/classifier", "sop_classifier.classifier", bias="f"),
     ]
+    return [dataclasses.replace(row, group_layers=group_layers) for row in mappings]
+
+
+def _read_layers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the layers; each of Hugging Face's is a group's layers one after the other."""
+    group_layers = values.get("inner_group_num", 1)
+    groups = values.get("num_hidden_groups", 1)
+    repeats = values.get("num_hidden_layers", 12)
+    if min(groups, group_layers) < 1 or repeats % groups:
+        raise ConfigError(
+            f"config.json: num_hidden_groups = {groups} must divide num_hidden_layers = {repeats}, and "
+            f"inner_group_num = {group_layers} be at least 1"
+        )
+    return {
+        "num_layers": repeats * group_layers,
+        "num_layer_groups": groups,
+        "num_group_layers": group_layers,
+    }
+
+
+def _write_layers(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "num_hidden_layers": config.num_layers // config.num_group_layers,
+        "num_hidden_groups": config.num_layer_groups,
+        "inner_group_num": config.num_group_layers,
+    }
 
 
 def _read_embedding(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,21 +110,26 @@ FAMILY = Family(
     },
     task_classes=encoder_task_classes("Albert", "albert.pooler"),
     fields=(
-        *bert.fields(
-            vocab_size=30000,
-            hidden_size=4096,
-            num_attention_heads=64,
-            intermediate_size=16384,
-            hidden_act="gelu_new",
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
+        *(
+            field
+            for field in bert.fields(
+                vocab_size=30000,
+                hidden_size=4096,
+                num_attention_heads=64,
+                intermediate_size=16384,
+                hidden_act="gelu_new",
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+            if field.key != "num_hidden_layers"
+        ),
+        MappedField(
+            ("num_hidden_layers", "num_hidden_groups", "inner_group_num"), _read_layers, _write_layers
         ),
         SameField("max_position_embeddings", "position.max_length", 512),
         MappedField(
             ("embedding_size",), _read_embedding, lambda config: {"embedding_size": config.embedding.width}
         ),
-        FixedField("num_hidden_groups", (1,)),
-        FixedField("inner_group_num", (1,)),
     ),
     prefix="albert.",
     copies={
@@ -103,5 +137,4 @@ FAMILY = Family(
         "predictions.decoder.bias": "predictions.bias",
     },
     ignored=bert.FAMILY.ignored,
-    harmless=("down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks"),
 )

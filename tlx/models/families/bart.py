@@ -147,34 +147,29 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     return [*mappings, *stack("encoder", config), *stack("decoder", config)]
 
 
-def _require_equal(values: Mapping[str, Any], part: str, default: int) -> int:
-    """Return a size that must be the same in the encoder and the decoder."""
-    encoder = values.get(f"encoder_{part}", default)
-    decoder = values.get(f"decoder_{part}", default)
-    if encoder != decoder:
-        raise ConfigError(
-            f"config.json: decoder_{part} = {decoder} must be encoder_{part} = {encoder}: "
-            "tlx has one block for both stacks"
-        )
-    return encoder
-
-
 def _shape(layers: int, heads: int, hidden: int) -> MappedField:
     """Return the field of the sizes that config.json gives for each stack, with their defaults."""
 
     def read(values: Mapping[str, Any]) -> dict[str, Any]:
+        encoder_heads = values.get("encoder_attention_heads", heads)
+        decoder_heads = values.get("decoder_attention_heads", heads)
+        encoder_ff_dim = values.get("encoder_ffn_dim", hidden)
+        decoder_ff_dim = values.get("decoder_ffn_dim", hidden)
         return {
             "num_layers": values.get("encoder_layers", layers),
             "num_decoder_layers": values.get("decoder_layers", layers),
-            "attention.num_heads": _require_equal(values, "attention_heads", heads),
-            "feedforward.ff_dim": _require_equal(values, "ffn_dim", hidden),
+            "attention.num_heads": encoder_heads,
+            "num_decoder_heads": 0 if decoder_heads == encoder_heads else decoder_heads,
+            "feedforward.ff_dim": encoder_ff_dim,
+            "decoder_ff_dim": 0 if decoder_ff_dim == encoder_ff_dim else decoder_ff_dim,
         }
 
     def write(config: ModelConfig) -> dict[str, Any]:
         values = {"encoder_layers": config.num_layers, "decoder_layers": config.decoder_layers}
         for side in ("encoder", "decoder"):
-            values[f"{side}_attention_heads"] = config.attention.num_heads
-            values[f"{side}_ffn_dim"] = config.block("encoder").ff_dim
+            block = config.block(side)
+            values[f"{side}_attention_heads"] = block.attention.num_heads
+            values[f"{side}_ffn_dim"] = block.ff_dim
         return values
 
     keys = (
@@ -197,20 +192,6 @@ def _same_vocabulary(values: Mapping[str, Any]) -> dict[str, Any]:
             "tlx shares the embedding"
         )
     return {}
-
-
-# Keys of training, and keys of old versions that the classes no longer read.
-IGNORED_KEYS = MappedField(
-    tuple(
-        """
-        encoder_layerdrop decoder_layerdrop num_hidden_layers add_bias_logits add_final_layer_norm
-        normalize_before normalize_embedding static_position_embeddings extra_pos_embeddings
-        force_bos_token_to_be_generated save_step variant unk_token_id do_blenderbot_90_layernorm
-        """.split()
-    ),
-    lambda values: {},
-    lambda config: {},
-)
 
 
 def fields(config: ModelConfig, scale: bool = False, *more: Any) -> tuple:
@@ -237,7 +218,6 @@ def fields(config: ModelConfig, scale: bool = False, *more: Any) -> tuple:
         SameField("scale_embedding", "embedding.scale", scale),
         SameField("tie_word_embeddings", "head.tied", True),
         FixedField("is_decoder", (False,)),
-        IGNORED_KEYS,
         *more,
     )
 
@@ -256,6 +236,7 @@ def _family(
     family_fields: tuple,
     ignored: tuple[str, ...] = (),
     heads: bool = False,
+    sinusoids: tuple[str, ...] = (),
 ) -> Family:
     classes = architecture.removesuffix("ForConditionalGeneration").removesuffix("MTModel")
     return Family(
@@ -271,6 +252,7 @@ def _family(
         prefix="model.",
         copies=COPIES,
         ignored=ignored,
+        sinusoids=sinusoids,
     )
 
 
@@ -337,6 +319,7 @@ MARIAN = _family(
         ),
     ),
     ignored=(r"embed_positions\.weight$",),
+    sinusoids=(r"embed_positions\.weight$",),
 )
 MASS = Family(
     name="mass",

@@ -119,12 +119,6 @@ RENAMED = {
     r"^lm_predictions\.lm_head\.(dense|LayerNorm)\.": r"cls.predictions.transform.\1.",
     r"^lm_predictions\.lm_head\.bias$": "cls.predictions.bias",
 }
-HARMLESS = (
-    "pooler_dropout",
-    "pooler_hidden_act",
-    "pooler_hidden_size",
-    "padding_idx",
-)
 
 FAMILY = Family(
     name="deberta",
@@ -146,6 +140,5 @@ FAMILY = Family(
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
     ignored=bert.FAMILY.ignored,
-    harmless=HARMLESS,
     renamed=RENAMED,
 )

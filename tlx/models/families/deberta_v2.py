@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tlx.base.errors import ConfigError
+from tlx.base.errors import ConfigError, one_of
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert, deberta
 from tlx.models.families.family import (
@@ -48,6 +48,9 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     return mappings
 
 
+CONVOLUTION_ACTIVATIONS = {**ACTIVATIONS, "tanh": "tanh"}
+
+
 def _read_norm(values: Mapping[str, Any]) -> dict[str, Any]:
     name = values.get("norm_rel_ebd", "none")
     if name not in ("none", "layer_norm"):
@@ -61,21 +64,39 @@ def _write_norm(config: ModelConfig) -> dict[str, Any]:
 
 def _read_convolution(values: Mapping[str, Any]) -> dict[str, Any]:
     size = values.get("conv_kernel_size", 0)
-    activation = values.get("conv_act", "tanh")
-    if size and activation != values.get("hidden_act", "gelu"):
-        raise ConfigError(
-            f"config.json: conv_act = {activation!r} must be hidden_act = {values.get('hidden_act')!r}"
-        )
-    if size and (size % 2 == 0 or values.get("conv_groups", 1) != 1):
+    if size <= 0:
+        return {"embedding.conv_kernel_size": 0}
+    if size % 2 == 0 or values.get("conv_groups", 1) != 1:
         raise ConfigError(f"config.json: conv_kernel_size = {size} must be odd, and conv_groups 1")
-    return {"embedding.conv_kernel_size": max(0, size)}
+    name = values.get("conv_act", "tanh")
+    if name not in CONVOLUTION_ACTIVATIONS:
+        raise ConfigError("config.json: " + one_of("conv_act", name, CONVOLUTION_ACTIVATIONS))
+    activation = CONVOLUTION_ACTIVATIONS[name]
+    layers = ACTIVATIONS.get(values.get("hidden_act", "gelu"))
+    return {
+        "embedding.conv_kernel_size": size,
+        "embedding.conv_activation": "" if activation == layers else activation,
+    }
 
 
 def _write_convolution(config: ModelConfig) -> dict[str, Any]:
-    if not config.embedding.conv_kernel_size:
+    part = config.embedding
+    if not part.conv_kernel_size:
         return {}
-    name = next(name for name, value in ACTIVATIONS.items() if value == config.feedforward.activation)
-    return {"conv_kernel_size": config.embedding.conv_kernel_size, "conv_act": name}
+    activation = part.conv_activation or config.feedforward.activation
+    name = next(name for name, value in CONVOLUTION_ACTIVATIONS.items() if value == activation)
+    return {"conv_kernel_size": part.conv_kernel_size, "conv_act": name}
+
+
+def _read_head_dim(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the size of a head, which the class's output projection takes to be a fraction of the width."""
+    head_dim = values.get("hidden_size", 1536) // values.get("num_attention_heads", 24)
+    if values.get("attention_head_size", head_dim) != head_dim:
+        raise ConfigError(
+            f"config.json: attention_head_size = {values['attention_head_size']} must be hidden_size / "
+            f"num_attention_heads = {head_dim}"
+        )
+    return {}
 
 
 FAMILY = Family(
@@ -108,11 +129,11 @@ FAMILY = Family(
         *deberta.FIELDS,
         FixedField("share_att_key", (True,)),
         MappedField(("norm_rel_ebd",), _read_norm, _write_norm),
+        MappedField(("attention_head_size",), _read_head_dim, lambda config: {}),
         MappedField(("conv_kernel_size", "conv_act", "conv_groups"), _read_convolution, _write_convolution),
     ),
     prefix="deberta.",
     copies=deberta.FAMILY.copies,
     ignored=bert.FAMILY.ignored,
-    harmless=deberta.HARMLESS,
     renamed=deberta.RENAMED,
 )

@@ -63,5 +63,4 @@ FAMILY = Family(
     prefix="distilbert.",
     copies={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
     ignored=bert.FAMILY.ignored,
-    harmless=("qa_dropout", "seq_classif_dropout", "tie_weights_"),
 )

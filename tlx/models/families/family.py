@@ -40,6 +40,8 @@ class WeightMapping:
     """Index of the parameter among those that the tensor packs."""
     first: int = 0
     """Number of the first layer in the tensor name."""
+    group_layers: int = 1
+    """Stacked layers that share a number "{layer}" and are told apart by "{inner}" in the tensor name."""
     plus: float = 0.0
     """Constant added when reading and subtracted when writing."""
     fill: float | None = None
@@ -148,10 +150,13 @@ class Family:
     """Prefix that classes with a head add to the tensor names of the bare model."""
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """{name of a tensor that may repeat another because of tied weights: name of the original}."""
+    tied_by_tensors: bool = False
+    """Whether the class writes tie_word_embeddings = true for models with an output kernel of their own too, so that
+    the tensors say which it is."""
+    sinusoids: tuple[str, ...] = ()
+    """Regular expressions of names of tensors that repeat the sinusoids of `position`; also in `ignored`."""
     ignored: tuple[str, ...] = ()
     """Regular expressions of names of tensors that hold no parameter."""
-    harmless: tuple[str, ...] = ()
-    """Keys of config.json without effect, besides those that no family reads."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """{regular expression of old tensor names: replacement}."""
 

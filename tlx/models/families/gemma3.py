@@ -25,7 +25,7 @@ from tlx.models.families.llama import (
     size,
 )
 from tlx.models.families.llama import BASE as LLAMA
-from tlx.models.families.rope import kinds_of, parameters_of, scaling_of, windows_of
+from tlx.models.families.rope import by_layer_type, kinds_of, parameters_of, scaling_of, windows_of
 from tlx.nn.config import RotaryScaling
 
 
@@ -77,9 +77,8 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
 
 def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
     """Read windows and rotary parameters, in the current keys or in the older ones."""
-    by_kind = values.get("rope_parameters") or {}
-    full = dict(values.get("rope_scaling") or {}) | dict(by_kind.get("full_attention") or {})
-    local = dict(by_kind.get("sliding_attention") or {})
+    full, local = by_layer_type(values)
+    full = dict(values.get("rope_scaling") or {}) | full
     # tlx scales the positions of global layers only: raises the error that names the kind.
     if scaling_of(local).kind != "none":
         scaling_of({"rope_type": f"{local['rope_type']} of layers with a window"})

@@ -112,7 +112,7 @@ FAMILY = Family(
         SameField("initializer_range", "init.stddev", 0.02),
         SameField("scale_attn_weights", "attention.scale", True),
         SameField("tie_word_embeddings", "head.tied", True),
-        FixedField("scale_attn_by_inverse_layer_idx", (False,)),
+        SameField("scale_attn_by_inverse_layer_idx", "attention.scale_by_layer", False),
         FixedField("reorder_and_upcast_attn", (False, True)),  # changes the order of the operations only
         FixedField("add_cross_attention", (False,)),
     ),

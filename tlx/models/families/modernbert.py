@@ -17,7 +17,7 @@ from tlx.models.families.family import (
     norm,
     resized,
 )
-from tlx.models.families.rope import kinds_of, parameters_of, scaling_of, windows_of
+from tlx.models.families.rope import by_layer_type, kinds_of, parameters_of, scaling_of, windows_of
 from tlx.nn.config import (
     AttentionConfig,
     FeedForwardConfig,
@@ -82,10 +82,10 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
 
 def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
     """Read windows and rotary parameters, in the current keys or in the older ones."""
-    by_kind = values.get("rope_parameters") or {}
     scaling = dict(values.get("rope_scaling") or {})
-    full = scaling | dict(by_kind.get("full_attention") or {})
-    local = scaling | dict(by_kind.get("sliding_attention") or {})
+    full, local = by_layer_type(values)
+    full = scaling | full
+    local = scaling | local
     # tlx scales the positions of global layers only: raises the error that names the kind.
     if scaling_of(local).kind != "none":
         scaling_of({"rope_type": f"{local['rope_type']} of layers with a window"})
@@ -215,14 +215,4 @@ FAMILY = Family(
     ),
     prefix="model.",
     copies={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
-    harmless=(
-        "layer_norm_eps",  # the class reads norm_eps
-        "position_embedding_type",
-        "initializer_cutoff_factor",
-        "deterministic_flash_attn",
-        "reference_compile",
-        "repad_logits_with_grad",
-        "sparse_prediction",
-        "sparse_pred_ignore_index",
-    ),
 )

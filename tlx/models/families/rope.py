@@ -8,14 +8,43 @@ from tlx.models.config import ModelConfig
 from tlx.models.families.family import MappedField
 from tlx.nn.config import RotaryScaling
 
-KINDS = ("default", "linear", "llama3")
+# {rope_type: keys that its class reads}. Those of the first line stand beside any of them.
+KINDS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+_COMMON = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
 
 
-def scaling_of(parameters: Mapping[str, Any]) -> RotaryScaling:
-    """Convert `rope_parameters` (or `rope_scaling`) to a scaling. Raises ConfigError for an unknown kind."""
+def scaling_of(parameters: Mapping[str, Any], partial: bool = False) -> RotaryScaling:
+    """Convert `rope_parameters` (or `rope_scaling`) to a scaling.
+
+    Args:
+        parameters: The group of config.json.
+        partial: Whether the family reads partial_rotary_factor.
+
+    Returns:
+        The scaling.
+
+    Raises:
+        ConfigError: If the kind or a key is unknown, so that another function might be meant.
+    """
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind not in KINDS:
         raise ConfigError("config.json: " + one_of("rope_parameters.rope_type", kind, KINDS))
+    for key, value in parameters.items():
+        # A factor of 1 is no scaling.
+        is_known = key in KINDS[kind] or key in _COMMON or (key == "factor" and value == 1)
+        if value is not None and not is_known:
+            raise ConfigError(
+                f"config.json: rope_parameters.{key} = {value!r} is unknown for rope_type = {kind!r}: the positions "
+                "might be others"
+            )
+    if not partial and parameters.get("partial_rotary_factor", 1) != 1:
+        raise ConfigError(
+            f"config.json: rope_parameters.partial_rotary_factor = {parameters['partial_rotary_factor']!r} must be 1"
+        )
     if kind == "default":
         return RotaryScaling()
     if kind == "linear":
@@ -41,6 +70,28 @@ def parameters_of(theta: float, scaling: RotaryScaling) -> dict[str, Any]:
             "original_max_position_embeddings": scaling.original_length,
         }
     return values
+
+
+def by_layer_type(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the rotary parameters of layers without and with a window.
+
+    Args:
+        values: The parsed config.json, whose `rope_parameters` has a group for each of the two.
+
+    Returns:
+        (those of full_attention, of sliding_attention); empty groups where there are none.
+
+    Raises:
+        ConfigError: If `rope_parameters` has other keys.
+    """
+    groups = values.get("rope_parameters") or {}
+    for key in groups:
+        if key not in ("full_attention", "sliding_attention"):
+            raise ConfigError(
+                "config.json: "
+                + one_of("a key of rope_parameters", key, ("full_attention", "sliding_attention"))
+            )
+    return dict(groups.get("full_attention") or {}), dict(groups.get("sliding_attention") or {})
 
 
 def rope(default_theta: float, theta_key: str = "rope_theta") -> MappedField:

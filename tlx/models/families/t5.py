@@ -194,8 +194,6 @@ def fields(proj: str, base: ModelConfig, scale: MappedField) -> tuple:
         SameField("tie_word_embeddings", "head.tied", True),
         scale,
         FixedField("is_decoder", (False,)),
-        # Accepted and not used: they do not change the function computed.
-        MappedField(("initializer_factor", "n_positions"), lambda values: {}, lambda config: {}),
     )
 
 
@@ -243,6 +241,7 @@ def _family(
         encoder_class=f"{class_prefix}EncoderModel",
         fields=family_fields,
         copies=COPIES,
+        tied_by_tensors=True,
         ignored=IGNORED,
     )
 

@@ -107,14 +107,4 @@ FAMILY = Family(
     ),
     prefix="transformer.",
     copies={"lm_loss.weight": "transformer.word_embedding.weight"},
-    # The length of memory and of what a window adds to it are settings of the objective.
-    harmless=(
-        "mem_len",
-        "reuse_len",
-        "use_mems_eval",
-        "use_mems_train",
-        "d_head",
-        "start_n_top",
-        "end_n_top",
-    ),
 )
