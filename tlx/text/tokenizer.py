@@ -61,6 +61,13 @@ class Tokenizer(Protocol):
         """Return the text that one id stands for, in UTF-8; empty for a special id."""
         ...
 
+    def count_bytes(self, text: str) -> int:
+        """Count the UTF-8 bytes of a text, without those of names of special ids that `encode` finds in it.
+
+        It is the sum of `num_bytes` over the ids of the text where the tokenizer is lossless.
+        """
+        ...
+
     def save(self, folder: str | os.PathLike) -> None:
         """Write everything that `load_tokenizer` needs."""
         ...
