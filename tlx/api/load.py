@@ -26,7 +26,7 @@ from tlx.parallel import MeshConfig
 from tlx.run import RunConfig, base_config
 from tlx.run.checks import resolve
 from tlx.run.spec import make_module
-from tlx.text import Tokenizer, huggingface_tokenizer, load_tokenizer
+from tlx.text import Tokenizer, huggingface_tokenizer, load_tokenizer, word_pairs_tokenizer
 from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 from tlx.text.imported_sentencepiece import LAYOUTS, MODELS, ImportedSentencePiece
 from tlx.training.directory import find_run_folder, read_run
@@ -170,13 +170,15 @@ def open_hub_checkpoint(
 
 
 def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any]) -> Tokenizer:
-    """Open tokenizer.json, or a SentencePiece model if there is none."""
+    """Open tokenizer.json; if there is none, a SentencePiece model, or the vocabulary of a CTRL or an XLM."""
     start_id = values.get("decoder_start_token_id")
     layout = values["model_type"]
     has_main_file = (folder / huggingface_tokenizer.MAIN).is_file()
     has_model = any((folder / name).is_file() for name in MODELS)
     if not has_main_file and layout in LAYOUTS and has_model:
         return ImportedSentencePiece.from_folder(folder, layout, start_id)
+    if not has_main_file and layout in word_pairs_tokenizer.LAYOUTS:
+        return word_pairs_tokenizer.WordPairsTokenizer.from_folder(folder, layout, start_id)
     return HuggingFaceTokenizer.from_folder(folder, start_id)
 
 

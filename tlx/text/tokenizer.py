@@ -22,6 +22,7 @@ TABLE = Table(
         "sentencepiece": "tlx.text.sentencepiece_tokenizer:SentencePieceTokenizer",
         "huggingface": "tlx.text.huggingface_tokenizer:HuggingFaceTokenizer",
         "imported_sentencepiece": "tlx.text.imported_sentencepiece:ImportedSentencePiece",
+        "word_pairs": "tlx.text.word_pairs_tokenizer:WordPairsTokenizer",
         "bytes": "tlx.text.bytes_tokenizer:BytesTokenizer",
     },
 )
