@@ -46,6 +46,14 @@ def spm_bpe(folder, **settings):
     unigram(folder, "llama", **settings)
 
 
+def model_alone(folder, **settings):
+    """A LLaMA with tokenizer.model and no tokenizer.json; the released ones leave the text as it is."""
+    file, options = FAMILIES["llama"]
+    unchanged = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    (folder / file).write_bytes(train(**options | unchanged))
+    write(folder, "llama", tokenizer_class="LlamaTokenizer", **settings)
+
+
 def spm_bpe_of_old(folder, **settings):
     """As the first LLaMA files: a normalizer puts the space in front of every part."""
     from tokenizers import decoders, normalizers
@@ -144,6 +152,8 @@ KINDS = {
     "spm BPE of old files": lambda folder: spm_bpe_of_old(folder, legacy=False),
     "spm BPE of old files, legacy": lambda folder: spm_bpe_of_old(folder, legacy=True),
     "spm BPE of old files, no space": lambda folder: spm_bpe_of_old(folder, add_prefix_space=False),
+    "spm model alone": lambda folder: model_alone(folder, legacy=False),
+    "spm model alone, no space": lambda folder: model_alone(folder, add_prefix_space=False),
     "GPT-1": gpt1,
     "CTRL": ctrl,
     "XLM": xlm,

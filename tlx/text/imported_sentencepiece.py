@@ -224,7 +224,11 @@ class ImportedSentencePiece:
             if part in self._special:
                 ids.append(self._ids[part])
             elif part:
-                ids += self._encode(part, self.prefix == "always" or (self.prefix == "first" and is_first))
+                # "first" is transformers' scheme, which adds no second space; the model itself always adds one.
+                is_spaced = not is_first or part.startswith((" ", _SPACE))
+                ids += self._encode(
+                    part, self.prefix == "always" or (self.prefix == "first" and not is_spaced)
+                )
             is_first &= not part
         return ids
 
