@@ -27,7 +27,7 @@ from tlx.parallel import MeshConfig
 from tlx.run import RunConfig, base_config
 from tlx.run.checks import resolve
 from tlx.run.spec import make_module
-from tlx.text import Tokenizer, huggingface_tokenizer, load_tokenizer
+from tlx.text import Tokenizer, huggingface_tokenizer, load_tokenizer, word_pairs_tokenizer
 from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 from tlx.text.imported_sentencepiece import LAYOUTS, MODELS, ImportedSentencePiece
 from tlx.text.missing_tokenizer import MissingTokenizer
@@ -228,6 +228,8 @@ def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any], vocab_size:
     has_model = any((folder / name).is_file() for name in MODELS)
     if not has_main_file and layout in LAYOUTS and has_model:
         return ImportedSentencePiece.from_folder(folder, layout, start_id)
+    if not has_main_file and layout in word_pairs_tokenizer.LAYOUTS:
+        return word_pairs_tokenizer.WordPairsTokenizer.from_folder(folder, layout, start_id)
     if not any((folder / name).is_file() for name in huggingface_tokenizer.KNOWN):
         print(f"{folder}: no tokenizer: the model reads and writes ids, no texts", file=sys.stderr)
         return MissingTokenizer.from_config(vocab_size, values)

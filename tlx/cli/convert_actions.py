@@ -17,7 +17,7 @@ from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, StorageError
-from tlx.base.files import PARTIAL, new_folder, read_json
+from tlx.base.files import PARTIAL, atomic_open, new_folder, read_json, write_json
 from tlx.checkpoint import Checkpoints
 from tlx.hub import folder as hub
 from tlx.hub import peft, push, sentence_transformers, verify
@@ -26,6 +26,10 @@ from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
 from tlx.run import RunConfig
 from tlx.text import Tokenizer
+from tlx.text.chat import ending, jinja_of
+from tlx.text.generation_rules import FILE as GENERATION_CONFIG
+from tlx.text.generation_rules import rules_of, values_of
+from tlx.text.model_template import FILE as CHAT_TEMPLATE
 from tlx.training import directory
 
 
@@ -143,6 +147,7 @@ def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
         model.tokenizer.export(folder, exported_frame(model))
         name = hub.save_folder(folder, family, config, params, special=special, dtype=dtype, task_head=head)
         sentence_transformers.write(folder, model.config.embed, config.width)
+        _export_generation(folder, model, special)
     print(f"{path}: {name} of the family {family}, with its tokenizer")
     return model
 
@@ -193,13 +198,36 @@ ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def _special_ids(model: LoadedModel) -> dict[str, int]:
-    """Return the ids of special tokens for config.json; an encoder-decoder starts decoding with tlx's bos."""
+def _special_ids(model: LoadedModel) -> dict[str, Any]:
+    """Return the ids of special tokens for config.json; an encoder-decoder starts decoding with tlx's bos.
+
+    eos_token_id is a list where several ids end a text.
+    """
     vocab = model.tokenizer.vocab
     bos_key = "decoder_start_token_id" if model.kind == "encoder_decoder" else "bos_token_id"
-    ids = {"pad_token_id": vocab.pad, "eos_token_id": vocab.eos, bos_key: vocab.bos}
+    ids: dict[str, Any] = {"pad_token_id": vocab.pad, "eos_token_id": vocab.eos, bos_key: vocab.bos}
     # Ids that tlx added to the vocabulary are outside the exported embedding.
-    return {key: index for key, index in ids.items() if index < vocab.size - vocab.added}
+    ids = {key: index for key, index in ids.items() if index < vocab.size - vocab.added}
+    ends = rules_of(model.tokenizer).ends
+    return ids | ({"eos_token_id": list(ends)} if len(ends) > 1 else {})
+
+
+def _export_generation(target: pathlib.Path, model: LoadedModel, special: Mapping[str, Any]) -> None:
+    """Write generation_config.json: the imported one, or ids of special tokens; of a chat model its template too."""
+    tokenizer = model.tokenizer
+    vocab = tokenizer.vocab
+    values = values_of(tokenizer) or dict(special)
+    if model.config.objective.name == "chat":
+        template = model.config.objective.chat_template
+        end, _ = ending(template, tokenizer)
+        ends = rules_of(tokenizer).ends or (vocab.eos,)
+        ids = [index for index in dict.fromkeys((end, *ends)) if index < vocab.size - vocab.added]
+        values["eos_token_id"] = ids if len(ids) > 1 else ids[0]
+        names = {name: tokenizer.piece(getattr(vocab, name)) for name in ("bos", "eos", "sep", "cls")}
+        with atomic_open(target / CHAT_TEMPLATE, "wb") as handle:
+            handle.write(jinja_of(template, names).encode())
+    if model.kind != "encoder" and values != values_of(tokenizer):
+        write_json(target / GENERATION_CONFIG, values)
 
 
 def _require_empty(path: str) -> None:

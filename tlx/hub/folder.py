@@ -137,7 +137,7 @@ def save_folder(
     config: ModelConfig,
     params: Mapping[str, Any],
     *,
-    special: Mapping[str, int] | None = None,
+    special: Mapping[str, Any] | None = None,
     dtype: Any = None,
     shard_bytes: int = safetensors.SHARD_BYTES,
     task_head: TaskHead | None = None,

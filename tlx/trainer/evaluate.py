@@ -14,6 +14,7 @@ from tlx.data.config import DataConfig, TextConfig, TfdsConfig
 from tlx.data.pipeline import Pipeline
 from tlx.data.records import RecordSplit
 from tlx.data.sources import TABLE as SOURCES
+from tlx.data.text_bytes import bytes_of_ids
 from tlx.evaluation import likelihood
 from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_ceiling, with_interval
 from tlx.evaluation.few_shot import FewShotConfig, evaluate_few_shot
@@ -121,7 +122,9 @@ def evaluate_model(model: LoadedModel, request: EvaluationRequest) -> Evaluation
     if has_labels(model):
         return _evaluate_task(model, request)
     pipeline = open_text(model, request)
-    scorer = likelihood.make_scorer(model.module, model.tokenizer.num_bytes)
+    data = select_data(model.config.data, request.data, request.column)
+    split = "train" if request.split == "train" else "validation"
+    scorer = likelihood.make_scorer(model.module, bytes_of_ids(data, model.tokenizer, split))
     batches = itertools.islice(pipeline.epoch_batches(), request.batches)
     memory = model.module.initial_carry(pipeline.batch_size)
     figures = likelihood.evaluate(scorer, model.params, batches, memory)

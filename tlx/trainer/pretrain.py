@@ -15,6 +15,7 @@ from tlx.adapt.transfer import from_base
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
+from tlx.data.text_bytes import bytes_of_ids
 from tlx.evaluation.likelihood import evaluate, make_scorer
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble
@@ -144,7 +145,7 @@ def _build(base: BaseModel, config: RunConfig, tokenizer: Tokenizer | None) -> R
 
 def _make_evaluator(run: Run) -> Evaluator:
     """Means over the validation split, or its first batches."""
-    scorer = make_scorer(run.module, run.tokenizer.num_bytes)
+    scorer = make_scorer(run.module, bytes_of_ids(run.config.data, run.tokenizer, "validation"))
     rows = run.config.train.batch_size
 
     def evaluator(state: State, num_batches: int | None) -> dict[str, float]:

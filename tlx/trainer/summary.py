@@ -14,6 +14,7 @@ import tlx
 from tlx.data.batches import Batch
 from tlx.data.cache import TokenCache
 from tlx.data.prepare import open_caches
+from tlx.data.text_bytes import bytes_of_ids
 from tlx.evaluation import ngram
 from tlx.run.assemble import Run
 from tlx.trainer import samples
@@ -106,7 +107,8 @@ def _targets(batches: Iterable[Batch]) -> np.ndarray:
 def _loss(log_probs: np.ndarray, tokens: np.ndarray, run: Run) -> TextLoss:
     nats = -float(log_probs.mean())
     bits = nats * len(tokens) / math.log(2)
-    return TextLoss(nats, bits / int(run.tokenizer.num_bytes[tokens].sum()))
+    num_bytes = bytes_of_ids(run.config.data, run.tokenizer, "validation")
+    return TextLoss(nats, bits / float(num_bytes[tokens].sum()))
 
 
 def _concatenated(caches: tuple[TokenCache, ...], most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ from tlx.nn.losses import WHOLE, cross_entropy
 from tlx.objectives.shared.arrays import pad_to_length
 from tlx.tasks.shared.base import Batch, Task, TaskSpec
 from tlx.tasks.shared.generative import GenerationModule
+from tlx.text.lossless import decoded_bytes
 
 
 class PackedSegment(NamedTuple):
@@ -163,5 +164,5 @@ def likelihoods(
         total = totals.setdefault(item.record, {"nats": 0.0, "tokens": 0, "bytes": 0})
         total["nats"] += float(nats)
         total["tokens"] += len(tokens)
-        total["bytes"] += int(spec.tokenizer.num_bytes[tokens].sum())
+        total["bytes"] += decoded_bytes(spec.tokenizer, tokens)
     return [totals[number] for number in sorted(totals)]
