@@ -61,7 +61,6 @@ def load(
     mesh: MeshConfig | None = None,
     base: str | os.PathLike | None = None,
     task: str | None = None,
-    vocab_multiple: int = 0,
 ) -> LoadedModel:
     """Load the model of a run directory, one of its checkpoint directories, or a Hugging Face directory.
 
@@ -80,8 +79,6 @@ def load(
         base: Directory of an adapted run's base model, if it has moved since training.
         task: For a Hugging Face directory whose model has a head, the task that it is read as:
             "pair_classification" for pairs of texts, say; None takes the usual one.
-        vocab_multiple: For a Hugging Face directory, the token table has a multiple of this many rows, where
-            those are enough for the tokenizer; 0: the least multiple of 128 that is.
 
     Returns:
         The model.
@@ -92,8 +89,8 @@ def load(
         ConfigError: this version cannot build the config.
     """
     if is_hugging_face(path):
-        opened = open_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, task, vocab_multiple)
-        return _load_hub_checkpoint(opened, mesh)
+        opened = open_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, task)
+        return load_hub_checkpoint(opened, mesh)
     if task is not None:
         raise ConfigError(
             f"task = {task!r} is for Hugging Face directories; {path} is a run, which has its own"
@@ -111,7 +108,7 @@ def load(
     params = loaded.tree
     if config.adapt.method != "full":
         multiple = config.model.vocab_multiple
-        base_model = load(base or config.base.path, dtype=dtype, allow=allow, vocab_multiple=multiple)
+        base_model = load_base_model(base or config.base.path, multiple, dtype, allow)
         params = _with_base(params, module, config, tokenizer, base_model)
     _check_params(params, module, config, tokenizer, folder)
     if mesh is None:
@@ -236,7 +233,27 @@ def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any], vocab_size:
     return HuggingFaceTokenizer.from_folder(folder, start_id)
 
 
-def _load_hub_checkpoint(opened: HubCheckpoint, mesh: MeshConfig | None) -> LoadedModel:
+def load_base_model(
+    path: str | os.PathLike, vocab_multiple: int, dtype: str | None = None, allow: Sequence[str] = ()
+) -> LoadedModel:
+    """Load the model that a run starts from, with as many rows of the token table as the run has.
+
+    Args:
+        path: Directory of a run, or a Hugging Face directory.
+        vocab_multiple: As open_hub_checkpoint's; a run has its own number of rows.
+        dtype: As `load`'s.
+        allow: As `load`'s.
+
+    Returns:
+        The model. Raises as `load` does.
+    """
+    if is_hugging_face(path):
+        folder = pathlib.Path(path).absolute()
+        return load_hub_checkpoint(open_hub_checkpoint(folder, dtype, vocab_multiple=vocab_multiple), None)
+    return load(path, dtype=dtype, allow=allow)
+
+
+def load_hub_checkpoint(opened: HubCheckpoint, mesh: MeshConfig | None) -> LoadedModel:
     """Print the size and check that it fits in memory before any weight is read."""
     checkpoint, config, tokenizer = opened
     folder = checkpoint.folder

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-import tlx
 from tlx.adapt.transfer import base_hash
+from tlx.api.load import load_base_model
 from tlx.base.errors import ConfigError
 from tlx.base.files import cache_folder
 from tlx.data.build_once import build_once
@@ -86,7 +86,7 @@ def load_base(
     saved = None if workdir is None else read_run(pathlib.Path(workdir))
     vocab_multiple = 0 if saved is None else saved["config"]["model"]["vocab_multiple"]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        lm = tlx.load(path, allow=allow, vocab_multiple=vocab_multiple)
+        lm = load_base_model(path, vocab_multiple, allow=allow)
     if lm.config.model.adapters.any:
         raise ConfigError(
             f"{path} has adapter modules beside its matrices; merge them: tlx convert merge {path} TO"

@@ -91,7 +91,9 @@ def two_texts(
     b = chunk[cut : ends[-1]]
     label = int(alone or rng.random() < 0.5)
     if label and swap and not alone:
-        a, b = b, a
+        first = a
+        a = b
+        b = first
     elif label and len(other):
         b = other[: _up_to(sentence_ends(other, spec), target - cut)[-1]]
     return *truncate_pair(rng, a, b, room), label
