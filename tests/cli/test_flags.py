@@ -53,6 +53,9 @@ def test_overrides_and_argument(config_file):
         ("--config.train.steps.more=3", "is a value, not a group"),
         ("--config.train=3", "is a group; set one of its keys: "),
         ("--config.train.steps", "has no value"),
+        ("--config.=3", "unknown key"),
+        ("--config.train..steps=3", "unknown key"),
+        ("--config.train.steps={'a.b': 1}", "config.train.steps = {'a.b': 1} cannot be stored"),
     ],
 )
 def test_wrong_overrides(config_file, word, message):
@@ -107,6 +110,12 @@ def test_a_missing_config_is_wrong_usage(capsys):
     with pytest.raises(SystemExit) as stop:
         parse("--workdir", "x")
     assert stop.value.code == 2 and "required: --config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "-" * 5000 + "1", "9" * 5000, "{[]}", "1is", "{1: 2"])
+def test_what_is_no_literal_stays_text(config_file, text):
+    """The types of the config refuse it, with its key."""
+    assert parse(f"--config={config_file}", f"--config.train.steps={text}").config.train.steps == text
 
 
 def test_an_override_needs_a_file():

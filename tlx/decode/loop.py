@@ -100,6 +100,7 @@ def run(
     rows_B = jnp.arange(logits_BV.shape[0])
 
     def draw(state: DecodeState, logits_BV: jax.Array, memory: Any) -> DecodeState:
+        # By row and step, so that a row draws the same tokens in any batch.
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys_B, state.step)
         seen_BV = state.seen_BV
         stop_B = state.stop_B
@@ -110,6 +111,7 @@ def run(
             logits_BV = apply_rules(logits_BV, text, settings.rules)
         token_B = sample(logits_BV, keys_B, inputs.sampling, settings.greedy, settings.truncated)
         done_B = state.done_B | is_end(token_B, settings.ends)
+        # A row that has ended is computed on with the others: its shape is fixed.
         token_B = jnp.where(done_B, settings.pad, token_B)
         counts_B = state.counts_B + ~done_B
         if seen_BV is not None:
@@ -117,6 +119,7 @@ def run(
         if stops_AV is not None:
             assert stop_B is not None
             stop_B = jnp.where(done_B, stop_B, stops_AV[stop_B, token_B])
+            # After the count: the token that completes a stop string belongs to the text, eos does not.
             done_B |= stop_B == FOUND
         new_BT = jax.lax.dynamic_update_index_in_dim(state.new_BT, token_B, state.step, axis=1)
         return DecodeState(state.step + 1, token_B, counts_B, done_B, new_BT, seen_BV, stop_B, memory)
@@ -131,6 +134,7 @@ def run(
     state = jax.lax.while_loop(
         lambda state: (state.step < inputs.max_tokens) & ~state.done_B.all(),
         lambda state: draw(state, *advance(state)),
+        # The first token comes from the prompt's own pass, so that the loop runs the model once a token.
         draw(first, logits_BV, memory),
     )
     return state.new_BT, state.counts_B

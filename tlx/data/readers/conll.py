@@ -27,6 +27,7 @@ def read_conll(path: str, text: str, columns: Sequence[str]) -> Iterator[Record 
     rows: list[list[str]] = []
     begin = 0
     problem = ""  # of the sentence
+    # Not splitlines(): it would cut a token at U+2028. The empty line ends a last sentence without one.
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         line = line.rstrip("\r")
         if not line.strip():
