@@ -66,6 +66,7 @@ def params_of(run):
     return {path: np.asarray(leaf) for path, leaf in tree.flatten(tlx.load(run).params).items()}
 
 
+@pytest.mark.slow
 def test_from_a_run_to_scores_and_predictions(folder, tmp_path, capsys):
     base = write_run(tmp_path / "base", "mlm")
     assert finetune(folder, tmp_path / "run", base=base) == 0

@@ -192,6 +192,7 @@ def test_asked_to_stop_it_saves_and_goes_on(config_file, tmp_path, workers, ask)
     assert [line["step"] for line in metrics(tmp_path / "run") if line["kind"] == "train"] == [*range(1, 401)]
 
 
+@pytest.mark.slow
 def test_a_last_save_that_fails_is_an_error(config_file, tmp_path, monkeypatch, capsys):
     make_place = Checkpoints._make_room
 

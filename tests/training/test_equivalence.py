@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.tiers import tiers
 from tests.training import shapes
 from tlx import parallel
 from tlx.base import tree
@@ -30,16 +31,6 @@ def reference(objective):
     return shapes.gradients(objective, MeshConfig(), 1)
 
 
-def tiers(names, slow, quick=()):
-    """Each name with its mark: none for `quick` ones, slow for `slow` ones, long for the others."""
-    values = []
-    for name in names:
-        value = name if isinstance(name, tuple) else (name,)
-        mark = pytest.mark.slow if name in slow else pytest.mark.long
-        values.append(pytest.param(*value, marks=() if name in quick else mark))
-    return values
-
-
 ON_MESHES = [(objective, mesh) for objective in shapes.OBJECTIVES for mesh in MESHES]
 # Each shape on all three axes, each kind of sharding with one shape.
 ON_MESHES_SLOW = [
@@ -53,7 +44,9 @@ ON_MESHES_SLOW = [
 ]
 
 
-@pytest.mark.parametrize("objective, mesh", tiers(ON_MESHES, ON_MESHES_SLOW, [("clm", "fsdp x tp x cp")]))
+@pytest.mark.parametrize(
+    "objective, mesh", tiers(ON_MESHES, quick=[("clm", "fsdp x tp x cp")], slow=ON_MESHES_SLOW)
+)
 def test_devices_and_meshes(objective, mesh):
     shapes.assert_equal(reference(objective), shapes.gradients(objective, *MESHES[mesh]))
 
@@ -62,7 +55,7 @@ def test_devices_and_meshes(objective, mesh):
 OTHERS_SLOW = ("bilm", "layer_distillation", "mixture", "nsp", "recurrent_lm", "rtd", "span_boundary")
 
 
-@pytest.mark.parametrize("objective", tiers(shapes.OTHERS, OTHERS_SLOW))
+@pytest.mark.parametrize("objective", tiers(shapes.OTHERS, slow=OTHERS_SLOW))
 def test_every_other_objective_on_eight_devices(objective):
     mesh = MeshConfig(data=2, fsdp=2, tensor=2, rules="fsdp_tp")
     shapes.assert_equal(reference(objective), shapes.gradients(objective, mesh, 8))
@@ -72,13 +65,14 @@ MICROBATCHES = [(objective, number) for objective in shapes.OBJECTIVES for numbe
 
 
 @pytest.mark.parametrize(
-    "objective, microbatches", tiers(MICROBATCHES, [("clm", 2), ("span_corruption", 4)], [("plm", 4)])
+    "objective, microbatches",
+    tiers(MICROBATCHES, quick=[("plm", 4)], slow=[("clm", 2), ("span_corruption", 4)]),
 )
 def test_microbatches(objective, microbatches):
     shapes.assert_equal(reference(objective), shapes.gradients(objective, MeshConfig(), 1, microbatches))
 
 
-@pytest.mark.parametrize("objective", tiers(shapes.OBJECTIVES, ["mlm", "plm"]))
+@pytest.mark.parametrize("objective", tiers(shapes.OBJECTIVES, slow=["mlm", "plm"]))
 def test_microbatches_on_a_mesh(objective):
     shapes.assert_equal(reference(objective), shapes.gradients(objective, *MESHES["dp of 4"], 2))
 
@@ -93,13 +87,15 @@ REMAT_SLOW = [
 ]
 
 
-@pytest.mark.parametrize("objective, remat", tiers(REMAT, REMAT_SLOW))
+@pytest.mark.parametrize("objective, remat", tiers(REMAT, slow=REMAT_SLOW))
 def test_unrolled_and_remat(objective, remat):
     other = shapes.gradients(objective, MeshConfig(), 1, unroll=2, remat=remat)
     shapes.assert_equal(reference(objective), other)
 
 
-@pytest.mark.parametrize("objective", tiers(shapes.OBJECTIVES, ["span_corruption", "plm"], ["clm"]))
+@pytest.mark.parametrize(
+    "objective", tiers(shapes.OBJECTIVES, quick=["clm"], slow=["span_corruption", "plm"])
+)
 def test_packed_and_unpacked(objective):
     """Two documents in one row, or each in a row of its own with padding behind it."""
     module, spec = shapes.make(objective, length=16)

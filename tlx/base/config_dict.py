@@ -15,7 +15,8 @@ class RunConfigDict(ConfigDict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         """Set a key; a text replaces a tuple, and a group another class of group."""
-        old = self._fields.get(key) if hasattr(self, "_fields") else None
+        fields: dict[str, Any] = vars(self).get("_fields", {})
+        old = fields.get(key)
         text_for_tuple = isinstance(value, str) and isinstance(old, tuple)
         group_for_group = isinstance(value, ConfigDict) and isinstance(old, ConfigDict)
         if text_for_tuple or group_for_group:

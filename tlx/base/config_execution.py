@@ -42,7 +42,8 @@ def execute(path: pathlib.Path, arg: str, is_packaged: bool) -> ConfigDict:
     with _errors_located(path, is_packaged):
         config = get_config(arg)
     if isinstance(config, FrozenConfigDict | Mapping):
-        config = ConfigDict(config)
+        values: Any = config  # a FrozenConfigDict is no Mapping, and is taken too
+        config = ConfigDict(values)
     if not isinstance(config, ConfigDict):
         raise ConfigError(
             f"{path}:{_first_line(get_config)}: get_config returned {_described(config)}; it must return a config, "

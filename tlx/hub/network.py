@@ -78,7 +78,7 @@ class Network(nn.Module):
         kind = {"two_stream": TwoStream, "bilstm": BiLSTM}.get(self.cfg.kind, Transformer)
         self.lm = kind(self.cfg, name="model")
         if self.task_head is not None:
-            self.heads = TaskHeads(self.cfg, self.task_head)
+            self.heads: Any = TaskHeads(self.cfg, self.task_head)
         elif self.head_names:
             self.heads = PretrainingHeads(self.cfg, self.head_names)
 

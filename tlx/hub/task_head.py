@@ -186,7 +186,7 @@ def _difference(candidate: TaskClass, config: ModelConfig, head: TaskHead) -> st
     has_dense = {"auto": automatic, "yes": True, "no": False}[shape.dense]
     if has_dense != bool(candidate.dense):
         return f"has {'a' if candidate.dense else 'no'} dense layer, the head {'a' if has_dense else 'none'}"
-    pairs = {"objective.head.bias": (shape.bias, candidate.bias)}
+    pairs: dict[str, tuple[Any, Any]] = {"objective.head.bias": (shape.bias, candidate.bias)}
     if candidate.dense:
         pairs["objective.head.dense_bias"] = (shape.dense_bias, candidate.dense_bias(config))
         pairs["objective.head.norm"] = (shape.norm, bool(candidate.norm))

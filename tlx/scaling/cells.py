@@ -57,7 +57,9 @@ def decimal_mark(cells: Iterable[object]) -> str:
     commas: list[str] = []
     unclear: list[str] = []
     for cell in cells:
-        match = _FORM.fullmatch(cell.strip()) if isinstance(cell, str) else None
+        if not isinstance(cell, str):
+            continue
+        match = _FORM.fullmatch(cell.strip())
         if match is None:
             continue
         digits = _without_spaces(match[2])

@@ -289,7 +289,7 @@ class ClassificationTask(PackableTask):
             weights = balanced_weights(labels, len(config.labels))
         return dataclasses.replace(config, class_weights=weights)
 
-    def check_record(self, config: Classes, record: Record) -> None:
+    def check_record(self, config: Any, record: Record) -> None:
         """Raise DataError where a text or the label is missing or not valid."""
         for name, field in self.text_columns(config):
             valid_text(record, record.text(name, field))

@@ -274,7 +274,8 @@ def _tags_of_records(
     tags_by_record: dict[int, dict[int, str]] = {}
     for indices, item in zip(tags, items, strict=True):
         of_record = tags_by_record.setdefault(item.record, {})
-        of_record.update((int(token), names[tag]) for token, tag in zip(item.tokens, indices, strict=True))
+        for token, tag in zip(item.tokens, indices, strict=True):
+            of_record[int(token)] = names[tag]
     return [
         {"tags": [of_record.get(token, default) for token in range(max(of_record, default=-1) + 1)]}
         for _, of_record in sorted(tags_by_record.items())

@@ -105,6 +105,10 @@ class MissingTokenizer:
         del index
         return b""
 
+    def count_bytes(self, text: str) -> int:
+        """Return the number of bytes of a text in UTF-8."""
+        return len(text.encode())
+
     def _refuse(self) -> NoReturn:
         raise ConfigError(
             "this model was imported from a directory without a tokenizer: it reads and writes ids (logits), no "

@@ -33,13 +33,13 @@ _FOLDER = "word_pairs"  # inside a tokenizer's folder
 _END = "</w>"
 # Moses' replacements of full-width punctuation (replace-unicode-punctuation.perl).
 _PUNCTUATION = str.maketrans(
-    dict(
-        pair
+    {
+        pair[0]: pair[1]
         for pair in (
             '，, 、, ”" “" ∶: ：: ？? 《" 》" ）) ！! （( ；; １1 」" 「" ０0 ３3 ２2 ５5 ６6 ９9 ７7 ８8 ４4 '
             "～~ ’' ━- 〈< 〉> 【[ 】] ％%"
         ).split()
-    )
+    }
 )
 
 
