@@ -108,7 +108,9 @@ def test_an_unknown_path_gets_the_nearest_and_the_folder(tmp_path, monkeypatch):
     for name in ("configs/mein.py", "config/mine.py"):
         with pytest.raises(ConfigError) as error:
             load_config(name)
-        assert f"the nearest: configs/mine.py; the current folder is {tmp_path}" in str(error.value)
+        message = str(error.value)
+        assert "the nearest: configs/mine.py" in message and "mine.txt" not in message
+        assert message.endswith(f"; the current folder is {tmp_path}")
     with pytest.raises(ConfigError, match="the nearest: finetune/quickstart"):
         load_config("finetune/quikstart")
     assert suggest_paths("nothing/like/it") == f"the current folder is {tmp_path}"

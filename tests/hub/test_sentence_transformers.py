@@ -101,7 +101,7 @@ def test_ways_of_pooling():
     assert both.shape == (2, 6)
     np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, rtol=1e-6)
     with pytest.raises(ConfigError, match="prompt = 'x' is not one of the model's prompts: query"):
-        SentenceConfig(prompts={"query": "q"}).prompt("x")
+        SentenceConfig(prompts=(("query", "q"),)).prompt("x")
 
 
 def test_a_run_embeds_as_the_directory_says(tmp_path):

@@ -1,6 +1,7 @@
 """Converts plain mappings to nested frozen dataclasses and back, with type checks."""
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -12,8 +13,9 @@ from tlx.base.synonyms import canonical, unknown_value
 
 T = TypeVar("T")
 
-# Bound of every number of a config: that of int64.
-_LARGEST = 2**63
+# Bounds of the numbers of a config: those of int64 and of float64.
+_LARGEST_INT = 2**63
+_LARGEST_FLOAT = sys.float_info.max
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
@@ -165,9 +167,11 @@ def _takes_texts(hint: Any) -> bool:
 
 def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and hint in (int, float) and not abs(value) < _LARGEST:
-        # NaN, infinity, and numbers that no array holds: never meant, and they surface far from here.
-        raise ConfigError(f"{path} = {shown(value)} must be finite, and smaller than 2**63")
+    # NaN, infinity, and integers that no array holds: never meant, and they surface far from here.
+    if number and hint in (int, float) and not abs(value) < _LARGEST_FLOAT:
+        raise ConfigError(f"{path} = {shown(value)} must be finite")
+    if number and hint is int and not abs(value) < _LARGEST_INT:
+        raise ConfigError(f"{path} = {shown(value)} must be smaller than 2**63")
     if number and hint is float:
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():

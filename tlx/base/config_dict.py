@@ -15,8 +15,7 @@ class RunConfigDict(ConfigDict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         """Set a key; a text replaces a tuple, and a group another class of group."""
-        fields: dict[str, Any] = vars(self).get("_fields", {})
-        old = fields.get(key)
+        old = vars(self).get("_fields", {}).get(key)
         text_for_tuple = isinstance(value, str) and isinstance(old, tuple)
         group_for_group = isinstance(value, ConfigDict) and isinstance(old, ConfigDict)
         if text_for_tuple or group_for_group:
@@ -31,4 +30,6 @@ def nested_config_dict(values: Mapping[str, Any]) -> RunConfigDict:
     config = RunConfigDict()
     for key, value in values.items():
         config[key] = nested_config_dict(value) if isinstance(value, Mapping) else value
+    # As ConfigDict(values) is: a misspelt key is an error and not a new key.
+    config.lock()
     return config

@@ -46,7 +46,7 @@ def _neighbours(path: pathlib.Path, accept: Callable[[pathlib.Path], bool] | Non
             names = [entry.name for _, entry in zip(range(_LARGEST_FOLDER), entries, strict=False)]
     except OSError:
         return []
-    close = difflib.get_close_matches(missing.name, sorted(names), n=20, cutoff=0.4)
+    close = difflib.get_close_matches(missing.name, sorted(names), n=20, cutoff=0.5)
     paths = [missing.parent / name for name in close]
     if missing != path:
         # A folder was misspelt: what it should hold may be in the one that was meant.

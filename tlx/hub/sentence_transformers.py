@@ -74,7 +74,7 @@ def read(folder: str | os.PathLike, ignore: Collection[str] = ()) -> SentenceCon
     if "pooling" not in changes:
         raise ConfigError(f"{folder / MODULES} has no Pooling, without which a text has no vector")
     changes |= _read_prompts(folder)
-    if not counts_prompts and any(changes["prompts"].values()):
+    if not counts_prompts and any(text for _, text in changes["prompts"]):
         raise ConfigError(
             f"{folder}: include_prompt = False leaves the tokens of prompts out of the vector; tlx counts them"
         )
@@ -173,7 +173,7 @@ def _read_pooling(folder: pathlib.Path) -> tuple[Pooling, ...]:
 def _read_prompts(folder: pathlib.Path) -> dict[str, Any]:
     values = _read(folder / _PROMPTS) if (folder / _PROMPTS).is_file() else {}
     return {
-        "prompts": dict(values.get("prompts") or {}),
+        "prompts": tuple((values.get("prompts") or {}).items()),
         "default_prompt": values.get("default_prompt_name") or "",
     }
 

@@ -1,7 +1,6 @@
 """From the hidden states of a text to one vector, as sentence-transformers has it (Reimers and Gurevych 2019)."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -29,8 +28,8 @@ class SentenceConfig:
     """Whether texts are converted to lower case first."""
     strip: bool = False
     """Whether white space around a text and its prompt is removed."""
-    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Named texts that can be put before a text."""
+    prompts: tuple[tuple[str, str], ...] = ()
+    """Names and texts that can be put before a text: (("query", "query: "),)."""
     default_prompt: str = ""
     """Name of the prompt that is put before every text; "" is none."""
 
@@ -46,10 +45,11 @@ class SentenceConfig:
         """Return the prompt of a name, "" for "". Raises ConfigError for an unknown name."""
         if not name:
             return ""
-        if name not in self.prompts:
-            legal = ", ".join(self.prompts) or "none"
+        texts = dict(self.prompts)
+        if name not in texts:
+            legal = ", ".join(texts) or "none"
             raise ConfigError(f"prompt = {name!r} is not one of the model's prompts: {legal}")
-        return self.prompts[name]
+        return texts[name]
 
 
 def pool(hidden_BTD: np.ndarray, counted_BT: np.ndarray, config: SentenceConfig) -> np.ndarray:
