@@ -130,6 +130,7 @@ def test_an_imported_model_talks_in_its_own_template_and_stops_at_its_own_ends(t
     (((prompt,), rules),) = calls
     assert prompt == lm_of_run.tokenizer.encode(text) and prompt.count(0) == 3
     assert rules.ends == (0, 9) and rules.no_repeat_ngram == 3
+    capsys.readouterr()
     code, out = say(monkeypatch, capsys, run, ["hi", "he"], "--max_tokens=4")
     assert code == 0 and out.out == "the cat\nthe cat\n"
     assert out.err.count("generation_config.json: its defaults top_p = 0.9 are not taken over") == 1
