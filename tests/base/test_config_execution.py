@@ -114,4 +114,4 @@ def test_an_unknown_path_gets_the_nearest_and_the_folder(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="the nearest: finetune/quickstart"):
         load_config("finetune/quikstart")
     assert suggest_paths("nothing/like/it") == f"the current folder is {tmp_path}"
-    assert suggest_paths(tmp_path / "configs/oter.py").startswith("the nearest: configs/other.py; ")
+    assert suggest_paths(tmp_path / "configs/oter.py").startswith("the nearest: configs/other.py")

@@ -88,6 +88,8 @@ class _Model:
 def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
     written = []
     monkeypatch.setattr(convert_actions, "load", lambda *args, **kwargs: _Model)
+    monkeypatch.setattr(convert_actions, "exported_head", lambda model, without_head: ({}, None))
+    monkeypatch.setattr(convert_actions, "exported_frame", lambda model: ((), ()))
     monkeypatch.setattr(convert_actions.hub, "save_folder", lambda *args, **kwargs: written.append(args))
     words = ["convert", "export", "runs/x", str(tmp_path / "hf"), "--family=llama"]
     assert cli.main(words) == 64

@@ -43,7 +43,7 @@ def test_modules_and_settings_are_read_and_written_again(tmp_path):
         config_sentence_transformers={"prompts": {"query": "find: "}, "default_prompt_name": "query"},
     )
     config = sentence_transformers.read(tmp_path / "in")
-    assert config == SentenceConfig(("mean",), True, True, 12, True, True, {"query": "find: "}, "query")
+    assert config == SentenceConfig(("mean",), True, True, 12, True, True, (("query", "find: "),), "query")
     (tmp_path / "out").mkdir()
     sentence_transformers.write(tmp_path / "out", config, 16)
     assert sentence_transformers.read(tmp_path / "out") == config

@@ -140,12 +140,20 @@ def _read_part(
     records = read_files(globs, config, f"{field}.{split}", policy)
     if split == "train" and not config.validation:
         records = _held_out(records, config, held_out_part, field)
-    records = _checked(records, f"{field}.{part}", policy, check, set_name)
-    if part != "train" or not config.limit or config.limit >= len(records):
+    limit = config.limit if part == "train" else 0
+    if policy.action == "skip":
+        return _sampled(_checked(records, f"{field}.{part}", policy, check, set_name), limit, seed)
+    # Where a bad record is an error, one that is not in the sample is none.
+    return _checked(_sampled(records, limit, seed), f"{field}.{part}", policy, check, set_name)
+
+
+def _sampled(records: list[Record], limit: int, seed: int) -> list[Record]:
+    """`limit` of the records, in their order; all of them for 0."""
+    if not limit or limit >= len(records):
         return records
     # A sample and not the first ones: files are often sorted by label. A larger limit adds to it.
     order = Permutation(len(records), hash64("limit", seed))
-    return [records[index] for index in sorted(order(i) for i in range(config.limit))]
+    return [records[index] for index in sorted(order(i) for i in range(limit))]
 
 
 def _checked(
