@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.hub.folders import byte_pairs, write
-from tlx.api.load import open_hub_checkpoint
+from tlx.api import load
 from tlx.base.errors import DataError
 from tlx.hub import config_file, folder, safetensors, weights
 from tlx.hub.folder import open_folder
@@ -137,15 +137,16 @@ def test_stored_sinusoids_of_marian_are_checked(dtype):
 
 def test_ids_that_a_tokenizer_adds_do_not_double_the_table(tmp_path, monkeypatch):
     tokenizer = byte_pairs(tmp_path)
-    assert 256 < tokenizer.get_vocab_size() <= 300
-    write(tmp_path, "llama", small("llama", vocab_size=256, head__tied=True))
-    opened = open_hub_checkpoint(tmp_path)
-    assert opened.config.model.vocab_size == 256
-    assert opened.checkpoint.params["model/embedding/table"].shape == (384, 8)
+    assert tokenizer.get_vocab_size() == 300
+    write(tmp_path, "llama", small("llama", vocab_size=300, head__tied=True))
+    monkeypatch.setattr(load, "VOCAB_MULTIPLE", 50)  # the tokenizer's roles make it 304 ids: 7 x 50 rows
+    opened = load.open_hub_checkpoint(tmp_path)
+    assert opened.config.model.vocab_size == 300
+    assert opened.checkpoint.params["model/embedding/table"].shape == (350, 8)
     # Runs that were begun with more rows keep them.
-    assert open_hub_checkpoint(tmp_path, vocab_multiple=512).config.model.padded_vocab == 512
-    assert open_hub_checkpoint(tmp_path, vocab_multiple=128).config.model.padded_vocab == 384
-    saved = {"config": {"model": {"vocab_multiple": 512}}}
+    assert load.open_hub_checkpoint(tmp_path, vocab_multiple=400).config.model.padded_vocab == 400
+    assert load.open_hub_checkpoint(tmp_path, vocab_multiple=300).config.model.padded_vocab == 350
+    saved = {"config": {"model": {"vocab_multiple": 400}}}
     monkeypatch.setattr(base_model, "read_run", lambda workdir: saved if workdir.name == "begun" else None)
-    assert base_model.load_base(tmp_path, workdir="begun").config.model.padded_vocab == 512
-    assert base_model.load_base(tmp_path, workdir="new").config.model.padded_vocab == 384
+    assert base_model.load_base(tmp_path, workdir="begun").config.model.padded_vocab == 400
+    assert base_model.load_base(tmp_path, workdir="new").config.model.padded_vocab == 350

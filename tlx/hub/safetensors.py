@@ -52,12 +52,13 @@ class Tensors(Mapping[str, np.ndarray]):
         stored_names: dict[str, str] = {}
         for path in _files(folder):
             header, data = _open(path)
-            stored_names |= header.pop("__metadata__", None) or {}
+            metadata = header.pop("__metadata__", None)
+            stored_names |= metadata if isinstance(metadata, dict) else {}
             for name, entry in header.items():
                 self._entries[name] = (data, entry, path)
         # safetensors.torch.save_model stores tied tensors once: {name without a tensor: name of the tensor}.
         for name, stored in stored_names.items():
-            if name not in self._entries and stored in self._entries:
+            if isinstance(stored, str) and name not in self._entries and stored in self._entries:
                 self._entries[name] = self._entries[stored]
 
     def __getitem__(self, name: str) -> np.ndarray:
