@@ -47,10 +47,10 @@ class Output(nn.Module):
     def __call__(self, table_VE: jax.Array) -> Unembedding:
         """Return the output kernel, which is the token table where tied.
 
-        Raises ConfigError for a model without an output layer.
+        Raises ConfigError for a model without an output layer, but where parameters are only initialised.
         """
         cfg = self.cfg
-        if cfg.head.absent:
+        if cfg.head.absent and not self.is_initializing():
             raise ConfigError(
                 "model.head.absent = True: the model was imported from a bare checkpoint, which has no output "
                 "layer: it embeds texts and can be fine-tuned on tasks with a head of their own, but has no "
@@ -62,8 +62,8 @@ class Output(nn.Module):
         if cfg.head.scale:
             scale = (cfg.width / width_ratio) ** -0.5 / width_ratio
         return Unembedding(
-            kernel=table_VE if cfg.head.tied else self.kernel,
-            bias=self.bias if cfg.head.bias else None,
+            kernel=table_VE if cfg.head.tied or cfg.head.absent else self.kernel,
+            bias=self.bias if cfg.head.bias and not cfg.head.absent else None,
             scale=scale,
             vocab_size=cfg.vocab_size,
             softcap=cfg.head.softcap,
