@@ -54,7 +54,8 @@ class Output(nn.Module):
             raise ConfigError(
                 "model.head.absent = True: the model was imported from a bare checkpoint, which has no output "
                 "layer: it embeds texts and can be fine-tuned on tasks with a head of their own, but has no "
-                "logits; take a checkpoint of its class for language modelling"
+                "logits; take a checkpoint of its class for language modelling, or train a new layer with "
+                "model.head.absent = False"
             )
         width_ratio = cfg.scales.width
         # muP divides logits by m. T5's own factor is that of the base's width, width ** -0.5.
