@@ -131,7 +131,7 @@ def bert(tmp_path_factory):
     """(folder, the class, the library's tokenizer) of a classifier of three labels."""
     folder = tmp_path_factory.mktemp("bert")
     library = tokenizer(folder, "bert")
-    model = task_cases.make(CASES["BertForSequenceClassification"])
+    model = task_cases.make(CASES["BertForSequenceClassification"], vocab_size=library.get_vocab_size())
     model.save_pretrained(folder)
     return folder, model, library
 
@@ -215,6 +215,8 @@ def test_a_number_is_predicted_in_the_tokenizers_own_form(name, kind, tmp_path):
     changes = {"vocab_size": library.get_vocab_size(), "num_labels": 1, **ids}
     if kind == "t5" or name.startswith("Bart"):
         changes["decoder_start_token_id"] = ids["pad_token_id"]
+    if name.startswith("Roberta"):
+        changes["max_position_embeddings"] = 40 + ids["pad_token_id"]
     case = CASES[name]
     config = {key: value for key, value in case.config.items() if key not in changes}
     import torch
@@ -310,7 +312,7 @@ def test_a_model_fine_tuned_here_predicts_the_same_there(bert, tmp_path, capsys)
         "    config = finetune_config('classification')\n"
         f"    config.data.records.train = ({str(tmp_path / 'r.jsonl')!r},)\n"
         "    config.data.sequence_length = 24\n    config.train.batch_size = 8\n"
-        "    config.data.records.epochs = 0\n    config.train.steps = 2\n"
+        "    config.data.records.epochs = 0.0\n    config.train.steps = 2\n"
         "    config.optimizer.learning_rate = 1e-2\n    config.eval.final = False\n    return config\n"
     )
     words = [

@@ -47,14 +47,15 @@ class Output(nn.Module):
     def __call__(self, table_VE: jax.Array) -> Unembedding:
         """Return the output kernel, which is the token table where tied.
 
-        Raises ConfigError for a model without an output layer.
+        Raises ConfigError for a model without an output layer, but where parameters are only initialised.
         """
         cfg = self.cfg
-        if cfg.head.absent:
+        if cfg.head.absent and not self.is_initializing():
             raise ConfigError(
                 "model.head.absent = True: the model was imported from a bare checkpoint, which has no output "
                 "layer: it embeds texts and can be fine-tuned on tasks with a head of their own, but has no "
-                "logits; take a checkpoint of its class for language modelling"
+                "logits; take a checkpoint of its class for language modelling, or train a new layer with "
+                "model.head.absent = False"
             )
         width_ratio = cfg.scales.width
         # muP divides logits by m. T5's own factor is that of the base's width, width ** -0.5.
@@ -62,8 +63,8 @@ class Output(nn.Module):
         if cfg.head.scale:
             scale = (cfg.width / width_ratio) ** -0.5 / width_ratio
         return Unembedding(
-            kernel=table_VE if cfg.head.tied else self.kernel,
-            bias=self.bias if cfg.head.bias else None,
+            kernel=table_VE if cfg.head.tied or cfg.head.absent else self.kernel,
+            bias=self.bias if cfg.head.bias and not cfg.head.absent else None,
             scale=scale,
             vocab_size=cfg.vocab_size,
             softcap=cfg.head.softcap,
