@@ -55,7 +55,7 @@ def scale(verb, path, *words):
     out = io.StringIO()
     err = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(["scale", verb, f"--runs={path}", "--json", *words])
+        code = cli.main(["scale", verb, f"--runs={path}", *words])
     return code, out.getvalue(), err.getvalue()
 
 
@@ -89,15 +89,16 @@ def load(path):
 def test_cells_and_names(tmp_path_factory, names, rows, delimiter, end):
     path = tmp_path_factory.getbasetemp() / "cells.csv"
     lines = [delimiter.join(row) for row in [names, *rows]]
-    path.write_text(end.join(lines), encoding="utf-8", errors="surrogatepass", newline="")
+    path.write_text(end.join(lines), encoding="utf-8", newline="")
     runs, said = load(path)
     if runs is None:
         return
     assert len({len(column) for column in runs.values()}) == 1
+    # Quotes join lines, a line of blanks is no header; else what is left out (no loss, a copy) is counted.
+    if set('"\r\n') & set("".join(lines)) or not any(name.strip() for name in names):
+        return
     written = sum(any(cell.strip() for cell in row) for row in rows)
-    # A row without a loss, a copy and a run that is not done are counted; lines that a quote joins are one row.
-    if len(next(iter(runs.values()))) < written:
-        assert "left out" in said or '"' in "".join(lines)
+    assert len(next(iter(runs.values()))) == written or "left out" in said
 
 
 @pytest.mark.slow
@@ -175,13 +176,14 @@ def test_verbs(tmp_path_factory, data):
             rows.append([float(base[name][i]) for name in ("N", "D", "loss")])
     path = tmp_path_factory.getbasetemp() / "wild.csv"
     path.write_text("\n".join(["N,D,loss", *(",".join(map(repr, row)) for row in rows)]))
-    words = [f"--law={law}", f"--approach={approach}", "--boot=20"]
+    as_json = data.draw(st.booleans())
+    words = [f"--law={law}", f"--approach={approach}", "--boot=20", *(["--json"] if as_json else [])]
     if verb == "compare":
         words.append(f"--with={path}")
     code, out, err = scale(verb, path, *words)
     assert code in (0, CONFIG, NOT_IDENTIFIED), (code, err)
     if code == CONFIG:
         assert out == "" and err.startswith("tlx scale: ")
-    if code == 0 and verb == "fit":
+    if code == 0 and verb == "fit" and as_json:
         result = json.loads(out)
         assert all(map(math.isfinite, numbers_in([result["params"], result["exponents"]]))), rows

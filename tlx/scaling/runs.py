@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx.base.errors import ConfigError, DataError, one_of
+from tlx.base.errors import ConfigError, DataError, one_of, shown
 from tlx.scaling.cells import UNITS, decimal_mark, number
 from tlx.scaling.table_files import read_table
 
@@ -117,7 +117,8 @@ def load_runs(source: Any, importer: str | None = None, **choose: Any) -> RunTab
         raise DataError(f"{os.fspath(source)}: {error}") from error
     # `compare` reads two tables: every message says of which it speaks.
     for warning in caught:
-        warnings.warn(f"{os.fspath(source)}: {warning.message}", warning.category, stacklevel=2)
+        if warning.category is UserWarning:
+            warnings.warn(f"{os.fspath(source)}: {warning.message}", stacklevel=2)
     return runs
 
 
@@ -283,7 +284,9 @@ def _cells(table: Any) -> dict[str, list[Any]]:
         raise DataError("the table of runs has no rows")
     for i, row in enumerate(table, 1):
         if not isinstance(row, Mapping):
-            raise DataError(f"row {i} of the table of runs is {row!r}, not a mapping from names to values")
+            raise DataError(
+                f"row {i} of the table of runs is {shown(row)}, not a mapping from names to values"
+            )
     names = dict.fromkeys(name for row in table for name in row)
     if not names:
         raise DataError("the table of runs has no columns")
@@ -294,7 +297,7 @@ def _cells_of(name: str, values: Any) -> list[Any]:
     if isinstance(values, Mapping):  # pandas writes {"N": {"0": 1e6, "1": 2e6}}
         values = values.values()
     if isinstance(values, str) or not hasattr(values, "__iter__"):
-        raise DataError(f"the column {name!r} of the table is {values!r}, not a list of values")
+        raise DataError(f"the column {name!r} of the table is {shown(values)}, not a list of values")
     return list(values)
 
 
@@ -325,7 +328,7 @@ def _warn_of_others(columns: RunTable, names: Mapping[str, Any]) -> None:
         for name in present[1:]:
             if columns[name].dtype == object:
                 continue
-            both = (columns[role] > 0) & (columns[name] > 0)
+            both = np.isfinite(columns[role] * columns[name]) & (columns[role] > 0) & (columns[name] > 0)
             ratio = np.abs(np.log(columns[role][both] / columns[name][both]))
             if len(ratio) and np.median(ratio) > np.log(2):
                 warnings.warn(
@@ -361,7 +364,7 @@ def _numbers(name: str, values: Sequence[Any], mark: str, units: bool) -> np.nda
         # A unit in a loss or a learning rate ("3.7B") is a mistake, whatever is meant.
         if value is None or (not units and isinstance(cell, str) and _has_unit(cell, mark, value)):
             decimal = "" if mark == "." else " (the table has decimal commas)"
-            raise DataError(f"row {i}: {name} = {cell!r} is not a number{decimal}")
+            raise DataError(f"row {i}: {name} = {shown(cell)} is not a number{decimal}")
         numbers.append(value)
     return np.array(numbers, float)
 

@@ -50,11 +50,9 @@ def check(runs: RunTable, law: Law, approach: int) -> None:
     columns = dict.fromkeys((*law.columns, law.target))
     if approach != 3:
         columns |= dict.fromkeys(("N", "D", "flops"))
-    # Backtests and optima read the flops of every table that has them.
+    # Optima and backtests read the flops of every table that has them, as a function of N and D.
     if "flops" in runs:
-        columns |= {"flops": None}
-        if law.allocation is not None:
-            columns |= dict.fromkeys(name for name in ("N", "D") if name in runs)
+        columns |= dict.fromkeys(name for name in ("N", "D", "flops") if name in runs)
     user = f"law {law.name!r}" if approach == 3 else f"approach {approach}"
     require(runs, tuple(columns), user)
     _check_units(runs, columns)

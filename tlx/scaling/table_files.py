@@ -54,7 +54,7 @@ def parse_rows(text: str) -> list[dict[str, str]]:
         raise DataError("not a table: the file holds zero bytes")
     lines = text.lstrip("\r\n")
     delimiter = None
-    declared = re.match(r"sep=(.)\r?\n", lines)  # Excel's own mark of the delimiter
+    declared = re.match(r"sep=([,;\t|])\r?\n", lines)  # Excel's own mark of the delimiter
     if declared:
         delimiter = declared[1]
         lines = lines[declared.end() :]
