@@ -70,8 +70,8 @@ def test_masks_are_those_of_the_rules(name):
 def test_beams_have_the_prompt_of_their_row():
     prompt, source = pad(ROWS, 0, left=True), pad(SOURCE, 0, left=False)
     text = text_so_far(prompt, np.zeros((6, 4), np.int32), np.int32(0), np.int32(4), source)
-    np.testing.assert_array_equal(text.tokens_RS[::2, :16], prompt.tokens)
-    np.testing.assert_array_equal(text.tokens_RS[1::2, :16], prompt.tokens)
+    np.testing.assert_array_equal(text.tokens_WJ[::2, :16], prompt.tokens)
+    np.testing.assert_array_equal(text.tokens_WJ[1::2, :16], prompt.tokens)
     np.testing.assert_array_equal(text.source.tokens[1::2], source.tokens)
 
 
