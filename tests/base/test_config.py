@@ -83,7 +83,10 @@ def test_round_trip_through_plain_values():
         ({"name": "n", "sizes": {2, 1}}, "config.sizes = {1, 2} must be a list"),
         ({"name": "n", "inner": {"rate": float("nan")}}, "config.inner.rate = nan must be finite"),
         ({"name": "n", "inner": {"rate": 10**400}}, "config.inner.rate = 1000.* must be finite"),
-        ({"name": "n", "inner": {"width": 2**63}}, "config.inner.width = 9223372036854775808 must be smaller than"),
+        (
+            {"name": "n", "inner": {"width": 2**63}},
+            "config.inner.width = 9223372036854775808 must be smaller than",
+        ),
         (
             {"name": "n", "inner": {"width": "9" * 5000}},
             r"config.inner.width = '9{299}... \(5,002 characters\)",

@@ -8,7 +8,7 @@ tokens.
 """
 
 import collections
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,8 @@ def text_so_far(
     num_beams = new_WT.shape[0] // batch
     prompt_tokens, prompt_real = (jnp.repeat(jnp.asarray(array), num_beams, axis=0) for array in prompt[:2])
     if source is not None and num_beams > 1:
-        source = Padded(*(jnp.repeat(jnp.asarray(array), num_beams, axis=0) for array in source))
+        repeated: Any = [jnp.repeat(jnp.asarray(array), num_beams, axis=0) for array in source]
+        source = Padded(*repeated)
     written_WT = jnp.broadcast_to(jnp.arange(new_WT.shape[1]) < step, new_WT.shape)
     return TextSoFar(
         jnp.concatenate([prompt_tokens, new_WT], axis=1),

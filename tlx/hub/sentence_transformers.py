@@ -157,7 +157,8 @@ def _read_pooling(folder: pathlib.Path) -> tuple[Pooling, ...]:
         named = values["pooling_mode"]
         names = [named] if isinstance(named, str) else list(named)
         unknown = [name for name in names if name not in _MODES.values()]
-        ways = tuple(way for name in names for way in _MODES.values() if way == name)
+        known: list[Pooling] = list(_MODES.values())
+        ways = tuple(known[known.index(name)] for name in names if name not in unknown)
     else:
         modes = {key: value for key, value in values.items() if key.startswith("pooling_mode_") and value}
         unknown = [key for key in modes if key not in _MODES]

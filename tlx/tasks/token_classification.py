@@ -275,7 +275,7 @@ def _tags_of_records(
     for indices, item in zip(tags, items, strict=True):
         of_record = tags_by_record.setdefault(item.record, {})
         for token, tag in zip(item.tokens, indices, strict=True):
-            of_record[int(token)] = names[tag]
+            of_record[int(token)] = names[int(tag)]
     return [
         {"tags": [of_record.get(token, default) for token in range(max(of_record, default=-1) + 1)]}
         for _, of_record in sorted(tags_by_record.items())
