@@ -24,7 +24,9 @@ def config_file(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["clm", "mlm", "span_corruption", "plm"])
+@pytest.mark.parametrize(
+    "shape", ["clm", "span_corruption", *[pytest.param(n, marks=pytest.mark.long) for n in ("mlm", "plm")]]
+)
 def test_the_end_of_a_run(config_file, tmp_path, capsys, shape):
     words = [f"--config={config_file}:{shape}", f"--workdir={tmp_path}/run"]
     assert cli.main(["train", *words, "--config.eval.final=true", "--config.train.steps=10"]) == 0
