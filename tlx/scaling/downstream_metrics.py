@@ -81,7 +81,12 @@ def downstream(
     if form not in FORMS:
         raise ConfigError(one_of("form", form, FORMS))
     table = as_table(runs)
-    require(table, (*get_law(law).columns, "loss", metric), "downstream")
+    require(table, (*get_law(law).columns, "loss"), "downstream")
+    if metric not in table:
+        raise DataError(f"downstream needs the column {metric!r}; the table has {', '.join(table)}")
+    # A metric may be 0 or negative, but each row must have one.
+    if table[metric].dtype == object or not np.isfinite(table[metric]).all():
+        raise DataError(f"the column {metric!r} must hold a number in every row: take out those without one")
     held = _held(table, held_out)
     fitted = rows_of(table, ~held)
     test = rows_of(table, held)
