@@ -153,12 +153,13 @@ def _default_limit(folder: pathlib.Path) -> int:
 
 def _read_pooling(folder: pathlib.Path) -> tuple[Pooling, ...]:
     values = _read(folder / "config.json")
+    ways: tuple[Pooling, ...]
     if "pooling_mode" in values:
         named = values["pooling_mode"]
         names = [named] if isinstance(named, str) else list(named)
         unknown = [name for name in names if name not in _MODES.values()]
-        known: list[Pooling] = list(_MODES.values())
-        ways = tuple(known[known.index(name)] for name in names if name not in unknown)
+        known: dict[Any, Pooling] = {way: way for way in _MODES.values()}
+        ways = tuple(known[name] for name in names if name not in unknown)
     else:
         modes = {key: value for key, value in values.items() if key.startswith("pooling_mode_") and value}
         unknown = [key for key in modes if key not in _MODES]
