@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from tlx.base.config import to_dict
 from tlx.base.files import cache_folder, sha256_json
-from tlx.data.bad_records import BadRecord, BadRecordPolicy, SkippedRecords, surrogate_in
+from tlx.data.bad_records import DEFAULT_POLICY, BadRecord, BadRecordPolicy, SkippedRecords, surrogate_in
 from tlx.data.build_once import build_once
 from tlx.data.cache import FORMAT, TokenCache
 from tlx.data.config import DataConfig, WeightedSource
@@ -76,7 +76,10 @@ def _policy_key(policy: BadRecordPolicy) -> list[str]:
 
 
 def _sample(
-    sources: Sequence[Source], weights: Sequence[float], num_bytes: int, policy: BadRecordPolicy
+    sources: Sequence[Source],
+    weights: Sequence[float],
+    num_bytes: int,
+    policy: BadRecordPolicy = DEFAULT_POLICY,
 ) -> Iterator[str]:
     """Yield about `num_bytes` of text for training a vocabulary.
 
