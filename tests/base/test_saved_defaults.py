@@ -1,17 +1,15 @@
 """Runs that were saved before a key existed go on as they began."""
 
 import json
-import pathlib
-import tarfile
 
 import pytest
 
+from tests.make_golden_run import _CONFIG, FOLDER, unpack
+from tlx.base.config import to_dict
 from tlx.base.saved_defaults import VALUES, adopt, fill
 from tlx.run import base_config
 from tlx.run.config import parse_config
-from tlx.training.directory import read_run, resumed_config
-
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden_run"
+from tlx.training.directory import changes, read_run, resumed_config
 
 
 def without_added(config):
@@ -63,15 +61,24 @@ def test_a_resumed_run_takes_what_its_saved_config_lacks():
     assert adopt(now, saved_today) == (now, [])
 
 
-@pytest.mark.parametrize("folder", sorted(GOLDEN.iterdir()), ids=lambda path: path.name)
-def test_runs_of_every_format_are_read_with_what_they_did(folder, tmp_path):
-    with tarfile.open(folder / "clm.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    (run,) = [path.parent for path in tmp_path.rglob("run.json")]
-    config = read_run(run)["config"]
-    assert config["data"]["on_bad_record"] == "keep" and config["data"]["text"]["clean"] is False
-    resumed, changed = resumed_config(run, base_config("clm").to_dict())
-    assert resumed["data"]["text"]["hold_out"] == "documents" and len(changed) == 3
+@pytest.mark.parametrize("name", ["clm", "plm"])
+@pytest.mark.parametrize("folder", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
+def test_a_run_of_an_older_version_is_resumed_by_its_config(folder, name, tmp_path):
+    run = unpack(folder / f"{name}.tar.xz", tmp_path)
+    saved = read_run(run)["config"]
+    assert saved["data"]["on_bad_record"] == "keep" and saved["data"]["text"]["clean"] is False
+    module = {}
+    exec(_CONFIG, module)
+    now = module["get_config"](name)
+    adopted, changed = resumed_config(run, now.to_dict())
+    assert adopted["data"]["text"]["hold_out"] == "documents" and len(changed) == 3
+
+    def refused(config):
+        differences = changes(to_dict(parse_config(saved)), to_dict(parse_config(config)))
+        return {change.key for change in differences if not change.allowed}
+
+    assert not refused(adopted)
+    assert refused(now) == {"data.on_bad_record", "data.text.hold_out", "data.text.clean"}
 
 
 def test_labels_of_a_begun_run_are_kept(tmp_path):
