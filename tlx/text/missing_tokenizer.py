@@ -68,6 +68,7 @@ class MissingTokenizer:
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the tokenizer.json of tlx, which holds the special ids."""
+        os.makedirs(folder, exist_ok=True)
         definition = {"kind": "missing", "hash": self.hash, "model_size": self._size, "roles": self._roles}
         write_definition(folder, definition | {"size": self.vocab.size})
 
