@@ -101,7 +101,7 @@ def every_way():
             yield pytest.param(shape, method, marks=pytest.mark.slow if slow else pytest.mark.long)
 
 
-@pytest.mark.parametrize("shape, method", every_way())
+@pytest.mark.parametrize("shape, method", list(every_way()))
 def test_every_shape_is_adapted_every_way(shape, method):
     check_that_it_trains_only_its_own(shape, method)
 
