@@ -9,6 +9,7 @@ import pytest
 import tlx
 from tests.hub import task_cases
 from tests.hub.task_cases import CASES, LABELS
+from tests.tiers import tiers
 from tlx.base.errors import ConfigError, DataError
 from tlx.cli import main
 from tlx.hub import verify
@@ -36,9 +37,11 @@ IGNORE = ("decoder_start_token_id",)
 TEXTS = ["the cat sat", "Über 3 Katzen on the mat and the cat", "import os\nprint('x')"]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
-)
+# A class of every family in CI, the others by hand.
+SEQUENCE = [name for name in CASES if name.endswith("ForSequenceClassification")]
+
+
+@pytest.mark.parametrize("name", tiers(CASES, quick=QUICK, slow=SEQUENCE))
 def test_a_head_is_read_and_written_again(name, tmp_path):
     """Every tensor comes back equal, under the name that the class gives it, with its labels."""
     import torch
