@@ -59,7 +59,7 @@ def test_json_and_back(config_file):
         ("clm", {"train__steps": "many"}, "config.train.steps = 'many' must be int"),
         ("clm", {"train__steps": "0"}, "train.steps = 0 must be 1 or more"),
         ("clm", {"train__clip_norm": "0"}, "train.clip_norm = 0"),
-        ("clm", {"optimizer__name": "adam"}, "did you mean 'adamw'"),
+        ("clm", {"optimizer__name": "adam"}, "adamw to the parameter (decoupled)"),
         ("clm", {"optimizer__freeze": "('nothing/here',)"}, "nothing/here"),
         ("clm", {"seed": -1}, "seed = -1 must lie in"),
         ("plm", {"objective__num_predict": 40}, "objective.num_predict = 40 must lie in"),

@@ -19,7 +19,7 @@ def config(steps=40, rate=0.01, name="cosine"):
 
 def test_a_schedule_that_is_stretched_is_explained():
     note = schedule_note(to_dict(config()), config(steps=80), 40)
-    assert "learning rate 0.00516 from here on, it would have been 0 " in note
+    assert "learning rate 0.0052 from here on, it would have been 0 " in note
     assert "cosine with the peak 0.01 over 80 steps instead of 40: a schedule spans the whole run" in note
 
 

@@ -239,7 +239,12 @@ def family_of(config: ModelConfig, params: Mapping[str, Any], task_head: TaskHea
                 required[name] = error.required
             continue
         paths = {row.path for row in rows}
-        unmapped = [path for path in flat if path.startswith("model/") and path not in paths]
+        # The head of a task stands in place of the output layer, of which a tied one may have a bias.
+        unused = "model/output/" if task_head is not None else None
+        unmapped = []
+        for path in flat:
+            if path.startswith("model/") and path not in paths and not (unused and path.startswith(unused)):
+                unmapped.append(path)
         if unmapped:
             reason = f"it has no tensor for {', '.join(unmapped[:3])}"
         else:

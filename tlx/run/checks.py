@@ -37,8 +37,10 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
     _check_seed(resolved.seed)
     if resolved.model.kind not in parts.kinds:
         raise ConfigError(f"objective {name!r}: " + one_of("model.kind", resolved.model.kind, parts.kinds))
-    if parts.supervised:
-        resolved.data.records.validate()
+    records = resolved.data.records
+    # A model that was imported with the head of a task has no records; a training asks for them.
+    if parts.supervised and (records.train or records.sets):
+        records.validate()
     try:
         parts.check_spec(spec_before_tokenizer(resolved))
     except MemoryError as error:
