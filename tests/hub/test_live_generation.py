@@ -64,7 +64,10 @@ def written(model, values, num_beams, row):
     config = GenerationConfig(
         **values, pad_token_id=3, max_new_tokens=MAX_TOKENS, num_beams=num_beams, do_sample=False
     )
-    given = {"decoder_input_ids": torch.tensor([start])} if model.config.is_encoder_decoder else {}
+    given = {}
+    if model.config.is_encoder_decoder:
+        config.decoder_start_token_id = start[0]
+        given["decoder_input_ids"] = torch.tensor([start])
     source = SOURCES[row] if model.config.is_encoder_decoder else start
     model.generation_config = GenerationConfig()  # nothing of its own
     with torch.no_grad():
