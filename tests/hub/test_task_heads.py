@@ -314,6 +314,7 @@ def test_a_model_fine_tuned_here_predicts_the_same_there(bert, tmp_path, capsys)
         "from tlx.run import finetune_config\n\n\ndef get_config(arg=''):\n"
         "    config = finetune_config('classification')\n"
         f"    config.data.records.train = ({str(tmp_path / 'r.jsonl')!r},)\n"
+        f"    config.data.records.validation = ({str(tmp_path / 'r.jsonl')!r},)\n"
         "    config.data.sequence_length = 24\n    config.train.batch_size = 8\n"
         "    config.data.records.epochs = 0.0\n    config.train.steps = 2\n"
         "    config.optimizer.learning_rate = 1e-2\n    config.eval.final = False\n    return config\n"
