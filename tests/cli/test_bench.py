@@ -32,7 +32,7 @@ def test_step_and_data(tmp_path, capsys):
     assert figures["cost"]["clm"] == {"text": 16, "targets": 1.0, "flops": exact, "times_clm": 1.0}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_other_shapes(capsys):
     others = ["mlm", "span_corruption", "plm"]
     assert main(["bench", "--what=step,data", f"--objective={','.join(others)}", *SMALL]) == 0
@@ -40,7 +40,7 @@ def test_the_other_shapes(capsys):
     assert [out.count(f"  {name}") for name in others] == [2, 2, 2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_checkpoint_startup_and_eager(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["bench", "--what=checkpoint,startup,eager", "--objective=clm", *SMALL]) == 0

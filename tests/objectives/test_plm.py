@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from tests.tiers import tiers
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, reversed_window
 from tlx.objectives import plm
@@ -165,8 +166,7 @@ def run_lengths(mask: np.ndarray) -> np.ndarray:
     return edges[1::2] - edges[::2]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("share_of_starts", [1.0, 0.4])
+@pytest.mark.parametrize("share_of_starts", tiers([1.0, 0.4], slow=[0.4]))
 def test_ngrams_are_chosen_as_officially(share_of_starts):
     """The same distribution as the procedure walked token by token: places, runs, gaps before the first."""
     starts = np.random.default_rng(5).random(128) < share_of_starts
