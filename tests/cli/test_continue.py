@@ -7,6 +7,7 @@ import tlx
 from tests.cli.test_convert import bert
 from tests.cli.tiny import write_config
 from tests.make_golden_run import FOLDER, unpack
+from tests.tiers import tiers
 from tlx.base import tree
 from tlx.cli import main
 
@@ -15,8 +16,7 @@ pytest.importorskip("tokenizers")
 STILL = ["--config.train.steps=1", "--config.optimizer.learning_rate=1e-12", "--config.eval.every=0"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("source", ["hugging face", "run"])
+@pytest.mark.parametrize("source", tiers(["hugging face", "run"], slow=["run"]))
 def test_it_begins_with_the_models_parameters_and_its_tokenizer(source, tmp_path):
     objective, base = ("mlm", tmp_path / "base") if source == "hugging face" else ("clm", None)
     if base is not None:

@@ -222,7 +222,7 @@ def test_a_sentencepiece_model_is_enough_of_a_tokenizer(tmp_path):
     assert (back / "spiece.model").read_bytes() == (theirs / "spiece.model").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
 def test_an_import_holds_a_piece_at_a_time(tmp_path):
     size = folders.byte_pairs(tmp_path / "theirs").get_vocab_size()

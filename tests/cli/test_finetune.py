@@ -130,7 +130,7 @@ def test_a_run_in_two_halves_is_the_run_in_one(folder, tmp_path, capsys):
     assert tlx.load(tmp_path / "one").config.model.dropout == 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_scratch_is_the_same_model_with_fresh_parameters(folder, tmp_path):
     base = write_run(tmp_path / "base", "span_corruption")
     assert finetune(folder, tmp_path / "run", *SHORT, "--scratch", base=base) == 0
@@ -147,7 +147,7 @@ def test_scratch_is_the_same_model_with_fresh_parameters(folder, tmp_path):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_a_hugging_face_directory(folder, tmp_path):
     """Its tokenizer, its parameters and its pooler come along."""
     pytest.importorskip("tokenizers")

@@ -51,7 +51,7 @@ def test_twice_too_large_is_refused_with_changes_that_work(large, capsys):
     assert json.loads(capsys.readouterr().out)["fits"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_several_changes_where_one_is_not_enough():
     values = base_config("clm")
     values.tokenizer.kind, values.data.sequence_length, values.train.batch_size = "bytes", 4096, 256
@@ -97,7 +97,7 @@ def test_search_finds_what_fits_and_writes_it_down(large, tmp_path, capsys):
         tlx.plan.layouts(load_config(str(large)), "cpu:2", "analytic")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_asks_about_the_layout_that_the_config_has():
     """The estimate would not choose it; the compiler, which has the last word, may."""
     config, target = with_execution(tiny.config(), remat="statistics+fed"), parse_target("cpu:8")

@@ -109,7 +109,7 @@ def test_a_wrong_mesh_or_method_is_one_message():
         tlx.plan.plan(tiny.config(), "cpu:8", "analytc")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_command(tmp_path, capsys):
     config = tmp_path / "large.py"
     config.write_text(

@@ -12,6 +12,7 @@ import jax
 import pytest
 
 from tests.plan import tiny
+from tests.tiers import tiers
 from tlx import parallel
 from tlx.plan import hlo
 from tlx.plan.compiled import operations
@@ -33,10 +34,7 @@ def counted(shape: str) -> dict[str, int]:
         return operations(hlo.parse(compiled.as_text()))
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [shape if shape == "clm" else pytest.param(shape, marks=pytest.mark.slow) for shape in tiny.SHAPES],
-)
+@pytest.mark.parametrize("shape", tiers(tiny.SHAPES, quick=["clm"], slow=["plm"]))
 def test_operations_are_those_recorded(shape):
     golden = json.loads(GOLDEN.read_text())
     if golden["jax"] != jax.__version__:
