@@ -64,7 +64,7 @@ def get_config(arg=""):
     config.objective.target_length = 6
     upper = dict(name="upper", source="upper: {{text}}", target="{{upper}}", metrics=("chrf", "accuracy"))
     words = (("True", "yes"), ("False", "no"))
-    first = dict(name="first", source="a? {{text}}", target="{{first}}", words=words, metrics=("accuracy",))
+    first = dict(name="first", source="a? {{text}}", target="{{first}}", label_words=words, metrics=("accuracy",))
     config.objective.parts = (upper, first)
     sets = dict(train=files, test=config.data.records.test)
     config.data.records.sets = (dict(name="upper", **sets), dict(name="first", limit=90, **sets))
