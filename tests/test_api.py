@@ -1,5 +1,6 @@
 """`tlx.load` and what it returns, on run directories written as the trainer writes them."""
 
+import copy
 import dataclasses
 import functools
 import math
@@ -7,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,10 +17,12 @@ import pytest
 import tlx
 from tests.run_directory import write_run
 from tlx import parallel
+from tlx.api.core import ModelCore
 from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, ConfigError, DataError
 from tlx.base.files import read_json, write_json
 from tlx.run.checks import resolve
+from tlx.text import Vocabulary
 
 OBJECTIVES = ("clm", "mlm", "span_corruption", "plm", "bilm")
 
@@ -43,6 +47,8 @@ def test_every_shape_loads_and_scores(objective, loaded):
     assert (first.num_tokens, second.num_bytes) == (2, 54)
     assert second.log_likelihood < first.log_likelihood < 0
     assert second.bits_per_byte == pytest.approx(-second.log_likelihood / math.log(2) / 54)
+    assert str(lm).startswith(f"LoadedModel at step 3: {objective}, {lm.kind}\n")
+    assert len(str(lm)) < 400 and f"{lm.num_params:,} parameters (float32)" in repr(lm)
 
 
 def test_scores_are_those_of_the_logits(loaded):
@@ -70,6 +76,45 @@ def test_logits_have_a_row_for_every_token(objective, loaded):
         np.testing.assert_allclose(logits[0, :2], logits[1, :2], atol=1e-5)
     with pytest.raises(ConfigError, match="encoder_tokens"):
         lm.logits([[20]], **({} if given else {"encoder_tokens": [[1]]}))
+
+
+def rows(vocab, tokens, lengths=None):
+    lm = SimpleNamespace(tokenizer=SimpleNamespace(vocab=vocab))
+    padded, counts = ModelCore._rows(lm, tokens, lengths, "lengths")
+    return padded.tolist(), counts.tolist()
+
+
+def test_padding_comes_from_lengths_and_not_from_ids():
+    """In many vocabularies pad is eos and bos too: within a text, and at its end, it is text."""
+    shared, alone = Vocabulary(300, pad=3, eos=3, bos=3), Vocabulary(300)
+    assert rows(shared, [20, 3, 21, 3]) == ([[20, 3, 21, 3]], [4])
+    assert rows(shared, np.array([[20, 3], [3, 3]])) == ([[20, 3], [3, 3]], [2, 2])
+    assert rows(shared, [[20, 3, 21], [22]]) == ([[20, 3, 21], [22, 3, 3]], [3, 1])
+    assert rows(shared, [[20, 3, 21], [22, 3, 3]], [3, 2]) == ([[20, 3, 21], [22, 3, 3]], [3, 2])
+    assert rows(alone, [[20, 0, 21, 0, 0], [0, 0, 0, 0, 0]])[1] == [3, 1]
+    assert rows(alone, [20, 21, 0], 3)[1] == [3]
+    for lengths in ([3], [4, 1], [0, 1]):
+        with pytest.raises(
+            ConfigError, match="one number for each of the 2 rows, from 1 to its length .3, 1"
+        ):
+            rows(shared, [[20, 3, 21], [22]], lengths)
+
+
+def test_a_pad_inside_a_text_is_read(loaded):
+    lm = loaded("mlm")
+    pad = lm.tokenizer.vocab.pad
+    text = [20, pad, 21]
+    read, other, both = (lm.logits(tokens)[0] for tokens in (text, [20, 22, 21], [text, [20, 22]]))
+    assert np.abs(read[0] - other[0]).max() > 1e-3
+    np.testing.assert_allclose(both[:3], read, atol=1e-5)
+    vocab = lm.tokenizer.vocab
+    shared = copy.copy(lm.tokenizer)
+    shared.vocab = dataclasses.replace(vocab, eos=pad)
+    same_ids = dataclasses.replace(lm, tokenizer=shared)
+    np.testing.assert_allclose(
+        same_ids.logits([*text, pad])[0], lm.logits([*text, pad], lengths=4)[0], atol=1e-5
+    )
+    assert np.abs(lm.logits([*text, pad])[0, :3] - lm.logits([*text, pad], lengths=4)[0, :3]).max() > 1e-3
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -177,3 +177,14 @@ def test_faults_of_style_are_found(tmp_path, monkeypatch):
     (tmp_path / "file.py").write_text(PACKED + long + many + "x = 1\n" * counts.MAX_CODE_LINES)
     kinds = {kind for kind, _ in counts.faults("file.py")}
     assert kinds == {"statements", "lines", "parameters", "docstring", "arguments", "fields", "tuples"}
+
+
+def test_an_override_is_documented_by_its_base_class(tmp_path, monkeypatch):
+    monkeypatch.setattr(counts, "ROOT", tmp_path)
+    source = (
+        '"""A file."""\n\n\nclass C(B):\n    """A class."""\n\n    @override\n    def f(self, a, b, c):\n'
+    )
+    (tmp_path / "file.py").write_text(source + '        """Return a."""\n')
+    assert not list(counts.faults("file.py"))
+    (tmp_path / "file.py").write_text(source.replace("    @override\n", "") + '        """Return a."""\n')
+    assert [kind for kind, _ in counts.faults("file.py")] == ["arguments"]

@@ -1,4 +1,4 @@
-"""A hook of mkdocs that generates every page: guides from README.md files, a reference page for each module.
+"""A hook of mkdocs that generates every page: guides from README.md files, config keys, a page for each module.
 
 Nothing is copied into the tree. Links between README.md files become links between pages. A link to a file
 that does not exist fails the build, for mkdocs runs with --strict.
@@ -11,6 +11,8 @@ import re
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from tlx.cli import explanations
+
 ROOT = pathlib.Path(__file__).parents[2]
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)#\s]+)([^)]*\))")
 PICTURES = (".png", ".svg")
@@ -20,7 +22,7 @@ FOLDERS = ("tlx", "configs", "launch")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replaces the files of docs_dir, which holds this hook only, by the generated pages."""
     generated = Files([])
-    for uri, content in {**guides(), **references()}.items():
+    for uri, content in {**guides(), **references(), "config_keys.md": explanations.page()}.items():
         generated.append(File.generated(config, uri, content=content))
     for path in tracked("*.png", "*.svg"):
         generated.append(File.generated(config, str(path), abs_src_path=str(ROOT / path)))
@@ -115,5 +117,10 @@ def navigation(uris: list[str]) -> list[dict[str, str]]:
 
 def title(uri: str) -> str:
     """The title of a page in the menu."""
-    names = {"index.md": "tlx", "tlx/index.md": "The house", "reference/index.md": "API reference"}
+    names = {
+        "index.md": "tlx",
+        "tlx/index.md": "The house",
+        "config_keys.md": "Config keys",
+        "reference/index.md": "API reference",
+    }
     return names.get(uri, uri.removesuffix("/index.md").removesuffix(".md"))

@@ -4,6 +4,7 @@ r"""Which of two sentences is the cause or the effect of another, without traini
         --config.data.records.train="('COPA.train.tsv',)" \
         --config.data.records.validation="('COPA.dev.tsv',)"
 
+The records are not part of tlx: they are the files of KoBEST (Kim et al. 2022).
 Hardware: any. ":tiny" after the name evaluates 16 records.
 """
 

@@ -3,8 +3,9 @@ r"""Whether a sentence about a film is positive or negative, without training: t
     tlx evaluate RUN --config=configs/evaluate/sentence_polarity.py \
         --config.data.records.train="('rt-polarity.*.gz',)" --config.objective.shots=4
 
-Works for any files with one sentence per line, one file per class. A tenth is held out and scored; the examples
-are drawn from the rest. Hardware: any. ":tiny" after the name evaluates 16 records.
+The records are not part of tlx: rt-polarity.neg.gz and rt-polarity.pos.gz are the sentence polarity data set v1.0 of
+Pang and Lee (2005). Works for any files with one sentence per line, one file per class. A tenth is held out and
+scored; the examples are drawn from the rest. Hardware: any. ":tiny" after the name evaluates 16 records.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@ r"""Instruction tuning: conversations, or questions with answers; only the answe
     tlx finetune --config=configs/finetune/chat.py --from=BASE --config.data.records.train="('said.jsonl',)"
     tlx finetune --config=configs/finetune/chat.py:self_instruct --from=BASE \
         --config.data.records.train="('seed_tasks.jsonl',)"
-    tlx chat runs/chat
+    tlx chat runs/finetune-chat
 
 BASE is a decoder. A record has "messages", a list of {"role": "system", "user" or "assistant", "content"};
 for ShareGPT's format set objective.messages=conversations, objective.role=from and objective.content=value.

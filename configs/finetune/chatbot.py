@@ -2,7 +2,7 @@ r"""An answer to a message, one turn each: songys' Korean chatbot, or any file w
 
     tlx finetune --config=configs/finetune/chatbot.py --from=BASE \
         --config.data.records.train="('ChatbotData.csv',)"
-    python -c 'import tlx; print(tlx.load("runs/chatbot").predict("12시 땡!"))'
+    python -c 'import tlx; print(tlx.load("runs/finetune-chatbot").predict("12시 땡!"))'
 
 For decoders and encoder-decoders. Two people rarely give the same answer, so chrF is low for good answers too:
 use it to compare runs, and read predictions/validation.jsonl to judge quality.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.tasks import small
+from tests.tiers import tiers
 from tlx import parallel
 from tlx.adapt.config import AdaptConfig
 from tlx.adapt.merge import merge
@@ -87,14 +88,20 @@ def check_that_it_trains_only_its_own(shape, method):
     assert held <= 2 * tree.num_params(state.params) + 2  # no moments of what is frozen
 
 
-@pytest.mark.parametrize("shape", small.SHAPES)
+@pytest.mark.parametrize("shape", tiers(small.SHAPES, quick=["decoder"], slow=()))
 def test_lora_trains_only_its_own(shape):
     check_that_it_trains_only_its_own(shape, "lora")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("shape", small.SHAPES)
+def every_way():
+    """Each method with one shape in the slow tier, all pairs by hand."""
+    for shape_index, shape in enumerate(small.SHAPES):
+        for method_index, method in enumerate(METHODS):
+            slow = method_index % len(small.SHAPES) == shape_index
+            yield pytest.param(shape, method, marks=pytest.mark.slow if slow else pytest.mark.long)
+
+
+@pytest.mark.parametrize("shape, method", list(every_way()))
 def test_every_shape_is_adapted_every_way(shape, method):
     check_that_it_trains_only_its_own(shape, method)
 
@@ -133,7 +140,7 @@ def _linears(path, names):
     return {f"{path}/{name}/{leaf}" for name in names for leaf in ("kernel", "bias")}
 
 
-@pytest.mark.parametrize("shape", small.SHAPES)
+@pytest.mark.parametrize("shape", tiers(small.SHAPES, quick=["decoder"]))
 def test_merged_is_applied(shape):
     """LoRA of every matrix, and added hidden units."""
     adapt = AdaptConfig("lora", size=3, lora_alpha=5.0, lora_targets=EVERYWHERE)

@@ -30,6 +30,7 @@ class Outer:
     rules: tuple[tuple[str, float], ...] = ()
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     anything: Any = None
+    one: Literal[1, 2] = 1
 
 
 def test_round_trip_through_plain_values():
@@ -77,6 +78,20 @@ def test_round_trip_through_plain_values():
         ({"name": "n", "flag": 1}, "config.flag = 1 must be bool, not int"),
         ({"name": "n", "extra": [1]}, "config.extra = .* must be a group of keys"),
         ({"name": "n", "rules": [["bias"]]}, r"config.rules\[0\] = .* must have 2 items"),
+        ({"name": "n", "sizes": b"12"}, "config.sizes = b'12' must be a list"),
+        ({"name": "n", "sizes": {1: 2}}, "config.sizes = {1: 2} must be a list"),
+        ({"name": "n", "sizes": {2, 1}}, "config.sizes = {1, 2} must be a list"),
+        ({"name": "n", "inner": {"rate": float("nan")}}, "config.inner.rate = nan must be finite"),
+        ({"name": "n", "inner": {"rate": 10**400}}, "config.inner.rate = 1000.* must be finite"),
+        (
+            {"name": "n", "inner": {"width": 2**63}},
+            "config.inner.width = 9223372036854775808 must be smaller than",
+        ),
+        (
+            {"name": "n", "inner": {"width": "9" * 5000}},
+            r"config.inner.width = '9{299}... \(5,002 characters\)",
+        ),
+        ({"name": "n", "one": True}, "config.one = True is not one of: 1, 2"),
     ],
 )
 def test_each_mistake_has_its_message(values, message):
@@ -88,6 +103,7 @@ def test_each_mistake_has_its_message(values, message):
 def test_whole_floats_pass_for_ints_and_none_for_optionals():
     built = config.from_dict(Outer, {"name": "n", "inner": {"width": 3.0}, "limit": None})
     assert built.inner.width == 3 and isinstance(built.inner.width, int) and built.limit is None
+    assert isinstance(config.from_dict(Outer, {"name": "n", "one": 2.0}).one, int)
 
 
 def test_flatten():

@@ -1,5 +1,6 @@
 """Files are whole or absent, readable by those the user lets read, and hashed by their content."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -81,3 +82,46 @@ def test_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "file" / "c"))
     with pytest.raises(StorageError, match="set TLX_CACHE"):
         files.cache_folder()
+
+
+@pytest.mark.parametrize("before", ["missing", "empty"])
+def test_a_new_folder_is_whole_or_not_there(tmp_path, before):
+    target = tmp_path / "out" / "new"
+    if before == "empty":
+        target.mkdir(parents=True)
+    with pytest.raises(RuntimeError), files.new_folder(target) as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError
+    assert (
+        target.exists() == (before == "empty") and os.listdir(tmp_path / "out") == ["new"] * target.exists()
+    )
+    with files.new_folder(target) as folder:
+        (folder / "a").mkdir()
+        (folder / "a" / "b").write_text("x")
+    assert (target / "a" / "b").read_text() == "x" and os.listdir(target) == ["a"]
+
+
+def test_a_new_folder_below_a_file_or_on_a_full_disk_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot make"), files.new_folder(tmp_path / "file" / "new"):
+        pass
+    with pytest.raises(StorageError, match="No space left"), files.new_folder(tmp_path / "new"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, 73),
+        (errno.EDQUOT, 73),
+        (errno.EROFS, 73),
+        (errno.EACCES, 73),
+        (errno.ENOTDIR, 73),
+        (errno.ENOENT, None),
+    ],
+)
+def test_errors_of_the_disk_are_one_line(number, code):
+    error = files.storage_error(OSError(number, os.strerror(number), "/runs/x/run.json"))
+    assert (error and error.code) == code
+    assert error is None or str(error).startswith("/runs/x/run.json: ") and "\n" not in str(error)

@@ -82,6 +82,14 @@ def test_configs_of_today_stay_as_they_are():
     assert upgrade(to_dict(LadderConfig()), 1, "ladder") == to_dict(LadderConfig())
 
 
+@pytest.mark.parametrize("saved_format", [1, 2])
+def test_tensorboard_of_an_earlier_config_means_where_it_is_installed(saved_format):
+    old = {"every": 10, "tensorboard": True}
+    assert upgrade({"log": old}, saved_format)["log"]["tensorboard"] is None
+    for log in (old | {"tensorboard": False}, old | {"samples": 0}):
+        assert upgrade({"log": log}, saved_format) == {"log": log}
+
+
 def test_new_names_are_fields():
     config = to_dict(RunConfig(objective=None))
     objectives = [to_dict(OBJECTIVES_AND_TASKS.load(name).config_class()) for name in OBJECTIVES_AND_TASKS]

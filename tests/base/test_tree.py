@@ -33,15 +33,6 @@ def test_sizes():
     assert tree.num_bytes(EXAMPLE) == 24 + 4 + 4
 
 
-def test_the_first_rule_that_is_found_wins():
-    rules = [("bias$", 0.0), ("^model/", 1.0)]
-    assert [tree.first_match(rules, path, 9) for path in ("model/bias", "model/w", "heads/model/w")] == [
-        0.0,
-        1.0,
-        9,
-    ]
-
-
 def test_mean_of_a_term_and_of_nothing():
     assert term.mean(term.Term(jnp.float32(6), jnp.float32(4))) == 1.5
     assert term.mean(term.Term(jnp.float32(6), jnp.float32(0))) == 0.0

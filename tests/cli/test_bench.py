@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.tiers import tiers
 from tlx.bench.timing import in_turns, median_ratio
 from tlx.cli import main
 from tlx.cli.flags import load_config
@@ -49,10 +50,7 @@ def test_checkpoint_startup_and_eager(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["decoder_1b", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert_large", "t5_large"))],
-)
+@pytest.mark.parametrize("name", tiers(["decoder_1b", "bert_large", "t5_large"], slow=["decoder_1b"]))
 def test_the_step_of_a_config(name, tmp_path, capsys):
     path = tmp_path / "figures.json"
     words = ["--config.train.batch_size=8", "--seconds=0.1", f"--json={path}"]
@@ -66,7 +64,10 @@ def test_the_step_of_a_config(name, tmp_path, capsys):
     assert "tlx / PyTorch" in out or "cannot be imported" in out
 
 
-@pytest.mark.parametrize(("name", "least"), [("decoder_1b", 1e9), ("bert_large", 3.3e8), ("t5_large", 7e8)])
+SIZES = [("decoder_1b", 1e9), ("bert_large", 3.3e8), ("t5_large", 7e8)]
+
+
+@pytest.mark.parametrize(("name", "least"), tiers(SIZES, quick=SIZES[1:2]))
 def test_configs_are_of_their_size(name, least):
     found = plan(load_config(f"configs/bench/{name}.py"), "gpu:h200:1", "analytic", suggest=False)
     assert found.fits and least < found.parameters.total < 1.2 * least

@@ -7,10 +7,13 @@ import random
 import pytest
 
 import tlx
+from tests.cli.test_convert import gpt2
 from tests.run_directory import write_run
 from tlx import cli
 from tlx.base.errors import ConfigError
 from tlx.base.files import read_json
+from tlx.decode.beam import Hypothesis
+from tlx.text.generation_rules import GenerationRules
 
 _CONFIG = """
 from tlx.run import finetune_config
@@ -90,3 +93,71 @@ def test_a_model_that_was_not_tuned_so(tmp_path, monkeypatch, capsys):
     encoder = write_run(tmp_path / "mlm", "mlm")
     with pytest.raises(ConfigError, match="a conversation needs a decoder, this is encoder"):
         tlx.load(encoder).chat("hi")
+
+
+_TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+def test_an_imported_model_talks_in_its_own_template(tmp_path, monkeypatch, capsys, caplog):
+    """From a directory into a run, to the ids that are continued, and out again."""
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("jinja2")
+    theirs, run, back = tmp_path / "theirs", tmp_path / "run", tmp_path / "back"
+    gpt2(theirs)
+    ends = [0, 9]
+    generation = {"eos_token_id": ends, "no_repeat_ngram_size": 3, "do_sample": True, "top_p": 0.9}
+    (theirs / "generation_config.json").write_text(json.dumps(generation))
+    (theirs / "tokenizer_config.json").write_text(json.dumps({"chat_template": _TEMPLATE}))
+    assert cli.main(["convert", "import", str(theirs), str(run)]) == 0
+    calls = []
+
+    def generated(lm, params, prompts, vocab, **given):
+        calls.append((prompts, given["rules"]))
+        return [lm_of_run.tokenizer.encode(" the cat ")]
+
+    lm_of_run = tlx.load(run)
+    monkeypatch.setattr("tlx.api.reply.generate", generated)
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "ho"},
+        {"role": "user", "content": "he"},
+    ]
+    assert lm_of_run.chat(messages, max_tokens=4) == "the cat"
+    text = "user: hi<|end|>assistant: ho<|end|>user: he<|end|>assistant: "
+    (((prompt,), rules),) = calls
+    assert prompt == lm_of_run.tokenizer.encode(text) and prompt.count(0) == 3
+    assert rules.ends == (0, 9) and rules.no_repeat_ngram == 3
+    capsys.readouterr()
+    code, out = say(monkeypatch, capsys, run, ["hi", "he"], "--max_tokens=4")
+    assert code == 0 and out.out == "the cat\nthe cat\n"
+    # Once for each of the two loaded models, not for each answer.
+    assert caplog.text.count("generation_config.json: its defaults top_p = 0.9 are not taken over") == 2
+    with pytest.raises(ConfigError, match="did you mean 'chatml'"):
+        lm_of_run.chat("hi", template="chatlm")
+    assert cli.main(["convert", "export", str(run), str(back)]) == 0
+    for name in ("generation_config.json", "tokenizer_config.json"):
+        assert (back / name).read_bytes() == (theirs / name).read_bytes()
+    assert read_json(back / "config.json")["eos_token_id"] == ends
+
+
+def test_rules_reach_the_loop_and_the_beams(tmp_path, monkeypatch):
+    pytest.importorskip("tokenizers")
+    gpt2(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 9], "min_length": 3}')
+    lm = tlx.load(tmp_path)
+    rules = []
+
+    def generated(lm, params, prompts, vocab, **given):
+        rules.append(given["rules"])
+        return [[] for _ in prompts]
+
+    def searched(*parts, **given):
+        return [[Hypothesis(tokens, 0.0)] for tokens in generated(*parts, **given)]
+
+    monkeypatch.setattr("tlx.decode.generate.generate", generated)
+    monkeypatch.setattr("tlx.api.generation.beam_search", searched)
+    assert lm.generate("the cat", temperature=0) == lm.generate("the cat", num_beams=2) == ""
+    assert rules == [GenerationRules(ends=(0, 9), min_length=3)] * 2

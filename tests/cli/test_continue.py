@@ -15,7 +15,8 @@ pytest.importorskip("tokenizers")
 STILL = ["--config.train.steps=1", "--config.optimizer.learning_rate=1e-12", "--config.eval.every=0"]
 
 
-@pytest.mark.parametrize("source", [pytest.param("hugging face", marks=pytest.mark.slow), "run"])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["hugging face", "run"])
 def test_it_begins_with_the_models_parameters_and_its_tokenizer(source, tmp_path):
     objective, base = ("mlm", tmp_path / "base") if source == "hugging face" else ("clm", None)
     if base is not None:

@@ -186,6 +186,7 @@ def bart(folder):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_begins_and_frames_as_its_files_say(tmp_path):
     theirs, run, back = tmp_path / "theirs", tmp_path / "run", tmp_path / "back"
     bart(theirs)

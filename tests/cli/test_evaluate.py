@@ -7,6 +7,7 @@ import pytest
 
 import tlx
 from tests.run_directory import write_run
+from tests.tiers import tiers
 from tlx.cli import main
 
 TEXTS = ["Some text, ", "and more of it: " * 5, "Käse"]
@@ -20,7 +21,7 @@ def files(tmp_path, monkeypatch):
     return str(tmp_path / "*.txt")
 
 
-@pytest.mark.parametrize("objective", ["clm", "mlm", "span_corruption", "plm"])
+@pytest.mark.parametrize("objective", tiers(["clm", "mlm", "span_corruption", "plm"], quick=["mlm"]))
 def test_every_shape_on_files(objective, files, tmp_path, capsys):
     run = write_run(tmp_path / "run", objective)
     assert main(["evaluate", str(run), f"--data={files}", "--batch_size=2", "--json"]) == 0

@@ -66,6 +66,7 @@ def params_of(run):
     return {path: np.asarray(leaf) for path, leaf in tree.flatten(tlx.load(run).params).items()}
 
 
+@pytest.mark.slow
 def test_from_a_run_to_scores_and_predictions(folder, tmp_path, capsys):
     base = write_run(tmp_path / "base", "mlm")
     assert finetune(folder, tmp_path / "run", base=base) == 0
@@ -139,7 +140,11 @@ def test_scratch_is_the_same_model_with_fresh_parameters(folder, tmp_path):
     }.items()
     path = "model/encoder/blocks/attention/query/kernel"
     assert not np.allclose(fresh[path], theirs[path], atol=0.05)
-    assert read_json(tmp_path / "run/run.json")["config"]["base"] == {"path": "", "hash": ""}
+    assert read_json(tmp_path / "run/run.json")["config"]["base"] == {
+        "path": "",
+        "hash": "",
+        "param_dtype": "",
+    }
 
 
 @pytest.mark.slow

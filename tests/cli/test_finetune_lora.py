@@ -25,6 +25,7 @@ def runs(folder, tmp_path_factory):  # noqa: F811
     return place
 
 
+@pytest.mark.slow
 def test_only_the_adapted_part_is_saved(runs):
     saved = tree.flatten(load_params(runs / "run").tree)
     assert saved and all(path.startswith("heads/") or "lora_" in path for path in saved)

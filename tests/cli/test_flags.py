@@ -53,11 +53,69 @@ def test_overrides_and_argument(config_file):
         ("--config.train.steps.more=3", "is a value, not a group"),
         ("--config.train=3", "is a group; set one of its keys: "),
         ("--config.train.steps", "has no value"),
+        ("--config.=3", "unknown key"),
+        ("--config.train..steps=3", "unknown key"),
+        ("--config.train.steps={'a.b': 1}", "config.train.steps = {'a.b': 1} cannot be stored"),
     ],
 )
 def test_wrong_overrides(config_file, word, message):
     with pytest.raises(ConfigError, match=message):
         parse(f"--config={config_file}", word)
+
+
+def test_values_after_a_space_and_a_config_without_its_flag(config_file):
+    words = (
+        f"{config_file}:mlm",
+        "--config.train.steps",
+        "7",
+        "--workdir",
+        "w",
+        "--config.train.rate",
+        "-1e-3",
+    )
+    options = parse(*words)
+    assert (options.config.train.steps, options.config.train.rate, options.workdir) == (7, -1e-3, "w")
+    assert options.config_words == [
+        f"--config={config_file}:mlm",
+        "--config.train.steps=7",
+        "--config.train.rate=-1e-3",
+    ]
+    parser = flags.parser("test", "about")
+    parser.add_argument("action")
+    flags.add_config(parser)
+    parser.add_argument("--deep", action="store_true")
+    options = flags.parse(parser, ["--deep", "show", config_file])
+    assert (options.action, options.config.name, options.deep) == ("show", "x", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--config.train.steps", "--workdir=x"), None),
+        (("too", "many"), "unexpected word 'too'"),
+        (("--train.steps=3",), "is changed by --config.train.steps=3"),
+    ],
+)
+def test_words_that_are_no_values(config_file, capsys, words, message):
+    if message is None:
+        with pytest.raises(ConfigError, match="--config.train.steps has no value"):
+            parse(f"--config={config_file}", *words)
+        return
+    with pytest.raises(SystemExit) as stop:
+        parse(f"--config={config_file}", *words)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_missing_config_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("--workdir", "x")
+    assert stop.value.code == 2 and "required: --config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "-" * 5000 + "1", "9" * 5000, "{[]}", "1is", "{1: 2"])
+def test_what_is_no_literal_stays_text(config_file, text):
+    """The types of the config refuse it, with its key."""
+    assert parse(f"--config={config_file}", f"--config.train.steps={text}").config.train.steps == text
 
 
 def test_an_override_needs_a_file():

@@ -24,11 +24,14 @@ def config_file(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["clm", "mlm", "span_corruption", "plm"])
+@pytest.mark.parametrize(
+    "shape", ["clm", "span_corruption", *[pytest.param(n, marks=pytest.mark.long) for n in ("mlm", "plm")]]
+)
 def test_the_end_of_a_run(config_file, tmp_path, capsys, shape):
     words = [f"--config={config_file}:{shape}", f"--workdir={tmp_path}/run"]
     assert cli.main(["train", *words, "--config.eval.final=true", "--config.train.steps=10"]) == 0
     out = capsys.readouterr().out
+    assert out.count("compiling  the train step") == 1
     assert "this model" in out and "unigram" in out and ("trigram" in out) == (shape == "clm")
     assert out.count("--- from the validation files") == 2
     assert (tmp_path / "run" / "loss.png").stat().st_size > 10_000
@@ -41,6 +44,15 @@ def test_the_end_of_a_run(config_file, tmp_path, capsys, shape):
     assert cli.main(shlex.split(more, comments=True)[1:]) == 0
     assert "from checkpoints/10: 10 of 20 steps to go" in capsys.readouterr().out
     subprocess.run([sys.executable, *shlex.split(python)[1:]], check=True, cwd=tiny.ROOT, timeout=120)
+
+
+def test_the_suggested_prompt_is_a_line_of_the_text():
+    texts = ["#!/x\n\n", "1 2 3\nThe quick brown fox jumps over the lazy dog\n", "\x00abcdefgh"]
+    assert summary.example_prompt(texts, None) == "The quick brown fox jumps"
+    assert summary.example_prompt(texts, "[MASK]") == "The quick brown fox [MASK]"
+    assert summary.example_prompt(["import os"], "[MASK]") == "import [MASK]"
+    assert summary.example_prompt(["", "\x00"], None) == "The"
+    assert len(summary.example_prompt(["x" * 500], None)) < 60
 
 
 def test_baselines_are_of_the_text_that_is_evaluated(config_file):

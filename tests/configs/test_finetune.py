@@ -34,6 +34,7 @@ FILES = {
     ("questions", ""): ("xquad/xquad.en.articles01-36.json", ""),
     ("questions", "no_answer"): ("covid_qa/200423_covidQA.json.gz", ""),
     ("reviews", ""): ("nsmc/ratings_train.txt.gz", ""),
+    ("sentence_polarity", "100"): ("sentence_polarity/rt-polarity.*.gz", ""),
     ("summaries", ""): ("scitldr/train.jsonl.gz", "scitldr/dev.jsonl.gz"),
     ("summaries", "tldr"): ("scitldr/dev.jsonl.gz", ""),
     ("text", ""): ("react_docs_ko/train.jsonl.gz", ""),
@@ -113,7 +114,7 @@ def test_a_word_that_means_nothing_is_named(name):
 @pytest.mark.parametrize(("name", "arg"), FILES)
 def test_real_records_become_batches(name, arg):
     train, validation = FILES[name, arg]
-    if not (SHARED / train.partition("::")[0]).exists():
+    if not list(SHARED.glob(train.partition("::")[0])):
         pytest.skip(f"no {SHARED / train}")
     values = load(name, ":".join(filter(None, [arg, "tiny"])))
     values.tokenizer.kind = "bytes"

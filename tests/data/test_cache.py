@@ -151,6 +151,7 @@ def test_the_tokenizer_is_trained_once(cached, monkeypatch):
 
 
 class _TwoFiles:
+    name = "two files"
     parts = ("first", "second")
 
     def read(self, part):

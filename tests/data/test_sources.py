@@ -96,13 +96,14 @@ def test_plain_text(tmp_path, ending):
     _write(tmp_path / f"a{ending}", "zero\n")
     pattern = str(tmp_path / "**" / f"*{ending}")
     assert _texts(_text(**_same(pattern))) == ["zero\n", "one\r\ntwo\n\n한국어"]
-    lines = _text(**_same(pattern, one_document_per_line=True))
-    assert [document[:2] for document in documents(lines)] == [
-        (f"{tmp_path}/a{ending}:1", "zero"),
-        (f"{tmp_path}/sub/b{ending}:1", "one\r"),
-        (f"{tmp_path}/sub/b{ending}:2", "two"),
-        (f"{tmp_path}/sub/b{ending}:4", "한국어"),
-    ]
+    for clean, end in ((True, ""), (False, "\r")):
+        lines = _text(**_same(pattern, one_document_per_line=True, clean=clean))
+        assert [document[:2] for document in documents(lines)] == [
+            (f"{tmp_path}/a{ending}:1", "zero"),
+            (f"{tmp_path}/sub/b{ending}:1", "one" + end),
+            (f"{tmp_path}/sub/b{ending}:2", "two"),
+            (f"{tmp_path}/sub/b{ending}:4", "한국어"),
+        ]
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -336,7 +337,7 @@ def test_tfds_that_is_not_installed(monkeypatch):
 @pytest.mark.parametrize(
     "config, message",
     [
-        (DataConfig(sequence_length=1), "data.sequence_length = 1 must be 2 or more"),
+        (DataConfig(sequence_length=1), "data.sequence_length = 1 must lie in 2..16777216"),
         (DataConfig(workers=-1), "data.workers = -1 must be 0"),
         (DataConfig(source="text"), "data.text.files is empty"),
         (DataConfig(source="tfds"), "data.tfds.name is empty"),
@@ -386,7 +387,7 @@ def test_a_target_column_makes_pairs(tmp_path):
         text = TextConfig(files=(files,), validation_files=(files,), target_column="de")
         source = open_source(SourceConfig("text", text=text), "train")
         assert source.parallel
-        assert [d.text for part in source.parts for d in source.read(part)] == ["a", "b", "d", "e"]
+        assert _texts(source) == ["a", "b", "d", "e"]
     plain = TextConfig(files=(files,), validation_files=(files,))
     assert open_source(SourceConfig("text", text=plain), "train").identity != source.identity
     (tmp_path / "pairs.txt").write_text("a\n")

@@ -14,6 +14,7 @@ from tlx.data.config import SourceConfig, TextConfig
 from tlx.data.pipeline import build_pipeline
 from tlx.data.prepare import open_caches
 from tlx.data.sources import Document, open_source
+from tlx.data.tokenize import documents
 from tlx.data.window import Window, WindowSpec
 from tlx.data.window_layouts import make_layout
 from tlx.text import Vocabulary
@@ -32,7 +33,7 @@ def source(path, **text):
 
 def read(config) -> list[Document]:
     opened = open_source(config, "train")
-    return [document for part in opened.parts for document in opened.read(part)]
+    return list(documents(opened))
 
 
 def test_jsonl_tsv_and_parquet_are_the_same(tmp_path):

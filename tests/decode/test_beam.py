@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.decode.tiny import PROMPTS, SOURCES, VOCAB, built, full_logits
+from tests.tiers import tiers
 from tlx.base.errors import ConfigError
 from tlx.decode.beam import beam_search
 from tlx.decode.generate import generate
@@ -63,8 +64,9 @@ def without_eos(text, eos):
     return list(text[:-1]) if text[-1] == eos else list(text)
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.5])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind, penalty", tiers([(k, p) for k in KINDS for p in (0.0, 1.0, 2.5)], quick=[(KINDS[0], 1.0)])
+)
 def test_finds_what_its_rules_say(kind, penalty):
     lm, params = built(kind)
     sources = SOURCES if kind == "encoder_decoder" else None

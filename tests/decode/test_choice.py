@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.test_scoring import SOURCES, TEXTS, VOCAB, built
+from tests.tiers import tiers
 from tlx.base.errors import ConfigError
 from tlx.decode.choice import score_choices
 from tlx.decode.generate import generate
@@ -15,8 +16,8 @@ CHOICES = [[[30, 31, 32], [33], [40, 8, 9, 10, 11, 12]], [[20, 21], []], [[50]],
 PROMPTS = [[VOCAB.bos, *TEXTS[i]] for i in (0, 1, 3, 2)]
 
 
-@pytest.mark.parametrize("objective", ["clm", "span_corruption"])
-@pytest.mark.parametrize("position", ["rotary", pytest.param("learned", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("objective", tiers(["clm", "span_corruption"], quick=["clm"]))
+@pytest.mark.parametrize("position", ["rotary", pytest.param("learned", marks=pytest.mark.long)])
 def test_choices_score_as_the_whole_text_does(objective, position):
     module, params = built(objective, position)
     lm, sources = Transformer(module.model), None

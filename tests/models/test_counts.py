@@ -141,7 +141,13 @@ def kernels(module, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "span_corruption",
+        *[pytest.param(n, marks=pytest.mark.long) for n in OBJECTIVES if n != "span_corruption"],
+    ],
+)
 def test_the_compilers_count_is_within_a_percent_at_width_768(objective):
     """XLA counts elementwise work too; of a scan it would count the body once, so layers are unrolled."""
     heads = AttentionConfig(num_heads=12)

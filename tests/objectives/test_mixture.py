@@ -148,6 +148,7 @@ def test_loss_is_the_sum_of_the_parts(config):
     assert terms["loss"].weight == weight == batch["weights"].sum() and terms["loss"].loss_weight == 0
 
 
+@pytest.mark.slow
 @CASES
 def test_microbatches_do_not_change_the_gradient(config):
     module, params = module_and_params(config)

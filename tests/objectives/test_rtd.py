@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import tlx
 from tests.objectives.small import ENCODER, VOCAB, batch_of, small, spec_of, text
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
@@ -203,7 +202,7 @@ def test_a_task_goes_on_from_the_models_own_table(monkeypatch):
     """Not from the generator's, which the parameters "model" hold while both are trained."""
     it, _ = case("gdes")
     run = LoadedModel(RunConfig(objective=it.module.config), it.params, None, it.module, 3)
-    monkeypatch.setattr(tlx, "load", lambda path, allow: run)
+    monkeypatch.setattr("tlx.trainer.base_model.load_base_model", lambda path, vocab_multiple, allow: run)
     base = load_base("there").params
     table, difference = it.params["model"]["embedding"]["table"], it.params["heads"]["difference"]
     np.testing.assert_array_equal(base["model"]["embedding"]["table"], table + difference)

@@ -133,11 +133,11 @@ def test_a_vocabulary_without_sentinels_is_an_error():
 @pytest.mark.parametrize(
     "config, field",
     [
-        (UL2(denoisers=()), "objective.denoisers is empty"),
-        (UL2(denoisers=(Denoiser("Q"),)), r"objective.denoisers\[0\].mode = 'Q'"),
-        (UL2(denoisers=(Denoiser("R", weight=0.0),)), r"objective.denoisers\[0\].weight = 0.0"),
+        ({"denoisers": []}, "objective.denoisers is empty"),
+        ({"denoisers": [{"mode": "Q"}]}, r"objective.denoisers\[0\].mode = 'Q'"),
+        ({"denoisers": [{"mode": "R", "weight": 0.0}]}, r"objective.denoisers\[0\].weight = 0.0"),
     ],
 )
 def test_wrong_values_are_named(config, field):
     with pytest.raises(ConfigError, match=field):
-        config.validate()
+        from_dict(UL2, config, "objective").validate()

@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from tests.optim import trees
+from tests.tiers import tiers
 from tlx.base import tree
 from tlx.optim import MuonConfig, OptimizerConfig, make_optimizer, state_shardings
 from tlx.parallel import PRESETS, MeshConfig, make_mesh, param_shardings, unbox
@@ -59,7 +60,7 @@ def test_each_device_holds_an_eighth_and_never_more(name):
     assert compiled.memory_analysis().temp_size_in_bytes <= biggest * 4 / 8
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", tiers(CONFIGS, quick=["adamw"], slow=["adafactor", "muon", "lamb"]))
 def test_sharded_updates_equal_those_of_one_device(name):
     abstract = trees.abstract(width=32, heads=4)
     optimizer, params, state = sharded(CONFIGS[name], MeshConfig(data=2, fsdp=2, tensor=2), abstract)

@@ -37,6 +37,7 @@ def config_of(words, method):
     return complete_task_config(values.to_dict(), load_base(str(base)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "least", "most"), [("lora", 1.9, 2.6), ("head", 1.0, 1.2)])
 def test_bytes_and_flops_are_those_of_the_step(words, method, least, most):
     config = config_of(words, method)

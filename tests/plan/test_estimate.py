@@ -8,6 +8,7 @@ import pytest
 
 import tlx.plan
 from tests.plan import tiny
+from tests.tiers import tiers
 from tlx import cli, parallel
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
@@ -23,7 +24,10 @@ def analytic(config, target):
     return tlx.plan.plan(config, target, "analytic")
 
 
-@pytest.mark.parametrize("shape, mesh", [("clm", "both"), ("plm", "fsdp"), ("span_corruption", "tensor")])
+LIVE = [("clm", "both"), ("plm", "fsdp"), ("span_corruption", "tensor")]
+
+
+@pytest.mark.parametrize("shape, mesh", tiers(LIVE, quick=LIVE[:1]))
 def test_bytes_are_those_of_live_arrays(shape, mesh):
     config = tiny.config(shape, mesh)
     made = build_program(config, spec_before_tokenizer(config), parallel.make_mesh(config.mesh))

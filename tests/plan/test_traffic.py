@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tests.plan import tiny
+from tests.tiers import tiers
 from tlx import parallel
 from tlx.plan.compiled import read
 from tlx.plan.footprint import step_flops
@@ -30,7 +31,7 @@ def as_reductions(traffic):
     return traffic
 
 
-@pytest.mark.parametrize("mesh", tiny.MESHES)
+@pytest.mark.parametrize("mesh", tiers(tiny.MESHES, quick=list(tiny.MESHES)[:1]))
 def test_within_a_tenth_of_the_theory(mesh):
     config = tiny.config("clm", mesh, num_layers=4)
     made, facts = compiled(config)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.cli import tiny
 from tests.make_golden_run import FOLDER, unpack
+from tests.tiers import tiers
 from tlx.base import tree
 from tlx.checkpoint import Checkpoints
 from tlx.cli import flags
@@ -40,6 +41,7 @@ def test_trees_beside_the_parameters_are_sharded_like_them(run):
     assert shardings.extra["decay"].is_fully_replicated
 
 
+@pytest.mark.slow
 def test_trees_beside_the_parameters_pass_through_a_step_and_a_checkpoint(run, tmp_path):
     with run.use():
         state = with_extra(run.init())
@@ -64,7 +66,7 @@ def test_no_path_is_stored_where_there_is_nothing_beside(run):
     assert not any(path.startswith("extra") for path in tree.flatten(saved_part(run.state)))
 
 
-@pytest.mark.parametrize("objective", ["clm", "plm"])
+@pytest.mark.parametrize("objective", tiers(["clm", "plm"], slow=["plm"]))
 def test_a_checkpoint_from_before_fits(objective, tmp_path):
     """Runs of format 1 were saved when the state had no `extra`."""
     folder = unpack(FOLDER / "format_1" / f"{objective}.tar.xz", tmp_path)

@@ -8,10 +8,10 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def table(name: str) -> pathlib.Path:
+def table(name: str, folder: str = "scaling") -> pathlib.Path:
     """Path of a table; skips the test where the folder is absent."""
     data = pathlib.Path(os.environ.get("TLX_SHARED_DATA") or ROOT.parent / "shared" / "data")
-    path = data / "scaling" / name
+    path = data / folder / name
     if not path.exists():
-        pytest.skip(f"no {path}: set TLX_SHARED_DATA to the folder with scaling/{name}")
+        pytest.skip(f"no {path}: set TLX_SHARED_DATA to the folder with {folder}/{name}")
     return path

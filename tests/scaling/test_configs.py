@@ -5,6 +5,7 @@ import runpy
 import pytest
 
 from tests.cli.tiny import ROOT
+from tests.tiers import tiers
 from tlx.plan import plan as plan_hardware
 from tlx.run.checks import resolve
 from tlx.scaling import fit, load_runs, predict_loss
@@ -19,7 +20,7 @@ def planned(name, arg="", memory=False):
     return config.ladder, plan(config.ladder.to_dict(), config.run, memory)
 
 
-@pytest.mark.parametrize("budget", ["1e21", "1e22", "1e23", "1e24"])
+@pytest.mark.parametrize("budget", tiers(["1e21", "1e22", "1e23", "1e24"], slow=["1e21", "1e24"]))
 def test_pod_ladders_stay_within_their_budgets_and_are_made_of_trunks(budget):
     ladder, made = planned("pod", budget)
     assert 0.8 * float(budget) < made["total_flops"] <= float(budget) and 0 < made["hours"] < 24 * 14

@@ -181,7 +181,7 @@ def test_downstream_by_sigmoid_and_in_one_step():
     assert max(found["metric_error"]) < 0.01 and max(found["loss_error"]) < 0.01
     assert found["params"]["L0"] == pytest.approx(2.3, abs=0.05)
     assert max(downstream(runs, "err", steps=1)["metric_error"]) < 0.01
-    with pytest.raises(DataError, match="no column 'accuracy'"):
+    with pytest.raises(DataError, match="needs the column 'accuracy'"):
         downstream(runs, "accuracy")
 
 

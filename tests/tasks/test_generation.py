@@ -150,9 +150,13 @@ def test_what_is_written_is_the_likeliest_token_each_time(shape):
     assert again.answers == found.answers
 
 
+WAYS = [(shape, method) for shape in SHAPES for method in ("lora", "prefix", "prompt")]
+IN_CI = [("decoder", "prompt"), ("encoder_decoder", "prefix")]
+BY_HAND = [pytest.param(*way, marks=pytest.mark.long) for way in WAYS if way not in IN_CI]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "prefix", "prompt"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape, method", [*IN_CI, *BY_HAND])
 def test_adapted_models_write_what_they_learned(shape, method):
     """The cached decoder knows all that adaptation adds."""
     adapters = AdaptConfig(method, size=3).adapters

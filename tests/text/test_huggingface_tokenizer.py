@@ -1,5 +1,6 @@
 """An imported tokenizer gives the ids of the library for any text, and a vocabulary that tlx can use."""
 
+import json
 import pickle
 
 import numpy as np
@@ -8,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.hub.folders import byte_pairs, word_pieces
-from tlx.base.errors import DataError
+from tlx.base.errors import ConfigError, DataError
+from tlx.decode import stop
 from tlx.text import load_tokenizer
+from tlx.text.bytes_tokenizer import BytesTokenizer
 from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 
 pytest.importorskip("tokenizers")
@@ -74,3 +77,74 @@ def test_damage_is_noticed(pair, tmp_path):
 def test_a_folder_without_one_says_what_to_do(tmp_path):
     with pytest.raises(DataError, match="AutoTokenizer"):
         HuggingFaceTokenizer.from_folder(tmp_path)
+
+
+def test_added_tokens_stand_for_the_bytes_of_their_text(tmp_path):
+    """Runs of spaces as in GPT-NeoX's vocabulary, and words: no special ids, though they are added."""
+    added = ["카카오", "    ", "😀", "é"]
+    theirs = byte_pairs(tmp_path)
+    theirs.add_tokens(added)
+    theirs.add_special_tokens(["<|mark|>"])
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    ours = HuggingFaceTokenizer.from_folder(tmp_path)
+    for text in added:
+        (index,) = ours.encode(text)
+        assert ours.piece_bytes(index) == text.encode() and ours.num_bytes[index] == len(text.encode())
+        assert stop.automaton((text,), ours)[stop.BEGIN, index] == stop.FOUND
+    text = "if x:\n    카카오 the 😀"
+    assert ours.num_bytes[ours.encode(text)].sum() == ours.count_bytes(text) == len(text.encode())
+    assert ours.count_bytes("the<|mark|> 고<|end|>") == len("the 고".encode())
+    assert BytesTokenizer().count_bytes("the<s>") == 6
+
+
+def test_bytes_are_those_of_the_text_where_the_tokenizer_changes_it(tmp_path):
+    word_pieces(tmp_path)
+    ours = HuggingFaceTokenizer.from_folder(tmp_path)
+    for text in ("the cat sat on the mat", "ÜBER 고양이 and a cat", "UBER 쀍쀍", "  [unk]  "):
+        assert ours.count_bytes(text) == len(text.encode())
+    assert ours.vocab.unk in ours.encode("쀍쀍 [UNK]")
+    assert ours.count_bytes("쀍쀍 [UNK][MASK]") == len("쀍쀍 ".encode())
+
+
+def with_settings(folder, settings, model_type):
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return HuggingFaceTokenizer.from_folder(folder)
+
+
+def test_settings_count_over_tokenizer_json(tmp_path):
+    words, pairs = tmp_path / "words", tmp_path / "pairs"
+    word_pieces(words)
+    byte_pairs(pairs)
+    plain = HuggingFaceTokenizer.from_folder(words)
+    cased = with_settings(words, {"do_lower_case": False, "tokenizer_class": "BertTokenizerFast"}, "bert")
+    assert plain.encode("the CAT") == plain.encode("the cat")
+    assert cased.encode("the CAT")[1:] == [cased.vocab.unk] and cased.encode("the cat") == plain.encode(
+        "the cat"
+    )
+    generic = with_settings(
+        words, {"do_lower_case": False, "tokenizer_class": "PreTrainedTokenizerFast"}, "bert"
+    )
+    assert generic.encode("the CAT") == plain.encode("the CAT")
+    spaced = with_settings(
+        pairs, {"add_prefix_space": True, "tokenizer_class": "RobertaTokenizer"}, "roberta"
+    )
+    assert (
+        spaced.encode("the cat")
+        == spaced.encode(" the cat")
+        != HuggingFaceTokenizer(spaced.files).encode("the cat")
+    )
+    with pytest.raises(ConfigError, match="do_lower_case = 'no' must be true or false"):
+        with_settings(words, {"do_lower_case": "no"}, "bert")
+    # Kept with a run; one that was saved without the settings keeps its ids, and its hash.
+    spaced.save(tmp_path / "run")
+    assert load_tokenizer(tmp_path / "run").encode("the cat") == spaced.encode("the cat")
+    assert pickle.loads(pickle.dumps(spaced)).encode("the cat") == spaced.encode("the cat")
+    older = HuggingFaceTokenizer(spaced.files)
+    older.save(tmp_path / "older")
+    assert load_tokenizer(tmp_path / "older").encode("the cat") == older.encode("the cat")
+    assert older.hash != spaced.hash
+    agreeing = with_settings(
+        pairs, {"add_prefix_space": False, "tokenizer_class": "RobertaTokenizer"}, "roberta"
+    )
+    assert agreeing.hash == HuggingFaceTokenizer(agreeing.files).hash

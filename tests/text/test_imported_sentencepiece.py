@@ -124,6 +124,37 @@ def test_saved_loaded_pickled_given_back_and_damaged(pair, tmp_path):
         load_tokenizer(tmp_path / "run")
 
 
+def test_bytes_are_those_of_the_text(pair):
+    _, _, ours, _ = pair
+    name = next(iter(ours._special))
+    for text in ("the cat", " The  CAT ``sat''", "쀍 9,000"):
+        assert ours.count_bytes(text) == len(text.encode())
+        assert ours.count_bytes(f"{text}{name}{text}") == 2 * len(text.encode())
+
+
+def test_settings_say_which_parts_get_a_space_in_front(tmp_path):
+    file, options = FAMILIES["llama"]
+    (tmp_path / file).write_bytes(train(**options))
+
+    def encoded(text, **settings):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        ours = ImportedSentencePiece.from_folder(tmp_path, "llama")
+        ours.save(tmp_path / "run")
+        assert load_tokenizer(tmp_path / "run").encode(text) == ours.encode(text)
+        return [ours.piece(index) for index in ours.encode(text)], ours.decode(ours.encode(text))
+
+    spaced, text = encoded("cat<s>cat")
+    assert spaced == [*spaced[: spaced.index("<s>")], "<s>", *spaced[: spaced.index("<s>")]]
+    assert spaced[0][0] == "▁" and text == "cat cat"
+    first, text = encoded("cat<s>cat", legacy=False)
+    assert first[: first.index("<s>")] == spaced[: spaced.index("<s>")] and text == "catcat"
+    assert "".join(first[first.index("<s>") + 1 :]) == "cat"
+    assert encoded("<s>cat", legacy=False)[0] == first[first.index("<s>") :]
+    none, text = encoded("cat", legacy=False, add_prefix_space=False)
+    assert "".join(none) == "cat" == text
+    assert encoded("cat", legacy=True) == encoded("cat")
+
+
 def test_a_family_whose_numbering_is_unknown_is_named():
     with pytest.raises(ConfigError, match="pegasus"):
         ImportedSentencePiece({"spiece.model": b""}, "pegasus")

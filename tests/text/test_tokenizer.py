@@ -22,6 +22,10 @@ CORPUS = [
     pathlib.Path(argparse.__file__).read_text(),
 ] * 3
 SIZE = 520
+JAPANESE = [
+    "吾輩は猫である。名前はまだ無い。どこで生れたか頓と見当がつかぬ。",
+    "何でも薄暗いじめじめした所でニャーニャー泣いていた事だけは記憶している。",
+] * 50
 
 
 def _config(kind: str) -> TokenizerConfig:
@@ -151,6 +155,23 @@ def test_too_many_characters_for_the_vocabulary():
     text = "".join(chr(0x4E00 + i) for i in range(3000))
     with pytest.raises(ConfigError, match=r"its characters alone need \d+ ids"):
         make_tokenizer(TokenizerConfig(vocab_size=600), [text] * 3)
+
+
+@pytest.mark.parametrize(
+    "model_type, size, texts",
+    [
+        ("bpe", 430, JAPANESE),
+        ("unigram", 409, JAPANESE),
+        ("bpe", 380, ["ACGTTGCA" * 400] * 20 + ["a b"]),
+    ],
+)
+def test_a_space_comes_back_though_it_was_too_rare_to_be_counted(model_type, size, texts):
+    config = TokenizerConfig(vocab_size=size, model_type=model_type)
+    tokenizer = make_tokenizer(config, texts)
+    text = "猫 犬 a b ▁  "
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text and tokenizer.num_bytes[ids].sum() == len(text.encode())
+    assert make_tokenizer(config, texts).hash == tokenizer.hash
 
 
 def test_an_error_while_reading_the_text_is_the_error():

@@ -65,3 +65,10 @@ def test_run_json_round_trip_and_format(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(run | {"format": 99}))
     with pytest.raises(DataError, match="format 99"):
         directory.read_run(tmp_path)
+
+
+def test_a_new_learning_rate_in_the_middle_is_named_and_explained(tmp_path):
+    old = {"optimizer": {"learning_rate": 1.0}, "train": {"steps": 10}}
+    found = directory.changes(old, {**old, "optimizer": {"learning_rate": 0.5}})
+    with pytest.raises(ConfigError, match="--allow-change=optimizer.learning_rate .*of the new schedule"):
+        directory.check_changes(found, tmp_path)

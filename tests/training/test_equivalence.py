@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.tiers import tiers
 from tests.training import shapes
 from tlx import parallel
 from tlx.base import tree
@@ -30,44 +31,71 @@ def reference(objective):
     return shapes.gradients(objective, MeshConfig(), 1)
 
 
-def slow_unless(quick, names):
-    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+ON_MESHES = [(objective, mesh) for objective in shapes.OBJECTIVES for mesh in MESHES]
+# Each shape on all three axes, each kind of sharding with one shape.
+ON_MESHES_SLOW = [
+    ("mlm", "fsdp x tp x cp"),
+    ("span_corruption", "fsdp x tp x cp"),
+    ("plm", "fsdp x tp x cp"),
+    ("clm", "dp of 8"),
+    ("mlm", "fsdp"),
+    ("span_corruption", "fsdp x tp"),
+    ("plm", "cp"),
+]
 
 
-@pytest.mark.parametrize("mesh", slow_unless(["fsdp x tp x cp"], MESHES))
-@pytest.mark.parametrize("objective", slow_unless(["clm"], shapes.OBJECTIVES))
+@pytest.mark.parametrize(
+    "objective, mesh", tiers(ON_MESHES, quick=[("clm", "fsdp x tp x cp")], slow=ON_MESHES_SLOW)
+)
 def test_devices_and_meshes(objective, mesh):
     shapes.assert_equal(reference(objective), shapes.gradients(objective, *MESHES[mesh]))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", shapes.OTHERS)
+# Objectives whose examples or parameters are sharded in a way of their own.
+OTHERS_SLOW = ("bilm", "layer_distillation", "mixture", "nsp", "recurrent_lm", "rtd", "span_boundary")
+
+
+@pytest.mark.parametrize("objective", tiers(shapes.OTHERS, slow=OTHERS_SLOW))
 def test_every_other_objective_on_eight_devices(objective):
     mesh = MeshConfig(data=2, fsdp=2, tensor=2, rules="fsdp_tp")
     shapes.assert_equal(reference(objective), shapes.gradients(objective, mesh, 8))
 
 
-@pytest.mark.parametrize("microbatches", [pytest.param(2, marks=pytest.mark.slow), 4])
-@pytest.mark.parametrize("objective", slow_unless(["plm"], shapes.OBJECTIVES))
+MICROBATCHES = [(objective, number) for objective in shapes.OBJECTIVES for number in (2, 4)]
+
+
+@pytest.mark.parametrize(
+    "objective, microbatches",
+    tiers(MICROBATCHES, quick=[("plm", 4)], slow=[("clm", 2), ("span_corruption", 4)]),
+)
 def test_microbatches(objective, microbatches):
     shapes.assert_equal(reference(objective), shapes.gradients(objective, MeshConfig(), 1, microbatches))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", shapes.OBJECTIVES)
+@pytest.mark.parametrize("objective", tiers(shapes.OBJECTIVES, slow=["mlm", "plm"]))
 def test_microbatches_on_a_mesh(objective):
     shapes.assert_equal(reference(objective), shapes.gradients(objective, *MESHES["dp of 4"], 2))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("remat", ["none", "full", "dots", "query+hidden"])
-@pytest.mark.parametrize("objective", shapes.OBJECTIVES)
+REMAT = [(name, remat) for name in shapes.OBJECTIVES for remat in ("none", "full", "dots", "query+hidden")]
+REMAT_SLOW = [
+    ("clm", "query+hidden"),
+    ("mlm", "dots"),
+    ("span_corruption", "full"),
+    ("plm", "none"),
+    ("plm", "full"),
+]
+
+
+@pytest.mark.parametrize("objective, remat", tiers(REMAT, slow=REMAT_SLOW))
 def test_unrolled_and_remat(objective, remat):
     other = shapes.gradients(objective, MeshConfig(), 1, unroll=2, remat=remat)
     shapes.assert_equal(reference(objective), other)
 
 
-@pytest.mark.parametrize("objective", slow_unless(["clm"], shapes.OBJECTIVES))
+@pytest.mark.parametrize(
+    "objective", tiers(shapes.OBJECTIVES, quick=["clm"], slow=["span_corruption", "plm"])
+)
 def test_packed_and_unpacked(objective):
     """Two documents in one row, or each in a row of its own with padding behind it."""
     module, spec = shapes.make(objective, length=16)

@@ -50,7 +50,9 @@ def _with_low_rank(flat: dict[str, np.ndarray], scale: float) -> dict[str, np.nd
         rank = a.shape[-1]
         # In float64, so that merging rounds once.
         update = a.reshape(*lead, -1, rank).astype(np.float64) @ b.reshape(*lead, rank, -1).astype(np.float64)
-        merged[stem + "kernel"] = (kernel + scale * update.reshape(kernel.shape)).astype(kernel.dtype)
+        # In the dtype of what was trained: a frozen bfloat16 kernel could not hold the update.
+        dtype = np.promote_types(kernel.dtype, a.dtype)
+        merged[stem + "kernel"] = (kernel + scale * update.reshape(kernel.shape)).astype(dtype)
     return merged
 
 

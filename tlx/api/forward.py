@@ -9,6 +9,7 @@ from tlx.hub.network import Network
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
 from tlx.objectives.shared.base import ObjectiveModule
+from tlx.parallel import constrain
 from tlx.run import RunConfig
 from tlx.run.spec import abstract_batch, spec_of
 from tlx.text import Tokenizer
@@ -46,7 +47,9 @@ def forward_logits(module: ObjectiveModule, params: Any, batch: dict[str, jax.Ar
     Returns:
         float32 [B, T, V].
     """
-    return cast(jax.Array, module.apply({"params": params}, batch, method="logits"))
+    logits = cast(jax.Array, module.apply({"params": params}, batch, method="logits"))
+    # Replicated within a mesh, so that every process can read all of them.
+    return constrain(logits, (None,) * logits.ndim)
 
 
 def expected_params(module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:

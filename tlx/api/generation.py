@@ -52,7 +52,9 @@ class GenerationMixin(TextMixin):
         An encoder-decoder trained to fill gaps fills the "<extra_id_0>", "<extra_id_1>" ... of its prompt and
         answers in that form; a prompt without a gap is continued. Others read the prompt as it is, where
         "[MASK]" is their mask. A permutation model continues from left to right (slowly: it has no cache).
-        A masked model cannot: see `fill`.
+        A masked model cannot: see `fill`. What an imported model's generation_config.json asks for (several ids
+        that end a text, bad words, forced ids, smallest lengths, n-grams that may not repeat) is obeyed; one
+        warning names the keys that are not.
 
         Args:
             prompts: One prompt or several.
@@ -79,6 +81,7 @@ class GenerationMixin(TextMixin):
             raise ConfigError('a masked model does not continue texts; use fill("... [MASK] ...")')
         if self.kind == "bilstm":
             raise ConfigError("a bilstm is there to be read by tasks, not to continue texts; use score")
+        self._require_output()
         stopping.check(stop)
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         if num_beams and (sampling.penalised or sampling.min_p):
@@ -107,6 +110,7 @@ class GenerationMixin(TextMixin):
                 sources=sources,
                 max_length=self.max_length,
                 stops_AV=stops_AV,
+                rules=self.generation_rules,
             )
             outputs = [best.tokens for best, *_ in hypotheses]
         else:
@@ -121,6 +125,7 @@ class GenerationMixin(TextMixin):
                 sources=sources,
                 max_length=self.max_length,
                 stops_AV=stops_AV,
+                rules=self.generation_rules,
             )
         answers = [self._decode_answer(text, tokens) for text, tokens in zip(texts, outputs, strict=True)]
         answers = [stopping.cut(answer, stop) for answer in answers]
@@ -155,7 +160,7 @@ class GenerationMixin(TextMixin):
                 f"the text to fill has {len(row)} tokens, the model reads {self.config.data.sequence_length}"
             )
         rows = self._pad_to_bucket(row[None])
-        batch = self._token_arrays(rows) | {"target_positions": gaps[None]}
+        batch = self._token_arrays(rows, np.array([len(row)])) | {"target_positions": gaps[None]}
         if self.kind == "two_stream":
             # Rank -1 makes a token visible to all others; the gaps come after them.
             batch |= {"rank": np.where(rows == vocab.mask, 0, -1), "query_rank": np.zeros_like(rows)}
@@ -177,7 +182,9 @@ class GenerationMixin(TextMixin):
         seed: int = 0,
         template: str = "",
     ) -> str:
-        """Generate the assistant's next answer, with a decoder tuned on the task "chat".
+        """Generate the assistant's next answer, with a decoder tuned on conversations.
+
+        That is a run of the task "chat", or an imported model whose files hold a chat template.
 
         Args:
             messages: {"role": "user", "content": ...} and so on, the last one the user's; or one question.
@@ -187,7 +194,8 @@ class GenerationMixin(TextMixin):
             top_k: Sample from the k likeliest tokens only; 0: from all.
             top_p: Sample from the fewest tokens whose probabilities reach this sum (nucleus); 1: from all.
             seed: Seed of the random draws.
-            template: Name of a chat template (text/chat.py); "" is the one that the model was tuned with.
+            template: Name of a chat template (text/chat.py); "" is the one that the model was tuned with, or came
+                with.
 
         Returns:
             The answer.

@@ -33,6 +33,7 @@ from tlx.decode.choice import ScoredTokens, score_choices
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
 from tlx.text.chat import Message, segments_of, text_of
+from tlx.text.model_template import ModelTemplate
 
 # Length of an answer if the task does not give one.
 _MAX_TOKENS = 256
@@ -95,8 +96,13 @@ class HarnessModel(TemplateLM):
         return self.lm.tokenizer.hash + self._template
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """Return the template as JSON for the harness's records, or None if none is used."""
-        return json.dumps(dataclasses.asdict(template_of(self.lm, self._template))) if chat_template else None
+        """Return the template (tlx's as JSON) for the harness's records, or None if none is used."""
+        if not chat_template:
+            return None
+        template = template_of(self.lm, self._template)
+        if isinstance(template, ModelTemplate):
+            return template.source
+        return json.dumps(dataclasses.asdict(template))
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -108,6 +114,8 @@ class HarnessModel(TemplateLM):
         self._uses_template = True
         template = template_of(self.lm, self._template)
         messages = [Message(message["role"], message["content"]) for message in chat_history]
+        if isinstance(template, ModelTemplate):
+            return template.text(messages, reply=add_generation_prompt, continued=not add_generation_prompt)
         history = messages if add_generation_prompt else messages[:-1]
         text = text_of(segments_of(history, template, reply=True), self._special_pieces())
         if add_generation_prompt:
@@ -255,6 +263,7 @@ class HarnessModel(TemplateLM):
                 sources=sources,
                 max_length=lm.max_length,
                 stops_AV=stops_AV,
+                rules=lm.generation_rules,
             )
             outputs = [best.tokens for best, *_ in hypotheses]
         else:
@@ -268,6 +277,7 @@ class HarnessModel(TemplateLM):
                 sources=sources,
                 max_length=lm.max_length,
                 stops_AV=stops_AV,
+                rules=lm.generation_rules,
             )
         return [stopping.cut(lm.tokenizer.decode(ids), until) for ids in outputs]
 

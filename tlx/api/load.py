@@ -17,18 +17,20 @@ from tlx.api.forward import expected_params
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
-from tlx.base.errors import CheckpointError, DataError
+from tlx.base.errors import CheckpointError, ConfigError, DataError
+from tlx.base.nearest_path import suggest_paths
 from tlx.checkpoint import load_params
-from tlx.hub import network
+from tlx.hub import network, sentence_transformers
 from tlx.hub.folder import Checkpoint, check_room, is_hugging_face, open_folder
 from tlx.objectives.shared.base import ObjectiveModule
 from tlx.parallel import MeshConfig
 from tlx.run import RunConfig, base_config
 from tlx.run.checks import resolve
 from tlx.run.spec import make_module
-from tlx.text import Tokenizer, huggingface_tokenizer, load_tokenizer
+from tlx.text import Tokenizer, huggingface_tokenizer, load_tokenizer, word_pairs_tokenizer
 from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
 from tlx.text.imported_sentencepiece import LAYOUTS, MODELS, ImportedSentencePiece
+from tlx.text.missing_tokenizer import MissingTokenizer
 from tlx.training.directory import find_run_folder, read_run
 
 # Rows of a token table are a multiple of it, which the usual meshes divide.
@@ -52,13 +54,13 @@ _OBJECTIVES_OF_FAMILIES = {
 
 def load(
     path: str | os.PathLike,
-    step: int | None = None,
+    step: int | str | None = None,
     dtype: str | None = None,
     allow: Sequence[str] = (),
     ignore: Sequence[str] = (),
     mesh: MeshConfig | None = None,
     base: str | os.PathLike | None = None,
-    vocab_multiple: int = 0,
+    task: str | None = None,
 ) -> LoadedModel:
     """Load the model of a run directory, one of its checkpoint directories, or a Hugging Face directory.
 
@@ -67,15 +69,16 @@ def load(
 
     Args:
         path: The directory.
-        step: Training step of the checkpoint; None: the newest that verifies.
+        step: Training step of the checkpoint; "best": the one with the best evaluation, where the run had
+            checkpoint.keep_best; None: the newest that verifies.
         dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
         allow: Packages outside tlx whose code the saved config may name ("package.module:attr"). Without it
             no code of the directory is executed.
         ignore: For a Hugging Face directory, keys of config.json and tensors to disregard.
         mesh: Shards the parameters over all devices, MeshConfig(tensor=4) say; None: the default device.
         base: Directory of an adapted run's base model, if it has moved since training.
-        vocab_multiple: For a Hugging Face directory, the token table has a multiple of this many rows, where
-            those are enough for the tokenizer; 0: the least multiple of 128 that is.
+        task: For a Hugging Face directory whose model has a head, the task that it is read as:
+            "pair_classification" for pairs of texts, say; None takes the usual one.
 
     Returns:
         The model.
@@ -86,7 +89,12 @@ def load(
         ConfigError: this version cannot build the config.
     """
     if is_hugging_face(path):
-        return _load_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, mesh, vocab_multiple)
+        opened = open_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, task)
+        return load_hub_checkpoint(opened, mesh)
+    if task is not None:
+        raise ConfigError(
+            f"task = {task!r} is for Hugging Face directories; {path} is a run, which has its own"
+        )
     folder = _run_folder(pathlib.Path(path).absolute())
     saved = read_run(folder)
     if saved is None:
@@ -100,7 +108,7 @@ def load(
     params = loaded.tree
     if config.adapt.method != "full":
         multiple = config.model.vocab_multiple
-        base_model = load(base or config.base.path, dtype=dtype, allow=allow, vocab_multiple=multiple)
+        base_model = load_base_model(base or config.base.path, multiple, dtype, allow)
         params = _with_base(params, module, config, tokenizer, base_model)
     _check_params(params, module, config, tokenizer, folder)
     if mesh is None:
@@ -146,31 +154,38 @@ class HubCheckpoint(NamedTuple):
 
 
 def open_hub_checkpoint(
-    folder: pathlib.Path, dtype: str | None = None, ignore: Sequence[str] = (), vocab_multiple: int = 0
+    folder: pathlib.Path,
+    dtype: str | None = None,
+    ignore: Sequence[str] = (),
+    task: str | None = None,
+    vocab_multiple: int = 0,
 ) -> HubCheckpoint:
     """Read config.json, tokenizer.json and the tensors' shapes, without weights.
 
     Args:
-        folder: The Hugging Face directory.
+        folder: The Hugging Face directory, or that of sentence-transformers.
         dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
         ignore: Keys of config.json and tensors to disregard.
+        task: Task that a head is read as; None takes the usual one.
         vocab_multiple: The token table has a multiple of this many rows, where those are enough for the
             tokenizer; 0: the least multiple of 128 that is.
 
     Returns:
         The opened checkpoint. Raises as `tlx.load` does.
     """
-    checkpoint = open_folder(folder, ignore, dtype or "float32", vocab_multiple or VOCAB_MULTIPLE)
-    tokenizer = _open_tokenizer(folder, checkpoint.raw)
+    sentence = sentence_transformers.read(folder, ignore)
+    folder = sentence_transformers.transformer_folder(folder)
+    checkpoint = open_folder(folder, ignore, dtype or "float32", vocab_multiple or VOCAB_MULTIPLE, task)
     model = checkpoint.config
+    tokenizer = _open_tokenizer(folder, checkpoint.raw, model.vocab_size)
     # A tokenizer with added ids may be larger than the embedding: pad the vocabulary until it fits.
     if model.padded_vocab < tokenizer.vocab.size:
         num_rows = math.ceil(tokenizer.vocab.size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
         model = dataclasses.replace(model, vocab_multiple=num_rows)
-        checkpoint = open_folder(folder, ignore, dtype or "float32", num_rows)
-    objective = _OBJECTIVES_OF_FAMILIES.get(checkpoint.family.name, _OBJECTIVES[model.kind])
-    values = base_config(objective).to_dict()
+        checkpoint = open_folder(folder, ignore, dtype or "float32", num_rows, task)
+    values = _objective_values(checkpoint, tokenizer)
     values["model"] = to_dict(model) | ({} if dtype is None else {"dtype": dtype})
+    values["embed"] = to_dict(sentence)
     max_positions = model.position.max_positions or 512
     values["data"]["sequence_length"] = min(512, max_positions)
     # A stand-in until the model is saved: then tokenizer.path names the tokenizer.
@@ -178,34 +193,77 @@ def open_hub_checkpoint(
     return HubCheckpoint(checkpoint, resolve(values), tokenizer)
 
 
-def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any]) -> Tokenizer:
-    """Open tokenizer.json, or a SentencePiece model if there is none."""
+def _objective_values(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the default config of the objective of a checkpoint: its head's task, or that of its family."""
+    head = checkpoint.task_head
+    kind = checkpoint.config.kind
+    if head is None:
+        by_family = _OBJECTIVES_OF_FAMILIES if kind == "encoder_decoder" else {}
+        return base_config(by_family.get(checkpoint.family.name, _OBJECTIVES[kind])).to_dict()
+    values = base_config(head.task).to_dict()
+    objective = values["objective"]
+    objective["head"] = to_dict(head.shape)
+    # A directory without a tokenizer has no template.
+    objective["frame"] = "tokenizer" if hasattr(tokenizer, "row_frame") else "tlx"
+    if head.labels:
+        objective["labels"] = head.labels
+    if head.kind == "sequence" and head.labels:
+        objective["multi_label"] = head.multi_label
+        objective["pooling"] = "mean" if head.mean else "token"
+    elif head.kind == "sequence":
+        # The head's own number, without a scale.
+        objective["min_score"] = 0.0
+        objective["max_score"] = 1.0
+    return values
+
+
+def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any], vocab_size: int) -> Tokenizer:
+    """Open tokenizer.json, or a SentencePiece model if there is none; without any file there are only ids."""
     start_id = values.get("decoder_start_token_id")
     layout = values["model_type"]
     has_main_file = (folder / huggingface_tokenizer.MAIN).is_file()
     has_model = any((folder / name).is_file() for name in MODELS)
     if not has_main_file and layout in LAYOUTS and has_model:
         return ImportedSentencePiece.from_folder(folder, layout, start_id)
+    if not has_main_file and layout in word_pairs_tokenizer.LAYOUTS:
+        return word_pairs_tokenizer.WordPairsTokenizer.from_folder(folder, layout, start_id)
+    if not any((folder / name).is_file() for name in huggingface_tokenizer.KNOWN):
+        print(f"{folder}: no tokenizer: the model reads and writes ids, no texts", file=sys.stderr)
+        return MissingTokenizer.from_config(vocab_size, values)
     return HuggingFaceTokenizer.from_folder(folder, start_id)
 
 
-def _load_hub_checkpoint(
-    folder: pathlib.Path,
-    dtype: str | None,
-    ignore: Sequence[str],
-    mesh: MeshConfig | None,
-    vocab_multiple: int,
+def load_base_model(
+    path: str | os.PathLike, vocab_multiple: int, dtype: str | None = None, allow: Sequence[str] = ()
 ) -> LoadedModel:
+    """Load the model that a run starts from, with as many rows of the token table as the run has.
+
+    Args:
+        path: Directory of a run, or a Hugging Face directory.
+        vocab_multiple: As open_hub_checkpoint's; a run has its own number of rows.
+        dtype: As `load`'s.
+        allow: As `load`'s.
+
+    Returns:
+        The model. Raises as `load` does.
+    """
+    if is_hugging_face(path):
+        folder = pathlib.Path(path).absolute()
+        return load_hub_checkpoint(open_hub_checkpoint(folder, dtype, vocab_multiple=vocab_multiple), None)
+    return load(path, dtype=dtype, allow=allow)
+
+
+def load_hub_checkpoint(opened: HubCheckpoint, mesh: MeshConfig | None) -> LoadedModel:
     """Print the size and check that it fits in memory before any weight is read."""
-    opened = open_hub_checkpoint(folder, dtype, ignore, vocab_multiple)
     checkpoint, config, tokenizer = opened
+    folder = checkpoint.folder
     size = opened.num_bytes
     print(f"{folder}: {checkpoint.num_params:,} parameters, {size / 1e9:.2f} GB", file=sys.stderr)
     if mesh is None:
         check_room(size, str(folder))
         params = jax.device_put(checkpoint.read(progress=True))
     else:
-        boxed = network.boxed_params(checkpoint.config, checkpoint.heads)
+        boxed = network.boxed_params(checkpoint.config, checkpoint.heads, checkpoint.task_head)
         params = checkpoint.read(_shardings(boxed, mesh), progress=True)
     return LoadedModel(config, params, tokenizer, make_module(config, tokenizer.vocab), 0)
 
@@ -233,8 +291,16 @@ def _run_folder(path: pathlib.Path) -> pathlib.Path:
     if folder is not None:
         return folder
     if not path.is_dir():
-        raise DataError(f"{path} is not there; give a run directory, which holds run.json and checkpoints/")
+        hint = suggest_paths(path, _is_model)
+        raise DataError(
+            f"{path} is not there; give a run directory, which holds run.json and checkpoints/; {hint}"
+        )
     raise DataError(f"{path} is neither a run directory (it has no run.json) nor a checkpoint of one")
+
+
+def _is_model(path: pathlib.Path) -> bool:
+    """Return whether a path is a directory that `load` takes."""
+    return (path / "run.json").is_file() or is_hugging_face(path)
 
 
 def _localized(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:

@@ -29,6 +29,19 @@ class LoadedModel(GenerationMixin, ScoringMixin, EmbeddingMixin, PredictionMixin
     Parameters are {"model": ..., "heads": ...}, on the default device unless loaded for a mesh.
     """
 
+    def __repr__(self) -> str:
+        """Return a summary of a few lines; parameters are arrays, which nobody can read."""
+        config = self.config.model
+        dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(self.params)})
+        heads = f", {config.attention.num_heads} heads" if config.kind != "bilstm" else ""
+        longest = f"{self.max_length:,} positions" if self.max_length else "any length"
+        return (
+            f"LoadedModel at step {self.step:,}: {self.config.objective.name}, {config.kind}\n"
+            f"  {self.num_params:,} parameters ({', '.join(dtypes)}), {config.num_layers} layers, "
+            f"width {config.width}{heads}, {longest}\n"
+            f"  tokenizer: {self.config.tokenizer.kind}, {self.tokenizer.vocab.size:,} ids"
+        )
+
     def merged(self) -> "LoadedModel":
         """Return the model with its LoRA matrices or added hidden units merged into its weights."""
         model, params = merge(self.module.model, jax.device_get(self.params))

@@ -1,8 +1,9 @@
 """An assistant's next answer in a conversation."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from tlx.api.core import ModelCore
 from tlx.base.errors import ConfigError, one_of
@@ -10,7 +11,17 @@ from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
 from tlx.decode.stop import automaton, cut
 from tlx.evaluation.writing import cached
-from tlx.text.chat import ROLES, ChatTemplate, Message, ending, prompt_of, template_named
+from tlx.text.chat import (
+    ROLES,
+    ChatTemplate,
+    Message,
+    ending,
+    fitted_prompt,
+    segments_of,
+    template_named,
+    tokens_of,
+)
+from tlx.text.model_template import ModelTemplate, model_template
 
 
 class Reply(NamedTuple):
@@ -22,8 +33,8 @@ class Reply(NamedTuple):
     """Number of the oldest messages that did not fit before it."""
 
 
-def template_of(lm: ModelCore, name: str = "") -> ChatTemplate:
-    """Return the chat template called `name`, or the one that the run was tuned with.
+def template_of(lm: ModelCore, name: str = "") -> ChatTemplate | ModelTemplate:
+    """Return the chat template called `name`, or the run's: of its tuning, else of the imported model's files.
 
     Raises:
         ConfigError: the model is no decoder, or has no template and none is named.
@@ -32,13 +43,16 @@ def template_of(lm: ModelCore, name: str = "") -> ChatTemplate:
         raise ConfigError(f"a conversation needs a decoder, this is {lm.kind}")
     if name:
         return template_named(name, "template")
-    if lm.config.objective.name != "chat":
+    if lm.config.objective.name == "chat":
+        return lm.config.objective.chat_template
+    own = model_template(lm.tokenizer)
+    if own is None:
         raise ConfigError(
             f"this model was trained for {lm.config.objective.name}, not tuned on conversations: "
             "tlx finetune --config=configs/finetune/chat.py --from=IT makes one that is; for one from "
-            "elsewhere that was, name its chat template"
+            "elsewhere that was, and whose files hold no chat template, name it"
         )
-    return lm.config.objective.chat_template
+    return own
 
 
 def messages_from(messages: str | Sequence[Mapping[str, str]]) -> list[Message]:
@@ -77,7 +91,7 @@ def reply(
         max_tokens: Largest number of tokens of the answer.
         sampling: How tokens are drawn.
         seed: Seed of the random draws.
-        template: Name of a chat template; "" is the one that the model was tuned with.
+        template: Name of a chat template; "" is the one that the model was tuned with, or came with.
 
     Returns:
         The answer, and how many of the oldest messages were left out.
@@ -87,29 +101,47 @@ def reply(
     """
     chat_template = template_of(lm, template)
     length = lm.config.data.sequence_length
+    if isinstance(chat_template, ModelTemplate):
+        # The length in an imported model's config is a stand-in: the model reads as many as it has positions.
+        length = max(length, lm.max_length or 0)
     if not 0 < max_tokens < length:
         raise ConfigError(f"max_tokens = {max_tokens} must be 1 to {length - 1}: the model reads {length}")
     max_prompt = length - max_tokens
-    ids, left_out = prompt_of(messages, chat_template, lm.tokenizer, max_prompt)
+    ids, left_out = fitted_prompt(messages, lambda kept: _encoded(kept, chat_template, lm), max_prompt)
     if len(ids) > max_prompt:
         raise ConfigError(
             f"the last message takes {len(ids)} tokens with what stands around it; the model reads {length}, "
             f"of which max_tokens = {max_tokens} are for the answer: shorten one of them"
         )
-    end, stop = ending(chat_template, lm.tokenizer)
+    rules = lm.generation_rules
+    stop = ""
+    if isinstance(chat_template, ChatTemplate):
+        end, stop = ending(chat_template, lm.tokenizer)
+        rules = rules.ending_with(end)
     decoder, max_length = cached(lm.module.model)
     (tokens,) = generate(
         decoder,
         lm.params["model"],
         [ids.tolist()],
-        dataclasses.replace(lm.tokenizer.vocab, eos=end),
+        lm.tokenizer.vocab,
         max_tokens=max_tokens,
         sampling=sampling,
         seed=seed,
         max_length=max_length,
         stops_AV=automaton((stop,), lm.tokenizer) if stop else None,
+        rules=rules,
     )
     text = lm.tokenizer.decode(tokens)
     if stop:
         text = cut(text, (stop,))
     return Reply(text.strip(), left_out)
+
+
+def _encoded(
+    messages: Sequence[Message], template: ChatTemplate | ModelTemplate, lm: ModelCore
+) -> np.ndarray:
+    """Return the ids of a conversation up to where the next answer begins."""
+    if isinstance(template, ModelTemplate):
+        # The template writes special ids by name, which an imported tokenizer finds in the text.
+        return np.array(lm.tokenizer.encode(template.text(messages, reply=True)), np.int32)
+    return tokens_of(segments_of(messages, template, reply=True), lm.tokenizer)[0]

@@ -1,5 +1,6 @@
 """Likelihood of given texts under a loaded model: logits, scores, choice among continuations."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ from tlx.evaluation.choices import RankedChoice, TextScore, best_of, continuatio
 class ScoringMixin(TextMixin):
     """Logits and log-likelihoods of given texts."""
 
-    def logits(self, tokens: Any, encoder_tokens: Any = None) -> np.ndarray:
+    def logits(
+        self, tokens: Any, encoder_tokens: Any = None, lengths: Any = None, encoder_lengths: Any = None
+    ) -> np.ndarray:
         """Compute the logits of the model's predictions at each position.
 
         decoder, and a bilstm's forward direction: at t, of the token after t.
@@ -25,30 +28,35 @@ class ScoringMixin(TextMixin):
         encoder_decoder: as a decoder, for `tokens` as the decoder's input, given `encoder_tokens`.
 
         Args:
-            tokens: Token ids [B, T] or [T]; pad ids are padding.
-            encoder_tokens: Token ids [B, S] or [S] of an encoder-decoder's encoder; None for other models.
+            tokens: Token ids [T] or [B, T], or a list of rows of different lengths, which are padded.
+            encoder_tokens: Such ids for an encoder-decoder's encoder; None for other models.
+            lengths: Number of ids of each row, after which the rest is padding. None: all ids of a row, but pad
+                ids at its end if pad is no other special id too (it often is eos).
+            encoder_lengths: The same of encoder_tokens.
 
         Returns:
-            float32 [B, T, V].
+            float32 [B, T, V], T of the longest row.
 
         Raises:
-            ConfigError: encoder_tokens do not fit the kind of model, or the checkpoint lacks a head.
+            ConfigError: encoder_tokens do not fit the kind of model, lengths do not fit the rows, or the
+                checkpoint lacks a head.
         """
         if (encoder_tokens is not None) != (self.kind == "encoder_decoder"):
             raise ConfigError(
                 f"encoder_tokens are for an encoder-decoder and needed there; this is {self.kind}"
             )
         self._require_heads()
-        rows = np.atleast_2d(np.asarray(tokens, np.int32))
+        rows, counts = self._rows(tokens, lengths, "lengths")
         length = rows.shape[1]
         if self.kind == "two_stream":
             rows = np.pad(rows, ((0, 0), (1, 0)), constant_values=self.tokenizer.vocab.eos)
+            counts = counts + 1
         rows = self._pad_to_bucket(rows)
         prefix = "decoder_" if self.kind == "encoder_decoder" else ""
-        batch = self._token_arrays(rows, prefix)
+        batch = self._token_arrays(rows, counts, prefix)
         if encoder_tokens is not None:
-            source = self._pad_to_bucket(np.atleast_2d(np.asarray(encoder_tokens, np.int32)))
-            batch |= self._token_arrays(source, "encoder_")
+            source, source_counts = self._rows(encoder_tokens, encoder_lengths, "encoder_lengths")
+            batch |= self._token_arrays(self._pad_to_bucket(source), source_counts, "encoder_")
         order = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
         if self._characters is not None:
             batch |= {"characters": self._characters[rows]}
@@ -65,7 +73,8 @@ class ScoringMixin(TextMixin):
 
         Texts longer than the training length are read in windows that overlap by half. A masked model gives
         the pseudo-log-likelihood (each token masked alone, one row per token); a permutation model reads from
-        left to right. Special ids count as tokens, but have no bytes.
+        left to right. Bytes are those of the text itself, whatever the tokenizer makes of it; names of special
+        ids in it count as tokens, but have no bytes.
 
         Args:
             texts: One text or several.
@@ -80,6 +89,7 @@ class ScoringMixin(TextMixin):
         """
         self._require_heads()
         rows = [self._encode(text) for text in as_list(texts)]
+        sizes = [self._count_bytes(text) for text in as_list(texts)]
         sources = None
         if prompts is not None:
             sources = [self._encode_source(prompt) for prompt in as_list(prompts)]
@@ -92,7 +102,7 @@ class ScoringMixin(TextMixin):
             sources,
             self._characters,
         )
-        scores = [self._text_score(row, values) for row, values in zip(rows, log_probs, strict=True)]
+        scores = [_text_score(values, size) for values, size in zip(log_probs, sizes, strict=True)]
         return scores[0] if isinstance(texts, str) else scores
 
     def choose(
@@ -155,10 +165,16 @@ class ScoringMixin(TextMixin):
             sources=None if self.kind == "decoder" else sources,
             max_length=self.max_length,
         )
+        sizes = [self._choice_bytes(*pair) for pair in zip(prompts, choices, strict=True)]
         return [
-            [self._text_score(tokens, choice.log_probs) for tokens, choice in zip(*pair, strict=True)]
-            for pair in zip(choice_tokens, scored, strict=True)
+            [_text_score(choice.log_probs, size) for choice, size in zip(*pair, strict=True)]
+            for pair in zip(scored, sizes, strict=True)
         ]
+
+    def _choice_bytes(self, prompt: str, choices: Sequence[str]) -> list[int]:
+        """Return the bytes of each choice, with the white space at the prompt's end that a decoder predicts."""
+        spaces = prompt[len(prompt.rstrip()) :] if self.kind == "decoder" else ""
+        return [self._count_bytes(spaces + choice) for choice in choices]
 
     def num_tokens(self, prompt: str, choices: Sequence[str]) -> int:
         """Count the tokens of a prompt with its longest choice, in the longer of encoder and decoder."""
@@ -175,3 +191,9 @@ class ScoringMixin(TextMixin):
             return self._encode_source(prompt), prefix, [self._encode(choice) for choice in choices]
         prompt_tokens, choice_tokens = continuations(self._encode, prompt, choices)
         return [], [vocab.bos, *prompt_tokens], choice_tokens
+
+
+def _text_score(log_probs: np.ndarray, num_bytes: int) -> TextScore:
+    log_likelihood = float(log_probs.sum())
+    bits_per_byte = -log_likelihood / math.log(2) / num_bytes if num_bytes else math.nan
+    return TextScore(log_likelihood, bits_per_byte, len(log_probs), num_bytes)

@@ -1,14 +1,10 @@
 """Text to token ids and back for a loaded model: prompts, gaps and special tokens written by name."""
 
 import functools
-import math
 import re
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Iterable, Sequence
 
 from tlx.api.core import ModelCore
-from tlx.evaluation.choices import TextScore
 from tlx.run.config import get_objective
 from tlx.text import Tokenizer
 
@@ -39,6 +35,11 @@ class TextMixin(ModelCore):
     def _encode(self, text: str) -> list[int]:
         return encode_with_specials(self.tokenizer, text, self._special_pieces)
 
+    def _count_bytes(self, text: str) -> int:
+        """Count the UTF-8 bytes of a text, without those of names of special ids that `_encode` finds in it."""
+        parts = split_at_names(text, self._special_pieces)
+        return sum(self.tokenizer.count_bytes(part) for part in parts if part not in self._special_pieces)
+
     def _encode_source(self, prompt: str) -> list[int]:
         """Return the encoder's input ids; a gap-filling model gets a gap after a prompt without one."""
         vocab = self.tokenizer.vocab
@@ -65,12 +66,6 @@ class TextMixin(ModelCore):
             tokens = tokens[: tokens.index(second)] if second in tokens else tokens
         return self.tokenizer.decode(tokens)
 
-    def _text_score(self, tokens: Sequence[int], log_probs: np.ndarray) -> TextScore:
-        log_likelihood = float(log_probs.sum())
-        num_bytes = int(self.tokenizer.num_bytes[np.asarray(tokens, int)].sum())
-        bits_per_byte = -log_likelihood / math.log(2) / num_bytes if num_bytes else math.nan
-        return TextScore(log_likelihood, bits_per_byte, len(tokens), num_bytes)
-
 
 def encode_with_specials(tokenizer: Tokenizer, text: str, specials: dict[str, int]) -> list[int]:
     """Encode `text`, replacing each special piece that stands in it by its id.
@@ -83,12 +78,16 @@ def encode_with_specials(tokenizer: Tokenizer, text: str, specials: dict[str, in
     Returns:
         Token ids.
     """
-    if not specials:
-        return tokenizer.encode(text)
     tokens: list[int] = []
-    for part in re.split("(" + "|".join(map(re.escape, specials)) + ")", text):
+    for part in split_at_names(text, specials):
         tokens += [specials[part]] if part in specials else tokenizer.encode(part)
     return tokens
+
+
+def split_at_names(text: str, names: Iterable[str]) -> list[str]:
+    """Split a text before and after each of `names` that stands in it; without names it stays whole."""
+    pattern = "|".join(map(re.escape, names))
+    return re.split(f"({pattern})", text) if pattern else [text]
 
 
 def as_list(texts: str | Sequence[str]) -> list[str]:

@@ -1,15 +1,21 @@
 """Converts plain mappings to nested frozen dataclasses and back, with type checks."""
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from tlx.base import renamed_keys
-from tlx.base.errors import ConfigError, one_of
+from tlx.base.errors import ConfigError, one_of, shown
+from tlx.base.synonyms import canonical, unknown_value
 
 T = TypeVar("T")
+
+# Bounds of the numbers of a config: those of int64 and of float64.
+_LARGEST_INT = 2**63
+_LARGEST_FLOAT = sys.float_info.max
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
@@ -83,7 +89,7 @@ def _unknown_value(path: str, value: Any, legal: Collection[Any]) -> ConfigError
     new = renamed_keys.new_value(path, value)
     if new in legal:
         return ConfigError(f"{path} = {value!r} is now called {new!r}")
-    return ConfigError(one_of(path, value, legal))
+    return unknown_value(path, value, legal)
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -95,19 +101,18 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} = {value!r} must be a group of {hint.__name__}'s keys")
+            raise ConfigError(f"{path} = {shown(value)} must be a group of {hint.__name__}'s keys")
         return from_dict(hint, value, path)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(hint, value, path)
     if origin is tuple:
         return _convert_tuple(hint, value, path)
     if origin is typing.Literal:
-        if value not in typing.get_args(hint):
-            raise _unknown_value(path, value, typing.get_args(hint))
-        return value
+        legal = typing.get_args(hint)
+        return _convert_literal(legal, canonical(path, value, legal), path)
     if origin in (dict, Mapping) or hint is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} = {value!r} must be a group of keys")
+            raise ConfigError(f"{path} = {shown(value)} must be a group of keys")
         return {key: to_dict(item) for key, item in value.items()}
     return _convert_scalar(hint, value, path)
 
@@ -128,27 +133,50 @@ def _convert_union(hint: Any, value: Any, path: str) -> Any:
     raise errors[0]
 
 
+def _convert_literal(legal: tuple[Any, ...], value: Any, path: str) -> Any:
+    """Return the legal value that equals `value`; True is not 1, though Python says so."""
+    for item in legal:
+        if item == value and isinstance(item, bool) == isinstance(value, bool):
+            return item
+    raise _unknown_value(path, value, legal)
+
+
 def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        raise ConfigError(f"{path} = {value!r} must be a list")
+    if isinstance(value, str) and _takes_texts(hint):
+        return (value,)
+    # bytes would be a list of numbers, a mapping one of its keys, and a set has no order.
+    if isinstance(value, str | bytes | Mapping | set | frozenset) or not hasattr(value, "__iter__"):
+        raise ConfigError(f"{path} = {shown(value)} must be a list")
     items = list(value)
     inner = typing.get_args(hint)
     if len(inner) == 2 and inner[1] is Ellipsis:
         return tuple(_convert(inner[0], item, f"{path}[{i}]") for i, item in enumerate(items))
     if inner and len(inner) != len(items):
-        raise ConfigError(f"{path} = {value!r} must have {len(inner)} items")
+        raise ConfigError(f"{path} = {shown(value)} must have {len(inner)} items")
     converted = []
     for i, (item_hint, item) in enumerate(zip(inner, items, strict=True)):
         converted.append(_convert(item_hint, item, f"{path}[{i}]"))
     return tuple(converted)
 
 
+def _takes_texts(hint: Any) -> bool:
+    """Whether a hint is of a tuple of any number of texts, for which one text may stand."""
+    inner = typing.get_args(hint)
+    return len(inner) == 2 and inner[1] is Ellipsis and str in (inner[0], *typing.get_args(inner[0]))
+
+
 def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # NaN, infinity, and integers that no array holds: never meant, and they surface far from here.
+    if number and hint in (int, float) and not abs(value) < _LARGEST_FLOAT:
+        raise ConfigError(f"{path} = {shown(value)} must be finite")
+    if number and hint is int and not abs(value) < _LARGEST_INT:
+        raise ConfigError(f"{path} = {shown(value)} must be smaller than 2**63")
+    if number and hint is float:
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     # bool is a subclass of int, but no number.
     if isinstance(value, bool) and hint is not bool or not isinstance(value, hint):
-        raise ConfigError(f"{path} = {value!r} must be {hint.__name__}, not {type(value).__name__}")
-    return value
+        raise ConfigError(f"{path} = {shown(value)} must be {hint.__name__}, not {type(value).__name__}")
+    return canonical(path, value) if hint is str else value

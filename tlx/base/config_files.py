@@ -1,41 +1,34 @@
 """Config files: located by path or packaged name, executed, and changed by dotted keys."""
 
 import ast
-import importlib.util
+import difflib
 import pathlib
-import re
-import traceback
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from tlx.base.config import unknown_key
-from tlx.base.errors import ConfigError, one_of
-from tlx.base.renamed_keys import new_name, new_paths_of
+from tlx.base.config_execution import execute
+from tlx.base.errors import ConfigError, shown
+from tlx.base.nearest_path import suggest_paths
+from tlx.base.packaged import packaged_folder
+from tlx.base.renamed_keys import new_name
+from tlx.base.synonyms import canonical
+
+# Folder of config files, in the checkout, in the package and in the user's own projects.
+_CONFIGS = "configs"
 
 
 def load_config(name: str) -> ConfigDict:
     """Return the ConfigDict of "path/file.py", "path/file.py:arg" or a packaged name ("quickstart:mlm").
 
     The file is executed: it is the user's own, never one that came with a checkpoint. Raises ConfigError
-    where there is no such file, or it has no function get_config.
+    with the file and the line where that fails, and with the nearest paths where there is no such file.
     """
     path, arg = _split(name)
-    spec = importlib.util.spec_from_file_location(f"tlx_config_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"config: {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"{path} has no function get_config(arg)")
-    try:
-        return module.get_config(arg)
-    except (AttributeError, KeyError) as error:
-        renamed = _renamed_key(error, path)
-        if renamed is None:
-            raise
-        raise ConfigError(renamed) from error
+    return execute(path, arg, path.absolute().is_relative_to(packaged_configs()))
 
 
 def config_file(name: str) -> pathlib.Path | None:
@@ -45,10 +38,18 @@ def config_file(name: str) -> pathlib.Path | None:
 
 
 def run_name(name: str) -> str:
-    """Return "quickstart-mlm-tiny" for "configs/quickstart.py:mlm:tiny": the run's folder under runs/."""
+    """Return "quickstart-mlm-tiny" for "configs/quickstart.py:mlm:tiny": the run's folder under runs/.
+
+    Folders below one that is called configs are part of it, "finetune-quickstart", so that configs of one
+    name have runs of their own.
+    """
     path, arg = _split(name)
+    parts = path.absolute().with_suffix("").parts
+    below = len(parts) - 1
+    if _CONFIGS in parts[:-1]:
+        below = len(parts) - 1 - parts[-2::-1].index(_CONFIGS)
     words = arg.replace("/", "-").replace(",", "-").split(":")
-    return "-".join([path.stem, *filter(None, words)])
+    return "-".join([*parts[below:], *filter(None, words)])
 
 
 def override(config: ConfigDict, word: str) -> None:
@@ -80,8 +81,12 @@ def set_value(config: ConfigDict, key: str, value: Any) -> None:
     node: Any = config
     for name in names[:-1]:
         node = node[name]
-    with node.ignore_type():
-        node[names[-1]] = value
+    try:
+        with node.ignore_type():
+            node[names[-1]] = canonical(key, value)
+    except (ValueError, TypeError, AttributeError) as error:
+        # ConfigDict takes no mapping whose keys are numbers or have dots.
+        raise ConfigError(f"config.{key} = {shown(value)} cannot be stored: {error}") from error
 
 
 def get_value(config: ConfigDict, key: str) -> Any:
@@ -98,22 +103,26 @@ def get_value(config: ConfigDict, key: str) -> Any:
 
 def packaged_configs() -> pathlib.Path:
     """Return the folder of the configs that come with tlx: of an installed package, or of the checkout."""
-    root = pathlib.Path(__file__).parents[1]
-    inside = root / "_packaged" / "configs"
-    return inside if inside.is_dir() else root.parent / "configs"
+    return packaged_folder("configs")
 
 
 def _split(name: str) -> tuple[pathlib.Path, str]:
-    """Split FILE:arg to path and argument; an existing path takes precedence over a packaged name."""
+    """Split FILE:arg to path and argument; an existing path takes precedence over a packaged name.
+
+    A packaged config may be named by its path in a checkout too ("configs/quickstart.py"), as commands in its
+    docstring and in README.md are written.
+    """
     file, _, arg = name.partition(":")
     path = pathlib.Path(file)
     if path.is_file():
         return path, arg
-    packaged = packaged_configs() / f"{file}.py"
+    packaged = packaged_configs() / f"{file.removeprefix('configs/').removesuffix('.py')}.py"
     if packaged.is_file():
         return packaged, arg
     names = sorted(str(p.relative_to(packaged_configs()))[:-3] for p in packaged_configs().rglob("*.py"))
-    raise ConfigError(f"config: no file {file!r}, and " + one_of("name", file, names))
+    near = difflib.get_close_matches(file, names, n=2, cutoff=0.6)
+    hint = suggest_paths(path, lambda other: other.suffix == ".py", near)
+    raise ConfigError(f"config: no file {file!r}, and no config of that name comes with tlx; {hint}")
 
 
 def _member(node: Any, path: str, name: str) -> Any:
@@ -141,31 +150,15 @@ def _check_names(config: ConfigDict, key: str, prefix: str) -> None:
         raise ConfigError(f"{prefix}{key} is now called {prefix}{new}")
 
 
-def _renamed_key(error: Exception, path: pathlib.Path) -> str | None:
-    """Message for a config file that uses an old name of a key; None for any other error."""
-    match = re.search(r"""^[\\"']*(?:Key ")?([a-z_0-9]+)["'\\]*(?:$| does not exist)""", str(error))
-    renamings = new_paths_of(match[1]) if match else []
-    if not renamings:
-        return None
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line = ""
-    where = str(path)
-    if frames:
-        line = frames[-1].line or ""
-        where = f"{path}:{frames[-1].lineno}"
-    # Several groups had a key "decay"; the line may name the group, as in schedule.decay or schedule["decay"].
-    in_line = []
-    for old, new in renamings:
-        if re.search(r"\b" + r"\W+".join(old.split(".")[-2:]) + r"\b", line):
-            in_line.append((old, new))
-    return f"{where}: " + ", ".join(f"{old} is now called {new}" for old, new in in_line or renamings)
-
-
 def _literal(text: str, old: Any) -> Any:
     """Value of a word of the command line that replaces `old`: a Python literal, or text."""
     if isinstance(old, str) and text != "None":
         return text
     try:
-        return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
-    except (ValueError, SyntaxError):
+        with warnings.catch_warnings():
+            # Text such as "1is" is no mistake in a program.
+            warnings.simplefilter("ignore")
+            return ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        # The last three: a list in a set, and nesting that is too deep for Python's parser.
         return text

@@ -18,6 +18,9 @@ NOT_IDENTIFIED = 79
 WATCHDOG = 170
 RETRYABLE = (PREEMPTED, 134, 137, 139, 143, WATCHDOG)
 
+# Characters of a value that a message shows.
+_SHOWN = 300
+
 
 class UserError(Exception):
     """An error that the user can fix: printed as one message without a traceback, then exit with `code`."""
@@ -87,6 +90,12 @@ class Preempted(Exception):
     code = PREEMPTED
 
 
+def shown(value: object) -> str:
+    """Return the repr of a value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+
+
 def one_of(field: str, value: object, choices: Iterable[object]) -> str:
     """Make the message for a value that is not legal, with the nearest legal value.
 
@@ -99,6 +108,6 @@ def one_of(field: str, value: object, choices: Iterable[object]) -> str:
         The message.
     """
     names = [str(choice) for choice in choices]
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(value)[:_SHOWN], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{field} = {value!r} is not one of: {', '.join(names)}{hint}"
+    return f"{field} = {shown(value)} is not one of: {', '.join(names)}{hint}"

@@ -1,15 +1,23 @@
 """Atomic writes, JSON files, hashes, and the user's cache folder."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import uuid
 from collections.abc import Iterator
 from typing import IO, Any
 
-from tlx.base.errors import StorageError
+from tlx.base.errors import DataError, StorageError, UserError
+
+# Beginning of the name of a folder that `new_folder` has not finished.
+PARTIAL = ".partial-"
+
+# A full disk, and a quota that is used up.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -66,6 +74,55 @@ def sha256_file(path: str | os.PathLike) -> str:
 def sha256_json(value: Any) -> str:
     """Return the hex sha256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def new_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield a temporary folder that becomes `target` at the end: an error leaves nothing half done.
+
+    `target` must not exist, or be an empty folder (one that is mounted, say), which stays what it is.
+    Raises StorageError where the folder cannot be made or written.
+    """
+    target = pathlib.Path(target).absolute()
+    exists = target.is_dir()
+    parent = target if exists else target.parent
+    temporary = parent / f"{PARTIAL}{target.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {target}: {error.strerror}") from error
+    try:
+        yield temporary
+        if exists:
+            for path in temporary.iterdir():
+                os.replace(path, target / path.name)
+        else:
+            os.replace(temporary, target)
+        sync_folder(parent)
+    except OSError as error:
+        known = storage_error(error)
+        if known is None:
+            raise
+        raise known from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def storage_error(error: OSError) -> UserError | None:
+    """Return the error of a file that cannot be written (or read), as one line; None for any other OSError."""
+    path = error.filename
+    where = f"{path}: " if path else ""
+    if error.errno in _FULL:
+        return StorageError(f"{where}{error.strerror}; free some space, or choose a folder on another disk")
+    if error.errno == errno.EROFS:
+        return StorageError(f"{where}{error.strerror}; choose a folder that can be written")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        if path and os.path.isfile(path) and not os.access(path, os.R_OK):
+            return DataError(f"{path} cannot be read: {error.strerror}")
+        return StorageError(f"{where}{error.strerror}; choose a folder that you may write")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and path:
+        return StorageError(f"{where}{error.strerror}; a file is in the way of a folder")
+    return None
 
 
 def cache_folder() -> pathlib.Path:

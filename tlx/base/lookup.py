@@ -4,7 +4,8 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tlx.base.errors import ConfigError, one_of
+from tlx.base.errors import ConfigError
+from tlx.base.synonyms import unknown_value
 
 
 class Table(Mapping[str, str]):
@@ -36,7 +37,7 @@ class Table(Mapping[str, str]):
         target = self._entries.get(name)
         if target is None:
             if ":" not in name:
-                raise ConfigError(one_of(self.kind, name, self._entries))
+                raise unknown_value(self.kind, name, self._entries)
             package = name.split(".")[0].split(":")[0]
             if allow is not None and package not in allow:
                 raise ConfigError(

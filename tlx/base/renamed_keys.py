@@ -176,7 +176,7 @@ def upgrade(values: Mapping[str, Any], saved_format: int, group: str = "") -> di
     for renaming in sorted(KEYS):
         if renaming > saved_format:
             upgraded = _renamed(upgraded, group, renaming, "")
-    return dict(upgraded)
+    return _with_asked_trackers(dict(upgraded)) if group == "" else dict(upgraded)
 
 
 def new_name(path: str, key: str, legal: Container[str]) -> str | None:
@@ -231,6 +231,18 @@ def new_paths_of(key: str) -> list[tuple[str, str]]:
                 shown = name.partition(":")[0]
                 paths.append((f"{shown}.{key}", f"{shown}.{group[key]}"))
     return list(dict.fromkeys(paths))
+
+
+def _with_asked_trackers(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace log.tensorboard = True, of a config from before it was an error without a writer, by None.
+
+    It was the default and meant "where a writer is installed", as None does now. Such a config has no key
+    log.samples, which is as old as the new meaning.
+    """
+    log = values.get("log")
+    if isinstance(log, Mapping) and log.get("tensorboard") is True and "samples" not in log:
+        values["log"] = {**log, "tensorboard": None}
+    return values
 
 
 def _groups(group: str) -> Iterator[Mapping[str, str]]:

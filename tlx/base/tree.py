@@ -1,7 +1,7 @@
 """Parameters by path; rules of weight decay, freezing, sharding and conversion match these paths."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -51,17 +51,3 @@ def num_params(tree: Any) -> int:
 def num_bytes(tree: Any) -> int:
     """Return the bytes of all leaves (arrays or ShapeDtypeStructs)."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def first_match(rules: Iterable[tuple[str, Any]], path: str, default: Any) -> Any:
-    """Return the value of the first rule that matches a path.
-
-    Args:
-        rules: Pairs (regular expression, value).
-        path: Path of a parameter.
-        default: Returned where no rule matches.
-
-    Returns:
-        The value.
-    """
-    return next((value for pattern, value in rules if matches(pattern, path)), default)

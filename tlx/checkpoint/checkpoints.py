@@ -16,6 +16,7 @@ from tlx.base import tree as trees_by_path
 from tlx.base.errors import CheckpointError, DeviceMemoryError, LeaseError, StorageError
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import reading, saving, steps, trees
+from tlx.checkpoint.best import BestStep, write_best
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.checkpoint.manifest import Damaged
 from tlx.checkpoint.reading import LoadedCheckpoint
@@ -38,7 +39,7 @@ class Checkpoints:
         config: When to save, what to keep and how to verify; None: the defaults.
         guard: Called on process 0 before it writes; raises LeaseError where another run has the directory.
         on_event: Called as on_event(kind, **fields) for events.jsonl, from the main or the background thread. Kinds:
-            checkpoint_saved, checkpoint_failed, checkpoint_skipped, checkpoint_deleted.
+            checkpoint_saved, checkpoint_best, checkpoint_failed, checkpoint_skipped, checkpoint_deleted.
     """
 
     def __init__(
@@ -57,6 +58,9 @@ class Checkpoints:
         self._sound: set[int] = set()
         self._job: saving.SaveJob | None = None
         self._failures = 0
+        # The best step that is saved, and a better one that is to be saved.
+        self._best: BestStep | None = None
+        self._better: BestStep | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -74,11 +78,13 @@ class Checkpoints:
         if jax.process_index() == 0:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
+                # Found out before training: a folder may exist and still refuse files.
                 with tempfile.TemporaryFile(dir=self.folder):
                     pass
                 steps.clean(self.folder)
             except OSError as error:
                 problem = error
+        # Only process 0 writes here, but all must stop: one that went on would wait for it in a collective.
         if consensus.broadcast_from_first(0 if problem is None else 1):
             raise StorageError(
                 f"cannot write checkpoints to {self.folder}: {problem or 'see process 0'}"
@@ -87,7 +93,16 @@ class Checkpoints:
     def due(self, step: int) -> bool:
         """Return whether the config asks for a save after `step` steps."""
         every = self.config.every > 0 and step > 0 and step % self.config.every == 0
-        return every or step in self.config.keep_at
+        best = self._better is not None and self._better.step == step
+        return every or best or step in self.config.keep_at
+
+    def set_best(self, best: BestStep | None) -> None:
+        """Never delete the best step of an earlier start, which is complete; None: there is none."""
+        self._best = best
+
+    def mark_best(self, best: BestStep) -> None:
+        """Make its step due. Once that is sealed, best.json names it and the best one before may be deleted."""
+        self._better = best
 
     def complete_steps(self) -> list[int]:
         """Return the steps that were committed and sealed, ascending."""
@@ -114,6 +129,7 @@ class Checkpoints:
             StorageError: `max_failures` saves in a row have failed (exit code 73).
             LeaseError: The lease is lost (exit code 75).
         """
+        # On this thread, while the arrays still exist: they may be donated once this returns.
         leaves = trees.describe(tree)
         # Refuses what is not JSON now rather than in the background.
         stored_extra = json.loads(json.dumps(extra or {}))
@@ -178,6 +194,7 @@ class Checkpoints:
         while (number := self._newest(reasons, step)) is not None:
             loaded = self._try(number, abstract, reasons, keep=step is not None)
             if loaded is not None:
+                # Known to be good, so that older steps may be deleted while this one stays.
                 self._sound.add(number)
                 return loaded
         listing = steps.listing(self.folder)
@@ -185,7 +202,7 @@ class Checkpoints:
             raise reading.nothing_left(self.folder, reasons)
         return None
 
-    def load_params(self, step: int | None = None, *, dtype: Any = None) -> LoadedCheckpoint:
+    def load_params(self, step: int | str | None = None, *, dtype: Any = None) -> LoadedCheckpoint:
         """Load parameters only, as numpy; see `reading.load_params`."""
         return reading.load_params(self.folder, step, dtype=dtype, verify=self.config.verify)
 
@@ -226,6 +243,8 @@ class Checkpoints:
         manifest = None
         try:
             manifest = manifests.read(folder)
+            # Hashing is bound by one core; each process takes its share, dealt out so that large neighbouring
+            # files do not fall to one.
             paths = sorted(manifest.files)[jax.process_index() :: jax.process_count()]
             manifests.verify(folder, manifest, level, paths)
         except Damaged as error:
@@ -239,10 +258,14 @@ class Checkpoints:
         try:
             self._guard()
             free = shutil.disk_usage(self.folder).free
+            # Checked before, for a disk that fills up while Orbax writes leaves files of many gigabytes
+            # behind.
             if free < FREE_SPACE_FACTOR * size:
                 return OSError(f"too little room ({FREE_SPACE_FACTOR} x {size} bytes wanted)")
             if os.path.lexists(self.folder / str(step)):
                 steps.set_aside(self.folder, step, "replaced", "in the way of a new save of this step")
+            # Before the first byte: a kill at any moment leaves either a complete step or one that `clean`
+            # recognises.
             steps.mark_unfinished(self.folder, step)
         except (OSError, LeaseError) as error:
             return error
@@ -283,6 +306,8 @@ class Checkpoints:
         self._event("checkpoint_failed", step=step, reason=first, needed=size, free=free)
 
     def _count_failure(self) -> None:
+        # A disk may be full for a while; several failures in a row mean that the work since the last save is
+        # at risk.
         self._failures += 1
         if self._failures >= self.config.max_failures:
             raise StorageError(f"{self._failures} checkpoints in a row could not be saved to {self.folder}")
@@ -292,6 +317,11 @@ class Checkpoints:
         self._sound.add(job.step)
         seconds = time.monotonic() - job.began
         self._event("checkpoint_saved", step=job.step, bytes=job.size, seconds=round(seconds, 3))
+        better = self._better
+        if better is not None and better.step == job.step:
+            write_best(self.folder, better)
+            self._best = better
+            self._event("checkpoint_best", **better._asdict())
         self._retain(job.step)
 
     def _retain(self, newest: int) -> None:
@@ -300,9 +330,13 @@ class Checkpoints:
         retained = (
             set(complete[-self.config.keep :]) | {newest} | set(complete).intersection(self.config.keep_at)
         )
+        if self._best is not None:
+            retained |= {self._best.step}.intersection(complete)
         if self.config.keep_every:
             retained |= {step for step in complete if step % self.config.keep_every == 0}
         doomed = [step for step in complete if step not in retained]
+        # Deleting is the one thing that cannot be undone: a step that will stay must have been read back or
+        # sealed here.
         if doomed and not any(self._still_sound(step) for step in sorted(retained, reverse=True)):
             log.warning(
                 "no checkpoint deleted: none of %s that would stay is known to be sound", sorted(retained)
@@ -311,6 +345,7 @@ class Checkpoints:
         for step in doomed:
             self._guard()
             steps.delete(self.folder, step)
+            # The number may be saved again after a resume from an earlier step.
             self._sound.discard(step)
             self._event("checkpoint_deleted", step=step)
 

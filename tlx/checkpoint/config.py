@@ -18,6 +18,9 @@ class CheckpointConfig:
     """Checkpoints of steps that this divides are never deleted; 0: none."""
     keep_at: tuple[int, ...] = ()
     """Steps that are saved whatever `every` says, and never deleted."""
+    keep_best: bool = False
+    """Whether the step with the best evaluation (by eval.metric) is saved whatever `every` says, named in
+    best.json, and never deleted; step="best" loads it."""
     verify: Literal["hash", "size"] = "hash"
     """Property of every file that is compared on reading: its sha256 (1.5 GB/s and core) or only its size."""
     max_failures: int = 3

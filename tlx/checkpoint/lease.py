@@ -46,6 +46,7 @@ class Lease:
         self._path = self.folder / FILE
         self._beat = beat
         self._stale = stale
+        # Host and pid may come again after a restart; the id never does.
         self._me = {"id": uuid.uuid4().hex, **_here()}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -58,6 +59,7 @@ class Lease:
                 self._take()
             except (LeaseError, OSError) as error:
                 problem = error
+        # All processes raise the same error, or none: a single one would leave the others in a collective.
         verdict = consensus.broadcast_from_first(
             0 if problem is None else 1 if isinstance(problem, LeaseError) else 2
         )
@@ -75,12 +77,15 @@ class Lease:
         if self._thread is None:
             return
         self._thread.join()
+        # On the way out the disk may be gone; a lease that stays becomes stale by itself.
         with contextlib.suppress(OSError), self._locked():
             if self._is_mine():
                 self._path.unlink()
 
     def check(self) -> None:
         """Read the lease; LeaseError where it is no longer this run's. Process 0 only."""
+        # Read from the disk and not from memory: this process may have been stopped for longer than the lease
+        # lasts.
         if not self.lost and not self._is_mine():
             self.lost = True
         if self.lost:
@@ -124,6 +129,7 @@ class Lease:
             return value if isinstance(value, dict) else {}
         except FileNotFoundError:
             return None
+        # A lease that is cut or empty is held by somebody unknown, and so only age frees it.
         except ValueError:
             return {}
 
@@ -135,6 +141,7 @@ class Lease:
         """Return the seconds since the holder's last heartbeat."""
         if holder.get("boot") and holder.get("boot") == self._me["boot"]:
             return max(0.0, time.monotonic() - float(holder.get("monotonic", 0.0)))
+        # Both times come from the file server, so that the hosts' clocks may differ.
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".clock-") as probe:
             return max(0.0, os.fstat(probe.fileno()).st_mtime - self._path.stat().st_mtime)
 

@@ -92,11 +92,14 @@ def gather_parts(folder: pathlib.Path, count: int, timeout: float) -> dict[str, 
         while not path.exists():
             if time.monotonic() > deadline:
                 raise OSError(f"process {process} did not report its files within {timeout:.0f} s")
+            # A file and not a collective: this runs on a background thread, beside the main thread's
+            # collectives.
             time.sleep(0.05)
         part = files.read_json(path)
         if "error" in part:
             raise OSError(f"process {process}: {part['error']}")
         merged.update(part["files"])
+        # Parts are tlx's own and of no further use; the manifest lists every file that remains.
         path.unlink()
     return merged
 
@@ -110,6 +113,7 @@ def seal(folder: pathlib.Path, manifest: Manifest) -> None:
         "leaves": {path: list(leaf) for path, leaf in manifest.leaves.items()},
         "files": dict(sorted(manifest.files.items())),
     }
+    # Written last and atomically: the manifest's existence is what makes the step complete.
     files.write_json(folder / MANIFEST, {"sha256": files.sha256_json(body), **body})
 
 
@@ -117,6 +121,7 @@ def read(folder: pathlib.Path) -> Manifest:
     """Read the manifest of a step; Damaged where it cannot be trusted."""
     path = folder / MANIFEST
     try:
+        # A checkpoint may come from anybody: its size is looked at before it is parsed.
         if path.stat().st_size > MAX_BYTES:
             raise Damaged(f"{MANIFEST} is larger than {MAX_BYTES} bytes")
         body = files.read_json(path)
@@ -127,6 +132,7 @@ def read(folder: pathlib.Path) -> Manifest:
             raise Damaged(f"{MANIFEST} has format {body['format']}, this tlx reads {FORMAT}")
         leaves = {name: LeafInfo(tuple(shape), dtype) for name, (shape, dtype) in body["leaves"].items()}
         return Manifest(body["step"], body["files"], leaves, body["extra"])
+    # Whatever a damaged or hostile file makes of the structure, the caller tries the next older step.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -148,6 +154,7 @@ def verify(
     Raises:
         Damaged: A file differs; the message names the first one.
     """
+    # A link could make files from outside the checkpoint look like a part of it.
     _refuse_links(folder)
     for path in manifest.files if paths is None else paths:
         _refuse_escape(folder, path)
@@ -156,6 +163,7 @@ def verify(
             size = (folder / path).stat().st_size
         except OSError as error:
             raise Damaged(f"{path} is missing ({error.strerror})") from error
+        # Cheap, and finds the usual damage (cut or empty files) before gigabytes are hashed.
         if size != wanted["size"]:
             raise Damaged(f"{path} has {size} bytes, {wanted['size']} were saved")
         if level == "hash" and _sha256(folder / path) != wanted["sha256"]:

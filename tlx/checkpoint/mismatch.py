@@ -25,6 +25,8 @@ def table(saved: Mapping[str, LeafInfo], wanted: Mapping[str, Any]) -> str:
         if path in saved:
             rows += [(path, text) for text in _differences(saved[path], leaf)]
     for path in missing:
+        # Spelling is compared for lines that are shown alone: it is slow, and a model has thousands of
+        # leaves.
         near = _nearest(path, surplus) if len(rows) < MAX_LINES else ""
         rows.append((path, "not in the checkpoint" + (f"; nearest there: {near}" if near else "")))
     for path in surplus:

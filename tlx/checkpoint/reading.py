@@ -16,6 +16,7 @@ from tlx.base.errors import CheckpointError, DeviceMemoryError
 from tlx.base.memory import machine_bytes
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import mismatch, steps, store, trees
+from tlx.checkpoint.best import resolve_step
 from tlx.checkpoint.manifest import Damaged, Manifest
 
 log = logging.getLogger("tlx")
@@ -50,7 +51,7 @@ def steps_folder(path: str | os.PathLike) -> pathlib.Path:
 
 def load_params(
     path: str | os.PathLike,
-    step: int | None = None,
+    step: int | str | None = None,
     *,
     dtype: Any = None,
     verify: Verify = "hash",
@@ -61,7 +62,7 @@ def load_params(
 
     Args:
         path: A run directory, a folder of checkpoints, or one step.
-        step: The step; None: the newest that verifies.
+        step: The step; "best": the one that best.json names; None: the newest that verifies.
         dtype: Dtype that floating-point leaves are cast to; None: as stored.
         verify: What is compared for every file, its "hash" or its "size".
 
@@ -75,7 +76,7 @@ def load_params(
     if step is None and steps.is_complete(pathlib.Path(path).absolute()):
         step = _number(pathlib.Path(path))
     reasons = {}
-    for number in candidates(folder, step):
+    for number in candidates(folder, resolve_step(folder, step)):
         try:
             manifest = manifests.read(folder / str(number))
             tree = _read_params(folder / str(number), manifest, dtype, verify)
@@ -90,6 +91,7 @@ def candidates(folder: pathlib.Path, step: int | None) -> Iterator[int]:
     """Return the complete steps from the newest on, or only `step`; CheckpointError where there is no such step."""
     complete = steps.listing(folder).complete
     if step is None:
+        # The newest first: each older step costs training that was already paid for.
         return iter(reversed(complete))
     if step not in complete:
         known = ", ".join(map(str, complete)) or "none"
@@ -139,6 +141,7 @@ def load(folder: pathlib.Path, manifest: Manifest, abstract: Any) -> Any:
     try:
         return trees.join(abstract, store.load(folder, trees.split(abstract)))
     except Exception as error:
+        # Told apart from damage: a step that is only too large must not be set aside.
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             needed = trees_by_path.num_bytes(abstract)
             raise DeviceMemoryError(
@@ -152,6 +155,8 @@ def _read_params(folder: pathlib.Path, manifest: Manifest, dtype: Any, verify: V
     if not leaves:
         raise CheckpointError(f"{folder} holds no parameters")
     _refuse_too_large(folder, leaves)
+    # Files at the top belong to all parts (Orbax's metadata); those of the optimizer are not read, so not
+    # hashed.
     part = [path for path in manifest.files if path.startswith(f"{trees.PARAMS}/") or "/" not in path]
     manifests.verify(folder, manifest, verify, part)
     abstract = {
@@ -162,6 +167,7 @@ def _read_params(folder: pathlib.Path, manifest: Manifest, dtype: Any, verify: V
         nested = store.load(folder, {trees.PARAMS: trees_by_path.unflatten(abstract)})[trees.PARAMS]
     except Exception as error:
         raise Damaged(f"cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    # Orbax reads shape and dtype from its own metadata, which the manifest must agree with.
     for path, leaf in trees_by_path.flatten(nested).items():
         if leaf.shape != abstract[path].shape or leaf.dtype != abstract[path].dtype:
             raise Damaged(f"params/{path} is {leaf.dtype}{leaf.shape}, the manifest says {abstract[path]}")

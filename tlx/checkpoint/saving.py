@@ -60,6 +60,7 @@ class SaveJob:
             self._response = store.start_save(folder / str(step), trees.split(tree))
         except OSError as error:
             self.error = error
+        # A daemon: a process that must leave at once is not held by gigabytes still to be hashed.
         self.thread = threading.Thread(target=self._finish, name=f"checkpoint-{step}", daemon=True)
         self.thread.start()
 
@@ -89,8 +90,10 @@ class SaveJob:
                 raise self.error
             self._response.result()
             self._seal()
+        # Whatever it is, the main thread asks for it at the next save: an error on this thread would be lost.
         except BaseException as error:
             self.error = error
+            # Else process 0 would wait PART_TIMEOUT for a part that cannot come.
             self._tell_first()
             if not isinstance(error, LeaseError):
                 self._failed(self, error)
@@ -109,6 +112,7 @@ class SaveJob:
 
     def _seal(self) -> None:
         target = self.folder / str(self.step)
+        # Read back from the disk, by the process that wrote them: on NFS others may not see all of them yet.
         files = manifests.own_files(target, self._process, self._count)
         if self._process != 0:
             manifests.write_part(target, self._process, {"files": files})

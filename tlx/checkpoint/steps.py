@@ -91,6 +91,8 @@ def delete(folder: pathlib.Path, step: int) -> None:
     mark_unfinished(folder, step)
     (target / COMMIT).unlink(missing_ok=True)
     if target.is_dir():
+        # The loss of COMMIT reaches the disk before the data goes, so that a crash in between leaves no step
+        # that looks complete.
         files.sync_folder(target)
         shutil.rmtree(target)
     mark_finished(folder, step)
@@ -101,6 +103,7 @@ def clean(folder: pathlib.Path) -> list[int]:
     removed = []
     for marker in sorted(folder.glob(_UNFINISHED + "*")):
         name = marker.name.removeprefix(_UNFINISHED)
+        # Only numbers are steps: nothing else is ever removed here.
         if _STEP.fullmatch(name) is None:
             continue
         target = folder / name
@@ -131,12 +134,14 @@ def set_aside(folder: pathlib.Path, step: int, kind: str, reason: str) -> pathli
     stamp = time.strftime("%Y%m%dT%H%M%S")
     target = folder / f"{step}.{kind}-{stamp}"
     number = 1
+    # Two steps may be set aside within a second, and neither replaces the other.
     while os.path.lexists(target):
         target = folder / f"{step}.{kind}-{stamp}.{number}"
         number += 1
     os.rename(folder / str(step), target)
     files.sync_folder(folder)
     if target.is_dir() and not target.is_symlink():
+        # Inside the folder, where somebody who looks at it months later finds it.
         (target / REASON).write_text(reason + "\n", encoding="utf-8")
     log.warning("checkpoint at step %d set aside as %s: %s", step, target.name, reason)
     return target

@@ -23,6 +23,7 @@ class _Repeats(logging.Filter):
 @contextlib.contextmanager
 def _context():
     """Set Orbax up to commit by a marker file, and without compression (8% smaller, but half the speed)."""
+    # Once per process: filters of a logger add up.
     absl = logging.getLogger("absl")
     if not any(isinstance(known, _Repeats) for known in absl.filters):
         absl.addFilter(_Repeats())

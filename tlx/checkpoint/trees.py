@@ -20,6 +20,7 @@ def flat(tree: Any) -> dict[str, Any]:
     """Flatten a tree by path; ValueError where paths collide, TypeError for leaves that are not arrays."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     by_path = {trees.path_string(path): leaf for path, leaf in leaves}
+    # Two leaves of one path would overwrite each other in a file, without an error.
     if len(by_path) != len(leaves) or "" in by_path:
         raise ValueError("a tree to store needs a distinct, non-empty path for every leaf")
     for path, leaf in by_path.items():

@@ -6,7 +6,9 @@ import os
 import sys
 import traceback
 
+from tlx import __version__
 from tlx.base.errors import USAGE, Preempted, UserError, one_of
+from tlx.base.files import storage_error
 from tlx.base.lookup import Table
 
 VERBS = Table(
@@ -21,6 +23,7 @@ VERBS = Table(
         "generate": "tlx.cli.generate:main",
         "chat": "tlx.cli.chat:main",
         "bench": "tlx.cli.bench:main",
+        "cache": "tlx.cli.cache:main",
         "plan": "tlx.cli.plan:main",
         "scale": "tlx.cli.scale:main",
         "launch": "tlx.cli.launch:main",
@@ -41,6 +44,7 @@ _ABOUT = {
     "scale": "scaling laws: plan a ladder of runs, train it, fit it, forecast the big run",
     "launch": "start a run on this machine, under SLURM, on GKE or on TPU VMs",
     "report": "results of runs side by side, with intervals over seeds",
+    "cache": "size of the token cache, and what to remove from it",
     "bench": "tokens/s and model FLOP/s of step, data pipeline and checkpoints",
 }
 
@@ -56,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
         print(_help())
         return 0 if argv else USAGE
     verb = argv[0]
+    if verb in ("-V", "--version", "version"):
+        print(f"tlx {__version__}")
+        return 0
     if verb not in VERBS:
         print("tlx: " + one_of("verb", verb, VERBS), file=sys.stderr)
         return USAGE
@@ -76,11 +83,23 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `tlx config | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A disk that is full or read-only, wherever it was written to.
+        known = storage_error(error)
+        if known is None:
+            return _defect()
+        print(f"tlx {verb}: {known}", file=sys.stderr)
+        return _end_process(known.code)
     except Exception:
-        if not _is_distributed():
-            raise
-        traceback.print_exc()
-        return _end_process(1)
+        return _defect()
+
+
+def _defect() -> int:
+    """Raise the current exception; one of several processes prints it and ends."""
+    if not _is_distributed():
+        raise
+    traceback.print_exc()
+    return _end_process(1)
 
 
 def _is_distributed() -> bool:
@@ -98,4 +117,7 @@ def _end_process(code: int) -> int:
 def _help() -> str:
     width = max(map(len, _ABOUT))
     verbs = "\n".join(f"  {verb:{width}}  {about}" for verb, about in _ABOUT.items())
-    return f"usage: tlx VERB ...\n\n{verbs}\n\n`tlx VERB --help` explains one."
+    return (
+        f"usage: tlx VERB ...\n\n{verbs}\n\n`tlx VERB --help` explains one, `tlx config --explain KEY` a key of the "
+        "config, `tlx --version` says which tlx this is."
+    )

@@ -2,9 +2,11 @@
 
     tlx chat runs/chat
     tlx chat runs/chat --system='Answer in one sentence.' --temperature=0
-    tlx chat DIR --template=chatml                  an imported model that was tuned with this template
+    tlx chat DIR                                    an imported model that came with a chat template
+    tlx chat DIR --template=chatml                  one that was tuned with this template, but came without
 
-RUN is a run directory or one of its checkpoints, tuned with the task chat (configs/finetune/chat.py). A line
+RUN is a run directory or one of its checkpoints, tuned with the task chat (configs/finetune/chat.py), or an imported
+model whose files hold a chat template (chat_template.jinja, or chat_template in tokenizer_config.json). A line
 is a message; /new starts another conversation, /exit or the end of the input (Ctrl-D) ends. When the
 conversation is longer than the model's context, the oldest messages are left out, and a line says so.
 """
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--template",
         default="",
         metavar="NAME",
-        help="chat template of an imported model, such as chatml, llama3 or zephyr; the run's own by default",
+        help="chat template, such as chatml, llama3 or zephyr; by default that of the run or of the model's files",
     )
     parser.add_argument(
         "--max_tokens",

@@ -1,8 +1,11 @@
-"""Print the resolved configuration, or how it differs from another.
+"""Print the resolved configuration, how it differs from another, or what a key of it means.
 
 tlx config --config=configs/quickstart.py:mlm --config.model.width=256
 tlx config --config=quickstart:mlm --diff=quickstart:clm
 tlx config --config=quickstart --diff=runs/quickstart
+tlx config --explain optimizer.learning_rate           meaning, type, legal values and default
+tlx config --explain model.position                    the same of every key of a group
+tlx config --explain objective --config=quickstart:mlm     of one objective, with the values of a config
 """
 
 import json
@@ -15,10 +18,25 @@ from tlx.cli import flags
 def main(argv: list[str]) -> int:
     """Run `tlx config`: one "key = value" a line, or a table of differences; exit 64 for a wrong config."""
     parser = flags.parser("config", __doc__)
-    flags.add_config(parser)
+    flags.add_config(parser, required=False)
+    parser.add_argument(
+        "--explain",
+        nargs="?",
+        const="",
+        metavar="KEY",
+        help="explain a key or a group; without KEY list all groups",
+    )
     parser.add_argument("--diff", metavar="OTHER", help="another config, or a run directory")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = flags.parse(parser, argv)
+    if options.explain is not None:
+        from tlx.cli import explanations
+
+        name = None if options.config is None else options.config_words[0].removeprefix("--config=")
+        print(explanations.explain(options.explain, name))
+        return 0
+    if options.config is None:
+        parser.error("the following arguments are required: --config (or --explain KEY)")
     # After the parser: these load jax, which --help does not wait for.
     from tlx.base.config import flatten, to_dict
     from tlx.run.checks import resolve

@@ -1,53 +1,67 @@
 """The conversions of `tlx convert`: import, export, merge and adapter."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
+from tlx.api.export import exported_frame, exported_head
 from tlx.api.load import load, open_hub_checkpoint
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, StorageError
-from tlx.base.files import read_json
+from tlx.base.files import PARTIAL, atomic_open, new_folder, read_json, write_json
 from tlx.checkpoint import Checkpoints
 from tlx.hub import folder as hub
-from tlx.hub import peft, verify
+from tlx.hub import peft, push, sentence_transformers, verify
 from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
 from tlx.run import RunConfig
 from tlx.text import Tokenizer
+from tlx.text.chat import ending, jinja_of
+from tlx.text.generation_rules import FILE as GENERATION_CONFIG
+from tlx.text.generation_rules import rules_of, values_of
+from tlx.text.model_template import FILE as CHAT_TEMPLATE
 from tlx.training import directory
 
 
 def _import(options: argparse.Namespace) -> None:
     """Import a model tensor by tensor: only a slice of one is in memory at a time."""
     _require_empty(options.target)
-    foreign = open_hub_checkpoint(pathlib.Path(options.source).absolute(), options.dtype, options.ignore)
+    if options.verify:
+        verify.require_libraries()
+    foreign = open_hub_checkpoint(
+        pathlib.Path(options.source).absolute(), options.dtype, options.ignore, options.task
+    )
     checkpoint = foreign.checkpoint
     tokenizer = foreign.tokenizer
-    target = _make_folder(options.target)
-    config = _save_tokenizer(target, foreign.config, tokenizer)
     source = {"imported_from": str(checkpoint.folder), "family": checkpoint.family.name}
-    with (
-        tempfile.TemporaryDirectory(prefix=".import-", dir=target) as pieces,
-        Checkpoints(target / "checkpoints", config.checkpoint) as checkpoints,
-    ):
-        checkpoints.prepare()
-        params = spill(checkpoint.params, pathlib.Path(pieces), progress=True)
-        checkpoints.save(0, {"params": tree.unflatten(params)})
-        if not checkpoints.wait():
-            raise StorageError(f"{target}: the checkpoint could not be written; see above")
-    directory.write_run(target, to_dict(config), tokenizer.hash, source, {"data": 1}, checkpoint.num_params)
+    target = pathlib.Path(options.target).absolute()
+    with new_folder(target) as folder:
+        config = _save_tokenizer(folder, target, foreign.config, tokenizer)
+        with (
+            tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as pieces,
+            Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints,
+        ):
+            checkpoints.prepare()
+            params = spill(checkpoint.params, pathlib.Path(pieces), progress=True)
+            _save(checkpoints, 0, tree.unflatten(params))
+        directory.write_run(
+            folder, to_dict(config), tokenizer.hash, source, {"data": 1}, checkpoint.num_params
+        )
     dtypes = sorted({str(leaf.dtype) for leaf in checkpoint.params.values()})
     print(f"{options.source}: {checkpoint.family.name}, {checkpoint.num_params:,} parameters")
-    print(f"{target}: {', '.join(dtypes)}, heads: {', '.join(checkpoint.heads) or 'none'}")
+    head = checkpoint.task_head
+    heads = checkpoint.heads if head is None else (f"heads/{head.task}",)
+    print(f"{target}: {', '.join(dtypes)}, heads: {', '.join(heads) or 'none'}")
     if options.verify:
         for name, largest, scale in verify.compare(checkpoint, checkpoint.read()):
             print(f"{name}: largest difference {largest:.2e} of {scale:.3g}")
@@ -64,38 +78,78 @@ def _merge(options: argparse.Namespace) -> None:
 
 def _write_run(model: LoadedModel, path: str, source: dict[str, str], num_params: int) -> pathlib.Path:
     """Write a model as a run directory; run.json records `source`."""
-    target = _make_folder(path)
-    config = _save_tokenizer(target, model.config, model.tokenizer)
-    directory.write_run(target, to_dict(config), model.tokenizer.hash, source, {"data": 1}, num_params)
-    with Checkpoints(target / "checkpoints", config.checkpoint) as checkpoints:
-        checkpoints.prepare()
-        checkpoints.save(model.step, {"params": model.params})
-        checkpoints.wait()
+    target = pathlib.Path(path).absolute()
+    with new_folder(target) as folder:
+        config = _save_tokenizer(folder, target, model.config, model.tokenizer)
+        directory.write_run(folder, to_dict(config), model.tokenizer.hash, source, {"data": 1}, num_params)
+        with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
+            checkpoints.prepare()
+            _save(checkpoints, model.step, model.params)
     return target
 
 
-def _save_tokenizer(target: pathlib.Path, config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
-    """Save the tokenizer in the run directory, and return the config that reads it from there."""
-    tokenizer.save(target / "tokenizer")
-    path = str((target / "tokenizer").absolute())
+def _save(checkpoints: Checkpoints, step: int, params: Any) -> None:
+    """Save the parameters. Raises StorageError where they could not be written."""
+    checkpoints.save(step, {"params": params})
+    if not checkpoints.wait():
+        raise StorageError(f"{checkpoints.folder}: the checkpoint could not be written; see above")
+
+
+def _save_tokenizer(
+    folder: pathlib.Path, target: pathlib.Path, config: RunConfig, tokenizer: Tokenizer
+) -> RunConfig:
+    """Save the tokenizer of a run directory.
+
+    Args:
+        folder: the directory as it is written.
+        target: the directory as it will be called.
+        config: the run's config.
+        tokenizer: its tokenizer.
+
+    Returns:
+        The config that reads the tokenizer from there.
+    """
+    tokenizer.save(folder / "tokenizer")
+    path = str(target / "tokenizer")
     return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, path=path))
 
 
 def _export(options: argparse.Namespace) -> None:
-    """Write a Hugging Face directory."""
-    _require_empty(options.target)
+    """Write a Hugging Face directory, and upload it with --push."""
+    if options.push is None:
+        _export_folder(options, options.target)
+        return
+    # First, so that a missing token or package is told before minutes of export.
+    repository = push.open_repository(options.push)
+    with contextlib.ExitStack() as stack:
+        target = options.target or stack.enter_context(tempfile.TemporaryDirectory(prefix="tlx-export-"))
+        model = _export_folder(options, target)
+        message = (
+            f"{model.config.name or pathlib.Path(options.source).name} at step {model.step}, exported by tlx"
+        )
+        print(f"uploading to {options.push}", flush=True)
+        print(f"uploaded: {push.upload(repository, target, message, options.public)}")
+
+
+def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
+    """Write a Hugging Face directory; returns the model."""
+    _require_empty(path)
     model = load(options.source, step=options.step, allow=options.allow)
     config = model.module.model
-    params = model.standalone_params
-    family = options.family or hub.family_of(config, params)
+    params, head = exported_head(model, options.without_head)
+    family = options.family or hub.family_of(config, params, head)
     if family not in TABLE:
         TABLE.load(family)  # raises an error that lists the families
-    target = _make_folder(options.target)
     special = _special_ids(model)
     dtype = None if options.dtype is None else np.dtype(options.dtype)
-    name = hub.save_folder(target, family, config, params, special=special, dtype=dtype)
-    model.tokenizer.export(target, _special_frame(model))
-    print(f"{target}: {name} of the family {family}, with its tokenizer")
+    with new_folder(path) as folder:
+        # The tokenizer first: it may need a package that is not installed.
+        model.tokenizer.export(folder, exported_frame(model))
+        name = hub.save_folder(folder, family, config, params, special=special, dtype=dtype, task_head=head)
+        sentence_transformers.write(folder, model.config.embed, config.width)
+        _export_generation(folder, model, special)
+    print(f"{path}: {name} of the family {family}, with its tokenizer")
+    return model
 
 
 def _adapter(options: argparse.Namespace) -> None:
@@ -106,7 +160,8 @@ def _adapter(options: argparse.Namespace) -> None:
     adapters = model.module.model.adapters
     if adapters.prefix_length or adapters.prompt_length:
         bos = model.tokenizer.vocab.bos
-        number = save_virtual_tokens(options.target, model.module.model, model.params, base, bos)
+        with new_folder(options.target) as folder:
+            number = save_virtual_tokens(folder, model.module.model, model.params, base, bos)
         if adapters.prefix_length:
             kind = "a prefix"
         else:
@@ -114,7 +169,8 @@ def _adapter(options: argparse.Namespace) -> None:
         print(f"{options.target}: {number} virtual tokens, {kind}")
     else:
         family, name = _base_class(options, model)
-        layers = peft.save_adapter(options.target, family, name, model.module.model, model.params, base)
+        with new_folder(options.target) as folder:
+            layers = peft.save_adapter(folder, family, name, model.module.model, model.params, base)
         print(f"{options.target}: LoRA of {len(layers)} layers of {name}, such as {layers[0]}")
     if model.params.get("heads"):
         print(f"the head of {model.config.objective.name} is not included: it stays in {options.source}")
@@ -142,35 +198,41 @@ ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def _special_frame(model: LoadedModel) -> tuple[list[int], list[int]]:
-    """Return the special tokens before and after a text, as the model was trained."""
-    vocab = model.tokenizer.vocab
-    frames = {
-        "encoder": ([vocab.cls], [vocab.sep]),
-        "decoder": ([vocab.bos], []),
-        "encoder_decoder": ([], [vocab.eos]),
-        "two_stream": ([vocab.eos], []),
-    }
-    return frames[model.kind]
+def _special_ids(model: LoadedModel) -> dict[str, Any]:
+    """Return the ids of special tokens for config.json; an encoder-decoder starts decoding with tlx's bos.
 
-
-def _special_ids(model: LoadedModel) -> dict[str, int]:
-    """Return the ids of special tokens for config.json; an encoder-decoder starts decoding with tlx's bos."""
+    eos_token_id is a list where several ids end a text.
+    """
     vocab = model.tokenizer.vocab
     bos_key = "decoder_start_token_id" if model.kind == "encoder_decoder" else "bos_token_id"
-    ids = {"pad_token_id": vocab.pad, "eos_token_id": vocab.eos, bos_key: vocab.bos}
+    ids: dict[str, Any] = {"pad_token_id": vocab.pad, "eos_token_id": vocab.eos, bos_key: vocab.bos}
     # Ids that tlx added to the vocabulary are outside the exported embedding.
-    return {key: index for key, index in ids.items() if index < vocab.size - vocab.added}
+    ids = {key: index for key, index in ids.items() if index < vocab.size - vocab.added}
+    ends = rules_of(model.tokenizer).ends
+    return ids | ({"eos_token_id": list(ends)} if len(ends) > 1 else {})
+
+
+def _export_generation(target: pathlib.Path, model: LoadedModel, special: Mapping[str, Any]) -> None:
+    """Write generation_config.json: the imported one, or ids of special tokens; of a chat model its template too."""
+    tokenizer = model.tokenizer
+    vocab = tokenizer.vocab
+    values = values_of(tokenizer) or dict(special)
+    if model.config.objective.name == "chat":
+        template = model.config.objective.chat_template
+        end, _ = ending(template, tokenizer)
+        ends = rules_of(tokenizer).ends or (vocab.eos,)
+        ids = [index for index in dict.fromkeys((end, *ends)) if index < vocab.size - vocab.added]
+        values["eos_token_id"] = ids if len(ids) > 1 else ids[0]
+        names = {name: tokenizer.piece(getattr(vocab, name)) for name in ("bos", "eos", "sep", "cls")}
+        with atomic_open(target / CHAT_TEMPLATE, "wb") as handle:
+            handle.write(jinja_of(template, names).encode())
+    if model.kind != "encoder" and values != values_of(tokenizer):
+        write_json(target / GENERATION_CONFIG, values)
 
 
 def _require_empty(path: str) -> None:
-    if os.path.isdir(path) and os.listdir(path):
+    """Raise ConfigError where something would be overwritten; what a kill has left half done does not count."""
+    if os.path.isdir(path) and any(not name.startswith(PARTIAL) for name in os.listdir(path)):
         raise ConfigError(f"{path} is not empty; name a new folder")
-
-
-def _make_folder(path: str) -> pathlib.Path:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make {path}: {error}") from error
-    return pathlib.Path(path)
+    if os.path.isfile(path):
+        raise ConfigError(f"{path} is a file; name a new folder")

@@ -16,15 +16,19 @@ from tlx.base.errors import USAGE, ConfigError, one_of
 if TYPE_CHECKING:
     from tlx.trainer.driver import TrainerOptions
 
+_OVERRIDE = "--config."
+
 _CONFIG_HELP = (
     "a Python file with get_config(arg), as FILE, FILE:arg, or the name of a packaged one (quickstart:mlm); "
-    "--config.a.b=VALUE changes one value of it"
+    "--config.a.b=VALUE changes one value of it, --config.a --help explains the values of a"
 )
 _ALLOW_CHANGE_HELP = (
     "when resuming, let this value (or group of values) of the config differ; may be repeated"
 )
 _ALLOW_HELP = "a package outside tlx whose code the saved config may name; may be repeated"
-_STEP_HELP = "step of the checkpoint; the newest sound one by default"
+STEP_HELP = (
+    'step of the checkpoint, or "best" of a run with checkpoint.keep_best; the newest sound one by default'
+)
 _DTYPE_HELP = "dtype of parameters and computation; the run's own by default"
 
 
@@ -54,9 +58,19 @@ def training_parser(verb: str, about: str | None) -> argparse.ArgumentParser:
 def add_run(arguments: argparse.ArgumentParser) -> None:
     """Add the arguments of every verb that loads a model."""
     arguments.add_argument("run", metavar="RUN", help="run directory, or one of its checkpoint directories")
-    arguments.add_argument("--step", type=int, help=_STEP_HELP)
+    arguments.add_argument("--step", type=checkpoint_step, help=STEP_HELP)
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), help=_DTYPE_HELP)
     arguments.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=_ALLOW_HELP)
+
+
+def checkpoint_step(word: str) -> int | str:
+    """Return the value of --step: a number or "best". Raises argparse's error (exit 2) for another word."""
+    if word == "best":
+        return word
+    try:
+        return int(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither a number nor 'best'") from error
 
 
 def add_config(arguments: argparse.ArgumentParser, required: bool = True) -> None:
@@ -68,14 +82,18 @@ def parse(arguments: argparse.ArgumentParser, argv: list[str]) -> argparse.Names
     """Return the parsed flags, with the config read and overridden.
 
     `.config` is None or a ConfigDict, `.config_name` the default name of its run, `.config_words` the words
-    of the command line that gave it. Wrong usage ends the process with exit 2; a wrong config raises
-    ConfigError (exit 64).
+    of the command line that gave it. The config may also be given without --config, as the last word that is
+    not a flag, and values after a space. `--config.GROUP --help` explains a group of keys. Wrong usage ends
+    the process with exit 2; a wrong config raises ConfigError (exit 64).
     """
-    overrides = [word for word in argv if word.startswith("--config.")]
-    options, unknown = arguments.parse_known_args([word for word in argv if not word.startswith("--config.")])
+    argv = _with_config_flag(arguments, _with_equals_signs(argv))
+    overrides = [word for word in argv if word.startswith(_OVERRIDE)]
+    words = [word for word in argv if not word.startswith(_OVERRIDE)]
+    if overrides and not {"-h", "--help"}.isdisjoint(words):
+        _print_explanations(arguments, words, overrides)
+    options, unknown = arguments.parse_known_args(words)
     if unknown:
-        flags = [flag for action in arguments._actions for flag in action.option_strings]
-        arguments.exit(USAGE, f"{arguments.prog}: " + one_of("flag", unknown[0].split("=")[0], flags) + "\n")
+        arguments.exit(USAGE, f"{arguments.prog}: {_unknown_word(arguments, unknown[0])}\n")
     name = getattr(options, "config", None)
     if name is None:
         if overrides:
@@ -89,6 +107,61 @@ def parse(arguments: argparse.ArgumentParser, argv: list[str]) -> argparse.Names
     for word in overrides:
         config_files.override(options.config, word)
     return options
+
+
+def _with_equals_signs(argv: list[str]) -> list[str]:
+    """Join "--config.a.b", "VALUE" to one word; a flag is no value."""
+    joined: list[str] = []
+    for word in argv:
+        last = joined[-1] if joined else ""
+        is_flag = word.startswith("--") or word == "-h"
+        if last.startswith(_OVERRIDE) and "=" not in last and not is_flag:
+            joined[-1] = f"{last}={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _with_config_flag(arguments: argparse.ArgumentParser, argv: list[str]) -> list[str]:
+    """Put --config before the word that follows the verb's own positional words, where there is no --config."""
+    by_flag = {flag: action for action in arguments._actions for flag in action.option_strings}
+    positional = [action for action in arguments._actions if not action.option_strings]
+    has_flag = any(word == "--config" or word.startswith("--config=") for word in argv)
+    if "--config" not in by_flag or has_flag or any(action.nargs is not None for action in positional):
+        return argv
+    expected = len(positional)
+    is_value = False
+    for i, word in enumerate(argv):
+        if word.startswith("-") or is_value:
+            action = by_flag.get(word)
+            is_value = action is not None and action.nargs != 0
+            continue
+        if expected == 0:
+            return [*argv[:i], f"--config={word}", *argv[i + 1 :]]
+        expected -= 1
+    return argv
+
+
+def _unknown_word(arguments: argparse.ArgumentParser, word: str) -> str:
+    """Message for a word of the command line that the verb does not know."""
+    flags = [flag for action in arguments._actions for flag in action.option_strings]
+    name = word.split("=")[0]
+    if not word.startswith("-"):
+        return f"unexpected word {word!r}; a value with spaces needs quotes. Flags: {', '.join(flags)}"
+    if "." in name and "--config" in flags:
+        return f"flag = {name!r} is unknown; a value of the config is changed by --config.{word.lstrip('-')}"
+    return one_of("flag", name, flags)
+
+
+def _print_explanations(arguments: argparse.ArgumentParser, words: list[str], overrides: list[str]) -> None:
+    """Print the meaning of the keys in `overrides`, and end the process."""
+    from tlx.cli import explanations
+
+    files = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    for word in overrides:
+        key = word.removeprefix(_OVERRIDE).partition("=")[0]
+        print(explanations.explain(key, files[0] if files else None))
+    arguments.exit(0)
 
 
 def trainer_options(options: argparse.Namespace) -> "TrainerOptions":

@@ -1,9 +1,10 @@
-"""Start a run on this machine or a cluster: checked here first, restarted there after a preemption.
+r"""Start a run on this machine or a cluster: checked here first, restarted there after a preemption.
 
-    tlx launch local   --config=quickstart:tiny --name=try --processes=2 --devices=1
-    tlx launch slurm   --config=configs/mine.py --name=llama-1b --nodes=4
-    tlx launch gke     --config=quickstart:mlm  --name=bert --image=REGISTRY/tlx:TAG --dry-run
-    tlx launch tpu-vm  --config=configs/mine.py --name=llama-1b --accelerator=v5litepod-64
+    tlx launch local --config=quickstart:tiny --name=try --processes=2 --devices=1
+    tlx launch slurm --config=pretrain/bert --name=bert --nodes=4 --gpus-per-node=8 --dry-run
+    tlx launch gke --config=quickstart:mlm --name=mlm --image=registry.io/me/tlx:1 --claim=runs --dry-run
+    tlx launch tpu-vm --config=pretrain/gpt2 --name=gpt2 --accelerator=v5litepod-64 --zone=us-west4-a \
+        --workdir=/mnt/bucket/gpt2 --dry-run
 
 The same command resumes the run of that name. --dry-run shows every file and command and starts nothing;
 --render writes the files and starts nothing; --plan=TARGET first runs `tlx plan`, and refuses a run that does
@@ -19,9 +20,10 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from tlx.base.errors import USAGE, DeviceMemoryError, one_of
+from tlx.base.field_docs import field_docs
 from tlx.cli import flags
 from tlx.launch.clusters import CLUSTERS
-from tlx.launch.job import Cluster, LaunchJob, check_name, field_docs
+from tlx.launch.job import Cluster, LaunchJob, check_name
 from tlx.launch.secrets import refuse_secrets
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ def main(argv: list[str]) -> int:
         "--plan", metavar="TARGET", help="refuse a run that does not fit this machine: see tlx plan --help"
     )
     _add_options(parser, cluster.options)
+    for action in parser._actions:
+        # argparse names all required flags that are missing in one message.
+        action.required = action.required or action.dest in cluster.required
     refuse_secrets(words, os.environ)
     options = flags.parse(parser, words)
     # Loaded after the parser, so that --help answers at once.

@@ -7,7 +7,7 @@
     tlx scale predict --config=configs/scaling/quickstart.py --times=4 --train
     tlx scale report  --config=configs/scaling/quickstart.py
 
-Also backtest, suggest, compare, hparams, downstream. A table of runs is a .csv, .jsonl or .json file, or a
+Also backtest, suggest, compare, hparams, downstream. A table of runs is a .csv, .tsv, .jsonl or .json file, or a
 ladder's folder; a ladder's folder is runs/scaling/NAME. --json prints JSON. Exit 79: the runs do not
 determine the constants.
 """

@@ -39,7 +39,7 @@ def rounded(value: float, ends: Sequence[float] | None) -> str:
     if abs(value) >= 1e5 or abs(value) < 1e-3:
         return f"{value:.3g} ({low:.3g}, {high:.3g})"
     width = abs(high - low)
-    digits = 1 - math.floor(math.log10(width)) if width > 0 else 5
+    digits = 1 - math.floor(math.log10(width)) if 0 < width < math.inf else 5
     digits = max(0, min(8, digits))
     return f"{value:.{digits}f} ({low:.{digits}f}, {high:.{digits}f})"
 

@@ -8,12 +8,13 @@ import argparse
 import json
 import pathlib
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tlx.base.config import from_dict
-from tlx.base.errors import NOT_IDENTIFIED, ConfigError
+from tlx.base.errors import NOT_IDENTIFIED, ConfigError, DataError
 from tlx.cli import scale_tables
 from tlx.scaling import fits
 from tlx.scaling.backtesting import backtest as run_backtest
@@ -98,6 +99,7 @@ def backtest(options: argparse.Namespace) -> int:
 
 def suggest(options: argparse.Namespace) -> int:
     """Print the runs that narrow a forecast most per FLOP."""
+    _check_positive(options, ("flops", "times", "count"))
     fitted = _fit_table(options)
     if not fitted.ok:
         return _not_identified(options, fitted)
@@ -110,12 +112,15 @@ def suggest(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Print the run that a budget should buy; with --train, train the nearest buildable one."""
+    _check_positive(options, ("flops", "times", "N", "D", "D_unique", "accelerator_flops"))
+    if (options.N is None) != (options.D is None):
+        raise ConfigError("--N and --D are given together, or neither: a budget alone decides both")
     fitted = _fit_table(options)
     if not fitted.ok:
         return _not_identified(options, fitted)
     answer = predict_run(
         fitted,
-        None if options.N and options.D else _budget(options, fitted),
+        None if options.N is not None else _budget(options, fitted),
         N=options.N,
         D=options.D,
         D_unique=options.D_unique,
@@ -138,6 +143,7 @@ def predict(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> int:
     """Print which of two tables has the better recipe at a budget, and how surely."""
+    _check_positive(options, ("flops", "times"))
     first = _fit_table(options)
     second = _fit_table(options, options.other)
     for fitted in (first, second):
@@ -199,30 +205,48 @@ def _table(options: argparse.Namespace, path: str | None = None) -> Any:
     path = path or options.runs or str(_ladder(options)[2])
     choose: dict[str, Any] = {}
     for word in options.where:
-        name, _, value = word.partition("=")
-        try:
-            choose[name] = float(value)
-        except ValueError:
-            choose[name] = value
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--where={word} names no value; write --where=COLUMN=VALUE")
+        choose[name] = value
     return load_runs(path, options.importer, **choose)
 
 
 def _fit_table(options: argparse.Namespace, path: str | None = None) -> Fit:
-    return fits.fit(
-        _table(options, path),
-        options.law,
-        approach=options.approach,
-        loss=options.loss,
-        boot=options.boot,
-        by=options.by,
-        convention=options.convention,
-        curve=options.curve,
-    )
+    table = _table(options, path)
+    try:
+        return fits.fit(
+            table,
+            options.law,
+            approach=options.approach,
+            loss=options.loss,
+            boot=options.boot,
+            by=options.by,
+            convention=options.convention,
+            curve=options.curve,
+        )
+    except DataError as error:
+        # `compare` fits two tables.
+        raise DataError(f"{path or options.runs or options.folder or 'the ladder'}: {error}") from error
 
 
 def _budget(options: argparse.Namespace, fitted: Fit) -> float:
     """FLOPs of the forecast: --flops, or --times the largest run's."""
-    return options.flops or options.times * float(fitted.runs["flops"].max())
+    if options.flops is not None:
+        return options.flops
+    if "flops" not in fitted.runs:
+        raise ConfigError(
+            f"law {fitted.law} was fitted without flops, so that --times has no meaning: pass --flops"
+        )
+    return options.times * float(fitted.runs["flops"].max())
+
+
+def _check_positive(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise ConfigError for a flag that is given and is not a positive finite number."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"--{name} = {value} must be positive and finite")
 
 
 def _approach_2(fitted: Fit) -> dict[str, Any]:

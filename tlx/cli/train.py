@@ -28,5 +28,5 @@ def main(argv: list[str]) -> int:
 
     result = pretrain.pretrain(options.config, options.config_name, flags.trainer_options(options))
     if jax.process_index() == 0:
-        summary.show_next(result.model.config, result.workdir, options.config_words)
+        summary.show_next(result.model, result.workdir, options.config_words)
     return 0

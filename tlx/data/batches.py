@@ -49,6 +49,7 @@ class Batches:
         import grain  # imported here: it takes about a second, which only iteration needs
 
         rows = None if rows is None else tuple(rows)
+        # Random access by index: to resume is to start there, and grain keeps no state of its own.
         batches = grain.MapDataset.source(_BatchSource(self, start, rows))
         read_options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED_BATCHES)
         dataset = batches.to_iter_dataset(read_options)
@@ -72,6 +73,7 @@ class Batches:
         """
         if rows is None:
             rows = range(self.batch_size)
+        # Without prefetching: an evaluation is short.
         for k in range(self.steps_per_epoch):
             yield _stack([self._row(k, int(b), in_order=True) for b in rows])
 

@@ -38,10 +38,12 @@ def build_once(
     """
     if folder.exists():
         with contextlib.suppress(DataError):  # logged below, once, by the process that builds it again
-            return load(folder)
+            loaded = load(folder)
+            _note_use(folder)
+            return loaded
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(folder.name + ".lock")):
+        with locked(lock_path(folder)):
             return _make_locked(folder, make, load)
     except OSError as error:
         raise StorageError(f"cannot write {folder}: {error}; TLX_CACHE names another folder") from error
@@ -75,13 +77,29 @@ def _make_locked(
     return load(folder)
 
 
+def lock_path(folder: pathlib.Path) -> pathlib.Path:
+    """Return the lock file of a folder; the time of its last change is that of the folder's last use."""
+    return folder.with_name(folder.name + ".lock")
+
+
+def _note_use(folder: pathlib.Path) -> None:
+    # The cache of another user, or a read-only one, can be read without a note of it.
+    with contextlib.suppress(OSError):
+        os.utime(lock_path(folder))
+
+
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Hold an exclusive lock, which the system releases when the process ends in any way."""
+def locked(path: pathlib.Path, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock, which the system releases when the process ends in any way.
+
+    Raises BlockingIOError where another process holds it, unless `wait`.
+    """
     with open(path, "a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                raise
             _log.warning("waiting for the process that is writing %s", path.with_suffix(""))
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -47,6 +47,7 @@ class TokenCache:
             raise DataError(
                 f"{self.folder / OFFSETS} is damaged: its offsets do not rise to {self.num_tokens}"
             )
+        # An id outside is clipped silently by a lookup on the device.
         if self.meta["max_token"] >= self.meta["vocab_size"]:
             raise DataError(
                 f"{self.folder / TOKENS} holds token {self.meta['max_token']}, outside its vocabulary "
@@ -93,6 +94,7 @@ def _map(path: pathlib.Path, dtype: np.dtype, count: int) -> np.ndarray:
     """Map a file as a plain array, whose slices are microseconds cheaper than those of np.memmap."""
     try:
         size = path.stat().st_size
+        # A file that was cut short would map, and end in a bus error far from here.
         if size != count * dtype.itemsize:
             raise DataError(f"{path} is damaged: {size} bytes instead of {count * dtype.itemsize}")
         return np.asarray(np.memmap(path, dtype, "r"))

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from tlx.base.errors import ConfigError
+from tlx.data.bad_records import BadRecordPolicy
 from tlx.data.readers import RecordsConfig
 
 
@@ -16,11 +17,18 @@ class TextConfig:
     """
 
     files: tuple[str, ...] = ()
-    """Globs of the training files; ** matches folders of any depth."""
+    """Globs of the training files, or folders, of which all files of these endings are read; ** matches folders
+    of any depth."""
     validation_files: tuple[str, ...] = ()
-    """Globs of the validation files; empty: `validation_fraction` of the documents is held out instead."""
+    """Globs or folders of the validation files; empty: `validation_fraction` of the text is held out instead."""
     validation_fraction: float = 0.05
-    """Fraction of the documents that is held out, between 0 and 1; chosen by a hash of each document's name."""
+    """Fraction of the text that is held out, between 0 and 1."""
+    hold_out: Literal["stretches", "documents"] = "stretches"
+    """What is held out of plain text with a document a file: "stretches" of every file, where there are at most 10
+    of them, or 100 that are long enough; or whole "documents", by a hash of their names, as of all other formats."""
+    clean: bool = True
+    """Whether a byte order mark at the start of a file, and carriage returns at the ends of lines that are documents
+    or conversations, are dropped, and documents without a visible character are left out as empty ones are."""
     column: str = "text"
     """Field of .jsonl and .parquet records that holds the text."""
     target_column: str = ""
@@ -69,6 +77,9 @@ class SourceConfig:
     """Options of the source "tfds"."""
 
 
+MAX_SEQUENCE_LENGTH = 2**24
+
+
 @dataclasses.dataclass(frozen=True)
 class WeightedSource(SourceConfig):
     """One source of a mixture, with its sampling weight."""
@@ -95,6 +106,12 @@ class DataConfig(SourceConfig):
     """Whether the windows come in a new order each epoch."""
     workers: int = 0
     """Number of processes that build batches ahead; 0: one thread of this process."""
+    on_bad_record: Literal["error", "skip", "keep"] = "error"
+    """Treatment of documents and records that cannot be used (broken lines, null or invalid text, records without
+    a label): "error" stops at the first; "skip" leaves them out and says how many; "keep" is "error" for what
+    cannot be read, but takes empty labels for classes and the last of two columns of one name."""
+    max_bad_records: int = 1000
+    """Number of skipped records of a split beyond which there is an error, at least 0."""
     records: RecordsConfig = RecordsConfig()
     """Labelled records, which tasks read instead of the sources."""
 
@@ -113,6 +130,11 @@ class DataConfig(SourceConfig):
         return (single,)
 
     @property
+    def bad_records(self) -> BadRecordPolicy:
+        """Treatment of documents and records that cannot be used."""
+        return BadRecordPolicy(self.on_bad_record, self.max_bad_records)
+
+    @property
     def languages(self) -> tuple[str, ...]:
         """Distinct languages of all sources, in order of first appearance; one empty name where none is given."""
         names = [name for source in self.sources for name in (source.language, source.target_language)]
@@ -127,12 +149,17 @@ class DataConfig(SourceConfig):
 
     def validate(self) -> None:
         """Check all fields. Raises ConfigError naming the field, its value and the legal values."""
-        if self.sequence_length < 2:
-            raise ConfigError(f"data.sequence_length = {self.sequence_length} must be 2 or more")
+        # Rows are made in memory to learn their shapes, before anything is compiled.
+        if not 2 <= self.sequence_length <= MAX_SEQUENCE_LENGTH:
+            raise ConfigError(
+                f"data.sequence_length = {self.sequence_length} must lie in 2..{MAX_SEQUENCE_LENGTH}"
+            )
         if not 0 <= self.mixture_power <= 1:
             raise ConfigError(f"data.mixture_power = {self.mixture_power} must lie in 0..1")
         if self.workers < 0:
             raise ConfigError(f"data.workers = {self.workers} must be 0 (a thread) or more processes")
+        if self.max_bad_records < 0:
+            raise ConfigError(f"data.max_bad_records = {self.max_bad_records} must be 0 or more")
         rated = {source.text.rating_columns for source in self.sources if source.text.rating_columns}
         if len(rated) > 1:
             raise ConfigError(f"data.mixture has sources with different text.rating_columns: {sorted(rated)}")
@@ -141,7 +168,9 @@ class DataConfig(SourceConfig):
             if not source.weight > 0:
                 raise ConfigError(f"{where}.weight = {source.weight} must be above 0")
             if source.source == "text" and not source.text.files:
-                raise ConfigError(f"{where}.text.files is empty; give globs such as ('corpus/*.jsonl',)")
+                raise ConfigError(
+                    f"{where}.text.files is empty; give files, a folder, or globs such as 'corpus/*.jsonl'"
+                )
             if not 0 < source.text.validation_fraction < 1:
                 raise ConfigError(
                     f"{where}.text.validation_fraction = {source.text.validation_fraction} "

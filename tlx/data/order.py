@@ -16,6 +16,7 @@ _PERIOD = 10_000  # rows after which a mixture's sequence repeats: fractions are
 
 def hash64(*parts: object) -> int:
     """Hash integers and strings to 64 bits, the same on every machine."""
+    # Not Python's hash(), which differs from process to process.
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
 
 
@@ -30,6 +31,7 @@ def row_generator(seed: int, split: str, row: int) -> np.random.Generator:
     Returns:
         A Philox generator whose key is (stream, row), independent of all others.
     """
+    # Counter-based: any row's numbers are had without drawing those before it.
     return np.random.Generator(np.random.Philox(key=[_stream(seed, split), row]))
 
 
@@ -51,6 +53,8 @@ class Permutation:
         """Return the image of `index`."""
         a = self._a
         b = self._b
+        # a x b is a little more than size: an image outside is walked on until it is inside, which keeps the
+        # map one to one.
         while True:
             left, right = divmod(index, b)
             for i in range(0, _ROUNDS, 2):
@@ -109,6 +113,7 @@ def _quotas(weights: Sequence[float]) -> list[int]:
     """Round weights to integers by the largest-remainder method, divided by their common divisor."""
     fractions = np.asarray(weights, np.float64) / np.sum(weights) * _PERIOD
     quotas = np.floor(fractions).astype(np.int64)
+    # Stable, so that equal weights are rounded the same way on every machine.
     quotas[np.argsort(quotas - fractions, kind="stable")[: _PERIOD - int(quotas.sum())]] += 1
     if (quotas == 0).any():
         index = int(np.argmin(quotas))
@@ -126,6 +131,7 @@ def _sequence(quotas: Sequence[int]) -> np.ndarray:
     taken = np.zeros(len(quotas), np.int64)
     sequence = np.empty(sum(quotas), np.int64)
     for row in range(len(sequence)):
+        # A source that has had its rows of the period waits for the next one, so that the counts are exact.
         deficit = np.where(taken < limit, fractions * (row + 1) - taken, -np.inf)
         source = int(np.argmax(deficit))
         sequence[row] = source

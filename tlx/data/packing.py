@@ -27,6 +27,7 @@ class PackingPlan(NamedTuple):
 
 def best_fit_plan(cache: TokenCache, capacity: int) -> PackingPlan:
     """Return the plan for windows of `capacity` tokens; computed once, then memory-mapped from disk."""
+    # Beside the cache: every run with this text and length shares the plan.
     folder = cache.folder.with_name(f"{cache.folder.name}-best-fit-{capacity}")
     return build_once(
         folder,
@@ -61,6 +62,7 @@ def _pack_block(offsets: np.ndarray, capacity: int) -> Iterator[list[tuple[int, 
         start = int(offsets[document])
         for piece in range(int(lengths[document]) // capacity):
             yield [(start + piece * capacity, capacity)]
+    # Stable, so that the plan is the same wherever it is computed.
     order = np.argsort(-remainders, kind="stable")
     order = order[remainders[order] > 0]
     remainder_starts = offsets[1:] - remainders
@@ -79,6 +81,7 @@ def pack(pieces: list[tuple[int, int]], capacity: int) -> list[list[tuple[int, i
     spaces = 0  # bit s is set where by_space[s] is not empty
     for piece in pieces:
         size = piece[1]
+        # All spaces that are large enough, in one operation on an integer of `capacity` bits.
         fitting = spaces >> size
         if fitting:
             # The lowest set bit is the smallest space that is large enough.

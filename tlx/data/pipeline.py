@@ -49,6 +49,7 @@ def build_pipeline(
         ConfigError: The config is not valid, or does not suit the windows that the objective reads.
         DataError: The text is missing, unreadable, or too short for one batch.
     """
+    # Before the text is tokenized, which may take hours.
     check_window_spec(reads, data.packing)
     caches = open_caches(data, tokenizer, split)
     layouts = [make_layout(cache, reads, data.packing, tokenizer.vocab.pad) for cache in caches]
@@ -87,6 +88,7 @@ class Pipeline(Batches):
         self._shuffle = data.shuffle
         self._workers = data.workers
         sizes = np.array([layout.cache.num_tokens for layout in layouts], np.float64)
+        # A power below 1 raises small sources (Conneau and Lample 2019), 0 makes all equal.
         powers = (sizes / sizes.sum()) ** data.mixture_power
         weights = [source.weight * power for source, power in zip(data.sources, powers.tolist(), strict=True)]
         self._mixture = SourceMixture(weights)
@@ -158,6 +160,7 @@ class Pipeline(Batches):
         rng = row_generator(self._seed, stream, row)
         origin = 0
         if self._shuffle and not in_order:
+            # Each epoch begins the text at another document, so that windows are cut in other places.
             document = hash64("origin", self._seed, address.source, epoch) % cache.num_documents
             origin = int(cache.offsets[document])
         return self._example(rng, self._window(address, origin, rng), self._spec)
@@ -200,11 +203,13 @@ class Pipeline(Batches):
         Each source's windows are divided into lanes of equal length, one for each row that the mixture gives
         the source. Where text is read both ways, half of the rows read the lanes of the reversed text.
         """
+        # The second half of the rows reads backwards (XLNet's bi_data).
         backwards, row = divmod(b, self._rows_one_way)
         source, lane = self._mixture.source(row)
         size = self._layouts[source].num_windows
         lanes = self._lanes(source)
         epoch, step = divmod(k, self._lane_steps(source))
+        # Integer division spreads what does not divide: lanes differ by one window at most.
         index = lane * size // lanes + step
         if index >= (lane + 1) * size // lanes:
             return None

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from tlx.base.config import to_dict
 from tlx.base.files import cache_folder, sha256_json
+from tlx.data.bad_records import DEFAULT_POLICY, BadRecord, BadRecordPolicy, SkippedRecords, surrogate_in
 from tlx.data.build_once import build_once
 from tlx.data.cache import FORMAT, TokenCache
 from tlx.data.config import DataConfig, WeightedSource
-from tlx.data.sources import Source, Split, open_source
+from tlx.data.sources import Document, Source, Split, open_source
 from tlx.data.tokenize import write_cache
 from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer
 
@@ -22,10 +23,13 @@ def prepare_tokenizer(config: TokenizerConfig, data: DataConfig) -> Tokenizer:
     weights = [source.weight for source in data.sources]
     names = [source.source for source in data.sources]
     identities = [source.identity for source in sources]
-    key = sha256_json([FORMAT, to_dict(config), weights, [names, identities]])
+    policy = data.bad_records
+    key = sha256_json([FORMAT, to_dict(config), weights, [names, identities], *_policy_key(policy)])
     return build_once(
         cache_folder() / "tokenizers" / key[:32],
-        lambda folder: make_tokenizer(config, _sample(sources, weights, config.train_bytes)).save(folder),
+        lambda folder: make_tokenizer(config, _sample(sources, weights, config.train_bytes, policy)).save(
+            folder
+        ),
         load_tokenizer,
     )
 
@@ -46,30 +50,58 @@ def open_caches(data: DataConfig, tokenizer: Tokenizer, split: Split) -> tuple[T
         DataError: A source cannot be read or has no documents.
     """
     data.validate()
-    return tuple(_open_cache(source, tokenizer, split, data.add_eos) for source in data.sources)
+    return tuple(_open_cache(source, tokenizer, split, data) for source in data.sources)
 
 
-def _open_cache(config: WeightedSource, tokenizer: Tokenizer, split: Split, add_eos: bool) -> TokenCache:
+def _open_cache(config: WeightedSource, tokenizer: Tokenizer, split: Split, data: DataConfig) -> TokenCache:
     source = open_source(config, split)
-    key = sha256_json([FORMAT, config.source, source.identity, tokenizer.hash, add_eos])
-    return build_once(
+    add_eos = data.add_eos
+    policy = data.bad_records
+    # All that the tokens depend on, so that a changed file or tokenizer never meets an old cache.
+    key = sha256_json([FORMAT, config.source, source.identity, tokenizer.hash, add_eos, *_policy_key(policy)])
+    cache = build_once(
         cache_folder() / "tokens" / key[:32],
-        lambda folder: write_cache(folder, source, tokenizer, add_eos),
+        lambda folder: write_cache(folder, source, tokenizer, add_eos, policy),
         TokenCache,
     )
+    skipped = SkippedRecords(source.name, policy)
+    skipped.read_json(cache.meta.get("skipped", {}))
+    skipped.report()
+    return cache
 
 
-def _sample(sources: Sequence[Source], weights: Sequence[float], num_bytes: int) -> Iterator[str]:
+def _policy_key(policy: BadRecordPolicy) -> list[str]:
+    """Part of a cache's key: only skipping changes what is in it, so that older caches stay valid."""
+    return ["skip"] if policy.action == "skip" else []
+
+
+def _sample(
+    sources: Sequence[Source],
+    weights: Sequence[float],
+    num_bytes: int,
+    policy: BadRecordPolicy = DEFAULT_POLICY,
+) -> Iterator[str]:
     """Yield about `num_bytes` of text for training a vocabulary.
 
     Each source contributes by its weight, equally from the beginning of each of its parts. Documents are
     never cut.
     """
     for source, weight in zip(sources, weights, strict=True):
+        # From every file: the first file alone may be of one kind or language.
         part_bytes = num_bytes * weight / sum(weights) / len(source.parts)
+        skipped = SkippedRecords(source.name, policy)
         for part in source.parts:
-            texts = (text for document in source.read(part) for text in document.texts)
-            yield from _first(part_bytes, texts)
+            valid = skipped.filter(_valid(document) for document in source.read(part))
+            yield from _first(part_bytes, (text for document in valid for text in document.texts))
+
+
+def _valid(document: Document | BadRecord) -> Document | BadRecord:
+    """Return the document, or a BadRecord where it is not valid Unicode."""
+    if isinstance(document, Document):
+        for text in document.texts:
+            if surrogate_in(text):
+                return BadRecord(f"{document.name} {surrogate_in(text)}")
+    return document
 
 
 def _first(num_bytes: float, texts: Iterator[str]) -> Iterator[str]:

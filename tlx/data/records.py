@@ -1,8 +1,9 @@
 """Batches of a task's examples from labelled records: batch k is a pure function of (seed, k)."""
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -10,16 +11,20 @@ import numpy as np
 from tlx.base.config import to_dict
 from tlx.base.errors import DataError
 from tlx.base.files import cache_folder, sha256_json
+from tlx.data.bad_records import DEFAULT_POLICY, BadRecord, BadRecordPolicy, SkippedRecords
 from tlx.data.batches import Batch, Batches
 from tlx.data.build_once import build_once
 from tlx.data.config import DataConfig
 from tlx.data.order import Permutation, SourceMixture, epoch_permutation, hash64, row_generator
 from tlx.data.packing import pack
-from tlx.data.readers import Record, RecordFiles, RecordsConfig, read_files
+from tlx.data.readers import Record, RecordFiles, RecordsConfig, read_files, valid_text
 from tlx.data.sources.source import held_out
 from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer
 
 RecordSplit = Literal["train", "validation", "test"]
+
+# Raises DataError for a record that cannot be used.
+RecordCheck = Callable[[Record], object]
 
 
 class RecordTask(Protocol):
@@ -39,6 +44,10 @@ class RecordTask(Protocol):
         Returns:
             Items; each has the index of its record as `record`.
         """
+        ...
+
+    def check_record(self, config: Any, record: Record) -> None:
+        """Raise DataError for a training or evaluation record that cannot be used."""
         ...
 
     def empty_item(self, spec: Any) -> Any:
@@ -71,7 +80,13 @@ class RecordTask(Protocol):
         ...
 
 
-def read_records(config: RecordsConfig, part: RecordSplit, seed: int) -> list[Record]:
+def read_records(
+    config: RecordsConfig,
+    part: RecordSplit,
+    seed: int,
+    policy: BadRecordPolicy = DEFAULT_POLICY,
+    check: RecordCheck | None = None,
+) -> list[Record]:
     """Read the records of a split, in the order of the files, set by set.
 
     Records held out for validation depend only on their locations, or on their values in `group_column`.
@@ -80,49 +95,90 @@ def read_records(config: RecordsConfig, part: RecordSplit, seed: int) -> list[Re
         config: Files, or sets of files.
         part: The split.
         seed: Selects the `limit` training records.
+        policy: Treatment of records that cannot be used.
+        check: Raises DataError for a record that the task cannot use; None checks none. Not called where
+            records are kept as they are.
 
     Returns:
         The records; their `set` names the set they belong to.
 
     Raises:
         ConfigError: The config is not valid.
-        DataError: There is no record, or a file cannot be read.
+        DataError: There is no record, a file cannot be read, or a record cannot be used.
     """
     config.validate()
+    if policy.action == "keep":
+        check = None
     if not config.sets:
-        return _read_part(config, part, seed, "data.records")
+        return _read_part(config, part, seed, "data.records", policy, check)
     records: list[Record] = []
     for i, record_set in enumerate(config.sets):
         if part != "test" or record_set.test:
-            set_records = _read_part(record_set, part, seed, f"data.records.sets[{i}]")
+            field = f"data.records.sets[{i}]"
+            set_records = _read_part(record_set, part, seed, field, policy, check, record_set.name)
             records += [record._replace(set=record_set.name) for record in set_records]
     if not records:
         raise DataError("no set of data.records.sets has test files")
     return records
 
 
-def _read_part(config: RecordFiles, part: RecordSplit, seed: int, field: str) -> list[Record]:
+def _read_part(
+    config: RecordFiles,
+    part: RecordSplit,
+    seed: int,
+    field: str,
+    policy: BadRecordPolicy,
+    check: RecordCheck | None,
+    set_name: str = "",
+) -> list[Record]:
     """Records of one set of files; `field` is the config key of the set."""
-    globs = getattr(config, part)
-    if part == "validation" and not globs:
-        return _held_out(config, True, field)
+    held_out_part = part == "validation" and not config.validation
+    split = "train" if held_out_part else part
+    globs = getattr(config, split)
     if not globs:
         raise DataError(f"{field}.{part} is empty; give globs such as ('reviews/{part}*.jsonl',)")
-    if part != "train":
-        return read_files(globs, config, f"{field}.{part}")
-    if config.validation:
-        records = read_files(globs, config, f"{field}.train")
-    else:
-        records = _held_out(config, False, field)
-    if not config.limit or config.limit >= len(records):
+    records = read_files(globs, config, f"{field}.{split}", policy)
+    if split == "train" and not config.validation:
+        records = _held_out(records, config, held_out_part, field)
+    limit = config.limit if part == "train" else 0
+    if policy.action == "skip":
+        return _sampled(_checked(records, f"{field}.{part}", policy, check, set_name), limit, seed)
+    # Where a bad record is an error, one that is not in the sample is none.
+    return _checked(_sampled(records, limit, seed), f"{field}.{part}", policy, check, set_name)
+
+
+def _sampled(records: list[Record], limit: int, seed: int) -> list[Record]:
+    """`limit` of the records, in their order; all of them for 0."""
+    if not limit or limit >= len(records):
         return records
+    # A sample and not the first ones: files are often sorted by label. A larger limit adds to it.
     order = Permutation(len(records), hash64("limit", seed))
-    return [records[index] for index in sorted(order(i) for i in range(config.limit))]
+    return [records[index] for index in sorted(order(i) for i in range(limit))]
 
 
-def _held_out(config: RecordFiles, validation: bool, field: str) -> list[Record]:
+def _checked(
+    records: list[Record], name: str, policy: BadRecordPolicy, check: RecordCheck | None, set_name: str
+) -> list[Record]:
+    """Records that pass the check; the others are skipped or an error."""
+    if check is None:
+        return records
+    skipped = SkippedRecords(name, policy)
+    usable = []
+    for record in records:
+        try:
+            check(record._replace(set=set_name or record.set))
+        except DataError as error:
+            skipped.add(BadRecord(str(error)))
+        else:
+            usable.append(record)
+    skipped.report()
+    if not usable:
+        raise DataError(f"{name}: none of its {len(records)} records can be used: {skipped.examples[0]}")
+    return usable
+
+
+def _held_out(records: list[Record], config: RecordFiles, validation: bool, field: str) -> list[Record]:
     """Training records that are held out for validation, or those that are not."""
-    records = read_files(config.train, config, f"{field}.train")
     fraction = config.validation_fraction
     selected = [
         record for record in records if held_out(_hash_key(record, config, field), fraction) == validation
@@ -138,7 +194,10 @@ def _held_out(config: RecordFiles, validation: bool, field: str) -> list[Record]
 def _hash_key(record: Record, config: RecordFiles, field: str) -> str:
     """Text whose hash decides whether a record is held out."""
     if config.group_column:
+        # Records of one group (paraphrases, a dialogue) stay on one side, else validation would repeat
+        # training.
         return record.joined(config.group_column, f"{field}.group_column")
+    # The file's name and the line, not its folder: moved data keeps its split.
     return record.where.rsplit("/", 1)[-1]
 
 
@@ -170,11 +229,34 @@ def build_records(
         ConfigError: The config is not valid.
         DataError: A record (which is named) is not usable, or there is none.
     """
-    records = read_records(data.records, part, seed)
-    items = task.prepare(records, tokenizer, spec)
+    check = functools.partial(task.check_record, spec.config)
+    records = read_records(data.records, part, seed, data.bad_records, check)
+    records, items = _prepared(records, tokenizer, task, spec, f"data.records.{part}", data.bad_records)
     if part == "train" and task.packs(spec.config):
         items = _packed(items, records, task, spec)
     return RecordPipeline(data, records, items, task, spec, batch_size, seed, part)
+
+
+def _prepared(
+    records: list[Record],
+    tokenizer: Tokenizer,
+    task: RecordTask,
+    spec: Any,
+    name: str,
+    policy: BadRecordPolicy,
+) -> tuple[list[Record], list[Any]]:
+    """Records with their items, without those of which the task can make none, where these are skipped."""
+    try:
+        return records, task.prepare(records, tokenizer, spec)
+    except DataError:
+        if policy.action != "skip":
+            raise
+
+    def check(record: Record) -> None:
+        task.prepare([record], tokenizer, spec)
+
+    records = _checked(records, name, policy, check, "")
+    return records, task.prepare(records, tokenizer, spec)
 
 
 def prepare_records_tokenizer(
@@ -196,13 +278,17 @@ def prepare_records_tokenizer(
     """
     if config.path is not None or config.kind == "bytes":
         return make_tokenizer(config, ())
-    records = read_records(dataclasses.replace(data.records, limit=0), "train", 0)
-    texts = [
-        record.joined(name, field)
-        for record in records
-        for name, field in columns
-        if not record.set or name in record.values  # sets may have different columns
-    ]
+    # All of them, whatever the limit: learning curves over the number of labels share one vocabulary.
+    unlimited = dataclasses.replace(data.records, limit=0)
+
+    def texts_of(record: Record) -> list[str]:
+        # Sets may have different columns.
+        present = [(name, field) for name, field in columns if not record.set or name in record.values]
+        return [valid_text(record, record.joined(name, field)) for name, field in present]
+
+    check = texts_of if data.on_bad_record == "skip" else None
+    records = read_records(unlimited, "train", 0, data.bad_records, check)
+    texts = [text for record in records for text in texts_of(record)]
     key = sha256_json([to_dict(config), texts])
     return build_once(
         cache_folder() / "tokenizers" / key[:32],
@@ -262,6 +348,7 @@ class RecordPipeline(Batches):
         stream = f"{self._part} in order" if in_order else self._part
         rng = row_generator(self._seed, stream, row)
         if in_order and row >= self.num_windows:
+            # A batch has one shape; weights of 0 keep the filling rows out of every figure.
             example = self._example(rng, self._empty_item, self._spec)
             return example | {"weights": np.zeros_like(example["weights"])}
         if in_order:
@@ -287,6 +374,7 @@ def _packed(items: Sequence[Any], records: Sequence[Record], task: RecordTask, s
 def _largest_first(pair: tuple[int, int]) -> tuple[int, int]:
     """Sort key of (index, size): by size, then by a hash of the index."""
     index, size = pair
+    # By a hash: files sorted by label would fill rows with one class.
     return -size, hash64("pack", index)
 
 
@@ -300,6 +388,7 @@ def _by_set(items: Sequence[Any], records: Sequence[Record]) -> list[np.ndarray]
 
 def _weights(sizes: Sequence[int], config: RecordsConfig) -> list[float]:
     """Sampling weight of each set, for its number of items."""
+    # Raffel et al. 2020, section 3.5.2: examples-proportional mixing with a limit and a temperature.
     return [min(size, config.max_set_size or size) ** (1 / config.temperature) for size in sizes]
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import functools
 import hashlib
 import os
 import pathlib
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from tlx.base.errors import DataError
 from tlx.base.files import write_json
+from tlx.data.bad_records import DEFAULT_POLICY, BadRecord, BadRecordPolicy, SkippedRecords, surrogate_in
 from tlx.data.cache import FORMAT, META, OFFSETS, REPLIES, TOKENS, token_dtype
 from tlx.data.sources import Document, Source
 from tlx.data.turns import conversation
@@ -31,9 +33,16 @@ class _Encoded(NamedTuple):
     lengths: np.ndarray  # int64 [documents]
     replies: np.ndarray  # int64, positions in `tokens` where turns begin, without the first of each document
     num_bytes: int  # UTF-8 bytes of the text
+    bad: list[BadRecord]  # documents that are left out
 
 
-def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_eos: bool) -> None:
+def write_cache(
+    folder: pathlib.Path,
+    source: Source,
+    tokenizer: Tokenizer,
+    add_eos: bool,
+    policy: BadRecordPolicy = DEFAULT_POLICY,
+) -> None:
     """Write tokens.bin, offsets.bin, meta.json, and replies.bin where there are conversations.
 
     Tokenizers encode outside the interpreter lock, so threads use all cores; processes would fork JAX, which
@@ -44,9 +53,10 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
         source: The documents.
         tokenizer: Encodes them.
         add_eos: Whether to append eos to every document.
+        policy: Treatment of documents that cannot be used; meta.json counts those that are skipped.
 
     Raises:
-        DataError: There is no document, or a document (which is named) has a token outside the vocabulary.
+        DataError: There is no document, or a document (which is named) cannot be used.
     """
     dtype = token_dtype(tokenizer.vocab.size)
     digest = hashlib.sha256()
@@ -55,6 +65,7 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
     max_token = 0
     num_bytes = 0
     num_tokens = 0
+    skipped = SkippedRecords(source.name, policy)
     bar = tqdm(
         total=source.num_bytes,
         desc=f"tokenizing {source.name}",
@@ -63,8 +74,14 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
         disable=None,  # only on a terminal
     )
     with bar, (folder / TOKENS).open("wb") as out:
-        for encoded in _ordered_map(lambda chunk: _encode(chunk, tokenizer, add_eos), _chunks(source)):
+        encode = functools.partial(_encode, tokenizer=tokenizer, add_eos=add_eos, parallel=source.parallel)
+        for encoded in _ordered_map(encode, _chunks(documents(source, skipped), source.parallel)):
+            for _ in skipped.filter(encoded.bad):
+                pass
+            if not len(encoded.tokens):
+                continue
             out.write(encoded.tokens.tobytes())
+            # Hashed while it is in memory: the file is too large to be read once more.
             digest.update(encoded.tokens.data)
             lengths.append(encoded.lengths)
             replies.append(encoded.replies + num_tokens)
@@ -73,7 +90,7 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
             num_bytes += encoded.num_bytes
             bar.update(encoded.num_bytes)
     if not lengths:
-        raise DataError(f"{source.name} has no documents")
+        raise DataError(f"{source.name} has no documents{_left_out(skipped)}{getattr(source, 'remedy', '')}")
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
     digest.update(offsets.data)
     (folder / OFFSETS).write_bytes(offsets.tobytes())
@@ -97,24 +114,36 @@ def write_cache(folder: pathlib.Path, source: Source, tokenizer: Tokenizer, add_
             "num_bytes": num_bytes,
             "max_token": max_token,
             "fingerprint": digest.hexdigest(),
+            **({"skipped": skipped.to_json()} if skipped.to_json() else {}),
         },
     )
 
 
-def documents(source: Source) -> Iterator[Document]:
-    """Yield all documents of a source, in order."""
+def documents(source: Source, skipped: SkippedRecords | None = None) -> Iterator[Document]:
+    """Yield all usable documents of a source, in order.
+
+    `skipped` counts the others; None raises DataError for the first that is not just blank.
+    """
+    skipped = skipped or SkippedRecords(source.name, DEFAULT_POLICY)
     for part in source.parts:
-        yield from source.read(part)
+        yield from skipped.filter(source.read(part))
 
 
-def _chunks(source: Source) -> Iterator[list[Document]]:
+def _left_out(skipped: SkippedRecords) -> str:
+    if not skipped.num_bad and not skipped.num_blank:
+        return ""
+    return f" ({skipped.num_bad:,} could not be used, {skipped.num_blank:,} were empty)"
+
+
+def _chunks(entries: Iterable[Document], parallel: bool) -> Iterator[list[Document]]:
     """Group documents to chunks of about `_CHUNK` characters."""
     chunk: list[Document] = []
     size = 0
-    for document in documents(source):
+    for document in entries:
         chunk.append(document)
         size += sum(map(len, document.texts))
-        if size >= _CHUNK:
+        # A pair stays in one chunk, so that both texts can be left out.
+        if size >= _CHUNK and not (parallel and len(chunk) % 2):
             yield chunk
             chunk = []
             size = 0
@@ -122,12 +151,22 @@ def _chunks(source: Source) -> Iterator[list[Document]]:
         yield chunk
 
 
-def _encode(chunk: list[Document], tokenizer: Tokenizer, add_eos: bool) -> _Encoded:
+def _encode(chunk: list[Document], tokenizer: Tokenizer, add_eos: bool, parallel: bool) -> _Encoded:
     vocab = tokenizer.vocab
+    chunk, bad = _valid(chunk, parallel)
     num_bytes = sum(_num_bytes(document) for document in chunk)
     encoded = tokenizer.encode_batch([text for document in chunk for text in document.texts])
+    # A pair or a conversation is not left without one of its texts: those are errors under every policy.
+    if not parallel and not any(document.replies for document in chunk):
+        chunk, encoded, without_tokens = _with_tokens(chunk, encoded)
+        bad += without_tokens
+    if not chunk:
+        return _Encoded(
+            np.zeros(0, token_dtype(vocab.size)), np.zeros(0, np.int64), np.zeros(0, np.int64), 0, bad
+        )
     document_of_text = (document for document in chunk for _ in document.texts)
     for document, ids in zip(document_of_text, encoded, strict=True):
+        # Every id is checked once here, so that training need not.
         if not len(ids) or ids.min() < 0 or ids.max() >= vocab.size:
             raise DataError(_outside(document, ids, vocab.size))
     begins = None
@@ -139,10 +178,10 @@ def _encode(chunk: list[Document], tokenizer: Tokenizer, add_eos: bool) -> _Enco
         encoded = [array for ids in encoded for array in (ids, eos)]
     tokens = np.concatenate(encoded).astype(token_dtype(vocab.size))
     if begins is None:
-        return _Encoded(tokens, lengths, np.zeros(0, np.int64), num_bytes)
+        return _Encoded(tokens, lengths, np.zeros(0, np.int64), num_bytes, bad)
     starts = np.cumsum(lengths) - lengths
     replies = [start + turn_begins[1:] for start, turn_begins in zip(starts, begins, strict=True)]
-    return _Encoded(tokens, lengths, np.concatenate(replies), num_bytes)
+    return _Encoded(tokens, lengths, np.concatenate(replies), num_bytes, bad)
 
 
 def _conversations(
@@ -170,11 +209,36 @@ def _outside(document: Document, ids: np.ndarray, size: int) -> str:
     )
 
 
+def _valid(chunk: list[Document], parallel: bool) -> tuple[list[Document], list[BadRecord]]:
+    """Leave out the documents that are not valid Unicode, with their partners where they come in pairs."""
+    size = 2 if parallel else 1
+    valid = []
+    bad = []
+    for start in range(0, len(chunk), size):
+        record = chunk[start : start + size]
+        reasons = ((document, surrogate_in(text)) for document in record for text in document.texts)
+        problem = next((f"{document.name} {reason}" for document, reason in reasons if reason), "")
+        if problem:
+            bad.append(BadRecord(problem))
+        else:
+            valid += record
+    return valid, bad
+
+
+def _with_tokens(
+    chunk: list[Document], encoded: list[np.ndarray]
+) -> tuple[list[Document], list[np.ndarray], list[BadRecord]]:
+    """Leave out the documents of which the tokenizer makes no tokens."""
+    if all(len(ids) for ids in encoded):
+        return chunk, encoded, []
+    pairs = list(zip(chunk, encoded, strict=True))
+    bad = [BadRecord(_outside(document, ids, 0)) for document, ids in pairs if not len(ids)]
+    pairs = [pair for pair in pairs if len(pair[1])]
+    return [document for document, _ in pairs], [ids for _, ids in pairs], bad
+
+
 def _num_bytes(document: Document) -> int:
-    try:
-        return sum(len(text.encode()) for text in document.texts)
-    except UnicodeEncodeError as error:
-        raise DataError(f"{document.name} holds half a surrogate pair: {error}") from error
+    return sum(len(text.encode()) for text in document.texts)
 
 
 def _ordered_map(function: Callable[[X], Y], values: Iterable[X]) -> Iterator[Y]:
@@ -184,6 +248,7 @@ def _ordered_map(function: Callable[[X], Y], values: Iterable[X]) -> Iterator[Y]
     with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="tokenize") as pool:
         for value in values:
             waiting.append(pool.submit(function, value))
+            # Enough to keep every thread busy; more would only hold text in memory.
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:

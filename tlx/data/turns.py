@@ -52,6 +52,7 @@ def split_ratings(turn: np.ndarray, vocab: Vocabulary) -> tuple[np.ndarray, np.n
     """Split a turn into its text and its ratings int64 [ratings, 2] of (attribute index, rating)."""
     if not vocab.num_sentinels:
         return turn, np.zeros((0, 2), np.int64)
+    # Marks are consecutive ids and stand before the text, so that the first other id ends them.
     numbers = turn.astype(np.int64) - vocab.mark(0)
     size = int(np.argmin(np.append((numbers >= 0) & (numbers < vocab.num_sentinels), False)))
     return turn[size:], numbers[:size].reshape(-1, 2) - np.array([ATTRIBUTE, RATING])

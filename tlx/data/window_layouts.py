@@ -162,6 +162,7 @@ class Documents:
         document = self._document(index)
         count = self.cache.num_documents
         if count > 1:
+            # Uniform over all others, without drawing again where the same one comes.
             document = (document + 1 + int(rng.integers(count - 1))) % count
         start, stop = map(int, self.cache.offsets[document : document + 2])
         start += int(rng.integers(stop - start))
@@ -358,6 +359,8 @@ _LAYOUTS: dict[str, Callable[[TokenCache, int, int, int], WindowLayout]] = {
 
 def _rotated(start: int, stop: int, origin: int, total: int) -> list[TokenRange]:
     """Token ranges of start..stop in a text of `total` tokens that begins at `origin` and wraps around."""
+    # Lanes of a stream begin at different tokens; each reads on past the end of the text to its own
+    # beginning.
     before_end = total - origin
     if stop <= before_end:
         return [(origin + start, stop - start)]
@@ -384,10 +387,12 @@ def _assemble(cache: TokenCache, runs: Sequence[TokenRange], length: int, lead: 
     for start, size in runs:
         tokens[at : at + size] = cache.tokens[start : start + size]
         begins[at] = 1
+        # A run may hold several documents: each beginning inside it starts a segment.
         first, last = np.searchsorted(cache.offsets, (start + 1, start + size))
         begins[cache.offsets[first:last] - (start - at)] = 1
         at += size
     index = np.arange(length, dtype=np.int32)
+    # Computed for the whole window at once: a loop over documents would take longer than the example.
     segments = np.cumsum(begins, dtype=np.int32)
     positions = index - np.maximum.accumulate(index * begins)
     segments[at:] = 0

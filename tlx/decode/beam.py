@@ -1,11 +1,11 @@
 """Beam search through the cached model.
 
-The rules are those of `transformers` (early_stopping = False). Of the 2K likeliest continuations of a row's K
-beams, those that end within the first K compete for the K finished hypotheses, by log-probability over
-(number of new tokens) ** length_penalty; the first K that do not end stay running. A row is done when its
-best running beam, at its present length, is no better than its worst finished hypothesis.
+The rules are those of `transformers` (early_stopping = False). Of the (1 + E) K likeliest continuations of a row's
+K beams, where E ids end a text, those that end within the first K compete for the K finished hypotheses, by
+log-probability over (number of new tokens) ** length_penalty; the first K that do not end stay running. A row is done
+when its best running beam, at its present length, is no better than its worst finished hypothesis.
 
-Shapes: A states of the automaton, U candidates of a row (2 K), W rows of the cache (B times K).
+Shapes: A states of the automaton, U candidates of a row ((1 + E) K), W rows of the cache (B times K).
 """
 
 import functools
@@ -19,11 +19,13 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.decode.cache_rows import reorder, repeat
-from tlx.decode.generate import Tokens, check, encoded
+from tlx.decode.constraints import apply_rules, is_end, text_so_far
+from tlx.decode.generate import Tokens, check, encoded, resolved_rules
 from tlx.decode.padding import Padded, bucket, pad
 from tlx.decode.stop import BEGIN, FOUND
 from tlx.nn.cache import KVCache
 from tlx.parallel import constrain
+from tlx.text.generation_rules import GenerationRules
 from tlx.text.vocabulary import Vocabulary
 
 # Score of a hypothesis that does not exist; finite, so that arithmetic with it gives no nan.
@@ -34,9 +36,9 @@ class Hypothesis(NamedTuple):
     """A continuation of a prompt."""
 
     tokens: list[int]
-    """Token ids without the prompt and without eos."""
+    """Token ids without the prompt and without the id that ended it."""
     score: float
-    """Log-probability / (number of tokens with the eos) ** length_penalty."""
+    """Log-probability / (number of tokens with the end) ** length_penalty."""
 
 
 class BeamState(NamedTuple):
@@ -53,7 +55,7 @@ class BeamState(NamedTuple):
     scores_BK: jax.Array
     """Scores of the finished hypotheses; NONE where there is none."""
     counts_BK: jax.Array
-    """Number of tokens of the finished hypotheses, without eos."""
+    """Number of tokens of the finished hypotheses, without the end."""
     open_B: jax.Array
     """Whether a row may still find a better hypothesis."""
     stop_BK: jax.Array
@@ -75,6 +77,7 @@ def beam_search(
     max_length: int | None = None,
     batch_size: int = 8,
     stops_AV: np.ndarray | None = None,
+    rules: GenerationRules | None = None,
 ) -> list[list[Hypothesis]]:
     """Search the `num_beams` best continuations of each prompt.
 
@@ -90,6 +93,7 @@ def beam_search(
         max_length: Number of positions of the model; None: no limit.
         batch_size: Prompts per batch.
         stops_AV: `decode.stop.automaton` of strings that end a hypothesis, which then contains the string.
+        rules: Ids that end a hypothesis, and constraints on the others; None: eos ends it, and any id may come.
 
     Returns:
         Hypotheses of each prompt, best first.
@@ -102,6 +106,8 @@ def beam_search(
         raise ConfigError(f"num_beams = {num_beams!r} must be at least 1")
     if lm.cfg.kind not in ("decoder", "encoder_decoder"):
         raise ConfigError(f"beam search is for decoders and encoder-decoders, this is {lm.cfg.kind!r}")
+    ends, rules = resolved_rules(rules, vocab)
+    settings = BeamSettings(num_beams, bucket(max_tokens), ends, rules)
     results: list[list[Hypothesis]] = []
     for start in range(0, len(prompts), batch_size):
         rows = list(range(start, min(start + batch_size, len(prompts))))
@@ -110,13 +116,13 @@ def beam_search(
         if sources is not None:
             source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
         inputs = BeamInputs(jnp.int32(max_tokens), jnp.float32(length_penalty), stops_AV)
-        settings = BeamSettings(num_beams, bucket(max_tokens), vocab.eos)
         outputs = search(lm, params, prompt, source, inputs, settings)
         tokens, counts, scores = (np.asarray(array) for array in outputs)
         results += [
             [
                 Hypothesis(tokens[row, beam, : counts[row, beam]].tolist(), float(scores[row, beam]))
                 for beam in range(num_beams)
+                # NONE plus a few log-probabilities is still far below half of it.
                 if scores[row, beam] > NONE / 2
             ]
             for row in range(len(rows))
@@ -142,8 +148,10 @@ class BeamSettings(NamedTuple):
     """Number of hypotheses of each prompt."""
     buffer_size: int
     """Positions of the output buffer, at least max_tokens."""
-    eos: int
-    """Id that ends a hypothesis."""
+    ends: tuple[int, ...]
+    """Ids of which each ends a hypothesis."""
+    rules: GenerationRules | None = None
+    """Constraints on the ids, with the same ends; None: any id may come anywhere."""
 
 
 @functools.partial(jax.jit, static_argnames=("lm", "settings"))
@@ -183,7 +191,17 @@ def search(
         last_W1 = state.running_BKT[:, :, state.step - 1].reshape(-1, 1)
         positions_W1 = (lengths_W + state.step - 1)[:, None]
         logits_WV, cache = step(last_W1, positions_W1, jnp.ones_like(positions_W1), state.cache)
-        return extend(state._replace(cache=cache), logits_WV.reshape(batch, num_beams, -1), inputs, settings)
+        logits_BKV = logits_WV.reshape(batch, num_beams, -1)
+        return extend(state._replace(cache=cache), scored(state, logits_BKV), inputs, settings)
+
+    def scored(state: BeamState, logits_BKV: jax.Array) -> jax.Array:
+        log_probs_BKV = jax.nn.log_softmax(logits_BKV, axis=-1)
+        if settings.rules is None:
+            return log_probs_BKV
+        running_WT = state.running_BKT.reshape(batch * num_beams, -1)
+        text = text_so_far(prompt, running_WT, state.step, inputs.max_tokens, source)
+        log_probs_WV = log_probs_BKV.reshape(batch * num_beams, -1)
+        return apply_rules(log_probs_WV, text, settings.rules).reshape(log_probs_BKV.shape)
 
     def is_running(state: BeamState) -> jax.Array:
         return (state.step < inputs.max_tokens) & state.open_B.any()
@@ -191,7 +209,8 @@ def search(
     logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
     state = _initial_state(batch, settings, repeat(cache, num_beams))
     logits_BKV = jnp.broadcast_to(logits_BV[:, None], (batch, num_beams, logits_BV.shape[-1]))
-    state = jax.lax.while_loop(is_running, advance, extend(state, logits_BKV, inputs, settings))
+    state = extend(state, scored(state, logits_BKV), inputs, settings)
+    state = jax.lax.while_loop(is_running, advance, state)
     # Replicated, so that every process can read all rows.
     return (
         constrain(state.finished_BKT, (None, None, None)),
@@ -200,21 +219,25 @@ def search(
     )
 
 
-def extend(state: BeamState, logits_BKV: jax.Array, inputs: BeamInputs, settings: BeamSettings) -> BeamState:
+def extend(
+    state: BeamState, log_probs_BKV: jax.Array, inputs: BeamInputs, settings: BeamSettings
+) -> BeamState:
     """Add one token to every beam.
 
     Args:
         state: State before the token.
-        logits_BKV: Logits of the token of each running beam.
+        log_probs_BKV: Log-probabilities of the token of each running beam.
         inputs: Values of this call.
         settings: Static values.
 
     Returns:
         The state after the token.
     """
-    batch, num_beams, vocab_size = logits_BKV.shape
-    log_probs = jax.nn.log_softmax(logits_BKV, axis=-1) + state.log_probs_BK[:, :, None]
-    best_BU, flat_BU = jax.lax.top_k(log_probs.reshape(batch, -1), 2 * num_beams)
+    batch, num_beams, vocab_size = log_probs_BKV.shape
+    # So many that num_beams of them do not end, whatever the beams' best tokens are.
+    num_candidates = min((1 + len(settings.ends)) * num_beams, num_beams * vocab_size)
+    totals_BKV = log_probs_BKV + state.log_probs_BK[:, :, None]
+    best_BU, flat_BU = jax.lax.top_k(totals_BKV.reshape(batch, -1), num_candidates)
     parent_BU = flat_BU // vocab_size
     token_BU = (flat_BU % vocab_size).astype(jnp.int32)
     text_BUT = jnp.take_along_axis(state.running_BKT, parent_BU[:, :, None], axis=1)
@@ -223,13 +246,14 @@ def extend(state: BeamState, logits_BKV: jax.Array, inputs: BeamInputs, settings
     stop_BU = jnp.take_along_axis(state.stop_BK, parent_BU, axis=1)
     if inputs.stops_AV is not None:
         stop_BU = inputs.stops_AV[stop_BU, token_BU]
-    ends_BU = (token_BU == settings.eos) | (stop_BU == FOUND) | (length >= inputs.max_tokens)
+    is_end_BU = is_end(token_BU, settings.ends)
+    ends_BU = is_end_BU | (stop_BU == FOUND) | (length >= inputs.max_tokens)
 
     scores_BU = best_BU / length.astype(jnp.float32) ** inputs.length_penalty
-    first_U = jnp.arange(2 * num_beams) < num_beams
+    first_U = jnp.arange(num_candidates) < num_beams
     counted_BU = ends_BU & first_U & state.open_B[:, None] & (best_BU > NONE / 2)
     scores_BU = jnp.where(counted_BU, scores_BU, NONE)
-    counts_BU = jnp.where(token_BU == settings.eos, length - 1, length)
+    counts_BU = jnp.where(is_end_BU, length - 1, length)
     # Old and new finished hypotheses compete; the old ones come first, so that they win ties.
     old = (state.finished_BKT, state.scores_BK, state.counts_BK)
     merged = [
@@ -263,6 +287,7 @@ def _initial_state(batch: int, settings: BeamSettings, cache: Any) -> BeamState:
     return BeamState(
         step=jnp.int32(0),
         running_BKT=empty_BKT,
+        # Equal beams would all find the same K candidates, K times.
         log_probs_BK=nothing_BK.at[:, 0].set(0.0),
         finished_BKT=empty_BKT,
         scores_BK=nothing_BK,

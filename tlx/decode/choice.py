@@ -65,6 +65,7 @@ def score_choices(
     longest = _longest(prompts, choices, sources or (), max_length)
     results: list[list[ScoredTokens]] = [[]] * len(prompts)
     max_choices = max(map(len, choices), default=1)
+    # By the longest choice of all prompts, so that every batch stays within MAX_LOGITS.
     max_width = bucket(max(longest, default=1))
     size = max(1, min(MAX_ROWS // max_choices, MAX_LOGITS // (max_choices * max_width * lm.cfg.padded_vocab)))
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
@@ -144,6 +145,7 @@ def _score(
         inputs_WT = tokens_BKT.reshape(batch * count, length)[:, :-1]
         segments_WT = real_BKT.reshape(batch * count, length)[:, :-1]
         positions_BT = prompt.segments.sum(axis=1, keepdims=True) + jnp.arange(length - 1)
+        # Padding stands at position 0, a legal one; its segment hides it from attention.
         positions_WT = jnp.repeat(positions_BT, count, axis=0) * segments_WT
         choice_WTD = call(inputs_WT, positions_WT, segments_WT, repeat(cache, count), method="decode")[0]
         hidden_WTD = jnp.concatenate([hidden_WTD, choice_WTD], axis=1)

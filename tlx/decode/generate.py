@@ -6,6 +6,7 @@ at each step. Shapes are rounded up to powers of two: a program is compiled once
 Shapes: A states of the automaton of stop strings.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, cast
@@ -21,6 +22,7 @@ from tlx.decode.padding import Padded, bucket, pad
 from tlx.decode.sampling import Sampling, sampling_arrays
 from tlx.decode.two_stream import continue_two_stream
 from tlx.parallel import constrain
+from tlx.text.generation_rules import GenerationRules
 from tlx.text.vocabulary import Vocabulary
 
 Tokens = jax.Array | np.ndarray
@@ -39,6 +41,7 @@ def generate(
     max_length: int | None = None,
     batch_size: int = 32,
     stops_AV: np.ndarray | None = None,
+    rules: GenerationRules | None = None,
 ) -> list[list[int]]:
     """Continue each prompt.
 
@@ -54,22 +57,25 @@ def generate(
         max_length: Number of positions of the model; None: no limit.
         batch_size: Prompts per batch.
         stops_AV: `decode.stop.automaton` of strings that end a row; the token that completes one is its last.
+        rules: Ids that end a row, and constraints on the others; None: eos ends it, and any id may come.
 
     Returns:
-        New token ids of each prompt, without the eos that ended it.
+        New token ids of each prompt, without the id that ended it.
 
     Raises:
         ConfigError: sampling is not legal, or a prompt or source does not fit.
     """
     sampling.validate()
     check(prompts, sources, max_tokens, max_length)
+    ends, rules = resolved_rules(rules, vocab)
     settings = DecodeSettings(
         greedy=sampling.greedy,
         truncated=sampling.truncated,
         penalised=sampling.penalised,
         buffer_size=bucket(max_tokens),
-        eos=vocab.eos,
+        ends=ends,
         pad=vocab.pad,
+        rules=rules,
     )
     outputs: list[list[int]] = []
     for start in range(0, len(prompts), batch_size):
@@ -78,6 +84,7 @@ def generate(
         # Rows that fill the batch up to its bucket repeat the last prompt and are dropped.
         rows = np.pad(rows, (0, bucket(num_real, 1) - num_real), mode="edge")
         prompt = pad([prompts[row] for row in rows], vocab.pad, left=True, limit=max_length)
+        # By the prompt's number, so that neither batch_size nor other prompts change what is drawn.
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
         inputs = DecodeInputs(keys_B, jnp.int32(max_tokens), sampling_arrays(sampling), stops_AV)
         if lm.cfg.kind == "two_stream":
@@ -118,11 +125,13 @@ def continue_cached(
     # `apply` is typed as a union over `mutable`, which is not used here.
     call = cast(Any, functools.partial(lm.apply, {"params": params}))
     batch, width = prompt.tokens.shape
+    # Its full size at once: a cache that grew would be compiled again at every length.
     cache = call(batch, width + settings.buffer_size, *encoded(call, source), method="init_cache")
     lengths_B = prompt.segments.sum(axis=1)
 
     def step(tokens: Tokens, positions: Tokens, segments: Tokens, cache: Any) -> Any:
         hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
+        # Logits of the last position only: those of a whole prompt would be [T, V].
         return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
 
     def advance(state: DecodeState) -> tuple[jax.Array, Any]:
@@ -130,9 +139,19 @@ def continue_cached(
         return step(state.last_B[:, None], positions_B1, jnp.ones_like(positions_B1), state.memory)
 
     logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
-    new_BT, counts_B = run(logits_BV, cache, advance, inputs, settings, prompt)
+    new_BT, counts_B = run(logits_BV, cache, advance, inputs, settings, prompt, source)
     # Replicated, so that every process can read all rows.
     return constrain(new_BT, (None, None)), constrain(counts_B, (None,))
+
+
+def resolved_rules(
+    rules: GenerationRules | None, vocab: Vocabulary
+) -> tuple[tuple[int, ...], GenerationRules | None]:
+    """Return the ids that end a text, and the rules with them; None where they constrain nothing else."""
+    rules = rules or GenerationRules()
+    ends = rules.ends or (vocab.eos,)
+    is_free = rules == GenerationRules(ends=rules.ends)
+    return ends, None if is_free else dataclasses.replace(rules, ends=ends)
 
 
 def encoded(call: Any, source: Padded | None) -> tuple[Any, ...]:

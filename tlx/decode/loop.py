@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.decode.constraints import apply_rules, is_end, text_so_far
 from tlx.decode.padding import Padded
 from tlx.decode.sampling import SamplingArrays, penalised, sample
 from tlx.decode.stop import BEGIN, FOUND
+from tlx.text.generation_rules import GenerationRules
 
 
 class DecodeSettings(NamedTuple):
@@ -26,10 +28,12 @@ class DecodeSettings(NamedTuple):
     """Tokens that the text contains already are penalised."""
     buffer_size: int
     """Positions of the output buffer, at least max_tokens."""
-    eos: int
-    """Id that ends a row."""
+    ends: tuple[int, ...]
+    """Ids of which each ends a row."""
     pad: int
     """Id after the end of a row."""
+    rules: GenerationRules | None
+    """Constraints on the ids, with the same ends; None: any id may come anywhere."""
 
 
 class DecodeInputs(NamedTuple):
@@ -53,7 +57,7 @@ class DecodeState(NamedTuple):
     last_B: jax.Array
     """Last token of each row."""
     counts_B: jax.Array
-    """Number of tokens of each row before its eos."""
+    """Number of tokens of each row before its end."""
     done_B: jax.Array
     """Whether a row has ended."""
     new_BT: jax.Array
@@ -73,10 +77,12 @@ def run(
     inputs: DecodeInputs,
     settings: DecodeSettings,
     prompt: Padded,
+    source: Padded | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Draw tokens until all rows have ended or have `max_tokens`.
 
-    A row ends with eos, which is not counted, or with the token that completes a stop string, which is.
+    A row ends with one of `settings.ends`, which is not counted, or with the token that completes a stop string,
+    which is.
 
     Args:
         logits_BV: Logits of the first token.
@@ -85,6 +91,7 @@ def run(
         inputs: Values of this call.
         settings: Static values.
         prompt: The prompts, whose tokens a repetition penalty counts.
+        source: Inputs of the encoder, which some rules compare with; None for other models.
 
     Returns:
         (new token ids [B, T], number of tokens of each row [B]).
@@ -93,13 +100,18 @@ def run(
     rows_B = jnp.arange(logits_BV.shape[0])
 
     def draw(state: DecodeState, logits_BV: jax.Array, memory: Any) -> DecodeState:
+        # By row and step, so that a row draws the same tokens in any batch.
         keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(inputs.keys_B, state.step)
         seen_BV = state.seen_BV
         stop_B = state.stop_B
         if seen_BV is not None:
             logits_BV = penalised(logits_BV, seen_BV, inputs.sampling.repetition_penalty)
+        if settings.rules is not None:
+            text = text_so_far(prompt, state.new_BT, state.step, inputs.max_tokens, source)
+            logits_BV = apply_rules(logits_BV, text, settings.rules)
         token_B = sample(logits_BV, keys_B, inputs.sampling, settings.greedy, settings.truncated)
-        done_B = state.done_B | (token_B == settings.eos)
+        done_B = state.done_B | is_end(token_B, settings.ends)
+        # A row that has ended is computed on with the others: its shape is fixed.
         token_B = jnp.where(done_B, settings.pad, token_B)
         counts_B = state.counts_B + ~done_B
         if seen_BV is not None:
@@ -107,6 +119,7 @@ def run(
         if stops_AV is not None:
             assert stop_B is not None
             stop_B = jnp.where(done_B, stop_B, stops_AV[stop_B, token_B])
+            # After the count: the token that completes a stop string belongs to the text, eos does not.
             done_B |= stop_B == FOUND
         new_BT = jax.lax.dynamic_update_index_in_dim(state.new_BT, token_B, state.step, axis=1)
         return DecodeState(state.step + 1, token_B, counts_B, done_B, new_BT, seen_BV, stop_B, memory)
@@ -121,6 +134,7 @@ def run(
     state = jax.lax.while_loop(
         lambda state: (state.step < inputs.max_tokens) & ~state.done_B.all(),
         lambda state: draw(state, *advance(state)),
+        # The first token comes from the prompt's own pass, so that the loop runs the model once a token.
         draw(first, logits_BV, memory),
     )
     return state.new_BT, state.counts_B

@@ -37,6 +37,7 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int, *, left: bool, limit: i
         Arrays [B, T].
     """
     longest = max(len(sequence) for sequence in sequences)
+    # Never beyond the model's positions: the bucket of a prompt that nearly fills them would be.
     width = max(longest, min(bucket(longest), limit or bucket(longest)))
     tokens = np.full((len(sequences), width), pad_id, np.int32)
     segments = np.zeros((len(sequences), width), np.int32)

@@ -118,10 +118,12 @@ def sample(
     """
     if greedy:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    # float32: small temperatures spread bfloat16 logits to a few distinct values.
     logits_BV = logits_BV.astype(jnp.float32) / values.temperature
     draw = jax.vmap(jax.random.categorical)
     if not truncated:
         return draw(keys_B, logits_BV).astype(jnp.int32)
+    # One sort serves top-k, top-p and min-p: in descending order each keeps a prefix.
     order_BV = jnp.argsort(logits_BV, axis=-1, descending=True)
     sorted_BV = jnp.take_along_axis(logits_BV, order_BV, axis=-1)
     truncated_BV = truncate(sorted_BV, values.top_k, values.top_p, values.min_p)
@@ -146,6 +148,8 @@ def truncate(sorted_BV: jax.Array, top_k: jax.Array, top_p: jax.Array, min_p: ja
     rank_V = jnp.arange(sorted_BV.shape[-1])
     sorted_BV = jnp.where((top_k == 0) | (rank_V < top_k), sorted_BV, -jnp.inf)
     probs_BV = jax.nn.softmax(sorted_BV, axis=-1)
+    # The sum before a token, so that the token that crosses top_p stays.
     before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
     sorted_BV = jnp.where((before_BV < top_p) | (rank_V == 0) | (top_p >= 1), sorted_BV, -jnp.inf)
+    # In logs, where the softmax's divisor cancels; log 0 = -inf drops nothing.
     return jnp.where(sorted_BV >= sorted_BV[..., :1] + jnp.log(min_p), sorted_BV, -jnp.inf)

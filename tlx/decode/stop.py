@@ -55,6 +55,8 @@ def automaton(strings: Sequence[str], tokenizer: Tokenizer, names_too: bool = Fa
     """
     check(strings)
     ids = tokenizer.encode(_PROBE)
+    # A probe tells whether bytes of tokens make up the text: word pieces get their spaces when they are
+    # joined.
     joined = b"".join(tokenizer.piece_bytes(index) for index in ids).decode("utf-8", "replace")
     if not strings or joined.strip() != tokenizer.decode(ids).strip():
         return None
@@ -81,6 +83,7 @@ def automaton(strings: Sequence[str], tokenizer: Tokenizer, names_too: bool = Fa
 def _byte_moves(strings: Sequence[bytes]) -> np.ndarray:
     """Return the state after each byte, int32 [A, 256]; states are BEGIN, FOUND and the strings' prefixes."""
     prefixes = {string[:n] for string in strings for n in range(1, len(string))}
+    # A prefix that holds another stop string is never reached: the automaton has stopped by then.
     prefixes = sorted(text for text in prefixes if not any(string in text for string in strings))
     numbers = {b"": BEGIN} | {text: 2 + i for i, text in enumerate(prefixes)}
     moves = np.zeros((2 + len(prefixes), 256), np.int32)

@@ -35,6 +35,7 @@ def continue_two_stream(
     batch, width = prompt.tokens.shape
     length = width + settings.buffer_size
     order_BT = jnp.broadcast_to(jnp.arange(length), (batch, length))
+    # Positions to come belong to the text already; the order of the permutation hides them until then.
     segments_BT = jnp.pad(prompt.segments, ((0, 0), (0, settings.buffer_size)), constant_values=1)
     # `apply` is typed as a union over `mutable`, which is not used here.
     call = cast(Any, functools.partial(lm.apply, {"params": params}))

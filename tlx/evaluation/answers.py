@@ -147,6 +147,26 @@ def evaluate_task(
     return Evaluation(terms | scores.figures, scores, answers, records)
 
 
+def with_ceiling(evaluation: Evaluation, task: Task, spec: TaskSpec, pipeline: RecordPipeline) -> Evaluation:
+    """Add what right predictions would score through the tokenizer, as the figure "f1_ceiling".
+
+    Args:
+        evaluation: Scores of the first records of the split, or of all.
+        task: The task.
+        spec: The task's spec.
+        pipeline: Records and items of the split.
+
+    Returns:
+        The evaluation, as it is where the task has no ceiling.
+    """
+    items = [item for item in pipeline.items if item.record < len(evaluation.records)]
+    ceiling = task.ceiling(items, evaluation.records, spec)
+    if ceiling is None:
+        return evaluation
+    name = f"{ceiling.main}_ceiling"
+    return evaluation._replace(figures=evaluation.figures | {name: ceiling.figures[ceiling.main]})
+
+
 def with_interval(evaluation: Evaluation) -> dict[str, Any]:
     """Return the metrics, the primary one's bootstrap interval and majority baseline, for a file."""
     bounds = interval(evaluation.scores.statistic, len(evaluation.records))

@@ -7,11 +7,12 @@ are compared in four ways, of which `normalization` selects the one that is the 
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from tlx.base.errors import ConfigError, one_of
+from tlx.data.bad_records import BadRecordPolicy
 from tlx.data.order import row_generator
 from tlx.data.readers import Record, RecordsConfig
 from tlx.data.records import RecordSplit, read_records
@@ -20,7 +21,7 @@ from tlx.evaluation.choices import NORMS, TextScore, normalized_scores
 from tlx.metrics.classification import accuracy, macro
 from tlx.metrics.resampling import mean_of
 from tlx.tasks.shared.base import Prediction, Scores
-from tlx.tasks.shared.labels import class_of
+from tlx.tasks.shared.labels import check_label, class_of
 from tlx.tasks.shared.templates import filled
 
 # Beside length normalization: divide by the choice's probability without the prompt (Brown et al. 2020, 2.4).
@@ -81,6 +82,10 @@ class FewShotData:
 
     records: RecordsConfig = RecordsConfig()
     """Files and splits of the records, as for tasks that are trained."""
+    on_bad_record: Literal["error", "skip", "keep"] = "error"
+    """Treatment of records that cannot be used, as for tasks that are trained."""
+    max_bad_records: int = 1000
+    """Number of skipped records of a split beyond which there is an error, at least 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +141,16 @@ def evaluate_few_shot(lm: ChoiceScorer, config: FewShotConfig, split: RecordSpli
     """
     few_shot = config.objective
     few_shot.validate()
-    records = read_records(config.data.records, split, few_shot.seed)
+    policy = BadRecordPolicy(config.data.on_bad_record, config.data.max_bad_records)
+
+    def check(record: Record) -> None:
+        check_label(record, few_shot.label, few_shot.labels)
+
+    records = read_records(config.data.records, split, few_shot.seed, policy, check)
     records = records[: few_shot.limit or len(records)]
     examples: Sequence[Record] = ()
     if few_shot.shots:
-        examples = read_records(config.data.records, "train", few_shot.seed)
+        examples = read_records(config.data.records, "train", few_shot.seed, policy, check)
     if few_shot.shots > len(examples):
         raise ConfigError(
             f"objective.shots = {few_shot.shots} are more than the {len(examples)} training records"

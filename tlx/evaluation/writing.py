@@ -13,6 +13,7 @@ from tlx.decode.stop import automaton
 from tlx.models.config import ModelConfig
 from tlx.models.transformer import Transformer
 from tlx.tasks.shared.base import GenerationRequest, TaskSpec
+from tlx.text.generation_rules import GenerationRules, rules_of
 
 _GREEDY = Sampling(temperature=0.0)
 
@@ -37,13 +38,15 @@ def write(
             divides over a mesh wherever training's batches do.
 
     Returns:
-        Token ids of each text, without its eos, but with the stop string that ended it.
+        Token ids of each text, without the id that ended it, but with the stop string that ended it.
     """
     lm, max_length = cached(model)
     max_tokens = request.max_tokens
     if max_length is not None:
         max_tokens = min(max_tokens, max_length - max(map(len, request.prompts)))
-    vocab = spec.vocab if request.end is None else dataclasses.replace(spec.vocab, eos=request.end)
+    rules = GenerationRules() if spec.tokenizer is None else rules_of(spec.tokenizer).of_vocabulary()
+    if request.end is not None:
+        rules = rules.ending_with(request.end)
     num_copies = -len(request.prompts) % batch_size
     prompts = list(request.prompts)
     prompts += prompts[-1:] * num_copies
@@ -60,7 +63,7 @@ def write(
             lm,
             params,
             prompts,
-            vocab,
+            spec.vocab,
             num_beams=request.num_beams,
             max_tokens=max_tokens,
             length_penalty=request.length_penalty,
@@ -68,6 +71,7 @@ def write(
             max_length=max_length,
             batch_size=batch_size,
             stops_AV=stops_AV,
+            rules=rules,
         )
         texts = [beams[0].tokens if beams else [] for beams in hypotheses]
     else:
@@ -75,12 +79,13 @@ def write(
             lm,
             params,
             prompts,
-            vocab,
+            spec.vocab,
             max_tokens=max_tokens,
             sampling=_GREEDY,
             sources=sources,
             max_length=max_length,
             batch_size=batch_size,
             stops_AV=stops_AV,
+            rules=rules,
         )
     return texts[: len(request.prompts)]

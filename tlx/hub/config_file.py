@@ -18,6 +18,17 @@ from tlx.models.families.family import Family, FixedField, MappedField, SameFiel
 NOT_COMPARED = ("execution", "dtype", "param_dtype", "vocab_multiple", "init")
 
 
+class NotRepresentable(ConfigError):
+    """A model config that a family's config.json cannot hold.
+
+    `required` maps dotted keys of the run's config to the values with which it could.
+    """
+
+    def __init__(self, message: str, required: Mapping[str, Any]):
+        super().__init__(message)
+        self.required = dict(required)
+
+
 def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()) -> ModelConfig:
     """Convert the contents of a config.json to a model config.
 
@@ -60,7 +71,7 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
 def write(family: Family, config: ModelConfig) -> dict[str, Any]:
     """Convert a model config to the keys of a family's config.json.
 
-    Raises ConfigError naming the first field that the family's format cannot represent.
+    Raises NotRepresentable naming the fields that the family's format cannot represent.
     """
     values: dict[str, Any] = {}
     config = _explicit(config)
@@ -74,12 +85,18 @@ def write(family: Family, config: ModelConfig) -> dict[str, Any]:
     # Reading back shows every field that was lost on the way.
     restored = configs.flatten(configs.to_dict(_comparable(read(family, values))))
     expected = configs.flatten(configs.to_dict(_comparable(config)))
+    lost = {}
     for path, value in expected.items():
         if path.split(".")[0] not in NOT_COMPARED and restored[path] != value:
-            raise ConfigError(
-                f"model.{path} = {value!r} cannot be represented in a {family.model_type} config.json, "
-                f"where it is {restored[path]!r}"
-            )
+            lost[f"model.{path}"] = restored[path]
+    if lost:
+        path = next(iter(lost))
+        more = f"; {len(lost) - 1} more: {', '.join(list(lost)[1:])}" if len(lost) > 1 else ""
+        raise NotRepresentable(
+            f"{path} = {expected[path.removeprefix('model.')]!r} cannot be represented in a "
+            f"{family.model_type} config.json, where it is {lost[path]!r}{more}",
+            lost,
+        )
     return values
 
 

@@ -14,8 +14,11 @@ import tqdm
 from tlx.base import tree
 from tlx.base.errors import ConfigError, DataError, DeviceMemoryError
 from tlx.base.files import read_json, write_json
-from tlx.hub import config_file, safetensors, weights
+from tlx.hub import architecture, config_file, safetensors, weights
+from tlx.hub import task_head as task_heads
 from tlx.hub.network import abstract_params
+from tlx.hub.sentence_transformers import transformer_folder
+from tlx.hub.task_head import TaskHead
 from tlx.models.config import ModelConfig
 from tlx.models.families import MODEL_TYPES, TABLE, Family
 from tlx.models.families.family import WeightMapping
@@ -37,11 +40,13 @@ class Checkpoint:
     """The parsed config.json, unchanged."""
     params: dict[str, weights.LazyTensor]
     """{parameter path: tensor that is read on demand}."""
+    task_head: TaskHead | None = None
+    """The head of a task that it holds; None for none."""
 
     @property
     def num_params(self) -> int:
         """Number of scalars, without the rows that pad the vocabulary."""
-        return count(self.config, self.heads)
+        return count(self.config, self.heads, self.task_head)
 
     def read(self, shardings: Any = None, progress: bool = False) -> dict[str, Any]:
         """Read the parameters {"model": ..., "heads": ...}; `progress` shows a progress bar.
@@ -59,8 +64,8 @@ class Checkpoint:
 
 
 def is_hugging_face(folder: str | os.PathLike) -> bool:
-    """Tell whether a directory looks like the output of `save_pretrained`."""
-    folder = pathlib.Path(folder)
+    """Tell whether a directory looks like the output of `save_pretrained`, or of sentence-transformers."""
+    folder = transformer_folder(folder)
     return (folder / "config.json").is_file() and not (folder / "run.json").is_file()
 
 
@@ -69,14 +74,19 @@ def open_folder(
     ignore: Collection[str] = (),
     param_dtype: str = "float32",
     vocab_multiple: int = 128,
+    task: str | None = None,
 ) -> Checkpoint:
     """Open a Hugging Face directory: read config.json and the names and shapes of its tensors.
+
+    A bare model, of which only the encoder, or everything but the output layer is stored, is read as far as it
+    goes: an encoder of an encoder-decoder becomes an encoder, and a missing output layer is head.absent.
 
     Args:
         folder: The directory.
         ignore: Keys of config.json and names of tensors that do not matter.
         param_dtype: Dtype of the parameters that will be read.
         vocab_multiple: The vocabulary is padded to a multiple of this.
+        task: Name of the task as which a head is read (pair_classification); None takes the usual one.
 
     Returns:
         The checkpoint, which reads weights on demand.
@@ -100,22 +110,25 @@ def open_folder(
     tensors = _with_current_names(safetensors.Tensors(folder), family)
     if family.tied_by_tensors:
         config = tied_as_stored(family, config, tensors)
-    rows = list(family.rows(config))
-    if family.prefix and not any(name.startswith(family.prefix) for name in tensors):
-        rows = weights.without_prefix(rows, family.prefix)
-    tensors = weights.with_tied_names(family, rows, tensors)
     weights.check_sinusoids(family, config, tensors)
-    heads = _find_heads(family, values, rows, tensors)
-    rows = weights.select(rows, heads)
-    abstract = abstract_params(config, heads)
+    head = task_heads.read(family, values, tensors, task)
+    config = architecture.stored_part(family, config, values, tensors)
+    rows = architecture.stored_rows(family, config, values, tensors, head)
+    tensors = weights.with_tied_names(family, rows, tensors)
+    heads = () if head is not None else architecture.stored_heads(family, values, rows, tensors)
+    rows = rows if head is not None else weights.select(rows, heads)
+    abstract = abstract_params(config, heads, head)
     params = weights.from_tensors(rows, tensors, abstract, config.vocab_size)
-    unused = [name for name in weights.leftovers(family, rows, tensors, abstract) if name not in ignore]
+    renamed = architecture.with_body_prefix(family, values)
+    poolers = architecture.pooler_names(family, config) if head is not None else set()
+    unused = [
+        name
+        for name in weights.leftovers(renamed, rows, tensors, abstract)
+        if name not in ignore and name not in poolers
+    ]
     if unused:
-        raise DataError(
-            f"{folder}: {len(unused)} tensors are not part of the family {family.name}: "
-            f"{', '.join(unused[:10])}. Pass ignore= (--ignore={unused[0]}) for what does not matter"
-        )
-    return Checkpoint(folder, family, config, heads, values, params)
+        raise DataError(architecture.unused_message(folder, family, values, unused))
+    return Checkpoint(folder, family, config, heads, values, params, head)
 
 
 def save_folder(
@@ -124,9 +137,10 @@ def save_folder(
     config: ModelConfig,
     params: Mapping[str, Any],
     *,
-    special: Mapping[str, int] | None = None,
+    special: Mapping[str, Any] | None = None,
     dtype: Any = None,
     shard_bytes: int = safetensors.SHARD_BYTES,
+    task_head: TaskHead | None = None,
 ) -> str:
     """Write config.json and safetensors files that `from_pretrained` loads without missing keys.
 
@@ -138,28 +152,29 @@ def save_folder(
         special: Ids of special tokens for config.json ("pad_token_id").
         dtype: Dtype of the tensors; None keeps that of each parameter.
         shard_bytes: Size of a file, above which the weights are written as several.
+        task_head: The head of a task in `params` that is written with the model; None writes no such head.
 
     Returns:
-        The name of the Hugging Face class: the first of the family whose heads are all in `params`.
+        The name of the Hugging Face class: that of the task's head, or the first of the family whose heads are
+        all in `params`.
 
     Raises:
         ConfigError: If the family's config.json cannot represent the model, before anything is written.
     """
     family = as_family(family)
     flat = tree.flatten(params)
-    values = config_file.write(family, config)
-    architecture, heads = _find_architecture(family, flat)
-    rows = weights.select(family.rows(config), heads)
+    values = architecture.written_values(family, config)
+    name, rows = architecture.written_rows(family, config, flat, task_head)
+    if task_head is not None:
+        values |= task_heads.write(family.task_classes[name], task_head)
     if message := _missing_params(family, rows, flat):
         raise ConfigError(message)
-    if is_bare(architecture):
-        rows = weights.without_prefix(rows, family.prefix)
     target_dtype = None if dtype is None else np.dtype(dtype)
     tensors = weights.to_tensors(rows, flat, config.vocab_size, target_dtype)
     safetensors.write(folder, list(tensors.items()), shard_bytes)
-    class_keys = {"architectures": [architecture], "model_type": family.model_type}
+    class_keys = {"architectures": [name], "model_type": family.model_type}
     write_json(pathlib.Path(folder) / "config.json", class_keys | values | dict(special or {}))
-    return architecture
+    return name
 
 
 def check_room(size: int, what: str) -> None:
@@ -175,29 +190,54 @@ def check_room(size: int, what: str) -> None:
         )
 
 
-def count(config: ModelConfig, heads: Collection[str] = ()) -> int:
-    """Count the parameters of a model with these heads; tied ones once, without vocabulary padding."""
+def count(config: ModelConfig, heads: Collection[str] = (), task_head: TaskHead | None = None) -> int:
+    """Count the parameters of a model; tied ones once, without vocabulary padding.
+
+    Args:
+        config: The model config.
+        heads: Parameter paths of its pretraining heads.
+        task_head: The head of a task, in place of those; None for none.
+
+    Returns:
+        Number of scalars.
+    """
     unpadded = dataclasses.replace(config, vocab_multiple=1)
-    abstract = abstract_params(unpadded, tuple(heads))
+    abstract = abstract_params(unpadded, tuple(heads), task_head)
+    if task_head is not None:
+        return tree.num_params(abstract)
     counted = [path for path in abstract if not path.startswith("heads/") or path.startswith(tuple(heads))]
     return tree.num_params({path: abstract[path] for path in counted})
 
 
-def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
-    """Find the first family whose files can hold the model unchanged. Raises ConfigError if none can."""
+def family_of(config: ModelConfig, params: Mapping[str, Any], task_head: TaskHead | None = None) -> str:
+    """Find the first family whose files can hold the model unchanged.
+
+    Args:
+        config: The model config.
+        params: {"model": ..., "heads": ...}, or {path: array}.
+        task_head: The head of a task that is to be written with the model; None for none.
+
+    Returns:
+        The name of the family.
+
+    Raises:
+        ConfigError: If none can; it has the reason of each.
+    """
     flat = tree.flatten(params)
     reasons = []
+    required: dict[str, Mapping[str, Any]] = {}
     for name in TABLE:
         family: Family = TABLE.load(name)
-        if not family.architectures or family.base.kind != config.kind:
+        if not family.architectures or not architecture.has_kind(family, config):
             continue
         try:
-            config_file.write(family, config)
-            _, heads = _find_architecture(family, flat)
+            architecture.written_values(family, config)
+            _, rows = architecture.written_rows(family, config, flat, task_head)
         except ConfigError as error:
             reasons.append(f"  {name}: {error}")
+            if isinstance(error, config_file.NotRepresentable):
+                required[name] = error.required
             continue
-        rows = weights.select(family.rows(config), heads)
         paths = {row.path for row in rows}
         unmapped = [path for path in flat if path.startswith("model/") and path not in paths]
         if unmapped:
@@ -208,7 +248,19 @@ def family_of(config: ModelConfig, params: Mapping[str, Any]) -> str:
             return name
         reasons.append(f"  {name}: {reason}")
     lines = "\n".join(reasons)
-    raise ConfigError(f"no Hugging Face class computes what this model does:\n{lines}")
+    raise ConfigError(f"no Hugging Face class computes what this model does:\n{lines}{_advice(required)}")
+
+
+def _advice(required: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the values with which a model would have been of the nearest family; empty where none is near.
+
+    `required` maps a family to the values that it needs, by dotted key of the run's config.
+    """
+    if not required:
+        return ""
+    name = min(required, key=lambda family: len(required[family]))
+    flags = " ".join(f"--config.{key}={value}" for key, value in required[name].items())
+    return f"\nThe nearest is {name}. To export, train a run with: {flags}"
 
 
 def tied_as_stored(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray]) -> ModelConfig:
@@ -240,15 +292,10 @@ def as_family(family: Family | str) -> Family:
     return TABLE.load(family) if isinstance(family, str) else family
 
 
-def is_bare(architecture: str) -> bool:
-    """Tell whether a class is the model without a head, whose tensor names have no prefix."""
-    return architecture.endswith("Model") and not architecture.endswith("HeadModel")
-
-
 def class_of(family: str, params: Mapping[str, Any]) -> str:
     """Return the Hugging Face class for which `params` would be exported."""
-    architecture, _ = _find_architecture(TABLE.load(family), tree.flatten(params))
-    return architecture
+    name, _ = architecture.find_class(TABLE.load(family), tree.flatten(params))
+    return name
 
 
 def _with_current_names(tensors: Mapping[str, np.ndarray], family: Family) -> Mapping[str, np.ndarray]:
@@ -269,31 +316,7 @@ def _with_current_names(tensors: Mapping[str, np.ndarray], family: Family) -> Ma
     return safetensors.RenamedTensors(tensors, old_names)
 
 
-def _find_heads(
-    family: Family, values: Mapping[str, Any], rows: list[WeightMapping], tensors: Mapping[str, np.ndarray]
-) -> tuple[str, ...]:
-    """Return the heads whose tensors are all present, and those that the class of config.json must have."""
-    architecture = (values.get("architectures") or [""])[0]
-    known = {head for heads in family.architectures.values() for head in heads}
-    heads = {head for head in known if weights.complete(rows, tensors, head)}
-    heads |= set(family.architectures.get(architecture, ()))
-    # A whole head ("heads/nsp") includes its parts ("heads/nsp/pooler").
-    whole = [head for head in heads if not any(head.startswith(f"{other}/") for other in heads)]
-    return tuple(sorted(whole))
-
-
 def _missing_params(family: Family, rows: list[WeightMapping], params: Mapping[str, Any]) -> str:
     """Return a message if the family's classes have parameters that the model lacks, else ""."""
     missing = [row.path for row in rows if row.path not in params]
     return f"the model has no {', '.join(missing[:3])}, which {family.name} has" if missing else ""
-
-
-def _find_architecture(family: Family, params: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """Return the first class whose heads are all in `params`, and these heads."""
-    for name, heads in family.architectures.items():
-        if all(any(path.startswith(f"{head}/") for path in params) for head in heads):
-            return name, heads
-    raise ConfigError(
-        f"the family {family.name} has no Hugging Face class for a model with these parameters; "
-        f"its classes: {', '.join(family.architectures) or 'none'}"
-    )

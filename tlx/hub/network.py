@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from tlx.base import tree
+from tlx.hub.task_head import TaskHead
 from tlx.models.bilstm import BiLSTM
 from tlx.models.config import ModelConfig
-from tlx.models.heads import DetectionHead, MaskedHead, PairHead
+from tlx.models.heads import DetectionHead, MaskedHead, PairHead, TextHead
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import Memory, TwoStream, empty_memory
 from tlx.nn import embed
@@ -41,6 +42,27 @@ class PretrainingHeads(nn.Module):
         return outputs
 
 
+class TaskHeads(nn.Module):
+    """The head of a task, whose parameters are under "heads/"."""
+
+    cfg: ModelConfig
+    """The model config."""
+    head: TaskHead
+    """The head."""
+
+    @nn.compact
+    def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
+        """Compute its outputs for rows without padding: [B, C] of texts, [B, T, C] of tokens and spans."""
+        if self.head.kind == "sequence":
+            # What a task reads of a row: tasks/shared/frames.py.
+            index = 0 if self.cfg.kind == "encoder" else -1
+            hidden = hidden_BTD.mean(axis=1) if self.head.mean else hidden_BTD[:, index]
+        else:
+            hidden = hidden_BTD
+        shape = self.head.shape
+        return TextHead(self.cfg, self.head.outputs, shape.dense == "yes", shape, name=self.head.task)(hidden)
+
+
 class Network(nn.Module):
     """The network of a checkpoint: hidden states, and the logits of every head."""
 
@@ -48,12 +70,16 @@ class Network(nn.Module):
     """The model config."""
     head_names: tuple[str, ...] = ()
     """Parameter paths of the pretraining heads; () for none."""
+    task_head: TaskHead | None = None
+    """The head of a task, in place of pretraining heads; None for none."""
 
     def setup(self):
         """Create the model, and the pretraining heads where there are any."""
         kind = {"two_stream": TwoStream, "bilstm": BiLSTM}.get(self.cfg.kind, Transformer)
         self.lm = kind(self.cfg, name="model")
-        if self.head_names:
+        if self.task_head is not None:
+            self.heads: Any = TaskHeads(self.cfg, self.task_head)
+        elif self.head_names:
             self.heads = PretrainingHeads(self.cfg, self.head_names)
 
     def __call__(self, batch: dict[str, jax.Array], memory: Memory | None = None) -> dict[str, jax.Array]:
@@ -72,9 +98,12 @@ class Network(nn.Module):
         outputs = {"hidden": hidden}
         if self.cfg.kind == "encoder_decoder":
             outputs["encoded"] = self.lm.encode(batch)
-        if self.cfg.kind != "encoder" or not self.head_names:
+        has_heads = bool(self.head_names) or self.task_head is not None
+        if (self.cfg.kind != "encoder" or not has_heads) and not self.cfg.head.absent:
             outputs["logits"] = self.lm.logits(hidden)
-        if self.head_names:
+        if self.task_head is not None:
+            outputs[self.task_head.task] = self.heads(hidden)
+        elif self.head_names:
             outputs |= self.heads(hidden, self.lm.unembedding())
         return outputs
 
@@ -88,12 +117,26 @@ class Network(nn.Module):
         }
         memory = empty_memory(self.cfg, len(tokens), 0) if memory is None else memory
         content, query, _ = self.lm(full_attention | batch, memory, 0)
-        predicted = query if "target_positions" in batch else content
-        return {"hidden": content, "logits": self.lm.logits(predicted)}
+        outputs = {"hidden": content}
+        if self.task_head is not None:
+            outputs[self.task_head.task] = self.heads(content)
+        if not self.cfg.head.absent:
+            predicted = query if "target_positions" in batch else content
+            outputs["logits"] = self.lm.logits(predicted)
+        return outputs
 
 
-def boxed_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> Any:
-    """Return the abstract parameters {"model": ..., "heads": ...}, boxed with their logical axis names."""
+def boxed_params(cfg: ModelConfig, heads: tuple[str, ...] = (), task_head: TaskHead | None = None) -> Any:
+    """Return the abstract parameters {"model": ..., "heads": ...}, boxed with their logical axis names.
+
+    Args:
+        cfg: The model config.
+        heads: Parameter paths of the pretraining heads.
+        task_head: The head of a task, in place of those; None for none.
+
+    Returns:
+        A tree of boxed jax.ShapeDtypeStructs.
+    """
     ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     parts = ("tokens", "positions", "segments")
     prefixes = ("encoder_", "decoder_") if cfg.kind == "encoder_decoder" else ("",)
@@ -102,9 +145,20 @@ def boxed_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> Any:
         longest = max(size for size, _ in cfg.recurrent.characters.filters)
         batch["characters"] = jax.ShapeDtypeStruct((1, 8, longest), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(Network(cfg, tuple(heads)).init, key, batch)["params"]
+    return jax.eval_shape(Network(cfg, tuple(heads), task_head).init, key, batch)["params"]
 
 
-def abstract_params(cfg: ModelConfig, heads: tuple[str, ...] = ()) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return {path: shape and dtype} of the parameters, without allocating them."""
-    return tree.flatten(unbox(boxed_params(cfg, heads)))
+def abstract_params(
+    cfg: ModelConfig, heads: tuple[str, ...] = (), task_head: TaskHead | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return {path: shape and dtype} of the parameters, without allocating them; as `boxed_params`.
+
+    Args:
+        cfg: The model config.
+        heads: Parameter paths of the pretraining heads.
+        task_head: The head of a task, in place of those; None for none.
+
+    Returns:
+        {path: shape and dtype}.
+    """
+    return tree.flatten(unbox(boxed_params(cfg, heads, task_head)))

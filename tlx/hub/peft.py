@@ -18,7 +18,8 @@ from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.base.files import write_json
 from tlx.hub import safetensors, weights
-from tlx.hub.folder import as_family, is_bare
+from tlx.hub.architecture import is_bare
+from tlx.hub.folder import as_family
 from tlx.hub.pattern import parse
 from tlx.models.config import ModelConfig
 from tlx.models.families import Family

@@ -20,6 +20,9 @@ _OUTPUT_NAMES = {
     "rtd": ("logits",),
     "logits": ("logits",),
     "hidden": ("last_hidden_state",),
+    "encoded": ("encoder_last_hidden_state",),
+    "start": ("start_logits",),
+    "end": ("end_logits",),
 }
 
 
@@ -32,6 +35,13 @@ class Difference(NamedTuple):
     """Largest absolute difference."""
     scale: float
     """Largest absolute value of the output of `transformers`."""
+
+
+def require_libraries() -> None:
+    """Raise ConfigError where the packages that run the original are not installed."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"verifying needs {' and '.join(missing)}: pip install transformers torch")
 
 
 def compare(checkpoint: Checkpoint, params: Any, length: int = 16) -> list[Difference]:
@@ -48,21 +58,46 @@ def compare(checkpoint: Checkpoint, params: Any, length: int = 16) -> list[Diffe
     Raises:
         ConfigError: If transformers or torch is not installed.
     """
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"verifying needs {' and '.join(missing)}: pip install transformers torch")
+    require_libraries()
     tokens = np.random.default_rng(0).integers(0, checkpoint.config.vocab_size, (2, length))
+    pad = checkpoint.raw.get("pad_token_id")
+    if isinstance(pad, int):
+        # Classes number positions, and look for the last token, by the ids that are not padding.
+        tokens = np.where(tokens == pad, (pad + 1) % checkpoint.config.vocab_size, tokens)
+    head = checkpoint.task_head
+    is_shifted = head is not None and checkpoint.config.kind == "encoder_decoder"
+    if is_shifted:
+        tokens = _with_one_end(tokens, checkpoint.raw)
     expected = _transformers_outputs(checkpoint, tokens)
     batch = _batch(tokens, checkpoint.config.kind)
-    module = Network(checkpoint.config, checkpoint.heads)
+    if is_shifted:
+        start = checkpoint.raw.get("decoder_start_token_id") or 0
+        batch["decoder_tokens"] = np.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=start).astype(
+            np.int32
+        )
+    module = Network(checkpoint.config, checkpoint.heads, checkpoint.task_head)
     outputs = jax.jit(lambda params, batch: module.apply({"params": params}, batch))(params, batch)
+    if head is not None and head.kind == "span":
+        outputs = {"start": outputs[head.task][..., 0], "end": outputs[head.task][..., 1]}
     differences = []
     for name, value in outputs.items():
-        reference = next((expected[key] for key in _OUTPUT_NAMES.get(name, ()) if key in expected), None)
+        reference = next(
+            (expected[key] for key in _OUTPUT_NAMES.get(name, ("logits",)) if key in expected), None
+        )
         if reference is not None and reference.shape == value.shape:
             largest = float(np.abs(np.asarray(value) - reference).max())
             differences.append(Difference(name, largest, float(np.abs(reference).max())))
     return differences
+
+
+def _with_one_end(tokens: np.ndarray, values: Mapping[str, Any]) -> np.ndarray:
+    """Return rows whose last id, and no other, is eos: what a class with a head reads the state of."""
+    end = values.get("eos_token_id")
+    if not isinstance(end, int):
+        return tokens
+    tokens = np.where(tokens == end, (end + 1) % values["vocab_size"], tokens)
+    tokens[:, -1] = end
+    return tokens
 
 
 def _transformers_outputs(checkpoint: Checkpoint, tokens: np.ndarray) -> dict[str, np.ndarray]:
@@ -80,7 +115,7 @@ def _transformers_outputs(checkpoint: Checkpoint, tokens: np.ndarray) -> dict[st
     )
     ids = torch.from_numpy(tokens)
     arguments: Mapping[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if checkpoint.config.kind == "encoder_decoder":
+    if checkpoint.config.kind == "encoder_decoder" and checkpoint.task_head is None:
         arguments = {**arguments, "decoder_input_ids": ids}
     with torch.no_grad():
         outputs = model.eval()(**arguments)

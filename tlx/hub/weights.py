@@ -272,9 +272,9 @@ def _problems(
     expected = _tensor_shape(row, shape, vocab_size)
     problems = []
     for name, _ in _names(row, shape):
-        if name not in tensors:
+        if name not in tensors and row.fill is None:
             problems.append(f"  {name} is missing ({row.path})")
-        elif tensors[name].shape != expected:
+        elif name in tensors and tensors[name].shape != expected:
             problems.append(f"  {name} has shape {tensors[name].shape}, the model needs {expected}")
     return problems
 
@@ -289,6 +289,9 @@ def _reader(
     dtype = np.dtype(like.dtype)
 
     def read_tensor(name: str, index: Index) -> np.ndarray:
+        if row.fill is not None and name not in tensors:
+            sizes = [len(range(*i.indices(size))) for i, size in zip(index, unstacked, strict=True)]
+            return np.full(sizes, row.fill, dtype)
         tensor = tensors[name]
         if pattern is not None:
             tensor = pattern.read(tensor, _sizes(pattern, row, like.shape, vocab_size), row.part)

@@ -9,10 +9,11 @@ import subprocess
 
 from tlx.base.errors import OK, PREEMPTED, RETRYABLE, ConfigError
 from tlx.launch.exits import MEANINGS
-from tlx.launch.job import Cluster, LaunchJob, Raw, field_docs, fill, yaml
+from tlx.launch.job import Cluster, LaunchJob, Raw, check_given, fill, yaml
 
 FILE = "jobset.yaml"
 PORT = 8476
+_REQUIRED = ("image", "claim")
 _CONFIG_PATH = "/config/config.py"
 # Bytes; a ConfigMap holds 1 MiB.
 _LARGEST_CONFIG = 900_000
@@ -51,9 +52,7 @@ class GkeOptions:
 
     def validate(self) -> None:
         """Raise ConfigError for values that the API server would refuse, or accept and never start."""
-        for name in ("image", "claim"):
-            if not getattr(self, name):
-                raise ConfigError(f"--{name} is needed: {field_docs(GkeOptions)[name]}")
+        check_given(self, _REQUIRED)
         image = self.image.rpartition("/")[2]
         if ":" not in image and "@" not in image or image.endswith(":latest"):
             raise ConfigError(
@@ -182,4 +181,4 @@ def _flow(value: list | dict) -> Raw:
     return Raw(json.dumps(value, ensure_ascii=False))
 
 
-CLUSTER = Cluster(GkeOptions, render, commands, run)
+CLUSTER = Cluster(GkeOptions, render, commands, run, _REQUIRED)

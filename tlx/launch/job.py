@@ -1,17 +1,15 @@
 """The run to launch, the same for every cluster, and the description of a cluster."""
 
-import ast
-import inspect
-import itertools
 import json
 import pathlib
 import re
 import shlex
-import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tlx.base.errors import ConfigError
+from tlx.base.field_docs import field_docs
+from tlx.base.packaged import packaged_folder
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
@@ -53,19 +51,18 @@ class Cluster(NamedTuple):
     """(job, options, folder of the files) -> commands that start the run, for --dry-run."""
     run: Callable[[LaunchJob, Any, pathlib.Path], int]
     """(job, options, folder of the files) -> exit code; starts the run."""
+    required: tuple[str, ...] = ()
+    """Names of the flags that must be given besides --config and --name."""
 
 
-def field_docs(kind: type) -> dict[str, str]:
-    """Return {field: the string literal below it} of a dataclass, which is its flag's help text."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(definition, ast.ClassDef)
-    docs = {}
-    for statement, below in itertools.pairwise(definition.body):
-        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-            continue
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            docs[statement.target.id] = " ".join(str(below.value.value).split())
-    return docs
+def check_given(options: Any, names: tuple[str, ...]) -> None:
+    """Raise ConfigError that names all of these flags that are empty, with what they are."""
+    docs = field_docs(type(options))
+    missing = [name for name in names if not getattr(options, name)]
+    if missing:
+        flags = " and ".join("--" + name.replace("_", "-") for name in missing)
+        lines = [f"\n  --{name.replace('_', '-')}: {docs[name]}" for name in missing]
+        raise ConfigError(f"{flags} {'is' if len(missing) == 1 else 'are'} needed" + "".join(lines))
 
 
 def check_name(name: str) -> None:
@@ -78,9 +75,7 @@ def check_name(name: str) -> None:
 
 def templates() -> pathlib.Path:
     """Return the folder of the templates, in an installed package or in the checkout."""
-    root = pathlib.Path(__file__).parents[1]
-    packaged = root / "_packaged" / "launch"
-    return packaged if packaged.is_dir() else root.parent / "launch"
+    return packaged_folder("launch")
 
 
 def fill(template: str, values: Mapping[str, Any], quote: Callable[[str], str]) -> str:

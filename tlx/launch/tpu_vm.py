@@ -13,8 +13,9 @@ from types import FrameType
 
 from tlx.base.errors import PREEMPTED, WATCHDOG, ConfigError
 from tlx.launch.exits import describe, next_move
-from tlx.launch.job import Cluster, LaunchJob, Raw, fill, shell
+from tlx.launch.job import Cluster, LaunchJob, Raw, check_given, fill, shell
 
+_REQUIRED = ("accelerator", "zone")
 WORKER = "worker.sh"
 CONFIG = "config.py"
 # Folder of the run in the home directory of each worker.
@@ -54,9 +55,7 @@ class TpuVmOptions:
 
     def validate(self) -> None:
         """Raise ConfigError naming the flag."""
-        for name in ("accelerator", "zone"):
-            if not getattr(self, name):
-                raise ConfigError(f"--{name} is needed")
+        check_given(self, _REQUIRED)
         minimum = {"slices": 1, "restarts": 0, "grace_seconds": 10, "poll_seconds": 0}
         for name, value in minimum.items():
             if getattr(self, name) < value:
@@ -308,4 +307,5 @@ def _say(text: str) -> None:
     print(f"launch | {text}", flush=True)
 
 
-CLUSTER = Cluster(TpuVmOptions, render, commands, run)
+# A TPU VM has no file system that outlives it: the run's directory must be named.
+CLUSTER = Cluster(TpuVmOptions, render, commands, run, (*_REQUIRED, "workdir"))

@@ -49,6 +49,9 @@ class HeadConfig:
     softcap: float = 0.0
     """c of c tanh(logits / c) (Gemma 2); 0: no cap."""
 
+    absent: bool = False
+    """Whether there is no output layer, as in an imported bare model: logits over the vocabulary are an error."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ParametrizationConfig:

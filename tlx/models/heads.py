@@ -1,15 +1,43 @@
-"""Heads that an objective puts on hidden states and that transfer leaves behind."""
+"""Heads that an objective or a task puts on hidden states and that transfer leaves behind."""
+
+import dataclasses
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from tlx.models.config import ModelConfig
+from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import Unembedding
 from tlx.nn.feedforward import ACTIVATIONS
 from tlx.nn.linear import Linear
 from tlx.nn.norm import Norm
 from tlx.parallel.sharding import logical
+
+# Branch of a row's key, outside those of the layers.
+_HEAD = 2**21
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskHeadConfig:
+    """Layers from the hidden states that a task reads to its outputs."""
+
+    dense: Literal["auto", "yes", "no"] = "auto"
+    """Whether a dense layer with an activation comes before the last layer; auto: where a row has one vector,
+    in all models but decoders (BERT's pooler, which XLNet and BART have too)."""
+
+    activation: Literal["tanh", "relu", "gelu", "gelu_tanh", "silu"] = "tanh"
+    """Activation of the dense layer (DistilBERT: relu; ELECTRA and DeBERTa: gelu)."""
+
+    dense_bias: bool = True
+    """Whether the dense layer has a bias (ModernBERT: no)."""
+
+    norm: bool = False
+    """Whether the model's norm follows the activation (ModernBERT)."""
+
+    bias: bool = True
+    """Whether the last layer has a bias (GPT-2 and Llama: no)."""
 
 
 def _dense(cfg: ModelConfig, outputs: int, name: str, bias: bool = True) -> Linear:
@@ -99,3 +127,33 @@ class DetectionHead(nn.Module):
         hidden_BTD = _dense(cfg, cfg.width, "dense")(hidden_BTD)
         hidden_BTD = ACTIVATIONS[cfg.feedforward.activation](hidden_BTD)
         return _dense(cfg, 1, "classifier")(hidden_BTD)[..., 0]
+
+
+class TextHead(nn.Module):
+    """A task's head: dropout and a linear map of hidden states, perhaps after a dense layer."""
+
+    cfg: ModelConfig
+    """The model."""
+
+    outputs: int
+    """Number of outputs."""
+
+    pooled: bool
+    """Whether a dense layer with an activation comes first."""
+
+    shape: TaskHeadConfig = TaskHeadConfig()
+    """Activation, norm and biases; `dense` is not read: `pooled` decides."""
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        """Return float32 [..., outputs] of [B, ..., D]."""
+        cfg = self.cfg
+        keys_B = fold(keys_B, _HEAD)
+        if self.pooled:
+            hidden = _dense(cfg, cfg.width, "pooler", self.shape.dense_bias)(hidden)
+            activation = jnp.tanh if self.shape.activation == "tanh" else ACTIVATIONS[self.shape.activation]
+            hidden = activation(hidden)
+            if self.shape.norm:
+                hidden = Norm(cfg.norm, cfg.width, cfg.param_dtype, name="norm")(hidden)
+        hidden = dropout(hidden, cfg.dropout, keys_B, 0)
+        return _dense(cfg, self.outputs, "classifier", self.shape.bias)(hidden).astype(jnp.float32)

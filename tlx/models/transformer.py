@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tlx.base.errors import ConfigError
 from tlx.base.term import Term
 from tlx.models import parametrization
 from tlx.models.config import ModelConfig
@@ -34,6 +35,8 @@ class Output(nn.Module):
         """Create parameters and submodules."""
         cfg = self.cfg
         dtype = jnp.dtype(cfg.param_dtype)
+        if cfg.head.absent:
+            return
         if not cfg.head.tied:
             init = logical(nn.initializers.normal(parametrization.base_std(cfg)), ("vocab", "embed"))
             self.kernel = self.param("kernel", init, (cfg.padded_vocab, cfg.width), dtype)
@@ -42,16 +45,26 @@ class Output(nn.Module):
             self.bias = self.param("bias", zeros, (cfg.padded_vocab,), dtype)
 
     def __call__(self, table_VE: jax.Array) -> Unembedding:
-        """Return the output kernel, which is the token table where tied."""
+        """Return the output kernel, which is the token table where tied.
+
+        Raises ConfigError for a model without an output layer, but where parameters are only initialised.
+        """
         cfg = self.cfg
+        if cfg.head.absent and not self.is_initializing():
+            raise ConfigError(
+                "model.head.absent = True: the model was imported from a bare checkpoint, which has no output "
+                "layer: it embeds texts and can be fine-tuned on tasks with a head of their own, but has no "
+                "logits; take a checkpoint of its class for language modelling, or train a new layer with "
+                "model.head.absent = False"
+            )
         width_ratio = cfg.scales.width
         # muP divides logits by m. T5's own factor is that of the base's width, width ** -0.5.
         scale = 1.0 / width_ratio
         if cfg.head.scale:
             scale = (cfg.width / width_ratio) ** -0.5 / width_ratio
         return Unembedding(
-            kernel=table_VE if cfg.head.tied else self.kernel,
-            bias=self.bias if cfg.head.bias else None,
+            kernel=table_VE if cfg.head.tied or cfg.head.absent else self.kernel,
+            bias=self.bias if cfg.head.bias and not cfg.head.absent else None,
             scale=scale,
             vocab_size=cfg.vocab_size,
             softcap=cfg.head.softcap,
@@ -133,7 +146,7 @@ class Transformer(nn.Module):
         Returns:
             float[B, T, D].
         """
-        if self.is_initializing():
+        if self.is_initializing() and not self.cfg.head.absent:
             # Creates the output's parameters, which the hidden states do not need.
             self.unembedding()
         if self.cfg.kind == "encoder_decoder":
@@ -188,7 +201,7 @@ class Transformer(nn.Module):
         Returns:
             float[B, T, D].
         """
-        if self.is_initializing():
+        if self.is_initializing() and not self.cfg.head.absent:
             self.unembedding()
         inputs = _stack_inputs(batch)._replace(query_BTD=query_BTD, query_passes=times)
         return self.encoder(self.embedding(batch["tokens"]), inputs, keys_B=keys).hidden

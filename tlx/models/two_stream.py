@@ -121,7 +121,7 @@ class TwoStream(nn.Module):
         """
         cfg = self.cfg
         block_cfg = cfg.block("encoder")
-        if self.is_initializing():
+        if self.is_initializing() and not cfg.head.absent:
             # Creates the output's parameters, which the streams do not need.
             self.unembedding()
         content_visibility, query_visibility = self._visibility(batch, memory)

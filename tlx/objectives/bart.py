@@ -25,6 +25,7 @@ import math
 from typing import Literal
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -275,6 +276,7 @@ class BARTObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for bos and eos, and for inserted masks."""
         num_inserted = math.ceil(spec.length * spec.config.insert_fraction)
@@ -285,13 +287,11 @@ class BARTObjective(Objective):
             )
         return WindowSpec(length=spec.length - 2 - num_inserted)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a damaged text and its original.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text.
-            spec: What examples depend on.
+        window: Packed text.
 
         Returns:
             Encoder input, decoder input, targets and weights, [length] each.

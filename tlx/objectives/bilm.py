@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
@@ -100,19 +101,18 @@ class BiLMModule(ObjectiveModule):
         self.lm = BiLSTM(self.model, name="model")
         self.heads = BiLMHeads(self.model)
 
+    @override
     def initial_carry(self, batch_size: int) -> RecurrentState:
         """Return the forward direction's empty state."""
         return BiLSTM(self.model, parent=None).empty(batch_size)
 
+    @override
     def predictions(
         self, batch: Batch, carry: RecurrentState | None, keys: jax.Array | None
     ) -> tuple[Predictions, RecurrentState]:
         """Return the forward direction's hidden states.
 
-        Args:
-            batch: Arrays as `BiLMObjective.example` makes them, with a batch dim.
-            carry: The forward direction's state; None is empty.
-            keys: A PRNG key for each row; None draws nothing.
+        carry: The forward direction's state; None is empty.
 
         Returns:
             Hidden states [B, T, D] for `targets` with the softmax, and the new state.
@@ -122,6 +122,7 @@ class BiLMModule(ObjectiveModule):
         layers, state = self.lm.read_forward(x_BTD, batch["segments"], carry, keys)
         return Predictions(layers[-1], self.heads.bilm()), state
 
+    @override
     def __call__(
         self, batch: Batch, carry: RecurrentState | None = None, keys: jax.Array | None = None
     ) -> tuple[Terms, RecurrentState]:
@@ -168,17 +169,16 @@ class BiLMObjective(Objective):
     module = BiLMModule
     kinds = ("bilstm",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return windows of a stream of length + 1 tokens that share one token with the next."""
         return WindowSpec(spec.length + 1, "stream", overlap=1)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row for both directions.
 
-        Args:
-            rng: Not used; nothing is random.
-            window: A piece of a stream, [length + 1].
-            spec: What examples depend on.
+        window: A piece of a stream, [length + 1].
 
         Returns:
             tokens, targets, weights, positions, segments [length]; characters [length + 1, C]. `targets` are

@@ -11,6 +11,7 @@ import dataclasses
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.term import Terms
 from tlx.data.window import Window, WindowSpec
@@ -37,19 +38,16 @@ class CLMModule(ObjectiveModule):
         """Build the language model."""
         self.lm = Transformer(self.model, name="model")
 
+    @override
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """Return the decoder's hidden states.
-
-        Args:
-            batch: Arrays as `CLMObjective.example` makes them, with a batch dim.
-            carry: None.
-            keys: A PRNG key for each row; None draws nothing.
 
         Returns:
             Hidden states [B, T, D] with the unembedding, and None.
         """
         return Predictions(self.lm(batch, keys=keys), self.lm.unembedding()), None
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the base class's terms; with experts, also the term "balance" of each microbatch."""
         hidden, balance = self.hidden(batch, keys)
@@ -71,17 +69,16 @@ class CLMObjective(Objective):
     module = CLMModule
     kinds = ("decoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows of length + 1 tokens that share one token with the next."""
         return WindowSpec(length=spec.length + 1, overlap=1)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row whose targets are its next tokens.
 
-        Args:
-            rng: Not used; nothing is random.
-            window: Packed text, [length + 1].
-            spec: What examples depend on.
+        window: Packed text, [length + 1].
 
         Returns:
             tokens, targets, weights, positions, segments [length]; weights are 0 on padding only.

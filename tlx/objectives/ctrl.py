@@ -9,6 +9,7 @@ codes, in that order. Each token of the text is a target once, the code never.
 import dataclasses
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -34,6 +35,7 @@ class CTRLObjective(Objective):
     module = CLMModule
     kinds = ("decoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows as long as the row; raises ConfigError if sources outnumber the marks."""
         if len(spec.languages) > spec.vocab.num_sentinels:
@@ -43,13 +45,11 @@ class CTRLObjective(Objective):
             )
         return WindowSpec(length=spec.length)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row whose documents start with their control code.
 
-        Args:
-            rng: Not used; nothing is random.
-            window: Packed text, [length].
-            spec: What examples depend on.
+        window: Packed text, [length].
 
         Returns:
             tokens, targets, weights, positions, segments [length].

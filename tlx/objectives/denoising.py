@@ -21,6 +21,7 @@ import math
 from typing import Literal
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -133,6 +134,7 @@ class DenoisingObjective(Objective):
     kinds = ("encoder_decoder",)
     fills_gaps = True
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows with room for eos; raises ConfigError if noise would often lack sentinels."""
         config = spec.config
@@ -148,13 +150,11 @@ class DenoisingObjective(Objective):
             )
         return WindowSpec(length=length)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a noisy text and its targets.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text, [length - 1].
-            spec: What examples depend on.
+        window: Packed text, [length - 1].
 
         Returns:
             Encoder input [length]; decoder input, targets and weights [target_length(spec)].

@@ -7,6 +7,7 @@ permuted, and the targets are the whole text. eos stays after both.
 import dataclasses
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -33,19 +34,18 @@ class DeshufflingObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for eos; raises ConfigError if there is none."""
         if spec.length < 2:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 2 for deshuffling")
         return WindowSpec(length=spec.length - 1)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a shuffled text and its original.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text, [length - 1].
-            spec: What examples depend on.
+        window: Packed text, [length - 1].
 
         Returns:
             Encoder input, decoder input, targets and weights, [length] each.

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
@@ -129,6 +130,7 @@ def rank_responses(ratings: Mapping[str, np.ndarray], safe: float = 0.9) -> np.n
 class DialogueModule(CLMModule):
     """A decoder; its ratings are what it says after an attribute's mark."""
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return a causal model's terms, and "response_loss", "rating_loss" and "rating_accuracy"."""
         hidden, terms = self.hidden(batch, keys)
@@ -174,6 +176,7 @@ class DialogueObjective(Objective):
     module = DialogueModule
     kinds = ("decoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return turns of conversations; raises ConfigError where a response or its mark has no room."""
         longest = longest_response(spec)
@@ -188,13 +191,11 @@ class DialogueObjective(Objective):
             )
         return WindowSpec(spec.length - 2, "turns", second_length=longest)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row of a context and a response, or its rating.
 
-        Args:
-            rng: Random generator of the row.
-            window: The context, and as a second text the response with its ratings.
-            spec: What examples depend on.
+        window: The context, and as a second text the response with its ratings.
 
         Returns:
             tokens, positions, segments, targets, weights [length]; rating_place [], 0 where no rating is

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
@@ -57,6 +58,7 @@ class Distillation(TeacherConfig, Masking):
 class DistillationModule(StudentModule):
     """The student; the teacher's parameters are "teacher"."""
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return "loss" and "accuracy" of the masked tokens, "soft_loss" and "cosine_loss"."""
         config = self.config

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
@@ -120,12 +121,14 @@ class LayerDistillationModule(LayerTeacherModule, StudentModule):
 
     teacher_class: ClassVar[type[TeacherModule]] = LayerTeacherModule
 
+    @override
     def setup(self) -> None:
         """Build the language model and the heads."""
         teacher = self.config.teacher_model
         self.lm = Transformer(self.model, name="model")
         self.heads = LayerDistillationHeads(self.model, teacher.width if teacher else self.model.width)
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the terms of the loss.
 

@@ -12,6 +12,7 @@ here each row counts for itself, which is the same for full rows.
 import dataclasses
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -87,19 +88,18 @@ class MASSObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for bos and eos; raises ConfigError if there is none."""
         if spec.length < 3:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mass")
         return WindowSpec(length=spec.length - 2)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a text with a hidden span, and the span.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text, [length - 2].
-            spec: What examples depend on.
+        window: Packed text, [length - 2].
 
         Returns:
             Encoder input [length]; decoder input, targets and weights [span_length(length)].

@@ -9,6 +9,7 @@ in data.languages: the sources of a mixture say theirs, and data.mixture_power b
 import dataclasses
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -34,6 +35,7 @@ class MBARTObjective(BARTObjective):
 
     config_class = MBART
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return BART's windows; raises ConfigError if languages outnumber the vocabulary's marks."""
         if len(spec.languages) > spec.vocab.num_sentinels:
@@ -43,13 +45,11 @@ class MBARTObjective(BARTObjective):
             )
         return super().window_spec(spec)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
-        """Make a add_noise text and its original, both with their language.
+        """Make a noised text and its original, both with their language.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text.
-            spec: What examples depend on.
+        window: Packed text.
 
         Returns:
             Encoder input, decoder input, targets and weights, [length] each.

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, one_of
@@ -146,6 +147,7 @@ def window_slice(window: Window, start: int, stop: int, spec: ObjectiveSpec) -> 
 class MixtureModule(ObjectiveModule):
     """Every part's module, over one tree of parameters."""
 
+    @override
     @nn.compact
     def __call__(self, batch: Batch, carry: Any = None, keys: jax.Array | None = None) -> tuple[Terms, Any]:
         """Return the terms of all parts, and None.
@@ -169,6 +171,7 @@ class MixtureModule(ObjectiveModule):
             terms[name] = Term(total, weight)
         return terms, None
 
+    @override
     def logits(self, batch: Batch, carry: Any = None) -> jax.Array:
         """Return the first part's logits, of a batch of its own."""
         params = self.variables["params"]
@@ -227,6 +230,7 @@ class MixtureObjective(Objective):
     module = MixtureModule
     kinds = ("decoder", "encoder", "encoder_decoder")
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return one window for all rows of a bundle, which overlaps as its first row does.
 
@@ -237,13 +241,11 @@ class MixtureObjective(Objective):
         length = rows[0].overlap + sum(row.length - row.overlap for row in rows)
         return WindowSpec(length=length, overlap=rows[0].overlap)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a bundle.
 
-        Args:
-            rng: Random generator of the bundle.
-            window: Packed text of all rows.
-            spec: What examples depend on.
+        window: Packed text of all rows.
 
         Returns:
             The parts' arrays as "PART.KEY" [rows, ...]; `targets` and `weights` of all rows, flat.

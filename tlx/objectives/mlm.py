@@ -16,6 +16,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -101,13 +102,9 @@ class MaskedModule(ObjectiveModule):
         """Return what the head reads, [B, T, D]."""
         return self.lm(batch, keys=keys)
 
+    @override
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """Return what the masked tokens are predicted from.
-
-        Args:
-            batch: Arrays as `MLMObjective.example` makes them, with a batch dim.
-            carry: None.
-            keys: A PRNG key for each row; None draws nothing.
 
         Returns:
             Transformed hidden states [B, P, D] at `target_positions` with the unembedding, and None.
@@ -119,11 +116,13 @@ class MaskedModule(ObjectiveModule):
 class MLMModule(MaskedModule):
     """A masked model, with a mask decoder before the head where the config asks for it."""
 
+    @override
     def setup(self) -> None:
         """Build the language model and the heads."""
         self.lm = Transformer(self.model, name="model")
         self.heads = MLMHeads(self.model, self.config.mask_decoder > 0)
 
+    @override
     def hidden(self, batch: Batch, keys: jax.Array | None) -> jax.Array:
         """Return the model's hidden states, or the mask decoder's.
 
@@ -156,19 +155,18 @@ class MLMObjective(Objective):
     module = MLMModule
     kinds = ("encoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for cls and sep; raises ConfigError if there is none."""
         if spec.length < 3:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for mlm")
         return WindowSpec(length=spec.length - 2, copies=spec.config.copies)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row with masked tokens.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text, [length - 2].
-            spec: What examples depend on.
+        window: Packed text, [length - 2].
 
         Returns:
             tokens, positions, segments [length]; target_positions (ascending), targets, weights [P].

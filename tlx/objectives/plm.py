@@ -33,6 +33,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -171,21 +172,20 @@ class PLMModule(ObjectiveModule):
         """Build the language model."""
         self.lm = TwoStream(self.model, name="model")
 
+    @override
     def initial_carry(self, batch_size: int) -> Memory | None:
         """Return an empty memory of `mem_len` tokens in every layer; None for a `mem_len` of 0."""
         if self.config.mem_len == 0:
             return None
         return empty_memory(self.model, batch_size, self.config.mem_len)
 
+    @override
     def predictions(
         self, batch: Batch, carry: Memory | None, keys: jax.Array | None
     ) -> tuple[Predictions, Memory | None]:
         """Return the query stream at the targets.
 
-        Args:
-            batch: Arrays as `PLMObjective.example` makes them, with a batch dim.
-            carry: The memory; None is an empty one.
-            keys: A PRNG key for each row; None draws nothing.
+        carry: The memory; None is an empty one.
 
         Returns:
             The query stream [B, P, D] at `target_positions` with the unembedding, and the memory for the next
@@ -205,6 +205,7 @@ class PLMObjective(Objective):
     module = PLMModule
     kinds = ("two_stream",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return windows of a stream that advance by the reused part.
 
@@ -235,13 +236,11 @@ class PLMObjective(Objective):
             reuse_len + room, "stream", room, second_length=2 * room, both_ways=spec.config.bi_data
         )
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row with a factorisation order.
 
-        Args:
-            rng: Random generator of the row.
-            window: A piece of a stream; with pairs also text from elsewhere as a second text.
-            spec: What examples depend on.
+        window: A piece of a stream; with pairs also text from elsewhere as a second text.
 
         Returns:
             tokens, positions, segments, rank, query_rank [length]; target_positions, targets, weights [P].

@@ -9,6 +9,7 @@ packed row has a prefix of its own. A row is otherwise one of clm.py.
 import dataclasses
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.data.window import Window
 from tlx.objectives.clm import CLMObjective
@@ -31,13 +32,11 @@ class PrefixLMObjective(CLMObjective):
 
     config_class = PrefixLM
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row whose targets follow a random prefix.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text, [length + 1].
-            spec: What examples depend on.
+        window: Packed text, [length + 1].
 
         Returns:
             As CLM's, and `prefix` [length], 1 on the inputs that their whole document sees. The last token of

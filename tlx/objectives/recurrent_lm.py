@@ -10,6 +10,7 @@ import dataclasses
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.data.window import Window, WindowSpec
@@ -46,19 +47,18 @@ class RecurrentLMModule(ObjectiveModule):
             raise ConfigError("objective 'recurrent_lm': " + one_of("model.position.kind", kind, POSITIONS))
         self.lm = Transformer(self.model, name="model")
 
+    @override
     def initial_carry(self, batch_size: int) -> Memory:
         """Return an empty memory of `mem_len` tokens in every layer."""
         return empty_memory(self.model, batch_size, self.config.mem_len)
 
+    @override
     def predictions(
         self, batch: Batch, carry: Memory | None, keys: jax.Array | None
     ) -> tuple[Predictions, Memory]:
         """Return the decoder's hidden states.
 
-        Args:
-            batch: Arrays as `RecurrentLMObjective.example` makes them, with a batch dim.
-            carry: The memory; None is an empty one.
-            keys: A PRNG key for each row; None draws nothing.
+        carry: The memory; None is an empty one.
 
         Returns:
             Hidden states [B, T, D] with the unembedding, and the memory for the next batch.
@@ -79,17 +79,16 @@ class RecurrentLMObjective(Objective):
     module = RecurrentLMModule
     kinds = ("decoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return windows of a stream of length + 1 tokens that share one token with the next."""
         return WindowSpec(spec.length + 1, "stream", overlap=1)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row whose targets are its next tokens.
 
-        Args:
-            rng: Not used; nothing is random.
-            window: A piece of a stream, [length + 1].
-            spec: What examples depend on.
+        window: A piece of a stream, [length + 1].
 
         Returns:
             tokens, targets, weights, positions, segments [length]; weights are 0 on padding only.

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
@@ -159,6 +160,7 @@ class RTDModule(ObjectiveModule):
         self.lm = Transformer(self.model, name="model")
         self.heads = RTDHeads(self.model, self.config)
 
+    @override
     def standalone(self, params: Any) -> Any:
         """Return the model with a token table of its own: "gdes" adds its difference to the generator's."""
         heads = dict(params["heads"])
@@ -167,13 +169,9 @@ class RTDModule(ObjectiveModule):
         table = {"table": params["model"]["embedding"]["table"] + heads.pop("difference")}
         return {**params, "model": {**params["model"], "embedding": table}, "heads": heads}
 
+    @override
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """Return what the generator predicts `targets` from.
-
-        Args:
-            batch: Arrays as `RTDObjective.example` makes them, with a batch dim.
-            carry: None.
-            keys: A PRNG key for each row; None draws nothing.
 
         Returns:
             The generator's transformed hidden states [B, P, E] at `target_positions` with the token table,
@@ -191,6 +189,7 @@ class RTDModule(ObjectiveModule):
         unembedding = Unembedding(table, None, 1.0, self.model.vocab_size)
         return Predictions(*self.heads.mlm(hidden_BPD, unembedding)), None
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the generator's terms, "rtd_loss", and the accuracy, precision and recall of detection."""
         predictions, _ = self.predictions(batch, None, fold(keys, 2**20))  # unlike the model's
@@ -255,19 +254,18 @@ class RTDObjective(Objective):
     module = RTDModule
     kinds = ("encoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for cls and sep; raises ConfigError if there is none."""
         if spec.length < 3:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for rtd")
         return WindowSpec(length=spec.length - 2)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row with masked tokens for the generator.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text, [length - 2].
-            spec: What examples depend on.
+        window: Packed text, [length - 2].
 
         Returns:
             tokens (what the generator sees), original_tokens, positions, segments [length]; target_positions

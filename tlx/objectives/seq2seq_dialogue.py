@@ -9,6 +9,7 @@ Ratings are left out: see dialogue.py.
 import dataclasses
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -35,6 +36,7 @@ class Seq2SeqDialogueObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return turns of conversations; raises ConfigError where a response has no room."""
         if spec.config.response_length == 1 or spec.length < 2:
@@ -44,13 +46,11 @@ class Seq2SeqDialogueObjective(Objective):
             )
         return WindowSpec(spec.length, "turns", second_length=spec.config.response_length or spec.length)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a context and its response.
 
-        Args:
-            rng: Not used; nothing is random.
-            window: The context, and as a second text the response.
-            spec: What examples depend on.
+        window: The context, and as a second text the response.
 
         Returns:
             Encoder input [length]; decoder input, targets and weights [response_length].

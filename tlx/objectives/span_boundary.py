@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
@@ -207,19 +208,16 @@ class SpanBoundaryModule(ObjectiveModule):
         self.lm = Transformer(self.model, name="model")
         self.heads = SpanBoundaryHeads(self.model, self.config)
 
+    @override
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """Return what the hidden tokens are predicted from.
-
-        Args:
-            batch: Arrays as `SpanBoundaryObjective.example` makes them, with a batch dim.
-            carry: None.
-            keys: A PRNG key for each row; None draws nothing.
 
         Returns:
             Transformed hidden states [B, P, D] at `target_positions` with the unembedding, and None.
         """
         return self._masked(batch, self.lm(batch, keys=keys)), None
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the terms of the hidden tokens, and "boundary_loss" and "boundary_accuracy"."""
         hidden_BTD = self.lm(batch, keys=keys)
@@ -245,19 +243,18 @@ class SpanBoundaryObjective(Objective):
     module = SpanBoundaryModule
     kinds = ("encoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that leave room for cls and sep; raises ConfigError if there is none."""
         if spec.length < 3:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for span_boundary")
         return WindowSpec(length=spec.length - 2)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row with hidden spans.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text, [length - 2].
-            spec: What examples depend on.
+        window: Packed text, [length - 2].
 
         Returns:
             tokens, positions, segments [length]; target_positions (ascending), targets, weights, and the

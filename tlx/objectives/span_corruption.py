@@ -18,6 +18,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -152,6 +153,7 @@ class SpanCorruptionObjective(Objective):
     kinds = ("encoder_decoder",)
     fills_gaps = True
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows that fill the encoder; ConfigError if spans outnumber the sentinels."""
         length, _ = raw_length(spec.length, spec.config)
@@ -164,13 +166,11 @@ class SpanCorruptionObjective(Objective):
             )
         return WindowSpec(length=length)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a text without its noise, and the noise.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text, [raw_length(length)[0]].
-            spec: What examples depend on.
+        window: Packed text, [raw_length(length)[0]].
 
         Returns:
             Encoder input [length]; decoder input, targets and weights [raw_length(length)[1]].

@@ -10,6 +10,7 @@ languages are in the data and `mark_target` is on, the source starts with a mark
 import dataclasses
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -42,17 +43,16 @@ class TextToTextObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return pairs, whose texts end with eos where the data config says so (data.add_eos)."""
         return WindowSpec(spec.length, "parallel", second_length=spec.config.target_length or spec.length)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a source and its target.
 
-        Args:
-            rng: Not used; nothing is random.
-            window: The source, and as a second text the target.
-            spec: What examples depend on.
+        window: The source, and as a second text the target.
 
         Returns:
             Encoder input [length]; decoder input, targets and weights [target_length].

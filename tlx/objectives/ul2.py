@@ -18,6 +18,7 @@ import functools
 from typing import Literal
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -130,6 +131,7 @@ class UL2Objective(Objective):
     kinds = ("encoder_decoder",)
     fills_gaps = True
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return packed windows for the denoiser that reads most.
 
@@ -142,13 +144,11 @@ class UL2Objective(Objective):
             raise ConfigError(f"ul2 needs more than {len(MODES)} sentinels, not {spec.vocab.num_sentinels}")
         return WindowSpec(length=max(fit_denoiser(denoiser, spec)[1] for denoiser in spec.config.denoisers))
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row by one of the denoisers.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text, as long as the longest that a denoiser reads.
-            spec: What examples depend on.
+        window: Packed text, as long as the longest that a denoiser reads.
 
         Returns:
             Encoder input [length]; decoder input, targets and weights [target_length(spec)].

@@ -15,6 +15,7 @@ import dataclasses
 import math
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
@@ -93,19 +94,18 @@ class XLMObjective(Objective):
     module = MaskedModule
     kinds = ("encoder",)
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return pairs where the data has them, else packed windows, with room for eos."""
         if spec.length < 6:
             raise ConfigError(f"data.sequence_length = {spec.length} must be at least 6 for xlm")
         return WindowSpec(spec.length - 1, "packed_or_parallel", second_length=spec.length - 1)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row of one text or a pair, with masked tokens.
 
-        Args:
-            rng: Random generator of the row.
-            window: Packed text, or a text and its translation.
-            spec: What examples depend on.
+        window: Packed text, or a text and its translation.
 
         Returns:
             tokens, positions, segments, langs [length]; target_positions (ascending), targets, weights [P].

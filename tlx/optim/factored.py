@@ -42,6 +42,7 @@ def scale_by_factored_rms(decay: float, min_dim: int) -> optax.GradientTransform
 
 def _drop(full: Any) -> FactoredState:
     rows, columns, whole = (tree.flatten(part) for part in (full.v_row, full.v_col, full.v))
+    # optax marks what a leaf does not use by a placeholder of shape (1,).
     factored = {path for path, row in rows.items() if row.shape != (1,)}
     return FactoredState(
         full.count,

@@ -41,6 +41,7 @@ class Leaf(NamedTuple):
     def is_matrix(self) -> bool:
         """Whether the parameter maps vectors to vectors; biases and scales do not, whatever their number of dims."""
         sides = [side for side in self.sides if self._name(side[0]) != "expert"]
+        # Biases of heads [N, H] have two dims and are still vectors.
         return len(sides) >= 2 and self.path.rsplit("/", 1)[-1] not in _VECTORS
 
     @property
@@ -92,4 +93,5 @@ def owner(state_path: str, paths: Mapping[str, Any]) -> str | None:
     """Return the parameter of a leaf of optimizer state: the longest path that is a suffix of the leaf's."""
     names = state_path.split("/")
     suffixes = ("/".join(names[start:]) for start in range(len(names)))
+    # The longest suffix: "kernel" alone could belong to any parameter.
     return next((suffix for suffix in suffixes if suffix in paths), None)

@@ -58,6 +58,7 @@ def adafactor(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[Param
         scale_by_factored_rms(cfg.decay_exponent, cfg.min_dim_size_to_factor),
         optax.clip_by_block_rms(cfg.clipping_threshold),
     ]
+    # Last, so that the clipped step is what is scaled.
     if cfg.multiply_by_parameter_scale:
         steps.append(optax.scale_by_param_block_rms())
     return [ParamGroup("adafactor", tuple(leaves), as_matrices(optax.chain(*steps), leaves), per_layer=True)]
@@ -72,6 +73,7 @@ def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup
     if unnamed is not None:
         raise ValueError(f"muon needs parameters boxed with their logical names; {unnamed} has none")
     sides = {path: leaf.hidden_sides for path, leaf in leaves.items()}
+    # Which dims are input and which output decides what is orthogonalised: heads and head_dim are one side.
     dims = {path: optax.contrib.MuonDimensionNumbers(*side) for path, side in sides.items() if side}
 
     def dims_of(updates: Any) -> Any:
@@ -87,6 +89,7 @@ def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup
         weight_dimension_numbers=dims_of,
     )
     transform = optax.chain(orthogonal, optax.stateless(scale))
+    # Tables, norms and biases: orthogonalised, every row of a vocabulary would move by as much.
     others = {path: leaf for path, leaf in leaves.items() if path not in dims}
     return [ParamGroup("muon", tuple(dims), transform, per_layer=True), _adam(config, others)]
 
@@ -95,6 +98,7 @@ def _muon_scale(config: MuonConfig, leaf: Leaf) -> float:
     assert leaf.hidden_sides is not None
     inputs, outputs = (math.prod(leaf.shape[dim] for dim in side) for side in leaf.hidden_sides)
     if config.scale == "rms":
+        # Steps of the RMS that AdamW's have (Liu et al. 2025), so that its learning rates carry over.
         return 0.2 * math.sqrt(max(inputs, outputs))
     return math.sqrt(max(1.0, outputs / inputs))
 

@@ -16,6 +16,7 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
 
     def init(params: Any) -> Any:
         layer = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params)
+        # Shapes alone tell which leaves of the state belong to a layer.
         axes = _axes(jax.eval_shape(transform.init, layer), params)
         return jax.vmap(transform.init, out_axes=axes)(params)
 

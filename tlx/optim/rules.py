@@ -59,12 +59,14 @@ def by_path(
     parsed = [(_parse(field, pattern), factor) for pattern, factor in rules]
     depths: dict[str, int] = {}
     for path, leaf in leaves.items():
+        # Leaves of one stack may differ in their number of layers: an index is that of the deepest one.
         depths[_stack(path)] = max(depths.get(_stack(path), 0), leaf.layers or 0)
     matched = [
         {path: pattern.matches(leaf, depths[_stack(path)]) for path, leaf in leaves.items()}
         for pattern, _ in parsed
     ]
     for (pattern, _), hits in zip(rules, matched, strict=True):
+        # A rule that matches nothing is a misspelt one: silently ignored, everything would train.
         if not any(hit.any() for hit in hits.values()):
             raise ConfigError(_nothing(field, pattern, leaves))
     values: dict[str, Value] = {}

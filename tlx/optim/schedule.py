@@ -35,6 +35,7 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
 
     def schedule(count: int | jax.Array) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
+        # From 1/W and not from 0: a first update of zero would waste a batch.
         rise = jnp.minimum(1.0, (step + 1) / max(warmup, 1))
         return config.learning_rate * rise * shape(config.schedule, SchedulePoint(step, warmup, total_steps))
 
@@ -69,6 +70,7 @@ def inverse_sqrt(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
 
 def warmup_stable_decay(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
     """Keep 1 until the cooldown, then decay linearly to final_fraction (Hu et al. 2024)."""
+    # A cooldown that would begin within the warm-up begins at its end.
     start = max(point.warmup, point.total - _steps("cooldown", config.cooldown, point.total))
     return 1 - (1 - config.final_fraction) * _progress(point.step, start, point.total)
 

@@ -39,6 +39,7 @@ def state_shardings(abstract_state: Any, abstract_params: Any, param_shardings: 
             return NamedSharding(mesh, PartitionSpec())
         spec = shardings[param].spec
         shape = params[param].shape
+        # Moments: elementwise with the parameter, so no communication where the shardings agree.
         if leaf.shape == shape:
             return NamedSharding(mesh, spec)
         split = [_axes(entry) for entry in spec] + [()] * (len(shape) - len(spec))
@@ -55,6 +56,7 @@ def _factored(
     def ways(chosen: tuple[_Axes, ...]) -> int:
         return _ways(sum(chosen, ()), sizes)
 
+    # Equal sizes match in several ways; the one that is sharded most takes the least memory.
     best = max(_matches(shape, whole, split), key=ways, default=None)
     if best is None:
         return PartitionSpec()

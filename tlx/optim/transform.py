@@ -81,6 +81,7 @@ def make_optimizer(
         return OptimizerState(jnp.zeros((), jnp.int32), states)
 
     def update(grads: Any, state: OptimizerState, params: Any = None) -> tuple[Any, OptimizerState]:
+        # Moments and steps are float32 whatever the parameters are: in bfloat16 a small step would be lost.
         flat_grads = _float32(grads, leaves)
         flat_params = _float32(params, leaves)
         open_now = {path: _open(begins[path], state.count, leaf) for path, leaf in flat_params.items()}
@@ -94,11 +95,14 @@ def make_optimizer(
         rate = schedule(state.count)
 
         def finish(path: str, param: jax.Array) -> jax.Array:
+            # Frozen parameters are in no group, and have no state.
             if path not in directions:
                 return jnp.zeros_like(param)
             step = directions[path]
+            # Decided while tracing: parameters without decay are not read again.
             if np.any(decays[path]):
                 step += config.weight_decay * _column(decays[path], param) * flat_params[path]
+            # After weight decay, which LAMB's ratio includes.
             if path in adapted:
                 step *= _trust_ratio(flat_params[path], step, stacked=leaves[path].layers is not None)
             return (-rate * _column(rates[path], param) * open_now[path] * step).astype(param.dtype)

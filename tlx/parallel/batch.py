@@ -36,6 +36,7 @@ def batch_sharding(mesh: Mesh | AbstractMesh, rules: ShardingRules, batch: Any) 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     """Return the indices, ascending int64, of the global batch rows that this process' devices hold."""
     indices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    # Devices that hold replicas name the same rows; each is loaded once.
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in indices]))
 
 
@@ -66,6 +67,8 @@ def _to_global(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
 
     def shard(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(batch_size)
+        # A process' rows need not be neighbours: a device's shard begins where its first row stands among the
+        # local ones.
         first = int(np.searchsorted(local_indices, start))
         return rows[(slice(first, first + stop - start), *index[1:])]
 

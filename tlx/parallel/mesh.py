@@ -29,6 +29,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             raise ConfigError(
                 f"mesh.num_slices = 1, but the devices form {num_slices} slices: set it to {num_slices}"
             )
+        # JAX knows the torus: it lays neighbours of an axis on neighbouring chips.
         grid = mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
         return _mesh(grid)
     processes = _count(devices, "process_index")
@@ -37,6 +38,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"mesh.num_slices = {config.num_slices}, but the devices form {num_slices} slices "
             f"and belong to {processes} processes: one of 1, {num_slices}, {processes}"
         )
+    # On GPUs a host is what a slice is on TPUs: the fast network ends there.
     _check_even(devices, "slice_index" if config.num_slices == num_slices else "process_index")
     grid = mesh_utils.create_hybrid_device_mesh(
         inner,

@@ -60,6 +60,7 @@ def start_process(
     """
     timeout = timeout or _number(os.environ, "TLX_START_SECONDS", None) or 300
     settings = process_settings(os.environ, coordinator, num_processes, process_id)
+    # A notebook or a test may call this twice; JAX allows one start in a process.
     if settings.coordinator is None or jax.distributed.is_initialized():
         return settings
     limits: dict[str, Any] = {
@@ -76,6 +77,8 @@ def start_process(
         settings.num_processes,
         settings.process_id,
         local_device_ids=settings.local_device,
+        # Everything is known here: JAX's own detection would read SLURM's variables again, and may
+        # contradict.
         cluster_detection_method="deactivate",
         **limits,
     )
@@ -91,6 +94,7 @@ def leave(code: int) -> NoReturn:
         time.sleep(_LAST_WORD_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
+    # Past Python's exit handlers, which would wait for the other processes.
     os._exit(code)
 
 
@@ -161,6 +165,7 @@ def _from_slurm(environ: Mapping[str, str]) -> ProcessSettings | None:
         coordinator=f"{first_host(environ['SLURM_STEP_NODELIST'])}:{port}",
         num_processes=tasks,
         process_id=int(environ["SLURM_PROCID"]),
+        # Several tasks a host share its devices, one each; a single task has them all.
         local_device=int(environ["SLURM_LOCALID"]) if tasks > nodes else None,
     )
 

@@ -81,6 +81,7 @@ def _host(server: socket.socket, num_processes: int, timeout: float) -> None:
             error = _missing(guests, num_processes, timeout)
             break
         waiting = [guest.connection for guest in guests.values() if guest.connection]
+        # Waiting connections too: a process that dies meanwhile is noticed, and may come again.
         ready, _, _ = select.select([server, *waiting], [], [], min(remaining, 1.0))
         _drop_disconnected(guests, ready)
         if server in ready:
@@ -179,6 +180,7 @@ def _read(connection: socket.socket, timeout: float) -> dict | None:
     data = b""
     try:
         connection.settimeout(max(timeout, 0.1))
+        # Bounded, for anything may connect to an open port.
         while not data.endswith(b"\n") and len(data) < _LINE_BYTES:
             piece = connection.recv(_LINE_BYTES)
             if not piece:

@@ -107,6 +107,8 @@ def spec(
     if len(names) != len(shape):
         raise ValueError(f"{what}: {len(names)} logical names {tuple(names)} for shape {tuple(shape)}")
     table = {rule.name: rule.axes for rule in rules}
+    # Axes of size 1 are left out, so that equal layouts have equal specs, whatever the mesh. Manual axes
+    # belong to a shard_map.
     free = [axis for axis, kind in _kinds(mesh).items() if kind == AxisType.Auto and mesh.shape[axis] > 1]
     entries: list[Any] = []
     for name, size in zip(names, shape, strict=True):
@@ -115,6 +117,7 @@ def spec(
         candidates = () if name is None else table[name]
         axes = tuple(axis for axis in candidates if axis in free and size != 1)
         _check_divides(what, name, size, axes, mesh)
+        # A mesh axis can shard one dim only; the first dim that names it has it.
         free = [axis for axis in free if axis not in axes]
         entries.append(axes[0] if len(axes) == 1 else axes or None)
     return PartitionSpec(*entries)
@@ -168,6 +171,7 @@ def spec_in_use(names: Sequence[str | None], shape: Sequence[int]) -> PartitionS
     """Return the spec of such an array by the mesh and rules in use; None without a mesh of several devices."""
     mesh = jax.sharding.get_abstract_mesh()
     rules = _RULES.value
+    # Nothing is sharded on one device: the program stays as it is without a mesh.
     if mesh.empty or mesh.size == 1 or not rules:
         return None
     return spec(names, shape, mesh, rules, f"activation {'x'.join(map(str, shape))}")
@@ -197,6 +201,7 @@ def _spread(
         shard_sizes = {
             dim: shape[dim] // math.prod(mesh.shape[other] for other in axes)
             for dim, axes in enumerate(entries)
+            # The scan slices the stack: sharded over layers, every step would gather its layer.
             if names[dim] != "layers"
         }
         fits = [dim for dim, size in shard_sizes.items() if size % mesh.shape[axis] == 0]

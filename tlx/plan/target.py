@@ -56,11 +56,6 @@ class Target:
         return self.shape[0] if self.platform == "gpu" else self.slices
 
     @property
-    def device_memory(self) -> int:
-        """Bytes that a program may use on one device."""
-        return self.chip.memory_usable // self.chip.devices
-
-    @property
     def device_flops(self) -> float:
         """Dense bfloat16 FLOP/s of one device."""
         return self.chip.bf16_flops / self.chip.devices

@@ -39,8 +39,16 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | Non
         raise ConfigError(f"objective {name!r}: " + one_of("model.kind", resolved.model.kind, parts.kinds))
     if parts.supervised:
         resolved.data.records.validate()
-    parts.check_spec(spec_before_tokenizer(resolved))
+    try:
+        parts.check_spec(spec_before_tokenizer(resolved))
+    except MemoryError as error:
+        raise ConfigError(f"a row of this config does not fit the memory of this machine: {error}") from error
     _check_positions(resolved)
+    if resolved.checkpoint.keep_best and not resolved.eval.every:
+        raise ConfigError(
+            "checkpoint.keep_best = True keeps the step with the best evaluation, but eval.every = 0 makes none; "
+            "set it to the number of steps between them"
+        )
     return resolved
 
 

@@ -8,10 +8,14 @@ from ml_collections import ConfigDict
 
 from tlx.adapt.config import AdaptConfig
 from tlx.base.config import from_dict, to_dict
+from tlx.base.config_dict import nested_config_dict
+from tlx.base.errors import ConfigError, shown
 from tlx.base.lookup import Table
+from tlx.base.synonyms import canonical
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.data.config import DataConfig
 from tlx.models.config import ModelConfig
+from tlx.models.pooling import SentenceConfig
 from tlx.nn.losses import LossConfig
 from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.shared.base import Objective
@@ -58,6 +62,8 @@ class RunConfig:
     """Intervals of metrics, and trackers."""
     base: BaseConfig = dataclasses.field(default_factory=BaseConfig)
     """Base model of a fine-tuning; filled in when the run starts."""
+    embed: SentenceConfig = dataclasses.field(default_factory=SentenceConfig)
+    """How `embed` makes a vector of a text; filled in by an import of a sentence-transformers directory."""
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
     """Which parameters a fine-tuning trains: all, LoRA, adapter modules, ..."""
 
@@ -68,7 +74,7 @@ def base_config(objective: str = "clm") -> Any:
     `model.kind` is the first that the objective works with. The return type is Any because the keys of a
     ConfigDict are unknown to type checkers.
     """
-    parts: Objective = OBJECTIVES_AND_TASKS.load(objective)
+    parts: Objective = OBJECTIVES_AND_TASKS.load(canonical("objective.name", objective))
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
     return config_dict(values)
@@ -76,7 +82,7 @@ def base_config(objective: str = "clm") -> Any:
 
 def config_dict(values: Any) -> ConfigDict:
     """Return a ConfigDict of a dataclass or nested mappings, with tuples in place of lists."""
-    return ConfigDict(_tuples(to_dict(values)))
+    return nested_config_dict(_tuples(to_dict(values)))
 
 
 def finetune_config(task: str = "classification") -> Any:
@@ -119,8 +125,15 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] 
     """
     source: Any = config  # a ConfigDict has no types
     values = source.to_dict() if isinstance(source, ConfigDict) else dict(source)
-    name = (values.get("objective") or {}).get("name")
+    for group in ("objective", "model"):
+        if not isinstance(values.get(group) or {}, Mapping):
+            raise ConfigError(f"config.{group} = {shown(values[group])} must be a group of keys")
+    name = canonical("objective.name", (values.get("objective") or {}).get("name"))
     parts: Objective = OBJECTIVES_AND_TASKS.load(str(name), allow=allow)
+    if not hasattr(parts, "config_class"):
+        raise ConfigError(
+            f"config.objective.name = {name!r} is a {type(parts).__name__}, not an objective or a task"
+        )
     values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values)

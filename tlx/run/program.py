@@ -67,6 +67,10 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
     boxed = boxed_params(module, batch)
     partition_params = partial(split, config.adapt)
     trainable, base = partition_params(boxed)
+    if config.base.param_dtype:
+        # The base model stays as it is stored: only what is trained needs float32.
+        dtype = np.dtype(config.base.param_dtype)
+        base = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), base)
     frozen = frozen_params(module) | base
     optimizer_config = adapted_optimizer_config(
         config.optimizer, config.adapt, module.model, trainable, config.train.steps

@@ -10,7 +10,7 @@ from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.fits import fit
 from tlx.scaling.laws import get_law
-from tlx.scaling.runs import RunTable, load_runs, rows_of
+from tlx.scaling.runs import RunTable, as_table, require, rows_of
 
 # Random starts of the least squares.
 _STARTS = 40
@@ -80,9 +80,13 @@ def downstream(
     """
     if form not in FORMS:
         raise ConfigError(one_of("form", form, FORMS))
-    table = runs if isinstance(runs, dict) else load_runs(runs)
+    table = as_table(runs)
+    require(table, (*get_law(law).columns, "loss"), "downstream")
     if metric not in table:
-        raise DataError(f"the table has no column {metric!r}; it has {', '.join(table)}")
+        raise DataError(f"downstream needs the column {metric!r}; the table has {', '.join(table)}")
+    # A metric may be 0 or negative, but each row must have one.
+    if table[metric].dtype == object or not np.isfinite(table[metric]).all():
+        raise DataError(f"the column {metric!r} must hold a number in every row: take out those without one")
     held = _held(table, held_out)
     fitted = rows_of(table, ~held)
     test = rows_of(table, held)

@@ -14,8 +14,9 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.scaling import identification, isoflop
 from tlx.scaling.evaluation import Problem, predict_log
 from tlx.scaling.laws import LAWS, Law, get_law
-from tlx.scaling.runs import RunTable, clusters, load_runs, rows_of, with_convention
+from tlx.scaling.runs import RunTable, as_table, clusters, rows_of, with_convention
 from tlx.scaling.solver import parse_loss, polish, solve
+from tlx.scaling.table_checks import check, reason, warn_of_outliers
 
 # Draws that are made in any case for a law whose constants are hard to tell apart.
 _MIN_DRAWS = 100
@@ -236,7 +237,9 @@ def fit(runs: Any, law: str = "chinchilla", **settings: Any) -> Fit:
         DataError: The table lacks a column or has values that the law cannot describe.
     """
     chosen = FitSettings(law=law, **settings)
-    table = with_convention(runs if _is_runs(runs) else load_runs(runs), chosen.convention)
+    if chosen.boot < 0 or chosen.starts < 1:
+        raise ConfigError(f"boot = {chosen.boot} must be at least 0, starts = {chosen.starts} at least 1")
+    table = with_convention(as_table(runs), chosen.convention)
     known = get_law(law)
     if chosen.approach not in (1, 2, 3) or (chosen.approach != 3 and not known.isoflop):
         able = ", ".join(repr(name) for name, other in LAWS.items() if other.isoflop)
@@ -244,16 +247,13 @@ def fit(runs: Any, law: str = "chinchilla", **settings: Any) -> Fit:
             f"approach = {chosen.approach} with law = {law!r}: 1 and 2 are for {able}, 3 for all"
         )
     parse_loss(chosen.loss)
+    check(table, known, chosen.approach)
     result = Fit(chosen, table)
     if {"N", "D", "flops"} <= table.keys():
         result.flops_per = _flops_per(table)
     if chosen.approach == 3:
         return _fit_surface(result, known)
     return _fit_lines(result)
-
-
-def _is_runs(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(column, np.ndarray) for column in value.values())
 
 
 def _flops_per(runs: RunTable) -> tuple[float, float]:
@@ -291,6 +291,7 @@ def _fit_surface(result: Fit, law: Law) -> Fit:
     prediction, _ = problem.evaluate(phi[None])
     result.residuals = problem.target - prediction[0]
     result.noise = float(np.std(result.residuals) * np.sqrt(rows / (rows - problem.size)))
+    warn_of_outliers(result.runs, result.residuals)
     if settings.boot or law.repeated:
         groups = clusters(result.runs, settings.by)
         draws = settings.boot or _MIN_DRAWS
@@ -320,15 +321,12 @@ def _surface_intervals(
 def _fit_lines(result: Fit) -> Fit:
     """Approaches 1 and 2: power laws N*(C) and D*(C) through an envelope or through iso-FLOP minima."""
     settings = result.settings
-    for column in ("N", "D", "flops"):
-        if column not in result.runs:
-            raise DataError(f"approach {settings.approach} needs the column {column!r}")
     if settings.approach == 2:
         result.minima = isoflop.minima(result.runs, settings.curve)
         inside = [minimum for minimum in result.minima if not minimum.edge]
         if len(inside) < 3:
-            edges = "; ".join(f"{m.flops:.3g}: {m.edge}" for m in result.minima if m.edge)
-            return _not_identified(result, f"{len(inside)} budgets have a minimum, 3 are needed. {edges}")
+            edges = "".join(f"; {m.flops:.3g}: {m.edge}" for m in result.minima if m.edge)
+            return _not_identified(result, f"{len(inside)} budgets have a minimum, 3 are needed{edges}")
         lines = isoflop.fit_lines(result.minima)
         result.noise = isoflop.pooled_noise(result.runs)
     else:
@@ -391,7 +389,7 @@ def _quantiles(values: np.ndarray) -> tuple[float, float]:
 
 def _not_identified(result: Fit, why: str) -> Fit:
     """Remove every number that somebody could take for a result, and warn."""
-    result.status = f"not identified: {why}"
+    result.status = f"not identified: {why}{reason(result.runs, get_law(result.law))}"
     result.params = None
     result.ci = None
     result.exponents = None

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlx.base.errors import ConfigError, one_of
+from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.scaling.backtesting import backtest
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.fits import Fit
@@ -102,6 +102,10 @@ def predict(
         d = D
     elif flops is None:
         raise ConfigError("predict needs flops, or N and D")
+    elif get_law(fit.law).allocation is None:
+        raise ConfigError(
+            f"law {fit.law!r} has no optimum of N and D for a budget; predict the loss of N and D"
+        )
     else:
         budget = flops
         if fit.approach == 3:
@@ -163,6 +167,8 @@ def _search(fit: Fit, flops: float, unique: float | None, inference: float) -> _
         raise ConfigError(f"flops = {flops:.3g} do not pay for {inference:.3g} tokens of inference")
     d = training / fit.flops_per_token(n)
     loss = _losses(fit, n, d, unique)
+    if not np.isfinite(loss).all():
+        raise DataError(f"the optimum of the fit for {flops:.3g} FLOPs is out of the range of numbers")
     i = int(np.argmin(loss))
     flat = {}
     for share in (0.001, 0.005):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.base.errors import DataError
-from tlx.scaling.runs import RunTable, load_runs, require
+from tlx.scaling.runs import RunTable, as_table, require
 
 # Runs further above the lowest loss of their cell than this fraction bend the quadratic.
 _NEAR = 0.15
@@ -56,8 +56,9 @@ def hparams(runs: Any, boot: int = 500, seed: int = 0) -> dict[str, Any]:
     Raises:
         DataError: A column is missing or not positive.
     """
-    table = runs if isinstance(runs, dict) else load_runs(runs)
-    require(table, ("N", "D", "lr", "loss"), "hparams")
+    table = as_table(runs)
+    columns = ("N", "D", "lr", "loss", "batch") if "batch" in table else ("N", "D", "lr", "loss")
+    require(table, columns, "hparams")
     cells = [_cell(table, rows) for rows in _cells(table)]
     used = [cell for cell in cells if not cell.why]
     result: dict[str, Any] = {"cells": [cell._asdict() for cell in cells]}

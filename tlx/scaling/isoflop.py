@@ -153,21 +153,29 @@ def log_constants(size_line: Line, token_line: Line) -> tuple[float, float, floa
 
 
 def pooled_noise(runs: RunTable) -> float:
-    """Estimate the standard deviation of ln loss over all budgets from residuals of local cubics.
+    """Estimate the standard deviation of ln loss of one run, over all budgets.
 
-    Each cubic is through 5 neighbouring sizes: over a wide grid no polynomial fits, and its misfit is not
-    noise.
+    From the seeds of each size around their mean, and from residuals of local cubics through 5 neighbouring
+    sizes: over a wide grid no polynomial fits, and its misfit is not noise.
     """
-    squares = []
+    squares: list[float] = []
     for rows in group_budgets(runs):
-        order = rows[np.argsort(runs["N"][rows], kind="stable")]
-        x = np.log(runs["N"][order])
-        y = np.log(runs["loss"][order])
+        x, size = np.unique(np.log(runs["N"][rows]), return_inverse=True)
+        y = np.log(runs["loss"][rows])
+        seeds = np.bincount(size)
+        means = np.bincount(size, y) / seeds
+        # m seeds around their mean have m - 1 degrees of freedom, each with the variance of one run.
+        deviations = np.bincount(size, (y - means[size]) ** 2)
+        for total, count in zip(deviations, seeds, strict=True):
+            if count > 1:
+                squares += [float(total) / (count - 1)] * int(count - 1)
         for begin in range(len(x) - 4):
             near = slice(begin, begin + 5)
             powers = np.vander((x[near] - x[near].mean()) / np.ptp(x[near]), 4)
             orthogonal = np.linalg.svd(powers)[0][:, 4]  # the direction that no cubic explains
-            squares.append(float(orthogonal @ y[near]) ** 2)
+            # A mean of m seeds has the variance of one run over m.
+            variance = float((orthogonal**2 / seeds[near]).sum())
+            squares.append(float(orthogonal @ means[near]) ** 2 / variance)
     return float(np.sqrt(np.mean(squares))) if squares else 0.0
 
 

@@ -24,6 +24,7 @@ from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, DataError, LeaseError
 from tlx.base.files import atomic_open, read_json, sha256_json, write_json
 from tlx.base.renamed_keys import upgrade
+from tlx.base.saved_defaults import adopt, fill
 
 FORMAT = 2  # of plan.json: that of the configs in it (run.json's). Plans without one are of format 1.
 
@@ -87,13 +88,18 @@ class Ledger:
         stored = {row["run"] for row in plan["runs"]}
         if all(run["run"] in stored for run in runs):
             return [run["run"] for run in runs]
-        by_config = {_identity(row["config"], plan.get("format", 1)): row["run"] for row in plan["runs"]}
+        configs = [upgrade(row["config"], plan.get("format", 1)) for row in plan["runs"]]
+        by_config = {
+            _identity(fill(config)): row["run"] for config, row in zip(configs, plan["runs"], strict=True)
+        }
         ids = []
         for run in runs:
             if run["run"] in stored:
                 ids.append(run["run"])
             else:
-                ids.append(by_config.get(_identity(run["config"], FORMAT)))
+                # All runs of a plan were saved by one version: they lack the same keys.
+                adopted, _ = adopt(run["config"], configs[0] if configs else {})
+                ids.append(by_config.get(_identity(adopted)))
         return ids
 
     def rows(self) -> list[dict[str, Any]]:
@@ -111,7 +117,7 @@ class Ledger:
             retry = self.retry(planned)
             if retry["run"] in lines or row.get("status") == "diverged":
                 rows.append(retry | _results(lines.get(retry["run"])))
-        return [row | {"config": upgrade(row["config"], saved_format)} for row in rows]
+        return [row | {"config": fill(upgrade(row["config"], saved_format))} for row in rows]
 
     def retry(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the same run with half the learning rate.
@@ -174,17 +180,17 @@ class Ledger:
             yield
 
 
-def _identity(config: Mapping[str, Any], saved_format: int) -> str:
-    """A hash that two planned runs share where they are the same run."""
+def _identity(config: Mapping[str, Any]) -> str:
+    """A hash that two planned runs share where they are the same run; `config` has the keys of today."""
     # Brings JAX: only plans of another version come here.
     from tlx.run.config import parse_config
 
-    config = upgrade(config, saved_format)
     try:
         config = to_dict(parse_config(config))  # with the defaults of keys that were added since
     except ConfigError:
         pass  # of a plan that was not made for `tlx train`: as it stands
-    return sha256_json(config)
+    # How a run is watched is no part of what it is.
+    return sha256_json({key: value for key, value in config.items() if key != "log"})
 
 
 def _results(line: Mapping[str, Any] | None) -> dict[str, Any]:

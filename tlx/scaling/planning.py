@@ -36,6 +36,11 @@ def plan(ladder: Any, run: Any, memory: bool = True) -> dict[str, Any]:
     config.validate()
     values = plain_config(run)
     base_config = resolve(values)
+    if base_config.eval.patience:
+        raise ConfigError(
+            f"eval.patience = {base_config.eval.patience} would end runs of a ladder before the tokens that their "
+            "cells are planned for; set it to 0"
+        )
     candidates = sized_runs(config, values, base_config)
     budgets = config.budgets or _budgets(config)
     cells = [(budget, sized) for budget in budgets for sized in _chosen(config, budget, candidates)]

@@ -1,5 +1,6 @@
 """Sensitivity of exponents to single runs, to the loss's delta, and to the counting of N and FLOPs."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def by_delta(fit: Fit) -> dict[str, float | None]:
         return {}
     exponents: dict[str, float | None] = {}
     for loss in DELTAS:
-        refit = fits.fit(fit.runs, fit.law, loss=loss, boot=0, starts=60)
+        refit = _refit(fit, loss=loss)
         exponents[loss] = float(_exponent(refit, refit.constants())) if refit.ok else None
     return exponents
 
@@ -57,20 +58,24 @@ def by_convention(fit: Fit) -> dict[str, float | None]:
     exponents: dict[str, float | None] = {}
     for convention in conventions_of(fit.runs):
         try:
-            refit = fits.fit(
-                fit.runs,
-                fit.law,
+            refit = _refit(
+                fit,
                 approach=fit.approach,
                 loss=fit.settings.loss,
-                boot=0,
                 convention=convention,
                 curve=fit.settings.curve,
-                starts=60,
             )
         except DataError:
             continue
         exponents[convention] = refit.exponents[0] if refit.exponents is not None else None
     return exponents
+
+
+def _refit(fit: Fit, **settings: Any) -> Fit:
+    """The same runs with other settings. Its warnings would read as if they were those of the fit itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return fits.fit(fit.runs, fit.law, boot=0, starts=60, **settings)
 
 
 def _exponent(fit: Fit, theta: np.ndarray) -> Any:

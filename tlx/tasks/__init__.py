@@ -16,6 +16,7 @@ TABLE = Table(
         "multitask": "tlx.tasks.multitask:TASK",
         "pair_classification": "tlx.tasks.pair_classification:TASK",
         "question_answering": "tlx.tasks.question_answering:TASK",
+        "regression": "tlx.tasks.regression:TASK",
         "similarity": "tlx.tasks.similarity:TASK",
         "token_classification": "tlx.tasks.token_classification:TASK",
     },

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
@@ -166,35 +167,29 @@ class ChatTask(PackedTextTask):
 
     config_class = Chat
 
+    @override
     def infer_labels(self, config: Chat, records: Sequence[Record]) -> Chat:
         """Return the config with its template written out, as it is saved."""
         del records
         return dataclasses.replace(config, format=config.chat_template)
 
+    @override
     def text_columns(self, config: Chat) -> Columns:
         """Return the messages' column, or those of the question."""
         if not config.prompt:
             return ((config.messages, "objective.messages"),)
         return tuple((name, "objective.prompt") for name in columns_of(config.prompt))
 
+    @override
     def target_columns(self, config: Chat) -> Columns:
         """Return the columns of the answer."""
         return tuple((name, "objective.answer") for name in columns_of(config.answer))
 
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[Conversation]:
-        """Make an item of each record.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether the last answer is read.
-
-        Returns:
-            The items.
-        """
+        """Make an item of each record."""
         template = spec.config.chat_template
         items = []
         for number, record in enumerate(records):
@@ -204,6 +199,7 @@ class ChatTask(PackedTextTask):
             items.append(Conversation((segment,), number, messages))
         return items
 
+    @override
     def generation_requests(self, items: Sequence[Conversation], spec: TaskSpec) -> GenerationRequest | None:
         """Return what stands before the last answers, the oldest messages left out where it is too long.
 
@@ -232,15 +228,14 @@ class ChatTask(PackedTextTask):
             stop=stop,
         )
 
+    @override
     def predictions(
         self, outputs: Mapping[str, Any], items: Sequence[Conversation], spec: TaskSpec
     ) -> list[Prediction]:
         """Compute the likelihood of answers, and decode generated ones.
 
-        Args:
-            outputs: "nats" [items]; "written", the ids generated for each item, where there are any.
-            items: The conversations.
-            spec: What examples depend on; with the tokenizer.
+        outputs: "nats" [items]; "written", the ids generated for each item, where there are any.
+        items: The conversations.
 
         Returns:
             {"answer"} where one was generated; where the record has one {"nats", "tokens", "bytes"} of all.
@@ -256,17 +251,9 @@ class ChatTask(PackedTextTask):
             predictions.append(prediction)
         return predictions
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute the config's metrics, and the perplexity of a token of the answers.
-
-        Args:
-            predictions: One for each record.
-            records: The records, with answers.
-            spec: What examples depend on.
-
-        Returns:
-            The metrics.
-        """
+        """Compute the config's metrics, and the perplexity of a token of the answers."""
         config = spec.config
         nats = np.array([prediction["nats"] for prediction in predictions], np.float64)
         tokens = np.array([prediction["tokens"] for prediction in predictions], np.float64)

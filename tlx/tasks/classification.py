@@ -14,13 +14,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.readers import Record
+from tlx.data.readers import Record, valid_text
 from tlx.metrics import classification as metrics
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
+from tlx.models.heads import TaskHeadConfig
 from tlx.nn.losses import cross_entropy
 from tlx.tasks.shared.base import (
     Batch,
@@ -32,9 +34,17 @@ from tlx.tasks.shared.base import (
     TaskSpec,
     encode_columns,
 )
+from tlx.tasks.shared.class_weights import (
+    BALANCED,
+    balanced_set_weights,
+    balanced_weights,
+    check_weights,
+    numeric_weights,
+    weighted_cross_entropy,
+)
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, mean_over, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row
-from tlx.tasks.shared.labels import class_of, classes_of, names_of
+from tlx.tasks.shared.labels import check_label, class_of, classes_of, names_of
 from tlx.tasks.shared.packed_examples import JoinedItems, PackableTask, joined_row
 from tlx.text.tokenizer import Tokenizer
 
@@ -64,6 +74,16 @@ class Classes:
     """Input of the head: the hidden state of one position (cls of an encoder, the last of others), or the
     mean over all, for which a base model whose objective has no sentence representation is better prepared
     (Reimers and Gurevych 2019, section 6)."""
+    class_weights: tuple[float | str, ...] = ()
+    """Weight of each class in the loss, in the order of `labels`: numbers above 0, or "balanced", records / (classes
+    x records of the class), which becomes numbers when the run starts; () is 1 for all. A batch's loss is divided
+    by the sum of its weights. Of several labels a record they multiply the loss where a class is present, and
+    "balanced" is the ratio of the records without it to those with it."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
@@ -78,6 +98,7 @@ class Classes:
                 "objective.out_of_scope_label is for one label a record; with objective.multi_label have no "
                 "label"
             )
+        check_weights(self.class_weights, len(self.labels))
         if self.labels and self.out_of_scope_label and self.out_of_scope_label not in self.labels:
             raise ConfigError(
                 f"objective.out_of_scope_label = {self.out_of_scope_label!r} is none of the classes: "
@@ -122,16 +143,24 @@ class ClassesModule(TaskModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 2))
+        self.heads = TaskHeads(
+            self.model, self.config.name, max(len(self.config.labels), 2), shape=self.config.head
+        )
 
+    @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, C]; [B, P, C] where rows hold several examples."""
         return self._logits(hidden_states(self.lm, batch, keys), batch, keys)
 
+    @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the terms "loss" and "accuracy"."""
-        return class_terms(outputs["logits"], batch, self.config.multi_label, self.loss.label_smoothing)
+        logits = outputs["logits"]
+        class_weights = numeric_weights(self.config.class_weights, logits.shape[-1])
+        smoothing = self.loss.label_smoothing
+        return class_terms(logits, batch, self.config.multi_label, smoothing, class_weights)
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the base class's terms, and "lm_loss" where the config asks for it."""
         if not self.config.lm_loss_weight or self.model.kind != "decoder":
@@ -164,14 +193,24 @@ class ClassesModule(TaskModule):
         return terms["loss"]._replace(loss_weight=self.config.lm_loss_weight)
 
 
-def class_terms(logits: jax.Array, batch: Batch, multi: bool, smoothing: float = 0.0) -> Terms:
+def class_terms(
+    logits: jax.Array,
+    batch: Batch,
+    multi: bool,
+    smoothing: float = 0.0,
+    class_weights: Sequence[float] = (),
+) -> Terms:
     """Compute the cross-entropy of classes; of sets of them the mean of the binary ones.
+
+    Class weights are those of PyTorch: `weight` of CrossEntropyLoss, also with label smoothing, and `pos_weight`
+    of BCEWithLogitsLoss for sets.
 
     Args:
         logits: float32 [B, C] or [B, P, C].
         batch: Has `label` and `weights` [B] or [B, P].
         multi: Whether a label is a set of classes, float32 [..., C].
         smoothing: Label smoothing, of single labels.
+        class_weights: Weight of each class, [C]; empty is 1 for all.
 
     Returns:
         The terms "loss" and "accuracy".
@@ -181,13 +220,16 @@ def class_terms(logits: jax.Array, batch: Batch, multi: bool, smoothing: float =
     count = jnp.sum(weights)
     if multi:
         # The binary cross-entropy of logits, in the form that cannot overflow.
-        losses = jnp.mean(jax.nn.softplus(logits) - label * logits, axis=-1)
+        losses_C = jax.nn.softplus(logits) - label * logits
+        if class_weights:
+            excess_C = jnp.asarray(class_weights, jnp.float32) - 1
+            losses_C = losses_C + excess_C * label * jax.nn.softplus(-logits)
+        losses = jnp.mean(losses_C, axis=-1)
         hits = jnp.all((logits > 0) == (label > 0), axis=-1)
     else:
-        log_p = jax.nn.log_softmax(logits)
-        chosen = jnp.take_along_axis(log_p, label[..., None], axis=-1)[..., 0]
-        losses = -(1 - smoothing) * chosen - smoothing * jnp.mean(log_p, axis=-1)
-        hits = jnp.argmax(log_p, axis=-1) == label
+        hits = jnp.argmax(jax.nn.log_softmax(logits), axis=-1) == label
+        loss = weighted_cross_entropy(logits, label, weights, smoothing, class_weights)
+        return {"loss": loss, "accuracy": Term(jnp.sum(hits * weights), count)}
     return {
         "loss": Term(jnp.sum(losses * weights), count, 1.0),
         "accuracy": Term(jnp.sum(hits * weights), count),
@@ -229,29 +271,40 @@ class ClassificationTask(PackableTask):
     module = ClassesModule
     kinds = KINDS
 
+    @override
     def infer_labels(self, config: Classes, records: Sequence[Record]) -> Classes:
-        """Return the config with the names of its classes."""
-        if config.labels:
+        """Return the config with the names of its classes, and numbers for balanced weights."""
+        if not config.labels:
+            names = names_of(records, config.label, config.label_separator)
+            if config.out_of_scope_label and config.out_of_scope_label not in names:
+                names = (*names, config.out_of_scope_label)
+            config = dataclasses.replace(config, labels=names)
+        check_weights(config.class_weights, len(config.labels))
+        if config.class_weights != BALANCED:
             return config
-        names = names_of(records, config.label, config.label_separator)
-        if config.out_of_scope_label and config.out_of_scope_label not in names:
-            names = (*names, config.out_of_scope_label)
-        return dataclasses.replace(config, labels=names)
+        labels = np.array([label_of(record, config) for record in records])
+        if config.multi_label:
+            weights = balanced_set_weights(labels)
+        else:
+            weights = balanced_weights(labels, len(config.labels))
+        return dataclasses.replace(config, class_weights=weights)
 
+    def check_record(self, config: Any, record: Record) -> None:
+        """Raise DataError where a text or the label is missing or not valid."""
+        for name, field in self.text_columns(config):
+            valid_text(record, record.text(name, field))
+        check_label(record, config.label, config.labels, config.label_separator)
+
+    @override
     def text_columns(self, config: Classification) -> Columns:
         """Return the one column."""
         return ((config.text, "objective.text"),)
 
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[Item] | list[JoinedItems]:
         """Make an item of each record: its texts, and its class or the 0 and 1 of each class.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether labels are read.
 
         Returns:
             The items, where the config packs as JoinedItems of one.
@@ -263,6 +316,7 @@ class ClassificationTask(PackableTask):
         ]
         return [JoinedItems((item,), item.record) for item in items] if spec.config.packing else items
 
+    @override
     def empty_item(self, spec: TaskSpec) -> Item | JoinedItems:
         """Return an item of empty texts, or of no examples where the config packs."""
         return JoinedItems(()) if spec.config.packing else self._empty_texts(spec)
@@ -271,15 +325,13 @@ class ClassificationTask(PackableTask):
         num_texts = len(self.text_columns(spec.config))
         return Item((np.zeros(0, np.int32),) * num_texts, None)
 
+    @override
     def example(
         self, rng: np.random.Generator, item: Item | JoinedItems, spec: TaskSpec
     ) -> dict[str, np.ndarray]:
         """Make the row of the item's texts.
 
-        Args:
-            rng: Not used; nothing is random.
-            item: One example, or several.
-            spec: What examples depend on.
+        item: One example, or several.
 
         Returns:
             The row's arrays; label [] int32, or [C] float32 of several labels; weights []. Of JoinedItems
@@ -291,15 +343,13 @@ class ClassificationTask(PackableTask):
             return joined_row(item, spec, labels_of, self._empty_texts(spec))
         return input_row(item.texts, spec) | label_arrays(item, spec.config)
 
+    @override
     def predictions(
         self, outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec
     ) -> list[Prediction]:
         """Make predictions of logits.
 
-        Args:
-            outputs: "logits" [items, C], or [items, P, C] where the config packs.
-            items: Not used.
-            spec: What examples depend on.
+        outputs: "logits" [items, C], or [items, P, C] where the config packs.
 
         Returns:
             {"label", "probability"}, or {"labels", "probabilities" of all classes}.
@@ -324,13 +374,9 @@ class ClassificationTask(PackableTask):
             for index, row in zip(best, probabilities, strict=True)
         ]
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
         """Compute accuracy and F1, where classes are few also each one's.
-
-        Args:
-            predictions: One for each record.
-            records: The records, with labels.
-            spec: What examples depend on.
 
         Returns:
             The metrics; of single labels also Matthews' correlation.
@@ -361,6 +407,7 @@ class ClassificationTask(PackableTask):
             lambda chosen: float(metrics.micro(predicted[chosen], true[chosen], count).f1),
         )
 
+    @override
     def draw(
         self,
         predictions: Sequence[Prediction],
@@ -368,14 +415,7 @@ class ClassificationTask(PackableTask):
         spec: TaskSpec,
         path: str | pathlib.Path,
     ) -> None:
-        """Draw the confusion matrix; nothing for sets of labels.
-
-        Args:
-            predictions: One for each record.
-            records: The records, with labels.
-            spec: What examples depend on.
-            path: File to write.
-        """
+        """Draw the confusion matrix; nothing for sets of labels."""
         if not spec.config.multi_label:
             predicted, true = labellings(predictions, records, spec.config)
             names = spec.config.labels

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
@@ -156,39 +157,30 @@ class GenerationTask(GenerativeTask):
 
     config_class = Generation
 
+    @override
     def text_columns(self, config: Any) -> Columns:
         """Return the columns of the source."""
         return tuple((name, "objective.source") for name in columns_of(config.source))
 
+    @override
     def target_columns(self, config: Any) -> Columns:
         """Return the columns of the target."""
         return tuple((name, "objective.target") for name in columns_of(config.target))
 
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[GenerationItem]:
-        """Make an item of each record.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether targets are read.
-
-        Returns:
-            The items.
-        """
+        """Make an item of each record."""
         return items_of(records, [(spec.config, "objective")] * len(records), tokenizer, spec, labelled)
 
+    @override
     def predictions(
         self, outputs: Mapping[str, Any], items: Sequence[GenerationItem], spec: TaskSpec
     ) -> list[Prediction]:
         """Decode generated ids.
 
-        Args:
-            outputs: "written", the ids that were generated for each item.
-            items: Not used.
-            spec: What examples depend on; with the tokenizer.
+        outputs: "written", the ids that were generated for each item.
 
         Returns:
             {"answer": the text}.
@@ -197,17 +189,9 @@ class GenerationTask(GenerativeTask):
         assert spec.tokenizer is not None
         return [{"answer": spec.tokenizer.decode(ids).strip()} for ids in outputs["written"]]
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute the config's metrics.
-
-        Args:
-            predictions: One for each record.
-            records: The records.
-            spec: What examples depend on.
-
-        Returns:
-            The metrics.
-        """
+        """Compute the config's metrics."""
         return text_scores(spec.config, predictions, records, "objective")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.data.readers import Record
 from tlx.tasks.shared.base import Columns, Prediction, Scores, TaskSpec, encode_columns
@@ -37,20 +38,18 @@ class LanguageModelingTask(PackedTextTask):
 
     config_class = LanguageModeling
 
+    @override
     def text_columns(self, config: LanguageModeling) -> Columns:
         """Return the one column."""
         return ((config.text, "objective.text"),)
 
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[PackedRow]:
         """Make the segments of each record.
 
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Not used; texts are their own labels.
+        labelled: Not used; texts are their own labels.
 
         Returns:
             An item for each segment.
@@ -63,15 +62,14 @@ class LanguageModelingTask(PackedTextTask):
             items += [PackedRow((segment,), number) for segment in cut_segments(tokens, predicted, spec)]
         return items
 
+    @override
     def predictions(
         self, outputs: Mapping[str, Any], items: Sequence[PackedRow], spec: TaskSpec
     ) -> list[Prediction]:
         """Compute the likelihood of each text.
 
-        Args:
-            outputs: "nats" [items].
-            items: The segments.
-            spec: What examples depend on; with the tokenizer.
+        outputs: "nats" [items].
+        items: The segments.
 
         Returns:
             {"nats", "tokens", "bytes", "bits_per_byte"} of each text.
@@ -81,17 +79,9 @@ class LanguageModelingTask(PackedTextTask):
             for total in likelihoods(outputs, items, spec)
         ]
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute bits per byte, and the perplexity of a token; of both, less is better.
-
-        Args:
-            predictions: One for each record.
-            records: Not used.
-            spec: Not used.
-
-        Returns:
-            The metrics.
-        """
+        """Compute bits per byte, and the perplexity of a token; of both, less is better."""
         del records, spec
         nats = np.array([prediction["nats"] for prediction in predictions], np.float64)
         tokens = np.array([prediction["tokens"] for prediction in predictions], np.float64)

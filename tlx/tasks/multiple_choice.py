@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
-from tlx.data.readers import Record
+from tlx.data.readers import Record, valid_text
 from tlx.metrics.classification import accuracy
 from tlx.metrics.resampling import mean_of
 from tlx.tasks.classification import class_terms, softmax
@@ -29,7 +30,7 @@ from tlx.tasks.shared.base import (
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row
-from tlx.tasks.shared.labels import class_of, names_of
+from tlx.tasks.shared.labels import check_label, class_of, names_of
 from tlx.text.tokenizer import Tokenizer
 
 _CONTEXT = "all of the context"  # a column that no file has
@@ -71,11 +72,13 @@ class ChoiceModule(TaskModule):
         self.lm = language_model(self.model)
         self.heads = TaskHeads(self.model, self.config.name, 1)
 
+    @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, K]."""
         hidden_BKD = select_place(hidden_states(self.lm, batch, keys), batch["place"])
         return {"logits": self.heads(hidden_BKD, keys)[..., 0]}
 
+    @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the terms "loss" and "accuracy"."""
         return class_terms(outputs["logits"], batch, False, self.loss.label_smoothing)
@@ -88,6 +91,7 @@ class MultipleChoiceTask(Task):
     module = ChoiceModule
     kinds = KINDS
 
+    @override
     def infer_labels(self, config: MultipleChoice, records: Sequence[Record]) -> MultipleChoice:
         """Return the config with what its choices are called."""
         if config.labels:
@@ -96,25 +100,23 @@ class MultipleChoiceTask(Task):
         config.validate()
         return config
 
+    @override
     def text_columns(self, config: MultipleChoice) -> Columns:
         """Return all columns with text."""
         context = tuple((name, "objective.context") for name in config.context)
         return context + tuple((name, "objective.choices") for name in config.choices)
 
+    def check_record(self, config: MultipleChoice, record: Record) -> None:
+        """Raise DataError where a text or the label is missing or not valid."""
+        for name, field in self.text_columns(config):
+            valid_text(record, record.text(name, field))
+        check_label(record, config.label, config.labels)
+
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[Item]:
-        """Make an item of each record: the context, then the choices.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether labels are read.
-
-        Returns:
-            The items.
-        """
+        """Make an item of each record: the context, then the choices."""
         config = spec.config
         contexts = [
             " ".join(record.text(name, "objective.context") for name in config.context) for record in records
@@ -130,17 +132,16 @@ class MultipleChoiceTask(Task):
             Item(pair, label, index) for index, (pair, label) in enumerate(zip(texts, labels, strict=True))
         ]
 
+    @override
     def empty_item(self, spec: TaskSpec) -> Item:
         """Return an item of empty texts."""
         return Item((np.zeros(0, np.int32),) * (1 + len(spec.config.choices)), None)
 
+    @override
     def example(self, rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make a row for each choice.
 
-        Args:
-            rng: Not used; nothing is random.
-            item: The context and the choices, and the label.
-            spec: What examples depend on.
+        item: The context and the choices, and the label.
 
         Returns:
             The rows' arrays [K, length]; label and weights [].
@@ -151,15 +152,13 @@ class MultipleChoiceTask(Task):
         arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         return arrays | {"label": np.asarray(item.label or 0, np.int32), "weights": np.ones((), np.float32)}
 
+    @override
     def predictions(
         self, outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec
     ) -> list[Prediction]:
         """Make predictions of logits.
 
-        Args:
-            outputs: "logits" [items, K].
-            items: Not used.
-            spec: What examples depend on.
+        outputs: "logits" [items, K].
 
         Returns:
             {"label", "probabilities" of the choices}.
@@ -173,17 +172,9 @@ class MultipleChoiceTask(Task):
             for row in softmax(outputs["logits"].astype(np.float64))
         ]
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute the accuracy.
-
-        Args:
-            predictions: One for each record.
-            records: The records, with labels.
-            spec: What examples depend on.
-
-        Returns:
-            The metrics.
-        """
+        """Compute the accuracy."""
         config = spec.config
         true = np.array([class_of(record, config.label, config.labels) for record in records])
         predicted = np.array([config.labels.index(prediction["label"]) for prediction in predictions])

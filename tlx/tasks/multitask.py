@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
@@ -66,6 +67,7 @@ class MultitaskTask(GenerationTask):
 
     config_class = Multitask
 
+    @override
     def text_columns(self, config: Multitask) -> Columns:
         """Return the task's name, and the columns of all sources."""
         columns = [
@@ -75,6 +77,7 @@ class MultitaskTask(GenerationTask):
         ]
         return ((TASK_COLUMN, "objective.parts"), *columns)
 
+    @override
     def target_columns(self, config: Multitask) -> Columns:
         """Return the columns of all targets."""
         return tuple(
@@ -83,34 +86,17 @@ class MultitaskTask(GenerationTask):
             for name in columns_of(part.target)
         )
 
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[GenerationItem]:
-        """Make an item of each record.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether targets are read.
-
-        Returns:
-            The items.
-        """
+        """Make an item of each record."""
         parts = [spec.config.part_of(record) for record in records]
         return items_of(records, parts, tokenizer, spec, labelled)
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute the metrics of each task that has records, and their mean.
-
-        Args:
-            predictions: One for each record.
-            records: The records.
-            spec: What examples depend on.
-
-        Returns:
-            The metrics.
-        """
+        """Compute the metrics of each task that has records, and their mean."""
         indices: dict[str, np.ndarray] = {}
         scores: dict[str, Scores] = {}
         parts = [spec.config.part_of(record) for record in records]

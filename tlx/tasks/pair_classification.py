@@ -5,6 +5,8 @@ Both texts stand in one row, the first one first (inputs.py); all else is as for
 
 import dataclasses
 
+from typing_extensions import override
+
 from tlx.tasks.classification import Classes, ClassificationTask
 from tlx.tasks.shared.base import Columns
 
@@ -26,6 +28,7 @@ class PairClassificationTask(ClassificationTask):
 
     config_class = PairClassification
 
+    @override
     def text_columns(self, config: PairClassification) -> Columns:
         """Return both columns."""
         return ((config.first, "objective.first"), (config.second, "objective.second"))

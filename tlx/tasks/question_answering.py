@@ -8,22 +8,24 @@ as it was, so that an answer is a piece of it, letter for letter.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.term import Term, Terms
-from tlx.data.readers import Record
+from tlx.data.readers import Record, valid_text
 from tlx.metrics import squad
 from tlx.metrics.resampling import mean_of
+from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import Batch, Columns, Prediction, Scores, Task, TaskModule, TaskSpec
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.spans import max_text_tokens, text_start, windows
-from tlx.text.spans import encode_with_spans, overlapping
+from tlx.text.spans import encode_with_spans, len_of_marks, overlapping
 from tlx.text.tokenizer import Tokenizer
 
 _HIDDEN = -1e9  # the logit of a position where no answer can be
@@ -56,6 +58,11 @@ class QuestionAnswering:
     misplaced: str = "mend"
     """Treatment of an answer that is not at the position that its record states: the nearest one counts ("mend", an
     error where there is none), or also the record is left out of training where there is none ("skip")."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
@@ -102,6 +109,10 @@ def answer_span(record: Record, text: str, config: QuestionAnswering) -> tuple[t
     starts = record.get(config.starts, "objective.starts")
     if not isinstance(answers, list) or not isinstance(starts, list) or len(answers) != len(starts):
         raise DataError(f"{record.where}: {config.answers} and {config.starts} must be lists of one length")
+    if not all(isinstance(answer, str) for answer in answers):
+        raise DataError(f"{record.where}: {config.answers} must be a list of texts")
+    if not all(type(start) is int for start in starts):
+        raise DataError(f"{record.where}: {config.starts} must be a list of character positions")
     if not answers or not answers[0].strip():
         return None, False
     answer = answers[0]
@@ -132,13 +143,15 @@ class SpanModule(TaskModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, 2, per_token=True)
+        self.heads = TaskHeads(self.model, self.config.name, 2, per_token=True, shape=self.config.head)
 
+    @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, T, 2] of first and of last positions."""
         logits_BT2 = self.heads(hidden_states(self.lm, batch, keys), keys)
         return {"logits": jnp.where(batch["allowed"][..., None] > 0, logits_BT2, _HIDDEN)}
 
+    @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the mean of both cross-entropies, and how often both positions are right."""
         logits_BT2 = outputs["logits"]
@@ -176,11 +189,20 @@ def best_span(logits: np.ndarray, item: ContextWindow, spec: TaskSpec) -> tuple[
     distance = np.arange(len(last))[None, :] - np.arange(len(first))[:, None]
     sums = np.where((distance >= 0) & (distance < spec.config.max_answer_tokens), sums, -np.inf)
     i, j = np.unravel_index(int(sums.argmax()), sums.shape)
-    begin = int(item.spans[i, 0])
-    end = int(item.spans[j, 1])
+    return _answer_of(item, int(i), int(j)) | {"score": float(sums[i, j])}, none_score
+
+
+def _answer_of(item: ContextWindow, first: int, last: int) -> dict[str, Any]:
+    """The piece of the context that ids first..last of a window stand for, and where it starts."""
+    begin = int(item.spans[first, 0])
+    end = int(item.spans[last, 1])
+    # A tokenizer that composes characters leaves the marks of decomposed text without an id.
+    following = item.spans[last + 1 :, 0]
+    limit = int(following[following >= end].min(initial=len(item.text)))
+    end += len_of_marks(item.text[end:limit])
     text = item.text[begin:end]
     begin += len(text) - len(text.lstrip())  # ids may begin with the space before a word
-    return {"answer": text.strip(), "start": begin, "score": float(sums[i, j])}, none_score
+    return {"answer": text.strip(), "start": begin}
 
 
 class QuestionAnsweringTask(Task):
@@ -191,20 +213,43 @@ class QuestionAnsweringTask(Task):
     kinds = KINDS
     one_to_many = True
 
+    @override
     def text_columns(self, config: QuestionAnswering) -> Columns:
         """Return question and context."""
         return ((config.question, "objective.question"), (config.context, "objective.context"))
 
+    def check_record(self, config: QuestionAnswering, record: Record) -> None:
+        """Raise DataError where question or context is missing or not valid, or the answer is not in it."""
+        for name, field in self.text_columns(config):
+            valid_text(record, record.text(name, field))
+        answer_span(record, record.text(config.context, "objective.context"), config)
+
+    def ceiling(self, items: Sequence[ContextWindow], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Return the scores where the labelled span of every window is predicted.
+
+        Args:
+            items: The windows, with labels.
+            records: The records.
+            spec: What examples depend on.
+
+        Returns:
+            The scores; below 1 where no span of ids is an answer, or none of max_answer_tokens.
+        """
+        best: dict[int, Prediction] = {}
+        for item in items:
+            span = {"answer": "", "start": -1}
+            if item.label is not None and item.label[0] >= 0:
+                first, last = item.label
+                span = _answer_of(item, first, min(last, first + spec.config.max_answer_tokens - 1))
+            if item.record not in best or (span["answer"] and not best[item.record]["answer"]):
+                best[item.record] = span
+        return self.score([best[number] for number in sorted(best)], records, spec)
+
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[ContextWindow]:
         """Make the windows of each record. Each context is tokenized once.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether labels are read.
 
         Returns:
             A window or more of each record.
@@ -242,18 +287,17 @@ class QuestionAnsweringTask(Task):
                 )
         return items
 
+    @override
     def empty_item(self, spec: TaskSpec) -> ContextWindow:
         """Return a window of nothing."""
         none = np.zeros(0, np.int32)
         return ContextWindow((none, none), None, 0, np.zeros((0, 2), np.int32), "")
 
+    @override
     def example(self, rng: np.random.Generator, item: ContextWindow, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make the row of a window.
 
-        Args:
-            rng: Not used; nothing is random.
-            item: The window.
-            spec: What examples depend on.
+        item: The window.
 
         Returns:
             The row's arrays; label int32 [2], positions in it; allowed [length], 1 where an answer may be;
@@ -274,15 +318,14 @@ class QuestionAnsweringTask(Task):
             "weights": np.array(not item.skipped, np.float32),
         }
 
+    @override
     def predictions(
         self, outputs: Mapping[str, np.ndarray], items: Sequence[ContextWindow], spec: TaskSpec
     ) -> list[Prediction]:
         """Choose the best span of all windows of each record.
 
-        Args:
-            outputs: "logits" [items, T, 2].
-            items: The windows.
-            spec: What examples depend on.
+        outputs: "logits" [items, T, 2].
+        items: The windows.
 
         Returns:
             {"answer", "start", "score", "no_answer_score"}; where the model predicts that there is no
@@ -300,17 +343,9 @@ class QuestionAnsweringTask(Task):
             best[item.record] = {**old, **better, "no_answer_score": none_score}
         return [_final(prediction, spec.config) for _, prediction in sorted(best.items())]
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute exact match and F1 as SQuAD's scripts do.
-
-        Args:
-            predictions: One for each record.
-            records: The records, with labels.
-            spec: What examples depend on.
-
-        Returns:
-            The metrics.
-        """
+        """Compute exact match and F1 as SQuAD's scripts do."""
         predicted = [prediction["answer"] for prediction in predictions]
         true = [record.get(spec.config.answers, "objective.answers") for record in records]
         return Scores(

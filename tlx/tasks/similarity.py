@@ -7,15 +7,18 @@ the order of a pair of likes means nothing; other kinds see both texts from both
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.readers import Record
+from tlx.data.readers import Record, valid_text
 from tlx.metrics.correlation import pearson, spearman
+from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import (
     Batch,
     Columns,
@@ -49,6 +52,11 @@ class Similarity:
     """Lower end of the scale."""
     max_score: float = 5.0
     """Upper end of the scale."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError for a scale without extent."""
@@ -64,8 +72,9 @@ class SimilarityModule(TaskModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, 1)
+        self.heads = TaskHeads(self.model, self.config.name, 1, shape=self.config.head)
 
+    @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return number [B], on the scale from 0 to 1."""
         hidden = select_place(hidden_states(self.lm, batch, keys), batch["place"])
@@ -73,6 +82,7 @@ class SimilarityModule(TaskModule):
             hidden = jnp.sum(hidden, axis=1)
         return {"number": self.heads(hidden, keys)[:, 0]}
 
+    @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the term "loss"."""
         errors = outputs["number"] - batch["label"]
@@ -87,24 +97,22 @@ class SimilarityTask(Task):
     module = SimilarityModule
     kinds = KINDS
 
+    @override
     def text_columns(self, config: Similarity) -> Columns:
         """Return both columns."""
         return ((config.first, "objective.first"), (config.second, "objective.second"))
 
+    def check_record(self, config: Similarity, record: Record) -> None:
+        """Raise DataError where a text or the number is missing or not valid."""
+        for name, field in self.text_columns(config):
+            valid_text(record, record.text(name, field))
+        number_of(record, config.label)
+
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[Item]:
-        """Make an item of each record, its label a number on the scale from 0 to 1.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether labels are read.
-
-        Returns:
-            The items.
-        """
+        """Make an item of each record, its label a number on the scale from 0 to 1."""
         config = spec.config
         texts = encode_columns(records, self.text_columns(config), tokenizer)
         numbers = [number_of(record, config.label) if labelled else config.min_score for record in records]
@@ -113,37 +121,35 @@ class SimilarityTask(Task):
             Item(pair, label, index) for index, (pair, label) in enumerate(zip(texts, labels, strict=True))
         ]
 
+    @override
     def empty_item(self, spec: TaskSpec) -> Item:
         """Return an item of empty texts."""
-        return Item((np.zeros(0, np.int32),) * 2, 0.0)
+        return Item((np.zeros(0, np.int32),) * len(self.text_columns(spec.config)), 0.0)
 
+    @override
     def example(self, rng: np.random.Generator, item: Item, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make the row of both texts; for decoders [2, length], the rows of both orders.
 
-        Args:
-            rng: Not used; nothing is random.
-            item: The texts and their label.
-            spec: What examples depend on.
+        item: The texts and their label.
 
         Returns:
             The row's arrays; label and weights [].
         """
         del rng
         arrays = input_row(item.texts, spec)
-        if spec.kind == "decoder":
+        # A template is the form in which a model was trained by others: with the pair in one order.
+        if spec.kind == "decoder" and spec.config.frame == "tlx" and len(item.texts) == 2:
             swapped = input_row(item.texts[::-1], spec)
             arrays = {name: np.stack([arrays[name], swapped[name]]) for name in arrays}
         return arrays | {"label": np.asarray(item.label, np.float32), "weights": np.ones((), np.float32)}
 
+    @override
     def predictions(
         self, outputs: Mapping[str, np.ndarray], items: Sequence[Item], spec: TaskSpec
     ) -> list[Prediction]:
         """Make predictions of numbers.
 
-        Args:
-            outputs: "number" [items], on the scale from 0 to 1.
-            items: Not used.
-            spec: What examples depend on.
+        outputs: "number" [items], on the scale from 0 to 1.
 
         Returns:
             {"score": the number on the records' scale}.
@@ -155,17 +161,9 @@ class SimilarityTask(Task):
             for unit in outputs["number"]
         ]
 
+    @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute Pearson's and Spearman's correlation, and the root mean square of the error.
-
-        Args:
-            predictions: One for each record.
-            records: The records, with labels.
-            spec: What examples depend on.
-
-        Returns:
-            The metrics.
-        """
+        """Compute Pearson's and Spearman's correlation, and the root mean square of the error."""
         true = np.array([number_of(record, spec.config.label) for record in records])
         predicted = np.array([prediction["score"] for prediction in predictions])
         figures = {

@@ -1,24 +1,43 @@
 """A tag for every token: names of people and places, parts of speech.
 
 Tokens are joined to a text, which is tokenized as a whole; a token's tag is learned and read at the first id
-that shares a character with it (Devlin et al. 2019, 5.3). Long records become several rows. Tags of entities
-(B-PER, I-PER, O) are scored by entity, as conlleval and seqeval do.
+that shares a character with it (Devlin et al. 2019, 5.3). Tokens with nothing between them, such as characters,
+would share ids, of which only one tag can be learned: they are tokenized one by one. Long records become several
+rows. Tags of entities (B-PER, I-PER, O) are scored by entity, as conlleval and seqeval do.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.entities import entity_counts, entity_scores, micro_f1
 from tlx.metrics.libraries import library
-from tlx.tasks.shared.base import Batch, Columns, Prediction, Scores, Task, TaskModule, TaskSpec
+from tlx.models.heads import TaskHeadConfig
+from tlx.tasks.shared.base import (
+    Batch,
+    Columns,
+    Prediction,
+    Scores,
+    Task,
+    TaskModule,
+    TaskSpec,
+    check_unicode,
+)
+from tlx.tasks.shared.class_weights import (
+    BALANCED,
+    balanced_weights,
+    check_weights,
+    numeric_weights,
+    weighted_cross_entropy,
+)
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.spans import max_text_tokens, text_start, windows
@@ -39,12 +58,30 @@ class TokenClassification:
     joiner: str = " "
     """Text between two tokens; "" where tokens are characters."""
     labels: tuple[str, ...] = ()
-    """All tags, in order; () is those of the training records, sorted."""
+    """All tags, in order; () is those of the training records, sorted. Needed where tags are numbers, which are
+    indices of these names, as of Hugging Face's data sets."""
+    encoding: Literal["auto", "joined", "separate"] = "auto"
+    """How tokens are tokenized: "joined" to one text, "separate" one by one, or "auto": one by one where `joiner` is
+    empty, else joined."""
+    class_weights: tuple[float | str, ...] = ()
+    """Weight of each tag in the loss, in the order of `labels`: numbers above 0, or "balanced", tokens / (tags x
+    tokens of the tag), which becomes numbers when the run starts; () is 1 for all."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
 
     def validate(self) -> None:
-        """Raise ConfigError for tags that are there twice."""
+        """Raise ConfigError naming the field, its value and what is legal."""
         if len(set(self.labels)) != len(self.labels):
             raise ConfigError(f"objective.labels = {self.labels} has a tag twice")
+        check_weights(self.class_weights, len(self.labels))
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether tokens are tokenized one by one."""
+        return self.encoding == "separate" or (self.encoding == "auto" and not self.joiner)
 
 
 class TokenItem(NamedTuple):
@@ -68,25 +105,30 @@ class TokenModule(TaskModule):
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
-        self.heads = TaskHeads(self.model, self.config.name, max(len(self.config.labels), 1), per_token=True)
+        self.heads = TaskHeads(
+            self.model,
+            self.config.name,
+            max(len(self.config.labels), 1),
+            per_token=True,
+            shape=self.config.head,
+        )
 
+    @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, T, C]."""
         return {"logits": self.heads(hidden_states(self.lm, batch, keys), keys)}
 
+    @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the terms "loss" and "accuracy", means over tokens."""
         label = batch["label"]
         weights = batch["label_weights"] * batch["weights"][:, None]
-        log_p = jax.nn.log_softmax(outputs["logits"])
-        chosen = jnp.take_along_axis(log_p, label[..., None], axis=-1)[..., 0]
-        smoothing = self.loss.label_smoothing
-        losses = -(1 - smoothing) * chosen - smoothing * jnp.mean(log_p, axis=-1)
-        hits = jnp.argmax(log_p, axis=-1) == label
-        count = jnp.sum(weights)
+        logits = outputs["logits"]
+        class_weights = numeric_weights(self.config.class_weights, logits.shape[-1])
+        hits = jnp.argmax(jax.nn.log_softmax(logits), axis=-1) == label
         return {
-            "loss": Term(jnp.sum(losses * weights), count, 1.0),
-            "accuracy": Term(jnp.sum(hits * weights), count),
+            "loss": weighted_cross_entropy(logits, label, weights, self.loss.label_smoothing, class_weights),
+            "accuracy": Term(jnp.sum(hits * weights), jnp.sum(weights)),
         }
 
 
@@ -98,28 +140,39 @@ class TokenClassificationTask(Task):
     kinds = KINDS
     one_to_many = True
 
+    @override
     def infer_labels(self, config: TokenClassification, records: Sequence[Record]) -> TokenClassification:
         """Return the config with all tags; raises ConfigError where seqeval is missing, before training."""
         library("seqeval.metrics", "seqeval", "entity F1")
-        if config.labels:
+        if not config.labels:
+            tags = {tag for record in records for tag in _tag_names(record, config)}
+            config = dataclasses.replace(config, labels=tuple(sorted(tags)))
+        check_weights(config.class_weights, len(config.labels))
+        if config.class_weights != BALANCED:
             return config
-        tags = {tag for record in records for tag in _list(record, config.tags, "objective.tags")}
-        return dataclasses.replace(config, labels=tuple(sorted(tags)))
+        indices = [_tag_indices(record, _tag_names(record, config), config) for record in records]
+        weights = balanced_weights(np.concatenate(indices), len(config.labels))
+        return dataclasses.replace(config, class_weights=weights)
 
+    def check_record(self, config: TokenClassification, record: Record) -> None:
+        """Raise DataError where tokens or tags are missing or not valid, or their numbers differ."""
+        tokens = _list(record, config.tokens, "objective.tokens")
+        check_unicode(record, tokens)
+        if config.labels:
+            _tag_indices(record, tokens, config)
+        else:
+            _tag_names(record, config)
+
+    @override
     def text_columns(self, config: TokenClassification) -> Columns:
         """Return the tokens' column."""
         return ((config.tokens, "objective.tokens"),)
 
+    @override
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[TokenItem]:
         """Cut each record to parts that fit a row.
-
-        Args:
-            records: The records.
-            tokenizer: The run's tokenizer.
-            spec: What examples depend on.
-            labelled: Whether tags are read.
 
         Returns:
             One part or more of each record.
@@ -130,8 +183,8 @@ class TokenClassificationTask(Task):
         for number, record in enumerate(records):
             tokens = _list(record, config.tokens, "objective.tokens")
             tags = _tag_indices(record, tokens, config) if labelled else np.full(len(tokens), -1)
-            ids, spans = encode_with_spans(tokenizer, config.joiner.join(tokens))
-            firsts = _first_ids(tokens, spans, config.joiner)
+            check_unicode(record, tokens)
+            ids, firsts = _encode(tokenizer, tokens, config)
             for start, stop in windows(len(ids), room, room):
                 inside = np.flatnonzero((firsts >= start) & (firsts < stop))
                 positions = firsts[inside] - start
@@ -140,18 +193,17 @@ class TokenClassificationTask(Task):
                 items.append(TokenItem((ids[start:stop],), label, number, inside, positions))
         return items
 
+    @override
     def empty_item(self, spec: TaskSpec) -> TokenItem:
         """Return a part of no tokens."""
         none = np.zeros(0, np.int32)
         return TokenItem((none,), none, 0, none, none)
 
+    @override
     def example(self, rng: np.random.Generator, item: TokenItem, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make the row of a part.
 
-        Args:
-            rng: Not used; nothing is random.
-            item: The part.
-            spec: What examples depend on.
+        item: The part.
 
         Returns:
             The row's arrays; label and label_weights [length], 0 where no tag is learned; weights [].
@@ -166,43 +218,42 @@ class TokenClassificationTask(Task):
             "weights": np.ones((), np.float32),
         }
 
+    @override
     def predictions(
         self, outputs: Mapping[str, np.ndarray], items: Sequence[TokenItem], spec: TaskSpec
     ) -> list[Prediction]:
         """Read the tags of each record.
 
-        Args:
-            outputs: "logits" [items, T, C].
-            items: The parts.
-            spec: What examples depend on.
+        outputs: "logits" [items, T, C].
+        items: The parts.
 
         Returns:
             {"tags": one for each token}; O, or else the first tag, for tokens that no id stands for.
         """
-        names = spec.config.labels
-        default = _default_tag(names)
-        tags_by_record: dict[int, dict[int, str]] = {}
-        for row, item in zip(outputs["logits"], items, strict=True):
-            best = row[text_start(item.texts, 0, spec) + item.positions].argmax(axis=-1)
-            tags = tags_by_record.setdefault(item.record, {})
-            tags.update((int(token), names[tag]) for token, tag in zip(item.tokens, best, strict=True))
-        return [
-            {"tags": [tags.get(token, default) for token in range(max(tags, default=-1) + 1)]}
-            for _, tags in sorted(tags_by_record.items())
+        best = [
+            row[text_start(item.texts, 0, spec) + item.positions].argmax(axis=-1)
+            for row, item in zip(outputs["logits"], items, strict=True)
         ]
+        return _tags_of_records(best, items, spec.config.labels)
 
-    def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute precision, recall and F1 of entities, F1 by type, and the accuracy of tokens.
+    def ceiling(self, items: Sequence[TokenItem], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Return the scores where every learned tag is predicted.
 
         Args:
-            predictions: One for each record.
-            records: The records, with tags.
+            items: The parts, with labels.
+            records: The records.
             spec: What examples depend on.
 
         Returns:
-            The metrics.
+            The scores; below 1 where several tokens share an id, or a token has none.
         """
-        true = [_list(record, spec.config.tags, "objective.tags") for record in records]
+        learned = [item.label[item.positions] for item in items]
+        return self.score(_tags_of_records(learned, items, spec.config.labels), records, spec)
+
+    @override
+    def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
+        """Compute precision, recall and F1 of entities, F1 by type, and the accuracy of tokens."""
+        true = [_tag_names(record, spec.config) for record in records]
         default = _default_tag(spec.config.labels)
         predicted = [
             prediction["tags"] + [default] * (len(tags) - len(prediction["tags"]))
@@ -213,6 +264,47 @@ class TokenClassificationTask(Task):
         figures["token_accuracy"] = float(np.mean(np.concatenate(rights)))
         counts = entity_counts(predicted, true)
         return Scores(figures, "f1", lambda chosen: micro_f1(counts[chosen]))
+
+
+def _tags_of_records(
+    tags: Sequence[np.ndarray], items: Sequence[TokenItem], names: Sequence[str]
+) -> list[Prediction]:
+    """Predictions of the tags that are read at the positions of each part."""
+    default = _default_tag(names)
+    tags_by_record: dict[int, dict[int, str]] = {}
+    for indices, item in zip(tags, items, strict=True):
+        of_record = tags_by_record.setdefault(item.record, {})
+        for token, tag in zip(item.tokens, indices, strict=True):
+            of_record[int(token)] = names[int(tag)]
+    return [
+        {"tags": [of_record.get(token, default) for token in range(max(of_record, default=-1) + 1)]}
+        for _, of_record in sorted(tags_by_record.items())
+    ]
+
+
+def _encode(
+    tokenizer: Tokenizer, tokens: Sequence[str], config: TokenClassification
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of a record's tokens, and for each token the first id that stands for it, or -1."""
+    if not config.one_by_one:
+        ids, spans = encode_with_spans(tokenizer, config.joiner.join(tokens))
+        return ids, _first_ids(tokens, spans, config.joiner)
+    if not tokens:
+        return np.zeros(0, np.int32), np.zeros(0, np.int64)
+    texts = [tokens[0], *(config.joiner + token for token in tokens[1:])]
+    encoded = [
+        _without_added_space(tokenizer, ids, text)
+        for ids, text in zip(tokenizer.encode_batch(texts), texts, strict=True)
+    ]
+    sizes = np.array([len(ids) for ids in encoded], np.int64)
+    firsts = np.where(sizes > 0, np.cumsum(sizes) - sizes, -1)
+    return np.concatenate(encoded).astype(np.int32), firsts
+
+
+def _without_added_space(tokenizer: Tokenizer, ids: np.ndarray, text: str) -> np.ndarray:
+    """Ids of a token without the space that some tokenizers put before every text, as an id of its own."""
+    added = len(ids) > 1 and not text[:1].isspace() and tokenizer.piece_bytes(int(ids[0])) == b" "
+    return ids[1:] if added else ids
 
 
 def _default_tag(names: Sequence[str]) -> str:
@@ -242,13 +334,31 @@ def _list(record: Record, column: str, field: str) -> list[str]:
 
 
 def _tag_indices(record: Record, tokens: Sequence[str], config: TokenClassification) -> np.ndarray:
-    tags = _list(record, config.tags, "objective.tags")
+    tags = _tag_names(record, config)
     if len(tags) != len(tokens):
         raise DataError(f"{record.where}: {len(tokens)} tokens and {len(tags)} tags")
     for tag in tags:
         if tag not in config.labels:
             raise DataError(f"{record.where}: " + one_of(config.tags, tag, config.labels))
     return np.array([config.labels.index(tag) for tag in tags], np.int32)
+
+
+def _tag_names(record: Record, config: TokenClassification) -> list[str]:
+    """Names of a record's tags; numbers are indices of config.labels."""
+    value = record.get(config.tags, "objective.tags")
+    numbers = isinstance(value, list) and value and all(type(item) is int for item in value)
+    if not numbers:
+        return _list(record, config.tags, "objective.tags")
+    names = config.labels
+    if not names:
+        raise ConfigError(
+            f"{record.where}: {config.tags!r} has numbers; give their names in order, such as "
+            "objective.labels = ('O', 'B-PER', 'I-PER')"
+        )
+    for item in value:
+        if not 0 <= item < len(names):
+            raise DataError(f"{record.where}: {config.tags} = {item} is no index of the {len(names)} labels")
+    return [names[item] for item in value]
 
 
 TASK = TokenClassificationTask()

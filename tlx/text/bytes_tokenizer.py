@@ -61,6 +61,10 @@ class BytesTokenizer:
         """Return int32 [bytes] ids of each text."""
         return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + _OFFSET for text in texts]
 
+    def count_bytes(self, text: str) -> int:
+        """Count the UTF-8 bytes of a text, all of which its ids stand for."""
+        return len(text.encode())
+
     def decode(self, ids: Sequence[int] | np.ndarray, *, keep_special: bool = False) -> str:
         """Decode ids; special ids are dropped unless `keep_special`."""
         if keep_special:

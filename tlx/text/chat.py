@@ -9,8 +9,9 @@ predicted by the assistant, since tokens begin with them.
 
 import dataclasses
 import itertools
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -211,6 +212,45 @@ def text_of(segments: Sequence[TemplateSegment], names: Mapping[str, str]) -> st
     return "".join(names[segment.text] if segment.special else segment.text for segment in segments)
 
 
+def jinja_of(template: ChatTemplate, names: Mapping[str, str]) -> str:
+    """Write a template in transformers' language, with `names` of "bos", "eos" ... for ids of the vocabulary."""
+
+    def literal(text: str) -> str:
+        return (
+            "{{ " + json.dumps(text_of(_split_special(text), names), ensure_ascii=False) + " }}"
+            if text
+            else ""
+        )
+
+    def around(role: RoleTemplate, content: str) -> str:
+        return literal(role.before) + content + literal(role.behind)
+
+    trim = " | trim" if template.trim else ""
+    content = "{{ message['content']" + trim + " }}"
+    system = around(template.system, content)
+    pending = ""
+    if template.system_in_user:
+        pending = (
+            "{% if not loop.first and loop.previtem['role'] == 'system' %}"
+            + around(template.system, "{{ loop.previtem['content']" + trim + " }}")
+            + "{% endif %}"
+        )
+        system = ""
+    user = literal(template.user.before) + pending + content + literal(template.user.behind)
+    return (
+        literal(template.begin)
+        + "{% for message in messages %}{% if message['role'] == 'system' %}"
+        + system
+        + "{% elif message['role'] == 'user' %}"
+        + user
+        + "{% else %}"
+        + around(template.assistant, content)
+        + "{% endif %}{% endfor %}{% if add_generation_prompt %}"
+        + literal(template.assistant.before.rstrip(" "))
+        + "{% endif %}"
+    )
+
+
 def tokens_of(segments: Sequence[TemplateSegment], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Encode segments.
 
@@ -251,11 +291,29 @@ def prompt_of(
     Returns:
         Ids int32 [n] of the prompt, and the number of messages that were left out.
     """
+    return fitted_prompt(
+        messages, lambda kept: tokens_of(segments_of(kept, template, reply=True), tokenizer)[0], max_tokens
+    )
+
+
+def fitted_prompt(
+    messages: Sequence[Message], encode: Callable[[Sequence[Message]], np.ndarray], max_tokens: int
+) -> tuple[np.ndarray, int]:
+    """Encode a conversation without its oldest messages if it is too long, as `prompt_of` does.
+
+    Args:
+        messages: The conversation; at least one message that is not of the system.
+        encode: Ids int32 [n] of a conversation, up to where the next answer begins.
+        max_tokens: Wanted maximum length of the prompt, in tokens.
+
+    Returns:
+        Ids int32 [n] of the prompt, and the number of messages that were left out.
+    """
     first = 1 if messages and messages[0].role == "system" else 0
     left_out = 0
     while True:
         remaining = [*messages[:first], *messages[first + left_out :]]
-        ids, _ = tokens_of(segments_of(remaining, template, reply=True), tokenizer)
+        ids = encode(remaining)
         fits = remaining[first].role == "user" and len(ids) <= max_tokens
         if fits or first + left_out + 1 >= len(messages):
             return ids, left_out

@@ -19,15 +19,20 @@ from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import atomic_open
 from tlx.text.config import TokenizerConfig
 from tlx.text.export import byte_letters, import_tokenizers
+from tlx.text.frames import RowFrame, frame_of_encoding
+from tlx.text.generation_rules import FILE as GENERATION_FILE
+from tlx.text.generation_rules import read_file
 from tlx.text.pieces import Pieces
 from tlx.text.tokenizer import write_definition
+from tlx.text.tokenizer_settings import obeyed, stated
 from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
 
 ROLES = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
 MAIN = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
 # Files that `save_pretrained` writes for a tokenizer.
 KNOWN = (
-    MAIN, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
+    MAIN, CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
     "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "chat_template.jinja",
 )  # fmt: skip
 _FOLDER = "huggingface"  # inside a tokenizer's folder
@@ -37,13 +42,18 @@ class HuggingFaceTokenizer:
     """Tokenizer of a tokenizer.json, and of the special ids that the files beside it name.
 
     `start` is the id that the decoder of an encoder-decoder begins with, where its config.json names one; it
-    becomes the bos of the vocabulary.
+    becomes the bos of the vocabulary. `flags` are settings that count over tokenizer.json (tokenizer_settings.py).
     """
 
-    def __init__(self, files: Mapping[str, bytes], start: int | None = None):
+    def __init__(
+        self, files: Mapping[str, bytes], start: int | None = None, flags: Mapping[str, Any] | None = None
+    ):
         self.files = dict(files)
         self.start = start
-        self._tokenizer = import_tokenizers().Tokenizer.from_str(self.files[MAIN].decode())
+        self.flags = dict(flags or {})
+        original = json.loads(self.files[MAIN])
+        definition = obeyed(original, self.flags)
+        self._tokenizer = import_tokenizers().Tokenizer.from_str(json.dumps(definition))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         names = self._roles()
@@ -54,12 +64,13 @@ class HuggingFaceTokenizer:
         if start is not None:
             ids["bos"] = start
         self._added_pieces = {ids[role]: SPECIAL_PIECES[ROLES.index(role)] for role in added}
-        definition = json.loads(self.files[MAIN])
         byte_level_users = [definition.get("pre_tokenizer"), definition.get("decoder")]
         self._word_pieces = definition["model"].get("type") == "WordPiece"
         self._byte_level = '"ByteLevel"' in json.dumps(byte_level_users)
         known_tokens = self._tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(index for index, token in known_tokens.items() if token.special)
+        # Added tokens stand in a text as they are written, also in a byte-level vocabulary.
+        self._added_text = {index: token.content for index, token in known_tokens.items()}
         self.vocab = Vocabulary(
             size + len(added), **ids, num_sentinels=self._num_sentinels(size), added=len(added)
         )
@@ -69,12 +80,15 @@ class HuggingFaceTokenizer:
         self.starts_word = self._pieces.starts_word
         if self._word_pieces:
             self.starts_word = np.array([not self.piece(i).startswith("##") for i in range(self.vocab.size)])
-        content = b"".join(name.encode() + self.files[name] for name in sorted(self.files))
+        # How text is generated is kept with the tokenizer, but is no part of the map from text to ids.
+        names = sorted(set(self.files) - {GENERATION_FILE})
+        content = b"".join(name.encode() + self.files[name] for name in names)
         content += b"" if start is None else f"start={start}".encode()
+        content += b"" if definition == original else json.dumps(self.flags, sort_keys=True).encode()
         self.hash = hashlib.sha256(content).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HuggingFaceTokenizer, (self.files, self.start)
+        return HuggingFaceTokenizer, (self.files, self.start, self.flags)
 
     @classmethod
     def make(cls, config: TokenizerConfig, texts: Iterable[str]) -> "HuggingFaceTokenizer":
@@ -93,7 +107,12 @@ class HuggingFaceTokenizer:
                 '  python -c "from transformers import AutoTokenizer as T; '
                 f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
-        return cls(files, start)
+        try:
+            model_config = json.loads((folder / "config.json").read_bytes())
+        except (OSError, ValueError):
+            model_config = {}  # a tokenizer alone; one that cannot be parsed is reported with the model
+        files |= read_file(folder, model_config)
+        return cls(files, start, stated(json.loads(files.get(CONFIG, b"{}")), model_config))
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "HuggingFaceTokenizer":
@@ -103,7 +122,8 @@ class HuggingFaceTokenizer:
             files = {name: (inner / name).read_bytes() for name in definition["files"]}
         except OSError as error:
             raise DataError(f"cannot read the tokenizer: {error}") from error
-        tokenizer = cls(files, definition.get("start"))
+        # Runs saved without flags keep their ids, whatever their tokenizer_config.json says.
+        tokenizer = cls(files, definition.get("start"), definition.get("flags"))
         if tokenizer.hash != definition["hash"]:
             raise DataError(f"{inner} is damaged: its sha256 is not the one in {folder / MAIN}")
         return tokenizer
@@ -114,6 +134,7 @@ class HuggingFaceTokenizer:
         self.export(inner)
         definition = {"kind": "huggingface", "hash": self.hash, "files": sorted(self.files)}
         definition |= {} if self.start is None else {"start": self.start}
+        definition |= {"flags": self.flags} if self.flags else {}
         write_definition(folder, definition | {"size": self.vocab.size})
 
     def export(
@@ -137,6 +158,11 @@ class HuggingFaceTokenizer:
         start = next(i for i in range(len(framed)) if framed[i : i + len(plain)] == plain)
         return framed[:start], framed[start + len(plain) :]
 
+    def row_frame(self, num_texts: int) -> RowFrame:
+        """Return the special ids that its post-processor puts around one text, or around and between two."""
+        encoding = self._tokenizer.encode("a", "b") if num_texts == 2 else self._tokenizer.encode("a")
+        return frame_of_encoding(encoding.ids, encoding.type_ids, encoding.sequence_ids, num_texts)
+
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode texts to int32 arrays."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -148,6 +174,17 @@ class HuggingFaceTokenizer:
         ids = np.array(encoding.ids, np.int32)
         spans = np.array(encoding.offsets, np.int32).reshape(-1, 2)
         return ids, spans
+
+    def count_bytes(self, text: str) -> int:
+        """Count the UTF-8 bytes of a text, without those of names of special ids in it."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        # An unknown token has the id of a special one, but stands for the text that it spans.
+        names = [
+            text[start:stop]
+            for index, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+            if index in self._special_ids and text[start:stop].strip() == self._added_text[index].strip()
+        ]
+        return len(text.encode()) - sum(len(name.encode()) for name in names)
 
     def decode(self, ids: Sequence[int] | np.ndarray, *, keep_special: bool = False) -> str:
         """Decode ids with the imported decoder; special ids are dropped unless `keep_special`."""
@@ -168,7 +205,7 @@ class HuggingFaceTokenizer:
     def _roles(self) -> dict[str, str]:
         """{role: token} of the roles that the files name and whose token the vocabulary has."""
         settings: dict[str, Any] = {}
-        for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        for file in ("special_tokens_map.json", CONFIG):
             settings |= json.loads(self.files.get(file, b"{}"))
         roles: dict[str, str] = {}
         for role in ROLES:
@@ -190,10 +227,12 @@ class HuggingFaceTokenizer:
         return count
 
     def _bytes(self, index: int) -> bytes:
-        """Bytes that an id stands for; approximate where a normalizer changes the text."""
+        """Bytes that an id stands for; approximate where a normalizer changes the text (see `count_bytes`)."""
         piece = self.piece(index)
         if index in self._added_pieces or index in self._special_ids:
             return b""
+        if index in self._added_text:
+            return self._added_text[index].encode()
         if self._byte_level:
             return bytes(_BYTE_OF.get(letter, 0x3F) for letter in piece)
         if re.fullmatch("<0x[0-9A-F]{2}>", piece):

@@ -20,12 +20,16 @@ import sentencepiece
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.base.files import atomic_open
+from tlx.text.frames import RowFrame
+from tlx.text.generation_rules import FILE as GENERATION_FILE
+from tlx.text.generation_rules import read_file
 from tlx.text.pieces import Pieces
 from tlx.text.tokenizer import write_definition
 from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
 
 MODELS = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+CHAT_TEMPLATE = "chat_template.jinja"
 ROLES = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
 _FOLDER = "sentencepiece"  # inside a tokenizer's folder
 _SPACE = "\u2581"
@@ -85,21 +89,34 @@ LAYOUTS = {
     "xlm-roberta": SentencePieceFormat(_XLMR, ("bos",), ("eos",), fairseq=True, behind_pieces=("<mask>",)),
     "mbart": SentencePieceFormat(_XLMR, behind=("eos",), fairseq=True, behind_pieces=(*_MBART, "<mask>")),
 }
+# Rows of two texts: roles of the ids between them, and the token types of these and of the last ids.
+_PAIRS = {
+    "t5": (("eos",), (0,), (0,)),
+    "mt5": (("eos",), (0,), (0,)),
+    "umt5": (("eos",), (0,), (0,)),
+    "albert": (("sep",), (0,), (1,)),
+    "xlnet": (("sep",), (0,), (1, 2)),
+    "xlm-roberta": (("eos", "eos"), (0, 0), (0,)),
+}
 
 
 class ImportedSentencePiece:
     """Tokenizer of an imported SentencePiece model and the files beside it.
 
     `layout` is the `model_type` of the model's config.json, a key of LAYOUTS. `start` is as for
-    HuggingFaceTokenizer.
+    HuggingFaceTokenizer. `prefix` says which parts of a text between names of special ids get a space in front
+    where the model adds one: "always" (every part), "first" or "never".
     """
 
-    def __init__(self, files: Mapping[str, bytes], layout: str, start: int | None = None):
+    def __init__(
+        self, files: Mapping[str, bytes], layout: str, start: int | None = None, prefix: str = "always"
+    ):
         if layout not in LAYOUTS:
             raise ConfigError(one_of("the layout of a SentencePiece model", layout, LAYOUTS))
         self.files = dict(files)
         self.name = layout
         self.start = start
+        self.prefix = prefix
         self.layout = LAYOUTS[layout]
         model = next(self.files[name] for name in MODELS if name in self.files)
         try:
@@ -128,10 +145,10 @@ class ImportedSentencePiece:
         self.starts_word = self._pieces.starts_word
         self.num_bytes = self._pieces.num_bytes
         self.ends_sentence = self._pieces.ends_sentence
-        self.hash = _hash(self.files, layout, start)
+        self.hash = _hash(self.files, layout, start, prefix)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ImportedSentencePiece, (self.files, self.name, self.start)
+        return ImportedSentencePiece, (self.files, self.name, self.start, self.prefix)
 
     @classmethod
     def from_folder(
@@ -152,8 +169,14 @@ class ImportedSentencePiece:
             DataError: The model cannot be read.
         """
         folder = pathlib.Path(folder)
-        names = [name for name in (*MODELS, *CONFIGS) if (folder / name).is_file()]
-        return cls({name: (folder / name).read_bytes() for name in names}, layout, start)
+        names = [name for name in (*MODELS, *CONFIGS, CHAT_TEMPLATE) if (folder / name).is_file()]
+        files = {name: (folder / name).read_bytes() for name in names}
+        try:
+            model_config = json.loads((folder / "config.json").read_bytes())
+        except (OSError, ValueError):
+            model_config = {}  # a tokenizer alone; one that cannot be parsed is reported with the model
+        files |= read_file(folder, model_config)
+        return cls(files, layout, start, _prefix_scheme(layout, files))
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "ImportedSentencePiece":
@@ -165,9 +188,10 @@ class ImportedSentencePiece:
             raise DataError(f"cannot read the tokenizer: {error}") from error
         layout = definition["layout"]
         start = definition["start"]
-        if _hash(files, layout, start) != definition["hash"]:
+        prefix = definition.get("prefix", "always")
+        if _hash(files, layout, start, prefix) != definition["hash"]:
             raise DataError(f"{inner} is damaged: its sha256 is not the one in {folder / 'tokenizer.json'}")
-        return cls(files, layout, start)
+        return cls(files, layout, start, prefix)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the imported files to sentencepiece/, and the tokenizer.json of tlx."""
@@ -180,6 +204,7 @@ class ImportedSentencePiece:
             "start": self.start,
             "size": self.vocab.size,
         }
+        definition |= {} if self.prefix == "always" else {"prefix": self.prefix}
         write_definition(folder, definition)
 
     def export(
@@ -201,15 +226,45 @@ class ImportedSentencePiece:
             behind.append(self._ids[source_language])
         return before, behind
 
+    def row_frame(self, num_texts: int) -> RowFrame:
+        """Return the special ids of the family's template for one text, or for two.
+
+        Raises ConfigError for two texts of a family that has no template for them.
+        """
+        before, behind = map(tuple, self.frame)
+        if num_texts == 1:
+            # XLNet's last id, cls, has a type of its own.
+            types = (0, 2) if self.name == "xlnet" else (0,) * len(behind)
+            return RowFrame((before, behind), ((0,) * len(before), types), (0,))
+        if self.name not in _PAIRS:
+            raise ConfigError(f"the SentencePiece model of a {self.name} has no template of two texts")
+        roles, between_types, behind_types = _PAIRS[self.name]
+        between = tuple(getattr(self.vocab, role) for role in roles)
+        return RowFrame(
+            (before, between, behind),
+            ((0,) * len(before), between_types, behind_types),
+            (0, behind_types[0]),
+        )
+
     def encode(self, text: str) -> list[int]:
         """Encode a text, without adding special ids; names of special ids in the text become those ids."""
         ids: list[int] = []
+        is_first = True
         for part in self._by_name.split(text):
             if part in self._special:
                 ids.append(self._ids[part])
             elif part:
-                ids += self._encode(part)
+                # "first" is transformers' scheme, which adds no second space; the model itself always adds one.
+                is_spaced = not is_first or part.startswith((" ", _SPACE))
+                ids += self._encode(
+                    part, self.prefix == "always" or (self.prefix == "first" and not is_spaced)
+                )
+            is_first &= not part
         return ids
+
+    def count_bytes(self, text: str) -> int:
+        """Count the UTF-8 bytes of a text, without those of names of special ids in it."""
+        return sum(len(part.encode()) for part in self._by_name.split(text) if part not in self._special)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Encode texts to int32 arrays."""
@@ -220,7 +275,8 @@ class ImportedSentencePiece:
         named: dict[int, str] = {}
         if keep_special:
             named = {index: self._names[index] for index in self._special.values()}
-        return self._pieces.decode_named([int(index) for index in ids], named).removeprefix(" ")
+        text = self._pieces.decode_named([int(index) for index in ids], named)
+        return text if self.prefix == "never" else text.removeprefix(" ")
 
     def piece(self, index: int) -> str:
         """Return an id as the vocabulary writes it."""
@@ -235,8 +291,10 @@ class ImportedSentencePiece:
             return bytes([int(piece[3:5], 16)])
         return piece.replace(_SPACE, " ").encode()
 
-    def _encode(self, text: str) -> list[int]:
+    def _encode(self, text: str, with_prefix: bool) -> list[int]:
         """Encode a text that contains no names of special ids."""
+        if not with_prefix:
+            return [self._family_id(index) for index in self._without_prefix.encode(text, out_type=int)]
         if not self.layout.tidy:
             return [self._family_id(index) for index in self._processor.encode(text, out_type=int)]
         pieces = self._processor.encode(_cleaned(text, self._config, self.layout.lower), out_type=str)
@@ -295,6 +353,13 @@ class ImportedSentencePiece:
         return roles
 
     @functools.cached_property
+    def _without_prefix(self) -> sentencepiece.SentencePieceProcessor:
+        """The model without the space that it adds in front of a text."""
+        model = next(self.files[name] for name in MODELS if name in self.files)
+        # Concatenated protocol buffers merge: ModelProto.normalizer_spec (3) gets add_dummy_prefix (3) = false.
+        return sentencepiece.SentencePieceProcessor(model_proto=model + b"\x1a\x02\x18\x00")
+
+    @functools.cached_property
     def _special(self) -> dict[str, int]:
         """Ids of the names that are recognised in a text."""
         imported_size = self.vocab.size - self.vocab.added
@@ -313,9 +378,23 @@ class ImportedSentencePiece:
         return re.compile("(" + "|".join(map(re.escape, names)) + ")")
 
 
-def _hash(files: Mapping[str, bytes], layout: str, start: int | None) -> str:
-    content = b"".join(name.encode() + files[name] for name in sorted(files))
-    return hashlib.sha256(content + f"layout={layout} start={start}".encode()).hexdigest()
+def _hash(files: Mapping[str, bytes], layout: str, start: int | None, prefix: str) -> str:
+    # How text is generated is kept with the tokenizer, but is no part of the map from text to ids.
+    names = sorted(set(files) - {GENERATION_FILE})
+    content = b"".join(name.encode() + files[name] for name in names)
+    content += f"layout={layout} start={start}".encode()
+    content += b"" if prefix == "always" else f" prefix={prefix}".encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _prefix_scheme(layout: str, files: Mapping[str, bytes]) -> str:
+    """Return which parts of a text get a space in front; only LLaMA's files have a say in it."""
+    settings = json.loads(files.get(CONFIGS[0], b"{}"))
+    if layout != "llama":
+        return "always"
+    if settings.get("add_prefix_space") is False:
+        return "never"
+    return "first" if settings.get("legacy") is False else "always"
 
 
 def _cleaned(text: str, config: Mapping[str, Any], lower: bool) -> str:

@@ -3,6 +3,7 @@
 Text is not normalised, a newline is a separate symbol, and unknown characters are encoded as bytes.
 """
 
+import functools
 import hashlib
 import io
 import os
@@ -50,7 +51,14 @@ class SentencePieceTokenizer:
     @classmethod
     def make(cls, config: TokenizerConfig, texts: Iterable[str]) -> "SentencePieceTokenizer":
         """Train on `texts`. Raises ConfigError where the vocabulary size does not suit the text."""
-        return cls(_with_sentinels(_train(config, texts)))
+        lines = list(_lines(texts))
+        model = _train(config, lines)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        if processor.piece_to_id(_SPACE) == processor.unk_id():
+            # Too rare to be in the vocabulary, a space would come back as the mark that stands for it. Only then:
+            # what a model was trained with is stored in it, and in the hash of every other vocabulary.
+            model = _train(config, lines, required_characters=_SPACE)
+        return cls(_with_sentinels(model))
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "SentencePieceTokenizer":
@@ -99,6 +107,10 @@ class SentencePieceTokenizer:
                 encoded[row] = self._encode_around_space_mark(text)
         return [np.array(ids, np.int32) for ids in encoded]
 
+    def count_bytes(self, text: str) -> int:
+        """Count the UTF-8 bytes of a text, all of which its ids stand for."""
+        return len(text.encode())
+
     def decode(self, ids: Sequence[int] | np.ndarray, *, keep_special: bool = False) -> str:
         """Decode ids; special ids are dropped unless `keep_special`."""
         if keep_special:
@@ -130,30 +142,33 @@ class SentencePieceTokenizer:
         return piece.replace(_SPACE, " ").encode()
 
 
-def _train(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
+def _train(config: TokenizerConfig, lines: Sequence[str], required_characters: str = "") -> bytes:
     model = io.BytesIO()
-    lines = list(_lines(texts))  # outside the try, so that a read error is not reported as a training error
+    train = functools.partial(
+        sentencepiece.SentencePieceTrainer.train,
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type=config.model_type,
+        vocab_size=config.vocab_size - NUM_SENTINELS,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        byte_fallback=True,
+        user_defined_symbols=["\n"],
+        control_symbols=list(SPECIAL_PIECES[4:]),
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        max_sentence_length=4 * _LINE,
+        num_threads=_THREADS,
+        minloglevel=2,
+    )
+    if required_characters:
+        train = functools.partial(train, required_chars=required_characters)
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
-            model_writer=model,
-            model_type=config.model_type,
-            vocab_size=config.vocab_size - NUM_SENTINELS,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            byte_fallback=True,
-            user_defined_symbols=["\n"],
-            control_symbols=list(SPECIAL_PIECES[4:]),
-            pad_id=0,
-            unk_id=1,
-            bos_id=2,
-            eos_id=3,
-            max_sentence_length=4 * _LINE,
-            num_threads=_THREADS,
-            minloglevel=2,
-        )
+        train()
     except RuntimeError as error:
         raise ConfigError(_training_error(config, str(error))) from error
     return model.getvalue()

@@ -1,5 +1,7 @@
 """Character spans of the ids of a text."""
 
+import unicodedata
+
 import numpy as np
 
 from tlx.base.errors import DataError
@@ -34,6 +36,20 @@ def encode_with_spans(tokenizer: Tokenizer, text: str) -> tuple[np.ndarray, np.n
     starts = ends - sizes
     last = np.where(sizes > 0, character[np.maximum(ends - 1, 0)] + 1, character[starts])
     return ids, np.stack([character[starts], last], axis=1).astype(np.int32)
+
+
+def len_of_marks(text: str) -> int:
+    """Return how many characters at the beginning of a text belong to the character before it.
+
+    These are combining marks, the vowels and final consonants of decomposed Hangul, and the voicing marks of
+    half-width Katakana: what a tokenizer that composes characters (NFC, NFKC) joins to the one before.
+    """
+    return next((index for index, letter in enumerate(text) if not _is_mark(letter)), len(text))
+
+
+def _is_mark(letter: str) -> bool:
+    hangul = "\u1160" <= letter <= "\u11ff" or "\ud7b0" <= letter <= "\ud7fb"
+    return hangul or letter in "\uff9e\uff9f" or unicodedata.category(letter).startswith("M")
 
 
 def overlapping(spans: np.ndarray, start: int, stop: int) -> tuple[int, int]:

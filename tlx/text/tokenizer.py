@@ -22,6 +22,8 @@ TABLE = Table(
         "sentencepiece": "tlx.text.sentencepiece_tokenizer:SentencePieceTokenizer",
         "huggingface": "tlx.text.huggingface_tokenizer:HuggingFaceTokenizer",
         "imported_sentencepiece": "tlx.text.imported_sentencepiece:ImportedSentencePiece",
+        "missing": "tlx.text.missing_tokenizer:MissingTokenizer",
+        "word_pairs": "tlx.text.word_pairs_tokenizer:WordPairsTokenizer",
         "bytes": "tlx.text.bytes_tokenizer:BytesTokenizer",
     },
 )
@@ -59,6 +61,13 @@ class Tokenizer(Protocol):
 
     def piece_bytes(self, index: int) -> bytes:
         """Return the text that one id stands for, in UTF-8; empty for a special id."""
+        ...
+
+    def count_bytes(self, text: str) -> int:
+        """Count the UTF-8 bytes of a text, without those of names of special ids that `encode` finds in it.
+
+        It is the sum of `num_bytes` over the ids of the text where the tokenizer is lossless.
+        """
         ...
 
     def save(self, folder: str | os.PathLike) -> None:

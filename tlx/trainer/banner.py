@@ -1,16 +1,22 @@
 """Facts of a run that are printed and recorded before it trains."""
 
+import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from tlx.base import tree
-from tlx.base.config import to_dict
+from tlx.base.config import from_dict, to_dict
 from tlx.nn.kernels.choice import choose
+from tlx.optim.config import OptimizerConfig, ScheduleConfig
+from tlx.optim.schedule import make_schedule
+from tlx.run import RunConfig
 from tlx.run.assemble import Run
+from tlx.run.config import get_objective
 from tlx.run.spec import abstract_batch
+from tlx.tasks.shared.base import is_supervised
 from tlx.training import directory, hooks
 from tlx.training.journal import Journal
 from tlx.training.peak import matmul_peak
@@ -60,6 +66,9 @@ def introduce(run: Run, workdir: pathlib.Path, say: Callable[[str], None]) -> ho
         f"data       {run.train.num_tokens:,} tokens, one pass is {run.train.steps_per_epoch:,} of "
         f"{config.train.steps:,} steps; {run.validation.num_tokens:,} tokens for validation"
     )
+    ceiling = _ceiling(run)
+    if ceiling is not None:
+        say(f"ceiling    right predictions score {ceiling} through this tokenizer, on the validation records")
     say(f"devices    {jax.device_count()} x {device.device_kind}, mesh {_mesh(run) or 'of one device'}")
     if config.model.kind != "bilstm":
         block = run.module.model.block("encoder")
@@ -67,6 +76,17 @@ def introduce(run: Run, workdir: pathlib.Path, say: Callable[[str], None]) -> ho
         say(f"attention  {kernel} ({why})")
     say(f"peak       {peak.flops_per_s / 1e9:,.0f} GFLOP/s ({peak.source})")
     return hooks.Costs(tokens, flops, peak.flops_per_s)
+
+
+def _ceiling(run: Run) -> str | None:
+    """The best score that the tokenizer allows, with its name; None for what has none."""
+    objective = get_objective(run.config)
+    if not is_supervised(objective):
+        return None
+    split: Any = run.validation
+    spec: Any = run.spec
+    scores = objective.ceiling(split.items, split.records, spec)
+    return None if scores is None else f"{scores.main} = {scores.figures[scores.main]:.4f}"
 
 
 def tell_start(
@@ -93,8 +113,36 @@ def tell_start(
     if changes:
         say("changed since the last start:\n" + directory.table(changes))
         journal.event("changed", changes={change.key: [change.old, change.new] for change in changes})
+    note = schedule_note(saved["config"], run.config, step)
+    if note:
+        say(note)
     if saved["mesh"] != dict(run.mesh.shape):
         say(f"topology changed from {saved['mesh']} to {dict(run.mesh.shape)}: not bit-exact")
+
+
+def schedule_note(saved: Mapping[str, Any], config: RunConfig, step: int) -> str:
+    """Return a line on the learning rate where a resumed run goes on with another than it had; else empty.
+
+    Args:
+        saved: config that the run was started with, in today's keys.
+        config: config now.
+        step: steps done.
+    """
+    values = saved["optimizer"]
+    if ":" in values["schedule"]["name"] or ":" in config.optimizer.schedule.name:
+        return ""  # code from outside tlx, which only the run itself loads
+    schedule = from_dict(ScheduleConfig, values["schedule"], "optimizer.schedule")
+    before = OptimizerConfig(learning_rate=values["learning_rate"], schedule=schedule)
+    old_steps = saved["train"]["steps"]
+    old = float(make_schedule(before, old_steps)(min(step, old_steps)))
+    new = float(make_schedule(config.optimizer, config.train.steps)(step))
+    if math.isclose(old, new, rel_tol=1e-3):
+        return ""
+    steps = config.train.steps
+    why = f"{config.optimizer.schedule.name} with the peak {config.optimizer.learning_rate:g} over {steps:,} steps"
+    if steps != old_steps:
+        why += f" instead of {old_steps:,}: a schedule spans the whole run"
+    return f"schedule   learning rate {new:.3g} from here on, it would have been {old:.3g} ({why})"
 
 
 def _parameters(run: Run) -> str:

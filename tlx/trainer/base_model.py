@@ -3,12 +3,12 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
-import tlx
 from tlx.adapt.transfer import base_hash
+from tlx.api.load import load_base_model
 from tlx.base.errors import ConfigError
 from tlx.base.files import cache_folder
 from tlx.data.build_once import build_once
@@ -31,6 +31,41 @@ class BaseModel(NamedTuple):
     """Its path and the hash of its parameters, for run.json."""
 
 
+class ParameterDtypes(NamedTuple):
+    """Dtypes of a run that starts from a base model."""
+
+    trained: Literal["float32", "bfloat16"]
+    """model.param_dtype: float32 or bfloat16."""
+    frozen: Literal["", "float32", "bfloat16"]
+    """base.param_dtype: the base model's own where it is another one, else empty."""
+
+
+def parameter_dtypes(
+    base: BaseModel, chosen: str | None, workdir: pathlib.Path | None = None
+) -> ParameterDtypes:
+    """Choose the dtypes of a run that starts from a base model.
+
+    Trained parameters are float32 unless the config says otherwise, whatever the base is stored in: updates of
+    2e-5 vanish in the eight bits of bfloat16. A run that has begun keeps the dtypes that it has.
+
+    Args:
+        base: The base model.
+        chosen: model.param_dtype of the config; None where it leaves the choice.
+        workdir: Run directory; None for a new run.
+
+    Returns:
+        The dtypes.
+    """
+    saved = None if workdir is None else read_run(workdir)
+    stored = base.config.model.param_dtype
+    if saved is not None and chosen is None:
+        model = saved["config"].get("model", {})
+        frozen = saved["config"].get("base", {}).get("param_dtype", "")
+        return ParameterDtypes(model.get("param_dtype", "float32"), frozen)
+    trained: Any = chosen or "float32"
+    return ParameterDtypes(trained, "" if trained == stored else stored)
+
+
 def load_base(
     path: str | os.PathLike, allow: Sequence[str] = (), workdir: str | os.PathLike | None = None
 ) -> BaseModel:
@@ -51,7 +86,7 @@ def load_base(
     saved = None if workdir is None else read_run(pathlib.Path(workdir))
     vocab_multiple = 0 if saved is None else saved["config"]["model"]["vocab_multiple"]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        lm = tlx.load(path, allow=allow, vocab_multiple=vocab_multiple)
+        lm = load_base_model(path, vocab_multiple, allow=allow)
     if lm.config.model.adapters.any:
         raise ConfigError(
             f"{path} has adapter modules beside its matrices; merge them: tlx convert merge {path} TO"

@@ -1,6 +1,7 @@
 """The config of a run as callers give it, and the run's directory."""
 
 import copy
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ from tlx.base.config_files import load_config, run_name, set_value
 from tlx.base.errors import ConfigError
 from tlx.run import RunConfig
 from tlx.run.config import config_dict
+from tlx.training import directory
+
+_log = logging.getLogger("tlx")
 
 # A config, nested mappings, a path ("configs/mine.py:arg") or a packaged name ("quickstart:mlm:tiny").
 ConfigLike = ConfigDict | RunConfig | Mapping[str, Any] | str | os.PathLike
@@ -58,11 +62,46 @@ def read_config(config: ConfigLike, overrides: Mapping[str, Any] | None = None) 
     return NamedConfig(values, str(values.get("name") or name))
 
 
-def run_directory(workdir: str | os.PathLike | None, name: str) -> pathlib.Path:
-    """Return the absolute run directory: `workdir`, or else runs/NAME. Raises ConfigError without either."""
-    if workdir is None and not name:
+def run_directory(workdir: str | os.PathLike | None, name: str, objective: str = "") -> pathlib.Path:
+    """Return the absolute run directory: `workdir`, or else runs/NAME.
+
+    Args:
+        workdir: the directory that the user named; None for runs/NAME.
+        name: name of the run.
+        objective: name of its objective. A run of it that was begun while configs in folders had names
+            without the folder (runs/bert for pretrain/bert) is resumed where it is.
+
+    Returns:
+        The directory, which need not exist.
+
+    Raises:
+        ConfigError: there is neither a directory nor a name.
+    """
+    if workdir is not None:
+        return pathlib.Path(workdir).absolute()
+    if not name:
         raise ConfigError("workdir: give the run's directory, for the config has no name")
-    return pathlib.Path(workdir or f"runs/{name}").absolute()
+    folder = pathlib.Path("runs", name).absolute()
+    if not folder.exists():
+        words = name.split("-")
+        for former in ("-".join(words[i:]) for i in range(1, len(words))):
+            saved = directory.read_run(folder.parent / former)
+            values = {} if saved is None else saved["config"]
+            if values.get("name") == former and values["objective"]["name"] == objective:
+                return folder.parent / former
+    return folder
+
+
+def as_resumed(values: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """Return the config with which the run in `workdir`, if one has begun there, goes on as it began.
+
+    Logs the values that are not as given, because the run was saved before there were their keys.
+    """
+    config, changed = directory.resumed_config(workdir, values)
+    if changed:
+        listed = ", ".join(f"{key.path} = {key.value!r}" for key in changed)
+        _log.warning("resumed as it was started, before there were these keys: %s", listed)
+    return config
 
 
 def shown_path(workdir: pathlib.Path) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +11,20 @@ import jax
 from tlx import parallel
 from tlx.base import tree
 from tlx.base.config import to_dict
-from tlx.base.errors import DeviceMemoryError, LeaseError, LostProcess, Preempted, StorageError, UserError
-from tlx.base.files import sha256_json
+from tlx.base.errors import (
+    ConfigError,
+    DeviceMemoryError,
+    LeaseError,
+    LostProcess,
+    Preempted,
+    StorageError,
+    UserError,
+)
+from tlx.base.files import sha256_json, storage_error
 from tlx.base.memory import freed_memory_kept
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
+from tlx.parallel import consensus
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble
 from tlx.run.checks import check_devices
@@ -23,22 +32,23 @@ from tlx.run.config import parse_config
 from tlx.run.spec import abstract_batch
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.trainer.banner import introduce, record, tell_start
+from tlx.trainer.evaluations import Evaluations, Evaluator
 from tlx.trainer.process import ProcessServices, process_services
 from tlx.trainer.result import TrainingResult, trained_model
+from tlx.trainer.samples import Sampler, check_samples
 from tlx.training import directory, hooks
 from tlx.training.clock import Clock
+from tlx.training.improvement import EarlyStop
 from tlx.training.journal import Journal, read_lines
 from tlx.training.loop import Hook, train
 from tlx.training.preflight import check_room, preflight
 from tlx.training.progress import Progress
 from tlx.training.replica_check import BatchSource, ReplicaCheck
 from tlx.training.state import State, saved_part
-from tlx.training.trackers import start_trackers
+from tlx.training.trackers import check_installed, start_trackers
 
 # Assembles a run of a config, with the tokenizer that it was started with (None: a new run).
 Build = Callable[[RunConfig, Tokenizer | None], Run]
-# Evaluates a state on so many validation batches (None: all).
-Evaluator = Callable[[State, int | None], Mapping[str, float]]
 
 # What collectives say when the other side has closed its connection or does not answer.
 _LOST = ("Gloo", "Connection", "connection", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "NCCL", "peer")
@@ -106,6 +116,8 @@ class TrainerCallbacks(NamedTuple):
     report: Callable[[Run, RunHandles, TrainingResult, Any, float], None]
     """Writes and prints the end of a run, given the final evaluation's result (None without eval.final) and
     the peak FLOP/s at the start. Called on the first process alone, outside the mesh."""
+    make_sampler: Callable[[Run], Sampler | None] = lambda run: None
+    """Returns what writes log.samples, or None without any. Called on every process, within the mesh."""
 
 
 def run_training(
@@ -129,7 +141,9 @@ def run_training(
             DeviceMemoryError ...); it also stands in events.jsonl.
     """
     config = request.config
+    check_samples(config)
     check_devices(config, jax.device_count())
+    _check_trackers(config)
     saved = _saved_run(request)
     hosts = preflight(request.workdir, sha256_json(to_dict(config)), directory.versions())
     with contextlib.ExitStack() as stack:
@@ -146,6 +160,23 @@ def run_training(
         except jax.errors.JaxRuntimeError as error:
             _explain(error)
             raise
+        except OSError as error:
+            known = storage_error(error)
+            if known is None:
+                raise
+            raise known from error
+
+
+def _check_trackers(config: RunConfig) -> None:
+    """Raise ConfigError on all processes where process 0, the only one that tracks, lacks a tracker's package."""
+    problem: ConfigError | None = None
+    if jax.process_index() == 0:
+        try:
+            check_installed(config.log)
+        except ConfigError as error:
+            problem = error
+    if consensus.broadcast_from_first(int(problem is not None)):
+        raise problem or ConfigError("process 0 lacks the package of a tracker that log asks for")
 
 
 def _saved_run(request: TrainingRequest) -> dict[str, Any] | None:
@@ -167,7 +198,9 @@ def _errors_noted(workdir: pathlib.Path) -> Iterator[None]:
     except UserError as error:
         if not isinstance(error, LeaseError):  # with that one, the run is another process'
             first = (str(error).splitlines() or [""])[0]
-            Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
+            # The folder may be what cannot be written: then the error itself is what counts.
+            with contextlib.suppress(OSError):
+                Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
         raise
 
 
@@ -219,6 +252,7 @@ def _train(
     clock = services.clock
     is_first = jax.process_index() == 0
     with run.use(), services.watchdog, _open_handles(run, lease, clock) as handles:
+        sampler = callbacks.make_sampler(run)
         with clock("compile"):
             state = _first_state(run, handles.checkpoints)
         begin = int(jax.device_get(state.step))
@@ -227,10 +261,14 @@ def _train(
         handles.journal.resume(begin)
         costs = introduce(run, handles.workdir, handles.progress.say)
         tell_start(run, handles.journal, handles.progress.say, begin, saved, request.options.allow_change)
+        if begin < config.train.steps:
+            handles.progress.say(
+                "compiling  the train step: seconds for a small model, minutes for a large one"
+            )
         replica_check = _replica_check(run, hosts) if len(hosts) > 1 else None
         evaluator = callbacks.make_evaluator(run)
         profile = request.options.profile and is_first
-        with _Loop(run, handles, services, costs, evaluator, replica_check, profile) as loop:
+        with _Loop(run, handles, services, costs, evaluator, sampler, replica_check, profile) as loop:
             state = loop.run(state, begin)
         final = None
         if config.eval.final:
@@ -242,7 +280,7 @@ def _train(
     result = TrainingResult(model, metrics, handles.workdir)
     if is_first:  # outside the mesh: what follows is one process' own
         callbacks.report(run, handles, result, final, costs.peak)
-        handles.journal.event("end", step=config.train.steps, seconds=clock.seconds)
+        handles.journal.event("end", step=result.model.step, seconds=clock.seconds)
     return result
 
 
@@ -299,6 +337,7 @@ class _Loop:
         services: ProcessServices,
         costs: hooks.Costs,
         evaluator: Evaluator,
+        sampler: Sampler | None,
         replica_check: ReplicaCheck | None,
         profile: bool,
     ):
@@ -307,6 +346,7 @@ class _Loop:
         self._services = services
         self._costs = costs
         self._evaluator = evaluator
+        self._sampler = sampler
         self._replica_check = replica_check
         self._profile = profile
         self._stack = contextlib.ExitStack()
@@ -328,34 +368,62 @@ class _Loop:
             handles.progress,
             handles.clock,
         )
+        self._evaluations = Evaluations(
+            config,
+            handles.journal,
+            handles.checkpoints,
+            self._evaluator,
+            self._sampler,
+            (handles.journal, *self._trackers),
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def run(self, state: State, begin: int) -> State:
-        """Train from step `begin` to the last one, and save it."""
+        """Train from step `begin` to the last one, or until training stops early, and save the state."""
         config = self._run.config
         called = self._hooks()
-        steps = range(begin + 1, config.train.steps + 1)
+        with self._handles.clock("evaluate"):
+            self._evaluations.resume(state, begin)
+        last = begin if self._evaluations.stopped else config.train.steps
+        steps = range(begin + 1, last + 1)
         rows: Any = self._run.train.iterate(begin, self._run.local_row_indices)
         with contextlib.closing(rows):
             local_batches = rows if self._replica_check is None else map(self._replica_check.see, rows)
             batches = map(self._run.to_devices, local_batches)
-            state = train(self._run.step, state, batches, steps, called, self._handles.clock)
+            try:
+                state = train(self._run.step, state, batches, steps, called, self._handles.clock)
+            except EarlyStop as stop:
+                state = jax.block_until_ready(stop.state)
+                last = stop.step
         self._log.finish()
         if self._replica_check is not None:
             self._replica_check.finish()
+        self._tell_end(last)
         self._handles.progress.close()
         self._stack.close()
         with self._handles.clock("checkpoint"):
-            if not self._save(config.train.steps, state):
+            if not self._save(last, state):
                 raise StorageError(
-                    f"step {config.train.steps}, the last, could not be saved to "
+                    f"step {last}, the last, could not be saved to "
                     f"{self._handles.checkpoints.folder} (the reason is in events.jsonl); once there is "
                     "room, the same command resumes from the newest one"
                 )
         return state
+
+    def _tell_end(self, last: int) -> None:
+        """Say why training stopped early, where it did, and which step is the best, where it is kept."""
+        evaluations = self._evaluations
+        if evaluations.stopped:
+            self._handles.journal.event("early_stop", step=last, why=evaluations.reason)
+            self._handles.progress.say(f"stopped early at step {last:,}: {evaluations.reason}")
+        best = evaluations.best
+        if best is not None:
+            self._handles.progress.say(
+                f"best: step {best.step:,}, validation {best.metric} {best.value:.4f}; --step=best loads it"
+            )
 
     def _hooks(self) -> list[Hook]:
         """The hooks in the order in which they are called.
@@ -369,12 +437,20 @@ class _Loop:
         if self._replica_check is not None:
             called.append(self._replica_check)
         called.append(self._log)
-        sinks = (handles.journal, *self._trackers)
         called.append(
-            hooks.eval_hook(config.eval, self._evaluator, self._log, sinks, handles.progress, handles.clock)
+            hooks.eval_hook(
+                config.eval,
+                self._evaluator,
+                self._log,
+                (handles.journal, *self._trackers),
+                handles.progress,
+                handles.clock,
+                [self._evaluations.observe],
+            )
         )
         called.append(hooks.checkpoint_hook(handles.checkpoints, self._log, handles.clock))
         called.append(self._stop_hook)
+        called.append(self._evaluations.stop_hook)
         if self._profile:
             profile = hooks.ProfileHook(config.train, str(handles.workdir / "profile"), handles.progress)
             self._stack.callback(profile.close)

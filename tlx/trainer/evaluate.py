@@ -14,9 +14,10 @@ from tlx.data.config import DataConfig, TextConfig, TfdsConfig
 from tlx.data.pipeline import Pipeline
 from tlx.data.records import RecordSplit
 from tlx.data.sources import TABLE as SOURCES
+from tlx.data.text_bytes import bytes_of_ids
 from tlx.evaluation import likelihood
-from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_interval
-from tlx.evaluation.few_shot import FewShotConfig, FewShotData, evaluate_few_shot
+from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_ceiling, with_interval
+from tlx.evaluation.few_shot import FewShotConfig, evaluate_few_shot
 from tlx.run.assemble import open_pipeline, open_split
 from tlx.run.spec import spec_of
 from tlx.trainer.config_input import ConfigLike, read_config
@@ -121,7 +122,9 @@ def evaluate_model(model: LoadedModel, request: EvaluationRequest) -> Evaluation
     if has_labels(model):
         return _evaluate_task(model, request)
     pipeline = open_text(model, request)
-    scorer = likelihood.make_scorer(model.module, model.tokenizer.num_bytes)
+    data = select_data(model.config.data, request.data, request.column)
+    split = "train" if request.split == "train" else "validation"
+    scorer = likelihood.make_scorer(model.module, bytes_of_ids(data, model.tokenizer, split))
     batches = itertools.islice(pipeline.epoch_batches(), request.batches)
     memory = model.module.initial_carry(pipeline.batch_size)
     figures = likelihood.evaluate(scorer, model.params, batches, memory)
@@ -157,6 +160,7 @@ def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> Evaluation
         lambda batch: batch,
         request.batches,
     )
+    evaluation = with_ceiling(evaluation, get_task(config), spec, pipeline)
     return EvaluationResult(with_interval(evaluation), request.data or split, evaluation)
 
 
@@ -174,7 +178,7 @@ def evaluate_prompts(model: LoadedModel, config: Any, request: EvaluationRequest
         records = dataclasses.replace(few_shot.data.records, test=(request.data,))
         if not few_shot.objective.shots:
             records = dataclasses.replace(records, train=(request.data,))
-        few_shot = dataclasses.replace(few_shot, data=FewShotData(records))
+        few_shot = dataclasses.replace(few_shot, data=dataclasses.replace(few_shot.data, records=records))
         split = "test"
     for flag in ("batches", "batch_size"):
         if getattr(request, flag) is not None:

@@ -12,7 +12,14 @@ from ml_collections import ConfigDict
 
 from tlx.adapt.transfer import from_base
 from tlx.base.errors import ConfigError
-from tlx.evaluation.answers import Evaluation, Predictor, evaluate_task, make_predictor, with_interval
+from tlx.evaluation.answers import (
+    Evaluation,
+    Predictor,
+    evaluate_task,
+    make_predictor,
+    with_ceiling,
+    with_interval,
+)
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble, build_tokenizer, open_split
 from tlx.run.program import Program
@@ -20,7 +27,7 @@ from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
 from tlx.trainer import outcome
 from tlx.trainer.base_model import BaseModel, load_base
-from tlx.trainer.config_input import ConfigLike, read_config, run_directory
+from tlx.trainer.config_input import ConfigLike, as_resumed, read_config, run_directory
 from tlx.trainer.driver import (
     Evaluator,
     RunHandles,
@@ -31,6 +38,7 @@ from tlx.trainer.driver import (
 )
 from tlx.trainer.process import initialize_distributed
 from tlx.trainer.result import TrainingResult
+from tlx.trainer.samples import Sampler
 from tlx.trainer.seeds import summarize
 from tlx.trainer.task_config import complete_task_config, get_task
 from tlx.training.state import State
@@ -98,7 +106,7 @@ def train_task(
     if seeds < 1:
         raise ConfigError(f"--seeds = {seeds} must be at least 1")
     name = values.name or name
-    workdir = run_directory(options.workdir, name)
+    workdir = run_directory(options.workdir, name, values.objective.name)
     initialize_distributed()
     first = workdir if seeds == 1 else workdir / f"seed-{values.seed}"
     base = None if options.base is None else load_base(options.base, options.allow, first)
@@ -106,12 +114,13 @@ def train_task(
     requests = []
     # All configs are completed before the first run trains: a mistake in records is told at once.
     for seed in numbers:
-        completed = complete_task_config({**values.to_dict(), "seed": seed}, base, scratch)
-        completed = dataclasses.replace(completed, name=completed.name or name)
         folder = workdir if seeds == 1 else workdir / f"seed-{seed}"
+        seeded = as_resumed({**values.to_dict(), "seed": seed}, folder)
+        completed = complete_task_config(seeded, base, scratch, folder)
+        completed = dataclasses.replace(completed, name=completed.name or name)
         requests.append(TrainingRequest(completed, folder, options))
     build = _Builder(None if scratch else base, base)
-    callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, _final_metrics, _report)
+    callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, _final_metrics, _report, _make_sampler)
     for request in requests[:-1]:
         # The result is dropped: models of several seeds need not fit the devices together.
         run_training(request, callbacks, build)
@@ -179,7 +188,32 @@ def _final_evaluation(run: Run, evaluator: Evaluator, state: State) -> dict[str,
     splits = {"validation": run.validation}
     if run.config.data.records.tested:
         splits["test"] = open_split(run.config, run.tokenizer, "test")
-    return {name: _evaluate(run, predictor, state, split) for name, split in splits.items()}
+    spec: Any = run.spec
+    evaluations = {}
+    for name, split in splits.items():
+        records: Any = split
+        evaluation = _evaluate(run, predictor, state, records)
+        evaluations[name] = with_ceiling(evaluation, get_task(run.config), spec, records)
+    return evaluations
+
+
+def _make_sampler(run: Run) -> Sampler | None:
+    """Predictions for the first validation records, as many as log.samples says."""
+    log = run.config.log
+    if not log.samples:
+        return None
+    predictor = _predictor(run)
+    num_batches = -(-log.samples // run.config.train.batch_size)
+
+    def sampler(state: State) -> list[dict[str, str]]:
+        evaluation = _evaluate(run, predictor, state, run.validation, num_batches)
+        pairs = list(zip(evaluation.records, evaluation.answers, strict=True))[: log.samples]
+        return [
+            {"prompt": outcome.to_json(dict(record.values)), "text": outcome.to_json(answer)}
+            for record, answer in pairs
+        ]
+
+    return sampler
 
 
 def _final_metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
@@ -215,6 +249,6 @@ def _report(
 ) -> None:
     """Write and print scores and predictions."""
     if final:
-        handles.journal.metrics(run.config.train.steps, final["validation"].figures, kind="final")
+        handles.journal.metrics(result.model.step, final["validation"].figures, kind="final")
         with handles.clock("summary"):
             outcome.show(run, handles.workdir, final, result.metrics)

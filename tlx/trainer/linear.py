@@ -1,5 +1,6 @@
 """The linear baseline of a task: a classifier of tf-idf weights on the same records."""
 
+import functools
 import os
 from typing import Any
 
@@ -7,7 +8,8 @@ from ml_collections import ConfigDict
 
 from tlx.data.records import read_records
 from tlx.evaluation.answers import with_interval
-from tlx.evaluation.linear import check, linear_scores
+from tlx.evaluation.linear import check as check_task
+from tlx.evaluation.linear import linear_scores
 from tlx.run.config import parse_config
 from tlx.trainer import outcome
 from tlx.trainer.config_input import run_directory
@@ -29,15 +31,19 @@ def train_linear(
         The scores of each split, as scores.json has them.
     """
     parsed_config = parse_config(config)
-    check(parsed_config.objective, unit)
+    check_task(parsed_config.objective, unit)
     records = parsed_config.data.records
     seed = parsed_config.seed
-    train = read_records(records, "train", seed)
+    policy = parsed_config.data.bad_records
     task = get_task(parsed_config)
+    check = functools.partial(task.check_record, parsed_config.objective)
+    train = read_records(records, "train", seed, policy, check)
     objective = task.infer_labels(parsed_config.objective, train)
+    check = functools.partial(task.check_record, objective)
     evaluations = {}
     for split in ("validation", "test") if records.tested else ("validation",):
-        evaluations[split] = linear_scores(task, objective, train, read_records(records, split, seed), unit)
+        evaluated = read_records(records, split, seed, policy, check)
+        evaluations[split] = linear_scores(task, objective, train, evaluated, unit)
     folder = run_directory(workdir, f"{parsed_config.name or name}-linear")
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {split: with_interval(evaluation) for split, evaluation in evaluations.items()}

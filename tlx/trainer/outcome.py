@@ -4,7 +4,8 @@ import json
 import os
 import pathlib
 import shlex
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tlx.run import RunConfig
 from tlx.run.assemble import Run
 from tlx.trainer.config_input import shown_path
 from tlx.trainer.task_config import get_task
+from tlx.training.journal import read_lines
 
 
 def show(
@@ -61,7 +63,12 @@ def write_predictions(path: str | os.PathLike, evaluation: Evaluation) -> None:
     with atomic_open(path) as handle:
         for record, answer in zip(evaluation.records, evaluation.answers, strict=True):
             line = {"where": record.where, "record": dict(record.values), "answer": answer}
-            handle.write(json.dumps(line, ensure_ascii=False, default=_plain) + "\n")
+            handle.write(to_json(line) + "\n")
+
+
+def to_json(value: Any) -> str:
+    """Return a line of JSON; numpy's numbers and arrays as JSON has them."""
+    return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
 def show_figures(split: str, figures: Mapping[str, Any]) -> None:
@@ -79,13 +86,26 @@ def show_next(config: RunConfig, workdir: pathlib.Path) -> None:
     """Print commands that use the run."""
     path = shown_path(workdir)
     columns = [name for name, _ in get_task(config).text_columns(config.objective)]
-    example = repr({name: "..." for name in columns}) if len(columns) > 1 else "'...'"
+    values = _first_record(workdir, columns)
+    example = repr(values) if len(columns) > 1 else repr(next(iter(values.values()), "..."))
     call = f"import tlx; print(tlx.load({path!r}).predict({example}))"
     print("\nnext:")
     print(f"  less {shlex.quote(f'{path}/predictions/validation.jsonl')}   # each record with its answer")
     print(f"  python -c {shlex.quote(call)}")
     if config.objective.name == "chat":
         print(f"  tlx chat {shlex.quote(path)}")
+
+
+def _first_record(workdir: pathlib.Path, columns: Sequence[str]) -> dict[str, Any]:
+    """Return the columns of a validation record, shortened; "..." for those that are no text, or not there."""
+    values: Mapping[str, Any] = {}
+    for line in read_lines(workdir / "predictions" / "validation.jsonl")[:1]:
+        values = line["record"]
+    texts = {name: values.get(name) for name in columns}
+    return {
+        name: textwrap.shorten(text, 60, placeholder="") or "..." if isinstance(text, str) else "..."
+        for name, text in texts.items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from tlx.adapt.transfer import from_base
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
+from tlx.data.text_bytes import bytes_of_ids
 from tlx.evaluation.likelihood import evaluate, make_scorer
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble
@@ -21,8 +23,8 @@ from tlx.run.checks import resolve
 from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
 from tlx.trainer import summary
-from tlx.trainer.base_model import BaseModel, cache_tokenizer, load_base
-from tlx.trainer.config_input import ConfigLike, read_config, run_directory
+from tlx.trainer.base_model import BaseModel, cache_tokenizer, load_base, parameter_dtypes
+from tlx.trainer.config_input import ConfigLike, as_resumed, read_config, run_directory
 from tlx.trainer.driver import (
     Build,
     Evaluator,
@@ -34,6 +36,7 @@ from tlx.trainer.driver import (
 )
 from tlx.trainer.process import initialize_distributed
 from tlx.trainer.result import TrainingResult
+from tlx.trainer.samples import make_sampler
 from tlx.training import carry
 from tlx.training.state import State
 from tlx.training.step import merge_params
@@ -92,21 +95,27 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
         raise ConfigError(
             f"{resolved.objective.name} is a task with labels; use: tlx finetune (tlx.finetune)"
         )
-    workdir = run_directory(options.workdir, resolved.name or name)
+    workdir = run_directory(options.workdir, resolved.name or name, resolved.objective.name)
+    values = as_resumed(config.to_dict(), workdir)
+    resolved = resolve(values)
     initialize_distributed()
     build: Build = assemble
     if options.base is not None:
         base = load_base(options.base, options.allow, workdir)
-        resolved = _with_base(config.to_dict(), base)
+        resolved = _with_base(values, base, workdir)
         build = partial(_build, base)
     resolved = dataclasses.replace(resolved, name=resolved.name or name)
-    callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, dict, _report)
+    callbacks = TrainerCallbacks(_make_evaluator, _final_evaluation, dict, _report, make_sampler)
     return run_training(TrainingRequest(resolved, workdir, options), callbacks, build)
 
 
-def _with_base(values: dict[str, Any], base: BaseModel) -> RunConfig:
-    """The config with the model and the tokenizer of the base; how it is run stays as configured."""
+def _with_base(values: dict[str, Any], base: BaseModel, workdir: pathlib.Path) -> RunConfig:
+    """Return the config with the model and the tokenizer of the base; how it is run stays as configured."""
     execution = {name: values["model"][name] for name in ("execution", "dtype")}
+    # A run that has begun keeps its dtype: in earlier versions that of the base.
+    saved = parameter_dtypes(base, None, workdir).trained
+    chosen = values["model"]["param_dtype"]
+    execution["param_dtype"] = saved if chosen == "float32" else chosen
     return resolve(
         {
             **values,
@@ -136,7 +145,7 @@ def _build(base: BaseModel, config: RunConfig, tokenizer: Tokenizer | None) -> R
 
 def _make_evaluator(run: Run) -> Evaluator:
     """Means over the validation split, or its first batches."""
-    scorer = make_scorer(run.module, run.tokenizer.num_bytes)
+    scorer = make_scorer(run.module, bytes_of_ids(run.config.data, run.tokenizer, "validation"))
     rows = run.config.train.batch_size
 
     def evaluator(state: State, num_batches: int | None) -> dict[str, float]:
@@ -159,7 +168,7 @@ def _report(
 ) -> None:
     """Write and print the final metrics, beside baselines, and where the time went."""
     if final:
-        handles.journal.metrics(run.config.train.steps, final, kind="final")
+        handles.journal.metrics(result.model.step, final, kind="final")
         with handles.clock("summary"):
             summary.show(run, handles.workdir, final, result.model)
     summary.show_times(handles.clock, peak)

@@ -67,6 +67,17 @@ def trained_model(run: Run, state: State, workdir: pathlib.Path) -> "LoadedModel
         The model. Parameters that every device has whole are on this process' first device; sharded ones
         stay as they are.
     """
+    model = sharded_model(run, state)
+    config = model.config
+    if config.tokenizer.path is not None:
+        tokenizer = dataclasses.replace(config.tokenizer, path=str(workdir / "tokenizer"))
+        config = dataclasses.replace(config, tokenizer=tokenizer)
+    params = jax.tree.map(_on_one_device, model.params)
+    return dataclasses.replace(model, config=config, params=params)
+
+
+def sharded_model(run: Run, state: State) -> "LoadedModel":
+    """Return the model of a train state within the run's mesh, its parameters sharded as they are trained."""
     # Loaded here: decoding and scoring are not needed to refuse a wrong config, which is to take little time.
     from tlx.api.loaded_model import LoadedModel
 
@@ -77,13 +88,8 @@ def trained_model(run: Run, state: State, workdir: pathlib.Path) -> "LoadedModel
             state.params, state.frozen
         )  # a base with its adapters; a teacher is no part of a model
     execution = dataclasses.replace(config.model.execution, attention="auto")
-    model = dataclasses.replace(config.model, execution=execution)
-    tokenizer = config.tokenizer
-    if tokenizer.path is not None:
-        tokenizer = dataclasses.replace(tokenizer, path=str(workdir / "tokenizer"))
-    config = dataclasses.replace(config, model=model, tokenizer=tokenizer)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, execution=execution))
     module = make_module(config, run.tokenizer.vocab)
-    params = jax.tree.map(_on_one_device, params)
     return LoadedModel(config, params, run.tokenizer, module, int(jax.device_get(state.step)))
 
 

@@ -14,9 +14,10 @@ import tlx
 from tlx.data.batches import Batch
 from tlx.data.cache import TokenCache
 from tlx.data.prepare import open_caches
+from tlx.data.text_bytes import bytes_of_ids
 from tlx.evaluation import ngram
-from tlx.run import RunConfig
 from tlx.run.assemble import Run
+from tlx.trainer import samples
 from tlx.trainer.config_input import shown_path
 from tlx.training.clock import Clock
 from tlx.training.peak import matmul_peak
@@ -31,12 +32,10 @@ _UNIGRAM_BATCHES = 300
 # Tokens from which a trigram is counted, at most: it takes 60 bytes of memory for each.
 _TRIGRAM_TOKENS = 20_000_000
 
-_PROMPT_TOKENS = 24
+# Characters of a prompt that is suggested: from so many letters on, up to about so many in all.
+_PROMPT_LETTERS = 6
+_PROMPT_LENGTH = 24
 _SAMPLE_TOKENS = 48
-# Token of a prompt, from and to, that a model fills in, where it does not continue the prompt.
-_GAP = (12, 13)
-
-_GAP_NAMES = {"encoder": "[MASK]", "encoder_decoder": "<extra_id_0>"}
 
 
 class TextLoss(NamedTuple):
@@ -108,7 +107,8 @@ def _targets(batches: Iterable[Batch]) -> np.ndarray:
 def _loss(log_probs: np.ndarray, tokens: np.ndarray, run: Run) -> TextLoss:
     nats = -float(log_probs.mean())
     bits = nats * len(tokens) / math.log(2)
-    return TextLoss(nats, bits / int(run.tokenizer.num_bytes[tokens].sum()))
+    num_bytes = bytes_of_ids(run.config.data, run.tokenizer, "validation")
+    return TextLoss(nats, bits / float(num_bytes[tokens].sum()))
 
 
 def _concatenated(caches: tuple[TokenCache, ...], most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,36 +132,14 @@ def _show_samples(run: Run, workdir: pathlib.Path, model: "LoadedModel") -> None
     if jax.process_count() > 1:
         # The trained arrays belong to all processes, and only this one is here.
         model = tlx.load(workdir)
-    texts = []
-    for tokens in _document_starts(run, 2):
-        texts.append([run.tokenizer.decode(part) for part in np.split(tokens, _GAP)])
-    if model.kind in _GAP_NAMES:
-        for before, gap, after in texts:
-            prompt = f"{before}{_GAP_NAMES[model.kind]}{after}"
-            _show_sample(prompt, f"{_filled(model, prompt)}; it was {gap!r}")
+    prompts = samples.held_out_prompts(run, 2)
+    if not prompts:
         return
-    prompts = ["".join(parts) for parts in texts]
-    answers = model.generate(prompts, _SAMPLE_TOKENS, temperature=0.7, seed=run.config.seed)
+    texts = [prompt.text for prompt in prompts]
+    answers = samples.write_answers(model, texts, _SAMPLE_TOKENS, run.config.seed)
     for prompt, answer in zip(prompts, answers, strict=True):
-        _show_sample(prompt, answer)
-
-
-def _filled(model: "LoadedModel", prompt: str) -> str:
-    """Return the text that the model would write into the gap."""
-    if model.kind == "encoder_decoder":
-        return str(model.generate(prompt, max_tokens=12, temperature=0))
-    return ", ".join(f"{c.piece!r} {c.probability:.0%}" for c in model.fill(prompt, top=3)[0])
-
-
-def _document_starts(run: Run, count: int) -> list[np.ndarray]:
-    """The first tokens of some documents of the validation split."""
-    (cache, *_) = open_caches(run.config.data, run.tokenizer, "validation")
-    length = min(_PROMPT_TOKENS, run.config.data.sequence_length // 2)
-    long = np.flatnonzero(np.diff(cache.offsets) > length)
-    chosen = []
-    if len(long):
-        chosen = long[np.linspace(0, len(long), count, endpoint=False).astype(int)]
-    return [np.asarray(cache.tokens[cache.offsets[d] :][:length], np.int32) for d in chosen]
+        shown = answer if prompt.truth is None else f"{answer}; it was {prompt.truth!r}"
+        _show_sample(prompt.text, shown)
 
 
 def _show_sample(prompt: str, answer: str) -> None:
@@ -182,20 +160,22 @@ def show_times(clock: Clock, peak: float) -> None:
         )
 
 
-def show_next(config: RunConfig, workdir: pathlib.Path, config_words: Sequence[str]) -> None:
-    """Print commands that use the run.
+def show_next(model: "LoadedModel", workdir: pathlib.Path, config_words: Sequence[str]) -> None:
+    """Print commands that use the run, on a text of its own validation split.
 
     Args:
-        config: of the run.
-        workdir: its directory.
+        model: the trained model.
+        workdir: its run directory.
         config_words: words of the command line that gave its config.
     """
+    config = model.config
     path = shown_path(workdir)
     quoted = shlex.quote(path)
     words = shlex.join(word for word in config_words if not word.startswith("--config.train.steps="))
     print("\nnext:")
-    gap = _GAP_NAMES.get(config.model.kind)
-    prompt = "def main(" if gap is None else f"for i in {gap}:"
+    starts = samples.document_starts(config, model.tokenizer, 4)
+    texts = [model.tokenizer.decode(tokens) for tokens in starts]
+    prompt = example_prompt(texts, samples.gap_name(config.model.kind))
     call = f"fill({prompt!r})" if config.model.kind == "encoder" else f"generate({prompt!r})"
     if config.model.kind == "bilstm":
         call = f"score({prompt!r})"
@@ -203,5 +183,27 @@ def show_next(config: RunConfig, workdir: pathlib.Path, config_words: Sequence[s
         print(f"  tlx generate {quoted} --prompt={shlex.quote(prompt)}")
     print(f"  tlx evaluate {quoted} --data='my/files/*.txt'")
     longer = 2 * config.train.steps
-    print(f"  tlx train {words} --workdir={quoted} --config.train.steps={longer}   # resumes with more steps")
+    print(
+        f"  tlx train {words} --workdir={quoted} --config.train.steps={longer}   "
+        f"# resumes; the schedule is stretched to {longer:,} steps"
+    )
     print(f"  python -c {shlex.quote(f'import tlx; lm = tlx.load({path!r}); print(lm.{call})')}")
+
+
+def example_prompt(texts: Sequence[str], gap: str | None) -> str:
+    """Return the beginning of a line of the texts, one that is easy to type.
+
+    Args:
+        texts: beginnings of documents.
+        gap: the mark of a gap that the model fills, which replaces the last word; None continues the line.
+    """
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    # The last line of a text may be cut within a word; letters are what a model has most to say about.
+    good = [line for line in lines if line.isprintable() and sum(map(str.isalpha, line)) >= _PROMPT_LETTERS]
+    words = (max(good, key=lambda line: sum(map(str.isalpha, line)) / len(line)) if good else "The").split()
+    chosen: list[str] = []
+    while words and len(" ".join(chosen)) < _PROMPT_LENGTH:
+        chosen.append(words.pop(0))
+    if gap is not None:
+        chosen = [*(chosen[:-1] or chosen), gap]
+    return " ".join(chosen)[: 2 * _PROMPT_LENGTH]

@@ -1,5 +1,8 @@
 """The config of a fine-tuning, completed from the base model and the training records."""
 
+import dataclasses
+import functools
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +16,16 @@ from tlx.run.checks import resolve
 from tlx.run.config import get_objective, parse_config, without_nones
 from tlx.tasks import TABLE as TASKS
 from tlx.tasks.shared.base import Task, is_supervised
-from tlx.trainer.base_model import BaseModel, cache_tokenizer
+from tlx.tasks.shared.text_metrics import check_libraries
+from tlx.trainer.base_model import BaseModel, cache_tokenizer, parameter_dtypes
 from tlx.training.config import BaseConfig
 
 
 def complete_task_config(
-    values: Mapping[str, Any], base: BaseModel | None, scratch: bool = False
+    values: Mapping[str, Any],
+    base: BaseModel | None,
+    scratch: bool = False,
+    workdir: pathlib.Path | None = None,
 ) -> RunConfig:
     """Return the config with what the base model and the training records determine.
 
@@ -29,6 +36,7 @@ def complete_task_config(
         values: a task's config as nested dicts.
         base: the base model; None trains from fresh parameters.
         scratch: whether to take the base's architecture but not its parameters.
+        workdir: run directory, whose run keeps its dtypes where there is one; None for a new run.
 
     Returns:
         The config, checked.
@@ -45,13 +53,19 @@ def complete_task_config(
         )
     values["model"] = {**values["model"], "adapters": to_dict(adapt.adapters)}
     if base is not None:
-        values["model"] = _merge_values(to_dict(base.config.model), without_nones(values["model"]))
+        dtypes = parameter_dtypes(base, values["model"].get("param_dtype"), workdir)
+        own = without_nones({**values["model"], "param_dtype": dtypes.trained})
+        values["model"] = _merge_values(to_dict(base.config.model), own)
         values["tokenizer"] = {**to_dict(base.config.tokenizer), "path": cache_tokenizer(base.tokenizer)}
-        values["base"] = to_dict(BaseConfig() if scratch else base.record)
+        record = dataclasses.replace(base.record, param_dtype="" if adapt.method == "full" else dtypes.frozen)
+        values["base"] = to_dict(BaseConfig() if scratch else record)
     config = parse_config(values)
     config.data.records.validate()
-    records = read_records(config.data.records, "train", config.seed)
-    values["objective"] = to_dict(get_task(config).infer_labels(config.objective, records))
+    check_libraries(config.objective)
+    task = get_task(config)
+    check = functools.partial(task.check_record, config.objective)
+    records = read_records(config.data.records, "train", config.seed, config.data.bad_records, check)
+    values["objective"] = to_dict(task.infer_labels(config.objective, records))
     if config.data.records.epochs:
         rows = _num_rows(parse_config(values), len(records))
         steps = config.data.records.epochs * rows / config.train.batch_size

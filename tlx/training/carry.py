@@ -53,6 +53,7 @@ def _grown_dim(small: jax.ShapeDtypeStruct, large: jax.ShapeDtypeStruct) -> int:
     """Return the one dim in which the shapes of carries for two and for three rows differ."""
     sizes = zip(small.shape, large.shape, strict=True)
     grown = [dim for dim, (before, after) in enumerate(sizes) if before != after]
+    # No dim, or two, could not be split into microbatches without mixing rows.
     if len(grown) != 1:
         raise ValueError(f"a leaf of the carry has {len(grown)} batch dims: shape {small.shape} for 2 rows")
     return grown[0]

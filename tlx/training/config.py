@@ -1,6 +1,7 @@
 """Config of the trainer: length and batch size, evaluation, logging."""
 
 import dataclasses
+from typing import Literal
 
 from tlx.base.errors import ConfigError
 
@@ -64,12 +65,31 @@ class EvalConfig:
     """Whether the run ends with a long evaluation, baselines, a plot and samples."""
     final_batches: int = 2000
     """Largest number of batches of the evaluation at the end, 1 or more."""
+    metric: str = "loss"
+    """Validation metric by which checkpoint.keep_best and `patience` compare evaluations: "loss",
+    "bits_per_byte", or a score of the task such as "accuracy"."""
+    lower_is_better: bool | None = None
+    """Whether a smaller `metric` is better; None decides by its name (losses, perplexities, errors and bits are
+    better lower, all others higher)."""
+    patience: int = 0
+    """Number of evaluations in a row without an improvement of `metric` after which training stops early; 0
+    never stops early."""
+    min_delta: float = 0.0
+    """Smallest change of `metric` that counts as an improvement for `patience`, 0 or more."""
 
     def validate(self) -> None:
         """Raise ConfigError for values that no run can have."""
         _at_least("eval.every", self.every, 0)
         _at_least("eval.batches", self.batches, 1)
         _at_least("eval.final_batches", self.final_batches, 1)
+        _at_least("eval.patience", self.patience, 0)
+        if not self.min_delta >= 0:
+            raise ConfigError(f"eval.min_delta = {self.min_delta} must be 0 or more")
+        if self.patience and not self.every:
+            raise ConfigError(
+                f"eval.patience = {self.patience} counts evaluations, but eval.every = 0 makes none; set it to "
+                "the number of steps between them"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +100,30 @@ class LogConfig:
     """Number of steps between lines of metrics.jsonl, 1 or more."""
     print_every: int = 100
     """Number of steps between lines on the terminal or in its log, 1 or more."""
-    tensorboard: bool = True
-    """Whether TensorBoard files are written too, where a writer for them is installed."""
+    tensorboard: bool | None = None
+    """Whether TensorBoard files are written too, to tensorboard/ in the run directory; None writes them where
+    tensorboardX is installed, True is an error where it is not."""
     wandb_project: str | None = None
-    """Weights & Biases project to log to; None does not log there."""
+    """Weights & Biases project to log to; None does not log there. wandb must be installed."""
+    samples: int = 0
+    """Number of texts that the model continues, or fills, at every evaluation, for samples.jsonl and the
+    trackers: beginnings of documents of the validation split, or a task's first validation records. 0: none."""
+    sample_prompts: tuple[str, ...] = ()
+    """Further prompts of one's own for the samples of a pretraining; an encoder's hold "[MASK]"."""
+    sample_tokens: int = 48
+    """Largest number of new tokens of a sample, 1 or more."""
 
     def validate(self) -> None:
         """Raise ConfigError for values that no run can have."""
         _at_least("log.every", self.every, 1)
         _at_least("log.print_every", self.print_every, 1)
+        _at_least("log.samples", self.samples, 0)
+        _at_least("log.sample_tokens", self.sample_tokens, 1)
+
+    @property
+    def samples_wanted(self) -> bool:
+        """Whether samples are written at evaluations."""
+        return bool(self.samples or self.sample_prompts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +134,8 @@ class BaseConfig:
     """Directory of the base model."""
     hash: str = ""
     """sha256 of the base model's parameters."""
+    param_dtype: Literal["", "float32", "bfloat16"] = ""
+    """Dtype of the base model's frozen parameters, float32 or bfloat16; empty for that of model.param_dtype."""
 
 
 def _at_least(field: str, value: int, least: int) -> None:

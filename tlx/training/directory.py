@@ -12,6 +12,7 @@ from tlx.base.config import flatten
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import read_json, write_json
 from tlx.base.renamed_keys import new_path, upgrade
+from tlx.base.saved_defaults import AddedKey, adopt, fill
 
 FILE = "run.json"
 # 2: keys of the config have other names (tlx/base/renamed_keys.py).
@@ -60,8 +61,44 @@ def find_run_folder(path: pathlib.Path) -> pathlib.Path | None:
 def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
     """Return run.json, its config in today's keys whatever its format; None where no run was started.
 
-    Raises DataError for a newer format or a broken file.
+    Keys that were added since the run was saved have the values that it was trained with. Raises DataError
+    for a newer format or a broken file.
     """
+    run = _upgraded(workdir)
+    return None if run is None else run | {"config": fill(run["config"])}
+
+
+def resumed_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[AddedKey]]:
+    """Return the config with which a run goes on, where its saved config lacks keys of today.
+
+    Labels that the run took from its training records are kept too, where the config names none.
+
+    Args:
+        workdir: Run directory; a run need not have begun there.
+        config: Config that the run is started with now, as nested dicts.
+
+    Returns:
+        The config, and the keys whose values are not as given but as the run began.
+
+    Raises:
+        DataError: run.json is of a newer format or broken.
+    """
+    run = _upgraded(workdir)
+    if run is None:
+        return dict(config), []
+    saved = run["config"]
+    adopted, changed = adopt(config, saved)
+    objective = adopted.get("objective") or {}
+    before = saved.get("objective") or {}
+    if objective.get("name") == before.get("name") and not objective.get("labels"):
+        labels = before.get("labels")
+        if labels:
+            adopted["objective"] = {**objective, "labels": tuple(labels)}
+    return adopted, changed
+
+
+def _upgraded(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """run.json with the keys that it was saved with, under their names of today."""
     path = workdir / FILE
     if not path.exists():
         return None
@@ -70,6 +107,7 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}") from error
     saved = run.get("format")
+    # A newer format may have renamed or added keys: dropping those silently would resume another run.
     if saved not in range(1, FORMAT + 1):
         raise DataError(f"{path} has format {saved!r}; this version of tlx reads formats 1 to {FORMAT}")
     return run | {"format": FORMAT, "config": upgrade(run["config"], saved)}
@@ -98,6 +136,7 @@ def write_run(
         workdir / FILE,
         {
             "format": FORMAT,
+            # A resumed run was created when it was first started.
             "created": old.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
             "config": config,
             "num_params": num_params,
@@ -130,6 +169,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str]
         ConfigError: `allow` has the old name of a key.
     """
     for name in allow:
+        # An old name would match no key: it would allow nothing, without a word.
         renamed = new_path(name)
         if renamed is not None:
             raise ConfigError(f"--allow-change={name} is now called --allow-change={renamed}")
@@ -154,8 +194,15 @@ def check_changes(differences: Sequence[ConfigChange], workdir: pathlib.Path) ->
         flags = " ".join(f"--allow-change={key}" for key in refused)
         raise ConfigError(
             f"the run in {workdir} was started with another configuration:\n{table(differences)}\n"
-            f"choose another --workdir for a new run, or resume this one with {flags}"
+            f"choose another --workdir for a new run, or resume this one with {flags}{_meaning(refused)}"
         )
+
+
+def _meaning(keys: Sequence[str]) -> str:
+    """Return what a change of these keys in the middle of a run does, where it is no other run's result."""
+    if not any(key.startswith(("optimizer.learning_rate", "optimizer.schedule")) for key in keys):
+        return ""
+    return " (the learning rate is then that of the new schedule at the step reached; all else goes on as it was)"
 
 
 def table(differences: Sequence[ConfigChange]) -> str:

@@ -32,6 +32,10 @@ class Sink(Protocol):
         ...
 
 
+# Called on every process after an evaluation: step, state and its metrics.
+Observer = Callable[[int, State, Mapping[str, float]], None]
+
+
 class Costs(NamedTuple):
     """Cost of one step, and the peak of the hardware."""
 
@@ -94,6 +98,7 @@ class LogHook:
         last = step == self._train.steps
         if step % self._log.every == 0 or last:
             self._waiting.append((step, metrics, self._clock.training()))
+        # Two steps later the devices are done with it (loop._AHEAD), so that reading does not wait.
         while self._waiting and (last or self._waiting[0][0] + 2 <= step):
             with self._clock("log"):
                 self._write(*self._waiting.pop(0))
@@ -121,9 +126,11 @@ class LogHook:
     def _show(self, step: int, seconds: float) -> None:
         """Show mean loss and speed since the last line shown."""
         speed = self._speed(self._shown, step, seconds)
+        # A skipped step has changed nothing, and one NaN would hide the mean of all others.
         finite = [loss for loss in self._losses if math.isfinite(loss)]
         if speed is not None:
             self._progress.show(step, sum(finite) / max(len(finite), 1), speed)
+        # Also where nothing was shown, so that the next line's speed covers its own steps only.
         self._shown = (step, seconds)
         self._losses.clear()
 
@@ -141,6 +148,7 @@ class LogHook:
 
     def _check(self, step: int, values: Mapping[str, float]) -> None:
         """Report newly skipped steps; raise NumericsError after too many in a row."""
+        # Counted by difference: several steps may have been skipped since the last line that was read.
         new = values["skipped"] - self._skipped
         in_a_row = values["skipped_in_a_row"]
         if new > 0:
@@ -163,6 +171,7 @@ def eval_hook(
     sinks: Sequence[Sink],
     progress: Progress,
     clock: Clock,
+    observers: Sequence[Observer] = (),
 ) -> Callable[[int, State, Metrics], None]:
     """Return a hook that evaluates on the validation split every `eval.every` steps.
 
@@ -173,6 +182,7 @@ def eval_hook(
         sinks: where the metrics go.
         progress: what the user sees.
         clock: counts the phase evaluate.
+        observers: called with the metrics, in order.
     """
 
     def hook(step: int, state: State, metrics: Metrics) -> None:
@@ -185,6 +195,9 @@ def eval_hook(
             sink.metrics(step, values, kind="validation")
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if name not in _COUNTS)
         progress.say(f"step {step:,}  validation: {shown}")
+        with clock("evaluate"):
+            for observer in observers:
+                observer(step, state, values)
 
     return hook
 
@@ -213,6 +226,7 @@ class ProfileHook:
         self._seen += 1
         if self._seen == first:
             jax.block_until_ready(state)
+            # Steps before this one are finished, so that the trace holds only those that were asked for.
             jax.profiler.start_trace(self._folder)
             self._tracing = True
         ends = self._seen == last or step == self._config.steps
@@ -241,6 +255,8 @@ def checkpoint_hook(checkpoints: Any, log: LogHook, clock: Clock) -> Callable[[i
         if checkpoints.due(step):
             with clock("checkpoint"):
                 log.finish()
+                # After the metrics: a run that resumes here finds those of every step before it in the
+                # journal.
                 checkpoints.save(step, saved_part(state))
 
     return hook

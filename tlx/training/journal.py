@@ -1,34 +1,39 @@
-"""metrics.jsonl and events.jsonl: one JSON object a line, complete after a kill and a resume too."""
+"""metrics.jsonl, samples.jsonl and events.jsonl: a JSON object a line, complete after a kill and a resume too."""
 
 import json
 import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tlx.base.files import atomic_open
 
 
 class Journal:
-    """The two files of a run directory. Lines are flushed at once; a silent journal writes nothing."""
+    """The three files of a run directory. Lines are flushed at once; a silent journal writes nothing."""
 
     def __init__(self, folder: str | os.PathLike, silent: bool = False):
         self.folder = pathlib.Path(folder)
         self.silent = silent
 
     def resume(self, step: int) -> None:
-        """Remove metrics of steps after `step` and final ones, which will come again; repair cut lines.
+        """Remove metrics and samples of steps after `step` and final ones, which come again; repair cut lines.
 
         Events are history: they are all kept.
         """
         if self.silent:
             return
         lines = read_lines(self.folder / "metrics.jsonl")
+        # Those steps are trained again: kept, they would stand twice and curves would run backwards.
         lines = [line for line in lines if line["step"] <= step and line["kind"] != "final"]
         with atomic_open(self.folder / "metrics.jsonl") as handle:
             handle.writelines(json.dumps(line) + "\n" for line in lines)
+        if (self.folder / "samples.jsonl").exists():
+            samples = read_lines(self.folder / "samples.jsonl")
+            with atomic_open(self.folder / "samples.jsonl") as handle:
+                handle.writelines(json.dumps(line) + "\n" for line in samples if line["step"] <= step)
         events = read_lines(self.folder / "events.jsonl")
         with atomic_open(self.folder / "events.jsonl") as handle:
             handle.writelines(json.dumps(line) + "\n" for line in events)
@@ -44,12 +49,18 @@ class Journal:
         finite = {name: _finite(value) for name, value in values.items()}
         self._append("metrics.jsonl", {"step": step, "kind": kind, **finite})
 
+    def samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Append {"step", ...sample} to samples.jsonl for each sample."""
+        for sample in samples:
+            self._append("samples.jsonl", {"step": step, **sample})
+
     def event(self, name: str, **fields: Any) -> None:
         """Append {"time", "event", ...fields} to events.jsonl: start, resume, changed, skip, preempt, end."""
         self._append("events.jsonl", {"time": round(time.time(), 3), "event": name, **fields})
 
     def _append(self, file: str, line: dict[str, Any]) -> None:
         if not self.silent:
+            # Closed after each line, so that it is in the file where the process is killed next.
             with open(self.folder / file, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(line) + "\n")
 
@@ -59,6 +70,7 @@ def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8") as handle:
+        # A line without its end was being written when the process was killed.
         whole = [line for line in handle if line.endswith("\n")]
     return [json.loads(line) for line in whole]
 
@@ -66,4 +78,5 @@ def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
 def _finite(value: Any) -> float | int | None:
     if isinstance(value, int):
         return value
+    # NaN is no JSON: other readers than Python's would refuse the whole file.
     return float(value) if math.isfinite(value) else None

@@ -51,6 +51,7 @@ def train(
     running: collections.deque[Metrics] = collections.deque()
     for step in steps:
         with clock("data"):
+            # Timed apart: where this phase is long, the input pipeline and not the model is slow.
             batch = next(batches)
         first = step == steps[0]
         with clock("compile" if first else "step"):
@@ -59,6 +60,7 @@ def train(
             # The first step is waited for, so that compilation does not count as training time.
             while len(running) > (0 if first else _AHEAD):
                 jax.block_until_ready(running.popleft())
+        # Hooks get arrays that may not be computed yet; each decides whether it waits for one.
         for hook in hooks:
             hook(step, state, metrics)
     with clock("step"):

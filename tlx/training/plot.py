@@ -3,20 +3,21 @@
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from tlx.training.journal import read_lines
 
-# Kinds of lines with a validation loss: on a part of the split, and on all of it at the end.
-VALIDATION = ("validation", "final")
-
 
 def plot_loss(
     workdir: str | os.PathLike, title: str, baselines: Mapping[str, float] | None = None
 ) -> pathlib.Path:
-    """Draw workdir/loss.png from metrics.jsonl: training loss, its moving mean, validation, baselines.
+    """Draw workdir/loss.png from metrics.jsonl: training loss, its moving mean, validation, baselines, resumes.
+
+    Evaluations while training are of the first batches of the split, the final one of all of it: a line joins
+    the former only.
 
     Args:
         workdir: run directory.
@@ -29,9 +30,11 @@ def plot_loss(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    lines = [line for line in read_lines(pathlib.Path(workdir) / "metrics.jsonl") if line.get("loss")]
-    train = np.array([(x["step"], x["loss"]) for x in lines if x["kind"] == "train"]).reshape(-1, 2)
-    valid = np.array([(x["step"], x["loss"]) for x in lines if x["kind"] in VALIDATION]).reshape(-1, 2)
+    folder = pathlib.Path(workdir)
+    lines = [line for line in read_lines(folder / "metrics.jsonl") if line.get("loss")]
+    train = _points(lines, "train")
+    valid = _points(lines, "validation")
+    final = _points(lines, "final")
     figure = Figure(figsize=(7, 4), layout="constrained")
     # The canvas of files: pyplot, which keeps figures and opens windows, is not used.
     FigureCanvasAgg(figure)
@@ -39,7 +42,12 @@ def plot_loss(
     axes.plot(*train.T, color="tab:blue", alpha=0.25, linewidth=0.8)
     axes.plot(train[:, 0], moving_mean(train[:, 1]), color="tab:blue", label="training")
     if len(valid):
-        axes.plot(*valid.T, "o-", color="tab:orange", markersize=4, label="validation")
+        axes.plot(*valid.T, "o-", color="tab:orange", markersize=4, label="validation, first batches")
+    if len(final):
+        axes.plot(*final.T, "D", color="tab:red", markersize=5, label="validation at the end")
+    for i, step in enumerate(resumed_steps(folder)):
+        label = "resumed" if i == 0 else None
+        axes.axvline(step, color="tab:green", linestyle=(0, (1, 2)), linewidth=1.0, label=label)
     for (name, loss), style in zip((baselines or {}).items(), ("--", ":", "-."), strict=False):
         axes.axhline(loss, color="gray", linestyle=style, label=name)
     axes.set(title=title, xlabel="step", ylabel="loss, nats per target")
@@ -48,6 +56,17 @@ def plot_loss(
     path = pathlib.Path(workdir) / "loss.png"
     figure.savefig(path, dpi=120)
     return path
+
+
+def resumed_steps(workdir: pathlib.Path) -> list[int]:
+    """Return the steps from which a run was resumed, in order, each once; those from the beginning left out."""
+    events = read_lines(workdir / "events.jsonl")
+    return sorted({event["step"] for event in events if event["event"] == "resume" and event["step"] > 0})
+
+
+def _points(lines: Sequence[Mapping[str, Any]], kind: str) -> np.ndarray:
+    """Return (step, loss) of the lines of one kind, [n, 2]."""
+    return np.array([(line["step"], line["loss"]) for line in lines if line["kind"] == kind]).reshape(-1, 2)
 
 
 def moving_mean(values: np.ndarray) -> np.ndarray:

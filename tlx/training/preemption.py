@@ -82,9 +82,11 @@ class Preemption:
         """
         if jax.process_count() == 1:
             return self._why is not None
+        # Dispatched at every step, request or not: a collective that only some processes enter would hang.
         self._flags.append(_sum_over_processes(self._why is not None))
         if len(self._flags) <= LAG:
             return False
+        # Every process reads the sum of the same step, hence the same answer.
         stop = int(self._flags.popleft().addressable_data(0)) > 0
         if stop and self._why is None:
             self._why = "another process was asked to stop"
@@ -109,6 +111,8 @@ class Preemption:
         self._caller = threading.current_thread()
         if self._caller is not threading.main_thread():
             return self
+        # Python's handlers run between bytecodes of the main thread, which a compilation blocks for minutes;
+        # the C handler writes to this socket at once.
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._previous_fd = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
@@ -121,6 +125,7 @@ class Preemption:
     def __exit__(self, *_: object) -> None:
         if not self._previous:
             return
+        # In a notebook the process lives on and needs its own SIGINT back.
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(self._previous_fd)
@@ -153,6 +158,7 @@ class Preemption:
         if self._first is not None:
             return now - self._first[1] > ECHO_SECONDS
         self._first = (received, now)
+        # A reason that was given before, by `request`, stays.
         self._why = self._why or received.name
         log.warning("%s: saving a checkpoint, then leaving; once more to leave now", received.name)
         if self._allowed is not None:

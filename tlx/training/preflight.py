@@ -57,6 +57,7 @@ def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, st
         ReplicaMismatch: configs, or sums over all devices, differ.
         StorageError: a host cannot write to the directory, or sees another one.
     """
+    # One process agrees with itself, and must not wait for collectives.
     if jax.process_count() == 1:
         return [socket.gethostname()]
     problem = ""
@@ -65,6 +66,8 @@ def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, st
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
+            # A random word that only this start knows: a folder of the same name on a local disk has another
+            # or none.
             (workdir / _TOKEN).write_text(token)
         except OSError as error:
             problem = str(error)
@@ -83,6 +86,7 @@ def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, st
     )
     if jax.process_index() == 0:
         _clean(workdir, is_new)
+    # From the same facts on all processes: each raises the same error, and none is left in a collective.
     error = verdict(facts, workdir)
     if error is not None:
         raise error
@@ -127,6 +131,7 @@ def gather(facts: HostFacts) -> list[HostFacts]:
     data = json.dumps(facts).encode()
     if len(data) > _BYTES:
         raise ValueError(f"{len(data)} bytes are more than the {_BYTES} of a process' message")
+    # Arrays of one shape, as an all-gather needs; JSON does not mind the spaces.
     padded = np.frombuffer(data.ljust(_BYTES), np.uint8)
     rows = np.asarray(multihost_utils.process_allgather(padded))
     return [json.loads(row.tobytes()) for row in rows]
@@ -140,6 +145,7 @@ def _directory_problem(workdir: pathlib.Path, token: str) -> str:
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=f"{_TOKEN}-") as probe:
             probe.write(b"x")
             probe.flush()
+            # A full disk or a quota often shows only when the data is forced out.
             os.fsync(probe.fileno())
     except FileNotFoundError:
         return "is not the directory that process 0 sees; it must be on a file system that all hosts share"
@@ -173,6 +179,7 @@ def _compare(facts: Sequence[HostFacts], name: str, values: Sequence[Any]) -> st
         groups[str(value)].append(f"{i} ({facts[i]['host']})")
     if len(groups) == 1:
         return ""
+    # The rarest value last: it is usually the wrong one.
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     return f"{name}: " + "; ".join(f"{value} on process {', '.join(who)}" for value, who in ordered)
 

@@ -91,6 +91,7 @@ class ReplicaCheck:
             ReplicaMismatch: Where processes differ, on all of them.
         """
         if self._every and step % self._every == 0:
+            # All processes reach this at the same step, so that the collective below is entered by all.
             claims = self._claims(step)
             shape = (len(self._devices), claims.size)
             rows = jax.make_array_from_callback(
@@ -138,6 +139,8 @@ class ReplicaCheck:
             odd = outliers({process: row[column] for process, row in claims.items()})
             if odd:
                 differences.append(f"{name}: {self._name(odd)}")
+        # Rows are compared in a ring: each process builds one row of its neighbour, which costs one example a
+        # check.
         used = {process: row[-2] for process, row in claims.items()}
         expected = {process: row[-1] for process, row in claims.items()}
         if odd := wrong_in_ring(used, expected):
@@ -171,6 +174,7 @@ def outliers(values: Values) -> list[int]:
     (value, count), *others = counts.most_common()
     if not others:
         return []
+    # Without a majority nobody can be called right.
     return sorted(key for key in values if 2 * count <= len(values) or values[key] != value)
 
 
@@ -195,6 +199,7 @@ def replicas(abstract: Any, devices: Sequence[Any]) -> dict[str, list[list[int]]
         for index, device in enumerate(devices):
             bounds = zip(shards[device], leaf.shape, strict=True)
             groups[tuple(part.indices(size) for part, size in bounds)].append(index)
+        # A shard that one device holds alone has nothing to be compared with.
         shared = [group for group in groups.values() if len(group) > 1]
         if shared:
             replicated[path] = shared

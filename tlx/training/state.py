@@ -56,6 +56,7 @@ def boxed_params(module: Any, batch: Shapes) -> Any:
     and how layers are executed (remat, attention kernel, unrolling) do not matter. The tree is shared between
     callers, who must not change it.
     """
+    # Execution changes no parameter, so that one trace serves every layout of a search.
     module = _with_default_execution(module)
     # Shapes of a row alone, so that the batch of a step and that of a microbatch share one trace.
     row = tuple((name, batch[name].shape[1:], batch[name].dtype) for name in sorted(batch))
@@ -129,6 +130,7 @@ def state_from_params(
     trainable, _ = partition_params(initial_params(module, params, frozen))
     return State(
         params=trainable,
+        # Filled in later from where they are stored: a teacher is never drawn and thrown away.
         frozen={},
         opt_state=optimizer.init(trainable),
         carry=carries.initial_carry(module, batch_size),
@@ -157,6 +159,7 @@ def initial_params(module: Any, params: Any, frozen: Any) -> Any:
 
 def saved_part(state: State) -> dict[str, Any]:
     """Return what a checkpoint holds of a state, by field: all but the frozen parameters."""
+    # Frozen parameters are read again from where they came from: a run directory is not as large as its base.
     return {name: value for name, value in state._asdict().items() if name != "frozen"}
 
 

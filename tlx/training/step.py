@@ -59,6 +59,7 @@ def make_step(
         keys = row_keys(state.seed, state.step, config.batch_size)
         result = gradients(module, state, batch, keys, config.microbatches, fixed)
         norm = optax.tree.norm(result.grads)
+        # The norm is finite only where every gradient is, and it is needed for clipping anyway.
         finite = jnp.isfinite(norm) & jnp.isfinite(result.loss)
         updates, opt_state = optimizer.update(
             _clip(result.grads, norm, config), state.opt_state, state.params
@@ -119,6 +120,7 @@ def gradients(
         Loss, gradients, means of the terms, and the next carry.
     """
     differentiate = partial(_loss_and_grad, module, state, fixed)
+    # No scan around a single part: it would keep an accumulator beside the gradients.
     if microbatches == 1:
         (loss, (terms, carry)), grads = differentiate(batch, state.carry, keys, None)
         return Gradients(loss, grads, {name: mean(term) for name, term in terms.items()}, carry)

@@ -44,6 +44,7 @@ def open_teacher(path: str) -> Teacher:
     if not model.vocab_size:
         tokenizer = load_tokenizer(run_folder / "tokenizer")
         model = dataclasses.replace(model, vocab_size=tokenizer.vocab.size)
+    # The manifest holds the sums of all files, so that its own identifies the weights without reading them.
     return Teacher(model, sha256_file(_step_folder(folder) / steps.MANIFEST))
 
 
@@ -82,6 +83,7 @@ def read_frozen(objective: Any, wanted: Any) -> Any:
     if not objective.teacher:
         raise ConfigError("objective.teacher is empty: name a run directory or a Hugging Face directory")
     folder = pathlib.Path(objective.teacher).absolute()
+    # The loss depends on every weight of the teacher: with other ones the run would silently become another.
     if open_teacher(objective.teacher).hash != objective.teacher_hash:
         raise ConfigError(
             f"objective.teacher = {objective.teacher!r} has other weights than when this run started; name "

@@ -6,14 +6,15 @@ import pathlib
 import queue
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tlx.base.errors import ConfigError
 from tlx.base.files import sha256_json
 from tlx.training.config import LogConfig
 
-# Writes metrics of a step, {kind/name: value}.
-Write = Callable[[int, Mapping[str, float]], None]
+# Writes values of a step: {kind/name: number}, and texts of samples.
+Write = Callable[[int, Mapping[str, float | str]], None]
 
 # Lines that may wait for a slow tracker; more are dropped.
 _QUEUE_SIZE = 1000
@@ -37,10 +38,15 @@ class Trackers:
             values: metrics by name.
             kind: "train", "validation" or "final".
         """
-        try:
-            self._queue.put_nowait((step, {f"{kind}/{name}": value for name, value in values.items()}))
-        except queue.Full:
-            pass
+        self._put(step, {f"{kind}/{name}": value for name, value in values.items()})
+
+    def samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Queue texts that the model wrote, {"samples/0": text ...}; never waits."""
+        texts = {}
+        for number, sample in enumerate(samples):
+            lines = (f"{name}: {value}" for name, value in sample.items())
+            texts[f"samples/{number}"] = "\n\n".join(lines)
+        self._put(step, texts)
 
     def close(self, seconds: float = 10.0) -> None:
         """Let the queue be written, for so many seconds at most. May be called again."""
@@ -50,6 +56,12 @@ class Trackers:
             return
         self._thread.join(seconds)
 
+    def _put(self, step: int, values: Mapping[str, float | str]) -> None:
+        try:
+            self._queue.put_nowait((step, values))
+        except queue.Full:
+            pass
+
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             for name, write in list(self._writers.items()):
@@ -58,6 +70,20 @@ class Trackers:
                 except Exception as error:
                     del self._writers[name]
                     self._report(f"{name} failed and is left out from now on: {error!r}")
+
+
+def check_installed(config: LogConfig) -> None:
+    """Raise ConfigError where the config asks for a tracker whose package is not installed."""
+    asked = []
+    if config.tensorboard:
+        asked.append((f"log.tensorboard = {config.tensorboard}", "tensorboardX"))
+    if config.wandb_project is not None:
+        asked.append((f"log.wandb_project = {config.wandb_project!r}", "wandb"))
+    missing = [f"{field} needs the package {package}" for field, package in asked if not _installed(package)]
+    if missing:
+        raise ConfigError(
+            f"{'; '.join(missing)}, which is not installed: pip install 'tlx-lm[tracking]', or set it to None"
+        )
 
 
 def start_trackers(
@@ -74,8 +100,8 @@ def start_trackers(
     Returns:
         The trackers; one that cannot be started is reported on stderr and left out.
     """
-    makers: dict[str, Callable[[], Write | None]] = {}
-    if config.tensorboard:
+    makers: dict[str, Callable[[], Write]] = {}
+    if config.tensorboard is not False and _installed("tensorboardX"):
         makers["TensorBoard"] = lambda: _tensorboard(workdir / "tensorboard")
     project = config.wandb_project
     if project is not None:
@@ -83,24 +109,29 @@ def start_trackers(
     writers = {}
     for label, make in makers.items():
         try:
-            write = make()
+            writers[label] = make()
         except Exception as error:
             _to_stderr(f"{label} cannot be used: {error!r}")
-            continue
-        if write is not None:
-            writers[label] = write
     return Trackers(writers, _to_stderr)
 
 
-def _tensorboard(folder: pathlib.Path) -> Write | None:
-    """A writer through tensorboardX; None where it is not installed."""
-    if importlib.util.find_spec("tensorboardX") is None:
-        return None
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # a stand-in without a spec, or None, in sys.modules
+        return sys.modules.get(package) is not None
+
+
+def _tensorboard(folder: pathlib.Path) -> Write:
+    """A writer through tensorboardX."""
     writer = importlib.import_module("tensorboardX").SummaryWriter(str(folder))
 
-    def write(step: int, values: Mapping[str, float]) -> None:
+    def write(step: int, values: Mapping[str, float | str]) -> None:
         for name, value in values.items():
-            writer.add_scalar(name, value, step)
+            if isinstance(value, str):
+                writer.add_text(name, value, step)
+            else:
+                writer.add_scalar(name, value, step)
         writer.flush()
 
     return write
@@ -117,7 +148,14 @@ def _wandb(project: str, workdir: pathlib.Path, name: str, settings: Mapping[str
         resume="allow",
         config=dict(settings),
     )
-    return lambda step, values: run.log(dict(values), step=step)
+
+    def write(step: int, values: Mapping[str, float | str]) -> None:
+        numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
+        texts = [[name, value] for name, value in values.items() if isinstance(value, str)]
+        table = {"samples": wandb.Table(columns=["sample", "text"], data=texts)} if texts else {}
+        run.log({**numbers, **table}, step=step)
+
+    return write
 
 
 def _to_stderr(message: str) -> None:

@@ -70,15 +70,18 @@ class Watchdog:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        # Without a limit it was never started.
         if self._thread.is_alive():
             self._thread.join()
 
     def _watch(self) -> None:
         assert self._seconds is not None
         left = self._seconds
+        # Woken more often than the deadline, since phases with longer limits begin and end meanwhile.
         while not self._stop.wait(min(max(left, 0.001), self._seconds / 4)):
             phase = self._clock.current
             silent = self._clock.silent()
+            # These phases are longer than a step by nature; the limit is set for steps.
             left = self._seconds * LONG.get(phase, 1) - silent
             if phase in ENDLESS:
                 left = self._seconds

@@ -1,7 +1,6 @@
 """Finds the files of globs, detects their format and reads their records."""
 
 import functools
-import glob
 import gzip
 import os
 import zlib
@@ -10,6 +9,8 @@ from collections.abc import Iterator, Sequence
 import pyarrow
 
 from tlx.base.errors import DataError, one_of
+from tlx.data.bad_records import DEFAULT_POLICY, BadRecord, BadRecordPolicy, SkippedRecords
+from tlx.data.file_names import matching_files
 from tlx.data.readers.conll import read_conll
 from tlx.data.readers.json_file import read_json, read_jsonl
 from tlx.data.readers.record import FORMATS, Record, RecordFiles
@@ -18,44 +19,56 @@ from tlx.data.readers.table import read_parquet, read_table
 from tlx.data.readers.tfds import PREFIX as TFDS
 from tlx.data.readers.tfds import read_tfds
 
+# Endings of files that are read of a folder, if no format is set.
+_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".conll")
 
-def read_files(globs: Sequence[str], config: RecordFiles, field: str) -> list[Record]:
+
+def read_files(
+    globs: Sequence[str], config: RecordFiles, field: str, policy: BadRecordPolicy = DEFAULT_POLICY
+) -> list[Record]:
     """Read the records of all files, sorted by path.
 
     Args:
-        globs: Globs, "FILE.json::key", or "tfds:NAME::SPLIT".
+        globs: Globs, folders, "FILE.json::key", or "tfds:NAME::SPLIT".
         config: Format of the files and how to read them; its file names are not used.
         field: Config key of the globs, for messages.
+        policy: Treatment of records that cannot be read.
 
     Returns:
         The records, those of data sets of TensorFlow Datasets last.
 
     Raises:
-        DataError: A file is missing or malformed (names file and line), or there is no record.
+        DataError: A file is missing or malformed (names file and line), there is no record, or a bad one.
     """
     # Only the options that change how a file is read, so that splits of one file share the cache of _file.
     reading = RecordFiles(
         format=config.format, quoting=config.quoting, columns=config.columns, encoding=config.encoding
     )
     records: list[Record] = []
-    for path, key in _matches([name for name in globs if not name.startswith(TFDS)], field):
+    skipped = SkippedRecords(field, policy)
+    unique = policy.action != "keep"
+    for path, key in _matches([name for name in globs if not name.startswith(TFDS)], field, config.format):
         stat = os.stat(path)
-        records += _file(path, key, (stat.st_size, stat.st_mtime_ns), reading)
+        records += skipped.filter(_file(path, key, (stat.st_size, stat.st_mtime_ns), reading, unique))
     for name in globs:
         if name.startswith(TFDS):
             dataset, _, split = name.removeprefix(TFDS).partition("::")
             records += read_tfds(dataset, split, config.data_dir, field)
+    skipped.report()
     if not records:
-        raise DataError(f"{field} = {tuple(globs)} has no records")
+        reason = f": {skipped.examples[0]}" if skipped.examples else ""
+        raise DataError(f"{field} = {tuple(globs)} has no records{reason}")
     return records
 
 
 @functools.lru_cache(maxsize=4)
-def _file(path: str, key: str, stamp: tuple[int, int], config: RecordFiles) -> tuple[Record, ...]:
+def _file(
+    path: str, key: str, stamp: tuple[int, int], config: RecordFiles, unique: bool
+) -> tuple[Record | BadRecord, ...]:
     """Records of one file, cached while size and time of change (`stamp`) stay: splits share a file."""
     try:
-        return tuple(_read(path, key, config))
-    except (UnicodeDecodeError, LookupError) as error:
+        return tuple(_read(path, key, config, unique))
+    except (UnicodeError, LookupError) as error:
         raise DataError(
             f"{path} is not {config.encoding} (data.records.encoding): {error}; latin-1 is another"
         ) from error
@@ -63,32 +76,29 @@ def _file(path: str, key: str, stamp: tuple[int, int], config: RecordFiles) -> t
         raise DataError(f"cannot read {path}: {error}") from error
 
 
-def _matches(globs: Sequence[str], field: str) -> list[tuple[str, str]]:
+def _matches(globs: Sequence[str], field: str, format_name: str) -> list[tuple[str, str]]:
     """Pairs (absolute path, key of the records inside it) of all files, without duplicates, sorted."""
+    endings = () if format_name else tuple(end + gz for end in _ENDINGS for gz in ("", ".gz"))
     matches: set[tuple[str, str]] = set()
     for pattern in globs:
         pattern, _, key = pattern.partition("::")
-        paths = glob.glob(os.path.expanduser(pattern), recursive=True)
-        files = [os.path.abspath(path) for path in paths if os.path.isfile(path)]
-        if not files:
-            raise DataError(f"{field} = {pattern!r} matches no file (the current folder is {os.getcwd()})")
-        matches.update((path, key) for path in files)
+        matches.update((path, key) for path in matching_files([pattern], field, endings))
     return sorted(matches)
 
 
-def _read(path: str, key: str, config: RecordFiles) -> Iterator[Record]:
+def _read(path: str, key: str, config: RecordFiles, unique: bool) -> Iterator[Record | BadRecord]:
     format_name = config.format or os.path.splitext(path.removesuffix(".gz"))[1].removeprefix(".")
     if format_name not in FORMATS:
         raise DataError(
             f"{path}: " + one_of("ending", format_name, FORMATS) + "; data.records.format sets it"
         )
     if format_name == "parquet":
-        return read_parquet(path)
+        return read_parquet(path, unique)
     text = _text(path, config.encoding)
     if format_name == "jsonl":
-        return read_jsonl(path, text, config.columns)
+        return read_jsonl(path, text, config.columns, unique)
     if format_name == "json":
-        return read_json(path, text, key, config.columns)
+        return read_json(path, text, key, config.columns, unique)
     if format_name == "squad":
         return read_squad(path, text)
     if format_name == "conll":
@@ -96,7 +106,7 @@ def _read(path: str, key: str, config: RecordFiles) -> Iterator[Record]:
     if format_name == "lines":
         return _lines(path, text)
     delimiter = "," if format_name == "csv" else "\t"
-    return read_table(path, text, delimiter, config.quoting, config.columns)
+    return read_table(path, text, delimiter, config.quoting, config.columns, unique)
 
 
 def _text(path: str, encoding: str) -> str:

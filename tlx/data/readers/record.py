@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tlx.base.errors import ConfigError, DataError, one_of
+from tlx.data.bad_records import surrogate_in
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "conll", "squad", "lines")
 
@@ -55,6 +56,14 @@ class Record(NamedTuple):
         return " ".join(map(str, items))
 
 
+def valid_text(record: Record, text: str) -> str:
+    """Return a text of a record. Raises DataError where it is not valid Unicode."""
+    problem = surrogate_in(text)
+    if problem:
+        raise DataError(f"{record.where}: {text[:40]!a} {problem}")
+    return text
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
@@ -64,7 +73,7 @@ class RecordFiles:
     """Files with labelled records, and how to read them."""
 
     train: tuple[str, ...] = ()
-    """Globs of the training files; "FILE.json::key", or "tfds:NAME::SPLIT" of TensorFlow Datasets."""
+    """Globs of the training files, or folders; "FILE.json::key", or "tfds:NAME::SPLIT" of TensorFlow Datasets."""
     validation: tuple[str, ...] = ()
     """Globs of the validation files; empty: `validation_fraction` of the training records is held out."""
     test: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ def read_squad(path: str, text: str) -> Iterator[Record]:
     """
     try:
         root = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     for a, article in enumerate(_get(root, "data", list, path)):
         at = f"{path}: data[{a}]"
@@ -39,6 +39,7 @@ def read_squad(path: str, text: str) -> Iterator[Record]:
 
 def _answers(question: dict[str, Any], where: str) -> tuple[list[str], list[int]]:
     """Texts of the answers, and their first characters in the context."""
+    # SQuAD 2 gives such questions plausible answers, which must not be learned.
     if question.get("is_impossible"):
         return [], []
     answers = _get(question, "answers", list, where)

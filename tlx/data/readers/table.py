@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 import pyarrow.parquet
 
 from tlx.base.errors import DataError
+from tlx.data.bad_records import BadRecord
 from tlx.data.readers.record import Record
 
 _LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 128 Ki
 
 
 def read_table(
-    path: str, text: str, delimiter: str, quoting: bool, columns: Sequence[str]
-) -> Iterator[Record]:
+    path: str, text: str, delimiter: str, quoting: bool, columns: Sequence[str], unique: bool = True
+) -> Iterator[Record | BadRecord]:
     """Yield the rows of a table as records.
 
     Args:
@@ -23,30 +24,49 @@ def read_table(
         delimiter: Comma or tab.
         quoting: Whether quotes enclose fields; otherwise they are part of the text.
         columns: Names of the columns, "" for one to skip; empty: the first row names them.
+        unique: Whether two columns of one name are an error; otherwise the last one counts.
 
     Yields:
-        The records.
+        The records; a BadRecord for a row with another number of fields.
 
     Raises:
-        DataError: A row has another number of fields, or quotes do not match.
+        DataError: Quotes do not match, or two columns have one name.
     """
     rows = _quoted(path, text, delimiter) if quoting else _plain(text, delimiter)
     names = list(columns)
     for number, row in rows:
         if not names:
             names = row
+            if unique:
+                _check_unique(names, f"{path}:{number}")
             continue
         if len(row) != len(names):
-            raise DataError(_wrong_width(path, number, row, names, delimiter, quoting))
+            yield BadRecord(_wrong_width(path, number, row, names, delimiter, quoting))
+            continue
         yield Record(
             f"{path}:{number}", {name: field for name, field in zip(names, row, strict=True) if name}
         )
 
 
-def read_parquet(path: str) -> Iterator[Record]:
-    """Yield the rows of a parquet file as records; `where` has the row number, from 1."""
+def _check_unique(names: Sequence[str], where: str) -> None:
+    """Raise DataError where two columns have one name; those without a name are skipped."""
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"{where} names {names.count(twice[0])} columns {twice[0]!r}; rename them, or for a file without its "
+            "header name the columns by data.records.columns"
+        )
+
+
+def read_parquet(path: str, unique: bool = True) -> Iterator[Record]:
+    """Yield the rows of a parquet file as records; `where` has the row number, from 1.
+
+    Raises DataError for two columns of one name, where `unique`.
+    """
     number = 0
     with pyarrow.parquet.ParquetFile(path) as file:
+        if unique:
+            _check_unique(file.schema_arrow.names, path)
         for batch in file.iter_batches(batch_size=1024):
             for values in batch.to_pylist():
                 number += 1

@@ -36,6 +36,7 @@ def read_tfds(name: str, split: str, data_dir: str, field: str) -> tuple[Record,
     if not split:
         raise DataError(f"{field} = {title!r} names no split: write {PREFIX}{name}::train")
     tfds = import_tfds(field)
+    # TFDS takes None, and not an empty text, for its default folder.
     folder = data_dir or None
     try:
         source = tfds.data_source(name=tfds_name(name), data_dir=folder, split=split)

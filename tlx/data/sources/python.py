@@ -51,6 +51,7 @@ class PythonSource:
         path = self._root / part
         try:
             content = path.read_bytes()
+            # A few files of the library declare latin-1.
             encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
             text = content.decode(encoding)
         except (OSError, SyntaxError, UnicodeDecodeError) as error:
@@ -63,6 +64,7 @@ def _modules(root: pathlib.Path) -> list[str]:
     """Relative paths of all .py files below `root`, without the excluded folders, sorted."""
     paths: list[pathlib.Path] = []
     for folder, folders, files in os.walk(root):
+        # Changed in place: os.walk then leaves these folders out.
         folders[:] = [name for name in folders if name not in EXCLUDED]
         paths += [pathlib.Path(folder, name) for name in files if name.endswith(".py")]
     return sorted(path.relative_to(root).as_posix() for path in paths)

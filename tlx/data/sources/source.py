@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
+from tlx.data.bad_records import BadRecord
+
 Split = Literal["train", "validation"]
 
 
@@ -39,11 +41,20 @@ class Source(Protocol):
     parallel: bool
     """Whether documents come in pairs: a text, then its translation or answer."""
 
-    def read(self, part: str) -> Iterator[Document]:
-        """Yield the documents of one part, none of them blank. Raises DataError where it cannot be read."""
+    def read(self, part: str) -> Iterator[Document | BadRecord]:
+        """Yield the documents of one part, none of them blank, and what stands for those that are not usable.
+
+        Raises DataError where the part cannot be read.
+        """
         ...
 
 
 def held_out(name: str, fraction: float) -> bool:
     """Return whether a document belongs to the validation split, by a hash of its name."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) < fraction * 16**12
+    # By a hash of each name alone: added files change no other file's side.
+    return name_hash(name) < fraction * 16**12
+
+
+def name_hash(name: str) -> int:
+    """Return a hash of a document's name, from 0 to 16**12 - 1."""
+    return int(hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12], 16)

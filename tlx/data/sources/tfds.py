@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tlx.base.errors import DataError, one_of
+from tlx.data.bad_records import BadRecord
 from tlx.data.config import SourceConfig
 from tlx.data.readers.tfds import import_tfds, tfds_name
 from tlx.data.sources.source import Document, Split
@@ -54,7 +55,7 @@ class TfdsSource:
         if not self.parts:
             raise DataError(f"{title} has no records")
 
-    def read(self, part: str) -> Iterator[Document]:
+    def read(self, part: str) -> Iterator[Document | BadRecord]:
         """Yield the documents of the records `part` = "start:stop"."""
         for index in range(*map(int, part.split(":"))):
             name = f"{self.name} record {index}"
@@ -66,8 +67,10 @@ class TfdsSource:
                     values = [record[column] for column in self._columns]
                 texts = [_decoded(value) for value in values]
             except Exception as error:  # the readers of array_record raise their own classes
-                raise DataError(f"{name} cannot be read: {error}") from error
+                yield BadRecord(f"{name} cannot be read: {error}")
+                continue
             if not texts or not all(text.strip() for text in texts):
+                yield BadRecord(f"{name} is empty", blank=True)
                 continue
             if self._turns:
                 yield Document(name, texts[0], tuple(texts[1:]))

@@ -12,6 +12,7 @@ from tlx.models.families.family import (
     MappedField,
     SameField,
     WeightMapping,
+    encoder_task_classes,
     linear,
     norm,
     resized,
@@ -107,6 +108,7 @@ FAMILY = Family(
         "AlbertForMaskedLM": ("heads/mlm",),
         "AlbertModel": ("heads/sop/pooler",),
     },
+    task_classes=encoder_task_classes("Albert", "albert.pooler"),
     fields=(
         *(
             field

@@ -11,6 +11,7 @@ from tlx.models.families.family import (
     FixedField,
     MappedField,
     SameField,
+    TaskClass,
     WeightMapping,
     linear,
     norm,
@@ -138,7 +139,8 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     """Return the key table of a model."""
     mappings = [
         WeightMapping("model/embedding/table", "model.shared.weight", "v d -> v d"),
-        WeightMapping("model/output/bias", "final_logits_bias", "1 v -> v"),
+        # A buffer of zeros, which only the class with logits stores.
+        WeightMapping("model/output/bias", "final_logits_bias", "1 v -> v", fill=0.0),
     ]
     if not config.head.tied:
         mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
@@ -233,8 +235,10 @@ def _family(
     architecture: str,
     family_fields: tuple,
     ignored: tuple[str, ...] = (),
+    heads: bool = False,
     sinusoids: tuple[str, ...] = (),
 ) -> Family:
+    classes = architecture.removesuffix("ForConditionalGeneration").removesuffix("MTModel")
     return Family(
         name=name,
         citation=citation,
@@ -242,12 +246,26 @@ def _family(
         sizes=sizes,
         rows=rows,
         model_type=name,
-        architectures={architecture: ()},
+        architectures={architecture: (), f"{classes}Model": ()},
+        task_classes=_task_classes(classes) if heads else {},
         fields=family_fields,
+        prefix="model.",
         copies=COPIES,
         ignored=ignored,
         sinusoids=sinusoids,
     )
+
+
+def _task_classes(classes: str) -> dict[str, TaskClass]:
+    """Return the classes with a head, whose decoder reads the encoder's text after its start id.
+
+    mBART's begin with the text's last id, its language, in place of that.
+    """
+    head = "classification_head"
+    return {
+        f"{classes}ForSequenceClassification": TaskClass("sequence", f"{head}.out_proj", f"{head}.dense"),
+        f"{classes}ForQuestionAnswering": TaskClass("span", "qa_outputs"),
+    }
 
 
 FAMILY = _family(
@@ -259,6 +277,7 @@ FAMILY = _family(
     },
     "BartForConditionalGeneration",
     fields(BART_LARGE),
+    heads=True,
 )
 MBART = _family(
     "mbart",

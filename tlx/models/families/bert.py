@@ -12,6 +12,7 @@ from tlx.models.families.family import (
     MappedField,
     SameField,
     WeightMapping,
+    encoder_task_classes,
     linear,
     norm,
     resized,
@@ -166,6 +167,7 @@ FAMILY = Family(
         "BertForMaskedLM": ("heads/mlm",),
         "BertModel": ("heads/nsp/pooler",),
     },
+    task_classes=encoder_task_classes("Bert", "bert.pooler.dense"),
     fields=(*fields(), SameField("max_position_embeddings", "position.max_length", 512)),
     prefix="bert.",
     copies={

@@ -6,6 +6,7 @@ from tlx.models.families.family import (
     FixedField,
     MappedField,
     SameField,
+    TaskClass,
     WeightMapping,
     linear,
     norm,
@@ -63,7 +64,8 @@ FAMILY = Family(
     sizes={"large": resized(BASE)},
     rows=rows,
     model_type="ctrl",
-    architectures={"CTRLLMHeadModel": ()},
+    architectures={"CTRLLMHeadModel": (), "CTRLModel": ()},
+    task_classes={"CTRLForSequenceClassification": TaskClass("sequence", "classifier", bias=False)},
     fields=(
         SameField("vocab_size", "vocab_size", 246534),
         SameField("n_positions", "position.max_length", 256),

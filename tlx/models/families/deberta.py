@@ -6,7 +6,16 @@ from typing import Any
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import Family, FixedField, MappedField, WeightMapping, linear, norm, resized
+from tlx.models.families.family import (
+    Family,
+    FixedField,
+    MappedField,
+    WeightMapping,
+    encoder_task_classes,
+    linear,
+    norm,
+    resized,
+)
 
 BASE = resized(
     bert.BASE,
@@ -123,6 +132,7 @@ FAMILY = Family(
     rows=rows,
     model_type="deberta",
     architectures={"DebertaForMaskedLM": ("heads/mlm",), "DebertaModel": ()},
+    task_classes=encoder_task_classes("Deberta", "pooler.dense", "classifier", "gelu", "pooler_hidden_act"),
     fields=(*bert.fields(vocab_size=50265, type_vocab_size=0, layer_norm_eps=1e-7), *FIELDS),
     prefix="deberta.",
     copies={

@@ -12,6 +12,7 @@ from tlx.models.families.family import (
     FixedField,
     MappedField,
     WeightMapping,
+    encoder_task_classes,
     linear,
     norm,
     resized,
@@ -114,6 +115,7 @@ FAMILY = Family(
     rows=rows,
     model_type="deberta-v2",
     architectures={"DebertaV2ForMaskedLM": ("heads/mlm",), "DebertaV2Model": ()},
+    task_classes=encoder_task_classes("DebertaV2", "pooler.dense", "classifier", "gelu", "pooler_hidden_act"),
     fields=(
         *bert.fields(
             vocab_size=128100,

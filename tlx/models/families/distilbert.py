@@ -8,6 +8,7 @@ from tlx.models.families.family import (
     FixedField,
     SameField,
     WeightMapping,
+    encoder_task_classes,
     linear,
     norm,
     resized,
@@ -44,6 +45,7 @@ FAMILY = Family(
     rows=rows,
     model_type="distilbert",
     architectures={"DistilBertForMaskedLM": ("heads/mlm",), "DistilBertModel": ()},
+    task_classes=encoder_task_classes("DistilBert", "pre_classifier", activation="relu"),
     fields=(
         SameField("vocab_size", "vocab_size", 30522),
         SameField("dim", "width", 768),

@@ -2,7 +2,15 @@
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import Family, SameField, WeightMapping, linear, norm, resized
+from tlx.models.families.family import (
+    Family,
+    SameField,
+    WeightMapping,
+    encoder_task_classes,
+    linear,
+    norm,
+    resized,
+)
 
 BASE = resized(bert.BASE, head__activation="gelu")
 
@@ -47,6 +55,7 @@ FAMILY = Family(
         "ElectraForMaskedLM": ("heads/mlm",),
         "ElectraModel": (),
     },
+    task_classes=encoder_task_classes("Electra", "classifier.dense", "classifier.out_proj", "gelu"),
     fields=(
         *bert.fields(hidden_size=256, num_attention_heads=4, intermediate_size=1024),
         SameField("max_position_embeddings", "position.max_length", 512),

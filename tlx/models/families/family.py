@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tlx.models.config import ModelConfig
 
@@ -44,6 +44,8 @@ class WeightMapping:
     """Stacked layers that share a number "{layer}" and are told apart by "{inner}" in the tensor name."""
     plus: float = 0.0
     """Constant added when reading and subtracted when writing."""
+    fill: float | None = None
+    """Value of the parameter where the checkpoint lacks the tensor; None: the tensor must be there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,38 @@ class MappedField:
     """Converts a model config to {key: value}."""
 
 
+def _has_bias(_: ModelConfig) -> bool:
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskClass:
+    """A Hugging Face class with the head of a task."""
+
+    kind: Literal["sequence", "token", "span"]
+    """Outputs for each text, for each token, or for the first and last token of an answer."""
+    classifier: str
+    """Module of the last layer ("classifier")."""
+    dense: str = ""
+    """Module of the dense layer before it ("bert.pooler.dense"); "" if there is none."""
+    activation: str = "tanh"
+    """Activation of the dense layer, in tlx's names, where config.json does not name another one."""
+    activation_key: str = ""
+    """Key of config.json that names the activation of the dense layer; "" if it is always the same."""
+    dense_bias: Callable[[ModelConfig], bool] = _has_bias
+    """Whether the dense layer has a bias."""
+    norm: str = ""
+    """Module of the norm after the activation; "" if there is none."""
+    bias: bool = True
+    """Whether the last layer has a bias."""
+    mean_key: str = ""
+    """Key of config.json that is "mean" where the mean over a text is read; "" if one position always is."""
+    body: str | None = None
+    """Prefix of the tensors of the model in place of the family's; None: the family's."""
+    fixed: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    """{key of config.json: supported values}, the first being the default."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """One well-known architecture, as data."""
@@ -106,6 +140,10 @@ class Family:
 
     The first class whose heads a model has is the one written.
     """
+    task_classes: Mapping[str, TaskClass] = dataclasses.field(default_factory=dict)
+    """{Hugging Face class with the head of a task: where its head is}."""
+    encoder_class: str = ""
+    """Hugging Face class of the encoder of an encoder-decoder alone ("T5EncoderModel"); "" if there is none."""
     fields: tuple[SameField | FixedField | MappedField, ...] = ()
     """Translation of the keys of config.json."""
     prefix: str = ""
@@ -191,6 +229,56 @@ def norm(path: str, name: str, bias: bool = True) -> list[WeightMapping]:
     if bias:
         mappings.append(WeightMapping(f"{path}/bias", f"{name}.bias"))
     return mappings
+
+
+def encoder_task_classes(
+    classes: str,
+    dense: str = "",
+    classifier: str = "classifier",
+    activation: str = "tanh",
+    activation_key: str = "",
+    token_classifier: str = "classifier",
+) -> dict[str, TaskClass]:
+    """Return the classes with a head of an encoder, as most families have them.
+
+    Args:
+        classes: Prefix of the Hugging Face classes ("Bert").
+        dense: Module of the dense layer of the classifier of texts; "" if there is none.
+        classifier: Module of its last layer.
+        activation: Activation of its dense layer.
+        activation_key: Key of config.json that names the activation; "" if there is none.
+        token_classifier: Module of the classifier of tokens.
+
+    Returns:
+        {class: its head}.
+    """
+    return {
+        f"{classes}ForSequenceClassification": TaskClass(
+            "sequence", classifier, dense, activation, activation_key
+        ),
+        f"{classes}ForTokenClassification": TaskClass("token", token_classifier),
+        f"{classes}ForQuestionAnswering": TaskClass("span", "qa_outputs"),
+    }
+
+
+def decoder_task_classes(
+    classes: str, token_classifier: str = "score", span_body: str | None = None
+) -> dict[str, TaskClass]:
+    """Return the classes with a head of a decoder, as most families have them.
+
+    Args:
+        classes: Prefix of the Hugging Face classes ("Llama").
+        token_classifier: Module of the classifier of tokens.
+        span_body: Prefix of the model's tensors in the class for question answering; None: the family's.
+
+    Returns:
+        {class: its head}.
+    """
+    return {
+        f"{classes}ForSequenceClassification": TaskClass("sequence", "score", bias=False),
+        f"{classes}ForTokenClassification": TaskClass("token", token_classifier),
+        f"{classes}ForQuestionAnswering": TaskClass("span", "qa_outputs", body=span_body),
+    }
 
 
 def _named_dims(pattern: str) -> str:

@@ -9,6 +9,7 @@ from tlx.models.families.family import (
     FixedField,
     MappedField,
     SameField,
+    TaskClass,
     WeightMapping,
     norm,
     resized,
@@ -154,6 +155,7 @@ FAMILY = Family(
     rows=rows,
     model_type="gemma3_text",
     architectures={"Gemma3ForCausalLM": (), "Gemma3TextModel": ()},
+    task_classes={"Gemma3TextForSequenceClassification": TaskClass("sequence", "score", bias=False)},
     fields=(
         *(
             field

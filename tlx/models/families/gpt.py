@@ -1,7 +1,16 @@
 """GPT-1: a post-norm decoder with learned positions and no final norm."""
 
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Family, MappedField, SameField, WeightMapping, linear, norm, resized
+from tlx.models.families.family import (
+    Family,
+    MappedField,
+    SameField,
+    TaskClass,
+    WeightMapping,
+    linear,
+    norm,
+    resized,
+)
 from tlx.models.families.gpt2 import BASE as GPT2
 
 BASE = resized(
@@ -42,6 +51,7 @@ FAMILY = Family(
     rows=rows,
     model_type="openai-gpt",
     architectures={"OpenAIGPTLMHeadModel": (), "OpenAIGPTModel": ()},
+    task_classes={"OpenAIGPTForSequenceClassification": TaskClass("sequence", "score", bias=False)},
     fields=(
         SameField("vocab_size", "vocab_size", 40478),
         SameField("n_positions", "position.max_length", 512),

@@ -11,6 +11,7 @@ from tlx.models.families.family import (
     MappedField,
     SameField,
     WeightMapping,
+    decoder_task_classes,
     linear,
     norm,
     resized,
@@ -92,6 +93,7 @@ FAMILY = Family(
     rows=rows,
     model_type="gpt2",
     architectures={"GPT2LMHeadModel": (), "GPT2Model": ()},
+    task_classes=decoder_task_classes("GPT2", "classifier"),
     fields=(
         SameField("vocab_size", "vocab_size", 50257),
         SameField("n_positions", "position.max_length", 1024),

@@ -11,6 +11,7 @@ from tlx.models.families.family import (
     MappedField,
     SameField,
     WeightMapping,
+    decoder_task_classes,
     linear,
     norm,
     resized,
@@ -112,6 +113,7 @@ FAMILY = Family(
     rows=rows,
     model_type="gpt_neox",
     architectures={"GPTNeoXForCausalLM": (), "GPTNeoXModel": ()},
+    task_classes=decoder_task_classes("GPTNeoX", "classifier"),
     fields=(
         SameField("vocab_size", "vocab_size", 50432),
         SameField("hidden_size", "width", 6144),
@@ -159,6 +161,7 @@ def _family(name: str, citation: str, sizes: dict[str, ModelConfig]) -> Family:
         rows=rows,
         model_type="gpt_neox",
         architectures=FAMILY.architectures,
+        task_classes=FAMILY.task_classes,
         fields=FAMILY.fields,
         prefix=FAMILY.prefix,
         copies=FAMILY.copies,

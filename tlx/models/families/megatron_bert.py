@@ -2,7 +2,14 @@
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import Family, SameField, WeightMapping, norm, resized
+from tlx.models.families.family import (
+    Family,
+    SameField,
+    WeightMapping,
+    encoder_task_classes,
+    norm,
+    resized,
+)
 
 BASE = resized(bert.BASE, vocab_size=29056, block_layout="pre", embedding__norm=False)
 
@@ -46,6 +53,7 @@ FAMILY = Family(
         ),
         SameField("max_position_embeddings", "position.max_length", 512),
     ),
+    task_classes=encoder_task_classes("MegatronBert", "bert.pooler.dense"),
     prefix="bert.",
     copies=bert.FAMILY.copies,
     ignored=bert.FAMILY.ignored,

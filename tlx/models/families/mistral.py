@@ -1,6 +1,6 @@
 """Mistral: LLaMA's block with grouped-query attention and a sliding window."""
 
-from tlx.models.families.family import Family, MappedField, resized
+from tlx.models.families.family import Family, MappedField, decoder_task_classes, resized
 from tlx.models.families.llama import COPIES, IGNORED, LLAMA2_BASE, common, rows, size
 from tlx.models.families.rope import rope
 
@@ -27,6 +27,7 @@ FAMILY = Family(
     rows=rows,
     model_type="mistral",
     architectures={"MistralForCausalLM": (), "MistralModel": ()},
+    task_classes=decoder_task_classes("Mistral"),
     fields=(*common(positions=131072), WINDOW, rope(10_000.0)),
     prefix="model.",
     copies=COPIES,

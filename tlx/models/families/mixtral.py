@@ -7,6 +7,7 @@ from tlx.models.families.family import (
     MappedField,
     SameField,
     WeightMapping,
+    decoder_task_classes,
     norm,
     resized,
 )
@@ -59,6 +60,7 @@ FAMILY = Family(
     rows=rows,
     model_type="mixtral",
     architectures={"MixtralForCausalLM": (), "MixtralModel": ()},
+    task_classes=decoder_task_classes("Mixtral"),
     fields=(
         *common(eps=1e-5, positions=131072),
         MappedField(

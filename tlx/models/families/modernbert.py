@@ -1,7 +1,7 @@
 """ModernBERT: a pre-norm encoder with rotary positions, gated feed-forward and mostly local attention."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tlx.base.errors import ConfigError, one_of
 from tlx.models.config import HeadConfig, ModelConfig
@@ -11,6 +11,7 @@ from tlx.models.families.family import (
     FixedField,
     MappedField,
     SameField,
+    TaskClass,
     WeightMapping,
     linear,
     norm,
@@ -140,6 +141,20 @@ def _write_activations(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def _task_class(kind: Literal["sequence", "token", "span"], classifier: str) -> TaskClass:
+    """Return a class with a head, which begins with the transform of the masked model's head."""
+    return TaskClass(
+        kind,
+        classifier,
+        "head.dense",
+        activation="gelu",
+        activation_key="classifier_activation",
+        dense_bias=lambda config: config.head.transform_bias,
+        norm="head.norm",
+        mean_key="classifier_pooling" if kind == "sequence" else "",
+    )
+
+
 FAMILY = Family(
     name="modernbert",
     citation="Warner et al. 2024, Smarter, Better, Faster, Longer: A Modern Bidirectional Encoder, "
@@ -152,6 +167,11 @@ FAMILY = Family(
     rows=rows,
     model_type="modernbert",
     architectures={"ModernBertForMaskedLM": ("heads/mlm",), "ModernBertModel": ()},
+    task_classes={
+        "ModernBertForSequenceClassification": _task_class("sequence", "classifier"),
+        "ModernBertForTokenClassification": _task_class("token", "classifier"),
+        "ModernBertForQuestionAnswering": _task_class("span", "classifier"),
+    },
     fields=(
         SameField("vocab_size", "vocab_size", 50368),
         SameField("hidden_size", "width", 768),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import Family, MappedField, resized
+from tlx.models.families.family import Family, MappedField, decoder_task_classes, resized
 from tlx.models.families.llama import ATTENTION_BIAS, COPIES, IGNORED, common, rows, size
 from tlx.models.families.llama import BASE as LLAMA
 from tlx.models.families.rope import kinds_of, rope, windows_of
@@ -58,6 +58,7 @@ FAMILY = Family(
     rows=rows,
     model_type="qwen3",
     architectures={"Qwen3ForCausalLM": (), "Qwen3Model": ()},
+    task_classes=decoder_task_classes("Qwen3", span_body="transformer."),
     fields=(
         *common(positions=32768),
         ATTENTION_BIAS,

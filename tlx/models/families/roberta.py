@@ -5,7 +5,15 @@ from typing import Any
 
 from tlx.models.config import ModelConfig
 from tlx.models.families import bert
-from tlx.models.families.family import Family, MappedField, WeightMapping, linear, norm, resized
+from tlx.models.families.family import (
+    Family,
+    MappedField,
+    WeightMapping,
+    encoder_task_classes,
+    linear,
+    norm,
+    resized,
+)
 
 BASE = resized(
     bert.BASE,
@@ -68,6 +76,7 @@ def family(name: str, citation: str, vocab_size: int, classes: str) -> Family:
         rows=rows,
         model_type=name,
         architectures={f"{classes}ForMaskedLM": ("heads/mlm",), f"{classes}Model": ("heads/nsp/pooler",)},
+        task_classes=encoder_task_classes(classes, "classifier.dense", "classifier.out_proj"),
         fields=(
             *bert.fields(vocab_size=vocab_size),
             MappedField(("max_position_embeddings", "pad_token_id"), _read_positions, _write_positions),

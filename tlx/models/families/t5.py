@@ -10,6 +10,7 @@ from tlx.models.families.family import (
     FixedField,
     MappedField,
     SameField,
+    TaskClass,
     WeightMapping,
     linear,
     norm,
@@ -230,7 +231,14 @@ def _family(
         sizes=sizes,
         rows=rows,
         model_type=model_type,
-        architectures={f"{class_prefix}ForConditionalGeneration": ()},
+        architectures={f"{class_prefix}ForConditionalGeneration": (), f"{class_prefix}Model": ()},
+        task_classes={
+            f"{class_prefix}ForSequenceClassification": TaskClass(
+                "sequence", "classification_head.out_proj", "classification_head.dense", body="transformer."
+            ),
+            f"{class_prefix}ForQuestionAnswering": TaskClass("span", "qa_outputs"),
+        },
+        encoder_class=f"{class_prefix}EncoderModel",
         fields=family_fields,
         copies=COPIES,
         tied_by_tensors=True,

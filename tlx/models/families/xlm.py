@@ -10,6 +10,7 @@ from tlx.models.families.family import (
     FixedField,
     MappedField,
     SameField,
+    TaskClass,
     WeightMapping,
     linear,
     norm,
@@ -82,6 +83,20 @@ FAMILY = Family(
     rows=rows,
     model_type="xlm",
     architectures={"XLMWithLMHeadModel": ("heads/mlm",), "XLMModel": ()},
+    task_classes={
+        "XLMForSequenceClassification": TaskClass(
+            "sequence",
+            "sequence_summary.summary",
+            fixed={
+                "summary_type": ("first",),
+                "summary_use_proj": (True,),
+                "summary_activation": (None,),
+                "summary_proj_to_labels": (True,),
+            },
+        ),
+        "XLMForTokenClassification": TaskClass("token", "classifier"),
+        "XLMForQuestionAnsweringSimple": TaskClass("span", "qa_outputs"),
+    },
     fields=(
         SameField("vocab_size", "vocab_size", 30145),
         SameField("emb_dim", "width", 2048),

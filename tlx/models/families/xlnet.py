@@ -10,6 +10,7 @@ from tlx.models.families.family import (
     FixedField,
     MappedField,
     SameField,
+    TaskClass,
     WeightMapping,
     linear,
     norm,
@@ -75,7 +76,18 @@ FAMILY = Family(
     },
     rows=rows,
     model_type="xlnet",
-    architectures={"XLNetLMHeadModel": ()},
+    architectures={"XLNetLMHeadModel": (), "XLNetModel": ()},
+    task_classes={
+        "XLNetForSequenceClassification": TaskClass(
+            "sequence",
+            "logits_proj",
+            "sequence_summary.summary",
+            activation_key="summary_activation",
+            fixed={"summary_type": ("last",), "summary_use_proj": (True,)},
+        ),
+        "XLNetForTokenClassification": TaskClass("token", "classifier"),
+        "XLNetForQuestionAnsweringSimple": TaskClass("span", "qa_outputs"),
+    },
     fields=(
         SameField("vocab_size", "vocab_size", 32000),
         SameField("d_model", "width", 1024),

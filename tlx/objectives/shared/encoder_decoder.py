@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from tlx.models.transformer import Transformer
 from tlx.objectives.shared.arrays import leading_ones, pad_to_length
@@ -57,13 +58,9 @@ class EncoderDecoderModule(ObjectiveModule):
         """Build the language model."""
         self.lm = Transformer(self.model, name="model")
 
+    @override
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """Return the decoder's hidden states.
-
-        Args:
-            batch: Arrays as `encoder_decoder_arrays` makes them, with a batch dim.
-            carry: None.
-            keys: A PRNG key for each row; None draws nothing.
 
         Returns:
             Hidden states [B, T, D] with the unembedding, and None.

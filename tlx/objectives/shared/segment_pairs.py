@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
@@ -90,7 +91,9 @@ def two_texts(
     b = chunk[cut : ends[-1]]
     label = int(alone or rng.random() < 0.5)
     if label and swap and not alone:
-        a, b = b, a
+        first = a
+        a = b
+        b = first
     elif label and len(other):
         b = other[: _up_to(sentence_ends(other, spec), target - cut)[-1]]
     return *truncate_pair(rng, a, b, room), label
@@ -168,19 +171,16 @@ class PairModule(ObjectiveModule):
         self.lm = Transformer(self.model, name="model")
         self.heads = PairHeads(self.model, self.config.name)
 
+    @override
     def predictions(self, batch: Batch, carry: None, keys: jax.Array | None) -> tuple[Predictions, None]:
         """Return what the masked tokens are predicted from.
-
-        Args:
-            batch: Arrays as `PairObjective.example` makes them, with a batch dim.
-            carry: None.
-            keys: A PRNG key for each row; None draws nothing.
 
         Returns:
             Transformed hidden states [B, P, D] at `target_positions` with the unembedding, and None.
         """
         return self._masked(batch, self.lm(batch, keys=keys)), None
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the terms of the masked tokens, and "<name>_loss" and "<name>_accuracy" of the pairs."""
         hidden_BTD = self.lm(batch, keys=keys)
@@ -210,6 +210,7 @@ class PairObjective(Objective):
     swap: ClassVar[bool]
     """Whether label 1 is A and B in the wrong order; else B of another document."""
 
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return pieces of documents with room for cls, sep and sep, and as much of another document."""
         if spec.length < 5:
@@ -219,13 +220,11 @@ class PairObjective(Objective):
         room = spec.length - NUM_SPECIAL
         return WindowSpec(length=room, layout="document", second_length=room, copies=spec.config.copies)
 
+    @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row of two texts with masked tokens.
 
-        Args:
-            rng: Random generator of the row.
-            window: A chunk of one document, and as a second text one of another document.
-            spec: What examples depend on.
+        window: A chunk of one document, and as a second text one of another document.
 
         Returns:
             tokens, positions, segments, types [length]; target_positions, targets, weights [P]; label [].

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
@@ -46,6 +47,7 @@ class StudentModule(TeacherModule):
 
     teacher_class: ClassVar[type[TeacherModule]] = TeacherModule
 
+    @override
     def frozen(self) -> dict[str, Any]:
         """Return {"teacher": abstract, boxed parameters}; raises ConfigError where there is no teacher."""
         ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
@@ -56,6 +58,7 @@ class StudentModule(TeacherModule):
         init = lambda key, batch: module.init(key, batch, None, None, method="predictions")  # noqa: E731
         return {"teacher": jax.eval_shape(init, key, batch)["params"]}
 
+    @override
     def begin(self, params: Any, frozen: Any) -> Any:
         """Return parameters whose layers are some of the teacher's; ConfigError where they do not fit."""
         layers = self.config.init_layers

@@ -19,12 +19,15 @@ from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.term import Terms
-from tlx.data.readers import Record
+from tlx.data.readers import Record, valid_text
 from tlx.metrics.resampling import Statistic
 from tlx.models.config import ModelConfig
 from tlx.objectives.shared.base import Batch, LossModule, Objective
+from tlx.tasks.shared.frames import frames_of
+from tlx.text.frames import RowFrame
 from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
 
@@ -49,6 +52,8 @@ class TaskSpec:
     """ModelConfig.kind."""
     prompt: tuple[int, ...] = ()
     """Ids of a trained prompt (prompt tuning), which precede the texts."""
+    frames: tuple[RowFrame, ...] = ()
+    """The tokenizer's own template of a row of one text and, where it has one, of two; () takes tlx's rows."""
     tokenizer: Tokenizer | None = None
     """For predictions that are texts; None in data workers, which only make examples."""
 
@@ -151,6 +156,29 @@ class Task(Objective):
         """Return the columns that hold texts to generate, which a vocabulary has to cover too."""
         return ()
 
+    def check_record(self, config: Any, record: Record) -> None:
+        """Raise DataError for a labelled record that cannot be used, before anything is tokenized.
+
+        `config` may still lack what `infer_labels` adds. What only a tokenizer shows, `prepare` raises.
+        """
+        for name, _ in (*self.text_columns(config), *self.target_columns(config)):
+            check_unicode(record, record.values.get(name))
+
+    def ceiling(self, items: Sequence[Any], records: Sequence[Record], spec: TaskSpec) -> Scores | None:
+        """Return the scores of predictions that are right at every position that is learned.
+
+        They are below perfect where the tokenizer cannot express the labels, or a row cannot hold them.
+
+        Args:
+            items: What `prepare` made of the records, with labels.
+            records: The records.
+            spec: What examples depend on.
+
+        Returns:
+            The scores; None for tasks whose labels do not go through the tokenizer.
+        """
+        return None
+
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[Any]:
@@ -175,6 +203,7 @@ class Task(Objective):
         """Return an item of no record, whose example fills up batches and has the shapes of all others."""
         raise NotImplementedError
 
+    @override
     def example(self, rng: np.random.Generator, item: Any, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make one row of a batch.
 
@@ -249,6 +278,7 @@ class Task(Objective):
         """Return one item of several, for packing."""
         raise NotImplementedError
 
+    @override
     def make_spec(
         self,
         config: Any,
@@ -270,8 +300,12 @@ class Task(Objective):
             The spec.
         """
         spec = self.abstract_spec(config, model, length, languages, tokenizer.vocab)
-        return dataclasses.replace(spec, tokenizer=tokenizer)
+        frames: tuple[RowFrame, ...] = ()
+        if getattr(config, "frame", "tlx") == "tokenizer":
+            frames = frames_of(tokenizer, len(self.text_columns(config)))
+        return dataclasses.replace(spec, tokenizer=tokenizer, frames=frames)
 
+    @override
     def abstract_spec(
         self,
         config: Any,
@@ -297,10 +331,12 @@ class Task(Objective):
         prompt = tuple(range(first, first + model.adapters.prompt_length))
         return TaskSpec(config, length, vocab, model.kind, prompt)
 
+    @override
     def check_spec(self, spec: TaskSpec) -> None:
         """Raise ConfigError if rows cannot be made with this spec."""
         self.abstract_example(spec)
 
+    @override
     def abstract_example(self, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make the example of an empty item, for the names, shapes and dtypes of a batch."""
         return self.example(np.random.default_rng(0), self.empty_item(spec), spec)
@@ -309,6 +345,18 @@ class Task(Objective):
 def is_supervised(objective: Objective) -> TypeGuard[Task]:
     """Return whether an objective is a task, for code that goes on with its records and labels."""
     return objective.supervised
+
+
+def check_unicode(record: Record, value: Any) -> None:
+    """Raise DataError where a text in a value, or nested in it, is not valid Unicode."""
+    if isinstance(value, str):
+        valid_text(record, value)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            check_unicode(record, item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_unicode(record, item)
 
 
 def encode_columns(
@@ -325,6 +373,7 @@ def encode_columns(
         For each record int32 ids of its columns, without special ids.
     """
     encoded = [
-        tokenizer.encode_batch([record.text(name, field) for record in records]) for name, field in columns
+        tokenizer.encode_batch([valid_text(record, record.text(name, field)) for record in records])
+        for name, field in columns
     ]
     return list(zip(*encoded, strict=True))

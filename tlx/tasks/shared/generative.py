@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
@@ -125,6 +126,7 @@ class GenerationModule(TaskModule):
         (hidden, unembedding), _ = self.predictions(batch)
         return embed.logits(hidden, unembedding)[..., : unembedding.vocab_size]
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the terms "loss" and "token_accuracy", over the tokens to predict."""
         (hidden, unembedding), _ = self.predictions(batch, carry, keys)
@@ -132,6 +134,7 @@ class GenerationModule(TaskModule):
         terms["token_accuracy"] = terms.pop("accuracy")
         return terms, None
 
+    @override
     def evaluated(self, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
         """Return the terms and no outputs: predictions are generated."""
         return self(batch)[0], {}
@@ -143,6 +146,7 @@ class GenerativeTask(Task):
     module = GenerationModule
     kinds = KINDS
 
+    @override
     def empty_item(self, spec: TaskSpec) -> GenerationItem:
         """Return an item of no text; raises ConfigError where the row has no room for a source."""
         if spec.kind == "encoder_decoder" and spec.config.target_length > spec.length:
@@ -158,15 +162,13 @@ class GenerativeTask(Task):
             )
         return GenerationItem(np.array([spec.vocab.eos], np.int32), ())
 
+    @override
     def example(
         self, rng: np.random.Generator, item: GenerationItem, spec: TaskSpec
     ) -> dict[str, np.ndarray]:
         """Make a row of a source and one of its targets.
 
-        Args:
-            rng: Random generator of the row.
-            item: The source and its targets.
-            spec: What examples depend on.
+        item: The source and its targets.
 
         Returns:
             tokens, positions, segments, targets and weights [length]; for encoder-decoders the tokens of
@@ -192,6 +194,7 @@ class GenerativeTask(Task):
         targets = np.append(np.full(start, vocab.pad), target)
         return arrays | {"targets": pad_to_length(targets, length, vocab.pad), "weights": weights}
 
+    @override
     def generation_requests(
         self, items: Sequence[GenerationItem], spec: TaskSpec
     ) -> GenerationRequest | None:

@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from tlx.models.config import ModelConfig
+from tlx.models.heads import TaskHeadConfig, TextHead
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream, empty_memory
-from tlx.nn.dropout import dropout, fold
-from tlx.nn.linear import Linear
+from tlx.nn.dropout import fold
 from tlx.objectives.shared.base import at_positions
 from tlx.tasks.shared.base import Batch
 
-# Branches of a row's key, outside those of the layers.
-_HEAD = 2**21
+# Branch of a row's key, outside those of the layers and of the head.
 _ROWS = 2**22
 
 
@@ -81,48 +80,6 @@ def mean_over(hidden_BTD: jax.Array, segments_BT: jax.Array, count: int) -> jax.
     return (sums / sizes).astype(hidden_BTD.dtype)
 
 
-class TextHead(nn.Module):
-    """Dropout and a linear map of the hidden states that represent rows."""
-
-    cfg: ModelConfig
-    outputs: int
-    pooled: bool
-    """Whether a dense layer with tanh comes first, as encoders (BERT's pooler), XLNet and BART have it."""
-
-    @nn.compact
-    def __call__(self, hidden: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
-        """Return float32 [..., outputs] of [B, ..., D]."""
-        cfg = self.cfg
-        block = cfg.block("encoder")
-        names = ("embed", None)
-        stddev = block.std(cfg.width)
-        keys_B = fold(keys_B, _HEAD)
-        if self.pooled:
-            pooler = Linear(
-                (cfg.width,),
-                (cfg.width,),
-                names,
-                stddev,
-                True,
-                block.dtype,
-                cfg.param_dtype,
-                name="pooler",
-            )
-            hidden = jnp.tanh(pooler(hidden))
-        hidden = dropout(hidden, cfg.dropout, keys_B, 0)
-        classifier = Linear(
-            (cfg.width,),
-            (self.outputs,),
-            names,
-            stddev,
-            True,
-            block.dtype,
-            cfg.param_dtype,
-            name="classifier",
-        )
-        return classifier(hidden).astype(jnp.float32)
-
-
 class TaskHeads(nn.Module):
     """The parameters "heads/TASK"."""
 
@@ -130,12 +87,15 @@ class TaskHeads(nn.Module):
     task: str
     outputs: int
     per_token: bool = False
-    """Whether every hidden state is mapped, without a pooler."""
+    """Whether every hidden state is mapped, by default without a dense layer."""
+    shape: TaskHeadConfig = TaskHeadConfig()
+    """Layers of the head."""
 
     def setup(self) -> None:
-        """Build the head; decoders have no pooler (Radford et al. 2018)."""
-        pooled = self.cfg.kind != "decoder" and not self.per_token
-        self.head = TextHead(self.cfg, self.outputs, pooled, name=self.task)
+        """Build the head; decoders have no pooler by default (Radford et al. 2018)."""
+        automatic = self.cfg.kind != "decoder" and not self.per_token
+        pooled = {"auto": automatic, "yes": True, "no": False}[self.shape.dense]
+        self.head = TextHead(self.cfg, self.outputs, pooled, self.shape, name=self.task)
 
     def __call__(self, hidden: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Return float32 [..., outputs] of [B, ..., D]."""

@@ -5,6 +5,8 @@
     decoder            bos A [sep B] cls            the last (Radford et al. 2018: start, delimiter, extract)
     encoder_decoder    A [sep B] eos; bos before it in the decoder: its last position (Lewis et al. 2020)
 
+With objective.frame = "tokenizer" rows have an imported tokenizer's own template instead (frames.py).
+
 A trained prompt (prompt tuning) precedes A, in the encoder alone where there is a decoder too. Texts that
 are too long lose tokens from their ends, the longer of two first.
 """
@@ -24,6 +26,8 @@ _MAX_SPECIAL = 4  # special ids of a row of two texts, at most
 
 def input_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarray]:
     """Return the arrays of a row, [length] each, and `place` []; ConfigError where texts have no room."""
+    if spec.frames:
+        return _framed_row(texts, spec)
     prompt = list(spec.prompt)
     least = _MAX_SPECIAL + len(prompt)
     if spec.length <= least:
@@ -54,6 +58,34 @@ def input_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.nda
         **token_arrays([prompt, *pieces], spec, "encoder_"),
         **token_arrays(decoder, spec, "decoder_"),
         "place": _last(decoder),
+    }
+
+
+def _framed_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarray]:
+    """Return the arrays of a row in the tokenizer's own template, and `place`."""
+    frame = spec.frames[len(texts) - 1]
+    prompt = list(spec.prompt)
+    taken = frame.num_special + len(prompt)
+    if spec.length <= taken:
+        raise ConfigError(f"data.sequence_length = {spec.length} must be more than {taken} for this task")
+    parts = truncate(texts, spec.length - taken)
+    pieces: list[Any] = [frame.ids[0], prompt]
+    types = [*frame.types[0], *[0] * len(prompt)]
+    for number, part in enumerate(parts):
+        pieces += [part, frame.ids[number + 1]]
+        types += [frame.text_types[number]] * len(part) + [*frame.types[number + 1]]
+    if spec.kind != "encoder_decoder":
+        place = _scalar(0) if spec.kind == "encoder" else _last(pieces)
+        arrays = token_arrays(pieces, spec)
+        if spec.kind != "decoder":
+            arrays["types"] = pad_to_length(np.array(types, np.int32), spec.length)
+        return {**arrays, "place": place}
+    row = np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
+    return {
+        **token_arrays([row], spec, "encoder_"),
+        # The classes shift the row by one: the decoder begins with its start id and never reads the last one.
+        **token_arrays([[spec.vocab.bos], row[:-1]], spec, "decoder_"),
+        "place": _last(pieces),
     }
 
 
@@ -91,7 +123,8 @@ def token_arrays(
 
 
 def _last(pieces: Sequence[Any]) -> np.ndarray:
-    return _scalar(sum(map(len, pieces)) - 1)
+    # A template may have no special ids, and a text no tokens.
+    return _scalar(max(sum(map(len, pieces)) - 1, 0))
 
 
 def _scalar(value: int) -> np.ndarray:

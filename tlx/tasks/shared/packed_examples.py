@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from typing_extensions import override
 
 from tlx.objectives.shared.arrays import pad_to_length
 from tlx.tasks.shared.base import Item, Task, TaskSpec
 from tlx.tasks.shared.inputs import input_row
+from tlx.tasks.shared.spans import max_text_tokens
 
 SHORTEST = 8
 
@@ -29,17 +31,21 @@ class JoinedItems(NamedTuple):
 class PackableTask(Task):
     """Base of tasks whose config has `packing`: a row of training then holds as many examples as fit it."""
 
+    @override
     def packs(self, config: Any) -> bool:
         """Return config.packing."""
         return config.packing
 
+    @override
     def example_size(self, item: JoinedItems, spec: TaskSpec) -> int:
         """Return how many tokens of a row the examples of an item take."""
-        frames = (
-            len(spec.prompt) + 1 + sum(len(text) + 1 for text in example.texts) for example in item.items
-        )
-        return sum(min(max(frame, SHORTEST), spec.length) for frame in frames)
+        sizes = []
+        for example in item.items:
+            special = spec.length - max_text_tokens(len(example.texts), spec)
+            sizes.append(special + sum(len(text) for text in example.texts))
+        return sum(min(max(size, SHORTEST), spec.length) for size in sizes)
 
+    @override
     def join(self, items: Sequence[JoinedItems]) -> JoinedItems:
         """Return one item of the examples of several."""
         return JoinedItems(tuple(example for item in items for example in item.items), items[0].record)

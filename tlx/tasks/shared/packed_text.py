@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.term import Term, Terms
 from tlx.nn.losses import WHOLE, cross_entropy
 from tlx.objectives.shared.arrays import pad_to_length
 from tlx.tasks.shared.base import Batch, Task, TaskSpec
 from tlx.tasks.shared.generative import GenerationModule
+from tlx.text.lossless import decoded_bytes
 
 
 class PackedSegment(NamedTuple):
@@ -66,6 +68,7 @@ def cut_segments(tokens: np.ndarray, predicted: np.ndarray, spec: TaskSpec) -> l
 class PackedModule(GenerationModule):
     """A decoder, without a head of the task's own."""
 
+    @override
     def evaluated(self, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
         """Return the terms, and the nats [B] of each row."""
         (hidden, unembedding), _ = self.predictions(batch)
@@ -90,31 +93,33 @@ class PackedTextTask(Task):
     kinds = ("decoder",)
     one_to_many = True
 
+    @override
     def packs(self, config: Any) -> bool:
         """Return config.packing."""
         return config.packing
 
+    @override
     def example_size(self, item: PackedRow, spec: TaskSpec) -> int:
         """Return how many tokens of a row the segments of an item take."""
         del spec  # a trained prompt is among the tokens
         return sum(len(piece.tokens) - 1 for piece in item.pieces)
 
+    @override
     def join(self, items: Sequence[PackedRow]) -> PackedRow:
         """Return one item of the segments of several."""
         return PackedRow(tuple(piece for item in items for piece in item.pieces), items[0].record)
 
+    @override
     def empty_item(self, spec: TaskSpec) -> PackedRow:
         """Return an item of no text."""
         del spec
         return PackedRow(())
 
+    @override
     def example(self, rng: np.random.Generator, item: PackedRow, spec: TaskSpec) -> dict[str, np.ndarray]:
         """Make a row whose targets are its next tokens.
 
-        Args:
-            rng: Not used; nothing is random.
-            item: The segments of the row.
-            spec: What examples depend on.
+        item: The segments of the row.
 
         Returns:
             tokens, positions, segments (from 1), targets and weights [length].
@@ -159,5 +164,5 @@ def likelihoods(
         total = totals.setdefault(item.record, {"nats": 0.0, "tokens": 0, "bytes": 0})
         total["nats"] += float(nats)
         total["tokens"] += len(tokens)
-        total["bytes"] += int(spec.tokenizer.num_bytes[tokens].sum())
+        total["bytes"] += decoded_bytes(spec.tokenizer, tokens)
     return [totals[number] for number in sorted(totals)]

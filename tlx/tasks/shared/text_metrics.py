@@ -10,6 +10,7 @@ pearson, spearman               of the numbers that are written; what is none co
 import collections
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,17 @@ METRICS: dict[str, Callable[[Texts, References], Statistic]] = {
 PERCENT = ("bleu", "chrf", "chrf++")  # from 0 to 100; the others are from 0, or -1, to 1
 
 _CORRELATIONS = ("pearson", "spearman")
+
+
+def check_libraries(config: Any) -> None:
+    """Raise ConfigError where a metric of a task's config, or of its parts, needs a package that is missing.
+
+    Called before a training, whose metrics come at its end.
+    """
+    for part in (config, *getattr(config, "parts", ())):
+        for metric in getattr(part, "metrics", ()):
+            if metric in METRICS:
+                METRICS[metric](["a"], [["a"]])
 
 
 def majority_baseline(metric: str, references: References) -> float:

@@ -1,0 +1,53 @@
+"""A number for a text: how good a review is, how hard a sentence is to read.
+
+As for the similarity of two texts (similarity.py), but that a row has one text.
+"""
+
+import dataclasses
+from typing import Literal
+
+from tlx.base.errors import ConfigError
+from tlx.models.heads import TaskHeadConfig
+from tlx.tasks.shared.base import Columns
+from tlx.tasks.similarity import SimilarityTask
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """Column of the text, and the scale of its label."""
+
+    name: str = "regression"
+    """Name in the table of tasks."""
+    text: str = "text"
+    """Column with the text."""
+    label: str = "score"
+    """Column with the number."""
+    min_score: float = 0.0
+    """Lower end of the scale: the number that the head gives as 0."""
+    max_score: float = 1.0
+    """Upper end of the scale: the number that the head gives as 1; numbers may lie outside."""
+    head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
+    """Layers of the head."""
+    frame: Literal["tlx", "tokenizer"] = "tlx"
+    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
+    which is how models imported with their head were trained."""
+
+    def validate(self) -> None:
+        """Raise ConfigError for a scale without extent."""
+        if not self.min_score < self.max_score:
+            raise ConfigError(
+                f"objective.min_score = {self.min_score} must be below objective.max_score = {self.max_score}"
+            )
+
+
+class RegressionTask(SimilarityTask):
+    """One text, a number."""
+
+    config_class = Regression
+
+    def text_columns(self, config: Regression) -> Columns:
+        """Return the one column."""
+        return ((config.text, "objective.text"),)
+
+
+TASK = RegressionTask()
