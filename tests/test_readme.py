@@ -32,7 +32,13 @@ SHORT = (
     "tlx convert",
 )
 # Without a model, or too long for a test: they have tests of their own.
-ELSEWHERE = ("tlx bench", "tlx chat my/files/chat-model", "tlx scale run", "tlx plan", "tlx train --config=pretrain/bert")
+ELSEWHERE = (
+    "tlx bench",
+    "tlx chat my/files/chat-model",
+    "tlx scale run",
+    "tlx plan",
+    "tlx train --config=pretrain/bert",
+)
 
 
 def commands():

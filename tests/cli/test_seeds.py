@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.test_finetune import finetune, folder, params_of  # noqa: F401 (the fixture)
 from tests.run_directory import write_run
+from tests.tiers import tiers
 from tlx.base.files import read_json, write_json
 from tlx.run.assemble import assemble
 from tlx.trainer.seeds import summarize
@@ -62,8 +63,7 @@ def metrics_of(run):
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", tiers(["full", "lora"], slow=["lora"]))
 def test_a_seed_among_others_is_the_seed_alone(folder, tmp_path, capsys, monkeypatch, method):  # noqa: F811
     """The second seed is stopped after three steps, and resumed; one program serves both."""
     base = write_run(tmp_path / "base", "mlm")

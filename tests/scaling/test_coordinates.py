@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.cli.tiny import ROOT
+from tests.tiers import tiers
 from tlx import cli
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError
@@ -29,8 +30,7 @@ def config(optimizer="adamw", **model):
     return from_dict(LadderConfig, found.ladder.to_dict(), "ladder"), found.run
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", tiers(["adamw", "muon"], slow=["muon"]))
 def test_activations_change_alike_at_every_width_under_mup_and_more_with_it_in_the_standard_one(optimizer):
     ladder, run = config(optimizer)
     mup = coordinate_check(ladder, run, "mup", widths=(32, 128), updates=3)
@@ -56,7 +56,7 @@ def test_the_check_is_a_verb_with_a_plot(tmp_path, monkeypatch, capsys):
         coordinate_check(ladder, run)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_best_learning_rate_stays_under_mup_and_moves_in_the_standard_one():
     """Loss of memorising 8 rows for 40 updates of AdamW at widths 32 and 128."""
     rates = 2.0 ** np.arange(-11, -3)

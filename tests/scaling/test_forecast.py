@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.tiers import tiers
 from tlx.base.errors import ConfigError, DataError
 from tlx.scaling import (
     backtest,
@@ -58,7 +59,7 @@ def test_a_planted_change_of_slope_is_seen_and_covered():
     assert plain < widened == 4 and warned >= 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_many_bent_ladders_nearly_all_are_seen_and_covered_and_of_straight_ones_hardly_any_warned_of():
     plain = widened = warned = falsely = 0
     far = grid([1e23], 1, 1)
@@ -185,8 +186,7 @@ def test_downstream_by_sigmoid_and_in_one_step():
         downstream(runs, "accuracy")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.003, 0.01])
+@pytest.mark.parametrize("noise", tiers([0.003, 0.01], slow=[0.003]))
 def test_intervals_of_100_sweeps_cover_the_exponent(noise):
     truth = BESIROGLU["beta"] / (BESIROGLU["alpha"] + BESIROGLU["beta"])
     runs, hits = grid(BUDGETS, 7), 0
