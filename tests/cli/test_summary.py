@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.cli import tiny
+from tests.tiers import tiers
 from tlx import cli
 from tlx.cli import flags
 from tlx.data.prepare import open_caches
@@ -23,10 +24,7 @@ def config_file(tmp_path_factory):
     return tiny.write_config(tmp_path_factory.mktemp("config"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "shape", ["clm", "span_corruption", *[pytest.param(n, marks=pytest.mark.long) for n in ("mlm", "plm")]]
-)
+@pytest.mark.parametrize("shape", tiers(["clm", "mlm", "span_corruption", "plm"], slow=["clm"]))
 def test_the_end_of_a_run(config_file, tmp_path, capsys, shape):
     words = [f"--config={config_file}:{shape}", f"--workdir={tmp_path}/run"]
     assert cli.main(["train", *words, "--config.eval.final=true", "--config.train.steps=10"]) == 0
