@@ -168,11 +168,19 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(config_file, tmp
     assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "workers, ask",
-    [(0, lambda pid: os.kill(pid, signal.SIGTERM)), (1, lambda pid: os.killpg(pid, signal.SIGINT))],
-    ids=["by a scheduler", "at a terminal, whose ^C reaches the data workers too"],
+    [
+        pytest.param(
+            0, lambda pid: os.kill(pid, signal.SIGTERM), id="by a scheduler", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            1,
+            lambda pid: os.killpg(pid, signal.SIGINT),
+            id="at a terminal, whose ^C reaches the data workers too",
+            marks=pytest.mark.long,
+        ),
+    ],
 )
 def test_asked_to_stop_it_saves_and_goes_on(config_file, tmp_path, workers, ask):
     words = ("train", f"--config={config_file}", "--config.checkpoint.every=0", "--config.train.steps=400")
