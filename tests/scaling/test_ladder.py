@@ -49,7 +49,10 @@ def test_three_sizes_killed_twice_end_with_the_ledger_of_a_ladder_that_was_not(t
     assert min(row["loss"] for row in rows[3:]) < min(row["loss"] for row in rows[:3])
     fit = scale("fit", tmp_path / "calm", "--json", **keys)
     out, _ = fit.communicate(timeout=120)
-    assert fit.returncode == NOT_IDENTIFIED and '"status": "not identified' in out and "params" not in out
+    # Six runs may just be enough for a surface; two budgets are not for minima.
+    assert fit.returncode in (0, NOT_IDENTIFIED)
+    assert fit.returncode == 0 or '"status": "not identified' in out and "params" not in out
+    assert fit.returncode or json.loads(out)["approach_2"]["status"].startswith("not identified: 0 budgets")
 
 
 @pytest.mark.long

@@ -47,8 +47,10 @@ def test_what_trunks_cannot_have_is_said():
 
 
 @pytest.mark.slow
-def test_a_branch_ends_as_the_same_run_made_whole(tmp_path):
+def test_a_branch_ends_as_the_same_run_made_whole(tmp_path, monkeypatch):
     """Bit for bit, from the trunk's checkpoint, the cooled steps alone."""
+    # As users compile: the emitters of tests/conftest.py round the schedule of another number of steps differently.
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     config = write_config(tmp_path)
     finish(tlx("train", f"--config={config}", f"--workdir={tmp_path / 'any'}", "--config.train.steps=1"))
     values = read_json(tmp_path / "any" / "run.json")["config"]
