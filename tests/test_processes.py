@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cli import tiny
+from tests.tiers import tiers
 from tlx.launch.local import free_port
 from tlx.training.journal import read_lines
 
@@ -84,8 +85,7 @@ def test_one_is_asked_to_stop_all_save_the_same_step_and_the_run_goes_on(config_
     assert sorted(losses(tmp_path / "run")) == list(range(1, 61))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", tiers([0, 1], slow=[1]))
 def test_a_killed_process_ends_the_others_and_is_named(config_file, tmp_path, victim):
     steps = "--config.train.steps=80"
     tiny.finish(launch(config_file, tmp_path / "one", steps))
@@ -100,7 +100,7 @@ def test_a_killed_process_ends_the_others_and_is_named(config_file, tmp_path, vi
     assert losses(tmp_path / "one") == losses(tmp_path / "two")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stuck_process_is_noticed_and_says_where(config_file, tmp_path):
     environ = broken(
         tmp_path,
@@ -181,7 +181,7 @@ def test_a_missing_process_and_a_doubled_one_are_named(config_file, tmp_path):
     assert all("two processes have the id 1" in out and "pid" in out for out in outputs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_of_two_goes_on_with_one_and_four_and_reads_the_same_batches(config_file, tmp_path):
     """Losses say so: they are those of a run on one process throughout, to the order of summation."""
     words = [f"--config.train.steps={steps}" for steps in (10, 20, 30)]

@@ -221,7 +221,7 @@ def test_a_last_save_that_fails_is_an_error(config_file, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["plm", *by_hand("clm")])
+@pytest.mark.parametrize("shape", ["clm", *by_hand("plm")])
 def test_two_processes_have_the_losses_of_one(config_file, tmp_path, shape):
     mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.checkpoint.every=20")
     words = ("train", f"--config={config_file}:{shape}", *mesh)

@@ -36,7 +36,7 @@ def run_killed(folder, *words, lines, **keys):
     return finish(scale("run", folder, *words, **keys), timeout=3600)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_sizes_killed_twice_end_with_the_ledger_of_a_ladder_that_was_not(tmp_path):
     words = ("--parallel=2", "--config.ladder.budgets=(2e9,8e9)")
     keys = {"config": f"{CONFIG}:tiny"}

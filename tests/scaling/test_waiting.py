@@ -66,7 +66,7 @@ def test_a_cluster_that_there_is_not_is_named(tmp_path):
         run(None, tmp_path, "launch:pbs --nodes=2")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_ladder_through_tlx_launch(tmp_path):
     rows = []
     for i, width in enumerate([16, 15]):  # two heads do not divide the second
