@@ -53,7 +53,10 @@ def installed(tmp_path_factory):
     """Folder into which a kernel that was running before has installed the wheel of this checkout."""
     folder = tmp_path_factory.mktemp("installed")
     words = ["-S", "-P", "-c", _KERNEL, sys.executable, str(ROOT), str(folder / "site")]
-    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, timeout=300)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environ, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "site"
 
