@@ -26,6 +26,12 @@ def is_bare(name: str) -> bool:
     return name.endswith("Model") and not name.endswith(("HeadModel", "MTModel"))
 
 
+def is_without_output(family: Family, values: Mapping[str, Any]) -> bool:
+    """Tell whether config.json names a class that has no output layer: a bare one, or one with a task's head."""
+    name = named_class(values)
+    return is_bare(name) or name in family.task_classes
+
+
 def stored_part(
     family: Family, config: ModelConfig, values: Mapping[str, Any], tensors: Collection[str]
 ) -> ModelConfig:
@@ -45,8 +51,7 @@ def stored_part(
         return replaced(
             config, {"kind": "encoder", "num_decoder_layers": 0, "head.tied": True, "head.scale": False}
         )
-    is_language_model = name and not is_bare(name) and name not in family.task_classes
-    if is_language_model or config.kind == "encoder":
+    if config.kind == "encoder" or name and not is_without_output(family, values):
         return config
     output = [row for row in family.rows(config) if row.path.startswith(_OUTPUT) and row.fill is None]
     if output and not any(row.name in tensors for row in output):

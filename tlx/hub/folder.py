@@ -108,8 +108,7 @@ def open_folder(
         config_file.read(family, values, ignore), param_dtype=param_dtype, vocab_multiple=vocab_multiple
     )
     tensors = _with_current_names(safetensors.Tensors(folder), family)
-    # A bare model stores no output kernel, whether or not its language model has one.
-    if family.tied_by_tensors and not architecture.is_bare(architecture.named_class(values)):
+    if family.tied_by_tensors and not architecture.is_without_output(family, values):
         config = tied_as_stored(family, config, tensors)
     weights.check_sinusoids(family, config, tensors)
     head = task_heads.read(family, values, tensors, task)
