@@ -62,7 +62,7 @@ def accuracies(workdir, seeds=1):
     return [read_json(path / "scores.json")["validation"]["accuracy"] for path in found]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_reviews_are_told_apart(tmp_path):
     """Four thousand labels, from scratch: well above the majority's half."""
     needed(LABELS)
