@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from tests.cli import tiny
-from tests.tiers import tiers
 from tlx.launch.local import free_port
 from tlx.training.journal import read_lines
 
@@ -85,7 +84,8 @@ def test_one_is_asked_to_stop_all_save_the_same_step_and_the_run_goes_on(config_
     assert sorted(losses(tmp_path / "run")) == list(range(1, 61))
 
 
-@pytest.mark.parametrize("victim", tiers([0, 1], slow=[1]))
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others_and_is_named(config_file, tmp_path, victim):
     steps = "--config.train.steps=80"
     tiny.finish(launch(config_file, tmp_path / "one", steps))
