@@ -60,6 +60,13 @@ def test_a_file_that_fails_is_one_line_with_its_place(tmp_path, case):
     assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
 
 
+def test_a_relative_path_has_its_line_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text('def get_config(arg=""):\n    return nothing\n')
+    with pytest.raises(ConfigError, match=r"^mine.py:2: NameError: .*\(line: return nothing\)"):
+        load_config("mine.py")
+
+
 def test_a_plain_dict_is_a_config_too(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text('def get_config(arg=""):\n    return {"train": {"steps": 3}, "arg": arg}\n')

@@ -105,7 +105,10 @@ def _located(error: Exception, path: pathlib.Path) -> str:
 
 def _location(error: Exception, path: pathlib.Path) -> tuple[str, str]:
     """Return "file:line" where an error passed last through the file, and the line; ("", "") where it did not."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    # Python makes the path of a module absolute; the message has the one that was given.
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
+    ]
     if not frames:
         return "", ""
     return f"{path}:{frames[-1].lineno}", frames[-1].line or ""
