@@ -149,7 +149,7 @@ def test_loss_is_the_sum_of_the_parts(config):
     assert terms["loss"].weight == weight == batch["weights"].sum() and terms["loss"].loss_weight == 0
 
 
-@pytest.mark.parametrize("config", tiers(MODELS, slow=MODELS[1:2]))
+@pytest.mark.parametrize("config", tiers(MODELS, slow=list(MODELS)[1:2]))
 def test_microbatches_do_not_change_the_gradient(config):
     module, params = module_and_params(config)
     state = State(params, {}, None, None, *np.zeros(4, np.int32))
