@@ -12,9 +12,8 @@ from typing import Any
 
 from tlx.base.errors import ConfigError
 from tlx.base.files import atomic_open
-from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
+from tlx.text.vocabulary import ROLES, SPECIAL_PIECES, Vocabulary
 
-ROLES = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
 NEWLINE = "\n"
 
 

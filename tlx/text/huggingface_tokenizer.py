@@ -16,18 +16,22 @@ from typing import Any
 import numpy as np
 
 from tlx.base.errors import ConfigError, DataError
-from tlx.base.files import atomic_open
 from tlx.text.config import TokenizerConfig
 from tlx.text.export import byte_letters, import_tokenizers
 from tlx.text.frames import RowFrame, frame_of_encoding
-from tlx.text.generation_rules import FILE as GENERATION_FILE
-from tlx.text.generation_rules import read_file
+from tlx.text.imported_files import (
+    hashed_content,
+    number_roles,
+    read_imported,
+    read_stored,
+    stated_roles,
+    write_files,
+)
 from tlx.text.pieces import Pieces
 from tlx.text.tokenizer import write_definition
 from tlx.text.tokenizer_settings import obeyed, stated
-from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
+from tlx.text.vocabulary import ROLES, SPECIAL_PIECES, Vocabulary
 
-ROLES = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
 MAIN = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 # Files that `save_pretrained` writes for a tokenizer.
@@ -56,11 +60,8 @@ class HuggingFaceTokenizer:
         self._tokenizer = import_tokenizers().Tokenizer.from_str(json.dumps(definition))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        names = self._roles()
         size = self._size()
-        added = [role for role in ROLES if role not in names]
-        ids = {role: self._tokenizer.token_to_id(name) for role, name in names.items()}
-        ids |= {role: size + i for i, role in enumerate(added)}
+        ids, added = number_roles(self._known_roles(), size)
         if start is not None:
             ids["bos"] = start
         self._added_pieces = {ids[role]: SPECIAL_PIECES[ROLES.index(role)] for role in added}
@@ -80,9 +81,7 @@ class HuggingFaceTokenizer:
         self.starts_word = self._pieces.starts_word
         if self._word_pieces:
             self.starts_word = np.array([not self.piece(i).startswith("##") for i in range(self.vocab.size)])
-        # How text is generated is kept with the tokenizer, but is no part of the map from text to ids.
-        names = sorted(set(self.files) - {GENERATION_FILE})
-        content = b"".join(name.encode() + self.files[name] for name in names)
+        content = hashed_content(self.files)
         content += b"" if start is None else f"start={start}".encode()
         content += b"" if definition == original else json.dumps(self.flags, sort_keys=True).encode()
         self.hash = hashlib.sha256(content).hexdigest()
@@ -100,28 +99,20 @@ class HuggingFaceTokenizer:
     def from_folder(cls, folder: str | os.PathLike, start: int | None = None) -> "HuggingFaceTokenizer":
         """Load a folder that `save_pretrained` wrote. Raises DataError where there is no tokenizer.json."""
         folder = pathlib.Path(folder)
-        files = {name: (folder / name).read_bytes() for name in KNOWN if (folder / name).is_file()}
-        if MAIN not in files:
+        if not (folder / MAIN).is_file():
             raise DataError(
                 f"{folder} has no {MAIN}; where transformers is installed, write one:\n"
                 '  python -c "from transformers import AutoTokenizer as T; '
                 f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
-        try:
-            model_config = json.loads((folder / "config.json").read_bytes())
-        except (OSError, ValueError):
-            model_config = {}  # a tokenizer alone; one that cannot be parsed is reported with the model
-        files |= read_file(folder, model_config)
+        files, model_config = read_imported(folder, KNOWN)
         return cls(files, start, stated(json.loads(files.get(CONFIG, b"{}")), model_config))
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "HuggingFaceTokenizer":
         """Load what `save` wrote. Raises DataError where its sha256 is not the one in tokenizer.json."""
         inner = folder / _FOLDER
-        try:
-            files = {name: (inner / name).read_bytes() for name in definition["files"]}
-        except OSError as error:
-            raise DataError(f"cannot read the tokenizer: {error}") from error
+        files = read_stored(inner, definition["files"])
         # Runs saved without flags keep their ids, whatever their tokenizer_config.json says.
         tokenizer = cls(files, definition.get("start"), definition.get("flags"))
         if tokenizer.hash != definition["hash"]:
@@ -141,10 +132,7 @@ class HuggingFaceTokenizer:
         self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]] | None = None
     ) -> None:
         """Write the imported files for other programs; they define their own frame, so `frame` is not used."""
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            with atomic_open(pathlib.Path(folder) / name, "wb") as handle:
-                handle.write(content)
+        write_files(folder, self.files)
 
     def encode(self, text: str) -> list[int]:
         """Encode a text, without adding special ids; names of special ids in the text become those ids."""
@@ -202,22 +190,13 @@ class HuggingFaceTokenizer:
     def _size(self) -> int:
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
-    def _roles(self) -> dict[str, str]:
-        """{role: token} of the roles that the files name and whose token the vocabulary has."""
+    def _known_roles(self) -> dict[str, int]:
+        """{role: id} of the roles that the files name and whose token the vocabulary has."""
         settings: dict[str, Any] = {}
         for file in ("special_tokens_map.json", CONFIG):
             settings |= json.loads(self.files.get(file, b"{}"))
-        roles: dict[str, str] = {}
-        for role in ROLES:
-            token = settings.get(f"{role}_token")
-            if isinstance(token, dict):
-                token = token.get("content")
-            if isinstance(token, str) and self._tokenizer.token_to_id(token) is not None:
-                roles[role] = token
-        for role, substitute in (("bos", "cls"), ("eos", "sep")):
-            if role not in roles and substitute in roles:
-                roles[role] = roles[substitute]
-        return roles
+        ids = {role: self._tokenizer.token_to_id(token) for role, token in stated_roles(settings).items()}
+        return {role: index for role, index in ids.items() if index is not None}
 
     def _num_sentinels(self, size: int) -> int:
         """Number of <extra_id_...> at the end of the vocabulary, of which <extra_id_0> is the last id."""

@@ -19,18 +19,23 @@ import numpy as np
 import sentencepiece
 
 from tlx.base.errors import ConfigError, DataError, one_of
-from tlx.base.files import atomic_open
 from tlx.text.frames import RowFrame
-from tlx.text.generation_rules import FILE as GENERATION_FILE
-from tlx.text.generation_rules import read_file
+from tlx.text.imported_files import (
+    hashed_content,
+    number_roles,
+    pattern_of,
+    read_imported,
+    read_stored,
+    stated_roles,
+    write_files,
+)
 from tlx.text.pieces import Pieces
 from tlx.text.tokenizer import write_definition
-from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
+from tlx.text.vocabulary import ROLES, SPECIAL_PIECES, Vocabulary
 
 MODELS = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 CHAT_TEMPLATE = "chat_template.jinja"
-ROLES = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
 _FOLDER = "sentencepiece"  # inside a tokenizer's folder
 _SPACE = "\u2581"
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")
@@ -127,12 +132,10 @@ class ImportedSentencePiece:
         self._names = self._pieces_by_id()
         self._ids = {name: index for index, name in self._names.items()}
         size = 1 + max(self._names)
-        roles = {role: self._ids[name] for role, name in self._roles().items() if name in self._ids}
-        for role, substitute in (("bos", "cls"), ("eos", "sep")):
-            if role not in roles and substitute in roles:
-                roles[role] = roles[substitute]
-        added = [role for role in ROLES if role not in roles]
-        roles |= {role: size + i for i, role in enumerate(added)}
+        mapped = json.loads(self.files.get(CONFIGS[1], b"{}"))
+        known = self.layout.roles | stated_roles(self._config | mapped)
+        known_ids = {role: self._ids[name] for role, name in known.items() if name in self._ids}
+        roles, added = number_roles(known_ids, size)
         self._names |= {roles[role]: SPECIAL_PIECES[ROLES.index(role)] for role in added}
         if start is not None:
             roles["bos"] = start
@@ -168,24 +171,14 @@ class ImportedSentencePiece:
             ConfigError: The numbering of this family is not known.
             DataError: The model cannot be read.
         """
-        folder = pathlib.Path(folder)
-        names = [name for name in (*MODELS, *CONFIGS, CHAT_TEMPLATE) if (folder / name).is_file()]
-        files = {name: (folder / name).read_bytes() for name in names}
-        try:
-            model_config = json.loads((folder / "config.json").read_bytes())
-        except (OSError, ValueError):
-            model_config = {}  # a tokenizer alone; one that cannot be parsed is reported with the model
-        files |= read_file(folder, model_config)
+        files, _ = read_imported(pathlib.Path(folder), (*MODELS, *CONFIGS, CHAT_TEMPLATE))
         return cls(files, layout, start, _prefix_scheme(layout, files))
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "ImportedSentencePiece":
         """Load what `save` wrote. Raises DataError where its sha256 is not the one in tokenizer.json."""
         inner = folder / _FOLDER
-        try:
-            files = {name: (inner / name).read_bytes() for name in definition["files"]}
-        except OSError as error:
-            raise DataError(f"cannot read the tokenizer: {error}") from error
+        files = read_stored(inner, definition["files"])
         layout = definition["layout"]
         start = definition["start"]
         prefix = definition.get("prefix", "always")
@@ -211,10 +204,7 @@ class ImportedSentencePiece:
         self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]] | None = None
     ) -> None:
         """Write the imported files for other programs; their class knows the frame, so `frame` is not used."""
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            with atomic_open(pathlib.Path(folder) / name, "wb") as handle:
-                handle.write(content)
+        write_files(folder, self.files)
 
     @property
     def frame(self) -> tuple[list[int], list[int]]:
@@ -340,18 +330,6 @@ class ImportedSentencePiece:
         added_tokens = json.loads(self.files.get(CONFIGS[2], b"{}"))
         return names | {index: name for name, index in added_tokens.items()}
 
-    def _roles(self) -> dict[str, str]:
-        """{role: token} of the family, updated by what the files name."""
-        settings = self._config | json.loads(self.files.get(CONFIGS[1], b"{}"))
-        roles = dict(self.layout.roles)
-        for role in ROLES:
-            token = settings.get(f"{role}_token")
-            if isinstance(token, dict):
-                token = token.get("content")
-            if isinstance(token, str):
-                roles[role] = token
-        return roles
-
     @functools.cached_property
     def _without_prefix(self) -> sentencepiece.SentencePieceProcessor:
         """The model without the space that it adds in front of a text."""
@@ -374,14 +352,11 @@ class ImportedSentencePiece:
     @functools.cached_property
     def _by_name(self) -> re.Pattern[str]:
         """Pattern of the names of special ids, longest first."""
-        names = sorted(self._special, key=len, reverse=True)
-        return re.compile("(" + "|".join(map(re.escape, names)) + ")")
+        return pattern_of(self._special)
 
 
 def _hash(files: Mapping[str, bytes], layout: str, start: int | None, prefix: str) -> str:
-    # How text is generated is kept with the tokenizer, but is no part of the map from text to ids.
-    names = sorted(set(files) - {GENERATION_FILE})
-    content = b"".join(name.encode() + files[name] for name in names)
+    content = hashed_content(files)
     content += f"layout={layout} start={start}".encode()
     content += b"" if prefix == "always" else f" prefix={prefix}".encode()
     return hashlib.sha256(content).hexdigest()

@@ -12,9 +12,7 @@ import numpy as np
 from tlx.base.errors import ConfigError
 from tlx.text.config import TokenizerConfig
 from tlx.text.tokenizer import write_definition
-from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
-
-ROLES = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
+from tlx.text.vocabulary import ROLES, SPECIAL_PIECES, Vocabulary
 
 
 class MissingTokenizer:

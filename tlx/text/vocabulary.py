@@ -5,7 +5,9 @@ import functools
 
 import numpy as np
 
-# The first ids of every vocabulary that tlx makes, in this order; imported vocabularies differ.
+# Roles of the first ids of every vocabulary that tlx makes, in this order; imported vocabularies differ.
+ROLES = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
+# How tlx writes them.
 SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>", "<mask>", "<cls>", "<sep>")
 NUM_SENTINELS = 100
 

@@ -18,17 +18,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
-from tlx.base.files import atomic_open
-from tlx.text.generation_rules import FILE as GENERATION_FILE
-from tlx.text.generation_rules import read_file
+from tlx.text.imported_files import (
+    hashed_content,
+    number_roles,
+    pattern_of,
+    read_imported,
+    read_stored,
+    stated_roles,
+    write_files,
+)
 from tlx.text.pieces import Pieces
 from tlx.text.tokenizer import write_definition
-from tlx.text.vocabulary import SPECIAL_PIECES, Vocabulary
+from tlx.text.vocabulary import ROLES, SPECIAL_PIECES, Vocabulary
 
 VOCAB = "vocab.json"
 MERGES = "merges.txt"
 CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
-ROLES = ("pad", "unk", "bos", "eos", "mask", "cls", "sep")
 _FOLDER = "word_pairs"  # inside a tokenizer's folder
 _END = "</w>"
 # Moses' replacements of full-width punctuation (replace-unicode-punctuation.perl).
@@ -44,7 +49,7 @@ _PUNCTUATION = str.maketrans(
 
 
 class WordPairsFormat(NamedTuple):
-    """What a family puts around words, pieces and texts."""
+    """Special pieces of a model family, and the ids that it adds to a text."""
 
     roles: dict[str, str]
     """Piece of each role of special ids."""
@@ -100,12 +105,9 @@ class WordPairsTokenizer:
         self._ranks = {tuple(line.split()[:2]): rank for rank, line in enumerate(lines)}
         self._names = {index: piece for piece, index in self._ids.items()}
         size = 1 + max(self._names)
-        roles = {role: self._ids[piece] for role, piece in self._roles(mapped).items() if piece in self._ids}
-        for role, substitute in (("bos", "cls"), ("eos", "sep")):
-            if role not in roles and substitute in roles:
-                roles[role] = roles[substitute]
-        added = [role for role in ROLES if role not in roles]
-        roles |= {role: size + i for i, role in enumerate(added)}
+        known = self.layout.roles | stated_roles(mapped | self._config)
+        known_ids = {role: self._ids[piece] for role, piece in known.items() if piece in self._ids}
+        roles, added = number_roles(known_ids, size)
         self._names |= {roles[role]: SPECIAL_PIECES[ROLES.index(role)] for role in added}
         if start is not None:
             roles["bos"] = start
@@ -139,23 +141,14 @@ class WordPairsTokenizer:
             ConfigError: The layout is not known.
             DataError: A file is missing or cannot be read.
         """
-        folder = pathlib.Path(folder)
-        names = [name for name in (VOCAB, MERGES, *CONFIGS) if (folder / name).is_file()]
-        files = {name: (folder / name).read_bytes() for name in names}
-        try:
-            model_config = json.loads((folder / "config.json").read_bytes())
-        except (OSError, ValueError):
-            model_config = {}  # a tokenizer alone; one that cannot be parsed is reported with the model
-        return cls(files | read_file(folder, model_config), layout, start)
+        files, _ = read_imported(pathlib.Path(folder), (VOCAB, MERGES, *CONFIGS))
+        return cls(files, layout, start)
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "WordPairsTokenizer":
         """Load what `save` wrote. Raises DataError where its sha256 is not the one in tokenizer.json."""
         inner = folder / _FOLDER
-        try:
-            files = {name: (inner / name).read_bytes() for name in definition["files"]}
-        except OSError as error:
-            raise DataError(f"cannot read the tokenizer: {error}") from error
+        files = read_stored(inner, definition["files"])
         if _hash(files, definition["layout"], definition["start"]) != definition["hash"]:
             raise DataError(f"{inner} is damaged: its sha256 is not the one in {folder / 'tokenizer.json'}")
         return cls(files, definition["layout"], definition["start"])
@@ -177,10 +170,7 @@ class WordPairsTokenizer:
         self, folder: str | os.PathLike, frame: tuple[Sequence[int], Sequence[int]] | None = None
     ) -> None:
         """Write the imported files for other programs; their class knows the frame, so `frame` is not used."""
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            with atomic_open(pathlib.Path(folder) / name, "wb") as handle:
-                handle.write(content)
+        write_files(folder, self.files)
 
     @property
     def frame(self) -> tuple[list[int], list[int]]:
@@ -234,22 +224,10 @@ class WordPairsTokenizer:
             return (piece.removesuffix("@@") if piece.endswith("@@") else f"{piece} ").encode()
         return piece.replace(_END, " ").encode()
 
-    def _roles(self, mapped: Mapping[str, Any]) -> dict[str, str]:
-        """{role: token} of the family, updated by what the files name."""
-        settings = mapped | self._config
-        roles = dict(self.layout.roles)
-        for role in ROLES:
-            token = settings.get(f"{role}_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            if isinstance(token, str):
-                roles[role] = token
-        return roles
-
     @functools.cached_property
     def _by_name(self) -> re.Pattern[str]:
         """Pattern of the names of special ids, longest first."""
-        names = sorted(self._special, key=len, reverse=True)
-        return re.compile("(" + "|".join(map(re.escape, names)) + ")")
+        return pattern_of(self._special)
 
     def _words(self, text: str) -> list[str]:
         """Cut a text into words."""
@@ -306,7 +284,4 @@ def _merged(word: str, ranks: Mapping[tuple[str, ...], int]) -> list[str]:
 
 
 def _hash(files: Mapping[str, bytes], layout: str, start: int | None) -> str:
-    # How text is generated is kept with the tokenizer, but is no part of the map from text to ids.
-    names = sorted(set(files) - {GENERATION_FILE})
-    content = b"".join(name.encode() + files[name] for name in names)
-    return hashlib.sha256(content + f"layout={layout} start={start}".encode()).hexdigest()
+    return hashlib.sha256(hashed_content(files) + f"layout={layout} start={start}".encode()).hexdigest()
