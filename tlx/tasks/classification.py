@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.readers import Record, valid_text
+from tlx.data.readers import Record
 from tlx.metrics import classification as metrics
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
@@ -32,6 +32,7 @@ from tlx.tasks.shared.base import (
     Scores,
     TaskModule,
     TaskSpec,
+    check_texts,
     encode_columns,
 )
 from tlx.tasks.shared.class_weights import (
@@ -289,10 +290,10 @@ class ClassificationTask(PackableTask):
             weights = balanced_weights(labels, len(config.labels))
         return dataclasses.replace(config, class_weights=weights)
 
+    @override
     def check_record(self, config: Any, record: Record) -> None:
         """Raise DataError where a text or the label is missing or not valid."""
-        for name, field in self.text_columns(config):
-            valid_text(record, record.text(name, field))
+        check_texts(record, self.text_columns(config))
         check_label(record, config.label, config.labels, config.label_separator)
 
     @override

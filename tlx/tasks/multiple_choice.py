@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
-from tlx.data.readers import Record, valid_text
+from tlx.data.readers import Record
 from tlx.metrics.classification import accuracy
 from tlx.metrics.resampling import mean_of
 from tlx.tasks.classification import class_terms, softmax
@@ -26,6 +26,7 @@ from tlx.tasks.shared.base import (
     Task,
     TaskModule,
     TaskSpec,
+    check_texts,
     encode_columns,
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
@@ -106,10 +107,10 @@ class MultipleChoiceTask(Task):
         context = tuple((name, "objective.context") for name in config.context)
         return context + tuple((name, "objective.choices") for name in config.choices)
 
+    @override
     def check_record(self, config: MultipleChoice, record: Record) -> None:
         """Raise DataError where a text or the label is missing or not valid."""
-        for name, field in self.text_columns(config):
-            valid_text(record, record.text(name, field))
+        check_texts(record, self.text_columns(config))
         check_label(record, config.label, config.labels)
 
     @override

@@ -17,11 +17,11 @@ from typing_extensions import override
 
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.term import Term, Terms
-from tlx.data.readers import Record, valid_text
+from tlx.data.readers import Record
 from tlx.metrics import squad
 from tlx.metrics.resampling import mean_of
 from tlx.models.heads import TaskHeadConfig
-from tlx.tasks.shared.base import Batch, Columns, Prediction, Scores, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.base import Batch, Columns, Prediction, Scores, Task, TaskModule, TaskSpec, check_texts
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.spans import max_text_tokens, text_start, windows
@@ -218,12 +218,13 @@ class QuestionAnsweringTask(Task):
         """Return question and context."""
         return ((config.question, "objective.question"), (config.context, "objective.context"))
 
+    @override
     def check_record(self, config: QuestionAnswering, record: Record) -> None:
         """Raise DataError where question or context is missing or not valid, or the answer is not in it."""
-        for name, field in self.text_columns(config):
-            valid_text(record, record.text(name, field))
+        check_texts(record, self.text_columns(config))
         answer_span(record, record.text(config.context, "objective.context"), config)
 
+    @override
     def ceiling(self, items: Sequence[ContextWindow], records: Sequence[Record], spec: TaskSpec) -> Scores:
         """Return the scores where the labelled span of every window is predicted.
 

@@ -6,10 +6,11 @@ As for the similarity of two texts (similarity.py), but that a row has one text.
 import dataclasses
 from typing import Literal
 
-from tlx.base.errors import ConfigError
+from typing_extensions import override
+
 from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import Columns
-from tlx.tasks.similarity import SimilarityTask
+from tlx.tasks.similarity import SimilarityTask, check_scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +35,7 @@ class Regression:
 
     def validate(self) -> None:
         """Raise ConfigError for a scale without extent."""
-        if not self.min_score < self.max_score:
-            raise ConfigError(
-                f"objective.min_score = {self.min_score} must be below objective.max_score = {self.max_score}"
-            )
+        check_scale(self.min_score, self.max_score)
 
 
 class RegressionTask(SimilarityTask):
@@ -45,6 +43,7 @@ class RegressionTask(SimilarityTask):
 
     config_class = Regression
 
+    @override
     def text_columns(self, config: Regression) -> Columns:
         """Return the one column."""
         return ((config.text, "objective.text"),)

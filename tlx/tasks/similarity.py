@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.readers import Record, valid_text
+from tlx.data.readers import Record
 from tlx.metrics.correlation import pearson, spearman
 from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import (
@@ -28,12 +28,21 @@ from tlx.tasks.shared.base import (
     Task,
     TaskModule,
     TaskSpec,
+    check_texts,
     encode_columns,
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.labels import number_of
 from tlx.text.tokenizer import Tokenizer
+
+
+def check_scale(min_score: float, max_score: float) -> None:
+    """Raise ConfigError for a scale without extent."""
+    if not min_score < max_score:
+        raise ConfigError(
+            f"objective.min_score = {min_score} must be below objective.max_score = {max_score}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +69,7 @@ class Similarity:
 
     def validate(self) -> None:
         """Raise ConfigError for a scale without extent."""
-        if not self.min_score < self.max_score:
-            raise ConfigError(
-                f"objective.min_score = {self.min_score} must be below objective.max_score = {self.max_score}"
-            )
+        check_scale(self.min_score, self.max_score)
 
 
 class SimilarityModule(TaskModule):
@@ -102,10 +108,10 @@ class SimilarityTask(Task):
         """Return both columns."""
         return ((config.first, "objective.first"), (config.second, "objective.second"))
 
+    @override
     def check_record(self, config: Similarity, record: Record) -> None:
         """Raise DataError where a text or the number is missing or not valid."""
-        for name, field in self.text_columns(config):
-            valid_text(record, record.text(name, field))
+        check_texts(record, self.text_columns(config))
         number_of(record, config.label)
 
     @override

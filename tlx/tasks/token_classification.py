@@ -154,6 +154,7 @@ class TokenClassificationTask(Task):
         weights = balanced_weights(np.concatenate(indices), len(config.labels))
         return dataclasses.replace(config, class_weights=weights)
 
+    @override
     def check_record(self, config: TokenClassification, record: Record) -> None:
         """Raise DataError where tokens or tags are missing or not valid, or their numbers differ."""
         tokens = _list(record, config.tokens, "objective.tokens")
@@ -236,6 +237,7 @@ class TokenClassificationTask(Task):
         ]
         return _tags_of_records(best, items, spec.config.labels)
 
+    @override
     def ceiling(self, items: Sequence[TokenItem], records: Sequence[Record], spec: TaskSpec) -> Scores:
         """Return the scores where every learned tag is predicted.
 

@@ -359,6 +359,12 @@ def check_unicode(record: Record, value: Any) -> None:
             check_unicode(record, item)
 
 
+def check_texts(record: Record, columns: Columns) -> None:
+    """Raise DataError where a column is missing, holds no text or a text that is not valid Unicode."""
+    for name, field in columns:
+        valid_text(record, record.text(name, field))
+
+
 def encode_columns(
     records: Sequence[Record], columns: Sequence[tuple[str, str]], tokenizer: Tokenizer
 ) -> list[tuple[np.ndarray, ...]]:
