@@ -80,12 +80,14 @@ def same(value, text, key):
     """Whether a resolved value is that of the word. None in the model's group is its default."""
     if value == text or (text == "None" and key.startswith("model.")):
         return True
+    if value == [text]:
+        return True  # one text stands for a list of one
     try:
         literal = plain(ast.literal_eval({"true": "True", "false": "False"}.get(text, text)))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return False
-    if isinstance(value, list) and value == [literal]:
-        return True  # one text stands for a list of one
+    if isinstance(literal, str) and value == [literal]:
+        return True
     both_nan = all(isinstance(x, float) and math.isnan(x) for x in (value, literal))
     return both_nan or (value == literal and isinstance(value, bool) == isinstance(literal, bool))
 
