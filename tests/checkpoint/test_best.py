@@ -37,6 +37,18 @@ def test_the_best_step_outlives_newer_ones_until_a_better_one_is_sealed(tmp_path
     assert load_params(tmp_path).step == 50 and load_params(folder, "best").step == 33
 
 
+def test_a_better_step_that_is_found_during_a_save_takes_nothing_from_it(tmp_path):
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder, CheckpointConfig(keep=1)) as checkpoints:
+        checkpoints.prepare()
+        checkpoints.mark_best(BestStep(1, "loss", 2.0))
+        assert checkpoints.save(1, {"params": {"w": np.zeros(3)}})
+        checkpoints.mark_best(BestStep(2, "loss", 1.0))  # before step 1 is sealed
+        assert checkpoints.wait() and read_best(folder) == BestStep(1, "loss", 2.0)
+        save(checkpoints, 2)
+        assert read_best(folder) == BestStep(2, "loss", 1.0)
+
+
 def test_a_failed_save_leaves_the_best_one_as_it_was(tmp_path, monkeypatch):
     folder = tmp_path / "checkpoints"
     with Checkpoints(folder, CheckpointConfig(keep=1)) as checkpoints:

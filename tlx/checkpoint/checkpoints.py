@@ -58,9 +58,10 @@ class Checkpoints:
         self._sound: set[int] = set()
         self._job: saving.SaveJob | None = None
         self._failures = 0
-        # The best step that is saved, and a better one that is to be saved.
+        # The best step that is saved, and those that were the best when they were evaluated: a save takes a while,
+        # and a better step may follow before it is sealed.
         self._best: BestStep | None = None
-        self._better: BestStep | None = None
+        self._marked: dict[int, BestStep] = {}
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -93,8 +94,7 @@ class Checkpoints:
     def due(self, step: int) -> bool:
         """Return whether the config asks for a save after `step` steps."""
         every = self.config.every > 0 and step > 0 and step % self.config.every == 0
-        best = self._better is not None and self._better.step == step
-        return every or best or step in self.config.keep_at
+        return every or step in self._marked or step in self.config.keep_at
 
     def set_best(self, best: BestStep | None) -> None:
         """Never delete the best step of an earlier start, which is complete; None: there is none."""
@@ -102,7 +102,7 @@ class Checkpoints:
 
     def mark_best(self, best: BestStep) -> None:
         """Make its step due. Once that is sealed, best.json names it and the best one before may be deleted."""
-        self._better = best
+        self._marked[best.step] = best
 
     def complete_steps(self) -> list[int]:
         """Return the steps that were committed and sealed, ascending."""
@@ -317,11 +317,11 @@ class Checkpoints:
         self._sound.add(job.step)
         seconds = time.monotonic() - job.began
         self._event("checkpoint_saved", step=job.step, bytes=job.size, seconds=round(seconds, 3))
-        better = self._better
-        if better is not None and better.step == job.step:
-            write_best(self.folder, better)
-            self._best = better
-            self._event("checkpoint_best", **better._asdict())
+        best = self._marked.get(job.step)
+        if best is not None:
+            write_best(self.folder, best)
+            self._best = best
+            self._event("checkpoint_best", **best._asdict())
         self._retain(job.step)
 
     def _retain(self, newest: int) -> None:
