@@ -16,6 +16,7 @@ import pytest
 
 import tlx
 from tests.run_directory import write_run
+from tests.tiers import tiers
 from tlx import parallel
 from tlx.api.core import ModelCore
 from tlx.base.config import to_dict
@@ -136,7 +137,12 @@ def test_a_bilstm_does_not_continue_texts(loaded):
 
 
 @pytest.mark.parametrize(
-    "objective", ["clm", "plm", "span_corruption", pytest.param("recurrent_lm", marks=pytest.mark.slow)]
+    "objective",
+    tiers(
+        ["clm", "plm", "span_corruption", "recurrent_lm"],
+        slow=["recurrent_lm"],
+        quick=["clm", "plm", "span_corruption"],
+    ),
 )
 def test_generation_takes_prompts_of_any_lengths(objective, loaded):
     lm = loaded(objective)

@@ -93,15 +93,12 @@ def test_lora_trains_only_its_own(shape):
     check_that_it_trains_only_its_own(shape, "lora")
 
 
-def every_way():
-    """Each method with one shape in the slow tier, all pairs by hand."""
-    for shape_index, shape in enumerate(small.SHAPES):
-        for method_index, method in enumerate(METHODS):
-            slow = method_index % len(small.SHAPES) == shape_index
-            yield pytest.param(shape, method, marks=pytest.mark.slow if slow else pytest.mark.long)
+PAIRS = [(shape, method) for shape in small.SHAPES for method in METHODS]
+# Each method with one shape.
+IN_CI = [(small.SHAPES[i % len(small.SHAPES)], method) for i, method in enumerate(METHODS)]
 
 
-@pytest.mark.parametrize("shape, method", list(every_way()))
+@pytest.mark.parametrize("shape, method", tiers(PAIRS, slow=IN_CI))
 def test_every_shape_is_adapted_every_way(shape, method):
     check_that_it_trains_only_its_own(shape, method)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoint.example import abstract, assert_same, state_on
+from tests.tiers import tiers
 from tlx.base.errors import CheckpointError, DeviceMemoryError, LeaseError, StorageError
 from tlx.checkpoint import CheckpointConfig, Checkpoints
 from tlx.checkpoint import manifest as manifests
@@ -258,11 +259,10 @@ def test_killed_between_commit_and_seal_and_during_deletion(tmp_path, fault, exp
     assert_same(loaded.tree, state_on(8, seed=expected))
 
 
-BY_HAND = [pytest.param(delay, marks=pytest.mark.long) for delay in (0.02, 0.3, 0.6)]
+DELAYS = ["first file", 0.0, 0.02, 0.1, 0.3, 0.6]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("delay", ["first file", 0.0, 0.1, *BY_HAND])
+@pytest.mark.parametrize("delay", tiers(DELAYS, slow=["first file", 0.0, 0.1]))
 def test_kill_9_during_an_asynchronous_save(tmp_path, delay):
     """30 MB a step, killed `delay` seconds after the third save began, or when its first file appears."""
     width = 40_000

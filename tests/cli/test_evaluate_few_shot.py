@@ -1,18 +1,18 @@
 """`tlx evaluate RUN --config=...`: in-context learning on small run directories and on the real files."""
 
 import json
-import os
-import pathlib
 
 import pytest
 
 import tlx
 from tests.cli.tiny import ROOT
 from tests.run_directory import write_run
+from tests.shared_data import SHARED_DATA
+from tests.tiers import tiers
 from tlx.cli import main
 from tlx.training.journal import read_lines
 
-SHARED = pathlib.Path(os.environ.get("TLX_SHARED_DATA") or ROOT.parent / "shared/data") / "text"
+SHARED = SHARED_DATA / "text"
 FILES = {
     "copa": ("kobest/COPA.train.tsv", "kobest/COPA.dev.tsv"),
     "sentence_polarity": ("sentence_polarity/rt-polarity.*.gz", ""),
@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("objective", ["clm", pytest.param("span_corruption", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("objective", tiers(["clm", "span_corruption"], quick=["clm"]))
 def test_records_are_answered_by_likelihood(objective, runs, tmp_path, capsys):
     run, file = write_run(runs / objective, objective), tmp_path / "answers.jsonl"
     words = ["evaluate", str(run), f"--config={runs / 'asked.py'}", f"--predictions={file}", "--json"]

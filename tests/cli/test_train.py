@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.cli import tiny
+from tests.tiers import tiers
 from tlx import cli
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.run.assemble import assemble
@@ -30,10 +31,6 @@ TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
     return tiny.write_config(tmp_path_factory.mktemp("config"))
-
-
-def by_hand(*names):
-    return [pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 def digests(workdir, step=40):
@@ -62,8 +59,7 @@ def train(config_file, workdir, *words, shape="clm"):
     return cli.main(["train", f"--config={config_file}:{shape}", f"--workdir={workdir}", *words])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", ["plm", *by_hand("mixture", "recurrent_lm", "bilm")])
+@pytest.mark.parametrize("shape", tiers(["plm", "mixture", "recurrent_lm", "bilm"], slow=["plm"]))
 def test_a_run_in_two_halves_is_the_run_in_one(config_file, tmp_path, capsys, shape):
     """With XLNet's and Transformer-XL's memories and ELMo's states, which the second half must find as the
     first left them, and with a mixture of objectives on a mixture of sources."""
@@ -148,8 +144,7 @@ def test_a_config_error_comes_before_anything_is_compiled(config_file, tmp_path)
     assert seconds < 2 * imports + 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", ["mlm", *by_hand("clm", "span_corruption", "plm")])
+@pytest.mark.parametrize("shape", tiers(["mlm", "clm", "span_corruption", "plm"], slow=["mlm"]))
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(config_file, tmp_path, shape):
     """kill -9 anywhere from the first step on, in the middle of a save too (there is one every 5 steps)."""
     words = ("train", f"--config={config_file}:{shape}", "--config.train.steps=60")
@@ -220,8 +215,7 @@ def test_a_last_save_that_fails_is_an_error(config_file, tmp_path, monkeypatch, 
     assert "from checkpoints/10" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", ["clm", *by_hand("plm")])
+@pytest.mark.parametrize("shape", tiers(["clm", "plm"], slow=["clm"]))
 def test_two_processes_have_the_losses_of_one(config_file, tmp_path, shape):
     mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.checkpoint.every=20")
     words = ("train", f"--config={config_file}:{shape}", *mesh)

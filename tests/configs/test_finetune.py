@@ -1,14 +1,13 @@
 """Every config of configs/finetune on the real files it is for, where they are: records become batches."""
 
 import json
-import os
-import pathlib
 import runpy
 
 import numpy as np
 import pytest
 
 from tests.cli.tiny import ROOT
+from tests.shared_data import SHARED_DATA
 from tlx.base.errors import ConfigError
 from tlx.data.records import build_records
 from tlx.run.checks import resolve
@@ -19,7 +18,7 @@ from tlx.trainer.task_config import complete_task_config
 
 FOLDER = ROOT / "configs/finetune"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-SHARED = pathlib.Path(os.environ.get("TLX_SHARED_DATA") or ROOT.parent / "shared/data") / "text"
+SHARED = SHARED_DATA / "text"
 
 # (config, argument) -> training and validation files.
 FILES = {

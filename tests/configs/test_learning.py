@@ -73,10 +73,7 @@ def teacher(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "objective",
-    [pytest.param(name, marks=pytest.mark.slow if name in IN_CI else pytest.mark.long) for name in CONFIGS],
-)
+@pytest.mark.parametrize("objective", tiers(CONFIGS, slow=IN_CI))
 def test_starts_to_learn(objective):
     """Below the unigram after 100 steps, about 10 seconds; where few tokens have a loss, after 200."""
     found = trained(tiny_config(CONFIGS[objective], 200 if objective in SPARSE else 100))

@@ -11,10 +11,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.cli.tiny import ROOT, finish, tlx
+from tests.cli.tiny import finish, tlx
+from tests.shared_data import SHARED_DATA
 from tlx.base.files import read_json
 
-SHARED = pathlib.Path(os.environ.get("TLX_SHARED_DATA") or ROOT.parent / "shared/data") / "text"
+SHARED = SHARED_DATA / "text"
 REVIEWS, LABELS = SHARED / "ko_reviews_text", SHARED / "nsmc/ratings_train.txt.gz"
 BOOKS, INTENTS = SHARED / "books_en", SHARED / "clinc150/data_full.train_val.json.gz"
 # Labels, passes over them, seeds.

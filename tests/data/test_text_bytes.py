@@ -19,30 +19,28 @@ def caches(tokenizer):
     return [SimpleNamespace(tokens=tokens, num_tokens=len(tokens), num_bytes=len(TEXT.encode()))] * 2
 
 
-def test_lossless_tokenizers_count_their_own_bytes(tmp_path, monkeypatch):
+def test_lossless_tokenizers_count_their_own_bytes(tmp_path):
     pytest.importorskip("tokenizers")
     byte_pairs(tmp_path)
-    monkeypatch.setattr(text_bytes, "open_caches", None)  # not even opened
     for tokenizer in (
         make_tokenizer(TokenizerConfig(kind="bytes"), ()),
         make_tokenizer(TokenizerConfig(vocab_size=400), [TEXT] * 20),
         HuggingFaceTokenizer.from_folder(tmp_path),
     ):
         assert is_lossless(tokenizer)
-        assert text_bytes.bytes_of_ids(None, tokenizer, "train") is tokenizer.num_bytes
+        assert text_bytes.bytes_of_ids((), tokenizer) is tokenizer.num_bytes
         assert decoded_bytes(tokenizer, np.array(tokenizer.encode(TEXT))[1:]) == len(TEXT.encode()) - len(
             tokenizer.piece_bytes(tokenizer.encode(TEXT)[0])
         )
 
 
-def test_the_others_are_scaled_to_the_text(tmp_path, monkeypatch):
+def test_the_others_are_scaled_to_the_text(tmp_path):
     pytest.importorskip("tokenizers")
     word_pieces(tmp_path)
     tokenizer = HuggingFaceTokenizer.from_folder(tmp_path)
-    found = caches(tokenizer)
-    monkeypatch.setattr(text_bytes, "open_caches", lambda data, given, split: found)
+    corpus = caches(tokenizer)
     assert not is_lossless(tokenizer)
-    table = text_bytes.bytes_of_ids(None, tokenizer, "validation")
-    assert table[found[0].tokens].sum() == pytest.approx(len(TEXT.encode()), rel=1e-5)
-    assert tokenizer.num_bytes[found[0].tokens].sum() < len(TEXT.encode()) - 8
+    table = text_bytes.bytes_of_ids(corpus, tokenizer)
+    assert table[corpus[0].tokens].sum() == pytest.approx(len(TEXT.encode()), rel=1e-5)
+    assert tokenizer.num_bytes[corpus[0].tokens].sum() < len(TEXT.encode()) - 8
     assert decoded_bytes(tokenizer, np.array(tokenizer.encode("the cat sat"))) == len("the cat sat")

@@ -112,7 +112,7 @@ def test_wide_enough_is_exhaustive():
     np.testing.assert_allclose(found[0].score, best[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", tiers(["decoder", "encoder_decoder"], quick=["decoder"]))
 def test_one_beam_is_greedy_and_company_changes_nothing(kind):
     lm, params = built(kind)
     sources = SOURCES if kind == "encoder_decoder" else None

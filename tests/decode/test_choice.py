@@ -17,7 +17,7 @@ PROMPTS = [[VOCAB.bos, *TEXTS[i]] for i in (0, 1, 3, 2)]
 
 
 @pytest.mark.parametrize("objective", tiers(["clm", "span_corruption"], quick=["clm"]))
-@pytest.mark.parametrize("position", ["rotary", pytest.param("learned", marks=pytest.mark.long)])
+@pytest.mark.parametrize("position", tiers(["rotary", "learned"], quick=["rotary"], slow=()))
 def test_choices_score_as_the_whole_text_does(objective, position):
     module, params = built(objective, position)
     lm, sources = Transformer(module.model), None

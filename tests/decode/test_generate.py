@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.decode.tiny import PROMPTS, SOURCES, VOCAB, built, full_logits
+from tests.tiers import tiers
 from tlx.base.errors import ConfigError
 from tlx.decode import generate as decoding
 from tlx.decode.generate import generate
@@ -62,7 +63,7 @@ def test_greedy_equals_the_full_pass_of_a_decoder(changes):
     assert len({token for tokens in got for token in tokens}) > 10
 
 
-@pytest.mark.parametrize("position", [pytest.param("learned", marks=pytest.mark.slow), "relative_bias"])
+@pytest.mark.parametrize("position", tiers(["learned", "relative_bias"], quick=["relative_bias"]))
 def test_greedy_equals_the_full_pass_of_an_encoder_decoder(position):
     lm, params = built("encoder_decoder", position, num_decoder_layers=1)
     got = generate(

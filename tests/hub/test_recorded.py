@@ -9,6 +9,7 @@ import pytest
 from tests.hub import generation
 from tests.hub.case import TOLERANCE, difference, run, visible, write_folder
 from tests.hub.cases import CASES
+from tests.tiers import tiers
 from tlx.base import tree
 from tlx.hub.folder import open_folder, save_folder
 from tlx.hub.safetensors import Tensors
@@ -35,10 +36,9 @@ def make(name, folder):
 
 # Of a class with several cases the first is quick; all are compared with the class itself in test_live.py.
 FIRST = {case.architecture: name for name, case in reversed(CASES.items())}
-NAMES = [name if name in FIRST.values() else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiers(CASES, quick=FIRST.values()))
 def test_recorded_outputs_and_round_trip(name, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     checkpoint, config, part = make(name, first)

@@ -69,17 +69,15 @@ def test_a_head_is_read_and_written_again(name, tmp_path):
         assert again.config.id2label == LABELS
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "BertForSequenceClassification",
-        pytest.param("DistilBertForSequenceClassification", marks=pytest.mark.slow),
-        pytest.param("GPT2ForSequenceClassification", marks=pytest.mark.slow),
-        pytest.param("XLNetForSequenceClassification", marks=pytest.mark.slow),
-        pytest.param("T5ForSequenceClassification", marks=pytest.mark.slow),
-        *(pytest.param(name, marks=pytest.mark.long) for name in CASES),
-    ],
+COMPUTED = (
+    "DistilBertForSequenceClassification",
+    "GPT2ForSequenceClassification",
+    "XLNetForSequenceClassification",
+    "T5ForSequenceClassification",
 )
+
+
+@pytest.mark.parametrize("name", tiers(CASES, quick=("BertForSequenceClassification",), slow=COMPUTED))
 def test_a_head_computes_what_the_class_computes(name, tmp_path):
     task_cases.make(CASES[name]).save_pretrained(tmp_path)
     checkpoint = open_folder(tmp_path, ignore=IGNORE)

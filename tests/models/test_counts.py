@@ -6,6 +6,7 @@ import math
 import jax
 import pytest
 
+from tests.tiers import tiers
 from tests.training.shapes import BATCH, LENGTH, OBJECTIVES, VOCAB, examples, make
 from tlx import parallel
 from tlx.models.families import TABLE as FAMILIES
@@ -140,14 +141,7 @@ def kernels(module, batch):
     return sum(leaf.layers * math.prod(leaf.shape) for leaf in leaves if leaf.layers and leaf.is_matrix)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "objective",
-    [
-        "span_corruption",
-        *[pytest.param(n, marks=pytest.mark.long) for n in OBJECTIVES if n != "span_corruption"],
-    ],
-)
+@pytest.mark.parametrize("objective", tiers(OBJECTIVES, slow=["span_corruption"]))
 def test_the_compilers_count_is_within_a_percent_at_width_768(objective):
     """XLA counts elementwise work too; of a scan it would count the body once, so layers are unrolled."""
     heads = AttentionConfig(num_heads=12)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiers import tiers
 from tlx import parallel
 from tlx.nn.kernels import fused, xla
 from tlx.nn.kernels.inputs import AttentionInputs
@@ -83,10 +84,7 @@ def assert_alike(found, wanted):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bias", "relative", "places"))],
-)
+@pytest.mark.parametrize("name", tiers(["plain", "bias", "relative", "places"], quick=["plain"]))
 def test_equals_the_einsums(name):
     inputs, mask = case(name)
     assert_alike(value_and_gradients(fused, inputs, mask), value_and_gradients(xla, inputs, mask))

@@ -49,7 +49,7 @@ MODELS: dict[Mixture, ModelConfig] = {
 }
 CASES = pytest.mark.parametrize(
     "config",
-    [pytest.param(config, marks=() if i == 1 else pytest.mark.slow) for i, config in enumerate(MODELS)],
+    tiers(MODELS, quick=list(MODELS)[1:2]),
     ids=["decoder", "encoder", "both"],
 )
 

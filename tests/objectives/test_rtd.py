@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from tests.objectives.small import ENCODER, VOCAB, batch_of, small, spec_of, text
+from tests.tiers import tiers
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.errors import ConfigError
@@ -166,9 +167,7 @@ def gradients(sharing: str) -> tuple[dict[str, float], dict[str, float]]:
     return tuple({path: float(jnp.abs(leaf).max()) for path, leaf in one.items()} for one in found)
 
 
-@pytest.mark.parametrize(
-    "sharing", ["gdes", *(pytest.param(n, marks=pytest.mark.slow) for n in ("all", "none"))]
-)
+@pytest.mark.parametrize("sharing", tiers(["gdes", "all", "none"], quick=["gdes"]))
 def test_who_learns_from_which_loss(sharing):
     generators, detectors = gradients(sharing)
     layers = [path for path in generators if path.startswith(("heads/generator", "heads/mlm"))]

@@ -66,9 +66,7 @@ def test_the_recorded_ladder_is_identified_and_forecasts_the_run_that_was_made()
 OBJECTIVES = ("clm", "mlm", "span_corruption", "plm", "rtd", "bart")
 
 
-@pytest.mark.parametrize(
-    "objective", [*OBJECTIVES[:4], *(pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES[4:])]
-)
+@pytest.mark.parametrize("objective", tiers(OBJECTIVES, quick=OBJECTIVES[:4]))
 def test_objectives_at_equal_compute(objective):
     """Every ladder has the same budgets, every single run the same FLOPs, or the same number of rows."""
     _, made = planned("objectives", f"{objective}:tiny")

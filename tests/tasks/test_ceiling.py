@@ -1,4 +1,4 @@
-"""What right predictions score through a tokenizer, and spans of decomposed text."""
+"""Scores of correct predictions after tokenization, and spans of decomposed text."""
 
 import json
 import unicodedata

@@ -9,6 +9,7 @@ import sacrebleu
 from rouge_score import rouge_scorer
 
 from tests.tasks import small
+from tests.tiers import tiers
 from tlx import parallel
 from tlx.adapt.config import AdaptConfig
 from tlx.adapt.parts import check_patterns
@@ -125,7 +126,7 @@ def logits_of(module, params, source, target, shape):
     return np.asarray(run(params["model"], batch), np.float64)[0][:, : V.size]
 
 
-@pytest.mark.parametrize("shape", ["decoder", pytest.param("encoder_decoder", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shape", tiers(["decoder", "encoder_decoder"], quick=["decoder"]))
 def test_what_is_written_is_the_likeliest_token_each_time(shape):
     spec, _, module, params = made(shape)
     items = TASK.prepare(RECORDS, small.TOKENIZER, spec)
@@ -152,11 +153,9 @@ def test_what_is_written_is_the_likeliest_token_each_time(shape):
 
 WAYS = [(shape, method) for shape in SHAPES for method in ("lora", "prefix", "prompt")]
 IN_CI = [("decoder", "prompt"), ("encoder_decoder", "prefix")]
-BY_HAND = [pytest.param(*way, marks=pytest.mark.long) for way in WAYS if way not in IN_CI]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape, method", [*IN_CI, *BY_HAND])
+@pytest.mark.parametrize("shape, method", tiers(WAYS, slow=IN_CI))
 def test_adapted_models_write_what_they_learned(shape, method):
     """The cached decoder knows all that adaptation adds."""
     adapters = AdaptConfig(method, size=3).adapters

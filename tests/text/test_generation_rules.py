@@ -1,4 +1,4 @@
-"""What generation_config.json says: read, kept with a tokenizer, obeyed or named."""
+"""Rules of generation_config.json: read, stored with a tokenizer, obeyed or named."""
 
 import json
 

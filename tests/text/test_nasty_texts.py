@@ -167,7 +167,7 @@ def test_ids_are_those_of_transformers(kind, tmp_path):
     KINDS[kind](tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    ours = _open_tokenizer(tmp_path, config)
+    ours = _open_tokenizer(tmp_path, config, 0)
     names = sorted(
         {name for name in theirs.all_special_tokens if theirs.convert_tokens_to_ids(name) is not None}
     )

@@ -1,4 +1,4 @@
-"""What a fine-tuning will need at its end is looked for before it begins."""
+"""Packages that a fine-tuning needs at its end are looked for before it begins."""
 
 import sys
 
