@@ -1,4 +1,4 @@
-"""What an export needs of a loaded model: the head of its task, and the special tokens around its texts."""
+"""The head and the special tokens with which a loaded model is exported."""
 
 import dataclasses
 from typing import Any

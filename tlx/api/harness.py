@@ -16,7 +16,6 @@ Importing this module needs the package lm-eval (the extra "harness").
 import collections
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from lm_eval.api.model import TemplateLM
 
 from tlx.api.loaded_model import LoadedModel
 from tlx.api.reply import template_of
+from tlx.api.text import encode_with_specials
 from tlx.base.errors import ConfigError, one_of
 from tlx.decode import stop as stopping
 from tlx.decode.beam import beam_search
@@ -141,8 +141,7 @@ class HarnessModel(TemplateLM):
         if not self._splits_specials:
             return tokenizer.encode(string)
         ids = {called: getattr(tokenizer.vocab, name) for name, called in self._special_pieces().items()}
-        pieces = re.split("(" + "|".join(map(re.escape, ids)) + ")", string)
-        return [i for piece in pieces for i in ([ids[piece]] if piece in ids else tokenizer.encode(piece))]
+        return encode_with_specials(tokenizer, string, ids)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Encode a text, with the tokenizer's special ids around it unless `add_special_tokens` is False."""

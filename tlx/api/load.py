@@ -225,11 +225,11 @@ def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any], vocab_size:
     has_model = any((folder / name).is_file() for name in MODELS)
     if not has_main_file and layout in LAYOUTS and has_model:
         return ImportedSentencePiece.from_folder(folder, layout, start_id)
-    if not has_main_file and layout in word_pairs_tokenizer.LAYOUTS:
-        return word_pairs_tokenizer.WordPairsTokenizer.from_folder(folder, layout, start_id)
     if not any((folder / name).is_file() for name in huggingface_tokenizer.KNOWN):
         print(f"{folder}: no tokenizer: the model reads and writes ids, no texts", file=sys.stderr)
         return MissingTokenizer.from_config(vocab_size, values)
+    if not has_main_file and layout in word_pairs_tokenizer.LAYOUTS:
+        return word_pairs_tokenizer.WordPairsTokenizer.from_folder(folder, layout, start_id)
     return HuggingFaceTokenizer.from_folder(folder, start_id)
 
 

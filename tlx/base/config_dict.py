@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 class RunConfigDict(ConfigDict):
     """A ConfigDict in which `config.data.text.files = "input.txt"` means ("input.txt",).
 
-    A ConfigDict takes a value of another type than the first for an error. Other texts in place of a tuple
-    ("balanced" for weights) are kept as they are, and checked where the config is converted to its dataclass.
+    A ConfigDict takes a value of another type than the first for an error. Any text in place of a tuple becomes a
+    tuple of one text; its type is checked where the config is converted to its dataclass.
     """
 
     def __setitem__(self, key: str, value: Any) -> None:

@@ -8,7 +8,7 @@ import itertools
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tlx.base.lookup import Table
@@ -82,10 +82,6 @@ def type_in_words(hint: Any) -> str:
         return f"list of {type_in_words(arguments[0])}"
     if origin is tuple:
         return f"({', '.join(type_in_words(one) for one in arguments)})"
-    if origin in (dict, Mapping) or hint is dict:
-        return "group of keys"
-    if dataclasses.is_dataclass(hint):
-        return "group of keys"
     return _SCALARS.get(hint, "group of keys")
 
 

@@ -92,20 +92,28 @@ def new_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise StorageError(f"cannot make {target}: {error.strerror}") from error
     try:
-        yield temporary
-        if exists:
-            for path in temporary.iterdir():
-                os.replace(path, target / path.name)
-        else:
-            os.replace(temporary, target)
-        sync_folder(parent)
+        with storage_errors():
+            yield temporary
+            if exists:
+                for path in temporary.iterdir():
+                    os.replace(path, target / path.name)
+            else:
+                os.replace(temporary, target)
+            sync_folder(parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """Raise StorageError or DataError, one line, for an OSError of a disk; others pass."""
+    try:
+        yield
     except OSError as error:
         known = storage_error(error)
         if known is None:
             raise
         raise known from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def storage_error(error: OSError) -> UserError | None:

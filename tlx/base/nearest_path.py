@@ -1,18 +1,19 @@
 """Suggestions for a path that does not exist: the nearest names, and the folder that it is relative to."""
 
 import difflib
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable
 
 _LARGEST_FOLDER = 2000
+_SHOWN = 3
 
 
 def suggest_paths(
     path: str | os.PathLike,
     accept: Callable[[pathlib.Path], bool] | None = None,
     others: Iterable[str] = (),
-    count: int = 3,
 ) -> str:
     """Return the end of a message about a path that does not exist.
 
@@ -20,17 +21,13 @@ def suggest_paths(
         path: the path.
         accept: whether an existing path could have been meant; None accepts all.
         others: other values that could have been given, such as names of packaged configs.
-        count: the largest number of suggestions.
 
     Returns:
         "the nearest: A, B; the current folder is F".
     """
     path = pathlib.Path(path)
-    near: list[str] = []
-    for candidate in [*_neighbours(path, accept), *others]:
-        if candidate not in near:
-            near.append(candidate)
-    near = difflib.get_close_matches(str(path), near, n=count, cutoff=0.6) or near[:count]
+    near = list(dict.fromkeys([*_neighbours(path, accept), *others]))
+    near = difflib.get_close_matches(str(path), near, n=_SHOWN, cutoff=0.6) or near[:_SHOWN]
     folder = os.getcwd() + os.sep
     shown = f"the nearest: {', '.join(one.removeprefix(folder) for one in near)}; " if near else ""
     return f"{shown}the current folder is {os.getcwd()}"
@@ -43,7 +40,7 @@ def _neighbours(path: pathlib.Path, accept: Callable[[pathlib.Path], bool] | Non
         missing = missing.parent
     try:
         with os.scandir(missing.parent) as entries:
-            names = [entry.name for _, entry in zip(range(_LARGEST_FOLDER), entries, strict=False)]
+            names = [entry.name for entry in itertools.islice(entries, _LARGEST_FOLDER)]
     except OSError:
         return []
     close = difflib.get_close_matches(missing.name, sorted(names), n=20, cutoff=0.5)

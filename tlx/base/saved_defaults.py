@@ -7,7 +7,7 @@ that objective alone; "data" and its groups apply to the sources of a mixture as
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 # {group: {key: value in runs saved without the key}}
@@ -39,8 +39,8 @@ def fill(config: Mapping[str, Any]) -> dict[str, Any]:
     A config without the outermost group of a key, such as one that is no run's, does not get the key.
     """
     filled = copy.deepcopy(dict(config))
-    for _ in _missing(filled, lambda group, key, value: group.setdefault(key, value)):
-        pass
+    for group, name, key in _missing(filled):
+        group[name] = key.value
     return filled
 
 
@@ -56,20 +56,19 @@ def adopt(config: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[dict[str
     """
     adopted = copy.deepcopy(dict(config))
     changed = []
-    for key in list(_missing(copy.deepcopy(dict(saved)), lambda group, key, value: None)):
+    for _, _, key in _missing(copy.deepcopy(dict(saved))):
         if _replace(adopted, key):
             changed.append(key)
     return adopted, changed
 
 
-def _missing(config: dict[str, Any], act: Callable[[dict[str, Any], str, Any], Any]) -> Iterator[AddedKey]:
-    """Yield the keys of VALUES that a config lacks, after act(group, key, value) for each."""
+def _missing(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, AddedKey]]:
+    """Yield (group, name in it, key) of the keys of VALUES that a config lacks."""
     for path, keys in VALUES.items():
         for group_path, group in _groups(config, path):
-            for key, value in keys.items():
-                if key not in group:
-                    act(group, key, value)
-                    yield AddedKey(f"{group_path}.{key}", value)
+            for name, value in keys.items():
+                if name not in group:
+                    yield group, name, AddedKey(f"{group_path}.{name}", value)
 
 
 def _groups(config: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -32,8 +32,7 @@ def main(argv: list[str]) -> int:
     if options.explain is not None:
         from tlx.cli import explanations
 
-        name = None if options.config is None else options.config_words[0].removeprefix("--config=")
-        print(explanations.explain(options.explain, name))
+        print(explanations.explain(options.explain, options.config))
         return 0
     if options.config is None:
         parser.error("the following arguments are required: --config (or --explain KEY)")

@@ -21,6 +21,7 @@ from tlx.base.files import PARTIAL, atomic_open, new_folder, read_json, write_js
 from tlx.checkpoint import Checkpoints
 from tlx.hub import folder as hub
 from tlx.hub import peft, push, sentence_transformers, verify
+from tlx.hub.config_file import named_class
 from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
@@ -182,7 +183,7 @@ def _base_class(options: argparse.Namespace, model: LoadedModel) -> tuple[str, s
     if base and hub.is_hugging_face(base):
         values = read_json(pathlib.Path(base) / "config.json")
         family = MODEL_TYPES.load(values["model_type"], allow=()).name
-        return family, (values.get("architectures") or [""])[0] or hub.class_of(family, model.params)
+        return family, named_class(values) or hub.class_of(family, model.params)
     base_model = load(base, allow=options.allow) if base else model
     params = base_model.standalone_params
     family = options.family or hub.family_of(base_model.module.model, params)

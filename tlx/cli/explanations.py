@@ -6,7 +6,8 @@ import re
 import textwrap
 from typing import Any, NamedTuple
 
-from tlx.base import config_files
+from ml_collections import ConfigDict
+
 from tlx.base.errors import ConfigError
 from tlx.base.field_docs import KeyDoc, key_docs
 from tlx.base.renamed_keys import new_path
@@ -37,13 +38,12 @@ class Explained(NamedTuple):
     """Names of the objectives, tasks or kinds of config that it belongs to; empty for every run."""
 
 
-def explain(key: str, config_name: str | None = None) -> str:
+def explain(key: str, config: ConfigDict | None = None) -> str:
     """Return the meaning, type, legal values and default of a key, or of each key of a group.
 
     Args:
         key: dotted key ("optimizer.learning_rate"), a group, the last part of a key, or "" for all groups.
-        config_name: config as --config takes it, whose values are shown too; of the keys of objectives
-            only those of its own.
+        config: config whose values are shown too; of the keys of objectives only those of its own.
 
     Returns:
         The text.
@@ -53,7 +53,6 @@ def explain(key: str, config_name: str | None = None) -> str:
     """
     key = key.removeprefix("config.").strip(".")
     known = every_key()
-    config = None if config_name is None else config_files.load_config(config_name)
     if config is not None:
         owners = _owners(config)
         known = [one for one in known if not one.owners or not owners.isdisjoint(one.owners)]

@@ -110,12 +110,12 @@ def parse(arguments: argparse.ArgumentParser, argv: list[str]) -> argparse.Names
 
 
 def _with_equals_signs(argv: list[str]) -> list[str]:
-    """Join "--config.a.b", "VALUE" to one word; a flag is no value."""
+    """Join "--config", "FILE" and "--config.a.b", "VALUE" to one word; a flag is no value."""
     joined: list[str] = []
     for word in argv:
         last = joined[-1] if joined else ""
         is_flag = word.startswith("--") or word == "-h"
-        if last.startswith(_OVERRIDE) and "=" not in last and not is_flag:
+        if (last == "--config" or last.startswith(_OVERRIDE)) and "=" not in last and not is_flag:
             joined[-1] = f"{last}={word}"
         else:
             joined.append(word)
@@ -155,12 +155,14 @@ def _unknown_word(arguments: argparse.ArgumentParser, word: str) -> str:
 
 def _print_explanations(arguments: argparse.ArgumentParser, words: list[str], overrides: list[str]) -> None:
     """Print the meaning of the keys in `overrides`, and end the process."""
+    from tlx.base import config_files
     from tlx.cli import explanations
 
     files = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+    config = config_files.load_config(files[0]) if files else None
     for word in overrides:
         key = word.removeprefix(_OVERRIDE).partition("=")[0]
-        print(explanations.explain(key, files[0] if files else None))
+        print(explanations.explain(key, config))
     arguments.exit(0)
 
 

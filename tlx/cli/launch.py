@@ -17,6 +17,7 @@ import dataclasses
 import os
 import pathlib
 import shlex
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from tlx.base.errors import USAGE, DeviceMemoryError, one_of
@@ -43,16 +44,17 @@ def main(argv: list[str]) -> int:
     parser = flags.parser(f"launch {name}", __doc__)
     flags.add_config(parser)
     parser.add_argument("--name", required=True, help="name of the run: small letters, digits and dashes")
-    parser.add_argument("--workdir", help="directory of the run as its hosts see it; default: runs/NAME")
+    parser.add_argument(
+        "--workdir",
+        required="workdir" in cluster.required,
+        help="directory of the run as its hosts see it; default: runs/NAME",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show files and commands, start nothing")
     parser.add_argument("--render", metavar="DIR", help="write the files there, start nothing")
     parser.add_argument(
         "--plan", metavar="TARGET", help="refuse a run that does not fit this machine: see tlx plan --help"
     )
-    _add_options(parser, cluster.options)
-    for action in parser._actions:
-        # argparse names all required flags that are missing in one message.
-        action.required = action.required or action.dest in cluster.required
+    _add_options(parser, cluster.options, cluster.required)
     refuse_secrets(words, os.environ)
     options = flags.parse(parser, words)
     # Loaded after the parser, so that --help answers at once.
@@ -125,8 +127,8 @@ def _write(folder: pathlib.Path, files: dict[str, str]) -> None:
         (folder / file).write_text(text)
 
 
-def _add_options(parser: argparse.ArgumentParser, kind: type) -> None:
-    """Add a flag for each field of a cluster's options."""
+def _add_options(parser: argparse.ArgumentParser, kind: type, required: Collection[str]) -> None:
+    """Add a flag for each field of a cluster's options; argparse names all required ones that are missing."""
     docs = field_docs(kind)
     for field in dataclasses.fields(kind):
         flag = "--" + field.name.replace("_", "-")
@@ -138,6 +140,7 @@ def _add_options(parser: argparse.ArgumentParser, kind: type) -> None:
             flag,
             type=type(field.default),
             default=field.default,
+            required=field.name in required,
             dest=field.name,
             help=docs[field.name] + default,
         )

@@ -27,7 +27,7 @@ class CacheEntry(NamedTuple):
     used: float
     """Time of the last use, seconds since 1970."""
     about: str
-    """What it holds, a few words."""
+    """Its contents in a few words."""
 
 
 def cache_entries(cache: pathlib.Path) -> list[CacheEntry]:

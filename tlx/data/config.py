@@ -24,8 +24,9 @@ class TextConfig:
     validation_fraction: float = 0.05
     """Fraction of the text that is held out, between 0 and 1."""
     hold_out: Literal["stretches", "documents"] = "stretches"
-    """What is held out of plain text with a document a file: "stretches" of every file, where there are at most 10
-    of them, or 100 that are long enough; or whole "documents", by a hash of their names, as of all other formats."""
+    """Unit of validation text that is held out of plain files with a document each: "stretches" of every file, where
+    there are at most 10 of them, or 100 that are long enough; or whole "documents", by a hash of their names, as of
+    all other formats."""
     clean: bool = True
     """Whether a byte order mark at the start of a file, and carriage returns at the ends of lines that are documents
     or conversations, are dropped, and documents without a visible character are left out as empty ones are."""

@@ -8,6 +8,7 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import sha256_json
 from tlx.data.batches import Batch, Batches
+from tlx.data.cache import TokenCache
 from tlx.data.config import DataConfig
 from tlx.data.order import SourceMixture, epoch_permutation, hash64, row_generator
 from tlx.data.prepare import open_caches
@@ -104,6 +105,11 @@ class Pipeline(Batches):
                 self._languages,
             ]
         )
+
+    @property
+    def caches(self) -> tuple[TokenCache, ...]:
+        """Tokens of each source."""
+        return tuple(layout.cache for layout in self._layouts)
 
     @property
     def steps_per_epoch(self) -> int:

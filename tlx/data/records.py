@@ -115,8 +115,7 @@ def read_records(
     for i, record_set in enumerate(config.sets):
         if part != "test" or record_set.test:
             field = f"data.records.sets[{i}]"
-            set_records = _read_part(record_set, part, seed, field, policy, check, record_set.name)
-            records += [record._replace(set=record_set.name) for record in set_records]
+            records += _read_part(record_set, part, seed, field, policy, check, record_set.name)
     if not records:
         raise DataError("no set of data.records.sets has test files")
     return records
@@ -138,13 +137,15 @@ def _read_part(
     if not globs:
         raise DataError(f"{field}.{part} is empty; give globs such as ('reviews/{part}*.jsonl',)")
     records = read_files(globs, config, f"{field}.{split}", policy)
+    if set_name:
+        records = [record._replace(set=set_name) for record in records]
     if split == "train" and not config.validation:
         records = _held_out(records, config, held_out_part, field)
     limit = config.limit if part == "train" else 0
     if policy.action == "skip":
-        return _sampled(_checked(records, f"{field}.{part}", policy, check, set_name), limit, seed)
+        return _sampled(_checked(records, f"{field}.{part}", policy, check), limit, seed)
     # Where a bad record is an error, one that is not in the sample is none.
-    return _checked(_sampled(records, limit, seed), f"{field}.{part}", policy, check, set_name)
+    return _checked(_sampled(records, limit, seed), f"{field}.{part}", policy, check)
 
 
 def _sampled(records: list[Record], limit: int, seed: int) -> list[Record]:
@@ -157,7 +158,7 @@ def _sampled(records: list[Record], limit: int, seed: int) -> list[Record]:
 
 
 def _checked(
-    records: list[Record], name: str, policy: BadRecordPolicy, check: RecordCheck | None, set_name: str
+    records: list[Record], name: str, policy: BadRecordPolicy, check: RecordCheck | None
 ) -> list[Record]:
     """Records that pass the check; the others are skipped or an error."""
     if check is None:
@@ -166,7 +167,7 @@ def _checked(
     usable = []
     for record in records:
         try:
-            check(record._replace(set=set_name or record.set))
+            check(record)
         except DataError as error:
             skipped.add(BadRecord(str(error)))
         else:
@@ -255,7 +256,7 @@ def _prepared(
     def check(record: Record) -> None:
         task.prepare([record], tokenizer, spec)
 
-    records = _checked(records, name, policy, check, "")
+    records = _checked(records, name, policy, check)
     return records, task.prepare(records, tokenizer, spec)
 
 

@@ -1,9 +1,10 @@
 """Contiguous stretches of a long text, held out for validation."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from tlx.data.sources.source import name_hash
 
 # Characters of a stretch at most: long enough for windows of any usual length, short enough that a book's
 # validation text comes from many parts of it.
@@ -69,8 +70,7 @@ def _intervals(size: int, name: str, fraction: float) -> Iterator[tuple[int, int
     period = size / count
     length = fraction * period
     for number in range(count):
-        digest = hashlib.sha256(f"{name}:{number}".encode("utf-8", "surrogateescape")).hexdigest()
-        offset = int(digest[:12], 16) / 16**12 * (period - length)
+        offset = name_hash(f"{name}:{number}") / 16**12 * (period - length)
         start = int(number * period + offset)
         yield start, max(int(start + length), start + 1)
 

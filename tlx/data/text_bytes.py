@@ -1,26 +1,25 @@
 """Bytes of text that each id of a corpus stands for, of which bits per byte are made."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from tlx.data.config import DataConfig
-from tlx.data.prepare import open_caches
-from tlx.data.sources import Split
+from tlx.data.cache import TokenCache
 from tlx.text import Tokenizer
 from tlx.text.lossless import is_lossless
 
 _MAX_TOKENS = 2**24  # of each cache, which bounds the reading
 
 
-def bytes_of_ids(data: DataConfig, tokenizer: Tokenizer, split: Split) -> np.ndarray:
+def bytes_of_ids(caches: Sequence[TokenCache], tokenizer: Tokenizer) -> np.ndarray:
     """Return the bytes of text of each id.
 
     They are the tokenizer's where it is lossless. WordPiece and normalising SentencePiece models drop spaces, accents
     or unknown words: there all ids are scaled by one factor, with which those of the corpus add up to its text.
 
     Args:
-        data: Config of the sources.
+        caches: Tokens of the corpus, of each of its sources.
         tokenizer: Tokenizer of the run.
-        split: "train" or "validation".
 
     Returns:
         int32 or float32 [V].
@@ -29,7 +28,7 @@ def bytes_of_ids(data: DataConfig, tokenizer: Tokenizer, split: Split) -> np.nda
         return tokenizer.num_bytes
     expected = 0.0
     counted = 0.0
-    for cache in open_caches(data, tokenizer, split):
+    for cache in caches:
         tokens = cache.tokens[:_MAX_TOKENS]
         expected += cache.num_bytes * len(tokens) / cache.num_tokens
         counted += float(tokenizer.num_bytes[tokens].sum(dtype=np.int64))

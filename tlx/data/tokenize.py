@@ -76,8 +76,8 @@ def write_cache(
     with bar, (folder / TOKENS).open("wb") as out:
         encode = functools.partial(_encode, tokenizer=tokenizer, add_eos=add_eos, parallel=source.parallel)
         for encoded in _ordered_map(encode, _chunks(documents(source, skipped), source.parallel)):
-            for _ in skipped.filter(encoded.bad):
-                pass
+            for record in encoded.bad:
+                skipped.add(record)
             if not len(encoded.tokens):
                 continue
             out.write(encoded.tokens.tobytes())

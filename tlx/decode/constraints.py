@@ -32,7 +32,7 @@ class TextSoFar(NamedTuple):
     max_tokens: jax.Array
     """Largest number of new tokens, int32 []."""
     source: Padded | None
-    """What the encoder read; None for other models."""
+    """Inputs of the encoder; None for other models."""
 
 
 def text_so_far(

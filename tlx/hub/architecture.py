@@ -16,11 +16,6 @@ _OUTPUT = "model/output/"
 _DECODER = "model/decoder/"
 
 
-def named_class(values: Mapping[str, Any]) -> str:
-    """Return the class that config.json names; "" if it names none."""
-    return (values.get("architectures") or [""])[0]
-
-
 def is_bare(name: str) -> bool:
     """Tell whether a class is the model without a head, whose tensor names have no prefix."""
     return name.endswith("Model") and not name.endswith(("HeadModel", "MTModel"))
@@ -28,7 +23,7 @@ def is_bare(name: str) -> bool:
 
 def is_without_output(family: Family, values: Mapping[str, Any]) -> bool:
     """Tell whether config.json names a class that has no output layer: a bare one, or one with a task's head."""
-    name = named_class(values)
+    name = config_file.named_class(values)
     return is_bare(name) or name in family.task_classes
 
 
@@ -46,7 +41,7 @@ def stored_part(
     Returns:
         An encoder where only that of an encoder-decoder is stored; head.absent where the output layer is not.
     """
-    name = named_class(values)
+    name = config_file.named_class(values)
     if family.encoder_class and name == family.encoder_class:
         return replaced(
             config, {"kind": "encoder", "num_decoder_layers": 0, "head.tied": True, "head.scale": False}
@@ -81,7 +76,7 @@ def stored_rows(
     rows = _table(family, config)
     if head is None:
         return _matching_prefix(rows, family, tensors)
-    task_class = family.task_classes[named_class(values)]
+    task_class = family.task_classes[config_file.named_class(values)]
     body = task_heads.body_rows(rows, family, task_class)
     if task_class.body is None:
         body = _matching_prefix(body, family, tensors)
@@ -102,7 +97,7 @@ def stored_heads(
     Returns:
         Parameter paths of the heads.
     """
-    name = named_class(values)
+    name = config_file.named_class(values)
     known = {head for heads in family.architectures.values() for head in heads}
     heads = {head for head in known if weights.complete(rows, tensors, head)}
     required = set(family.architectures.get(name, ()))
@@ -117,7 +112,7 @@ def stored_heads(
 
 def with_body_prefix(family: Family, values: Mapping[str, Any]) -> Family:
     """Return the family with the names of copied tensors as its class with a head has them."""
-    task_class = family.task_classes.get(named_class(values))
+    task_class = family.task_classes.get(config_file.named_class(values))
     if task_class is None or task_class.body is None:
         return family
     copies = {
@@ -146,7 +141,7 @@ def unused_message(
     Returns:
         The message, which says what to do.
     """
-    name = named_class(values)
+    name = config_file.named_class(values)
     known = (*family.architectures, *family.task_classes, family.encoder_class)
     message = (
         f"{folder}: {len(unused)} tensors are not part of the family {family.name}: {', '.join(unused[:10])}. "

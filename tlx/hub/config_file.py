@@ -29,6 +29,11 @@ class NotRepresentable(ConfigError):
         self.required = dict(required)
 
 
+def named_class(values: Mapping[str, Any]) -> str:
+    """Return the class that config.json names; "" if it names none."""
+    return (values.get("architectures") or [""])[0]
+
+
 def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()) -> ModelConfig:
     """Convert the contents of a config.json to a model config.
 

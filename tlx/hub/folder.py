@@ -114,18 +114,19 @@ def open_folder(
     head = task_heads.read(family, values, tensors, task)
     config = architecture.stored_part(family, config, values, tensors)
     rows = architecture.stored_rows(family, config, values, tensors, head)
-    tensors = weights.with_tied_names(family, rows, tensors)
-    heads = () if head is not None else architecture.stored_heads(family, values, rows, tensors)
-    rows = rows if head is not None else weights.select(rows, heads)
+    class_family = architecture.with_body_prefix(family, values)
+    tensors = weights.with_tied_names(class_family, rows, tensors)
+    heads: tuple[str, ...] = ()
+    harmless = set(ignore)
+    if head is None:
+        heads = architecture.stored_heads(family, values, rows, tensors)
+        rows = weights.select(rows, heads)
+    else:
+        harmless |= architecture.pooler_names(family, config)
     abstract = abstract_params(config, heads, head)
     params = weights.from_tensors(rows, tensors, abstract, config.vocab_size)
-    renamed = architecture.with_body_prefix(family, values)
-    poolers = architecture.pooler_names(family, config) if head is not None else set()
-    unused = [
-        name
-        for name in weights.leftovers(renamed, rows, tensors, abstract)
-        if name not in ignore and name not in poolers
-    ]
+    leftovers = weights.leftovers(class_family, rows, tensors, abstract)
+    unused = [name for name in leftovers if name not in harmless]
     if unused:
         raise DataError(architecture.unused_message(folder, family, values, unused))
     return Checkpoint(folder, family, config, heads, values, params, head)

@@ -60,7 +60,8 @@ class TaskHeads(nn.Module):
         else:
             hidden = hidden_BTD
         shape = self.head.shape
-        return TextHead(self.cfg, self.head.outputs, shape.dense == "yes", shape, name=self.head.task)(hidden)
+        has_dense = shape.has_dense(self.cfg, per_token=self.head.kind != "sequence")
+        return TextHead(self.cfg, self.head.outputs, has_dense, shape, name=self.head.task)(hidden)
 
 
 class Network(nn.Module):

@@ -1,7 +1,6 @@
 """Upload of an exported directory to a repository of the Hugging Face Hub, through the package huggingface_hub."""
 
 import importlib
-import importlib.util
 import os
 import pathlib
 import re
@@ -52,12 +51,13 @@ def open_repository(address: str) -> HubRepository:
         StorageError: the Hub cannot be reached, or refuses the token.
     """
     name = repository_name(address)
-    if not _installed():
+    try:
+        hub = importlib.import_module("huggingface_hub")
+    except ModuleNotFoundError as error:
         raise ConfigError(
             f"--push={address} needs the package huggingface_hub, which is not installed: "
             "pip install 'tlx-lm[hub]'"
-        )
-    hub = importlib.import_module("huggingface_hub")
+        ) from error
     token = hub.get_token()
     if token is None:
         raise ConfigError(
@@ -101,13 +101,6 @@ def upload(repository: HubRepository, folder: str | os.PathLike, message: str, p
     except Exception as error:  # of several HTTP libraries, by version
         raise _refused(SCHEME + name, error) from error
     return str(commit.commit_url)
-
-
-def _installed() -> bool:
-    try:
-        return importlib.util.find_spec("huggingface_hub") is not None
-    except ValueError:  # None in sys.modules
-        return False
 
 
 def _refused(address: str, error: Exception) -> StorageError:

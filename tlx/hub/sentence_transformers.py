@@ -4,7 +4,6 @@ The first module is a Hugging Face directory, in the folder itself or in one of 
 Normalize may follow; any other module is an error, for the vectors would not be the published ones.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Collection, Mapping
@@ -61,8 +60,10 @@ def read(folder: str | os.PathLike, ignore: Collection[str] = ()) -> SentenceCon
         if number == 0 and kind == "Transformer":
             changes |= _read_transformer(folder / module.get("path", ""))
         elif kind == "Pooling" and "pooling" not in changes:
-            changes["pooling"] = _read_pooling(folder / module["path"])
-            counts_prompts = _read(folder / module["path"] / "config.json").get("include_prompt", True)
+            path = folder / module["path"] / "config.json"
+            values = _read(path)
+            changes["pooling"] = _read_pooling(values, path)
+            counts_prompts = values.get("include_prompt", True)
         elif kind == "Normalize" and "pooling" in changes:
             changes["normalize"] = True
         else:
@@ -115,7 +116,7 @@ def write(folder: str | os.PathLike, config: SentenceConfig, width: int) -> None
     write_json(folder / _TRANSFORMER, transformer)
     prompts = {"prompts": dict(config.prompts), "default_prompt_name": config.default_prompt or None}
     write_json(folder / _PROMPTS, prompts)
-    (folder / MODULES).write_text(json.dumps(modules, indent=2), encoding="utf-8")
+    write_json(folder / MODULES, modules)
 
 
 def _modules(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -151,8 +152,8 @@ def _default_limit(folder: pathlib.Path) -> int:
     return min(known, default=0)
 
 
-def _read_pooling(folder: pathlib.Path) -> tuple[Pooling, ...]:
-    values = _read(folder / "config.json")
+def _read_pooling(values: Mapping[str, Any], path: pathlib.Path) -> tuple[Pooling, ...]:
+    """Return the ways of pooling that the config of a Pooling module names; `path` is its file."""
     ways: tuple[Pooling, ...]
     if "pooling_mode" in values:
         named = values["pooling_mode"]
@@ -166,8 +167,7 @@ def _read_pooling(folder: pathlib.Path) -> tuple[Pooling, ...]:
         ways = tuple(way for key, way in _MODES.items() if key in modes)
     if unknown or not ways:
         raise ConfigError(
-            f"{folder / 'config.json'}: {', '.join(unknown) or 'no way of pooling'}; tlx knows: "
-            + ", ".join(_MODES)
+            f"{path}: {', '.join(unknown) or 'no way of pooling'}; tlx knows: " + ", ".join(_MODES)
         )
     return ways
 

@@ -5,8 +5,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tlx.base.errors import ConfigError, one_of
+from tlx.hub import config_file
 from tlx.models.config import ModelConfig
-from tlx.models.families.family import ACTIVATIONS, Family, TaskClass, WeightMapping, linear, norm
+from tlx.models.families.family import (
+    ACTIVATIONS_WITH_TANH,
+    Family,
+    TaskClass,
+    WeightMapping,
+    linear,
+    norm,
+    written_name,
+)
 from tlx.models.heads import TaskHeadConfig
 
 # Tasks that read what a class computes; the first is the one where nobody chooses.
@@ -16,7 +25,6 @@ TASKS = {
     "token": ("token_classification",),
     "span": ("question_answering",),
 }
-_ACTIVATIONS = {"tanh": "tanh", **ACTIVATIONS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,39 +69,39 @@ def read(
     Raises:
         ConfigError: If tlx has no such head or task, or if the labels are not usable.
     """
-    name = (values.get("architectures") or [""])[0]
-    found = family.task_classes.get(name)
-    if found is None:
+    name = config_file.named_class(values)
+    task_class = family.task_classes.get(name)
+    if task_class is None:
         if task is not None:
             raise ConfigError(
                 f"task = {task!r}: config.json names the class {name or 'none'}, which has no head of a task that "
                 f"tlx reads; those of {family.name} are: {', '.join(family.task_classes) or 'none'}"
             )
         return None
-    _check_fixed(found, values)
-    labels = () if found.kind == "span" else _labels(values, tensors, found)
+    _check_fixed(task_class, values)
+    labels = () if task_class.kind == "span" else _labels(values, tensors, task_class)
     problem = values.get("problem_type")
-    is_number = found.kind == "sequence" and (len(labels) == 1 or problem == "regression")
+    is_number = task_class.kind == "sequence" and (len(labels) == 1 or problem == "regression")
     if is_number and len(labels) > 1:
         raise ConfigError(
             f"config.json: problem_type = 'regression' with {len(labels)} outputs: tlx's tasks of numbers have one"
         )
-    legal = TASKS["number" if is_number else found.kind]
+    legal = TASKS["number" if is_number else task_class.kind]
     if task is not None and task not in legal:
         raise ConfigError(f"the class {name}: " + one_of("task", task, legal))
     return TaskHead(
         task=task or legal[0],
-        kind=found.kind,
+        kind=task_class.kind,
         labels=() if is_number else labels,
         shape=TaskHeadConfig(
-            dense="yes" if found.dense else "no",
-            activation=_activation(found, values),
-            dense_bias=not found.dense or f"{found.dense}.bias" in tensors,
-            norm=bool(found.norm),
-            bias=f"{found.classifier}.bias" in tensors,
+            dense="yes" if task_class.dense else "no",
+            activation=_activation(task_class, values),
+            dense_bias=not task_class.dense or f"{task_class.dense}.bias" in tensors,
+            norm=bool(task_class.norm),
+            bias=f"{task_class.classifier}.bias" in tensors,
         ),
-        multi_label=found.kind == "sequence" and problem == "multi_label_classification",
-        mean=bool(found.mean_key) and values.get(found.mean_key) == "mean",
+        multi_label=task_class.kind == "sequence" and problem == "multi_label_classification",
+        mean=bool(task_class.mean_key) and values.get(task_class.mean_key) == "mean",
     )
 
 
@@ -133,7 +141,7 @@ def write(task_class: TaskClass, head: TaskHead) -> dict[str, Any]:
         kind = "multi_label_classification" if head.multi_label else "single_label_classification"
         values["problem_type"] = kind if head.labels else "regression"
     if task_class.activation_key:
-        values[task_class.activation_key] = _written_activation(head.shape.activation)
+        values[task_class.activation_key] = written_name(ACTIVATIONS_WITH_TANH, head.shape.activation)
     if task_class.mean_key:
         values[task_class.mean_key] = "mean" if head.mean else "cls"
     return values | {key: legal[0] for key, legal in task_class.fixed.items()}
@@ -182,8 +190,7 @@ def body_rows(table: Sequence[WeightMapping], family: Family, task_class: TaskCl
 def _difference(candidate: TaskClass, config: ModelConfig, head: TaskHead) -> str:
     """Return how a class differs from a head, for a message; "" where it computes the same."""
     shape = head.shape
-    automatic = config.kind != "decoder" and head.kind == "sequence"
-    has_dense = {"auto": automatic, "yes": True, "no": False}[shape.dense]
+    has_dense = shape.has_dense(config, per_token=head.kind != "sequence")
     if has_dense != bool(candidate.dense):
         return f"has {'a' if candidate.dense else 'no'} dense layer, the head {'a' if has_dense else 'none'}"
     pairs: dict[str, tuple[Any, Any]] = {"objective.head.bias": (shape.bias, candidate.bias)}
@@ -232,10 +239,6 @@ def _activation(task_class: TaskClass, values: Mapping[str, Any]) -> Any:
     name = values.get(task_class.activation_key) if task_class.activation_key else None
     if name is None:
         return task_class.activation
-    if name not in _ACTIVATIONS:
-        raise ConfigError("config.json: " + one_of(task_class.activation_key, name, _ACTIVATIONS))
-    return _ACTIVATIONS[name]
-
-
-def _written_activation(activation: str) -> str:
-    return next(name for name, value in _ACTIVATIONS.items() if value == activation)
+    if name not in ACTIVATIONS_WITH_TANH:
+        raise ConfigError("config.json: " + one_of(task_class.activation_key, name, ACTIVATIONS_WITH_TANH))
+    return ACTIVATIONS_WITH_TANH[name]

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from tlx.base.errors import ConfigError
+from tlx.hub import config_file
 from tlx.hub.folder import Checkpoint
 from tlx.hub.network import Network
 
@@ -107,7 +108,7 @@ def _transformers_outputs(checkpoint: Checkpoint, tokens: np.ndarray) -> dict[st
     import torch
     import transformers
 
-    architecture = (checkpoint.raw.get("architectures") or [""])[0]
+    architecture = config_file.named_class(checkpoint.raw)
     if not hasattr(transformers, architecture):
         architecture = next(iter(checkpoint.family.architectures))
     model = getattr(transformers, architecture).from_pretrained(

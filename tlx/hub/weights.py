@@ -169,7 +169,7 @@ def leftovers(
     used = {name for row in rows if row.path in abstract for name, _ in _names(row, abstract[row.path].shape)}
     unused = []
     for name in tensors:
-        if name in used or any(re.search(pattern, name) for pattern in family.ignored):
+        if name in used or any(re.search(pattern, name) for pattern in (*family.ignored, *family.sinusoids)):
             continue
         original = family.copies.get(name) or family.copies.get(family.prefix + name) or ""
         if original not in tensors:

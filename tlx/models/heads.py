@@ -39,6 +39,11 @@ class TaskHeadConfig:
     bias: bool = True
     """Whether the last layer has a bias (GPT-2 and Llama: no)."""
 
+    def has_dense(self, model: ModelConfig, per_token: bool) -> bool:
+        """Return whether a dense layer comes first; by default not in decoders (Radford et al. 2018)."""
+        automatic = model.kind != "decoder" and not per_token
+        return {"auto": automatic, "yes": True, "no": False}[self.dense]
+
 
 def _dense(cfg: ModelConfig, outputs: int, name: str, bias: bool = True) -> Linear:
     """A dense layer from hidden states."""
@@ -151,8 +156,7 @@ class TextHead(nn.Module):
         keys_B = fold(keys_B, _HEAD)
         if self.pooled:
             hidden = _dense(cfg, cfg.width, "pooler", self.shape.dense_bias)(hidden)
-            activation = jnp.tanh if self.shape.activation == "tanh" else ACTIVATIONS[self.shape.activation]
-            hidden = activation(hidden)
+            hidden = ACTIVATIONS[self.shape.activation](hidden)
             if self.shape.norm:
                 hidden = Norm(cfg.norm, cfg.width, cfg.param_dtype, name="norm")(hidden)
         hidden = dropout(hidden, cfg.dropout, keys_B, 0)

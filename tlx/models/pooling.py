@@ -12,7 +12,7 @@ Pooling = Literal["cls", "mean", "max", "mean_sqrt_len", "weightedmean", "lastto
 
 @dataclasses.dataclass(frozen=True)
 class SentenceConfig:
-    """How a text becomes a vector; the defaults average the text's own tokens."""
+    """Conversion of a text to a vector; the defaults average the text's own tokens."""
 
     pooling: tuple[Pooling, ...] = ("mean",)
     """Ways of pooling, whose vectors are joined. cls: the first token. mean, max: over all tokens. mean_sqrt_len:

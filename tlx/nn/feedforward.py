@@ -27,7 +27,8 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
 }
-"""Functions of feedforward.activation. "gelu" is exact; "gelu_tanh" is GPT-2's approximation."""
+"""Functions of activations. "gelu" is exact; "gelu_tanh" is GPT-2's approximation; "tanh" is for heads and
+convolutions only."""
 
 # Folded into the keys of the units that adaptation adds, so that they draw dropout bits of their own.
 _UNITS = 2**20

@@ -1,7 +1,7 @@
 """Config of the optimizer and its schedule."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from tlx.base.errors import ConfigError
 from tlx.base.lookup import Table
@@ -39,7 +39,7 @@ PathRule = tuple[str, float]
 class ScheduleConfig:
     """The learning rate over the run, as a fraction of OptimizerConfig.learning_rate."""
 
-    name: str = "cosine"
+    name: Annotated[str, SCHEDULES] = "cosine"
     """constant, linear, cosine, inverse_sqrt or wsd (warmup, stable, decay)."""
     warmup: float = 0.02
     """Length of the linear warm-up: below 1 a fraction of the run, from 1 up a number of steps."""
@@ -101,7 +101,7 @@ class OptimizerConfig:
     and "blocks[8:]/..." selects layers of a stack as a Python slice or index would.
     """
 
-    name: str = "adamw"
+    name: Annotated[str, OPTIMIZERS] = "adamw"
     """adamw, adafactor, adagrad, lamb, lion or muon."""
     learning_rate: float = 1e-3
     """Peak of the schedule, more than 0."""

@@ -63,7 +63,7 @@ class RunConfig:
     base: BaseConfig = dataclasses.field(default_factory=BaseConfig)
     """Base model of a fine-tuning; filled in when the run starts."""
     embed: SentenceConfig = dataclasses.field(default_factory=SentenceConfig)
-    """How `embed` makes a vector of a text; filled in by an import of a sentence-transformers directory."""
+    """Conversion of a text to a vector by `embed`; filled in by an import of a sentence-transformers directory."""
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
     """Which parameters a fine-tuning trains: all, LoRA, adapter modules, ..."""
 

@@ -76,8 +76,20 @@ ALIASES = {
 }
 
 # Columns whose every cell is a number or missing.
-_COUNTS = ("N", "D", "flops", "D_unique", "N_enc", "N_dec", "N_nonembed", "D_F", "D_T")
-_NUMBERS = (*_COUNTS, "loss", "batch", "lr")
+_NUMBERS = (
+    "N",
+    "D",
+    "flops",
+    "D_unique",
+    "N_enc",
+    "N_dec",
+    "N_nonembed",
+    "D_F",
+    "D_T",
+    "loss",
+    "batch",
+    "lr",
+)
 
 # Words that trackers and schedulers write for a run that has reached its end.
 _DONE = frozenset(("done", "finished", "complete", "completed", "success", "succeeded", "ok"))
@@ -244,23 +256,26 @@ def _load(table: Any, importer: str | None, choose: Mapping[str, Any]) -> RunTab
 def _columns(table: Any) -> RunTable:
     """Arrays by name, with the names of ALIASES added; blank columns of numbers are left out."""
     cells = _cells(table)
-    roles = _roles(cells)
-    units = {name: (role, _unit(name) or 1.0) for role, name in roles.items() if role in _NUMBERS}
-    numeric = {name for name in cells if name in _NUMBERS or name.startswith("flops_")}
-    units |= {name: (name, 1.0) for name in numeric if name not in units}
-    mark = decimal_mark(cell for name in units for cell in cells[name])
+    candidates = {role: _candidates(role, cells) for role in ALIASES}
+    roles = {role: present[0] for role, present in candidates.items() if present}
+    # {column: (its role, what its numbers are multiplied by)}
+    numeric = {name: (role, _unit(name) or 1.0) for role, name in roles.items() if role in _NUMBERS}
+    for name in cells:
+        if name not in numeric and (name in _NUMBERS or name.startswith("flops_")):
+            numeric[name] = (name, 1.0)
+    mark = decimal_mark(cell for name in numeric for cell in cells[name])
     columns: RunTable = {}
     for name, values in cells.items():
-        if name in units:
-            role, factor = units[name]
+        if name in numeric:
+            role, factor = numeric[name]
             columns[name] = _numbers(name, values, mark, role not in ("loss", "lr")) * factor
         else:
             columns[name] = _numbers_or_text(values, mark)
     for role, name in roles.items():
         columns[role] = columns[name]
-    _warn_of_others(columns, cells)
+    _warn_of_others(columns, candidates)
     # Trackers export columns in which no run has a value. One of losses stays, for the message about it.
-    losses = {name for name, (role, _) in units.items() if role == "loss"} | {"loss"}
+    losses = {name for name, (role, _) in numeric.items() if role == "loss"} | {"loss"}
     return {name: column for name, column in columns.items() if name in losses or not _blank(column)}
 
 
@@ -301,14 +316,8 @@ def _cells_of(name: str, values: Any) -> list[Any]:
     return list(values)
 
 
-def _roles(names: Mapping[str, Any]) -> dict[str, str]:
-    """{role: column that has it} of every name in ALIASES; a column of exactly that name comes first."""
-    candidates = {role: _candidates(role, names) for role in ALIASES}
-    return {role: present[0] for role, present in candidates.items() if present}
-
-
 def _candidates(role: str, names: Mapping[str, Any]) -> list[str]:
-    """Columns that may have a role, the first of which has it."""
+    """Columns that may have a role, the first of which has it; one of exactly its name comes first."""
     plain: dict[str, str] = {}
     for name in names:
         plain.setdefault(_plain_name(name), name)
@@ -321,10 +330,11 @@ def _candidates(role: str, names: Mapping[str, Any]) -> list[str]:
     return [name for name in present if name == role or _holds_a_number(names[name])]
 
 
-def _warn_of_others(columns: RunTable, names: Mapping[str, Any]) -> None:
+def _warn_of_others(columns: RunTable, candidates: Mapping[str, Sequence[str]]) -> None:
     """Warn where two columns may have one role and differ by more than two counts of one thing do."""
-    for role in set(ALIASES) & set(_NUMBERS):
-        present = _candidates(role, names)
+    for role, present in candidates.items():
+        if role not in _NUMBERS:
+            continue
         for name in present[1:]:
             if columns[name].dtype == object:
                 continue

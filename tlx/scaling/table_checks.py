@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 
 from tlx.base.errors import DataError
+from tlx.metrics.correlation import spearman
 from tlx.scaling.laws import Law
 from tlx.scaling.runs import RunTable, describe_row, require
 
@@ -134,18 +135,13 @@ def _warn_of_losses(runs: RunTable) -> None:
         compute = np.log(runs["flops"])
     if np.ndim(compute) == 0 or len(loss) < 4 or np.ptp(compute) < 1e-6 or np.ptp(loss) == 0:
         return
-    rank = float(np.corrcoef(_ranks(np.asarray(compute)), _ranks(loss))[0, 1])
+    rank = spearman(np.asarray(compute), loss)
     if rank > _RISING:
         warnings.warn(
             f"the loss rises with compute (rank correlation {rank:.2f}): a law describes a loss that falls, not an "
             "accuracy or a negated loss",
             stacklevel=4,
         )
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Rank of each value [n]; equal values have one rank."""
-    return np.unique(values, return_inverse=True)[1].astype(float)
 
 
 def _constant(values: np.ndarray) -> bool:

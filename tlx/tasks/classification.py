@@ -225,16 +225,12 @@ def class_terms(
         if class_weights:
             excess_C = jnp.asarray(class_weights, jnp.float32) - 1
             losses_C = losses_C + excess_C * label * jax.nn.softplus(-logits)
-        losses = jnp.mean(losses_C, axis=-1)
+        loss = Term(jnp.sum(jnp.mean(losses_C, axis=-1) * weights), count, 1.0)
         hits = jnp.all((logits > 0) == (label > 0), axis=-1)
     else:
-        hits = jnp.argmax(jax.nn.log_softmax(logits), axis=-1) == label
         loss = weighted_cross_entropy(logits, label, weights, smoothing, class_weights)
-        return {"loss": loss, "accuracy": Term(jnp.sum(hits * weights), count)}
-    return {
-        "loss": Term(jnp.sum(losses * weights), count, 1.0),
-        "accuracy": Term(jnp.sum(hits * weights), count),
-    }
+        hits = jnp.argmax(jax.nn.log_softmax(logits), axis=-1) == label
+    return {"loss": loss, "accuracy": Term(jnp.sum(hits * weights), count)}
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

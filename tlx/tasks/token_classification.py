@@ -61,7 +61,7 @@ class TokenClassification:
     """All tags, in order; () is those of the training records, sorted. Needed where tags are numbers, which are
     indices of these names, as of Hugging Face's data sets."""
     encoding: Literal["auto", "joined", "separate"] = "auto"
-    """How tokens are tokenized: "joined" to one text, "separate" one by one, or "auto": one by one where `joiner` is
+    """Tokenization of tokens: "joined" to one text, "separate" one by one, or "auto": one by one where `joiner` is
     empty, else joined."""
     class_weights: tuple[float | str, ...] = ()
     """Weight of each tag in the loss, in the order of `labels`: numbers above 0, or "balanced", tokens / (tags x
@@ -150,7 +150,7 @@ class TokenClassificationTask(Task):
         check_weights(config.class_weights, len(config.labels))
         if config.class_weights != BALANCED:
             return config
-        indices = [_tag_indices(record, _tag_names(record, config), config) for record in records]
+        indices = [_indices(record, _tag_names(record, config), config) for record in records]
         weights = balanced_weights(np.concatenate(indices), len(config.labels))
         return dataclasses.replace(config, class_weights=weights)
 
@@ -339,6 +339,11 @@ def _tag_indices(record: Record, tokens: Sequence[str], config: TokenClassificat
     tags = _tag_names(record, config)
     if len(tags) != len(tokens):
         raise DataError(f"{record.where}: {len(tokens)} tokens and {len(tags)} tags")
+    return _indices(record, tags, config)
+
+
+def _indices(record: Record, tags: Sequence[str], config: TokenClassification) -> np.ndarray:
+    """Indices of tags in config.labels, int32 [n]. Raises DataError for one that is not there."""
     for tag in tags:
         if tag not in config.labels:
             raise DataError(f"{record.where}: " + one_of(config.tags, tag, config.labels))

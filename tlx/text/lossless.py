@@ -1,5 +1,7 @@
 """Whether ids stand for the bytes of a text one by one, and the bytes of texts where they do not."""
 
+import functools
+
 import numpy as np
 
 from tlx.text.tokenizer import Tokenizer
@@ -8,6 +10,7 @@ from tlx.text.tokenizer import Tokenizer
 _PROBE = " Éa  the Cat, 3.\n猫 고양이 ﬁ "
 
 
+@functools.lru_cache(maxsize=8)
 def is_lossless(tokenizer: Tokenizer) -> bool:
     """Return whether `num_bytes` of the ids of a text add up to the text's own bytes."""
     ids = tokenizer.encode(_PROBE)

@@ -1,4 +1,4 @@
-"""The place of a tokenizer that a Hugging Face directory does not have: special ids, but no text."""
+"""Stand-in for the tokenizer of a Hugging Face directory that has none: special ids, no text."""
 
 import hashlib
 import json

@@ -15,11 +15,11 @@ from typing import Any
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.text.chat import Message
+from tlx.text.imported_files import stated_roles
 from tlx.text.tokenizer import Tokenizer
 
 FILE = "chat_template.jinja"
 _SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
-_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _OLDEST_JINJA = (3, 1, 6)  # older ones let a template out of the sandbox
 
 
@@ -78,13 +78,8 @@ def model_template(tokenizer: Tokenizer) -> ModelTemplate | None:
             raise ConfigError(one_of("tokenizer_config.json: chat_template", "default", templates))
         source = templates["default"]
     merged = settings[0] | {name: value for name, value in settings[1].items() if value is not None}
-    names = {f"{role}_token": piece for role, piece in _roles_of_layout(tokenizer).items()}
-    for name in _NAMES:
-        value = merged.get(name)
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            names[name] = value
-    return ModelTemplate(source, tuple(names.items()))
+    roles = _roles_of_layout(tokenizer) | stated_roles(merged)
+    return ModelTemplate(source, tuple((f"{role}_token", token) for role, token in roles.items()))
 
 
 def _roles_of_layout(tokenizer: Tokenizer) -> dict[str, str]:

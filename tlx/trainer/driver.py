@@ -20,7 +20,7 @@ from tlx.base.errors import (
     StorageError,
     UserError,
 )
-from tlx.base.files import sha256_json, storage_error
+from tlx.base.files import sha256_json, storage_errors
 from tlx.base.memory import freed_memory_kept
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
@@ -151,6 +151,7 @@ def run_training(
             stack.enter_context(freed_memory_kept())
         stack.enter_context(_errors_noted(request.workdir))
         try:
+            stack.enter_context(storage_errors())
             lease = stack.enter_context(Lease(request.workdir))
             services = stack.enter_context(
                 process_services(config.train.stall_seconds, request.options.ends_process)
@@ -160,11 +161,6 @@ def run_training(
         except jax.errors.JaxRuntimeError as error:
             _explain(error)
             raise
-        except OSError as error:
-            known = storage_error(error)
-            if known is None:
-                raise
-            raise known from error
 
 
 def _check_trackers(config: RunConfig) -> None:

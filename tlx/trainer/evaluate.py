@@ -122,9 +122,7 @@ def evaluate_model(model: LoadedModel, request: EvaluationRequest) -> Evaluation
     if has_labels(model):
         return _evaluate_task(model, request)
     pipeline = open_text(model, request)
-    data = select_data(model.config.data, request.data, request.column)
-    split = "train" if request.split == "train" else "validation"
-    scorer = likelihood.make_scorer(model.module, bytes_of_ids(data, model.tokenizer, split))
+    scorer = likelihood.make_scorer(model.module, bytes_of_ids(pipeline.caches, model.tokenizer))
     batches = itertools.islice(pipeline.epoch_batches(), request.batches)
     memory = model.module.initial_carry(pipeline.batch_size)
     figures = likelihood.evaluate(scorer, model.params, batches, memory)

@@ -108,9 +108,10 @@ class Evaluations:
         if self._compares:
             value = values.get(self._config.eval.metric)
             verdict = self._improvement.see(step, value)
-            is_best = consensus.broadcast_from_first(int(verdict.is_best))
-            self.stopped = bool(consensus.broadcast_from_first(int(verdict.stop)))
-            if is_best and value is not None and self._config.checkpoint.keep_best:
+            # Both answers of process 0 in one number: one collective.
+            answers = consensus.broadcast_from_first(int(verdict.is_best) + 2 * int(verdict.stop))
+            self.stopped = bool(answers & 2)
+            if answers & 1 and value is not None and self._config.checkpoint.keep_best:
                 self._checkpoints.mark_best(BestStep(step, self._config.eval.metric, float(value)))
         if self._sampler is not None:
             self._write(step, self._sampler(state))

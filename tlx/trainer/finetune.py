@@ -17,6 +17,7 @@ from tlx.evaluation.answers import (
     Predictor,
     evaluate_task,
     make_predictor,
+    predict_split,
     with_ceiling,
     with_interval,
 )
@@ -108,13 +109,12 @@ def train_task(
     name = values.name or name
     workdir = run_directory(options.workdir, name, values.objective.name)
     initialize_distributed()
-    first = workdir if seeds == 1 else workdir / f"seed-{values.seed}"
-    base = None if options.base is None else load_base(options.base, options.allow, first)
     numbers = [values.seed + number for number in range(seeds)]
+    folders = [workdir] if seeds == 1 else [workdir / f"seed-{seed}" for seed in numbers]
+    base = None if options.base is None else load_base(options.base, options.allow, folders[0])
     requests = []
     # All configs are completed before the first run trains: a mistake in records is told at once.
-    for seed in numbers:
-        folder = workdir if seeds == 1 else workdir / f"seed-{seed}"
+    for seed, folder in zip(numbers, folders, strict=True):
         seeded = as_resumed({**values.to_dict(), "seed": seed}, folder)
         completed = complete_task_config(seeded, base, scratch, folder)
         completed = dataclasses.replace(completed, name=completed.name or name)
@@ -206,8 +206,8 @@ def _make_sampler(run: Run) -> Sampler | None:
     num_batches = -(-log.samples // run.config.train.batch_size)
 
     def sampler(state: State) -> list[dict[str, str]]:
-        evaluation = _evaluate(run, predictor, state, run.validation, num_batches)
-        pairs = list(zip(evaluation.records, evaluation.answers, strict=True))[: log.samples]
+        predictions = predict_split(*_arguments(run, predictor, state, run.validation, num_batches))
+        pairs = list(zip(predictions.records, predictions.answers, strict=True))[: log.samples]
         return [
             {"prompt": outcome.to_json(dict(record.values)), "text": outcome.to_json(answer)}
             for record, answer in pairs
@@ -233,11 +233,16 @@ def _compiled_predictor(module: Any, replicated: NamedSharding) -> Predictor:
 def _evaluate(
     run: Run, predictor: Predictor, state: State, split: Any, num_batches: int | None = None
 ) -> Evaluation:
+    return evaluate_task(*_arguments(run, predictor, state, split, num_batches))
+
+
+def _arguments(
+    run: Run, predictor: Predictor, state: State, split: Any, num_batches: int | None
+) -> tuple[Any, ...]:
+    """Return the arguments of evaluate_task and of predict_split."""
     params = merge_params(state.params, state.frozen)
-    task = get_task(run.config)
-    spec: Any = run.spec
     rows = run.local_row_indices
-    return evaluate_task(predictor, params, task, spec, split, rows, run.to_devices, num_batches)
+    return predictor, params, get_task(run.config), run.spec, split, rows, run.to_devices, num_batches
 
 
 def _report(

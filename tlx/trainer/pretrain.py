@@ -112,10 +112,10 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
 def _with_base(values: dict[str, Any], base: BaseModel, workdir: pathlib.Path) -> RunConfig:
     """Return the config with the model and the tokenizer of the base; how it is run stays as configured."""
     execution = {name: values["model"][name] for name in ("execution", "dtype")}
-    # A run that has begun keeps its dtype: in earlier versions that of the base.
-    saved = parameter_dtypes(base, None, workdir).trained
+    # The default of a config leaves the choice: a run that has begun keeps its dtype, in earlier versions the base's.
     chosen = values["model"]["param_dtype"]
-    execution["param_dtype"] = saved if chosen == "float32" else chosen
+    dtypes = parameter_dtypes(base, None if chosen == "float32" else chosen, workdir)
+    execution["param_dtype"] = dtypes.trained
     return resolve(
         {
             **values,
@@ -145,7 +145,8 @@ def _build(base: BaseModel, config: RunConfig, tokenizer: Tokenizer | None) -> R
 
 def _make_evaluator(run: Run) -> Evaluator:
     """Means over the validation split, or its first batches."""
-    scorer = make_scorer(run.module, bytes_of_ids(run.config.data, run.tokenizer, "validation"))
+    validation: Any = run.validation  # a Pipeline: records have no cache
+    scorer = make_scorer(run.module, bytes_of_ids(validation.caches, run.tokenizer))
     rows = run.config.train.batch_size
 
     def evaluator(state: State, num_batches: int | None) -> dict[str, float]:

@@ -12,6 +12,7 @@ from tlx.run import RunConfig
 from tlx.run.assemble import Run
 from tlx.run.config import get_objective
 from tlx.text import Tokenizer
+from tlx.trainer.result import sharded_model
 from tlx.training.state import State
 
 if TYPE_CHECKING:
@@ -109,9 +110,6 @@ def make_sampler(run: Run) -> Sampler | None:
     log = run.config.log
     if not log.samples_wanted:
         return None
-    # Decoding is loaded only where it is used.
-    from tlx.trainer.result import sharded_model
-
     prompts = [Prompt(text, None) for text in log.sample_prompts]
     if log.samples:
         prompts += held_out_prompts(run, log.samples)
@@ -121,15 +119,15 @@ def make_sampler(run: Run) -> Sampler | None:
             "tokens to begin a sample with; give prompts in log.sample_prompts"
         )
     texts = [prompt.text for prompt in prompts]
+    max_tokens = log.sample_tokens
+    if run.config.model.position.max_positions is not None:
+        longest = max(len(run.tokenizer.encode(text)) for text in texts) + 1
+        max_tokens = max(1, min(max_tokens, run.config.model.position.max_positions - longest))
     # A few prompts need not divide over the devices: each computes all rows, with its shards of the parameters.
     rules = tuple(rule._replace(axes=()) if rule.name in _ROW_DIMS else rule for rule in run.rules)
 
     def sampler(state: State) -> list[dict[str, str]]:
         model = sharded_model(run, state)
-        max_tokens = log.sample_tokens
-        if model.max_length is not None:
-            longest = max(len(run.tokenizer.encode(text)) for text in texts) + 1
-            max_tokens = max(1, min(max_tokens, model.max_length - longest))
         with parallel.use(run.mesh, rules):
             answers = write_answers(model, texts, max_tokens, run.config.seed)
         samples = []

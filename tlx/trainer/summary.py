@@ -5,7 +5,7 @@ import math
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 import tlx
 from tlx.data.batches import Batch
 from tlx.data.cache import TokenCache
-from tlx.data.prepare import open_caches
 from tlx.data.text_bytes import bytes_of_ids
 from tlx.evaluation import ngram
 from tlx.run.assemble import Run
@@ -84,18 +83,20 @@ def baselines(run: Run) -> dict[str, TextLoss]:
     """
     targets = _targets(itertools.islice(run.validation.epoch_batches(), run.config.eval.final_batches))
     vocab_size = run.tokenizer.vocab.size
+    train: Any = run.train  # Pipelines: only tasks have records
+    validation: Any = run.validation
+    num_bytes = bytes_of_ids(validation.caches, run.tokenizer)
     if run.config.model.kind != "decoder":
         train_targets = _targets(run.train.batch(k) for k in range(_UNIGRAM_BATCHES))
         unigram = ngram.fit_unigram(train_targets, vocab_size)
-        return {"unigram": _loss(unigram.log_probs(targets), targets, run)}
-    tokens, offsets = _concatenated(open_caches(run.config.data, run.tokenizer, "train"), _TRIGRAM_TOKENS)
-    caches = open_caches(run.config.data, run.tokenizer, "validation")
-    text, text_offsets = _concatenated(caches, len(targets))
+        return {"unigram": _loss(unigram.log_probs(targets), targets, num_bytes)}
+    tokens, offsets = _concatenated(train.caches, _TRIGRAM_TOKENS)
+    text, text_offsets = _concatenated(validation.caches, len(targets))
     trigram = ngram.fit_trigram(tokens, offsets, vocab_size)
     unigram = ngram.fit_unigram(tokens, vocab_size)
     return {
-        "Kneser-Ney trigram": _loss(trigram.log_probs(text, text_offsets), text, run),
-        "unigram": _loss(unigram.log_probs(text), text, run),
+        "Kneser-Ney trigram": _loss(trigram.log_probs(text, text_offsets), text, num_bytes),
+        "unigram": _loss(unigram.log_probs(text), text, num_bytes),
     }
 
 
@@ -104,10 +105,9 @@ def _targets(batches: Iterable[Batch]) -> np.ndarray:
     return np.concatenate([batch["targets"][batch["weights"] > 0] for batch in batches]).astype(np.int64)
 
 
-def _loss(log_probs: np.ndarray, tokens: np.ndarray, run: Run) -> TextLoss:
+def _loss(log_probs: np.ndarray, tokens: np.ndarray, num_bytes: np.ndarray) -> TextLoss:
     nats = -float(log_probs.mean())
     bits = nats * len(tokens) / math.log(2)
-    num_bytes = bytes_of_ids(run.config.data, run.tokenizer, "validation")
     return TextLoss(nats, bits / float(num_bytes[tokens].sum()))
 
 

@@ -23,7 +23,7 @@ class EarlyStop(Exception):  # noqa: N818 - no error: it leaves the training loo
 
 
 class Verdict(NamedTuple):
-    """What an evaluation means for the run."""
+    """Result of comparing an evaluation with those before it."""
 
     is_best: bool
     """Whether it is better than all before it."""

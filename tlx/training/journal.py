@@ -5,7 +5,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tlx.base.files import atomic_open
@@ -25,18 +25,11 @@ class Journal:
         """
         if self.silent:
             return
-        lines = read_lines(self.folder / "metrics.jsonl")
-        # Those steps are trained again: kept, they would stand twice and curves would run backwards.
-        lines = [line for line in lines if line["step"] <= step and line["kind"] != "final"]
-        with atomic_open(self.folder / "metrics.jsonl") as handle:
-            handle.writelines(json.dumps(line) + "\n" for line in lines)
+        # Later steps are trained again: their lines would stand twice and curves would run backwards.
+        self._rewrite("metrics.jsonl", lambda line: line["step"] <= step and line["kind"] != "final")
         if (self.folder / "samples.jsonl").exists():
-            samples = read_lines(self.folder / "samples.jsonl")
-            with atomic_open(self.folder / "samples.jsonl") as handle:
-                handle.writelines(json.dumps(line) + "\n" for line in samples if line["step"] <= step)
-        events = read_lines(self.folder / "events.jsonl")
-        with atomic_open(self.folder / "events.jsonl") as handle:
-            handle.writelines(json.dumps(line) + "\n" for line in events)
+            self._rewrite("samples.jsonl", lambda line: line["step"] <= step)
+        self._rewrite("events.jsonl", lambda line: True)
 
     def metrics(self, step: int, values: Mapping[str, float], kind: str = "train") -> None:
         """Append {"step", "kind", ...values} to metrics.jsonl.
@@ -57,6 +50,12 @@ class Journal:
     def event(self, name: str, **fields: Any) -> None:
         """Append {"time", "event", ...fields} to events.jsonl: start, resume, changed, skip, preempt, end."""
         self._append("events.jsonl", {"time": round(time.time(), 3), "event": name, **fields})
+
+    def _rewrite(self, file: str, stays: Callable[[dict[str, Any]], bool]) -> None:
+        """Write a file again with the lines that can be read and stay."""
+        lines = [line for line in read_lines(self.folder / file) if stays(line)]
+        with atomic_open(self.folder / file) as handle:
+            handle.writelines(json.dumps(line) + "\n" for line in lines)
 
     def _append(self, file: str, line: dict[str, Any]) -> None:
         if not self.silent:

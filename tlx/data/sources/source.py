@@ -41,6 +41,8 @@ class Source(Protocol):
     parallel: bool
     """Whether documents come in pairs: a text, then its translation or answer."""
 
+    # A source may also have `remedy`, the end of the message where a split has no documents.
+
     def read(self, part: str) -> Iterator[Document | BadRecord]:
         """Yield the documents of one part, none of them blank, and what stands for those that are not usable.
 

@@ -234,7 +234,6 @@ def _family(
     sizes: dict[str, ModelConfig],
     architecture: str,
     family_fields: tuple,
-    ignored: tuple[str, ...] = (),
     heads: bool = False,
     sinusoids: tuple[str, ...] = (),
 ) -> Family:
@@ -251,7 +250,6 @@ def _family(
         fields=family_fields,
         prefix="model.",
         copies=COPIES,
-        ignored=ignored,
         sinusoids=sinusoids,
     )
 
@@ -318,7 +316,6 @@ MARIAN = _family(
             lambda config: {"decoder_vocab_size": config.vocab_size},
         ),
     ),
-    ignored=(r"embed_positions\.weight$",),
     sinusoids=(r"embed_positions\.weight$",),
 )
 MASS = Family(

@@ -8,6 +8,7 @@ from tlx.models.config import ModelConfig
 from tlx.models.families import bert, deberta
 from tlx.models.families.family import (
     ACTIVATIONS,
+    ACTIVATIONS_WITH_TANH,
     Family,
     FixedField,
     MappedField,
@@ -16,6 +17,7 @@ from tlx.models.families.family import (
     linear,
     norm,
     resized,
+    written_name,
 )
 
 BASE = resized(
@@ -48,9 +50,6 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     return mappings
 
 
-CONVOLUTION_ACTIVATIONS = {**ACTIVATIONS, "tanh": "tanh"}
-
-
 def _read_norm(values: Mapping[str, Any]) -> dict[str, Any]:
     name = values.get("norm_rel_ebd", "none")
     if name not in ("none", "layer_norm"):
@@ -69,9 +68,9 @@ def _read_convolution(values: Mapping[str, Any]) -> dict[str, Any]:
     if size % 2 == 0 or values.get("conv_groups", 1) != 1:
         raise ConfigError(f"config.json: conv_kernel_size = {size} must be odd, and conv_groups 1")
     name = values.get("conv_act", "tanh")
-    if name not in CONVOLUTION_ACTIVATIONS:
-        raise ConfigError("config.json: " + one_of("conv_act", name, CONVOLUTION_ACTIVATIONS))
-    activation = CONVOLUTION_ACTIVATIONS[name]
+    if name not in ACTIVATIONS_WITH_TANH:
+        raise ConfigError("config.json: " + one_of("conv_act", name, ACTIVATIONS_WITH_TANH))
+    activation = ACTIVATIONS_WITH_TANH[name]
     layers = ACTIVATIONS.get(values.get("hidden_act", "gelu"))
     return {
         "embedding.conv_kernel_size": size,
@@ -84,7 +83,7 @@ def _write_convolution(config: ModelConfig) -> dict[str, Any]:
     if not part.conv_kernel_size:
         return {}
     activation = part.conv_activation or config.feedforward.activation
-    name = next(name for name, value in CONVOLUTION_ACTIVATIONS.items() if value == activation)
+    name = written_name(ACTIVATIONS_WITH_TANH, activation)
     return {"conv_kernel_size": part.conv_kernel_size, "conv_act": name}
 
 

@@ -16,6 +16,13 @@ ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
+# Heads and convolutions have tanh too.
+ACTIVATIONS_WITH_TANH = {**ACTIVATIONS, "tanh": "tanh"}
+
+
+def written_name(names: Mapping[str, str], value: str) -> str:
+    """Return the first name of a value in such a table."""
+    return next(name for name, meaning in names.items() if meaning == value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +161,7 @@ class Family:
     """Whether the class writes tie_word_embeddings = true for models with an output kernel of their own too, so that
     the tensors say which it is."""
     sinusoids: tuple[str, ...] = ()
-    """Regular expressions of names of tensors that repeat the sinusoids of `position`; also in `ignored`."""
+    """Regular expressions of names of tensors that repeat the sinusoids of `position`: compared, not read."""
     ignored: tuple[str, ...] = ()
     """Regular expressions of names of tensors that hold no parameter."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)

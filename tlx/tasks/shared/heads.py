@@ -92,9 +92,8 @@ class TaskHeads(nn.Module):
     """Layers of the head."""
 
     def setup(self) -> None:
-        """Build the head; decoders have no pooler by default (Radford et al. 2018)."""
-        automatic = self.cfg.kind != "decoder" and not self.per_token
-        pooled = {"auto": automatic, "yes": True, "no": False}[self.shape.dense]
+        """Build the head."""
+        pooled = self.shape.has_dense(self.cfg, self.per_token)
         self.head = TextHead(self.cfg, self.outputs, pooled, self.shape, name=self.task)
 
     def __call__(self, hidden: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
