@@ -94,8 +94,11 @@ def tiny(config: Any) -> Any:
     optimizer.beta1 = 0.9
     optimizer.beta2 = 0.99
     optimizer.eps = 1e-8
+    optimizer.bias_correction = True
     optimizer.schedule.name = "linear"
     optimizer.schedule.warmup = 0.1
+    optimizer.schedule.warmup_shape = "linear"
+    optimizer.schedule.decay_from = "warmup"
     optimizer.schedule.final_fraction = 0.0
     config.train.steps = 60
     config.train.batch_size = 16

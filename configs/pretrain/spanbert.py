@@ -31,6 +31,6 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.beta1 = 0.9
     optimizer.beta2 = 0.999
     optimizer.eps = 1e-8
-    optimizer.weight_decay = 0.1
+    optimizer.weight_decay = 0.01
     config.train.clip_norm = 1.0
     return sized(config, arg)

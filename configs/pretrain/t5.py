@@ -7,8 +7,7 @@
 
 ":tiny" may follow any of them (":bert:tiny"). Hardware: 16 TPU v3 chips, two days. Expected after
 fine-tuning: GLUE 83.28 for spans of three (base, 2^19 steps), 73.17 for deshuffling, 82.96 for bert. The
-learning rate is the paper's after its first 10,000 steps: there it is constant at 0.01, here it warms up to
-that.
+learning rate is 1 / sqrt(max(step, 10,000)): constant at 0.01 for 10,000 steps, without a rise.
 """
 
 from ml_collections import ConfigDict
@@ -49,6 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate = 1e-2
     optimizer.schedule.name = "inverse_sqrt"
     optimizer.schedule.warmup = 10_000
+    optimizer.schedule.warmup_shape = "constant"
     optimizer.schedule.final_fraction = 0.0
     optimizer.weight_decay = 0.0
     config.train.clip_norm = None

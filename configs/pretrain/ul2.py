@@ -29,6 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.learning_rate = 1e-2
     optimizer.schedule.name = "inverse_sqrt"
     optimizer.schedule.warmup = 10_000
+    optimizer.schedule.warmup_shape = "constant"
     optimizer.schedule.final_fraction = 0.0
     optimizer.weight_decay = 0.0
     config.train.clip_norm = None

@@ -37,6 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     optimizer.beta1 = 0.9
     optimizer.beta2 = 0.999
     optimizer.eps = 1e-6
+    optimizer.bias_correction = False
     optimizer.weight_decay = 0.01
     config.train.clip_norm = 1.0
 

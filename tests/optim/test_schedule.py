@@ -64,3 +64,32 @@ def test_no_warmup_starts_at_the_peak_and_no_step_stands_still(name):
 def test_what_cannot_be_used_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         rates(**changes)
+
+
+def test_t5s_rate_is_constant_before_its_decay():
+    """1 / sqrt(max(step, W)) (Raffel et al. 2020, 3.1.2), relative to its value at step W."""
+    steps = np.arange(TOTAL)
+    expected = PEAK * np.sqrt(WARMUP) / np.sqrt(np.maximum(steps, WARMUP))
+    np.testing.assert_allclose(rates(name="inverse_sqrt", warmup_shape="constant"), expected, rtol=1e-6)
+
+
+def test_berts_decay_counts_from_the_first_step():
+    """optimization.py of BERT: polynomial decay of all steps to 0, and below W steps the warm-up in its place."""
+    steps = np.arange(TOTAL)
+    expected = np.where(steps < WARMUP, PEAK * (steps + 1) / WARMUP, PEAK * (1 - steps / TOTAL))
+    found = rates(name="linear", decay_from="start", final_fraction=0.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found[WARMUP] < 0.91 * found[WARMUP - 1]
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_polynomial_is_optaxs(power):
+    expected = after(optax.polynomial_schedule(PEAK, PEAK / 4, power, TOTAL - WARMUP))
+    np.testing.assert_allclose(
+        rates(name="polynomial", power=power, final_fraction=0.25), expected, rtol=1e-5
+    )
+
+
+def test_a_power_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="power = 0.0 must be more than 0"):
+        rates(name="polynomial", power=0.0)

@@ -17,6 +17,8 @@ VALUES: dict[str, dict[str, Any]] = {
         "hold_out": "documents",
         "clean": False,
     },
+    "optimizer": {"bias_correction": True},
+    "optimizer.schedule": {"decay_from": "warmup", "warmup_shape": "linear"},
     "objective:token_classification": {"encoding": "joined"},
 }
 

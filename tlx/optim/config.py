@@ -20,12 +20,16 @@ OPTIMIZERS = Table(
     },
 )
 
+# Those whose moments are corrected for their start at 0.
+WITH_BIAS_CORRECTION = ("adamw", "lamb", "muon")
+
 # (ScheduleConfig, SchedulePoint) -> fraction of the peak learning rate: see schedule.SchedulePoint.
 SCHEDULES = Table(
     "optimizer.schedule.name",
     {
         "constant": "tlx.optim.schedule:constant",
         "linear": "tlx.optim.schedule:linear",
+        "polynomial": "tlx.optim.schedule:polynomial",
         "cosine": "tlx.optim.schedule:cosine",
         "inverse_sqrt": "tlx.optim.schedule:inverse_sqrt",
         "wsd": "tlx.optim.schedule:warmup_stable_decay",
@@ -40,11 +44,19 @@ class ScheduleConfig:
     """The learning rate over the run, as a fraction of OptimizerConfig.learning_rate."""
 
     name: Annotated[str, SCHEDULES] = "cosine"
-    """constant, linear, cosine, inverse_sqrt or wsd (warmup, stable, decay)."""
+    """constant, linear, polynomial, cosine, inverse_sqrt or wsd (warmup, stable, decay)."""
     warmup: float = 0.02
-    """Length of the linear warm-up: below 1 a fraction of the run, from 1 up a number of steps."""
+    """Length of the warm-up: below 1 a fraction of the run, from 1 up a number of steps."""
+    warmup_shape: Literal["linear", "constant"] = "linear"
+    """linear rises to the peak; constant has the peak from the first update on, and only delays the decay (T5's
+    inverse square root, 1 / sqrt(max(step, 10,000)))."""
+    decay_from: Literal["warmup", "start"] = "warmup"
+    """Where linear, polynomial and cosine count from: the end of the warm-up, or the start of the run, so that
+    the rate drops to 1 - W / T of the peak after a warm-up of W of T steps (BERT's and ALBERT's code)."""
+    power: float = 1.0
+    """Exponent of the schedule polynomial, more than 0; 1 is linear."""
     final_fraction: float = 0.1
-    """Fraction of the peak that linear, cosine and wsd end on, 0 to 1."""
+    """Fraction of the peak that linear, polynomial, cosine and wsd end on, 0 to 1."""
     cooldown: float = 0.2
     """Length of wsd's final decay, in the same units as warmup."""
 
@@ -58,6 +70,8 @@ class ScheduleConfig:
                     f"optimizer.schedule.{field} = {value} must be a fraction of the run below 1, "
                     "or a whole number of steps"
                 )
+        if self.power <= 0:
+            raise ConfigError(f"optimizer.schedule.power = {self.power} must be more than 0")
         if not 0 <= self.final_fraction <= 1:
             raise ConfigError(
                 f"optimizer.schedule.final_fraction = {self.final_fraction} must be 0 to 1: a "
@@ -113,6 +127,9 @@ class OptimizerConfig:
     """Decay of the second moment (AdamW, LAMB, and the AdamW beside Muon), and of Lion's momentum."""
     eps: float = 1e-8
     """Added to the root of the second moment (AdamW, LAMB, Adagrad, and the AdamW beside Muon), more than 0."""
+    bias_correction: bool = True
+    """Whether the moments of AdamW and LAMB, which start at 0, are divided by 1 - beta^t. BERT's, ALBERT's, XLNet's
+    and ELECTRA's own code does not."""
     momentum_dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of first moments."""
     weight_decay: float = 0.1
@@ -141,6 +158,11 @@ class OptimizerConfig:
         for field, value in decays.items():
             if not 0 <= value < 1:
                 raise ConfigError(f"optimizer.{field} = {value} must be at least 0 and less than 1")
+        if not self.bias_correction and self.name not in WITH_BIAS_CORRECTION:
+            raise ConfigError(
+                f"optimizer.bias_correction = False needs the optimizer {' or '.join(WITH_BIAS_CORRECTION)}; "
+                f"optimizer.name = {self.name!r} has no such correction"
+            )
         if self.weight_decay < 0:
             raise ConfigError(f"optimizer.weight_decay = {self.weight_decay} must be 0 or more")
         for field in ("weight_decay_multipliers", "lr_multipliers", "unfreeze"):

@@ -12,6 +12,7 @@ from tlx.optim.config import MuonConfig, OptimizerConfig
 from tlx.optim.factored import scale_by_factored_rms
 from tlx.optim.leaves import Leaf
 from tlx.optim.per_layer import as_matrices
+from tlx.optim.uncorrected_adam import scale_by_uncorrected_adam
 
 
 class ParamGroup(NamedTuple):
@@ -30,7 +31,7 @@ class ParamGroup(NamedTuple):
 
 
 def adamw(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
-    """AdamW: m / (sqrt(v) + eps), with bias correction (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
+    """AdamW: m / (sqrt(v) + eps), bias-corrected unless told otherwise (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
     return [_adam(config, leaves)]
 
 
@@ -104,5 +105,6 @@ def _muon_scale(config: MuonConfig, leaf: Leaf) -> float:
 
 
 def _adam(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> ParamGroup:
-    transform = optax.scale_by_adam(config.beta1, config.beta2, config.eps, mu_dtype=config.momentum_dtype)
+    scale_by_moments = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
+    transform = scale_by_moments(config.beta1, config.beta2, config.eps, mu_dtype=config.momentum_dtype)
     return ParamGroup("adam", tuple(leaves), transform, per_layer=False)

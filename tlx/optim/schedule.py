@@ -1,4 +1,4 @@
-"""Learning rate schedules: a linear warm-up to the peak, times a shape."""
+"""Learning rate schedules: a warm-up to the peak, times a shape."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,7 +26,8 @@ class SchedulePoint(NamedTuple):
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     """Build the schedule: from the number of updates so far to the learning rate of the next, float32.
 
-    The first of W warm-up steps has 1/W of the peak, the last has the peak. Raises ConfigError where the config
+    The first of W warm-up steps has 1/W of the peak, the last has the peak; with the warm-up shape "constant" all
+    have the peak. Raises ConfigError where the config
     is not usable or the warm-up is longer than the run.
     """
     config.schedule.validate()
@@ -35,9 +36,12 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
 
     def schedule(count: int | jax.Array) -> jax.Array:
         step = jnp.asarray(count, jnp.float32)
+        fraction = shape(config.schedule, SchedulePoint(step, warmup, total_steps))
+        if config.schedule.warmup_shape == "constant":
+            return config.learning_rate * fraction
         # From 1/W and not from 0: a first update of zero would waste a batch.
         rise = jnp.minimum(1.0, (step + 1) / max(warmup, 1))
-        return config.learning_rate * rise * shape(config.schedule, SchedulePoint(step, warmup, total_steps))
+        return config.learning_rate * rise * fraction
 
     return schedule
 
@@ -48,18 +52,20 @@ def constant(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
 
 
 def linear(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
-    """Decay linearly from 1 at the end of the warm-up to final_fraction at the end of the run."""
-    return 1 - (1 - config.final_fraction) * _progress(point.step, point.warmup, point.total)
+    """Decay linearly from 1 to final_fraction at the end of the run."""
+    return 1 - (1 - config.final_fraction) * _decay_progress(config, point)
+
+
+def polynomial(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
+    """Decay as (1 - progress)^power from 1 to final_fraction at the end of the run."""
+    remaining = (1 - _decay_progress(config, point)) ** config.power
+    return config.final_fraction + (1 - config.final_fraction) * remaining
 
 
 def cosine(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
     """Decay from 1 to final_fraction by half a cosine (Loshchilov and Hutter 2017)."""
-    return (
-        config.final_fraction
-        + (1 - config.final_fraction)
-        * (1 + jnp.cos(jnp.pi * _progress(point.step, point.warmup, point.total)))
-        / 2
-    )
+    cosine = jnp.cos(jnp.pi * _decay_progress(config, point))
+    return config.final_fraction + (1 - config.final_fraction) * (1 + cosine) / 2
 
 
 def inverse_sqrt(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
@@ -73,6 +79,13 @@ def warmup_stable_decay(config: ScheduleConfig, point: SchedulePoint) -> jax.Arr
     # A cooldown that would begin within the warm-up begins at its end.
     start = max(point.warmup, point.total - _steps("cooldown", config.cooldown, point.total))
     return 1 - (1 - config.final_fraction) * _progress(point.step, start, point.total)
+
+
+def _decay_progress(config: ScheduleConfig, point: SchedulePoint) -> jax.Array:
+    """Return the progress of a decay that ends with the run, 0 to 1, and 0 during the warm-up."""
+    if config.decay_from == "warmup":
+        return _progress(point.step, point.warmup, point.total)
+    return jnp.where(point.step < point.warmup, 0.0, _progress(point.step, 0, point.total))
 
 
 def _progress(step: jax.Array, start: int, end: int) -> jax.Array:
