@@ -28,6 +28,7 @@ from tlx.nn import embed
 from tlx.nn.adaptive import AdaptiveUnembedding
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import LossConfig, cross_entropy
+from tlx.objectives.shared.word_starts import albert_word_starts
 from tlx.text.characters import character_table
 from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
@@ -79,11 +80,12 @@ class ObjectiveSpec:
             The spec, with the tables that the tokenizer has.
         """
         num_characters = getattr(config, "max_characters", 0)
+        by_albert = getattr(config, "word_rule", "tokenizer") == "albert"
         return cls(
             config=config,
             length=length,
             vocab=tokenizer.vocab,
-            starts_word=tokenizer.starts_word,
+            starts_word=albert_word_starts(tokenizer) if by_albert else tokenizer.starts_word,
             ends_sentence=tokenizer.ends_sentence,
             languages=languages,
             characters=character_table(tokenizer, num_characters) if num_characters else None,
