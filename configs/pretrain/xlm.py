@@ -4,9 +4,9 @@
     tlx train --config=configs/pretrain/xlm.py:tiny
 
 12 layers of 1,024, the model of XNLI's 15 languages. Hardware: a batch of 4,096 streams of 256 tokens on 64
-GPUs (paper); the optimizer is that of the released command. Expected after fine-tuning: XNLI 75.1 on average, 85.0 in English. Wikipedia in each language,
-sampled by the square root of its size; translations of TFDS's ParaCrawl and WMT, for as many of the
-languages as they have.
+GPUs (paper). The optimizer is that of the released command. Expected after fine-tuning: XNLI 75.1 on average,
+85.0 in English. Wikipedia in each language, sampled by the square root of its size; translations of TFDS's
+ParaCrawl and WMT, for as many of the languages as they have.
 """
 
 from ml_collections import ConfigDict

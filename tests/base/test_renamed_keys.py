@@ -82,6 +82,12 @@ def test_configs_of_today_stay_as_they_are():
     assert upgrade(to_dict(LadderConfig()), 1, "ladder") == to_dict(LadderConfig())
 
 
+def test_the_threshold_of_no_answer_has_berts_sign_now():
+    for saved_format, key in ((1, "threshold"), (2, "no_answer_threshold")):
+        saved = {"objective": {"name": "question_answering", key: 1.5}}
+        assert upgrade(saved, saved_format)["objective"]["null_score_diff_threshold"] == -1.5
+
+
 @pytest.mark.parametrize("saved_format", [1, 2])
 def test_tensorboard_of_an_earlier_config_means_where_it_is_installed(saved_format):
     old = {"every": 10, "tensorboard": True}

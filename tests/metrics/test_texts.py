@@ -108,3 +108,41 @@ def test_rouge_reads_korean():
 def test_a_missing_library_says_what_to_install():
     with pytest.raises(ConfigError, match=r"pip install 'tlx-lm\[finetune\]'"):
         libraries.library("no_such_module", "nosuch", "BLEU")
+
+
+def best_threshold_by_loop(answers, references, differences, score):
+    """The search of SQuAD 2's evaluate-v2.0.py: from nobody answered to everybody, the first best place."""
+    best = current = sum(not accepted for accepted in references)
+    threshold = min(differences) - 1
+    for difference, answer, accepted in sorted(zip(differences, answers, references, strict=True)):
+        if accepted:
+            current += max(score(answer, reference) for reference in accepted)
+        elif answer:
+            current -= 1
+        if current > best:
+            best, threshold = current, difference
+    return best / len(answers), threshold
+
+
+@pytest.mark.parametrize("shift", [-9.0, 0.0, 9.0])
+def test_the_best_threshold_is_the_scripts(shift):
+    """Where answers are surely wrong, none is given; where none is unanswerable, there is nothing to search."""
+    rng = random.Random(1)
+    words = [word for word in WORDS if squad.normalized(word)]
+    answers = [" ".join(rng.choices(words, k=rng.randint(1, 3))) for _ in range(200)]
+    references = [rng.choice(([], [answer], [answer + " mat", "on"], ["mat on"])) for answer in answers]
+    if shift < 0:
+        references = [accepted and ["x"] for accepted in references]
+    differences = [rng.gauss(-0.5 if accepted else 1.0, 1.0) + shift for accepted in references]
+    found = squad.best_thresholds(answers, references, differences)
+    for name, score in (("exact_match", squad.exact_match), ("f1", squad.f1)):
+        best, threshold = best_threshold_by_loop(answers, references, differences, score)
+        assert found[f"best_{name}"] == pytest.approx(best)
+        assert found[f"best_{name}_threshold"] == threshold
+        # The figure is what the ordinary scores are at that threshold.
+        kept = [
+            "" if difference > threshold else answer
+            for answer, difference in zip(answers, differences, strict=True)
+        ]
+        assert squad.scores(kept, references)[name] == pytest.approx(best)
+    assert squad.best_thresholds(["x"], [["x"]], [0.0]) == {}

@@ -71,5 +71,7 @@ def test_the_first_update_is_larger_than_the_corrected_one():
 
 
 def test_optimizers_without_the_correction_refuse_the_key():
-    with pytest.raises(ConfigError, match="bias_correction = False needs the optimizer adamw or lamb or muon"):
+    with pytest.raises(
+        ConfigError, match="bias_correction = False needs the optimizer adamw or lamb or muon"
+    ):
         config_of("adafactor").validate()

@@ -7,6 +7,7 @@ import pytest
 from tests.tasks import small
 from tlx.base.errors import ConfigError, DataError
 from tlx.tasks import TABLE
+from tlx.tasks.question_answering import QuestionAnswering, context_range, final_answer, max_context
 from tlx.tasks.shared.spans import windows
 
 TAGGED = small.records_of(
@@ -104,7 +105,8 @@ def test_windows_give_back_the_context_at_every_offset(shape):
 
 @pytest.mark.parametrize("shape", small.SHAPES)
 def test_perfect_logits_answer_every_question(shape):
-    settings = {"stride": 3, "max_question_tokens": 3, "no_answer": True}
+    # In windows of so few bytes the one with the most context of an answer's start may lack its end.
+    settings = {"stride": 3, "max_question_tokens": 3, "no_answer": True, "max_context": False}
     spec, items = made("question_answering", shape, ASKED, **settings)
     batch = batch_of("question_answering", spec, items)
     logits = np.repeat(np.where(batch["allowed"] > 0, 0.0, -1e9)[..., None], 2, axis=2)
@@ -120,6 +122,58 @@ def test_perfect_logits_answer_every_question(shape):
     assert CONTEXT[answers[0]["start"] :].startswith("고양이") and answers[1]["start"] == -1
     scores = task.score(answers, ASKED, spec)
     assert scores.main == "f1" and scores.figures["f1"] == scores.figures["no_answer"] == 1.0
+
+
+def max_context_by_hand(pieces):
+    """_check_is_max_context of BERT's run_squad.py, for each id of each window."""
+    found = []
+    for number, (start, stop) in enumerate(pieces):
+        row = []
+        for at in range(start, stop):
+            best_score, best = None, None
+            for other, (begin, end) in enumerate(pieces):
+                if begin <= at < end:
+                    score = min(at - begin, end - 1 - at) + 0.01 * (end - begin)
+                    if best_score is None or score > best_score:
+                        best_score, best = score, other
+            row.append(best == number)
+        found.append(row)
+    return found
+
+
+@pytest.mark.parametrize(
+    "length, size, stride", [(5, 8, 3), (40, 8, 3), (41, 16, 16), (100, 32, 7), (0, 8, 3)]
+)
+def test_every_id_has_the_most_context_in_one_window(length, size, stride):
+    pieces = list(windows(length, size, stride))
+    found = [row.tolist() for row in max_context(pieces)]
+    assert found == max_context_by_hand(pieces)
+    assert sum(map(sum, found)) == length
+
+
+def test_an_answer_begins_where_it_has_the_most_context():
+    """The best logit of all lies at the edge of a window, where an answer may not begin unless told otherwise."""
+    for allowed in (True, False):
+        spec, items = made("question_answering", "encoder", ASKED[:1], stride=3, max_context=allowed)
+        first = items[0]
+        edge = len(first.texts[1]) - 1
+        assert len(items) > 1 and not first.max_context[edge]
+        batch = batch_of("question_answering", spec, items)
+        logits = np.repeat(np.where(batch["allowed"] > 0, 0.0, -1e9)[..., None], 2, axis=2)
+        start, _ = context_range(first, spec)
+        logits[0, start + edge] = 10.0
+        (answer,) = TABLE.load("question_answering").predictions({"logits": logits}, items, spec)
+        assert (answer["score"] == 20.0) == (not allowed)
+
+
+def test_there_is_no_answer_where_that_scores_more_than_the_answer_plus_the_threshold():
+    """score_diff > null_score_diff_threshold, as BERT's script has it: a higher threshold, more answers."""
+    answers = {}
+    for threshold in (-3.0, -1.0, 1.0, 3.0):
+        config = QuestionAnswering(no_answer=True, null_score_diff_threshold=threshold)
+        found = {"answer": "a", "start": 0, "score": 1.0, "no_answer_score": 3.0}
+        answers[threshold] = final_answer(found, config)["answer"]
+    assert answers == {-3.0: "", -1.0: "", 1.0: "", 3.0: "a"}
 
 
 def test_answers_that_are_misplaced():

@@ -100,7 +100,8 @@ KEYS: dict[int, dict[str, dict[str, str]]] = {
             "words": "label_words",
             "question_tokens": "max_question_tokens",
             "answer_tokens": "max_answer_tokens",
-            "threshold": "no_answer_threshold",
+            "threshold": "null_score_diff_threshold",
+            "no_answer_threshold": "null_score_diff_threshold",
             "low": "min_score",
             "high": "max_score",
             # Few-shot evaluation.
@@ -172,7 +173,7 @@ def upgrade(values: Mapping[str, Any], saved_format: int, group: str = "") -> di
     Returns:
         The config in the current format.
     """
-    upgraded: Any = values
+    upgraded: Any = _with_null_score_diff(values)
     for renaming in sorted(KEYS):
         if renaming > saved_format:
             upgraded = _renamed(upgraded, group, renaming, "")
@@ -243,6 +244,18 @@ def _with_asked_trackers(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(log, Mapping) and log.get("tensorboard") is True and "samples" not in log:
         values["log"] = {**log, "tensorboard": None}
     return values
+
+
+def _with_null_score_diff(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Replace the threshold of "no answer" by null_score_diff_threshold, which has the other sign."""
+    objective = values.get("objective")
+    if not isinstance(objective, Mapping) or objective.get("name") != "question_answering":
+        return values
+    renamed = dict(objective)
+    for old in ("threshold", "no_answer_threshold"):
+        if old in renamed:
+            renamed["null_score_diff_threshold"] = -renamed.pop(old)
+    return {**values, "objective": renamed}
 
 
 def _groups(group: str) -> Iterator[Mapping[str, str]]:

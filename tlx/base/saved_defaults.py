@@ -19,6 +19,7 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "optimizer": {"bias_correction": True},
     "optimizer.schedule": {"decay_from": "warmup", "warmup_shape": "linear"},
+    "objective:question_answering": {"max_context": False},
     "objective:sop": {"word_rule": "tokenizer"},
     "objective:token_classification": {"encoding": "joined"},
 }

@@ -60,6 +60,38 @@ def scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[
     return figures
 
 
+def best_thresholds(
+    answers: Sequence[str], references: Sequence[Sequence[str]], differences: Sequence[float]
+) -> dict[str, float]:
+    """Find the thresholds of "no answer" that score best, as evaluate-v2.0.py of SQuAD 2 does.
+
+    Args:
+        answers: The best answer of each example, whether or not it was predicted.
+        references: The accepted answers of each example.
+        differences: The score of there being no answer less that of the best answer.
+
+    Returns:
+        "best_exact_match" and "best_f1", 0 to 1, with "..._threshold": there is no answer above it. Nothing where
+        every example has an answer.
+    """
+    answerable = np.array([_answerable(accepted) for accepted in references])
+    if answerable.all():
+        return {}
+    order = np.argsort(np.asarray(differences, np.float64), kind="stable")
+    spoils = np.array([bool(answer) for answer in answers]) & ~answerable
+    figures = {}
+    for name, score in (("exact_match", exact_match), ("f1", f1)):
+        # From no example with an answer to all: each adds its score, or takes one that was right without.
+        changes = np.where(answerable, per_example(answers, references, score), -1.0 * spoils)[order]
+        totals = np.concatenate([[0.0], np.cumsum(changes)]) + (~answerable).sum()
+        best = int(totals.argmax())
+        figures[f"best_{name}"] = float(totals[best] / len(answers))
+        # Below all of them where no answer is best (the script, whose scores are probabilities, says 0).
+        threshold = differences[order[best - 1]] if best else differences[order[0]] - 1
+        figures[f"best_{name}_threshold"] = float(threshold)
+    return figures
+
+
 def per_example(
     answers: Sequence[str], references: Sequence[Sequence[str]], score: Callable[[str, str], float]
 ) -> np.ndarray:

@@ -31,7 +31,7 @@ class ParamGroup(NamedTuple):
 
 
 def adamw(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
-    """AdamW: m / (sqrt(v) + eps), bias-corrected unless told otherwise (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
+    """AdamW: m / (sqrt(v) + eps), bias-corrected by default (Kingma and Ba 2015; Loshchilov and Hutter 2019)."""
     return [_adam(config, leaves)]
 
 

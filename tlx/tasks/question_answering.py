@@ -53,8 +53,12 @@ class QuestionAnswering:
     """Most tokens of an answer, at least 1."""
     no_answer: bool = False
     """Whether the model may predict that there is no answer."""
-    no_answer_threshold: float = 0.0
-    """There is none where that scores more than the best answer less this."""
+    null_score_diff_threshold: float = 0.0
+    """There is none where that scores more than the best answer plus this, as in BERT's run_squad.py; evaluation
+    finds the best value (the figures best_f1_threshold and best_exact_match_threshold)."""
+    max_context: bool = True
+    """Whether an answer may begin at a token only in the window in which it has the most context, as in BERT's
+    run_squad.py, where windows overlap."""
     misplaced: str = "mend"
     """Treatment of an answer that is not at the position that its record states: the nearest one counts ("mend", an
     error where there is none), or also the record is left out of training where there is none ("skip")."""
@@ -86,6 +90,8 @@ class ContextWindow(NamedTuple):
     """int [n, 2], characters of each id of the piece in the context."""
     text: str
     """The context."""
+    max_context: np.ndarray
+    """bool [n], whether the piece is the window in which an id has the most context."""
     skipped: bool = False
     """Whether nothing is learned from it."""
 
@@ -185,9 +191,13 @@ def best_span(logits: np.ndarray, item: ContextWindow, spec: TaskSpec) -> tuple[
     last = logits[start:stop, 1]
     if not len(first):
         return {"answer": "", "start": -1, "score": -np.inf}, none_score
+    if spec.config.max_context:
+        first = np.where(item.max_context, first, -np.inf)
     sums = first[:, None] + last[None, :]
     distance = np.arange(len(last))[None, :] - np.arange(len(first))[:, None]
     sums = np.where((distance >= 0) & (distance < spec.config.max_answer_tokens), sums, -np.inf)
+    if np.isneginf(sums).all():  # all of its ids have more context in other windows
+        return {"answer": "", "start": -1, "score": -np.inf}, none_score
     i, j = np.unravel_index(int(sums.argmax()), sums.shape)
     return _answer_of(item, int(i), int(j)) | {"score": float(sums[i, j])}, none_score
 
@@ -239,8 +249,8 @@ class QuestionAnsweringTask(Task):
         best: dict[int, Prediction] = {}
         for item in items:
             span = {"answer": "", "start": -1}
-            if item.label is not None and item.label[0] >= 0:
-                first, last = item.label
+            first, last = item.label or (-1, -1)
+            if first >= 0 and (item.max_context[first] or not spec.config.max_context):
                 span = _answer_of(item, first, min(last, first + spec.config.max_answer_tokens - 1))
             if item.record not in best or (span["answer"] and not best[item.record]["answer"]):
                 best[item.record] = span
@@ -273,7 +283,8 @@ class QuestionAnsweringTask(Task):
             characters, skipped = answer_span(record, text, config) if labelled else (None, False)
             ids, spans = encoded[text]
             first, stop_answer = overlapping(spans, *characters) if characters else (0, 0)
-            for start, stop in windows(len(ids), room, min(config.stride, room)):
+            pieces = list(windows(len(ids), room, min(config.stride, room)))
+            for (start, stop), most in zip(pieces, max_context(pieces), strict=True):
                 inside = first < stop_answer and start <= first and stop_answer <= stop
                 label = (first - start, stop_answer - 1 - start) if inside else (-1, -1)
                 items.append(
@@ -283,6 +294,7 @@ class QuestionAnsweringTask(Task):
                         number,
                         spans[start:stop],
                         text,
+                        most,
                         skipped,
                     )
                 )
@@ -292,7 +304,7 @@ class QuestionAnsweringTask(Task):
     def empty_item(self, spec: TaskSpec) -> ContextWindow:
         """Return a window of nothing."""
         none = np.zeros(0, np.int32)
-        return ContextWindow((none, none), None, 0, np.zeros((0, 2), np.int32), "")
+        return ContextWindow((none, none), None, 0, np.zeros((0, 2), np.int32), "", np.zeros(0, bool))
 
     @override
     def example(self, rng: np.random.Generator, item: ContextWindow, spec: TaskSpec) -> dict[str, np.ndarray]:
@@ -329,8 +341,8 @@ class QuestionAnsweringTask(Task):
         items: The windows.
 
         Returns:
-            {"answer", "start", "score", "no_answer_score"}; where the model predicts that there is no
-            answer, that is "" and its start -1.
+            {"answer", "start", "score", "no_answer_score"}, and where there may be no answer "best_answer"; where
+            the model predicts that there is none, "answer" is "" and its start -1.
         """
         best: dict[int, Prediction] = {}
         for logits, item in zip(outputs["logits"], items, strict=True):
@@ -342,21 +354,51 @@ class QuestionAnsweringTask(Task):
             better = span if span["score"] > old["score"] else old
             none_score = min(none_score, old["no_answer_score"])
             best[item.record] = {**old, **better, "no_answer_score": none_score}
-        return [_final(prediction, spec.config) for _, prediction in sorted(best.items())]
+        return [final_answer(prediction, spec.config) for _, prediction in sorted(best.items())]
 
     @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute exact match and F1 as SQuAD's scripts do."""
+        """Compute exact match and F1 as SQuAD's scripts do, and the best threshold where there may be no answer."""
         predicted = [prediction["answer"] for prediction in predictions]
         true = [record.get(spec.config.answers, "objective.answers") for record in records]
-        return Scores(
-            squad.scores(predicted, true), "f1", mean_of(squad.per_example(predicted, true, squad.f1))
-        )
+        figures = squad.scores(predicted, true)
+        if spec.config.no_answer and predictions and "best_answer" in predictions[0]:
+            best = [prediction["best_answer"] for prediction in predictions]
+            differences = [_null_score_diff(prediction) for prediction in predictions]
+            figures |= squad.best_thresholds(best, true, differences)
+        return Scores(figures, "f1", mean_of(squad.per_example(predicted, true, squad.f1)))
 
 
-def _final(prediction: Prediction, config: QuestionAnswering) -> Prediction:
-    if config.no_answer and prediction["no_answer_score"] > prediction["score"] - config.no_answer_threshold:
-        prediction = prediction | {"answer": "", "start": -1}
+def max_context(pieces: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Find the window in which each id of a context has the most context.
+
+    That is the first with the largest min(ids before it, ids after it) + 0.01 * length (BERT's run_squad.py).
+
+    Args:
+        pieces: (start, stop) of the windows.
+
+    Returns:
+        bool [stop - start] of each window.
+    """
+    total = max((stop for _, stop in pieces), default=0)
+    context = np.full((len(pieces), total), -np.inf)
+    for row, (start, stop) in zip(context, pieces, strict=True):
+        before = np.arange(stop - start)
+        row[start:stop] = np.minimum(before, before[::-1]) + 0.01 * (stop - start)
+    chosen = context.argmax(axis=0) if pieces else np.zeros(0, int)
+    return [chosen[start:stop] == number for number, (start, stop) in enumerate(pieces)]
+
+
+def _null_score_diff(prediction: Prediction) -> float:
+    return prediction["no_answer_score"] - prediction["score"]
+
+
+def final_answer(prediction: Prediction, config: QuestionAnswering) -> Prediction:
+    """Replace the best answer by none where that scores more by the threshold; scores have four digits."""
+    if config.no_answer:
+        prediction = prediction | {"best_answer": prediction["answer"]}
+        if _null_score_diff(prediction) > config.null_score_diff_threshold:
+            prediction = prediction | {"answer": "", "start": -1}
     return prediction | {name: round(prediction[name], 4) for name in ("score", "no_answer_score")}
 
 
