@@ -24,6 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.data.mixture_power = 1.0  # in proportion to their sizes
     config.data.sequence_length = 512
+    config.data.add_eos = False
     config.train.batch_size = 8000
     config.train.steps = 500_000
     optimizer = config.optimizer

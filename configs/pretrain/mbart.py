@@ -25,6 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.data.mixture_power = 0.7
     config.data.sequence_length = 512
+    config.data.add_eos = False
     config.train.batch_size = 256
     config.train.steps = 500_000
     optimizer = config.optimizer

@@ -32,6 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.data.mixture_power = 0.3
     config.data.sequence_length = 1024
+    config.data.add_eos = False
     config.train.batch_size = 1024
     config.train.steps = 1_000_000
     optimizer = config.optimizer

@@ -41,6 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.source = "tfds"
     config.data.tfds.name = "c4/en"
     config.data.sequence_length = 512
+    config.data.add_eos = False
     config.train.batch_size = 128
     config.train.steps = 2**19
     optimizer = config.optimizer

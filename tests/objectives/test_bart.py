@@ -133,6 +133,28 @@ def test_a_tenth_of_the_masks_is_random():
     assert abs((30_000 - masks) / 30_000 - 0.1) < 4 * math.sqrt(0.09 / 30_000) + 1e-3
 
 
+@pytest.mark.parametrize("draw", ["word", "token"])
+def test_a_word_is_masked_or_random_as_a_whole(draw):
+    """Words of three tokens: fairseq decides once a word; tokens one by one mix both in most random words."""
+    words = np.arange(VOCAB.size) % 3 == 0
+    config = BART(spans="mask", permute_fraction=0.0, random_token_fraction=0.5, mask_draw=draw)
+    this, rng = spec(101, config, words), np.random.default_rng(6)
+    text = with_special_tokens(range(102, 201))
+    kinds = []
+    for _ in range(200):
+        read = bart.mask_spans(rng, text, this)[1:-1].reshape(33, 3)
+        for row, original in zip(read, text[1:-1].reshape(33, 3), strict=True):
+            if not np.array_equal(row, original):
+                kinds.append(np.count_nonzero(row == VOCAB.mask))
+    counts = np.bincount(kinds, minlength=4)
+    if draw == "word":
+        # A random id is the mask's own once in a thousand times.
+        assert counts[1] + counts[2] < 0.01 * len(kinds) and len(kinds) == 200 * 10
+        assert stats.binomtest(int(counts[3]), len(kinds), 0.5).pvalue > 1e-3
+    else:
+        assert counts[1] + counts[2] > len(kinds) / 2
+
+
 def test_sentences_change_places_uniformly():
     """All orders of four, the last one without a full stop; of two full stops the second starts the next."""
     sentences = [(100, STOP), (101, 102, STOP), (STOP, 103, STOP), (104, 105)]

@@ -34,7 +34,7 @@ def test_the_seven_denoisers_of_table_1():
         ("X", 64, 0.15),
         ("X", 64, 0.5),
     ]
-    assert UL2().denoisers[6].mode == "S"
+    assert UL2().denoisers[6] == Denoiser("S", split="uniform")
     assert from_dict(UL2, to_dict(UL2())) == UL2()
 
 
@@ -65,7 +65,7 @@ def test_modes_and_denoisers_have_their_shares(weights):
     """Told apart by the mode and by how many sentinels and targets a row has."""
     denoisers = tuple(
         Denoiser(d.mode, d.mean_span_length, d.noise_density, w)
-        for d, w in zip(ul2.TABLE_1, weights, strict=True)
+        for d, w in zip(ul2.APPENDIX, weights, strict=True)
     )
     this, rng = spec(128, UL2(denoisers=denoisers)), np.random.default_rng(0)
     length = ul2.OBJECTIVE.window_spec(this).length
@@ -92,6 +92,13 @@ def test_s_denoising_cuts_uniformly():
     sizes = np.array([len(targets(ul2.OBJECTIVE.example(rng, text, this))) - 1 for _ in range(DRAWS)])
     assert sizes.min() == 1 and sizes.max() == 10
     assert stats.chisquare(np.bincount(sizes)[1:]).pvalue > 1e-3
+
+
+def test_s_denoising_of_table_1_writes_a_quarter():
+    this, rng = spec(65, UL2(denoisers=(ul2.TABLE_1[-1],))), np.random.default_rng(1)
+    for length, written in ((64, 16), (40, 10), (2, 1), (3, 1)):
+        row = ul2.OBJECTIVE.example(rng, window(np.arange(20, 20 + length)), this)
+        assert targets(row)[:-1] == list(range(20 + length - written, 20 + length))
 
 
 @pytest.mark.slow

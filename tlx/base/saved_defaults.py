@@ -19,6 +19,8 @@ VALUES: dict[str, dict[str, Any]] = {
     },
     "optimizer": {"bias_correction": True},
     "optimizer.schedule": {"decay_from": "warmup", "warmup_shape": "linear"},
+    "objective:bart": {"mask_draw": "token"},
+    "objective:mbart": {"mask_draw": "token"},
     "objective:question_answering": {"max_context": False},
     "objective:sop": {"word_rule": "tokenizer"},
     "objective:token_classification": {"encoding": "joined"},

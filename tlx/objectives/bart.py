@@ -10,7 +10,8 @@ infilling             ceil(ratio * words) words in spans of Poisson(lambda) word
                       no word insert a mask anywhere. Spans start at different words, but run into each
                       other: less than the budget is gone (27.2% of 98 words at 30%). A tenth of the masks
                       (`random_token_fraction`) shows a random id instead.
-  token masking       the same with `spans = "mask"`: single words, each of their tokens masked
+  token masking       the same with `spans = "mask"`: single words, each of their tokens masked; one draw decides
+                      whether a word shows random ids
   token deletion      the same with `spans = "delete"`: single words, gone
 rotation              with probability `rotate` the text starts at an offset uniform in 1..n-1 of the n
                       tokens (bos and eos counted, and left where they are)
@@ -46,6 +47,9 @@ class BART:
     """Fraction of the words in spans."""
     spans: Literal["infill", "mask", "delete"] = "infill"
     """Replacement of spans: one mask ("infill"), a mask for each token ("mask"), or nothing ("delete")."""
+    mask_draw: Literal["word", "token"] = "word"
+    """Unit of the draw of random ids in place of masks, for spans "mask": "word", as fairseq has it, whose tokens are
+    all masks or all random, or "token"."""
     poisson_lambda: float = 3.0
     """Mean length of an infilled span in words, above 0."""
     random_token_fraction: float = 0.1
@@ -166,9 +170,15 @@ def mask_spans(rng: np.random.Generator, tokens: np.ndarray, spec: ObjectiveSpec
     stops = np.append(words, len(tokens) - 1)[np.minimum(first + lengths, len(words))]
     result = tokens.copy()
     if config.spans == "mask":
-        hidden = covered(starts, stops, len(tokens))
-        positions = np.flatnonzero(hidden)
-        result[positions] = mask_fillers(rng, len(positions), spec)
+        positions = np.flatnonzero(covered(starts, stops, len(tokens)))
+        if config.mask_draw == "token":
+            result[positions] = mask_fillers(rng, len(positions), spec)
+        else:
+            order = np.argsort(starts)
+            sizes = (stops - starts)[order]
+            random_words = rng.random(len(starts)) < config.random_token_fraction
+            random_ids = rng.integers(1, spec.vocab.size, len(positions))
+            result[positions] = np.where(np.repeat(random_words, sizes), random_ids, spec.vocab.mask)
         return result
     result[starts] = mask_fillers(rng, len(starts), spec)
     gone = covered(starts if config.spans == "delete" else starts + 1, stops, len(tokens))

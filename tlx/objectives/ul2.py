@@ -2,7 +2,8 @@
 
 Tay et al. 2022, table 1 and its appendix: R-denoising (short spans, little noise: T5's) and X-denoising
 (long spans or much noise) are span corruption with their own mean length and density; S-denoising writes
-the rest of a text from its beginning, cut at a uniform point as T5's prefix_lm does it. A mode token stands
+the rest of a text from its beginning, cut at a uniform point as the appendix' code and T5's prefix_lm do it, or
+before its last quarter as table 1 says (`split`; TABLE_1). A mode token stands
 before the encoder's text: [NLU] for R, [NLG] for X, [S2S] for S, here the vocabulary's first three marks.
 Each row draws its denoiser by the weights (table 1: all alike; section 4.5 prefers 40/40/20 for R/X/S).
 Denoisers read texts of different lengths: a row reads the longest of them, and a shorter one works on a
@@ -42,6 +43,8 @@ class Denoiser:
     """Fraction of the tokens that are noise, between 0 and 1."""
     weight: float = 1.0
     """Relative probability of this denoiser, above 0."""
+    split: Literal["uniform", "fixed"] = "uniform"
+    """Where "S" cuts the text: at a uniform point, or so that `noise_density` of its tokens are written."""
 
     @functools.cached_property
     def spans(self) -> SpanCorruption:
@@ -49,7 +52,8 @@ class Denoiser:
         return SpanCorruption(noise_density=self.noise_density, mean_noise_span_length=self.mean_span_length)
 
 
-TABLE_1 = (
+# The denoisers of the appendix' code.
+APPENDIX = (
     Denoiser("R", 3, 0.15),
     Denoiser("R", 8, 0.15),
     Denoiser("X", 3, 0.5),
@@ -58,6 +62,8 @@ TABLE_1 = (
     Denoiser("X", 64, 0.5),
     Denoiser("S"),
 )
+# Those of table 1, which has S write a quarter of the text.
+TABLE_1 = (*APPENDIX[:-1], Denoiser("S", noise_density=0.25, split="fixed"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +72,7 @@ class UL2:
 
     name: str = "ul2"
     """Name in the table of objectives."""
-    denoisers: tuple[Denoiser, ...] = TABLE_1
+    denoisers: tuple[Denoiser, ...] = APPENDIX
     """The denoisers, at least one."""
     mode_tokens: bool = True
     """Whether the encoder's text begins with a mark of the mode."""
@@ -110,6 +116,13 @@ def _fitted(denoiser: Denoiser, room: int, sentinels: int) -> tuple[SpanCorrupti
         if noise_counts(size, spans)[1] <= sentinels:
             return spans, size, num_targets
         mean *= 1.02
+
+
+def _cut(rng: np.random.Generator, size: int, denoiser: Denoiser) -> int:
+    """Return how many of `size` tokens the encoder reads in mode S, at least 1 and fewer than all."""
+    if denoiser.split == "uniform":
+        return int(rng.integers(1, size))
+    return min(max(size - round(size * denoiser.noise_density), 1), size - 1)
 
 
 def fit_denoiser(denoiser: Denoiser, spec: ObjectiveSpec) -> tuple[SpanCorruption, int, int]:
@@ -162,7 +175,7 @@ class UL2Objective(Objective):
         start = int(rng.integers(len(text) - size + 1))
         text = text[start : start + size]
         if denoiser.mode == "S" and size > 1:
-            cut = int(rng.integers(1, size))
+            cut = _cut(rng, size, denoiser)
             source = np.append(text[:cut], vocab.eos)
             targets = np.append(text[cut:], vocab.eos)
         else:  # as span corruption has it where there are not two tokens to cut
