@@ -118,6 +118,11 @@ def test_answers_and_scores_of_classes(tmp_path):
     scores = task.score(answers, TEXTS, spec)
     assert scores.main == "accuracy" and scores.figures["accuracy"] == pytest.approx(2 / 3)
     assert scores.figures["f1/no"] == pytest.approx(2 / 3)
+    assert scores.figures["error_rate"] == pytest.approx(1 / 3)
+    assert scores.figures["precision_macro"] == scores.figures["recall_macro"] == pytest.approx(0.75)
+    # One of the two "yes" is right, at 95%; "no" is right at 88%.
+    expected = (abs(1 - 2 * 0.9526) + 1 - 0.8808) / 3
+    assert scores.figures["calibration_error"] == pytest.approx(expected, abs=1e-3)
     assert scores.statistic(np.array([1, 2, 2])) == 1.0 and scores.majority_baseline == pytest.approx(2 / 3)
     task.draw(answers, TEXTS, spec, tmp_path / "c.png")
     assert (tmp_path / "c.png").stat().st_size > 1000

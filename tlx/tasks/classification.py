@@ -20,6 +20,7 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics import classification as metrics
+from tlx.metrics.calibration import expected_calibration_error
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
 from tlx.models.heads import TaskHeadConfig
@@ -373,23 +374,31 @@ class ClassificationTask(PackableTask):
 
     @override
     def score(self, predictions: Sequence[Prediction], records: Sequence[Record], spec: TaskSpec) -> Scores:
-        """Compute accuracy and F1, where classes are few also each one's.
+        """Compute accuracy, error rate, and precision, recall and F1, of few classes also each one's F1.
 
         Returns:
-            The metrics; of single labels also Matthews' correlation.
+            The metrics; of single labels also Matthews' correlation and the expected calibration error.
         """
         config = spec.config
         names = config.labels
         count = len(names)
         predicted, true = labellings(predictions, records, config)
+        accuracy = metrics.accuracy(predicted, true)
+        macro = metrics.macro(predicted, true, count)
         figures = {
-            "accuracy": metrics.accuracy(predicted, true),
-            "f1_macro": metrics.macro(predicted, true, count).f1,
+            "accuracy": accuracy,
+            "error_rate": 1 - accuracy,
+            "f1_macro": macro.f1,
+            "precision_macro": macro.precision,
+            "recall_macro": macro.recall,
         }
         if config.multi_label:
             figures["f1_micro"] = metrics.micro(predicted, true, count).f1  # of single labels the accuracy
         else:
             figures["matthews"] = metrics.matthews(predicted, true)
+            if all("probability" in prediction for prediction in predictions):
+                probabilities = [prediction["probability"] for prediction in predictions]
+                figures["calibration_error"] = expected_calibration_error(probabilities, predicted == true)
         if count <= _LISTED:
             by_class: Any = metrics.per_class(predicted, true, count).f1
             figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, by_class, strict=True)}
