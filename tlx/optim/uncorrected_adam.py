@@ -22,7 +22,7 @@ def scale_by_uncorrected_adam(
         The transformation; its state is optax's ScaleByAdamState, so that a run may change over.
     """
 
-    def init(params: optax.Params) -> optax.ScaleByAdamState:
+    def init(params: optax.Params) -> optax.OptState:
         return optax.scale_by_adam(b1, b2, eps, mu_dtype=mu_dtype).init(params)
 
     def update(
