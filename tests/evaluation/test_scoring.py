@@ -11,6 +11,7 @@ from tlx.evaluation import scoring
 from tlx.models.config import ModelConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, InitConfig, PositionConfig
 from tlx.objectives import TABLE
+from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.parallel import unbox
 from tlx.text import Vocabulary
 
@@ -84,7 +85,8 @@ def expected(objective, text, source=None):
 
 
 def scored(objective, texts, sources=None, length=LENGTH):
-    return scoring.log_probs(*built(objective), texts, VOCAB, length, sources)
+    frame = TABLE.load(objective).frame(ObjectiveSpec(built(objective)[0].config, length, VOCAB))
+    return scoring.log_probs(*built(objective), texts, VOCAB, length, frame, sources)
 
 
 @pytest.mark.parametrize("objective", ["clm", "plm"])

@@ -51,7 +51,9 @@ def saved(family, slot, place):
     save_folder(
         place / "base", family, dataclasses.replace(config, adapters=AdapterConfig()), tree.unflatten(base)
     )
-    number = save_virtual_tokens(place / "adapter", config, tree.unflatten(flat), str(place / "base"), BEGIN)
+    number = save_virtual_tokens(
+        place / "adapter", config, tree.unflatten(flat), str(place / "base"), (BEGIN,)
+    )
     return number, json.loads((place / "adapter/adapter_config.json").read_text())
 
 
@@ -103,7 +105,7 @@ def test_peft_computes_the_same(family, slot, tmp_path):
 def test_unrepresentable_virtual_tokens_are_refused(family, adapters, message, tmp_path):
     config = dataclasses.replace(TABLE.load(family).base, adapters=AdapterConfig(**adapters))
     with pytest.raises(ConfigError, match=message):
-        save_virtual_tokens(tmp_path / "adapter", config, {}, "", BEGIN)
+        save_virtual_tokens(tmp_path / "adapter", config, {}, "", (BEGIN,))
     assert not (tmp_path / "adapter").exists()
 
 

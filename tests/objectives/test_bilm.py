@@ -186,11 +186,12 @@ def test_a_sampled_softmax_of_all_ids_is_the_whole_one_and_evaluation_never_samp
 
 
 def test_texts_are_scored_by_the_forward_direction():
-    """Within a row, each token after those before it and bos; its characters come from the ids."""
+    """Within a row, each token after those before it and eos; its characters come from the ids."""
     module, params, _ = made()
     vocab, ids = TOKENIZER.vocab, np.array(TOKENIZER.encode("héll"), np.int32)
-    (found,) = scoring.log_probs(module, params, [ids], vocab, LENGTH, characters=SPEC.characters)
-    given = np.concatenate([[vocab.bos], ids[:-1]])
+    frame = bilm.OBJECTIVE.frame(SPEC)
+    (found,) = scoring.log_probs(module, params, [ids], vocab, LENGTH, frame, characters=SPEC.characters)
+    given = np.concatenate([[vocab.eos], ids[:-1]])
     batch = {"tokens": given, "segments": np.ones_like(given), "characters": SPEC.characters[given]}
     rows = {key: value[None] for key, value in batch.items()}
     logits = jax.jit(lambda rows: module.apply({"params": params}, rows, method="logits"))(rows)

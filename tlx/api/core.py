@@ -19,8 +19,9 @@ from tlx.objectives.shared.base import ObjectiveModule
 from tlx.parallel import unbox
 from tlx.run import RunConfig
 from tlx.run.config import get_objective
-from tlx.run.spec import spec_of
+from tlx.run.spec import frame_of, spec_of
 from tlx.text import Tokenizer
+from tlx.text.frames import Frame
 from tlx.text.generation_rules import GenerationRules, rules_of, unused_message, values_of
 
 _log = logging.getLogger("tlx")
@@ -63,6 +64,11 @@ class ModelCore:
         execution = dataclasses.replace(self.module.model.execution, attention="xla")
         config = dataclasses.replace(self.module.model, execution=execution)
         return TwoStream(config) if self.kind == "two_stream" else Transformer(config)
+
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """Form of the texts that the model reads and writes: special ids, types, languages."""
+        return frame_of(self.config, self.tokenizer)
 
     @property
     def max_length(self) -> int | None:

@@ -1,21 +1,28 @@
 """Embedding of texts by a loaded model."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from tlx.api.forward import forward_hidden
-from tlx.api.text import TextMixin, as_list
+from tlx.api.text import Marks, TextMixin, as_list, row_arrays
 from tlx.base.errors import ConfigError
 from tlx.decode.padding import pad
 from tlx.models.pooling import pool
+from tlx.text.frames import Frame
 
 
 class EmbeddingMixin(TextMixin):
     """One vector per text."""
 
-    def embed(self, texts: str | Sequence[str], prompt: str | None = None) -> np.ndarray:
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        prompt: str | None = None,
+        language: str | None = None,
+        code: str | None = None,
+        mode: str | None = None,
+    ) -> np.ndarray:
         """Compute one vector per text.
 
         It is the mean of the last hidden states over the tokens of the text, or what config.embed says: a
@@ -28,6 +35,9 @@ class EmbeddingMixin(TextMixin):
             texts: One text or several.
             prompt: Name of one of the model's prompts (config.embed.prompts), which is put before each text;
                 None: config.embed.default_prompt; "": no prompt.
+            language: Language of the texts, for a model that was trained with languages.
+            code: Control code of the texts, for a model that was trained with codes.
+            mode: Mode of the texts, for a model that was trained with modes.
 
         Returns:
             float32 [N, D], or [D] for one str.
@@ -37,14 +47,14 @@ class EmbeddingMixin(TextMixin):
         """
         config = self.config.embed
         before = config.prompt(config.default_prompt if prompt is None else prompt)
-        prefix, suffix = self._embedding_frame
-        rows = [self._embedding_row(before + text) for text in as_list(texts)]
+        frame = self._frame_of(Marks(language, None, code, mode))
+        rows = [self._embedding_row(before + text, frame) for text in as_list(texts)]
         longest = max(map(len, rows), default=0)
         if self.max_length is not None and longest > self.max_length:
             raise ConfigError(f"a text has {longest} tokens, the model has {self.max_length} positions")
         vocab = self.tokenizer.vocab
         batch = pad(rows, vocab.pad, left=False, limit=self.max_length)
-        arrays = batch._asdict()
+        arrays = batch._asdict() | row_arrays(frame, rows, batch.tokens.shape[1])
         if self._characters is not None:
             arrays["characters"] = self._characters[arrays["tokens"]]
         hidden_BTD = np.asarray(forward_hidden(self.network, self.params["model"], arrays), np.float32)
@@ -52,27 +62,14 @@ class EmbeddingMixin(TextMixin):
         lengths_B1 = np.array([[len(row)] for row in rows])
         counted_BT = position_1T < lengths_B1
         if not config.special_tokens:
-            counted_BT = (position_1T >= len(prefix)) & (position_1T < lengths_B1 - len(suffix))
+            counted_BT = (position_1T >= len(frame.before)) & (position_1T < lengths_B1 - len(frame.after))
         vectors = pool(hidden_BTD, counted_BT, config)
         return vectors[0] if isinstance(texts, str) else vectors
 
-    @property
-    def _embedding_frame(self) -> tuple[list[int], list[int]]:
-        """Ids before and after a text that is embedded."""
-        vocab = self.tokenizer.vocab
-        # The encoder of T5 knows no cls: an id that was added to its vocabulary is in no text that it has seen.
-        unknown = self.kind == "encoder" and vocab.cls >= vocab.size - vocab.added
-        if (self.config.embed.special_tokens or unknown) and hasattr(self.tokenizer, "frame"):
-            imported: Any = self.tokenizer
-            return imported.frame
-        frames = {"encoder": ([vocab.cls], [vocab.sep]), "encoder_decoder": ([], [vocab.eos])}
-        return frames.get(self.kind, ([vocab.bos], []))
-
-    def _embedding_row(self, text: str) -> list[int]:
+    def _embedding_row(self, text: str, frame: Frame) -> list[int]:
         config = self.config.embed
-        prefix, suffix = self._embedding_frame
         text = text.strip() if config.strip else text
         tokens = self._encode(text.lower() if config.lower_case else text)
         if config.max_tokens:
-            tokens = tokens[: max(0, config.max_tokens - len(prefix) - len(suffix))]
-        return [*prefix, *tokens, *suffix]
+            tokens = tokens[: max(0, config.max_tokens - len(frame.before) - len(frame.after))]
+        return [*frame.before, *tokens, *frame.after]

@@ -12,11 +12,12 @@ from tlx.hub.task_head import TASKS, TaskHead
 from tlx.run.config import get_objective
 from tlx.run.spec import spec_of
 from tlx.tasks.shared.base import TaskSpec, is_supervised
-from tlx.tasks.shared.frames import frames_of
+from tlx.tasks.shared.frames import frames_of, task_frame
 from tlx.tasks.shared.inputs import input_row
 from tlx.text.frames import RowFrame
+from tlx.text.generation_rules import rules_of
 
-Frame = tuple[list[int], list[int]]
+SidesOfText = tuple[list[int], list[int]]
 _WITHOUT = "--without-head writes the model alone"
 
 
@@ -62,19 +63,39 @@ def exported_head(model: LoadedModel, without_head: bool = False) -> tuple[dict[
     return (_with_scale(kept, path, config) if is_number else kept), head
 
 
-def exported_frame(model: LoadedModel) -> Frame:
+def exported_frame(model: LoadedModel) -> SidesOfText:
     """Return the special tokens before and after a text, as the model was trained."""
-    vocab = model.tokenizer.vocab
-    frames: dict[str, Frame] = {
-        "encoder": ([vocab.cls], [vocab.sep]),
-        "decoder": ([vocab.bos], []),
-        "encoder_decoder": ([], [vocab.eos]),
-        "two_stream": ([vocab.eos], []),
-    }
+    frame = model.frame.named()
+    kind = model.kind
     if model.config.objective.name in (task for tasks in TASKS.values() for task in tasks):
-        frames["decoder"] = ([vocab.bos], [vocab.cls])
-        frames["two_stream"] = ([], [vocab.sep, vocab.cls])
-    return frames[model.kind]
+        # The form in which a class with a head reads a text.
+        frame = task_frame(frame, kind, model.tokenizer.vocab)
+    elif kind == "decoder":
+        return list(frame.prompt), []
+    return list(frame.before), list(frame.after)
+
+
+def special_ids(model: LoadedModel) -> dict[str, Any]:
+    """Return the ids of special tokens for config.json, those of an encoder-decoder's decoder among them.
+
+    eos_token_id is a list where several ids end a text.
+    """
+    vocab = model.tokenizer.vocab
+    frame = model.frame.named()
+    ids: dict[str, Any] = {"pad_token_id": vocab.pad, "eos_token_id": vocab.eos}
+    if model.kind == "encoder_decoder":
+        ids["decoder_start_token_id"] = frame.start[0]
+        if frame.begin:
+            ids["bos_token_id"] = ids["forced_bos_token_id"] = frame.begin[0]
+    else:
+        ids["bos_token_id"] = vocab.bos
+    if frame.vectors and frame.marks[0][0]:
+        ids["lang2id"] = dict(frame.marks)
+        return ids
+    # Ids that tlx added to the vocabulary are outside the exported embedding.
+    ids = {key: index for key, index in ids.items() if index < vocab.size - vocab.added}
+    ends = rules_of(model.tokenizer).ends
+    return ids | ({"eos_token_id": list(ends)} if len(ends) > 1 else {})
 
 
 def _check_rows(model: LoadedModel) -> None:
@@ -89,7 +110,7 @@ def _check_rows(model: LoadedModel) -> None:
     text = np.flatnonzero(~model.tokenizer.vocab.special)[:1].astype(np.int32)
     ours = input_row((text,) * columns, spec)
     theirs = input_row((text,) * columns, dataclasses.replace(spec, frames=_template(model, columns)))
-    compared = [name for name in ours if name.endswith("tokens")]
+    compared = [name for name in ours if name.endswith(("tokens", "positions"))]
     if model.config.model.embedding.num_types > 1 or model.kind == "two_stream":
         compared.append("types")
     if all(np.array_equal(ours[name], theirs[name]) for name in compared) and _same_place(spec, ours, theirs):

@@ -12,7 +12,7 @@ import numpy as np
 
 from tlx.api.forward import forward_logits
 from tlx.api.reply import messages_from, reply
-from tlx.api.text import PLACEHOLDERS, TextMixin, as_list, encode_with_specials
+from tlx.api.text import PLACEHOLDERS, Marks, TextMixin, as_list, encode_with_specials, row_arrays
 from tlx.base.errors import ConfigError
 from tlx.decode import generate as decoding
 from tlx.decode import stop as stopping
@@ -46,15 +46,20 @@ class GenerationMixin(TextMixin):
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         stop: Sequence[str] = (),
+        language: str | None = None,
+        target_language: str | None = None,
+        code: str | None = None,
+        mode: str | None = None,
     ) -> str | list[str]:
         """Continue each prompt by sampling, greedily or with beam search.
 
         An encoder-decoder trained to fill gaps fills the "<extra_id_0>", "<extra_id_1>" ... of its prompt and
         answers in that form; a prompt without a gap is continued. Others read the prompt as it is, where
         "[MASK]" is their mask. A permutation model continues from left to right (slowly: it has no cache).
-        A masked model cannot: see `fill`. What an imported model's generation_config.json asks for (several ids
-        that end a text, bad words, forced ids, smallest lengths, n-grams that may not repeat) is obeyed; one
-        warning names the keys that are not.
+        A masked model cannot: see `fill`. One that was trained with languages, control codes or modes writes after
+        the one that is named, by default the first (`frame.marks` lists them). What an imported model's
+        generation_config.json asks for (several ids that end a text, bad words, forced ids, smallest lengths,
+        n-grams that may not repeat) is obeyed; one warning names the keys that are not.
 
         Args:
             prompts: One prompt or several.
@@ -65,11 +70,14 @@ class GenerationMixin(TextMixin):
             seed: Seed of the random draws; prompt i has its own stream, whatever the other prompts are.
             num_beams: Number of beams of a beam search, instead of sampling; 0: sample.
             length_penalty: Exponent of the length by which beam scores are divided; larger favours longer.
-            begin: Text that an encoder-decoder's decoder starts with (a language's token, say); it is not
-                part of the answer.
+            begin: Text that an encoder-decoder's decoder starts with; it is not part of the answer.
             min_p: Drop tokens whose probability is below min_p times that of the likeliest; 0: none.
             repetition_penalty: Penalty on tokens that the text contains already; 1: none.
             stop: Strings that end the answer wherever token boundaries lie; they are not part of it.
+            language: Language of the prompts, as data.language names it.
+            target_language: Language of the answers; None: that of the prompts.
+            code: Control code of the answers, as data.language names it.
+            mode: Mode of a mixture of denoisers: "R", "X" or "S"; None: "S" for a prompt to continue, else "R".
 
         Returns:
             The continuations without their prompts; one str for one str.
@@ -90,13 +98,13 @@ class GenerationMixin(TextMixin):
             )
         texts = as_list(prompts)
         vocab = self.tokenizer.vocab
+        marks = Marks(language, target_language, code, mode)
         sources = None
         if self.kind == "encoder_decoder":
-            sources = [self._encode_source(text) for text in texts]
-            rows = [[vocab.bos, *self._encode(begin)]] * len(texts)
+            sources = [self._encode_source(text, marks) for text in texts]
+            rows = [self._decoder_prompt(begin, marks)] * len(texts)
         else:
-            first = vocab.eos if self.kind == "two_stream" else vocab.bos
-            rows = [[first, *self._encode(text)] for text in texts]
+            rows = [self._decoder_prompt(text, marks) for text in texts]
         stops_AV = self.automaton(tuple(stop), any(map(self._keeps_special, texts)))
         if num_beams:
             hypotheses = beam_search(
@@ -127,16 +135,19 @@ class GenerationMixin(TextMixin):
                 stops_AV=stops_AV,
                 rules=self.generation_rules,
             )
-        answers = [self._decode_answer(text, tokens) for text, tokens in zip(texts, outputs, strict=True)]
+        answers = [
+            self._decode_answer(text, tokens, marks) for text, tokens in zip(texts, outputs, strict=True)
+        ]
         answers = [stopping.cut(answer, stop) for answer in answers]
         return answers[0] if isinstance(prompts, str) else answers
 
-    def fill(self, text: str, top: int = 5) -> list[list[Candidate]]:
+    def fill(self, text: str, top: int = 5, language: str | None = None) -> list[list[Candidate]]:
         """Return the likeliest tokens for each mask of a text; each gap is filled independently.
 
         Args:
             text: A text with "[MASK]" (or "<mask>") in it.
             top: Number of candidates per gap.
+            language: Language of the text, for a model that was trained with languages.
 
         Returns:
             Candidates of each gap, the likeliest first.
@@ -145,13 +156,15 @@ class GenerationMixin(TextMixin):
             ConfigError: the model is no masked or permutation model, or the text has no mask or is too long.
         """
         if self.kind not in ("encoder", "two_stream"):
-            alternative = '("... <extra_id_0> ...")' if self.kind == "encoder_decoder" else ""
+            alternative = '("... <extra_id_0> ...")' if self._fills_gaps else ""
             raise ConfigError(f"fill is for masked models, this is {self.kind}; use generate{alternative}")
         self._require_heads()
         vocab = self.tokenizer.vocab
         tokens = encode_with_specials(self.tokenizer, text, self._mask_pieces)
-        frame = (vocab.cls, vocab.sep) if self.kind == "encoder" else (vocab.eos,)
-        row = np.array([frame[0], *tokens, *frame[1:]])
+        frame = self._frame_of(Marks(language))
+        row = np.array([*frame.before, *tokens, *frame.after])
+        if self.kind == "two_stream":
+            row = np.array([*frame.start, *tokens])
         (gaps,) = np.nonzero(row == vocab.mask)
         if not len(gaps):
             raise ConfigError(f"the text to fill has no {PLACEHOLDERS[0]}")
@@ -161,6 +174,7 @@ class GenerationMixin(TextMixin):
             )
         rows = self._pad_to_bucket(row[None])
         batch = self._token_arrays(rows, np.array([len(row)])) | {"target_positions": gaps[None]}
+        batch |= row_arrays(frame, [row.tolist()], rows.shape[1]) if self.kind == "encoder" else {}
         if self.kind == "two_stream":
             # Rank -1 makes a token visible to all others; the gaps come after them.
             batch |= {"rank": np.where(rows == vocab.mask, 0, -1), "query_rank": np.zeros_like(rows)}

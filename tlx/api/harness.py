@@ -57,8 +57,8 @@ class HarnessModel(TemplateLM):
         Args:
             lm: A decoder or an encoder-decoder.
             max_length: Tokens of the longest text; None: the number of positions of the model.
-            prefix_token_id: Id before a text that has no context; None: the tokenizer's bos, or its eos if
-                it has no bos.
+            prefix_token_id: Id before a text that has no context; None: the one of the model's frame, of an
+                imported decoder the tokenizer's bos, or its eos if it has no bos.
             template: Name of the chat template for apply_chat_template; "" is that of a run tuned on
                 conversations.
 
@@ -73,12 +73,13 @@ class HarnessModel(TemplateLM):
         self._uses_template = False
         self.backend = "causal" if lm.kind == "decoder" else "seq2seq"
         self.max_length = max_length or lm.config.model.position.max_length
-        vocab = lm.tokenizer.vocab
-        default_frame = ([vocab.bos], []) if self.backend == "causal" else ([], [vocab.eos])
-        self._frame = getattr(lm.tokenizer, "frame", default_frame)
-        # An encoder-decoder's bos starts its decoder; a bos that tlx added is not the tokenizer's own.
-        lacks_bos = self.backend == "seq2seq" or vocab.bos >= vocab.size - vocab.added
-        self._prefix = prefix_token_id or (vocab.eos if lacks_bos else vocab.bos)
+        self._trained = lm.frame.named()
+        before = self._trained.before if self.backend == "seq2seq" else self._trained.prompt
+        # An imported decoder's template may put ids after a text too, which the harness's own model keeps.
+        ends = self.backend == "seq2seq" or lm.config.frame is not None
+        self._frame = (before, self._trained.after if ends else ())
+        first = self._trained.first if self.backend == "causal" else (lm.tokenizer.vocab.eos,)
+        self._prefix = prefix_token_id or first[-1]
 
     @property
     def eot_token_id(self) -> int:
@@ -213,7 +214,7 @@ class HarnessModel(TemplateLM):
         """Return the decoder's prompts and the encoder's sources (None for a decoder)."""
         if self.backend == "causal":
             return contexts, None
-        return [[self.lm.tokenizer.vocab.bos]] * len(contexts), contexts
+        return [list(self._trained.prompt)] * len(contexts), contexts
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continue each context up to one of its stop strings."""

@@ -29,6 +29,7 @@ from tlx.run.checks import resolve
 from tlx.run.spec import make_module
 from tlx.text import Tokenizer, huggingface_tokenizer, load_tokenizer, word_pairs_tokenizer
 from tlx.text.huggingface_tokenizer import HuggingFaceTokenizer
+from tlx.text.imported_frame import imported_frame
 from tlx.text.imported_sentencepiece import LAYOUTS, MODELS, ImportedSentencePiece
 from tlx.text.missing_tokenizer import MissingTokenizer
 from tlx.training.directory import find_run_folder, read_run
@@ -103,6 +104,11 @@ def load(
     if tokenizer.hash != saved["tokenizer_hash"]:
         raise DataError(f"{folder / 'tokenizer'} is not the tokenizer that the run was trained with")
     config = resolve(_localized(saved["config"], folder, dtype), allow=tuple(allow))
+    source = saved["data"]
+    if config.frame is None and "imported_from" in source:
+        # Imported before runs kept a frame.
+        frame = imported_frame(tokenizer, config.model.kind, source.get("family", ""))
+        config = dataclasses.replace(config, frame=frame)
     loaded = load_params(path, step, dtype=dtype)
     module = make_module(config, tokenizer.vocab)
     params = loaded.tree
@@ -188,6 +194,8 @@ def open_hub_checkpoint(
     values["embed"] = to_dict(sentence)
     max_positions = model.position.max_positions or 512
     values["data"]["sequence_length"] = min(512, max_positions)
+    family = checkpoint.family.name
+    values["frame"] = to_dict(imported_frame(tokenizer, model.kind, family, checkpoint.raw))
     # A stand-in until the model is saved: then tokenizer.path names the tokenizer.
     values["tokenizer"]["kind"] = "bytes"
     return HubCheckpoint(checkpoint, resolve(values), tokenizer)

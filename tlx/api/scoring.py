@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tlx.api.forward import forward_logits
-from tlx.api.text import TextMixin, as_list
+from tlx.api.text import UNMARKED, Marks, TextMixin, as_list
 from tlx.base.errors import ConfigError
 from tlx.decode.choice import score_choices
 from tlx.evaluation import scoring
@@ -67,7 +67,13 @@ class ScoringMixin(TextMixin):
         return np.asarray(forward_logits(self.module, self.params, batch))[:, :length]
 
     def score(
-        self, texts: str | Sequence[str], prompts: str | Sequence[str] | None = None
+        self,
+        texts: str | Sequence[str],
+        prompts: str | Sequence[str] | None = None,
+        language: str | None = None,
+        target_language: str | None = None,
+        code: str | None = None,
+        mode: str | None = None,
     ) -> TextScore | list[TextScore]:
         """Compute log-likelihood and bits per byte of each text.
 
@@ -80,6 +86,10 @@ class ScoringMixin(TextMixin):
             texts: One text or several.
             prompts: Inputs of an encoder-decoder's encoder, one per text, with "<extra_id_0>" for a gap (and
                 in the texts for its content); None for other models.
+            language: As `generate` has it, of the prompts where there are some, else of the texts.
+            target_language: As `generate` has it, of the texts.
+            code: As `generate` has it.
+            mode: As `generate` has it.
 
         Returns:
             A list of TextScores; one TextScore for one str.
@@ -90,15 +100,17 @@ class ScoringMixin(TextMixin):
         self._require_heads()
         rows = [self._encode(text) for text in as_list(texts)]
         sizes = [self._count_bytes(text) for text in as_list(texts)]
+        marks = Marks(language, target_language, code, mode)
         sources = None
         if prompts is not None:
-            sources = [self._encode_source(prompt) for prompt in as_list(prompts)]
+            sources = [self._encode_source(prompt, marks) for prompt in as_list(prompts)]
         log_probs = scoring.log_probs(
             self.module,
             self.params,
             rows,
             self.tokenizer.vocab,
             self.config.data.sequence_length,
+            self._frame_of(marks),
             sources,
             self._characters,
         )
@@ -110,6 +122,10 @@ class ScoringMixin(TextMixin):
         prompts: str | Sequence[str],
         choices: Sequence[str] | Sequence[Sequence[str]],
         by: str = "total",
+        language: str | None = None,
+        target_language: str | None = None,
+        code: str | None = None,
+        mode: str | None = None,
     ) -> RankedChoice | list[RankedChoice]:
         """Choose the likeliest of given continuations of each prompt; nothing is sampled.
 
@@ -118,6 +134,10 @@ class ScoringMixin(TextMixin):
             choices: Continuations, the same for all prompts, or one sequence per prompt.
             by: What is compared: "total" is the log-likelihood, "tokens" and "bytes" divide it by the
                 length of the text.
+            language: As `generate` has it.
+            target_language: As `generate` has it.
+            code: As `generate` has it.
+            mode: As `generate` has it.
 
         Returns:
             A list of RankedChoices; one RankedChoice for one str.
@@ -130,12 +150,13 @@ class ScoringMixin(TextMixin):
             lists = [[str(choice) for choice in choices]] * len(texts)
         else:
             lists = [list(continuation_list) for continuation_list in choices]
-        scores = self.score_choices(texts, lists)
+        marks = Marks(language, target_language, code, mode)
+        scores = self.score_choices(texts, lists, marks)
         ranked = [best_of(options, values, by) for options, values in zip(lists, scores, strict=True)]
         return ranked[0] if isinstance(prompts, str) else ranked
 
     def score_choices(
-        self, prompts: Sequence[str], choices: Sequence[Sequence[str]]
+        self, prompts: Sequence[str], choices: Sequence[Sequence[str]], marks: Marks = UNMARKED
     ) -> list[list[TextScore]]:
         """Compute the likelihood of each choice after its prompt; the prompt is encoded once.
 
@@ -145,6 +166,7 @@ class ScoringMixin(TextMixin):
         Args:
             prompts: Texts to continue.
             choices: Continuations of each prompt.
+            marks: Language, code and mode of the texts.
 
         Returns:
             A list of scores per prompt, in the order of its choices.
@@ -155,7 +177,8 @@ class ScoringMixin(TextMixin):
         if self.kind not in ("decoder", "encoder_decoder"):
             raise ConfigError(f"choices are scored by decoders and encoder-decoders, this is {self.kind}")
         self._require_heads()
-        sources, rows, choice_tokens = zip(*map(self._encode_choices, prompts, choices), strict=True)
+        encoded = [self._encode_choices(*pair, marks) for pair in zip(prompts, choices, strict=True)]
+        sources, rows, choice_tokens = zip(*encoded, strict=True)
         scored = score_choices(
             self.network,
             self.params["model"],
@@ -182,15 +205,17 @@ class ScoringMixin(TextMixin):
         return max(len(source), len(row) + max(map(len, choice_tokens), default=0))
 
     def _encode_choices(
-        self, prompt: str, choices: Sequence[str]
+        self, prompt: str, choices: Sequence[str], marks: Marks = UNMARKED
     ) -> tuple[list[int], list[int], list[list[int]]]:
         """Return ids of (the encoder's input, empty for a decoder; the decoder's prefix; each choice)."""
-        vocab = self.tokenizer.vocab
+        frame = self._frame_of(marks, prompt)
         if self.kind == "encoder_decoder":
-            prefix = [vocab.bos, vocab.sentinel(0)] if self._fills_gaps else [vocab.bos]
-            return self._encode_source(prompt), prefix, [self._encode(choice) for choice in choices]
+            fills = self._appends_gap(prompt, marks) or (self._fills_gaps and self._keeps_special(prompt))
+            gap = [self.tokenizer.vocab.sentinel(0)] if fills else []
+            choice_tokens = [self._encode(choice) for choice in choices]
+            return self._encode_source(prompt, marks), [*frame.prompt, *gap], choice_tokens
         prompt_tokens, choice_tokens = continuations(self._encode, prompt, choices)
-        return [], [vocab.bos, *prompt_tokens], choice_tokens
+        return [], [*frame.prompt, *prompt_tokens, *frame.cue] or list(frame.context), choice_tokens
 
 
 def _text_score(log_probs: np.ndarray, num_bytes: int) -> TextScore:

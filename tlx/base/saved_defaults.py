@@ -20,10 +20,14 @@ VALUES: dict[str, dict[str, Any]] = {
     "optimizer": {"bias_correction": True},
     "optimizer.schedule": {"decay_from": "warmup", "warmup_shape": "linear"},
     "objective:bart": {"mask_draw": "token"},
+    "objective:classification": {"frame": "tlx"},
     "objective:mbart": {"mask_draw": "token"},
-    "objective:question_answering": {"max_context": False},
+    "objective:pair_classification": {"frame": "tlx"},
+    "objective:question_answering": {"max_context": False, "frame": "tlx"},
+    "objective:regression": {"frame": "tlx"},
+    "objective:similarity": {"frame": "tlx"},
     "objective:sop": {"word_rule": "tokenizer"},
-    "objective:token_classification": {"encoding": "joined"},
+    "objective:token_classification": {"encoding": "joined", "frame": "tlx"},
 }
 
 # Groups of the sources of a mixture, data.mixture[], relative to the source.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx.api.export import exported_frame, exported_head
+from tlx.api.export import exported_frame, exported_head, special_ids
 from tlx.api.load import load, open_hub_checkpoint
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
@@ -141,7 +141,7 @@ def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
     family = options.family or hub.family_of(config, params, head)
     if family not in TABLE:
         TABLE.load(family)  # raises an error that lists the families
-    special = _special_ids(model)
+    special = special_ids(model)
     dtype = None if options.dtype is None else np.dtype(options.dtype)
     with new_folder(path) as folder:
         # The tokenizer first: it may need a package that is not installed.
@@ -160,13 +160,16 @@ def _adapter(options: argparse.Namespace) -> None:
     base = model.config.base.path
     adapters = model.module.model.adapters
     if adapters.prefix_length or adapters.prompt_length:
-        bos = model.tokenizer.vocab.bos
+        start = model.frame.named().start
         with new_folder(options.target) as folder:
-            number = save_virtual_tokens(folder, model.module.model, model.params, base, bos)
+            number = save_virtual_tokens(folder, model.module.model, model.params, base, start)
         if adapters.prefix_length:
             kind = "a prefix"
+        elif start:
+            ids = ", ".join(map(str, start))
+            kind = f"the beginning of a text (id {ids}, which inputs must leave out) and a prompt"
         else:
-            kind = f"the beginning of a text (id {bos}, which inputs must leave out) and a prompt"
+            kind = "a prompt"
         print(f"{options.target}: {number} virtual tokens, {kind}")
     else:
         family, name = _base_class(options, model)
@@ -197,20 +200,6 @@ ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "merge": _merge,
     "adapter": _adapter,
 }
-
-
-def _special_ids(model: LoadedModel) -> dict[str, Any]:
-    """Return the ids of special tokens for config.json; an encoder-decoder starts decoding with tlx's bos.
-
-    eos_token_id is a list where several ids end a text.
-    """
-    vocab = model.tokenizer.vocab
-    bos_key = "decoder_start_token_id" if model.kind == "encoder_decoder" else "bos_token_id"
-    ids: dict[str, Any] = {"pad_token_id": vocab.pad, "eos_token_id": vocab.eos, bos_key: vocab.bos}
-    # Ids that tlx added to the vocabulary are outside the exported embedding.
-    ids = {key: index for key, index in ids.items() if index < vocab.size - vocab.added}
-    ends = rules_of(model.tokenizer).ends
-    return ids | ({"eos_token_id": list(ends)} if len(ends) > 1 else {})
 
 
 def _export_generation(target: pathlib.Path, model: LoadedModel, special: Mapping[str, Any]) -> None:

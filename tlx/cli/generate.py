@@ -7,6 +7,8 @@ r"""Continue a prompt with a trained model, or fill its gaps.
     tlx generate runs/quickstart --prompt='for i in ' --choice='range(10)' --choice='None' --by=bytes
     tlx generate runs/quickstart-mlm --prompt='for i in [MASK](10):'
     tlx generate runs/quickstart-span_corruption --prompt='for i in <extra_id_0>(10):'
+    tlx generate runs/mbart --prompt='the [MASK] sat' --language=en
+    tlx generate runs/ctrl --prompt='The' --code=Reviews
 
 RUN is a run directory or one of its checkpoints. Without --prompt, each line of the standard input is
 one. A masked language model prints the likeliest tokens for each [MASK]. With --choice nothing is sampled: the
@@ -36,9 +38,9 @@ def main(argv: list[str]) -> int:
 
     model = load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
     if model.kind == "encoder":
-        _show_gaps(model, prompts, options.top)
+        _show_gaps(model, prompts, options)
     elif options.choice:
-        _show_choices(model, prompts, options.choice, options.by)
+        _show_choices(model, prompts, options)
     else:
         _show_continuations(model, prompts, options)
     return 0
@@ -69,9 +71,23 @@ def _parser() -> argparse.ArgumentParser:
         "--begin", default="", metavar="TEXT", help="text with which the output of an encoder-decoder begins"
     )
     parser.add_argument("--top", type=int, default=5, help="candidates printed for each gap (5)")
+    _add_marks(parser)
     _add_sampling(parser)
     _add_search(parser)
     return parser
+
+
+def _add_marks(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of languages, control codes and modes."""
+    parser.add_argument("--language", metavar="NAME", help="language of the prompts (mBART, XLM)")
+    parser.add_argument(
+        "--target_language",
+        "--target-language",
+        metavar="NAME",
+        help="language of the outputs; that of the prompts where it is left out",
+    )
+    parser.add_argument("--code", metavar="NAME", help="control code of the outputs (CTRL)")
+    parser.add_argument("--mode", metavar="NAME", help="mode of a mixture of denoisers (UL2): R, X or S")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +164,7 @@ def _show_continuations(model: "LoadedModel", prompts: list[str], options: argpa
         options.min_p,
         options.repetition_penalty,
         tuple(options.stop),
+        **_marks(options),
     )
     for prompt, text in zip(repeated, texts, strict=True):
         if len(repeated) > 1:
@@ -156,18 +173,25 @@ def _show_continuations(model: "LoadedModel", prompts: list[str], options: argpa
         print(prompt, text, sep="\n" if text.startswith("<extra_id_") else "")
 
 
-def _show_gaps(model: "LoadedModel", prompts: list[str], top: int) -> None:
-    """Print the `top` likeliest tokens of each gap."""
+def _marks(options: argparse.Namespace) -> dict[str, str | None]:
+    """Return the language, code and mode of the texts as arguments of a model's methods."""
+    return {name: getattr(options, name) for name in ("language", "target_language", "code", "mode")}
+
+
+def _show_gaps(model: "LoadedModel", prompts: list[str], options: argparse.Namespace) -> None:
+    """Print the --top likeliest tokens of each gap."""
     for prompt in prompts:
         print(prompt)
-        for number, candidates in enumerate(model.fill(prompt, top), start=1):
+        for number, candidates in enumerate(model.fill(prompt, options.top, options.language), start=1):
             columns = (f"{candidate.piece!r} {candidate.probability:.3f}" for candidate in candidates)
             print(f"  gap {number}: " + "  ".join(columns))
 
 
-def _show_choices(model: "LoadedModel", prompts: list[str], choices: list[str], by: str) -> None:
+def _show_choices(model: "LoadedModel", prompts: list[str], options: argparse.Namespace) -> None:
     """Print a line for each choice with its log-likelihood in nats: total, and per token and byte."""
-    ranking = model.choose(prompts, choices, by)
+    choices: list[str] = options.choice
+    by: str = options.by
+    ranking = model.choose(prompts, choices, by, **_marks(options))
     assert isinstance(ranking, list)  # of a list of prompts
     for prompt, ranked in zip(prompts, ranking, strict=True):
         print(prompt)

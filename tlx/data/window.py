@@ -1,5 +1,6 @@
 """Windows: fixed-length pieces of text that flow from the data to an objective, and their specification."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -61,6 +62,42 @@ def padding_window(reads: WindowSpec, pad: int) -> Window:
     zeros = np.zeros(reads.length, np.int32)
     second = padding_window(WindowSpec(reads.second_length), pad) if reads.second_length else None
     return Window(np.full(reads.length, pad, np.int32), zeros, zeros.copy(), second)
+
+
+def window_of_texts(
+    reads: WindowSpec,
+    texts: Sequence[np.ndarray],
+    vocab: Vocabulary,
+    languages: Sequence[int] = (0, 0),
+    lead: Sequence[int] = (),
+) -> Window:
+    """Return the window of one text, or of a text and a second one.
+
+    Args:
+        reads: What an objective reads; a text that is longer is cut.
+        texts: int32 ids of one text or of two.
+        vocab: The vocabulary, for padding.
+        languages: Language of each text.
+        lead: End of the document before the first text.
+
+    Returns:
+        The window, padded.
+    """
+    tokens = np.concatenate([np.asarray(lead, np.int32), texts[0]])[: reads.length]
+    segments = np.repeat([1, 2], [len(lead), len(texts[0])])[: reads.length] if lead else np.ones(len(tokens))
+    positions = np.concatenate([np.arange(len(lead)), np.arange(len(texts[0]))])[: reads.length]
+    second = None
+    if reads.second_length:
+        others = texts[1:] or [np.zeros(0, np.int32)]
+        second = window_of_texts(WindowSpec(reads.second_length), others, vocab, languages[1:] or (0,))
+    rest = reads.length - len(tokens)
+    return Window(
+        np.pad(tokens, (0, rest), constant_values=vocab.pad).astype(np.int32),
+        np.pad(segments, (0, rest)).astype(np.int32),
+        np.pad(positions, (0, rest)).astype(np.int32),
+        second,
+        languages[0],
+    )
 
 
 def reversed_window(window: Window) -> Window:

@@ -1,9 +1,9 @@
 """Log-probabilities of given texts, token by token, under a model of any shape.
 
-decoder: each token after those before it, the first after bos. encoder: each token alone masked, all
-others visible (pseudo-log-likelihood, Salazar et al. 2020: one row per token). bilstm: its forward
-direction, as a decoder. two_stream: read left to right, after an eos. encoder_decoder: each token of a
-target text after those before it, given a source.
+decoder: each token after those before it, the first after the ids that a text starts from (Frame). encoder: each
+token alone masked, all others visible (pseudo-log-likelihood, Salazar et al. 2020: one row per token). bilstm: its
+forward direction, as a decoder. two_stream: read left to right. encoder_decoder: each token of a target text after
+those before it, given a source.
 
 Texts longer than the training length are read in windows that overlap by half, so that every token but the
 first ones has at least half a window of context.
@@ -20,6 +20,7 @@ from tlx.base.errors import ConfigError
 from tlx.decode.padding import bucket
 from tlx.nn.losses import token_losses
 from tlx.objectives.shared.base import ObjectiveModule
+from tlx.text.frames import Frame
 from tlx.text.vocabulary import Vocabulary
 
 MAX_ROWS = 32
@@ -46,6 +47,7 @@ def log_probs(
     texts: Sequence[Sequence[int]],
     vocab: Vocabulary,
     length: int,
+    frame: Frame,
     sources: Sequence[Sequence[int]] | None = None,
     characters: np.ndarray | None = None,
 ) -> list[np.ndarray]:
@@ -57,6 +59,7 @@ def log_probs(
         texts: Token ids of each text, without special ids around it.
         vocab: The vocabulary, with its special ids.
         length: Tokens of the longest row given to the model, its training length.
+        frame: The form of the texts, in which no name is open.
         sources: Token ids that an encoder-decoder's encoder reads, one sequence per text; None for others.
         characters: Character ids of each token [V, characters], for a model that reads them; else None.
 
@@ -78,7 +81,7 @@ def log_probs(
     rows = [
         row
         for number, text in enumerate(texts)
-        for row in _ROWS[kind](number, np.asarray(text, np.int32), vocab, length, sources)
+        for row in _text_rows(kind, number, np.asarray(text, np.int32), vocab, length, frame, sources)
     ]
     results = [np.zeros(len(text)) for text in texts]
     for batch in _batches(rows, module.model.padded_vocab):
@@ -111,55 +114,71 @@ def _score(module: ObjectiveModule, params: Any, batch: dict[str, jax.Array]) ->
     return -token_losses(hidden, unembedding, batch["targets"])[0]
 
 
-def _decoder_rows(
-    number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any
+def _text_rows(
+    kind: str,
+    number: int,
+    text: np.ndarray,
+    vocab: Vocabulary,
+    length: int,
+    frame: Frame,
+    sources: Sequence[Sequence[int]] | None,
 ) -> Iterator[ScoringRow]:
-    inputs = np.concatenate([[vocab.bos], text])
-    for begin, end, first in windows(len(text), length):
-        yield ScoringRow(
-            {**document_arrays(inputs[begin:end]), "targets": text[begin:end]}, number, first, end - first
-        )
+    """Yield the rows of a text for a model of a kind."""
+    if kind == "encoder":
+        return _encoder_rows(number, text, vocab.mask, length, frame)
+    if kind == "two_stream":
+        return _two_stream_rows(number, text, length, frame)
+    if kind == "encoder_decoder":
+        assert sources is not None
+        return _encoder_decoder_rows(number, text, frame, sources[number])
+    return _decoder_rows(number, text, length, frame)
 
 
-def _two_stream_rows(
-    number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any
-) -> Iterator[ScoringRow]:
-    inputs = np.concatenate([[vocab.eos], text])
-    for begin, end, first in windows(len(text), length - 1):
-        yield ScoringRow(left_to_right(inputs[begin : end + 1]), number, first, end - first)
+def _decoder_rows(number: int, text: np.ndarray, length: int, frame: Frame) -> Iterator[ScoringRow]:
+    first = np.array(frame.first, np.int32)
+    lead = len(first) - 1
+    inputs = np.concatenate([first, text])
+    for begin, end, start in windows(len(text), length - lead):
+        # A code stands before each row in training; what else stands before a text is left behind.
+        if frame.mark == "code" or begin == 0:
+            tokens = np.concatenate([first, text[begin : end - 1]])
+        else:
+            tokens = inputs[lead + begin : lead + end]
+        targets = np.concatenate([first[len(first) - (len(tokens) - (end - begin)) :], text[begin:end]])
+        yield ScoringRow({**document_arrays(tokens), "targets": targets}, number, start, end - start)
+
+
+def _two_stream_rows(number: int, text: np.ndarray, length: int, frame: Frame) -> Iterator[ScoringRow]:
+    first = np.array(frame.first, np.int32)
+    inputs = np.concatenate([first, text])
+    lead = len(first) - 1
+    for begin, end, start in windows(len(text), length - len(first)):
+        yield ScoringRow(left_to_right(inputs[lead + begin : lead + end + 1]), number, start, end - start)
 
 
 def _encoder_rows(
-    number: int, text: np.ndarray, vocab: Vocabulary, length: int, _: Any
+    number: int, text: np.ndarray, mask: int, length: int, frame: Frame
 ) -> Iterator[ScoringRow]:
-    for begin, end, first in windows(len(text), length - 2):
-        inputs = np.concatenate([[vocab.cls], text[begin:end], [vocab.sep]])
+    for begin, end, first in windows(len(text), length - len(frame.before) - len(frame.after)):
+        inputs = np.concatenate([frame.before, text[begin:end], frame.after]).astype(np.int32)
+        langs = {"langs": np.full(len(inputs), frame.languages[0])} if frame.languages else {}
         for target in range(first, end):
-            position = target - begin + 1
-            masked = np.where(np.arange(len(inputs)) == position, vocab.mask, inputs)
+            position = target - begin + len(frame.before)
+            masked = np.where(np.arange(len(inputs)) == position, mask, inputs)
             example = {"target_positions": np.array([position]), "targets": text[target : target + 1]}
-            yield ScoringRow({**document_arrays(masked), **example}, number, target, 1)
+            yield ScoringRow({**document_arrays(masked), **langs, **example}, number, target, 1)
 
 
 def _encoder_decoder_rows(
-    number: int, text: np.ndarray, vocab: Vocabulary, _: int, sources: Sequence[Sequence[int]]
+    number: int, text: np.ndarray, frame: Frame, source: Sequence[int]
 ) -> Iterator[ScoringRow]:
     if len(text):
-        inputs = np.concatenate([[vocab.bos], text[:-1]])
+        inputs = np.concatenate([frame.prompt, text]).astype(np.int32)
         example = {
-            **document_arrays(np.asarray(sources[number]), "encoder_"),
-            **document_arrays(inputs, "decoder_"),
+            **document_arrays(np.asarray(source), "encoder_"),
+            **document_arrays(inputs[:-1], "decoder_"),
         }
-        yield ScoringRow({**example, "targets": text}, number, 0, len(text))
-
-
-_ROWS = {
-    "decoder": _decoder_rows,
-    "bilstm": _decoder_rows,
-    "two_stream": _two_stream_rows,
-    "encoder": _encoder_rows,
-    "encoder_decoder": _encoder_decoder_rows,
-}
+        yield ScoringRow({**example, "targets": inputs[1:]}, number, 0, len(text))
 
 
 def document_arrays(tokens: np.ndarray, prefix: str = "") -> dict[str, np.ndarray]:

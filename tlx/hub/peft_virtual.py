@@ -9,7 +9,7 @@ virtual token of the export.
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -28,7 +28,11 @@ _PROMPT = "model/embedding/prompt"
 
 
 def save_virtual_tokens(
-    folder: str | os.PathLike, config: ModelConfig, params: Mapping[str, Any], base: str, begin: int
+    folder: str | os.PathLike,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    base: str,
+    begin: Sequence[int],
 ) -> int:
     """Write the prefix or the prompt of a decoder as a directory that `peft` loads.
 
@@ -37,8 +41,8 @@ def save_virtual_tokens(
         config: Config of the adapted model.
         params: {"model": ...} of the adapted model.
         base: Path or name of the base model, for adapter_config.json.
-        begin: Id with which texts begin. With a prompt it becomes one of the virtual tokens: texts that are
-            given to peft must not begin with it.
+        begin: Ids with which texts begin. With a prompt they become virtual tokens: texts that are given to peft
+            must not begin with them.
 
     Returns:
         The number of virtual tokens.
@@ -110,12 +114,12 @@ def _prefix(config: ModelConfig, flat: Mapping[str, Any]) -> np.ndarray:
     return np.stack((keys, values)).transpose(2, 1, 0, 3, 4).reshape(config.adapters.prefix_length, -1)
 
 
-def _prompt(config: ModelConfig, flat: Mapping[str, Any], begin: int) -> np.ndarray:
-    """Return float32 [1 + P, D]: the embedding of the id with which texts begin, and those of the prompt."""
+def _prompt(config: ModelConfig, flat: Mapping[str, Any], begin: Sequence[int]) -> np.ndarray:
+    """Return float32 [n + P, D]: the embeddings of the ids with which texts begin, and those of the prompt."""
     embedding = config.embedding
     if embedding.width or embedding.scale or embedding.cutoffs or embedding.norm:
         raise ConfigError(
             "peft passes a prompt to the model as it is; this model scales, projects or "
             "normalises its embeddings first"
         )
-    return np.concatenate([np.asarray(flat[_TABLE])[begin : begin + 1], np.asarray(flat[_PROMPT])])
+    return np.concatenate([np.asarray(flat[_TABLE])[np.array(begin, int)], np.asarray(flat[_PROMPT])])

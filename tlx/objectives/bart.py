@@ -23,6 +23,7 @@ describes tokens, and a rotation to a uniformly chosen one; code and released mo
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
+from tlx.text.frames import Frame
 
 SPANS = ("infill", "mask", "delete")
 
@@ -285,6 +287,25 @@ class BARTObjective(Objective):
     config_class = BART
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
+    restores_masks = True
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return bos before a text, eos after it; the decoder starts from eos and writes bos first."""
+        vocab = spec.vocab
+        bos = (vocab.bos,)
+        eos = (vocab.eos,)
+        return Frame(before=bos, between=eos, after=eos, start=eos, begin=bos, end=eos, place=-1)
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row in which nothing is damaged."""
+        config = dataclasses.replace(
+            spec.config, mask_fraction=0.0, permute_fraction=0.0, rotate_fraction=0.0, insert_fraction=0.0
+        )
+        return super().clean_example(texts, dataclasses.replace(spec, config=config), languages)
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -10,6 +10,7 @@ are the bytes of its piece: pieces stand where the paper has words.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.window import Window, WindowSpec
+from tlx.data.window import Window, WindowSpec, window_of_texts
 from tlx.models.bilstm import BiLSTM
 from tlx.models.config import ModelConfig
 from tlx.nn.dropout import dropout, fold
@@ -30,6 +31,7 @@ from tlx.nn.sampled import sampled_losses
 from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
 from tlx.parallel.sharding import logical
 from tlx.text.characters import PAD
+from tlx.text.frames import Frame
 
 # Branches of a row's keys, beside those of models/bilstm.py.
 _SAMPLES = 2**21
@@ -168,6 +170,20 @@ class BiLMObjective(Objective):
     config_class = BiLM
     module = BiLMModule
     kinds = ("bilstm",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return eos before and after a text."""
+        start = (spec.vocab.eos,)  # that of the document before: a row has no other id in front of a text
+        return Frame(before=start, start=start, end=start, place=-1)
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make the row of a text after the end of another."""
+        window = window_of_texts(self.window_spec(spec), texts, spec.vocab, languages, (spec.vocab.eos,))
+        return self.example(np.random.default_rng(0), window, spec)
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

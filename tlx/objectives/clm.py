@@ -8,16 +8,18 @@ with its own text, without bos.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from typing_extensions import override
 
 from tlx.base.term import Terms
-from tlx.data.window import Window, WindowSpec
+from tlx.data.window import Window, WindowSpec, window_of_texts
 from tlx.models.transformer import Transformer
 from tlx.nn.losses import cross_entropy
 from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
+from tlx.text.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,20 @@ class CLMObjective(Objective):
     config_class = CLM
     module = CLMModule
     kinds = ("decoder",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return bos before a text, eos after it."""
+        start = (spec.vocab.bos,)
+        return Frame(before=start, start=start, end=(spec.vocab.eos,), place=-1)
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make the row of a text after the end of another."""
+        window = window_of_texts(self.window_spec(spec), texts, spec.vocab, languages, (spec.vocab.eos,))
+        return self.example(np.random.default_rng(0), window, spec)
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -14,7 +14,8 @@ from typing_extensions import override
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
 from tlx.objectives.clm import CLMModule
-from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec, marks_of
+from tlx.text.frames import MARK, Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,18 @@ class CTRLObjective(Objective):
     config_class = CTRL
     module = CLMModule
     kinds = ("decoder",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return the control code before a text, eos after it."""
+        return Frame(
+            before=(MARK,),
+            start=(MARK,),
+            end=(spec.vocab.eos,),
+            place=-1,
+            mark="code",
+            marks=marks_of(spec),
+        )
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -18,6 +18,7 @@ Shapes are fixed, so that noise beyond six standard deviations, or beyond the la
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
+from tlx.text.frames import Frame
 from tlx.text.vocabulary import Vocabulary
 
 STYLES = ("bert", "mask", "spans", "drop")
@@ -133,6 +135,20 @@ class DenoisingObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
     fills_gaps = True
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return eos after a text; the decoder starts from bos."""
+        eos = (spec.vocab.eos,)
+        return Frame(between=eos, after=eos, start=(spec.vocab.bos,), end=eos, place=-1)
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row whose encoder reads the text that the decoder writes."""
+        text = np.append(texts[0], np.int32(spec.vocab.eos))
+        return encoder_decoder_arrays(text, text, (spec.length, spec.length), spec.vocab)
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -33,6 +33,7 @@ from tlx.nn.losses import cross_entropy, token_losses
 from tlx.objectives.clm import CLMModule
 from tlx.objectives.shared.arrays import leading_ones, pad_to_length, text_of
 from tlx.objectives.shared.base import Batch, Objective, ObjectiveSpec
+from tlx.text.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +176,18 @@ class DialogueObjective(Objective):
     config_class = Dialogue
     module = DialogueModule
     kinds = ("decoder",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return bos before what was said, a mark before the response, eos after it."""
+        vocab = spec.vocab
+        return Frame(
+            before=(vocab.bos,),
+            start=(vocab.bos,),
+            cue=(vocab.mark(turns.RESPONSE),),
+            end=(vocab.eos,),
+            place=-1,
+        )
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -10,6 +10,7 @@ here each row counts for itself, which is the same for full rows.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from typing_extensions import override
@@ -19,6 +20,7 @@ from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import pad_to_length, text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
+from tlx.text.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,24 @@ class MASSObjective(Objective):
     config_class = MASS
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
+    restores_masks = True
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return bos before a text, eos after it; the decoder starts from bos."""
+        eos = (spec.vocab.eos,)
+        return Frame(
+            before=(spec.vocab.bos,), between=eos, after=eos, start=(spec.vocab.bos,), end=eos, place=-1
+        )
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row whose encoder reads the text that the decoder writes."""
+        vocab = spec.vocab
+        row = np.concatenate([[vocab.bos], texts[0], [vocab.eos]]).astype(np.int32)
+        return encoder_decoder_arrays(row, row[1:], (spec.length, spec.length), vocab)
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -14,8 +14,9 @@ from typing_extensions import override
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
 from tlx.objectives.bart import BART, BARTObjective, add_noise, text_with_ends
-from tlx.objectives.shared.base import ObjectiveSpec
+from tlx.objectives.shared.base import ObjectiveSpec, marks_of
 from tlx.objectives.shared.encoder_decoder import encoder_decoder_arrays
+from tlx.text.frames import MARK, TARGET_MARK, Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,20 @@ class MBARTObjective(BARTObjective):
     """mBART's multilingual denoising."""
 
     config_class = MBART
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return eos and the language after a text; the decoder starts from the language."""
+        eos = (spec.vocab.eos,)
+        return Frame(
+            between=eos,
+            after=(*eos, MARK),
+            start=(TARGET_MARK,),
+            end=(*eos, TARGET_MARK),
+            place=-2,  # that of eos, as the class with a head reads it
+            mark="language",
+            marks=marks_of(spec),
+        )
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -13,7 +13,7 @@ Parts read packed text: windows of a document or a stream, pairs and memories ca
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +27,7 @@ from tlx.base.errors import ConfigError, one_of
 from tlx.base.term import Term, Terms
 from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec
+from tlx.text.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,6 +230,20 @@ class MixtureObjective(Objective):
     config_class = Mixture
     module = MixtureModule
     kinds = ("decoder", "encoder", "encoder_decoder")
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return the frame of the first part."""
+        part = spec.config.parts[0]
+        return part.implementation.frame(part.spec(spec))
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make the row of the first part."""
+        part = spec.config.parts[0]
+        return part.implementation.clean_example(texts, part.spec(spec), languages)
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -12,6 +12,7 @@ section 3.2) starts from the vectors of the positions alone. A transferred model
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -23,7 +24,7 @@ from tlx.data.window import Window, WindowSpec
 from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead, PositionTable
 from tlx.models.transformer import Transformer
-from tlx.objectives.shared.arrays import sparse_targets, text_of
+from tlx.objectives.shared.arrays import sparse_targets, text_of, with_targets
 from tlx.objectives.shared.base import (
     Batch,
     Objective,
@@ -34,6 +35,7 @@ from tlx.objectives.shared.base import (
     full_unembedding,
 )
 from tlx.objectives.shared.masking import Masking, chosen_positions, hide, num_predictions
+from tlx.text.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +156,19 @@ class MLMObjective(Objective):
     config_class = MLM
     module = MLMModule
     kinds = ("encoder",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return cls before a text, sep after it; the second of two texts has no type of its own."""
+        vocab = spec.vocab
+        return Frame(before=(vocab.cls,), between=(vocab.sep,), after=(vocab.sep,))
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row in which nothing is hidden."""
+        return with_targets(super().clean_example(texts, spec, languages))
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -29,6 +29,7 @@ targets are drawn on the text as it was, so that n-grams begin with words.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -36,11 +37,12 @@ import numpy as np
 from typing_extensions import override
 
 from tlx.base.errors import ConfigError
-from tlx.data.window import Window, WindowSpec
+from tlx.data.window import Window, WindowSpec, window_of_texts
 from tlx.models.two_stream import Memory, TwoStream, empty_memory
-from tlx.objectives.shared.arrays import sparse_targets
+from tlx.objectives.shared.arrays import leading_ones, sparse_targets
 from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
-from tlx.objectives.shared.plm_pairs import NUM_FUNCTIONAL, second_part
+from tlx.objectives.shared.plm_pairs import NUM_FUNCTIONAL, second_part, segments_row
+from tlx.text.frames import Frame
 
 MAX_NGRAM = 5
 _CUMULATIVE = np.cumsum(1 / np.arange(1, MAX_NGRAM + 1))  # of the unnormalised 1/n
@@ -204,6 +206,41 @@ class PLMObjective(Objective):
     config_class = PLM
     module = PLMModule
     kinds = ("two_stream",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return eos before a text that goes on; with pairs a row is A sep B sep cls."""
+        vocab = spec.vocab
+        eos = (vocab.eos,)
+        if not spec.config.pairs:
+            return Frame(before=eos, start=eos, end=eos, place=-1)
+        return Frame(
+            between=(vocab.sep,),
+            after=(vocab.sep, vocab.cls),
+            start=eos,
+            end=eos,
+            second_type=1,
+            last_type=2,
+            place=-1,
+        )
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row of a text after the end of another, or of the two texts of the second part."""
+        vocab = spec.vocab
+        if not spec.config.pairs:
+            window = window_of_texts(self.window_spec(spec), texts, vocab, languages, (vocab.eos,))
+            return self.example(np.random.default_rng(0), window, spec)
+        a, b = texts
+        row = segments_row(a, b, spec.length, spec)
+        return {
+            "tokens": row.tokens,
+            "positions": np.arange(spec.length, dtype=np.int32),
+            "segments": leading_ones(row.size, spec.length),
+            "types": row.types,
+        }
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -7,16 +7,18 @@ its TensorFlow code begins with zeros that are attended to. Every token but the 
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from typing_extensions import override
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.data.window import Window, WindowSpec
+from tlx.data.window import Window, WindowSpec, window_of_texts
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import Memory, empty_memory, remember
 from tlx.objectives.shared.base import Batch, Objective, ObjectiveModule, ObjectiveSpec, Predictions
+from tlx.text.frames import Frame
 
 # What tells how far back a token is, in whichever window it stood.
 POSITIONS = ("relative_sinusoidal", "relative_bias", "none")
@@ -78,6 +80,20 @@ class RecurrentLMObjective(Objective):
     config_class = RecurrentLM
     module = RecurrentLMModule
     kinds = ("decoder",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return eos before and after a text."""
+        start = (spec.vocab.eos,)  # that of the document before: a row has no other id in front of a text
+        return Frame(before=start, start=start, end=start, place=-1)
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make the row of a text after the end of another."""
+        window = window_of_texts(self.window_spec(spec), texts, spec.vocab, languages, (spec.vocab.eos,))
+        return self.example(np.random.default_rng(0), window, spec)
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

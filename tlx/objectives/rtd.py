@@ -14,6 +14,7 @@ its own that begins at zero ("heads/difference": `standalone` adds it for use wi
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -45,6 +46,7 @@ from tlx.objectives.shared.base import (
     at_positions,
 )
 from tlx.parallel.sharding import logical
+from tlx.text.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +255,20 @@ class RTDObjective(Objective):
     config_class = RTD
     module = RTDModule
     kinds = ("encoder",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return cls before a text, sep after it; the second of two texts has no type of its own."""
+        vocab = spec.vocab
+        return Frame(before=(vocab.cls,), between=(vocab.sep,), after=(vocab.sep,))
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row in which nothing is replaced."""
+        row = super().clean_example(texts, spec, languages)
+        return {**row, "tokens": row["original_tokens"]}
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -16,6 +16,7 @@ from tlx.data.window import Window, WindowSpec
 from tlx.objectives.dialogue import Dialogue, exchange
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
+from tlx.text.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,13 @@ class Seq2SeqDialogueObjective(Objective):
     config_class = Seq2SeqDialogue
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return eos after a text; the decoder starts from bos."""
+        vocab = spec.vocab
+        eos = (vocab.eos,)
+        return Frame(between=(vocab.sep,), after=eos, start=(vocab.bos,), end=eos, place=-1)
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

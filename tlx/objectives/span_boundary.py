@@ -14,6 +14,7 @@ tokens just outside it and an embedding of i, for spans with a token of their do
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -33,7 +34,7 @@ from tlx.nn.linear import Linear
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
 from tlx.objectives.mlm import with_special_tokens
-from tlx.objectives.shared.arrays import sparse_targets
+from tlx.objectives.shared.arrays import sparse_targets, with_targets
 from tlx.objectives.shared.base import (
     Batch,
     Objective,
@@ -45,6 +46,7 @@ from tlx.objectives.shared.base import (
 )
 from tlx.objectives.shared.masking import check_shares
 from tlx.parallel.sharding import logical
+from tlx.text.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +244,19 @@ class SpanBoundaryObjective(Objective):
     config_class = SpanBoundary
     module = SpanBoundaryModule
     kinds = ("encoder",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return cls before a text, sep after it; the second of two texts has no type of its own."""
+        vocab = spec.vocab
+        return Frame(before=(vocab.cls,), between=(vocab.sep,), after=(vocab.sep,))
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row in which nothing is hidden."""
+        return with_targets(super().clean_example(texts, spec, languages))
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -16,6 +16,7 @@ number of tokens that fills the encoder, so nothing is padded or cut. The decode
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from typing_extensions import override
@@ -25,6 +26,7 @@ from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
+from tlx.text.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,20 @@ class SpanCorruptionObjective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
     fills_gaps = True
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return eos after a text; the decoder starts from bos."""
+        eos = (spec.vocab.eos,)
+        return Frame(between=eos, after=eos, start=(spec.vocab.bos,), end=eos, place=-1)
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row whose encoder reads the text that the decoder writes."""
+        text = np.append(texts[0], np.int32(spec.vocab.eos))
+        return encoder_decoder_arrays(text, text, (spec.length, spec.length), spec.vocab)
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -15,8 +15,9 @@ from typing_extensions import override
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
 from tlx.objectives.shared.arrays import text_of
-from tlx.objectives.shared.base import Objective, ObjectiveSpec
+from tlx.objectives.shared.base import Objective, ObjectiveSpec, marks_of
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
+from tlx.text.frames import TARGET_MARK, Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,22 @@ class TextToTextObjective(Objective):
     config_class = TextToText
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return eos after a text, before it the mark of the language to write if the source has it."""
+        eos = (spec.vocab.eos,)
+        is_marked = spec.config.mark_target
+        return Frame(
+            before=(TARGET_MARK,) if is_marked else (),
+            between=eos,
+            after=eos,
+            start=(spec.vocab.bos,),
+            end=eos,
+            place=-1,
+            mark="language" if is_marked else "",
+            marks=marks_of(spec) if is_marked else (),
+        )
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

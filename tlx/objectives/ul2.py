@@ -16,6 +16,7 @@ on average with 97).
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from tlx.objectives.shared.arrays import text_of
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.encoder_decoder import EncoderDecoderModule, encoder_decoder_arrays
 from tlx.objectives.span_corruption import SpanCorruption, corrupt, noise_counts, raw_length
+from tlx.text.frames import MARK, Frame
 
 MODES = ("R", "X", "S")
 
@@ -143,6 +145,34 @@ class UL2Objective(Objective):
     module = EncoderDecoderModule
     kinds = ("encoder_decoder",)
     fills_gaps = True
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return the mode before a text and eos after it; the decoder starts from bos."""
+        vocab = spec.vocab
+        eos = (vocab.eos,)
+        used = {denoiser.mode for denoiser in spec.config.denoisers}
+        modes = [mode for mode in MODES if mode in used and spec.config.mode_tokens]
+        return Frame(
+            before=(MARK,) if modes else (),
+            between=eos,
+            after=eos,
+            start=(vocab.bos,),
+            end=eos,
+            place=-1,
+            mark="mode" if modes else "",
+            marks=tuple((mode, vocab.mark(MODES.index(mode))) for mode in modes),
+        )
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row of the first mode whose encoder reads the text that the decoder writes."""
+        vocab = spec.vocab
+        text = np.append(texts[0], np.int32(vocab.eos))
+        source = np.append(np.int32(vocab.mark(languages[0])), text) if spec.config.mode_tokens else text
+        return encoder_decoder_arrays(source, text, (spec.length, spec.length), vocab)
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

@@ -13,6 +13,7 @@ of languages: data.mixture_power.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from typing_extensions import override
@@ -20,9 +21,10 @@ from typing_extensions import override
 from tlx.base.errors import ConfigError
 from tlx.data.window import Window, WindowSpec
 from tlx.objectives.mlm import MaskedModule
-from tlx.objectives.shared.arrays import leading_ones, pad_to_length, sparse_targets, text_of
+from tlx.objectives.shared.arrays import leading_ones, pad_to_length, sparse_targets, text_of, with_targets
 from tlx.objectives.shared.base import Objective, ObjectiveSpec
 from tlx.objectives.shared.masking import check_shares, hide
+from tlx.text.frames import Frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +95,29 @@ class XLMObjective(Objective):
     config_class = XLM
     module = MaskedModule
     kinds = ("encoder",)
+
+    @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return eos around each text, with the language of each."""
+        eos = (spec.vocab.eos,)
+        reset = spec.config.reset_positions
+        return Frame(
+            before=eos,
+            between=eos * 2 if reset else eos,
+            after=eos,
+            second_ids=1,
+            restarts=reset,
+            mark="language",
+            marks=tuple((name, index) for index, name in enumerate(spec.languages)),
+            vectors=True,
+        )
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row in which nothing is hidden."""
+        return with_targets(super().clean_example(texts, spec, languages))
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:

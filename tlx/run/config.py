@@ -23,6 +23,7 @@ from tlx.optim.config import OptimizerConfig
 from tlx.parallel.config import MeshConfig
 from tlx.tasks import TABLE as TASKS
 from tlx.text.config import TokenizerConfig
+from tlx.text.frames import Frame
 from tlx.training.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
 from tlx.training.teacher import with_teacher
 
@@ -64,6 +65,9 @@ class RunConfig:
     """Base model of a fine-tuning; filled in when the run starts."""
     embed: SentenceConfig = dataclasses.field(default_factory=SentenceConfig)
     """Conversion of a text to a vector by `embed`; filled in by an import of a sentence-transformers directory."""
+    frame: Frame | None = None
+    """Form of the texts that the model was trained with before this run, special ids above all; filled in when a
+    fine-tuning starts and by an import. None is the objective's own, and of a task the rows of tlx."""
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
     """Which parameters a fine-tuning trains: all, LoRA, adapter modules, ..."""
 

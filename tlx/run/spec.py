@@ -8,6 +8,7 @@ import jax
 from tlx.base.errors import ConfigError
 from tlx.run.config import RunConfig, get_objective
 from tlx.text import Tokenizer, make_tokenizer
+from tlx.text.frames import Frame
 from tlx.text.vocabulary import Vocabulary
 
 
@@ -32,8 +33,19 @@ def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Any:
     """Return the ObjectiveSpec or TaskSpec: what examples depend on besides text and randomness."""
     data = config.data
     return get_objective(config).make_spec(
-        config.objective, config.model, data.sequence_length, data.languages, tokenizer
+        config.objective, config.model, data.sequence_length, data.languages, tokenizer, config.frame
     )
+
+
+def frame_of(config: RunConfig, tokenizer: Tokenizer) -> Frame:
+    """Return the form of the texts that the model of a run reads and writes.
+
+    It is the one that the run was given, by its base model or an import, or else its objective's.
+    """
+    objective = get_objective(config)
+    if config.frame is not None and not objective.supervised:
+        return config.frame
+    return objective.frame(spec_of(config, tokenizer))
 
 
 def abstract_batch(config: RunConfig, spec: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -57,5 +69,5 @@ def spec_before_tokenizer(config: RunConfig) -> Any:
         vocab = make_tokenizer(config.tokenizer, ()).vocab
     data = config.data
     return get_objective(config).abstract_spec(
-        config.objective, config.model, data.sequence_length, data.languages, vocab
+        config.objective, config.model, data.sequence_length, data.languages, vocab, config.frame
     )

@@ -35,6 +35,7 @@ from tlx.tasks.shared.base import (
     TaskSpec,
     check_texts,
     encode_columns,
+    languages_of,
 )
 from tlx.tasks.shared.class_weights import (
     BALANCED,
@@ -59,6 +60,11 @@ class Classes:
 
     label: str = "label"
     """Column with the label."""
+    language: str = ""
+    """Column with the language of the text, of its control code or its mode, for a base model that was trained with
+    those; "" is the default of the base model."""
+    second_language: str = ""
+    """Column with the same of a second text; "" is that of the first."""
     labels: tuple[str, ...] = ()
     """Names of the classes in order; () is those of the training records, sorted."""
     multi_label: bool = False
@@ -83,9 +89,10 @@ class Classes:
     "balanced" is the ratio of the records without it to those with it."""
     head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
     """Layers of the head."""
-    frame: Literal["tlx", "tokenizer"] = "tlx"
-    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
-    which is how models imported with their head were trained."""
+    frame: Literal["model", "tlx", "tokenizer"] = "model"
+    """Special ids of a row: "model", those that the base model was trained with; "tlx" (inputs.py), those of fresh
+    parameters; or "tokenizer", as an imported tokenizer's own template has them, which is how models imported with
+    their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
@@ -308,10 +315,12 @@ class ClassificationTask(PackableTask):
             The items, where the config packs as JoinedItems of one.
         """
         texts = encode_columns(records, self.text_columns(spec.config), tokenizer)
-        labels = [label_of(record, spec.config) if labelled else None for record in records]
-        items = [
-            Item(pair, label, number) for number, (pair, label) in enumerate(zip(texts, labels, strict=True))
-        ]
+        columns = (spec.config.language, spec.config.second_language)
+        languages = languages_of(records, columns, spec)
+        items = []
+        for number, (record, pair) in enumerate(zip(records, texts, strict=True)):
+            label = label_of(record, spec.config) if labelled else None
+            items.append(Item(pair, label, number, languages[number]))
         return [JoinedItems((item,), item.record) for item in items] if spec.config.packing else items
 
     @override
@@ -339,7 +348,7 @@ class ClassificationTask(PackableTask):
         if isinstance(item, JoinedItems):
             labels_of = partial(label_arrays, config=spec.config)
             return joined_row(item, spec, labels_of, self._empty_texts(spec))
-        return input_row(item.texts, spec) | label_arrays(item, spec.config)
+        return input_row(item.texts, spec, item.languages) | label_arrays(item, spec.config)
 
     @override
     def predictions(

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
-from tlx.tasks.shared.base import Columns, Prediction, Scores, TaskSpec
+from tlx.tasks.shared.base import Columns, Prediction, Scores, TaskSpec, languages_of
 from tlx.tasks.shared.generative import (
     DecodingConfig,
     GenerationItem,
@@ -35,6 +35,11 @@ class GenerationColumns:
 
     source: str = "{source}"
     """Template of the source, in which {column} is a column's text."""
+    language: str = ""
+    """Column with the language of the source, of its control code or its mode, for a base model that was trained with
+    those; "" is the default of the base model."""
+    target_language: str = ""
+    """Column with the same of the target; "" is that of the source."""
     target: str = "{target}"
     """Template of the target; one column with a list of texts has several references."""
     label_words: tuple[tuple[str, str], ...] = ()
@@ -124,8 +129,11 @@ def items_of(
     targets = iter(tokenizer.encode_batch([text for texts in references for text in texts]))
     items = []
     for number, (source, texts) in enumerate(zip(sources, references, strict=True)):
-        ids = source_ids(source, tokenizer, spec)
-        items.append(GenerationItem(ids, tuple(target_ids(next(targets), spec) for _ in texts), number))
+        how, _ = columns[number]
+        (names,) = languages_of([records[number]], (how.language, how.target_language), spec)
+        ids = source_ids(source, tokenizer, spec, names)
+        written = tuple(target_ids(next(targets), spec, names) for _ in texts)
+        items.append(GenerationItem(ids, written, number, names))
     return items
 
 

@@ -55,10 +55,12 @@ class LanguageModelingTask(PackedTextTask):
             An item for each segment.
         """
         del labelled
+        frame = self.frame(spec).named()
+        end = frame.end or (spec.vocab.eos,)
         items = []
         for number, (ids,) in enumerate(encode_columns(records, self.text_columns(spec.config), tokenizer)):
-            tokens = np.concatenate([[spec.vocab.bos], ids, [spec.vocab.eos]])
-            predicted = np.arange(len(tokens)) > 0
+            tokens = np.concatenate([frame.first, ids, end]).astype(np.int32)
+            predicted = np.arange(len(tokens)) >= len(frame.first)
             items += [PackedRow((segment,), number) for segment in cut_segments(tokens, predicted, spec)]
         return items
 

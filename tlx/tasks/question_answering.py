@@ -64,9 +64,10 @@ class QuestionAnswering:
     error where there is none), or also the record is left out of training where there is none ("skip")."""
     head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
     """Layers of the head."""
-    frame: Literal["tlx", "tokenizer"] = "tlx"
-    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
-    which is how models imported with their head were trained."""
+    frame: Literal["model", "tlx", "tokenizer"] = "model"
+    """Special ids of a row: "model", those that the base model was trained with; "tlx" (inputs.py), those of fresh
+    parameters; or "tokenizer", as an imported tokenizer's own template has them, which is how models imported with
+    their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""

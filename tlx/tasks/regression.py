@@ -29,9 +29,10 @@ class Regression:
     """Upper end of the scale: the number that the head gives as 1; numbers may lie outside."""
     head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
     """Layers of the head."""
-    frame: Literal["tlx", "tokenizer"] = "tlx"
-    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
-    which is how models imported with their head were trained."""
+    frame: Literal["model", "tlx", "tokenizer"] = "model"
+    """Special ids of a row: "model", those that the base model was trained with; "tlx" (inputs.py), those of fresh
+    parameters; or "tokenizer", as an imported tokenizer's own template has them, which is how models imported with
+    their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError for a scale without extent."""

@@ -63,9 +63,10 @@ class Similarity:
     """Upper end of the scale."""
     head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
     """Layers of the head."""
-    frame: Literal["tlx", "tokenizer"] = "tlx"
-    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
-    which is how models imported with their head were trained."""
+    frame: Literal["model", "tlx", "tokenizer"] = "model"
+    """Special ids of a row: "model", those that the base model was trained with; "tlx" (inputs.py), those of fresh
+    parameters; or "tokenizer", as an imported tokenizer's own template has them, which is how models imported with
+    their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError for a scale without extent."""
@@ -144,7 +145,7 @@ class SimilarityTask(Task):
         del rng
         arrays = input_row(item.texts, spec)
         # A template is the form in which a model was trained by others: with the pair in one order.
-        if spec.kind == "decoder" and spec.config.frame == "tlx" and len(item.texts) == 2:
+        if spec.kind == "decoder" and spec.config.frame != "tokenizer" and len(item.texts) == 2:
             swapped = input_row(item.texts[::-1], spec)
             arrays = {name: np.stack([arrays[name], swapped[name]]) for name in arrays}
         return arrays | {"label": np.asarray(item.label, np.float32), "weights": np.ones((), np.float32)}

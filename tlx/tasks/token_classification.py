@@ -68,9 +68,10 @@ class TokenClassification:
     tokens of the tag), which becomes numbers when the run starts; () is 1 for all."""
     head: TaskHeadConfig = dataclasses.field(default_factory=TaskHeadConfig)
     """Layers of the head."""
-    frame: Literal["tlx", "tokenizer"] = "tlx"
-    """Special ids of a row: "tlx" (inputs.py), or "tokenizer", as an imported tokenizer's own template has them,
-    which is how models imported with their head were trained."""
+    frame: Literal["model", "tlx", "tokenizer"] = "model"
+    """Special ids of a row: "model", those that the base model was trained with; "tlx" (inputs.py), those of fresh
+    parameters; or "tokenizer", as an imported tokenizer's own template has them, which is how models imported with
+    their head were trained."""
 
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""

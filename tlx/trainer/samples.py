@@ -28,7 +28,8 @@ _FILL_TOKENS = 12
 _ROW_DIMS = ("batch", "sequence")
 # Token of a prompt, from and to, that a model fills in, where it does not continue the prompt.
 _GAP = (12, 13)
-_GAP_NAMES = {"encoder": "[MASK]", "encoder_decoder": "<extra_id_0>"}
+_MASK = "[MASK]"
+_SENTINEL = "<extra_id_0>"
 
 
 class Prompt(NamedTuple):
@@ -37,7 +38,7 @@ class Prompt(NamedTuple):
     text: str
     """The text, with the name of a gap in it where the model fills gaps."""
     truth: str | None
-    """The text of the gap; None where there is none, or it is not known."""
+    """The text of the gap, or the whole text where the model writes that; None where it is not known."""
 
 
 def check_samples(config: RunConfig) -> None:
@@ -59,27 +60,32 @@ def check_samples(config: RunConfig) -> None:
             "validation records: set log.samples to their number"
         )
     for number, text in enumerate(log.sample_prompts):
-        if config.model.kind == "encoder" and _GAP_NAMES["encoder"] not in text:
+        if config.model.kind == "encoder" and _MASK not in text:
             raise ConfigError(
                 f"log.sample_prompts[{number}] = {text!r} has no [MASK] that an encoder could fill"
             )
 
 
-def gap_name(kind: str) -> str | None:
-    """Return the text that marks a gap in a prompt of such a model; None for models that continue prompts."""
-    return _GAP_NAMES.get(kind)
+def gap_name(config: RunConfig) -> str | None:
+    """Return the text that marks a gap in a prompt, as the objective has gaps; None where it has none."""
+    objective = get_objective(config)
+    if config.model.kind == "encoder" or objective.restores_masks:
+        return _MASK
+    return _SENTINEL if objective.fills_gaps else None
 
 
 def held_out_prompts(run: Run, count: int) -> list[Prompt]:
     """Return the beginnings of `count` documents of the validation split, with a gap where the model fills."""
-    name = gap_name(run.config.model.kind)
+    name = gap_name(run.config)
+    is_whole = get_objective(run.config).restores_masks
     prompts = []
     for tokens in document_starts(run.config, run.tokenizer, count):
         before, gap, after = (run.tokenizer.decode(part) for part in np.split(tokens, _GAP))
         if name is None:
             prompts.append(Prompt(before + gap + after, None))
         else:
-            prompts.append(Prompt(f"{before}{name}{after}", gap))
+            truth = before + gap + after if is_whole else gap
+            prompts.append(Prompt(f"{before}{name}{after}", truth))
     return prompts
 
 
@@ -100,8 +106,10 @@ def write_answers(model: "LoadedModel", prompts: Sequence[str], max_tokens: int,
             ", ".join(f"{c.piece!r} {c.probability:.0%}" for c in model.fill(text, top=3)[0])
             for text in prompts
         ]
-    if model.kind == "encoder_decoder":
+    if gap_name(model.config) == _SENTINEL:
         return list(model.generate(prompts, min(max_tokens, _FILL_TOKENS), temperature=0))
+    if model.kind == "encoder_decoder":
+        return list(model.generate(prompts, max_tokens, temperature=0))
     return list(model.generate(prompts, max_tokens, temperature=TEMPERATURE, seed=seed))
 
 

@@ -175,7 +175,7 @@ def show_next(model: "LoadedModel", workdir: pathlib.Path, config_words: Sequenc
     print("\nnext:")
     starts = samples.document_starts(config, model.tokenizer, 4)
     texts = [model.tokenizer.decode(tokens) for tokens in starts]
-    prompt = example_prompt(texts, samples.gap_name(config.model.kind))
+    prompt = example_prompt(texts, samples.gap_name(config))
     call = f"fill({prompt!r})" if config.model.kind == "encoder" else f"generate({prompt!r})"
     if config.model.kind == "bilstm":
         call = f"score({prompt!r})"

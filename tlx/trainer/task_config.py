@@ -14,11 +14,13 @@ from tlx.run import RunConfig
 from tlx.run.assemble import build_tokenizer, open_split
 from tlx.run.checks import resolve
 from tlx.run.config import get_objective, parse_config, without_nones
+from tlx.run.spec import frame_of
 from tlx.tasks import TABLE as TASKS
 from tlx.tasks.shared.base import Task, is_supervised
 from tlx.tasks.shared.text_metrics import check_libraries
 from tlx.trainer.base_model import BaseModel, cache_tokenizer, parameter_dtypes
 from tlx.training.config import BaseConfig
+from tlx.training.directory import read_run
 
 
 def complete_task_config(
@@ -59,6 +61,7 @@ def complete_task_config(
         values["tokenizer"] = {**to_dict(base.config.tokenizer), "path": cache_tokenizer(base.tokenizer)}
         record = dataclasses.replace(base.record, param_dtype="" if adapt.method == "full" else dtypes.frozen)
         values["base"] = to_dict(BaseConfig() if scratch else record)
+    values["frame"] = _frame(values, None if scratch else base, workdir)
     config = parse_config(values)
     config.data.records.validate()
     check_libraries(config.objective)
@@ -71,6 +74,19 @@ def complete_task_config(
         steps = config.data.records.epochs * rows / config.train.batch_size
         values["train"] = {**to_dict(config.train), "steps": max(1, round(steps))}
     return resolve(values)
+
+
+def _frame(values: Mapping[str, Any], base: BaseModel | None, workdir: pathlib.Path | None) -> Any:
+    """Return the form of the texts that the base model was trained with, as config.frame has it.
+
+    A run that has begun keeps what it began with: None where that was before runs kept a frame.
+    """
+    saved = None if workdir is None else read_run(workdir)
+    if saved is not None:
+        return saved["config"].get("frame")
+    if base is None:
+        return values.get("frame")
+    return to_dict(frame_of(base.config, base.tokenizer))
 
 
 def is_task(config: RunConfig) -> bool:

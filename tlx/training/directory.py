@@ -71,7 +71,8 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
 def resumed_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[AddedKey]]:
     """Return the config with which a run goes on, where its saved config lacks keys of today.
 
-    Labels that the run took from its training records are kept too, where the config names none.
+    Labels that the run took from its training records are kept too, where the config names none, and the form of its
+    rows, where the config says that of the base model.
 
     Args:
         workdir: Run directory; a run need not have begun there.
@@ -90,10 +91,16 @@ def resumed_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[di
     adopted, changed = adopt(config, saved)
     objective = adopted.get("objective") or {}
     before = saved.get("objective") or {}
-    if objective.get("name") == before.get("name") and not objective.get("labels"):
-        labels = before.get("labels")
-        if labels:
-            adopted["objective"] = {**objective, "labels": tuple(labels)}
+    if objective.get("name") != before.get("name"):
+        return adopted, changed
+    kept = {}
+    if before.get("labels") and not objective.get("labels"):
+        kept["labels"] = tuple(before["labels"])
+    # The default of runs that began before they kept the frame of their base model.
+    if objective.get("frame") == "model" and "frame" in before:
+        kept["frame"] = before["frame"]
+    if kept:
+        adopted["objective"] = {**objective, **kept}
     return adopted, changed
 
 

@@ -42,6 +42,14 @@ def leading_ones(count: int, length: int, dtype: type = np.int32) -> np.ndarray:
     return row
 
 
+def with_targets(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the arrays of a row whose `targets` stand in `tokens` again, at `target_positions`."""
+    real = row["weights"] > 0
+    tokens = row["tokens"].copy()
+    tokens[row["target_positions"][real]] = row["targets"][real]
+    return {**row, "tokens": tokens}
+
+
 def sparse_targets(tokens: np.ndarray, positions: np.ndarray, size: int, pad: int) -> dict[str, np.ndarray]:
     """Return the targets of some positions of a row, padded with weight 0.
 

@@ -13,6 +13,7 @@ and keys of an objective's own (`rank`, `types`, ...).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -22,7 +23,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Terms
-from tlx.data.window import Window, WindowSpec, dummy_window
+from tlx.data.window import Window, WindowSpec, dummy_window, window_of_texts
 from tlx.models.config import ModelConfig
 from tlx.nn import embed
 from tlx.nn.adaptive import AdaptiveUnembedding
@@ -30,6 +31,7 @@ from tlx.nn.embed import Unembedding
 from tlx.nn.losses import LossConfig, cross_entropy
 from tlx.objectives.shared.word_starts import albert_word_starts
 from tlx.text.characters import character_table
+from tlx.text.frames import Frame
 from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
 
@@ -175,6 +177,8 @@ class Objective:
     """Values of ModelConfig.kind that the objective works with; the first is the default."""
     fills_gaps: ClassVar[bool] = False
     """Whether a sentinel in the source asks for the text that is missing there."""
+    restores_masks: ClassVar[bool] = False
+    """Whether the source of an encoder-decoder has masks, and the answer is the whole text without them."""
     supervised: ClassVar[bool] = False
     """Whether examples are made of labelled records (a task) instead of text."""
 
@@ -195,6 +199,35 @@ class Objective:
         """
         raise NotImplementedError
 
+    def frame(self, spec: Any) -> Frame:
+        """Return the form of the texts that a model of this objective reads and writes.
+
+        Args:
+            spec: What examples depend on; the config, the vocabulary and the languages count.
+
+        Returns:
+            The frame, which everything that uses the model takes.
+        """
+        raise NotImplementedError
+
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: Any, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make the row of a text, or of a text and a second one, with the noise off.
+
+        It is the reference for `frame`: what a use of the model feeds it must be this.
+
+        Args:
+            texts: int32 ids, without special ids.
+            spec: What examples depend on.
+            languages: Language of each text.
+
+        Returns:
+            The arrays of `example`.
+        """
+        window = window_of_texts(self.window_spec(spec), texts, spec.vocab, languages)
+        return self.example(np.random.default_rng(0), window, spec)
+
     def make_spec(
         self,
         config: Any,
@@ -202,6 +235,7 @@ class Objective:
         length: int,
         languages: tuple[str, ...],
         tokenizer: Tokenizer,
+        frame: Frame | None = None,
     ) -> Any:
         """Build what the examples of a run depend on.
 
@@ -211,6 +245,7 @@ class Objective:
             length: Sequence length in tokens.
             languages: Languages of the data.
             tokenizer: The run's tokenizer.
+            frame: For tasks, the form of the texts that the base model was trained with; None: that of tlx's rows.
 
         Returns:
             An ObjectiveSpec; a TaskSpec for tasks.
@@ -224,6 +259,7 @@ class Objective:
         length: int,
         languages: tuple[str, ...],
         vocab: Vocabulary,
+        frame: Frame | None = None,
     ) -> Any:
         """Build the spec as far as shapes depend on it, before there is a tokenizer.
 
@@ -233,6 +269,7 @@ class Objective:
             length: Sequence length in tokens.
             languages: Languages of the data.
             vocab: The vocabulary that the tokenizer will have.
+            frame: As make_spec's.
 
         Returns:
             An ObjectiveSpec; a TaskSpec for tasks.
@@ -249,6 +286,11 @@ class Objective:
         """Make an example of placeholder text, for the names, shapes and dtypes of a batch."""
         window = dummy_window(self.window_spec(spec), spec.vocab)
         return self.example(np.random.default_rng(0), window, spec)
+
+
+def marks_of(spec: ObjectiveSpec) -> tuple[tuple[str, int], ...]:
+    """Return the names of the data's languages with their marks, ids of the vocabulary."""
+    return tuple((name, spec.vocab.mark(index)) for index, name in enumerate(spec.languages))
 
 
 def full_unembedding(unembedding: Unembedding | AdaptiveUnembedding) -> Unembedding:

@@ -49,14 +49,30 @@ def second_part(
     Returns:
         The part; nothing but padding where there is no text.
     """
+    if not len(text):
+        padding = np.full(length, spec.vocab.pad, np.int32)
+        return SecondSegment(padding, np.zeros(length, np.int32), np.zeros(length, bool), 0)
+    begun = other.tokens[other.segments > 0]
+    a, b = two_texts(rng, text, begun, length - NUM_FUNCTIONAL, spec, other.backwards)
+    return segments_row(a, b, length, spec)
+
+
+def segments_row(a: np.ndarray, b: np.ndarray, length: int, spec: ObjectiveSpec) -> SecondSegment:
+    """Join two texts that fit.
+
+    Args:
+        a: int32 ids.
+        b: int32 ids.
+        length: Tokens of the part.
+        spec: What examples depend on.
+
+    Returns:
+        A sep B sep cls, padded.
+    """
     vocab = spec.vocab
     tokens = np.full(length, vocab.pad, np.int32)
     types = np.zeros(length, np.int32)
     functional = np.zeros(length, bool)
-    if not len(text):
-        return SecondSegment(tokens, types, functional, 0)
-    begun = other.tokens[other.segments > 0]
-    a, b = two_texts(rng, text, begun, length - NUM_FUNCTIONAL, spec, other.backwards)
     size = len(a) + len(b) + NUM_FUNCTIONAL
     tokens[:size] = np.concatenate([a, [vocab.sep], b, [vocab.sep, vocab.cls]])
     types[len(a) + 1 : size] = 1

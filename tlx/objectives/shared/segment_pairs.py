@@ -14,6 +14,7 @@ anywhere where the tokenizer does not know. eos is left out: sep is there in its
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.linen as nn
@@ -29,7 +30,7 @@ from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead, PairHead
 from tlx.models.transformer import Transformer
 from tlx.nn.losses import cross_entropy
-from tlx.objectives.shared.arrays import sparse_targets, text_of
+from tlx.objectives.shared.arrays import sparse_targets, text_of, with_targets
 from tlx.objectives.shared.base import (
     Batch,
     Objective,
@@ -40,6 +41,7 @@ from tlx.objectives.shared.base import (
     full_unembedding,
 )
 from tlx.objectives.shared.masking import Masking, chosen_positions, hide, num_predictions
+from tlx.text.frames import Frame
 
 NUM_SPECIAL = 3  # cls, sep and sep
 
@@ -211,6 +213,20 @@ class PairObjective(Objective):
     """Whether label 1 is A and B in the wrong order; else B of another document."""
 
     @override
+    def frame(self, spec: ObjectiveSpec) -> Frame:
+        """Return cls before a text, sep after each; the second of two texts has a type of its own."""
+        vocab = spec.vocab
+        return Frame(before=(vocab.cls,), between=(vocab.sep,), after=(vocab.sep,), second_type=1)
+
+    @override
+    def clean_example(
+        self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
+    ) -> dict[str, np.ndarray]:
+        """Make a row of two texts in which nothing is hidden."""
+        a, b = texts
+        return with_targets(self._row(np.random.default_rng(0), a, b, 0, spec))
+
+    @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
         """Return pieces of documents with room for cls, sep and sep, and as much of another document."""
         if spec.length < 5:
@@ -229,7 +245,12 @@ class PairObjective(Objective):
         Returns:
             tokens, positions, segments, types [length]; target_positions, targets, weights [P]; label [].
         """
-        a, b, label = two_texts(rng, window, spec, self.swap)
+        return self._row(rng, *two_texts(rng, window, spec, self.swap), spec)
+
+    def _row(
+        self, rng: np.random.Generator, a: np.ndarray, b: np.ndarray, label: int, spec: ObjectiveSpec
+    ) -> dict[str, np.ndarray]:
+        """Make the row of two texts."""
         vocab = spec.vocab
         count = len(a) + len(b) + NUM_SPECIAL if len(a) else 0
         tokens = np.full(spec.length, vocab.pad, np.int32)

@@ -21,18 +21,23 @@ import jax
 import numpy as np
 from typing_extensions import override
 
+from tlx.base.errors import ConfigError, DataError
 from tlx.base.term import Terms
 from tlx.data.readers import Record, valid_text
 from tlx.metrics.resampling import Statistic
 from tlx.models.config import ModelConfig
 from tlx.objectives.shared.base import Batch, LossModule, Objective
-from tlx.tasks.shared.frames import frames_of
-from tlx.text.frames import RowFrame
+from tlx.tasks.shared.frames import frames_of, task_frame, tlx_frame
+from tlx.text.frames import Frame, RowFrame
+from tlx.text.imported_frame import imported_frame
 from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
 
 Prediction = dict[str, Any]
 """The prediction for a record, as it is written to a file: JSON."""
+
+Languages = tuple[str | None, str | None]
+"""Names of the language, the control code or the mode of a text, and of a second or a written one."""
 
 Columns = tuple[tuple[str, str], ...]
 """Names of a record's columns, each with the config's field that names it."""
@@ -56,6 +61,14 @@ class TaskSpec:
     """The tokenizer's own template of a row of one text and, where it has one, of two; () takes tlx's rows."""
     tokenizer: Tokenizer | None = None
     """For predictions that are texts; None in data workers, which only make examples."""
+    frame: Frame | None = None
+    """The form of the texts that the base model was trained with; None takes tlx's rows."""
+
+    def row_frame(self, num_texts: int) -> RowFrame | None:
+        """Return the ids around so many texts of a row, of no language in particular; None for tlx's rows."""
+        if self.frames:
+            return self.frames[num_texts - 1]
+        return None if self.frame is None else task_frame(self.frame, self.kind, self.vocab).row(num_texts)
 
 
 class Item(NamedTuple):
@@ -67,6 +80,8 @@ class Item(NamedTuple):
     """The label as a number or an array; None where it is not known."""
     record: int = 0
     """Index of the record."""
+    languages: Languages = (None, None)
+    """Names of the languages, the control code or the mode of the texts; None is the default of the frame."""
 
 
 class GenerationRequest(NamedTuple):
@@ -147,6 +162,15 @@ class Task(Objective):
     def infer_labels(self, config: Any, records: Sequence[Record]) -> Any:
         """Return the config with what only training records say: the names of the classes."""
         return config
+
+    @override
+    def frame(self, spec: TaskSpec) -> Frame:
+        """Return the form of the texts of the base model, or of tlx's rows."""
+        if spec.frame is not None:
+            return spec.frame
+        if spec.frames and spec.tokenizer is not None:
+            return imported_frame(spec.tokenizer, spec.kind)
+        return tlx_frame(spec.kind, spec.vocab, spec.tokenizer)
 
     def text_columns(self, config: Any) -> Columns:
         """Return the columns that hold input texts."""
@@ -286,6 +310,7 @@ class Task(Objective):
         length: int,
         languages: tuple[str, ...],
         tokenizer: Tokenizer,
+        frame: Frame | None = None,
     ) -> TaskSpec:
         """Build what the examples of a run depend on.
 
@@ -295,13 +320,14 @@ class Task(Objective):
             length: Sequence length in tokens.
             languages: Ignored; records have no language.
             tokenizer: The run's tokenizer.
+            frame: The form of the texts that the base model was trained with; None: that of tlx's rows.
 
         Returns:
             The spec.
         """
-        spec = self.abstract_spec(config, model, length, languages, tokenizer.vocab)
+        spec = self.abstract_spec(config, model, length, languages, tokenizer.vocab, frame)
         frames: tuple[RowFrame, ...] = ()
-        if getattr(config, "frame", "tlx") == "tokenizer":
+        if getattr(config, "frame", "model") == "tokenizer":
             frames = frames_of(tokenizer, len(self.text_columns(config)))
         return dataclasses.replace(spec, tokenizer=tokenizer, frames=frames)
 
@@ -313,6 +339,7 @@ class Task(Objective):
         length: int,
         languages: tuple[str, ...],
         vocab: Vocabulary,
+        frame: Frame | None = None,
     ) -> TaskSpec:
         """Build the spec as far as shapes depend on it, before there is a tokenizer.
 
@@ -322,6 +349,7 @@ class Task(Objective):
             length: Sequence length in tokens.
             languages: Ignored; records have no language.
             vocab: The vocabulary that the tokenizer will have.
+            frame: As make_spec's.
 
         Returns:
             The spec.
@@ -329,7 +357,8 @@ class Task(Objective):
         # The ids of a trained prompt follow those of the padded vocabulary.
         first = dataclasses.replace(model, vocab_size=model.vocab_size or vocab.size).padded_vocab
         prompt = tuple(range(first, first + model.adapters.prompt_length))
-        return TaskSpec(config, length, vocab, model.kind, prompt)
+        trained = None if getattr(config, "frame", "model") == "tlx" else frame
+        return TaskSpec(config, length, vocab, model.kind, prompt, frame=trained)
 
     @override
     def check_spec(self, spec: TaskSpec) -> None:
@@ -363,6 +392,39 @@ def check_texts(record: Record, columns: Columns) -> None:
     """Raise DataError where a column is missing, holds no text or a text that is not valid Unicode."""
     for name, field in columns:
         valid_text(record, record.text(name, field))
+
+
+def languages_of(records: Sequence[Record], columns: tuple[str, str], spec: TaskSpec) -> list[Languages]:
+    """Read the names that the base model's frame has for texts: of languages, control codes or modes.
+
+    Args:
+        records: The records.
+        columns: Column of the first text's name, and of the second's or the written one's; "" is none.
+        spec: What examples depend on.
+
+    Returns:
+        Both names of each record; None where there is no column.
+
+    Raises:
+        ConfigError: There is a column, but the base model was trained without such names.
+        DataError: A record has a name that the base model was not trained with, or none.
+    """
+    if not any(columns):
+        return [(None, None)] * len(records)
+    if spec.frame is None or not spec.frame.marks:
+        raise ConfigError(
+            f"objective.language = {next(filter(None, columns))!r}: the base model was trained without languages, "
+            "control codes or modes; leave it out"
+        )
+    languages = []
+    for record in records:
+        first, second = (record.text(name, "objective.language") if name else None for name in columns)
+        try:
+            spec.frame.named(first, second)
+        except ConfigError as error:
+            raise DataError(f"{record.where}: {error}") from error
+        languages.append((first, second))
+    return languages
 
 
 def encode_columns(

@@ -4,6 +4,8 @@
                        decoder starts from bos and writes TARGET eos
     decoder            bos SOURCE sep TARGET eos
 
+and in the form that the base model was trained with where that is another one (`spec.frame`).
+
 Every token of the target, and eos, is to be predicted, and nothing else. A trained prompt (prompt tuning)
 precedes the source. Sources lose their ends where they are too long, targets theirs and the eos. The
 room for the source is what the longest target leaves, whatever the row's own target is: what is read while
@@ -23,9 +25,11 @@ from tlx.base.term import Terms
 from tlx.nn import embed
 from tlx.nn.losses import cross_entropy
 from tlx.objectives.shared.arrays import pad_to_length
-from tlx.tasks.shared.base import Batch, GenerationRequest, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.base import Batch, GenerationRequest, Languages, Task, TaskModule, TaskSpec
+from tlx.tasks.shared.frames import tlx_frame
 from tlx.tasks.shared.heads import hidden_states, language_model
 from tlx.tasks.shared.inputs import token_arrays
+from tlx.text.frames import Frame
 from tlx.text.tokenizer import Tokenizer
 
 KINDS = ("encoder_decoder", "decoder")
@@ -59,15 +63,40 @@ class GenerationItem(NamedTuple):
     """int32 ids of each reference with eos, one of which is drawn each time the item comes by."""
     record: int = 0
     """Index of the record."""
+    languages: Languages = (None, None)
+    """Names of the source and of the targets, of their languages, control codes or modes."""
 
 
-def source_ids(text: np.ndarray, tokenizer: Tokenizer, spec: TaskSpec) -> np.ndarray:
+def text_frame(
+    spec: TaskSpec, tokenizer: Tokenizer | None = None, languages: Languages = (None, None)
+) -> Frame:
+    """Return the form of sources and targets.
+
+    Args:
+        spec: What examples depend on.
+        tokenizer: The run's tokenizer, for an imported one's own template.
+        languages: Names of the source and of the target.
+
+    Returns:
+        The frame, in which no name is open; of a decoder, with what stands between source and target.
+    """
+    trained = spec.frame or tlx_frame(spec.kind, spec.vocab, tokenizer)
+    frame = trained.named(*languages)
+    if spec.kind == "decoder" and not frame.cue:
+        frame = dataclasses.replace(frame, cue=(spec.vocab.sep,))
+    return frame
+
+
+def source_ids(
+    text: np.ndarray, tokenizer: Tokenizer, spec: TaskSpec, languages: Languages = (None, None)
+) -> np.ndarray:
     """Add the special ids around a source, and truncate it.
 
     Args:
         text: int32 ids of the source.
         tokenizer: The run's tokenizer.
         spec: What examples depend on.
+        languages: Names of the source and of the target.
 
     Returns:
         int32 [n].
@@ -75,15 +104,15 @@ def source_ids(text: np.ndarray, tokenizer: Tokenizer, spec: TaskSpec) -> np.nda
     Raises:
         ConfigError: The row has no room for a source.
     """
-    vocab = spec.vocab
     target_length = spec.config.target_length
+    frame = text_frame(spec, tokenizer, languages)
     if spec.kind == "encoder_decoder":
-        before, after = getattr(tokenizer, "frame", ((), (vocab.eos,)))
-        before = [*spec.prompt, *before]
+        before = [*spec.prompt, *frame.before]
+        after = frame.after
         room = spec.length
     else:
-        before = [vocab.bos, *spec.prompt]
-        after = [vocab.sep]
+        before = [*frame.start, *spec.prompt]
+        after = frame.cue
         room = spec.length - target_length
     room -= len(before) + len(after)
     if room < 1:
@@ -94,9 +123,20 @@ def source_ids(text: np.ndarray, tokenizer: Tokenizer, spec: TaskSpec) -> np.nda
     return np.concatenate([before, text[:room], after]).astype(np.int32)
 
 
-def target_ids(text: np.ndarray, spec: TaskSpec) -> np.ndarray:
-    """Return a target with its eos, truncated to its length, int32 [n]."""
-    return np.append(text, spec.vocab.eos)[: spec.config.target_length].astype(np.int32)
+def target_ids(text: np.ndarray, spec: TaskSpec, languages: Languages = (None, None)) -> np.ndarray:
+    """Add what a target begins and ends with, and truncate it.
+
+    Args:
+        text: int32 ids of the target.
+        spec: What examples depend on.
+        languages: Names of the source and of the target.
+
+    Returns:
+        int32 [n].
+    """
+    frame = text_frame(spec, None, languages)
+    end = frame.end or (spec.vocab.eos,)
+    return np.concatenate([frame.begin, text, end])[: spec.config.target_length].astype(np.int32)
 
 
 class GenerationModule(TaskModule):
@@ -147,6 +187,14 @@ class GenerativeTask(Task):
     kinds = KINDS
 
     @override
+    def frame(self, spec: TaskSpec) -> Frame:
+        """Return the form of sources and targets, with the default names open."""
+        trained = super().frame(spec)
+        if spec.kind == "decoder" and not trained.cue:
+            return dataclasses.replace(trained, cue=(spec.vocab.sep,))
+        return trained
+
+    @override
     def empty_item(self, spec: TaskSpec) -> GenerationItem:
         """Return an item of no text; raises ConfigError where the row has no room for a source."""
         if spec.kind == "encoder_decoder" and spec.config.target_length > spec.length:
@@ -181,17 +229,18 @@ class GenerativeTask(Task):
             target = item.targets[int(rng.integers(num_targets)) if num_targets > 1 else 0]
         if spec.kind == "encoder_decoder":
             length = spec.config.target_length
-            start = 0
-            decoder = [[vocab.bos], target[:-1]] if num_targets else [target]
+            lead = 0
+            start = list(text_frame(spec, None, item.languages).start)
+            decoder = [start, target[:-1]] if num_targets else [target]
             arrays = token_arrays([item.source], spec, "encoder_")
             arrays |= token_arrays(decoder, spec, "decoder_", length)
         else:
             length = spec.length
-            start = max(len(item.source) - 1, 0)
+            lead = max(len(item.source) - 1, 0)
             arrays = token_arrays([item.source, target[:-1]], spec)
         weights = np.zeros(length, np.float32)
-        weights[start : start + len(target)] = 1.0
-        targets = np.append(np.full(start, vocab.pad), target)
+        weights[lead : lead + len(target)] = 1.0
+        targets = np.append(np.full(lead, vocab.pad), target)
         return arrays | {"targets": pad_to_length(targets, length, vocab.pad), "weights": weights}
 
     @override
@@ -204,7 +253,7 @@ class GenerativeTask(Task):
         sources = None
         if spec.kind == "encoder_decoder":
             sources = prompts
-            prompts = [[spec.vocab.bos]] * len(sources)
+            prompts = [list(text_frame(spec, None, item.languages).prompt) for item in items]
         return GenerationRequest(
             prompts, sources, config.target_length, config.num_beams, config.length_penalty
         )

@@ -5,7 +5,8 @@
     decoder            bos A [sep B] cls            the last (Radford et al. 2018: start, delimiter, extract)
     encoder_decoder    A [sep B] eos; bos before it in the decoder: its last position (Lewis et al. 2020)
 
-With objective.frame = "tokenizer" rows have an imported tokenizer's own template instead (frames.py).
+Rows of a model that was trained in another form have that instead (`spec.frame`), and those of objective.frame =
+"tokenizer" an imported tokenizer's own template (frames.py).
 
 A trained prompt (prompt tuning) precedes A, in the encoder alone where there is a decoder too. Texts that
 are too long lose tokens from their ends, the longer of two first.
@@ -18,16 +19,35 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.objectives.shared.arrays import leading_ones, pad_to_length
-from tlx.tasks.shared.base import TaskSpec
+from tlx.tasks.shared.base import Languages, TaskSpec
+from tlx.tasks.shared.frames import task_frame
+from tlx.text.frames import Frame, RowFrame
 
 KINDS = ("encoder", "decoder", "encoder_decoder", "two_stream")
 _MAX_SPECIAL = 4  # special ids of a row of two texts, at most
 
 
-def input_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarray]:
-    """Return the arrays of a row, [length] each, and `place` []; ConfigError where texts have no room."""
-    if spec.frames:
-        return _framed_row(texts, spec)
+def input_row(
+    texts: tuple[np.ndarray, ...], spec: TaskSpec, languages: Languages = (None, None)
+) -> dict[str, np.ndarray]:
+    """Return the arrays of a row.
+
+    Args:
+        texts: int32 ids of each text.
+        spec: What examples depend on.
+        languages: Names that the frame of the base model has for the texts.
+
+    Returns:
+        Arrays [length] each, and `place` [].
+
+    Raises:
+        ConfigError: Texts have no room, or a name is not one that the model was trained with.
+    """
+    template = spec.frames[len(texts) - 1] if spec.frames else None
+    if spec.frame is not None:
+        return _trained_row(texts, spec, spec.frame.named(*languages), template)
+    if template is not None:
+        return _framed_row(texts, spec, template)
     prompt = list(spec.prompt)
     least = _MAX_SPECIAL + len(prompt)
     if spec.length <= least:
@@ -61,9 +81,40 @@ def input_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.nda
     }
 
 
-def _framed_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.ndarray]:
-    """Return the arrays of a row in the tokenizer's own template, and `place`."""
-    frame = spec.frames[len(texts) - 1]
+def _trained_row(
+    texts: tuple[np.ndarray, ...], spec: TaskSpec, named: Frame, template: RowFrame | None = None
+) -> dict[str, np.ndarray]:
+    """Return the arrays of a row in the form that the base model was trained with, and `place`.
+
+    A tokenizer's own template says which ids stand around the texts, where it is given.
+    """
+    frame = task_frame(named, spec.kind, spec.vocab)
+    rows = template or frame.row(len(texts))
+    arrays = _framed_row(texts, spec, rows, frame.start)
+    side = "encoder_" if spec.kind == "encoder_decoder" else ""
+    size = int(arrays[side + "segments"].sum())
+    arrays["place"] = _scalar(frame.place if frame.place >= 0 else max(size + frame.place, 0))
+    if len(texts) < 2 or not (frame.restarts or frame.languages):
+        second = size
+    else:
+        parts = truncate(texts, spec.length - rows.num_special - len(spec.prompt))
+        # Where the ids that belong to the second text begin.
+        second = len(frame.before) + len(spec.prompt) + len(parts[0]) + len(frame.between) - frame.second_ids
+    indices = np.arange(size)
+    if frame.restarts:
+        positions = np.where(indices < second, indices, indices - second)
+        arrays["positions"] = pad_to_length(positions, spec.length)
+    # An imported XLM has language vectors only where a column names languages; a row that fills a batch names none.
+    if frame.languages or (frame.vectors and getattr(spec.config, "language", "")):
+        first, other = frame.languages or (0, 0)
+        arrays["langs"] = pad_to_length(np.where(indices < second, first, other), spec.length)
+    return arrays
+
+
+def _framed_row(
+    texts: tuple[np.ndarray, ...], spec: TaskSpec, frame: RowFrame, start: tuple[int, ...] = ()
+) -> dict[str, np.ndarray]:
+    """Return the arrays of a row with these ids around its texts, and `place`; a decoder's `start` () is bos."""
     prompt = list(spec.prompt)
     taken = frame.num_special + len(prompt)
     if spec.length <= taken:
@@ -84,7 +135,7 @@ def _framed_row(texts: tuple[np.ndarray, ...], spec: TaskSpec) -> dict[str, np.n
     return {
         **token_arrays([row], spec, "encoder_"),
         # The classes shift the row by one: the decoder begins with its start id and never reads the last one.
-        **token_arrays([[spec.vocab.bos], row[:-1]], spec, "decoder_"),
+        **token_arrays([start or [spec.vocab.bos], row[:-1]], spec, "decoder_"),
         "place": _last(pieces),
     }
 

@@ -63,18 +63,18 @@ def joined_row(
         empty: An example of empty texts, for what is left of the row.
 
     Returns:
-        tokens, positions, segments (from 1, a number for each example), types [length]; `place` and those of
+        tokens, positions, segments (from 1, a number for each example), types, langs [length]; `place` and those of
         labels_of [length // SHORTEST, ...], of which those that stand for no example have weights 0.
     """
     slots = max(spec.length // SHORTEST, 1)
-    rows = [input_row(example.texts, spec) for example in item.items]
+    rows = [input_row(example.texts, spec, example.languages) for example in item.items]
     like = input_row(empty.texts, spec)
     arrays = _labels(item, slots, labels_of, empty)
     begins = np.zeros(0)
     for prefix in [name.removesuffix("tokens") for name in like if name.endswith("tokens")]:
         sizes = [int(row[prefix + "segments"].sum()) for row in rows]
         begins = np.cumsum([0, *sizes])  # at the end the decoder's, to whose row `place` belongs
-        for name in [prefix + "tokens", prefix + "positions", "types"]:
+        for name in [prefix + "tokens", prefix + "positions", "types", "langs"]:
             if name in like:
                 pad = spec.vocab.pad if name == prefix + "tokens" else 0
                 values = _concatenated([row[name] for row in rows], sizes)

@@ -21,8 +21,9 @@ def text_start(texts: Sequence[np.ndarray], number: int, spec: TaskSpec) -> int:
     Returns:
         Position of the text's first id.
     """
-    if spec.frames:
-        before = spec.frames[len(texts) - 1].ids[: number + 1]
+    frame = spec.row_frame(len(texts))
+    if frame is not None:
+        before = frame.ids[: number + 1]
         return len(spec.prompt) + sum(map(len, before)) + sum(len(text) for text in texts[:number])
     prompt = 0 if spec.kind == "encoder_decoder" else len(spec.prompt)
     return _LEADING[spec.kind] + prompt + sum(len(text) + 1 for text in texts[:number])
@@ -30,7 +31,8 @@ def text_start(texts: Sequence[np.ndarray], number: int, spec: TaskSpec) -> int:
 
 def max_text_tokens(num_texts: int, spec: TaskSpec) -> int:
     """Return how many ids of so many texts together fit into a row."""
-    special = spec.frames[num_texts - 1].num_special if spec.frames else 1 + num_texts
+    frame = spec.row_frame(num_texts)
+    special = 1 + num_texts if frame is None else frame.num_special
     return spec.length - special - len(spec.prompt)
 
 
