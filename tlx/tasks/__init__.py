@@ -17,6 +17,7 @@ TABLE = Table(
         "pair_classification": "tlx.tasks.pair_classification:TASK",
         "question_answering": "tlx.tasks.question_answering:TASK",
         "regression": "tlx.tasks.regression:TASK",
+        "reward": "tlx.tasks.reward:TASK",
         "similarity": "tlx.tasks.similarity:TASK",
         "token_classification": "tlx.tasks.token_classification:TASK",
     },
