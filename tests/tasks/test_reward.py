@@ -211,6 +211,12 @@ def test_kochatgpt_ranks_and_orders_differ_for_cycles_alone():
         ),
         ({"prompt": "a", "answers": ["b", "c"], "ranking": [1]}, {"records": "ranked"}, "list of 2 numbers"),
         ({"prompt": "a", "completion": "b", "score": "x"}, {"records": "rated"}, "no finite number"),
+        ({"prompt": "a", "chosen": ["b", "c"], "rejected": "d"}, {}, "expected a list of messages"),
+        (
+            {"prompt": "a", "answers": ["b", "c", "d"], "ranking": [1, 0, 2]},
+            {"records": "ranked", "num_answers": 2},
+            "3 answers, more than objective.num_answers = 2",
+        ),
         ({"chosen": "a", "rejected": "b"}, {"prompt": ""}, "objective.turns separates"),
         ({"chosen": "\ud800", "rejected": "b", "prompt": "a"}, {}, "ud800"),
     ],

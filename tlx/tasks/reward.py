@@ -215,7 +215,7 @@ class RewardTask(Task):
         config = dataclasses.replace(config, format=config.chat_template)
         if config.records != "ranked" or config.num_answers:
             return config
-        counts = [len(read_answers(record, config, config.answer_columns).answers) for record in records]
+        counts = [len(self._answers(record, config).answers) for record in records]
         return dataclasses.replace(config, num_answers=max(counts))
 
     @override
@@ -227,21 +227,29 @@ class RewardTask(Task):
     def check_record(self, config: Reward, record: Record) -> None:
         """Raise DataError where an answer, its rank or its score is missing or not valid."""
         count = len(self._answers(record, config).answers)
-        self._ranks(record, config, count)
+        self.ranks(record, config, count)
         self._number(record, config)
 
     def _answers(self, record: Record, config: Reward) -> Answers:
-        answers = read_answers(record, config, config.answer_columns)
+        answers = read_answers(record, config, config.answer_columns, config.records == "ranked")
         count = len(answers.answers)
-        limit = config.rows if config.records != "ranked" or config.num_answers else count
-        if count > limit:
+        if config.records == "ranked" and 0 < config.num_answers < count:
             raise DataError(
-                f"{record.where} has {count} answers, more than {limit}"
-                + (" (objective.num_answers)" if config.records == "ranked" else "; a column holds a list")
+                f"{record.where} has {count} answers, more than objective.num_answers = {config.num_answers}"
             )
         return answers
 
-    def _ranks(self, record: Record, config: Reward, count: int) -> tuple[float, ...]:
+    def ranks(self, record: Record, config: Reward, count: int) -> tuple[float, ...]:
+        """Return the rank of each answer of a record, a smaller one the better; of pairs 0 and 1.
+
+        Args:
+            record: The record.
+            config: Its columns.
+            count: Number of its answers.
+
+        Returns:
+            `count` numbers.
+        """
         if config.records == "ranked":
             return rank_numbers(record, config.ranking, count, config.ranking_form)
         return tuple(map(float, range(count)))
@@ -263,7 +271,7 @@ class RewardTask(Task):
         for index, record in enumerate(records):
             answers = self._answers(record, config)
             ids = encode_answers(answers, config, tokenizer, spec.kind)
-            ranks = self._ranks(record, config, len(ids)) if labelled else (0.0,) * len(ids)
+            ranks = self.ranks(record, config, len(ids)) if labelled else (0.0,) * len(ids)
             number = self._number(record, config) if labelled else 0.0
             if config.records == "rated":
                 items.append(RewardItem(ids, ranks, label=number, record=index))
@@ -345,7 +353,7 @@ class RewardTask(Task):
         margins: list[np.ndarray] = []
         for prediction, record in zip(predictions, records, strict=True):
             rewards = np.array(prediction["rewards"])
-            ranks = np.array(self._ranks(record, config, len(rewards)))
+            ranks = np.array(self.ranks(record, config, len(rewards)))
             better = ranks[:, None] < ranks[None, :]
             margins.append((rewards[:, None] - rewards[None, :])[better])
         everything = np.concatenate(margins)

@@ -111,21 +111,22 @@ def prompt_columns(config: AnswersConfig) -> Columns:
     return tuple((name, "objective.prompt") for name in names if name)
 
 
-def read_answers(record: Record, config: AnswersConfig, columns: Columns) -> Answers:
+def read_answers(record: Record, config: AnswersConfig, columns: Columns, lists: bool = False) -> Answers:
     """Read the prompt and the answers of a record.
 
     Args:
         record: The record.
         config: The layout.
         columns: Columns of the answers, each with the config's field that names it.
+        lists: Whether a column may hold a list of texts, an answer each.
 
     Returns:
-        The prompt and an answer for each column; of a column with a list of texts, one for each.
+        The prompt, and the answers in the order of the columns.
 
     Raises:
         DataError: A column is missing or holds something else, or an answer is not the assistant's.
     """
-    values = [value for name, field in columns for value in _texts(record, name, field)]
+    values = [value for name, field in columns for value in _texts(record, name, field, lists)]
     conversations = [_turns(value, record, name, config) for name, value in values]
     prompt: list[Message] = []
     if config.prompt:
@@ -148,10 +149,10 @@ def read_answers(record: Record, config: AnswersConfig, columns: Columns) -> Ans
     return answers
 
 
-def _texts(record: Record, name: str, field: str) -> list[tuple[str, Any]]:
+def _texts(record: Record, name: str, field: str, lists: bool) -> list[tuple[str, Any]]:
     """Return the answers of a column, each with the column's name: one, or those of a list of texts."""
     value = record.get(name, field)
-    if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
+    if lists and isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
         return [(name, item) for item in value]
     return [(name, value)]
 

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from typing_extensions import override
 
+from tlx.adapt.config import AdaptConfig
 from tlx.base.term import Terms
 from tlx.data.readers import Record, valid_text
 from tlx.metrics.resampling import Statistic
@@ -146,6 +147,20 @@ class Task(Objective):
 
     def infer_labels(self, config: Any, records: Sequence[Record]) -> Any:
         """Return the config with what only training records say: the names of the classes."""
+        return config
+
+    def with_base(self, config: Any, path: str, adapt: AdaptConfig) -> Any:
+        """Return the config with what follows from the base model: a reference that the model is compared with.
+
+        Args:
+            config: The task's config.
+            path: Directory of the base model.
+            adapt: What of it is trained.
+
+        Returns:
+            The config.
+        """
+        del path, adapt
         return config
 
     def text_columns(self, config: Any) -> Columns:
