@@ -9,7 +9,6 @@ import pytest
 
 from tests.tasks import small
 from tlx.base.errors import ConfigError, DataError
-from tlx.metrics.calibration import expected_calibration_error
 from tlx.tasks import TABLE
 from tlx.tasks.reward import Reward, comparison_terms
 from tlx.tasks.shared.answers import AnswerIds, fit_answer, rank_numbers, read_answers
@@ -151,9 +150,6 @@ def test_scores_by_hand():
     assert scores.figures["pair_accuracy"] == pytest.approx(4 / 6)
     assert scores.figures["mean_margin"] == pytest.approx((0.5 - 1 + 1 + 0.5 + 2 + 0) / 6)
     assert scores.statistic(np.array([0, 0])) == pytest.approx(4 / 5)
-    probabilities = np.array([0.55, 0.58, 0.95, 1.0])
-    error = expected_calibration_error(probabilities, np.array([True, False, True, True]))
-    assert error == pytest.approx((abs(1 - 1.13) + abs(2 - 1.95)) / 4)
 
 
 def test_layouts_of_data_sets():

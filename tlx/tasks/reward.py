@@ -364,7 +364,7 @@ class RewardTask(Task):
             "accuracy": float(np.mean(accuracies)),
             "pair_accuracy": float(np.mean(everything > 0)),
             "mean_margin": float(np.mean(everything)),
-            "calibration_error": expected_calibration_error(confidence, everything > 0),
+            "calibration_error": expected_calibration_error(confidence.tolist(), everything > 0),
             "mean_reward": float(np.mean(rewards)),
             "std_reward": float(np.std(rewards)),
         }
