@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     elif "kto" in words:
         config.objective.loss = "kto"
         config.objective.records = "unpaired"
-    config.data.sequence_length = 2048
+    config.data.sequence_length = 1024
     config.data.records.epochs = 1.0
     config.train.batch_size = 64  # rows
     optimizer = config.optimizer

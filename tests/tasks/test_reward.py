@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.tasks import small
+from tests.tiers import tiers
 from tlx.base.errors import ConfigError, DataError
 from tlx.tasks import TABLE
 from tlx.tasks.reward import Reward, comparison_terms
@@ -114,9 +115,7 @@ def test_rows_of_other_kinds():
     assert both["place"].tolist() == [[2, 3]]
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in small.SHAPES[2:]] + ["decoder", "encoder"]
-)
+@pytest.mark.parametrize("kind", tiers(small.SHAPES, quick=["decoder"]))
 def test_rewards_are_those_of_answers_alone(kind):
     """The loss by numpy from rewards that are read one answer at a time; padding and other answers do not matter."""
     spec = TASK.infer_labels(spec_of(kind, records="ranked").config, RANKED)

@@ -14,7 +14,7 @@ Neither model has dropout, so that policy and reference are the same before the 
 and DPO's loss ln 2, but for rounding where only one of them is compiled with its gradient.
 KTO estimates a divergence over a batch; with microbatches, over each of them.
 
-Shapes: P pairs of a row.
+Shapes: J pairs of a row, A answers of its pairs.
 """
 
 import dataclasses
@@ -130,14 +130,14 @@ class ReferenceModule(GenerationModule):
     """A language model that gives answers their log-probabilities."""
 
     def answer_sums(self, batch: Batch) -> jax.Array:
-        """Sum the log-probabilities of the predicted tokens of each segment, float32 [B, P, 2]."""
+        """Sum the log-probabilities of the predicted tokens of each segment, float32 [B, J, 2]."""
         (hidden, unembedding), _ = self.predictions(batch)
         log_probs_BT = token_log_probs(hidden, unembedding, batch["targets"], self.loss)
         return _by_answer(log_probs_BT * batch["predicted"], batch)
 
     @override
     def evaluated(self, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
-        """Return no terms, and "log_probs" [B, P, 2]."""
+        """Return no terms, and "log_probs" [B, J, 2]."""
         return {}, {"log_probs": self.answer_sums(batch)}
 
 
@@ -209,7 +209,7 @@ class PreferenceModule(ReferenceModule):
             batch: Arrays as `PreferenceTask.example` makes them, with a batch dim.
 
         Returns:
-            "policy" and, where the loss has a reference that is there, "reference": float32 [B, P, 2]; NaN where the
+            "policy" and, where the loss has a reference that is there, "reference": float32 [B, J, 2]; NaN where the
             reference's numbers are to be cached, and are not.
         """
         sums = {"policy": self.answer_sums(batch)}
@@ -230,65 +230,80 @@ class PreferenceModule(ReferenceModule):
 
     @override
     def evaluated(self, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
-        """Return the terms, and the log-probabilities with the number of tokens "tokens" [B, P, 2]."""
+        """Return the terms, and the log-probabilities with the number of tokens "tokens" [B, J, 2]."""
         outputs = self.log_probs(batch)
         return self.terms(outputs, batch), outputs | {"tokens": _by_answer(batch["predicted"], batch)}
 
     @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
-        """Return the term "loss", "sft" where the config asks for it, and metrics averaged over answers or pairs."""
-        config = self.config
-        policy_BP2 = outputs["policy"]
-        reference_BP2 = jnp.nan_to_num(outputs.get("reference", jnp.zeros_like(policy_BP2)))
-        tokens_BP2 = jnp.maximum(_by_answer(batch["predicted"], batch), 1)
-        weights_BP = batch["weights"]
-        count = jnp.sum(weights_BP)
+        """Return the term "loss", "sft" where the config asks for it, and metrics averaged over answers or pairs.
 
-        def metric(values_BP: jax.Array) -> Term:
-            return Term(jnp.sum(values_BP * weights_BP), count)
+        Without a reference that the loss needs, as in a loaded run, there are only those of the policy; they are NaN
+        where a reference's numbers were to be cached.
+        """
+        config = self.config
+        policy_BJ2 = outputs["policy"]
+        if LOSSES[config.loss].has_reference and "reference" not in outputs:
+            weights_BJ = batch["weights"]
+            names = (
+                ("chosen_log_prob",)
+                if config.records == "unpaired"
+                else ("chosen_log_prob", "rejected_log_prob")
+            )
+            return {
+                name: Term(jnp.sum(policy_BJ2[..., index] * weights_BJ), jnp.sum(weights_BJ))
+                for index, name in enumerate(names)
+            }
+        reference_BJ2 = outputs.get("reference", jnp.zeros_like(policy_BJ2))
+        tokens_BJ2 = jnp.maximum(_by_answer(batch["predicted"], batch), 1)
+        weights_BJ = batch["weights"]
+        count = jnp.sum(weights_BJ)
+
+        def metric(values_BJ: jax.Array) -> Term:
+            return Term(jnp.sum(values_BJ * weights_BJ), count)
 
         if config.records == "unpaired":
-            ratios_BP2 = policy_BP2 - reference_BP2
-            liked_BP = batch["label"] > 0
-            losses_BP, divergence = kto(ratios_BP2[..., 0], ratios_BP2[..., 1], liked_BP, weights_BP, config)
-            learned_BP = weights_BP * liked_BP
+            ratios_BJ2 = policy_BJ2 - reference_BJ2
+            liked_BJ = batch["label"] > 0
+            losses_BJ, divergence = kto(ratios_BJ2[..., 0], ratios_BJ2[..., 1], liked_BJ, weights_BJ, config)
+            learned_BJ = weights_BJ * liked_BJ
             terms = {
-                "loss": metric(losses_BP)._replace(loss_weight=1.0),
+                "loss": metric(losses_BJ)._replace(loss_weight=1.0),
                 "divergence": Term(divergence * count, count),
-                "reward": metric(config.beta * ratios_BP2[..., 0]),
+                "reward": metric(config.beta * ratios_BJ2[..., 0]),
             }
         else:
             pair = PairLogProbs(
-                chosen=policy_BP2[..., 0],
-                rejected=policy_BP2[..., 1],
-                reference_chosen=reference_BP2[..., 0],
-                reference_rejected=reference_BP2[..., 1],
-                chosen_tokens=tokens_BP2[..., 0],
-                rejected_tokens=tokens_BP2[..., 1],
+                chosen=policy_BJ2[..., 0],
+                rejected=policy_BJ2[..., 1],
+                reference_chosen=reference_BJ2[..., 0],
+                reference_rejected=reference_BJ2[..., 1],
+                chosen_tokens=tokens_BJ2[..., 0],
+                rejected_tokens=tokens_BJ2[..., 1],
             )
             loss = LOSSES[config.loss]
             assert loss.formula is not None
             by_ratio = loss.rewards == "ratio"
             chosen = config.beta * (pair.chosen_ratio if by_ratio else pair.chosen_mean)
             rejected = config.beta * (pair.rejected_ratio if by_ratio else pair.rejected_mean)
-            learned_BP = weights_BP
+            learned_BJ = weights_BJ
             terms = {
                 "loss": metric(loss.formula(pair, config))._replace(loss_weight=1.0),
-                "accuracy": metric(chosen > rejected),
+                "accuracy": metric(jnp.where(jnp.isnan(chosen - rejected), jnp.nan, chosen > rejected)),
                 "margin": metric(chosen - rejected),
                 "chosen_reward": metric(chosen),
                 "rejected_reward": metric(rejected),
                 "rejected_log_prob": metric(pair.rejected),
             }
-        terms["chosen_log_prob"] = metric(policy_BP2[..., 0])
+        terms["chosen_log_prob"] = metric(policy_BJ2[..., 0])
         if config.sft_weight:
-            sum_nats = -jnp.sum(policy_BP2[..., 0] * learned_BP)
-            terms["sft"] = Term(sum_nats, jnp.sum(tokens_BP2[..., 0] * learned_BP), config.sft_weight)
+            sum_nats = -jnp.sum(policy_BJ2[..., 0] * learned_BJ)
+            terms["sft"] = Term(sum_nats, jnp.sum(tokens_BJ2[..., 0] * learned_BJ), config.sft_weight)
         return terms
 
 
 def _by_answer(values_BT: jax.Array, batch: Batch) -> jax.Array:
-    """Sum float32 values over the segments of a row, [B, P, 2]."""
+    """Sum float32 values over the segments of a row, [B, J, 2]."""
     segments_BT = batch.get("decoder_segments", batch.get("segments"))
     assert segments_BT is not None
     count = batch["weights"].shape[1]
@@ -405,7 +420,7 @@ class PreferenceTask(Task):
 
         Returns:
             tokens, positions, segments, with encoder_ and decoder_ in front for encoder-decoders; targets and
-            predicted (1 for tokens of an answer) [length]; label and weights [P], 0 where there is no pair.
+            predicted (1 for tokens of an answer) [length]; label and weights [J], 0 where there is no pair.
         """
         del rng
         slots = spec.length // (2 * SHORTEST) if spec.config.packing else 1
@@ -441,7 +456,7 @@ class PreferenceTask(Task):
     ) -> list[Prediction]:
         """Make predictions of log-probabilities; rows of evaluation hold one pair each.
 
-        outputs: "policy", "tokens" and where there is one "reference" [items, P, 2].
+        outputs: "policy", "tokens" and where there is one "reference" [items, J, 2].
 
         Returns:
             {"log_probs"} of both answers, or {"log_prob"}; and their implicit "rewards" or "reward" where they need
@@ -492,16 +507,16 @@ def with_reference(items: Sequence[PreferenceRow], log_probs: np.ndarray) -> lis
 
     Args:
         items: The rows.
-        log_probs: float32 [rows, P, 2].
+        log_probs: float32 [rows, J, 2].
 
     Returns:
         The rows, in their order.
     """
     filled = []
-    for item, values_P2 in zip(items, log_probs.tolist(), strict=True):
+    for item, values_J2 in zip(items, log_probs.tolist(), strict=True):
         pairs = [
             pair._replace(reference=tuple(values))
-            for pair, values in zip(item.pairs, values_P2[: len(item.pairs)], strict=True)
+            for pair, values in zip(item.pairs, values_J2[: len(item.pairs)], strict=True)
         ]
         filled.append(item._replace(pairs=tuple(pairs)))
     return filled

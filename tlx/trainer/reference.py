@@ -64,7 +64,7 @@ def _load(folder: pathlib.Path) -> np.ndarray:
 
 
 def _compute(run: Run, split: Any) -> np.ndarray:
-    """Compute the log-probabilities of the answers of each row, float32 [items, P, 2]."""
+    """Compute the log-probabilities of the answers of each row, float32 [items, J, 2]."""
     module: PreferenceModule = run.module
     boxed = {"reference": module.reference_params()}
     shardings = parallel.param_shardings(boxed, run.mesh, run.rules)
