@@ -12,6 +12,7 @@ from tests.tasks import small
 from tests.tiers import tiers
 from tlx.adapt.config import AdaptConfig
 from tlx.base.errors import ConfigError, DataError
+from tlx.cli.data_tables import describe
 from tlx.data.records import _packed
 from tlx.nn.config import AdapterConfig
 from tlx.nn.embed import Unembedding
@@ -345,6 +346,15 @@ def test_log_probabilities_in_chunks_are_those_of_the_whole():
     for chunk in (0, 3, 7):
         values = token_log_probs(hidden, kernel, targets, LossConfig(chunk=chunk))
         np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+def test_rows_are_shown(kind):
+    spec = spec_of(kind)
+    (item, *_) = TASK.prepare(RECORDS, small.TOKENIZER, spec)
+    row = TASK.example(np.random.default_rng(0), item, spec)
+    lines = "\n".join(describe(row, small.TOKENIZER, 3))
+    assert "targets: 5, of text: 'cde'" in lines and "segment 2" in lines and "predicted" in lines
 
 
 @pytest.mark.parametrize(
