@@ -133,6 +133,8 @@ def folder(tmp_path, monkeypatch):
             handle.writelines(f"a {kind} film, number {i}\n" for i in range(40))
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello to you"}]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for _ in range(40)))
+    pair = {"prompt": "hello", "chosen": "hello to you", "rejected": "no"}
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for _ in range(40)))
     return tmp_path
 
 

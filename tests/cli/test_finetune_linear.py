@@ -1,8 +1,11 @@
 """The linear classifier that a model is compared with."""
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
@@ -46,3 +49,37 @@ def test_what_it_is_not_for(folder, tmp_path, capsys, words, message):  # noqa: 
 def test_tasks_without_classes_are_refused(capsys):
     assert cli.main(["finetune", "--config=finetune/similarity:tiny", "--linear=words"]) != 0
     assert "one class a record" in capsys.readouterr().err
+
+
+def test_a_linear_reward_model_finds_what_is_preferred(tmp_path):
+    """The judge is scikit-learn's logistic regression on the same differences, by hand."""
+    rng = np.random.default_rng(0)
+    words = ["kind", "rude", "long", "word", "text"]
+    texts = [" ".join(rng.choice(words, 5)) for _ in range(400)]
+    pairs = []
+    for first, second in zip(texts[::2], texts[1::2], strict=True):
+        better, worse = sorted((first, second), key=lambda text: text.count("rude") - text.count("kind"))
+        pairs.append({"prompt": "say", "chosen": better, "rejected": worse})
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    words = [
+        "finetune",
+        "--config=posttrain/reward",
+        f"--config.data.records.train=('{tmp_path}/pairs.jsonl',)",
+    ]
+    accuracy = {}
+    for unit in ("words", "length"):
+        assert cli.main([*words, f"--linear={unit}", f"--workdir={tmp_path / unit}"]) == 0
+        accuracy[unit] = read_json(tmp_path / unit / "scores.json")["validation"]["accuracy"]
+    assert accuracy["words"] > 0.9 and accuracy["length"] < 0.8
+    lines = read_lines(tmp_path / "words/predictions/validation.jsonl")
+    held_out = {json.dumps(line["record"]) for line in lines}
+    train = [pair for pair in pairs if json.dumps(pair) not in held_out]
+    judge = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), token_pattern=r"(?u)\S+")
+    judge.fit([pair[name] for pair in train for name in ("chosen", "rejected")])
+    rows = judge.transform([p["chosen"] for p in train]) - judge.transform([p["rejected"] for p in train])
+    both = np.concatenate([rows.toarray(), -rows.toarray()])
+    labels = np.repeat([1, 0], len(train))
+    weights = LogisticRegression(C=0.5, fit_intercept=False, max_iter=1000).fit(both, labels).coef_[0]
+    expected = [judge.transform([line["record"]["chosen"]]).toarray()[0] @ weights for line in lines]
+    found = [line["answer"]["rewards"][0] for line in lines]
+    np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -4,8 +4,8 @@ lm = tlx.load("runs/quickstart")
 lm.generate("def main(", max_tokens=32)
 lm.score(["import os"])[0].bits_per_byte
 
-Its methods stand in files by use: generation.py, scoring.py, embedding.py and prediction.py, over core.py
-(config, parameters, module) and text.py (token ids).
+Its methods stand in files by use: generation.py, scoring.py, embedding.py, prediction.py and reward.py, over
+core.py (config, parameters, module) and text.py (token ids).
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ from tlx.adapt.config import AdaptConfig
 from tlx.adapt.merge import merge
 from tlx.api.embedding import EmbeddingMixin
 from tlx.api.generation import GenerationMixin
-from tlx.api.prediction import PredictionMixin
+from tlx.api.reward import RewardMixin
 from tlx.api.scoring import ScoringMixin
 from tlx.run.spec import make_module
 from tlx.training.config import BaseConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LoadedModel(GenerationMixin, ScoringMixin, EmbeddingMixin, PredictionMixin):
+class LoadedModel(GenerationMixin, ScoringMixin, EmbeddingMixin, RewardMixin):
     """A trained model with its config, parameters, tokenizer and module.
 
     Parameters are {"model": ..., "heads": ...}, on the default device unless loaded for a mesh.

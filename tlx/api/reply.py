@@ -11,6 +11,7 @@ from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
 from tlx.decode.stop import automaton, cut
 from tlx.evaluation.writing import cached
+from tlx.tasks import CHAT_TASKS
 from tlx.text.chat import (
     ROLES,
     ChatTemplate,
@@ -43,7 +44,7 @@ def template_of(lm: ModelCore, name: str = "") -> ChatTemplate | ModelTemplate:
         raise ConfigError(f"a conversation needs a decoder, this is {lm.kind}")
     if name:
         return template_named(name, "template")
-    if lm.config.objective.name == "chat":
+    if lm.config.objective.name in CHAT_TASKS:
         return lm.config.objective.chat_template
     own = model_template(lm.tokenizer)
     if own is None:

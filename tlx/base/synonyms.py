@@ -126,6 +126,8 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
         "replaced_token_detection": "rtd",
         "next_sentence_prediction": "nsp",
         "sentence_order_prediction": "sop",
+        "reward_model": "reward",
+        "reward_modeling": "reward",
         "summarization": "generation",
         "translation": "generation",
         "ner": "token_classification",
@@ -195,6 +197,9 @@ OTHERS: Mapping[str, Mapping[str, str]] = {
         "electra": "is a model; it is pretrained with 'rtd'",
         "xlnet": "is a model; it is pretrained with 'plm'",
         "elmo": "is a model; it is pretrained with 'bilm'",
+        "dpo": "is a loss of the task 'preference': objective.loss = 'dpo', which configs/posttrain/dpo.py has",
+        "kto": "is a loss of the task 'preference': objective.loss = 'kto', which configs/posttrain/dpo.py:kto has",
+        "orpo": "is a loss of the task 'preference': objective.loss = 'orpo'",
         "sft": "is fine-tuning on conversations, the task 'chat', or on instructions, the task 'generation'",
     },
 }

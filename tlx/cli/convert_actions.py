@@ -26,6 +26,7 @@ from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
 from tlx.run import RunConfig
+from tlx.tasks import CHAT_TASKS
 from tlx.text import Tokenizer
 from tlx.text.chat import ending, jinja_of
 from tlx.text.generation_rules import FILE as GENERATION_CONFIG
@@ -207,7 +208,7 @@ def _export_generation(target: pathlib.Path, model: LoadedModel, special: Mappin
     tokenizer = model.tokenizer
     vocab = tokenizer.vocab
     values = values_of(tokenizer) or dict(special)
-    if model.config.objective.name == "chat":
+    if model.config.objective.name in CHAT_TASKS:
         template = model.config.objective.chat_template
         end, _ = ending(template, tokenizer)
         ends = rules_of(tokenizer).ends or (vocab.eos,)

@@ -25,7 +25,8 @@ def describe(example: Example, tokenizer: Tokenizer, positions: int) -> Iterator
     for prefix in PREFIXES:
         if f"{prefix}tokens" in example:
             yield from describe_text(example, prefix, tokenizer)
-    counted = example["weights"] > 0
+    # Of rows with several examples, weights are of the examples.
+    counted = example.get("predicted", example["weights"]) > 0
     yield f"targets: {int(counted.sum())}, of text: {tokenizer.decode(example['targets'][counted])!r}"
     for title, columns in _tables(example):
         yield f"{title}:"
@@ -79,7 +80,8 @@ def _tables(example: Example) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         names = names_of_input(same_shape, prefix)
         if prefix == "decoder_":
             # Its targets have no prefix.
-            names += [name for name in ("targets", "weights") if name in arrays]
+            own = ("targets", "predicted", "weights")
+            names += [name for name in own if name in arrays and arrays[name].shape == tokens.shape]
         title = prefix.rstrip("_") or "input"
         yield title, {name.removeprefix(prefix): arrays[name] for name in names}
 

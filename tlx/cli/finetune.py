@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         "--scratch", action="store_true", help="take the base's architecture, not its parameters"
     )
     parser.add_argument(
-        "--linear", metavar="UNIT", help="fit a linear baseline of tf-idf weights of UNIT (words, characters)"
+        "--linear",
+        metavar="UNIT",
+        help="fit a linear baseline of tf-idf weights of UNIT (words, characters; of rewards also length)",
     )
     return parser
 

@@ -45,14 +45,14 @@ class TaskHeadConfig:
         return {"auto": automatic, "yes": True, "no": False}[self.dense]
 
 
-def _dense(cfg: ModelConfig, outputs: int, name: str, bias: bool = True) -> Linear:
-    """A dense layer from hidden states."""
+def _dense(cfg: ModelConfig, outputs: int, name: str, bias: bool = True, std: float = 0.0) -> Linear:
+    """A dense layer from hidden states; `std` 0 is the model's own."""
     block = cfg.block("encoder")
     return Linear(
         inputs=(cfg.width,),
         outputs=(outputs,),
         names=("embed", None),
-        std=block.std(cfg.width),
+        std=std or block.std(cfg.width),
         bias=bias,
         dtype=block.dtype,
         param_dtype=cfg.param_dtype,
@@ -149,6 +149,9 @@ class TextHead(nn.Module):
     shape: TaskHeadConfig = TaskHeadConfig()
     """Activation, norm and biases; `dense` is not read: `pooled` decides."""
 
+    std: float = 0.0
+    """Initial standard deviation of the last layer; 0 is the model's own."""
+
     @nn.compact
     def __call__(self, hidden: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Return float32 [..., outputs] of [B, ..., D]."""
@@ -160,4 +163,4 @@ class TextHead(nn.Module):
             if self.shape.norm:
                 hidden = Norm(cfg.norm, cfg.width, cfg.param_dtype, name="norm")(hidden)
         hidden = dropout(hidden, cfg.dropout, keys_B, 0)
-        return _dense(cfg, self.outputs, "classifier", self.shape.bias)(hidden).astype(jnp.float32)
+        return _dense(cfg, self.outputs, "classifier", self.shape.bias, self.std)(hidden).astype(jnp.float32)

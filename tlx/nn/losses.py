@@ -111,6 +111,42 @@ def token_losses(
     return loss, log_z, target >= jnp.max(y, axis=-1)
 
 
+def token_log_probs(
+    hidden_BTD: jax.Array,
+    unembedding: Unembedding | AdaptiveUnembedding,
+    targets_BT: jax.Array,
+    cfg: LossConfig,
+) -> jax.Array:
+    """Compute the log-probability of each target, without building all logits at once.
+
+    Args:
+        hidden_BTD: hidden states.
+        unembedding: the output kernel.
+        targets_BT: int[B, T].
+        cfg: chunk.
+
+    Returns:
+        float32 [B, T].
+    """
+    length = targets_BT.shape[1]
+    chunk = cfg.chunk or (length if targets_BT.size * unembedding.num_rows <= WHOLE else 128)
+
+    def piece_log_probs(hidden: jax.Array, targets: jax.Array) -> jax.Array:
+        return -token_losses(hidden, unembedding, targets)[0]
+
+    if chunk >= length:
+        return piece_log_probs(hidden_BTD, targets_BT)
+
+    # Keeps the residuals of one piece at a time.
+    @jax.checkpoint
+    def step(carry: None, piece: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        return carry, piece_log_probs(*piece)
+
+    pieces = (_split(hidden_BTD, chunk), _split(targets_BT, chunk))
+    log_probs = jax.lax.scan(step, None, pieces)[1]
+    return jnp.swapaxes(log_probs, 0, 1).reshape(targets_BT.shape[0], -1)[:, :length]
+
+
 def soft_cross_entropy(
     hidden_BTD: jax.Array,
     unembedding: Unembedding,
@@ -162,19 +198,19 @@ def _in_chunks(sums: Callable[..., Any], arrays: Sequence[jax.Array], chunk: int
     length = arrays[0].shape[1]
     if chunk >= length:
         return sums(*arrays)
-    padding = -length % chunk
-
-    def split(x: jax.Array) -> jax.Array:
-        """[pieces, B, chunk, ...] of x[B, T, ...]."""
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.swapaxes(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 0, 1)
 
     # Keeps the residuals of one piece at a time.
     @jax.checkpoint
     def add(total: Any, piece: tuple[jax.Array, ...]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, sums(*piece)), None
 
-    pieces = tuple(split(x) for x in arrays)
+    pieces = tuple(_split(x, chunk) for x in arrays)
     shapes = jax.eval_shape(sums, *(x[0] for x in pieces))
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.scan(add, zero, pieces)[0]
+
+
+def _split(x: jax.Array, chunk: int) -> jax.Array:
+    """Return the pieces [pieces, B, chunk, ...] of an array [B, T, ...], zero-padded at the end."""
+    x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % chunk)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.swapaxes(x.reshape(x.shape[0], -1, chunk, *x.shape[2:]), 0, 1)

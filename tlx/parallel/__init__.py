@@ -15,6 +15,7 @@ from tlx.parallel.sharding import (
     spec,
     spec_in_use,
     unbox,
+    unconstrained,
     use,
 )
 
@@ -42,5 +43,6 @@ __all__ = [
     "start_process",
     "to_global",
     "unbox",
+    "unconstrained",
     "use",
 ]

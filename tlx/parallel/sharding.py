@@ -161,6 +161,13 @@ def use(mesh: Mesh | AbstractMesh, rules: ShardingRules) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def unconstrained() -> Iterator[None]:
+    """Make `constrain` return its array as it is, for traces whose shapes no mesh has to divide."""
+    with _RULES(()):
+        yield
+
+
 def constrain(x: jax.Array, names: Sequence[str | None]) -> jax.Array:
     """Constrain the sharding of `x` to the logical names of its dims; `x` itself where there is no mesh."""
     layout = spec_in_use(names, x.shape)

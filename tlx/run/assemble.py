@@ -105,9 +105,10 @@ def assemble(
     rows = parallel.local_rows(next(iter(shardings.values())), config.train.batch_size)
 
     def frozen() -> Any:
-        if base is None or config.adapt.method == "full":
-            return read_frozen(config.objective, abstract.frozen)
-        return base(abstract.frozen)
+        models = read_frozen(config.objective, abstract.frozen)
+        of_base = {name: leaf for name, leaf in abstract.frozen.items() if name not in models}
+        # There is an adapted base only where a run has a base.
+        return models | (base(of_base) if base is not None and of_base else of_base)
 
     def init() -> State:
         # Read first: the initial values of a student are taken from its teacher's.

@@ -25,7 +25,7 @@ from tlx.tasks import TABLE as TASKS
 from tlx.text.config import TokenizerConfig
 from tlx.text.frames import Frame
 from tlx.training.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
-from tlx.training.teacher import with_teacher
+from tlx.training.teacher import with_frozen_models
 
 # Legal values of config.objective.name: self-supervised objectives, and tasks with labels.
 OBJECTIVES_AND_TASKS = Table("objective", {**OBJECTIVES, **TASKS})
@@ -138,7 +138,9 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] 
         raise ConfigError(
             f"config.objective.name = {name!r} is a {type(parts).__name__}, not an objective or a task"
         )
-    values["objective"] = with_teacher(from_dict(parts.config_class, values["objective"], "config.objective"))
+    values["objective"] = with_frozen_models(
+        from_dict(parts.config_class, values["objective"], "config.objective")
+    )
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values)
 

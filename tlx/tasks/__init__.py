@@ -15,9 +15,14 @@ TABLE = Table(
         "multiple_choice": "tlx.tasks.multiple_choice:TASK",
         "multitask": "tlx.tasks.multitask:TASK",
         "pair_classification": "tlx.tasks.pair_classification:TASK",
+        "preference": "tlx.tasks.preference:TASK",
         "question_answering": "tlx.tasks.question_answering:TASK",
         "regression": "tlx.tasks.regression:TASK",
+        "reward": "tlx.tasks.reward:TASK",
         "similarity": "tlx.tasks.similarity:TASK",
         "token_classification": "tlx.tasks.token_classification:TASK",
     },
 )
+
+CHAT_TASKS = ("chat", "preference")
+"""Tasks whose models answer conversations in the chat template of their config."""

@@ -18,11 +18,11 @@ from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
 from tlx.tasks.shared.base import Columns, GenerationRequest, Prediction, Scores, TaskSpec
 from tlx.tasks.shared.generative import DecodingConfig
+from tlx.tasks.shared.messages import listed_messages
 from tlx.tasks.shared.packed_text import PackedSegment, PackedTextTask, cut_segments, likelihoods
 from tlx.tasks.shared.templates import columns_of, filled
 from tlx.tasks.shared.text_metrics import METRICS, majority_baseline
 from tlx.text.chat import (
-    ROLES,
     ChatTemplate,
     Message,
     ending,
@@ -32,15 +32,6 @@ from tlx.text.chat import (
     tokens_of,
 )
 from tlx.text.tokenizer import Tokenizer
-
-# What other data sets call the roles.
-_OTHER_NAMES = {
-    "human": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-}
 
 
 class Conversation(NamedTuple):
@@ -122,7 +113,11 @@ def messages_of(record: Record, config: Chat, labelled: bool = True) -> tuple[Me
             messages.append(Message("assistant", filled(config.answer, record, "objective.answer")))
     else:
         value = record.get(config.messages, "objective.messages")
-        messages = [Message("user", value)] if isinstance(value, str) else _listed(value, record, config)
+        messages = (
+            [Message("user", value)]
+            if isinstance(value, str)
+            else listed_messages(value, record, config.messages, config.role, config.content)
+        )
     while labelled and messages and messages[-1].role != "assistant":
         messages.pop()
     if not messages or (not labelled and messages[-1].role == "assistant"):
@@ -133,29 +128,6 @@ def messages_of(record: Record, config: Chat, labelled: bool = True) -> tuple[Me
     if config.system and all(message.role != "system" for message in messages):
         messages.insert(0, Message("system", config.system))
     return tuple(messages)
-
-
-def _listed(value: Any, record: Record, config: Chat) -> list[Message]:
-    """Check and read a list of messages."""
-    wanted = f"a list of messages, each with {config.role!r} and {config.content!r}"
-    if not isinstance(value, list | tuple):
-        raise DataError(f"{record.where}: {config.messages!r} is {type(value).__name__}, expected {wanted}")
-    messages = []
-    for i, message in enumerate(value):
-        where = f"{record.where}: {config.messages}[{i}]"
-        if not isinstance(message, Mapping) or not {config.role, config.content} <= set(message):
-            raise DataError(
-                f"{where} is {message!r:.60}, expected {wanted} (objective.role, objective.content)"
-            )
-        role = message[config.role]
-        content = message[config.content]
-        role = _OTHER_NAMES.get(role, role)
-        if role not in ROLES:
-            raise DataError(f"{where}: " + one_of(config.role, role, [*ROLES, *_OTHER_NAMES]))
-        if not isinstance(content, str):
-            raise DataError(f"{where}: {config.content!r} is {type(content).__name__}, expected text")
-        messages.append(Message(role, content))
-    return messages
 
 
 def _answered(item: Conversation) -> bool:

@@ -38,6 +38,7 @@ from tlx.trainer.driver import (
     run_training,
 )
 from tlx.trainer.process import initialize_distributed
+from tlx.trainer.reference import add_reference
 from tlx.trainer.result import TrainingResult
 from tlx.trainer.samples import Sampler
 from tlx.trainer.seeds import summarize
@@ -160,6 +161,7 @@ class _Builder:
             program = self._compiled[2]
         run = assemble(config, tokenizer, self._base_params(config), program)
         self._compiled = (unseeded, tokenizer.hash, run.program)
+        add_reference(run, run.train, run.validation)
         return run
 
     def _base_params(self, config: RunConfig) -> Callable[[Any], Any] | None:
@@ -188,6 +190,7 @@ def _final_evaluation(run: Run, evaluator: Evaluator, state: State) -> dict[str,
     splits = {"validation": run.validation}
     if run.config.data.records.tested:
         splits["test"] = open_split(run.config, run.tokenizer, "test")
+        add_reference(run, splits["test"])
     spec: Any = run.spec
     evaluations = {}
     for name, split in splits.items():

@@ -1,4 +1,4 @@
-"""The linear baseline of a task: a classifier of tf-idf weights on the same records."""
+"""The linear baseline of a task: a classifier or a reward model of tf-idf weights on the same records."""
 
 import functools
 import os
@@ -24,7 +24,7 @@ def train_linear(
     Args:
         config: a task's, as its file has it.
         name: what the run is called where config.name is empty.
-        unit: what the tf-idf weights are of, "words" or "characters".
+        unit: what the weights are of, "words", "characters" or, of reward models, "length".
         workdir: run directory; None for runs/NAME-linear.
 
     Returns:

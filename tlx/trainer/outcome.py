@@ -14,6 +14,7 @@ from tlx.base.files import atomic_open, write_json
 from tlx.evaluation.answers import Evaluation
 from tlx.run import RunConfig
 from tlx.run.assemble import Run
+from tlx.tasks import CHAT_TASKS
 from tlx.trainer.config_input import shown_path
 from tlx.trainer.task_config import get_task
 from tlx.training.journal import read_lines
@@ -92,7 +93,7 @@ def show_next(config: RunConfig, workdir: pathlib.Path) -> None:
     print("\nnext:")
     print(f"  less {shlex.quote(f'{path}/predictions/validation.jsonl')}   # each record with its answer")
     print(f"  python -c {shlex.quote(call)}")
-    if config.objective.name == "chat":
+    if config.objective.name in CHAT_TASKS:
         print(f"  tlx chat {shlex.quote(path)}")
 
 

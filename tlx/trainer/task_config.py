@@ -68,7 +68,10 @@ def complete_task_config(
     task = get_task(config)
     check = functools.partial(task.check_record, config.objective)
     records = read_records(config.data.records, "train", config.seed, config.data.bad_records, check)
-    values["objective"] = to_dict(task.infer_labels(config.objective, records))
+    objective = task.infer_labels(config.objective, records)
+    if base is not None and not scratch:
+        objective = task.with_base(objective, base.record.path, adapt)
+    values["objective"] = to_dict(objective)
     if config.data.records.epochs:
         rows = _num_rows(parse_config(values), len(records))
         steps = config.data.records.epochs * rows / config.train.batch_size

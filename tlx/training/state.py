@@ -167,7 +167,9 @@ def _draw_params(module: Any, batch: Mapping[str, Any], key: jax.Array) -> Any:
     """Draw boxed parameters from one row of zeros: the forward pass is not used, so it is not computed."""
     # No parameter depends on the number of rows; of one row the compiler drops all but the draws.
     row = {name: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype) for name, leaf in batch.items()}
-    return module.init(key, row, carries.initial_carry(module, 1), None)["params"]
+    # One row may be several sequences (the choices of a question), which the mesh need not divide.
+    with parallel.unconstrained():
+        return module.init(key, row, carries.initial_carry(module, 1), None)["params"]
 
 
 def _with_default_execution(module: Any) -> Any:

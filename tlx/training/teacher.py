@@ -1,4 +1,8 @@
-"""A teacher, a model that another one learns from: opened by path, its parameters read sharded."""
+"""Frozen models that another one learns from: opened by path, their parameters read sharded.
+
+An objective's config that has such a model has three fields for it, by a name of NAMES: `teacher`, its path;
+`teacher_model`, its architecture; `teacher_hash`, the hash of its weights. The last two are read when a run starts.
+"""
 
 import dataclasses
 import hashlib
@@ -18,6 +22,9 @@ from tlx.models.config import ModelConfig
 from tlx.text import load_tokenizer
 from tlx.training.directory import find_run_folder, read_run
 
+NAMES = ("teacher", "reference")
+"""Names of frozen models in configs and in the frozen part of a state."""
+
 _HASHED_BYTES = 1 << 20  # bytes of each end of a weights file that its hash covers
 
 
@@ -30,8 +37,8 @@ class Teacher(NamedTuple):
     """sha256 of its parameters: of the newest checkpoint's manifest where it is a run."""
 
 
-def open_teacher(path: str) -> Teacher:
-    """Open a teacher: a run directory, one of its checkpoints, or a Hugging Face directory.
+def open_teacher(path: str, name: str = "teacher") -> Teacher:
+    """Open a frozen model, `name` in messages: a run directory, one of its checkpoints, or a Hugging Face directory.
 
     Raises DataError where there is none, and what the readers of these directories raise.
     """
@@ -39,8 +46,8 @@ def open_teacher(path: str) -> Teacher:
     if is_hugging_face(folder):
         files = sorted(folder.glob("*.safetensors"))
         return Teacher(open_folder(folder).config, _hash([folder / "config.json", *files]))
-    run_folder, run = _read_teacher_run(folder)
-    model = from_dict(ModelConfig, run["config"]["model"], "teacher.model")
+    run_folder, run = _read_teacher_run(folder, name)
+    model = from_dict(ModelConfig, run["config"]["model"], f"{name}.model")
     if not model.vocab_size:
         tokenizer = load_tokenizer(run_folder / "tokenizer")
         model = dataclasses.replace(model, vocab_size=tokenizer.vocab.size)
@@ -48,58 +55,77 @@ def open_teacher(path: str) -> Teacher:
     return Teacher(model, sha256_file(_step_folder(folder) / steps.MANIFEST))
 
 
-def with_teacher(objective: Any) -> Any:
-    """Fill in an objective's config what its teacher is, where it names one that was not opened yet."""
-    path = getattr(objective, "teacher", "")
-    if not path or objective.teacher_hash:
-        return objective
-    teacher = open_teacher(path)
-    return dataclasses.replace(objective, teacher_model=teacher.model, teacher_hash=teacher.hash)
+def with_frozen_models(objective: Any) -> Any:
+    """Fill in an objective's config what its frozen models are, where it names some that were not opened yet."""
+    for name, path in _named(objective):
+        if not getattr(objective, f"{name}_hash"):
+            opened = open_teacher(path, name)
+            changes = {f"{name}_model": opened.model, f"{name}_hash": opened.hash}
+            objective = dataclasses.replace(objective, **changes)
+    return objective
 
 
 def check_tokenizer(objective: Any, tokenizer_hash: str) -> None:
-    """Raise ConfigError where the teacher is a run with another tokenizer: same ids, other pieces."""
-    path = getattr(objective, "teacher", "")
-    folder = pathlib.Path(path).absolute()
-    if not path or is_hugging_face(folder):
-        return
-    run_folder, run = _read_teacher_run(folder)
-    if run["tokenizer_hash"] != tokenizer_hash:
-        raise ConfigError(
-            f"objective.teacher = {path!r} has another tokenizer than this run; take its own with "
-            f"tokenizer.path = {str(run_folder / 'tokenizer')!r}"
-        )
+    """Raise ConfigError where a frozen model is a run with another tokenizer: same ids, other pieces."""
+    for name, path in _named(objective):
+        folder = pathlib.Path(path).absolute()
+        if is_hugging_face(folder):
+            continue
+        run_folder, run = _read_teacher_run(folder, name)
+        if run["tokenizer_hash"] != tokenizer_hash:
+            raise ConfigError(
+                f"objective.{name} = {path!r} has another tokenizer than this run; take its own with "
+                f"tokenizer.path = {str(run_folder / 'tokenizer')!r}"
+            )
 
 
 def read_frozen(objective: Any, wanted: Any) -> Any:
-    """Read the frozen parameters of a run with this objective.
+    """Read the parameters of the frozen models of a run with this objective.
 
-    `wanted` are abstract arrays with shardings, {} or {"teacher": ...}; returned are arrays in its structure.
-    Raises ConfigError where the teacher is not the one that the config was resolved with, CheckpointError
-    where it lacks a wanted parameter.
+    Args:
+        objective: Its config.
+        wanted: Abstract arrays with shardings, {} or {"teacher": ...}, by names of NAMES.
+
+    Returns:
+        Arrays in the structure of `wanted`.
+
+    Raises:
+        ConfigError: A model is not the one that the config was resolved with.
+        CheckpointError: It lacks a wanted parameter.
     """
-    if not wanted:
-        return {}
-    if not objective.teacher:
-        raise ConfigError("objective.teacher is empty: name a run directory or a Hugging Face directory")
-    folder = pathlib.Path(objective.teacher).absolute()
-    # The loss depends on every weight of the teacher: with other ones the run would silently become another.
-    if open_teacher(objective.teacher).hash != objective.teacher_hash:
+    return {name: _read_model(objective, name, wanted[name]) for name in NAMES if name in wanted}
+
+
+def _named(objective: Any) -> list[tuple[str, str]]:
+    """Return (name, path) of the frozen models that a config names."""
+    return [(name, path) for name in NAMES if (path := getattr(objective, name, ""))]
+
+
+def _read_model(objective: Any, name: str, wanted: Any) -> Any:
+    """Return the parameters of one frozen model, arrays in the structure of `wanted`."""
+    path = getattr(objective, name)
+    if not path:
+        raise ConfigError(f"objective.{name} is empty: name a run directory or a Hugging Face directory")
+    folder = pathlib.Path(path).absolute()
+    # The loss depends on every weight of it: with other ones the run would silently become another.
+    if open_teacher(path, name).hash != getattr(objective, f"{name}_hash"):
         raise ConfigError(
-            f"objective.teacher = {objective.teacher!r} has other weights than when this run started; name "
+            f"objective.{name} = {path!r} has other weights than when this run started; name "
             "the checkpoint that it had (RUN/checkpoints/STEP), or start a new run"
         )
-    # A large teacher of Hugging Face is never read whole: each device's slice comes from the file.
+    # A large model of Hugging Face is never read whole: each device's slice comes from the file.
     if is_hugging_face(folder):
-        multiple = objective.teacher_model.vocab_multiple
-        params = open_folder(folder, vocab_multiple=multiple).params
+        multiple = getattr(objective, f"{name}_model").vocab_multiple
+        table = tree.flatten(wanted).get("model/embedding/table")
+        # As many rows as the run's own table, whose padding may be another.
+        params = open_folder(folder, vocab_multiple=table.shape[0] if table is not None else multiple).params
     else:
         params = tree.flatten(load_params(folder).tree)
 
     def read(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         return _read_sharded(path, leaf, params, folder)
 
-    return {"teacher": tree.map_with_path(read, wanted["teacher"])}
+    return tree.map_with_path(read, wanted)
 
 
 def _read_sharded(path: str, wanted: jax.ShapeDtypeStruct, params: Any, folder: pathlib.Path) -> jax.Array:
@@ -116,13 +142,13 @@ def _read_sharded(path: str, wanted: jax.ShapeDtypeStruct, params: Any, folder: 
     return jax.make_array_from_callback(wanted.shape, wanted.sharding, read)
 
 
-def _read_teacher_run(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
+def _read_teacher_run(path: pathlib.Path, name: str) -> tuple[pathlib.Path, dict[str, Any]]:
     """Return the run directory that `path` is, or is a checkpoint of, and its run.json."""
     folder = find_run_folder(path)
     run = None if folder is None else read_run(folder)
     if folder is None or run is None:
         raise DataError(
-            f"objective.teacher = {str(path)!r} is neither a run directory (or a checkpoint of one) nor a "
+            f"objective.{name} = {str(path)!r} is neither a run directory (or a checkpoint of one) nor a "
             "Hugging Face directory"
         )
     return folder, run

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from typing_extensions import override
 
+from tlx.adapt.config import AdaptConfig
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.term import Terms
 from tlx.data.readers import Record, valid_text
@@ -171,6 +172,20 @@ class Task(Objective):
         if spec.frames and spec.tokenizer is not None:
             return imported_frame(spec.tokenizer, spec.kind)
         return tlx_frame(spec.kind, spec.vocab, spec.tokenizer)
+
+    def with_base(self, config: Any, path: str, adapt: AdaptConfig) -> Any:
+        """Return the config with what follows from the base model: a reference that the model is compared with.
+
+        Args:
+            config: The task's config.
+            path: Directory of the base model.
+            adapt: What of it is trained.
+
+        Returns:
+            The config.
+        """
+        del path, adapt
+        return config
 
     def text_columns(self, config: Any) -> Columns:
         """Return the columns that hold input texts."""

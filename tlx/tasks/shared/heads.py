@@ -90,11 +90,13 @@ class TaskHeads(nn.Module):
     """Whether every hidden state is mapped, by default without a dense layer."""
     shape: TaskHeadConfig = TaskHeadConfig()
     """Layers of the head."""
+    std: float = 0.0
+    """Initial standard deviation of the last layer; 0 is the model's own."""
 
     def setup(self) -> None:
         """Build the head."""
         pooled = self.shape.has_dense(self.cfg, self.per_token)
-        self.head = TextHead(self.cfg, self.outputs, pooled, self.shape, name=self.task)
+        self.head = TextHead(self.cfg, self.outputs, pooled, self.shape, self.std, name=self.task)
 
     def __call__(self, hidden: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Return float32 [..., outputs] of [B, ..., D]."""
