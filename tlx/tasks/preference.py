@@ -49,6 +49,7 @@ from tlx.tasks.shared.generative import KINDS, GenerationModule, text_frame
 from tlx.tasks.shared.inputs import truncate
 from tlx.tasks.shared.packed_examples import SHORTEST
 from tlx.tasks.shared.preference_losses import LOSSES, LossSettings, PairLogProbs, kto
+from tlx.text.frames import Frame
 from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
 
@@ -355,6 +356,7 @@ class PreferenceTask(Task):
         length: int,
         languages: tuple[str, ...],
         vocab: Vocabulary,
+        frame: Frame | None = None,
     ) -> TaskSpec:
         """Build the spec as the base class does; ConfigError for prompt tuning."""
         if model.adapters.prompt_length:
@@ -362,7 +364,7 @@ class PreferenceTask(Task):
                 "adapt.method = 'prompt' puts vectors into the rows that the reference reads too; 'lora' or "
                 "'prefix' train as few parameters"
             )
-        return super().abstract_spec(config, model, length, languages, vocab)
+        return super().abstract_spec(config, model, length, languages, vocab, frame)
 
     @override
     def prepare(
