@@ -15,15 +15,29 @@ from tests.hub import generation
 from tests.hub.case import TOLERANCE, difference, inputs, network_and_inputs, run, visible
 from tests.hub.cases import CASES
 from tests.make_golden_run import FOLDER, unpack
+from tests.models.families import test_sizes
 from tlx.base import tree
 from tlx.cli import main
+from tlx.hub import config_file
 from tlx.hub.folder import open_folder, save_folder
+from tlx.models.families import TABLE
 
 if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
     pytest.skip("needs torch and transformers (pip install -e '.[hf]' torch)", allow_module_level=True)
 
 
-@pytest.mark.parametrize("name", CASES)
+# Of the families since GPT-J one case each is compared in CI; the others are compared by hand.
+SECOND = [
+    name
+    for name, case in CASES.items()
+    if case.small
+    and name != next(other for other, same in CASES.items() if same.architecture == case.architecture)
+]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in SECOND else name for name in CASES]
+)
 def test_logits_and_round_trip(name, tmp_path):
     import torch
     import transformers
@@ -216,3 +230,21 @@ def test_an_import_verifies_itself(name, tmp_path, capsys):
     assert found, said
     for _, largest, scale in found:
         assert float(largest) < TOLERANCE * float(scale)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted({row[0] for row in test_sizes.rows(test_sizes.SINCE)}))
+def test_sizes_are_those_of_the_class_without_memory(name):
+    """Every size of a family, written as config.json, counted in the class on torch's device "meta"."""
+    import torch
+    import transformers
+
+    family = TABLE.load(name)
+    for _, size, architecture, expected in (
+        row for row in test_sizes.rows(test_sizes.SINCE) if row[0] == name
+    ):
+        values = config_file.write(family, family.sizes[size])
+        config = transformers.AutoConfig.for_model(**values, model_type=family.model_type)
+        with torch.device("meta"):
+            model = getattr(transformers, architecture)(config)
+        assert sum(value.numel() for value in model.parameters()) == int(expected), size

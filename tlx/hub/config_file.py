@@ -172,7 +172,7 @@ def _explicit(config: ModelConfig) -> ModelConfig:
 def _comparable(config: ModelConfig) -> ModelConfig:
     """Make sizes explicit and reset fields that have no effect on this model."""
     config = _explicit(config)
-    if config.position.kind in ("none", "relative_bias", "relative_sinusoidal"):
+    if config.position.kind in ("none", "relative_bias", "relative_sinusoidal", "alibi"):
         config = replaced(config, {"position.max_length": 0})
     return config
 

@@ -37,6 +37,9 @@ class HeadConfig:
     scale: bool = False
     """Multiply logits by width ** -0.5 (T5 1.0)."""
 
+    multiplier: float = 1.0
+    """Multiply logits by this (Cohere; Granite divides by the inverse)."""
+
     transform: bool = True
     """Of a masked model: a dense layer, activation and norm before the output kernel (XLM: none)."""
 
@@ -106,9 +109,13 @@ class ModelConfig:
     decoder_ff_dim: int = 0
     """Hidden width of the decoder's feed-forward networks in an encoder-decoder; 0: feedforward.ff_dim."""
 
-    block_layout: Literal["pre", "post", "parallel", "sandwich"] = "pre"
+    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output"] = "pre"
     """Placement of the norms. pre: x + part(norm(x)). post: norm(x + part(x)). parallel: attention and
-    feed-forward read the same norm(x). sandwich: x + norm(part(norm(x))), of decoders."""
+    feed-forward read the same x, each through a norm of its own; parallel_shared: through one norm. sandwich:
+    x + norm(part(norm(x))), and output: x + norm(part(x)), both of decoders."""
+
+    residual_multiplier: float = 1.0
+    """Factor of what each part adds to the stream (Granite); not for block_layout "post"."""
 
     share_layers: bool = False
     """One layer's parameters for all layers (ALBERT)."""
@@ -215,6 +222,7 @@ class ModelConfig:
             matmul=self.matmul,
             width_scale=self.scales.width,
             layers_scale=self.scales.layers,
+            residual_multiplier=self.residual_multiplier,
             num_layer_groups=self.num_layer_groups,
             num_group_layers=self.num_group_layers,
         )
@@ -285,8 +293,16 @@ def _check_kind(model: ModelConfig) -> None:
         raise ConfigError(f"model.block_layout = {model.block_layout!r}: a two_stream model needs 'post'")
     if model.head.tied and model.embedding.width and model.kind != "encoder":
         raise ConfigError("model.head.tied with model.embedding.width is for encoders; set tied = False")
-    if model.block_layout == "sandwich" and model.kind != "decoder":
-        raise ConfigError(f"model.block_layout = 'sandwich' is for decoders, not for {model.kind!r}")
+    if model.block_layout in ("sandwich", "output") and model.kind != "decoder":
+        raise ConfigError(
+            f"model.block_layout = {model.block_layout!r} is for decoders, not for {model.kind!r}"
+        )
+    if model.block_layout == "parallel_shared" and model.kind not in ("encoder", "decoder"):
+        raise ConfigError(f"model.block_layout = 'parallel_shared' is not for kind = {model.kind!r}")
+    if model.residual_multiplier != 1.0 and model.block_layout == "post":
+        raise ConfigError(
+            f"model.residual_multiplier = {model.residual_multiplier}: not with block_layout = 'post'"
+        )
 
 
 def _check_experts(model: ModelConfig) -> None:
@@ -379,11 +395,11 @@ def _check_clusters(model: ModelConfig) -> None:
             f"model.embedding.cutoffs = {part.cutoffs} must rise, from above 0 to below the vocabulary's "
             f"size, {model.vocab_size or 'the tokenizer says which'}"
         )
-    is_plain = not (part.width or head.scale or head.softcap)
+    is_plain = not (part.width or head.scale or head.softcap or head.multiplier != 1.0)
     if model.kind != "decoder" or not is_plain or model.parametrization.name != "standard":
         raise ConfigError(
             f"model.embedding.cutoffs = {part.cutoffs}: an adaptive softmax is for decoders, without "
-            "embedding.width, head.scale, head.softcap and another parametrization than 'standard'"
+            "embedding.width, head.scale, head.multiplier, head.softcap and another parametrization than 'standard'"
         )
 
 
@@ -428,10 +444,10 @@ def _check_parametrization(model: ModelConfig) -> None:
             raise ConfigError(f"model.parametrization.{name} = {getattr(part, name)} must be 1 or more")
     if part.name != "completep":
         return
-    if model.block_layout not in ("pre", "parallel"):
+    if model.block_layout not in ("pre", "parallel", "parallel_shared"):
         raise ConfigError(
             f"model.parametrization.name = 'completep' with model.block_layout = {model.block_layout!r}: "
-            "only 'pre' and 'parallel' have a residual stream to scale"
+            "only 'pre', 'parallel' and 'parallel_shared' have a residual stream to scale"
         )
     if model.kind == "encoder_decoder" and model.decoder_layers != model.num_layers:
         raise ConfigError(

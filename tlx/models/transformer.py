@@ -62,6 +62,7 @@ class Output(nn.Module):
         scale = 1.0 / width_ratio
         if cfg.head.scale:
             scale = (cfg.width / width_ratio) ** -0.5 / width_ratio
+        scale *= cfg.head.multiplier
         return Unembedding(
             kernel=table_VE if cfg.head.tied or cfg.head.absent else self.kernel,
             bias=self.bias if cfg.head.bias and not cfg.head.absent else None,

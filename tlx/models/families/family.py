@@ -45,6 +45,11 @@ class WeightMapping:
     """
     part: int = 0
     """Index of the parameter among those that the tensor packs."""
+    sections: tuple[int, ...] = ()
+    """Rows of each parameter among those whose rows the tensor holds one after the other (Phi 3); () if there is
+    one."""
+    section_groups: int = 1
+    """Number of times that the sections repeat in the tensor, each with its own rows of every parameter (Falcon)."""
     first: int = 0
     """Number of the first layer in the tensor name."""
     group_layers: int = 1

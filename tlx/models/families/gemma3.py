@@ -93,7 +93,7 @@ def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
     any_window = any((fields["attention.window"], *fields["attention.window_pattern"]))
     return fields | {
         "position.theta": float(full.get("rope_theta", values.get("rope_theta", 1_000_000.0))),
-        "position.scaling": scaling_of(full),
+        "position.scaling": scaling_of(full, values=values),
         "position.local_theta": float(local_theta) if any_window else 0.0,
     }
 
