@@ -97,7 +97,9 @@ def test_untied_kernel_as_current_classes_write_it(name, tmp_path):
     np.testing.assert_array_equal(kernel, model.lm_head.weight.detach().numpy())
 
 
-@pytest.mark.parametrize("name", generation.NAMES)
+@pytest.mark.parametrize(
+    "name", [*generation.NAMES, *(pytest.param(name, marks=pytest.mark.long) for name in generation.SINCE)]
+)
 def test_generation(name, tmp_path):
     from tests.hub import judge
 
@@ -248,3 +250,49 @@ def test_sizes_are_those_of_the_class_without_memory(name):
         with torch.device("meta"):
             model = getattr(transformers, architecture)(config)
         assert sum(value.numel() for value in model.parameters()) == int(expected), size
+
+
+@pytest.mark.long
+def test_the_text_model_of_a_model_of_texts_and_images(tmp_path):
+    """Gemma 3's wrapper: its logits of texts; the export is the text model's class."""
+    import torch
+    import transformers
+
+    from tests.hub import judge
+    from tests.hub.cases_decoder import GEMMA, LLAMA
+
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 20,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    case = dataclasses.replace(
+        CASES["gemma3"],
+        architecture="Gemma3ForConditionalGeneration",
+        config_class="Gemma3Config",
+        config={
+            "text_config": LLAMA | GEMMA,
+            "vision_config": vision,
+            "mm_tokens_per_image": 4,
+            "image_token_index": 60,
+        },
+    )
+    model = judge.make(case)
+    made = inputs(case, 50, 0)
+    ids = torch.from_numpy(made["tokens"].astype(np.int64))
+    with torch.no_grad():
+        wanted = model(input_ids=ids, attention_mask=torch.from_numpy(made["mask"])).logits.numpy()
+    model.save_pretrained(tmp_path / "theirs")
+    checkpoint = open_folder(tmp_path / "theirs")
+    assert difference(run(checkpoint, made)["logits"], wanted, made["mask"]) < TOLERANCE
+    save_folder(tmp_path / "ours", checkpoint.family, checkpoint.config, checkpoint.read())
+    again, info = transformers.Gemma3ForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    with torch.no_grad():
+        theirs = again.eval()(input_ids=ids, attention_mask=torch.from_numpy(made["mask"])).logits.numpy()
+    assert difference(theirs, wanted, made["mask"]) < TOLERANCE

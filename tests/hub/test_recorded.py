@@ -39,7 +39,7 @@ FIRST = {case.architecture: name for name, case in reversed(CASES.items()) if no
 # Of the families since GPT-J these are quick, which have the parts that no older family has.
 NEW_PARTS = (
     *("qwen2", "phi3", "gptj", "falcon-groups", "bloom", "stablelm-parallel"),
-    *("olmo2", "smollm3", "granite", "cohere", "m2m-100"),
+    *("olmo2", "smollm3", "granite", "cohere", "m2m-100", "mpnet"),
 )
 
 

@@ -326,6 +326,8 @@ def _reader(
         ]
         if any(missing):
             values = np.pad(values, [(0, count) for count in missing])
+        if row.times != 1:
+            values = values * dtype.type(row.times)
         return values + dtype.type(row.plus) if row.plus else values
 
     def read_slice(index: Index) -> np.ndarray:
@@ -362,7 +364,7 @@ def _writer(
         parts = []
         for part_row, param, stack_index in group:
             values = np.asarray(param[stack_index] if stack_index else param)
-            parts.append(values - (part_row.plus or 0))
+            parts.append((values - (part_row.plus or 0)) / (part_row.times or 1))
         if pattern is None:
             (tensor,) = parts
             return tensor.astype(target_dtype)

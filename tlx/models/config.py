@@ -235,6 +235,7 @@ class ModelConfig:
         _check_first_norm(self)
         _check_sharing(self)
         _check_windows(self)
+        _check_positions(self)
         _check_encoder_parts(self)
         _check_clusters(self)
         _check_recurrent(self)
@@ -361,6 +362,30 @@ def _check_windows(model: ModelConfig) -> None:
     has_window = attention.window or any(attention.window_pattern)
     if model.position.local_theta and not has_window:
         raise ConfigError(f"model.position.local_theta = {model.position.local_theta}: no layer has a window")
+
+
+def _check_positions(model: ModelConfig) -> None:
+    """Raise ConfigError where layers without rotation or factors for each dim are combined with what they exclude."""
+    position = model.position
+    if position.absolute and position.kind != "relative_bias":
+        raise ConfigError(
+            f"model.position.absolute = True needs position.kind = 'relative_bias', not {position.kind!r}"
+        )
+    if position.rotary_pattern and (position.kind != "rotary" or model.kind == "two_stream"):
+        raise ConfigError(
+            f"model.position.rotary_pattern = {position.rotary_pattern} needs position.kind = 'rotary'"
+        )
+    if model.kind == "two_stream" or position.kind != "rotary":
+        return
+    scaling = position.scaling
+    pairs = int(model.block("decoder").head_dim * position.rotary_fraction) // 2
+    if scaling.kind == "longrope":
+        for name in ("short_factors", "long_factors"):
+            if len(getattr(scaling, name)) != pairs:
+                raise ConfigError(
+                    f"model.position.scaling.{name} has {len(getattr(scaling, name))} values: it needs a factor for "
+                    f"each of {pairs} pairs of rotated dims"
+                )
 
 
 def _check_encoder_parts(model: ModelConfig) -> None:

@@ -412,6 +412,8 @@ class TransformerStack(nn.Module):
     @property
     def _final_dropout(self) -> float:
         """Dropout rate of the output: T5 and Transformer-XL have one."""
+        if self.cfg.position.absolute:
+            return 0.0
         return self.cfg.dropout if self.cfg.position.kind in ("relative_bias", "relative_sinusoidal") else 0.0
 
 

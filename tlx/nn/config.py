@@ -147,6 +147,9 @@ class PositionConfig:
     max_distance: int = 128
     """relative_bias, disentangled: tokens from which all distances share a row."""
 
+    absolute: bool = False
+    """relative_bias: learned positions are added to the embeddings too (MPNet)."""
+
     per_layer: bool = False
     """relative_bias: a table for each layer in place of one for all (UMT5)."""
 
@@ -162,7 +165,7 @@ class PositionConfig:
     @property
     def max_positions(self) -> int | None:
         """Tokens of the longest sequence that has positions; None: no limit."""
-        return self.max_length if self.kind == "learned" else None
+        return self.max_length if self.kind == "learned" or self.absolute else None
 
 
 @dataclasses.dataclass(frozen=True)

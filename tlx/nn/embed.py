@@ -190,7 +190,7 @@ class InputEmbedding(nn.Module):
             x_BTE = x_BTE * jnp.asarray(width**0.5, dtype)
         if part.multiplier != 1.0:
             x_BTE = x_BTE * jnp.asarray(part.multiplier, dtype)
-        if position.kind == "learned":
+        if position.kind == "learned" or position.absolute:
             table = self._table("positions", position.max_length + position.offset, width)
             x_BTE = x_BTE + jnp.take(table, positions_BT + position.offset, axis=0).astype(dtype)
         elif position.kind == "sinusoidal":

@@ -159,6 +159,8 @@ cohere command-r-plus CohereForCausalLM 103_810_674_688
 cohere aya-8b CohereForCausalLM 8_028_033_024
 glm4 9b Glm4ForCausalLM 9_400_279_040
 glm4 32b Glm4ForCausalLM 33_141_749_760
+mpnet base MPNetForMaskedLM 109_518_527
+nomic-bert base NomicBertForMaskedLM 137_354_304
 camembert base CamembertForMaskedLM 110_655_493
 camembert large CamembertForMaskedLM 336_695_557
 m2m-100 418m M2M100ForConditionalGeneration 483_905_536
