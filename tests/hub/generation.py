@@ -17,6 +17,7 @@ from tlx.text import Vocabulary
 
 NAMES = ("gpt2", "neox", "llama", "mistral", "t5", "bart", "marian", "mbart")
 SINCE = (
+    "modernbert-decoder",
     "qwen2",
     "gemma2",
     "phi",

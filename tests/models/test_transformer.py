@@ -132,6 +132,28 @@ def test_cached_decoding_equals_the_full_pass_of_an_encoder_decoder(position):
         np.testing.assert_allclose(hidden[:, 0], full[:, t], atol=2e-5)
 
 
+def test_cached_decoding_with_a_first_layer_unlike_the_others():
+    """ModernBERT's decoder: no norm before the first layer, and a transform of hidden states."""
+    cfg = config(
+        num_layers=4,
+        norm=NormConfig(bias=False, before_first_layer=False),
+        attention=AttentionConfig(num_heads=4, window_pattern=(0, 5, 5)),
+        head=HeadConfig(hidden_transform=True, bias=True),
+    )
+    batch = rows(padding=3)
+    model, params = build(cfg, batch)
+    assert params["decoder"]["blocks"]["attention_norm"]["scale"].shape == (3, 32)
+    full = run(model, params, batch)
+    cache = model.init_cache(2, 12)
+    pieces = []
+    for start, stop in ((0, 6), (6, 12)):
+        part = [batch[k][:, start:stop] for k in ("tokens", "positions", "segments")]
+        hidden, cache = run(model, params, *part, cache, method=Transformer.decode)
+        pieces.append(hidden)
+    real = np.asarray(batch["segments"]) > 0
+    np.testing.assert_allclose(np.concatenate(pieces, 1)[real], np.asarray(full)[real], atol=2e-5)
+
+
 def gradients(cfg, batch, params, keys=None):
     def loss(params):
         hidden = Transformer(cfg).apply({"params": params}, batch, keys=keys)
@@ -254,7 +276,10 @@ def test_every_parameter_names_its_dims():
         ({"attention": AttentionConfig(num_heads=5)}, "num_heads = 5 does not divide model.width = 32"),
         ({"attention": AttentionConfig(num_heads=4, num_kv_heads=3)}, "choose one of 1, 2, 4"),
         ({"kind": "two_stream"}, "needs 'relative_sinusoidal'"),
-        ({"norm": NormConfig(before_first_layer=False)}, "only an encoder with block_layout = 'pre'"),
+        (
+            {"norm": NormConfig(before_first_layer=False), "block_layout": "parallel"},
+            "only an encoder or decoder with block_layout = 'pre'",
+        ),
         ({"execution": ExecutionConfig(remat="dotz")}, "none, full, dots"),
         ({"kind": "encoder", "block_layout": "output"}, "'output' is for decoders"),
         ({"block_layout": "post", "residual_multiplier": 2.0}, "not with block_layout = 'post'"),

@@ -142,6 +142,18 @@ _DEBERTA = _group(
 )
 _DECODER = _group("the class is causal whatever it says", "is_decoder")
 _T5 = _group("initial values, and positions that the class does not have", "initializer_factor n_positions")
+_MODERNBERT = {
+    **_group("the class reads norm_eps", "layer_norm_eps"),
+    **_group("the class has rotary positions alone", "position_embedding_type"),
+    **_group("initial values", "initializer_cutoff_factor"),
+    **_group(
+        "how the same function and its loss are computed",
+        """
+        deterministic_flash_attn reference_compile repad_logits_with_grad sparse_prediction
+        sparse_pred_ignore_index
+        """,
+    ),
+}
 
 DEAD_IN: Mapping[str, Mapping[str, DeadKey]] = {
     "albert": {
@@ -187,18 +199,8 @@ DEAD_IN: Mapping[str, Mapping[str, DeadKey]] = {
     "mbart": _norms(before=True, embedding=True),
     "mistral": _DECODER,
     "mixtral": _DECODER,
-    "modernbert": {
-        **_group("the class reads norm_eps", "layer_norm_eps"),
-        **_group("the class has rotary positions alone", "position_embedding_type"),
-        **_group("initial values", "initializer_cutoff_factor"),
-        **_group(
-            "how the same function and its loss are computed",
-            """
-            deterministic_flash_attn reference_compile repad_logits_with_grad sparse_prediction
-            sparse_pred_ignore_index
-            """,
-        ),
-    },
+    "modernbert": _MODERNBERT,
+    "modernbert-decoder": _MODERNBERT | _group("half of local_attention, which is read", "sliding_window"),
     "mpt": _group(
         "of the original code, whose class reads none of them",
         "emb_pdrop resid_pdrop init_device init_config learned_pos_emb norm_type verbose tokenizer_name",

@@ -52,6 +52,10 @@ class HeadConfig:
     softcap: float = 0.0
     """c of c tanh(logits / c) (Gemma 2); 0: no cap."""
 
+    hidden_transform: bool = False
+    """Of a decoder: the same transform of hidden states, before the output kernel and whatever else reads them
+    (ModernBERT's decoder)."""
+
     absent: bool = False
     """Whether there is no output layer, as in an imported bare model: logits over the vocabulary are an error."""
 
@@ -298,6 +302,8 @@ def _check_kind(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.block_layout = {model.block_layout!r} is for decoders, not for {model.kind!r}"
         )
+    if model.head.hidden_transform and model.kind != "decoder":
+        raise ConfigError(f"model.head.hidden_transform = True is for decoders, not for {model.kind!r}")
     if model.block_layout == "parallel_shared" and model.kind not in ("encoder", "decoder"):
         raise ConfigError(f"model.block_layout = 'parallel_shared' is not for kind = {model.kind!r}")
     if model.residual_multiplier != 1.0 and model.block_layout == "post":
@@ -328,9 +334,10 @@ def _check_first_norm(model: ModelConfig) -> None:
     if model.norm.before_first_layer:
         return
     is_separate = not model.share_layers and not model.feedforward.num_experts
-    if model.kind != "encoder" or not is_separate or model.block_layout != "pre" or model.num_layers < 2:
+    is_stack = model.kind in ("encoder", "decoder")
+    if not is_stack or not is_separate or model.block_layout != "pre" or model.num_layers < 2:
         raise ConfigError(
-            "model.norm.before_first_layer = False: only an encoder with block_layout = 'pre' and several "
+            "model.norm.before_first_layer = False: only an encoder or decoder with block_layout = 'pre' and several "
             "layers, without share_layers and experts, can leave out its first norm"
         )
 

@@ -255,7 +255,7 @@ class TransformerStack(nn.Module):
         x_BTD = self.front(x_BTE, positions_BT, None, None)
 
         def make_layer(spec: LayerSpec) -> Layer:
-            block = Block(spec.block, parent=None)
+            block = Block(spec.block, spec.attention_norm, parent=None)
             mask = block_inputs.mask._replace(window=spec.block.attention.window)
 
             def layer(params: Any, carry: tuple[jax.Array, ...], index: jax.Array, encoded_key_value: Any):
@@ -272,9 +272,13 @@ class TransformerStack(nn.Module):
 
             return layer
 
-        (group,) = group_layers(layer_specs(cfg))
+        groups = group_layers(layer_specs(cfg))
+        blocks = self._blocks()
         carry = (x_BTD, cache.key, cache.value)
-        (y_BTD, key, value), _ = self._run_group(group, self._blocks(), make_layer, carry, encoded)
+        for group in groups:
+            # An encoder's keys and values are those of a single group: all layers of such a decoder are alike.
+            carry, _ = self._run_group(group, self._params_of(blocks, group), make_layer, carry, encoded)
+        y_BTD, key, value = carry
         cache = cache._replace(key=key, value=value, segments=segments, num_filled=start + length)
         return self._finish(y_BTD, None), cache
 

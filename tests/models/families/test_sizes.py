@@ -159,6 +159,12 @@ cohere command-r-plus CohereForCausalLM 103_810_674_688
 cohere aya-8b CohereForCausalLM 8_028_033_024
 glm4 9b Glm4ForCausalLM 9_400_279_040
 glm4 32b Glm4ForCausalLM 33_141_749_760
+modernbert-decoder 150m ModernBertDecoderForCausalLM 149_655_232
+modernbert-decoder 17m ModernBertDecoderForCausalLM 16_913_600
+modernbert-decoder 32m ModernBertDecoderForCausalLM 32_081_344
+modernbert-decoder 68m ModernBertDecoderForCausalLM 68_457_664
+modernbert-decoder 400m ModernBertDecoderForCausalLM 395_881_664
+modernbert-decoder 1b ModernBertDecoderForCausalLM 1_031_314_112
 mpnet base MPNetForMaskedLM 109_518_527
 nomic-bert base NomicBertForMaskedLM 137_354_304
 camembert base CamembertForMaskedLM 110_655_493
