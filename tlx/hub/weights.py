@@ -370,7 +370,7 @@ def _writer(
             return tensor.astype(target_dtype)
         if row.sections:
             written = []
-            for (part_row, param, _), part in zip(group, parts, strict=True):
+            for (part_row, param, _stack_index), part in zip(group, parts, strict=True):
                 section_sizes = _sizes(pattern, part_row, param.shape, vocab_size)
                 written.append(pattern.write([part], section_sizes))
             return _join_sections(row, written).astype(target_dtype)

@@ -121,7 +121,7 @@ FAMILY = Family(
     fields=(
         *(
             MappedField(field.keys, _read_positions, _write_positions)
-            if "layer_types" in getattr(field, "keys", ())
+            if isinstance(field, MappedField) and "layer_types" in field.keys
             else field
             for field in modernbert.FAMILY.fields
             if getattr(field, "key", "") != "decoder_bias"

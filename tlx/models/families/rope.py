@@ -78,7 +78,7 @@ def scaling_of(
     )
 
 
-def _scaling_by_length(kind: str, parameters: Mapping[str, Any], values: Mapping[str, Any]) -> RotaryScaling:
+def _scaling_by_length(kind: Any, parameters: Mapping[str, Any], values: Mapping[str, Any]) -> RotaryScaling:
     """Convert the parameters of YaRN, dynamic NTK scaling and LongRoPE, which need an original length."""
     longest = values.get("max_position_embeddings", 0)
     original = values.get("original_max_position_embeddings") or parameters.get(
