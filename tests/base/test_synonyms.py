@@ -63,7 +63,7 @@ def test_objectives_have_synonyms_in_files_and_in_saved_configs():
             "model.feedforward.activation=swiglu",
             "feedforward.activation = 'silu' and feedforward.gated = True",
         ),
-        ("model.position.kind=alibi", "relative_bias learns the bias"),
+        ("model.position.kind=absolute", "is one of two"),
         ("tokenizer.kind=wordpiece", "are read, not trained"),
         ("objective.name=bert", "'nsp' is masking with next-sentence prediction"),
         ("optimizer.name=adamv", "is not one of: .*did you mean 'adamw'"),

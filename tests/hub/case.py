@@ -27,7 +27,7 @@ class Case:
 
     inputs: "encoder", "decoder", "encoder_decoder" or "two_stream" (with an order and a memory).
     types, languages: how many, 0 for none. keep: names of tensors that stay as they are (fixed sinusoids).
-    padding: where short rows have it.
+    padding: where short rows have it; "none": no row is short.
     """
 
     architecture: str
@@ -41,6 +41,7 @@ class Case:
     padding: str = "right"
     untied: bool = False  # an output matrix of its own, which the class would not make (T5 in transformers 5)
     ignore: tuple[str, ...] = ()
+    small: bool = False  # of what it gives, only the logits of the first two rows are recorded
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -57,9 +58,10 @@ def inputs(case: Case, vocab_size: int, pad: int) -> dict[str, np.ndarray]:
     made: dict[str, np.ndarray] = {}
     sides = {"": LENGTH} | ({"source_": SOURCE_LENGTH} if case.inputs == "encoder_decoder" else {})
     for side, length in sides.items():
-        lengths = np.array([length, length - 4, length - 1, length])[:, None]
+        short = (0, 0) if case.padding == "none" else (4, 1)
+        lengths = np.array([length, length - short[0], length - short[1], length])[:, None]
         places = np.arange(length)[None]
-        mask = places < lengths if case.padding == "right" else places >= length - lengths
+        mask = places >= length - lengths if case.padding == "left" else places < lengths
         tokens = rng.integers(5, vocab_size, (NUM_ROWS, length))
         tokens = np.where(tokens == pad, (pad + 1) % vocab_size, tokens)
         made[f"{side}tokens"] = np.where(mask, tokens, pad)

@@ -66,6 +66,33 @@ CASES = {
     "roberta-left": Case(
         "RobertaForMaskedLM", "RobertaConfig", ROBERTA | {"pad_token_id": 3}, MASKED, padding="left"
     ),
+    "camembert": Case(
+        "CamembertForMaskedLM", "CamembertConfig", ROBERTA | {"pad_token_id": 3}, MASKED, small=True
+    ),
+    "mpnet": Case(
+        "MPNetForMaskedLM",
+        "MPNetConfig",
+        {key: value for key, value in ROBERTA.items() if key != "type_vocab_size"}
+        | {"hidden_size": 32, "num_attention_heads": 2},
+        MASKED,
+        small=True,
+    ),
+    "nomic-bert": Case(
+        "NomicBertForMaskedLM",
+        "NomicBertConfig",
+        # Its files have other names than its class, so that all of its weights are recorded: few.
+        BERT
+        | {
+            "num_hidden_layers": 2,
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "intermediate_size": 20,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 50.0},
+        },
+        MASKED,
+        types=2,
+        small=True,
+    ),
     "xlm-roberta": Case("XLMRobertaForMaskedLM", "XLMRobertaConfig", ROBERTA, MASKED),
     "megatron-bert": Case("MegatronBertForPreTraining", "MegatronBertConfig", BERT, HEADS, types=2),
     "electra": Case(

@@ -65,6 +65,7 @@ CASES = {
         keep=r"embed_positions",
     ),
     "blenderbot": case("BlenderbotForConditionalGeneration", "BlenderbotConfig", BART),
+    "m2m-100": case("M2M100ForConditionalGeneration", "M2M100Config", BART | {"activation_function": "gelu"}),
     "marian": case(
         "MarianMTModel",
         "MarianConfig",

@@ -16,6 +16,21 @@ from tlx.nn.config import ExecutionConfig
 from tlx.text import Vocabulary
 
 NAMES = ("gpt2", "neox", "llama", "mistral", "t5", "bart", "marian", "mbart")
+SINCE = (
+    "modernbert-decoder",
+    "qwen2",
+    "gemma2",
+    "phi",
+    "phi3",
+    "gptj",
+    "falcon",
+    "bloom",
+    "olmo2",
+    "smollm3",
+    "granite",
+    "cohere",
+    "m2m-100",
+)
 MAX_TOKENS, NUM_BEAMS, LENGTH_PENALTY = 12, 4, 1.5
 START = 2  # of the decoder's side of an encoder-decoder
 

@@ -29,6 +29,9 @@ def record(name: str) -> None:
     model = judge.make(case)
     made = inputs(case, model.config.vocab_size, model.config.pad_token_id or 0)
     found = judge.run(case, model, made)
+    if case.small:
+        output = list(found)[-1]
+        found = {output: found[output][:2]}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         config = json.loads(pathlib.Path(folder, "config.json").read_text())

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.hub.releases import RELEASES
+from tests.hub.releases_since import RELEASES
 from tlx.base.errors import ConfigError
 from tlx.hub import config_file, dead_keys
 from tlx.models.families import MODEL_TYPES
@@ -114,7 +114,8 @@ def test_every_dead_key_has_a_reason():
         {"rope_type": "default", "partial_rotary_factor": 0.5},
         {"rope_type": "linear", "factor": 2.0, "attention_factor": 0.7},
         {"rope_type": "default", "factor": 4.0},
-        {"rope_type": "yarn", "factor": 4.0},
+        {"rope_type": "proportional", "factor": 4.0},
+        {"rope_type": "yarn", "factor": 4.0, "long_factor": [1.0]},
         {"rope_type": "default", "mrope_section": [16, 24, 24]},
     ],
 )

@@ -15,15 +15,29 @@ from tests.hub import generation
 from tests.hub.case import TOLERANCE, difference, inputs, network_and_inputs, run, visible
 from tests.hub.cases import CASES
 from tests.make_golden_run import FOLDER, unpack
+from tests.models.families import test_sizes
 from tlx.base import tree
 from tlx.cli import main
+from tlx.hub import config_file
 from tlx.hub.folder import open_folder, save_folder
+from tlx.models.families import TABLE
 
 if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
     pytest.skip("needs torch and transformers (pip install -e '.[hf]' torch)", allow_module_level=True)
 
 
-@pytest.mark.parametrize("name", CASES)
+# Of the families since GPT-J one case each is compared in CI; the others are compared by hand.
+SECOND = [
+    name
+    for name, case in CASES.items()
+    if case.small
+    and name != next(other for other, same in CASES.items() if same.architecture == case.architecture)
+]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in SECOND else name for name in CASES]
+)
 def test_logits_and_round_trip(name, tmp_path):
     import torch
     import transformers
@@ -83,7 +97,9 @@ def test_untied_kernel_as_current_classes_write_it(name, tmp_path):
     np.testing.assert_array_equal(kernel, model.lm_head.weight.detach().numpy())
 
 
-@pytest.mark.parametrize("name", generation.NAMES)
+@pytest.mark.parametrize(
+    "name", [*generation.NAMES, *(pytest.param(name, marks=pytest.mark.long) for name in generation.SINCE)]
+)
 def test_generation(name, tmp_path):
     from tests.hub import judge
 
@@ -216,3 +232,67 @@ def test_an_import_verifies_itself(name, tmp_path, capsys):
     assert found, said
     for _, largest, scale in found:
         assert float(largest) < TOLERANCE * float(scale)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted({row[0] for row in test_sizes.rows(test_sizes.SINCE)}))
+def test_sizes_are_those_of_the_class_without_memory(name):
+    """Every size of a family, written as config.json, counted in the class on torch's device "meta"."""
+    import torch
+    import transformers
+
+    family = TABLE.load(name)
+    for _, size, architecture, expected in (
+        row for row in test_sizes.rows(test_sizes.SINCE) if row[0] == name
+    ):
+        values = config_file.write(family, family.sizes[size])
+        config = transformers.AutoConfig.for_model(**values, model_type=family.model_type)
+        with torch.device("meta"):
+            model = getattr(transformers, architecture)(config)
+        assert sum(value.numel() for value in model.parameters()) == int(expected), size
+
+
+@pytest.mark.long
+def test_the_text_model_of_a_model_of_texts_and_images(tmp_path):
+    """Gemma 3's wrapper: its logits of texts; the export is the text model's class."""
+    import torch
+    import transformers
+
+    from tests.hub import judge
+    from tests.hub.cases_decoder import GEMMA, LLAMA
+
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 20,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    case = dataclasses.replace(
+        CASES["gemma3"],
+        architecture="Gemma3ForConditionalGeneration",
+        config_class="Gemma3Config",
+        config={
+            "text_config": LLAMA | GEMMA,
+            "vision_config": vision,
+            "mm_tokens_per_image": 4,
+            "image_token_index": 60,
+        },
+    )
+    model = judge.make(case)
+    made = inputs(case, 50, 0)
+    ids = torch.from_numpy(made["tokens"].astype(np.int64))
+    with torch.no_grad():
+        wanted = model(input_ids=ids, attention_mask=torch.from_numpy(made["mask"])).logits.numpy()
+    model.save_pretrained(tmp_path / "theirs")
+    checkpoint = open_folder(tmp_path / "theirs")
+    assert difference(run(checkpoint, made)["logits"], wanted, made["mask"]) < TOLERANCE
+    save_folder(tmp_path / "ours", checkpoint.family, checkpoint.config, checkpoint.read())
+    again, info = transformers.Gemma3ForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    with torch.no_grad():
+        theirs = again.eval()(input_ids=ids, attention_mask=torch.from_numpy(made["mask"])).logits.numpy()
+    assert difference(theirs, wanted, made["mask"]) < TOLERANCE

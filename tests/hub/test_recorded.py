@@ -35,16 +35,22 @@ def make(name, folder):
 
 
 # Of a class with several cases the first is quick; all are compared with the class itself in test_live.py.
-FIRST = {case.architecture: name for name, case in reversed(CASES.items())}
+FIRST = {case.architecture: name for name, case in reversed(CASES.items()) if not case.small}
+# Of the families since GPT-J these are quick, which have the parts that no older family has.
+NEW_PARTS = (
+    *("qwen2", "phi3", "gptj", "falcon-groups", "bloom", "stablelm-parallel"),
+    *("olmo2", "smollm3", "granite", "cohere", "m2m-100", "mpnet"),
+)
 
 
-@pytest.mark.parametrize("name", tiers(CASES, quick=FIRST.values()))
+@pytest.mark.parametrize("name", tiers(CASES, quick=(*FIRST.values(), *NEW_PARTS)))
 def test_recorded_outputs_and_round_trip(name, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     checkpoint, config, part = make(name, first)
     found = run(checkpoint, part["inputs"])
     for output, wanted in part["outputs"].items():
-        assert difference(found[output], wanted, visible(output, part["inputs"])) < TOLERANCE, output
+        mask = visible(output, part["inputs"])[: len(wanted)]
+        assert difference(found[output][: len(wanted)], wanted, mask) < TOLERANCE, output
     params = checkpoint.read()
     written = save_folder(second, checkpoint.family, checkpoint.config, params)
     assert written == config["architectures"][0]

@@ -11,12 +11,12 @@ from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.models.config import AttentionConfig, ExecutionConfig, HeadConfig, ModelConfig, PositionConfig
 from tlx.models.transformer import Transformer
-from tlx.nn.config import NormConfig
+from tlx.nn.config import NormConfig, RotaryScaling
 from tlx.parallel import logical_names, unbox
 
 pytestmark = pytest.mark.jax_versions
 
-POSITIONS = ("learned", "sinusoidal", "rotary", "relative_bias", "relative_sinusoidal")
+POSITIONS = ("learned", "sinusoidal", "rotary", "relative_bias", "relative_sinusoidal", "alibi")
 
 
 def config(kind="decoder", position="rotary", **changes):
@@ -81,6 +81,41 @@ def test_cached_decoding_equals_the_full_pass_of_a_decoder(position):
     assert np.abs(np.asarray(full)[real]).max() > 0.5
 
 
+@pytest.mark.parametrize("block_layout", ["output", "parallel_shared"])
+def test_cached_decoding_with_norms_of_heads_and_layers_without_rotation(block_layout):
+    position = PositionConfig(
+        kind="rotary",
+        rotary_layout="interleaved",
+        rotary_pattern=(True, False),
+        scaling=RotaryScaling("yarn", 4.0, original_length=16, beta_fast=4.0),
+    )
+    scope = "all_heads" if block_layout == "output" else "each_head"
+    attention = AttentionConfig(num_heads=4, num_kv_heads=2, qk_norm=True, qk_norm_scope=scope)
+    norm = NormConfig("rmsnorm" if block_layout == "output" else "layernorm")
+    cfg = config(
+        position=position,
+        attention=attention,
+        block_layout=block_layout,
+        norm=norm,
+        num_layers=3,
+        residual_multiplier=0.7,
+    )
+    batch = rows(padding=3)
+    model, params = build(cfg, batch)
+    scale = params["decoder"]["blocks"]["attention"]["key_norm"]["scale"]
+    assert scale.shape == ((3, 16) if block_layout == "output" else (3, 2, 8))
+    assert ("feedforward_norm" in params["decoder"]["blocks"]) == (block_layout == "output")
+    full = run(model, params, batch)
+    cache = model.init_cache(2, 12)
+    pieces = []
+    for start, stop in ((0, 6), (6, 12)):
+        part = [batch[k][:, start:stop] for k in ("tokens", "positions", "segments")]
+        hidden, cache = run(model, params, *part, cache, method=Transformer.decode)
+        pieces.append(hidden)
+    real = np.asarray(batch["segments"]) > 0
+    np.testing.assert_allclose(np.concatenate(pieces, 1)[real], np.asarray(full)[real], atol=2e-5)
+
+
 @pytest.mark.parametrize("position", ["relative_bias", "learned"])
 def test_cached_decoding_equals_the_full_pass_of_an_encoder_decoder(position):
     cfg = config("encoder_decoder", position, num_decoder_layers=3)
@@ -95,6 +130,28 @@ def test_cached_decoding_equals_the_full_pass_of_an_encoder_decoder(position):
         part = [batch[f"decoder_{k}"][:, t : t + 1] for k in ("tokens", "positions", "segments")]
         hidden, cache = run(model, params, *part, cache, method=Transformer.decode)
         np.testing.assert_allclose(hidden[:, 0], full[:, t], atol=2e-5)
+
+
+def test_cached_decoding_with_a_first_layer_unlike_the_others():
+    """ModernBERT's decoder: no norm before the first layer, and a transform of hidden states."""
+    cfg = config(
+        num_layers=4,
+        norm=NormConfig(bias=False, before_first_layer=False),
+        attention=AttentionConfig(num_heads=4, window_pattern=(0, 5, 5)),
+        head=HeadConfig(hidden_transform=True, bias=True),
+    )
+    batch = rows(padding=3)
+    model, params = build(cfg, batch)
+    assert params["decoder"]["blocks"]["attention_norm"]["scale"].shape == (3, 32)
+    full = run(model, params, batch)
+    cache = model.init_cache(2, 12)
+    pieces = []
+    for start, stop in ((0, 6), (6, 12)):
+        part = [batch[k][:, start:stop] for k in ("tokens", "positions", "segments")]
+        hidden, cache = run(model, params, *part, cache, method=Transformer.decode)
+        pieces.append(hidden)
+    real = np.asarray(batch["segments"]) > 0
+    np.testing.assert_allclose(np.concatenate(pieces, 1)[real], np.asarray(full)[real], atol=2e-5)
 
 
 def gradients(cfg, batch, params, keys=None):
@@ -219,8 +276,21 @@ def test_every_parameter_names_its_dims():
         ({"attention": AttentionConfig(num_heads=5)}, "num_heads = 5 does not divide model.width = 32"),
         ({"attention": AttentionConfig(num_heads=4, num_kv_heads=3)}, "choose one of 1, 2, 4"),
         ({"kind": "two_stream"}, "needs 'relative_sinusoidal'"),
-        ({"norm": NormConfig(before_first_layer=False)}, "only an encoder with block_layout = 'pre'"),
+        (
+            {"norm": NormConfig(before_first_layer=False), "block_layout": "parallel"},
+            "only an encoder or decoder with block_layout = 'pre'",
+        ),
         ({"execution": ExecutionConfig(remat="dotz")}, "none, full, dots"),
+        ({"kind": "encoder", "block_layout": "output"}, "'output' is for decoders"),
+        ({"block_layout": "post", "residual_multiplier": 2.0}, "not with block_layout = 'post'"),
+        (
+            {"position": PositionConfig(kind="learned", rotary_pattern=(True, False))},
+            "rotary_pattern .* needs position.kind = 'rotary'",
+        ),
+        (
+            {"position": PositionConfig(kind="rotary", scaling=RotaryScaling("longrope"))},
+            "a factor for each of 4 pairs",
+        ),
     ],
 )
 def test_impossible_values_are_named(changes, message):

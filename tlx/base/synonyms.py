@@ -163,7 +163,6 @@ OTHERS: Mapping[str, Mapping[str, str]] = {
         "scalenorm": "has one scale in place of one per channel; rmsnorm is the nearest",
     },
     "model.position.kind": {
-        "alibi": "adds a fixed slope times the distance; relative_bias learns the bias of each distance",
         "absolute": "is one of two: 'learned' (a trained table, as in BERT and GPT-2) or 'sinusoidal'",
     },
     "model.execution.attention": {

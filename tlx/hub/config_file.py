@@ -54,6 +54,8 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
             raise ConfigError(
                 f"config.json: {key} = {_short(values[key])}: tlx does not read quantised weights"
             )
+    if family.nested:
+        values = values.get(family.nested, values)
     _check_keys(family, values, ignore)
     changes: dict[str, Any] = {}
     for field in family.fields:
@@ -172,7 +174,9 @@ def _explicit(config: ModelConfig) -> ModelConfig:
 def _comparable(config: ModelConfig) -> ModelConfig:
     """Make sizes explicit and reset fields that have no effect on this model."""
     config = _explicit(config)
-    if config.position.kind in ("none", "relative_bias", "relative_sinusoidal"):
+    if config.position.kind in ("none", "relative_bias", "relative_sinusoidal", "alibi") and (
+        not config.position.absolute
+    ):
         config = replaced(config, {"position.max_length": 0})
     return config
 

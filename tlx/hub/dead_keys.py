@@ -142,6 +142,18 @@ _DEBERTA = _group(
 )
 _DECODER = _group("the class is causal whatever it says", "is_decoder")
 _T5 = _group("initial values, and positions that the class does not have", "initializer_factor n_positions")
+_MODERNBERT = {
+    **_group("the class reads norm_eps", "layer_norm_eps"),
+    **_group("the class has rotary positions alone", "position_embedding_type"),
+    **_group("initial values", "initializer_cutoff_factor"),
+    **_group(
+        "how the same function and its loss are computed",
+        """
+        deterministic_flash_attn reference_compile repad_logits_with_grad sparse_prediction
+        sparse_pred_ignore_index
+        """,
+    ),
+}
 
 DEAD_IN: Mapping[str, Mapping[str, DeadKey]] = {
     "albert": {
@@ -159,36 +171,55 @@ DEAD_IN: Mapping[str, Mapping[str, DeadKey]] = {
         **_group("dropout of the heads of downstream tasks", "qa_dropout seq_classif_dropout"),
         "tie_weights_": DeadKey("the token table is the output kernel", (True,)),
     },
+    "bloom": {
+        **_group(
+            "how the same function is computed",
+            """
+            slow_but_exact masked_softmax_fusion bias_dropout_fusion attention_softmax_in_fp32 skip_bias_add
+            skip_bias_add_qkv offset_alibi
+            """,
+        ),
+        **_group("length of the sequences that it was trained on", "seq_length"),
+    },
+    "cohere": _group("longest text that its tokenizer is asked for", "model_max_length"),
     "ctrl": _DECODER,
+    "gemma2": _group("the class reads sliding_window", "sliding_window_size"),
     "gemma3_text": _DECODER,
     "gpt2": _DECODER,
     "gpt_neox": _group(
         "dropout, for which the class reads other keys", "attention_probs_dropout_prob hidden_dropout_prob"
     ),
+    "gptj": {
+        "rotary": DeadKey("the class has rotary positions alone", (True,)),
+        "scale_attn_weights": DeadKey("the class always scales", (True,)),
+    },
     "llama": _DECODER,
+    "m2m_100": _norms(before=True, embedding=False),
     "marian": _norms(before=False, embedding=False),
     "mbart": _norms(before=True, embedding=True),
     "mistral": _DECODER,
     "mixtral": _DECODER,
-    "modernbert": {
-        **_group("the class reads norm_eps", "layer_norm_eps"),
-        **_group("the class has rotary positions alone", "position_embedding_type"),
-        **_group("initial values", "initializer_cutoff_factor"),
-        **_group(
-            "how the same function and its loss are computed",
-            """
-            deterministic_flash_attn reference_compile repad_logits_with_grad sparse_prediction
-            sparse_pred_ignore_index
-            """,
-        ),
-    },
+    "modernbert": _MODERNBERT,
+    "modernbert-decoder": _MODERNBERT | _group("half of local_attention, which is read", "sliding_window"),
+    "mpt": _group(
+        "of the original code, whose class reads none of them",
+        "emb_pdrop resid_pdrop init_device init_config learned_pos_emb norm_type verbose tokenizer_name",
+    ),
     "mt5": {
         **_T5,
         "scale_decoder_outputs": DeadKey("scale of the logits, which mT5 does not have", (False,)),
     },
     "openai-gpt": _DECODER,
+    "opt": _group(
+        "dropout of layers and of hidden units, which the class does not have", "layerdrop activation_dropout"
+    ),
     "pegasus": _norms(before=True, embedding=False),
     "qwen3": _DECODER,
+    "smollm3": _group("the class reads layer_types", "max_window_layers"),
+    "starcoder2": _group(
+        "of an older class",
+        "activation_function layer_norm_epsilon mlp_type norm_type scale_attention_softmax_in_fp32",
+    ),
     "t5": _T5,
     "umt5": _T5 | _group("every layer has a table of positions", "scalable_attention"),
     "xlm": {

@@ -256,7 +256,26 @@ def _tensor_shape(row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -
     pattern = parse(row.pattern)
     if pattern is None:
         return _unstacked_shape(row, shape)
-    return pattern.tensor_shape(_sizes(pattern, row, shape, vocab_size))
+    tensor_shape = pattern.tensor_shape(_sizes(pattern, row, shape, vocab_size))
+    if row.sections:
+        return (sum(row.sections) * row.section_groups, *tensor_shape[1:])
+    return tensor_shape
+
+
+def _section(row: WeightMapping, tensor: np.ndarray) -> np.ndarray:
+    """Return the rows of a parameter in a tensor that holds those of several, as a view where numpy can make one."""
+    if not row.sections:
+        return tensor
+    first = sum(row.sections[: row.part])
+    groups = tensor.reshape(row.section_groups, sum(row.sections), *tensor.shape[1:])
+    rows = groups[:, first : first + row.sections[row.part]]
+    return rows.reshape(-1, *tensor.shape[1:])
+
+
+def _join_sections(row: WeightMapping, parts: list[np.ndarray]) -> np.ndarray:
+    """Build the tensor from the rows of all its parameters, in order."""
+    groups = [part.reshape(row.section_groups, -1, *part.shape[1:]) for part in parts]
+    return np.concatenate(groups, axis=1).reshape(-1, *parts[0].shape[1:])
 
 
 def _sizes(pattern: Pattern, row: WeightMapping, shape: tuple[int, ...], vocab_size: int) -> dict[str, int]:
@@ -294,7 +313,10 @@ def _reader(
             return np.full(sizes, row.fill, dtype)
         tensor = tensors[name]
         if pattern is not None:
-            tensor = pattern.read(tensor, _sizes(pattern, row, like.shape, vocab_size), row.part)
+            tensor = _section(row, tensor)
+            # A section holds one parameter.
+            part = 0 if row.sections else row.part
+            tensor = pattern.read(tensor, _sizes(pattern, row, like.shape, vocab_size), part)
         selected = tensor[tuple(slice(*i.indices(size)) for i, size in zip(index, unstacked, strict=True))]
         values = np.asarray(selected, dtype)
         # The vocabulary is padded in tlx only: rows past the end of the tensor are zeros.
@@ -304,6 +326,8 @@ def _reader(
         ]
         if any(missing):
             values = np.pad(values, [(0, count) for count in missing])
+        if row.times != 1:
+            values = values * dtype.type(row.times)
         return values + dtype.type(row.plus) if row.plus else values
 
     def read_slice(index: Index) -> np.ndarray:
@@ -331,18 +355,25 @@ def _writer(
     """Return the tensor that packs the parameters of `group`: (row, array, index in the stacked dims)."""
     row, leaf, _ = group[0]
     pattern = parse(row.pattern)
-    if pattern is not None and len(group) != pattern.parts:
-        raise DataError(f"{row.name} packs {pattern.parts} parameters, the key table has {len(group)}")
+    num_parts = len(row.sections) or (1 if pattern is None else pattern.parts)
+    if pattern is not None and len(group) != num_parts:
+        raise DataError(f"{row.name} packs {num_parts} parameters, the key table has {len(group)}")
     target_dtype = np.dtype(dtype or leaf.dtype)
 
     def read_slice(_: Index) -> np.ndarray:
         parts = []
         for part_row, param, stack_index in group:
             values = np.asarray(param[stack_index] if stack_index else param)
-            parts.append(values - (part_row.plus or 0))
+            parts.append((values - (part_row.plus or 0)) / (part_row.times or 1))
         if pattern is None:
             (tensor,) = parts
             return tensor.astype(target_dtype)
+        if row.sections:
+            written = []
+            for (part_row, param, _stack_index), part in zip(group, parts, strict=True):
+                section_sizes = _sizes(pattern, part_row, param.shape, vocab_size)
+                written.append(pattern.write([part], section_sizes))
+            return _join_sections(row, written).astype(target_dtype)
         sizes = _sizes(pattern, row, leaf.shape, vocab_size)
         # Cut off the rows that pad the vocabulary.
         parts = [part[tuple(slice(0, sizes[word]) for word in pattern.param_dims)] for part in parts]

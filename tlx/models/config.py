@@ -37,6 +37,9 @@ class HeadConfig:
     scale: bool = False
     """Multiply logits by width ** -0.5 (T5 1.0)."""
 
+    multiplier: float = 1.0
+    """Multiply logits by this (Cohere; Granite divides by the inverse)."""
+
     transform: bool = True
     """Of a masked model: a dense layer, activation and norm before the output kernel (XLM: none)."""
 
@@ -48,6 +51,10 @@ class HeadConfig:
 
     softcap: float = 0.0
     """c of c tanh(logits / c) (Gemma 2); 0: no cap."""
+
+    hidden_transform: bool = False
+    """Of a decoder: the same transform of hidden states, before the output kernel and whatever else reads them
+    (ModernBERT's decoder)."""
 
     absent: bool = False
     """Whether there is no output layer, as in an imported bare model: logits over the vocabulary are an error."""
@@ -106,9 +113,13 @@ class ModelConfig:
     decoder_ff_dim: int = 0
     """Hidden width of the decoder's feed-forward networks in an encoder-decoder; 0: feedforward.ff_dim."""
 
-    block_layout: Literal["pre", "post", "parallel", "sandwich"] = "pre"
+    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output"] = "pre"
     """Placement of the norms. pre: x + part(norm(x)). post: norm(x + part(x)). parallel: attention and
-    feed-forward read the same norm(x). sandwich: x + norm(part(norm(x))), of decoders."""
+    feed-forward read the same x, each through a norm of its own; parallel_shared: through one norm. sandwich:
+    x + norm(part(norm(x))), and output: x + norm(part(x)), both of decoders."""
+
+    residual_multiplier: float = 1.0
+    """Factor of what each part adds to the stream (Granite); not for block_layout "post"."""
 
     share_layers: bool = False
     """One layer's parameters for all layers (ALBERT)."""
@@ -215,6 +226,7 @@ class ModelConfig:
             matmul=self.matmul,
             width_scale=self.scales.width,
             layers_scale=self.scales.layers,
+            residual_multiplier=self.residual_multiplier,
             num_layer_groups=self.num_layer_groups,
             num_group_layers=self.num_group_layers,
         )
@@ -227,6 +239,7 @@ class ModelConfig:
         _check_first_norm(self)
         _check_sharing(self)
         _check_windows(self)
+        _check_positions(self)
         _check_encoder_parts(self)
         _check_clusters(self)
         _check_recurrent(self)
@@ -285,8 +298,18 @@ def _check_kind(model: ModelConfig) -> None:
         raise ConfigError(f"model.block_layout = {model.block_layout!r}: a two_stream model needs 'post'")
     if model.head.tied and model.embedding.width and model.kind != "encoder":
         raise ConfigError("model.head.tied with model.embedding.width is for encoders; set tied = False")
-    if model.block_layout == "sandwich" and model.kind != "decoder":
-        raise ConfigError(f"model.block_layout = 'sandwich' is for decoders, not for {model.kind!r}")
+    if model.block_layout in ("sandwich", "output") and model.kind != "decoder":
+        raise ConfigError(
+            f"model.block_layout = {model.block_layout!r} is for decoders, not for {model.kind!r}"
+        )
+    if model.head.hidden_transform and model.kind != "decoder":
+        raise ConfigError(f"model.head.hidden_transform = True is for decoders, not for {model.kind!r}")
+    if model.block_layout == "parallel_shared" and model.kind not in ("encoder", "decoder"):
+        raise ConfigError(f"model.block_layout = 'parallel_shared' is not for kind = {model.kind!r}")
+    if model.residual_multiplier != 1.0 and model.block_layout == "post":
+        raise ConfigError(
+            f"model.residual_multiplier = {model.residual_multiplier}: not with block_layout = 'post'"
+        )
 
 
 def _check_experts(model: ModelConfig) -> None:
@@ -311,9 +334,10 @@ def _check_first_norm(model: ModelConfig) -> None:
     if model.norm.before_first_layer:
         return
     is_separate = not model.share_layers and not model.feedforward.num_experts
-    if model.kind != "encoder" or not is_separate or model.block_layout != "pre" or model.num_layers < 2:
+    is_stack = model.kind in ("encoder", "decoder")
+    if not is_stack or not is_separate or model.block_layout != "pre" or model.num_layers < 2:
         raise ConfigError(
-            "model.norm.before_first_layer = False: only an encoder with block_layout = 'pre' and several "
+            "model.norm.before_first_layer = False: only an encoder or decoder with block_layout = 'pre' and several "
             "layers, without share_layers and experts, can leave out its first norm"
         )
 
@@ -345,6 +369,30 @@ def _check_windows(model: ModelConfig) -> None:
     has_window = attention.window or any(attention.window_pattern)
     if model.position.local_theta and not has_window:
         raise ConfigError(f"model.position.local_theta = {model.position.local_theta}: no layer has a window")
+
+
+def _check_positions(model: ModelConfig) -> None:
+    """Raise ConfigError where layers without rotation or factors for each dim are combined with what they exclude."""
+    position = model.position
+    if position.absolute and position.kind != "relative_bias":
+        raise ConfigError(
+            f"model.position.absolute = True needs position.kind = 'relative_bias', not {position.kind!r}"
+        )
+    if position.rotary_pattern and (position.kind != "rotary" or model.kind == "two_stream"):
+        raise ConfigError(
+            f"model.position.rotary_pattern = {position.rotary_pattern} needs position.kind = 'rotary'"
+        )
+    if model.kind == "two_stream" or position.kind != "rotary":
+        return
+    scaling = position.scaling
+    pairs = int(model.block("decoder").head_dim * position.rotary_fraction) // 2
+    if scaling.kind == "longrope":
+        for name in ("short_factors", "long_factors"):
+            if len(getattr(scaling, name)) != pairs:
+                raise ConfigError(
+                    f"model.position.scaling.{name} has {len(getattr(scaling, name))} values: it needs a factor for "
+                    f"each of {pairs} pairs of rotated dims"
+                )
 
 
 def _check_encoder_parts(model: ModelConfig) -> None:
@@ -379,11 +427,11 @@ def _check_clusters(model: ModelConfig) -> None:
             f"model.embedding.cutoffs = {part.cutoffs} must rise, from above 0 to below the vocabulary's "
             f"size, {model.vocab_size or 'the tokenizer says which'}"
         )
-    is_plain = not (part.width or head.scale or head.softcap)
+    is_plain = not (part.width or head.scale or head.softcap or head.multiplier != 1.0)
     if model.kind != "decoder" or not is_plain or model.parametrization.name != "standard":
         raise ConfigError(
             f"model.embedding.cutoffs = {part.cutoffs}: an adaptive softmax is for decoders, without "
-            "embedding.width, head.scale, head.softcap and another parametrization than 'standard'"
+            "embedding.width, head.scale, head.multiplier, head.softcap and another parametrization than 'standard'"
         )
 
 
@@ -428,10 +476,10 @@ def _check_parametrization(model: ModelConfig) -> None:
             raise ConfigError(f"model.parametrization.{name} = {getattr(part, name)} must be 1 or more")
     if part.name != "completep":
         return
-    if model.block_layout not in ("pre", "parallel"):
+    if model.block_layout not in ("pre", "parallel", "parallel_shared"):
         raise ConfigError(
             f"model.parametrization.name = 'completep' with model.block_layout = {model.block_layout!r}: "
-            "only 'pre' and 'parallel' have a residual stream to scale"
+            "only 'pre', 'parallel' and 'parallel_shared' have a residual stream to scale"
         )
     if model.kind == "encoder_decoder" and model.decoder_layers != model.num_layers:
         raise ConfigError(

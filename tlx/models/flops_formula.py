@@ -75,6 +75,8 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
         forward, constant = _stack(block, rows, length, shape.memory)
         forward += _input_embedding(cfg, rows, length)
         forward += 2 * rows * length * cfg.embedding.conv_kernel_size * cfg.width**2
+        if cfg.head.hidden_transform:
+            forward += 2 * rows * length * cfg.width**2
     num_targets = rows * (shape.targets or shape.decoder_length or length)
     table_width = cfg.embedding.width or cfg.width
     # The transform leads to the table's width, where the product with the table begins.

@@ -60,6 +60,21 @@ def _dense(cfg: ModelConfig, outputs: int, name: str, bias: bool = True, std: fl
     )
 
 
+class HiddenTransform(nn.Module):
+    """Dense layer, activation and norm between a decoder's hidden states and its output kernel."""
+
+    cfg: ModelConfig
+    """The model."""
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Return the transformed hidden states [..., D]."""
+        cfg = self.cfg
+        hidden = _dense(cfg, cfg.width, "dense", cfg.head.transform_bias)(hidden)
+        hidden = ACTIVATIONS[cfg.head.activation or cfg.feedforward.activation](hidden)
+        return Norm(cfg.norm, cfg.width, cfg.param_dtype, name="norm")(hidden)
+
+
 class MaskedHead(nn.Module):
     """BERT's MLM transform: dense, activation, norm (none in XLM), then the token table and its own bias."""
 

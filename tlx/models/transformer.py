@@ -10,6 +10,7 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Term
 from tlx.models import parametrization
 from tlx.models.config import ModelConfig
+from tlx.models.heads import HiddenTransform
 from tlx.models.transformer_stack import StackInputs, StackOutputs, TransformerStack
 from tlx.nn import cache as caches
 from tlx.nn import embed
@@ -62,6 +63,7 @@ class Output(nn.Module):
         scale = 1.0 / width_ratio
         if cfg.head.scale:
             scale = (cfg.width / width_ratio) ** -0.5 / width_ratio
+        scale *= cfg.head.multiplier
         return Unembedding(
             kernel=table_VE if cfg.head.tied or cfg.head.absent else self.kernel,
             bias=self.bias if cfg.head.bias and not cfg.head.absent else None,
@@ -135,6 +137,8 @@ class Transformer(nn.Module):
         if cfg.kind != "encoder":
             self.decoder = TransformerStack(cfg.block("decoder"), cfg.embedding, cfg.share_layers)
         self.output = output(cfg)
+        if cfg.head.hidden_transform:
+            self.hidden_transform = HiddenTransform(cfg)
 
     def __call__(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
         """Compute the hidden states of a batch; of its decoder half for an encoder-decoder.
@@ -156,7 +160,7 @@ class Transformer(nn.Module):
             )
             decoder_keys = _decoder_keys(keys)
             return self.decoder(self.embedding(batch["decoder_tokens"]), inputs, keys_B=decoder_keys).hidden
-        return self._run_only_stack(batch, _stack_inputs(batch), keys).hidden
+        return self._transformed(self._run_only_stack(batch, _stack_inputs(batch), keys).hidden)
 
     def encode(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
         """Compute the encoder's hidden states [B, S, D] of an encoder-decoder."""
@@ -185,7 +189,7 @@ class Transformer(nn.Module):
         inputs = _stack_inputs(batch)._replace(memory_BLMD=memory_BLMD, memory_segments_BM=memory_segments_BM)
         out = self.decoder(self.embedding(batch["tokens"]), inputs, keys_B=keys)
         assert out.layer_inputs is not None
-        return out.hidden, jnp.moveaxis(out.layer_inputs, 0, 1)
+        return self._transformed(out.hidden), jnp.moveaxis(out.layer_inputs, 0, 1)
 
     def with_queries(
         self, batch: Batch, query_BTD: jax.Array, times: int, *, keys: jax.Array | None = None
@@ -256,7 +260,7 @@ class Transformer(nn.Module):
         chosen_X, probs_X = out.expert_loads.mean(axis=0) / jnp.maximum(num_tokens, 1)
         loss_weight = self.cfg.feedforward.router_aux_weight
         term = Term(balance(chosen_X, probs_X) * num_tokens, num_tokens, loss_weight)
-        return out.hidden, term
+        return self._transformed(out.hidden), term
 
     def unembedding(self) -> Unembedding | AdaptiveUnembedding:
         """Return kernel, bias and scale of the output, for a loss that never builds all logits."""
@@ -310,7 +314,12 @@ class Transformer(nn.Module):
         Returns:
             (hidden states [B, T, D], the cache with these tokens).
         """
-        return self.decoder.step(self.embedding(tokens_BT), positions_BT, segments_BT, cache)
+        hidden_BTD, cache = self.decoder.step(self.embedding(tokens_BT), positions_BT, segments_BT, cache)
+        return self._transformed(hidden_BTD), cache
+
+    def _transformed(self, hidden: jax.Array) -> jax.Array:
+        """Hidden states as the output kernel reads them."""
+        return self.hidden_transform(hidden) if self.cfg.head.hidden_transform else hidden
 
     def _run_only_stack(self, batch: Batch, inputs: StackInputs, keys: jax.Array | None) -> StackOutputs:
         """Run the one stack of an encoder or a decoder."""

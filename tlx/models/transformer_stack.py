@@ -20,7 +20,7 @@ from tlx.nn.fusion import fusion_barrier
 from tlx.nn.kernels.choice import kernel_name
 from tlx.nn.mask import Mask
 from tlx.nn.norm import Norm
-from tlx.nn.position import BucketedBias, per_device_bias
+from tlx.nn.position import BucketedBias, alibi, per_device_bias
 from tlx.nn.stack import Layer, layer_params, run_layers
 
 
@@ -248,14 +248,14 @@ class TransformerStack(nn.Module):
             encoded = (cache.cross_key, cache.cross_value)
         block_inputs = BlockInputs(
             mask=Mask(segments_BT, segments, start, cfg.causal),
-            bias=self.position_bias(length, capacity, start) if self._has_shared_bias else None,
+            bias=self._shared_bias(length, capacity, start),
             positions_BT=positions_BT,
             cross_mask=cross_mask,
         )
         x_BTD = self.front(x_BTE, positions_BT, None, None)
 
         def make_layer(spec: LayerSpec) -> Layer:
-            block = Block(spec.block, parent=None)
+            block = Block(spec.block, spec.attention_norm, parent=None)
             mask = block_inputs.mask._replace(window=spec.block.attention.window)
 
             def layer(params: Any, carry: tuple[jax.Array, ...], index: jax.Array, encoded_key_value: Any):
@@ -272,9 +272,13 @@ class TransformerStack(nn.Module):
 
             return layer
 
-        (group,) = group_layers(layer_specs(cfg))
+        groups = group_layers(layer_specs(cfg))
+        blocks = self._blocks()
         carry = (x_BTD, cache.key, cache.value)
-        (y_BTD, key, value), _ = self._run_group(group, self._blocks(), make_layer, carry, encoded)
+        for group in groups:
+            # An encoder's keys and values are those of a single group: all layers of such a decoder are alike.
+            carry, _ = self._run_group(group, self._params_of(blocks, group), make_layer, carry, encoded)
+        y_BTD, key, value = carry
         cache = cache._replace(key=key, value=value, segments=segments, num_filled=start + length)
         return self._finish(y_BTD, None), cache
 
@@ -290,9 +294,7 @@ class TransformerStack(nn.Module):
         cross_mask = None
         if inputs.encoded_BSD is not None:
             cross_mask = Mask(segments_BT, inputs.encoded_segments_BS)
-        bias = None
-        if self._has_shared_bias:
-            bias = self._bias(x_BTD.shape, memory_length, inputs.prefix_BT is not None)
+        bias = self._bias(x_BTD.shape, memory_length, inputs.prefix_BT is not None)
         return BlockInputs(
             mask=Mask(segments_BT, key_segments, memory_length, cfg.causal, prefix=inputs.prefix_BT),
             bias=bias,
@@ -302,11 +304,21 @@ class TransformerStack(nn.Module):
             distances_RD=self.distances() if cfg.position.kind == "disentangled" else None,
         )
 
-    def _bias(self, shape: tuple[int, ...], memory_length: int, has_prefix: bool) -> jax.Array:
+    def _shared_bias(self, num_queries: int, num_keys: int, query_start: int | jax.Array) -> jax.Array | None:
+        """The bias of all layers, learned or ALiBi's; None: positions are no such bias."""
+        if self._has_shared_bias:
+            return self.position_bias(num_queries, num_keys, query_start)
+        if self.cfg.position.kind == "alibi":
+            return alibi(self.cfg, num_queries, num_keys, query_start)
+        return None
+
+    def _bias(self, shape: tuple[int, ...], memory_length: int, has_prefix: bool) -> jax.Array | None:
         """The relative bias of all layers; once for each device where the kernel runs device by device."""
         batch, length, _ = shape
         num_keys = length + memory_length
-        bias = self.position_bias(length, num_keys, memory_length)
+        bias = self._shared_bias(length, num_keys, memory_length)
+        if bias is None:
+            return None
         is_per_device = kernel_name(self.cfg, length, has_prefix, num_keys) in ("fused", "cudnn")
         # A prefix of trained keys runs by plain einsums, which take one bias for all rows.
         return per_device_bias(bias, batch) if is_per_device and not self.cfg.adapters.prefix_length else bias
@@ -404,6 +416,8 @@ class TransformerStack(nn.Module):
     @property
     def _final_dropout(self) -> float:
         """Dropout rate of the output: T5 and Transformer-XL have one."""
+        if self.cfg.position.absolute:
+            return 0.0
         return self.cfg.dropout if self.cfg.position.kind in ("relative_bias", "relative_sinusoidal") else 0.0
 
 

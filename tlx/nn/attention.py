@@ -61,8 +61,8 @@ class Attention(nn.Module):
         if cfg.position.kind == "disentangled" and not self.cross:
             self.disentangled = DisentangledLogits(cfg)
         if part.qk_norm:
-            self.query_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
-            self.key_norm = Norm(cfg.norm, cfg.head_dim, cfg.param_dtype)
+            self.query_norm = self._head_norm(part.num_heads)
+            self.key_norm = self._head_norm(cfg.num_kv_heads)
         if self._has_bias_table:
             self.position_bias = BucketedBias(cfg)
         if cfg.adapters.prefix_length and not self.cross:
@@ -286,6 +286,14 @@ class Attention(nn.Module):
             flat=joins_heads(cfg),
         )
 
+    def _head_norm(self, num_heads: int) -> Norm:
+        """The norm of queries or keys of so many heads."""
+        cfg = self.cfg
+        scope = cfg.attention.qk_norm_scope
+        if scope == "all_heads":
+            return Norm(cfg.norm, num_heads * cfg.head_dim, cfg.param_dtype)
+        return Norm(cfg.norm, cfg.head_dim, cfg.param_dtype, num_heads if scope == "each_head" else 0)
+
     def _project(self, x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
         return fused_projections(x, layers) if should_fuse() else [layer(x) for layer in layers]
 
@@ -307,7 +315,9 @@ class Attention(nn.Module):
     def _normed_and_rotated(self, x: jax.Array, side: str, positions: jax.Array | None) -> jax.Array:
         """Normalise, then rotate queries or keys, as the config says (Qwen 3 has both)."""
         if self.cfg.attention.qk_norm:
-            x = self.query_norm(x) if side == "query" else self.key_norm(x)
+            norm = self.query_norm if side == "query" else self.key_norm
+            over_all = self.cfg.attention.qk_norm_scope == "all_heads"
+            x = norm(x.reshape(*x.shape[:2], -1)).reshape(x.shape) if over_all else norm(x)
         if self.cfg.position.kind == "rotary" and not self.cross:
             assert positions is not None
             x = rotate(x, positions, self.cfg.position)
@@ -331,8 +341,8 @@ class Attention(nn.Module):
             # Reversed rows have distances of their own; a prefix pads the bias, and factors have no padding.
             per_row_bias = bias.keys_RNH.ndim == 4 or bool(self.cfg.adapters.prefix_length)
         else:
-            # T5's bias is the same for all rows; terms computed from queries are not.
-            per_row_bias = bias is not None and self.cfg.position.kind != "relative_bias"
+            # T5's and ALiBi's bias is the same for all rows; terms computed from queries are not.
+            per_row_bias = bias is not None and self.cfg.position.kind not in ("relative_bias", "alibi")
         return kernel_name(self.cfg, num_queries, has_visible, num_keys, per_row_bias)
 
     def _projected_distances(self, distances: jax.Array) -> tuple[jax.Array, jax.Array]:

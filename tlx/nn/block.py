@@ -93,10 +93,11 @@ class Stream(NamedTuple):
 
 
 class Block(nn.Module):
-    """A layer in one of four layouts, by `cfg.block_layout`.
+    """A layer in one of six layouts, by `cfg.block_layout`.
 
     "pre": x + part(norm(x)) (GPT-2). "post": norm(x + part(x)) (the original Transformer, BERT). "parallel":
-    x + attention(norm(x)) + feedforward(norm(x)) (GPT-NeoX). "sandwich": x + norm(part(norm(x))) (Gemma 2).
+    x + attention(norm(x)) + feedforward(norm(x)) (GPT-NeoX). "parallel_shared": the same with one norm for both
+    (GPT-J). "sandwich": x + norm(part(norm(x))) (Gemma 2). "output": x + norm(part(x)) (OLMo 2).
     """
 
     cfg: BlockConfig
@@ -115,7 +116,8 @@ class Block(nn.Module):
             self.cross_attention = Attention(cfg, cross=True)
             self.cross_norm = self._norm()
         self.feedforward = Experts(cfg) if cfg.feedforward.num_experts else FeedForward(cfg)
-        self.feedforward_norm = self._norm()
+        if cfg.block_layout != "parallel_shared":
+            self.feedforward_norm = self._norm()
         if cfg.adapters.bottleneck_dim:
             self.adapter = BottleneckAdapter(cfg)
             if cfg.adapters.bottleneck_after_attention:
@@ -127,14 +129,17 @@ class Block(nn.Module):
     def __call__(self, x_BTD: jax.Array, inputs: BlockInputs) -> BlockOutputs:
         """Run the layer on the residual stream."""
         cfg = self.cfg
-        if cfg.block_layout == "parallel":
-            # Both parts read the stream before the layer, each through a norm of its own.
-            attended, cache = self._attend(self.attention_norm(x_BTD), inputs)
-            fed, routing = self._feed(self.feedforward_norm(x_BTD), inputs.keys_B)
+        if cfg.block_layout in ("parallel", "parallel_shared"):
+            # Both parts read the stream before the layer, through one norm or each through its own.
+            normed = self.attention_norm(x_BTD)
+            attended, cache = self._attend(normed, inputs)
+            if cfg.block_layout == "parallel":
+                normed = self.feedforward_norm(x_BTD)
+            fed, routing = self._feed(normed, inputs.keys_B)
             x_BTD = constrain(x_BTD + self._scaled(attended + fed), RESIDUAL_DIMS)
             return BlockOutputs(x_BTD, cache, routing)
         is_post = cfg.block_layout == "post"
-        y_BTD, cache = self._attend(x_BTD if is_post else self._attention_norm(x_BTD), inputs)
+        y_BTD, cache = self._attend(self._as_read(x_BTD), inputs)
         x_BTD = self._add(x_BTD, y_BTD)
         if is_post:
             x_BTD = self._attention_norm(x_BTD)
@@ -145,7 +150,8 @@ class Block(nn.Module):
             if is_post:
                 x_BTD = self.cross_norm(x_BTD)
             x_BTD = constrain(x_BTD, RESIDUAL_DIMS)
-        y_BTD, routing = self._feed(x_BTD if is_post else self.feedforward_norm(x_BTD), inputs.keys_B)
+        is_read_raw = cfg.block_layout in ("post", "output")
+        y_BTD, routing = self._feed(x_BTD if is_read_raw else self.feedforward_norm(x_BTD), inputs.keys_B)
         x_BTD = self._add(x_BTD, y_BTD)
         if is_post:
             x_BTD = self.feedforward_norm(x_BTD)
@@ -249,6 +255,8 @@ class Block(nn.Module):
         if self.cfg.block_layout == "sandwich":
             # Before dropout and residual connection, as in Gemma 2.
             y = self.attention_post_norm(y)
+        elif self.cfg.block_layout == "output":
+            y = self.attention_norm(y)
         return self._adapted(dropout(y, self.cfg.dropout, inputs.keys_B, ATTENTION_OUTPUT)), cache
 
     def _attend_across(self, x: jax.Array, inputs: BlockInputs) -> jax.Array:
@@ -272,6 +280,8 @@ class Block(nn.Module):
         y, routing = out if isinstance(out, tuple) else (out, None)
         if self.cfg.block_layout == "sandwich":
             y = self.feedforward_post_norm(y)
+        elif self.cfg.block_layout == "output":
+            y = self.feedforward_norm(y)
         # Tagged before dropout, whose bits are drawn again for less than it costs to keep them.
         y = dropout(checkpoint_name(y, "fed"), self.cfg.dropout, keys_B, FEEDFORWARD_OUTPUT + site_offset)
         return self.adapter(y) if self.cfg.adapters.bottleneck_dim else y, routing
@@ -281,7 +291,9 @@ class Block(nn.Module):
         return x + y if self.cfg.block_layout == "post" else x + self._scaled(y)
 
     def _scaled(self, y: jax.Array) -> jax.Array:
-        """Divide what a part adds to the stream by the depth ratio of CompleteP."""
+        """Scale what a part adds to the stream: by the model's factor, and by the depth ratio of CompleteP."""
+        if self.cfg.residual_multiplier != 1.0:
+            y = y * self.cfg.residual_multiplier
         return y if self.cfg.layers_scale == 1.0 else y / self.cfg.layers_scale
 
     def _adapted(self, attended: jax.Array) -> jax.Array:
@@ -304,4 +316,5 @@ class Block(nn.Module):
 
     def _as_read(self, inputs: jax.Array) -> jax.Array:
         # Attention of a pre-norm layer reads normalised inputs: other parts of the stream are normalised too.
-        return inputs if self.cfg.block_layout == "post" else self._attention_norm(inputs)
+        is_read_raw = self.cfg.block_layout in ("post", "output")
+        return inputs if is_read_raw else self._attention_norm(inputs)

@@ -1,6 +1,7 @@
 """The choices that make a layer: one frozen dataclass per part, values and not subclasses."""
 
 import dataclasses
+import math
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -37,10 +38,16 @@ class RotaryScaling:
 
     linear: positions / factor (Chen et al. 2023). llama3: wavelengths above original_length / low_freq_factor
     are stretched by `factor`, those below original_length / high_freq_factor are not, and between there is a
-    ramp.
+    ramp. yarn (Peng et al. 2023): the same between beta_slow and beta_fast turns, with a ramp over dims, and
+    queries and keys times an attention factor. dynamic: a base that grows with the longest position of a row,
+    beyond original_length. longrope (Ding et al. 2024): a factor for each dim, of one list for rows of up to
+    original_length and of another one for longer rows.
+
+    The last two depend on the row: all documents of a packed row are rotated alike, and keys in a cache stay
+    as they were rotated.
     """
 
-    kind: Literal["none", "linear", "llama3"] = "none"
+    kind: Literal["none", "linear", "llama3", "yarn", "dynamic", "longrope"] = "none"
     """Kind of rotary scaling; none: no scaling."""
 
     factor: float = 1.0
@@ -53,7 +60,32 @@ class RotaryScaling:
     """llama3: turns within original_length from which a frequency is not stretched."""
 
     original_length: int = 8192
-    """llama3: tokens of the sequences of the first training."""
+    """llama3, yarn, dynamic, longrope: tokens of the sequences of the first training."""
+
+    beta_fast: float = 32.0
+    """yarn: turns within original_length from which a frequency is not stretched."""
+
+    beta_slow: float = 1.0
+    """yarn: turns within original_length up to which a frequency is stretched by the whole factor."""
+
+    truncate: bool = True
+    """yarn: whether the two dims between which the ramp lies are rounded outwards."""
+
+    attention_factor: float = 0.0
+    """yarn, longrope: factor of queries and keys; 0: the formula's, of `factor`."""
+
+    mscale: float = 0.0
+    """yarn: coefficient of ln(factor) in the attention factor, divided by that of mscale_all_dim; 0: 1, not
+    divided."""
+
+    mscale_all_dim: float = 0.0
+    """yarn: the coefficient of the divisor; 0: no divisor."""
+
+    short_factors: tuple[float, ...] = ()
+    """longrope: factor of each pair of dims in rows of up to original_length tokens."""
+
+    long_factors: tuple[float, ...] = ()
+    """longrope: factor of each pair of dims in longer rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +94,19 @@ class PositionConfig:
 
     learned, sinusoidal: absolute, added to the embeddings. rotary: RoFormer. relative_bias: T5's bias by
     buckets of distances, one table per stack. relative_sinusoidal: Transformer-XL's and XLNet's attention.
-    disentangled: DeBERTa's vectors of distances.
+    disentangled: DeBERTa's vectors of distances. alibi: a slope for each head times the distance, subtracted
+    from the logits (Press et al. 2022).
     """
 
     kind: Literal[
-        "none", "learned", "sinusoidal", "rotary", "relative_bias", "relative_sinusoidal", "disentangled"
+        "none",
+        "learned",
+        "sinusoidal",
+        "rotary",
+        "relative_bias",
+        "relative_sinusoidal",
+        "disentangled",
+        "alibi",
     ] = "learned"
     """Which of these; none: order is visible through the causal mask alone."""
 
@@ -78,6 +118,9 @@ class PositionConfig:
 
     sinusoid_layout: Literal["halves", "interleaved"] = "halves"
     """sinusoidal: all sines before all cosines, or in pairs."""
+
+    sinusoid_offset: int = 0
+    """sinusoidal: number of the first position (M2M-100: 2)."""
 
     theta: float = 10_000.0
     """rotary, sinusoidal, relative_sinusoidal: base of the wavelengths."""
@@ -91,11 +134,21 @@ class PositionConfig:
     rotary_fraction: float = 1.0
     """rotary: fraction of each head that is rotated, in (0, 1] (GPT-NeoX: 0.25)."""
 
+    rotary_layout: Literal["halves", "interleaved"] = "halves"
+    """rotary: a dim is paired with that half of the rotated ones later, or with its neighbour (GPT-J)."""
+
+    rotary_pattern: tuple[bool, ...] = ()
+    """rotary: whether queries and keys are rotated, for the layers of a repeating pattern (SmolLM3); ():
+    in all layers."""
+
     num_buckets: int = 32
     """relative_bias, disentangled: rows of distances; 0 (disentangled): one for every distance."""
 
     max_distance: int = 128
     """relative_bias, disentangled: tokens from which all distances share a row."""
+
+    absolute: bool = False
+    """relative_bias: learned positions are added to the embeddings too (MPNet)."""
 
     per_layer: bool = False
     """relative_bias: a table for each layer in place of one for all (UMT5)."""
@@ -112,7 +165,7 @@ class PositionConfig:
     @property
     def max_positions(self) -> int | None:
         """Tokens of the longest sequence that has positions; None: no limit."""
-        return self.max_length if self.kind == "learned" else None
+        return self.max_length if self.kind == "learned" or self.absolute else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +200,18 @@ class AttentionConfig:
     query_pre_attn_scalar: int = 0
     """In place of head_dim in that scale (Gemma); 0: head_dim."""
 
+    multiplier: float = 0.0
+    """Factor of the logits in place of that scale (Granite); 0: the scale."""
+
     softcap: float = 0.0
     """c of c tanh(logits / c) (Gemma 2); 0: no cap."""
 
     qk_norm: bool = False
     """Normalise queries and keys over head_dim before they are rotated (Qwen 3)."""
+
+    qk_norm_scope: Literal["head", "each_head", "all_heads"] = "head"
+    """head: one scale for all heads. each_head: a scale for each, no bias (Cohere). all_heads: over all dims of all
+    heads together (OLMo 2)."""
 
     window: int = 0
     """Keys nearer than this many tokens are visible, on both sides where attention is not causal; 0: all."""
@@ -294,7 +354,7 @@ class BlockConfig:
     num_layers: int
     """Layers of the stack, by which outputs into the residual stream are scaled."""
 
-    block_layout: Literal["pre", "post", "parallel", "sandwich"]
+    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output"]
     """Placement of the norms: see nn/block.py."""
 
     dropout: float
@@ -342,6 +402,9 @@ class BlockConfig:
     layers_scale: float = 1.0
     """l of models/parametrization.py: depth over that of the base model."""
 
+    residual_multiplier: float = 1.0
+    """Factor of what each part adds to the stream."""
+
     num_layer_groups: int = 1
     """Groups of consecutive layers that share parameters, where layers do."""
 
@@ -377,10 +440,10 @@ class BlockConfig:
 
     @property
     def period(self) -> int:
-        """Number of layers after which the pattern of windows repeats; of all where no two are alike."""
+        """Number of layers after which windows and rotations repeat; of all where no two are alike."""
         if self.attention.scale_by_layer:
             return self.num_layers
-        return max(1, len(self.attention.window_pattern))
+        return math.lcm(len(self.attention.window_pattern) or 1, len(self.position.rotary_pattern) or 1)
 
     def layer(self, place: int) -> "BlockConfig":
         """Return the config of the layer at index `place` of the repeating pattern: one window, one theta."""
@@ -389,6 +452,10 @@ class BlockConfig:
         window = pattern[place % len(pattern)] if pattern else self.attention.window
         if window and position.local_theta:
             position = dataclasses.replace(position, theta=position.local_theta, scaling=RotaryScaling())
+        if position.rotary_pattern:
+            is_rotated = position.rotary_pattern[place % len(position.rotary_pattern)]
+            kind = "rotary" if is_rotated else "none"
+            position = dataclasses.replace(position, kind=kind, rotary_pattern=())
         # Without the pattern, so that layers of one kind have equal configs.
         attention = dataclasses.replace(self.attention, window=window, window_pattern=())
         layer_number = place + 1 if self.attention.scale_by_layer else 0
@@ -404,6 +471,8 @@ class BlockConfig:
     @property
     def softmax_scale(self) -> float:
         """Factor of the attention logits before the softmax."""
+        if self.attention.multiplier:
+            return self.attention.multiplier
         width = self.attention.query_pre_attn_scalar or self.head_dim
         if self.position.kind == "disentangled":
             # The logits have three terms: content to content, content to position, position to content.

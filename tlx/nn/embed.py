@@ -43,6 +43,9 @@ class EmbeddingConfig:
     scale: bool = False
     """Multiply token vectors by sqrt(width) (the original Transformer)."""
 
+    multiplier: float = 1.0
+    """Multiply token vectors by this (Granite)."""
+
     cutoffs: tuple[int, ...] = ()
     """First ids of clusters of rarer tokens, rising: adaptive input and softmax (Transformer-XL); (): one
     table."""
@@ -185,11 +188,14 @@ class InputEmbedding(nn.Module):
         dtype = x_BTE.dtype
         if part.scale:
             x_BTE = x_BTE * jnp.asarray(width**0.5, dtype)
-        if position.kind == "learned":
+        if part.multiplier != 1.0:
+            x_BTE = x_BTE * jnp.asarray(part.multiplier, dtype)
+        if position.kind == "learned" or position.absolute:
             table = self._table("positions", position.max_length + position.offset, width)
             x_BTE = x_BTE + jnp.take(table, positions_BT + position.offset, axis=0).astype(dtype)
         elif position.kind == "sinusoidal":
-            vectors = sinusoid(positions_BT, width, position.theta, position.sinusoid_layout)
+            numbers_BT = positions_BT + position.sinusoid_offset
+            vectors = sinusoid(numbers_BT, width, position.theta, position.sinusoid_layout)
             x_BTE = x_BTE + vectors.astype(dtype)
         if part.num_types:
             types = jnp.zeros_like(positions_BT) if types_BT is None else types_BT

@@ -22,6 +22,9 @@ class Norm(nn.Module):
     param_dtype: str = "float32"
     """Of scale and bias."""
 
+    num_heads: int = 0
+    """Size of the dim before it, N, where each head has a scale of its own and none a bias; 0: one scale."""
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise x; the result has its dtype."""
@@ -29,7 +32,8 @@ class Norm(nn.Module):
         dtype = jnp.dtype(self.param_dtype)
         # With unit_offset the factor is 1 + scale: weight decay then pulls it to 1 and not to 0.
         init = nn.initializers.zeros_init() if cfg.unit_offset else nn.initializers.ones_init()
-        scale = self.param("scale", logical(init, ("norm",)), (self.width,), dtype)
+        shape = (self.num_heads, self.width) if self.num_heads else (self.width,)
+        scale = self.param("scale", logical(init, ("heads", "norm")[-len(shape) :]), shape, dtype)
         y = x.astype(jnp.float32)
         is_layernorm = cfg.kind == "layernorm"
         if is_layernorm and x.dtype == jnp.bfloat16 and platform() == "tpu":
@@ -45,7 +49,7 @@ class Norm(nn.Module):
             square = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
         y = y * checkpoint_name(jax.lax.rsqrt(square + cfg.eps), "statistics")
         y = y * (scale.astype(jnp.float32) + float(cfg.unit_offset))
-        if is_layernorm and cfg.bias:
+        if is_layernorm and cfg.bias and not self.num_heads:
             bias = self.param("bias", logical(nn.initializers.zeros_init(), ("norm",)), (self.width,), dtype)
             y = y + bias.astype(jnp.float32)
         return y.astype(x.dtype)

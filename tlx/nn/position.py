@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.base.platform import platform
-from tlx.nn.config import BlockConfig, PositionConfig
+from tlx.nn.config import BlockConfig, PositionConfig, RotaryScaling
 from tlx.nn.kernels.choice import joins_heads
 from tlx.nn.linear import Linear, add_bias
 from tlx.nn.relative import RelativeTerms
@@ -34,14 +34,28 @@ def sinusoid(positions: jax.Array, width: int, theta: float, layout: str) -> jax
     return jnp.stack(pair, axis=-1).reshape(*positions.shape, width)
 
 
-def rotation_rates(cfg: PositionConfig, rotated: int) -> jax.Array:
+def rotation_rates(cfg: PositionConfig, rotated: int, positions_BT: jax.Array | None = None) -> jax.Array:
     """Compute the radians per position of each pair of dims, scaled as the config says.
 
+    Args:
+        cfg: theta and scaling.
+        rotated: number of rotated dims.
+        positions_BT: int[B, T], by the largest of which the scalings "dynamic" and "longrope" choose; None: a
+            row of up to original_length.
+
     Returns:
-        float32[rotated / 2].
+        float32[rotated / 2]; [B, 1, 1, rotated / 2] for these two.
     """
-    rates = cfg.theta ** (-jnp.arange(0, rotated, 2, dtype=jnp.float32) / rotated)
+    exponents = jnp.arange(0, rotated, 2, dtype=jnp.float32) / rotated
+    rates = cfg.theta**-exponents
     scaling = cfg.scaling
+    if scaling.kind in ("dynamic", "longrope"):
+        length: int | jax.Array = scaling.original_length
+        if positions_BT is not None:
+            length = jnp.max(positions_BT, axis=1)[:, None, None, None] + 1
+        return _rates_by_length(cfg, rates, exponents, length)
+    if scaling.kind == "yarn":
+        return rates * _yarn_stretch(cfg, rotated)
     if scaling.kind == "linear":
         return rates / scaling.factor
     if scaling.kind == "llama3":
@@ -53,29 +67,107 @@ def rotation_rates(cfg: PositionConfig, rotated: int) -> jax.Array:
     return rates
 
 
+def _rates_by_length(
+    cfg: PositionConfig, rates: jax.Array, exponents: jax.Array, length: int | jax.Array
+) -> jax.Array:
+    """The rates of rows of a length, for the scalings that depend on it.
+
+    dynamic: theta (factor s / L - factor + 1)^(d / (d - 2)) for rows of s > L tokens (NTK-aware, by bloc97 and
+    emozilla, as in `transformers`). longrope: rates divided by the list of the row's length.
+    """
+    scaling = cfg.scaling
+    if scaling.kind == "longrope":
+        short = jnp.asarray(scaling.short_factors, jnp.float32)
+        long = jnp.asarray(scaling.long_factors, jnp.float32)
+        return rates / jnp.where(length > scaling.original_length, long, short)
+    rotated = 2 * exponents.size
+    ratio = jnp.maximum(length, scaling.original_length) / scaling.original_length
+    growth = (scaling.factor * ratio - (scaling.factor - 1)) ** (rotated / (rotated - 2))
+    return (cfg.theta * growth) ** -exponents
+
+
+def _yarn_stretch(cfg: PositionConfig, rotated: int) -> jax.Array:
+    """What YaRN multiplies the rates by: 1 for fast dims, 1 / factor for slow ones (Peng et al. 2023, 3.2)."""
+    scaling = cfg.scaling
+
+    def dim(turns: float) -> float:
+        """The pair of dims that makes so many turns within original_length."""
+        wavelengths = scaling.original_length / (turns * 2 * math.pi)
+        return rotated * math.log(wavelengths) / (2 * math.log(cfg.theta))
+
+    low = dim(scaling.beta_fast)
+    high = dim(scaling.beta_slow)
+    if scaling.truncate:
+        low = math.floor(low)
+        high = math.ceil(high)
+    low = max(low, 0)
+    high = min(high, rotated - 1)
+    if low == high:
+        high += 0.001  # as in the original code: no division by 0
+    ramp = jnp.clip((jnp.arange(rotated // 2, dtype=jnp.float32) - low) / (high - low), 0, 1)
+    return (1 - ramp) + ramp / scaling.factor
+
+
+def attention_factor(scaling: RotaryScaling) -> float:
+    """Return the factor of rotated queries and of rotated keys: YaRN's and LongRoPE's, 1 for other scalings."""
+    if scaling.kind not in ("yarn", "longrope"):
+        return 1.0
+    if scaling.attention_factor:
+        return scaling.attention_factor
+    factor = scaling.factor
+    if factor <= 1:
+        return 1.0
+    if scaling.kind == "longrope":
+        return math.sqrt(1 + math.log(factor) / math.log(scaling.original_length))
+    if scaling.mscale and scaling.mscale_all_dim:
+        return (0.1 * scaling.mscale * math.log(factor) + 1) / (
+            0.1 * scaling.mscale_all_dim * math.log(factor) + 1
+        )
+    return 0.1 * math.log(factor) + 1
+
+
 def rotate(x_BTNH: jax.Array, positions_BT: jax.Array, cfg: PositionConfig) -> jax.Array:
     """Apply rotary embeddings (Su et al. 2021, eq. 34) to the first fraction of each head.
 
     Args:
         x_BTNH: queries or keys.
         positions_BT: int[B, T], positions inside the documents.
-        cfg: theta, rotary_fraction and scaling.
+        cfg: theta, rotary_fraction, rotary_layout and scaling.
 
     Returns:
-        An array like x. Dim i is paired with dim i + half of the rotated ones (GPT-NeoX's order).
+        An array like x. Dim i is paired with dim i + half of the rotated ones (GPT-NeoX's order), or with its
+        neighbour (GPT-J's).
     """
     head_dim = x_BTNH.shape[-1]
     rotated = int(head_dim * cfg.rotary_fraction) // 2 * 2
-    rates = rotation_rates(cfg, rotated)
+    rates = rotation_rates(cfg, rotated, positions_BT)
     # In float32: angles of late positions have no precision left in bfloat16.
     angles = positions_BT.astype(jnp.float32)[:, :, None, None] * rates
     sin = jnp.sin(angles)
     cos = jnp.cos(angles)
+    factor = attention_factor(cfg.scaling)
+    if factor != 1.0:
+        sin = sin * factor
+        cos = cos * factor
     x = x_BTNH[..., :rotated]
-    y = x.astype(jnp.float32) * jnp.concatenate([cos, cos], axis=-1)
-    # (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), as two products over whole vectors.
-    y += _swap_halves(x).astype(jnp.float32) * jnp.concatenate([-sin, sin], axis=-1)
+    if cfg.rotary_layout == "interleaved":
+        y = x.astype(jnp.float32) * jnp.repeat(cos, 2, axis=-1)
+        signed = jnp.stack([-sin, sin], axis=-1).reshape(*sin.shape[:-1], rotated)
+        y += _swap_neighbours(x).astype(jnp.float32) * signed
+    else:
+        y = x.astype(jnp.float32) * jnp.concatenate([cos, cos], axis=-1)
+        # (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), as two products over whole vectors.
+        y += _swap_halves(x).astype(jnp.float32) * jnp.concatenate([-sin, sin], axis=-1)
     return jnp.concatenate([y.astype(x_BTNH.dtype), x_BTNH[..., rotated:]], axis=-1)
+
+
+def _swap_neighbours(x: jax.Array) -> jax.Array:
+    """Exchange the dims of each pair of neighbours in the last dim; on TPU as `_swap_halves` does."""
+    size = x.shape[-1]
+    if platform() == "tpu":
+        order = jnp.arange(size) ^ 1
+        return x @ jnp.eye(size, dtype=x.dtype)[order]
+    return x.reshape(*x.shape[:-1], size // 2, 2)[..., ::-1].reshape(x.shape)
 
 
 def _swap_halves(x: jax.Array) -> jax.Array:
@@ -144,6 +236,35 @@ class BucketedBias(nn.Module):
         distance = jnp.arange(num_keys)[None, :] - query
         buckets = relative_bucket(distance, cfg.position, bidirectional=not cfg.causal)
         return jnp.transpose(table[buckets], (2, 0, 1))[None]
+
+
+def alibi_slopes(num_heads: int) -> list[float]:
+    """Return the slope of each head (Press et al. 2022): 2^(-8 i / n), i = 1..n, for n heads.
+
+    Where n is no power of 2, those of the power below it come first, then every second one of the power above.
+    """
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2.0 ** (-8 * (i + 1) / power) for i in range(power)]
+    between = [2.0 ** (-4 * (2 * i + 1) / power) for i in range(num_heads - power)]
+    return slopes + between
+
+
+def alibi(cfg: BlockConfig, num_queries: int, num_keys: int, query_start: int | jax.Array = 0) -> jax.Array:
+    """Compute ALiBi's bias: minus a slope for each head times the distance of query and key.
+
+    Args:
+        cfg: the layer.
+        num_queries: T.
+        num_keys: S.
+        query_start: index of the first query among the keys.
+
+    Returns:
+        float32[1, N, T, S], divided by the scale of the logits, which kernels multiply the sum by.
+    """
+    query = jnp.arange(num_queries)[:, None] + query_start
+    distance = jnp.abs(query - jnp.arange(num_keys)[None, :]).astype(jnp.float32)
+    slopes_N = jnp.asarray(alibi_slopes(cfg.attention.num_heads), jnp.float32) / cfg.softmax_scale
+    return -(slopes_N[:, None, None] * distance)[None]
 
 
 def per_device_bias(bias_1NTS: jax.Array, batch_size: int) -> jax.Array:

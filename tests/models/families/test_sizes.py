@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.tiers import tiers
 from tlx.hub.folder import count
 from tlx.models.families import OUTLINES, TABLE
 
@@ -95,6 +96,86 @@ transformer-xl base - 151_119_838
 transformer-xl large - 285_205_322
 """
 
+# Counted with the classes themselves, without memory (tests/hub/test_live.py counts them again).
+SINCE = """
+qwen2 0.5b Qwen2ForCausalLM 494_032_768
+qwen2 1.5b Qwen2ForCausalLM 1_543_714_304
+qwen2 3b Qwen2ForCausalLM 3_085_938_688
+qwen2 7b Qwen2ForCausalLM 7_615_616_512
+qwen2 14b Qwen2ForCausalLM 14_770_033_664
+qwen2 32b Qwen2ForCausalLM 32_763_876_352
+qwen2 72b Qwen2ForCausalLM 72_706_203_648
+gemma 2b GemmaForCausalLM 2_506_172_416
+gemma 7b GemmaForCausalLM 8_537_680_896
+gemma2 2b Gemma2ForCausalLM 2_614_341_888
+gemma2 9b Gemma2ForCausalLM 9_241_705_984
+gemma2 27b Gemma2ForCausalLM 27_227_128_320
+opt 125m OPTForCausalLM 125_239_296
+opt 1.3b OPTForCausalLM 1_315_758_080
+opt 2.7b OPTForCausalLM 2_651_596_800
+opt 6.7b OPTForCausalLM 6_658_473_984
+opt 13b OPTForCausalLM 12_853_473_280
+opt 30b OPTForCausalLM 29_974_540_288
+opt 66b OPTForCausalLM 65_719_701_504
+phi 1 PhiForCausalLM 1_418_270_720
+phi 1.5 PhiForCausalLM 1_418_270_720
+phi 2 PhiForCausalLM 2_779_683_840
+phi3 mini Phi3ForCausalLM 3_821_079_552
+phi3 medium Phi3ForCausalLM 13_960_238_080
+phi3 phi-4 Phi3ForCausalLM 14_659_507_200
+phi3 phi-4-mini Phi3ForCausalLM 3_836_021_760
+gpt-j 6b GPTJForCausalLM 6_050_882_784
+gpt-neo 125m GPTNeoForCausalLM 125_198_592
+gpt-neo 1.3b GPTNeoForCausalLM 1_315_575_808
+gpt-neo 2.7b GPTNeoForCausalLM 2_651_307_520
+falcon 7b FalconForCausalLM 6_921_720_704
+falcon 40b FalconForCausalLM 41_303_293_952
+falcon 180b FalconForCausalLM 178_557_088_768
+bloom 560m BloomForCausalLM 559_214_592
+bloom 1.1b BloomForCausalLM 1_065_314_304
+bloom 1.7b BloomForCausalLM 1_722_408_960
+bloom 3b BloomForCausalLM 3_002_557_440
+bloom 7.1b BloomForCausalLM 7_069_016_064
+bloom 176b BloomForCausalLM 176_247_271_424
+mpt 7b MptForCausalLM 6_649_286_656
+mpt 30b MptForCausalLM 29_957_200_896
+starcoder2 3b Starcoder2ForCausalLM 3_030_371_328
+starcoder2 7b Starcoder2ForCausalLM 7_173_923_840
+starcoder2 15b Starcoder2ForCausalLM 15_957_889_024
+stablelm 3b StableLmForCausalLM 2_795_443_200
+stablelm 2-1.6b StableLmForCausalLM 1_644_515_328
+stablelm 2-12b StableLmForCausalLM 12_143_185_920
+olmo2 1b Olmo2ForCausalLM 1_484_916_736
+olmo2 7b Olmo2ForCausalLM 7_298_617_344
+olmo2 13b Olmo2ForCausalLM 13_716_198_400
+olmo2 32b Olmo2ForCausalLM 32_234_279_936
+olmo3 7b Olmo3ForCausalLM 7_298_011_136
+olmo3 32b Olmo3ForCausalLM 32_233_522_176
+smollm3 3b SmolLM3ForCausalLM 3_075_098_624
+granite 3.3-2b GraniteForCausalLM 2_533_539_840
+granite 3.3-8b GraniteForCausalLM 8_170_864_640
+cohere command-r CohereForCausalLM 34_980_831_232
+cohere command-r-plus CohereForCausalLM 103_810_674_688
+cohere aya-8b CohereForCausalLM 8_028_033_024
+glm4 9b Glm4ForCausalLM 9_400_279_040
+glm4 32b Glm4ForCausalLM 33_141_749_760
+modernbert-decoder 150m ModernBertDecoderForCausalLM 149_655_232
+modernbert-decoder 17m ModernBertDecoderForCausalLM 16_913_600
+modernbert-decoder 32m ModernBertDecoderForCausalLM 32_081_344
+modernbert-decoder 68m ModernBertDecoderForCausalLM 68_457_664
+modernbert-decoder 400m ModernBertDecoderForCausalLM 395_881_664
+modernbert-decoder 1b ModernBertDecoderForCausalLM 1_031_314_112
+mpnet base MPNetForMaskedLM 109_518_527
+nomic-bert base NomicBertForMaskedLM 137_354_304
+camembert base CamembertForMaskedLM 110_655_493
+camembert large CamembertForMaskedLM 336_695_557
+m2m-100 418m M2M100ForConditionalGeneration 483_905_536
+m2m-100 1.2b M2M100ForConditionalGeneration 1_239_470_080
+m2m-100 nllb-600m M2M100ForConditionalGeneration 615_073_792
+m2m-100 nllb-1.3b M2M100ForConditionalGeneration 1_370_638_336
+m2m-100 nllb-3.3b M2M100ForConditionalGeneration 3_344_863_232
+"""
+
 # What was printed, where no class says it exactly.
 PRINTED = """
 megatron-gpt2 345m 355e6
@@ -124,7 +205,18 @@ def rows(table):
     return [line.split() for line in table.split("\n") if line]
 
 
-@pytest.mark.parametrize(("name", "size", "architecture", "expected"), rows(EXACT))
+def first_sizes(table):
+    """The first size of each family, which is quick; the others are counted by the slow tests."""
+    return [row for i, row in enumerate(table) if row[0] not in [other[0] for other in table[:i]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "architecture", "expected"),
+    [
+        *map(tuple, rows(EXACT)),
+        *tiers(map(tuple, rows(SINCE)), quick=[tuple(row) for row in first_sizes(rows(SINCE))]),
+    ],
+)
 def test_parameters_are_exactly_those_of_the_reference(name, size, architecture, expected):
     family = TABLE.load(name)
     config = family.sizes[size]

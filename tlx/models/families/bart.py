@@ -137,11 +137,10 @@ def stack(side: str, config: ModelConfig) -> list[WeightMapping]:
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
     """Return the key table of a model."""
-    mappings = [
-        WeightMapping("model/embedding/table", "model.shared.weight", "v d -> v d"),
+    mappings = [WeightMapping("model/embedding/table", "model.shared.weight", "v d -> v d")]
+    if config.head.bias:
         # A buffer of zeros, which only the class with logits stores.
-        WeightMapping("model/output/bias", "final_logits_bias", "1 v -> v", fill=0.0),
-    ]
+        mappings.append(WeightMapping("model/output/bias", "final_logits_bias", "1 v -> v", fill=0.0))
     if not config.head.tied:
         mappings.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
     return [*mappings, *stack("encoder", config), *stack("decoder", config)]

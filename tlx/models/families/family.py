@@ -45,12 +45,19 @@ class WeightMapping:
     """
     part: int = 0
     """Index of the parameter among those that the tensor packs."""
+    sections: tuple[int, ...] = ()
+    """Rows of each parameter among those whose rows the tensor holds one after the other (Phi 3); () if there is
+    one."""
+    section_groups: int = 1
+    """Number of times that the sections repeat in the tensor, each with its own rows of every parameter (Falcon)."""
     first: int = 0
     """Number of the first layer in the tensor name."""
     group_layers: int = 1
     """Stacked layers that share a number "{layer}" and are told apart by "{inner}" in the tensor name."""
     plus: float = 0.0
     """Constant added when reading and subtracted when writing."""
+    times: float = 1.0
+    """Factor of the values when reading, by which they are divided when writing."""
     fill: float | None = None
     """Value of the parameter where the checkpoint lacks the tensor; None: the tensor must be there."""
 
@@ -160,6 +167,9 @@ class Family:
     tied_by_tensors: bool = False
     """Whether the class writes tie_word_embeddings = true for models with an output kernel of their own too, so that
     the tensors say which it is."""
+    nested: str = ""
+    """Key of config.json whose group describes the text model, of a model of texts and images, of which nothing else
+    is read; "": the whole file describes the model."""
     sinusoids: tuple[str, ...] = ()
     """Regular expressions of names of tensors that repeat the sinusoids of `position`: compared, not read."""
     ignored: tuple[str, ...] = ()

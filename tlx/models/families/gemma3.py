@@ -1,5 +1,6 @@
 """Gemma 3 (text): sandwich norms, five local layers to one global, each kind with its own rotary base."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,7 +94,7 @@ def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
     any_window = any((fields["attention.window"], *fields["attention.window_pattern"]))
     return fields | {
         "position.theta": float(full.get("rope_theta", values.get("rope_theta", 1_000_000.0))),
-        "position.scaling": scaling_of(full),
+        "position.scaling": scaling_of(full, values=values),
         "position.local_theta": float(local_theta) if any_window else 0.0,
     }
 
@@ -173,4 +174,16 @@ FAMILY = Family(
     prefix="model.",
     copies=COPIES,
     ignored=IGNORED,
+)
+
+# The text model of the models of texts and images. It is exported as a text model.
+WITH_IMAGES = dataclasses.replace(
+    FAMILY,
+    nested="text_config",
+    ignored=(*IGNORED, r"(^|\.)vision_tower\.", r"(^|\.)multi_modal_projector\."),
+    renamed={
+        r"^language_model\.model\.": "model.",
+        r"^language_model\.lm_head\.": "lm_head.",
+        r"^model\.language_model\.": "model.",
+    },
 )

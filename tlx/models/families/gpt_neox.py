@@ -90,7 +90,7 @@ def _read_rope(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "position.theta": float(theta),
         "position.rotary_fraction": float(fraction),
-        "position.scaling": scaling_of(parameters, partial=True),
+        "position.scaling": scaling_of(parameters, True, values),
     }
 
 

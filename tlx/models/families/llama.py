@@ -1,5 +1,6 @@
 """LLaMA and LLaMA-2: pre-norm decoders with RMSNorm, rotary positions and a gated feed-forward."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tlx.models.config import HeadConfig, ModelConfig
@@ -13,6 +14,7 @@ from tlx.models.families.family import (
     linear,
     norm,
     resized,
+    written_name,
 )
 from tlx.models.families.rope import rope
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
@@ -81,6 +83,11 @@ def attention(path: str, name: str, config: ModelConfig) -> list[WeightMapping]:
     return rows
 
 
+def has_norm_bias(config: ModelConfig) -> bool:
+    """Tell whether the norms of a model have biases."""
+    return config.norm.kind == "layernorm" and config.norm.bias
+
+
 def feedforward(path: str, name: str, config: ModelConfig) -> list[WeightMapping]:
     """Return the mappings of a gated feed-forward.
 
@@ -103,7 +110,7 @@ def outside(config: ModelConfig) -> list[WeightMapping]:
     """Return the mappings of what is not in a layer: embedding, final norm and output."""
     rows = [
         WeightMapping("model/embedding/table", "model.embed_tokens.weight", "v d -> v d"),
-        *norm("model/decoder/final_norm", "model.norm", bias=False),
+        *norm("model/decoder/final_norm", "model.norm", has_norm_bias(config)),
     ]
     if not config.head.tied:
         rows.append(WeightMapping("model/output/kernel", "lm_head.weight", "v d -> v d"))
@@ -114,17 +121,20 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     """Return the key table of a model."""
     path = "model/decoder/blocks"
     name = "model.layers.{layer}"
-    return [
+    bias = has_norm_bias(config)
+    mappings = [
         *outside(config),
         *attention(f"{path}/attention", f"{name}.self_attn", config),
         *feedforward(f"{path}/feedforward", f"{name}.mlp", config),
-        *norm(f"{path}/attention_norm", f"{name}.input_layernorm", bias=False),
-        *norm(f"{path}/feedforward_norm", f"{name}.post_attention_layernorm", bias=False),
+        *norm(f"{path}/attention_norm", f"{name}.input_layernorm", bias),
     ]
+    if config.block_layout != "parallel_shared":
+        mappings += norm(f"{path}/feedforward_norm", f"{name}.post_attention_layernorm", bias)
+    return mappings
 
 
 def common(activation: str = "hidden_act", eps: float = 1e-6, positions: int = 2048) -> tuple:
-    """Return the fields that LLaMA and the families derived from it share.
+    """Return the fields that LLaMA and the families derived from it share, with the sizes of LLaMA's class.
 
     Args:
         activation: Key of the activation.
@@ -134,29 +144,63 @@ def common(activation: str = "hidden_act", eps: float = 1e-6, positions: int = 2
     Returns:
         The fields.
     """
-    return (
-        SameField("vocab_size", "vocab_size", 32000),
-        SameField("hidden_size", "width", 4096),
-        SameField("num_hidden_layers", "num_layers", 32),
-        SameField("num_attention_heads", "attention.num_heads", 32),
+    return fields_of(resized(BASE, norm__eps=eps, position__max_length=positions), activation)
+
+
+def fields_of(
+    defaults: ModelConfig,
+    activation: str = "hidden_act",
+    eps: str = "rms_norm_eps",
+    head_dim: bool = True,
+    activations: Mapping[str, str] = ACTIVATIONS,
+) -> tuple:
+    """Return the fields of a class with LLaMA's keys.
+
+    Args:
+        defaults: A model with the values of the class where config.json lacks the key.
+        activation: Key of the activation.
+        eps: Key of the epsilon of norms.
+        head_dim: Whether the class reads the size of a head; else it is width / num_attention_heads.
+        activations: {name in config.json: activation}.
+
+    Returns:
+        The fields.
+    """
+    part = defaults.attention
+    fields = [
+        SameField("vocab_size", "vocab_size", defaults.vocab_size),
+        SameField("hidden_size", "width", defaults.width),
+        SameField("num_hidden_layers", "num_layers", defaults.num_layers),
+        SameField("num_attention_heads", "attention.num_heads", part.num_heads),
         MappedField(
             ("num_key_value_heads",),
-            lambda values: {"attention.num_kv_heads": values.get("num_key_value_heads") or 0},
+            lambda values: {
+                "attention.num_kv_heads": values.get("num_key_value_heads", part.num_kv_heads) or 0
+            },
             lambda config: {"num_key_value_heads": config.block("decoder").num_kv_heads},
         ),
-        MappedField(
-            ("head_dim",),
-            lambda values: {"attention.head_dim": values.get("head_dim") or 0},
-            lambda config: {"head_dim": config.block("decoder").head_dim},
+        SameField("intermediate_size", "feedforward.ff_dim", defaults.feedforward.ff_dim),
+        SameField(
+            activation,
+            "feedforward.activation",
+            written_name(activations, defaults.feedforward.activation),
+            activations,
         ),
-        SameField("intermediate_size", "feedforward.ff_dim", 11008),
-        SameField(activation, "feedforward.activation", "silu", ACTIVATIONS),
-        SameField("rms_norm_eps", "norm.eps", eps),
-        SameField("initializer_range", "init.stddev", 0.02),
+        SameField(eps, "norm.eps", defaults.norm.eps),
+        SameField("initializer_range", "init.stddev", defaults.init.stddev),
         SameField("attention_dropout", "attention.dropout", 0.0),
-        SameField("max_position_embeddings", "position.max_length", positions),
-        SameField("tie_word_embeddings", "head.tied", False),
-    )
+        SameField("max_position_embeddings", "position.max_length", defaults.position.max_length),
+        SameField("tie_word_embeddings", "head.tied", defaults.head.tied),
+    ]
+    if head_dim:
+        fields.append(
+            MappedField(
+                ("head_dim",),
+                lambda values: {"attention.head_dim": values.get("head_dim", part.head_dim) or 0},
+                lambda config: {"head_dim": config.block("decoder").head_dim},
+            )
+        )
+    return tuple(fields)
 
 
 ATTENTION_BIAS = MappedField(

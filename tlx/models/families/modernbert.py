@@ -80,7 +80,7 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     return mappings + linear(f"{path}/feedforward/out", f"{name}.mlp.Wo", bias=feedforward_bias)
 
 
-def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
+def read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
     """Read windows and rotary parameters, in the current keys or in the older ones."""
     scaling = dict(values.get("rope_scaling") or {})
     full, local = by_layer_type(values)
@@ -104,7 +104,8 @@ def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_positions(config: ModelConfig) -> dict[str, Any]:
+def write_positions(config: ModelConfig) -> dict[str, Any]:
+    """Write windows and rotary parameters."""
     position = config.position
     window = max((config.attention.window, *config.attention.window_pattern))
     local = position.local_theta or position.theta
@@ -203,8 +204,8 @@ FAMILY = Family(
                 "global_rope_theta",
                 "local_rope_theta",
             ),
-            _read_positions,
-            _write_positions,
+            read_positions,
+            write_positions,
         ),
         # There one rate is for attention probabilities and output, and none for the feed-forward output: only
         # a rate of 0 is the same in tlx.

@@ -43,6 +43,12 @@ def _write_windows(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+WINDOWS = MappedField(
+    ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers"),
+    _read_windows,
+    _write_windows,
+)
+
 FAMILY = Family(
     name="qwen3",
     citation="Yang et al. 2025, Qwen3 Technical Report, arXiv:2505.09388",
@@ -62,11 +68,7 @@ FAMILY = Family(
     fields=(
         *common(positions=32768),
         ATTENTION_BIAS,
-        MappedField(
-            ("layer_types", "sliding_window", "use_sliding_window", "max_window_layers"),
-            _read_windows,
-            _write_windows,
-        ),
+        WINDOWS,
         rope(10_000.0),
     ),
     prefix="model.",

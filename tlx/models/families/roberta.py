@@ -38,7 +38,7 @@ def rows(config: ModelConfig) -> list[WeightMapping]:
     ]
 
 
-def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
+def read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
     """Read the position table, whose first row in use follows that of the padding id."""
     offset = values.get("pad_token_id", 1) + 1
     return {
@@ -47,7 +47,8 @@ def _read_positions(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_positions(config: ModelConfig) -> dict[str, Any]:
+def write_positions(config: ModelConfig) -> dict[str, Any]:
+    """Write the rows of the position table, and the padding id that they follow."""
     position = config.position
     return {
         "pad_token_id": position.offset - 1,
@@ -79,7 +80,7 @@ def family(name: str, citation: str, vocab_size: int, classes: str) -> Family:
         task_classes=encoder_task_classes(classes, "classifier.dense", "classifier.out_proj"),
         fields=(
             *bert.fields(vocab_size=vocab_size),
-            MappedField(("max_position_embeddings", "pad_token_id"), _read_positions, _write_positions),
+            MappedField(("max_position_embeddings", "pad_token_id"), read_positions, write_positions),
         ),
         prefix="roberta.",
         copies={

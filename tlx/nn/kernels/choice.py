@@ -115,7 +115,7 @@ def joins_heads(cfg: BlockConfig) -> bool:
 def _splash_obstacle(cfg: BlockConfig, platform: str, num_queries: int) -> str | None:
     if platform != "tpu":
         return f"it runs on tpu, not on {platform}"
-    if cfg.position.kind in ("relative_bias", "relative_sinusoidal", "disentangled"):
+    if cfg.position.kind in ("relative_bias", "relative_sinusoidal", "disentangled", "alibi"):
         return f"model.position.kind = {cfg.position.kind!r} adds a bias to the logits"
     if cfg.head_dim % 64:
         return f"head_dim = {cfg.head_dim} is not a multiple of 64"
