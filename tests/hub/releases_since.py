@@ -46,8 +46,9 @@ llama(
     rope_scaling=None,
     **QWEN2 | {"sliding_window": None},
 )
+# The release with the rope_scaling that its card says to add for texts of over 32,768 tokens.
 llama(
-    "Qwen/Qwen2.5-7B-Instruct-YaRN",
+    "Qwen/Qwen2.5-7B-Instruct, scaled",
     "qwen2",
     (28, 3584, 28, 18944, 152064),
     4,
@@ -165,8 +166,9 @@ llama(
     sliding_window=2047,
     **PHI3,
 )
+# The release's keys and lengths; its 96 factors are others.
 llama(
-    "microsoft/Phi-3-mini-128k-instruct",
+    "microsoft/Phi-3-mini-128k-instruct, other factors",
     "phi3",
     (32, 3072, 32, 8192, 32064),
     32,
