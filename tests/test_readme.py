@@ -112,10 +112,10 @@ def test_configs_and_overrides_of_every_command_are_right():
 
 
 def test_the_quickstart_saves_often():
-    """A run takes 4 minutes at most on 2 cores: a kill loses half a minute, and a minute on half such a machine."""
+    """A run takes about 7 minutes on 2 cores: a kill loses less than one of them."""
     for objective in ("clm", "mlm", "span_corruption", "plm"):
         config = load_config(f"quickstart:{objective}")
-        assert 240 * config.checkpoint.every / config.train.steps <= 30
+        assert 420 * config.checkpoint.every / config.train.steps < 60
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """A pattern of layers in one scan equals the layers one after the other."""
 
+import collections
 import dataclasses
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,8 @@ from tlx.models.transformer import Transformer
 from tlx.nn.block import Block, BlockInputs
 from tlx.nn.config import RotaryScaling
 from tlx.nn.mask import Mask
+from tlx.nn.stack import MOST_UNROLLED, scan_note
+from tlx.parallel import unbox
 
 pytestmark = pytest.mark.jax_versions
 
@@ -84,8 +89,9 @@ def test_each_layer_of_a_pattern_caches_what_it_sees():
     np.testing.assert_allclose(np.concatenate(pieces, 1)[real], np.asarray(full)[real], atol=2e-5)
 
 
-def test_fewer_layers_than_a_period():
-    cfg, batch = patterned(num_layers=2), rows()
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_fewer_layers_than_a_period(num_layers):
+    cfg, batch = patterned(num_layers=num_layers), rows()
     model, params = build(cfg, batch)
     expected = np.asarray(jax.jit(lambda params: loop(cfg, params, batch))(params))
     expected = normed(expected, **params["decoder"]["final_norm"])
@@ -105,3 +111,59 @@ def test_an_encoder_sees_a_window_on_both_sides():
     moved = jax.jit(jax.grad(at))(params["embedding"]["table"])
     seen = np.flatnonzero(np.abs(moved).sum(1)) - 1
     np.testing.assert_array_equal(seen, [4, 5, 6, 7, 8])
+
+
+def gradient(cfg, batch):
+    """(the jitted gradient of a model, its parameters)."""
+    model, params = build(cfg, batch)
+
+    def loss(params):
+        return (model.apply({"params": params}, batch).astype(jnp.float32) ** 2).mean()
+
+    return jax.jit(jax.grad(loss)), params
+
+
+def num_operations(num_layers):
+    """Operations of the module that XLA compiles for a gradient."""
+    model = Transformer(config(num_layers=num_layers, execution=ExecutionConfig()))
+    batch = rows()
+    params = unbox(jax.eval_shape(model.init, jax.random.key(1), batch)["params"])
+    step = jax.jit(jax.grad(lambda params: model.apply({"params": params}, batch).sum()))
+    return step.lower(params).as_text().count(" = ")
+
+
+def test_a_program_does_not_grow_with_a_deep_stack():
+    deep = num_operations(MOST_UNROLLED + 1)
+    assert deep == num_operations(2 * MOST_UNROLLED)
+    assert deep < num_operations(4)  # which are unrolled
+
+
+def test_a_deep_stack_is_told_once():
+    block = config(execution=ExecutionConfig()).block("decoder")
+    assert scan_note(block, MOST_UNROLLED) == ""
+    assert f"more than {MOST_UNROLLED} are not unrolled" in scan_note(block, MOST_UNROLLED + 1)
+    unrolled = config(execution=ExecutionConfig(unroll=48)).block("decoder")
+    assert scan_note(unrolled, 48) == ""
+
+
+@pytest.mark.parametrize(("pattern", "remat"), [((), "none"), ((), "query+gate"), (WINDOWS, "full")], ids=str)
+def test_a_scan_keeps_no_copy_of_the_parameters(pattern, remat):
+    """Only gradients are written layer by layer: the forward pass stores no slice of a parameter."""
+    attention = AttentionConfig(num_heads=4, num_kv_heads=2, window_pattern=pattern)
+    cfg = config(num_layers=6, attention=attention, execution=ExecutionConfig(unroll=1, remat=remat))
+    step, params = gradient(cfg, rows())
+    period = len(pattern) or 1
+    gradients = collections.Counter()
+    for leaf in jax.tree.leaves(params["decoder"]["blocks"]):
+        if leaf.size >= 6 * 512:  # kernels, whose sizes no activation has
+            gradients[(6 // period, leaf.size // 6 * period)] += 1
+    text = step.lower(params).compile().as_text()
+    written = collections.Counter()
+    for dims in re.findall(r"= f32\[([\d,]+)\]\S* dynamic-update-slice\(", text):
+        shape = tuple(map(int, dims.split(",")))
+        written[(shape[0], math.prod(shape[1:]))] += 1
+    copies = {shape: n - gradients[shape] for shape, n in written.items() if shape in gradients}
+    assert len(copies) == len(gradients) and not any(copies.values())
+    # A slice of one layer that a pattern would store has the size of one layer's parameters.
+    layer_sizes = {(6 // period, size // period) for _, size in gradients}
+    assert period == 1 or not layer_sizes & set(written)

@@ -1,12 +1,18 @@
 """The real compilers, where TLX_TPU_PYTHON and TLX_GPU_PYTHON name a Python that has one, as in .ci/run."""
 
 import json
+import math
 import os
+import re
 
 import pytest
 
 from tlx import cli
-from tlx.plan.compilers import PYTHON
+from tlx.cli.flags import load_config
+from tlx.plan.compiled import CompiledFacts
+from tlx.plan.compilers import PYTHON, compile_for_target
+from tlx.plan.target import parse_target
+from tlx.run.checks import resolve
 
 CONFIG = """
 from tlx.run import base_config
@@ -86,6 +92,29 @@ def test_biases_and_odd_lengths_on_gpus(shape, tmp_path, capsys):
     code, found = planned(capsys, f"--config={path}", "--target=gpu:h100:8")
     assert code == 0 and "compiler" in found["method"]
     assert found["flops_per_step_compiled"] > 0.5 * found["flops_per_step"]
+
+
+@pytest.mark.slow
+def test_a_module_for_gpus_keeps_what_it_needs_once(config, tmp_path):
+    """No copy of the parameters; attention's output and statistics, so that its forward kernel runs once."""
+    if PYTHON["gpu"] not in os.environ:
+        pytest.skip(f"{PYTHON['gpu']} names no Python with the gpu compiler")
+    path = tmp_path / "module.txt"
+    values = load_config(str(config))
+    values.mesh.fsdp = 1
+    values.model.execution.remat = "query+key+value+attention"
+    found = compile_for_target(
+        resolve(values), parse_target("gpu:h100:1"), os.environ[PYTHON["gpu"]], keep=path
+    )
+    assert isinstance(found, CompiledFacts)
+    module = path.read_text()
+    written = re.findall(r"= f32\[2,([\d,]+)\]\S* dynamic-update-slice\(", module)
+    sizes = [math.prod(map(int, dims.split(","))) for dims in written]
+    # Gradients of query, key, value, output and the two matrices of the feed-forward network.
+    assert sorted(size for size in sizes if size >= 256 * 256) == [256 * 256] * 4 + [256 * 1024] * 2
+    calls = [line for line in module.splitlines() if 'custom_call_target="__cudnn$fmha' in line]
+    assert sorted("Backward" in call for call in calls) == [False, True]
+    assert all('"mask_type": "CAUSAL"' in call for call in calls)
 
 
 @pytest.mark.slow

@@ -90,7 +90,11 @@ ENTRY %main (q: bf16[4,6,2,8], k: bf16[4,10,2,8], b: bf16[4,2,6,10]) -> (bf16[4,
 def test_attention_of_cudnn_costs_what_its_shapes_say():
     name = "__cudnn$fmhaScaleBiasSoftmaxBackward"
     moved = 2 * (4 * 6 * 16 + 2 * 4 * 10 * 16 + 4 * 2 * 60 + 4 * 6 * 16)
-    assert stated_costs(hlo.parse(CUDNN)) == {name: [5 * 2 * 4 * 2 * 6 * 10 * 8, moved]}
+    products = 5 * 2 * 4 * 2 * 6 * 10 * 8
+    assert stated_costs(hlo.parse(CUDNN)) == {name: [products, moved]}
+    # Query t of a causal kernel reads t keys.
+    causal = CUDNN.replace("backend_config={}", 'backend_config={"mask_type": "CAUSAL"}')
+    assert stated_costs(hlo.parse(causal)) == {name: [products * 11 // 20, moved]}
 
 
 def test_products_that_the_gpu_compiler_hands_to_cublas_count():

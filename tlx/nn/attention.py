@@ -13,7 +13,7 @@ from tlx.nn.cache import LayerCache
 from tlx.nn.config import BlockConfig
 from tlx.nn.disentangled import DisentangledLogits, dropped_distances
 from tlx.nn.dropout import ATTENTION_PROBABILITIES, CROSS_ATTENTION_PROBABILITIES
-from tlx.nn.kernels import KERNELS
+from tlx.nn.kernels import KERNELS, cudnn_statistics
 from tlx.nn.kernels.choice import joins_heads, kernel_name
 from tlx.nn.kernels.inputs import AttentionInputs
 from tlx.nn.linear import Linear, fused_projections, should_fuse
@@ -200,8 +200,8 @@ class Attention(nn.Module):
             softcap=cfg.attention.softcap,
         )
         y = constrain(KERNELS.load(name)(inputs), QUERY_DIMS)
-        if name != "splash":
-            # Splash tags what its own backward pass reads; a second tag would keep the output twice.
+        if not (name == "splash" or (name == "cudnn" and cudnn_statistics.is_available())):
+            # These two tag what their own backward pass reads; a second tag would keep the output twice.
             y = self._tagged(y, "attention")
         return checkpoint_name(self.out(y), "attended")
 

@@ -287,7 +287,7 @@ class ExecutionConfig:
     all but the named tensors, joined by "+" (see nn/stack.py)."""
 
     unroll: int = 0
-    """Layers per iteration of the scan over layers; 0: all on CPU, one elsewhere."""
+    """Layers per iteration of the scan over layers; 0: all of up to 12 on CPU, else one."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Layers run by one scan over parameters that are stored stacked, [layers, ...]."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,12 @@ TENSORS = (
 
 See checkpoint_name in attention.py, feedforward.py, block.py ("fed": what the feed-forward network adds to
 the stream) and norm.py ("statistics": two numbers per position). """
+
+MOST_UNROLLED = 12
+"""Most layers that are unrolled on CPU by default.
+
+An unrolled stack is the faster one there, but XLA compiles each layer of it: a deeper stack runs one layer
+an iteration, so that its program does not grow with its depth. """
 
 Layer = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 """(parameters of one layer, carry, index of the layer, its inputs) -> (carry, its outputs)."""
@@ -54,9 +61,20 @@ def remat_policy(name: str) -> tuple[bool, Any]:
 
 
 def unroll_of(cfg: BlockConfig, num_layers: int) -> int:
-    """Return the layers per iteration of the scan; by default all on CPU, where that is faster, else one."""
-    unroll = cfg.execution.unroll or (num_layers if platform() == "cpu" else 1)
-    return min(unroll, num_layers)
+    """Return the layers per iteration of the scan; by default all of a shallow stack on CPU, else one."""
+    if cfg.execution.unroll:
+        return min(cfg.execution.unroll, num_layers)
+    return num_layers if platform() == "cpu" and num_layers <= MOST_UNROLLED else 1
+
+
+def scan_note(cfg: BlockConfig, num_layers: int) -> str:
+    """Say why a deep stack is not unrolled on CPU by default; empty where it is, and elsewhere."""
+    if cfg.execution.unroll or platform() != "cpu" or num_layers <= MOST_UNROLLED:
+        return ""
+    return (
+        f"{num_layers} in a scan, one an iteration: more than {MOST_UNROLLED} are not unrolled, as compiling "
+        f"them takes longer with each layer (model.execution.unroll = {num_layers} does)"
+    )
 
 
 def stacked_init(init_one: Callable[[jax.Array], Any], num_layers: int) -> Callable[[jax.Array], Any]:
@@ -134,44 +152,84 @@ def run_layers(
     num_layers = len(layers)
     if not num_layers:
         return carry, None
-    recompute, policy = remat_policy(cfg.execution.remat)
     num_periods = num_layers // period
     num_scanned = num_periods * period
     # An iteration is a period, and cannot be less.
     unroll = max(1, unroll_of(cfg, num_layers) // period)
-    pattern = list(layers[:period])
-    if recompute:
-        # A scan of one layer an iteration keeps XLA from undoing the rematerialisation by common
-        # subexpression elimination; several layers in one body need barriers against it.
-        prevent_cse = unroll > 1 or period > 1
-        pattern = [jax.checkpoint(layer, policy=policy, prevent_cse=prevent_cse) for layer in pattern]
-
-    def run_pattern(carry: Any, scanned: Any, count: int) -> tuple[Any, Any]:
-        """Run the first `count` layers of the pattern on their slices of `scanned`."""
-        outputs = []
-        for i, layer in enumerate(pattern[:count]):
-            params, index, layer_inputs = jax.tree.map(lambda x, i=i: x[i], scanned)
-            carry, output = layer(blocks if share else params, carry, index, layer_inputs)
-            outputs.append(output)
-        return carry, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
+    # Several layers in one body need barriers against common subexpression elimination, which would undo the
+    # rematerialisation; a scan of one layer an iteration does without.
+    make = functools.partial(
+        _sliced,
+        cfg=cfg,
+        shared=blocks if share else None,
+        period=period,
+        prevent_cse=unroll > 1 or period > 1,
+    )
+    pattern = [make(layer, position) for position, layer in enumerate(layers[:period])]
 
     def run_period(carry: Any, scanned: Any) -> tuple[Any, Any]:
-        return run_pattern(carry, scanned, period)
+        return pattern[0](carry, scanned) if period == 1 else _run_pattern(pattern, carry, scanned)
 
     # Indices are scanned too: dropout keys and caches depend on them.
     scanned = (None if share else blocks, first + jnp.arange(num_layers), inputs)
-    by_period = jax.tree.map(lambda x: x[:num_scanned].reshape(num_periods, period, *x.shape[1:]), scanned)
     pieces = []
     if num_periods:
+        by_period = jax.tree.map(lambda x: _by_period(x, num_scanned, period), scanned)
         carry, outputs = jax.lax.scan(
             run_period, carry, by_period, length=num_periods, unroll=min(unroll, num_periods)
         )
-        pieces.append(jax.tree.map(lambda x: x.reshape(num_scanned, *x.shape[2:]), outputs))
+        if period > 1:
+            outputs = jax.tree.map(lambda x: x.reshape(num_scanned, *x.shape[2:]), outputs)
+        pieces.append(outputs)
     if num_layers > num_scanned:
         remaining = jax.tree.map(lambda x: x[num_scanned:], scanned)
-        carry, outputs = run_pattern(carry, remaining, num_layers - num_scanned)
+        carry, outputs = _run_pattern(pattern[: num_layers - num_scanned], carry, remaining)
         pieces.append(outputs)
     return carry, jax.tree.map(_concatenate, *pieces)
+
+
+def _sliced(
+    layer: Layer, position: int, *, cfg: BlockConfig, shared: Any, period: int, prevent_cse: bool
+) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Make a pattern's layer a function of the whole period's parameters and inputs.
+
+    It slices its own out of them inside the rematerialised function. The scan then keeps for the backward
+    pass what it is given, and no copy of each layer's slice.
+
+    Args:
+        layer: the layer.
+        position: its index in the period.
+        cfg: execution.remat.
+        shared: the parameters of all layers where they are shared, else None.
+        period: layers of a period; one alone is not sliced.
+        prevent_cse: whether rematerialisation needs barriers.
+
+    Returns:
+        A function from (carry, parameters, indices and inputs of a period) to (carry, outputs).
+    """
+    recompute, policy = remat_policy(cfg.execution.remat)
+
+    def run(carry: Any, scanned: Any) -> tuple[Any, Any]:
+        if period > 1:
+            scanned = jax.tree.map(lambda x: x[position], scanned)
+        params, index, inputs = scanned
+        return layer(params if shared is None else shared, carry, index, inputs)
+
+    return jax.checkpoint(run, policy=policy, prevent_cse=prevent_cse) if recompute else run
+
+
+def _by_period(x: jax.Array, num_scanned: int, period: int) -> jax.Array:
+    """Give an array of [layers, ...] a dim for the layers of a period: a scan over single layers needs none."""
+    return x if period == 1 else x[:num_scanned].reshape(-1, period, *x.shape[1:])
+
+
+def _run_pattern(pattern: Sequence[Callable[..., Any]], carry: Any, scanned: Any) -> tuple[Any, Any]:
+    """Run the layers of a period, or the first ones of it."""
+    outputs = []
+    for run in pattern:
+        carry, output = run(carry, scanned)
+        outputs.append(output)
+    return carry, jax.tree.map(lambda *x: jnp.stack(x), *outputs)
 
 
 def _concatenate(*pieces: jax.Array) -> jax.Array:

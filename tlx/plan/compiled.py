@@ -107,9 +107,10 @@ def stated_costs(module: hlo.HloModule) -> dict[str, list[int]]:
 
 
 def _cudnn_cost(instruction: hlo.Instruction) -> tuple[int, int] | None:
-    """Return (FLOPs, bytes) of a call of cuDNN's attention, unmasked; None for another kernel.
+    """Return (FLOPs, bytes) of a call of cuDNN's attention; None for another kernel.
 
-    Its first operands are queries [B, T, N, H] and keys [B, S, G, H].
+    Its first operands are queries [B, T, N, H] and keys [B, S, G, H]. A causal kernel computes the keys up to
+    each query, other masks hide what is computed.
     """
     target = hlo.target_of(instruction)
     if not target.startswith("__cudnn$fmha"):
@@ -119,7 +120,10 @@ def _cudnn_cost(instruction: hlo.Instruction) -> tuple[int, int] | None:
     key = operands[1][1]
     products = 5 if target.endswith("Backward") else 2
     num_bytes = sum(hlo.num_bytes(*array) for array in [*operands, *hlo.arrays(instruction.shape)])
-    return products * 2 * math.prod(query) * key[1], num_bytes
+    keys_per_query = key[1]
+    if re.search(r'"mask_type": ?"(PADDING_)?CAUSAL"', instruction.attributes):
+        keys_per_query = (key[1] + 1) / 2
+    return int(products * 2 * math.prod(query) * keys_per_query), num_bytes
 
 
 def _kernel_calls(module: hlo.HloModule) -> Iterator[tuple[str, int, hlo.Instruction]]:

@@ -10,6 +10,7 @@ import jax
 from tlx.base import tree
 from tlx.base.config import from_dict, to_dict
 from tlx.nn.kernels.choice import choose
+from tlx.nn.stack import scan_note
 from tlx.optim.config import OptimizerConfig, ScheduleConfig
 from tlx.optim.schedule import make_schedule
 from tlx.run import RunConfig
@@ -74,6 +75,8 @@ def introduce(run: Run, workdir: pathlib.Path, say: Callable[[str], None]) -> ho
         block = run.module.model.block("encoder")
         kernel, why = choose(block, device.platform, block.dtype, run.spec.length)
         say(f"attention  {kernel} ({why})")
+        if note := scan_note(block, max(run.module.model.num_layers, run.module.model.decoder_layers)):
+            say(f"layers     {note}")
     say(f"peak       {peak.flops_per_s / 1e9:,.0f} GFLOP/s ({peak.source})")
     return hooks.Costs(tokens, flops, peak.flops_per_s)
 

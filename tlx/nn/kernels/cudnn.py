@@ -1,10 +1,11 @@
-"""cuDNN's fused attention for NVIDIA GPUs, through jax.nn.dot_product_attention."""
+"""cuDNN's fused attention for NVIDIA GPUs."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
+from tlx.nn.kernels import cudnn_statistics
 from tlx.nn.kernels.inputs import AttentionInputs
 from tlx.nn.mask import dense
 from tlx.nn.relative import RelativeTerms
@@ -34,15 +35,12 @@ def attend(inputs: AttentionInputs) -> jax.Array:
     num_queries = inputs.query_BTNH.shape[1]
     num_keys = inputs.key_BSGH.shape[1]
     arrays = {"query": inputs.query_BTNH, "key": inputs.key_BSGH, "value": inputs.value_BSGH}
-    # A causal mask alone is left to the kernel, which then skips the upper triangle; others are dense.
-    is_plain = mask.query_segments is None and mask.visible is None and not mask.window
-    causal = False
-    if is_plain and isinstance(mask.query_start, int) and mask.query_start == 0:
-        causal = mask.causal
-    else:
-        visible = dense(mask, num_queries, num_keys)
-        if visible is not None:
-            arrays["mask"] = visible
+    # A causal mask is left to the kernel, which then skips the upper triangle; segments and windows are dense.
+    starts_at_zero = isinstance(mask.query_start, int) and mask.query_start == 0
+    causal = mask.causal and mask.prefix is None and starts_at_zero
+    visible = dense(mask._replace(causal=mask.causal and not causal), num_queries, num_keys)
+    if visible is not None:
+        arrays["mask"] = visible
     if inputs.bias is not None:
         assert not isinstance(inputs.bias, RelativeTerms), "relative terms must be laid out over the keys"
         # The kernel adds the bias after scaling, ours is added before.
@@ -62,13 +60,32 @@ def _attend_on_device(arrays: dict[str, jax.Array], scale: float, causal: bool) 
     if visible is not None:
         # The kernel wants a mask for every row.
         visible = jnp.broadcast_to(visible, (arrays["query"].shape[0], *visible.shape[1:]))
+    bias = arrays.get("bias")
+    if cudnn_statistics.is_available():
+        settings = cudnn_statistics.Settings(scale, causal, bias_gradient=bias is not None)
+        return cudnn_statistics.attend(
+            arrays["query"], arrays["key"], arrays["value"], _combined(bias, visible, arrays), settings
+        )
     return jax.nn.dot_product_attention(
         arrays["query"],
         arrays["key"],
         arrays["value"],
-        arrays.get("bias"),
+        bias,
         visible,
         scale=scale,
         is_causal=causal,
         implementation="cudnn",
     )
+
+
+def _combined(
+    bias: jax.Array | None, visible: jax.Array | None, arrays: dict[str, jax.Array]
+) -> jax.Array | None:
+    """Add the bias and the mask, which hides keys by a number that is large but finite in half precision."""
+    if visible is None:
+        return bias
+    dtype = arrays["query"].dtype
+    # The numbers of jax's own call: cuDNN subtracts two of them, which must not overflow.
+    hidden = jnp.asarray(-(2.0**41) if dtype == jnp.bfloat16 else -(2.0**15), dtype)
+    mask = jnp.where(visible, jnp.zeros((), dtype), hidden)
+    return mask if bias is None else bias + mask
