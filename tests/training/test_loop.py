@@ -8,10 +8,10 @@ import optax
 import pytest
 
 from tests.training.toy import Toy, batch_at
-from tlx.base.errors import NumericsError
 from tlx.training import hooks
 from tlx.training.clock import Clock
 from tlx.training.config import EvalConfig, LogConfig, TrainConfig
+from tlx.training.divergence import Diverged, SkipHook
 from tlx.training.journal import Journal, read_lines
 from tlx.training.loop import train
 from tlx.training.progress import Progress
@@ -48,8 +48,10 @@ def run(parts, state, steps, folder, bad=(), log=None, extra=(), **config):
     journal.resume(steps[0] - 1)
     log = log or LogConfig(every=3, print_every=9)
     log_hook = hooks.LogHook(log, config, hooks.Costs(48, 1000, 1e9), journal, (), progress, clock)
+    skips = SkipHook(config.max_skipped, journal, progress)
     made = [make(log_hook, journal, progress, clock) for make in extra]
-    state = train(step, state, batches(steps[0] - 1, bad), steps, [log_hook, *made], clock)
+    state = train(step, state, batches(steps[0] - 1, bad), steps, [skips, log_hook, *made], clock)
+    skips.finish(state)
     log_hook.finish()
     return state, stream.getvalue()
 
@@ -73,13 +75,20 @@ def test_two_halves_are_one(parts, tmp_path):
     assert text.count("tokens/s") == 5 and "step 40/40" in text
 
 
-def test_skips_are_told_and_too_many_stop_the_run(parts, tmp_path):
-    state, text = run(parts, parts[1](), range(1, 41), tmp_path, bad=(4, 5))
+def test_skips_are_told_and_too_many_end_the_loop(parts, tmp_path):
+    """Counted at every step, whatever the lines of the log."""
+    log = LogConfig(every=40, print_every=40)
+    state, text = run(parts, parts[1](), range(1, 41), tmp_path, bad=(4, 5), log=log)
     events = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "skip"]
     assert [(event["step"], event["new"]) for event in events] == [(6, 2)]
+    assert [event["total"] for event in events] == [2]
     assert "2 update(s) skipped" in text and int(state.skipped) == 2
-    with pytest.raises(NumericsError, match="the last 6 steps up to step 9"):
-        run(parts, parts[1](), range(1, 41), tmp_path, bad=range(3, 40), max_skipped=6)
+    for most in (1, 2, 3, 6):
+        with pytest.raises(Diverged) as caught:
+            run(parts, parts[1](), range(1, 41), tmp_path, bad=range(3, 40), log=log, max_skipped=most)
+        assert (caught.value.divergence.first, caught.value.divergence.step) == (4, 3 + most)
+        # The loop went no further, but for steps that were on their way before the first was known to be skipped.
+        assert int(caught.value.state.step) == max(3 + most, 6)
 
 
 def test_evaluation_is_written_and_shown(parts, tmp_path):

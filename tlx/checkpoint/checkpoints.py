@@ -104,6 +104,22 @@ class Checkpoints:
         """Make its step due. Once that is sealed, best.json names it and the best one before may be deleted."""
         self._marked[best.step] = best
 
+    def set_aside_after(self, step: int, reason: str) -> None:
+        """Rename the complete steps after `step`, from which a run goes on that had been further.
+
+        Args:
+            step: The step that the run goes on from.
+            reason: Why; stored in the renamed folders.
+        """
+        later = [number for number in self.complete_steps() if number > step]
+        if jax.process_index() == 0 and later:
+            self._guard()
+            for number in later:
+                steps.set_aside(self.folder, number, "replaced", reason)
+        consensus.all_processes(True)
+        self._sound = {number for number in self._sound if number <= step}
+        self._marked = {number: best for number, best in self._marked.items() if number <= step}
+
     def complete_steps(self) -> list[int]:
         """Return the steps that were committed and sealed, ascending."""
         return list(steps.listing(self.folder).complete)

@@ -20,7 +20,11 @@ class TrainConfig:
     clip_norm: float | None = 1.0
     """Largest global norm of the gradients, above 0; None does not clip."""
     max_skipped: int = 20
-    """Number of non-finite steps in a row after which the run stops (exit code 76)."""
+    """Number of skipped steps in a row (loss or gradient not finite) after which the run has diverged: it goes back
+    to the last good checkpoint, or stops (exit code 76). 1 or more."""
+    max_rollbacks: int = 3
+    """Number of times that a run which has diverged goes back to the last good checkpoint and leaves out the batches
+    read since; 0 stops the first time (exit code 76)."""
     stall_seconds: float | None = 600.0
     """Watchdog timeout in seconds without a step; the process then exits with code 170. None turns it off."""
     compare_every: int = 100
@@ -34,6 +38,7 @@ class TrainConfig:
         _at_least("train.batch_size", self.batch_size, 1)
         _at_least("train.microbatches", self.microbatches, 1)
         _at_least("train.max_skipped", self.max_skipped, 1)
+        _at_least("train.max_rollbacks", self.max_rollbacks, 0)
         _at_least("train.compare_every", self.compare_every, 0)
         if self.stall_seconds is not None and not self.stall_seconds > 0:
             raise ConfigError(

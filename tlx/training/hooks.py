@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from tlx.base.errors import NumericsError
 from tlx.training.clock import Clock
 from tlx.training.config import EvalConfig, LogConfig, TrainConfig
+from tlx.training.divergence import Rollbacks, is_skipped
 from tlx.training.journal import Journal
 from tlx.training.progress import Progress, Speed
 from tlx.training.state import State, saved_part
@@ -51,13 +51,13 @@ class LogHook:
     """Hook that writes each `log.every`-th step's metrics and shows a line every `log.print_every` steps.
 
     Metrics are read when the devices have gone on to later steps, so that none waits; `finish` reads the
-    rest. Raises NumericsError (exit 76) after `train.max_skipped` non-finite steps in a row.
+    rest.
 
     Args:
         log: how often lines are written and shown.
-        train: the last step, and how many non-finite steps end the run.
+        train: the last step.
         costs: cost of one step, for throughput.
-        journal: the run's journal, which also gets the events of skipped steps.
+        journal: the run's journal.
         sinks: where metrics go besides the journal.
         progress: what the user sees.
         clock: the run's clock; throughput counts its phases data and step.
@@ -76,13 +76,11 @@ class LogHook:
         self._log = log
         self._train = train
         self._costs = costs
-        self._journal = journal
         self._sinks = (journal, *sinks)
         self._progress = progress
         self._clock = clock
         self._waiting: list[tuple[int, Metrics, float]] = []
         self._losses: list[float] = []
-        self._skipped = 0
         # Step and training seconds of the last line written, and of the last line shown.
         self._written: tuple[int, float] | None = None
         self._shown: tuple[int, float] | None = None
@@ -93,7 +91,6 @@ class LogHook:
             # The first step compiles: speed is counted from its end.
             self._written = (step, self._clock.training())
             self._shown = self._written
-            self._skipped = int(metrics["skipped"]) - int(metrics["skipped_in_a_row"] > 0)
         self._progress.advance(step)
         last = step == self._train.steps
         if step % self._log.every == 0 or last:
@@ -110,7 +107,6 @@ class LogHook:
 
     def _write(self, step: int, metrics: Metrics, seconds: float) -> None:
         values = {name: value.item() for name, value in jax.device_get(metrics).items()}
-        self._check(step, values)
         self._losses.append(values.get("loss", values["total_loss"]))
         speed = self._speed(self._written, step, seconds)
         if speed is not None:
@@ -145,23 +141,6 @@ class LogHook:
         per_step = passed / steps
         left = (self._train.steps - step) * per_step
         return Speed(self._costs.tokens / per_step, self._costs.flops / per_step, self._costs.peak, left)
-
-    def _check(self, step: int, values: Mapping[str, float]) -> None:
-        """Report newly skipped steps; raise NumericsError after too many in a row."""
-        # Counted by difference: several steps may have been skipped since the last line that was read.
-        new = values["skipped"] - self._skipped
-        in_a_row = values["skipped_in_a_row"]
-        if new > 0:
-            self._skipped = values["skipped"]
-            self._journal.event("skip", step=step, new=new, total=values["skipped"])
-            self._progress.say(f"step {step}: {new} update(s) skipped, loss or gradient was not finite")
-        if in_a_row >= self._train.max_skipped:
-            self._journal.event("not_finite", step=step, in_a_row=in_a_row)
-            raise NumericsError(
-                f"the last {in_a_row} steps up to step {step} had no finite loss and gradient, and changed "
-                f"nothing (train.max_skipped = {self._train.max_skipped}); lower optimizer.learning_rate, or "
-                "look at the data of these steps; the last checkpoint is from before"
-            )
 
 
 def eval_hook(
@@ -242,21 +221,36 @@ class ProfileHook:
             jax.profiler.stop_trace()
 
 
-def checkpoint_hook(checkpoints: Any, log: LogHook, clock: Clock) -> Callable[[int, State, Metrics], None]:
-    """Return a hook that saves when the config says so, after the metrics up to that step are written.
+class CheckpointHook:
+    """Hook that saves when the config says so, after the metrics up to that step are written.
+
+    Nothing is saved while steps are being skipped: those saves would push out the ones from before. A save that
+    is due then is made after the next step that is not.
 
     Args:
         checkpoints: the run's Checkpoints.
         log: finished before a save.
         clock: counts the phase checkpoint.
+        rollbacks: stored with each checkpoint.
     """
 
-    def hook(step: int, state: State, metrics: Metrics) -> None:
-        if checkpoints.due(step):
-            with clock("checkpoint"):
-                log.finish()
-                # After the metrics: a run that resumes here finds those of every step before it in the
-                # journal.
-                checkpoints.save(step, saved_part(state))
+    def __init__(self, checkpoints: Any, log: LogHook, clock: Clock, rollbacks: Rollbacks):
+        self._checkpoints = checkpoints
+        self._log = log
+        self._clock = clock
+        self._rollbacks = rollbacks
+        self._owed = False
 
-    return hook
+    def __call__(self, step: int, state: State, metrics: Metrics) -> None:
+        """Start a save where one is due or owed."""
+        self._owed = self._owed or self._checkpoints.due(step)
+        if not self._owed:
+            return
+        with self._clock("checkpoint"):
+            if is_skipped(metrics):
+                return
+            self._owed = False
+            self._log.finish()
+            # After the metrics: a run that resumes here finds those of every step before it in the
+            # journal.
+            self._checkpoints.save(step, saved_part(state), self._rollbacks.to_json())
