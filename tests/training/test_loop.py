@@ -48,7 +48,7 @@ def run(parts, state, steps, folder, bad=(), log=None, extra=(), **config):
     journal.resume(steps[0] - 1)
     log = log or LogConfig(every=3, print_every=9)
     log_hook = hooks.LogHook(log, config, hooks.Costs(48, 1000, 1e9), journal, (), progress, clock)
-    skips = SkipHook(config.max_skipped, journal, progress)
+    skips = SkipHook(config, journal, progress)
     made = [make(log_hook, journal, progress, clock) for make in extra]
     state = train(step, state, batches(steps[0] - 1, bad), steps, [skips, log_hook, *made], clock)
     skips.finish(state)
@@ -82,7 +82,7 @@ def test_skips_are_told_and_too_many_end_the_loop(parts, tmp_path):
     events = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "skip"]
     assert [(event["step"], event["new"]) for event in events] == [(6, 2)]
     assert [event["total"] for event in events] == [2]
-    assert "2 update(s) skipped" in text and int(state.skipped) == 2
+    assert "2 update(s) skipped: loss or gradient not finite" in text and int(state.skipped) == 2
     for most in (1, 2, 3, 6):
         with pytest.raises(Diverged) as caught:
             run(parts, parts[1](), range(1, 41), tmp_path, bad=range(3, 40), log=log, max_skipped=most)

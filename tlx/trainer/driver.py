@@ -35,7 +35,7 @@ from tlx.text import Tokenizer, load_tokenizer
 from tlx.trainer.banner import introduce, record, tell_start
 from tlx.trainer.evaluations import Evaluations, Evaluator
 from tlx.trainer.process import ProcessServices, process_services
-from tlx.trainer.recovery import Recovery
+from tlx.trainer.recovery import OPTIONAL, Recovery, restored_state
 from tlx.trainer.result import TrainingResult, trained_model
 from tlx.trainer.samples import Sampler, check_samples
 from tlx.training import directory, hooks
@@ -309,12 +309,12 @@ def _first_state(run: Run, checkpoints: Checkpoints, step: int | str | None) -> 
     `step` names another checkpoint: later ones are set aside, for the run trains their steps anew.
     """
     step = resolve_step(checkpoints.folder, step)
-    loaded = checkpoints.restore(saved_part(run.state), step)
+    loaded = checkpoints.restore(saved_part(run.state), step, optional=OPTIONAL)
     if loaded is None:
         return run.init(), Rollbacks()
     if step is not None:
         checkpoints.set_aside_after(step, f"the run was started again from step {step}")
-    return State(**loaded.tree, frozen=run.frozen()), Rollbacks.from_json(loaded.extra)
+    return restored_state(run, loaded.tree, run.frozen()), Rollbacks.from_json(loaded.extra)
 
 
 def _replica_check(run: Run, hosts: Sequence[str], recovery: Recovery) -> ReplicaCheck:
@@ -443,7 +443,7 @@ class _Loop:
         """Make the hooks that follow the steps: after a rollback these come again."""
         config = self._run.config
         handles = self._handles
-        self._skips = SkipHook(config.train.max_skipped, handles.journal, handles.progress)
+        self._skips = SkipHook(config.train, handles.journal, handles.progress)
         self._log = hooks.LogHook(
             config.log,
             config.train,

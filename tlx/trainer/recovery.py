@@ -1,6 +1,7 @@
 """What follows when a run diverges: it goes back to the last good checkpoint, or ends with a bundle."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +18,26 @@ from tlx.training.directory import versions
 from tlx.training.divergence import Divergence, Rollbacks, layer_norms, write_bundle
 from tlx.training.journal import Journal
 from tlx.training.progress import Progress
+from tlx.training.spikes import initial_window
 from tlx.training.state import State, saved_part
+
+# Entries of a checkpoint that a run may start without: the window of losses, where spikes are looked for since.
+OPTIONAL = ("extra",)
+
+
+def restored_state(run: Run, tree: Mapping[str, Any], frozen: Any) -> State:
+    """Return the state of a checkpoint's tree.
+
+    Args:
+        run: the assembled run.
+        tree: what `Checkpoints.restore` has loaded; without `extra` where the checkpoint's is of another config.
+        frozen: frozen parameters, which no checkpoint holds.
+    """
+    extra = tree.get("extra")
+    if extra is None:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, run.state.extra)
+        extra = jax.jit(lambda: initial_window(run.config.train.spike), out_shardings=shardings)()
+    return State(**{**tree, "extra": extra, "frozen": frozen})
 
 
 class Recovery:
@@ -71,7 +91,7 @@ class Recovery:
             good: from `choose`.
             frozen: frozen parameters of the state, which no checkpoint holds.
         """
-        loaded = self._checkpoints.restore(saved_part(self._run.state), good)
+        loaded = self._checkpoints.restore(saved_part(self._run.state), good, optional=OPTIONAL)
         assert loaded is not None  # a named step is loaded, or an error
         reason = f"the run diverged at step {divergence.step} and went back to step {good}"
         self._checkpoints.set_aside_after(good, reason)
@@ -83,11 +103,12 @@ class Recovery:
         last = divergence.step - 1 + before.left_out
         self._journal.event("rollback", step=divergence.step, to=good, batches=[first, last])
         self._progress.say(
-            f"step {divergence.step}: {divergence.in_a_row} steps in a row had no finite loss and gradient; back to "
+            f"step {divergence.step}: {divergence.in_a_row} steps in a row were skipped "
+            f"({self._run.config.train.skip_reason}); back to "
             f"step {good}, batches {first} to {last} are left out (rollback {self.rollbacks.count} of "
             f"{self._run.config.train.max_rollbacks})"
         )
-        return State(**loaded.tree, frozen=frozen)
+        return restored_state(self._run, loaded.tree, frozen)
 
     def _give_up(self, divergence: Divergence, state: State, good: int) -> NumericsError:
         """Write the bundle, and return the error."""
@@ -98,8 +119,8 @@ class Recovery:
             f"the last good checkpoint is step {good}" if good >= 0 else "no checkpoint is from before"
         )
         return NumericsError(
-            f"steps {divergence.first} to {divergence.step} had no finite loss and gradient, and changed nothing "
-            f"(train.max_skipped = {config.max_skipped}), after {self.rollbacks.count} of {config.max_rollbacks} "
+            f"steps {divergence.first} to {divergence.step} were skipped ({config.skip_reason}; "
+            f"train.max_skipped = {config.max_skipped}), after {self.rollbacks.count} of {config.max_rollbacks} "
             f"rollbacks (train.max_rollbacks); {last_good}; {folder} has the batch, and the norms by layer. Go on "
             "with a lower optimizer.learning_rate (--allow-change=optimizer.learning_rate), from an older checkpoint "
             "with --step=N, or with more train.max_rollbacks"

@@ -1,9 +1,10 @@
-"""Steps without a finite loss and gradient: counted at every step, and what many of them in a row lead to.
+"""Skipped steps: counted at every one of them, and what many in a row lead to.
 
-Such a step changes nothing (training/step.py). `train.max_skipped` of them in a row end the loop with `Diverged`; the
-trainer then goes back to the last good checkpoint and leaves out the batches that were read since. How many were left
-out so far is a `Rollbacks`, stored with each checkpoint: the data of every step is a pure function of the seed, the
-step and that number, and a run that is killed after a rollback and resumed repeats it.
+A step whose loss or gradient is not finite, or whose loss is a spike, changes nothing (training/step.py).
+`train.max_skipped` of them in a row end the loop with `Diverged`; the trainer then goes back to the last good
+checkpoint and leaves out the batches that were read since. How many were left out so far is a `Rollbacks`, stored
+with each checkpoint: the data of every step is a pure function of the seed, the step and that number, and a run that
+is killed after a rollback and resumed repeats it.
 """
 
 import collections
@@ -18,6 +19,7 @@ import numpy as np
 from tlx.base import tree
 from tlx.base.files import write_json
 from tlx.optim.leaves import describe
+from tlx.training.config import TrainConfig
 from tlx.training.journal import Journal
 from tlx.training.preemption import LAG
 from tlx.training.progress import Progress
@@ -80,13 +82,13 @@ class SkipHook:
     is one too many.
 
     Args:
-        max_skipped: number of skipped steps in a row at which Diverged is raised.
+        config: how many skipped steps in a row raise Diverged, and what is skipped.
         journal: gets the events.
         progress: what the user sees.
     """
 
-    def __init__(self, max_skipped: int, journal: Journal, progress: Progress):
-        self._max_skipped = max_skipped
+    def __init__(self, config: TrainConfig, journal: Journal, progress: Progress):
+        self._config = config
         self._journal = journal
         self._progress = progress
         self._waiting: collections.deque[tuple[int, jax.Array, jax.Array]] = collections.deque()
@@ -115,10 +117,8 @@ class SkipHook:
         self._in_a_row = int(in_a_row)
         if before and not self._in_a_row:
             self._journal.event("skip", step=step - 1, new=before, total=int(total))
-            self._progress.say(
-                f"step {step - 1}: {before} update(s) skipped, loss or gradient was not finite"
-            )
-        if self._in_a_row >= self._max_skipped:
+            self._progress.say(f"step {step - 1}: {before} update(s) skipped: {self._config.skip_reason}")
+        if self._in_a_row >= self._config.max_skipped:
             self._journal.event("not_finite", step=step, in_a_row=self._in_a_row)
             raise Diverged(Divergence(step, self._in_a_row), state)
 
