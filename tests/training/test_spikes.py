@@ -1,5 +1,7 @@
 """Loss spikes (F28): which steps are skipped is what numpy says of the accepted losses before them."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -58,6 +60,6 @@ def test_the_accepted_losses_decide(cap):
 def test_values_that_no_run_can_have():
     for values in ({"window": 3}, {"window": -1}, {"threshold": 0.0}, {"warmup_cap": 0.0}):
         with pytest.raises(ConfigError, match=f"train.spike.{next(iter(values))}"):
-            TrainConfig(spike=SpikeConfig(**values)).validate()
+            TrainConfig(spike=dataclasses.replace(SpikeConfig(), **values)).validate()
     TrainConfig().validate()
     assert initial_window(SpikeConfig()) == {}
