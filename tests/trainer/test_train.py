@@ -134,7 +134,7 @@ def test_an_interrupt_in_the_middle_gives_everything_back(
 ):
     """Of a user who will not wait for the save."""
 
-    def interrupted(checkpoints, step, tree):
+    def interrupted(checkpoints, step, tree, extra):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Checkpoints, "save", interrupted)

@@ -44,7 +44,7 @@ from tlx.training.divergence import Diverged, Divergence, Rollbacks, SkipHook, i
 from tlx.training.improvement import EarlyStop
 from tlx.training.journal import Journal, read_lines
 from tlx.training.loop import Hook, train
-from tlx.training.preflight import check_room, preflight
+from tlx.training.preflight import check_alike, check_room, preflight
 from tlx.training.progress import Progress
 from tlx.training.replica_check import BatchSource, ReplicaCheck
 from tlx.training.state import State, saved_part
@@ -162,7 +162,7 @@ def run_training(
             services = stack.enter_context(
                 process_services(config.train.stall_seconds, request.options.ends_process)
             )
-            run = _assemble(request, build, saved, services.clock)
+            run = _assemble(request, build, saved, services.clock, hosts)
             return _train(request, callbacks, run, saved, lease, services, hosts)
         except jax.errors.JaxRuntimeError as error:
             _explain(error)
@@ -215,18 +215,28 @@ def _explain(error: Exception) -> None:
         raise LostProcess(f"another process of the run is gone; what the device said: {first}") from error
 
 
-def _assemble(request: TrainingRequest, build: Build, saved: dict[str, Any] | None, clock: Clock) -> Run:
-    """The run's parts; a resumed one keeps its tokenizer, and its data must be what they were."""
+def _assemble(
+    request: TrainingRequest, build: Build, saved: dict[str, Any] | None, clock: Clock, hosts: Sequence[str]
+) -> Run:
+    """The run's parts; a resumed one keeps its tokenizer, and its data must be what they were, on all hosts."""
     config = request.config
     with clock("prepare"):
         if saved is None:
             run = build(config, None)
+            check_alike(hosts, _data_hashes(run))
         else:
             same = saved["config"]["tokenizer"] == to_dict(config)["tokenizer"]
             run = build(config, load_tokenizer(request.workdir / "tokenizer") if same else None)
+            # Before the comparison with the saved ones, which could fail on one host alone.
+            check_alike(hosts, _data_hashes(run))
             _check_data(run, saved, request)
     check_room(request.workdir, tree.num_bytes(saved_part(run.state)))
     return run
+
+
+def _data_hashes(run: Run) -> dict[str, str]:
+    """Hashes that must be equal on all processes."""
+    return {"data": run.train.fingerprint, "tokenizer": run.tokenizer.hash}
 
 
 def _check_data(run: Run, saved: dict[str, Any], request: TrainingRequest) -> None:
@@ -498,8 +508,7 @@ class _Loop:
                 [self._evaluations.observe],
             )
         )
-        rollbacks = self._recovery.rollbacks
-        called.append(hooks.CheckpointHook(handles.checkpoints, self._log, handles.clock, rollbacks))
+        called.append(hooks.CheckpointHook(handles.checkpoints, self._log, handles.clock, self._start_save))
         called.append(self._stop_hook)
         called.append(self._evaluations.stop_hook)
         if self._parts.profile:
@@ -526,7 +535,13 @@ class _Loop:
         handles.journal.event("preempt", step=step, why=preemption.why)
         raise Preempted(f"preempted at step {step}, saved, rerun to resume")
 
+    def _start_save(self, step: int, state: State) -> None:
+        """Start to save the state, once the processes agree on it."""
+        if self._replica_check is not None:
+            self._replica_check.confirm(step, state)
+        self._handles.checkpoints.save(step, saved_part(state), self._recovery.rollbacks.to_json())
+
     def _save(self, step: int, state: State) -> bool:
         """Save the state and wait for it; returns whether it is saved."""
-        self._handles.checkpoints.save(step, saved_part(state), self._recovery.rollbacks.to_json())
+        self._start_save(step, state)
         return self._handles.checkpoints.wait()

@@ -56,7 +56,8 @@ class TrainConfig:
     stall_seconds: float | None = 600.0
     """Watchdog timeout in seconds without a step; the process then exits with code 170. None turns it off."""
     compare_every: int = 100
-    """Number of steps between comparisons of the replicas of several processes; 0 never compares."""
+    """Number of steps between comparisons of the replicas of several processes, which are made after the first step
+    and before each save too; 0 never compares."""
     profile_steps: tuple[int, int] = (10, 15)
     """(first, last) step of this start between whose ends --profile records a trace."""
 

@@ -8,10 +8,10 @@ import jax
 
 from tlx.training.clock import Clock
 from tlx.training.config import EvalConfig, LogConfig, TrainConfig
-from tlx.training.divergence import Rollbacks, is_skipped
+from tlx.training.divergence import is_skipped
 from tlx.training.journal import Journal
 from tlx.training.progress import Progress, Speed
-from tlx.training.state import State, saved_part
+from tlx.training.state import State
 from tlx.training.step import Metrics
 
 # Results of an evaluation that say how much was evaluated: written to the journal, not shown.
@@ -231,14 +231,14 @@ class CheckpointHook:
         checkpoints: the run's Checkpoints.
         log: finished before a save.
         clock: counts the phase checkpoint.
-        rollbacks: stored with each checkpoint.
+        save: starts to save a step.
     """
 
-    def __init__(self, checkpoints: Any, log: LogHook, clock: Clock, rollbacks: Rollbacks):
+    def __init__(self, checkpoints: Any, log: LogHook, clock: Clock, save: Callable[[int, State], None]):
         self._checkpoints = checkpoints
         self._log = log
         self._clock = clock
-        self._rollbacks = rollbacks
+        self._save = save
         self._owed = False
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
@@ -253,4 +253,4 @@ class CheckpointHook:
             self._log.finish()
             # After the metrics: a run that resumes here finds those of every step before it in the
             # journal.
-            self._checkpoints.save(step, saved_part(state), self._rollbacks.to_json())
+            self._save(step, state)
