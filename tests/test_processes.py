@@ -147,7 +147,7 @@ def test_a_process_with_other_data_is_named(config_file, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_reads_other_data_is_refused_before_a_step(config_file, tmp_path):
-    """F29: files of one name may differ between hosts."""
+    """Files of one name may differ between hosts."""
     environ = broken(
         tmp_path,
         """

@@ -1,4 +1,4 @@
-"""Runs that diverge (F27) go back to the last good checkpoint, or end with one and a bundle; loss spikes (F28)."""
+"""Runs that diverge go back to the last good checkpoint, or end with one and a bundle; loss spikes are skipped."""
 
 import dataclasses
 import json
@@ -176,7 +176,7 @@ def test_nothing_is_saved_while_steps_are_skipped(config_file, tmp_path, rows, m
 
 @pytest.mark.slow
 def test_spikes_are_skipped_and_a_resume_repeats_it(config_file, tmp_path, rows, monkeypatch, capsys):
-    """F28: the window is part of the state; a run that began without it may look for spikes later."""
+    """The window is part of the state; a run that began without it may look for spikes later."""
     rows(spikes=(11, 14))
     spike = {
         "window": 8,

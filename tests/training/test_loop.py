@@ -1,8 +1,11 @@
 """The loop and its hooks: a run in two halves writes what a run in one does, and stops when it must."""
 
 import io
+import re
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -20,6 +23,7 @@ from tlx.training.step import make_step
 
 pytestmark = pytest.mark.jax_versions
 
+COSTS = hooks.Costs(48, 1000, 1e9)
 TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
 
 
@@ -40,14 +44,14 @@ def batches(first, bad=()):
         k += 1
 
 
-def run(parts, state, steps, folder, bad=(), log=None, extra=(), **config):
+def run(parts, state, steps, folder, bad=(), log=None, extra=(), costs=COSTS, **config):
     step, _ = parts
     config = TrainConfig(steps=40, **config)
     clock, stream = Clock(), io.StringIO()
     journal, progress = Journal(folder), Progress(40, stream)
     journal.resume(steps[0] - 1)
     log = log or LogConfig(every=3, print_every=9)
-    log_hook = hooks.LogHook(log, config, hooks.Costs(48, 1000, 1e9), journal, (), progress, clock)
+    log_hook = hooks.LogHook(log, config, costs, journal, (), progress, clock)
     skips = SkipHook(config, journal, progress)
     made = [make(log_hook, journal, progress, clock) for make in extra]
     state = train(step, state, batches(steps[0] - 1, bad), steps, [skips, log_hook, *made], clock)
@@ -89,6 +93,35 @@ def test_skips_are_told_and_too_many_end_the_loop(parts, tmp_path):
         assert (caught.value.divergence.first, caught.value.divergence.step) == (4, 3 + most)
         # The loop went no further, but for steps that were on their way before the first was known to be skipped.
         assert int(caught.value.state.step) == max(3 + most, 6)
+
+
+def test_no_speed_is_above_that_of_the_devices(parts, tmp_path):
+    """At every step too, right after the first step and after an evaluation, when steps are in flight."""
+    step = parts[0]
+    seconds = 0.03
+
+    def slow(x):
+        time.sleep(seconds)
+        return x
+
+    def slow_step(state, batch):
+        state, metrics = step(state, batch)
+        loss = jax.pure_callback(slow, jax.ShapeDtypeStruct((), jnp.float32), metrics["loss"])
+        return state, metrics | {"loss": loss}
+
+    def evaluating(log_hook, journal, progress, clock):
+        config = EvalConfig(every=4, batches=3)
+        return hooks.eval_hook(config, lambda state, n: {"loss": 0.0}, log_hook, [journal], progress, clock)
+
+    log = LogConfig(every=1, print_every=1)
+    slow_parts = (jax.jit(slow_step, donate_argnums=0), parts[1])
+    costs = hooks.Costs(48, 1000, 1000 / seconds)
+    _, text = run(slow_parts, parts[1](), range(1, 11), tmp_path, log=log, extra=[evaluating], costs=costs)
+    lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if "tokens_per_s" in line]
+    assert len(lines) == 9 and max(line["tokens_per_s"] for line in lines) <= 48 / seconds
+    assert max(line["peak_share"] for line in lines) <= 1
+    shares = [int(share) for share in re.findall(r"\((\d+)% of peak\)", text)]
+    assert len(shares) == 9 and max(shares) <= 100
 
 
 def test_evaluation_is_written_and_shown(parts, tmp_path):

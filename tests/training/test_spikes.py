@@ -1,4 +1,4 @@
-"""Loss spikes (F28): which steps are skipped is what numpy says of the accepted losses before them."""
+"""Loss spikes: which steps are skipped is what numpy says of the accepted losses before them."""
 
 import dataclasses
 

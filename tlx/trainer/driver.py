@@ -3,10 +3,11 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from tlx import parallel
 from tlx.base import tree
@@ -21,7 +22,7 @@ from tlx.base.errors import (
     UserError,
 )
 from tlx.base.files import sha256_json, storage_errors
-from tlx.base.memory import freed_memory_kept
+from tlx.base.memory import freed_memory_kept, size_text
 from tlx.checkpoint.best import resolve_step
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
@@ -59,7 +60,7 @@ _LOST = ("Gloo", "Connection", "connection", "UNAVAILABLE", "DEADLINE_EXCEEDED",
 
 _OUT_OF_MEMORY = (
     "the devices have too little memory for this run; raise train.microbatches, set "
-    "model.execution.remat = 'full', or split the parameters with mesh.fsdp. What the device said: "
+    "model.execution.remat = 'full', or split the parameters with mesh.fsdp; "
 )
 
 
@@ -152,6 +153,7 @@ def run_training(
     _check_trackers(config)
     saved = _saved_run(request)
     hosts = preflight(request.workdir, sha256_json(to_dict(config)), directory.versions())
+    run: Run | None = None
     with contextlib.ExitStack() as stack:
         if jax.default_backend() == "cpu":
             stack.enter_context(freed_memory_kept())
@@ -165,7 +167,7 @@ def run_training(
             run = _assemble(request, build, saved, services.clock, hosts)
             return _train(request, callbacks, run, saved, lease, services, hosts)
         except jax.errors.JaxRuntimeError as error:
-            _explain(error)
+            _explain(error, run)
             raise
 
 
@@ -206,13 +208,29 @@ def _errors_noted(workdir: pathlib.Path) -> Iterator[None]:
         raise
 
 
-def _explain(error: Exception) -> None:
+def _explain(error: Exception, run: Run | None) -> None:
     """Raise an error that a user can act on in place of the runtime's own, where there is one."""
     first = (str(error).splitlines() or [""])[0]
     if "RESOURCE_EXHAUSTED" in str(error):
-        raise DeviceMemoryError(_OUT_OF_MEMORY + first) from error
+        explained = DeviceMemoryError(f"{_OUT_OF_MEMORY}{_memory(run)}. What the device said: {first}")
+        explained.ends_process = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+        raise explained from error
     if jax.process_count() > 1 and any(sign in str(error) for sign in _LOST):
         raise LostProcess(f"another process of the run is gone; what the device said: {first}") from error
+
+
+def _memory(run: Run | None) -> str:
+    """What the run holds in memory over all devices."""
+    if run is None:
+        return "nothing of the run was on the devices yet"
+    parts = {
+        "parameters": (run.state.params, run.state.frozen),
+        "optimizer state": run.state.opt_state,
+        "memories": run.state.carry,
+    }
+    sizes = {name: tree.num_bytes(part) for name, part in parts.items()}
+    held = ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items() if size)
+    return f"before any sharding it holds {held}; the rest are gradients, activations and copies of these"
 
 
 def _assemble(
@@ -279,7 +297,9 @@ def _train(
                 "compiling  the train step: seconds for a small model, minutes for a large one"
             )
         replica_check = _replica_check(run, hosts, recovery) if len(hosts) > 1 else None
-        evaluator = callbacks.make_evaluator(run)
+        at_end = _FinalEvaluation(run, handles, services)
+        evaluated = run._replace(to_devices=at_end.to_devices)
+        evaluator = callbacks.make_evaluator(evaluated)
         parts = _LoopParts(
             costs, evaluator, sampler, replica_check, recovery, request.options.profile and is_first
         )
@@ -287,8 +307,9 @@ def _train(
             state = loop.run(state, begin)
         final = None
         if config.eval.final:
+            at_end.active = True
             with clock("evaluate"):
-                final = callbacks.final_evaluation(run, evaluator, state)
+                final = callbacks.final_evaluation(evaluated, evaluator, state)
         model = trained_model(run, state, handles.workdir)
         del state  # the optimizer's part of it is freed here
     metrics = _last_metrics(handles.workdir) if final is None else callbacks.final_metrics(final)
@@ -352,6 +373,27 @@ def _last_metrics(workdir: pathlib.Path) -> dict[str, Any]:
     if not lines:
         return {}
     return {name: value for name, value in lines[-1].items() if name not in ("step", "kind")}
+
+
+class _FinalEvaluation:
+    """Stops the evaluation at the end between two batches, once all processes agree to; every step is saved then."""
+
+    def __init__(self, run: Run, handles: RunHandles, services: ProcessServices):
+        self.active = False
+        self._run = run
+        self._handles = handles
+        self._preemption = services.preemption
+
+    def to_devices(self, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Put a batch onto the devices, as run.to_devices does; raises Preempted while the final evaluation lasts."""
+        if self.active and self._preemption.agreed():
+            step = self._handles.checkpoints.latest
+            self._handles.progress.close()
+            self._handles.journal.event(
+                "preempt", step=step, why=self._preemption.why, during="final evaluation"
+            )
+            raise Preempted(f"preempted in the final evaluation, step {step} is saved, rerun to evaluate")
+        return self._run.to_devices(local)
 
 
 class _LoopParts(NamedTuple):

@@ -1,5 +1,6 @@
 """Hooks of the training loop: metrics, evaluations, checkpoints, traces."""
 
+import collections
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +14,9 @@ from tlx.training.journal import Journal
 from tlx.training.progress import Progress, Speed
 from tlx.training.state import State
 from tlx.training.step import Metrics
+
+# Marks that a speed may be measured from.
+_MARKS = 8
 
 # Results of an evaluation that say how much was evaluated: written to the journal, not shown.
 _COUNTS = ("targets", "bytes")
@@ -79,33 +83,40 @@ class LogHook:
         self._sinks = (journal, *sinks)
         self._progress = progress
         self._clock = clock
-        self._waiting: list[tuple[int, Metrics, float]] = []
+        self._waiting: list[tuple[int, Metrics]] = []
         self._losses: list[float] = []
-        # Step and training seconds of the last line written, and of the last line shown.
-        self._written: tuple[int, float] | None = None
-        self._shown: tuple[int, float] | None = None
+        # Step and training seconds of the last lines written, and of the last lines shown.
+        self._written: collections.deque[tuple[int, float]] = collections.deque(maxlen=_MARKS)
+        self._shown: collections.deque[tuple[int, float]] = collections.deque(maxlen=_MARKS)
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
         """Queue the step's metrics, and write those that the devices are done with."""
-        if self._written is None:
+        if not self._written:
             # The first step compiles: speed is counted from its end.
-            self._written = (step, self._clock.training())
-            self._shown = self._written
+            self._written.append((step, self._clock.training()))
+            self._shown.append(self._written[0])
         self._progress.advance(step)
         last = step == self._train.steps
         if step % self._log.every == 0 or last:
-            self._waiting.append((step, metrics, self._clock.training()))
+            self._waiting.append((step, metrics))
         # Two steps later the devices are done with it (loop._AHEAD), so that reading does not wait.
         while self._waiting and (last or self._waiting[0][0] + 2 <= step):
-            with self._clock("log"):
-                self._write(*self._waiting.pop(0))
+            self._write(*self._waiting.pop(0))
 
     def finish(self) -> None:
         """Write what is still waiting: before a save and at the end of the loop."""
         while self._waiting:
             self._write(*self._waiting.pop(0))
 
-    def _write(self, step: int, metrics: Metrics, seconds: float) -> None:
+    def _write(self, step: int, metrics: Metrics) -> None:
+        with self._clock("step"):
+            # A step's time ends when the devices are done with it, not when it was dispatched.
+            jax.block_until_ready(metrics)
+        seconds = self._clock.training()
+        with self._clock("log"):
+            self._tell(step, metrics, seconds)
+
+    def _tell(self, step: int, metrics: Metrics, seconds: float) -> None:
         values = {name: value.item() for name, value in jax.device_get(metrics).items()}
         self._losses.append(values.get("loss", values["total_loss"]))
         speed = self._speed(self._written, step, seconds)
@@ -113,7 +124,7 @@ class LogHook:
             values["tokens_per_s"] = round(speed.tokens_per_s, 1)
             values["flops_per_s"] = round(speed.flops_per_s)
             values["peak_share"] = round(speed.flops_per_s / speed.peak, 4)
-        self._written = (step, seconds)
+        self._written.append((step, seconds))
         for sink in self._sinks:
             sink.metrics(step, values)
         if step % self._log.print_every == 0 or step == self._train.steps:
@@ -127,20 +138,26 @@ class LogHook:
         if speed is not None:
             self._progress.show(step, sum(finite) / max(len(finite), 1), speed)
         # Also where nothing was shown, so that the next line's speed covers its own steps only.
-        self._shown = (step, seconds)
+        self._shown.append((step, seconds))
         self._losses.clear()
 
-    def _speed(self, since: tuple[int, float] | None, step: int, seconds: float) -> Speed | None:
-        """Throughput since an earlier step; None where no time has passed."""
-        if since is None:
-            return None
-        steps = step - since[0]
-        passed = seconds - since[1]
-        if steps <= 0 or passed <= 0:
-            return None
-        per_step = passed / steps
-        left = (self._train.steps - step) * per_step
-        return Speed(self._costs.tokens / per_step, self._costs.flops / per_step, self._costs.peak, left)
+    def _speed(self, marks: Sequence[tuple[int, float]], step: int, seconds: float) -> Speed | None:
+        """Throughput since an earlier step; None where no time has passed.
+
+        Steps in flight end together where the host was busy: so short an interval would be faster than the hardware.
+        Then an earlier mark is taken, the earliest where all are.
+        """
+        speed = None
+        for since, began in reversed(marks):
+            if step <= since or seconds <= began:
+                continue
+            per_step = (seconds - began) / (step - since)
+            left = (self._train.steps - step) * per_step
+            costs = self._costs
+            speed = Speed(costs.tokens / per_step, costs.flops / per_step, costs.peak, left)
+            if speed.flops_per_s <= speed.peak:
+                break
+        return speed
 
 
 def eval_hook(
@@ -167,8 +184,11 @@ def eval_hook(
     def hook(step: int, state: State, metrics: Metrics) -> None:
         if not config.every or step % config.every:
             return
+        log.finish()
+        with clock("step"):
+            # Steps in flight are training, not evaluation.
+            jax.block_until_ready(metrics)
         with clock("evaluate"):
-            log.finish()
             values = evaluate(state, config.batches)
         for sink in sinks:
             sink.metrics(step, values, kind="validation")
@@ -246,11 +266,13 @@ class CheckpointHook:
         self._owed = self._owed or self._checkpoints.due(step)
         if not self._owed:
             return
+        with self._clock("step"):
+            # Steps in flight are training, not the save.
+            skipped = is_skipped(metrics)
+        if skipped:
+            return
+        self._owed = False
+        # Before the save: a run that resumes here finds the metrics of every step before it in the journal.
+        self._log.finish()
         with self._clock("checkpoint"):
-            if is_skipped(metrics):
-                return
-            self._owed = False
-            self._log.finish()
-            # After the metrics: a run that resumes here finds those of every step before it in the
-            # journal.
             self._save(step, state)

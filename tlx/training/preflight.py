@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tlx.base.errors import ConfigError, ReplicaMismatch, StorageError, UserError
+from tlx.base.memory import size_text
 from tlx.checkpoint.checkpoints import FREE_SPACE_FACTOR
 from tlx.parallel import consensus
 
@@ -138,8 +139,8 @@ def check_room(folder: pathlib.Path, state_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if consensus.broadcast_from_first(int(free < wanted)):
         raise StorageError(
-            f"{folder} has {free / 1e9:.1f} GB free; a checkpoint takes {state_bytes / 1e9:.1f} GB, and "
-            f"{wanted / 1e9:.1f} GB ({FREE_SPACE_FACTOR} times as much) must be free"
+            f"{folder} has {size_text(free)} free; a checkpoint takes {size_text(state_bytes)}, and "
+            f"{size_text(wanted)} ({FREE_SPACE_FACTOR} times as much) must be free"
         )
 
 
