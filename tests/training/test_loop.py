@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from tests.training.toy import Toy, batch_at
-from tlx.training import hooks
+from tlx.training import hooks, loop
 from tlx.training.clock import Clock
 from tlx.training.config import EvalConfig, LogConfig, TrainConfig
 from tlx.training.divergence import Diverged, SkipHook
@@ -135,6 +135,32 @@ def test_evaluation_is_written_and_shown(parts, tmp_path):
     lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if line["kind"] == "validation"]
     assert [(line["step"], line["loss"]) for line in lines] == [(20, 3.0), (40, 3.0)]
     assert "step 20  validation: loss 3.0000" in text
+
+
+class Shard:
+    """A device's part of a metric: never there, there, or without the memory for it."""
+
+    def __init__(self, state):
+        self.state = state
+        self.data = self
+
+    def is_ready(self):
+        return self.state != "waiting"
+
+    def block_until_ready(self):
+        assert self.state != "waiting", "the loop waits for ever"
+        if self.state == "failed":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+
+def test_a_device_without_memory_is_noticed_though_others_wait_for_it():
+    class Loss:
+        addressable_shards = [Shard("waiting"), Shard("there"), Shard("failed")]
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        loop._raise_error_of_any_device({"loss": Loss})
+    Loss.addressable_shards = [Shard("there")] * 3
+    loop._raise_error_of_any_device({"loss": Loss})
 
 
 def test_profile_writes_a_trace(parts, tmp_path):
