@@ -112,10 +112,14 @@ class ReplicaCheck:
         """
         if self._every and self._local and self._last != step:
             self._send(step, state)
-        self.finish()
+        self._read_all()
 
     def finish(self) -> None:
-        """Read the values that were sent and not yet read."""
+        """Read the values that were sent and not yet read, at the end of the loop: the same steps may come again."""
+        self._read_all()
+        self._last = None
+
+    def _read_all(self) -> None:
         while self._sent:
             self._read(*self._sent.popleft())
 
