@@ -106,7 +106,7 @@ def test_only_copies_are_compared(mesh):
 @pytest.mark.parametrize("leaf, device", [("weights", 3), ("scalar", 5)])
 def test_a_flipped_bit_of_one_copy_is_found_and_placed(mesh, leaf, device):
     name = str(jax.devices()[device])
-    with pytest.raises(ReplicaMismatch, match=rf"step 2; .*\n  {leaf}: process 0 \(host-a\), on {name}"):
+    with pytest.raises(ReplicaMismatch, match=rf"step 1; .*\n  {leaf}: process 0 \(host-a\), on {name}"):
         compare(mesh, tree_on(mesh, broken=(leaf, device)))
 
 
