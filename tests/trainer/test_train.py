@@ -130,6 +130,7 @@ def test_an_interrupt_saves_and_the_next_call_resumes(
     assert [event for event in events if "checkpoint" not in event] == ["start", "preempt", "resume", "end"]
 
 
+@pytest.mark.slow
 def test_a_request_in_the_final_evaluation_is_honoured(
     config_file, of_command_line, tmp_path, monkeypatch, nothing_left_behind
 ):
@@ -157,6 +158,7 @@ def test_a_request_in_the_final_evaluation_is_honoured(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["save in flight", "compile", "evaluation"])
 def test_a_request_at_any_moment_saves_once_and_loses_nothing(
     config_file, of_command_line, tmp_path, monkeypatch, nothing_left_behind, moment
