@@ -135,13 +135,36 @@ def test_a_process_with_other_data_is_named(config_file, tmp_path):
         Pipeline._row = _row
         """,
     )
-    words = ("--config.train.compare_every=5", "--config.train.steps=30")
-    process = launch(config_file, tmp_path / "run", *words, restarts=0, **environ)
+    process = launch(config_file, tmp_path / "run", "--config.train.steps=30", restarts=0, **environ)
     code, out, _ = end(process, [])
     assert code == 77, out
     assert re.search(
         r"processes do not agree at step 10; .*\n.*rows of the batch: processes 0 \(.*\), 1 \(", out
     )
+    # Long before train.compare_every (100): nothing is saved that they do not agree on.
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("[0-9]*")] == ["5"]
+
+
+@pytest.mark.slow
+def test_a_process_that_reads_other_data_is_refused_before_a_step(config_file, tmp_path):
+    """Files of one name may differ between hosts."""
+    environ = broken(
+        tmp_path,
+        """
+        import tempfile
+        from tlx.data.sources import text
+        whole = text._decoded
+        text._decoded = lambda content, where: whole(content, where).replace("model", "modem")
+        os.environ["TLX_CACHE"] = tempfile.mkdtemp()
+        """,
+    )
+    process = launch(config_file, tmp_path / "run", restarts=0, **environ)
+    code, out, _ = end(process, [])
+    assert code == 77, out
+    assert re.search(
+        r"the hosts read other data \(sha256\); nothing was trained:\n.*  data: \w+ on process", out
+    )
+    assert "step 1/" not in out and not (tmp_path / "run/metrics.jsonl").exists()
 
 
 @pytest.mark.slow

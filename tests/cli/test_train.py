@@ -1,7 +1,6 @@
 """`tlx train` as a user runs it: from nothing to the end, killed and gone on, refused, on two processes."""
 
 import errno
-import hashlib
 import json
 import os
 import random
@@ -12,47 +11,20 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 
 from tests.cli import tiny
+from tests.cli.tiny import digests, metrics
 from tests.tiers import tiers
 from tlx import cli
 from tlx.checkpoint.checkpoints import Checkpoints
-from tlx.run.assemble import assemble
-from tlx.run.checks import resolve
 from tlx.training.journal import read_lines
-from tlx.training.state import saved_part
-
-TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
 
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory):
     return tiny.write_config(tmp_path_factory.mktemp("config"))
-
-
-def digests(workdir, step=40):
-    """sha256 of all parameters and of all of the rest of the state, from the checkpoint of a step."""
-    run = assemble(resolve(json.loads((workdir / "run.json").read_text())["config"]))
-    with run.use():
-        loaded = Checkpoints(workdir / "checkpoints").restore(saved_part(run.state), step)
-    rest = {name: value for name, value in loaded.tree.items() if name != "params"}
-    return [_sha256(loaded.tree["params"]), _sha256(rest)]
-
-
-def _sha256(tree):
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        digest.update(str(path).encode() + np.asarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def metrics(workdir):
-    """What does not depend on the machine's speed."""
-    lines = read_lines(workdir / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if name not in TIMED} for line in lines]
 
 
 def train(config_file, workdir, *words, shape="clm"):

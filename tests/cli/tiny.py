@@ -1,11 +1,23 @@
 """A run that takes seconds: a tiny model of any shape on a little text of its own."""
 
+import hashlib
+import json
 import os
 import pathlib
 import random
 import subprocess
 import sys
 
+import jax
+import numpy as np
+
+from tlx.checkpoint.checkpoints import Checkpoints
+from tlx.run.assemble import assemble
+from tlx.run.checks import resolve
+from tlx.training.journal import read_lines
+from tlx.training.state import saved_part
+
+TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
 ROOT = pathlib.Path(__file__).parents[2]
 
 _CONFIG = """
@@ -79,3 +91,26 @@ def finish(process: subprocess.Popen, timeout: float = 300) -> str:
     out, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, out
     return out
+
+
+def digests(workdir, step=40):
+    """sha256 of all parameters and of all of the rest of the state, from the checkpoint of a step."""
+    run = assemble(resolve(json.loads((workdir / "run.json").read_text())["config"]))
+    with run.use():
+        loaded = Checkpoints(workdir / "checkpoints").restore(saved_part(run.state), step)
+    assert loaded is not None
+    rest = {name: value for name, value in loaded.tree.items() if name != "params"}
+    return [_sha256(loaded.tree["params"]), _sha256(rest)]
+
+
+def _sha256(tree):
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        digest.update(str(path).encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def metrics(workdir):
+    """What does not depend on the machine's speed."""
+    lines = read_lines(workdir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in TIMED} for line in lines]

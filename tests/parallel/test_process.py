@@ -1,5 +1,6 @@
 """Real processes meet, split a batch between them, and name the one that is missing or doubled."""
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 from tlx.base import errors
 from tlx.base.errors import ConfigError
+from tlx.parallel import rendezvous
 from tlx.parallel.process import ProcessSettings, first_host, process_settings, start_process
 from tlx.parallel.rendezvous import meet
 
@@ -102,8 +104,45 @@ def test_a_process_that_died_waiting_can_come_again(port):
 
 
 def test_different_counts_are_named(port):
-    results = finish([start(port, 2, 0, timeout=20), start(port, 3, 1, timeout=20)])
-    assert any("was told of 3 processes" in output for output, _ in results), results
+    """By both; process 0 waits on, for it cannot know whose process that was."""
+    results = finish([start(port, 2, 0, timeout=8), start(port, 3, 1, timeout=20)])
+    assert all("was told of 3 processes" in output for output, _ in results), results
+    assert [code for _, code in results] == [errors.WATCHDOG, errors.CONFIG]
+
+
+STRANGERS = {
+    "brackets": b"[" * 4096,
+    "nothing": b"",
+    "another run's process": b'{"id": 1, "host": "other", "pid": 7, "count": 64}\n',
+    "an id too high": b'{"id": 7, "host": "other", "pid": 7, "count": 2}\n',
+    "a huge number": b'{"id": 1e999, "host": "other", "pid": 7, "count": 2}\n',
+    "a name with an escape": b'{"id": 1, "host": "\\u001b[2J", "pid": 7, "count": 2}\n',
+    "a web browser": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+}
+
+
+def test_strangers_are_turned_away_and_named(port, monkeypatch, caplog):
+    monkeypatch.setattr(rendezvous, "_LINE_SECONDS", 0.2)
+    with futures.ThreadPoolExecutor() as pool:
+        host = pool.submit(meet, f"127.0.0.1:{port}", 2, 0, 20.0)
+        for line in STRANGERS.values():
+            for _ in range(100):
+                try:
+                    with socket.create_connection(("127.0.0.1", port)) as stranger:
+                        stranger.sendall(line)
+                        stranger.settimeout(5)
+                        with contextlib.suppress(ConnectionResetError):
+                            stranger.recv(4096)  # answered, or closed
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.05)
+        assert not host.done()
+        pool.submit(meet, f"127.0.0.1:{port}", 2, 1, 20.0).result()
+        host.result()
+    assert len(caplog.messages) == len(STRANGERS)
+    assert caplog.text.count("127.0.0.1 sent no line of tlx") == 5
+    assert "process 1 (other pid 7) was told of 64 processes" in caplog.text
+    assert "process id 7 (other pid 7) must be 0 to 1" in caplog.text
 
 
 def test_one_process_has_nothing_to_start(monkeypatch):

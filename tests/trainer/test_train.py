@@ -17,8 +17,9 @@ from tlx import cli
 from tlx.base import tree
 from tlx.base.config_files import load_config
 from tlx.checkpoint.checkpoints import Checkpoints
+from tlx.checkpoint.saving import SaveJob
 from tlx.run.checks import resolve
-from tlx.trainer import driver
+from tlx.trainer import driver, pretrain
 from tlx.training.journal import read_lines
 from tlx.training.preemption import SIGNALS, Preemption
 
@@ -129,12 +130,75 @@ def test_an_interrupt_saves_and_the_next_call_resumes(
     assert [event for event in events if "checkpoint" not in event] == ["start", "preempt", "resume", "end"]
 
 
+@pytest.mark.slow
+def test_a_request_in_the_final_evaluation_is_honoured(
+    config_file, of_command_line, tmp_path, monkeypatch, nothing_left_behind
+):
+    """Every step is saved, and the next call evaluates."""
+    evaluate = pretrain.evaluate
+
+    def interrupted(scorer, params, batches, memory, to_devices):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)  # its thread notes it
+        return evaluate(scorer, params, batches, memory, to_devices)
+
+    final = STEPS | {"eval.final": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "evaluate", interrupted)
+        with pytest.raises(
+            tlx.Preempted, match="in the final evaluation, step 6 is saved, rerun to evaluate"
+        ):
+            tlx.train(config_file, overrides=final, workdir=tmp_path / "run")
+    lines = read_lines(tmp_path / "run/events.jsonl")
+    assert [line["during"] for line in lines if line["event"] == "preempt"] == ["final evaluation"]
+    model, metrics = tlx.train(config_file, overrides=final, workdir=tmp_path / "run")
+    assert_same(model, of_command_line)
+    assert [line["kind"] for line in read_lines(tmp_path / "run/metrics.jsonl")][-1] == "final" and metrics[
+        "loss"
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["save in flight", "compile", "evaluation"])
+def test_a_request_at_any_moment_saves_once_and_loses_nothing(
+    config_file, of_command_line, tmp_path, monkeypatch, nothing_left_behind, moment
+):
+    """During the save of step 2, the first step's compilation, and the evaluation at step 2."""
+    overrides = STEPS | {"checkpoint.every": 2, "eval.every": 2, "eval.batches": 1}
+    owners = {
+        "save in flight": (SaveJob, "_seal"),
+        "compile": (driver, "train"),
+        "evaluation": (pretrain, "evaluate"),
+    }
+    owner, name = owners[moment]
+    whole = getattr(owner, name)
+    asked = []
+
+    def interrupted(*args, **kwargs):
+        if not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+            time.sleep(0.2)  # the watching thread notes it
+        return whole(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(tlx.Preempted, match="preempted at step [1-4], saved"):
+            tlx.train(config_file, overrides=overrides, workdir=tmp_path / "run")
+    lines = read_lines(tmp_path / "run/events.jsonl")
+    saves = [line["step"] for line in lines if line["event"] == "checkpoint_saved"]
+    assert len(saves) == len(set(saves))
+    model, _ = tlx.train(config_file, overrides=overrides, workdir=tmp_path / "run")
+    assert_same(model, of_command_line)
+    lines = read_lines(tmp_path / "run/metrics.jsonl")
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [2, 4, 6]
+
+
 def test_an_interrupt_in_the_middle_gives_everything_back(
     config_file, tmp_path, monkeypatch, nothing_left_behind
 ):
     """Of a user who will not wait for the save."""
 
-    def interrupted(checkpoints, step, tree):
+    def interrupted(checkpoints, step, tree, extra):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Checkpoints, "save", interrupted)

@@ -106,8 +106,32 @@ def test_only_copies_are_compared(mesh):
 @pytest.mark.parametrize("leaf, device", [("weights", 3), ("scalar", 5)])
 def test_a_flipped_bit_of_one_copy_is_found_and_placed(mesh, leaf, device):
     name = str(jax.devices()[device])
-    with pytest.raises(ReplicaMismatch, match=rf"step 2; .*\n  {leaf}: process 0 \(host-a\), on {name}"):
+    with pytest.raises(ReplicaMismatch, match=rf"step 1; .*\n  {leaf}: process 0 \(host-a\), on {name}"):
         compare(mesh, tree_on(mesh, broken=(leaf, device)))
+
+
+def test_the_first_step_and_each_save_are_compared_too(mesh):
+    state = Leaves(**tree_on(mesh))
+    other = Leaves(**tree_on(mesh, broken=("scalar", 5)))
+    batches = BatchSource(
+        {0: np.arange(8)}, lambda number, rows: {"tokens": np.arange(8)[list(rows)] + number}
+    )
+    arguments = (mesh, replica_check.saved_part(state), {}, batches, ["host-a"])
+    check = ReplicaCheck(100, *arguments)
+    check.confirm(6, other)  # nothing was trained yet
+    check.see({"tokens": np.arange(8) + 6})
+    check(7, other, None)
+    with pytest.raises(ReplicaMismatch, match="step 7"):
+        check.confirm(7, other)
+    check.see({"tokens": np.arange(8) + 7})
+    check(8, other, None)
+    with pytest.raises(ReplicaMismatch, match="step 8"):
+        check.confirm(8, other)
+    check.confirm(8, state)  # compared already
+    never = ReplicaCheck(0, *arguments)
+    never.see({"tokens": np.arange(8)})
+    never(1, other, None)
+    never.confirm(1, other)
 
 
 def test_another_batch_is_found(mesh):

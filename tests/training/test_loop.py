@@ -1,17 +1,20 @@
 """The loop and its hooks: a run in two halves writes what a run in one does, and stops when it must."""
 
 import io
+import re
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from tests.training.toy import Toy, batch_at
-from tlx.base.errors import NumericsError
-from tlx.training import hooks
+from tlx.training import hooks, loop
 from tlx.training.clock import Clock
 from tlx.training.config import EvalConfig, LogConfig, TrainConfig
+from tlx.training.divergence import Diverged, SkipHook
 from tlx.training.journal import Journal, read_lines
 from tlx.training.loop import train
 from tlx.training.progress import Progress
@@ -20,6 +23,7 @@ from tlx.training.step import make_step
 
 pytestmark = pytest.mark.jax_versions
 
+COSTS = hooks.Costs(48, 1000, 1e9)
 TIMED = ("tokens_per_s", "flops_per_s", "peak_share")
 
 
@@ -40,16 +44,18 @@ def batches(first, bad=()):
         k += 1
 
 
-def run(parts, state, steps, folder, bad=(), log=None, extra=(), **config):
+def run(parts, state, steps, folder, bad=(), log=None, extra=(), costs=COSTS, **config):
     step, _ = parts
     config = TrainConfig(steps=40, **config)
     clock, stream = Clock(), io.StringIO()
     journal, progress = Journal(folder), Progress(40, stream)
     journal.resume(steps[0] - 1)
     log = log or LogConfig(every=3, print_every=9)
-    log_hook = hooks.LogHook(log, config, hooks.Costs(48, 1000, 1e9), journal, (), progress, clock)
+    log_hook = hooks.LogHook(log, config, costs, journal, (), progress, clock)
+    skips = SkipHook(config, journal, progress)
     made = [make(log_hook, journal, progress, clock) for make in extra]
-    state = train(step, state, batches(steps[0] - 1, bad), steps, [log_hook, *made], clock)
+    state = train(step, state, batches(steps[0] - 1, bad), steps, [skips, log_hook, *made], clock)
+    skips.finish(state)
     log_hook.finish()
     return state, stream.getvalue()
 
@@ -73,13 +79,49 @@ def test_two_halves_are_one(parts, tmp_path):
     assert text.count("tokens/s") == 5 and "step 40/40" in text
 
 
-def test_skips_are_told_and_too_many_stop_the_run(parts, tmp_path):
-    state, text = run(parts, parts[1](), range(1, 41), tmp_path, bad=(4, 5))
+def test_skips_are_told_and_too_many_end_the_loop(parts, tmp_path):
+    """Counted at every step, whatever the lines of the log."""
+    log = LogConfig(every=40, print_every=40)
+    state, text = run(parts, parts[1](), range(1, 41), tmp_path, bad=(4, 5), log=log)
     events = [event for event in read_lines(tmp_path / "events.jsonl") if event["event"] == "skip"]
     assert [(event["step"], event["new"]) for event in events] == [(6, 2)]
-    assert "2 update(s) skipped" in text and int(state.skipped) == 2
-    with pytest.raises(NumericsError, match="the last 6 steps up to step 9"):
-        run(parts, parts[1](), range(1, 41), tmp_path, bad=range(3, 40), max_skipped=6)
+    assert [event["total"] for event in events] == [2]
+    assert "2 update(s) skipped: loss or gradient not finite" in text and int(state.skipped) == 2
+    for most in (1, 2, 3, 6):
+        with pytest.raises(Diverged) as caught:
+            run(parts, parts[1](), range(1, 41), tmp_path, bad=range(3, 40), log=log, max_skipped=most)
+        assert (caught.value.divergence.first, caught.value.divergence.step) == (4, 3 + most)
+        # The loop went no further, but for steps that were on their way before the first was known to be skipped.
+        assert int(caught.value.state.step) == max(3 + most, 6)
+
+
+def test_no_speed_is_above_that_of_the_devices(parts, tmp_path):
+    """At every step too, right after the first step and after an evaluation, when steps are in flight."""
+    step = parts[0]
+    seconds = 0.03
+
+    def slow(x):
+        time.sleep(seconds)
+        return x
+
+    def slow_step(state, batch):
+        state, metrics = step(state, batch)
+        loss = jax.pure_callback(slow, jax.ShapeDtypeStruct((), jnp.float32), metrics["loss"])
+        return state, metrics | {"loss": loss}
+
+    def evaluating(log_hook, journal, progress, clock):
+        config = EvalConfig(every=4, batches=3)
+        return hooks.eval_hook(config, lambda state, n: {"loss": 0.0}, log_hook, [journal], progress, clock)
+
+    log = LogConfig(every=1, print_every=1)
+    slow_parts = (jax.jit(slow_step, donate_argnums=0), parts[1])
+    costs = hooks.Costs(48, 1000, 1000 / seconds)
+    _, text = run(slow_parts, parts[1](), range(1, 11), tmp_path, log=log, extra=[evaluating], costs=costs)
+    lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if "tokens_per_s" in line]
+    assert len(lines) == 9 and max(line["tokens_per_s"] for line in lines) <= 48 / seconds
+    assert max(line["peak_share"] for line in lines) <= 1
+    shares = [int(share) for share in re.findall(r"\((\d+)% of peak\)", text)]
+    assert len(shares) == 9 and max(shares) <= 100
 
 
 def test_evaluation_is_written_and_shown(parts, tmp_path):
@@ -93,6 +135,32 @@ def test_evaluation_is_written_and_shown(parts, tmp_path):
     lines = [line for line in read_lines(tmp_path / "metrics.jsonl") if line["kind"] == "validation"]
     assert [(line["step"], line["loss"]) for line in lines] == [(20, 3.0), (40, 3.0)]
     assert "step 20  validation: loss 3.0000" in text
+
+
+class Shard:
+    """A device's part of a metric: never there, there, or without the memory for it."""
+
+    def __init__(self, state):
+        self.state = state
+        self.data = self
+
+    def is_ready(self):
+        return self.state != "waiting"
+
+    def block_until_ready(self):
+        assert self.state != "waiting", "the loop waits for ever"
+        if self.state == "failed":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+
+def test_a_device_without_memory_is_noticed_though_others_wait_for_it():
+    class Loss:
+        addressable_shards = [Shard("waiting"), Shard("there"), Shard("failed")]
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        loop._raise_error_of_any_device({"loss": Loss})
+    Loss.addressable_shards = [Shard("there")] * 3
+    loop._raise_error_of_any_device({"loss": Loss})
 
 
 def test_profile_writes_a_trace(parts, tmp_path):

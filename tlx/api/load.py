@@ -18,6 +18,7 @@ from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, ConfigError, DataError
+from tlx.base.memory import size_text
 from tlx.base.nearest_path import suggest_paths
 from tlx.checkpoint import load_params
 from tlx.hub import network, sentence_transformers
@@ -266,7 +267,7 @@ def load_hub_checkpoint(opened: HubCheckpoint, mesh: MeshConfig | None) -> Loade
     checkpoint, config, tokenizer = opened
     folder = checkpoint.folder
     size = opened.num_bytes
-    print(f"{folder}: {checkpoint.num_params:,} parameters, {size / 1e9:.2f} GB", file=sys.stderr)
+    print(f"{folder}: {checkpoint.num_params:,} parameters, {size_text(size)}", file=sys.stderr)
     if mesh is None:
         check_room(size, str(folder))
         params = jax.device_put(checkpoint.read(progress=True))

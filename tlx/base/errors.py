@@ -82,6 +82,8 @@ class DeviceMemoryError(UserError):
     """The run does not fit the memory of the device."""
 
     code = MEMORY
+    ends_process = False
+    """Whether other devices wait for the one without memory, so that an orderly end of the process would too."""
 
 
 class Preempted(Exception):

@@ -22,6 +22,15 @@ def machine_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def size_text(num_bytes: float) -> str:
+    """Return a size with three digits and the unit that fits it: "151 kB", "2.07 GB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(num_bytes) < 999.5:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} TB" if num_bytes < 999.5 else f"{num_bytes:,.0f} TB"
+
+
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """Make glibc reuse freed blocks instead of returning them to the system, inside the context.

@@ -28,6 +28,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "objective:similarity": {"frame": "tlx"},
     "objective:sop": {"word_rule": "tokenizer"},
     "objective:token_classification": {"encoding": "joined", "frame": "tlx"},
+    "train": {"max_rollbacks": 0},
 }
 
 # Groups of the sources of a mixture, data.mixture[], relative to the source.

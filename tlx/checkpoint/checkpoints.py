@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -104,6 +104,22 @@ class Checkpoints:
         """Make its step due. Once that is sealed, best.json names it and the best one before may be deleted."""
         self._marked[best.step] = best
 
+    def set_aside_after(self, step: int, reason: str) -> None:
+        """Rename the complete steps after `step`, from which a run goes on that had been further.
+
+        Args:
+            step: The step that the run goes on from.
+            reason: Why; stored in the renamed folders.
+        """
+        later = [number for number in self.complete_steps() if number > step]
+        if jax.process_index() == 0 and later:
+            self._guard()
+            for number in later:
+                steps.set_aside(self.folder, number, "replaced", reason)
+        consensus.all_processes(True)
+        self._sound = {number for number in self._sound if number <= step}
+        self._marked = {number: best for number, best in self._marked.items() if number <= step}
+
     def complete_steps(self) -> list[int]:
         """Return the steps that were committed and sealed, ascending."""
         return list(steps.listing(self.folder).complete)
@@ -167,7 +183,9 @@ class Checkpoints:
         self._settle()
         return self._failures == 0
 
-    def restore(self, abstract: Any, step: int | None = None) -> LoadedCheckpoint | None:
+    def restore(
+        self, abstract: Any, step: int | None = None, *, optional: Sequence[str] = ()
+    ) -> LoadedCheckpoint | None:
         """Restore the newest complete step that verifies.
 
         A damaged step is renamed to <step>.corrupt-<time>, with one log line, and the next older one is tried. A step
@@ -177,6 +195,7 @@ class Checkpoints:
             abstract: The tree wanted, as ShapeDtypeStructs or arrays. Leaves with a sharding are restored as jax
                 arrays with it, on any number of devices; the others as numpy.
             step: The only step to try; None: the newest.
+            optional: Entries of a dict `abstract` that are left out where those of the checkpoint are not alike.
 
         Returns:
             The checkpoint, or None where there never was one.
@@ -192,7 +211,7 @@ class Checkpoints:
         if step is not None:
             next(reading.candidates(self.folder, step))
         while (number := self._newest(reasons, step)) is not None:
-            loaded = self._try(number, abstract, reasons, keep=step is not None)
+            loaded = self._try(number, abstract, reasons, optional, keep=step is not None)
             if loaded is not None:
                 # Known to be good, so that older steps may be deleted while this one stays.
                 self._sound.add(number)
@@ -212,14 +231,15 @@ class Checkpoints:
         return None if number < 0 else number
 
     def _try(
-        self, number: int, abstract: Any, reasons: dict[int, str], keep: bool
+        self, number: int, abstract: Any, reasons: dict[int, str], optional: Sequence[str], keep: bool
     ) -> LoadedCheckpoint | None:
         """Verify and load one step; on failure record the reason, and set a damaged step aside unless `keep`."""
         folder = self.folder / str(number)
         reason, manifest = self._check(folder, self.config.verify)
         if manifest is not None:
             try:
-                return LoadedCheckpoint(number, reading.load(folder, manifest, abstract), manifest.extra)
+                tree = reading.load(folder, manifest, abstract, optional)
+                return LoadedCheckpoint(number, tree, manifest.extra)
             except (CheckpointError, DeviceMemoryError):
                 raise
             except Exception as error:

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -119,13 +119,14 @@ def nothing_left(folder: pathlib.Path, reasons: dict[int, str]) -> CheckpointErr
     )
 
 
-def load(folder: pathlib.Path, manifest: Manifest, abstract: Any) -> Any:
+def load(folder: pathlib.Path, manifest: Manifest, abstract: Any, optional: Sequence[str] = ()) -> Any:
     """Load a verified step.
 
     Args:
         folder: Folder of the step.
         manifest: Its manifest.
         abstract: The tree wanted, with shardings.
+        optional: Entries of a dict `abstract` that are left out where those of the checkpoint are not alike.
 
     Returns:
         The tree, in the structure and shardings of `abstract`.
@@ -134,12 +135,22 @@ def load(folder: pathlib.Path, manifest: Manifest, abstract: Any) -> Any:
         CheckpointError: Leaves do not match; the message is a table of them.
         DeviceMemoryError: It does not fit the devices.
     """
+    unlike = []
+    for name in optional:
+        saved = {path: leaf for path, leaf in manifest.leaves.items() if path.startswith(f"{name}/")}
+        if saved != trees.describe({name: abstract[name]}):
+            # Read as it is stored, for Orbax reads whole parts, and dropped.
+            leaves = {
+                path: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype)) for path, leaf in saved.items()
+            }
+            abstract = {**abstract, name: trees_by_path.unflatten(leaves).get(name, {})}
+            unlike.append(name)
     wanted = trees.flat(abstract)
     differences = mismatch.table(manifest.leaves, wanted)
     if differences:
         raise CheckpointError(f"the checkpoint {folder} does not match the model:\n{differences}")
     try:
-        return trees.join(abstract, store.load(folder, trees.split(abstract)))
+        tree = trees.join(abstract, store.load(folder, trees.split(abstract)))
     except Exception as error:
         # Told apart from damage: a step that is only too large must not be set aside.
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
@@ -148,6 +159,7 @@ def load(folder: pathlib.Path, manifest: Manifest, abstract: Any) -> Any:
                 f"{folder} ({needed} bytes of arrays) does not fit: {str(error).splitlines()[0]}"
             ) from error
         raise
+    return {name: value for name, value in tree.items() if name not in unlike} if unlike else tree
 
 
 def _read_params(folder: pathlib.Path, manifest: Manifest, dtype: Any, verify: Verify) -> dict[str, Any]:

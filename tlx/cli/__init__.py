@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return VERBS.load(verb)(argv[1:]) or 0
     except UserError as error:
         print(f"tlx {verb}: {error}", file=sys.stderr)
-        return _end_process(error.code)
+        return _end_process(error.code, getattr(error, "ends_process", False))
     except Preempted as stop:
         print(f"tlx {verb}: {stop}", file=sys.stderr)
         return stop.code
@@ -107,9 +107,12 @@ def _is_distributed() -> bool:
     return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
-def _end_process(code: int) -> int:
-    """Return the code; one of several processes ends here, for an orderly end would wait for the others."""
-    if _is_distributed():
+def _end_process(code: int, at_once: bool = False) -> int:
+    """Return the code; one of several processes ends here, for an orderly end would wait for the others.
+
+    `at_once`: a single one too.
+    """
+    if at_once or _is_distributed():
         importlib.import_module("tlx.parallel").leave(code)
     return code
 

@@ -3,12 +3,14 @@
 JAX's own start aborts in C++ with DEADLINE_EXCEEDED or ALREADY_EXISTS and names no host. Here every process
 sends process 0 its id, host and pid on the coordinator's port. When all have connected, process 0 answers and
 leaves the port to JAX. Each message is one line of JSON. Like JAX's coordinator it has no authentication: it is
-for private networks.
+for private networks. Whoever else connects there (a port scanner, a health check, a process of another run) is turned
+away with a line in the log, and the start goes on.
 """
 
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import select
 import socket
@@ -17,6 +19,12 @@ import time
 from tlx.base.errors import ConfigError, LostProcess, UserError
 
 _LINE_BYTES = 4096
+# Seconds that a connection has for its line.
+_LINE_SECONDS = 5.0
+# Strangers that are named; a scanner may come a thousand times.
+_NAMED = 10
+
+log = logging.getLogger("tlx")
 
 
 class MissingProcess(LostProcess):
@@ -74,46 +82,63 @@ def split_address(address: str) -> tuple[str, int]:
 def _host(server: socket.socket, num_processes: int, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     guests = {0: _Guest(0, socket.gethostname(), os.getpid())}
+    strangers: list[str] = []
     error: UserError | None = None
     while len(guests) < num_processes and error is None:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
-            error = _missing(guests, num_processes, timeout)
+            error = _missing(guests, num_processes, timeout, strangers)
             break
         waiting = [guest.connection for guest in guests.values() if guest.connection]
         # Waiting connections too: a process that dies meanwhile is noticed, and may come again.
         ready, _, _ = select.select([server, *waiting], [], [], min(remaining, 1.0))
         _drop_disconnected(guests, ready)
         if server in ready:
-            error = _admit(server.accept()[0], guests, num_processes)
+            error = _admit(server, guests, num_processes, strangers)
     _answer(guests, error)
     if error is not None:
         raise error
 
 
-def _admit(connection: socket.socket, guests: dict[int, _Guest], num_processes: int) -> ConfigError | None:
-    """Add the process of a connection; return an error if it cannot be part of this run."""
-    message = _read(connection, timeout=5.0) or {}
-    try:
-        guest = _Guest(int(message["id"]), str(message["host"]), int(message["pid"]), connection)
-        count = int(message["count"])
-    except (KeyError, TypeError, ValueError):
-        # A port scanner or a health check.
+def _admit(
+    server: socket.socket, guests: dict[int, _Guest], num_processes: int, strangers: list[str]
+) -> ConfigError | None:
+    """Add the process that connects, or turn a stranger away; return an error that ends the start."""
+    connection, address = server.accept()
+    guest, count, why = _introduction(connection, address[0])
+    if guest is not None and count != num_processes:
+        why = f"process {guest} was told of {count} processes, process {guests[0]} of {num_processes}"
+    elif guest is not None and not 0 <= guest.id < num_processes:
+        why = f"process id {guest} must be 0 to {num_processes - 1}"
+    if guest is None or why:
+        # No error of this run yet: the process may be another run's. One of this run's own ends with the answer,
+        # and is missing here.
+        _say(connection, {"error": why})
         connection.close()
+        strangers.append(why)
+        if len(strangers) <= _NAMED:
+            log.warning("turned away on the coordinator's port: %s", why)
         return None
-    error = None
-    if count != num_processes:
-        error = f"process {guest} was told of {count} processes, process {guests[0]} of {num_processes}"
-    elif not 0 <= guest.id < num_processes:
-        error = f"process id {guest} must be 0 to {num_processes - 1}"
-    elif guest.id in guests:
-        error = f"two processes have the id {guest.id}: {guests[guest.id]} and {guest}"
-    if error is None:
-        guests[guest.id] = guest
-        return None
-    _say(connection, {"error": error})
-    connection.close()
-    return ConfigError(error)
+    if guest.id in guests:
+        why = f"two processes have the id {guest.id}: {guests[guest.id]} and {guest}"
+        _say(connection, {"error": why})
+        connection.close()
+        return ConfigError(why)
+    guests[guest.id] = guest
+    return None
+
+
+def _introduction(connection: socket.socket, address: str) -> tuple[_Guest | None, int, str]:
+    """Read who connects: (process, the number of processes it was told, ""), or (None, 0, why it is none)."""
+    message = _read(connection, timeout=_LINE_SECONDS)
+    if message is None:
+        return None, 0, f"{address} sent no line of tlx"
+    values = [message.get(name) for name in ("id", "pid", "count")]
+    numbers = [value for value in values if type(value) is int]
+    host = message.get("host")
+    if len(numbers) != 3 or not isinstance(host, str) or not host.isprintable() or len(host) > 253:
+        return None, 0, f"{address} sent no line of tlx"
+    return _Guest(numbers[0], host, numbers[1], connection), numbers[2], ""
 
 
 def _drop_disconnected(guests: dict[int, _Guest], ready: list[socket.socket]) -> None:
@@ -162,11 +187,14 @@ def _join(host: str, port: int, num_processes: int, process_id: int, timeout: fl
     )
 
 
-def _missing(guests: dict[int, _Guest], num_processes: int, timeout: float) -> MissingProcess:
+def _missing(
+    guests: dict[int, _Guest], num_processes: int, timeout: float, strangers: list[str]
+) -> MissingProcess:
     connected = ", ".join(str(guests[i]) for i in sorted(guests))
     missing = ", ".join(str(i) for i in range(num_processes) if i not in guests)
     return MissingProcess(
         f"waited {timeout:.0f} s for {num_processes} processes; seen: {connected}; missing: {missing}"
+        + (f"; turned away: {'; '.join(strangers[-3:])}" if strangers else "")
     )
 
 
@@ -178,15 +206,16 @@ def _say(connection: socket.socket, message: dict) -> None:
 def _read(connection: socket.socket, timeout: float) -> dict | None:
     """Read one line of JSON; None where the connection closes, is late, or sends anything else."""
     data = b""
+    deadline = time.monotonic() + timeout
     try:
-        connection.settimeout(max(timeout, 0.1))
-        # Bounded, for anything may connect to an open port.
+        # Bounded in bytes and in time, for anything may connect to an open port.
         while not data.endswith(b"\n") and len(data) < _LINE_BYTES:
+            connection.settimeout(max(deadline - time.monotonic(), 0.1))
             piece = connection.recv(_LINE_BYTES)
             if not piece:
                 return None
             data += piece
         message = json.loads(data)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # thousands of brackets exhaust the parser's stack
         return None
     return message if isinstance(message, dict) else None

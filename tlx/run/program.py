@@ -18,6 +18,7 @@ from tlx.optim import state_shardings as opt_state_shardings
 from tlx.run.config import RunConfig
 from tlx.run.spec import abstract_batch, make_module
 from tlx.training import carry as carries
+from tlx.training.spikes import initial_window
 from tlx.training.state import State, boxed_params, frozen_params, init_state, state_from_params
 from tlx.training.step import StepFn, make_step
 
@@ -81,10 +82,12 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
     batch_size = config.train.batch_size
 
     def init(frozen: Any, seed: Any) -> State:
-        return init_state(module, optimizer, batch, batch_size, seed, frozen, partition_params)
+        state = init_state(module, optimizer, batch, batch_size, seed, frozen, partition_params)
+        return state._replace(extra=initial_window(config.train.spike))
 
     def init_from(params: Any, frozen: Any, seed: Any) -> State:
-        return state_from_params(module, optimizer, params, batch_size, seed, frozen, partition_params)
+        state = state_from_params(module, optimizer, params, batch_size, seed, frozen, partition_params)
+        return state._replace(extra=initial_window(config.train.spike))
 
     # From the abstract parameters: to trace `init` would trace the whole model a second time.
     state = jax.eval_shape(init_from, parallel.unbox(boxed), parallel.unbox(frozen), np.uint32(0))

@@ -3,10 +3,11 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from tlx import parallel
 from tlx.base import tree
@@ -21,7 +22,8 @@ from tlx.base.errors import (
     UserError,
 )
 from tlx.base.files import sha256_json, storage_errors
-from tlx.base.memory import freed_memory_kept
+from tlx.base.memory import freed_memory_kept, size_text
+from tlx.checkpoint.best import resolve_step
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
 from tlx.parallel import consensus
@@ -34,17 +36,20 @@ from tlx.text import Tokenizer, load_tokenizer
 from tlx.trainer.banner import introduce, record, tell_start
 from tlx.trainer.evaluations import Evaluations, Evaluator
 from tlx.trainer.process import ProcessServices, process_services
+from tlx.trainer.recovery import OPTIONAL, Recovery, restored_state
 from tlx.trainer.result import TrainingResult, trained_model
 from tlx.trainer.samples import Sampler, check_samples
 from tlx.training import directory, hooks
 from tlx.training.clock import Clock
+from tlx.training.divergence import Diverged, Divergence, Rollbacks, SkipHook, is_skipped
 from tlx.training.improvement import EarlyStop
 from tlx.training.journal import Journal, read_lines
 from tlx.training.loop import Hook, train
-from tlx.training.preflight import check_room, preflight
+from tlx.training.preflight import check_alike, check_room, preflight
 from tlx.training.progress import Progress
 from tlx.training.replica_check import BatchSource, ReplicaCheck
 from tlx.training.state import State, saved_part
+from tlx.training.step import Metrics
 from tlx.training.trackers import check_installed, start_trackers
 
 # Assembles a run of a config, with the tokenizer that it was started with (None: a new run).
@@ -55,7 +60,7 @@ _LOST = ("Gloo", "Connection", "connection", "UNAVAILABLE", "DEADLINE_EXCEEDED",
 
 _OUT_OF_MEMORY = (
     "the devices have too little memory for this run; raise train.microbatches, set "
-    "model.execution.remat = 'full', or split the parameters with mesh.fsdp. What the device said: "
+    "model.execution.remat = 'full', or split the parameters with mesh.fsdp; "
 )
 
 
@@ -72,6 +77,8 @@ class TrainerOptions(NamedTuple):
     """Packages outside tlx whose code the base's saved config may name."""
     profile: bool = False
     """Whether to write a JAX trace of train.profile_steps."""
+    step: int | str | None = None
+    """Checkpoint that the run goes on from, by number or "best"; None for the newest sound one."""
     ends_process: bool = False
     """Whether a second signal and the watchdog end the process at once, as on the command line."""
 
@@ -84,7 +91,7 @@ class TrainingRequest(NamedTuple):
     workdir: pathlib.Path
     """Run directory, absolute."""
     options: TrainerOptions
-    """allow_change, profile and ends_process count here."""
+    """allow_change, profile, step and ends_process count here."""
 
 
 class RunHandles(NamedTuple):
@@ -146,6 +153,7 @@ def run_training(
     _check_trackers(config)
     saved = _saved_run(request)
     hosts = preflight(request.workdir, sha256_json(to_dict(config)), directory.versions())
+    run: Run | None = None
     with contextlib.ExitStack() as stack:
         if jax.default_backend() == "cpu":
             stack.enter_context(freed_memory_kept())
@@ -156,10 +164,10 @@ def run_training(
             services = stack.enter_context(
                 process_services(config.train.stall_seconds, request.options.ends_process)
             )
-            run = _assemble(request, build, saved, services.clock)
+            run = _assemble(request, build, saved, services.clock, hosts)
             return _train(request, callbacks, run, saved, lease, services, hosts)
         except jax.errors.JaxRuntimeError as error:
-            _explain(error)
+            _explain(error, run)
             raise
 
 
@@ -200,27 +208,53 @@ def _errors_noted(workdir: pathlib.Path) -> Iterator[None]:
         raise
 
 
-def _explain(error: Exception) -> None:
+def _explain(error: Exception, run: Run | None) -> None:
     """Raise an error that a user can act on in place of the runtime's own, where there is one."""
     first = (str(error).splitlines() or [""])[0]
     if "RESOURCE_EXHAUSTED" in str(error):
-        raise DeviceMemoryError(_OUT_OF_MEMORY + first) from error
+        explained = DeviceMemoryError(f"{_OUT_OF_MEMORY}{_memory(run)}. What the device said: {first}")
+        explained.ends_process = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+        raise explained from error
     if jax.process_count() > 1 and any(sign in str(error) for sign in _LOST):
         raise LostProcess(f"another process of the run is gone; what the device said: {first}") from error
 
 
-def _assemble(request: TrainingRequest, build: Build, saved: dict[str, Any] | None, clock: Clock) -> Run:
-    """The run's parts; a resumed one keeps its tokenizer, and its data must be what they were."""
+def _memory(run: Run | None) -> str:
+    """What the run holds in memory over all devices."""
+    if run is None:
+        return "nothing of the run was on the devices yet"
+    parts = {
+        "parameters": (run.state.params, run.state.frozen),
+        "optimizer state": run.state.opt_state,
+        "memories": run.state.carry,
+    }
+    sizes = {name: tree.num_bytes(part) for name, part in parts.items()}
+    held = ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items() if size)
+    return f"before any sharding it holds {held}; the rest are gradients, activations and copies of these"
+
+
+def _assemble(
+    request: TrainingRequest, build: Build, saved: dict[str, Any] | None, clock: Clock, hosts: Sequence[str]
+) -> Run:
+    """The run's parts; a resumed one keeps its tokenizer, and its data must be what they were, on all hosts."""
     config = request.config
     with clock("prepare"):
         if saved is None:
             run = build(config, None)
+            check_alike(hosts, _data_hashes(run))
         else:
             same = saved["config"]["tokenizer"] == to_dict(config)["tokenizer"]
             run = build(config, load_tokenizer(request.workdir / "tokenizer") if same else None)
+            # Before the comparison with the saved ones, which could fail on one host alone.
+            check_alike(hosts, _data_hashes(run))
             _check_data(run, saved, request)
     check_room(request.workdir, tree.num_bytes(saved_part(run.state)))
     return run
+
+
+def _data_hashes(run: Run) -> dict[str, str]:
+    """Hashes that must be equal on all processes."""
+    return {"data": run.train.fingerprint, "tokenizer": run.tokenizer.hash}
 
 
 def _check_data(run: Run, saved: dict[str, Any], request: TrainingRequest) -> None:
@@ -250,8 +284,9 @@ def _train(
     with run.use(), services.watchdog, _open_handles(run, lease, clock) as handles:
         sampler = callbacks.make_sampler(run)
         with clock("compile"):
-            state = _first_state(run, handles.checkpoints)
+            state, rollbacks = _first_state(run, handles.checkpoints, request.options.step)
         begin = int(jax.device_get(state.step))
+        recovery = Recovery(run, handles.checkpoints, handles.journal, handles.progress, rollbacks)
         if is_first:
             record(run, handles.workdir)
         handles.journal.resume(begin)
@@ -261,15 +296,20 @@ def _train(
             handles.progress.say(
                 "compiling  the train step: seconds for a small model, minutes for a large one"
             )
-        replica_check = _replica_check(run, hosts) if len(hosts) > 1 else None
-        evaluator = callbacks.make_evaluator(run)
-        profile = request.options.profile and is_first
-        with _Loop(run, handles, services, costs, evaluator, sampler, replica_check, profile) as loop:
+        replica_check = _replica_check(run, hosts, recovery) if len(hosts) > 1 else None
+        at_end = _FinalEvaluation(run, handles, services)
+        evaluated = run._replace(to_devices=at_end.to_devices)
+        evaluator = callbacks.make_evaluator(evaluated)
+        parts = _LoopParts(
+            costs, evaluator, sampler, replica_check, recovery, request.options.profile and is_first
+        )
+        with _Loop(run, handles, services, parts) as loop:
             state = loop.run(state, begin)
         final = None
         if config.eval.final:
+            at_end.active = True
             with clock("evaluate"):
-                final = callbacks.final_evaluation(run, evaluator, state)
+                final = callbacks.final_evaluation(evaluated, evaluator, state)
         model = trained_model(run, state, handles.workdir)
         del state  # the optimizer's part of it is freed here
     metrics = _last_metrics(handles.workdir) if final is None else callbacks.final_metrics(final)
@@ -294,15 +334,27 @@ def _open_handles(run: Run, lease: Lease, clock: Clock) -> Iterator[RunHandles]:
         yield RunHandles(lease.folder, journal, checkpoints, lease, progress, clock)
 
 
-def _first_state(run: Run, checkpoints: Checkpoints) -> State:
-    """The state of the newest sound checkpoint, or the initial one where there never was a checkpoint."""
-    loaded = checkpoints.restore(saved_part(run.state))
-    return run.init() if loaded is None else State(**loaded.tree, frozen=run.frozen())
+def _first_state(run: Run, checkpoints: Checkpoints, step: int | str | None) -> tuple[State, Rollbacks]:
+    """The state of the newest sound checkpoint, or the initial one where there never was one; and its rollbacks.
+
+    `step` names another checkpoint: later ones are set aside, for the run trains their steps anew.
+    """
+    step = resolve_step(checkpoints.folder, step)
+    loaded = checkpoints.restore(saved_part(run.state), step, optional=OPTIONAL)
+    if loaded is None:
+        return run.init(), Rollbacks()
+    if step is not None:
+        checkpoints.set_aside_after(step, f"the run was started again from step {step}")
+    return restored_state(run, loaded.tree, run.frozen()), Rollbacks.from_json(loaded.extra)
 
 
-def _replica_check(run: Run, hosts: Sequence[str]) -> ReplicaCheck:
+def _replica_check(run: Run, hosts: Sequence[str], recovery: Recovery) -> ReplicaCheck:
     """Return the check that several processes hold equal state, data and config."""
     config = run.config
+
+    def build(batch: int, rows: Sequence[int]) -> dict[str, Any]:
+        return run.train.batch(batch + recovery.rollbacks.left_out, rows)
+
     shardings = parallel.batch_sharding(run.mesh, run.rules, abstract_batch(config, run.spec))
     sharding = next(iter(shardings.values()))
     return ReplicaCheck(
@@ -310,7 +362,7 @@ def _replica_check(run: Run, hosts: Sequence[str]) -> ReplicaCheck:
         run.mesh,
         saved_part(run.state),
         {"config": sha256_json(to_dict(config)), "data": run.train.fingerprint + run.tokenizer.hash},
-        BatchSource(parallel.rows_by_process(sharding, config.train.batch_size), run.train.batch),
+        BatchSource(parallel.rows_by_process(sharding, config.train.batch_size), build),
         hosts,
     )
 
@@ -323,28 +375,54 @@ def _last_metrics(workdir: pathlib.Path) -> dict[str, Any]:
     return {name: value for name, value in lines[-1].items() if name not in ("step", "kind")}
 
 
+class _FinalEvaluation:
+    """Stops the evaluation at the end between two batches, once all processes agree to; every step is saved then."""
+
+    def __init__(self, run: Run, handles: RunHandles, services: ProcessServices):
+        self.active = False
+        self._run = run
+        self._handles = handles
+        self._preemption = services.preemption
+
+    def to_devices(self, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Put a batch onto the devices, as run.to_devices does; raises Preempted while the final evaluation lasts."""
+        if self.active and self._preemption.agreed():
+            step = self._handles.checkpoints.latest
+            self._handles.progress.close()
+            self._handles.journal.event(
+                "preempt", step=step, why=self._preemption.why, during="final evaluation"
+            )
+            raise Preempted(f"preempted in the final evaluation, step {step} is saved, rerun to evaluate")
+        return self._run.to_devices(local)
+
+
+class _LoopParts(NamedTuple):
+    """What the loop's hooks are made of, besides the run and its handles."""
+
+    costs: hooks.Costs
+    """Cost of a step."""
+    evaluator: Evaluator
+    """Evaluates a state."""
+    sampler: Sampler | None
+    """Writes samples of a state; None: there are none."""
+    replica_check: ReplicaCheck | None
+    """Compares the processes; None for a single one."""
+    recovery: Recovery
+    """Rollbacks of the run."""
+    profile: bool
+    """Whether this process writes a trace."""
+
+
 class _Loop:
     """The training loop of a run with its hooks; a context that closes trackers and profile on every exit."""
 
-    def __init__(
-        self,
-        run: Run,
-        handles: RunHandles,
-        services: ProcessServices,
-        costs: hooks.Costs,
-        evaluator: Evaluator,
-        sampler: Sampler | None,
-        replica_check: ReplicaCheck | None,
-        profile: bool,
-    ):
+    def __init__(self, run: Run, handles: RunHandles, services: ProcessServices, parts: _LoopParts):
         self._run = run
         self._handles = handles
         self._services = services
-        self._costs = costs
-        self._evaluator = evaluator
-        self._sampler = sampler
-        self._replica_check = replica_check
-        self._profile = profile
+        self._parts = parts
+        self._replica_check = parts.replica_check
+        self._recovery = parts.recovery
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "_Loop":
@@ -355,48 +433,24 @@ class _Loop:
             trackers = start_trackers(config.log, handles.workdir, config.name, to_dict(config))
             self._stack.callback(trackers.close)
             self._trackers.append(trackers)
-        self._log = hooks.LogHook(
-            config.log,
-            config.train,
-            self._costs,
-            handles.journal,
-            self._trackers,
-            handles.progress,
-            handles.clock,
-        )
-        self._evaluations = Evaluations(
-            config,
-            handles.journal,
-            handles.checkpoints,
-            self._evaluator,
-            self._sampler,
-            (handles.journal, *self._trackers),
-        )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def run(self, state: State, begin: int) -> State:
-        """Train from step `begin` to the last one, or until training stops early, and save the state."""
-        config = self._run.config
-        called = self._hooks()
-        with self._handles.clock("evaluate"):
-            self._evaluations.resume(state, begin)
-        last = begin if self._evaluations.stopped else config.train.steps
-        steps = range(begin + 1, last + 1)
-        rows: Any = self._run.train.iterate(begin, self._run.local_row_indices)
-        with contextlib.closing(rows):
-            local_batches = rows if self._replica_check is None else map(self._replica_check.see, rows)
-            batches = map(self._run.to_devices, local_batches)
-            try:
-                state = train(self._run.step, state, batches, steps, called, self._handles.clock)
-            except EarlyStop as stop:
-                state = jax.block_until_ready(stop.state)
-                last = stop.step
-        self._log.finish()
-        if self._replica_check is not None:
-            self._replica_check.finish()
+        """Train from step `begin` to the last one, or until training stops early, and save the state.
+
+        A run that diverges goes back to the last good checkpoint, as often as train.max_rollbacks allows.
+        """
+        state, last, divergence = self._train(state, begin)
+        while divergence is not None:
+            with self._handles.clock("checkpoint"):
+                begin = self._recovery.choose(divergence, state)
+                frozen = state.frozen
+                del state  # the devices need not hold two
+                state = self._recovery.roll_back(divergence, begin, frozen)
+            state, last, divergence = self._train(state, begin)
         self._tell_end(last)
         self._handles.progress.close()
         self._stack.close()
@@ -408,6 +462,57 @@ class _Loop:
                     "room, the same command resumes from the newest one"
                 )
         return state
+
+    def _train(self, state: State, begin: int) -> tuple[State, int, Divergence | None]:
+        """Train from step `begin` on; returns the state, its step, and why it is not the last one, if it is not."""
+        self._prepare()
+        divergence = None
+        with self._handles.clock("evaluate"):
+            self._evaluations.resume(state, begin)
+        last = begin if self._evaluations.stopped else self._run.config.train.steps
+        steps = range(begin + 1, last + 1)
+        called = self._hooks()
+        first_batch = begin + self._recovery.rollbacks.left_out
+        rows: Any = self._run.train.iterate(first_batch, self._run.local_row_indices)
+        with contextlib.closing(rows):
+            local_batches = rows if self._replica_check is None else map(self._replica_check.see, rows)
+            batches = map(self._run.to_devices, local_batches)
+            try:
+                state = train(self._run.step, state, batches, steps, called, self._handles.clock)
+                self._skips.finish(state)
+            except EarlyStop as stop:
+                state = jax.block_until_ready(stop.state)
+                last = stop.step
+            except Diverged as error:
+                state = error.state
+                divergence = error.divergence
+        self._log.finish()
+        if self._replica_check is not None:
+            self._replica_check.finish()
+        return state, last, divergence
+
+    def _prepare(self) -> None:
+        """Make the hooks that follow the steps: after a rollback these come again."""
+        config = self._run.config
+        handles = self._handles
+        self._skips = SkipHook(config.train, handles.journal, handles.progress)
+        self._log = hooks.LogHook(
+            config.log,
+            config.train,
+            self._parts.costs,
+            handles.journal,
+            self._trackers,
+            handles.progress,
+            handles.clock,
+        )
+        self._evaluations = Evaluations(
+            config,
+            handles.journal,
+            handles.checkpoints,
+            self._parts.evaluator,
+            self._parts.sampler,
+            (handles.journal, *self._trackers),
+        )
 
     def _tell_end(self, last: int) -> None:
         """Say why training stopped early, where it did, and which step is the best, where it is kept."""
@@ -432,11 +537,12 @@ class _Loop:
         called: list[Hook] = [self._services.watchdog]
         if self._replica_check is not None:
             called.append(self._replica_check)
+        called.append(self._skips)
         called.append(self._log)
         called.append(
             hooks.eval_hook(
                 config.eval,
-                self._evaluator,
+                self._parts.evaluator,
                 self._log,
                 (handles.journal, *self._trackers),
                 handles.progress,
@@ -444,22 +550,23 @@ class _Loop:
                 [self._evaluations.observe],
             )
         )
-        called.append(hooks.checkpoint_hook(handles.checkpoints, self._log, handles.clock))
+        called.append(hooks.CheckpointHook(handles.checkpoints, self._log, handles.clock, self._start_save))
         called.append(self._stop_hook)
         called.append(self._evaluations.stop_hook)
-        if self._profile:
+        if self._parts.profile:
             profile = hooks.ProfileHook(config.train, str(handles.workdir / "profile"), handles.progress)
             self._stack.callback(profile.close)
             called.append(profile)
         return called
 
-    def _stop_hook(self, step: int, state: State, metrics: Any) -> None:
+    def _stop_hook(self, step: int, state: State, metrics: Metrics) -> None:
         """Leave the loop when all processes agree to, with a checkpoint; or when the lease is lost."""
         handles = self._handles
         preemption = self._services.preemption
         if handles.lease.lost:
             raise LeaseError(f"another run has taken {handles.workdir} over; this one stops at step {step}")
-        if not preemption.agreed():
+        # A streak of skipped steps is waited for: it ends with a step worth saving, or with a rollback.
+        if not preemption.agreed() or is_skipped(metrics):
             return
         with handles.clock("checkpoint"):
             self._log.finish()
@@ -470,7 +577,13 @@ class _Loop:
         handles.journal.event("preempt", step=step, why=preemption.why)
         raise Preempted(f"preempted at step {step}, saved, rerun to resume")
 
+    def _start_save(self, step: int, state: State) -> None:
+        """Start to save the state, once the processes agree on it."""
+        if self._replica_check is not None:
+            self._replica_check.confirm(step, state)
+        self._handles.checkpoints.save(step, saved_part(state), self._recovery.rollbacks.to_json())
+
     def _save(self, step: int, state: State) -> bool:
         """Save the state and wait for it; returns whether it is saved."""
-        self._handles.checkpoints.save(step, saved_part(state))
+        self._start_save(step, state)
         return self._handles.checkpoints.wait()

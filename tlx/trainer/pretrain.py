@@ -51,6 +51,7 @@ def train(
     allow_change: Sequence[str] = (),
     allow: Sequence[str] = (),
     profile: bool = False,
+    step: int | str | None = None,
 ) -> TrainingResult:
     """Pretrain a model, or resume a run, as `tlx train` does.
 
@@ -69,6 +70,8 @@ def train(
         allow_change: keys of the config, or groups of them, that may differ when the run is resumed.
         allow: packages outside tlx whose code the base's saved config may name.
         profile: whether to write a JAX trace of train.profile_steps to workdir/profile.
+        step: checkpoint that the run goes on from, by number or "best"; later ones are set aside. None: the
+            newest sound one.
 
     Returns:
         The trained model, sharing the trained arrays, and the final metrics; unpacks to the two.
@@ -78,7 +81,7 @@ def train(
         UserError: one of its subclasses for what the caller can mend, ConfigError above all.
     """
     values, name = read_config(config, overrides)
-    options = TrainerOptions(workdir, base, allow_change, allow, profile)
+    options = TrainerOptions(workdir, base, allow_change, allow, profile, step)
     return pretrain(values, name, options)
 
 

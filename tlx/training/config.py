@@ -7,6 +7,32 @@ from tlx.base.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
+class SpikeConfig:
+    """Loss spikes, whose update is skipped like one that is not finite."""
+
+    window: int = 0
+    """Number of accepted steps whose losses a loss is compared with, 8 or more; 0 looks for no spikes."""
+    threshold: float = 6.0
+    """Number of scaled median absolute deviations above the window's median from which on a loss is a spike,
+    above 0."""
+    warmup_cap: float | None = None
+    """Largest loss that is accepted until the window is full, in nats and above 0; None accepts any."""
+
+    def validate(self) -> None:
+        """Raise ConfigError for values that no run can have."""
+        if self.window != 0 and self.window < 8:
+            raise ConfigError(
+                f"train.spike.window = {self.window} must be 8 or more, or 0 for no look at spikes"
+            )
+        if not self.threshold > 0:
+            raise ConfigError(f"train.spike.threshold = {self.threshold} must be above 0")
+        if self.warmup_cap is not None and not self.warmup_cap > 0:
+            raise ConfigError(
+                f"train.spike.warmup_cap = {self.warmup_cap} must be above 0, or None for any loss"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Length of a run, and how a step is computed."""
 
@@ -20,13 +46,25 @@ class TrainConfig:
     clip_norm: float | None = 1.0
     """Largest global norm of the gradients, above 0; None does not clip."""
     max_skipped: int = 20
-    """Number of non-finite steps in a row after which the run stops (exit code 76)."""
+    """Number of skipped steps in a row (loss or gradient not finite, or a loss spike) after which the run has
+    diverged: it goes back to the last good checkpoint, or stops (exit code 76). 1 or more."""
+    max_rollbacks: int = 3
+    """Number of times that a run which has diverged goes back to the last good checkpoint and leaves out the batches
+    read since; 0 stops the first time (exit code 76)."""
+    spike: SpikeConfig = dataclasses.field(default_factory=SpikeConfig)
+    """Which losses are spikes; off by default."""
     stall_seconds: float | None = 600.0
     """Watchdog timeout in seconds without a step; the process then exits with code 170. None turns it off."""
     compare_every: int = 100
-    """Number of steps between comparisons of the replicas of several processes; 0 never compares."""
+    """Number of steps between comparisons of the replicas of several processes, which are made after the first step
+    and before each save too; 0 never compares."""
     profile_steps: tuple[int, int] = (10, 15)
     """(first, last) step of this start between whose ends --profile records a trace."""
+
+    @property
+    def skip_reason(self) -> str:
+        """Why an update of the run may be skipped, for messages."""
+        return "loss or gradient not finite" + (", or a loss spike" if self.spike.window else "")
 
     def validate(self) -> None:
         """Raise ConfigError for values that no run can have."""
@@ -34,6 +72,8 @@ class TrainConfig:
         _at_least("train.batch_size", self.batch_size, 1)
         _at_least("train.microbatches", self.microbatches, 1)
         _at_least("train.max_skipped", self.max_skipped, 1)
+        _at_least("train.max_rollbacks", self.max_rollbacks, 0)
+        self.spike.validate()
         _at_least("train.compare_every", self.compare_every, 0)
         if self.stall_seconds is not None and not self.stall_seconds > 0:
             raise ConfigError(

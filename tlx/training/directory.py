@@ -31,6 +31,7 @@ _FREE = (
     "data.workers",
     "train.microbatches",
     "train.max_skipped",
+    "train.max_rollbacks",
     "train.stall_seconds",
     "train.compare_every",
     "train.profile_steps",

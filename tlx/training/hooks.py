@@ -1,18 +1,22 @@
 """Hooks of the training loop: metrics, evaluations, checkpoints, traces."""
 
+import collections
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from tlx.base.errors import NumericsError
 from tlx.training.clock import Clock
 from tlx.training.config import EvalConfig, LogConfig, TrainConfig
+from tlx.training.divergence import is_skipped
 from tlx.training.journal import Journal
 from tlx.training.progress import Progress, Speed
-from tlx.training.state import State, saved_part
+from tlx.training.state import State
 from tlx.training.step import Metrics
+
+# Marks that a speed may be measured from.
+_MARKS = 8
 
 # Results of an evaluation that say how much was evaluated: written to the journal, not shown.
 _COUNTS = ("targets", "bytes")
@@ -51,13 +55,13 @@ class LogHook:
     """Hook that writes each `log.every`-th step's metrics and shows a line every `log.print_every` steps.
 
     Metrics are read when the devices have gone on to later steps, so that none waits; `finish` reads the
-    rest. Raises NumericsError (exit 76) after `train.max_skipped` non-finite steps in a row.
+    rest.
 
     Args:
         log: how often lines are written and shown.
-        train: the last step, and how many non-finite steps end the run.
+        train: the last step.
         costs: cost of one step, for throughput.
-        journal: the run's journal, which also gets the events of skipped steps.
+        journal: the run's journal.
         sinks: where metrics go besides the journal.
         progress: what the user sees.
         clock: the run's clock; throughput counts its phases data and step.
@@ -76,48 +80,51 @@ class LogHook:
         self._log = log
         self._train = train
         self._costs = costs
-        self._journal = journal
         self._sinks = (journal, *sinks)
         self._progress = progress
         self._clock = clock
-        self._waiting: list[tuple[int, Metrics, float]] = []
+        self._waiting: list[tuple[int, Metrics]] = []
         self._losses: list[float] = []
-        self._skipped = 0
-        # Step and training seconds of the last line written, and of the last line shown.
-        self._written: tuple[int, float] | None = None
-        self._shown: tuple[int, float] | None = None
+        # Step and training seconds of the last lines written, and of the last lines shown.
+        self._written: collections.deque[tuple[int, float]] = collections.deque(maxlen=_MARKS)
+        self._shown: collections.deque[tuple[int, float]] = collections.deque(maxlen=_MARKS)
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
         """Queue the step's metrics, and write those that the devices are done with."""
-        if self._written is None:
+        if not self._written:
             # The first step compiles: speed is counted from its end.
-            self._written = (step, self._clock.training())
-            self._shown = self._written
-            self._skipped = int(metrics["skipped"]) - int(metrics["skipped_in_a_row"] > 0)
+            self._written.append((step, self._clock.training()))
+            self._shown.append(self._written[0])
         self._progress.advance(step)
         last = step == self._train.steps
         if step % self._log.every == 0 or last:
-            self._waiting.append((step, metrics, self._clock.training()))
+            self._waiting.append((step, metrics))
         # Two steps later the devices are done with it (loop._AHEAD), so that reading does not wait.
         while self._waiting and (last or self._waiting[0][0] + 2 <= step):
-            with self._clock("log"):
-                self._write(*self._waiting.pop(0))
+            self._write(*self._waiting.pop(0))
 
     def finish(self) -> None:
         """Write what is still waiting: before a save and at the end of the loop."""
         while self._waiting:
             self._write(*self._waiting.pop(0))
 
-    def _write(self, step: int, metrics: Metrics, seconds: float) -> None:
+    def _write(self, step: int, metrics: Metrics) -> None:
+        with self._clock("step"):
+            # A step's time ends when the devices are done with it, not when it was dispatched.
+            jax.block_until_ready(metrics)
+        seconds = self._clock.training()
+        with self._clock("log"):
+            self._tell(step, metrics, seconds)
+
+    def _tell(self, step: int, metrics: Metrics, seconds: float) -> None:
         values = {name: value.item() for name, value in jax.device_get(metrics).items()}
-        self._check(step, values)
         self._losses.append(values.get("loss", values["total_loss"]))
         speed = self._speed(self._written, step, seconds)
         if speed is not None:
             values["tokens_per_s"] = round(speed.tokens_per_s, 1)
             values["flops_per_s"] = round(speed.flops_per_s)
             values["peak_share"] = round(speed.flops_per_s / speed.peak, 4)
-        self._written = (step, seconds)
+        self._written.append((step, seconds))
         for sink in self._sinks:
             sink.metrics(step, values)
         if step % self._log.print_every == 0 or step == self._train.steps:
@@ -131,37 +138,26 @@ class LogHook:
         if speed is not None:
             self._progress.show(step, sum(finite) / max(len(finite), 1), speed)
         # Also where nothing was shown, so that the next line's speed covers its own steps only.
-        self._shown = (step, seconds)
+        self._shown.append((step, seconds))
         self._losses.clear()
 
-    def _speed(self, since: tuple[int, float] | None, step: int, seconds: float) -> Speed | None:
-        """Throughput since an earlier step; None where no time has passed."""
-        if since is None:
-            return None
-        steps = step - since[0]
-        passed = seconds - since[1]
-        if steps <= 0 or passed <= 0:
-            return None
-        per_step = passed / steps
-        left = (self._train.steps - step) * per_step
-        return Speed(self._costs.tokens / per_step, self._costs.flops / per_step, self._costs.peak, left)
+    def _speed(self, marks: Sequence[tuple[int, float]], step: int, seconds: float) -> Speed | None:
+        """Throughput since an earlier step; None where no time has passed.
 
-    def _check(self, step: int, values: Mapping[str, float]) -> None:
-        """Report newly skipped steps; raise NumericsError after too many in a row."""
-        # Counted by difference: several steps may have been skipped since the last line that was read.
-        new = values["skipped"] - self._skipped
-        in_a_row = values["skipped_in_a_row"]
-        if new > 0:
-            self._skipped = values["skipped"]
-            self._journal.event("skip", step=step, new=new, total=values["skipped"])
-            self._progress.say(f"step {step}: {new} update(s) skipped, loss or gradient was not finite")
-        if in_a_row >= self._train.max_skipped:
-            self._journal.event("not_finite", step=step, in_a_row=in_a_row)
-            raise NumericsError(
-                f"the last {in_a_row} steps up to step {step} had no finite loss and gradient, and changed "
-                f"nothing (train.max_skipped = {self._train.max_skipped}); lower optimizer.learning_rate, or "
-                "look at the data of these steps; the last checkpoint is from before"
-            )
+        Steps in flight end together where the host was busy: so short an interval would be faster than the hardware.
+        Then an earlier mark is taken, the earliest where all are.
+        """
+        speed = None
+        for since, began in reversed(marks):
+            if step <= since or seconds <= began:
+                continue
+            per_step = (seconds - began) / (step - since)
+            left = (self._train.steps - step) * per_step
+            costs = self._costs
+            speed = Speed(costs.tokens / per_step, costs.flops / per_step, costs.peak, left)
+            if speed.flops_per_s <= speed.peak:
+                break
+        return speed
 
 
 def eval_hook(
@@ -188,8 +184,11 @@ def eval_hook(
     def hook(step: int, state: State, metrics: Metrics) -> None:
         if not config.every or step % config.every:
             return
+        log.finish()
+        with clock("step"):
+            # Steps in flight are training, not evaluation.
+            jax.block_until_ready(metrics)
         with clock("evaluate"):
-            log.finish()
             values = evaluate(state, config.batches)
         for sink in sinks:
             sink.metrics(step, values, kind="validation")
@@ -242,21 +241,38 @@ class ProfileHook:
             jax.profiler.stop_trace()
 
 
-def checkpoint_hook(checkpoints: Any, log: LogHook, clock: Clock) -> Callable[[int, State, Metrics], None]:
-    """Return a hook that saves when the config says so, after the metrics up to that step are written.
+class CheckpointHook:
+    """Hook that saves when the config says so, after the metrics up to that step are written.
+
+    Nothing is saved while steps are being skipped: those saves would push out the ones from before. A save that
+    is due then is made after the next step that is not.
 
     Args:
         checkpoints: the run's Checkpoints.
         log: finished before a save.
         clock: counts the phase checkpoint.
+        save: starts to save a step.
     """
 
-    def hook(step: int, state: State, metrics: Metrics) -> None:
-        if checkpoints.due(step):
-            with clock("checkpoint"):
-                log.finish()
-                # After the metrics: a run that resumes here finds those of every step before it in the
-                # journal.
-                checkpoints.save(step, saved_part(state))
+    def __init__(self, checkpoints: Any, log: LogHook, clock: Clock, save: Callable[[int, State], None]):
+        self._checkpoints = checkpoints
+        self._log = log
+        self._clock = clock
+        self._save = save
+        self._owed = False
 
-    return hook
+    def __call__(self, step: int, state: State, metrics: Metrics) -> None:
+        """Start a save where one is due or owed."""
+        self._owed = self._owed or self._checkpoints.due(step)
+        if not self._owed:
+            return
+        with self._clock("step"):
+            # Steps in flight are training, not the save.
+            skipped = is_skipped(metrics)
+        if skipped:
+            return
+        self._owed = False
+        # Before the save: a run that resumes here finds the metrics of every step before it in the journal.
+        self._log.finish()
+        with self._clock("checkpoint"):
+            self._save(step, state)

@@ -1,6 +1,7 @@
 """The training loop: take a batch, make a step, call the hooks."""
 
 import collections
+import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -9,6 +10,9 @@ import jax
 from tlx.training.clock import Clock
 from tlx.training.state import State
 from tlx.training.step import Batch, Metrics, StepFn
+
+# Seconds between looks at the devices of a host's first step.
+_LOOK_SECONDS = 0.005
 
 # Steps by which the host may be ahead of the devices: they never wait for it, and batches do not pile up.
 _AHEAD = 2
@@ -57,6 +61,8 @@ def train(
         with clock("compile" if first else "step"):
             state, metrics = step_fn(state, batch)
             running.append(metrics)
+            if first:
+                _raise_error_of_any_device(metrics)
             # The first step is waited for, so that compilation does not count as training time.
             while len(running) > (0 if first else _AHEAD):
                 jax.block_until_ready(running.popleft())
@@ -65,3 +71,21 @@ def train(
             hook(step, state, metrics)
     with clock("step"):
         return jax.block_until_ready(state)
+
+
+def _raise_error_of_any_device(metrics: Metrics) -> None:
+    """Wait for the first step on several simulated devices; raise the error of the first that has one.
+
+    A CPU device that gets no memory does not enter the collective in which the others then wait, for 40 s until XLA
+    aborts the process: to wait for all of them would be to wait for that.
+    """
+    waiting = [shard.data for value in metrics.values() for shard in value.addressable_shards]
+    if jax.default_backend() != "cpu" or jax.local_device_count() == 1:
+        return
+    while waiting:
+        for array in waiting:
+            if array.is_ready():
+                array.block_until_ready()  # raises the device's error
+        waiting = [array for array in waiting if not array.is_ready()]
+        if waiting:
+            time.sleep(_LOOK_SECONDS)

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tlx.base.errors import ConfigError, ReplicaMismatch, StorageError, UserError
+from tlx.base.memory import size_text
 from tlx.checkpoint.checkpoints import FREE_SPACE_FACTOR
 from tlx.parallel import consensus
 
@@ -115,14 +116,31 @@ def verdict(facts: Sequence[HostFacts], workdir: pathlib.Path) -> UserError | No
     return None
 
 
+def check_alike(hosts: Sequence[str], facts: Mapping[str, str]) -> None:
+    """Raise ReplicaMismatch on all processes where facts differ between them. Called by all.
+
+    Args:
+        hosts: Host name of each process, from `preflight`.
+        facts: Hashes by name, such as that of the data which this process has read.
+    """
+    if len(hosts) == 1:
+        return
+    gathered = gather({name: value[:64] for name, value in facts.items()})
+    named = [{"host": host} for host in hosts]
+    odd = [_compare(named, name, [fact[name][:12] for fact in gathered]) for name in facts]
+    if any(odd):
+        lines = "\n  ".join(filter(None, odd))
+        raise ReplicaMismatch(f"the hosts read other data (sha256); nothing was trained:\n  {lines}")
+
+
 def check_room(folder: pathlib.Path, state_bytes: int) -> None:
     """Raise StorageError where `folder` has no room for two checkpoints of the state. Called by all."""
     wanted = FREE_SPACE_FACTOR * state_bytes
     free = shutil.disk_usage(folder).free
     if consensus.broadcast_from_first(int(free < wanted)):
         raise StorageError(
-            f"{folder} has {free / 1e9:.1f} GB free; a checkpoint takes {state_bytes / 1e9:.1f} GB, and "
-            f"{wanted / 1e9:.1f} GB ({FREE_SPACE_FACTOR} times as much) must be free"
+            f"{folder} has {size_text(free)} free; a checkpoint takes {size_text(state_bytes)}, and "
+            f"{size_text(wanted)} ({FREE_SPACE_FACTOR} times as much) must be free"
         )
 
 

@@ -2,7 +2,8 @@
 
 Compared are replicated shards of the state (scalars among them), by a checksum computed on each device; the
 config and data of each process; and the batch, of which a neighbour builds one row again. Values are sent
-with one step and read `LAG` steps later, so that no process waits.
+with one step and read `LAG` steps later, so that no process waits. Before a checkpoint is saved they are sent and
+read at once (`confirm`): no step is sealed that the processes did not agree on.
 """
 
 import collections
@@ -34,7 +35,7 @@ class BatchSource(NamedTuple):
 
 
 class ReplicaCheck:
-    """Hook of the training loop that compares the processes' replicas every few steps.
+    """Hook of the training loop that compares the processes' replicas after the first step and every few steps.
 
     All processes call it after every step. Raises ReplicaMismatch (exit code 77) on all of them alike.
     """
@@ -68,6 +69,7 @@ class ReplicaCheck:
         self._checksums = checksums(mesh, abstract, list(self._replicas))
         self._sent: collections.deque[tuple[int, jax.Array]] = collections.deque()
         self._local: Rows = {}
+        self._last: int | None = None
         self._process = jax.process_index()
         replicated = NamedSharding(mesh, PartitionSpec())
         # One row a device: the values of each process are gathered by the same collective as the checksums.
@@ -90,22 +92,47 @@ class ReplicaCheck:
         Raises:
             ReplicaMismatch: Where processes differ, on all of them.
         """
-        if self._every and step % self._every == 0:
-            # All processes reach this at the same step, so that the collective below is entered by all.
-            claims = self._claims(step)
-            shape = (len(self._devices), claims.size)
-            rows = jax.make_array_from_callback(
-                shape, self._by_device, lambda index: np.broadcast_to(claims, shape)[index]
-            )
-            self._sent.append((step, self._gather(rows, self._checksums(saved_part(state)))))
+        if self._every and (self._last is None or step % self._every == 0):
+            self._send(step, state)
         # Read when the devices have long finished it, so that the loop never waits for the comparison.
         while self._sent and self._sent[0][0] + LAG <= step:
             self._read(*self._sent.popleft())
 
+    def confirm(self, step: int, state: Any) -> None:
+        """Compare after this step and wait for the result; called by all before they save it.
+
+        Nothing is compared where train.compare_every is 0, or before a batch was seen.
+
+        Args:
+            step: Number of the step.
+            state: Train state after it.
+
+        Raises:
+            ReplicaMismatch: Where processes differ, on all of them.
+        """
+        if self._every and self._local and self._last != step:
+            self._send(step, state)
+        self._read_all()
+
     def finish(self) -> None:
-        """Read the values that were sent and not yet read."""
+        """Read the values that were sent and not yet read, at the end of the loop: the same steps may come again."""
+        self._read_all()
+        self._last = None
+
+    def _read_all(self) -> None:
         while self._sent:
             self._read(*self._sent.popleft())
+
+    def _send(self, step: int, state: Any) -> None:
+        """Dispatch the comparison of this step."""
+        self._last = step
+        # All processes reach this at the same step, so that the collective below is entered by all.
+        claims = self._claims(step)
+        shape = (len(self._devices), claims.size)
+        rows = jax.make_array_from_callback(
+            shape, self._by_device, lambda index: np.broadcast_to(claims, shape)[index]
+        )
+        self._sent.append((step, self._gather(rows, self._checksums(saved_part(state)))))
 
     def _claims(self, step: int) -> np.ndarray:
         """Return uint32 [2 * names]: hashes of the facts, of a row used here, of a neighbour's row."""

@@ -40,7 +40,7 @@ class State(NamedTuple):
     step: jax.Array
     """int32 []: number of batches trained on."""
     skipped: jax.Array
-    """int32 []: number of steps that changed nothing because loss or gradient was not finite."""
+    """int32 []: number of steps that changed nothing because loss or gradient was not finite, or the loss a spike."""
     skipped_in_a_row: jax.Array
     """int32 []: number of such steps in a row, up to the last one."""
     extra: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from tlx.base import tree
 from tlx.base.term import Term, mean
 from tlx.training import carry as carries
 from tlx.training.config import TrainConfig
+from tlx.training.spikes import loss_limit, next_window
 from tlx.training.state import State
 
 Batch = dict[str, jax.Array]
@@ -41,14 +42,14 @@ def make_step(
 ) -> StepFn:
     """Return the pure function `step(state, batch) -> (state, metrics)`, to be jitted with shardings.
 
-    Where loss or gradient is not finite, parameters, optimizer state and carry stay as they were, on every
-    process alike. `frozen` and `extra` of the state are passed through.
+    Where loss or gradient is not finite, or the loss is a spike, parameters, optimizer state and carry stay as they
+    were, on every process alike. `frozen` is passed through.
 
     Args:
         module: `module.apply({"params": p}, batch, carry, keys) -> (terms, carry)`.
         optimizer: Transformation of clipped gradients to updates.
         schedule: Learning rate by number of updates; for the metrics, the optimizer has its own.
-        config: Batch size, microbatches and clipping.
+        config: Batch size, microbatches, clipping and spikes.
         fixed: Paths of parameters that the optimizer never changes; they have no part in the gradient's norm.
 
     Returns:
@@ -60,22 +61,29 @@ def make_step(
         result = gradients(module, state, batch, keys, config.microbatches, fixed)
         norm = optax.tree.norm(result.grads)
         # The norm is finite only where every gradient is, and it is needed for clipping anyway.
-        finite = jnp.isfinite(norm) & jnp.isfinite(result.loss)
+        accepted = jnp.isfinite(norm) & jnp.isfinite(result.loss)
+        extra = state.extra
+        limits = {}
+        if config.spike.window:
+            limits["loss_limit"] = loss_limit(config.spike, extra)
+            accepted &= result.loss <= limits["loss_limit"]
+            extra = next_window(extra, result.loss, accepted)
         updates, opt_state = optimizer.update(
             _clip(result.grads, norm, config), state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
         # Selected leaf by leaf, not by a branch: both sides exist, and the donated buffers are reused.
         params, opt_state, carry = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
+            lambda new, old: jnp.where(accepted, new, old),
             (params, opt_state, result.carry),
             (state.params, state.opt_state, state.carry),
         )
         # Counted on the device: to decide on the host would wait for every step.
-        skipped = 1 - finite.astype(jnp.int32)
+        skipped = 1 - accepted.astype(jnp.int32)
         metrics = {
             **result.means,
             "total_loss": result.loss,
+            **limits,
             "grad_norm": norm,
             "param_norm": optax.tree.norm(params),
             # The optimizer has made one update fewer for each skipped step.
@@ -90,6 +98,7 @@ def make_step(
             step=state.step + 1,
             skipped=metrics["skipped"],
             skipped_in_a_row=metrics["skipped_in_a_row"],
+            extra=extra,
         )
         return new_state, metrics
 

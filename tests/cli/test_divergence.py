@@ -1,0 +1,201 @@
+"""Runs that diverge go back to the last good checkpoint, or end with one and a bundle; loss spikes are skipped."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tests.cli import tiny
+from tests.cli.tiny import digests
+from tlx import cli
+from tlx.base import tree
+from tlx.checkpoint.checkpoints import Checkpoints
+from tlx.checkpoint.reading import load_params
+from tlx.data.pipeline import Pipeline
+from tlx.run import assemble
+from tlx.trainer import banner, driver
+from tlx.training.journal import read_lines
+from tlx.training.peak import Peak
+
+SHORT = (
+    "--config.train.steps=18",
+    "--config.eval.every=0",
+    "--config.train.max_skipped=3",
+    "--config.checkpoint.every=8",
+)
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    return tiny.write_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """All runs of this file train one program; to trace and compile it anew is most of a run's time."""
+    programs = {}
+    build = assemble.build_program
+
+    def remembered(config, spec, mesh):
+        key = dataclasses.replace(config.train, max_rollbacks=0)
+        if key not in programs:
+            programs[key] = build(config, spec, mesh)
+        return programs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assemble, "build_program", remembered)
+        patch.setattr(driver, "check_devices", lambda config, num_devices: None)
+        patch.setattr(banner, "matmul_peak", lambda: Peak(1e12, "not measured"))
+        patch.setattr(banner, "training_flops", lambda *args: 1_000_000)
+        yield
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """Makes batches not finite, or others than they are: rows(bad batch numbers, number -> number)."""
+    whole = Pipeline._row
+
+    def patch(bad=(), moved=lambda k: k, spikes=()):
+        def row(self, k, b, in_order=False):
+            example = whole(self, moved(k), b, in_order)
+            if k in bad and not in_order:
+                return example | {"weights": example["weights"] * np.inf}
+            if k in spikes and not in_order:
+                return example | {"targets": np.full_like(example["targets"], 250)}
+            return example
+
+        monkeypatch.setattr(Pipeline, "_row", row)
+
+    return patch
+
+
+def train(config_file, workdir, *words):
+    return cli.main(["train", f"--config={config_file}", f"--workdir={workdir}", *SHORT, *words])
+
+
+def killed_at(deadly, patch):
+    """Ends the run when it is about to save a step."""
+    saves = Checkpoints.save
+
+    def save(self, step, state, extra=None):
+        if step == deadly:
+            raise KeyboardInterrupt
+        return saves(self, step, state, extra)
+
+    patch.setattr(Checkpoints, "save", save)
+
+
+def events(workdir, *names):
+    return [line for line in read_lines(workdir / "events.jsonl") if line["event"] in names]
+
+
+def complete(workdir):
+    return Checkpoints(workdir / "checkpoints").complete_steps()
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_goes_back_and_leaves_the_data_out(config_file, tmp_path, rows, monkeypatch):
+    """It is the run on the text without that stretch, bit for bit; killed after the rollback too."""
+    rows(bad=(9, 10, 11, 12, 13))
+    assert train(config_file, tmp_path / "one") == 0
+    (rollback,) = events(tmp_path / "one", "rollback")
+    assert (rollback["step"], rollback["to"], rollback["batches"]) == (12, 8, [8, 11])
+    # Batches 12 and 13 are skipped one by one, as before: by steps 9 and 10, which read them.
+    assert [(event["step"], event["new"]) for event in events(tmp_path / "one", "skip")] == [(10, 2)]
+    rows(bad=(8, 9), moved=lambda k: k if k < 8 else k + 4)
+    assert train(config_file, tmp_path / "judge") == 0
+    assert digests(tmp_path / "one", 18) == digests(tmp_path / "judge", 18)
+    lines = [line for line in tiny.metrics(tmp_path / "one") if line["kind"] == "train"]
+    assert lines == [line for line in tiny.metrics(tmp_path / "judge") if line["kind"] == "train"]
+
+    rows(bad=(9, 10, 11, 12, 13))
+    for step in (16, 18):  # after the rollback and before the next save, and after that one
+        with monkeypatch.context() as patch:
+            killed_at(step, patch)
+            assert train(config_file, tmp_path / "two") == 130
+    assert train(config_file, tmp_path / "two") == 0
+    assert [event["to"] for event in events(tmp_path / "two", "rollback")] == [8, 8]
+    assert digests(tmp_path / "one", 18) == digests(tmp_path / "two", 18)
+
+
+@pytest.mark.slow
+def test_a_budget_that_is_spent_leaves_a_good_step_and_a_bundle(config_file, tmp_path, rows, capsys):
+    rows(bad=range(9, 1000))
+    run = tmp_path / "run"
+    words = ("--config.train.max_rollbacks=2", "--config.checkpoint.keep=2", "--config.checkpoint.every=4")
+    assert train(config_file, run, *words) == 76
+    err = capsys.readouterr().err
+    assert "after 2 of 2 rollbacks" in err and "the last good checkpoint is step 4" in err
+    # The second time from the one before: the newest may hold the update that ruined it.
+    assert [(event["step"], event["to"]) for event in events(run, "rollback")] == [(12, 8), (11, 4)]
+    assert complete(run) == [4]
+    bundle = json.loads((run / "diverged/step-5/bundle.json").read_text())
+    assert (bundle["step"], bundle["last_step"], bundle["batch"], bundle["last_good_step"]) == (5, 7, 15, 4)
+    assert bundle["norms"]["loss"]["loss"] == "nan"
+    parameters = tree.flatten(load_params(run, 4).tree)
+    for path, leaf in parameters.items():
+        stacked = "blocks" in path.split("/")[:-1]
+        expected = np.sqrt(np.square(leaf).sum(axis=tuple(range(int(stacked), leaf.ndim))))
+        np.testing.assert_allclose(bundle["norms"]["parameter"][path], expected, rtol=1e-5, err_msg=path)
+    kernel = next(path for path in parameters if path.endswith("attention/query/kernel"))
+    assert bundle["norms"]["gradient"][kernel] == ["nan", "nan"]
+    batch = np.load(run / "diverged/step-5/batch.npz")
+    assert batch["tokens"].shape == (8, 32) and np.isinf(batch["weights"]).any()
+    # The same command, once the cause is gone.
+    rows()
+    assert train(config_file, run, *words) == 0
+    assert complete(run)[-1] == 18
+
+
+@pytest.mark.slow
+def test_nothing_is_saved_while_steps_are_skipped(config_file, tmp_path, rows, monkeypatch, capsys):
+    """A request to stop waits for the end of the streak; --step goes on from an older step."""
+    rows(bad=(7, 8, 12, 13))
+    run = tmp_path / "run"
+    assert train(config_file, run) == 0
+    assert complete(run) == [10, 16, 18]
+    stop_hook = driver._Loop._stop_hook
+
+    def asked(self, step, state, metrics):
+        if step == 13:
+            self._services.preemption.request("test")
+        return stop_hook(self, step, state, metrics)
+
+    monkeypatch.setattr(driver._Loop, "_stop_hook", asked)
+    assert train(config_file, run, "--step=10") == 42
+    captured = capsys.readouterr()
+    assert "from checkpoints/10: 8 of 18 steps to go" in captured.out
+    assert "preempted at step 15, saved" in captured.err
+    assert complete(run) == [10, 15]
+    aside = sorted(path.name.partition("-")[0] for path in (run / "checkpoints").glob("*-*"))
+    assert aside == ["16.replaced", "18.replaced"]
+    assert train(config_file, run, "--step=6") == 74
+    assert "no complete checkpoint at step 6" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_spikes_are_skipped_and_a_resume_repeats_it(config_file, tmp_path, rows, monkeypatch, capsys):
+    """The window is part of the state; a run that began without it may look for spikes later."""
+    rows(spikes=(11, 14))
+    spike = {
+        "window": 8,
+        "warmup_cap": 50,
+        "threshold": 0.5,
+    }  # low: the losses of so young a model differ much
+    words = [f"--config.train.spike.{name}={value}" for name, value in spike.items()]
+    assert train(config_file, tmp_path / "one", *words) == 0
+    assert [(event["step"], event["new"]) for event in events(tmp_path / "one", "skip")] == [(12, 1), (15, 1)]
+    assert "update(s) skipped: loss or gradient not finite, or a loss spike" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        killed_at(16, patch)
+        assert train(config_file, tmp_path / "two", *words) == 130
+    assert train(config_file, tmp_path / "two", *words) == 0
+    assert digests(tmp_path / "one", 18) == digests(tmp_path / "two", 18)
+    assert tiny.metrics(tmp_path / "one") == tiny.metrics(tmp_path / "two")
+    # Off from step 8 on, whose checkpoint has a window; on from step 16, whose checkpoint has none.
+    assert train(config_file, tmp_path / "one", "--step=8", "--allow-change=train.spike") == 0
+    assert train(config_file, tmp_path / "one", "--step=16", "--allow-change=train.spike", *words) == 0
+    lines = [line for line in tiny.metrics(tmp_path / "one") if line["kind"] == "train"]
+    assert lines[7]["loss_limit"] == 50 and "loss_limit" not in lines[8]
+    assert [line["loss_limit"] for line in lines[16:]] == [50.0, 50.0]

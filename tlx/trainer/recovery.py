@@ -1,0 +1,154 @@
+"""What follows when a run diverges: it goes back to the last good checkpoint, or ends with a bundle."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tlx.base.config import to_dict
+from tlx.base.errors import NumericsError
+from tlx.base.files import sha256_json
+from tlx.checkpoint import Checkpoints
+from tlx.parallel import consensus
+from tlx.run.assemble import Run
+from tlx.training.directory import versions
+from tlx.training.divergence import Divergence, Rollbacks, layer_norms, write_bundle
+from tlx.training.journal import Journal
+from tlx.training.progress import Progress
+from tlx.training.spikes import initial_window
+from tlx.training.state import State, saved_part
+
+# Entries of a checkpoint that a run may start without: the window of losses, where spikes are looked for since.
+OPTIONAL = ("extra",)
+
+
+def restored_state(run: Run, tree: Mapping[str, Any], frozen: Any) -> State:
+    """Return the state of a checkpoint's tree.
+
+    Args:
+        run: the assembled run.
+        tree: what `Checkpoints.restore` has loaded; without `extra` where the checkpoint's is of another config.
+        frozen: frozen parameters, which no checkpoint holds.
+    """
+    extra = tree.get("extra")
+    if extra is None:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, run.state.extra)
+        extra = jax.jit(lambda: initial_window(run.config.train.spike), out_shardings=shardings)()
+    return State(**{**tree, "extra": extra, "frozen": frozen})
+
+
+class Recovery:
+    """Rollbacks of a run. All processes call every method, in the same order.
+
+    Args:
+        run: the assembled run.
+        checkpoints: its checkpoints.
+        journal: gets the events; its metrics of steps that are trained again are removed.
+        progress: what the user sees.
+        rollbacks: those of earlier starts.
+    """
+
+    def __init__(
+        self, run: Run, checkpoints: Checkpoints, journal: Journal, progress: Progress, rollbacks: Rollbacks
+    ):
+        self.rollbacks = rollbacks
+        self._run = run
+        self._checkpoints = checkpoints
+        self._journal = journal
+        self._progress = progress
+        self._last: int | None = None
+
+    def choose(self, divergence: Divergence, state: State) -> int:
+        """Return the step to go back to.
+
+        It is the newest checkpoint before the skipped steps. Where the run has come no further than to diverge again,
+        that one is no good either (the update that ruined it is part of it), and the next older one is taken.
+
+        Args:
+            divergence: the skipped steps.
+            state: train state after them, for the bundle.
+
+        Raises:
+            NumericsError: train.max_rollbacks is spent, or there is no checkpoint (exit 76).
+        """
+        self._checkpoints.wait()
+        saved = [step for step in self._checkpoints.complete_steps() if step < divergence.first]
+        if self._last is not None and max(saved, default=0) <= self._last:
+            saved = [step for step in saved if step < self._last] or saved
+        good = consensus.broadcast_from_first(max(saved, default=-1))
+        if good < 0 or self.rollbacks.count >= self._run.config.train.max_rollbacks:
+            raise self._give_up(divergence, state, good)
+        return good
+
+    def roll_back(self, divergence: Divergence, good: int, frozen: Any) -> State:
+        """Return the state of checkpoint `good`; the batches that were read since are left out from here on.
+
+        Args:
+            divergence: the skipped steps.
+            good: from `choose`.
+            frozen: frozen parameters of the state, which no checkpoint holds.
+        """
+        loaded = self._checkpoints.restore(saved_part(self._run.state), good, optional=OPTIONAL)
+        assert loaded is not None  # a named step is loaded, or an error
+        reason = f"the run diverged at step {divergence.step} and went back to step {good}"
+        self._checkpoints.set_aside_after(good, reason)
+        self._journal.resume(good)
+        before = self.rollbacks
+        self.rollbacks = before.after(divergence.step, good)
+        self._last = good
+        first = good + before.left_out
+        last = divergence.step - 1 + before.left_out
+        self._journal.event("rollback", step=divergence.step, to=good, batches=[first, last])
+        self._progress.say(
+            f"step {divergence.step}: {divergence.in_a_row} steps in a row were skipped "
+            f"({self._run.config.train.skip_reason}); back to "
+            f"step {good}, batches {first} to {last} are left out (rollback {self.rollbacks.count} of "
+            f"{self._run.config.train.max_rollbacks})"
+        )
+        return restored_state(self._run, loaded.tree, frozen)
+
+    def _give_up(self, divergence: Divergence, state: State, good: int) -> NumericsError:
+        """Write the bundle, and return the error."""
+        config = self._run.config.train
+        folder = self._checkpoints.folder.parent / "diverged" / f"step-{divergence.first}"
+        self._write_bundle(folder, divergence, state, good)
+        last_good = (
+            f"the last good checkpoint is step {good}" if good >= 0 else "no checkpoint is from before"
+        )
+        return NumericsError(
+            f"steps {divergence.first} to {divergence.step} were skipped ({config.skip_reason}; "
+            f"train.max_skipped = {config.max_skipped}), after {self.rollbacks.count} of {config.max_rollbacks} "
+            f"rollbacks (train.max_rollbacks); {last_good}; {folder} has the batch, and the norms by layer. Go on "
+            "with a lower optimizer.learning_rate (--allow-change=optimizer.learning_rate), from an older checkpoint "
+            "with --step=N, or with more train.max_rollbacks"
+        )
+
+    def _write_bundle(self, folder: pathlib.Path, divergence: Divergence, state: State, good: int) -> None:
+        run = self._run
+        batch = divergence.first - 1 + self.rollbacks.left_out
+        norms: Any
+        try:
+            replicated = NamedSharding(run.mesh, PartitionSpec())
+            compute = jax.jit(layer_norms, static_argnums=0, out_shardings=replicated)
+            rows = run.to_devices(run.train.batch(batch, run.local_row_indices))
+            norms = jax.device_get(compute(run.module, state, rows, np.int32(divergence.first - 1)))
+        except jax.errors.JaxRuntimeError as error:
+            # The whole gradient may not fit beside the state where the step has just done.
+            norms = f"not computed: {str(error).splitlines()[0]}"
+        if jax.process_index() > 0:
+            return
+        facts = {
+            "batch": batch,
+            "rows": list(range(run.config.train.batch_size)),
+            "last_good_step": good,
+            "rollbacks": self.rollbacks._asdict(),
+            "seed": run.config.seed,
+            "data": run.train.fingerprint,
+            "tokenizer": run.tokenizer.hash,
+            "config": sha256_json(to_dict(run.config)),
+            "versions": versions(),
+        }
+        write_bundle(folder, divergence, facts, run.train.batch(batch), norms)
