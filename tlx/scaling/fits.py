@@ -368,7 +368,8 @@ def _draw_lines(result: Fit) -> np.ndarray:
     """Bootstrap of approaches 1 and 2: isoflop.log_constants [draws, 4], without draws that have no lines."""
     settings = result.settings
     if settings.approach == 2:
-        return isoflop.bootstrap_lines(result.runs, result.minima, settings.boot, settings.seed)
+        near = settings.curve == "auto"
+        return isoflop.bootstrap_lines(result.runs, result.minima, settings.boot, settings.seed, near)
     groups = clusters(result.runs, settings.by)
     rng = np.random.default_rng(settings.seed)
     count = int(groups.max()) + 1
