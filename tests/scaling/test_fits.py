@@ -84,6 +84,27 @@ def test_iso_flop_minima_are_not_biased(params, center, sizes):
     assert abs(one - 1) < 0.005 < 0.014 < abs(two - 1)
 
 
+def test_budgets_are_grouped_by_gaps_not_by_chains():
+    """Runs 4% apart over a factor of 50 are many budgets; three tight clusters stay three."""
+    chain = np.exp(np.arange(0, np.log(50), 0.04))
+    groups = isoflop.group_budgets({"flops": chain})
+    assert len(groups) > 10 and max(np.ptp(np.log(chain[rows])) for rows in groups) <= np.log(1.25)
+    np.testing.assert_array_equal(np.concatenate(groups), np.arange(len(chain)))
+    clusters = np.concatenate([budget * np.linspace(0.95, 1.05, 7) for budget in (1e18, 4e18, 1.6e19)])
+    assert [len(rows) for rows in isoflop.group_budgets({"flops": clusters})] == [7, 7, 7]
+
+
+def test_auto_is_between_the_parabola_and_the_quartic_where_there_is_noise():
+    """Root mean square error of the exponent of 8 sweeps with .3% noise, and none without noise."""
+    truth = BESIROGLU["beta"] / (BESIROGLU["alpha"] + BESIROGLU["beta"])
+    error = {}
+    for curve in ("auto", "quartic"):
+        tables = [draw(grid(np.geomspace(1e18, 1e21, 6), 15), noise=0.003, seed=seed) for seed in range(8)]
+        found = [fit(runs, approach=2, boot=0, curve=curve).exponents[0] for runs in tables]
+        error[curve] = np.sqrt(np.mean((np.array(found) - truth) ** 2))
+    assert error["auto"] < 0.8 * error["quartic"]
+
+
 def test_a_minimum_at_the_edge_is_refused():
     runs = draw(grid(np.geomspace(1e17, 1e19, 4), 9, 4, HOFFMANN, center=20), HOFFMANN)
     with pytest.warns(UserWarning, match="not bracketed"):

@@ -85,8 +85,9 @@ def test_synthetic_curves_give_back_their_law():
 def test_porians_exponents(hparams, warmup, decay):
     choose = {"hparams": hparams, "warmup": warmup, "decay": decay}
     runs = load_runs(table("porian_rw_standard.csv"), "porian", **choose)
-    found = fit(runs, approach=2, boot=0, curve="akima")
-    assert found.exponents[0] == pytest.approx(PORIAN[hparams, warmup, decay], abs=0.01)
+    for curve in ("auto", "akima"):
+        found = fit(runs, approach=2, boot=0, curve=curve)
+        assert found.exponents[0] == pytest.approx(PORIAN[hparams, warmup, decay], abs=0.01), curve
 
 
 def test_llama_3s_tokens():

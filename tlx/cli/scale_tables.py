@@ -183,7 +183,7 @@ def backtest(result: Backtest) -> str:
             )
         )
     text = columns(rows)
-    text += f"\n{result.folds} folds; intervals are widened by {2 * result.rate:.2%} per octave"
+    text += f"\n{result.folds} folds; forecasts are {result.rate:.2%} off per octave, on average {result.slope:+.2%}"
     if result.warning:
         text += f"\nWARNING: {result.warning}"
     return text
@@ -206,7 +206,9 @@ def predict(answer: Mapping[str, Any], fitted: Fit) -> str:
     if "loss" in answer:
         lines.append(f"  loss {rounded(answer['loss'], answer['interval'])}")
         beyond = f"{answer['octaves_beyond']:.2g} octaves beyond the runs"
-        lines.append(f"  {beyond}; each side widened by {answer['drift']:.2%} for drift")
+        lines.append(f"  {beyond}; the drift moves the loss by {answer['drift']:+.2%}")
+    if answer.get("note"):
+        lines.append(f"  {answer['note']}")
     if answer.get("warning"):
         lines.append(f"  WARNING: {answer['warning']}")
     for share, (low, high) in answer.get("flat", {}).items():

@@ -1,4 +1,4 @@
-"""backtest: the error of an extrapolation, from laws fitted below every budget and predicted above it."""
+"""backtest: the error of a forecast, from laws fitted below every budget and their forecasts above it."""
 
 import dataclasses
 import functools
@@ -9,17 +9,14 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.scaling import fits
-from tlx.scaling.evaluation import predict_log
+from tlx.scaling.drift import IDENTIFIED, Outlook, log_compute, outlook
 from tlx.scaling.fits import Fit
-from tlx.scaling.isoflop import group_budgets, pooled_noise
+from tlx.scaling.isoflop import group_budgets
 from tlx.scaling.laws import get_law
 from tlx.scaling.runs import rows_of
 
-# Mean drift of the folds, in standard deviations, from which it is called a trend.
-_SURPRISE = 2.0
-
-# Bootstrap draws of a fold, for its intervals.
-_DRAWS = 100
+# Octaves beyond the table at which a warning measures the drift.
+_AHEAD = 3
 
 # Budgets above which folds are made at every octave of compute instead of at every budget.
 _MAX_BUDGETS = 16
@@ -41,7 +38,7 @@ class Octave(NamedTuple):
     """Mean predicted / measured - 1."""
 
     coverage: float
-    """Fraction of runs inside their 95% intervals, which are not widened for drift."""
+    """Fraction of runs inside the 95% intervals of their forecasts."""
 
 
 @dataclasses.dataclass
@@ -52,16 +49,16 @@ class Backtest:
     """Errors by distance."""
 
     rate: float
-    """Root mean square error of ln loss per octave of extrapolation, beyond the noise of single runs."""
+    """Root mean square error of the forecasts' ln loss per octave, beyond the noise of single runs."""
 
     slope: float
-    """Mean drift of ln (predicted / measured) per octave."""
+    """Mean of ln (predicted / measured) per octave: what the forecasts' own correction for drift leaves."""
 
     folds: int
     """Number of fits that were tested; 0 where there are too few budgets."""
 
     warning: str = ""
-    """Says that errors drift in one direction, so that the law does not hold over the range; else empty."""
+    """Says that losses drift away from the law over the table; else empty."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -69,12 +66,11 @@ class Backtest:
 
 
 class _Fold(NamedTuple):
-    """A fit to the smaller budgets, against the runs of the larger ones."""
+    """A forecast from the smaller budgets, against the runs of the larger ones."""
 
     error: np.ndarray  # ln (predicted / measured) [held out]
     octaves: np.ndarray  # doublings of compute beyond the fit [held out]
     covered: np.ndarray  # whether the 95% interval holds the measured loss [held out]
-    drift_spread: float  # standard deviation of the drift per octave over the bootstrap
 
     @property
     def drift(self) -> float:
@@ -82,74 +78,84 @@ class _Fold(NamedTuple):
         return float((self.error * self.octaves).sum() / (self.octaves**2).sum())
 
 
-# Forecasts ask for the backtest of one fit many times; fits are compared by identity.
+# Reports ask for the backtest of one fit several times; fits are compared by identity.
 @functools.lru_cache(maxsize=16)
 def backtest(fit: Fit) -> Backtest:
-    """Roll a fit's law forward over the budgets of its own runs.
+    """Forecast the larger budgets of a fit's own runs from the smaller ones.
 
-    Raises ConfigError for approaches 1 and 2 and for a table without flops.
+    Compute is flops, or the product of the columns of a law that says nothing of them (encoder-decoders, transfer).
+    Raises ConfigError for approaches 1 and 2, DataError where the fit is not identified.
     """
+    fit.check()
     if fit.approach != 3:
         raise ConfigError("a backtest needs a loss surface: approach=3")
-    if "flops" not in fit.runs:
-        raise ConfigError("a backtest needs the column 'flops'")
     folds = [fold for split in _splits(fit) if (fold := _fold(fit, *split)) is not None]
     if not folds:
         return Backtest([], 0.0, 0.0, 0, "too few budgets to test an extrapolation")
     error = np.concatenate([fold.error for fold in folds])
     octaves = np.concatenate([fold.octaves for fold in folds])
     covered = np.concatenate([fold.covered for fold in folds])
-    drifts = [fold.drift for fold in folds]
-    misfit = _misfit(fit)
-    scores = [fold.drift / fold.drift_spread * misfit for fold in folds]
     return Backtest(
         table=_table(error, octaves, covered),
         rate=_rate(error, octaves, fit.noise),
-        slope=float(np.mean(drifts)),
+        slope=float(np.mean([fold.drift for fold in folds])),
         folds=len(folds),
-        warning=_trend(drifts, scores),
+        warning=drift_warning(fit),
+    )
+
+
+def drift_warning(fit: Fit) -> str:
+    """Say that losses drift away from the law over the table; empty where no drift is identified."""
+    ahead = outlook(fit)
+    if ahead.drift_probability < IDENTIFIED:
+        return ""
+    law = get_law(fit.law)
+    text = f"losses drift away from law {law.name} (probability {ahead.drift_probability:.1%})"
+    if law.allocation is not None and "flops" in fit.runs:
+        budget = 2**_AHEAD * float(fit.runs["flops"].max())
+        drift = float(ahead.forecast(fit.optimal_row(budget)).drift[0])
+        way = "high" if drift < 0 else "low"
+        size = abs(np.expm1(drift / _AHEAD))
+        text = (
+            f"trend in rollout residuals: extrapolations of the law alone come out {size:.2%} too {way} per octave "
+            f"of compute, and forecasts are corrected for it; {text}"
+        )
+    return (
+        text + "; a change of slope, a learning rate that does not suit all sizes or repeated text may be why"
     )
 
 
 def _splits(fit: Fit) -> list[tuple[np.ndarray, np.ndarray]]:
     """(rows below, rows above) at every budget, or at every octave where budgets are many."""
-    size = len(get_law(fit.law).names)
-    groups = group_budgets(fit.runs)
+    law = get_law(fit.law)
+    compute = log_compute(law, fit.runs)
+    groups = group_budgets({"flops": np.exp(compute)})
     if len(groups) > _MAX_BUDGETS:
-        log_flops = np.log2(fit.runs["flops"])
-        octave = np.floor(log_flops - log_flops.min())
+        octave = np.floor((compute - compute.min()) / np.log(2))
         groups = [np.flatnonzero(octave == o) for o in np.unique(octave)]
     splits = []
     for i in range(2, len(groups)):
         below = np.concatenate(groups[:i])
         above = np.concatenate(groups[i:])
-        if len(below) >= size + 3:
+        if len(below) >= len(law.names) + 3:
             splits.append((below, above))
     return splits
 
 
 def _fold(fit: Fit, below: np.ndarray, above: np.ndarray) -> _Fold | None:
     """Errors of one fold; None where its runs do not determine the constants."""
+    law = get_law(fit.law)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        settings = {"loss": fit.settings.loss, "by": fit.settings.by}
-        part = fits.fit(rows_of(fit.runs, below), fit.law, boot=_DRAWS, starts=40, **settings)
-    if not part.ok or part.draws is None:
+        part = fits.fit(rows_of(fit.runs, below), fit.law, boot=0, starts=40, loss=fit.settings.loss)
+    if not part.ok:
         return None
-    law = get_law(fit.law)
     rows = rows_of(fit.runs, above)
     measured = np.log(rows[law.target])
-    center = predict_log(law, rows, part.constants())
-    draws = predict_log(law, rows, part.draws)
-    octaves = np.log2(rows["flops"] / part.runs["flops"].max())
-    drift = (draws - center) @ octaves / (octaves @ octaves)
-    # A held-out run has noise of its own: residuals, scaled up for the constants that the fit has used.
-    rng = np.random.default_rng(0)
-    inflate = np.sqrt(len(below) / max(1, len(below) - len(law.names)))
-    noisy = [draws + rng.choice(part.residuals, draws.shape) * inflate for _ in range(5)]
-    low, high = np.quantile(np.concatenate(noisy), [0.025, 0.975], axis=0)
-    covered = (low <= measured) & (measured <= high)
-    return _Fold(center - measured, octaves, covered, float(np.std(drift)) + 1e-12)
+    forecast = Outlook(part).forecast(rows)
+    octaves = (log_compute(law, rows) - log_compute(law, part.runs).max()) / np.log(2)
+    covered = (forecast.low <= measured) & (measured <= forecast.high)
+    return _Fold(forecast.center - measured, octaves, covered)
 
 
 def _rate(error: np.ndarray, octaves: np.ndarray, noise: float) -> float:
@@ -174,29 +180,3 @@ def _table(error: np.ndarray, octaves: np.ndarray, covered: np.ndarray) -> list[
             )
         )
     return rows
-
-
-def _misfit(fit: Fit) -> float:
-    """Residuals over the noise between neighbouring sizes of one budget: 1 where the law has the right form.
-
-    A bootstrap takes misfit for noise, and would find no drift remarkable.
-    """
-    noise = pooled_noise(fit.runs) if "N" in fit.runs else 0.0
-    return max(1.0, fit.noise / noise) if noise > 0 else 1.0
-
-
-def _trend(drifts: list[float], scores: list[float]) -> str:
-    """A message where the folds drift one way by more than their bootstraps allow; else empty.
-
-    scores: each fold's drift over the standard deviation that its bootstrap gives it.
-    """
-    upwards = np.mean(np.array(drifts) > 0)
-    downwards = np.mean(np.array(drifts) < 0)
-    if len(drifts) < 3 or max(upwards, downwards) < 0.75 or abs(np.mean(scores)) < _SURPRISE:
-        return ""
-    mean = float(np.mean(drifts))
-    way = "high" if mean > 0 else "low"
-    return (
-        f"trend in rollout residuals: extrapolations come out {abs(np.expm1(mean)):.2%} too {way} per octave "
-        "of compute; the law does not hold over the whole range"
-    )

@@ -163,13 +163,21 @@ class Fit:
             size_line = isoflop.Line(float(np.exp(theta[0])), theta[1])
             token_line = isoflop.Line(float(np.exp(theta[2])), theta[3])
             return Optimum(flops, float(size_line(flops)), float(token_line(flops)), float("nan"))
+        row = self.optimal_row(flops)
+        loss = float(np.exp(predict_log(get_law(self.law), row, theta)[0]))
+        return Optimum(flops, float(row["N"][0]), float(row["D"][0]), loss)
+
+    def optimal_row(self, flops: float) -> RunTable:
+        """Return a table of one row: the best run for a budget by the loss surface, with as much text as it wants.
+
+        Raises DataError where the fit is not identified, ConfigError for a law without an optimum.
+        """
         law = get_law(self.law)
-        n, d = law.optimal_sizes(theta, flops, self.flops_per)
+        n, d = law.optimal_sizes(self.constants(), flops, self.flops_per)
         columns = {"N": float(n), "D": float(d)}
-        if law.repeated:  # with as much text as the budget wants
-            columns["D_unique"] = float(d)
-        loss = float(np.exp(predict_log(law, self.row(**columns), theta)[0]))
-        return Optimum(flops, columns["N"], columns["D"], loss)
+        if law.repeated:
+            columns["D_unique"] = columns["D"]
+        return self.row(**columns)
 
     def optimal_draws(self, flops: float) -> tuple[np.ndarray, np.ndarray]:
         """Return (N*, D*), each [boot], of every bootstrap draw. Raises DataError for a fit without draws."""
@@ -360,7 +368,8 @@ def _draw_lines(result: Fit) -> np.ndarray:
     """Bootstrap of approaches 1 and 2: isoflop.log_constants [draws, 4], without draws that have no lines."""
     settings = result.settings
     if settings.approach == 2:
-        return isoflop.bootstrap_lines(result.runs, result.minima, settings.boot, settings.seed)
+        near = settings.curve == "auto"
+        return isoflop.bootstrap_lines(result.runs, result.minima, settings.boot, settings.seed, near)
     groups = clusters(result.runs, settings.by)
     rng = np.random.default_rng(settings.seed)
     count = int(groups.max()) + 1

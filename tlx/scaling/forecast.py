@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
-from tlx.scaling.backtesting import backtest
+from tlx.scaling.backtesting import drift_warning
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.fits import Fit
 from tlx.scaling.laws import get_law
@@ -85,8 +85,9 @@ def predict(
 
     Returns:
         flops, N, D, tokens_per_param, batch_tokens, learning_rate, rate_law, kaplan, chinchilla (their N and
-        D for the budget); where they apply D_unique, epochs, loss, interval, octaves_beyond, drift, warning,
-        flat (ranges of N within 0.1% and 0.5% of the best loss), N_interval, D_interval.
+        D for the budget); where they apply D_unique, epochs, loss, interval, octaves_beyond, drift (signed),
+        drift_probability, note and warning (about the drift), flat (ranges of N within 0.1% and 0.5% of the
+        best loss), N_interval, D_interval.
 
     Raises:
         ConfigError: An argument is missing or not legal, or the budget does not pay for the inference.
@@ -102,6 +103,9 @@ def predict(
         d = D
     elif flops is None:
         raise ConfigError("predict needs flops, or N and D")
+    elif not set(get_law(fit.law).columns) <= {"N", "D", "flops", "D_unique"}:
+        columns = ", ".join(get_law(fit.law).columns)
+        raise ConfigError(f"law {fit.law!r} has no optimum; predict_loss takes its columns: {columns}")
     elif get_law(fit.law).allocation is None:
         raise ConfigError(
             f"law {fit.law!r} has no optimum of N and D for a budget; predict the loss of N and D"
@@ -204,7 +208,9 @@ def _loss_of(fit: Fit, n: float, d: float, unique: float | None, interval: float
         "interval": (prediction.low * shift, prediction.high * shift),
         "octaves_beyond": prediction.octaves,
         "drift": prediction.drift,
-        "warning": backtest(fit).warning if prediction.octaves > 0 else "",
+        "drift_probability": prediction.drift_probability,
+        "note": prediction.note,
+        "warning": drift_warning(fit) if prediction.octaves > 0 else "",
     }
 
 

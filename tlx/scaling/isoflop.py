@@ -2,7 +2,8 @@
 
 Polynomials and splines are of ln loss on ln N. A parabola is biased wherever the two sides of the minimum
 differ (alpha != beta): 3 to 14% of D* on grids of +-8x, and up to .07 of the exponent on published sweeps.
-The default is therefore a quartic, or a cubic where there are few points.
+Where noise is larger than that, a parabola is the most exact. The default, auto, therefore chooses the
+polynomial by the noise, for all budgets together, from the sizes near each minimum.
 """
 
 from collections.abc import Callable
@@ -12,15 +13,24 @@ import numpy as np
 from scipy import interpolate
 
 from tlx.base.errors import ConfigError, DataError, one_of
-from tlx.scaling.runs import RunTable
+from tlx.scaling.runs import RunTable, rows_of
 
 CURVES = ("auto", "quartic", "cubic", "parabola", "spline", "akima")
 _DEGREES = {"quartic": 4, "cubic": 3, "parabola": 2}
 
 _INTERPOLATE = {"spline": interpolate.CubicSpline, "akima": interpolate.Akima1DInterpolator}
 
-# Residuals below this share of the loss are not noise: the points can be interpolated.
-_SMOOTH = 3e-4
+# auto uses sizes whose ln loss is at most this far above the lowest of their budget, or this many standard
+# deviations of the noise, and in any case the nearest five: far from the minimum no low polynomial fits.
+_NEAR = 0.2
+_NEAR_SIGMAS = 10.0
+_FEWEST = 5
+
+# What a constant of a curve has to lower the squares by, in units of the noise's variance; Akaike's is 2.
+_PENALTY = 2.5
+
+# Widest spread of the runs of one budget, in ln flops.
+_SPREAD = np.log(1.25)
 
 
 class Minimum(NamedTuple):
@@ -66,10 +76,24 @@ class Line(NamedTuple):
 
 
 def group_budgets(runs: RunTable, tolerance: float = 0.1) -> list[np.ndarray]:
-    """Return the row indices of each budget: flops that follow each other within the fraction `tolerance`."""
+    """Return the row indices of each budget: flops without a gap of more than the fraction `tolerance`.
+
+    A chain of runs without such gaps that spreads over more than a budget does is split at its largest gaps.
+    """
     order = np.argsort(runs["flops"], kind="stable")
     logs = np.log(runs["flops"][order])
-    return np.split(order, np.flatnonzero(np.diff(logs) > np.log1p(tolerance)) + 1)
+    ends = [0, *(np.flatnonzero(np.diff(logs) > np.log1p(tolerance)) + 1), len(logs)]
+    groups = []
+    waiting = list(zip(ends[:-1], ends[1:], strict=True))[::-1]
+    while waiting:
+        begin, end = waiting.pop()
+        inside = logs[begin:end]
+        if np.ptp(inside) <= _SPREAD:
+            groups.append(order[begin:end])
+            continue
+        cut = begin + 1 + int(np.argmax(np.diff(inside)))
+        waiting += [(cut, end), (begin, cut)]
+    return groups
 
 
 def minima(runs: RunTable, curve: str = "auto", window: float = np.inf) -> list[Minimum]:
@@ -79,7 +103,7 @@ def minima(runs: RunTable, curve: str = "auto", window: float = np.inf) -> list[
 
     Args:
         runs: Table with N, D, flops and loss.
-        curve: One of CURVES; auto chooses by the number of sizes and the noise.
+        curve: One of CURVES; auto chooses by the noise and uses the sizes near each minimum.
         window: Only sizes within this factor of the lowest point are used.
 
     Returns:
@@ -90,7 +114,12 @@ def minima(runs: RunTable, curve: str = "auto", window: float = np.inf) -> list[
     """
     if curve not in CURVES:
         raise ConfigError(one_of("curve", curve, CURVES))
-    return [_minimum(runs, rows, curve, window) for rows in group_budgets(runs)]
+    groups = group_budgets(runs)
+    if curve != "auto":
+        return [_minimum(runs, rows, curve, window) for rows in groups]
+    near = [_near_minimum(runs, rows) for rows in groups]
+    chosen = _curve_by_noise(runs, near)
+    return [_minimum(runs, rows, chosen, window, used) for rows, used in zip(groups, near, strict=True)]
 
 
 def fit_lines(minima: list[Minimum]) -> tuple[Line, Line]:
@@ -105,7 +134,9 @@ def fit_lines(minima: list[Minimum]) -> tuple[Line, Line]:
     return size_line, token_line
 
 
-def bootstrap_lines(runs: RunTable, minima: list[Minimum], draws: int, seed: int = 0) -> np.ndarray:
+def bootstrap_lines(
+    runs: RunTable, minima: list[Minimum], draws: int, seed: int = 0, near: bool = False
+) -> np.ndarray:
     """Draw lines by adding new noise to every point.
 
     The noise is that of all curves together, with their degrees of freedom. A draw in which a minimum leaves
@@ -116,6 +147,7 @@ def bootstrap_lines(runs: RunTable, minima: list[Minimum], draws: int, seed: int
         minima: The minima of the table's own curves; each is drawn again with its own curve.
         draws: Number of draws.
         seed: Seed of the noise.
+        near: Whether the minima are those of auto, from the sizes near them.
 
     Returns:
         [draws, 4]: ln coefficient and exponent of N*(C) and of D*(C).
@@ -123,7 +155,9 @@ def bootstrap_lines(runs: RunTable, minima: list[Minimum], draws: int, seed: int
     noise = pooled_noise(runs)
     rng = np.random.default_rng(seed)
     groups = [
-        (rows, minimum) for rows, minimum in zip(group_budgets(runs), minima, strict=True) if not minimum.edge
+        (_near_minimum(runs, rows) if near else rows, minimum)
+        for rows, minimum in zip(group_budgets(runs), minima, strict=True)
+        if not minimum.edge
     ]
     lines = []
     for _ in range(draws):
@@ -206,28 +240,85 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     return Line(float(np.exp(y.mean() - slope * x.mean())), slope)
 
 
-def _minimum(runs: RunTable, rows: np.ndarray, curve: str, window: float) -> Minimum:
-    flops = float(np.exp(np.log(runs["flops"][rows]).mean()))
+def _near_minimum(runs: RunTable, rows: np.ndarray) -> np.ndarray:
+    """Rows of a budget whose loss is near its lowest; the nearest sizes where those are few."""
     x = np.log(runs["N"][rows])
     y = np.log(runs["loss"][rows])
-    near = np.abs(x - x[np.argmin(y)]) <= np.log(window) + 1e-9
-    x = x[near]
-    y = y[near]
-    rows = rows[near]
-    sizes = len(np.unique(x))
-    name = _curve_for(x, y) if curve == "auto" else curve
-    unused = Minimum(flops, np.nan, np.nan, np.nan, sizes, np.nan, name, "")
+    near = y - y.min() <= max(_NEAR, _NEAR_SIGMAS * pooled_noise(runs))
+    if len(np.unique(x[near])) < _FEWEST:
+        distance = np.abs(x - x[np.argmin(y)])
+        sizes = np.unique(distance)
+        near = near | (distance <= sizes[min(_FEWEST, len(sizes)) - 1])
+    # Both neighbours of the best size bracket the minimum, however high their losses.
+    sizes = np.unique(x)
+    best = int(np.searchsorted(sizes, _best_size(x, y)))
+    return rows[near | np.isin(x, sizes[max(0, best - 1) : best + 2])]
+
+
+def _curve_by_noise(runs: RunTable, groups: list[np.ndarray]) -> str:
+    """The polynomial with the least penalised squares over all budgets, at the noise of single runs."""
+    near = rows_of(runs, np.concatenate(groups))
+    noise = max(min(pooled_noise(runs), pooled_noise(near)), 1e-9)
+    scores = {}
+    for name, degree in _DEGREES.items():
+        score = 0.0
+        for rows in groups:
+            x = np.log(runs["N"][rows])
+            y = np.log(runs["loss"][rows])
+            if len(np.unique(x)) < 3:
+                continue
+            constants = _degree(x, degree) + 1
+            rest = y - _polynomial(x, y, constants - 1)(x)
+            score += float(rest @ rest) / noise**2 + _PENALTY * constants
+        scores[name] = score
+    return min(scores, key=lambda name: scores[name])
+
+
+def _degree(x: np.ndarray, degree: int) -> int:
+    """The degree, or less where that leaves no size over."""
+    return max(2, min(degree, len(np.unique(x)) - 2))
+
+
+def _named(degree: int) -> str:
+    return next(name for name, other in _DEGREES.items() if other == degree)
+
+
+def _best_size(x: np.ndarray, y: np.ndarray) -> float:
+    """The size x with the lowest mean of y."""
+    sizes = np.unique(x)
+    return float(sizes[np.argmin([y[x == size].mean() for size in sizes])])
+
+
+def _minimum(
+    runs: RunTable, rows: np.ndarray, curve: str, window: float = np.inf, used: np.ndarray | None = None
+) -> Minimum:
+    """Minimum of a budget of `rows`, from the curve through all of them, or by auto through those `used`."""
+    automatic = used is not None
+    if used is None:
+        used = rows
+    flops = float(np.exp(np.log(runs["flops"][rows]).mean()))
+    lowest_row = rows[np.argmin(runs["loss"][rows])]
+    sizes = len(np.unique(runs["N"][rows]))
+    unused = Minimum(flops, np.nan, np.nan, np.nan, sizes, np.nan, curve, "")
     if sizes < 3:
         return unused._replace(edge=f"{sizes} sizes, 3 are needed")
-    lowest_size = np.unique(x)[np.argmin([y[x == size].mean() for size in np.unique(x)])]
+    x = np.log(runs["N"][used])
+    y = np.log(runs["loss"][used])
+    near = np.abs(x - np.log(runs["N"][lowest_row])) <= np.log(window) + 1e-9
+    x = x[near]
+    y = y[near]
+    used = used[near]
+    name = _named(_degree(x, _DEGREES[curve])) if automatic else curve
+    lowest_size = _best_size(x, y)
     if lowest_size in (x.min(), x.max()):
         side = "smallest" if lowest_size == x.min() else "largest"
         return unused._replace(edge=f"the {side} size is the best: the minimum is not bracketed")
     lowest = _lowest(x, y, name)
     if lowest is None:
         return unused._replace(edge="the curve has no minimum inside the grid")
-    degree = min(_DEGREES.get(name, 4), sizes - 2)
-    noise = float(np.std(y - _polynomial(x, y, degree)(x))) if sizes > degree + 1 else np.nan
+    count = len(np.unique(x))
+    degree = min(_DEGREES.get(name, 4), count - 2)
+    noise = float(np.std(y - _polynomial(x, y, degree)(x))) if count > degree + 1 else np.nan
     n = float(np.exp(lowest[0]))
     return Minimum(flops, n, _tokens_at(runs, rows, n), float(np.exp(lowest[1])), sizes, noise, name, "")
 
@@ -239,18 +330,6 @@ def _tokens_at(runs: RunTable, rows: np.ndarray, n: float) -> float:
     ratio = np.log(runs["flops"][rows] / runs["N"][rows] / runs["D"][rows])[order]
     factor = np.exp(np.interp(np.log(n), x[order], ratio))
     return float(np.exp(np.log(runs["flops"][rows]).mean()) / factor / n)
-
-
-def _curve_for(x: np.ndarray, y: np.ndarray) -> str:
-    """quartic; a spline where the points lie on a smooth curve anyway; cubic or a parabola for few sizes."""
-    sizes = len(np.unique(x))
-    if sizes <= 4:
-        return "parabola"
-    if sizes <= 6:
-        return "cubic"
-    if sizes == len(x) and np.std(y - _polynomial(x, y, 4)(x)) < _SMOOTH * np.sqrt((sizes - 5) / sizes):
-        return "spline"
-    return "quartic"
 
 
 def _lowest(x: np.ndarray, y: np.ndarray, curve: str) -> tuple[float, float] | None:

@@ -1,34 +1,45 @@
-"""Prediction of a run's loss by a fit, with an interval from bootstrap, noise and backtest."""
+"""Prediction of a run's loss by a fit, with its drift and interval."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.scaling.backtesting import backtest
-from tlx.scaling.evaluation import predict_log
+from tlx.scaling.drift import IDENTIFIED, log_compute, outlook
 from tlx.scaling.fits import Fit
 from tlx.scaling.laws import get_law
-from tlx.scaling.runs import RunTable
 
 
 class LossPrediction(NamedTuple):
     """The loss that a fit expects of a run."""
 
     loss: float
-    """Expected loss, in the unit of the table."""
+    """Expected loss, in the unit of the table, with the drift."""
 
     low: float
-    """Lower end of the interval, widened for drift."""
+    """Lower end of the interval."""
 
     high: float
-    """Upper end of the interval, widened for drift."""
+    """Upper end of the interval."""
 
     octaves: float
     """Doublings of compute beyond the largest run of the table; 0 inside its range."""
 
     drift: float
-    """Widening of each end in ln loss: twice the backtest's error per octave, times octaves."""
+    """Expected ln loss minus that of the law alone: signed, and growing with the distance."""
+
+    drift_probability: float
+    """Probability that the table's losses drift from the law; identified from tlx.scaling.drift.IDENTIFIED on."""
+
+    @property
+    def note(self) -> str:
+        """A sentence where no drift is identified and the run lies beyond the table; else empty."""
+        if self.octaves == 0 or self.drift_probability >= IDENTIFIED:
+            return ""
+        return (
+            f"no drift is identified in this table (probability {self.drift_probability:.0%}): the interval holds "
+            "where the law does beyond it"
+        )
 
 
 def predict_loss(
@@ -44,38 +55,28 @@ def predict_loss(
         **columns: Other columns that the law reads: flops, D_unique, N_enc, N_dec.
 
     Returns:
-        The loss and its interval: bootstrap of the constants, noise of a run, and drift seen in the backtest.
+        The loss and its interval: constants, noise of a run, drift, and forms of the law, as tlx.scaling.drift weighs
+        them.
 
     Raises:
-        ConfigError: The fit has no loss surface, or the law needs another column.
+        ConfigError: The fit has no loss surface, the law needs another column, or `interval` is no probability.
         DataError: The fit is not identified.
     """
     fit.check()
     if fit.approach != 3:
         raise ConfigError(f"approach {fit.approach} has no loss surface; fit with approach=3")
+    if not 0 < interval < 1:
+        raise ConfigError(f"interval = {interval} must be a probability between 0 and 1")
     row = fit.row(N=N, D=D, **columns)
-    center = float(predict_log(get_law(fit.law), row, fit.constants())[0])
-    octaves = 0.0
-    if "flops" in row and "flops" in fit.runs:
-        octaves = max(0.0, float(np.log2(row["flops"][0] / fit.runs["flops"].max())))
-    drift = 2 * backtest(fit).rate * octaves if octaves > 0 else 0.0
-    low, high = _interval(fit, row, center, interval)
+    ahead = outlook(fit)
+    forecast = ahead.forecast(row, interval)
+    law = get_law(fit.law)
+    largest = log_compute(law, fit.runs).max()
     return LossPrediction(
-        loss=float(np.exp(center)),
-        low=float(np.exp(low - drift)),
-        high=float(np.exp(high + drift)),
-        octaves=octaves,
-        drift=drift,
+        loss=float(np.exp(forecast.center[0])),
+        low=float(np.exp(forecast.low[0])),
+        high=float(np.exp(forecast.high[0])),
+        octaves=max(0.0, float((log_compute(law, row)[0] - largest) / np.log(2))),
+        drift=float(forecast.drift[0]),
+        drift_probability=ahead.drift_probability,
     )
-
-
-def _interval(fit: Fit, row: RunTable, center: float, interval: float) -> tuple[float, float]:
-    """Quantiles of ln loss over draws of the constants, each with the residual of a random run."""
-    rng = np.random.default_rng(0)
-    inflate = np.sqrt(len(fit.residuals) / max(1, len(fit.residuals) - len(fit.constants())))
-    spread = np.array([center])
-    if fit.draws is not None and len(fit.draws):
-        spread = predict_log(get_law(fit.law), row, fit.draws)[:, 0]
-    noise = rng.choice(fit.residuals, (20, len(spread))) * inflate
-    low, high = np.quantile(spread[None] + noise, [(1 - interval) / 2, (1 + interval) / 2])
-    return low, high

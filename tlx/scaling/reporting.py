@@ -5,19 +5,21 @@ import html
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tlx.scaling import isoflop
 from tlx.scaling.backtesting import backtest
+from tlx.scaling.drift import log_compute, outlook
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.fits import Fit, fit
-from tlx.scaling.laws import get_law
+from tlx.scaling.laws import Law, get_law
 from tlx.scaling.prediction import predict_loss
 from tlx.scaling.sensitivity import influence
 
@@ -40,14 +42,15 @@ def report(fitted: Fit, folder: str | os.PathLike, flops: float | None = None) -
     Args:
         fitted: The fit. One that is not identified gives a page that says so, with the runs and no constants.
         folder: Folder that is written to; made where it does not exist.
-        flops: The budget of the forecast; None for 10 times the largest.
+        flops: The budget of the forecast; None for 10 times the largest. Not used by a law without an optimum.
 
     Returns:
         Path of the page.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    flops = flops or 10 * float(fitted.runs["flops"].max())
+    if flops is None:
+        flops = 10 * float(np.exp(log_compute(get_law(fitted.law), fitted.runs).max()))
     parts = [_summary(fitted, flops)]
     with matplotlib.rc_context({"font.size": 10}):
         for i, (title, plot) in enumerate(_plots(fitted, flops).items()):
@@ -67,17 +70,21 @@ def report(fitted: Fit, folder: str | os.PathLike, flops: float | None = None) -
 
 
 def _plots(fitted: Fit, flops: float) -> dict[str, Callable[[Axes], None]]:
-    """The plots that a fit allows, by title."""
-    plots: dict[str, Callable[[Axes], None]] = {
-        "Iso-FLOP curves and their minima": lambda axes: _plot_curves(axes, fitted)
-    }
-    if fitted.ok and fitted.exponents is not None:
+    """The plots that a fit allows, by title; the forecast comes first."""
+    plots: dict[str, Callable[[Axes], None]] = {}
+    budgets = {"N", "D", "flops", "loss"} <= fitted.runs.keys()
+    best = fitted.ok and fitted.exponents is not None
+    if best and fitted.approach == 3:
+        plots["Loss against compute"] = lambda axes: _plot_forecast(axes, fitted, flops)
+    if budgets:
+        plots["Iso-FLOP curves and their minima"] = lambda axes: _plot_curves(axes, fitted)
+    if best:
         plots["Best size and tokens against compute"] = lambda axes: _plot_optima(axes, fitted, flops)
     if fitted.ok and fitted.approach == 3:
         plots["Loss surface and efficient frontier"] = lambda axes: _plot_surface(axes, fitted, flops)
         plots["Residuals"] = lambda axes: _plot_residuals(axes, fitted)
         if backtest(fitted).folds:
-            plots["Backtest: errors of extrapolations"] = lambda axes: _plot_backtest(axes, fitted)
+            plots["Backtest: errors of forecasts"] = lambda axes: _plot_backtest(axes, fitted)
     return plots
 
 
@@ -89,6 +96,49 @@ def _draw(path: pathlib.Path, title: str, plot: Callable[[Axes], None]) -> None:
     axes.set_title(title)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
+
+
+def _plot_forecast(axes: Axes, fitted: Fit, flops: float) -> None:
+    """The runs, and the forecast of the best run of each budget with its 95% band."""
+    runs = fitted.runs
+    target = get_law(fitted.law).target
+    budgets = np.geomspace(runs["flops"].min(), max(flops, runs["flops"].max()), 60)
+    rows = [fitted.optimal_row(budget) for budget in budgets]
+    table = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    forecast = outlook(fitted).forecast(table)
+    law = predict_log(get_law(fitted.law), table, fitted.constants())
+    axes.plot(runs["flops"], runs[target], "k.", markersize=4, label="runs")
+    axes.fill_between(
+        budgets,
+        np.exp(forecast.low),
+        np.exp(forecast.high),
+        color="tab:blue",
+        alpha=0.25,
+        label="95% of runs",
+    )
+    axes.plot(budgets, np.exp(forecast.center), color="tab:blue", label="forecast of the best run")
+    axes.plot(
+        budgets, np.exp(law), color="tab:orange", linestyle="--", linewidth=1, label="law without drift"
+    )
+    axes.axvline(runs["flops"].max(), color="gray", linestyle=":", label="largest run")
+    axes.plot(
+        flops, np.exp(outlook(fitted).forecast(fitted.optimal_row(flops)).center[0]), "r*", markersize=12
+    )
+    axes.set(xscale="log", yscale="log", xlabel="training FLOP", ylabel=target)
+    ends = (float(np.exp(forecast.low).min()), float(max(runs[target].max(), np.exp(forecast.high).max())))
+    _loss_ticks(axes, *ends)
+    axes.legend(fontsize=8)
+
+
+def _loss_ticks(axes: Axes, low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis that spans less than a decade, where matplotlib would write 3x10^0."""
+    low *= 0.98
+    high *= 1.02
+    ticks = ticker.MaxNLocator(nbins=7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(ticker.FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%.4g"))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _plot_curves(axes: Axes, fitted: Fit) -> None:
@@ -114,6 +164,7 @@ def _plot_curves(axes: Axes, fitted: Fit) -> None:
         if not minimum.edge:
             axes.plot(minimum.N, minimum.loss, "*", color=color, markersize=12, markeredgecolor="black")
     axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel="loss")
+    _loss_ticks(axes, *sorted(axes.get_ylim()))
     if len(groups) <= _MAX_LEGEND:
         axes.legend(fontsize=8)
 
@@ -160,14 +211,24 @@ def _plot_surface(axes: Axes, fitted: Fit, flops: float) -> None:
 
 
 def _plot_residuals(axes: Axes, fitted: Fit) -> None:
-    x = fitted.runs["flops"] if "flops" in fitted.runs else fitted.runs["N"]
+    law = get_law(fitted.law)
+    x = np.exp(log_compute(law, fitted.runs))
     shade = fitted.runs.get("N", np.ones(len(fitted.residuals)))
     points = axes.scatter(x, 100 * fitted.residuals, c=np.log10(shade), cmap="viridis", s=18)
     figure = axes.get_figure(root=True)
     if figure is not None:
         figure.colorbar(points, label="log10 parameters", ax=axes)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(xscale="log", xlabel="training FLOP", ylabel="measured over fitted, %")
+    axes.set(xscale="log", xlabel=_compute_name(law), ylabel="measured over fitted, %")
+
+
+def _compute_name(law: Law) -> str:
+    """What log_compute counts, for an axis."""
+    return (
+        "training FLOP"
+        if "flops" in law.columns or {"N", "D"} <= set(law.columns)
+        else " x ".join(law.columns)
+    )
 
 
 def _plot_backtest(axes: Axes, fitted: Fit) -> None:
@@ -200,18 +261,27 @@ def _summary(fitted: Fit, flops: float) -> str:
     lines.append(_html_table(("constant", "value", "2.5%", "97.5%"), constants))
     if fitted.exponents is not None:
         a, b = fitted.exponents
-        lines.append(f"<p>N* ~ C<sup>{a:.3f}</sup>, D* ~ C<sup>{b:.3f}</sup></p>")
+        size = f"N* ~ C<sup>{a:.3f}</sup>{_interval(intervals, 'a')}"
+        lines.append(f"<p>{size}, D* ~ C<sup>{b:.3f}</sup>{_interval(intervals, 'b')}</p>")
         lines.append(f"<p>{_forecast(fitted, flops)}</p>")
-    surface = fitted.approach == 3 and "flops" in fitted.runs
-    if surface and backtest(fitted).warning:
-        lines.append(f"<p class='bad'>{html.escape(backtest(fitted).warning)}</p>")
+    surface = fitted.approach == 3
+    if surface:
+        lines.append(_backtest_table(fitted))
     changes = influence(fitted, 5)
     if changes:
         lines.append("<p>Largest changes of the exponent without one run:</p>")
         lines.append(_html_table(("run", "change"), [(name, f"{change:+.4f}") for name, change in changes]))
-    if surface and get_law(fitted.law).isoflop:
+    if surface and get_law(fitted.law).isoflop and "flops" in fitted.runs:
         lines.append(_cross_check(fitted))
     return "".join(lines)
+
+
+def _interval(intervals: Mapping[str, tuple[float, float]], name: str) -> str:
+    """Return the interval of a constant in brackets after a space; empty where there is none."""
+    if name not in intervals:
+        return ""
+    low, high = intervals[name]
+    return f" ({low:.3f}, {high:.3f})"
 
 
 def _forecast(fitted: Fit, flops: float) -> str:
@@ -221,8 +291,24 @@ def _forecast(fitted: Fit, flops: float) -> str:
     if fitted.approach == 3:
         columns = {"D_unique": best.D} if get_law(fitted.law).repeated else {}
         guess = predict_loss(fitted, N=best.N, D=best.D, **columns)
-        text += f", loss {guess.loss:.4f} ({guess.low:.4f}, {guess.high:.4f})"
+        text += f", loss {guess.loss:.4f} ({guess.low:.4f}, {guess.high:.4f}), drift {guess.drift:+.2%}. {guess.note}"
     return text
+
+
+def _backtest_table(fitted: Fit) -> str:
+    """Errors of the forecasts of larger budgets from smaller ones, and the warning of a drift."""
+    tested = backtest(fitted)
+    text = ""
+    if tested.warning:
+        text = f"<p class='bad'>{html.escape(tested.warning)}</p>"
+    if not tested.folds:
+        return text
+    rows = [
+        (octave.octaves, octave.runs, f"{octave.error:.2%}", f"{octave.bias:+.2%}", f"{octave.coverage:.0%}")
+        for octave in tested.table
+    ]
+    head = ("octaves ahead", "runs", "mean error", "bias", "inside 95%")
+    return f"{text}<p>Backtest, {tested.folds} forecasts from smaller budgets:</p>" + _html_table(head, rows)
 
 
 def _cross_check(fitted: Fit) -> str:
