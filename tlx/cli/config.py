@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     from tlx.base.config import flatten, to_dict
     from tlx.run.checks import resolve
 
-    config = to_dict(resolve(options.config))
+    config = to_dict(resolve(options.config, allow=None))
     if options.diff is not None:
         _print_diff(_read_other(options.diff), config, options.json)
     elif options.json:
@@ -61,7 +61,7 @@ def _read_other(name: str) -> dict[str, Any]:
     run = directory.read_run(path) if path.is_dir() else None
     if run is not None:
         return run["config"]
-    return to_dict(resolve(config_files.load_config(name)))
+    return to_dict(resolve(config_files.load_config(name), allow=None))
 
 
 def _print_diff(other: dict[str, Any], config: dict[str, Any], as_json: bool) -> None:

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
     check_name(options.name)
     # An error in the config is reported here, not after an hour in a queue.
-    config = resolve(options.config)
+    config = resolve(options.config, allow=None)
     fields = dataclasses.fields(cluster.options)
     cluster_options = cluster.options(**{field.name: getattr(options, field.name) for field in fields})
     cluster_options.validate()

@@ -28,7 +28,7 @@ from tlx.parallel import consensus
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble
 from tlx.run.checks import check_devices
-from tlx.run.config import parse_config
+from tlx.run.config import outside_packages, parse_config
 from tlx.run.spec import abstract_batch
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.trainer.banner import introduce, record, tell_start
@@ -69,7 +69,7 @@ class TrainerOptions(NamedTuple):
     allow_change: Sequence[str] = ()
     """Keys of the config, or groups of them, that may differ when the run is resumed."""
     allow: Sequence[str] = ()
-    """Packages outside tlx whose code the base's saved config may name."""
+    """Packages outside tlx whose code the saved config of the base, or of a resumed run, may name."""
     profile: bool = False
     """Whether to write a JAX trace of train.profile_steps."""
     ends_process: bool = False
@@ -179,8 +179,10 @@ def _saved_run(request: TrainingRequest) -> dict[str, Any] | None:
     """run.json of a run that has begun, checked against the config; None of one that has not."""
     saved = directory.read_run(request.workdir)
     if saved is not None:
+        # run.json may be foreign: it may name the code that the user's own config names, and no other.
+        allow = (*request.options.allow, *outside_packages(request.config))
         # Parsed, so that keys which older versions did not know have their defaults.
-        saved["config"] = to_dict(parse_config(saved["config"]))
+        saved["config"] = to_dict(parse_config(saved["config"], allow))
         changes = directory.changes(saved["config"], to_dict(request.config), request.options.allow_change)
         directory.check_changes(changes, request.workdir)
     return saved
