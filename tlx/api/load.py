@@ -20,7 +20,7 @@ from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, ConfigError, DataError
 from tlx.base.nearest_path import suggest_paths
 from tlx.checkpoint import load_params
-from tlx.hub import network, sentence_transformers
+from tlx.hub import network, sentence_transformers, validation
 from tlx.hub.folder import Checkpoint, check_room, is_hugging_face, open_folder
 from tlx.objectives.shared.base import ObjectiveModule
 from tlx.parallel import MeshConfig
@@ -179,6 +179,7 @@ def open_hub_checkpoint(
     Returns:
         The opened checkpoint. Raises as `tlx.load` does.
     """
+    validation.check_links(folder)
     sentence = sentence_transformers.read(folder, ignore)
     folder = sentence_transformers.transformer_folder(folder)
     checkpoint = open_folder(folder, ignore, dtype or "float32", vocab_multiple or VOCAB_MULTIPLE, task)

@@ -14,7 +14,7 @@ import tqdm
 from tlx.base import tree
 from tlx.base.errors import ConfigError, DataError, DeviceMemoryError
 from tlx.base.files import read_json, write_json
-from tlx.hub import architecture, config_file, safetensors, weights
+from tlx.hub import architecture, config_file, safetensors, validation, weights
 from tlx.hub import task_head as task_heads
 from tlx.hub.network import abstract_params
 from tlx.hub.sentence_transformers import transformer_folder
@@ -93,10 +93,11 @@ def open_folder(
 
     Raises:
         ConfigError: If the config cannot be represented.
-        DataError: If files are missing, truncated or pickled, or if tensors are missing, left over or of the
-            wrong shape.
+        DataError: If files are missing, truncated, pickled or links to elsewhere, or if tensors are missing, left
+            over or of the wrong shape.
     """
     folder = pathlib.Path(folder).absolute()
+    validation.check_links(folder)
     try:
         values = read_json(folder / "config.json")
     except (OSError, json.JSONDecodeError) as error:
