@@ -315,10 +315,10 @@ def _is_model(path: pathlib.Path) -> bool:
 def _localized(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
     """Replace the values of a saved config that belong to the machine that trained it."""
     values = dict(values)
-    if values["tokenizer"].get("path") is not None:
+    if values.get("tokenizer", {}).get("path") is not None:
         values["tokenizer"] = values["tokenizer"] | {"path": str(folder / "tokenizer")}
-    execution = values["model"].get("execution", {}) | {"attention": "auto"}
-    values["model"] = values["model"] | {"execution": execution}
+    model = values.get("model", {})
+    values["model"] = model | {"execution": {**model.get("execution", {}), "attention": "auto"}}
     if dtype is not None:
         values["model"] |= {"dtype": dtype}
     return values

@@ -58,8 +58,16 @@ class Cluster(NamedTuple):
 def render(cluster: Cluster, job: LaunchJob, options: Any) -> dict[str, str]:
     """Return {file name: text} of everything that the cluster reads.
 
-    Raises ConfigError for a value with a line break or another control character, which would become a line of a
-    script that is not quoted by anything.
+    Args:
+        cluster: The cluster.
+        job: The run.
+        options: The cluster's flags.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: A value has a line break or another control character: it could become a line of a script.
     """
     values = {**job._asdict(), **vars(options), "workdir": str(pathlib.Path(job.workdir).absolute())}
     overrides = {word.partition("=")[0].removeprefix("--"): word for word in values.pop("overrides")}

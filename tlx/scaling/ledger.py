@@ -20,12 +20,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tlx.base import json_lines
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, DataError, LeaseError
 from tlx.base.files import atomic_open, read_json, sha256_json, write_json
 from tlx.base.lookup import outside_package
 from tlx.base.renamed_keys import upgrade
 from tlx.base.saved_defaults import adopt, fill
+
+LEDGER = "ledger.jsonl"
 
 FORMAT = 2  # of plan.json: that of the configs in it (run.json's). Plans without one are of format 1.
 
@@ -146,11 +149,7 @@ class Ledger:
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines of the ledger."""
-        path = self.folder / "ledger.jsonl"
-        if not path.exists():
-            return []
-        with open(path, encoding="utf-8") as handle:
-            return [json.loads(line) for line in handle if line.strip()]
+        return json_lines.read(self.folder / LEDGER, is_line)
 
     def record(self, row: Mapping[str, Any], status: str, results: Mapping[str, Any]) -> None:
         """Add or replace a run's line; the file stays in the plan's order and is never half written.
@@ -169,13 +168,14 @@ class Ledger:
         order = []
         for planned in self.plan["runs"]:
             order += [planned["run"], self.retry(planned)["run"]]
-        with atomic_open(self.folder / "ledger.jsonl") as handle:
+        with atomic_open(self.folder / LEDGER) as handle:
             handle.writelines(json.dumps(known[run]) + "\n" for run in order if run in known)
 
     def event(self, name: str, **fields: Any) -> None:
         """Add a line to events.jsonl."""
-        with open(self.folder / "events.jsonl", "a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"time": round(time.time(), 3), "event": name, **fields}) + "\n")
+        json_lines.append(
+            self.folder / "events.jsonl", {"time": round(time.time(), 3), "event": name, **fields}
+        )
 
     def run_folder(self, row: Mapping[str, Any]) -> pathlib.Path:
         """Return the directory in which a run trains."""
@@ -192,6 +192,11 @@ class Ledger:
             except OSError as error:
                 raise LeaseError(f"another `tlx scale run` works on {self.folder}") from error
             yield
+
+
+def is_line(line: Mapping[str, Any]) -> bool:
+    """Return whether an object of the ledger has what its readers count on."""
+    return isinstance(line.get("run"), str) and isinstance(line.get("status"), str)
 
 
 def outside_packages_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:

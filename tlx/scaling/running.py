@@ -92,9 +92,10 @@ def run(
         if kind == "simulate":
             _simulate(ledger, float(detail or 0.002))
         elif kind in _TEMPLATES:
+            template = _TEMPLATES[kind](detail)
             # The stored plan may be foreign, and its configs are trained as if the user had written them.
             ledger.check_names((*allow, *(() if plan is None else outside_packages_of(plan["runs"]))))
-            _Processes(ledger, _TEMPLATES[kind](detail), max(1, parallel), say).run()
+            _Processes(ledger, template, max(1, parallel), say).run()
         else:
             raise ConfigError(one_of("backend", backend, (*_TEMPLATES, "simulate[:NOISE]")))
     return ledger.lines()

@@ -195,10 +195,7 @@ def _errors_noted(workdir: pathlib.Path) -> Iterator[None]:
         yield
     except UserError as error:
         if not isinstance(error, LeaseError):  # with that one, the run is another process'
-            first = (str(error).splitlines() or [""])[0]
-            # The folder may be what cannot be written: then the error itself is what counts.
-            with contextlib.suppress(OSError):
-                Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
+            Journal(workdir, jax.process_index() > 0).error(error)
         raise
 
 
