@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -246,13 +246,13 @@ def _train(
     config = request.config
     clock = services.clock
     is_first = jax.process_index() == 0
-    with run.use(), services.watchdog, _open_handles(run, lease, clock) as handles:
+    with run.use(), services.watchdog, _open_handles(run, lease, clock, saved) as handles:
         sampler = callbacks.make_sampler(run)
         with clock("compile"):
             state = _first_state(run, handles.checkpoints)
         begin = int(jax.device_get(state.step))
         if is_first:
-            record(run, handles.workdir)
+            record(run, handles.workdir, handles.checkpoints.run_id)
         handles.journal.resume(begin)
         costs = introduce(run, handles.workdir, handles.progress.say)
         tell_start(run, handles.journal, handles.progress.say, begin, saved, request.options.allow_change)
@@ -280,12 +280,18 @@ def _train(
 
 
 @contextlib.contextmanager
-def _open_handles(run: Run, lease: Lease, clock: Clock) -> Iterator[RunHandles]:
+def _open_handles(
+    run: Run, lease: Lease, clock: Clock, saved: Mapping[str, Any] | None
+) -> Iterator[RunHandles]:
     """Open the run's journal, checkpoints and progress."""
     silent = jax.process_index() > 0
     journal = Journal(lease.folder, silent)
     checkpoints = Checkpoints(
-        lease.folder / "checkpoints", run.config.checkpoint, guard=lease.check, on_event=journal.event
+        lease.folder / "checkpoints",
+        run.config.checkpoint,
+        guard=lease.check,
+        on_event=journal.event,
+        run_id=None if saved is None else saved.get("id"),
     )
     progress = Progress(run.config.train.steps, silent=silent)
     with checkpoints, contextlib.closing(progress):

@@ -141,6 +141,8 @@ def parse(data: bytes) -> dict[str, Any]:
     for name, kind in _KINDS.items():
         if not isinstance(run.get(name), kind):
             raise DataError(f"has {name} = {shown(run.get(name))}, which must be {_DESCRIPTIONS[kind]}")
+    if not isinstance(run.get("id"), str | None):
+        raise DataError(f"has id = {shown(run['id'])}, which must be a text")
     for group in ("model", "tokenizer", "data", "objective"):
         value = run["config"].get(group, {})
         if not isinstance(value, dict):
@@ -161,6 +163,7 @@ def write_run(
     data: Mapping[str, Any],
     mesh: Mapping[str, int],
     num_params: int,
+    run_id: str | None = None,
 ) -> None:
     """Write run.json, which `tlx.load` and the next start read; keeps the time of the run's first start.
 
@@ -171,12 +174,15 @@ def write_run(
         data: fingerprint and size of the run's data.
         mesh: devices by mesh axis.
         num_params: number of scalars in all parameters, frozen ones included.
+        run_id: id of the run, which its checkpoints have too; None: that of an earlier start; an
+            imported or merged model has none.
     """
     old = read_run(workdir) or {}
     write_json(
         workdir / FILE,
         {
             "format": FORMAT,
+            "id": run_id or old.get("id"),
             # A resumed run was created when it was first started.
             "created": old.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
             "config": config,
