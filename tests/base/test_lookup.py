@@ -35,8 +35,10 @@ def test_outside_code_needs_leave(tmp_path, monkeypatch):
     for allow in ((), ("outside",), ("tlx",)):
         with pytest.raises(ConfigError, match=r"code outside tlx; pass allow=\('outside_tlx_x',\)"):
             TABLE.load(name, allow=allow)
+    with pytest.raises(ConfigError, match="code outside tlx"):
+        TABLE.load(name)
     assert TABLE.load(name, allow=("outside_tlx_x",)) == 7
-    assert TABLE.load(name) == 7
+    assert TABLE.load(name, allow=None) == 7
 
 
 def test_refused_code_is_not_even_imported(tmp_path, monkeypatch):
@@ -56,7 +58,7 @@ def test_a_wrong_outside_name_is_the_users_mistake_a_wrong_table_is_ours():
         ".up:x",
     ):
         with pytest.raises(ConfigError, match="cannot be imported"):
-            TABLE.load(name)
+            TABLE.load(name, allow=None)
     with pytest.raises(ModuleNotFoundError):
         TABLE.load("away")
     with pytest.raises(AttributeError):

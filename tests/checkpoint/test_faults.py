@@ -1,5 +1,6 @@
 """Real faults on real files: damage is noticed, set aside and survived; nothing starts over in silence."""
 
+import json
 import os
 import resource
 import shutil
@@ -16,7 +17,7 @@ import pytest
 from tests.checkpoint.example import abstract, assert_same, state_on
 from tests.tiers import tiers
 from tlx.base.errors import CheckpointError, DeviceMemoryError, LeaseError, StorageError
-from tlx.checkpoint import CheckpointConfig, Checkpoints
+from tlx.checkpoint import CheckpointConfig, Checkpoints, load_params
 from tlx.checkpoint import manifest as manifests
 
 
@@ -437,3 +438,69 @@ def test_nothing_is_written_once_the_lease_is_lost(tmp_path):
         checkpoints.save(3, {"w": np.ones(2)})
     assert checkpoints.complete_steps() == [1]
     assert not (tmp_path / "3").exists()
+
+
+def test_a_step_under_another_number_is_refused(saved, caplog):
+    (saved / "3").rename(saved / "7")
+    with pytest.raises(CheckpointError, match="step 7: it is step 3 under the number 7"):
+        load_params(saved / "7")
+    assert restore(saved).step == 2
+    assert "set aside as 7.corrupt-" in caplog.text and "it is step 3 under the number 7" in caplog.text
+
+
+def test_a_step_of_another_run_is_refused(saved, tmp_path):
+    other = tmp_path / "other"
+    with Checkpoints(other, run_id="other") as checkpoints:
+        checkpoints.prepare()
+        checkpoints.save(9, state_on(8, seed=9))
+        assert checkpoints.wait()
+    own = manifests.read(saved / "3").run
+    shutil.copytree(other / "9", saved / "9")
+    assert restore(saved, run_id=own).step == 3
+    assert "it is a step of another run (other)" in next(saved.glob("9.corrupt-*/tlx_reason.txt")).read_text()
+    shutil.copytree(other / "9", saved / "9")
+    with pytest.raises(CheckpointError, match=r"step of another run \(other\)"):
+        load_params(saved, step=9, run=own)
+    assert load_params(saved, step=9).step == 9
+
+
+def test_copies_branches_and_steps_from_before_runs_had_ids_are_read(saved, tmp_path):
+    own = manifests.read(saved / "3").run
+    assert own and {manifests.read(saved / str(step)).run for step in (1, 2)} == {own}
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    assert restore(copy, run_id=own).step == 3
+    # A branch begins with a trunk's step and goes on under its id.
+    branch = tmp_path / "branch"
+    branch.mkdir()
+    shutil.copytree(saved / "2", branch / "2")
+    with Checkpoints(branch) as checkpoints:
+        checkpoints.prepare()
+        assert checkpoints.restore(abstract(state_on(8))).step == 2
+        checkpoints.save(5, state_on(8, seed=5))
+        assert checkpoints.wait() and checkpoints.run_id == own
+    assert restore(branch, run_id=own).step == 5
+    # Manifests had no run.
+    old = manifests.read(saved / "3")
+    manifests.seal(saved / "3", old._replace(run=None))
+    assert "run" not in json.loads((saved / "3" / "tlx_manifest.json").read_text())
+    assert restore(saved, run_id="any").step == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": -3},
+        {"step": True},
+        {"extra": []},
+        {"run": 7},
+        {"leaves": {"params/a": ((-1,), "float32")}},
+        {"leaves": {"params/a": ((1,) * 70, "float32")}},
+        {"leaves": {"params/a": ((2**70,), "float32")}},
+        {"files": {"a": {"size": "1", "sha256": ""}}},
+        {"files": {"a": {"size": 1}}},
+    ],
+)
+def test_a_manifest_with_the_right_hash_and_impossible_values_is_refused(saved, changes):
+    manifests.seal(saved / "3", manifests.read(saved / "3")._replace(**changes))
+    with pytest.raises(manifests.Damaged, match="values that none has"):
+        manifests.read(saved / "3")

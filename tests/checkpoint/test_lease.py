@@ -198,3 +198,41 @@ def test_a_place_that_cannot_be_written(tmp_path):
     with pytest.raises(StorageError, match="cannot write to the run directory .*Errno") as caught:
         Lease(tmp_path / "file" / "run").__enter__()
     assert caught.value.code == 73
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"monotonic": "soon"},
+        {"monotonic": None},
+        {"monotonic": float("nan")},
+        {"monotonic": 1e300},
+        {"pid": 2**70},
+        {"pid": -1},
+        {"pid": True},
+        {"host": {"a": 1}},
+        {"id": ["x"]},
+        {"boot": 7},
+    ],
+)
+def test_a_lease_with_odd_values_is_unreadable(tmp_path, odd):
+    """Held by somebody unknown until the file is old, whatever it says."""
+    with Lease(tmp_path):
+        path = tmp_path / leases.FILE
+        content = json.loads(path.read_text()) | odd
+    for data in (json.dumps(content), "[" * 100_000, "[]", "7", '{"id"', "\0\0"):
+        path.write_text(data)
+        with pytest.raises(LeaseError, match="lease held by an unknown run, beat 0 s ago"):
+            Lease(tmp_path).__enter__()
+    path.write_bytes(b"\xff\xfe")
+    os.utime(path, (1, 1))
+    with Lease(tmp_path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_heartbeat_that_is_still_to_come_holds_nothing(tmp_path):
+    path = tmp_path / leases.FILE
+    path.write_text("{}")
+    os.utime(path, (time.time() + 1e9, time.time() + 1e9))
+    with Lease(tmp_path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()

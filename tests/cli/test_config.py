@@ -6,6 +6,7 @@ import pytest
 
 from tests.cli import tiny
 from tlx import cli
+from tlx.base.errors import CONFIG
 
 
 @pytest.fixture
@@ -39,3 +40,21 @@ def test_difference_from_a_run(config_file, tmp_path, capsys):
     words = ["config", f"--config={config_file}", "--config.train.steps=41", f"--diff={tmp_path / 'run'}"]
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"train.steps": {"other": 40, "this": 41}}
+
+
+def test_secrets_are_refused_by_every_verb_and_never_printed(config_file, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    for verb in ("config", "train", "finetune", "data", "plan", "bench"):
+        words = [verb, f"--config={config_file}:mlm", "--config.log.api_key=sesame"]
+        assert cli.main([*words, "--target=cpu:1"] if verb == "plan" else words) == CONFIG
+        printed = capsys.readouterr()
+        assert "would put a secret" in printed.err and "sesame" not in printed.err + printed.out
+    text = config_file.read_text()
+    assert "return config" in text
+    config_file.write_text(
+        text.replace("return config", 'config.name = "run-0123456789abcdef"\n    return config')
+    )
+    for words in ((), ("--json",), ("--diff=quickstart:clm",)):
+        assert cli.main(["config", f"--config={config_file}:mlm", *words]) == 0
+        printed = capsys.readouterr()
+        assert "run-***" in printed.out and "0123456789abcdef" not in printed.out

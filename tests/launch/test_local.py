@@ -90,7 +90,14 @@ def test_secrets_are_hidden_and_refused(tmp_path):
     environ = {"WANDB_API_KEY": "abcdef0123456789", "HF_TOKEN": "hf_short_but_secret", "HOME": "/root/home"}
     assert hider(environ)("key abcdef0123456789 in /root/home") == "key *** in /root/home"
     refuse_secrets(["--config.data.max_tokens=5", "--config.tokenizer.kind=bytes"], environ)
-    for word in ("--config.name=abcdef0123456789", "--config.log.wandb_api_key=zzz"):
+    refuse_secrets(["--config.model.feedforward.experts_per_token=2"], environ)
+    for word in (
+        "--config.name=abcdef0123456789",
+        "--config.log.wandb_api_key=zzz",
+        "--config.log.token=zzz",
+        "--config.log.password.value=zzz",
+        "--config.data.tfds={'api_key': 'zzz'}",
+    ):
         with pytest.raises(ConfigError) as error:
             refuse_secrets([word], environ)
         assert "abcdef" not in str(error.value) and "zzz" not in str(error.value)

@@ -21,7 +21,7 @@ from tlx.base.errors import CheckpointError, ConfigError, DataError
 from tlx.base.memory import size_text
 from tlx.base.nearest_path import suggest_paths
 from tlx.checkpoint import load_params
-from tlx.hub import network, sentence_transformers
+from tlx.hub import network, sentence_transformers, validation
 from tlx.hub.folder import Checkpoint, check_room, is_hugging_face, open_folder
 from tlx.objectives.shared.base import ObjectiveModule
 from tlx.parallel import MeshConfig
@@ -110,7 +110,7 @@ def load(
         # Imported before runs kept a frame.
         frame = imported_frame(tokenizer, config.model.kind, source.get("family", ""))
         config = dataclasses.replace(config, frame=frame)
-    loaded = load_params(path, step, dtype=dtype)
+    loaded = load_params(path, step, dtype=dtype, run=saved.get("id"))
     module = make_module(config, tokenizer.vocab)
     params = loaded.tree
     if config.adapt.method != "full":
@@ -180,7 +180,9 @@ def open_hub_checkpoint(
     Returns:
         The opened checkpoint. Raises as `tlx.load` does.
     """
-    sentence = sentence_transformers.read(folder, ignore)
+    validation.check_links(folder)
+    with validation.malformed_is_one_line(f"{folder}: a file of sentence-transformers"):
+        sentence = sentence_transformers.read(folder, ignore)
     folder = sentence_transformers.transformer_folder(folder)
     checkpoint = open_folder(folder, ignore, dtype or "float32", vocab_multiple or VOCAB_MULTIPLE, task)
     model = checkpoint.config
@@ -196,7 +198,8 @@ def open_hub_checkpoint(
     max_positions = model.position.max_positions or 512
     values["data"]["sequence_length"] = min(512, max_positions)
     family = checkpoint.family.name
-    values["frame"] = to_dict(imported_frame(tokenizer, model.kind, family, checkpoint.raw))
+    with validation.malformed_is_one_line(f"{folder}: config.json or the tokenizer"):
+        values["frame"] = to_dict(imported_frame(tokenizer, model.kind, family, checkpoint.raw))
     # A stand-in until the model is saved: then tokenizer.path names the tokenizer.
     values["tokenizer"]["kind"] = "bytes"
     return HubCheckpoint(checkpoint, resolve(values), tokenizer)
@@ -228,6 +231,11 @@ def _objective_values(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str,
 
 def _open_tokenizer(folder: pathlib.Path, values: Mapping[str, Any], vocab_size: int) -> Tokenizer:
     """Open tokenizer.json, or a SentencePiece model if there is none; without any file there are only ids."""
+    with validation.malformed_is_one_line(f"{folder}: the tokenizer"):
+        return _read_tokenizer(folder, values, vocab_size)
+
+
+def _read_tokenizer(folder: pathlib.Path, values: Mapping[str, Any], vocab_size: int) -> Tokenizer:
     start_id = values.get("decoder_start_token_id")
     layout = values["model_type"]
     has_main_file = (folder / huggingface_tokenizer.MAIN).is_file()
@@ -315,10 +323,10 @@ def _is_model(path: pathlib.Path) -> bool:
 def _localized(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
     """Replace the values of a saved config that belong to the machine that trained it."""
     values = dict(values)
-    if values["tokenizer"].get("path") is not None:
+    if values.get("tokenizer", {}).get("path") is not None:
         values["tokenizer"] = values["tokenizer"] | {"path": str(folder / "tokenizer")}
-    execution = values["model"].get("execution", {}) | {"attention": "auto"}
-    values["model"] = values["model"] | {"execution": execution}
+    model = values.get("model", {})
+    values["model"] = model | {"execution": {**model.get("execution", {}), "attention": "auto"}}
     if dtype is not None:
         values["model"] |= {"dtype": dtype}
     return values

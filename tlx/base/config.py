@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from tlx.base import renamed_keys
 from tlx.base.errors import ConfigError, one_of, shown
+from tlx.base.lookup import Allowed
 from tlx.base.synonyms import canonical, unknown_value
 
 T = TypeVar("T")
@@ -18,21 +19,23 @@ _LARGEST_INT = 2**63
 _LARGEST_FLOAT = sys.float_info.max
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config") -> T:
+def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config", allow: Allowed = ()) -> T:
     """Build a dataclass from a mapping, with nested dataclasses.
 
     Args:
         cls: Type of the dataclass.
         values: Values by field; fields with a default may be missing.
         path: Dotted key of `values`, for messages.
+        allow: Packages outside tlx that fields annotated with a lookup table may name code of; None: every one, for
+            what the user wrote.
 
     Returns:
         An instance of `cls`.
 
     Raises:
-        ConfigError: A key is unknown or missing, or a value has the wrong type.
+        ConfigError: A key is unknown or missing, a value has the wrong type, or a name is not allowed.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     dataclass_type: Any = cls  # T has no bound: there is no public type of all dataclasses
     fields = {field.name: field for field in dataclasses.fields(dataclass_type)}
     for key in values:
@@ -42,7 +45,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "config") -> 
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise ConfigError(f"{path}.{name} is missing")
-    built = {key: _convert(hints[key], value, f"{path}.{key}") for key, value in values.items()}
+    built = {key: _convert(hints[key], value, f"{path}.{key}", allow) for key, value in values.items()}
     return cls(**built)
 
 
@@ -92,21 +95,27 @@ def _unknown_value(path: str, value: Any, legal: Collection[Any]) -> ConfigError
     return unknown_value(path, value, legal)
 
 
-def _convert(hint: Any, value: Any, path: str) -> Any:
+def _convert(hint: Any, value: Any, path: str, allow: Allowed) -> Any:
     """Check a value against a type hint and convert it; `path` is its dotted key."""
     origin = typing.get_origin(hint)
     if hint is Any:
         return value
+    if origin is typing.Annotated:
+        inner, *tables = typing.get_args(hint)
+        name = _convert(inner, value, path, allow)
+        for table in tables:
+            table.check(name, allow)
+        return name
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} = {shown(value)} must be a group of {hint.__name__}'s keys")
-        return from_dict(hint, value, path)
+        return from_dict(hint, value, path, allow)
     if origin in (typing.Union, types.UnionType):
-        return _convert_union(hint, value, path)
+        return _convert_union(hint, value, path, allow)
     if origin is tuple:
-        return _convert_tuple(hint, value, path)
+        return _convert_tuple(hint, value, path, allow)
     if origin is typing.Literal:
         legal = typing.get_args(hint)
         return _convert_literal(legal, canonical(path, value, legal), path)
@@ -117,7 +126,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     return _convert_scalar(hint, value, path)
 
 
-def _convert_union(hint: Any, value: Any, path: str) -> Any:
+def _convert_union(hint: Any, value: Any, path: str, allow: Allowed) -> Any:
     """Convert to the first option of a union that fits; reports the error of the first option."""
     options = [option for option in typing.get_args(hint) if option is not type(None)]
     if value is None:
@@ -127,7 +136,7 @@ def _convert_union(hint: Any, value: Any, path: str) -> Any:
     errors = []
     for option in options:
         try:
-            return _convert(option, value, path)
+            return _convert(option, value, path, allow)
         except ConfigError as error:
             errors.append(error)
     raise errors[0]
@@ -141,7 +150,7 @@ def _convert_literal(legal: tuple[Any, ...], value: Any, path: str) -> Any:
     raise _unknown_value(path, value, legal)
 
 
-def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
+def _convert_tuple(hint: Any, value: Any, path: str, allow: Allowed) -> tuple:
     if isinstance(value, str) and _takes_texts(hint):
         return (value,)
     # bytes would be a list of numbers, a mapping one of its keys, and a set has no order.
@@ -150,12 +159,12 @@ def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
     items = list(value)
     inner = typing.get_args(hint)
     if len(inner) == 2 and inner[1] is Ellipsis:
-        return tuple(_convert(inner[0], item, f"{path}[{i}]") for i, item in enumerate(items))
+        return tuple(_convert(inner[0], item, f"{path}[{i}]", allow) for i, item in enumerate(items))
     if inner and len(inner) != len(items):
         raise ConfigError(f"{path} = {shown(value)} must have {len(inner)} items")
     converted = []
     for i, (item_hint, item) in enumerate(zip(inner, items, strict=True)):
-        converted.append(_convert(item_hint, item, f"{path}[{i}]"))
+        converted.append(_convert(item_hint, item, f"{path}[{i}]", allow))
     return tuple(converted)
 
 

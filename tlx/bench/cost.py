@@ -75,7 +75,7 @@ def cost(objective: str, shape: BenchShape) -> Cost:
     batch = abstract_batch(config, spec)
     module = make_module(config, vocab)
     flops = matmul_flops(lambda: trace_forward(module, batch))
-    window = OBJECTIVES.load(objective).window_spec(spec)
+    window = OBJECTIVES.load(objective, allow=None).window_spec(spec)
     text = window.length - window.overlap
     return Cost(text, _targets_per_token(objective, shape), flops / shape.batch / text)
 

@@ -50,6 +50,6 @@ def pipeline_of(objective: str, length: int) -> Pipeline:
     config.data.sequence_length = length
     config.train.batch_size = BATCH
     set_usual_blocks(config)
-    resolved = resolve(config)
+    resolved = resolve(config, allow=None)
     tokenizer = prepare_tokenizer(resolved.tokenizer, resolved.data)
     return open_pipeline(resolved, tokenizer, "train")

@@ -29,7 +29,7 @@ def run_config(objective: str, shape: BenchShape) -> RunConfig:
     model.attention.num_heads = max(1, shape.width // 64)
     model.position.max_length = shape.length
     set_usual_blocks(config)
-    return resolve(config)
+    return resolve(config, allow=None)
 
 
 def set_usual_blocks(config: Any) -> None:

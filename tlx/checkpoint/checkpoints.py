@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ class Checkpoints:
         guard: Called on process 0 before it writes; raises LeaseError where another run has the directory.
         on_event: Called as on_event(kind, **fields) for events.jsonl, from the main or the background thread. Kinds:
             checkpoint_saved, checkpoint_best, checkpoint_failed, checkpoint_skipped, checkpoint_deleted.
+        run_id: Id of the run; steps of another one are damaged. None: that of the step which is restored (a run that
+            begins with a copied step goes on under its id), or else a new one.
     """
 
     def __init__(
@@ -49,9 +52,11 @@ class Checkpoints:
         *,
         guard: Callable[[], None] | None = None,
         on_event: Callable[..., None] | None = None,
+        run_id: str | None = None,
     ):
         self.folder = pathlib.Path(folder).absolute()
         self.config = config or CheckpointConfig()
+        self._run_id = run_id
         self._guard = guard or (lambda: None)
         self._event = on_event or (lambda kind, **fields: None)
         # Steps that this object has sealed or verified.
@@ -90,6 +95,13 @@ class Checkpoints:
             raise StorageError(
                 f"cannot write checkpoints to {self.folder}: {problem or 'see process 0'}"
             ) from problem
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run, to be asked for after `restore`."""
+        if self._run_id is None:
+            self._run_id = uuid.uuid4().hex
+        return self._run_id
 
     def due(self, step: int) -> bool:
         """Return whether the config asks for a save after `step` steps."""
@@ -168,10 +180,8 @@ class Checkpoints:
             return False
         self._job = saving.SaveJob(
             self.folder,
-            step,
+            manifests.Manifest(step, {}, leaves, stored_extra, self.run_id),
             tree,
-            leaves,
-            stored_extra,
             guard=self._guard,
             sealed=self._after_seal,
             failed=lambda job, error: self._report_failure(job.step, error, job.size),
@@ -215,6 +225,8 @@ class Checkpoints:
             if loaded is not None:
                 # Known to be good, so that older steps may be deleted while this one stays.
                 self._sound.add(number)
+                if self._run_id is None:
+                    self._run_id = manifests.read(self.folder / str(number)).run
                 return loaded
         listing = steps.listing(self.folder)
         if consensus.broadcast_from_first(int(bool(reasons or listing.corrupt or listing.incomplete))):
@@ -262,7 +274,7 @@ class Checkpoints:
         reason = ""
         manifest = None
         try:
-            manifest = manifests.read(folder)
+            manifest = manifests.read(folder, self._run_id)
             # Hashing is bound by one core; each process takes its share, dealt out so that large neighbouring
             # files do not fall to one.
             paths = sorted(manifest.files)[jax.process_index() :: jax.process_count()]

@@ -7,7 +7,9 @@ else the file server's, by comparing the modification times of the lease and of 
 
 import contextlib
 import fcntl
+import json
 import logging
+import math
 import os
 import pathlib
 import socket
@@ -15,7 +17,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,6 +29,7 @@ from tlx.parallel import consensus
 FILE = "lease.json"
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 90.0
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 log = logging.getLogger("tlx")
 
@@ -123,15 +126,11 @@ class Lease:
         files.write_json(self._path, {**self._me, "monotonic": time.monotonic(), "time": time.time()})
 
     def _read(self) -> dict[str, Any] | None:
-        """Read the lease on disk; None without one, {} where it cannot be parsed."""
+        """Read the lease on disk; None without one, {} where it is none."""
         try:
-            value = files.read_json(self._path)
-            return value if isinstance(value, dict) else {}
+            return parse(self._path.read_bytes())
         except FileNotFoundError:
             return None
-        # A lease that is cut or empty is held by somebody unknown, and so only age frees it.
-        except ValueError:
-            return {}
 
     def _is_mine(self) -> bool:
         holder = self._read()
@@ -140,10 +139,12 @@ class Lease:
     def _age(self, holder: dict[str, Any]) -> float:
         """Return the seconds since the holder's last heartbeat."""
         if holder.get("boot") and holder.get("boot") == self._me["boot"]:
-            return max(0.0, time.monotonic() - float(holder.get("monotonic", 0.0)))
+            return max(0.0, time.monotonic() - holder["monotonic"])
         # Both times come from the file server, so that the hosts' clocks may differ.
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".clock-") as probe:
-            return max(0.0, os.fstat(probe.fileno()).st_mtime - self._path.stat().st_mtime)
+            age = os.fstat(probe.fileno()).st_mtime - self._path.stat().st_mtime
+        # A time that is still to come is no heartbeat: such a file would hold the directory for ever.
+        return max(0.0, age) if age > -self._stale else math.inf
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -155,11 +156,56 @@ class Lease:
             yield
 
 
+def parse(data: bytes) -> dict[str, Any]:
+    """Return the holder that the bytes of a lease name; {} where they are not what a lease holds.
+
+    Such a lease (cut, empty, with odd values) is held by somebody unknown, and so only age frees it.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(value, dict) or any(not is_legal(value.get(key)) for key, is_legal in _LEGAL.items()):
+        return {}
+    # A beat in the future of this boot's clock would never be stale.
+    boot = value.get("boot")
+    is_same_boot = boot is not None and boot == _read_text(_BOOT_ID)
+    return {} if is_same_boot and value["monotonic"] > time.monotonic() else value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_pid(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**31
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1e12
+
+
+# What a lease holds, and which values are possible.
+_LEGAL: dict[str, Callable[[Any], bool]] = {
+    "id": _is_text,
+    "host": _is_text,
+    "boot": _is_text_or_none,
+    "namespace": _is_text_or_none,
+    "pid": _is_pid,
+    "started": _is_text_or_none,
+    "monotonic": _is_time,
+}
+
+
 def _here() -> dict[str, Any]:
     """Identify this process by what another one on the same machine can check."""
     return {
         "host": socket.gethostname(),
-        "boot": _read_text("/proc/sys/kernel/random/boot_id"),
+        "boot": _read_text(_BOOT_ID),
         "namespace": _read_link("/proc/self/ns/pid"),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
@@ -171,9 +217,7 @@ def _provably_dead(holder: dict[str, Any]) -> bool:
     here = _here()
     if any(holder.get(key) != here[key] for key in ("host", "boot", "namespace")):
         return False
-    pid = holder.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
-        return False
+    pid = holder["pid"]
     # A pid in use again has another start time, and a zombie has none.
     if here["started"] is not None:
         return _started(pid) != holder.get("started")

@@ -4,6 +4,7 @@ Orbax restores a flipped bit as a wrong weight without an error; the manifest de
 files that it wrote. Process 0 merges these parts and writes MANIFEST, which also has its own hash.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -16,6 +17,8 @@ from tlx.checkpoint.steps import MANIFEST
 
 FORMAT = 1
 MAX_BYTES = 256 << 20
+# Most dims of an array in numpy.
+MAX_DIMS = 64
 _PART = "tlx_part.{}.json"
 _OWNER = re.compile(r"(?:^|/)(?:ocdbt\.)?process_(\d+)(?:/|$)")
 
@@ -44,6 +47,8 @@ class Manifest(NamedTuple):
     """The arrays by path."""
     extra: dict[str, Any]
     """JSON of the caller."""
+    run: str | None = None
+    """Id of the run that saved it; None where it was saved before runs had ids, or by no run."""
 
 
 def own_files(folder: pathlib.Path, process: int, count: int) -> dict[str, dict[str, Any]]:
@@ -113,28 +118,57 @@ def seal(folder: pathlib.Path, manifest: Manifest) -> None:
         "leaves": {path: list(leaf) for path, leaf in manifest.leaves.items()},
         "files": dict(sorted(manifest.files.items())),
     }
+    if manifest.run is not None:
+        body["run"] = manifest.run
     # Written last and atomically: the manifest's existence is what makes the step complete.
     files.write_json(folder / MANIFEST, {"sha256": files.sha256_json(body), **body})
 
 
-def read(folder: pathlib.Path) -> Manifest:
-    """Read the manifest of a step; Damaged where it cannot be trusted."""
+def read(folder: pathlib.Path, run: str | None = None) -> Manifest:
+    """Read the manifest of a step; Damaged where it cannot be trusted.
+
+    Args:
+        folder: Folder of the step, which is named by its number.
+        run: Id of the run that the step must be of, where the manifest says of which it is; None: of any.
+
+    Returns:
+        The manifest.
+    """
     path = folder / MANIFEST
     try:
         # A checkpoint may come from anybody: its size is looked at before it is parsed.
         if path.stat().st_size > MAX_BYTES:
             raise Damaged(f"{MANIFEST} is larger than {MAX_BYTES} bytes")
-        body = files.read_json(path)
+        manifest = parse(path.read_bytes())
+    except OSError as error:
+        raise Damaged(f"{MANIFEST} cannot be read: {error.strerror}") from error
+    if folder.name.isdecimal() and int(folder.name) != manifest.step:
+        raise Damaged(f"it is step {manifest.step} under the number {folder.name}")
+    if run is not None and manifest.run not in (None, run):
+        raise Damaged(
+            f"it is a step of another run ({manifest.run}), not of this one ({run}); a new run starts from that "
+            "one's model with --from=DIR"
+        )
+    return manifest
+
+
+def parse(data: bytes) -> Manifest:
+    """Return the manifest that the bytes of a file hold; Damaged where they are not what was sealed."""
+    try:
+        body = json.loads(data)
         claimed = body.pop("sha256")
         if claimed != files.sha256_json(body):
             raise Damaged(f"{MANIFEST} does not have the hash it states")
         if body["format"] != FORMAT:
             raise Damaged(f"{MANIFEST} has format {body['format']}, this tlx reads {FORMAT}")
         leaves = {name: LeafInfo(tuple(shape), dtype) for name, (shape, dtype) in body["leaves"].items()}
-        return Manifest(body["step"], body["files"], leaves, body["extra"])
+        manifest = Manifest(body["step"], body["files"], leaves, body["extra"], body.get("run"))
     # Whatever a damaged or hostile file makes of the structure, the caller tries the next older step.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be read: {type(error).__name__}: {error}") from error
+    if not _is_legal(manifest):
+        raise Damaged(f"{MANIFEST} has values that none has: sizes, shapes or names")
+    return manifest
 
 
 def verify(
@@ -177,6 +211,27 @@ def is_sound(folder: pathlib.Path, level: Literal["hash", "size"]) -> bool:
     except Damaged:
         return False
     return True
+
+
+def _is_legal(manifest: Manifest) -> bool:
+    """Return whether all values are of the types and in the ranges that a manifest has.
+
+    The hash in a manifest finds damage; a hostile one has the right hash.
+    """
+
+    def is_size(value: Any) -> bool:
+        return type(value) is int and 0 <= value < 2**63
+
+    files_legal = isinstance(manifest.files, dict) and all(
+        isinstance(entry, dict) and is_size(entry.get("size")) and isinstance(entry.get("sha256"), str)
+        for entry in manifest.files.values()
+    )
+    leaves_legal = all(
+        isinstance(leaf.dtype, str) and len(leaf.shape) <= MAX_DIMS and all(map(is_size, leaf.shape))
+        for leaf in manifest.leaves.values()
+    )
+    named = isinstance(manifest.run, str | None) and isinstance(manifest.extra, dict)
+    return is_size(manifest.step) and files_legal and leaves_legal and named
 
 
 def _sha256(path: pathlib.Path) -> str:

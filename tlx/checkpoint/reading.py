@@ -55,6 +55,7 @@ def load_params(
     *,
     dtype: Any = None,
     verify: Verify = "hash",
+    run: str | None = None,
 ) -> LoadedCheckpoint:
     """Load the parameters of a step as nested dicts of numpy arrays, whatever devices wrote them.
 
@@ -65,6 +66,7 @@ def load_params(
         step: The step; "best": the one that best.json names; None: the newest that verifies.
         dtype: Dtype that floating-point leaves are cast to; None: as stored.
         verify: What is compared for every file, its "hash" or its "size".
+        run: Id of the run that the step must be of; None: of any.
 
     Returns:
         The step, its parameters, and the JSON saved with them.
@@ -78,7 +80,7 @@ def load_params(
     reasons = {}
     for number in candidates(folder, resolve_step(folder, step)):
         try:
-            manifest = manifests.read(folder / str(number))
+            manifest = manifests.read(folder / str(number), run)
             tree = _read_params(folder / str(number), manifest, dtype, verify)
             return LoadedCheckpoint(number, tree, manifest.extra)
         except Damaged as error:

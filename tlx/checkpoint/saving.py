@@ -14,7 +14,7 @@ from tlx.base import tree as trees_by_path
 from tlx.base.errors import LeaseError
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import steps, store, trees
-from tlx.checkpoint.manifest import LeafInfo
+from tlx.checkpoint.manifest import Manifest
 
 # Seconds that process 0 waits for the hashes of another process.
 PART_TIMEOUT = 900.0
@@ -27,6 +27,8 @@ log = logging.getLogger("tlx")
 class SaveJob:
     """A save that starts at once and is completed by a background thread, `thread`.
 
+    `manifest` is that of the step without its files, which are only known once they are written.
+
     `error` is None once the thread has ended and the step is complete. On process 0 `guard` is called before
     the step is sealed and `sealed(job)` after it; `failed(job, error)` is called on the process that failed.
     """
@@ -34,19 +36,16 @@ class SaveJob:
     def __init__(
         self,
         folder: pathlib.Path,
-        step: int,
+        manifest: Manifest,
         tree: Any,
-        leaves: dict[str, LeafInfo],
-        extra: dict[str, Any],
         *,
         guard: Callable[[], None],
         sealed: Callable[["SaveJob"], None],
         failed: Callable[["SaveJob", BaseException], None],
     ):
         self.folder = folder
-        self.step = step
-        self.leaves = leaves
-        self.extra = extra
+        self.step = manifest.step
+        self._manifest = manifest
         self.size = trees_by_path.num_bytes(tree)
         self.error: BaseException | None = None
         self.began = time.monotonic()
@@ -57,11 +56,11 @@ class SaveJob:
         self._count = jax.process_count()
         self._response: Any = None
         try:
-            self._response = store.start_save(folder / str(step), trees.split(tree))
+            self._response = store.start_save(folder / str(self.step), trees.split(tree))
         except OSError as error:
             self.error = error
         # A daemon: a process that must leave at once is not held by gigabytes still to be hashed.
-        self.thread = threading.Thread(target=self._finish, name=f"checkpoint-{step}", daemon=True)
+        self.thread = threading.Thread(target=self._finish, name=f"checkpoint-{self.step}", daemon=True)
         self.thread.start()
 
     def remove(self) -> None:
@@ -119,7 +118,7 @@ class SaveJob:
             return
         files.update(manifests.gather_parts(target, self._count, PART_TIMEOUT))
         self._guard()
-        manifests.seal(target, manifests.Manifest(self.step, files, self.leaves, self.extra))
+        manifests.seal(target, self._manifest._replace(files=files))
         steps.mark_finished(self.folder, self.step)
 
     def _tell_first(self) -> None:

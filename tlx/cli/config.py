@@ -9,6 +9,7 @@ tlx config --explain objective --config=quickstart:mlm     of one objective, wit
 """
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -38,11 +39,12 @@ def main(argv: list[str]) -> int:
         parser.error("the following arguments are required: --config (or --explain KEY)")
     # After the parser: these load jax, which --help does not wait for.
     from tlx.base.config import flatten, to_dict
+    from tlx.launch.secrets import redacted
     from tlx.run.checks import resolve
 
-    config = to_dict(resolve(options.config))
+    config = redacted(to_dict(resolve(options.config, allow=None)), os.environ)
     if options.diff is not None:
-        _print_diff(_read_other(options.diff), config, options.json)
+        _print_diff(redacted(_read_other(options.diff), os.environ), config, options.json)
     elif options.json:
         print(json.dumps(config, indent=2))
     else:
@@ -61,7 +63,7 @@ def _read_other(name: str) -> dict[str, Any]:
     run = directory.read_run(path) if path.is_dir() else None
     if run is not None:
         return run["config"]
-    return to_dict(resolve(config_files.load_config(name)))
+    return to_dict(resolve(config_files.load_config(name), allow=None))
 
 
 def _print_diff(other: dict[str, Any], config: dict[str, Any], as_json: bool) -> None:

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     from tlx.data import prepare_tokenizer
     from tlx.run.checks import resolve
 
-    config = resolve(options.config)
+    config = resolve(options.config, allow=None)
     tokenizer = prepare_tokenizer(config.tokenizer, config.data)
     if options.action == "prepare":
         _prepare(config, tokenizer)

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     if options.harness is not None:
         return harness.run(model, options)
     request = evaluate.EvaluationRequest(
-        options.data, options.column, options.split, options.batches, options.batch_size, options.allow
+        options.data, options.column, options.split, options.batches, options.batch_size
     )
     objective = model.config.objective.name
     if options.config is not None:

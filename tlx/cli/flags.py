@@ -8,10 +8,12 @@ None, and ends a bad value with absl's code 1. Types are checked in one place in
 
 import argparse
 import importlib
+import os
 import textwrap
 from typing import TYPE_CHECKING, Any
 
 from tlx.base.errors import USAGE, ConfigError, one_of
+from tlx.launch.secrets import refuse_secrets
 
 if TYPE_CHECKING:
     from tlx.trainer.driver import TrainerOptions
@@ -91,6 +93,8 @@ def parse(arguments: argparse.ArgumentParser, argv: list[str]) -> argparse.Names
     words = [word for word in argv if not word.startswith(_OVERRIDE)]
     if overrides and not {"-h", "--help"}.isdisjoint(words):
         _print_explanations(arguments, words, overrides)
+    # The command line is in every list of processes, and the words are shown again by messages.
+    refuse_secrets(overrides, os.environ)
     options, unknown = arguments.parse_known_args(words)
     if unknown:
         arguments.exit(USAGE, f"{arguments.prog}: {_unknown_word(arguments, unknown[0])}\n")

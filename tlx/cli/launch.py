@@ -24,7 +24,7 @@ from tlx.base.errors import USAGE, DeviceMemoryError, one_of
 from tlx.base.field_docs import field_docs
 from tlx.cli import flags
 from tlx.launch.clusters import CLUSTERS
-from tlx.launch.job import Cluster, LaunchJob, check_name
+from tlx.launch.job import Cluster, LaunchJob, check_name, render
 from tlx.launch.secrets import refuse_secrets
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
     check_name(options.name)
     # An error in the config is reported here, not after an hour in a queue.
-    config = resolve(options.config)
+    config = resolve(options.config, allow=None)
     fields = dataclasses.fields(cluster.options)
     cluster_options = cluster.options(**{field.name: getattr(options, field.name) for field in fields})
     cluster_options.validate()
@@ -101,7 +101,7 @@ def _check_fits(config: "RunConfig", target: str) -> None:
 
 def _launch(cluster: Cluster, job: LaunchJob, cluster_options: Any, options: argparse.Namespace) -> int:
     """Show, write or start the files and commands, as the flags say; return the exit code."""
-    files = cluster.render(job, cluster_options)
+    files = render(cluster, job, cluster_options)
     if options.render:
         folder = pathlib.Path(options.render)
         _write(folder, files)

@@ -49,6 +49,10 @@ def main(argv: list[str]) -> int:
 
         base = None if options.base is None else load_base(options.base)
         options.config = complete_task_config(options.config.to_dict(), base)
+    else:
+        from tlx.run.checks import resolve
+
+        options.config = resolve(options.config, allow=None)
     if options.search:
         return _search(options)
     result = _plan(options, options.config)
@@ -81,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace, config: Any) -> "Plan":
     from tlx.plan import plan
+    from tlx.run.config import RunConfig, outside_packages
 
     return plan(
         config,
@@ -88,14 +93,23 @@ def _plan(options: argparse.Namespace, config: Any) -> "Plan":
         options.method,
         compiler_python=options.compiler_python,
         price=options.price,
+        # A ladder's configs come from its plan.json, which may be foreign.
+        allow=outside_packages(config) if isinstance(config, RunConfig) else (),
     )
 
 
 def _search(options: argparse.Namespace) -> int:
     """Print the layouts that fit and that no other is both faster and smaller than."""
     from tlx.plan import layouts, pareto_front
+    from tlx.run.config import outside_packages
 
-    results = layouts(options.config, options.target, options.method, compiler_python=options.compiler_python)
+    results = layouts(
+        options.config,
+        options.target,
+        options.method,
+        compiler_python=options.compiler_python,
+        allow=outside_packages(options.config),
+    )
     best = results[0]
     if options.write:
         pathlib.Path(options.write).write_text(_config_file(options.config_words, best.change))

@@ -23,6 +23,7 @@ from tlx.base.errors import DataError, one_of
 from tlx.base.files import read_json
 from tlx.cli import flags
 from tlx.training.directory import FILE, read_run
+from tlx.training.journal import read_lines
 
 if TYPE_CHECKING:
     from tlx.metrics.resampling import Interval
@@ -131,10 +132,7 @@ def _read_splits(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Return split -> metrics: the scores of a task's run, the last evaluation of another one."""
     if (folder / "scores.json").exists():
         return read_json(folder / "scores.json")
-    if not (folder / "metrics.jsonl").exists():
-        return {}
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    final = [line for line in lines if line["kind"] == "final"]
+    final = [line for line in read_lines(folder / "metrics.jsonl") if line["kind"] == "final"]
     return {"validation": final[-1]} if final else {}
 
 

@@ -70,6 +70,9 @@ def make_parser(verb: str) -> argparse.ArgumentParser:
         backends = "local, launch:'CLUSTER FLAGS', command:TEMPLATE or simulate[:NOISE] (default: local)"
         parser.add_argument("--backend", default="local", help=backends)
         parser.add_argument("--parallel", type=int, default=1, help="number of runs at once (default: 1)")
+    if verb == "run":
+        allow = "a package outside tlx whose code the configs of the stored plan may name; may be repeated"
+        parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=allow)
     if verb not in ("plan", "run", "status"):
         _add_table_flags(parser)
     if verb not in ("plan", "run", "status", "hparams"):

@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         # A stored plan keeps its rows: the new one is only compared with it.
         planned = plan_ladder(ladder, run_config, memory=not Ledger(folder).has_plan)
     say = _silent if options.json else _say
-    run_ladder(planned, folder, options.backend, parallel=options.parallel, say=say)
+    run_ladder(planned, folder, options.backend, parallel=options.parallel, allow=options.allow, say=say)
     progress = ladder_status(folder)
     _print(options, progress, scale_tables.status(progress))
     return 0 if not progress["left"] and not progress["failed"] else 1

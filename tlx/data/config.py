@@ -1,11 +1,12 @@
 """Data config: the sources of text and records, and how text is cut into windows."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from tlx.base.errors import ConfigError
 from tlx.data.bad_records import BadRecordPolicy
 from tlx.data.readers import RecordsConfig
+from tlx.data.sources import TABLE as SOURCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class TfdsConfig:
 class SourceConfig:
     """One source of documents by name, and the options of each kind of source."""
 
-    source: str = "python"
+    source: Annotated[str, SOURCES] = "python"
     """Name of the source: "python", "docstrings", "text", "tfds", or "package.module:attr"."""
     language: str = ""
     """Language of the text, for objectives that distinguish languages; empty: none is named."""

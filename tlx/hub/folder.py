@@ -1,7 +1,6 @@
 """Opening a Hugging Face directory as a model, and saving a model as one."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -12,9 +11,10 @@ import numpy as np
 import tqdm
 
 from tlx.base import tree
+from tlx.base.config import flatten, to_dict
 from tlx.base.errors import ConfigError, DataError, DeviceMemoryError
-from tlx.base.files import read_json, write_json
-from tlx.hub import architecture, config_file, safetensors, weights
+from tlx.base.files import write_json
+from tlx.hub import architecture, config_file, safetensors, validation, weights
 from tlx.hub import task_head as task_heads
 from tlx.hub.network import abstract_params
 from tlx.hub.sentence_transformers import transformer_folder
@@ -93,21 +93,48 @@ def open_folder(
 
     Raises:
         ConfigError: If the config cannot be represented.
-        DataError: If files are missing, truncated or pickled, or if tensors are missing, left over or of the
-            wrong shape.
+        DataError: If files are missing, truncated, pickled or links to elsewhere, or if tensors are missing, left
+            over or of the wrong shape.
     """
     folder = pathlib.Path(folder).absolute()
-    try:
-        values = read_json(folder / "config.json")
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"cannot read {folder / 'config.json'}: {error}") from error
-    if "model_type" not in values:
+    validation.check_links(folder)
+    values = validation.read_object(folder / "config.json")
+    if not isinstance(values.get("model_type"), str):
         raise ConfigError(f"{folder / 'config.json'} has no model_type")
     family: Family = MODEL_TYPES.load(values["model_type"], allow=())
-    config = dataclasses.replace(
-        config_file.read(family, values, ignore), param_dtype=param_dtype, vocab_multiple=vocab_multiple
-    )
-    tensors = _with_current_names(safetensors.Tensors(folder), family)
+    stored = safetensors.Tensors(folder)
+    with validation.malformed_is_one_line(str(folder / "config.json")):
+        config = config_file.read(family, values, ignore)
+        flat = flatten(to_dict(config))
+        validation.check_sizes(flat, len(stored), stored.num_scalars, str(folder / "config.json"))
+        config = dataclasses.replace(config, param_dtype=param_dtype, vocab_multiple=vocab_multiple)
+        return _open(folder, family, config, values, stored, ignore, task)
+
+
+def _open(
+    folder: pathlib.Path,
+    family: Family,
+    config: ModelConfig,
+    values: Mapping[str, Any],
+    stored: safetensors.Tensors,
+    ignore: Collection[str],
+    task: str | None,
+) -> Checkpoint:
+    """Open a directory whose config is read.
+
+    Args:
+        folder: The directory.
+        family: Its family.
+        config: The model config.
+        values: The parsed config.json.
+        stored: Its tensors.
+        ignore: Names of tensors that do not matter.
+        task: Name of the task as which a head is read.
+
+    Returns:
+        The checkpoint. Raises as `open_folder`.
+    """
+    tensors = _with_current_names(stored, family)
     if family.tied_by_tensors and not architecture.is_without_output(family, values):
         config = tied_as_stored(family, config, tensors)
     weights.check_sinusoids(family, config, tensors)

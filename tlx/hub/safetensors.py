@@ -17,8 +17,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from tlx.base.errors import DataError
-from tlx.base.files import atomic_open, read_json, write_json
+from tlx.base.errors import DataError, shown
+from tlx.base.files import atomic_open, write_json
+from tlx.hub.validation import check_header, parse_object, read_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -39,6 +40,7 @@ DTYPES = {
 _log = logging.getLogger(__name__)
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_ITEM_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 # The limit of the reference implementation; it rejects damaged lengths.
 _MAX_HEADER = 100 * 2**20
 
@@ -54,7 +56,10 @@ class Tensors(Mapping[str, np.ndarray]):
             header, data = _open(path)
             metadata = header.pop("__metadata__", None)
             stored_names |= metadata if isinstance(metadata, dict) else {}
+            check_header(header, data.size, _ITEM_BYTES, str(path))
             for name, entry in header.items():
+                if name in self._entries:
+                    raise DataError(f"{path}: tensor {name!r} is in {self._entries[name][2].name} too")
                 self._entries[name] = (data, entry, path)
         # safetensors.torch.save_model stores tied tensors once: {name without a tensor: name of the tensor}.
         for name, stored in stored_names.items():
@@ -66,14 +71,15 @@ class Tensors(Mapping[str, np.ndarray]):
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
             raise DataError(
-                f"{path}: tensor {name} has dtype {entry['dtype']}, quantised or unknown; "
+                f"{path}: tensor {name} has dtype {shown(entry['dtype'])}, quantised or unknown; "
                 f"tlx reads {', '.join(DTYPES)}"
             )
-        start, end = entry["data_offsets"]
-        shape = tuple(entry["shape"])
-        if not 0 <= start <= end <= data.size or end - start != math.prod(shape) * dtype.itemsize:
-            raise DataError(f"{path}: tensor {name} {shape} does not lie within the file: it is truncated")
-        return np.ndarray(shape, dtype, buffer=data, offset=start)
+        return np.ndarray(tuple(entry["shape"]), dtype, buffer=data, offset=entry["data_offsets"][0])
+
+    @property
+    def num_scalars(self) -> int:
+        """Number of scalars of all tensors."""
+        return sum(math.prod(entry["shape"]) for _, entry, _ in self._entries.values())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -143,7 +149,7 @@ def _shard_names(folder: pathlib.Path) -> set[str]:
     """Return the names of the files that an earlier call of `write` has listed in the directory's index."""
     if not (folder / INDEX).is_file():
         return set()
-    names = read_json(folder / INDEX)["weight_map"].values()
+    names = _weight_map(folder).values()
     return {name for name in names if re.fullmatch(r"model-\d{5}-of-\d{5}\.safetensors", name)}
 
 
@@ -162,7 +168,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
             _log.warning("%s holds %s and %s with its files: the single file is read", folder, SINGLE, INDEX)
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        files = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        files = sorted(set(_weight_map(folder).values()))
         # An index from elsewhere must not make us read any other file of this host.
         if any(os.path.basename(name) != name for name in files):
             raise DataError(f"{folder / INDEX} names files outside the directory")
@@ -181,6 +187,19 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     raise DataError(f"{folder} has neither {SINGLE} nor {INDEX}")
 
 
+def _weight_map(folder: pathlib.Path) -> dict[str, str]:
+    """Return {tensor: file} of a directory's index; DataError where it has none."""
+    names = read_object(folder / INDEX).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(map(_is_file_name, names.values())):
+        raise DataError(f"{folder / INDEX}: weight_map must name a file for each tensor")
+    return names
+
+
+def _is_file_name(name: Any) -> bool:
+    """Return whether a value can be the name of a file: others fail in system calls, each in its own way."""
+    return isinstance(name, str) and 0 < len(name) < 200 and name.isprintable()
+
+
 def _open(path: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
     """Read the header of a file and map its data as bytes."""
     size = path.stat().st_size
@@ -188,10 +207,7 @@ def _open(path: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
         length = struct.unpack("<Q", handle.read(8))[0] if size >= 8 else size
         if 8 + length > size or length > _MAX_HEADER:
             raise DataError(f"{path} is not a safetensors file, or is truncated")
-        try:
-            header = json.loads(handle.read(length))
-        except ValueError as error:
-            raise DataError(f"{path} is not a safetensors file: {error}") from error
+        header = parse_object(handle.read(length), f"{path} is not a safetensors file: its header")
     if 8 + length == size:  # an empty range cannot be mapped
         return header, np.empty(0, np.uint8)
     return header, np.memmap(path, np.uint8, mode="r", offset=8 + length)

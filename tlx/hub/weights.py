@@ -295,6 +295,8 @@ def _problems(
             problems.append(f"  {name} is missing ({row.path})")
         elif name in tensors and tensors[name].shape != expected:
             problems.append(f"  {name} has shape {tensors[name].shape}, the model needs {expected}")
+        elif name in tensors and not jnp.issubdtype(tensors[name].dtype, jnp.floating):
+            problems.append(f"  {name} has dtype {tensors[name].dtype}, and weights are no integers")
     return problems
 
 
@@ -319,6 +321,9 @@ def _reader(
             tensor = pattern.read(tensor, _sizes(pattern, row, like.shape, vocab_size), part)
         selected = tensor[tuple(slice(*i.indices(size)) for i, size in zip(index, unstacked, strict=True))]
         values = np.asarray(selected, dtype)
+        # The first scalar alone is looked at in a sound tensor.
+        if values.size and np.isnan(values.flat[0]) and np.isnan(values).all():
+            raise DataError(f"{name} holds nothing but NaN")
         # The vocabulary is padded in tlx only: rows past the end of the tensor are zeros.
         missing = [
             len(range(*i.indices(size))) - present

@@ -55,6 +55,32 @@ class Cluster(NamedTuple):
     """Names of the flags that must be given besides --config and --name."""
 
 
+def render(cluster: Cluster, job: LaunchJob, options: Any) -> dict[str, str]:
+    """Return {file name: text} of everything that the cluster reads.
+
+    Args:
+        cluster: The cluster.
+        job: The run.
+        options: The cluster's flags.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: A value has a line break or another control character: it could become a line of a script.
+    """
+    values = {**job._asdict(), **vars(options), "workdir": str(pathlib.Path(job.workdir).absolute())}
+    overrides = {word.partition("=")[0].removeprefix("--"): word for word in values.pop("overrides")}
+    for name, value in {**values, **overrides}.items():
+        control = re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", str(value))
+        if control:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}={str(value)!r} has the control character {control[0]!r}; a value of "
+                "`tlx launch` is one line of text"
+            )
+    return cluster.render(job, options)
+
+
 def check_given(options: Any, names: tuple[str, ...]) -> None:
     """Raise ConfigError that names all of these flags that are empty, with what they are."""
     docs = field_docs(type(options))

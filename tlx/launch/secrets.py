@@ -2,12 +2,17 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from tlx.base.errors import ConfigError
 
 _WORDS = "secret|password|passwd|api_?key|access_?key|private_?key|access_?token|auth_?token"
 _VARIABLE = re.compile(rf"(?i)(^|_)({_WORDS}|token|credentials?)(_|$)")
-_KEY = re.compile(rf"(?i)(^|_)({_WORDS})$")
+# experts_per_token and its like are numbers.
+_KEY = re.compile(rf"(?i)(^|_)({_WORDS}|(?<!per_)token|credentials?)$")
+# A key in a value that is a mapping: {"api_key": ...}.
+_INNER_KEY = re.compile(rf"(?i)['\"](\w*_)?({_WORDS}|token|credentials?)['\"]\s*:")
+_HIDDEN = "***"
 # A shorter value is likely to be an ordinary word too.
 _SHORTEST = 8
 
@@ -23,9 +28,11 @@ def refuse_secrets(words: Iterable[str], environ: Mapping[str, str]) -> None:
     """Raise ConfigError if a word of a command contains a secret, without the secret in the message."""
     values = secret_values(environ)
     for word in words:
-        key = word.partition("=")[0]
-        is_secret_key = "=" in word and _KEY.search(key.rpartition(".")[2])
-        variable = next((name for name, value in values.items() if value in word), None)
+        key, equals, value = word.partition("=")
+        # `--secret` of a cluster names an object that holds one.
+        names = key.removeprefix("--config.").split(".")
+        is_secret_key = equals and (any(map(_KEY.search, names)) or _INNER_KEY.search(value))
+        variable = next((name for name, secret in values.items() if secret in word), None)
         if is_secret_key or variable:
             raise ConfigError(
                 f"{key} would put a secret{f' (${variable})' if variable else ''} where everybody can read it; "
@@ -39,4 +46,22 @@ def hider(environ: Mapping[str, str]) -> Callable[[str], str]:
     if not values:
         return lambda line: line
     pattern = re.compile("|".join(map(re.escape, values)))
-    return lambda line: pattern.sub("***", line)
+    return lambda line: pattern.sub(_HIDDEN, line)
+
+
+def redacted(values: Any, environ: Mapping[str, str]) -> Any:
+    """Return nested values with *** for texts under the key of a secret and for values of secret variables."""
+    hide = hider(environ)
+
+    def redact(value: Any, is_secret: bool) -> Any:
+        if isinstance(value, Mapping):
+            return {
+                key: redact(item, is_secret or bool(_KEY.search(str(key)))) for key, item in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [redact(item, is_secret) for item in value]
+        if isinstance(value, str) and value:
+            return _HIDDEN if is_secret else hide(value)
+        return value
+
+    return redact(values, False)

@@ -45,9 +45,6 @@ class SlurmOptions:
                 raise ConfigError(f"--{name.replace('_', '-')}={getattr(self, name)} must be {least} or more")
         if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", self.time):
             raise ConfigError(f"--time={self.time} must be minutes, hours:minutes:seconds or days-hours")
-        for name in ("partition", "account", "sbatch"):
-            if "\n" in getattr(self, name):
-                raise ConfigError(f"--{name} must be one line")
 
 
 def render(job: LaunchJob, options: SlurmOptions) -> dict[str, str]:

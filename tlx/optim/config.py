@@ -62,7 +62,7 @@ class ScheduleConfig:
 
     def validate(self) -> None:
         """Raise ConfigError where a value is not usable; lengths are checked once the run's length is known."""
-        SCHEDULES.load(self.name)
+        SCHEDULES.load(self.name, allow=None)
         for field in ("warmup", "cooldown"):
             value = getattr(self, field)
             if value < 0 or value > 1 and value != int(value):
@@ -150,7 +150,7 @@ class OptimizerConfig:
 
     def validate(self) -> None:
         """Raise ConfigError where a value is not usable; rules are checked once the parameters are known."""
-        OPTIMIZERS.load(self.name)
+        OPTIMIZERS.load(self.name, allow=None)
         for field in ("learning_rate", "eps"):
             if getattr(self, field) <= 0:
                 raise ConfigError(f"optimizer.{field} = {getattr(self, field)} must be more than 0")

@@ -31,7 +31,7 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     is not usable or the warm-up is longer than the run.
     """
     config.schedule.validate()
-    shape = SCHEDULES.load(config.schedule.name)
+    shape = SCHEDULES.load(config.schedule.name, allow=None)
     warmup = _steps("warmup", config.schedule.warmup, total_steps)
 
     def schedule(count: int | jax.Array) -> jax.Array:

@@ -131,7 +131,7 @@ def _rates(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, Val
 def _parts(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, _ParamGroup]:
     """Return the optimizer's groups by name; a group that is applied per layer is one for each depth of stack."""
     parts: dict[str, _ParamGroup] = {}
-    groups = OPTIMIZERS.load(config.name)(config, leaves)
+    groups = OPTIMIZERS.load(config.name, allow=None)(config, leaves)
     for part in (part for part in groups if part.paths):
         depths = {leaves[path].layers for path in part.paths} if part.per_layer else {None}
         for layers in sorted(depths, key=lambda depth: depth or 0):

@@ -44,7 +44,7 @@ def apply(config: RunConfig, *changes: ConfigOverride) -> RunConfig:
             for name in groups:
                 group = group[name]
             group[key] = value
-    return resolve(values)
+    return resolve(values, allow=None)
 
 
 def change(**values: Any) -> ConfigOverride:

@@ -13,6 +13,7 @@ from tlx import parallel
 from tlx.adapt.parts import check_patterns, split
 from tlx.adapt.rates import adapted_optimizer_config
 from tlx.base.errors import ConfigError, one_of
+from tlx.base.lookup import Allowed
 from tlx.models.config import ModelConfig
 from tlx.optim import make_optimizer, make_schedule
 from tlx.run.config import RunConfig, get_objective, parse_config
@@ -22,14 +23,15 @@ from tlx.training.state import boxed_params, frozen_params, initial_params
 from tlx.training.step_flops import trace_forward
 
 
-def resolve(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
+def resolve(config: ConfigDict | Mapping[str, Any], allow: Allowed = ()) -> RunConfig:
     """Return the frozen config, checked in everything that does not depend on the devices.
 
-    Raises ConfigError with the field, its value and the legal ones. `allow`: see base.lookup.Table.load.
+    Raises ConfigError with the field, its value and the legal ones. `allow`: packages outside tlx that the config
+    may name code of; None, for a config that the user wrote, allows any.
     """
     resolved = parse_config(config, allow)
     name = resolved.objective.name
-    parts = get_objective(resolved, allow)
+    parts = get_objective(resolved)
     for field in dataclasses.fields(resolved):
         validate = getattr(getattr(resolved, field.name), "validate", None)
         if validate is not None:

@@ -10,7 +10,7 @@ from tlx.adapt.config import AdaptConfig
 from tlx.base.config import from_dict, to_dict
 from tlx.base.config_dict import nested_config_dict
 from tlx.base.errors import ConfigError, shown
-from tlx.base.lookup import Table
+from tlx.base.lookup import Allowed, Table, outside_package
 from tlx.base.synonyms import canonical
 from tlx.checkpoint.config import CheckpointConfig
 from tlx.data.config import DataConfig
@@ -78,7 +78,7 @@ def base_config(objective: str = "clm") -> Any:
     `model.kind` is the first that the objective works with. The return type is Any because the keys of a
     ConfigDict are unknown to type checkers.
     """
-    parts: Objective = OBJECTIVES_AND_TASKS.load(canonical("objective.name", objective))
+    parts: Objective = OBJECTIVES_AND_TASKS.load(canonical("objective.name", objective), allow=None)
     values = to_dict(RunConfig(objective=parts.config_class()))
     values["model"]["kind"] = parts.kinds[0]
     return config_dict(values)
@@ -113,19 +113,19 @@ def finetune_config(task: str = "classification") -> Any:
     return config
 
 
-def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] | None = None) -> RunConfig:
+def parse_config(config: ConfigDict | Mapping[str, Any], allow: Allowed = ()) -> RunConfig:
     """Return the frozen config with keys and types checked, values not.
 
     Args:
         config: All keys of a RunConfig, or some of them.
-        allow: Packages outside tlx that `objective.name` may name code of; None allows any. See
-            base.lookup.Table.load.
+        allow: Packages outside tlx that the config may name code of; None, for a config that the user wrote,
+            allows any. See base.lookup.Table.load.
 
     Returns:
         The config, with what its teacher is, where it names one, read from disk.
 
     Raises:
-        ConfigError: For an unknown key, a wrong type or an unknown objective.
+        ConfigError: For an unknown key, a wrong type, an unknown objective or code that is not allowed.
     """
     source: Any = config  # a ConfigDict has no types
     values = source.to_dict() if isinstance(source, ConfigDict) else dict(source)
@@ -138,16 +138,23 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: tuple[str, ...] 
         raise ConfigError(
             f"config.objective.name = {name!r} is a {type(parts).__name__}, not an objective or a task"
         )
-    values["objective"] = with_frozen_models(
-        from_dict(parts.config_class, values["objective"], "config.objective")
-    )
+    objective = from_dict(parts.config_class, values["objective"], "config.objective", allow)
+    values["objective"] = with_frozen_models(objective)
     values["model"] = without_nones(values.get("model") or {})
-    return from_dict(RunConfig, values)
+    return from_dict(RunConfig, values, allow=allow)
 
 
-def get_objective(config: RunConfig, allow: tuple[str, ...] | None = None) -> Objective:
+def get_objective(config: RunConfig) -> Objective:
     """Return the objective or task of a run."""
-    return OBJECTIVES_AND_TASKS.load(config.objective.name, allow=allow)
+    return OBJECTIVES_AND_TASKS.load(config.objective.name, allow=None)
+
+
+def outside_packages(config: RunConfig) -> tuple[str, ...]:
+    """Return the packages outside tlx that a config names code of."""
+    names = [config.objective.name, config.optimizer.name, config.optimizer.schedule.name]
+    names += [source.source for source in config.data.sources]
+    packages = (outside_package(name) for name in names)
+    return tuple(dict.fromkeys(package for package in packages if package is not None))
 
 
 def without_nones(values: Mapping[str, Any]) -> dict[str, Any]:

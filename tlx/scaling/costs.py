@@ -86,7 +86,7 @@ class SizedRun:
     def exact_params(self) -> dict[str, int]:
         """Count the parameters in the initialised tree: N, N_nonembed, and N_enc, N_dec of two towers."""
         if self._exact is None:
-            config = resolve(self.values)
+            config = resolve(self.values, allow=None)
             spec = spec_before_tokenizer(config)
             tree = unbox(boxed_params(make_module(config, spec.vocab), abstract_batch(config, spec)))
             self._exact = {"N": num_params(tree), "N_nonembed": self.nonembed}
@@ -119,7 +119,7 @@ class SizedRun:
     def memory_bytes(self, ladder: LadderConfig, rows: int) -> int:
         """Return the memory of a step of `rows` rows on all devices of the run, by tlx.plan's estimate."""
         if rows not in self._memory:
-            config = resolve(self.values | {"train": self.values["train"] | {"batch_size": rows}})
+            config = resolve(self.values | {"train": self.values["train"] | {"batch_size": rows}}, allow=None)
             target = _target(ladder, config)
             with footprint.traced_for(target):
                 program = footprint.abstract_program(config, target, traced=False)
@@ -155,7 +155,9 @@ def step_flops(values: dict[str, Any], rows: int) -> int:
 
     Matrix products of the loss and its gradient; generators, heads and what has no gradient are included.
     """
-    config = resolve(values | {"train": values["train"] | {"batch_size": rows, "microbatches": 1}})
+    config = resolve(
+        values | {"train": values["train"] | {"batch_size": rows, "microbatches": 1}}, allow=None
+    )
     spec = spec_before_tokenizer(config)
     module = make_module(config, spec.vocab)
     batch = abstract_batch(config, spec)

@@ -20,11 +20,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tlx.base import json_lines
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, DataError, LeaseError
 from tlx.base.files import atomic_open, read_json, sha256_json, write_json
+from tlx.base.lookup import outside_package
 from tlx.base.renamed_keys import upgrade
 from tlx.base.saved_defaults import adopt, fill
+
+LEDGER = "ledger.jsonl"
 
 FORMAT = 2  # of plan.json: that of the configs in it (run.json's). Plans without one are of format 1.
 
@@ -89,8 +93,11 @@ class Ledger:
         if all(run["run"] in stored for run in runs):
             return [run["run"] for run in runs]
         configs = [upgrade(row["config"], plan.get("format", 1)) for row in plan["runs"]]
+        # `runs` are the user's; the stored plan may name the same code, and no other.
+        allow = outside_packages_of(runs)
         by_config = {
-            _identity(fill(config)): row["run"] for config, row in zip(configs, plan["runs"], strict=True)
+            _identity(fill(config), allow): row["run"]
+            for config, row in zip(configs, plan["runs"], strict=True)
         }
         ids = []
         for run in runs:
@@ -99,8 +106,18 @@ class Ledger:
             else:
                 # All runs of a plan were saved by one version: they lack the same keys.
                 adopted, _ = adopt(run["config"], configs[0] if configs else {})
-                ids.append(by_config.get(_identity(adopted)))
+                ids.append(by_config.get(_identity(adopted, allow)))
         return ids
+
+    def check_names(self, allow: tuple[str, ...]) -> None:
+        """Raise ConfigError where a config of the plan names code outside tlx that is not allowed."""
+        plan = self.plan
+        for row in plan["runs"]:
+            if not set(outside_packages_of([row])) <= set(allow):
+                # Brings JAX: only plans with something that looks like a name of code come here.
+                from tlx.run.config import parse_config
+
+                parse_config(fill(upgrade(row["config"], plan.get("format", 1))), allow)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every planned run with its results, if any; a retry follows the run that it repeats.
@@ -132,11 +149,7 @@ class Ledger:
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the lines of the ledger."""
-        path = self.folder / "ledger.jsonl"
-        if not path.exists():
-            return []
-        with open(path, encoding="utf-8") as handle:
-            return [json.loads(line) for line in handle if line.strip()]
+        return json_lines.read(self.folder / LEDGER, is_line)
 
     def record(self, row: Mapping[str, Any], status: str, results: Mapping[str, Any]) -> None:
         """Add or replace a run's line; the file stays in the plan's order and is never half written.
@@ -155,13 +168,14 @@ class Ledger:
         order = []
         for planned in self.plan["runs"]:
             order += [planned["run"], self.retry(planned)["run"]]
-        with atomic_open(self.folder / "ledger.jsonl") as handle:
+        with atomic_open(self.folder / LEDGER) as handle:
             handle.writelines(json.dumps(known[run]) + "\n" for run in order if run in known)
 
     def event(self, name: str, **fields: Any) -> None:
         """Add a line to events.jsonl."""
-        with open(self.folder / "events.jsonl", "a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"time": round(time.time(), 3), "event": name, **fields}) + "\n")
+        json_lines.append(
+            self.folder / "events.jsonl", {"time": round(time.time(), 3), "event": name, **fields}
+        )
 
     def run_folder(self, row: Mapping[str, Any]) -> pathlib.Path:
         """Return the directory in which a run trains."""
@@ -180,13 +194,33 @@ class Ledger:
             yield
 
 
-def _identity(config: Mapping[str, Any]) -> str:
+def is_line(line: Mapping[str, Any]) -> bool:
+    """Return whether an object of the ledger has what its readers count on."""
+    return isinstance(line.get("run"), str) and isinstance(line.get("status"), str)
+
+
+def outside_packages_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the packages of all values in the configs of planned runs that look like "package.module:attr"."""
+    packages: set[str] = set()
+    pending: list[Any] = [row["config"] for row in rows]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            pending.extend(value)
+        elif (package := outside_package(value)) is not None:
+            packages.add(package)
+    return tuple(sorted(packages))
+
+
+def _identity(config: Mapping[str, Any], allow: tuple[str, ...]) -> str:
     """A hash that two planned runs share where they are the same run; `config` has the keys of today."""
     # Brings JAX: only plans of another version come here.
     from tlx.run.config import parse_config
 
     try:
-        config = to_dict(parse_config(config))  # with the defaults of keys that were added since
+        config = to_dict(parse_config(config, allow))  # with the defaults of keys that were added since
     except ConfigError:
         pass  # of a plan that was not made for `tlx train`: as it stands
     # How a run is watched is no part of what it is.

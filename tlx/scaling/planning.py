@@ -35,7 +35,7 @@ def plan(ladder: Any, run: Any, memory: bool = True) -> dict[str, Any]:
     config = ladder if isinstance(ladder, LadderConfig) else from_dict(LadderConfig, dict(ladder), "ladder")
     config.validate()
     values = plain_config(run)
-    base_config = resolve(values)
+    base_config = resolve(values, allow=None)
     if base_config.eval.patience:
         raise ConfigError(
             f"eval.patience = {base_config.eval.patience} would end runs of a ladder before the tokens that their "
@@ -82,7 +82,7 @@ def nearest_run(ladder: LadderConfig, run: Any, N: float, flops: float) -> dict[
         A row as in a plan.
     """
     values = plain_config(run)
-    candidates = sized_runs(ladder, values, resolve(values))
+    candidates = sized_runs(ladder, values, resolve(values, allow=None))
     nearest = min(candidates, key=lambda sized: abs(math.log(sized.params / N)))
     row = _planned_run(ladder, nearest, flops, values["seed"], memory=True)
     if not ladder.cooldown_fraction:
@@ -160,7 +160,7 @@ def _planned_run(
     values["optimizer"]["schedule"]["warmup"] = config.warmup_fraction
     values["eval"] |= {"every": steps, "final": False}
     values["checkpoint"] |= {"every": max(1, -(-steps // config.checkpoints)), "keep": 1}
-    values = to_dict(resolve(values))
+    values = to_dict(resolve(values, allow=None))
     flops = sized.conventions(rows, steps)
     return {
         "run": new_id(values),

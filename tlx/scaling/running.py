@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from tlx.base.errors import LEASE, NUMERICS, RETRYABLE, ConfigError, one_of
 from tlx.base.files import write_json
 from tlx.launch.clusters import CLUSTERS
-from tlx.scaling.ledger import Ledger
+from tlx.scaling.ledger import Ledger, outside_packages_of
 from tlx.scaling.outcome import ended, result_of
 from tlx.scaling.simulation import BESIROGLU, draw
 from tlx.training.journal import read_lines
@@ -59,6 +59,7 @@ def run(
     backend: str = "local",
     *,
     parallel: int = 1,
+    allow: Sequence[str] = (),
     say: Callable[[str], None] = _no_message,
 ) -> list[dict[str, Any]]:
     """Train every run of a plan to its end.
@@ -71,13 +72,16 @@ def run(
         folder: The ladder's folder.
         backend: local, command:TEMPLATE, launch:CLUSTER FLAGS or simulate[:NOISE]; see the module.
         parallel: Number of runs at once.
+        allow: Packages outside tlx that the configs of the stored plan may name code of, besides those that `plan`
+            names.
         say: Receives one line of text when a run starts or ends.
 
     Returns:
         The lines of the ledger.
 
     Raises:
-        ConfigError: The backend is unknown, or the folder holds another plan.
+        ConfigError: The backend is unknown, or the folder holds another plan, or one that names code which is not
+            allowed.
         LeaseError: Another process works on the folder.
     """
     ledger = Ledger(folder)
@@ -88,7 +92,10 @@ def run(
         if kind == "simulate":
             _simulate(ledger, float(detail or 0.002))
         elif kind in _TEMPLATES:
-            _Processes(ledger, _TEMPLATES[kind](detail), max(1, parallel), say).run()
+            template = _TEMPLATES[kind](detail)
+            # The stored plan may be foreign, and its configs are trained as if the user had written them.
+            ledger.check_names((*allow, *(() if plan is None else outside_packages_of(plan["runs"]))))
+            _Processes(ledger, template, max(1, parallel), say).run()
         else:
             raise ConfigError(one_of("backend", backend, (*_TEMPLATES, "simulate[:NOISE]")))
     return ledger.lines()
@@ -242,9 +249,9 @@ class _Processes:
         command = self.template.format(
             config=shlex.quote(str(config)),
             workdir=shlex.quote(str(workdir)),
-            run=row["run"],
-            memory_bytes=row["memory_bytes"],
-            flops=row["flops"],
+            run=shlex.quote(str(row["run"])),
+            memory_bytes=shlex.quote(str(row["memory_bytes"])),
+            flops=shlex.quote(str(row["flops"])),
         )
         return ["bash", "-c", command]
 

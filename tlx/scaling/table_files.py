@@ -8,7 +8,9 @@ import pathlib
 import re
 from typing import Any
 
+from tlx.base import json_lines
 from tlx.base.errors import DataError
+from tlx.scaling.ledger import LEDGER, is_line
 
 _DELIMITERS = ",;\t|"
 _TEXT = (".csv", ".tsv", ".txt")
@@ -22,7 +24,9 @@ def read_table(path: str | os.PathLike) -> Any:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        path = path / "ledger.jsonl"
+        path = path / LEDGER
+        if path.is_file():
+            return json_lines.read(path, is_line)
     if not path.is_file():
         raise DataError(f"no table of runs at {path}")
     suffix = path.suffix.lower()

@@ -72,5 +72,5 @@ def _scheduled(row: LedgerRow, lr: float, warm: int, begin: int, keep_at: Sequen
     config["optimizer"]["learning_rate"] = lr
     config["optimizer"]["schedule"] |= {"name": "wsd", "warmup": warm, "cooldown": row["steps"] - begin}
     config["checkpoint"]["keep_at"] = sorted(set(keep_at))
-    config = to_dict(resolve(config))
+    config = to_dict(resolve(config, allow=None))
     return row | {"run": new_id(config), "lr": lr, "config": config}

@@ -24,6 +24,7 @@ from tlx.text.imported_files import (
     number_roles,
     read_imported,
     read_stored,
+    settings_of,
     stated_roles,
     write_files,
 )
@@ -39,6 +40,8 @@ KNOWN = (
     MAIN, CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
     "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "chat_template.jinja",
 )  # fmt: skip
+# Size up to which a vocabulary may have any gaps.
+_SMALL_VOCABULARY = 2**17
 _FOLDER = "huggingface"  # inside a tokenizer's folder
 
 
@@ -106,7 +109,7 @@ class HuggingFaceTokenizer:
                 f"T.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
         files, model_config = read_imported(folder, KNOWN)
-        return cls(files, start, stated(json.loads(files.get(CONFIG, b"{}")), model_config))
+        return cls(files, start, stated(settings_of(files, CONFIG), model_config))
 
     @classmethod
     def load(cls, folder: pathlib.Path, definition: dict[str, Any]) -> "HuggingFaceTokenizer":
@@ -188,13 +191,17 @@ class HuggingFaceTokenizer:
         return self._added_pieces.get(int(index)) or self._tokenizer.id_to_token(int(index)) or ""
 
     def _size(self) -> int:
-        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        # Ids may have gaps, but every token takes some bytes of the file: tables of `size` rows follow.
+        if size > max(len(self.files[MAIN]), _SMALL_VOCABULARY):
+            raise DataError(f"{MAIN} has an id of {size - 1:,}, and {len(self.files[MAIN]):,} bytes")
+        return size
 
     def _known_roles(self) -> dict[str, int]:
         """{role: id} of the roles that the files name and whose token the vocabulary has."""
         settings: dict[str, Any] = {}
         for file in ("special_tokens_map.json", CONFIG):
-            settings |= json.loads(self.files.get(file, b"{}"))
+            settings |= settings_of(self.files, file)
         ids = {role: self._tokenizer.token_to_id(token) for role, token in stated_roles(settings).items()}
         return {role: index for role, index in ids.items() if index is not None}
 

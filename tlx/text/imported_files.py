@@ -35,6 +35,17 @@ def read_imported(folder: pathlib.Path, names: Iterable[str]) -> tuple[dict[str,
     return files | read_file(folder, model_config), model_config
 
 
+def settings_of(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """Return the JSON object in a file of settings, {} where there is no such file; DataError for anything else."""
+    try:
+        values = json.loads(files.get(name, b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} of the tokenizer is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{name} of the tokenizer holds a {type(values).__name__}, and must hold an object")
+    return values
+
+
 def read_stored(folder: pathlib.Path, names: Iterable[str]) -> dict[str, bytes]:
     """Read the files that `write_files` wrote. Raises DataError where one cannot be read."""
     try:

@@ -24,8 +24,14 @@ from tlx.training.peak import matmul_peak
 from tlx.training.step_flops import training_flops
 
 
-def record(run: Run, workdir: pathlib.Path) -> None:
-    """Make the run directory self-contained: write the tokenizer, then run.json."""
+def record(run: Run, workdir: pathlib.Path, run_id: str) -> None:
+    """Make the run directory self-contained: write the tokenizer, then run.json.
+
+    Args:
+        run: the assembled run.
+        workdir: its directory.
+        run_id: its id, which its checkpoints have too.
+    """
     run.tokenizer.save(workdir / "tokenizer")
     directory.write_run(
         workdir,
@@ -38,6 +44,7 @@ def record(run: Run, workdir: pathlib.Path) -> None:
         },
         dict(run.mesh.shape),
         tree.num_params((run.state.params, run.state.frozen)),
+        run_id,
     )
 
 

@@ -30,7 +30,7 @@ from tlx.parallel import consensus
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble
 from tlx.run.checks import check_devices
-from tlx.run.config import parse_config
+from tlx.run.config import outside_packages, parse_config
 from tlx.run.spec import abstract_batch
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.trainer.banner import introduce, record, tell_start
@@ -74,7 +74,7 @@ class TrainerOptions(NamedTuple):
     allow_change: Sequence[str] = ()
     """Keys of the config, or groups of them, that may differ when the run is resumed."""
     allow: Sequence[str] = ()
-    """Packages outside tlx whose code the base's saved config may name."""
+    """Packages outside tlx whose code the saved config of the base, or of a resumed run, may name."""
     profile: bool = False
     """Whether to write a JAX trace of train.profile_steps."""
     step: int | str | None = None
@@ -187,8 +187,10 @@ def _saved_run(request: TrainingRequest) -> dict[str, Any] | None:
     """run.json of a run that has begun, checked against the config; None of one that has not."""
     saved = directory.read_run(request.workdir)
     if saved is not None:
+        # run.json may be foreign: it may name the code that the user's own config names, and no other.
+        allow = (*request.options.allow, *outside_packages(request.config))
         # Parsed, so that keys which older versions did not know have their defaults.
-        saved["config"] = to_dict(parse_config(saved["config"]))
+        saved["config"] = to_dict(parse_config(saved["config"], allow))
         changes = directory.changes(saved["config"], to_dict(request.config), request.options.allow_change)
         directory.check_changes(changes, request.workdir)
     return saved
@@ -201,10 +203,7 @@ def _errors_noted(workdir: pathlib.Path) -> Iterator[None]:
         yield
     except UserError as error:
         if not isinstance(error, LeaseError):  # with that one, the run is another process'
-            first = (str(error).splitlines() or [""])[0]
-            # The folder may be what cannot be written: then the error itself is what counts.
-            with contextlib.suppress(OSError):
-                Journal(workdir, jax.process_index() > 0).event("error", exit=error.code, what=first)
+            Journal(workdir, jax.process_index() > 0).error(error)
         raise
 
 
@@ -281,14 +280,14 @@ def _train(
     config = request.config
     clock = services.clock
     is_first = jax.process_index() == 0
-    with run.use(), services.watchdog, _open_handles(run, lease, clock) as handles:
+    with run.use(), services.watchdog, _open_handles(run, lease, clock, saved) as handles:
         sampler = callbacks.make_sampler(run)
         with clock("compile"):
             state, rollbacks = _first_state(run, handles.checkpoints, request.options.step)
         begin = int(jax.device_get(state.step))
         recovery = Recovery(run, handles.checkpoints, handles.journal, handles.progress, rollbacks)
         if is_first:
-            record(run, handles.workdir)
+            record(run, handles.workdir, handles.checkpoints.run_id)
         handles.journal.resume(begin)
         costs = introduce(run, handles.workdir, handles.progress.say)
         tell_start(run, handles.journal, handles.progress.say, begin, saved, request.options.allow_change)
@@ -321,12 +320,18 @@ def _train(
 
 
 @contextlib.contextmanager
-def _open_handles(run: Run, lease: Lease, clock: Clock) -> Iterator[RunHandles]:
+def _open_handles(
+    run: Run, lease: Lease, clock: Clock, saved: Mapping[str, Any] | None
+) -> Iterator[RunHandles]:
     """Open the run's journal, checkpoints and progress."""
     silent = jax.process_index() > 0
     journal = Journal(lease.folder, silent)
     checkpoints = Checkpoints(
-        lease.folder / "checkpoints", run.config.checkpoint, guard=lease.check, on_event=journal.event
+        lease.folder / "checkpoints",
+        run.config.checkpoint,
+        guard=lease.check,
+        on_event=journal.event,
+        run_id=None if saved is None else saved.get("id"),
     )
     progress = Progress(run.config.train.steps, silent=silent)
     with checkpoints, contextlib.closing(progress):

@@ -41,8 +41,6 @@ class EvaluationRequest:
     """Number of batches at most; None for all. Not for few-shot evaluation."""
     batch_size: int | None = None
     """Rows of a batch; None for the run's. Not for few-shot evaluation."""
-    allow: Sequence[str] = ()
-    """Packages outside tlx whose code the saved config may name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +109,7 @@ def evaluate(
         raise ConfigError(one_of("split", split, SPLITS))
     if not isinstance(model, LoadedModel):
         model = load(model, allow=allow)
-    request = EvaluationRequest(data, column, split, batches, batch_size, allow)
+    request = EvaluationRequest(data, column, split, batches, batch_size)
     if config is not None:
         return evaluate_prompts(model, read_config(config, overrides).config, request)
     return evaluate_model(model, request)
@@ -194,10 +192,6 @@ def open_text(model: LoadedModel, request: EvaluationRequest) -> Pipeline:
     if split == "test":
         raise ConfigError(f"--split=test is for fine-tuned models, this is {config.objective.name}")
     data = select_data(config.data, request.data, request.column)
-    # Sources of the run's own config may name code outside tlx; one that the caller names is trusted.
-    allow = tuple(request.allow) if request.data is None else None
-    for source in data.sources:
-        SOURCES.load(source.source, allow=allow)
     batch_size = request.batch_size or config.train.batch_size
     if batch_size < 1:
         raise ConfigError(f"--batch_size = {batch_size} must be at least 1")

@@ -30,7 +30,7 @@ def train_linear(
     Returns:
         The scores of each split, as scores.json has them.
     """
-    parsed_config = parse_config(config)
+    parsed_config = parse_config(config, allow=None)
     check_task(parsed_config.objective, unit)
     records = parsed_config.data.records
     seed = parsed_config.seed

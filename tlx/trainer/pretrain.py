@@ -93,14 +93,14 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
         name: what the run is called where config.name is empty.
         options: how the training is started.
     """
-    resolved = resolve(config)
+    resolved = resolve(config, allow=None)
     if resolved.objective.name in TASKS:
         raise ConfigError(
             f"{resolved.objective.name} is a task with labels; use: tlx finetune (tlx.finetune)"
         )
     workdir = run_directory(options.workdir, resolved.name or name, resolved.objective.name)
     values = as_resumed(config.to_dict(), workdir)
-    resolved = resolve(values)
+    resolved = resolve(values, allow=None)
     initialize_distributed()
     build: Build = assemble
     if options.base is not None:
@@ -125,7 +125,8 @@ def _with_base(values: dict[str, Any], base: BaseModel, workdir: pathlib.Path) -
             "model": {**to_dict(base.config.model), **execution},
             "tokenizer": {**to_dict(base.config.tokenizer), "path": cache_tokenizer(base.tokenizer)},
             "base": to_dict(base.record),
-        }
+        },
+        allow=None,
     )
 
 

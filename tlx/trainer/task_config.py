@@ -62,7 +62,7 @@ def complete_task_config(
         record = dataclasses.replace(base.record, param_dtype="" if adapt.method == "full" else dtypes.frozen)
         values["base"] = to_dict(BaseConfig() if scratch else record)
     values["frame"] = _frame(values, None if scratch else base, workdir)
-    config = parse_config(values)
+    config = parse_config(values, allow=None)
     config.data.records.validate()
     check_libraries(config.objective)
     task = get_task(config)
@@ -73,10 +73,10 @@ def complete_task_config(
         objective = task.with_base(objective, base.record.path, adapt)
     values["objective"] = to_dict(objective)
     if config.data.records.epochs:
-        rows = _num_rows(parse_config(values), len(records))
+        rows = _num_rows(parse_config(values, allow=None), len(records))
         steps = config.data.records.epochs * rows / config.train.batch_size
         values["train"] = {**to_dict(config.train), "steps": max(1, round(steps))}
-    return resolve(values)
+    return resolve(values, allow=None)
 
 
 def _frame(values: Mapping[str, Any], base: BaseModel | None, workdir: pathlib.Path | None) -> Any:

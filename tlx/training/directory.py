@@ -1,6 +1,7 @@
 """run.json of a run directory: what made the run, and what a later start of it may change."""
 
 import importlib.metadata
+import json
 import pathlib
 import platform
 import time
@@ -9,8 +10,8 @@ from typing import Any, NamedTuple
 
 from tlx import __version__
 from tlx.base.config import flatten
-from tlx.base.errors import ConfigError, DataError
-from tlx.base.files import read_json, write_json
+from tlx.base.errors import ConfigError, DataError, shown
+from tlx.base.files import write_json
 from tlx.base.renamed_keys import new_path, upgrade
 from tlx.base.saved_defaults import AddedKey, adopt, fill
 
@@ -36,6 +37,11 @@ _FREE = (
     "train.compare_every",
     "train.profile_steps",
 )
+
+
+# Types of the keys of run.json that its readers count on.
+_KINDS: dict[str, type] = {"config": dict, "tokenizer_hash": str, "data": dict, "mesh": dict}
+_DESCRIPTIONS: dict[type, str] = {dict: "an object", str: "a text"}
 
 
 class ConfigChange(NamedTuple):
@@ -108,17 +114,47 @@ def resumed_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[di
 def _upgraded(workdir: pathlib.Path) -> dict[str, Any] | None:
     """run.json with the keys that it was saved with, under their names of today."""
     path = workdir / FILE
-    if not path.exists():
-        return None
     try:
-        run = read_json(path)
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}") from error
-    saved = run.get("format")
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return parse(data)
+    except DataError as error:
+        raise DataError(f"{path} {error}") from error
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """Return what the bytes of a run.json hold, its config in today's keys.
+
+    Raises DataError, whose message goes on after the file's name, for a newer format and a broken file.
+    """
+    try:
+        run = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"is no JSON: {error}") from error
+    saved = run.get("format") if isinstance(run, dict) else None
     # A newer format may have renamed or added keys: dropping those silently would resume another run.
-    if saved not in range(1, FORMAT + 1):
-        raise DataError(f"{path} has format {saved!r}; this version of tlx reads formats 1 to {FORMAT}")
-    return run | {"format": FORMAT, "config": upgrade(run["config"], saved)}
+    if type(saved) is not int or saved not in range(1, FORMAT + 1):
+        raise DataError(f"has format {shown(saved)}; this version of tlx reads formats 1 to {FORMAT}")
+    for name, kind in _KINDS.items():
+        if not isinstance(run.get(name), kind):
+            raise DataError(f"has {name} = {shown(run.get(name))}, which must be {_DESCRIPTIONS[kind]}")
+    if not isinstance(run.get("id"), str | None):
+        raise DataError(f"has id = {shown(run['id'])}, which must be a text")
+    for group in ("model", "tokenizer", "data", "objective"):
+        value = run["config"].get(group, {})
+        if not isinstance(value, dict):
+            raise DataError(f"has config.{group} = {shown(value)}, which must be an object")
+    try:
+        # Once filled here, so that a config that cannot be is found where the file is read.
+        config = upgrade(run["config"], saved)
+        fill(config)
+    except (TypeError, AttributeError, KeyError, ValueError, RecursionError) as error:
+        raise DataError(f"has a config that cannot be read: {type(error).__name__}: {error}") from error
+    return run | {"format": FORMAT, "config": config}
 
 
 def write_run(
@@ -128,6 +164,7 @@ def write_run(
     data: Mapping[str, Any],
     mesh: Mapping[str, int],
     num_params: int,
+    run_id: str | None = None,
 ) -> None:
     """Write run.json, which `tlx.load` and the next start read; keeps the time of the run's first start.
 
@@ -138,12 +175,15 @@ def write_run(
         data: fingerprint and size of the run's data.
         mesh: devices by mesh axis.
         num_params: number of scalars in all parameters, frozen ones included.
+        run_id: id of the run, which its checkpoints have too; None: that of an earlier start; an
+            imported or merged model has none.
     """
     old = read_run(workdir) or {}
     write_json(
         workdir / FILE,
         {
             "format": FORMAT,
+            "id": run_id or old.get("id"),
             # A resumed run was created when it was first started.
             "created": old.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
             "config": config,

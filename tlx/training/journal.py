@@ -1,6 +1,8 @@
 """metrics.jsonl, samples.jsonl and events.jsonl: a JSON object a line, complete after a kill and a resume too."""
 
+import contextlib
 import json
+import logging
 import math
 import os
 import pathlib
@@ -8,7 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tlx.base import json_lines
+from tlx.base.errors import UserError
 from tlx.base.files import atomic_open
+
+log = logging.getLogger("tlx")
 
 
 class Journal:
@@ -17,6 +23,8 @@ class Journal:
     def __init__(self, folder: str | os.PathLike, silent: bool = False):
         self.folder = pathlib.Path(folder)
         self.silent = silent
+        # Files whose last line could not be written.
+        self._failing: set[str] = set()
 
     def resume(self, step: int) -> None:
         """Remove metrics and samples of steps after `step` and final ones, which come again; repair cut lines.
@@ -49,7 +57,14 @@ class Journal:
 
     def event(self, name: str, **fields: Any) -> None:
         """Append {"time", "event", ...fields} to events.jsonl: start, resume, changed, skip, preempt, end."""
-        self._append("events.jsonl", {"time": round(time.time(), 3), "event": name, **fields})
+        self._append("events.jsonl", {**_event(name), **fields})
+
+    def error(self, error: UserError) -> None:
+        """Append the event of an error that ends the run; nothing where the folder cannot be written."""
+        first = (str(error).splitlines() or [""])[0]
+        # The folder may be what the error is about: then the error itself is what counts.
+        with contextlib.suppress(OSError):
+            self._write("events.jsonl", {**_event("error"), "exit": error.code, "what": first})
 
     def _rewrite(self, file: str, stays: Callable[[dict[str, Any]], bool]) -> None:
         """Write a file again with the lines that can be read and stay."""
@@ -58,20 +73,51 @@ class Journal:
             handle.writelines(json.dumps(line) + "\n" for line in lines)
 
     def _append(self, file: str, line: dict[str, Any]) -> None:
+        """Append a line; where that fails, training goes on without it, and one error line says so."""
+        try:
+            self._write(file, line)
+        except OSError as error:
+            if file not in self._failing:
+                log.error(
+                    "%s cannot be written (%s): its lines are lost until it can; training goes on",
+                    self.folder / file,
+                    error.strerror,
+                )
+            self._failing.add(file)
+        else:
+            self._failing.discard(file)
+
+    def _write(self, file: str, line: dict[str, Any]) -> None:
         if not self.silent:
-            # Closed after each line, so that it is in the file where the process is killed next.
-            with open(self.folder / file, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(line) + "\n")
+            json_lines.append(self.folder / file, line)
 
 
 def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the objects of a .jsonl file; a line cut short by a kill is left out. No file: none."""
-    if not os.path.exists(path):
-        return []
-    with open(path, encoding="utf-8") as handle:
-        # A line without its end was being written when the process was killed.
-        whole = [line for line in handle if line.endswith("\n")]
-    return [json.loads(line) for line in whole]
+    """Return the objects of a .jsonl file; broken lines are skipped and counted in a warning. No file: none."""
+    return json_lines.read(path, _SOUND.get(os.path.basename(path), bool))
+
+
+def _is_metrics(line: dict[str, Any]) -> bool:
+    others = (value for name, value in line.items() if name != "kind")
+    numbers = all(value is None or json_lines.is_number(value) for value in others)
+    return numbers and _has_step(line) and isinstance(line.get("kind"), str)
+
+
+def _has_step(line: dict[str, Any]) -> bool:
+    return isinstance(line.get("step"), int) and json_lines.is_number(line["step"])
+
+
+def _is_event(line: dict[str, Any]) -> bool:
+    is_exit = line.get("event") != "error" or isinstance(line.get("exit"), int)
+    return isinstance(line.get("event"), str) and json_lines.is_number(line.get("time")) and is_exit
+
+
+# What the readers of each file count on: other lines are as broken as those that are no JSON.
+_SOUND = {"metrics.jsonl": _is_metrics, "samples.jsonl": _has_step, "events.jsonl": _is_event}
+
+
+def _event(name: str) -> dict[str, Any]:
+    return {"time": round(time.time(), 3), "event": name}
 
 
 def _finite(value: Any) -> float | int | None:

@@ -1,0 +1,54 @@
+"""No value of `tlx launch`, for any cluster, becomes a line of a script of its own."""
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from tlx import cli
+from tlx.base.errors import CONFIG, ConfigError
+from tlx.launch.clusters import CLUSTERS
+from tlx.launch.job import LaunchJob, render
+
+JOB = LaunchJob("try", "quickstart:tiny", ("--config.train.steps=9",), "/shared/try", None)
+# What a cluster needs to render anything.
+REQUIRED = {
+    "gke": {"image": "registry/tlx:1", "claim": "runs"},
+    "tpu-vm": {"accelerator": "v5litepod-8", "zone": "a"},
+}
+
+
+def _cluster(name):
+    cluster = CLUSTERS.load(name)
+    return cluster, cluster.options(**REQUIRED.get(name, {}))
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_no_value_has_a_second_line(name):
+    cluster, options = _cluster(name)
+    render(cluster, JOB, options)
+    texts = [
+        field.name for field in dataclasses.fields(options) if isinstance(getattr(options, field.name), str)
+    ]
+    for separator in ("\n", "\r", "\0", "\x1b", "\x85", "\u2028"):
+        bad = f"x{separator}touch PWNED"
+        jobs = [
+            JOB._replace(name=bad),
+            JOB._replace(workdir=bad),
+            JOB._replace(config=bad),
+            JOB._replace(overrides=(f"--config.name={bad}",)),
+            JOB._replace(config_file=pathlib.Path(bad)),
+        ]
+        for job in jobs:
+            with pytest.raises(ConfigError, match="has the control character"):
+                render(cluster, job, options)
+        for text in texts:
+            with pytest.raises(ConfigError, match=f"--{text.replace('_', '-')}=.* has the control character"):
+                render(cluster, JOB, dataclasses.replace(options, **{text: bad}))
+
+
+def test_a_work_directory_cannot_become_a_command(tmp_path, capsys):
+    words = ["launch", "slurm", "--config=quickstart:tiny", "--name=a", f"--render={tmp_path / 'r'}"]
+    assert cli.main([*words, "--workdir=x\ntouch PWNED\n#"]) == CONFIG
+    assert "--workdir=" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
