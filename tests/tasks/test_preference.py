@@ -23,6 +23,7 @@ from tlx.tasks.shared.base import TaskSpec
 from tlx.tasks.shared.generative import GenerationModule
 from tlx.tasks.shared.preference_losses import LOSSES, LossSettings, PairLogProbs, kto, odds_ratio
 from tlx.text.chat import ChatTemplate, RoleTemplate
+from tlx.text.frames import Frame
 
 TASK, V, encode = TABLE.load("preference"), small.TOKENIZER.vocab, small.TOKENIZER.encode
 SHORT = ChatTemplate("{bos}", RoleTemplate("S", "."), RoleTemplate("U", "."), RoleTemplate("A", "{eos}"))
@@ -332,6 +333,23 @@ def test_a_pair_that_is_too_long_keeps_its_answers():
     (item,) = TASK.prepare(longer, small.TOKENIZER, spec)
     row = TASK.example(np.random.default_rng(0), item, spec)
     assert row["predicted"].sum() == 32 and set(row["segments"]) == {1, 2}
+
+
+def test_answers_of_a_bart_begin_as_it_was_trained():
+    """Encoder bos TEXT eos, decoder eos bos ANSWER eos, of which the answer and its eos are judged."""
+    frame = Frame(before=(V.bos,), after=(V.eos,), start=(V.eos,), begin=(V.bos,), end=(V.eos,))
+    spec = dataclasses.replace(spec_of("encoder_decoder", length=12, packing=False), frame=frame)
+    (record,) = small.records_of({"prompt": "ab", "chosen": "cd", "rejected": "efghijklmnop"})
+    (item,) = TASK.prepare([record], small.TOKENIZER, spec)
+    row = TASK.example(np.random.default_rng(0), item, spec)
+    prompt, chosen = encode("ab"), encode("cd")
+    assert row["encoder_tokens"][:4].tolist() == [V.bos, *prompt, V.eos]
+    assert row["decoder_tokens"][:4].tolist() == [V.eos, V.bos, *chosen]
+    assert row["targets"][:4].tolist() == [V.bos, *chosen, V.eos]
+    assert row["predicted"][:4].tolist() == [0, 1, 1, 1]
+    # The longer answer is cut to what the row has left, after the two ids before it.
+    assert row["decoder_segments"].tolist() == [1] * 4 + [2] * 8
+    assert row["decoder_tokens"][4:6].tolist() == [V.eos, V.bos]
 
 
 def test_log_probabilities_in_chunks_are_those_of_the_whole():
