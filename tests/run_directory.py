@@ -18,6 +18,11 @@ from tlx.training import directory
 from tlx.training.state import boxed_params
 
 
+def run_file(config, saved_format=directory.FORMAT):
+    """The contents of a run.json with the config, and with what else every version writes."""
+    return {"format": saved_format, "config": config, "tokenizer_hash": "0", "data": {}, "mesh": {}}
+
+
 def tiny_config(objective):
     config = base_config(objective)
     config.tokenizer.kind = "bytes"

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.make_golden_run import _CONFIG, FOLDER, unpack
+from tests.run_directory import run_file
 from tlx.base.config import to_dict
 from tlx.base.saved_defaults import VALUES, adopt, fill
 from tlx.run import base_config
@@ -85,7 +86,7 @@ def test_a_run_of_an_older_version_is_resumed_by_its_config(folder, name, tmp_pa
 def test_labels_of_a_begun_run_are_kept(tmp_path):
     saved = saved_config("classification")
     saved["objective"]["labels"] = ["", "neg", "pos"]
-    (tmp_path / "run.json").write_text(json.dumps({"format": 2, "config": saved}))
+    (tmp_path / "run.json").write_text(json.dumps(run_file(saved)))
     resumed, _ = resumed_config(tmp_path, base_config("classification").to_dict())
     assert resumed["objective"]["labels"] == ("", "neg", "pos")
     named = base_config("classification").to_dict()

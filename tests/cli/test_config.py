@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.cli import tiny
+from tests.run_directory import run_file
 from tlx import cli
 from tlx.base.errors import CONFIG
 
@@ -34,7 +35,7 @@ def test_difference_from_another_file_and_from_itself(config_file, capsys):
 
 def test_difference_from_a_run(config_file, tmp_path, capsys):
     assert cli.main(["config", f"--config={config_file}", "--json"]) == 0
-    run = {"format": 1, "config": json.loads(capsys.readouterr().out)}
+    run = run_file(json.loads(capsys.readouterr().out), saved_format=1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(json.dumps(run))
     words = ["config", f"--config={config_file}", "--config.train.steps=41", f"--diff={tmp_path / 'run'}"]

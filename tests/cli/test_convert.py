@@ -19,6 +19,7 @@ from tests.make_golden_run import FOLDER, unpack
 from tests.text.test_imported_sentencepiece import OF_T5, train
 from tlx.base import tree
 from tlx.base.errors import ConfigError, DeviceMemoryError
+from tlx.base.memory import size_text
 from tlx.cli import main
 from tlx.hub.safetensors import Tensors
 from tlx.models.families import TABLE
@@ -88,10 +89,10 @@ def test_a_bare_model_says_that_it_has_no_head(tmp_path):
 def test_the_size_is_said_first_and_must_fit_the_memory(tmp_path, monkeypatch, capsys):
     gpt2(tmp_path / "theirs")
     size = sum(leaf.nbytes for leaf in tree.flatten(tlx.load(tmp_path / "theirs").params).values())
-    assert f"parameters, {size / 1e9:.2f} GB" in capsys.readouterr().err
+    assert f"parameters, {size_text(size)}" in capsys.readouterr().err
     pages = {"SC_AVPHYS_PAGES": 1, "SC_PAGE_SIZE": size - 1}
     monkeypatch.setattr(os, "sysconf", pages.__getitem__)
-    with pytest.raises(DeviceMemoryError, match=r"needs 0.0 GB of memory, 0.0 GB are free; .*bfloat16"):
+    with pytest.raises(DeviceMemoryError, match=r"needs \d+ kB of memory, \d+ kB are free; .*bfloat16"):
         tlx.load(tmp_path / "theirs")
     monkeypatch.setattr(os, "sysconf", (pages | {"SC_PAGE_SIZE": size}).__getitem__)
     assert tlx.load(tmp_path / "theirs").num_params

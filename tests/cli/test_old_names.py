@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.cli.test_flags import parse
+from tests.run_directory import run_file
 from tlx.base.errors import ConfigError
 from tlx.run.checks import resolve
 from tlx.training import directory
@@ -64,7 +65,7 @@ def test_an_error_that_is_not_of_an_old_name_has_its_line(tmp_path):
 
 def test_a_run_of_format_1_is_read_in_the_keys_of_today(tmp_path):
     config = {"model": {"residual": "post", "position": {"kind": "bucketed"}}, "seed": 1}
-    (tmp_path / "run.json").write_text(json.dumps({"format": 1, "config": config}))
+    (tmp_path / "run.json").write_text(json.dumps(run_file(config, saved_format=1)))
     run = directory.read_run(tmp_path)
     assert run["config"] == {
         "model": {"block_layout": "post", "position": {"kind": "relative_bias"}},

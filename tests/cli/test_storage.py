@@ -10,6 +10,7 @@ from tlx import cli
 from tlx.base.errors import ConfigError, StorageError
 from tlx.base.lookup import Table
 from tlx.cli import convert_actions
+from tlx.text.frames import Frame
 from tlx.trainer import driver
 from tlx.trainer.driver import _errors_noted
 from tlx.training.journal import read_lines
@@ -73,6 +74,7 @@ class _Model:
     module = type("Module", (), {"model": None})
     standalone_params = {"model": {}}
     kind = "decoder"
+    frame = Frame()
 
     class tokenizer:
         vocab = type(

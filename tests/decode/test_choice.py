@@ -11,6 +11,8 @@ from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
 from tlx.evaluation import scoring
 from tlx.models.transformer import Transformer
+from tlx.objectives import TABLE
+from tlx.objectives.shared.base import ObjectiveSpec
 
 CHOICES = [[[30, 31, 32], [33], [40, 8, 9, 10, 11, 12]], [[20, 21], []], [[50]], [[9] * 5, [10, 11]]]
 PROMPTS = [[VOCAB.bos, *TEXTS[i]] for i in (0, 1, 3, 2)]
@@ -20,6 +22,7 @@ PROMPTS = [[VOCAB.bos, *TEXTS[i]] for i in (0, 1, 3, 2)]
 @pytest.mark.parametrize("position", tiers(["rotary", "learned"], quick=["rotary"], slow=()))
 def test_choices_score_as_the_whole_text_does(objective, position):
     module, params = built(objective, position)
+    frame = TABLE.load(objective).frame(ObjectiveSpec(module.config, 64, VOCAB))
     lm, sources = Transformer(module.model), None
     if objective == "span_corruption":
         sources = SOURCES[:4]
@@ -36,15 +39,16 @@ def test_choices_score_as_the_whole_text_does(objective, position):
         for choice, scored in zip(CHOICES[row], found[row], strict=True):
             text = [*prompt[1:], *choice]
             source = None if sources is None else [sources[row]]
-            (whole,) = scoring.log_probs(module, params, [text], VOCAB, 64, source)
+            (whole,) = scoring.log_probs(module, params, [text], VOCAB, 64, frame, source)
             np.testing.assert_allclose(scored.log_probs, whole[len(prompt) - 1 :], atol=3e-5)
 
 
 def test_a_choice_may_end_where_the_positions_do():
     module, params = built("clm", "learned")
+    frame = TABLE.load("clm").frame(ObjectiveSpec(module.config, 32, VOCAB))
     given = (Transformer(module.model), params["model"], [[VOCAB.bos]], [[[9] * 20 + [10] * 12, [11]]], VOCAB)
     ((long, _),) = score_choices(*given, max_length=32)
-    (whole,) = scoring.log_probs(module, params, [[9] * 20 + [10] * 12], VOCAB, 32)
+    (whole,) = scoring.log_probs(module, params, [[9] * 20 + [10] * 12], VOCAB, 32, frame)
     np.testing.assert_allclose(long.log_probs, whole, atol=3e-5)
 
 

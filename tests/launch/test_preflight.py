@@ -47,5 +47,5 @@ def test_the_odd_host_is_named(odd, error, message):
 
 def test_a_full_disk_is_refused_with_its_figures(tmp_path):
     check_room(tmp_path, 1000)
-    with pytest.raises(StorageError, match="GB free; a checkpoint takes 1000000.0 GB"):
+    with pytest.raises(StorageError, match="GB free; a checkpoint takes 1,000 TB"):
         check_room(tmp_path, 10**15)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.hub import folders
-from tests.run_directory import tiny_config
+from tests.run_directory import run_file, tiny_config
 from tlx import cli, parallel
 from tlx.adapt.merge import merge
 from tlx.base import tree
@@ -25,7 +25,6 @@ from tlx.text import make_tokenizer
 from tlx.trainer.base_model import BaseModel, parameter_dtypes
 from tlx.trainer.task_config import complete_task_config
 from tlx.training.config import BaseConfig
-from tlx.training.directory import FORMAT
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def saved_run(tmp_path, **base):
     config = to_dict(tiny_config("mlm"))
     config["model"]["param_dtype"] = "bfloat16"
     config["base"] = {"path": "base", "hash": "0", **base}
-    write_json(tmp_path / "run.json", {"format": FORMAT, "config": config})
+    write_json(tmp_path / "run.json", run_file(config))
 
 
 def test_a_run_that_has_begun_keeps_its_dtypes(base, tmp_path):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.run_directory import write_run
+from tests.run_directory import run_file, write_run
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.run import finetune_config
@@ -57,7 +57,7 @@ def test_a_run_keeps_the_frame_of_its_base_model(tmp_path):
     del old["frame"]
     old["objective"]["frame"] = "tlx"
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"format": 2, "config": old}))
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run_file(old)))
     resumed = complete_task_config(as_resumed(values, tmp_path / "run"), base, workdir=tmp_path / "run")
     assert resumed.frame is None and resumed.objective.frame == "tlx"
     frame = frame_of(resumed, base.tokenizer)
@@ -66,6 +66,6 @@ def test_a_run_keeps_the_frame_of_its_base_model(tmp_path):
     )
 
     # And one that has begun with a frame keeps it, whatever its base is called now.
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"format": 2, "config": to_dict(config)}))
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run_file(to_dict(config))))
     other = load_base(write_run(tmp_path / "t5", "span_corruption"))
     assert complete_task_config(values, other, workdir=tmp_path / "run").frame == config.frame

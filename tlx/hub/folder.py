@@ -14,6 +14,7 @@ from tlx.base import tree
 from tlx.base.config import flatten, to_dict
 from tlx.base.errors import ConfigError, DataError, DeviceMemoryError
 from tlx.base.files import write_json
+from tlx.base.memory import size_text
 from tlx.hub import architecture, config_file, safetensors, validation, weights
 from tlx.hub import task_head as task_heads
 from tlx.hub.network import abstract_params
@@ -213,7 +214,7 @@ def check_room(size: int, what: str) -> None:
         return
     if size > free:
         raise DeviceMemoryError(
-            f"{what} needs {size / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; "
+            f"{what} needs {size_text(size)} of memory, {size_text(free)} are free; "
             'dtype="bfloat16" needs half of float32'
         )
 
