@@ -1,5 +1,6 @@
 """Two real processes (gloo) save, seal, verify and restore together; one process reads what they wrote."""
 
+import json
 import os
 import re
 import socket
@@ -132,7 +133,8 @@ def test_a_failure_of_one_process_is_a_failure_of_the_save(tmp_path):
 
 @pytest.mark.slow
 def test_a_refused_lease_stops_both_processes(tmp_path):
-    (tmp_path / "lease.json").write_text('{"id": "x", "host": "elsewhere", "pid": 4}')
+    holder = {"id": "x", "host": "elsewhere", "boot": "", "namespace": "", "pid": 4, "started": None}
+    (tmp_path / "lease.json").write_text(json.dumps(holder | {"monotonic": 0.0}))
     codes, outputs = run(tmp_path, "lease")
     assert codes == [75, 75], outputs
     assert "lease held by elsewhere:4" in outputs[0] and "LeaseError" in outputs[1]

@@ -75,7 +75,8 @@ def test_a_seed_among_others_is_the_seed_alone(folder, tmp_path, capsys, monkeyp
     programs = []
 
     def stopping(preemption):
-        if next(calls) == 10:  # the third step of the second run
+        # The third step of the second run.
+        if len(programs) == 2 and next(calls) == 3:
             preemption.request("the test")
         return agreed(preemption)
 

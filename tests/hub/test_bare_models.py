@@ -167,7 +167,8 @@ def test_an_encoder_decoder_without_sentinels(name, tmp_path):
     lm = tlx.load(tmp_path)
     assert lm.tokenizer.vocab.num_sentinels == 0
     tokens = lm.tokenizer.encode("the cat sat")
-    prefix, suffix = lm._embedding_frame
+    frame = lm.frame.named()
+    prefix, suffix = frame.before, frame.after
     with torch.no_grad():
         encoder = model if "Encoder" in name else model.encoder
         hidden = encoder(torch.tensor([[*prefix, *tokens, *suffix]])).last_hidden_state[0].numpy()

@@ -18,7 +18,9 @@ class RunConfigDict(ConfigDict):
         old = vars(self).get("_fields", {}).get(key)
         text_for_tuple = isinstance(value, str) and isinstance(old, tuple)
         group_for_group = isinstance(value, ConfigDict) and isinstance(old, ConfigDict)
-        if text_for_tuple or group_for_group:
+        # A ConfigDict makes 0.0 of False; kept, it is an error where the config is converted.
+        bool_for_float = isinstance(value, bool) and isinstance(old, float)
+        if text_for_tuple or group_for_group or bool_for_float:
             with self.ignore_type():
                 super().__setitem__(key, (value,) if text_for_tuple else value)
         else:

@@ -385,8 +385,10 @@ def _check_positions(model: ModelConfig) -> None:
     if model.kind == "two_stream" or position.kind != "rotary":
         return
     scaling = position.scaling
-    pairs = int(model.block("decoder").head_dim * position.rotary_fraction) // 2
     if scaling.kind == "longrope":
+        # Not block().head_dim: that asks JAX for the platform, which processes that have yet to meet must not do.
+        head_dim = model.attention.head_dim or model.width // model.attention.num_heads
+        pairs = int(head_dim * position.rotary_fraction) // 2
         for name in ("short_factors", "long_factors"):
             if len(getattr(scaling, name)) != pairs:
                 raise ConfigError(

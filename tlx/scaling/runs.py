@@ -276,7 +276,10 @@ def _columns(table: Any) -> RunTable:
     _warn_of_others(columns, candidates)
     # Trackers export columns in which no run has a value. One of losses stays, for the message about it.
     losses = {name for name, (role, _) in numeric.items() if role == "loss"} | {"loss"}
-    return {name: column for name, column in columns.items() if name in losses or not _blank(column)}
+    kept = {name: column for name, column in columns.items() if name in losses or not _blank(column)}
+    if not kept:
+        raise DataError(f"no run of the table has a value in any column: {', '.join(columns)}")
+    return kept
 
 
 def _cells(table: Any) -> dict[str, list[Any]]:
