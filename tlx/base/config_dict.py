@@ -14,13 +14,14 @@ class RunConfigDict(ConfigDict):
     """
 
     def __setitem__(self, key: str, value: Any) -> None:
-        """Set a key; a text replaces a tuple, and a group another class of group."""
+        """Set a key; a text replaces a tuple, a group another class of group, and no bool a float."""
         old = vars(self).get("_fields", {}).get(key)
         text_for_tuple = isinstance(value, str) and isinstance(old, tuple)
         group_for_group = isinstance(value, ConfigDict) and isinstance(old, ConfigDict)
-        # A ConfigDict makes 0.0 of False; kept, it is an error where the config is converted.
-        bool_for_float = isinstance(value, bool) and isinstance(old, float)
-        if text_for_tuple or group_for_group or bool_for_float:
+        if isinstance(value, bool) and isinstance(old, float):
+            # A ConfigDict would make 0.0 of False.
+            raise TypeError(f"{key} = {value} must be float, not bool")
+        if text_for_tuple or group_for_group:
             with self.ignore_type():
                 super().__setitem__(key, (value,) if text_for_tuple else value)
         else:
