@@ -10,6 +10,7 @@ import sacrebleu
 
 import tlx
 from tests.run_directory import write_run
+from tests.tiers import tiers
 from tlx import cli
 from tlx.base import tree
 from tlx.base.files import read_json
@@ -78,8 +79,7 @@ def finetune(folder, workdir, *words):
     return cli.main(["finetune", f"--config={folder / 'task.py'}", f"--workdir={workdir}", *words])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", ["clm", "span_corruption"])
+@pytest.mark.parametrize("objective", tiers(["clm", "span_corruption"], slow=["span_corruption"]))
 def test_from_a_run_to_texts_that_score(folder, tmp_path, capsys, objective):
     base = write_run(tmp_path / "base", objective)
     assert finetune(folder, tmp_path / "run", f"--from={base}") == 0

@@ -82,7 +82,7 @@ def test_starts_to_learn(objective):
         assert np.isfinite(value), name
 
 
-@pytest.mark.parametrize("name", tiers(TAUGHT, slow=["tinybert"]))
+@pytest.mark.parametrize("name", tiers(TAUGHT, slow=()))
 def test_starts_to_learn_from_a_teacher(name, teacher):
     """A quarter of what they were after 60 steps: the losses of what the teacher says."""
     config = tiny_config(name, 60)

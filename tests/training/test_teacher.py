@@ -116,7 +116,7 @@ def test_another_teacher_is_not_taken_in_its_place(folder):
         configured(folder, f"--config.objective.teacher={folder}/text")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_in_two_halves_is_the_run_in_one(folder, tmp_path, capsys):
     """The second half finds its teacher again; the student is loaded without it, wherever that went."""
 
