@@ -289,6 +289,11 @@ def test_kill_9_during_an_asynchronous_save(tmp_path, delay):
     assert_same(loaded.tree, state_on(8, seed=latest, width=width))
 
 
+def visible(folder):
+    """Names in a folder, without the marks of unfinished steps."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
 @pytest.fixture
 def file_size_limit():
     """As good as a full disk for any file beyond 64 KiB."""
@@ -311,9 +316,9 @@ def test_a_failed_write_costs_one_line_and_the_next_save_works(tmp_path, file_si
         file_size_limit(True)
         assert checkpoints.save(2, state)
         deadline = time.monotonic() + 10
-        while os.listdir(tmp_path) != ["1"] and time.monotonic() < deadline:
+        while visible(tmp_path) != ["1"] and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert os.listdir(tmp_path) == ["1"], "the space is given back at once"
+        assert visible(tmp_path) == ["1"], "the space is given back at once"
         assert not checkpoints.wait()
         file_size_limit(False)
         assert len(caplog.messages) == 1
@@ -345,7 +350,38 @@ def test_a_failed_save_is_removed_while_its_other_files_are_still_written(
         file_size_limit(True)
         assert checkpoints.save(1, state_on(1, width=2000))
         assert not checkpoints.wait()
-    assert os.listdir(tmp_path) == [] and len(attempts) == times + 1
+    assert visible(tmp_path) == [] and len(attempts) == times + 1
+
+
+def test_what_writers_of_a_failed_save_create_later_is_removed_too(tmp_path, file_size_limit):
+    """At the next save, at the end, and at the next start; never once another run has the directory."""
+    lost = []
+
+    def guard():
+        if lost:
+            raise LeaseError("lost to other:1")
+
+    def write_late():
+        (tmp_path / "1" / "params").mkdir(parents=True)
+        (tmp_path / "1" / "params" / "late").write_text("a writer that had not heard of the failure")
+
+    with Checkpoints(tmp_path, guard=guard) as checkpoints:
+        file_size_limit(True)
+        assert checkpoints.save(1, state_on(1, width=2000))
+        assert not checkpoints.wait() and visible(tmp_path) == []
+        file_size_limit(False)
+        write_late()
+        assert checkpoints.save(2, state_on(1)) and checkpoints.wait() and visible(tmp_path) == ["2"]
+        write_late()
+    assert visible(tmp_path) == ["2"]
+    write_late()
+    lost.append(1)
+    checkpoints.__exit__()
+    assert visible(tmp_path) == ["1", "2"]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.prepare()
+        assert visible(tmp_path) == ["2"]
+        assert checkpoints.save(1, state_on(1)) and checkpoints.wait() and visible(tmp_path) == ["1", "2"]
 
 
 def test_failures_in_a_row_end_the_run(tmp_path, file_size_limit):

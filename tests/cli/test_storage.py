@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.cli import tiny
 from tlx import cli
 from tlx.base.errors import ConfigError, StorageError
 from tlx.base.lookup import Table
+from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.cli import convert_actions
 from tlx.text.frames import Frame
 from tlx.trainer import driver
@@ -60,6 +62,39 @@ def test_a_disk_that_is_full_while_a_run_trains(config, tmp_path, monkeypatch, c
     assert (line["event"], line["exit"]) == ("error", 73)
 
 
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_a_while_and_then_for_good(config, tmp_path, monkeypatch, capsys, caplog):
+    """Files cannot grow beyond 40 kB: journals do not reach that, checkpoints of 450 kB do not fit."""
+    saves = Checkpoints.save
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = {10, 15, 25, 30, 35}
+
+    def save(self, step, state, extra=None):
+        self._settle()  # the save before is in flight
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000 if step in full else soft, hard))
+        return saves(self, step, state, extra)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    run = tmp_path / "run"
+    words = ("--config.eval.every=0", "--config.train.steps=60", f"--workdir={run}")
+    try:
+        assert cli.main(["train", f"--config={config}", *words]) == 73
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert f"tlx train: 3 checkpoints in a row could not be saved to {run}/checkpoints" in err
+    lines = read_lines(run / "events.jsonl")
+    assert [line["step"] for line in lines if line["event"] == "checkpoint_failed"] == sorted(full)
+    assert [line["step"] for line in lines if line["event"] == "checkpoint_saved"] == [5, 20]
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == len(full) and all("bytes needed" in error and "\n" not in error for error in errors)
+    # What failed is gone, what was there is whole, and no half line is left.
+    assert sorted(path.name for path in (run / "checkpoints").glob("[!.]*")) == ["20", "5"]
+    steps = [line["step"] for line in read_lines(run / "metrics.jsonl")]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 35
+
+
 def test_a_run_directory_below_a_file(config, capsys):
     """As a read-only one: nothing can be made there."""
     assert cli.main(["train", str(config), f"--workdir={config}/run"]) == 73
@@ -92,6 +127,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(convert_actions, "load", lambda *args, **kwargs: _Model)
     monkeypatch.setattr(convert_actions, "exported_head", lambda model, without_head: ({}, None))
     monkeypatch.setattr(convert_actions, "exported_frame", lambda model: ((), ()))
+    monkeypatch.setattr(convert_actions, "special_ids", lambda model: {})
     monkeypatch.setattr(convert_actions.hub, "save_folder", lambda *args, **kwargs: written.append(args))
     words = ["convert", "export", "runs/x", str(tmp_path / "hf"), "--family=llama"]
     assert cli.main(words) == 64

@@ -63,6 +63,8 @@ class Checkpoints:
         self._sound: set[int] = set()
         self._job: saving.SaveJob | None = None
         self._failures = 0
+        # Failed saves by step: their writers may create files after these were removed.
+        self._failed: dict[int, saving.SaveJob] = {}
         # The best step that is saved, and those that were the best when they were evaluated: a save takes a while,
         # and a better step may follow before it is sealed.
         self._best: BestStep | None = None
@@ -74,6 +76,7 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         if self._job is not None:
             self._job.thread.join()
+        self._remove_failed()
 
     def prepare(self) -> None:
         """Create the folder, check that it can be written, and remove what a killed run has left unfinished.
@@ -178,6 +181,7 @@ class Checkpoints:
                 self._report_failure(step, problem, size)
             self._count_failure()
             return False
+        self._failed.pop(step, None)
         self._job = saving.SaveJob(
             self.folder,
             manifests.Manifest(step, {}, leaves, stored_extra, self.run_id),
@@ -307,6 +311,7 @@ class Checkpoints:
         """Wait for the save in flight and record its outcome, the same on all processes."""
         job = self._job
         self._job = None
+        self._remove_failed()
         if job is None:
             return
         job.thread.join()
@@ -316,9 +321,21 @@ class Checkpoints:
             return
         if consensus.broadcast_from_first(int(isinstance(job.error, LeaseError))):
             raise LeaseError(str(job.error or "process 0 lost the lease of the run directory"))
-        if jax.process_index() == 0:
-            job.remove()
+        self._failed[job.step] = job
+        self._remove_failed()
         self._count_failure()
+
+    def _remove_failed(self) -> None:
+        """Remove what failed saves have left, or their late writers have created since."""
+        if jax.process_index() > 0 or not self._failed:
+            return
+        try:
+            self._guard()
+        except (LeaseError, OSError):
+            # The folder of that number may be another run's by now.
+            return
+        for job in self._failed.values():
+            job.remove()
 
     def _report_failure(self, step: int, error: BaseException, size: int) -> None:
         """Log one line about a failed save."""

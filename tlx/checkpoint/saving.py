@@ -67,7 +67,8 @@ class SaveJob:
         """Remove a failed save; called on process 0 after all processes know of the failure.
 
         Orbax reports the first file that failed while it still writes others, so a folder can fill again while it
-        is emptied. What cannot be removed stays marked as unfinished, for `steps.clean`.
+        is emptied, and come back after it is gone: called again later, and the step stays marked as unfinished, for
+        `steps.clean`.
         """
         target = self.folder / str(self.step)
         deadline = time.monotonic() + REMOVE_TIMEOUT
@@ -79,7 +80,6 @@ class SaveJob:
                     if time.monotonic() > deadline:
                         raise
                     time.sleep(0.05)
-            steps.mark_finished(self.folder, self.step)
         except OSError as error:
             log.warning("cannot remove the unfinished checkpoint at step %d: %s", self.step, error)
 
