@@ -93,3 +93,10 @@ def test_what_step_best_cannot_mean_is_told(tmp_path):
     (tmp_path / "best.json").write_text(json.dumps({"step": 1}))
     with pytest.raises(CheckpointError, match="best.json cannot be read: KeyError"):
         load_params(tmp_path, "best")
+    for damaged, error in (
+        ('{"step": 1e400, "metric": "loss", "value": 1}', "OverflowError"),
+        ("[" * 100_000, "Rec"),
+    ):
+        (tmp_path / "best.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=f"best.json cannot be read: {error}"):
+            load_params(tmp_path, "best")

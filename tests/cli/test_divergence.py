@@ -10,11 +10,13 @@ from tests.cli import tiny
 from tests.cli.tiny import digests
 from tlx import cli
 from tlx.base import tree
+from tlx.checkpoint.best import read_best
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.reading import load_params
 from tlx.data.pipeline import Pipeline
 from tlx.run import assemble
 from tlx.trainer import banner, driver
+from tlx.trainer.evaluations import Evaluations
 from tlx.training.journal import read_lines
 from tlx.training.peak import Peak
 
@@ -149,6 +151,36 @@ def test_a_budget_that_is_spent_leaves_a_good_step_and_a_bundle(config_file, tmp
 
 
 @pytest.mark.slow
+def test_the_best_step_is_one_that_is_there(config_file, tmp_path, rows, monkeypatch, capsys):
+    """Two rollbacks, the second of which sets the best step aside, and a best step that is evaluated but skipped."""
+    rows(bad=range(9, 15))
+    run = tmp_path / "run"
+    named = []
+    resume = Evaluations.resume
+
+    def recorded(self, state, begin):
+        resume(self, state, begin)
+        best = read_best(run / "checkpoints")
+        named.append((begin, best and best.step))
+
+    monkeypatch.setattr(Evaluations, "resume", recorded)
+    words = ("--config.eval.every=2", "--config.eval.batches=1", "--config.checkpoint.keep_best=True")
+    words = (*words, "--config.checkpoint.keep=3", "--config.checkpoint.keep_at=(5, 7)")
+    assert train(config_file, run, *words) == 0
+    assert [(event["step"], event["to"]) for event in events(run, "rollback")] == [(12, 8), (11, 7)]
+    # Before the first step, and after each rollback: step 8, the best of all, is set aside by the second one.
+    assert named == [(0, None), (8, 8), (7, 6)]
+    best = read_best(run / "checkpoints")
+    assert best is not None and {5, 7, best.step} <= set(complete(run))
+    assert f"best: step {best.step}, " in capsys.readouterr().out
+    lines = tiny.metrics(run)
+    for kind, numbers in (("train", range(1, 19)), ("validation", range(2, 19, 2))):
+        assert [line["step"] for line in lines if line["kind"] == kind] == list(numbers)
+    times = [line["time"] for line in read_lines(run / "events.jsonl")]
+    assert times == sorted(times)
+
+
+@pytest.mark.slow
 def test_nothing_is_saved_while_steps_are_skipped(config_file, tmp_path, rows, monkeypatch, capsys):
     """A request to stop waits for the end of the streak; --step goes on from an older step."""
     rows(bad=(7, 8, 12, 13))
@@ -166,7 +198,7 @@ def test_nothing_is_saved_while_steps_are_skipped(config_file, tmp_path, rows, m
     assert train(config_file, run, "--step=10") == 42
     captured = capsys.readouterr()
     assert "from checkpoints/10: 8 of 18 steps to go" in captured.out
-    assert "preempted at step 15, saved" in captured.err
+    assert "preempted at step 15, saved, rerun without --step to resume" in captured.err
     assert complete(run) == [10, 15]
     aside = sorted(path.name.partition("-")[0] for path in (run / "checkpoints").glob("*-*"))
     assert aside == ["16.replaced", "18.replaced"]

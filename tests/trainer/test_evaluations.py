@@ -8,9 +8,9 @@ import pytest
 import tlx
 from tests.cli import tiny
 from tlx.base.config_files import set_value
-from tlx.base.errors import ConfigError
+from tlx.base.errors import CheckpointError, ConfigError
 from tlx.checkpoint import Checkpoints
-from tlx.checkpoint.best import BestStep, read_best
+from tlx.checkpoint.best import BestStep, read_best, resolve_step, write_best
 from tlx.run import base_config
 from tlx.run.checks import resolve
 from tlx.scaling.planning import plan
@@ -78,6 +78,12 @@ def test_a_run_stops_early_keeps_its_best_and_shows_samples(config_file, tmp_pat
     assert [line["step"] for line in read_lines(workdir / "samples.jsonl")][-4:] == [40] * 4
 
 
+class Trained(str):
+    """A state that samples and evaluations take for one; not skipped unless it is said to be."""
+
+    skipped_in_a_row = 0
+
+
 def evaluations(folder, overrides, evaluator, sampler=None, steps=()):
     """Evaluations of a run whose checkpoints of `steps` are there, and the events of its journal."""
     config = base_config("clm")
@@ -127,8 +133,43 @@ def test_a_run_that_has_stopped_stays_stopped_and_names_its_best_again(tmp_path)
     patient = evaluations(tmp_path, {"eval.patience": 3}, evaluator)
     patient.resume(None, 30)
     assert not patient.stopped
-    patient.observe(40, None, {"loss": 4.0})
+    patient.observe(40, Trained(), {"loss": 4.0})
     assert patient.stopped
+
+
+def test_a_best_step_that_was_set_aside_is_named_no_more(tmp_path):
+    """The best of those that are left is named in its place, or none."""
+    folder = tmp_path / "checkpoints"
+    journal = Journal(tmp_path)
+    for step, loss in ((10, 2.0), (20, 1.0)):
+        journal.metrics(step, {"loss": loss}, kind="validation")
+    write_best(folder, BestStep(20, "loss", 1.0))
+    evaluations(tmp_path, {}, None, steps=(10,)).resume(None, 10)
+    assert read_best(folder) == BestStep(10, "loss", 2.0)
+    # A start that keeps no best step finds that of an earlier one set aside.
+    for off in (True, False):
+        write_best(folder, BestStep(20, "loss", 1.0))
+        evaluations(tmp_path, {"checkpoint.keep_best": not off}, None).resume(None, 10)
+        assert (read_best(folder) is None) == off
+    write_best(folder, BestStep(10, "loss", 2.0))
+    evaluations(tmp_path, {"checkpoint.keep_best": False}, None).resume(None, 10)
+    assert read_best(folder) == BestStep(10, "loss", 2.0), "its step is there"
+    write_best(folder, BestStep(30, "loss", 2.0))
+    evaluations(tmp_path, {"checkpoint.keep_best": False}, None).resume(None, 10)
+    with pytest.raises(CheckpointError, match="no step of .* is known to be the best"):
+        resolve_step(folder, "best")
+
+
+def test_an_evaluation_of_a_skipped_step_is_never_the_best(tmp_path):
+    """Skipped steps are not saved: best.json would wait for them for ever."""
+    watched = evaluations(tmp_path, {}, lambda *_: {"loss": 3.0})
+    watched.resume(None, 0)
+    skipped = Trained()
+    skipped.skipped_in_a_row = 1
+    watched.observe(10, skipped, {"loss": 1.0})
+    assert watched.best is None and not watched._checkpoints.due(10)
+    watched.observe(20, Trained(), {"loss": 2.0})
+    assert watched.best == BestStep(20, "loss", 2.0) and watched._checkpoints.due(20)
 
 
 def test_samples_are_tried_before_the_first_step_and_written_at_evaluations(tmp_path):
@@ -137,7 +178,7 @@ def test_samples_are_tried_before_the_first_step_and_written_at_evaluations(tmp_
 
     watched = evaluations(tmp_path, {"log.samples": 1}, lambda *_: {"loss": 1.0}, sampler)
     watched.resume("untrained", 0)
-    watched.observe(10, "trained", {"loss": 1.0})
+    watched.observe(10, Trained("trained"), {"loss": 1.0})
     Journal(tmp_path).resume(10)
     watched.resume("trained", 10)
     assert [(line["step"], line["text"]) for line in read_lines(tmp_path / "samples.jsonl")] == [

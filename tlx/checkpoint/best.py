@@ -34,13 +34,18 @@ def read_best(steps_folder: pathlib.Path) -> BestStep | None:
     try:
         values = read_json(path)
         return BestStep(int(values["step"]), str(values["metric"]), float(values["value"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def write_best(steps_folder: pathlib.Path, best: BestStep) -> None:
     """Write best.json beside a folder of steps, atomically."""
     write_json(steps_folder.parent / FILE, best._asdict())
+
+
+def remove_best(steps_folder: pathlib.Path) -> None:
+    """Remove best.json beside a folder of steps, where the step that it names is gone and no other is known."""
+    (steps_folder.parent / FILE).unlink(missing_ok=True)
 
 
 def resolve_step(steps_folder: pathlib.Path, step: int | str | None) -> int | None:

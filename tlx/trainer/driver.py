@@ -23,7 +23,7 @@ from tlx.base.errors import (
 )
 from tlx.base.files import sha256_json, storage_errors
 from tlx.base.memory import freed_memory_kept, size_text
-from tlx.checkpoint.best import resolve_step
+from tlx.checkpoint.best import read_best, resolve_step
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
 from tlx.parallel import consensus
@@ -296,11 +296,19 @@ def _train(
                 "compiling  the train step: seconds for a small model, minutes for a large one"
             )
         replica_check = _replica_check(run, hosts, recovery) if len(hosts) > 1 else None
-        at_end = _FinalEvaluation(run, handles, services)
+        # The same command would go back to that step, and set aside those that were trained since.
+        rerun = "rerun" if request.options.step is None else "rerun without --step"
+        at_end = _FinalEvaluation(run, handles, services, rerun)
         evaluated = run._replace(to_devices=at_end.to_devices)
         evaluator = callbacks.make_evaluator(evaluated)
         parts = _LoopParts(
-            costs, evaluator, sampler, replica_check, recovery, request.options.profile and is_first
+            costs,
+            evaluator,
+            sampler,
+            replica_check,
+            recovery,
+            request.options.profile and is_first,
+            rerun,
         )
         with _Loop(run, handles, services, parts) as loop:
             state = loop.run(state, begin)
@@ -383,8 +391,9 @@ def _last_metrics(workdir: pathlib.Path) -> dict[str, Any]:
 class _FinalEvaluation:
     """Stops the evaluation at the end between two batches, once all processes agree to; every step is saved then."""
 
-    def __init__(self, run: Run, handles: RunHandles, services: ProcessServices):
+    def __init__(self, run: Run, handles: RunHandles, services: ProcessServices, rerun: str):
         self.active = False
+        self._rerun = rerun
         self._run = run
         self._handles = handles
         self._preemption = services.preemption
@@ -397,7 +406,9 @@ class _FinalEvaluation:
             self._handles.journal.event(
                 "preempt", step=step, why=self._preemption.why, during="final evaluation"
             )
-            raise Preempted(f"preempted in the final evaluation, step {step} is saved, rerun to evaluate")
+            raise Preempted(
+                f"preempted in the final evaluation, step {step} is saved, {self._rerun} to evaluate"
+            )
         return self._run.to_devices(local)
 
 
@@ -416,6 +427,8 @@ class _LoopParts(NamedTuple):
     """Rollbacks of the run."""
     profile: bool
     """Whether this process writes a trace."""
+    rerun: str
+    """How to start again after a request to stop."""
 
 
 class _Loop:
@@ -466,6 +479,7 @@ class _Loop:
                     f"{self._handles.checkpoints.folder} (the reason is in events.jsonl); once there is "
                     "room, the same command resumes from the newest one"
                 )
+        self._tell_best()
         return state
 
     def _train(self, state: State, begin: int) -> tuple[State, int, Divergence | None]:
@@ -520,12 +534,17 @@ class _Loop:
         )
 
     def _tell_end(self, last: int) -> None:
-        """Say why training stopped early, where it did, and which step is the best, where it is kept."""
+        """Say why training stopped early, where it did."""
         evaluations = self._evaluations
         if evaluations.stopped:
             self._handles.journal.event("early_stop", step=last, why=evaluations.reason)
             self._handles.progress.say(f"stopped early at step {last:,}: {evaluations.reason}")
-        best = evaluations.best
+
+    def _tell_best(self) -> None:
+        """Say which step is the best, where it is kept. Called once all saves are done: a save may have failed."""
+        if jax.process_index() > 0 or not self._run.config.checkpoint.keep_best:
+            return
+        best = read_best(self._handles.checkpoints.folder)
         if best is not None:
             self._handles.progress.say(
                 f"best: step {best.step:,}, validation {best.metric} {best.value:.4f}; --step=best loads it"
@@ -573,6 +592,8 @@ class _Loop:
         # A streak of skipped steps is waited for: it ends with a step worth saving, or with a rollback.
         if not preemption.agreed() or is_skipped(metrics):
             return
+        # Steps that were skipped just before are told, or were one too many.
+        self._skips.finish(state)
         with handles.clock("checkpoint"):
             self._log.finish()
             self._save(step, state)
@@ -580,7 +601,7 @@ class _Loop:
         if handles.checkpoints.latest != step:
             raise StorageError(f"stopped at step {step}, but could not save it; an older checkpoint stands")
         handles.journal.event("preempt", step=step, why=preemption.why)
-        raise Preempted(f"preempted at step {step}, saved, rerun to resume")
+        raise Preempted(f"preempted at step {step}, saved, {self._parts.rerun} to resume")
 
     def _start_save(self, step: int, state: State) -> None:
         """Start to save the state, once the processes agree on it."""

@@ -7,7 +7,7 @@ import jax
 
 from tlx.base.errors import CheckpointError
 from tlx.checkpoint import Checkpoints
-from tlx.checkpoint.best import BestStep, read_best, write_best
+from tlx.checkpoint.best import BestStep, read_best, remove_best, write_best
 from tlx.parallel import consensus
 from tlx.run import RunConfig
 from tlx.trainer.samples import Sampler
@@ -107,7 +107,9 @@ class Evaluations:
         """
         if self._compares:
             value = values.get(self._config.eval.metric)
-            verdict = self._improvement.see(step, value)
+            # Skipped steps are not saved: a step that is none of the checkpoints is never the best.
+            is_saved = int(state.skipped_in_a_row) == 0
+            verdict = self._improvement.see(step, value, is_saved)
             # Both answers of process 0 in one number: one collective.
             answers = consensus.broadcast_from_first(int(verdict.is_best) + 2 * int(verdict.stop))
             self.stopped = bool(answers & 2)
@@ -134,7 +136,7 @@ class Evaluations:
         try:
             known = read_best(folder)
         except CheckpointError:
-            known = None  # it is written again below
+            known = None  # it is written again below, or removed
         if known is not None and known.step not in saved:
             known = None
         if self._compares:
@@ -143,6 +145,9 @@ class Evaluations:
             if best is not None and best != known:
                 write_best(folder, best)
                 known = best
+        if known is None:
+            # Its step was set aside: by a rollback, by a start from an older step, or because it was damaged.
+            remove_best(folder)
         self._checkpoints.set_best(known)
 
     def _write(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:

@@ -114,16 +114,22 @@ class Recovery:
         """Write the bundle, and return the error."""
         config = self._run.config.train
         folder = self._checkpoints.folder.parent / "diverged" / f"step-{divergence.first}"
-        self._write_bundle(folder, divergence, state, good)
+        bundle = f"{folder} has the batch, and the norms by layer"
+        try:
+            self._write_bundle(folder, divergence, state, good)
+        except OSError as error:
+            # The divergence is what ends the run, on all processes, whatever the disk does.
+            bundle = f"{folder} could not be written ({error.strerror})"
         last_good = (
             f"the last good checkpoint is step {good}" if good >= 0 else "no checkpoint is from before"
         )
+        advice = "Go on with a lower optimizer.learning_rate (--allow-change=optimizer.learning_rate)"
+        if good >= 0:
+            advice += ", from an older checkpoint with --step=N, or with more train.max_rollbacks"
         return NumericsError(
             f"steps {divergence.first} to {divergence.step} were skipped ({config.skip_reason}; "
             f"train.max_skipped = {config.max_skipped}), after {self.rollbacks.count} of {config.max_rollbacks} "
-            f"rollbacks (train.max_rollbacks); {last_good}; {folder} has the batch, and the norms by layer. Go on "
-            "with a lower optimizer.learning_rate (--allow-change=optimizer.learning_rate), from an older checkpoint "
-            "with --step=N, or with more train.max_rollbacks"
+            f"rollbacks (train.max_rollbacks); {last_good}; {bundle}. {advice}"
         )
 
     def _write_bundle(self, folder: pathlib.Path, divergence: Divergence, state: State, good: int) -> None:

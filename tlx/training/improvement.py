@@ -60,23 +60,29 @@ class Improvement:
         for line in lines:
             if line["kind"] != "validation":
                 continue
-            before = self.best
-            self.see(line["step"], line.get(self._config.metric))
-            if line["step"] not in saved_steps:
-                self.best = before
+            self.see(line["step"], line.get(self._config.metric), line["step"] in saved_steps)
 
     @property
     def known(self) -> bool:
         """Whether an evaluation has had the metric."""
         return math.isfinite(self._reference)
 
-    def see(self, step: int, value: float | None) -> Verdict:
-        """Take the metric of an evaluation; one that is None or not finite is no improvement."""
+    def see(self, step: int, value: float | None, is_saved: bool = True) -> Verdict:
+        """Take the metric of an evaluation.
+
+        Args:
+            step: steps done.
+            value: the metric; None, and one that is not finite, is no improvement.
+            is_saved: whether the step has a checkpoint, or gets one; only then can it be the best.
+
+        Returns:
+            How it compares with those before it.
+        """
         patience = self._config.patience
         cost = math.inf
         if value is not None and math.isfinite(value):
             cost = self._sign * value
-        is_best = cost < (math.inf if self.best is None else self._sign * self.best.value)
+        is_best = is_saved and cost < (math.inf if self.best is None else self._sign * self.best.value)
         if is_best and value is not None:
             self.best = BestStep(step, self._config.metric, float(value))
         if cost < self._reference - self._config.min_delta:
