@@ -101,6 +101,30 @@ def test_what_there_is_not_is_said_with_what_there_is(runs, capsys, word, known)
     assert code != 0 and word.split("=")[1] in said.err and known in said.err
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is no JSON: "),
+        ("[" * 100_000, "is no JSON: "),
+        ("[3]", "must hold an object of metrics for each split"),
+        ('{"validation": 3}', "must hold an object of metrics for each split"),
+        ('{"validation": {"main": 4, "loss": 1.0}}', "must hold an object of metrics for each split"),
+        ('{"validation": {"main": "loss", "loss": null}}', "has no metric that is a number"),
+        (None, "is a folder where a file is expected"),
+    ],
+)
+def test_damaged_scores_are_one_line(tmp_path, capsys, content, message):
+    write(tmp_path / "run", 100, "", 0)
+    path = tmp_path / "run" / "scores.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    code, said = report(capsys, path.parent)
+    assert code == 64 and said.err.count("\n") == 1
+    assert str(path.parent) in said.err and message in said.err
+
+
 def test_a_folder_without_runs(tmp_path, capsys):
     code, said = report(capsys, tmp_path)
     assert code != 0 and "no run" in said.err

@@ -128,6 +128,8 @@ def storage_error(error: OSError) -> UserError | None:
         if path and os.path.isfile(path) and not os.access(path, os.R_OK):
             return DataError(f"{path} cannot be read: {error.strerror}")
         return StorageError(f"{where}{error.strerror}; choose a folder that you may write")
+    if error.errno == errno.EISDIR and path:
+        return DataError(f"{path} is a folder where a file is expected")
     if error.errno in (errno.ENOTDIR, errno.EEXIST) and path:
         return StorageError(f"{where}{error.strerror}; a file is in the way of a folder")
     return None

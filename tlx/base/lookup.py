@@ -38,7 +38,8 @@ class Table(Mapping[str, str]):
         if name in self._entries or package is None or allow is None or package in allow:
             return
         raise ConfigError(
-            f"{self.kind} = {name!r} is code outside tlx; pass allow=({package!r},) if you trust it"
+            f"{self.kind} = {name!r} is code outside tlx; pass allow=({package!r},) (--allow={package}) if you "
+            "trust it"
         )
 
     def load(self, name: str, *, allow: Allowed = ()) -> Any:

@@ -131,9 +131,21 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
 def _read_splits(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Return split -> metrics: the scores of a task's run, the last evaluation of another one."""
     if (folder / "scores.json").exists():
-        return read_json(folder / "scores.json")
+        return _read_scores(folder / "scores.json")
     final = [line for line in read_lines(folder / "metrics.jsonl") if line["kind"] == "final"]
     return {"validation": final[-1]} if final else {}
+
+
+def _read_scores(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Return split -> metrics of a scores.json; DataError where it is none."""
+    try:
+        scores = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON: {error}") from error
+    splits = scores.values() if isinstance(scores, dict) else [scores]
+    if not all(isinstance(split, dict) and isinstance(split.get("main", ""), str) for split in splits):
+        raise DataError(f"{path} must hold an object of metrics for each split")
+    return scores
 
 
 def _grouping_keys(runs: Sequence[Outcome], by: str | None) -> list[str]:
@@ -171,6 +183,8 @@ def group_rows(runs: Sequence[Outcome], keys: Sequence[str], score: str) -> list
     for run in runs:
         metrics = {name for name, value in run.figures.items() if isinstance(value, float)}
         if score not in metrics:
+            if not metrics:
+                raise DataError(f"{run.folder} has no metric that is a number")
             raise DataError(f"{run.folder}: " + one_of("--score", score, sorted(metrics)))
         values = tuple(run.config.get(key) for key in keys)
         # By repr: a value may be a list.

@@ -74,7 +74,7 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} is not usable JSON: {type(error).__name__}: {error}") from error
     if not isinstance(value, dict):
-        raise DataError(f"{what} holds a {type(value).__name__}, and must hold an object")
+        raise DataError(f"{what} holds {shown(value)}, and must hold an object")
     return value
 
 

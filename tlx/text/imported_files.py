@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from tlx.base.errors import DataError
+from tlx.base.errors import DataError, shown
 from tlx.base.files import atomic_open
 from tlx.text.generation_rules import FILE as GENERATION_FILE
 from tlx.text.generation_rules import read_file
@@ -42,7 +42,7 @@ def settings_of(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} of the tokenizer is no JSON: {error}") from error
     if not isinstance(values, dict):
-        raise DataError(f"{name} of the tokenizer holds a {type(values).__name__}, and must hold an object")
+        raise DataError(f"{name} of the tokenizer holds {shown(values)}, and must hold an object")
     return values
 
 
