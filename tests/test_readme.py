@@ -183,3 +183,19 @@ def test_all_commands_run_in_order(folder, monkeypatch, capsys):
     for command in commands():
         if not starts(command, ELSEWHERE):
             run(tiny(command), monkeypatch, capsys)
+
+
+def test_the_faults_of_the_catalogue_name_tests_that_exist():
+    """A file stands once for the tests of it that follow in the same row."""
+    rows = [
+        line for line in (ROOT / "tlx/checkpoint/README.md").read_text().splitlines() if "`tests/" in line
+    ]
+    assert len(rows) >= 34
+    named = 0
+    for row in rows:
+        source = ""
+        for file, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", row):
+            source = (ROOT / file).read_text() if file else source
+            assert not name or f"def {name}(" in source, row
+            named += bool(name)
+    assert named >= 50
