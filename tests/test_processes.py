@@ -101,6 +101,27 @@ def test_a_killed_process_ends_the_others_and_is_named(config_file, tmp_path, vi
 
 
 @pytest.mark.long
+def test_a_stopped_trainer_is_taken_over_and_writes_nothing(config_file, tmp_path):
+    """SIGSTOP for longer than a lease lasts: another start takes the run over, the stopped one ends with 75."""
+    words = ("--config.train.steps=4000", "--config.checkpoint.every=0", "--config.log.print_every=1")
+    first = train(config_file, tmp_path / "run", *words)
+    lines_until(first, "step 3/")
+    os.kill(first.pid, signal.SIGSTOP)
+    time.sleep(
+        95
+    )  # on one machine, the clock that counts is that of the boot: no file's time can be set back
+    words = (*words[1:], "--config.train.steps=20", "--allow-change=train.steps")
+    second = train(config_file, tmp_path / "run", *words)
+    lines_until(second, "step 3/")
+    os.kill(first.pid, signal.SIGCONT)
+    out, _ = first.communicate(timeout=120)
+    assert first.returncode == 75, out
+    tiny.finish(second)
+    assert not (tmp_path / "run" / "lease.json").exists()
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("[0-9]*")] == ["20"]
+
+
+@pytest.mark.long
 def test_a_stuck_process_is_noticed_and_says_where(config_file, tmp_path):
     environ = broken(
         tmp_path,
