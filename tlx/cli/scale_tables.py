@@ -8,8 +8,6 @@ from tlx.scaling.backtesting import Backtest
 from tlx.scaling.fits import Fit
 from tlx.scaling.suggestions import Suggestion
 
-_UNBOUNDED = (-math.inf, math.inf)
-
 
 def columns(rows: Iterable[Sequence[Any]]) -> str:
     """Return aligned columns with two spaces between them."""
@@ -161,12 +159,17 @@ def _tests(fitted: Fit, tests: Mapping[str, Any]) -> list[str]:
 
 
 def _cross_check(fitted: Fit, other: Mapping[str, Any]) -> str:
+    """The exponent of the iso-FLOP minima, and whether its interval meets that of the surface."""
     if other["exponents"] is None:
         return f"iso-FLOP minima: {other['status']}"
     a = other["exponents"][0]
-    low, high = (fitted.ci or {}).get("a", _UNBOUNDED)
-    verdict = "agrees" if low <= a <= high else "DISAGREES: outside the interval above"
-    return f"iso-FLOP minima: exponent {a:.4f}, {verdict}"
+    ends = (other["ci"] or {}).get("a")
+    text = f"iso-FLOP minima: exponent {rounded(a, ends)}"
+    own = (fitted.ci or {}).get("a")
+    if own is None or ends is None:
+        return text
+    meet = max(own[0], ends[0]) <= min(own[1], ends[1])
+    return f"{text}, {'agrees' if meet else 'DISAGREES: its interval is outside the interval above'}"
 
 
 def backtest(result: Backtest) -> str:
