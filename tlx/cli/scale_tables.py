@@ -6,7 +6,7 @@ from typing import Any
 
 from tlx.scaling.backtesting import Backtest
 from tlx.scaling.fits import Fit
-from tlx.scaling.suggestions import Suggestion
+from tlx.scaling.suggestions import Halving, Suggestion
 
 
 def columns(rows: Iterable[Sequence[Any]]) -> str:
@@ -192,12 +192,28 @@ def backtest(result: Backtest) -> str:
     return text
 
 
-def suggest(suggestions: Sequence[Suggestion], flops: float) -> str:
-    """Return the table of the next runs for a forecast at a budget in FLOPs."""
+def suggest(suggestions: Sequence[Suggestion], halved: Halving, flops: float) -> str:
+    """Return the table of the next runs for a forecast, and what would halve its interval.
+
+    Args:
+        suggestions: The runs.
+        halved: What it takes to halve the interval.
+        flops: The budget of the forecast in FLOPs.
+
+    Returns:
+        The table as text.
+    """
     rows: list[Sequence[Any]] = [("N", "D", "FLOP", "95% width after it", "why")]
     for run in suggestions:
         rows.append((number(run.N), number(run.D), f"{run.flops:.3g}", f"{run.interval:.2%}", run.why))
-    return f"to forecast {flops:.3g} FLOP:\n" + columns(rows)
+    text = f"to forecast {flops:.3g} FLOP (95% width by the law now {halved.before:.2%}):\n{columns(rows)}"
+    if halved.after > halved.before / 2:
+        return (
+            f"{text}\n{halved.runs} such runs, {halved.flops:.3g} FLOP, do not halve it: {halved.after:.2%}"
+        )
+    return (
+        f"{text}\nto halve it: {halved.runs} such runs, {halved.flops:.3g} FLOP in all ({halved.after:.2%})"
+    )
 
 
 def predict(answer: Mapping[str, Any], fitted: Fit) -> str:

@@ -29,7 +29,9 @@ from tlx.scaling.prediction import predict_loss
 from tlx.scaling.running import run as run_ladder
 from tlx.scaling.running import status as ladder_status
 from tlx.scaling.runs import load_runs
+from tlx.scaling.saved_fits import fit_to_json
 from tlx.scaling.sensitivity import by_convention, by_delta, influence
+from tlx.scaling.suggestions import halving
 from tlx.scaling.suggestions import suggest as suggest_runs
 
 
@@ -83,7 +85,7 @@ def fit(options: argparse.Namespace) -> int:
     if fitted.cross_check is not None:
         other = fitted.cross_check
         tests["approach_2"] = {"status": other.status, "exponents": other.exponents, "ci": other.ci}
-    _print(options, fitted.to_dict() | tests, scale_tables.fit(fitted, tests))
+    _print(options, fit_to_json(fitted) | tests if options.json else None, scale_tables.fit(fitted, tests))
     return 0
 
 
@@ -105,8 +107,9 @@ def suggest(options: argparse.Namespace) -> int:
         return _not_identified(options, fitted)
     flops = _budget(options, fitted)
     suggestions = suggest_runs(fitted, flops, options.count)
-    values = [suggestion._asdict() for suggestion in suggestions]
-    _print(options, values, scale_tables.suggest(suggestions, flops))
+    halved = halving(fitted, flops)
+    values = {"runs": [suggestion._asdict() for suggestion in suggestions], "halving": halved._asdict()}
+    _print(options, values, scale_tables.suggest(suggestions, halved, flops))
     return 0
 
 
