@@ -87,6 +87,24 @@ def test_every_run_is_made_once_in_the_plans_order_and_never_again(tmp_path, bac
     assert (found["done"], found["left"], found["seconds_left"]) == (3, 0, 0.0)
 
 
+def test_the_work_left_counts_the_compilation_of_each_run_that_waits(tmp_path):
+    """One run has ended, 4 s of steps after 30 s of other work; two wait, of two and three times its FLOPs."""
+    plan = planned({}, {}, {})
+    ledger = Ledger(tmp_path)
+    ledger.start(plan)
+    first = ledger.rows()[0]
+    folder = ledger.run_folder(first)
+    folder.mkdir(parents=True)
+    lines = [{"kind": "train", "step": step, "tokens_per_s": 10.0} for step in (3, 4)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with ledger.writer():
+        ledger.record(first, "done", {"loss": 3.0, "D_unique": 40})
+    assert status(tmp_path)["seconds_left"] == pytest.approx(5 * 4)
+    seconds = {"compile": 25.0, "prepare": 5.0, "data": 1.0, "step": 3.0}
+    (folder / "events.jsonl").write_text(json.dumps({"event": "end", "time": 0.0, "seconds": seconds}) + "\n")
+    assert status(tmp_path)["seconds_left"] == pytest.approx(5 * 4 + 2 * 30)
+
+
 def test_a_run_that_died_goes_on_from_where_it_stood(tmp_path, backend):
     plan = planned({"dies_after": [1, 3]})
     (line,) = run(plan, tmp_path, backend)

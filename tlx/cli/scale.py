@@ -13,6 +13,7 @@ determine the constants.
 """
 
 import argparse
+import shlex
 import sys
 import warnings
 
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> int:
         print("tlx scale: " + one_of("verb", verb, VERBS), file=sys.stderr)
         return USAGE
     options = flags.parse(make_parser(verb), argv[1:])
+    options.command = shlex.join(["tlx", "scale", *argv])
     # Warnings of a fit are printed once, after the results, instead of with file and line between them.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -77,7 +79,7 @@ def make_parser(verb: str) -> argparse.ArgumentParser:
         _add_table_flags(parser)
     if verb not in ("plan", "run", "status", "hparams"):
         _add_fit_flags(parser)
-    if verb in ("predict", "suggest", "compare", "report"):
+    if verb in ("fit", "predict", "suggest", "compare", "report"):
         parser.add_argument("--flops", type=float, help="budget of the forecast in FLOPs")
         times = "budget of the forecast in multiples of the largest run's (default: 10)"
         parser.add_argument("--times", type=float, default=10.0, help=times)

@@ -6,9 +6,7 @@ from typing import Any
 
 from tlx.scaling.backtesting import Backtest
 from tlx.scaling.fits import Fit
-from tlx.scaling.suggestions import Suggestion
-
-_UNBOUNDED = (-math.inf, math.inf)
+from tlx.scaling.suggestions import Halving, Suggestion
 
 
 def columns(rows: Iterable[Sequence[Any]]) -> str:
@@ -161,12 +159,17 @@ def _tests(fitted: Fit, tests: Mapping[str, Any]) -> list[str]:
 
 
 def _cross_check(fitted: Fit, other: Mapping[str, Any]) -> str:
+    """The exponent of the iso-FLOP minima, and whether its interval meets that of the surface."""
     if other["exponents"] is None:
         return f"iso-FLOP minima: {other['status']}"
     a = other["exponents"][0]
-    low, high = (fitted.ci or {}).get("a", _UNBOUNDED)
-    verdict = "agrees" if low <= a <= high else "DISAGREES: outside the interval above"
-    return f"iso-FLOP minima: exponent {a:.4f}, {verdict}"
+    ends = (other["ci"] or {}).get("a")
+    text = f"iso-FLOP minima: exponent {rounded(a, ends)}"
+    own = (fitted.ci or {}).get("a")
+    if own is None or ends is None:
+        return text
+    meet = max(own[0], ends[0]) <= min(own[1], ends[1])
+    return f"{text}, {'agrees' if meet else 'DISAGREES: its interval is outside the interval above'}"
 
 
 def backtest(result: Backtest) -> str:
@@ -189,12 +192,28 @@ def backtest(result: Backtest) -> str:
     return text
 
 
-def suggest(suggestions: Sequence[Suggestion], flops: float) -> str:
-    """Return the table of the next runs for a forecast at a budget in FLOPs."""
+def suggest(suggestions: Sequence[Suggestion], halved: Halving, flops: float) -> str:
+    """Return the table of the next runs for a forecast, and what would halve its interval.
+
+    Args:
+        suggestions: The runs.
+        halved: What it takes to halve the interval.
+        flops: The budget of the forecast in FLOPs.
+
+    Returns:
+        The table as text.
+    """
     rows: list[Sequence[Any]] = [("N", "D", "FLOP", "95% width after it", "why")]
     for run in suggestions:
         rows.append((number(run.N), number(run.D), f"{run.flops:.3g}", f"{run.interval:.2%}", run.why))
-    return f"to forecast {flops:.3g} FLOP:\n" + columns(rows)
+    text = f"to forecast {flops:.3g} FLOP (95% width by the law now {halved.before:.2%}):\n{columns(rows)}"
+    if halved.after > halved.before / 2:
+        return (
+            f"{text}\n{halved.runs} such runs, {halved.flops:.3g} FLOP, do not halve it: {halved.after:.2%}"
+        )
+    return (
+        f"{text}\nto halve it: {halved.runs} such runs, {halved.flops:.3g} FLOP in all ({halved.after:.2%})"
+    )
 
 
 def predict(answer: Mapping[str, Any], fitted: Fit) -> str:

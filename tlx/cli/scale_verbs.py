@@ -7,7 +7,6 @@ need them: the other verbs answer sooner.
 import argparse
 import json
 import pathlib
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,13 +24,14 @@ from tlx.scaling.forecast import accelerator_hours
 from tlx.scaling.forecast import predict as predict_run
 from tlx.scaling.hyperparameters import hparams as fit_hparams
 from tlx.scaling.ladder import LadderConfig
-from tlx.scaling.laws import get_law
 from tlx.scaling.ledger import FORMAT, Ledger
 from tlx.scaling.prediction import predict_loss
 from tlx.scaling.running import run as run_ladder
 from tlx.scaling.running import status as ladder_status
 from tlx.scaling.runs import load_runs
+from tlx.scaling.saved_fits import fit_to_json
 from tlx.scaling.sensitivity import by_convention, by_delta, influence
+from tlx.scaling.suggestions import halving
 from tlx.scaling.suggestions import suggest as suggest_runs
 
 
@@ -73,6 +73,7 @@ def status(options: argparse.Namespace) -> int:
 
 def fit(options: argparse.Namespace) -> int:
     """Fit a law, and print its constants with what they depend on."""
+    _check_positive(options, ("flops", "times"))
     fitted = _fit_table(options)
     if not fitted.ok:
         return _not_identified(options, fitted)
@@ -81,9 +82,10 @@ def fit(options: argparse.Namespace) -> int:
         "by_delta": by_delta(fitted),
         "by_convention": by_convention(fitted),
     }
-    if fitted.approach == 3 and get_law(fitted.law).isoflop and "flops" in fitted.runs:
-        tests["approach_2"] = _approach_2(fitted)
-    _print(options, fitted.to_dict() | tests, scale_tables.fit(fitted, tests))
+    if fitted.cross_check is not None:
+        other = fitted.cross_check
+        tests["approach_2"] = {"status": other.status, "exponents": other.exponents, "ci": other.ci}
+    _print(options, fit_to_json(fitted) | tests if options.json else None, scale_tables.fit(fitted, tests))
     return 0
 
 
@@ -105,8 +107,9 @@ def suggest(options: argparse.Namespace) -> int:
         return _not_identified(options, fitted)
     flops = _budget(options, fitted)
     suggestions = suggest_runs(fitted, flops, options.count)
-    values = [suggestion._asdict() for suggestion in suggestions]
-    _print(options, values, scale_tables.suggest(suggestions, flops))
+    halved = halving(fitted, flops)
+    values = {"runs": [suggestion._asdict() for suggestion in suggestions], "halving": halved._asdict()}
+    _print(options, values, scale_tables.suggest(suggestions, halved, flops))
     return 0
 
 
@@ -179,11 +182,12 @@ def downstream(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write the report of a fit."""
+    _check_positive(options, ("flops", "times"))
     from tlx.scaling.reporting import report as write_report
 
     folder = pathlib.Path(options.folder or ".") if options.runs else _ladder(options)[2]
     fitted = _fit_table(options)
-    path = write_report(fitted, folder / "report", flops=_budget(options, fitted))
+    path = write_report(fitted, folder / "report", _budget(options, fitted), options.command)
     _print(options, {"report": str(path), "status": fitted.status}, f"{fitted.status}; report: {path}")
     return 0 if fitted.ok else NOT_IDENTIFIED
 
@@ -224,10 +228,20 @@ def _fit_table(options: argparse.Namespace, path: str | None = None) -> Fit:
             by=options.by,
             convention=options.convention,
             curve=options.curve,
+            **_asked_forecast(options),
         )
     except DataError as error:
         # `compare` fits two tables.
         raise DataError(f"{path or options.runs or options.folder or 'the ladder'}: {error}") from error
+
+
+def _asked_forecast(options: argparse.Namespace) -> dict[str, float]:
+    """The setting of the forecast that the verb asks for; a run of given N and D asks for no larger budget."""
+    if getattr(options, "N", None) is not None:
+        return {"times": 1.0}
+    if getattr(options, "flops", None) is not None:
+        return {"flops": options.flops}
+    return {"times": options.times} if hasattr(options, "times") else {}
 
 
 def _budget(options: argparse.Namespace, fitted: Fit) -> float:
@@ -247,14 +261,6 @@ def _check_positive(options: argparse.Namespace, names: Sequence[str]) -> None:
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"--{name} = {value} must be positive and finite")
-
-
-def _approach_2(fitted: Fit) -> dict[str, Any]:
-    """Exponents of the iso-FLOP minima, for a cross-check."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        other = fits.fit(fitted.runs, fitted.law, approach=2, boot=0, curve=fitted.settings.curve)
-    return {"status": other.status, "exponents": other.exponents}
 
 
 def _buildable(options: argparse.Namespace, fitted: Fit, answer: dict[str, Any]) -> dict[str, Any]:

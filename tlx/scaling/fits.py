@@ -5,6 +5,7 @@ suggestions.py, comparison.py, reporting.py.
 """
 
 import dataclasses
+import functools
 import warnings
 from typing import Any, NamedTuple
 
@@ -20,6 +21,16 @@ from tlx.scaling.table_checks import check, reason, warn_of_outliers
 
 # Draws that are made in any case for a law whose constants are hard to tell apart.
 _MIN_DRAWS = 100
+
+# Rows of a table above which its iso-FLOP minima are no longer read as a cross-check of a loss surface.
+_MAX_CHECKED = 5000
+
+# A forecast is not determined where 95% of the bootstrap draws differ in N* or in the loss by more than these
+# factors, or where the loss surface and well-determined iso-FLOP minima differ by more than _APART in N*.
+_WIDE_SIZE = 25.0
+_WIDE_LOSS = 1.25
+_APART = 3.0
+_DETERMINED = 10.0
 
 
 class Optimum(NamedTuple):
@@ -69,6 +80,12 @@ class FitSettings:
 
     seed: int = 0
     """Seed of the starts and of the bootstrap."""
+
+    times: float = 10.0
+    """The forecast that the constants have to determine, in multiples of the largest run's compute."""
+
+    flops: float | None = None
+    """The same forecast as a budget in FLOPs; None for `times`."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -134,6 +151,48 @@ class Fit:
     def ok(self) -> bool:
         """Whether the data determine the constants."""
         return self.status == "ok"
+
+    @functools.cached_property
+    def cross_check(self) -> "Fit | None":
+        """The iso-FLOP minima (approach 2) of a loss surface's own runs; None where the law or the table has none."""
+        needed = {"N", "D", "flops", "loss"}
+        if self.approach != 3 or not get_law(self.law).isoflop or not needed <= self.runs.keys():
+            return None
+        if len(self.runs["loss"]) > _MAX_CHECKED:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            settings = dataclasses.replace(self.settings, approach=2)
+            return _fit_lines(Fit(settings, self.runs, self.flops_per))
+
+    def unsettled(self, flops: float) -> str:
+        """Say why the constants do not determine the forecast of a budget in FLOPs; empty where they do.
+
+        The draws may differ too much in N* or in the loss there, or the iso-FLOP minima of the same runs may give
+        another N*. Empty without bootstrap draws and for a law without an optimum.
+        """
+        if self.approach != 3 or self.draws is None or self.exponents is None:
+            return ""
+        at = f"the forecast for {flops:.3g} FLOP is not determined"
+        low, high = _quantiles(self.optimal_draws(flops)[0])
+        if high > _WIDE_SIZE * low:
+            return f"{at}: N* lies anywhere from {low:.3g} to {high:.3g}"
+        losses = np.exp(predict_log(get_law(self.law), self.optimal_row(flops), self.draws)[:, 0])
+        low, high = _quantiles(losses)
+        if high > _WIDE_LOSS * low:
+            return f"{at}: the loss lies anywhere from {low:.4g} to {high:.4g}"
+        other = self.cross_check
+        if other is None or not other.ok or other.exponents is None or other.draws is None:
+            return ""
+        low, high = _quantiles(other.optimal_draws(flops)[0])
+        size = self.optimal(flops).N
+        minima = other.optimal(flops).N
+        if high > _DETERMINED * low or max(size / minima, minima / size) <= _APART:
+            return ""
+        return (
+            f"{at}: N* is {size:.3g} by the loss surface (exponent {self.exponents[0]:.3g}) and {minima:.3g} by the "
+            f"iso-FLOP minima (exponent {other.exponents[0]:.3g})"
+        )
 
     def check(self) -> "Fit":
         """Return the fit itself. Raises DataError where it is not identified."""
@@ -235,7 +294,8 @@ def fit(runs: Any, law: str = "chinchilla", **settings: Any) -> Fit:
     Args:
         runs: Columns, or anything that tlx.scaling.load_runs takes.
         law: Name of the law.
-        **settings: Other fields of FitSettings: approach, loss, boot, by, convention, curve, starts, seed.
+        **settings: Other fields of FitSettings: approach, loss, boot, by, convention, curve, starts, seed, times,
+            flops.
 
     Returns:
         The fit. Data that do not determine the constants give a Fit whose status says why, with a warning.
@@ -247,6 +307,8 @@ def fit(runs: Any, law: str = "chinchilla", **settings: Any) -> Fit:
     chosen = FitSettings(law=law, **settings)
     if chosen.boot < 0 or chosen.starts < 1:
         raise ConfigError(f"boot = {chosen.boot} must be at least 0, starts = {chosen.starts} at least 1")
+    if not 0 < (chosen.times if chosen.flops is None else chosen.flops) < np.inf:
+        raise ConfigError(f"times = {chosen.times} and flops = {chosen.flops} must be positive and finite")
     table = with_convention(as_table(runs), chosen.convention)
     known = get_law(law)
     if chosen.approach not in (1, 2, 3) or (chosen.approach != 3 and not known.isoflop):
@@ -312,7 +374,16 @@ def _fit_surface(result: Fit, law: Law) -> Fit:
         result.exponents = (float(exponents[0]), float(exponents[1]))
     if result.draws is not None:
         result.ci = _surface_intervals(law, result.draws, result.flops_per)
+        why = result.unsettled(_asked(result)) if "flops" in result.runs else ""
+        if why:
+            return _not_identified(result, why)
     return result
+
+
+def _asked(result: Fit) -> float:
+    """Budget of the forecast that the settings ask for."""
+    settings = result.settings
+    return settings.flops or settings.times * float(result.runs["flops"].max())
 
 
 def _surface_intervals(

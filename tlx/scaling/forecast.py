@@ -91,7 +91,7 @@ def predict(
 
     Raises:
         ConfigError: An argument is missing or not legal, or the budget does not pay for the inference.
-        DataError: The fit is not identified.
+        DataError: The fit is not identified, or does not determine the forecast of this budget (Fit.unsettled).
     """
     fit.check()
     if rate_law not in RATE_LAWS:
@@ -113,6 +113,7 @@ def predict(
     else:
         budget = flops
         if fit.approach == 3:
+            _require_settled(fit, budget)
             n, d, flat = _search(fit, budget, D_unique, inference_tokens)
         else:
             best = fit.optimal(budget)
@@ -135,6 +136,13 @@ def predict(
     answer["kaplan"] = kaplan_answer(budget)
     answer["chinchilla"] = chinchilla_answer(budget)
     return answer
+
+
+def _require_settled(fit: Fit, budget: float) -> None:
+    """Raise DataError where the constants do not determine the forecast of a budget."""
+    why = fit.unsettled(budget)
+    if why:
+        raise DataError(f"law {fit.law}: not identified: {why}")
 
 
 def accelerator_hours(fit: Fit, N: float, D: float, accelerator_flops: float) -> float:

@@ -29,6 +29,9 @@ _FEWEST = 5
 # What a constant of a curve has to lower the squares by, in units of the noise's variance; Akaike's is 2.
 _PENALTY = 2.5
 
+# Points at which a curve is evaluated to bracket its lowest one.
+_GRID = 401
+
 # Widest spread of the runs of one budget, in ln flops.
 _SPREAD = np.log(1.25)
 
@@ -117,7 +120,8 @@ def minima(runs: RunTable, curve: str = "auto", window: float = np.inf) -> list[
     groups = group_budgets(runs)
     if curve != "auto":
         return [_minimum(runs, rows, curve, window) for rows in groups]
-    near = [_near_minimum(runs, rows) for rows in groups]
+    noise = pooled_noise(runs)
+    near = [_near_minimum(runs, rows, noise) for rows in groups]
     chosen = _curve_by_noise(runs, near)
     return [_minimum(runs, rows, chosen, window, used) for rows, used in zip(groups, near, strict=True)]
 
@@ -152,28 +156,34 @@ def bootstrap_lines(
     Returns:
         [draws, 4]: ln coefficient and exponent of N*(C) and of D*(C).
     """
-    noise = pooled_noise(runs)
-    rng = np.random.default_rng(seed)
+    level = pooled_noise(runs)
     groups = [
-        (_near_minimum(runs, rows) if near else rows, minimum)
+        (_near_minimum(runs, rows, level) if near else rows, minimum)
         for rows, minimum in zip(group_budgets(runs), minima, strict=True)
         if not minimum.edge
     ]
-    lines = []
-    for _ in range(draws):
-        logs = []
-        for rows, minimum in groups:
-            noisy = np.log(runs["loss"][rows]) + rng.normal(0, noise, len(rows))
-            lowest = _lowest(np.log(runs["N"][rows]), noisy, minimum.curve)
-            if lowest is not None:
-                tokens = _tokens_at(runs, rows, np.exp(lowest[0]))
-                logs.append((np.log(minimum.flops), lowest[0], np.log(tokens)))
-        if len(logs) >= 2:
-            log_c, log_n, log_d = np.array(logs).T
-            size_line = line(log_c, log_n)
-            token_line = line(log_c, log_d)
-            lines.append(log_constants(size_line, token_line))
-    return np.array(lines)
+    ends = np.cumsum([0, *(len(rows) for rows, _ in groups)])
+    noise = np.random.default_rng(seed).normal(0, level, (draws, ends[-1]))
+    log_n = np.full((draws, len(groups)), np.nan)
+    log_d = np.full((draws, len(groups)), np.nan)
+    for i, (rows, minimum) in enumerate(groups):
+        noisy = np.log(runs["loss"][rows]) + noise[:, ends[i] : ends[i + 1]]
+        log_n[:, i] = _lowest_of_each(np.log(runs["N"][rows]), noisy, minimum.curve)[0]
+        log_d[:, i] = np.log(_tokens_at(runs, rows, np.exp(log_n[:, i])))
+    log_c = np.log([minimum.flops for _, minimum in groups])
+    enough = np.isfinite(log_n).sum(1) >= 2
+    return np.hstack([_lines(log_c, log_n[enough]), _lines(log_c, log_d[enough])])
+
+
+def _lines(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least squares [draws, 2] of each row of y [draws, budgets] on x: value at 0 and slope; NaN is left out."""
+    used = np.isfinite(y)
+    count = used.sum(1)
+    mean_x = (used * x).sum(1) / count
+    mean_y = np.where(used, y, 0).sum(1) / count
+    from_mean = np.where(used, x - mean_x[:, None], 0)
+    slope = (from_mean * np.where(used, y, 0)).sum(1) / (from_mean**2).sum(1)
+    return np.stack([mean_y - slope * mean_x, slope], 1)
 
 
 def log_constants(size_line: Line, token_line: Line) -> tuple[float, float, float, float]:
@@ -240,11 +250,11 @@ def line(x: np.ndarray, y: np.ndarray) -> Line:
     return Line(float(np.exp(y.mean() - slope * x.mean())), slope)
 
 
-def _near_minimum(runs: RunTable, rows: np.ndarray) -> np.ndarray:
-    """Rows of a budget whose loss is near its lowest; the nearest sizes where those are few."""
+def _near_minimum(runs: RunTable, rows: np.ndarray, noise: float) -> np.ndarray:
+    """Rows of a budget whose loss is near its lowest, at this noise; the nearest sizes where those are few."""
     x = np.log(runs["N"][rows])
     y = np.log(runs["loss"][rows])
-    near = y - y.min() <= max(_NEAR, _NEAR_SIGMAS * pooled_noise(runs))
+    near = y - y.min() <= max(_NEAR, _NEAR_SIGMAS * noise)
     if len(np.unique(x[near])) < _FEWEST:
         distance = np.abs(x - x[np.argmin(y)])
         sizes = np.unique(distance)
@@ -320,47 +330,71 @@ def _minimum(
     degree = min(_DEGREES.get(name, 4), count - 2)
     noise = float(np.std(y - _polynomial(x, y, degree)(x))) if count > degree + 1 else np.nan
     n = float(np.exp(lowest[0]))
-    return Minimum(flops, n, _tokens_at(runs, rows, n), float(np.exp(lowest[1])), sizes, noise, name, "")
+    return Minimum(
+        flops, n, float(_tokens_at(runs, rows, n)), float(np.exp(lowest[1])), sizes, noise, name, ""
+    )
 
 
-def _tokens_at(runs: RunTable, rows: np.ndarray, n: float) -> float:
-    """Tokens at a size of a budget's curve, by interpolated flops per parameter and token."""
+def _tokens_at(runs: RunTable, rows: np.ndarray, n: Any) -> Any:
+    """Tokens at sizes n on a budget's curve, by interpolated flops per parameter and token."""
     x = np.log(runs["N"][rows])
     order = np.argsort(x)
     ratio = np.log(runs["flops"][rows] / runs["N"][rows] / runs["D"][rows])[order]
     factor = np.exp(np.interp(np.log(n), x[order], ratio))
-    return float(np.exp(np.log(runs["flops"][rows]).mean()) / factor / n)
+    return np.exp(np.log(runs["flops"][rows]).mean()) / factor / n
 
 
 def _lowest(x: np.ndarray, y: np.ndarray, curve: str) -> tuple[float, float] | None:
     """(ln N, ln loss) of the lowest local minimum strictly inside the points; None without one."""
+    n, loss = _lowest_of_each(x, y[None], curve)
+    return (float(n[0]), float(loss[0])) if np.isfinite(n[0]) else None
+
+
+def _lowest_of_each(x: np.ndarray, y: np.ndarray, curve: str) -> tuple[np.ndarray, np.ndarray]:
+    """(ln N, ln loss), each [draws], at the lowest point of the curve through each row of y [draws, points].
+
+    NaN where it is not strictly inside the points.
+    """
     order = np.argsort(x, kind="stable")
     x = x[order]
-    y = y[order]
-    if curve in _DEGREES:
-        degree = min(_DEGREES[curve], len(np.unique(x)) - 1)
-        function = _polynomial(x, y, degree)
-    else:
-        sizes = np.unique(x)
-        y = np.array([y[x == size].mean() for size in sizes])
-        x = sizes
-        function = _INTERPOLATE[curve](x, y)
-    grid = np.linspace(x[0], x[-1], 401)
+    y = y[:, order]
+    if curve not in _DEGREES:
+        lowest = [_lowest_interpolated(x, row, curve) for row in y]
+        return np.array([n for n, _ in lowest]), np.array([loss for _, loss in lowest])
+    degree = min(_DEGREES[curve], len(np.unique(x)) - 1)
+    middle = (x[0] + x[-1]) / 2
+    half = (x[-1] - x[0]) / 2
+    constants = np.linalg.lstsq(np.vander((x - middle) / half, degree + 1), y.T, rcond=None)[0]
+    grid = np.linspace(-1, 1, _GRID)
+    lowest = np.argmin(np.vander(grid, degree + 1) @ constants, axis=0)
+    inside = (lowest > 0) & (lowest < _GRID - 1)
+    place = np.where(inside, lowest, 1)
+    best = _golden(lambda u: np.polyval(constants, u), grid[place - 1], grid[place + 1])
+    loss = np.polyval(constants, best)
+    return np.where(inside, middle + half * best, np.nan), np.where(inside, loss, np.nan)
+
+
+def _lowest_interpolated(x: np.ndarray, y: np.ndarray, curve: str) -> tuple[float, float]:
+    """The lowest point of a curve through the mean of every size; NaN at the ends."""
+    sizes = np.unique(x)
+    function = _INTERPOLATE[curve](sizes, np.array([y[x == size].mean() for size in sizes]))
+    grid = np.linspace(x[0], x[-1], _GRID)
     i = int(np.argmin(function(grid)))
-    if i in (0, len(grid) - 1):
-        return None
-    low = grid[i - 1]
-    high = grid[i + 1]
-    # Golden section: the curve is smooth and has one minimum between two grid points.
+    if i in (0, _GRID - 1):
+        return np.nan, np.nan
+    best = _golden(function, grid[i - 1], grid[i + 1])
+    return float(best), float(function(best))
+
+
+def _golden(function: Callable[[Any], Any], low: Any, high: Any) -> Any:
+    """Minimum by golden section: the curve is smooth and has one minimum between two grid points."""
     for _ in range(40):
         left = low + 0.381966 * (high - low)
         right = low + 0.618034 * (high - low)
-        if function(left) < function(right):
-            high = right
-        else:
-            low = left
-    middle = (low + high) / 2
-    return float(middle), float(function(middle))
+        shorter = function(left) < function(right)
+        low = np.where(shorter, low, left)
+        high = np.where(shorter, right, high)
+    return (low + high) / 2
 
 
 def _polynomial(x: np.ndarray, y: np.ndarray, degree: int) -> Callable[[Any], Any]:

@@ -1,6 +1,8 @@
 """report: one self-contained HTML page about a fit, and its plots as PNG files beside it."""
 
 import base64
+import datetime
+import functools
 import html
 import os
 import pathlib
@@ -18,10 +20,11 @@ from tlx.scaling import isoflop
 from tlx.scaling.backtesting import backtest
 from tlx.scaling.drift import log_compute, outlook
 from tlx.scaling.evaluation import predict_log
-from tlx.scaling.fits import Fit, fit
+from tlx.scaling.fits import Fit
 from tlx.scaling.laws import Law, get_law
 from tlx.scaling.prediction import predict_loss
-from tlx.scaling.sensitivity import influence
+from tlx.scaling.provenance import data_hash, versions
+from tlx.scaling.sensitivity import by_convention, influence
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:62em;margin:2em auto;padding:0 1em;color:#222}"
@@ -36,13 +39,19 @@ _SHOWN = ("run", "N", "D", "flops", "lr", "seed", "loss", "bits_per_byte", "stat
 _MAX_LEGEND = 14
 
 
-def report(fitted: Fit, folder: str | os.PathLike, flops: float | None = None) -> pathlib.Path:
+def report(
+    fitted: Fit,
+    folder: str | os.PathLike,
+    flops: float | None = None,
+    command: str = "tlx.scaling.report",
+) -> pathlib.Path:
     """Write the report of a fit: FOLDER/index.html and its PNGs.
 
     Args:
         fitted: The fit. One that is not identified gives a page that says so, with the runs and no constants.
         folder: Folder that is written to; made where it does not exist.
         flops: The budget of the forecast; None for 10 times the largest. Not used by a law without an optimum.
+        command: What made the report, as the page names it.
 
     Returns:
         Path of the page.
@@ -58,6 +67,7 @@ def report(fitted: Fit, folder: str | os.PathLike, flops: float | None = None) -
             _draw(path, title, plot)
             data = base64.b64encode(path.read_bytes()).decode()
             parts.append(f"<h2>{title}</h2><img alt='{title}' src='data:image/png;base64,{data}'>")
+    parts.append("<h2>Origin</h2>" + _origin(fitted, command))
     parts.append("<h2>Runs</h2>" + _table_of_runs(fitted))
     page = folder / "index.html"
     title = f"Scaling law: {fitted.law}"
@@ -82,7 +92,12 @@ def _plots(fitted: Fit, flops: float) -> dict[str, Callable[[Axes], None]]:
         plots["Best size and tokens against compute"] = lambda axes: _plot_optima(axes, fitted, flops)
     if fitted.ok and fitted.approach == 3:
         plots["Loss surface and efficient frontier"] = lambda axes: _plot_surface(axes, fitted, flops)
-        plots["Residuals"] = lambda axes: _plot_residuals(axes, fitted)
+        plots["Residuals against compute"] = lambda axes: _plot_residuals(axes, fitted)
+        for name in get_law(fitted.law).columns:
+            if name != "flops":
+                plots[f"Residuals against {name}"] = functools.partial(
+                    _plot_residuals, fitted=fitted, column=name
+                )
         if backtest(fitted).folds:
             plots["Backtest: errors of forecasts"] = lambda axes: _plot_backtest(axes, fitted)
     return plots
@@ -210,16 +225,26 @@ def _plot_surface(axes: Axes, fitted: Fit, flops: float) -> None:
     axes.legend(loc="upper left")
 
 
-def _plot_residuals(axes: Axes, fitted: Fit) -> None:
+def _plot_residuals(axes: Axes, fitted: Fit, column: str = "") -> None:
+    """Residuals against a column of the table, or against compute, with the mean of each tenth of the rows."""
     law = get_law(fitted.law)
-    x = np.exp(log_compute(law, fitted.runs))
-    shade = fitted.runs.get("N", np.ones(len(fitted.residuals)))
-    points = axes.scatter(x, 100 * fitted.residuals, c=np.log10(shade), cmap="viridis", s=18)
-    figure = axes.get_figure(root=True)
-    if figure is not None:
-        figure.colorbar(points, label="log10 parameters", ax=axes)
+    x = fitted.runs[column] if column else np.exp(log_compute(law, fitted.runs))
+    residuals = 100 * fitted.residuals
+    other = "D" if column == "N" else "N"
+    shade = fitted.runs.get(other)
+    if shade is None:
+        axes.plot(x, residuals, ".", markersize=8)
+    else:
+        points = axes.scatter(x, residuals, c=np.log10(shade), cmap="viridis", s=18)
+        figure = axes.get_figure(root=True)
+        if figure is not None:
+            figure.colorbar(points, label=f"log10 {other}", ax=axes)
+    parts = np.array_split(np.argsort(x, kind="stable"), max(1, min(10, len(x) // 4)))
+    centers = [np.exp(np.log(x[part]).mean()) for part in parts]
+    axes.plot(centers, [residuals[part].mean() for part in parts], "r-o", markersize=4, label="local mean")
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(xscale="log", xlabel=_compute_name(law), ylabel="measured over fitted, %")
+    axes.set(xscale="log", xlabel=column or _compute_name(law), ylabel="measured over fitted, %")
+    axes.legend(fontsize=8)
 
 
 def _compute_name(law: Law) -> str:
@@ -271,8 +296,9 @@ def _summary(fitted: Fit, flops: float) -> str:
     if changes:
         lines.append("<p>Largest changes of the exponent without one run:</p>")
         lines.append(_html_table(("run", "change"), [(name, f"{change:+.4f}") for name, change in changes]))
-    if surface and get_law(fitted.law).isoflop and "flops" in fitted.runs:
+    if surface:
         lines.append(_cross_check(fitted))
+        lines.append(_quality(fitted))
     return "".join(lines)
 
 
@@ -286,6 +312,9 @@ def _interval(intervals: Mapping[str, tuple[float, float]], name: str) -> str:
 
 def _forecast(fitted: Fit, flops: float) -> str:
     """Best size, tokens and loss of a budget as a sentence."""
+    why = fitted.unsettled(flops)
+    if why:
+        return f"Not identified: {why}."
     best = fitted.optimal(flops)
     text = f"At {flops:.3g} FLOP: N* {best.N:.3g}, D* {best.D:.3g}"
     if fitted.approach == 3:
@@ -312,13 +341,54 @@ def _backtest_table(fitted: Fit) -> str:
 
 
 def _cross_check(fitted: Fit) -> str:
-    """The exponent by approach 2, from the same runs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        other = fit(fitted.runs, fitted.law, approach=2, boot=0, curve=fitted.settings.curve)
+    """The exponent of the iso-FLOP minima of the same runs, and whether its interval meets that of the surface."""
+    other = fitted.cross_check
+    if other is None:
+        return ""
     if other.exponents is None:
         return f"<p>Iso-FLOP minima: {html.escape(other.status)}</p>"
-    return f"<p>Iso-FLOP minima give N* ~ C<sup>{other.exponents[0]:.3f}</sup>.</p>"
+    text = f"Iso-FLOP minima give N* ~ C<sup>{other.exponents[0]:.3f}</sup>"
+    if fitted.ci is None or other.ci is None:
+        return f"<p>{text}.</p>"
+    low, high = other.ci["a"]
+    own_low, own_high = fitted.ci["a"]
+    text += f" ({low:.3f}, {high:.3f})"
+    if max(low, own_low) <= min(high, own_high):
+        return f"<p>{text}: the intervals meet.</p>"
+    return f"<p class='bad'>{text}: the intervals do not meet.</p>"
+
+
+def _quality(fitted: Fit) -> str:
+    """How the constants were found, and the exponent by every other convention of counting that the table has."""
+    settings = fitted.settings
+    k, s = fitted.flops_per
+    agreeing = f"{fitted.agreeing} of {settings.starts} ended within 1e-4 of the best"
+    rows = [
+        ("objective", f"{fitted.objective:.10g} (sum of {settings.loss})"),
+        ("relative norm of the gradient", f"{fitted.gradient:.2g}"),
+        ("starts", agreeing),
+        ("bootstrap draws", 0 if fitted.draws is None else len(fitted.draws)),
+        ("noise of ln loss around the fit", f"{fitted.noise:.3%}"),
+    ]
+    if "flops" in fitted.runs:
+        rows.append(("training FLOP", f"{k:.4g} N^{s:.4g} D"))
+    for name, exponent in by_convention(fitted).items():
+        rows.append(
+            (f"exponent, counted by {name}", "not identified" if exponent is None else f"{exponent:.4f}")
+        )
+    return "<p>How it was found:</p>" + _html_table(("", ""), rows)
+
+
+def _origin(fitted: Fit, command: str) -> str:
+    """Date, command, versions and data."""
+    now = datetime.datetime.now(datetime.UTC)
+    rows = [
+        ("date", f"{now:%Y-%m-%d %H:%M} UTC"),
+        ("command", command),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
+        ("sha256 of the table of runs", data_hash(fitted.runs)),
+    ]
+    return _html_table(("", ""), rows)
 
 
 def _table_of_runs(fitted: Fit) -> str:

@@ -133,14 +133,16 @@ _TEMPLATES: dict[str, Callable[[str], str]] = {"local": _local, "command": _comm
 def status(folder: str | os.PathLike) -> dict[str, Any]:
     """Return the state of a ladder's runs: {"done", "diverged", "failed", "left", "seconds_left", "runs"}.
 
-    seconds_left is for one run after the other at the speed of the finished and running ones; None before
-    there is one.
+    seconds_left is for one run after the other at the speed of the finished and running ones, and with the time
+    that finished runs took besides training (compilation above all) for each run that has not started; None
+    before a run has a speed.
     """
     ledger = Ledger(folder)
     rows = []
     measured_seconds = 0.0
     measured_flops = 0.0
     left_flops = 0.0
+    besides: list[float] = []
     for row in ledger.rows():
         progress = _progress(ledger.run_folder(row), row)
         state = row.get("status") or ("started" if progress["step"] else "waiting")
@@ -151,6 +153,8 @@ def status(folder: str | os.PathLike) -> dict[str, Any]:
             trained = max(0.0, share - from_step / row["steps"])
             measured_seconds += trained * progress["seconds"]
             measured_flops += trained * row["flops"]
+        if state == "done":
+            besides += _seconds_besides_training(ledger.run_folder(row))
         if state in ("started", "waiting"):
             left_flops += (1 - share) * row["flops"]
         names = ("run", "budget", "N", "D", "lr", "seed", "loss", "retry_of")
@@ -158,7 +162,9 @@ def status(folder: str | os.PathLike) -> dict[str, Any]:
         rows.append(shown | {"status": state, "step": step, "steps": row["steps"]})
     count = {state: sum(row["status"] == state for row in rows) for state in ("done", "diverged", "failed")}
     if measured_flops:
-        seconds_left = left_flops * measured_seconds / measured_flops
+        waiting = sum(row["status"] == "waiting" for row in rows)
+        setup = float(np.mean(besides)) if besides else 0.0
+        seconds_left = left_flops * measured_seconds / measured_flops + waiting * setup
     else:
         seconds_left = None if left_flops else 0.0
     left = len(rows) - sum(count.values())
@@ -347,3 +353,12 @@ def _progress(workdir: pathlib.Path, row: Mapping[str, Any]) -> dict[str, Any]:
             if line.get("tokens_per_s"):
                 seconds = row["steps"] * row["batch_tokens"] / line["tokens_per_s"]
     return {"step": step, "seconds": seconds}
+
+
+def _seconds_besides_training(workdir: pathlib.Path) -> list[float]:
+    """Seconds of a finished run outside data and steps; none where its journal does not say."""
+    for line in reversed(read_lines(workdir / "events.jsonl")):
+        if line["event"] == "end" and isinstance(line.get("seconds"), dict):
+            others = [value for phase, value in line["seconds"].items() if phase not in ("data", "step")]
+            return [sum(others)] if all(isinstance(value, int | float) for value in others) else []
+    return []

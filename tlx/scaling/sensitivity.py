@@ -10,7 +10,7 @@ from tlx.scaling import fits
 from tlx.scaling.evaluation import Problem
 from tlx.scaling.fits import Fit
 from tlx.scaling.laws import get_law
-from tlx.scaling.runs import clusters, conventions_of
+from tlx.scaling.runs import clusters, conventions_of, with_convention
 from tlx.scaling.solver import parse_loss, solve
 
 DELTAS = ("huber:1e-4", "huber:1e-3", "huber:1e-2", "l2")
@@ -57,6 +57,9 @@ def by_convention(fit: Fit) -> dict[str, float | None]:
     """
     exponents: dict[str, float | None] = {}
     for convention in conventions_of(fit.runs):
+        if _same_counts(fit, convention):
+            exponents[convention] = fit.exponents[0] if fit.exponents is not None else None
+            continue
         try:
             refit = _refit(
                 fit,
@@ -69,6 +72,12 @@ def by_convention(fit: Fit) -> dict[str, float | None]:
             continue
         exponents[convention] = refit.exponents[0] if refit.exponents is not None else None
     return exponents
+
+
+def _same_counts(fit: Fit, convention: str) -> bool:
+    """Whether a convention counts N and flops as the fit does: a refit would only repeat it."""
+    counted = with_convention(fit.runs, convention)
+    return all(np.array_equal(counted[name], fit.runs[name]) for name in ("N", "flops") if name in fit.runs)
 
 
 def _refit(fit: Fit, **settings: Any) -> Fit:

@@ -31,6 +31,26 @@ class Suggestion(NamedTuple):
     """Width of the forecast's 95% interval of ln loss once the run is made; NaN where it was not computed."""
 
 
+class Halving(NamedTuple):
+    """What it takes to halve the interval of a forecast."""
+
+    runs: int
+    """Number of runs."""
+
+    flops: float
+    """Their training FLOPs together."""
+
+    before: float
+    """Width of the 95% interval of ln loss by the law before them."""
+
+    after: float
+    """Width after them; more than half of `before` where the most runs that are tried do not suffice."""
+
+
+# Runs after which halving gives up.
+_MOST_RUNS = 500
+
+
 def suggest(fit: Fit, flops: float, count: int = 4, most: float | None = None) -> list[Suggestion]:
     """Suggest the runs whose results narrow a forecast most per FLOP, after the repairs.
 
@@ -49,41 +69,79 @@ def suggest(fit: Fit, flops: float, count: int = 4, most: float | None = None) -
         ConfigError: The fit has no loss surface, or its law reads other columns than N, D and flops.
         DataError: The fit is not identified.
     """
-    fit.check()
-    if fit.approach != 3:
-        raise ConfigError("suggest needs a loss surface: approach=3")
-    law = get_law(fit.law)
-    if not law.is_surface_of_n_and_d:
-        raise ConfigError(f"suggest is for laws of N and D, not {law.name!r}")
-    problem = Problem(law, fit.runs)
-    noise = max(fit.noise, 1e-6)
-    # Covariance [p, p] of the centred constants; the small ridge keeps it finite along flat directions.
-    phi = problem.inside(fit.constants())
-    _, slope = parse_loss("l2").residual(*problem.evaluate(phi[None]), problem.target)
-    spread = np.linalg.pinv(slope[0].T @ slope[0] / noise**2 + 1e-12 * np.eye(problem.size))
-    target = np.array([flops])
-    best_n, best_d = law.optimal_sizes(fit.constants(), target, fit.flops_per)
-    aim = _slopes(fit, problem, best_n, best_d, target)[0]
-    n, d, c = _candidates(fit, most or 4 * float(fit.runs["flops"].max()))
-    slopes = _slopes(fit, problem, n, d, c)
-    suggestions = [repair._replace(interval=_width(spread, aim)) for repair in repairs(fit)]
-    for _ in range(count):
-        reach = slopes @ spread @ aim
-        gain = reach**2 / (noise**2 + np.einsum("ip,pq,iq->i", slopes, spread, slopes))
+    design = _Design(fit, flops, most)
+    suggestions = [repair._replace(interval=design.width()) for repair in repairs(fit)]
+    return suggestions + [design.next_run() for _ in range(count)]
+
+
+def halving(fit: Fit, flops: float, most: float | None = None) -> Halving:
+    """Count the suggested runs, repairs not among them, that halve the interval of a forecast.
+
+    Args:
+        fit: An identified fit of approach 3.
+        flops: The budget that is to be forecast.
+        most: FLOPs of the largest run allowed; None for 4 times the largest so far.
+
+    Returns:
+        The runs and their compute; after _MOST_RUNS runs what they reach.
+
+    Raises:
+        ConfigError: The fit has no loss surface, or its law reads other columns than N, D and flops.
+        DataError: The fit is not identified.
+    """
+    design = _Design(fit, flops, most)
+    before = design.width()
+    spent = 0.0
+    count = 0
+    while design.width() > before / 2 and count < _MOST_RUNS:
+        spent += design.next_run().flops
+        count += 1
+    return Halving(count, spent, before, design.width())
+
+
+class _Design:
+    """A greedy optimal design: the covariance of the constants, and the runs that may narrow a forecast."""
+
+    def __init__(self, fit: Fit, flops: float, most: float | None):
+        fit.check()
+        if fit.approach != 3:
+            raise ConfigError("suggest needs a loss surface: approach=3")
+        law = get_law(fit.law)
+        if not law.is_surface_of_n_and_d:
+            raise ConfigError(f"suggest is for laws of N and D, not {law.name!r}")
+        problem = Problem(law, fit.runs)
+        self.noise = max(fit.noise, 1e-6)
+        # Covariance [p, p] of the centred constants; the small ridge keeps it finite along flat directions.
+        phi = problem.inside(fit.constants())
+        _, slope = parse_loss("l2").residual(*problem.evaluate(phi[None]), problem.target)
+        precision = slope[0].T @ slope[0] / self.noise**2
+        self.spread = np.linalg.pinv(precision + 1e-12 * np.eye(problem.size))
+        target = np.array([flops])
+        best_n, best_d = law.optimal_sizes(fit.constants(), target, fit.flops_per)
+        self.aim = _slopes(fit, problem, best_n, best_d, target)[0]
+        self.candidates = _candidates(fit, most or 4 * float(fit.runs["flops"].max()))
+        self.slopes = _slopes(fit, problem, *self.candidates)
+
+    def width(self) -> float:
+        """Width of the forecast's 95% interval of ln loss by the law and the runs so far."""
+        return _width(self.spread, self.aim)
+
+    def next_run(self) -> Suggestion:
+        """Add the run that narrows the forecast most per FLOP."""
+        n, d, c = self.candidates
+        reach = self.slopes @ self.spread @ self.aim
+        gain = reach**2 / (self.noise**2 + np.einsum("ip,pq,iq->i", self.slopes, self.spread, self.slopes))
         i = int(np.argmax(gain / c))
         # Rank-one update of the covariance by one measurement (Sherman-Morrison).
-        step = spread @ slopes[i]
-        spread = spread - np.outer(step, step) / (noise**2 + slopes[i] @ step)
-        suggestions.append(
-            Suggestion(
-                N=float(n[i]),
-                D=float(d[i]),
-                flops=float(c[i]),
-                why="narrows the forecast most per FLOP",
-                interval=_width(spread, aim),
-            )
+        step = self.spread @ self.slopes[i]
+        self.spread = self.spread - np.outer(step, step) / (self.noise**2 + self.slopes[i] @ step)
+        return Suggestion(
+            N=float(n[i]),
+            D=float(d[i]),
+            flops=float(c[i]),
+            why="narrows the forecast most per FLOP",
+            interval=self.width(),
         )
-    return suggestions
 
 
 def repairs(fit: Fit) -> list[Suggestion]:
