@@ -206,6 +206,13 @@ def test_kochatgpt_ranks_and_orders_differ_for_cycles_alone():
         ),
         ({"prompt": "a", "answers": ["b", "c"], "ranking": [1]}, {"records": "ranked"}, "list of 2 numbers"),
         ({"prompt": "a", "completion": "b", "score": "x"}, {"records": "rated"}, "no finite number"),
+        ({"prompt": "a", "completion": "b"}, {"records": "rated"}, "objective.score = 'score'"),
+        (
+            {"prompt": "a", "completion": "b", "score": 5},
+            {"records": "rated"},
+            "'score' = 5 is not on the scale from objective.min_score = 0 to objective.max_score = 1",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, {"margin": "gap"}, "objective.margin = 'gap'"),
         ({"prompt": "a", "chosen": ["b", "c"], "rejected": "d"}, {}, "expected a list of messages"),
         (
             {"prompt": "a", "answers": ["b", "c", "d"], "ranking": [1, 0, 2]},

@@ -258,9 +258,14 @@ class RewardTask(Task):
     def _number(self, record: Record, config: Reward) -> float:
         """Return the margin of a pair, or the rating in units of the scale."""
         if config.records == "rated":
-            score = number_of(record, config.score)
+            score = number_of(record, config.score, "objective.score")
+            if not config.min_score <= score <= config.max_score:
+                raise DataError(
+                    f"{record.where}: {config.score!r} = {score:g} is not on the scale from objective.min_score = "
+                    f"{config.min_score:g} to objective.max_score = {config.max_score:g}"
+                )
             return (score - config.min_score) / (config.max_score - config.min_score)
-        return number_of(record, config.margin) if config.margin else 0.0
+        return number_of(record, config.margin, "objective.margin") if config.margin else 0.0
 
     @override
     def prepare(
@@ -399,7 +404,7 @@ def _on_scale(units: np.ndarray, config: Reward) -> np.ndarray:
 
 
 def _rating_scores(predictions: Sequence[Prediction], records: Sequence[Record], config: Reward) -> Scores:
-    true = np.array([number_of(record, config.score) for record in records])
+    true = np.array([number_of(record, config.score, "objective.score") for record in records])
     predicted = np.array([prediction["score"] for prediction in predictions])
     figures = {
         "spearman": spearman(predicted, true),

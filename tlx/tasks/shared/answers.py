@@ -248,7 +248,7 @@ def rank_numbers(record: Record, column: str, count: int, form: str) -> tuple[fl
     where = f"{record.where}: {column!r} = {value!r:.60}"
     if not isinstance(value, list | tuple) or len(value) != count:
         raise DataError(f"{where} is not a list of {count} numbers, one for each answer")
-    numbers = [number_of(Record(record.where, {column: item}), column) for item in value]
+    numbers = [number_of(Record(record.where, {column: item}), column, "objective.ranking") for item in value]
     if form == "order":
         if sorted(numbers) != list(range(count)):
             raise DataError(f"{where} is no order of the answers 0 to {count - 1} (objective.ranking_form)")

@@ -140,9 +140,21 @@ def classes_of(record: Record, column: str, separator: str, names: Sequence[str]
     return indicator
 
 
-def number_of(record: Record, column: str) -> float:
-    """Return a record's label that is a number; raises DataError where it is none."""
-    value = record.get(column, "objective.label")
+def number_of(record: Record, column: str, field: str = "objective.label") -> float:
+    """Return a record's number.
+
+    Args:
+        record: The record.
+        column: Column with the number.
+        field: The config's field that names the column, for messages.
+
+    Returns:
+        The number.
+
+    Raises:
+        DataError: The record has no such column, or it holds no finite number.
+    """
+    value = record.get(column, field)
     try:
         number = float(value)
     except (TypeError, ValueError):
