@@ -262,6 +262,25 @@ def test_which_runs_take_the_base_as_a_frozen_reference():
     assert TASK.with_base(named, "base", AdaptConfig()).reference == "other"
     with pytest.raises(ConfigError, match="give its base by --from"):
         PreferenceModule(config, model_of(), LossConfig()).frozen()
+    with pytest.raises(ConfigError, match="give its base by --from"):
+        TASK.with_base(config, "", AdaptConfig())
+    with pytest.raises(ConfigError, match="objective.loss = 'dpoo'.*did you mean 'dpo'"):
+        TASK.infer_labels(dataclasses.replace(config, loss="dpoo"), RECORDS)
+
+
+def test_kto_takes_answers_to_other_prompts():
+    """Also where several answers to a prompt stand one after the other, and at the end of the records."""
+    spec = spec_of(loss="kto", records="unpaired")
+    prompts = "abbbca"
+    records = small.records_of(
+        *({"prompt": p, "completion": str(i), "label": True} for i, p in enumerate(prompts))
+    )
+    pairs = [item.pairs[0] for item in TASK.prepare(records, small.TOKENIZER, spec)]
+    assert [pair.second.answer[0] for pair in pairs] == [encode(digit)[0] for digit in "144451"]
+    assert all(pair.first.prompt.tolist() == pair.second.prompt.tolist() for pair in pairs)
+    assert TASK.infer_labels(spec.config, records) == spec.config
+    with pytest.raises(DataError, match=r"all training records \(1\) have the same prompt"):
+        TASK.infer_labels(spec.config, records[:1])
 
 
 @pytest.mark.slow

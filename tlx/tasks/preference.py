@@ -27,7 +27,7 @@ import numpy as np
 from typing_extensions import override
 
 from tlx.adapt.config import AdaptConfig
-from tlx.base.errors import ConfigError
+from tlx.base.errors import ConfigError, DataError
 from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.resampling import mean_of
@@ -38,6 +38,7 @@ from tlx.objectives.shared.arrays import pad_to_length
 from tlx.tasks.shared.answers import (
     AnswerIds,
     AnswersConfig,
+    Turns,
     encode_answers,
     fit_prompt,
     liked_of,
@@ -142,6 +143,14 @@ class ReferenceModule(GenerationModule):
         return {}, {"log_probs": self.answer_sums(batch)}
 
 
+def no_reference(loss: str) -> ConfigError:
+    """Return the error that a loss has no reference to compare the model with."""
+    return ConfigError(
+        f"objective.loss = {loss!r} compares the model with a reference: give its base by --from (base= in Python), "
+        "or name one by objective.reference"
+    )
+
+
 class PreferenceModule(ReferenceModule):
     """A decoder or an encoder-decoder, without a head of the task's own: still a language model."""
 
@@ -162,10 +171,7 @@ class PreferenceModule(ReferenceModule):
         """Return the abstract, boxed parameters of the reference; raises ConfigError as `frozen` does."""
         config = self.config
         if config.reference_model is None:
-            raise ConfigError(
-                f"objective.loss = {config.loss!r} compares the model with a reference: give its base by --from "
-                "(base= in Python), or name one by objective.reference"
-            )
+            raise no_reference(config.loss)
         ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
         prefixes = ("encoder_", "decoder_") if self.model.kind == "encoder_decoder" else ("",)
         names = [prefix + name for prefix in prefixes for name in ("tokens", "positions", "segments")]
@@ -324,16 +330,28 @@ class PreferenceTask(Task):
 
     @override
     def infer_labels(self, config: Preference, records: Sequence[Record]) -> Preference:
-        """Return the config with its template written out, as it is saved."""
-        del records
+        """Return the config with its template written out; DataError where the records do not suit its loss."""
+        config.validate()
+        if config.records == "unpaired":
+            prompts = {read_answers(record, config, config.answer_columns).prompt for record in records}
+            if len(prompts) < 2:
+                raise DataError(
+                    f"objective.loss = 'kto' compares answers with those to other prompts: all training records "
+                    f"({len(records)}) have the same prompt"
+                )
         return dataclasses.replace(config, format=config.chat_template)
 
     @override
     def with_base(self, config: Preference, path: str, adapt: AdaptConfig) -> Preference:
-        """Return the config with the base as the reference, unless it is the model without its adapters."""
+        """Return the config with the base as the reference, unless it is the model without its adapters.
+
+        Raises ConfigError where the loss has a reference and there is none.
+        """
         removable = adapt.method in _REMOVABLE and not adapt.also_train and not config.cache_reference
         if config.reference or removable or not LOSSES[config.loss].has_reference:
             return config
+        if not path:
+            raise no_reference(config.loss)
         return dataclasses.replace(config, reference=path)
 
     @override
@@ -370,20 +388,19 @@ class PreferenceTask(Task):
     def prepare(
         self, records: Sequence[Record], tokenizer: Tokenizer, spec: TaskSpec, labelled: bool = True
     ) -> list[PreferenceRow]:
-        """Make an item of each record; of unpaired ones, with the answer to the prompt of the next record."""
+        """Make an item of each record; of unpaired ones, with the answer to the next prompt that differs."""
         config = spec.config
-        encoded = [
-            encode_answers(read_answers(record, config, config.answer_columns), config, tokenizer, spec)
-            for record in records
-        ]
+        answers = [read_answers(record, config, config.answer_columns) for record in records]
+        encoded = [encode_answers(of_record, config, tokenizer, spec) for of_record in answers]
         if config.records == "pairs":
             return [
                 PreferenceRow((fit_pair(Pair(chosen, rejected), spec),), number)
                 for number, (chosen, rejected) in enumerate(encoded)
             ]
         items = []
+        others = _next_other([of_record.prompt for of_record in answers])
         for number, ((answer,), record) in enumerate(zip(encoded, records, strict=True)):
-            (other,) = encoded[(number + 1) % len(encoded)]
+            (other,) = encoded[others[number]]
             liked = liked_of(record, config.label) if labelled else True
             pair = Pair(answer, other._replace(prompt=answer.prompt), liked)
             items.append(PreferenceRow((fit_pair(pair, spec),), number))
@@ -522,6 +539,24 @@ def with_reference(items: Sequence[PreferenceRow], log_probs: np.ndarray) -> lis
         ]
         filled.append(item._replace(pairs=tuple(pairs)))
     return filled
+
+
+def _next_other(prompts: Sequence[Turns]) -> list[int]:
+    """Return for each prompt the index of the next one that differs, with the first ones after the last.
+
+    Records often have several answers to a prompt one after the other. Where all prompts are the same it is the next
+    one's index.
+    """
+    count = len(prompts)
+    following = [(number + 1) % count for number in range(count)]
+    if len(set(prompts)) < 2:
+        return following
+    # Backwards, twice around: the last prompts need the first ones'.
+    for number in reversed(range(2 * count)):
+        here = number % count
+        after = (number + 1) % count
+        following[here] = following[after] if prompts[here] == prompts[after] else after
+    return following
 
 
 def fit_pair(pair: Pair, spec: TaskSpec) -> Pair:

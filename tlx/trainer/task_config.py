@@ -69,8 +69,8 @@ def complete_task_config(
     check = functools.partial(task.check_record, config.objective)
     records = read_records(config.data.records, "train", config.seed, config.data.bad_records, check)
     objective = task.infer_labels(config.objective, records)
-    if base is not None and not scratch:
-        objective = task.with_base(objective, base.record.path, adapt)
+    base_path = "" if base is None or scratch else base.record.path
+    objective = task.with_base(objective, base_path, adapt)
     values["objective"] = to_dict(objective)
     if config.data.records.epochs:
         rows = _num_rows(parse_config(values, allow=None), len(records))

@@ -178,7 +178,7 @@ class Task(Objective):
 
         Args:
             config: The task's config.
-            path: Directory of the base model.
+            path: Directory of the base model; "" for a run without one, or from fresh parameters.
             adapt: What of it is trained.
 
         Returns:
