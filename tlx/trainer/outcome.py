@@ -15,6 +15,8 @@ from tlx.evaluation.answers import Evaluation
 from tlx.run import RunConfig
 from tlx.run.assemble import Run
 from tlx.tasks import CHAT_TASKS
+from tlx.tasks.preference import Preference
+from tlx.tasks.reward import Reward
 from tlx.trainer.config_input import shown_path
 from tlx.trainer.task_config import get_task
 from tlx.training.journal import read_lines
@@ -86,15 +88,26 @@ def show_figures(split: str, figures: Mapping[str, Any]) -> None:
 def show_next(config: RunConfig, workdir: pathlib.Path) -> None:
     """Print commands that use the run."""
     path = shown_path(workdir)
-    columns = [name for name, _ in get_task(config).text_columns(config.objective)]
-    values = _first_record(workdir, columns)
-    example = repr(values) if len(columns) > 1 else repr(next(iter(values.values()), "..."))
-    call = f"import tlx; print(tlx.load({path!r}).predict({example}))"
     print("\nnext:")
     print(f"  less {shlex.quote(f'{path}/predictions/validation.jsonl')}   # each record with its answer")
+    call = f"import tlx; print(tlx.load({path!r}).{_example_call(config, workdir)})"
     print(f"  python -c {shlex.quote(call)}")
-    if config.objective.name in CHAT_TASKS:
+    if config.objective.name in CHAT_TASKS and config.model.kind == "decoder":
         print(f"  tlx chat {shlex.quote(path)}")
+
+
+def _example_call(config: RunConfig, workdir: pathlib.Path) -> str:
+    """Return a call of the method that uses a model of the task, with texts of a validation record."""
+    objective = config.objective
+    if isinstance(objective, Reward):
+        return "reward('How are you?', ['Fine.', 'Go away.'])"
+    if isinstance(objective, Preference) and not objective.prompt and config.model.kind == "decoder":
+        # Its records are whole conversations, which a line has no room for.
+        return "chat('How are you?')"
+    columns = [name for name, _ in get_task(config).text_columns(objective)]
+    values = _first_record(workdir, columns)
+    example = repr(values) if len(columns) > 1 else repr(next(iter(values.values()), "..."))
+    return f"predict({example})"
 
 
 def _first_record(workdir: pathlib.Path, columns: Sequence[str]) -> dict[str, Any]:
