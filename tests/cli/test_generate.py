@@ -37,6 +37,9 @@ def test_a_masked_model_shows_candidates(tmp_path, capsys):
     assert main(["generate", str(run), "--prompt=a [MASK] b [MASK]", "--top=2"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "a [MASK] b [MASK]" and [line[:8] for line in out[1:]] == ["  gap 1:", "  gap 2:"]
+    for flag in ("--choice=c", "--code=en", "--stop=c", "--num_beams=2"):
+        assert main(["generate", str(run), "--prompt=a [MASK]", flag]) == 64
+        assert f"{flag.split('=')[0]} is for models that write texts" in capsys.readouterr().err
 
 
 def test_choices_are_compared_and_answers_stop(run, capsys):
@@ -59,3 +62,5 @@ def test_what_is_wrong_ends_with_its_code(run, tmp_path, capsys):
     assert "no complete checkpoint at step 9" in capsys.readouterr().err
     assert main(["generate", str(run), "--prompt=a", "--top_p=2"]) == 64
     assert "top_p = 2.0" in capsys.readouterr().err
+    assert main(["generate", str(run), "--prompt=a", "--begin=b"]) == 64
+    assert "begin = 'b' is for encoder-decoders, this is decoder" in capsys.readouterr().err

@@ -89,6 +89,10 @@ class GenerationMixin(TextMixin):
             raise ConfigError('a masked model does not continue texts; use fill("... [MASK] ...")')
         if self.kind == "bilstm":
             raise ConfigError("a bilstm is there to be read by tasks, not to continue texts; use score")
+        if begin and self.kind != "encoder_decoder":
+            raise ConfigError(
+                f"begin = {begin!r} is for encoder-decoders, this is {self.kind}: put it at the end of the prompt"
+            )
         self._require_output()
         stopping.check(stop)
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)

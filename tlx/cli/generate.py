@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
 
     model = load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
     if model.kind == "encoder":
+        _check_fills(options)
         _show_gaps(model, prompts, options)
     elif options.choice:
         _show_choices(model, prompts, options)
@@ -176,6 +177,16 @@ def _show_continuations(model: "LoadedModel", prompts: list[str], options: argpa
 def _marks(options: argparse.Namespace) -> dict[str, str | None]:
     """Return the language, code and mode of the texts as arguments of a model's methods."""
     return {name: getattr(options, name) for name in ("language", "target_language", "code", "mode")}
+
+
+def _check_fills(options: argparse.Namespace) -> None:
+    """Raise ConfigError for a flag that a masked model has no use for."""
+    for name in ("choice", "stop", "begin", "num_beams", "target_language", "code", "mode"):
+        if getattr(options, name):
+            raise ConfigError(
+                f"--{name} is for models that write texts; this one is masked and fills the [MASK] of --prompt, "
+                "with --top and --language"
+            )
 
 
 def _show_gaps(model: "LoadedModel", prompts: list[str], options: argparse.Namespace) -> None:
