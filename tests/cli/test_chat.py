@@ -1,8 +1,12 @@
 """`tlx chat` as a user runs it: on a run that was tuned so, and on one that was not."""
 
+import copy
+import dataclasses
 import io
 import json
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,9 +14,12 @@ import tlx
 from tests.cli.test_convert import gpt2
 from tests.run_directory import write_run
 from tlx import cli
+from tlx.api.reply import _encoded
 from tlx.base.errors import ConfigError
 from tlx.base.files import read_json
 from tlx.decode.beam import Hypothesis
+from tlx.text import TokenizerConfig, make_tokenizer
+from tlx.text.chat import TEMPLATES, Message
 from tlx.text.generation_rules import GenerationRules
 
 _CONFIG = """
@@ -161,3 +168,17 @@ def test_rules_reach_the_loop_and_the_beams(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.api.generation.beam_search", searched)
     assert lm.generate("the cat", temperature=0) == lm.generate("the cat", num_beams=2) == ""
     assert rules == [GenerationRules(ends=(0, 9), min_length=3)] * 2
+
+
+def test_a_model_tuned_on_preferences_is_asked_in_the_ids_that_it_learned():
+    """An id that was added to an imported vocabulary was trained by either task; without them it is left out."""
+    tokenizer = copy.copy(make_tokenizer(TokenizerConfig(kind="bytes"), ()))
+    size = tokenizer.vocab.size
+    tokenizer.vocab = dataclasses.replace(tokenizer.vocab, size=size + 1, added=1, bos=size)
+    prompts = {}
+    for name in ("chat", "preference", "clm"):
+        model: Any = SimpleNamespace(
+            config=SimpleNamespace(objective=SimpleNamespace(name=name)), tokenizer=tokenizer
+        )
+        prompts[name] = _encoded([Message("user", "hi")], TEMPLATES["words"], model).tolist()
+    assert prompts["preference"] == prompts["chat"] == [size, *prompts["clm"]]

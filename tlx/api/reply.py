@@ -146,7 +146,7 @@ def _encoded(
         # The template writes special ids by name, which an imported tokenizer finds in the text.
         return np.array(lm.tokenizer.encode(template.text(messages, reply=True)), np.int32)
     ids = tokens_of(segments_of(messages, template, reply=True), lm.tokenizer)[0]
-    if lm.config.objective.name == "chat":
+    if lm.config.objective.name in CHAT_TASKS:
         return ids
     # A model that was not tuned on this template was not trained with the ids that tlx added to its vocabulary.
     return ids[ids < lm.tokenizer.vocab.size - lm.tokenizer.vocab.added]
