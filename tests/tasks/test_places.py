@@ -1,5 +1,7 @@
 """Tags of tokens, spans of answers, and choices, for each shape."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -174,6 +176,33 @@ def test_there_is_no_answer_where_that_scores_more_than_the_answer_plus_the_thre
         found = {"answer": "a", "start": 0, "score": 1.0, "no_answer_score": 3.0}
         answers[threshold] = final_answer(found, config)["answer"]
     assert answers == {-3.0: "", -1.0: "", 1.0: "", 3.0: "a"}
+
+
+def test_the_best_thresholds_are_exact_as_they_are_printed():
+    task = TABLE.load("question_answering")
+    rng = np.random.default_rng(0)
+    records = small.records_of(*({"answers": ["x"] if number % 3 else []} for number in range(30)))
+    found = [
+        {"answer": "xy"[number % 2], "start": 0, "score": score, "no_answer_score": none}
+        for number, (score, none) in enumerate(rng.normal(size=(30, 2)).tolist())
+    ]
+
+    def figures(threshold):
+        spec, _ = made("question_answering", "encoder", ASKED[:1], no_answer=True)
+        config = dataclasses.replace(spec.config, null_score_diff_threshold=threshold)
+        predictions = [final_answer(prediction, config) for prediction in found]
+        return task.score(predictions, records, dataclasses.replace(spec, config=config)).figures
+
+    best = figures(0.0)
+    for name in ("f1", "exact_match"):
+        threshold = float(f"{best[f'best_{name}_threshold']:.4f}")
+        assert figures(threshold)[name] == pytest.approx(best[f"best_{name}"])
+        assert figures(threshold - 0.0001)[name] < best[f"best_{name}"]
+    config = QuestionAnswering(null_score_diff_threshold=1.0)
+    with pytest.raises(
+        ConfigError, match="null_score_diff_threshold = 1.0 is for objective.no_answer = True"
+    ):
+        task.infer_labels(config, records)
 
 
 def test_answers_that_are_misplaced():

@@ -225,6 +225,17 @@ class QuestionAnsweringTask(Task):
     one_to_many = True
 
     @override
+    def infer_labels(self, config: QuestionAnswering, records: Sequence[Record]) -> QuestionAnswering:
+        """Return the config; raises ConfigError for a threshold that nothing is compared with."""
+        del records
+        if config.null_score_diff_threshold and not config.no_answer:
+            raise ConfigError(
+                f"objective.null_score_diff_threshold = {config.null_score_diff_threshold} is for "
+                "objective.no_answer = True"
+            )
+        return config
+
+    @override
     def text_columns(self, config: QuestionAnswering) -> Columns:
         """Return question and context."""
         return ((config.question, "objective.question"), (config.context, "objective.context"))
@@ -391,16 +402,18 @@ def max_context(pieces: Sequence[tuple[int, int]]) -> list[np.ndarray]:
 
 
 def _null_score_diff(prediction: Prediction) -> float:
-    return prediction["no_answer_score"] - prediction["score"]
+    # Four digits as the scores have: a threshold that evaluation finds is then exact as it is printed.
+    return round(prediction["no_answer_score"] - prediction["score"], 4)
 
 
 def final_answer(prediction: Prediction, config: QuestionAnswering) -> Prediction:
     """Replace the best answer by none where that scores more by the threshold; scores have four digits."""
+    prediction = prediction | {name: round(prediction[name], 4) for name in ("score", "no_answer_score")}
     if config.no_answer:
         prediction = prediction | {"best_answer": prediction["answer"]}
         if _null_score_diff(prediction) > config.null_score_diff_threshold:
             prediction = prediction | {"answer": "", "start": -1}
-    return prediction | {name: round(prediction[name], 4) for name in ("score", "no_answer_score")}
+    return prediction
 
 
 TASK = QuestionAnsweringTask()
