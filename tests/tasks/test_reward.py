@@ -1,5 +1,6 @@
 """Reward models: the loss by numpy, rows of every kind of model, readers of the layouts that data sets have."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -15,6 +16,7 @@ from tlx.tasks.reward import Reward, comparison_terms
 from tlx.tasks.shared.answers import AnswerIds, fit_answer, rank_numbers, read_answers
 from tlx.tasks.shared.base import TaskSpec
 from tlx.text.chat import ChatTemplate, Message, RoleTemplate
+from tlx.text.frames import Frame
 
 TASK, V, encode = TABLE.load("reward"), small.TOKENIZER.vocab, small.TOKENIZER.encode
 SHORT = ChatTemplate("{bos}", RoleTemplate("S", "."), RoleTemplate("U", "."), RoleTemplate("A", "{eos}"))
@@ -198,7 +200,7 @@ def test_kochatgpt_ranks_and_orders_differ_for_cycles_alone():
     ("values", "config", "message"),
     [
         ({"prompt": "a", "chosen": "b"}, {}, "objective.rejected"),
-        ({"prompt": "a", "chosen": "b", "rejected": 3}, {}, "expected a list of messages"),
+        ({"prompt": "a", "chosen": "b", "rejected": 3}, {}, "expected a text, or a list of"),
         (
             {"prompt": "a", "answers": ["b", "c"], "ranking": [1, 1]},
             {"records": "ranked"},
@@ -253,6 +255,18 @@ def test_truncation_keeps_answers():
         and cut.answer.tolist() == [20, 21]
         and cut.predicted.tolist() == [True] * 2
     )
+
+
+def test_truncation_leaves_room_for_the_special_ids_of_the_base():
+    """RoBERTa's frame has two ids between the texts."""
+    frame = Frame(before=(V.cls,), between=(V.sep, V.sep), after=(V.sep,))
+    spec = dataclasses.replace(spec_of("encoder"), frame=frame)
+    prompt = "x" * small.LENGTH + "end?"
+    row = batch_of(spec, small.records_of({"prompt": prompt, "chosen": "well", "rejected": "no"}))
+    chosen = row["tokens"][0, 0]
+    assert len(chosen) == small.LENGTH
+    end = [*encode("end?"), V.sep, V.sep, *encode("well"), V.sep]
+    assert chosen[0] == V.cls and chosen[-len(end) :].tolist() == end
 
 
 def test_an_answer_that_spans_tokens_with_its_prompt_is_split_once():

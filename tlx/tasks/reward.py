@@ -44,6 +44,7 @@ from tlx.tasks.shared.generative import text_frame
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row, token_arrays
 from tlx.tasks.shared.labels import number_of
+from tlx.tasks.shared.spans import max_text_tokens
 from tlx.tasks.similarity import check_scale
 from tlx.text.tokenizer import Tokenizer
 
@@ -394,8 +395,7 @@ def _row(ids: AnswerIds, spec: TaskSpec) -> dict[str, np.ndarray]:
             **token_arrays([start, answer], spec, "decoder_"),
             "place": np.array(len(start) - 1 + len(answer), np.int32),
         }
-    # cls PROMPT sep ANSWER sep, at most.
-    ids = fit_answer(ids, spec.length - 3 - len(trained))
+    ids = fit_answer(ids, max_text_tokens(2, spec))
     return input_row((ids.prompt, ids.answer), spec)
 
 

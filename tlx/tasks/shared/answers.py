@@ -169,6 +169,11 @@ def _turns(value: Any, record: Record, column: str, config: AnswersConfig) -> li
                 "messages, or texts whose turns objective.turns separates"
             )
         return [Message("assistant", value)]
+    if not isinstance(value, Mapping | list | tuple):
+        raise DataError(
+            f"{record.where}: {column!r} is {type(value).__name__}, expected a text, or a list of messages, each "
+            f"with {config.role!r} and {config.content!r}"
+        )
     values = [value] if isinstance(value, Mapping) else value
     return listed_messages(values, record, column, config.role, config.content)
 
