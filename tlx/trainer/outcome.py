@@ -101,9 +101,10 @@ def _example_call(config: RunConfig, workdir: pathlib.Path) -> str:
     objective = config.objective
     if isinstance(objective, Reward):
         return "reward('How are you?', ['Fine.', 'Go away.'])"
-    if isinstance(objective, Preference) and not objective.prompt and config.model.kind == "decoder":
+    if isinstance(objective, Preference) and not objective.prompt:
         # Its records are whole conversations, which a line has no room for.
-        return "chat('How are you?')"
+        method = "chat" if config.model.kind == "decoder" else "generate"
+        return f"{method}('How are you?')"
     columns = [name for name, _ in get_task(config).text_columns(objective)]
     values = _first_record(workdir, columns)
     example = repr(values) if len(columns) > 1 else repr(next(iter(values.values()), "..."))
