@@ -21,6 +21,9 @@ from tlx.trainer.config_input import shown_path
 from tlx.trainer.task_config import get_task
 from tlx.training.journal import read_lines
 
+# Fields of tasks that name a column which predictions need beside the texts.
+_LANGUAGES = ("language", "second_language", "target_language")
+
 
 def show(
     run: Run,
@@ -106,6 +109,7 @@ def _example_call(config: RunConfig, workdir: pathlib.Path) -> str:
         method = "chat" if config.model.kind == "decoder" else "generate"
         return f"{method}('How are you?')"
     columns = [name for name, _ in get_task(config).text_columns(objective)]
+    columns += [name for field in _LANGUAGES if (name := getattr(objective, field, ""))]
     values = _first_record(workdir, columns)
     example = repr(values) if len(columns) > 1 else repr(next(iter(values.values()), "..."))
     return f"predict({example})"
