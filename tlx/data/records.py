@@ -249,6 +249,12 @@ def _prepared(
     """Records with their items, without those of which the task can make none, where these are skipped."""
     try:
         return records, task.prepare(records, tokenizer, spec)
+    except UnicodeEncodeError as error:
+        # Records that are kept as they are were not checked.
+        raise DataError(
+            f"{name}: a text is not valid Unicode ({error.reason}: {error.object[error.start]!r}); "
+            "data.on_bad_record = 'error' names it, 'skip' leaves it out"
+        ) from error
     except DataError:
         if policy.action != "skip":
             raise
