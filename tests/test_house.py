@@ -21,10 +21,11 @@ FLOORS = {
     4: ("objectives", "adapt", "hub", "decode"),
     5: ("tasks",),
     6: ("training", "evaluation"),
-    7: ("run",),
-    8: ("api", "plan", "launch", "recipes"),
-    9: ("trainer", "scaling", "bench"),
-    10: ("cli",),
+    7: ("rollouts",),
+    8: ("run",),
+    9: ("api", "plan", "launch", "recipes"),
+    10: ("trainer", "scaling", "bench"),
+    11: ("cli",),
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}
 

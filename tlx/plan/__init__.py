@@ -1,4 +1,4 @@
-"""Floor 8: memory, FLOPs, traffic and step time of a run on hardware that is not here.
+"""Floor 9: memory, FLOPs, traffic and step time of a run on hardware that is not here.
 
 import tlx.plan
 tlx.plan.plan(config, "tpu:v5e:16x16").to_json()

@@ -1,4 +1,4 @@
-"""Floor 7: from a ConfigDict to a frozen RunConfig to an assembled run."""
+"""Floor 8: from a ConfigDict to a frozen RunConfig to an assembled run."""
 
 from tlx.run.config import RunConfig, base_config, finetune_config
 
