@@ -89,6 +89,19 @@ def test_real_records_become_batches(name, arg):
     assert (batch["weights"].reshape(len(batch["weights"]), -1).sum(axis=1) > 0).all()
 
 
+@pytest.mark.parametrize("word", ["base:tiny", "tiny"])
+def test_sums_become_prompts_and_answers(tmp_path, word):
+    values = load("grpo_arithmetic", word)
+    (tmp_path / "sums.jsonl").write_text(
+        "\n".join(json.dumps({"source": "1+1=", "target": "2"}) for _ in range(9))
+    )
+    values.data.records.train = values.data.records.validation = (str(tmp_path / "sums.jsonl"),)
+    values.tokenizer.kind = "bytes"
+    values.model.kind = "decoder"
+    config = complete_task_config(values.to_dict(), None)
+    assert config.train.steps == 2 and config.objective.name == {"tiny": "grpo"}.get(word, "generation")
+
+
 def answers(count):
     """Pairs of answers, of which the one with more of the letter a is better."""
     rng = random.Random(0)

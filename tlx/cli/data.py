@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tlx.base.errors import ConfigError
 from tlx.cli import flags
-from tlx.tasks import TABLE as TASKS
+from tlx.run.config import TASKS
 
 if TYPE_CHECKING:
     from tlx.run import RunConfig

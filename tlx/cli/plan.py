@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlx.base.errors import MEMORY, OK, ConfigError
 from tlx.cli import flags
-from tlx.tasks import TABLE as TASKS
+from tlx.run.config import TASKS
 
 if TYPE_CHECKING:
     from tlx.plan import ConfigOverride, Plan

@@ -1,1 +1,11 @@
-"""Floor 7: training on sampled answers, the formulas of each method."""
+"""Floor 7: tasks that learn from their own answers, in the table by the name that a config gives."""
+
+from tlx.base.lookup import Table
+
+TABLE = Table(
+    "objective",
+    {
+        "grpo": "tlx.rollouts.grpo:TASK",
+        "rloo": "tlx.rollouts.rloo:TASK",
+    },
+)

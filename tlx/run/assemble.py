@@ -13,8 +13,9 @@ from tlx.base.errors import ConfigError
 from tlx.data.batches import Batches
 from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.prepare import prepare_tokenizer
-from tlx.data.records import RecordSplit, build_records, prepare_records_tokenizer
+from tlx.data.records import RecordPipeline, RecordSplit, build_records, prepare_records_tokenizer
 from tlx.data.sources import Split
+from tlx.rollouts.step import RolloutStep
 from tlx.run.config import RunConfig, get_objective
 from tlx.run.program import Program, build_program
 from tlx.run.spec import spec_of
@@ -53,7 +54,7 @@ class Run(NamedTuple):
     frozen: Callable[[], Any]
     """Returns the frozen parameters, which no checkpoint holds."""
     step: StepFn
-    """Jitted train step; donates the state."""
+    """Train step, jitted, or of jitted parts around the rewards of sampled answers; donates the state."""
     local_row_indices: tuple[int, ...]
     """Indices of the global batch rows that this process loads, ascending."""
     to_devices: Callable[[Mapping[str, np.ndarray]], dict[str, jax.Array]]
@@ -129,10 +130,33 @@ def assemble(
         state=program.state,
         init=init,
         frozen=frozen,
-        step=program.step,
+        step=_step(program, spec, train, rows),
         local_row_indices=tuple(rows.tolist()),
         to_devices=lambda local: parallel.to_global(local, shardings),
     )
+
+
+def _step(program: Program, spec: Any, train: Batches, rows: np.ndarray) -> StepFn:
+    """Return the train step of a program; of a task that samples its answers, with their rewards.
+
+    Args:
+        program: The program, on a mesh of devices.
+        spec: Spec of the run.
+        train: Its training split.
+        rows: Indices of the global batch rows that this process loads.
+
+    Returns:
+        The step.
+    """
+    if program.sample is None:
+        return program.step
+    assert isinstance(train, RecordPipeline)
+    sharding = program.batch["reward"].sharding
+
+    def place(rewards: np.ndarray) -> jax.Array:
+        return parallel.to_global(rewards[rows], sharding)
+
+    return RolloutStep(program.sample, program.step, spec, train.records, place)
 
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:

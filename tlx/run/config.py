@@ -21,13 +21,18 @@ from tlx.objectives import TABLE as OBJECTIVES
 from tlx.objectives.shared.base import Objective
 from tlx.optim.config import OptimizerConfig
 from tlx.parallel.config import MeshConfig
-from tlx.tasks import TABLE as TASKS
+from tlx.rollouts import TABLE as ROLLOUTS
+from tlx.rollouts.base import RolloutConfig
+from tlx.tasks import TABLE as SUPERVISED
 from tlx.text.config import TokenizerConfig
 from tlx.text.frames import Frame
 from tlx.training.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
 from tlx.training.teacher import with_frozen_models
 
-# Legal values of config.objective.name: self-supervised objectives, and tasks with labels.
+# Legal values of config.objective.name of a fine-tuning: tasks with labels, and those that sample answers.
+TASKS = Table("objective", {**SUPERVISED, **ROLLOUTS})
+
+# All legal values of config.objective.name: self-supervised objectives, and tasks.
 OBJECTIVES_AND_TASKS = Table("objective", {**OBJECTIVES, **TASKS})
 
 
@@ -153,6 +158,7 @@ def outside_packages(config: RunConfig) -> tuple[str, ...]:
     """Return the packages outside tlx that a config names code of."""
     names = [config.objective.name, config.optimizer.name, config.optimizer.schedule.name]
     names += [source.source for source in config.data.sources]
+    names += [config.objective.reward] if isinstance(config.objective, RolloutConfig) else []
     packages = (outside_package(name) for name in names)
     return tuple(dict.fromkeys(package for package in packages if package is not None))
 

@@ -15,7 +15,9 @@ from tlx.adapt.rates import adapted_optimizer_config
 from tlx.models import parametrization
 from tlx.optim import frozen_paths, make_optimizer, make_schedule
 from tlx.optim import state_shardings as opt_state_shardings
-from tlx.run.config import RunConfig
+from tlx.rollouts.base import RolloutTask
+from tlx.rollouts.step import SampleFn, make_sample, make_updates
+from tlx.run.config import RunConfig, get_objective
 from tlx.run.spec import abstract_batch, make_module
 from tlx.training import carry as carries
 from tlx.training.spikes import initial_window
@@ -42,6 +44,9 @@ class Program(NamedTuple):
     """Jitted (frozen parameters, uint32 seed) -> initial state without frozen parameters, created sharded."""
     step: StepFn
     """Jitted (state, batch) -> (state, metrics); donates the state."""
+    sample: SampleFn | None = None
+    """Jitted (state, prompts) -> (batch with answers, what the host sees of them), of a task that samples its own
+    answers; `step` is then what follows the rewards."""
 
     def use(self) -> AbstractContextManager[None]:
         """Return the context, mesh and rules, in which init and step are called, traced or lowered."""
@@ -73,10 +78,12 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
         dtype = np.dtype(config.base.param_dtype)
         base = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), base)
     frozen = frozen_params(module) | base
+    task = get_objective(config)
+    num_updates = config.train.steps * task.updates_per_step(config.objective)
     optimizer_config = adapted_optimizer_config(
-        config.optimizer, config.adapt, module.model, trainable, config.train.steps
+        config.optimizer, config.adapt, module.model, trainable, num_updates
     )
-    schedule = make_schedule(optimizer_config, config.train.steps)
+    schedule = make_schedule(optimizer_config, num_updates)
     lr_multipliers = parametrization.lr_multipliers(module.model, optimizer_config, trainable)
     optimizer = make_optimizer(optimizer_config, schedule, trainable, lr_multipliers)
     batch_size = config.train.batch_size
@@ -95,7 +102,18 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
     batch_shardings = parallel.batch_sharding(mesh, rules, batch)
     replicated = NamedSharding(mesh, PartitionSpec())
     # The step is jitted with the shardings of its own results, so that no step reshards the state.
-    step = make_step(module, optimizer, schedule, config.train, frozen_paths(optimizer_config, trainable))
+    fixed = frozen_paths(optimizer_config, trainable)
+    make_update = lambda train: make_step(module, optimizer, schedule, train, fixed)  # noqa: E731
+    step = make_update(config.train)
+    sample = None
+    if isinstance(task, RolloutTask):
+        step = make_updates(task, config.objective, config.train, make_update)
+        sample = jax.jit(
+            make_sample(module, spec),
+            in_shardings=(shardings, batch_shardings),
+            # Replicated for the host: every process computes all rewards.
+            out_shardings=(batch_shardings, replicated),
+        )
     return Program(
         module=module,
         mesh=mesh,
@@ -114,6 +132,7 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
             out_shardings=(shardings, replicated),
             donate_argnums=0,
         ),
+        sample=sample,
     )
 
 

@@ -32,7 +32,6 @@ from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.resampling import mean_of
 from tlx.models.config import ModelConfig
-from tlx.nn.config import AdapterConfig
 from tlx.nn.losses import token_log_probs
 from tlx.objectives.shared.arrays import pad_to_length
 from tlx.tasks.shared.answers import (
@@ -50,12 +49,10 @@ from tlx.tasks.shared.generative import KINDS, GenerationModule, text_frame
 from tlx.tasks.shared.inputs import truncate
 from tlx.tasks.shared.packed_examples import SHORTEST
 from tlx.tasks.shared.preference_losses import LOSSES, LossSettings, PairLogProbs, kto
+from tlx.tasks.shared.reference import abstract_reference, is_removable, reference_model
 from tlx.text.frames import Frame
 from tlx.text.tokenizer import Tokenizer
 from tlx.text.vocabulary import Vocabulary
-
-# Methods that leave every parameter of the base as it is: without their modules the model is the base.
-_REMOVABLE = ("lora", "pfeiffer", "prefix", "fl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,13 +169,7 @@ class PreferenceModule(ReferenceModule):
         config = self.config
         if config.reference_model is None:
             raise no_reference(config.loss)
-        ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-        prefixes = ("encoder_", "decoder_") if self.model.kind == "encoder_decoder" else ("",)
-        names = [prefix + name for prefix in prefixes for name in ("tokens", "positions", "segments")]
-        module = self.reference_module()
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        init = lambda key, batch: module.init(key, batch, method="predictions")  # noqa: E731
-        return jax.eval_shape(init, key, dict.fromkeys(names, ids))["params"]
+        return abstract_reference(self.reference_module())
 
     @property
     def _base_is_reference(self) -> bool:
@@ -186,19 +177,7 @@ class PreferenceModule(ReferenceModule):
 
     def reference_module(self) -> ReferenceModule:
         """Return the reference's module, executed as the policy is; ConfigError where it does not fit."""
-        model = self.config.reference_model
-        if model is None:
-            return ReferenceModule(
-                None, dataclasses.replace(self.model, adapters=AdapterConfig()), self.loss, parent=None
-            )
-        if model.kind != self.model.kind or model.vocab_size not in (0, self.model.vocab_size):
-            raise ConfigError(
-                f"objective.reference = {self.config.reference!r} is {model.kind} with {model.vocab_size} ids, the "
-                f"model {self.model.kind} with {self.model.vocab_size}: both read the same rows"
-            )
-        names = ("execution", "dtype", "vocab_size", "vocab_multiple")
-        changes = {name: getattr(self.model, name) for name in names}
-        return ReferenceModule(None, dataclasses.replace(model, **changes), self.loss, parent=None)
+        return ReferenceModule(None, reference_model(self.config, self.model), self.loss, parent=None)
 
     def _reference_params(self) -> Any:
         """Return the reference's parameters; None where it is not there, as in a loaded run."""
@@ -347,7 +326,7 @@ class PreferenceTask(Task):
 
         Raises ConfigError where the loss has a reference and there is none.
         """
-        removable = adapt.method in _REMOVABLE and not adapt.also_train and not config.cache_reference
+        removable = is_removable(adapt) and not config.cache_reference
         if config.reference or removable or not LOSSES[config.loss].has_reference:
             return config
         if not path:

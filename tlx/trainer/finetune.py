@@ -23,8 +23,8 @@ from tlx.evaluation.answers import (
 )
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble, build_tokenizer, open_split
+from tlx.run.config import TASKS
 from tlx.run.program import Program
-from tlx.tasks import TABLE as TASKS
 from tlx.text import Tokenizer
 from tlx.trainer import outcome
 from tlx.trainer.base_model import BaseModel, load_base

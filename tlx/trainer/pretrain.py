@@ -20,7 +20,7 @@ from tlx.evaluation.likelihood import evaluate, make_scorer
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble
 from tlx.run.checks import resolve
-from tlx.tasks import TABLE as TASKS
+from tlx.run.config import TASKS
 from tlx.text import Tokenizer
 from tlx.trainer import summary
 from tlx.trainer.base_model import BaseModel, cache_tokenizer, load_base, parameter_dtypes

@@ -13,9 +13,8 @@ from tlx.data.records import read_records
 from tlx.run import RunConfig
 from tlx.run.assemble import build_tokenizer, open_split
 from tlx.run.checks import resolve
-from tlx.run.config import get_objective, parse_config, without_nones
+from tlx.run.config import TASKS, get_objective, parse_config, without_nones
 from tlx.run.spec import frame_of
-from tlx.tasks import TABLE as TASKS
 from tlx.tasks.shared.base import Task, is_supervised
 from tlx.tasks.shared.text_metrics import check_libraries
 from tlx.trainer.base_model import BaseModel, cache_tokenizer, parameter_dtypes

@@ -199,6 +199,11 @@ class Objective:
         """
         raise NotImplementedError
 
+    def updates_per_step(self, config: Any) -> int:
+        """Return how many updates of the parameters a step makes; 1 but where it makes several of one batch."""
+        del config
+        return 1
+
     def frame(self, spec: Any) -> Frame:
         """Return the form of the texts that a model of this objective reads and writes.
 

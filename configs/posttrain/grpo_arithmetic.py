@@ -1,0 +1,54 @@
+r"""Sums by trial and error: a model that gets few of them right is rewarded for right answers (GRPO).
+
+    python -c 'import json; [print(json.dumps({"source": f"{a}+{b}=", "target": str(a + b)})) \
+        for a in range(10) for b in range(10)]' > sums.jsonl
+    tlx finetune --config=configs/posttrain/grpo_arithmetic.py:base --workdir=runs/sums \
+        --config.data.records.train="('sums.jsonl',)" --config.data.records.validation="('sums.jsonl',)"
+    tlx finetune --config=configs/posttrain/grpo_arithmetic.py --from=runs/sums \
+        --config.data.records.train="('sums.jsonl',)" --config.data.records.validation="('sums.jsonl',)"
+
+":base" is a decoder of two layers that is trained on the sums for a moment only. What follows sees no answer: it
+samples 16 answers to each sum and is told which are right. objective.average, scale, clip_high and importance are the
+choices of Dr. GRPO, DAPO and GSPO; objective.name=rloo is RLOO. README.md here has the formulas.
+Hardware: any. ":tiny" after the name is a run of a few steps.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.recipes import few_records, words_of
+from tlx.run import finetune_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Return the config; `arg` is "", "base", "tiny", or "base:tiny"."""
+    words = words_of(arg, ("base", "tiny"))
+    is_base = "base" in words
+    config = finetune_config("generation" if is_base else "grpo")
+    config.objective.target_length = 4
+    config.objective.metrics = ("accuracy",)
+    config.data.sequence_length = 16
+    config.data.records.epochs = 0.0
+    config.eval.every = 0
+    config.log.print_every = 10
+    config.train.batch_size = 20
+    config.optimizer.schedule.name = "constant"
+    config.optimizer.weight_decay = 0.0
+    if is_base:
+        config.tokenizer.kind = "bytes"
+        model = config.model
+        model.kind = "decoder"
+        model.num_layers = 2
+        model.width = 64
+        model.attention.num_heads = 4
+        model.position.kind = "rotary"
+        config.train.steps = 40
+        config.optimizer.learning_rate = 3e-3
+    else:
+        config.objective.num_answers = 16
+        config.train.steps = 300
+        config.optimizer.learning_rate = 1e-3
+    if "tiny" in words:
+        few_records(config)
+        config.data.records.epochs = 0.0
+        config.train.steps = 2
+    return config
