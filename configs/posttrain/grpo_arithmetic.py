@@ -8,7 +8,7 @@ r"""Sums by trial and error: a model that gets few of them right is rewarded for
         --config.data.records.train="('sums.jsonl',)" --config.data.records.validation="('sums.jsonl',)"
 
 ":base" is a decoder of two layers that is trained on the sums for a moment only. What follows sees no answer: it
-samples 16 answers to each sum and is told which are right. objective.average, scale, clip_high and importance are the
+samples 32 answers to each sum and is told which are right. objective.average, scale, clip_high and importance are the
 choices of Dr. GRPO, DAPO and GSPO; objective.name=rloo is RLOO. README.md here has the formulas.
 Hardware: any. ":tiny" after the name is a run of a few steps.
 """
@@ -31,7 +31,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.every = 0
     config.log.print_every = 10
     config.train.batch_size = 20
-    config.optimizer.schedule.name = "constant"
     config.optimizer.weight_decay = 0.0
     if is_base:
         config.tokenizer.kind = "bytes"
@@ -43,8 +42,9 @@ def get_config(arg: str = "") -> ConfigDict:
         model.position.kind = "rotary"
         config.train.steps = 40
         config.optimizer.learning_rate = 3e-3
+        config.optimizer.schedule.name = "constant"
     else:
-        config.objective.num_answers = 16
+        config.objective.num_answers = 32
         config.train.steps = 300
         config.optimizer.learning_rate = 1e-3
     if "tiny" in words:
