@@ -134,6 +134,8 @@ def folder(tmp_path, monkeypatch):
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello to you"}]
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for _ in range(40)))
     pair = {"prompt": "hello", "chosen": "hello to you", "rejected": "no"}
+    sums = [{"source": f"{a}+{b}=", "target": str(a + b)} for a in range(10) for b in range(10)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(record) + "\n" for record in sums))
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for _ in range(40)))
     return tmp_path
 
