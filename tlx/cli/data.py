@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from tlx.base.errors import ConfigError
 from tlx.cli import flags
-from tlx.run.config import TASKS
+from tlx.rollouts import TABLE as ROLLOUTS
+from tlx.tasks import TABLE as TASKS
 
 if TYPE_CHECKING:
     from tlx.run import RunConfig
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Run `tlx data show` or `tlx data prepare`; exit 64 for a wrong config or unusable text."""
     options = flags.parse(_parser(), argv)
-    if options.config.objective.name in TASKS:
+    # The tables and not run.config, which loads jax: --help does not wait for that.
+    if options.config.objective.name in {*TASKS, *ROLLOUTS}:
         _show_records(options)
         return 0
     if options.base is not None:

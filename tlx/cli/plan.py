@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 from tlx.base.errors import MEMORY, OK, ConfigError
 from tlx.cli import flags
-from tlx.run.config import TASKS
+from tlx.rollouts import TABLE as ROLLOUTS
+from tlx.tasks import TABLE as SUPERVISED
 
 if TYPE_CHECKING:
     from tlx.plan import ConfigOverride, Plan
 
 _NO_CHANGE = "(as the config has it)"
+# From the tables and not from run.config, which loads jax: --help does not wait for that.
+_TASKS = (*SUPERVISED, *ROLLOUTS)
 
 
 def main(argv: list[str]) -> int:
@@ -34,15 +37,15 @@ def main(argv: list[str]) -> int:
     options = flags.parse(_parser(), argv)
     if (options.config is None) == (options.ladder is None):
         raise ConfigError("say what to plan: --config=FILE, or --ladder=PLAN")
-    if options.base and (options.config is None or options.config.objective.name not in TASKS):
+    if options.base and (options.config is None or options.config.objective.name not in _TASKS):
         raise ConfigError(
-            f"--from is the base model of a fine-tuning: give it a --config of a task ({', '.join(TASKS)})"
+            f"--from is the base model of a fine-tuning: give it a --config of a task ({', '.join(_TASKS)})"
         )
     if options.write and not options.search:
         raise ConfigError("--write is the file for the choice of --search: add --search")
     if options.ladder:
         return _plan_ladder(options)
-    if options.config.objective.name in TASKS:
+    if options.config.objective.name in _TASKS:
         # After the parser: these load jax, which --help does not wait for.
         from tlx.trainer.base_model import load_base
         from tlx.trainer.task_config import complete_task_config
