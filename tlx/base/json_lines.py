@@ -14,7 +14,7 @@ _reported: dict[str, int] = {}
 
 
 class JsonLines(NamedTuple):
-    """What a file of JSON lines holds."""
+    """Contents of a file of JSON lines."""
 
     objects: list[dict[str, Any]]
     """The objects of its sound lines, in order."""

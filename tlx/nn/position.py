@@ -87,7 +87,7 @@ def _rates_by_length(
 
 
 def _yarn_stretch(cfg: PositionConfig, rotated: int) -> jax.Array:
-    """What YaRN multiplies the rates by: 1 for fast dims, 1 / factor for slow ones (Peng et al. 2023, 3.2)."""
+    """Factor of YaRN on the rates: 1 for fast dims, 1 / factor for slow ones (Peng et al. 2023, 3.2)."""
     scaling = cfg.scaling
 
     def dim(turns: float) -> float:

@@ -18,7 +18,7 @@ class SOP(Pairing):
     unit: Literal["token", "word", "ngram"] = "ngram"
     """Unit of masking: "token", "word" (whole words) or "ngram" (of whole words)."""
     word_rule: Literal["albert", "tokenizer"] = "albert"
-    """Where a word begins, on SentencePiece: "albert" is the released code's rule, by which every piece with a
+    """Rule of word starts on SentencePiece: "albert" is the released code's rule, by which every piece with a
     character that is not English is a word; "tokenizer" is white space and punctuation, by which a clause without
     spaces is one word, too long to be hidden."""
 

@@ -46,7 +46,7 @@ class Denoiser:
     weight: float = 1.0
     """Relative probability of this denoiser, above 0."""
     split: Literal["uniform", "fixed"] = "uniform"
-    """Where "S" cuts the text: at a uniform point, or so that `noise_density` of its tokens are written."""
+    """Position of the cut of "S": at a uniform point, or so that `noise_density` of its tokens are written."""
 
     @functools.cached_property
     def spans(self) -> SpanCorruption:

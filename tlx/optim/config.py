@@ -51,7 +51,7 @@ class ScheduleConfig:
     """linear rises to the peak; constant has the peak from the first update on, and only delays the decay (T5's
     inverse square root, 1 / sqrt(max(step, 10,000)))."""
     decay_from: Literal["warmup", "start"] = "warmup"
-    """Where linear, polynomial and cosine count from: the end of the warm-up, or the start of the run, so that
+    """Origin of the decay of linear, polynomial and cosine: the end of the warm-up, or the start of the run, so that
     the rate drops to 1 - W / T of the peak after a warm-up of W of T steps (BERT's and ALBERT's code)."""
     power: float = 1.0
     """Exponent of the schedule polynomial, more than 0; 1 is linear."""

@@ -32,11 +32,11 @@ from tlx.tasks.shared.base import Batch
 _EPS = 1e-4  # added to the standard deviation, as in TRL
 
 Scale = Literal["group", "batch", "none"]
-"""What advantages are divided by: the standard deviation of the rewards of the group, or of the batch, or nothing
+"""Divisor of the advantages: the standard deviation of the rewards of the group, or of the batch, or nothing
 (Dr. GRPO, Liu et al. 2025: division weighs easy and hard prompts more)."""
 
 Average = Literal["answer", "token", "constant"]
-"""What token losses are averaged over."""
+"""Units of the mean of token losses."""
 
 
 def group_advantages(rewards_BK: jax.Array, scale: Scale = "group") -> jax.Array:
@@ -100,9 +100,9 @@ class GRPO(RolloutConfig):
     name: str = "grpo"
     """Name in the table of tasks."""
     scale: Scale = "group"
-    """What advantages are divided by: "group" or "batch": the standard deviation of its rewards; "none"."""
+    """Divisor of the advantages: "group" or "batch": the standard deviation of its rewards; "none"."""
     average: Average = "answer"
-    """What losses are averaged over: "answer": the tokens of each answer, then answers; "token": all tokens of the
+    """Unit of the mean of losses: "answer": the tokens of each answer, then answers; "token": all tokens of the
     update (DAPO); "constant": answers times objective.target_length (Dr. GRPO)."""
     importance: Literal["token", "sequence"] = "token"
     """Ratio of new to old probabilities: "token": each token's; "sequence": an answer's geometric mean (GSPO)."""

@@ -26,7 +26,7 @@ class SampledAnswer(NamedTuple):
     prompt: str
     """The prompt, before it was cut to a row."""
     text: str
-    """What the policy wrote, without the id that ended it."""
+    """Text that the policy wrote, without the id that ended it."""
     references: tuple[str, ...]
     """The right answers of the record, by objective.target."""
     ended: bool

@@ -36,7 +36,7 @@ _SAMPLING = 1 << 31  # folded into the keys of rows: what is drawn by steps fold
 
 
 class Sampled(NamedTuple):
-    """What the host sees of the answers of a step, on every process."""
+    """Host copies of the answers of a step, on every process."""
 
     tokens_BKA: Any
     """Token ids, int32."""

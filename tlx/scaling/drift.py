@@ -305,7 +305,7 @@ def _has_flops(law: Law) -> bool:
 
 
 class _Knots(NamedTuple):
-    """Where the slope of a drift changes."""
+    """Points at which the slope of a drift changes."""
 
     values: np.ndarray
     step: float

@@ -1,4 +1,4 @@
-"""Where a fit comes from: the hash of its table, and the versions that made it."""
+"""Provenance of a fit: the hash of its table, and the versions that made it."""
 
 import hashlib
 import importlib.metadata

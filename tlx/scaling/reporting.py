@@ -248,7 +248,7 @@ def _plot_residuals(axes: Axes, fitted: Fit, column: str = "") -> None:
 
 
 def _compute_name(law: Law) -> str:
-    """What log_compute counts, for an axis."""
+    """Unit of log_compute, for the label of an axis."""
     return (
         "training FLOP"
         if "flops" in law.columns or {"N", "D"} <= set(law.columns)

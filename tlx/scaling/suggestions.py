@@ -32,7 +32,7 @@ class Suggestion(NamedTuple):
 
 
 class Halving(NamedTuple):
-    """What it takes to halve the interval of a forecast."""
+    """Further runs that would halve the interval of a forecast."""
 
     runs: int
     """Number of runs."""

@@ -62,7 +62,7 @@ class Preference(AnswersConfig, LossSettings):
     name: str = "preference"
     """Name in the table of tasks."""
     records: Literal["pairs", "unpaired"] = "pairs"
-    """What a record holds: "pairs": `chosen` and `rejected`; "unpaired": one `answer` and its `label`, for kto."""
+    """Layout of a record: "pairs": `chosen` and `rejected`; "unpaired": one `answer` and its `label`, for kto."""
     label: str = "label"
     """Column of unpaired records: whether the answer was liked."""
     packing: bool = True

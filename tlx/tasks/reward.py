@@ -58,7 +58,7 @@ class Reward(AnswersConfig):
     name: str = "reward"
     """Name in the table of tasks."""
     records: Literal["pairs", "ranked", "rated"] = "pairs"
-    """What a record holds: "pairs": `chosen` and `rejected`; "ranked": `answers` and their `ranking`; "rated": one
+    """Layout of a record: "pairs": `chosen` and `rejected`; "ranked": `answers` and their `ranking`; "rated": one
     `answer` and its `score`."""
     answers: tuple[str, ...] = ("answers",)
     """Columns of ranked answers, or one column with a list of texts."""

@@ -219,7 +219,7 @@ def _explain(error: Exception, run: Run | None) -> None:
 
 
 def _memory(run: Run | None) -> str:
-    """What the run holds in memory over all devices."""
+    """Return what the run holds in memory over all devices, for a message."""
     if run is None:
         return "nothing of the run was on the devices yet"
     parts = {
@@ -413,7 +413,7 @@ class _FinalEvaluation:
 
 
 class _LoopParts(NamedTuple):
-    """What the loop's hooks are made of, besides the run and its handles."""
+    """Parts of the loop's hooks, besides the run and its handles."""
 
     costs: hooks.Costs
     """Cost of a step."""

@@ -1,4 +1,4 @@
-"""What follows when a run diverges: it goes back to the last good checkpoint, or ends with a bundle."""
+"""Recovery of a run that diverges: it goes back to the last good checkpoint, or ends with a bundle."""
 
 import pathlib
 from collections.abc import Mapping

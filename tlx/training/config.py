@@ -52,7 +52,7 @@ class TrainConfig:
     """Number of times that a run which has diverged goes back to the last good checkpoint and leaves out the batches
     read since; 0 stops the first time (exit code 76)."""
     spike: SpikeConfig = dataclasses.field(default_factory=SpikeConfig)
-    """Which losses are spikes; off by default."""
+    """Rule by which a loss is a spike; off by default."""
     stall_seconds: float | None = 600.0
     """Watchdog timeout in seconds without a step; the process then exits with code 170. None turns it off."""
     compare_every: int = 100

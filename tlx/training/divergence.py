@@ -57,7 +57,7 @@ class Divergence(NamedTuple):
     step: int
     """The last of them."""
     in_a_row: int
-    """Their number."""
+    """Number of the skipped steps."""
 
     @property
     def first(self) -> int:

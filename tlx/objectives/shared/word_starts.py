@@ -1,4 +1,4 @@
-"""Where ALBERT's own code lets a word begin, for its whole words and n-grams."""
+"""Word starts as in ALBERT's own code, for its whole words and n-grams."""
 
 import string
 
