@@ -500,6 +500,32 @@ def test_a_step_of_another_run_is_refused(saved, tmp_path):
     assert load_params(saved, step=9).step == 9
 
 
+def test_a_step_of_another_copy_of_the_run_is_refused(saved, tmp_path):
+    """Two copies of a run directory that go on have one run id; their starts tell their steps apart."""
+    run = manifests.read(saved / "3").run
+    begun = (manifests.read(saved / "3").start,)
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    starts = {}
+    for folder, seed in ((saved, 4), (copy, 5)):
+        with Checkpoints(folder, run_id=run, starts=begun) as checkpoints:
+            checkpoints.prepare()
+            assert checkpoints.restore(abstract(state_on(8))).step == 3
+            checkpoints.save(4, state_on(8, seed=seed))
+            assert checkpoints.wait()
+            starts[folder] = checkpoints.starts
+    assert len(set(starts[saved])) == 2 and starts[saved][0] == starts[copy][0] == begun[0]
+    for folder in (saved, copy):
+        assert restore(folder, run_id=run, starts=starts[folder]).step == 4
+    shutil.rmtree(saved / "4")
+    shutil.copytree(copy / "4", saved / "4")
+    with pytest.raises(CheckpointError, match="another copy of this run's directory has saved it"):
+        load_params(saved, step=4, run=run, starts=starts[saved])
+    # With the copy's run.json it is a step like any other.
+    assert load_params(saved, step=4, run=run, starts=starts[copy]).step == 4
+    assert restore(saved, run_id=run, starts=starts[saved]).step == 3
+    assert "another copy" in next(saved.glob("4.corrupt-*/tlx_reason.txt")).read_text()
+
+
 def test_copies_branches_and_steps_from_before_runs_had_ids_are_read(saved, tmp_path):
     own = manifests.read(saved / "3").run
     assert own and {manifests.read(saved / str(step)).run for step in (1, 2)} == {own}
@@ -514,12 +540,15 @@ def test_copies_branches_and_steps_from_before_runs_had_ids_are_read(saved, tmp_
         assert checkpoints.restore(abstract(state_on(8))).step == 2
         checkpoints.save(5, state_on(8, seed=5))
         assert checkpoints.wait() and checkpoints.run_id == own
-    assert restore(branch, run_id=own).step == 5
+        starts = checkpoints.starts
+    assert starts[0] == manifests.read(saved / "2").start
+    assert restore(branch, run_id=own, starts=starts).step == 5
+    assert load_params(branch, step=2, run=own, starts=starts).step == 2
     # Manifests had no run.
     old = manifests.read(saved / "3")
-    manifests.seal(saved / "3", old._replace(run=None))
-    assert "run" not in json.loads((saved / "3" / "tlx_manifest.json").read_text())
-    assert restore(saved, run_id="any").step == 3
+    manifests.seal(saved / "3", old._replace(run=None, start=None))
+    assert {"run", "start"}.isdisjoint(json.loads((saved / "3" / "tlx_manifest.json").read_text()))
+    assert restore(saved, run_id="any", starts=("any",)).step == 3
 
 
 @pytest.mark.parametrize(
@@ -529,6 +558,7 @@ def test_copies_branches_and_steps_from_before_runs_had_ids_are_read(saved, tmp_
         {"step": True},
         {"extra": []},
         {"run": 7},
+        {"start": []},
         {"leaves": {"params/a": ((-1,), "float32")}},
         {"leaves": {"params/a": ((1,) * 70, "float32")}},
         {"leaves": {"params/a": ((2**70,), "float32")}},

@@ -35,6 +35,8 @@ WORKER = """
                 assert checkpoints.save(step, state_on(4, seed=step), {"step": step})
             assert checkpoints.wait() and not checkpoints.save(3, state_on(4, seed=3))
             assert checkpoints.complete_steps() == [2, 3]
+            # A rollback reads what the same start has saved: its ids are process 0's.
+            assert checkpoints.restore(abstract(state_on(4)), newest=2).step == 2
 
     def restore(folder):
         loaded = Checkpoints(folder + "/c").restore(abstract(state_on(4)))

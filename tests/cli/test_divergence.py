@@ -17,6 +17,7 @@ from tlx.data.pipeline import Pipeline
 from tlx.run import assemble
 from tlx.trainer import banner, driver
 from tlx.trainer.evaluations import Evaluations
+from tlx.trainer.recovery import Recovery
 from tlx.training.journal import read_lines
 from tlx.training.peak import Peak
 
@@ -119,6 +120,47 @@ def test_a_run_that_diverges_goes_back_and_leaves_the_data_out(config_file, tmp_
     assert train(config_file, tmp_path / "two") == 0
     assert [event["to"] for event in events(tmp_path / "two", "rollback")] == [8, 8]
     assert digests(tmp_path / "one", 18) == digests(tmp_path / "two", 18)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over_by_a_rollback(config_file, tmp_path, rows, monkeypatch, capsys):
+    """Damage between its save and the rollback: the next older good one is taken, or the run ends with 74."""
+    words = ("--config.checkpoint.every=4",)
+    choose = Recovery.choose
+    doomed = []
+
+    def damage(self, divergence, state):
+        good = choose(self, divergence, state)
+        for step in doomed:
+            file = max(
+                (run / f"checkpoints/{step}/params").rglob("d/*"), key=lambda path: path.stat().st_size
+            )
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+        return good
+
+    monkeypatch.setattr(Recovery, "choose", damage)
+    rows(bad=(9, 10, 11))
+    run = tmp_path / "one"
+    doomed.append(8)
+    assert train(config_file, run, *words) == 0
+    (rollback,) = events(run, "rollback")
+    assert (rollback["step"], rollback["to"], rollback["batches"]) == (12, 4, [4, 11])
+    (skipped,) = events(run, "checkpoint_skipped")
+    assert skipped["step"] == 8 and "sha256 differs" in skipped["reason"]
+    assert "back to step 4 (step 8 cannot be used" in capsys.readouterr().out
+    assert [path.name.partition("-")[0] for path in (run / "checkpoints").glob("*-*")] == ["8.corrupt"]
+    rows(moved=lambda k: k if k < 4 else k + 8)
+    assert train(config_file, tmp_path / "judge", *words) == 0
+    assert digests(run, 18) == digests(tmp_path / "judge", 18)
+
+    rows(bad=(9, 10, 11))
+    run = tmp_path / "two"
+    doomed.append(4)
+    assert train(config_file, run, *words) == 74
+    err = capsys.readouterr().err
+    assert "step 8: params" in err and "step 4: params" in err and "sha256 differs" in err
 
 
 @pytest.mark.slow

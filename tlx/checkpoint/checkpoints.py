@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import secrets
 import shutil
 import tempfile
 import time
@@ -43,6 +44,8 @@ class Checkpoints:
             checkpoint_saved, checkpoint_best, checkpoint_failed, checkpoint_skipped, checkpoint_deleted.
         run_id: Id of the run; steps of another one are damaged. None: that of the step which is restored (a run that
             begins with a copied step goes on under its id), or else a new one.
+        starts: Ids of the earlier starts of the run in this directory; steps of other starts are of a copy of it.
+            (): not known.
     """
 
     def __init__(
@@ -53,10 +56,13 @@ class Checkpoints:
         guard: Callable[[], None] | None = None,
         on_event: Callable[..., None] | None = None,
         run_id: str | None = None,
+        starts: Sequence[str] = (),
     ):
         self.folder = pathlib.Path(folder).absolute()
         self.config = config or CheckpointConfig()
         self._run_id = run_id
+        self._starts = tuple(starts)
+        self._start = secrets.token_hex(8)
         self._guard = guard or (lambda: None)
         self._event = on_event or (lambda kind, **fields: None)
         # Steps that this object has sealed or verified.
@@ -105,6 +111,15 @@ class Checkpoints:
         if self._run_id is None:
             self._run_id = uuid.uuid4().hex
         return self._run_id
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Ids of the starts whose steps are this directory's, the last one this start's; ask after `restore`."""
+        return (*self._starts, self._start)
+
+    @property
+    def _known_starts(self) -> tuple[str, ...]:
+        return self.starts if self._starts else ()
 
     def due(self, step: int) -> bool:
         """Return whether the config asks for a save after `step` steps."""
@@ -184,7 +199,7 @@ class Checkpoints:
         self._failed.pop(step, None)
         self._job = saving.SaveJob(
             self.folder,
-            manifests.Manifest(step, {}, leaves, stored_extra, self.run_id),
+            manifests.Manifest(step, {}, leaves, stored_extra, self.run_id, self._start),
             tree,
             guard=self._guard,
             sealed=self._after_seal,
@@ -198,7 +213,12 @@ class Checkpoints:
         return self._failures == 0
 
     def restore(
-        self, abstract: Any, step: int | None = None, *, optional: Sequence[str] = ()
+        self,
+        abstract: Any,
+        step: int | None = None,
+        *,
+        newest: int | None = None,
+        optional: Sequence[str] = (),
     ) -> LoadedCheckpoint | None:
         """Restore the newest complete step that verifies.
 
@@ -209,6 +229,7 @@ class Checkpoints:
             abstract: The tree wanted, as ShapeDtypeStructs or arrays. Leaves with a sharding are restored as jax
                 arrays with it, on any number of devices; the others as numpy.
             step: The only step to try; None: the newest.
+            newest: The newest step to try, where `step` is None; None: any.
             optional: Entries of a dict `abstract` that are left out where those of the checkpoint are not alike.
 
         Returns:
@@ -224,13 +245,12 @@ class Checkpoints:
         reasons: dict[int, str] = {}
         if step is not None:
             next(reading.candidates(self.folder, step))
-        while (number := self._newest(reasons, step)) is not None:
+        while (number := self._newest(reasons, step, newest)) is not None:
             loaded = self._try(number, abstract, reasons, optional, keep=step is not None)
             if loaded is not None:
                 # Known to be good, so that older steps may be deleted while this one stays.
                 self._sound.add(number)
-                if self._run_id is None:
-                    self._run_id = manifests.read(self.folder / str(number)).run
+                self._adopt(manifests.read(self.folder / str(number)))
                 return loaded
         listing = steps.listing(self.folder)
         if consensus.broadcast_from_first(int(bool(reasons or listing.corrupt or listing.incomplete))):
@@ -241,8 +261,16 @@ class Checkpoints:
         """Load parameters only, as numpy; see `reading.load_params`."""
         return reading.load_params(self.folder, step, dtype=dtype, verify=self.config.verify)
 
-    def _newest(self, reasons: dict[int, str], step: int | None) -> int | None:
+    def _adopt(self, manifest: manifests.Manifest) -> None:
+        """Go on under the ids of a step, where this directory has none: it begins with a copied step."""
+        if self._run_id is None:
+            self._run_id = manifest.run
+        if not self._starts and manifest.start is not None:
+            self._starts = (manifest.start,)
+
+    def _newest(self, reasons: dict[int, str], step: int | None, newest: int | None) -> int | None:
         complete = [n for n in self.complete_steps() if n not in reasons and step in (None, n)]
+        complete = [n for n in complete if newest is None or n <= newest]
         number = consensus.broadcast_from_first(max(complete, default=-1))
         return None if number < 0 else number
 
@@ -278,7 +306,10 @@ class Checkpoints:
         reason = ""
         manifest = None
         try:
-            manifest = manifests.read(folder, self._run_id)
+            # Process 0 seals the steps, so its ids are the run's; those of the other processes are their own.
+            is_first = jax.process_index() == 0
+            ids = (self._run_id, self._known_starts) if is_first else (None, ())
+            manifest = manifests.read(folder, *ids)
             # Hashing is bound by one core; each process takes its share, dealt out so that large neighbouring
             # files do not fall to one.
             paths = sorted(manifest.files)[jax.process_index() :: jax.process_count()]

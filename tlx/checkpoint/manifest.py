@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from tlx.base import files
@@ -49,6 +49,8 @@ class Manifest(NamedTuple):
     """JSON of the caller."""
     run: str | None = None
     """Id of the run that saved it; None where it was saved before runs had ids, or by no run."""
+    start: str | None = None
+    """Id of the start of the run that saved it; None where it was saved before starts had ids."""
 
 
 def own_files(folder: pathlib.Path, process: int, count: int) -> dict[str, dict[str, Any]]:
@@ -120,16 +122,20 @@ def seal(folder: pathlib.Path, manifest: Manifest) -> None:
     }
     if manifest.run is not None:
         body["run"] = manifest.run
+    if manifest.start is not None:
+        body["start"] = manifest.start
     # Written last and atomically: the manifest's existence is what makes the step complete.
     files.write_json(folder / MANIFEST, {"sha256": files.sha256_json(body), **body})
 
 
-def read(folder: pathlib.Path, run: str | None = None) -> Manifest:
+def read(folder: pathlib.Path, run: str | None = None, starts: Collection[str] = ()) -> Manifest:
     """Read the manifest of a step; Damaged where it cannot be trusted.
 
     Args:
         folder: Folder of the step, which is named by its number.
         run: Id of the run that the step must be of, where the manifest says of which it is; None: of any.
+        starts: Ids of the starts of that run in this directory, one of which must have saved the step, where the
+            manifest says which has; (): any.
 
     Returns:
         The manifest.
@@ -149,6 +155,11 @@ def read(folder: pathlib.Path, run: str | None = None) -> Manifest:
             f"it is a step of another run ({manifest.run}), not of this one ({run}); a new run starts from that "
             "one's model with --from=DIR"
         )
+    if starts and manifest.start is not None and manifest.start not in starts:
+        raise Damaged(
+            f"another copy of this run's directory has saved it (start {manifest.start}, which run.json does not "
+            "list); the run goes on there, or here with that copy's run.json too"
+        )
     return manifest
 
 
@@ -162,7 +173,9 @@ def parse(data: bytes) -> Manifest:
         if body["format"] != FORMAT:
             raise Damaged(f"{MANIFEST} has format {body['format']}, this tlx reads {FORMAT}")
         leaves = {name: LeafInfo(tuple(shape), dtype) for name, (shape, dtype) in body["leaves"].items()}
-        manifest = Manifest(body["step"], body["files"], leaves, body["extra"], body.get("run"))
+        manifest = Manifest(
+            body["step"], body["files"], leaves, body["extra"], body.get("run"), body.get("start")
+        )
     # Whatever a damaged or hostile file makes of the structure, the caller tries the next older step.
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be read: {type(error).__name__}: {error}") from error
@@ -230,7 +243,8 @@ def _is_legal(manifest: Manifest) -> bool:
         isinstance(leaf.dtype, str) and len(leaf.shape) <= MAX_DIMS and all(map(is_size, leaf.shape))
         for leaf in manifest.leaves.values()
     )
-    named = isinstance(manifest.run, str | None) and isinstance(manifest.extra, dict)
+    named = all(isinstance(name, str | None) for name in (manifest.run, manifest.start))
+    named = named and isinstance(manifest.extra, dict)
     return is_size(manifest.step) and files_legal and leaves_legal and named
 
 

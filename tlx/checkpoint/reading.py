@@ -56,6 +56,7 @@ def load_params(
     dtype: Any = None,
     verify: Verify = "hash",
     run: str | None = None,
+    starts: Sequence[str] = (),
 ) -> LoadedCheckpoint:
     """Load the parameters of a step as nested dicts of numpy arrays, whatever devices wrote them.
 
@@ -67,6 +68,7 @@ def load_params(
         dtype: Dtype that floating-point leaves are cast to; None: as stored.
         verify: What is compared for every file, its "hash" or its "size".
         run: Id of the run that the step must be of; None: of any.
+        starts: Ids of the starts of that run, one of which must have saved the step; (): any.
 
     Returns:
         The step, its parameters, and the JSON saved with them.
@@ -80,7 +82,7 @@ def load_params(
     reasons = {}
     for number in candidates(folder, resolve_step(folder, step)):
         try:
-            manifest = manifests.read(folder / str(number), run)
+            manifest = manifests.read(folder / str(number), run, starts)
             tree = _read_params(folder / str(number), manifest, dtype, verify)
             return LoadedCheckpoint(number, tree, manifest.extra)
         except Damaged as error:

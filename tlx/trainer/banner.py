@@ -9,6 +9,7 @@ import jax
 
 from tlx.base import tree
 from tlx.base.config import from_dict, to_dict
+from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.nn.kernels.choice import choose
 from tlx.nn.stack import scan_note
 from tlx.optim.config import OptimizerConfig, ScheduleConfig
@@ -24,13 +25,13 @@ from tlx.training.peak import matmul_peak
 from tlx.training.step_flops import training_flops
 
 
-def record(run: Run, workdir: pathlib.Path, run_id: str) -> None:
+def record(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints) -> None:
     """Make the run directory self-contained: write the tokenizer, then run.json.
 
     Args:
         run: the assembled run.
         workdir: its directory.
-        run_id: its id, which its checkpoints have too.
+        checkpoints: its checkpoints, which have the ids of the run and of its starts.
     """
     run.tokenizer.save(workdir / "tokenizer")
     directory.write_run(
@@ -44,7 +45,8 @@ def record(run: Run, workdir: pathlib.Path, run_id: str) -> None:
         },
         dict(run.mesh.shape),
         tree.num_params((run.state.params, run.state.frozen)),
-        run_id,
+        checkpoints.run_id,
+        checkpoints.starts,
     )
 
 

@@ -287,7 +287,7 @@ def _train(
         begin = int(jax.device_get(state.step))
         recovery = Recovery(run, handles.checkpoints, handles.journal, handles.progress, rollbacks)
         if is_first:
-            record(run, handles.workdir, handles.checkpoints.run_id)
+            record(run, handles.workdir, handles.checkpoints)
         handles.journal.resume(begin)
         costs = introduce(run, handles.workdir, handles.progress.say)
         tell_start(run, handles.journal, handles.progress.say, begin, saved, request.options.allow_change)
@@ -340,6 +340,7 @@ def _open_handles(
         guard=lease.check,
         on_event=journal.event,
         run_id=None if saved is None else saved.get("id"),
+        starts=() if saved is None else saved.get("starts", ()),
     )
     progress = Progress(run.config.train.steps, silent=silent)
     with checkpoints, contextlib.closing(progress):
@@ -467,7 +468,7 @@ class _Loop:
                 begin = self._recovery.choose(divergence, state)
                 frozen = state.frozen
                 del state  # the devices need not hold two
-                state = self._recovery.roll_back(divergence, begin, frozen)
+                begin, state = self._recovery.roll_back(divergence, begin, frozen)
             state, last, divergence = self._train(state, begin)
         self._tell_end(last)
         self._handles.progress.close()

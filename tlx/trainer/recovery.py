@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tlx.base.config import to_dict
-from tlx.base.errors import NumericsError
+from tlx.base.errors import CheckpointError, NumericsError
 from tlx.base.files import sha256_json
 from tlx.checkpoint import Checkpoints
 from tlx.parallel import consensus
@@ -83,16 +83,27 @@ class Recovery:
             raise self._give_up(divergence, state, good)
         return good
 
-    def roll_back(self, divergence: Divergence, good: int, frozen: Any) -> State:
-        """Return the state of checkpoint `good`; the batches that were read since are left out from here on.
+    def roll_back(self, divergence: Divergence, good: int, frozen: Any) -> tuple[int, State]:
+        """Return a checkpoint's step and state; the batches that were read since are left out from here on.
+
+        It is `good`, or the next older one where that has been damaged since it was saved.
 
         Args:
             divergence: the skipped steps.
             good: from `choose`.
             frozen: frozen parameters of the state, which no checkpoint holds.
+
+        Raises:
+            CheckpointError: no step up to `good` can be used (exit 74).
         """
-        loaded = self._checkpoints.restore(saved_part(self._run.state), good, optional=OPTIONAL)
-        assert loaded is not None  # a named step is loaded, or an error
+        chosen = good
+        loaded = self._checkpoints.restore(saved_part(self._run.state), newest=chosen, optional=OPTIONAL)
+        if loaded is None:
+            raise CheckpointError(
+                f"the run diverged at step {divergence.step}, and its last good checkpoint, step {chosen}, is gone "
+                f"from {self._checkpoints.folder}"
+            )
+        good = loaded.step
         reason = f"the run diverged at step {divergence.step} and went back to step {good}"
         self._checkpoints.set_aside_after(good, reason)
         self._journal.resume(good)
@@ -102,13 +113,14 @@ class Recovery:
         first = good + before.left_out
         last = divergence.step - 1 + before.left_out
         self._journal.event("rollback", step=divergence.step, to=good, batches=[first, last])
+        unusable = "" if good == chosen else f" (step {chosen} cannot be used: see the line above)"
         self._progress.say(
             f"step {divergence.step}: {divergence.in_a_row} steps in a row were skipped "
             f"({self._run.config.train.skip_reason}); back to "
-            f"step {good}, batches {first} to {last} are left out (rollback {self.rollbacks.count} of "
+            f"step {good}{unusable}, batches {first} to {last} are left out (rollback {self.rollbacks.count} of "
             f"{self._run.config.train.max_rollbacks})"
         )
-        return restored_state(self._run, loaded.tree, frozen)
+        return good, restored_state(self._run, loaded.tree, frozen)
 
     def _give_up(self, divergence: Divergence, state: State, good: int) -> NumericsError:
         """Write the bundle, and return the error."""

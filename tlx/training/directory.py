@@ -144,6 +144,9 @@ def parse(data: bytes) -> dict[str, Any]:
             raise DataError(f"has {name} = {shown(run.get(name))}, which must be {_DESCRIPTIONS[kind]}")
     if not isinstance(run.get("id"), str | None):
         raise DataError(f"has id = {shown(run['id'])}, which must be a text")
+    starts = run.get("starts", [])
+    if not isinstance(starts, list) or not all(isinstance(start, str) for start in starts):
+        raise DataError(f"has starts = {shown(starts)}, which must be a list of texts")
     for group in ("model", "tokenizer", "data", "objective"):
         value = run["config"].get(group, {})
         if not isinstance(value, dict):
@@ -165,6 +168,7 @@ def write_run(
     mesh: Mapping[str, int],
     num_params: int,
     run_id: str | None = None,
+    starts: Sequence[str] = (),
 ) -> None:
     """Write run.json, which `tlx.load` and the next start read; keeps the time of the run's first start.
 
@@ -177,6 +181,7 @@ def write_run(
         num_params: number of scalars in all parameters, frozen ones included.
         run_id: id of the run, which its checkpoints have too; None: that of an earlier start; an
             imported or merged model has none.
+        starts: ids of the starts of the run in this directory, in order.
     """
     old = read_run(workdir) or {}
     write_json(
@@ -184,6 +189,7 @@ def write_run(
         {
             "format": FORMAT,
             "id": run_id or old.get("id"),
+            "starts": list(starts) or old.get("starts", []),
             # A resumed run was created when it was first started.
             "created": old.get("created", time.strftime("%Y-%m-%dT%H:%M:%S%z")),
             "config": config,
