@@ -18,6 +18,7 @@ from tests.cli import tiny
 from tests.cli.tiny import digests, metrics
 from tests.tiers import tiers
 from tlx import cli
+from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.training.journal import read_lines
 
@@ -45,6 +46,10 @@ def test_a_run_in_two_halves_is_the_run_in_one(config_file, tmp_path, capsys, sh
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     assert metrics(tmp_path / "one") == metrics(tmp_path / "two")
     assert [line["step"] for line in metrics(tmp_path / "one") if line["kind"] == "train"] == [*range(1, 41)]
+    # Each start has an id of its own, which its checkpoints have too.
+    starts = json.loads((tmp_path / "two/run.json").read_text())["starts"]
+    saved = [manifests.read(tmp_path / "two/checkpoints" / str(step)).start for step in (20, 40)]
+    assert starts == saved and len(set(starts)) == 2
     assert [
         line["event"]
         for line in read_lines(tmp_path / "two/events.jsonl")
@@ -116,9 +121,13 @@ def test_a_config_error_comes_before_anything_is_compiled(config_file, tmp_path)
     assert seconds < 2 * imports + 1
 
 
-@pytest.mark.parametrize("shape", tiers(["mlm", "clm", "span_corruption", "plm"], slow=["mlm"]))
+@pytest.mark.long
+@pytest.mark.parametrize("shape", ["mlm", "clm", "span_corruption", "plm"])
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(config_file, tmp_path, shape):
-    """kill -9 anywhere from the first step on, in the middle of a save too (there is one every 5 steps)."""
+    """kill -9 anywhere from the first step on, in the middle of a save too (there is one every 5 steps).
+
+    CI has tests/test_random_kills.py.
+    """
     words = ("train", f"--config={config_file}:{shape}", "--config.train.steps=60")
     tiny.finish(tiny.tlx(*words, f"--workdir={tmp_path}/one"))
     rng = random.Random(f"{shape} {time.time_ns()}")

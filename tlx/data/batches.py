@@ -1,6 +1,8 @@
 """Random access to batches by index, and prefetching with grain: the base class of all pipelines."""
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -59,7 +61,7 @@ class Batches:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain reads its own absl flags, which tlx does not offer
             worker_options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
-            dataset = dataset.mp_prefetch(worker_options, worker_init_fn=_force_cpu)
+            dataset = dataset.mp_prefetch(worker_options, worker_init_fn=_begin_worker)
         iterator = iter(dataset)
         try:
             yield from iterator
@@ -97,7 +99,16 @@ def _stack(rows: list[Batch]) -> Batch:
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
-def _force_cpu(worker: int, workers: int) -> None:
-    """Keep a data worker that imports JAX from claiming the accelerator."""
+def _begin_worker(worker: int, workers: int) -> None:
+    """Keep a data worker that imports JAX from claiming the accelerator, and end it with its trainer."""
     del worker, workers
     os.environ["JAX_PLATFORMS"] = "cpu"
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent has ended, for a killed trainer stops no worker."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
