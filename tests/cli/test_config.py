@@ -50,12 +50,19 @@ def test_secrets_are_refused_by_every_verb_and_never_printed(config_file, capsys
         assert cli.main([*words, "--target=cpu:1"] if verb == "plan" else words) == CONFIG
         printed = capsys.readouterr()
         assert "would put a secret" in printed.err and "sesame" not in printed.err + printed.out
+    words = ("config", f"--config={config_file}:mlm", "--config.base.path=https://user:sesame@host/model")
+    assert cli.main(list(words)) == CONFIG
+    printed = capsys.readouterr()
+    assert "would put a secret" in printed.err and "sesame" not in printed.err + printed.out
     text = config_file.read_text()
     assert "return config" in text
     config_file.write_text(
-        text.replace("return config", 'config.name = "run-0123456789abcdef"\n    return config')
+        text.replace("return config", 'config.name = "run-0123456789abcdef"\n    return config').replace(
+            "return config", 'config.base.path = "https://user:sesame@host/model"\n    return config'
+        )
     )
     for words in ((), ("--json",), ("--diff=quickstart:clm",)):
         assert cli.main(["config", f"--config={config_file}:mlm", *words]) == 0
         printed = capsys.readouterr()
         assert "run-***" in printed.out and "0123456789abcdef" not in printed.out
+        assert "https://user:***@host/model" in printed.out and "sesame" not in printed.out

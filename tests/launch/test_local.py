@@ -16,7 +16,7 @@ from tlx.launch import exits, local
 from tlx.launch.exits import RestartDecision, next_move
 from tlx.launch.job import LaunchJob
 from tlx.launch.local import LocalOptions
-from tlx.launch.secrets import hider, refuse_secrets
+from tlx.launch.secrets import hider, redacted, refuse_secrets
 from tlx.launch.supervise import ProcessExit, Supervisor
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -86,6 +86,40 @@ def test_signals_go_to_the_processes(tmp_path):
     assert [death.code for death in deaths] == [42, 42] and supervisor.received == signal.SIGTERM
 
 
+# The secret of each is zzz.
+SECRET_URLS = (
+    "https://user:zzz@host/path",
+    "https://zzz@host.example:8443/a?b=c",
+    "s3://key:zzz@bucket/a",
+    "https://host/a?token=zzz",
+    "https://host/a?x=1&access_token=zzz&y=2#part",
+    "https://bucket.example/o?X-Amz-Credential=zzz&X-Amz-Signature=zzz&X-Amz-Expires=9",
+    "https://account.example/c?sv=2022&sig=zzz",
+)
+PLAIN_URLS = (
+    "https://host/a@b?max_tokens=5&tokenizer=bytes&signal=term",
+    "gs://bucket/a:b/c@d",
+    "ssh://git@host/repository",
+    "http://127.0.0.1:8080/a",
+    "see https://host: it has user@host and token=5",
+)
+
+
+def test_secrets_in_urls_are_hidden_and_the_rest_stays():
+    for environ in ({}, {"HF_TOKEN": "hf_short_but_secret"}):
+        hide = hider(environ)
+        assert hide(f"cloning {SECRET_URLS[0]} now") == "cloning https://user:***@host/path now"
+        assert hide(SECRET_URLS[4]) == "https://host/a?x=1&access_token=***&y=2#part"
+        assert not any("zzz" in hide(url) for url in SECRET_URLS)
+        assert all(hide(text) == text for text in PLAIN_URLS)
+        nested = {"base": {"path": SECRET_URLS[0]}, "data": {"files": (SECRET_URLS[3], "a.txt")}}
+        assert redacted(nested, environ) == {
+            "base": {"path": "https://user:***@host/path"},
+            "data": {"files": ["https://host/a?token=***", "a.txt"]},
+        }
+    refuse_secrets([f"--config.base.path={url}" for url in PLAIN_URLS], {})
+
+
 def test_secrets_are_hidden_and_refused(tmp_path):
     environ = {"WANDB_API_KEY": "abcdef0123456789", "HF_TOKEN": "hf_short_but_secret", "HOME": "/root/home"}
     assert hider(environ)("key abcdef0123456789 in /root/home") == "key *** in /root/home"
@@ -97,6 +131,8 @@ def test_secrets_are_hidden_and_refused(tmp_path):
         "--config.log.token=zzz",
         "--config.log.password.value=zzz",
         "--config.data.tfds={'api_key': 'zzz'}",
+        *(f"--config.base.path={url}" for url in SECRET_URLS),
+        *SECRET_URLS,
     ):
         with pytest.raises(ConfigError) as error:
             refuse_secrets([word], environ)
