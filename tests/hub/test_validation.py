@@ -17,6 +17,12 @@ from tlx.hub.validation import check_links
 from tlx.hub.weights import lazy_tensor
 from tlx.models.families import TABLE
 from tlx.models.families.family import resized
+from tlx.text import load_tokenizer
+
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +203,30 @@ def test_a_broken_tokenizer_is_one_line(gpt2, tmp_path, name, content):
         assert tlx.load(folder).num_params
     else:
         assert "\n" not in refused(folder, "tokenizer")
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"]
+)
+def test_a_key_that_stands_twice_in_a_file_of_the_tokenizer_is_refused(gpt2, tmp_path, name):
+    """At any depth: programs differ in which of the two counts. A run that was imported before loads."""
+    values = json.loads((gpt2 / name).read_text()) if (gpt2 / name).exists() else {"x": 0}
+    content = json.dumps(values)[:-1] + ', "extra": {"a": [{"b": 1, "b": 2}]}}'
+    folder = changed(gpt2, tmp_path / "model", **{name: content.encode()})
+    assert "\n" not in refused(folder, f"{name} is not usable JSON: the key 'b' stands twice")
+    if name == "tokenizer_config.json":
+        sound = tlx.load(gpt2).tokenizer
+        files = {**sound.files, name: content.encode()}
+        type(sound)(files, start=sound.start, flags=sound.flags).save(tmp_path / "tokenizer")
+        assert load_tokenizer(tmp_path / "tokenizer").encode("a b") == sound.encode("a b")
+
+
+def test_a_key_that_stands_twice_in_a_file_of_sentence_transformers_is_refused(gpt2, tmp_path):
+    path = "1_Pooling/config.json"
+    folder = changed(gpt2, tmp_path / "model", **{"modules.json": json.dumps(MODULES).encode()})
+    (folder / "1_Pooling").mkdir()
+    (folder / path).write_text('{"pooling_mode_mean_tokens": true, "pooling_mode_mean_tokens": false}')
+    assert path in refused(folder, "the key 'pooling_mode_mean_tokens' stands twice")
 
 
 def test_links_out_of_the_directory_are_refused(gpt2, tmp_path):

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from tlx.base.errors import ConfigError, DataError
-from tlx.base.files import read_json, write_json
+from tlx.base.files import write_json
+from tlx.base.json_object import parse_object
 from tlx.models.pooling import Pooling, SentenceConfig
 
 MODULES = "modules.json"
@@ -182,6 +183,6 @@ def _read_prompts(folder: pathlib.Path) -> dict[str, Any]:
 
 def _read(path: pathlib.Path) -> Any:
     try:
-        return read_json(path)
+        return parse_object(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}") from error

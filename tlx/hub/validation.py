@@ -1,21 +1,19 @@
 """Checks of a Hugging Face directory that comes from anybody, before anything of it is used."""
 
 import contextlib
-import json
 import math
 import os
 import pathlib
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
+from tlx.base import json_object
 from tlx.base.errors import DataError, UserError, shown
 
 # Largest config.json or index, in bytes. An index of 100,000 tensors has 10 million.
 MAX_JSON = 64 * 2**20
 # Most dims of an array in numpy.
 MAX_DIMS = 64
-# Longest key of an object, in characters; names of tensors are keys.
-_LONGEST_KEY = 500
 # ALBERT's layers share their tensors: a config of one may name more layers than there are tensors.
 _MOST_SHARED_LAYERS = 1024
 # Sizes that no tensor bounds: positions that are computed, windows, vocabularies.
@@ -70,24 +68,12 @@ def parse_object(data: bytes, what: str) -> dict[str, Any]:
         DataError: It is no JSON, no object, nested too deeply, or names a key twice.
     """
     try:
-        value = json.loads(data, object_pairs_hook=_without_duplicates)
+        value = json_object.parse_object(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} is not usable JSON: {type(error).__name__}: {error}") from error
     if not isinstance(value, dict):
         raise DataError(f"{what} holds {shown(value)}, and must hold an object")
     return value
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    longest = max(map(len, values), default=0)
-    if longest > _LONGEST_KEY:
-        raise ValueError(f"a key has {longest} characters")
-    if len(values) < len(pairs):
-        # Programs differ in which of the two counts.
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
-    return values
 
 
 def check_header(header: Mapping[str, Any], num_bytes: int, item_bytes: Mapping[str, int], what: str) -> None:

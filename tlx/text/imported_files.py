@@ -9,6 +9,7 @@ from typing import Any
 
 from tlx.base.errors import DataError, shown
 from tlx.base.files import atomic_open
+from tlx.base.json_object import RepeatedKey, check_keys
 from tlx.text.generation_rules import FILE as GENERATION_FILE
 from tlx.text.generation_rules import read_file
 from tlx.text.vocabulary import ROLES
@@ -25,14 +26,22 @@ def read_imported(folder: pathlib.Path, names: Iterable[str]) -> tuple[dict[str,
         ({name: content}, rules of generation included; the parsed config.json of the model).
 
     Raises:
-        DataError: generation_config.json is not a JSON object.
+        DataError: generation_config.json is not a JSON object, or a JSON file names a key twice.
     """
     files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
     try:
         model_config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         model_config = {}  # a tokenizer alone; one that cannot be parsed is reported with the model
-    return files | read_file(folder, model_config), model_config
+    files |= read_file(folder, model_config)
+    for name, content in files.items():
+        if name.endswith(".json"):
+            # Here and not where a run's tokenizer is read: runs that were imported before this check load.
+            try:
+                check_keys(content)
+            except RepeatedKey as error:
+                raise DataError(f"{folder / name} is not usable JSON: {error}") from error
+    return files, model_config
 
 
 def settings_of(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
