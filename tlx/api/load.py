@@ -23,6 +23,7 @@ from tlx.base.nearest_path import suggest_paths
 from tlx.checkpoint import load_params
 from tlx.hub import network, sentence_transformers, validation
 from tlx.hub.folder import Checkpoint, check_room, is_hugging_face, open_folder
+from tlx.models.families import TABLE
 from tlx.objectives.shared.base import ObjectiveModule
 from tlx.parallel import MeshConfig
 from tlx.run import RunConfig, base_config
@@ -108,9 +109,11 @@ def load(
     source = saved["data"]
     if config.frame is None and "imported_from" in source:
         # Imported before runs kept a frame.
-        frame = imported_frame(tokenizer, config.model.kind, source.get("family", ""))
+        family = source.get("family", "")
+        rules = TABLE.load(family).frame if family in list(TABLE) else None
+        frame = imported_frame(tokenizer, config.model.kind, rules)
         config = dataclasses.replace(config, frame=frame)
-    loaded = load_params(path, step, dtype=dtype, run=saved.get("id"))
+    loaded = load_params(path, step, dtype=dtype, run=saved.get("id"), starts=saved.get("starts", ()))
     module = make_module(config, tokenizer.vocab)
     params = loaded.tree
     if config.adapt.method != "full":
@@ -197,9 +200,9 @@ def open_hub_checkpoint(
     values["embed"] = to_dict(sentence)
     max_positions = model.position.max_positions or 512
     values["data"]["sequence_length"] = min(512, max_positions)
-    family = checkpoint.family.name
+    rules = checkpoint.family.frame
     with validation.malformed_is_one_line(f"{folder}: config.json or the tokenizer"):
-        values["frame"] = to_dict(imported_frame(tokenizer, model.kind, family, checkpoint.raw))
+        values["frame"] = to_dict(imported_frame(tokenizer, model.kind, rules, checkpoint.raw))
     # A stand-in until the model is saved: then tokenizer.path names the tokenizer.
     values["tokenizer"]["kind"] = "bytes"
     return HubCheckpoint(checkpoint, resolve(values), tokenizer)

@@ -2,7 +2,7 @@
 
 Encoders and two streams read the template of one text and of two. A decoder reads what the template puts before a
 text, and nothing where it puts nothing. The encoder of an encoder-decoder reads the template; its decoder starts from
-decoder_start_token_id, and BART's writes the ids before a text first.
+decoder_start_token_id. What no template says is in the `FrameRules` of the family.
 """
 
 import dataclasses
@@ -14,26 +14,39 @@ from tlx.base.errors import ConfigError
 from tlx.text.frames import MARK, TARGET_MARK, Frame
 from tlx.text.tokenizer import Tokenizer
 
-# A language of mBART as a piece: "ko_KR".
-_LANGUAGE = re.compile("[a-z]{2,3}_[A-Z]{2}")
-# Families whose written texts begin with the ids that stand before texts that are read.
-_REPEATS_BEFORE = ("bart",)
+
+@dataclasses.dataclass(frozen=True)
+class FrameRules:
+    """What the published models of a family do that their tokenizer's template does not say."""
+
+    repeats_before: bool = False
+    """Whether texts that a decoder writes begin with the ids that stand before texts that are read."""
+    language_pieces: str = ""
+    """Regular expression of the pieces that name a language; "" if none does."""
+    language_rows: str = ""
+    """Key of config.json with {language: row of the table of language vectors}; "" if there is no such table."""
+    language_switch: str = ""
+    """Key of config.json that is false where that table is not used."""
 
 
 def imported_frame(
-    tokenizer: Tokenizer, kind: str, family: str = "", values: Mapping[str, Any] | None = None
+    tokenizer: Tokenizer,
+    kind: str,
+    rules: FrameRules | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> Frame:
     """Return the frame of an imported model.
 
     Args:
         tokenizer: Its tokenizer.
         kind: ModelConfig.kind.
-        family: Name of its family.
-        values: Contents of its config.json, for the languages of XLM; None: not known.
+        rules: Those of its family; None: the family is not known, or needs none.
+        values: Contents of its config.json, for the rows of languages; None: not known.
 
     Returns:
         The frame.
     """
+    rules = rules or FrameRules()
     vocab = tokenizer.vocab
     template: Any = getattr(tokenizer, "frame", ((), ()))
     before, after = map(tuple, template)
@@ -43,13 +56,14 @@ def imported_frame(
         context = _own(tokenizer, vocab.bos) or eos or (vocab.bos,)
         return Frame(before=before, after=after, start=before, end=eos, context=context, place=-1)
     if kind == "encoder_decoder":
-        return _of_encoder_decoder(tokenizer, before, after, family)
+        return _of_encoder_decoder(tokenizer, before, after, rules)
     frame = Frame(before=before, between=after, after=after)
     if kind == "two_stream":
         frame = dataclasses.replace(frame, start=(vocab.eos,), end=(vocab.eos,), place=-1)
     frame = _with_pairs(tokenizer, frame)
-    names = (values or {}).get("lang2id")
-    if family != "xlm" or not isinstance(names, Mapping) or not (values or {}).get("use_lang_emb", True):
+    values = values or {}
+    names = values.get(rules.language_rows) if rules.language_rows else None
+    if not isinstance(names, Mapping) or not values.get(rules.language_switch, True):
         return frame
     marks = tuple((str(name), int(index)) for name, index in names.items())
     # transformers adds no language vector unless it is given one.
@@ -62,16 +76,17 @@ def _own(tokenizer: Tokenizer, index: int) -> tuple[int, ...]:
 
 
 def _of_encoder_decoder(
-    tokenizer: Tokenizer, before: tuple[int, ...], after: tuple[int, ...], family: str
+    tokenizer: Tokenizer, before: tuple[int, ...], after: tuple[int, ...], rules: FrameRules
 ) -> Frame:
-    """Return the frame of an encoder-decoder; with languages if those of mBART are pieces of the tokenizer."""
+    """Return the frame of an encoder-decoder; with languages where pieces of the tokenizer name them."""
     start = (tokenizer.vocab.bos,)
-    begin = before if family in _REPEATS_BEFORE else ()
+    begin = before if rules.repeats_before else ()
     frame = Frame(before=before, between=after, after=after, start=start, begin=begin, end=after, place=-1)
-    if family != "mbart":
+    if not rules.language_pieces:
         return frame
+    language = re.compile(rules.language_pieces)
     pieces = {tokenizer.piece(index): index for index in range(tokenizer.vocab.size)}
-    marks = {name: index for name, index in pieces.items() if _LANGUAGE.fullmatch(name)}
+    marks = {name: index for name, index in pieces.items() if language.fullmatch(name)}
     if not marks:
         return frame
     names = {index: name for name, index in marks.items()}

@@ -19,6 +19,7 @@ from tlx.models.families.family import (
 )
 from tlx.nn.config import AttentionConfig, FeedForwardConfig, InitConfig, NormConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
+from tlx.text.imported_frame import FrameRules
 
 BART_LARGE = ModelConfig(
     kind="encoder_decoder",
@@ -235,6 +236,7 @@ def _family(
     family_fields: tuple,
     heads: bool = False,
     sinusoids: tuple[str, ...] = (),
+    frame: FrameRules | None = None,
 ) -> Family:
     classes = architecture.removesuffix("ForConditionalGeneration").removesuffix("MTModel")
     return Family(
@@ -250,6 +252,7 @@ def _family(
         prefix="model.",
         copies=COPIES,
         sinusoids=sinusoids,
+        frame=frame or FrameRules(),
     )
 
 
@@ -275,6 +278,7 @@ FAMILY = _family(
     "BartForConditionalGeneration",
     fields(BART_LARGE),
     heads=True,
+    frame=FrameRules(repeats_before=True),
 )
 MBART = _family(
     "mbart",
@@ -282,6 +286,7 @@ MBART = _family(
     {"cc25": MBART_BASE},
     "MBartForConditionalGeneration",
     fields(resized(MBART_BASE, vocab_size=50265)),
+    frame=FrameRules(language_pieces="[a-z]{2,3}_[A-Z]{2}"),  # "ko_KR"
 )
 PEGASUS = _family(
     "pegasus",

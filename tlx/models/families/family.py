@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from tlx.models.config import ModelConfig
+from tlx.text.imported_frame import FrameRules
 
 # Names of activations in config.json. A family that gives "gelu" another meaning has its own table.
 ACTIVATIONS = {
@@ -176,6 +177,8 @@ class Family:
     """Regular expressions of names of tensors that hold no parameter."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """{regular expression of old tensor names: replacement}."""
+    frame: FrameRules = FrameRules()
+    """Form of texts beyond what the tokenizer's own template says."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tlx.models.families.family import (
     norm,
     resized,
 )
+from tlx.text.imported_frame import FrameRules
 
 BASE = resized(
     bert.BASE,
@@ -121,4 +122,5 @@ FAMILY = Family(
     prefix="transformer.",
     copies={"pred_layer.proj.weight": "transformer.embeddings.weight"},
     ignored=(r"^(transformer\.)?position_ids$",),
+    frame=FrameRules(language_rows="lang2id", language_switch="use_lang_emb"),
 )
