@@ -78,6 +78,7 @@ def test_round_trip_through_plain_values():
         ({"name": "n", "flag": 1}, "config.flag = 1 must be bool, not int"),
         ({"name": "n", "extra": [1]}, "config.extra = .* must be a group of keys"),
         ({"name": "n", "rules": [["bias"]]}, r"config.rules\[0\] = .* must have 2 items"),
+        ({"name": "n", "rules": "bias"}, "config.rules = 'bias' must be a list"),
         ({"name": "n", "sizes": b"12"}, "config.sizes = b'12' must be a list"),
         ({"name": "n", "sizes": {1: 2}}, "config.sizes = {1: 2} must be a list"),
         ({"name": "n", "sizes": {2, 1}}, "config.sizes = {1, 2} must be a list"),

@@ -8,10 +8,11 @@ import math
 import resource
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cli import tiny
+from tests.fuzzing import fuzzed
 from tlx import cli
 from tlx.base.config import flatten
 from tlx.base.errors import CONFIG
@@ -93,7 +94,7 @@ def same(value, text, key):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=20_000, derandomize=True, suppress_health_check=list(HealthCheck))
+@fuzzed(300, deadline=20_000)
 @given(data=st.data())
 def test_overrides(configs, data):
     file, resolved = configs
@@ -115,7 +116,7 @@ def test_overrides(configs, data):
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=20_000, derandomize=True, suppress_health_check=list(HealthCheck))
+@fuzzed(300, deadline=20_000)
 @given(data=st.data())
 def test_keys(configs, data):
     """Keys that are not there, groups, and values under values."""

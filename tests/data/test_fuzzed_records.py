@@ -12,9 +12,10 @@ import tempfile
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from tests.fuzzing import fuzzed
 from tests.tasks import small
 from tlx.base.errors import UserError
 from tlx.data.bad_records import BadRecordPolicy, is_invisible, surrogate_in
@@ -27,9 +28,7 @@ from tlx.tasks import TABLE
 
 pytestmark = pytest.mark.slow
 
-FUZZ = settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+FUZZ = fuzzed(300, suppressed=(HealthCheck.too_slow,))
 ODD = [
     "\ufeff",
     "\0",
@@ -93,7 +92,7 @@ def as_csv(rows, end):
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_labelled_texts_are_read_unchanged(kind):
-    @settings(FUZZ, max_examples=200 if kind == "jsonl" else 100)
+    @fuzzed(200 if kind == "jsonl" else 100, suppressed=(HealthCheck.too_slow,))
     @given(
         rows=st.lists(st.tuples(TEXTS, LABELS), max_size=8),
         action=ACTIONS,
@@ -205,7 +204,7 @@ def test_values_of_any_type_are_named(name):
     """No task fails in another way than with a message, whatever the values of its columns are."""
     task = TABLE.load(name)
 
-    @settings(FUZZ, max_examples=50)
+    @fuzzed(50, suppressed=(HealthCheck.too_slow,))
     @given(
         rows=st.lists(ROW, max_size=3),
         action=ACTIONS,
@@ -236,7 +235,7 @@ def test_values_of_any_type_are_named(name):
 def test_files_of_any_bytes_are_named(name):
     rows = b'{"text": "a b", "label": "x"}\n"text","label"\ntext\tlabel\n\na O\n'
 
-    @settings(FUZZ, max_examples=50)
+    @fuzzed(50, suppressed=(HealthCheck.too_slow,))
     @given(
         start=st.integers(0, len(rows)), noise=st.binary(max_size=12), cut=st.integers(0, 20), action=ACTIONS
     )

@@ -8,15 +8,16 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fuzzing import fuzzed
 from tlx import cli
 from tlx.base.errors import CONFIG, NOT_IDENTIFIED, UserError
 from tlx.scaling import load_runs
 from tlx.scaling.simulation import draw, grid
 
-FUZZ = settings(max_examples=300, deadline=5000, derandomize=True, suppress_health_check=list(HealthCheck))
+FUZZ = fuzzed(300, deadline=5000)
 NUMBERS = st.floats(1e-3, 1e15).map(lambda x: float(f"{x:.6g}"))
 WRONG_CELLS = (
     *"nan inf -inf 0 -1 1e400 1,5 1.234 1,234 1.2.3 12% 1e 1_000 0x10 True diverged n/a 1.3B B".split(),
@@ -157,7 +158,7 @@ def test_one_wrong_cell_of_a_sound_table(tmp_path_factory, data):
 
 
 @pytest.mark.slow
-@settings(FUZZ, max_examples=100)
+@fuzzed(100, deadline=5000)
 @given(data=st.data())
 def test_verbs(tmp_path_factory, data):
     """fit, backtest, predict and compare answer a table of wild values, with finite numbers or none."""

@@ -171,7 +171,14 @@ def _convert_tuple(hint: Any, value: Any, path: str, allow: Allowed) -> tuple:
 def _takes_texts(hint: Any) -> bool:
     """Whether a hint is of a tuple of any number of texts, for which one text may stand."""
     inner = typing.get_args(hint)
-    return len(inner) == 2 and inner[1] is Ellipsis and str in (inner[0], *typing.get_args(inner[0]))
+    if len(inner) != 2 or inner[1] is not Ellipsis:
+        return False
+    item = inner[0]
+    if typing.get_origin(item) is typing.Annotated:
+        item = typing.get_args(item)[0]
+    # The items of a pair (pattern, factor) are no alternatives, as those of a union are.
+    is_union = typing.get_origin(item) in (typing.Union, types.UnionType)
+    return item is str or (is_union and str in typing.get_args(item))
 
 
 def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
