@@ -13,9 +13,11 @@ from tests.tiers import tiers
 from tlx import cli
 from tlx.cli import flags
 from tlx.data.prepare import open_caches
+from tlx.run import base_config
 from tlx.run.assemble import assemble
 from tlx.run.checks import resolve
 from tlx.trainer import summary
+from tlx.trainer.samples import gap_name
 from tlx.training.journal import read_lines
 
 
@@ -74,3 +76,19 @@ def test_the_unigram_of_other_objectives_is_of_their_targets(config_file):
     targets = np.concatenate([batch["targets"].ravel() for batch in run.validation.epoch_batches()])
     assert np.isin(sentinels, targets).all()  # far more frequent there than in the text, where there are none
     assert unigram.nats < 4
+
+
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        ("bart", "[MASK]"),
+        ("mbart", "[MASK]"),
+        ("mlm", "[MASK]"),
+        ("span_corruption", "<extra_id_0>"),
+        ("ul2", "<extra_id_0>"),
+        ("clm", None),
+        ("text_to_text", None),
+    ],
+)
+def test_the_gap_of_a_suggested_prompt_is_the_objectives_own(objective, name):
+    assert gap_name(resolve(base_config(objective))) == name
