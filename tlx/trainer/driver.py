@@ -574,7 +574,11 @@ class _Loop:
                 [self._evaluations.observe],
             )
         )
-        called.append(hooks.CheckpointHook(handles.checkpoints, self._log, handles.clock, self._start_save))
+        timer = self._services.preemption
+        timer.start_save_timer(config.checkpoint.minutes)
+        called.append(
+            hooks.CheckpointHook(handles.checkpoints, self._log, handles.clock, self._start_save, timer)
+        )
         called.append(self._stop_hook)
         called.append(self._evaluations.stop_hook)
         if self._parts.profile:
