@@ -209,7 +209,8 @@ class Checkpoints:
             abstract: The tree wanted, as ShapeDtypeStructs or arrays. Leaves with a sharding are restored as jax
                 arrays with it, on any number of devices; the others as numpy.
             step: The only step to try; None: the newest.
-            optional: Entries of a dict `abstract` that are left out where those of the checkpoint are not alike.
+            optional: Entries of dicts in the dict `abstract`, as "group/entry", that are left out where those of the
+                checkpoint are not alike.
 
         Returns:
             The checkpoint, or None where there never was one.

@@ -39,7 +39,7 @@ from tlx.trainer.process import ProcessServices, process_services
 from tlx.trainer.recovery import OPTIONAL, Recovery, restored_state
 from tlx.trainer.result import TrainingResult, trained_model
 from tlx.trainer.samples import Sampler, check_samples
-from tlx.training import directory, hooks
+from tlx.training import directory, ema, hooks
 from tlx.training.clock import Clock
 from tlx.training.divergence import Diverged, Divergence, Rollbacks, SkipHook, is_skipped
 from tlx.training.improvement import EarlyStop
@@ -148,6 +148,8 @@ def run_training(
             DeviceMemoryError ...); it also stands in events.jsonl.
     """
     config = request.config
+    if config.eval.params == ema.NAME:
+        callbacks = _on_average(callbacks)
     check_samples(config)
     check_devices(config, jax.device_count())
     _check_trackers(config)
@@ -169,6 +171,23 @@ def run_training(
         except jax.errors.JaxRuntimeError as error:
             _explain(error, run)
             raise
+
+
+def _on_average(callbacks: TrainerCallbacks) -> TrainerCallbacks:
+    """Return callbacks that evaluate, and sample from, the moving average of the parameters."""
+
+    def make_sampler(run: Run) -> Sampler | None:
+        sampler = callbacks.make_sampler(run)
+        return None if sampler is None else ema.on_average(sampler)
+
+    def final_evaluation(run: Run, evaluator: Evaluator, state: State) -> Any:
+        return callbacks.final_evaluation(run, evaluator, ema.averaged(state))
+
+    return callbacks._replace(
+        make_evaluator=lambda run: ema.on_average(callbacks.make_evaluator(run)),
+        final_evaluation=final_evaluation,
+        make_sampler=make_sampler,
+    )
 
 
 def _check_trackers(config: RunConfig) -> None:
