@@ -19,6 +19,7 @@ MAX_CODE_LINES = 500
 MAX_PARAMETERS = 8
 # Functions whose keyword arguments are the interface that callers write, one option each: "path:name".
 KEYWORD_INTERFACES = {
+    "tlx/api/load.py:load",
     "tlx/api/generation.py:generate",
     "tlx/trainer/evaluate.py:evaluate",
     "tlx/decode/beam.py:beam_search",

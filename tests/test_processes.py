@@ -12,6 +12,7 @@ import pytest
 from tests.cli import tiny
 from tlx.launch.local import free_port
 from tlx.training.journal import read_lines
+from tlx.training.lives import read_lives
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,21 @@ def end(process, lines, timeout=120):
 
 @pytest.mark.slow
 def test_one_is_asked_to_stop_all_save_the_same_step_and_the_run_goes_on(config_file, tmp_path):
-    process = launch(config_file, tmp_path / "run", "--config.checkpoint.every=0", "--config.train.steps=60")
+    """The second process' data are slow, which goodput.jsonl says of it and not of the one that waits for it."""
+    environ = broken(
+        tmp_path,
+        """
+        import time
+        whole = Pipeline.iterate
+        def iterate(self, start, rows):
+            for batch in whole(self, start, rows):
+                time.sleep(0.05)
+                yield batch
+        Pipeline.iterate = iterate
+        """,
+    )
+    words = ("--config.checkpoint.every=0", "--config.train.steps=60")
+    process = launch(config_file, tmp_path / "run", *words, **environ)
     lines = lines_until(process, "p0 | step 3/")
     os.kill(pids(lines)[1], signal.SIGTERM)
     code, out, _ = end(process, lines)
@@ -82,6 +97,12 @@ def test_one_is_asked_to_stop_all_save_the_same_step_and_the_run_goes_on(config_
     assert re.search(r"launch \| process \d stopped first \(exit 42: asked to stop, and saved\)", out)
     assert f"p0 | resuming   from checkpoints/{steps.pop()}" in out
     assert sorted(losses(tmp_path / "run")) == list(range(1, 61))
+    first, second = read_lives(tmp_path / "run")
+    assert first.processes == second.processes == 2 and first.reason.startswith("asked to stop")
+    assert second.slowest["process"] == 1 and second.slowest["seconds_per_step"] > 0.05
+    assert second.slowest["median"] < second.slowest["seconds_per_step"]
+    # The mean of both processes, of which one waits for data and the other for it.
+    assert second.seconds["data wait"] > 0.02 * (second.step - second.begin)
 
 
 @pytest.mark.long

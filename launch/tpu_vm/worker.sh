@@ -28,6 +28,8 @@ if [ "$tlx" -ne 0 ]; then
 fi
 
 export TLX_GRACE_SECONDS={{grace_seconds}} TLX_COORDINATOR=auto
+# Settings of libtpu: tlx/launch/settings.py has the reasons.
+{{environment}}
 code=0
 bash -euo pipefail -c {{setup}} || code=$?
 if [ "$code" -ne 0 ]; then

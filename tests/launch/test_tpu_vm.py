@@ -3,18 +3,22 @@
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 
+import tlx
 from tests.cli import tiny
 from tlx import cli
 from tlx.base.errors import ConfigError
 from tlx.launch.tpu_vm import WORKER, TpuVmOptions
+from tlx.launch.wheel import build_command, wheel_name
 
 # Its plan: states that `describe` gives, one after the other, the last for ever; and for each start what the
 # workers print, how long that takes and how ssh ends.
@@ -64,6 +68,10 @@ class Cloud:
             found.append(" ".join([kind, verb, name, *ran]))
         return found
 
+    def words(self):
+        """Each call as one line."""
+        return [" ".join(json.loads(call)) for call in (self.place / "calls").read_text().splitlines()]
+
     def starts(self):
         return sum(call.endswith("worker.sh run") for call in self.asked())
 
@@ -76,8 +84,33 @@ def cloud(tmp_path, monkeypatch):
     return Cloud(tmp_path / "bin")
 
 
-def launch(*words):
-    return cli.main(["launch", "tpu-vm", "--config=quickstart:tiny", *LAUNCH, "--poll-seconds=0", *words])
+def launch(*words, setup="--setup=true"):
+    flags = [*LAUNCH, "--poll-seconds=0", setup, *words]
+    return cli.main(["launch", "tpu-vm", "--config=quickstart:tiny", *flags])
+
+
+def test_workers_install_a_wheel_by_its_path_and_no_name_of_an_index(cloud, capsys):
+    cloud.plan(["ACTIVE"], [["tlx-exit 0 w-0", 0, 0]])
+    wheel = cloud.place / f"tlx_lm-{tlx.__version__}-py3-none-any.whl"
+    wheel.touch()
+    assert launch(setup=f"--wheel={wheel}") == 0
+    assert any(f"scp launched/llama/worker.sh {wheel}" in call for call in cloud.words())
+    text = pathlib.Path("launched/llama/worker.sh").read_text()
+    assert f"pip install -q './{wheel.name}[tpu]'" in text.replace("'\"'\"'", "'")
+    assert not re.search(r"pip install[^\n]* .?tlx-lm", text)
+    # Without one the checkout's own is built before any machine is asked for.
+    assert launch("--dry-run", setup="--setup=") == 0
+    commands = capsys.readouterr().out.partition("# ---- commands\n")[2].splitlines()
+    assert f"-m pip wheel --quiet --no-deps --wheel-dir launched/llama {tiny.ROOT}" in commands[0]
+    assert any(f"launched/llama/worker.sh launched/llama/{wheel.name} " in command for command in commands)
+    assert launch(setup=f"--wheel={cloud.place / 'gcloud'}") == 64
+
+
+@pytest.mark.long
+def test_the_wheel_of_the_checkout_is_built_and_has_what_a_run_needs(tmp_path):
+    subprocess.run(build_command(tmp_path), check=True)
+    names = zipfile.ZipFile(tmp_path / wheel_name("")).namelist()
+    assert {"tlx/cli/__init__.py", "tlx_packaged/launch/tpu_vm/worker.sh"} <= set(names)
 
 
 def test_from_nothing_to_the_end(cloud, capfd):
@@ -148,7 +181,7 @@ def test_two_slices_are_asked_for_together_and_started_each(cloud):
 
 def test_asked_to_stop_it_lets_the_run_save_and_gives_the_machines_back(cloud):
     cloud.plan(["ACTIVE"], [["step 1/9", 2, 42]])
-    words = ("launch", "tpu-vm", "--config=quickstart:tiny", *LAUNCH, "--poll-seconds=1")
+    words = ("launch", "tpu-vm", "--config=quickstart:tiny", *LAUNCH, "--poll-seconds=1", "--setup=true")
     process = subprocess.Popen(
         [sys.executable, "-m", "tlx", *words],
         cwd=cloud.place,
@@ -168,8 +201,8 @@ def test_asked_to_stop_it_lets_the_run_save_and_gives_the_machines_back(cloud):
 
 def worker(tmp_path, command, setup="true"):
     """The rendered script with another command in place of tlx."""
-    words = ["--setup=" + setup, "--grace-seconds=10", f"--render={tmp_path}"]
-    assert launch(*words) == 0
+    words = ["--grace-seconds=10", f"--render={tmp_path}"]
+    assert launch(*words, setup="--setup=" + setup) == 0
     text = (tmp_path / WORKER).read_text()
     (line,) = [line for line in text.splitlines() if "tlx train" in line]
     (tmp_path / WORKER).write_text(text.replace(line, f"{command} &"))

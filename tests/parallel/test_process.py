@@ -1,8 +1,11 @@
 """Real processes meet, split a batch between them, and name the one that is missing or doubled."""
 
 import contextlib
+import json
 import os
 import pathlib
+import resource
+import selectors
 import socket
 import subprocess
 import sys
@@ -143,6 +146,89 @@ def test_strangers_are_turned_away_and_named(port, monkeypatch, caplog):
     assert caplog.text.count("127.0.0.1 sent no line of tlx") == 5
     assert "process 1 (other pid 7) was told of 64 processes" in caplog.text
     assert "process id 7 (other pid 7) must be 0 to 1" in caplog.text
+
+
+# The module alone, without its package's jax: that would be most of the test's time.
+HOST = """
+import importlib.util, logging, resource, sys
+logging.basicConfig(level=logging.INFO)
+port, count, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+spec = importlib.util.spec_from_file_location("rendezvous", path)
+module = sys.modules["rendezvous"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+module.meet(f"127.0.0.1:{port}", count, 0, 60.0)
+"""
+
+
+def start_host(port, count):
+    command = [sys.executable, "-c", HOST, str(port), str(count), rendezvous.__file__]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for _ in range(600):
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            break
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    return process
+
+
+def test_4096_processes_meet_while_strangers_are_silent(port):
+    """Each simulated process is a socket; every 40th connection says nothing, or its line a byte at a time."""
+    count = 4096
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < count + 1024:
+        pytest.skip(f"this system allows {hard} open files a process")
+    process = start_host(port, count)
+    answered = 0
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
+        stack.callback(process.kill)
+        slow = []
+        began = time.monotonic()
+        for index in range(1, count):
+            line = json.dumps({"id": index, "host": f"host-{index}", "pid": index, "count": count}).encode()
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            if index % 80 == 0:
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            if index % 80 == 40:
+                connection.sendall(line)
+                slow.append(connection)
+            else:
+                connection.sendall(line + b"\n")
+            selector.register(connection, selectors.EVENT_READ)
+        for connection in slow:
+            connection.sendall(b"\n")
+        while answered < count - 1 and time.monotonic() < began + 30:
+            for key, _ in selector.select(1.0):
+                assert key.fileobj.recv(4096) == b"{}\n"
+                selector.unregister(key.fileobj)
+                key.fileobj.close()
+                answered += 1
+        seconds = time.monotonic() - began
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 0 and answered == count - 1, output
+    # Read one after the other, the silent ones alone would hold the others up for 50 times 5 s.
+    assert seconds < 20
+    assert "process 0 of 4096 raised its limit of open files from 256 to 4608" in output
+
+
+def test_too_low_a_limit_of_open_files_is_one_message(port, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda number: (256, 1024))
+    with pytest.raises(ConfigError, match=r"needs 4608 open files; this system allows 1024 \(ulimit -Hn\)"):
+        meet(f"127.0.0.1:{port}", 4096, 0, 1.0)
+
+
+def test_a_message_lists_many_processes_as_ranges():
+    guests = {
+        i: rendezvous._Guest(i, f"host-{i}", i) for i in range(4096) if i % 1000 != 7 and not 50 < i < 60
+    }
+    message = str(rendezvous._missing(guests, 4096, 5.0, []))
+    assert message.startswith("waited 5 s for 4096 processes; seen: 0 (host-0 pid 0), 1 (host-1 pid 1), ")
+    assert message.endswith(
+        "15 (host-15 pid 15), 16 (host-16 pid 16) and 4066 more; missing: 7, 51-59, 1007, 2007, 3007, 4007"
+    )
+    assert len(message) < 1000
 
 
 def test_one_process_has_nothing_to_start(monkeypatch):

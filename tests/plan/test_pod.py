@@ -1,11 +1,13 @@
 """The configs of pods: each fits the machine that its page names, and has a variant that trains here."""
 
+import json
 import pathlib
 import re
 
 import pytest
 
 import tlx.plan
+from tlx import cli
 from tlx.cli.flags import load_config
 from tlx.run.checks import resolve
 
@@ -23,3 +25,42 @@ def test_fits_where_its_page_says(path):
     assert found.fits and found.mfu > 0.5
     tiny = resolve(load_config(f"{path}:tiny"))
     assert tiny.model.width <= 64 and tlx.plan.plan(tiny, "cpu:8", "analytic").fits
+
+
+# Llama 3 405B (Llama Team 2024, table 3).
+LLAMA3_405B = {
+    "width": 16_384,
+    "num_layers": 126,
+    "vocab_size": 128_256,
+    "attention.num_heads": 128,
+    "attention.num_kv_heads": 8,
+    "feedforward.ff_dim": 53_248,
+}
+
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("llama2_70b", 69.0e9),
+        pytest.param("gpt3_175b", 174.6e9, marks=pytest.mark.slow),
+        pytest.param("llama3_405b", 405.8e9, marks=pytest.mark.slow),
+    ],
+)
+def test_bytes_and_seconds_of_a_checkpoint_on_512_hosts(name, parameters, capsys):
+    """12 bytes a parameter, each written once by one of the hosts; a start reads the shards of its devices."""
+    file = "llama2_70b" if name == "llama3_405b" else name
+    words = [f"--config={ROOT}/configs/pod/{file}_v5p.py", "--target=tpu:v5p:8x16x16", "--method=analytic"]
+    if name == "llama3_405b":
+        words += [f"--config.model.{key}={value}" for key, value in LLAMA3_405B.items()]
+        words.append("--config.tokenizer.vocab_size=128256")
+    cli.main(["plan", *words, "--storage-rate=2", "--json"])
+    costs = json.loads(capsys.readouterr().out)["checkpoint"]
+    state = 12 * parameters
+    assert costs["hosts"] == 512
+    assert costs["state_bytes"] == pytest.approx(state, rel=0.003)
+    assert costs["bytes_per_host"] == pytest.approx(state / 512, rel=0.003)
+    # Groups of 256 chips hold the state once; a host has 4 of them.
+    assert costs["restored_bytes_per_host"] == pytest.approx(4 * state / 256, rel=0.02)
+    assert costs["verify_seconds"] == pytest.approx(state / 512 / 1.29e9, rel=0.003)
+    assert costs["save_seconds"] == pytest.approx(state / 512 * (1 / 2e9 + 1 / 1.29e9), rel=0.003)
+    assert costs["restore_seconds"] == pytest.approx(state / 512 / 1.29e9 + 4 * state / 256 / 2e9, rel=0.02)

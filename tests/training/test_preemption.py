@@ -1,5 +1,7 @@
 """The first signal asks to stop, the second leaves, the timer leaves, and several processes stop together."""
 
+import itertools
+import json
 import os
 import signal
 import socket
@@ -147,15 +149,21 @@ WORKER = """
     process, port = int(sys.argv[1]), sys.argv[2]
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, process, initialization_timeout=60)
     from tlx.training.preemption import Preemption
+    saved = []
     with Preemption() as stop:
+        # The second process' own clock would never ask; nor may it.
+        stop.start_save_timer(0.004 if process == 0 else 0.0)
         for step in range(1, 400):
             time.sleep(0.01 * (1 + process))
+            if stop.save_due:
+                saved.append(step)
+                stop.saved()
             agreed = stop.agreed()
-            if step == 5:
+            if len(saved) == 3:
                 print("ready", flush=True)
             if agreed:
                 break
-    print(f"stopped {step} {stop.why}", flush=True)
+    print(f"saved {saved} stopped {step} {stop.why}", flush=True)
 """
 
 
@@ -186,3 +194,25 @@ def test_two_processes_stop_at_the_same_step(tmp_path):
     assert [worker.returncode for worker in workers] == [0, 0]
     assert lines[0][0] == lines[1][0] and int(lines[0][0]) < 200
     assert lines[1][1].startswith("SIGTERM") and "another process" in lines[0][1]
+    # Saves by the first process' clock, at the same steps; none of a request that the save before has met.
+    saved = [json.loads(text.partition("saved ")[2].partition(" stopped")[0]) for text in texts]
+    assert saved[0] == saved[1] and len(saved[0]) >= 3
+    assert all(later - earlier > preemption.LAG + 1 for earlier, later in itertools.pairwise(saved[0]))
+
+
+def test_saves_by_time_are_due_once_per_interval(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(preemption.time, "monotonic", lambda: now[0])
+    stop = Preemption()
+    stop.start_save_timer(0.0)
+    now[0] += 1e6
+    assert not stop.agreed() and not stop.save_due, "0 is never"
+    stop.start_save_timer(2.0)
+    due = []
+    for _ in range(7):
+        now[0] += 50.0
+        stop.agreed()
+        due.append(stop.save_due)
+        if stop.save_due:
+            stop.saved()
+    assert due == [False, False, True, False, False, True, False]

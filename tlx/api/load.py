@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -64,6 +65,7 @@ def load(
     mesh: MeshConfig | None = None,
     base: str | os.PathLike | None = None,
     task: str | None = None,
+    params: str = "trained",
 ) -> LoadedModel:
     """Load the model of a run directory, one of its checkpoint directories, or a Hugging Face directory.
 
@@ -82,6 +84,8 @@ def load(
         base: Directory of an adapted run's base model, if it has moved since training.
         task: For a Hugging Face directory whose model has a head, the task that it is read as:
             "pair_classification" for pairs of texts, say; None takes the usual one.
+        params: Of a run, the parameters that are loaded: "trained"; "ema", their moving average, of a run with
+            train.ema; or "mean:N", the mean of those of this checkpoint and the N - 1 before it.
 
     Returns:
         The model.
@@ -91,6 +95,7 @@ def load(
         CheckpointError: no checkpoint can be read, or it does not fit the config.
         ConfigError: this version cannot build the config.
     """
+    _check_choice(params, path)
     if is_hugging_face(path):
         opened = open_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, task)
         return load_hub_checkpoint(opened, mesh)
@@ -113,19 +118,33 @@ def load(
         rules = TABLE.load(family).frame if family in list(TABLE) else None
         frame = imported_frame(tokenizer, config.model.kind, rules)
         config = dataclasses.replace(config, frame=frame)
-    loaded = load_params(path, step, dtype=dtype, run=saved.get("id"), starts=saved.get("starts", ()))
+    stored = "params" if params == "trained" else params
+    starts = saved.get("starts", ())
+    loaded = load_params(path, step, dtype=dtype, run=saved.get("id"), starts=starts, params=stored)
     module = make_module(config, tokenizer.vocab)
-    params = loaded.tree
+    values = loaded.tree
     if config.adapt.method != "full":
         multiple = config.model.vocab_multiple
         base_model = load_base_model(base or config.base.path, multiple, dtype, allow)
-        params = _with_base(params, module, config, tokenizer, base_model)
-    _check_params(params, module, config, tokenizer, folder)
+        values = _with_base(values, module, config, tokenizer, base_model)
+    _check_params(values, module, config, tokenizer, folder)
     if mesh is None:
-        params = jax.device_put(params)
+        values = jax.device_put(values)
     else:
-        params = _shard(params, _shardings(expected_params(module, config, tokenizer), mesh))
-    return LoadedModel(config, params, tokenizer, module, loaded.step)
+        values = _shard(values, _shardings(expected_params(module, config, tokenizer), mesh))
+    return LoadedModel(config, values, tokenizer, module, loaded.step)
+
+
+def _check_choice(params: str, path: str | os.PathLike) -> None:
+    """Raise ConfigError where `params` of `load` is no choice, or none for this path."""
+    if params not in ("trained", "ema") and not re.fullmatch("mean:[1-9][0-9]*", params):
+        raise ConfigError(
+            f"params = {params!r} must be 'trained', 'ema', or 'mean:N' of the last N checkpoints"
+        )
+    if params != "trained" and is_hugging_face(path):
+        raise ConfigError(
+            f"params = {params!r} is for runs; {path} is a Hugging Face directory, which has no steps"
+        )
 
 
 def _with_base(

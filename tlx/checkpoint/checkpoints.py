@@ -230,7 +230,8 @@ class Checkpoints:
                 arrays with it, on any number of devices; the others as numpy.
             step: The only step to try; None: the newest.
             newest: The newest step to try, where `step` is None; None: any.
-            optional: Entries of a dict `abstract` that are left out where those of the checkpoint are not alike.
+            optional: Entries of dicts in the dict `abstract`, as "group/entry", that are left out where those of the
+                checkpoint are not alike.
 
         Returns:
             The checkpoint, or None where there never was one.

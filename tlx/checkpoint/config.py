@@ -12,6 +12,9 @@ class CheckpointConfig:
 
     every: int = 1000
     """Steps between saves; 0 saves at the end and on preemption only."""
+    minutes: float = 0.0
+    """Longest time between saves in minutes, by the clock of the first process: a save is made where no other was
+    for so long. Counts besides `every`; 0: saves go by steps alone."""
     keep: int = 3
     """Number of newest checkpoints that are kept, 1 or more."""
     keep_every: int = 0
@@ -28,7 +31,13 @@ class CheckpointConfig:
 
     def validate(self) -> None:
         """Raise ConfigError, naming the field, its value and the legal ones, where a value is not usable."""
-        for name, least in (("every", 0), ("keep", 1), ("keep_every", 0), ("max_failures", 1)):
+        for name, least in (
+            ("every", 0),
+            ("minutes", 0),
+            ("keep", 1),
+            ("keep_every", 0),
+            ("max_failures", 1),
+        ):
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"config.checkpoint.{name} = {value} must be {least} or more")

@@ -21,6 +21,8 @@ MAX_BYTES = 256 << 20
 MAX_DIMS = 64
 _PART = "tlx_part.{}.json"
 _OWNER = re.compile(r"(?:^|/)(?:ocdbt\.)?process_(\d+)(?:/|$)")
+# Folders and files in a part that Orbax names after the process that writes them.
+_OWNED = ("ocdbt.process_{}", "process_{}", "array_metadatas/process_{}")
 
 
 class Damaged(Exception):
@@ -53,18 +55,29 @@ class Manifest(NamedTuple):
     """Id of the start of the run that saved it; None where it was saved before starts had ids."""
 
 
-def own_files(folder: pathlib.Path, process: int, count: int) -> dict[str, dict[str, Any]]:
+def own_files(
+    folder: pathlib.Path, process: int, count: int, parts: Iterable[str]
+) -> dict[str, dict[str, Any]]:
     """Return sizes and hashes of the files that a process wrote.
+
+    Lists the folders of this process alone, whatever the number of processes: 1,024 that walked the whole step
+    would make a million listings. Process 0 also has the files that are no other's.
 
     Args:
         folder: Folder of the step.
         process: Index of the process.
         count: Number of processes.
+        parts: Folders in that of the step which Orbax writes arrays to.
 
     Returns:
         By path, {"size": bytes, "sha256": hex}.
     """
-    return {path: _describe(folder / path) for path in _walk(folder) if _owner(path, count) == process}
+    if process == 0:
+        paths = [path for path in _walk(folder, folder, count) if _owner(path, count) == 0]
+    else:
+        own = [folder / part / name.format(process) for part in parts for name in _OWNED]
+        paths = [path for root in own for path in _walk(root, folder, count)]
+    return {path: _describe(folder / path) for path in sorted(paths)}
 
 
 def write_part(folder: pathlib.Path, process: int, value: Mapping[str, Any]) -> None:
@@ -201,9 +214,10 @@ def verify(
     Raises:
         Damaged: A file differs; the message names the first one.
     """
+    paths = list(manifest.files if paths is None else paths)
     # A link could make files from outside the checkpoint look like a part of it.
-    _refuse_links(folder)
-    for path in manifest.files if paths is None else paths:
+    _refuse_links(folder, paths)
+    for path in paths:
         _refuse_escape(folder, path)
         wanted = manifest.files[path]
         try:
@@ -259,15 +273,29 @@ def _describe(path: pathlib.Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": files.sha256_file(path)}
 
 
-def _walk(folder: pathlib.Path) -> list[str]:
-    """Return the relative paths of all files, with "/" between folders, except those of tlx."""
+def _walk(root: pathlib.Path, folder: pathlib.Path, count: int) -> list[str]:
+    """Return the paths of all files below `root`, except those of tlx and, below `folder`, those of other processes.
+
+    Args:
+        root: Where the walk begins: a folder, a file, or what does not exist.
+        folder: Folder of the step, which paths are relative to.
+        count: Number of processes.
+
+    Returns:
+        Paths with "/" between folders.
+    """
+    if root.is_file():
+        return [root.relative_to(folder).as_posix()]
     paths = []
-    for base, _, names in os.walk(folder):
+    for base, folders, names in os.walk(root):
+        if root == folder:
+            # Not entered: each of the others lists its own.
+            folders[:] = [name for name in folders if _owner(name, count) == 0]
         for name in names:
             path = (pathlib.Path(base) / name).relative_to(folder).as_posix()
             if not path.lstrip(".").startswith(("tlx_part.", MANIFEST)):
                 paths.append(path)
-    return sorted(paths)
+    return paths
 
 
 def _owner(path: str, count: int) -> int:
@@ -282,8 +310,21 @@ def _refuse_escape(folder: pathlib.Path, path: str) -> None:
         raise Damaged(f"{path!r} leads out of the checkpoint")
 
 
-def _refuse_links(folder: pathlib.Path) -> None:
-    for base, folders, names in os.walk(folder):
-        for name in (*folders, *names):
-            if os.path.islink(os.path.join(base, name)):
-                raise Damaged(f"{os.path.relpath(os.path.join(base, name), folder)} is a link")
+def _refuse_links(folder: pathlib.Path, paths: Iterable[str]) -> None:
+    """Raise Damaged for a link among these files, in their folders, or on the way to them.
+
+    Of several processes each looks at the folders of its own share of the files, so that none lists all.
+    """
+    nearest = {str(pathlib.PurePosixPath(path).parent) for path in paths}
+    above = {str(parent) for path in nearest for parent in pathlib.PurePosixPath(path).parents}
+    for name in sorted(above - nearest - {"."}):
+        if (folder / name).is_symlink():
+            raise Damaged(f"{name} is a link")
+    for name in sorted(nearest):
+        if name != "." and (folder / name).is_symlink():
+            raise Damaged(f"{name} is a link")
+        if not (folder / name).is_dir():
+            continue  # its files are missing, which is said next
+        for entry in os.scandir(folder / name):
+            if entry.is_symlink():
+                raise Damaged(f"{os.path.relpath(entry.path, folder)} is a link")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.base import tree as trees_by_path
-from tlx.base.errors import CheckpointError, DeviceMemoryError
+from tlx.base.errors import CheckpointError, ConfigError, DeviceMemoryError
 from tlx.base.memory import machine_bytes
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import mismatch, steps, store, trees
@@ -57,6 +57,7 @@ def load_params(
     verify: Verify = "hash",
     run: str | None = None,
     starts: Sequence[str] = (),
+    params: str = trees.PARAMS,
 ) -> LoadedCheckpoint:
     """Load the parameters of a step as nested dicts of numpy arrays, whatever devices wrote them.
 
@@ -69,6 +70,8 @@ def load_params(
         verify: What is compared for every file, its "hash" or its "size".
         run: Id of the run that the step must be of; None: of any.
         starts: Ids of the starts of that run, one of which must have saved the step; (): any.
+        params: "params"; "ema" for their moving average (train.ema); or "mean:N" for the mean of those of this step
+            and the N - 1 complete ones before it.
 
     Returns:
         The step, its parameters, and the JSON saved with them.
@@ -79,16 +82,61 @@ def load_params(
     folder = steps_folder(path)
     if step is None and steps.is_complete(pathlib.Path(path).absolute()):
         step = _number(pathlib.Path(path))
+    part, count = _part_and_count(params)
     reasons = {}
     for number in candidates(folder, resolve_step(folder, step)):
         try:
             manifest = manifests.read(folder / str(number), run, starts)
-            tree = _read_params(folder / str(number), manifest, dtype, verify)
-            return LoadedCheckpoint(number, tree, manifest.extra)
+            tree = _read_params(folder / str(number), manifest, part, verify)
         except Damaged as error:
             log.warning("checkpoint at step %d skipped: %s", number, error)
             reasons[number] = str(error)
+            continue
+        if count > 1:
+            tree = _mean_with_earlier(folder, number, tree, count, verify, run, starts)
+        return LoadedCheckpoint(number, jax.tree.map(lambda leaf: _cast(leaf, dtype), tree), manifest.extra)
     raise nothing_left(folder, reasons)
+
+
+def _part_and_count(params: str) -> tuple[str, int]:
+    """Return the part of a checkpoint that `params` of `load_params` names, and the number of steps in the mean."""
+    name, _, count = params.partition(":")
+    if params in (trees.PARAMS, trees.EMA):
+        return params, 1
+    if name == "mean" and count.isdecimal() and int(count) > 0:
+        return trees.PARAMS, int(count)
+    raise ConfigError(f"params = {params!r} must be 'params', 'ema', or 'mean:N' of the last N checkpoints")
+
+
+def _mean_with_earlier(
+    folder: pathlib.Path,
+    newest: int,
+    tree: Any,
+    count: int,
+    verify: Verify,
+    run: str | None,
+    starts: Sequence[str],
+) -> Any:
+    """Return the mean of the parameters of a step and of the count - 1 complete ones before it.
+
+    Raises CheckpointError where there are fewer, or one of them cannot be read.
+    """
+    complete = [number for number in steps.listing(folder).complete if number <= newest]
+    if len(complete) < count:
+        raise CheckpointError(
+            f"params = 'mean:{count}': {folder} has {len(complete)} complete checkpoints up to step {newest}; keep "
+            "more of them with checkpoint.keep, or take the mean of fewer"
+        )
+    # One step in memory besides the sums, which are wide: bfloat16 has 8 bits.
+    sums = jax.tree.map(lambda leaf: leaf.astype(np.float64), tree)
+    for number in complete[-count:-1]:
+        try:
+            manifest = manifests.read(folder / str(number), run, starts)
+            earlier = _read_params(folder / str(number), manifest, trees.PARAMS, verify)
+        except Damaged as error:
+            raise CheckpointError(f"params = 'mean:{count}': step {number} of {folder}: {error}") from error
+        sums = jax.tree.map(np.add, sums, earlier)
+    return jax.tree.map(lambda total, leaf: (total / count).astype(leaf.dtype), sums, tree)
 
 
 def candidates(folder: pathlib.Path, step: int | None) -> Iterator[int]:
@@ -130,7 +178,8 @@ def load(folder: pathlib.Path, manifest: Manifest, abstract: Any, optional: Sequ
         folder: Folder of the step.
         manifest: Its manifest.
         abstract: The tree wanted, with shardings.
-        optional: Entries of a dict `abstract` that are left out where those of the checkpoint are not alike.
+        optional: Entries of dicts in the dict `abstract`, as "group/entry", that are left out where those of the
+            checkpoint are not alike.
 
     Returns:
         The tree, in the structure and shardings of `abstract`.
@@ -141,14 +190,19 @@ def load(folder: pathlib.Path, manifest: Manifest, abstract: Any, optional: Sequ
     """
     unlike = []
     for name in optional:
+        group, _, entry = name.partition("/")
+        others = {key: value for key, value in abstract[group].items() if key != entry}
+        wanted = trees.describe({name: abstract[group].get(entry, {})})
         saved = {path: leaf for path, leaf in manifest.leaves.items() if path.startswith(f"{name}/")}
-        if saved != trees.describe({name: abstract[name]}):
+        if saved != wanted:
             # Read as it is stored, for Orbax reads whole parts, and dropped.
             leaves = {
-                path: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype)) for path, leaf in saved.items()
+                path.removeprefix(f"{name}/"): jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
+                for path, leaf in saved.items()
             }
-            abstract = {**abstract, name: trees_by_path.unflatten(leaves).get(name, {})}
-            unlike.append(name)
+            stored = {entry: trees_by_path.unflatten(leaves)} if leaves else {}
+            abstract = {**abstract, group: others | stored}
+            unlike.append((group, entry))
     wanted = trees.flat(abstract)
     differences = mismatch.table(manifest.leaves, wanted)
     if differences:
@@ -163,31 +217,37 @@ def load(folder: pathlib.Path, manifest: Manifest, abstract: Any, optional: Sequ
                 f"{folder} ({needed} bytes of arrays) does not fit: {str(error).splitlines()[0]}"
             ) from error
         raise
-    return {name: value for name, value in tree.items() if name not in unlike} if unlike else tree
+    for group, entry in unlike:
+        tree[group].pop(entry, None)
+    return tree
 
 
-def _read_params(folder: pathlib.Path, manifest: Manifest, dtype: Any, verify: Verify) -> dict[str, Any]:
-    leaves = {path: leaf for path, leaf in manifest.leaves.items() if trees.part_of(path) == trees.PARAMS}
+def _read_params(folder: pathlib.Path, manifest: Manifest, part: str, verify: Verify) -> dict[str, Any]:
+    leaves = {path: leaf for path, leaf in manifest.leaves.items() if trees.part_of(path) == part}
+    if not leaves and part == trees.EMA:
+        raise CheckpointError(
+            f"{folder} has no moving average of the parameters; a run with train.ema.decay above 0 saves one"
+        )
     if not leaves:
         raise CheckpointError(f"{folder} holds no parameters")
     _refuse_too_large(folder, leaves)
     # Files at the top belong to all parts (Orbax's metadata); those of the optimizer are not read, so not
     # hashed.
-    part = [path for path in manifest.files if path.startswith(f"{trees.PARAMS}/") or "/" not in path]
-    manifests.verify(folder, manifest, verify, part)
+    paths = [path for path in manifest.files if path.startswith(f"{part}/") or "/" not in path]
+    manifests.verify(folder, manifest, verify, paths)
     abstract = {
-        path.removeprefix(f"{trees.PARAMS}/"): jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
+        path.removeprefix(trees.prefix_of(part)): jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
         for path, leaf in leaves.items()
     }
     try:
-        nested = store.load(folder, {trees.PARAMS: trees_by_path.unflatten(abstract)})[trees.PARAMS]
+        nested = store.load(folder, {part: trees_by_path.unflatten(abstract)})[part]
     except Exception as error:
         raise Damaged(f"cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0]}") from error
     # Orbax reads shape and dtype from its own metadata, which the manifest must agree with.
     for path, leaf in trees_by_path.flatten(nested).items():
         if leaf.shape != abstract[path].shape or leaf.dtype != abstract[path].dtype:
-            raise Damaged(f"params/{path} is {leaf.dtype}{leaf.shape}, the manifest says {abstract[path]}")
-    return jax.tree.map(lambda leaf: _cast(leaf, dtype), nested)
+            raise Damaged(f"{part}/{path} is {leaf.dtype}{leaf.shape}, the manifest says {abstract[path]}")
+    return nested
 
 
 def _cast(leaf: np.ndarray, dtype: Any) -> np.ndarray:

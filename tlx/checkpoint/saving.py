@@ -112,7 +112,8 @@ class SaveJob:
     def _seal(self) -> None:
         target = self.folder / str(self.step)
         # Read back from the disk, by the process that wrote them: on NFS others may not see all of them yet.
-        files = manifests.own_files(target, self._process, self._count)
+        parts = {trees.part_of(path) for path in self._manifest.leaves}
+        files = manifests.own_files(target, self._process, self._count, parts)
         if self._process != 0:
             manifests.write_part(target, self._process, {"files": files})
             return

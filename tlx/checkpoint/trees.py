@@ -1,6 +1,7 @@
 """Pytrees of arrays to and from nested dicts, which are stored: files know no Python class.
 
-The leaves under `params` are stored apart from the others, so that loading a model reads no optimizer state.
+The leaves under `params`, and those of a moving average of them, are stored apart from the others, so that loading a
+model reads no optimizer state.
 """
 
 from typing import Any
@@ -13,7 +14,10 @@ from tlx.base import tree as trees
 from tlx.checkpoint.manifest import LeafInfo
 
 PARAMS = "params"
+EMA = "ema"
 REST = "rest"
+# Parts, and where their leaves are in the tree of a train state.
+_PREFIXES = {PARAMS: "params/", EMA: "extra/ema/"}
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def describe(tree: Any) -> dict[str, LeafInfo]:
 
 
 def split(tree: Any) -> dict[str, dict[str, Any]]:
-    """Split a tree of arrays or ShapeDtypeStructs into its parts "params" and "rest", nested dicts each."""
+    """Split a tree of arrays or ShapeDtypeStructs into its parts "params", "ema" and "rest", nested dicts each."""
     parts: dict[str, dict[str, Any]] = {}
     for path, leaf in flat(tree).items():
         part, name = _part_and_name(path)
@@ -57,12 +61,17 @@ def join(like: Any, parts: dict[str, dict[str, Any]]) -> Any:
 
 
 def part_of(path: str) -> str:
-    """Return the part, "params" or "rest", that stores the leaf at `path`."""
+    """Return the part, "params", "ema" or "rest", that stores the leaf at `path`."""
     return _part_and_name(path)[0]
 
 
+def prefix_of(part: str) -> str:
+    """Return the beginning of the paths of the leaves in "params" or "ema"."""
+    return _PREFIXES[part]
+
+
 def _part_and_name(path: str) -> tuple[str, str]:
-    head, _, tail = path.partition("/")
-    if head == PARAMS and tail:
-        return PARAMS, tail
+    for part, prefix in _PREFIXES.items():
+        if path.startswith(prefix):
+            return part, path.removeprefix(prefix)
     return REST, path

@@ -31,7 +31,9 @@ def main(argv: list[str]) -> int:
     from tlx.api.load import load
     from tlx.api.reply import template_of
 
-    model = load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
+    model = load(
+        options.run, step=options.step, dtype=options.dtype, allow=options.allow, params=options.params
+    )
     template_of(model, options.template)  # an error before the first message
     _converse(model, options)
     return 0

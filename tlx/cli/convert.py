@@ -81,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--step", type=flags.checkpoint_step, help=flags.STEP_HELP)
     parser.add_argument(
+        "--params",
+        default="trained",
+        metavar="trained|ema|mean:N",
+        help=f"export, merge: {flags.PARAMS_HELP}",
+    )
+    parser.add_argument(
         "--allow",
         action="append",
         default=[],

@@ -69,10 +69,15 @@ def _import(options: argparse.Namespace) -> None:
             print(f"{name}: largest difference {largest:.2e} of {scale:.3g}")
 
 
+def _load(options: argparse.Namespace, dtype: str | None = None) -> LoadedModel:
+    """Load the model of the source, which is a run."""
+    return load(options.source, step=options.step, dtype=dtype, allow=options.allow, params=options.params)
+
+
 def _merge(options: argparse.Namespace) -> None:
     """Write a run with its adapter added to the base model's parameters."""
     _require_empty(options.target)
-    model = load(options.source, step=options.step, dtype=options.dtype, allow=options.allow).merged()
+    model = _load(options, options.dtype).merged()
     source = {"merged_from": os.path.abspath(options.source)}
     target = _write_run(model, options.target, source, model.num_params)
     print(f"{target}: {model.num_params:,} parameters, {model.config.objective.name}")
@@ -136,7 +141,8 @@ def _export(options: argparse.Namespace) -> None:
 def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
     """Write a Hugging Face directory; returns the model."""
     _require_empty(path)
-    model = load(options.source, step=options.step, allow=options.allow)
+    # The dtype of an export is that of its files alone.
+    model = _load(options)
     config = model.module.model
     params, head = exported_head(model, options.without_head)
     family = options.family or hub.family_of(config, params, head)
@@ -157,7 +163,7 @@ def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
 def _adapter(options: argparse.Namespace) -> None:
     """Write a run's adapter for peft, on the base's own Hugging Face directory or on an export of it."""
     _require_empty(options.target)
-    model = load(options.source, step=options.step, allow=options.allow)
+    model = _load(options)
     base = model.config.base.path
     adapters = model.module.model.adapters
     if adapters.prefix_length or adapters.prompt_length:

@@ -38,7 +38,9 @@ def main(argv: list[str]) -> int:
     from tlx.api.load import load
     from tlx.trainer import evaluate
 
-    model = load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
+    model = load(
+        options.run, step=options.step, dtype=options.dtype, allow=options.allow, params=options.params
+    )
     if options.harness is not None:
         return harness.run(model, options)
     request = evaluate.EvaluationRequest(

@@ -31,6 +31,10 @@ _ALLOW_HELP = "a package outside tlx whose code the saved config may name; may b
 STEP_HELP = (
     'step of the checkpoint, or "best" of a run with checkpoint.keep_best; the newest sound one by default'
 )
+PARAMS_HELP = (
+    'parameters of a run: "trained" by default, "ema" for their moving average (train.ema), or "mean:N" for the mean '
+    "of the last N checkpoints"
+)
 _DTYPE_HELP = "dtype of parameters and computation; the run's own by default"
 
 
@@ -61,6 +65,7 @@ def add_run(arguments: argparse.ArgumentParser) -> None:
     """Add the arguments of every verb that loads a model."""
     arguments.add_argument("run", metavar="RUN", help="run directory, or one of its checkpoint directories")
     arguments.add_argument("--step", type=checkpoint_step, help=STEP_HELP)
+    arguments.add_argument("--params", default="trained", metavar="trained|ema|mean:N", help=PARAMS_HELP)
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), help=_DTYPE_HELP)
     arguments.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=_ALLOW_HELP)
 

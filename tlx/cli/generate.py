@@ -36,7 +36,9 @@ def main(argv: list[str]) -> int:
     # After the parser: this loads jax, which --help does not wait for.
     from tlx.api.load import load
 
-    model = load(options.run, step=options.step, dtype=options.dtype, allow=options.allow)
+    model = load(
+        options.run, step=options.step, dtype=options.dtype, allow=options.allow, params=options.params
+    )
     if model.kind == "encoder":
         _check_fills(options)
         _show_gaps(model, prompts, options)

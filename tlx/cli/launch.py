@@ -26,6 +26,7 @@ from tlx.cli import flags
 from tlx.launch.clusters import CLUSTERS
 from tlx.launch.job import Cluster, LaunchJob, check_name, render
 from tlx.launch.secrets import refuse_secrets
+from tlx.launch.settings import RunSettings
 
 if TYPE_CHECKING:
     from tlx.run import RunConfig
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--plan", metavar="TARGET", help="refuse a run that does not fit this machine: see tlx plan --help"
     )
+    _add_settings(parser)
     _add_options(parser, cluster.options, cluster.required)
     refuse_secrets(words, os.environ)
     options = flags.parse(parser, words)
@@ -74,8 +76,46 @@ def main(argv: list[str]) -> int:
         overrides=tuple(options.config_words[1:]),
         workdir=options.workdir or f"runs/{options.name}",
         config_file=flags.config_file(options.config_words[0].removeprefix("--config=")),
+        settings=RunSettings(
+            flags=tuple(options.flag),
+            env=tuple(options.env),
+            drop=tuple(options.drop),
+            compilation_cache=options.compilation_cache,
+        ),
     )
     return _launch(cluster, job, cluster_options, options)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that change the environment of the run's processes, the same for every cluster."""
+    parser.add_argument(
+        "--flag",
+        action="append",
+        default=[],
+        metavar="--xla_NAME=VALUE",
+        help="set a flag of XLA or libtpu, beside those of tlx/launch/settings.py; may be repeated",
+    )
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set an environment variable of the run's processes, no secret; may be repeated",
+    )
+    parser.add_argument(
+        "--drop",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out a flag or a variable that tlx/launch/settings.py sets; may be repeated",
+    )
+    parser.add_argument(
+        "--compilation-cache",
+        default="",
+        metavar="DIR",
+        help="directory of compiled programs, shared by all hosts and starts; compilation-cache in the run's "
+        "directory by default, none for none",
+    )
 
 
 def _check_fits(config: "RunConfig", target: str) -> None:

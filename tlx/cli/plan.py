@@ -14,6 +14,7 @@ compiler the plan is an analytic estimate, and says so. Exit 78: it does not fit
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from tlx.tasks import TABLE as SUPERVISED
 
 if TYPE_CHECKING:
     from tlx.plan import ConfigOverride, Plan
+    from tlx.plan.storage import CheckpointCosts
 
 _NO_CHANGE = "(as the config has it)"
 # From the tables and not from run.config, which loads jax: --help does not wait for that.
@@ -59,6 +61,8 @@ def main(argv: list[str]) -> int:
     if options.search:
         return _search(options)
     result = _plan(options, options.config)
+    checkpoint = result.checkpoint._replace(storage_rate=options.storage_rate * 1e9)
+    result = dataclasses.replace(result, checkpoint=checkpoint)
     print(json.dumps(result.to_json(), indent=2) if options.json else show(result))
     return OK if result.fits else MEMORY
 
@@ -82,8 +86,23 @@ def _parser() -> argparse.ArgumentParser:
         "--compiler-python", metavar="PYTHON", help="Python executable that has the target's compiler"
     )
     parser.add_argument("--price", type=float, help="price of one chip for one hour, in any currency")
+    parser.add_argument(
+        "--storage-rate",
+        type=_rate,
+        default=1.0,
+        metavar="GB",
+        help="gigabytes a second that each host reads from and writes to the storage of the checkpoints (default: 1)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _rate(word: str) -> float:
+    """Return a number above 0; ValueError, of which argparse makes its message, for anything else."""
+    value = float(word)
+    if not 0 < value < float("inf"):
+        raise ValueError(word)
+    return value
 
 
 def _plan(options: argparse.Namespace, config: Any) -> "Plan":
@@ -203,12 +222,24 @@ def show(result: "Plan") -> str:
         f"step        {result.step_ms:,.1f} ms, {result.step_ms_without_kernels:,.1f} without kernels ({times})",
         f"MFU         {100 * result.mfu:.1f}%",
         f"tokens/s    {values['tokens_per_s_per_chip']:,.0f} a chip",
+        *_checkpoint(result.checkpoint),
         f"run         {values['tokens']:.4g} tokens in {result.days:,.2f} days, "
         f"{result.chip_hours:,.0f} chip-hours" + _costs(values),
         *(f"note        {note}" for note in result.notes),
         *(f"change      {change}" for change in result.changes),
     ]
     return "\n".join(lines)
+
+
+def _checkpoint(costs: "CheckpointCosts") -> list[str]:
+    """Return lines on the bytes of a checkpoint and the seconds to save, verify and restore it."""
+    return [
+        f"checkpoint  {_gb(costs.state_bytes)} GB, {_gb(costs.bytes_per_host)} GB written by each of {costs.hosts:,} "
+        f"hosts at {_gb(costs.storage_rate)} GB/s",
+        f"  {costs.save_seconds:,.1f} s to save and seal while training goes on, {costs.verify_seconds:,.1f} s to "
+        f"verify, {costs.restore_seconds:,.1f} s to verify and restore "
+        f"({_gb(costs.restored_bytes_per_host)} GB a host)",
+    ]
 
 
 def _traffic(result: "Plan") -> list[str]:

@@ -3,6 +3,7 @@
     tlx report runs/reviews-*                              scores, runs that differ in their seed together
     tlx report runs/reviews-* --by=data.records.limit,base.path --plot=gain.png
     tlx report runs/clm runs/mlm --score=loss              the last evaluation of `tlx train`
+    tlx report runs/clm --goodput --plot=goodput.png       where the time went, over all starts, and why each ended
 
 Each PATH is a run directory, or a folder of them (such as that of --seeds=5). A row is a group of runs with the
 same values of the config keys in --by, by default all keys that differ. The interval is Student's 95% interval
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tlx.base.config import flatten
 from tlx.base.errors import DataError, one_of
 from tlx.base.files import read_json
-from tlx.cli import flags
+from tlx.cli import flags, report_goodput
 from tlx.training.directory import FILE, read_run
 from tlx.training.journal import read_lines
 
@@ -58,6 +59,9 @@ class ReportRow(NamedTuple):
 def main(argv: list[str]) -> int:
     """Run `tlx report`: prints a table, or JSON."""
     options = flags.parse(_parser(), argv)
+    if options.goodput:
+        report_goodput.report(_all_run_folders(options.paths), options)
+        return 0
     runs = outcomes(options.paths, options.split)
     keys = _grouping_keys(runs, options.by)
     score = options.score or runs[0].figures.get("main", "loss")
@@ -80,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--split", help="split; by default test where all runs have it, else validation")
     parser.add_argument("--score", help="name of a metric; the primary one by default")
+    parser.add_argument(
+        "--goodput", action="store_true", help="show each run's seconds by kind over all its starts instead"
+    )
     parser.add_argument("--plot", metavar="FILE", help="also draw a plot (.png, .svg, .pdf)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
@@ -90,9 +97,7 @@ def outcomes(paths: Sequence[str], split: str | None = None) -> list[Outcome]:
 
     Raises DataError where there is none, and for a split that one of them does not have.
     """
-    folders = sorted({folder for path in paths for folder in _run_folders(pathlib.Path(path))})
-    if not folders:
-        raise DataError(f"there is no run (no {FILE}) in {', '.join(map(str, paths))}")
+    folders = _all_run_folders(paths)
     splits = {}
     for folder in folders:
         run_splits = _read_splits(folder)
@@ -112,6 +117,14 @@ def outcomes(paths: Sequence[str], split: str | None = None) -> list[Outcome]:
         Outcome(folder, flatten(_read_config(folder)), run_splits[split])
         for folder, run_splits in splits.items()
     ]
+
+
+def _all_run_folders(paths: Sequence[str]) -> list[pathlib.Path]:
+    """Return the run directories of all paths; DataError where there is none."""
+    folders = sorted({folder for path in paths for folder in _run_folders(pathlib.Path(path))})
+    if not folders:
+        raise DataError(f"there is no run (no {FILE}) in {', '.join(map(str, paths))}")
+    return folders
 
 
 def _run_folders(path: pathlib.Path) -> Iterator[pathlib.Path]:

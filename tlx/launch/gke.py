@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 from tlx.base.errors import OK, PREEMPTED, RETRYABLE, ConfigError
+from tlx.launch import settings
 from tlx.launch.exits import MEANINGS
 from tlx.launch.job import Cluster, LaunchJob, Raw, check_given, fill, yaml
 
@@ -111,6 +112,7 @@ def render(job: LaunchJob, options: GkeOptions) -> dict[str, str]:
         "coordinator": f"{job.name}-slice-0-0.{job.name}:{PORT}",
         "processes_text": str(options.hosts * options.slices),
         "grace_text": str(options.grace_seconds),
+        "environment": Raw(_environment(job, options, workdir)),
         "env_from": _flow([{"secretRef": {"name": options.secret}}] if options.secret else []),
         "resources": _flow({"limits": limits} if limits else {}),
         "claim": options.claim,
@@ -154,6 +156,19 @@ def run(job: LaunchJob, options: GkeOptions, folder: pathlib.Path) -> int:
             "there is no kubectl here; install it, or use --render=DIR and apply the file elsewhere"
         )
     return subprocess.run(commands(job, options, folder)[0]).returncode
+
+
+def _environment(job: LaunchJob, options: GkeOptions, workdir: str) -> str:
+    """Return the lines of `env` with the settings of the hardware."""
+    target: settings.Target = "cpu"
+    if options.topology:
+        target = "tpu-slices" if options.slices > 1 else "tpu"
+    elif options.accelerator:
+        target = "gpu"
+    chosen = settings.variables(target, job.settings, workdir)
+    return "\n              ".join(
+        f"- name: {variable.name}\n                value: {yaml(variable.value)}" for variable in chosen
+    )
 
 
 def _selector(options: GkeOptions) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from tlx.base.errors import ConfigError
 from tlx.base.field_docs import field_docs
 from tlx.base.packaged import packaged_folder
+from tlx.launch.settings import RunSettings
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
@@ -28,6 +29,8 @@ class LaunchJob(NamedTuple):
     """Directory of the run as its hosts see it."""
     config_file: pathlib.Path | None
     """File that `config` names; None for one that comes with tlx."""
+    settings: RunSettings = RunSettings()
+    """Changes to the environment of the run's processes."""
 
     def words(self, config: str | None = None) -> list[str]:
         """Return the command `tlx train ...`; `config` replaces the config's path if the file was moved."""
@@ -71,7 +74,10 @@ def render(cluster: Cluster, job: LaunchJob, options: Any) -> dict[str, str]:
     """
     values = {**job._asdict(), **vars(options), "workdir": str(pathlib.Path(job.workdir).absolute())}
     overrides = {word.partition("=")[0].removeprefix("--"): word for word in values.pop("overrides")}
-    for name, value in {**values, **overrides}.items():
+    given = values.pop("settings")
+    settings = [("flag", word) for word in given.flags] + [("env", word) for word in given.env]
+    settings += [("drop", word) for word in given.drop] + [("compilation_cache", given.compilation_cache)]
+    for name, value in [*values.items(), *overrides.items(), *settings]:
         control = re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", str(value))
         if control:
             raise ConfigError(

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Mapping
 
 from tlx.base.errors import ConfigError, StorageError
+from tlx.launch import settings
 from tlx.launch.exits import describe, next_move
 from tlx.launch.job import Cluster, LaunchJob
 from tlx.launch.secrets import hider
 from tlx.launch.supervise import Supervisor
 
 _LONGEST_PAUSE = 60.0
+# Devices by which a host of TPUs is known.
+_TPU_DEVICES = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/vfio/0"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +75,14 @@ def run(job: LaunchJob, options: LocalOptions, folder: pathlib.Path) -> int:
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make {logs}: {error.strerror}") from error
+    chosen = settings.variables(_target(os.environ), job.settings, str(logs.parent.absolute()))
+    environ = settings.merged(chosen, os.environ)
     supervisor = Supervisor([sys.executable, "-u", "-m", *job.words()], logs, hide=hider(os.environ))
     # Restarts that count against the limit; they also lengthen the pause before the next one.
     failures = 0
     with supervisor.signals():
         while True:
-            exits = supervisor.run(environs(os.environ, options, free_port()))
+            exits = supervisor.run(environs(environ, options, free_port()))
             code = next((exit.code for exit in exits if exit.code), 0)
             if code == 0 or supervisor.received:
                 return code
@@ -95,6 +100,15 @@ def run(job: LaunchJob, options: LocalOptions, folder: pathlib.Path) -> int:
             print(f"launch | restarting in {pause:.0f} s ({failures} of {options.restarts})", flush=True)
             if supervisor.wake.wait(pause):
                 return code
+
+
+def _target(environ: Mapping[str, str]) -> settings.Target:
+    """Return the kind of hardware of this machine; JAX is not asked, for that would take the devices."""
+    if environ.get("JAX_PLATFORMS") == "cpu":
+        return "cpu"
+    if pathlib.Path("/dev/nvidiactl").exists():
+        return "gpu"
+    return "tpu" if any(map(pathlib.Path.exists, _TPU_DEVICES)) else "cpu"
 
 
 def environs(environ: Mapping[str, str], options: LocalOptions, port: int) -> list[dict[str, str]]:

@@ -24,6 +24,11 @@ _HIDDEN = "***"
 _SHORTEST = 8
 
 
+def is_secret_name(name: str) -> bool:
+    """Return whether an environment variable of this name holds a secret."""
+    return bool(_VARIABLE.search(name))
+
+
 def secret_values(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables that hold secrets, judged by their names."""
     return {

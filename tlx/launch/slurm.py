@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 from tlx.base.errors import RETRYABLE, ConfigError
+from tlx.launch import settings
 from tlx.launch.job import Cluster, LaunchJob, Raw, fill, shell
 
 SCRIPT = "train.sbatch"
@@ -64,6 +65,9 @@ def render(job: LaunchJob, options: SlurmOptions) -> dict[str, str]:
         "log": f"{workdir}/logs/slurm-%j.log",
         "grace_seconds": options.grace_seconds,
         "extra": Raw("\n".join(lines)),
+        "environment": Raw(
+            settings.exports(settings.variables(_target(options), job.settings, str(workdir)))
+        ),
         "first": f"{workdir}/logs/first-exit",
         "command": Raw(shlex.join([*program, *words[1:]])),
         "again": Raw(" | ".join(map(str, RETRYABLE))),
@@ -108,6 +112,11 @@ def run(job: LaunchJob, options: SlurmOptions, folder: pathlib.Path) -> int:
     # SLURM drops the log if its folder does not exist.
     (pathlib.Path(job.workdir) / "logs").mkdir(parents=True, exist_ok=True)
     return subprocess.run(commands(job, options, folder)[0]).returncode
+
+
+def _target(options: SlurmOptions) -> settings.Target:
+    """Return the kind of hardware; GPUs may be asked for by an option of sbatch."""
+    return "gpu" if options.gpus_per_node or re.search(r"\bgpu", options.sbatch) else "cpu"
 
 
 def _extra(options: SlurmOptions) -> dict[str, str | int]:

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from types import FrameType
 
 from tlx.base.errors import PREEMPTED, WATCHDOG, ConfigError
+from tlx.launch import settings
 from tlx.launch.exits import describe, next_move
 from tlx.launch.job import Cluster, LaunchJob, Raw, check_given, fill, shell
+from tlx.launch.wheel import build_command, install_command, wheel_name
 
 _REQUIRED = ("accelerator", "zone")
 WORKER = "worker.sh"
@@ -42,8 +44,10 @@ class TpuVmOptions:
     """Use spot capacity: cheaper, preempted at any time."""
     service_account: str = ""
     """Service account of the VMs; empty: the project's default."""
-    setup: str = "pip install -q 'tlx-lm[tpu]'"
-    """Command that every worker runs before each start."""
+    setup: str = ""
+    """Command that every worker runs before each start; empty: install the wheel of --wheel."""
+    wheel: str = ""
+    """Wheel of tlx that is copied to every worker; empty: the one of this checkout, built at the launch."""
     restarts: int = 50
     """Largest number of restarts after failures; preemptions do not count."""
     grace_seconds: int = 120
@@ -70,9 +74,11 @@ def render(job: LaunchJob, options: TpuVmOptions) -> dict[str, str]:
             "--setup mounts; the disk of a TPU VM goes with the VM"
         )
     words = job.words(job.moved(CONFIG) if job.config_file else job.config)
+    target = "tpu-slices" if options.slices > 1 else "tpu"
     values = {
         "grace_seconds": options.grace_seconds,
-        "setup": options.setup,
+        "environment": Raw(settings.exports(settings.variables(target, job.settings, job.workdir))),
+        "setup": options.setup or install_command(wheel_name(options.wheel), "tpu"),
         "command": Raw(shlex.join(words)),
     }
     files = {WORKER: fill("tpu_vm/worker.sh", values, shell)}
@@ -94,6 +100,8 @@ def commands(job: LaunchJob, options: TpuVmOptions, folder: pathlib.Path) -> lis
     """
     machines = Machines(job, options, folder)
     created = [machines.create(), machines.state_of(), *machines.copy(), machines.start()]
+    if _builds(options):
+        created.insert(0, build_command(folder))
     return created + ([] if options.keep else [machines.delete()])
 
 
@@ -142,6 +150,10 @@ class Machines:
         files = [str(self._folder / WORKER)]
         if (self._folder / CONFIG).exists():
             files.append(str(self._folder / CONFIG))
+        if self._options.wheel:
+            files.append(self._options.wheel)
+        elif _builds(self._options):
+            files.append(str(self._folder / wheel_name("")))
         folders = [self._ssh(node, f"mkdir -p {_FOLDER}") for node in self.nodes]
         base = ["gcloud", "compute", "tpus", "tpu-vm", "scp", *files]
         copies = [[*base, f"{node}:{_FOLDER}/", "--worker=all", *self._location] for node in self.nodes]
@@ -284,10 +296,15 @@ def run(job: LaunchJob, options: TpuVmOptions, folder: pathlib.Path) -> int:
         Exit code of the process that ended first.
 
     Raises:
-        ConfigError: there is no gcloud on this machine, or it refuses to create the machines.
+        ConfigError: there is no gcloud on this machine, it refuses to create the machines, or the wheel of the
+            checkout cannot be built.
     """
     if shutil.which("gcloud") is None:
         raise ConfigError("there is no gcloud here; install Google's Cloud SDK")
+    if _builds(options) and _call(build_command(folder)):
+        raise ConfigError(
+            "the wheel of this checkout could not be built (pip's message is above); give one with --wheel=FILE"
+        )
     monitor = RunMonitor(Machines(job, options, folder), options)
     handlers = {
         number: signal.signal(number, monitor.ask_to_stop) for number in (signal.SIGTERM, signal.SIGINT)
@@ -297,6 +314,11 @@ def run(job: LaunchJob, options: TpuVmOptions, folder: pathlib.Path) -> int:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _builds(options: TpuVmOptions) -> bool:
+    """Return whether the launch builds the wheel that the workers install."""
+    return not options.setup and not options.wheel
 
 
 def _call(command: Sequence[str]) -> int:

@@ -15,6 +15,8 @@ from tlx.parallel.rendezvous import meet, split_address
 HEARTBEAT_SECONDS = 30
 # At the end process 0 may draw samples and figures while the others wait for it.
 SHUTDOWN_SECONDS = 1800
+# Processes up to which a start that takes longer than 300 s has failed.
+COLD_POD = 64
 # Process 0 holds the connections, so when it leaves with an error it lets the others report first.
 _LAST_WORD_SECONDS = 2.0
 
@@ -49,7 +51,8 @@ def start_process(
         coordinator: "host:port" of process 0, or "auto" where JAX finds out.
         num_processes: Number of processes.
         process_id: Index of this process.
-        timeout: Seconds to wait for the others; None: TLX_START_SECONDS, else 300.
+        timeout: Seconds to wait for the others; None: TLX_START_SECONDS, else 300, and 1,800 for more than
+            COLD_POD processes, whose last host may be half an hour behind the first.
 
     Returns:
         The settings.
@@ -58,8 +61,9 @@ def start_process(
         ConfigError: Settings are incomplete or contradict each other, or two processes have one id.
         MissingProcess: Not all processes have come in time; the message names them.
     """
-    timeout = timeout or _number(os.environ, "TLX_START_SECONDS", None) or 300
     settings = process_settings(os.environ, coordinator, num_processes, process_id)
+    usual = 300 if settings.num_processes <= COLD_POD else 1800
+    timeout = timeout or _number(os.environ, "TLX_START_SECONDS", None) or usual
     # A notebook or a test may call this twice; JAX allows one start in a process.
     if settings.coordinator is None or jax.distributed.is_initialized():
         return settings

@@ -4,6 +4,7 @@ from tlx.plan import footprint
 from tlx.plan.footprint import Program, RunConfig
 from tlx.plan.links import network_seconds
 from tlx.plan.result import Plan, chip_figures, tokens_per_step
+from tlx.plan.storage import checkpoint_costs
 from tlx.plan.target import Target
 from tlx.plan.traffic import least_traffic
 
@@ -56,6 +57,7 @@ def estimate(config: RunConfig, target: Target, price: float | None = None, trac
         step_ms_without_kernels=step_ms,
         tokens_per_step=tokens_per_step(program.batch),
         steps=config.train.steps,
+        checkpoint=checkpoint_costs(program, target),
         notes=("a roofline: the step cannot be faster; how much slower it is a compiler must say",),
         **chip_figures(target, price),
     )

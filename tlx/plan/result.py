@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from tlx.plan.footprint import Parameters, StepFlops
+from tlx.plan.storage import CheckpointCosts
 from tlx.plan.target import Target
 from tlx.plan.traffic import Traffic
 
@@ -60,6 +61,8 @@ class Plan:
     """Power of a chip; 0 where it is not published."""
     price: float | None
     """Price of a chip for an hour; None leaves out the cost."""
+    checkpoint: CheckpointCosts
+    """Bytes and seconds of a checkpoint."""
     notes: tuple[str, ...] = ()
     """Sentences on how far the figures hold."""
     changes: tuple[str, ...] = ()
@@ -110,6 +113,7 @@ class Plan:
             "chip_hours": self.chip_hours,
             "energy_kwh": self.chip_hours * self.watts / 1e3 if self.watts else None,
             "cost": self.chip_hours * self.price if self.price is not None else None,
+            "checkpoint": self.checkpoint.to_json(),
             "notes": list(self.notes),
             "changes": list(self.changes),
         }

@@ -21,6 +21,7 @@ from tlx.run.program import Program, build_program
 from tlx.run.spec import spec_of
 from tlx.tasks.shared.base import is_supervised
 from tlx.text import Tokenizer
+from tlx.training.ema import with_initial_extra
 from tlx.training.state import State
 from tlx.training.step import StepFn
 from tlx.training.teacher import check_tokenizer, read_frozen
@@ -115,7 +116,9 @@ def assemble(
         # Read first: the initial values of a student are taken from its teacher's.
         frozen_params = frozen()
         state = initialise(frozen_params, np.uint32(config.seed))._replace(frozen=frozen_params)
-        return state if base is None else state._replace(params=base(state.params))
+        if base is None:
+            return state
+        return with_initial_extra(config.train, state._replace(params=base(state.params)), abstract)
 
     return Run(
         config=config,

@@ -53,6 +53,11 @@ def resolve(config: ConfigDict | Mapping[str, Any], allow: Allowed = ()) -> RunC
             "checkpoint.keep_best = True keeps the step with the best evaluation, but eval.every = 0 makes none; "
             "set it to the number of steps between them"
         )
+    if resolved.eval.params == "ema" and not resolved.train.ema.decay:
+        raise ConfigError(
+            "eval.params = 'ema' evaluates the moving average of the parameters, but train.ema.decay = 0 keeps none; "
+            "set it to 0.999, say, or eval.params to 'trained'"
+        )
     return resolved
 
 

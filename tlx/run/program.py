@@ -20,7 +20,7 @@ from tlx.rollouts.step import SampleFn, make_sample, make_updates
 from tlx.run.config import RunConfig, get_objective
 from tlx.run.spec import abstract_batch, make_module
 from tlx.training import carry as carries
-from tlx.training.spikes import initial_window
+from tlx.training.ema import initial_extra
 from tlx.training.state import State, boxed_params, frozen_params, init_state, state_from_params
 from tlx.training.step import StepFn, make_step
 
@@ -90,11 +90,11 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
 
     def init(frozen: Any, seed: Any) -> State:
         state = init_state(module, optimizer, batch, batch_size, seed, frozen, partition_params)
-        return state._replace(extra=initial_window(config.train.spike))
+        return state._replace(extra=initial_extra(config.train, state.params))
 
     def init_from(params: Any, frozen: Any, seed: Any) -> State:
         state = state_from_params(module, optimizer, params, batch_size, seed, frozen, partition_params)
-        return state._replace(extra=initial_window(config.train.spike))
+        return state._replace(extra=initial_extra(config.train, state.params))
 
     # From the abstract parameters: to trace `init` would trace the whole model a second time.
     state = jax.eval_shape(init_from, parallel.unbox(boxed), parallel.unbox(frozen), np.uint32(0))

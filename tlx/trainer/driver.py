@@ -39,9 +39,10 @@ from tlx.trainer.process import ProcessServices, process_services
 from tlx.trainer.recovery import OPTIONAL, Recovery, restored_state
 from tlx.trainer.result import TrainingResult, trained_model
 from tlx.trainer.samples import Sampler, check_samples
-from tlx.training import directory, hooks
+from tlx.training import directory, ema, hooks
 from tlx.training.clock import Clock
 from tlx.training.divergence import Diverged, Divergence, Rollbacks, SkipHook, is_skipped
+from tlx.training.goodput import Goodput
 from tlx.training.improvement import EarlyStop
 from tlx.training.journal import Journal, read_lines
 from tlx.training.loop import Hook, train
@@ -148,6 +149,8 @@ def run_training(
             DeviceMemoryError ...); it also stands in events.jsonl.
     """
     config = request.config
+    if config.eval.params == ema.NAME:
+        callbacks = _on_average(callbacks)
     check_samples(config)
     check_devices(config, jax.device_count())
     _check_trackers(config)
@@ -161,14 +164,37 @@ def run_training(
         try:
             stack.enter_context(storage_errors())
             lease = stack.enter_context(Lease(request.workdir))
+            journal = Journal(request.workdir, jax.process_index() > 0)
             services = stack.enter_context(
-                process_services(config.train.stall_seconds, request.options.ends_process)
+                process_services(
+                    config.train.stall_seconds,
+                    request.options.ends_process,
+                    lambda stall: journal.event("stall", what=stall),
+                )
             )
+            goodput = stack.enter_context(Goodput(services.clock, journal, hosts, lambda: lease.lost))
             run = _assemble(request, build, saved, services.clock, hosts)
-            return _train(request, callbacks, run, saved, lease, services, hosts)
+            return _train(request, callbacks, run, saved, lease, services, goodput, hosts)
         except jax.errors.JaxRuntimeError as error:
             _explain(error, run)
             raise
+
+
+def _on_average(callbacks: TrainerCallbacks) -> TrainerCallbacks:
+    """Return callbacks that evaluate, and sample from, the moving average of the parameters."""
+
+    def make_sampler(run: Run) -> Sampler | None:
+        sampler = callbacks.make_sampler(run)
+        return None if sampler is None else ema.on_average(sampler)
+
+    def final_evaluation(run: Run, evaluator: Evaluator, state: State) -> Any:
+        return callbacks.final_evaluation(run, evaluator, ema.averaged(state))
+
+    return callbacks._replace(
+        make_evaluator=lambda run: ema.on_average(callbacks.make_evaluator(run)),
+        final_evaluation=final_evaluation,
+        make_sampler=make_sampler,
+    )
 
 
 def _check_trackers(config: RunConfig) -> None:
@@ -274,6 +300,7 @@ def _train(
     saved: dict[str, Any] | None,
     lease: Lease,
     services: ProcessServices,
+    goodput: Goodput,
     hosts: Sequence[str],
 ) -> TrainingResult:
     """Train an assembled run to its end, evaluate and report."""
@@ -282,9 +309,9 @@ def _train(
     is_first = jax.process_index() == 0
     with run.use(), services.watchdog, _open_handles(run, lease, clock, saved) as handles:
         sampler = callbacks.make_sampler(run)
-        with clock("compile"):
-            state, rollbacks = _first_state(run, handles.checkpoints, request.options.step)
+        state, rollbacks = _first_state(run, handles.checkpoints, request.options.step, clock)
         begin = int(jax.device_get(state.step))
+        goodput.begin(begin, config.log.every)
         recovery = Recovery(run, handles.checkpoints, handles.journal, handles.progress, rollbacks)
         if is_first:
             record(run, handles.workdir, handles.checkpoints)
@@ -307,6 +334,7 @@ def _train(
             sampler,
             replica_check,
             recovery,
+            goodput,
             request.options.profile and is_first,
             rerun,
         )
@@ -348,18 +376,22 @@ def _open_handles(
         yield RunHandles(lease.folder, journal, checkpoints, lease, progress, clock)
 
 
-def _first_state(run: Run, checkpoints: Checkpoints, step: int | str | None) -> tuple[State, Rollbacks]:
+def _first_state(
+    run: Run, checkpoints: Checkpoints, step: int | str | None, clock: Clock
+) -> tuple[State, Rollbacks]:
     """The state of the newest sound checkpoint, or the initial one where there never was one; and its rollbacks.
 
     `step` names another checkpoint: later ones are set aside, for the run trains their steps anew.
     """
-    step = resolve_step(checkpoints.folder, step)
-    loaded = checkpoints.restore(saved_part(run.state), step, optional=OPTIONAL)
-    if loaded is None:
+    with clock("restore"):
+        step = resolve_step(checkpoints.folder, step)
+        loaded = checkpoints.restore(saved_part(run.state), step, optional=OPTIONAL)
+        if loaded is not None:
+            if step is not None:
+                checkpoints.set_aside_after(step, f"the run was started again from step {step}")
+            return restored_state(run, loaded.tree, run.frozen()), Rollbacks.from_json(loaded.extra)
+    with clock("compile"):
         return run.init(), Rollbacks()
-    if step is not None:
-        checkpoints.set_aside_after(step, f"the run was started again from step {step}")
-    return restored_state(run, loaded.tree, run.frozen()), Rollbacks.from_json(loaded.extra)
 
 
 def _replica_check(run: Run, hosts: Sequence[str], recovery: Recovery) -> ReplicaCheck:
@@ -426,6 +458,8 @@ class _LoopParts(NamedTuple):
     """Compares the processes; None for a single one."""
     recovery: Recovery
     """Rollbacks of the run."""
+    goodput: Goodput
+    """Writes where the time goes."""
     profile: bool
     """Whether this process writes a trace."""
     rerun: str
@@ -468,7 +502,8 @@ class _Loop:
                 begin = self._recovery.choose(divergence, state)
                 frozen = state.frozen
                 del state  # the devices need not hold two
-                begin, state = self._recovery.roll_back(divergence, begin, frozen)
+                with self._handles.clock("restore"):
+                    begin, state = self._recovery.roll_back(divergence, begin, frozen)
             state, last, divergence = self._train(state, begin)
         self._tell_end(last)
         self._handles.progress.close()
@@ -575,7 +610,12 @@ class _Loop:
                 [self._evaluations.observe],
             )
         )
-        called.append(hooks.CheckpointHook(handles.checkpoints, self._log, handles.clock, self._start_save))
+        timer = self._services.preemption
+        timer.start_save_timer(config.checkpoint.minutes)
+        called.append(
+            hooks.CheckpointHook(handles.checkpoints, self._log, handles.clock, self._start_save, timer)
+        )
+        called.append(self._parts.goodput)
         called.append(self._stop_hook)
         called.append(self._evaluations.stop_hook)
         if self._parts.profile:

@@ -2,16 +2,19 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 
 from tlx import parallel
 from tlx.base.errors import ConfigError
-from tlx.training.clock import Clock
+from tlx.training.clock import Clock, process_age
 from tlx.training.preemption import Preemption
 from tlx.training.watchdog import Watchdog
+
+# Not empty once a run of this process has counted the time since the process was started.
+_counted: list[bool] = []
 
 
 class ProcessServices(NamedTuple):
@@ -43,20 +46,34 @@ def initialize_distributed() -> None:
 
 
 @contextlib.contextmanager
-def process_services(stall_seconds: float | None, ends_process: bool) -> Iterator[ProcessServices]:
+def process_services(
+    stall_seconds: float | None, ends_process: bool, note: Callable[[str], None] | None = None
+) -> Iterator[ProcessServices]:
     """Catch signals and make the clock and the watchdog of a training; handlers are restored on exit.
 
     Args:
         stall_seconds: seconds without progress after which the watchdog acts; None: never.
         ends_process: whether a second signal and the watchdog end the process at once (the command line);
             else they raise KeyboardInterrupt and StallError in the calling thread.
+        note: called with one line by the watchdog before the process ends.
     """
-    clock = Clock()
+    # A process of its own begins with the interpreter and its imports, a run in a notebook with this call; of several
+    # runs in one process (--seeds) the first has counted that.
+    clock = Clock(age=_uncounted_age() if ends_process else 0.0)
     leave = os._exit if ends_process else None
     with Preemption(grace_seconds=_grace_seconds(), leave=leave) as preemption:
         raise_error = None if ends_process else preemption.raise_in_caller
-        watchdog = Watchdog(clock, stall_seconds, jax.process_index(), raise_error=raise_error)
+        process = jax.process_index()
+        watchdog = Watchdog(clock, stall_seconds, process, note=note, raise_error=raise_error)
         yield ProcessServices(preemption, clock, watchdog)
+
+
+def _uncounted_age() -> float:
+    """Return the seconds since this process was started, at the first call; 0 later."""
+    if _counted:
+        return 0.0
+    _counted.append(True)
+    return process_age()
 
 
 def _grace_seconds() -> float | None:

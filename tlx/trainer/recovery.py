@@ -14,15 +14,16 @@ from tlx.base.files import sha256_json
 from tlx.checkpoint import Checkpoints
 from tlx.parallel import consensus
 from tlx.run.assemble import Run
+from tlx.training import ema, spikes
 from tlx.training.directory import versions
 from tlx.training.divergence import Divergence, Rollbacks, layer_norms, write_bundle
 from tlx.training.journal import Journal
 from tlx.training.progress import Progress
-from tlx.training.spikes import initial_window
 from tlx.training.state import State, saved_part
 
-# Entries of a checkpoint that a run may start without: the window of losses, where spikes are looked for since.
-OPTIONAL = ("extra",)
+# Entries of a checkpoint that a run may start without: the window of losses and the average, where they are asked for
+# since.
+OPTIONAL = (f"extra/{spikes.NAME}", f"extra/{ema.NAME}")
 
 
 def restored_state(run: Run, tree: Mapping[str, Any], frozen: Any) -> State:
@@ -30,14 +31,11 @@ def restored_state(run: Run, tree: Mapping[str, Any], frozen: Any) -> State:
 
     Args:
         run: the assembled run.
-        tree: what `Checkpoints.restore` has loaded; without `extra` where the checkpoint's is of another config.
+        tree: what `Checkpoints.restore` has loaded; without those entries of `extra` that are of another config.
         frozen: frozen parameters, which no checkpoint holds.
     """
-    extra = tree.get("extra")
-    if extra is None:
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, run.state.extra)
-        extra = jax.jit(lambda: initial_window(run.config.train.spike), out_shardings=shardings)()
-    return State(**{**tree, "extra": extra, "frozen": frozen})
+    state = State(**{**tree, "frozen": frozen})
+    return ema.with_initial_extra(run.config.train, state, run.state, has=tree["extra"])
 
 
 class Recovery:

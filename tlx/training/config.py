@@ -33,6 +33,22 @@ class SpikeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EmaConfig:
+    """Exponential moving average of the trained parameters, saved beside them: tlx.load(run, params="ema")."""
+
+    decay: float = 0.0
+    """Weight of the average so far, below 1 (0.999 averages about the last 1,000 steps); after few steps it is
+    smaller, (n + 1) / (n + 10). 0 keeps no average."""
+
+    def validate(self) -> None:
+        """Raise ConfigError for values that no run can have."""
+        if not 0 <= self.decay < 1:
+            raise ConfigError(
+                f"train.ema.decay = {self.decay} must be above 0 and below 1, or 0 for no average"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Length of a run, and how a step is computed."""
 
@@ -53,6 +69,8 @@ class TrainConfig:
     read since; 0 stops the first time (exit code 76)."""
     spike: SpikeConfig = dataclasses.field(default_factory=SpikeConfig)
     """Rule by which a loss is a spike; off by default."""
+    ema: EmaConfig = dataclasses.field(default_factory=EmaConfig)
+    """Moving average of the parameters; off by default."""
     stall_seconds: float | None = 600.0
     """Watchdog timeout in seconds without a step; the process then exits with code 170. None turns it off."""
     compare_every: int = 100
@@ -74,6 +92,7 @@ class TrainConfig:
         _at_least("train.max_skipped", self.max_skipped, 1)
         _at_least("train.max_rollbacks", self.max_rollbacks, 0)
         self.spike.validate()
+        self.ema.validate()
         _at_least("train.compare_every", self.compare_every, 0)
         if self.stall_seconds is not None and not self.stall_seconds > 0:
             raise ConfigError(
@@ -116,6 +135,9 @@ class EvalConfig:
     never stops early."""
     min_delta: float = 0.0
     """Smallest change of `metric` that counts as an improvement for `patience`, 0 or more."""
+    params: Literal["trained", "ema"] = "trained"
+    """Parameters that are evaluated, and that write samples: the trained ones, or their moving average of
+    train.ema. The model that tlx.train returns has the trained ones."""
 
     def validate(self) -> None:
         """Raise ConfigError for values that no run can have."""

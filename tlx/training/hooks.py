@@ -11,6 +11,7 @@ from tlx.training.clock import Clock
 from tlx.training.config import EvalConfig, LogConfig, TrainConfig
 from tlx.training.divergence import is_skipped
 from tlx.training.journal import Journal
+from tlx.training.preemption import Preemption
 from tlx.training.progress import Progress, Speed
 from tlx.training.state import State
 from tlx.training.step import Metrics
@@ -252,10 +253,19 @@ class CheckpointHook:
         log: finished before a save.
         clock: counts the phase checkpoint.
         save: starts to save a step.
+        timer: says whether a save by time is due, the same on all processes, and is told of each save.
     """
 
-    def __init__(self, checkpoints: Any, log: LogHook, clock: Clock, save: Callable[[int, State], None]):
+    def __init__(
+        self,
+        checkpoints: Any,
+        log: LogHook,
+        clock: Clock,
+        save: Callable[[int, State], None],
+        timer: Preemption,
+    ):
         self._checkpoints = checkpoints
+        self._timer = timer
         self._log = log
         self._clock = clock
         self._save = save
@@ -263,7 +273,7 @@ class CheckpointHook:
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
         """Start a save where one is due or owed."""
-        self._owed = self._owed or self._checkpoints.due(step)
+        self._owed = self._owed or self._timer.save_due or self._checkpoints.due(step)
         if not self._owed:
             return
         with self._clock("step"):
@@ -276,3 +286,4 @@ class CheckpointHook:
         self._log.finish()
         with self._clock("checkpoint"):
             self._save(step, state)
+        self._timer.saved()

@@ -1,4 +1,4 @@
-"""metrics.jsonl, samples.jsonl and events.jsonl: a JSON object a line, complete after a kill and a resume too."""
+"""The .jsonl files of a run directory: a JSON object a line, complete after a kill and a resume too."""
 
 import contextlib
 import json
@@ -18,7 +18,10 @@ log = logging.getLogger("tlx")
 
 
 class Journal:
-    """The three files of a run directory. Lines are flushed at once; a silent journal writes nothing."""
+    """Writer of metrics.jsonl, samples.jsonl, events.jsonl and goodput.jsonl.
+
+    Lines are flushed at once; a silent journal writes nothing.
+    """
 
     def __init__(self, folder: str | os.PathLike, silent: bool = False):
         self.folder = pathlib.Path(folder)
@@ -58,6 +61,10 @@ class Journal:
     def event(self, name: str, **fields: Any) -> None:
         """Append {"time", "event", ...fields} to events.jsonl: start, resume, changed, skip, preempt, end."""
         self._append("events.jsonl", {**_event(name), **fields})
+
+    def goodput(self, **fields: Any) -> None:
+        """Append {"time", ...fields} to goodput.jsonl, which a resume keeps as it is."""
+        self._append("goodput.jsonl", {"time": round(time.time(), 3), **fields})
 
     def error(self, error: UserError) -> None:
         """Append the event of an error that ends the run; nothing where the folder cannot be written."""
@@ -112,8 +119,26 @@ def _is_event(line: dict[str, Any]) -> bool:
     return isinstance(line.get("event"), str) and json_lines.is_number(line.get("time")) and is_exit
 
 
+def _is_goodput(line: dict[str, Any]) -> bool:
+    numbers = [line.get("time"), line.get("life"), line.get("processes")]
+    for group in ("seconds", "mean"):
+        values = line.get(group, {})
+        if not isinstance(values, dict):
+            return False
+        numbers += values.values()
+    steps = (line.get("begin"), line.get("step"))
+    are_steps = all(step is None or isinstance(step, int) for step in steps)
+    slowest = line.get("slowest", {})
+    return are_steps and isinstance(slowest, dict) and all(json_lines.is_number(x) for x in numbers)
+
+
 # What the readers of each file count on: other lines are as broken as those that are no JSON.
-_SOUND = {"metrics.jsonl": _is_metrics, "samples.jsonl": _has_step, "events.jsonl": _is_event}
+_SOUND = {
+    "metrics.jsonl": _is_metrics,
+    "samples.jsonl": _has_step,
+    "events.jsonl": _is_event,
+    "goodput.jsonl": _is_goodput,
+}
 
 
 def _event(name: str) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Requests to stop: the first signal saves at a step that all processes agree on, the second stops at once.
+"""Requests to stop or to save: the first signal saves at a step that all processes agree on, the second stops.
 
 JAX's own `reached_preemption_sync_point` is not used: its notifier owns SIGTERM (so that a second one could
 not stop the process at once), knows nothing of SIGINT, and does nothing without jax.distributed. Here every
 process adds its flag to a sum over all devices, dispatched with each step and read `LAG` steps later. All
 processes read the same number at the same step, so they agree by construction, and none waits for a result
-that is not ready anyway.
+that is not ready anyway. Saves by time (checkpoint.minutes) travel in the same sum: process 0's clock says when.
 """
 
 import collections
@@ -12,7 +12,7 @@ import ctypes
 import functools
 import logging
 import os
-import select
+import selectors
 import signal
 import socket
 import threading
@@ -62,6 +62,11 @@ class Preemption:
         self._first: tuple[signal.Signals, float] | None = None
         self._deadline: float | None = None
         self._flags: collections.deque[jax.Array] = collections.deque()
+        self._save_due = False
+        self._save_interval: float | None = None
+        self._saved_at = 0.0
+        # Sums in flight whose request to save has been met by a later save.
+        self._outdated = 0
         self._previous: dict[signal.Signals, Any] = {}
         self._caller: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -75,22 +80,47 @@ class Preemption:
         """Ask all processes to stop, as a signal would."""
         self._why = self._why or why
 
+    @property
+    def save_due(self) -> bool:
+        """Whether a save by time is due since the last call of `agreed`: the same answer on all processes."""
+        return self._save_due
+
+    def start_save_timer(self, minutes: float) -> None:
+        """Ask for a save whenever this time has passed since `saved` was called last, or this; 0: never."""
+        self._save_interval = minutes * 60.0 or None
+        self.saved()
+
+    def saved(self) -> None:
+        """Count the time to the next save from now on. Called by all processes, after the same step."""
+        self._saved_at = time.monotonic()
+        self._save_due = False
+        self._outdated = len(self._flags)
+
     def agreed(self) -> bool:
         """Return whether to stop now: the same answer on all processes. Called by all, once after each step.
 
         With several processes a request is answered at most LAG + 1 steps later.
         """
+        save_due = (
+            self._save_interval is not None and time.monotonic() - self._saved_at >= self._save_interval
+        )
         if jax.process_count() == 1:
+            self._save_due = save_due
             return self._why is not None
+        # One clock decides: by those of all hosts the first to be ahead would.
+        save_due = save_due and jax.process_index() == 0
         # Dispatched at every step, request or not: a collective that only some processes enter would hang.
-        self._flags.append(_sum_over_processes(self._why is not None))
+        self._flags.append(_sum_over_processes(self._why is not None, save_due))
         if len(self._flags) <= LAG:
             return False
         # Every process reads the sum of the same step, hence the same answer.
-        stop = int(self._flags.popleft().addressable_data(0)) > 0
+        sums = np.asarray(self._flags.popleft().addressable_data(0))
+        stop = sums[0] > 0
+        self._save_due = bool(sums[1] > 0) and not self._outdated
+        self._outdated = max(0, self._outdated - 1)
         if stop and self._why is None:
             self._why = "another process was asked to stop"
-        return stop
+        return bool(stop)
 
     def raise_in_caller(self, error: BaseException) -> None:
         """Raise `error` in the thread that entered the context; called from any other thread.
@@ -139,9 +169,15 @@ class Preemption:
             raise self._error
 
     def _watch(self) -> None:
+        # Not select(): on process 0 of 1,000 hosts the coordinator holds the descriptors that it takes.
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._reader, selectors.EVENT_READ)
+            self._watch_signals(selector)
+
+    def _watch_signals(self, selector: selectors.BaseSelector) -> None:
         while True:
             left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-            if not select.select([self._reader], [], [], left)[0]:
+            if not selector.select(left):
                 return self._stop_at_once(f"not saved within {self._allowed:.0f} s")
             received = self._reader.recv(64)
             if not received:
@@ -175,11 +211,11 @@ class Preemption:
             self._leave(128 + self._first[0])
 
 
-def _sum_over_processes(flag: bool) -> jax.Array:
-    """Dispatch the sum of all processes' flags; does not wait for it."""
+def _sum_over_processes(*flags: bool) -> jax.Array:
+    """Dispatch the sums of all processes' flags, int32 [flags]; does not wait for them."""
     spread, total = _summation()
-    local = np.full(jax.local_device_count(), flag, np.int32)
-    return total(jax.make_array_from_process_local_data(spread, local, (jax.device_count(),)))
+    local = np.full((jax.local_device_count(), len(flags)), flags, np.int32)
+    return total(jax.make_array_from_process_local_data(spread, local, (jax.device_count(), len(flags))))
 
 
 @functools.cache
@@ -187,5 +223,5 @@ def _summation() -> tuple[NamedSharding, Callable[[jax.Array], jax.Array]]:
     """The sharding of flags over all devices, and the compiled sum of them."""
     mesh = Mesh(np.array(jax.devices()), ("all",))
     replicated = NamedSharding(mesh, PartitionSpec())
-    total = jax.jit(lambda flags: flags.sum(), out_shardings=replicated)
+    total = jax.jit(lambda flags: flags.sum(0), out_shardings=replicated)
     return NamedSharding(mesh, PartitionSpec("all")), total

@@ -12,6 +12,7 @@ from tlx.base import tree
 from tlx.base.term import Term, mean
 from tlx.training import carry as carries
 from tlx.training.config import TrainConfig
+from tlx.training.ema import next_average
 from tlx.training.spikes import loss_limit, next_window
 from tlx.training.state import State
 
@@ -78,6 +79,8 @@ def make_step(
             (params, opt_state, result.carry),
             (state.params, state.opt_state, state.carry),
         )
+        if config.ema.decay:
+            extra = next_average(config.ema, extra, params, state.step - state.skipped, accepted)
         # Counted on the device: to decide on the host would wait for every step.
         skipped = 1 - accepted.astype(jnp.int32)
         metrics = {

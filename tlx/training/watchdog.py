@@ -17,9 +17,12 @@ from tlx.base.errors import WATCHDOG, StallError
 from tlx.training.clock import Clock
 
 # Phases that may take this many times as long as the others.
-LONG = {"compile": 6, "evaluate": 6, "checkpoint": 6}
+LONG = {"compile": 6, "restore": 6, "evaluate": 6, "checkpoint": 6}
 # Phases that may take any time: tokenising a corpus, the last figures.
 ENDLESS = ("prepare", "summary")
+
+# Seconds that a note of the stall may take.
+NOTE_SECONDS = 2.0
 
 
 class Watchdog:
@@ -35,6 +38,7 @@ class Watchdog:
         process: index of this process, for the report.
         stream: where the report goes; stderr by default.
         leave: ends the process, called with the exit code 170.
+        note: called with one line before the process ends, and given NOTE_SECONDS for it.
         raise_error: called with a StallError in place of `leave`, where the process is not the run's own (a
             notebook's kernel): raises it in the thread that trains.
     """
@@ -47,6 +51,7 @@ class Watchdog:
         *,
         stream: IO[str] | None = None,
         leave: Callable[[int], None] = os._exit,
+        note: Callable[[str], None] | None = None,
         raise_error: Callable[[BaseException], None] | None = None,
     ):
         self.step = 0
@@ -55,6 +60,7 @@ class Watchdog:
         self._who = f"process {process} ({socket.gethostname()} pid {os.getpid()})"
         self._stream = stream or sys.stderr
         self._leave = leave
+        self._note = note
         self._raise_error = raise_error
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -94,6 +100,11 @@ class Watchdog:
         end = f"leaving with {WATCHDOG}" if self._raise_error is None else "raising StallError"
         print(f"watchdog: {stall}; {end}; stacks of all threads:", file=self._stream, flush=True)
         self._dump_stacks()
+        if self._note is not None:
+            # On a thread of its own: the disk may be what hangs.
+            writer = threading.Thread(target=self._note, args=(stall,), daemon=True)
+            writer.start()
+            writer.join(NOTE_SECONDS)
         if self._raise_error is not None:
             self._raise_error(StallError(f"{stall} (train.stall_seconds = {self._seconds})"))
         else:

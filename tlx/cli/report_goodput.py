@@ -1,0 +1,106 @@
+"""`tlx report RUN --goodput`: the seconds of a run by kind, over all its starts, as a table and a picture."""
+
+import argparse
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tlx.training.lives import KINDS, Life, read_lives, total_seconds
+
+
+def report(folders: Sequence[pathlib.Path], options: argparse.Namespace) -> None:
+    """Print a table for each run, or JSON of all; draw the picture of --plot."""
+    runs = {str(folder): read_lives(folder) for folder in folders}
+    if options.plot:
+        draw(options.plot, runs)
+    if options.json:
+        print(json.dumps({name: to_json(lives) for name, lives in runs.items()}, indent=2))
+        return
+    for name, lives in runs.items():
+        print(f"{name}\n{table(lives)}\n")
+
+
+def goodput(lives: Sequence[Life]) -> float:
+    """Return the fraction of all seconds in which steps were trained that stand."""
+    total = total_seconds(lives)
+    return total["step"] / max(sum(total.values()), 1e-9)
+
+
+def to_json(lives: Sequence[Life]) -> dict[str, Any]:
+    """Return the lives and their sums as JSON."""
+    return {
+        "goodput": goodput(lives),
+        "seconds": total_seconds(lives),
+        "lives": [life._asdict() | {"total": life.total} for life in lives],
+    }
+
+
+def table(lives: Sequence[Life]) -> str:
+    """Format the lives of a run as text.
+
+    Args:
+        lives: The lives, oldest first.
+
+    Returns:
+        A Markdown table of seconds by kind with a column for each start, why each ended, and the slowest host.
+    """
+    total = total_seconds(lives)
+    whole = max(sum(total.values()), 1e-9)
+    heads = [f"start {number}" for number in range(1, len(lives) + 1)]
+    rows = [["seconds", *heads, "all", "share"]]
+    for kind in KINDS:
+        if total[kind] > 0:
+            values = [f"{life.seconds[kind] * life.processes:,.1f}" for life in lives]
+            rows.append([kind, *values, f"{total[kind]:,.1f}", f"{total[kind] / whole:.1%}"])
+    sums = [f"{life.total * life.processes:,.1f}" for life in lives]
+    rows.append(["all", *sums, f"{whole:,.1f}", "100.0%"])
+    rows.insert(1, ["---"] * len(rows[0]))
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.append("")
+    for number, life in enumerate(lives, 1):
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(life.started))
+        steps = "no step" if life.begin is None else f"steps {life.begin:,} to {life.step or 0:,}"
+        lines.append(f"start {number}  {began}  {_processes(life)}, {steps}: {life.reason}")
+    slowest = next((life.slowest for life in reversed(lives) if life.slowest), None)
+    if slowest:
+        lines.append(
+            f"slowest host  process {slowest['process']} ({slowest['host']}): "
+            f"{slowest['seconds_per_step'] * 1e3:,.1f} ms of its own a step, the median is "
+            f"{slowest['median'] * 1e3:,.1f} ms"
+        )
+    lines.append(f"goodput  {goodput(lives):.1%} of all seconds trained steps that stand")
+    return "\n".join(lines)
+
+
+def _processes(life: Life) -> str:
+    return "1 process" if life.processes == 1 else f"{life.processes:,} processes (seconds of all together)"
+
+
+def draw(path: str, runs: dict[str, list[Life]]) -> None:
+    """Draw a bar for each start of each run, its seconds by kind on top of each other.
+
+    Args:
+        path: File to write; its ending is the format.
+        runs: Lives by name of the run.
+    """
+    from matplotlib.figure import Figure
+
+    bars = [(name, number, life) for name, lives in runs.items() for number, life in enumerate(lives, 1)]
+    figure = Figure(figsize=(8, 1.5 + 0.4 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    labels = [
+        f"{pathlib.PurePath(name).name}, start {number}" if len(runs) > 1 else f"start {number}"
+        for name, number, _ in bars
+    ]
+    offsets = [0.0] * len(bars)
+    for index, kind in enumerate(KINDS):
+        widths = [life.seconds[kind] * life.processes for _, _, life in bars]
+        if any(width > 0 for width in widths):
+            axes.barh(labels, widths, left=offsets, label=kind, color=f"C{index}")
+        offsets = [offset + width for offset, width in zip(offsets, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds of all processes")
+    axes.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+    figure.savefig(path, dpi=120)

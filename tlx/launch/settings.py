@@ -1,0 +1,181 @@
+"""Environment of a run's processes: settings of XLA, libtpu and NCCL, each with its reason, for every launcher.
+
+SETTINGS is the only table of them. `--flag` and `--env` of `tlx launch` add to it or replace an entry, `--drop`
+removes one. What the user's own environment says is never overwritten by the table.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from tlx.base.errors import ConfigError, one_of
+from tlx.launch.secrets import is_secret_name
+
+Target = Literal["cpu", "gpu", "tpu", "tpu-slices"]
+
+CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+# Variables that hold a list of flags, by target: libtpu reads its own, and both end the process for an unknown flag.
+_FLAG_VARIABLES: dict[Target, str] = {
+    "cpu": "XLA_FLAGS",
+    "gpu": "XLA_FLAGS",
+    "tpu": "LIBTPU_INIT_ARGS",
+    "tpu-slices": "LIBTPU_INIT_ARGS",
+}
+_FLAG = re.compile(r"--[a-z][a-z0-9_]*(=\S*)?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Variables that the launchers set themselves.
+_OWN = ("TLX_COORDINATOR", "TLX_NUM_PROCESSES", "TLX_PROCESS_ID", "TLX_GRACE_SECONDS")
+
+
+class Setting(NamedTuple):
+    """One flag, or one environment variable."""
+
+    name: str
+    """Flag with its dashes ("--xla_..."), or name of a variable."""
+    value: str
+    """Its value."""
+    reason: str
+    """Why it is set."""
+
+
+# By kind of hardware; "tpu-slices" is several slices, which a slower network joins.
+SETTINGS: dict[Target, tuple[Setting, ...]] = {
+    "cpu": (),
+    "gpu": (
+        Setting(
+            "--xla_gpu_enable_latency_hiding_scheduler",
+            "true",
+            "orders collectives so that they overlap with matrix products; NVIDIA's JAX images set it too",
+        ),
+        Setting(
+            "XLA_PYTHON_CLIENT_MEM_FRACTION",
+            "0.9",
+            "JAX takes 75% of a GPU's memory by itself, which leaves a quarter unused where the run is alone on it",
+        ),
+        Setting("NCCL_DEBUG", "WARN", "a collective that fails says why, which NCCL leaves out by itself"),
+    ),
+    "tpu": (),
+    "tpu-slices": (
+        Setting(
+            "--xla_tpu_enable_data_parallel_all_reduce_opt",
+            "true",
+            "starts the sums of gradients between slices while the backward pass goes on",
+        ),
+        Setting(
+            "--xla_tpu_data_parallel_opt_different_sized_ops",
+            "true",
+            "the same where these sums are of different sizes, as of layers and of the token table",
+        ),
+    ),
+}
+
+
+class RunSettings(NamedTuple):
+    """What the user adds to the table, as given to `tlx launch`."""
+
+    flags: tuple[str, ...] = ()
+    """Flags of XLA or libtpu, "--xla_name=value"."""
+    env: tuple[str, ...] = ()
+    """Variables, "NAME=VALUE"."""
+    drop: tuple[str, ...] = ()
+    """Names of settings of the table that are left out."""
+    compilation_cache: str = ""
+    """Directory of compiled programs, which a restart reads instead of compiling; empty: compilation-cache in the
+    run's directory; "none": there is none."""
+
+
+class Variable(NamedTuple):
+    """An environment variable of a run's processes."""
+
+    name: str
+    """Its name."""
+    value: str
+    """Its value; of flags, all of them."""
+    kind: Literal["flags", "default", "set"]
+    """flags: put before what the process' environment has; default: only where that has none; set: always."""
+
+
+def variables(target: Target, settings: RunSettings, workdir: str) -> list[Variable]:
+    """Return the environment variables of a run on a kind of hardware.
+
+    Args:
+        target: The hardware.
+        settings: What the user adds and drops.
+        workdir: Directory of the run as its hosts see it.
+
+    Returns:
+        The variables, flags first.
+
+    Raises:
+        ConfigError: A flag or variable is malformed, secret, or the launcher's own; or no setting has a dropped name.
+    """
+    table = {setting.name: setting.value for setting in SETTINGS[target]}
+    for name in settings.drop:
+        if name not in (known := {setting.name for row in SETTINGS.values() for setting in row}):
+            raise ConfigError(one_of("--drop", name, sorted(known)))
+        # A setting of other hardware is dropped already: one command serves several clusters.
+        table.pop(name, None)
+    for word in settings.flags:
+        if not _FLAG.fullmatch(word):
+            raise ConfigError(f"--flag={word!r} must be a flag as in --flag=--xla_name=true, without spaces")
+        name, _, value = word.partition("=")
+        table[name] = value or "true"
+    flags = [f"{name}={value}" for name, value in table.items() if name.startswith("--")]
+    result = [Variable(_FLAG_VARIABLES[target], " ".join(flags), "flags")] if flags else []
+    chosen = _parsed_env(settings.env)
+    for name, value in table.items():
+        if not name.startswith("--") and name not in chosen:
+            result.append(Variable(name, value, "default"))
+    if settings.compilation_cache != "none" and CACHE_VARIABLE not in chosen:
+        place = settings.compilation_cache or f"{workdir.rstrip('/')}/compilation-cache"
+        result.append(Variable(CACHE_VARIABLE, place, "set" if settings.compilation_cache else "default"))
+    return result + [Variable(name, value, "set") for name, value in chosen.items()]
+
+
+def merged(chosen: Sequence[Variable], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with the variables added.
+
+    Args:
+        chosen: From `variables`.
+        environ: The process' environment, whose flags come last and so win.
+    """
+    result = dict(environ)
+    for variable in chosen:
+        before = environ.get(variable.name, "")
+        if variable.kind == "flags":
+            result[variable.name] = f"{variable.value} {before}".strip()
+        elif variable.kind == "set" or not before:
+            result[variable.name] = variable.value
+    return result
+
+
+def exports(chosen: Sequence[Variable]) -> str:
+    """Return lines of a shell script that do what `merged` does."""
+    lines = []
+    for variable in chosen:
+        value = shlex.quote(variable.value)
+        if variable.kind == "flags":
+            lines.append(f'export {variable.name}={value}" ${{{variable.name}:-}}"')
+        elif variable.kind == "set":
+            lines.append(f"export {variable.name}={value}")
+        else:
+            lines.append(f'if [ -z "${{{variable.name}:-}}" ]; then export {variable.name}={value}; fi')
+    return "\n".join(lines)
+
+
+def _parsed_env(words: Sequence[str]) -> dict[str, str]:
+    chosen = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not _VARIABLE.fullmatch(name):
+            raise ConfigError(f"--env={name!r} must be NAME=VALUE, as in --env=NCCL_SOCKET_IFNAME=eth0")
+        if name in _OWN:
+            raise ConfigError(f"--env={name}: the launcher sets {', '.join(_OWN)} itself")
+        if is_secret_name(name):
+            raise ConfigError(
+                f"--env={name} would put a secret into files that others can read; leave it in the environment of "
+                "the run (launch/README.md, Secrets)"
+            )
+        chosen[name] = value
+    return chosen
