@@ -16,6 +16,7 @@ from tlx.recipes import published, sized, tfds
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; `arg` is "" for the published size, "tiny" for a laptop."""
     config = published("rtd", "deberta-v2", "v3-base")
+    config.objective.rows = "packed"
     config.objective.embedding_sharing = "gdes"
     config.objective.head = "deberta"
     config.objective.generator_fraction = 1.0
