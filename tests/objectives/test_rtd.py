@@ -15,8 +15,10 @@ from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.models.transformer import Transformer
+from tlx.nn.config import PositionConfig
 from tlx.nn.embed import Unembedding
 from tlx.objectives import rtd
+from tlx.objectives.mlm import MLM, MLMModule
 from tlx.objectives.rtd import RTD
 from tlx.objectives.shared import electra_rows
 from tlx.objectives.shared.base import Predictions
@@ -69,6 +71,25 @@ def test_each_place_is_filled_once_by_its_first_draw(rows):
         for place, fill in zip(places.tolist(), fills.tolist(), strict=True):
             assert fill == (0 if place in seen else place)
             seen.add(place)
+
+
+def test_deberta_draws_no_position_twice():
+    """All draws show mask; one of each window leaves the last 12 of 126 tokens as they are."""
+    rng, window = np.random.default_rng(6), text(126)
+    for draws in ("without_replacement", "window"):
+        this = spec_of("rtd", RTD(rows="packed", draws=draws, mask_token_fraction=1.0), length=128)
+        found = [rtd.OBJECTIVE.example(rng, window, this) for _ in range(3000)]
+        places = np.stack([row["target_positions"] for row in found])
+        assert all(len(set(row)) == 19 for row in places.tolist())
+        assert all((row["tokens"] == VOCAB.mask).sum() == 19 for row in found)
+        assert np.array_equal(places, np.stack([row["fill_positions"] for row in found]))
+        counts = np.bincount(places.ravel(), minlength=128)[1:127]
+        if draws == "window":
+            assert np.array_equal((places - 1) // 6, np.tile(np.arange(19), (3000, 1)))
+            assert not counts[114:].any()
+            counts = counts[:114]
+        # Without replacement counts vary less than a chi-square's.
+        assert stats.chisquare(counts).pvalue > 1e-3
 
 
 def test_inputs_and_targets_rebuild_the_row(rows):
@@ -274,6 +295,25 @@ def test_generator_does_not_read_what_it_predicts():
     rows = np.linalg.norm(jax.jit(jax.grad(loss))(table), axis=1)
     hidden = np.setdiff1d(batch["targets"][0][batch["weights"][0] > 0], batch["tokens"][0])
     assert len(hidden) > 3 and not rows[hidden].any() and rows[batch["tokens"][0]].all()
+
+
+def test_generator_may_have_the_mask_decoder():
+    """Its predictions are those of a masked language model of the generator's config, which numpy judges."""
+    positions = PositionConfig("disentangled", max_length=64, max_distance=6, num_buckets=0)
+    model = dataclasses.replace(MODEL, position=positions)
+    config = dataclasses.replace(CONFIG, embedding_sharing="none", mask_decoder=2, rows="packed")
+    this = spec_of("rtd", config)
+    batch = batch_of(this, [text(22, seed=1)])
+    it = small(this, batch, model)
+    found, _ = it.module.apply({"params": it.params}, batch, None, None, method="predictions")
+    generator = rtd.generator_config(model, config)
+    heads = it.params["heads"]
+    inner = {"embedding": heads["generator"]["embedding"], "encoder": heads["generator"]["tower"]}
+    for times in (2, 0):
+        masked = MLMModule(MLM(mask_decoder=times), generator)
+        params = {"model": inner, "heads": {"mlm": heads["mlm"], "places": heads["places"]}}
+        expected, _ = masked.apply({"params": params}, batch, None, None, method="predictions")
+        assert np.allclose(found.hidden, expected.hidden, atol=1e-5) == (times == 2)
 
 
 def test_an_evaluation_samples_the_same_each_time():

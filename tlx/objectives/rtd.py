@@ -1,6 +1,6 @@
 """ELECTRA: a small generator fills in masked tokens, the model says of every token whether it was replaced.
 
-A row has two segments of one document (shared/electra_rows.py), or is packed text as masked language modelling has it.
+A row has two segments of one document (shared/electra_rows.py), or is packed text as in masked language modelling.
 google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: of n tokens max(1, min(N,
 round(n * masking_rate))) positions, N = int((masking_rate + .005) * length), drawn with replacement from the
 ordinary tokens (19 draws of 126 are 17.7 positions on average); each draw shows mask (85%) or changes
@@ -12,6 +12,12 @@ drawn twice is filled by its first draw; the official code fills in the mean of 
 Sharing of embeddings: "all" is ELECTRA's, tables and the norm after them are one for both; "gdes" is
 DeBERTa v3's: the model reads the generator's token table without sending it gradients, plus a difference of
 its own that begins at zero ("heads/difference": `standalone` adds it for use without a generator); "none".
+
+DeBERTa v3 (microsoft/DeBERTa apps/tasks/rtd_task.py) draws no position twice (`draws`), shows mask at all of them
+(`mask_token_fraction` 1), and its generator has the enhanced mask decoder (`mask_decoder`, see mlm.py). It updates
+the generator before the model reads the generator's table; here both are one update of one loss. With "gdes" no
+gradient of either loss reaches the other's parameters, so that with Adam two differences are left: the table that the
+model reads is older by one update, and train.clip_norm is of the norm of both gradients together.
 """
 
 import dataclasses
@@ -28,7 +34,7 @@ from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
 from tlx.data.window import Window, WindowSpec, window_of_texts
 from tlx.models.config import ModelConfig
-from tlx.models.heads import DetectionHead, MaskedHead
+from tlx.models.heads import DetectionHead, MaskedHead, PositionTable
 from tlx.models.transformer import Transformer, token_table
 from tlx.models.transformer_stack import StackInputs, TransformerStack
 from tlx.nn import embed
@@ -36,7 +42,7 @@ from tlx.nn.dropout import fold
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
-from tlx.objectives.mlm import with_special_tokens
+from tlx.objectives.mlm import check_mask_decoder, with_special_tokens
 from tlx.objectives.shared.arrays import leading_ones, pad_to_length, sparse_targets
 from tlx.objectives.shared.base import (
     Batch,
@@ -47,6 +53,7 @@ from tlx.objectives.shared.base import (
     at_positions,
 )
 from tlx.objectives.shared.electra_rows import two_segments
+from tlx.objectives.shared.masking import one_of_each_window
 from tlx.parallel.sharding import logical
 from tlx.text.frames import Frame
 
@@ -68,12 +75,17 @@ class RTD:
     """Draws as a fraction of a row's tokens, above 0 and at most 1."""
     mask_token_fraction: float = 0.85
     """Fraction of the draws that are shown to the generator as mask; the others as they are."""
+    draws: Literal["with_replacement", "without_replacement", "window"] = "with_replacement"
+    """Positions that are drawn: any, perhaps twice (ELECTRA); each at most once; or, as DeBERTa's code does it, one
+    of each window of int(1 / masking_rate) tokens (see masking.py)."""
     rtd_weight: float = 50.0
     """Weight of the detection loss."""
     generator_fraction: float = 0.25
     """Width of the generator as a fraction of the model's, with heads of 64."""
     generator_layers: int = 0
     """Layers of the generator; 0 is as many as the model."""
+    mask_decoder: int = 0
+    """Times that the generator's last layer runs on queries with absolute positions (DeBERTa v3: 2); 0: none."""
     temperature: float = 1.0
     """Temperature of the generator's samples, above 0."""
     embedding_sharing: Literal["all", "gdes", "none"] = "all"
@@ -89,7 +101,7 @@ class RTD:
         for name in ("single_segment_fraction", "short_sequence_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must lie in 0..1")
-        for name in ("rtd_weight", "generator_layers"):
+        for name in ("rtd_weight", "generator_layers", "mask_decoder"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
         if not self.temperature > 0:
@@ -136,16 +148,30 @@ class Generator(nn.Module):
         if self.own_table:
             self.embedding = token_table(self.cfg)
 
-    def __call__(self, x_BTE: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
-        """Return the hidden states [B, T, D] of embedded tokens [B, T, E]."""
+    def __call__(
+        self, x_BTE: jax.Array, batch: Batch, keys: jax.Array | None, query_BTD: jax.Array | None, times: int
+    ) -> jax.Array:
+        """Compute hidden states.
+
+        Args:
+            x_BTE: Embedded tokens.
+            batch: Arrays of the batch.
+            keys: A PRNG key for each row; None draws nothing.
+            query_BTD: What the mask decoder adds to the last layer's input; None: no mask decoder.
+            times: Times that the last layer runs on queries; 0: no mask decoder.
+
+        Returns:
+            [B, T, D].
+        """
         inputs = StackInputs(batch["positions"], batch["segments"], types_BT=batch.get("types"))
+        inputs = inputs._replace(query_BTD=query_BTD, query_passes=times)
         return self.tower(x_BTE, inputs, keys_B=keys).hidden
 
 
 class RTDHeads(nn.Module):
     """The parameters "heads/generator", "heads/mlm" (the generator's) and "heads/rtd".
 
-    Where the config asks for them also "heads/rtd_norm" and "heads/difference".
+    Where the config asks for them also "heads/places" (the generator's), "heads/rtd_norm" and "heads/difference".
     """
 
     model: ModelConfig
@@ -157,6 +183,8 @@ class RTDHeads(nn.Module):
         generator = generator_config(cfg, self.config)
         self.generator = Generator(generator, self.config.embedding_sharing == "none")
         self.mlm = MaskedHead(generator)
+        if self.config.mask_decoder:
+            self.places = PositionTable(generator)
         self.rtd = DetectionHead(cfg)
         if self.config.head == "deberta":
             self.rtd_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
@@ -198,7 +226,12 @@ class RTDModule(ObjectiveModule):
         if self.config.embedding_sharing == "all":
             front = self.lm.encoder.front
             x_BTE = front(x_BTE, batch["positions"], batch.get("types"), None, tables_only=True)
-        hidden_BTD = generator(x_BTE, batch, keys)
+        times = self.config.mask_decoder
+        query_BTD = None
+        if times:
+            check_mask_decoder(times, self.model, batch["positions"].shape[1])
+            query_BTD = self.heads.places(batch["positions"])
+        hidden_BTD = generator(x_BTE, batch, keys, query_BTD, times)
         hidden_BPD = at_positions(hidden_BTD, batch["target_positions"])
         unembedding = Unembedding(table, None, 1.0, self.model.vocab_size)
         return Predictions(*self.heads.mlm(hidden_BPD, unembedding)), None
@@ -328,8 +361,8 @@ class RTDObjective(Objective):
         candidates = np.flatnonzero(~vocab.special[text.tokens[:num_real]])
         # In float32, as the official code rounds.
         count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.masking_rate)))))
-        count = count if len(candidates) else 0
-        drawn = candidates[rng.integers(0, len(candidates), count)] if count else candidates
+        drawn = candidates[_draw(rng, len(candidates), count, config)]
+        count = len(drawn)
         shown = text.tokens.copy()
         shown[drawn[rng.random(count) < config.mask_token_fraction]] = vocab.mask
         fills = np.zeros(size, np.int32)
@@ -345,6 +378,17 @@ class RTDObjective(Objective):
             "fill_positions": fills,
             "noise": np.array(rng.integers(2**31), np.int32),
         }
+
+
+def _draw(rng: np.random.Generator, num_candidates: int, count: int, config: RTD) -> np.ndarray:
+    """Draw the indices of `count` candidates as `config.draws` says; fewer where there are not so many."""
+    if not num_candidates:
+        return np.zeros(0, np.int64)
+    if config.draws == "window":
+        return one_of_each_window(rng, num_candidates, count, config.masking_rate)
+    if config.draws == "without_replacement":
+        return rng.choice(num_candidates, min(count, num_candidates), replace=False, shuffle=False)
+    return rng.integers(0, num_candidates, count)
 
 
 def _of_segments(texts: Sequence[np.ndarray], spec: ObjectiveSpec) -> tuple[Window, dict[str, np.ndarray]]:

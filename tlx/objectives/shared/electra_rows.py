@@ -2,10 +2,10 @@
 
 google-research/electra build_pretraining_dataset.py: sentences of a document are read until they reach the target
 length, which is the row's (with probability `short_sequence_fraction` it is uniform in 5..length). With probability
-`single_segment_fraction` all of them are A. Otherwise a sentence joins A where A is empty, where A stays below half of
-the target, or half of the time where it is the first to exceed that half; all others are B. So a short sentence may
-still join A after a long one has begun B, as in the official code. A and B lose tokens from their ends where they are
-too long, B first.
+`single_segment_fraction` all of them are A. Otherwise a sentence joins A where A is empty, where A stays below half
+of the target, or half of the time where it is the first to exceed that half; all others are B. So a short sentence
+may still join A after a long one has begun B, as in the official code. A and B lose tokens from their ends where they
+are too long, B first.
 
 What that script writes to disk is cut from the text by index here: rows are neighbouring windows of a document, which
 may begin or end inside a sentence, and what a short row leaves is not read again. Sentences (lines there) end as
