@@ -10,6 +10,7 @@ import pytest
 
 from tests.tasks import small
 from tlx.base.errors import ConfigError, DataError
+from tlx.models.transformer import Transformer
 from tlx.tasks import TABLE
 
 TEXTS = small.records_of(
@@ -28,7 +29,12 @@ ALIKE = small.records_of(
     {"sentence1": "b", "sentence2": "ab", "score": 0},
     {"sentence1": "q", "sentence2": "r", "score": 2.5},
 )
+CHOICES = small.records_of(
+    {"context": "ab", "choice1": "c", "choice2": "de", "label": "0"},
+    {"context": "b", "choice1": "ab", "choice2": "f", "label": "1"},
+)
 CASES = {
+    "multiple_choice": (CHOICES, {}),
     "classification": (TEXTS, {}),
     "pair_classification": (PAIRS, {}),
     "similarity": (ALIKE, {}),
@@ -157,6 +163,23 @@ def test_a_decoder_keeps_its_language_model_loss():
     assert float(terms["lm_loss"].sum / terms["lm_loss"].weight) == pytest.approx(np.log(363), rel=0.2)
     none = terms_of(small.replaced(batch, weights=np.zeros(3, np.float32)))
     assert float(none["lm_loss"].weight) == 0
+
+
+@pytest.mark.parametrize("task", ["multiple_choice", "similarity"])
+def test_the_language_models_loss_is_over_all_rows_of_an_example(task):
+    """Both choices, the wrong one too, and both orders of a pair: the mean over their tokens, by numpy."""
+    spec, batch, module, params = made(task, "decoder", lm_loss_weight=0.5)
+    terms = jax.jit(lambda batch: module.apply({"params": params}, batch)[0])(batch)
+    rows = {name: batch[name].reshape(-1, small.LENGTH) for name in ("tokens", "segments", "positions")}
+    lm = Transformer(module.model).bind({"params": params["model"]})
+    logits = np.asarray(lm.logits(lm(rows)), np.float64)[:, :-1, : small.TOKENIZER.vocab.size]
+    targets = rows["tokens"][:, 1:]
+    chosen = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    losses = np.log(np.exp(logits).sum(axis=-1)) - chosen
+    real = rows["segments"][:, 1:] > 0
+    assert real.any(axis=1).all() and len(real) == 2 * len(batch["weights"])
+    np.testing.assert_allclose(terms["lm_loss"].sum, losses[real].sum(), rtol=1e-5)
+    assert terms["lm_loss"].weight == real.sum() and terms["lm_loss"].loss_weight == 0.5
 
 
 def test_a_decoder_reads_a_pair_in_both_orders():

@@ -24,7 +24,6 @@ from tlx.metrics.calibration import expected_calibration_error
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
 from tlx.models.heads import TaskHeadConfig
-from tlx.nn.losses import cross_entropy
 from tlx.tasks.shared.base import (
     Batch,
     Columns,
@@ -48,6 +47,7 @@ from tlx.tasks.shared.class_weights import (
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, mean_over, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.labels import check_label, class_of, classes_of, names_of
+from tlx.tasks.shared.language_model_loss import check_lm_loss_weight, language_model_loss
 from tlx.tasks.shared.packed_examples import JoinedItems, PackableTask, joined_row
 from tlx.text.tokenizer import Tokenizer
 
@@ -98,8 +98,7 @@ class Classes:
         """Raise ConfigError naming the field, its value and what is legal."""
         if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
             raise ConfigError(f"objective.labels = {self.labels} must be two or more, none of them twice")
-        if self.lm_loss_weight < 0:
-            raise ConfigError(f"objective.lm_loss_weight = {self.lm_loss_weight} must not be negative")
+        check_lm_loss_weight(self.lm_loss_weight)
         if self.multi_label and not self.separator:
             raise ConfigError("objective.separator is empty; it cuts a text into its labels")
         if self.multi_label and self.out_of_scope_label:
@@ -176,7 +175,8 @@ class ClassesModule(TaskModule):
             return super().__call__(batch, carry, keys)
         hidden = hidden_states(self.lm, batch, keys)
         terms = self.terms(self._logits(hidden, batch, keys), batch)
-        return terms | {"lm_loss": self._lm_loss(hidden, batch)}, None
+        weight = self.config.lm_loss_weight
+        return terms | {"lm_loss": language_model_loss(self.lm, hidden, batch, self.loss, weight)}, None
 
     def _logits(self, hidden: jax.Array, batch: Batch, keys: jax.Array | None) -> dict[str, jax.Array]:
         return {"logits": self.heads(self._pooled(hidden, batch), keys)}
@@ -189,17 +189,6 @@ class ClassesModule(TaskModule):
         segments = batch["decoder_segments" if self.model.kind == "encoder_decoder" else "segments"]
         means = mean_over(hidden_BTD, segments, place.shape[1] if place.ndim == 2 else 1)
         return means if place.ndim == 2 else means[:, 0]
-
-    def _lm_loss(self, hidden_BTD: jax.Array, batch: Batch) -> Term:
-        segments = batch["segments"]
-        weights = batch["weights"]
-        rows_B = weights if weights.ndim == 1 else jnp.max(weights, axis=1)
-        real = (segments[:, 1:] > 0) * (segments[:, 1:] == segments[:, :-1]) * rows_B[:, None]
-        real = real * (batch["tokens"][:, 1:] < self.model.padded_vocab)  # a trained prompt is no target
-        terms = cross_entropy(
-            hidden_BTD[:, :-1], self.lm.unembedding(), batch["tokens"][:, 1:], real, self.loss
-        )
-        return terms["loss"]._replace(loss_weight=self.config.lm_loss_weight)
 
 
 def class_terms(
