@@ -204,6 +204,22 @@ def test_similarity_is_on_its_scale():
     assert scores.figures["rmse"] == pytest.approx(np.sqrt((1 + 1 + 0.25) / 3))
 
 
+def test_the_accuracy_is_given_by_the_values_of_a_column():
+    languages = ("ko", "en", "ko", "en", "sw")
+    records = small.records_of(
+        *({"premise": "a", "hypothesis": "b", "label": "e", "language": name} for name in languages)
+    )
+    spec = small.spec_of("pair_classification", "encoder", records, labels=("e", "n"), figures_by="language")
+    task = TABLE.load("pair_classification")
+    answers = [{"label": label, "probability": 0.5} for label in ("e", "n", "n", "e", "e")]
+    figures = task.score(answers, records, spec).figures
+    by_language = {name: value for name, value in figures.items() if name.startswith("accuracy/")}
+    assert by_language == {"accuracy/en": 0.5, "accuracy/ko": 0.5, "accuracy/sw": 1.0}
+    assert figures["accuracy"] == 0.6
+    with pytest.raises(DataError, match="objective.figures_by"):
+        task.check_record(spec.config, PAIRS[0])
+
+
 def test_names_of_classes_are_sorted_numbers_by_value():
     records = small.records_of(*({"text": "", "label": label} for label in (10, 2, 2, "1")))
     assert small.spec_of("classification", "encoder", records).config.labels == ("1", "2", "10")

@@ -71,6 +71,8 @@ class Classes:
     """Whether a record has any number of classes, as a list or as a text that `separator` cuts."""
     separator: str = ","
     """Separator of the classes in a text."""
+    figures_by: str = ""
+    """Column by whose values the accuracy of single labels is given too, such as the language of XNLI's records."""
     lm_loss_weight: float = 0.0
     """Weight of the language model's loss on the same row, for decoders; 0 leaves it out."""
     packing: bool = False
@@ -287,6 +289,8 @@ class ClassificationTask(PackableTask):
     def check_record(self, config: Any, record: Record) -> None:
         """Raise DataError where a text or the label is missing or not valid."""
         check_texts(record, self.text_columns(config))
+        if config.figures_by:
+            record.joined(config.figures_by, "objective.figures_by")
         check_label(record, config.label, config.labels, config.label_separator)
 
     @override
@@ -400,6 +404,8 @@ class ClassificationTask(PackableTask):
         if count <= _LISTED:
             by_class: Any = metrics.per_class(predicted, true, count).f1
             figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, by_class, strict=True)}
+        if config.figures_by and not config.multi_label:
+            figures |= _accuracy_by(predicted == true, records, config.figures_by)
         if config.out_of_scope_label:
             figures |= _scope_figures(predicted, true, names.index(config.out_of_scope_label))
         if not config.multi_label:
@@ -424,6 +430,12 @@ class ClassificationTask(PackableTask):
             predicted, true = labellings(predictions, records, spec.config)
             names = spec.config.labels
             draw_confusion(metrics.confusion(predicted, true, len(names)), names, path)
+
+
+def _accuracy_by(right: np.ndarray, records: Sequence[Record], column: str) -> dict[str, float]:
+    """Return the accuracy of the records of each value of a column, values sorted."""
+    values = np.array([record.joined(column, "objective.figures_by") for record in records])
+    return {f"accuracy/{name}": float(right[values == name].mean()) for name in np.unique(values)}
 
 
 def _scope_figures(predicted: np.ndarray, true: np.ndarray, outside: int) -> dict[str, float]:
