@@ -4,6 +4,8 @@ r"""The likelier of two continuations: COPA of KoBEST, or any table with a colum
         --config.data.records.train="('COPA.train.tsv',)" \
         --config.data.records.validation="('COPA.dev.tsv',)"
 
+A decoder may keep half of its language model loss, as GPT-1 does: --config.objective.lm_loss_weight=0.5.
+
 Hardware: any. Expected: the score in README.md. ":tiny" after the name is a run of a few steps.
 """
 

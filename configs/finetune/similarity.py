@@ -4,6 +4,8 @@ r"""Similarity of two sentences, from 0 to 5: KorSTS, or any table with two text
         --config.data.records.train="('sts-train.tsv',)" \
         --config.data.records.validation="('sts-dev.tsv',)"
 
+A decoder may keep half of its language model loss, as GPT-1 does: --config.objective.lm_loss_weight=0.5.
+
 Hardware: any. Expected: the score in README.md. ":tiny" after the name is a run of a few steps.
 """
 

@@ -6,7 +6,8 @@
 
 Hardware: a batch of 2,048 rows of 512 on 16 chips or more; the paper had 64 V100 for ten days (base).
 Expected after fine-tuning: MNLI 88.8 (base). Of its 78 GB of text OpenWebText and Stories are not in TFDS;
-C4's subset modelled on the former is.
+C4's subset modelled on the former is. The paper's code masks one token of each window of six and leaves the ends of
+rows unmasked: objective.unit = "window".
 """
 
 from ml_collections import ConfigDict

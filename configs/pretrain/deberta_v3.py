@@ -5,6 +5,7 @@
 
 12 layers of 768, a generator of 6. Hardware: a batch of 8,192 rows of 512 on 64 chips or more.
 Expected after fine-tuning: MNLI 90.6. The weight of the detection loss is the paper's 50; its code has 10.
+Its code draws one position of each window of six, which leaves the ends of rows unmasked: objective.draws = "window".
 Text: as RoBERTa's.
 """
 
@@ -16,6 +17,10 @@ from tlx.recipes import published, sized, tfds
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; `arg` is "" for the published size, "tiny" for a laptop."""
     config = published("rtd", "deberta-v2", "v3-base")
+    config.objective.rows = "packed"
+    config.objective.draws = "without_replacement"
+    config.objective.mask_token_fraction = 1.0
+    config.objective.mask_decoder = 2
     config.objective.embedding_sharing = "gdes"
     config.objective.head = "deberta"
     config.objective.generator_fraction = 1.0

@@ -17,6 +17,8 @@ from tlx.adapt.parts import check_patterns, is_trained, split
 from tlx.adapt.rates import adapted_optimizer_config
 from tlx.base import tree
 from tlx.base.errors import ConfigError
+from tlx.nn.dropout import CROSS_LOW_RANK, LOW_RANK, dropout
+from tlx.nn.linear import Linear
 from tlx.optim import OptimizerConfig, make_optimizer, make_schedule
 from tlx.tasks import TABLE
 from tlx.training.config import TrainConfig
@@ -295,6 +297,42 @@ def test_what_has_not_joined_is_bit_equal():
         True,
         False,
     ]
+
+
+def test_loras_dropout_is_of_what_its_matrices_read():
+    """y = x W + scale (drop(x) A) B + b: W reads all of x, and every matrix draws bits of its own."""
+    adapters = AdaptConfig("lora", size=2, lora_dropout=0.5, lora_targets=EVERYWHERE).adapters
+    model = dataclasses.replace(small.model_of("encoder_decoder"), adapters=adapters)
+    block = model.block("decoder")
+    low = [block.lora(name, site) for name in EVERYWHERE for site in (LOW_RANK, CROSS_LOW_RANK)]
+    assert len({lora.site for lora in low}) == 14
+    layer = Linear((6,), (5,), (None, None), 0.1, True, "float32", "float32", lora=low[0])
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 4, 6)).astype(np.float32)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), parallel.unbox(shapes))
+    keys = jax.random.split(jax.random.key(1), 3)
+    y = layer.apply({"params": params}, x, keys)
+    dropped = np.asarray(dropout(x, 0.5, keys, low[0].site))
+    assert 0.2 < (dropped == 0).mean() < 0.8 and np.allclose(dropped[dropped != 0], 2 * x[dropped != 0])
+    part = low[0].scale * (dropped @ params["lora_a"]) @ params["lora_b"]
+    np.testing.assert_allclose(y, x @ params["kernel"] + part + params["bias"], rtol=2e-5, atol=2e-5)
+    part = low[0].scale * (x @ params["lora_a"]) @ params["lora_b"]
+    plain = layer.apply({"params": params}, x)
+    np.testing.assert_allclose(plain, x @ params["kernel"] + part + params["bias"], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_every_matrix_with_low_rank_reads_its_input_dropped_out():
+    """In a model each of the seven but the gate, which has no such module, changes the output alone."""
+    keys = jax.random.split(jax.random.key(1), len(RECORDS))
+    for target in (name for name in EVERYWHERE if name != "feedforward/gate"):
+        adapt = AdaptConfig("lora", size=2, lora_dropout=0.5, lora_targets=(target,))
+        module, batch, params = case("decoder", adapt, layers=1)
+        outputs = jax.jit(
+            lambda keys, m=module, p=params, b=batch: m.apply({"params": p}, b, keys, method="outputs")
+        )
+        assert np.abs(outputs(None)["logits"] - outputs(keys)["logits"]).max() > 1e-4, target
 
 
 def test_lora_is_the_gradient_of_its_matrix():

@@ -82,7 +82,7 @@ NEAREST = {
     "plm": "clm",
     "prefix_lm": "ctrl",
     "recurrent_lm": "clm",
-    "rtd": "nsp",
+    "rtd": "mlm",
     "seq2seq_dialogue": "mass",
     "sop": "mlm",
     "span_boundary": "nsp",
@@ -371,9 +371,9 @@ def test_the_rows_of_a_task_are_the_objectives_own(name):
 
 @pytest.mark.parametrize("name", ["mlm", "rtd", "nsp", "sop", "xlm", "span_boundary"])
 def test_the_rows_of_two_texts_have_only_types_that_were_trained(name):
-    """What the objective gives a second text: a type (nsp, sop), positions and a language (xlm), or nothing."""
+    """What the objective gives a second text: a type (nsp, rtd, sop), positions and a language (xlm), or nothing."""
     found = real(task_row(name, None, (ids(TEXT), ids(OTHER))))
-    if name in ("nsp", "sop", "xlm"):
+    if name in ("nsp", "rtd", "sop", "xlm"):
         spec = spec_of(config_of(name), TOKENIZER)
         expected = real(TABLE.load(name).clean_example((ids(TEXT), ids(OTHER)), spec, (1, 1)))
         assert same([found], [expected]), (found, expected)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import random
 
 import numpy as np
@@ -93,6 +94,7 @@ def test_from_a_run_to_scores_and_predictions(folder, tmp_path, capsys):
     assert again["interval_95"] == scores["test"]["interval_95"]
     assert again["loss"] == pytest.approx(scores["test"]["loss"], rel=1e-4)
     assert (tmp_path / "p").read_text() == (tmp_path / "run/predictions/test.jsonl").read_text()
+    check_stress(tmp_path, folder, scores["test"]["accuracy"], capsys)
     # From Python: the finished run, resumed. Epochs, labels and the base's model act there too, or the config
     # would not be the one that the run was started with.
     result = tlx.finetune(f"{folder / 'task.py'}", base=base, workdir=tmp_path / "run")
@@ -103,6 +105,32 @@ def test_from_a_run_to_scores_and_predictions(folder, tmp_path, capsys):
     saved = read_json(tmp_path / "run/run.json")["config"]
     assert saved["objective"]["labels"] == ["no", "yes"] and saved["base"]["path"] == str(base)
     assert saved["train"]["steps"] == round(15 * read_train_count(tmp_path / "run") / 16)
+
+
+def check_stress(tmp_path, folder, accuracy, capsys):
+    """Stress tests of the run: typos in words of its letters, records outside, and lists with and without labels."""
+    files = {name: str(tmp_path / name) for name in ("outside.jsonl", "named.jsonl", "unnamed.jsonl")}
+    for name, path in files.items():
+        label = {"label": "yes"} if name == "named.jsonl" else {}
+        rows = [json.dumps({"text": text, **label}) for text in ("aeiou", "eioua")]
+        pathlib.Path(path).write_text("\n".join(rows))
+    lists = {
+        "outside": files["outside.jsonl"],
+        "harmful": [files["named.jsonl"], files["unnamed.jsonl"]],
+        "typo_fraction": 1.0,
+    }
+    (tmp_path / "lists.json").write_text(json.dumps(lists))
+    stress = ["evaluate", str(tmp_path / "run"), "--split=test", f"--stress={tmp_path / 'lists.json'}"]
+    assert cli.main([*stress, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["stress"]
+    found = {(row["test"].split("/")[0], row["figure"]): row["value"]["value"] for row in rows}
+    assert found["as they are", "accuracy"] == accuracy and rows[0]["records"] == 40
+    # Letters are exchanged, and the label is of letters in any order.
+    assert found["typos", "unchanged"] > 0.8 and 0 <= found["outside", "auroc"] <= 1
+    assert found["harmful: ", "accuracy"] == 1.0 and found["harmful: ", "label yes"] == 1.0
+    (tmp_path / "lists.json").write_text('{"typo": 1}')
+    assert cli.main(stress) != 0
+    assert "stress" in capsys.readouterr().err
 
 
 def read_train_count(run):

@@ -27,6 +27,7 @@ FILES = {
     ("choices", ""): ("kobest/COPA.train.tsv", "kobest/COPA.dev.tsv"),
     ("entities", ""): ("wnut17/wnut17train.conll.gz", "wnut17/emerging.dev.conll"),
     ("entities", "characters"): ("klue_ner/klue-ner-v1.1_dev.first4000.tsv.gz", ""),
+    ("instability", ""): ("pawsx_ko/dev_2k.tsv.gz", ""),
     ("intents", ""): ("clinc150/data_full.train_val.json.gz::train", ""),
     ("pairs", ""): ("klue_nli/klue-nli-v1.1_dev.json.gz", ""),
     ("pairs", "kornli"): ("kornli/xnli.dev.ko.tsv.gz", ""),

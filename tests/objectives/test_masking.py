@@ -135,6 +135,18 @@ def test_ngram_lengths_are_6_3_2_of_11():
     assert np.abs(share / share.sum() - np.array([6, 3, 2]) / 11).max() < 0.04
 
 
+def test_deberta_masks_one_token_of_each_window_of_six():
+    """Five of 32 tokens: one of each window of the 30 ordinary ones; the last window may be shorter."""
+    tokens = np.r_[VOCAB.cls, np.full(30, 9), VOCAB.sep].astype(np.int32)
+    chosen = np.array(draws(tokens, Masking(unit="window"), count=4000)) - 1
+    assert np.array_equal(chosen // 6, np.tile(np.arange(5), (4000, 1)))
+    assert stats.chisquare(np.bincount(chosen.ravel(), minlength=30)).pvalue > 1e-3
+    short = tokens[:9]  # 8 ordinary tokens: of .15 a window and one target, of .2 two of 5 and 3
+    assert {len(c) for c in draws(short, Masking(unit="window"), count=50)} == {1}
+    both = {len(c) for c in draws(short, Masking(unit="window", masking_rate=0.2), count=50)}
+    assert both == {2}
+
+
 def test_special_tokens_are_never_targets_of_any_unit():
     for unit in ("token", "word", "ngram"):
         chosen = draws(TEXT, Masking(unit=unit, masking_rate=1.0), count=50)

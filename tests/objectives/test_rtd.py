@@ -8,25 +8,30 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.objectives import rows as rows_module
 from tests.objectives.small import ENCODER, VOCAB, batch_of, small, spec_of, text
 from tests.tiers import tiers
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.models.transformer import Transformer
+from tlx.nn.config import PositionConfig
 from tlx.nn.embed import Unembedding
 from tlx.objectives import rtd
+from tlx.objectives.mlm import MLM, MLMModule
 from tlx.objectives.rtd import RTD
+from tlx.objectives.shared import electra_rows
 from tlx.objectives.shared.base import Predictions
 from tlx.run import RunConfig
 from tlx.trainer.base_model import load_base
 
 DRAWS = 20_000
+PACKED = RTD(rows="packed")
 
 
 @pytest.mark.parametrize("real, draws", [(128, 19), (126, 19), (123, 18), (10, 2), (3, 1)])
 def test_counts(real, draws):
-    this = spec_of("rtd", length=128)
+    this = spec_of("rtd", PACKED, length=128)
     row = rtd.OBJECTIVE.example(np.random.default_rng(0), text(126, real - 2), this)
     assert row["weights"].sum() == draws and len(row["weights"]) == 19
     assert rtd.max_predictions(512, RTD()) == 79 and rtd.max_predictions(512, RTD(masking_rate=0.25)) == 130
@@ -34,7 +39,7 @@ def test_counts(real, draws):
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, np.ndarray]:
-    this, rng, window = spec_of("rtd", length=128), np.random.default_rng(1), text(126)
+    this, rng, window = spec_of("rtd", PACKED, length=128), np.random.default_rng(1), text(126)
     found = [rtd.OBJECTIVE.example(rng, window, this) for _ in range(DRAWS)]
     return {key: np.stack([row[key] for row in found]) for key in found[0]}
 
@@ -68,10 +73,78 @@ def test_each_place_is_filled_once_by_its_first_draw(rows):
             seen.add(place)
 
 
+def test_deberta_draws_no_position_twice():
+    """All draws show mask; one of each window leaves the last 12 of 126 tokens as they are."""
+    rng, window = np.random.default_rng(6), text(126)
+    for draws in ("without_replacement", "window"):
+        this = spec_of("rtd", RTD(rows="packed", draws=draws, mask_token_fraction=1.0), length=128)
+        found = [rtd.OBJECTIVE.example(rng, window, this) for _ in range(3000)]
+        places = np.stack([row["target_positions"] for row in found])
+        assert all(len(set(row)) == 19 for row in places.tolist())
+        assert all((row["tokens"] == VOCAB.mask).sum() == 19 for row in found)
+        assert np.array_equal(places, np.stack([row["fill_positions"] for row in found]))
+        counts = np.bincount(places.ravel(), minlength=128)[1:127]
+        if draws == "window":
+            assert np.array_equal((places - 1) // 6, np.tile(np.arange(19), (3000, 1)))
+            assert not counts[114:].any()
+            counts = counts[:114]
+        # Without replacement counts vary less than a chi-square's.
+        assert stats.chisquare(counts).pvalue > 1e-3
+
+
 def test_inputs_and_targets_rebuild_the_row(rows):
     tokens = rows["tokens"].copy()
     np.put_along_axis(tokens, rows["target_positions"], rows["targets"], axis=1)
     assert np.array_equal(tokens, rows["original_tokens"])
+
+
+# Sentences of 4, 3, 5, 2 and 8 tokens; A of a row of 24 is half of its 21 tokens: 10.
+SENTENCES = np.array([10, 11, 12, 80, 13, 14, 80, 15, 16, 17, 18, 80, 19, 80, *range(20, 28)], np.int32)
+ENDS = np.arange(VOCAB.size) == 80
+
+
+def segments_of(count: int, **changes) -> list[tuple[list[int], list[int]]]:
+    """A and B of rows of the sentences."""
+    this = spec_of("rtd", RTD(**changes), ends_sentence=ENDS)
+    rng, window = np.random.default_rng(5), rows_module.window(SENTENCES)
+    found = [electra_rows.two_segments(rng, window, this) for _ in range(count)]
+    return [(a.tolist(), b.tolist()) for a, b in found]
+
+
+def test_a_row_has_two_segments_of_whole_sentences():
+    """One in ten is A alone; of the others half have the sentence in A that exceeds its half of the row."""
+    text = SENTENCES.tolist()
+    alone = (text, [])
+    # 7 + 5 tokens are more than half; without that sentence the next one, of 2, still fits into A.
+    long = (text[:12], text[12:21])
+    short = (text[:7] + text[12:14], text[7:12] + text[14:21])
+    found = segments_of(4000, short_sequence_fraction=0.0)
+    counts = [found.count(one) for one in (alone, long, short)]
+    assert sum(counts) == 4000 and stats.chisquare(counts, [400, 1800, 1800]).pvalue > 1e-3
+
+
+def test_one_row_in_twenty_has_a_random_length():
+    """A target uniform in 5..24, then on to the end of a sentence."""
+    sizes = [len(a) for a, _ in segments_of(4000, single_segment_fraction=1.0, short_sequence_fraction=1.0)]
+    counts = [sizes.count(end) for end in (7, 12, 14, 22)]
+    assert sum(counts) == 4000 and stats.chisquare(counts, np.array([3, 5, 2, 10]) * 200).pvalue > 1e-3
+    sizes = [len(a) for a, _ in segments_of(4000, single_segment_fraction=1.0)]
+    assert stats.binomtest(4000 - sizes.count(22), 4000, 0.05 / 2).pvalue > 1e-3
+
+
+def test_segments_have_types_and_seps_of_their_own():
+    this = spec_of("rtd", RTD(single_segment_fraction=0.0, short_sequence_fraction=0.0), ends_sentence=ENDS)
+    row = rtd.OBJECTIVE.example(np.random.default_rng(3), rows_module.window(SENTENCES), this)
+    tokens, types = row["original_tokens"], row["types"]
+    ends = np.flatnonzero(tokens == VOCAB.sep)
+    assert tokens[0] == VOCAB.cls and ends.tolist() == [int(ends[0]), 23]
+    assert types.tolist() == [0] * (ends[0] + 1) + [1] * (23 - ends[0])
+    assert row["segments"].all() and row["positions"].tolist() == list(range(24))
+    drawn = row["target_positions"][row["weights"] > 0]
+    assert len(drawn) == 3 and not VOCAB.special[tokens[drawn]].any()
+    assert "types" not in rtd.OBJECTIVE.example(np.random.default_rng(3), text(22), spec_of("rtd", PACKED))
+    frame = rtd.OBJECTIVE.frame
+    assert (frame(this).second_type, frame(spec_of("rtd", PACKED)).second_type) == (1, 0)
 
 
 def test_samples_follow_the_generators_distribution_at_its_temperature():
@@ -135,7 +208,7 @@ def test_losses_are_numpys(sharing):
     replaced, real = tokens != original, batch["segments"] > 0
     losses = np.where(replaced, np.logaddexp(0, -logits), np.logaddexp(0, logits))
     np.testing.assert_allclose(terms["rtd_loss"].sum, losses[real].sum(), rtol=1e-4)
-    assert terms["rtd_loss"].weight == real.sum() == 24 + 17 and terms["rtd_loss"].loss_weight == 50
+    assert terms["rtd_loss"].weight == real.sum() == 24 + 18 and terms["rtd_loss"].loss_weight == 50
     said = logits > 0
     assert terms["rtd_precision"].sum == terms["rtd_recall"].sum == (said & replaced & real).sum()
     assert terms["rtd_precision"].weight == (said & real).sum()
@@ -147,7 +220,7 @@ def test_losses_are_numpys(sharing):
     np.testing.assert_array_equal(narrow, table["table"])
     scores = np.asarray(jax.nn.log_softmax(predictions.hidden @ narrow.T + predictions.unembedding.bias))
     ours = masked_losses_of(scores[..., : VOCAB.size], batch["targets"])
-    np.testing.assert_allclose(terms["loss"].sum, (ours * batch["weights"]).sum(), rtol=2e-2)
+    np.testing.assert_allclose(terms["loss"].sum, (ours * batch["weights"]).sum(), rtol=1e-4)
 
 
 def masked_losses_of(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -224,6 +297,25 @@ def test_generator_does_not_read_what_it_predicts():
     assert len(hidden) > 3 and not rows[hidden].any() and rows[batch["tokens"][0]].all()
 
 
+def test_generator_may_have_the_mask_decoder():
+    """Its predictions are those of a masked language model of the generator's config, which numpy judges."""
+    positions = PositionConfig("disentangled", max_length=64, max_distance=6, num_buckets=0)
+    model = dataclasses.replace(MODEL, position=positions)
+    config = dataclasses.replace(CONFIG, embedding_sharing="none", mask_decoder=2, rows="packed")
+    this = spec_of("rtd", config)
+    batch = batch_of(this, [text(22, seed=1)])
+    it = small(this, batch, model)
+    found, _ = it.module.apply({"params": it.params}, batch, None, None, method="predictions")
+    generator = rtd.generator_config(model, config)
+    heads = it.params["heads"]
+    inner = {"embedding": heads["generator"]["embedding"], "encoder": heads["generator"]["tower"]}
+    for times in (2, 0):
+        masked = MLMModule(MLM(mask_decoder=times), generator)
+        params = {"model": inner, "heads": {"mlm": heads["mlm"], "places": heads["places"]}}
+        expected, _ = masked.apply({"params": params}, batch, None, None, method="predictions")
+        assert np.allclose(found.hidden, expected.hidden, atol=1e-5) == (times == 2)
+
+
 def test_an_evaluation_samples_the_same_each_time():
     it, batch = case("all")
     first, second = (float(it.forward(batch)[0]["rtd_loss"].sum) for _ in range(2))
@@ -235,6 +327,7 @@ def test_an_evaluation_samples_the_same_each_time():
     "config, field",
     [
         (RTD(masking_rate=0.0), "objective.masking_rate = 0.0"),
+        (RTD(short_sequence_fraction=1.5), "objective.short_sequence_fraction = 1.5"),
         (RTD(temperature=0.0), "objective.temperature = 0.0"),
         (RTD(rtd_weight=-1.0), "objective.rtd_weight = -1.0"),
         (RTD(generator_fraction=1.5), "objective.generator_fraction = 1.5"),

@@ -10,6 +10,7 @@ import pytest
 
 from tests.tasks import small
 from tlx.base.errors import ConfigError, DataError
+from tlx.models.transformer import Transformer
 from tlx.tasks import TABLE
 
 TEXTS = small.records_of(
@@ -28,7 +29,12 @@ ALIKE = small.records_of(
     {"sentence1": "b", "sentence2": "ab", "score": 0},
     {"sentence1": "q", "sentence2": "r", "score": 2.5},
 )
+CHOICES = small.records_of(
+    {"context": "ab", "choice1": "c", "choice2": "de", "label": "0"},
+    {"context": "b", "choice1": "ab", "choice2": "f", "label": "1"},
+)
 CASES = {
+    "multiple_choice": (CHOICES, {}),
     "classification": (TEXTS, {}),
     "pair_classification": (PAIRS, {}),
     "similarity": (ALIKE, {}),
@@ -159,6 +165,23 @@ def test_a_decoder_keeps_its_language_model_loss():
     assert float(none["lm_loss"].weight) == 0
 
 
+@pytest.mark.parametrize("task", ["multiple_choice", "similarity"])
+def test_the_language_models_loss_is_over_all_rows_of_an_example(task):
+    """Both choices, the wrong one too, and both orders of a pair: the mean over their tokens, by numpy."""
+    spec, batch, module, params = made(task, "decoder", lm_loss_weight=0.5)
+    terms = jax.jit(lambda batch: module.apply({"params": params}, batch)[0])(batch)
+    rows = {name: batch[name].reshape(-1, small.LENGTH) for name in ("tokens", "segments", "positions")}
+    lm = Transformer(module.model).bind({"params": params["model"]})
+    logits = np.asarray(lm.logits(lm(rows)), np.float64)[:, :-1, : small.TOKENIZER.vocab.size]
+    targets = rows["tokens"][:, 1:]
+    chosen = np.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    losses = np.log(np.exp(logits).sum(axis=-1)) - chosen
+    real = rows["segments"][:, 1:] > 0
+    assert real.any(axis=1).all() and len(real) == 2 * len(batch["weights"])
+    np.testing.assert_allclose(terms["lm_loss"].sum, losses[real].sum(), rtol=1e-5)
+    assert terms["lm_loss"].weight == real.sum() and terms["lm_loss"].loss_weight == 0.5
+
+
 def test_a_decoder_reads_a_pair_in_both_orders():
     spec, batch, module, params = made("similarity", "decoder")
     assert batch["tokens"].shape == (3, 2, small.LENGTH) and batch["place"].shape == (3, 2)
@@ -179,6 +202,22 @@ def test_similarity_is_on_its_scale():
     scores = task.score(answers, ALIKE, spec)
     assert scores.main == "spearman" and scores.figures["spearman"] == 1.0
     assert scores.figures["rmse"] == pytest.approx(np.sqrt((1 + 1 + 0.25) / 3))
+
+
+def test_the_accuracy_is_given_by_the_values_of_a_column():
+    languages = ("ko", "en", "ko", "en", "sw")
+    records = small.records_of(
+        *({"premise": "a", "hypothesis": "b", "label": "e", "language": name} for name in languages)
+    )
+    spec = small.spec_of("pair_classification", "encoder", records, labels=("e", "n"), figures_by="language")
+    task = TABLE.load("pair_classification")
+    answers = [{"label": label, "probability": 0.5} for label in ("e", "n", "n", "e", "e")]
+    figures = task.score(answers, records, spec).figures
+    by_language = {name: value for name, value in figures.items() if name.startswith("accuracy/")}
+    assert by_language == {"accuracy/en": 0.5, "accuracy/ko": 0.5, "accuracy/sw": 1.0}
+    assert figures["accuracy"] == 0.6
+    with pytest.raises(DataError, match="objective.figures_by"):
+        task.check_record(spec.config, PAIRS[0])
 
 
 def test_names_of_classes_are_sorted_numbers_by_value():

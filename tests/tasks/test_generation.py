@@ -133,6 +133,7 @@ def test_what_is_written_is_the_likeliest_token_each_time(shape):
     pipeline = RecordPipeline(DataConfig(), RECORDS, items, TASK, spec, 2, 0, "validation")
     predictor = make_predictor(module)
     found = evaluate_task(predictor, params, TASK, spec, pipeline)
+    assert found.figures["perplexity"] == pytest.approx(np.exp(found.figures["loss"]))
     ids = write(module.model, params["model"], TASK.generation_requests(items, spec), spec, 2)
     for item, one, answer in zip(items, ids, found.answers, strict=True):
         written = []

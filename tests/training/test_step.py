@@ -97,6 +97,25 @@ def test_a_gradient_that_overflows_is_skipped_though_the_loss_is_finite():
     assert int(after.skipped) == 1
 
 
+def test_norms_of_layers_are_numpys():
+    """Of each stack and layer over all leaves; what is in no stack has no part."""
+    rng = np.random.default_rng(0)
+    query, norm = rng.normal(size=(3, 4, 5)), rng.normal(size=(3, 7))
+    other = rng.normal(size=(2, 6))
+    blocks = {"query": {"kernel": query}, "norm": {"scale": norm}}
+    model = {"encoder": {"blocks": blocks}, "decoder": {"blocks": {"out": other}}, "embedding": query}
+    found = steps.layer_norms({"model": jax.tree.map(jnp.asarray, model)})
+    expected = np.sqrt((query**2).sum((1, 2)) + (norm**2).sum(1))
+    assert sorted(found) == [
+        f"grad_norm/{name}" for name in ("decoder/00", "decoder/01", "encoder/00", "encoder/01", "encoder/02")
+    ]
+    for layer in range(3):
+        assert found[f"grad_norm/encoder/{layer:02}"] == pytest.approx(expected[layer], rel=1e-5)
+    assert found["grad_norm/decoder/01"] == pytest.approx(np.linalg.norm(other[1]), rel=1e-5)
+    _, state, step = make(layer_norms=True)
+    assert "grad_norm" in jax.eval_shape(step, state, batch_at(0))[1]
+
+
 def test_clipping_bounds_the_update():
     module = Toy()
     schedule = optax.constant_schedule(1.0)

@@ -35,10 +35,18 @@ class AdaptConfig:
     prompt 20, fl 160."""
     lora_alpha: float = 16.0
     """LoRA's updates are scaled by lora_alpha / size."""
+    lora_dropout: float = 0.0
+    """Rate of the dropout of what LoRA's matrices read, in [0, 1) (Hu et al. 2022: 0.1 for GPT-2, 0 for RoBERTa)."""
     lora_targets: tuple[str, ...] = ("attention/query", "attention/value")
     """Matrices of a layer that LoRA updates."""
+    prompt_init: Literal["frequent", "labels"] = "frequent"
+    """First values of a prompt's vectors: those of random frequent ids, or of the names of the task's labels in turn,
+    the mean of each name's ids, and frequent ids for further vectors (Lester et al. 2021, 3.2)."""
     also_train: tuple[str, ...] = ()
     """Regular expressions of paths of further parameters that are trained."""
+    reinit_layers: int = 0
+    """Number of top layers of each stack that begin anew, and the pooler with them (Zhang et al. 2021, 4); method
+    "full" only; 0: none."""
     layer_lr_decay: float = 1.0
     """Learning rate of each layer over that of the layer above, more than 0 and at most 1 (ELECTRA: 0.8)."""
     gradual_unfreezing: float = 0.0
@@ -49,6 +57,13 @@ class AdaptConfig:
         """Raise ConfigError, naming the field, its value and the legal ones, where a value is not usable."""
         if self.size < 0:
             raise ConfigError(f"adapt.size = {self.size} must not be negative; 0 is the method's default")
+        if self.reinit_layers < 0 or (self.reinit_layers and self.method != "full"):
+            raise ConfigError(
+                f"adapt.reinit_layers = {self.reinit_layers} must not be negative, and 0 for adapt.method = "
+                f"{self.method!r}, which does not train layers"
+            )
+        if not 0 <= self.lora_dropout < 1:
+            raise ConfigError(f"adapt.lora_dropout = {self.lora_dropout} must be at least 0 and below 1")
         if not 0 < self.layer_lr_decay <= 1:
             raise ConfigError(f"adapt.layer_lr_decay = {self.layer_lr_decay} must be above 0 and at most 1")
         if not 0 <= self.gradual_unfreezing < 1:
@@ -64,7 +79,12 @@ class AdaptConfig:
         """The adapter modules that the method adds to the model."""
         size = self.size or _SIZES.get(self.method, 0)
         if self.method == "lora":
-            return AdapterConfig(lora_rank=size, lora_alpha=self.lora_alpha, lora_targets=self.lora_targets)
+            return AdapterConfig(
+                lora_rank=size,
+                lora_alpha=self.lora_alpha,
+                lora_dropout=self.lora_dropout,
+                lora_targets=self.lora_targets,
+            )
         if self.method in ("houlsby", "pfeiffer"):
             return AdapterConfig(bottleneck_dim=size, bottleneck_after_attention=self.method == "houlsby")
         if self.method == "prefix":

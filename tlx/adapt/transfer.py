@@ -1,14 +1,16 @@
 """Initial parameters of a model that continues from a base model."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tlx.base import tree
-from tlx.base.errors import CheckpointError
+from tlx.base.errors import CheckpointError, ConfigError
+from tlx.optim.leaves import STACK
 from tlx.text.vocabulary import Vocabulary
 
 TABLE = "model/embedding/table"
@@ -29,7 +31,15 @@ def base_hash(params: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def from_base(like: Any, base: Mapping[str, Any], task: str, vocab: Vocabulary, seed: int = 0) -> Any:
+def from_base(
+    like: Any,
+    base: Mapping[str, Any],
+    task: str,
+    vocab: Vocabulary,
+    seed: int = 0,
+    prompt: Sequence[Sequence[int]] = (),
+    reinit_layers: int = 0,
+) -> Any:
     """Replace parameters by those of a base model, sharded as before.
 
     The language model is taken over, and a pooler that was trained with it. Empty rows of ids that were added to
@@ -43,15 +53,19 @@ def from_base(like: Any, base: Mapping[str, Any], task: str, vocab: Vocabulary, 
         task: Name of the objective or task, under which the heads stand.
         vocab: Vocabulary of the base model.
         seed: Seed of what is drawn.
+        prompt: Ids of the words that a prompt's first vectors are the means of.
+        reinit_layers: Number of top layers of each stack, and with them the pooler, that stay as they are.
 
     Returns:
         The tree with the base model's values.
 
     Raises:
+        ConfigError: There are fewer layers than are to stay as they are.
         CheckpointError: A parameter of the base model is missing or has another shape.
     """
     leaves = tree.flatten(like)
-    base_values = base_leaves(base, leaves, task, vocab, seed)
+    check_reinit(leaves, reinit_layers)
+    base_values = base_leaves(base, leaves, task, vocab, seed, prompt)
     for path, leaf in leaves.items():
         if path in base_values and base_values[path].shape != leaf.shape:
             raise CheckpointError(
@@ -64,14 +78,55 @@ def from_base(like: Any, base: Mapping[str, Any], task: str, vocab: Vocabulary, 
     def replaced(path: str, leaf: Any) -> Any:
         if path not in base_values:
             return leaf
+        if reinit_layers and path.startswith(f"heads/{task}/"):
+            return leaf
         values = np.asarray(base_values[path], leaf.dtype)
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: values[index])
+        taken = jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: values[index])
+        if not reinit_layers or not is_stacked(path):
+            return taken
+        return with_top_layers(taken, leaf, reinit_layers)
 
     return tree.map_with_path(replaced, like)
 
 
+def is_stacked(path: str) -> bool:
+    """Return whether a parameter's first dim is that of the layers of a stack."""
+    return STACK in path.split("/")[:-1]
+
+
+def check_reinit(leaves: Mapping[str, Any], reinit_layers: int) -> None:
+    """Raise ConfigError where a stack has fewer layers of its own than are to begin anew."""
+    fewest = min((leaf.shape[0] for path, leaf in leaves.items() if is_stacked(path)), default=0)
+    if reinit_layers > fewest:
+        raise ConfigError(
+            f"adapt.reinit_layers = {reinit_layers} must be at most {fewest}, the layers of the model's stack that "
+            "have parameters of their own"
+        )
+
+
+def with_top_layers(taken: jax.Array, fresh: jax.Array, count: int) -> jax.Array:
+    """Combine stacked parameters.
+
+    Args:
+        taken: [L, ...], the lower layers.
+        fresh: [L, ...], the upper ones.
+        count: Number of upper layers.
+
+    Returns:
+        [L, ...], sharded as `fresh` is.
+    """
+    is_top = np.arange(len(taken)) >= len(taken) - count
+    is_top = is_top.reshape(-1, *[1] * (taken.ndim - 1))
+    return jax.jit(lambda a, b: jnp.where(is_top, b, a), out_shardings=fresh.sharding)(taken, fresh)
+
+
 def base_leaves(
-    base: Mapping[str, Any], wanted: Mapping[str, Any], task: str, vocab: Vocabulary, seed: int = 0
+    base: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    task: str,
+    vocab: Vocabulary,
+    seed: int = 0,
+    prompt: Sequence[Sequence[int]] = (),
 ) -> dict[str, np.ndarray]:
     """Return the initial values that a base model gives: its language model, and what `from_base` adds.
 
@@ -81,6 +136,7 @@ def base_leaves(
         task: Name of the objective or task, under which the heads stand.
         vocab: Vocabulary of the base model.
         seed: Seed of what is drawn.
+        prompt: As from_base's.
 
     Returns:
         Arrays by path.
@@ -93,7 +149,10 @@ def base_leaves(
         values[TABLE] = _with_added(table, vocab, rng)
     if PROMPT not in values and PROMPT in wanted:
         frequent = np.flatnonzero(~vocab.special)[:_FREQUENT]
-        values[PROMPT] = table[rng.choice(frequent, wanted[PROMPT].shape[0])]
+        vectors = table[rng.choice(frequent, wanted[PROMPT].shape[0])]
+        for row, ids in enumerate(prompt[: len(vectors)]):
+            vectors[row] = table[list(ids)].mean(axis=0, dtype=np.float32)
+        values[PROMPT] = vectors
     for path, leaf in flat.items():
         for prefix in _POOLERS:
             target = path.replace(prefix, f"heads/{task}/pooler")

@@ -26,6 +26,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "objective:question_answering": {"max_context": False, "frame": "tlx"},
     "objective:regression": {"frame": "tlx"},
     "objective:similarity": {"frame": "tlx"},
+    "objective:rtd": {"rows": "packed"},
     "objective:sop": {"word_rule": "tokenizer"},
     "objective:token_classification": {"encoding": "joined", "frame": "tlx"},
     "train": {"max_rollbacks": 0},

@@ -8,6 +8,9 @@ r"""Bits per byte and loss of a trained model on a text, by the objective it was
     tlx evaluate runs/reviews --split=test                  a fine-tuned model on its own test records
     tlx evaluate runs/reviews --data=new.tsv --predictions=new.jsonl
 
+    tlx evaluate runs/entailment --stress                   is it right for the right reasons?
+    tlx evaluate runs/entailment --stress=lists.json --split=test
+
     tlx evaluate runs/large --config=evaluate/sentence_polarity --config.objective.shots=4 \
         --predictions=answers.jsonl                         no training: by likelihood, with 4 examples
 
@@ -17,11 +20,16 @@ r"""Bits per byte and loss of a trained model on a text, by the objective it was
 RUN is a run directory or one of its checkpoints. The text is tokenised once, with the run's own
 tokenizer, into the cache folder. Records are read as the run's own were, or as --config says, which is one
 of configs/evaluate; --predictions writes each with the model's prediction. From Python: tlx.evaluate.
+
+--stress tests a classifier: accuracy from one text of a pair alone, by a linear baseline and by the model; typos,
+other spellings and negations; and, of files that FILE names, contrast sets ("contrast", "contrast_column"), records
+unlike the training's ("outside") and lists of harmful records ("harmful", [GLOB, ...]). FILE is a JSON object, whose
+other keys are "typo_fraction", "negations" and "paraphrases" ([[WORDS, WORDS], ...]) and "seed".
 """
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlx.base.errors import ConfigError
 from tlx.cli import flags, harness
@@ -46,6 +54,8 @@ def main(argv: list[str]) -> int:
     request = evaluate.EvaluationRequest(
         options.data, options.column, options.split, options.batches, options.batch_size
     )
+    if options.stress is not None:
+        return _print_stress(model, options, request)
     objective = model.config.objective.name
     if options.config is not None:
         result = evaluate.evaluate_prompts(model, options.config, request)
@@ -68,8 +78,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--predictions", metavar="FILE", help="write a line for each record (not of texts)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--stress",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="stress tests of a classifier, with lists in JSON",
+    )
     harness.add_options(parser)
     return parser
+
+
+def _print_stress(model: "LoadedModel", options: argparse.Namespace, request: Any) -> int:
+    """Print the figures of stress tests."""
+    from tlx.evaluation.stress import table
+    from tlx.trainer.stress import read_settings, run_stress_tests
+
+    rows = run_stress_tests(model, request, read_settings(options.stress))
+    if options.json:
+        lines = [row._asdict() | {"value": row.value._asdict()} for row in rows]
+        print(json.dumps({"run": str(options.run), "step": model.step, "stress": lines}, indent=2))
+    else:
+        print(table(rows))
+    return 0
 
 
 def _print(model: "LoadedModel", options: argparse.Namespace, result: "EvaluationResult", what: str) -> int:

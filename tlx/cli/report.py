@@ -4,11 +4,16 @@
     tlx report runs/reviews-* --by=data.records.limit,base.path --plot=gain.png
     tlx report runs/clm runs/mlm --score=loss              the last evaluation of `tlx train`
     tlx report runs/clm --goodput --plot=goodput.png       where the time went, over all starts, and why each ended
+    tlx report --ssa ratings.csv                           sensibleness and specificity of chatbots' answers
 
 Each PATH is a run directory, or a folder of them (such as that of --seeds=5). A row is a group of runs with the
 same values of the config keys in --by, by default all keys that differ. The interval is Student's 95% interval
 over the runs of a group. The plot has the first key of --by on its x axis, and a line for each combination of
 the others. Runs without scores yet are named and left out.
+
+With --ssa, PATH are files of people's ratings (.csv, .tsv, .jsonl, .parquet), a rating a line: "answer" (any name of
+the answer), "sensible" and "specific" (0 or 1), and perhaps "model". The majority of an answer's ratings decides; one
+that is not sensible is not specific. Intervals are of the bootstrap over answers.
 """
 
 import argparse
@@ -20,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlx.base.config import flatten
-from tlx.base.errors import DataError, one_of
+from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.base.files import read_json
 from tlx.cli import flags, report_goodput
 from tlx.training.directory import FILE, read_run
@@ -32,6 +37,8 @@ if TYPE_CHECKING:
 # Keys that do not define a group by default: names, what follows from other keys, and observation only.
 _IGNORED_KEYS = ("name", "seed", "base.hash", "tokenizer.path", "train.steps")
 _IGNORED_PREFIXES = ("log.", "checkpoint.", "eval.")
+# Figures of rated models, in the table's order.
+_SSA = ("sensibleness", "specificity", "average")
 
 
 class Outcome(NamedTuple):
@@ -59,6 +66,8 @@ class ReportRow(NamedTuple):
 def main(argv: list[str]) -> int:
     """Run `tlx report`: prints a table, or JSON."""
     options = flags.parse(_parser(), argv)
+    if options.ssa:
+        return _report_ratings(options)
     if options.goodput:
         report_goodput.report(_all_run_folders(options.paths), options)
         return 0
@@ -88,8 +97,30 @@ def _parser() -> argparse.ArgumentParser:
         "--goodput", action="store_true", help="show each run's seconds by kind over all its starts instead"
     )
     parser.add_argument("--plot", metavar="FILE", help="also draw a plot (.png, .svg, .pdf)")
+    parser.add_argument("--ssa", action="store_true", help="PATH are ratings of a chatbot's answers")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _report_ratings(options: argparse.Namespace) -> int:
+    """Print sensibleness, specificity and their average of each model, with intervals."""
+    from tlx.evaluation.ratings import rated_models, read_ratings
+
+    for flag in ("by", "split", "score", "plot", "goodput"):
+        if getattr(options, flag):
+            raise ConfigError(f"--{flag} is for runs, --ssa for ratings")
+    rows = rated_models(read_ratings(options.paths))
+    if options.json:
+        named = [row._asdict() | {name: list(getattr(row, name)) for name in _SSA} for row in rows]
+        print(json.dumps({"columns": ["value", "low", "high"], "rows": named}, indent=2))
+        return 0
+    lines = [["model", *_SSA, "answers", "ratings"], ["---"] * 6]
+    for row in rows:
+        figures = [getattr(row, name) for name in _SSA]
+        cells = [f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in figures]
+        lines.append([row.model or "all", *cells, str(row.answers), str(row.ratings)])
+    print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    return 0
 
 
 def outcomes(paths: Sequence[str], split: str | None = None) -> list[Outcome]:

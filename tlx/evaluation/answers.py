@@ -144,7 +144,8 @@ def evaluate_task(
     """
     terms, answers, records = predict_split(predictor, params, task, spec, pipeline, rows, place, num_batches)
     scores = task.score(answers, records, spec)
-    return Evaluation(terms | scores.figures, scores, answers, records)
+    figures = terms | task.figures_of_terms(terms) | scores.figures
+    return Evaluation(figures, scores, answers, records)
 
 
 def with_ceiling(evaluation: Evaluation, task: Task, spec: TaskSpec, pipeline: RecordPipeline) -> Evaluation:

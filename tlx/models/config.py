@@ -459,6 +459,10 @@ def _check_adapters(model: ModelConfig) -> None:
     for name in ("lora_rank", "bottleneck_dim", "prefix_length", "prompt_length", "extra_ff_dim"):
         if getattr(adapters, name) < 0:
             raise ConfigError(f"model.adapters.{name} = {getattr(adapters, name)} must not be negative")
+    if not 0 <= adapters.lora_dropout < 1:
+        raise ConfigError(
+            f"model.adapters.lora_dropout = {adapters.lora_dropout} must be at least 0 and below 1"
+        )
     for target in adapters.lora_targets:
         if target not in LORA_TARGETS:
             raise ConfigError(one_of("model.adapters.lora_targets", target, LORA_TARGETS))

@@ -12,7 +12,12 @@ from tlx.nn.adapter_modules import Prefix
 from tlx.nn.cache import LayerCache
 from tlx.nn.config import BlockConfig
 from tlx.nn.disentangled import DisentangledLogits, dropped_distances
-from tlx.nn.dropout import ATTENTION_PROBABILITIES, CROSS_ATTENTION_PROBABILITIES
+from tlx.nn.dropout import (
+    ATTENTION_PROBABILITIES,
+    CROSS_ATTENTION_PROBABILITIES,
+    CROSS_LOW_RANK,
+    LOW_RANK,
+)
 from tlx.nn.kernels import KERNELS, cudnn_statistics
 from tlx.nn.kernels.choice import joins_heads, kernel_name
 from tlx.nn.kernels.inputs import AttentionInputs
@@ -98,10 +103,10 @@ class Attention(nn.Module):
         cfg = self.cfg
         # By identity: only then do queries, keys and values read one array and may share a product.
         if source_BSD is x_BTD:
-            query, key, value = self.queries_keys_values(x_BTD, positions_BT)
+            query, key, value = self.queries_keys_values(x_BTD, positions_BT, keys_B)
         else:
-            query = self.queries(x_BTD, positions_BT)
-            key, value = self.keys_values(source_BSD, positions_BT)
+            query = self.queries(x_BTD, positions_BT, keys_B)
+            key, value = self.keys_values(source_BSD, positions_BT, keys_B)
         if cache is not None:
             # Keys are stored rotated, so that no step rotates them again.
             cache, key, value = caches.write(cache, key, value)
@@ -137,23 +142,54 @@ class Attention(nn.Module):
         Returns:
             float[B, T, D].
         """
-        query = self.queries(x_BTD, None)
+        query = self.queries(x_BTD, None, keys_B)
         return self.attend(query, key_BSGH, value_BSGH, mask, None, keys_B, CROSS_ATTENTION_PROBABILITIES)
 
-    def queries(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
-        """Compute queries [B, T, N, H], normalised and rotated as the config says."""
-        return self._place_query(self.query(x_BTD), positions_BT)
+    def queries(
+        self, x_BTD: jax.Array, positions_BT: jax.Array | None, keys_B: jax.Array | None = None
+    ) -> jax.Array:
+        """Compute queries, normalised and rotated as the config says.
 
-    def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Compute keys and values [B, S, G, H] each, normalised and rotated as the config says."""
-        key, value = self._project(x_BSD, (self.key, self.value))
+        Args:
+            x_BTD: what they are made of.
+            positions_BT: int[B, T], for rotary embeddings.
+            keys_B: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            [B, T, N, H].
+        """
+        return self._place_query(self.query(x_BTD, keys_B), positions_BT)
+
+    def keys_values(
+        self, x_BSD: jax.Array, positions_BS: jax.Array | None, keys_B: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Compute keys and values, normalised and rotated as the config says.
+
+        Args:
+            x_BSD: what they are made of.
+            positions_BS: int[B, S], for rotary embeddings.
+            keys_B: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            [B, S, G, H] each.
+        """
+        key, value = self._project(x_BSD, (self.key, self.value), keys_B)
         return self._place_key_value(key, value, positions_BS)
 
     def queries_keys_values(
-        self, x_BTD: jax.Array, positions_BT: jax.Array | None
+        self, x_BTD: jax.Array, positions_BT: jax.Array | None, keys_B: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Compute `queries` and `keys_values` of the same sequence."""
-        query, key, value = self._project(x_BTD, (self.query, self.key, self.value))
+        """Compute `queries` and `keys_values` of the same sequence.
+
+        Args:
+            x_BTD: what they are made of.
+            positions_BT: int[B, T], for rotary embeddings.
+            keys_B: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            (queries, keys, values).
+        """
+        query, key, value = self._project(x_BTD, (self.query, self.key, self.value), keys_B)
         query = self._place_query(query, positions_BT)
         key, value = self._place_key_value(key, value, positions_BT)
         return query, key, value
@@ -203,7 +239,7 @@ class Attention(nn.Module):
         if not (name == "splash" or (name == "cudnn" and cudnn_statistics.is_available())):
             # These two tag what their own backward pass reads; a second tag would keep the output twice.
             y = self._tagged(y, "attention")
-        return checkpoint_name(self.out(y), "attended")
+        return checkpoint_name(self.out(y, keys_B), "attended")
 
     def content_logits(self, x_BTD: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         """Compute the logits of x attending to itself before any mask, without terms of relative positions.
@@ -282,7 +318,7 @@ class Attention(nn.Module):
             bias=bias,
             dtype=cfg.dtype,
             param_dtype=cfg.param_dtype,
-            lora=cfg.lora(f"attention/{target}"),
+            lora=cfg.lora(f"attention/{target}", CROSS_LOW_RANK if self.cross else LOW_RANK),
             flat=joins_heads(cfg),
         )
 
@@ -294,8 +330,10 @@ class Attention(nn.Module):
             return Norm(cfg.norm, num_heads * cfg.head_dim, cfg.param_dtype)
         return Norm(cfg.norm, cfg.head_dim, cfg.param_dtype, num_heads if scope == "each_head" else 0)
 
-    def _project(self, x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
-        return fused_projections(x, layers) if should_fuse() else [layer(x) for layer in layers]
+    def _project(self, x: jax.Array, layers: Sequence[Linear], keys_B: jax.Array | None) -> list[jax.Array]:
+        if should_fuse():
+            return fused_projections(x, layers, keys_B)
+        return [layer(x, keys_B) for layer in layers]
 
     def _place_query(self, query: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         """Normalise, rotate and shard queries."""

@@ -192,7 +192,7 @@ class Block(nn.Module):
         length = h_BTD.shape[1]
         # Both streams read the same keys and values: those of the content and the memory.
         source = jnp.concatenate([self._memory(memory_BMD, h_BTD), h_BTD], 1)
-        key_value = self.attention.keys_values(source, None)
+        key_value = self.attention.keys_values(source, None, keys_B)
         h_attended = self._attend_stream(content, key_value, None, length, keys_B, backwards_B)
         g_attended = self._attend_stream(query, key_value, places_BP, length, keys_B, backwards_B)
         h_BTD = self._finish_stream(h_BTD, h_attended, keys_B, 0)
@@ -212,7 +212,7 @@ class Block(nn.Module):
         key, value = key_value
         is_content = places_BP is None
         query, bias = attention.relative_terms(
-            attention.queries(stream.hidden, None),
+            attention.queries(stream.hidden, None, keys_B),
             key.shape[1],
             stream.mask,
             stream.different_BTS,

@@ -300,6 +300,9 @@ class AdapterConfig:
     lora_alpha: float = 16.0
     """alpha of that scale."""
 
+    lora_dropout: float = 0.0
+    """Rate of the dropout of what a low-rank adapter reads, in [0, 1); W reads all of it (Hu et al. 2022)."""
+
     lora_targets: tuple[str, ...] = ("attention/query", "attention/value")
     """Matrices with low-rank adapters: attention/query, key, value, out (of cross-attention too),
     feedforward/in, gate, out."""
@@ -342,6 +345,12 @@ class Lora(NamedTuple):
 
     scale: float
     """alpha / r."""
+
+    dropout: float = 0.0
+    """Rate of the dropout of its input."""
+
+    site: int = 0
+    """Dropout site."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -461,12 +470,17 @@ class BlockConfig:
         layer_number = place + 1 if self.attention.scale_by_layer else 0
         return dataclasses.replace(self, attention=attention, position=position, layer_number=layer_number)
 
-    def lora(self, target: str) -> Lora | None:
-        """Return the low-rank adapter of a matrix of LORA_TARGETS; None: it has none."""
+    def lora(self, target: str, first_site: int = 0) -> Lora | None:
+        """Return the low-rank adapter of a matrix of LORA_TARGETS; None: it has none.
+
+        first_site: dropout site of the first of LORA_TARGETS, which the others follow.
+        """
         adapters = self.adapters
         if not adapters.lora_rank or target not in adapters.lora_targets:
             return None
-        return Lora(adapters.lora_rank, adapters.lora_alpha / adapters.lora_rank)
+        scale = adapters.lora_alpha / adapters.lora_rank
+        site = first_site + LORA_TARGETS.index(target)
+        return Lora(adapters.lora_rank, scale, adapters.lora_dropout, site)
 
     @property
     def softmax_scale(self) -> float:

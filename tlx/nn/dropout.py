@@ -19,6 +19,9 @@ QUERY_STREAM_OUTPUT = 6
 QUERY_STREAM_OFFSET = 7
 # DeBERTa's table of distances, as each layer reads it.
 DISTANCES = 20
+# Inputs of low-rank adapters, seven sites each: those of a layer, and those of its cross-attention.
+LOW_RANK = 32
+CROSS_LOW_RANK = 40
 
 # Sites outside the layers. Their keys are another branch, so that numbers may repeat.
 EMBEDDING = 0

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tlx.nn.config import BlockConfig
-from tlx.nn.dropout import dropout, fold
+from tlx.nn.dropout import LOW_RANK, dropout, fold
 from tlx.nn.fusion import backward_barrier, forward_barrier, fusion_barrier
 from tlx.nn.linear import Linear, fused_projections, should_fuse
 from tlx.nn.quantized import FORMATS
@@ -82,7 +82,10 @@ class FeedForward(nn.Module):
             self._linear(prefix, name, cfg.width, size, ("embed", "mlp"), cfg.std(cfg.width))
             for name in in_names
         ]
-        products = fused_projections(x_BTD, layers) if should_fuse() else [layer(x_BTD) for layer in layers]
+        if should_fuse():
+            products = fused_projections(x_BTD, layers, keys_B)
+        else:
+            products = [layer(x_BTD, keys_B) for layer in layers]
         before, after = _barriers(cfg)
         tagged = [checkpoint_name(y, name) for y, name in zip(before(products), in_names, strict=True)]
         activation = ACTIVATIONS[part.activation]
@@ -94,7 +97,7 @@ class FeedForward(nn.Module):
         h_BTF = checkpoint_name(constrain(h_BTF, ("batch", "sequence", "mlp")), "hidden")
         h_BTF = dropout(h_BTF, part.dropout, keys_B, site)
         out_std = 0.0 if prefix else cfg.residual_std(cfg.ff_dim)
-        return self._linear(prefix, "out", size, cfg.width, ("mlp", "embed"), out_std)(h_BTF)
+        return self._linear(prefix, "out", size, cfg.width, ("mlp", "embed"), out_std)(h_BTF, keys_B)
 
     def _linear(
         self, prefix: str, name: str, inputs: int, outputs: int, names: tuple[str, str], std: float
@@ -109,7 +112,7 @@ class FeedForward(nn.Module):
             bias=cfg.feedforward.bias,
             dtype=cfg.dtype,
             param_dtype=cfg.param_dtype,
-            lora=None if prefix else cfg.lora(f"feedforward/{name}"),
+            lora=None if prefix else cfg.lora(f"feedforward/{name}", LOW_RANK),
             matmul=cfg.matmul,
             name=prefix + name,
         )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from tlx.base.platform import platform
 from tlx.nn.config import Lora
+from tlx.nn.dropout import dropout
 from tlx.nn.fusion import backward_barrier, forward_barrier
 from tlx.nn.quantized import FORMATS, product
 from tlx.parallel.sharding import logical
@@ -18,8 +19,8 @@ from tlx.parallel.sharding import logical
 class Linear(nn.Module):
     """y[..., outputs] = x[..., inputs] W[inputs, outputs] + b[outputs].
 
-    With `lora` W is W + scale A B (Hu et al. 2022). A is drawn as torch initialises a linear layer (uniform
-    up to fan_in ** -0.5) and B is zero. A B is never built.
+    With `lora` W is W + scale A B (Hu et al. 2022), and A B reads x after a dropout of its own. A is drawn as
+    torch initialises a linear layer (uniform up to fan_in ** -0.5) and B is zero. A B is never built.
     """
 
     inputs: tuple[int, ...]
@@ -70,15 +71,25 @@ class Linear(nn.Module):
             zeros = logical(nn.initializers.zeros_init(), (None, *output_names))
             self.high = self.param("lora_b", zeros, (rank, *self.outputs), dtype)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Apply the map to x[..., inputs]."""
+    def __call__(self, x: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        """Apply the map to x[..., inputs]; keys_B is one PRNG key for each row of x, None: no dropout."""
         if self.flat and self.lora is None:
             return self._with_joined_heads(x)
-        return self.add_terms(_product(x, self.kernel, len(self.inputs), self.matmul), x)
+        return self.add_terms(_product(x, self.kernel, len(self.inputs), self.matmul), x, keys_B)
 
-    def add_terms(self, y: jax.Array, x: jax.Array) -> jax.Array:
-        """Add the low-rank part and b to y = x W."""
+    def add_terms(self, y: jax.Array, x: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
+        """Add the low-rank part and b to y = x W.
+
+        Args:
+            y: [..., outputs].
+            x: [..., inputs]; the low-rank part reads it dropped out.
+            keys_B: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            [..., outputs].
+        """
         if self.lora is not None:
+            x = dropout(x, self.lora.dropout, keys_B, self.lora.site)
             low = _product(x, self.low, len(self.inputs))
             # Two thin products in place of building A B, which is as large as W.
             y = y + _product(low, self.high, 1) * jnp.asarray(self.lora.scale, y.dtype)
@@ -142,11 +153,21 @@ def should_fuse() -> bool:
     return not mesh.empty and mesh.shape.get("tensor", 1) > 1
 
 
-def fused_projections(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
-    """Compute [layer(x) for layer in layers] by one product.
+def fused_projections(
+    x: jax.Array, layers: Sequence[Linear], keys_B: jax.Array | None = None
+) -> list[jax.Array]:
+    """Compute [layer(x, keys_B) for layer in layers] by one product.
 
     Outputs are [F], or [N, H] where every N is a multiple of the least one. Kernels are concatenated within
     groups of heads, so that a dim that is sharded over a mesh axis stays sharded.
+
+    Args:
+        x: [..., inputs].
+        layers: maps of the same inputs.
+        keys_B: one PRNG key for each row of x; None: no dropout.
+
+    Returns:
+        The output of each map.
     """
     # Key heads are fewer than query heads: a group holds one key head and its query heads.
     groups = min(layer.outputs[0] for layer in layers)
@@ -161,7 +182,7 @@ def fused_projections(x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]
     ends = list(itertools.accumulate(kernel.shape[count + 1] for kernel in kernels))
     parts = jnp.split(y, ends[:-1], axis=dim)
     return [
-        layer.add_terms(part.reshape(*x.shape[: x.ndim - count], *layer.outputs), x)
+        layer.add_terms(part.reshape(*x.shape[: x.ndim - count], *layer.outputs), x, keys_B)
         for layer, part in zip(layers, parts, strict=True)
     ]
 

@@ -79,6 +79,31 @@ def with_special_tokens(window: Window, spec: ObjectiveSpec) -> Window:
     return Window(tokens, segments, positions)
 
 
+def check_mask_decoder(times: int, model: ModelConfig, length: int) -> None:
+    """Raise ConfigError unless a model's last layer can run on queries with absolute positions.
+
+    Args:
+        times: How often it runs, `objective.mask_decoder`.
+        model: The model.
+        length: Length of a row.
+
+    Raises:
+        ConfigError: The model adds absolute positions before its layers already, or has too few of them.
+    """
+    position = model.position
+    if position.kind in ("learned", "sinusoidal"):
+        raise ConfigError(
+            f"objective.mask_decoder = {times} adds absolute positions after the other layers; "
+            f"model.position.kind = {position.kind!r} has them before the first one: choose "
+            "'disentangled' or another relative kind, or mask_decoder = 0"
+        )
+    if length > position.max_length:
+        raise ConfigError(
+            f"data.sequence_length = {length} needs {length} positions of the mask decoder, "
+            f"model.position.max_length = {position.max_length}; raise one or lower the other"
+        )
+
+
 class MLMHeads(nn.Module):
     """The parameters "heads/mlm", and "heads/places" of a mask decoder."""
 
@@ -132,21 +157,9 @@ class MLMModule(MaskedModule):
             ConfigError: The model adds absolute positions before its layers already, or has too few of them.
         """
         times = self.config.mask_decoder
-        position = self.model.position
         if not times:
             return super().hidden(batch, keys)
-        if position.kind in ("learned", "sinusoidal"):
-            raise ConfigError(
-                f"objective.mask_decoder = {times} adds absolute positions after the other layers; "
-                f"model.position.kind = {position.kind!r} has them before the first one: choose "
-                "'disentangled' or another relative kind, or mask_decoder = 0"
-            )
-        length = batch["positions"].shape[1]
-        if length > position.max_length:
-            raise ConfigError(
-                f"data.sequence_length = {length} needs {length} positions of the mask decoder, "
-                f"model.position.max_length = {position.max_length}; raise one or lower the other"
-            )
+        check_mask_decoder(times, self.model, batch["positions"].shape[1])
         return self.lm.with_queries(batch, self.heads.places(batch["positions"]), times, keys=keys)
 
 

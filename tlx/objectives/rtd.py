@@ -1,5 +1,6 @@
 """ELECTRA: a small generator fills in masked tokens, the model says of every token whether it was replaced.
 
+A row has two segments of one document (shared/electra_rows.py), or is packed text as in masked language modelling.
 google-research/electra pretrain/pretrain_helpers.py and run_pretraining.py: of n tokens max(1, min(N,
 round(n * masking_rate))) positions, N = int((masking_rate + .005) * length), drawn with replacement from the
 ordinary tokens (19 draws of 126 are 17.7 positions on average); each draw shows mask (85%) or changes
@@ -11,6 +12,12 @@ drawn twice is filled by its first draw; the official code fills in the mean of 
 Sharing of embeddings: "all" is ELECTRA's, tables and the norm after them are one for both; "gdes" is
 DeBERTa v3's: the model reads the generator's token table without sending it gradients, plus a difference of
 its own that begins at zero ("heads/difference": `standalone` adds it for use without a generator); "none".
+
+DeBERTa v3 (microsoft/DeBERTa apps/tasks/rtd_task.py) draws no position twice (`draws`), shows mask at all of them
+(`mask_token_fraction` 1), and its generator has the enhanced mask decoder (`mask_decoder`, see mlm.py). It updates
+the generator before the model reads the generator's table; here both are one update of one loss. With "gdes" no
+gradient of either loss reaches the other's parameters, so that with Adam two differences are left: the table that the
+model reads is older by one update, and train.clip_norm is of the norm of both gradients together.
 """
 
 import dataclasses
@@ -25,9 +32,9 @@ from typing_extensions import override
 
 from tlx.base.errors import ConfigError
 from tlx.base.term import Term, Terms
-from tlx.data.window import Window, WindowSpec
+from tlx.data.window import Window, WindowSpec, window_of_texts
 from tlx.models.config import ModelConfig
-from tlx.models.heads import DetectionHead, MaskedHead
+from tlx.models.heads import DetectionHead, MaskedHead, PositionTable
 from tlx.models.transformer import Transformer, token_table
 from tlx.models.transformer_stack import StackInputs, TransformerStack
 from tlx.nn import embed
@@ -35,8 +42,8 @@ from tlx.nn.dropout import fold
 from tlx.nn.embed import Unembedding
 from tlx.nn.losses import cross_entropy
 from tlx.nn.norm import Norm
-from tlx.objectives.mlm import with_special_tokens
-from tlx.objectives.shared.arrays import sparse_targets
+from tlx.objectives.mlm import check_mask_decoder, with_special_tokens
+from tlx.objectives.shared.arrays import leading_ones, pad_to_length, sparse_targets
 from tlx.objectives.shared.base import (
     Batch,
     Objective,
@@ -45,6 +52,8 @@ from tlx.objectives.shared.base import (
     Predictions,
     at_positions,
 )
+from tlx.objectives.shared.electra_rows import two_segments
+from tlx.objectives.shared.masking import one_of_each_window
 from tlx.parallel.sharding import logical
 from tlx.text.frames import Frame
 
@@ -55,16 +64,28 @@ class RTD:
 
     name: str = "rtd"
     """Name in the table of objectives."""
+    rows: Literal["segments", "packed"] = "segments"
+    """Text of a row: "segments", two of one document with types of their own (ELECTRA), or "packed", documents one
+    after the other without types (DeBERTa v3)."""
+    single_segment_fraction: float = 0.1
+    """Fraction of the rows of "segments" that have one segment, 0 to 1."""
+    short_sequence_fraction: float = 0.05
+    """Fraction of the rows of "segments" that have a random length, 0 to 1."""
     masking_rate: float = 0.15
     """Draws as a fraction of a row's tokens, above 0 and at most 1."""
     mask_token_fraction: float = 0.85
     """Fraction of the draws that are shown to the generator as mask; the others as they are."""
+    draws: Literal["with_replacement", "without_replacement", "window"] = "with_replacement"
+    """Positions that are drawn: any, perhaps twice (ELECTRA); each at most once; or, as DeBERTa's code does it, one
+    of each window of int(1 / masking_rate) tokens (see masking.py)."""
     rtd_weight: float = 50.0
     """Weight of the detection loss."""
     generator_fraction: float = 0.25
     """Width of the generator as a fraction of the model's, with heads of 64."""
     generator_layers: int = 0
     """Layers of the generator; 0 is as many as the model."""
+    mask_decoder: int = 0
+    """Times that the generator's last layer runs on queries with absolute positions (DeBERTa v3: 2); 0: none."""
     temperature: float = 1.0
     """Temperature of the generator's samples, above 0."""
     embedding_sharing: Literal["all", "gdes", "none"] = "all"
@@ -77,7 +98,10 @@ class RTD:
         for name in ("masking_rate", "mask_token_fraction", "generator_fraction"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must be above 0 and at most 1")
-        for name in ("rtd_weight", "generator_layers"):
+        for name in ("single_segment_fraction", "short_sequence_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"objective.{name} = {getattr(self, name)} must lie in 0..1")
+        for name in ("rtd_weight", "generator_layers", "mask_decoder"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"objective.{name} = {getattr(self, name)} must not be negative")
         if not self.temperature > 0:
@@ -124,16 +148,30 @@ class Generator(nn.Module):
         if self.own_table:
             self.embedding = token_table(self.cfg)
 
-    def __call__(self, x_BTE: jax.Array, batch: Batch, keys: jax.Array | None) -> jax.Array:
-        """Return the hidden states [B, T, D] of embedded tokens [B, T, E]."""
+    def __call__(
+        self, x_BTE: jax.Array, batch: Batch, keys: jax.Array | None, query_BTD: jax.Array | None, times: int
+    ) -> jax.Array:
+        """Compute hidden states.
+
+        Args:
+            x_BTE: Embedded tokens.
+            batch: Arrays of the batch.
+            keys: A PRNG key for each row; None draws nothing.
+            query_BTD: What the mask decoder adds to the last layer's input; None: no mask decoder.
+            times: Times that the last layer runs on queries; 0: no mask decoder.
+
+        Returns:
+            [B, T, D].
+        """
         inputs = StackInputs(batch["positions"], batch["segments"], types_BT=batch.get("types"))
+        inputs = inputs._replace(query_BTD=query_BTD, query_passes=times)
         return self.tower(x_BTE, inputs, keys_B=keys).hidden
 
 
 class RTDHeads(nn.Module):
     """The parameters "heads/generator", "heads/mlm" (the generator's) and "heads/rtd".
 
-    Where the config asks for them also "heads/rtd_norm" and "heads/difference".
+    Where the config asks for them also "heads/places" (the generator's), "heads/rtd_norm" and "heads/difference".
     """
 
     model: ModelConfig
@@ -145,6 +183,8 @@ class RTDHeads(nn.Module):
         generator = generator_config(cfg, self.config)
         self.generator = Generator(generator, self.config.embedding_sharing == "none")
         self.mlm = MaskedHead(generator)
+        if self.config.mask_decoder:
+            self.places = PositionTable(generator)
         self.rtd = DetectionHead(cfg)
         if self.config.head == "deberta":
             self.rtd_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
@@ -186,7 +226,12 @@ class RTDModule(ObjectiveModule):
         if self.config.embedding_sharing == "all":
             front = self.lm.encoder.front
             x_BTE = front(x_BTE, batch["positions"], batch.get("types"), None, tables_only=True)
-        hidden_BTD = generator(x_BTE, batch, keys)
+        times = self.config.mask_decoder
+        query_BTD = None
+        if times:
+            check_mask_decoder(times, self.model, batch["positions"].shape[1])
+            query_BTD = self.heads.places(batch["positions"])
+        hidden_BTD = generator(x_BTE, batch, keys, query_BTD, times)
         hidden_BPD = at_positions(hidden_BTD, batch["target_positions"])
         unembedding = Unembedding(table, None, 1.0, self.model.vocab_size)
         return Predictions(*self.heads.mlm(hidden_BPD, unembedding)), None
@@ -258,60 +303,108 @@ class RTDObjective(Objective):
 
     @override
     def frame(self, spec: ObjectiveSpec) -> Frame:
-        """Return cls before a text, sep after it; the second of two texts has no type of its own."""
+        """Return cls before a text, sep after each; the second of two has a type of its own, in packed rows none."""
         vocab = spec.vocab
-        return Frame(before=(vocab.cls,), between=(vocab.sep,), after=(vocab.sep,))
+        second_type = int(spec.config.rows == "segments")
+        return Frame(before=(vocab.cls,), between=(vocab.sep,), after=(vocab.sep,), second_type=second_type)
 
     @override
     def clean_example(
         self, texts: Sequence[np.ndarray], spec: ObjectiveSpec, languages: Sequence[int] = (0, 0)
     ) -> dict[str, np.ndarray]:
-        """Make a row in which nothing is replaced."""
-        row = super().clean_example(texts, spec, languages)
+        """Make a row of one text, or of two segments, in which nothing is replaced."""
+        rng = np.random.default_rng(0)
+        if spec.config.rows == "segments":
+            row = self._row(rng, *_of_segments(texts, spec), spec)
+        else:
+            row = self.example(
+                rng, window_of_texts(self.window_spec(spec), texts, spec.vocab, languages), spec
+            )
         return {**row, "tokens": row["original_tokens"]}
 
     @override
     def window_spec(self, spec: ObjectiveSpec) -> WindowSpec:
-        """Return packed windows that leave room for cls and sep; raises ConfigError if there is none."""
-        if spec.length < 3:
-            raise ConfigError(f"data.sequence_length = {spec.length} must be at least 3 for rtd")
-        return WindowSpec(length=spec.length - 2)
+        """Return windows that leave room for cls and sep, pieces of documents or packed.
+
+        Raises:
+            ConfigError: There is no room.
+        """
+        segments = spec.config.rows == "segments"
+        least = 5 if segments else 3
+        if spec.length < least:
+            raise ConfigError(f"data.sequence_length = {spec.length} must be at least {least} for rtd")
+        return WindowSpec(length=spec.length - 2, layout="document" if segments else "packed")
 
     @override
     def example(self, rng: np.random.Generator, window: Window, spec: ObjectiveSpec) -> dict[str, np.ndarray]:
         """Make a row with masked tokens for the generator.
 
-        window: Packed text, [length - 2].
+        window: A piece of a document, or packed text, [length - 2].
 
         Returns:
-            tokens (what the generator sees), original_tokens, positions, segments [length]; target_positions
-            in the order drawn, targets, weights and fill_positions (0 for a position drawn before) [P];
-            noise [].
+            tokens (what the generator sees), original_tokens, positions, segments [length], and types [length] of
+            two segments; target_positions in the order drawn, targets, weights and fill_positions (0 for a position
+            drawn before) [P]; noise [].
         """
+        if spec.config.rows == "segments":
+            return self._row(rng, *_of_segments(two_segments(rng, window, spec), spec), spec)
+        return self._row(rng, with_special_tokens(window, spec), {}, spec)
+
+    def _row(
+        self, rng: np.random.Generator, text: Window, types: dict[str, np.ndarray], spec: ObjectiveSpec
+    ) -> dict[str, np.ndarray]:
+        """Make the row of a text with its special ids, [length]; `types` are arrays that it has besides."""
         config = spec.config
         vocab = spec.vocab
-        tokens, segments, positions, *_ = with_special_tokens(window, spec)
-        num_real = int(np.count_nonzero(segments))
+        num_real = int(np.count_nonzero(text.segments))
         size = max_predictions(spec.length, config)
-        candidates = np.flatnonzero(~vocab.special[tokens[:num_real]])
+        candidates = np.flatnonzero(~vocab.special[text.tokens[:num_real]])
         # In float32, as the official code rounds.
         count = max(1, min(size, int(np.rint(np.float32(num_real) * np.float32(config.masking_rate)))))
-        count = count if len(candidates) else 0
-        drawn = candidates[rng.integers(0, len(candidates), count)] if count else candidates
-        shown = tokens.copy()
+        drawn = candidates[_draw(rng, len(candidates), count, config)]
+        count = len(drawn)
+        shown = text.tokens.copy()
         shown[drawn[rng.random(count) < config.mask_token_fraction]] = vocab.mask
         fills = np.zeros(size, np.int32)
         first = np.unique(drawn, return_index=True)[1]
         fills[first] = drawn[first]
         return {
             "tokens": shown,
-            "original_tokens": tokens,
-            "positions": positions,
-            "segments": segments,
-            **sparse_targets(tokens, drawn, size, vocab.pad),
+            "original_tokens": text.tokens,
+            "positions": text.positions,
+            "segments": text.segments,
+            **types,
+            **sparse_targets(text.tokens, drawn, size, vocab.pad),
             "fill_positions": fills,
             "noise": np.array(rng.integers(2**31), np.int32),
         }
+
+
+def _draw(rng: np.random.Generator, num_candidates: int, count: int, config: RTD) -> np.ndarray:
+    """Draw the indices of `count` candidates as `config.draws` says; fewer where there are not so many."""
+    if not num_candidates:
+        return np.zeros(0, np.int64)
+    if config.draws == "window":
+        return one_of_each_window(rng, num_candidates, count, config.masking_rate)
+    if config.draws == "without_replacement":
+        return rng.choice(num_candidates, min(count, num_candidates), replace=False, shuffle=False)
+    return rng.integers(0, num_candidates, count)
+
+
+def _of_segments(texts: Sequence[np.ndarray], spec: ObjectiveSpec) -> tuple[Window, dict[str, np.ndarray]]:
+    """Return cls A sep [B sep] as a window [length], and `types`; B may be missing or empty."""
+    vocab = spec.vocab
+    parts = [text for text in texts if len(text)]
+    pieces = [[vocab.cls]] + [piece for part in parts for piece in (part, [vocab.sep])]
+    ids = np.concatenate(pieces) if parts else np.zeros(0, np.int32)
+    # cls and the sep after A are A's.
+    types = np.arange(len(ids)) > len(parts[0]) + 1 if parts else ids
+    window = Window(
+        pad_to_length(ids, spec.length, vocab.pad),
+        leading_ones(len(ids), spec.length),
+        pad_to_length(np.arange(len(ids)), spec.length),
+    )
+    return window, {"types": pad_to_length(types, spec.length)}
 
 
 OBJECTIVE = RTDObjective()

@@ -24,7 +24,6 @@ from tlx.metrics.calibration import expected_calibration_error
 from tlx.metrics.picture import draw_confusion
 from tlx.metrics.resampling import mean_of
 from tlx.models.heads import TaskHeadConfig
-from tlx.nn.losses import cross_entropy
 from tlx.tasks.shared.base import (
     Batch,
     Columns,
@@ -48,6 +47,7 @@ from tlx.tasks.shared.class_weights import (
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, mean_over, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.labels import check_label, class_of, classes_of, names_of
+from tlx.tasks.shared.language_model_loss import check_lm_loss_weight, language_model_loss
 from tlx.tasks.shared.packed_examples import JoinedItems, PackableTask, joined_row
 from tlx.text.tokenizer import Tokenizer
 
@@ -71,6 +71,8 @@ class Classes:
     """Whether a record has any number of classes, as a list or as a text that `separator` cuts."""
     separator: str = ","
     """Separator of the classes in a text."""
+    figures_by: str = ""
+    """Column by whose values the accuracy of single labels is given too, such as the language of XNLI's records."""
     lm_loss_weight: float = 0.0
     """Weight of the language model's loss on the same row, for decoders; 0 leaves it out."""
     packing: bool = False
@@ -98,8 +100,7 @@ class Classes:
         """Raise ConfigError naming the field, its value and what is legal."""
         if len(set(self.labels)) != len(self.labels) or len(self.labels) == 1:
             raise ConfigError(f"objective.labels = {self.labels} must be two or more, none of them twice")
-        if self.lm_loss_weight < 0:
-            raise ConfigError(f"objective.lm_loss_weight = {self.lm_loss_weight} must not be negative")
+        check_lm_loss_weight(self.lm_loss_weight)
         if self.multi_label and not self.separator:
             raise ConfigError("objective.separator is empty; it cuts a text into its labels")
         if self.multi_label and self.out_of_scope_label:
@@ -176,7 +177,8 @@ class ClassesModule(TaskModule):
             return super().__call__(batch, carry, keys)
         hidden = hidden_states(self.lm, batch, keys)
         terms = self.terms(self._logits(hidden, batch, keys), batch)
-        return terms | {"lm_loss": self._lm_loss(hidden, batch)}, None
+        weight = self.config.lm_loss_weight
+        return terms | {"lm_loss": language_model_loss(self.lm, hidden, batch, self.loss, weight)}, None
 
     def _logits(self, hidden: jax.Array, batch: Batch, keys: jax.Array | None) -> dict[str, jax.Array]:
         return {"logits": self.heads(self._pooled(hidden, batch), keys)}
@@ -189,17 +191,6 @@ class ClassesModule(TaskModule):
         segments = batch["decoder_segments" if self.model.kind == "encoder_decoder" else "segments"]
         means = mean_over(hidden_BTD, segments, place.shape[1] if place.ndim == 2 else 1)
         return means if place.ndim == 2 else means[:, 0]
-
-    def _lm_loss(self, hidden_BTD: jax.Array, batch: Batch) -> Term:
-        segments = batch["segments"]
-        weights = batch["weights"]
-        rows_B = weights if weights.ndim == 1 else jnp.max(weights, axis=1)
-        real = (segments[:, 1:] > 0) * (segments[:, 1:] == segments[:, :-1]) * rows_B[:, None]
-        real = real * (batch["tokens"][:, 1:] < self.model.padded_vocab)  # a trained prompt is no target
-        terms = cross_entropy(
-            hidden_BTD[:, :-1], self.lm.unembedding(), batch["tokens"][:, 1:], real, self.loss
-        )
-        return terms["loss"]._replace(loss_weight=self.config.lm_loss_weight)
 
 
 def class_terms(
@@ -298,6 +289,8 @@ class ClassificationTask(PackableTask):
     def check_record(self, config: Any, record: Record) -> None:
         """Raise DataError where a text or the label is missing or not valid."""
         check_texts(record, self.text_columns(config))
+        if config.figures_by:
+            record.joined(config.figures_by, "objective.figures_by")
         check_label(record, config.label, config.labels, config.label_separator)
 
     @override
@@ -411,6 +404,8 @@ class ClassificationTask(PackableTask):
         if count <= _LISTED:
             by_class: Any = metrics.per_class(predicted, true, count).f1
             figures |= {f"f1/{name}": float(f1) for name, f1 in zip(names, by_class, strict=True)}
+        if config.figures_by and not config.multi_label:
+            figures |= _accuracy_by(predicted == true, records, config.figures_by)
         if config.out_of_scope_label:
             figures |= _scope_figures(predicted, true, names.index(config.out_of_scope_label))
         if not config.multi_label:
@@ -435,6 +430,12 @@ class ClassificationTask(PackableTask):
             predicted, true = labellings(predictions, records, spec.config)
             names = spec.config.labels
             draw_confusion(metrics.confusion(predicted, true, len(names)), names, path)
+
+
+def _accuracy_by(right: np.ndarray, records: Sequence[Record], column: str) -> dict[str, float]:
+    """Return the accuracy of the records of each value of a column, values sorted."""
+    values = np.array([record.joined(column, "objective.figures_by") for record in records])
+    return {f"accuracy/{name}": float(right[values == name].mean()) for name in np.unique(values)}
 
 
 def _scope_figures(predicted: np.ndarray, true: np.ndarray, outside: int) -> dict[str, float]:

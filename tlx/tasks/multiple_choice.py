@@ -1,7 +1,8 @@
 """Which of a few texts goes on, or answers, best: causes and effects, endings, reading tests.
 
 Each choice is a row after what all share (the context, and a question where there is one); a head gives
-each row a number, and the softmax over the rows is the answer (Radford et al. 2018, 3.3).
+each row a number, and the softmax over the rows is the answer (Radford et al. 2018, 3.3). A decoder may keep
+its language model loss on all the rows beside it.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ from tlx.tasks.shared.base import (
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.labels import check_label, class_of, names_of
+from tlx.tasks.shared.language_model_loss import check_lm_loss_weight, language_model_loss
 from tlx.text.tokenizer import Tokenizer
 
 _CONTEXT = "all of the context"  # a column that no file has
@@ -52,8 +54,12 @@ class MultipleChoice:
     labels: tuple[str, ...] = ()
     """Labels of the choices, in order; () takes the training records' labels, sorted."""
 
+    lm_loss_weight: float = 0.0
+    """Weight of the language model's loss on the rows, decoders only (Radford et al. 2018: 0.5); 0: none."""
+
     def validate(self) -> None:
         """Raise ConfigError naming the field, its value and what is legal."""
+        check_lm_loss_weight(self.lm_loss_weight)
         if len(self.choices) < 2 or not self.context:
             raise ConfigError(
                 f"objective.choices = {self.choices} must be two columns or more, "
@@ -76,13 +82,26 @@ class ChoiceModule(TaskModule):
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, K]."""
-        hidden_BKD = select_place(hidden_states(self.lm, batch, keys), batch["place"])
-        return {"logits": self.heads(hidden_BKD, keys)[..., 0]}
+        return self._logits(hidden_states(self.lm, batch, keys), batch, keys)
 
     @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the terms "loss" and "accuracy"."""
         return class_terms(outputs["logits"], batch, False, self.loss.label_smoothing)
+
+    @override
+    def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
+        """Return the base class's terms, and "lm_loss" where the config asks for it."""
+        weight = self.config.lm_loss_weight
+        if not weight or self.model.kind != "decoder":
+            return super().__call__(batch, carry, keys)
+        hidden = hidden_states(self.lm, batch, keys)
+        terms = self.terms(self._logits(hidden, batch, keys), batch)
+        return terms | {"lm_loss": language_model_loss(self.lm, hidden, batch, self.loss, weight)}, None
+
+    def _logits(self, hidden: jax.Array, batch: Batch, keys: jax.Array | None) -> dict[str, jax.Array]:
+        hidden_BKD = select_place(hidden, batch["place"])
+        return {"logits": self.heads(hidden_BKD, keys)[..., 0]}
 
 
 class MultipleChoiceTask(Task):

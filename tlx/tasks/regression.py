@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import Columns
+from tlx.tasks.shared.language_model_loss import check_lm_loss_weight
 from tlx.tasks.similarity import SimilarityTask, check_scale
 
 
@@ -34,8 +35,12 @@ class Regression:
     parameters; or "tokenizer", as an imported tokenizer's own template has them, which is how models imported with
     their head were trained."""
 
+    lm_loss_weight: float = 0.0
+    """Weight of the language model's loss on the row, decoders only (Radford et al. 2018: 0.5); 0: none."""
+
     def validate(self) -> None:
-        """Raise ConfigError for a scale without extent."""
+        """Raise ConfigError for a scale without extent and for a negative weight."""
+        check_lm_loss_weight(self.lm_loss_weight)
         check_scale(self.min_score, self.max_score)
 
 

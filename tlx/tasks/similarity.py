@@ -2,7 +2,8 @@
 
 The loss is the mean square of the error in units of the scale from `min_score` to `max_score`. A decoder
 reads the pair in both orders, whose hidden states are added before the head (Radford et al. 2018, 3.3), for
-the order of a pair of likes means nothing; other kinds see both texts from both sides and read one.
+the order of a pair of likes means nothing; other kinds see both texts from both sides and read one. A decoder may
+keep its language model loss on both orders beside it.
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ from tlx.tasks.shared.base import (
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
 from tlx.tasks.shared.inputs import KINDS, input_row
 from tlx.tasks.shared.labels import number_of
+from tlx.tasks.shared.language_model_loss import check_lm_loss_weight, language_model_loss
 from tlx.text.tokenizer import Tokenizer
 
 
@@ -68,8 +70,12 @@ class Similarity:
     parameters; or "tokenizer", as an imported tokenizer's own template has them, which is how models imported with
     their head were trained."""
 
+    lm_loss_weight: float = 0.0
+    """Weight of the language model's loss on the rows, decoders only (Radford et al. 2018: 0.5); 0: none."""
+
     def validate(self) -> None:
-        """Raise ConfigError for a scale without extent."""
+        """Raise ConfigError for a scale without extent and for a negative weight."""
+        check_lm_loss_weight(self.lm_loss_weight)
         check_scale(self.min_score, self.max_score)
 
 
@@ -84,10 +90,7 @@ class SimilarityModule(TaskModule):
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return number [B], on the scale from 0 to 1."""
-        hidden = select_place(hidden_states(self.lm, batch, keys), batch["place"])
-        if hidden.ndim == 3:  # both orders of a pair
-            hidden = jnp.sum(hidden, axis=1)
-        return {"number": self.heads(hidden, keys)[:, 0]}
+        return self._number(hidden_states(self.lm, batch, keys), batch, keys)
 
     @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
@@ -95,6 +98,22 @@ class SimilarityModule(TaskModule):
         errors = outputs["number"] - batch["label"]
         weights = batch["weights"]
         return {"loss": Term(jnp.sum(jnp.square(errors) * weights), jnp.sum(weights), 1.0)}
+
+    @override
+    def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
+        """Return the base class's terms, and "lm_loss" where the config asks for it."""
+        weight = self.config.lm_loss_weight
+        if not weight or self.model.kind != "decoder":
+            return super().__call__(batch, carry, keys)
+        hidden = hidden_states(self.lm, batch, keys)
+        terms = self.terms(self._number(hidden, batch, keys), batch)
+        return terms | {"lm_loss": language_model_loss(self.lm, hidden, batch, self.loss, weight)}, None
+
+    def _number(self, hidden: jax.Array, batch: Batch, keys: jax.Array | None) -> dict[str, jax.Array]:
+        hidden = select_place(hidden, batch["place"])
+        if hidden.ndim == 3:  # both orders of a pair
+            hidden = jnp.sum(hidden, axis=1)
+        return {"number": self.heads(hidden, keys)[:, 0]}
 
 
 class SimilarityTask(Task):

@@ -18,6 +18,7 @@ from tlx.data.text_bytes import bytes_of_ids
 from tlx.evaluation import likelihood
 from tlx.evaluation.answers import Evaluation, evaluate_task, make_predictor, with_ceiling, with_interval
 from tlx.evaluation.few_shot import FewShotConfig, evaluate_few_shot
+from tlx.run import RunConfig
 from tlx.run.assemble import open_pipeline, open_split
 from tlx.run.spec import spec_of
 from tlx.trainer.config_input import ConfigLike, read_config
@@ -132,17 +133,24 @@ def has_labels(model: LoadedModel) -> bool:
     return is_task(model.config)
 
 
-def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> EvaluationResult:
-    """Scores on the run's records of a split, or on all of some files."""
-    config = model.config
-    split = request.split
-    if request.data is not None and config.data.records.sets:
+def records_of_request(config: RunConfig, request: EvaluationRequest) -> tuple[RunConfig, RecordSplit]:
+    """Return the config, and the split of it, whose records a request means: the run's own, or those of files.
+
+    Raises:
+        ConfigError: Files are given to a run of several sets of records.
+    """
+    if request.data is None:
+        return config, request.split
+    if config.data.records.sets:
         names = ", ".join(records.name for records in config.data.records.sets)
         raise ConfigError(f"--data: the run has several sets of records ({names}); give --split alone")
-    if request.data is not None:
-        records = dataclasses.replace(config.data.records, test=(request.data,))
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, records=records))
-        split = "test"
+    records = dataclasses.replace(config.data.records, test=(request.data,))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, records=records)), "test"
+
+
+def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> EvaluationResult:
+    """Scores on the run's records of a split, or on all of some files."""
+    config, split = records_of_request(model.config, request)
     pipeline: Any = open_split(config, model.tokenizer, split, request.batch_size or 0)
     module: Any = model.module
     spec: Any = spec_of(config, model.tokenizer)

@@ -141,6 +141,22 @@ def check_is_task(config: Any) -> None:
         raise ConfigError(f"objective.name = {name!r} is no task; tasks are {', '.join(TASKS)}")
 
 
+def label_ids(config: RunConfig, tokenizer: Tokenizer) -> list[list[int]]:
+    """Return the ids of the names of a task's labels, from which a prompt's vectors start.
+
+    Raises:
+        ConfigError: The task has no labels, or one without ids.
+    """
+    names = [name for name in getattr(config.objective, "labels", ()) if name]
+    ids = [tokenizer.encode(name) for name in names]
+    if config.adapt.method != "prompt" or not ids or not all(ids):
+        raise ConfigError(
+            f"adapt.prompt_init = 'labels' needs adapt.method = 'prompt' (it is {config.adapt.method!r}) and a task "
+            f"with names of labels (objective.name = {config.objective.name!r} has {tuple(names)})"
+        )
+    return ids
+
+
 class _Builder:
     """Assembles runs of one base; those that differ only in their seed share a compiled program.
 
@@ -169,7 +185,10 @@ class _Builder:
         if start is None:
             return None
         task = config.objective.name
-        return lambda like: from_base(like, start.params, task, start.tokenizer.vocab, config.seed)
+        tokenizer = start.tokenizer
+        prompt = label_ids(config, tokenizer) if config.adapt.prompt_init == "labels" else ()
+        fresh = config.adapt.reinit_layers
+        return lambda like: from_base(like, start.params, task, tokenizer.vocab, config.seed, prompt, fresh)
 
 
 def _make_evaluator(run: Run) -> Evaluator:

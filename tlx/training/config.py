@@ -61,6 +61,8 @@ class TrainConfig:
     must divide batch_size."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradients, above 0; None does not clip."""
+    layer_norms: bool = False
+    """Whether the metrics hold the norm of each layer's gradient, "grad_norm/encoder/00" and so on from below."""
     max_skipped: int = 20
     """Number of skipped steps in a row (loss or gradient not finite, or a loss spike) after which the run has
     diverged: it goes back to the last good checkpoint, or stops (exit code 76). 1 or more."""

@@ -10,6 +10,7 @@ import optax
 
 from tlx.base import tree
 from tlx.base.term import Term, mean
+from tlx.optim.leaves import STACK
 from tlx.training import carry as carries
 from tlx.training.config import TrainConfig
 from tlx.training.ema import next_average
@@ -88,6 +89,7 @@ def make_step(
             "total_loss": result.loss,
             **limits,
             "grad_norm": norm,
+            **(layer_norms(result.grads) if config.layer_norms else {}),
             "param_norm": optax.tree.norm(params),
             # The optimizer has made one update fewer for each skipped step.
             "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
@@ -173,6 +175,29 @@ def term_weights(module: Any, state: State, batch: Batch, keys: jax.Array) -> di
     """
     terms, _ = module.apply({"params": merge_params(state.params, state.frozen)}, batch, state.carry, keys)
     return {name: jnp.asarray(term.weight, jnp.float32) for name, term in terms.items()}
+
+
+def layer_norms(grads: Any) -> Metrics:
+    """Compute the norm of the gradient of each layer of each stack.
+
+    Args:
+        grads: Gradients; those of a stack have the layers as their first dim.
+
+    Returns:
+        float32 [] by "grad_norm/STACK/LAYER", layers counted from below.
+    """
+    squares: dict[str, jax.Array] = {}
+    for path, grad in tree.flatten(grads).items():
+        names = path.split("/")
+        if STACK in names[:-1]:
+            stack = names[names.index(STACK) - 1]
+            of_leaf = jnp.sum(jnp.square(grad.astype(jnp.float32)), axis=tuple(range(1, grad.ndim)))
+            squares[stack] = squares[stack] + of_leaf if stack in squares else of_leaf
+    return {
+        f"grad_norm/{stack}/{layer:02}": jnp.sqrt(of_layers[layer])
+        for stack, of_layers in squares.items()
+        for layer in range(len(of_layers))
+    }
 
 
 def row_keys(seed: jax.Array, step: jax.Array, batch_size: int) -> jax.Array:

@@ -11,7 +11,9 @@ Counts and candidates, by recipe:
 What is drawn, by unit: single tokens; whole words (bert's do_whole_word_mask: a word that would exceed the
 count is passed over); or n-grams of whole words (google-research/albert: a start at random, n in
 1..max_ngram with P(n) ~ 1/n, shorter ones tried where the count would be exceeded, none where one of its
-tokens is taken). Special tokens belong to no word, n-grams run over them.
+tokens is taken). Special tokens belong to no word, n-grams run over them. Unit "window" is DeBERTa's (microsoft/
+DeBERTa apps/tasks/mlm_task.py, n-grams of 1): one token of each window of int(1 / masking_rate) tokens, 6 of .15,
+from the left until the count is reached, so that the end of a full row is never masked (12 of 126 tokens).
 """
 
 import dataclasses
@@ -37,8 +39,8 @@ class Masking:
     """Most targets of a row (BERT: 20 at length 128); None is no limit."""
     recipe: Literal["bert", "roberta"] = "bert"
     """Rules of counts and candidates: those of "bert" or "roberta"."""
-    unit: Literal["token", "word", "ngram"] = "token"
-    """Unit of masking: "token", "word" (whole words) or "ngram" (of whole words)."""
+    unit: Literal["token", "word", "ngram", "window"] = "token"
+    """Unit of masking: "token", "word" (whole words), "ngram" (of whole words) or "window" (a token of each)."""
     max_ngram: int = 3
     """Longest n-gram in words, for unit "ngram"."""
     copies: int = 0
@@ -100,6 +102,8 @@ def chosen_positions(
         return np.sort(rng.choice(length, count, replace=False, shuffle=False)) if length else _NONE
     candidates = np.flatnonzero(~spec.vocab.special[tokens])
     count = min(num_predictions(length, config), len(candidates))
+    if config.unit == "window":
+        return candidates[one_of_each_window(rng, len(candidates), count, config.masking_rate)]
     if config.unit == "token":
         return np.sort(rng.choice(candidates, count, replace=False, shuffle=False))
     edges = word_edges(candidates, tokens, spec)
@@ -107,6 +111,25 @@ def chosen_positions(
         words = _draw_words(rng, np.diff(edges), count)
         return candidates[np.sort(_concatenated_ranges(edges[:-1][words], edges[1:][words]))]
     return candidates[_ngrams(rng, edges, count, config.max_ngram)]
+
+
+def one_of_each_window(
+    rng: np.random.Generator, num_candidates: int, count: int, masking_rate: float
+) -> np.ndarray:
+    """Draw one candidate of each window of int(1 / masking_rate) of them, the last one perhaps shorter.
+
+    Args:
+        rng: Random generator of the row.
+        num_candidates: Number of candidates.
+        count: Most indices that are returned.
+        masking_rate: Fraction of the row's tokens to predict.
+
+    Returns:
+        Indices of the candidates of the first `count` windows, ascending.
+    """
+    size = int(1 / masking_rate)
+    begins = np.arange(0, num_candidates, size)
+    return (begins + rng.integers(0, np.minimum(size, num_candidates - begins)))[:count]
 
 
 _NONE = np.zeros(0, np.int64)

@@ -203,6 +203,11 @@ class Task(Objective):
         for name, _ in (*self.text_columns(config), *self.target_columns(config)):
             check_unicode(record, record.values.get(name))
 
+    def figures_of_terms(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """Return further metrics that follow from the means of the module's terms over a split."""
+        del terms
+        return {}
+
     def ceiling(self, items: Sequence[Any], records: Sequence[Record], spec: TaskSpec) -> Scores | None:
         """Return the scores of predictions that are right at every position that is learned.
 

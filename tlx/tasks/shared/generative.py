@@ -13,7 +13,8 @@ texts are generated is what was read in training.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -139,6 +140,9 @@ def target_ids(text: np.ndarray, spec: TaskSpec, languages: Languages = (None, N
     return np.concatenate([frame.begin, text, end])[: spec.config.target_length].astype(np.int32)
 
 
+_LARGEST_EXPONENT = 700.0  # a float64 holds its exponential
+
+
 class GenerationModule(TaskModule):
     """An encoder-decoder or a decoder, without a head of the task's own: still a language model."""
 
@@ -193,6 +197,11 @@ class GenerativeTask(Task):
         if spec.kind == "decoder" and not trained.cue:
             return dataclasses.replace(trained, cue=(spec.vocab.sep,))
         return trained
+
+    @override
+    def figures_of_terms(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """Return the perplexity of a token of the targets, given the tokens before it."""
+        return {"perplexity": math.exp(min(terms["loss"], _LARGEST_EXPONENT))}
 
     @override
     def empty_item(self, spec: TaskSpec) -> GenerationItem:

@@ -1,0 +1,54 @@
+r"""Why fine-tuning of BERT on small data fails for some seeds: RTE, or any pairs with a label.
+
+    tlx finetune --config=configs/finetune/instability.py --from=BASE --seeds=5 \
+        --config.data.records.train="('RTE/train.tsv',)" --config.data.records.validation="('RTE/dev.tsv',)"
+    tlx finetune --config=configs/finetune/instability.py:corrected --from=BASE --seeds=5 ...
+    tlx finetune --config=configs/finetune/instability.py:corrected:long --from=BASE --seeds=5 ...
+    tlx report runs/plain runs/corrected runs/reinit --by=optimizer.bias_correction,adapt.reinit_layers
+
+Without a word it is the original recipe: three epochs at 2e-5, Adam without bias correction (Devlin et al. 2019).
+Words mend it, alone or together:
+
+    corrected   Adam with bias correction (Mosbach et al. 2021; Zhang et al. 2021, 3)
+    long        20 epochs (Mosbach et al. 2021, 6)
+    reinit      the top layer and the pooler begin anew (Zhang et al. 2021, 4); adapt.reinit_layers=N for more
+    decay       learning rates fall by .95 a layer from the top (Zhang et al. 2021, 6)
+
+metrics.jsonl has the norm of each layer's gradient ("grad_norm/encoder/00" ...): in runs that fail those of the lower
+layers vanish early (Mosbach et al. 2021, 5). A run has failed where its accuracy is the majority baseline or less;
+seeds.json has the mean, the standard deviation and the worst of the seeds.
+
+Hardware: any. Expected: no figures of these papers' size have been recorded with tlx.
+":tiny" after the name is a run of a few steps.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx.recipes import few_records, words_of
+from tlx.run import finetune_config
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Return the config; `arg` is words of "corrected", "long", "reinit", "decay" and "tiny", joined by colons."""
+    words = words_of(arg, ("corrected", "long", "reinit", "decay", "tiny"))
+    config = finetune_config("pair_classification")
+    config.objective.first = "sentence1"
+    config.objective.second = "sentence2"
+    records = config.data.records
+    records.format = "tsv"
+    records.quoting = False
+    records.epochs = 20.0 if "long" in words else 3.0
+    config.data.sequence_length = 128
+    config.train.batch_size = 16
+    config.train.layer_norms = True
+    optimizer = config.optimizer
+    optimizer.learning_rate = 2e-5
+    optimizer.schedule.name = "linear"
+    optimizer.schedule.warmup = 0.1
+    optimizer.schedule.final_fraction = 0.0
+    optimizer.bias_correction = "corrected" in words
+    if "reinit" in words:
+        config.adapt.reinit_layers = 1
+    if "decay" in words:
+        config.adapt.layer_lr_decay = 0.95
+    return few_records(config) if "tiny" in words else config
