@@ -9,6 +9,7 @@ from tlx.nn.config import (
     AdapterConfig,
     AttentionConfig,
     BlockConfig,
+    BottleneckConfig,
     ExecutionConfig,
     FeedForwardConfig,
     InitConfig,
@@ -31,6 +32,10 @@ class HeadConfig:
     tied: bool = True
     """Whether the token table is the output kernel."""
 
+    half_tied: bool = False
+    """Whether the output kernel of a tied head is the narrow token table beside a kernel of its own for the other
+    dims of model.width (MobileBERT)."""
+
     bias: bool = False
     """Whether logits have a bias."""
 
@@ -48,6 +53,10 @@ class HeadConfig:
 
     activation: Literal["", "gelu", "gelu_tanh", "relu", "silu"] = ""
     """Activation of that transform; "": feedforward.activation."""
+
+    pooler: bool = True
+    """Whether a dense layer with tanh stands between an encoder's first token and the classifier of two segments
+    (BERT; the released MobileBERT: no)."""
 
     softcap: float = 0.0
     """c of c tanh(logits / c) (Gemma 2); 0: no cap."""
@@ -149,6 +158,9 @@ class ModelConfig:
     norm: NormConfig = dataclasses.field(default_factory=NormConfig)
     """LayerNorm or RMSNorm."""
 
+    bottleneck: BottleneckConfig = dataclasses.field(default_factory=BottleneckConfig)
+    """Bottlenecks around each layer of an encoder."""
+
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     """From hidden states to logits."""
 
@@ -229,6 +241,7 @@ class ModelConfig:
             residual_multiplier=self.residual_multiplier,
             num_layer_groups=self.num_layer_groups,
             num_group_layers=self.num_group_layers,
+            bottleneck=self.bottleneck,
         )
 
     def validate(self) -> None:
@@ -241,6 +254,7 @@ class ModelConfig:
         _check_windows(self)
         _check_positions(self)
         _check_encoder_parts(self)
+        _check_bottleneck(self)
         _check_clusters(self)
         _check_recurrent(self)
         _check_adapters(self)
@@ -276,10 +290,12 @@ def _check_heads(model: ModelConfig, name: str, heads: int) -> None:
     """Raise ConfigError where a number of query heads does not divide the width, or has no groups of keys."""
     attention = model.attention
     kv_heads = attention.num_kv_heads or heads
-    if heads < 1 or (not attention.head_dim and model.width % heads):
+    field = "bottleneck.width" if model.bottleneck.width else "width"
+    width = model.bottleneck.width or model.width
+    if heads < 1 or (not attention.head_dim and width % heads):
         raise ConfigError(
-            f"model.{name} = {heads} does not divide model.width = {model.width}; "
-            f"choose one of {_short(_divisors(model.width))} or set model.attention.head_dim"
+            f"model.{name} = {heads} does not divide model.{field} = {width}; "
+            f"choose one of {_short(_divisors(width))} or set model.attention.head_dim"
         )
     if heads % kv_heads:
         raise ConfigError(
@@ -408,6 +424,37 @@ def _check_encoder_parts(model: ModelConfig) -> None:
         raise ConfigError(
             "model.embedding.conv_kernel_size joins the first of several layers that share nothing; "
             "model.share_layers and attention.window_pattern do not go with it"
+        )
+
+
+def _check_bottleneck(model: ModelConfig) -> None:
+    """Raise ConfigError where MobileBERT's parts are combined with what they exclude."""
+    part = model.bottleneck
+    is_encoder = model.kind == "encoder"
+    if part.width < 0 or part.num_feedforwards < 1:
+        raise ConfigError(
+            f"model.bottleneck.width = {part.width}, num_feedforwards = {part.num_feedforwards}: the width must be 0 "
+            "(none) or more, and the networks 1 or more"
+        )
+    is_plain = not (model.feedforward.num_experts or model.adapters.bottleneck_dim)
+    is_absolute = model.position.kind in ("none", "learned", "sinusoidal")
+    if part.width and not (is_encoder and is_plain and is_absolute and model.block_layout == "post"):
+        raise ConfigError(
+            f"model.bottleneck.width = {part.width}: only an encoder with block_layout = 'post' and position.kind = "
+            "'learned', 'sinusoidal' or 'none', without experts and adapters.bottleneck_dim, has bottlenecks"
+        )
+    if part.width and model.parametrization.name != "standard":
+        raise ConfigError(
+            f"model.parametrization.name = {model.parametrization.name!r}: layers with bottlenecks have 'standard'"
+        )
+    if model.embedding.neighbors and (not is_encoder or model.embedding.cutoffs):
+        raise ConfigError("model.embedding.neighbors = True is for encoders, which see the next token")
+    if model.head.half_tied and not (
+        is_encoder and model.head.tied and 0 < model.embedding.width < model.width
+    ):
+        raise ConfigError(
+            f"model.head.half_tied = True needs an encoder with head.tied = True and embedding.width between 0 and "
+            f"model.width = {model.width}, not {model.embedding.width}"
         )
 
 

@@ -79,6 +79,8 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
             forward += 2 * rows * length * cfg.width**2
     num_targets = rows * (shape.targets or shape.decoder_length or length)
     table_width = cfg.embedding.width or cfg.width
+    if cfg.head.half_tied:
+        table_width = cfg.width
     # The transform leads to the table's width, where the product with the table begins.
     if masked_head and cfg.head.transform:
         forward += 2 * num_targets * cfg.width * table_width
@@ -105,11 +107,28 @@ def _attention_params(block: BlockConfig) -> int:
     return block.width * block.head_dim * 2 * (heads + block.num_kv_heads)
 
 
+def _bottleneck_params(block: BlockConfig) -> int:
+    """Kernels of a layer's projections to and from its inner width, and what values read beyond that width."""
+    part = block.bottleneck
+    size = block.width * part.width
+    if part.attention_input == "narrow":
+        return 2 * size
+    heads = block.attention.num_heads + 2 * block.num_kv_heads
+    wide_reads = (block.width - part.width) * block.head_dim
+    if part.attention_input == "stream":
+        return 2 * size + heads * wide_reads
+    return 3 * size + block.num_kv_heads * wide_reads
+
+
 def _stack_params(block: BlockConfig) -> int:
     """Kernels of all layers, without cross-attention."""
     part = block.feedforward
     position = block.position
     num_matrices = 3 if part.gated else 2
+    if block.bottleneck.width:
+        block_params = _attention_params(block.inner()) + _bottleneck_params(block)
+        networks = block.bottleneck.num_feedforwards * num_matrices * block.inner_width * block.ff_dim
+        return block.num_layers * (block_params + networks)
     layer = _attention_params(block)
     layer += num_matrices * block.width * block.ff_dim * max(1, part.num_experts)
     # The router.
@@ -142,6 +161,8 @@ def _input_embedding(cfg: ModelConfig, rows: int, length: int) -> int:
     part = cfg.embedding
     if part.cutoffs and part.divisor > 1:
         return 2 * rows * length * cfg.width * sum(widths(cfg.width, part.cutoffs, part.divisor))
+    if part.neighbors:
+        return 2 * rows * length * 3 * (part.width or cfg.width) * cfg.width
     if part.width and part.width != cfg.width:
         return 2 * rows * length * part.width * cfg.width
     return 0
@@ -211,6 +232,12 @@ def _stack(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
     Returns:
         (forward FLOPs, those among them whose other factor has no gradient).
     """
+    if block.bottleneck.width:
+        tokens = rows * length
+        inner = block.inner()
+        layer = _attend(inner, rows, length, length) + _keys_values(inner, rows, length)
+        layer += block.bottleneck.num_feedforwards * _feedforward(inner, rows, length)
+        return block.num_layers * (layer + 2 * tokens * _bottleneck_params(block)), 0
     keys = memory + length
     constant = 0
     layer = _attend(block, rows, length, keys) + _keys_values(block, rows, keys)

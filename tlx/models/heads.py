@@ -90,7 +90,10 @@ class MaskedHead(nn.Module):
             hidden = _dense(cfg, width, "dense", cfg.head.transform_bias)(hidden)
             # Before the norm, as in BERT.
             hidden = ACTIVATIONS[cfg.head.activation or cfg.feedforward.activation](hidden)
-            hidden = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(hidden)
+            # MobileBERT has statistics here, whatever its layers have.
+            kind = "layernorm" if cfg.norm.kind == "affine" else cfg.norm.kind
+            norm = dataclasses.replace(cfg.norm, kind=kind)
+            hidden = Norm(norm, width, cfg.param_dtype, name="norm")(hidden)
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
         bias = self.param("bias", zeros, unembedding.kernel.shape[:1], jnp.dtype(cfg.param_dtype))
         return hidden, unembedding._replace(bias=bias)
@@ -113,7 +116,7 @@ class PositionTable(nn.Module):
 
 
 class PairHead(nn.Module):
-    """BERT's pooler, tanh of a dense layer on the first token, and a classifier of two segments.
+    """BERT's pooler, tanh of a dense layer on the first token (head.pooler), and a classifier of two segments.
 
     For next-sentence prediction and sentence order: class 0 is the true order.
     """
@@ -128,7 +131,9 @@ class PairHead(nn.Module):
     def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
         """Compute logits [B, 2]; the pooled vector [B, D] without the classifier."""
         # Read at the first token, cls.
-        pooled_BD = jnp.tanh(_dense(self.cfg, self.cfg.width, "pooler")(hidden_BTD[:, 0]))
+        pooled_BD = hidden_BTD[:, 0]
+        if self.cfg.head.pooler:
+            pooled_BD = jnp.tanh(_dense(self.cfg, self.cfg.width, "pooler")(pooled_BD))
         if not self.classify:
             return pooled_BD
         return _dense(self.cfg, 2, "classifier")(pooled_BD)

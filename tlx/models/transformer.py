@@ -38,9 +38,11 @@ class Output(nn.Module):
         dtype = jnp.dtype(cfg.param_dtype)
         if cfg.head.absent:
             return
-        if not cfg.head.tied:
+        if not cfg.head.tied or cfg.head.half_tied:
+            # Of a half-tied kernel only the dims that the narrow table lacks.
+            width = cfg.width - (cfg.embedding.width if cfg.head.half_tied else 0)
             init = logical(nn.initializers.normal(parametrization.base_std(cfg)), ("vocab", "embed"))
-            self.kernel = self.param("kernel", init, (cfg.padded_vocab, cfg.width), dtype)
+            self.kernel = self.param("kernel", init, (cfg.padded_vocab, width), dtype)
         if cfg.head.bias:
             zeros = logical(nn.initializers.zeros_init(), ("vocab",))
             self.bias = self.param("bias", zeros, (cfg.padded_vocab,), dtype)
@@ -65,12 +67,21 @@ class Output(nn.Module):
             scale = (cfg.width / width_ratio) ** -0.5 / width_ratio
         scale *= cfg.head.multiplier
         return Unembedding(
-            kernel=table_VE if cfg.head.tied or cfg.head.absent else self.kernel,
+            kernel=self._kernel(table_VE),
             bias=self.bias if cfg.head.bias and not cfg.head.absent else None,
             scale=scale,
             vocab_size=cfg.vocab_size,
             softcap=cfg.head.softcap,
         )
+
+    def _kernel(self, table_VE: jax.Array) -> jax.Array:
+        """The token table, a kernel of its own, or the one beside the other."""
+        head = self.cfg.head
+        if head.absent:
+            return table_VE
+        if head.half_tied:
+            return jnp.concatenate([table_VE, self.kernel], axis=1)
+        return table_VE if head.tied else self.kernel
 
 
 def output(cfg: ModelConfig) -> Output | AdaptiveOutput:

@@ -37,6 +37,12 @@ class Attention(nn.Module):
     """Whether keys and values come from another sequence (the encoder's output), which has no positions
     here."""
 
+    query_key_width: int = 0
+    """Width of what queries and keys are made of, where it is not that of the output; 0: cfg.width."""
+
+    value_width: int = 0
+    """Width of what values are made of; 0: cfg.width."""
+
     def setup(self):
         """Create parameters and submodules."""
         cfg = self.cfg
@@ -50,9 +56,11 @@ class Attention(nn.Module):
         query_std = std if part.scale or cfg.init.kind == "normal" else std * cfg.head_dim**-0.5
         # A key bias adds the same to all logits of a query, which the softmax cancels: DeBERTa v1 has none.
         key_bias = part.qkv_bias and part.key_bias
-        self.query = self._linear("query", (cfg.width,), query_shape, query_names, query_std, part.qkv_bias)
-        self.key = self._linear("key", (cfg.width,), key_shape, key_names, std, key_bias)
-        self.value = self._linear("value", (cfg.width,), key_shape, key_names, std, part.qkv_bias)
+        width = self.query_key_width or cfg.width
+        self.query = self._linear("query", (width,), query_shape, query_names, query_std, part.qkv_bias)
+        self.key = self._linear("key", (width,), key_shape, key_names, std, key_bias)
+        value_width = self.value_width or cfg.width
+        self.value = self._linear("value", (value_width,), key_shape, key_names, std, part.qkv_bias)
         out_std = cfg.residual_std(part.num_heads * cfg.head_dim)
         out_names = ("heads", "head_dim", "embed")
         self.out = self._linear("out", query_shape, (cfg.width,), out_names, out_std, part.out_bias)
@@ -144,9 +152,24 @@ class Attention(nn.Module):
         """Compute queries [B, T, N, H], normalised and rotated as the config says."""
         return self._place_query(self.query(x_BTD), positions_BT)
 
-    def keys_values(self, x_BSD: jax.Array, positions_BS: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Compute keys and values [B, S, G, H] each, normalised and rotated as the config says."""
-        key, value = self._project(x_BSD, (self.key, self.value))
+    def keys_values(
+        self, x_BSD: jax.Array, positions_BS: jax.Array | None, value_source_BSD: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Compute keys and values [B, S, G, H] each, normalised and rotated as the config says.
+
+        Args:
+            x_BSD: what keys are made of.
+            positions_BS: int[B, S], for rotary embeddings.
+            value_source_BSD: what values are made of, of `value_width`; None: x.
+
+        Returns:
+            (keys, values).
+        """
+        if value_source_BSD is None:
+            key, value = self._project(x_BSD, (self.key, self.value))
+        else:
+            key = self.key(x_BSD)
+            value = self.value(value_source_BSD)
         return self._place_key_value(key, value, positions_BS)
 
     def queries_keys_values(
@@ -214,7 +237,7 @@ class Attention(nn.Module):
         cfg = self.cfg
         softcap = cfg.attention.softcap
         query_BTNH = self.queries(x_BTD, positions_BT)
-        key_BSGH, _ = self.keys_values(x_BTD, positions_BT)
+        key_BSGH = constrain(self._normed_and_rotated(self.key(x_BTD), "key", positions_BT), KEY_DIMS)
         # Repeated for the caller's sake, who compares heads one by one; kernels never repeat keys.
         key_BSNH = jnp.repeat(key_BSGH, cfg.attention.num_heads // cfg.num_kv_heads, axis=2)
         y = jnp.einsum("btnh,bsnh->bnts", query_BTNH, key_BSNH, preferred_element_type=jnp.float32)

@@ -24,6 +24,10 @@ class EmbeddingConfig:
     """Width of the tables, projected to the model's width (ALBERT, ELECTRA); 0: model.width, no
     projection."""
 
+    neighbors: bool = False
+    """Project the vectors of the next, this and the last token, joined, to the model's width before positions
+    and types are added (MobileBERT)."""
+
     num_types: int = 0
     """Rows of the table of segment types (BERT: 2); 0: no table."""
 
@@ -190,6 +194,9 @@ class InputEmbedding(nn.Module):
             x_BTE = x_BTE * jnp.asarray(width**0.5, dtype)
         if part.multiplier != 1.0:
             x_BTE = x_BTE * jnp.asarray(part.multiplier, dtype)
+        if part.neighbors:
+            x_BTE = self._projection("neighbors", 3 * width)(with_neighbors(x_BTE))
+            width = cfg.width
         if position.kind == "learned" or position.absolute:
             table = self._table("positions", position.max_length + position.offset, width)
             x_BTE = x_BTE + jnp.take(table, positions_BT + position.offset, axis=0).astype(dtype)
@@ -214,7 +221,12 @@ class InputEmbedding(nn.Module):
         # Narrow tables are projected after norm and dropout (ALBERT, ELECTRA).
         if width == cfg.width:
             return x_BTE
-        projection = Linear(
+        return self._projection("projection", width)(x_BTE)
+
+    def _projection(self, name: str, width: int) -> Linear:
+        """The map of vectors of `width` to the model's width."""
+        cfg = self.cfg
+        return Linear(
             inputs=(width,),
             outputs=(cfg.width,),
             names=(None, "embed"),
@@ -222,10 +234,19 @@ class InputEmbedding(nn.Module):
             bias=True,
             dtype=cfg.dtype,
             param_dtype=cfg.param_dtype,
-            name="projection",
+            name=name,
         )
-        return projection(x_BTE)
 
     def _table(self, name: str, rows: int, width: int) -> jax.Array:
         init = logical(nn.initializers.normal(self.cfg.init.embedding_stddev), (None, "embed"))
         return self.param(name, init, (rows, width), jnp.dtype(self.cfg.param_dtype))
+
+
+def with_neighbors(x_BTE: jax.Array) -> jax.Array:
+    """Join the vectors of the next, this and the last position of a row, float[B, T, 3 E]; beyond its ends are zeros.
+
+    Padding and packed documents that lie next to each other are neighbours as well.
+    """
+    next_BTE = jnp.pad(x_BTE[:, 1:], ((0, 0), (0, 1), (0, 0)))
+    last_BTE = jnp.pad(x_BTE[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    return jnp.concatenate([next_BTE, x_BTE, last_BTE], axis=-1)
