@@ -49,7 +49,7 @@ def load(name, arg):
 
 
 def test_every_config_has_its_files():
-    assert {name for name, _ in FILES} | {"base", "quickstart", "multitask"} == set(NAMES)
+    assert {name for name, _ in FILES} | {"base", "quickstart", "multitask", "elmo"} == set(NAMES)
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm", "span_corruption", "plm"])

@@ -9,6 +9,8 @@
     tlx convert adapter runs/lora my-adapter/              its LoRA alone, for the library peft; or the
                                                            prefix, or the prompt, of a decoder
 
+ELMo's released files (options.json, weights.hdf5 and a vocabulary in one folder) are imported too.
+
 A directory is one that `save_pretrained` or sentence-transformers wrote: config.json, safetensors and the
 tokenizer's files. A model with the head of a task (classes, numbers, tags, answers) becomes a run of that
 task. A setting that tlx cannot represent is an error that names it. An import ends with a summary of what was

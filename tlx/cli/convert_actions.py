@@ -13,6 +13,7 @@ import numpy as np
 
 from tlx.api.export import exported_frame, exported_head, special_ids
 from tlx.api.load import load, open_hub_checkpoint
+from tlx.api.load_elmo import load_elmo
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
@@ -22,6 +23,7 @@ from tlx.checkpoint import Checkpoints
 from tlx.hub import folder as hub
 from tlx.hub import peft, push, sentence_transformers, verify
 from tlx.hub.config_file import named_class
+from tlx.hub.elmo import is_elmo
 from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
@@ -38,6 +40,9 @@ from tlx.training import directory
 def _import(options: argparse.Namespace) -> None:
     """Import a model tensor by tensor: only a slice of one is in memory at a time."""
     _require_empty(options.target)
+    if is_elmo(pathlib.Path(options.source)):
+        _import_elmo(options)
+        return
     if options.verify:
         verify.require_libraries()
     foreign = open_hub_checkpoint(
@@ -67,6 +72,20 @@ def _import(options: argparse.Namespace) -> None:
     if options.verify:
         for name, largest, scale in verify.compare(checkpoint, checkpoint.read()):
             print(f"{name}: largest difference {largest:.2e} of {scale:.3g}")
+
+
+def _import_elmo(options: argparse.Namespace) -> None:
+    """Import a folder of ELMo's released files."""
+    if options.verify or options.task:
+        raise ConfigError(
+            "--verify and --task are for Hugging Face directories, not for ELMo's released files"
+        )
+    model = load_elmo(options.source, options.dtype)
+    source = {"imported_from": os.path.abspath(options.source), "family": "elmo"}
+    target = _write_run(model, options.target, source, model.num_params)
+    print(
+        f"{target}: elmo, {model.num_params:,} parameters; tasks read it: tlx finetune --from={options.target}"
+    )
 
 
 def _merge(options: argparse.Namespace) -> None:

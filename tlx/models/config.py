@@ -495,6 +495,12 @@ def _check_recurrent(model: ModelConfig) -> None:
         )
     if min(part.cell_clip, part.projection_clip, part.characters.num_highways) < 0:
         raise ConfigError("model.recurrent: clips and characters.num_highways must be 0 (none) or more")
+    reach = max(size for size, _ in filters)
+    if part.characters.max_characters < max(reach, 3):
+        raise ConfigError(
+            f"model.recurrent.characters.max_characters = {part.characters.max_characters} must be at least 3, and "
+            f"as many as a filter reads, {reach}"
+        )
     if model.kind == "bilstm" and model.parametrization.name != "standard":
         raise ConfigError(
             f"model.parametrization.name = {model.parametrization.name!r}: a bilstm has 'standard' alone"

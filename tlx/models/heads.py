@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import Unembedding
@@ -38,6 +39,21 @@ class TaskHeadConfig:
 
     bias: bool = True
     """Whether the last layer has a bias (GPT-2 and Llama: no)."""
+
+    lstm_layers: int = 1
+    """Layers of a bidirectional LSTM of the task's own between the mixed layers of a bilstm (ELMo) and the head; 0:
+    none. Other models have none."""
+
+    lstm_width: int = 200
+    """Width of each direction of that LSTM."""
+
+    def check(self) -> None:
+        """Raise ConfigError for sizes that no LSTM has."""
+        if self.lstm_layers < 0 or self.lstm_width < 1:
+            raise ConfigError(
+                f"objective.head.lstm_layers = {self.lstm_layers}, lstm_width = {self.lstm_width} must be 0 (none) "
+                "or more, and 1 or more"
+            )
 
     def has_dense(self, model: ModelConfig, per_token: bool) -> bool:
         """Return whether a dense layer comes first; by default not in decoders (Radford et al. 2018)."""

@@ -30,7 +30,7 @@ from tlx.tasks.shared.base import (
     encode_columns,
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
-from tlx.tasks.shared.inputs import KINDS, input_row
+from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
 from tlx.tasks.shared.labels import check_label, class_of, names_of
 from tlx.text.tokenizer import Tokenizer
 
@@ -76,7 +76,7 @@ class ChoiceModule(TaskModule):
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, K]."""
-        hidden_BKD = select_place(hidden_states(self.lm, batch, keys), batch["place"])
+        hidden_BKD = select_place(hidden_states(self.lm, batch, keys, self.heads), batch["place"])
         return {"logits": self.heads(hidden_BKD, keys)[..., 0]}
 
     @override
@@ -90,7 +90,7 @@ class MultipleChoiceTask(Task):
 
     config_class = MultipleChoice
     module = ChoiceModule
-    kinds = KINDS
+    kinds = ENCODING_KINDS
 
     @override
     def infer_labels(self, config: MultipleChoice, records: Sequence[Record]) -> MultipleChoice:

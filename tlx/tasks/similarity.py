@@ -32,7 +32,7 @@ from tlx.tasks.shared.base import (
     encode_columns,
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
-from tlx.tasks.shared.inputs import KINDS, input_row
+from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
 from tlx.tasks.shared.labels import number_of
 from tlx.text.tokenizer import Tokenizer
 
@@ -84,7 +84,7 @@ class SimilarityModule(TaskModule):
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return number [B], on the scale from 0 to 1."""
-        hidden = select_place(hidden_states(self.lm, batch, keys), batch["place"])
+        hidden = select_place(hidden_states(self.lm, batch, keys, self.heads), batch["place"])
         if hidden.ndim == 3:  # both orders of a pair
             hidden = jnp.sum(hidden, axis=1)
         return {"number": self.heads(hidden, keys)[:, 0]}
@@ -102,7 +102,7 @@ class SimilarityTask(Task):
 
     config_class = Similarity
     module = SimilarityModule
-    kinds = KINDS
+    kinds = ENCODING_KINDS
 
     @override
     def text_columns(self, config: Similarity) -> Columns:
