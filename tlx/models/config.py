@@ -15,6 +15,7 @@ from tlx.nn.config import (
     InitConfig,
     NormConfig,
     PositionConfig,
+    QuantizationConfig,
     compute_dtype,
 )
 from tlx.nn.embed import EmbeddingConfig
@@ -185,6 +186,9 @@ class ModelConfig:
     matmul: Literal["dtype", "int8", "fp8"] = "dtype"
     """Precision of the matrix products of feed-forward networks: `dtype`, or in 8 bits (see nn/quantized.py)."""
 
+    quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
+    """Fake quantisation of linear layers and tables in training, and products of integers in inference."""
+
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
     """Kernel, rematerialisation and unrolling: no parameter and no result depends on them."""
 
@@ -242,6 +246,7 @@ class ModelConfig:
             num_layer_groups=self.num_layer_groups,
             num_group_layers=self.num_group_layers,
             bottleneck=self.bottleneck,
+            quantization=self.quantization,
         )
 
     def validate(self) -> None:
@@ -262,6 +267,7 @@ class ModelConfig:
         # Raises for an unknown policy.
         remat_policy(self.execution.remat)
         _check_matmul(self)
+        _check_quantization(self)
 
 
 def _check_sizes(model: ModelConfig) -> None:
@@ -549,6 +555,21 @@ def _check_matmul(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.matmul = {model.matmul!r}: products of experts and of a bilstm are in model.dtype; "
             "choose 'dtype'"
+        )
+
+
+def _check_quantization(model: ModelConfig) -> None:
+    part = model.quantization
+    if part.bits not in (0, *range(2, 9)):
+        raise ConfigError(f"model.quantization.bits = {part.bits} must be 2 to 8, or 0 (none)")
+    if not 0 <= part.decay < 1:
+        raise ConfigError(f"model.quantization.decay = {part.decay} must be in [0, 1)")
+    if part.integers and not part.bits:
+        raise ConfigError("model.quantization.integers = True needs model.quantization.bits, 2 to 8")
+    if part.bits and (model.matmul != "dtype" or model.feedforward.num_experts or model.kind == "bilstm"):
+        raise ConfigError(
+            f"model.quantization.bits = {part.bits}: not with matmul = {model.matmul!r} (choose 'dtype'), with "
+            "experts or for a bilstm"
         )
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
+from tlx.nn.config import QuantizationConfig
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import Unembedding
 from tlx.nn.feedforward import ACTIVATIONS
@@ -72,6 +73,8 @@ def _dense(cfg: ModelConfig, outputs: int, name: str, bias: bool = True, std: fl
         bias=bias,
         dtype=block.dtype,
         param_dtype=cfg.param_dtype,
+        # The last layer of a head stays as it is (Q8BERT).
+        quantization=QuantizationConfig() if name == "classifier" else block.quantization,
         name=name,
     )
 

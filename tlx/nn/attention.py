@@ -307,6 +307,8 @@ class Attention(nn.Module):
             param_dtype=cfg.param_dtype,
             lora=cfg.lora(f"attention/{target}"),
             flat=joins_heads(cfg),
+            quantization=cfg.quantization,
+            quantized_output=target not in ("query", "key"),
         )
 
     def _head_norm(self, num_heads: int) -> Norm:
@@ -318,7 +320,9 @@ class Attention(nn.Module):
         return Norm(cfg.norm, cfg.head_dim, cfg.param_dtype, num_heads if scope == "each_head" else 0)
 
     def _project(self, x: jax.Array, layers: Sequence[Linear]) -> list[jax.Array]:
-        return fused_projections(x, layers) if should_fuse() else [layer(x) for layer in layers]
+        # Fused kernels would have one range, and quantised ones have their own.
+        fuses = should_fuse() and not self.cfg.quantization.bits
+        return fused_projections(x, layers) if fuses else [layer(x) for layer in layers]
 
     def _place_query(self, query: jax.Array, positions_BT: jax.Array | None) -> jax.Array:
         """Normalise, rotate and shard queries."""

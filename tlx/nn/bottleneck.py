@@ -103,6 +103,7 @@ class BottleneckBlock(nn.Module):
             bias=True,
             dtype=cfg.dtype,
             param_dtype=cfg.param_dtype,
+            quantization=cfg.quantization,
         )
 
     def _norm(self, width: int) -> Norm:

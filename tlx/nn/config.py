@@ -275,6 +275,27 @@ class BottleneckConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class QuantizationConfig:
+    """Quantisation-aware training of linear layers and embedding tables (Q8BERT): see nn/fake_quantized.py.
+
+    Softmax, norms, activation functions, the last layer of a task's head and logits over the vocabulary stay in the
+    model's dtype.
+    """
+
+    bits: int = 0
+    """Bits of weights and of activations, 2 to 8 (Q8BERT: 8); 0: nothing is quantised."""
+
+    activations: Literal["average", "dynamic"] = "average"
+    """Largest magnitude of the activations that is in range: a moving average over batches, or each batch's own."""
+
+    decay: float = 0.9999
+    """average: fraction of the average that a batch leaves, in [0, 1)."""
+
+    integers: bool = False
+    """Whether products are of integers, as in inference on hardware that has them; not for training."""
+
+
+@dataclasses.dataclass(frozen=True)
 class InitConfig:
     """Initial values of the weights: normal(stddev), or normal(fan_in ** -0.5) (T5)."""
 
@@ -434,6 +455,9 @@ class BlockConfig:
 
     bottleneck: BottleneckConfig = BottleneckConfig()
     """Bottlenecks around each layer."""
+
+    quantization: QuantizationConfig = QuantizationConfig()
+    """Quantisation of linear layers and tables."""
 
     @property
     def inner_width(self) -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from tlx.nn.adaptive import AdaptiveUnembedding, log_probabilities
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import EMBEDDING, dropout
+from tlx.nn.fake_quantized import fake_weights
 from tlx.nn.linear import Linear
 from tlx.nn.norm import Norm
 from tlx.nn.position import sinusoid
@@ -129,6 +130,9 @@ class TokenTable(nn.Module):
     prompt: int = 0
     """Number of further ids with vectors of their own (prompt tuning)."""
 
+    bits: int = 0
+    """Bits of the vectors that are looked up: model.quantization.bits; 0: as they are stored."""
+
     def setup(self):
         """Create parameters and submodules."""
         dtype = jnp.dtype(self.param_dtype)
@@ -140,14 +144,16 @@ class TokenTable(nn.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Look up the vectors of ids [...], [..., E]."""
+        # Of the table as it is looked up: the output kernel that is tied to it is not quantised.
+        table = fake_weights(self.table, self.bits) if self.bits else self.table
         if self.prompt:
             # Two tables, so that the vocabulary's keeps its shape and its sharding.
             last = self.padded_size - 1
             prompt = jnp.take(self.prompt_table, jnp.maximum(tokens - last - 1, 0), axis=0)
-            x = jnp.take(self.table, jnp.minimum(tokens, last), axis=0)
+            x = jnp.take(table, jnp.minimum(tokens, last), axis=0)
             x = jnp.where((tokens > last)[..., None], prompt, x)
         else:
-            x = jnp.take(self.table, tokens, axis=0)
+            x = jnp.take(table, tokens, axis=0)
         x = x.astype(jnp.dtype(self.dtype))
         return constrain(x, ("batch", "sequence", "activation_embed"))
 
@@ -234,12 +240,15 @@ class InputEmbedding(nn.Module):
             bias=True,
             dtype=cfg.dtype,
             param_dtype=cfg.param_dtype,
+            quantization=cfg.quantization,
             name=name,
         )
 
     def _table(self, name: str, rows: int, width: int) -> jax.Array:
         init = logical(nn.initializers.normal(self.cfg.init.embedding_stddev), (None, "embed"))
-        return self.param(name, init, (rows, width), jnp.dtype(self.cfg.param_dtype))
+        table = self.param(name, init, (rows, width), jnp.dtype(self.cfg.param_dtype))
+        bits = self.cfg.quantization.bits
+        return fake_weights(table, bits) if bits else table
 
 
 def with_neighbors(x_BTE: jax.Array) -> jax.Array:

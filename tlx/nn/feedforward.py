@@ -82,7 +82,8 @@ class FeedForward(nn.Module):
             self._linear(prefix, name, cfg.width, size, ("embed", "mlp"), cfg.std(cfg.width))
             for name in in_names
         ]
-        products = fused_projections(x_BTD, layers) if should_fuse() else [layer(x_BTD) for layer in layers]
+        fuses = should_fuse() and not cfg.quantization.bits
+        products = fused_projections(x_BTD, layers) if fuses else [layer(x_BTD) for layer in layers]
         before, after = _barriers(cfg)
         tagged = [checkpoint_name(y, name) for y, name in zip(before(products), in_names, strict=True)]
         activation = ACTIVATIONS[part.activation]
@@ -111,6 +112,7 @@ class FeedForward(nn.Module):
             param_dtype=cfg.param_dtype,
             lora=None if prefix else cfg.lora(f"feedforward/{name}"),
             matmul=cfg.matmul,
+            quantization=cfg.quantization,
             name=prefix + name,
         )
 
