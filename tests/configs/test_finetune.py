@@ -39,7 +39,7 @@ FILES = {
     ("text", ""): ("react_docs_ko/train.jsonl.gz", ""),
     ("text", "lines"): ("ko_reviews_text/val.txt.gz", ""),
     ("translation", ""): ("python_docs_ko_en/train.jsonl.gz", "python_docs_ko_en/dev.jsonl.gz"),
-    ("translation", "en"): ("python_docs_ko_en/dev.jsonl.gz", ""),
+    ("translation", "en:new_encoder"): ("python_docs_ko_en/dev.jsonl.gz", ""),
     ("similarity", ""): ("korsts/sts-train.tsv.gz", "korsts/sts-dev.tsv"),
 }
 

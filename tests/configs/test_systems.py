@@ -1,13 +1,17 @@
 """Whole systems learn at the size of a laptop: MobileBERT, tasks on a frozen ELMo, Q8BERT."""
 
+import runpy
+
 import jax
 import numpy as np
 import pytest
 
 import tlx
 from tests.cli.test_finetune import finetune, folder  # noqa: F401
+from tests.cli.tiny import ROOT
 from tests.configs.test_learning import one_device, tiny_config, trained  # noqa: F401
 from tests.run_directory import write_run
+from tlx import cli
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.base.files import read_json
@@ -54,7 +58,44 @@ def q8bert(records, tmp_path):
         tlx.load(base).with_integers()
 
 
-SYSTEMS = {"mobilebert": mobilebert, "elmo": elmo, "q8bert": q8bert}
+def bart_with_a_new_encoder(records, tmp_path):
+    """First the new encoder and the input projections of the old one's first layer learn, then everything."""
+    base = write_run(tmp_path / "base", "bart")
+    (records / "words.py").write_text((records / "task.py").read_text().replace("arg or", '"generation" or'))
+    words = ["source={text}", "target={label}", "target_length=8", "num_beams=0", "metrics=('exact_match',)"]
+    words = [f"--config.objective.{word}" for word in words]
+
+    def run(name, source, *changes):
+        start = [f"--config={records / 'words.py'}", f"--workdir={tmp_path / name}", f"--from={source}"]
+        assert cli.main(["finetune", *start, *words, *changes]) == 0
+        return tree.flatten(jax.device_get(tlx.load(tmp_path / name).params))
+
+    get_config = runpy.run_path(str(ROOT / "configs/finetune/translation.py"))["get_config"]
+    # The base has one layer, and no table of positions.
+    patterns = tuple(rule for rule in get_config("new_encoder").optimizer.freeze if "[1:]" not in rule)
+    first = run(
+        "first",
+        base,
+        f"--config.optimizer.freeze={patterns!r}",
+        "--config.model.source_encoder_layers=1",
+        "--config.data.records.epochs=1",
+    )
+    before = tree.flatten(jax.device_get(tlx.load(base).params))
+    old = {path for path in before if path.startswith("model/")}
+    moved = {path for path in old if not np.array_equal(before[path], first[path])}
+    assert {path.split("/")[-2] for path in moved} == {"query", "key", "value"}, moved
+    assert all(path.startswith("model/encoder/blocks/attention/") for path in moved)
+    assert any(path.startswith("model/source_encoder/blocks/") for path in first)
+    run("second", tmp_path / "first")
+    assert read_json(tmp_path / "second/scores.json")["test"]["exact_match"] > 0.9
+
+
+SYSTEMS = {
+    "mobilebert": mobilebert,
+    "elmo": elmo,
+    "q8bert": q8bert,
+    "bart_with_a_new_encoder": bart_with_a_new_encoder,
+}
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ FEATURES = {
             "head": HeadConfig(half_tied=True),
         },
     ],
-    "span_corruption": [{"num_layers": 4, "num_decoder_layers": 1}],
+    "span_corruption": [{"num_layers": 4, "num_decoder_layers": 1, "source_encoder_layers": 3}],
     "plm": [],
 }
 CASES = [(name, change) for name in OBJECTIVES for change in ({}, *FEATURES[name])]

@@ -120,6 +120,10 @@ class ModelConfig:
     num_decoder_heads: int = 0
     """Query heads of the decoder in an encoder-decoder; 0: attention.num_heads."""
 
+    source_encoder_layers: int = 0
+    """Layers of another encoder in an encoder-decoder, with a token table of its own, whose hidden states the encoder
+    reads in place of token vectors (BART for translation; Lewis et al. 2020, 3.4); 0: none."""
+
     decoder_ff_dim: int = 0
     """Hidden width of the decoder's feed-forward networks in an encoder-decoder; 0: feedforward.ff_dim."""
 
@@ -283,6 +287,8 @@ def _check_sizes(model: ModelConfig) -> None:
             raise ConfigError(
                 f"model.{name} = {size} must be 0, or at least 1 in an encoder_decoder, not in {model.kind!r}"
             )
+    if model.source_encoder_layers:
+        _check_source_encoder(model)
     if model.num_decoder_heads:
         _check_heads(model, "num_decoder_heads", model.num_decoder_heads)
     if attention.scale_by_layer and model.kind not in ("encoder", "decoder"):
@@ -290,6 +296,21 @@ def _check_sizes(model: ModelConfig) -> None:
     for name, rate in (("dropout", model.dropout), ("attention.dropout", attention.dropout)):
         if not 0 <= rate < 1:
             raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
+
+
+def _check_source_encoder(model: ModelConfig) -> None:
+    """Raise ConfigError where a second encoder has nothing to stand in front of, or cannot be joined to it."""
+    is_plain = not (model.embedding.width or model.adapters.prompt_length or model.share_layers)
+    if model.source_encoder_layers < 0 or model.kind != "encoder_decoder" or not is_plain:
+        raise ConfigError(
+            f"model.source_encoder_layers = {model.source_encoder_layers} must be 0, or at least 1 in an "
+            "encoder_decoder without embedding.width, adapters.prompt_length and share_layers"
+        )
+    if model.parametrization.name == "completep":
+        raise ConfigError(
+            f"model.source_encoder_layers = {model.source_encoder_layers}: not with parametrization.name = "
+            "'completep', whose stacks have one depth"
+        )
 
 
 def _check_heads(model: ModelConfig, name: str, heads: int) -> None:

@@ -4,6 +4,7 @@ Matrix multiplications only, two operations per multiply-add. Attention is count
 logits over the padded vocabulary, because that is what is computed.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -70,6 +71,7 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
         forward, _ = _stack(cfg.block("encoder"), rows, length, 0)
         decoder, _ = _stack(cfg.block("decoder"), rows, shape.decoder_length, 0, cross=length)
         forward += decoder + _input_embedding(cfg, rows, length + shape.decoder_length)
+        forward += _stack(_source_encoder(cfg), rows, length, 0)[0]
     else:
         block = cfg.block("decoder" if cfg.kind == "decoder" else "encoder")
         forward, constant = _stack(block, rows, length, shape.memory)
@@ -97,8 +99,14 @@ def nonembedding_params(cfg: ModelConfig) -> int:
         encoder = cfg.block("encoder")
         decoder = cfg.block("decoder")
         cross_attention = decoder.num_layers * _attention_params(decoder)
-        return _stack_params(encoder) + _stack_params(decoder) + cross_attention
+        source = _stack_params(_source_encoder(cfg))
+        return _stack_params(encoder) + source + _stack_params(decoder) + cross_attention
     return _stack_params(cfg.block("decoder" if cfg.kind == "decoder" else "encoder"))
+
+
+def _source_encoder(cfg: ModelConfig) -> BlockConfig:
+    """Layers of the encoder in front of the encoder, of which there may be none."""
+    return dataclasses.replace(cfg.block("encoder"), num_layers=cfg.source_encoder_layers)
 
 
 def _attention_params(block: BlockConfig) -> int:
