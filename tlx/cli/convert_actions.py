@@ -1,4 +1,4 @@
-"""The conversions of `tlx convert`: import, export, merge and adapter."""
+"""The conversions of `tlx convert`: import, export, merge, adapter and adapt."""
 
 import argparse
 import contextlib
@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from tlx.adapt.kinds import convert_kind
 from tlx.api.export import exported_frame, exported_head, special_ids
 from tlx.api.load import load, open_hub_checkpoint
 from tlx.api.load_elmo import load_elmo
@@ -27,7 +29,9 @@ from tlx.hub.elmo import is_elmo
 from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
-from tlx.run import RunConfig
+from tlx.run import RunConfig, base_config
+from tlx.run.checks import resolve
+from tlx.run.spec import make_module
 from tlx.tasks import CHAT_TASKS
 from tlx.text import Tokenizer
 from tlx.text.chat import ending, jinja_of
@@ -173,6 +177,34 @@ def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
     return model
 
 
+# Objective that a converted model is assumed to be trained with next.
+_OBJECTIVES = {"encoder": "mlm", "decoder": "clm", "encoder_decoder": "span_corruption"}
+
+
+def _adapt(options: argparse.Namespace) -> None:
+    """Write a run whose model begins as another kind of model."""
+    _require_empty(options.target)
+    if options.kind is None:
+        raise ConfigError(
+            f"tlx convert adapt {options.source}: --kind=encoder, decoder or encoder_decoder is missing"
+        )
+    model = load(options.source, step=options.step, dtype=options.dtype, allow=options.allow)
+    params = jax.device_get(model.standalone_params)
+    converted, params = convert_kind(model.module.model, params, options.kind, options.cross_attention)
+    values = base_config(_OBJECTIVES[options.kind]).to_dict()
+    values["model"] = to_dict(converted)
+    values["tokenizer"] = to_dict(model.config.tokenizer)
+    values["data"]["sequence_length"] = model.config.data.sequence_length
+    config = resolve(values)
+    module = make_module(config, model.tokenizer.vocab)
+    new = LoadedModel(config, params, model.tokenizer, module, 0)
+    source = {"adapted_from": os.path.abspath(options.source)}
+    target = _write_run(new, options.target, source, new.num_params)
+    print(
+        f"{target}: {converted.kind}, {new.num_params:,} parameters, from a {model.kind}; train it before use"
+    )
+
+
 def _adapter(options: argparse.Namespace) -> None:
     """Write a run's adapter for peft, on the base's own Hugging Face directory or on an export of it."""
     _require_empty(options.target)
@@ -219,6 +251,7 @@ ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "export": _export,
     "merge": _merge,
     "adapter": _adapter,
+    "adapt": _adapt,
 }
 
 

@@ -91,7 +91,8 @@ def make_step(
             "total_loss": result.loss,
             **limits,
             "grad_norm": norm,
-            "param_norm": optax.tree.norm(params),
+            # Without what is observed, where numbers of steps are counted.
+            "param_norm": optax.tree.norm(_without_observations(params)[0]),
             # The optimizer has made one update fewer for each skipped step.
             "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
             "skipped": state.skipped + skipped,
