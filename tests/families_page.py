@@ -86,7 +86,7 @@ def features(config: ModelConfig) -> str:
         "sandwich": "norms before and after each part",
         "output": "norms after each part",
     }
-    norm = "RMSNorm" if config.norm.kind == "rmsnorm" else "LayerNorm"
+    norm = {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm", "affine": "NoNorm"}[config.norm.kind]
     gated = "gated " if config.feedforward.gated else ""
     parts = [
         config.kind.replace("_", "-"),
@@ -95,6 +95,9 @@ def features(config: ModelConfig) -> str:
         *attention(config),
         f"{gated}{config.feedforward.activation.replace('_', ' ')}",
     ]
+    if config.bottleneck.width:
+        networks = config.bottleneck.num_feedforwards
+        parts.append(f"{networks} feed-forward networks between bottlenecks of {config.bottleneck.width}")
     if config.feedforward.num_experts:
         parts.append(f"{config.feedforward.num_experts} experts")
     if config.residual_multiplier != 1:

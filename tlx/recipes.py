@@ -133,6 +133,8 @@ def small_model(model: Any) -> None:
         model.embedding.cutoffs = (128, 256)
     if model.embedding.width:
         model.embedding.width = 32
+    if model.bottleneck.width:
+        model.bottleneck.width = 32
 
 
 def without_dropout(model: Any) -> None:

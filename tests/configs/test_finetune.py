@@ -40,7 +40,7 @@ FILES = {
     ("text", ""): ("react_docs_ko/train.jsonl.gz", ""),
     ("text", "lines"): ("ko_reviews_text/val.txt.gz", ""),
     ("translation", ""): ("python_docs_ko_en/train.jsonl.gz", "python_docs_ko_en/dev.jsonl.gz"),
-    ("translation", "en"): ("python_docs_ko_en/dev.jsonl.gz", ""),
+    ("translation", "en:new_encoder"): ("python_docs_ko_en/dev.jsonl.gz", ""),
     ("similarity", ""): ("korsts/sts-train.tsv.gz", "korsts/sts-dev.tsv"),
 }
 
@@ -50,7 +50,7 @@ def load(name, arg):
 
 
 def test_every_config_has_its_files():
-    assert {name for name, _ in FILES} | {"base", "quickstart", "multitask"} == set(NAMES)
+    assert {name for name, _ in FILES} | {"base", "quickstart", "multitask", "elmo"} == set(NAMES)
 
 
 @pytest.mark.parametrize("objective", ["mlm", "clm", "span_corruption", "plm"])

@@ -49,6 +49,7 @@ XLM = {
 HEADS = {"hidden": "hidden_states", "mlm": "prediction_logits", "nsp": "seq_relationship_logits"}
 MASKED = {"hidden": "hidden_states", "mlm": "logits"}
 POOLED = {"hidden": "last_hidden_state", "nsp": "pooler_output"}
+MOBILE = BERT | {"intra_bottleneck_size": 12, "embedding_size": 10, "num_feedforward_networks": 3}
 ROBERTA = BERT | {"pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 
 CASES = {
@@ -90,6 +91,27 @@ CASES = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 50.0},
         },
         MASKED,
+        types=2,
+        small=True,
+    ),
+    "mobilebert": Case(
+        "MobileBertForPreTraining", "MobileBertConfig", MOBILE | {"type_vocab_size": 3}, HEADS, types=3
+    ),
+    "mobilebert-tiny": Case(
+        "MobileBertForPreTraining",
+        "MobileBertConfig",
+        MOBILE
+        | {
+            "use_bottleneck_attention": True,
+            "key_query_shared_bottleneck": False,
+            "num_feedforward_networks": 1,
+            "intra_bottleneck_size": 36,
+            "normalization_type": "layer_norm",
+            "layer_norm_eps": 1e-5,
+            "hidden_act": "gelu",
+            "classifier_activation": False,
+        },
+        HEADS,
         types=2,
         small=True,
     ),

@@ -598,3 +598,23 @@ bart(
     scale_embedding=True,
     decoder_start_token_id=2,
 )
+bert(
+    "google/mobilebert-uncased",
+    (24, 512, 4, 512, 30522),
+    "mobilebert",
+    architectures=["MobileBertForPreTraining"],
+    classifier_activation=False,
+    embedding_size=128,
+    hidden_act="relu",
+    hidden_dropout_prob=0.0,
+    intra_bottleneck_size=128,
+    key_query_shared_bottleneck=True,
+    layer_norm_eps=1e-12,
+    normalization_type="no_norm",
+    num_feedforward_networks=4,
+    pad_token_id=0,
+    trigram_input=True,
+    true_hidden_size=128,
+    use_bottleneck=True,
+    use_bottleneck_attention=False,
+)

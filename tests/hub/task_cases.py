@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from tests.hub.cases_decoder import GPT, GPT2, LLAMA, NEOX
-from tests.hub.cases_encoder import BERT, DEBERTA, DEBERTA_V2, MODERN, ROBERTA, XLM
+from tests.hub.cases_encoder import BERT, DEBERTA, DEBERTA_V2, MOBILE, MODERN, ROBERTA, XLM
 
 LABELS = {0: "no", 1: "perhaps", 2: "yes"}
 DISTILBERT = {
@@ -45,6 +45,7 @@ FAMILIES = {
     "DebertaV2": ("DebertaV2Config", DEBERTA_V2 | {"pooler_hidden_act": "silu"}, "QTS"),
     "MegatronBert": ("MegatronBertConfig", BERT, "QTS"),
     "ModernBert": ("ModernBertConfig", MODERN | {"classifier_pooling": "mean"}, "QTS"),
+    "MobileBert": ("MobileBertConfig", MOBILE | {"num_hidden_layers": 2}, "QTS"),
     "XLM": ("XLMConfig", XLM | {"summary_activation": None}, "TS"),
     "XLNet": ("XLNetConfig", XLNET, "TS"),
     "GPT2": ("GPT2Config", GPT2 | {"pad_token_id": 0}, "QTS"),

@@ -9,12 +9,13 @@ import pytest
 from tests.tiers import tiers
 from tests.training.shapes import BATCH, LENGTH, OBJECTIVES, VOCAB, examples, make
 from tlx import parallel
+from tlx.models.config import HeadConfig
 from tlx.models.families import TABLE as FAMILIES
 from tlx.models.families.family import replaced
 from tlx.models.flops_formula import BatchShape, model_flops, nonembedding_params
 from tlx.models.flops_traced import matmul_flops
 from tlx.nn.characters import CharacterConfig
-from tlx.nn.config import AttentionConfig, ExecutionConfig, FeedForwardConfig
+from tlx.nn.config import AttentionConfig, BottleneckConfig, ExecutionConfig, FeedForwardConfig
 from tlx.nn.embed import EmbeddingConfig
 from tlx.optim.leaves import describe
 from tlx.training import carry as carries
@@ -33,8 +34,14 @@ FEATURES = {
     "mlm": [
         {"embedding": EmbeddingConfig(width=16, num_types=2), "share_layers": True},
         {"attention": AttentionConfig(num_heads=4, window_pattern=(8, 0))},
+        {
+            "block_layout": "post",
+            "bottleneck": BottleneckConfig(width=8, attention_input="stream", num_feedforwards=2),
+            "embedding": EmbeddingConfig(width=16, neighbors=True),
+            "head": HeadConfig(half_tied=True),
+        },
     ],
-    "span_corruption": [{"num_layers": 4, "num_decoder_layers": 1}],
+    "span_corruption": [{"num_layers": 4, "num_decoder_layers": 1, "source_encoder_layers": 3}],
     "plm": [],
 }
 CASES = [(name, change) for name in OBJECTIVES for change in ({}, *FEATURES[name])]

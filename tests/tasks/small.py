@@ -9,14 +9,22 @@ import numpy as np
 from tlx import parallel
 from tlx.data.readers import Record
 from tlx.models.config import ModelConfig
+from tlx.nn.characters import CharacterConfig
 from tlx.nn.config import AttentionConfig, ExecutionConfig, PositionConfig
 from tlx.nn.embed import EmbeddingConfig
 from tlx.nn.losses import LossConfig
+from tlx.nn.recurrent import RecurrentConfig
 from tlx.tasks import TABLE
 from tlx.tasks.shared.base import TaskSpec
 from tlx.text import TokenizerConfig, make_tokenizer
+from tlx.text.characters import character_table
 
 SHAPES = ("encoder", "decoder", "encoder_decoder", "two_stream")
+# With the kind of model that reads characters, and that nothing but tasks reads.
+READ_SHAPES = (*SHAPES, "bilstm")
+CHARACTERS = RecurrentConfig(
+    cell_dim=8, characters=CharacterConfig(4, ((1, 4), (3, 8)), num_highways=1, max_characters=6)
+)
 TOKENIZER = make_tokenizer(TokenizerConfig(kind="bytes"), ())
 LENGTH = 16
 
@@ -33,6 +41,7 @@ def model_of(shape: str, dropout: float = 0.0) -> ModelConfig:
         attention=AttentionConfig(num_heads=2),
         position=position.get(shape, PositionConfig("learned", max_length=LENGTH)),
         embedding=EmbeddingConfig(num_types=2 if shape == "encoder" else 0),
+        recurrent=CHARACTERS,
         execution=ExecutionConfig(unroll=1),
     )
 
@@ -45,7 +54,8 @@ def spec_of(task: str, shape: str, records: list[Record], **config) -> TaskSpec:
     parts = TABLE.load(task)
     settings = parts.config_class(**config)
     settings = parts.infer_labels(settings, records)
-    return TaskSpec(settings, LENGTH, TOKENIZER.vocab, shape)
+    characters = character_table(TOKENIZER, 6) if shape == "bilstm" else None
+    return TaskSpec(settings, LENGTH, TOKENIZER.vocab, shape, characters=characters)
 
 
 def batch_of(task: str, spec: TaskSpec, records: list[Record]) -> dict[str, np.ndarray]:

@@ -29,6 +29,7 @@ PAIRS = small.records_of(
 )
 CASES = [("classification", shape, "place") for shape in small.SHAPES]
 CASES += [("classification", "encoder_decoder", "mean"), ("pair_classification", "encoder", "mean")]
+CASES += [("classification", "bilstm", "token")]
 
 
 def spec_of(task, shape, **config):

@@ -50,7 +50,7 @@ def test_windows():
     )
 
 
-@pytest.mark.parametrize("shape", small.SHAPES)
+@pytest.mark.parametrize("shape", small.READ_SHAPES)
 def test_tags_stand_at_the_first_id_of_their_token(shape):
     spec, pieces = made("token_classification", shape, TAGGED)
     assert spec.config.labels == ("B-P", "I-P", "O")
@@ -67,7 +67,7 @@ def test_tags_stand_at_the_first_id_of_their_token(shape):
         assert seen[number] == list(enumerate(record.values["tags"]))  # each once, over all pieces
 
 
-@pytest.mark.parametrize("shape", small.SHAPES)
+@pytest.mark.parametrize("shape", small.READ_SHAPES)
 def test_perfect_tags_score_one(shape):
     spec, pieces = made("token_classification", shape, TAGGED)
     batch = batch_of("token_classification", spec, pieces)
@@ -89,7 +89,7 @@ def test_tags_of_characters():
     np.testing.assert_array_equal(piece.label, [0, -1, -1, 1, 1])
 
 
-@pytest.mark.parametrize("shape", small.SHAPES)
+@pytest.mark.parametrize("shape", small.READ_SHAPES)
 def test_windows_give_back_the_context_at_every_offset(shape):
     """Whatever the span of ids, its characters are those that the ids stand for."""
     spec, items = made("question_answering", shape, ASKED, stride=3, max_question_tokens=4)
@@ -105,7 +105,7 @@ def test_windows_give_back_the_context_at_every_offset(shape):
     assert {item.record for item in items} == {0, 1, 2}
 
 
-@pytest.mark.parametrize("shape", small.SHAPES)
+@pytest.mark.parametrize("shape", small.READ_SHAPES)
 def test_perfect_logits_answer_every_question(shape):
     # In windows of so few bytes the one with the most context of an answer's start may lack its end.
     settings = {"stride": 3, "max_question_tokens": 3, "no_answer": True, "max_context": False}
@@ -216,7 +216,7 @@ def test_answers_that_are_misplaced():
     assert batch_of("question_answering", spec, items)["weights"].tolist() == [0.0]
 
 
-@pytest.mark.parametrize("shape", small.SHAPES)
+@pytest.mark.parametrize("shape", small.READ_SHAPES)
 def test_choices_are_rows(shape):
     settings = {"context": ("context", "q"), "choices": ("1", "2")}
     spec, items = made("multiple_choice", shape, CHOSEN, **settings)

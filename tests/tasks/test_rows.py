@@ -20,6 +20,8 @@ ROWS = {
     ("decoder", 1): ([V.bos, *A, V.cls], None, 4),
     ("decoder", 2): ([V.bos, *A, V.sep, *B, V.cls], None, 7),
     ("encoder_decoder", 1): ([V.bos, *A, V.eos], None, 4),
+    ("bilstm", 1): ([V.eos, *A, V.eos], None, 4),
+    ("bilstm", 2): ([V.eos, *A, V.eos, *B, V.eos], None, 7),
     ("encoder_decoder", 2): ([V.bos, *A, V.sep, *B, V.eos], None, 7),
 }
 

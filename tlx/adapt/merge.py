@@ -25,6 +25,11 @@ def merge(model: ModelConfig, params: Any) -> tuple[ModelConfig, dict[str, Any]]
     for name in ("bottleneck_dim", "prefix_length", "prompt_length"):
         if getattr(adapters, name):
             raise ConfigError(f"model.adapters.{name}: only LoRA and added hidden units can be merged")
+    if model.quantization.bits and adapters.any:
+        raise ConfigError(
+            f"model.quantization.bits = {model.quantization.bits}: adapters were not quantised in training, and "
+            "would be as part of a matrix"
+        )
     flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()}
     if adapters.lora_rank:
         flat = _with_low_rank(flat, adapters.lora_alpha / adapters.lora_rank)

@@ -7,6 +7,7 @@ from typing import Any
 from tlx.adapt.config import AdaptConfig
 from tlx.base import tree
 from tlx.base.errors import ConfigError
+from tlx.base.observed import is_observed
 
 # Patterns of the paths of trained parameters, besides the head.
 _TRAINED = {
@@ -26,7 +27,8 @@ _HEAD = "^heads/"
 def is_trained(config: AdaptConfig, path: str) -> bool:
     """Return whether a parameter is trained, the optimizer's own rules aside."""
     patterns = (_HEAD, *_TRAINED[config.method], *config.also_train)
-    return any(tree.matches(pattern, path) for pattern in patterns)
+    # Ranges of activations change with whatever is trained.
+    return is_observed(path) or any(tree.matches(pattern, path) for pattern in patterns)
 
 
 def split(config: AdaptConfig, params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -57,6 +59,7 @@ def check_patterns(config: AdaptConfig, params: Any) -> None:
             "language model's; 'lora' and the others train a part of the model"
         )
     inside = [path for path in paths if not path.startswith("heads/") and is_trained(config, path)]
+    inside = [path for path in inside if not is_observed(path)]
     if config.method not in ("full", "head") and not inside:
         raise ConfigError(
             f"adapt.method = {config.method!r} finds nothing to train in this model: it has no "

@@ -144,10 +144,11 @@ def base_leaves(
     flat = tree.flatten(base)
     values = {path: np.asarray(leaf) for path, leaf in flat.items() if path.startswith("model/")}
     rng = np.random.default_rng(seed)
-    table = values[TABLE]
-    if vocab.added:
+    table = values.get(TABLE)
+    # A model that reads characters has no table: ids that were added are spelled.
+    if vocab.added and table is not None:
         values[TABLE] = _with_added(table, vocab, rng)
-    if PROMPT not in values and PROMPT in wanted:
+    if PROMPT not in values and PROMPT in wanted and table is not None:
         frequent = np.flatnonzero(~vocab.special)[:_FREQUENT]
         vectors = table[rng.choice(frequent, wanted[PROMPT].shape[0])]
         for row, ids in enumerate(prompt[: len(vectors)]):

@@ -15,6 +15,7 @@ from tlx import parallel
 from tlx.adapt.parts import is_trained
 from tlx.adapt.transfer import base_hash, base_leaves
 from tlx.api.forward import expected_params
+from tlx.api.load_elmo import load_elmo
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
@@ -23,6 +24,7 @@ from tlx.base.memory import size_text
 from tlx.base.nearest_path import suggest_paths
 from tlx.checkpoint import load_params
 from tlx.hub import network, sentence_transformers, validation
+from tlx.hub.elmo import is_elmo
 from tlx.hub.folder import Checkpoint, check_room, is_hugging_face, open_folder
 from tlx.models.families import TABLE
 from tlx.objectives.shared.base import ObjectiveModule
@@ -73,7 +75,7 @@ def load(
     in training, and optimizer state is not read.
 
     Args:
-        path: The directory.
+        path: The directory; also one of ELMo's released files (hub/elmo.py).
         step: Training step of the checkpoint; "best": the one with the best evaluation, where the run had
             checkpoint.keep_best; None: the newest that verifies.
         dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
@@ -99,6 +101,8 @@ def load(
     if is_hugging_face(path):
         opened = open_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, task)
         return load_hub_checkpoint(opened, mesh)
+    if is_elmo(pathlib.Path(path)):
+        return load_elmo(path, dtype)
     if task is not None:
         raise ConfigError(
             f"task = {task!r} is for Hugging Face directories; {path} is a run, which has its own"
@@ -339,7 +343,7 @@ def _run_folder(path: pathlib.Path) -> pathlib.Path:
 
 def _is_model(path: pathlib.Path) -> bool:
     """Return whether a path is a directory that `load` takes."""
-    return (path / "run.json").is_file() or is_hugging_face(path)
+    return (path / "run.json").is_file() or is_hugging_face(path) or is_elmo(path)
 
 
 def _localized(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tlx.api.embedding import EmbeddingMixin
 from tlx.api.generation import GenerationMixin
 from tlx.api.reward import RewardMixin
 from tlx.api.scoring import ScoringMixin
+from tlx.base.errors import ConfigError
 from tlx.run.spec import make_module
 from tlx.training.config import BaseConfig
 
@@ -41,6 +42,18 @@ class LoadedModel(GenerationMixin, ScoringMixin, EmbeddingMixin, RewardMixin):
             f"width {config.width}{heads}, {longest}\n"
             f"  tokenizer: {self.config.tokenizer.kind}, {self.tokenizer.vocab.size:,} ids"
         )
+
+    def with_integers(self) -> "LoadedModel":
+        """Return the model with products of integers, of one that was trained with model.quantization.bits.
+
+        Raises ConfigError for a model that was not.
+        """
+        part = self.config.model.quantization
+        if not part.bits:
+            raise ConfigError("model.quantization.bits = 0: the model was not trained to be quantised")
+        model = dataclasses.replace(self.config.model, quantization=dataclasses.replace(part, integers=True))
+        config = dataclasses.replace(self.config, model=model)
+        return dataclasses.replace(self, config=config, module=make_module(config, self.tokenizer.vocab))
 
     def merged(self) -> "LoadedModel":
         """Return the model with its LoRA matrices or added hidden units merged into its weights."""

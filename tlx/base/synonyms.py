@@ -56,6 +56,8 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
         "rms_norm": "rmsnorm",
         "layer_norm": "layernorm",
         "ln": "layernorm",
+        "no_norm": "affine",
+        "nonorm": "affine",
     },
     "model.position.kind": {
         "rope": "rotary",

@@ -6,8 +6,11 @@
     tlx convert export runs/bert my-bert/
     tlx convert export runs/bert my-bert/ --push=hf://OWNER/NAME       and upload it; without my-bert/ too
     tlx convert merge runs/lora runs/merged                a run with its LoRA added to the matrices
+    tlx convert adapt runs/decoder runs/both --kind=encoder_decoder   the start of a model of another kind
     tlx convert adapter runs/lora my-adapter/              its LoRA alone, for the library peft; or the
                                                            prefix, or the prompt, of a decoder
+
+ELMo's released files (options.json, weights.hdf5 and a vocabulary in one folder) are imported too.
 
 A directory is one that `save_pretrained` or sentence-transformers wrote: config.json, safetensors and the
 tokenizer's files. A model with the head of a task (classes, numbers, tags, answers) becomes a run of that
@@ -40,7 +43,9 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("convert", __doc__)
     parser.add_argument(
-        "way", choices=("import", "export", "merge", "adapter"), help="conversion, as in the examples above"
+        "way",
+        choices=("import", "export", "merge", "adapter", "adapt"),
+        help="conversion, as in the examples above",
     )
     parser.add_argument("source", metavar="FROM", help="Hugging Face directory, or run directory")
     parser.add_argument(
@@ -78,6 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--public", action="store_true", help="--push: a repository that is created is public"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=("encoder", "decoder", "encoder_decoder"),
+        help="adapt: kind of the new model; a decoder becomes an encoder or both, an encoder a decoder or both",
+    )
+    parser.add_argument(
+        "--cross-attention",
+        choices=("copy", "random"),
+        help="adapt: cross-attention begins as the self-attention of its layer (default for a decoder), or is drawn "
+        "(default for an encoder)",
     )
     parser.add_argument("--step", type=flags.checkpoint_step, help=flags.STEP_HELP)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The conversions of `tlx convert`: import, export, merge and adapter."""
+"""The conversions of `tlx convert`: import, export, merge, adapter and adapt."""
 
 import argparse
 import contextlib
@@ -9,10 +9,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from tlx.adapt.kinds import convert_kind
 from tlx.api.export import exported_frame, exported_head, special_ids
 from tlx.api.load import load, open_hub_checkpoint
+from tlx.api.load_elmo import load_elmo
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
@@ -22,10 +25,13 @@ from tlx.checkpoint import Checkpoints
 from tlx.hub import folder as hub
 from tlx.hub import peft, push, sentence_transformers, verify
 from tlx.hub.config_file import named_class
+from tlx.hub.elmo import is_elmo
 from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
-from tlx.run import RunConfig
+from tlx.run import RunConfig, base_config
+from tlx.run.checks import resolve
+from tlx.run.spec import make_module
 from tlx.tasks import CHAT_TASKS
 from tlx.text import Tokenizer
 from tlx.text.chat import ending, jinja_of
@@ -38,6 +44,9 @@ from tlx.training import directory
 def _import(options: argparse.Namespace) -> None:
     """Import a model tensor by tensor: only a slice of one is in memory at a time."""
     _require_empty(options.target)
+    if is_elmo(pathlib.Path(options.source)):
+        _import_elmo(options)
+        return
     if options.verify:
         verify.require_libraries()
     foreign = open_hub_checkpoint(
@@ -67,6 +76,20 @@ def _import(options: argparse.Namespace) -> None:
     if options.verify:
         for name, largest, scale in verify.compare(checkpoint, checkpoint.read()):
             print(f"{name}: largest difference {largest:.2e} of {scale:.3g}")
+
+
+def _import_elmo(options: argparse.Namespace) -> None:
+    """Import a folder of ELMo's released files."""
+    if options.verify or options.task:
+        raise ConfigError(
+            "--verify and --task are for Hugging Face directories, not for ELMo's released files"
+        )
+    model = load_elmo(options.source, options.dtype)
+    source = {"imported_from": os.path.abspath(options.source), "family": "elmo"}
+    target = _write_run(model, options.target, source, model.num_params)
+    print(
+        f"{target}: elmo, {model.num_params:,} parameters; tasks read it: tlx finetune --from={options.target}"
+    )
 
 
 def _load(options: argparse.Namespace, dtype: str | None = None) -> LoadedModel:
@@ -160,6 +183,34 @@ def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
     return model
 
 
+# Objective that a converted model is assumed to be trained with next.
+_OBJECTIVES = {"encoder": "mlm", "decoder": "clm", "encoder_decoder": "span_corruption"}
+
+
+def _adapt(options: argparse.Namespace) -> None:
+    """Write a run whose model begins as another kind of model."""
+    _require_empty(options.target)
+    if options.kind is None:
+        raise ConfigError(
+            f"tlx convert adapt {options.source}: --kind=encoder, decoder or encoder_decoder is missing"
+        )
+    model = load(options.source, step=options.step, dtype=options.dtype, allow=options.allow)
+    params = jax.device_get(model.standalone_params)
+    converted, params = convert_kind(model.module.model, params, options.kind, options.cross_attention)
+    values = base_config(_OBJECTIVES[options.kind]).to_dict()
+    values["model"] = to_dict(converted)
+    values["tokenizer"] = to_dict(model.config.tokenizer)
+    values["data"]["sequence_length"] = model.config.data.sequence_length
+    config = resolve(values)
+    module = make_module(config, model.tokenizer.vocab)
+    new = LoadedModel(config, params, model.tokenizer, module, 0)
+    source = {"adapted_from": os.path.abspath(options.source)}
+    target = _write_run(new, options.target, source, new.num_params)
+    print(
+        f"{target}: {converted.kind}, {new.num_params:,} parameters, from a {model.kind}; train it before use"
+    )
+
+
 def _adapter(options: argparse.Namespace) -> None:
     """Write a run's adapter for peft, on the base's own Hugging Face directory or on an export of it."""
     _require_empty(options.target)
@@ -206,6 +257,7 @@ ACTIONS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "export": _export,
     "merge": _merge,
     "adapter": _adapter,
+    "adapt": _adapt,
 }
 
 

@@ -94,9 +94,9 @@ def read(
         kind=task_class.kind,
         labels=() if is_number else labels,
         shape=TaskHeadConfig(
-            dense="yes" if task_class.dense else "no",
+            dense="yes" if _has_dense(task_class, values) else "no",
             activation=_activation(task_class, values),
-            dense_bias=not task_class.dense or f"{task_class.dense}.bias" in tensors,
+            dense_bias=not _has_dense(task_class, values) or f"{task_class.dense}.bias" in tensors,
             norm=bool(task_class.norm),
             bias=f"{task_class.classifier}.bias" in tensors,
         ),
@@ -142,6 +142,8 @@ def write(task_class: TaskClass, head: TaskHead) -> dict[str, Any]:
         values["problem_type"] = kind if head.labels else "regression"
     if task_class.activation_key:
         values[task_class.activation_key] = written_name(ACTIVATIONS_WITH_TANH, head.shape.activation)
+    if task_class.dense_key:
+        values[task_class.dense_key] = head.shape.dense == "yes"
     if task_class.mean_key:
         values[task_class.mean_key] = "mean" if head.mean else "cls"
     return values | {key: legal[0] for key, legal in task_class.fixed.items()}
@@ -160,7 +162,8 @@ def rows(task_class: TaskClass, head: TaskHead, config: ModelConfig) -> list[Wei
     """
     path = f"heads/{head.task}"
     mappings = linear(f"{path}/classifier", task_class.classifier, bias="f" if head.shape.bias else "")
-    if task_class.dense:
+    has_dense = head.shape.has_dense(config, per_token=head.kind != "sequence")
+    if task_class.dense and has_dense:
         bias = "f" if head.shape.dense_bias else ""
         mappings += linear(f"{path}/pooler", task_class.dense, bias=bias)
     if task_class.norm:
@@ -191,10 +194,10 @@ def _difference(candidate: TaskClass, config: ModelConfig, head: TaskHead) -> st
     """Return how a class differs from a head, for a message; "" where it computes the same."""
     shape = head.shape
     has_dense = shape.has_dense(config, per_token=head.kind != "sequence")
-    if has_dense != bool(candidate.dense):
+    if has_dense != bool(candidate.dense) and not (candidate.dense_key and candidate.dense):
         return f"has {'a' if candidate.dense else 'no'} dense layer, the head {'a' if has_dense else 'none'}"
     pairs: dict[str, tuple[Any, Any]] = {"objective.head.bias": (shape.bias, candidate.bias)}
-    if candidate.dense:
+    if candidate.dense and has_dense:
         pairs["objective.head.dense_bias"] = (shape.dense_bias, candidate.dense_bias(config))
         pairs["objective.head.norm"] = (shape.norm, bool(candidate.norm))
         if not candidate.activation_key:
@@ -205,6 +208,11 @@ def _difference(candidate: TaskClass, config: ModelConfig, head: TaskHead) -> st
         if value != other:
             return f"has {other!r} where {field} = {value!r}; fine-tune with {field} = {other!r} to export it"
     return ""
+
+
+def _has_dense(task_class: TaskClass, values: Mapping[str, Any]) -> bool:
+    """Return whether the class of a config.json has a dense layer before the last one."""
+    return bool(task_class.dense) and bool(values.get(task_class.dense_key, True))
 
 
 def _check_fixed(task_class: TaskClass, values: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 Shapes: W characters of a token.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,16 @@ from tlx.parallel.sharding import logical
 # Folded into a row's keys, one for each direction.
 FORWARD = 2**20
 BACKWARD = 2**20 + 1
+
+
+class BiLSTMState(NamedTuple):
+    """States of both directions, from which they go on with the next rows."""
+
+    forward: RecurrentState
+    """After the last token that the forward direction has read."""
+
+    backward: RecurrentState
+    """After the last token that the backward direction has read: the first one of the rows before."""
 
 
 class BiLSTM(nn.Module):
@@ -46,13 +56,32 @@ class BiLSTM(nn.Module):
             float[L + 1, B, T, 2 D]. Layer 0 is the token's vector, twice; the others are what both
             directions have read up to the token, itself included.
         """
+        return self.with_states(batch, None, keys=keys)[0]
+
+    def with_states(
+        self, batch: Batch, states: BiLSTMState | None, *, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, BiLSTMState]:
+        """Compute all representations, both directions beginning in given states.
+
+        The released code evaluates sentence after sentence so (bilm-tf, bilm/model.py): each row's states are those
+        after the same row of the batch before, of the backward direction too. Rows must then end in no padding.
+
+        Args:
+            batch: see `__call__`.
+            states: the states before; None: empty ones.
+            keys: one PRNG key for each row; None: no dropout.
+
+        Returns:
+            (float[L + 1, B, T, 2 D], the states after this batch).
+        """
         segments = batch["segments"]
         x = self.tokens(batch["characters"])
-        ahead, _ = self.read_forward(x, segments, None, keys)
-        back = self.read_backward(x, segments, keys)
+        ahead, forward = self.read_forward(x, segments, states and states.forward, keys)
+        back, backward = self._read_backward(x, segments, states and states.backward, keys)
         # Layer 0 is the token's vector for either direction.
         layers = zip([x, *ahead], [x, *back], strict=True)
-        return jnp.stack([jnp.concatenate(pair, axis=-1) for pair in layers])
+        layers_LBTD = jnp.stack([jnp.concatenate(pair, axis=-1) for pair in layers])
+        return layers_LBTD, BiLSTMState(forward, backward)
 
     def tokens(self, characters_BTW: jax.Array) -> jax.Array:
         """Compute the vector of each token, [B, T, D]."""
@@ -93,14 +122,25 @@ class BiLSTM(nn.Module):
         Returns:
             Each layer's outputs [B, T, D].
         """
-        state = self.empty(len(x_BTD))
-        return self.backward(x_BTD, segments_BT, state, fold(keys, BACKWARD), backwards=True)[0]
+        return self._read_backward(x_BTD, segments_BT, None, keys)[0]
 
     def empty(self, batch_size: int) -> RecurrentState:
         """Create the state in which either direction starts."""
         cfg = self.cfg
         dtype = cfg.block("encoder").dtype
         return empty_state(batch_size, cfg.num_layers, cfg.recurrent, cfg.width, dtype)
+
+    def _read_backward(
+        self,
+        x_BTD: jax.Array,
+        segments_BT: jax.Array,
+        state: RecurrentState | None,
+        keys: jax.Array | None,
+    ) -> tuple[list[jax.Array], RecurrentState]:
+        """As `read_backward`, from a state (None: an empty one), with the state after the first token."""
+        if state is None:
+            state = self.empty(len(x_BTD))
+        return self.backward(x_BTD, segments_BT, state, fold(keys, BACKWARD), backwards=True)
 
     def _layers(self) -> RecurrentLayers:
         cfg = self.cfg

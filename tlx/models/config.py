@@ -9,11 +9,13 @@ from tlx.nn.config import (
     AdapterConfig,
     AttentionConfig,
     BlockConfig,
+    BottleneckConfig,
     ExecutionConfig,
     FeedForwardConfig,
     InitConfig,
     NormConfig,
     PositionConfig,
+    QuantizationConfig,
     compute_dtype,
 )
 from tlx.nn.embed import EmbeddingConfig
@@ -30,6 +32,10 @@ class HeadConfig:
 
     tied: bool = True
     """Whether the token table is the output kernel."""
+
+    half_tied: bool = False
+    """Whether the output kernel of a tied head is the narrow token table beside a kernel of its own for the other
+    dims of model.width (MobileBERT)."""
 
     bias: bool = False
     """Whether logits have a bias."""
@@ -48,6 +54,10 @@ class HeadConfig:
 
     activation: Literal["", "gelu", "gelu_tanh", "relu", "silu"] = ""
     """Activation of that transform; "": feedforward.activation."""
+
+    pooler: bool = True
+    """Whether a dense layer with tanh stands between an encoder's first token and the classifier of two segments
+    (BERT; the released MobileBERT: no)."""
 
     softcap: float = 0.0
     """c of c tanh(logits / c) (Gemma 2); 0: no cap."""
@@ -110,6 +120,10 @@ class ModelConfig:
     num_decoder_heads: int = 0
     """Query heads of the decoder in an encoder-decoder; 0: attention.num_heads."""
 
+    source_encoder_layers: int = 0
+    """Layers of another encoder in an encoder-decoder, with a token table of its own, whose hidden states the encoder
+    reads in place of token vectors (BART for translation; Lewis et al. 2020, 3.4); 0: none."""
+
     decoder_ff_dim: int = 0
     """Hidden width of the decoder's feed-forward networks in an encoder-decoder; 0: feedforward.ff_dim."""
 
@@ -149,6 +163,9 @@ class ModelConfig:
     norm: NormConfig = dataclasses.field(default_factory=NormConfig)
     """LayerNorm or RMSNorm."""
 
+    bottleneck: BottleneckConfig = dataclasses.field(default_factory=BottleneckConfig)
+    """Bottlenecks around each layer of an encoder."""
+
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     """From hidden states to logits."""
 
@@ -172,6 +189,9 @@ class ModelConfig:
 
     matmul: Literal["dtype", "int8", "fp8"] = "dtype"
     """Precision of the matrix products of feed-forward networks: `dtype`, or in 8 bits (see nn/quantized.py)."""
+
+    quantization: QuantizationConfig = dataclasses.field(default_factory=QuantizationConfig)
+    """Fake quantisation of linear layers and tables in training, and products of integers in inference."""
 
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
     """Kernel, rematerialisation and unrolling: no parameter and no result depends on them."""
@@ -229,6 +249,8 @@ class ModelConfig:
             residual_multiplier=self.residual_multiplier,
             num_layer_groups=self.num_layer_groups,
             num_group_layers=self.num_group_layers,
+            bottleneck=self.bottleneck,
+            quantization=self.quantization,
         )
 
     def validate(self) -> None:
@@ -241,6 +263,7 @@ class ModelConfig:
         _check_windows(self)
         _check_positions(self)
         _check_encoder_parts(self)
+        _check_bottleneck(self)
         _check_clusters(self)
         _check_recurrent(self)
         _check_adapters(self)
@@ -248,6 +271,7 @@ class ModelConfig:
         # Raises for an unknown policy.
         remat_policy(self.execution.remat)
         _check_matmul(self)
+        _check_quantization(self)
 
 
 def _check_sizes(model: ModelConfig) -> None:
@@ -263,6 +287,8 @@ def _check_sizes(model: ModelConfig) -> None:
             raise ConfigError(
                 f"model.{name} = {size} must be 0, or at least 1 in an encoder_decoder, not in {model.kind!r}"
             )
+    if model.source_encoder_layers:
+        _check_source_encoder(model)
     if model.num_decoder_heads:
         _check_heads(model, "num_decoder_heads", model.num_decoder_heads)
     if attention.scale_by_layer and model.kind not in ("encoder", "decoder"):
@@ -272,14 +298,31 @@ def _check_sizes(model: ModelConfig) -> None:
             raise ConfigError(f"model.{name} = {rate} must be in [0, 1)")
 
 
+def _check_source_encoder(model: ModelConfig) -> None:
+    """Raise ConfigError where a second encoder has nothing to stand in front of, or cannot be joined to it."""
+    is_plain = not (model.embedding.width or model.adapters.prompt_length or model.share_layers)
+    if model.source_encoder_layers < 0 or model.kind != "encoder_decoder" or not is_plain:
+        raise ConfigError(
+            f"model.source_encoder_layers = {model.source_encoder_layers} must be 0, or at least 1 in an "
+            "encoder_decoder without embedding.width, adapters.prompt_length and share_layers"
+        )
+    if model.parametrization.name == "completep":
+        raise ConfigError(
+            f"model.source_encoder_layers = {model.source_encoder_layers}: not with parametrization.name = "
+            "'completep', whose stacks have one depth"
+        )
+
+
 def _check_heads(model: ModelConfig, name: str, heads: int) -> None:
     """Raise ConfigError where a number of query heads does not divide the width, or has no groups of keys."""
     attention = model.attention
     kv_heads = attention.num_kv_heads or heads
-    if heads < 1 or (not attention.head_dim and model.width % heads):
+    field = "bottleneck.width" if model.bottleneck.width else "width"
+    width = model.bottleneck.width or model.width
+    if heads < 1 or (not attention.head_dim and width % heads):
         raise ConfigError(
-            f"model.{name} = {heads} does not divide model.width = {model.width}; "
-            f"choose one of {_short(_divisors(model.width))} or set model.attention.head_dim"
+            f"model.{name} = {heads} does not divide model.{field} = {width}; "
+            f"choose one of {_short(_divisors(width))} or set model.attention.head_dim"
         )
     if heads % kv_heads:
         raise ConfigError(
@@ -411,6 +454,37 @@ def _check_encoder_parts(model: ModelConfig) -> None:
         )
 
 
+def _check_bottleneck(model: ModelConfig) -> None:
+    """Raise ConfigError where MobileBERT's parts are combined with what they exclude."""
+    part = model.bottleneck
+    is_encoder = model.kind == "encoder"
+    if part.width < 0 or part.num_feedforwards < 1:
+        raise ConfigError(
+            f"model.bottleneck.width = {part.width}, num_feedforwards = {part.num_feedforwards}: the width must be 0 "
+            "(none) or more, and the networks 1 or more"
+        )
+    is_plain = not (model.feedforward.num_experts or model.adapters.bottleneck_dim)
+    is_absolute = model.position.kind in ("none", "learned", "sinusoidal")
+    if part.width and not (is_encoder and is_plain and is_absolute and model.block_layout == "post"):
+        raise ConfigError(
+            f"model.bottleneck.width = {part.width}: only an encoder with block_layout = 'post' and position.kind = "
+            "'learned', 'sinusoidal' or 'none', without experts and adapters.bottleneck_dim, has bottlenecks"
+        )
+    if part.width and model.parametrization.name != "standard":
+        raise ConfigError(
+            f"model.parametrization.name = {model.parametrization.name!r}: layers with bottlenecks have 'standard'"
+        )
+    if model.embedding.neighbors and (not is_encoder or model.embedding.cutoffs):
+        raise ConfigError("model.embedding.neighbors = True is for encoders, which see the next token")
+    if model.head.half_tied and not (
+        is_encoder and model.head.tied and 0 < model.embedding.width < model.width
+    ):
+        raise ConfigError(
+            f"model.head.half_tied = True needs an encoder with head.tied = True and embedding.width between 0 and "
+            f"model.width = {model.width}, not {model.embedding.width}"
+        )
+
+
 def _check_clusters(model: ModelConfig) -> None:
     """Raise ConfigError where a vocabulary in clusters cannot be used."""
     part = model.embedding
@@ -448,6 +522,12 @@ def _check_recurrent(model: ModelConfig) -> None:
         )
     if min(part.cell_clip, part.projection_clip, part.characters.num_highways) < 0:
         raise ConfigError("model.recurrent: clips and characters.num_highways must be 0 (none) or more")
+    reach = max(size for size, _ in filters)
+    if part.characters.max_characters < max(reach, 3):
+        raise ConfigError(
+            f"model.recurrent.characters.max_characters = {part.characters.max_characters} must be at least 3, and "
+            f"as many as a filter reads, {reach}"
+        )
     if model.kind == "bilstm" and model.parametrization.name != "standard":
         raise ConfigError(
             f"model.parametrization.name = {model.parametrization.name!r}: a bilstm has 'standard' alone"
@@ -500,6 +580,21 @@ def _check_matmul(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.matmul = {model.matmul!r}: products of experts and of a bilstm are in model.dtype; "
             "choose 'dtype'"
+        )
+
+
+def _check_quantization(model: ModelConfig) -> None:
+    part = model.quantization
+    if part.bits not in (0, *range(2, 9)):
+        raise ConfigError(f"model.quantization.bits = {part.bits} must be 2 to 8, or 0 (none)")
+    if not 0 <= part.decay < 1:
+        raise ConfigError(f"model.quantization.decay = {part.decay} must be in [0, 1)")
+    if part.integers and not part.bits:
+        raise ConfigError("model.quantization.integers = True needs model.quantization.bits, 2 to 8")
+    if part.bits and (model.matmul != "dtype" or model.feedforward.num_experts or model.kind == "bilstm"):
+        raise ConfigError(
+            f"model.quantization.bits = {part.bits}: not with matmul = {model.matmul!r} (choose 'dtype'), with "
+            "experts or for a bilstm"
         )
 
 

@@ -4,6 +4,7 @@ Matrix multiplications only, two operations per multiply-add. Attention is count
 logits over the padded vocabulary, because that is what is computed.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -70,6 +71,7 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
         forward, _ = _stack(cfg.block("encoder"), rows, length, 0)
         decoder, _ = _stack(cfg.block("decoder"), rows, shape.decoder_length, 0, cross=length)
         forward += decoder + _input_embedding(cfg, rows, length + shape.decoder_length)
+        forward += _stack(_source_encoder(cfg), rows, length, 0)[0]
     else:
         block = cfg.block("decoder" if cfg.kind == "decoder" else "encoder")
         forward, constant = _stack(block, rows, length, shape.memory)
@@ -79,6 +81,8 @@ def model_flops(cfg: ModelConfig, shape: BatchShape, masked_head: bool = False) 
             forward += 2 * rows * length * cfg.width**2
     num_targets = rows * (shape.targets or shape.decoder_length or length)
     table_width = cfg.embedding.width or cfg.width
+    if cfg.head.half_tied:
+        table_width = cfg.width
     # The transform leads to the table's width, where the product with the table begins.
     if masked_head and cfg.head.transform:
         forward += 2 * num_targets * cfg.width * table_width
@@ -95,8 +99,14 @@ def nonembedding_params(cfg: ModelConfig) -> int:
         encoder = cfg.block("encoder")
         decoder = cfg.block("decoder")
         cross_attention = decoder.num_layers * _attention_params(decoder)
-        return _stack_params(encoder) + _stack_params(decoder) + cross_attention
+        source = _stack_params(_source_encoder(cfg))
+        return _stack_params(encoder) + source + _stack_params(decoder) + cross_attention
     return _stack_params(cfg.block("decoder" if cfg.kind == "decoder" else "encoder"))
+
+
+def _source_encoder(cfg: ModelConfig) -> BlockConfig:
+    """Layers of the encoder in front of the encoder, of which there may be none."""
+    return dataclasses.replace(cfg.block("encoder"), num_layers=cfg.source_encoder_layers)
 
 
 def _attention_params(block: BlockConfig) -> int:
@@ -105,11 +115,28 @@ def _attention_params(block: BlockConfig) -> int:
     return block.width * block.head_dim * 2 * (heads + block.num_kv_heads)
 
 
+def _bottleneck_params(block: BlockConfig) -> int:
+    """Kernels of a layer's projections to and from its inner width, and what values read beyond that width."""
+    part = block.bottleneck
+    size = block.width * part.width
+    if part.attention_input == "narrow":
+        return 2 * size
+    heads = block.attention.num_heads + 2 * block.num_kv_heads
+    wide_reads = (block.width - part.width) * block.head_dim
+    if part.attention_input == "stream":
+        return 2 * size + heads * wide_reads
+    return 3 * size + block.num_kv_heads * wide_reads
+
+
 def _stack_params(block: BlockConfig) -> int:
     """Kernels of all layers, without cross-attention."""
     part = block.feedforward
     position = block.position
     num_matrices = 3 if part.gated else 2
+    if block.bottleneck.width:
+        block_params = _attention_params(block.inner()) + _bottleneck_params(block)
+        networks = block.bottleneck.num_feedforwards * num_matrices * block.inner_width * block.ff_dim
+        return block.num_layers * (block_params + networks)
     layer = _attention_params(block)
     layer += num_matrices * block.width * block.ff_dim * max(1, part.num_experts)
     # The router.
@@ -142,6 +169,8 @@ def _input_embedding(cfg: ModelConfig, rows: int, length: int) -> int:
     part = cfg.embedding
     if part.cutoffs and part.divisor > 1:
         return 2 * rows * length * cfg.width * sum(widths(cfg.width, part.cutoffs, part.divisor))
+    if part.neighbors:
+        return 2 * rows * length * 3 * (part.width or cfg.width) * cfg.width
     if part.width and part.width != cfg.width:
         return 2 * rows * length * part.width * cfg.width
     return 0
@@ -211,6 +240,12 @@ def _stack(block: BlockConfig, rows: int, length: int, memory: int, cross: int =
     Returns:
         (forward FLOPs, those among them whose other factor has no gradient).
     """
+    if block.bottleneck.width:
+        tokens = rows * length
+        inner = block.inner()
+        layer = _attend(inner, rows, length, length) + _keys_values(inner, rows, length)
+        layer += block.bottleneck.num_feedforwards * _feedforward(inner, rows, length)
+        return block.num_layers * (layer + 2 * tokens * _bottleneck_params(block)), 0
     keys = memory + length
     constant = 0
     layer = _attend(block, rows, length, keys) + _keys_values(block, rows, keys)

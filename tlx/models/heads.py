@@ -7,7 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
+from tlx.nn.config import QuantizationConfig
 from tlx.nn.dropout import dropout, fold
 from tlx.nn.embed import Unembedding
 from tlx.nn.feedforward import ACTIVATIONS
@@ -39,6 +41,21 @@ class TaskHeadConfig:
     bias: bool = True
     """Whether the last layer has a bias (GPT-2 and Llama: no)."""
 
+    lstm_layers: int = 1
+    """Layers of a bidirectional LSTM of the task's own between the mixed layers of a bilstm (ELMo) and the head; 0:
+    none. Other models have none."""
+
+    lstm_width: int = 200
+    """Width of each direction of that LSTM."""
+
+    def check(self) -> None:
+        """Raise ConfigError for sizes that no LSTM has."""
+        if self.lstm_layers < 0 or self.lstm_width < 1:
+            raise ConfigError(
+                f"objective.head.lstm_layers = {self.lstm_layers}, lstm_width = {self.lstm_width} must be 0 (none) "
+                "or more, and 1 or more"
+            )
+
     def has_dense(self, model: ModelConfig, per_token: bool) -> bool:
         """Return whether a dense layer comes first; by default not in decoders (Radford et al. 2018)."""
         automatic = model.kind != "decoder" and not per_token
@@ -56,6 +73,8 @@ def _dense(cfg: ModelConfig, outputs: int, name: str, bias: bool = True, std: fl
         bias=bias,
         dtype=block.dtype,
         param_dtype=cfg.param_dtype,
+        # The last layer of a head stays as it is (Q8BERT).
+        quantization=QuantizationConfig() if name == "classifier" else block.quantization,
         name=name,
     )
 
@@ -90,7 +109,10 @@ class MaskedHead(nn.Module):
             hidden = _dense(cfg, width, "dense", cfg.head.transform_bias)(hidden)
             # Before the norm, as in BERT.
             hidden = ACTIVATIONS[cfg.head.activation or cfg.feedforward.activation](hidden)
-            hidden = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(hidden)
+            # MobileBERT has statistics here, whatever its layers have.
+            kind = "layernorm" if cfg.norm.kind == "affine" else cfg.norm.kind
+            norm = dataclasses.replace(cfg.norm, kind=kind)
+            hidden = Norm(norm, width, cfg.param_dtype, name="norm")(hidden)
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
         bias = self.param("bias", zeros, unembedding.kernel.shape[:1], jnp.dtype(cfg.param_dtype))
         return hidden, unembedding._replace(bias=bias)
@@ -113,7 +135,7 @@ class PositionTable(nn.Module):
 
 
 class PairHead(nn.Module):
-    """BERT's pooler, tanh of a dense layer on the first token, and a classifier of two segments.
+    """BERT's pooler, tanh of a dense layer on the first token (head.pooler), and a classifier of two segments.
 
     For next-sentence prediction and sentence order: class 0 is the true order.
     """
@@ -128,7 +150,9 @@ class PairHead(nn.Module):
     def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
         """Compute logits [B, 2]; the pooled vector [B, D] without the classifier."""
         # Read at the first token, cls.
-        pooled_BD = jnp.tanh(_dense(self.cfg, self.cfg.width, "pooler")(hidden_BTD[:, 0]))
+        pooled_BD = hidden_BTD[:, 0]
+        if self.cfg.head.pooler:
+            pooled_BD = jnp.tanh(_dense(self.cfg, self.cfg.width, "pooler")(pooled_BD))
         if not self.classify:
             return pooled_BD
         return _dense(self.cfg, 2, "classifier")(pooled_BD)

@@ -1,5 +1,6 @@
 """Encoders, decoders and encoder-decoders: one module, by ModelConfig.kind."""
 
+import dataclasses
 from typing import Any, cast
 
 import flax.linen as nn
@@ -24,6 +25,8 @@ Batch = dict[str, jax.Array]
 
 # Folded into the keys of a decoder that has an encoder, whose layers fold in 0, 1, ...
 _DECODER = 2**20
+# And into those of a second encoder.
+_SOURCE = 2**20 + 1
 
 
 class Output(nn.Module):
@@ -38,9 +41,11 @@ class Output(nn.Module):
         dtype = jnp.dtype(cfg.param_dtype)
         if cfg.head.absent:
             return
-        if not cfg.head.tied:
+        if not cfg.head.tied or cfg.head.half_tied:
+            # Of a half-tied kernel only the dims that the narrow table lacks.
+            width = cfg.width - (cfg.embedding.width if cfg.head.half_tied else 0)
             init = logical(nn.initializers.normal(parametrization.base_std(cfg)), ("vocab", "embed"))
-            self.kernel = self.param("kernel", init, (cfg.padded_vocab, cfg.width), dtype)
+            self.kernel = self.param("kernel", init, (cfg.padded_vocab, width), dtype)
         if cfg.head.bias:
             zeros = logical(nn.initializers.zeros_init(), ("vocab",))
             self.bias = self.param("bias", zeros, (cfg.padded_vocab,), dtype)
@@ -65,12 +70,21 @@ class Output(nn.Module):
             scale = (cfg.width / width_ratio) ** -0.5 / width_ratio
         scale *= cfg.head.multiplier
         return Unembedding(
-            kernel=table_VE if cfg.head.tied or cfg.head.absent else self.kernel,
+            kernel=self._kernel(table_VE),
             bias=self.bias if cfg.head.bias and not cfg.head.absent else None,
             scale=scale,
             vocab_size=cfg.vocab_size,
             softcap=cfg.head.softcap,
         )
+
+    def _kernel(self, table_VE: jax.Array) -> jax.Array:
+        """The token table, a kernel of its own, or the one beside the other."""
+        head = self.cfg.head
+        if head.absent:
+            return table_VE
+        if head.half_tied:
+            return jnp.concatenate([table_VE, self.kernel], axis=1)
+        return table_VE if head.tied else self.kernel
 
 
 def output(cfg: ModelConfig) -> Output | AdaptiveOutput:
@@ -114,6 +128,7 @@ def token_table(cfg: ModelConfig) -> TokenTable | ClusterTables:
         dtype=dtype,
         param_dtype=cfg.param_dtype,
         prompt=cfg.adapters.prompt_length,
+        bits=cfg.quantization.bits,
     )
 
 
@@ -132,6 +147,10 @@ class Transformer(nn.Module):
         """Create parameters and submodules."""
         cfg = self.cfg
         self.embedding = token_table(cfg)
+        if cfg.source_encoder_layers:
+            block = dataclasses.replace(cfg.block("encoder"), num_layers=cfg.source_encoder_layers)
+            self.source_embedding = token_table(cfg)
+            self.source_encoder = TransformerStack(block, cfg.embedding, share_layers=False)
         if cfg.kind != "decoder":
             self.encoder = TransformerStack(cfg.block("encoder"), cfg.embedding, cfg.share_layers)
         if cfg.kind != "encoder":
@@ -164,8 +183,14 @@ class Transformer(nn.Module):
 
     def encode(self, batch: Batch, *, keys: jax.Array | None = None) -> jax.Array:
         """Compute the encoder's hidden states [B, S, D] of an encoder-decoder."""
-        x_BTE = self.embedding(batch["encoder_tokens"])
-        return self.encoder(x_BTE, _stack_inputs(batch, "encoder_"), keys_B=keys).hidden
+        inputs = _stack_inputs(batch, "encoder_")
+        if self.cfg.source_encoder_layers:
+            source = self.source_embedding(batch["encoder_tokens"])
+            # Keys of its own: both encoders fold in the numbers of their layers.
+            x_BTE = self.source_encoder(source, inputs, keys_B=_folded(keys, _SOURCE)).hidden
+        else:
+            x_BTE = self.embedding(batch["encoder_tokens"])
+        return self.encoder(x_BTE, inputs, keys_B=keys).hidden
 
     def with_memory(
         self,
@@ -340,4 +365,8 @@ def _stack_inputs(batch: Batch, prefix: str = "") -> StackInputs:
 
 def _decoder_keys(keys: jax.Array | None) -> jax.Array | None:
     """The keys of an encoder-decoder's decoder, unlike the encoder's."""
-    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, _DECODER)
+    return _folded(keys, _DECODER)
+
+
+def _folded(keys: jax.Array | None, number: int) -> jax.Array | None:
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, number)

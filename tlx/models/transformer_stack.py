@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from tlx.models.layer_specs import LayerGroup, LayerSpec, group_layers, layer_specs
 from tlx.nn.block import Block, BlockInputs, BlockOutputs
+from tlx.nn.bottleneck import BottleneckBlock
 from tlx.nn.cache import KVCache, LayerCache
 from tlx.nn.config import BlockConfig
 from tlx.nn.convolution import Convolution
@@ -76,6 +77,13 @@ class StackOutputs(NamedTuple):
     experts."""
 
 
+def make_block(cfg: BlockConfig, has_attention_norm: bool = True) -> Block | BottleneckBlock:
+    """Make the module of a layer, which is applied to parameters of its own."""
+    if cfg.bottleneck.width:
+        return BottleneckBlock(cfg, parent=None)
+    return Block(cfg, has_attention_norm, parent=None)
+
+
 class TransformerStack(nn.Module):
     """The encoder or the decoder of a Transformer: token vectors [B, T, E] to hidden states [B, T, D]."""
 
@@ -130,7 +138,7 @@ class TransformerStack(nn.Module):
         keeps_inputs = return_layer_inputs or _memory_length(inputs) > 0
 
         def make_layer(spec: LayerSpec) -> Layer:
-            block = Block(spec.block, spec.attention_norm, parent=None)
+            block = make_block(spec.block, spec.attention_norm)
             mask = block_inputs.mask._replace(window=spec.block.attention.window)
 
             def layer(params: Any, x: jax.Array, index: jax.Array, memory_BMD: jax.Array | None):
@@ -158,7 +166,7 @@ class TransformerStack(nn.Module):
         def init(key: jax.Array) -> Any:
             # Every layer's parameters are those of a whole layer: the config of the pattern, no window.
             mask = Mask(segments_BT, segments_BT)
-            block = Block(cfg, parent=None)
+            block = make_block(cfg)
             # No bias: initial values do not depend on it.
             return block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
 
@@ -199,9 +207,9 @@ class TransformerStack(nn.Module):
         logits = []
         for layer in layers:
             params = blocks if self._has_one_layer else jax.tree.map(lambda x, i=layer: x[i], blocks)
-            block = Block(specs[layer].block, parent=None)
+            block = make_block(specs[layer].block)
             logits.append(
-                block.apply({"params": params}, inputs_LBTD[layer], positions_BT, method=Block.content_logits)
+                block.apply({"params": params}, inputs_LBTD[layer], positions_BT, method="content_logits")
             )
         return logits
 
@@ -255,7 +263,7 @@ class TransformerStack(nn.Module):
         x_BTD = self.front(x_BTE, positions_BT, None, None)
 
         def make_layer(spec: LayerSpec) -> Layer:
-            block = Block(spec.block, spec.attention_norm, parent=None)
+            block = make_block(spec.block, spec.attention_norm)
             mask = block_inputs.mask._replace(window=spec.block.attention.window)
 
             def layer(params: Any, carry: tuple[jax.Array, ...], index: jax.Array, encoded_key_value: Any):

@@ -42,6 +42,12 @@ class Attention(nn.Module):
     """Whether keys and values come from another sequence (the encoder's output), which has no positions
     here."""
 
+    query_key_width: int = 0
+    """Width of what queries and keys are made of, where it is not that of the output; 0: cfg.width."""
+
+    value_width: int = 0
+    """Width of what values are made of; 0: cfg.width."""
+
     def setup(self):
         """Create parameters and submodules."""
         cfg = self.cfg
@@ -55,9 +61,11 @@ class Attention(nn.Module):
         query_std = std if part.scale or cfg.init.kind == "normal" else std * cfg.head_dim**-0.5
         # A key bias adds the same to all logits of a query, which the softmax cancels: DeBERTa v1 has none.
         key_bias = part.qkv_bias and part.key_bias
-        self.query = self._linear("query", (cfg.width,), query_shape, query_names, query_std, part.qkv_bias)
-        self.key = self._linear("key", (cfg.width,), key_shape, key_names, std, key_bias)
-        self.value = self._linear("value", (cfg.width,), key_shape, key_names, std, part.qkv_bias)
+        width = self.query_key_width or cfg.width
+        self.query = self._linear("query", (width,), query_shape, query_names, query_std, part.qkv_bias)
+        self.key = self._linear("key", (width,), key_shape, key_names, std, key_bias)
+        value_width = self.value_width or cfg.width
+        self.value = self._linear("value", (value_width,), key_shape, key_names, std, part.qkv_bias)
         out_std = cfg.residual_std(part.num_heads * cfg.head_dim)
         out_names = ("heads", "head_dim", "embed")
         self.out = self._linear("out", query_shape, (cfg.width,), out_names, out_std, part.out_bias)
@@ -161,19 +169,28 @@ class Attention(nn.Module):
         return self._place_query(self.query(x_BTD, keys_B), positions_BT)
 
     def keys_values(
-        self, x_BSD: jax.Array, positions_BS: jax.Array | None, keys_B: jax.Array | None = None
+        self,
+        x_BSD: jax.Array,
+        positions_BS: jax.Array | None,
+        keys_B: jax.Array | None = None,
+        value_source_BSD: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Compute keys and values, normalised and rotated as the config says.
 
         Args:
-            x_BSD: what they are made of.
+            x_BSD: what keys are made of.
             positions_BS: int[B, S], for rotary embeddings.
             keys_B: one PRNG key for each row; None: no dropout.
+            value_source_BSD: what values are made of, of `value_width`; None: x.
 
         Returns:
             [B, S, G, H] each.
         """
-        key, value = self._project(x_BSD, (self.key, self.value), keys_B)
+        if value_source_BSD is None:
+            key, value = self._project(x_BSD, (self.key, self.value), keys_B)
+        else:
+            key = self.key(x_BSD, keys_B)
+            value = self.value(value_source_BSD, keys_B)
         return self._place_key_value(key, value, positions_BS)
 
     def queries_keys_values(
@@ -250,7 +267,7 @@ class Attention(nn.Module):
         cfg = self.cfg
         softcap = cfg.attention.softcap
         query_BTNH = self.queries(x_BTD, positions_BT)
-        key_BSGH, _ = self.keys_values(x_BTD, positions_BT)
+        key_BSGH = constrain(self._normed_and_rotated(self.key(x_BTD), "key", positions_BT), KEY_DIMS)
         # Repeated for the caller's sake, who compares heads one by one; kernels never repeat keys.
         key_BSNH = jnp.repeat(key_BSGH, cfg.attention.num_heads // cfg.num_kv_heads, axis=2)
         y = jnp.einsum("btnh,bsnh->bnts", query_BTNH, key_BSNH, preferred_element_type=jnp.float32)
@@ -320,6 +337,8 @@ class Attention(nn.Module):
             param_dtype=cfg.param_dtype,
             lora=cfg.lora(f"attention/{target}", CROSS_LOW_RANK if self.cross else LOW_RANK),
             flat=joins_heads(cfg),
+            quantization=cfg.quantization,
+            quantized_output=target not in ("query", "key"),
         )
 
     def _head_norm(self, num_heads: int) -> Norm:
@@ -331,7 +350,8 @@ class Attention(nn.Module):
         return Norm(cfg.norm, cfg.head_dim, cfg.param_dtype, num_heads if scope == "each_head" else 0)
 
     def _project(self, x: jax.Array, layers: Sequence[Linear], keys_B: jax.Array | None) -> list[jax.Array]:
-        if should_fuse():
+        # Fused kernels would have one range, and quantised ones have their own.
+        if should_fuse() and not self.cfg.quantization.bits:
             return fused_projections(x, layers, keys_B)
         return [layer(x, keys_B) for layer in layers]
 

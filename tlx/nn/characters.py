@@ -35,6 +35,10 @@ class CharacterConfig:
     num_highways: int = 2
     """Number of highway layers; 0: none."""
 
+    max_characters: int = 50
+    """Characters of a token in the rows of tasks, with those that begin and end it, at least 3; more are cut.
+    Pretraining has objective.max_characters, which a task takes from its base model."""
+
     @property
     def num_filters(self) -> int:
         """Number of all filters, the width of the highways."""

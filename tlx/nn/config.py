@@ -12,16 +12,17 @@ from tlx.base.platform import platform
 
 @dataclasses.dataclass(frozen=True)
 class NormConfig:
-    """LayerNorm (scale and bias) or RMSNorm (scale), computed in float32."""
+    """LayerNorm (scale and bias) or RMSNorm (scale), computed in float32; or their scale and bias alone."""
 
-    kind: Literal["layernorm", "rmsnorm"] = "layernorm"
-    """Ba et al. 2016 or Zhang and Sennrich 2019."""
+    kind: Literal["layernorm", "rmsnorm", "affine"] = "layernorm"
+    """Ba et al. 2016, or Zhang and Sennrich 2019. affine: x * scale + bias without statistics, MobileBERT's NoNorm
+    (Sun et al. 2020, 3.3)."""
 
     eps: float = 1e-5
     """Added to the variance (RMSNorm: to the mean square) before the root."""
 
     bias: bool = True
-    """Whether a LayerNorm has a bias; an RMSNorm never has one."""
+    """Whether a LayerNorm or an affine norm has a bias; an RMSNorm never has one."""
 
     unit_offset: bool = False
     """Multiply by 1 + scale, with a scale that starts from 0 (Gemma), in place of a scale that starts from
@@ -257,6 +258,44 @@ class FeedForwardConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class BottleneckConfig:
+    """Layers that run at another width than that of the stream between them (MobileBERT): see nn/bottleneck.py."""
+
+    width: int = 0
+    """Width inside a layer, d, of attention and feed-forward networks; above model.width the layer widens the stream,
+    as in MobileBERT's teacher. 0: layers have no bottleneck."""
+
+    attention_input: Literal["projection", "narrow", "stream"] = "projection"
+    """Input of attention. projection: queries and keys one more projection of the stream to d, values the stream.
+    narrow: all three the layer's own input of width d (MobileBERT-tiny). stream: all three the stream (the
+    teacher)."""
+
+    num_feedforwards: int = 4
+    """Feed-forward networks of a layer, one after the other, at least 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizationConfig:
+    """Quantisation-aware training of linear layers and embedding tables (Q8BERT): see nn/fake_quantized.py.
+
+    Softmax, norms, activation functions, the last layer of a task's head and logits over the vocabulary stay in the
+    model's dtype.
+    """
+
+    bits: int = 0
+    """Bits of weights and of activations, 2 to 8 (Q8BERT: 8); 0: nothing is quantised."""
+
+    activations: Literal["average", "dynamic"] = "average"
+    """Largest magnitude of the activations that is in range: a moving average over batches, or each batch's own."""
+
+    decay: float = 0.9999
+    """average: fraction of the average that a batch leaves, in [0, 1)."""
+
+    integers: bool = False
+    """Whether products are of integers, as in inference on hardware that has them; not for training."""
+
+
+@dataclasses.dataclass(frozen=True)
 class InitConfig:
     """Initial values of the weights: normal(stddev), or normal(fan_in ** -0.5) (T5)."""
 
@@ -423,6 +462,17 @@ class BlockConfig:
     layer_number: int = 0
     """Number of the layer in its stack, from 1, where attention.scale_by_layer reads it; 0: no such layer."""
 
+    bottleneck: BottleneckConfig = BottleneckConfig()
+    """Bottlenecks around each layer."""
+
+    quantization: QuantizationConfig = QuantizationConfig()
+    """Quantisation of linear layers and tables."""
+
+    @property
+    def inner_width(self) -> int:
+        """Width inside a layer: that of its bottleneck, else D."""
+        return self.bottleneck.width or self.width
+
     @property
     def num_kv_heads(self) -> int:
         """Key/value heads G."""
@@ -431,7 +481,7 @@ class BlockConfig:
     @property
     def head_dim(self) -> int:
         """Head size H."""
-        return self.attention.head_dim or self.width // self.attention.num_heads
+        return self.attention.head_dim or self.inner_width // self.attention.num_heads
 
     @property
     def shared_order(self) -> tuple[int, ...]:
@@ -497,7 +547,11 @@ class BlockConfig:
     @property
     def ff_dim(self) -> int:
         """Hidden width of the feed-forward network, F."""
-        return self.feedforward.ff_dim or 4 * self.width
+        return self.feedforward.ff_dim or 4 * self.inner_width
+
+    def inner(self) -> "BlockConfig":
+        """Return the config of what runs between a layer's bottlenecks."""
+        return dataclasses.replace(self, width=self.inner_width, bottleneck=BottleneckConfig())
 
     def std(self, fan_in: int) -> float:
         """Return the initial standard deviation of a kernel with `fan_in` inputs."""

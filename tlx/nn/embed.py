@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from tlx.nn.adaptive import AdaptiveUnembedding, log_probabilities
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import EMBEDDING, dropout
+from tlx.nn.fake_quantized import fake_weights
 from tlx.nn.linear import Linear
 from tlx.nn.norm import Norm
 from tlx.nn.position import sinusoid
@@ -23,6 +24,10 @@ class EmbeddingConfig:
     width: int = 0
     """Width of the tables, projected to the model's width (ALBERT, ELECTRA); 0: model.width, no
     projection."""
+
+    neighbors: bool = False
+    """Project the vectors of the next, this and the last token, joined, to the model's width before positions
+    and types are added (MobileBERT)."""
 
     num_types: int = 0
     """Rows of the table of segment types (BERT: 2); 0: no table."""
@@ -125,6 +130,9 @@ class TokenTable(nn.Module):
     prompt: int = 0
     """Number of further ids with vectors of their own (prompt tuning)."""
 
+    bits: int = 0
+    """Bits of the vectors that are looked up: model.quantization.bits; 0: as they are stored."""
+
     def setup(self):
         """Create parameters and submodules."""
         dtype = jnp.dtype(self.param_dtype)
@@ -136,14 +144,16 @@ class TokenTable(nn.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Look up the vectors of ids [...], [..., E]."""
+        # Of the table as it is looked up: the output kernel that is tied to it is not quantised.
+        table = fake_weights(self.table, self.bits) if self.bits else self.table
         if self.prompt:
             # Two tables, so that the vocabulary's keeps its shape and its sharding.
             last = self.padded_size - 1
             prompt = jnp.take(self.prompt_table, jnp.maximum(tokens - last - 1, 0), axis=0)
-            x = jnp.take(self.table, jnp.minimum(tokens, last), axis=0)
+            x = jnp.take(table, jnp.minimum(tokens, last), axis=0)
             x = jnp.where((tokens > last)[..., None], prompt, x)
         else:
-            x = jnp.take(self.table, tokens, axis=0)
+            x = jnp.take(table, tokens, axis=0)
         x = x.astype(jnp.dtype(self.dtype))
         return constrain(x, ("batch", "sequence", "activation_embed"))
 
@@ -190,6 +200,9 @@ class InputEmbedding(nn.Module):
             x_BTE = x_BTE * jnp.asarray(width**0.5, dtype)
         if part.multiplier != 1.0:
             x_BTE = x_BTE * jnp.asarray(part.multiplier, dtype)
+        if part.neighbors:
+            x_BTE = self._projection("neighbors", 3 * width)(with_neighbors(x_BTE))
+            width = cfg.width
         if position.kind == "learned" or position.absolute:
             table = self._table("positions", position.max_length + position.offset, width)
             x_BTE = x_BTE + jnp.take(table, positions_BT + position.offset, axis=0).astype(dtype)
@@ -214,7 +227,12 @@ class InputEmbedding(nn.Module):
         # Narrow tables are projected after norm and dropout (ALBERT, ELECTRA).
         if width == cfg.width:
             return x_BTE
-        projection = Linear(
+        return self._projection("projection", width)(x_BTE)
+
+    def _projection(self, name: str, width: int) -> Linear:
+        """The map of vectors of `width` to the model's width."""
+        cfg = self.cfg
+        return Linear(
             inputs=(width,),
             outputs=(cfg.width,),
             names=(None, "embed"),
@@ -222,10 +240,22 @@ class InputEmbedding(nn.Module):
             bias=True,
             dtype=cfg.dtype,
             param_dtype=cfg.param_dtype,
-            name="projection",
+            quantization=cfg.quantization,
+            name=name,
         )
-        return projection(x_BTE)
 
     def _table(self, name: str, rows: int, width: int) -> jax.Array:
         init = logical(nn.initializers.normal(self.cfg.init.embedding_stddev), (None, "embed"))
-        return self.param(name, init, (rows, width), jnp.dtype(self.cfg.param_dtype))
+        table = self.param(name, init, (rows, width), jnp.dtype(self.cfg.param_dtype))
+        bits = self.cfg.quantization.bits
+        return fake_weights(table, bits) if bits else table
+
+
+def with_neighbors(x_BTE: jax.Array) -> jax.Array:
+    """Join the vectors of the next, this and the last position of a row, float[B, T, 3 E]; beyond its ends are zeros.
+
+    Padding and packed documents that lie next to each other are neighbours as well.
+    """
+    next_BTE = jnp.pad(x_BTE[:, 1:], ((0, 0), (0, 1), (0, 0)))
+    last_BTE = jnp.pad(x_BTE[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    return jnp.concatenate([next_BTE, x_BTE, last_BTE], axis=-1)

@@ -82,7 +82,7 @@ class FeedForward(nn.Module):
             self._linear(prefix, name, cfg.width, size, ("embed", "mlp"), cfg.std(cfg.width))
             for name in in_names
         ]
-        if should_fuse():
+        if should_fuse() and not cfg.quantization.bits:
             products = fused_projections(x_BTD, layers, keys_B)
         else:
             products = [layer(x_BTD, keys_B) for layer in layers]
@@ -114,6 +114,7 @@ class FeedForward(nn.Module):
             param_dtype=cfg.param_dtype,
             lora=None if prefix else cfg.lora(f"feedforward/{name}", LOW_RANK),
             matmul=cfg.matmul,
+            quantization=cfg.quantization,
             name=prefix + name,
         )
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from tlx.base.platform import platform
-from tlx.nn.config import Lora
+from tlx.nn.config import Lora, QuantizationConfig
 from tlx.nn.dropout import dropout
+from tlx.nn.fake_quantized import fake_activations, fake_weights, integer_product
 from tlx.nn.fusion import backward_barrier, forward_barrier
 from tlx.nn.quantized import FORMATS, product
 from tlx.parallel.sharding import logical
@@ -53,6 +54,12 @@ class Linear(nn.Module):
     matmul: str = "dtype"
     """Precision of the product x W: model.matmul."""
 
+    quantization: QuantizationConfig = QuantizationConfig()
+    """Quantisation of x, W and y."""
+
+    quantized_output: bool = True
+    """Whether y is quantised too (Q8BERT: not those of queries and keys)."""
+
     def setup(self):
         """Create parameters and submodules."""
         count = len(self.inputs)
@@ -70,9 +77,13 @@ class Linear(nn.Module):
             self.low = self.param("lora_a", uniform, (*self.inputs, rank), dtype)
             zeros = logical(nn.initializers.zeros_init(), (None, *output_names))
             self.high = self.param("lora_b", zeros, (rank, *self.outputs), dtype)
+        self.input_range = self._range("input_range")
+        self.output_range = self._range("output_range") if self.quantized_output else None
 
     def __call__(self, x: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Apply the map to x[..., inputs]; keys_B is one PRNG key for each row of x, None: no dropout."""
+        if self.quantization.bits:
+            return self._quantized(x, keys_B)
         if self.flat and self.lora is None:
             return self._with_joined_heads(x)
         return self.add_terms(_product(x, self.kernel, len(self.inputs), self.matmul), x, keys_B)
@@ -89,11 +100,16 @@ class Linear(nn.Module):
             [..., outputs].
         """
         if self.lora is not None:
-            x = dropout(x, self.lora.dropout, keys_B, self.lora.site)
-            low = _product(x, self.low, len(self.inputs))
-            # Two thin products in place of building A B, which is as large as W.
-            y = y + _product(low, self.high, 1) * jnp.asarray(self.lora.scale, y.dtype)
+            y = y + self._low_rank(x, y.dtype, keys_B)
         return add_bias(y, self.offset) if self.bias else y
+
+    def _low_rank(self, x: jax.Array, dtype: jnp.dtype, keys_B: jax.Array | None) -> jax.Array:
+        """Compute scale x A B, x being dropped out where there are keys."""
+        assert self.lora is not None
+        x = dropout(x, self.lora.dropout, keys_B, self.lora.site)
+        low = _product(x, self.low, len(self.inputs))
+        # Two thin products in place of building A B, which is as large as W.
+        return _product(low, self.high, 1) * jnp.asarray(self.lora.scale, dtype)
 
     def _with_joined_heads(self, x: jax.Array) -> jax.Array:
         """Apply the map over [N x H]: separate heads would be moved before and after, tile by tile."""
@@ -107,6 +123,33 @@ class Linear(nn.Module):
         if len(self.outputs) > 1:
             y = forward_barrier(y)
         return y.reshape(*y.shape[:-1], *self.outputs)
+
+    def _quantized(self, x: jax.Array, keys_B: jax.Array | None) -> jax.Array:
+        """Apply the map to quantised x and W; the low-rank part, if any, is not quantised."""
+        part = self.quantization
+        if part.integers:
+            rows = x.shape[: x.ndim - len(self.inputs)]
+            y = integer_product(
+                x.reshape(*rows, self.fan_in),
+                self.kernel.reshape(self.fan_in, -1),
+                self.offset.reshape(-1) if self.bias else None,
+                self.input_range,
+                part.bits,
+            ).reshape(*rows, *self.outputs)
+            if self.lora is not None:
+                y = y + self._low_rank(x, y.dtype, keys_B)
+        else:
+            quantized_x = fake_activations(x, self.input_range, part)
+            y = _product(quantized_x, fake_weights(self.kernel, part.bits), len(self.inputs))
+            y = self.add_terms(y, x, keys_B)
+        return fake_activations(y, self.output_range, part) if self.quantized_output else y
+
+    def _range(self, name: str) -> jax.Array | None:
+        """The average of a range, which starts from 0; None: there is none."""
+        if not self.quantization.bits or self.quantization.activations == "dynamic":
+            return None
+        # Float32 whatever param_dtype is: a change of a ten thousandth is nothing in bfloat16.
+        return self.param(name, logical(nn.initializers.zeros_init(), (None,)), (2,), jnp.dtype(jnp.float32))
 
     def _draw_lora(self, key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         limit = self.fan_in**-0.5

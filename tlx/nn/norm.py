@@ -11,7 +11,10 @@ from tlx.parallel.sharding import logical
 
 
 class Norm(nn.Module):
-    """LayerNorm (Ba et al. 2016, eq. 3-4) or RMSNorm (Zhang and Sennrich 2019, eq. 4) of x[..., D]."""
+    """LayerNorm (Ba et al. 2016, eq. 3-4) or RMSNorm (Zhang and Sennrich 2019, eq. 4) of x[..., D].
+
+    Or, with `cfg.kind` "affine", scale and bias without statistics (Sun et al. 2020, 3.3).
+    """
 
     cfg: NormConfig
     """Which one, and its details."""
@@ -35,7 +38,17 @@ class Norm(nn.Module):
         shape = (self.num_heads, self.width) if self.num_heads else (self.width,)
         scale = self.param("scale", logical(init, ("heads", "norm")[-len(shape) :]), shape, dtype)
         y = x.astype(jnp.float32)
-        is_layernorm = cfg.kind == "layernorm"
+        if cfg.kind != "affine":
+            y = self._normalised(x, y)
+        y = y * (scale.astype(jnp.float32) + float(cfg.unit_offset))
+        if cfg.kind != "rmsnorm" and cfg.bias and not self.num_heads:
+            bias = self.param("bias", logical(nn.initializers.zeros_init(), ("norm",)), (self.width,), dtype)
+            y = y + bias.astype(jnp.float32)
+        return y.astype(x.dtype)
+
+    def _normalised(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Divide y, which is x in float32, by its root mean square; a LayerNorm subtracts the mean first."""
+        is_layernorm = self.cfg.kind == "layernorm"
         if is_layernorm and x.dtype == jnp.bfloat16 and platform() == "tpu":
             # Both statistics in the pass that computes x, where the variance would need a second one.
             # E[x^2] - E[x]^2 is safe here: the square of a bfloat16 is exact in float32.
@@ -47,9 +60,4 @@ class Norm(nn.Module):
             if is_layernorm:
                 y = y - checkpoint_name(jnp.mean(y, axis=-1, keepdims=True), "statistics")
             square = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
-        y = y * checkpoint_name(jax.lax.rsqrt(square + cfg.eps), "statistics")
-        y = y * (scale.astype(jnp.float32) + float(cfg.unit_offset))
-        if is_layernorm and cfg.bias and not self.num_heads:
-            bias = self.param("bias", logical(nn.initializers.zeros_init(), ("norm",)), (self.width,), dtype)
-            y = y + bias.astype(jnp.float32)
-        return y.astype(x.dtype)
+        return y * checkpoint_name(jax.lax.rsqrt(square + self.cfg.eps), "statistics")

@@ -28,6 +28,9 @@ class RecurrentConfig:
     projection_clip: float = 3.0
     """Largest magnitude of a projected output; 0: no clipping."""
 
+    skip_connections: bool = True
+    """Whether the input of each layer but the first is added to its output (the released ELMo: yes)."""
+
     characters: CharacterConfig = dataclasses.field(default_factory=CharacterConfig)
     """The encoder of a token's characters."""
 
@@ -69,7 +72,7 @@ class RecurrentLayers(nn.Module):
         c' = clip(sigmoid(f + 1) c + sigmoid(i) tanh(j))
         h' = clip((sigmoid(o) tanh(c')) P)
 
-    From the second layer on, a layer's input is added to its output.
+    From the second layer on, a layer's input is added to its output (cfg.skip_connections).
     """
 
     cfg: RecurrentConfig
@@ -140,7 +143,7 @@ class RecurrentLayers(nn.Module):
             x_BTD = dropout(x_BTD, self.dropout, fold(keys_B, layer), 0)
             last = (state.cell[:, layer], state.hidden[:, layer])
             y_BTD, (cell, hidden) = self._run(layer, x_BTD, ~begins & real_BT, real_BT, last, backwards)
-            if layer:
+            if layer and self.cfg.skip_connections:
                 y_BTD = y_BTD + x_BTD
             x_BTD = constrain(y_BTD, ("batch", "sequence", "activation_embed"))
             outputs.append(x_BTD)

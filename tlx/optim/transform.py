@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from tlx.base import tree
+from tlx.base.observed import is_observed
 from tlx.optim.config import OPTIMIZERS, OptimizerConfig
 from tlx.optim.leaves import Leaf, describe, select
 from tlx.optim.per_layer import per_layer
@@ -125,7 +126,8 @@ def _rates(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, Val
     rates = by_path("optimizer.lr_multipliers", config.lr_multipliers, leaves, lambda leaf: 1.0)
     frozen = [(pattern, 0.0) for pattern in config.freeze]
     not_frozen = by_path("optimizer.freeze", frozen, leaves, lambda leaf: 1.0)
-    return {path: rates[path] * not_frozen[path] for path in leaves}
+    # What a step changes by observations (base/observed.py) is no business of an optimizer.
+    return {path: 0.0 if is_observed(path) else rates[path] * not_frozen[path] for path in leaves}
 
 
 def _parts(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, _ParamGroup]:

@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from tlx import parallel
 from tlx.adapt.parts import split
 from tlx.adapt.rates import adapted_optimizer_config
+from tlx.base.errors import ConfigError
 from tlx.models import parametrization
 from tlx.optim import frozen_paths, make_optimizer, make_schedule
 from tlx.optim import state_shardings as opt_state_shardings
@@ -67,6 +68,11 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
     Raises:
         ConfigError: Where a parameter or the batch does not divide over the mesh.
     """
+    if config.model.quantization.integers:
+        raise ConfigError(
+            "model.quantization.integers = True: products of integers have no gradient; train with False, and use "
+            "tlx.load(RUN).with_integers() of what was trained"
+        )
     rules = parallel.rules(config.mesh)
     module = make_module(config, spec.vocab)
     batch = abstract_batch(config, spec)

@@ -58,7 +58,9 @@ class SizedRun:
     def params(self) -> int:
         """All parameters, about: layers and embedding tables."""
         width = self.model.embedding.width or self.model.width
-        return self.nonembed + self.model.padded_vocab * width * (1 if self.model.head.tied else 2)
+        head = self.model.head
+        output_width = width if not head.tied else self.model.width - width if head.half_tied else 0
+        return self.nonembed + self.model.padded_vocab * (width + output_width)
 
     @property
     def flops_per_token(self) -> float:

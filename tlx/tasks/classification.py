@@ -45,7 +45,7 @@ from tlx.tasks.shared.class_weights import (
     weighted_cross_entropy,
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, mean_over, select_place
-from tlx.tasks.shared.inputs import KINDS, input_row
+from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
 from tlx.tasks.shared.labels import check_label, class_of, classes_of, names_of
 from tlx.tasks.shared.language_model_loss import check_lm_loss_weight, language_model_loss
 from tlx.tasks.shared.packed_examples import JoinedItems, PackableTask, joined_row
@@ -154,13 +154,17 @@ class ClassesModule(TaskModule):
         """Build the language model and the head."""
         self.lm = language_model(self.model)
         self.heads = TaskHeads(
-            self.model, self.config.name, max(len(self.config.labels), 2), shape=self.config.head
+            self.model,
+            self.config.name,
+            max(len(self.config.labels), 2),
+            shape=self.config.head,
+            pooling=self.config.pooling,
         )
 
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, C]; [B, P, C] where rows hold several examples."""
-        return self._logits(hidden_states(self.lm, batch, keys), batch, keys)
+        return self._logits(hidden_states(self.lm, batch, keys, self.heads), batch, keys)
 
     @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
@@ -175,7 +179,7 @@ class ClassesModule(TaskModule):
         """Return the base class's terms, and "lm_loss" where the config asks for it."""
         if not self.config.lm_loss_weight or self.model.kind != "decoder":
             return super().__call__(batch, carry, keys)
-        hidden = hidden_states(self.lm, batch, keys)
+        hidden = hidden_states(self.lm, batch, keys, self.heads)
         terms = self.terms(self._logits(hidden, batch, keys), batch)
         weight = self.config.lm_loss_weight
         return terms | {"lm_loss": language_model_loss(self.lm, hidden, batch, self.loss, weight)}, None
@@ -265,7 +269,7 @@ class ClassificationTask(PackableTask):
 
     config_class = Classification
     module = ClassesModule
-    kinds = KINDS
+    kinds = ENCODING_KINDS
 
     @override
     def infer_labels(self, config: Classes, records: Sequence[Record]) -> Classes:

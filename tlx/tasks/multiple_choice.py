@@ -31,7 +31,7 @@ from tlx.tasks.shared.base import (
     encode_columns,
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
-from tlx.tasks.shared.inputs import KINDS, input_row
+from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
 from tlx.tasks.shared.labels import check_label, class_of, names_of
 from tlx.tasks.shared.language_model_loss import check_lm_loss_weight, language_model_loss
 from tlx.text.tokenizer import Tokenizer
@@ -82,7 +82,7 @@ class ChoiceModule(TaskModule):
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, K]."""
-        return self._logits(hidden_states(self.lm, batch, keys), batch, keys)
+        return self._logits(hidden_states(self.lm, batch, keys, self.heads), batch, keys)
 
     @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
@@ -109,7 +109,7 @@ class MultipleChoiceTask(Task):
 
     config_class = MultipleChoice
     module = ChoiceModule
-    kinds = KINDS
+    kinds = ENCODING_KINDS
 
     @override
     def infer_labels(self, config: MultipleChoice, records: Sequence[Record]) -> MultipleChoice:

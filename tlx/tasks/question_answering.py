@@ -23,7 +23,7 @@ from tlx.metrics.resampling import mean_of
 from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import Batch, Columns, Prediction, Scores, Task, TaskModule, TaskSpec, check_texts
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
-from tlx.tasks.shared.inputs import KINDS, input_row
+from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
 from tlx.tasks.shared.spans import max_text_tokens, text_start, windows
 from tlx.text.spans import encode_with_spans, len_of_marks, overlapping
 from tlx.text.tokenizer import Tokenizer
@@ -155,7 +155,7 @@ class SpanModule(TaskModule):
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, T, 2] of first and of last positions."""
-        logits_BT2 = self.heads(hidden_states(self.lm, batch, keys), keys)
+        logits_BT2 = self.heads(hidden_states(self.lm, batch, keys, self.heads), keys)
         return {"logits": jnp.where(batch["allowed"][..., None] > 0, logits_BT2, _HIDDEN)}
 
     @override
@@ -221,7 +221,7 @@ class QuestionAnsweringTask(Task):
 
     config_class = QuestionAnswering
     module = SpanModule
-    kinds = KINDS
+    kinds = ENCODING_KINDS
     one_to_many = True
 
     @override

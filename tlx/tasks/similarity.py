@@ -33,7 +33,7 @@ from tlx.tasks.shared.base import (
     encode_columns,
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, select_place
-from tlx.tasks.shared.inputs import KINDS, input_row
+from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
 from tlx.tasks.shared.labels import number_of
 from tlx.tasks.shared.language_model_loss import check_lm_loss_weight, language_model_loss
 from tlx.text.tokenizer import Tokenizer
@@ -90,7 +90,7 @@ class SimilarityModule(TaskModule):
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return number [B], on the scale from 0 to 1."""
-        return self._number(hidden_states(self.lm, batch, keys), batch, keys)
+        return self._number(hidden_states(self.lm, batch, keys, self.heads), batch, keys)
 
     @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
@@ -121,7 +121,7 @@ class SimilarityTask(Task):
 
     config_class = Similarity
     module = SimilarityModule
-    kinds = KINDS
+    kinds = ENCODING_KINDS
 
     @override
     def text_columns(self, config: Similarity) -> Columns:

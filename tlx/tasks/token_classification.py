@@ -39,7 +39,7 @@ from tlx.tasks.shared.class_weights import (
     weighted_cross_entropy,
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
-from tlx.tasks.shared.inputs import KINDS, input_row
+from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
 from tlx.tasks.shared.spans import max_text_tokens, text_start, windows
 from tlx.text.spans import encode_with_spans
 from tlx.text.tokenizer import Tokenizer
@@ -117,7 +117,7 @@ class TokenModule(TaskModule):
     @override
     def outputs(self, batch: Batch, keys: jax.Array | None = None) -> dict[str, jax.Array]:
         """Return logits [B, T, C]."""
-        return {"logits": self.heads(hidden_states(self.lm, batch, keys), keys)}
+        return {"logits": self.heads(hidden_states(self.lm, batch, keys, self.heads), keys)}
 
     @override
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
@@ -138,7 +138,7 @@ class TokenClassificationTask(Task):
 
     config_class = TokenClassification
     module = TokenModule
-    kinds = KINDS
+    kinds = ENCODING_KINDS
     one_to_many = True
 
     @override

@@ -56,7 +56,7 @@ def complete_task_config(
     if base is not None:
         dtypes = parameter_dtypes(base, values["model"].get("param_dtype"), workdir)
         own = without_nones({**values["model"], "param_dtype": dtypes.trained})
-        values["model"] = _merge_values(to_dict(base.config.model), own)
+        values["model"] = _merge_values(_base_model_values(base), own)
         values["tokenizer"] = {**to_dict(base.config.tokenizer), "path": cache_tokenizer(base.tokenizer)}
         record = dataclasses.replace(base.record, param_dtype="" if adapt.method == "full" else dtypes.frozen)
         values["base"] = to_dict(BaseConfig() if scratch else record)
@@ -76,6 +76,15 @@ def complete_task_config(
         steps = config.data.records.epochs * rows / config.train.batch_size
         values["train"] = {**to_dict(config.train), "steps": max(1, round(steps))}
     return resolve(values, allow=None)
+
+
+def _base_model_values(base: BaseModel) -> dict[str, Any]:
+    """Return the base's model config, with as many characters of a token as it was pretrained with."""
+    values = to_dict(base.config.model)
+    max_characters = getattr(base.config.objective, "max_characters", 0)
+    if max_characters:
+        values["recurrent"]["characters"]["max_characters"] = max_characters
+    return values
 
 
 def _frame(values: Mapping[str, Any], base: BaseModel | None, workdir: pathlib.Path | None) -> Any:

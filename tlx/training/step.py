@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from tlx.base import tree
+from tlx.base.observed import changed, is_observed, join
 from tlx.base.term import Term, mean
 from tlx.optim.leaves import STACK
 from tlx.training import carry as carries
@@ -61,19 +62,24 @@ def make_step(
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         keys = row_keys(state.seed, state.step, config.batch_size)
         result = gradients(module, state, batch, keys, config.microbatches, fixed)
-        norm = optax.tree.norm(result.grads)
+        grads, observations = _without_observations(result.grads)
+        norm = optax.tree.norm(grads)
         # The norm is finite only where every gradient is, and it is needed for clipping anyway.
         accepted = jnp.isfinite(norm) & jnp.isfinite(result.loss)
+        for observation in observations.values():
+            accepted &= jnp.all(jnp.isfinite(observation))
         extra = state.extra
         limits = {}
         if config.spike.window:
             limits["loss_limit"] = loss_limit(config.spike, extra)
             accepted &= result.loss <= limits["loss_limit"]
             extra = next_window(extra, result.loss, accepted)
-        updates, opt_state = optimizer.update(
-            _clip(result.grads, norm, config), state.opt_state, state.params
-        )
+        updates, opt_state = optimizer.update(_clip(grads, norm, config), state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        if observations:
+            params = tree.map_with_path(
+                lambda path, x: changed(x, observations[path]) if path in observations else x, params
+            )
         # Selected leaf by leaf, not by a branch: both sides exist, and the donated buffers are reused.
         params, opt_state, carry = jax.tree.map(
             lambda new, old: jnp.where(accepted, new, old),
@@ -89,8 +95,9 @@ def make_step(
             "total_loss": result.loss,
             **limits,
             "grad_norm": norm,
-            **(layer_norms(result.grads) if config.layer_norms else {}),
-            "param_norm": optax.tree.norm(params),
+            **(layer_norms(grads) if config.layer_norms else {}),
+            # Without what is observed, where numbers of steps are counted.
+            "param_norm": optax.tree.norm(_without_observations(params)[0]),
             # The optimizer has made one update fewer for each skipped step.
             "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
             "skipped": state.skipped + skipped,
@@ -148,7 +155,9 @@ def gradients(
         (rows, row_keys), carry = part
         (loss, (terms, carry)), grads = differentiate(rows, carry, row_keys, weights)
         sums = {name: (term.sum, jnp.asarray(term.weight, jnp.float32)) for name, term in terms.items()}
-        return jax.tree.map(jnp.add, total, (loss, sums, grads)), carry
+        total_loss, total_sums, total_grads = total
+        loss, sums = jax.tree.map(jnp.add, (total_loss, total_sums), (loss, sums))
+        return (loss, sums, _joined(total_grads, grads)), carry
 
     # float32 sums: microbatches added up in bfloat16 would lose what is small beside the total.
     sums = {name: (jnp.zeros(()), jnp.zeros(())) for name in weights}
@@ -237,7 +246,9 @@ def _loss_and_grad(
 
     def loss(params: Any) -> tuple[jax.Array, Any]:
         # Stopped here and not masked later, so that no product for the gradient of a fixed one is left.
-        params = tree.map_with_path(lambda path, x: jax.lax.stop_gradient(x) if path in fixed else x, params)
+        params = tree.map_with_path(
+            lambda path, x: jax.lax.stop_gradient(x) if path in fixed and not is_observed(path) else x, params
+        )
         terms, new_carry = module.apply({"params": merge_params(params, state.frozen)}, batch, carry, keys)
         terms = {name: Term(term.sum, term.weight, term.loss_weight) for name, term in terms.items()}
         divisors = weights or {name: jax.lax.stop_gradient(term.weight) for name, term in terms.items()}
@@ -250,6 +261,24 @@ def _loss_and_grad(
         return sum(parts, start=jnp.zeros(())), (terms, jax.lax.stop_gradient(new_carry))
 
     return jax.value_and_grad(loss, has_aux=True)(state.params)
+
+
+def _joined(total: Any, grads: Any) -> Any:
+    """Add the gradients of a microbatch to those before it, and join its observations with theirs."""
+    parts = tree.flatten(grads)
+    return tree.map_with_path(
+        lambda path, x: join(x, parts[path]) if is_observed(path) else jnp.add(x, parts[path]), total
+    )
+
+
+def _without_observations(grads: Any) -> tuple[Any, dict[str, jax.Array]]:
+    """Return gradients that are zero where a parameter is observed, and the observations by path."""
+    observations = {path: leaf for path, leaf in tree.flatten(grads).items() if is_observed(path)}
+    if not observations:
+        return grads, {}
+    return tree.map_with_path(
+        lambda path, x: jnp.zeros_like(x) if is_observed(path) else x, grads
+    ), observations
 
 
 def _clip(grads: Any, norm: jax.Array, config: TrainConfig) -> Any:

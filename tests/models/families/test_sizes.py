@@ -5,6 +5,7 @@ import pytest
 from tests.tiers import tiers
 from tlx.hub.folder import count
 from tlx.models.families import OUTLINES, TABLE
+from tlx.models.families.family import replaced
 
 # family, size, Hugging Face class whose heads count ("" for the model alone), parameters (tied ones once).
 EXACT = """
@@ -165,6 +166,8 @@ modernbert-decoder 32m ModernBertDecoderForCausalLM 32_081_344
 modernbert-decoder 68m ModernBertDecoderForCausalLM 68_457_664
 modernbert-decoder 400m ModernBertDecoderForCausalLM 395_881_664
 modernbert-decoder 1b ModernBertDecoderForCausalLM 1_031_314_112
+mobilebert base MobileBertForMaskedLM 36_596_538
+mobilebert tiny MobileBertForMaskedLM 27_500_346
 mpnet base MPNetForMaskedLM 109_518_527
 nomic-bert base NomicBertForMaskedLM 137_354_304
 camembert base CamembertForMaskedLM 110_655_493
@@ -196,7 +199,6 @@ gemma3 27b 27e9
 
 # Of architectures that are not here as networks: exactly as the class has them, or as printed.
 OUTLINED = """
-mobilebert base 24_844_544 0
 meena 2.6b 2.6e9 .015
 """
 
@@ -224,6 +226,19 @@ def test_parameters_are_exactly_those_of_the_reference(name, size, architecture,
     # BART's final_logits_bias is a parameter here and a buffer, which does not count, in its class.
     buffers = config.vocab_size if config.kind == "encoder_decoder" and config.head.bias else 0
     assert found - buffers == int(expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("base", 24_844_544), ("tiny", 15_748_352), ("ib-bert-large", 294_467_840)]
+)
+def test_bare_mobilebert_with_its_pooler(size, expected):
+    """MobileBertModel of transformers 5, whose pooler is on by default; the teacher as printed, 293M.
+
+    The class gives the teacher's queries and keys kernels of 1024 x 1024 for inputs of 512, which it cannot run:
+    24 * 2 * 512 * 1024 of its 319,633,664 parameters.
+    """
+    config = replaced(TABLE.load("mobilebert").sizes[size], {"head.pooler": True, "head.absent": True})
+    assert count(config, ("heads/nsp/pooler",)) == expected
 
 
 def test_gpt3_13b_as_printed():

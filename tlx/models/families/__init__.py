@@ -62,6 +62,7 @@ TABLE = Table(
         "granite": "tlx.models.families.granite:FAMILY",
         "m2m-100": "tlx.models.families.m2m_100:FAMILY",
         "modernbert-decoder": "tlx.models.families.modernbert_decoder:FAMILY",
+        "mobilebert": "tlx.models.families.mobilebert:FAMILY",
         "mpnet": "tlx.models.families.mpnet:FAMILY",
         "mpt": "tlx.models.families.mpt:FAMILY",
         "nomic-bert": "tlx.models.families.nomic_bert:FAMILY",
@@ -82,7 +83,6 @@ OUTLINES = Table(
     "outline",
     {
         "meena": "tlx.models.families.meena:OUTLINE",
-        "mobilebert": "tlx.models.families.mobilebert:OUTLINE",
     },
 )
 
@@ -132,6 +132,7 @@ MODEL_TYPES = Table(
         "granite": "tlx.models.families.granite:FAMILY",
         "m2m_100": "tlx.models.families.m2m_100:FAMILY",
         "modernbert-decoder": "tlx.models.families.modernbert_decoder:FAMILY",
+        "mobilebert": "tlx.models.families.mobilebert:FAMILY",
         "mpnet": "tlx.models.families.mpnet:FAMILY",
         "mpt": "tlx.models.families.mpt:FAMILY",
         "nomic_bert": "tlx.models.families.nomic_bert:FAMILY",

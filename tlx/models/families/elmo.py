@@ -26,7 +26,7 @@ BASE = ModelConfig(
 
 
 def rows(config: ModelConfig) -> list[WeightMapping]:
-    """Return no mappings: transformers has no class for it."""
+    """Return no mappings: transformers has no class for it (hub/elmo.py reads the released files)."""
     return []
 
 

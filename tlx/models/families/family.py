@@ -122,6 +122,8 @@ class TaskClass:
     """Key of config.json that names the activation of the dense layer; "" if it is always the same."""
     dense_bias: Callable[[ModelConfig], bool] = _has_bias
     """Whether the dense layer has a bias."""
+    dense_key: str = ""
+    """Key of config.json that says whether there is the dense layer, true by default; "": there always is."""
     norm: str = ""
     """Module of the norm after the activation; "" if there is none."""
     bias: bool = True

@@ -29,6 +29,7 @@ from tlx.metrics.resampling import Statistic
 from tlx.models.config import ModelConfig
 from tlx.objectives.shared.base import Batch, LossModule, Objective
 from tlx.tasks.shared.frames import frames_of, task_frame, tlx_frame
+from tlx.text.characters import PAD, character_table
 from tlx.text.frames import Frame, RowFrame
 from tlx.text.imported_frame import imported_frame
 from tlx.text.tokenizer import Tokenizer
@@ -64,6 +65,8 @@ class TaskSpec:
     """For predictions that are texts; None in data workers, which only make examples."""
     frame: Frame | None = None
     """The form of the texts that the base model was trained with; None takes tlx's rows."""
+    characters: np.ndarray | None = None
+    """int32 [V, W], the characters of each id (text/characters.py), for a bilstm; None for other models."""
 
     def row_frame(self, num_texts: int) -> RowFrame | None:
         """Return the ids around so many texts of a row, of no language in particular; None for tlx's rows."""
@@ -349,7 +352,10 @@ class Task(Objective):
         frames: tuple[RowFrame, ...] = ()
         if getattr(config, "frame", "model") == "tokenizer":
             frames = frames_of(tokenizer, len(self.text_columns(config)))
-        return dataclasses.replace(spec, tokenizer=tokenizer, frames=frames)
+        characters = spec.characters
+        if model.kind == "bilstm":
+            characters = character_table(tokenizer, model.recurrent.characters.max_characters)
+        return dataclasses.replace(spec, tokenizer=tokenizer, frames=frames, characters=characters)
 
     @override
     def abstract_spec(
@@ -378,7 +384,12 @@ class Task(Objective):
         first = dataclasses.replace(model, vocab_size=model.vocab_size or vocab.size).padded_vocab
         prompt = tuple(range(first, first + model.adapters.prompt_length))
         trained = None if getattr(config, "frame", "model") == "tlx" else frame
-        return TaskSpec(config, length, vocab, model.kind, prompt, frame=trained)
+        characters = None
+        if model.kind == "bilstm":
+            # One value seen as a whole table: only its shape is read before there is a tokenizer.
+            shape = (vocab.size, model.recurrent.characters.max_characters)
+            characters = np.broadcast_to(np.int32(PAD), shape)
+        return TaskSpec(config, length, vocab, model.kind, prompt, frame=trained, characters=characters)
 
     @override
     def check_spec(self, spec: TaskSpec) -> None:

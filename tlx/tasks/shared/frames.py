@@ -1,7 +1,7 @@
 """Rows as the base model's frame or an imported tokenizer's own template has them, in place of tlx's (inputs.py).
 
     encoder            the position whose hidden state represents the row is the first
-    two_stream, decoder    the last
+    two_stream, decoder, bilstm    the last
     encoder_decoder    the decoder reads the encoder's row after its start id, without the last id; the last
 
 These are the positions that the Hugging Face classes with a head read. mBART's is the one before the last, that of
@@ -45,6 +45,9 @@ def task_frame(frame: Frame, kind: str, vocab: Vocabulary) -> Frame:
         The frame of a task's rows.
     """
     sep = (vocab.sep,)
+    if kind == "bilstm" and not frame.after:
+        # Its documents stand between ends, so that both directions have read one where the text is over.
+        return dataclasses.replace(frame, between=frame.start, after=frame.end, place=-1)
     if kind == "encoder" and not frame.before and not frame.after:
         return dataclasses.replace(frame, before=(vocab.cls,), between=sep, after=sep)
     if kind not in ("decoder", "two_stream") or frame.after:
@@ -66,6 +69,8 @@ def tlx_frame(kind: str, vocab: Vocabulary, tokenizer: Tokenizer | None = None) 
     bos = (vocab.bos,)
     if kind == "encoder":
         return Frame(before=(vocab.cls,), between=sep, after=sep, second_type=1)
+    if kind == "bilstm":
+        return Frame(before=eos, between=eos, after=eos, start=eos, end=eos, place=-1)
     if kind == "two_stream":
         return Frame(
             between=sep, after=(*sep, vocab.cls), start=eos, end=eos, second_type=1, last_type=2, place=-1

@@ -1,13 +1,16 @@
 """The model under a task, and the head that turns its hidden states into numbers for the labels."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tlx.models.bilstm import BiLSTM
 from tlx.models.config import ModelConfig
 from tlx.models.heads import TaskHeadConfig, TextHead
+from tlx.models.layer_reader import LayerReader
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream, empty_memory
 from tlx.nn.dropout import fold
@@ -18,21 +21,28 @@ from tlx.tasks.shared.base import Batch
 _ROWS = 2**22
 
 
-def language_model(cfg: ModelConfig) -> Transformer | TwoStream:
+Model = Transformer | TwoStream | BiLSTM
+
+
+def language_model(cfg: ModelConfig) -> Model:
     """Return the submodule "model" of a task."""
-    return TwoStream(cfg, name="model") if cfg.kind == "two_stream" else Transformer(cfg, name="model")
+    kinds: dict[str, Any] = {"two_stream": TwoStream, "bilstm": BiLSTM}
+    return kinds.get(cfg.kind, Transformer)(cfg, name="model")
 
 
-def hidden_states(lm: Transformer | TwoStream, batch: Batch, keys_B: jax.Array | None) -> jax.Array:
+def hidden_states(
+    lm: Model, batch: Batch, keys_B: jax.Array | None, heads: "TaskHeads | None" = None
+) -> jax.Array:
     """Compute the hidden states of a batch.
 
     Args:
         lm: The model.
         batch: Arrays of a batch; examples may be K rows each, tokens [B, K, T].
         keys_B: A PRNG key for each example; None draws nothing.
+        heads: The task's head, which reads the layers of a bilstm; other models need none.
 
     Returns:
-        [B, T, D] or [B, K, T, D]; of the decoder where there is one.
+        [B, T, D] or [B, K, T, D]; of the decoder where there is one, and of the task's own layers over a bilstm.
     """
     name = "decoder_tokens" if lm.cfg.kind == "encoder_decoder" else "tokens"
     shape = batch[name].shape
@@ -42,6 +52,9 @@ def hidden_states(lm: Transformer | TwoStream, batch: Batch, keys_B: jax.Array |
         keys_B = _row_keys(keys_B, shape[1])
     if isinstance(lm, TwoStream):
         hidden = _content_stream(lm, batch, keys_B)
+    elif isinstance(lm, BiLSTM):
+        assert heads is not None
+        hidden = heads.read(lm(batch, keys=keys_B), batch["segments"], keys_B)
     else:
         hidden = lm(batch, keys=keys_B)
     return hidden.reshape(*shape, hidden.shape[-1])
@@ -92,11 +105,34 @@ class TaskHeads(nn.Module):
     """Layers of the head."""
     std: float = 0.0
     """Initial standard deviation of the last layer; 0 is the model's own."""
+    pooling: str = "token"
+    """"mean" where the head gets the mean over a row, which a reader of a bilstm's layers has to know."""
 
     def setup(self) -> None:
-        """Build the head."""
-        pooled = self.shape.has_dense(self.cfg, self.per_token)
-        self.head = TextHead(self.cfg, self.outputs, pooled, self.shape, self.std, name=self.task)
+        """Build the head, and over a bilstm the reader of its layers."""
+        cfg = self.cfg
+        if cfg.kind == "bilstm":
+            self.shape.check()
+            whole_rows = not self.per_token and self.pooling == "token"
+            self.reader = LayerReader(cfg, self.shape, whole_rows, name=f"{self.task}_reader")
+            cfg = dataclasses.replace(cfg, width=self.reader.width)
+        pooled = self.shape.has_dense(cfg, self.per_token)
+        self.head = TextHead(cfg, self.outputs, pooled, self.shape, self.std, name=self.task)
+
+    def read(
+        self, layers_LBTD: jax.Array, segments_BT: jax.Array, keys_B: jax.Array | None = None
+    ) -> jax.Array:
+        """Mix the layers of a bilstm and run the task's own layers on them.
+
+        Args:
+            layers_LBTD: The token vectors and each layer's outputs.
+            segments_BT: Segment of each token; 0 is padding.
+            keys_B: A PRNG key for each row; None draws nothing.
+
+        Returns:
+            Hidden states [B, T, 2 U] that the head reads; see LayerReader.
+        """
+        return self.reader(layers_LBTD, segments_BT, keys_B)
 
     def __call__(self, hidden: jax.Array, keys_B: jax.Array | None = None) -> jax.Array:
         """Return float32 [..., outputs] of [B, ..., D]."""

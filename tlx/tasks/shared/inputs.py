@@ -3,6 +3,7 @@
     encoder            cls A sep [B sep]            the first position (Devlin et al. 2019)
     two_stream         A sep [B sep] cls            the last (Yang et al. 2019)
     decoder            bos A [sep B] cls            the last (Radford et al. 2018: start, delimiter, extract)
+    bilstm             eos A [eos B] eos          the last (the documents of its stream; Peters et al. 2018)
     encoder_decoder    A [sep B] eos; bos before it in the decoder: its last position (Lewis et al. 2020)
 
 Rows of a model that was trained in another form have that instead (`spec.frame`), and those of objective.frame =
@@ -20,10 +21,12 @@ import numpy as np
 from tlx.base.errors import ConfigError
 from tlx.objectives.shared.arrays import leading_ones, pad_to_length
 from tlx.tasks.shared.base import Languages, TaskSpec
-from tlx.tasks.shared.frames import task_frame
+from tlx.tasks.shared.frames import task_frame, tlx_frame
 from tlx.text.frames import Frame, RowFrame
 
 KINDS = ("encoder", "decoder", "encoder_decoder", "two_stream")
+ENCODING_KINDS = (*KINDS, "bilstm")
+"""Kinds of models whose hidden states can be read by a head; a bilstm has nothing but those."""
 _MAX_SPECIAL = 4  # special ids of a row of two texts, at most
 
 
@@ -48,6 +51,8 @@ def input_row(
         return _trained_row(texts, spec, spec.frame.named(*languages), template)
     if template is not None:
         return _framed_row(texts, spec, template)
+    if spec.kind == "bilstm":
+        return _framed_row(texts, spec, tlx_frame(spec.kind, spec.vocab).row(len(texts)))
     prompt = list(spec.prompt)
     least = _MAX_SPECIAL + len(prompt)
     if spec.length <= least:
@@ -128,7 +133,7 @@ def _framed_row(
     if spec.kind != "encoder_decoder":
         place = _scalar(0) if spec.kind == "encoder" else _last(pieces)
         arrays = token_arrays(pieces, spec)
-        if spec.kind != "decoder":
+        if spec.kind in ("encoder", "two_stream"):
             arrays["types"] = pad_to_length(np.array(types, np.int32), spec.length)
         return {**arrays, "place": place}
     row = np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
@@ -162,15 +167,22 @@ def token_arrays(
         length: Length of the row; 0 is the model's.
 
     Returns:
-        tokens, positions and segments, int32 [length], with the prefix in front of their names.
+        tokens, positions and segments, int32 [length], with the prefix in front of their names; for a bilstm also
+        characters [length, W].
     """
     length = length or spec.length
     ids = np.concatenate([np.asarray(piece, np.int32) for piece in pieces])
-    return {
+    arrays = {
         prefix + "tokens": pad_to_length(ids, length, spec.vocab.pad),
         prefix + "positions": pad_to_length(np.arange(len(ids)), length),
         prefix + "segments": leading_ones(len(ids), length),
     }
+    return arrays | characters_of(arrays[prefix + "tokens"], spec)
+
+
+def characters_of(tokens: np.ndarray, spec: TaskSpec) -> dict[str, np.ndarray]:
+    """Return the array `characters` int32 [length, W] of a row of ids, for models that read characters."""
+    return {} if spec.characters is None else {"characters": spec.characters[tokens]}
 
 
 def _last(pieces: Sequence[Any]) -> np.ndarray:

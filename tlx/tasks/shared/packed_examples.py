@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from tlx.objectives.shared.arrays import pad_to_length
 from tlx.tasks.shared.base import Item, Task, TaskSpec
-from tlx.tasks.shared.inputs import input_row
+from tlx.tasks.shared.inputs import characters_of, input_row
 from tlx.tasks.shared.spans import max_text_tokens
 
 SHORTEST = 8
@@ -81,6 +81,7 @@ def joined_row(
                 arrays[name] = pad_to_length(values, spec.length, pad)
         numbers = np.repeat(np.arange(1, len(sizes) + 1), sizes)
         arrays[prefix + "segments"] = pad_to_length(numbers, spec.length)
+        arrays |= characters_of(arrays[prefix + "tokens"], spec)
     positions = [row["place"] + begin for row, begin in zip(rows, begins[:-1], strict=True)]
     return arrays | {"place": pad_to_length(np.array(positions, np.int32), slots)}
 

@@ -7,7 +7,7 @@ import numpy as np
 from tlx.tasks.shared.base import TaskSpec
 
 # Special ids before the first text, by kind, in the row whose hidden states count.
-_LEADING = {"encoder": 1, "decoder": 1, "encoder_decoder": 1, "two_stream": 0}
+_LEADING = {"encoder": 1, "decoder": 1, "encoder_decoder": 1, "two_stream": 0, "bilstm": 1}
 
 
 def text_start(texts: Sequence[np.ndarray], number: int, spec: TaskSpec) -> int:
