@@ -88,5 +88,11 @@ def _rated(model: str, answers: dict[str, list[Rating]]) -> RatedModel:
 
         return interval(statistic, len(sensible))
 
-    bounds = [figure(name) for name in SSA._fields]
-    return RatedModel(model, *bounds, len(answers), sum(map(len, answers.values())))
+    return RatedModel(
+        model,
+        sensibleness=figure("sensibleness"),
+        specificity=figure("specificity"),
+        average=figure("average"),
+        answers=len(answers),
+        ratings=sum(map(len, answers.values())),
+    )

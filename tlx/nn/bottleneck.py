@@ -81,9 +81,7 @@ class BottleneckBlock(nn.Module):
         query = attention.queries(query_input, inputs.positions_BT, keys_B)
         value_source = key_input if is_narrow else source_BTD
         key, value = attention.keys_values(key_input, inputs.positions_BT, keys_B, value_source)
-        return attention.attend(
-            query, key, value, inputs.mask, inputs.bias, keys_B, ATTENTION_PROBABILITIES
-        )
+        return attention.attend(query, key, value, inputs.mask, inputs.bias, keys_B, ATTENTION_PROBABILITIES)
 
     def _query_key_input(self, x_BTD: jax.Array, h_BTd: jax.Array) -> jax.Array:
         """The input of queries and keys, given the stream and the layer's narrow input."""

@@ -120,7 +120,7 @@ def lost_work(lives: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, fl
     Returns:
         Of each life {"data": seconds, "step": seconds}.
     """
-    lost = [dict.fromkeys(_TRAINING, 0.0) for _ in lives]
+    lost: list[dict[str, float]] = [dict.fromkeys(_TRAINING, 0.0) for _ in lives]
     standing: list[_Stretch] = []
     for index, lines in enumerate(lives):
         before: Mapping[str, Any] | None = None

@@ -56,7 +56,9 @@ def attend(
     # Tagged before the gradient is attached: both are residuals of it, and kept once.
     output_BTNH = checkpoint_name(output_BTNH, "attention")
     statistics_BNT = checkpoint_name(statistics_BNT, "attention")
-    return _attach_gradient(settings, *arguments, output_BTNH, statistics_BNT)
+    return _attach_gradient(
+        settings, query_BTNH, key_BSGH, value_BSGH, bias_BNTS, output_BTNH, statistics_BNT
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
