@@ -81,7 +81,7 @@ def test_one_is_asked_to_stop_all_save_the_same_step_and_the_run_goes_on(config_
         whole = Pipeline.iterate
         def iterate(self, start, rows):
             for batch in whole(self, start, rows):
-                time.sleep(0.05)
+                time.sleep(0.1)
                 yield batch
         Pipeline.iterate = iterate
         """,
@@ -99,10 +99,14 @@ def test_one_is_asked_to_stop_all_save_the_same_step_and_the_run_goes_on(config_
     assert sorted(losses(tmp_path / "run")) == list(range(1, 61))
     first, second = read_lives(tmp_path / "run")
     assert first.processes == second.processes == 2 and first.reason.startswith("asked to stop")
-    assert second.slowest["process"] == 1 and second.slowest["seconds_per_step"] > 0.05
-    assert second.slowest["median"] < second.slowest["seconds_per_step"]
+    compared = [
+        line["slowest"] for line in read_lines(tmp_path / "run" / "goodput.jsonl") if "slowest" in line
+    ]
+    slow = [host for host in compared if host["process"] == 1]
+    # Of the first line of a start there is no step before; and this machine may be busy for a moment.
+    assert len(slow) > 0.8 * len(compared) and all(host["seconds_per_step"] > 0.1 for host in slow)
     # The mean of both processes, of which one waits for data and the other for it.
-    assert second.seconds["data wait"] > 0.02 * (second.step - second.begin)
+    assert second.seconds["data wait"] > 0.05 * (second.step - second.begin)
 
 
 @pytest.mark.long

@@ -529,7 +529,8 @@ class _Loop:
         called = self._hooks()
         first_batch = begin + self._recovery.rollbacks.left_out
         rows: Any = self._run.train.iterate(first_batch, self._run.local_row_indices)
-        with contextlib.closing(rows):
+        # What no inner phase counts: comparisons of replicas, profiles.
+        with contextlib.closing(rows), self._handles.clock("hooks"):
             local_batches = rows if self._replica_check is None else map(self._replica_check.see, rows)
             batches = map(self._run.to_devices, local_batches)
             try:

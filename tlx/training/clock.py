@@ -17,6 +17,7 @@ PHASES = (
     "evaluate",
     "checkpoint",
     "log",
+    "hooks",
     "summary",
 )
 
@@ -34,8 +35,6 @@ class Clock:
     def __init__(self, now: Callable[[], float] = time.perf_counter, age: float = 0.0):
         self.seconds: dict[str, float] = {}
         self.current = "start"
-        self.waited = 0.0
-        """Seconds of the phase step in which the host waited for its devices."""
         self._now = now
         self._since = now()
         if age:
@@ -49,15 +48,6 @@ class Clock:
             yield
         finally:
             self._switch(outer)
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time within the context as `waited` too."""
-        began = self._now()
-        try:
-            yield
-        finally:
-            self.waited += self._now() - began
 
     def training(self) -> float:
         """Return the seconds spent on batches and steps, by which throughput is measured."""

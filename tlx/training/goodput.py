@@ -65,7 +65,7 @@ class Goodput:
         if step % self._every:
             return
         if self._times is not None:
-            compared = self._times.exchange(step, self._clock.read(), self._clock.waited)
+            compared = self._times.exchange(step, self._clock.read())
             if compared is not None:
                 self._compared = compared
         self._write()

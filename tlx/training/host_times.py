@@ -1,8 +1,8 @@
 """Times of all hosts of a run, compared where they are: the mean of each phase, and the slowest host.
 
 In a step all hosts wait for the slowest, so that the length of a step is the same on each. What differs is a host's
-own time: to get a batch, to dispatch, to write lines, all but the waiting for its devices. A device that is slower
-than the others shows in no host's own time.
+own time, to get a batch and to write lines. A device that is slower than the others shows in no host's own time: all
+wait for it alike.
 """
 
 import functools
@@ -16,8 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tlx.training.clock import PHASES
 
-# Phases of the loop in which a host works for a step.
-_OWN = ("data", "step", "log")
+# Phases of the loop in which a host waits for no other.
+_OWN = ("data", "log")
 
 
 class HostTimes:
@@ -33,19 +33,18 @@ class HostTimes:
         self._step: int | None = None
         self._own = 0.0
 
-    def exchange(self, step: int, seconds: Mapping[str, float], waited: float) -> dict[str, Any] | None:
+    def exchange(self, step: int, seconds: Mapping[str, float]) -> dict[str, Any] | None:
         """Dispatch this process' times, and return the comparison of those of the call before.
 
         Args:
             step: steps done.
             seconds: seconds of this life by phase.
-            waited: seconds of the phase step in which the host waited.
 
         Returns:
             "processes", "compared_at" (a step), "mean" (seconds by phase) and "slowest": the process whose own time
             for a step was longest since the call before. None at the first call.
         """
-        own = sum(seconds.get(phase, 0.0) for phase in _OWN) - waited
+        own = sum(seconds.get(phase, 0.0) for phase in _OWN)
         steps = 0 if self._step is None else step - self._step
         per_step = (own - self._own) / steps if steps > 0 else 0.0
         before = self._pending

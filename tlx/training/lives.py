@@ -23,7 +23,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "start": ("start", "prepare"),
     "restore": ("restore",),
     "compile": ("compile",),
-    "other": ("log", "summary"),
+    "other": ("log", "hooks", "summary"),
     "lost work": (),
     "down": (),
 }
@@ -155,16 +155,15 @@ def _cut(stretches: Sequence[_Stretch], step: int, lost: list[dict[str, float]])
 
 
 def _process_seconds(line: Mapping[str, Any]) -> dict[str, float]:
-    """Return the seconds by phase of a life: process 0's, its differences between phases replaced by the mean's.
+    """Return the seconds by phase of a life: the mean of all processes where there is one, else process 0's.
 
-    The mean of all processes is of an earlier line; their lives are as long as process 0's.
+    The mean is of an earlier line. It is scaled to the length of process 0's life, which the others' have too.
     """
     own = line["seconds"]
     mean = line.get("mean")
     if not mean:
         return own
     at = sum(mean.values())
-    # What has passed since is known of process 0 alone; its share of each phase stands for the others.
     factor = sum(own.values()) / at if at else 1.0
     return {phase: seconds * factor for phase, seconds in mean.items()}
 

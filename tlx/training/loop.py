@@ -64,9 +64,8 @@ def train(
             if first:
                 _raise_error_of_any_device(metrics)
             # The first step is waited for, so that compilation does not count as training time.
-            with clock.waiting():
-                while len(running) > (0 if first else _AHEAD):
-                    jax.block_until_ready(running.popleft())
+            while len(running) > (0 if first else _AHEAD):
+                jax.block_until_ready(running.popleft())
         # Hooks get arrays that may not be computed yet; each decides whether it waits for one.
         for hook in hooks:
             hook(step, state, metrics)
