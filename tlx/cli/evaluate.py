@@ -94,6 +94,9 @@ def _print_stress(model: "LoadedModel", options: argparse.Namespace, request: An
     from tlx.evaluation.stress import table
     from tlx.trainer.stress import read_settings, run_stress_tests
 
+    for flag in ("config", "predictions"):
+        if getattr(options, flag) is not None:
+            raise ConfigError(f"--{flag} is not for stress tests: leave it or --stress out")
     rows = run_stress_tests(model, request, read_settings(options.stress))
     if options.json:
         lines = [row._asdict() | {"value": row.value._asdict()} for row in rows]
