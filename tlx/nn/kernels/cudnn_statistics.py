@@ -51,8 +51,8 @@ def attend(
     Returns:
         float[B, T, N, H].
     """
-    arguments = (query_BTNH, key_BSGH, value_BSGH, bias_BNTS)
-    output_BTNH, statistics_BNT = _forward(*jax.lax.stop_gradient(arguments), settings)
+    query, key, value, bias = jax.lax.stop_gradient((query_BTNH, key_BSGH, value_BSGH, bias_BNTS))
+    output_BTNH, statistics_BNT = _forward(query, key, value, bias, settings)
     # Tagged before the gradient is attached: both are residuals of it, and kept once.
     output_BTNH = checkpoint_name(output_BTNH, "attention")
     statistics_BNT = checkpoint_name(statistics_BNT, "attention")
