@@ -113,7 +113,9 @@ def test_best_fit_packs_inside_blocks(tmp_path, monkeypatch):
     blocks = (np.searchsorted(offsets, plan.starts, "right") - 1) // 10
     for first, last in zip([0, *plan.ends[:-1]], plan.ends, strict=True):
         assert len(set(blocks[first:last])) == 1
-    shorter = best_fit_plan(make_cache(tmp_path / "shorter", lengths[:20]), 32)  # the third block does not matter to the first two
+    shorter = best_fit_plan(
+        make_cache(tmp_path / "shorter", lengths[:20]), 32
+    )  # the third block does not matter to the first two
     n = len(shorter.starts)
     assert plan.starts[:n].tolist() == shorter.starts.tolist()
 

@@ -1,8 +1,9 @@
-"""Print the examples that a model gets, or prepare their token caches ahead of a run.
+"""Print the examples that a model gets, or prepare their tokens ahead of a run.
 
 tlx data show --config=quickstart:mlm --examples=2 --positions=40
 tlx data show --config=finetune/reviews --from=runs/mlm      a task's rows, beside their records
-tlx data prepare --config=quickstart
+tlx data prepare --config=quickstart                         token caches in the cache folder of this machine
+tlx data prepare --config=quickstart --to=corpora/python     a corpus that any machine reads: data.tokens
 """
 
 import argparse
@@ -32,6 +33,10 @@ def main(argv: list[str]) -> int:
     from tlx.run.checks import resolve
 
     config = resolve(options.config, allow=None)
+    if options.action == "prepare" and (options.to or config.data.tokens):
+        from tlx.cli import data_prepare
+
+        return data_prepare.prepare(config, options)
     tokenizer = prepare_tokenizer(config.tokenizer, config.data)
     if options.action == "prepare":
         _prepare(config, tokenizer)
@@ -42,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("data", __doc__)
-    parser.add_argument("action", choices=("show", "prepare"), help="print examples, or build token caches")
+    parser.add_argument("action", choices=("show", "prepare"), help="print examples, or prepare tokens")
     flags.add_config(parser)
     parser.add_argument("--examples", type=int, default=1, help="number of examples to print (show; 1)")
     parser.add_argument(
@@ -55,7 +60,33 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=0, help="number of the batch to print from (show; 0)")
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="split (train)")
     parser.add_argument("--from", dest="base", metavar="DIR", help="for a task: the base model")
+    _add_prepare_flags(parser)
     return parser
+
+
+def _add_prepare_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `tlx data prepare --to`."""
+    group = parser.add_argument_group("prepare")
+    group.add_argument(
+        "--to",
+        metavar="PLACE",
+        help="folder or bucket of the corpus (data.tokens); without either, token caches of this machine are made",
+    )
+    group.add_argument(
+        "--runner",
+        choices=("local",),
+        default="local",
+        help="what runs the tasks: processes of this machine (local)",
+    )
+    group.add_argument(
+        "--processes", type=int, default=0, help="processes of the local runner (0: one for each core)"
+    )
+    group.add_argument(
+        "--task-megabytes",
+        type=int,
+        default=64,
+        help="files are put together to tasks up to this size; no file is cut (64)",
+    )
 
 
 def _show_records(options: argparse.Namespace) -> None:

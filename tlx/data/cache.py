@@ -87,6 +87,11 @@ class TokenCache:
         return self.meta["fingerprint"]
 
     @property
+    def is_remote(self) -> bool:
+        """Whether reads are requests: they are not."""
+        return False
+
+    @property
     def where(self) -> str:
         """The folder, for messages."""
         return f"the token cache {self.folder}"

@@ -51,7 +51,7 @@ class WindowCounts(NamedTuple):
 
 
 def count_windows(split: TokenSplit, stride: int) -> WindowCounts:
-    """Count the windows of a split whose documents are cut every `stride` tokens; of a large one, once on a machine."""
+    """Count the windows of documents that are cut every `stride` tokens; of a large split, once on a machine."""
     if split.num_documents < _MANY:
         return WindowCounts(stride, _count(split, stride))
     return build_once(

@@ -40,8 +40,9 @@ def best_fit_plan(split: TokenSplit, capacity: int) -> PackingPlan:
 
 
 def plan_blocks(split: TokenSplit, capacity: int) -> Iterator[PackingPlan]:
-    """Plan windows, a block of documents at a time; documents longer than `capacity` are split into full windows and a rest.
+    """Plan windows, a block of documents at a time.
 
+    Documents longer than `capacity` are split into full windows and a remainder.
     Remainders are packed longest first, each into the window where it leaves the least space (best-fit
     decreasing; Ding et al., Fewer truncations improve language modeling, 2024). Every token is in exactly
     one window.

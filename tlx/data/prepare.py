@@ -1,14 +1,17 @@
-"""The tokenizer and the token caches of a config, built once in the user's cache folder."""
+"""The tokenizer and the tokens of a config: a prepared corpus, or caches that are built once in the user's folder."""
 
 from collections.abc import Iterator, Sequence
 
 from tlx.base.config import to_dict
+from tlx.base.errors import ConfigError
 from tlx.base.files import cache_folder, sha256_json
 from tlx.data.bad_records import DEFAULT_POLICY, BadRecord, BadRecordPolicy, SkippedRecords, surrogate_in
 from tlx.data.build_once import build_once
 from tlx.data.cache import FORMAT, TokenCache
 from tlx.data.config import DataConfig, WeightedSource
+from tlx.data.corpus.opening import corpus_tokenizer, open_corpus
 from tlx.data.sources import Document, Source, Split, open_source
+from tlx.data.token_split import TokenSplit
 from tlx.data.tokenize import write_cache
 from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer
 
@@ -19,6 +22,8 @@ def prepare_tokenizer(config: TokenizerConfig, data: DataConfig) -> Tokenizer:
     if config.path is not None or config.kind == "bytes":
         return make_tokenizer(config, ())
     data.validate()
+    if data.tokens:
+        return corpus_tokenizer(config, data)
     sources = [open_source(source, "train") for source in data.sources]
     weights = [source.weight for source in data.sources]
     names = [source.source for source in data.sources]
@@ -34,8 +39,8 @@ def prepare_tokenizer(config: TokenizerConfig, data: DataConfig) -> Tokenizer:
     )
 
 
-def open_caches(data: DataConfig, tokenizer: Tokenizer, split: Split) -> tuple[TokenCache, ...]:
-    """Open the token cache of each source; writes those that are missing or damaged.
+def open_caches(data: DataConfig, tokenizer: Tokenizer, split: Split) -> tuple[TokenSplit, ...]:
+    """Open the prepared corpus, or else the token cache of each source; writes those that are missing or damaged.
 
     Args:
         data: Config of the sources.
@@ -43,13 +48,20 @@ def open_caches(data: DataConfig, tokenizer: Tokenizer, split: Split) -> tuple[T
         split: "train" or "validation".
 
     Returns:
-        One cache per source, in the order of `data.sources`.
+        The tokens of each source, in the order of `data.sources`.
 
     Raises:
-        ConfigError: The config is not valid.
+        ConfigError: The config is not valid, or the corpus was made with another one.
         DataError: A source cannot be read or has no documents.
     """
     data.validate()
+    if data.tokens:
+        return open_corpus(data, tokenizer, split)
+    if data.filter.is_active:
+        raise ConfigError(
+            "data.filter leaves out records while a corpus is prepared: run tlx data prepare --to=PLACE with this "
+            "config, and set data.tokens = PLACE"
+        )
     return tuple(_open_cache(source, tokenizer, split, data) for source in data.sources)
 
 

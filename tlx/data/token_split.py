@@ -52,6 +52,11 @@ class TokenSplit(Protocol):
         ...
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a read is a request to a bucket, of which several should be in flight."""
+        ...
+
+    @property
     def where(self) -> str:
         """The folder or place, for messages."""
         ...
