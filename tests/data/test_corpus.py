@@ -22,6 +22,7 @@ from tlx.data.corpus import build
 from tlx.data.corpus.job import CorpusJob
 from tlx.data.filters import FilterConfig, RecordFilter
 from tlx.data.pipeline import Pipeline
+from tlx.data.prepare import check_text_size
 from tlx.data.sources import Document
 from tlx.data.window import WindowSpec
 from tlx.data.window_layouts import make_layout
@@ -211,6 +212,17 @@ def test_shares_of_the_tasks_are_run_apart(data, tmp_path):
         assert build.run_stage(job, "tokens", HereRunner(), build.Share(index, 3))
     build.finish_corpus(job)
     assert objects_of(tmp_path / "parts") == objects_of(tmp_path / "whole")
+
+
+def test_stages_wait_for_one_another(data, tmp_path):
+    data = dataclasses.replace(data, filter=FilterConfig(duplicates="drop"))
+    job = CorpusJob(str(tmp_path / "corpus"), data, BYTES, task_bytes=2000, shard_tokens=700)
+    job = build.begin_corpus(job, prepare_tokenizer(BYTES, data))
+    build.run_stage(job, "hashes", HereRunner(), build.Share(0, 2))
+    with pytest.raises(
+        DataError, match="tasks of the stage 'hashes' are not done, which come before 'duplicates'"
+    ):
+        build.run_stage(job, "duplicates", HereRunner())
 
 
 def _write_lines(path: pathlib.Path, texts) -> str:
@@ -427,3 +439,19 @@ def test_shards_of_a_bucket_are_kept_up_to_a_limit(data, tmp_path, monkeypatch):
         (places.parse(place) / names[path.name]).unlink()
     assert np.array_equal(split.read_tokens(0, split.num_tokens), before)
     assert np.array_equal(again.read_tokens(0, split.num_tokens), before)
+
+
+def test_several_processes_do_not_tokenise_much_text(data, tmp_path, monkeypatch):
+    size = sum(path.stat().st_size for path in (tmp_path / "text").iterdir())
+    check_text_size(data, _bytes(), 2)
+    # Both splits are of the same files, which count once.
+    monkeypatch.setattr("tlx.data.prepare.MOST_SHARED_BYTES", size)
+    check_text_size(data, _bytes(), 2)
+    monkeypatch.setattr("tlx.data.prepare.MOST_SHARED_BYTES", size - 1)
+    check_text_size(data, _bytes(), 1)
+    with pytest.raises(ConfigError, match="2 processes would wait .* tlx data prepare --config=C --to=PLACE"):
+        check_text_size(data, _bytes(), 2)
+    for split in ("train", "validation"):
+        open_caches(data, _bytes(), split)
+    check_text_size(data, _bytes(), 2)  # nobody waits for what is there
+    check_text_size(dataclasses.replace(data, add_eos=False, tokens="anywhere"), _bytes(), 2)

@@ -425,3 +425,33 @@ def test_a_target_column_makes_pairs(tmp_path):
     text = TextConfig(files=(str(tmp_path / "pairs.txt"),), target_column="de")
     with pytest.raises(DataError, match="no field 'de'"):
         list(open_source(SourceConfig("text", text=text), "train").read(str(tmp_path / "pairs.txt")))
+
+
+def test_files_of_a_bucket(tmp_path):
+    """The same documents, held out the same way, as of the files on a disk."""
+    from tlx.base import place as places
+
+    bucket = places.parse(f"memory://bucket/{tmp_path.name}")
+    lines = "".join(json.dumps({"text": f"t{i}"}) + "\n" for i in range(300))
+    _write(tmp_path / "a.jsonl.gz", lines)
+    _write(tmp_path / "b.jsonl.zst", lines)
+    (tmp_path / "sub").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["p", "q"]}), tmp_path / "sub" / "c.parquet")
+    (tmp_path / ".hidden.jsonl").write_text(lines)
+    for path in tmp_path.rglob("*.*"):
+        places.write(bucket / path.relative_to(tmp_path).as_posix(), path.read_bytes())
+    for split in ("train", "validation"):
+        expected = _texts(_text(split, files=(str(tmp_path),)))
+        assert _texts(_text(split, files=(str(bucket),))) == expected
+        source = _text(split, files=(f"{bucket}/**/*.parquet", f"{bucket}/?.jsonl.*"))
+        assert _texts(source) == expected
+        assert len(source.parts) == 3 and source.part_sizes == [
+            (tmp_path / part.removeprefix(f"{bucket}/")).stat().st_size for part in source.parts
+        ]
+    before = source.identity
+    places.write(bucket / "a.jsonl.gz", b"other")
+    assert _text("train", files=(f"{bucket}/?.jsonl.*",)).identity != before
+    with pytest.raises(DataError, match="data.text.files = 'memory://.*' matches no object"):
+        _text(files=(f"{bucket}/*.txt",))
+    with pytest.raises(DataError, match="names files of this machine and of a bucket"):
+        _text(files=(f"{bucket}/a.jsonl.gz", str(tmp_path / "a.jsonl.gz")))

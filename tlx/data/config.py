@@ -21,7 +21,7 @@ class TextConfig:
 
     files: tuple[str, ...] = ()
     """Globs of the training files, or folders, of which all files of these endings are read; ** matches folders
-    of any depth."""
+    of any depth. Files of buckets begin with gs:// or s3://."""
     validation_files: tuple[str, ...] = ()
     """Globs or folders of the validation files; empty: `validation_fraction` of the text is held out instead."""
     validation_fraction: float = 0.05

@@ -1,5 +1,6 @@
 """The tokenizer and the tokens of a config: a prepared corpus, or caches that are built once in the user's folder."""
 
+import pathlib
 from collections.abc import Iterator, Sequence
 
 from tlx.base.config import to_dict
@@ -14,6 +15,9 @@ from tlx.data.sources import Document, Source, Split, open_source
 from tlx.data.token_split import TokenSplit
 from tlx.data.tokenize import write_cache
 from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer, make_tokenizer
+
+# Text beyond which several processes need a prepared corpus: about 5 core-minutes of SentencePiece.
+MOST_SHARED_BYTES = 10**9
 
 
 def prepare_tokenizer(config: TokenizerConfig, data: DataConfig) -> Tokenizer:
@@ -65,14 +69,50 @@ def open_caches(data: DataConfig, tokenizer: Tokenizer, split: Split) -> tuple[T
     return tuple(_open_cache(source, tokenizer, split, data) for source in data.sources)
 
 
+def check_text_size(data: DataConfig, tokenizer: Tokenizer, num_processes: int) -> None:
+    """Raise ConfigError where several processes would wait for a host that tokenises much text.
+
+    Args:
+        data: Config of the sources.
+        tokenizer: Tokenizer of the run.
+        num_processes: Processes of the run.
+    """
+    if num_processes == 1 or data.tokens:
+        return
+    waiting = 0
+    for config in data.sources:
+        sizes: dict[str, int] = {}  # of the parts: both splits may have the same ones
+        splits: tuple[Split, ...] = ("train", "validation")
+        for split in splits:
+            source = open_source(config, split)
+            if not _cache_path(config, source, tokenizer, data).exists():
+                sizes.update(zip(source.parts, getattr(source, "part_sizes", ()), strict=False))
+        waiting += sum(sizes.values())
+    if waiting > MOST_SHARED_BYTES:
+        raise ConfigError(
+            f"the text is {waiting / 1e9:.1f} GB, and {num_processes} processes would wait for each host to tokenise "
+            f"it; above {MOST_SHARED_BYTES / 1e9:g} GB, prepare it once: tlx data prepare --config=C --to=PLACE, "
+            "then --config.data.tokens=PLACE"
+        )
+
+
+def _cache_path(
+    config: WeightedSource, source: Source, tokenizer: Tokenizer, data: DataConfig
+) -> pathlib.Path:
+    """Folder of the token cache of a source."""
+    # All that the tokens depend on, so that a changed file or tokenizer never meets an old cache.
+    key = sha256_json(
+        [FORMAT, config.source, source.identity, tokenizer.hash, data.add_eos, *_policy_key(data.bad_records)]
+    )
+    return cache_folder() / "tokens" / key[:32]
+
+
 def _open_cache(config: WeightedSource, tokenizer: Tokenizer, split: Split, data: DataConfig) -> TokenCache:
     source = open_source(config, split)
     add_eos = data.add_eos
     policy = data.bad_records
-    # All that the tokens depend on, so that a changed file or tokenizer never meets an old cache.
-    key = sha256_json([FORMAT, config.source, source.identity, tokenizer.hash, add_eos, *_policy_key(policy)])
     cache = build_once(
-        cache_folder() / "tokens" / key[:32],
+        _cache_path(config, source, tokenizer, data),
         lambda folder: write_cache(folder, source, tokenizer, add_eos, policy),
         TokenCache,
     )

@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from tlx.base import place as places
+from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, DataError
 from tlx.data.corpus import duplicates, encode
 from tlx.data.corpus.index import INDEX, read_index, write_index
 from tlx.data.corpus.job import CorpusJob, job_key, opened_tasks, plan_tasks
-from tlx.text import Tokenizer, load_tokenizer
+from tlx.text import Tokenizer, TokenizerConfig, load_tokenizer
 
 Stage = Literal["hashes", "duplicates", "tokens"]
 
@@ -70,7 +71,12 @@ def begin_corpus(job: CorpusJob, tokenizer: Tokenizer) -> CorpusJob:
     planned = plan_tasks(job.data, job.task_bytes)
     job = dataclasses.replace(job, key=job_key(job, planned, tokenizer))
     place = places.parse(job.place)
-    plan = {"key": job.key, "tokenizer": tokenizer.hash, "num_tasks": len(planned.tasks)}
+    plan = {
+        "key": job.key,
+        "tokenizer": tokenizer.hash,
+        "tokenizer_config": to_dict(job.tokenizer),
+        "num_tasks": len(planned.tasks),
+    }
     try:
         existing = json.loads(places.read_range(place / PLAN))
     except FileNotFoundError:
@@ -86,6 +92,18 @@ def begin_corpus(job: CorpusJob, tokenizer: Tokenizer) -> CorpusJob:
             f"--task-megabytes (it differs in {', '.join(differing)}); give another place, or delete it"
         )
     return job
+
+
+def stored_tokenizer(place: str, config: TokenizerConfig) -> Tokenizer | None:
+    """Return the tokenizer of a corpus that was begun with this config of it; None where there is none."""
+    path = places.parse(place) / PLAN
+    try:
+        plan = json.loads(places.read_range(path))
+    except (OSError, ValueError):
+        return None  # `begin_corpus` says what is wrong with it
+    if not isinstance(plan, dict) or plan.get("tokenizer_config") != to_dict(config):
+        return None
+    return read_tokenizer(place)
 
 
 def is_complete(job: CorpusJob) -> bool:
@@ -109,15 +127,19 @@ def run_stage(job: CorpusJob, stage: Stage, runner: Runner, share: Share = ALL_T
 
     Returns:
         The number of tasks that were run.
+
+    Raises:
+        DataError: An earlier stage is not complete, or a document cannot be used.
     """
     files = places.list_files(places.parse(job.place))
     groups = duplicates.num_groups(files) if len(stages(job)) > 1 else 0
-    total = groups if stage == "duplicates" else len(opened_tasks(job).tasks)
-    numbers = [
-        number
-        for number in range(share.index, total, share.count)
-        if not _is_done(job, stage, groups, number, files)
-    ]
+    for earlier in stages(job)[: stages(job).index(stage)]:
+        if missing := _open_tasks(job, earlier, groups, files, ALL_TASKS):
+            raise DataError(
+                f"{job.place}: {len(missing)} tasks of the stage {earlier!r} are not done, which come before "
+                f"{stage!r}"
+            )
+    numbers = _open_tasks(job, stage, groups, files, share)
     if numbers:
         runner.run(functools.partial(run_task, job, stage, groups), numbers, stage)
     return len(numbers)
@@ -145,9 +167,7 @@ def finish_corpus(job: CorpusJob) -> dict[str, Any]:
     if is_complete(job):
         return read_index(job.place)
     files = places.list_files(places.parse(job.place))
-    missing = [
-        number for number in range(len(opened_tasks(job).tasks)) if encode.seal_name(number) not in files
-    ]
+    missing = _open_tasks(job, "tokens", 0, files, ALL_TASKS)
     if missing:
         raise DataError(
             f"{job.place} is not complete: {len(missing)} of its tasks are not done, such as {missing[0]}; the same "
@@ -183,12 +203,15 @@ def _loaded(place: str, key: str) -> Tokenizer:
     return read_tokenizer(place)
 
 
-def _is_done(job: CorpusJob, stage: Stage, groups: int, number: int, names: Collection[str]) -> bool:
+def _open_tasks(job: CorpusJob, stage: Stage, groups: int, names: Collection[str], share: Share) -> list[int]:
+    """Return the numbers of the tasks of a share that are not done, by the names of the place's objects."""
+    total = groups if stage == "duplicates" else len(opened_tasks(job).tasks)
+    numbers = range(share.index, total, share.count)
     if stage == "hashes":
-        return duplicates.has_hashes(job, number, names)
+        return [number for number in numbers if not duplicates.has_hashes(job, number, names)]
     if stage == "duplicates":
-        return duplicates.group_name(number, groups) in names
-    return encode.seal_name(number) in names
+        return [number for number in numbers if duplicates.group_name(number, groups) not in names]
+    return [number for number in numbers if encode.seal_name(number) not in names]
 
 
 def _remove_partial(names: Collection[str], job: CorpusJob) -> None:

@@ -13,9 +13,10 @@ import pyarrow
 import pyarrow.parquet
 
 from tlx.base.errors import DataError, one_of
+from tlx.base.place import parse, read_range
 from tlx.data.bad_records import BadRecord, is_invisible, surrogate_in
 from tlx.data.config import SourceConfig
-from tlx.data.file_names import matching_files
+from tlx.data.file_names import file_versions, matching_files
 from tlx.data.sources.source import Document, Split, held_out, name_hash
 from tlx.data.stretches import split_stretches
 
@@ -63,21 +64,28 @@ class TextSource:
         for path in self.parts:
             if not path.endswith(_ENDINGS):
                 raise DataError(f"{path}: " + one_of("ending", os.path.splitext(path)[1], _ENDINGS))
+        if len({"://" in path for path in self.parts}) > 1:
+            raise DataError(
+                f"data.text.{field} names files of this machine and of a bucket; copy them to one place"
+            )
         self._root = os.path.commonpath([os.path.dirname(path) for path in self.parts])
-        sizes = [os.stat(path) for path in self.parts]
-        self._cuts, self._held_files = self._hold_out([stat.st_size for stat in sizes])
+        try:
+            versions = file_versions(self.parts)
+        except OSError as error:
+            raise DataError(f"cannot read data.text.{field}: {error}") from error
+        self.part_sizes = [version.size for version in versions]
+        self._cuts, self._held_files = self._hold_out(self.part_sizes)
         plain = all(path.endswith(_PLAIN) for path in self.parts) and (
             has_validation_files or split == "train"
         )
         self.name = f"text {', '.join(globs)} ({split})"
         self.remedy = "" if has_validation_files else _REMEDY
-        self.num_bytes = sum(stat.st_size for stat in sizes) if plain else None
-        self.part_sizes = [stat.st_size for stat in sizes]
+        self.num_bytes = sum(self.part_sizes) if plain else None
         self.shares_parts = not has_validation_files
         self.identity = [
             # Size and time stand for the content: hashing a corpus at each start would take as long as
             # reading it.
-            [[path, stat.st_size, stat.st_mtime_ns] for path, stat in zip(self.parts, sizes, strict=True)],
+            [[path, *version] for path, version in zip(self.parts, versions, strict=True)],
             [self._columns, self._config.one_document_per_line, self._fraction, split],
         ]
         if config.text.turns_column:
@@ -243,14 +251,19 @@ class TextSource:
 
 @contextlib.contextmanager
 def _open(path: str) -> Iterator[IO[bytes]]:
-    """Open a file, decompressed."""
+    """Open a file, decompressed; an object of a bucket is fetched whole."""
+    content: Any = io.BytesIO(read_range(parse(path))) if "://" in path else path
     if path.endswith(".zst"):
-        with pyarrow.input_stream(path, compression="zstd") as stream:
+        with pyarrow.input_stream(content, compression="zstd") as stream:
             yield io.BufferedReader(stream)  # pyright: ignore[reportArgumentType]
-        return
-    opener: Any = gzip.open if path.endswith(".gz") else open
-    with opener(path, "rb") as handle:
-        yield handle
+    elif path.endswith(".gz"):
+        with gzip.open(content, "rb") as handle:
+            yield handle
+    elif content is path:
+        with open(path, "rb") as handle:
+            yield handle
+    else:
+        yield content
 
 
 def _uncompressed(path: str) -> str:
@@ -280,8 +293,8 @@ def _tables_of(folder: str) -> frozenset[str] | None:
     """Names of the tables of a saved data set; None where the folder is none."""
     path = os.path.join(folder, "state.json")
     try:
-        with open(path, encoding="utf-8") as handle:
-            return frozenset(entry["filename"] for entry in json.load(handle)["_data_files"])
+        state = json.loads(read_range(parse(path)))
+        return frozenset(entry["filename"] for entry in state["_data_files"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -328,12 +341,14 @@ def _parsed(line: bytes, columns: Sequence[str], where: str) -> Mapping[str, Any
 def _table(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Pairs (row number from 1, record with the given columns) of a .parquet or .arrow file."""
     with contextlib.ExitStack() as stack:
+        remote = pyarrow.BufferReader(read_range(parse(path))) if "://" in path else None
         if path.endswith(".parquet"):
-            file = stack.enter_context(pyarrow.parquet.ParquetFile(path))
+            file = stack.enter_context(pyarrow.parquet.ParquetFile(remote or path))
             names = file.schema_arrow.names
             batches = file.iter_batches(batch_size=1024, columns=list(columns))
         else:
-            reader = stack.enter_context(_open_arrow(stack.enter_context(pyarrow.memory_map(path))))
+            content = remote or stack.enter_context(pyarrow.memory_map(path))
+            reader = stack.enter_context(_open_arrow(content))
             names = reader.schema.names
             batches = _arrow_batches(reader)
         for column in columns:
@@ -348,7 +363,7 @@ def _table(path: str, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str
                 yield number, dict(zip(columns, values, strict=True))
 
 
-def _open_arrow(file: pyarrow.MemoryMappedFile) -> Any:
+def _open_arrow(file: pyarrow.NativeFile) -> Any:
     """Open Arrow's stream format, which `datasets` writes, or its file format."""
     magic = file.read(6)
     file.seek(0)
