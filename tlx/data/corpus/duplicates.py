@@ -64,7 +64,16 @@ def write_hashes(job: CorpusJob, number: int) -> None:
 
 
 def has_hashes(job: CorpusJob, number: int, names: Collection[str]) -> bool:
-    """Return whether the hashes of task `number` are among the names of the place's objects."""
+    """Return whether the hashes of a task are written.
+
+    Args:
+        job: The corpus.
+        number: Number of the task.
+        names: Names of the place's objects.
+
+    Returns:
+        Whether those of all of its splits are there.
+    """
     return all(
         _hash_name(HashList(split, number)) in names for split in opened_tasks(job).tasks[number].splits
     )
@@ -140,7 +149,8 @@ def _read_buckets(job: CorpusJob, hashes: HashList, first: int, stop: int) -> np
     path = _hash_path(job, hashes)
     size = (_BUCKETS + 1) * _HEADER.itemsize
     begins = np.frombuffer(places.read_range(path, 0, size), _HEADER)
-    start, end = int(begins[first]) * _HASH.itemsize, int(begins[stop]) * _HASH.itemsize
+    start = int(begins[first]) * _HASH.itemsize
+    end = int(begins[stop]) * _HASH.itemsize
     return np.frombuffer(places.read_range(path, size + start, size + end), _HASH)
 
 

@@ -24,7 +24,16 @@ def seal_name(number: int) -> str:
 
 
 def shard_name(number: int, split: Split, index: int) -> str:
-    """Return the name of a task's shard `index` of a split."""
+    """Return the name of a shard.
+
+    Args:
+        number: Number of the task.
+        split: Split of its documents.
+        index: Index among the shards of the task and split.
+
+    Returns:
+        The name, relative to the corpus's place.
+    """
     return f"tokens/{number:06d}-{split}-{index:03d}"
 
 

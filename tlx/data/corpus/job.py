@@ -81,7 +81,16 @@ def plan_tasks(data: DataConfig, task_bytes: int) -> TextTasks:
 
 
 def job_key(job: CorpusJob, planned: TextTasks, tokenizer: Tokenizer) -> str:
-    """Return the hash of all that the bytes of a corpus depend on."""
+    """Return the hash of all that the bytes of a corpus depend on.
+
+    Args:
+        job: The corpus, with or without its key.
+        planned: Its tasks.
+        tokenizer: Its tokenizer.
+
+    Returns:
+        The key.
+    """
     identities = [[opened[split].identity for split in SPLITS] for opened in planned.sources]
     sizes = [job.task_bytes, job.shard_tokens]
     return sha256_json([FORMAT, description(job.data), identities, tokenizer.hash, sizes])

@@ -47,7 +47,19 @@ class ShardFiles:
         self.__dict__.update(state | {"_lock": threading.Lock()})
 
     def read(self, shard: int, start: int, stop: int) -> np.ndarray:
-        """Return bytes start..stop - 1 of a shard, uint8. Raises DataError where it is missing or damaged."""
+        """Read a range of bytes.
+
+        Args:
+            shard: Index of the shard.
+            start: First byte.
+            stop: The byte after the last.
+
+        Returns:
+            uint8 [stop - start].
+
+        Raises:
+            DataError: The shard is missing or damaged.
+        """
         with self._lock:
             mapped = self._mapped.get(shard)
             if mapped is not None:
