@@ -1,22 +1,15 @@
-"""Prepared corpora as large and as far away as they really are: by hand, with figures for configs/DATA.md."""
+"""Prepared corpora as large as they really are: by hand, with figures for configs/README.md."""
 
-import contextlib
-import dataclasses
 import json
 import os
 import pathlib
-import random
-import re
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
-from tests import stores
-from tests.data.test_corpus import BYTES, objects_of, prepare, source, write_texts
+from tests.data.test_corpus import BYTES
 from tlx.data import DataConfig, prepare_tokenizer
 from tlx.data.corpus.index import INDEX
 from tlx.data.corpus.job import FORMAT, SPLITS, description
@@ -118,159 +111,3 @@ def test_a_corpus_of_a_hundred_billion_tokens_opens_at_once(tmp_path):
         f"MB after 3,200 windows of 2,049 tokens at {rate:,.0f} windows/s"
     )
     assert seconds < 1 and opened < 200
-
-
-@contextlib.contextmanager
-def _delayed(address: str, milliseconds: float):
-    port = stores.free_port()
-    target = address.rsplit(":", 1)[1]
-    command = [sys.executable, "-m", "tests.data.delay_proxy", str(port), target, str(milliseconds)]
-    with subprocess.Popen(command, cwd=ROOT) as proxy:
-        time.sleep(2)
-        try:
-            with stores.environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}"):
-                yield
-        finally:
-            proxy.kill()
-
-
-_READ = """
-import sys, time
-import numpy as np
-from tests.data.test_corpus_at_scale import far_pipeline
-
-pipeline = far_pipeline(sys.argv[1], sys.argv[2])
-batches = pipeline.iterate()
-next(batches)
-time.sleep(1)
-waits = []
-sizes = 0
-start = time.perf_counter()
-for step in range(int(sys.argv[3])):
-    due = start + step * float(sys.argv[4])
-    time.sleep(max(due - time.perf_counter(), 0))
-    asked = time.perf_counter()
-    sizes += 2 * next(batches)["tokens"].size
-    waits.append(time.perf_counter() - asked)
-seconds = time.perf_counter() - start
-print(f"{sizes / seconds / 1e6:.2f} {sum(waits) / seconds:.4f} {max(waits):.4f} {time.process_time() / seconds:.2f}")
-"""
-
-
-def far_pipeline(glob, place):
-    """Rows of 2,048 tokens from a bucket."""
-    from tests.data.corpus import example
-    from tlx.data import open_caches
-    from tlx.data.pipeline import Pipeline
-    from tlx.data.window import WindowSpec
-    from tlx.data.window_layouts import make_layout
-
-    data = dataclasses.replace(source(glob), tokens=place)
-    (split,) = open_caches(data, prepare_tokenizer(BYTES, data), "train")
-    reads = WindowSpec(2048)
-    return Pipeline(data, [make_layout(split, reads, "concat", 0)], example, None, reads, 64, 0, "train")
-
-
-def test_a_pod_does_not_wait_for_a_bucket_20_ms_away(tmp_path, monkeypatch):
-    """2.8 MB/s, what 2,048 chips read together, by one process: 64 rows of 4 KB every 94 ms."""
-    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
-    glob = write_texts(tmp_path / "text", files=16, records=3000)
-    with stores.seaweedfs(tmp_path) as bucket:
-        prepare(source(glob), f"{bucket}/corpus", task_bytes=1 << 18, shard_tokens=1 << 18)
-        with _delayed(os.environ["AWS_ENDPOINT_URL"], 20):
-            step = 64 * 2048 * 2 / 2.8e6
-            words = [glob, f"{bucket}/corpus", "150", str(step)]
-            out = subprocess.run(
-                [sys.executable, "-c", _READ, *words], cwd=ROOT, capture_output=True, text=True
-            )
-    assert out.returncode == 0, out.stderr
-    rate, waiting, longest, cores = map(float, out.stdout.split())
-    print(
-        f"\n{rate:.2f} MB/s at 20 ms: {waiting:.2%} of the time waited for data, {longest * 1000:.0f} ms at most; "
-        f"{cores:.2f} cores"
-    )
-    assert rate > 2.7 and waiting < 0.02
-
-
-BEAM = """
-import dataclasses, sys
-from tests.data.test_corpus import BYTES
-from tests.data.test_corpus_at_scale import beam_job
-from tlx.data.corpus import build
-from tlx.data.corpus.beam_runner import BeamRunner
-
-job = beam_job(sys.argv[1], sys.argv[2])
-flags = ["--runner=DirectRunner", "--direct_num_workers=2", "--direct_running_mode=multi_processing"]
-for stage in build.stages(job):
-    build.run_stage(job, stage, BeamRunner(flags))
-build.finish_corpus(job)
-"""
-
-
-def beam_job(glob, place):
-    """A corpus of 24 tasks, begun."""
-    from tlx.data.corpus import build
-    from tlx.data.corpus.job import CorpusJob
-
-    data = source(glob)
-    job = CorpusJob(place, data, BYTES, task_bytes=1 << 17, shard_tokens=1 << 16)
-    return build.begin_corpus(job, prepare_tokenizer(BYTES, data))
-
-
-def test_beam_with_two_workers_of_which_one_is_killed(tmp_path, monkeypatch):
-    """The bytes are those of the local runner, and what was done before the kill is not touched.
-
-    TLX_BEAM_PYTHON names a Python with the extra `beam`, where this one has none.
-    """
-    python = os.environ.get("TLX_BEAM_PYTHON", sys.executable)
-    if subprocess.run([python, "-c", "import apache_beam"], capture_output=True).returncode:
-        pytest.skip("needs pip install -e '.[beam]'")
-    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
-    glob = write_texts(tmp_path / "text", files=24, records=600)
-    prepare(source(glob), tmp_path / "local", task_bytes=1 << 17, shard_tokens=1 << 16)
-    place = tmp_path / "beam"
-    command = [python, "-c", BEAM, glob, str(place)]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
-    while len(list(place.glob("tasks/*.json"))) < 4:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.05)
-    workers = _beam_workers(process.pid)
-    assert len(workers) == 2
-    os.kill(random.choice(workers), signal.SIGKILL)
-    done = {path: path.stat().st_mtime_ns for path in place.glob("tasks/*.json")}
-    try:
-        errors = process.communicate(timeout=45)[1]
-        print(
-            f"\nafter the kill the pipeline ended with {process.returncode}: {errors.strip().splitlines()[-1:]}"
-        )
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        print("\nafter the kill the pipeline stood still, and was ended")
-    for pid in workers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    first = len(list(place.glob("tasks/*.json")))
-    again = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert all(path.stat().st_mtime_ns == before for path, before in done.items())
-    assert objects_of(place) == objects_of(tmp_path / "local")
-    print(f"{first} of {len(list(place.glob('tasks/*.json')))} tasks were done before the second start")
-
-
-def _beam_workers(parent: int) -> list[int]:
-    """Worker processes of Beam's DirectRunner that a process has started."""
-    found = []
-    for path in pathlib.Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (path / "cmdline").read_text().split("\0")
-            ancestor = int(re.search(r"PPid:\s+(\d+)", (path / "status").read_text())[1])
-            if any("sdk_worker_main" in word for word in words) and words[0].endswith("python"):
-                if ancestor == parent or _parent_of(ancestor) == parent:
-                    found.append(int(path.name))
-    return found
-
-
-def _parent_of(pid: int) -> int:
-    return int(re.search(r"PPid:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1])
