@@ -48,7 +48,7 @@ def test_small_vocabularies_take_two_bytes(tmp_path):
 
 
 def test_documents_keep_their_order_over_many_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("tlx.data.tokenize._CHUNK", 40)  # a chunk for every few documents
+    monkeypatch.setattr("tlx.data.tokenize.CHUNK", 40)  # a chunk for every few documents
     lengths = random_lengths(3, 400, 30)
     cache = make_cache(tmp_path / "c", lengths)
     assert cache.tokens.tolist() == list(range(FIRST, FIRST + lengths.sum()))

@@ -11,7 +11,8 @@ from scipy import stats
 from tests.data.corpus import FIRST, VOCAB, make_cache, make_pipeline, random_lengths, text
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, WeightedSource
-from tlx.data.packing import make_plan
+from tlx.data.document_windows import count_windows
+from tlx.data.packing import best_fit_plan
 from tlx.data.window import Window, WindowSpec, reversed_window
 from tlx.data.window_layouts import make_layout
 
@@ -96,7 +97,7 @@ def test_best_fit_shows_the_overlap_where_there_is_any(tmp_path):
 
 def test_best_fit_cuts_nothing_that_fits_and_wastes_little(tmp_path):
     lengths = random_lengths(0, 3000, 120)
-    plan = make_plan(np.concatenate([[0], np.cumsum(lengths)]), 128)
+    plan = best_fit_plan(make_cache(tmp_path / "c", lengths), 128)
     assert sorted(plan.sizes.tolist()) == sorted(lengths.tolist())  # no document is cut
     used = np.add.reduceat(plan.sizes, np.concatenate([[0], plan.ends[:-1]]))
     assert used.max() <= 128
@@ -107,12 +108,14 @@ def test_best_fit_packs_inside_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr("tlx.data.packing.BLOCK", 10)
     lengths = random_lengths(1, 35, 30)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    plan = make_plan(offsets, 32)
+    plan = best_fit_plan(make_cache(tmp_path / "c", lengths), 32)
     assert sorted(plan.sizes.tolist()) == sorted(lengths.tolist())
     blocks = (np.searchsorted(offsets, plan.starts, "right") - 1) // 10
     for first, last in zip([0, *plan.ends[:-1]], plan.ends, strict=True):
         assert len(set(blocks[first:last])) == 1
-    shorter = make_plan(offsets[:21], 32)  # the third block does not matter to the first two
+    shorter = best_fit_plan(
+        make_cache(tmp_path / "shorter", lengths[:20]), 32
+    )  # the third block does not matter to the first two
     n = len(shorter.starts)
     assert plan.starts[:n].tolist() == shorter.starts.tolist()
 
@@ -346,3 +349,25 @@ def test_a_reversed_window_counts_documents_from_its_end():
     back = reversed_window(real)
     assert back.tokens.tolist() == [8, 7, 6, 5, 0] and back.segments.tolist() == [1, 2, 2, 2, 0]
     assert back.positions.tolist() == [0, 0, 1, 2, 0] and back.backwards
+
+
+def test_windows_of_documents_are_counted_by_blocks(tmp_path, monkeypatch):
+    lengths = random_lengths(5, 500, 60)
+    cache = make_cache(tmp_path / "c", lengths)
+    ends = np.cumsum(-(-lengths // 16))
+    monkeypatch.setattr("tlx.data.document_windows._BLOCK", 8)
+    monkeypatch.setattr("tlx.data.document_windows._READ", 64)
+    counts = count_windows(cache, 16)
+    assert counts.num_windows == ends[-1] and len(counts.before) == 64
+    for index in range(counts.num_windows):
+        document, piece = counts.find(cache, index)
+        expected = int(np.searchsorted(ends, index, "right"))
+        assert document.index == expected
+        assert piece == index - (ends[expected - 1] if expected else 0)
+        assert document.stop - document.start == lengths[expected]
+    monkeypatch.setattr("tlx.data.document_windows._MANY", 1)
+    assert np.array_equal(count_windows(cache, 16).before, counts.before)
+    (kept,) = tmp_path.glob("c-documents-16/before.npy")
+    written = kept.stat().st_mtime_ns
+    assert np.array_equal(count_windows(cache, 16).before, counts.before)
+    assert kept.stat().st_mtime_ns == written

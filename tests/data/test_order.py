@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlx.base.errors import ConfigError
-from tlx.data.order import Permutation, SourceMixture, row_generator
+from tlx.data.order import Permutation, ScheduledMixture, SourceMixture, row_generator
 
 pytestmark = pytest.mark.jax_versions
 
@@ -68,5 +68,31 @@ def test_a_mixture_of_uneven_weights_over_its_period():
 
 
 def test_a_weight_that_would_never_be_read_is_an_error():
-    with pytest.raises(ConfigError, match=r"mixture\[1\].weight = 1e-06 is less than 1/10000"):
-        SourceMixture([1.0, 1e-6])
+    with pytest.raises(ConfigError, match=r"mixture\[1\].weight = 1e-07 is less than 1/1000000"):
+        SourceMixture([1.0, 1e-7])
+
+
+def test_a_source_of_a_millionth_is_read_once_in_a_million_rows():
+    weights = np.array([0.7, 0.299994, 5e-6, 1e-6])
+    mixture = SourceMixture(weights)
+    assert mixture.quotas == [700_000, 299_994, 5, 1]
+    earlier = [[mixture.count(source, row) for source in range(4)] for row in range(0, 2_000_001, 7_919)]
+    ideal = np.arange(0, 2_000_001, 7_919)[:, None] * weights
+    assert np.abs(np.array(earlier) - ideal).max() < 2.5
+    for row in (0, 99_999, 500_000, 1_499_999):
+        source, before = mixture.source(row)
+        assert before == mixture.count(source, row) and mixture.count(source, row + 1) == before + 1
+
+
+def test_stages_of_a_mixture_follow_one_another():
+    """Each stage is the mixture of its weights, and its rows go on in each source where the last ones ended."""
+    weights = [[1.0, 1.0, 2.0], [1.0, 8.0, 1.0], [3.0, 1.0, 1e-5]]
+    scheduled = ScheduledMixture([0, 30, 47], weights)
+    counts = [0, 0, 0]
+    for row in range(120):
+        stage = int(np.searchsorted([0, 30, 47], row, "right")) - 1
+        source, earlier = scheduled.source(row)
+        assert source == SourceMixture(weights[stage]).source(row - [0, 30, 47][stage])[0]
+        assert earlier == counts[source]
+        counts[source] += 1
+    assert scheduled.count(1, 10) == SourceMixture(weights[1]).count(1, 10)

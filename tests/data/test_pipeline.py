@@ -20,6 +20,7 @@ from tests.data.corpus import (
 )
 from tlx.base.errors import ConfigError, DataError
 from tlx.data import DataConfig, TextConfig, WeightedSource, build_pipeline
+from tlx.data.config import MixtureStage
 from tlx.data.window import WindowSpec
 
 pytestmark = pytest.mark.jax_versions
@@ -135,6 +136,54 @@ def test_the_mixture_keeps_its_shares_and_each_source_its_epochs(caches):
             num_b += 1
     assert set(seen) == set(range(50_000, 50_000 + int(caches[1].num_tokens) - caches[1].num_documents))
     assert set(seen.values()) == {3}  # three epochs of b, each with every token once
+
+
+def test_weights_change_at_their_steps(caches):
+    stages = (MixtureStage(5, (1.0, 1.0)), MixtureStage(9, (1.0, 3.0)))
+    plain = make_pipeline(caches, WindowSpec(16), batch_size=8, mixture=MIXED)
+    staged = make_pipeline(caches, WindowSpec(16), batch_size=8, mixture=MIXED, schedule=stages)
+    assert all(equal(staged.batch(k), plain.batch(k)) for k in range(5))
+    from_b = [int((staged.batch(k)["tokens"][:, :2] >= 50_000).any(axis=1).sum()) for k in range(14)]
+    assert from_b == [2] * 5 + [4] * 4 + [6] * 5
+    assert equal(pickle.loads(pickle.dumps(staged)).batch(11, [6, 1]), staged.batch(11, [6, 1]))
+    # No window of an epoch is left out or read twice where the weights change.
+    rows = [staged._address(k, b, False) for k in range(60) for b in range(8)]
+    for source in range(2):
+        size = staged._layouts[source].num_windows
+        windows = [row.window_index for row in rows if row.source == source]
+        assert sorted(windows[:size]) == list(range(size))
+    assert staged.fingerprint != plain.fingerprint
+    held_out = make_pipeline(
+        caches, WindowSpec(16), batch_size=8, split="validation", mixture=MIXED, schedule=stages
+    )
+    assert equal(
+        held_out.batch(9), make_pipeline(caches, WindowSpec(16), 8, 0, "validation", mixture=MIXED).batch(9)
+    )
+
+
+@pytest.mark.parametrize(
+    "schedule, message",
+    [
+        ((MixtureStage(5, (1.0,)),), r"schedule\[0\].weights = \(1.0,\) must be 2 numbers above 0"),
+        ((MixtureStage(5, (1.0, 0.0)),), "must be 2 numbers above 0"),
+        ((MixtureStage(0, (1.0, 1.0)),), r"schedule\[0\].step = 0 must be above 0"),
+        ((MixtureStage(5, (1.0, 1.0)), MixtureStage(5, (2.0, 1.0))), "step = 5 must be above 5"),
+    ],
+)
+def test_a_schedule_that_cannot_be_followed_is_an_error(schedule, message):
+    with pytest.raises(ConfigError, match=message):
+        DataConfig(mixture=MIXED, schedule=schedule).validate()
+
+
+def test_a_stream_has_no_schedule(caches):
+    stages = (MixtureStage(5, (1.0, 1.0)),)
+    pipeline = make_pipeline(caches, WindowSpec(16, "stream"), batch_size=8, mixture=MIXED, schedule=stages)
+    with pytest.raises(ConfigError, match="data.schedule cannot be had with this objective"):
+        pipeline.check_lanes()
+    with pytest.raises(
+        ConfigError, match="data.schedule changes the weights of data.mixture, which is empty"
+    ):
+        DataConfig(schedule=stages).validate()
 
 
 def test_a_stream_reads_on_from_batch_to_batch(caches):

@@ -84,12 +84,24 @@ def test_no_library_at_all(tmp_path):
 
 
 def _write(path: pathlib.Path, content: str) -> None:
+    if path.suffix == ".zst":
+        # Two frames, as of two files that were joined.
+        half = len(content) // 2
+        path.write_bytes(b"".join(_zstd(part.encode()) for part in (content[:half], content[half:])))
+        return
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "wt", encoding="utf-8", newline="\n") as handle:
         handle.write(content)
 
 
-@pytest.mark.parametrize("ending", [".txt", ".txt.gz", ".md", ".py.gz"])
+def _zstd(content: bytes) -> bytes:
+    buffer = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(buffer, "zstd") as stream:
+        stream.write(content)
+    return buffer.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("ending", [".txt", ".txt.gz", ".md", ".py.gz", ".md.zst"])
 def test_plain_text(tmp_path, ending):
     (tmp_path / "sub").mkdir()
     _write(tmp_path / "sub" / f"b{ending}", "one\r\ntwo\n\n한국어")
@@ -106,7 +118,7 @@ def test_plain_text(tmp_path, ending):
         ]
 
 
-@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 def test_jsonl(tmp_path, ending):
     path = tmp_path / f"a.jsonl{ending}"
     _write(path, '{"body": "one\\ntwo", "id": 1}\n\n{"body": " "}\n{"body": "한"}\n')
@@ -124,6 +136,23 @@ def test_parquet(tmp_path):
     source = _text(**_same(str(path)))
     assert _texts(source) == [f"t{i}" for i in range(3000)]
     assert list(documents(source))[2999].name == f"{path}:3000"
+
+
+def test_data_sets_that_were_saved_to_disk(tmp_path):
+    """The folder that `datasets.Dataset.save_to_disk` writes, with what `map` left in it."""
+    table = pyarrow.table({"id": list(range(60)), "text": [f"t{i}" for i in range(60)]})
+    names = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
+    for start, name in zip((0, 30), names, strict=True):
+        with pyarrow.ipc.new_stream(str(tmp_path / name), table.schema) as writer:
+            writer.write_table(table.slice(start, 30), max_chunksize=7)
+    with pyarrow.ipc.new_file(str(tmp_path / "cache-1f2e.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    assert len(_texts(_text(**_same(str(tmp_path))))) == 120  # Arrow's file format is read too
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    assert _texts(_text(**_same(str(tmp_path)))) == [f"t{i}" for i in range(60)]
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(DataError, match="cannot read .*state.json of a saved data set"):
+        _text(**_same(str(tmp_path)))
 
 
 def test_held_out_documents_stay_held_out(tmp_path):
@@ -155,6 +184,8 @@ BAD_FILES = [
     ("a.txt.gz", gzip.compress(b"hello" * 1000, mtime=0)[:-10], "cannot read .*a.txt.gz"),
     ("a.txt.gz", b"hello", "cannot read .*a.txt.gz"),
     ("a.parquet", b"hello", "cannot read .*a.parquet"),
+    ("a.arrow", b"hello", "cannot read .*a.arrow"),
+    ("a.jsonl.zst", b"hello", "cannot read .*a.jsonl.zst"),
     ("a.jsonl", b'{"text": "x"}\n{"text": }\n', "a.jsonl:2 is not JSON"),
     ("a.jsonl", b'["text"]\n', "a.jsonl:1 is not a JSON object"),
     ("a.jsonl", b'{"txt": "x"}\n', "a.jsonl:1 has no such field: .*'text' is not one of: txt; did you mean"),
@@ -394,3 +425,33 @@ def test_a_target_column_makes_pairs(tmp_path):
     text = TextConfig(files=(str(tmp_path / "pairs.txt"),), target_column="de")
     with pytest.raises(DataError, match="no field 'de'"):
         list(open_source(SourceConfig("text", text=text), "train").read(str(tmp_path / "pairs.txt")))
+
+
+def test_files_of_a_bucket(tmp_path):
+    """The same documents, held out the same way, as of the files on a disk."""
+    from tlx.base import place as places
+
+    bucket = places.parse(f"memory://bucket/{tmp_path.name}")
+    lines = "".join(json.dumps({"text": f"t{i}"}) + "\n" for i in range(300))
+    _write(tmp_path / "a.jsonl.gz", lines)
+    _write(tmp_path / "b.jsonl.zst", lines)
+    (tmp_path / "sub").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["p", "q"]}), tmp_path / "sub" / "c.parquet")
+    (tmp_path / ".hidden.jsonl").write_text(lines)
+    for path in tmp_path.rglob("*.*"):
+        places.write(bucket / path.relative_to(tmp_path).as_posix(), path.read_bytes())
+    for split in ("train", "validation"):
+        expected = _texts(_text(split, files=(str(tmp_path),)))
+        assert _texts(_text(split, files=(str(bucket),))) == expected
+        source = _text(split, files=(f"{bucket}/**/*.parquet", f"{bucket}/?.jsonl.*"))
+        assert _texts(source) == expected
+        assert len(source.parts) == 3 and source.part_sizes == [
+            (tmp_path / part.removeprefix(f"{bucket}/")).stat().st_size for part in source.parts
+        ]
+    before = source.identity
+    places.write(bucket / "a.jsonl.gz", b"other")
+    assert _text("train", files=(f"{bucket}/?.jsonl.*",)).identity != before
+    with pytest.raises(DataError, match="data.text.files = 'memory://.*' matches no object"):
+        _text(files=(f"{bucket}/*.txt",))
+    with pytest.raises(DataError, match="names files of this machine and of a bucket"):
+        _text(files=(f"{bucket}/a.jsonl.gz", str(tmp_path / "a.jsonl.gz")))

@@ -1,8 +1,10 @@
-"""Print the examples that a model gets, or prepare their token caches ahead of a run.
+"""Print the examples that a model gets, or prepare their tokens ahead of a run.
 
 tlx data show --config=quickstart:mlm --examples=2 --positions=40
 tlx data show --config=finetune/reviews --from=runs/mlm      a task's rows, beside their records
-tlx data prepare --config=quickstart
+tlx data prepare --config=quickstart                         token caches in the cache folder of this machine
+tlx data prepare --config=quickstart --to=corpora/python     a corpus that any machine reads: data.tokens
+tlx data prepare --config=C --to=gs://b/c4 --runner=beam -- --runner=DataflowRunner --project=P --region=R
 """
 
 import argparse
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Run `tlx data show` or `tlx data prepare`; exit 64 for a wrong config or unusable text."""
-    options = flags.parse(_parser(), argv)
+    # What comes after "--" is for Beam.
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = flags.parse(_parser(), argv[:end])
     # The tables and not run.config, which loads jax: --help does not wait for that.
     if options.config.objective.name in {*TASKS, *ROLLOUTS}:
         _show_records(options)
@@ -32,6 +36,10 @@ def main(argv: list[str]) -> int:
     from tlx.run.checks import resolve
 
     config = resolve(options.config, allow=None)
+    if options.action == "prepare" and (options.to or config.data.tokens):
+        from tlx.cli import data_prepare
+
+        return data_prepare.prepare(config, options, argv[end + 1 :])
     tokenizer = prepare_tokenizer(config.tokenizer, config.data)
     if options.action == "prepare":
         _prepare(config, tokenizer)
@@ -42,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("data", __doc__)
-    parser.add_argument("action", choices=("show", "prepare"), help="print examples, or build token caches")
+    parser.add_argument("action", choices=("show", "prepare"), help="print examples, or prepare tokens")
     flags.add_config(parser)
     parser.add_argument("--examples", type=int, default=1, help="number of examples to print (show; 1)")
     parser.add_argument(
@@ -55,7 +63,46 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=0, help="number of the batch to print from (show; 0)")
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="split (train)")
     parser.add_argument("--from", dest="base", metavar="DIR", help="for a task: the base model")
+    _add_prepare_flags(parser)
     return parser
+
+
+def _add_prepare_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `tlx data prepare --to`."""
+    group = parser.add_argument_group("prepare")
+    group.add_argument(
+        "--to",
+        metavar="PLACE",
+        help="folder or bucket of the corpus (data.tokens); without either, token caches of this machine are made",
+    )
+    group.add_argument(
+        "--runner",
+        choices=("local", "beam", "slurm"),
+        default="local",
+        help="what runs the tasks: processes of this machine (local), Apache Beam, whose own flags come after -- "
+        "(beam), or array jobs (slurm)",
+    )
+    group.add_argument(
+        "--processes", type=int, default=0, help="local: processes of this machine (0: one for each core)"
+    )
+    group.add_argument(
+        "--task-megabytes",
+        type=int,
+        default=64,
+        help="files are put together to tasks up to this size; no file is cut (64)",
+    )
+    group.add_argument("--array", type=int, default=16, help="slurm: elements of an array job (16)")
+    group.add_argument(
+        "--sbatch", default="", help="slurm: sbatch options, as in '--time=8:00:00 --partition=cpu'"
+    )
+    group.add_argument("--python", default="", help="slurm: command that starts tlx on the hosts (tlx)")
+    group.add_argument("--render", metavar="DIR", help="slurm: only write the scripts")
+    group.add_argument(
+        "--only",
+        choices=("hashes", "duplicates", "tokens", "index"),
+        help="run this stage alone; those before it are complete",
+    )
+    group.add_argument("--share", metavar="I/N", help="with --only: run the tasks whose number is I modulo N")
 
 
 def _show_records(options: argparse.Namespace) -> None:

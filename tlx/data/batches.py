@@ -1,5 +1,7 @@
 """Random access to batches by index, and prefetching with grain: the base class of all pipelines."""
 
+import concurrent.futures
+import functools
 import multiprocessing
 import os
 import threading
@@ -10,6 +12,9 @@ import numpy as np
 Batch = dict[str, np.ndarray]
 
 _PREFETCHED_BATCHES = 8
+# Rows that are made at once where they are read from a bucket: 1,600 rows/s at two requests of 20 ms a row.
+_ROWS_IN_FLIGHT = 64
+_BATCHES_IN_FLIGHT = 4
 
 
 class Batches:
@@ -28,6 +33,8 @@ class Batches:
     fingerprint: str
     """Hash of the data and of its order."""
     _workers: int
+    _is_remote: bool = False
+    """Whether rows wait for requests to a bucket."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -41,6 +48,8 @@ class Batches:
         """Return batch k as arrays [rows, ...]: all its rows, or those with the given indices."""
         if rows is None:
             rows = range(self.batch_size)
+        if self._is_remote:
+            return _stack(list(_row_threads().map(lambda b: self._row(int(k), int(b)), rows)))
         return _stack([self._row(int(k), int(b)) for b in rows])
 
     def iterate(self, start: int = 0, rows: Sequence[int] | None = None) -> Iterator[Batch]:
@@ -53,7 +62,9 @@ class Batches:
         rows = None if rows is None else tuple(rows)
         # Random access by index: to resume is to start there, and grain keeps no state of its own.
         batches = grain.MapDataset.source(_BatchSource(self, start, rows))
-        read_options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCHED_BATCHES)
+        read_options = grain.ReadOptions(
+            num_threads=_BATCHES_IN_FLIGHT if self._is_remote else 1, prefetch_buffer_size=_PREFETCHED_BATCHES
+        )
         dataset = batches.to_iter_dataset(read_options)
         if self._workers:
             from absl import flags
@@ -93,6 +104,12 @@ class _BatchSource:
 
     def __getitem__(self, index: int) -> Batch:
         return self._pipeline.batch(self._start + index, self._rows)
+
+
+@functools.cache
+def _row_threads() -> concurrent.futures.ThreadPoolExecutor:
+    """Return the threads of this process in which rows are made that wait for requests."""
+    return concurrent.futures.ThreadPoolExecutor(_ROWS_IN_FLIGHT, thread_name_prefix="rows")
 
 
 def _stack(rows: list[Batch]) -> Batch:

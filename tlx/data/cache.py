@@ -7,12 +7,16 @@ import numpy as np
 
 from tlx.base.errors import DataError
 from tlx.base.files import read_json
+from tlx.data.token_split import DocumentSpan
 
 FORMAT = 1
 META = "meta.json"
 TOKENS = "tokens.bin"
 OFFSETS = "offsets.bin"
 REPLIES = "replies.bin"
+
+# Offsets that are checked at a time: a corpus of 1e8 documents is opened without a copy of them all.
+_CHECKED = 1 << 20
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -43,7 +47,7 @@ class TokenCache:
         self.replies = np.zeros(0, np.int64)
         if count := self.meta.get("num_replies", 0):
             self.replies = _map(self.folder / REPLIES, np.dtype(np.int64), count)
-        if self.offsets[0] != 0 or self.offsets[-1] != self.num_tokens or (np.diff(self.offsets) <= 0).any():
+        if self.offsets[0] != 0 or self.offsets[-1] != self.num_tokens or not _rises(self.offsets):
             raise DataError(
                 f"{self.folder / OFFSETS} is damaged: its offsets do not rise to {self.num_tokens}"
             )
@@ -73,9 +77,59 @@ class TokenCache:
         return self.meta["num_bytes"]
 
     @property
+    def num_replies(self) -> int:
+        """Number of turns of conversations, without the first turn of each."""
+        return len(self.replies)
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of tokens and document lengths: equal for equal text and tokenizer."""
         return self.meta["fingerprint"]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reads are requests: they are not."""
+        return False
+
+    @property
+    def where(self) -> str:
+        """The folder, for messages."""
+        return f"the token cache {self.folder}"
+
+    def read_tokens(self, start: int, stop: int) -> np.ndarray:
+        """Return tokens start..stop - 1, uint16 or uint32."""
+        return self.tokens[start:stop]
+
+    def read_offsets(self, first: int, stop: int) -> np.ndarray:
+        """Return the first tokens of documents first..stop - 1, int64."""
+        return self.offsets[first:stop]
+
+    def read_replies(self, first: int, stop: int) -> np.ndarray:
+        """Return the first tokens of turns first..stop - 1, int64."""
+        return self.replies[first:stop]
+
+    def find_document(self, token: int) -> DocumentSpan:
+        """Return the document that holds a token."""
+        index = int(np.searchsorted(self.offsets, token, "right")) - 1
+        return DocumentSpan(index, int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def starts_between(self, start: int, stop: int) -> np.ndarray:
+        """Return the first tokens of the documents that begin after `start` and before `stop`, int64."""
+        first, last = np.searchsorted(self.offsets, (start + 1, stop))
+        return self.offsets[first:last]
+
+    def plan_folder(self, name: str) -> pathlib.Path:
+        """Return a folder beside the cache: every run with this text shares what is derived from it."""
+        return self.folder.with_name(f"{self.folder.name}-{name}")
+
+
+def _rises(offsets: np.ndarray) -> bool:
+    """Whether every offset is larger than the one before it."""
+    for start in range(0, len(offsets) - 1, _CHECKED):
+        piece = offsets[start : start + _CHECKED + 1]
+        if not (piece[1:] > piece[:-1]).all():
+            return False
+    return True
 
 
 def _read_meta(folder: pathlib.Path) -> dict[str, Any]:

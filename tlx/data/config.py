@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from tlx.base.errors import ConfigError
 from tlx.data.bad_records import BadRecordPolicy
+from tlx.data.filters import FilterConfig
 from tlx.data.readers import RecordsConfig
 from tlx.data.sources import TABLE as SOURCES
 
@@ -14,12 +15,13 @@ class TextConfig:
     """Files of the source "text".
 
     Formats by file ending: plain text (.txt, .md, .py), .jsonl, .tsv (one conversation per line, its turns
-    separated by tabs) and .parquet. All but .parquet may be compressed (.gz).
+    separated by tabs), .parquet, and .arrow as Hugging Face's `datasets` saves it. All but .parquet and .arrow may be
+    compressed (.gz, .zst).
     """
 
     files: tuple[str, ...] = ()
     """Globs of the training files, or folders, of which all files of these endings are read; ** matches folders
-    of any depth."""
+    of any depth. Files of buckets begin with gs:// or s3://."""
     validation_files: tuple[str, ...] = ()
     """Globs or folders of the validation files; empty: `validation_fraction` of the text is held out instead."""
     validation_fraction: float = 0.05
@@ -32,7 +34,7 @@ class TextConfig:
     """Whether a byte order mark at the start of a file, and carriage returns at the ends of lines that are documents
     or conversations, are dropped, and documents without a visible character are left out as empty ones are."""
     column: str = "text"
-    """Field of .jsonl and .parquet records that holds the text."""
+    """Field of .jsonl, .parquet and .arrow records that holds the text."""
     target_column: str = ""
     """Field with the translation or the answer: each record is then a pair of texts; empty: no pairs."""
     turns_column: str = ""
@@ -91,13 +93,34 @@ class WeightedSource(SourceConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class MixtureStage:
+    """Weights of a mixture from a batch on."""
+
+    step: int = 1
+    """Number of batches before the first one with these weights, 1 or more; that batch is step + 1 of a run."""
+    weights: tuple[float, ...] = ()
+    """Sampling weight of each source of data.mixture from there on, above 0."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig(SourceConfig):
     """The text to train on, and how it is turned into batches."""
 
+    tokens: str = ""
+    """Folder or bucket with the corpus that `tlx data prepare` made of these sources; empty: they are tokenised in
+    the cache folder of this machine."""
+    cache_gigabytes: float = 0.0
+    """Gigabytes of the shards of a corpus in a bucket that each machine keeps in its cache folder; 0: none. Shards
+    are fetched beside the training until it is full."""
+    filter: FilterConfig = FilterConfig()
+    """Records that `tlx data prepare` leaves out."""
     mixture: tuple[WeightedSource, ...] = ()
     """Several sources with weights, used instead of `source`; empty: `source` alone."""
     mixture_power: float = 0.0
     """Exponent in 0..1: weights are multiplied by a source's number of tokens to this power (XLM .5, mT5 .3)."""
+    schedule: tuple[MixtureStage, ...] = ()
+    """Stages with other weights than those of data.mixture, by ascending step; empty: they never change. In each
+    source, a stage goes on where the one before it ended."""
     sequence_length: int = 512
     """Tokens of one row of the model (of the encoder, in an encoder-decoder), 2 or more."""
     packing: Literal["concat", "best_fit"] = "concat"
@@ -162,6 +185,10 @@ class DataConfig(SourceConfig):
             raise ConfigError(f"data.workers = {self.workers} must be 0 (a thread) or more processes")
         if self.max_bad_records < 0:
             raise ConfigError(f"data.max_bad_records = {self.max_bad_records} must be 0 or more")
+        if self.cache_gigabytes < 0:
+            raise ConfigError(f"data.cache_gigabytes = {self.cache_gigabytes} must be 0 (no cache) or more")
+        self.filter.validate()
+        self._validate_schedule()
         rated = {source.text.rating_columns for source in self.sources if source.text.rating_columns}
         if len(rated) > 1:
             raise ConfigError(f"data.mixture has sources with different text.rating_columns: {sorted(rated)}")
@@ -186,3 +213,20 @@ class DataConfig(SourceConfig):
                 )
             if source.source == "tfds" and not source.tfds.name:
                 raise ConfigError(f"{where}.tfds.name is empty; give one such as 'lm1b' or 'wiki40b:en'")
+
+    def _validate_schedule(self) -> None:
+        if self.schedule and not self.mixture:
+            raise ConfigError("data.schedule changes the weights of data.mixture, which is empty")
+        last = 0
+        for i, stage in enumerate(self.schedule):
+            where = f"data.schedule[{i}]"
+            if stage.step <= last:
+                raise ConfigError(
+                    f"{where}.step = {stage.step} must be above {last}: stages come by ascending step"
+                )
+            last = stage.step
+            if len(stage.weights) != len(self.mixture) or not all(weight > 0 for weight in stage.weights):
+                raise ConfigError(
+                    f"{where}.weights = {stage.weights} must be {len(self.mixture)} numbers above 0, one for each "
+                    "source of data.mixture"
+                )

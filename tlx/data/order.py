@@ -1,5 +1,6 @@
 """The order of rows, without state: permutations by index and the sequence of a mixture's sources."""
 
+import bisect
 import functools
 import hashlib
 import math
@@ -11,7 +12,10 @@ from tlx.base.errors import ConfigError
 
 _MASK = (1 << 64) - 1
 _ROUNDS = 6
-_PERIOD = 10_000  # rows after which a mixture's sequence repeats: fractions are multiples of 1/10,000
+# Rows after which a mixture's sequence repeats: fractions are multiples of 1/10,000, or of a millionth where one of
+# them is smaller than that.
+_PERIOD = 10_000
+_FINE_PERIOD = 1_000_000
 
 
 def hash64(*parts: object) -> int:
@@ -84,44 +88,77 @@ def epoch_permutation(seed: int, source: int, epoch: int, size: int) -> Permutat
 class SourceMixture:
     """A fixed sequence of sources that keeps each source within a row or two of its fraction at any row.
 
-    Each next row goes to the source with the largest deficit. The sequence repeats after at most `_PERIOD`
-    rows, so that the number of a source's rows before any row follows from one cumulative table.
+    Each next row goes to the source with the largest deficit. The sequence repeats after at most `_FINE_PERIOD`
+    rows, so that the number of a source's rows before any row follows from tables of one period.
     """
 
     def __init__(self, weights: Sequence[float]):
         self.quotas = _quotas(weights)
         self._period = sum(self.quotas)
-        sequence = _sequence(self.quotas)
-        rows = np.zeros((self._period + 1, len(weights)), np.int64)
-        rows[np.arange(1, self._period + 1), sequence] = 1
-        self._source = sequence.tolist()
-        self._before = np.cumsum(rows, axis=0)
+        sequence = _sequence(self.quotas) if self._period <= _PERIOD else _fine_sequence(self.quotas)
+        self._source = sequence.astype(np.int32)
+        # Rows of each source in a period, and for each row the number of earlier ones of its source.
+        self._rows = [np.flatnonzero(sequence == source) for source in range(len(self.quotas))]
+        self._earlier = np.zeros(self._period, np.int32)
+        for rows in self._rows:
+            self._earlier[rows] = np.arange(len(rows))
 
     def source(self, row: int) -> tuple[int, int]:
         """Return the source of a row, and the number of earlier rows of that source."""
         cycle, row = divmod(row, self._period)
-        source = self._source[row]
-        return source, cycle * self.quotas[source] + int(self._before[row, source])
+        source = int(self._source[row])
+        return source, cycle * self.quotas[source] + int(self._earlier[row])
 
     def count(self, source: int, rows: int) -> int:
         """Return how many of the first `rows` rows come from the source."""
         cycle, remainder = divmod(rows, self._period)
-        return cycle * self.quotas[source] + int(self._before[remainder, source])
+        return cycle * self.quotas[source] + int(np.searchsorted(self._rows[source], remainder))
+
+
+class ScheduledMixture:
+    """Mixtures that follow one another at stated rows; in each source the rows go on from one to the next."""
+
+    def __init__(self, first_rows: Sequence[int], weights: Sequence[Sequence[float]]):
+        """Prepare the stages.
+
+        Args:
+            first_rows: First row of each stage, ascending from 0.
+            weights: Weights of the sources in each stage.
+        """
+        self._first_rows = list(first_rows)
+        self._stages = [SourceMixture(stage) for stage in weights]
+        sources = range(len(weights[0]))
+        # Rows of each source before each stage.
+        self._before = [[0 for _ in sources]]
+        for stage, rows in zip(self._stages, np.diff(first_rows).tolist(), strict=False):
+            self._before.append([self._before[-1][source] + stage.count(source, rows) for source in sources])
+
+    def source(self, row: int) -> tuple[int, int]:
+        """Return the source of a row, and the number of earlier rows of that source."""
+        stage = bisect.bisect_right(self._first_rows, row) - 1
+        source, earlier = self._stages[stage].source(row - self._first_rows[stage])
+        return source, self._before[stage][source] + earlier
+
+    def count(self, source: int, rows: int) -> int:
+        """Return the largest number of rows of the source among the first `rows` rows of a stage."""
+        return max(stage.count(source, rows) for stage in self._stages)
 
 
 def _quotas(weights: Sequence[float]) -> list[int]:
     """Round weights to integers by the largest-remainder method, divided by their common divisor."""
-    fractions = np.asarray(weights, np.float64) / np.sum(weights) * _PERIOD
-    quotas = np.floor(fractions).astype(np.int64)
-    # Stable, so that equal weights are rounded the same way on every machine.
-    quotas[np.argsort(quotas - fractions, kind="stable")[: _PERIOD - int(quotas.sum())]] += 1
-    if (quotas == 0).any():
-        index = int(np.argmin(quotas))
-        raise ConfigError(
-            f"data.mixture[{index}].weight = {weights[index]} is less than 1/{_PERIOD} of all weights; "
-            "such a source would never be read"
-        )
-    return (quotas // np.gcd.reduce(quotas)).tolist()
+    # The shorter period where it will do: its sequence is that of all runs before there was the longer one.
+    for period in (_PERIOD, _FINE_PERIOD):
+        fractions = np.asarray(weights, np.float64) / np.sum(weights) * period
+        quotas = np.floor(fractions).astype(np.int64)
+        # Stable, so that equal weights are rounded the same way on every machine.
+        quotas[np.argsort(quotas - fractions, kind="stable")[: period - int(quotas.sum())]] += 1
+        if (quotas > 0).all():
+            return (quotas // np.gcd.reduce(quotas)).tolist()
+    index = int(np.argmin(weights))
+    raise ConfigError(
+        f"data.mixture[{index}].weight = {weights[index]} is less than 1/{_FINE_PERIOD} of all weights; "
+        "such a source would never be read"
+    )
 
 
 def _sequence(quotas: Sequence[int]) -> np.ndarray:
@@ -137,6 +174,14 @@ def _sequence(quotas: Sequence[int]) -> np.ndarray:
         sequence[row] = source
         taken[source] += 1
     return sequence
+
+
+def _fine_sequence(quotas: Sequence[int]) -> np.ndarray:
+    """One long period of sources: row j of a source with q rows is due at (2 j + 1) / (2 q) of the period."""
+    sources = np.repeat(np.arange(len(quotas)), quotas)
+    due = np.concatenate([(2 * np.arange(quota) + 1) / (2 * quota) for quota in quotas])
+    # Stable, and quotients of equal fractions are equal: the same order on every machine.
+    return sources[np.argsort(due, kind="stable")]
 
 
 def _mix(x: int) -> int:

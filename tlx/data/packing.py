@@ -1,14 +1,15 @@
 """Best-fit packing: windows filled with whole documents, planned once per token cache and stored beside it."""
 
+import contextlib
 import pathlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from tlx.base.errors import DataError
 from tlx.data.build_once import build_once
-from tlx.data.cache import TokenCache
+from tlx.data.token_split import TokenSplit
 
 # Documents that are packed together; a window never holds documents of two blocks. Bounds time and memory.
 BLOCK = 16_384
@@ -25,34 +26,40 @@ class PackingPlan(NamedTuple):
     """int32 [pieces], tokens of each piece."""
 
 
-def best_fit_plan(cache: TokenCache, capacity: int) -> PackingPlan:
+# Types of a plan's arrays on disk.
+_DTYPES = {"ends": np.dtype(np.int64), "starts": np.dtype(np.int64), "sizes": np.dtype(np.int32)}
+
+
+def best_fit_plan(split: TokenSplit, capacity: int) -> PackingPlan:
     """Return the plan for windows of `capacity` tokens; computed once, then memory-mapped from disk."""
-    # Beside the cache: every run with this text and length shares the plan.
-    folder = cache.folder.with_name(f"{cache.folder.name}-best-fit-{capacity}")
     return build_once(
-        folder,
-        lambda temporary: _write(temporary, make_plan(cache.offsets, capacity), cache.fingerprint),
-        lambda finished: _read(finished, cache.fingerprint),
+        split.plan_folder(f"best-fit-{capacity}"),
+        lambda temporary: _write(temporary, plan_blocks(split, capacity), split.fingerprint),
+        lambda finished: _read(finished, split.fingerprint),
     )
 
 
-def make_plan(offsets: np.ndarray, capacity: int) -> PackingPlan:
-    """Plan windows: documents longer than `capacity` are split into full windows and a remainder.
+def plan_blocks(split: TokenSplit, capacity: int) -> Iterator[PackingPlan]:
+    """Plan windows, a block of documents at a time.
 
+    Documents longer than `capacity` are split into full windows and a remainder.
     Remainders are packed longest first, each into the window where it leaves the least space (best-fit
     decreasing; Ding et al., Fewer truncations improve language modeling, 2024). Every token is in exactly
     one window.
+
+    Args:
+        split: The documents.
+        capacity: Tokens of a window.
+
+    Yields:
+        The plan of each block; its ends count from the first piece of the block.
     """
-    starts: list[int] = []
-    sizes: list[int] = []
-    ends: list[int] = []
-    for first in range(0, len(offsets) - 1, BLOCK):
-        for window in _pack_block(offsets[first : first + BLOCK + 1], capacity):
-            for start, size in window:
-                starts.append(start)
-                sizes.append(size)
-            ends.append(len(starts))
-    return PackingPlan(np.array(ends, np.int64), np.array(starts, np.int64), np.array(sizes, np.int32))
+    for first in range(0, split.num_documents, BLOCK):
+        offsets = split.read_offsets(first, min(first + BLOCK, split.num_documents) + 1)
+        windows = list(_pack_block(offsets, capacity))
+        pieces = np.array([piece for window in windows for piece in window], np.int64)
+        ends = np.cumsum([len(window) for window in windows])
+        yield PackingPlan(ends, pieces[:, 0], pieces[:, 1])
 
 
 def _pack_block(offsets: np.ndarray, capacity: int) -> Iterator[list[tuple[int, int]]]:
@@ -101,10 +108,30 @@ def pack(pieces: list[tuple[int, int]], capacity: int) -> list[list[tuple[int, i
     return windows
 
 
-def _write(folder: pathlib.Path, plan: PackingPlan, fingerprint: str) -> None:
-    for name, array in plan._asdict().items():
-        np.save(folder / f"{name}.npy", array)
+def _write(folder: pathlib.Path, blocks: Iterable[PackingPlan], fingerprint: str) -> None:
+    """Write the arrays of a plan block by block: no more than a block is in memory."""
+    num_pieces = 0
+    counts = dict.fromkeys(PackingPlan._fields, 0)
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context((folder / f"{name}.npy").open("wb+")) for name in counts}
+        for name, file in files.items():
+            _write_header(file, _DTYPES[name], 0)
+        for block in blocks:
+            block = block._replace(ends=block.ends + num_pieces)
+            num_pieces += len(block.starts)
+            for name, array in block._asdict().items():
+                files[name].write(array.astype(_DTYPES[name]).tobytes())
+                counts[name] += len(array)
+        for name, file in files.items():
+            file.seek(0)
+            _write_header(file, _DTYPES[name], counts[name])
     (folder / "fingerprint").write_text(fingerprint)
+
+
+def _write_header(file: IO[bytes], dtype: np.dtype, count: int) -> None:
+    """Write the header of a .npy file, whose size does not depend on `count`: numpy leaves room to grow."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _read(folder: pathlib.Path, fingerprint: str) -> PackingPlan:

@@ -8,14 +8,16 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import sha256_json
 from tlx.data.batches import Batch, Batches
-from tlx.data.cache import TokenCache
 from tlx.data.config import DataConfig
-from tlx.data.order import SourceMixture, epoch_permutation, hash64, row_generator
+from tlx.data.order import ScheduledMixture, epoch_permutation, hash64, row_generator
 from tlx.data.prepare import open_caches
 from tlx.data.sources import Split
+from tlx.data.token_split import TokenSplit
 from tlx.data.window import Window, WindowSpec, padding_window, reversed_window
 from tlx.data.window_layouts import Stream, WindowLayout, check_window_spec, make_layout
 from tlx.text import Tokenizer
+
+_KEPT_ORIGINS = 1000  # of pairs (source, epoch)
 
 Example = Callable[[np.random.Generator, Window, Any], Batch]
 
@@ -88,11 +90,22 @@ class Pipeline(Batches):
         self._split: Split = split
         self._shuffle = data.shuffle
         self._workers = data.workers
+        self._is_remote = any(layout.cache.is_remote for layout in layouts)
+        self._origins: dict[tuple[int, int], int] = {}
         sizes = np.array([layout.cache.num_tokens for layout in layouts], np.float64)
         # A power below 1 raises small sources (Conneau and Lample 2019), 0 makes all equal.
-        powers = (sizes / sizes.sum()) ** data.mixture_power
-        weights = [source.weight * power for source, power in zip(data.sources, powers.tolist(), strict=True)]
-        self._mixture = SourceMixture(weights)
+        powers = ((sizes / sizes.sum()) ** data.mixture_power).tolist()
+        weights = [source.weight * power for source, power in zip(data.sources, powers, strict=True)]
+        # Evaluation reads each source in its own order.
+        schedule = data.schedule if split == "train" else ()
+        stages = [
+            [weight * power for weight, power in zip(stage.weights, powers, strict=True)]
+            for stage in schedule
+        ]
+        self._mixture = ScheduledMixture(
+            [0, *(stage.step * batch_size for stage in schedule)], [weights, *stages]
+        )
+        self._has_schedule = bool(schedule)
         self._languages = [data.language_numbers(source) for source in data.sources]
         self.num_tokens = sum(layout.cache.num_tokens for layout in layouts)
         self.num_windows = sum(layout.num_windows for layout in layouts)
@@ -103,11 +116,13 @@ class Pipeline(Batches):
                 list(reads),
                 data.packing,
                 self._languages,
+                # Only where there is one, so that the fingerprints of earlier runs stay.
+                *([[stage.step for stage in schedule], stages] if schedule else []),
             ]
         )
 
     @property
-    def caches(self) -> tuple[TokenCache, ...]:
+    def caches(self) -> tuple[TokenSplit, ...]:
         """Tokens of each source."""
         return tuple(layout.cache for layout in self._layouts)
 
@@ -138,6 +153,11 @@ class Pipeline(Batches):
                 f"train.batch_size = {self.batch_size}: where half of the rows read backwards, their number "
                 "must be even"
             )
+        if self.reads.layout == "stream" and self._has_schedule:
+            raise ConfigError(
+                "data.schedule cannot be had with this objective, whose rows continue from batch to batch: each row "
+                "reads one source"
+            )
         for source, layout in enumerate(self._layouts):
             if self.reads.layout == "stream" and not self._lanes(source):
                 raise ConfigError(
@@ -156,7 +176,6 @@ class Pipeline(Batches):
             rng = row_generator(self._seed, stream, row)
             example = self._example(rng, padding_window(self.reads, self._layouts[0].pad), self._spec)
             return example | {"weights": np.zeros_like(example["weights"])}
-        cache = self._layouts[address.source].cache
         epoch = address.epoch
         if self.reads.copies:
             # The random numbers follow from the version and the window, so that the version repeats exactly.
@@ -167,9 +186,21 @@ class Pipeline(Batches):
         origin = 0
         if self._shuffle and not in_order:
             # Each epoch begins the text at another document, so that windows are cut in other places.
-            document = hash64("origin", self._seed, address.source, epoch) % cache.num_documents
-            origin = int(cache.offsets[document])
+            origin = self._origin(address.source, epoch)
         return self._example(rng, self._window(address, origin, rng), self._spec)
+
+    def _origin(self, source: int, epoch: int) -> int:
+        """First token of a source's text in an epoch; kept, since it is read with every row."""
+        key = (source, epoch)
+        origin = self._origins.get(key)
+        if origin is None:
+            cache = self._layouts[source].cache
+            document = hash64("origin", self._seed, source, epoch) % cache.num_documents
+            origin = int(cache.read_offsets(document, document + 1)[0])
+            if len(self._origins) >= _KEPT_ORIGINS:
+                self._origins.clear()
+            self._origins[key] = origin
+        return origin
 
     def _window(self, address: "_WindowAddress", origin: int, rng: np.random.Generator) -> Window:
         layout = self._layouts[address.source]

@@ -20,20 +20,25 @@ from tlx.data.sources import Document, Source
 from tlx.data.turns import conversation
 from tlx.text import Tokenizer, Vocabulary
 
-_CHUNK = 1 << 20  # characters that one thread encodes at a time
+CHUNK = 1 << 20  # characters that one thread encodes at a time
 
 X = TypeVar("X")
 Y = TypeVar("Y")
 
 
-class _Encoded(NamedTuple):
+class Encoded(NamedTuple):
     """The tokens of a chunk of documents."""
 
-    tokens: np.ndarray  # in the dtype of the cache, all documents of the chunk
-    lengths: np.ndarray  # int64 [documents]
-    replies: np.ndarray  # int64, positions in `tokens` where turns begin, without the first of each document
-    num_bytes: int  # UTF-8 bytes of the text
-    bad: list[BadRecord]  # documents that are left out
+    tokens: np.ndarray
+    """Tokens of all documents, uint16 or uint32 as they are stored."""
+    lengths: np.ndarray
+    """int64 [documents], tokens of each."""
+    replies: np.ndarray
+    """int64, positions in `tokens` where turns begin, without the first of each document."""
+    num_bytes: int
+    """UTF-8 bytes of the text."""
+    bad: list[BadRecord]
+    """Documents that are left out."""
 
 
 def write_cache(
@@ -74,8 +79,10 @@ def write_cache(
         disable=None,  # only on a terminal
     )
     with bar, (folder / TOKENS).open("wb") as out:
-        encode = functools.partial(_encode, tokenizer=tokenizer, add_eos=add_eos, parallel=source.parallel)
-        for encoded in _ordered_map(encode, _chunks(documents(source, skipped), source.parallel)):
+        encode = functools.partial(
+            encode_chunk, tokenizer=tokenizer, add_eos=add_eos, parallel=source.parallel
+        )
+        for encoded in ordered_map(encode, _chunks(documents(source, skipped), source.parallel)):
             for record in encoded.bad:
                 skipped.add(record)
             if not len(encoded.tokens):
@@ -136,14 +143,14 @@ def _left_out(skipped: SkippedRecords) -> str:
 
 
 def _chunks(entries: Iterable[Document], parallel: bool) -> Iterator[list[Document]]:
-    """Group documents to chunks of about `_CHUNK` characters."""
+    """Group documents to chunks of about `CHUNK` characters."""
     chunk: list[Document] = []
     size = 0
     for document in entries:
         chunk.append(document)
         size += sum(map(len, document.texts))
         # A pair stays in one chunk, so that both texts can be left out.
-        if size >= _CHUNK and not (parallel and len(chunk) % 2):
+        if size >= CHUNK and not (parallel and len(chunk) % 2):
             yield chunk
             chunk = []
             size = 0
@@ -151,7 +158,21 @@ def _chunks(entries: Iterable[Document], parallel: bool) -> Iterator[list[Docume
         yield chunk
 
 
-def _encode(chunk: list[Document], tokenizer: Tokenizer, add_eos: bool, parallel: bool) -> _Encoded:
+def encode_chunk(chunk: list[Document], tokenizer: Tokenizer, add_eos: bool, parallel: bool) -> Encoded:
+    """Encode documents, and check each token id.
+
+    Args:
+        chunk: The documents; of pairs, both of each.
+        tokenizer: Encodes them.
+        add_eos: Whether to append eos to every document.
+        parallel: Whether documents come in pairs.
+
+    Returns:
+        The tokens, and what is left out.
+
+    Raises:
+        DataError: The tokenizer makes an id outside of its vocabulary, or none of a text of a pair.
+    """
     vocab = tokenizer.vocab
     chunk, bad = _valid(chunk, parallel)
     num_bytes = sum(_num_bytes(document) for document in chunk)
@@ -161,7 +182,7 @@ def _encode(chunk: list[Document], tokenizer: Tokenizer, add_eos: bool, parallel
         chunk, encoded, without_tokens = _with_tokens(chunk, encoded)
         bad += without_tokens
     if not chunk:
-        return _Encoded(
+        return Encoded(
             np.zeros(0, token_dtype(vocab.size)), np.zeros(0, np.int64), np.zeros(0, np.int64), 0, bad
         )
     document_of_text = (document for document in chunk for _ in document.texts)
@@ -178,10 +199,10 @@ def _encode(chunk: list[Document], tokenizer: Tokenizer, add_eos: bool, parallel
         encoded = [array for ids in encoded for array in (ids, eos)]
     tokens = np.concatenate(encoded).astype(token_dtype(vocab.size))
     if begins is None:
-        return _Encoded(tokens, lengths, np.zeros(0, np.int64), num_bytes, bad)
+        return Encoded(tokens, lengths, np.zeros(0, np.int64), num_bytes, bad)
     starts = np.cumsum(lengths) - lengths
     replies = [start + turn_begins[1:] for start, turn_begins in zip(starts, begins, strict=True)]
-    return _Encoded(tokens, lengths, np.concatenate(replies), num_bytes, bad)
+    return Encoded(tokens, lengths, np.concatenate(replies), num_bytes, bad)
 
 
 def _conversations(
@@ -241,9 +262,21 @@ def _num_bytes(document: Document) -> int:
     return sum(len(text.encode()) for text in document.texts)
 
 
-def _ordered_map(function: Callable[[X], Y], values: Iterable[X]) -> Iterator[Y]:
-    """Map over threads, with results in order and at most two values per thread in memory."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def ordered_map(function: Callable[[X], Y], values: Iterable[X], threads: int | None = None) -> Iterator[Y]:
+    """Map over threads, with results in order and at most two values per thread in memory.
+
+    Args:
+        function: Called in the threads.
+        values: Its arguments.
+        threads: Number of threads; None: one for each core; 1: no other than the caller's.
+
+    Yields:
+        The results.
+    """
+    threads = threads or num_cores()
+    if threads == 1:
+        yield from map(function, values)
+        return
     waiting: collections.deque[concurrent.futures.Future[Y]] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="tokenize") as pool:
         for value in values:
@@ -253,3 +286,8 @@ def _ordered_map(function: Callable[[X], Y], values: Iterable[X]) -> Iterator[Y]
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def num_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Layouts: random access to the windows of a token cache, one window per row of a batch.
+"""Layouts: random access to the windows of a split, one window per row of a batch.
 
 Every layout puts each token of the split in exactly one window of an epoch (pairs are truncated to what
 fits). Windows additionally repeat `overlap` tokens of their neighbour, and come with a second piece of text
@@ -12,17 +12,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of
-from tlx.data.cache import TokenCache
+from tlx.data.document_windows import count_windows
 from tlx.data.packing import best_fit_plan
+from tlx.data.token_split import TokenSplit
 from tlx.data.window import Window, WindowSpec, padding_window, reversed_window
 
-TokenRange = tuple[int, int]  # first token in the cache, and number of tokens
+TokenRange = tuple[int, int]  # first token in the split, and number of tokens
 
 
 class WindowLayout(Protocol):
-    """Windows 0..num_windows - 1 of one token cache, all of the same length."""
+    """Windows 0..num_windows - 1 of one split, all of the same length."""
 
-    cache: TokenCache
+    cache: TokenSplit
     """The tokens."""
     num_windows: int
     """Windows of an epoch."""
@@ -54,7 +55,7 @@ class WindowLayout(Protocol):
 class RandomSecondMixin:
     """Layouts whose second piece of text begins at a random token of the split."""
 
-    cache: TokenCache
+    cache: TokenSplit
     """The tokens."""
     pad: int
     """Id of padding."""
@@ -81,7 +82,7 @@ class Packed(RandomSecondMixin):
     A window begins with the `overlap` tokens before its own tokens (the first window, with padding).
     """
 
-    def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
+    def __init__(self, cache: TokenSplit, length: int, overlap: int, pad: int):
         self.cache = cache
         self.pad = pad
         self._length = length
@@ -100,7 +101,7 @@ class Packed(RandomSecondMixin):
 class Stream(RandomSecondMixin):
     """Concatenated documents; window i + 1 begins `length - overlap` tokens after window i."""
 
-    def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
+    def __init__(self, cache: TokenSplit, length: int, overlap: int, pad: int):
         self.cache = cache
         self.pad = pad
         self._length = length
@@ -112,7 +113,7 @@ class Stream(RandomSecondMixin):
 
         Args:
             index: Index of the window.
-            origin: Token of the cache at which the text begins.
+            origin: Token of the split at which the text begins.
             backwards: Whether to read the reversed text, which begins at the token before `origin`.
 
         Returns:
@@ -131,21 +132,20 @@ class Stream(RandomSecondMixin):
 class Documents:
     """One piece of one document per window, after the `overlap` tokens before it (padding at the beginning)."""
 
-    def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
+    def __init__(self, cache: TokenSplit, length: int, overlap: int, pad: int):
         self.cache = cache
         self.pad = pad
         self._length = length
         self._overlap = overlap
         self._stride = length - overlap
-        self._ends = np.cumsum(-(-np.diff(cache.offsets) // self._stride))
-        self.num_windows = int(self._ends[-1])
+        self._counts = count_windows(cache, self._stride)
+        self.num_windows = self._counts.num_windows
 
     def window(self, index: int, origin: int) -> Window:
         """Return a piece of a document; `origin` is not used."""
-        document = self._document(index)
-        piece = index - (int(self._ends[document - 1]) if document else 0)
-        start = int(self.cache.offsets[document]) + piece * self._stride
-        size = min(self._stride, int(self.cache.offsets[document + 1]) - start)
+        document, piece = self._counts.find(self.cache, index)
+        start = document.start + piece * self._stride
+        size = min(self._stride, document.stop - start)
         return _with_context(self.cache, [(start, size)], self._length, self._overlap, self.pad)
 
     def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
@@ -159,24 +159,20 @@ class Documents:
         Returns:
             The second window.
         """
-        document = self._document(index)
+        document = self._counts.find(self.cache, index)[0].index
         count = self.cache.num_documents
         if count > 1:
             # Uniform over all others, without drawing again where the same one comes.
             document = (document + 1 + int(rng.integers(count - 1))) % count
-        start, stop = map(int, self.cache.offsets[document : document + 2])
+        start, stop = map(int, self.cache.read_offsets(document, document + 2))
         start += int(rng.integers(stop - start))
         return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self.pad)
-
-    def _document(self, index: int) -> int:
-        """Index of the document of a window."""
-        return int(np.searchsorted(self._ends, index, "right"))
 
 
 class Pairs:
     """One (text, translation) pair per window, each truncated to its length: documents 2i and 2i + 1."""
 
-    def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
+    def __init__(self, cache: TokenSplit, length: int, overlap: int, pad: int):
         if not cache.meta.get("parallel"):
             raise ConfigError(
                 f"the objective reads pairs of texts, but {cache.meta['source']} has none; name the field "
@@ -205,7 +201,7 @@ class Pairs:
         return self._text(2 * index + 1, length)
 
     def _text(self, document: int, length: int) -> Window:
-        start, stop = map(int, self.cache.offsets[document : document + 2])
+        start, stop = map(int, self.cache.read_offsets(document, document + 2))
         return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self.pad)
 
 
@@ -215,8 +211,8 @@ class Turns:
     The turn includes the separator after it, or ends with the conversation; its end is truncated.
     """
 
-    def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
-        if not len(cache.replies):
+    def __init__(self, cache: TokenSplit, length: int, overlap: int, pad: int):
+        if not cache.num_replies:
             raise ConfigError(
                 f"the objective reads conversations, but {cache.meta['source']} has none; name the field "
                 "with the list of turns in data.text.turns_column, or use .tsv files"
@@ -224,12 +220,12 @@ class Turns:
         self.cache = cache
         self.pad = pad
         self._length = length
-        self.num_windows = len(cache.replies)
+        self.num_windows = cache.num_replies
 
     def window(self, index: int, origin: int) -> Window:
         """Return the last tokens before the turn; `origin` is not used."""
-        start = int(self.cache.replies[index])
-        size = min(start - int(self.cache.offsets[self._document(start)]), self._length)
+        (start,) = map(int, self.cache.read_replies(index, index + 1))
+        size = min(start - self.cache.find_document(start).start, self._length)
         return _assemble(self.cache, [(start - size, size)], self._length, 0, self.pad)
 
     def second_window(self, index: int, length: int, rng: np.random.Generator) -> Window:
@@ -243,15 +239,10 @@ class Turns:
         Returns:
             The second window.
         """
-        start = int(self.cache.replies[index])
-        stop = int(self.cache.offsets[self._document(start) + 1])
-        if index + 1 < self.num_windows:
-            stop = min(stop, int(self.cache.replies[index + 1]))
+        # The last turn has no next one.
+        start, *following = map(int, self.cache.read_replies(index, min(index + 2, self.num_windows)))
+        stop = min([self.cache.find_document(start).stop, *following])
         return _assemble(self.cache, [(start, min(stop - start, length))], length, 0, self.pad)
-
-    def _document(self, token: int) -> int:
-        """Index of the document that holds a token of the cache."""
-        return int(np.searchsorted(self.cache.offsets, token, "right")) - 1
 
 
 class Unpaired(Packed):
@@ -277,7 +268,7 @@ class BestFit(RandomSecondMixin):
     Before them stand the `overlap` tokens that precede the first piece in its document, or padding.
     """
 
-    def __init__(self, cache: TokenCache, length: int, overlap: int, pad: int):
+    def __init__(self, cache: TokenSplit, length: int, overlap: int, pad: int):
         self.cache = cache
         self.pad = pad
         self._length = length
@@ -317,8 +308,8 @@ def check_window_spec(reads: WindowSpec, packing: str) -> None:
         )
 
 
-def make_layout(cache: TokenCache, reads: WindowSpec, packing: str, pad: int) -> WindowLayout:
-    """Build the layout of a token cache that a window spec asks for.
+def make_layout(cache: TokenSplit, reads: WindowSpec, packing: str, pad: int) -> WindowLayout:
+    """Build the layout of a split that a window spec asks for.
 
     Args:
         cache: The tokens.
@@ -347,7 +338,7 @@ def make_layout(cache: TokenCache, reads: WindowSpec, packing: str, pad: int) ->
 
 
 # Constructors (cache, length, overlap, pad) by the name of a layout.
-_LAYOUTS: dict[str, Callable[[TokenCache, int, int, int], WindowLayout]] = {
+_LAYOUTS: dict[str, Callable[[TokenSplit, int, int, int], WindowLayout]] = {
     "packed": Packed,
     "stream": Stream,
     "document": Documents,
@@ -369,27 +360,25 @@ def _rotated(start: int, stop: int, origin: int, total: int) -> list[TokenRange]
     return [(origin + start, before_end - start), (0, stop - before_end)]
 
 
-def _with_context(cache: TokenCache, runs: list[TokenRange], length: int, overlap: int, pad: int) -> Window:
+def _with_context(cache: TokenSplit, runs: list[TokenRange], length: int, overlap: int, pad: int) -> Window:
     """Assemble runs after `overlap` positions, which hold the tokens before the first run in its document."""
     if not overlap:
         return _assemble(cache, runs, length, 0, pad)
     start, size = runs[0]
-    document_start = int(cache.offsets[np.searchsorted(cache.offsets, start, "right") - 1])
-    context = min(overlap, start - document_start)
+    context = min(overlap, start - cache.find_document(start).start)
     return _assemble(cache, [(start - context, size + context), *runs[1:]], length, overlap - context, pad)
 
 
-def _assemble(cache: TokenCache, runs: Sequence[TokenRange], length: int, lead: int, pad: int) -> Window:
+def _assemble(cache: TokenSplit, runs: Sequence[TokenRange], length: int, lead: int, pad: int) -> Window:
     """Concatenate runs to a window, with `lead` positions of padding before and the remaining ones after."""
     tokens = np.full(length, pad, np.int32)
     begins = np.zeros(length, np.int32)  # 1 where a document's piece begins
     at = lead
     for start, size in runs:
-        tokens[at : at + size] = cache.tokens[start : start + size]
+        tokens[at : at + size] = cache.read_tokens(start, start + size)
         begins[at] = 1
         # A run may hold several documents: each beginning inside it starts a segment.
-        first, last = np.searchsorted(cache.offsets, (start + 1, start + size))
-        begins[cache.offsets[first:last] - (start - at)] = 1
+        begins[cache.starts_between(start, start + size) - (start - at)] = 1
         at += size
     index = np.arange(length, dtype=np.int32)
     # Computed for the whole window at once: a loop over documents would take longer than the example.
@@ -404,9 +393,9 @@ def _assemble(cache: TokenCache, runs: Sequence[TokenRange], length: int, lead: 
     return Window(tokens, segments, positions)
 
 
-def _outside(cache: TokenCache, tokens: np.ndarray) -> str:
+def _outside(cache: TokenSplit, tokens: np.ndarray) -> str:
     size = cache.meta["vocab_size"]
     return (
-        f"the token cache {cache.folder} of {cache.meta['source']} is damaged: it holds token "
-        f"{int(tokens.max())}, outside its vocabulary of {size} ids; delete the folder to make it again"
+        f"{cache.where} of {cache.meta['source']} is damaged: it holds token {int(tokens.max())}, outside its "
+        f"vocabulary of {size} ids; delete it to make it again"
     )

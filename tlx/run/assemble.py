@@ -12,7 +12,7 @@ from tlx import parallel
 from tlx.base.errors import ConfigError
 from tlx.data.batches import Batches
 from tlx.data.pipeline import Pipeline, build_pipeline
-from tlx.data.prepare import prepare_tokenizer
+from tlx.data.prepare import check_text_size, prepare_tokenizer
 from tlx.data.records import RecordPipeline, RecordSplit, build_records, prepare_records_tokenizer
 from tlx.data.sources import Split
 from tlx.rollouts.step import RolloutStep
@@ -94,6 +94,8 @@ def assemble(
     tokenizer = tokenizer or build_tokenizer(config)
     check_tokenizer(config.objective, tokenizer.hash)
     spec = spec_of(config, tokenizer)
+    if not is_supervised(get_objective(config)):
+        check_text_size(config.data, tokenizer, jax.process_count())
     train = open_split(config, tokenizer, "train")
     validation = open_split(config, tokenizer, "validation")
     if program is None:

@@ -23,6 +23,7 @@ Sampler = Callable[[State], list[dict[str, str]]]
 
 TEMPERATURE = 0.7
 _PROMPT_TOKENS = 24
+_SEARCHED_DOCUMENTS = 1_000_000
 _FILL_TOKENS = 12
 # Logical names of the dims that training shards over the rows and positions of a batch.
 _ROW_DIMS = ("batch", "sequence")
@@ -160,8 +161,11 @@ def document_starts(config: RunConfig, tokenizer: Tokenizer, count: int) -> list
     """
     (cache, *_) = open_caches(config.data, tokenizer, "validation")
     length = min(_PROMPT_TOKENS, config.data.sequence_length // 2)
-    long = np.flatnonzero(np.diff(cache.offsets) > length)
+    # Of the first documents alone: a corpus may have billions.
+    offsets = cache.read_offsets(0, min(cache.num_documents, _SEARCHED_DOCUMENTS) + 1)
+    long = np.flatnonzero(np.diff(offsets) > length)
     chosen = []
     if len(long):
         chosen = long[np.linspace(0, len(long), count, endpoint=False).astype(int)]
-    return [np.asarray(cache.tokens[cache.offsets[d] :][:length], np.int32) for d in chosen]
+    starts = [int(offsets[document]) for document in chosen]
+    return [np.asarray(cache.read_tokens(start, start + length), np.int32) for start in starts]

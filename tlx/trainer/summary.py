@@ -12,8 +12,8 @@ import numpy as np
 
 import tlx
 from tlx.data.batches import Batch
-from tlx.data.cache import TokenCache
 from tlx.data.text_bytes import bytes_of_ids
+from tlx.data.token_split import TokenSplit
 from tlx.evaluation import ngram
 from tlx.run.assemble import Run
 from tlx.trainer import samples
@@ -111,16 +111,15 @@ def _loss(log_probs: np.ndarray, tokens: np.ndarray, num_bytes: np.ndarray) -> T
     return TextLoss(nats, bits / float(num_bytes[tokens].sum()))
 
 
-def _concatenated(caches: tuple[TokenCache, ...], most: int) -> tuple[np.ndarray, np.ndarray]:
+def _concatenated(caches: tuple[TokenSplit, ...], most: int) -> tuple[np.ndarray, np.ndarray]:
     """The first `most` tokens of all caches as one text, int64, and the offsets of its documents."""
     tokens = []
     offsets = [np.zeros(1, np.int64)]
     start = 0
     for cache in caches:
         count = min(cache.num_tokens, most - start)
-        tokens.append(np.asarray(cache.tokens[:count], np.int64))
-        inside = cache.offsets[1:][cache.offsets[1:] < count]
-        offsets += [start + inside, np.array([start + count])]
+        tokens.append(np.asarray(cache.read_tokens(0, count), np.int64))
+        offsets += [start + cache.starts_between(0, count), np.array([start + count])]
         start += count
     return np.concatenate(tokens), np.concatenate(offsets)
 

@@ -20,7 +20,7 @@ FILE = "run.json"
 FORMAT = 2
 
 # Keys, and beginnings of keys, that may change from one start to the next: how a run is watched, saved and
-# computed, not what it is.
+# computed, not what it is. Of data.tokens, the fingerprint of the tokens is compared.
 _FREE = (
     "name",
     "log.",
@@ -30,6 +30,8 @@ _FREE = (
     "model.execution.",
     "base.path",
     "data.workers",
+    "data.tokens",
+    "data.cache_gigabytes",
     "train.microbatches",
     "train.max_skipped",
     "train.max_rollbacks",

@@ -19,6 +19,7 @@ class DocstringSource:
         self._files = PythonSource(config, split, root)
         self.name = f"docstrings of {self._files.name}"
         self.parts = self._files.parts
+        self.part_sizes = self._files.part_sizes
         self.num_bytes = None
         self.identity = ["docstrings", self._files.identity]
 

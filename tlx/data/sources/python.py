@@ -40,7 +40,8 @@ class PythonSource:
             )
         self.name = f"python {platform.python_version()} ({split})"
         self.parts = list(files)
-        self.num_bytes = sum(stat.st_size for stat in files.values())
+        self.part_sizes = [stat.st_size for stat in files.values()]
+        self.num_bytes = sum(self.part_sizes)
         self.identity = [
             str(self._root),
             [[path, stat.st_size, stat.st_mtime_ns] for path, stat in files.items()],

@@ -41,7 +41,9 @@ class Source(Protocol):
     parallel: bool
     """Whether documents come in pairs: a text, then its translation or answer."""
 
-    # A source may also have `remedy`, the end of the message where a split has no documents.
+    # A source may also have `remedy`, the end of the message where a split has no documents; `part_sizes`, the bytes
+    # of each part on disk; and, where `shares_parts` is true, `read_splits(part)`: both splits have the same parts,
+    # and one pass yields pairs (split, document or bad record).
 
     def read(self, part: str) -> Iterator[Document | BadRecord]:
         """Yield the documents of one part, none of them blank, and what stands for those that are not usable.

@@ -42,6 +42,7 @@ class TfdsSource:
         ]
         self.num_bytes = None
         info = builder.info.splits[self._split]
+        self.part_sizes = [info.num_bytes // max(len(self.parts), 1)] * len(self.parts)
         if len(self._records) != info.num_examples:  # TFDS 4.9 ignores the slice where files are parquet
             raise DataError(
                 f"{title} should have {info.num_examples} records but TFDS reads {len(self._records)}: it "
