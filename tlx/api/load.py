@@ -20,12 +20,15 @@ from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, ConfigError, DataError
+from tlx.base.files import storage_errors
 from tlx.base.memory import size_text
 from tlx.base.nearest_path import suggest_paths
+from tlx.base.place import BucketPath, Place, fetched_folder
 from tlx.checkpoint import load_params
 from tlx.hub import network, sentence_transformers, validation
 from tlx.hub.elmo import is_elmo
 from tlx.hub.folder import Checkpoint, check_room, is_hugging_face, open_folder
+from tlx.hub.place import open_place
 from tlx.models.families import TABLE
 from tlx.objectives.shared.base import ObjectiveModule
 from tlx.parallel import MeshConfig
@@ -59,13 +62,13 @@ _OBJECTIVES_OF_FAMILIES = {
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike | BucketPath,
     step: int | str | None = None,
     dtype: str | None = None,
     allow: Sequence[str] = (),
     ignore: Sequence[str] = (),
     mesh: MeshConfig | None = None,
-    base: str | os.PathLike | None = None,
+    base: str | os.PathLike | BucketPath | None = None,
     task: str | None = None,
     params: str = "trained",
 ) -> LoadedModel:
@@ -75,7 +78,8 @@ def load(
     in training, and optimizer state is not read.
 
     Args:
-        path: The directory; also one of ELMo's released files (hub/elmo.py).
+        path: The directory, of a bucket as gs://BUCKET/RUN or s3://BUCKET/RUN; also one of ELMo's released files
+            (hub/elmo.py).
         step: Training step of the checkpoint; "best": the one with the best evaluation, where the run had
             checkpoint.keep_best; None: the newest that verifies.
         dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
@@ -98,16 +102,34 @@ def load(
         ConfigError: this version cannot build the config.
     """
     _check_choice(params, path)
-    if is_hugging_face(path):
-        opened = open_hub_checkpoint(pathlib.Path(path).absolute(), dtype, ignore, task)
+    with storage_errors():
+        place = open_place(path)
+        if isinstance(place, BucketPath):
+            return _load_run(place, step, dtype, allow, mesh, base, task, params)
+    if is_hugging_face(place):
+        opened = open_hub_checkpoint(place, dtype, ignore, task)
         return load_hub_checkpoint(opened, mesh)
-    if is_elmo(pathlib.Path(path)):
-        return load_elmo(path, dtype)
+    if is_elmo(place):
+        return load_elmo(place, dtype)
+    return _load_run(place, step, dtype, allow, mesh, base, task, params)
+
+
+def _load_run(
+    path: Place,
+    step: int | str | None,
+    dtype: str | None,
+    allow: Sequence[str],
+    mesh: MeshConfig | None,
+    base: str | os.PathLike | BucketPath | None,
+    task: str | None,
+    params: str,
+) -> LoadedModel:
+    """Load the model of a run; see load."""
     if task is not None:
         raise ConfigError(
             f"task = {task!r} is for Hugging Face directories; {path} is a run, which has its own"
         )
-    folder = _run_folder(pathlib.Path(path).absolute())
+    folder = _run_folder(path)
     saved = read_run(folder)
     if saved is None:
         raise DataError(f"{folder} has no run.json")
@@ -277,7 +299,10 @@ def _read_tokenizer(folder: pathlib.Path, values: Mapping[str, Any], vocab_size:
 
 
 def load_base_model(
-    path: str | os.PathLike, vocab_multiple: int, dtype: str | None = None, allow: Sequence[str] = ()
+    path: str | os.PathLike | BucketPath,
+    vocab_multiple: int,
+    dtype: str | None = None,
+    allow: Sequence[str] = (),
 ) -> LoadedModel:
     """Load the model that a run starts from, with as many rows of the token table as the run has.
 
@@ -290,10 +315,11 @@ def load_base_model(
     Returns:
         The model. Raises as `load` does.
     """
-    if is_hugging_face(path):
-        folder = pathlib.Path(path).absolute()
+    with storage_errors():
+        folder = open_place(path)
+    if isinstance(folder, pathlib.Path) and is_hugging_face(folder):
         return load_hub_checkpoint(open_hub_checkpoint(folder, dtype, vocab_multiple=vocab_multiple), None)
-    return load(path, dtype=dtype, allow=allow)
+    return load(folder, dtype=dtype, allow=allow)
 
 
 def load_hub_checkpoint(opened: HubCheckpoint, mesh: MeshConfig | None) -> LoadedModel:
@@ -328,12 +354,12 @@ def _shard(params: Any, shardings: dict[str, Any]) -> Any:
     return tree.map_with_path(shard_leaf, params)
 
 
-def _run_folder(path: pathlib.Path) -> pathlib.Path:
+def _run_folder(path: Place) -> Place:
     """Return the run directory that `path` is, or is a checkpoint of."""
     folder = find_run_folder(path)
     if folder is not None:
         return folder
-    if not path.is_dir():
+    if isinstance(path, pathlib.Path) and not path.is_dir():
         hint = suggest_paths(path, _is_model)
         raise DataError(
             f"{path} is not there; give a run directory, which holds run.json and checkpoints/; {hint}"
@@ -346,11 +372,11 @@ def _is_model(path: pathlib.Path) -> bool:
     return (path / "run.json").is_file() or is_hugging_face(path) or is_elmo(path)
 
 
-def _localized(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) -> dict[str, Any]:
+def _localized(values: dict[str, Any], folder: Place, dtype: str | None) -> dict[str, Any]:
     """Replace the values of a saved config that belong to the machine that trained it."""
     values = dict(values)
     if values.get("tokenizer", {}).get("path") is not None:
-        values["tokenizer"] = values["tokenizer"] | {"path": str(folder / "tokenizer")}
+        values["tokenizer"] = values["tokenizer"] | {"path": str(fetched_folder(folder / "tokenizer"))}
     model = values.get("model", {})
     values["model"] = model | {"execution": {**model.get("execution", {}), "attention": "auto"}}
     if dtype is not None:
@@ -359,7 +385,7 @@ def _localized(values: dict[str, Any], folder: pathlib.Path, dtype: str | None) 
 
 
 def _check_params(
-    params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, folder: pathlib.Path
+    params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, folder: Place
 ) -> None:
     """Raise CheckpointError listing parameters whose path or shape is not the module's.
 

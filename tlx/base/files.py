@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from typing import IO, Any
 
+from tlx.base.bucket_path import BucketPath
 from tlx.base.errors import DataError, StorageError, UserError
 
 # Beginning of the name of a folder that `new_folder` has not finished.
@@ -21,8 +23,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """Open a file for writing under a temporary name, then sync and rename it: readers see all or nothing."""
+def atomic_open(path: str | os.PathLike | BucketPath, mode: str = "w") -> Iterator[IO]:
+    """Open a file for writing under a temporary name, then sync and rename it: readers see all or nothing.
+
+    An object of a bucket is written whole at the end.
+    """
+    if isinstance(path, BucketPath):
+        with io.StringIO() if "b" not in mode else io.BytesIO() as buffer:
+            yield buffer
+            content = buffer.getvalue()
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return
     path = pathlib.Path(path)
     name = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the user's umask
@@ -40,15 +51,17 @@ def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         raise
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike | BucketPath, value: Any) -> None:
     """Write indented JSON atomically."""
     with atomic_open(path) as handle:
         json.dump(value, handle, indent=2, sort_keys=False)
         handle.write("\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike | BucketPath) -> Any:
     """Parse a JSON file."""
+    if isinstance(path, BucketPath):
+        return json.loads(path.read_bytes())
     with open(path, encoding="utf-8") as handle:
         return json.load(handle)
 
@@ -120,6 +133,8 @@ def storage_error(error: OSError) -> UserError | None:
     """Return the error of a file that cannot be written (or read), as one line; None for any other OSError."""
     path = error.filename
     where = f"{path}: " if path else ""
+    if "://" in str(path or ""):
+        return StorageError(f"{where}{error.strerror}")
     if error.errno in _FULL:
         return StorageError(f"{where}{error.strerror}; free some space, or choose a folder on another disk")
     if error.errno == errno.EROFS:

@@ -7,6 +7,9 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from tlx.base import line_segments
+from tlx.base.place import BucketPath
+
 log = logging.getLogger("tlx")
 
 # Number of broken lines that was last reported, by path: pollers read the same file again and again.
@@ -50,7 +53,9 @@ def parse(data: bytes, is_sound: Callable[[dict[str, Any]], bool]) -> JsonLines:
     return JsonLines(objects, broken)
 
 
-def read(path: str | os.PathLike, is_sound: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+def read(
+    path: str | os.PathLike | BucketPath, is_sound: Callable[[dict[str, Any]], bool]
+) -> list[dict[str, Any]]:
     """Return the objects of a file, none where there is no file; broken lines are counted in one warning.
 
     Args:
@@ -61,7 +66,7 @@ def read(path: str | os.PathLike, is_sound: Callable[[dict[str, Any]], bool]) ->
         The objects of its sound lines.
     """
     try:
-        data = pathlib.Path(path).read_bytes()
+        data = _bucket_bytes(path) if isinstance(path, BucketPath) else pathlib.Path(path).read_bytes()
     except FileNotFoundError:
         return []
     lines = parse(data, is_sound)
@@ -71,6 +76,14 @@ def read(path: str | os.PathLike, is_sound: Callable[[dict[str, Any]], bool]) ->
         log.warning("%s: %d %s broken and skipped (the first: line %d)", path, count, noun, lines.broken[0])
     _reported[str(path)] = count
     return lines.objects
+
+
+def _bucket_bytes(path: BucketPath) -> bytes:
+    """Return the bytes of a whole object, or else of a file of segments."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return line_segments.read(path)
 
 
 def is_number(value: Any) -> bool:

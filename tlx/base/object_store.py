@@ -211,6 +211,8 @@ def key_value_spec(scheme: str, bucket: str, path: str = "") -> dict[str, Any]:
         emulator = os.environ.get("STORAGE_EMULATOR_HOST")
         if emulator:
             os.environ.setdefault(_GCS_ADDRESS, emulator if "//" in emulator else f"http://{emulator}")
+            # gcsfs would ask Google for the kind of the bucket, with credentials that an emulator needs none of.
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         return {"driver": "gcs", "bucket": bucket, "path": path, "gcs_request_retries": _RETRIES}
     spec = {"driver": "s3", "bucket": bucket, "path": path, "s3_request_retries": _RETRIES}
     address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -241,21 +243,31 @@ def _open(scheme: str, bucket: str) -> Any:
     return tensorstore.KvStore.open(key_value_spec(scheme, bucket), context=context)
 
 
+def set_up_fsspec(scheme: str) -> None:
+    """Let every fsspec client of a scheme, Orbax's too, reach TensorStore's store, and keep no listings.
+
+    Other hosts write too, and this process also writes without fsspec: a listing that was kept is soon wrong.
+    """
+    import fsspec.config
+
+    spec = key_value_spec(scheme, "any")
+    settings: dict[str, Any] = {"use_listings_cache": False}
+    if "endpoint" in spec:
+        settings["endpoint_url"] = spec["endpoint"]
+    if "aws_region" in spec:
+        settings["client_kwargs"] = {"region_name": spec["aws_region"]}
+    if scheme == "gs" and os.environ.get("STORAGE_EMULATOR_HOST"):
+        # Else the metadata server of a machine in Google's cloud is waited for.
+        settings["token"] = "anon"
+    for protocol in ("gs", "gcs") if scheme == "gs" else (scheme,):
+        fsspec.config.conf.setdefault(protocol, {}).update(settings)
+
+
 def _file_system(scheme: str) -> Any:
-    """Return fsspec's client of a scheme. It keeps no listings: other hosts write too."""
-    if scheme == "gs":
-        import gcsfs.core
+    import fsspec
 
-        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
-        # Without a word on the token, the metadata server of a machine in Google's cloud is waited for.
-        return gcsfs.core.GCSFileSystem(token="anon" if emulator else None, use_listings_cache=False)
-    import s3fs
-
-    spec = key_value_spec("s3", "any")
-    region = {"region_name": spec["aws_region"]} if "aws_region" in spec else {}
-    return s3fs.S3FileSystem(
-        endpoint_url=spec.get("endpoint"), client_kwargs=region, use_listings_cache=False
-    )
+    set_up_fsspec(scheme)
+    return fsspec.filesystem(scheme)
 
 
 def _stated(scheme: str, entry: dict[str, Any]) -> StoredObject:

@@ -5,147 +5,28 @@ objects can have. The functions of this module take both. Buckets have no folder
 needs one of them has another way there, such as a marker object or a conditional write.
 """
 
+import contextlib
+import errno
 import fcntl
-import functools
 import hashlib
+import math
 import os
 import pathlib
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import TypeAlias
 
 from tlx.base import files
-from tlx.base.errors import ConfigError, one_of
-from tlx.base.object_store import (
-    EXTRAS,
-    ObjectStore,
-    StoredObject,
-    VersionedData,
-    check_installed,
-    open_store,
-)
+from tlx.base.bucket_path import BucketPath
+from tlx.base.errors import ConfigError, UserError, one_of
+from tlx.base.object_store import EXTRAS, StoredObject, VersionedData, check_installed
 
 # pathlib writes gs://b as gs:/b: such a path is no folder "gs:" either.
 _SCHEME = re.compile(r"(?:([a-zA-Z][a-zA-Z0-9+.-]*)://|(gs|s3):/(?!/))(.*)", re.DOTALL)
 # Google's and Amazon's rules.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
-
-
-@functools.total_ordering
-class BucketPath:
-    """A key of a bucket, or the prefix of keys, written as SCHEME://BUCKET/KEY; has the methods of pathlib.Path.
-
-    No os.PathLike: a function that knows files only must fail, and not create a folder "gs:".
-    """
-
-    def __init__(self, scheme: str, bucket: str, key: str = ""):
-        self.scheme = scheme
-        self.bucket = bucket
-        self.key = _normal(key)
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.bucket}/{self.key}".rstrip("/")
-
-    def __repr__(self) -> str:
-        return f"BucketPath({str(self)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BucketPath) and str(self) == str(other)
-
-    def __lt__(self, other: "BucketPath") -> bool:
-        return str(self) < str(other)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __truediv__(self, name: str | os.PathLike) -> "BucketPath":
-        text = os.fspath(name)
-        # An absolute path would replace this one, as in pathlib: here it can only be a mistake.
-        if text.startswith("/"):
-            raise ValueError(f"{text!r} is no name below {self}")
-        return BucketPath(self.scheme, self.bucket, f"{self.key}/{text}")
-
-    @property
-    def store(self) -> ObjectStore:
-        """The bucket's objects."""
-        return open_store(self.scheme, self.bucket)
-
-    @property
-    def prefix(self) -> str:
-        """The beginning of the keys below this one."""
-        return f"{self.key}/" if self.key else ""
-
-    @property
-    def name(self) -> str:
-        """The last part of the key; of a whole bucket empty."""
-        return self.key.rpartition("/")[2]
-
-    @property
-    def suffix(self) -> str:
-        """The ending of the name, with its dot."""
-        return pathlib.PurePosixPath(self.name).suffix
-
-    @property
-    def stem(self) -> str:
-        """The name without its ending."""
-        return pathlib.PurePosixPath(self.name).stem
-
-    @property
-    def parent(self) -> "BucketPath":
-        """The place above; a bucket's is the bucket."""
-        return BucketPath(self.scheme, self.bucket, self.key.rpartition("/")[0])
-
-    def with_name(self, name: str) -> "BucketPath":
-        """Return the place of another name beside this one."""
-        return self.parent / name
-
-    def absolute(self) -> "BucketPath":
-        """Return this place: there are no others."""
-        return self
-
-    def is_file(self) -> bool:
-        """Return whether there is an object of this key."""
-        # A range of no bytes: the content is not read.
-        return bool(self.key) and self.store.read(self.key, 0, 0) is not None
-
-    def is_dir(self) -> bool:
-        """Return whether there are objects below this key."""
-        return bool(self.store.list_names(self.prefix))
-
-    def exists(self) -> bool:
-        """Return whether there is an object of this key or below it."""
-        return self.is_file() or self.is_dir()
-
-    def read_bytes(self) -> bytes:
-        """Return the content; FileNotFoundError where there is no such object."""
-        return read_range(self)
-
-    def read_text(self, encoding: str = "utf-8") -> str:
-        """Return the content as text."""
-        return self.read_bytes().decode(encoding)
-
-    def write_bytes(self, data: bytes) -> int:
-        """Write the whole object; return its size."""
-        self.store.write(self.key, bytes(data))
-        return len(data)
-
-    def write_text(self, text: str, encoding: str = "utf-8") -> int:
-        """Write the whole object as text."""
-        return self.write_bytes(text.encode(encoding))
-
-    def unlink(self, missing_ok: bool = False) -> None:
-        """Delete the object."""
-        if not missing_ok and not self.is_file():
-            raise FileNotFoundError(2, "no such object", str(self))
-        self.store.delete(self.key)
-
-    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-        """Do nothing: a bucket has no folders."""
-
-    def iterdir(self) -> Iterator["BucketPath"]:
-        """Return the places directly below, ascending by name."""
-        return iter([self / name for name in self.store.list_names(self.prefix)])
 
 
 Place: TypeAlias = pathlib.Path | BucketPath
@@ -183,6 +64,18 @@ def is_bucket(text: str | os.PathLike | BucketPath) -> bool:
     return isinstance(text, BucketPath) or isinstance(parse(text), BucketPath)
 
 
+def absolute_text(text: str | os.PathLike | BucketPath) -> str:
+    """Return the absolute path or the address of a place, as records of runs keep it."""
+    return str(text) if is_bucket(text) else os.path.abspath(str(text))
+
+
+def local_path(text: str | os.PathLike | BucketPath) -> pathlib.Path:
+    """Return the path of a folder or file of this machine; ConfigError for a place in a bucket."""
+    if is_bucket(text):
+        raise ConfigError(f"{text} is in a bucket: here a folder of this machine is needed")
+    return pathlib.Path(str(text))
+
+
 def read_range(place: Place, start: int = 0, stop: int | None = None) -> bytes:
     """Read bytes of a file or an object.
 
@@ -201,13 +94,13 @@ def read_range(place: Place, start: int = 0, stop: int | None = None) -> bytes:
     if isinstance(place, BucketPath):
         result = place.store.read(place.key, start, stop)
         if result is None:
-            raise FileNotFoundError(2, "no such object", str(place))
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(place))
         return result.data
     with open(place, "rb") as handle:
         handle.seek(start)
         data = handle.read() if stop is None else handle.read(stop - start)
     if stop is not None and len(data) != stop - start:
-        raise OSError(5, f"ends before byte {stop}", str(place))
+        raise OSError(errno.EIO, f"ends before byte {stop}", str(place))
     return data
 
 
@@ -281,10 +174,74 @@ def list_files(place: Place) -> dict[str, StoredObject]:
 def remove_tree(place: Place) -> None:
     """Delete a folder, or all objects below a place; a missing one is no error."""
     if isinstance(place, BucketPath):
-        for name in list_files(place):
+        names = list_files(place)
+        for name in names:
             (place / name).unlink(missing_ok=True)
+        if place.scheme == "s3":
+            # Stores on file systems keep folders without objects, by keys that end with a slash; S3 has none such.
+            folders = {
+                f"{parent}/" for name in names for parent in pathlib.PurePosixPath(place.key, name).parents
+            }
+            for key in sorted((key for key in folders if key.startswith(place.prefix)), reverse=True):
+                place.store.delete(key)
     elif place.is_dir():
         shutil.rmtree(place)
+
+
+def free_bytes(place: Place) -> float:
+    """Return the free space of the disk of a folder, which exists; of a bucket infinity."""
+    return math.inf if isinstance(place, BucketPath) else shutil.disk_usage(place).free
+
+
+def check_writable(place: Place) -> None:
+    """Raise OSError where no file can be written below a place; leaves none."""
+    if isinstance(place, BucketPath):
+        probe = place / f".probe-{os.urandom(8).hex()}"
+        probe.write_bytes(b"x")
+        probe.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryFile(dir=place):
+        pass
+
+
+@contextlib.contextmanager
+def written_folder(place: Place) -> Iterator[pathlib.Path]:
+    """Yield a folder for files that are written by path: `place` itself, or one whose files are uploaded at the end.
+
+    Nothing is uploaded where the block raises.
+    """
+    if not isinstance(place, BucketPath):
+        yield place
+        return
+    with tempfile.TemporaryDirectory(prefix="tlx-upload-") as temporary:
+        folder = pathlib.Path(temporary)
+        yield folder
+        for name in list_files(folder):
+            write(place / name, (folder / name).read_bytes())
+
+
+def fetched_folder(place: Place) -> pathlib.Path:
+    """Return a folder with the files of a place: itself, or a copy in the user's cache, made when it is first wanted.
+
+    The copy is of what the store states now: files that were replaced are fetched again.
+    """
+    if not isinstance(place, BucketPath):
+        return place
+    stated = list_files(place)
+    name = files.sha256_json([str(place), {name: list(entry) for name, entry in stated.items()}])
+    folder = files.cache_folder() / "fetched" / name[:32]
+    if not folder.is_dir():
+        try:
+            with files.new_folder(folder) as temporary:
+                for file in stated:
+                    target = temporary / file
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes((place / file).read_bytes())
+        except (OSError, UserError):
+            # Another process may have fetched it meanwhile: then its copy serves.
+            if not folder.is_dir():
+                raise
+    return folder
 
 
 def _create(path: pathlib.Path, data: bytes) -> bytes | None:
@@ -302,8 +259,3 @@ def _create(path: pathlib.Path, data: bytes) -> bytes | None:
         temporary.unlink(missing_ok=True)
     files.sync_folder(path.parent)
     return hashlib.sha256(data).digest()
-
-
-def _normal(key: str) -> str:
-    """Return a key without empty parts and "." ."""
-    return "/".join(part for part in key.split("/") if part not in ("", "."))

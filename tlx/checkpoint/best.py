@@ -1,10 +1,10 @@
 """best.json of a run directory: the step whose checkpoint has the best evaluation."""
 
-import pathlib
 from typing import NamedTuple
 
 from tlx.base.errors import CheckpointError
 from tlx.base.files import read_json, write_json
+from tlx.base.place import Place
 
 FILE = "best.json"
 
@@ -23,7 +23,7 @@ class BestStep(NamedTuple):
     """The metric at that step."""
 
 
-def read_best(steps_folder: pathlib.Path) -> BestStep | None:
+def read_best(steps_folder: Place) -> BestStep | None:
     """Return the best step that best.json beside a folder of steps names; None where there is no such file.
 
     Raises CheckpointError where the file is not what `write_best` writes.
@@ -38,17 +38,17 @@ def read_best(steps_folder: pathlib.Path) -> BestStep | None:
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def write_best(steps_folder: pathlib.Path, best: BestStep) -> None:
+def write_best(steps_folder: Place, best: BestStep) -> None:
     """Write best.json beside a folder of steps, atomically."""
     write_json(steps_folder.parent / FILE, best._asdict())
 
 
-def remove_best(steps_folder: pathlib.Path) -> None:
+def remove_best(steps_folder: Place) -> None:
     """Remove best.json beside a folder of steps, where the step that it names is gone and no other is known."""
     (steps_folder.parent / FILE).unlink(missing_ok=True)
 
 
-def resolve_step(steps_folder: pathlib.Path, step: int | str | None) -> int | None:
+def resolve_step(steps_folder: Place, step: int | str | None) -> int | None:
     """Return the number of a step that may be named "best"; None stays None.
 
     Raises CheckpointError for another word, and where no step is known to be the best.

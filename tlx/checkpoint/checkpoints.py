@@ -3,10 +3,7 @@
 import json
 import logging
 import os
-import pathlib
 import secrets
-import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -14,8 +11,10 @@ from typing import Any
 
 import jax
 
+from tlx.base import place as places
 from tlx.base import tree as trees_by_path
 from tlx.base.errors import CheckpointError, DeviceMemoryError, LeaseError, StorageError
+from tlx.base.place import BucketPath, Place
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import reading, saving, steps, trees
 from tlx.checkpoint.best import BestStep, write_best
@@ -50,7 +49,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike | BucketPath,
         config: CheckpointConfig | None = None,
         *,
         guard: Callable[[], None] | None = None,
@@ -58,7 +57,7 @@ class Checkpoints:
         run_id: str | None = None,
         starts: Sequence[str] = (),
     ):
-        self.folder = pathlib.Path(folder).absolute()
+        self.folder = places.parse(folder)
         self.config = config or CheckpointConfig()
         self._run_id = run_id
         self._starts = tuple(starts)
@@ -94,8 +93,7 @@ class Checkpoints:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 # Found out before training: a folder may exist and still refuse files.
-                with tempfile.TemporaryFile(dir=self.folder):
-                    pass
+                places.check_writable(self.folder)
                 steps.clean(self.folder)
             except OSError as error:
                 problem = error
@@ -302,7 +300,7 @@ class Checkpoints:
         consensus.all_processes(True)
         return None
 
-    def _check(self, folder: pathlib.Path, level: reading.Verify) -> tuple[str, manifests.Manifest | None]:
+    def _check(self, folder: Place, level: reading.Verify) -> tuple[str, manifests.Manifest | None]:
         """Verify a step, each process a part of its files; return (reason, None) or ("", manifest)."""
         reason = ""
         manifest = None
@@ -314,6 +312,9 @@ class Checkpoints:
             # Hashing is bound by one core; each process takes its share, dealt out so that large neighbouring
             # files do not fall to one.
             paths = sorted(manifest.files)[jax.process_index() :: jax.process_count()]
+            if isinstance(folder, BucketPath):
+                # One listing states all of them.
+                paths = list(manifest.files) if jax.process_index() == 0 else []
             manifests.verify(folder, manifest, level, paths)
         except Damaged as error:
             reason = str(error)
@@ -325,13 +326,12 @@ class Checkpoints:
         """Check the free space, move what is in the way, and mark the step as unfinished; on process 0."""
         try:
             self._guard()
-            free = shutil.disk_usage(self.folder).free
+            free = places.free_bytes(self.folder)
             # Checked before, for a disk that fills up while Orbax writes leaves files of many gigabytes
             # behind.
             if free < FREE_SPACE_FACTOR * size:
                 return OSError(f"too little room ({FREE_SPACE_FACTOR} x {size} bytes wanted)")
-            if os.path.lexists(self.folder / str(step)):
-                steps.set_aside(self.folder, step, "replaced", "in the way of a new save of this step")
+            steps.make_free(self.folder, step)
             # Before the first byte: a kill at any moment leaves either a complete step or one that `clean`
             # recognises.
             steps.mark_unfinished(self.folder, step)
@@ -373,7 +373,7 @@ class Checkpoints:
         """Log one line about a failed save."""
         first = (str(error).splitlines() or [type(error).__name__])[0]
         try:
-            free = str(shutil.disk_usage(self.folder).free)
+            free = str(places.free_bytes(self.folder))
         except OSError:
             free = "?"
         log.error(

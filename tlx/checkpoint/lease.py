@@ -23,7 +23,9 @@ from typing import Any
 import jax
 
 from tlx.base import files
+from tlx.base import place as places
 from tlx.base.errors import LeaseError, StorageError
+from tlx.base.place import BucketPath, Place
 from tlx.parallel import consensus
 
 FILE = "lease.json"
@@ -37,15 +39,21 @@ log = logging.getLogger("tlx")
 class Lease:
     """A context that holds a run directory. All processes enter it; process 0 takes and renews the lease.
 
+    That of a bucket is checkpoint/bucket_lease.py's; `open_lease` chooses.
+
     Entering raises LeaseError (exit code 75) on all processes where another run holds the directory, and
     StorageError (exit code 73) where it cannot be written. `check()`, before every write, and `lost`, for the
     loop, detect that another run took over while this process was stopped.
     """
 
     def __init__(
-        self, run_dir: str | os.PathLike, *, beat: float = BEAT_SECONDS, stale: float = STALE_SECONDS
+        self,
+        run_dir: str | os.PathLike | BucketPath,
+        *,
+        beat: float = BEAT_SECONDS,
+        stale: float = STALE_SECONDS,
     ):
-        self.folder = pathlib.Path(run_dir).absolute()
+        self.folder: Place = places.parse(run_dir)
         self._path = self.folder / FILE
         self._beat = beat
         self._stale = stale
@@ -81,9 +89,8 @@ class Lease:
             return
         self._thread.join()
         # On the way out the disk may be gone; a lease that stays becomes stale by itself.
-        with contextlib.suppress(OSError), self._locked():
-            if self._is_mine():
-                self._path.unlink()
+        with contextlib.suppress(OSError):
+            self._release()
 
     def check(self) -> None:
         """Read the lease; LeaseError where it is no longer this run's. Process 0 only."""
@@ -92,38 +99,57 @@ class Lease:
         if not self.lost and not self._is_mine():
             self.lost = True
         if self.lost:
-            raise LeaseError(f"lease of {self.folder} lost to {_name(self._read())}: this run stops writing")
+            raise LeaseError(
+                f"lease of {self.folder} lost to {holder_name(self._read())}: this run stops writing"
+            )
 
     def _take(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             holder = self._read()
-            if holder is not None and not _provably_dead(holder):
+            if holder is not None and not is_provably_dead(holder):
                 age = self._age(holder)
                 if age < self._stale:
-                    raise LeaseError(
-                        f"{self.folder}: lease held by {_name(holder)}, beat {age:.0f} s ago; "
-                        f"two runs cannot share a directory; free {self._stale:.0f} s after the last beat"
-                    )
+                    raise self._refused(holder, age)
             if holder is not None:
-                log.warning("lease of %s taken over from %s, which is gone", self.folder, _name(holder))
+                log.warning("lease of %s taken over from %s, which is gone", self.folder, holder_name(holder))
             self._write()
+
+    def _refused(self, holder: dict[str, Any] | None, age: float) -> LeaseError:
+        return LeaseError(
+            f"{self.folder}: lease held by {holder_name(holder)}, beat {age:.0f} s ago; "
+            f"two runs cannot share a directory; free {self._stale:.0f} s after the last beat"
+        )
 
     def _keep(self) -> None:
         """Renew the lease until another run holds it; a failing disk is tried again."""
         while not self._stop.wait(self._beat):
             try:
-                with self._locked():
-                    if not self._is_mine():
-                        self.lost = True
-                        log.error("lease of %s lost to %s", self.folder, _name(self._read()))
-                        return
-                    self._write()
+                if not self._renew():
+                    self.lost = True
+                    log.error("lease of %s lost to %s", self.folder, holder_name(self._read()))
+                    return
             except OSError as error:
                 log.warning("lease of %s not renewed: %s", self.folder, error)
 
+    def _renew(self) -> bool:
+        """Write a beat; return whether the lease is still this run's."""
+        with self._locked():
+            if not self._is_mine():
+                return False
+            self._write()
+            return True
+
+    def _release(self) -> None:
+        with self._locked():
+            if self._is_mine():
+                self._path.unlink()
+
+    def _content(self) -> dict[str, Any]:
+        return {**self._me, "monotonic": time.monotonic(), "time": time.time()}
+
     def _write(self) -> None:
-        files.write_json(self._path, {**self._me, "monotonic": time.monotonic(), "time": time.time()})
+        files.write_json(self._path, self._content())
 
     def _read(self) -> dict[str, Any] | None:
         """Read the lease on disk; None without one, {} where it is none."""
@@ -138,17 +164,23 @@ class Lease:
 
     def _age(self, holder: dict[str, Any]) -> float:
         """Return the seconds since the holder's last heartbeat."""
-        if holder.get("boot") and holder.get("boot") == self._me["boot"]:
+        if self._shares_clock(holder):
             return max(0.0, time.monotonic() - holder["monotonic"])
+        assert isinstance(self.folder, pathlib.Path) and isinstance(self._path, pathlib.Path)
         # Both times come from the file server, so that the hosts' clocks may differ.
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".clock-") as probe:
             age = os.fstat(probe.fileno()).st_mtime - self._path.stat().st_mtime
         # A time that is still to come is no heartbeat: such a file would hold the directory for ever.
         return max(0.0, age) if age > -self._stale else math.inf
 
+    def _shares_clock(self, holder: dict[str, Any]) -> bool:
+        """Return whether the holder runs on this machine, whose monotonic clock its beats state."""
+        return bool(holder.get("boot")) and holder.get("boot") == self._me["boot"]
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Make reading and writing the lease atomic on one machine, and on NFS with locks."""
+        assert isinstance(self.folder, pathlib.Path)
         with open(self.folder / ".lease.lock", "w") as handle:
             # Without locks of the file system, a second holder is found at the next heartbeat.
             with contextlib.suppress(OSError):
@@ -212,7 +244,7 @@ def _here() -> dict[str, Any]:
     }
 
 
-def _provably_dead(holder: dict[str, Any]) -> bool:
+def is_provably_dead(holder: dict[str, Any]) -> bool:
     """Return whether the holder is known to be dead, which takes the same host, boot and pid namespace."""
     here = _here()
     if any(holder.get(key) != here[key] for key in ("host", "boot", "namespace")):
@@ -257,7 +289,8 @@ def _read_link(path: str) -> str | None:
         return None
 
 
-def _name(holder: dict[str, Any] | None) -> str:
+def holder_name(holder: dict[str, Any] | None) -> str:
+    """Return host and pid of a holder, for messages."""
     if not holder:
         return "an unknown run"
     return f"{holder.get('host', '?')}:{holder.get('pid', '?')}"

@@ -2,6 +2,11 @@
 
 Orbax restores a flipped bit as a wrong weight without an error; the manifest detects it. Each process hashes the
 files that it wrote. Process 0 merges these parts and writes MANIFEST, which also has its own hash.
+
+Of a step in a bucket nothing is downloaded to be hashed. Process 0 lists the objects, and the manifest keeps what the
+store states of each: its size, its checksum (crc32c on gs, the ETag on s3) and its generation. Reading compares them
+with what the store states then. That finds objects that were changed, replaced or lost; an upload that went wrong it
+does not find.
 """
 
 import json
@@ -13,7 +18,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from tlx.base import files
-from tlx.checkpoint.steps import MANIFEST
+from tlx.base import place as places
+from tlx.base.place import BucketPath, Place
+from tlx.checkpoint.bucket_steps import SET_ASIDE
+from tlx.checkpoint.step_files import MANIFEST
 
 FORMAT = 1
 MAX_BYTES = 256 << 20
@@ -44,7 +52,7 @@ class Manifest(NamedTuple):
     step: int
     """Its number."""
     files: dict[str, dict[str, Any]]
-    """By path, {"size": bytes, "sha256": hex}."""
+    """By path, {"size": bytes, "sha256": hex}; in a bucket {"size": bytes, "checksum": text, "generation": text}."""
     leaves: dict[str, LeafInfo]
     """The arrays by path."""
     extra: dict[str, Any]
@@ -55,9 +63,7 @@ class Manifest(NamedTuple):
     """Id of the start of the run that saved it; None where it was saved before starts had ids."""
 
 
-def own_files(
-    folder: pathlib.Path, process: int, count: int, parts: Iterable[str]
-) -> dict[str, dict[str, Any]]:
+def own_files(folder: Place, process: int, count: int, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return sizes and hashes of the files that a process wrote.
 
     Lists the folders of this process alone, whatever the number of processes: 1,024 that walked the whole step
@@ -70,8 +76,10 @@ def own_files(
         parts: Folders in that of the step which Orbax writes arrays to.
 
     Returns:
-        By path, {"size": bytes, "sha256": hex}.
+        By path, as Manifest.files; of a bucket process 0 returns all of them.
     """
+    if isinstance(folder, BucketPath):
+        return _stated(folder) if process == 0 else {}
     if process == 0:
         paths = [path for path in _walk(folder, folder, count) if _owner(path, count) == 0]
     else:
@@ -80,7 +88,7 @@ def own_files(
     return {path: _describe(folder / path) for path in sorted(paths)}
 
 
-def write_part(folder: pathlib.Path, process: int, value: Mapping[str, Any]) -> None:
+def write_part(folder: Place, process: int, value: Mapping[str, Any]) -> None:
     """Hand a process' part to process 0.
 
     Args:
@@ -91,7 +99,7 @@ def write_part(folder: pathlib.Path, process: int, value: Mapping[str, Any]) -> 
     files.write_json(folder / _PART.format(process), value)
 
 
-def gather_parts(folder: pathlib.Path, count: int, timeout: float) -> dict[str, dict[str, Any]]:
+def gather_parts(folder: Place, count: int, timeout: float) -> dict[str, dict[str, Any]]:
     """Wait for the parts of processes 1 to count - 1, and remove them; called on process 0.
 
     Args:
@@ -124,7 +132,7 @@ def gather_parts(folder: pathlib.Path, count: int, timeout: float) -> dict[str, 
     return merged
 
 
-def seal(folder: pathlib.Path, manifest: Manifest) -> None:
+def seal(folder: Place, manifest: Manifest) -> None:
     """Write MANIFEST, which makes the step complete."""
     body = {
         "format": FORMAT,
@@ -141,7 +149,7 @@ def seal(folder: pathlib.Path, manifest: Manifest) -> None:
     files.write_json(folder / MANIFEST, {"sha256": files.sha256_json(body), **body})
 
 
-def read(folder: pathlib.Path, run: str | None = None, starts: Collection[str] = ()) -> Manifest:
+def read(folder: Place, run: str | None = None, starts: Collection[str] = ()) -> Manifest:
     """Read the manifest of a step; Damaged where it cannot be trusted.
 
     Args:
@@ -156,7 +164,8 @@ def read(folder: pathlib.Path, run: str | None = None, starts: Collection[str] =
     path = folder / MANIFEST
     try:
         # A checkpoint may come from anybody: its size is looked at before it is parsed.
-        if path.stat().st_size > MAX_BYTES:
+        size = path.stat().st_size if isinstance(path, pathlib.Path) else path.size()
+        if size > MAX_BYTES:
             raise Damaged(f"{MANIFEST} is larger than {MAX_BYTES} bytes")
         manifest = parse(path.read_bytes())
     except OSError as error:
@@ -198,7 +207,7 @@ def parse(data: bytes) -> Manifest:
 
 
 def verify(
-    folder: pathlib.Path,
+    folder: Place,
     manifest: Manifest,
     level: Literal["hash", "size"],
     paths: Iterable[str] | None = None,
@@ -208,12 +217,15 @@ def verify(
     Args:
         folder: Folder of the step.
         manifest: Its manifest.
-        level: Whether "hash" or only "size" of a file is compared.
+        level: Whether "hash" or only "size" of a file is compared; in a bucket "hash" is what the store states.
         paths: The files; None: all.
 
     Raises:
         Damaged: A file differs; the message names the first one.
     """
+    if isinstance(folder, BucketPath):
+        _verify_stated(folder, manifest, level, paths)
+        return
     paths = list(manifest.files if paths is None else paths)
     # A link could make files from outside the checkpoint look like a part of it.
     _refuse_links(folder, paths)
@@ -231,7 +243,7 @@ def verify(
             raise Damaged(f"{path} is not what was saved (sha256 differs)")
 
 
-def is_sound(folder: pathlib.Path, level: Literal["hash", "size"]) -> bool:
+def is_sound(folder: Place, level: Literal["hash", "size"]) -> bool:
     """Return whether a step has a manifest and its files agree with it."""
     try:
         verify(folder, read(folder), level)
@@ -250,7 +262,10 @@ def _is_legal(manifest: Manifest) -> bool:
         return type(value) is int and 0 <= value < 2**63
 
     files_legal = isinstance(manifest.files, dict) and all(
-        isinstance(entry, dict) and is_size(entry.get("size")) and isinstance(entry.get("sha256"), str)
+        isinstance(entry, dict)
+        and is_size(entry.get("size"))
+        and isinstance(entry.get("sha256", entry.get("checksum")), str)
+        and isinstance(entry.get("generation", ""), str)
         for entry in manifest.files.values()
     )
     leaves_legal = all(
@@ -260,6 +275,39 @@ def _is_legal(manifest: Manifest) -> bool:
     named = all(isinstance(name, str | None) for name in (manifest.run, manifest.start))
     named = named and isinstance(manifest.extra, dict)
     return is_size(manifest.step) and files_legal and leaves_legal and named
+
+
+def _stated(folder: BucketPath) -> dict[str, dict[str, Any]]:
+    """Return what the store states of all objects of a step, by path."""
+    return {
+        path: {"size": stated.size, "checksum": stated.checksum, "generation": stated.generation}
+        for path, stated in places.list_files(folder).items()
+        if not _is_own(path)
+    }
+
+
+def _verify_stated(
+    folder: BucketPath,
+    manifest: Manifest,
+    level: Literal["hash", "size"],
+    paths: Iterable[str] | None,
+) -> None:
+    wanted_paths = list(manifest.files if paths is None else paths)
+    if not wanted_paths:
+        return
+    try:
+        now = _stated(folder)
+    except OSError as error:
+        raise Damaged(f"its objects cannot be listed ({error.strerror})") from error
+    for path in wanted_paths:
+        wanted = manifest.files[path]
+        stated = now.get(path)
+        if stated is None:
+            raise Damaged(f"{path} is missing")
+        if stated["size"] != wanted["size"]:
+            raise Damaged(f"{path} has {stated['size']} bytes, {wanted['size']} were saved")
+        if level == "hash" and stated != wanted:
+            raise Damaged(f"{path} is not what was saved (the store states another checksum or generation)")
 
 
 def _sha256(path: pathlib.Path) -> str:
@@ -293,9 +341,14 @@ def _walk(root: pathlib.Path, folder: pathlib.Path, count: int) -> list[str]:
             folders[:] = [name for name in folders if _owner(name, count) == 0]
         for name in names:
             path = (pathlib.Path(base) / name).relative_to(folder).as_posix()
-            if not path.lstrip(".").startswith(("tlx_part.", MANIFEST)):
+            if not _is_own(path):
                 paths.append(path)
     return paths
+
+
+def _is_own(path: str) -> bool:
+    """Return whether a file is tlx's, and not part of what was saved."""
+    return path.lstrip(".").startswith(("tlx_part.", MANIFEST, SET_ASIDE))
 
 
 def _owner(path: str, count: int) -> int:

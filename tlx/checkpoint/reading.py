@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -11,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.base import place as places
 from tlx.base import tree as trees_by_path
 from tlx.base.errors import CheckpointError, ConfigError, DeviceMemoryError
 from tlx.base.memory import machine_bytes
+from tlx.base.place import BucketPath, Place
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import mismatch, steps, store, trees
 from tlx.checkpoint.best import resolve_step
@@ -34,12 +35,12 @@ class LoadedCheckpoint(NamedTuple):
     """The JSON that was saved with them."""
 
 
-def steps_folder(path: str | os.PathLike) -> pathlib.Path:
+def steps_folder(path: str | os.PathLike | BucketPath) -> Place:
     """Return the folder of steps of a path: a run directory, its `checkpoints`, or one step of them.
 
     Raises CheckpointError where there is no such directory.
     """
-    path = pathlib.Path(path).absolute()
+    path = places.parse(path)
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a directory")
     if steps.is_complete(path):
@@ -50,7 +51,7 @@ def steps_folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def load_params(
-    path: str | os.PathLike,
+    path: str | os.PathLike | BucketPath,
     step: int | str | None = None,
     *,
     dtype: Any = None,
@@ -80,8 +81,8 @@ def load_params(
         CheckpointError: There is no such step, or none can be trusted; lists each with its reason.
     """
     folder = steps_folder(path)
-    if step is None and steps.is_complete(pathlib.Path(path).absolute()):
-        step = _number(pathlib.Path(path))
+    if step is None and steps.is_complete(places.parse(path)):
+        step = _number(places.parse(path))
     part, count = _part_and_count(params)
     reasons = {}
     for number in candidates(folder, resolve_step(folder, step)):
@@ -109,7 +110,7 @@ def _part_and_count(params: str) -> tuple[str, int]:
 
 
 def _mean_with_earlier(
-    folder: pathlib.Path,
+    folder: Place,
     newest: int,
     tree: Any,
     count: int,
@@ -139,7 +140,7 @@ def _mean_with_earlier(
     return jax.tree.map(lambda total, leaf: (total / count).astype(leaf.dtype), sums, tree)
 
 
-def candidates(folder: pathlib.Path, step: int | None) -> Iterator[int]:
+def candidates(folder: Place, step: int | None) -> Iterator[int]:
     """Return the complete steps from the newest on, or only `step`; CheckpointError where there is no such step."""
     complete = steps.listing(folder).complete
     if step is None:
@@ -151,7 +152,7 @@ def candidates(folder: pathlib.Path, step: int | None) -> Iterator[int]:
     return iter((step,))
 
 
-def nothing_left(folder: pathlib.Path, reasons: dict[int, str]) -> CheckpointError:
+def nothing_left(folder: Place, reasons: dict[int, str]) -> CheckpointError:
     """Return the error that lists every step with the reason why it cannot be used."""
     listing = steps.listing(folder)
     lines = [f"  step {number}: {reason}" for number, reason in sorted(reasons.items(), reverse=True)]
@@ -171,7 +172,7 @@ def nothing_left(folder: pathlib.Path, reasons: dict[int, str]) -> CheckpointErr
     )
 
 
-def load(folder: pathlib.Path, manifest: Manifest, abstract: Any, optional: Sequence[str] = ()) -> Any:
+def load(folder: Place, manifest: Manifest, abstract: Any, optional: Sequence[str] = ()) -> Any:
     """Load a verified step.
 
     Args:
@@ -222,7 +223,7 @@ def load(folder: pathlib.Path, manifest: Manifest, abstract: Any, optional: Sequ
     return tree
 
 
-def _read_params(folder: pathlib.Path, manifest: Manifest, part: str, verify: Verify) -> dict[str, Any]:
+def _read_params(folder: Place, manifest: Manifest, part: str, verify: Verify) -> dict[str, Any]:
     leaves = {path: leaf for path, leaf in manifest.leaves.items() if trees.part_of(path) == part}
     if not leaves and part == trees.EMA:
         raise CheckpointError(
@@ -256,7 +257,7 @@ def _cast(leaf: np.ndarray, dtype: Any) -> np.ndarray:
     return leaf.astype(jnp.dtype(dtype), copy=False)
 
 
-def _refuse_too_large(folder: pathlib.Path, leaves: dict[str, manifests.LeafInfo]) -> None:
+def _refuse_too_large(folder: Place, leaves: dict[str, manifests.LeafInfo]) -> None:
     """Refuse parameters larger than this machine's memory, for a manifest may claim any size."""
     try:
         needed = sum(math.prod(leaf.shape) * jnp.dtype(leaf.dtype).itemsize for leaf in leaves.values())
@@ -267,7 +268,7 @@ def _refuse_too_large(folder: pathlib.Path, leaves: dict[str, manifests.LeafInfo
         raise CheckpointError(f"the parameters in {folder} need {needed} bytes, this machine has {memory}")
 
 
-def _number(path: pathlib.Path) -> int:
+def _number(path: Place) -> int:
     try:
         return int(path.absolute().name)
     except ValueError as error:

@@ -1,8 +1,6 @@
 """An asynchronous save: Orbax writes and commits, then the files are hashed and the step is sealed."""
 
 import logging
-import pathlib
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +8,10 @@ from typing import Any
 
 import jax
 
+from tlx.base import place as places
 from tlx.base import tree as trees_by_path
 from tlx.base.errors import LeaseError
+from tlx.base.place import Place
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import steps, store, trees
 from tlx.checkpoint.manifest import Manifest
@@ -35,7 +35,7 @@ class SaveJob:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: Place,
         manifest: Manifest,
         tree: Any,
         *,
@@ -75,7 +75,7 @@ class SaveJob:
         try:
             while target.is_dir():
                 try:
-                    shutil.rmtree(target)
+                    places.remove_tree(target)
                 except OSError:
                     if time.monotonic() > deadline:
                         raise

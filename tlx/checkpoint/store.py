@@ -2,12 +2,17 @@
 
 import contextlib
 import logging
-import pathlib
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from orbax.checkpoint import v1 as ocp
+
+from tlx.base.errors import ConfigError
+from tlx.base.object_store import set_up_fsspec
+from tlx.base.place import BucketPath, Place
+from tlx.checkpoint import orbax_s3
 
 _QUIET = ("_SignalingThread.run() raised", "Sharding info not provided")
 
@@ -34,20 +39,40 @@ def _context():
         yield
 
 
-def start_save(folder: pathlib.Path, parts: dict[str, Any]) -> ocp.AsyncResponse:
+def start_save(folder: Place, parts: dict[str, Any]) -> ocp.AsyncResponse:
     """Copy arrays to the host and start writing them; `.result()` of the response waits for the commit.
 
     All processes call this. The arrays may be donated or changed as soon as it returns.
     """
     with _context():
-        # Orbax declares epath.Path, and takes any pathlib.Path.
-        return ocp.save_checkpointables_async(cast(Any, folder), parts)
+        return ocp.save_checkpointables_async(_orbax_path(folder), parts)
 
 
-def load(folder: pathlib.Path, parts: dict[str, Any]) -> dict[str, Any]:
+def load(folder: Place, parts: dict[str, Any]) -> dict[str, Any]:
     """Load the named parts, each leaf with the sharding of its abstract leaf, or as numpy without one."""
     with _context():
-        return ocp.load_checkpointables(cast(Any, folder), jax.tree.map(_abstract, parts))
+        return ocp.load_checkpointables(_orbax_path(folder), jax.tree.map(_abstract, parts))
+
+
+def check_scheme(place: Place) -> None:
+    """Raise ConfigError where the installed Orbax cannot write arrays to a place."""
+    if not isinstance(place, BucketPath):
+        return
+    if place.scheme == "s3":
+        orbax_s3.check_version()
+    elif place.scheme != "gs":
+        raise ConfigError(f"{place}: checkpoints are written to a folder, gs:// or s3://")
+
+
+def _orbax_path(folder: Place) -> Any:
+    if not isinstance(folder, BucketPath):
+        # Orbax declares epath.Path, and takes any pathlib.Path.
+        return folder
+    check_scheme(folder)
+    set_up_fsspec(folder.scheme)
+    if folder.scheme == "s3":
+        orbax_s3.install()
+    return epath.Path(str(folder))
 
 
 def _abstract(leaf: Any) -> Any:

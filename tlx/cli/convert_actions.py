@@ -17,6 +17,7 @@ from tlx.api.export import exported_frame, exported_head, special_ids
 from tlx.api.load import load, open_hub_checkpoint
 from tlx.api.load_elmo import load_elmo
 from tlx.api.loaded_model import LoadedModel
+from tlx.base import place as places
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, StorageError
@@ -55,7 +56,7 @@ def _import(options: argparse.Namespace) -> None:
     checkpoint = foreign.checkpoint
     tokenizer = foreign.tokenizer
     source = {"imported_from": str(checkpoint.folder), "family": checkpoint.family.name}
-    target = pathlib.Path(options.target).absolute()
+    target = places.local_path(options.target).absolute()
     with new_folder(target) as folder:
         config = _save_tokenizer(folder, target, foreign.config, tokenizer)
         with (
@@ -101,14 +102,14 @@ def _merge(options: argparse.Namespace) -> None:
     """Write a run with its adapter added to the base model's parameters."""
     _require_empty(options.target)
     model = _load(options, options.dtype).merged()
-    source = {"merged_from": os.path.abspath(options.source)}
+    source = {"merged_from": places.absolute_text(options.source)}
     target = _write_run(model, options.target, source, model.num_params)
     print(f"{target}: {model.num_params:,} parameters, {model.config.objective.name}")
 
 
 def _write_run(model: LoadedModel, path: str, source: dict[str, str], num_params: int) -> pathlib.Path:
     """Write a model as a run directory; run.json records `source`."""
-    target = pathlib.Path(path).absolute()
+    target = places.local_path(path).absolute()
     with new_folder(target) as folder:
         config = _save_tokenizer(folder, target, model.config, model.tokenizer)
         directory.write_run(folder, to_dict(config), model.tokenizer.hash, source, {"data": 1}, num_params)
@@ -281,6 +282,7 @@ def _export_generation(target: pathlib.Path, model: LoadedModel, special: Mappin
 
 def _require_empty(path: str) -> None:
     """Raise ConfigError where something would be overwritten; what a kill has left half done does not count."""
+    places.local_path(path)
     if os.path.isdir(path) and any(not name.startswith(PARTIAL) for name in os.listdir(path)):
         raise ConfigError(f"{path} is not empty; name a new folder")
     if os.path.isfile(path):

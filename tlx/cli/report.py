@@ -24,9 +24,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tlx.base import place as places
 from tlx.base.config import flatten
 from tlx.base.errors import ConfigError, DataError, one_of
-from tlx.base.files import read_json
+from tlx.base.files import read_json, storage_errors
+from tlx.base.place import BucketPath, Place
 from tlx.cli import flags, report_goodput
 from tlx.training.directory import FILE, read_run
 from tlx.training.journal import read_lines
@@ -44,7 +46,7 @@ _SSA = ("sensibleness", "specificity", "average")
 class Outcome(NamedTuple):
     """The config of a run and its metrics on one split."""
 
-    folder: pathlib.Path
+    folder: Place
     """Run directory."""
     config: dict[str, Any]
     """Flat: dotted key -> value."""
@@ -69,9 +71,11 @@ def main(argv: list[str]) -> int:
     if options.ssa:
         return _report_ratings(options)
     if options.goodput:
-        report_goodput.report(_all_run_folders(options.paths), options)
+        with storage_errors():
+            report_goodput.report(_all_run_folders(options.paths), options)
         return 0
-    runs = outcomes(options.paths, options.split)
+    with storage_errors():
+        runs = outcomes(options.paths, options.split)
     keys = _grouping_keys(runs, options.by)
     score = options.score or runs[0].figures.get("main", "loss")
     rows = group_rows(runs, keys, score)
@@ -150,29 +154,35 @@ def outcomes(paths: Sequence[str], split: str | None = None) -> list[Outcome]:
     ]
 
 
-def _all_run_folders(paths: Sequence[str]) -> list[pathlib.Path]:
+def _place(path: str) -> Place:
+    return places.parse(path) if places.is_bucket(path) else pathlib.Path(path)
+
+
+def _all_run_folders(paths: Sequence[str]) -> list[Place]:
     """Return the run directories of all paths; DataError where there is none."""
-    folders = sorted({folder for path in paths for folder in _run_folders(pathlib.Path(path))})
+    folders = sorted({folder for path in paths for folder in _run_folders(_place(path))}, key=str)
     if not folders:
         raise DataError(f"there is no run (no {FILE}) in {', '.join(map(str, paths))}")
     return folders
 
 
-def _run_folders(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def _run_folders(path: Place) -> Iterator[Place]:
     """Yield the run directories at `path` and one level below it."""
     if (path / FILE).exists():
         yield path
+    elif isinstance(path, BucketPath):
+        yield from (folder for folder in path.iterdir() if (folder / FILE).is_file())
     elif path.is_dir():
         yield from (run_file.parent for run_file in path.glob(f"*/{FILE}"))
 
 
-def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+def _read_config(folder: Place) -> dict[str, Any]:
     run = read_run(folder)
     assert run is not None  # the folder has run.json
     return run["config"]
 
 
-def _read_splits(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+def _read_splits(folder: Place) -> dict[str, dict[str, Any]]:
     """Return split -> metrics: the scores of a task's run, the last evaluation of another one."""
     if (folder / "scores.json").exists():
         return _read_scores(folder / "scores.json")
@@ -180,7 +190,7 @@ def _read_splits(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     return {"validation": final[-1]} if final else {}
 
 
-def _read_scores(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+def _read_scores(path: Place) -> dict[str, dict[str, Any]]:
     """Return split -> metrics of a scores.json; DataError where it is none."""
     try:
         scores = read_json(path)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tlx.base import place as places
 from tlx.base.config import from_dict
 from tlx.base.errors import NOT_IDENTIFIED, ConfigError, DataError
 from tlx.cli import scale_tables
@@ -185,7 +186,7 @@ def report(options: argparse.Namespace) -> int:
     _check_positive(options, ("flops", "times"))
     from tlx.scaling.reporting import report as write_report
 
-    folder = pathlib.Path(options.folder or ".") if options.runs else _ladder(options)[2]
+    folder = places.local_path(options.folder or ".") if options.runs else _ladder(options)[2]
     fitted = _fit_table(options)
     path = write_report(fitted, folder / "report", _budget(options, fitted), options.command)
     _print(options, {"report": str(path), "status": fitted.status}, f"{fitted.status}; report: {path}")
@@ -197,11 +198,11 @@ def _ladder(options: argparse.Namespace) -> tuple[LadderConfig | None, Any, path
     if options.config is None:
         if options.folder is None:
             raise ConfigError("name a ladder with --config=FILE or --folder=FOLDER")
-        return None, None, pathlib.Path(options.folder)
+        return None, None, places.local_path(options.folder)
     if "ladder" not in options.config or "run" not in options.config:
         raise ConfigError("--config must be a ladder: get_config returns {'ladder': ..., 'run': ...}")
     ladder = from_dict(LadderConfig, options.config.ladder.to_dict(), "config.ladder")
-    return ladder, options.config.run, pathlib.Path(options.folder or f"runs/scaling/{ladder.name}")
+    return ladder, options.config.run, places.local_path(options.folder or f"runs/scaling/{ladder.name}")
 
 
 def _table(options: argparse.Namespace, path: str | None = None) -> Any:

@@ -7,9 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError, DataError
 from tlx.base.files import read_json, write_json
 from tlx.base.lookup import Table
+from tlx.base.place import BucketPath
 from tlx.text.config import TokenizerConfig
 from tlx.text.vocabulary import Vocabulary
 
@@ -91,8 +93,11 @@ def make_tokenizer(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     return TABLE.load(config.kind).make(config, texts)
 
 
-def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
+def load_tokenizer(folder: str | os.PathLike | BucketPath) -> Tokenizer:
     """Load what `save` wrote; DataError where a file is missing, damaged or from a newer tlx."""
+    if places.is_bucket(folder):
+        folder = places.fetched_folder(places.parse(folder))
+    assert not isinstance(folder, BucketPath)
     path = pathlib.Path(folder) / FILE
     try:
         definition = read_json(path)

@@ -1,14 +1,15 @@
 """Facts of a run that are printed and recorded before it trains."""
 
 import math
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
+from tlx.base import place as places
 from tlx.base import tree
 from tlx.base.config import from_dict, to_dict
+from tlx.base.place import Place
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.nn.kernels.choice import choose
 from tlx.nn.stack import scan_note
@@ -25,7 +26,7 @@ from tlx.training.peak import matmul_peak
 from tlx.training.step_flops import training_flops
 
 
-def record(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints) -> None:
+def record(run: Run, workdir: Place, checkpoints: Checkpoints) -> None:
     """Make the run directory self-contained: write the tokenizer, then run.json.
 
     Args:
@@ -33,7 +34,8 @@ def record(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints) -> None:
         workdir: its directory.
         checkpoints: its checkpoints, which have the ids of the run and of its starts.
     """
-    run.tokenizer.save(workdir / "tokenizer")
+    with places.written_folder(workdir / "tokenizer") as folder:
+        run.tokenizer.save(folder)
     directory.write_run(
         workdir,
         to_dict(run.config),
@@ -50,7 +52,7 @@ def record(run: Run, workdir: pathlib.Path, checkpoints: Checkpoints) -> None:
     )
 
 
-def introduce(run: Run, workdir: pathlib.Path, say: Callable[[str], None]) -> hooks.Costs:
+def introduce(run: Run, workdir: Place, say: Callable[[str], None]) -> hooks.Costs:
     """Print what will be trained on what.
 
     Args:

@@ -1,7 +1,6 @@
 """The base model of a run: a run, a checkpoint or a Hugging Face directory whose model is trained further."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -9,8 +8,10 @@ import jax
 
 from tlx.adapt.transfer import base_hash
 from tlx.api.load import load_base_model
+from tlx.base import place as places
 from tlx.base.errors import ConfigError
 from tlx.base.files import cache_folder
+from tlx.base.place import BucketPath, Place
 from tlx.data.build_once import build_once
 from tlx.run import RunConfig
 from tlx.text import Tokenizer, load_tokenizer
@@ -40,9 +41,7 @@ class ParameterDtypes(NamedTuple):
     """base.param_dtype: the base model's own where it is another one, else empty."""
 
 
-def parameter_dtypes(
-    base: BaseModel, chosen: str | None, workdir: pathlib.Path | None = None
-) -> ParameterDtypes:
+def parameter_dtypes(base: BaseModel, chosen: str | None, workdir: Place | None = None) -> ParameterDtypes:
     """Choose the dtypes of a run that starts from a base model.
 
     Trained parameters are float32 unless the config says otherwise, whatever the base is stored in: updates of
@@ -67,7 +66,7 @@ def parameter_dtypes(
 
 
 def load_base(
-    path: str | os.PathLike, allow: Sequence[str] = (), workdir: str | os.PathLike | None = None
+    path: str | os.PathLike, allow: Sequence[str] = (), workdir: str | os.PathLike | BucketPath | None = None
 ) -> BaseModel:
     """Load a base model, its parameters on the host.
 
@@ -83,7 +82,7 @@ def load_base(
     Raises:
         ConfigError: It has adapter modules beside its matrices; else as tlx.load.
     """
-    saved = None if workdir is None else read_run(pathlib.Path(workdir))
+    saved = None if workdir is None else read_run(places.parse(workdir))
     vocab_multiple = 0 if saved is None else saved["config"]["model"]["vocab_multiple"]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         lm = load_base_model(path, vocab_multiple, allow=allow)
@@ -92,7 +91,9 @@ def load_base(
             f"{path} has adapter modules beside its matrices; merge them: tlx convert merge {path} TO"
         )
     params = jax.device_get(lm.standalone_params)
-    return BaseModel(lm.config, lm.tokenizer, params, BaseConfig(os.path.abspath(path), base_hash(params)))
+    return BaseModel(
+        lm.config, lm.tokenizer, params, BaseConfig(places.absolute_text(path), base_hash(params))
+    )
 
 
 def cache_tokenizer(tokenizer: Tokenizer) -> str:

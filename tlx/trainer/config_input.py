@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from tlx.base import place as places
 from tlx.base.config_files import load_config, run_name, set_value
 from tlx.base.errors import ConfigError
+from tlx.base.place import BucketPath, Place
 from tlx.run import RunConfig
 from tlx.run.config import config_dict
 from tlx.training import directory
@@ -62,7 +64,7 @@ def read_config(config: ConfigLike, overrides: Mapping[str, Any] | None = None) 
     return NamedConfig(values, str(values.get("name") or name))
 
 
-def run_directory(workdir: str | os.PathLike | None, name: str, objective: str = "") -> pathlib.Path:
+def run_directory(workdir: str | os.PathLike | BucketPath | None, name: str, objective: str = "") -> Place:
     """Return the absolute run directory: `workdir`, or else runs/NAME.
 
     Args:
@@ -78,7 +80,7 @@ def run_directory(workdir: str | os.PathLike | None, name: str, objective: str =
         ConfigError: there is neither a directory nor a name.
     """
     if workdir is not None:
-        return pathlib.Path(workdir).absolute()
+        return places.parse(workdir)
     if not name:
         raise ConfigError("workdir: give the run's directory, for the config has no name")
     folder = pathlib.Path("runs", name).absolute()
@@ -92,7 +94,7 @@ def run_directory(workdir: str | os.PathLike | None, name: str, objective: str =
     return folder
 
 
-def as_resumed(values: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+def as_resumed(values: Mapping[str, Any], workdir: Place) -> dict[str, Any]:
     """Return the config with which the run in `workdir`, if one has begun there, goes on as it began.
 
     Logs the values that are not as given, because the run was saved before there were their keys.
@@ -104,7 +106,9 @@ def as_resumed(values: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, An
     return config
 
 
-def shown_path(workdir: pathlib.Path) -> str:
+def shown_path(workdir: Place) -> str:
     """Return a run directory as commands show it: relative to the current folder where it is inside."""
     folder = pathlib.Path.cwd()
+    if isinstance(workdir, BucketPath):
+        return str(workdir)
     return str(workdir.relative_to(folder) if workdir.is_relative_to(folder) else workdir)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,9 +22,12 @@ from tlx.base.errors import (
 )
 from tlx.base.files import sha256_json, storage_errors
 from tlx.base.memory import freed_memory_kept, size_text
+from tlx.base.place import BucketPath, Place
 from tlx.checkpoint.best import read_best, resolve_step
+from tlx.checkpoint.bucket_lease import open_lease
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
+from tlx.checkpoint.store import check_scheme
 from tlx.parallel import consensus
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble
@@ -68,9 +70,9 @@ _OUT_OF_MEMORY = (
 class TrainerOptions(NamedTuple):
     """Options of a training besides its config."""
 
-    workdir: str | os.PathLike | None = None
+    workdir: str | os.PathLike | BucketPath | None = None
     """Run directory; None for runs/NAME."""
-    base: str | os.PathLike | None = None
+    base: str | os.PathLike | BucketPath | None = None
     """Run, checkpoint or Hugging Face directory whose model is trained further; None for fresh parameters."""
     allow_change: Sequence[str] = ()
     """Keys of the config, or groups of them, that may differ when the run is resumed."""
@@ -89,7 +91,7 @@ class TrainingRequest(NamedTuple):
 
     config: RunConfig
     """The run's config, already validated."""
-    workdir: pathlib.Path
+    workdir: Place
     """Run directory, absolute."""
     options: TrainerOptions
     """allow_change, profile, step and ends_process count here."""
@@ -98,7 +100,7 @@ class TrainingRequest(NamedTuple):
 class RunHandles(NamedTuple):
     """Open handles of a run while it trains."""
 
-    workdir: pathlib.Path
+    workdir: Place
     """Run directory, absolute."""
     journal: Journal
     """metrics.jsonl and events.jsonl; silent on all processes but the first."""
@@ -151,6 +153,9 @@ def run_training(
     config = request.config
     if config.eval.params == ema.NAME:
         callbacks = _on_average(callbacks)
+    check_scheme(request.workdir)
+    if request.options.profile and isinstance(request.workdir, BucketPath):
+        raise ConfigError(f"a profile is written to a folder of this machine, not to {request.workdir}")
     check_samples(config)
     check_devices(config, jax.device_count())
     _check_trackers(config)
@@ -163,8 +168,9 @@ def run_training(
         stack.enter_context(_errors_noted(request.workdir))
         try:
             stack.enter_context(storage_errors())
-            lease = stack.enter_context(Lease(request.workdir))
+            lease = stack.enter_context(open_lease(request.workdir))
             journal = Journal(request.workdir, jax.process_index() > 0)
+            stack.callback(journal.flush)
             services = stack.enter_context(
                 process_services(
                     config.train.stall_seconds,
@@ -223,7 +229,7 @@ def _saved_run(request: TrainingRequest) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _errors_noted(workdir: pathlib.Path) -> Iterator[None]:
+def _errors_noted(workdir: Place) -> Iterator[None]:
     """Write an error of the run to events.jsonl, for whoever waits for its end elsewhere."""
     try:
         yield
@@ -352,6 +358,7 @@ def _train(
     if is_first:  # outside the mesh: what follows is one process' own
         callbacks.report(run, handles, result, final, costs.peak)
         handles.journal.event("end", step=result.model.step, seconds=clock.seconds)
+        handles.journal.flush()
     return result
 
 
@@ -362,10 +369,16 @@ def _open_handles(
     """Open the run's journal, checkpoints and progress."""
     silent = jax.process_index() > 0
     journal = Journal(lease.folder, silent)
+
+    def guard() -> None:
+        # What a checkpoint is resumed with stands before it: the lines of the steps that it holds.
+        journal.flush()
+        lease.check()
+
     checkpoints = Checkpoints(
         lease.folder / "checkpoints",
         run.config.checkpoint,
-        guard=lease.check,
+        guard=guard,
         on_event=journal.event,
         run_id=None if saved is None else saved.get("id"),
         starts=() if saved is None else saved.get("starts", ()),
@@ -373,7 +386,10 @@ def _open_handles(
     progress = Progress(run.config.train.steps, silent=silent)
     with checkpoints, contextlib.closing(progress):
         checkpoints.prepare()
-        yield RunHandles(lease.folder, journal, checkpoints, lease, progress, clock)
+        try:
+            yield RunHandles(lease.folder, journal, checkpoints, lease, progress, clock)
+        finally:
+            journal.flush()
 
 
 def _first_state(
@@ -413,7 +429,7 @@ def _replica_check(run: Run, hosts: Sequence[str], recovery: Recovery) -> Replic
     )
 
 
-def _last_metrics(workdir: pathlib.Path) -> dict[str, Any]:
+def _last_metrics(workdir: Place) -> dict[str, Any]:
     """The metrics of the last step that were written; empty without any."""
     lines = [line for line in read_lines(workdir / "metrics.jsonl") if line["kind"] == "train"]
     if not lines:

@@ -10,6 +10,7 @@ from tlx.api.load import load
 from tlx.api.loaded_model import LoadedModel
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, one_of
+from tlx.base.place import BucketPath
 from tlx.data.config import DataConfig, TextConfig, TfdsConfig
 from tlx.data.pipeline import Pipeline
 from tlx.data.records import RecordSplit
@@ -72,7 +73,7 @@ class EvaluationResult:
 
 
 def evaluate(
-    model: LoadedModel | str | os.PathLike,
+    model: LoadedModel | str | os.PathLike | BucketPath,
     *,
     config: ConfigLike | None = None,
     overrides: Mapping[str, Any] | None = None,

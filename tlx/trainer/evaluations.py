@@ -12,7 +12,7 @@ from tlx.parallel import consensus
 from tlx.run import RunConfig
 from tlx.trainer.samples import Sampler
 from tlx.training.improvement import EarlyStop, Improvement, check_metric
-from tlx.training.journal import Journal, read_lines
+from tlx.training.journal import Journal
 from tlx.training.state import State
 
 # Evaluates a state on so many validation batches (None: all).
@@ -140,7 +140,7 @@ class Evaluations:
         if known is not None and known.step not in saved:
             known = None
         if self._compares:
-            self._improvement.replay(read_lines(self._journal.folder / "metrics.jsonl"), saved)
+            self._improvement.replay(self._journal.read("metrics.jsonl"), saved)
             best = self.best
             if best is not None and best != known:
                 write_best(folder, best)

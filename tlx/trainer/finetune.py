@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from tlx.adapt.transfer import from_base
 from tlx.base.errors import ConfigError
+from tlx.base.place import BucketPath
 from tlx.evaluation.answers import (
     Evaluation,
     Predictor,
@@ -50,8 +51,8 @@ from tlx.training.step import merge_params
 def finetune(
     config: ConfigLike,
     *,
-    base: str | os.PathLike | None = None,
-    workdir: str | os.PathLike | None = None,
+    base: str | os.PathLike | BucketPath | None = None,
+    workdir: str | os.PathLike | BucketPath | None = None,
     overrides: Mapping[str, Any] | None = None,
     scratch: bool = False,
     seeds: int = 1,

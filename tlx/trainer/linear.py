@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tlx.base.place import BucketPath
 from tlx.data.records import read_records
 from tlx.evaluation.answers import with_interval
 from tlx.evaluation.linear import check as check_task
@@ -17,7 +18,7 @@ from tlx.trainer.task_config import get_task
 
 
 def train_linear(
-    config: ConfigDict, name: str, unit: str, workdir: str | os.PathLike | None
+    config: ConfigDict, name: str, unit: str, workdir: str | os.PathLike | BucketPath | None
 ) -> dict[str, Any]:
     """Fit a linear classifier, and write its scores and predictions to the run directory.
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from tlx.base import place as places
 from tlx.base.files import atomic_open, write_json
+from tlx.base.place import BucketPath, Place
 from tlx.evaluation.answers import Evaluation
 from tlx.run import RunConfig
 from tlx.run.assemble import Run
@@ -27,7 +28,7 @@ _LANGUAGES = ("language", "second_language", "target_language")
 
 def show(
     run: Run,
-    workdir: pathlib.Path,
+    workdir: Place,
     evaluations: Mapping[str, Evaluation],
     metrics: Mapping[str, Mapping[str, Any]],
 ) -> None:
@@ -42,11 +43,13 @@ def show(
     write_scores(workdir, evaluations, metrics)
     task = get_task(run.config)
     for split, evaluation in evaluations.items():
-        task.draw(evaluation.answers, evaluation.records, run.spec, workdir / f"confusion_{split}.png")
+        with places.written_folder(workdir) as folder:
+            picture = folder / f"confusion_{split}.png"
+            task.draw(evaluation.answers, evaluation.records, run.spec, picture)
 
 
 def write_scores(
-    workdir: pathlib.Path,
+    workdir: Place,
     evaluations: Mapping[str, Evaluation],
     metrics: Mapping[str, Mapping[str, Any]],
 ) -> None:
@@ -64,7 +67,7 @@ def write_scores(
         write_predictions(workdir / "predictions" / f"{split}.jsonl", evaluation)
 
 
-def write_predictions(path: str | os.PathLike, evaluation: Evaluation) -> None:
+def write_predictions(path: str | os.PathLike | BucketPath, evaluation: Evaluation) -> None:
     """Write a line of JSON for each record: its file and line, its columns, the prediction."""
     with atomic_open(path) as handle:
         for record, answer in zip(evaluation.records, evaluation.answers, strict=True):
@@ -88,7 +91,7 @@ def show_figures(split: str, figures: Mapping[str, Any]) -> None:
             print(f"  {name:20} {value:8.4f}{interval}")
 
 
-def show_next(config: RunConfig, workdir: pathlib.Path) -> None:
+def show_next(config: RunConfig, workdir: Place) -> None:
     """Print commands that use the run."""
     path = shown_path(workdir)
     print("\nnext:")
@@ -99,7 +102,7 @@ def show_next(config: RunConfig, workdir: pathlib.Path) -> None:
         print(f"  tlx chat {shlex.quote(path)}")
 
 
-def _example_call(config: RunConfig, workdir: pathlib.Path) -> str:
+def _example_call(config: RunConfig, workdir: Place) -> str:
     """Return a call of the method that uses a model of the task, with texts of a validation record."""
     objective = config.objective
     if isinstance(objective, Reward):
@@ -115,7 +118,7 @@ def _example_call(config: RunConfig, workdir: pathlib.Path) -> str:
     return f"predict({example})"
 
 
-def _first_record(workdir: pathlib.Path, columns: Sequence[str]) -> dict[str, Any]:
+def _first_record(workdir: Place, columns: Sequence[str]) -> dict[str, Any]:
     """Return the columns of a validation record, shortened; "..." for those that are no text, or not there."""
     values: Mapping[str, Any] = {}
     for line in read_lines(workdir / "predictions" / "validation.jsonl")[:1]:

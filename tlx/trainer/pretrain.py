@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from tlx.adapt.transfer import from_base
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
+from tlx.base.place import BucketPath, Place
 from tlx.data.text_bytes import bytes_of_ids
 from tlx.evaluation.likelihood import evaluate, make_scorer
 from tlx.run import RunConfig
@@ -45,9 +45,9 @@ from tlx.training.step import merge_params
 def train(
     config: ConfigLike,
     *,
-    workdir: str | os.PathLike | None = None,
+    workdir: str | os.PathLike | BucketPath | None = None,
     overrides: Mapping[str, Any] | None = None,
-    base: str | os.PathLike | None = None,
+    base: str | os.PathLike | BucketPath | None = None,
     allow_change: Sequence[str] = (),
     allow: Sequence[str] = (),
     profile: bool = False,
@@ -112,7 +112,7 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
     return run_training(TrainingRequest(resolved, workdir, options), callbacks, build)
 
 
-def _with_base(values: dict[str, Any], base: BaseModel, workdir: pathlib.Path) -> RunConfig:
+def _with_base(values: dict[str, Any], base: BaseModel, workdir: Place) -> RunConfig:
     """Return the config with the model and the tokenizer of the base; how it is run stays as configured."""
     execution = {name: values["model"][name] for name in ("execution", "dtype")}
     # The default of a config leaves the choice: a run that has begun keeps its dtype, in earlier versions the base's.

@@ -1,6 +1,5 @@
 """Recovery of a run that diverges: it goes back to the last good checkpoint, or ends with a bundle."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, NumericsError
 from tlx.base.files import sha256_json
+from tlx.base.place import Place
 from tlx.checkpoint import Checkpoints
 from tlx.parallel import consensus
 from tlx.run.assemble import Run
@@ -142,7 +142,7 @@ class Recovery:
             f"rollbacks (train.max_rollbacks); {last_good}; {bundle}. {advice}"
         )
 
-    def _write_bundle(self, folder: pathlib.Path, divergence: Divergence, state: State, good: int) -> None:
+    def _write_bundle(self, folder: Place, divergence: Divergence, state: State, good: int) -> None:
         run = self._run
         batch = divergence.first - 1 + self.rollbacks.left_out
         norms: Any

@@ -1,12 +1,12 @@
 """Result of a training: the trained model, which shares the trained arrays, and the final metrics."""
 
 import dataclasses
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 
+from tlx.base.place import Place, fetched_folder
 from tlx.run.assemble import Run
 from tlx.run.spec import make_module
 from tlx.training.state import State
@@ -29,7 +29,7 @@ class TrainingResult:
     """Final metrics. Of a pretraining: {name: value} on the validation split. Of a fine-tuning: {split:
     {name: value}}, as scores.json has them; of several seeds as seeds.json has them. Without eval.final:
     those of the last step."""
-    workdir: pathlib.Path
+    workdir: Place
     """The run directory, absolute; of several seeds the folder of their run directories."""
 
     def __iter__(self) -> Iterator[Any]:
@@ -55,7 +55,7 @@ def _figures(prefix: str, metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {prefix + name:28} {shown}"
 
 
-def trained_model(run: Run, state: State, workdir: pathlib.Path) -> "LoadedModel":
+def trained_model(run: Run, state: State, workdir: Place) -> "LoadedModel":
     """Return the model of a train state, as tlx.load(workdir) would; no array is copied.
 
     Args:
@@ -70,7 +70,7 @@ def trained_model(run: Run, state: State, workdir: pathlib.Path) -> "LoadedModel
     model = sharded_model(run, state)
     config = model.config
     if config.tokenizer.path is not None:
-        tokenizer = dataclasses.replace(config.tokenizer, path=str(workdir / "tokenizer"))
+        tokenizer = dataclasses.replace(config.tokenizer, path=str(fetched_folder(workdir / "tokenizer")))
         config = dataclasses.replace(config, tokenizer=tokenizer)
     params = jax.tree.map(_on_one_device, model.params)
     return dataclasses.replace(model, config=config, params=params)

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from tlx.base import place as places
 from tlx.base.files import read_json, write_json
+from tlx.base.place import Place
 
 # A score at most so far above the majority baseline is no better than it.
 _NEAR = 0.01
 
 
-def summarize(workdir: pathlib.Path, seeds: list[int]) -> dict[str, Any]:
+def summarize(workdir: Place, seeds: list[int]) -> dict[str, Any]:
     """Summarise seed-N/scores.json of each seed; writes, draws and prints seeds.json and seeds.png.
 
     Args:
@@ -42,7 +44,8 @@ def summarize(workdir: pathlib.Path, seeds: list[int]) -> dict[str, Any]:
                 f"({summary['same_answer']:.4f}); try a smaller optimizer.learning_rate, a longer warm-up or "
                 "more data.records.epochs"
             )
-    _draw(workdir / "seeds.png", splits)
+    with places.written_folder(workdir) as folder:
+        _draw(folder / "seeds.png", splits)
     return splits
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import pathlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 import tlx
+from tlx.base.place import Place
 from tlx.data.batches import Batch
 from tlx.data.text_bytes import bytes_of_ids
 from tlx.data.token_split import TokenSplit
@@ -46,9 +46,7 @@ class TextLoss(NamedTuple):
     """Bits of all targets over the bytes of text that they stand for."""
 
 
-def show(
-    run: Run, workdir: pathlib.Path, figures: Mapping[str, float], model: "LoadedModel"
-) -> dict[str, TextLoss]:
+def show(run: Run, workdir: Place, figures: Mapping[str, float], model: "LoadedModel") -> dict[str, TextLoss]:
     """Print metrics beside baselines and samples of the model; draw workdir/loss.png.
 
     Args:
@@ -124,7 +122,7 @@ def _concatenated(caches: tuple[TokenSplit, ...], most: int) -> tuple[np.ndarray
     return np.concatenate(tokens), np.concatenate(offsets)
 
 
-def _show_samples(run: Run, workdir: pathlib.Path, model: "LoadedModel") -> None:
+def _show_samples(run: Run, workdir: Place, model: "LoadedModel") -> None:
     """Print two continued prompts, or two filled gaps; nothing of a bilstm, which tasks read."""
     if run.config.model.kind == "bilstm":
         return
@@ -159,7 +157,7 @@ def show_times(clock: Clock, peak: float) -> None:
         )
 
 
-def show_next(model: "LoadedModel", workdir: pathlib.Path, config_words: Sequence[str]) -> None:
+def show_next(model: "LoadedModel", workdir: Place, config_words: Sequence[str]) -> None:
     """Print commands that use the run, on a text of its own validation split.
 
     Args:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from tlx.adapt.config import AdaptConfig
 from tlx.base.config import from_dict, to_dict
 from tlx.base.errors import ConfigError
+from tlx.base.place import Place
 from tlx.data.records import read_records
 from tlx.run import RunConfig
 from tlx.run.assemble import build_tokenizer, open_split
@@ -26,7 +26,7 @@ def complete_task_config(
     values: Mapping[str, Any],
     base: BaseModel | None,
     scratch: bool = False,
-    workdir: pathlib.Path | None = None,
+    workdir: Place | None = None,
 ) -> RunConfig:
     """Return the config with what the base model and the training records determine.
 
@@ -87,7 +87,7 @@ def _base_model_values(base: BaseModel) -> dict[str, Any]:
     return values
 
 
-def _frame(values: Mapping[str, Any], base: BaseModel | None, workdir: pathlib.Path | None) -> Any:
+def _frame(values: Mapping[str, Any], base: BaseModel | None, workdir: Place | None) -> Any:
     """Return the form of the texts that the base model was trained with, as config.frame has it.
 
     A run that has begun keeps what it began with: None where that was before runs kept a frame.

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import pathlib
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from tlx import __version__
 from tlx.base.config import flatten
 from tlx.base.errors import ConfigError, DataError, shown
 from tlx.base.files import write_json
+from tlx.base.place import Place
 from tlx.base.renamed_keys import new_path, upgrade
 from tlx.base.saved_defaults import AddedKey, adopt, fill
 
@@ -59,7 +59,7 @@ class ConfigChange(NamedTuple):
     """Whether the run may be resumed with it."""
 
 
-def find_run_folder(path: pathlib.Path) -> pathlib.Path | None:
+def find_run_folder(path: Place) -> Place | None:
     """Return the run directory that `path` is, or is a checkpoint of; None where it is neither."""
     for folder in (path, path.parent, path.parent.parent):
         if (folder / FILE).is_file():
@@ -67,7 +67,7 @@ def find_run_folder(path: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
-def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
+def read_run(workdir: Place) -> dict[str, Any] | None:
     """Return run.json, its config in today's keys whatever its format; None where no run was started.
 
     Keys that were added since the run was saved have the values that it was trained with. Raises DataError
@@ -77,7 +77,7 @@ def read_run(workdir: pathlib.Path) -> dict[str, Any] | None:
     return None if run is None else run | {"config": fill(run["config"])}
 
 
-def resumed_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[AddedKey]]:
+def resumed_config(workdir: Place, config: Mapping[str, Any]) -> tuple[dict[str, Any], list[AddedKey]]:
     """Return the config with which a run goes on, where its saved config lacks keys of today.
 
     Labels that the run took from its training records are kept too, where the config names none, and the form of its
@@ -113,7 +113,7 @@ def resumed_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> tuple[di
     return adopted, changed
 
 
-def _upgraded(workdir: pathlib.Path) -> dict[str, Any] | None:
+def _upgraded(workdir: Place) -> dict[str, Any] | None:
     """run.json with the keys that it was saved with, under their names of today."""
     path = workdir / FILE
     try:
@@ -163,7 +163,7 @@ def parse(data: bytes) -> dict[str, Any]:
 
 
 def write_run(
-    workdir: pathlib.Path,
+    workdir: Place,
     config: Mapping[str, Any],
     tokenizer_hash: str,
     data: Mapping[str, Any],
@@ -243,7 +243,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str]
     return differences
 
 
-def check_changes(differences: Sequence[ConfigChange], workdir: pathlib.Path) -> None:
+def check_changes(differences: Sequence[ConfigChange], workdir: Place) -> None:
     """Raise ConfigError with a table of all changes where some are not allowed."""
     refused = [change.key for change in differences if not change.allowed]
     if refused:

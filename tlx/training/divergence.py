@@ -8,7 +8,6 @@ is killed after a rollback and resumed repeats it.
 """
 
 import collections
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,8 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlx.base import place as places
 from tlx.base import tree
 from tlx.base.files import write_json
+from tlx.base.place import Place
 from tlx.optim.leaves import describe
 from tlx.training.config import TrainConfig
 from tlx.training.journal import Journal
@@ -159,7 +160,7 @@ def layer_norms(
 
 
 def write_bundle(
-    folder: pathlib.Path,
+    folder: Place,
     divergence: Divergence,
     facts: Mapping[str, Any],
     rows: Mapping[str, np.ndarray],
@@ -176,7 +177,8 @@ def write_bundle(
     """
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = dict(rows)
-    np.savez(folder / "batch.npz", **arrays)
+    with places.written_folder(folder) as written:
+        np.savez(written / "batch.npz", **arrays)
     if not isinstance(norms, str):
         norms = {kind: {path: _json(x) for path, x in values.items()} for kind, values in norms.items()}
     steps = {"step": divergence.first, "last_step": divergence.step, "in_a_row": divergence.in_a_row}

@@ -5,26 +5,29 @@ import json
 import logging
 import math
 import os
-import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tlx.base import json_lines
+from tlx.base import json_lines, line_segments
+from tlx.base import place as places
 from tlx.base.errors import UserError
 from tlx.base.files import atomic_open
+from tlx.base.place import BucketPath
 
 log = logging.getLogger("tlx")
 
 
 class Journal:
-    """Writer of metrics.jsonl, samples.jsonl, events.jsonl and goodput.jsonl.
+    """Writer of metrics.jsonl, samples.jsonl, events.jsonl and goodput.jsonl; a silent journal writes nothing.
 
-    Lines are flushed at once; a silent journal writes nothing.
+    Lines are flushed at once; in a bucket within seconds (base/line_segments.py), or by `flush`.
     """
 
-    def __init__(self, folder: str | os.PathLike, silent: bool = False):
-        self.folder = pathlib.Path(folder)
+    def __init__(self, folder: str | os.PathLike | BucketPath, silent: bool = False):
+        self.folder = places.parse(folder)
+        # By file, of a run in a bucket.
+        self._writers: dict[str, line_segments.SegmentWriter] = {}
         self.silent = silent
         # Files whose last line could not be written.
         self._failing: set[str] = set()
@@ -38,7 +41,7 @@ class Journal:
             return
         # Later steps are trained again: their lines would stand twice and curves would run backwards.
         self._rewrite("metrics.jsonl", lambda line: line["step"] <= step and line["kind"] != "final")
-        if (self.folder / "samples.jsonl").exists():
+        if self.read("samples.jsonl"):
             self._rewrite("samples.jsonl", lambda line: line["step"] <= step)
         self._rewrite("events.jsonl", lambda line: True)
 
@@ -66,16 +69,34 @@ class Journal:
         """Append {"time", ...fields} to goodput.jsonl, which a resume keeps as it is."""
         self._append("goodput.jsonl", {"time": round(time.time(), 3), **fields})
 
+    def read(self, file: str) -> list[dict[str, Any]]:
+        """Return the lines of one of the files, those of this journal included."""
+        self.flush()
+        return read_lines(self.folder / file)
+
+    def flush(self) -> None:
+        """Write what is still on its way to a bucket; where that fails, one error line says so."""
+        for file, writer in self._writers.items():
+            try:
+                writer.flush()
+            except OSError as error:
+                self._report(file, error)
+
     def error(self, error: UserError) -> None:
         """Append the event of an error that ends the run; nothing where the folder cannot be written."""
         first = (str(error).splitlines() or [""])[0]
         # The folder may be what the error is about: then the error itself is what counts.
         with contextlib.suppress(OSError):
             self._write("events.jsonl", {**_event("error"), "exit": error.code, "what": first})
+            if "events.jsonl" in self._writers:
+                self._writers["events.jsonl"].flush()
 
     def _rewrite(self, file: str, stays: Callable[[dict[str, Any]], bool]) -> None:
         """Write a file again with the lines that can be read and stay."""
-        lines = [line for line in read_lines(self.folder / file) if stays(line)]
+        lines = [line for line in self.read(file) if stays(line)]
+        if isinstance(self.folder, BucketPath):
+            self._writer(file).rewrite("".join(json.dumps(line) + "\n" for line in lines).encode())
+            return
         with atomic_open(self.folder / file) as handle:
             handle.writelines(json.dumps(line) + "\n" for line in lines)
 
@@ -84,24 +105,37 @@ class Journal:
         try:
             self._write(file, line)
         except OSError as error:
-            if file not in self._failing:
-                log.error(
-                    "%s cannot be written (%s): its lines are lost until it can; training goes on",
-                    self.folder / file,
-                    error.strerror,
-                )
-            self._failing.add(file)
+            self._report(file, error)
         else:
             self._failing.discard(file)
 
+    def _report(self, file: str, error: OSError) -> None:
+        if file not in self._failing:
+            log.error(
+                "%s cannot be written (%s): its lines are lost until it can; training goes on",
+                self.folder / file,
+                error.strerror,
+            )
+        self._failing.add(file)
+
     def _write(self, file: str, line: dict[str, Any]) -> None:
-        if not self.silent:
+        if self.silent:
+            return
+        if isinstance(self.folder, BucketPath):
+            self._writer(file).append(json.dumps(line).encode() + b"\n")
+        else:
             json_lines.append(self.folder / file, line)
 
+    def _writer(self, file: str) -> line_segments.SegmentWriter:
+        if file not in self._writers:
+            assert isinstance(self.folder, BucketPath)
+            self._writers[file] = line_segments.SegmentWriter(self.folder / file)
+        return self._writers[file]
 
-def read_lines(path: str | os.PathLike) -> list[dict[str, Any]]:
+
+def read_lines(path: str | os.PathLike | BucketPath) -> list[dict[str, Any]]:
     """Return the objects of a .jsonl file; broken lines are skipped and counted in a warning. No file: none."""
-    return json_lines.read(path, _SOUND.get(os.path.basename(path), bool))
+    return json_lines.read(path, _SOUND.get(os.path.basename(str(path)), bool))
 
 
 def _is_metrics(line: dict[str, Any]) -> bool:

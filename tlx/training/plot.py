@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from tlx.base import place as places
+from tlx.base.place import BucketPath, Place
 from tlx.training.journal import read_lines
 
 
 def plot_loss(
-    workdir: str | os.PathLike, title: str, baselines: Mapping[str, float] | None = None
-) -> pathlib.Path:
+    workdir: str | os.PathLike | BucketPath, title: str, baselines: Mapping[str, float] | None = None
+) -> Place:
     """Draw workdir/loss.png from metrics.jsonl: training loss, its moving mean, validation, baselines, resumes.
 
     Evaluations while training are of the first batches of the split, the final one of all of it: a line joins
@@ -30,7 +32,7 @@ def plot_loss(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    folder = pathlib.Path(workdir)
+    folder = workdir if isinstance(workdir, BucketPath) else pathlib.Path(workdir)
     lines = [line for line in read_lines(folder / "metrics.jsonl") if line.get("loss")]
     train = _points(lines, "train")
     valid = _points(lines, "validation")
@@ -53,12 +55,12 @@ def plot_loss(
     axes.set(title=title, xlabel="step", ylabel="loss, nats per target")
     axes.grid(alpha=0.3)
     axes.legend()
-    path = pathlib.Path(workdir) / "loss.png"
-    figure.savefig(path, dpi=120)
-    return path
+    with places.written_folder(folder) as written:
+        figure.savefig(written / "loss.png", dpi=120)
+    return folder / "loss.png"
 
 
-def resumed_steps(workdir: pathlib.Path) -> list[int]:
+def resumed_steps(workdir: Place) -> list[int]:
     """Return the steps from which a run was resumed, in order, each once; those from the beginning left out."""
     events = read_lines(workdir / "events.jsonl")
     return sorted({event["step"] for event in events if event["event"] == "resume" and event["step"] > 0})

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import pathlib
-import shutil
 import socket
 import tempfile
 import time
@@ -23,8 +22,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tlx.base import place as places
 from tlx.base.errors import ConfigError, ReplicaMismatch, StorageError, UserError
 from tlx.base.memory import size_text
+from tlx.base.place import BucketPath, Place
 from tlx.checkpoint.checkpoints import FREE_SPACE_FACTOR
 from tlx.parallel import consensus
 
@@ -39,7 +40,7 @@ log = logging.getLogger("tlx")
 HostFacts = Mapping[str, Any]
 
 
-def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, str]) -> list[str]:
+def preflight(workdir: Place, config_hash: str, versions: Mapping[str, str]) -> list[str]:
     """Check that all processes can train one run together.
 
     Called by all, after start_process and before the lease.
@@ -96,7 +97,7 @@ def preflight(workdir: pathlib.Path, config_hash: str, versions: Mapping[str, st
     return [fact["host"] for fact in facts]
 
 
-def verdict(facts: Sequence[HostFacts], workdir: pathlib.Path) -> UserError | None:
+def verdict(facts: Sequence[HostFacts], workdir: Place) -> UserError | None:
     """Return what is wrong with the facts of all processes, in their order; None where nothing is."""
     lines = [
         f"process {i} ({fact['host']}): {fact['directory']}"
@@ -133,10 +134,10 @@ def check_alike(hosts: Sequence[str], facts: Mapping[str, str]) -> None:
         raise ReplicaMismatch(f"the hosts read other data (sha256); nothing was trained:\n  {lines}")
 
 
-def check_room(folder: pathlib.Path, state_bytes: int) -> None:
+def check_room(folder: Place, state_bytes: int) -> None:
     """Raise StorageError where `folder` has no room for two checkpoints of the state. Called by all."""
     wanted = FREE_SPACE_FACTOR * state_bytes
-    free = shutil.disk_usage(folder).free
+    free = places.free_bytes(folder)
     if consensus.broadcast_from_first(int(free < wanted)):
         raise StorageError(
             f"{folder} has {size_text(free)} free; a checkpoint takes {size_text(state_bytes)}, and "
@@ -155,11 +156,14 @@ def gather(facts: HostFacts) -> list[HostFacts]:
     return [json.loads(row.tobytes()) for row in rows]
 
 
-def _directory_problem(workdir: pathlib.Path, token: str) -> str:
+def _directory_problem(workdir: Place, token: str) -> str:
     """Why this process cannot use the run directory, which process 0 must see too; else empty."""
     try:
         if (workdir / _TOKEN).read_text() != token:
             return "is not the directory that process 0 sees"
+        if isinstance(workdir, BucketPath):
+            places.check_writable(workdir)
+            return ""
         with tempfile.NamedTemporaryFile(dir=workdir, prefix=f"{_TOKEN}-") as probe:
             probe.write(b"x")
             probe.flush()
@@ -172,11 +176,11 @@ def _directory_problem(workdir: pathlib.Path, token: str) -> str:
     return ""
 
 
-def _clean(workdir: pathlib.Path, is_new: bool) -> None:
+def _clean(workdir: Place, is_new: bool) -> None:
     """Remove what the check left, so that a refused run leaves no directory behind."""
     try:
         (workdir / _TOKEN).unlink(missing_ok=True)
-        if is_new:
+        if is_new and isinstance(workdir, pathlib.Path):
             workdir.rmdir()
     except OSError:
         pass

@@ -8,16 +8,17 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 
 from tlx.base import tree
 from tlx.base.config import from_dict
 from tlx.base.errors import CheckpointError, ConfigError, DataError
-from tlx.base.files import sha256_file
+from tlx.base.place import Place
 from tlx.checkpoint import load_params, reading, steps
 from tlx.hub.folder import is_hugging_face, open_folder
+from tlx.hub.place import open_place
 from tlx.models.config import ModelConfig
 from tlx.text import load_tokenizer
 from tlx.training.directory import find_run_folder, read_run
@@ -42,8 +43,8 @@ def open_teacher(path: str, name: str = "teacher") -> Teacher:
 
     Raises DataError where there is none, and what the readers of these directories raise.
     """
-    folder = pathlib.Path(path).absolute()
-    if is_hugging_face(folder):
+    folder = open_place(path)
+    if _is_hugging_face(folder):
         files = sorted(folder.glob("*.safetensors"))
         return Teacher(open_folder(folder).config, _hash([folder / "config.json", *files]))
     run_folder, run = _read_teacher_run(folder, name)
@@ -52,7 +53,7 @@ def open_teacher(path: str, name: str = "teacher") -> Teacher:
         tokenizer = load_tokenizer(run_folder / "tokenizer")
         model = dataclasses.replace(model, vocab_size=tokenizer.vocab.size)
     # The manifest holds the sums of all files, so that its own identifies the weights without reading them.
-    return Teacher(model, sha256_file(_step_folder(folder) / steps.MANIFEST))
+    return Teacher(model, hashlib.sha256((_step_folder(folder) / steps.MANIFEST).read_bytes()).hexdigest())
 
 
 def with_frozen_models(objective: Any) -> Any:
@@ -68,8 +69,8 @@ def with_frozen_models(objective: Any) -> Any:
 def check_tokenizer(objective: Any, tokenizer_hash: str) -> None:
     """Raise ConfigError where a frozen model is a run with another tokenizer: same ids, other pieces."""
     for name, path in _named(objective):
-        folder = pathlib.Path(path).absolute()
-        if is_hugging_face(folder):
+        folder = open_place(path)
+        if _is_hugging_face(folder):
             continue
         run_folder, run = _read_teacher_run(folder, name)
         if run["tokenizer_hash"] != tokenizer_hash:
@@ -106,7 +107,7 @@ def _read_model(objective: Any, name: str, wanted: Any) -> Any:
     path = getattr(objective, name)
     if not path:
         raise ConfigError(f"objective.{name} is empty: name a run directory or a Hugging Face directory")
-    folder = pathlib.Path(path).absolute()
+    folder = open_place(path)
     # The loss depends on every weight of it: with other ones the run would silently become another.
     if open_teacher(path, name).hash != getattr(objective, f"{name}_hash"):
         raise ConfigError(
@@ -114,7 +115,7 @@ def _read_model(objective: Any, name: str, wanted: Any) -> Any:
             "the checkpoint that it had (RUN/checkpoints/STEP), or start a new run"
         )
     # A large model of Hugging Face is never read whole: each device's slice comes from the file.
-    if is_hugging_face(folder):
+    if _is_hugging_face(folder):
         multiple = getattr(objective, f"{name}_model").vocab_multiple
         table = tree.flatten(wanted).get("model/embedding/table")
         # As many rows as the run's own table, whose padding may be another.
@@ -128,7 +129,7 @@ def _read_model(objective: Any, name: str, wanted: Any) -> Any:
     return tree.map_with_path(read, wanted)
 
 
-def _read_sharded(path: str, wanted: jax.ShapeDtypeStruct, params: Any, folder: pathlib.Path) -> jax.Array:
+def _read_sharded(path: str, wanted: jax.ShapeDtypeStruct, params: Any, folder: Place) -> jax.Array:
     """Return a parameter sharded as wanted; of a Hugging Face directory each device's slice is read alone."""
     stored = params.get(path)
     if stored is None or tuple(stored.shape) != wanted.shape:
@@ -142,7 +143,7 @@ def _read_sharded(path: str, wanted: jax.ShapeDtypeStruct, params: Any, folder: 
     return jax.make_array_from_callback(wanted.shape, wanted.sharding, read)
 
 
-def _read_teacher_run(path: pathlib.Path, name: str) -> tuple[pathlib.Path, dict[str, Any]]:
+def _read_teacher_run(path: Place, name: str) -> tuple[Place, dict[str, Any]]:
     """Return the run directory that `path` is, or is a checkpoint of, and its run.json."""
     folder = find_run_folder(path)
     run = None if folder is None else read_run(folder)
@@ -154,7 +155,7 @@ def _read_teacher_run(path: pathlib.Path, name: str) -> tuple[pathlib.Path, dict
     return folder, run
 
 
-def _step_folder(path: pathlib.Path) -> pathlib.Path:
+def _step_folder(path: Place) -> Place:
     """Return the checkpoint that `path` means: itself, or the newest complete one."""
     if steps.is_complete(path):
         return path
@@ -163,6 +164,11 @@ def _step_folder(path: pathlib.Path) -> pathlib.Path:
     if not complete:
         raise CheckpointError(f"the teacher {path} has no complete checkpoint")
     return folder / str(complete[-1])
+
+
+def _is_hugging_face(place: Place) -> TypeGuard[pathlib.Path]:
+    """Return whether a place is a Hugging Face directory; those of buckets were fetched."""
+    return isinstance(place, pathlib.Path) and is_hugging_face(place)
 
 
 def _hash(files: list[pathlib.Path]) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tlx.base.errors import ConfigError
-from tlx.base.files import sha256_json
+from tlx.base.files import cache_folder, sha256_json
+from tlx.base.place import BucketPath, Place
 from tlx.training.config import LogConfig
 
 # Writes values of a step: {kind/name: number}, and texts of samples.
@@ -86,9 +87,7 @@ def check_installed(config: LogConfig) -> None:
         )
 
 
-def start_trackers(
-    config: LogConfig, workdir: pathlib.Path, name: str, settings: Mapping[str, Any]
-) -> Trackers:
+def start_trackers(config: LogConfig, workdir: Place, name: str, settings: Mapping[str, Any]) -> Trackers:
     """Start the trackers that the config asks for and that are installed.
 
     Args:
@@ -102,7 +101,13 @@ def start_trackers(
     """
     makers: dict[str, Callable[[], Write]] = {}
     if config.tensorboard is not False and _installed("tensorboardX"):
-        makers["TensorBoard"] = lambda: _tensorboard(workdir / "tensorboard")
+        if isinstance(workdir, BucketPath):
+            # tensorboardX appends to its files, which no bucket can: they stay on this machine.
+            folder = cache_folder() / "tensorboard" / sha256_json(str(workdir))[:12]
+            _to_stderr(f"TensorBoard's files of {workdir} are in {folder}")
+        else:
+            folder = workdir / "tensorboard"
+        makers["TensorBoard"] = lambda: _tensorboard(folder)
     project = config.wandb_project
     if project is not None:
         makers["Weights & Biases"] = lambda: _wandb(project, workdir, name, settings)
@@ -137,14 +142,14 @@ def _tensorboard(folder: pathlib.Path) -> Write:
     return write
 
 
-def _wandb(project: str, workdir: pathlib.Path, name: str, settings: Mapping[str, Any]) -> Write:
+def _wandb(project: str, workdir: Place, name: str, settings: Mapping[str, Any]) -> Write:
     """A writer to wandb; its key comes from the environment and is never in a config."""
     wandb = importlib.import_module("wandb")
     run = wandb.init(
         project=project,
-        dir=str(workdir),
+        dir=str(cache_folder() if isinstance(workdir, BucketPath) else workdir),
         name=name,
-        id=sha256_json(str(workdir.resolve()))[:12],  # the same after a resume
+        id=_tracker_id(workdir),
         resume="allow",
         config=dict(settings),
     )
@@ -156,6 +161,12 @@ def _wandb(project: str, workdir: pathlib.Path, name: str, settings: Mapping[str
         run.log({**numbers, **table}, step=step)
 
     return write
+
+
+def _tracker_id(workdir: Place) -> str:
+    """Return an id of the run that is the same after a resume."""
+    place = workdir if isinstance(workdir, BucketPath) else workdir.resolve()
+    return sha256_json(str(place))[:12]
 
 
 def _to_stderr(message: str) -> None:
