@@ -30,9 +30,14 @@ from tlx.launch.local import free_port
 # Share of the kills that come before the first step of a start: in imports, compilation or restoring.
 EARLY_FRACTION = 0.3
 # Seconds in which the data workers of a killed trainer, and the other process of a killed one, must have ended.
-GRACE_SECONDS = 300.0
+GRACE_SECONDS = 1200.0
 
-_WORDS = ("--config.checkpoint.every=5", "--config.log.print_every=1", "--config.eval.every=0")
+_WORDS = (
+    "--config.checkpoint.every=5",
+    "--config.log.print_every=1",
+    "--config.eval.every=0",
+    "--config.train.stall_seconds=3600",
+)
 
 
 class Kind(NamedTuple):

@@ -196,6 +196,21 @@ def test_a_last_save_that_fails_is_an_error(config_file, tmp_path, monkeypatch, 
     assert "from checkpoints/10" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_step_that_does_not_fit_ends_the_run_with_what_to_change(config_file, tmp_path):
+    """Attention scores of 16,384 x 16,384 for 256 heads, which the CPU's allocator refuses."""
+    words = ("--config.train.batch_size=1", "--config.data.sequence_length=16384", "--config.eval.every=0")
+    words = (*words, "--config.model.width=512", "--config.model.attention.num_heads=256")
+    words = (*words, "--config.model.execution.attention=xla", "--config.train.steps=3")
+    process = tiny.tlx("train", f"--config={config_file}", f"--workdir={tmp_path}/run", *words)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 78, out
+    assert "too little memory for this run; raise train.microbatches, set model.execution.remat" in out
+    assert "parameters 26 MB, optimizer state 52 MB" in out and "RESOURCE_EXHAUSTED" in out
+    (error,) = [line for line in read_lines(tmp_path / "run/events.jsonl") if line["event"] == "error"]
+    assert error["exit"] == 78 and not (tmp_path / "run/lease.json").exists()
+
+
 @pytest.mark.parametrize("shape", tiers(["clm", "plm"], slow=["clm"]))
 def test_two_processes_have_the_losses_of_one(config_file, tmp_path, shape):
     mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.checkpoint.every=20")
