@@ -19,7 +19,7 @@ from tlx.recipes import few_records, words_of
 from tlx.run import finetune_config
 
 # Labels, and passes over them.
-EPOCHS = {"100": 40.0, "1000": 10.0}
+EPOCHS = {"100": 20.0, "1000": 5.0}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     records.format = "lines"
     records.encoding = "latin-1"
     records.train = ("rt-polarity.*.gz",)
-    records.epochs = 3.0
+    records.epochs = 1.0
     for word in words:
         if word in EPOCHS:
             records.limit = int(word)
