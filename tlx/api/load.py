@@ -161,13 +161,13 @@ def _load_run(
     return LoadedModel(config, values, tokenizer, module, loaded.step)
 
 
-def _check_choice(params: str, path: str | os.PathLike) -> None:
+def _check_choice(params: str, path: str | os.PathLike | BucketPath) -> None:
     """Raise ConfigError where `params` of `load` is no choice, or none for this path."""
     if params not in ("trained", "ema") and not re.fullmatch("mean:[1-9][0-9]*", params):
         raise ConfigError(
             f"params = {params!r} must be 'trained', 'ema', or 'mean:N' of the last N checkpoints"
         )
-    if params != "trained" and is_hugging_face(path):
+    if params != "trained" and not isinstance(path, BucketPath) and is_hugging_face(path):
         raise ConfigError(
             f"params = {params!r} is for runs; {path} is a Hugging Face directory, which has no steps"
         )

@@ -146,5 +146,5 @@ def _prepare(config: "RunConfig", tokenizer: "Tokenizer") -> None:
             size = cache.num_bytes / cache.num_tokens
             print(
                 f"{cache.meta['source']}: {cache.num_documents:,} documents, {cache.num_tokens:,} tokens, "
-                f"{cache.num_bytes:,} bytes ({size:.2f} a token) in {cache.folder}"
+                f"{cache.num_bytes:,} bytes ({size:.2f} a token) in {cache.where}"
             )

@@ -7,10 +7,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from tlx.base.place import Place
 from tlx.training.lives import KINDS, Life, read_lives, total_seconds
 
 
-def report(folders: Sequence[pathlib.Path], options: argparse.Namespace) -> None:
+def report(folders: Sequence[Place], options: argparse.Namespace) -> None:
     """Print a table for each run, or JSON of all; draw the picture of --plot."""
     runs = {str(folder): read_lives(folder) for folder in folders}
     if options.plot:

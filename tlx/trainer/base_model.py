@@ -66,7 +66,9 @@ def parameter_dtypes(base: BaseModel, chosen: str | None, workdir: Place | None 
 
 
 def load_base(
-    path: str | os.PathLike, allow: Sequence[str] = (), workdir: str | os.PathLike | BucketPath | None = None
+    path: str | os.PathLike | BucketPath,
+    allow: Sequence[str] = (),
+    workdir: str | os.PathLike | BucketPath | None = None,
 ) -> BaseModel:
     """Load a base model, its parameters on the host.
 

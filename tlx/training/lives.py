@@ -5,11 +5,12 @@ the seconds of data and step that led there are lost work.
 """
 
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tlx.base import place as places
 from tlx.base.errors import PREEMPTED, DataError
+from tlx.base.place import BucketPath
 from tlx.training.journal import read_lines
 
 FILE = "goodput.jsonl"
@@ -65,9 +66,9 @@ class _Stretch(NamedTuple):
     seconds: dict[str, float]
 
 
-def read_lives(folder: str | os.PathLike) -> list[Life]:
+def read_lives(folder: str | os.PathLike | BucketPath) -> list[Life]:
     """Return the lives of a run, oldest first; DataError where it has recorded none."""
-    folder = pathlib.Path(folder)
+    folder = places.parse(folder)
     by_life: dict[float, list[dict[str, Any]]] = {}
     for line in read_lines(folder / FILE):
         by_life.setdefault(line["life"], []).append(line)

@@ -103,8 +103,13 @@ def read_index(place: str) -> dict[str, Any]:
 def shard_table(entry: Mapping[str, Any]) -> ShardTable:
     """Return the shards of a split's entry in an index."""
     shards = entry["shards"]
-    numbers = [np.array(shards[name], np.int64) for name in ShardCounts._fields]
-    return ShardTable(shards["names"], *numbers, shards["sha256"])
+    return ShardTable(
+        names=shards["names"],
+        documents=np.array(shards["documents"], np.int64),
+        tokens=np.array(shards["tokens"], np.int64),
+        replies=np.array(shards["replies"], np.int64),
+        sha256=shards["sha256"],
+    )
 
 
 def _split_entry(
@@ -131,9 +136,11 @@ def _split_entry(
         left_out = f" ({sum(filtered.values()):,} were filtered out)" if filtered else ""
         raise DataError(f"{source.name} has no documents{left_out}{getattr(source, 'remedy', '')}")
     table = ShardTable(
-        [shard["name"] for shard in shards],
-        *(np.array([shard[name] for shard in shards], np.int64) for name in ShardCounts._fields),
-        [shard["sha256"] for shard in shards],
+        names=[shard["name"] for shard in shards],
+        documents=np.array([shard["documents"] for shard in shards], np.int64),
+        tokens=np.array([shard["tokens"] for shard in shards], np.int64),
+        replies=np.array([shard["replies"] for shard in shards], np.int64),
+        sha256=[shard["sha256"] for shard in shards],
     )
     return {
         "source": source.name,

@@ -68,11 +68,13 @@ def plan_tasks(data: DataConfig, task_bytes: int) -> TextTasks:
     Raises:
         DataError: A source cannot be opened.
     """
-    sources = tuple({split: open_source(source, split) for split in SPLITS} for source in data.sources)
+    sources: tuple[dict[Split, Source], ...] = tuple(
+        {split: open_source(source, split) for split in SPLITS} for source in data.sources
+    )
     tasks = []
     for index, opened in enumerate(sources):
         if getattr(opened["train"], "shares_parts", False):
-            groups = [(SPLITS, opened["train"])]
+            groups: list[tuple[tuple[Split, ...], Source]] = [(SPLITS, opened["train"])]
         else:
             groups = [((split,), opened[split]) for split in SPLITS]
         for splits, source in groups:

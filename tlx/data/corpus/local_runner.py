@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 
 from tqdm import tqdm
 
@@ -87,6 +88,6 @@ def _end_with_parent() -> None:
         threading.Thread(target=_leave_after, args=(parent,), daemon=True).start()
 
 
-def _leave_after(parent: multiprocessing.process.BaseProcess) -> None:
+def _leave_after(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)

@@ -68,8 +68,9 @@ class TaskRecords:
             if len(self.task.splits) > 1 and read_splits is not None:
                 yield from read_splits(part)
             else:
-                (split,) = self.task.splits
-                yield from ((split, entry) for entry in source.read(part))
+                split = self.task.splits[0]
+                for entry in source.read(part):
+                    yield split, entry
 
 
 def chunks(

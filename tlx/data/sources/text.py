@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -116,7 +116,8 @@ class TextSource:
                 yield from self._stretches(part, relative_path, documents[0].text, splits)
             elif split in splits:
                 entries = [documents] if isinstance(documents, BadRecord) else documents
-                yield from ((split, entry) for entry in self._checked(part + number, entries))
+                for entry in self._checked(part + number, entries):
+                    yield split, entry
         if empty:
             for split in splits:
                 yield split, BadRecord(f"{part} is empty")
@@ -250,7 +251,7 @@ class TextSource:
 
 
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[IO[bytes]]:
+def _open(path: str) -> Iterator[Any]:
     """Open a file, decompressed; an object of a bucket is fetched whole."""
     content: Any = io.BytesIO(read_range(parse(path))) if "://" in path else path
     if path.endswith(".zst"):
