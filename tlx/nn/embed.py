@@ -145,7 +145,7 @@ class TokenTable(nn.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Look up the vectors of ids [...], [..., E]."""
         # Of the table as it is looked up: the output kernel that is tied to it is not quantised.
-        table = fake_weights(self.table, self.bits) if self.bits else self.table
+        table: jax.Array = fake_weights(self.table, self.bits) if self.bits else self.table
         if self.prompt:
             # Two tables, so that the vocabulary's keeps its shape and its sharding.
             last = self.padded_size - 1

@@ -62,13 +62,13 @@ class TaskRecords:
                 yield split, record
 
     def _entries(self) -> Iterator[tuple[Split, Document | BadRecord]]:
-        source = self._sources[self.task.splits[0]]
+        split = self.task.splits[0]
+        source = self._sources[split]
         read_splits = getattr(source, "read_splits", None)
         for part in self.task.parts:
             if len(self.task.splits) > 1 and read_splits is not None:
                 yield from read_splits(part)
             else:
-                split = self.task.splits[0]
                 for entry in source.read(part):
                     yield split, entry
 
