@@ -34,7 +34,8 @@ def test_the_same_run_in_a_folder_and_in_buckets(config_file, tmp_path, capsys):
     for kind in ("folder", "gs", "s3"):
         run = stores.place(kind, tmp_path)
         for steps in (10, 20):
-            model, _ = tlx.train(f"{config_file}:clm", workdir=str(run), overrides={"train.steps": steps})
+            overrides = {"train.steps": steps, "eval.final": steps == 20}
+            model, _ = tlx.train(f"{config_file}:clm", workdir=str(run), overrides=overrides)
         address = str(run)
         loaded = tlx.load(address)
         assert loaded.step == 20 and (run / "loss.png").is_file()

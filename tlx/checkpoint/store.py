@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from tlx.base.errors import ConfigError
@@ -68,6 +67,8 @@ def _orbax_path(folder: Place) -> Any:
     if not isinstance(folder, BucketPath):
         # Orbax declares epath.Path, and takes any pathlib.Path.
         return folder
+    from etils import epath
+
     check_scheme(folder)
     set_up_fsspec(folder.scheme)
     if folder.scheme == "s3":
