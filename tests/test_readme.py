@@ -39,6 +39,7 @@ ELSEWHERE = (
     "tlx scale run",
     "tlx plan",
     "tlx train --config=pretrain/bert",
+    "tlx train --config=quickstart --workdir=gs://bucket/run",
 )
 
 

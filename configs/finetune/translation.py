@@ -40,6 +40,8 @@ def get_config(arg: str = "") -> ConfigDict:
         objective.source = "translate Korean to English: {ko}"
         objective.target = "{en}"
     if "new_encoder" in words:
+        # As the base must be: the encoder stands in front of its own.
+        config.model.kind = "encoder_decoder"
         config.model.source_encoder_layers = 6
         config.optimizer.freeze = _FIRST_STAGE
     objective.metrics = ("chrf", "bleu")

@@ -16,7 +16,13 @@ TEXT = "the cat sat on the mat, and UBER 쀍쀍"
 
 def caches(tokenizer):
     tokens = np.array(tokenizer.encode(TEXT), np.int32)
-    return [SimpleNamespace(tokens=tokens, num_tokens=len(tokens), num_bytes=len(TEXT.encode()))] * 2
+    split = SimpleNamespace(
+        tokens=tokens,
+        read_tokens=lambda start, stop: tokens[start:stop],
+        num_tokens=len(tokens),
+        num_bytes=len(TEXT.encode()),
+    )
+    return [split] * 2
 
 
 def test_lossless_tokenizers_count_their_own_bytes(tmp_path):

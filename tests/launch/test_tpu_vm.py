@@ -20,21 +20,26 @@ from tlx.base.errors import ConfigError
 from tlx.launch.tpu_vm import WORKER, TpuVmOptions
 from tlx.launch.wheel import build_command, wheel_name
 
-# Its plan: states that `describe` gives, one after the other, the last for ever; and for each start what the
-# workers print, how long that takes and how ssh ends.
+# Its plan: states that `describe` gives, one after the other, the last for ever; one with a star until a start has
+# ended or the machines are deleted, however often and fast they are asked about. And for each start what the workers
+# print, how long that takes and how ssh ends.
 GCLOUD = """#!{python}
 import json, pathlib, sys, time
 place = pathlib.Path({place!r})
 with open(place / "calls", "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
-plan = json.loads((place / "plan").read_text())
 verb, words = sys.argv[4], " ".join(sys.argv[4:])
 def take(name):
-    taken = plan[name].pop(0) if len(plan[name]) > 1 else plan[name][0]
-    (place / "plan").write_text(json.dumps(plan))
-    return taken
+    plan = json.loads((place / name).read_text())
+    if len(plan) > 1:
+        (place / name).write_text(json.dumps(plan[1:]))
+    return plan[0]
+def stays():
+    return json.loads((place / "states").read_text())[0].endswith("*")
+if verb == "delete" and stays():
+    take("states")
 if verb == "describe":
-    state = take("states")
+    state = json.loads((place / "states").read_text())[0][:-1] if stays() else take("states")
     if state == "NOT_FOUND":
         sys.exit("ERROR: (gcloud...) NOT_FOUND: Resource was not found")
     print(state)
@@ -42,6 +47,8 @@ if verb == "ssh" and "worker.sh run" in words:
     text, seconds, code = take("starts")
     print(text, flush=True)
     time.sleep(seconds)
+    if stays():
+        take("states")
     sys.exit(code)
 """
 
@@ -57,7 +64,9 @@ class Cloud:
         (place / "gcloud").chmod(0o755)
 
     def plan(self, states, starts):
-        (self.place / "plan").write_text(json.dumps({"states": states, "starts": starts}))
+        # Two files: what runs beside each other would overwrite one.
+        (self.place / "states").write_text(json.dumps(states))
+        (self.place / "starts").write_text(json.dumps(starts))
 
     def asked(self):
         """Each call as "queued-resources create NAME" or "ssh NODE COMMAND"."""
@@ -136,7 +145,7 @@ def test_from_nothing_to_the_end(cloud, capfd):
 def test_taken_away_it_asks_for_new_machines_under_the_same_name(cloud):
     """ssh breaks off without a word of how the run ended; afterwards the machines are gone."""
     cloud.plan(
-        ["ACTIVE", "SUSPENDED", "SUSPENDED", "DELETING", "NOT_FOUND", "WAITING_FOR_RESOURCES", "ACTIVE"],
+        ["ACTIVE*", "SUSPENDED*", "DELETING", "NOT_FOUND", "WAITING_FOR_RESOURCES", "ACTIVE"],
         [["step 1/9\nConnection closed", 0, 255], ["tlx-exit 0 w-0", 0, 0]],
     )
     assert launch("--restarts=0") == 0

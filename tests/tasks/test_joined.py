@@ -84,6 +84,9 @@ def test_as_alone(task, shape, pooling):
     cfg = dataclasses.replace(cfg, position=dataclasses.replace(cfg.position, max_length=LENGTH))
     module, other = (TABLE.load(task).module(one.config, cfg) for one in (spec, packed))
     params = small.init(module, alone)
+    if shape == "bilstm":
+        # LSTMs of large weights are chaotic: over a long row a rounding error grows to a hundredth.
+        params = jax.tree.map(lambda x: 0.25 * x, params)
     (terms, gradient), (others, gradients) = graded(module, params, alone), graded(other, params, together)
     assert set(terms) == set(others)
     for name, term in terms.items():
