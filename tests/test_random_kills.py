@@ -13,12 +13,13 @@ from tests.forked import Forks
 from tests.random_kills import KINDS, Kills
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("kills", "steps", "kills_per_run"),
+    ("kind", "kills", "steps", "kills_per_run"),
     [
-        pytest.param(5, 40, 5, marks=pytest.mark.slow, id="5"),
-        pytest.param(100, 200, 10, marks=pytest.mark.long, id="100"),
+        pytest.param("workers", 5, 40, 5, marks=pytest.mark.slow, id="workers-5"),
+        # Not in CI: it came to no end on a machine with too much to do, and nobody has seen why.
+        pytest.param("processes", 5, 40, 5, marks=pytest.mark.long, id="processes-5"),
+        *(pytest.param(kind, 100, 200, 10, marks=pytest.mark.long, id=f"{kind}-100") for kind in KINDS),
     ],
 )
 def test_a_run_ends_as_if_it_had_not_been_killed(tmp_path, kind, kills, steps, kills_per_run):

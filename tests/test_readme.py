@@ -174,7 +174,7 @@ def test_the_first_commands_run_in_order(folder, monkeypatch, capsys):
         if starts(command, SHORT) and not starts(command, ELSEWHERE):
             run([*tiny(command), *UNTESTED * (" --config=" in command)], monkeypatch, capsys)
     names = {path.name for path in (folder / "runs").iterdir()}
-    assert names == {"quickstart", "llama", "imported"}
+    assert names == {"quickstart", "llama", "imported", "both"}
     first, back = tlx.load("runs/llama"), tlx.load("runs/imported")
     assert back.score("import os").log_likelihood == pytest.approx(
         first.score("import os").log_likelihood, rel=1e-5
