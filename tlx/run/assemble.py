@@ -14,7 +14,10 @@ from tlx.data.batches import Batches
 from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.prepare import prepare_tokenizer
 from tlx.data.records import RecordPipeline, RecordSplit, build_records, prepare_records_tokenizer
+from tlx.data.records_with_text import RecordsWithText
 from tlx.data.sources import Split
+from tlx.objectives import TABLE as OBJECTIVES
+from tlx.rollouts.ppo import PPO, TEXT
 from tlx.rollouts.step import RolloutStep
 from tlx.run.config import RunConfig, get_objective
 from tlx.run.program import Program, build_program
@@ -150,13 +153,13 @@ def _step(program: Program, spec: Any, train: Batches, rows: np.ndarray) -> Step
     """
     if program.sample is None:
         return program.step
-    assert isinstance(train, RecordPipeline)
+    records: Any = train
     sharding = program.batch["reward"].sharding
 
     def place(rewards: np.ndarray) -> jax.Array:
         return parallel.to_global(rewards[rows], sharding)
 
-    return RolloutStep(program.sample, program.step, spec, train.records, place)
+    return RolloutStep(program.sample, program.step, spec, records.records, place)
 
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:
@@ -189,7 +192,7 @@ def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batc
         if split == "test":
             raise ConfigError(f"objective {config.objective.name!r} has no split 'test'")
         return open_pipeline(config, tokenizer, split, batch_size)
-    return build_records(
+    records = build_records(
         config.data,
         tokenizer,
         objective,
@@ -198,6 +201,28 @@ def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batc
         batch_size=batch_size or config.train.batch_size,
         seed=config.seed,
     )
+    if split == "train" and isinstance(config.objective, PPO) and config.objective.text_rows:
+        return _with_text(config, tokenizer, records)
+    return records
+
+
+def _with_text(config: RunConfig, tokenizer: Tokenizer, records: RecordPipeline) -> RecordsWithText:
+    """Return training records with rows of the text of data.source, as a language model reads it."""
+    rows = config.objective.text_rows
+    lm = OBJECTIVES.load("clm")
+    spec = lm.make_spec(
+        lm.config_class(), config.model, config.data.sequence_length, config.data.languages, tokenizer
+    )
+    text = build_pipeline(
+        config.data,
+        tokenizer,
+        lm.example,
+        spec,
+        lm.window_spec(spec),
+        batch_size=records.batch_size * rows,
+        seed=config.seed,
+    )
+    return RecordsWithText(records, text, rows, TEXT)
 
 
 def open_pipeline(config: RunConfig, tokenizer: Tokenizer, split: Split, batch_size: int = 0) -> Pipeline:

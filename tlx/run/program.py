@@ -90,11 +90,11 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
 
     def init(frozen: Any, seed: Any) -> State:
         state = init_state(module, optimizer, batch, batch_size, seed, frozen, partition_params)
-        return state._replace(extra=initial_window(config.train.spike))
+        return state._replace(extra=initial_extra(config))
 
     def init_from(params: Any, frozen: Any, seed: Any) -> State:
         state = state_from_params(module, optimizer, params, batch_size, seed, frozen, partition_params)
-        return state._replace(extra=initial_window(config.train.spike))
+        return state._replace(extra=initial_extra(config))
 
     # From the abstract parameters: to trace `init` would trace the whole model a second time.
     state = jax.eval_shape(init_from, parallel.unbox(boxed), parallel.unbox(frozen), np.uint32(0))
@@ -134,6 +134,13 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
         ),
         sample=sample,
     )
+
+
+def initial_extra(config: RunConfig) -> dict[str, Any]:
+    """Return State.extra before the first step: the window of losses, and what the task keeps over steps."""
+    task = get_objective(config)
+    of_task = task.initial_extra(config.objective) if isinstance(task, RolloutTask) else {}
+    return initial_window(config.train.spike) | of_task
 
 
 def state_shardings(

@@ -14,11 +14,11 @@ from tlx.base.files import sha256_json
 from tlx.checkpoint import Checkpoints
 from tlx.parallel import consensus
 from tlx.run.assemble import Run
+from tlx.run.program import initial_extra
 from tlx.training.directory import versions
 from tlx.training.divergence import Divergence, Rollbacks, layer_norms, write_bundle
 from tlx.training.journal import Journal
 from tlx.training.progress import Progress
-from tlx.training.spikes import initial_window
 from tlx.training.state import State, saved_part
 
 # Entries of a checkpoint that a run may start without: the window of losses, where spikes are looked for since.
@@ -36,7 +36,7 @@ def restored_state(run: Run, tree: Mapping[str, Any], frozen: Any) -> State:
     extra = tree.get("extra")
     if extra is None:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, run.state.extra)
-        extra = jax.jit(lambda: initial_window(run.config.train.spike), out_shardings=shardings)()
+        extra = jax.jit(lambda: initial_extra(run.config), out_shardings=shardings)()
     return State(**{**tree, "extra": extra, "frozen": frozen})
 
 
