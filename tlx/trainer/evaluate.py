@@ -132,8 +132,8 @@ def has_labels(model: LoadedModel) -> bool:
     return is_task(model.config)
 
 
-def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> EvaluationResult:
-    """Scores on the run's records of a split, or on all of some files."""
+def open_records(model: LoadedModel, request: EvaluationRequest) -> Any:
+    """Return the run's records of a split, or all of some files, as a RecordPipeline."""
     config = model.config
     split = request.split
     if request.data is not None and config.data.records.sets:
@@ -143,7 +143,13 @@ def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> Evaluation
         records = dataclasses.replace(config.data.records, test=(request.data,))
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, records=records))
         split = "test"
-    pipeline: Any = open_split(config, model.tokenizer, split, request.batch_size or 0)
+    return open_split(config, model.tokenizer, split, request.batch_size or 0)
+
+
+def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> EvaluationResult:
+    """Scores on the run's records of a split, or on all of some files."""
+    config = model.config
+    pipeline = open_records(model, request)
     module: Any = model.module
     spec: Any = spec_of(config, model.tokenizer)
     evaluation = evaluate_task(
@@ -157,7 +163,7 @@ def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> Evaluation
         request.batches,
     )
     evaluation = with_ceiling(evaluation, get_task(config), spec, pipeline)
-    return EvaluationResult(with_interval(evaluation), request.data or split, evaluation)
+    return EvaluationResult(with_interval(evaluation), request.data or request.split, evaluation)
 
 
 def evaluate_prompts(model: LoadedModel, config: Any, request: EvaluationRequest) -> EvaluationResult:
