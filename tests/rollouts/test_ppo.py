@@ -60,6 +60,7 @@ def test_the_first_update_has_ratio_one_and_no_kl(value):
     assert float(later["loss"].sum) == pytest.approx(float(advantages), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_losses_are_numpys():
     """The policy's and the values', both clipped, and the text's beside them."""
     config = SEVERAL | {"pretraining_weight": 2.0, "pretraining_rows": 2, "value_clip": 0.05}
@@ -98,6 +99,7 @@ def test_losses_are_numpys():
     assert terms["pretraining_loss"].loss_weight == 2.0
 
 
+@pytest.mark.slow
 def test_advantages_are_of_the_whole_step_on_any_mesh():
     _, batch, _ = sampled_by_start()
     config = dataclasses.replace(spec_of("ppo", **SEVERAL).config, whiten_rewards=True)

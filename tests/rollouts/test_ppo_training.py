@@ -67,9 +67,13 @@ def steps_of(folder):
     return [line for line in lines if "grad_norm" in line]
 
 
+def distance(leaf, other):
+    return np.abs(np.asarray(leaf) - np.asarray(other)).max()
+
+
 @pytest.mark.slow
 def test_a_resumed_run_samples_the_same_with_every_part(runs, tmp_path):
-    """Values from the reward model, text beside the prompts, a coefficient of the KL that is kept in the state."""
+    """Values from the reward model, text beside the prompts, a coefficient of the KL and an average in the state."""
     config = ppo_config(
         runs,
         value="network",
@@ -83,6 +87,8 @@ def test_a_resumed_run_samples_the_same_with_every_part(runs, tmp_path):
         pretraining_weight=0.5,
         pretraining_rows=2,
     )
+    config.train.ema.decay = 0.9
+    config.train.layer_norms = True
     config.data.source = "text"
     config.data.text.files = config.data.text.validation_files = (str(runs / "text.txt"),)
     whole = tlx.finetune(config, base=runs / "base", workdir=tmp_path / "whole").model
@@ -92,6 +98,7 @@ def test_a_resumed_run_samples_the_same_with_every_part(runs, tmp_path):
     assert steps[0]["beta"] == pytest.approx(0.05) and steps[1]["beta"] == pytest.approx(
         0.05 * (1 - 0.2 * 16 / 40)
     )
+    assert steps[0]["grad_norm/decoder/00"] > 0
     names = {"pretraining_loss", "value_loss", "explained_variance", "penalised_reward", "ended", "entropy"}
     assert names <= set(steps[0])
     tlx.finetune(config, base=runs / "base", workdir=tmp_path / "half", overrides={"train.steps": 2})
@@ -102,6 +109,9 @@ def test_a_resumed_run_samples_the_same_with_every_part(runs, tmp_path):
         assert [step[name] for step in steps] == [step[name] for step in others]
     for leaf, other in zip(jax.tree.leaves(whole.params), jax.tree.leaves(again.params), strict=True):
         np.testing.assert_array_equal(leaf, other)
+    averages = [tlx.load(tmp_path / name, params="ema").params for name in ("whole", "half")]
+    jax.tree.map(np.testing.assert_array_equal, *averages)
+    assert float(jax.tree.reduce(max, jax.tree.map(distance, averages[0], whole.params))) > 1e-3
     # A loaded run needs neither the reference nor the reward run.
     assert isinstance(tlx.load(tmp_path / "whole").predict({"source": "1+1="})["answer"], str)
 

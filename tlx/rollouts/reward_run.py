@@ -9,7 +9,6 @@ Shapes: Q answers.
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.readers import Record
+from tlx.hub.place import open_place
 from tlx.models.config import ModelConfig
 from tlx.nn.losses import LossConfig
 from tlx.parallel import constrain
@@ -67,7 +67,7 @@ class RewardRun:
 
     def __init__(self, config: Any):
         path = config.reward_run
-        folder = find_run_folder(pathlib.Path(path).absolute())
+        folder = find_run_folder(open_place(path))
         run = None if folder is None else read_run(folder)
         if folder is None or run is None:
             raise DataError(

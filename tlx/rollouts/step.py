@@ -6,7 +6,7 @@ between steps, holds no answers, and a run that is resumed samples what an unint
 
 Sampling and updates are jitted; rewards are computed on the host in between, by every process for all answers.
 
-Shapes: A positions of an answer, Q rows of a batch, B K of them.
+Shapes: A positions of an answer, Q rows of a batch, B K of them, U updates of a step.
 """
 
 import dataclasses
@@ -100,7 +100,10 @@ def make_sample(module: Any, spec: TaskSpec) -> SampleFn:
         if module.scores_samples:
             scores: Any = module.apply({"params": params}, batch, method="sampled_log_probs")
             batch = batch | scores
-        return batch, Sampled(new_BKA, lengths_BK, ended_BK, batch["record"])
+        # Computed after the loop that decodes. Devices of a CPU run independent collectives in any order: some would
+        # wait for the records of all, and the others in the loop for them.
+        record_B = constrain(jnp.where(lengths_BK[:, 0] > 0, batch["record"], -1), ("batch",))
+        return batch, Sampled(new_BKA, lengths_BK, ended_BK, record_B)
 
     return sample
 
@@ -167,29 +170,43 @@ def make_updates(
 
     def updates(state: State, batch: Batch) -> tuple[State, Metrics]:
         step = state.step
+        skipped = state.skipped
+        in_a_row = state.skipped_in_a_row
         # Of all answers of the step: statistics over a minibatch would depend on how many there are.
         learned = task.learned(config, batch, state.extra)
         batch = batch | learned.arrays
+        of_step = answer_metrics(batch) | learned.metrics
         # Counted in updates meanwhile, as the schedule of the optimizer is.
         state = state._replace(step=step * config.updates)
         if config.updates == 1:
             state, metrics = update(state, batch)
+            metrics |= of_step
         else:
 
             def one(state: State, update_number: tuple[jax.Array, jax.Array]) -> tuple[State, Metrics]:
                 number, indices = update_number
                 part = {name: jnp.take(values, indices, axis=0) for name, values in batch.items()}
                 part["first_update"] = jnp.full_like(part["first_update"], number == 0)
-                return update(state, part)
+                state, metrics = update(state, part)
+                # A result of the loop, so that its collectives are not independent of those in the loop (`sample`).
+                return state, metrics | of_step
 
             order = minibatch_indices(state.seed, step, train.batch_size, config.epochs, config.minibatches)
             state, every = jax.lax.scan(one, state, (jnp.arange(len(order)), order))
-            last = ("skipped", "skipped_in_a_row", "learning_rate", "param_norm")
+            last = ("skipped", "learning_rate", "param_norm", *of_step)
+            # One NaN would hide the mean of all others.
+            accepted_U = every["skipped_in_a_row"] == 0
+            counted_U = accepted_U | ~jnp.any(accepted_U)
             metrics = {
-                name: values[-1] if name in last else jnp.mean(values) for name, values in every.items()
+                name: values[-1] if name in last else jnp.mean(values, where=counted_U)
+                for name, values in every.items()
             }
-        state = state._replace(step=step + 1, extra={**state.extra, **learned.extra})
-        return state, metrics | answer_metrics(batch) | learned.metrics
+        # Counted in steps: from the number of steps that changed nothing follows which was the last good one.
+        is_skipped = state.skipped - skipped == config.updates
+        in_a_row = jnp.where(is_skipped, in_a_row + 1, 0)
+        extra = {**state.extra, **learned.extra}
+        state = state._replace(step=step + 1, skipped_in_a_row=in_a_row, extra=extra)
+        return state, metrics | {"skipped_in_a_row": in_a_row}
 
     return updates
 
