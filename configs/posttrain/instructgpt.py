@@ -46,6 +46,7 @@ def _tiny(config: ConfigDict) -> ConfigDict:
         config.objective.minibatches = 2
         config.data.records.epochs = 0.0
         config.train.steps = 2
+        config.optimizer.schedule.warmup = 0
     return config
 
 

@@ -130,6 +130,7 @@ def test_the_three_steps_of_instructgpt(tmp_path):
         values.eval.final = False
         values.log.every = 1
         if step == "ppo":
+            values.train.batch_size = 16  # two minibatches, over 8 devices
             values.objective.reward_run = str(tmp_path / "reward")
             values.data.text.files = values.data.text.validation_files = (str(tmp_path / "text.txt"),)
         tlx.finetune(values, base=base, workdir=tmp_path / step)

@@ -185,7 +185,7 @@ def test_log_odds_of_a_class():
         ({"kl_target": 6.0, "beta": 0.0}, "objective.kl_target = 6.0 must be above 0, and objective.beta"),
         ({"value": "network", "beta": 0.0}, "which objective.beta = 0 has not"),
         ({"value_start": "reward_run"}, "needs an objective.reward_run"),
-        ({"reward_label": "1"}, "objective.reward_label = '1' is a class of the run"),
+        ({"reward_label": "1"}, "objective.reward_label = '1' is a class of objective.reward_run"),
         ({"reward_run": "x", "reward": "number"}, "rewards come from one of the two"),
         ({"reward_text": "{prompt}"}, "must have '{answer}' in it"),
         ({"unfinished_penalty": -1.0}, "objective.unfinished_penalty = -1.0 must be 0 or more"),
