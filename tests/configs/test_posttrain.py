@@ -113,7 +113,7 @@ def test_the_three_steps_of_instructgpt(tmp_path):
         "reward": [{"prompt": "say a", "answers": ["a", "b", "c", "d"], "ranking": [1, 2, 2, 4]}] * 8,
     }
     records["ppo"] = records["sft"]
-    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 200)
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 400)
     base = None
     for step, lines in records.items():
         values = load("instructgpt", f"{step}:tiny")
