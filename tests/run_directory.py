@@ -12,7 +12,7 @@ from tlx.checkpoint import Checkpoints
 from tlx.objectives.shared.base import ObjectiveSpec
 from tlx.run import base_config
 from tlx.run.checks import resolve
-from tlx.run.spec import abstract_batch, make_module
+from tlx.run.spec import abstract_batch, make_module, spec_of
 from tlx.text import make_tokenizer
 from tlx.training import directory
 from tlx.training.state import boxed_params
@@ -42,6 +42,24 @@ def tiny_config(objective):
         config.objective.max_characters = 6
         config.model.recurrent.cell_dim, config.model.recurrent.characters.filters = 24, ((1, 8), (3, 8))
     return resolve(config)
+
+
+def write_task_run(folder, config, seed=0):
+    """A run directory of a task's config (a ConfigDict with a whole model), with random parameters."""
+    config = resolve(config, allow=None)
+    tokenizer = make_tokenizer(config.tokenizer, ())
+    module = make_module(config, tokenizer.vocab)
+    boxed = boxed_params(module, abstract_batch(config, spec_of(config, tokenizer)))
+    rng = np.random.default_rng(seed)
+    draw = lambda leaf: (0.4 * rng.normal(size=leaf.shape)).astype(leaf.dtype)  # noqa: E731
+    folder.mkdir()
+    tokenizer.save(folder / "tokenizer")
+    directory.write_run(folder, to_dict(config), tokenizer.hash, {"fingerprint": "none"}, {"data": 1}, 1)
+    with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
+        checkpoints.prepare()
+        checkpoints.save(1, {"params": jax.tree.map(draw, parallel.unbox(boxed))})
+        checkpoints.wait()
+    return folder
 
 
 def write_run(folder, objective, steps=(3,), mesh=None):

@@ -41,6 +41,19 @@ def test_a_leaf_without_sharding_comes_back_as_numpy(tmp_path):
     np.testing.assert_array_equal(tree["a"], np.arange(3))
 
 
+def test_an_optional_entry_may_be_a_leaf(tmp_path):
+    """Restored where it is wanted alike, else left out."""
+    saved = {"extra": {"beta": np.float32(0.5), "window": {"count": np.int32(3)}}}
+    optional = ("extra/beta", "extra/gamma")
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, saved)
+        checkpoints.wait()
+        assert checkpoints.restore(saved, optional=optional).tree == saved
+        rest = {"extra": {"window": saved["extra"]["window"]}}
+        for wanted in (rest, {"extra": rest["extra"] | {"beta": np.zeros(2), "gamma": np.float32(1)}}):
+            assert checkpoints.restore(wanted, optional=optional).tree == rest
+
+
 def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path):
     overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
     for count in (1, 8):

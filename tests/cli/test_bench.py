@@ -16,7 +16,7 @@ SMALL = ["--width=16", "--layers=1", "--length=16", "--batch=8", "--vocab=512", 
 @pytest.mark.slow
 def test_step_and_data(tmp_path, capsys):
     path = tmp_path / "figures.json"
-    words = ["bench", "--what=step,data,cost,generate", "--objective=clm", f"--json={path}", *SMALL]
+    words = ["bench", "--what=step,data,cost,generate,rollout", "--objective=clm", f"--json={path}", *SMALL]
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "of peak" in out and "M tokens/s of one core" in out
@@ -26,6 +26,7 @@ def test_step_and_data(tmp_path, capsys):
     assert figures["step"]["clm"]["over_clm"] > 0
     assert figures["data"]["clm"] > 0
     assert figures["generate"]["tlx_tokens_per_s"] > 0 and "8 prompts of 8 tokens and as many new ones" in out
+    assert figures["rollout"]["tlx_tokens_per_s"] > 0 and "4 answers of 8 tokens to 8 prompts of 8" in out
     assert "tlx / transformers" in out or "cannot be imported" in out
     # One layer of 16: attention's and the feed-forward's kernels, 16 keys, and 512 logits.
     exact = 2 * (12 * 16**2 + 2 * 16 * 16 + 16 * 512)

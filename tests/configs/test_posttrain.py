@@ -105,6 +105,41 @@ def test_sums_become_prompts_and_answers(tmp_path, word):
     assert config.train.steps == 2 and config.objective.name == {"tiny": "grpo"}.get(word, "generation")
 
 
+@pytest.mark.slow
+def test_the_three_steps_of_instructgpt(tmp_path):
+    """Demonstrations, rankings and prompts, each step from the one before."""
+    records = {
+        "sft": [{"prompt": f"say {word}", "answer": word} for word in "abcdefgh"],
+        "reward": [{"prompt": "say a", "answers": ["a", "b", "c", "d"], "ranking": [1, 2, 2, 4]}] * 8,
+    }
+    records["ppo"] = records["sft"]
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 400)
+    base = None
+    for step, lines in records.items():
+        values = load("instructgpt", f"{step}:tiny")
+        length = values.data.sequence_length
+        if step == "sft":
+            small(values, tmp_path, lines)
+        path = tmp_path / f"{step}.jsonl"
+        path.write_text("\n".join(map(json.dumps, lines)))
+        values.data.records.train = values.data.records.validation = (str(path),)
+        values.data.records.epochs = 0.0
+        values.data.sequence_length = length
+        values.train.batch_size = 8
+        values.train.steps = 2
+        values.eval.final = False
+        values.log.every = 1
+        if step == "ppo":
+            values.train.batch_size = 16  # two minibatches, over 8 devices
+            values.objective.reward_run = str(tmp_path / "reward")
+            values.data.text.files = values.data.text.validation_files = (str(tmp_path / "text.txt"),)
+        tlx.finetune(values, base=base, workdir=tmp_path / step)
+        base = tmp_path / "sft"
+    steps = [json.loads(line) for line in (tmp_path / "ppo/metrics.jsonl").read_text().splitlines()]
+    first = next(line for line in steps if "grad_norm" in line)
+    assert first["kl"] == 0.0 and first["pretraining_loss"] > 0 and first["value_loss"] > 0
+
+
 def answers(count):
     """Pairs of answers, of which the one with more of the letter a is better."""
     rng = random.Random(0)

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlx.rollouts.grpo import group_advantages, sequence_log_ratios
-from tlx.rollouts.kl import adapt_beta, k1, k2, k3
-from tlx.rollouts.ppo import (
+from tlx.rollouts.clipped import (
     clipped_policy_losses,
     clipped_value_losses,
     generalized_advantages,
     token_rewards,
 )
+from tlx.rollouts.grpo import group_advantages, sequence_log_ratios
+from tlx.rollouts.kl import adapt_beta, k1, k2, k3
 from tlx.rollouts.rloo import leave_one_out_advantages
 from tlx.rollouts.whitening import whiten
 

@@ -1,6 +1,5 @@
 """Rollouts: samples are those of the full forward pass, losses are numpy's, microbatches change nothing."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,6 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.rollouts.tiny import (
+    COUNT,
+    LENGTH,
+    RECORDS,
+    SIZE,
+    TEMPERATURE,
+    V,
+    module_of,
+    params_of,
+    prompts_of,
+    sampled,
+    spec_of,
+    state_of,
+)
 from tests.tasks import small
 from tlx.base.errors import ConfigError, DataError
 from tlx.evaluation.writing import cached
@@ -17,75 +30,16 @@ from tlx.optim.config import OptimizerConfig
 from tlx.rollouts import TABLE
 from tlx.rollouts.rewards import SampledAnswer, exact_match, number, rewards_of
 from tlx.rollouts.step import RolloutStep, make_sample, make_updates, minibatch_indices
-from tlx.tasks.shared.base import TaskSpec
 from tlx.training.config import TrainConfig
-from tlx.training.state import State
 from tlx.training.step import make_step, row_keys
 
-V = small.TOKENIZER.vocab
-LENGTH, SIZE, COUNT = 16, 6, 3
-TEMPERATURE = 0.7
-RECORDS = small.records_of(
-    {"source": "ab", "target": "x"},
-    {"source": "hello", "target": "y"},
-    {"source": "c", "target": "z"},
-    {"source": "defg", "target": "w"},
-)
-
 
 @functools.cache
-def spec_of(name, **config):
-    config = {"target_length": SIZE, "num_answers": COUNT, "temperature": TEMPERATURE} | config
-    config = TABLE.load(name).config_class(**config)
-    config.validate()
-    return TaskSpec(config, LENGTH, V, "decoder", tokenizer=small.TOKENIZER)
-
-
-def module_of(name, **config):
-    settings = spec_of(name, **config).config
-    model = small.model_of("decoder")
-    if settings.beta:
-        settings = dataclasses.replace(settings, reference="somewhere", reference_model=model)
-    return TABLE.load(name).module(settings, model, LossConfig())
-
-
-def prompts_of(name, **config):
-    task, spec = TABLE.load(name), spec_of(name, **config)
-    items = task.prepare(RECORDS, small.TOKENIZER, spec)
-    rows = [task.example(np.random.default_rng(0), item, spec) for item in items]
-    return {key: jnp.array(np.stack([row[key] for row in rows])) for key in rows[0]}
-
-
-@functools.cache
-def params_of():
-    module = module_of("grpo")
-    params = jax.tree.map(lambda leaf: 2 * leaf, small.init(module, prompts_of("grpo")))
-    # Some answers are to end themselves: the end is what most hidden states are near.
-    table = params["model"]["embedding"]["table"]
-    table[V.eos] *= 3
-    return params
-
-
-def state_of(step=0, reference=False, optimizer=None):
-    params = params_of()
-    frozen = {"reference": jax.tree.map(lambda leaf: 0.8 * leaf, params)} if reference else {}
-    zero = jnp.int32(0)
-    opt_state = None if optimizer is None else optimizer.init(params)
-    return State(params, frozen, opt_state, None, jnp.uint32(7), jnp.int32(step), zero, zero)
-
-
-@functools.cache
-def sampled(name="grpo", step=0, **config):
-    sample = jax.jit(make_sample(module_of(name, **config), spec_of(name, **config)))
-    return sample(state_of(step, reference=bool(config.get("beta"))), prompts_of(name, **config))
-
-
-@functools.cache
-def full_logits():
+def full_logits(kind="decoder"):
     """Logits of the full forward pass over the sampled rows, [B, K, A, V], at the sampling temperature."""
-    batch, _ = sampled()
-    logits = jax.jit(functools.partial(module_of("grpo").apply, method="logits"))(
-        {"params": params_of()}, batch
+    batch, _ = sampled(kind=kind)
+    logits = jax.jit(functools.partial(module_of("grpo", kind).apply, method="logits"))(
+        {"params": params_of(kind=kind)}, batch
     )
     return np.asarray(logits[:, :, -SIZE - 1 : -1], np.float64) / TEMPERATURE
 
@@ -100,11 +54,12 @@ def numpy_log_probs(batch):
     return np.take_along_axis(log_softmax(full_logits()), targets[..., None], axis=-1)[..., 0]
 
 
-def test_answers_are_what_the_full_forward_pass_draws():
+@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+def test_answers_are_what_the_full_forward_pass_draws(kind):
     """Every token, from the keys of (seed, step, row) and the logits without a cache."""
-    _, seen = sampled()
+    _, seen = sampled(kind=kind)
     keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys(jnp.uint32(7), 0, 4 * COUNT), 1 << 31)
-    logits = full_logits().reshape(4 * COUNT, SIZE, -1)
+    logits = full_logits(kind).reshape(4 * COUNT, SIZE, -1)
     tokens = np.asarray(seen.tokens_BKA).reshape(4 * COUNT, SIZE)
     lengths = np.asarray(seen.lengths_BK).ravel()
     draw = jax.jit(jax.vmap(lambda key, t, row: jax.random.categorical(jax.random.fold_in(key, t), row)))
@@ -112,7 +67,8 @@ def test_answers_are_what_the_full_forward_pass_draws():
         drawn = draw(keys, jnp.full(4 * COUNT, t), jnp.float32(logits[:, t]))
         real = lengths > t
         np.testing.assert_array_equal(np.asarray(drawn)[real], tokens[real, t])
-    assert 0 < np.sum(lengths < SIZE) < len(lengths)
+    if kind == "decoder":
+        assert 0 < np.sum(lengths < SIZE) < len(lengths)
     assert len(set(map(tuple, tokens[:COUNT].tolist()))) == COUNT  # answers to one prompt differ
 
 
@@ -184,7 +140,8 @@ def scored(name, **config):
     batch["advantages"] = TABLE.load(name).advantages(spec_of(name, **config).config, batch)
     noise = rng.normal(size=batch["weights"].shape) * 0.3
     batch["old_log_probs"] = batch["old_log_probs"] + jnp.array(noise, jnp.float32) * batch["weights"]
-    return batch
+    # Not the first update of a step, in which the ratio would be 1 whatever the old log-probabilities are.
+    return batch | {"first_update": jnp.zeros(4)}
 
 
 @functools.partial(jax.jit, static_argnums=0)

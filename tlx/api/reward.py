@@ -1,7 +1,6 @@
 """Rewards of a loaded reward model."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,7 @@ from tlx.data.readers import Record
 from tlx.data.records import RecordPipeline
 from tlx.decode.padding import bucket
 from tlx.run.spec import spec_of
-from tlx.tasks.reward import Reward, RewardTask
-from tlx.tasks.shared.answers import read_answers
-
-# Columns of the records that prompts and answers are made to.
-_PROMPT = "prompt"
-_ANSWER = "answer"
+from tlx.tasks.reward import Reward, RewardTask, on_scale, single_answer_spec
 
 
 class RewardMixin(PredictionMixin):
@@ -51,20 +45,10 @@ class RewardMixin(PredictionMixin):
             return np.zeros(0, np.float32)
         if len(asked) != len(texts):
             raise ConfigError(f"{len(asked)} prompts and {len(texts)} answers: each answer has a prompt")
-        # A row holds one answer, whatever the records of training held.
-        rated = dataclasses.replace(
-            config, records="rated", prompt=_PROMPT, answer=_ANSWER, role="role", content="content", margin=""
-        )
-        spec = dataclasses.replace(spec_of(self.config, self.tokenizer), config=rated)
+        spec = single_answer_spec(spec_of(self.config, self.tokenizer))
         task = RewardTask()
-        records = []
-        items = []
-        for number, (prompt, answer) in enumerate(zip(asked, texts, strict=True)):
-            value: Mapping[str, Any] = {_PROMPT: prompt, _ANSWER: answer}
-            record = Record(f"answer {number}", value)
-            item = task.answer_item(read_answers(record, rated, rated.answer_columns), self.tokenizer, spec)
-            records.append(record)
-            items.append(item._replace(record=number))
+        items = task.answer_items(asked, texts, self.tokenizer, spec)
+        records = [Record(f"answer {number}", {}) for number in range(len(items))]
         size = min(bucket(len(items)), self.config.train.batch_size)
         pipeline = RecordPipeline(self.config.data, records, items, task, spec, size, 0, "predict")
         outputs = [
@@ -72,6 +56,4 @@ class RewardMixin(PredictionMixin):
             for batch in pipeline.epoch_batches()
         ]
         rewards = np.concatenate(outputs)[: len(items)]
-        if config.records == "rated":
-            rewards = config.min_score + rewards * (config.max_score - config.min_score)
-        return rewards.astype(np.float32)
+        return on_scale(rewards, config).astype(np.float32)

@@ -68,7 +68,7 @@ def torch_functions(
     Args:
         stack: Ends the processes when it is closed.
         model: Description of the model, as torch_model.py reads it.
-        work: "step" (a train step) or "generate".
+        work: "step" (a train step), "generate" or "sample".
         times: How often a call does the work.
 
     Returns:

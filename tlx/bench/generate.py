@@ -36,16 +36,33 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
         "tlx_tokens_per_s" and, where PyTorch is installed, "torch_tokens_per_s" and their "ratio".
     """
     del objectives
-    tlx_call = _tlx_generation(shape)
+    work = f"{shape.batch} prompts of {shape.length // 2} tokens and as many new ones"
+    return beside_transformers(shape, _tlx_generation(shape), "generate", work, seconds)
+
+
+def beside_transformers(
+    shape: BenchShape, tlx_call: Callable[[], object], torch_work: str, work: str, seconds: float
+) -> dict[str, float]:
+    """Measure a function that continues the first half of `shape.batch` rows, in turns with transformers.generate.
+
+    Args:
+        shape: Size of the model and of all rows.
+        tlx_call: The function.
+        torch_work: Work of torch_model.py that is compared.
+        work: Description that is printed.
+        seconds: Measuring time of each function.
+
+    Returns:
+        As `measure`.
+    """
     num_new = shape.batch * (shape.length // 2)
     torch_calls = {}
     about = {}
     with contextlib.ExitStack() as stack:
         if not report_missing_packages():
-            torch_calls, about = torch_functions(stack, shape._asdict(), "generate", 1)
+            torch_calls, about = torch_functions(stack, shape._asdict(), torch_work, 1)
         times = in_turns({"tlx": tlx_call, **torch_calls}, seconds)
     speed = {name: num_new / statistics.median(values) for name, values in times.items()}
-    work = f"{shape.batch} prompts of {shape.length // 2} tokens and as many new ones"
     print(f"  tlx           {speed['tlx']:10,.0f} new tokens/s, {work}")
     if not torch_calls:
         return {"tlx_tokens_per_s": speed["tlx"]}

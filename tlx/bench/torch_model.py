@@ -1,7 +1,7 @@
 """A process in which a model of transformers trains or generates in PyTorch on request.
 
-Started as a script. Argument 1 is JSON: the work ("step", a train step, or "generate") and the model, either the
-sizes of a GPT-2, or a `config` with its `kind`, which is compiled on a GPU. Each line of the standard input
+Started as a script. Argument 1 is JSON: the work ("step", a train step, "generate" or "sample") and the model, either
+the sizes of a GPT-2, or a `config` with its `kind`, which is compiled on a GPU. Each line of the standard input
 says how often to do the work; each answer is a line of JSON. It imports nothing of tlx, so that no JAX backend
 starts here.
 """
@@ -27,7 +27,9 @@ def main() -> None:
         model = torch.compile(model)
     tokens = torch.randint(0, shape["vocab"], (shape["batch"], shape["length"]), device=device)
     labels = tokens[:, : shape.get("decoder_length") or None].contiguous()
-    work = {"step": _step, "generate": _generation}[shape["work"]](torch, model, tokens, labels)
+    work = {"step": _step, "generate": _generation, "sample": _sampling}[shape["work"]](
+        torch, model, tokens, labels
+    )
     how = f"torch {torch.__version__}, transformers {transformers.__version__}, {config._attn_implementation}"
     count = sum(parameter.numel() for parameter in model.parameters())
     _answer({"parameters": count, "how": f"{how}, {torch.get_num_threads()} threads"})
@@ -63,7 +65,7 @@ def _gpt2(transformers: Any, shape: dict[str, Any]) -> Any:
         n_embd=shape["width"],
         n_layer=shape["layers"],
         n_head=max(1, shape["width"] // 64),
-        use_cache=shape["work"] == "generate",
+        use_cache=shape["work"] in ("generate", "sample"),
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -94,13 +96,24 @@ def _step(torch: Any, model: Any, tokens: Any, labels: Any) -> Callable[[], None
 def _generation(torch: Any, model: Any, tokens: Any, labels: Any) -> Callable[[], None]:
     """Return a function that continues the first half of each row by greedy decoding."""
     del labels
+    return _continuation(torch, model, tokens, {"do_sample": False})
+
+
+def _sampling(torch: Any, model: Any, tokens: Any, labels: Any) -> Callable[[], None]:
+    """Return a function that continues the first half of each row by draws of the model's own distribution."""
+    del labels
+    return _continuation(torch, model, tokens, {"do_sample": True, "top_k": 0, "temperature": 1.0})
+
+
+def _continuation(torch: Any, model: Any, tokens: Any, settings: dict[str, Any]) -> Callable[[], None]:
+    """Return a function that continues the first half of each row by transformers.generate."""
     model = model.eval().to(torch.bfloat16 if tokens.is_cuda else torch.float32)
     half = tokens.shape[1] // 2
     prompt = tokens[:, :half]
 
     def generate() -> None:
         rows = model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=half
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=half, **settings
         )
         assert rows.shape == (len(tokens), 2 * half)
 

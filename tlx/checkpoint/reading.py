@@ -194,14 +194,15 @@ def load(folder: Place, manifest: Manifest, abstract: Any, optional: Sequence[st
         group, _, entry = name.partition("/")
         others = {key: value for key, value in abstract[group].items() if key != entry}
         wanted = trees.describe({name: abstract[group].get(entry, {})})
-        saved = {path: leaf for path, leaf in manifest.leaves.items() if path.startswith(f"{name}/")}
+        # An entry is a leaf or a tree of them.
+        saved = {path: leaf for path, leaf in manifest.leaves.items() if f"{path}/".startswith(f"{name}/")}
         if saved != wanted:
             # Read as it is stored, for Orbax reads whole parts, and dropped.
             leaves = {
-                path.removeprefix(f"{name}/"): jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
+                path.removeprefix(f"{group}/"): jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype))
                 for path, leaf in saved.items()
             }
-            stored = {entry: trees_by_path.unflatten(leaves)} if leaves else {}
+            stored = trees_by_path.unflatten(leaves)
             abstract = {**abstract, group: others | stored}
             unlike.append((group, entry))
     wanted = trees.flat(abstract)

@@ -8,9 +8,9 @@
 
 what: step (tokens/s, model FLOP/s, MFU by the matmul peak, and FLOP/s relative to causal LM), eager (the same
 GPT-2-shaped step in PyTorch, where torch and transformers are installed), generate (new tokens/s, beside
-transformers.generate), data (pipeline tokens/s on one core), cost (an objective's FLOPs and targets per token
-of text, beside causal LM's), checkpoint (against a plain file), startup (to the end of the first step, with
-and without the compilation cache).
+transformers.generate), rollout (the same for the answers that a step of GRPO samples), data (pipeline tokens/s on
+one core), cost (an objective's FLOPs and targets per token of text, beside causal LM's), checkpoint (against a plain
+file), startup (to the end of the first step, with and without the compilation cache).
 A machine's speed drifts: what is compared is measured in turns, and the medians are printed.
 """
 
@@ -30,6 +30,7 @@ MEASURES = Table(
         "step": "tlx.bench.step:measure",
         "eager": "tlx.bench.eager:measure",
         "generate": "tlx.bench.generate:measure",
+        "rollout": "tlx.bench.rollout:measure",
         "data": "tlx.bench.data:measure",
         "cost": "tlx.bench.cost:measure",
         "checkpoint": "tlx.bench.checkpoint:measure",

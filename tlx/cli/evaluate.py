@@ -17,6 +17,11 @@ r"""Bits per byte and loss of a trained model on a text, by the objective it was
     tlx evaluate runs/large --harness=hellaswag,arc_easy --shots=5     EleutherAI's harness
     tlx evaluate runs/chat --harness=arc_easy --shots=5 --chat         the same, in conversations
 
+    tlx evaluate runs/dpo --against=runs/sft --reward=runs/reward      whose answers the reward model prefers
+    tlx evaluate runs/sft --best_of=16 --reward=runs/reward --split=train --predictions=best.jsonl
+                                                        the best of 16 answers, as records to tune on
+    tlx evaluate runs/sft --best_of=16 --reward=runs/helpful --safety=runs/safe --gate=0.15
+
 RUN is a run directory or one of its checkpoints. The text is tokenised once, with the run's own
 tokenizer, into the cache folder. Records are read as the run's own were, or as --config says, which is one
 of configs/evaluate; --predictions writes each with the model's prediction. From Python: tlx.evaluate.
@@ -36,7 +41,7 @@ from tlx.cli import flags, harness
 
 if TYPE_CHECKING:
     from tlx.api.loaded_model import LoadedModel
-    from tlx.trainer.evaluate import EvaluationResult
+    from tlx.trainer.evaluate import EvaluationRequest, EvaluationResult
 
 
 def main(argv: list[str]) -> int:
@@ -56,6 +61,8 @@ def main(argv: list[str]) -> int:
     )
     if options.stress is not None:
         return _print_stress(model, options, request)
+    if options.against or options.best_of or options.reward:
+        return _judge(model, options, request)
     objective = model.config.objective.name
     if options.config is not None:
         result = evaluate.evaluate_prompts(model, options.config, request)
@@ -85,6 +92,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="stress tests of a classifier, with lists in JSON",
     )
+    judged = parser.add_argument_group("answers judged by a reward model")
+    judged.add_argument("--reward", metavar="RM", help="run of the task reward, the judge")
+    judged.add_argument("--against", metavar="RUN", help="run whose answers to the same prompts are compared")
+    judged.add_argument("--best_of", "--best-of", type=int, metavar="N", help="answers to each prompt")
+    judged.add_argument("--safety", metavar="RM", help="a second reward model, of safety")
+    judged.add_argument(
+        "--gate", type=float, default=0.15, help="probability of safety below which it judges"
+    )
+    judged.add_argument(
+        "--safety_column", default="", metavar="COLUMN", help="whether a prompt is one of safety"
+    )
+    judged.add_argument("--temperature", type=float, help="of the answers; 1 with --best_of, else 0 (greedy)")
+    judged.add_argument("--seed", type=int, default=0, help="of the draws")
     harness.add_options(parser)
     return parser
 
@@ -103,6 +123,43 @@ def _print_stress(model: "LoadedModel", options: argparse.Namespace, request: An
         print(json.dumps({"run": str(options.run), "step": model.step, "stress": lines}, indent=2))
     else:
         print(table(rows))
+    return 0
+
+
+def _judge(model: "LoadedModel", options: argparse.Namespace, request: "EvaluationRequest") -> int:
+    """Print whose answers a reward model prefers, or what the best of several are worth."""
+    if not options.reward or bool(options.against) == bool(options.best_of):
+        raise ConfigError(
+            "--reward=RM judges the answers of --against=RUN, or of --best_of=N: give one of the two"
+        )
+    if options.best_of is not None and options.best_of < 2:
+        raise ConfigError(f"--best_of = {options.best_of} must be 2 or more")
+    from tlx.api.load import load
+    from tlx.decode.sampling import Sampling
+    from tlx.trainer import judged, outcome
+
+    safety = None if options.safety is None else load(options.safety, allow=options.allow)
+    reward = load(options.reward, allow=options.allow)
+    judges = judged.Judges(reward, safety, options.gate, options.safety_column)
+    temperature = options.temperature
+    if temperature is None:
+        temperature = 1.0 if options.best_of else 0.0
+    count = options.best_of or 1
+    sampling = Sampling(temperature=temperature)
+    answers = judged.judge_answers(model, judges, request, sampling, count, options.seed)
+    if options.best_of:
+        figures = judged.best_of(answers)
+    else:
+        other = load(options.against, dtype=options.dtype, allow=options.allow)
+        others = judged.judge_answers(other, judges, request, sampling, 1, options.seed)
+        judged.check_same_prompts(answers, others, options.against)
+        figures = judged.win_rate(answers, others)
+    if options.predictions:
+        judged.write_best(options.predictions, answers, model.config.objective.target)
+    if options.json:
+        print(json.dumps({"run": str(options.run), "step": model.step, **figures}, indent=2))
+    else:
+        outcome.show_figures(request.data or request.split, figures)
     return 0
 
 

@@ -25,7 +25,14 @@ def cached(model: ModelConfig) -> tuple[Transformer, int | None]:
 
 
 def write(
-    model: ModelConfig, params: Any, request: GenerationRequest, spec: TaskSpec, batch_size: int
+    model: ModelConfig,
+    params: Any,
+    request: GenerationRequest,
+    spec: TaskSpec,
+    batch_size: int,
+    *,
+    sampling: Sampling = _GREEDY,
+    seed: int = 0,
 ) -> list[list[int]]:
     """Generate a text for each prompt of a request.
 
@@ -36,6 +43,8 @@ def write(
         spec: Spec of the task, with its vocabulary and tokenizer.
         batch_size: Rows of every batch. The last batch is filled with copies of the last prompt, so that it
             divides over a mesh wherever training's batches do.
+        sampling: How tokens are drawn where there are no beams.
+        seed: Seed of the draws; text i draws the same whatever the others are.
 
     Returns:
         Token ids of each text, without the id that ended it, but with the stop string that ended it.
@@ -81,7 +90,8 @@ def write(
             prompts,
             spec.vocab,
             max_tokens=max_tokens,
-            sampling=_GREEDY,
+            sampling=sampling,
+            seed=seed,
             sources=sources,
             max_length=max_length,
             batch_size=batch_size,

@@ -6,6 +6,7 @@ TABLE = Table(
     "objective",
     {
         "grpo": "tlx.rollouts.grpo:TASK",
+        "ppo": "tlx.rollouts.ppo:TASK",
         "rloo": "tlx.rollouts.rloo:TASK",
     },
 )

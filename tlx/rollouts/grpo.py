@@ -25,8 +25,8 @@ from typing_extensions import override
 
 from tlx.base.term import Term, Terms
 from tlx.rollouts.base import RolloutConfig, RolloutModule, RolloutTask
+from tlx.rollouts.clipped import clipped_policy_losses
 from tlx.rollouts.kl import k3
-from tlx.rollouts.ppo import clipped_policy_losses
 from tlx.tasks.shared.base import Batch
 
 _EPS = 1e-4  # added to the standard deviation, as in TRL

@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from tlx.base.term import Term, Terms
 from tlx.rollouts.base import RolloutConfig, RolloutModule, RolloutTask
+from tlx.rollouts.clipped import clipped_policy_losses
 from tlx.rollouts.kl import k1
-from tlx.rollouts.ppo import clipped_policy_losses
 from tlx.tasks.shared.base import Batch
 
 

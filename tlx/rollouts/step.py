@@ -6,7 +6,7 @@ between steps, holds no answers, and a run that is resumed samples what an unint
 
 Sampling and updates are jitted; rewards are computed on the host in between, by every process for all answers.
 
-Shapes: A positions of an answer, Q rows of a batch, B K of them.
+Shapes: A positions of an answer, Q rows of a batch, B K of them, U updates of a step.
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ from tlx.decode.padding import Padded
 from tlx.decode.sampling import Sampling, sampling_arrays
 from tlx.evaluation.writing import cached
 from tlx.parallel import constrain
-from tlx.rollouts.base import RolloutTask, end_id
+from tlx.rollouts.base import RolloutTask, end_id, token_prefix
+from tlx.rollouts.reward_run import RewardRun
 from tlx.rollouts.rewards import REWARDS, SampledAnswer, rewards_of
 from tlx.tasks.shared.base import TaskSpec
 from tlx.training.config import TrainConfig
@@ -65,6 +66,7 @@ def make_sample(module: Any, spec: TaskSpec) -> SampleFn:
     config = spec.config
     lm, _ = cached(module.model)
     size = config.target_length
+    prefix = token_prefix(module.model.kind)
     end = end_id(spec)
     settings = DecodeSettings(
         greedy=False,
@@ -78,17 +80,15 @@ def make_sample(module: Any, spec: TaskSpec) -> SampleFn:
 
     def sample(state: State, batch: Batch) -> tuple[Batch, Sampled]:
         params = merge_params(state.params, state.frozen)
-        shape_BK = batch["tokens"].shape[:2]
+        shape_BK = batch["weights"].shape[:2]
         # Prompts are what stands before the last `size` positions.
-        rows: dict[str, Any] = {
-            name: batch[name][:, :, :-size] for name in ("tokens", "segments", "positions")
-        }
-        prompt = Padded(**{name: value.reshape(-1, value.shape[-1]) for name, value in rows.items()})
+        prompt = _padded(batch, prefix, slice(0, -size))
+        source = _padded(batch, "encoder_", slice(None)) if prefix else None
         keys_Q = row_keys(state.seed, state.step, len(prompt.tokens))
         keys_Q = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_Q, _SAMPLING)
         values = sampling_arrays(Sampling(temperature=config.temperature))
         inputs = DecodeInputs(keys_Q, jnp.int32(size), values)
-        new_QA, counts_Q = continue_cached(lm, params["model"], prompt, None, inputs, settings)
+        new_QA, counts_Q = continue_cached(lm, params["model"], prompt, source, inputs, settings)
         new_BKA = constrain(new_QA.reshape(*shape_BK, size), ("batch", None, None))
         counts_BK = constrain(counts_Q.reshape(shape_BK), ("batch", None))
         ended_BK = counts_BK < size
@@ -96,22 +96,34 @@ def make_sample(module: Any, spec: TaskSpec) -> SampleFn:
         # The decoder leaves out the id that ended a row; it is learned like any other.
         is_end_BKA = ended_BK[..., None] & (jnp.arange(size) == counts_BK[..., None])
         new_BKA = jnp.where(is_end_BKA, end, new_BKA)
-        batch = with_answers(batch, new_BKA, lengths_BK)
-        if config.updates > 1 or config.beta:
+        batch = with_answers(batch, new_BKA, lengths_BK, prefix)
+        if module.scores_samples:
             scores: Any = module.apply({"params": params}, batch, method="sampled_log_probs")
             batch = batch | scores
-        return batch, Sampled(new_BKA, lengths_BK, ended_BK, batch["record"])
+        # Computed after the loop that decodes. Devices of a CPU run independent collectives in any order: some would
+        # wait for the records of all, and the others in the loop for them.
+        record_B = constrain(jnp.where(lengths_BK[:, 0] > 0, batch["record"], -1), ("batch",))
+        return batch, Sampled(new_BKA, lengths_BK, ended_BK, record_B)
 
     return sample
 
 
-def with_answers(batch: Batch, tokens_BKA: jax.Array, lengths_BK: jax.Array) -> Batch:
+def _padded(batch: Batch, prefix: str, columns: slice) -> Padded:
+    """Return rows of a batch, of all answers, as the decoder takes them: [B K, T]."""
+    rows: dict[str, Any] = {
+        name: batch[prefix + name][:, :, columns] for name in ("tokens", "segments", "positions")
+    }
+    return Padded(**{name: value.reshape(-1, value.shape[-1]) for name, value in rows.items()})
+
+
+def with_answers(batch: Batch, tokens_BKA: jax.Array, lengths_BK: jax.Array, prefix: str = "") -> Batch:
     """Return a batch of prompts with answers written into it.
 
     Args:
         batch: Prompts, as RolloutTask.example has them, with a batch dim.
         tokens_BKA: Token ids.
         lengths_BK: Tokens of each answer; what stands behind them is not read.
+        prefix: What stands before the names of the rows, by `base.token_prefix`.
 
     Returns:
         The batch, its weights 1 for the tokens of answers.
@@ -119,11 +131,11 @@ def with_answers(batch: Batch, tokens_BKA: jax.Array, lengths_BK: jax.Array) -> 
     size = tokens_BKA.shape[-1]
     offsets_A = jnp.arange(size)
     real_BKA = offsets_A < lengths_BK[..., None]
-    first_BK = jnp.sum(batch["segments"][:, :, :-size], axis=-1)
+    first_BK = jnp.sum(batch[prefix + "segments"][:, :, :-size], axis=-1)
     after = {
-        "tokens": jnp.where(real_BKA, tokens_BKA, batch["tokens"][:, :, -size:]),
-        "segments": real_BKA.astype(jnp.int32),
-        "positions": jnp.where(real_BKA, first_BK[..., None] + offsets_A, 0),
+        prefix + "tokens": jnp.where(real_BKA, tokens_BKA, batch[prefix + "tokens"][:, :, -size:]),
+        prefix + "segments": real_BKA.astype(jnp.int32),
+        prefix + "positions": jnp.where(real_BKA, first_BK[..., None] + offsets_A, 0),
     }
     joined = {
         name: jnp.concatenate([batch[name][:, :, :-size], values], axis=-1) for name, values in after.items()
@@ -158,25 +170,43 @@ def make_updates(
 
     def updates(state: State, batch: Batch) -> tuple[State, Metrics]:
         step = state.step
+        skipped = state.skipped
+        in_a_row = state.skipped_in_a_row
         # Of all answers of the step: statistics over a minibatch would depend on how many there are.
-        batch = batch | {"advantages": task.advantages(config, batch)}
+        learned = task.learned(config, batch, state.extra)
+        batch = batch | learned.arrays
+        of_step = answer_metrics(batch) | learned.metrics
         # Counted in updates meanwhile, as the schedule of the optimizer is.
         state = state._replace(step=step * config.updates)
         if config.updates == 1:
             state, metrics = update(state, batch)
+            metrics |= of_step
         else:
 
-            def one(state: State, indices: jax.Array) -> tuple[State, Metrics]:
+            def one(state: State, update_number: tuple[jax.Array, jax.Array]) -> tuple[State, Metrics]:
+                number, indices = update_number
                 part = {name: jnp.take(values, indices, axis=0) for name, values in batch.items()}
-                return update(state, part)
+                part["first_update"] = jnp.full_like(part["first_update"], number == 0)
+                state, metrics = update(state, part)
+                # A result of the loop, so that its collectives are not independent of those in the loop (`sample`).
+                return state, metrics | of_step
 
             order = minibatch_indices(state.seed, step, train.batch_size, config.epochs, config.minibatches)
-            state, every = jax.lax.scan(one, state, order)
-            last = ("skipped", "skipped_in_a_row", "learning_rate", "param_norm")
+            state, every = jax.lax.scan(one, state, (jnp.arange(len(order)), order))
+            last = ("skipped", "learning_rate", "param_norm", *of_step)
+            # One NaN would hide the mean of all others.
+            accepted_U = every["skipped_in_a_row"] == 0
+            counted_U = accepted_U | ~jnp.any(accepted_U)
             metrics = {
-                name: values[-1] if name in last else jnp.mean(values) for name, values in every.items()
+                name: values[-1] if name in last else jnp.mean(values, where=counted_U)
+                for name, values in every.items()
             }
-        return state._replace(step=step + 1), metrics | answer_metrics(batch)
+        # Counted in steps: from the number of steps that changed nothing follows which was the last good one.
+        is_skipped = state.skipped - skipped == config.updates
+        in_a_row = jnp.where(is_skipped, in_a_row + 1, 0)
+        extra = {**state.extra, **learned.extra}
+        state = state._replace(step=step + 1, skipped_in_a_row=in_a_row, extra=extra)
+        return state, metrics | {"skipped_in_a_row": in_a_row}
 
     return updates
 
@@ -235,20 +265,34 @@ class RolloutStep:
         self._spec = spec
         self._records = records
         self._place = place
+        config = spec.config
+        self._reward_run = RewardRun(config) if config.reward_run else None
         # Named by the user, or checked when the saved config was read.
-        self._reward = REWARDS.load(spec.config.reward, allow=None)
+        self._reward = None if config.reward_run else REWARDS.load(config.reward, allow=None)
 
     def __call__(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """Make a step on a batch of prompts; donates the state."""
         batch, sampled = self._sample(state, batch)
         sampled = jax.device_get(sampled)
-        answers = self.answers(sampled)
-        rewards = rewards_of(self._reward, self._spec.config.reward, answers)
+        rewards = self.rewards(self.answers(sampled), state.frozen)
         ended = float(np.mean(sampled.ended_BK))
         state, metrics = self._updates(
             state, batch | {"reward": self._place(rewards.reshape(sampled.lengths_BK.shape))}
         )
         return state, metrics | {"ended": jnp.float32(ended)}
+
+    def rewards(self, answers: Sequence[SampledAnswer], frozen: Mapping[str, Any]) -> np.ndarray:
+        """Return the reward of each answer, float32 [answers]; `frozen` has the parameters of a reward run."""
+        config = self._spec.config
+        if self._reward_run is not None:
+            rewards = self._reward_run.rewards(frozen["reward_run"], answers)
+        else:
+            assert self._reward is not None
+            rewards = rewards_of(self._reward, config.reward, answers)
+        ended = np.array([answer.ended for answer in answers])
+        if config.unfinished_reward is not None:
+            rewards = np.where(ended, rewards, np.float32(config.unfinished_reward))
+        return rewards - np.float32(config.unfinished_penalty) * ~ended
 
     def answers(self, sampled: Sampled) -> list[SampledAnswer]:
         """Return the texts of a step's answers with what they are rewarded by, prompt by prompt."""

@@ -1,5 +1,6 @@
 """A run put together: tokenizer, data, program and initial state."""
 
+import functools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -14,10 +15,13 @@ from tlx.data.batches import Batches
 from tlx.data.pipeline import Pipeline, build_pipeline
 from tlx.data.prepare import check_text_size, prepare_tokenizer
 from tlx.data.records import RecordPipeline, RecordSplit, build_records, prepare_records_tokenizer
+from tlx.data.records_with_text import RecordsWithText
 from tlx.data.sources import Split
+from tlx.objectives import TABLE as OBJECTIVES
+from tlx.rollouts.ppo import PPO, TEXT
 from tlx.rollouts.step import RolloutStep
 from tlx.run.config import RunConfig, get_objective
-from tlx.run.program import Program, build_program
+from tlx.run.program import Program, build_program, initial_extra
 from tlx.run.spec import spec_of
 from tlx.tasks.shared.base import is_supervised
 from tlx.text import Tokenizer
@@ -120,7 +124,8 @@ def assemble(
         state = initialise(frozen_params, np.uint32(config.seed))._replace(frozen=frozen_params)
         if base is None:
             return state
-        return with_initial_extra(config.train, state._replace(params=base(state.params)), abstract)
+        initial = functools.partial(initial_extra, config)
+        return with_initial_extra(initial, state._replace(params=base(state.params)), abstract)
 
     return Run(
         config=config,
@@ -155,13 +160,13 @@ def _step(program: Program, spec: Any, train: Batches, rows: np.ndarray) -> Step
     """
     if program.sample is None:
         return program.step
-    assert isinstance(train, RecordPipeline)
+    records: Any = train
     sharding = program.batch["reward"].sharding
 
     def place(rewards: np.ndarray) -> jax.Array:
         return parallel.to_global(rewards[rows], sharding)
 
-    return RolloutStep(program.sample, program.step, spec, train.records, place)
+    return RolloutStep(program.sample, program.step, spec, records.records, place)
 
 
 def build_tokenizer(config: RunConfig) -> Tokenizer:
@@ -194,7 +199,7 @@ def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batc
         if split == "test":
             raise ConfigError(f"objective {config.objective.name!r} has no split 'test'")
         return open_pipeline(config, tokenizer, split, batch_size)
-    return build_records(
+    records = build_records(
         config.data,
         tokenizer,
         objective,
@@ -203,6 +208,28 @@ def open_split(config: RunConfig, tokenizer: Tokenizer, split: RecordSplit, batc
         batch_size=batch_size or config.train.batch_size,
         seed=config.seed,
     )
+    if split == "train" and isinstance(config.objective, PPO) and config.objective.text_rows:
+        return _with_text(config, tokenizer, records)
+    return records
+
+
+def _with_text(config: RunConfig, tokenizer: Tokenizer, records: RecordPipeline) -> RecordsWithText:
+    """Return training records with rows of the text of data.source, as a language model reads it."""
+    rows = config.objective.text_rows
+    lm = OBJECTIVES.load("clm")
+    spec = lm.make_spec(
+        lm.config_class(), config.model, config.data.sequence_length, config.data.languages, tokenizer
+    )
+    text = build_pipeline(
+        config.data,
+        tokenizer,
+        lm.example,
+        spec,
+        lm.window_spec(spec),
+        batch_size=records.batch_size * rows,
+        seed=config.seed,
+    )
+    return RecordsWithText(records, text, rows, TEXT)
 
 
 def open_pipeline(config: RunConfig, tokenizer: Tokenizer, split: Split, batch_size: int = 0) -> Pipeline:

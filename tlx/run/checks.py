@@ -78,10 +78,9 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     boxed = boxed_params(module, batch)
     check_patterns(config.adapt, boxed)
     trainable, _ = split(config.adapt, boxed)
-    optimizer = adapted_optimizer_config(
-        config.optimizer, config.adapt, module.model, trainable, config.train.steps
-    )
-    make_optimizer(optimizer, make_schedule(optimizer, config.train.steps), trainable)
+    num_updates = config.train.steps * get_objective(config).updates_per_step(config.objective)
+    optimizer = adapted_optimizer_config(config.optimizer, config.adapt, module.model, trainable, num_updates)
+    make_optimizer(optimizer, make_schedule(optimizer, num_updates), trainable)
     frozen = frozen_params(module)
     parallel.param_shardings((boxed, frozen), mesh, rules)
     jax.eval_shape(partial(initial_params, module), parallel.unbox(boxed), parallel.unbox(frozen))

@@ -21,7 +21,7 @@ from tlx.rollouts.step import SampleFn, make_sample, make_updates
 from tlx.run.config import RunConfig, get_objective
 from tlx.run.spec import abstract_batch, make_module
 from tlx.training import carry as carries
-from tlx.training.ema import initial_extra
+from tlx.training import ema
 from tlx.training.state import State, boxed_params, frozen_params, init_state, state_from_params
 from tlx.training.step import StepFn, make_step
 
@@ -96,11 +96,11 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
 
     def init(frozen: Any, seed: Any) -> State:
         state = init_state(module, optimizer, batch, batch_size, seed, frozen, partition_params)
-        return state._replace(extra=initial_extra(config.train, state.params))
+        return state._replace(extra=initial_extra(config, state.params))
 
     def init_from(params: Any, frozen: Any, seed: Any) -> State:
         state = state_from_params(module, optimizer, params, batch_size, seed, frozen, partition_params)
-        return state._replace(extra=initial_extra(config.train, state.params))
+        return state._replace(extra=initial_extra(config, state.params))
 
     # From the abstract parameters: to trace `init` would trace the whole model a second time.
     state = jax.eval_shape(init_from, parallel.unbox(boxed), parallel.unbox(frozen), np.uint32(0))
@@ -140,6 +140,18 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
         ),
         sample=sample,
     )
+
+
+def initial_extra(config: RunConfig, params: Any) -> dict[str, Any]:
+    """Return State.extra before the first step: the window of losses, the average, and what the task keeps.
+
+    Args:
+        config: Config of the run.
+        params: Trained parameters that an average begins with.
+    """
+    task = get_objective(config)
+    of_task = task.initial_extra(config.objective) if isinstance(task, RolloutTask) else {}
+    return ema.initial_extra(config.train, params) | of_task
 
 
 def state_shardings(

@@ -49,6 +49,9 @@ from tlx.tasks.similarity import check_scale
 from tlx.text.tokenizer import Tokenizer
 
 _ABSENT = -1  # the rank of answers that fill up an example
+# Columns of the records that prompts and answers without a label are made to.
+_PROMPT = "prompt"
+_ANSWER = "answer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,18 +289,27 @@ class RewardTask(Task):
                 items.append(RewardItem(ids, ranks, margin=number, record=index))
         return items
 
-    def answer_item(self, answers: Answers, tokenizer: Tokenizer, spec: TaskSpec) -> RewardItem:
-        """Make an item of a prompt with one answer.
+    def answer_items(
+        self, prompts: Sequence[Any], answers: Sequence[str], tokenizer: Tokenizer, spec: TaskSpec
+    ) -> list[RewardItem]:
+        """Make items of answers without a label.
 
         Args:
-            answers: The prompt and the answer.
+            prompts: The prompt of each answer: a text, or a list of {"role", "content"} messages.
+            answers: Texts.
             tokenizer: The run's tokenizer.
-            spec: A spec of rated records, whose rows hold one answer.
+            spec: A spec of `single_answer_spec`.
 
         Returns:
-            The item, without a label.
+            An item for each answer.
         """
-        return RewardItem(encode_answers(answers, spec.config, tokenizer, spec), (0.0,))
+        config = spec.config
+        items = []
+        for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            record = Record(f"answer {number}", {_PROMPT: prompt, _ANSWER: answer})
+            ids = encode_answers(read_answers(record, config, config.answer_columns), config, tokenizer, spec)
+            items.append(RewardItem(ids, (0.0,), record=number))
+        return items
 
     @override
     def empty_item(self, spec: TaskSpec) -> RewardItem:
@@ -345,7 +357,7 @@ class RewardTask(Task):
         rewards = outputs["reward"].astype(np.float64)
         config = spec.config
         if config.records == "rated":
-            return [{"score": round(number, 5)} for number in _on_scale(rewards[:, 0], config).tolist()]
+            return [{"score": round(number, 5)} for number in on_scale(rewards[:, 0], config).tolist()]
         return [
             {"rewards": [round(number, 5) for number in row[: len(item.answers)].tolist()]}
             for row, item in zip(rewards, items, strict=True)
@@ -379,6 +391,27 @@ class RewardTask(Task):
         return Scores(figures, "accuracy", mean_of(accuracies), 0.5)
 
 
+def single_answer_spec(spec: TaskSpec) -> TaskSpec:
+    """Return a spec whose rows hold one answer, whatever the records of training held."""
+    config = dataclasses.replace(
+        spec.config,
+        records="rated",
+        prompt=_PROMPT,
+        answer=_ANSWER,
+        role="role",
+        content="content",
+        margin="",
+    )
+    return dataclasses.replace(spec, config=config)
+
+
+def on_scale(units: np.ndarray, config: Reward) -> np.ndarray:
+    """Return rewards [N] on the scale of the records where the model learned ratings, else as they are."""
+    if config.records != "rated":
+        return units
+    return config.min_score + units * (config.max_score - config.min_score)
+
+
 def _row(ids: AnswerIds, spec: TaskSpec) -> dict[str, np.ndarray]:
     """Return the arrays of the row of an answer, and its `place`."""
     trained = np.array(spec.prompt, np.int32)
@@ -397,10 +430,6 @@ def _row(ids: AnswerIds, spec: TaskSpec) -> dict[str, np.ndarray]:
         }
     ids = fit_answer(ids, max_text_tokens(2, spec))
     return input_row((ids.prompt, ids.answer), spec)
-
-
-def _on_scale(units: np.ndarray, config: Reward) -> np.ndarray:
-    return config.min_score + units * (config.max_score - config.min_score)
 
 
 def _rating_scores(predictions: Sequence[Prediction], records: Sequence[Record], config: Reward) -> Scores:

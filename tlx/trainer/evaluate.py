@@ -149,10 +149,16 @@ def records_of_request(config: RunConfig, request: EvaluationRequest) -> tuple[R
     return dataclasses.replace(config, data=dataclasses.replace(config.data, records=records)), "test"
 
 
+def open_records(model: LoadedModel, request: EvaluationRequest) -> Any:
+    """Return the run's records of a split, or all of some files, as a RecordPipeline."""
+    config, split = records_of_request(model.config, request)
+    return open_split(config, model.tokenizer, split, request.batch_size or 0)
+
+
 def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> EvaluationResult:
     """Scores on the run's records of a split, or on all of some files."""
-    config, split = records_of_request(model.config, request)
-    pipeline: Any = open_split(config, model.tokenizer, split, request.batch_size or 0)
+    config = model.config
+    pipeline = open_records(model, request)
     module: Any = model.module
     spec: Any = spec_of(config, model.tokenizer)
     evaluation = evaluate_task(
@@ -166,7 +172,7 @@ def _evaluate_task(model: LoadedModel, request: EvaluationRequest) -> Evaluation
         request.batches,
     )
     evaluation = with_ceiling(evaluation, get_task(config), spec, pipeline)
-    return EvaluationResult(with_interval(evaluation), request.data or split, evaluation)
+    return EvaluationResult(with_interval(evaluation), request.data or request.split, evaluation)
 
 
 def evaluate_prompts(model: LoadedModel, config: Any, request: EvaluationRequest) -> EvaluationResult:

@@ -1,5 +1,6 @@
 """Recovery of a run that diverges: it goes back to the last good checkpoint, or ends with a bundle."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ from tlx.base.files import sha256_json
 from tlx.base.place import Place
 from tlx.checkpoint import Checkpoints
 from tlx.parallel import consensus
+from tlx.rollouts.ppo import BETA
 from tlx.run.assemble import Run
+from tlx.run.program import initial_extra
 from tlx.training import ema, spikes
 from tlx.training.directory import versions
 from tlx.training.divergence import Divergence, Rollbacks, layer_norms, write_bundle
@@ -21,9 +24,9 @@ from tlx.training.journal import Journal
 from tlx.training.progress import Progress
 from tlx.training.state import State, saved_part
 
-# Entries of a checkpoint that a run may start without: the window of losses and the average, where they are asked for
-# since.
-OPTIONAL = (f"extra/{spikes.NAME}", f"extra/{ema.NAME}")
+# Entries of a checkpoint that a run may start without, where they are asked for since: the window of losses, the
+# average, and PPO's adapted coefficient.
+OPTIONAL = (f"extra/{spikes.NAME}", f"extra/{ema.NAME}", f"extra/{BETA}")
 
 
 def restored_state(run: Run, tree: Mapping[str, Any], frozen: Any) -> State:
@@ -35,7 +38,8 @@ def restored_state(run: Run, tree: Mapping[str, Any], frozen: Any) -> State:
         frozen: frozen parameters, which no checkpoint holds.
     """
     state = State(**{**tree, "frozen": frozen})
-    return ema.with_initial_extra(run.config.train, state, run.state, has=tree["extra"])
+    initial = functools.partial(initial_extra, run.config)
+    return ema.with_initial_extra(initial, state, run.state, has=tree["extra"])
 
 
 class Recovery:

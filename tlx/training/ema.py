@@ -36,12 +36,12 @@ def initial_extra(config: TrainConfig, params: Any) -> dict[str, Any]:
 
 
 def with_initial_extra(
-    config: TrainConfig, state: State, abstract: State, has: Collection[str] = ()
+    initial: Callable[[Any], dict[str, Any]], state: State, abstract: State, has: Collection[str] = ()
 ) -> State:
     """Return the state with those entries of State.extra as before the first step that it does not have.
 
     Args:
-        config: Config of the trainer.
+        initial: State.extra before the first step, of the trained parameters.
         state: Train state whose parameters an average begins with.
         abstract: Abstract train state, each leaf with its sharding.
         has: Names of the entries that the state's `extra` has.
@@ -52,7 +52,7 @@ def with_initial_extra(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, missing)
 
     def build(params: Any) -> dict[str, Any]:
-        extra = initial_extra(config, params)
+        extra = initial(params)
         return {name: extra[name] for name in missing}
 
     return state._replace(extra={**state.extra, **jax.jit(build, out_shardings=shardings)(state.params)})

@@ -40,9 +40,9 @@ class State(NamedTuple):
     step: jax.Array
     """int32 []: number of batches trained on."""
     skipped: jax.Array
-    """int32 []: number of steps that changed nothing because loss or gradient was not finite, or the loss a spike."""
+    """int32 []: number of updates that were not made because loss or gradient was not finite, or the loss a spike."""
     skipped_in_a_row: jax.Array
-    """int32 []: number of such steps in a row, up to the last one."""
+    """int32 []: number of steps in a row, up to the last one, that made no update."""
     extra: dict[str, Any] = {}
     """Further trees by name, such as an average of the parameters. They are saved, donated and sharded like
     the rest: a leaf whose path ends in a parameter's path is sharded like it, others are replicated. Empty by

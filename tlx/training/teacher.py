@@ -2,10 +2,13 @@
 
 An objective's config that has such a model has three fields for it, by a name of NAMES: `teacher`, its path;
 `teacher_model`, its architecture; `teacher_hash`, the hash of its weights. The last two are read when a run starts.
+Of a model that is used with its head there is a fourth, `reward_run_task`: its own objective. Such a model is a run,
+and may have a tokenizer of its own.
 """
 
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 from typing import Any, NamedTuple, TypeGuard
@@ -23,8 +26,11 @@ from tlx.models.config import ModelConfig
 from tlx.text import load_tokenizer
 from tlx.training.directory import find_run_folder, read_run
 
-NAMES = ("teacher", "reference")
+NAMES = ("teacher", "reference", "reward_run")
 """Names of frozen models in configs and in the frozen part of a state."""
+
+WITH_HEAD = ("reward_run",)
+"""Those that are used with the head that they were trained with."""
 
 _HASHED_BYTES = 1 << 20  # bytes of each end of a weights file that its hash covers
 
@@ -36,6 +42,8 @@ class Teacher(NamedTuple):
     """Its architecture."""
     hash: str
     """sha256 of its parameters: of the newest checkpoint's manifest where it is a run."""
+    task: str = ""
+    """Its own objective as run.json has it, JSON that a config can hold; "" for a Hugging Face directory."""
 
 
 def open_teacher(path: str, name: str = "teacher") -> Teacher:
@@ -52,8 +60,15 @@ def open_teacher(path: str, name: str = "teacher") -> Teacher:
     if not model.vocab_size:
         tokenizer = load_tokenizer(run_folder / "tokenizer")
         model = dataclasses.replace(model, vocab_size=tokenizer.vocab.size)
+    if model.adapters.any:
+        raise ConfigError(
+            f"objective.{name} = {path!r} holds adapters alone and not its base model; tlx convert merge makes a run "
+            "with a LoRA added to the matrices"
+        )
     # The manifest holds the sums of all files, so that its own identifies the weights without reading them.
-    return Teacher(model, hashlib.sha256((_step_folder(folder) / steps.MANIFEST).read_bytes()).hexdigest())
+    task = json.dumps(run["config"]["objective"], sort_keys=True)
+    manifest = (_step_folder(folder) / steps.MANIFEST).read_bytes()
+    return Teacher(model, hashlib.sha256(manifest).hexdigest(), task)
 
 
 def with_frozen_models(objective: Any) -> Any:
@@ -61,7 +76,9 @@ def with_frozen_models(objective: Any) -> Any:
     for name, path in _named(objective):
         if not getattr(objective, f"{name}_hash"):
             opened = open_teacher(path, name)
-            changes = {f"{name}_model": opened.model, f"{name}_hash": opened.hash}
+            changes: dict[str, Any] = {f"{name}_model": opened.model, f"{name}_hash": opened.hash}
+            if name in WITH_HEAD:
+                changes[f"{name}_task"] = _task_of(opened, path, name)
             objective = dataclasses.replace(objective, **changes)
     return objective
 
@@ -70,7 +87,9 @@ def check_tokenizer(objective: Any, tokenizer_hash: str) -> None:
     """Raise ConfigError where a frozen model is a run with another tokenizer: same ids, other pieces."""
     for name, path in _named(objective):
         folder = open_place(path)
-        if _is_hugging_face(folder):
+        # A model that is read through its texts may have a tokenizer of its own; values read the policy's ids.
+        reads_texts = name in WITH_HEAD and getattr(objective, "value_start", "") != name
+        if _is_hugging_face(folder) or reads_texts:
             continue
         run_folder, run = _read_teacher_run(folder, name)
         if run["tokenizer_hash"] != tokenizer_hash:
@@ -95,6 +114,16 @@ def read_frozen(objective: Any, wanted: Any) -> Any:
         CheckpointError: It lacks a wanted parameter.
     """
     return {name: _read_model(objective, name, wanted[name]) for name in NAMES if name in wanted}
+
+
+def _task_of(opened: Teacher, path: str, name: str) -> str:
+    """Return the objective of a model that is used with its head; ConfigError where it is not known."""
+    if not opened.task:
+        raise ConfigError(
+            f"objective.{name} = {path!r} is a Hugging Face directory, whose head is not known here; tlx convert "
+            "import makes a run of it"
+        )
+    return opened.task
 
 
 def _named(objective: Any) -> list[tuple[str, str]]:

@@ -224,9 +224,21 @@ def _shared_turns(conversations: Sequence[Sequence[Message]]) -> int:
     return count
 
 
-def liked_of(record: Record, column: str) -> bool:
-    """Return whether an answer was liked; raises DataError where the label is not true or false."""
-    value = record.get(column, "objective.label")
+def liked_of(record: Record, column: str, field: str = "objective.label") -> bool:
+    """Return whether an answer was liked.
+
+    Args:
+        record: The record.
+        column: Column that says so.
+        field: Config key that names the column, for messages.
+
+    Returns:
+        Whether it was.
+
+    Raises:
+        DataError: The value is not true or false.
+    """
+    value = record.get(column, field)
     liked = _LIKED.get(str(value).strip().lower())
     if liked is None:
         raise DataError(f"{record.where}: {column!r} = {value!r} is not true or false (or 1 or 0)")
