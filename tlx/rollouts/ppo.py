@@ -215,9 +215,10 @@ class PPOModule(RolloutModule):
 
     def values(self, hidden_BKAD: jax.Array, batch: Batch) -> jax.Array:
         """Compute the value before each token of the answers, float32 [B, K, A]; whatever behind the end."""
+        heads: Any = self.heads  # of two classes, by objective.value
         if self.config.value == "head":
-            return self.heads(hidden_BKAD)[..., 0]
-        return self.heads(batch, self.config.target_length)
+            return heads(hidden_BKAD)[..., 0]
+        return heads(batch, self.config.target_length)
 
     @override
     def sampled_log_probs(self, batch: Batch) -> dict[str, jax.Array]:
@@ -249,8 +250,9 @@ class PPOModule(RolloutModule):
             for key, value in batch.items()
             if key.startswith(TEXT)
         }
-        hidden_QTD = self.lm({key: rows[key] for key in ("tokens", "positions", "segments")})
-        terms = cross_entropy(hidden_QTD, self.lm.unembedding(), rows["targets"], rows["weights"], self.loss)
+        lm: Any = self.lm
+        hidden_QTD = lm({key: rows[key] for key in ("tokens", "positions", "segments")})
+        terms = cross_entropy(hidden_QTD, lm.unembedding(), rows["targets"], rows["weights"], self.loss)
         return terms["loss"]._replace(loss_weight=self.config.pretraining_weight)
 
     @override
