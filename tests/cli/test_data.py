@@ -135,7 +135,7 @@ def test_show(config, capsys, objective):
 def test_prepare(config, capsys, tmp_path):
     assert main(["prepare", f"--config={config}:clm"]) == 0
     out = capsys.readouterr().out
-    assert "tokenizer: 363 ids" in out and out.count(f" in {tmp_path}/cache/tokens/") == 2
+    assert "tokenizer: 363 ids" in out and out.count(f" in the token cache {tmp_path}/cache/tokens/") == 2
     documents = [int(count) for count in re.findall(r"(\d+) documents", out)]
     assert sum(documents) == 200
 
