@@ -41,7 +41,7 @@ _DENIED = (
 
 
 class StoredObject(NamedTuple):
-    """What a store states of an object, without its content being read."""
+    """Size, checksum and generation of an object as its store states them, without a read of its content."""
 
     size: int
     """Bytes."""

@@ -2,12 +2,12 @@
 
 import concurrent.futures
 import functools
-import multiprocessing
 import os
-import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from tlx.data.parent_process import end_with_parent
 
 Batch = dict[str, np.ndarray]
 
@@ -120,12 +120,4 @@ def _begin_worker(worker: int, workers: int) -> None:
     """Keep a data worker that imports JAX from claiming the accelerator, and end it with its trainer."""
     del worker, workers
     os.environ["JAX_PLATFORMS"] = "cpu"
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process once its parent has ended, for a killed trainer stops no worker."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()

@@ -14,7 +14,7 @@ _LABELS = {"1": 1, "0": 0, "true": 1, "false": 0, "yes": 1, "no": 0, "1.0": 1, "
 
 
 class Rating(NamedTuple):
-    """What one person says of one answer."""
+    """One person's rating of one answer."""
 
     model: str
     """Name of the model; empty where the file has no such column."""

@@ -1,4 +1,4 @@
-"""Where a model is: a folder, a run in a bucket, or a Hugging Face directory in a bucket, which is fetched."""
+"""Places of models: a folder, a run in a bucket, or a Hugging Face directory in a bucket, which is fetched."""
 
 import os
 

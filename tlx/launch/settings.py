@@ -72,7 +72,7 @@ SETTINGS: dict[Target, tuple[Setting, ...]] = {
 
 
 class RunSettings(NamedTuple):
-    """What the user adds to the table, as given to `tlx launch`."""
+    """Settings that the user adds to the table or drops from it, as given to `tlx launch`."""
 
     flags: tuple[str, ...] = ()
     """Flags of XLA or libtpu, "--xla_name=value"."""

@@ -144,7 +144,7 @@ class RolloutConfig(Generation):
 
 
 class Learned(NamedTuple):
-    """What a step's updates learn from, computed over all of its answers."""
+    """Arrays that a step's updates learn from, computed over all of its answers."""
 
     arrays: dict[str, jax.Array]
     """Entries of the batch, [B, ...] each: "advantages" and what else the loss reads."""

@@ -3,16 +3,14 @@
 import concurrent.futures
 import logging
 import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.process import BaseProcess
 
 from tqdm import tqdm
 
 from tlx.base.errors import DataError
+from tlx.data.parent_process import end_with_parent
 
 _log = logging.getLogger("tlx")
 
@@ -45,7 +43,7 @@ class LocalRunner:
             return
         # Not forked: the parent may have threads.
         pool = concurrent.futures.ProcessPoolExecutor(
-            min(self.processes, len(numbers)), multiprocessing.get_context("spawn"), _end_with_parent
+            min(self.processes, len(numbers)), multiprocessing.get_context("spawn"), end_with_parent
         )
         with pool:
             try:
@@ -79,15 +77,3 @@ class _Progress:
         elif self._bar.disable and time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             _log.warning("%s: %s of %s tasks", self._title, f"{self._done:,}", f"{self._total:,}")
-
-
-def _end_with_parent() -> None:
-    """Leave when the parent has ended: a parent that is killed tells nobody."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_after, args=(parent,), daemon=True).start()
-
-
-def _leave_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
