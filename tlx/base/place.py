@@ -39,6 +39,14 @@ def parse(text: str | os.PathLike | BucketPath) -> Place:
     """
     if isinstance(text, BucketPath):
         return text
+    place = _named_place(text)
+    if isinstance(place, BucketPath):
+        check_installed(place.scheme)
+    return place
+
+
+def _named_place(text: str | os.PathLike) -> Place:
+    """Return the place that a text names, whether or not the extra of its scheme is installed."""
     name = os.fspath(text)
     match = _SCHEME.fullmatch(name)
     if match is None:
@@ -55,7 +63,6 @@ def parse(text: str | os.PathLike | BucketPath) -> Place:
         )
     if ".." in key.split("/"):
         raise ConfigError(f"{name!r} has '..' in it, which means nothing in a bucket")
-    check_installed(scheme)
     return BucketPath(scheme, bucket, key)
 
 
@@ -71,7 +78,8 @@ def absolute_text(text: str | os.PathLike | BucketPath) -> str:
 
 def local_path(text: str | os.PathLike | BucketPath) -> pathlib.Path:
     """Return the path of a folder or file of this machine; ConfigError for a place in a bucket."""
-    if is_bucket(text):
+    # Nobody is sent to install an extra for what is refused all the same.
+    if isinstance(text, BucketPath) or isinstance(_named_place(text), BucketPath):
         raise ConfigError(f"{text} is in a bucket: here a folder of this machine is needed")
     return pathlib.Path(str(text))
 
