@@ -38,6 +38,7 @@ ELSEWHERE = (
     "tlx convert export runs/llama --push=hf://OWNER/NAME",
     "tlx scale run",
     "tlx plan",
+    "tlx generate hf://OWNER/NAME",
     "tlx train --config=pretrain/bert",
     "tlx train --config=quickstart --workdir=gs://bucket/run",
 )

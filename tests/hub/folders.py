@@ -8,6 +8,7 @@ from tlx.hub.folder import open_folder, save_folder
 from tlx.hub.network import abstract_params
 from tlx.models.config import ModelConfig
 from tlx.models.families import TABLE
+from tlx.models.families.family import resized
 
 TEXTS = ["the cat sat on the mat", "Über 3 Katzen, 고양이 and a 🐈!", "import os\nprint('x')\n"] * 3
 BERT_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -67,6 +68,20 @@ def write(folder: pathlib.Path, family: str, config: ModelConfig, heads: tuple[s
     shapes = {name: leaf.shape for name, leaf in _tensors(folder).items()}
     write_folder(folder, shapes, {})
     open_folder(folder)
+
+
+def small_gpt2(folder: pathlib.Path) -> None:
+    """A GPT-2 of one layer with its tokenizer."""
+    byte_pairs(folder)
+    sizes = {
+        "vocab_size": 300,
+        "position__max_length": 16,
+        "attention__num_heads": 2,
+        "attention__head_dim": 0,
+        "attention__num_kv_heads": 0,
+        "feedforward__ff_dim": 12,
+    }
+    write(folder, "gpt2", resized(TABLE.load("gpt2").base, width=8, num_layers=1, **sizes))
 
 
 def _tensors(folder):

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 
 import tlx
-from tests.hub.folders import byte_pairs, write
+from tests.hub import folders
 from tlx.base.errors import DataError, UserError
 from tlx.base.files import write_json
 from tlx.hub import safetensors
 from tlx.hub.validation import check_links
 from tlx.hub.weights import lazy_tensor
-from tlx.models.families import TABLE
-from tlx.models.families.family import resized
 from tlx.text import load_tokenizer
 
 MODULES = [
@@ -29,16 +27,7 @@ MODULES = [
 def gpt2(tmp_path_factory):
     """A GPT-2 of one layer with its tokenizer."""
     folder = tmp_path_factory.mktemp("gpt2")
-    byte_pairs(folder)
-    base = TABLE.load("gpt2").base
-    sizes = {
-        "vocab_size": 300,
-        "position__max_length": 16,
-        "attention__num_heads": 2,
-        "feedforward__ff_dim": 12,
-    }
-    sizes |= {"attention__head_dim": 0, "attention__num_kv_heads": 0}
-    write(folder, "gpt2", resized(base, width=8, num_layers=1, **sizes))
+    folders.small_gpt2(folder)
     return folder
 
 

@@ -78,7 +78,8 @@ def load(
     in training, and optimizer state is not read.
 
     Args:
-        path: The directory, of a bucket as gs://BUCKET/RUN or s3://BUCKET/RUN; also one of ELMo's released files
+        path: The directory, of a bucket as gs://BUCKET/RUN or s3://BUCKET/RUN, of the Hub as hf://OWNER/NAME or
+            hf://OWNER/NAME@REVISION (hub/download.py); also one of ELMo's released files
             (hub/elmo.py).
         step: Training step of the checkpoint; "best": the one with the best evaluation, where the run had
             checkpoint.keep_best; None: the newest that verifies.

@@ -54,6 +54,10 @@ def _named_place(text: str | os.PathLike) -> Place:
     scheme = (match[1] or match[2]).lower()
     if scheme == "file":
         return pathlib.Path("/" + match[3].lstrip("/")).absolute()
+    if scheme == "hf":
+        raise ConfigError(
+            f"{name}: a model of the Hugging Face Hub can be read as a model, not as a run or a file"
+        )
     if scheme not in EXTRAS:
         raise ConfigError(one_of("scheme of " + name, f"{scheme}://", ("gs://", "s3://", "a folder")))
     bucket, _, key = match[3].partition("/")
@@ -72,7 +76,9 @@ def is_bucket(text: str | os.PathLike | BucketPath) -> bool:
 
 
 def absolute_text(text: str | os.PathLike | BucketPath) -> str:
-    """Return the absolute path or the address of a place, as records of runs keep it."""
+    """Return the absolute path or the address of a place or of a model of the Hub, as records of runs keep it."""
+    if str(text).startswith("hf://"):
+        return str(text)
     return str(text) if is_bucket(text) else os.path.abspath(str(text))
 
 

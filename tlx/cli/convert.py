@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=("import", "export", "merge", "adapter", "adapt"),
         help="conversion, as in the examples above",
     )
-    parser.add_argument("source", metavar="FROM", help="Hugging Face directory, or run directory")
+    parser.add_argument(
+        "source", metavar="FROM", help="Hugging Face directory, hf://OWNER/NAME[@REVISION], or run directory"
+    )
     parser.add_argument(
         "target",
         nargs="?",

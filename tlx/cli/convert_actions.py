@@ -21,13 +21,14 @@ from tlx.base import place as places
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, StorageError
-from tlx.base.files import PARTIAL, atomic_open, new_folder, read_json, write_json
+from tlx.base.files import PARTIAL, atomic_open, new_folder, read_json, storage_errors, write_json
 from tlx.checkpoint import Checkpoints
 from tlx.hub import folder as hub
 from tlx.hub import peft, push, sentence_transformers, verify
 from tlx.hub.config_file import named_class
 from tlx.hub.elmo import is_elmo
 from tlx.hub.peft_virtual import save_virtual_tokens
+from tlx.hub.place import open_place
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
 from tlx.run import RunConfig, base_config
@@ -50,12 +51,12 @@ def _import(options: argparse.Namespace) -> None:
         return
     if options.verify:
         verify.require_libraries()
-    foreign = open_hub_checkpoint(
-        pathlib.Path(options.source).absolute(), options.dtype, options.ignore, options.task
-    )
+    with storage_errors():
+        folder = places.local_path(open_place(options.source))
+    foreign = open_hub_checkpoint(folder.absolute(), options.dtype, options.ignore, options.task)
     checkpoint = foreign.checkpoint
     tokenizer = foreign.tokenizer
-    source = {"imported_from": str(checkpoint.folder), "family": checkpoint.family.name}
+    source = {"imported_from": places.absolute_text(options.source), "family": checkpoint.family.name}
     target = places.local_path(options.target).absolute()
     with new_folder(target) as folder:
         config = _save_tokenizer(folder, target, foreign.config, tokenizer)

@@ -40,7 +40,10 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.training_parser("finetune", __doc__)
     parser.add_argument(
-        "--from", dest="base", metavar="DIR", help="base model: run, checkpoint or Hugging Face directory"
+        "--from",
+        dest="base",
+        metavar="DIR",
+        help="base model: run, checkpoint, Hugging Face directory or hf://OWNER/NAME",
     )
     parser.add_argument(
         "--seeds", type=int, default=1, help="number of runs, from the config's seed on, in WORKDIR/seed-N"

@@ -63,7 +63,12 @@ def training_parser(verb: str, about: str | None) -> argparse.ArgumentParser:
 
 def add_run(arguments: argparse.ArgumentParser) -> None:
     """Add the arguments of every verb that loads a model."""
-    arguments.add_argument("run", metavar="RUN", help="run directory, or one of its checkpoint directories")
+    arguments.add_argument(
+        "run",
+        metavar="RUN",
+        help="run directory, one of its checkpoint directories, a Hugging Face directory, "
+        "or hf://OWNER/NAME[@REVISION] of the Hub",
+    )
     arguments.add_argument("--step", type=checkpoint_step, help=STEP_HELP)
     arguments.add_argument("--params", default="trained", metavar="trained|ema|mean:N", help=PARAMS_HELP)
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), help=_DTYPE_HELP)

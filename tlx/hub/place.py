@@ -1,17 +1,21 @@
-"""Places of models: a folder, a run in a bucket, or a Hugging Face directory in a bucket, which is fetched."""
+"""Places of models: folders and runs in buckets; Hugging Face directories of a bucket or of the Hub are fetched."""
 
 import os
 
 from tlx.base import place as places
 from tlx.base.place import BucketPath, Place
+from tlx.hub import download
 
 
 def open_place(path: str | os.PathLike | BucketPath) -> Place:
-    """Return the place of a run or of a model; a Hugging Face directory in a bucket is fetched to the user's cache.
+    """Return the place of a run or of a model.
 
-    A run stays where it is: its parameters are read from there. Raises ConfigError for an unknown scheme or a missing
-    extra, and OSError where a bucket cannot be read.
+    A Hugging Face directory of a bucket or of the Hub is fetched to a cache. A run stays where it is: its parameters
+    are read from there. Raises ConfigError for an unknown scheme or a missing extra, OSError where a bucket cannot be
+    read, and what download.fetch raises.
     """
+    if download.is_hub_address(path):
+        return download.fetch(str(path))
     place = places.parse(path)
     if not isinstance(place, BucketPath):
         return place

@@ -1,16 +1,12 @@
 """Upload of an exported directory to a repository of the Hugging Face Hub, through the package huggingface_hub."""
 
-import importlib
 import os
 import pathlib
-import re
 from typing import Any, NamedTuple
 
 from tlx.base.errors import ConfigError, StorageError
+from tlx.hub.download import SCHEME, one_line, parse_address, require_hub
 
-SCHEME = "hf://"
-# A name of the Hub: letters, digits, dashes, dots and underscores, none of the marks first, last or twice.
-_NAME = re.compile(r"[A-Za-z0-9]+(?:[-._]?[A-Za-z0-9_]+)*")
 # Weights of an earlier export that are no part of this one; other files of the repository stay.
 _REPLACED = ("*.safetensors", "*.safetensors.index.json")
 
@@ -26,13 +22,12 @@ class HubRepository(NamedTuple):
 
 def repository_name(address: str) -> str:
     """Return "OWNER/NAME" of "hf://OWNER/NAME". Raises ConfigError for any other form."""
-    owner, _, name = address.removeprefix(SCHEME).partition("/")
-    legal = all(_NAME.fullmatch(part) and len(part) <= 96 for part in (owner, name))
-    if not address.startswith(SCHEME) or not legal:
+    name, revision = parse_address(address) if address.startswith(SCHEME) else ("", None)
+    if "/" not in name or revision is not None:
         raise ConfigError(
             f"--push={address} must be {SCHEME}OWNER/NAME, as in {SCHEME}ada/my-model (letters, digits, - . _)"
         )
-    return f"{owner}/{name}"
+    return name
 
 
 def open_repository(address: str) -> HubRepository:
@@ -51,13 +46,7 @@ def open_repository(address: str) -> HubRepository:
         StorageError: the Hub cannot be reached, or refuses the token.
     """
     name = repository_name(address)
-    try:
-        hub = importlib.import_module("huggingface_hub")
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--push={address} needs the package huggingface_hub, which is not installed: "
-            "pip install 'tlx-lm[hub]'"
-        ) from error
+    hub = require_hub(f"--push={address}")
     token = hub.get_token()
     if token is None:
         raise ConfigError(
@@ -104,5 +93,4 @@ def upload(repository: HubRepository, folder: str | os.PathLike, message: str, p
 
 
 def _refused(address: str, error: Exception) -> StorageError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return StorageError(f"cannot push to {address}: {type(error).__name__}: {' '.join(lines)[:400]}")
+    return StorageError(f"cannot push to {address}: {type(error).__name__}: {one_line(error)}")

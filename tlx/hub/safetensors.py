@@ -168,10 +168,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
             _log.warning("%s holds %s and %s with its files: the single file is read", folder, SINGLE, INDEX)
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        files = sorted(set(_weight_map(folder).values()))
-        # An index from elsewhere must not make us read any other file of this host.
-        if any(os.path.basename(name) != name for name in files):
-            raise DataError(f"{folder / INDEX} names files outside the directory")
+        files = weight_files(folder)
         missing = [name for name in files if not (folder / name).is_file()]
         if missing:
             raise DataError(f"{folder}: {', '.join(missing)} of {INDEX} is missing")
@@ -185,6 +182,15 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
             f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
     raise DataError(f"{folder} has neither {SINGLE} nor {INDEX}")
+
+
+def weight_files(folder: pathlib.Path) -> list[str]:
+    """Return the names of the files that the index of a directory names; DataError where it is not sound."""
+    files = sorted(set(_weight_map(folder).values()))
+    # An index from elsewhere must not make us read any other file of this host.
+    if any(os.path.basename(name) != name for name in files):
+        raise DataError(f"{folder / INDEX} names files outside the directory")
+    return files
 
 
 def _weight_map(folder: pathlib.Path) -> dict[str, str]:

@@ -120,6 +120,12 @@ def write(folder: str | os.PathLike, config: SentenceConfig, width: int) -> None
     write_json(folder / MODULES, modules)
 
 
+def module_folders(folder: pathlib.Path) -> list[str]:
+    """Return the folders of a directory's modules, without that directory itself; "1_Pooling" say."""
+    paths = [str(module.get("path", "")) for module in _modules(folder)]
+    return [path for path in paths if path not in ("", ".")]
+
+
 def _modules(folder: pathlib.Path) -> list[dict[str, Any]]:
     modules: Any = _read(folder / MODULES)
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
