@@ -19,7 +19,8 @@ def main(argv: list[str]) -> int:
         "--from",
         dest="base",
         metavar="DIR",
-        help="run, checkpoint, Hugging Face directory or hf://OWNER/NAME whose model is trained further, with its tokenizer",
+        help="run, checkpoint, Hugging Face directory or hf://OWNER/NAME whose model is trained further, with its "
+        "tokenizer",
     )
     parser.add_argument(
         "--step",

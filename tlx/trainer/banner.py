@@ -75,7 +75,7 @@ def introduce(run: Run, workdir: Place, say: Callable[[str], None]) -> hooks.Cos
         f"{flops / tokens / 1e6:.3g} MFLOP a token"
     )
     say(
-        f"data       {run.train.num_tokens:,} tokens, one pass is {run.train.steps_per_epoch:,} of "
+        f"data       {run.train.num_tokens:,} tokens, {config.train.steps / run.train.steps_per_epoch:.3g} passes in "
         f"{config.train.steps:,} steps; {run.validation.num_tokens:,} tokens for validation"
     )
     ceiling = _ceiling(run)
