@@ -110,7 +110,7 @@ def test_the_floors_are_those_of_the_page():
     assert named == set(FLOOR_OF)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def style_faults():
     """{kind: messages} of everything that tests.counts finds in tlx/, configs/ and launch/."""
     faults = collections.defaultdict(list)
@@ -120,12 +120,10 @@ def style_faults():
     return faults
 
 
-@pytest.mark.parametrize("kind", ["statements", "lines", "parameters", "docstring", "arguments", "fields"])
-def test_files_and_functions_stay_readable(style_faults, kind):
-    assert not style_faults[kind], "\n".join(style_faults[kind])
-
-
-def test_code_is_not_packed(style_faults):
+def test_files_and_functions_stay_readable(style_faults):
+    kinds = ("statements", "lines", "parameters", "docstring", "arguments", "fields")
+    found = [f"{kind}: {message}" for kind in kinds for message in style_faults[kind]]
+    assert not found, "\n".join(found)
     assert counts.density("tuples", counts.FOLDERS) < 2, "\n".join(style_faults["tuples"])
 
 

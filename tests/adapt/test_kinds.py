@@ -127,6 +127,7 @@ def test_what_the_new_kind_cannot_have_is_named():
             convert_kind(config, params, kind)
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_run_of_another_kind(tmp_path, capsys):
     source = write_run(tmp_path / "decoder", "clm")
     assert main(["convert", "adapt", str(source), str(tmp_path / "both"), "--kind=encoder_decoder"]) == 0

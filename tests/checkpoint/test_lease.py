@@ -139,6 +139,7 @@ STOPPED = """
 """
 
 
+@pytest.mark.slow
 def test_a_stopped_process_that_wakes_writes_nothing(tmp_path):
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(STOPPED), str(tmp_path)],

@@ -93,6 +93,7 @@ def run(folder, task):
     return [worker.returncode for worker in workers], outputs
 
 
+@pytest.mark.slow
 def test_two_processes_save_and_one_reads(tmp_path):
     codes, outputs = run(tmp_path, "save")
     assert codes == [0, 0], outputs

@@ -204,6 +204,7 @@ def test_an_encoder_decoder_begins_and_frames_as_its_files_say(tmp_path):
     assert json.loads((back / "config.json").read_text())["decoder_start_token_id"] == 7
 
 
+@pytest.mark.slow
 def test_a_sentencepiece_model_is_enough_of_a_tokenizer(tmp_path):
     theirs, run, back = tmp_path / "theirs", tmp_path / "run", tmp_path / "back"
     theirs.mkdir()

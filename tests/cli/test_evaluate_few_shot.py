@@ -40,6 +40,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", tiers(["clm", "span_corruption"], quick=["clm"]))
 def test_records_are_answered_by_likelihood(objective, runs, tmp_path, capsys):
     run, file = write_run(runs / objective, objective), tmp_path / "answers.jsonl"

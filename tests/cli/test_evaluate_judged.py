@@ -42,6 +42,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_win_rate_is_that_of_the_answers_and_rewards(runs, capsys):
     command = ["evaluate", str(runs / "a"), f"--reward={runs / 'rm'}", "--json"]
     assert main([*command, f"--against={runs / 'b'}"]) == 0
@@ -62,6 +63,7 @@ def test_the_win_rate_is_that_of_the_answers_and_rewards(runs, capsys):
     assert (same["win_rate"], same["ties"]) == (0.5, 1.0)
 
 
+@pytest.mark.slow
 def test_the_best_answers_are_records_to_tune_on(runs, tmp_path, capsys):
     path = tmp_path / "best.jsonl"
     command = ["evaluate", str(runs / "a"), f"--reward={runs / 'rm'}", "--best_of=3", f"--predictions={path}"]

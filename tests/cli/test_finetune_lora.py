@@ -37,6 +37,7 @@ def test_only_the_adapted_part_is_saved(runs):
     assert scores["validation"]["accuracy"] > 0.6
 
 
+@pytest.mark.slow
 def test_the_base_is_checked(runs, tmp_path):
     texts = ["aei", "bcd"]
     expected = tlx.load(runs / "run").predict(texts)

@@ -34,16 +34,25 @@ def make(name, folder):
     return open_folder(folder, ignore=CASES[name].ignore), meta["config"], part
 
 
-# Of a class with several cases the first is quick; all are compared with the class itself in test_live.py.
-FIRST = {case.architecture: name for name, case in reversed(CASES.items()) if not case.small}
-# Of the families since GPT-J these are quick, which have the parts that no older family has.
-NEW_PARTS = (
-    *("qwen2", "phi3", "gptj", "falcon-groups", "bloom", "stablelm-parallel"),
-    *("olmo2", "smollm3", "granite", "cohere", "m2m-100", "mpnet"),
+# One of each shape, and the parts that the most families share. CI compares all with the classes in test_live.py.
+QUICK = (
+    *(
+        "bert",
+        "deberta-v2",
+        "electra",
+        "gpt2",
+        "neox",
+        "llama",
+        "gemma3",
+        "mixtral",
+        "falcon-groups",
+        "bloom",
+    ),
+    *("olmo2", "cohere", "t5", "bart", "xlnet"),
 )
 
 
-@pytest.mark.parametrize("name", tiers(CASES, quick=(*FIRST.values(), *NEW_PARTS)))
+@pytest.mark.parametrize("name", tiers(CASES, quick=QUICK))
 def test_recorded_outputs_and_round_trip(name, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     checkpoint, config, part = make(name, first)
@@ -62,6 +71,7 @@ def test_recorded_outputs_and_round_trip(name, tmp_path):
         np.testing.assert_array_equal(again[path], value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -104,6 +104,7 @@ def test_ways_of_pooling():
         SentenceConfig(prompts=(("query", "q"),)).prompt("x")
 
 
+@pytest.mark.slow
 def test_a_run_embeds_as_the_directory_says(tmp_path):
     """Special tokens count, long texts are cut off, vectors are normalised; a run and its export keep that."""
     pytest.importorskip("tokenizers")

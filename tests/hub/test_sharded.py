@@ -9,6 +9,7 @@ import pytest
 
 from tests.hub import folders
 from tests.hub.case import LENGTH, TOLERANCE, Case, difference, inputs, ours, visible
+from tests.tiers import tiers
 from tlx import parallel
 from tlx.hub import network
 from tlx.hub.folder import open_folder
@@ -29,7 +30,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("family", tiers(SHAPES, quick=["llama", "t5"]))
 def test_logits_over_a_mesh_are_those_of_one_device(family, tmp_path):
     changes, kind, heads = SHAPES[family]
     config = resized(TABLE.load(family).base, **SMALL, **changes)
@@ -80,6 +81,7 @@ def test_no_device_of_512_holds_a_large_parameter_whole(family, size):
     assert whole <= 1.02 * total / 512, "and all of it is spread evenly"
 
 
+@pytest.mark.slow
 def test_loading_over_a_mesh(tmp_path):
     import tlx
 

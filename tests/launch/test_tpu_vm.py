@@ -168,6 +168,7 @@ def test_a_connection_that_hangs_is_given_up_when_the_machines_are_gone(cloud):
     assert cloud.starts() == 2 and time.monotonic() - began < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "codes, last, starts",
     [([77], 77, 1), ([42, 42, 0], 0, 3), ([170, 137, 0], 137, 2), ([170, 0], 0, 2)],
@@ -188,6 +189,7 @@ def test_two_slices_are_asked_for_together_and_started_each(cloud):
     assert {call.split()[2] for call in cloud.asked() if "worker.sh run" in call} == {"llama-0", "llama-1"}
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_lets_the_run_save_and_gives_the_machines_back(cloud):
     cloud.plan(["ACTIVE"], [["step 1/9", 2, 42]])
     words = ("launch", "tpu-vm", "--config=quickstart:tiny", *LAUNCH, "--poll-seconds=1", "--setup=true")

@@ -66,6 +66,7 @@ def test_the_encoder_reads_the_other_ones_hidden_states():
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_first_stage_trains_the_new_encoder_positions_and_the_first_input_projections():
     get_config = runpy.run_path(str(ROOT / "configs/finetune/translation.py"))["get_config"]
     freeze = tuple(get_config("new_encoder").optimizer.freeze)

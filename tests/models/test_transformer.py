@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiers import tiers
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.models.config import AttentionConfig, ExecutionConfig, HeadConfig, ModelConfig, PositionConfig
@@ -63,7 +64,7 @@ def run(model, params, *args, method=None, **kwargs):
     return call(params, *args)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", tiers(POSITIONS, quick=["learned", "rotary", "relative_bias"]))
 def test_cached_decoding_equals_the_full_pass_of_a_decoder(position):
     cfg = config(position=position, attention=AttentionConfig(num_heads=4, num_kv_heads=2, window=5))
     batch = rows(padding=3)
@@ -81,6 +82,7 @@ def test_cached_decoding_equals_the_full_pass_of_a_decoder(position):
     assert np.abs(np.asarray(full)[real]).max() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_layout", ["output", "parallel_shared"])
 def test_cached_decoding_with_norms_of_heads_and_layers_without_rotation(block_layout):
     position = PositionConfig(
@@ -132,6 +134,7 @@ def test_cached_decoding_equals_the_full_pass_of_an_encoder_decoder(position):
         np.testing.assert_allclose(hidden[:, 0], full[:, t], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_cached_decoding_with_a_first_layer_unlike_the_others():
     """ModernBERT's decoder: no norm before the first layer, and a transform of hidden states."""
     cfg = config(
@@ -162,15 +165,15 @@ def gradients(cfg, batch, params, keys=None):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.parametrize(
-    "execution",
-    [
-        ExecutionConfig(unroll=1),
-        ExecutionConfig(unroll=1, remat="full"),
-        ExecutionConfig(unroll=1, remat="dots"),
-        ExecutionConfig(unroll=2, remat="query+hidden"),
-    ],
+EXECUTIONS = (
+    ExecutionConfig(unroll=1),
+    ExecutionConfig(unroll=1, remat="full"),
+    ExecutionConfig(unroll=1, remat="dots"),
+    ExecutionConfig(unroll=2, remat="query+hidden"),
 )
+
+
+@pytest.mark.parametrize("execution", tiers(EXECUTIONS, quick=[EXECUTIONS[1], EXECUTIONS[3]]))
 def test_execution_changes_nothing(execution):
     cfg = config(dropout=0.1, execution=ExecutionConfig(unroll=2))
     batch, keys = rows(), jax.random.split(jax.random.key(5), 2)
@@ -183,6 +186,7 @@ def test_execution_changes_nothing(execution):
     )
 
 
+@pytest.mark.slow
 def test_remat_keeps_only_what_it_names():
     batch = rows(batch=4, length=64)
 
@@ -196,7 +200,7 @@ def test_remat_keeps_only_what_it_names():
     assert saved("full") < saved("hidden") < saved("none")
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", tiers(POSITIONS, quick=["learned", "rotary", "relative_bias"]))
 @pytest.mark.parametrize("kind", ["decoder", "encoder"])
 def test_packed_documents_equal_documents_alone(kind, position):
     cfg = config(kind, position)

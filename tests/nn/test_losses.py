@@ -46,6 +46,7 @@ def test_label_smoothing_spreads_over_the_unpadded_vocabulary():
     np.testing.assert_allclose(terms["loss"].sum, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 3, 5, 10])
 def test_pieces_equal_the_whole(chunk):
     hidden, unembedding, targets, weights = problem()

@@ -75,6 +75,7 @@ def test_products_are_near_those_in_full(name, most, arrays):
     np.testing.assert_allclose(ours[2].reshape(24, 40), dkernel, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, most", [("int8", 0.01), ("fp8", 0.03)])
 def test_a_model_learns_as_in_full(name, most):
     """Forty steps on one batch: the same way down, and not to the digit."""

@@ -76,6 +76,7 @@ def test_the_pattern_is_one_scan_over_stacked_parameters():
     assert [scan.params["length"] for scan in scans] == [2]
 
 
+@pytest.mark.slow
 def test_each_layer_of_a_pattern_caches_what_it_sees():
     cfg, batch = patterned(num_layers=4), rows(padding=3)
     model, params = build(cfg, batch)
@@ -146,6 +147,7 @@ def test_a_deep_stack_is_told_once():
     assert scan_note(unrolled, 48) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pattern", "remat"), [((), "none"), ((), "query+gate"), (WINDOWS, "full")], ids=str)
 def test_a_scan_keeps_no_copy_of_the_parameters(pattern, remat):
     """Only gradients are written layer by layer: the forward pass stores no slice of a parameter."""

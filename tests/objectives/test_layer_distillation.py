@@ -137,6 +137,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn():
     assert float(terms["loss"].sum) > 1
 
 
+@pytest.mark.slow
 def test_neither_model_sees_a_hidden_token():
     module, made, params, frozen = parts()
     made = {key: value[:1] for key, value in made.items()}

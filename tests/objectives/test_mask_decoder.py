@@ -92,6 +92,7 @@ def test_loss_is_numpys():
     assert abs(plain["loss"].sum - terms["loss"].sum) > 1e-2 * abs(terms["loss"].sum)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", POSITIONS)
 def test_only_the_decoder_knows_absolute_places(version):
     """All places moved by five: without the decoder nothing changes, with it the logits do."""
@@ -127,6 +128,7 @@ def test_the_model_is_that_of_a_run_without_it():
     assert set(plain) < set(decoded)
 
 
+@pytest.mark.slow
 def test_the_convolution_and_shared_layers_run_too():
     """Two layers: the decoder's one, and before it one that shares its weights or joins the convolution."""
     batch = batch_of("mlm", [None], DECODED)

@@ -240,6 +240,7 @@ def gradients(sharing: str) -> tuple[dict[str, float], dict[str, float]]:
     return tuple({path: float(jnp.abs(leaf).max()) for path, leaf in one.items()} for one in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", tiers(["gdes", "all", "none"], quick=["gdes"]))
 def test_who_learns_from_which_loss(sharing):
     generators, detectors = gradients(sharing)
@@ -297,6 +298,7 @@ def test_generator_does_not_read_what_it_predicts():
     assert len(hidden) > 3 and not rows[hidden].any() and rows[batch["tokens"][0]].all()
 
 
+@pytest.mark.slow
 def test_generator_may_have_the_mask_decoder():
     """Its predictions are those of a masked language model of the generator's config, which numpy judges."""
     positions = PositionConfig("disentangled", max_length=64, max_distance=6, num_buckets=0)

@@ -40,6 +40,7 @@ def numpy_updates(name, params, gradients):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 def test_updates_are_those_of_the_papers_own_code(name):
     abstract = trees.abstract(stacked=False)

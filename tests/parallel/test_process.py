@@ -55,7 +55,7 @@ def port():
     "axes, rows",
     [
         (["data=4"], [[0, 1, 2, 3], [4, 5, 6, 7]]),
-        (["data=1", "tensor=4"], [list(range(8))] * 2),
+        pytest.param(["data=1", "tensor=4"], [list(range(8))] * 2, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_each_build_the_rows_that_they_hold(port, axes, rows):
@@ -66,6 +66,7 @@ def test_two_processes_each_build_the_rows_that_they_hold(port, axes, rows):
         assert output.strip().splitlines()[-1] == f"{index} 2 {rows[index]} {total}"
 
 
+@pytest.mark.slow
 def test_a_missing_process_is_named(port):
     results = finish([start(port, 3, index, timeout=4) for index in range(2)])
     for output, code in results:
@@ -78,6 +79,7 @@ def test_a_missing_coordinator_is_named(port):
     assert code == errors.WATCHDOG and f"for process 0 at 127.0.0.1:{port}" in output, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", [(0, 0), (0, 1, 1)])
 def test_two_processes_of_one_id_are_both_named(port, ids):
     doubled, processes = ids[-1], [start(port, 3, index, timeout=20) for index in ids]
@@ -106,6 +108,7 @@ def test_a_process_that_died_waiting_can_come_again(port):
             joined.result()
 
 
+@pytest.mark.slow
 def test_different_counts_are_named(port):
     """By both; process 0 waits on, for it cannot know whose process that was."""
     results = finish([start(port, 2, 0, timeout=8), start(port, 3, 1, timeout=20)])

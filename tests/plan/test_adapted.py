@@ -57,6 +57,7 @@ def test_bytes_and_flops_are_those_of_the_step(words, method, least, most):
     assert least <= found.work.model_flops / (full.work.model_flops / 3) <= most  # 1 forward, 2 backward
 
 
+@pytest.mark.slow
 def test_the_command(words, capsys):
     path, base = words
     plan = ["plan", f"--config={path}", "--target=cpu:8", "--method=analytic", "--json"]

@@ -125,6 +125,7 @@ def test_what_the_tpu_compiler_finds_no_place_for(config, capsys):
     assert found["memory_bytes_per_chip"] > found["memory_bytes_available"]
 
 
+@pytest.mark.slow
 def test_without_the_compiler_it_says_what_to_install(config, capsys, monkeypatch):
     monkeypatch.delenv("TLX_GPU_PYTHON", raising=False)
     monkeypatch.setattr("tlx.plan.compilers._has", lambda package: False)

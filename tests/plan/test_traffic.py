@@ -31,6 +31,7 @@ def as_reductions(traffic):
     return traffic
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", tiers(tiny.MESHES, quick=list(tiny.MESHES)[:1]))
 def test_within_a_tenth_of_the_theory(mesh):
     config = tiny.config("clm", mesh, num_layers=4)
@@ -47,6 +48,7 @@ def test_within_a_tenth_of_the_theory(mesh):
                 assert size < 0.1 * total(least), (kind, axis)
 
 
+@pytest.mark.slow
 def test_bytes_of_the_module_are_those_of_the_arrays():
     config = tiny.config("clm", "both")
     made, facts = compiled(config)

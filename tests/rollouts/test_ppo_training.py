@@ -149,6 +149,7 @@ def rewards_of(**values):
     return texts, run.rewards(params, answers_of(texts))
 
 
+@pytest.mark.slow
 def test_rewards_are_those_of_the_loaded_run(runs):
     texts, rewards = rewards_of(reward_run=str(runs / "reward"))
     expected = tlx.load(runs / "reward").reward("12", texts)

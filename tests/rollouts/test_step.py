@@ -234,6 +234,7 @@ def rollout_step(train, **config):
     return step, optimizer
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing_and_minibatches_see_the_whole_steps_advantages():
     results = {}
     for name, microbatches, config in (

@@ -5,6 +5,7 @@ import jax
 import pytest
 
 from tests.cli import tiny
+from tests.tiers import tiers
 from tlx.cli import flags
 from tlx.objectives.shared.base import ObjectiveModule
 from tlx.plan.estimate import estimate
@@ -50,7 +51,7 @@ def start(config, tokenizer=None):
     return run
 
 
-@pytest.mark.parametrize("objective", ["clm", "plm"])
+@pytest.mark.parametrize("objective", tiers(["clm", "plm"], quick=["clm"]))
 def test_a_start_traces_the_initialisation_twice(config_file, inits, objective):
     start(flags.load_config(f"{config_file}:{objective}"))
     assert len(inits) == 2  # abstractly, and where it is compiled

@@ -66,6 +66,7 @@ def test_the_recorded_ladder_is_identified_and_forecasts_the_run_that_was_made()
 OBJECTIVES = ("clm", "mlm", "span_corruption", "plm", "rtd", "bart")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", tiers(OBJECTIVES, quick=OBJECTIVES[:4]))
 def test_objectives_at_equal_compute(objective):
     """Every ladder has the same budgets, every single run the same FLOPs, or the same number of rows."""
@@ -82,6 +83,7 @@ def test_objectives_at_equal_compute(objective):
     resolve(run), resolve(tokens)
 
 
+@pytest.mark.slow
 def test_a_traced_step_costs_what_the_formula_says():
     """And more where a generator is trained beside the model."""
     get_config = runpy.run_path(str(FOLDER / "objectives.py"))["get_config"]

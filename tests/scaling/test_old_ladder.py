@@ -83,6 +83,7 @@ def test_a_ladder_of_format_1_goes_on_and_makes_no_run_twice(folder, backend):
     assert all(after[run] == before.get(run, 0) + 1 for run in after.keys() - done.keys())
 
 
+@pytest.mark.slow
 def test_it_goes_on_without_its_config_too(folder, backend):
     lines = run(None, folder, backend)
     assert len(lines) == 10 and all(line["status"] in ("done", "diverged") for line in lines)

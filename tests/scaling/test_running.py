@@ -105,6 +105,7 @@ def test_the_work_left_counts_the_compilation_of_each_run_that_waits(tmp_path):
     assert status(tmp_path)["seconds_left"] == pytest.approx(5 * 4 + 2 * 30)
 
 
+@pytest.mark.slow
 def test_a_run_that_died_goes_on_from_where_it_stood(tmp_path, backend):
     plan = planned({"dies_after": [1, 3]})
     (line,) = run(plan, tmp_path, backend)
@@ -114,6 +115,7 @@ def test_a_run_that_died_goes_on_from_where_it_stood(tmp_path, backend):
     assert len(words(tmp_path, row, "starts.txt")) == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_is_given_up_only_where_it_gets_nowhere(tmp_path, backend, monkeypatch):
     monkeypatch.setattr("tlx.scaling.running._MOST_STARTS", 2)
     plan = planned({"dies_after": [1, 2, 3]}, {"exits": 143})

@@ -34,6 +34,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", CASES)
 def test_every_task_learns_a_mix_of_the_layers_and_frozen_layers_do_not(task):
     config, values = CASES[task]

@@ -99,6 +99,7 @@ def test_the_loss_is_that_of_answers_packed_or_not(tmp_path):
     assert float(together.sum) == pytest.approx(3 * total, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_written_follows_what_was_said():
     spec = spec_of(metrics=("accuracy",))
     module, items = (

@@ -126,6 +126,7 @@ def logits_of(module, params, source, target, shape):
     return np.asarray(run(params["model"], batch), np.float64)[0][:, : V.size]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", tiers(["decoder", "encoder_decoder"], quick=["decoder"]))
 def test_what_is_written_is_the_likeliest_token_each_time(shape):
     spec, _, module, params = made(shape)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.tasks import small
+from tests.tiers import tiers
 from tlx.data.config import DataConfig
 from tlx.data.readers import RecordsConfig
 from tlx.data.records import build_records
@@ -75,7 +76,7 @@ def graded(module, params, batch):
     return terms, gradient
 
 
-@pytest.mark.parametrize(("task", "shape", "pooling"), CASES)
+@pytest.mark.parametrize(("task", "shape", "pooling"), tiers(CASES, quick=[CASES[0], CASES[1], CASES[5]]))
 def test_as_alone(task, shape, pooling):
     config = {"pooling": pooling} | ({"lm_loss_weight": 0.5} if shape == "decoder" else {})
     (spec, alone), (packed, together) = both(task, shape, **config)

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 
 import tlx
@@ -102,6 +103,25 @@ def test_lines_reach_the_bucket_by_themselves(tmp_path, monkeypatch):
         assert len(read_lines(run / "metrics.jsonl")) == step
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gs", "s3"])
+def test_conversions_read_and_write_buckets(kind, config_file, tmp_path, capsys):
+    """A run goes out to a Hugging Face directory in a bucket and comes back as a run there, equal in its logits."""
+    words = ["--config.train.steps=2", "--config.eval.final=False"]
+    assert main(["train", f"--config={config_file}:clm", f"--workdir={tmp_path}/run", *words]) == 0
+    exported, imported, merged = (str(stores.place(kind, tmp_path)) for _ in range(3))
+    assert main(["convert", "export", f"{tmp_path}/run", exported]) == 0
+    assert main(["convert", "import", exported, imported]) == 0
+    assert main(["convert", "merge", imported, merged]) == 0
+    ids = [[5, 6, 7, 8]]
+    expected = tlx.load(tmp_path / "run").logits(ids)
+    for address in (exported, imported, merged):
+        np.testing.assert_array_equal(tlx.load(address).logits(ids), expected)
+    capsys.readouterr()
+    assert main(["convert", "merge", imported, merged]) == 64
+    assert "is not empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -110,7 +130,10 @@ def test_lines_reach_the_bucket_by_themselves(tmp_path, monkeypatch):
         (["generate", "ftp://b/run", "--prompt=x"], "is not one of: gs://, s3://, a folder"),
         (["evaluate", "s3://B/run"], "names no bucket"),
         (["report", "gcs://b/run"], "did you mean 'gs://'?"),
-        (["convert", "merge", "runs/x", "s3://bucket/x"], "here a folder of this machine is needed"),
+        (
+            ["scale", "status", "--config=scaling/quickstart:tiny", "--folder=s3://bucket/x"],
+            "here a folder of this",
+        ),
         (["finetune", "--config=finetune/quickstart:tiny", "--from=gcs://b/run"], "did you mean 'gs://'?"),
     ],
 )

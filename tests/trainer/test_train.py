@@ -60,6 +60,7 @@ def assert_same(model, workdir):
         np.testing.assert_array_equal(params[path], leaf, err_msg=path)
 
 
+@pytest.mark.slow
 def test_it_is_the_run_of_the_command_line(config_file, of_command_line, tmp_path, nothing_left_behind):
     """Of a RunConfig, and of a path; each with the config that the command line has saved."""
     saved = json.loads((of_command_line / "run.json").read_text())
@@ -106,6 +107,7 @@ def test_the_model_shares_the_trained_arrays(config_file, of_command_line, tmp_p
     assert f"{tmp_path / 'run'} at step 6: clm, decoder" in shown and f"{final['loss']:.4f}" in shown
 
 
+@pytest.mark.slow
 def test_an_interrupt_saves_and_the_next_call_resumes(
     config_file, of_command_line, tmp_path, monkeypatch, nothing_left_behind
 ):
@@ -207,6 +209,7 @@ def test_an_interrupt_in_the_middle_gives_everything_back(
     assert not (tmp_path / "run/lease.json").exists()
 
 
+@pytest.mark.slow
 def test_it_works_on_another_thread(config_file, of_command_line, tmp_path, nothing_left_behind):
     """Where Python allows no signal handlers."""
     results = []

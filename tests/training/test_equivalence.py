@@ -64,6 +64,7 @@ def test_every_other_objective_on_eight_devices(objective):
 MICROBATCHES = [(objective, number) for objective in shapes.OBJECTIVES for number in (2, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective, microbatches",
     tiers(MICROBATCHES, quick=[("plm", 4)], slow=[("clm", 2), ("span_corruption", 4)]),

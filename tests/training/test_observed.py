@@ -96,6 +96,7 @@ def test_ranges_follow_the_largest_values_and_the_optimizer_knows_nothing_of_the
     assert np.isfinite(metrics["grad_norm"])
 
 
+@pytest.mark.slow
 def test_microbatches_and_unrolled_layers_observe_the_same():
     _, _, state, batch = quantized()
     whole, metrics = step_of()(state, batch)

@@ -167,6 +167,7 @@ WORKER = """
 """
 
 
+@pytest.mark.slow
 def test_two_processes_stop_at_the_same_step(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, StorageError
 from tlx.base.files import PARTIAL, atomic_open, new_folder, read_json, storage_errors, write_json
+from tlx.base.place import BucketPath, Place
 from tlx.checkpoint import Checkpoints
 from tlx.hub import folder as hub
 from tlx.hub import peft, push, sentence_transformers, verify
@@ -57,19 +58,18 @@ def _import(options: argparse.Namespace) -> None:
     checkpoint = foreign.checkpoint
     tokenizer = foreign.tokenizer
     source = {"imported_from": places.absolute_text(options.source), "family": checkpoint.family.name}
-    target = places.local_path(options.target).absolute()
-    with new_folder(target) as folder:
-        config = _save_tokenizer(folder, target, foreign.config, tokenizer)
+    target = places.parse(options.target)
+    with _new_run(target) as run:
+        config = _save_tokenizer(run, target, foreign.config, tokenizer)
+        disk = None if isinstance(run, BucketPath) else run
         with (
-            tempfile.TemporaryDirectory(prefix=".import-", dir=folder) as pieces,
-            Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints,
+            tempfile.TemporaryDirectory(prefix=".import-", dir=disk) as pieces,
+            Checkpoints(run / "checkpoints", config.checkpoint) as checkpoints,
         ):
             checkpoints.prepare()
             params = spill(checkpoint.params, pathlib.Path(pieces), progress=True)
             _save(checkpoints, 0, tree.unflatten(params))
-        directory.write_run(
-            folder, to_dict(config), tokenizer.hash, source, {"data": 1}, checkpoint.num_params
-        )
+        directory.write_run(run, to_dict(config), tokenizer.hash, source, {"data": 1}, checkpoint.num_params)
     dtypes = sorted({str(leaf.dtype) for leaf in checkpoint.params.values()})
     print(f"{options.source}: {checkpoint.family.name}, {checkpoint.num_params:,} parameters")
     head = checkpoint.task_head
@@ -108,16 +108,46 @@ def _merge(options: argparse.Namespace) -> None:
     print(f"{target}: {model.num_params:,} parameters, {model.config.objective.name}")
 
 
-def _write_run(model: LoadedModel, path: str, source: dict[str, str], num_params: int) -> pathlib.Path:
+def _write_run(model: LoadedModel, path: str, source: dict[str, str], num_params: int) -> Place:
     """Write a model as a run directory; run.json records `source`."""
-    target = places.local_path(path).absolute()
-    with new_folder(target) as folder:
-        config = _save_tokenizer(folder, target, model.config, model.tokenizer)
-        directory.write_run(folder, to_dict(config), model.tokenizer.hash, source, {"data": 1}, num_params)
-        with Checkpoints(folder / "checkpoints", config.checkpoint) as checkpoints:
+    target = places.parse(path)
+    with _new_run(target) as run:
+        config = _save_tokenizer(run, target, model.config, model.tokenizer)
+        with Checkpoints(run / "checkpoints", config.checkpoint) as checkpoints:
             checkpoints.prepare()
             _save(checkpoints, model.step, model.params)
+        directory.write_run(run, to_dict(config), model.tokenizer.hash, source, {"data": 1}, num_params)
     return target
+
+
+@contextlib.contextmanager
+def _new_run(target: Place) -> Iterator[Place]:
+    """Yield where a run directory is written, which an error leaves nothing of.
+
+    That is a temporary folder which becomes `target`, or `target` itself in a bucket, where nothing can be renamed:
+    run.json is written last there.
+    """
+    if not isinstance(target, BucketPath):
+        with new_folder(target) as folder:
+            yield folder
+        return
+    try:
+        with storage_errors():
+            yield target
+    except BaseException:
+        with contextlib.suppress(OSError):
+            places.remove_tree(target)
+        raise
+
+
+@contextlib.contextmanager
+def _new_files(path: str) -> Iterator[pathlib.Path]:
+    """Yield a folder whose files become those of a place at the end; an error leaves nothing half done."""
+    target = places.parse(path)
+    with storage_errors():
+        new = places.written_folder(target) if isinstance(target, BucketPath) else new_folder(target)
+        with new as folder:
+            yield folder
 
 
 def _save(checkpoints: Checkpoints, step: int, params: Any) -> None:
@@ -127,13 +157,11 @@ def _save(checkpoints: Checkpoints, step: int, params: Any) -> None:
         raise StorageError(f"{checkpoints.folder}: the checkpoint could not be written; see above")
 
 
-def _save_tokenizer(
-    folder: pathlib.Path, target: pathlib.Path, config: RunConfig, tokenizer: Tokenizer
-) -> RunConfig:
+def _save_tokenizer(run: Place, target: Place, config: RunConfig, tokenizer: Tokenizer) -> RunConfig:
     """Save the tokenizer of a run directory.
 
     Args:
-        folder: the directory as it is written.
+        run: the directory as it is written.
         target: the directory as it will be called.
         config: the run's config.
         tokenizer: its tokenizer.
@@ -141,7 +169,8 @@ def _save_tokenizer(
     Returns:
         The config that reads the tokenizer from there.
     """
-    tokenizer.save(folder / "tokenizer")
+    with places.written_folder(run / "tokenizer") as folder:
+        tokenizer.save(folder)
     path = str(target / "tokenizer")
     return dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, path=path))
 
@@ -175,7 +204,7 @@ def _export_folder(options: argparse.Namespace, path: str) -> LoadedModel:
         TABLE.load(family)  # raises an error that lists the families
     special = special_ids(model)
     dtype = None if options.dtype is None else np.dtype(options.dtype)
-    with new_folder(path) as folder:
+    with _new_files(path) as folder:
         # The tokenizer first: it may need a package that is not installed.
         model.tokenizer.export(folder, exported_frame(model))
         name = hub.save_folder(folder, family, config, params, special=special, dtype=dtype, task_head=head)
@@ -206,7 +235,7 @@ def _adapt(options: argparse.Namespace) -> None:
     config = resolve(values)
     module = make_module(config, model.tokenizer.vocab)
     new = LoadedModel(config, params, model.tokenizer, module, 0)
-    source = {"adapted_from": os.path.abspath(options.source)}
+    source = {"adapted_from": places.absolute_text(options.source)}
     target = _write_run(new, options.target, source, new.num_params)
     print(
         f"{target}: {converted.kind}, {new.num_params:,} parameters, from a {model.kind}; train it before use"
@@ -221,7 +250,7 @@ def _adapter(options: argparse.Namespace) -> None:
     adapters = model.module.model.adapters
     if adapters.prefix_length or adapters.prompt_length:
         start = model.frame.named().start
-        with new_folder(options.target) as folder:
+        with _new_files(options.target) as folder:
             number = save_virtual_tokens(folder, model.module.model, model.params, base, start)
         if adapters.prefix_length:
             kind = "a prefix"
@@ -233,7 +262,7 @@ def _adapter(options: argparse.Namespace) -> None:
         print(f"{options.target}: {number} virtual tokens, {kind}")
     else:
         family, name = _base_class(options, model)
-        with new_folder(options.target) as folder:
+        with _new_files(options.target) as folder:
             layers = peft.save_adapter(folder, family, name, model.module.model, model.params, base)
         print(f"{options.target}: LoRA of {len(layers)} layers of {name}, such as {layers[0]}")
     if model.params.get("heads"):
@@ -283,7 +312,12 @@ def _export_generation(target: pathlib.Path, model: LoadedModel, special: Mappin
 
 def _require_empty(path: str) -> None:
     """Raise ConfigError where something would be overwritten; what a kill has left half done does not count."""
-    places.local_path(path)
+    place = places.parse(path)
+    if isinstance(place, BucketPath):
+        with storage_errors():
+            if place.is_dir() or place.is_file():
+                raise ConfigError(f"{path} is not empty; name a new one")
+        return
     if os.path.isdir(path) and any(not name.startswith(PARTIAL) for name in os.listdir(path)):
         raise ConfigError(f"{path} is not empty; name a new folder")
     if os.path.isfile(path):
