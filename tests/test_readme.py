@@ -37,6 +37,7 @@ ELSEWHERE = (
     "tlx chat my/files/chat-model",
     "tlx convert export runs/llama --push=hf://OWNER/NAME",
     "tlx scale run",
+    "tlx serve",
     "tlx plan",
     "tlx train --config=pretrain/bert",
     "tlx train --config=quickstart --workdir=gs://bucket/run",

@@ -82,10 +82,10 @@ class ChunkedDecoding:
         self._text = DecodeText(rest if prompt is None else prompt, source)
         self._max_tokens = int(np.max(inputs.max_tokens))
         self._width = rest.tokens.shape[1]
-        self._lengths_B = rest.segments.sum(axis=1, dtype=np.int32)
+        self.lengths_B = rest.segments.sum(axis=1, dtype=np.int32)
         if prefix is not None:
             self._width += prefix.segments_BP.shape[1]
-            self._lengths_B = self._lengths_B + prefix.segments_BP.sum(axis=1, dtype=np.int32)
+            self.lengths_B = self.lengths_B + prefix.segments_BP.sum(axis=1, dtype=np.int32)
         self._full = self._width + settings.buffer_size
         self._capacity = min(self._full, bucket(self._width + 1, SMALLEST_CAPACITY))
         self._state = _begin_cached(
@@ -104,7 +104,7 @@ class ChunkedDecoding:
             What all rows have then.
         """
         until = min(self._step + num_tokens, self._max_tokens)
-        ended_B = np.zeros(len(self._lengths_B), bool) if ended_B is None else ended_B
+        ended_B = np.zeros(len(self.lengths_B), bool) if ended_B is None else ended_B
         while True:
             # The last token that is drawn is not in the cache yet.
             fitting = min(until, self._capacity - self._width + 1)
@@ -114,7 +114,7 @@ class ChunkedDecoding:
                 self._state,
                 self._text,
                 self._inputs,
-                self._lengths_B,
+                self.lengths_B,
                 np.int32(fitting),
                 ended_B,
             )
@@ -126,10 +126,15 @@ class ChunkedDecoding:
         self._step = until
         return Chunk(np.asarray(self._state.new_BT), np.asarray(self._state.counts_B), done_B)
 
+    @property
+    def num_read(self) -> int:
+        """Number of new tokens that are in the cache: all but the last one."""
+        return int(self._state.step) - 1
+
     def stored_row(self, row: int) -> tuple[jax.Array, jax.Array, int]:
         """Return keys [L, S, G, H], values and the entry of S that holds the row's first token."""
         cache = self._state.memory
-        first = self._width - int(self._lengths_B[row])
+        first = self._width - int(self.lengths_B[row])
         return cache.key[:, row], cache.value[:, row], first
 
 
