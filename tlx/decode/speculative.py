@@ -1,10 +1,10 @@
 """Speculative decoding: a small model drafts tokens, the large one reads them in one pass and keeps those that fit.
 
 Leviathan et al. 2023 (Fast Inference from Transformers via Speculative Decoding, ICML, algorithm 1): a draft x of the
-small model's distribution q is kept with probability min(1, p(x) / q(x)), p being the large model's. The first that is
-not is drawn again from max(0, p - q), normalised; after K that are kept another token is drawn from p. The text has
-the large model's distribution. With greedy decoding a draft is kept where it is the large model's likeliest token,
-and the text is that of plain greedy decoding.
+small model's distribution q is kept with probability min(1, p(x) / q(x)), p being the large model's. The first that
+is not is drawn again from max(0, p - q), normalised; after K that are kept another token is drawn from p. The text
+has the large model's distribution. With greedy decoding a draft is kept where it is the large model's likeliest
+token, and the text is that of plain greedy decoding.
 
 Both distributions are those after temperature, top-k, top-p and min-p. A row is a batch of its own, since rows keep
 different numbers of drafts.
