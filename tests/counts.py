@@ -21,9 +21,11 @@ MAX_PARAMETERS = 8
 KEYWORD_INTERFACES = {
     "tlx/api/load.py:load",
     "tlx/api/generation.py:generate",
+    "tlx/api/generation.py:stream",
     "tlx/trainer/evaluate.py:evaluate",
     "tlx/decode/beam.py:beam_search",
     "tlx/decode/generate.py:generate",
+    "tlx/decode/speculative.py:generate_speculative",
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

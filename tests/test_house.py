@@ -24,7 +24,7 @@ FLOORS = {
     7: ("rollouts",),
     8: ("run",),
     9: ("api", "plan", "launch", "recipes"),
-    10: ("trainer", "scaling", "bench"),
+    10: ("trainer", "scaling", "bench", "serve"),
     11: ("cli",),
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}

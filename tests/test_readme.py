@@ -37,6 +37,7 @@ ELSEWHERE = (
     "tlx chat my/files/chat-model",
     "tlx convert export runs/llama --push=hf://OWNER/NAME",
     "tlx scale run",
+    "tlx serve",
     "tlx plan",
     "tlx generate hf://OWNER/NAME",
     "tlx train --config=pretrain/bert",

@@ -121,12 +121,12 @@ def test_an_imported_model_talks_in_its_own_template(tmp_path, monkeypatch, caps
     assert cli.main(["convert", "import", str(theirs), str(run)]) == 0
     calls = []
 
-    def generated(lm, params, prompts, vocab, **given):
-        calls.append((prompts, given["rules"]))
-        return [lm_of_run.tokenizer.encode(" the cat ")]
+    def streamed(decoder, row, stops_AV):
+        calls.append((row.prompt, row.rules))
+        yield from ([index] for index in lm_of_run.tokenizer.encode(" the cat "))
 
     lm_of_run = tlx.load(run)
-    monkeypatch.setattr("tlx.api.reply.generate", generated)
+    monkeypatch.setattr("tlx.api.reply.stream", streamed)
     messages = [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": "ho"},
@@ -134,7 +134,7 @@ def test_an_imported_model_talks_in_its_own_template(tmp_path, monkeypatch, caps
     ]
     assert lm_of_run.chat(messages, max_tokens=4) == "the cat"
     text = "user: hi<|end|>assistant: ho<|end|>user: he<|end|>assistant: "
-    (((prompt,), rules),) = calls
+    ((prompt, rules),) = calls
     assert prompt == lm_of_run.tokenizer.encode(text) and prompt.count(0) == 3
     assert rules.ends == (0, 9) and rules.no_repeat_ngram == 3
     capsys.readouterr()

@@ -10,7 +10,7 @@ import pytest
 from tests.decode.tiny import PROMPTS, SOURCES, VOCAB, built, full_logits
 from tests.tiers import tiers
 from tlx.base.errors import ConfigError
-from tlx.decode import generate as decoding
+from tlx.decode import cached
 from tlx.decode.generate import generate
 from tlx.decode.sampling import Sampling
 from tlx.models.config import HeadConfig, ModelConfig
@@ -108,7 +108,7 @@ def test_generation_stops_at_eos():
 
 def test_one_program_per_bucket():
     lm, params = built()
-    decoding.continue_cached.clear_cache()
+    cached._go_on_cached.clear_cache()
     for prompts, max_tokens, temperature in [
         (PROMPTS, 18, 1.0),
         (PROMPTS[2:], 20, 1.1),
@@ -117,7 +117,7 @@ def test_one_program_per_bucket():
         generate(
             lm, params, prompts, VOCAB, max_tokens=max_tokens, sampling=Sampling(temperature), seed=max_tokens
         )
-    assert decoding.continue_cached._cache_size() == 2  # batches of 4 and of 2
+    assert cached._go_on_cached._cache_size() == 2  # batches of 4 and of 2
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,22 @@ XLM = {
 }
 HEADS = {"hidden": "hidden_states", "mlm": "prediction_logits", "nsp": "seq_relationship_logits"}
 MASKED = {"hidden": "hidden_states", "mlm": "logits"}
+PLAIN = {"hidden": "hidden_states", "logits": "logits"}
+EURO = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 30,
+    "rms_norm_eps": 1e-4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50.0},
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "mask_token_id": 3,
+}
 POOLED = {"hidden": "last_hidden_state", "nsp": "pooler_output"}
 MOBILE = BERT | {"intra_bottleneck_size": 12, "embedding_size": 10, "num_feedforward_networks": 3}
 ROBERTA = BERT | {"pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
@@ -93,6 +109,17 @@ CASES = {
         MASKED,
         types=2,
         small=True,
+    ),
+    "eurobert": Case("EuroBertForMaskedLM", "EuroBertConfig", EURO, PLAIN, small=True),
+    "eurobert-tied": Case(
+        "EuroBertForMaskedLM",
+        "EuroBertConfig",
+        EURO | {"tie_word_embeddings": True, "attention_bias": True, "head_dim": 6},
+        PLAIN,
+        small=True,
+    ),
+    "eurobert-model": Case(
+        "EuroBertModel", "EuroBertConfig", EURO, {"hidden": "last_hidden_state"}, small=True
     ),
     "mobilebert": Case(
         "MobileBertForPreTraining", "MobileBertConfig", MOBILE | {"type_vocab_size": 3}, HEADS, types=3

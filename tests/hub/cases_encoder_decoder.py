@@ -65,6 +65,9 @@ CASES = {
         keep=r"embed_positions",
     ),
     "blenderbot": case("BlenderbotForConditionalGeneration", "BlenderbotConfig", BART),
+    "blenderbot-small": case(
+        "BlenderbotSmallForConditionalGeneration", "BlenderbotSmallConfig", BART | {"scale_embedding": True}
+    ),
     "m2m-100": case("M2M100ForConditionalGeneration", "M2M100Config", BART | {"activation_function": "gelu"}),
     "marian": case(
         "MarianMTModel",

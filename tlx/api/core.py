@@ -13,6 +13,7 @@ from tlx.api.forward import expected_params
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.decode.padding import bucket
+from tlx.decode.rows import RowDecoder
 from tlx.models.transformer import Transformer
 from tlx.models.two_stream import TwoStream
 from tlx.objectives.shared.base import ObjectiveModule
@@ -64,6 +65,11 @@ class ModelCore:
         execution = dataclasses.replace(self.module.model.execution, attention="xla")
         config = dataclasses.replace(self.module.model, execution=execution)
         return TwoStream(config) if self.kind == "two_stream" else Transformer(config)
+
+    @functools.cached_property
+    def row_decoder(self) -> RowDecoder:
+        """The language model as it continues rows one by one, or several with sampling of their own."""
+        return RowDecoder(self.network, self.params["model"], self.tokenizer.vocab, self.max_length)
 
     @functools.cached_property
     def frame(self) -> Frame:

@@ -4,20 +4,25 @@ Shapes: A states of the automaton of stop strings.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from tlx.api.core import ModelCore
 from tlx.api.forward import forward_logits
-from tlx.api.reply import messages_from, reply
-from tlx.api.text import PLACEHOLDERS, Marks, TextMixin, as_list, encode_with_specials, row_arrays
+from tlx.api.reply import messages_from, reply, reply_pieces, reply_request
+from tlx.api.text import PLACEHOLDERS, UNMARKED, Marks, TextMixin, as_list, encode_with_specials, row_arrays
 from tlx.base.errors import ConfigError
 from tlx.decode import generate as decoding
 from tlx.decode import stop as stopping
 from tlx.decode.beam import beam_search
+from tlx.decode.pieces import TextPieces, text_pieces
+from tlx.decode.rows import RowRequest, stream
 from tlx.decode.sampling import Sampling
+from tlx.decode.speculative import Pair, generate_speculative
+from tlx.decode.stop import joins_bytes
 
 
 class Candidate(NamedTuple):
@@ -50,6 +55,7 @@ class GenerationMixin(TextMixin):
         target_language: str | None = None,
         code: str | None = None,
         mode: str | None = None,
+        draft: ModelCore | None = None,
     ) -> str | list[str]:
         """Continue each prompt by sampling, greedily or with beam search.
 
@@ -78,6 +84,8 @@ class GenerationMixin(TextMixin):
             target_language: Language of the answers; None: that of the prompts.
             code: Control code of the answers, as data.language names it.
             mode: Mode of a mixture of denoisers: "R", "X" or "S"; None: "S" for a prompt to continue, else "R".
+            draft: A small decoder with the same tokenizer, which drafts tokens that this one judges several at a
+                time (speculative decoding): the same text where it is greedy, the same distribution else.
 
         Returns:
             The continuations without their prompts; one str for one str.
@@ -85,17 +93,11 @@ class GenerationMixin(TextMixin):
         Raises:
             ConfigError: an argument is not legal, a prompt does not fit, or the model cannot continue texts.
         """
-        if self.kind == "encoder":
-            raise ConfigError('a masked model does not continue texts; use fill("... [MASK] ...")')
-        if self.kind == "bilstm":
-            raise ConfigError("a bilstm is there to be read by tasks, not to continue texts; use score")
-        if begin and self.kind != "encoder_decoder":
-            raise ConfigError(
-                f"begin = {begin!r} is for encoder-decoders, this is {self.kind}: put it at the end of the prompt"
-            )
-        self._require_output()
+        self._require_continuation(begin)
         stopping.check(stop)
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+        if num_beams and draft is not None:
+            raise ConfigError(f"draft is for drawing tokens; num_beams = {num_beams} searches")
         if num_beams and (sampling.penalised or sampling.min_p):
             raise ConfigError(
                 f"min_p and repetition_penalty are for drawing tokens; num_beams = {num_beams} searches"
@@ -103,12 +105,7 @@ class GenerationMixin(TextMixin):
         texts = as_list(prompts)
         vocab = self.tokenizer.vocab
         marks = Marks(language, target_language, code, mode)
-        sources = None
-        if self.kind == "encoder_decoder":
-            sources = [self._encode_source(text, marks) for text in texts]
-            rows = [self._decoder_prompt(begin, marks)] * len(texts)
-        else:
-            rows = [self._decoder_prompt(text, marks) for text in texts]
+        rows, sources = self._rows_of(texts, begin, marks)
         stops_AV = self.automaton(tuple(stop), any(map(self._keeps_special, texts)))
         if num_beams:
             hypotheses = beam_search(
@@ -125,6 +122,8 @@ class GenerationMixin(TextMixin):
                 rules=self.generation_rules,
             )
             outputs = [best.tokens for best, *_ in hypotheses]
+        elif draft is not None:
+            outputs = self._drafted(draft, rows, max_tokens, sampling, seed, stops_AV)
         else:
             outputs = decoding.generate(
                 self.network,
@@ -144,6 +143,155 @@ class GenerationMixin(TextMixin):
         ]
         answers = [stopping.cut(answer, stop) for answer in answers]
         return answers[0] if isinstance(prompts, str) else answers
+
+    def stream(
+        self,
+        prompt: str,
+        max_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        begin: str = "",
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+        language: str | None = None,
+        target_language: str | None = None,
+        code: str | None = None,
+        mode: str | None = None,
+    ) -> Iterator[str]:
+        """Continue a prompt, piece by piece: joined they are what `generate` returns for the same arguments.
+
+        A piece is whole characters, and never the beginning of what becomes a stop string.
+
+        Args:
+            prompt: The prompt.
+            max_tokens: Largest number of new tokens, the end of the text included.
+            temperature: Divides the logits; 0 takes the likeliest token (greedy).
+            top_k: Sample from the k likeliest tokens only; 0: from all.
+            top_p: Sample from the fewest tokens whose probabilities reach this sum (nucleus); 1: from all.
+            seed: Seed of the random draws.
+            begin: Text that an encoder-decoder's decoder starts with; it is not part of the answer.
+            min_p: Drop tokens whose probability is below min_p times that of the likeliest; 0: none.
+            repetition_penalty: Penalty on tokens that the text contains already; 1: none.
+            stop: Strings that end the answer wherever token boundaries lie; they are not part of it.
+            language: Language of the prompt, as data.language names it.
+            target_language: Language of the answer; None: that of the prompt.
+            code: Control code of the answer, as data.language names it.
+            mode: Mode of a mixture of denoisers; None: "S" for a prompt to continue, else "R".
+
+        Returns:
+            An iterator over the pieces.
+
+        Raises:
+            ConfigError: an argument is not legal, the prompt does not fit, or the model cannot continue texts.
+        """
+        stopping.check(stop)
+        marks = Marks(language, target_language, code, mode)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+        row = self.row_request(prompt, max_tokens, sampling, begin, marks)._replace(seed=seed)
+        stops_AV = self.automaton(tuple(stop), self._keeps_special(prompt))
+        return text_pieces(stream(self.row_decoder, row, stops_AV), self.pieces_of(prompt, stop, marks))
+
+    def row_request(
+        self, prompt: str, max_tokens: int, sampling: Sampling, begin: str = "", marks: Marks = UNMARKED
+    ) -> RowRequest:
+        """Return the row whose continuation is that of a prompt.
+
+        Args:
+            prompt: The prompt.
+            max_tokens: Largest number of new tokens.
+            sampling: How tokens are drawn.
+            begin: Text that an encoder-decoder's decoder starts with.
+            marks: Names of its language, control code or mode.
+
+        Returns:
+            The row, with the seed 0.
+
+        Raises:
+            ConfigError: an argument is not legal, the prompt does not fit, or the model cannot continue texts.
+        """
+        self.require_stream(begin)
+        (ids,), sources = self._rows_of([prompt], begin, marks)
+        source = None if sources is None else sources[0]
+        row = RowRequest(ids, max_tokens, sampling, source=source, rules=self.generation_rules)
+        self.row_decoder.check(row)
+        return row
+
+    def require_stream(self, begin: str = "") -> None:
+        """Raise ConfigError where the model does not write texts token by token, or has no use for `begin`."""
+        self._require_continuation(begin)
+        if self.kind == "two_stream":
+            raise ConfigError(
+                "a permutation model has no cache, and writes its text as a whole; use generate"
+            )
+
+    def pieces_of(self, prompt: str, stop: Sequence[str] = (), marks: Marks = UNMARKED) -> TextPieces:
+        """Return what makes pieces of text of an answer's tokens.
+
+        Args:
+            prompt: The prompt.
+            stop: Strings that end the answer.
+            marks: Names of its language, control code or mode.
+
+        Returns:
+            The pieces, without a token so far.
+        """
+        joined = joins_bytes(self.tokenizer)
+        return TextPieces(lambda tokens: self._decode_answer(prompt, tokens, marks), stop, joined)
+
+    def _drafted(
+        self,
+        draft: ModelCore,
+        rows: list[list[int]],
+        max_tokens: int,
+        sampling: Sampling,
+        seed: int,
+        stops_AV: np.ndarray | None,
+    ) -> list[list[int]]:
+        """Continue rows with the drafts of a small model."""
+        if self.kind != "decoder" or draft.kind != "decoder":
+            raise ConfigError(f"draft: both models must be decoders; they are {self.kind} and {draft.kind}")
+        if draft.tokenizer.hash != self.tokenizer.hash:
+            raise ConfigError(
+                "draft: the small model has another tokenizer; train or import one with the same"
+            )
+        draft._require_output()
+        limits = [limit for limit in (self.max_length, draft.max_length) if limit is not None]
+        texts = generate_speculative(
+            Pair(self.network, self.params["model"], draft.network, draft.params["model"]),
+            rows,
+            self.tokenizer.vocab,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            seed=seed,
+            max_length=min(limits, default=None),
+            stops_AV=stops_AV,
+            rules=self.generation_rules,
+        )
+        return [text.tokens for text in texts]
+
+    def _require_continuation(self, begin: str) -> None:
+        """Raise ConfigError where the model does not continue texts, or has no use for `begin`."""
+        if self.kind == "encoder":
+            raise ConfigError('a masked model does not continue texts; use fill("... [MASK] ...")')
+        if self.kind == "bilstm":
+            raise ConfigError("a bilstm is there to be read by tasks, not to continue texts; use score")
+        if begin and self.kind != "encoder_decoder":
+            raise ConfigError(
+                f"begin = {begin!r} is for encoder-decoders, this is {self.kind}: put it at the end of the prompt"
+            )
+        self._require_output()
+
+    def _rows_of(
+        self, texts: Sequence[str], begin: str, marks: Marks
+    ) -> tuple[list[list[int]], list[list[int]] | None]:
+        """Return the ids that the decoder continues for each text, and those that the encoder reads."""
+        if self.kind != "encoder_decoder":
+            return [self._decoder_prompt(text, marks) for text in texts], None
+        sources = [self._encode_source(text, marks) for text in texts]
+        return [self._decoder_prompt(begin, marks)] * len(texts), sources
 
     def fill(self, text: str, top: int = 5, language: str | None = None) -> list[list[Candidate]]:
         """Return the likeliest tokens for each mask of a text; each gap is filled independently.
@@ -223,6 +371,37 @@ class GenerationMixin(TextMixin):
         """
         sampling = Sampling(temperature, top_k, top_p)
         return reply(self, messages_from(messages), max_tokens, sampling, seed, template).text
+
+    def stream_chat(
+        self,
+        messages: str | Sequence[Mapping[str, str]],
+        max_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        template: str = "",
+    ) -> Iterator[str]:
+        """Generate the assistant's next answer piece by piece: joined they are what `chat` returns.
+
+        Args:
+            messages: The conversation, as in `chat`.
+            max_tokens: Largest number of tokens of the answer.
+            temperature: Divides the logits; 0 takes the likeliest token (greedy).
+            top_k: Sample from the k likeliest tokens only; 0: from all.
+            top_p: Sample from the fewest tokens whose probabilities reach this sum (nucleus); 1: from all.
+            seed: Seed of the random draws.
+            template: Name of a chat template; "" is the one that the model was tuned with, or came with.
+
+        Returns:
+            An iterator over the pieces.
+
+        Raises:
+            ConfigError: the model is no chat decoder, or messages or max_tokens are not legal.
+        """
+        sampling = Sampling(temperature, top_k, top_p)
+        request = reply_request(self, messages_from(messages), max_tokens, sampling, template)
+        return reply_pieces(self, self.row_decoder, request.row._replace(seed=seed), request.stop)
 
     @functools.cached_property
     def automaton(self) -> Callable[[tuple[str, ...], bool], np.ndarray | None]:

@@ -58,6 +58,7 @@ _OBJECTIVES_OF_FAMILIES = {
     "marian": "text_to_text",
     "pegasus": "text_to_text",
     "blenderbot": "text_to_text",
+    "blenderbot-small": "text_to_text",
 }
 
 

@@ -1,16 +1,16 @@
 """An assistant's next answer in a conversation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from tlx.api.core import ModelCore
 from tlx.base.errors import ConfigError, one_of
-from tlx.decode.generate import generate
+from tlx.decode.pieces import TextPieces, text_pieces
+from tlx.decode.rows import RowDecoder, RowRequest, stream
 from tlx.decode.sampling import Sampling
-from tlx.decode.stop import automaton, cut
-from tlx.evaluation.writing import cached
+from tlx.decode.stop import automaton, joins_bytes
 from tlx.tasks import CHAT_TASKS
 from tlx.text.chat import (
     ROLES,
@@ -32,6 +32,17 @@ class Reply(NamedTuple):
     """The answer, without its end and without white space around it."""
     left_out: int
     """Number of the oldest messages that did not fit before it."""
+
+
+class ReplyRequest(NamedTuple):
+    """What the model continues for an answer."""
+
+    row: RowRequest
+    """The conversation as ids, and how it is continued."""
+    stop: tuple[str, ...]
+    """Strings that end the answer, where no single id does."""
+    left_out: int
+    """Number of the oldest messages that did not fit."""
 
 
 def template_of(lm: ModelCore, name: str = "") -> ChatTemplate | ModelTemplate:
@@ -100,11 +111,31 @@ def reply(
     Raises:
         ConfigError: the last message does not fit before `max_tokens`, or `max_tokens` is not legal.
     """
+    request = reply_request(lm, messages, max_tokens, sampling, template)
+    row = request.row._replace(seed=seed)
+    return Reply("".join(reply_pieces(lm, lm.row_decoder, row, request.stop)), request.left_out)
+
+
+def reply_request(
+    lm: ModelCore, messages: Sequence[Message], max_tokens: int, sampling: Sampling, template: str = ""
+) -> ReplyRequest:
+    """Return the row whose continuation is the assistant's next answer.
+
+    Args:
+        lm: A decoder.
+        messages: The conversation, the last message being the user's.
+        max_tokens: Largest number of tokens of the answer.
+        sampling: How tokens are drawn.
+        template: Name of a chat template; "" is the one that the model was tuned with, or came with.
+
+    Returns:
+        The row, with the seed 0.
+
+    Raises:
+        ConfigError: the last message does not fit before `max_tokens`, or `max_tokens` is not legal.
+    """
     chat_template = template_of(lm, template)
-    length = lm.config.data.sequence_length
-    if isinstance(chat_template, ModelTemplate):
-        # The length in an imported model's config is a stand-in: the model reads as many as it has positions.
-        length = max(length, lm.max_length or 0)
+    length = reply_length(lm, chat_template)
     if not 0 < max_tokens < length:
         raise ConfigError(f"max_tokens = {max_tokens} must be 1 to {length - 1}: the model reads {length}")
     max_prompt = length - max_tokens
@@ -119,23 +150,33 @@ def reply(
     if isinstance(chat_template, ChatTemplate):
         end, stop = ending(chat_template, lm.tokenizer)
         rules = rules.ending_with(end)
-    decoder, max_length = cached(lm.module.model)
-    (tokens,) = generate(
-        decoder,
-        lm.params["model"],
-        [ids.tolist()],
-        lm.tokenizer.vocab,
-        max_tokens=max_tokens,
-        sampling=sampling,
-        seed=seed,
-        max_length=max_length,
-        stops_AV=automaton((stop,), lm.tokenizer) if stop else None,
-        rules=rules,
-    )
-    text = lm.tokenizer.decode(tokens)
-    if stop:
-        text = cut(text, (stop,))
-    return Reply(text.strip(), left_out)
+    row = RowRequest(ids.tolist(), max_tokens, sampling, rules=rules)
+    lm.row_decoder.check(row)
+    return ReplyRequest(row, (stop,) if stop else (), left_out)
+
+
+def reply_pieces(lm: ModelCore, decoder: RowDecoder, row: RowRequest, stop: tuple[str, ...]) -> Iterator[str]:
+    """Generate an answer.
+
+    Args:
+        lm: A decoder.
+        decoder: `lm.row_decoder`, or one with a store of prefixes.
+        row: The row of a ReplyRequest.
+        stop: Its stop strings.
+
+    Yields:
+        Pieces of the answer, as they come.
+    """
+    stops_AV = automaton(stop, lm.tokenizer) if stop else None
+    pieces = TextPieces(lm.tokenizer.decode, stop, joins_bytes(lm.tokenizer), strip=True)
+    yield from text_pieces(stream(decoder, row, stops_AV), pieces)
+
+
+def reply_length(lm: ModelCore, template: ChatTemplate | ModelTemplate) -> int:
+    """Return the number of tokens that a conversation and its next answer can have."""
+    length = lm.config.data.sequence_length
+    # The length in an imported model's config is a stand-in: the model reads as many as it has positions.
+    return max(length, lm.max_length or 0) if isinstance(template, ModelTemplate) else length
 
 
 def _encoded(

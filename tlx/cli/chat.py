@@ -41,7 +41,8 @@ def main(argv: list[str]) -> int:
 
 def _converse(model: "LoadedModel", options: argparse.Namespace) -> None:
     """Answer messages from the standard input until /exit or its end."""
-    from tlx.api.reply import reply
+    from tlx.api.reply import reply_pieces, reply_request
+    from tlx.decode.prefixes import PrefixStore
     from tlx.decode.sampling import Sampling
     from tlx.text.chat import Message
 
@@ -50,6 +51,8 @@ def _converse(model: "LoadedModel", options: argparse.Namespace) -> None:
     sampling.validate()
     beginning = [Message("system", options.system)] if options.system else []
     history = list(beginning)
+    # A message is read after the turns before it, which are not read again.
+    decoder = model.row_decoder._replace(prefixes=PrefixStore())
     seed = options.seed
     at_terminal = sys.stdin.isatty()
     if at_terminal:
@@ -63,15 +66,19 @@ def _converse(model: "LoadedModel", options: argparse.Namespace) -> None:
         elif line:
             messages = [*history, Message("user", line)]
             try:
-                answer = reply(model, messages, max_tokens, sampling, seed, options.template)
+                request = reply_request(model, messages, max_tokens, sampling, options.template)
             except ConfigError as error:
                 # Such as a message that is too long: the conversation goes on without it.
                 print(f"tlx chat: {error}", file=sys.stderr)
                 continue
-            if answer.left_out:
-                print(f"(no room for the {answer.left_out} oldest messages)", file=sys.stderr)
-            print(answer.text, flush=True)
-            history = [*messages, Message("assistant", answer.text)]
+            if request.left_out:
+                print(f"(no room for the {request.left_out} oldest messages)", file=sys.stderr)
+            answer = ""
+            for piece in reply_pieces(model, decoder, request.row._replace(seed=seed), request.stop):
+                print(piece, end="", flush=True)
+                answer += piece
+            print(flush=True)
+            history = [*messages, Message("assistant", answer)]
             seed += 1
 
 

@@ -3,6 +3,8 @@ r"""Continue a prompt with a trained model, or fill its gaps.
     tlx generate runs/quickstart --prompt='def main('
     tlx generate runs/quickstart --prompt='import' --prompt='class' --max_tokens=40 --temperature=0
     tlx generate runs/quickstart --prompt='for i in ' --num_beams=4
+    tlx generate runs/quickstart --prompt='class ' --max_tokens=200 --stream
+    tlx generate runs/large --draft=runs/small --prompt='class '
     tlx generate runs/quickstart --prompt='def main(' --stop=$'\n\n' --stop='def '
     tlx generate runs/quickstart --prompt='for i in ' --choice='range(10)' --choice='None' --by=bytes
     tlx generate runs/quickstart-mlm --prompt='for i in [MASK](10):'
@@ -72,6 +74,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--begin", default="", metavar="TEXT", help="text with which the output of an encoder-decoder begins"
+    )
+    parser.add_argument(
+        "--draft",
+        metavar="RUN",
+        help="a small decoder with the same tokenizer, which drafts tokens that the model judges several at a time: "
+        "the same text or distribution in fewer passes",
+    )
+    parser.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        help="print the text as it comes; by default where one text goes to a terminal",
     )
     parser.add_argument("--top", type=int, default=5, help="candidates printed for each gap (5)")
     _add_marks(parser)
@@ -151,8 +164,53 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _stream(model: "LoadedModel", prompt: str, options: argparse.Namespace) -> None:
+    """Print the continuation of a prompt as it comes."""
+    pieces = model.stream(
+        prompt,
+        options.max_tokens,
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.seed,
+        options.begin,
+        options.min_p,
+        options.repetition_penalty,
+        tuple(options.stop),
+        **_marks(options),
+    )
+    print(prompt, end="", flush=True)
+    first = next(pieces, "")
+    print(_after_prompt(first), first, sep="", end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def _after_prompt(text: str) -> str:
+    """Return what stands between a prompt and its answer: a continuation follows on the same line, a gap below."""
+    return "\n" if text.startswith("<extra_id_") else ""
+
+
+def _streams(model: "LoadedModel", prompts: list[str], options: argparse.Namespace) -> bool:
+    """Return whether the text is printed as it comes: by --stream, or at a terminal. ConfigError where it cannot."""
+    reasons = {
+        "--stream prints one text": len(prompts) * options.samples > 1,
+        "--draft writes several tokens at a time": options.draft is not None,
+        "--num_beams knows the best text at its end only": options.num_beams > 0,
+        "a permutation model has no cache, and writes its text as a whole": model.kind == "two_stream",
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if options.stream and reason:
+        raise ConfigError(f"{reason}: leave --stream out")
+    return reason is None and (sys.stdout.isatty() if options.stream is None else options.stream)
+
+
 def _show_continuations(model: "LoadedModel", prompts: list[str], options: argparse.Namespace) -> None:
     """Print --samples continuations of each prompt."""
+    if _streams(model, prompts, options):
+        _stream(model, prompts[0], options)
+        return
     repeated = [prompt for prompt in prompts for _ in range(options.samples)]
     texts = model.generate(
         repeated,
@@ -168,12 +226,21 @@ def _show_continuations(model: "LoadedModel", prompts: list[str], options: argpa
         options.repetition_penalty,
         tuple(options.stop),
         **_marks(options),
+        draft=_load_draft(options),
     )
     for prompt, text in zip(repeated, texts, strict=True):
         if len(repeated) > 1:
             print("-" * 60)
-        # The text of a gap stands on the line below its prompt; a continuation follows on the same line.
-        print(prompt, text, sep="\n" if text.startswith("<extra_id_") else "")
+        print(prompt, text, sep=_after_prompt(text))
+
+
+def _load_draft(options: argparse.Namespace) -> "LoadedModel | None":
+    """Return the small model of --draft."""
+    if options.draft is None:
+        return None
+    from tlx.api.load import load
+
+    return load(options.draft, dtype=options.dtype, allow=options.allow)
 
 
 def _marks(options: argparse.Namespace) -> dict[str, str | None]:
@@ -183,7 +250,17 @@ def _marks(options: argparse.Namespace) -> dict[str, str | None]:
 
 def _check_fills(options: argparse.Namespace) -> None:
     """Raise ConfigError for a flag that a masked model has no use for."""
-    for name in ("choice", "stop", "begin", "num_beams", "target_language", "code", "mode"):
+    for name in (
+        "choice",
+        "stop",
+        "begin",
+        "stream",
+        "draft",
+        "num_beams",
+        "target_language",
+        "code",
+        "mode",
+    ):
         if getattr(options, name):
             raise ConfigError(
                 f"--{name} is for models that write texts; this one is masked and fills the [MASK] of --prompt, "

@@ -19,8 +19,9 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.decode.cache_rows import reorder, repeat
+from tlx.decode.cached import Tokens, encoded
 from tlx.decode.constraints import apply_rules, is_end, text_so_far
-from tlx.decode.generate import Tokens, check, encoded, resolved_rules
+from tlx.decode.generate import check, resolved_rules
 from tlx.decode.padding import Padded, bucket, pad
 from tlx.decode.stop import BEGIN, FOUND
 from tlx.nn.cache import KVCache

@@ -16,7 +16,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.decode.cache_rows import repeat
-from tlx.decode.generate import encoded
+from tlx.decode.cached import encoded
 from tlx.decode.padding import Padded, bucket, pad
 from tlx.nn.losses import token_losses
 from tlx.text.vocabulary import Vocabulary

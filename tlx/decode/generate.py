@@ -7,9 +7,8 @@ Shapes: A states of the automaton of stop strings.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,15 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.errors import ConfigError
-from tlx.decode.loop import DecodeInputs, DecodeSettings, DecodeState, run
-from tlx.decode.padding import Padded, bucket, pad
+from tlx.decode.cached import ChunkedDecoding
+from tlx.decode.loop import DecodeInputs, DecodeSettings
+from tlx.decode.padding import bucket, pad
 from tlx.decode.sampling import Sampling, sampling_arrays
 from tlx.decode.two_stream import continue_two_stream
-from tlx.parallel import constrain
 from tlx.text.generation_rules import GenerationRules
 from tlx.text.vocabulary import Vocabulary
-
-Tokens = jax.Array | np.ndarray
 
 
 def generate(
@@ -67,8 +64,52 @@ def generate(
     """
     sampling.validate()
     check(prompts, sources, max_tokens, max_length)
+    settings = settings_of(sampling, max_tokens, vocab, rules)
+    outputs: list[list[int]] = []
+    for start in range(0, len(prompts), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(prompts)))
+        num_real = len(rows)
+        # Rows that fill the batch up to its bucket repeat the last prompt and are dropped.
+        rows = np.pad(rows, (0, bucket(num_real, 1) - num_real), mode="edge")
+        prompt = pad([prompts[row] for row in rows], vocab.pad, left=True, limit=max_length)
+        inputs = DecodeInputs(
+            row_keys(seed, rows), jnp.int32(max_tokens), sampling_arrays(sampling), stops_AV
+        )
+        if lm.cfg.kind == "two_stream":
+            new_BT, counts_B = continue_two_stream(lm, params, prompt, inputs, settings)
+        else:
+            source = None
+            if sources is not None:
+                source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
+            decoding = ChunkedDecoding(lm, params, prompt, source, inputs, settings)
+            new_BT, counts_B, _ = decoding.advance(max_tokens)
+        tokens = np.asarray(new_BT)
+        counts = np.asarray(counts_B)
+        outputs += [tokens[row, : counts[row]].tolist() for row in range(num_real)]
+    return outputs
+
+
+def row_keys(seed: int, rows: np.ndarray) -> jax.Array:
+    """Return a key for each prompt, by its number: neither batch_size nor other prompts change what is drawn."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
+
+
+def settings_of(
+    sampling: Sampling, max_tokens: int, vocab: Vocabulary, rules: GenerationRules | None
+) -> DecodeSettings:
+    """Return the static values of a call.
+
+    Args:
+        sampling: How tokens are drawn.
+        max_tokens: Largest number of new tokens.
+        vocab: The vocabulary, for its pad and eos.
+        rules: Ids that end a row, and constraints on the others; None: eos ends it, and any id may come.
+
+    Returns:
+        The values, of which a program is compiled for each.
+    """
     ends, rules = resolved_rules(rules, vocab)
-    settings = DecodeSettings(
+    return DecodeSettings(
         greedy=sampling.greedy,
         truncated=sampling.truncated,
         penalised=sampling.penalised,
@@ -77,71 +118,6 @@ def generate(
         pad=vocab.pad,
         rules=rules,
     )
-    outputs: list[list[int]] = []
-    for start in range(0, len(prompts), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(prompts)))
-        num_real = len(rows)
-        # Rows that fill the batch up to its bucket repeat the last prompt and are dropped.
-        rows = np.pad(rows, (0, bucket(num_real, 1) - num_real), mode="edge")
-        prompt = pad([prompts[row] for row in rows], vocab.pad, left=True, limit=max_length)
-        # By the prompt's number, so that neither batch_size nor other prompts change what is drawn.
-        keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
-        inputs = DecodeInputs(keys_B, jnp.int32(max_tokens), sampling_arrays(sampling), stops_AV)
-        if lm.cfg.kind == "two_stream":
-            new_BT, counts_B = continue_two_stream(lm, params, prompt, inputs, settings)
-        else:
-            source = None
-            if sources is not None:
-                source = pad([sources[row] for row in rows], vocab.pad, left=False, limit=max_length)
-            new_BT, counts_B = continue_cached(lm, params, prompt, source, inputs, settings)
-        tokens = np.asarray(new_BT)
-        counts = np.asarray(counts_B)
-        outputs += [tokens[row, : counts[row]].tolist() for row in range(num_real)]
-    return outputs
-
-
-@functools.partial(jax.jit, static_argnames=("lm", "settings"))
-def continue_cached(
-    lm: nn.Module,
-    params: Any,
-    prompt: Padded,
-    source: Padded | None,
-    inputs: DecodeInputs,
-    settings: DecodeSettings,
-) -> tuple[jax.Array, jax.Array]:
-    """Continue one batch of prompts through the cache.
-
-    Args:
-        lm: The model; static.
-        params: Its parameters.
-        prompt: Prompts, padded on the left.
-        source: Inputs of the encoder, padded on the right; None for a decoder.
-        inputs: Values of this call.
-        settings: Static values.
-
-    Returns:
-        (new token ids [B, T], number of tokens of each row [B]).
-    """
-    # `apply` is typed as a union over `mutable`, which is not used here.
-    call = cast(Any, functools.partial(lm.apply, {"params": params}))
-    batch, width = prompt.tokens.shape
-    # Its full size at once: a cache that grew would be compiled again at every length.
-    cache = call(batch, width + settings.buffer_size, *encoded(call, source), method="init_cache")
-    lengths_B = prompt.segments.sum(axis=1)
-
-    def step(tokens: Tokens, positions: Tokens, segments: Tokens, cache: Any) -> Any:
-        hidden_BTD, cache = call(tokens, positions, segments, cache, method="decode")
-        # Logits of the last position only: those of a whole prompt would be [T, V].
-        return call(hidden_BTD[:, -1:], method="logits")[:, 0], cache
-
-    def advance(state: DecodeState) -> tuple[jax.Array, Any]:
-        positions_B1 = (lengths_B + state.step - 1)[:, None]
-        return step(state.last_B[:, None], positions_B1, jnp.ones_like(positions_B1), state.memory)
-
-    logits_BV, cache = step(prompt.tokens, prompt.positions, prompt.segments, cache)
-    new_BT, counts_B = run(logits_BV, cache, advance, inputs, settings, prompt, source)
-    # Replicated, so that every process can read all rows.
-    return constrain(new_BT, (None, None)), constrain(counts_B, (None,))
 
 
 def resolved_rules(
@@ -152,14 +128,6 @@ def resolved_rules(
     ends = rules.ends or (vocab.eos,)
     is_free = rules == GenerationRules(ends=rules.ends)
     return ends, None if is_free else dataclasses.replace(rules, ends=ends)
-
-
-def encoded(call: Any, source: Padded | None) -> tuple[Any, ...]:
-    """Return the arguments of `init_cache` that come from the encoder."""
-    if source is None:
-        return ()
-    batch = {"encoder_" + name: value for name, value in source._asdict().items()}
-    return call(batch, method="encode"), source.segments
 
 
 def check(prompts: Sequence, sources: Sequence | None, max_tokens: int, max_length: int | None) -> None:

@@ -54,11 +54,7 @@ def automaton(strings: Sequence[str], tokenizer: Tokenizer, names_too: bool = Fa
         ConfigError: a string is empty.
     """
     check(strings)
-    ids = tokenizer.encode(_PROBE)
-    # A probe tells whether bytes of tokens make up the text: word pieces get their spaces when they are
-    # joined.
-    joined = b"".join(tokenizer.piece_bytes(index) for index in ids).decode("utf-8", "replace")
-    if not strings or joined.strip() != tokenizer.decode(ids).strip():
+    if not strings or not joins_bytes(tokenizer):
         return None
     moves_A256 = _byte_moves([string.encode() for string in strings])
     special_V = tokenizer.vocab.special
@@ -78,6 +74,13 @@ def automaton(strings: Sequence[str], tokenizer: Tokenizer, names_too: bool = Fa
     # A power of two, so that few shapes are compiled.
     num_states = bucket(size)
     return np.pad(states_AV, ((0, num_states - size), (0, 0)))
+
+
+def joins_bytes(tokenizer: Tokenizer) -> bool:
+    """Return whether a text is its tokens' bytes joined: word pieces get spaces between them."""
+    ids = tokenizer.encode(_PROBE)
+    joined = b"".join(tokenizer.piece_bytes(index) for index in ids).decode("utf-8", "replace")
+    return joined.strip() == tokenizer.decode(ids).strip()
 
 
 def _byte_moves(strings: Sequence[bytes]) -> np.ndarray:

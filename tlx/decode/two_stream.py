@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tlx.decode.loop import DecodeInputs, DecodeSettings, DecodeState, run
+from tlx.decode.loop import DecodeInputs, DecodeSettings, DecodeState, DecodeText, run
 from tlx.decode.padding import Padded
 from tlx.models.two_stream import empty_memory
 
@@ -58,4 +58,5 @@ def continue_two_stream(
         return logits_at(tokens_BT, width + state.step), None
 
     prompt_BT = jnp.pad(prompt.tokens, ((0, 0), (0, settings.buffer_size)), constant_values=settings.pad)
-    return run(logits_at(prompt_BT, jnp.int32(width)), None, advance, inputs, settings, prompt)
+    first_BV = logits_at(prompt_BT, jnp.int32(width))
+    return run(first_BV, None, advance, inputs, settings, DecodeText(prompt))

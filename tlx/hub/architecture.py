@@ -46,7 +46,7 @@ def stored_part(
         return replaced(
             config, {"kind": "encoder", "num_decoder_layers": 0, "head.tied": True, "head.scale": False}
         )
-    has_own_kernel = config.kind != "encoder" or config.head.half_tied
+    has_own_kernel = config.kind != "encoder" or config.head.half_tied or not config.head.tied
     if not has_own_kernel or name and not is_without_output(family, values):
         return config
     output = [row for row in family.rows(config) if row.path.startswith(_OUTPUT) and row.fill is None]

@@ -165,6 +165,10 @@ DEAD_IN: Mapping[str, Mapping[str, DeadKey]] = {
     },
     "bart": _norms(before=False, embedding=True),
     "blenderbot": _norms(before=True, embedding=False, blenderbot_90=(False, True)),
+    "blenderbot-small": {
+        **_norms(before=False, embedding=True, blenderbot_90=(False, True)),
+        "layernorm_variant": DeadKey("where the norms are, which the family says", ("xlm",)),
+    },
     "deberta": _DEBERTA,
     "deberta-v2": _DEBERTA,
     "distilbert": {

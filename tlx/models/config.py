@@ -52,6 +52,9 @@ class HeadConfig:
     transform_bias: bool = True
     """Whether that dense layer has a bias (ModernBERT: no)."""
 
+    masked_bias: bool = True
+    """Of a masked model: whether its logits have a bias of their own (EuroBERT: no)."""
+
     activation: Literal["", "gelu", "gelu_tanh", "relu", "silu"] = ""
     """Activation of that transform; "": feedforward.activation."""
 

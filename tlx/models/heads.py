@@ -95,7 +95,10 @@ class HiddenTransform(nn.Module):
 
 
 class MaskedHead(nn.Module):
-    """BERT's MLM transform: dense, activation, norm (none in XLM), then the token table and its own bias."""
+    """BERT's MLM transform: dense, activation, norm (none in XLM), then the token table and its own bias.
+
+    Without transform and bias (EuroBERT) it has no parameters.
+    """
 
     cfg: ModelConfig
     """The model."""
@@ -113,6 +116,8 @@ class MaskedHead(nn.Module):
             kind = "layernorm" if cfg.norm.kind == "affine" else cfg.norm.kind
             norm = dataclasses.replace(cfg.norm, kind=kind)
             hidden = Norm(norm, width, cfg.param_dtype, name="norm")(hidden)
+        if not cfg.head.masked_bias:
+            return hidden, unembedding
         zeros = logical(nn.initializers.zeros_init(), ("vocab",))
         bias = self.param("bias", zeros, unembedding.kernel.shape[:1], jnp.dtype(cfg.param_dtype))
         return hidden, unembedding._replace(bias=bias)

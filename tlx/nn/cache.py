@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class KVCache(NamedTuple):
@@ -74,6 +75,40 @@ def empty(
         # -1 is no token's segment, so that unfilled entries are visible to none.
         segments=jnp.full((batch, length), -1, jnp.int32),
         num_filled=jnp.zeros((), jnp.int32),
+    )
+
+
+def filled(
+    cache: KVCache, key_LBSGH: jax.Array, value_LBSGH: jax.Array, segments_BS: jax.Array | np.ndarray
+) -> KVCache:
+    """Put stored keys and values of all layers at the beginning of an empty cache.
+
+    Args:
+        cache: the empty cache.
+        key_LBSGH: keys of S tokens, fewer than the cache has entries.
+        value_LBSGH: their values.
+        segments_BS: their segments.
+
+    Returns:
+        The cache with S filled entries.
+    """
+    start = (0,) * 5
+    return cache._replace(
+        key=jax.lax.dynamic_update_slice(cache.key, key_LBSGH.astype(cache.key.dtype), start),
+        value=jax.lax.dynamic_update_slice(cache.value, value_LBSGH.astype(cache.value.dtype), start),
+        segments=jax.lax.dynamic_update_slice(cache.segments, jnp.asarray(segments_BS), (0, 0)),
+        num_filled=jnp.int32(segments_BS.shape[1]),
+    )
+
+
+def grown(cache: KVCache, length: int) -> KVCache:
+    """Return the cache with `length` entries, the new ones empty; the encoder's part is as it was."""
+    missing = length - cache.segments.shape[1]
+    entries = ((0, 0), (0, 0), (0, missing), (0, 0), (0, 0))
+    return cache._replace(
+        key=jnp.pad(cache.key, entries),
+        value=jnp.pad(cache.value, entries),
+        segments=jnp.pad(cache.segments, ((0, 0), (0, missing)), constant_values=-1),
     )
 
 

@@ -38,6 +38,10 @@ class EmbeddingConfig:
     norm: bool = False
     """Normalise the sum of the tables (BERT)."""
 
+    decoder_norm: Literal["sum", "tokens"] = "sum"
+    """What that norm reads in the decoder of an encoder-decoder: the sum, or token vectors alone, which are not
+    scaled and to which positions are added later (Blenderbot small)."""
+
     conv_kernel_size: int = 0
     """Kernel size, in positions, of a convolution over the embeddings whose output joins the first layer's
     (DeBERTa v2); 0: none."""
@@ -196,7 +200,10 @@ class InputEmbedding(nn.Module):
         position = cfg.position
         width = x_BTE.shape[-1]
         dtype = x_BTE.dtype
-        if part.scale:
+        is_tokens_norm = part.norm and part.decoder_norm == "tokens" and cfg.cross
+        if is_tokens_norm:
+            x_BTE = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(x_BTE)
+        elif part.scale:
             x_BTE = x_BTE * jnp.asarray(width**0.5, dtype)
         if part.multiplier != 1.0:
             x_BTE = x_BTE * jnp.asarray(part.multiplier, dtype)
@@ -219,7 +226,7 @@ class InputEmbedding(nn.Module):
             table = self._table("languages", part.num_languages, width)
             if languages_BT is not None:
                 x_BTE = x_BTE + jnp.take(table, languages_BT, axis=0).astype(dtype)
-        if part.norm:
+        if part.norm and not is_tokens_norm:
             x_BTE = Norm(cfg.norm, width, cfg.param_dtype, name="norm")(x_BTE)
         if tables_only:
             return x_BTE

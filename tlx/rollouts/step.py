@@ -19,7 +19,7 @@ import numpy as np
 
 from tlx.base.errors import ConfigError
 from tlx.data.readers import Record
-from tlx.decode.generate import continue_cached
+from tlx.decode.cached import continue_cached
 from tlx.decode.loop import DecodeInputs, DecodeSettings
 from tlx.decode.padding import Padded
 from tlx.decode.sampling import Sampling, sampling_arrays

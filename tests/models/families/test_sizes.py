@@ -170,6 +170,10 @@ mobilebert base MobileBertForMaskedLM 36_596_538
 mobilebert tiny MobileBertForMaskedLM 27_500_346
 mpnet base MPNetForMaskedLM 109_518_527
 nomic-bert base NomicBertForMaskedLM 137_354_304
+eurobert 210m EuroBertForMaskedLM 310_266_624
+eurobert 610m EuroBertForMaskedLM 755_625_600
+eurobert 2.1b EuroBertForMaskedLM 2_403_092_736
+blenderbot-small 90m BlenderbotSmallForConditionalGeneration 87_508_992
 camembert base CamembertForMaskedLM 110_655_493
 camembert large CamembertForMaskedLM 336_695_557
 m2m-100 418m M2M100ForConditionalGeneration 483_905_536

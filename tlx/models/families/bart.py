@@ -49,6 +49,16 @@ BLENDERBOT_BASE = resized(
     num_layers=2,
     num_decoder_layers=24,
 )
+# The variant that the first release calls "xlm".
+BLENDERBOT_SMALL_BASE = resized(
+    BART_LARGE,
+    vocab_size=54944,
+    width=512,
+    num_layers=8,
+    embedding=EmbeddingConfig(norm=True, scale=True, decoder_norm="tokens"),
+    position=PositionConfig(kind="learned", max_length=512),
+    feedforward__ff_dim=2048,
+)
 # Positions are sinusoids, but Hugging Face stores them as parameters, so that tlx reads a learned table.
 PEGASUS_BASE = resized(
     BART_LARGE,
@@ -304,6 +314,13 @@ BLENDERBOT = _family(
     },
     "BlenderbotForConditionalGeneration",
     fields(BLENDERBOT_BASE),
+)
+BLENDERBOT_SMALL = _family(
+    "blenderbot-small",
+    "Roller et al. 2021, Recipes for Building an Open-Domain Chatbot, EACL (90M)",
+    {"90m": BLENDERBOT_SMALL_BASE},
+    "BlenderbotSmallForConditionalGeneration",
+    fields(resized(BLENDERBOT_SMALL_BASE, vocab_size=50265)),
 )
 MARIAN = _family(
     "marian",
