@@ -63,6 +63,7 @@ def rewarded(name, folder, base, workdir, objective, **overrides):
         ("grpo", {"minibatches": 2}, {}),
         pytest.param("grpo", {}, {"adapt.method": "lora"}, marks=pytest.mark.long),
         pytest.param("rloo", {"epochs": 2}, {}, marks=pytest.mark.long),
+        pytest.param("online_dpo", {"minibatches": 2}, {}, marks=pytest.mark.long),
     ],
 )
 def test_the_reward_rises_and_a_resumed_run_samples_the_same(tmp_path, base, name, objective, adapt):

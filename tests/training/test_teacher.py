@@ -93,7 +93,7 @@ def test_a_hugging_face_directory_teaches_too(tmp_path):
     small = {"width": 16, "num_layers": 2, "attention__num_heads": 2, "feedforward__ff_dim": 24}
     model = resized(TABLE.load("bert").base, vocab_size=size, **small)
     folders.write(tmp_path / "bert", "bert", model, ("heads/mlm", "heads/nsp"))
-    found, value, _ = teacher.open_teacher(str(tmp_path / "bert"))
+    found, value, *_ = teacher.open_teacher(str(tmp_path / "bert"))
     assert found.num_layers == 2 and found.vocab_size == size
     shutil.copytree(tmp_path / "bert", tmp_path / "copy")
     assert teacher.open_teacher(str(tmp_path / "copy")).hash == value

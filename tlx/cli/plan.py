@@ -215,6 +215,7 @@ def show(result: "Plan") -> str:
         f"parameters  {params.total:,} ({params.active:,} active, {params.non_embedding:,} without tables)",
         f"memory      {_gb(result.memory['total'])} of {_gb(result.memory_available)} GB a chip: {fits}",
         *(f"  {part:14}{_gb(size):>9} GB" for part, size in parts),
+        *(f"    of {name:9}{_gb(size):>9} GB of parameters" for name, size in result.models.items()),
         f"FLOPs       {result.work.model_flops:.4g} a step, "
         f"{result.work.hardware_flops:.4g} with rematerialisation{compiled}",
         f"traffic     {_gb(values['collective_bytes_per_chip'])} GB a chip and step",

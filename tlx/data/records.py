@@ -358,14 +358,18 @@ class RecordPipeline(Batches):
             # A batch has one shape; weights of 0 keep the filling rows out of every figure.
             example = self._example(rng, self._empty_item, self._spec)
             return example | {"weights": np.zeros_like(example["weights"])}
+        return self._example(rng, self.items[self.item_index(row, in_order)], self._spec)
+
+    def item_index(self, row: int, in_order: bool = False) -> int:
+        """Return the index of the item of a row, counted over all batches."""
         if in_order:
-            return self._example(rng, self.items[row], self._spec)
+            return row
         source, count = self._mixture.source(row)
         indices = self._sets[source]
         epoch, index = divmod(count, len(indices))
         if self._shuffle:
             index = epoch_permutation(self._seed, source, epoch, len(indices))(index)
-        return self._example(rng, self.items[indices[index]], self._spec)
+        return int(indices[index])
 
 
 def _packed(items: Sequence[Any], records: Sequence[Record], task: RecordTask, spec: Any) -> list[Any]:

@@ -190,6 +190,78 @@ def soft_cross_entropy(
     return Term(total, jnp.sum(weights_BT.astype(jnp.float32)), 1.0)
 
 
+def top_soft_cross_entropy(
+    hidden_BTD: jax.Array,
+    unembedding: Unembedding,
+    ids_BTk: jax.Array,
+    log_probs_BTk: jax.Array,
+    weights_BT: jax.Array,
+    temperature: float,
+    cfg: LossConfig,
+) -> Term:
+    """Compute the divergence from a teacher of which the k largest log-probabilities are known.
+
+    The outcomes are the k ids and "any other id", whose probability is what the k leave. The divergence is 0 where
+    both models agree, and at most KL(p || q) of the whole vocabulary (data processing).
+
+    Args:
+        hidden_BTD: the student's hidden states.
+        unembedding: the student's output kernel.
+        ids_BTk: int[B, T, k], distinct ids at each position.
+        log_probs_BTk: the teacher's log p of them, at the temperature.
+        weights_BT: weight of each position.
+        temperature: above 0.
+        cfg: chunk.
+
+    Returns:
+        A term that is in the loss with weight 1.
+    """
+    length = weights_BT.shape[1]
+    vocab_size = unembedding.vocab_size
+
+    def sums(hidden: jax.Array, ids: jax.Array, log_p: jax.Array, weights: jax.Array) -> jax.Array:
+        log_q = jax.nn.log_softmax(logits(hidden, unembedding)[..., :vocab_size] / temperature)
+        log_q = jnp.take_along_axis(log_q, ids, axis=-1)
+        named = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+        p_rest = _rest(log_p)
+        divergences = named + p_rest * (jnp.log(p_rest) - jnp.log(_rest(log_q)))
+        return jnp.sum(divergences * weights.astype(jnp.float32))
+
+    chunk = cfg.chunk or (length if weights_BT.size * unembedding.num_rows <= WHOLE else 128)
+    total = _in_chunks(sums, (hidden_BTD, ids_BTk, log_probs_BTk, weights_BT), chunk)
+    return Term(total, jnp.sum(weights_BT.astype(jnp.float32)), 1.0)
+
+
+def top_log_probs(
+    hidden_BTD: jax.Array, unembedding: Unembedding, count: int, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """Compute the largest log-probabilities of each position, position by position.
+
+    Args:
+        hidden_BTD: hidden states.
+        unembedding: the output kernel.
+        count: k.
+        temperature: above 0.
+
+    Returns:
+        (ids, log-probabilities at the temperature), int32 and float32 [B, T, k], the largest first.
+    """
+    vocab_size = unembedding.vocab_size
+
+    def of_position(hidden_BD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        log_p = jax.nn.log_softmax(logits(hidden_BD, unembedding)[..., :vocab_size] / temperature)
+        values, ids = jax.lax.top_k(log_p, count)
+        return ids.astype(jnp.int32), values
+
+    ids_TBk, values_TBk = jax.lax.map(of_position, jnp.swapaxes(hidden_BTD, 0, 1), batch_size=16)
+    return jnp.swapaxes(ids_TBk, 0, 1), jnp.swapaxes(values_TBk, 0, 1)
+
+
+def _rest(log_probs: jax.Array) -> jax.Array:
+    """Return 1 - sum of probabilities over the last dim, not below what float32 can tell from 0."""
+    return jnp.maximum(1 - jnp.sum(jnp.exp(log_probs), axis=-1), 1e-7)
+
+
 def _in_chunks(sums: Callable[..., Any], arrays: Sequence[jax.Array], chunk: int) -> Any:
     """Sum sums(*pieces) over pieces of `chunk` positions of [B, T, ...] arrays, zero-padded at the end.
 

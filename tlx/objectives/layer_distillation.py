@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from typing_extensions import override
 
 from tlx.base.errors import ConfigError
-from tlx.base.term import Term, Terms
+from tlx.base.term import Terms
 from tlx.models.config import ModelConfig
 from tlx.models.heads import MaskedHead
 from tlx.models.transformer import Transformer
@@ -31,6 +31,13 @@ from tlx.nn.losses import cross_entropy, soft_cross_entropy
 from tlx.objectives.distillation import at_targets
 from tlx.objectives.mlm import MLMObjective
 from tlx.objectives.shared.base import Batch, Predictions, full_unembedding
+from tlx.objectives.shared.layer_matching import (
+    LayerOutputs,
+    MatchingWeights,
+    checked_layer_map,
+    layer_outputs,
+    matching_terms,
+)
 from tlx.objectives.shared.masking import Masking
 from tlx.objectives.shared.teacher import StudentModule, TeacherConfig, TeacherModule
 
@@ -95,7 +102,7 @@ class LayerTeacherModule(TeacherModule):
 
     def layers(
         self, batch: Batch, layers: tuple[int, ...], keys: jax.Array | None
-    ) -> tuple[list[jax.Array], list[jax.Array], Predictions]:
+    ) -> tuple[LayerOutputs, Predictions]:
         """Return what is compared of some layers.
 
         Args:
@@ -104,16 +111,11 @@ class LayerTeacherModule(TeacherModule):
             keys: A PRNG key for each row; None draws nothing.
 
         Returns:
-            H_0 and H of the layers, [B, T, D] each; their attention logits, [B, N, T, S] each; what every
-            token is predicted from.
+            The outputs of the layers, and what every token is predicted from.
         """
-        hidden, inputs = self.lm.with_layers(batch, keys=keys)
-        if inputs is None:
-            raise ConfigError("layer_distillation needs layers that are all alike, without a convolution")
-        # inputs[m] is what layer m + 1 reads, hence what layer m gives; the last output is `hidden`.
-        states = [hidden if m == self.model.num_layers else inputs[m] for m in (0, *layers)]
-        logits = self.lm.content_logits(batch, inputs, tuple(m - 1 for m in layers))
-        return states, logits, Predictions(*self.heads.mlm(hidden, full_unembedding(self.lm.unembedding())))
+        outputs = layer_outputs(self.lm, batch, layers, keys)
+        predictions = Predictions(*self.heads.mlm(outputs.hidden, full_unembedding(self.lm.unembedding())))
+        return outputs, predictions
 
 
 class LayerDistillationModule(LayerTeacherModule, StudentModule):
@@ -140,34 +142,25 @@ class LayerDistillationModule(LayerTeacherModule, StudentModule):
         if teacher is None:
             hidden, student = self.everywhere(batch, keys)
             self.heads.projection(hidden)  # so that initialisation draws it
-            states = []
-            logits = []
+            outputs = None
         else:
             every_layer = tuple(range(1, self.model.num_layers + 1))
-            states, logits, student = self.layers(batch, every_layer, keys)
+            outputs, student = self.layers(batch, every_layer, keys)
         masked = at_targets(student, batch)
         terms = cross_entropy(*masked, batch["targets"], batch["weights"], self.loss)
         terms = {
             name: term._replace(loss_weight=term.loss_weight * config.loss_weight)
             for name, term in terms.items()
         }
-        if teacher is None:
+        if outputs is None:
             return terms, None
-        outputs: Any = self.teacher().apply(
+        result: Any = self.teacher().apply(
             {"params": teacher}, batch, self.layer_map(), None, method="layers"
         )
-        known_states, known_logits, known = outputs
-        known_states, known_logits = jax.lax.stop_gradient((known_states, known_logits))
-        embedding, *hidden_errors = [
-            _state_error(self.heads.projection(x), y, batch["segments"])
-            for x, y in zip(states, known_states, strict=True)
-        ]
-        terms["embedding_loss"] = embedding._replace(loss_weight=config.embedding_weight)
-        terms["hidden_loss"] = _total(hidden_errors, config.hidden_weight)
-        attention_errors = [
-            _pair_error(x, y, batch["segments"]) for x, y in zip(logits, known_logits, strict=True)
-        ]
-        terms["attention_loss"] = _total(attention_errors, config.attention_weight)
+        known_outputs, known = result
+        outputs = outputs._replace(states=[self.heads.projection(x) for x in outputs.states])
+        weights = MatchingWeights(config.attention_weight, config.hidden_weight, config.embedding_weight)
+        terms |= matching_terms(outputs, known_outputs, batch["segments"], weights)
         if config.prediction_weight:
             real = (batch["segments"] > 0).astype(jnp.float32)
             soft = soft_cross_entropy(
@@ -190,54 +183,8 @@ class LayerDistillationModule(LayerTeacherModule, StudentModule):
         Raises:
             ConfigError: There is no such map, or the layers cannot be compared.
         """
-        student = self.model
-        teacher: ModelConfig = self.config.teacher_model
-        layers = self.config.layer_map
-        count = student.num_layers
-        depth = teacher.num_layers
-        if not layers and depth % count:
-            raise ConfigError(
-                f"objective.layer_map is empty, and the teacher's {depth} layers are no multiple of "
-                f"model.num_layers = {count}; name one of 1 to {depth} for each"
-            )
-        layers = layers or tuple(m * depth // count for m in range(1, count + 1))
-        if len(layers) != count or not all(1 <= layer <= depth for layer in layers):
-            raise ConfigError(
-                f"objective.layer_map = {layers} must name one of the teacher's layers 1 to {depth} for each "
-                f"of the {count} of the model"
-            )
-        for model in (student, teacher):
-            if model.position.kind in ("relative_sinusoidal", "relative_bias", "disentangled"):
-                raise ConfigError(
-                    "layer_distillation compares logits of content alone: position.kind = "
-                    f"{model.position.kind!r} has other terms"
-                )
-        if student.attention.num_heads != teacher.attention.num_heads:
-            raise ConfigError(
-                f"model.attention.num_heads = {student.attention.num_heads} must be the teacher's "
-                f"{teacher.attention.num_heads}, whose logits are compared head by head"
-            )
-        return layers
-
-
-def _state_error(x_BTD: jax.Array, y_BTD: jax.Array, segments_BT: jax.Array) -> Term:
-    """Return the mean squared difference of the tokens' vectors."""
-    real = (segments_BT > 0).astype(jnp.float32)
-    squares = jnp.mean(jnp.square(x_BTD.astype(jnp.float32) - y_BTD.astype(jnp.float32)), axis=-1)
-    return Term(jnp.sum(squares * real), jnp.sum(real))
-
-
-def _pair_error(x_BNTS: jax.Array, y_BNTS: jax.Array, segments_BT: jax.Array) -> Term:
-    """Return the mean squared difference over heads and the pairs of tokens of one document."""
-    seen = (segments_BT[:, :, None] == segments_BT[:, None]) & (segments_BT[:, None] > 0)
-    squares = jnp.mean(jnp.square(x_BNTS - y_BNTS), axis=1)
-    return Term(jnp.sum(squares * seen), jnp.sum(seen.astype(jnp.float32)))
-
-
-def _total(terms: list[Term], scale: float) -> Term:
-    """Return the sum of means that have one weight."""
-    total: Any = sum(term.sum for term in terms)
-    return Term(total, terms[0].weight, scale)
+        config = self.config
+        return checked_layer_map(config.layer_map, self.model, config.teacher_model, "objective.layer_map")
 
 
 class LayerDistillationObjective(MLMObjective):

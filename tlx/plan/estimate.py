@@ -1,6 +1,6 @@
 """The analytic estimate: shapes, shardings and a roofline, in a second and without a compiler."""
 
-from tlx.plan import footprint
+from tlx.plan import footprint, rollout
 from tlx.plan.footprint import Program, RunConfig
 from tlx.plan.links import network_seconds
 from tlx.plan.result import Plan, chip_figures, tokens_per_step
@@ -41,6 +41,14 @@ def estimate(config: RunConfig, target: Target, price: float | None = None, trac
         "network": network_seconds(traffic, mesh, target) * 1e3,
     }
     step_ms = max(times.values())
+    notes = ("a roofline: the step cannot be faster; how much slower it is a compiler must say",)
+    models = {}
+    if rollout.is_rollout(config):
+        traffic_per_update = _memory_traffic(config, memory)
+        times = rollout.phases(config, target, program, work, traffic_per_update).times()
+        step_ms = sum(times.values())
+        work = rollout.all_updates(config, work)
+        models = {name: size * chip.devices for name, size in rollout.model_bytes(program).items()}
     return Plan(
         target=target.text,
         method="analytic",
@@ -58,7 +66,8 @@ def estimate(config: RunConfig, target: Target, price: float | None = None, trac
         tokens_per_step=tokens_per_step(program.batch),
         steps=config.train.steps,
         checkpoint=checkpoint_costs(program, target),
-        notes=("a roofline: the step cannot be faster; how much slower it is a compiler must say",),
+        notes=notes,
+        models=models,
         **chip_figures(target, price),
     )
 

@@ -68,6 +68,9 @@ class Plan:
     changes: tuple[str, ...] = ()
     """Overrides after which it fits, each checked; empty where it fits or none is known."""
 
+    models: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Bytes of the parameters of each model, of tasks that sample their own answers: policy, value, reference ..."""
+
     @property
     def mfu(self) -> float:
         """Model FLOPs over the chips' peak FLOPs in the step time."""
@@ -94,6 +97,7 @@ class Plan:
             "memory_bytes_per_chip": self.memory["total"],
             "memory_bytes_available": self.memory_available,
             "memory": self.memory,
+            "memory_by_model": self.models,
             "flops_per_step": self.work.model_flops,
             "flops_per_step_computed": self.work.hardware_flops,
             "flops_per_step_compiled": self.flops_compiled,

@@ -162,6 +162,8 @@ def token_prefix(kind: str) -> str:
 class RolloutModule(GenerationModule):
     """A language model and, in its frozen part, a reference and a reward model; subclasses have the loss."""
 
+    can_distill = False
+
     @property
     def scores_samples(self) -> bool:
         """Whether `sampled_log_probs` is computed of the answers of a step, before its updates."""
@@ -347,6 +349,12 @@ class RolloutTask(GenerationTask):
     def initial_extra(self, config: Any) -> dict[str, Any]:
         """Return what State.extra holds for this task before the first step."""
         del config
+        return {}
+
+    @override
+    def figures_of_terms(self, terms: Mapping[str, float]) -> dict[str, float]:
+        """Return nothing: an evaluation has no loss, of which a perplexity could follow."""
+        del terms
         return {}
 
     @override

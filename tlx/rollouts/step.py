@@ -232,10 +232,11 @@ def minibatch_indices(
 
 
 def answer_metrics(batch: Batch) -> Metrics:
-    """Return the means of reward and length of a batch, and the share of prompts whose answers have equal rewards."""
+    """Return means of reward and length, the reward's deviation, and the share of prompts of equal rewards."""
     reward_BK = batch["reward"]
     return {
         "reward": jnp.mean(reward_BK),
+        "reward_std": jnp.std(reward_BK),
         "length": jnp.mean(jnp.sum(batch["weights"], axis=-1)),
         "equal_rewards": jnp.mean(jnp.max(reward_BK, axis=1) == jnp.min(reward_BK, axis=1)),
     }

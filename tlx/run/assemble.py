@@ -97,6 +97,7 @@ def assemble(
         raise ConfigError(f"adapt.method = {config.adapt.method!r} adapts a base model; use: tlx finetune")
     tokenizer = tokenizer or build_tokenizer(config)
     check_tokenizer(config.objective, tokenizer.hash)
+    check_tokenizer(config.distill, tokenizer.hash)
     spec = spec_of(config, tokenizer)
     if not is_supervised(get_objective(config)):
         check_text_size(config.data, tokenizer, jax.process_count())
@@ -113,7 +114,9 @@ def assemble(
     rows = parallel.local_rows(next(iter(shardings.values())), config.train.batch_size)
 
     def frozen() -> Any:
-        models = read_frozen(config.objective, abstract.frozen)
+        # A teacher is the distillation's, or that of an objective with one; never both.
+        named = config.distill if config.distill.teacher else config.objective
+        models = read_frozen(named, abstract.frozen)
         of_base = {name: leaf for name, leaf in abstract.frozen.items() if name not in models}
         # There is an adapted base only where a run has a base.
         return models | (base(of_base) if base is not None and of_base else of_base)
@@ -142,7 +145,8 @@ def assemble(
         frozen=frozen,
         step=_step(program, spec, train, rows),
         local_row_indices=tuple(rows.tolist()),
-        to_devices=lambda local: parallel.to_global(local, shardings),
+        # Rows of an evaluation may lack what only training reads.
+        to_devices=lambda local: parallel.to_global(local, {name: shardings[name] for name in local}),
     )
 
 

@@ -17,7 +17,7 @@ from tlx.base.lookup import Allowed
 from tlx.models.config import ModelConfig
 from tlx.optim import make_optimizer, make_schedule
 from tlx.run.config import RunConfig, get_objective, parse_config
-from tlx.run.spec import abstract_batch, make_module, spec_before_tokenizer
+from tlx.run.spec import abstract_batch, spec_before_tokenizer, training_module
 from tlx.training.config import TrainConfig
 from tlx.training.state import boxed_params, frozen_params, initial_params
 from tlx.training.step_flops import trace_forward
@@ -73,7 +73,7 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
     _check_heads(config.model, axes["heads"], math.prod(sizes[axis] for axis in axes["heads"]))
     mesh = parallel.abstract_mesh(config.mesh, num_devices)
     spec = spec_before_tokenizer(config)
-    module = make_module(config, spec.vocab)
+    module = training_module(config, spec.vocab)
     batch = abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
     check_patterns(config.adapt, boxed)

@@ -24,6 +24,7 @@ from tlx.parallel.config import MeshConfig
 from tlx.rollouts import TABLE as ROLLOUTS
 from tlx.rollouts.base import RolloutConfig
 from tlx.tasks import TABLE as SUPERVISED
+from tlx.tasks.shared.student import DistillConfig
 from tlx.text.config import TokenizerConfig
 from tlx.text.frames import Frame
 from tlx.training.config import BaseConfig, EvalConfig, LogConfig, TrainConfig
@@ -75,6 +76,8 @@ class RunConfig:
     fine-tuning starts and by an import. None is the objective's own, and of a task the rows of tlx."""
     adapt: AdaptConfig = dataclasses.field(default_factory=AdaptConfig)
     """Which parameters a fine-tuning trains: all, LoRA, adapter modules, ..."""
+    distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
+    """Teacher of a fine-tuning, a model of the same task."""
 
 
 def base_config(objective: str = "clm") -> Any:
@@ -134,7 +137,7 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: Allowed = ()) ->
     """
     source: Any = config  # a ConfigDict has no types
     values = source.to_dict() if isinstance(source, ConfigDict) else dict(source)
-    for group in ("objective", "model"):
+    for group in ("objective", "model", "distill"):
         if not isinstance(values.get(group) or {}, Mapping):
             raise ConfigError(f"config.{group} = {shown(values[group])} must be a group of keys")
     name = canonical("objective.name", (values.get("objective") or {}).get("name"))
@@ -145,6 +148,9 @@ def parse_config(config: ConfigDict | Mapping[str, Any], allow: Allowed = ()) ->
         )
     objective = from_dict(parts.config_class, values["objective"], "config.objective", allow)
     values["objective"] = with_frozen_models(objective)
+    if values.get("distill"):
+        distill = from_dict(DistillConfig, values["distill"], "config.distill", allow)
+        values["distill"] = with_frozen_models(distill)
     values["model"] = without_nones(values.get("model") or {})
     return from_dict(RunConfig, values, allow=allow)
 

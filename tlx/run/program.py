@@ -19,7 +19,7 @@ from tlx.optim import state_shardings as opt_state_shardings
 from tlx.rollouts.base import RolloutTask
 from tlx.rollouts.step import SampleFn, make_sample, make_updates
 from tlx.run.config import RunConfig, get_objective
-from tlx.run.spec import abstract_batch, make_module
+from tlx.run.spec import abstract_batch, training_module
 from tlx.training import carry as carries
 from tlx.training import ema
 from tlx.training.state import State, boxed_params, frozen_params, init_state, state_from_params
@@ -74,7 +74,7 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
             "tlx.load(RUN).with_integers() of what was trained"
         )
     rules = parallel.rules(config.mesh)
-    module = make_module(config, spec.vocab)
+    module = training_module(config, spec.vocab)
     batch = abstract_batch(config, spec)
     boxed = boxed_params(module, batch)
     partition_params = partial(split, config.adapt)

@@ -7,6 +7,8 @@ import jax
 
 from tlx.base.errors import ConfigError
 from tlx.run.config import RunConfig, get_objective
+from tlx.tasks.shared.base import is_supervised
+from tlx.tasks.shared.student import check_rows, make_student, no_log_probs
 from tlx.text import Tokenizer, make_tokenizer
 from tlx.text.frames import Frame
 from tlx.text.vocabulary import Vocabulary
@@ -27,6 +29,37 @@ def make_module(config: RunConfig, vocab: Vocabulary) -> Any:
         )
     model.validate()
     return get_objective(config).module(config.objective, model, config.loss)
+
+
+def training_module(config: RunConfig, vocab: Vocabulary) -> Any:
+    """Return the module that is trained: the objective's, of a distillation with its teacher.
+
+    Args:
+        config: Checked config.
+        vocab: Vocabulary of the tokenizer.
+
+    Returns:
+        The module; its parameters are those of `make_module`, but for what only training needs.
+
+    Raises:
+        ConfigError: The module cannot be, or cannot learn from the teacher.
+    """
+    module = make_module(config, vocab)
+    if not config.distill.teacher:
+        return module
+    task = get_objective(config)
+    if not is_supervised(task):
+        raise ConfigError(
+            f"distill.teacher = {config.distill.teacher!r} is for tasks with records; the objectives distillation "
+            "and layer_distillation have an objective.teacher"
+        )
+    if any(config.distill.matching) and config.adapt.method != "full":
+        raise ConfigError(
+            f"adapt.method = {config.adapt.method!r} leaves the map to the teacher's width as it is drawn; with it "
+            "distill.attention_weight, hidden_weight and embedding_weight must be 0"
+        )
+    check_rows(config.objective, config.frame, config.distill)
+    return make_student(task, config.objective, module.model, config.loss, config.distill)
 
 
 def spec_of(config: RunConfig, tokenizer: Tokenizer) -> Any:
@@ -55,6 +88,8 @@ def abstract_batch(config: RunConfig, spec: Any) -> dict[str, jax.ShapeDtypeStru
     """
     example = get_objective(config).abstract_example(spec)
     rows = config.train.batch_size
+    if config.distill.teacher and config.distill.top_k:
+        example = example | no_log_probs(example["targets"].shape[0], config.distill.top_k)
     return {name: jax.ShapeDtypeStruct((rows, *leaf.shape), leaf.dtype) for name, leaf in example.items()}
 
 

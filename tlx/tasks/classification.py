@@ -49,6 +49,7 @@ from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
 from tlx.tasks.shared.labels import check_label, class_of, classes_of, names_of
 from tlx.tasks.shared.language_model_loss import check_lm_loss_weight, language_model_loss
 from tlx.tasks.shared.packed_examples import JoinedItems, PackableTask, joined_row
+from tlx.tasks.shared.soft_losses import binary_divergences, class_divergences, weighted
 from tlx.text.tokenizer import Tokenizer
 
 _LISTED = 10  # classes up to which each one's F1 is among the figures
@@ -150,6 +151,8 @@ def label_arrays(item: Item, config: Classes) -> dict[str, np.ndarray]:
 class ClassesModule(TaskModule):
     """A model of any kind and a head over classes."""
 
+    can_distill = True
+
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
@@ -183,6 +186,13 @@ class ClassesModule(TaskModule):
         terms = self.terms(self._logits(hidden, batch, keys), batch)
         weight = self.config.lm_loss_weight
         return terms | {"lm_loss": language_model_loss(self.lm, hidden, batch, self.loss, weight)}, None
+
+    @override
+    def soft_loss(self, student: Any, teacher: Any, batch: Batch, temperature: float) -> Term:
+        """Return the divergence of the classes; of sets of them the mean of the binary ones."""
+        divergences = binary_divergences if self.config.multi_label else class_divergences
+        values = divergences(student["logits"], teacher["logits"], temperature)
+        return weighted(values, batch["weights"], temperature)
 
     def _logits(self, hidden: jax.Array, batch: Batch, keys: jax.Array | None) -> dict[str, jax.Array]:
         return {"logits": self.heads(self._pooled(hidden, batch), keys)}

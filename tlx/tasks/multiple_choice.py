@@ -7,13 +7,14 @@ its language model loss on all the rows beside it.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from typing_extensions import override
 
 from tlx.base.errors import ConfigError
-from tlx.base.term import Terms
+from tlx.base.term import Term, Terms
 from tlx.data.readers import Record
 from tlx.metrics.classification import accuracy
 from tlx.metrics.resampling import mean_of
@@ -34,6 +35,7 @@ from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, sel
 from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
 from tlx.tasks.shared.labels import check_label, class_of, names_of
 from tlx.tasks.shared.language_model_loss import check_lm_loss_weight, language_model_loss
+from tlx.tasks.shared.soft_losses import class_divergences, weighted
 from tlx.text.tokenizer import Tokenizer
 
 _CONTEXT = "all of the context"  # a column that no file has
@@ -74,6 +76,8 @@ class MultipleChoice:
 class ChoiceModule(TaskModule):
     """A model of any kind and a head with one output for each row."""
 
+    can_distill = True
+
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
@@ -98,6 +102,12 @@ class ChoiceModule(TaskModule):
         hidden = hidden_states(self.lm, batch, keys)
         terms = self.terms(self._logits(hidden, batch, keys), batch)
         return terms | {"lm_loss": language_model_loss(self.lm, hidden, batch, self.loss, weight)}, None
+
+    @override
+    def soft_loss(self, student: Any, teacher: Any, batch: Batch, temperature: float) -> Term:
+        """Return the divergence of the choices."""
+        values = class_divergences(student["logits"], teacher["logits"], temperature)
+        return weighted(values, batch["weights"], temperature)
 
     def _logits(self, hidden: jax.Array, batch: Batch, keys: jax.Array | None) -> dict[str, jax.Array]:
         hidden_BKD = select_place(hidden, batch["place"])

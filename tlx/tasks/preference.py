@@ -128,6 +128,8 @@ class PreferenceRow(NamedTuple):
 class ReferenceModule(GenerationModule):
     """A language model that gives answers their log-probabilities."""
 
+    can_distill = False
+
     def answer_sums(self, batch: Batch) -> jax.Array:
         """Sum the log-probabilities of the predicted tokens of each segment, float32 [B, J, 2]."""
         (hidden, unembedding), _ = self.predictions(batch)

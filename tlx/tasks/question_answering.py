@@ -24,6 +24,7 @@ from tlx.models.heads import TaskHeadConfig
 from tlx.tasks.shared.base import Batch, Columns, Prediction, Scores, Task, TaskModule, TaskSpec, check_texts
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
 from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
+from tlx.tasks.shared.soft_losses import class_divergences, weighted
 from tlx.tasks.shared.spans import max_text_tokens, text_start, windows
 from tlx.text.spans import encode_with_spans, len_of_marks, overlapping
 from tlx.text.tokenizer import Tokenizer
@@ -147,6 +148,8 @@ def context_range(item: ContextWindow, spec: TaskSpec) -> tuple[int, int]:
 class SpanModule(TaskModule):
     """A model of any kind and a linear map of every hidden state to two numbers."""
 
+    can_distill = True
+
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
@@ -172,6 +175,12 @@ class SpanModule(TaskModule):
             "loss": Term(-jnp.sum(jnp.mean(chosen, axis=-1) * weights), count, 1.0),
             "accuracy": Term(jnp.sum(hits * weights), count),
         }
+
+    @override
+    def soft_loss(self, student: Any, teacher: Any, batch: Batch, temperature: float) -> Term:
+        """Return the mean of both divergences over the positions."""
+        values_B2 = class_divergences(student["logits"], teacher["logits"], temperature, dim=1)
+        return weighted(jnp.mean(values_B2, axis=-1), batch["weights"], temperature)
 
 
 def best_span(logits: np.ndarray, item: ContextWindow, spec: TaskSpec) -> tuple[dict[str, Any], float]:

@@ -8,7 +8,7 @@ keep its language model loss on both orders beside it.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model, sel
 from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
 from tlx.tasks.shared.labels import number_of
 from tlx.tasks.shared.language_model_loss import check_lm_loss_weight, language_model_loss
+from tlx.tasks.shared.soft_losses import weighted
 from tlx.text.tokenizer import Tokenizer
 
 
@@ -82,6 +83,8 @@ class Similarity:
 class SimilarityModule(TaskModule):
     """A model of any kind and a head with one output."""
 
+    can_distill = True
+
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
@@ -108,6 +111,12 @@ class SimilarityModule(TaskModule):
         hidden = hidden_states(self.lm, batch, keys)
         terms = self.terms(self._number(hidden, batch, keys), batch)
         return terms | {"lm_loss": language_model_loss(self.lm, hidden, batch, self.loss, weight)}, None
+
+    @override
+    def soft_loss(self, student: Any, teacher: Any, batch: Batch, temperature: float) -> Term:
+        """Return the squared difference of the numbers; a number has no temperature."""
+        del temperature
+        return weighted(jnp.square(student["number"] - teacher["number"]), batch["weights"], 1.0)
 
     def _number(self, hidden: jax.Array, batch: Batch, keys: jax.Array | None) -> dict[str, jax.Array]:
         hidden = select_place(hidden, batch["place"])

@@ -8,7 +8,7 @@ rows. Tags of entities (B-PER, I-PER, O) are scored by entity, as conlleval and 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ from tlx.tasks.shared.class_weights import (
 )
 from tlx.tasks.shared.heads import TaskHeads, hidden_states, language_model
 from tlx.tasks.shared.inputs import ENCODING_KINDS, input_row
+from tlx.tasks.shared.soft_losses import class_divergences, weighted
 from tlx.tasks.shared.spans import max_text_tokens, text_start, windows
 from tlx.text.spans import encode_with_spans
 from tlx.text.tokenizer import Tokenizer
@@ -103,6 +104,8 @@ class TokenItem(NamedTuple):
 class TokenModule(TaskModule):
     """A model of any kind and a linear map of every hidden state to the tags."""
 
+    can_distill = True
+
     def setup(self) -> None:
         """Build the language model and the head."""
         self.lm = language_model(self.model)
@@ -131,6 +134,12 @@ class TokenModule(TaskModule):
             "loss": weighted_cross_entropy(logits, label, weights, self.loss.label_smoothing, class_weights),
             "accuracy": Term(jnp.sum(hits * weights), jnp.sum(weights)),
         }
+
+    @override
+    def soft_loss(self, student: Any, teacher: Any, batch: Batch, temperature: float) -> Term:
+        """Return the divergence of the tags of the tokens that have one."""
+        values = class_divergences(student["logits"], teacher["logits"], temperature)
+        return weighted(values, batch["label_weights"] * batch["weights"][:, None], temperature)
 
 
 class TokenClassificationTask(Task):

@@ -44,6 +44,7 @@ from tlx.trainer.result import TrainingResult
 from tlx.trainer.samples import Sampler
 from tlx.trainer.seeds import summarize
 from tlx.trainer.task_config import complete_task_config, get_task
+from tlx.trainer.teacher_log_probs import with_teacher_log_probs
 from tlx.training.state import State
 from tlx.training.step import merge_params
 
@@ -179,7 +180,7 @@ class _Builder:
         run = assemble(config, tokenizer, self._base_params(config), program)
         self._compiled = (unseeded, tokenizer.hash, run.program)
         add_reference(run, run.train, run.validation)
-        return run
+        return with_teacher_log_probs(run)
 
     def _base_params(self, config: RunConfig) -> Callable[[Any], Any] | None:
         start = self._start

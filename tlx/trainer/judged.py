@@ -105,7 +105,7 @@ def judge_answers(
     """Write answers to the prompts of a model's records, and judge them.
 
     Args:
-        model: Run of a task whose prompts are templates: generation, grpo, ppo or rloo.
+        model: Run of a task whose prompts are templates: generation, or one that samples answers.
         judges: Their judges.
         request: Which records.
         sampling: How answers are drawn.
@@ -121,7 +121,8 @@ def judge_answers(
     config: Any = model.config.objective
     if not isinstance(config, GenerationColumns):
         raise ConfigError(
-            f"answers are judged of runs of generation, grpo, ppo and rloo; this is one of {config.name!r}"
+            "answers are judged of runs of generation, gkd, grpo, online_dpo, ppo and rloo; this is one of "
+            f"{config.name!r}"
         )
     pipeline = open_records(model, request)
     records = list(pipeline.records)

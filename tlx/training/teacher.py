@@ -3,7 +3,7 @@
 An objective's config that has such a model has three fields for it, by a name of NAMES: `teacher`, its path;
 `teacher_model`, its architecture; `teacher_hash`, the hash of its weights. The last two are read when a run starts.
 Of a model that is used with its head there is a fourth, `reward_run_task`: its own objective. Such a model is a run,
-and may have a tokenizer of its own.
+and may have a tokenizer of its own. `teacher_frame` is the form of a teacher's texts, where a config has it.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from tlx.hub.folder import is_hugging_face, open_folder
 from tlx.hub.place import open_place
 from tlx.models.config import ModelConfig
 from tlx.text import load_tokenizer
+from tlx.text.frames import Frame
 from tlx.training.directory import find_run_folder, read_run
 
 NAMES = ("teacher", "reference", "reward_run")
@@ -44,12 +45,15 @@ class Teacher(NamedTuple):
     """sha256 of its parameters: of the newest checkpoint's manifest where it is a run."""
     task: str = ""
     """Its own objective as run.json has it, JSON that a config can hold; "" for a Hugging Face directory."""
+    frame: Frame | None = None
+    """Form of the texts that it was trained with before its own run; None for a Hugging Face directory."""
 
 
 def open_teacher(path: str, name: str = "teacher") -> Teacher:
     """Open a frozen model, `name` in messages: a run directory, one of its checkpoints, or a Hugging Face directory.
 
-    Raises DataError where there is none, and what the readers of these directories raise.
+    The name is that of its key, "reference" for objective.reference or "distill.teacher". Raises DataError where
+    there is none, and what the readers of these directories raise.
     """
     folder = open_place(path)
     if _is_hugging_face(folder):
@@ -62,23 +66,30 @@ def open_teacher(path: str, name: str = "teacher") -> Teacher:
         model = dataclasses.replace(model, vocab_size=tokenizer.vocab.size)
     if model.adapters.any:
         raise ConfigError(
-            f"objective.{name} = {path!r} holds adapters alone and not its base model; tlx convert merge makes a run "
+            f"{_key(name)} = {path!r} holds adapters alone and not its base model; tlx convert merge makes a run "
             "with a LoRA added to the matrices"
         )
     # The manifest holds the sums of all files, so that its own identifies the weights without reading them.
     task = json.dumps(run["config"]["objective"], sort_keys=True)
     manifest = (_step_folder(folder) / steps.MANIFEST).read_bytes()
-    return Teacher(model, hashlib.sha256(manifest).hexdigest(), task)
+    frame = run["config"].get("frame")
+    frame = None if frame is None else from_dict(Frame, frame, f"{name}.frame")
+    return Teacher(model, hashlib.sha256(manifest).hexdigest(), task, frame)
 
 
 def with_frozen_models(objective: Any) -> Any:
-    """Fill in an objective's config what its frozen models are, where it names some that were not opened yet."""
+    """Fill in a config what its frozen models are, where it names some that were not opened yet.
+
+    The config is an objective's, or another group of a run's, whose name is then its `config_group`.
+    """
     for name, path in _named(objective):
         if not getattr(objective, f"{name}_hash"):
-            opened = open_teacher(path, name)
+            opened = open_teacher(path, _field(objective, name))
             changes: dict[str, Any] = {f"{name}_model": opened.model, f"{name}_hash": opened.hash}
             if name in WITH_HEAD:
                 changes[f"{name}_task"] = _task_of(opened, path, name)
+            elif hasattr(objective, f"{name}_task"):
+                changes |= {f"{name}_task": opened.task, f"{name}_frame": opened.frame}
             objective = dataclasses.replace(objective, **changes)
     return objective
 
@@ -91,10 +102,11 @@ def check_tokenizer(objective: Any, tokenizer_hash: str) -> None:
         reads_texts = name in WITH_HEAD and getattr(objective, "value_start", "") != name
         if _is_hugging_face(folder) or reads_texts:
             continue
-        run_folder, run = _read_teacher_run(folder, name)
+        field = _field(objective, name)
+        run_folder, run = _read_teacher_run(folder, field)
         if run["tokenizer_hash"] != tokenizer_hash:
             raise ConfigError(
-                f"objective.{name} = {path!r} has another tokenizer than this run; take its own with "
+                f"{field} = {path!r} has another tokenizer than this run; take its own with "
                 f"tokenizer.path = {str(run_folder / 'tokenizer')!r}"
             )
 
@@ -126,6 +138,16 @@ def _task_of(opened: Teacher, path: str, name: str) -> str:
     return opened.task
 
 
+def _field(objective: Any, name: str) -> str:
+    """Return the key of a frozen model in a run's config."""
+    return f"{getattr(objective, 'config_group', 'objective')}.{name}"
+
+
+def _key(name: str) -> str:
+    """Return a key with its group, which is the objective's where it has none."""
+    return name if "." in name else f"objective.{name}"
+
+
 def _named(objective: Any) -> list[tuple[str, str]]:
     """Return (name, path) of the frozen models that a config names."""
     return [(name, path) for name in NAMES if (path := getattr(objective, name, ""))]
@@ -134,13 +156,14 @@ def _named(objective: Any) -> list[tuple[str, str]]:
 def _read_model(objective: Any, name: str, wanted: Any) -> Any:
     """Return the parameters of one frozen model, arrays in the structure of `wanted`."""
     path = getattr(objective, name)
+    field = _field(objective, name)
     if not path:
-        raise ConfigError(f"objective.{name} is empty: name a run directory or a Hugging Face directory")
+        raise ConfigError(f"{field} is empty: name a run directory or a Hugging Face directory")
     folder = open_place(path)
     # The loss depends on every weight of it: with other ones the run would silently become another.
-    if open_teacher(path, name).hash != getattr(objective, f"{name}_hash"):
+    if open_teacher(path, field).hash != getattr(objective, f"{name}_hash"):
         raise ConfigError(
-            f"objective.{name} = {path!r} has other weights than when this run started; name "
+            f"{field} = {path!r} has other weights than when this run started; name "
             "the checkpoint that it had (RUN/checkpoints/STEP), or start a new run"
         )
     # A large model of Hugging Face is never read whole: each device's slice comes from the file.
@@ -178,7 +201,7 @@ def _read_teacher_run(path: Place, name: str) -> tuple[Place, dict[str, Any]]:
     run = None if folder is None else read_run(folder)
     if folder is None or run is None:
         raise DataError(
-            f"objective.{name} = {str(path)!r} is neither a run directory (or a checkpoint of one) nor a "
+            f"{_key(name)} = {str(path)!r} is neither a run directory (or a checkpoint of one) nor a "
             "Hugging Face directory"
         )
     return folder, run

@@ -15,7 +15,7 @@ place, label and weights have one: tokens [B, T], place [B, P].
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, ClassVar, NamedTuple, TypeGuard
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from tlx.adapt.config import AdaptConfig
 from tlx.base.errors import ConfigError, DataError
-from tlx.base.term import Terms
+from tlx.base.term import Term, Terms
 from tlx.data.readers import Record, valid_text
 from tlx.metrics.resampling import Statistic
 from tlx.models.config import ModelConfig
@@ -131,6 +131,46 @@ class TaskModule(LossModule):
 
     def terms(self, outputs: dict[str, jax.Array], batch: Batch) -> Terms:
         """Return the term "loss" and further metrics; weights are a function of the batch alone."""
+        raise NotImplementedError
+
+    can_distill: ClassVar[bool] = False
+    """Whether `soft_loss` is defined: a student can learn from a teacher (student.py)."""
+    has_head: ClassVar[bool] = True
+    """Whether there are parameters beside those of the language model."""
+
+    def soft_inputs(self, batch: Batch, keys: jax.Array | None = None) -> Any:
+        """Return what `hard_terms` and `soft_loss` are computed from; keys as in `__call__`."""
+        return self.outputs(batch, keys)
+
+    def hard_terms(self, inputs: Any, batch: Batch) -> Terms:
+        """Return the terms of `__call__`, given `soft_inputs`."""
+        return self.terms(inputs, batch)
+
+    def soft_loss(self, student: Any, teacher: Any, batch: Batch, temperature: float) -> Term:
+        """Compare a student with its teacher.
+
+        Args:
+            student: Its `soft_inputs`.
+            teacher: Those of the teacher, without a gradient.
+            batch: Arrays of a batch.
+            temperature: Temperature T of both distributions.
+
+        Returns:
+            The divergence, 0 where both are the same, with the weight T^2 in the loss.
+        """
+        raise NotImplementedError
+
+    def stored_loss(self, student: Any, batch: Batch, temperature: float) -> Term:
+        """Compare a student with log-probabilities of its teacher that stand in the batch.
+
+        Args:
+            student: Its `soft_inputs`.
+            batch: Arrays of a batch, with teacher_ids and teacher_log_probs.
+            temperature: Temperature T of both distributions.
+
+        Returns:
+            As `soft_loss`.
+        """
         raise NotImplementedError
 
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:

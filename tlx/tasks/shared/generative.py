@@ -22,10 +22,11 @@ import numpy as np
 from typing_extensions import override
 
 from tlx.base.errors import ConfigError
-from tlx.base.term import Terms
+from tlx.base.term import Term, Terms
 from tlx.nn import embed
-from tlx.nn.losses import cross_entropy
+from tlx.nn.losses import cross_entropy, soft_cross_entropy, top_log_probs, top_soft_cross_entropy
 from tlx.objectives.shared.arrays import pad_to_length
+from tlx.objectives.shared.base import full_unembedding
 from tlx.tasks.shared.base import Batch, GenerationRequest, Languages, Task, TaskModule, TaskSpec
 from tlx.tasks.shared.frames import tlx_frame
 from tlx.tasks.shared.heads import hidden_states, language_model
@@ -146,6 +147,9 @@ _LARGEST_EXPONENT = 700.0  # a float64 holds its exponential
 class GenerationModule(TaskModule):
     """An encoder-decoder or a decoder, without a head of the task's own: still a language model."""
 
+    can_distill = True
+    has_head = False
+
     def setup(self) -> None:
         """Build the language model."""
         self.lm = language_model(self.model)
@@ -173,10 +177,63 @@ class GenerationModule(TaskModule):
     @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the terms "loss" and "token_accuracy", over the tokens to predict."""
-        (hidden, unembedding), _ = self.predictions(batch, carry, keys)
-        terms = cross_entropy(hidden, unembedding, batch["targets"], batch["weights"], self.loss)
+        return self.hard_terms(self.soft_inputs(batch, keys), batch), None
+
+    @override
+    def soft_inputs(self, batch: Batch, keys: jax.Array | None = None) -> Any:
+        """Return the hidden states and the unembedding of `predictions`."""
+        return self.predictions(batch, None, keys)[0]
+
+    @override
+    def hard_terms(self, inputs: Any, batch: Batch) -> Terms:
+        """Return the terms "loss" and "token_accuracy"."""
+        terms = cross_entropy(*inputs, batch["targets"], batch["weights"], self.loss)
         terms["token_accuracy"] = terms.pop("accuracy")
-        return terms, None
+        return terms
+
+    @override
+    def soft_loss(self, student: Any, teacher: Any, batch: Batch, temperature: float) -> Term:
+        """Return the divergence of the tokens to predict."""
+        hidden, unembedding = student
+        term = soft_cross_entropy(
+            hidden,
+            full_unembedding(unembedding),
+            teacher[0],
+            full_unembedding(teacher[1]),
+            batch["weights"],
+            temperature,
+            self.loss,
+        )
+        return term._replace(loss_weight=temperature**2)
+
+    @override
+    def stored_loss(self, student: Any, batch: Batch, temperature: float) -> Term:
+        """Return the divergence of the tokens to predict, over the ids that are stored and all others together."""
+        hidden, unembedding = student
+        term = top_soft_cross_entropy(
+            hidden,
+            full_unembedding(unembedding),
+            batch["teacher_ids"],
+            batch["teacher_log_probs"],
+            batch["weights"],
+            temperature,
+            self.loss,
+        )
+        return term._replace(loss_weight=temperature**2)
+
+    def top_log_probs(self, batch: Batch, count: int, temperature: float) -> tuple[jax.Array, jax.Array]:
+        """Compute the largest log-probabilities at each position of the targets.
+
+        Args:
+            batch: Arrays of a batch.
+            count: k.
+            temperature: Temperature of the distribution.
+
+        Returns:
+            (ids, log-probabilities), int32 and float32 [B, T, k].
+        """
+        hidden, unembedding = self.soft_inputs(batch)
+        return top_log_probs(hidden, full_unembedding(unembedding), count, temperature)
 
     @override
     def evaluated(self, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
