@@ -3,12 +3,14 @@
 import dataclasses
 import importlib.util
 import json
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
 import tlx
+from tests.hub import folders
 from tests.tiers import tiers
 from tlx import parallel
 from tlx.base.config import to_dict
@@ -124,51 +126,126 @@ def test_an_export_writes_the_same_greedy_text(objective, tmp_path, monkeypatch)
         assert other.generate(prompt, max_tokens=MAX_TOKENS, temperature=0) != wanted
 
 
-@pytest.mark.slow
-def test_a_tokenizer_without_bos_gets_none_invented(tmp_path):
-    """Qwen has no bos: its log-likelihood is that of transformers for the text after the end of another."""
-    import torch
-    import transformers
-
-    from tests.hub import folders
-
-    folders.byte_pairs(tmp_path)
-    # As Qwen's files: an end, and no beginning.
-    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|end|>"}))
-    torch.manual_seed(0)
-    config = transformers.Qwen3Config(
-        vocab_size=304,
+def _qwen2(folder, transformers):
+    """Qwen's files name an end and no beginning; its table has rows that no piece uses."""
+    folders.byte_pairs(folder)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|end|>"}))
+    config = transformers.Qwen2Config(
+        vocab_size=NUM_ROWS,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=8,
         max_position_embeddings=64,
         initializer_range=0.3,
+        tie_word_embeddings=False,
     )
-    model = transformers.Qwen3ForCausalLM(config).eval()
+    return transformers.Qwen2ForCausalLM(config)
+
+
+def _gpt2(folder, transformers):
+    """GPT-2's beginning is its end, which its tokenizer puts nowhere."""
+    folders.byte_pairs(folder)
+    config = transformers.GPT2Config(
+        vocab_size=NUM_ROWS,
+        n_embd=32,
+        n_layer=1,
+        n_head=4,
+        n_positions=64,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+# Rows of the table: 300 pieces of the tokenizer, and some that no text has.
+NUM_ROWS = 304
+TEXT = "the cat sat on the mat"
+CHOICES = (" and", " on the mat")
+
+
+class Answers(NamedTuple):
+    """What text calls say."""
+
+    logits: np.ndarray
+    """Of all rows of the table that the model has, at each position of TEXT."""
+    log_likelihood: float
+    """Of TEXT after the end of another text."""
+    choices: list[float]
+    """Log-likelihood of each of CHOICES after TEXT."""
+    embedding: np.ndarray
+    """Mean of the last hidden states of TEXT."""
+    greedy: str
+    """Continuation of TEXT."""
+
+
+def _answers(lm):
+    return Answers(
+        logits=lm.logits(lm.tokenizer.encode(TEXT))[0, :, :NUM_ROWS],
+        log_likelihood=lm.score(TEXT).log_likelihood,
+        choices=[score.log_likelihood for score in lm.choose(TEXT, CHOICES).scores],
+        embedding=lm.embed(TEXT),
+        greedy=lm.generate(TEXT, max_tokens=8, temperature=0),
+    )
+
+
+def _answers_of_transformers(model, tokenizer):
+    import torch
+
+    ids = tokenizer.encode(TEXT)
+
+    def log_probs(before, written):
+        """Log-probability of each id of `written`."""
+        logits = model(torch.tensor([[*before, *written]])).logits[0, len(before) - 1 : -1]
+        return logits.log_softmax(-1)[torch.arange(len(written)), torch.tensor(written)]
+
+    with torch.no_grad():
+        output = model(torch.tensor([ids]), output_hidden_states=True)
+        (written,) = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False).tolist()
+        return Answers(
+            logits=output.logits[0].numpy(),
+            log_likelihood=float(log_probs([tokenizer.vocab.eos], ids).sum()),
+            choices=[float(log_probs(ids, tokenizer.encode(choice)).sum()) for choice in CHOICES],
+            embedding=output.hidden_states[-1][0].mean(0).numpy(),
+            greedy=tokenizer.decode(written[len(ids) :]),
+        )
+
+
+def _assert_equal(found, wanted, rtol=1e-4):
+    for name in ("logits", "log_likelihood", "choices", "embedding"):
+        found_array, wanted_array = (np.asarray(getattr(answers, name)) for answers in (found, wanted))
+        np.testing.assert_allclose(found_array, wanted_array, rtol=rtol, atol=rtol, err_msg=name)
+    assert found.greedy == wanted.greedy and found.greedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [_qwen2, _gpt2])
+def test_no_text_call_puts_an_invented_id_before_a_text(make, tmp_path):
+    """All answers are those of transformers, whatever stands in the rows of ids that no text has."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    model = make(tmp_path, transformers).eval()
+    num_pieces = 300
+    with torch.no_grad():
+        model.get_input_embeddings().weight[num_pieces:] = 0
     model.save_pretrained(tmp_path)
     lm = tlx.load(tmp_path)
-    text = "the cat sat on the mat"
-    ids = lm.tokenizer.encode(text)
-    eos = lm.tokenizer.vocab.eos
-    with torch.no_grad():
-        logits = model(torch.tensor([[eos, *ids]])).logits[0, :-1]
-        (written,) = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)
-        # As it was before: an id that the model lacks, whose row is 0.
-        vectors = model.get_input_embeddings()(torch.tensor([[eos, *ids]]))
-        vectors[0, 0] = 0
-        invented = model(inputs_embeds=vectors).logits[0, :-1]
-
-    def log_likelihood(logits):
-        return float(logits.log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)].sum())
-
-    wanted = log_likelihood(logits)
-    print(f"\nafter an end {wanted:.1f}, after an invented id {log_likelihood(invented):.1f}")
-    assert lm.score(text).log_likelihood == pytest.approx(wanted, rel=1e-4)
-    assert abs(log_likelihood(invented) / wanted - 1) > 0.01
-    generated = lm.generate(text, max_tokens=8, temperature=0)
-    assert generated == lm.tokenizer.decode(written.tolist()[len(ids) :])
-    assert lm.tokenizer.vocab.bos >= 304 - lm.tokenizer.vocab.added or lm.tokenizer.vocab.added
-    assert lm.num_tokens(text, [" x"]) == len(lm.tokenizer.encode(text + " x"))
+    answers = _answers(lm)
+    _assert_equal(answers, _answers_of_transformers(model, lm.tokenizer))
+    table = np.array(lm.params["model"]["embedding"]["table"])
+    assert not table[num_pieces:].any()
+    table[num_pieces:] = np.random.default_rng(0).normal(size=table[num_pieces:].shape)
+    embedding = {**lm.params["model"]["embedding"], "table": table}
+    params = {**lm.params, "model": {**lm.params["model"], "embedding": embedding}}
+    _assert_equal(_answers(dataclasses.replace(lm, params=params)), answers, rtol=1e-6)
+    assert lm.num_tokens(TEXT, CHOICES) == len(lm.tokenizer.encode(TEXT + CHOICES[1]))
+    # With an id in front, as it was before, the log-likelihood is another one.
+    bos = lm.tokenizer.vocab.bos if make is _qwen2 else num_pieces
+    wrong = dataclasses.replace(lm.frame, before=(bos,), start=(bos,))
+    other = _answers(dataclasses.replace(lm, config=dataclasses.replace(lm.config, frame=wrong)))
+    print(f"\n{answers.log_likelihood:.1f} nats, after an invented id {other.log_likelihood:.1f}")
+    assert abs(other.log_likelihood / answers.log_likelihood - 1) > 0.01
+    assert not np.allclose(other.embedding, answers.embedding, rtol=0.01)
