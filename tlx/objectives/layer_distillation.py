@@ -154,9 +154,8 @@ class LayerDistillationModule(LayerTeacherModule, StudentModule):
         }
         if outputs is None:
             return terms, None
-        result: Any = self.teacher().apply(
-            {"params": teacher}, batch, self.layer_map(), None, method="layers"
-        )
+        variables: Any = {"params": teacher}
+        result: Any = self.teacher().apply(variables, batch, self.layer_map(), None, method="layers")
         known_outputs, known = result
         outputs = outputs._replace(states=[self.heads.projection(x) for x in outputs.states])
         weights = MatchingWeights(config.attention_weight, config.hidden_weight, config.embedding_weight)

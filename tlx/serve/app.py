@@ -5,7 +5,7 @@ import contextlib
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from tlx.base.errors import one_of
@@ -110,7 +110,7 @@ class Events:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._queue.put_nowait, (number, event))
 
-    async def until_all_end(self, jobs: list[Job]) -> AsyncIterator[tuple[int, Event]]:
+    async def until_all_end(self, jobs: list[Job]) -> AsyncGenerator[tuple[int, Event], None]:
         """Yield (number of the choice, what is new of it); cancel the jobs where the caller leaves."""
         running = len(jobs)
         try:

@@ -187,7 +187,8 @@ class GenerationModule(TaskModule):
     @override
     def hard_terms(self, inputs: Any, batch: Batch) -> Terms:
         """Return the terms "loss" and "token_accuracy"."""
-        terms = cross_entropy(*inputs, batch["targets"], batch["weights"], self.loss)
+        hidden, unembedding = inputs
+        terms = cross_entropy(hidden, unembedding, batch["targets"], batch["weights"], self.loss)
         terms["token_accuracy"] = terms.pop("accuracy")
         return terms
 

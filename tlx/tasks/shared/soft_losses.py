@@ -34,8 +34,8 @@ def binary_divergences(student: jax.Array, teacher: jax.Array, temperature: floa
     Returns:
         float32 [...].
     """
-    both = [jnp.stack([x, jnp.zeros_like(x)], axis=-1) for x in (student, teacher)]
-    return jnp.mean(class_divergences(*both, temperature), axis=-1)
+    of_student, of_teacher = (jnp.stack([x, jnp.zeros_like(x)], axis=-1) for x in (student, teacher))
+    return jnp.mean(class_divergences(of_student, of_teacher, temperature), axis=-1)
 
 
 def weighted(divergences: jax.Array, weights: jax.Array, temperature: float) -> Term:

@@ -324,8 +324,9 @@ class StudentModule(TaskModule):
             return terms, None
         theirs = self._layer_map(batch) if layers else ()
         with_outputs = distill.soft_weight > 0
+        variables: Any = {"params": jax.lax.stop_gradient(teacher)}
         known: Any = self.teacher_module().apply(
-            {"params": jax.lax.stop_gradient(teacher)}, batch, theirs, with_outputs, None, method="forward"
+            variables, batch, theirs, with_outputs, None, method="forward"
         )
         if with_outputs:
             soft_loss = self.soft_loss(ours.outputs, known.outputs, batch, distill.temperature)
