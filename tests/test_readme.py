@@ -157,7 +157,11 @@ def tiny(command):
     if words[1] not in ("train", "finetune"):
         return small
     steps = 5 if "--allow-change" in command else 3
-    return [*small, f"--config.train.steps={steps}", f"--workdir={written_by(words)}"]
+    small += [f"--config.train.steps={steps}", f"--workdir={written_by(words)}"]
+    # Tests have eight devices.
+    small += ["--config.train.batch_size=8"] * (words[1] == "finetune")
+    # The best step is that of an evaluation during the training.
+    return small + ["--config.eval.every=2"] * ("keep_best" in command)
 
 
 def run(words, monkeypatch, capsys):

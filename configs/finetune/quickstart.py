@@ -5,7 +5,8 @@
 
 --scratch takes only the base's architecture and tokenizer, which shows the gain of pretraining. The base may be
 of any kind: quickstart's clm, span_corruption and plm as well, or a Hugging Face directory.
-Hardware: any CPU; about a minute on 2 cores. Expected: not recorded yet.
+Hardware: any CPU; 500 seconds of processor time. Expected: accuracy .801 (.788 to .815) on the validation lines, from
+quickstart-mlm with its 2,600 steps; with adapt.method=lora .530, and .587 at a learning rate of 1e-2.
 ":tiny" after the name is the same in seconds, to check that everything works.
 """
 

@@ -74,9 +74,11 @@ def introduce(run: Run, workdir: Place, say: Callable[[str], None]) -> hooks.Cos
         f"model      {config.objective.name}, {config.model.kind}: {_parameters(run)}, "
         f"{flops / tokens / 1e6:.3g} MFLOP a token"
     )
+    passes = config.train.steps / run.train.steps_per_epoch
+    read = f"{passes:.3g} passes" if passes >= 1 else f"{passes:.2%} of a pass"
     say(
-        f"data       {run.train.num_tokens:,} tokens, {config.train.steps / run.train.steps_per_epoch:.3g} passes in "
-        f"{config.train.steps:,} steps; {run.validation.num_tokens:,} tokens for validation"
+        f"data       {run.train.num_tokens:,} tokens, {read} in {config.train.steps:,} steps; "
+        f"{run.validation.num_tokens:,} tokens for validation"
     )
     ceiling = _ceiling(run)
     if ceiling is not None:
