@@ -147,10 +147,14 @@ def serve() -> None:
 
 def _run(words: list[str], output: str, environ: dict[str, str]) -> None:
     """Become the process that was asked for."""
+    import jax
+
     from tlx import cli
 
     os.setsid()
     os.environ.update(environ)
+    # JAX has read its variables in the process that was forked.
+    jax.config.update("jax_num_cpu_devices", int(os.environ["JAX_NUM_CPU_DEVICES"]))
     target = os.open(output, os.O_WRONLY | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(target, descriptor)

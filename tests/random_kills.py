@@ -2,14 +2,17 @@
 
     python -m tests.random_kills workers --kills=100 --folder=DIR      a run with two data workers
     python -m tests.random_kills processes --kills=100 --folder=DIR    a run with two processes
+    python -m tests.random_kills s3 --kills=100 --folder=DIR           the same, two devices each, in a bucket
 
-DIR/kills.jsonl gets a line for each kill and for each comparison; the same command goes on from there.
+DIR/kills.jsonl gets a line for each kill and for each comparison; the same command goes on from there, with a new run
+where the bucket's server has ended. The run that is not killed is always in a folder.
 """
 
 import argparse
 import hashlib
 import json
 import math
+import os
 import pathlib
 import random
 import re
@@ -20,9 +23,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tests import stores
 from tests.cli import tiny
 from tests.forked import Forks, wait_for_group
+from tlx.base import place as places
 from tlx.base import tree
+from tlx.base.place import Place
 from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint import reading
 from tlx.launch.local import free_port
@@ -44,34 +50,40 @@ class Kind(NamedTuple):
     """A way to train."""
 
     processes: int
-    """Number of processes, one device each."""
+    """Number of processes."""
     words: tuple[str, ...]
     """Flags of the config."""
+    devices: int = 1
+    """Number of devices of each process."""
+    store: str = ""
+    """Store in which the runs that are killed live, as tests/stores.py names it; "" has them in a folder."""
 
 
 KINDS = {
     "workers": Kind(1, ("--config.data.workers=2",)),
     "processes": Kind(2, ("--config.mesh.data=2",)),
+    "s3": Kind(2, ("--config.mesh.data=4",), devices=2, store="s3"),
 }
 
 
 class Start:
     """Processes of one start of a run."""
 
-    def __init__(
-        self, forks: Forks, kind: Kind, config_file: pathlib.Path, workdir: pathlib.Path, steps: int
-    ):
-        words = ("train", f"--config={config_file}", f"--workdir={workdir}", f"--config.train.steps={steps}")
+    def __init__(self, forks: Forks, kind: Kind, folder: pathlib.Path, workdir: Place, steps: int):
+        words = ("train", f"--config={folder / 'tiny.py'}", f"--workdir={workdir}")
+        words += (f"--config.train.steps={steps}",)
         coordinator = f"127.0.0.1:{free_port()}"
         self.began = time.monotonic()
         self.processes = []
         for index in range(kind.processes):
-            environ = {}
+            # The address of a store and its keys are in this process' environment.
+            environ = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+            environ["JAX_NUM_CPU_DEVICES"] = str(kind.devices)
             if kind.processes > 1:
                 environ["TLX_COORDINATOR"] = coordinator
                 environ["TLX_NUM_PROCESSES"] = str(kind.processes)
                 environ["TLX_PROCESS_ID"] = str(index)
-            output = workdir.with_name(f"{workdir.name}.p{index}.log")
+            output = folder / f"{workdir.name}.p{index}.log"
             self.processes.append(forks.tlx(*words, *_WORDS, *kind.words, output=output, **environ))
 
     @property
@@ -145,7 +157,7 @@ def kill(
     }
 
 
-def fingerprint(workdir: pathlib.Path, step: int) -> dict[str, Any]:
+def fingerprint(workdir: Place, step: int) -> dict[str, Any]:
     """Return sha256 sums of parameters and of the rest of the state of a step, and the metrics."""
     folder = workdir / "checkpoints" / str(step)
     manifest = manifests.read(folder)
@@ -187,9 +199,9 @@ class Kills:
         self._kills_per_run = kills_per_run
         self._rng = rng
         self._journal = folder / "kills.jsonl"
-        self._config = folder / "tiny.py"
+        self._runs: Place = places.parse(f"{stores.root(kind.store)}/kills" if kind.store else folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if not self._config.exists():
+        if not (folder / "tiny.py").exists():
             tiny.write_config(folder)
 
     def lines(self, what: str) -> list[dict[str, Any]]:
@@ -212,7 +224,7 @@ class Kills:
             here = [line for line in all_kills if line["run"] == number]
             if len(all_kills) >= kills and not here:
                 return
-            start = self._start(f"run-{number}")
+            start = self._start(self._runs / f"run-{number}")
             killed = None
             if len(all_kills) < kills and len(here) < self._kills_per_run:
                 killed = kill(start, self._rng, whole["start_seconds"], step_seconds)
@@ -223,12 +235,12 @@ class Kills:
             else:
                 self._note("kill", run=number, **killed)
 
-    def _start(self, name: str) -> Start:
-        return Start(self._forks, self._kind, self._config, self._folder / name, self._steps)
+    def _start(self, workdir: Place) -> Start:
+        return Start(self._forks, self._kind, self._folder, workdir, self._steps)
 
     def _run_uninterrupted(self) -> None:
         shutil.rmtree(self._folder / "uninterrupted", ignore_errors=True)
-        start = self._start("uninterrupted")
+        start = self._start(self._folder / "uninterrupted")
         start.wait_for_steps()
         start_seconds = time.monotonic() - start.began
         start.finish()
@@ -237,14 +249,14 @@ class Kills:
 
     def _compare(self, number: int, kills: int) -> None:
         """Compare a run that has ended with the uninterrupted one; AssertionError where they differ."""
-        folder = self._folder / f"run-{number}"
+        folder = self._runs / f"run-{number}"
         expected = fingerprint(self._folder / "uninterrupted", self._steps)
         result = fingerprint(folder, self._steps)
         assert len(expected["metrics"]) == self._steps and len(expected["state"]) > 10
         for name, value in expected.items():
             assert result[name] == value, f"{folder}: {name} differ from those of the uninterrupted run"
         self._note("compared", run=number, kills=kills)
-        shutil.rmtree(folder)
+        places.remove_tree(folder)
 
     def _note(self, what: str, **values: Any) -> None:
         with self._journal.open("a") as handle:

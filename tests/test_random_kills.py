@@ -1,4 +1,4 @@
-"""Runs with data workers, and of two processes, that are killed at random moments and resumed to their end.
+"""Runs with data workers, of two processes, and of two in a bucket, that are killed at random and resumed to the end.
 
 pytest -m slow tests/test_random_kills.py       5 kills a kind
 pytest -m long -s tests/test_random_kills.py    100, as tests/random_kills.py makes them by itself
@@ -19,6 +19,7 @@ from tests.random_kills import KINDS, Kills
         pytest.param("workers", 5, 40, 5, marks=pytest.mark.slow, id="workers-5"),
         # Not in CI: it came to no end on a machine with too much to do, and nobody has seen why.
         pytest.param("processes", 5, 40, 5, marks=pytest.mark.long, id="processes-5"),
+        pytest.param("s3", 1, 20, 1, marks=pytest.mark.slow, id="s3-1"),
         *(pytest.param(kind, 100, 200, 10, marks=pytest.mark.long, id=f"{kind}-100") for kind in KINDS),
     ],
 )
