@@ -9,8 +9,11 @@ import time
 
 import pytest
 
+from tests import stores
+from tests.cli import tiny
 from tests.forked import Forks
-from tests.random_kills import KINDS, Kills
+from tests.random_kills import KINDS, Kills, Kind, Start
+from tlx.base import place as places
 
 
 @pytest.mark.parametrize(
@@ -32,3 +35,26 @@ def test_a_run_ends_as_if_it_had_not_been_killed(tmp_path, kind, kills, steps, k
         killed.run(kills)
     assert len(killed.lines("kill")) == kills
     assert sum(line["kills"] for line in killed.lines("compared")) == kills
+
+
+@pytest.mark.long
+def test_a_run_in_a_bucket_goes_on_with_other_devices(tmp_path):
+    """Four devices of two processes, killed; then two devices of one: the losses are those of a run in a folder."""
+    two = KINDS["s3"]
+    one = Kind(1, ("--config.mesh.data=2",), devices=2, store="s3")
+    tiny.write_config(tmp_path)
+    bucket = places.parse(f"{stores.root('s3')}/other-devices")
+    with Forks() as forks:
+        Start(forks, one, tmp_path, tmp_path / "folder", 20).finish()
+        start = Start(forks, two, tmp_path, bucket, 20)
+        while start.last_step < 8:
+            start.wait_for_steps(1)
+            time.sleep(0.1)
+        for process in start.processes:
+            process.kill()
+        start.wait_for_all()
+        Start(forks, one, tmp_path, bucket, 20).finish()
+    expected, result = (tiny.metrics(run) for run in (tmp_path / "folder", bucket))
+    assert [line["step"] for line in result] == [line["step"] for line in expected]
+    for line, other in zip(result, expected, strict=True):
+        assert line["loss"] == pytest.approx(other["loss"], rel=1e-5), line["step"]

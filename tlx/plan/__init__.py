@@ -19,7 +19,7 @@ from tlx.plan.result import Plan
 from tlx.plan.search import SearchResult, pareto_front, search
 from tlx.plan.target import Target, parse_target
 from tlx.run import RunConfig
-from tlx.run.checks import resolve
+from tlx.run.checks import fit_devices, resolve
 
 METHODS = ("auto", "analytic", "compile")
 
@@ -71,6 +71,7 @@ def plan(
         raise ConfigError(one_of("--method", method, METHODS))
     config = _resolved(config, allow)
     target = _parsed_target(config, target)
+    config = fit_devices(config, target.num_devices)
     analytic = estimate(config, target, price)
     compiler = None if method == "analytic" else _compiler(target, method, compiler_python)
     if compiler is not None:

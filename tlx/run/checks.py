@@ -89,6 +89,25 @@ def check_devices(config: RunConfig, num_devices: int) -> None:
         jax.eval_shape(lambda: trace_forward(module, batch))
 
 
+def fit_devices(config: RunConfig, num_devices: int) -> RunConfig:
+    """Return the config with so many microbatches that a device computes train.rows_per_device rows at once at most.
+
+    The gradient does not depend on their number, to rounding. Raises ConfigError where the mesh does not fit.
+    """
+    train = config.train
+    if not train.rows_per_device:
+        return config
+    sizes = config.mesh.sizes(num_devices)
+    axes = next(rule.axes for rule in parallel.rules(config.mesh) if rule.name == "batch")
+    shards = math.prod(sizes[axis] for axis in axes)
+    for count in range(train.microbatches, train.batch_size // shards + 1):
+        rows = train.batch_size / (count * shards)
+        if rows.is_integer() and rows <= train.rows_per_device:
+            return dataclasses.replace(config, train=dataclasses.replace(train, microbatches=count))
+    # The batch does not divide over these devices, of which check_devices tells.
+    return config
+
+
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed = {seed} must lie in 0..{2**32 - 1}")

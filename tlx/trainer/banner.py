@@ -84,6 +84,11 @@ def introduce(run: Run, workdir: Place, say: Callable[[str], None]) -> hooks.Cos
     if ceiling is not None:
         say(f"ceiling    right predictions score {ceiling} through this tokenizer, on the validation records")
     say(f"devices    {jax.device_count()} x {device.device_kind}, mesh {_mesh(run) or 'of one device'}")
+    if config.train.rows_per_device:
+        say(
+            f"batch      {config.train.batch_size} rows in {config.train.microbatches} microbatches, at most "
+            f"{config.train.rows_per_device} on a device at once (train.rows_per_device)"
+        )
     if config.model.kind != "bilstm":
         block = run.module.model.block("encoder")
         kernel, why = choose(block, device.platform, block.dtype, run.spec.length)

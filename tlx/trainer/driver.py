@@ -31,7 +31,7 @@ from tlx.checkpoint.store import check_scheme
 from tlx.parallel import consensus
 from tlx.run import RunConfig
 from tlx.run.assemble import Run, assemble
-from tlx.run.checks import check_devices
+from tlx.run.checks import check_devices, fit_devices
 from tlx.run.config import outside_packages, parse_config
 from tlx.run.spec import abstract_batch
 from tlx.text import Tokenizer, load_tokenizer
@@ -150,7 +150,8 @@ def run_training(
         UserError: one of its subclasses for what a user can mend (LeaseError, StorageError, NumericsError,
             DeviceMemoryError ...); it also stands in events.jsonl.
     """
-    config = request.config
+    config = fit_devices(request.config, jax.device_count())
+    request = request._replace(config=config)
     if config.eval.params == ema.NAME:
         callbacks = _on_average(callbacks)
     check_scheme(request.workdir)

@@ -59,6 +59,9 @@ class TrainConfig:
     microbatches: int = 1
     """Number of parts of the batch that are computed one after the other, their gradients accumulated; it
     must divide batch_size."""
+    rows_per_device: int = 0
+    """Most sequences that a device computes at once: the batch is divided into more microbatches where it takes them,
+    so that a run goes on with fewer devices of the same memory, and back with more. 0 is any number."""
     clip_norm: float | None = 1.0
     """Largest global norm of the gradients, above 0; None does not clip."""
     layer_norms: bool = False
@@ -91,6 +94,7 @@ class TrainConfig:
         _at_least("train.steps", self.steps, 1)
         _at_least("train.batch_size", self.batch_size, 1)
         _at_least("train.microbatches", self.microbatches, 1)
+        _at_least("train.rows_per_device", self.rows_per_device, 0)
         _at_least("train.max_skipped", self.max_skipped, 1)
         _at_least("train.max_rollbacks", self.max_rollbacks, 0)
         self.spike.validate()

@@ -33,6 +33,7 @@ _FREE = (
     "data.tokens",
     "data.cache_gigabytes",
     "train.microbatches",
+    "train.rows_per_device",
     "train.max_skipped",
     "train.max_rollbacks",
     "train.stall_seconds",
