@@ -1,12 +1,13 @@
 """From ids to vectors and back: the token table, what is added to it, and the output kernel."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tlx.base.tree import is_quantized
 from tlx.nn.adaptive import AdaptiveUnembedding, log_probabilities
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import EMBEDDING, dropout
@@ -14,6 +15,7 @@ from tlx.nn.fake_quantized import fake_weights
 from tlx.nn.linear import Linear
 from tlx.nn.norm import Norm
 from tlx.nn.position import sinusoid
+from tlx.nn.weight_formats import take_rows
 from tlx.parallel.sharding import constrain, logical
 
 
@@ -64,7 +66,7 @@ class Unembedding(NamedTuple):
     """The output kernel: logits = cap(scale * h kernel^T + bias)."""
 
     kernel: jax.Array
-    """[padded vocabulary, D]."""
+    """[padded vocabulary, D]; a QArray where it is stored in fewer bits."""
 
     bias: jax.Array | None
     """[padded vocabulary]; None: no bias."""
@@ -92,10 +94,17 @@ def logits(hidden: jax.Array, unembedding: Unembedding | AdaptiveUnembedding) ->
     """
     if isinstance(unembedding, AdaptiveUnembedding):
         return log_probabilities(hidden, unembedding)
-    kernel = unembedding.kernel.astype(hidden.dtype)
+    kernel: Any = unembedding.kernel
+    scale_V = None
+    if is_quantized(kernel):
+        # Scales multiply the logits: the kernel, as large as a table, is never there in full.
+        scale_V = kernel.scale[:, 0].astype(jnp.float32)
+        kernel = kernel.qvalue
     contract = (((hidden.ndim - 1,), (1,)), ((), ()))
     # Accumulated and kept in float32: a softmax over bfloat16 logits loses accuracy.
-    y = jax.lax.dot_general(hidden, kernel, contract, preferred_element_type=jnp.float32)
+    y = jax.lax.dot_general(hidden, kernel.astype(hidden.dtype), contract, preferred_element_type=jnp.float32)
+    if scale_V is not None:
+        y = y * scale_V
     if unembedding.scale != 1.0:
         y = y * unembedding.scale
     if unembedding.bias is not None:
@@ -136,7 +145,7 @@ class TokenTable(nn.Module):
     def setup(self):
         """Create parameters and submodules."""
         dtype = jnp.dtype(self.param_dtype)
-        init = logical(nn.initializers.normal(self.std), ("vocab", "embed"))
+        init = logical(nn.initializers.normal(self.std), ("vocab", "embed"), (-1,))
         self.table = self.param("table", init, (self.padded_size, self.width), dtype)
         if self.prompt:
             init = logical(nn.initializers.normal(self.std), (None, "embed"))
@@ -150,10 +159,10 @@ class TokenTable(nn.Module):
             # Two tables, so that the vocabulary's keeps its shape and its sharding.
             last = self.padded_size - 1
             prompt = jnp.take(self.prompt_table, jnp.maximum(tokens - last - 1, 0), axis=0)
-            x = jnp.take(table, jnp.minimum(tokens, last), axis=0)
+            x = take_rows(table, jnp.minimum(tokens, last))
             x = jnp.where((tokens > last)[..., None], prompt, x)
         else:
-            x = jnp.take(table, tokens, axis=0)
+            x = take_rows(table, tokens)
         x = x.astype(jnp.dtype(self.dtype))
         return constrain(x, ("batch", "sequence", "activation_embed"))
 
