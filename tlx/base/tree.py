@@ -45,7 +45,7 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def is_quantized(leaf: Any) -> bool:
-    """Return whether a node of a tree is a matrix stored in fewer bits: a QArray of qwix, an extra."""
+    """Return whether a node of a tree is a matrix stored in fewer bits (nn/weight_formats.py)."""
     return hasattr(leaf, "qvalue") and hasattr(leaf, "scale")
 
 

@@ -17,7 +17,7 @@ from tlx.hub.weights import Index, LazyTensor
 from tlx.nn import weight_formats
 from tlx.nn.weight_formats import ArrayFormat
 
-PIECE_BYTES = 2**23
+PIECE_BYTES = 2**22
 """Size in bytes of the slices that are quantised at a time; in float32 and as rounding they take several times as
 many."""
 
@@ -31,13 +31,13 @@ def to_devices(
     """Read parameters onto devices, one after the other.
 
     Args:
-        params: {path: LazyTensor, which is read on demand, or QArray}.
+        params: {path: LazyTensor, which is read on demand, or StoredMatrix}.
         formats: {path: format} of tensors that are quantised.
-        shardings: {path: sharding}; those of a quantised parameter are a QArray of two. None: the default device.
+        shardings: {path: sharding}, a StoredMatrix of two where a parameter is quantised; None: the default device.
         progress: Whether to show a progress bar.
 
     Returns:
-        Nested dicts of arrays, with a QArray for each quantised one.
+        Nested dicts of arrays, with a StoredMatrix for each quantised one.
     """
     leaves = tqdm.tqdm(params.items(), "reading", unit="parameter", disable=not progress, leave=False)
     arrays = {}
@@ -65,7 +65,7 @@ def to_host(
         progress: Whether to show a progress bar.
 
     Returns:
-        Nested dicts of numpy arrays, with a QArray on the CPU for each quantised one: numpy has no packed 4 bits.
+        Nested dicts of numpy arrays, with a StoredMatrix on the CPU for each quantised one.
     """
     leaves = tqdm.tqdm(params.items(), "reading", unit="parameter", disable=not progress, leave=False)
     host = jax.local_devices(backend="cpu")[0]
@@ -85,10 +85,10 @@ def read_quantized(leaf: LazyTensor, format: ArrayFormat, shardings: Any = None)
     Args:
         leaf: The parameter.
         format: How it is stored.
-        shardings: QArray of the shardings of its values and scales; None: the default device.
+        shardings: StoredMatrix of the shardings of its values and scales; None: the default device.
 
     Returns:
-        The QArray.
+        The StoredMatrix.
     """
     if shardings is None:
         return _quantized_pieces(leaf, format)
@@ -140,17 +140,19 @@ def _quantized_pieces(leaf: LazyTensor, format: ArrayFormat) -> Any:
 
 @functools.partial(jax.jit, static_argnames="format", donate_argnums=0)
 def _with_piece(target: Any, piece: jax.Array, starts: jax.Array, format: ArrayFormat) -> Any:
-    """Return a QArray with a piece quantised into it, in the same memory."""
+    """Return a StoredMatrix with a piece quantised into it, in the same memory."""
     stored = weight_formats.quantize(piece, format)
 
-    def scale_start(dim: int) -> Any:
-        if dim == format.tiled_dim:
-            return starts[dim] // format.tile
-        return starts[dim] if dim in format.channel_dims else 0
-
+    value_starts = []
+    scale_starts = []
+    for dim in range(piece.ndim):
+        is_tiled = dim == format.tiled_dim
+        # Two values share a byte, and a tile a scale.
+        value_starts.append(starts[dim] // 2 if is_tiled else starts[dim])
+        group = format.tile if is_tiled else 1
+        scale_starts.append(starts[dim] // group if is_tiled or dim in format.channel_dims else 0)
     update = jax.lax.dynamic_update_slice
-    num_dims = piece.ndim
     return target.replace(
-        qvalue=update(target.qvalue, stored.qvalue, [starts[dim] for dim in range(num_dims)]),
-        scale=update(target.scale, stored.scale, [scale_start(dim) for dim in range(num_dims)]),
+        qvalue=update(target.qvalue, stored.qvalue, value_starts),
+        scale=update(target.scale, stored.scale, scale_starts),
     )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.base.tree import is_quantized
+from tlx.nn import weight_formats
 from tlx.nn.adaptive import AdaptiveUnembedding, log_probabilities
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import EMBEDDING, dropout
@@ -15,7 +16,6 @@ from tlx.nn.fake_quantized import fake_weights
 from tlx.nn.linear import Linear
 from tlx.nn.norm import Norm
 from tlx.nn.position import sinusoid
-from tlx.nn.weight_formats import take_rows
 from tlx.parallel.sharding import constrain, logical
 
 
@@ -66,7 +66,7 @@ class Unembedding(NamedTuple):
     """The output kernel: logits = cap(scale * h kernel^T + bias)."""
 
     kernel: jax.Array
-    """[padded vocabulary, D]; a QArray where it is stored in fewer bits."""
+    """[padded vocabulary, D]; a StoredMatrix where it is in fewer bits."""
 
     bias: jax.Array | None
     """[padded vocabulary]; None: no bias."""
@@ -146,7 +146,7 @@ class TokenTable(nn.Module):
         """Create parameters and submodules."""
         dtype = jnp.dtype(self.param_dtype)
         init = logical(nn.initializers.normal(self.std), ("vocab", "embed"), (-1,))
-        self.table = self.param("table", init, (self.padded_size, self.width), dtype)
+        self.table = weight_formats.param(self, "table", init, (self.padded_size, self.width), dtype)
         if self.prompt:
             init = logical(nn.initializers.normal(self.std), (None, "embed"))
             self.prompt_table = self.param("prompt", init, (self.prompt, self.width), dtype)
@@ -159,10 +159,10 @@ class TokenTable(nn.Module):
             # Two tables, so that the vocabulary's keeps its shape and its sharding.
             last = self.padded_size - 1
             prompt = jnp.take(self.prompt_table, jnp.maximum(tokens - last - 1, 0), axis=0)
-            x = take_rows(table, jnp.minimum(tokens, last))
+            x = weight_formats.take_rows(table, jnp.minimum(tokens, last))
             x = jnp.where((tokens > last)[..., None], prompt, x)
         else:
-            x = take_rows(table, tokens)
+            x = weight_formats.take_rows(table, tokens)
         x = x.astype(jnp.dtype(self.dtype))
         return constrain(x, ("batch", "sequence", "activation_embed"))
 

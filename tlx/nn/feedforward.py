@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from tlx.nn import weight_formats
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import LOW_RANK, dropout, fold
 from tlx.nn.fusion import backward_barrier, forward_barrier, fusion_barrier
 from tlx.nn.linear import Linear, fused_projections, should_fuse
 from tlx.nn.quantized import FORMATS
-from tlx.nn.weight_formats import dequantized
 from tlx.parallel.sharding import constrain, logical
 
 ACTIVATIONS = {
@@ -200,8 +200,8 @@ class Experts(nn.Module):
 
     def _kernel(self, name: str, shape: tuple[int, ...], names: tuple[str, ...], std: float) -> jax.Array:
         init = logical(nn.initializers.normal(std), names, (-2,))
-        kernel = self.param(name, init, shape, jnp.dtype(self.cfg.param_dtype))
-        return dequantized(kernel, self.cfg.dtype)
+        kernel = weight_formats.param(self, name, init, shape, jnp.dtype(self.cfg.param_dtype))
+        return weight_formats.dequantized(kernel, self.cfg.dtype)
 
     def _queue_slots(self, hot_BTKX: jax.Array) -> jax.Array:
         """The slot [Z] of every choice in its expert's queue, one-hot; zeros beyond the capacity."""

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from tlx.base.platform import platform
+from tlx.nn import weight_formats
 from tlx.nn.config import Lora, QuantizationConfig
 from tlx.nn.dropout import dropout
 from tlx.nn.fake_quantized import fake_activations, fake_weights, integer_product
 from tlx.nn.fusion import backward_barrier, forward_barrier
 from tlx.nn.quantized import FORMATS, product
-from tlx.nn.weight_formats import dequantized
 from tlx.parallel.sharding import logical
 
 
@@ -73,8 +73,8 @@ class Linear(nn.Module):
         num_dims = len(self.names)
         contracted = tuple(range(-num_dims, count - num_dims)) if self.quantizable else None
         init = logical(nn.initializers.normal(self.std), self.names, contracted)
-        kernel = self.param("kernel", init, self.inputs + self.outputs, dtype)
-        self.kernel = dequantized(kernel, self.dtype)
+        kernel = weight_formats.param(self, "kernel", init, self.inputs + self.outputs, dtype)
+        self.kernel = weight_formats.dequantized(kernel, self.dtype)
         if self.bias:
             zeros = logical(nn.initializers.zeros_init(), output_names)
             self.offset = self.param("bias", zeros, self.outputs, dtype)
