@@ -36,14 +36,14 @@ def task(folder, **adapt):
     config.data.records.epochs = 0
     config.data.sequence_length = 16
     config.train.batch_size = 8
-    config.train.steps = 12
+    config.train.steps = 120
     config.log.every = 1
     config.eval.final = False
     config.log.tensorboard = False
-    config.optimizer.learning_rate = 1e-2
+    config.optimizer.learning_rate = 2e-2
     config.optimizer.schedule.name = "constant"
     config.optimizer.schedule.warmup = 1
-    config.adapt.update({"method": "lora", "size": 4, "base_weights": "nf4", **adapt})
+    config.adapt.update({"method": "lora", "size": 8, "base_weights": "nf4", **adapt})
     return config
 
 
@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
 def test_it_trains_over_matrices_that_stay(trained):
     folder, model = trained
     values = losses(folder / "run")
-    assert np.mean(values[-4:]) < 0.8 * np.mean(values[:4])
+    assert np.mean(values[-10:]) < 0.8 * np.mean(values[:10])
     saved = tree.flatten(load_params(folder / "run").tree)
     assert saved and all(path.startswith("heads/") or "lora_" in path for path in saved)
     stored = {
@@ -88,7 +88,7 @@ def test_it_trains_over_matrices_that_stay(trained):
 def test_it_resumes_bit_for_bit(trained):
     folder, model = trained
     config = task(folder)
-    config.train.steps = 5
+    config.train.steps = 50
     tlx.finetune(config, base=folder / "base", workdir=folder / "resumed")
     again, _ = tlx.finetune(
         task(folder), base=folder / "base", workdir=folder / "resumed", allow_change=("train.steps",)
