@@ -35,6 +35,7 @@ SHORT = (
 ELSEWHERE = (
     "tlx bench",
     "tlx chat my/files/chat-model",
+    "tlx generate my/files/llama-8b",
     "tlx convert export runs/llama --push=hf://OWNER/NAME",
     "tlx scale run",
     "tlx serve",

@@ -275,7 +275,7 @@ def test_a_task_goes_on_from_the_models_own_table(monkeypatch):
     """Not from the generator's, which the parameters "model" hold while both are trained."""
     it, _ = case("gdes")
     run = LoadedModel(RunConfig(objective=it.module.config), it.params, None, it.module, 3)
-    monkeypatch.setattr("tlx.trainer.base_model.load_base_model", lambda path, vocab_multiple, allow: run)
+    monkeypatch.setattr("tlx.api.load.load", lambda *_, **__: run)
     base = load_base("there").params
     table, difference = it.params["model"]["embedding"]["table"], it.params["heads"]["difference"]
     np.testing.assert_array_equal(base["model"]["embedding"]["table"], table + difference)

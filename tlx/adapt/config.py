@@ -39,6 +39,10 @@ class AdaptConfig:
     """Rate of the dropout of what LoRA's matrices read, in [0, 1) (Hu et al. 2022: 0.1 for GPT-2, 0 for RoBERTa)."""
     lora_targets: tuple[str, ...] = ("attention/query", "attention/value")
     """Matrices of a layer that LoRA updates."""
+    base_weights: Literal["", "int8", "int4", "nf4"] = ""
+    """Format in which matrices of the base model that are not trained are kept in memory: int8, int4 or nf4, of
+    nn/weight_formats.py; "": as they are stored. Methods other than "full" (QLoRA, Dettmers et al. 2023: "nf4" under
+    "lora")."""
     prompt_init: Literal["frequent", "labels"] = "frequent"
     """First values of a prompt's vectors: those of random frequent ids, or of the names of the task's labels in turn,
     the mean of each name's ids, and frequent ids for further vectors (Lester et al. 2021, 3.2)."""
@@ -70,6 +74,11 @@ class AdaptConfig:
             raise ConfigError(
                 f"adapt.gradual_unfreezing = {self.gradual_unfreezing} must be a fraction of the run "
                 "from 0 up to 1"
+            )
+        if self.method == "full" and self.base_weights:
+            raise ConfigError(
+                f"adapt.base_weights = {self.base_weights!r}: method 'full' trains all matrices, and those in fewer "
+                "bits cannot be trained; choose '', or a method such as 'lora'"
             )
         if self.method == "full" and self.also_train:
             raise ConfigError("adapt.also_train adds to what the method trains; method 'full' trains all")

@@ -9,6 +9,7 @@ from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.models.config import ModelConfig
 from tlx.nn.config import AdapterConfig
+from tlx.nn.weight_formats import dequantized_tree
 from tlx.optim.leaves import STACK
 
 
@@ -30,7 +31,8 @@ def merge(model: ModelConfig, params: Any) -> tuple[ModelConfig, dict[str, Any]]
             f"model.quantization.bits = {model.quantization.bits}: adapters were not quantised in training, and "
             "would be as part of a matrix"
         )
-    flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(params).items()}
+    # What the adapters were trained beside is what they are added to.
+    flat = {path: np.asarray(leaf) for path, leaf in tree.flatten(dequantized_tree(params)).items()}
     if adapters.lora_rank:
         flat = _with_low_rank(flat, adapters.lora_alpha / adapters.lora_rank)
     if adapters.extra_ff_dim:

@@ -1,7 +1,7 @@
 """Initial parameters of a model that continues from a base model."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,13 @@ import numpy as np
 
 from tlx.base import tree
 from tlx.base.errors import CheckpointError, ConfigError
+from tlx.base.tree import array_bytes, is_quantized
+from tlx.nn.weight_formats import ArrayFormat, dequantized, quantize
 from tlx.optim.leaves import STACK
 from tlx.text.vocabulary import Vocabulary
+
+# Bytes that are hashed at a time.
+_PART_BYTES = 2**26
 
 TABLE = "model/embedding/table"
 PROMPT = "model/embedding/prompt"
@@ -25,10 +30,21 @@ def base_hash(params: Mapping[str, Any]) -> str:
     """Return the sha256 of the language model's parameters: their paths, shapes, dtypes and bytes."""
     digest = hashlib.sha256()
     for path, leaf in sorted(tree.flatten(params["model"]).items()):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{path} {array.shape} {array.dtype}\n".encode())
-        digest.update(array.tobytes())
+        digest.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
+        for part in _parts(leaf):
+            digest.update(np.ascontiguousarray(part).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def _parts(leaf: Any) -> Iterator[np.ndarray]:
+    """Yield an array by its first dim; one that is read on demand (hub/weights.py) is never there in full."""
+    if not leaf.shape:
+        yield np.asarray(leaf.read() if hasattr(leaf, "read") else leaf).reshape(1)
+        return
+    step = max(1, _PART_BYTES * leaf.shape[0] // max(1, array_bytes(leaf.shape, leaf.dtype)))
+    for start in range(0, leaf.shape[0], step):
+        index = (slice(start, start + step), *[slice(None)] * (len(leaf.shape) - 1))
+        yield leaf.read(index) if hasattr(leaf, "read") else np.asarray(leaf[index])
 
 
 def from_base(
@@ -80,7 +96,11 @@ def from_base(
             return leaf
         if reinit_layers and path.startswith(f"heads/{task}/"):
             return leaf
-        values = np.asarray(base_values[path], leaf.dtype)
+        values = base_values[path]
+        if isinstance(values, jax.Array):
+            # A copy even where it is there already: a step takes the memory of the state that it is given.
+            return jax.device_put(values, leaf.sharding, may_alias=False)
+        values = np.asarray(values, leaf.dtype)
         taken = jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda index: values[index])
         if not reinit_layers or not is_stacked(path):
             return taken
@@ -127,11 +147,11 @@ def base_leaves(
     vocab: Vocabulary,
     seed: int = 0,
     prompt: Sequence[Sequence[int]] = (),
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Return the initial values that a base model gives: its language model, and what `from_base` adds.
 
     Args:
-        base: Parameters of the base model, on the host.
+        base: Parameters of the base model, on the host; matrices may be stored in fewer bits.
         wanted: By path, anything with the shape of the parameter.
         task: Name of the objective or task, under which the heads stand.
         vocab: Vocabulary of the base model.
@@ -141,19 +161,27 @@ def base_leaves(
     Returns:
         Arrays by path.
     """
-    flat = tree.flatten(base)
-    values = {path: np.asarray(leaf) for path, leaf in flat.items() if path.startswith("model/")}
+    flat = tree.flatten(base, is_quantized)
+    model = {path: leaf for path, leaf in flat.items() if path.startswith("model/")}
     rng = np.random.default_rng(seed)
-    table = values.get(TABLE)
+    stored = model.get(TABLE)
+    has_prompt = PROMPT in wanted and PROMPT not in model
     # A model that reads characters has no table: ids that were added are spelled.
-    if vocab.added and table is not None:
-        values[TABLE] = _with_added(table, vocab, rng)
-    if PROMPT not in values and PROMPT in wanted and table is not None:
-        frequent = np.flatnonzero(~vocab.special)[:_FREQUENT]
-        vectors = table[rng.choice(frequent, wanted[PROMPT].shape[0])]
-        for row, ids in enumerate(prompt[: len(vectors)]):
-            vectors[row] = table[list(ids)].mean(axis=0, dtype=np.float32)
-        values[PROMPT] = vectors
+    if stored is not None and (vocab.added or has_prompt):
+        table = np.asarray(dequantized(stored, jnp.float32)) if is_quantized(stored) else np.asarray(stored)
+        if vocab.added:
+            empty, drawn = _drawn_rows(table, vocab, rng)
+            table = table.copy()
+            table[empty] = drawn
+            model[TABLE] = _with_rows(stored, empty, drawn) if is_quantized(stored) else table
+        if has_prompt:
+            model[PROMPT] = _prompt_vectors(table, wanted[PROMPT].shape[0], vocab, rng, prompt)
+    values = {}
+    for path, leaf in model.items():
+        if is_quantized(leaf):
+            values |= {f"{path}/qvalue": leaf.qvalue, f"{path}/scale": leaf.scale}
+        else:
+            values[path] = np.asarray(leaf)
     for path, leaf in flat.items():
         for prefix in _POOLERS:
             target = path.replace(prefix, f"heads/{task}/pooler")
@@ -162,11 +190,46 @@ def base_leaves(
     return values
 
 
-def _with_added(table: np.ndarray, vocab: Vocabulary, rng: np.random.Generator) -> np.ndarray:
-    """Return the token table with the empty rows of added ids drawn."""
+def _drawn_rows(
+    table: np.ndarray, vocab: Vocabulary, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the added ids whose rows of the token table are empty, and rows drawn for them."""
     added = np.arange(vocab.size - vocab.added, vocab.size)
     empty = added[~np.any(table[added], axis=1)]
     known = table[: vocab.size - vocab.added]
-    table = table.copy()
-    table[empty] = rng.normal(0.0, np.std(known), (len(empty), table.shape[1])).astype(table.dtype)
-    return table
+    drawn = rng.normal(0.0, np.std(known), (len(empty), table.shape[1]))
+    return empty, drawn.astype(table.dtype)
+
+
+def _with_rows(table: Any, ids: np.ndarray, rows: np.ndarray) -> Any:
+    """Return a table that is stored in int8 with other rows at `ids`; its scales are those of rows."""
+    quantized = quantize(jnp.asarray(rows), ArrayFormat("int8", (0,)))
+    return table.replace(
+        qvalue=table.qvalue.at[ids].set(quantized.qvalue), scale=table.scale.at[ids].set(quantized.scale)
+    )
+
+
+def _prompt_vectors(
+    table: np.ndarray,
+    count: int,
+    vocab: Vocabulary,
+    rng: np.random.Generator,
+    prompt: Sequence[Sequence[int]],
+) -> np.ndarray:
+    """Return the first values of a prompt: rows of frequent ids, or means of those of given words.
+
+    Args:
+        table: [V, E].
+        count: Number of vectors.
+        vocab: Vocabulary of the table.
+        rng: Draws the ids.
+        prompt: As from_base's.
+
+    Returns:
+        [count, E].
+    """
+    frequent = np.flatnonzero(~vocab.special)[:_FREQUENT]
+    vectors = table[rng.choice(frequent, count)]
+    for row, ids in enumerate(prompt[: len(vectors)]):
+        vectors[row] = table[list(ids)].mean(axis=0, dtype=np.float32)
+    return vectors

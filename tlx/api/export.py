@@ -9,6 +9,7 @@ from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.errors import ConfigError
 from tlx.hub.task_head import TASKS, TaskHead
+from tlx.nn.weight_formats import dequantized_tree
 from tlx.run.config import get_objective
 from tlx.run.spec import spec_of
 from tlx.tasks.shared.base import TaskSpec, is_supervised
@@ -34,7 +35,7 @@ def exported_head(model: LoadedModel, without_head: bool = False) -> tuple[dict[
     Raises:
         ConfigError: If no Hugging Face class has such a head, or if it would read texts in another form.
     """
-    params = tree.flatten(model.standalone_params)
+    params = tree.flatten(dequantized_tree(model.standalone_params))
     objective = get_objective(model.config)
     path = f"heads/{model.config.objective.name}/"
     if not is_supervised(objective) or not any(name.startswith(path) for name in params):

@@ -1,6 +1,8 @@
 """`tlx.load`: reads a trained model from a run directory or a Hugging Face directory."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -10,26 +12,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from tlx import parallel
-from tlx.adapt.parts import is_trained
+from tlx.adapt.config import AdaptConfig
+from tlx.adapt.parts import is_trained, split
 from tlx.adapt.transfer import base_hash, base_leaves
 from tlx.api.forward import expected_params
 from tlx.api.load_elmo import load_elmo
+from tlx.api.load_size import print_size, size_line, sizes_by_type
 from tlx.api.loaded_model import LoadedModel
 from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import CheckpointError, ConfigError, DataError
 from tlx.base.files import storage_errors
-from tlx.base.memory import size_text
 from tlx.base.nearest_path import suggest_paths
 from tlx.base.place import BucketPath, Place, fetched_folder
+from tlx.base.tree import is_quantized
 from tlx.checkpoint import load_params
 from tlx.hub import network, sentence_transformers, validation
 from tlx.hub.elmo import is_elmo
-from tlx.hub.folder import Checkpoint, check_room, is_hugging_face, open_folder
+from tlx.hub.folder import STORED, Checkpoint, check_room, is_hugging_face, open_folder
 from tlx.hub.place import open_place
+from tlx.hub.to_devices import to_devices, to_host
+from tlx.hub.weights import lazy_tensor
 from tlx.models.families import TABLE
+from tlx.nn import weight_formats
+from tlx.nn.weight_formats import array_formats, quantized_shapes
 from tlx.objectives.shared.base import ObjectiveModule
 from tlx.parallel import MeshConfig
 from tlx.run import RunConfig, base_config
@@ -44,6 +54,9 @@ from tlx.training.directory import find_run_folder, read_run
 
 # Rows of a token table are a multiple of it, which the usual meshes divide.
 VOCAB_MULTIPLE = 128
+
+# The size of a run of more bytes is printed before it is read.
+_LARGE = 2**30
 
 # Objective that an imported model is assumed to have been trained with, by kind and by family.
 _OBJECTIVES = {
@@ -72,6 +85,7 @@ def load(
     base: str | os.PathLike | BucketPath | None = None,
     task: str | None = None,
     params: str = "trained",
+    weights: str | None = None,
 ) -> LoadedModel:
     """Load the model of a run directory, one of its checkpoint directories, or a Hugging Face directory.
 
@@ -84,7 +98,8 @@ def load(
             (hub/elmo.py).
         step: Training step of the checkpoint; "best": the one with the best evaluation, where the run had
             checkpoint.keep_best; None: the newest that verifies.
-        dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
+        dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own, those of a
+            Hugging Face directory as its files have them.
         allow: Packages outside tlx whose code the saved config may name ("package.module:attr"). Without it
             no code of the directory is executed.
         ignore: For a Hugging Face directory, keys of config.json and tensors to disregard.
@@ -94,6 +109,8 @@ def load(
             "pair_classification" for pairs of texts, say; None takes the usual one.
         params: Of a run, the parameters that are loaded: "trained"; "ema", their moving average, of a run with
             train.ema; or "mean:N", the mean of those of this checkpoint and the N - 1 before it.
+        weights: "int8", "int4" or "nf4": matrices are kept in so many bits and dequantised where they are used
+            (nn/weight_formats.py); the model can be used, and not trained or exported. None keeps them in full.
 
     Returns:
         The model.
@@ -104,16 +121,25 @@ def load(
         ConfigError: this version cannot build the config.
     """
     _check_choice(params, path)
+    weight_formats.check(weights, "weights")
     with storage_errors():
         place = open_place(path)
-        if isinstance(place, BucketPath):
-            return _load_run(place, step, dtype, allow, mesh, base, task, params)
-    if is_hugging_face(place):
-        opened = open_hub_checkpoint(place, dtype, ignore, task)
-        return load_hub_checkpoint(opened, mesh)
-    if is_elmo(place):
+    is_local = not isinstance(place, BucketPath)
+    if is_local and is_hugging_face(place):
+        opened = open_hub_checkpoint(place, dtype, ignore, task, param_dtype=dtype or STORED)
+        return load_hub_checkpoint(opened, mesh, weights)
+    if is_local and is_elmo(place):
+        if weights is not None:
+            raise ConfigError(
+                f"weights = {weights!r}: ELMo's layers are recurrent, and none can be quantised"
+            )
         return load_elmo(place, dtype)
-    return _load_run(place, step, dtype, allow, mesh, base, task, params)
+    if task is not None:
+        raise ConfigError(
+            f"task = {task!r} is for Hugging Face directories; {path} is a run, which has its own"
+        )
+    with storage_errors() if not is_local else contextlib.nullcontext():
+        return _load_run(place, step, dtype, allow, mesh, base, params, weights)
 
 
 def _load_run(
@@ -123,14 +149,10 @@ def _load_run(
     allow: Sequence[str],
     mesh: MeshConfig | None,
     base: str | os.PathLike | BucketPath | None,
-    task: str | None,
     params: str,
+    weights: str | None,
 ) -> LoadedModel:
     """Load the model of a run; see load."""
-    if task is not None:
-        raise ConfigError(
-            f"task = {task!r} is for Hugging Face directories; {path} is a run, which has its own"
-        )
     folder = _run_folder(path)
     saved = read_run(folder)
     if saved is None:
@@ -148,19 +170,59 @@ def _load_run(
         config = dataclasses.replace(config, frame=frame)
     stored = "params" if params == "trained" else params
     starts = saved.get("starts", ())
-    loaded = load_params(path, step, dtype=dtype, run=saved.get("id"), starts=starts, params=stored)
     module = make_module(config, tokenizer.vocab)
+    boxed = expected_params(module, config, tokenizer)
+    name = _weights_of_run(config, weights)
+    shapes = tree.flatten(parallel.unbox(boxed))
+    sizes = sizes_by_type(shapes, array_formats(boxed, name))
+    if name or sum(sizes.values()) > _LARGE:
+        print_size(str(folder), size_line(tree.num_params(shapes), sizes, config.model.dtype))
+    loaded = load_params(path, step, dtype=dtype, run=saved.get("id"), starts=starts, params=stored)
     values = loaded.tree
     if config.adapt.method != "full":
-        multiple = config.model.vocab_multiple
-        base_model = load_base_model(base or config.base.path, multiple, dtype, allow)
-        values = _with_base(values, module, config, tokenizer, base_model)
-    _check_params(values, module, config, tokenizer, folder)
-    if mesh is None:
-        values = jax.device_put(values)
-    else:
-        values = _shard(values, _shardings(expected_params(module, config, tokenizer), mesh))
+        base_model = load_base_model(
+            base or config.base.path, config.model.vocab_multiple, allow, config.adapt
+        )
+        values = _with_base(values, boxed, config, tokenizer, base_model, dtype)
+    _check_params(values, boxed, folder)
+    is_kept = functools.partial(_is_kept, config, _changed_by_standalone(module, values) if name else set())
+    shardings = None if mesh is None else _shardings(quantized_shapes(boxed, name, is_kept), mesh, values)
+    leaves = {
+        path: leaf if is_quantized(leaf) else lazy_tensor(np.asarray(leaf))
+        for path, leaf in tree.flatten(values, is_quantized).items()
+    }
+    values = to_devices(leaves, array_formats(boxed, name, is_kept), shardings)
     return LoadedModel(config, values, tokenizer, module, loaded.step)
+
+
+def _weights_of_run(config: RunConfig, weights: str | None) -> str:
+    """Return the format in which the matrices of a run are loaded, "" for none; ConfigError where it cannot be."""
+    of_base = config.adapt.base_weights
+    if of_base and weights is not None and weights != of_base:
+        raise ConfigError(
+            f"weights = {weights!r}: the run was trained on a base in {of_base} (adapt.base_weights), and is used "
+            "with it; leave weights out, or merge the run first: tlx convert merge"
+        )
+    if weights is not None and config.model.quantization.bits:
+        raise ConfigError(
+            f"weights = {weights!r}: model.quantization.bits = {config.model.quantization.bits}: the model was "
+            "trained to be quantised in its own way; leave weights out"
+        )
+    name = of_base or weights or ""
+    weight_formats.check(name, "adapt.base_weights" if of_base else "weights")
+    return name
+
+
+def _is_kept(config: RunConfig, changed: set[str], path: str) -> bool:
+    """Return whether a parameter is not quantised: one that is trained on a quantised base, or changed in use."""
+    return path in changed or bool(config.adapt.base_weights and is_trained(config.adapt, path))
+
+
+def _changed_by_standalone(module: ObjectiveModule, values: Any) -> set[str]:
+    """Return the paths of parameters of which `standalone` makes others: it takes arrays."""
+    before = tree.flatten(values, is_quantized)
+    after = tree.flatten(module.standalone(values), is_quantized)
+    return {path for path, leaf in before.items() if after.get(path) is not leaf}
 
 
 def _check_choice(params: str, path: str | os.PathLike | BucketPath) -> None:
@@ -175,22 +237,47 @@ def _check_choice(params: str, path: str | os.PathLike | BucketPath) -> None:
         )
 
 
+class LoadedBase(NamedTuple):
+    """A model that a run starts from."""
+
+    model: LoadedModel
+    """The model, its parameters in host memory: the complete language model, quantised where the run wants it so."""
+    hash: str
+    """sha256 of its parameters before they are quantised."""
+
+
 def _with_base(
-    params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, base: LoadedModel
+    params: Any, boxed: Any, config: RunConfig, tokenizer: Tokenizer, base: LoadedBase, dtype: str | None
 ) -> dict[str, Any]:
-    """Add the frozen parameters of the base model to the trained ones of an adapted run."""
-    base_params = jax.device_get(base.standalone_params)
-    if base_hash(base_params) != config.base.hash:
+    """Add the frozen parameters of the base model to the trained ones of an adapted run.
+
+    Args:
+        params: Trained parameters of the run.
+        boxed: Abstract parameters of its module, in boxes.
+        config: Its config.
+        tokenizer: Its tokenizer.
+        base: The base model, quantised as the run has it.
+        dtype: Dtype of parameters that are not quantised; None: the base model's.
+
+    Returns:
+        All parameters. Raises CheckpointError where the base model is another one.
+    """
+    if base.hash != config.base.hash:
         raise CheckpointError(
             f"the model is adapted from {config.base.path}, whose parameters were others (their sha256 began "
             f"with {config.base.hash[:8]}); give that model as base="
         )
-    expected = tree.flatten(parallel.unbox(expected_params(module, config, tokenizer)))
-    leaves = base_leaves(base_params, expected, config.objective.name, tokenizer.vocab, config.seed)
-    frozen = {
-        path: leaves[path] for path in expected if path in leaves and not is_trained(config.adapt, path)
-    }
-    return tree.unflatten(frozen | tree.flatten(params))
+    _, frozen = split(config.adapt, boxed)
+    wanted = parallel.unbox(quantized_shapes(frozen, config.adapt.base_weights))
+    shapes = tree.flatten(parallel.unbox(boxed)) | tree.flatten(wanted)
+    leaves = base_leaves(base.model.params, shapes, config.objective.name, tokenizer.vocab, config.seed)
+    values = {}
+    for path, like in tree.flatten(wanted, is_quantized).items():
+        if is_quantized(like):
+            values[path] = like.replace(qvalue=leaves[f"{path}/qvalue"], scale=leaves[f"{path}/scale"])
+        elif path in leaves:
+            values[path] = np.asarray(leaves[path], dtype and jnp.dtype(dtype))
+    return tree.unflatten(values | tree.flatten(params))
 
 
 class HubCheckpoint(NamedTuple):
@@ -204,10 +291,10 @@ class HubCheckpoint(NamedTuple):
     """Its tokenizer."""
 
     @property
-    def num_bytes(self) -> int:
-        """Size of all parameters, bytes."""
-        leaves = self.checkpoint.params.values()
-        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    def boxed_params(self) -> Any:
+        """Abstract parameters in boxes with their logical names."""
+        checkpoint = self.checkpoint
+        return network.boxed_params(checkpoint.config, checkpoint.heads, checkpoint.task_head)
 
 
 def open_hub_checkpoint(
@@ -216,16 +303,19 @@ def open_hub_checkpoint(
     ignore: Sequence[str] = (),
     task: str | None = None,
     vocab_multiple: int = 0,
+    param_dtype: str = "",
 ) -> HubCheckpoint:
     """Read config.json, tokenizer.json and the tensors' shapes, without weights.
 
     Args:
         folder: The Hugging Face directory, or that of sentence-transformers.
-        dtype: "float32" or "bfloat16" for parameters and computation; None keeps the parameters' own.
+        dtype: "float32" or "bfloat16" for computation; None leaves the choice to model.dtype.
         ignore: Keys of config.json and tensors to disregard.
         task: Task that a head is read as; None takes the usual one.
         vocab_multiple: The token table has a multiple of this many rows, where those are enough for the
             tokenizer; 0: the least multiple of 128 that is.
+        param_dtype: Dtype of the parameters, or STORED; empty: `dtype`, and float32 where that is None, as training
+            needs it.
 
     Returns:
         The opened checkpoint. Raises as `tlx.load` does.
@@ -234,14 +324,15 @@ def open_hub_checkpoint(
     with validation.malformed_is_one_line(f"{folder}: a file of sentence-transformers"):
         sentence = sentence_transformers.read(folder, ignore)
     folder = sentence_transformers.transformer_folder(folder)
-    checkpoint = open_folder(folder, ignore, dtype or "float32", vocab_multiple or VOCAB_MULTIPLE, task)
+    param_dtype = param_dtype or dtype or "float32"
+    checkpoint = open_folder(folder, ignore, param_dtype, vocab_multiple or VOCAB_MULTIPLE, task)
     model = checkpoint.config
     tokenizer = _open_tokenizer(folder, checkpoint.raw, model.vocab_size)
     # A tokenizer with added ids may be larger than the embedding: pad the vocabulary until it fits.
     if model.padded_vocab < tokenizer.vocab.size:
         num_rows = math.ceil(tokenizer.vocab.size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
         model = dataclasses.replace(model, vocab_multiple=num_rows)
-        checkpoint = open_folder(folder, ignore, dtype or "float32", num_rows, task)
+        checkpoint = open_folder(folder, ignore, param_dtype, num_rows, task)
     values = _objective_values(checkpoint, tokenizer)
     values["model"] = to_dict(model) | ({} if dtype is None else {"dtype": dtype})
     values["embed"] = to_dict(sentence)
@@ -303,57 +394,86 @@ def _read_tokenizer(folder: pathlib.Path, values: Mapping[str, Any], vocab_size:
 def load_base_model(
     path: str | os.PathLike | BucketPath,
     vocab_multiple: int,
-    dtype: str | None = None,
     allow: Sequence[str] = (),
-) -> LoadedModel:
+    adapt: AdaptConfig | None = None,
+) -> LoadedBase:
     """Load the model that a run starts from, with as many rows of the token table as the run has.
 
     Args:
         path: Directory of a run, or a Hugging Face directory.
         vocab_multiple: As open_hub_checkpoint's; a run has its own number of rows.
-        dtype: As `load`'s.
         allow: As `load`'s.
+        adapt: How the run adapts it; with adapt.base_weights, what is not trained is quantised as it is read.
 
     Returns:
-        The model. Raises as `load` does.
+        The model and its hash. Raises as `load` does.
     """
     with storage_errors():
         folder = open_place(path)
-    if isinstance(folder, pathlib.Path) and is_hugging_face(folder):
-        return load_hub_checkpoint(open_hub_checkpoint(folder, dtype, vocab_multiple=vocab_multiple), None)
-    return load(folder, dtype=dtype, allow=allow)
+    name = "" if adapt is None or adapt.method == "full" else adapt.base_weights
+    weight_formats.check(name, "adapt.base_weights")
+    # Parameters in host memory are moved to the devices by whoever needs them, in their own sharding.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        if isinstance(folder, pathlib.Path) and is_hugging_face(folder):
+            opened = open_hub_checkpoint(folder, vocab_multiple=vocab_multiple)
+            if name:
+                return _quantized_base(opened, name, adapt)
+            model = load_hub_checkpoint(opened, None)
+        else:
+            model = load(folder, allow=allow)
+        params = jax.device_get(weight_formats.dequantized_tree(model.standalone_params))
+    digest = base_hash(params)
+    if name:
+        leaves = {path: lazy_tensor(leaf) for path, leaf in tree.flatten(params).items()}
+        boxed = expected_params(model.module, model.config, model.tokenizer)
+        params = to_host(leaves, array_formats(boxed, name, functools.partial(is_trained, adapt)))
+    return LoadedBase(dataclasses.replace(model, params=params), digest)
 
 
-def load_hub_checkpoint(opened: HubCheckpoint, mesh: MeshConfig | None) -> LoadedModel:
-    """Print the size and check that it fits in memory before any weight is read."""
+def _quantized_base(opened: HubCheckpoint, name: str, adapt: AdaptConfig | None) -> LoadedBase:
+    """Load a base model tensor by tensor: once for the hash of its parameters, once to quantise them."""
     checkpoint, config, tokenizer = opened
-    folder = checkpoint.folder
-    size = opened.num_bytes
-    print(f"{folder}: {checkpoint.num_params:,} parameters, {size_text(size)}", file=sys.stderr)
+    formats = array_formats(opened.boxed_params, name, functools.partial(is_trained, adapt))
+    sizes = sizes_by_type(checkpoint.params, formats)
+    print_size(str(checkpoint.folder), size_line(checkpoint.num_params, sizes, config.model.dtype))
+    digest = base_hash(tree.unflatten(checkpoint.params))
+    params = to_host(checkpoint.params, formats, progress=True)
+    return LoadedBase(LoadedModel(config, params, tokenizer, make_module(config, tokenizer.vocab), 0), digest)
+
+
+def load_hub_checkpoint(
+    opened: HubCheckpoint, mesh: MeshConfig | None, weights: str | None = None
+) -> LoadedModel:
+    """Read the weights of an opened directory, after its size is printed and checked against the free memory.
+
+    Args:
+        opened: The opened directory.
+        mesh: As `load`'s.
+        weights: As `load`'s.
+
+    Returns:
+        The model. Raises DeviceMemoryError, an error with both numbers, where it does not fit.
+    """
+    checkpoint, config, tokenizer = opened
+    boxed = opened.boxed_params
+    formats = array_formats(boxed, weights)
+    sizes = sizes_by_type(checkpoint.params, formats)
+    print_size(str(checkpoint.folder), size_line(checkpoint.num_params, sizes, config.model.dtype))
+    shardings = None
     if mesh is None:
-        check_room(size, str(folder))
-        params = jax.device_put(checkpoint.read(progress=True))
+        check_room(sum(sizes.values()), str(checkpoint.folder))
     else:
-        boxed = network.boxed_params(checkpoint.config, checkpoint.heads, checkpoint.task_head)
-        params = checkpoint.read(_shardings(boxed, mesh), progress=True)
+        shardings = _shardings(quantized_shapes(boxed, weights), mesh, {})
+    params = to_devices(checkpoint.params, formats, shardings, progress=True)
     return LoadedModel(config, params, tokenizer, make_module(config, tokenizer.vocab), 0)
 
 
-def _shardings(boxed: Any, mesh: MeshConfig) -> dict[str, Any]:
-    """Return {path: sharding} over all devices."""
-    return tree.flatten(parallel.param_shardings(boxed, parallel.make_mesh(mesh), parallel.rules(mesh)))
-
-
-def _shard(params: Any, shardings: dict[str, Any]) -> Any:
-    """Shard the parameters; heads of other objectives, which have no sharding, are replicated."""
-    mesh = next(iter(shardings.values())).mesh
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-
-    def shard_leaf(path: str, leaf: Any) -> jax.Array:
-        # By callback, so that each device receives its own shard only.
-        return jax.make_array_from_callback(leaf.shape, shardings.get(path, replicated), leaf.__getitem__)
-
-    return tree.map_with_path(shard_leaf, params)
+def _shardings(boxed: Any, mesh: MeshConfig, params: Any) -> dict[str, Any]:
+    """Return {path: sharding} over all devices; other leaves of `params`, of unused heads, are replicated."""
+    device_mesh = parallel.make_mesh(mesh)
+    shardings = tree.flatten(parallel.param_shardings(boxed, device_mesh, parallel.rules(mesh)), is_quantized)
+    replicated = jax.sharding.NamedSharding(device_mesh, jax.sharding.PartitionSpec())
+    return dict.fromkeys(tree.flatten(params, is_quantized), replicated) | shardings
 
 
 def _run_folder(path: Place) -> Place:
@@ -386,15 +506,13 @@ def _localized(values: dict[str, Any], folder: Place, dtype: str | None) -> dict
     return values
 
 
-def _check_params(
-    params: Any, module: ObjectiveModule, config: RunConfig, tokenizer: Tokenizer, folder: Place
-) -> None:
+def _check_params(params: Any, boxed: Any, folder: Place) -> None:
     """Raise CheckpointError listing parameters whose path or shape is not the module's.
 
     An imported model may have heads of other objectives, and lack this one's.
     """
-    expected = tree.flatten(parallel.unbox(expected_params(module, config, tokenizer)))
-    actual = tree.flatten(params)
+    expected = tree.flatten(parallel.unbox(boxed))
+    actual = tree.flatten(params, is_quantized)
     mismatches = []
     for path in sorted({*actual, *expected}):
         is_missing = path not in actual or path not in expected

@@ -57,7 +57,7 @@ class LoadedModel(GenerationMixin, ScoringMixin, EmbeddingMixin, RewardMixin):
 
     def merged(self) -> "LoadedModel":
         """Return the model with its LoRA matrices or added hidden units merged into its weights."""
-        model, params = merge(self.module.model, jax.device_get(self.params))
+        model, params = merge(self.module.model, self.params)
         model = dataclasses.replace(model, vocab_size=self.config.model.vocab_size)
         config = dataclasses.replace(self.config, model=model, adapt=AdaptConfig(), base=BaseConfig())
         module = make_module(config, self.tokenizer.vocab)

@@ -1,7 +1,8 @@
 """Parameters by path; rules of weight decay, freezing, sharding and conversion match these paths."""
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +15,9 @@ def path_string(path: tuple[Any, ...]) -> str:
     return "/".join(str(name) for name in names)
 
 
-def flatten(tree: Any) -> dict[str, Any]:
-    """Return {path: leaf} in the order of the tree."""
-    return {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    """Return {path: leaf} in the order of the tree; a node for which `is_leaf` is true is one leaf."""
+    return {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf)}
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,11 +44,21 @@ def matches(pattern: str, path: str) -> bool:
     return re.search(pattern, path) is not None
 
 
+def is_quantized(leaf: Any) -> bool:
+    """Return whether a node of a tree is a matrix stored in fewer bits (nn/weight_formats.py)."""
+    return hasattr(leaf, "qvalue") and hasattr(leaf, "scale")
+
+
 def num_params(tree: Any) -> int:
-    """Return the number of scalars in all leaves (arrays or ShapeDtypeStructs)."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+    """Return the number of scalars in all leaves (arrays or ShapeDtypeStructs), scales of stored matrices aside."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree, is_leaf=is_quantized))
+
+
+def array_bytes(shape: Sequence[int], dtype: Any) -> int:
+    """Return the bytes of an array on a device, where two values of 4 bits share a byte."""
+    return math.prod(shape) * jax.dtypes.itemsize_bits(dtype) // 8
 
 
 def num_bytes(tree: Any) -> int:
     """Return the bytes of all leaves (arrays or ShapeDtypeStructs)."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(array_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))

@@ -32,7 +32,12 @@ def main(argv: list[str]) -> int:
     from tlx.api.reply import template_of
 
     model = load(
-        options.run, step=options.step, dtype=options.dtype, allow=options.allow, params=options.params
+        options.run,
+        step=options.step,
+        dtype=options.dtype,
+        allow=options.allow,
+        params=options.params,
+        weights=options.weights,
     )
     template_of(model, options.template)  # an error before the first message
     _converse(model, options)
@@ -96,6 +101,7 @@ def _read(at_terminal: bool) -> str | None:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("chat", __doc__)
     flags.add_run(parser)
+    flags.add_weights(parser)
     parser.add_argument("--system", default="", metavar="TEXT", help="system message of every conversation")
     parser.add_argument(
         "--template",

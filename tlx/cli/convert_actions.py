@@ -32,6 +32,7 @@ from tlx.hub.peft_virtual import save_virtual_tokens
 from tlx.hub.place import open_place
 from tlx.hub.spill import spill
 from tlx.models.families import MODEL_TYPES, TABLE
+from tlx.nn.weight_formats import dequantized_tree
 from tlx.run import RunConfig, base_config
 from tlx.run.checks import resolve
 from tlx.run.spec import make_module
@@ -226,7 +227,7 @@ def _adapt(options: argparse.Namespace) -> None:
             f"tlx convert adapt {options.source}: --kind=encoder, decoder or encoder_decoder is missing"
         )
     model = load(options.source, step=options.step, dtype=options.dtype, allow=options.allow)
-    params = jax.device_get(model.standalone_params)
+    params = jax.device_get(dequantized_tree(model.standalone_params))
     converted, params = convert_kind(model.module.model, params, options.kind, options.cross_attention)
     values = base_config(_OBJECTIVES[options.kind]).to_dict()
     values["model"] = to_dict(converted)

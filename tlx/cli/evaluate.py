@@ -52,7 +52,12 @@ def main(argv: list[str]) -> int:
     from tlx.trainer import evaluate
 
     model = load(
-        options.run, step=options.step, dtype=options.dtype, allow=options.allow, params=options.params
+        options.run,
+        step=options.step,
+        dtype=options.dtype,
+        allow=options.allow,
+        params=options.params,
+        weights=options.weights,
     )
     if options.harness is not None:
         return harness.run(model, options)
@@ -75,6 +80,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("evaluate", __doc__)
     flags.add_run(parser)
+    flags.add_weights(parser)
     flags.add_config(parser, required=False)
     parser.add_argument("--data", metavar="GLOB|SOURCE", help="the run's own data by default")
     parser.add_argument("--column", default="text", help="field of .jsonl, .parquet or tfds with the text")
@@ -150,7 +156,7 @@ def _judge(model: "LoadedModel", options: argparse.Namespace, request: "Evaluati
     if options.best_of:
         figures = judged.best_of(answers)
     else:
-        other = load(options.against, dtype=options.dtype, allow=options.allow)
+        other = load(options.against, dtype=options.dtype, allow=options.allow, weights=options.weights)
         others = judged.judge_answers(other, judges, request, sampling, 1, options.seed)
         judged.check_same_prompts(answers, others, options.against)
         figures = judged.win_rate(answers, others)

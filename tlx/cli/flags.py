@@ -35,6 +35,7 @@ PARAMS_HELP = (
     'parameters of a run: "trained" by default, "ema" for their moving average (train.ema), or "mean:N" for the mean '
     "of the last N checkpoints"
 )
+_WEIGHTS_HELP = "keep the model's matrices in so many bits in memory: int8, int4 or nf4; in full by default"
 _DTYPE_HELP = "dtype of parameters and computation; the run's own by default"
 
 
@@ -73,6 +74,11 @@ def add_run(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--params", default="trained", metavar="trained|ema|mean:N", help=PARAMS_HELP)
     arguments.add_argument("--dtype", choices=("float32", "bfloat16"), help=_DTYPE_HELP)
     arguments.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=_ALLOW_HELP)
+
+
+def add_weights(arguments: argparse.ArgumentParser) -> None:
+    """Add --weights, of verbs that use a model and do not change it."""
+    arguments.add_argument("--weights", choices=("int8", "int4", "nf4"), help=_WEIGHTS_HELP)
 
 
 def checkpoint_step(word: str) -> int | str:

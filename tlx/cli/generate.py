@@ -39,7 +39,12 @@ def main(argv: list[str]) -> int:
     from tlx.api.load import load
 
     model = load(
-        options.run, step=options.step, dtype=options.dtype, allow=options.allow, params=options.params
+        options.run,
+        step=options.step,
+        dtype=options.dtype,
+        allow=options.allow,
+        params=options.params,
+        weights=options.weights,
     )
     if model.kind == "encoder":
         _check_fills(options)
@@ -54,6 +59,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("generate", __doc__)
     flags.add_run(parser)
+    flags.add_weights(parser)
     parser.add_argument(
         "--prompt",
         action="append",

@@ -10,7 +10,7 @@ from typing import Any
 
 from tlx.base import config as configs
 from tlx.base.errors import ConfigError, one_of
-from tlx.hub import dead_keys
+from tlx.hub import dead_keys, fp8
 from tlx.models.config import ModelConfig
 from tlx.models.families.family import Family, FixedField, MappedField, SameField, replaced
 
@@ -50,10 +50,13 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
             family nor the table of dead keys knows; else it names the first value.
     """
     for key in ("quantization_config", "quantization"):
-        if values.get(key) and key not in ignore:
-            raise ConfigError(
-                f"config.json: {key} = {_short(values[key])}: tlx does not read quantised weights"
-            )
+        quantization = values.get(key)
+        if not quantization or key in ignore:
+            continue
+        if not isinstance(quantization, Mapping):
+            raise ConfigError(f"config.json: {key} = {_short(quantization)}: must be an object")
+        fp8.check_config(quantization)
+        ignore = (*ignore, key)
     if family.nested:
         values = values.get(family.nested, values)
     _check_keys(family, values, ignore)

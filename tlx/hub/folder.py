@@ -24,6 +24,9 @@ from tlx.models.config import ModelConfig
 from tlx.models.families import MODEL_TYPES, TABLE, Family
 from tlx.models.families.family import WeightMapping
 
+STORED = "stored"
+"""param_dtype of open_folder for parameters in the dtypes of their file."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -85,7 +88,7 @@ def open_folder(
     Args:
         folder: The directory.
         ignore: Keys of config.json and names of tensors that do not matter.
-        param_dtype: Dtype of the parameters that will be read.
+        param_dtype: Dtype of the parameters that will be read; STORED: of each that of its tensors.
         vocab_multiple: The vocabulary is padded to a multiple of this.
         task: Name of the task as which a head is read (pair_classification); None takes the usual one.
 
@@ -108,8 +111,10 @@ def open_folder(
         config = config_file.read(family, values, ignore)
         flat = flatten(to_dict(config))
         validation.check_sizes(flat, len(stored), stored.num_scalars, str(folder / "config.json"))
-        config = dataclasses.replace(config, param_dtype=param_dtype, vocab_multiple=vocab_multiple)
-        return _open(folder, family, config, values, stored, ignore, task)
+        as_stored = param_dtype == STORED
+        dtype: Any = stored.main_dtype if as_stored else param_dtype
+        config = dataclasses.replace(config, param_dtype=dtype, vocab_multiple=vocab_multiple)
+        return _open(folder, family, config, values, stored, ignore, task, as_stored)
 
 
 def _open(
@@ -120,6 +125,7 @@ def _open(
     stored: safetensors.Tensors,
     ignore: Collection[str],
     task: str | None,
+    as_stored: bool,
 ) -> Checkpoint:
     """Open a directory whose config is read.
 
@@ -131,6 +137,7 @@ def _open(
         stored: Its tensors.
         ignore: Names of tensors that do not matter.
         task: Name of the task as which a head is read.
+        as_stored: Whether parameters have the dtypes of their tensors.
 
     Returns:
         The checkpoint. Raises as `open_folder`.
@@ -152,6 +159,8 @@ def _open(
     else:
         harmless |= architecture.pooler_names(family, config)
     abstract = abstract_params(config, heads, head)
+    if as_stored:
+        abstract = weights.with_stored_dtypes(rows, tensors, abstract)
     params = weights.from_tensors(rows, tensors, abstract, config.vocab_size)
     leftovers = weights.leftovers(class_family, rows, tensors, abstract)
     unused = [name for name in leftovers if name not in harmless]
@@ -215,7 +224,7 @@ def check_room(size: int, what: str) -> None:
     if size > free:
         raise DeviceMemoryError(
             f"{what} needs {size_text(size)} of memory, {size_text(free)} are free; "
-            'dtype="bfloat16" needs half of float32'
+            'dtype="bfloat16" needs half of float32, weights="int8" a quarter, weights="int4" an eighth'
         )
 
 

@@ -1,4 +1,4 @@
-"""The safetensors format: tensors after a JSON header, memory-mapped, so that each is read on its own.
+"""The safetensors format: tensors after a JSON header, each memory-mapped while it is read.
 
 A file is the header's length (8 bytes, little-endian), the header {name: {dtype, shape, data_offsets}} and
 the data (huggingface/safetensors, README). Larger checkpoints are several files and an index.
@@ -36,6 +36,8 @@ DTYPES = {
     "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
 }
 _log = logging.getLogger(__name__)
 
@@ -50,36 +52,51 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __init__(self, folder: str | os.PathLike):
         folder = pathlib.Path(folder)
-        self._entries: dict[str, tuple[np.ndarray, dict[str, Any], pathlib.Path]] = {}
+        self._entries: dict[str, tuple[int, dict[str, Any], pathlib.Path]] = {}
         stored_names: dict[str, str] = {}
         for path in _files(folder):
-            header, data = _open(path)
+            header, data_start, num_bytes = _open(path)
             metadata = header.pop("__metadata__", None)
             stored_names |= metadata if isinstance(metadata, dict) else {}
-            check_header(header, data.size, _ITEM_BYTES, str(path))
+            check_header(header, num_bytes, _ITEM_BYTES, str(path))
             for name, entry in header.items():
                 if name in self._entries:
                     raise DataError(f"{path}: tensor {name!r} is in {self._entries[name][2].name} too")
-                self._entries[name] = (data, entry, path)
+                self._entries[name] = (data_start, entry, path)
         # safetensors.torch.save_model stores tied tensors once: {name without a tensor: name of the tensor}.
         for name, stored in stored_names.items():
             if isinstance(stored, str) and name not in self._entries and stored in self._entries:
                 self._entries[name] = self._entries[stored]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        data, entry, path = self._entries[name]
+        data_start, entry, path = self._entries[name]
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
             raise DataError(
                 f"{path}: tensor {name} has dtype {shown(entry['dtype'])}, quantised or unknown; "
                 f"tlx reads {', '.join(DTYPES)}"
             )
-        return np.ndarray(tuple(entry["shape"]), dtype, buffer=data, offset=entry["data_offsets"][0])
+        shape = tuple(entry["shape"])
+        start, end = entry["data_offsets"]
+        if start == end:  # an empty range cannot be mapped
+            return np.empty(shape, dtype)
+        # Mapped for each tensor anew, so that its pages leave the memory of this process with the array.
+        data = np.memmap(path, np.uint8, mode="r", offset=data_start + start, shape=(end - start,))
+        return np.ndarray(shape, dtype, buffer=data)
 
     @property
     def num_scalars(self) -> int:
         """Number of scalars of all tensors."""
         return sum(math.prod(entry["shape"]) for _, entry, _ in self._entries.values())
+
+    @property
+    def main_dtype(self) -> str:
+        """The dtype of model.param_dtype that is nearest to that of most scalars, float32 or bfloat16."""
+        counts = {"float32": 0, "bfloat16": 0}
+        for _, entry, _ in self._entries.values():
+            is_short = entry["dtype"] in ("BF16", "F8_E4M3")
+            counts["bfloat16" if is_short else "float32"] += math.prod(entry["shape"])
+        return "bfloat16" if counts["bfloat16"] > counts["float32"] else "float32"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -206,17 +223,15 @@ def _is_file_name(name: Any) -> bool:
     return isinstance(name, str) and 0 < len(name) < 200 and name.isprintable()
 
 
-def _open(path: pathlib.Path) -> tuple[dict[str, Any], np.ndarray]:
-    """Read the header of a file and map its data as bytes."""
+def _open(path: pathlib.Path) -> tuple[dict[str, Any], int, int]:
+    """Read a file: its header, where the data begins, and the number of its bytes."""
     size = path.stat().st_size
     with open(path, "rb") as handle:
         length = struct.unpack("<Q", handle.read(8))[0] if size >= 8 else size
         if 8 + length > size or length > _MAX_HEADER:
             raise DataError(f"{path} is not a safetensors file, or is truncated")
         header = parse_object(handle.read(length), f"{path} is not a safetensors file: its header")
-    if 8 + length == size:  # an empty range cannot be mapped
-        return header, np.empty(0, np.uint8)
-    return header, np.memmap(path, np.uint8, mode="r", offset=8 + length)
+    return header, 8 + length, size - 8 - length
 
 
 def write_file(path: pathlib.Path, tensors: Sequence[tuple[str, Any]]) -> None:

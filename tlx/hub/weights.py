@@ -1,6 +1,7 @@
 """Parameters from the tensors of a checkpoint and back, by the rows of a family's key table."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.base.errors import DataError
+from tlx.hub import fp8
 from tlx.hub.pattern import Pattern, parse
 from tlx.hub.safetensors import RenamedTensors
 from tlx.models.config import ModelConfig
@@ -84,15 +86,44 @@ def from_tensors(
         raise DataError(f"the key table has no row for {', '.join(unknown)}")
     problems: list[str] = []
     params = {}
+    full_tensors = fp8.FullTensors(tensors)
     for path, like in abstract.items():
         row = by_path[path]
         problems += _problems(row, tensors, like.shape, vocab_size)
-        read_slice = _reader(row, tensors, like, vocab_size)
+        read_slice = _reader(row, tensors, full_tensors, like, vocab_size)
         params[path] = LazyTensor(tuple(like.shape), np.dtype(like.dtype), read_slice)
     if problems:
         more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise DataError("the tensors do not fit the config:\n" + "\n".join(problems[:20]) + more)
     return params
+
+
+def with_stored_dtypes(
+    rows: Iterable[WeightMapping], tensors: Mapping[str, np.ndarray], abstract: Mapping[str, Any]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Give parameters the dtypes of the tensors that they are read from.
+
+    Args:
+        rows: The key table of the model.
+        tensors: {name: tensor} of the checkpoint.
+        abstract: {path: shape and dtype} of the parameters; one without a tensor keeps its dtype.
+
+    Returns:
+        {path: shape and dtype}. What is float8 in the file is bfloat16, and float64 is float32.
+    """
+    replaced = {fp8.FLOAT8: np.dtype(jnp.bfloat16), np.dtype(np.float64): np.dtype(np.float32)}
+    by_path = {row.path: row for row in rows}
+    stored = dict(abstract)
+    for path, like in abstract.items():
+        row = by_path.get(path)
+        names = [] if row is None else [name for name, _ in _names(row, like.shape) if name in tensors]
+        if row is None or not names or not jnp.issubdtype(tensors[names[0]].dtype, jnp.floating):
+            continue
+        dtype = tensors[names[0]].dtype
+        # What is computed from a tensor would be rounded anew.
+        is_copy = row.times == 1 and not row.plus
+        stored[path] = jax.ShapeDtypeStruct(like.shape, replaced.get(dtype, dtype) if is_copy else np.float32)
+    return stored
 
 
 def to_tensors(
@@ -167,6 +198,8 @@ def leftovers(
         DataError: If a copy of a tied weight differs from the original.
     """
     used = {name for row in rows if row.path in abstract for name, _ in _names(row, abstract[row.path].shape)}
+    scales = [fp8.scale_names(tensors, name) for name in used if name in tensors]
+    used.update(itertools.chain.from_iterable(scales))
     unused = []
     for name in tensors:
         if name in used or any(re.search(pattern, name) for pattern in (*family.ignored, *family.sinusoids)):
@@ -297,11 +330,17 @@ def _problems(
             problems.append(f"  {name} has shape {tensors[name].shape}, the model needs {expected}")
         elif name in tensors and not jnp.issubdtype(tensors[name].dtype, jnp.floating):
             problems.append(f"  {name} has dtype {tensors[name].dtype}, and weights are no integers")
+        elif name in tensors and (message := fp8.problem(tensors, name)):
+            problems.append(f"  {message}")
     return problems
 
 
 def _reader(
-    row: WeightMapping, tensors: Mapping[str, np.ndarray], like: Any, vocab_size: int
+    row: WeightMapping,
+    tensors: Mapping[str, np.ndarray],
+    full_tensors: fp8.FullTensors,
+    like: Any,
+    vocab_size: int,
 ) -> Callable[[Index], np.ndarray]:
     """Return a function that reads a slice of a parameter from the tensors that make it up."""
     pattern = parse(row.pattern)
@@ -313,7 +352,7 @@ def _reader(
         if row.fill is not None and name not in tensors:
             sizes = [len(range(*i.indices(size))) for i, size in zip(index, unstacked, strict=True)]
             return np.full(sizes, row.fill, dtype)
-        tensor = tensors[name]
+        tensor = full_tensors.read(name, dtype)
         if pattern is not None:
             tensor = _section(row, tensor)
             # A section holds one parameter.

@@ -14,9 +14,10 @@ from tlx.models.config import ModelConfig
 from tlx.models.heads import HiddenTransform
 from tlx.models.transformer_stack import StackInputs, StackOutputs, TransformerStack
 from tlx.nn import cache as caches
-from tlx.nn import embed
+from tlx.nn import embed, weight_formats
 from tlx.nn.adaptive import AdaptiveOutput, AdaptiveUnembedding, ClusterTables
 from tlx.nn.cache import KVCache
+from tlx.nn.config import compute_dtype
 from tlx.nn.embed import TokenTable, Unembedding
 from tlx.nn.feedforward import balance
 from tlx.parallel.sharding import logical
@@ -44,8 +45,8 @@ class Output(nn.Module):
         if not cfg.head.tied or cfg.head.half_tied:
             # Of a half-tied kernel only the dims that the narrow table lacks.
             width = cfg.width - (cfg.embedding.width if cfg.head.half_tied else 0)
-            init = logical(nn.initializers.normal(parametrization.base_std(cfg)), ("vocab", "embed"))
-            self.kernel = self.param("kernel", init, (cfg.padded_vocab, width), dtype)
+            init = logical(nn.initializers.normal(parametrization.base_std(cfg)), ("vocab", "embed"), (-1,))
+            self.kernel = weight_formats.param(self, "kernel", init, (cfg.padded_vocab, width), dtype)
         if cfg.head.bias:
             zeros = logical(nn.initializers.zeros_init(), ("vocab",))
             self.bias = self.param("bias", zeros, (cfg.padded_vocab,), dtype)
@@ -83,7 +84,11 @@ class Output(nn.Module):
         if head.absent:
             return table_VE
         if head.half_tied:
-            return jnp.concatenate([table_VE, self.kernel], axis=1)
+            dtype = compute_dtype(self.cfg.dtype)
+            return jnp.concatenate(
+                [weight_formats.dequantized(table_VE, dtype), weight_formats.dequantized(self.kernel, dtype)],
+                axis=1,
+            )
         return table_VE if head.tied else self.kernel
 
 

@@ -1,12 +1,14 @@
 """From ids to vectors and back: the token table, what is added to it, and the output kernel."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tlx.base.tree import is_quantized
+from tlx.nn import weight_formats
 from tlx.nn.adaptive import AdaptiveUnembedding, log_probabilities
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import EMBEDDING, dropout
@@ -68,7 +70,7 @@ class Unembedding(NamedTuple):
     """The output kernel: logits = cap(scale * h kernel^T + bias)."""
 
     kernel: jax.Array
-    """[padded vocabulary, D]."""
+    """[padded vocabulary, D]; a StoredMatrix where it is in fewer bits."""
 
     bias: jax.Array | None
     """[padded vocabulary]; None: no bias."""
@@ -96,10 +98,17 @@ def logits(hidden: jax.Array, unembedding: Unembedding | AdaptiveUnembedding) ->
     """
     if isinstance(unembedding, AdaptiveUnembedding):
         return log_probabilities(hidden, unembedding)
-    kernel = unembedding.kernel.astype(hidden.dtype)
+    kernel: Any = unembedding.kernel
+    scale_V = None
+    if is_quantized(kernel):
+        # Scales multiply the logits: the kernel, as large as a table, is never there in full.
+        scale_V = kernel.scale[:, 0].astype(jnp.float32)
+        kernel = kernel.qvalue
     contract = (((hidden.ndim - 1,), (1,)), ((), ()))
     # Accumulated and kept in float32: a softmax over bfloat16 logits loses accuracy.
-    y = jax.lax.dot_general(hidden, kernel, contract, preferred_element_type=jnp.float32)
+    y = jax.lax.dot_general(hidden, kernel.astype(hidden.dtype), contract, preferred_element_type=jnp.float32)
+    if scale_V is not None:
+        y = y * scale_V
     if unembedding.scale != 1.0:
         y = y * unembedding.scale
     if unembedding.bias is not None:
@@ -140,8 +149,8 @@ class TokenTable(nn.Module):
     def setup(self):
         """Create parameters and submodules."""
         dtype = jnp.dtype(self.param_dtype)
-        init = logical(nn.initializers.normal(self.std), ("vocab", "embed"))
-        self.table = self.param("table", init, (self.padded_size, self.width), dtype)
+        init = logical(nn.initializers.normal(self.std), ("vocab", "embed"), (-1,))
+        self.table = weight_formats.param(self, "table", init, (self.padded_size, self.width), dtype)
         if self.prompt:
             init = logical(nn.initializers.normal(self.std), (None, "embed"))
             self.prompt_table = self.param("prompt", init, (self.prompt, self.width), dtype)
@@ -154,10 +163,10 @@ class TokenTable(nn.Module):
             # Two tables, so that the vocabulary's keeps its shape and its sharding.
             last = self.padded_size - 1
             prompt = jnp.take(self.prompt_table, jnp.maximum(tokens - last - 1, 0), axis=0)
-            x = jnp.take(table, jnp.minimum(tokens, last), axis=0)
+            x = weight_formats.take_rows(table, jnp.minimum(tokens, last))
             x = jnp.where((tokens > last)[..., None], prompt, x)
         else:
-            x = jnp.take(table, tokens, axis=0)
+            x = weight_formats.take_rows(table, tokens)
         x = x.astype(jnp.dtype(self.dtype))
         return constrain(x, ("batch", "sequence", "activation_embed"))
 

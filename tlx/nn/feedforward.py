@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from tlx.nn import weight_formats
 from tlx.nn.config import BlockConfig
 from tlx.nn.dropout import LOW_RANK, dropout, fold
 from tlx.nn.fusion import backward_barrier, forward_barrier, fusion_barrier
@@ -152,6 +153,8 @@ class Experts(nn.Module):
             bias=False,
             dtype=cfg.dtype,
             param_dtype=cfg.param_dtype,
+            # Small, and its rounding would choose other experts.
+            quantizable=False,
         )
         in_shape = (part.num_experts, cfg.width, cfg.ff_dim)
         in_names = ("expert", "embed", "mlp")
@@ -196,8 +199,9 @@ class Experts(nn.Module):
         return jnp.einsum("btec,ebcd->btd", gates_BTXZ.astype(x_BTD.dtype), y_XBZD), routing
 
     def _kernel(self, name: str, shape: tuple[int, ...], names: tuple[str, ...], std: float) -> jax.Array:
-        init = logical(nn.initializers.normal(std), names)
-        return self.param(name, init, shape, jnp.dtype(self.cfg.param_dtype))
+        init = logical(nn.initializers.normal(std), names, (-2,))
+        kernel = weight_formats.param(self, name, init, shape, jnp.dtype(self.cfg.param_dtype))
+        return weight_formats.dequantized(kernel, self.cfg.dtype)
 
     def _queue_slots(self, hot_BTKX: jax.Array) -> jax.Array:
         """The slot [Z] of every choice in its expert's queue, one-hot; zeros beyond the capacity."""

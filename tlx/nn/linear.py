@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.base.platform import platform
+from tlx.nn import weight_formats
 from tlx.nn.config import Lora, QuantizationConfig
 from tlx.nn.dropout import dropout
 from tlx.nn.fake_quantized import fake_activations, fake_weights, integer_product
@@ -60,14 +61,20 @@ class Linear(nn.Module):
     quantized_output: bool = True
     """Whether y is quantised too (Q8BERT: not those of queries and keys)."""
 
+    quantizable: bool = True
+    """Whether W may be stored in fewer bits, as nn/weight_formats.py describes."""
+
     def setup(self):
         """Create parameters and submodules."""
         count = len(self.inputs)
         dtype = jnp.dtype(self.param_dtype)
         input_names = self.names[:count]
         output_names = self.names[count:]
-        init = logical(nn.initializers.normal(self.std), self.names)
-        self.kernel = self.param("kernel", init, self.inputs + self.outputs, dtype)
+        num_dims = len(self.names)
+        contracted = tuple(range(-num_dims, count - num_dims)) if self.quantizable else None
+        init = logical(nn.initializers.normal(self.std), self.names, contracted)
+        kernel = weight_formats.param(self, "kernel", init, self.inputs + self.outputs, dtype)
+        self.kernel = weight_formats.dequantized(kernel, self.dtype)
         if self.bias:
             zeros = logical(nn.initializers.zeros_init(), output_names)
             self.offset = self.param("bias", zeros, self.outputs, dtype)

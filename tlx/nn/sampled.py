@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx.nn.embed import Unembedding
+from tlx.nn.weight_formats import take_rows
 
 
 @functools.cache
@@ -72,7 +73,7 @@ def sampled_losses(
         others_TK = _logits_of_ids(hidden_TD, unembedding, drawn_K) - log_counts[drawn_K]
         # The target is in the sum once already.
         others_TK = jnp.where(drawn_K[None] == targets_T[:, None], -jnp.inf, others_TK)
-        kernel = jnp.take(unembedding.kernel, targets_T, axis=0).astype(hidden_TD.dtype)
+        kernel = take_rows(unembedding.kernel, targets_T).astype(hidden_TD.dtype)
         target_T = jnp.sum((hidden_TD * kernel).astype(jnp.float32), axis=-1)
         if unembedding.bias is not None:
             target_T = target_T + jnp.take(unembedding.bias, targets_T).astype(jnp.float32)
@@ -85,7 +86,7 @@ def sampled_losses(
 
 def _logits_of_ids(hidden_TD: jax.Array, unembedding: Unembedding, ids_K: jax.Array) -> jax.Array:
     """Logits of some ids, float32[T, K]."""
-    kernel = jnp.take(unembedding.kernel, ids_K, axis=0).astype(hidden_TD.dtype)
+    kernel = take_rows(unembedding.kernel, ids_K).astype(hidden_TD.dtype)
     y = jnp.einsum("td,kd->tk", hidden_TD, kernel, preferred_element_type=jnp.float32)
     if unembedding.bias is None:
         return y

@@ -33,6 +33,9 @@ class Logical(flax.struct.PyTreeNode, meta.AxisMetadata):
 
     value: Any
     names: Names = flax.struct.field(pytree_node=False)
+    contracted: tuple[int, ...] | None = flax.struct.field(pytree_node=False, default=None)
+    """Dims that a product with a matrix sums over, negative, as dims of layers are inserted before them; None: the
+    parameter is no matrix that nn/weight_formats.py may store in fewer bits."""
 
     def unbox(self) -> Any:
         """Return the parameter."""
@@ -53,17 +56,27 @@ class Logical(flax.struct.PyTreeNode, meta.AxisMetadata):
         return self.replace(names=self.names[:index] + self.names[index + 1 :])
 
 
-def logical(init: Callable[..., jax.Array], names: Sequence[str | None]) -> Callable[..., jax.Array]:
+def logical(
+    init: Callable[..., jax.Array], names: Sequence[str | None], contracted: tuple[int, ...] | None = None
+) -> Callable[..., jax.Array]:
     """Wrap an initializer so that its result is boxed (Logical) with one logical name per dim.
 
     It is typed as an initializer of arrays, since Module.param removes the box.
+
+    Args:
+        init: The initializer.
+        names: Logical name of each dim.
+        contracted: As the box's: given, the module reads the parameter through nn/weight_formats.py.
+
+    Returns:
+        The initializer of the boxed parameter.
     """
 
     def boxed(*args: Any, **kwargs: Any) -> Logical:
         value = init(*args, **kwargs)
         if value.ndim != len(names):
             raise ValueError(f"{len(names)} logical names {tuple(names)} for shape {value.shape}")
-        return Logical(value, tuple(names))
+        return Logical(value, tuple(names), contracted)
 
     return cast(Callable[..., jax.Array], boxed)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tlx import parallel
+from tlx.base import tree as trees
 from tlx.base.platform import compile_for, platform
 from tlx.models.flops_traced import matmul_flops
 from tlx.parallel import MeshConfig
@@ -74,18 +75,14 @@ def abstract_program(config: RunConfig, target: Target, traced: bool = True) -> 
 def device_bytes(tree: Any) -> int:
     """Return the bytes on one device of abstract arrays with shardings."""
     return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
+        trees.array_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree)
     )
 
 
 def count_parameters(program: Program, config: RunConfig) -> Parameters:
     """Count the parameters of the whole model, heads of the objective included."""
     params = merge_params(program.state.params, program.state.frozen)
-    sizes = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    sizes = {path: math.prod(leaf.shape) for path, leaf in trees.flatten(params, trees.is_quantized).items()}
     total = sum(sizes.values())
     feedforward = config.model.feedforward
     idle = 0.0

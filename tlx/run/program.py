@@ -14,6 +14,7 @@ from tlx.adapt.parts import split
 from tlx.adapt.rates import adapted_optimizer_config
 from tlx.base.errors import ConfigError
 from tlx.models import parametrization
+from tlx.nn.weight_formats import quantized_shapes
 from tlx.optim import frozen_paths, make_optimizer, make_schedule
 from tlx.optim import state_shardings as opt_state_shardings
 from tlx.rollouts.base import RolloutTask
@@ -83,6 +84,7 @@ def build_program(config: RunConfig, spec: Any, mesh: Mesh | AbstractMesh) -> Pr
         # The base model stays as it is stored: only what is trained needs float32.
         dtype = np.dtype(config.base.param_dtype)
         base = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), base)
+    base = quantized_shapes(base, config.adapt.base_weights)
     frozen = frozen_params(module) | base
     task = get_objective(config)
     num_updates = config.train.steps * task.updates_per_step(config.objective)

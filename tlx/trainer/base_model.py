@@ -4,9 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
-
-from tlx.adapt.transfer import base_hash
+from tlx.adapt.config import AdaptConfig
 from tlx.api.load import load_base_model
 from tlx.base import place as places
 from tlx.base.errors import ConfigError
@@ -69,6 +67,7 @@ def load_base(
     path: str | os.PathLike | BucketPath,
     allow: Sequence[str] = (),
     workdir: str | os.PathLike | BucketPath | None = None,
+    adapt: AdaptConfig | None = None,
 ) -> BaseModel:
     """Load a base model, its parameters on the host.
 
@@ -77,6 +76,7 @@ def load_base(
         allow: Packages outside tlx whose code its saved config may name.
         workdir: Directory of the run that starts from it; a run that was begun there keeps the number of rows
             that its token table has. None: a new run.
+        adapt: How the run adapts it: with adapt.base_weights, what is not trained is quantised as it is read.
 
     Returns:
         The base model.
@@ -86,16 +86,13 @@ def load_base(
     """
     saved = None if workdir is None else read_run(places.parse(workdir))
     vocab_multiple = 0 if saved is None else saved["config"]["model"]["vocab_multiple"]
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        lm = load_base_model(path, vocab_multiple, allow=allow)
+    lm, digest = load_base_model(path, vocab_multiple, allow, adapt)
     if lm.config.model.adapters.any:
         raise ConfigError(
             f"{path} has adapter modules beside its matrices; merge them: tlx convert merge {path} TO"
         )
-    params = jax.device_get(lm.standalone_params)
-    return BaseModel(
-        lm.config, lm.tokenizer, params, BaseConfig(places.absolute_text(path), base_hash(params))
-    )
+    record = BaseConfig(places.absolute_text(path), digest)
+    return BaseModel(lm.config, lm.tokenizer, lm.params, record)
 
 
 def cache_tokenizer(tokenizer: Tokenizer) -> str:

@@ -10,7 +10,9 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from tlx.adapt.config import AdaptConfig
 from tlx.adapt.transfer import from_base
+from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError
 from tlx.base.place import BucketPath
 from tlx.evaluation.answers import (
@@ -114,7 +116,8 @@ def train_task(
     initialize_distributed()
     numbers = [values.seed + number for number in range(seeds)]
     folders = [workdir] if seeds == 1 else [workdir / f"seed-{seed}" for seed in numbers]
-    base = None if options.base is None else load_base(options.base, options.allow, folders[0])
+    adapt = from_dict(AdaptConfig, values.to_dict()["adapt"], "config.adapt")
+    base = None if options.base is None else load_base(options.base, options.allow, folders[0], adapt)
     requests = []
     # All configs are completed before the first run trains: a mistake in records is told at once.
     for seed, folder in zip(numbers, folders, strict=True):

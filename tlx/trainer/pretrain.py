@@ -104,7 +104,7 @@ def pretrain(config: ConfigDict, name: str, options: TrainerOptions) -> Training
     initialize_distributed()
     build: Build = assemble
     if options.base is not None:
-        base = load_base(options.base, options.allow, workdir)
+        base = load_base(options.base, options.allow, workdir, resolved.adapt)
         resolved = _with_base(values, base, workdir)
         build = partial(_build, base)
     resolved = dataclasses.replace(resolved, name=resolved.name or name)
