@@ -163,7 +163,7 @@ def test_a_token_is_needed_where_there_is_one(served, engine):
 
 def test_a_defect_is_an_error_without_a_traceback(client, engine, monkeypatch):
     monkeypatch.setattr(texts, "joins_bytes", lambda tokenizer: 1 / 0)
-    response = client.post("/v1/chat/completions", json={"messages": HELLO})
+    response = client.post("/v1/chat/completions", json={"messages": HELLO, "max_tokens": 8})
     assert response.status_code == 500 and response.json()["error"]["type"] == "server_error"
     assert "Traceback" not in response.text and "division" not in response.text
     monkeypatch.setattr("tlx.serve.engine.MAX_WAITING", 0)

@@ -14,6 +14,7 @@ from tlx.optim.leaves import STACK
 from tlx.text.vocabulary import Vocabulary
 
 TABLE = "model/embedding/table"
+ENCODER_TABLE = "model/encoder_embedding/table"
 PROMPT = "model/embedding/prompt"
 # A prompt is drawn from so many ids: vocabularies are usually sorted by frequency.
 _FREQUENT = 5000
@@ -148,6 +149,8 @@ def base_leaves(
     # A model that reads characters has no table: ids that were added are spelled.
     if vocab.added and table is not None:
         values[TABLE] = _with_added(table, vocab, rng)
+        if ENCODER_TABLE in values:
+            values[ENCODER_TABLE] = _with_added(values[ENCODER_TABLE], vocab, rng)
     if PROMPT not in values and PROMPT in wanted and table is not None:
         frequent = np.flatnonzero(~vocab.special)[:_FREQUENT]
         vectors = table[rng.choice(frequent, wanted[PROMPT].shape[0])]
