@@ -118,8 +118,8 @@ LONG = [5 + (7 * index) % 50 for index in range(40)]
 @pytest.mark.parametrize(
     "changes",
     tiers(
-        [{}, {"position": "relative_bias", "window": 7}, {"position": "learned"}],
-        quick=[{"position": "relative_bias", "window": 7}],
+        [{}, {"position": "relative_bias", "window": 20}, {"position": "learned"}],
+        quick=[{"position": "relative_bias", "window": 20}],
     ),
     ids=str,
 )

@@ -135,6 +135,10 @@ def test_other_bodies_and_methods(client):
     assert post.status_code == 400 and "the body is not JSON" in post.json()["error"]["message"]
     deep = client.post("/v1/completions", content=b"[" * 10**6, headers={"content-type": "application/json"})
     assert deep.status_code == 400
+    half = client.post(
+        "/v1/completions", content=rb'{"prompt": "\ud800"}', headers={"content-type": "application/json"}
+    )
+    assert half.status_code == 400 and "not valid Unicode" in half.json()["error"]["message"]
     plain = client.post("/v1/completions", content=b"{}", headers={"content-type": "text/plain"})
     assert plain.status_code == 400 and "content-type" in plain.json()["error"]["message"]
     huge = client.post(
