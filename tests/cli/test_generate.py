@@ -6,6 +6,7 @@ import pytest
 
 import tlx
 from tests.run_directory import write_run
+from tlx.base.errors import ConfigError
 from tlx.cli import main
 
 
@@ -20,6 +21,53 @@ def test_prompts_and_their_continuations(run, capsys):
     assert capsys.readouterr().out == f"ab{expected}\n"
     assert main(["generate", str(run), "--prompt=a", "--prompt=b", "--samples=2", "--max-tokens=3"]) == 0
     assert capsys.readouterr().out.count("-" * 60) == 4
+
+
+def test_a_text_that_is_shown_as_it_comes(run, capsys, monkeypatch):
+    words = ["generate", str(run), "--prompt=ab", "--max_tokens=20", "--seed=3"]
+    assert main([*words, "--no-stream"]) == 0
+    whole = capsys.readouterr().out
+    shown = []
+    monkeypatch.setattr("builtins.print", lambda *texts, end="\n", **more: shown.append("".join(texts) + end))
+    assert main([*words, "--stream"]) == 0
+    assert "".join(shown) == whole and len(shown) > 4 and shown[0] == "ab"
+    monkeypatch.undo()
+    for more, message in (
+        (["--samples=2"], "--stream prints one text"),
+        (["--num_beams=2"], "knows the best text at its end"),
+        ([f"--draft={run}"], "--draft writes several tokens"),
+    ):
+        assert main([*words, "--stream", *more]) == 64
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_drafts_of_a_small_model(run, tmp_path, capsys):
+    words = ["generate", str(run), "--prompt=ab", "--max_tokens=12", "--temperature=0"]
+    assert main(words) == 0
+    whole = capsys.readouterr().out
+    assert main([*words, f"--draft={run}"]) == 0
+    assert capsys.readouterr().out == whole
+    assert main([*words, f"--draft={run}", "--num_beams=2"]) == 64
+    assert "draft is for drawing tokens" in capsys.readouterr().err
+    other = write_run(tmp_path / "mlm", "mlm")
+    assert main([*words, f"--draft={other}"]) == 64
+    assert "both models must be decoders; they are decoder and encoder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["clm", "span_corruption"])
+def test_pieces_join_to_the_text(tmp_path, name):
+    lm = tlx.load(write_run(tmp_path / name, name))
+    for prompt in ("ab", "a <extra_id_0> b") if name == "span_corruption" else ("ab", "é"):
+        for seed in range(4):
+            whole = lm.generate(prompt, 25, seed=seed)
+            assert "".join(lm.stream(prompt, 25, seed=seed)) == whole
+            stop = (whole[5:7], "zz") if len(whole) > 7 else ("zz",)
+            pieces = list(lm.stream(prompt, 25, seed=seed, stop=stop))
+            assert "".join(pieces) == lm.generate(prompt, 25, seed=seed, stop=stop)
+    with pytest.raises(ConfigError, match="max_tokens = 0"):
+        lm.stream("ab", 0)
 
 
 @pytest.mark.slow

@@ -1,5 +1,11 @@
 """Rows that are continued in chunks and from stored prefixes, against the continuation in one call."""
 
+import functools
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +16,10 @@ from tlx.decode.generate import generate
 from tlx.decode.prefixes import PrefixStore
 from tlx.decode.rows import RowDecoder, RowRequest, stream
 from tlx.decode.sampling import Sampling
+from tlx.models.config import ModelConfig
+from tlx.models.transformer import Transformer
+from tlx.nn.config import AttentionConfig, PositionConfig
+from tlx.parallel import unbox
 from tlx.text import Vocabulary
 from tlx.text.generation_rules import GenerationRules
 
@@ -34,7 +44,7 @@ def run(rows, model):
     return [chunk.tokens_BT[index, : chunk.counts_B[index]].tolist() for index in range(len(rows))]
 
 
-@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize("kind", tiers(["decoder", "encoder_decoder"], quick=["decoder"]))
 def test_a_stream_is_the_same_text(kind):
     lm, params = built(kind, "relative_bias") if kind == "encoder_decoder" else built()
     source = SOURCES[0] if kind == "encoder_decoder" else None
@@ -52,7 +62,7 @@ def test_a_stream_is_the_same_text(kind):
     assert sum(chunks, []) == whole[0] and len(chunks) > 3
 
 
-@pytest.mark.parametrize("chunk", [1, 5])
+@pytest.mark.parametrize("chunk", tiers([1, 5], quick=[5]))
 def test_a_cache_that_grows_changes_nothing(monkeypatch, chunk):
     """From 32 entries to 64 to 96; windows and relative positions count entries."""
     lm, params = built(position="relative_bias", window=7)
@@ -108,13 +118,15 @@ LONG = [5 + (7 * index) % 50 for index in range(40)]
 @pytest.mark.parametrize(
     "changes",
     tiers(
-        [{}, {"position": "relative_bias", "window": 7}, {"position": "learned"}],
-        quick=[{"position": "relative_bias", "window": 7}],
+        [{}, {"position": "relative_bias", "window": 20}, {"position": "learned"}],
+        quick=[{"position": "relative_bias", "window": 20}],
     ),
     ids=str,
 )
 @pytest.mark.parametrize(
-    "sampling", [Sampling(0), Sampling(1.2, repetition_penalty=1.5)], ids=["greedy", "penalty"]
+    "sampling",
+    [pytest.param(Sampling(0), marks=pytest.mark.slow), Sampling(1.2, repetition_penalty=1.5)],
+    ids=["greedy", "penalty"],
 )
 def test_a_stored_prefix_changes_nothing(changes, sampling):
     store = PrefixStore()
@@ -133,6 +145,7 @@ def test_a_stored_prefix_changes_nothing(changes, sampling):
     assert sum(stream(model, rows[1]), []) == whole[1]
 
 
+@pytest.mark.slow
 def test_a_store_keeps_what_was_used_last():
     store = PrefixStore()
     model = decoder(store)
@@ -148,3 +161,41 @@ def test_a_store_keeps_what_was_used_last():
     list(stream(model, one([*texts[2], 9, 9, 9], 2)))
     assert store.num_bytes <= 2 * size and len(store._texts) == 2
     assert store.split(texts[2]).stored is not None and store.split(texts[2][:9]).length == 0
+
+
+@pytest.mark.long
+def test_time_of_a_cache_that_grows(monkeypatch, capsys):
+    """CPU seconds of 4 rows of 1,000 new tokens, with a cache that grows and with one of its full size."""
+    cfg = ModelConfig(
+        kind="decoder",
+        vocab_size=1000,
+        width=128,
+        num_layers=2,
+        attention=AttentionConfig(num_heads=4),
+        position=PositionConfig(kind="rotary", max_length=1024),
+    )
+    lm = Transformer(cfg)
+    row = {name: jnp.ones((1, 4), jnp.int32) for name in ("tokens", "positions", "segments")}
+    init = functools.partial(lm.init, method=lambda lm, batch: lm.logits(lm(batch)))
+    params = unbox(init(jax.random.key(0), row)["params"])
+    vocab = Vocabulary(1001, eos=1000, num_sentinels=4)
+    prompts = [[5 + number] for number in range(4)]
+    seconds = {256: [], 4096: []}
+    texts = {}
+    for turn in range(3):
+        for capacity, times in seconds.items():
+            monkeypatch.setattr(cached, "SMALLEST_CAPACITY", capacity)
+            began = time.process_time()
+            new = generate(
+                lm, params, prompts, vocab, max_tokens=1000, sampling=Sampling(1.0), max_length=1024
+            )
+            if turn:
+                times.append(time.process_time() - began)
+            texts[capacity] = new
+    assert texts[256] == texts[4096] and all(len(new) == 1000 for new in texts[256])
+    grown, full = (statistics.median(times) for times in seconds.values())
+    with capsys.disabled():
+        print(
+            f"\n1,000 tokens of 4 rows: {grown:.2f} CPU seconds with a cache that grows, {full:.2f} of full size"
+        )
+    assert grown < full

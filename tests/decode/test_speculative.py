@@ -39,6 +39,7 @@ def test_greedy_is_the_text_of_plain_greedy(noise):
     assert passes and (max(passes) == 4 if noise == 0 else min(passes) > 4)
 
 
+@pytest.mark.slow
 def test_ends_and_stop_strings_end_a_row():
     models = pair(0.02)
     never = Vocabulary(62, eos=61, num_sentinels=4)
@@ -67,6 +68,7 @@ def distributions(models, sampling, first=None):
     return probs / probs.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(1.5, top_k=5)], ids=["all", "top_k"])
 def test_samples_have_the_distribution_of_the_model(sampling):
     """Second and third tokens, which drafts have made or replaced, of 4,000 texts."""

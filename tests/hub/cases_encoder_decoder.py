@@ -37,6 +37,21 @@ BART = {
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
 }
+GEMMA_STACK = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 40,
+    "max_position_embeddings": 30,
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 5,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 5.0,
+    "rms_norm_eps": 1e-4,
+}
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 CASES = {
@@ -67,6 +82,21 @@ CASES = {
     "blenderbot": case("BlenderbotForConditionalGeneration", "BlenderbotConfig", BART),
     "blenderbot-small": case(
         "BlenderbotSmallForConditionalGeneration", "BlenderbotSmallConfig", BART | {"scale_embedding": True}
+    ),
+    "t5gemma": case(
+        "T5GemmaForConditionalGeneration",
+        "T5GemmaConfig",
+        {"encoder": GEMMA_STACK, "decoder": GEMMA_STACK | {"num_hidden_layers": 2}, "vocab_size": 61},
+    ),
+    "t5gemma-untied": case(
+        "T5GemmaForConditionalGeneration",
+        "T5GemmaConfig",
+        {
+            "encoder": GEMMA_STACK | {"attention_bias": True, "final_logit_softcapping": None},
+            "decoder": GEMMA_STACK | {"attention_bias": True, "final_logit_softcapping": None},
+            "vocab_size": 61,
+            "tie_word_embeddings": False,
+        },
     ),
     "m2m-100": case("M2M100ForConditionalGeneration", "M2M100Config", BART | {"activation_function": "gelu"}),
     "marian": case(

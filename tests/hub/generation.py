@@ -30,6 +30,8 @@ SINCE = (
     "granite",
     "cohere",
     "m2m-100",
+    "blenderbot-small",
+    "t5gemma",
 )
 MAX_TOKENS, NUM_BEAMS, LENGTH_PENALTY = 12, 4, 1.5
 START = 2  # of the decoder's side of an encoder-decoder

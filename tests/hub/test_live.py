@@ -98,7 +98,7 @@ def test_untied_kernel_as_current_classes_write_it(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [*generation.NAMES, *(pytest.param(name, marks=pytest.mark.long) for name in generation.SINCE)]
+    "name", [*generation.NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in generation.SINCE)]
 )
 def test_generation(name, tmp_path):
     from tests.hub import judge

@@ -135,6 +135,10 @@ def test_other_bodies_and_methods(client):
     assert post.status_code == 400 and "the body is not JSON" in post.json()["error"]["message"]
     deep = client.post("/v1/completions", content=b"[" * 10**6, headers={"content-type": "application/json"})
     assert deep.status_code == 400
+    half = client.post(
+        "/v1/completions", content=rb'{"prompt": "\ud800"}', headers={"content-type": "application/json"}
+    )
+    assert half.status_code == 400 and "not valid Unicode" in half.json()["error"]["message"]
     plain = client.post("/v1/completions", content=b"{}", headers={"content-type": "text/plain"})
     assert plain.status_code == 400 and "content-type" in plain.json()["error"]["message"]
     huge = client.post(
@@ -163,7 +167,7 @@ def test_a_token_is_needed_where_there_is_one(served, engine):
 
 def test_a_defect_is_an_error_without_a_traceback(client, engine, monkeypatch):
     monkeypatch.setattr(texts, "joins_bytes", lambda tokenizer: 1 / 0)
-    response = client.post("/v1/chat/completions", json={"messages": HELLO})
+    response = client.post("/v1/chat/completions", json={"messages": HELLO, "max_tokens": 8})
     assert response.status_code == 500 and response.json()["error"]["type"] == "server_error"
     assert "Traceback" not in response.text and "division" not in response.text
     monkeypatch.setattr("tlx.serve.engine.MAX_WAITING", 0)

@@ -69,6 +69,7 @@ WRONG = [
     ({"prompt": "a", "logprobs": 2}, "logprobs", "logprobs = 2 is not supported"),
     ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options", "is for stream = true"),
     ({"prompt": "a", "stream": 1}, "stream", "stream = 1 must be true or false"),
+    ({"prompt": "a", "top_k": 2**31}, "top_k", "top_k = 2147483648 must be"),
     ({"prompt": "a", "seed": 2**32}, "seed", "seed = 4294967296 must be"),
     ([], None, "the body must be a JSON object"),
 ]

@@ -19,6 +19,7 @@ from tlx.text.vocabulary import Vocabulary
 _PART_BYTES = 2**26
 
 TABLE = "model/embedding/table"
+ENCODER_TABLE = "model/encoder_embedding/table"
 PROMPT = "model/embedding/prompt"
 # A prompt is drawn from so many ids: vocabularies are usually sorted by frequency.
 _FREQUENT = 5000
@@ -164,18 +165,13 @@ def base_leaves(
     flat = tree.flatten(base, is_quantized)
     model = {path: leaf for path, leaf in flat.items() if path.startswith("model/")}
     rng = np.random.default_rng(seed)
-    stored = model.get(TABLE)
     has_prompt = PROMPT in wanted and PROMPT not in model
     # A model that reads characters has no table: ids that were added are spelled.
-    if stored is not None and (vocab.added or has_prompt):
-        table = np.asarray(dequantized(stored, jnp.float32)) if is_quantized(stored) else np.asarray(stored)
-        if vocab.added:
-            empty, drawn = _drawn_rows(table, vocab, rng)
-            table = table.copy()
-            table[empty] = drawn
-            model[TABLE] = _with_rows(stored, empty, drawn) if is_quantized(stored) else table
-        if has_prompt:
-            model[PROMPT] = _prompt_vectors(table, wanted[PROMPT].shape[0], vocab, rng, prompt)
+    for name in (TABLE, ENCODER_TABLE):
+        if vocab.added and name in model:
+            model[name] = _with_added(model[name], vocab, rng)
+    if has_prompt and TABLE in model:
+        model[PROMPT] = _prompt_vectors(_values(model[TABLE]), wanted[PROMPT].shape[0], vocab, rng, prompt)
     values = {}
     for path, leaf in model.items():
         if is_quantized(leaf):
@@ -199,6 +195,22 @@ def _drawn_rows(
     known = table[: vocab.size - vocab.added]
     drawn = rng.normal(0.0, np.std(known), (len(empty), table.shape[1]))
     return empty, drawn.astype(table.dtype)
+
+
+def _with_added(table: Any, vocab: Vocabulary, rng: np.random.Generator) -> Any:
+    """Return a token table with rows for the added ids that have none, stored as it was."""
+    values = _values(table)
+    empty, drawn = _drawn_rows(values, vocab, rng)
+    if is_quantized(table):
+        return _with_rows(table, empty, drawn)
+    filled = values.copy()
+    filled[empty] = drawn
+    return filled
+
+
+def _values(table: Any) -> np.ndarray:
+    """Return a token table's values, [V, E]."""
+    return np.asarray(dequantized(table, jnp.float32)) if is_quantized(table) else np.asarray(table)
 
 
 def _with_rows(table: Any, ids: np.ndarray, rows: np.ndarray) -> Any:

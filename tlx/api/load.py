@@ -72,6 +72,7 @@ _OBJECTIVES_OF_FAMILIES = {
     "pegasus": "text_to_text",
     "blenderbot": "text_to_text",
     "blenderbot-small": "text_to_text",
+    "t5gemma": "text_to_text",
 }
 
 

@@ -1,4 +1,7 @@
-"""An assistant's next answer in a conversation."""
+"""An assistant's next answer in a conversation.
+
+Shapes: A states of the automaton of stop strings.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple

@@ -4,7 +4,7 @@ A few at a time, a caller shows tokens as they come, ends rows early, and starts
 call left (decode/prefixes.py). The cache then begins small and doubles when it is full, since attention reads all of
 its entries at every token, filled or not.
 
-Shapes: P positions of a stored prefix.
+Shapes: I positions of a stored prefix.
 """
 
 import functools
@@ -31,11 +31,11 @@ SMALLEST_CAPACITY = 256
 class PrefixArrays(NamedTuple):
     """Keys and values of the first tokens of each row, which are not read again."""
 
-    key_LBPGH: jax.Array
+    key_LBIGH: jax.Array
     """Keys, padded on the left."""
-    value_LBPGH: jax.Array
+    value_LBIGH: jax.Array
     """Values."""
-    segments_BP: np.ndarray
+    segments_BI: np.ndarray
     """1 for a token, 0 for padding, int32."""
 
 
@@ -84,8 +84,8 @@ class ChunkedDecoding:
         self._width = rest.tokens.shape[1]
         self.lengths_B = rest.segments.sum(axis=1, dtype=np.int32)
         if prefix is not None:
-            self._width += prefix.segments_BP.shape[1]
-            self.lengths_B = self.lengths_B + prefix.segments_BP.sum(axis=1, dtype=np.int32)
+            self._width += prefix.segments_BI.shape[1]
+            self.lengths_B = self.lengths_B + prefix.segments_BI.sum(axis=1, dtype=np.int32)
         self._full = self._width + settings.buffer_size
         self._capacity = min(self._full, bucket(self._width + 1, SMALLEST_CAPACITY))
         self._state = _begin_cached(
@@ -104,7 +104,8 @@ class ChunkedDecoding:
             What all rows have then.
         """
         until = min(self._step + num_tokens, self._max_tokens)
-        ended_B = np.zeros(len(self.lengths_B), bool) if ended_B is None else ended_B
+        if ended_B is not None:
+            self._state = self._state._replace(done_B=self._state.done_B | ended_B)
         while True:
             # The last token that is drawn is not in the cache yet.
             fitting = min(until, self._capacity - self._width + 1)
@@ -116,7 +117,6 @@ class ChunkedDecoding:
                 self._inputs,
                 self.lengths_B,
                 np.int32(fitting),
-                ended_B,
             )
             done_B = np.asarray(self._state.done_B)
             if fitting == until or done_B.all():
@@ -203,10 +203,8 @@ def _go_on_cached(
     inputs: DecodeInputs,
     lengths_B: jax.Array,
     until: jax.Array,
-    ended_B: jax.Array,
 ) -> DecodeState:
     """Return the state after `until` tokens, or where all rows have ended."""
-    state = state._replace(done_B=state.done_B | ended_B)
     return _readable(go_on(state, _advance(lm, params, lengths_B), inputs, settings, text, until))
 
 
@@ -239,8 +237,8 @@ def _read(
     cache = call(len(rest.tokens), capacity, *encoded(call, source), method="init_cache")
     positions_BT = rest.positions
     if prefix is not None:
-        cache = caches.filled(cache, prefix.key_LBPGH, prefix.value_LBPGH, prefix.segments_BP)
-        positions_BT = positions_BT + prefix.segments_BP.sum(axis=1, dtype=jnp.int32)[:, None]
+        cache = caches.filled(cache, prefix.key_LBIGH, prefix.value_LBIGH, prefix.segments_BI)
+        positions_BT = positions_BT + prefix.segments_BI.sum(axis=1, dtype=jnp.int32)[:, None]
     return _step(call, rest.tokens, positions_BT, rest.segments, cache)
 
 

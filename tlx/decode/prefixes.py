@@ -7,7 +7,7 @@ rounding of products of other shapes.
 A stored beginning is used so far that the rest is as long as one of the compiled lengths: padding between the two
 would stand between tokens, where windows and relative positions count.
 
-Shapes: P positions of a stored prefix.
+Shapes: I positions of a stored prefix.
 """
 
 import collections
@@ -101,9 +101,9 @@ class PrefixStore:
             rows.append(_placed(split.stored, np.int32(split.length), width=width))
             self.reused_tokens += split.length
         lengths_B1 = np.array([[split.length] for split in splits])
-        segments_BP = (np.arange(width) >= width - lengths_B1).astype(np.int32)
+        segments_BI = (np.arange(width) >= width - lengths_B1).astype(np.int32)
         key, value = (jnp.concatenate(arrays, axis=1) for arrays in zip(*rows, strict=True))
-        return PrefixArrays(key, value, segments_BP)
+        return PrefixArrays(key, value, segments_BI)
 
 
 def prefix_width(length: int, rest: int, max_length: int | None) -> int:
@@ -125,10 +125,10 @@ def prefix_width(length: int, rest: int, max_length: int | None) -> int:
 
 @functools.partial(jax.jit, static_argnames="width")
 def _placed(stored: StoredText, length: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
-    """Return the first `length` tokens' keys and values [L, 1, P, G, H], padded on the left."""
+    """Return the first `length` tokens' keys and values [L, 1, I, G, H], padded on the left."""
     # Entries before the first token are padding, whose values do not matter.
-    entries_P = stored.first + length - width + jnp.arange(width)
-    take = functools.partial(jnp.take, indices=jnp.maximum(entries_P, 0), axis=1, mode="clip")
+    entries_I = stored.first + length - width + jnp.arange(width)
+    take = functools.partial(jnp.take, indices=jnp.maximum(entries_I, 0), axis=1, mode="clip")
     return take(stored.key_LSGH)[:, None], take(stored.value_LSGH)[:, None]
 
 

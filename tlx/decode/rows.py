@@ -1,4 +1,7 @@
-"""Rows that are continued together, each with its own sampling, length and seed, and as their tokens come."""
+"""Rows that are continued together, each with its own sampling, length and seed, and as their tokens come.
+
+Shapes: A states of the automaton of stop strings.
+"""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -10,7 +10,7 @@ from typing import Any
 
 from tlx.base import config as configs
 from tlx.base.errors import ConfigError, one_of
-from tlx.hub import dead_keys, fp8
+from tlx.hub import dead_keys, fp8, stacks
 from tlx.models.config import ModelConfig
 from tlx.models.families.family import Family, FixedField, MappedField, SameField, replaced
 
@@ -59,6 +59,8 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
         ignore = (*ignore, key)
     if family.nested:
         values = values.get(family.nested, values)
+    if family.stacks:
+        values = stacks.joined(values)
     _check_keys(family, values, ignore)
     changes: dict[str, Any] = {}
     for field in family.fields:
@@ -107,7 +109,7 @@ def write(family: Family, config: ModelConfig) -> dict[str, Any]:
             f"{family.model_type} config.json, where it is {lost[path]!r}{more}",
             lost,
         )
-    return values
+    return stacks.split(values) if family.stacks else values
 
 
 def _check_keys(family: Family, values: Mapping[str, Any], ignore: Collection[str]) -> None:

@@ -187,6 +187,10 @@ DEAD_IN: Mapping[str, Mapping[str, DeadKey]] = {
     },
     "cohere": _group("longest text that its tokenizer is asked for", "model_max_length"),
     "ctrl": _DECODER,
+    "eurobert": {
+        **_group("names of special tokens", "bos_token eos_token mask_token pad_token"),
+        "hidden_dropout": DeadKey("dropout that the class does not have", (0.0,)),
+    },
     "gemma2": _group("the class reads sliding_window", "sliding_window_size"),
     "gemma3_text": _DECODER,
     "gpt2": _DECODER,
@@ -225,6 +229,7 @@ DEAD_IN: Mapping[str, Mapping[str, DeadKey]] = {
         "activation_function layer_norm_epsilon mlp_type norm_type scale_attention_softmax_in_fp32",
     ),
     "t5": _T5,
+    "t5gemma": _group("dropout of the heads of downstream tasks", "classifier_dropout_rate"),
     "umt5": _T5 | _group("every layer has a table of positions", "scalable_attention"),
     "xlm": {
         **_SPANS,

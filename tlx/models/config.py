@@ -230,6 +230,12 @@ class ModelConfig:
             attention = dataclasses.replace(attention, num_heads=num_heads)
             ff_dim = self.decoder_ff_dim or feedforward.ff_dim
             feedforward = dataclasses.replace(feedforward, ff_dim=ff_dim)
+        elif is_encoder_decoder and attention.wide_encoder:
+            attention = dataclasses.replace(
+                attention,
+                window=attention.window and attention.window + 1,
+                window_pattern=tuple(window and window + 1 for window in attention.window_pattern),
+            )
         return BlockConfig(
             width=self.width,
             num_layers=self.decoder_layers if is_encoder_decoder and is_decoder else self.num_layers,
@@ -344,9 +350,15 @@ def _check_kind(model: ModelConfig) -> None:
         raise ConfigError(f"model.block_layout = {model.block_layout!r}: a two_stream model needs 'post'")
     if model.head.tied and model.embedding.width and model.kind != "encoder":
         raise ConfigError("model.head.tied with model.embedding.width is for encoders; set tied = False")
-    if model.block_layout in ("sandwich", "output") and model.kind != "decoder":
+    if model.block_layout == "output" and model.kind != "decoder":
+        raise ConfigError(f"model.block_layout = 'output' is for decoders, not for {model.kind!r}")
+    if model.block_layout == "sandwich" and model.kind not in ("decoder", "encoder_decoder"):
         raise ConfigError(
-            f"model.block_layout = {model.block_layout!r} is for decoders, not for {model.kind!r}"
+            f"model.block_layout = 'sandwich' is for decoders and encoder-decoders, not for {model.kind!r}"
+        )
+    if model.embedding.encoder_table and (model.kind != "encoder_decoder" or model.source_encoder_layers):
+        raise ConfigError(
+            "model.embedding.encoder_table = True needs model.kind = 'encoder_decoder', and no source_encoder_layers"
         )
     if model.head.hidden_transform and model.kind != "decoder":
         raise ConfigError(f"model.head.hidden_transform = True is for decoders, not for {model.kind!r}")
@@ -413,6 +425,8 @@ def _check_windows(model: ModelConfig) -> None:
     if attention.window_pattern and model.kind == "two_stream":
         raise ConfigError("model.attention.window_pattern: a two_stream model has no windows")
     has_window = attention.window or any(attention.window_pattern)
+    if attention.wide_encoder and model.kind != "encoder_decoder":
+        raise ConfigError("model.attention.wide_encoder = True needs model.kind = 'encoder_decoder'")
     if model.position.local_theta and not has_window:
         raise ConfigError(f"model.position.local_theta = {model.position.local_theta}: no layer has a window")
 

@@ -152,6 +152,8 @@ class Transformer(nn.Module):
         """Create parameters and submodules."""
         cfg = self.cfg
         self.embedding = token_table(cfg)
+        if cfg.embedding.encoder_table:
+            self.encoder_embedding = token_table(cfg)
         if cfg.source_encoder_layers:
             block = dataclasses.replace(cfg.block("encoder"), num_layers=cfg.source_encoder_layers)
             self.source_embedding = token_table(cfg)
@@ -194,7 +196,8 @@ class Transformer(nn.Module):
             # Keys of its own: both encoders fold in the numbers of their layers.
             x_BTE = self.source_encoder(source, inputs, keys_B=_folded(keys, _SOURCE)).hidden
         else:
-            x_BTE = self.embedding(batch["encoder_tokens"])
+            table = self.encoder_embedding if self.cfg.embedding.encoder_table else self.embedding
+            x_BTE = table(batch["encoder_tokens"])
         return self.encoder(x_BTE, inputs, keys_B=keys).hidden
 
     def with_memory(

@@ -125,6 +125,8 @@ class Block(nn.Module):
         if cfg.block_layout == "sandwich":
             self.attention_post_norm = self._norm()
             self.feedforward_post_norm = self._norm()
+            if cfg.cross:
+                self.cross_post_norm = self._norm()
 
     def __call__(self, x_BTD: jax.Array, inputs: BlockInputs) -> BlockOutputs:
         """Run the layer on the residual stream."""
@@ -269,6 +271,8 @@ class Block(nn.Module):
             assert inputs.encoded_BSD is not None
             # The encoder's output is normalised already: by its own final norm, or post-norm.
             y, _ = self.cross_attention(x, inputs.encoded_BSD, inputs.cross_mask, keys_B=inputs.keys_B)
+        if self.cfg.block_layout == "sandwich":
+            y = self.cross_post_norm(y)
         return dropout(y, self.cfg.dropout, inputs.keys_B, CROSS_ATTENTION_OUTPUT)
 
     def _feed(

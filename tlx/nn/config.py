@@ -221,6 +221,10 @@ class AttentionConfig:
     """Windows of the layers of a repeating pattern, 0 for all keys (GPT-3, Gemma); (): `window`
     everywhere."""
 
+    wide_encoder: bool = False
+    """Whether windows of an encoder-decoder's encoder reach one key further, on both sides, than those of its decoder
+    do (T5Gemma)."""
+
     dropout: float = 0.0
     """Dropout rate of the attention probabilities, in [0, 1); above 0 only kernel "xla" runs."""
 

@@ -31,6 +31,9 @@ class EmbeddingConfig:
     """Project the vectors of the next, this and the last token, joined, to the model's width before positions
     and types are added (MobileBERT)."""
 
+    encoder_table: bool = False
+    """Whether the encoder of an encoder-decoder has a token table of its own (T5Gemma)."""
+
     num_types: int = 0
     """Rows of the table of segment types (BERT: 2); 0: no table."""
 

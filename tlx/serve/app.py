@@ -89,6 +89,10 @@ class Service:
             parts.append(part)
         try:
             body = json.loads(b"".join(parts))
+            # Half of a surrogate pair is legal in JSON, and is no text.
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise RequestError("a text in the body is not valid Unicode", BAD_REQUEST) from error
         except (ValueError, RecursionError) as error:
             raise RequestError(f"the body is not JSON: {error}", BAD_REQUEST) from error
         if isinstance(body, dict) and isinstance(body.get("model"), str):

@@ -111,7 +111,9 @@ _BOTH = {
     "stream_options": _Value(_is_options, '{"include_usage": true or false}', {}),
     "user": _Value(lambda value: isinstance(value, str), "a text"),
     # Not OpenAI's, with the names that other servers use.
-    "top_k": _Value(_is_int, "a whole number; 0: all tokens", 0),
+    "top_k": _Value(
+        lambda value: _is_int(value) and 0 <= value < 2**31, "a whole number, at least 0: all tokens", 0
+    ),
     "min_p": _Value(_is_number, "a number from 0 to 1", 0.0),
     "repetition_penalty": _Value(_is_number, "a number above 0", 1.0),
 }

@@ -173,6 +173,8 @@ nomic-bert base NomicBertForMaskedLM 137_354_304
 eurobert 210m EuroBertForMaskedLM 310_266_624
 eurobert 610m EuroBertForMaskedLM 755_625_600
 eurobert 2.1b EuroBertForMaskedLM 2_403_092_736
+t5gemma 2b-2b T5GemmaForConditionalGeneration 5_596_853_760
+t5gemma 9b-9b T5GemmaForConditionalGeneration 20_333_401_088
 blenderbot-small 90m BlenderbotSmallForConditionalGeneration 87_508_992
 camembert base CamembertForMaskedLM 110_655_493
 camembert large CamembertForMaskedLM 336_695_557

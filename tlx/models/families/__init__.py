@@ -77,6 +77,7 @@ TABLE = Table(
         "smollm3": "tlx.models.families.smollm3:FAMILY",
         "stablelm": "tlx.models.families.stablelm:FAMILY",
         "starcoder2": "tlx.models.families.starcoder2:FAMILY",
+        "t5gemma": "tlx.models.families.t5gemma:FAMILY",
     },
 )
 
@@ -149,6 +150,7 @@ MODEL_TYPES = Table(
         "smollm3": "tlx.models.families.smollm3:FAMILY",
         "stablelm": "tlx.models.families.stablelm:FAMILY",
         "starcoder2": "tlx.models.families.starcoder2:FAMILY",
+        "t5gemma": "tlx.models.families.t5gemma:FAMILY",
     },
 )
 

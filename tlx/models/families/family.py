@@ -173,6 +173,9 @@ class Family:
     nested: str = ""
     """Key of config.json whose group describes the text model, of a model of texts and images, of which nothing else
     is read; "": the whole file describes the model."""
+    stacks: bool = False
+    """Whether config.json describes an encoder-decoder's stacks in the groups "encoder" and "decoder". The fields
+    read the decoder's keys, and "encoder_layers" for the encoder's number of layers; else the groups are alike."""
     sinusoids: tuple[str, ...] = ()
     """Regular expressions of names of tensors that repeat the sinusoids of `position`: compared, not read."""
     ignored: tuple[str, ...] = ()
