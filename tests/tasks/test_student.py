@@ -15,6 +15,7 @@ from tlx.base.errors import ConfigError
 from tlx.nn.losses import LossConfig
 from tlx.parallel import unbox
 from tlx.tasks import TABLE
+from tlx.tasks.shared.frames import tlx_frame
 from tlx.tasks.shared.student import DistillConfig, check_rows, make_student
 from tlx.text.frames import Frame
 from tlx.training.step import merge_params
@@ -260,6 +261,8 @@ def test_teachers_that_do_not_fit_are_refused():
     reward = TABLE.load("reward")
     with pytest.raises(ConfigError, match="has no distribution"):
         make_student(reward, reward.config_class(), module.model, LossConfig(), distill)
-    check_rows(module.config, None, distill)
+    vocab = small.TOKENIZER.vocab
+    check_rows(module.config, None, distill, "encoder", vocab)
+    check_rows(module.config, tlx_frame("encoder", vocab), distill, "encoder", vocab)
     with pytest.raises(ConfigError, match="another form"):
-        check_rows(module.config, Frame(start=(1,)), distill)
+        check_rows(module.config, Frame(before=(1,)), distill, "encoder", vocab)

@@ -58,7 +58,7 @@ def training_module(config: RunConfig, vocab: Vocabulary) -> Any:
             f"adapt.method = {config.adapt.method!r} leaves the map to the teacher's width as it is drawn; with it "
             "distill.attention_weight, hidden_weight and embedding_weight must be 0"
         )
-    check_rows(config.objective, config.frame, config.distill)
+    check_rows(config.objective, config.frame, config.distill, module.model.kind, vocab)
     return make_student(task, config.objective, module.model, config.loss, config.distill)
 
 

@@ -45,6 +45,7 @@ from tlx.objectives.shared.layer_matching import (
     matching_terms,
 )
 from tlx.tasks.shared.base import Batch, Task, TaskModule
+from tlx.tasks.shared.frames import task_frame, tlx_frame
 from tlx.text.frames import Frame
 from tlx.text.vocabulary import Vocabulary
 
@@ -179,20 +180,34 @@ def make_student(
     return student_class(task.module)(objective, model, loss, distill=distill, task=task)
 
 
-def check_rows(objective: Any, frame: Frame | None, distill: DistillConfig) -> None:
+def check_rows(
+    objective: Any, frame: Frame | None, distill: DistillConfig, kind: str, vocab: Vocabulary
+) -> None:
     """Raise ConfigError where teacher and student would need different rows of the same texts.
 
     Args:
         objective: Config of the student's task.
-        frame: The form of the texts of the student's base model.
+        frame: The form of the texts of the student's base model; None has tlx's rows.
         distill: The teacher, opened.
+        kind: ModelConfig.kind.
+        vocab: The vocabulary of both.
     """
     theirs = json.loads(distill.teacher_task) if distill.teacher_task else {}
     # A pretrained model or an imported one was trained on no rows of the task.
     if theirs.get("name") != objective.name:
         return
-    ours = _row_form(getattr(objective, "frame", "model"), frame)
-    if ours != _row_form(theirs.get("frame", "model"), distill.teacher_frame):
+
+    def form(choice: str, trained: Frame | None) -> Any:
+        """Return what the rows of a task have around its texts."""
+        if choice == "tokenizer":
+            return choice
+        if choice == "tlx" or trained is None:
+            trained = tlx_frame(kind, vocab)
+        rows = task_frame(trained, kind, vocab)
+        return rows.row(1), rows.row(2), rows.start, rows.begin, rows.end, rows.place, rows.restarts
+
+    ours = form(getattr(objective, "frame", "model"), frame)
+    if ours != form(theirs.get("frame", "model"), distill.teacher_frame):
         raise ConfigError(
             f"distill.teacher = {distill.teacher!r} reads its texts in another form (special ids around them) than "
             "the student's base model: both see the same rows. Start from a base model that was trained with the "
@@ -376,13 +391,6 @@ class Projection(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Return [..., width]."""
         return self.projection(hidden)
-
-
-def _row_form(choice: str, trained: Frame | None) -> Any:
-    """Return what decides the special ids of a task's rows, given objective.frame and the base model's form."""
-    if choice == "model":
-        return trained
-    return choice if choice == "tokenizer" else None
 
 
 def _plain(value: Any) -> Any:
