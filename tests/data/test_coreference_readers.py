@@ -3,7 +3,10 @@
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.fuzzing import fuzzed
 from tests.shared_data import SHARED_DATA
 from tlx.base.errors import DataError
 from tlx.data.bad_records import BadRecord
@@ -137,6 +140,38 @@ def test_a_damaged_row_is_named(changes, message):
     assert isinstance(bad, BadRecord) and message in bad.message
     with pytest.raises(DataError, match="names no column 'ID'"):
         list(read_gap("g.tsv", row()))
+
+
+@pytest.mark.parametrize(("reader", "original"), [(read_conll2012, DOCUMENT), (read_gap, "")])
+def test_mutated_files_are_read_or_refused(reader, original):
+    """Every document and every row is a record or a message; nothing else is raised."""
+    original = original or "\n".join([HEADER, row(), row(**{"A-coref": "FALSE"})])
+
+    @fuzzed(100)
+    @given(data=st.data())
+    def read(data):
+        text = original
+        for _ in range(data.draw(st.integers(1, 3))):
+            start = data.draw(st.integers(0, len(text)))
+            stop = data.draw(st.integers(start, min(len(text), start + 12)))
+            noise = st.sampled_from(
+                ["", "\n", "\t", " ", "(", ")", "|", "-", "9" * 5000, "\0", "\u0663", text]
+            )
+            text = text[:start] + data.draw(noise) + text[stop:]
+        try:
+            records = list(reader("x", text))
+        except DataError as error:
+            assert str(error).startswith("x:1 names no column")
+            return
+        for record in records:
+            if isinstance(record, BadRecord):
+                assert record.message.startswith("x:") and len(record.message) < 30_000
+                continue
+            content = record.values["text"]
+            for start, stop in [mention for cluster in record.values["clusters"] for mention in cluster]:
+                assert 0 <= start < stop <= len(content)
+
+    read()
 
 
 def test_the_files_of_gap():

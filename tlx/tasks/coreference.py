@@ -303,7 +303,8 @@ class CoreferenceTask(Task):
         items: The parts.
 
         Returns:
-            {"clusters": entities of two mentions or more, each a list of [start, stop] in characters}.
+            {"clusters": entities of two mentions or more, each a list of [start, stop] in characters, in the order of
+            the text}.
         """
         clusters: dict[int, list[list[list[int]]]] = {}
         for number, item in enumerate(items):
@@ -537,7 +538,7 @@ def _prediction(clusters: Sequence[list[list[int]]]) -> Prediction:
                 mentions.append([start, stop])
         if len(mentions) > 1:
             entities.append(mentions)
-    return {"clusters": entities}
+    return {"clusters": sorted(entities)}
 
 
 def _named(clusters: Sequence[Sequence[Sequence[int]]], row: Mapping[str, Any]) -> list[bool]:

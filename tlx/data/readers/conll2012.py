@@ -7,9 +7,9 @@ from tlx.base.errors import DataError
 from tlx.data.bad_records import BadRecord
 from tlx.data.readers.record import Record
 
-_BEGIN = re.compile(r"#begin document \((.*)\);(?: part (\d+))?")
+_BEGIN = re.compile(r"#begin document \((.*)\);(?: part (\d{1,9})\b)?")
 _END = "#end document"
-_MENTION = re.compile(r"(\()?(\d+)(\))?")
+_MENTION = re.compile(r"(\()?(\d{1,9})(\))?")
 _WORD = 3
 _SPEAKER = 9
 _LEAST_COLUMNS = 12
@@ -116,7 +116,9 @@ class _Mentions:
         for part in column.split("|"):
             match = _MENTION.fullmatch(part)
             if match is None or not (match[1] or match[3]):
-                raise DataError(f"coreference {column!r} is not '-' or entities such as '(0', '0)' and '(0)'")
+                raise DataError(
+                    f"coreference {column[:40]!r} is not '-' or entities such as '(0', '0)' and '(0)'"
+                )
             entity = int(match[2])
             if match[1]:
                 self.open.setdefault(entity, []).append(span[0])

@@ -7,6 +7,7 @@ from tlx.data.bad_records import BadRecord
 from tlx.data.readers.record import Record
 
 _COLUMNS = ("ID", "Text", "Pronoun", "Pronoun-offset", "A", "A-offset", "A-coref", "B", "B-offset", "B-coref")
+_MOST_DIGITS = 9  # of an offset
 
 
 def read_gap(path: str, text: str) -> Iterator[Record | BadRecord]:
@@ -56,8 +57,8 @@ def _record(where: str, row: dict[str, str]) -> Record:
 
 def _span(row: dict[str, str], name: str) -> list[int]:
     offset = row[f"{name}-offset"]
-    if not offset.isdecimal():
-        raise DataError(f"{name}-offset = {offset!r} is no character position")
+    if not offset.isdecimal() or len(offset) > _MOST_DIGITS:
+        raise DataError(f"{name}-offset = {offset[:40]!r} is no character position")
     start = int(offset)
     stop = start + len(row[name])
     if not row[name] or row["Text"][start:stop] != row[name]:
