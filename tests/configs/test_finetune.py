@@ -25,6 +25,7 @@ FILES = {
     ("chat", "self_instruct"): ("self_instruct_seed/seed_tasks.jsonl", ""),
     ("chatbot", ""): ("ko_chatbot/ChatbotData.csv.gz", ""),
     ("choices", ""): ("kobest/COPA.train.tsv", "kobest/COPA.dev.tsv"),
+    ("coreference", "gap"): ("../coreference/gap-development.tsv", "../coreference/gap-validation.tsv"),
     ("entities", ""): ("wnut17/wnut17train.conll.gz", "wnut17/emerging.dev.conll"),
     ("entities", "characters"): ("klue_ner/klue-ner-v1.1_dev.first4000.tsv.gz", ""),
     ("instability", ""): ("pawsx_ko/dev_2k.tsv.gz", ""),

@@ -25,6 +25,15 @@ def test_a_scan_counts_every_iteration(unroll):
     assert matmul_flops(function, shape(2, 5), shape(6, 5, 5)) == 6 * 2 * 2 * 5 * 5
 
 
+def test_a_loop_of_unknown_length_has_no_products():
+    def function(x, step):
+        return jax.lax.while_loop(lambda x: jnp.all(x < 9), step, x)
+
+    assert matmul_flops(lambda x: function(x @ x, lambda x: x + 1), shape(3, 3)) == 2 * 3 * 3 * 3
+    with pytest.raises(NotImplementedError, match="a while loop with products"):
+        matmul_flops(lambda x: function(x, lambda x: x @ x), shape(3, 3))
+
+
 def test_calls_and_recomputation_are_looked_into():
     inner = jax.jit(jax.checkpoint(lambda a, b: jnp.sin(a @ b)))
     assert matmul_flops(inner, shape(3, 5), shape(5, 7)) == 2 * 3 * 5 * 7

@@ -133,6 +133,8 @@ SYNONYMS: Mapping[str, Mapping[str, str]] = {
         "summarization": "generation",
         "translation": "generation",
         "ner": "token_classification",
+        "coref": "coreference",
+        "coreference_resolution": "coreference",
         "sequence_classification": "classification",
     },
 }

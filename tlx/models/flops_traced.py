@@ -34,7 +34,8 @@ def _count(jaxpr: Any) -> int:
             # One branch runs: the most expensive one is counted.
             total += max(_count(branch.jaxpr) for branch in equation.params["branches"])
         elif name == "while":
-            raise NotImplementedError("a while loop has no number of iterations to count")
+            if _count(equation.params["body_jaxpr"].jaxpr):
+                raise NotImplementedError("a while loop with products has no number of iterations to count")
         else:
             body = sum(_count(getattr(sub, "jaxpr", sub)) for sub in _subjaxprs(equation.params))
             total += body * (equation.params["length"] if name == "scan" else 1)

@@ -10,6 +10,7 @@ TABLE = Table(
     {
         "chat": "tlx.tasks.chat:TASK",
         "classification": "tlx.tasks.classification:TASK",
+        "coreference": "tlx.tasks.coreference:TASK",
         "generation": "tlx.tasks.generation:TASK",
         "language_modeling": "tlx.tasks.language_modeling:TASK",
         "multiple_choice": "tlx.tasks.multiple_choice:TASK",

@@ -12,6 +12,8 @@ from tlx.base.errors import DataError, one_of
 from tlx.data.bad_records import DEFAULT_POLICY, BadRecord, BadRecordPolicy, SkippedRecords
 from tlx.data.file_names import matching_files
 from tlx.data.readers.conll import read_conll
+from tlx.data.readers.conll2012 import read_conll2012
+from tlx.data.readers.gap import read_gap
 from tlx.data.readers.json_file import read_json, read_jsonl
 from tlx.data.readers.record import FORMATS, Record, RecordFiles
 from tlx.data.readers.squad import read_squad
@@ -103,6 +105,10 @@ def _read(path: str, key: str, config: RecordFiles, unique: bool) -> Iterator[Re
         return read_squad(path, text)
     if format_name == "conll":
         return read_conll(path, text, config.columns)
+    if format_name == "conll2012":
+        return read_conll2012(path, text)
+    if format_name == "gap":
+        return read_gap(path, text)
     if format_name == "lines":
         return _lines(path, text)
     delimiter = "," if format_name == "csv" else "\t"

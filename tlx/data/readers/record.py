@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.data.bad_records import surrogate_in
 
-FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "conll", "squad", "lines")
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "conll", "conll2012", "gap", "squad", "lines")
 
 
 class Record(NamedTuple):
@@ -83,7 +83,8 @@ class RecordFiles:
     group_column: str = ""
     """Column to hash instead of the location, so that records with equal values stay together; empty: none."""
     format: str = ""
-    """Format of the files: jsonl, json, csv, tsv, parquet, conll, squad or lines; empty: by file ending."""
+    """Format of the files: jsonl, json, csv, tsv, parquet, conll, conll2012, gap, squad or lines; empty: by file
+    ending."""
     quoting: bool = True
     """Whether quotes in csv and tsv enclose fields; off: they are part of the text."""
     columns: tuple[str, ...] = ()
