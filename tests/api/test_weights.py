@@ -12,13 +12,14 @@ import tlx
 from tests.hub import folders
 from tests.hub.case import network_and_inputs
 from tests.hub.test_recorded import FIRST, make
-from tests.run_directory import write_run
+from tests.run_directory import tiny_config, write_run, write_task_run
 from tests.tiers import tiers
 from tlx import cli
 from tlx.api import load_size
 from tlx.api.forward import forward_logits
 from tlx.api.load_size import size_line, sizes_by_type
 from tlx.base import tree
+from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.base.tree import is_quantized
 from tlx.hub import safetensors
@@ -118,7 +119,9 @@ def test_over_a_mesh_as_on_one_device(tmp_path):
 
 @pytest.mark.slow
 def test_what_a_discriminator_adds_to_its_table_stays_in_full(tmp_path):
-    write_run(tmp_path / "run", "rtd")
+    values = to_dict(tiny_config("rtd"))
+    values["objective"]["embedding_sharing"] = "gdes"
+    write_task_run(tmp_path / "run", values)
     lm = tlx.load(tmp_path / "run", weights="int8")
     assert not is_quantized(lm.params["model"]["embedding"]["table"])
     assert lm.embed(["import os"]).shape == (1, 16)
