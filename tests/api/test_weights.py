@@ -12,22 +12,22 @@ import tlx
 from tests.hub import folders
 from tests.hub.case import network_and_inputs
 from tests.hub.test_recorded import FIRST, make
-from tests.run_directory import write_run
+from tests.run_directory import tiny_config, write_run, write_task_run
 from tests.tiers import tiers
 from tlx import cli
 from tlx.api import load_size
 from tlx.api.forward import forward_logits
 from tlx.api.load_size import size_line, sizes_by_type
 from tlx.base import tree
+from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.base.tree import is_quantized
 from tlx.hub import safetensors
 from tlx.hub.network import boxed_params
-from tlx.hub.to_devices import to_devices
 from tlx.hub.weights import lazy_tensor
 from tlx.models.families import TABLE
 from tlx.models.families.family import resized
-from tlx.nn.weight_formats import array_formats, dequantized_tree
+from tlx.nn.weight_formats import array_formats, dequantized_tree, quantize
 from tlx.parallel import MeshConfig, unbox
 from tlx.trainer.base_model import load_base
 
@@ -70,14 +70,25 @@ def test_logits_are_those_of_the_matrices_in_full(tmp_path, weights, capsys):
     assert lm.num_params == tlx.load(tmp_path / "hf").num_params
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FIRST.values())
+# One with each part that no other has: experts, shared layers, bottlenecks, two streams, other position schemes.
+PARTS = ("albert", "bart", "deberta-v2", "gemma3", "gpt2", "mixtral", "mobilebert", "neox", "t5", "xlnet")
+
+
+@pytest.mark.parametrize("name", tiers(FIRST.values(), slow=PARTS))
 def test_every_class_reads_stored_matrices(name, tmp_path):
     """Of all classes, whatever their parts: the outputs are those of the same matrices in full."""
     checkpoint, _, part = make(name, tmp_path)
     boxed = boxed_params(checkpoint.config, checkpoint.heads, checkpoint.task_head)
     formats = array_formats(boxed, "int4" if len(name) % 2 else "int8")
-    params = to_devices(checkpoint.params, formats)
+    full = tree.flatten(checkpoint.read())
+
+    @jax.jit
+    def quantized(full):
+        return {
+            path: quantize(leaf, formats[path]) if path in formats else leaf for path, leaf in full.items()
+        }
+
+    params = tree.unflatten(quantized(full))
     module, *inputs = network_and_inputs(checkpoint, part["inputs"])
     apply = jax.jit(lambda params: module.apply({"params": params}, *inputs))
     found = apply(params)
@@ -108,7 +119,9 @@ def test_over_a_mesh_as_on_one_device(tmp_path):
 
 @pytest.mark.slow
 def test_what_a_discriminator_adds_to_its_table_stays_in_full(tmp_path):
-    write_run(tmp_path / "run", "rtd")
+    values = to_dict(tiny_config("rtd"))
+    values["objective"]["embedding_sharing"] = "gdes"
+    write_task_run(tmp_path / "run", values)
     lm = tlx.load(tmp_path / "run", weights="int8")
     assert not is_quantized(lm.params["model"]["embedding"]["table"])
     assert lm.embed(["import os"]).shape == (1, 16)

@@ -55,7 +55,7 @@ def read(family: Family, values: Mapping[str, Any], ignore: Collection[str] = ()
             continue
         if not isinstance(quantization, Mapping):
             raise ConfigError(f"config.json: {key} = {_short(quantization)}: must be an object")
-        fp8.check_config(quantization)
+        fp8.check_config(quantization, key)
         ignore = (*ignore, key)
     if family.nested:
         values = values.get(family.nested, values)

@@ -20,8 +20,8 @@ BLOCK = 128
 _NAMES = {"gptq": "GPTQ", "awq": "AWQ", "bitsandbytes": "bitsandbytes"}
 
 
-def check_config(values: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a `quantization_config` of config.json describes float8 that is read.
+def check_config(values: Mapping[str, Any], key: str = "quantization_config") -> None:
+    """Raise ConfigError unless the key of config.json that describes quantisation names float8 that is read.
 
     The message names the method: GPTQ, AWQ and others are read by none of tlx's loaders.
     """
@@ -29,13 +29,13 @@ def check_config(values: Mapping[str, Any]) -> None:
     if method != "fp8":
         name = _NAMES.get(str(method), f"quant_method = {method!r}")
         raise ConfigError(
-            f"config.json: quantization_config: tlx does not read weights quantised by {name}, only fp8 in blocks of "
+            f"config.json: {key}: tlx does not read weights quantised by {name}, only fp8 in blocks of "
             f'{BLOCK}; load the model that it was made from with weights="int4" (--weights=int4)'
         )
     block = values.get("weight_block_size")
     if block is not None and list(block) != [BLOCK, BLOCK]:
         raise ConfigError(
-            f"config.json: quantization_config.weight_block_size = {block}: must be [{BLOCK}, {BLOCK}], or null for "
+            f"config.json: {key}.weight_block_size = {block}: must be [{BLOCK}, {BLOCK}], or null for "
             "one scale of each tensor"
         )
 
