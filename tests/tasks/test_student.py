@@ -61,12 +61,19 @@ def parts(name, shape="encoder", distill=None, student=None, **settings):
     distill.validate()
     student = student or dataclasses.replace(teacher, num_layers=1)
     module = make_student(task, spec.config, student, LossConfig(), distill)
-    return module, batch, small.init(module, batch), drawn(module.frozen(), 8)
+    frozen = drawn(module.frozen(), 8)
+    return module, batch, far_apart(small.init(module, batch)), {"teacher": far_apart(frozen["teacher"])}
 
 
 def drawn(boxed, seed):
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), unbox(boxed))
+
+
+def far_apart(params):
+    """The parameters with larger heads: of models that nearly agree float32 rounds the divergence away."""
+    heads = jax.tree.map(lambda leaf: 5 * leaf, params.get("heads", {}))
+    return {**params, **({"heads": heads} if heads else {})}
 
 
 def terms_of(module, batch, params, frozen):

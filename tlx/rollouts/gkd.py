@@ -12,7 +12,9 @@ have the record's target, as in supervised distillation (on_policy = 0).
 
 The teacher is frozen state with the same tokenizer (training/teacher.py). Rewards are a metric alone.
 
-Shapes: A positions of an answer, N positions of all answers, K the number of answers to a prompt.
+K is the number of answers to a prompt.
+
+Shapes: A positions of an answer.
 """
 
 import dataclasses

@@ -31,6 +31,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
 from tlx.base.config import from_dict
 from tlx.base.errors import ConfigError
@@ -142,7 +143,8 @@ class Forward(NamedTuple):
 @functools.cache
 def student_class(module: type[TaskModule]) -> type["StudentModule"]:
     """Return the class of a task's module with a teacher."""
-    return type(f"Student{module.__name__}", (StudentModule, module), {})
+    joined: Any = type(f"Student{module.__name__}", (StudentModule, module), {})
+    return joined
 
 
 def make_student(
@@ -225,7 +227,8 @@ class StudentModule(TaskModule):
 
     def setup(self) -> None:
         """Build the task's module, and the map to the teacher's width."""
-        super().setup()
+        parent: Any = super()  # the base class of both has no setup
+        parent.setup()
         if self._is_projected:
             self.distillation = Projection(self.model, self._teacher_model().width)
 
@@ -277,6 +280,7 @@ class StudentModule(TaskModule):
                 )
         return from_dict(type(self.config), theirs, "the teacher's objective")
 
+    @override
     def frozen(self) -> dict[str, Any]:
         """Return {"teacher": abstract, boxed parameters}; none where its log-probabilities are stored."""
         others = super().frozen()
@@ -313,6 +317,7 @@ class StudentModule(TaskModule):
         lm: Any = getattr(self, "lm")  # noqa: B009 (each task's module has one, the base class does not)
         return Forward(results, layer_outputs(lm, batch, layers, keys) if layers else None)
 
+    @override
     def __call__(self, batch: Batch, carry: None = None, keys: jax.Array | None = None) -> tuple[Terms, None]:
         """Return the task's terms, "soft_loss", and those of layers; without a teacher the task's alone."""
         distill = self.distill
