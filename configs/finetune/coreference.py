@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.train.batch_size = 8
         config.objective.genres = ()
         config.objective.windows = 1
-        # Few mentions of a text are labelled, and nothing is learned of one that is pruned: prune as little as can be.
+        # Few mentions of a text are labelled, and nothing is learned of one that is pruned: prune as few as can be.
         config.objective.ranking.span_fraction = 1.0
     if "tiny" not in words:
         return config
