@@ -45,8 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.train.batch_size = 8
         config.objective.genres = ()
         config.objective.windows = 1
-        # Two mentions of a text are labelled. Nothing is learned of a span that is pruned, so that with few spans the
-        # head learns to prune both.
+        # Few mentions of a text are labelled, and nothing is learned of one that is pruned: prune as few as can be.
         config.objective.ranking.span_fraction = 1.0
     if "tiny" not in words:
         return config
