@@ -411,7 +411,8 @@ def load_base_model(
     """
     with storage_errors():
         folder = open_place(path)
-    name = "" if adapt is None or adapt.method == "full" else adapt.base_weights
+    adapt = AdaptConfig() if adapt is None else adapt
+    name = "" if adapt.method == "full" else adapt.base_weights
     weight_formats.check(name, "adapt.base_weights")
     # Parameters in host memory are moved to the devices by whoever needs them, in their own sharding.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -431,7 +432,7 @@ def load_base_model(
     return LoadedBase(dataclasses.replace(model, params=params), digest)
 
 
-def _quantized_base(opened: HubCheckpoint, name: str, adapt: AdaptConfig | None) -> LoadedBase:
+def _quantized_base(opened: HubCheckpoint, name: str, adapt: AdaptConfig) -> LoadedBase:
     """Load a base model tensor by tensor: once for the hash of its parameters, once to quantise them."""
     checkpoint, config, tokenizer = opened
     formats = array_formats(opened.boxed_params, name, functools.partial(is_trained, adapt))
