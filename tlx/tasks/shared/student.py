@@ -13,7 +13,7 @@ linear map with a bias to the teacher's width, "distillation/projection", and no
 
 The module is that of the task, with the same parameters: what is trained is a run of the task like any other. The
 teacher is frozen state (training/teacher.py). With `top_k`, its largest log-probabilities were computed once, before
-training, and stand in the batch (data/stored_logits.py):
+training, and stand in the batch (trainer/teacher_log_probs.py):
 
     teacher_ids           int32 [B, T, k]
     teacher_log_probs     float32 [B, T, k]: at temperature T
