@@ -84,6 +84,7 @@ def test_half_of_the_rows_of_a_permutation_model_read_backwards(config_file):
         assemble(resolve(config))
 
 
+@pytest.mark.slow
 def test_the_state_is_made_split_and_the_same_on_any_mesh(config_file):
     split = assemble(resolve(configured(config_file, "plm", mesh__data=1, mesh__fsdp=8)))
     whole = assemble(resolve(configured(config_file, "plm", mesh__fsdp=1)))

@@ -175,7 +175,9 @@ def test_what_cannot_be_merged_says_so():
         merge(module.model, params)
 
 
-@pytest.mark.parametrize(("method", "tolerance"), [("lora", 0.0), ("fl", 0.0), ("houlsby", 1e-3)])
+@pytest.mark.parametrize(
+    ("method", "tolerance"), tiers([("lora", 0.0), ("fl", 0.0), ("houlsby", 1e-3)], quick=[("houlsby", 1e-3)])
+)
 def test_a_slot_begins_with_the_base(method, tolerance):
     """As the module itself draws them."""
     adapt = AdaptConfig(method, size=2)

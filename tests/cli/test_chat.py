@@ -79,6 +79,7 @@ def test_from_conversations_to_a_conversation(tmp_path, monkeypatch, capsys):
     assert "the last message takes" in out.err and out.out.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_was_not_tuned_so(tmp_path, monkeypatch, capsys):
     run = write_run(tmp_path / "run", "clm")
     code, out = say(monkeypatch, capsys, run, ["hi"])

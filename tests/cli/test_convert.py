@@ -252,6 +252,7 @@ def golden(tmp_path):
     return unpack(FOLDER / "format_1" / "clm.tar.xz", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_of_our_own_goes_out_with_its_tokenizer(tmp_path):
     run, out = golden(tmp_path / "run"), tmp_path / "out"
     assert main(["convert", "export", str(run), str(out)]) == 0

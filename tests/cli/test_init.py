@@ -67,12 +67,15 @@ for verb in {LIGHT}:
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_log_messages_are_printed_as_they_are():
+def test_log_messages_are_printed_as_they_are_and_a_start_loads_what_it_needs():
     code = """
 import logging
+import sys
 from tlx import cli
 assert cli.main(["train", "--config=nowhere"]) == 64
 import tlx.trainer.pretrain
+# A start that draws and compares nothing waits for neither: together they cost as much as half of the others.
+assert not {"scipy", "matplotlib"} & set(sys.modules)
 logging.getLogger("tlx").warning("a message")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -130,6 +130,7 @@ def test_a_masked_model_masks_each_token_alone():
     assert [len(row) for row in scored("mlm", TEXTS[:4])] == [5, 0, 5, 12]
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_scores_given_a_source():
     found = scored("span_corruption", TEXTS, SOURCES)
     for text, source, row in zip(TEXTS, SOURCES, found, strict=True):

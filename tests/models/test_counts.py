@@ -76,7 +76,11 @@ def shape_of(objective, batch):
     return BatchShape(BATCH, LENGTH, decoder, targets, 16 if objective == "plm" else 0, characters)
 
 
-@pytest.mark.parametrize(("objective", "change"), CASES, ids=[f"{o}-{i}" for i, (o, _) in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("objective", "change"),
+    tiers(CASES, quick=CASES[::2]),
+    ids=[f"{o}-{i}" for i, (o, _) in enumerate(CASES)],
+)
 def test_the_formula_is_the_jaxprs_count(objective, change):
     module, batch = changed(objective, change)
     counted, _ = traced(module, batch)

@@ -118,7 +118,7 @@ def test_cached_decoding_with_norms_of_heads_and_layers_without_rotation(block_l
     np.testing.assert_allclose(np.concatenate(pieces, 1)[real], np.asarray(full)[real], atol=2e-5)
 
 
-@pytest.mark.parametrize("position", ["relative_bias", "learned"])
+@pytest.mark.parametrize("position", tiers(["relative_bias", "learned"], quick=["learned"]))
 def test_cached_decoding_equals_the_full_pass_of_an_encoder_decoder(position):
     cfg = config("encoder_decoder", position, num_decoder_layers=3)
     batch = rows("encoder_", padding=4) | rows("decoder_", length=7, seed=3)
@@ -173,7 +173,7 @@ EXECUTIONS = (
 )
 
 
-@pytest.mark.parametrize("execution", tiers(EXECUTIONS, quick=[EXECUTIONS[1], EXECUTIONS[3]]))
+@pytest.mark.parametrize("execution", tiers(EXECUTIONS, quick=[EXECUTIONS[3]]))
 def test_execution_changes_nothing(execution):
     cfg = config(dropout=0.1, execution=ExecutionConfig(unroll=2))
     batch, keys = rows(), jax.random.split(jax.random.key(5), 2)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from tlx.nn.position import RelativeLogits, relative_bucket, rotate, sinusoid, s
 from tlx.parallel import unbox
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(rows=st.integers(1, 6), keys=st.integers(1, 9))
 def test_skew_reads_the_distance_of_query_and_key(rows, keys):

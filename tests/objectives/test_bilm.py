@@ -174,6 +174,7 @@ def test_the_losses_move_with_no_characters_but_those_seen():
         assert float(forward(one)[0][rest].sum) != float(forward(changed)[0][rest].sum)
 
 
+@pytest.mark.slow
 def test_a_sampled_softmax_of_all_ids_is_the_whole_one_and_evaluation_never_samples():
     row, keys = windows(1)[0], jax.random.split(jax.random.key(0), 1)
     whole = made()[2](row)[0]

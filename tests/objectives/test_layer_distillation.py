@@ -75,6 +75,7 @@ def logits_of(params, layer: int, x_BTD):
     return np.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(q.shape[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer_map", [pytest.param((), marks=pytest.mark.slow), (4, 1)])
 def test_losses_are_numpys(layer_map):
     config = dataclasses.replace(CONFIG, layer_map=layer_map, temperature=2.0)

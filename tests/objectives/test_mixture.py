@@ -127,6 +127,7 @@ def test_pieces_are_windows():
     assert lead.tokens.tolist() == [0, 0, 20, 21, 22] and lead.segments.tolist() == [0, 0, 1, 1, 1]
 
 
+@pytest.mark.slow
 @CASES
 def test_loss_is_the_sum_of_the_parts(config):
     """Each part alone, on its own rows, with the mixture's parameters."""

@@ -20,6 +20,7 @@ from tests.objectives.cases import (
     module_of,
     objective_and_spec,
 )
+from tests.tiers import tiers
 from tlx.data.window import padding_window
 from tlx.models.config import HeadConfig
 from tlx.models.transformer import Transformer
@@ -190,7 +191,7 @@ def test_plm_without_memory_carries_nothing():
     assert run([batch], compiled("plm"))[0] == pytest.approx(float(terms["loss"].sum), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", tiers(MODULES, quick=["clm", "span_corruption"]))
 def test_rows_of_padding_change_nothing(name):
     """No gradient, and nothing becomes NaN: evaluation fills its last batch with such rows."""
     objective, spec = objective_and_spec(name)

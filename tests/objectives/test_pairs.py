@@ -98,6 +98,7 @@ def test_one_sentence_gets_another_document_and_label_1(name):
     assert two_texts(spec(name), 1, chunk=[], other=[]) == [([], [], 0)]
 
 
+@pytest.mark.slow
 def test_one_row_in_ten_is_cut_short():
     """A target uniform in 2..21, then on to the end of a sentence: 15 or fewer of 21 tokens remain."""
     chunks = [len(a) + len(b) for a, b, label in two_texts(spec("sop"), DRAWS) if label == 0 and (a or b)]

@@ -115,6 +115,7 @@ def test_a_search_asks_about_the_layout_that_the_config_has():
     assert all(one.change.words != () for one in found)
 
 
+@pytest.mark.slow
 def test_a_ladder_has_a_line_for_every_size(tmp_path, capsys):
     runs = [
         {"run": f"r{width}", "config": to_dict(tiny.config("clm", "fsdp", width=width))}

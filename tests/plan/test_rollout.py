@@ -39,6 +39,7 @@ def config(tmp_path_factory):
     return complete_task_config(values.to_dict(), load_base(str(base)))
 
 
+@pytest.mark.slow
 def test_memory_is_told_by_model_and_time_by_phase(config):
     plan = tlx.plan.plan(config, "cpu:1", "analytic")
     program = abstract_program(config, parse_target("cpu:1"))

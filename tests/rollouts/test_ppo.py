@@ -40,6 +40,7 @@ def terms_of(module, params, batch):
     return module.apply({"params": params}, batch)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["head", pytest.param("network", marks=pytest.mark.slow)])
 def test_the_first_update_has_ratio_one_and_no_kl(value):
     """Exactly, though a minibatch is computed with other rows than the samples were."""

@@ -45,6 +45,7 @@ def test_memory_is_what_tlx_plan_estimates():
         assert row["memory_bytes"] == estimate.memory["total"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arg", ["", "mlm", "span_corruption", "plm", "tiny", "mlm:tiny"])
 def test_the_quickstarts_ladder_can_be_planned_for_every_objective(arg):
     _, made = planned("quickstart", arg)

@@ -68,6 +68,7 @@ def of_today(**changes):
     return plan(config.ladder.to_dict(), config.run, memory=False)
 
 
+@pytest.mark.slow
 def test_a_ladder_of_format_1_goes_on_and_makes_no_run_twice(folder, backend):
     stored, before = read_json(folder / "plan.json"), starts(folder)
     done = {line["run"]: line for line in read_lines(folder / "ledger.jsonl")}

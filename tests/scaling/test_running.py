@@ -182,6 +182,7 @@ def test_two_runners_refuse_each_other_and_other_plans(tmp_path, backend):
 _DRIVER = "import sys; from tlx.scaling.running import run; run(None, sys.argv[1], sys.argv[2], parallel=2)"
 
 
+@pytest.mark.slow
 def test_a_ladder_killed_twice_ends_with_the_ledger_of_one_that_was_not(tmp_path, backend):
     plan = planned(*[{"seconds": 0.05}] * 4, steps=6)
     calm, killed = tmp_path / "calm", tmp_path / "killed"

@@ -66,6 +66,7 @@ def test_every_task_learns_a_mix_of_the_layers_and_frozen_layers_do_not(task):
     assert set(trained["heads"]) == {task, f"{task}_reader"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lstm_layers", [0, 2])
 def test_one_position_of_a_packed_row_has_read_its_text_alone_and_whole(lstm_layers):
     """Both halves of the last position move with any token of its segment, and with no other."""

@@ -96,6 +96,7 @@ def test_as_alone(task, shape, pooling):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-3), gradient, gradients)
 
 
+@pytest.mark.slow
 def test_sets_of_labels_as_alone():
     parts, records = (
         TABLE.load("classification"),

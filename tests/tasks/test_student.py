@@ -10,6 +10,7 @@ import pytest
 
 from tests.objectives.small import log_softmax
 from tests.tasks import small
+from tests.tiers import tiers
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.nn.losses import LossConfig
@@ -176,6 +177,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(name, shape, distill
     assert float(jax.jit(loss)(params, other)) > 1e-3
 
 
+@pytest.mark.slow
 def test_layers_are_compared_as_in_pretraining():
     """The terms of layers are those of numpy: errors over tokens and over pairs of tokens that see each other."""
     student = dataclasses.replace(small.model_of("encoder"), width=8)
@@ -199,7 +201,7 @@ def test_layers_are_compared_as_in_pretraining():
     np.testing.assert_allclose(terms["attention_loss"].sum, error[seen].sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [3, small.TOKENIZER.vocab.size])
+@pytest.mark.parametrize("count", tiers([3, small.TOKENIZER.vocab.size], quick=[3]))
 def test_stored_log_probabilities_are_those_of_k_outcomes_and_the_rest(count):
     module, batch, params, frozen = parts("generation", "decoder")
     stored = jax.jit(

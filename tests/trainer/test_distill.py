@@ -126,6 +126,7 @@ def test_stored_log_probabilities_teach_as_the_teacher_does(tmp_path, monkeypatc
     assert everything.metrics["validation"]["loss"] > 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_distilled_is_said_before_anything_is_compiled(tmp_path, teacher):
     config = fresh(config_of("classification", tmp_path, CLASSES, train__steps=1), "encoder")
     config.distill.teacher = str(teacher)

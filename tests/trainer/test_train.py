@@ -79,6 +79,7 @@ def test_it_is_the_run_of_the_command_line(config_file, of_command_line, tmp_pat
     assert_same(result.model, of_command_line)
 
 
+@pytest.mark.slow
 def test_the_model_shares_the_trained_arrays(config_file, of_command_line, tmp_path, monkeypatch, capsys):
     """Samples and the returned model are of the arrays in memory; nothing is read from disk or copied."""
     states = []
@@ -195,6 +196,7 @@ def test_a_request_at_any_moment_saves_once_and_loses_nothing(
     assert [line["step"] for line in lines if line["kind"] == "validation"] == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_an_interrupt_in_the_middle_gives_everything_back(
     config_file, tmp_path, monkeypatch, nothing_left_behind
 ):

@@ -75,6 +75,7 @@ def test_parts_of_a_batch_ask_for_what_its_largest_value_asks_for(count):
     np.testing.assert_array_equal(observed.changed(value, jnp.zeros((3, 2))), value)
 
 
+@pytest.mark.slow
 def test_ranges_follow_the_largest_values_and_the_optimizer_knows_nothing_of_them():
     module, boxed, state, batch = quantized()
     before = ranges(state)

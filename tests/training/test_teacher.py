@@ -56,6 +56,7 @@ def test_what_a_teacher_is_becomes_part_of_the_config(folder):
     assert other.objective.teacher_hash != config.objective.teacher_hash
 
 
+@pytest.mark.slow
 def test_it_is_split_over_the_mesh_and_stays_as_it_was(folder):
     """Also: the student begins as its layer, and a state that is saved and read again goes on alike."""
     words = ("--config.mesh.data=1", "--config.mesh.fsdp=8", "--config.objective.init_layers=(0,)")

@@ -4,7 +4,6 @@ The baseline score is the probability of the predicted class (Hendrycks and Gimp
 """
 
 import numpy as np
-import scipy.stats
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -14,6 +13,9 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     """
     if not len(inside) or not len(outside):
         raise ValueError("both kinds of examples are needed")
+    # Here: imported at the top, it would be a third of what every start of tlx costs.
+    import scipy.stats
+
     ranks = scipy.stats.rankdata(np.concatenate([inside, outside]))
     excess = ranks[: len(inside)].sum() - len(inside) * (len(inside) + 1) / 2
     return float(excess / (len(inside) * len(outside)))

@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 # Up to so many classes each cell shows its count.
 _NUMBERED = 20
@@ -21,6 +20,9 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], path: str | os.Path
     Raises:
         ValueError: The shape does not fit the names.
     """
+    # Here: a start of tlx that draws nothing does not wait for it.
+    from matplotlib.figure import Figure
+
     count = len(names)
     if counts.shape != (count, count):
         raise ValueError(f"counts of shape {counts.shape} do not fit {count} names")

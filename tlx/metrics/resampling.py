@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
 # The score of the examples with these indices, int[N]; an index may occur several times.
 Statistic = Callable[[np.ndarray], float]
@@ -85,6 +84,9 @@ def of_runs(scores: Sequence[float], confidence: float = 0.95) -> Interval:
     values = np.asarray(scores, np.float64)
     if len(values) < 2:
         return Interval(float(values[0]), float(values[0]), float(values[0]))
+    # Here: imported at the top, it would be a third of what every start of tlx costs.
+    import scipy.stats
+
     half = scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1) * scipy.stats.sem(values)
     return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
 
