@@ -33,7 +33,7 @@ def nats_per_token(lm, texts):
     return -sum(s.log_likelihood for s in scores) / sum(s.num_tokens for s in scores)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trained_bart_is_scored_in_its_own_frame(tmp_path):
     """Its score is the loss of clean examples; in T5's frame, in which it was scored once, it is clearly worse."""
     config = tiny.write_config(tmp_path)

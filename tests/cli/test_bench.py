@@ -13,7 +13,7 @@ from tlx.plan import plan
 SMALL = ["--width=16", "--layers=1", "--length=16", "--batch=8", "--vocab=512", "--seconds=0.1"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_step_and_data(tmp_path, capsys):
     path = tmp_path / "figures.json"
     words = ["bench", "--what=step,data,cost,generate,rollout", "--objective=clm", f"--json={path}", *SMALL]

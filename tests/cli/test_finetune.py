@@ -138,7 +138,7 @@ def read_train_count(run):
     return 130 - len(read_lines(run / "predictions/validation.jsonl"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_in_two_halves_is_the_run_in_one(folder, tmp_path, capsys):
     base = write_run(tmp_path / "base", "clm")
     more = "--config.model.dropout=0.1"

@@ -70,7 +70,7 @@ def test_the_models_are_printed(config):
     assert "of reward_run" in text and "sampling" in text and "training" in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_step_keeps_the_phases(config):
     plan = tlx.plan.plan(config, "cpu:1", "compile")
     assert plan.method != "analytic" and {"sampling", "scoring", "training"} <= set(plan.times)

@@ -116,7 +116,7 @@ def test_wrong_values_are_named(changes, message):
         GKD(**changes).validate()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_student_comes_nearer_to_its_teacher_and_a_resumed_run_ends_the_same(tmp_path):
     teacher = write_run(tmp_path / "teacher", "clm", steps=(5,))
     base = write_run(tmp_path / "base", "clm", steps=(3,))
