@@ -109,7 +109,7 @@ def test_a_vocabulary_of_its_own_knows_the_answers(folder):
     assert any(len(piece) == 2 and piece.isupper() for piece in pieces)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_several_tasks_at_once_in_two_halves(folder, tmp_path, capsys):
     config = folder / "several.py"
     config.write_text(_SEVERAL.format(task=str(folder / "task.py")))

@@ -80,7 +80,7 @@ def finished(process):
     assert process.returncode == 0, process.output[-3000:]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_in_two_of_its_steps_the_script_ends_with_the_same_parameters(tmp_path):
     write_records(tmp_path)
     with Forks() as forks:

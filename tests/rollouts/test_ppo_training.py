@@ -71,7 +71,7 @@ def distance(leaf, other):
     return np.abs(np.asarray(leaf) - np.asarray(other)).max()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_resumed_run_samples_the_same_with_every_part(runs, tmp_path):
     """Values from the reward model, text beside the prompts, a coefficient of the KL and an average in the state."""
     config = ppo_config(

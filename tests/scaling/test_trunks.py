@@ -46,7 +46,7 @@ def test_what_trunks_cannot_have_is_said():
         ladder(cooldown_fraction=0.9, warmup_fraction=0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_branch_ends_as_the_same_run_made_whole(tmp_path, monkeypatch):
     """Bit for bit, from the trunk's checkpoint, the cooled steps alone."""
     # As users compile: the emitters of tests/conftest.py round the schedule of another number of steps differently.
