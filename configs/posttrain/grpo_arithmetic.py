@@ -9,8 +9,8 @@ r"""Sums by trial and error: a model that gets few of them right is rewarded for
 
 ":base" is a decoder of two layers that is trained on the sums for a moment only. What follows sees no answer: each
 step samples 16 answers to each of the 100 sums, is told which are right, and makes five updates. objective.average,
-scale, clip_high and importance are the choices of Dr. GRPO, DAPO and GSPO; objective.name=rloo is RLOO. README.md
-here has the formulas.
+scale, clip_high and importance are the choices of Dr. GRPO, DAPO and GSPO. ":rloo", ":online_dpo" and ":gkd" (with
+objective.teacher) are the other objectives, each with its own keys. README.md here has the formulas.
 Hardware: any. Results: README.md here. ":tiny" after the name is a run of a few steps.
 """
 
@@ -19,12 +19,16 @@ from ml_collections import ConfigDict
 from tlx.recipes import few_records, words_of
 from tlx.run import finetune_config
 
+# Objectives in place of grpo.
+OTHERS = ("rloo", "online_dpo", "gkd")
+
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Return the config; `arg` is "", "base", "tiny", or "base:tiny"."""
-    words = words_of(arg, ("base", "tiny"))
+    """Return the config; `arg` is "", "base", or an objective, and perhaps "tiny", joined by a colon."""
+    words = words_of(arg, ("base", *OTHERS, "tiny"))
     is_base = "base" in words
-    config = finetune_config("generation" if is_base else "grpo")
+    (objective,) = [word for word in words if word in OTHERS] or ["grpo"]
+    config = finetune_config("generation" if is_base else objective)
     config.objective.target_length = 4
     config.objective.metrics = ("accuracy",)
     config.data.sequence_length = 16

@@ -159,6 +159,12 @@ def test_a_pickle_is_refused_with_the_command(tmp_path, capsys):
     assert "save_pretrained" in capsys.readouterr().err
 
 
+def test_a_source_that_is_not_there_is_one_line(tmp_path, capsys):
+    assert main(["convert", "import", str(tmp_path / "absent"), str(tmp_path / "run")]) != 0
+    message = capsys.readouterr().err
+    assert "absent is not there" in message and message.count("\n") == 1
+
+
 def test_a_target_that_is_not_empty_is_refused(tmp_path, capsys):
     bert(tmp_path / "theirs")
     assert main(["convert", "import", str(tmp_path / "theirs"), str(tmp_path / "theirs")]) == 64

@@ -57,7 +57,7 @@ def test_a_row_does_not_depend_on_the_batch(sampling):
 @pytest.mark.parametrize(
     "bad",
     [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}]
-    + [{"min_p": 1.5}, {"repetition_penalty": 0.0}],
+    + [{"min_p": 1.5}, {"repetition_penalty": 0.0}, {"temperature": 1e-45}, {"repetition_penalty": 1e300}],
 )
 def test_bad_values_are_named(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):

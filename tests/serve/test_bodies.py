@@ -58,6 +58,7 @@ WRONG = [
     ),
     ({"prompt": "a", "temperature": "1"}, "temperature", "temperature = '1' must be a number"),
     ({"prompt": "a", "temperature": -1}, "temperature", r"temperature = -1 must be 0 \(greedy\)"),
+    ({"prompt": "a", "temperature": 10**400}, "temperature", r"temperature = 1000.* or from 1e-30 to 1e\+30"),
     ({"prompt": "a", "top_p": 0}, "top_p", r"top_p = 0 must be in \(0, 1\]"),
     ({"prompt": "a", "max_tokens": 0}, "max_tokens", "max_tokens = 0 must be a whole number, at least 1"),
     ({"prompt": "a", "max_tokens": True}, "max_tokens", "max_tokens = True must be a whole number"),

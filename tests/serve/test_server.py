@@ -42,6 +42,15 @@ def test_an_address_that_is_taken_is_said_before_the_model_is_loaded(capsys, tmp
     assert "cannot be listened on" in capsys.readouterr().err
 
 
+def test_a_port_that_no_address_has(capsys, tmp_path):
+    """It is not taken for another one: getaddrinfo alone makes 34463 of 99999."""
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    for port in (99999, -1):
+        assert cli.main(["serve", str(tmp_path / "absent"), f"--port={port}"]) == 64
+        assert f"--port={port} must be from 0 (a free one) to 65535" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "clm", "clm")

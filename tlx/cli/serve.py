@@ -96,12 +96,14 @@ def _is_loopback(host: str) -> bool:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens, so that an address that is taken is said before the model is loaded."""
+    if not 0 <= port < 2**16:  # getaddrinfo takes the rest of a division by 2**16
+        raise ConfigError(f"--port={port} must be from 0 (a free one) to {2**16 - 1}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"--host={host} --port={port} cannot be listened on: {error}") from error
     return listening
 

@@ -1,13 +1,16 @@
 """Sampling of the next token: greedy, repetition penalty, temperature, top-k, top-p and min-p, a key per row."""
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from tlx.base.errors import ConfigError
+from tlx.base.errors import ConfigError, shown
+
+# Divisors of logits: beyond these a float32 quotient is infinite or not a number, and the draw arbitrary.
+_SMALLEST = 1e-30
+_LARGEST = 1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +30,21 @@ class Sampling:
 
     def validate(self) -> None:
         """Raise ConfigError for a value that cannot be used."""
-        if not 0 <= self.temperature < math.inf:
-            raise ConfigError(f"temperature = {self.temperature!r} must be 0 (greedy) or a positive number")
+        if self.temperature != 0 and not _SMALLEST <= self.temperature <= _LARGEST:
+            raise ConfigError(
+                f"temperature = {shown(self.temperature)} must be 0 (greedy) or from {_SMALLEST} to {_LARGEST}"
+            )
         if self.top_k < 0 or self.top_k != int(self.top_k):
             raise ConfigError(f"top_k = {self.top_k!r} must be a whole number of tokens, or 0 for all")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p = {self.top_p!r} must be in (0, 1]")
         if not 0 <= self.min_p <= 1:
             raise ConfigError(f"min_p = {self.min_p!r} must be in [0, 1]")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ConfigError(f"repetition_penalty = {self.repetition_penalty!r} must be above 0; 1 is none")
+        if not _SMALLEST <= self.repetition_penalty <= _LARGEST:
+            raise ConfigError(
+                f"repetition_penalty = {shown(self.repetition_penalty)} must be from {_SMALLEST} to {_LARGEST}; "
+                "1 is none"
+            )
 
     @property
     def greedy(self) -> bool:

@@ -22,7 +22,7 @@ _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, Type
 
 
 def check_links(folder: pathlib.Path) -> None:
-    """Raise DataError where a link in a directory, or in a folder directly below it, leads out of the directory.
+    """Raise DataError where a link in a directory, or directly below it, leads out, or it is no directory.
 
     A snapshot in the cache of huggingface_hub (models--NAME/snapshots/REVISION) links to the blobs of its own
     repository, which belong to it.
@@ -30,6 +30,8 @@ def check_links(folder: pathlib.Path) -> None:
     roots = [pathlib.Path(os.path.realpath(folder))]
     if folder.absolute().parent.name == "snapshots":
         roots.append(pathlib.Path(os.path.realpath(folder.absolute().parents[1])) / "blobs")
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not there, or is no directory; give a Hugging Face directory")
     for entry in os.scandir(folder):
         entries = [entry]
         if entry.is_dir(follow_symlinks=False):
