@@ -151,7 +151,10 @@ def test_other_bodies_and_methods(client):
 def test_only_this_machine_may_ask_without_a_token(client):
     response = client.get("/v1/models", headers={"host": "evil.example"})
     assert response.status_code == 403 and "error" in response.json()
+    for host in ("evil.example:80:80", "evil.example@localhost", "", "localhost.evil.example"):
+        assert client.get("/v1/models", headers={"host": host}).status_code == 403, host
     assert client.get("/v1/models", headers={"host": "localhost:8000"}).status_code == 200
+    assert client.get("/v1/models", headers={"host": "[::1]:8000"}).status_code == 200
 
 
 def test_a_token_is_needed_where_there_is_one(served, engine):

@@ -246,6 +246,12 @@ def test_wrong_values_are_named(changes, message):
         dataclasses.replace(DistillConfig(teacher="there"), **changes).validate()
 
 
+def test_a_weight_without_a_teacher_is_refused():
+    DistillConfig().validate()
+    with pytest.raises(ConfigError, match="distill.hidden_weight = 1.0 needs a teacher"):
+        DistillConfig(hidden_weight=1.0).validate()
+
+
 def test_teachers_that_do_not_fit_are_refused():
     module, *_ = parts("classification")
     distill = module.distill

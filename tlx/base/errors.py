@@ -109,7 +109,7 @@ def one_of(field: str, value: object, choices: Iterable[object]) -> str:
     Returns:
         The message.
     """
-    names = [str(choice) for choice in choices]
+    names = [str(choice) or "''" for choice in choices]
     near = difflib.get_close_matches(str(value)[:_SHOWN], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{field} = {shown(value)} is not one of: {', '.join(names)}{hint}"

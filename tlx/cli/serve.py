@@ -2,6 +2,7 @@ r"""Serve a model with OpenAI's interface: /v1/models, /v1/completions and /v1/c
 
     tlx serve runs/quickstart
     tlx serve runs/chat --port=9000
+    tlx serve my/files/llama-8b --weights=int4
     TLX_SERVE_TOKEN=... tlx serve runs/chat --host=0.0.0.0
 
 RUN is a run directory, one of its checkpoints, or a Hugging Face directory. Programs that take OpenAI's address take
@@ -42,7 +43,14 @@ def main(argv: list[str]) -> int:
     from tlx.api.load import load
     from tlx.serve.texts import Served
 
-    lm = load(options.run, step=options.step, dtype=options.dtype, allow=options.allow, params=options.params)
+    lm = load(
+        options.run,
+        step=options.step,
+        dtype=options.dtype,
+        allow=options.allow,
+        params=options.params,
+        weights=options.weights,
+    )
     lm.require_stream()
     if options.template:
         from tlx.api.reply import template_of
@@ -111,6 +119,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.parser("serve", __doc__)
     flags.add_run(parser)
+    flags.add_weights(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0: a free one (8000)")
     parser.add_argument(

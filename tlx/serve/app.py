@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
@@ -28,6 +29,7 @@ from tlx.serve.texts import Served, chat_jobs, completion_jobs
 # Names by which a client on this machine reaches the server. A page of another site that resolves its own name to
 # this machine sends that name.
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_HOST = re.compile(r"(\[[0-9a-f:]+\]|[a-z0-9.-]+)(?::[0-9]+)?")
 _MAX_BODY = 16 * 2**20
 _DEFECT = "the server failed on this request; its log says why"
 
@@ -51,7 +53,9 @@ class Service:
     def check_caller(self, request: Any) -> None:
         """Raise RequestError for a request that may not be made."""
         if self._token is None:
-            if (request.url.hostname or "") not in LOOPBACK:
+            # The header itself: a malformed one gives the server's own address elsewhere.
+            host = _HOST.fullmatch(request.headers.get("host", ""))
+            if host is None or host[1].strip("[]") not in LOOPBACK:
                 raise RequestError(
                     "without a token this server is asked by its name on this machine", FORBIDDEN
                 )

@@ -111,6 +111,7 @@ class DistillConfig:
         if self.top_k < 0:
             raise ConfigError(f"distill.top_k = {self.top_k} must be 0 or more")
         if not self.teacher:
+            self._check_unused()
             return
         if not any(getattr(self, name) for name in _WEIGHTS):
             raise ConfigError(
@@ -121,6 +122,15 @@ class DistillConfig:
                 f"distill.top_k = {self.top_k} keeps log-probabilities alone: distill.soft_weight must be above 0, "
                 "and the weights of layers 0"
             )
+
+    def _check_unused(self) -> None:
+        """Raise ConfigError where something is said of a teacher and there is none."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                raise ConfigError(
+                    f"distill.{field.name} = {value} needs a teacher: name its run, distill.teacher = 'runs/NAME'"
+                )
 
 
 def no_log_probs(length: int, count: int) -> dict[str, np.ndarray]:
