@@ -11,10 +11,11 @@ import numpy as np
 from tlx.base import tree
 from tlx.base.errors import CheckpointError, ConfigError
 from tlx.base.tree import array_bytes, is_quantized
-from tlx.nn.weight_formats import ArrayFormat, dequantized, quantize
+from tlx.nn.weight_formats import dequantized
 from tlx.optim.leaves import STACK
 from tlx.text.vocabulary import Vocabulary
 
+_LARGEST_INT8 = 127
 # Bytes that are hashed at a time.
 _PART_BYTES = 2**26
 
@@ -210,15 +211,20 @@ def _with_added(table: Any, vocab: Vocabulary, rng: np.random.Generator) -> Any:
 
 def _values(table: Any) -> np.ndarray:
     """Return a token table's values, [V, E]."""
-    return np.asarray(dequantized(table, jnp.float32)) if is_quantized(table) else np.asarray(table)
+    # On the host: its arrays lie on other devices than those of the mesh that is in use.
+    return np.asarray(dequantized(jax.device_get(table), np.float32))
 
 
 def _with_rows(table: Any, ids: np.ndarray, rows: np.ndarray) -> Any:
     """Return a table that is stored in int8 with other rows at `ids`; its scales are those of rows."""
-    quantized = quantize(jnp.asarray(rows), ArrayFormat("int8", (0,)))
-    return table.replace(
-        qvalue=table.qvalue.at[ids].set(quantized.qvalue), scale=table.scale.at[ids].set(quantized.scale)
-    )
+    stored = jax.device_get(table)
+    scale = (np.max(np.abs(rows), axis=1, keepdims=True) / _LARGEST_INT8).astype(stored.scale.dtype)
+    units = rows / np.maximum(scale.astype(np.float32), np.finfo(np.float32).tiny)
+    scales = stored.scale.copy()
+    scales[ids] = scale
+    values = stored.qvalue.copy()
+    values[ids] = np.clip(np.round(units), -_LARGEST_INT8, _LARGEST_INT8)
+    return table.replace(qvalue=values, scale=scales)
 
 
 def _prompt_vectors(
