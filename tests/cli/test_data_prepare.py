@@ -1,5 +1,6 @@
 """`tlx data prepare --to`: processes that are killed, array jobs, and a run that goes on from a token cache."""
 
+import collections
 import hashlib
 import json
 import os
@@ -89,7 +90,10 @@ def test_killed_processes_lose_nothing(tmp_path, monkeypatch):
     while any(map(_is_running, workers)):
         assert time.monotonic() < deadline, "workers outlive the command"
         time.sleep(0.05)
-    done = {path: path.stat().st_mtime_ns for path in place.glob("duplicates/hashes-*")}
+    # A task that was killed between its two splits is done again.
+    hashes = list(place.glob("duplicates/hashes-*"))
+    splits = collections.Counter(path.name.rpartition("-")[0] for path in hashes)
+    done = {path: path.stat().st_mtime_ns for path in hashes if splits[path.name.rpartition("-")[0]] == 2}
     assert not (place / "corpus.json").exists()
     process = _start(config, place)
     while not list(place.glob("tasks/*.json")):
