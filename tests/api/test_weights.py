@@ -130,6 +130,7 @@ def test_what_a_discriminator_adds_to_its_table_stays_in_full(tmp_path):
     assert lm.embed(["import os"]).shape == (1, 16)
 
 
+@pytest.mark.slow
 def test_layers_are_dequantised_one_at_a_time(tmp_path):
     """A program over twenty layers has no room for the matrices of four of them in full."""
     folder = llama(tmp_path / "hf", num_layers=20, feedforward__ff_dim=512)

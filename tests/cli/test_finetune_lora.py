@@ -85,6 +85,7 @@ def test_mistakes(folder, tmp_path, words, message, capsys):  # noqa: F811
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_adapted_run_is_no_base_until_it_is_merged(folder, runs, tmp_path, capsys):  # noqa: F811
     assert finetune(folder, tmp_path / "run", base=runs / "run") == 64
     assert "tlx convert merge" in capsys.readouterr().err

@@ -73,6 +73,7 @@ def test_one_layer_with_memory_is_one_long_window():
     assert abs(forgotten - loss) > 1e-3
 
 
+@pytest.mark.slow
 def test_memory_reaches_mem_len_back_in_each_layer_and_has_no_gradient():
     rows, this = batches(mem_len=LENGTH)
     it = small(this, rows[0], MODEL)

@@ -76,6 +76,7 @@ def test_one_change_is_found_though_all_together_would_not_fit():
     assert found.changes[0].startswith("--config.model.execution.remat=")
 
 
+@pytest.mark.slow
 def test_a_model_that_nothing_makes_fit():
     found = tlx.plan.plan(tiny.config("clm", "fsdp", width=32768, num_layers=64), "cpu:8", "analytic")
     assert not found.fits and found.changes == ()

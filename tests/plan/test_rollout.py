@@ -65,6 +65,7 @@ def test_memory_is_told_by_model_and_time_by_phase(config):
     assert longer.times["sampling"] > plan.times["sampling"]
 
 
+@pytest.mark.slow
 def test_the_models_are_printed(config):
     text = tlx.cli.plan.show(tlx.plan.plan(config, "cpu:1", "analytic"))
     assert "of reward_run" in text and "sampling" in text and "training" in text

@@ -157,6 +157,7 @@ def test_rewards_are_those_of_the_loaded_run(runs):
     assert len(set(rewards.tolist())) == 4
 
 
+@pytest.mark.slow
 def test_rewards_of_a_classifier_are_log_odds(runs):
     values = {"reward_run": str(runs / "classifier"), "reward_text": "<{prompt}> {answer} {{}}"}
     texts, rewards = rewards_of(**values, reward_label="good")

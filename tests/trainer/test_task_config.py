@@ -40,6 +40,7 @@ def task_values(tmp_path):
     return config.to_dict()
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_frame_of_its_base_model(tmp_path):
     """A new run has its base's; one that began before there were frames goes on in tlx's rows."""
     base = load_base(write_run(tmp_path / "bart", "bart"))
