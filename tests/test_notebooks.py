@@ -68,6 +68,8 @@ def test_all_cells_run_in_order(path, installed, tmp_path):
     script = tmp_path / "cells.py"
     script.write_text("\n\n".join(cells), encoding="utf-8")
     environ = {**os.environ, "PYTHONPATH": str(installed), "MPLBACKEND": "agg", "JAX_NUM_CPU_DEVICES": "1"}
+    # As for their readers: these programs run for longer than it takes to optimise them.
+    environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
     words = [sys.executable, str(script)]
     done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]

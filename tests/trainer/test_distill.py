@@ -99,7 +99,7 @@ def test_tinyberts_two_stages_of_a_task(tmp_path, teacher):
     assert np.mean([a["label"] == b["label"] for a, b in zip(ours, theirs, strict=True)]) > 0.7
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_stored_log_probabilities_teach_as_the_teacher_does(tmp_path, monkeypatch):
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
     teacher = write_run(tmp_path / "teacher", "clm", steps=(5,))

@@ -52,7 +52,7 @@ def test_a_batch_that_does_not_divide_is_the_usual_message():
     assert MeshConfig(fsdp=2).sizes(jax.device_count())["data"] == jax.device_count() // 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_slice_is_lost_and_comes_back(tmp_path):
     """Two hosts of two devices, then one, then two: the losses to 1e-6, and on one mesh bit for bit."""
     tiny.write_config(tmp_path)
