@@ -3,17 +3,17 @@
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
 from tlx.base.files import sha256_json
-from tlx.data.batches import Batch, Batches
+from tlx.data.batches import Batch
+from tlx.data.extended_records import ExtendedRecords
 from tlx.data.records import RecordPipeline
 
 
-class RecordsWithArrays(Batches):
+class RecordsWithArrays(ExtendedRecords):
     """Rows of items, each with its arrays. Picklable: each data worker gets a copy, and opens files itself.
 
     Args:
@@ -23,23 +23,8 @@ class RecordsWithArrays(Batches):
     """
 
     def __init__(self, records: RecordPipeline, arrays: Mapping[str, np.ndarray | pathlib.Path], key: str):
-        self.batch_size = records.batch_size
-        self.num_windows = records.num_windows
-        self.num_tokens = records.num_tokens
-        self.fingerprint = sha256_json([records.fingerprint, key])
-        self._workers = records._workers
-        self._pipeline = records
+        super().__init__(records, sha256_json([records.fingerprint, key]))
         self._arrays = dict(arrays)
-
-    @property
-    def records(self) -> Any:
-        """Records of the split."""
-        return self._pipeline.records
-
-    @property
-    def items(self) -> Any:
-        """Items of the split."""
-        return self._pipeline.items
 
     @override
     def _row(self, k: int, b: int, in_order: bool = False) -> Batch:

@@ -1,17 +1,16 @@
 """Batches of records with rows of text beside them: prompts that a policy answers, and what it was pretrained on."""
 
-from typing import Any
-
 import numpy as np
 from typing_extensions import override
 
 from tlx.base.files import sha256_json
-from tlx.data.batches import Batch, Batches
+from tlx.data.batches import Batch
+from tlx.data.extended_records import ExtendedRecords
 from tlx.data.pipeline import Pipeline
 from tlx.data.records import RecordPipeline
 
 
-class RecordsWithText(Batches):
+class RecordsWithText(ExtendedRecords):
     """Rows of items, each with the next rows of a text. Picklable: each data worker gets a copy.
 
     Args:
@@ -22,25 +21,10 @@ class RecordsWithText(Batches):
     """
 
     def __init__(self, records: RecordPipeline, text: Pipeline, rows: int, prefix: str):
-        self.batch_size = records.batch_size
-        self.num_windows = records.num_windows
-        self.num_tokens = records.num_tokens
-        self.fingerprint = sha256_json([records.fingerprint, text.fingerprint, rows])
-        self._workers = records._workers
-        self._pipeline = records
+        super().__init__(records, sha256_json([records.fingerprint, text.fingerprint, rows]))
         self._text = text
         self._rows = rows
         self._prefix = prefix
-
-    @property
-    def records(self) -> Any:
-        """Records of the split."""
-        return self._pipeline.records
-
-    @property
-    def items(self) -> Any:
-        """Items of the split."""
-        return self._pipeline.items
 
     @override
     def _row(self, k: int, b: int, in_order: bool = False) -> Batch:
