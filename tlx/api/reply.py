@@ -38,7 +38,7 @@ class Reply(NamedTuple):
 
 
 class ReplyRequest(NamedTuple):
-    """What the model continues for an answer."""
+    """The inputs of the model, whose continuation is an answer."""
 
     row: RowRequest
     """The conversation as ids, and how it is continued."""

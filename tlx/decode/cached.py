@@ -40,7 +40,7 @@ class PrefixArrays(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What the rows of a batch have after some more tokens."""
+    """State of the rows of a batch after some more tokens."""
 
     tokens_BT: np.ndarray
     """New tokens since the continuation began; int32 [B, T], of which `counts_B` are valid."""

@@ -46,7 +46,7 @@ class RowRequest(NamedTuple):
 
 
 class RowShape(NamedTuple):
-    """What rows of one batch have in common: for each, programs are compiled."""
+    """The static shape that all rows of a batch share; programs are compiled for each."""
 
     prefix: int
     """Entries of the cache for tokens that were read before."""

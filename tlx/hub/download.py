@@ -25,7 +25,7 @@ _TEXTS = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 
 
 class HubAddress(NamedTuple):
-    """What an address of the Hub names."""
+    """A repository of the Hub, and its revision."""
 
     name: str
     """OWNER/NAME; NAME alone of the Hub's first models (gpt2)."""
@@ -40,7 +40,7 @@ def is_hub_address(path: object) -> bool:
 
 
 def parse_address(text: str) -> HubAddress:
-    """Return what "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION" names. Raises ConfigError for any other form."""
+    """Parse "hf://OWNER/NAME" or "hf://OWNER/NAME@REVISION". Raises ConfigError for any other form."""
     name, mark, revision = re.sub("^hf:/+", "", text).partition("@")
     parts = name.split("/")
     legal = len(parts) <= 2 and all(_NAME.fullmatch(part) and len(part) <= 96 for part in parts)
@@ -91,8 +91,7 @@ def fetch(text: str) -> pathlib.Path:
         raise DataError(f"{text} has no config.json: it is no model that tlx can read")
     weights = [name for inner in ("", *subfolders) for name in _weights(folder, inner)]
     download.files(weights, commit)
-    found = [name for name in weights if (folder / name).is_file()]
-    if not found:
+    if not any((folder / name).is_file() for name in weights):
         raise DataError(
             f"{text} has no {SINGLE}, nor {INDEX}: other weights (pytorch_model.bin) are pickles, which can run any "
             "code when they are read: tlx never does. Its pages may have a revision with safetensors (@refs/pr/N)"

@@ -86,7 +86,7 @@ class SpanRankingConfig:
 
 
 class Document(NamedTuple):
-    """What the head reads of documents, besides hidden states."""
+    """Inputs of the head for each document, besides hidden states."""
 
     sentences_BQ: jax.Array
     """int32, number of the sentence of each position from 1; 0 where there is no text."""

@@ -44,7 +44,7 @@ class EmbeddingConfig:
     """Normalise the sum of the tables (BERT)."""
 
     decoder_norm: Literal["sum", "tokens"] = "sum"
-    """What that norm reads in the decoder of an encoder-decoder: the sum, or token vectors alone, which are not
+    """Input of that norm in the decoder of an encoder-decoder: the sum, or token vectors alone, which are not
     scaled and to which positions are added later (Blenderbot small)."""
 
     conv_kernel_size: int = 0

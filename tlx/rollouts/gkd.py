@@ -206,10 +206,10 @@ class GKDTask(RolloutTask):
         shape_BK = batch["weights"].shape[:2]
         tokens_BKA = jnp.broadcast_to(batch["target"][:, None], batch["weights"].shape)
         lengths_BK = jnp.broadcast_to(batch["target_tokens"][:, None], shape_BK)
-        given = with_answers(batch, tokens_BKA, lengths_BK, prefix)
+        from_targets = with_answers(batch, tokens_BKA, lengths_BK, prefix)
         names = [prefix + name for name in ("tokens", "segments", "positions")] + ["weights"]
         is_given_B11 = batch["is_given"][:, None, None] > 0
-        arrays = {name: jnp.where(is_given_B11, given[name], batch[name]) for name in names}
+        arrays = {name: jnp.where(is_given_B11, from_targets[name], batch[name]) for name in names}
         return Learned(arrays, {"on_policy": 1 - jnp.mean(batch["is_given"])})
 
     @override

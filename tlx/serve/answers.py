@@ -23,7 +23,7 @@ CHAT = AnswerKind("chatcmpl-", "chat.completion", "chat.completion.chunk", is_ch
 
 
 class Answer(NamedTuple):
-    """What all chunks of an answer have in common."""
+    """Fields that all chunks of an answer share."""
 
     kind: AnswerKind
     """Its kind."""

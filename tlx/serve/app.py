@@ -35,7 +35,7 @@ _DEFECT = "the server failed on this request; its log says why"
 
 
 class Service:
-    """What the paths answer with."""
+    """The model, the engine and the checks that all paths share."""
 
     def __init__(self, served: Served, engine: Engine, token: str | None):
         """Serve a model.
@@ -60,8 +60,8 @@ class Service:
                     "without a token this server is asked by its name on this machine", FORBIDDEN
                 )
             return
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+        authorization = request.headers.get("authorization", "")
+        if not hmac.compare_digest(authorization.encode(), f"Bearer {self._token}".encode()):
             raise RequestError(
                 "the token is missing or wrong: Authorization: Bearer TOKEN",
                 UNAUTHORIZED,
@@ -105,7 +105,7 @@ class Service:
 
 
 class Events:
-    """What the engine says of the choices of one request."""
+    """Events of the engine for the choices of one request."""
 
     def __init__(self) -> None:
         """Listen, on the running loop."""

@@ -29,7 +29,7 @@ MAX_WAITING = 256
 
 
 class Event(NamedTuple):
-    """What a caller is told of its text."""
+    """News of a text for its caller."""
 
     text: str = ""
     """The next piece of it."""
@@ -44,7 +44,7 @@ class Job:
     """A text that is wanted."""
 
     row: RowRequest
-    """What is continued, and how."""
+    """The prompt, and how it is continued."""
     pieces: TextPieces
     """Its text."""
     emit: Callable[[Event], None]

@@ -1,4 +1,4 @@
-"""What a student learns from a teacher's layers (TinyBERT): attention logits, hidden states and embeddings.
+"""Losses between the layers of a student and its teacher (TinyBERT): attention logits, hidden states and embeddings.
 
 Jiao et al. 2020, section 3.2, and huawei-noah/Pretrained-Language-Model TinyBERT. Student layer m of M learns from
 teacher layer g(m), the layer map (from 1; none is the uniform map m N / M). Means are over tokens and over pairs of
@@ -28,7 +28,7 @@ class MatchingWeights(NamedTuple):
 
 
 class LayerOutputs(NamedTuple):
-    """What is compared of an encoder's layers, and its output."""
+    """Outputs of an encoder and of its layers, for the losses."""
 
     hidden: jax.Array
     """The last layer's output [B, T, D]."""

@@ -228,7 +228,10 @@ def check_rows(
 
 
 class StudentModule(TaskModule):
-    """What a teacher adds to a task's module; `student_class` joins the two, so that `super()` is the task's."""
+    """The losses that a teacher adds to a task's module.
+
+    `student_class` joins the two, so that `super()` is the task's.
+    """
 
     distill: DistillConfig = DistillConfig()
     """The teacher, and what is learned from it."""
