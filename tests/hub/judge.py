@@ -1,5 +1,6 @@
 """The other side of a case: the class in `transformers`, with drawn weights, on the same inputs."""
 
+import copy
 import re
 
 import numpy as np
@@ -14,7 +15,8 @@ from tests.hub.generation import LENGTH_PENALTY, MAX_TOKENS, NUM_BEAMS, START
 
 def make(case: Case):
     """The class with its weights drawn, in eager attention, without dropout."""
-    config = getattr(transformers, case.config_class)(**case.config)
+    # A copy: some classes write into the groups that they are given, which other cases share.
+    config = getattr(transformers, case.config_class)(**copy.deepcopy(case.config))
     config._attn_implementation = "eager"
     model = settled(case, getattr(transformers, case.architecture)(config).eval())
     if case.untied:

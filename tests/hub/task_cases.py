@@ -1,5 +1,6 @@
 """Small models of `transformers` classes with the head of a task."""
 
+import copy
 from typing import NamedTuple
 
 from tests.hub.cases_decoder import GPT, GPT2, LLAMA, NEOX
@@ -91,7 +92,7 @@ def make(case: TaskCase, **changes):
     from tests.hub.case import draw
 
     labels = {} if case.kind == "Q" else {"id2label": LABELS, "label2id": {v: k for k, v in LABELS.items()}}
-    config = getattr(transformers, case.config_class)(**(case.config | labels | changes))
+    config = getattr(transformers, case.config_class)(**copy.deepcopy(case.config | labels | changes))
     config._attn_implementation = "eager"
     model = getattr(transformers, case.architecture)(config).eval()
     seen = set()

@@ -1,5 +1,6 @@
 """Bare models, and directories without a tokenizer: what they can do works, the rest is one message."""
 
+import copy
 import importlib.util
 import json
 
@@ -45,7 +46,9 @@ def bare(name, **options):
     case = task_cases.TaskCase(name, config_class, config, "Q")
     if not options:
         return task_cases.make(case)
-    return getattr(transformers, name)(getattr(transformers, config_class)(**config), **options).eval()
+    return getattr(transformers, name)(
+        getattr(transformers, config_class)(**copy.deepcopy(config)), **options
+    ).eval()
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,5 +1,6 @@
 """Heads of tasks against the classes of `transformers`: stored, written again, and computed as there."""
 
+import copy
 import importlib.util
 import json
 
@@ -223,7 +224,9 @@ def test_a_number_is_predicted_in_the_tokenizers_own_form(name, kind, tmp_path):
     import torch
     import transformers
 
-    model = getattr(transformers, name)(getattr(transformers, case.config_class)(**config, **changes)).eval()
+    model = getattr(transformers, name)(
+        getattr(transformers, case.config_class)(**copy.deepcopy(config | changes))
+    ).eval()
     model.save_pretrained(tmp_path)
     lm = tlx.load(tmp_path)
     assert lm.config.objective.name == "regression"
