@@ -28,6 +28,8 @@ class ParamGroup(NamedTuple):
     """Whether it depends on a leaf's shape or norm, and so is applied to each layer of a stack alone."""
     trust_ratio: bool = False
     """Whether each matrix' step, weight decay included, is scaled to the norm of the matrix (LAMB)."""
+    knows_stacks: bool = False
+    """Whether the transformation itself tells the layers of a stack apart and need not be vectorised over them."""
 
 
 def adamw(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup]:
@@ -73,9 +75,11 @@ def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup
     unnamed = next((path for path, leaf in leaves.items() if leaf.names is None), None)
     if unnamed is not None:
         raise ValueError(f"muon needs parameters boxed with their logical names; {unnamed} has none")
-    sides = {path: leaf.hidden_sides for path, leaf in leaves.items()}
-    # Which dims are input and which output decides what is orthogonalised: heads and head_dim are one side.
-    dims = {path: optax.contrib.MuonDimensionNumbers(*side) for path, side in sides.items() if side}
+    matrices = {path: leaf for path, leaf in leaves.items() if leaf.hidden_sides}
+    # Vectorised over layers, a matrix' products have a batch dim of size 1 besides, with which XLA:CPU takes twice
+    # as long. optax joins batch dims to one, which would move experts that lie on several devices.
+    knows_stacks = not any("expert" in (leaf.names or ()) for leaf in matrices.values())
+    dims = {path: _muon_dims(leaf, knows_stacks) for path, leaf in matrices.items()}
 
     def dims_of(updates: Any) -> Any:
         return tree.map_with_path(lambda path, _: dims[path], updates)
@@ -92,7 +96,19 @@ def muon(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> list[ParamGroup
     transform = optax.chain(orthogonal, optax.stateless(scale))
     # Tables, norms and biases: orthogonalised, every row of a vocabulary would move by as much.
     others = {path: leaf for path, leaf in leaves.items() if path not in dims}
-    return [ParamGroup("muon", tuple(dims), transform, per_layer=True), _adam(config, others)]
+    orthogonalised = ParamGroup("muon", tuple(dims), transform, per_layer=True, knows_stacks=knows_stacks)
+    return [orthogonalised, _adam(config, others)]
+
+
+def _muon_dims(leaf: Leaf, with_layers: bool) -> optax.contrib.MuonDimensionNumbers:
+    """Return the input dims and the output dims of a matrix: heads and head_dim are one side.
+
+    Dims that are neither, such as that of a stack's layers, are batch dims.
+    """
+    assert leaf.hidden_sides is not None
+    first = 1 if with_layers and leaf.layers is not None else 0
+    inputs, outputs = (tuple(first + dim for dim in side) for side in leaf.hidden_sides)
+    return optax.contrib.MuonDimensionNumbers(inputs, outputs)
 
 
 def _muon_scale(config: MuonConfig, leaf: Leaf) -> float:

@@ -139,7 +139,8 @@ def _parts(config: OptimizerConfig, leaves: Mapping[str, Leaf]) -> dict[str, _Pa
         for layers in sorted(depths, key=lambda depth: depth or 0):
             paths = tuple(p for p in part.paths if not part.per_layer or leaves[p].layers == layers)
             name = part.name if layers is None else f"{part.name}_{layers}_layers"
-            transform = part.transform if layers is None else per_layer(part.transform)
+            vectorised = layers is not None and not part.knows_stacks
+            transform = per_layer(part.transform) if vectorised else part.transform
             parts[name] = _ParamGroup(paths, transform, part.trust_ratio)
     return parts
 
