@@ -240,6 +240,7 @@ def test_filling_a_gap(objective, loaded):
         lm.fill("[MASK]" + "x" * 40)
 
 
+@pytest.mark.slow
 def test_a_gap_is_filled_from_all_but_the_gaps(loaded):
     """Two streams: what stands in the gap's place is nobody's business, what stands beside it is."""
     lm = loaded("plm")
@@ -269,6 +270,7 @@ def test_what_a_shape_cannot_do_says_what_it_can(loaded):
         loaded("span_corruption").fill("[MASK]")
 
 
+@pytest.mark.slow
 def test_steps_dtypes_and_checkpoint_directories(tmp_path):
     folder = write_run(tmp_path / "run", "clm", steps=(3, 5))
     assert tlx.load(folder).step == 5

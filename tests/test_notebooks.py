@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 REPOSITORY = PYPROJECT["project"]["urls"]["Repository"]
+TRAINING = ("finetune", "post_training")
 # Bytes of a notebook with its pictures, at most.
 LARGEST = 300_000
 
@@ -59,8 +60,15 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        # Those that train for minutes are run by hand.
+        pytest.param(path, marks=pytest.mark.long if path.stem in TRAINING else pytest.mark.slow)
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_all_cells_run_in_order(path, installed, tmp_path):
     """As `pytest --nbmake notebooks` does, but without Jupyter: one script of all cells."""
     check = f"import tlx\n\nassert tlx.__file__.startswith({str(installed)!r}), tlx\n"

@@ -66,6 +66,7 @@ def hidden(config, params, batch):
     return np.asarray(Transformer(config).apply({"params": params["model"]}, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "kind"), [(DECODER, "encoder"), (ENCODER, "decoder")])
 def test_one_token_is_read_alike_and_several_from_the_other_sides(source, kind):
     """Of one token attention sees all there is, whatever its mask."""

@@ -175,6 +175,7 @@ def test_what_cannot_be_merged_says_so():
         merge(module.model, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "tolerance"), tiers([("lora", 0.0), ("fl", 0.0), ("houlsby", 1e-3)], quick=[("houlsby", 1e-3)])
 )
@@ -262,6 +263,7 @@ def _rates(shape, **settings):
     return found
 
 
+@pytest.mark.slow
 def test_rates_fall_from_layer_to_layer():
     first, _, _ = _rates("encoder", layer_lr_decay=0.5)
     np.testing.assert_allclose(first["model/encoder/blocks/attention/query/kernel"], [1 / 8, 1 / 4])

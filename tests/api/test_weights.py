@@ -100,6 +100,7 @@ def test_every_class_reads_stored_matrices(name, tmp_path):
         np.testing.assert_allclose(found[output], wanted, atol=1e-4 * max(scale, 1), err_msg=output)
 
 
+@pytest.mark.slow
 def test_a_run_is_loaded_as_a_directory_is(tmp_path):
     write_run(tmp_path / "run", "clm")
     lm = tlx.load(tmp_path / "run", weights="int8")

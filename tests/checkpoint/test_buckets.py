@@ -12,7 +12,7 @@ from tlx.checkpoint import manifest as manifests
 from tlx.checkpoint.store import check_scheme
 
 
-@pytest.fixture(params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(params=[pytest.param(store, marks=pytest.mark.slow) for store in ("gs", "s3")])
 def folder(request, tmp_path):
     """A folder of steps in an empty run of a bucket."""
     return stores.place(request.param, tmp_path) / "checkpoints"

@@ -110,6 +110,7 @@ def test_inside_a_running_event_loop(run):
     assert asyncio.run(cell()).step == 2
 
 
+@pytest.mark.slow
 def test_saved_on_eight_devices_read_by_a_process_with_one(run):
     code = f"""
         import jax

@@ -63,6 +63,7 @@ def test_in_and_out_again(make, tmp_path, capsys):
     assert (back / "tokenizer.json").read_bytes() == (theirs / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_loading_a_directory_is_loading_its_import(tmp_path):
     theirs, run = tmp_path / "theirs", tmp_path / "run"
     bert(theirs)

@@ -23,6 +23,7 @@ def test_prompts_and_their_continuations(run, capsys):
     assert capsys.readouterr().out.count("-" * 60) == 4
 
 
+@pytest.mark.slow
 def test_a_text_that_is_shown_as_it_comes(run, capsys, monkeypatch):
     words = ["generate", str(run), "--prompt=ab", "--max_tokens=20", "--seed=3"]
     assert main([*words, "--no-stream"]) == 0

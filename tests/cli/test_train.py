@@ -32,7 +32,7 @@ def train(config_file, workdir, *words, shape="clm"):
     return cli.main(["train", f"--config={config_file}:{shape}", f"--workdir={workdir}", *words])
 
 
-@pytest.mark.parametrize("shape", tiers(["plm", "mixture", "recurrent_lm", "bilm"], slow=["plm"]))
+@pytest.mark.parametrize("shape", tiers(["plm", "mixture", "recurrent_lm", "bilm"], slow=["recurrent_lm"]))
 def test_a_run_in_two_halves_is_the_run_in_one(config_file, tmp_path, capsys, shape):
     """With XLNet's and Transformer-XL's memories and ELMo's states, which the second half must find as the
     first left them, and with a mixture of objectives on a mixture of sources."""

@@ -63,6 +63,7 @@ def test_a_base_of_each_shape_is_as_deep(objective):
     assert resolve(load("base", f"{objective}:tiny")).model.width == 64
 
 
+@pytest.mark.slow
 def test_several_tasks_at_once_on_real_files():
     if not SHARED.exists():
         pytest.skip(f"no {SHARED}")

@@ -11,6 +11,7 @@ from tests.cli.test_finetune import finetune, folder  # noqa: F401
 from tests.cli.tiny import ROOT
 from tests.configs.test_learning import one_device, tiny_config, trained  # noqa: F401
 from tests.run_directory import write_run
+from tests.tiers import tiers
 from tlx import cli
 from tlx.base import tree
 from tlx.base.errors import ConfigError
@@ -98,7 +99,6 @@ SYSTEMS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", tiers(SYSTEMS, slow=["elmo", "q8bert"]))
 def test_a_system_learns(system, folder, tmp_path):  # noqa: F811
     SYSTEMS[system](folder, tmp_path)

@@ -43,6 +43,7 @@ def test_the_order_never_changes():
     assert [SourceMixture([2, 1, 1]).source(r)[0] for r in range(8)] == [0, 1, 2, 0, 0, 1, 2, 0]
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6))
 def test_a_mixture_keeps_its_shares_in_any_stretch(weights):

@@ -52,6 +52,7 @@ def test_a_choice_may_end_where_the_positions_do():
     np.testing.assert_allclose(long.log_probs, whole, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_company_changes_nothing(monkeypatch):
     module, params = built("clm")
     given = (Transformer(module.model), params["model"])
@@ -73,6 +74,7 @@ def test_refusals():
         score_choices(*given, PROMPTS[:1], CHOICES[:1], VOCAB, max_length=10)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_greedily_is_likeliest():
     module, params = built("clm")
     given = (Transformer(module.model), params["model"])

@@ -83,6 +83,7 @@ def test_rules_without_constraints_change_no_program():
     np.testing.assert_array_equal(is_end(np.array([5, 6, 7]), (7, 5)), [True, False, True])
 
 
+@pytest.mark.slow
 def test_any_of_several_ends_ends_a_row_and_a_beam():
     lm, params = built()
     free = generate(lm, params, PROMPTS, VOCAB, max_tokens=18, sampling=Sampling(temperature=0))

@@ -79,6 +79,7 @@ def test_greedy_equals_the_full_pass_of_an_encoder_decoder(position):
     assert other != got
 
 
+@pytest.mark.slow
 def test_a_sample_depends_on_its_prompt_its_number_and_the_seed_only():
     lm, params = built()
     sampling = Sampling(temperature=1.5, top_k=40, top_p=0.95)
@@ -134,6 +135,7 @@ def test_what_cannot_be_generated_is_refused(prompts, max_tokens, match):
         generate(lm, params, prompts, VOCAB, max_tokens=max_tokens, sampling=Sampling(), max_length=64)
 
 
+@pytest.mark.slow
 def test_two_streams_continue_from_left_to_right():
     """Against a query at every place of the finished row: each token is the likeliest given those before."""
     cfg = ModelConfig(

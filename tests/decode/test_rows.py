@@ -81,6 +81,7 @@ def test_a_cache_that_grows_changes_nothing(monkeypatch, chunk):
     assert sorted(set(capacities)) == [64, 96] and capacities == sorted(capacities)
 
 
+@pytest.mark.slow
 def test_rows_have_lengths_and_sampling_of_their_own():
     lm, params = built()
     model = RowDecoder(lm, params, NEVER, 64)

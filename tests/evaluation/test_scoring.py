@@ -120,6 +120,7 @@ def test_windows_score_every_token_once(length, size):
     assert found == list(range(length))
 
 
+@pytest.mark.slow
 def test_a_masked_model_masks_each_token_alone():
     text = TEXTS[0]
     (found,) = scored("mlm", [text])

@@ -123,6 +123,7 @@ def test_what_lacks_more_than_a_bare_model_is_damaged(llama, tmp_path):
         open_folder(tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_without_a_tokenizer_there_are_ids(tmp_path, capsys):
     base = TABLE.load("gpt2").base
     config = resized(base, vocab_size=90, width=16, num_layers=1, attention__num_heads=2)

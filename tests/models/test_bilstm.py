@@ -83,6 +83,7 @@ def test_two_windows_with_the_state_between_are_one():
     assert np.abs(run(module, params, x[:, 3:], ONES[:, 3:])[0][1] - second[1]).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backwards", [False, True])
 def test_packed_documents_are_read_as_alone_and_padding_leaves_nothing(backwards):
     module, params, x = layers()

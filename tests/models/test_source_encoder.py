@@ -44,6 +44,7 @@ def params_of(config, batch):
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
 
 
+@pytest.mark.slow
 def test_the_encoder_reads_the_other_ones_hidden_states():
     config = replaced(BART, {"source_encoder_layers": 3, "execution": ExecutionConfig(unroll=1)})
     batch = batch_of(np.random.default_rng(1))

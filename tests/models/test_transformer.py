@@ -226,6 +226,7 @@ def test_a_memory_of_the_past_equals_one_long_row():
     np.testing.assert_allclose(late, full[:, 8:], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_dropout_belongs_to_the_row():
     cfg = config(dropout=0.3, attention=AttentionConfig(dropout=0.2))
     batch, keys = rows(batch=4), jax.random.split(jax.random.key(5), 4)
@@ -236,6 +237,7 @@ def test_dropout_belongs_to_the_row():
     assert np.abs(whole - run(model, params, batch)).max() > 0.1
 
 
+@pytest.mark.slow
 def test_shared_layers_are_stored_once():
     cfg = config("encoder", share_layers=True)
     batch = rows()

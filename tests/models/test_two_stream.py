@@ -46,6 +46,7 @@ def setup(seed=0, types=True):
     return model, params, batch, memory, order
 
 
+@pytest.mark.slow
 def test_each_target_sees_exactly_its_predecessors_and_the_memory():
     model, params, batch, memory, order = setup()
 
@@ -88,6 +89,7 @@ def test_the_memory_keeps_the_last_places_before_the_reuse_length(reuse):
     np.testing.assert_allclose(after.hidden[0, 0, MEMORY - kept :], embedded[reuse - kept : reuse], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_target_in_part_of_the_row_equals_the_same_target_in_all_of_it():
     model, params, batch, memory, _ = setup()
     full = model.apply({"params": params}, batch, memory, 0).query

@@ -71,6 +71,7 @@ def test_each_layer_may_have_a_bias_of_its_own():
         assert np.allclose(got, expected, atol=1e-5) is equal
 
 
+@pytest.mark.slow
 def test_the_sandwich_norms_what_a_part_adds():
     cfg = config(block_layout="sandwich", num_layers=1, norm=NormConfig("rmsnorm"))
     batch = rows()

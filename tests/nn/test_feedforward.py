@@ -58,6 +58,7 @@ def test_room_for_all_changes_nothing_and_a_full_expert_is_passed_by():
             np.testing.assert_allclose(tight[row, place], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_balance_of_a_batch_leaves_padding_out():
     cfg = config(feedforward=PART)
     batch = rows(padding=4)

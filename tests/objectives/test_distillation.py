@@ -131,6 +131,7 @@ def test_examples_are_those_of_masked_language_modelling():
     assert all(np.array_equal(other[key], value) for key, value in batch().items())
 
 
+@pytest.mark.slow
 def test_neither_model_sees_a_hidden_token():
     """The gradient of all losses with respect to the rows of both token tables."""
     module, made, params, frozen = parts()

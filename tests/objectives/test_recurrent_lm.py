@@ -59,6 +59,7 @@ def test_every_token_of_a_stream_but_its_first_is_a_target_once(tmp_path):
     assert targets.tolist() == cache.tokens[1:].tolist() and inputs.tolist() == cache.tokens[:-1].tolist()
 
 
+@pytest.mark.slow
 def test_one_layer_with_memory_is_one_long_window():
     """With one layer and memory enough, the last window's loss is that of the whole text's last part."""
     rows, this = batches()

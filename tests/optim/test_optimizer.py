@@ -290,6 +290,7 @@ def test_momentum_can_be_kept_in_bfloat16(name):
     assert kinds and set(kinds.values()) == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_are_updated_in_float32():
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), trees.values(trees.abstract(), 0))
     optimizer = make_optimizer(config_of("adamw"), rate, trees.abstract())

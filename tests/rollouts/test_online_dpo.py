@@ -34,6 +34,7 @@ def terms_of(batch, params, **config):
     return jax.jit(lambda *trees: module.apply({"params": merge_params(*trees)}, batch)[0])(params, frozen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dpo", "ipo_sum"])
 def test_the_loss_is_numpys(loss):
     batch = scored()

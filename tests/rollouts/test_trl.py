@@ -174,6 +174,7 @@ def ppo_loss(values, advantages, returns, value_mask):
     return loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whitened", [False, True])
 def test_a_whole_step_of_ppo(whitened):
     """From logits, values and scores to the loss of an update, of answers that fill their room."""

@@ -66,6 +66,7 @@ def test_a_vocabulary_of_another_size_than_configured_is_traced_too(config_file,
     assert run.spec.vocab.size < 2000 and len(inits) == 3
 
 
+@pytest.mark.slow
 def test_layouts_of_one_model_share_its_trace(config_file, inits):
     config = resolve(flags.load_config(f"{config_file}:clm"))
     target = parse_target("cpu:8")

@@ -37,6 +37,7 @@ def test_runs_of_a_pod_fit_its_chips():
         assert row["memory_bytes"] / ladder.accelerators < 16e9
 
 
+@pytest.mark.slow
 def test_memory_is_what_tlx_plan_estimates():
     config = runpy.run_path(str(FOLDER / "quickstart.py"))["get_config"]("tiny")
     ladder = config.ladder.to_dict() | {"budgets": (4e9,)}

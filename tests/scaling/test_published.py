@@ -40,6 +40,7 @@ def epoch():
     return load_runs(table("chinchilla_epoch.csv"), "chinchilla_epoch")
 
 
+@pytest.mark.slow
 def test_the_replication_of_chinchilla(epoch):
     """Besiroglu et al. 2024; 500 starts and 1,000 bootstraps in seconds."""
     begin = time.process_time()
@@ -114,6 +115,7 @@ def test_gadres_held_out_errors():
     assert 100 * np.array(found["metric_error"]) == pytest.approx([3.6365, 0.0464], abs=2e-3)
 
 
+@pytest.mark.slow
 def test_a_refit_of_all_repeated_runs_is_not_identified():
     """And at the published constants the errors are as published."""
     runs = load_runs(table("datablations_runs.csv"))

@@ -54,6 +54,7 @@ def test_models(client):
     assert client.get("/v1/models/tin").json()["error"]["code"] == "model_not_found"
 
 
+@pytest.mark.slow
 def test_a_completion_is_what_generate_returns(client, lm):
     body = {"model": "tiny", "prompt": "ab", "max_tokens": 9, "temperature": 0.9, "top_p": 0.8, "seed": 5}
     answer = client.post("/v1/completions", json=body).json()

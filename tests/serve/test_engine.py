@@ -62,6 +62,7 @@ def greedy(model, prompt, max_tokens=12):
     return generate(model.lm, model.params, [prompt], VOCAB, max_tokens=max_tokens, sampling=GREEDY)[0]
 
 
+@pytest.mark.slow
 def test_requests_within_a_window_are_a_batch_for_each_shape(model, engine):
     caller = Caller()
     jobs = [caller.job(prompt) for prompt in PROMPTS] + [caller.job(PROMPTS[0], 3)]

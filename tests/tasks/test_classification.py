@@ -165,6 +165,7 @@ def test_a_decoder_keeps_its_language_model_loss():
     assert float(none["lm_loss"].weight) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["multiple_choice", "similarity"])
 def test_the_language_models_loss_is_over_all_rows_of_an_example(task):
     """Both choices, the wrong one too, and both orders of a pair: the mean over their tokens, by numpy."""

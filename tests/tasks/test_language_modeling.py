@@ -89,6 +89,7 @@ def encoded(text):
     return [*small.TOKENIZER.encode(text), V.eos]
 
 
+@pytest.mark.slow
 def test_nats_and_bits_per_byte_by_numpy():
     module, items = small.module_of("language_modeling", "decoder", SPEC.config), items_of()
     params = small.init(module, rows_of(items))

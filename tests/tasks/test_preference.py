@@ -371,6 +371,7 @@ def test_answers_of_a_bart_begin_as_it_was_trained():
     assert row["decoder_tokens"][4:6].tolist() == [V.eos, V.bos]
 
 
+@pytest.mark.slow
 def test_log_probabilities_in_chunks_are_those_of_the_whole():
     rng = np.random.default_rng(0)
     hidden = jnp.float32(rng.normal(size=(2, 7, 4)))

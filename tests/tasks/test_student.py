@@ -98,6 +98,7 @@ def log_softmax_at(x, dim):
     return np.moveaxis(log_softmax(np.moveaxis(x, dim, -1)), -1, dim) if dim != -1 else log_softmax(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -131,6 +132,7 @@ def test_the_divergence_is_numpys(name, shape):
     assert terms["loss"].loss_weight == 0.5
 
 
+@pytest.mark.slow
 def test_sets_of_classes_and_numbers_are_numpys():
     module, batch, params, frozen = parts("classification", multi_label=True)
     terms = terms_of(module, batch, params, frozen)

@@ -70,7 +70,7 @@ def teacher(tmp_path_factory):
     return folder / "run"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tinyberts_two_stages_of_a_task(tmp_path, teacher):
     """Layers first, then the distribution; interrupted, the result is the same, and it is a run like any other."""
 

@@ -52,7 +52,7 @@ def test_devices_and_meshes(objective, mesh):
 
 
 # Objectives whose examples or parameters are sharded in a way of their own.
-OTHERS_SLOW = ("bilm", "layer_distillation", "mixture", "nsp", "recurrent_lm", "rtd", "span_boundary")
+OTHERS_SLOW = ("bilm", "recurrent_lm", "rtd")
 
 
 @pytest.mark.parametrize("objective", tiers(shapes.OTHERS, slow=OTHERS_SLOW))

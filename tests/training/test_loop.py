@@ -163,6 +163,7 @@ def test_a_device_without_memory_is_noticed_though_others_wait_for_it():
     loop._raise_error_of_any_device({"loss": Loss})
 
 
+@pytest.mark.slow
 def test_profile_writes_a_trace(parts, tmp_path):
     def profiling(log_hook, journal, progress, clock):
         return hooks.ProfileHook(TrainConfig(profile_steps=(2, 4)), str(tmp_path / "trace"), progress)

@@ -108,6 +108,7 @@ def test_microbatches_and_unrolled_layers_observe_the_same():
         np.testing.assert_allclose(parts_metrics["grad_norm"], metrics["grad_norm"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_skipped_step_changes_no_range():
     _, _, state, batch = quantized()
     state, _ = step_of()(state, batch)

@@ -93,6 +93,7 @@ def windows(count, spec):
     return found
 
 
+@pytest.mark.slow
 def test_three_windows_with_memory_match_the_paper():
     """A memory shorter than what was read, so that it is also forgotten."""
     spec = spec_of("recurrent_lm", RecurrentLM(mem_len=8), length=LENGTH)
