@@ -1,6 +1,7 @@
 """Listings of folders by a process of a save and of a check do not grow with the number of processes."""
 
 import os
+import threading
 
 import pytest
 
@@ -84,3 +85,26 @@ def test_a_link_is_refused_beside_a_file_and_on_the_way_to_one(tmp_path):
             manifests.verify(folder, sealed, "size", ["rest/ocdbt.process_1/d/data"])
         (folder / moved).unlink()
         (tmp_path / "elsewhere").rename(folder / moved)
+
+
+def test_files_are_hashed_at_once_and_the_first_that_differs_is_named(tmp_path, monkeypatch):
+    """Each of two files waits until the other one is being hashed too."""
+    names = write_step(tmp_path, 1)
+    monkeypatch.setattr(manifests, "HASHING_THREADS", 2)
+    both = threading.Barrier(2, timeout=30)
+    large = [name for name in names if name.endswith("/d/data")]
+    assert len(large) == 2
+
+    def hashed(path):
+        if path.name == "data":
+            both.wait()
+        return sha256_file(path)
+
+    monkeypatch.setattr(manifests.files, "sha256_file", hashed)
+    found = {name: manifests.own_files(tmp_path, 0, 1, PARTS)[name] for name in large}
+    sealed = manifests.Manifest(1, found, {}, {})
+    manifests.verify(tmp_path, sealed, "hash")
+    for name in large:
+        (tmp_path / name).write_text((tmp_path / name).read_text()[::-1])
+    with pytest.raises(manifests.Damaged, match="^params/ocdbt.process_0/d/data is not what was saved"):
+        manifests.verify(tmp_path, sealed, "hash")

@@ -14,7 +14,8 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from multiprocessing.pool import ThreadPool
 from typing import Any, Literal, NamedTuple
 
 from tlx.base import files
@@ -27,6 +28,8 @@ FORMAT = 1
 MAX_BYTES = 256 << 20
 # Most dims of an array in numpy.
 MAX_DIMS = 64
+# Files that are hashed at once: a core hashes about 1 GB/s, and a disk reads several times as much.
+HASHING_THREADS = 8
 _PART = "tlx_part.{}.json"
 _OWNER = re.compile(r"(?:^|/)(?:ocdbt\.)?process_(\d+)(?:/|$)")
 # Folders and files in a part that Orbax names after the process that writes them.
@@ -85,7 +88,12 @@ def own_files(folder: Place, process: int, count: int, parts: Iterable[str]) -> 
     else:
         own = [folder / part / name.format(process) for part in parts for name in _OWNED]
         paths = [path for root in own for path in _walk(root, folder, count)]
-    return {path: _describe(folder / path) for path in sorted(paths)}
+    paths = sorted(paths)
+    hashes = _in_threads(files.sha256_file, [folder / path for path in paths])
+    return {
+        path: {"size": (folder / path).stat().st_size, "sha256": digest}
+        for path, digest in zip(paths, hashes, strict=True)
+    }
 
 
 def write_part(folder: Place, process: int, value: Mapping[str, Any]) -> None:
@@ -229,17 +237,21 @@ def verify(
     paths = list(manifest.files if paths is None else paths)
     # A link could make files from outside the checkpoint look like a part of it.
     _refuse_links(folder, paths)
+    # Cheap, and finds the usual damage (cut or empty files) before gigabytes are hashed.
     for path in paths:
         _refuse_escape(folder, path)
-        wanted = manifest.files[path]
         try:
             size = (folder / path).stat().st_size
         except OSError as error:
             raise Damaged(f"{path} is missing ({error.strerror})") from error
-        # Cheap, and finds the usual damage (cut or empty files) before gigabytes are hashed.
-        if size != wanted["size"]:
-            raise Damaged(f"{path} has {size} bytes, {wanted['size']} were saved")
-        if level == "hash" and _sha256(folder / path) != wanted["sha256"]:
+        wanted = manifest.files[path]["size"]
+        if size != wanted:
+            raise Damaged(f"{path} has {size} bytes, {wanted} were saved")
+    if level != "hash":
+        return
+    hashes = _in_threads(_sha256, [folder / path for path in paths])
+    for path, digest in zip(paths, hashes, strict=True):
+        if digest != manifest.files[path]["sha256"]:
             raise Damaged(f"{path} is not what was saved (sha256 differs)")
 
 
@@ -317,8 +329,11 @@ def _sha256(path: pathlib.Path) -> str:
         raise Damaged(f"{path.name} cannot be read ({error.strerror})") from error
 
 
-def _describe(path: pathlib.Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": files.sha256_file(path)}
+def _in_threads(hash_file: Callable[[pathlib.Path], str], paths: Sequence[pathlib.Path]) -> list[str]:
+    """Return the hash of each file; hashing needs no lock of the interpreter."""
+    # Not concurrent.futures, for whose queued work the end of the interpreter waits.
+    with ThreadPool(max(1, min(HASHING_THREADS, len(paths)))) as pool:
+        return pool.map(hash_file, paths, chunksize=1)
 
 
 def _walk(root: pathlib.Path, folder: pathlib.Path, count: int) -> list[str]:
