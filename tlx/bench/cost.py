@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tlx.bench.attempts import attempt_each
 from tlx.bench.data import pipeline_of
 from tlx.bench.shape import BenchShape
 from tlx.bench.sizes import run_config
@@ -41,22 +42,24 @@ def measure(shape: BenchShape, objectives: tuple[str, ...], seconds: float) -> d
         seconds: Unused: nothing is timed.
 
     Returns:
-        Objective -> the fields of its Cost, and "times_clm": its FLOPs relative to causal LM.
+        Objective -> the fields of its Cost, and "times_clm": its FLOPs relative to causal LM;
+        {"error": why} of one that cannot be measured.
     """
     del seconds
     print(f"{shape}; FLOPs are those of a forward pass")
     print(f"  {'':16} {'text a row':>10} {'targets per token':>18} {'FLOPs per token':>16} {'of clm':>8}")
-    figures = {}
     clm_flops = cost("clm", shape).flops
-    for objective in objectives:
+
+    def measure_one(objective: str) -> dict[str, float]:
         costs = cost(objective, shape)
-        figures[objective] = costs._asdict() | {"times_clm": costs.flops / clm_flops}
         print(
             f"  {objective:16} {costs.text:10,} {costs.targets:18.1%} {costs.flops:16,.0f} "
             f"{costs.flops / clm_flops:8.2f}",
             flush=True,
         )
-    return figures
+        return costs._asdict() | {"times_clm": costs.flops / clm_flops}
+
+    return attempt_each(objectives, measure_one)
 
 
 def cost(objective: str, shape: BenchShape) -> Cost:

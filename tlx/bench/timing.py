@@ -8,21 +8,30 @@ import jax
 import jax.numpy as jnp
 
 
-def in_turns(functions: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+def in_turns(
+    functions: Mapping[str, Callable[[], object]],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Return seconds per call of each function, one value a turn; the functions are called alternately.
 
-    Each function blocks on its own result. The first call of each (which compiles) is not counted. Continues
-    until every function has had `seconds` on average, for three turns at least.
+    The first call of each (which compiles) is not counted. Continues until every function has had `seconds` on
+    average, for three turns at least.
+
+    Args:
+        functions: By name; each blocks on its own result.
+        seconds: Measuring time of each function.
+        clock: Its seconds are measured: those of the wall, or time.process_time for work of one thread.
     """
     for function in functions.values():
         function()
     times: dict[str, list[float]] = {name: [] for name in functions}
-    stop = time.perf_counter() + seconds * len(functions)
-    while time.perf_counter() < stop or len(next(iter(times.values()))) < 3:
+    stop = clock() + seconds * len(functions)
+    while clock() < stop or len(next(iter(times.values()))) < 3:
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             function()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
     return times
 
 
