@@ -12,7 +12,8 @@ from tlx.plan.footprint import RunConfig
 from tlx.plan.result import Plan
 from tlx.plan.target import Target
 
-HANDFUL = 4  # layouts that are compiled
+# Layouts of the fastest tensor size that are compiled besides the first one.
+OTHERS = 3
 
 
 class SearchResult(NamedTuple):
@@ -32,8 +33,8 @@ def search(
     Args:
         config: Checked config.
         target: Hardware that is planned for.
-        check: Plans a config by a compiler. With it only the best few by the estimate are returned, as the
-            compiler plans them.
+        check: Plans a config by a compiler. With it only a few are returned, as the compiler plans them: the best of
+            each size of tensor by the estimate, and then more of the size that is fastest.
 
     Returns:
         One or more layouts with their plans.
@@ -42,21 +43,58 @@ def search(
         ConfigError: Where no layout fits.
     """
     by_mesh = [layout for mesh in meshes(config, target) for layout in _fitting(config, target, mesh)]
-    layouts = [*_as_it_is(config, target), *sorted(by_mesh, key=_order)]
-    if check is not None:
-        layouts = [
-            layout._replace(plan=check(apply(config, layout.change))) for layout in layouts[: HANDFUL + 1]
-        ]
+    own = list(_as_it_is(config, target))
+    by_estimate = _distinct(sorted(by_mesh, key=_order))
+    if check is None:
+        layouts = [*own, *by_estimate]
+    else:
+        layouts = _compiled(own, by_estimate, lambda layout: check(apply(config, layout.change)))
     fitting = sorted((layout for layout in layouts if layout.plan.fits), key=_order)
     if not fitting:
         raise ConfigError(f"no mesh, microbatches and remat of this config fit {target.text}")
     return fitting
 
 
+def _distinct(layouts: list[SearchResult]) -> list[SearchResult]:
+    """Leave out layouts of one mesh with the same estimate: what they keep differs in tensors that there are not."""
+    distinct = {}
+    for layout in layouts:
+        distinct.setdefault((*_mesh(layout), *_order(layout)), layout)
+    return list(distinct.values())
+
+
+def _compiled(
+    own: list[SearchResult], by_estimate: list[SearchResult], plan: Callable[[SearchResult], Plan]
+) -> list[SearchResult]:
+    """Return the layouts that are compiled, as the compiler plans them.
+
+    The estimate compares layouts of one tensor size well, and those of different sizes badly: it does not know what
+    the compiler overlaps.
+    """
+    firsts: dict[int, SearchResult] = {}
+    for layout in by_estimate:
+        firsts.setdefault(_mesh(layout)[2], layout)
+    layouts = [layout._replace(plan=plan(layout)) for layout in (*own, *firsts.values())]
+    fitting = [layout for layout in layouts[len(own) :] if layout.plan.fits]
+    if fitting:
+        fastest = _mesh(min(fitting, key=_order))
+        # Of each other mesh of that size the first, which is the best.
+        others = {_mesh(layout): layout for layout in reversed(by_estimate) if _mesh(layout) != fastest}
+        alike = sorted((layout for mesh, layout in others.items() if mesh[2] == fastest[2]), key=_order)
+        layouts += [layout._replace(plan=plan(layout)) for layout in alike[:OTHERS]]
+    return layouts
+
+
+def _mesh(layout: SearchResult) -> tuple[int, int, int]:
+    """Return the sizes of data, fsdp and tensor of a layout that the search made."""
+    mesh = layout.plan.mesh
+    return mesh["data"], mesh["fsdp"], mesh["tensor"]
+
+
 def meshes(config: RunConfig, target: Target) -> Iterator[dict[str, int]]:
     """Yield sizes of data, fsdp and tensor (up to 8) that fill the target and divide the batch.
 
-    fsdp is 1, the devices of an island (what the fast network joins), all, or as the config has it.
+    fsdp is a power of two, the devices of an island (what the fast network joins), all, or as the config has it.
     """
     devices = target.num_devices
     configured = 1
@@ -66,9 +104,9 @@ def meshes(config: RunConfig, target: Target) -> Iterator[dict[str, int]]:
         left = devices // tensor
         if devices % tensor or config.train.batch_size % left:
             continue
-        for fsdp in sorted({1, configured, max(1, left // target.islands), left}):
-            if left % fsdp == 0:
-                yield {"data": left // fsdp, "fsdp": fsdp, "tensor": tensor}
+        sizes = {configured, max(1, left // target.islands), *_powers(left)}
+        for fsdp in sorted(size for size in sizes if left % size == 0):
+            yield {"data": left // fsdp, "fsdp": fsdp, "tensor": tensor}
 
 
 def pareto_front(candidates: list[SearchResult]) -> list[SearchResult]:
