@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from tests.launch.test_values import REQUIRED
+from tlx.base.compiler_settings import SETTINGS
 from tlx.base.errors import ConfigError
 from tlx.launch.clusters import CLUSTERS
 from tlx.launch.job import LaunchJob, render
-from tlx.launch.settings import SETTINGS, RunSettings, exports, merged, variables
+from tlx.launch.settings import RunSettings, exports, merged, variables
 
 HIDING = "--xla_gpu_enable_latency_hiding_scheduler"
 

@@ -9,6 +9,7 @@ import pytest
 
 from tlx import cli
 from tlx.cli.flags import load_config
+from tlx.launch.settings import RunSettings, merged, variables
 from tlx.plan.compiled import CompiledFacts
 from tlx.plan.compilers import PYTHON, compile_for_target
 from tlx.plan.target import parse_target
@@ -137,3 +138,23 @@ def test_without_the_compiler_it_says_what_to_install(config, capsys, monkeypatc
     assert found["method"] == "analytic" and "pip install" in " ".join(found["notes"])
     assert cli.main([*words, "--compiler-python=/no/python"]) == 64
     assert "is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "variable", "hardware"),
+    [("tpu:v5e:2x4 x 2 slices", "LIBTPU_INIT_ARGS", "tpu-slices"), ("gpu:h100:8", "XLA_FLAGS", "gpu")],
+)
+def test_a_plan_is_compiled_with_the_flags_of_a_run(
+    target, variable, hardware, config, tmp_path, monkeypatch
+):
+    """The user's own come after those of the table, so that they win."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setenv(variable, "--xla_own=1")
+    with pytest.raises(RuntimeError, match="exit 3"):
+        compile_for_target(resolve(load_config(str(config)), allow=None), parse_target(target), str(python))
+    environment = (tmp_path / "environment").read_text().splitlines()
+    (flags,) = [line for line in environment if line.startswith(f"{variable}=")]
+    wanted = merged(variables(hardware, RunSettings(), "/run"), {variable: "--xla_own=1"})[variable]
+    assert flags.startswith(f"{variable}={wanted}") and wanted.endswith(" --xla_own=1") and "=true" in wanted

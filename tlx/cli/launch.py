@@ -93,7 +93,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="--xla_NAME=VALUE",
-        help="set a flag of XLA or libtpu, beside those of tlx/launch/settings.py; may be repeated",
+        help="set a flag of XLA or libtpu, beside those of tlx/base/compiler_settings.py; may be repeated",
     )
     parser.add_argument(
         "--env",
@@ -107,7 +107,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="leave out a flag or a variable that tlx/launch/settings.py sets; may be repeated",
+        help="leave out a flag or a variable that tlx/base/compiler_settings.py sets; may be repeated",
     )
     parser.add_argument(
         "--compilation-cache",

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 
+from tlx.base.compiler_settings import Hardware
 from tlx.base.errors import OK, PREEMPTED, RETRYABLE, ConfigError
 from tlx.launch import settings
 from tlx.launch.exits import MEANINGS
@@ -160,7 +161,7 @@ def run(job: LaunchJob, options: GkeOptions, folder: pathlib.Path) -> int:
 
 def _environment(job: LaunchJob, options: GkeOptions, workdir: str) -> str:
     """Return the lines of `env` with the settings of the hardware."""
-    target: settings.Target = "cpu"
+    target: Hardware = "cpu"
     if options.topology:
         target = "tpu-slices" if options.slices > 1 else "tpu"
     elif options.accelerator:

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Mapping
 
+from tlx.base.compiler_settings import Hardware
 from tlx.base.errors import ConfigError, StorageError
 from tlx.launch import settings
 from tlx.launch.exits import describe, next_move
@@ -102,7 +103,7 @@ def run(job: LaunchJob, options: LocalOptions, folder: pathlib.Path) -> int:
                 return code
 
 
-def _target(environ: Mapping[str, str]) -> settings.Target:
+def _target(environ: Mapping[str, str]) -> Hardware:
     """Return the kind of hardware of this machine; JAX is not asked, for that would take the devices."""
     if environ.get("JAX_PLATFORMS") == "cpu":
         return "cpu"

@@ -1,7 +1,7 @@
-"""Environment of a run's processes: settings of XLA, libtpu and NCCL, each with its reason, for every launcher.
+"""Environment of a run's processes: settings of XLA, libtpu and NCCL, for every launcher.
 
-SETTINGS is the only table of them. `--flag` and `--env` of `tlx launch` add to it or replace an entry, `--drop`
-removes one. What the user's own environment says is never overwritten by the table.
+base/compiler_settings.py is the only table of them. `--flag` and `--env` of `tlx launch` add to it or replace an
+entry, `--drop` removes one. What the user's own environment says is never overwritten by the table.
 """
 
 import re
@@ -9,66 +9,15 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from tlx.base.compiler_settings import FLAG_VARIABLES, SETTINGS, Hardware
 from tlx.base.errors import ConfigError, one_of
 from tlx.launch.secrets import is_secret_name
 
-Target = Literal["cpu", "gpu", "tpu", "tpu-slices"]
-
 CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-# Variables that hold a list of flags, by target: libtpu reads its own, and both end the process for an unknown flag.
-_FLAG_VARIABLES: dict[Target, str] = {
-    "cpu": "XLA_FLAGS",
-    "gpu": "XLA_FLAGS",
-    "tpu": "LIBTPU_INIT_ARGS",
-    "tpu-slices": "LIBTPU_INIT_ARGS",
-}
 _FLAG = re.compile(r"--[a-z][a-z0-9_]*(=\S*)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Variables that the launchers set themselves.
 _OWN = ("TLX_COORDINATOR", "TLX_NUM_PROCESSES", "TLX_PROCESS_ID", "TLX_GRACE_SECONDS")
-
-
-class Setting(NamedTuple):
-    """One flag, or one environment variable."""
-
-    name: str
-    """Flag with its dashes ("--xla_..."), or name of a variable."""
-    value: str
-    """Its value."""
-    reason: str
-    """Why it is set."""
-
-
-# By kind of hardware; "tpu-slices" is several slices, which a slower network joins.
-SETTINGS: dict[Target, tuple[Setting, ...]] = {
-    "cpu": (),
-    "gpu": (
-        Setting(
-            "--xla_gpu_enable_latency_hiding_scheduler",
-            "true",
-            "orders collectives so that they overlap with matrix products; NVIDIA's JAX images set it too",
-        ),
-        Setting(
-            "XLA_PYTHON_CLIENT_MEM_FRACTION",
-            "0.9",
-            "JAX takes 75% of a GPU's memory by itself, which leaves a quarter unused where the run is alone on it",
-        ),
-        Setting("NCCL_DEBUG", "WARN", "a collective that fails says why, which NCCL leaves out by itself"),
-    ),
-    "tpu": (),
-    "tpu-slices": (
-        Setting(
-            "--xla_tpu_enable_data_parallel_all_reduce_opt",
-            "true",
-            "starts the sums of gradients between slices while the backward pass goes on",
-        ),
-        Setting(
-            "--xla_tpu_data_parallel_opt_different_sized_ops",
-            "true",
-            "the same where these sums are of different sizes, as of layers and of the token table",
-        ),
-    ),
-}
 
 
 class RunSettings(NamedTuple):
@@ -96,11 +45,11 @@ class Variable(NamedTuple):
     """flags: put before what the process' environment has; default: only where that has none; set: always."""
 
 
-def variables(target: Target, settings: RunSettings, workdir: str) -> list[Variable]:
+def variables(hardware: Hardware, settings: RunSettings, workdir: str) -> list[Variable]:
     """Return the environment variables of a run on a kind of hardware.
 
     Args:
-        target: The hardware.
+        hardware: The kind of hardware.
         settings: What the user adds and drops.
         workdir: Directory of the run as its hosts see it.
 
@@ -110,7 +59,7 @@ def variables(target: Target, settings: RunSettings, workdir: str) -> list[Varia
     Raises:
         ConfigError: A flag or variable is malformed, secret, or the launcher's own; or no setting has a dropped name.
     """
-    table = {setting.name: setting.value for setting in SETTINGS[target]}
+    table = {setting.name: setting.value for setting in SETTINGS[hardware]}
     for name in settings.drop:
         if name not in (known := {setting.name for row in SETTINGS.values() for setting in row}):
             raise ConfigError(one_of("--drop", name, sorted(known)))
@@ -122,7 +71,7 @@ def variables(target: Target, settings: RunSettings, workdir: str) -> list[Varia
         name, _, value = word.partition("=")
         table[name] = value or "true"
     flags = [f"{name}={value}" for name, value in table.items() if name.startswith("--")]
-    result = [Variable(_FLAG_VARIABLES[target], " ".join(flags), "flags")] if flags else []
+    result = [Variable(FLAG_VARIABLES[hardware], " ".join(flags), "flags")] if flags else []
     chosen = _parsed_env(settings.env)
     for name, value in table.items():
         if not name.startswith("--") and name not in chosen:

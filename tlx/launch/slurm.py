@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 
+from tlx.base.compiler_settings import Hardware
 from tlx.base.errors import RETRYABLE, ConfigError
 from tlx.launch import settings
 from tlx.launch.job import Cluster, LaunchJob, Raw, fill, shell
@@ -114,7 +115,7 @@ def run(job: LaunchJob, options: SlurmOptions, folder: pathlib.Path) -> int:
     return subprocess.run(commands(job, options, folder)[0]).returncode
 
 
-def _target(options: SlurmOptions) -> settings.Target:
+def _target(options: SlurmOptions) -> Hardware:
     """Return the kind of hardware; GPUs may be asked for by an option of sbatch."""
     return "gpu" if options.gpus_per_node or re.search(r"\bgpu", options.sbatch) else "cpu"
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tlx.base.compiler_settings import FLAG_VARIABLES, Hardware, compiler_flags
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError
 from tlx.plan.compiled import CompiledFacts
@@ -108,8 +109,14 @@ def compile_for_target(
 
 
 def _environment(target: Target) -> dict[str, str]:
-    """Return an environment in which no device is looked for and the compiler assumes the target."""
+    """Return an environment in which no device is looked for and the compiler assumes the target.
+
+    The compiler has the flags with which the launchers start a run, before those of the user's own environment.
+    """
     variables = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    hardware: Hardware = "tpu-slices" if target.platform == "tpu" and target.slices > 1 else target.platform
+    name = FLAG_VARIABLES[hardware]
+    flags = f"{compiler_flags(hardware)} {os.environ.get(name, '')}"
     if target.platform == "tpu":
         cores = 2 if target.chip.name in ("v4", "v5p") else 1
         variables |= {
@@ -120,8 +127,9 @@ def _environment(target: Target) -> dict[str, str]:
         }
     if target.platform == "gpu":
         # Without a device tiles cannot be timed, and Triton's default ones do not fit every product.
-        flags = os.environ.get("XLA_FLAGS", "")
-        variables["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_triton_gemm=false".strip()
+        flags += " --xla_gpu_enable_triton_gemm=false"
+    if flags.strip():
+        variables[name] = flags.strip()
     if target.platform == "cpu":
         variables["JAX_NUM_CPU_DEVICES"] = str(target.num_devices)
     root = pathlib.Path(__file__).parents[2]
