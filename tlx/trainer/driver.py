@@ -27,6 +27,7 @@ from tlx.checkpoint.best import read_best, resolve_step
 from tlx.checkpoint.bucket_lease import open_lease
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
+from tlx.checkpoint.local_tier import LocalTier
 from tlx.checkpoint.store import check_scheme
 from tlx.parallel import consensus
 from tlx.run import RunConfig
@@ -106,6 +107,8 @@ class RunHandles(NamedTuple):
     """metrics.jsonl and events.jsonl; silent on all processes but the first."""
     checkpoints: Checkpoints
     """The run's checkpoints."""
+    local: LocalTier
+    """Copies of the newest steps on the hosts."""
     lease: Lease
     """Held while the run trains."""
     progress: Progress
@@ -316,7 +319,7 @@ def _train(
     is_first = jax.process_index() == 0
     with run.use(), services.watchdog, _open_handles(run, lease, clock, saved) as handles:
         sampler = callbacks.make_sampler(run)
-        state, rollbacks = _first_state(run, handles.checkpoints, request.options.step, clock)
+        state, rollbacks, source = _first_state(run, handles, saved, request.options.step)
         begin = int(jax.device_get(state.step))
         goodput.begin(begin, config.log.every)
         recovery = Recovery(run, handles.checkpoints, handles.journal, handles.progress, rollbacks)
@@ -324,7 +327,8 @@ def _train(
             record(run, handles.workdir, handles.checkpoints)
         handles.journal.resume(begin)
         costs = introduce(run, handles.workdir, handles.progress.say)
-        tell_start(run, handles.journal, handles.progress.say, begin, saved, request.options.allow_change)
+        allow_change = request.options.allow_change
+        tell_start(run, handles.journal, handles.progress.say, begin, source, saved, allow_change)
         if begin < config.train.steps:
             handles.progress.say(
                 "compiling  the train step: seconds for a small model, minutes for a large one"
@@ -384,31 +388,44 @@ def _open_handles(
         run_id=None if saved is None else saved.get("id"),
         starts=() if saved is None else saved.get("starts", ()),
     )
+    local = LocalTier(run.config.checkpoint, saved_part(run.state), journal.event)
     progress = Progress(run.config.train.steps, silent=silent)
-    with checkpoints, contextlib.closing(progress):
+    with checkpoints, local, contextlib.closing(progress):
         checkpoints.prepare()
         try:
-            yield RunHandles(lease.folder, journal, checkpoints, lease, progress, clock)
+            yield RunHandles(lease.folder, journal, checkpoints, local, lease, progress, clock)
         finally:
             journal.flush()
 
 
 def _first_state(
-    run: Run, checkpoints: Checkpoints, step: int | str | None, clock: Clock
-) -> tuple[State, Rollbacks]:
-    """The state of the newest sound checkpoint, or the initial one where there never was one; and its rollbacks.
+    run: Run, handles: RunHandles, saved: Mapping[str, Any] | None, step: int | str | None
+) -> tuple[State, Rollbacks, str]:
+    """The state of the newest sound checkpoint, or the initial one where there never was one; rollbacks; its source.
 
-    `step` names another checkpoint: later ones are set aside, for the run trains their steps anew.
+    `step` names another checkpoint: later ones are set aside, for the run trains their steps anew. Without it, copies
+    on the hosts that are no older come first.
     """
-    with clock("restore"):
+    checkpoints = handles.checkpoints
+    loaded = None
+    source = ""
+    with handles.clock("restore"):
         step = resolve_step(checkpoints.folder, step)
-        loaded = checkpoints.restore(saved_part(run.state), step, optional=OPTIONAL)
+        if step is None and saved is not None and "id" in saved:
+            loaded = handles.local.restore(saved["id"], saved.get("starts", ()), checkpoints.latest)
         if loaded is not None:
-            if step is not None:
-                checkpoints.set_aside_after(step, f"the run was started again from step {step}")
-            return restored_state(run, loaded.tree, run.frozen()), Rollbacks.from_json(loaded.extra)
-    with clock("compile"):
-        return run.init(), Rollbacks()
+            source = f"the hosts' copies of step {loaded.step} (checkpoint.local_every)"
+        else:
+            loaded = checkpoints.restore(saved_part(run.state), step, optional=OPTIONAL)
+        if loaded is not None and step is not None:
+            checkpoints.set_aside_after(step, f"the run was started again from step {step}")
+        begin = 0 if loaded is None else loaded.step
+        handles.local.begin(checkpoints.run_id, checkpoints.starts[-1], begin)
+        if loaded is not None:
+            source = source or f"checkpoints/{loaded.step}"
+            return restored_state(run, loaded.tree, run.frozen()), Rollbacks.from_json(loaded.extra), source
+    with handles.clock("compile"):
+        return run.init(), Rollbacks(), source
 
 
 def _replica_check(run: Run, hosts: Sequence[str], recovery: Recovery) -> ReplicaCheck:
@@ -521,6 +538,7 @@ class _Loop:
                 del state  # the devices need not hold two
                 with self._handles.clock("restore"):
                     begin, state = self._recovery.roll_back(divergence, begin, frozen)
+                    self._handles.local.go_back(begin)
             state, last, divergence = self._train(state, begin)
         self._tell_end(last)
         self._handles.progress.close()
@@ -532,6 +550,7 @@ class _Loop:
                     f"{self._handles.checkpoints.folder} (the reason is in events.jsonl); once there is "
                     "room, the same command resumes from the newest one"
                 )
+            self._handles.local.finish()
         self._tell_best()
         return state
 
@@ -633,6 +652,8 @@ class _Loop:
         called.append(
             hooks.CheckpointHook(handles.checkpoints, self._log, handles.clock, self._start_save, timer)
         )
+        if handles.local.every:
+            called.append(hooks.LocalSaveHook(handles.local, self._log, handles.clock, self._save_to_hosts))
         called.append(self._parts.goodput)
         called.append(self._stop_hook)
         called.append(self._evaluations.stop_hook)
@@ -667,6 +688,11 @@ class _Loop:
         if self._replica_check is not None:
             self._replica_check.confirm(step, state)
         self._handles.checkpoints.save(step, saved_part(state), self._recovery.rollbacks.to_json())
+
+    def _save_to_hosts(self, step: int, state: State) -> None:
+        """Start to save the state to the hosts, with the lines of the journal up to it where they last."""
+        self._handles.journal.flush()
+        self._handles.local.save(step, saved_part(state), self._recovery.rollbacks.to_json())
 
     def _save(self, step: int, state: State) -> bool:
         """Save the state and wait for it; returns whether it is saved."""
