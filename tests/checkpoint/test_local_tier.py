@@ -1,11 +1,14 @@
 """The emergency tier: four real processes, each with a disk of its own, lose processes and disks."""
 
+import json
+import multiprocessing
 import os
 import re
 import shutil
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -220,6 +223,71 @@ def test_the_exchange_takes_files_of_this_run_only(tmp_path):
         peer.send(sent)
 
 
+def worker(task, i, port, folder):
+    """Process `i` of four with one device and a disk of its own: saves steps 2 and 4, or restores."""
+    jax.config.update("jax_num_cpu_devices", 1)
+    jax.distributed.initialize(f"127.0.0.1:{port}", 4, i, initialization_timeout=60)
+    config = CheckpointConfig(local_every=2, local_folder=f"{folder}/disk{i}")
+    with LocalTier(config, abstract(state_on(4)), lambda *_, **__: None) as tier:
+        if task == "save":
+            tier.begin("run", "a" * 16, 0)
+            for step in (2, 4):
+                tier.save(step, state_on(4, seed=step), {"step": step})
+            tier._settle()
+            (folder / f"saved{i}").touch()
+            time.sleep(600)
+        loaded = tier.restore("run", ("a" * 16,), 1)
+        same = None
+        if loaded is not None:
+            wanted = jax.tree.leaves(state_on(4, seed=loaded.step))
+            same = all(
+                left.sharding == right.sharding
+                and np.array_equal(left.addressable_data(0), right.addressable_data(0))
+                for left, right in zip(jax.tree.leaves(loaded.tree), wanted, strict=True)
+            )
+        step = None if loaded is None else loaded.step
+        (folder / f"restored{i}").write_text(json.dumps([step, same]))
+        # None leaves while another fetches from it, and the first leaves last.
+        jax.distributed.shutdown()
+    os._exit(0)
+
+
+def start_workers(task, folder):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    port = free_port()
+    workers = [context.Process(target=worker, args=(task, i, port, folder)) for i in range(4)]
+    for each in workers:
+        each.start()
+    return workers
+
+
+def restored_by_all(folder):
+    workers = start_workers("restore", folder)
+    for each in workers:
+        each.join(120)
+    assert [each.exitcode for each in workers] == [0] * 4
+    return [json.loads((folder / f"restored{i}").read_text()) for i in range(4)]
+
+
+@pytest.mark.slow
+def test_a_lost_host_gets_its_shards_from_its_neighbour_and_two_neighbours_are_too_many(tmp_path):
+    workers = start_workers("save", tmp_path)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("saved*"))) < 4:
+        assert time.monotonic() < deadline and all(each.is_alive() for each in workers)
+        time.sleep(0.05)
+    for each in workers:
+        each.kill()
+        each.join()
+    shutil.rmtree(tmp_path / "disk2")
+    assert restored_by_all(tmp_path) == [[4, True]] * 4
+    # It has its shards again, and no other host's: those of its neighbour before are on that one alone.
+    shutil.rmtree(tmp_path / "disk2")
+    shutil.rmtree(tmp_path / "disk3")
+    assert restored_by_all(tmp_path) == [[None, None]] * 4
+
+
 class Pod:
     """Four processes of one run, each with one device and a disk of its own."""
 
@@ -291,7 +359,7 @@ def resumed_from(out):
     return re.search(r"resuming   from (.*?): ", out)[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_of_four_is_killed_with_its_disk_and_the_newest_step_comes_back(tmp_path, forks):
     pod = Pod(forks, tiny.write_config(tmp_path), tmp_path)
     pod.kill(pod.start(), [2], 17)

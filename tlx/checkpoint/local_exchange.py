@@ -104,7 +104,16 @@ class Peer:
 
 
 def receive(source: Any, size: int, path: pathlib.Path) -> None:
-    """Write `size` bytes that a connection sends to a file, complete or not at all."""
+    """Write what a connection sends to a file, complete or not at all.
+
+    Args:
+        source: Connection, with `read`.
+        size: Number of bytes.
+        path: The file.
+
+    Raises:
+        OSError: The bytes did not come, or cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{INCOMING}{uuid.uuid4().hex}"
     try:

@@ -156,6 +156,11 @@ class LocalTier:
         """Copy this process' slices to the host and start to write and to send them; the arrays may be donated.
 
         Waits for the save before it. One that fails is told in a line, and training goes on.
+
+        Args:
+            step: The step.
+            tree: The arrays, in the structure of `abstract`.
+            extra: JSON that is stored with them.
         """
         self._settle()
         assert self._folder is not None

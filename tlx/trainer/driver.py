@@ -13,15 +13,12 @@ from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import (
     ConfigError,
-    DeviceMemoryError,
     LeaseError,
-    LostProcess,
     Preempted,
     StorageError,
-    UserError,
 )
 from tlx.base.files import sha256_json, storage_errors
-from tlx.base.memory import freed_memory_kept, size_text
+from tlx.base.memory import freed_memory_kept
 from tlx.base.place import BucketPath, Place
 from tlx.checkpoint.best import read_best, resolve_step
 from tlx.checkpoint.bucket_lease import open_lease
@@ -38,6 +35,7 @@ from tlx.run.spec import abstract_batch
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.trainer.banner import introduce, record, tell_start
 from tlx.trainer.evaluations import Evaluations, Evaluator
+from tlx.trainer.fatal_errors import errors_noted, explain
 from tlx.trainer.process import ProcessServices, process_services
 from tlx.trainer.recovery import OPTIONAL, Recovery, restored_state
 from tlx.trainer.result import TrainingResult, trained_model
@@ -58,14 +56,6 @@ from tlx.training.trackers import check_installed, start_trackers
 
 # Assembles a run of a config, with the tokenizer that it was started with (None: a new run).
 Build = Callable[[RunConfig, Tokenizer | None], Run]
-
-# What collectives say when the other side has closed its connection or does not answer.
-_LOST = ("Gloo", "Connection", "connection", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "NCCL", "peer")
-
-_OUT_OF_MEMORY = (
-    "the devices have too little memory for this run; raise train.microbatches, set "
-    "model.execution.remat = 'full', or split the parameters with mesh.fsdp; "
-)
 
 
 class TrainerOptions(NamedTuple):
@@ -169,7 +159,7 @@ def run_training(
     with contextlib.ExitStack() as stack:
         if jax.default_backend() == "cpu":
             stack.enter_context(freed_memory_kept())
-        stack.enter_context(_errors_noted(request.workdir))
+        stack.enter_context(errors_noted(request.workdir))
         try:
             stack.enter_context(storage_errors())
             lease = stack.enter_context(open_lease(request.workdir))
@@ -186,7 +176,7 @@ def run_training(
             run = _assemble(request, build, saved, services.clock, hosts)
             return _train(request, callbacks, run, saved, lease, services, goodput, hosts)
         except jax.errors.JaxRuntimeError as error:
-            _explain(error, run)
+            explain(error, run)
             raise
 
 
@@ -230,42 +220,6 @@ def _saved_run(request: TrainingRequest) -> dict[str, Any] | None:
         changes = directory.changes(saved["config"], to_dict(request.config), request.options.allow_change)
         directory.check_changes(changes, request.workdir)
     return saved
-
-
-@contextlib.contextmanager
-def _errors_noted(workdir: Place) -> Iterator[None]:
-    """Write an error of the run to events.jsonl, for whoever waits for its end elsewhere."""
-    try:
-        yield
-    except UserError as error:
-        if not isinstance(error, LeaseError):  # with that one, the run is another process'
-            Journal(workdir, jax.process_index() > 0).error(error)
-        raise
-
-
-def _explain(error: Exception, run: Run | None) -> None:
-    """Raise an error that a user can act on in place of the runtime's own, where there is one."""
-    first = (str(error).splitlines() or [""])[0]
-    if "RESOURCE_EXHAUSTED" in str(error):
-        explained = DeviceMemoryError(f"{_OUT_OF_MEMORY}{_memory(run)}. What the device said: {first}")
-        explained.ends_process = jax.default_backend() == "cpu" and jax.local_device_count() > 1
-        raise explained from error
-    if jax.process_count() > 1 and any(sign in str(error) for sign in _LOST):
-        raise LostProcess(f"another process of the run is gone; what the device said: {first}") from error
-
-
-def _memory(run: Run | None) -> str:
-    """Return what the run holds in memory over all devices, for a message."""
-    if run is None:
-        return "nothing of the run was on the devices yet"
-    parts = {
-        "parameters": (run.state.params, run.state.frozen),
-        "optimizer state": run.state.opt_state,
-        "memories": run.state.carry,
-    }
-    sizes = {name: tree.num_bytes(part) for name, part in parts.items()}
-    held = ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items() if size)
-    return f"before any sharding it holds {held}; the rest are gradients, activations and copies of these"
 
 
 def _assemble(
