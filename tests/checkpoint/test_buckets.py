@@ -9,6 +9,7 @@ from tlx.base import place as places
 from tlx.base.errors import CheckpointError, ConfigError
 from tlx.checkpoint import CheckpointConfig, Checkpoints, load_params, orbax_s3, steps
 from tlx.checkpoint import manifest as manifests
+from tlx.checkpoint.bucket_copies import copy_step
 from tlx.checkpoint.store import check_scheme
 
 
@@ -103,3 +104,22 @@ def test_another_orbax_is_refused_for_s3_in_one_line(monkeypatch):
     check_scheme(places.BucketPath("gs", "bucket", "run"))
     with pytest.raises(ConfigError, match="a folder, gs:// or s3://"):
         check_scheme(places.parse("memory://bucket/run"))
+
+
+def test_a_copied_step_is_the_step_of_another_run(folder, tmp_path):
+    """A branch of a ladder begins with its trunk's step."""
+    save(folder, (1, 2))
+    branch = folder.parent.parent / "branch" / folder.parent.name / "checkpoints"
+    # What a copy that was killed has left.
+    places.write(branch / "2" / "params" / "old", b"x")
+    copy_step(folder / "2", branch)
+    checkpoints = Checkpoints(branch)
+    loaded = checkpoints.restore(abstract(state_on(8)))
+    assert loaded.step == 2 and checkpoints.run_id == manifests.read(folder / "2").run
+    assert_same(loaded.tree, state_on(8, seed=2))
+    checkpoints.prepare()
+    assert checkpoints.complete_steps() == [2] and Checkpoints(folder).complete_steps() == [1, 2]
+    data_object(folder / "1").write_bytes(b"damaged")
+    with pytest.raises(manifests.Damaged, match="were saved"):
+        copy_step(folder / "1", branch)
+    assert checkpoints.complete_steps() == [2]

@@ -14,7 +14,7 @@ from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.cli import convert_actions
 from tlx.text.frames import Frame
 from tlx.trainer import driver
-from tlx.trainer.driver import _errors_noted
+from tlx.trainer.fatal_errors import errors_noted
 from tlx.training.journal import read_lines
 
 
@@ -38,9 +38,9 @@ def test_other_errors_of_the_system_stay_tracebacks(monkeypatch):
 
 
 def test_an_error_of_a_directory_that_cannot_be_written_is_not_lost(tmp_path):
-    with pytest.raises(StorageError, match="read-only"), _errors_noted(tmp_path / "not" / "there"):
+    with pytest.raises(StorageError, match="read-only"), errors_noted(tmp_path / "not" / "there"):
         raise StorageError("read-only")
-    with pytest.raises(StorageError), _errors_noted(tmp_path):
+    with pytest.raises(StorageError), errors_noted(tmp_path):
         raise StorageError("full")
     assert [line["what"] for line in read_lines(tmp_path / "events.jsonl")] == ["full"]
 

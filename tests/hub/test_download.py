@@ -131,6 +131,10 @@ def test_an_address_is_a_model_and_only_what_is_read_is_fetched(hub, model):
     asked = len(hub.log)
     assert download.fetch(f"hf://ada/tiny@{COMMIT}") == folder and len(hub.log) == asked, "a commit is final"
     assert download.fetch("hf://ada/tiny@main") == folder
+    asked = len(hub.log)
+    for address in ("hf://ada/tiny", "hf://ada/tiny@main"):
+        assert download.fetch(address) == folder and tlx.load(address).step == 0
+    assert len(hub.log) == asked, "an address is resolved once in a process"
 
 
 @pytest.mark.slow

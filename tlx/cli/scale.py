@@ -8,8 +8,8 @@
     tlx scale report  --config=configs/scaling/quickstart.py
 
 Also backtest, suggest, compare, hparams, downstream. A table of runs is a .csv, .tsv, .jsonl or .json file, or a
-ladder's folder; a ladder's folder is runs/scaling/NAME. --json prints JSON. Exit 79: the runs do not
-determine the constants.
+ladder's folder; that is runs/scaling/NAME, or --folder=gs://BUCKET/NAME or s3://BUCKET/NAME. --json prints JSON.
+Exit 79: the runs do not determine the constants.
 """
 
 import argparse
@@ -66,7 +66,9 @@ def make_parser(verb: str) -> argparse.ArgumentParser:
     """Return the parser of `tlx scale VERB`."""
     parser = flags.parser(f"scale {verb}", __doc__ or "")
     flags.add_config(parser, required=False)
-    parser.add_argument("--folder", help="the ladder's folder (default: runs/scaling/NAME)")
+    parser.add_argument(
+        "--folder", help="the ladder's folder or place in a bucket (default: runs/scaling/NAME)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     if verb in ("run", "predict"):
         backends = "local, launch:'CLUSTER FLAGS', command:TEMPLATE or simulate[:NOISE] (default: local)"

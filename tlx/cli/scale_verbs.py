@@ -6,7 +6,6 @@ need them: the other verbs answer sooner.
 
 import argparse
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from tlx.base import place as places
 from tlx.base.config import from_dict
 from tlx.base.errors import NOT_IDENTIFIED, ConfigError, DataError
+from tlx.base.place import Place
 from tlx.cli import scale_tables
 from tlx.scaling import fits
 from tlx.scaling.backtesting import backtest as run_backtest
@@ -186,23 +186,23 @@ def report(options: argparse.Namespace) -> int:
     _check_positive(options, ("flops", "times"))
     from tlx.scaling.reporting import report as write_report
 
-    folder = places.local_path(options.folder or ".") if options.runs else _ladder(options)[2]
+    folder = places.as_named(options.folder or ".") if options.runs else _ladder(options)[2]
     fitted = _fit_table(options)
     path = write_report(fitted, folder / "report", _budget(options, fitted), options.command)
     _print(options, {"report": str(path), "status": fitted.status}, f"{fitted.status}; report: {path}")
     return 0 if fitted.ok else NOT_IDENTIFIED
 
 
-def _ladder(options: argparse.Namespace) -> tuple[LadderConfig | None, Any, pathlib.Path]:
+def _ladder(options: argparse.Namespace) -> tuple[LadderConfig | None, Any, Place]:
     """(ladder, run config, folder) of --config and --folder; the first two None without --config."""
     if options.config is None:
         if options.folder is None:
             raise ConfigError("name a ladder with --config=FILE or --folder=FOLDER")
-        return None, None, places.local_path(options.folder)
+        return None, None, places.as_named(options.folder)
     if "ladder" not in options.config or "run" not in options.config:
         raise ConfigError("--config must be a ladder: get_config returns {'ladder': ..., 'run': ...}")
     ladder = from_dict(LadderConfig, options.config.ladder.to_dict(), "config.ladder")
-    return ladder, options.config.run, places.local_path(options.folder or f"runs/scaling/{ladder.name}")
+    return ladder, options.config.run, places.as_named(options.folder or f"runs/scaling/{ladder.name}")
 
 
 def _table(options: argparse.Namespace, path: str | None = None) -> Any:
@@ -302,7 +302,8 @@ def _coordinate_check(options: argparse.Namespace) -> int:
     configured = run_config.model.parametrization.name
     names = ("standard", configured if configured != "standard" else "mup")
     checks = [coordinate_checks.coordinate_check(ladder, run_config, name) for name in names]
-    path = coordinate_checks.plot(checks, folder / "report" / "coordinates.png")
+    with places.written_folder(folder / "report") as local:
+        path = folder / "report" / coordinate_checks.plot(checks, local / "coordinates.png").name
     values = {"checks": [check.to_dict() for check in checks], "plot": str(path)}
     _print(options, values, scale_tables.coordinates(checks, str(path)))
     return 0 if checks[-1].steady else NOT_IDENTIFIED

@@ -20,6 +20,10 @@ SCHEME = "hf://"
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[-._]?[A-Za-z0-9_]+)*")
 # A branch, a tag or a commit: as git's names, of which refs/pr/1 has slashes.
 _REVISION = re.compile(r"[\w][\w./-]{0,200}")
+# Commits of addresses, by the server that was asked. A model is opened several times in a run (a teacher: for its
+# config, its hash and its parameters): an address without a commit would be asked about each time, and could be
+# another model the next time.
+_commits: dict[tuple[str, str | None], str] = {}
 # Configs, tokenizers and templates of a folder; weights are asked for by name.
 _TEXTS = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 
@@ -67,7 +71,8 @@ def require_hub(what: str) -> Any:
 def fetch(text: str) -> pathlib.Path:
     """Fetch the files of a model that tlx reads, and nothing else of its repository.
 
-    Without a connection, or with HF_HUB_OFFLINE=1, what was fetched before serves.
+    Without a connection, or with HF_HUB_OFFLINE=1, what was fetched before serves. An address is resolved once in a
+    process: all that opens it later reads the same commit.
 
     Args:
         text: An address as parse_address takes it.
@@ -82,8 +87,10 @@ def fetch(text: str) -> pathlib.Path:
     """
     address = parse_address(text)
     download = _Download(text, require_hub(text), address)
-    folder = download.files(_TEXTS, address.revision, ignored=("*/*",))
+    asked = (text, os.environ.get("HF_ENDPOINT"))
+    folder = download.files(_TEXTS, _commits.get(asked, address.revision), ignored=("*/*",))
     commit = folder.name
+    _commits[asked] = commit
     subfolders = module_folders(folder) if (folder / MODULES).is_file() else []
     if subfolders:
         download.files([f"{inner}/{kind}" for inner in subfolders for kind in _TEXTS], commit)

@@ -4,6 +4,9 @@ Every process calls these functions, on the main thread and in the same order: t
 wait for ever for a process that does not. With one process each costs nothing.
 """
 
+import json
+from typing import Any
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -21,3 +24,14 @@ def broadcast_from_first(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
+
+
+def gather_json(value: Any) -> list[Any]:
+    """Return the JSON value of each process, in their order, on all of them."""
+    if jax.process_count() == 1:
+        return [value]
+    data = json.dumps(value).encode()
+    # Arrays of one shape, as an all-gather needs; JSON does not mind the spaces.
+    longest = int(np.max(multihost_utils.process_allgather(np.asarray(len(data), np.int32))))
+    padded = np.frombuffer(data.ljust(longest), np.uint8)
+    return [json.loads(row.tobytes()) for row in np.asarray(multihost_utils.process_allgather(padded))]

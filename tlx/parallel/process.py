@@ -1,6 +1,7 @@
 """Start of the processes of a run: coordinator, number of processes, and index of this one."""
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ SHUTDOWN_SECONDS = 1800
 COLD_POD = 64
 # Process 0 holds the connections, so when it leaves with an error it lets the others report first.
 _LAST_WORD_SECONDS = 2.0
+# Address of process 0, once this process has joined it; None: JAX found it, or there is one process.
+_coordinator: str | None = None
 
 
 class ProcessSettings(NamedTuple):
@@ -75,6 +78,8 @@ def start_process(
     if settings.coordinator == "auto":
         jax.distributed.initialize(**limits)
         return settings._replace(num_processes=jax.process_count(), process_id=jax.process_index())
+    global _coordinator
+    _coordinator = settings.coordinator
     meet(settings.coordinator, settings.num_processes, settings.process_id, timeout)
     jax.distributed.initialize(
         settings.coordinator,
@@ -87,6 +92,23 @@ def start_process(
         **limits,
     )
     return settings
+
+
+def own_address(towards: str | None = None) -> str:
+    """Return the address by which the other hosts of the run reach this one.
+
+    Args:
+        towards: Address of a host on that network; None: process 0's, or this host's name where JAX found that one.
+
+    Returns:
+        The address of the interface that packets to that host leave by; no packet is sent.
+    """
+    if towards is None:
+        towards = socket.gethostname() if _coordinator is None else split_address(_coordinator)[0]
+    family, kind, protocol, _, address = socket.getaddrinfo(towards, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)
+        return probe.getsockname()[0]
 
 
 def leave(code: int) -> NoReturn:

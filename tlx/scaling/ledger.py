@@ -5,6 +5,9 @@ FOLDER/ledger.jsonl    one line per planned run, in the plan's order: the table 
 FOLDER/events.jsonl    starts, exits and retries, with times
 FOLDER/runs/ID/        each run's own directory
 
+FOLDER is a folder, or a place in a bucket, where the lock is a lease (checkpoint/bucket_lease.py) and events.jsonl a
+file of segments.
+
 A run's ID is made once, when it is planned (`new_id`), and stored in plan.json: from then on it is read,
 never computed again, and plan.json keeps the configs as they were written. A ladder therefore goes on under
 its own ids although keys of the config were renamed or added since.
@@ -15,16 +18,17 @@ import fcntl
 import json
 import math
 import os
-import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tlx.base import json_lines
+from tlx.base import json_lines, line_segments
+from tlx.base import place as places
 from tlx.base.config import to_dict
 from tlx.base.errors import ConfigError, DataError, LeaseError
 from tlx.base.files import atomic_open, read_json, sha256_json, write_json
 from tlx.base.lookup import outside_package
+from tlx.base.place import BucketPath, Place
 from tlx.base.renamed_keys import upgrade
 from tlx.base.saved_defaults import adopt, fill
 
@@ -48,11 +52,14 @@ def new_id(config: Mapping[str, Any]) -> str:
 
 
 class Ledger:
-    """Planned runs and their outcomes, kept in a folder."""
+    """Planned runs and their outcomes, kept in a folder or a bucket."""
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike | BucketPath):
         """Open a ladder's folder; nothing is read or written yet."""
-        self.folder = pathlib.Path(folder)
+        self.folder = places.as_named(folder)
+        self._events: line_segments.SegmentWriter | None = None
+        # Raises LeaseError where another process has taken a ladder in a bucket over.
+        self._guard: Callable[[], None] = _nothing
 
     @property
     def has_plan(self) -> bool:
@@ -163,6 +170,7 @@ class Ledger:
         line = {name: value for name, value in row.items() if name not in _NOT_IN_LINE}
         line["status"] = status
         line |= {name: _finite(value) for name, value in results.items()}
+        self._guard()
         known = {old["run"]: old for old in self.lines()}
         known[line["run"]] = line
         order = []
@@ -173,17 +181,26 @@ class Ledger:
 
     def event(self, name: str, **fields: Any) -> None:
         """Add a line to events.jsonl."""
-        json_lines.append(
-            self.folder / "events.jsonl", {"time": round(time.time(), 3), "event": name, **fields}
-        )
+        line = {"time": round(time.time(), 3), "event": name, **fields}
+        path = self.folder / "events.jsonl"
+        if not isinstance(path, BucketPath):
+            json_lines.append(path, line)
+            return
+        if self._events is None:
+            self._events = line_segments.SegmentWriter(path)
+        self._events.append(json.dumps(line).encode() + b"\n")
 
-    def run_folder(self, row: Mapping[str, Any]) -> pathlib.Path:
+    def run_folder(self, row: Mapping[str, Any]) -> Place:
         """Return the directory in which a run trains."""
         return self.folder / "runs" / row["run"]
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[None]:
-        """Hold the ladder's lock while the context lasts. Raises LeaseError where another process has it."""
+        """Hold the ladder while the context lasts. Raises LeaseError where another process has it."""
+        if isinstance(self.folder, BucketPath):
+            with self._leased(self.folder):
+                yield
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / ".lock", "w", encoding="utf-8") as handle:
             # A lock of the kernel, not a file's existence: it ends with its process, however that is killed.
@@ -192,6 +209,29 @@ class Ledger:
             except OSError as error:
                 raise LeaseError(f"another `tlx scale run` works on {self.folder}") from error
             yield
+
+    @contextlib.contextmanager
+    def _leased(self, folder: BucketPath) -> Iterator[None]:
+        """Hold the lease of a ladder in a bucket, and write its last events at the end."""
+        # Brings JAX, as a run in a bucket does.
+        from tlx.checkpoint.bucket_lease import BucketLease
+
+        with contextlib.ExitStack() as stack:
+            try:
+                lease = stack.enter_context(BucketLease(folder))
+            except LeaseError as error:
+                raise LeaseError(f"another `tlx scale run` works on {folder}: {error}") from error
+            self._guard = lease.check
+            try:
+                yield
+            finally:
+                self._guard = _nothing
+                if self._events is not None:
+                    self._events.flush()
+
+
+def _nothing() -> None:
+    """Let every write pass."""
 
 
 def is_line(line: Mapping[str, Any]) -> bool:

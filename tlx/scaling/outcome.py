@@ -1,13 +1,13 @@
 """Outcome of a run, read from its directory."""
 
 import json
-import pathlib
 from typing import Any
 
+from tlx.base.place import Place
 from tlx.training.journal import read_lines
 
 
-def result_of(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
+def result_of(workdir: Place, steps: int) -> dict[str, Any] | None:
     """Return loss, bits per byte and unique tokens after the last of `steps` steps; None before that."""
     for line in reversed(read_lines(workdir / "metrics.jsonl")):
         if line["kind"] == "validation" and line["step"] == steps:
@@ -20,6 +20,6 @@ def result_of(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
     return None
 
 
-def ended(workdir: pathlib.Path) -> bool:
+def ended(workdir: Place) -> bool:
     """Return whether `tlx train` has recorded the end of the run."""
     return any(line["event"] == "end" for line in read_lines(workdir / "events.jsonl"))

@@ -16,6 +16,8 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tlx.base import place as places
+from tlx.base.place import BucketPath, Place
 from tlx.scaling import isoflop
 from tlx.scaling.backtesting import backtest
 from tlx.scaling.drift import log_compute, outlook
@@ -41,22 +43,29 @@ _MAX_LEGEND = 14
 
 def report(
     fitted: Fit,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike | BucketPath,
     flops: float | None = None,
     command: str = "tlx.scaling.report",
-) -> pathlib.Path:
+) -> Place:
     """Write the report of a fit: FOLDER/index.html and its PNGs.
 
     Args:
         fitted: The fit. One that is not identified gives a page that says so, with the runs and no constants.
-        folder: Folder that is written to; made where it does not exist.
+        folder: Folder, or place in a bucket, that is written to; made where it does not exist.
         flops: The budget of the forecast; None for 10 times the largest. Not used by a law without an optimum.
         command: What made the report, as the page names it.
 
     Returns:
         Path of the page.
     """
-    folder = pathlib.Path(folder)
+    target = places.as_named(folder)
+    with places.written_folder(target) as local:
+        page = _write_report(fitted, local, flops, command)
+    return target / page.name
+
+
+def _write_report(fitted: Fit, folder: pathlib.Path, flops: float | None, command: str) -> pathlib.Path:
+    """Write the report to a folder of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
     if flops is None:
         flops = 10 * float(np.exp(log_compute(get_law(fitted.law), fitted.runs).max()))

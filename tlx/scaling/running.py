@@ -2,10 +2,11 @@
 
 Backends: "local" (processes of this machine), "command:TEMPLATE" (any shell command that trains {config} into
 {workdir} and returns when it has ended), "launch:CLUSTER FLAGS" (`tlx launch`: each run is a job of its own,
-and its end is read from its directory, which this machine must see), "simulate[:NOISE]" (losses drawn from a
-law, in no time).
+and its end is read from its directory, which this machine must see, or its place in a bucket), "simulate[:NOISE]"
+(losses drawn from a law, in no time).
 """
 
+import hashlib
 import math
 import os
 import pathlib
@@ -19,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from tlx.base import place as places
 from tlx.base.errors import LEASE, NUMERICS, RETRYABLE, ConfigError, one_of
-from tlx.base.files import write_json
+from tlx.base.files import cache_folder, write_json
+from tlx.base.place import BucketPath, Place
 from tlx.launch.clusters import CLUSTERS
 from tlx.scaling.ledger import Ledger, outside_packages_of
 from tlx.scaling.outcome import ended, result_of
@@ -55,7 +58,7 @@ def _no_message(text: str) -> None:
 
 def run(
     plan: Mapping[str, Any] | None,
-    folder: str | os.PathLike,
+    folder: str | os.PathLike | BucketPath,
     backend: str = "local",
     *,
     parallel: int = 1,
@@ -69,7 +72,7 @@ def run(
 
     Args:
         plan: What tlx.scaling.plan returned; None for the plan that the folder holds.
-        folder: The ladder's folder.
+        folder: The ladder's folder, or its place in a bucket.
         backend: local, command:TEMPLATE, launch:CLUSTER FLAGS or simulate[:NOISE]; see the module.
         parallel: Number of runs at once.
         allow: Packages outside tlx that the configs of the stored plan may name code of, besides those that `plan`
@@ -130,7 +133,7 @@ def _launch(detail: str) -> str:
 _TEMPLATES: dict[str, Callable[[str], str]] = {"local": _local, "command": _command, "launch": _launch}
 
 
-def status(folder: str | os.PathLike) -> dict[str, Any]:
+def status(folder: str | os.PathLike | BucketPath) -> dict[str, Any]:
     """Return the state of a ladder's runs: {"done", "diverged", "failed", "left", "seconds_left", "runs"}.
 
     seconds_left is for one run after the other at the speed of the finished and running ones, and with the time
@@ -212,7 +215,7 @@ class _Processes:
                 ready.append(row)
         return sorted(ready, key=lambda row: -row["flops"])
 
-    def _trunk_checkpoint(self, row: Mapping[str, Any]) -> pathlib.Path | None:
+    def _trunk_checkpoint(self, row: Mapping[str, Any]) -> Place | None:
         """The trunk's checkpoint that a branch starts from, where there is one."""
         if "trunk" not in row:
             return None
@@ -234,8 +237,9 @@ class _Processes:
         checkpoint = self._trunk_checkpoint(row)
         if checkpoint is not None and not _checkpointed(workdir):
             _graft(checkpoint, workdir / "checkpoints")
-        words = self._command(row, workdir)
-        with open(workdir / "log.txt", "a", encoding="utf-8") as log:
+        local = self._local_folder(row)
+        words = self._command(row, workdir, local)
+        with open(local / "log.txt", "a", encoding="utf-8") as log:
             process = subprocess.Popen(_dying_with_us(words), stdout=log, stderr=log)
         self.running[row["run"]] = (process, row)
         step = _checkpointed(workdir)
@@ -245,10 +249,21 @@ class _Processes:
         self.ledger.event("start", run=row["run"])
         self.say(f"{row['run']}  started: {_about(row)}")
 
-    def _command(self, row: Mapping[str, Any], workdir: pathlib.Path) -> list[str]:
-        """Write the run's config, and return the words that train it."""
-        write_json(workdir / "planned.json", row["config"])
-        config = workdir / "planned.py"
+    def _local_folder(self, row: Mapping[str, Any]) -> pathlib.Path:
+        """A folder of this machine for a run's config and the output of its process."""
+        workdir = self.ledger.run_folder(row)
+        if not isinstance(workdir, BucketPath):
+            return workdir
+        # The same at the next start: a job that is queued on a cluster may read its config later.
+        ladder = hashlib.sha256(str(self.ledger.folder).encode()).hexdigest()[:16]
+        folder = cache_folder() / "ladders" / ladder / row["run"]
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _command(self, row: Mapping[str, Any], workdir: Place, local: pathlib.Path) -> list[str]:
+        """Write the run's config to a folder of this machine, and return the words that train it."""
+        write_json(local / "planned.json", row["config"])
+        config = local / "planned.py"
         config.write_text(_CONFIG_FILE)
         if not self.template:
             return [sys.executable, "-m", "tlx", "train", f"--config={config}", f"--workdir={workdir}"]
@@ -269,7 +284,15 @@ class _Processes:
                 continue
             del self.running[run_id]
             self.ledger.event("exit", run=run_id, code=code)
+            self._upload_log(row)
             self._end(row, code, result_of(self.ledger.run_folder(row), row["steps"]))
+
+    def _upload_log(self, row: Mapping[str, Any]) -> None:
+        """Put what a run's processes have said into its place in a bucket."""
+        local = self._local_folder(row)
+        workdir = self.ledger.run_folder(row)
+        if local != workdir:
+            places.write(workdir / "log.txt", (local / "log.txt").read_bytes())
 
     def _end(self, row: dict[str, Any], code: int, result: dict[str, Any] | None) -> None:
         """Record the result of a process that has exited, or let its run be started again."""
@@ -295,8 +318,15 @@ class _Processes:
         self.say(f"{row['run']}  {status}: {_about(row)}, {shown}{log}")
 
 
-def _graft(checkpoint: pathlib.Path, checkpoints: pathlib.Path) -> None:
+def _graft(checkpoint: Place, checkpoints: Place) -> None:
     """Copy a trunk's checkpoint to a branch, complete or not at all, whenever it is killed."""
+    if isinstance(checkpoint, BucketPath) and isinstance(checkpoints, BucketPath):
+        # Brings JAX, as all that reads checkpoints does.
+        from tlx.checkpoint.bucket_copies import copy_step
+
+        copy_step(checkpoint, checkpoints)
+        return
+    assert isinstance(checkpoint, pathlib.Path) and isinstance(checkpoints, pathlib.Path)
     # A rename within one file system is atomic; a copy is not.
     partial = checkpoints.with_name("grafted")
     shutil.rmtree(partial, ignore_errors=True)
@@ -305,9 +335,10 @@ def _graft(checkpoint: pathlib.Path, checkpoints: pathlib.Path) -> None:
     os.rename(partial, checkpoints / checkpoint.name)
 
 
-def _checkpointed(workdir: pathlib.Path) -> int:
+def _checkpointed(workdir: Place) -> int:
     """Step of the newest checkpoint; 0 before there is one."""
-    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
@@ -343,7 +374,7 @@ def _simulate(ledger: Ledger, noise: float) -> None:
         ledger.record(row, "done", {"loss": float(loss), "D_unique": row["D"]})
 
 
-def _progress(workdir: pathlib.Path, row: Mapping[str, Any]) -> dict[str, Any]:
+def _progress(workdir: Place, row: Mapping[str, Any]) -> dict[str, Any]:
     """The last step logged, and the seconds that all steps take at its speed."""
     step = 0
     seconds = 0.0
@@ -355,7 +386,7 @@ def _progress(workdir: pathlib.Path, row: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": step, "seconds": seconds}
 
 
-def _seconds_besides_training(workdir: pathlib.Path) -> list[float]:
+def _seconds_besides_training(workdir: Place) -> list[float]:
     """Seconds of a finished run outside data and steps; none where its journal does not say."""
     for line in reversed(read_lines(workdir / "events.jsonl")):
         if line["event"] == "end" and isinstance(line.get("seconds"), dict):

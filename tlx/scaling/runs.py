@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tlx.base.errors import ConfigError, DataError, one_of, shown
+from tlx.base.place import BucketPath
 from tlx.scaling.cells import UNITS, decimal_mark, number
 from tlx.scaling.table_files import read_table
 
@@ -104,8 +105,8 @@ def load_runs(source: Any, importer: str | None = None, **choose: Any) -> RunTab
     """Load a table of runs as columns.
 
     Args:
-        source: Path of a .csv, .tsv, .jsonl or .json file or of a ladder's folder, a list of rows, a mapping of
-            columns, or a data frame.
+        source: Path of a .csv, .tsv, .jsonl or .json file or of a ladder's folder, here or in a bucket, a list of
+            rows, a mapping of columns, or a data frame.
         importer: Name in IMPORTERS, for public tables with column names of their own.
         **choose: Column = value; only rows with this value are kept.
 
@@ -118,7 +119,7 @@ def load_runs(source: Any, importer: str | None = None, **choose: Any) -> RunTab
     """
     if importer is not None and importer not in IMPORTERS:
         raise ConfigError(one_of("importer", importer, IMPORTERS))
-    if not isinstance(source, str | os.PathLike):
+    if not isinstance(source, str | os.PathLike | BucketPath):
         return _load(source, importer, choose)
     table = read_table(source)
     try:
@@ -126,11 +127,11 @@ def load_runs(source: Any, importer: str | None = None, **choose: Any) -> RunTab
             warnings.simplefilter("always")
             runs = _load(table, importer, choose)
     except DataError as error:
-        raise DataError(f"{os.fspath(source)}: {error}") from error
+        raise DataError(f"{source}: {error}") from error
     # `compare` reads two tables: every message says of which it speaks.
     for warning in caught:
         if warning.category is UserWarning:
-            warnings.warn(f"{os.fspath(source)}: {warning.message}", stacklevel=2)
+            warnings.warn(f"{source}: {warning.message}", stacklevel=2)
     return runs
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tlx.base import place as places
 from tlx.base.errors import DataError
+from tlx.base.place import BucketPath, Place
 from tlx.scaling.fits import Fit, FitSettings
 from tlx.scaling.isoflop import Minimum
 from tlx.scaling.provenance import data_hash, versions
@@ -40,7 +42,7 @@ def fit_to_json(fit: Fit) -> dict[str, Any]:
     return fit.to_dict() | {"saved": saved}
 
 
-def load_fit(source: str | os.PathLike | Mapping[str, Any]) -> Fit:
+def load_fit(source: str | os.PathLike | BucketPath | Mapping[str, Any]) -> Fit:
     """Read a fit back from the JSON of `tlx scale fit --json` or of fit_to_json.
 
     Args:
@@ -52,8 +54,8 @@ def load_fit(source: str | os.PathLike | Mapping[str, Any]) -> Fit:
     Raises:
         DataError: The file is missing or holds no fit, is of another format, or its runs have been changed.
     """
-    name = "the fit" if isinstance(source, Mapping) else os.fspath(source)
-    content = source if isinstance(source, Mapping) else _read(name)
+    name = "the fit" if isinstance(source, Mapping) else str(source)
+    content = source if isinstance(source, Mapping) else _read(places.as_named(source))
     saved = content.get("saved") if isinstance(content, Mapping) else None
     if not isinstance(saved, Mapping):
         raise DataError(f"{name} holds no fit: it is not the output of `tlx scale fit --json`")
@@ -68,10 +70,9 @@ def load_fit(source: str | os.PathLike | Mapping[str, Any]) -> Fit:
     return fit
 
 
-def _read(path: str) -> Any:
+def _read(path: Place) -> Any:
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"no fit at {path}") from error
     except ValueError as error:

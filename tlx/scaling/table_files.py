@@ -4,12 +4,13 @@ import csv
 import io
 import json
 import os
-import pathlib
 import re
 from typing import Any
 
 from tlx.base import json_lines
+from tlx.base import place as places
 from tlx.base.errors import DataError
+from tlx.base.place import BucketPath
 from tlx.scaling.ledger import LEDGER, is_line
 
 _DELIMITERS = ",;\t|"
@@ -17,12 +18,12 @@ _TEXT = (".csv", ".tsv", ".txt")
 _JSON_LINES = (".jsonl", ".ndjson")
 
 
-def read_table(path: str | os.PathLike) -> Any:
+def read_table(path: str | os.PathLike | BucketPath) -> Any:
     """Read a file as rows {name: text or value}, or as the columns that a .json file may hold.
 
     Raises DataError where there is no such file, or where it is not a table.
     """
-    path = pathlib.Path(path)
+    path = places.as_named(path)
     if path.is_dir():
         path = path / LEDGER
         if path.is_file():

@@ -6,20 +6,21 @@ Exit: 0 where the run came to its end, else the exit code of its last error. A l
 end (local) leaves nothing to wait for; one that queues a job (SLURM, GKE) returns at once.
 """
 
-import pathlib
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
+from tlx.base import place as places
 from tlx.base.errors import RETRYABLE
+from tlx.base.place import Place
 from tlx.scaling.outcome import ended
 from tlx.training.journal import read_lines
 
 POLL_SECONDS = 2.0
 
 
-def wait(workdir: pathlib.Path, words: Sequence[str]) -> int:
+def wait(workdir: Place, words: Sequence[str]) -> int:
     """Run the launcher's words, and wait for the run's end or for an error that no restart can mend.
 
     Returns 0 at the end of the run, else the launcher's exit code or that of the error.
@@ -37,4 +38,4 @@ def wait(workdir: pathlib.Path, words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(wait(pathlib.Path(sys.argv[1]), sys.argv[2:]))
+    sys.exit(wait(places.parse(sys.argv[1]), sys.argv[2:]))

@@ -111,7 +111,13 @@ def _ceiling(run: Run) -> str | None:
 
 
 def tell_start(
-    run: Run, journal: Journal, say: Callable[[str], None], step: int, saved: Any, allow: Sequence[str]
+    run: Run,
+    journal: Journal,
+    say: Callable[[str], None],
+    step: int,
+    source: str,
+    saved: Any,
+    allow: Sequence[str],
 ) -> None:
     """Write to the journal that the run starts or resumes, and print from where it resumes.
 
@@ -120,6 +126,7 @@ def tell_start(
         journal: its journal.
         say: prints a line.
         step: steps done.
+        source: where the state of a resumed run was read; empty for the initial one.
         saved: run.json of a run that is resumed, None of a new one.
         allow: keys of the config that may change.
     """
@@ -129,7 +136,7 @@ def tell_start(
         return
     last = run.config.train.steps
     changes = directory.changes(saved["config"], to_dict(run.config), allow)
-    source = f"checkpoints/{step}" if step else "the beginning, no checkpoint was complete"
+    source = source or "the beginning, no checkpoint was complete"
     say(f"resuming   from {source}: {last - step:,} of {last:,} steps to go")
     if changes:
         say("changed since the last start:\n" + directory.table(changes))

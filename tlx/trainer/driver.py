@@ -13,20 +13,18 @@ from tlx.base import tree
 from tlx.base.config import to_dict
 from tlx.base.errors import (
     ConfigError,
-    DeviceMemoryError,
     LeaseError,
-    LostProcess,
     Preempted,
     StorageError,
-    UserError,
 )
 from tlx.base.files import sha256_json, storage_errors
-from tlx.base.memory import freed_memory_kept, size_text
+from tlx.base.memory import freed_memory_kept
 from tlx.base.place import BucketPath, Place
 from tlx.checkpoint.best import read_best, resolve_step
 from tlx.checkpoint.bucket_lease import open_lease
 from tlx.checkpoint.checkpoints import Checkpoints
 from tlx.checkpoint.lease import Lease
+from tlx.checkpoint.local_tier import LocalTier
 from tlx.checkpoint.store import check_scheme
 from tlx.parallel import consensus
 from tlx.run import RunConfig
@@ -37,6 +35,7 @@ from tlx.run.spec import abstract_batch
 from tlx.text import Tokenizer, load_tokenizer
 from tlx.trainer.banner import introduce, record, tell_start
 from tlx.trainer.evaluations import Evaluations, Evaluator
+from tlx.trainer.fatal_errors import errors_noted, explain
 from tlx.trainer.process import ProcessServices, process_services
 from tlx.trainer.recovery import OPTIONAL, Recovery, restored_state
 from tlx.trainer.result import TrainingResult, trained_model
@@ -57,14 +56,6 @@ from tlx.training.trackers import check_installed, start_trackers
 
 # Assembles a run of a config, with the tokenizer that it was started with (None: a new run).
 Build = Callable[[RunConfig, Tokenizer | None], Run]
-
-# What collectives say when the other side has closed its connection or does not answer.
-_LOST = ("Gloo", "Connection", "connection", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "NCCL", "peer")
-
-_OUT_OF_MEMORY = (
-    "the devices have too little memory for this run; raise train.microbatches, set "
-    "model.execution.remat = 'full', or split the parameters with mesh.fsdp; "
-)
 
 
 class TrainerOptions(NamedTuple):
@@ -106,6 +97,8 @@ class RunHandles(NamedTuple):
     """metrics.jsonl and events.jsonl; silent on all processes but the first."""
     checkpoints: Checkpoints
     """The run's checkpoints."""
+    local: LocalTier
+    """Copies of the newest steps on the hosts."""
     lease: Lease
     """Held while the run trains."""
     progress: Progress
@@ -166,7 +159,7 @@ def run_training(
     with contextlib.ExitStack() as stack:
         if jax.default_backend() == "cpu":
             stack.enter_context(freed_memory_kept())
-        stack.enter_context(_errors_noted(request.workdir))
+        stack.enter_context(errors_noted(request.workdir))
         try:
             stack.enter_context(storage_errors())
             lease = stack.enter_context(open_lease(request.workdir))
@@ -183,7 +176,7 @@ def run_training(
             run = _assemble(request, build, saved, services.clock, hosts)
             return _train(request, callbacks, run, saved, lease, services, goodput, hosts)
         except jax.errors.JaxRuntimeError as error:
-            _explain(error, run)
+            explain(error, run)
             raise
 
 
@@ -227,42 +220,6 @@ def _saved_run(request: TrainingRequest) -> dict[str, Any] | None:
         changes = directory.changes(saved["config"], to_dict(request.config), request.options.allow_change)
         directory.check_changes(changes, request.workdir)
     return saved
-
-
-@contextlib.contextmanager
-def _errors_noted(workdir: Place) -> Iterator[None]:
-    """Write an error of the run to events.jsonl, for whoever waits for its end elsewhere."""
-    try:
-        yield
-    except UserError as error:
-        if not isinstance(error, LeaseError):  # with that one, the run is another process'
-            Journal(workdir, jax.process_index() > 0).error(error)
-        raise
-
-
-def _explain(error: Exception, run: Run | None) -> None:
-    """Raise an error that a user can act on in place of the runtime's own, where there is one."""
-    first = (str(error).splitlines() or [""])[0]
-    if "RESOURCE_EXHAUSTED" in str(error):
-        explained = DeviceMemoryError(f"{_OUT_OF_MEMORY}{_memory(run)}. What the device said: {first}")
-        explained.ends_process = jax.default_backend() == "cpu" and jax.local_device_count() > 1
-        raise explained from error
-    if jax.process_count() > 1 and any(sign in str(error) for sign in _LOST):
-        raise LostProcess(f"another process of the run is gone; what the device said: {first}") from error
-
-
-def _memory(run: Run | None) -> str:
-    """Return what the run holds in memory over all devices, for a message."""
-    if run is None:
-        return "nothing of the run was on the devices yet"
-    parts = {
-        "parameters": (run.state.params, run.state.frozen),
-        "optimizer state": run.state.opt_state,
-        "memories": run.state.carry,
-    }
-    sizes = {name: tree.num_bytes(part) for name, part in parts.items()}
-    held = ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items() if size)
-    return f"before any sharding it holds {held}; the rest are gradients, activations and copies of these"
 
 
 def _assemble(
@@ -316,7 +273,7 @@ def _train(
     is_first = jax.process_index() == 0
     with run.use(), services.watchdog, _open_handles(run, lease, clock, saved) as handles:
         sampler = callbacks.make_sampler(run)
-        state, rollbacks = _first_state(run, handles.checkpoints, request.options.step, clock)
+        state, rollbacks, source = _first_state(run, handles, saved, request.options.step)
         begin = int(jax.device_get(state.step))
         goodput.begin(begin, config.log.every)
         recovery = Recovery(run, handles.checkpoints, handles.journal, handles.progress, rollbacks)
@@ -324,7 +281,8 @@ def _train(
             record(run, handles.workdir, handles.checkpoints)
         handles.journal.resume(begin)
         costs = introduce(run, handles.workdir, handles.progress.say)
-        tell_start(run, handles.journal, handles.progress.say, begin, saved, request.options.allow_change)
+        allow_change = request.options.allow_change
+        tell_start(run, handles.journal, handles.progress.say, begin, source, saved, allow_change)
         if begin < config.train.steps:
             handles.progress.say(
                 "compiling  the train step: seconds for a small model, minutes for a large one"
@@ -384,31 +342,44 @@ def _open_handles(
         run_id=None if saved is None else saved.get("id"),
         starts=() if saved is None else saved.get("starts", ()),
     )
+    local = LocalTier(run.config.checkpoint, saved_part(run.state), journal.event)
     progress = Progress(run.config.train.steps, silent=silent)
-    with checkpoints, contextlib.closing(progress):
+    with checkpoints, local, contextlib.closing(progress):
         checkpoints.prepare()
         try:
-            yield RunHandles(lease.folder, journal, checkpoints, lease, progress, clock)
+            yield RunHandles(lease.folder, journal, checkpoints, local, lease, progress, clock)
         finally:
             journal.flush()
 
 
 def _first_state(
-    run: Run, checkpoints: Checkpoints, step: int | str | None, clock: Clock
-) -> tuple[State, Rollbacks]:
-    """The state of the newest sound checkpoint, or the initial one where there never was one; and its rollbacks.
+    run: Run, handles: RunHandles, saved: Mapping[str, Any] | None, step: int | str | None
+) -> tuple[State, Rollbacks, str]:
+    """The state of the newest sound checkpoint, or the initial one where there never was one; rollbacks; its source.
 
-    `step` names another checkpoint: later ones are set aside, for the run trains their steps anew.
+    `step` names another checkpoint: later ones are set aside, for the run trains their steps anew. Without it, copies
+    on the hosts that are no older come first.
     """
-    with clock("restore"):
+    checkpoints = handles.checkpoints
+    loaded = None
+    source = ""
+    with handles.clock("restore"):
         step = resolve_step(checkpoints.folder, step)
-        loaded = checkpoints.restore(saved_part(run.state), step, optional=OPTIONAL)
+        if step is None and saved is not None and "id" in saved:
+            loaded = handles.local.restore(saved["id"], saved.get("starts", ()), checkpoints.latest)
         if loaded is not None:
-            if step is not None:
-                checkpoints.set_aside_after(step, f"the run was started again from step {step}")
-            return restored_state(run, loaded.tree, run.frozen()), Rollbacks.from_json(loaded.extra)
-    with clock("compile"):
-        return run.init(), Rollbacks()
+            source = f"the hosts' copies of step {loaded.step} (checkpoint.local_every)"
+        else:
+            loaded = checkpoints.restore(saved_part(run.state), step, optional=OPTIONAL)
+        if loaded is not None and step is not None:
+            checkpoints.set_aside_after(step, f"the run was started again from step {step}")
+        begin = 0 if loaded is None else loaded.step
+        handles.local.begin(checkpoints.run_id, checkpoints.starts[-1], begin)
+        if loaded is not None:
+            source = source or f"checkpoints/{loaded.step}"
+            return restored_state(run, loaded.tree, run.frozen()), Rollbacks.from_json(loaded.extra), source
+    with handles.clock("compile"):
+        return run.init(), Rollbacks(), source
 
 
 def _replica_check(run: Run, hosts: Sequence[str], recovery: Recovery) -> ReplicaCheck:
@@ -521,6 +492,7 @@ class _Loop:
                 del state  # the devices need not hold two
                 with self._handles.clock("restore"):
                     begin, state = self._recovery.roll_back(divergence, begin, frozen)
+                    self._handles.local.go_back(begin)
             state, last, divergence = self._train(state, begin)
         self._tell_end(last)
         self._handles.progress.close()
@@ -532,6 +504,7 @@ class _Loop:
                     f"{self._handles.checkpoints.folder} (the reason is in events.jsonl); once there is "
                     "room, the same command resumes from the newest one"
                 )
+            self._handles.local.finish()
         self._tell_best()
         return state
 
@@ -633,6 +606,8 @@ class _Loop:
         called.append(
             hooks.CheckpointHook(handles.checkpoints, self._log, handles.clock, self._start_save, timer)
         )
+        if handles.local.every:
+            called.append(hooks.LocalSaveHook(handles.local, self._log, handles.clock, self._save_to_hosts))
         called.append(self._parts.goodput)
         called.append(self._stop_hook)
         called.append(self._evaluations.stop_hook)
@@ -667,6 +642,11 @@ class _Loop:
         if self._replica_check is not None:
             self._replica_check.confirm(step, state)
         self._handles.checkpoints.save(step, saved_part(state), self._recovery.rollbacks.to_json())
+
+    def _save_to_hosts(self, step: int, state: State) -> None:
+        """Start to save the state to the hosts, with the lines of the journal up to it where they last."""
+        self._handles.journal.flush()
+        self._handles.local.save(step, saved_part(state), self._recovery.rollbacks.to_json())
 
     def _save(self, step: int, state: State) -> bool:
         """Save the state and wait for it; returns whether it is saved."""

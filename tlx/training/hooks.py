@@ -287,3 +287,35 @@ class CheckpointHook:
         with self._clock("checkpoint"):
             self._save(step, state)
         self._timer.saved()
+
+
+class LocalSaveHook:
+    """Hook that saves to the hosts themselves every checkpoint.local_every steps (checkpoint/local_tier.py).
+
+    A step that was skipped is not saved: the next interval has the same state, and what follows decides.
+
+    Args:
+        tier: the run's LocalTier.
+        log: finished before a save, so that the journal has the lines of every step that may be resumed from.
+        clock: counts the phase checkpoint.
+        save: starts to save a step.
+    """
+
+    def __init__(self, tier: Any, log: LogHook, clock: Clock, save: Callable[[int, State], None]):
+        self._tier = tier
+        self._log = log
+        self._clock = clock
+        self._save = save
+
+    def __call__(self, step: int, state: State, metrics: Metrics) -> None:
+        """Start a save where one is due."""
+        if not self._tier.due(step):
+            return
+        with self._clock("step"):
+            # Steps in flight are training, not the save.
+            skipped = is_skipped(metrics)
+        if skipped:
+            return
+        self._log.finish()
+        with self._clock("checkpoint"):
+            self._save(step, state)
