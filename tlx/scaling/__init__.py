@@ -26,6 +26,7 @@ _EXPORTS = {
     "load_fit": "saved_fits",
     "load_runs": "runs",
     "noise_scale": "hyperparameters",
+    "optimal_run": "constrained_optimum",
     "plan": "planning",
     "predict": "forecast",
     "predict_loss": "prediction",

@@ -23,7 +23,8 @@ from scipy import special
 from tlx.scaling import fits
 from tlx.scaling.evaluation import Problem, predict_log
 from tlx.scaling.fits import Fit
-from tlx.scaling.laws import Law, get_law
+from tlx.scaling.law_form import Law
+from tlx.scaling.laws import get_law
 from tlx.scaling.runs import RunTable, rows_of
 
 # Forms of the law that are averaged with the one that was fitted, and their weight before the data are seen.
