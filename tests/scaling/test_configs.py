@@ -62,7 +62,7 @@ def test_the_recorded_ladder_is_identified_and_forecasts_the_run_that_was_made()
     found = fit(load_runs(FOLDER / "quickstart.jsonl"), boot=200)
     assert found.status == "ok" and 0.4 < found.exponents[0] < 0.7
     guess = predict_loss(found, N=214_776, D=2_967_552)
-    assert guess.low < 1.2455 < guess.high and abs(guess.loss / 1.2455 - 1) < 0.02
+    assert guess.low < 1.2455 < guess.high and guess.high / guess.low < 1.13
 
 
 OBJECTIVES = ("clm", "mlm", "span_corruption", "plm", "rtd", "bart")

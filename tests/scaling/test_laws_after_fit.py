@@ -6,14 +6,28 @@ import pytest
 from tests.scaling.test_fits import EXAMPLES, sample
 from tests.tiers import tiers
 from tlx.base.errors import ConfigError
-from tlx.scaling import backtest, compare, fit, influence, predict_loss, report
+from tlx.scaling import backtest, compare, fit, influence, optimal_run, predict_loss, report
 from tlx.scaling.drift import log_compute
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.laws import LAWS, get_law
 from tlx.scaling.simulation import draw
 
 # A run four times the size of the tables' largest.
-FAR = {"N": 1e11, "D": 2e12, "D_unique": 1e12, "N_enc": 4e9, "N_dec": 4e9, "D_F": 2e8, "flops": 1.2e24}
+FAR = {
+    "N": 1e11,
+    "N_active": 1e10,
+    "D": 2e12,
+    "D_unique": 1e12,
+    "N_enc": 4e9,
+    "N_dec": 4e9,
+    "D_F": 2e8,
+    "G": 8.0,
+    "P_w": 6.0,
+    "P_a": 8.0,
+    "P_kv": 8.0,
+    "P_post": 4.0,
+    "flops": 1.2e24,
+}
 
 
 # Backtests make a fold at every budget, and their fits are nearly all of the time that the test takes.
@@ -67,3 +81,29 @@ def test_every_law_after_its_fit(name, tmp_path):
     assert len(influence(fitted, 2)) == 2
     page = report(fitted, tmp_path).read_text()
     assert all(constant in page for constant in EXAMPLES[name])
+
+
+def test_the_best_run_with_given_experts_or_bits():
+    """At fixed other columns these laws are Chinchilla's with another A, whose optimum is in closed form."""
+    dense = fit(sample("chinchilla"), boot=0, starts=40)
+    assert optimal_run(dense, 1e22).N == pytest.approx(dense.optimal(1e22).N, rel=2e-3)
+    granular = fit(sample("moe_granularity"), "moe_granularity", boot=0, starts=40)
+    q = EXAMPLES["moe_granularity"]
+    best = []
+    for g in (1.0, 16.0):
+        level = q["A"] + q["F"] * g ** -q["gamma"]
+        ratio = q["alpha"] * level / (q["beta"] * q["B"])
+        exact = (ratio * (1e22 / 6) ** q["beta"]) ** (1 / (q["alpha"] + q["beta"]))
+        best.append(optimal_run(granular, 1e22, G=g))
+        assert best[-1].N == pytest.approx(exact, rel=3e-3)
+    assert best[1].loss < best[0].loss
+    precise = fit(sample("precision_weights"), "precision_weights", boot=0, starts=40)
+    four, sixteen = (optimal_run(precise, 1e22, P_w=bits) for bits in (4.0, 16.0))
+    assert four.N > sixteen.N and four.loss > sixteen.loss  # fewer bits want more parameters
+    sparse = fit(sample("moe"), "moe", boot=0, starts=40)
+    eighth = optimal_run(sparse, 1e22, active_fraction=1 / 8)
+    assert 6 * eighth.N / 8 * eighth.D == pytest.approx(1e22)
+    with pytest.raises(ConfigError, match="needs the columns"):
+        optimal_run(granular, 1e22)
+    with pytest.raises(ConfigError, match="no function of a budget"):
+        optimal_run(fit(sample("transfer"), "transfer", boot=0, starts=40), 1e22)

@@ -7,8 +7,10 @@
     tlx scale predict --config=configs/scaling/quickstart.py --times=4 --train
     tlx scale report  --config=configs/scaling/quickstart.py
 
-Also backtest, suggest, compare, hparams, downstream. A table of runs is a .csv, .tsv, .jsonl or .json file, or a
-ladder's folder; that is runs/scaling/NAME, or --folder=gs://BUCKET/NAME or s3://BUCKET/NAME. --json prints JSON.
+Also backtest, suggest, compare, hparams, downstream, curve (the end of a run from its first steps) and mixture
+(weights of sources: --plan=32 --N=1e6 --flops=1e12, then run --folder, then mixture again). A table of runs is a
+.csv, .tsv, .jsonl or .json file, or a ladder's folder; that is runs/scaling/NAME, or --folder=gs://BUCKET/NAME or
+s3://BUCKET/NAME. --json prints JSON.
 Exit 79: the runs do not determine the constants.
 """
 
@@ -34,6 +36,8 @@ VERBS = Table(
         "suggest": "tlx.cli.scale_verbs:suggest",
         "predict": "tlx.cli.scale_verbs:predict",
         "compare": "tlx.cli.scale_verbs:compare",
+        "curve": "tlx.cli.scale_verbs:curve",
+        "mixture": "tlx.cli.scale_verbs:mixture",
         "hparams": "tlx.cli.scale_verbs:hparams",
         "downstream": "tlx.cli.scale_verbs:downstream",
         "report": "tlx.cli.scale_verbs:report",
@@ -77,10 +81,14 @@ def make_parser(verb: str) -> argparse.ArgumentParser:
     if verb == "run":
         allow = "a package outside tlx whose code the configs of the stored plan may name; may be repeated"
         parser.add_argument("--allow", action="append", default=[], metavar="PACKAGE", help=allow)
-    if verb not in ("plan", "run", "status"):
+    if verb not in ("plan", "run", "status", "curve"):
         _add_table_flags(parser)
-    if verb not in ("plan", "run", "status", "hparams"):
+    if verb not in ("plan", "run", "status", "curve", "hparams", "mixture"):
         _add_fit_flags(parser)
+    if verb == "curve":
+        _add_curve_flags(parser)
+    if verb == "mixture":
+        _add_mixture_flags(parser)
     if verb in ("fit", "predict", "suggest", "compare", "report"):
         parser.add_argument("--flops", type=float, help="budget of the forecast in FLOPs")
         times = "budget of the forecast in multiples of the largest run's (default: 10)"
@@ -122,6 +130,27 @@ def _add_fit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--convention", default="given", help=convention)
     curve = "curve of approach 2: quartic, cubic, parabola, spline, akima or auto (default: auto)"
     parser.add_argument("--curve", default="auto", help=curve)
+
+
+def _add_curve_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", required=True, help="directory of the run to forecast")
+    reference = "directory of a run that shows what a fall of the learning rate does; may be repeated"
+    parser.add_argument("--reference", action="append", default=[], metavar="RUN", help=reference)
+    law = "annealing or multi_power (default: multi_power)"
+    parser.add_argument("--law", default="multi_power", help=law)
+    part = "part of the steps whose losses may be seen (default: 1, all there are)"
+    parser.add_argument("--part", type=float, default=1.0, help=part)
+
+
+def _add_mixture_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plan", type=int, help="write a plan of so many runs, instead of a fit of those made"
+    )
+    parser.add_argument("--N", type=float, help="parameters of the planned runs")
+    parser.add_argument("--flops", type=float, help="budget of each planned run")
+    parser.add_argument("--target", default="loss", help="column of the losses (default: loss)")
+    form = "linear, quadratic, exponential or auto (default: auto, by the error of left-out runs)"
+    parser.add_argument("--form", default="auto", help=form)
 
 
 def _add_predict_flags(parser: argparse.ArgumentParser) -> None:

@@ -216,6 +216,35 @@ def suggest(suggestions: Sequence[Suggestion], halved: Halving, flops: float) ->
     )
 
 
+def curve(result: Mapping[str, Any]) -> str:
+    """Return the forecast of the end of a run, and what was measured there."""
+    loss = rounded(result["loss"], result["interval"])
+    lines = [f"{result['kind']} loss of step {result['step']:,} from steps up to {result['seen']:,}: {loss}"]
+    constants = ", ".join(f"{name} {value:.4g}" for name, value in result["params"].items())
+    lines.append(f"{result['law']}: {constants}")
+    if "measured" in result:
+        lines.append(f"measured {result['measured']:.4f}: the forecast is {result['error']:+.2%} off")
+    return "\n".join(lines)
+
+
+def mixture(result: Mapping[str, Any]) -> str:
+    """Return the best weights of a mixture, and how well the regression tells left-out runs."""
+    best = result["best"]
+    errors = ", ".join(f"{name} {error:.2%}" for name, error in result["errors"].items())
+    lines = [
+        f"left-out runs: {errors}; rank correlation {result['rank_correlation']:.3f}",
+        f"best weights by the {result['form']} form:",
+    ]
+    lines += [f"  {name} {weight:.4f}" for name, weight in best["weights"].items()]
+    lines.append(f"loss {rounded(best['loss'], (best['low'], best['high']))}")
+    lines.append(
+        f"below the runs' mean weights with probability {best['probability']:.0%}, by {best['gain']:.2%} of the loss"
+    )
+    if best["outside"] > 0.01:
+        lines.append(f"WARNING: {best['outside']:.0%} outside the weights of the runs: test it with a run")
+    return "\n".join(lines)
+
+
 def predict(answer: Mapping[str, Any], fitted: Fit) -> str:
     """Return the run to train, as lines."""
     lines = [f"{answer['flops']:.4g} FLOP, law {fitted.law}, convention {fitted.settings.convention}"]

@@ -26,6 +26,7 @@ from tlx.scaling.forecast import predict as predict_run
 from tlx.scaling.hyperparameters import hparams as fit_hparams
 from tlx.scaling.ladder import LadderConfig
 from tlx.scaling.ledger import FORMAT, Ledger
+from tlx.scaling.mixture_laws import MixtureFit
 from tlx.scaling.prediction import predict_loss
 from tlx.scaling.running import run as run_ladder
 from tlx.scaling.running import status as ladder_status
@@ -155,6 +156,39 @@ def compare(options: argparse.Namespace) -> int:
             return _not_identified(options, fitted)
     result = compare_fits(first, second, times=options.times, flops=options.flops)
     _print(options, result, scale_tables.compare(result))
+    return 0
+
+
+def curve(options: argparse.Namespace) -> int:
+    """Print the forecast of the end of a run from its first part."""
+    from tlx.scaling.run_curves import forecast_run
+
+    result = forecast_run(options.run, options.reference, options.law, options.part)
+    _print(options, result, scale_tables.curve(result))
+    return 0
+
+
+def mixture(options: argparse.Namespace) -> int:
+    """Plan runs with other weights of their sources, or print the weights that those made call best."""
+    if options.plan is None:
+        fitted = MixtureFit(_table(options), target=options.target, form=options.form)
+        values = {
+            "form": fitted.form,
+            "errors": fitted.errors,
+            "rank_correlation": fitted.rank_correlation,
+            "params": fitted.params,
+            "best": fitted.best()._asdict(),
+        }
+        _print(options, values, scale_tables.mixture(values))
+        return 0
+    from tlx.scaling.mixture_plans import plan_mixtures
+
+    ladder, run_config, folder = _ladder(options)
+    if ladder is None or options.N is None or options.flops is None:
+        raise ConfigError("mixture --plan needs --config, --N and --flops")
+    planned = plan_mixtures(ladder, run_config, options.N, options.flops, options.plan)
+    Ledger(folder).start(planned)
+    _print(options, planned, scale_tables.plan(planned) + f"\nwritten to {folder / 'plan.json'}")
     return 0
 
 

@@ -9,8 +9,11 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
+    "CurveFit": "learning_curves",
     "Fit": "fits",
     "LadderConfig": "ladder",
+    "LearningCurve": "learning_curves",
+    "MixtureFit": "mixture_laws",
     "Ledger": "ledger",
     "backtest": "backtesting",
     "by_convention": "sensitivity",
@@ -21,12 +24,15 @@ _EXPORTS = {
     "downstream": "downstream_metrics",
     "fit": "fits",
     "fit_to_json": "saved_fits",
+    "forecast_run": "run_curves",
     "hparams": "hyperparameters",
     "influence": "sensitivity",
     "load_fit": "saved_fits",
     "load_runs": "runs",
     "noise_scale": "hyperparameters",
+    "optimal_run": "constrained_optimum",
     "plan": "planning",
+    "plan_mixtures": "mixture_plans",
     "predict": "forecast",
     "predict_loss": "prediction",
     "report": "reporting",

@@ -23,7 +23,8 @@ from scipy import special
 from tlx.scaling import fits
 from tlx.scaling.evaluation import Problem, predict_log
 from tlx.scaling.fits import Fit
-from tlx.scaling.laws import Law, get_law
+from tlx.scaling.law_form import Law
+from tlx.scaling.laws import get_law
 from tlx.scaling.runs import RunTable, rows_of
 
 # Forms of the law that are averaged with the one that was fitted, and their weight before the data are seen.
@@ -46,6 +47,11 @@ _MAX_KNOTS = 24
 # Octaves of compute over which noise is averaged, and the weight of the table's mean noise, in rows.
 _NOISE_OCTAVES = 2.0
 _NOISE_ROWS = 4.0
+
+# Sizes of drift, by their index in _SIZES, that the noise is estimated around; and the least share of a residual's
+# variance that a regression is taken to leave.
+_NOISE_SIZES = [0, 1, 3, 5, 7, 9]
+_LEAST_FREE = 0.1
 
 # Residuals further out than this many standard deviations weigh less.
 _OUTLYING = 2.0
@@ -180,27 +186,46 @@ class Outlook:
 
     def _noise_around(self, form: _Form) -> tuple[np.ndarray, np.ndarray, float]:
         """(standard deviation [n], weight [n] of a robust regression, deviation at the largest budget)."""
-        rows, constants = form.gradient.shape
         residuals = form.residuals
-        noise = np.full(rows, 1.4826 * np.median(np.abs(residuals - np.median(residuals))) + 1e-6)
+        noise = np.full(len(residuals), 1.4826 * np.median(np.abs(residuals - np.median(residuals))) + 1e-6)
         octaves = self._log_compute / np.log(2)
         near = np.exp(-0.5 * ((octaves[:, None] - octaves[None]) / _NOISE_OCTAVES) ** 2)
-        used = rows / max(4, rows - constants - 3)
         left = residuals
         end = noise[0]
         for _ in range(4):
-            robust = _robust_weights(left, noise)
-            size = 0.3 * float(noise.mean())
-            design = self._design(form, self._axes(form.law), size)
-            root = np.sqrt(robust) / noise
-            factor, image, _ = _regress(design * root[:, None], residuals * root, constants)
-            left = residuals - design @ np.linalg.solve(factor.T, image)
-            trend = _noise_trend(octaves, left)
-            squares = np.minimum(np.abs(left), 2.5 * noise) ** 2 * used / trend**2
+            left, share = self._undrifted(form, float(np.median(noise)), _robust_weights(left, noise))
+            deviations = np.abs(left) / np.sqrt(np.maximum(_LEAST_FREE, 1 - share))
+            trend = _noise_trend(octaves, deviations)
+            squares = np.minimum(deviations, 2.5 * noise) ** 2 / trend**2
             typical = _NOISE_ROWS * float(squares.mean())
             noise = trend * np.sqrt((near @ squares + typical) / (near.sum(1) + _NOISE_ROWS)) + 1e-6
             end = float(noise[np.argmax(octaves)])
         return noise, _robust_weights(left, noise), end
+
+    def _undrifted(self, form: _Form, unit: float, robust: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals [n] around the form with drifts of the sizes that they show, and the leverage [n] of each row.
+
+        Around a form without its drift the drift would count as noise. All rows have the same noise `unit` here:
+        weights by an estimate of the noise would fit quiet rows ever more closely, and call them ever quieter.
+        """
+        design = self._design(form, self._axes(form.law), 1.0)
+        constants = form.gradient.shape[1]
+        root = np.sqrt(robust) / unit
+        scores = []
+        lefts = []
+        shares = []
+        for size in _SIZES[_NOISE_SIZES]:
+            sized = design * np.where(np.arange(design.shape[1]) < constants, 1.0, size * unit)
+            weighted = sized * root[:, None]
+            factor, image, rest = _regress(weighted, form.residuals * root, constants)
+            prior = _NO_DRIFT if size == 0 else (1 - _NO_DRIFT) / (len(_NOISE_SIZES) - 1)
+            dof = len(root) - constants + 1
+            scores.append(_TEMPER * _log_evidence(factor, rest, dof) + np.log(prior))
+            lefts.append(form.residuals - sized @ np.linalg.solve(factor.T, image))
+            shares.append((np.linalg.solve(factor, weighted.T) ** 2).sum(0))
+        weights = np.exp(np.array(scores) - max(scores))
+        weights /= weights.sum()
+        return weights @ np.array(lefts), weights @ np.array(shares)
 
     def _design(self, form: _Form, axes: Sequence[str], size: float) -> np.ndarray:
         """Gradient of the form and features of its drifts [n, m]."""
@@ -239,11 +264,9 @@ class Outlook:
         first, _, first_rest = _regress(design[seen], target[seen], constants)
         dof = len(target) - constants + 1
         first_dof = max(0, int(seen.sum()) - constants) + 1
-        # Student's t densities with the noise's scale integrated out; its prior has one degree of freedom.
-        score = -np.log(np.diag(factor)).sum() - dof / 2 * np.log(rest + 1)
-        score += np.log(np.diag(first)).sum() + first_dof / 2 * np.log(first_rest + 1)
+        score = _log_evidence(factor, rest, dof) - _log_evidence(first, first_rest, first_dof)
         coefficients = np.linalg.solve(factor.T, image)
-        return _Model(form, axes, size, coefficients, factor, (rest + 1) / dof), float(score)
+        return _Model(form, axes, size, coefficients, factor, (rest + 1) / dof), score
 
     def _moments(self, rows: RunTable, noise: bool) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation [K, t] of ln loss by each model."""
@@ -358,6 +381,14 @@ def _regress(design: np.ndarray, target: np.ndarray, constants: int) -> tuple[np
     factor = np.linalg.cholesky(precision + np.diag(ridge))
     image = np.linalg.solve(factor, design.T @ target)
     return factor, image, max(0.0, float(target @ target - image @ image))
+
+
+def _log_evidence(factor: np.ndarray, rest: float, dof: float) -> float:
+    """Log density of the rows of a regression, up to a constant: Student's t, the noise's scale integrated out.
+
+    factor and rest are of _regress; the scale's prior has one degree of freedom, which dof counts.
+    """
+    return float(-np.log(np.diag(factor)).sum() - dof / 2 * np.log(rest + 1))
 
 
 def _quantile(

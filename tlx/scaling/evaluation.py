@@ -7,14 +7,11 @@ other. Arrays: S vectors of constants, n rows of the table, K terms of the law, 
 import numpy as np
 
 from tlx.base.errors import DataError
-from tlx.scaling.laws import Law
+from tlx.scaling.law_form import SCALE_BOUNDS, Law, logsumexp
 from tlx.scaling.runs import RunTable, require
 
 # A constant at one of these ends says that the data do not determine it.
 EXPONENT_BOUNDS = (1e-3, 5.0)
-REPEAT_BOUNDS = (np.log(1e-2), np.log(1e4))
-
-_REPEAT_CONSTANTS = ("R_D", "R_N")
 
 
 class Problem:
@@ -51,9 +48,9 @@ class Problem:
 
     def evaluate(self, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ln prediction [S, n] and its gradient [S, n, p] for centred vectors [S, p]."""
-        if not self.law.repeated:
+        if self.law.surface is None:
             return _evaluate_terms(self.law, self.centred_design, phi)
-        value, slope = _evaluate_repeated(self.runs, self.outside(phi))
+        value, slope = self.law.surface.evaluate(self.runs, self.outside(phi))
         return value, slope @ np.linalg.inv(self.change)
 
     def starts(self, count: int, seed: int = 0) -> np.ndarray:
@@ -69,8 +66,9 @@ class Problem:
                 else:
                     spread = rng.normal(0, 0.3, count)
                 columns.append(level + spread)
-            elif name in _REPEAT_CONSTANTS:
-                columns.append(rng.uniform(np.log(1), np.log(50), count))
+            elif law.surface is not None and name in law.surface.scales:
+                low, high = law.surface.scales[name]
+                columns.append(rng.uniform(np.log(low), np.log(high), count))
             else:
                 columns.append(np.exp(rng.uniform(np.log(0.05), np.log(1.2), count)))
         return np.clip(np.stack(columns, -1), self.lower, self.upper)
@@ -86,8 +84,8 @@ class Problem:
             elif name == "":  # an exponent that is 1 by the law's form
                 lower[i] = 1.0
                 upper[i] = 1.0
-            elif name in _REPEAT_CONSTANTS:
-                lower[i], upper[i] = REPEAT_BOUNDS
+            elif name in self.law.scales:
+                lower[i], upper[i] = SCALE_BOUNDS
             elif name not in self.law.coefficients:
                 lower[i], upper[i] = EXPONENT_BOUNDS
         return lower, upper
@@ -105,8 +103,8 @@ def predict_log(law: Law, runs: RunTable, theta: np.ndarray) -> np.ndarray:
         ln prediction [..., n].
     """
     vectors = np.atleast_2d(theta)
-    if law.repeated:
-        value, _ = _evaluate_repeated(runs, vectors)
+    if law.surface is not None:
+        value, _ = law.surface.evaluate(runs, vectors)
     else:
         value, _ = _evaluate_terms(law, design_matrix(law, runs), vectors)
     return value.reshape(*np.shape(theta)[:-1], -1)
@@ -149,20 +147,11 @@ def _centring(law: Law, design: np.ndarray) -> np.ndarray:
     return change
 
 
-def _logsumexp(terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logsumexp over the last dim, and the softmax weights."""
-    # The largest term is taken out, so that no exponential overflows.
-    top = terms.max(-1, keepdims=True)
-    powers = np.exp(terms - top)
-    total = powers.sum(-1, keepdims=True)
-    return (top + np.log(total))[..., 0], powers / total
-
-
 def _evaluate_terms(law: Law, design: np.ndarray, phi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logsumexp of terms that are linear in the constants: value [S, n] and gradient [S, n, p]."""
     rows, terms, size = design.shape
     flat = phi @ design.reshape(rows * terms, size).T
-    value, weights = _logsumexp(flat.reshape(len(phi), rows, terms))
+    value, weights = logsumexp(flat.reshape(len(phi), rows, terms))
     slope = np.zeros((len(phi), rows, size))
     # A term touches few constants: a loop over those is faster than a full einsum.
     for k in range(terms):
@@ -175,49 +164,3 @@ def _evaluate_terms(law: Law, design: np.ndarray, phi: np.ndarray) -> tuple[np.n
         slope[:, :, outer] = value
         value = value * power
     return value, slope
-
-
-def _evaluate_repeated(runs: RunTable, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Chinchilla's form at Muennighoff's effective N' and D' (2305.16264, equations 5 to 7).
-
-    X' = U (1 + R (1 - exp(-(X / U - 1) / R))), with U the unique tokens, or the parameters that are optimal
-    for them: N_opt(U_D) on alpha A N^-alpha = beta B D^-beta, and never more than N.
-    """
-    a, b, e, alpha, beta, log_rd, log_rn = (column[:, None] for column in theta.T)
-    n = np.log(runs["N"])[None]
-    d = np.log(runs["D"])[None]
-    unique = np.minimum(np.log(runs["D_unique"])[None], d)
-    best = (np.log(alpha) + a - np.log(beta) - b + beta * unique) / alpha
-    free = best < n  # where U_N is N_opt(U_D)
-    log_d, by_rd, _ = _effective(d, unique, log_rd)
-    log_n, by_rn, by_un = _effective(n, np.where(free, best, n), log_rn)
-    terms = np.broadcast_arrays(a - alpha * log_n, b - beta * log_d, e)
-    value, weights = _logsumexp(np.stack(terms, -1))
-    w_a, w_b, w_e = np.moveaxis(weights, -1, 0)
-    # Gradient through U_N, which depends on every constant but E, R_D and R_N.
-    through = np.where(free, -w_a * alpha * by_un, 0.0)
-    slope = np.stack(
-        [
-            w_a + through / alpha,
-            w_b - through / alpha,
-            w_e,
-            -w_a * log_n + through * (1 / alpha - best) / alpha,
-            -w_b * log_d + through * (unique - 1 / beta) / alpha,
-            -w_b * beta * by_rd,
-            -w_a * alpha * by_rn,
-        ],
-        -1,
-    )
-    return value, slope
-
-
-def _effective(
-    x: np.ndarray, unique: np.ndarray, log_r: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Effective ln X', and its derivatives by ln R and by ln U, from logs of X, U and R."""
-    r = np.exp(log_r)
-    repeats = np.exp(np.clip(x - unique, 0, 50)) - 1
-    share = np.exp(-repeats / r)
-    total = 1 + r * (1 - share)
-    by_r = (1 - share) - share * repeats / r
-    return unique + np.log(total), r * by_r / total, 1 - (repeats + 1) * share / total

@@ -14,7 +14,8 @@ import numpy as np
 from tlx.base.errors import ConfigError, DataError
 from tlx.scaling import identification, isoflop
 from tlx.scaling.evaluation import Problem, predict_log
-from tlx.scaling.laws import LAWS, Law, get_law
+from tlx.scaling.law_form import Law
+from tlx.scaling.laws import LAWS, get_law
 from tlx.scaling.runs import RunTable, as_table, clusters, rows_of, with_convention
 from tlx.scaling.solver import parse_loss, polish, solve
 from tlx.scaling.table_checks import check, reason, warn_of_outliers
@@ -255,9 +256,10 @@ class Fit:
         Columns of value 0 count as not given. Raises ConfigError naming the columns that the law lacks.
         """
         row = {name: np.array([float(value)]) for name, value in columns.items() if value}
-        if "flops" not in row and {"N", "D"} <= row.keys():
-            row["flops"] = self.flops_per_token(row["N"]) * row["D"]
-        missing = [name for name in get_law(self.law).columns if name not in row]
+        law = get_law(self.law)
+        if "flops" not in row and {law.size, "D"} <= row.keys():
+            row["flops"] = self.flops_per_token(row[law.size]) * row["D"]
+        missing = [name for name in law.columns if name not in row]
         if missing:
             raise ConfigError(f"law {self.law!r} needs {', '.join(missing)} to predict")
         return row
@@ -319,17 +321,17 @@ def fit(runs: Any, law: str = "chinchilla", **settings: Any) -> Fit:
     parse_loss(chosen.loss)
     check(table, known, chosen.approach)
     result = Fit(chosen, table)
-    if {"N", "D", "flops"} <= table.keys():
-        result.flops_per = _flops_per(table)
+    if {known.size, "D", "flops"} <= table.keys():
+        result.flops_per = _flops_per(table, known.size)
     if chosen.approach == 3:
         return _fit_surface(result, known)
     return _fit_lines(result)
 
 
-def _flops_per(runs: RunTable) -> tuple[float, float]:
-    """Constants k and s of flops = k N^s D: 6 and 1 for the usual count, else fitted to the table."""
+def _flops_per(runs: RunTable, size: str) -> tuple[float, float]:
+    """Constants k and s of flops = k N^s D, N the column `size`: 6 and 1 for the usual count, else fitted."""
     ratio = np.log(runs["flops"] / runs["D"])
-    n = np.log(runs["N"])
+    n = np.log(runs[size])
     if np.ptp(ratio - n) < 1e-3 or np.ptp(n) < 1e-9:
         k = float(np.exp((ratio - n).mean()))
         return (6.0 if abs(k / 6 - 1) < 1e-6 else k), 1.0

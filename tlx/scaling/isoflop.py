@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import interpolate
+from scipy import interpolate, special
 
 from tlx.base.errors import ConfigError, DataError, one_of
 from tlx.scaling.runs import RunTable, rows_of
@@ -28,6 +28,9 @@ _FEWEST = 5
 
 # What a constant of a curve has to lower the squares by, in units of the noise's variance; Akaike's is 2.
 _PENALTY = 2.5
+
+# Probability of the parabola's misfit by noise alone below which auto gives the parabola up.
+_REJECTED = 0.01
 
 # Points at which a curve is evaluated to bracket its lowest one.
 _GRID = 401
@@ -266,22 +269,38 @@ def _near_minimum(runs: RunTable, rows: np.ndarray, noise: float) -> np.ndarray:
 
 
 def _curve_by_noise(runs: RunTable, groups: list[np.ndarray]) -> str:
-    """The polynomial with the least penalised squares over all budgets, at the noise of single runs."""
-    near = rows_of(runs, np.concatenate(groups))
-    noise = max(min(pooled_noise(runs), pooled_noise(near)), 1e-9)
-    scores = {}
+    """The parabola where noise hides its misfit, else the curve with the least penalised squares, for all budgets.
+
+    Squares are those of ln loss over the noise of single runs. A parabola is given up where an F test against the
+    quartic rejects it: the noise is then the quartic's own, with its degrees of freedom, so that few sizes cannot
+    pass for little noise.
+    """
+    squares = {}
+    constants = {}
+    rows_used = 0
     for name, degree in _DEGREES.items():
-        score = 0.0
+        squares[name] = 0.0
+        constants[name] = 0
+        rows_used = 0
         for rows in groups:
             x = np.log(runs["N"][rows])
             y = np.log(runs["loss"][rows])
             if len(np.unique(x)) < 3:
                 continue
-            constants = _degree(x, degree) + 1
-            rest = y - _polynomial(x, y, constants - 1)(x)
-            score += float(rest @ rest) / noise**2 + _PENALTY * constants
-        scores[name] = score
-    return min(scores, key=lambda name: scores[name])
+            order = _degree(x, degree)
+            rest = y - _polynomial(x, y, order)(x)
+            squares[name] += float(rest @ rest)
+            constants[name] += order + 1
+            rows_used += len(x)
+    free = rows_used - constants["quartic"]
+    added = constants["quartic"] - constants["parabola"]
+    if free > 0 and added > 0:
+        explained = (squares["parabola"] - squares["quartic"]) / added
+        if special.fdtrc(added, free, explained / (squares["quartic"] / free + 1e-30)) > _REJECTED:
+            return "parabola"
+    near = rows_of(runs, np.concatenate(groups))
+    noise = max(min(pooled_noise(runs), pooled_noise(near)), 1e-9)
+    return min(_DEGREES, key=lambda name: squares[name] / noise**2 + _PENALTY * constants[name])
 
 
 def _degree(x: np.ndarray, degree: int) -> int:

@@ -23,7 +23,8 @@ from tlx.scaling.backtesting import backtest
 from tlx.scaling.drift import log_compute, outlook
 from tlx.scaling.evaluation import predict_log
 from tlx.scaling.fits import Fit
-from tlx.scaling.laws import Law, get_law
+from tlx.scaling.law_form import Law
+from tlx.scaling.laws import get_law
 from tlx.scaling.prediction import predict_loss
 from tlx.scaling.provenance import data_hash, versions
 from tlx.scaling.sensitivity import by_convention, influence

@@ -1,9 +1,10 @@
 """The table of runs that every verb reads: one row per run (or per checkpoint of a run), plain columns.
 
 Columns: N (parameters), D (training tokens), loss (nats or bits per byte, the same unit in every row); and
-where a law needs them flops, D_unique, N_enc, N_dec, N_nonembed, D_F, D_T, batch, lr. The column `run` names
-the run that a row belongs to: bootstraps resample runs, not rows. What is left out is counted in a warning:
-rows whose status is not "done" (or "finished", as trackers say), rows without a loss, rows that repeat another.
+where a law needs them flops, D_unique, N_enc, N_dec, N_nonembed, N_active, G, P_w, P_a, P_kv, P_post, D_F, D_T,
+batch, lr. The column `run` names the run that a row belongs to: bootstraps resample runs, not rows. What is left
+out is counted in a warning: rows whose status is not "done" (or "finished", as trackers say), rows without a loss,
+rows that repeat another.
 
 Numbers may be written as 19596245, 19,596,245, 1.96e7 or 19.6M, with a decimal comma, and in a unit that the
 column's name holds, as in "N (millions)".
@@ -72,6 +73,7 @@ ALIASES = {
     ),
     "run": ("run_id", "name", "id"),
     "N_nonembed": ("N_no_embed", "N_ne"),
+    "N_active": ("active_params", "active_parameters", "activated_params"),
     "D_unique": ("unique_tokens", "U"),
     "status": ("state",),
 }
@@ -85,6 +87,13 @@ _NUMBERS = (
     "N_enc",
     "N_dec",
     "N_nonembed",
+    "N_active",
+    "G",
+    "P_w",
+    "P_a",
+    "P_kv",
+    "P_post",
+    "delta_loss",
     "D_F",
     "D_T",
     "loss",
@@ -148,7 +157,8 @@ def as_table(runs: Any) -> RunTable:
 def with_convention(runs: RunTable, convention: str) -> RunTable:
     """Return the table with N and flops as a convention counts them.
 
-    given: as in the table; flops = 6 N D where it has none. 6nd: all parameters, flops = 6 N D. kaplan,
+    given: as in the table; flops = 6 N D where it has none. 6nd: all parameters, flops = 6 N D, where N is the active
+    parameters of a table that has the column N_active. kaplan,
     chinchilla, exact: the columns flops_<convention> (and N_nonembed for kaplan), which ledgers have.
 
     Raises ConfigError for an unknown convention, DataError where its columns are missing.
@@ -160,8 +170,9 @@ def with_convention(runs: RunTable, convention: str) -> RunTable:
         _need(runs, "N_nonembed", "the convention kaplan")
         changed["N"] = runs["N_nonembed"]
     if convention == "6nd" or (convention == "given" and "flops" not in runs):
-        if {"N", "D"} <= runs.keys():
-            changed["flops"] = 6 * changed["N"] * runs["D"]
+        size = "N_active" if "N_active" in runs else "N"
+        if {size, "D"} <= runs.keys():
+            changed["flops"] = 6 * changed[size] * runs["D"]
         else:
             changed.pop("flops", None)
     elif convention == "kaplan" and "flops_kaplan" not in runs:

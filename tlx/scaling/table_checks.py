@@ -10,7 +10,7 @@ import numpy as np
 
 from tlx.base.errors import DataError
 from tlx.metrics.correlation import spearman
-from tlx.scaling.laws import Law
+from tlx.scaling.law_form import Law
 from tlx.scaling.runs import RunTable, describe_row, require
 
 # The largest value of a column lies between these ends: below them it is in millions or billions.
