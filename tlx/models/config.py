@@ -19,6 +19,7 @@ from tlx.nn.config import (
     compute_dtype,
 )
 from tlx.nn.embed import EmbeddingConfig
+from tlx.nn.evolved import wide_heads
 from tlx.nn.quantized import check as check_matmul
 from tlx.nn.recurrent import RecurrentConfig
 from tlx.nn.stack import remat_policy
@@ -130,10 +131,13 @@ class ModelConfig:
     decoder_ff_dim: int = 0
     """Hidden width of the decoder's feed-forward networks in an encoder-decoder; 0: feedforward.ff_dim."""
 
-    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output"] = "pre"
+    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output", "evolved"] = (
+        "pre"
+    )
     """Placement of the norms. pre: x + part(norm(x)). post: norm(x + part(x)). parallel: attention and
     feed-forward read the same x, each through a norm of its own; parallel_shared: through one norm. sandwich:
-    x + norm(part(norm(x))), and output: x + norm(part(x)), both of decoders."""
+    x + norm(part(norm(x))), and output: x + norm(part(x)), both of decoders. evolved: the Evolved Transformer's
+    cells, of an encoder-decoder, with norms as in pre; they fix activations and hidden widths (nn/evolved.py)."""
 
     residual_multiplier: float = 1.0
     """Factor of what each part adds to the stream (Granite); not for block_layout "post"."""
@@ -273,6 +277,7 @@ class ModelConfig:
         _check_positions(self)
         _check_encoder_parts(self)
         _check_bottleneck(self)
+        _check_evolved(self)
         _check_clusters(self)
         _check_recurrent(self)
         _check_adapters(self)
@@ -499,6 +504,34 @@ def _check_bottleneck(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.head.half_tied = True needs an encoder with head.tied = True and embedding.width between 0 and "
             f"model.width = {model.width}, not {model.embedding.width}"
+        )
+
+
+def _check_evolved(model: ModelConfig) -> None:
+    """Raise ConfigError where the Evolved Transformer's cells are combined with what they exclude."""
+    if model.block_layout != "evolved":
+        return
+    is_absolute = model.position.kind in ("none", "learned", "sinusoidal")
+    network = model.feedforward
+    is_plain_network = not (network.num_experts or network.gated or network.ff_dim or model.decoder_ff_dim)
+    is_plain = is_plain_network and not (model.adapters.bottleneck_dim or model.share_layers)
+    if model.kind != "encoder_decoder" or not is_absolute or not is_plain:
+        raise ConfigError(
+            "model.block_layout = 'evolved': only an encoder_decoder with position.kind = 'learned', 'sinusoidal' or "
+            "'none', without experts, feedforward.gated, ff_dim, decoder_ff_dim, adapters.bottleneck_dim and "
+            "share_layers, has such cells"
+        )
+    heads = wide_heads(model.num_decoder_heads or model.attention.num_heads)
+    is_multi_head = not (model.attention.num_kv_heads or model.attention.head_dim)
+    if model.width % 2 or model.width % heads or not is_multi_head:
+        raise ConfigError(
+            f"model.width = {model.width}: with block_layout = 'evolved' it must be a multiple of 2 and of {heads} "
+            "(heads of the decoder's first attention), and attention.num_kv_heads and head_dim be 0"
+        )
+    if model.parametrization.name != "standard":
+        raise ConfigError(
+            f"model.parametrization.name = {model.parametrization.name!r}: cells of block_layout = 'evolved' have "
+            "'standard'"
         )
 
 

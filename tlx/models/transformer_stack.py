@@ -16,6 +16,7 @@ from tlx.nn.convolution import Convolution
 from tlx.nn.disentangled import DistanceTable
 from tlx.nn.dropout import FINAL, dropout, fold
 from tlx.nn.embed import EmbeddingConfig, InputEmbedding
+from tlx.nn.evolved import EvolvedDecoderBlock, EvolvedEncoderBlock
 from tlx.nn.feedforward import Routing
 from tlx.nn.fusion import fusion_barrier
 from tlx.nn.kernels.choice import kernel_name
@@ -77,8 +78,12 @@ class StackOutputs(NamedTuple):
     experts."""
 
 
-def make_block(cfg: BlockConfig, has_attention_norm: bool = True) -> Block | BottleneckBlock:
+def make_block(
+    cfg: BlockConfig, has_attention_norm: bool = True
+) -> Block | BottleneckBlock | EvolvedEncoderBlock | EvolvedDecoderBlock:
     """Make the module of a layer, which is applied to parameters of its own."""
+    if cfg.block_layout == "evolved":
+        return EvolvedDecoderBlock(cfg, parent=None) if cfg.cross else EvolvedEncoderBlock(cfg, parent=None)
     if cfg.bottleneck.width:
         return BottleneckBlock(cfg, parent=None)
     return Block(cfg, has_attention_norm, parent=None)
@@ -216,12 +221,13 @@ class TransformerStack(nn.Module):
     def encoded_keys_values(self, encoded_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Compute cross-attention's keys and values of every layer, [L, B, S, G, H] each.
 
-        They are equal for all tokens of a generation, and computed once.
+        Layers with two cross-attentions have the heads of both, one after the other. They are equal for all tokens of
+        a generation, and computed once.
         """
-        block = Block(self.cfg, parent=None)
+        block = make_block(self.cfg)
 
         def layer(params: Any, carry: tuple[()], index: jax.Array, inputs: None):
-            key_value = block.apply({"params": params}, encoded_BSD, method=Block.encoded_keys_values)
+            key_value = block.apply({"params": params}, encoded_BSD, method="encoded_keys_values")
             return carry, key_value
 
         # All layers are alike here: windows do not matter to cross-attention.
@@ -266,28 +272,35 @@ class TransformerStack(nn.Module):
             block = make_block(spec.block, spec.attention_norm)
             mask = block_inputs.mask._replace(window=spec.block.attention.window)
 
-            def layer(params: Any, carry: tuple[jax.Array, ...], index: jax.Array, encoded_key_value: Any):
+            def layer(params: Any, carry: tuple[Any, ...], index: jax.Array, encoded_key_value: Any):
                 # The cache of all layers is in the carry, where each layer updates it in place.
-                x, key, value = carry
+                x, key, value, convolution = carry
                 layer_inputs = block_inputs._replace(
                     mask=mask,
-                    cache=LayerCache(key, value, index, start),
+                    cache=LayerCache(key, value, index, start, convolution),
                     encoded_keys_values=encoded_key_value,
                 )
                 out = cast(BlockOutputs, block.apply({"params": params}, x, layer_inputs))
                 assert out.cache is not None
-                return (out.hidden, out.cache.key, out.cache.value), None
+                cache = out.cache
+                return (out.hidden, cache.key, cache.value, cache.convolution), None
 
             return layer
 
         groups = group_layers(layer_specs(cfg))
         blocks = self._blocks()
-        carry = (x_BTD, cache.key, cache.value)
+        carry = (x_BTD, cache.key, cache.value, cache.convolution)
         for group in groups:
             # An encoder's keys and values are those of a single group: all layers of such a decoder are alike.
             carry, _ = self._run_group(group, self._params_of(blocks, group), make_layer, carry, encoded)
-        y_BTD, key, value = carry
-        cache = cache._replace(key=key, value=value, segments=segments, num_filled=start + length)
+        y_BTD, key, value, convolution = carry
+        cache = cache._replace(
+            key=key,
+            value=value,
+            convolution=convolution,
+            segments=segments,
+            num_filled=start + length,
+        )
         return self._finish(y_BTD, None), cache
 
     def _block_inputs(self, x_BTD: jax.Array, inputs: StackInputs) -> BlockInputs:

@@ -406,8 +406,8 @@ class BlockConfig:
     num_layers: int
     """Layers of the stack, by which outputs into the residual stream are scaled."""
 
-    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output"]
-    """Placement of the norms: see nn/block.py."""
+    block_layout: Literal["pre", "post", "parallel", "parallel_shared", "sandwich", "output", "evolved"]
+    """Placement of the norms: see nn/block.py; evolved: the cells of nn/evolved.py."""
 
     dropout: float
     """Dropout rate of what each part adds to the stream."""
@@ -476,6 +476,11 @@ class BlockConfig:
     def inner_width(self) -> int:
         """Width inside a layer: that of its bottleneck, else D."""
         return self.bottleneck.width or self.width
+
+    @property
+    def num_attentions(self) -> int:
+        """Self-attentions of a layer, and cross-attentions of one that has any."""
+        return 2 if self.block_layout == "evolved" and self.cross else 1
 
     @property
     def num_kv_heads(self) -> int:
