@@ -1,4 +1,7 @@
-"""Sample and rank: the likeliest of several samples of a prompt (Meena's decoding; Adiwardana et al. 2020, 2.5)."""
+"""Sample and rank: the likeliest of several samples of a prompt (Meena's decoding; Adiwardana et al. 2020, 2.5).
+
+Shapes: A states of the automaton of stop strings.
+"""
 
 from collections.abc import Sequence
 

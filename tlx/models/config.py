@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 from tlx.base.errors import ConfigError, one_of
+from tlx.models.config_checks import check_evolved, check_quantization, divisors, short
 from tlx.nn.config import (
     LORA_TARGETS,
     AdapterConfig,
@@ -19,7 +20,6 @@ from tlx.nn.config import (
     compute_dtype,
 )
 from tlx.nn.embed import EmbeddingConfig
-from tlx.nn.evolved import wide_heads
 from tlx.nn.quantized import check as check_matmul
 from tlx.nn.recurrent import RecurrentConfig
 from tlx.nn.stack import remat_policy
@@ -277,7 +277,7 @@ class ModelConfig:
         _check_positions(self)
         _check_encoder_parts(self)
         _check_bottleneck(self)
-        _check_evolved(self)
+        check_evolved(self)
         _check_clusters(self)
         _check_recurrent(self)
         _check_adapters(self)
@@ -285,7 +285,7 @@ class ModelConfig:
         # Raises for an unknown policy.
         remat_policy(self.execution.remat)
         _check_matmul(self)
-        _check_quantization(self)
+        check_quantization(self)
 
 
 def _check_sizes(model: ModelConfig) -> None:
@@ -336,12 +336,12 @@ def _check_heads(model: ModelConfig, name: str, heads: int) -> None:
     if heads < 1 or (not attention.head_dim and width % heads):
         raise ConfigError(
             f"model.{name} = {heads} does not divide model.{field} = {width}; "
-            f"choose one of {_short(_divisors(width))} or set model.attention.head_dim"
+            f"choose one of {short(divisors(width))} or set model.attention.head_dim"
         )
     if heads % kv_heads:
         raise ConfigError(
             f"model.attention.num_kv_heads = {kv_heads} does not divide {name.rpartition('.')[-1]} = {heads}; "
-            f"choose one of {_short(_divisors(heads))}"
+            f"choose one of {short(divisors(heads))}"
         )
 
 
@@ -507,34 +507,6 @@ def _check_bottleneck(model: ModelConfig) -> None:
         )
 
 
-def _check_evolved(model: ModelConfig) -> None:
-    """Raise ConfigError where the Evolved Transformer's cells are combined with what they exclude."""
-    if model.block_layout != "evolved":
-        return
-    is_absolute = model.position.kind in ("none", "learned", "sinusoidal")
-    network = model.feedforward
-    is_plain_network = not (network.num_experts or network.gated or network.ff_dim or model.decoder_ff_dim)
-    is_plain = is_plain_network and not (model.adapters.bottleneck_dim or model.share_layers)
-    if model.kind != "encoder_decoder" or not is_absolute or not is_plain:
-        raise ConfigError(
-            "model.block_layout = 'evolved': only an encoder_decoder with position.kind = 'learned', 'sinusoidal' or "
-            "'none', without experts, feedforward.gated, ff_dim, decoder_ff_dim, adapters.bottleneck_dim and "
-            "share_layers, has such cells"
-        )
-    heads = wide_heads(model.num_decoder_heads or model.attention.num_heads)
-    is_multi_head = not (model.attention.num_kv_heads or model.attention.head_dim)
-    if model.width % 2 or model.width % heads or not is_multi_head:
-        raise ConfigError(
-            f"model.width = {model.width}: with block_layout = 'evolved' it must be a multiple of 2 and of {heads} "
-            "(heads of the decoder's first attention), and attention.num_kv_heads and head_dim be 0"
-        )
-    if model.parametrization.name != "standard":
-        raise ConfigError(
-            f"model.parametrization.name = {model.parametrization.name!r}: cells of block_layout = 'evolved' have "
-            "'standard'"
-        )
-
-
 def _check_clusters(model: ModelConfig) -> None:
     """Raise ConfigError where a vocabulary in clusters cannot be used."""
     part = model.embedding
@@ -631,28 +603,3 @@ def _check_matmul(model: ModelConfig) -> None:
             f"model.matmul = {model.matmul!r}: products of experts and of a bilstm are in model.dtype; "
             "choose 'dtype'"
         )
-
-
-def _check_quantization(model: ModelConfig) -> None:
-    part = model.quantization
-    if part.bits not in (0, *range(2, 9)):
-        raise ConfigError(f"model.quantization.bits = {part.bits} must be 2 to 8, or 0 (none)")
-    if not 0 <= part.decay < 1:
-        raise ConfigError(f"model.quantization.decay = {part.decay} must be in [0, 1)")
-    if part.integers and not part.bits:
-        raise ConfigError("model.quantization.integers = True needs model.quantization.bits, 2 to 8")
-    if part.bits and (model.matmul != "dtype" or model.feedforward.num_experts or model.kind == "bilstm"):
-        raise ConfigError(
-            f"model.quantization.bits = {part.bits}: not with matmul = {model.matmul!r} (choose 'dtype'), with "
-            "experts or for a bilstm"
-        )
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _short(values: list[int]) -> str:
-    """List numbers, at most the first and last six."""
-    shown = values if len(values) <= 12 else values[:6] + values[-6:]
-    return ", ".join(map(str, shown))

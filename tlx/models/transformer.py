@@ -134,7 +134,7 @@ def token_table(cfg: ModelConfig) -> TokenTable | ClusterTables:
         dtype=dtype,
         param_dtype=cfg.param_dtype,
         prompt=cfg.adapters.prompt_length,
-        bits=cfg.quantization.bits,
+        quantization=cfg.quantization,
     )
 
 

@@ -224,15 +224,23 @@ class TransformerStack(nn.Module):
         Layers with two cross-attentions have the heads of both, one after the other. They are equal for all tokens of
         a generation, and computed once.
         """
-        block = make_block(self.cfg)
 
-        def layer(params: Any, carry: tuple[()], index: jax.Array, inputs: None):
-            key_value = block.apply({"params": params}, encoded_BSD, method="encoded_keys_values")
-            return carry, key_value
+        def make_layer(block_cfg: BlockConfig) -> Layer:
+            block = make_block(block_cfg)
 
-        # All layers are alike here: windows do not matter to cross-attention.
-        layers = [layer] * self.cfg.num_layers
-        _, key_value = run_layers(layers, self.cfg, self._blocks(), (), share=self._has_one_layer)
+            def layer(params: Any, carry: tuple[()], index: jax.Array, inputs: None):
+                key_value = block.apply({"params": params}, encoded_BSD, method="encoded_keys_values")
+                return carry, key_value
+
+            return layer
+
+        # Windows do not matter to cross-attention, bits of the layers do.
+        cfg = self.cfg
+        num_kinds = cfg.num_layers if cfg.quantization.layer_bits else 1
+        layers = [make_layer(cfg.layer(kind)) for kind in range(num_kinds)] * (cfg.num_layers // num_kinds)
+        _, key_value = run_layers(
+            layers, cfg, self._blocks(), (), share=self._has_one_layer, period=num_kinds
+        )
         return key_value
 
     def step(

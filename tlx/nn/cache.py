@@ -1,4 +1,7 @@
-"""Key/value caches for decoding: plain arrays that travel in the carry of the loop over layers."""
+"""Key/value caches for decoding: plain arrays that travel in the carry of the loop over layers.
+
+Shapes: W positions that a convolution keeps, I its channels.
+"""
 
 from typing import NamedTuple
 
@@ -8,16 +11,13 @@ import numpy as np
 
 
 class ConvolutionCache(NamedTuple):
-    """Last inputs of the causal convolutions of all layers (nn/evolved.py).
-
-    Shapes: W positions that are kept, C channels.
-    """
+    """Last inputs of the causal convolutions of all layers (nn/evolved.py)."""
 
     inputs: jax.Array
     """[L, B, W, D]: of the first convolutions, after the norm."""
 
     hidden: jax.Array
-    """[L, B, W, C]: of the convolution behind them."""
+    """[L, B, W, I]: of the convolution behind them."""
 
 
 class KVCache(NamedTuple):
@@ -158,19 +158,19 @@ def write(
 
 
 def read_convolution(cache: LayerCache) -> tuple[jax.Array, jax.Array]:
-    """Return a layer's last inputs [B, W, D] and hidden activations [B, W, C] of its convolutions."""
+    """Return a layer's last inputs [B, W, D] and hidden activations [B, W, I] of its convolutions."""
     assert cache.convolution is not None
     inputs, hidden = (jax.lax.dynamic_index_in_dim(x, cache.layer, keepdims=False) for x in cache.convolution)
     return inputs, hidden
 
 
-def write_convolution(cache: LayerCache, inputs_BWD: jax.Array, hidden_BWC: jax.Array) -> LayerCache:
+def write_convolution(cache: LayerCache, inputs_BWD: jax.Array, hidden_BWI: jax.Array) -> LayerCache:
     """Store a layer's last inputs and hidden activations of its convolutions.
 
     Args:
         cache: the layer's view.
         inputs_BWD: the inputs.
-        hidden_BWC: the hidden activations.
+        hidden_BWI: the hidden activations.
 
     Returns:
         The updated view.
@@ -178,6 +178,6 @@ def write_convolution(cache: LayerCache, inputs_BWD: jax.Array, hidden_BWC: jax.
     assert cache.convolution is not None
     written = [
         jax.lax.dynamic_update_index_in_dim(x, new.astype(x.dtype), cache.layer, axis=0)
-        for x, new in zip(cache.convolution, (inputs_BWD, hidden_BWC), strict=True)
+        for x, new in zip(cache.convolution, (inputs_BWD, hidden_BWI), strict=True)
     ]
     return cache._replace(convolution=ConvolutionCache(*written))

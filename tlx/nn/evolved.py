@@ -71,6 +71,7 @@ class EvolvedEncoderBlock(nn.Module):
         self.branch_norm = _norm(cfg, width)
         self.branch_dense = _linear(cfg, width, 4 * width)
         self.branch_convolution = SegmentConvolution(cfg, _ENCODER_KERNEL, width, width // 2)
+        # Over all channels: where the convolution does not reach, the dense layer stands alone.
         self.joined_norm = _norm(cfg, 4 * width)
         self.joined_separable = SeparableConvolution(
             cfg, _ENCODER_SEPARABLE, 4 * width, width // 2, ("mlp", "embed")
@@ -84,6 +85,7 @@ class EvolvedEncoderBlock(nn.Module):
         """Run the layer on the residual stream."""
         cfg = self.cfg
         keys_B = inputs.keys_B
+        # One norm for value and gate, as they read the same input.
         normed = self.gate_norm(x_BTD)
         gated = self.gate_value(normed) * jax.nn.sigmoid(self.gate(normed))
         x_BTD = _add(x_BTD, _dropped(cfg, gated, keys_B, 0))
@@ -140,6 +142,7 @@ class EvolvedDecoderBlock(nn.Module):
         keys_B = inputs.keys_B
         # Bits of its own for each of two attentions of a kind.
         pair_keys_B = fold(keys_B, _PARTS)
+        # Both read the stream as it comes in, and neither the other.
         normed = self.pair_norm(x_BTD)
         attended, cache = self._attend(self.wide_attention, normed, inputs, pair_keys_B, 0)
         across = self._attend_across(self.pair_cross_attention, normed, inputs, pair_keys_B, 0)
@@ -168,12 +171,14 @@ class EvolvedDecoderBlock(nn.Module):
         """Self-attention number `part` of the cell, whose keys and values lie at 2 l + part in the cache."""
         cache = inputs.cache
         if cache is not None:
+            # The caches of both attentions lie in one array, which the loop over layers updates in place.
             cache = cache._replace(layer=2 * cache.layer + part)
         attended, cache = attention(
             x_BTD, x_BTD, inputs.mask, positions_BT=inputs.positions_BT, keys_B=keys_B, cache=cache
         )
         if cache is not None:
             assert inputs.cache is not None
+            # Back to the layer's own index, by which the convolutions' cache is read.
             cache = cache._replace(layer=inputs.cache.layer)
         return attended, cache
 
@@ -195,6 +200,7 @@ class EvolvedDecoderBlock(nn.Module):
         cfg = self.cfg
         first, second = DECODER_KERNELS
         inputs_before, hidden_before = (None, None) if cache is None else read_convolution(cache)
+        # The narrower convolution reads the end of the same span.
         span = causal(x_BTD, inputs.mask, inputs_before, first)
         wide = jax.nn.relu(self.branch_wide(span))
         hidden = _beside(
@@ -204,6 +210,7 @@ class EvolvedDecoderBlock(nn.Module):
         hidden = self.joined_norm(constrain(hidden, _HIDDEN_DIMS))
         hidden_span = causal(hidden, inputs.mask, hidden_before, second)
         if cache is not None:
+            # Of the span and not of x: fewer tokens may be new than the kernels reach back.
             cache = write_convolution(cache, last(span, first), last(hidden_span, second))
         return self.joined_separable(hidden_span), cache
 
@@ -215,6 +222,7 @@ def wide_heads(num_heads: int) -> int:
 
 def _with_activation(cfg: BlockConfig, activation: str) -> BlockConfig:
     """The layer with the cell's own activation in its feed-forward network, and its one rate of dropout."""
+    # tensor2tensor drops hidden units at the rate of the residual connections.
     network = dataclasses.replace(cfg.feedforward, activation=activation, dropout=cfg.dropout)
     return dataclasses.replace(cfg, feedforward=network)
 

@@ -3,7 +3,8 @@
 A position reads positions of its own segment only: packed documents and padding count as zeros. Of the positions that
 a causal one reads, decoding keeps the last ones (cache.ConvolutionCache).
 
-Shapes: U positions that T outputs read, C and O input and output channels, W positions kept from before.
+Shapes: U positions that T outputs read, I and O input and output channels, J entries of a kernel, W positions kept
+from before.
 """
 
 from typing import NamedTuple
@@ -24,8 +25,8 @@ _NO_SEGMENT = -1
 class Span(NamedTuple):
     """What a convolution reads: T positions, with those around them that the widest kernel reaches."""
 
-    x_BUC: jax.Array
-    """float[B, U, C]."""
+    x_BUI: jax.Array
+    """float[B, U, I]."""
 
     segments_BU: jax.Array
     """int[B, U], segments of what is read."""
@@ -34,11 +35,11 @@ class Span(NamedTuple):
     """int[B, T], segments of the outputs."""
 
 
-def centred(x_BTC: jax.Array, mask: Mask, size: int) -> Span:
+def centred(x_BTI: jax.Array, mask: Mask, size: int) -> Span:
     """Return what a kernel of odd `size` reads of whole rows, as many positions on both sides.
 
     Args:
-        x_BTC: the row.
+        x_BTI: the row.
         mask: self-attention's, for the segments.
         size: positions that the kernel reads.
 
@@ -48,16 +49,16 @@ def centred(x_BTC: jax.Array, mask: Mask, size: int) -> Span:
     assert mask.query_segments is not None
     half = size // 2
     segments_BU = jnp.pad(mask.query_segments, ((0, 0), (half, half)), constant_values=_NO_SEGMENT)
-    return Span(jnp.pad(x_BTC, ((0, 0), (half, half), (0, 0))), segments_BU, mask.query_segments)
+    return Span(jnp.pad(x_BTI, ((0, 0), (half, half), (0, 0))), segments_BU, mask.query_segments)
 
 
-def causal(x_BTC: jax.Array, mask: Mask, before_BWC: jax.Array | None, size: int) -> Span:
+def causal(x_BTI: jax.Array, mask: Mask, before_BWI: jax.Array | None, size: int) -> Span:
     """Return what a kernel of `size` reads of T positions and the `size` - 1 before them.
 
     Args:
-        x_BTC: the positions.
+        x_BTI: the positions.
         mask: self-attention's, for the segments of keys and the index of the first query among them.
-        before_BWC: W = size - 1 positions before them; None: the row begins with x.
+        before_BWI: W = size - 1 positions before them; None: the row begins with x.
         size: positions that the kernel reads.
 
     Returns:
@@ -65,36 +66,38 @@ def causal(x_BTC: jax.Array, mask: Mask, before_BWC: jax.Array | None, size: int
     """
     assert mask.query_segments is not None and mask.key_segments is not None
     width = size - 1
-    batch, length, channels = x_BTC.shape
-    if before_BWC is None:
-        before_BWC = jnp.zeros((batch, width, channels), x_BTC.dtype)
+    batch, length, channels = x_BTI.shape
+    if before_BWI is None:
+        before_BWI = jnp.zeros((batch, width, channels), x_BTI.dtype)
+    # The entry of a cache before the first token is no token's, as are positions before a row.
     keys = jnp.pad(mask.key_segments, ((0, 0), (width, 0)), constant_values=_NO_SEGMENT)
     segments_BU = jax.lax.dynamic_slice_in_dim(keys, mask.query_start, width + length, axis=1)
-    x_BUC = jnp.concatenate([before_BWC.astype(x_BTC.dtype), x_BTC], axis=1)
-    return Span(x_BUC, segments_BU, mask.query_segments)
+    x_BUI = jnp.concatenate([before_BWI.astype(x_BTI.dtype), x_BTI], axis=1)
+    return Span(x_BUI, segments_BU, mask.query_segments)
 
 
 def last(span: Span, size: int) -> jax.Array:
-    """Return the last size - 1 positions of a causal span, [B, W, C], for the cache."""
-    return span.x_BUC[:, span.x_BUC.shape[1] - size + 1 :]
+    """Return the last size - 1 positions of a causal span, [B, W, I], for the cache."""
+    return span.x_BUI[:, span.x_BUI.shape[1] - size + 1 :]
 
 
 def shifted(span: Span, size: int) -> list[jax.Array]:
-    """Return what each entry of a kernel reads, `size` arrays [B, T, C], from the earliest position on.
+    """Return what each entry of a kernel reads, `size` arrays [B, T, I], from the earliest position on.
 
     A kernel that is shorter than the span reads its last positions.
     """
     length = span.segments_BT.shape[1]
-    first = span.x_BUC.shape[1] - length - size + 1
+    first = span.x_BUI.shape[1] - length - size + 1
+    # A kernel shorter than the widest one of its span begins later.
     parts = []
     for start in range(first, first + size):
         is_same = span.segments_BU[:, start : start + length] == span.segments_BT
-        parts.append(jnp.where(is_same[..., None], span.x_BUC[:, start : start + length], 0))
+        parts.append(jnp.where(is_same[..., None], span.x_BUI[:, start : start + length], 0))
     return parts
 
 
 class SegmentConvolution(nn.Module):
-    """y[B, T, O] = sum_i x[B, t + i, C] W[i, C, O] + b[O]."""
+    """y[B, T, O] = sum_i x[B, t + i, I] W[i, I, O] + b[O]."""
 
     cfg: BlockConfig
     """The layer."""
@@ -103,7 +106,7 @@ class SegmentConvolution(nn.Module):
     """Positions that each output reads."""
 
     inputs: int
-    """Input channels C."""
+    """Input channels I."""
 
     outputs: int
     """Output channels O."""
@@ -111,7 +114,8 @@ class SegmentConvolution(nn.Module):
     @nn.compact
     def __call__(self, span: Span) -> jax.Array:
         """Convolve a span."""
-        stacked_BTKC = jnp.stack(shifted(span, self.size), axis=2)
+        # One product over positions and channels, in place of one for each position.
+        stacked_BTJI = jnp.stack(shifted(span, self.size), axis=2)
         return Linear(
             inputs=(self.size, self.inputs),
             outputs=(self.outputs,),
@@ -122,11 +126,11 @@ class SegmentConvolution(nn.Module):
             param_dtype=self.cfg.param_dtype,
             quantization=self.cfg.quantization,
             name="kernel",
-        )(stacked_BTKC)
+        )(stacked_BTJI)
 
 
 class SeparableConvolution(nn.Module):
-    """y = (sum_i x[B, t + i, C] f[i, C]) W[C, O] + b[O]: a filter of its own for each channel, then a product."""
+    """y = (sum_i x[B, t + i, I] f[i, I]) W[I, O] + b[O]: a filter of its own for each channel, then a product."""
 
     cfg: BlockConfig
     """The layer."""
@@ -135,7 +139,7 @@ class SeparableConvolution(nn.Module):
     """Positions that each output reads."""
 
     inputs: int
-    """Input channels C."""
+    """Input channels I."""
 
     outputs: int
     """Output channels O."""
@@ -148,8 +152,8 @@ class SeparableConvolution(nn.Module):
         """Convolve a span."""
         cfg = self.cfg
         init = logical(nn.initializers.normal(cfg.std(self.size)), (None, "norm"))
-        filters_KC = self.param("filter", init, (self.size, self.inputs), jnp.dtype(cfg.param_dtype))
-        depthwise_BTC = _depthwise(span, filters_KC)
+        filters_JI = self.param("filter", init, (self.size, self.inputs), jnp.dtype(cfg.param_dtype))
+        depthwise_BTI = _depthwise(span, filters_JI)
         return Linear(
             inputs=(self.inputs,),
             outputs=(self.outputs,),
@@ -160,14 +164,15 @@ class SeparableConvolution(nn.Module):
             param_dtype=cfg.param_dtype,
             quantization=cfg.quantization,
             name="pointwise",
-        )(depthwise_BTC)
+        )(depthwise_BTI)
 
 
 @jax.checkpoint
-def _depthwise(span: Span, filters_KC: jax.Array) -> jax.Array:
+def _depthwise(span: Span, filters_JI: jax.Array) -> jax.Array:
     """Sum the shifted inputs times their filters; rematerialised, as the gradient would keep every shifted input."""
-    size = filters_KC.shape[0]
-    total_BTC = jnp.zeros((), jnp.float32)
-    for x_BTC, filter_C in zip(shifted(span, size), filters_KC, strict=True):
-        total_BTC = total_BTC + x_BTC.astype(jnp.float32) * filter_C.astype(jnp.float32)
-    return total_BTC.astype(span.x_BUC.dtype)
+    size = filters_JI.shape[0]
+    # In float32: a sum of up to eleven products in bfloat16 would lose two bits.
+    total_BTI = jnp.zeros((), jnp.float32)
+    for x_BTI, filter_I in zip(shifted(span, size), filters_JI, strict=True):
+        total_BTI = total_BTI + x_BTI.astype(jnp.float32) * filter_I.astype(jnp.float32)
+    return total_BTI.astype(span.x_BUI.dtype)
