@@ -13,8 +13,9 @@ Hardware: any; one core takes 2 minutes a seed with 100 labels, 5 with 1,000, 10
 68.5, 79.3 and 83.7% with 100, 1,000 and all labels, from scratch 54.4, 65.2 and 75.6, linear 53.8, 65.9 and 78.3
 (configs/finetune/README.md). ":tiny" after the name is a few steps with short rows.
 
-":qbert" trains with quantisation as Q-BERT (Shen et al. 2020): kernels and the token table in 4 bits, a range for each of
-128 groups of outputs, positions and activations in 8 bits. Mixed precision follows from the curvature of a run without:
+":qbert" trains with quantisation as Q-BERT (Shen et al. 2020): kernels and the token table in 4 bits, a range for
+each of 128 groups of outputs, positions and activations in 8 bits. Mixed precision follows from the curvature of a
+run without:
 
     tlx finetune --config=configs/finetune/sentence_polarity.py --from=MINILM --workdir=runs/full ...
     tlx evaluate runs/full --curvature --split=train --bits=2,4

@@ -358,6 +358,35 @@ class GenerationMixin(TextMixin):
             for best, probs in zip(best_PK, probs_PV, strict=True)
         ]
 
+    def gap_logits(self, rows: Sequence[Sequence[int]], gaps: Sequence[int]) -> np.ndarray:
+        """Compute a masked model's logits at one position of each row.
+
+        Rows are padded to data.sequence_length, so that one program serves batches of one size.
+
+        Args:
+            rows: Ids of each row, its special ids included.
+            gaps: The position in each row.
+
+        Returns:
+            float32 [B, V].
+
+        Raises:
+            ConfigError: The model is no masked one, or a row is too long.
+        """
+        if self.kind != "encoder":
+            raise ConfigError(f"candidates for a gap come from a masked model, this is {self.kind}")
+        self._require_heads()
+        width = self.config.data.sequence_length
+        lengths = np.array([len(row) for row in rows])
+        if lengths.max() > width:
+            raise ConfigError(f"a row has {lengths.max()} tokens, the model reads {width}")
+        tokens = np.full((len(rows), width), self.tokenizer.vocab.pad, np.int32)
+        for number, row in enumerate(rows):
+            tokens[number, : len(row)] = row
+        batch = self._token_arrays(tokens, lengths) | {"target_positions": np.asarray(gaps)[:, None]}
+        batch |= row_arrays(self.frame, rows, width)
+        return np.asarray(forward_logits(self.module, self.params, batch))[:, 0]
+
     def chat(
         self,
         messages: str | Sequence[Mapping[str, str]],
