@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 from tlx.base.errors import ConfigError, one_of
-from tlx.models.config_checks import check_evolved, check_quantization, divisors, short
+from tlx.models.config_checks import check_evolved, check_prefix_network, check_quantization, divisors, short
 from tlx.nn.config import (
     LORA_TARGETS,
     AdapterConfig,
@@ -558,9 +558,17 @@ def _check_recurrent(model: ModelConfig) -> None:
 
 def _check_adapters(model: ModelConfig) -> None:
     adapters = model.adapters
-    for name in ("lora_rank", "bottleneck_dim", "prefix_length", "prompt_length", "extra_ff_dim"):
+    for name in (
+        "lora_rank",
+        "bottleneck_dim",
+        "prefix_length",
+        "prefix_hidden",
+        "prompt_length",
+        "extra_ff_dim",
+    ):
         if getattr(adapters, name) < 0:
             raise ConfigError(f"model.adapters.{name} = {getattr(adapters, name)} must not be negative")
+    check_prefix_network(model)
     if not 0 <= adapters.lora_dropout < 1:
         raise ConfigError(
             f"model.adapters.lora_dropout = {adapters.lora_dropout} must be at least 0 and below 1"

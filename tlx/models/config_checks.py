@@ -1,4 +1,4 @@
-"""Checks of a ModelConfig: the Evolved Transformer's cells, and quantisation."""
+"""Checks of a ModelConfig: the Evolved Transformer's cells, quantisation, networks of prefixes."""
 
 import math
 from collections.abc import Sequence
@@ -103,6 +103,21 @@ def _check_quantization_groups(model: "ModelConfig") -> None:
         raise ConfigError(
             f"model.quantization.groups = {groups} does not divide the outputs of every kernel and table, "
             f"{', '.join(map(str, sorted(sizes)))}; choose one of {short(divisors(common))}"
+        )
+
+
+def check_prefix_network(model: "ModelConfig") -> None:
+    """Raise ConfigError where a network makes prefixes that are not there, or of layers that are not one's own."""
+    adapters = model.adapters
+    if not adapters.prefix_hidden:
+        return
+    is_stack = model.kind in ("encoder", "decoder", "encoder_decoder") and not model.share_layers
+    is_plain = model.block_layout != "evolved" and not model.bottleneck.width
+    if not (adapters.prefix_length and is_stack and is_plain):
+        raise ConfigError(
+            f"model.adapters.prefix_hidden = {adapters.prefix_hidden} needs prefix_length, and layers of their own, "
+            "without bottleneck.width, in an encoder, decoder or encoder_decoder with another block_layout than "
+            "'evolved'"
         )
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.models.layer_specs import LayerGroup, LayerSpec, group_layers, layer_specs
+from tlx.nn.adapter_modules import PrefixNetwork
 from tlx.nn.block import Block, BlockInputs, BlockOutputs
 from tlx.nn.bottleneck import BottleneckBlock
 from tlx.nn.cache import KVCache, LayerCache
@@ -113,6 +114,8 @@ class TransformerStack(nn.Module):
             self.convolution = Convolution(
                 cfg, self.embedding.conv_kernel_size, self.embedding.conv_activation
             )
+        if cfg.adapters.prefix_hidden:
+            self.prefix_network = PrefixNetwork(cfg)
         if cfg.block_layout != "post":
             self.final_norm = Norm(cfg.norm, cfg.width, cfg.param_dtype)
 
@@ -173,7 +176,11 @@ class TransformerStack(nn.Module):
             mask = Mask(segments_BT, segments_BT)
             block = make_block(cfg)
             # No bias: initial values do not depend on it.
-            return block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
+            params = block.init(key, x_BTD, block_inputs._replace(mask=mask, bias=None))["params"]
+            if cfg.adapters.prefix_hidden:
+                # The network makes them.
+                params["attention"].pop("prefix")
+            return params
 
         blocks = self._blocks(init)
         specs = layer_specs(
@@ -432,6 +439,8 @@ class TransformerStack(nn.Module):
         order = self.cfg.shared_order
         num_stored = max(order) + 1 if order else self.cfg.num_layers
         blocks = layer_params(self, init, num_stored, self._has_one_layer, self._absent_from_first)
+        if self.cfg.adapters.prefix_hidden:
+            blocks = {**blocks, "attention": {**blocks["attention"], "prefix": self.prefix_network()}}
         return jax.tree.map(lambda x: x[jnp.array(order)], blocks) if order else blocks
 
     def _finish(self, y_BTD: jax.Array, keys_B: jax.Array | None) -> jax.Array:

@@ -379,6 +379,10 @@ class AdapterConfig:
     prefix_length: int = 0
     """Trained keys and values before those of self-attention, in each layer (Li and Liang 2021); 0: none."""
 
+    prefix_hidden: int = 0
+    """Hidden width of a network that makes the keys and values of all layers' prefixes of a table of prefix_length
+    vectors (Li and Liang 2021: 512; a merge replaces it by what it makes); 0: they are parameters themselves."""
+
     prompt_length: int = 0
     """Trained token vectors before a text (Lester et al. 2021), ids after the vocabulary's; 0: none."""
 
